@@ -1,0 +1,2 @@
+//! Millstream.
+pub mod shard;

@@ -1,0 +1,158 @@
+//! How a driver waits: which of its sockets are ready, parking, and passes of the reactor.
+//!
+//! Runs on the shard's own thread, inside its one driver task. A socket's waker only notes the slot here
+//! and ends a park; it never runs anything. Never looks at what the sockets carry.
+//!
+//! glommio looks at sockets and timers only between runs of its task queue. A driver that goes on working
+//! therefore ends its turn in [`Parker::reactor_pass`]; one that has nothing to do awaits [`Parker::park`],
+//! which is a pass too, and sleeps if that brought nothing.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crossbeam::utils::CachePadded;
+use glommio::timer::Timer;
+
+use super::inbox::Inbox;
+
+/// A timer this short has expired by the time the executor looks, so that it wakes the driver in the very
+/// next pass of the reactor without a sleep between. Zero would never leave the task.
+const PASS_DELAY: Duration = Duration::from_nanos(300);
+
+thread_local! {
+    static READY: RefCell<Ready> = const { RefCell::new(Ready { slots: Vec::new(), driver: None }) };
+}
+
+struct Ready {
+    slots: Vec<u32>,
+    /// The parked driver.
+    driver: Option<Waker>,
+}
+
+/// The waker of one socket: notes the slot, once until it is taken, and ends the driver's park.
+#[derive(Debug)]
+pub struct ReadyMark {
+    slot: u32,
+    marked: AtomicBool,
+}
+
+impl ReadyMark {
+    /// A mark for `slot`, and the waker to give to its socket. Both stay on this thread.
+    pub fn new(slot: u32) -> (Arc<Self>, Waker) {
+        let mark = Arc::new(Self { slot, marked: AtomicBool::new(false) });
+        (mark.clone(), Waker::from(mark))
+    }
+
+    /// Puts the slot into the ready list unless it is there.
+    pub fn mark(&self) {
+        if !self.marked.swap(true, Ordering::Relaxed) {
+            READY.with(|ready| {
+                let mut ready = ready.borrow_mut();
+                ready.slots.push(self.slot);
+                if let Some(driver) = ready.driver.take() {
+                    driver.wake();
+                }
+            });
+        }
+    }
+
+    /// The slot was taken from the list.
+    pub fn clear(&self) {
+        self.marked.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Wake for ReadyMark {
+    fn wake(self: Arc<Self>) {
+        self.mark();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.mark();
+    }
+}
+
+/// What the monitor thread sees of a shard.
+#[derive(Debug, Default)]
+pub struct Heartbeat {
+    turns: CachePadded<AtomicU64>,
+    parked: CachePadded<AtomicBool>,
+}
+
+impl Heartbeat {
+    /// Turns begun so far.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Whether the driver gave up its thread because it had nothing to do.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::Relaxed)
+    }
+}
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub struct Parker {
+    heartbeat: Arc<Heartbeat>,
+    timer: Option<(Instant, Timer)>,
+}
+
+impl Parker {
+    /// The monitor's view.
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
+        self.heartbeat.clone()
+    }
+
+    /// A turn begins.
+    pub fn beat(&self) {
+        self.heartbeat.turns.store(self.heartbeat.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Appends the slots that became ready to `slots`. The caller clears each one's mark as it serves it.
+    pub fn take_ready(&self, slots: &mut Vec<u32>) {
+        READY.with(|ready| slots.append(&mut ready.borrow_mut().slots));
+    }
+
+    /// Waits until a socket is ready, something is in the inbox, or `deadline` has come.
+    pub async fn park<T>(&mut self, inbox: &Inbox<T>, deadline: Option<Instant>) {
+        let Self { heartbeat, timer } = self;
+        if timer.as_ref().map(|(at, _)| *at) != deadline {
+            *timer = deadline.map(|at| (at, Timer::new(at.saturating_duration_since(Instant::now()))));
+        }
+        let mut polled = false;
+        poll_fn(|cx| {
+            let woken = READY.with(|ready| {
+                let mut ready = ready.borrow_mut();
+                let woken = !ready.slots.is_empty();
+                ready.driver = (!woken).then(|| cx.waker().clone());
+                woken
+            });
+            let expired = timer.as_mut().is_some_and(|(_, timer)| Pin::new(timer).poll(cx).is_ready());
+            if polled || woken || expired || !inbox.arm(cx.waker()) {
+                return Poll::Ready(());
+            }
+            polled = true;
+            heartbeat.parked.store(true, Ordering::Relaxed);
+            Poll::Pending
+        })
+        .await;
+        heartbeat.parked.store(false, Ordering::Relaxed);
+        inbox.disarm();
+        READY.with(|ready| ready.borrow_mut().driver = None);
+        if timer.as_ref().is_some_and(|(at, _)| *at <= Instant::now()) {
+            *timer = None;
+        }
+    }
+
+    /// Lets the reactor look at the sockets and timers, and goes on without sleeping.
+    pub async fn reactor_pass(&self) {
+        let mut timer = Timer::new(PASS_DELAY);
+        poll_fn(|cx| Pin::new(&mut timer).poll(cx)).await;
+    }
+}
