@@ -1,0 +1,179 @@
+//! An append batch: messages of one client with one TTL, contiguous, immutable once closed, in stored form.
+//!
+//! Built by a session on the shard that received the payloads (the one copy that they undergo), stored by a
+//! partition's owner, shared by all its readers. What two shards write is its reference count alone.
+//!
+//! Stored form: for each message its length (u32, little-endian), then its payload.
+
+use std::sync::Arc;
+
+use crate::names::ClientId;
+
+/// Bytes before each payload in stored form.
+pub const RECORD_HEADER_BYTES: usize = 4;
+
+/// A closed batch. Invariant: `records` holds exactly `count` whole records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch(Arc<Closed>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Closed {
+    client: ClientId,
+    ttl_secs: u32,
+    count: u32,
+    records: Vec<u8>,
+}
+
+impl Batch {
+    /// Who stored it: the `Client-ID` that echo filtering compares.
+    pub fn client(&self) -> ClientId {
+        self.0.client
+    }
+
+    /// Time to live of its messages, seconds.
+    pub fn ttl_secs(&self) -> u32 {
+        self.0.ttl_secs
+    }
+
+    /// Messages in it; at least one.
+    pub fn count(&self) -> u32 {
+        self.0.count
+    }
+
+    /// Bytes in stored form.
+    pub fn stored_bytes(&self) -> usize {
+        self.0.records.len()
+    }
+
+    /// Where the record after the one at `position` begins, and the payload at `position`.
+    /// `None` at the end.
+    #[inline]
+    pub fn record_at(&self, position: usize) -> Option<(usize, &[u8])> {
+        let rest = self.0.records.get(position..)?;
+        let (length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let payload = rest.get(..length)?;
+        Some((position + RECORD_HEADER_BYTES + length, payload))
+    }
+
+    /// Where the record number `index` begins; the end where there are fewer.
+    pub fn position_of(&self, index: u32) -> usize {
+        let mut position = 0;
+        for _ in 0..index {
+            match self.record_at(position) {
+                Some((next, _)) => position = next,
+                None => break,
+            }
+        }
+        position
+    }
+
+    /// The payloads, in order.
+    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        let mut position = 0;
+        std::iter::from_fn(move || {
+            let (next, payload) = self.record_at(position)?;
+            position = next;
+            Some(payload)
+        })
+    }
+}
+
+/// A batch under construction.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    client: ClientId,
+    ttl_secs: u32,
+    count: u32,
+    records: Vec<u8>,
+}
+
+/// A place in a builder to return to.
+#[derive(Clone, Copy, Debug)]
+pub struct Savepoint {
+    count: u32,
+    bytes: usize,
+}
+
+impl BatchBuilder {
+    /// An empty batch with room for `capacity` bytes in stored form.
+    pub fn new(client: ClientId, ttl_secs: u32, capacity: usize) -> Self {
+        Self { client, ttl_secs, count: 0, records: Vec::with_capacity(capacity) }
+    }
+
+    /// Copies one payload in.
+    #[inline]
+    pub fn push(&mut self, payload: &[u8]) {
+        self.records.reserve(RECORD_HEADER_BYTES + payload.len());
+        self.records.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        self.records.extend_from_slice(payload);
+        self.count += 1;
+    }
+
+    /// The present end.
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint { count: self.count, bytes: self.records.len() }
+    }
+
+    /// Forgets what was pushed since.
+    pub fn roll_back(&mut self, to: Savepoint) {
+        self.count = to.count;
+        self.records.truncate(to.bytes);
+    }
+
+    /// Time to live of its messages, seconds.
+    pub fn ttl_secs(&self) -> u32 {
+        self.ttl_secs
+    }
+
+    /// Changes the TTL of a batch that is still empty.
+    pub fn set_ttl_secs(&mut self, ttl_secs: u32) {
+        debug_assert_eq!(self.count, 0);
+        self.ttl_secs = ttl_secs;
+    }
+
+    /// Messages so far.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes so far, in stored form.
+    pub fn stored_bytes(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Closes it. What it holds is what it will cost: spare room is given back.
+    pub fn close(mut self) -> Batch {
+        if self.records.capacity() > self.records.len() + self.records.len() / 8 + 64 {
+            self.records.shrink_to_fit();
+        }
+        Batch(Arc::new(Closed {
+            client: self.client,
+            ttl_secs: self.ttl_secs,
+            count: self.count,
+            records: self.records,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_come_back_in_order_and_a_roll_back_forgets_the_later_ones() {
+        let mut builder = BatchBuilder::new(ClientId::from(7), 60, 0);
+        builder.push(b"one");
+        builder.push(b"");
+        let savepoint = builder.savepoint();
+        builder.push(b"gone");
+        builder.roll_back(savepoint);
+        builder.push(&[3; 1000]);
+        let batch = builder.close();
+        assert_eq!(batch.count(), 3);
+        let payloads: Vec<&[u8]> = batch.payloads().collect();
+        assert_eq!(payloads, [&b"one"[..], b"", &[3; 1000]]);
+        assert_eq!(batch.record_at(batch.position_of(1)).map(|(_, payload)| payload), Some(&b""[..]));
+        assert_eq!(batch.record_at(batch.position_of(3)), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! Whose fault something is (the peer's, the store's, ours), and the ONE map to a status.
+//!
+//! Plain values without I/O. A fault's `Display` is the reason that the peer reads: it names the field and
+//! the limit. WebSocket violations have their own map, `ws::CloseCode`.
+
+use std::fmt;
+
+/// An HTTP status code as the protocol uses it (section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StatusCode(pub u32);
+
+impl StatusCode {
+    /// Setup: go on.
+    pub const CONTINUE: Self = Self(100);
+    /// Stored as durably as the store promises.
+    pub const CREATED: Self = Self(201);
+
+    /// Any 1xx or 2xx.
+    pub fn is_success(self) -> bool {
+        (100..300).contains(&self.0)
+    }
+}
+
+/// What a peer did wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerFault {
+    /// A project's name breaks the rules.
+    ProjectName,
+    /// A queue's name, or its `/<partition>`, breaks the rules.
+    QueueName,
+    /// A Client-ID is no UUID of 36 characters.
+    ClientId,
+    /// A starting marker is none of ours, or another queue's.
+    Marker(&'static str),
+    /// A pb's length is longer than five bytes.
+    PbLength,
+    /// A pb is longer than allowed.
+    PbTooLarge {
+        /// Its announced length, bytes.
+        bytes: u64,
+        /// `max_pb_bytes`.
+        max: usize,
+    },
+    /// A pb was begun and not completed in time.
+    PbTimeout,
+    /// The half ended inside a pb or a length.
+    PbCut,
+    /// A pb does not parse, or breaks a rule of its type.
+    PbInvalid(String),
+    /// A TTL is absent or out of range.
+    Ttl {
+        /// As sent.
+        ttl: Option<u32>,
+        /// `ttl_min` and `ttl_max`, seconds.
+        range: (u32, u32),
+    },
+    /// A payload is larger than allowed.
+    PayloadTooLarge {
+        /// Its length, bytes.
+        bytes: usize,
+        /// `max_payload_bytes`.
+        max: usize,
+    },
+    /// More messages were sent than were granted.
+    CreditExceeded {
+        /// The number of the last message sent.
+        sent: i64,
+        /// The highest number granted.
+        granted: i64,
+    },
+    /// The queue does not exist, and is not created on first use.
+    NoQueue,
+    /// The queue has no such partition.
+    NoPartition {
+        /// How many it has.
+        partitions: u16,
+    },
+}
+
+/// What a store could not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// It has no room, and was told to refuse rather than drop.
+    Full,
+    /// No more queues fit.
+    TooManyQueues,
+    /// It is out of reach or failed; the text is for an operator.
+    Unavailable(String),
+}
+
+/// Why an operation, or some of its messages, failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The peer's.
+    Peer(PeerFault),
+    /// The store's.
+    Store(StoreFault),
+    /// Nobody's: the server is stopping.
+    Draining,
+    /// Ours; the text helps an operator to find it in the log.
+    Internal(String),
+}
+
+impl Fault {
+    /// The one map from a fault to a status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode(match self {
+            Self::Peer(peer) => match peer {
+                PeerFault::ProjectName
+                | PeerFault::QueueName
+                | PeerFault::ClientId
+                | PeerFault::Marker(_)
+                | PeerFault::PbLength
+                | PeerFault::PbCut
+                | PeerFault::PbInvalid(_)
+                | PeerFault::Ttl { .. } => 400,
+                PeerFault::NoQueue | PeerFault::NoPartition { .. } => 404,
+                PeerFault::PbTimeout => 408,
+                PeerFault::PbTooLarge { .. } | PeerFault::PayloadTooLarge { .. } => 413,
+                PeerFault::CreditExceeded { .. } => 429,
+            },
+            Self::Store(StoreFault::Full | StoreFault::TooManyQueues | StoreFault::Unavailable(_)) => 503,
+            Self::Draining => 503,
+            Self::Internal(_) => 500,
+        })
+    }
+}
+
+impl From<PeerFault> for Fault {
+    fn from(fault: PeerFault) -> Self {
+        Self::Peer(fault)
+    }
+}
+
+impl From<StoreFault> for Fault {
+    fn from(fault: StoreFault) -> Self {
+        Self::Store(fault)
+    }
+}
+
+impl fmt::Display for PeerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProjectName => f.write_str("project: 1 to 128 characters of A-Z a-z 0-9 _ - ."),
+            Self::QueueName => f.write_str(
+                "queue_name: 1 to 64 characters of A-Z a-z 0-9 _ - . (not . or ..), optionally /<partition>",
+            ),
+            Self::ClientId => f.write_str("client id: a UUID of 36 characters"),
+            Self::Marker(why) => write!(f, "starting_marker: {why}"),
+            Self::PbLength => f.write_str("pb length: longer than 5 bytes"),
+            Self::PbTooLarge { bytes, max } => {
+                write!(f, "pb: {bytes} bytes are more than max_pb_bytes = {max}")
+            }
+            Self::PbTimeout => f.write_str("pb: not completed within pb_timeout"),
+            Self::PbCut => f.write_str("pb: the WebSocket message ended inside it"),
+            Self::PbInvalid(why) => write!(f, "pb: {why}"),
+            Self::Ttl { ttl: None, range } => write!(f, "ttl: absent; {} to {} seconds", range.0, range.1),
+            Self::Ttl { ttl: Some(ttl), range } => {
+                write!(f, "ttl: {ttl} is not within {} to {} seconds", range.0, range.1)
+            }
+            Self::PayloadTooLarge { bytes, max } => {
+                write!(f, "payload: {bytes} bytes are more than max_payload_bytes = {max}")
+            }
+            Self::CreditExceeded { sent, granted } => {
+                write!(f, "credit: message {sent} was sent, {granted} was granted")
+            }
+            Self::NoQueue => f.write_str("queue_name: no such queue"),
+            Self::NoPartition { partitions } => {
+                write!(f, "queue_name: no such partition; the queue has {partitions}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for StoreFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("store: full"),
+            Self::TooManyQueues => f.write_str("store: too many queues"),
+            Self::Unavailable(why) => write!(f, "store: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(fault) => fault.fmt(f),
+            Self::Store(fault) => fault.fmt(f),
+            Self::Draining => f.write_str("the server is draining"),
+            Self::Internal(why) => write!(f, "internal: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for PeerFault {}
+impl std::error::Error for StoreFault {}
+impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_has_the_status_that_the_protocol_names() {
+        let table: [(Fault, u32); 14] = [
+            (PeerFault::ProjectName.into(), 400),
+            (PeerFault::QueueName.into(), 400),
+            (PeerFault::Marker("x").into(), 400),
+            (PeerFault::PbLength.into(), 400),
+            (PeerFault::PbCut.into(), 400),
+            (PeerFault::Ttl { ttl: None, range: (1, 2) }.into(), 400),
+            (PeerFault::NoQueue.into(), 404),
+            (PeerFault::NoPartition { partitions: 8 }.into(), 404),
+            (PeerFault::PbTimeout.into(), 408),
+            (PeerFault::PbTooLarge { bytes: 9, max: 8 }.into(), 413),
+            (PeerFault::PayloadTooLarge { bytes: 9, max: 8 }.into(), 413),
+            (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
+            (StoreFault::Full.into(), 503),
+            (Fault::Draining, 503),
+        ];
+        for (fault, status) in table {
+            assert_eq!(fault.status(), StatusCode(status), "{fault}");
+        }
+        assert_eq!(Fault::Internal("x".into()).status(), StatusCode(500));
+    }
+}

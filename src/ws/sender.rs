@@ -1,0 +1,82 @@
+//! The sending half of a WebSocket: frames of one wsmessage at a time, control frames between them.
+//!
+//! Writes into a buffer that the caller owns. A client masks each frame in place after it was written.
+
+use super::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
+use super::mask::{self, Keys};
+use super::{CloseCode, MessageKind, Role};
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Sender {
+    /// A client's masking keys.
+    keys: Option<Keys>,
+    /// A wsmessage has begun and not ended.
+    open: bool,
+}
+
+impl Sender {
+    /// A sender for our side of the connection.
+    pub fn new(role: Role) -> Self {
+        Self { keys: (role == Role::Client).then(Keys::new), open: false }
+    }
+
+    /// Whether a wsmessage has begun and not ended.
+    pub fn is_message_open(&self) -> bool {
+        self.open
+    }
+
+    /// Appends a data frame of `length` bytes, which `write` appends: the first of a wsmessage, or one that
+    /// goes on with it.
+    #[inline]
+    pub fn data(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: MessageKind,
+        fin: bool,
+        length: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let opcode = match (self.open, kind) {
+            (true, _) => Opcode::Continuation,
+            (false, MessageKind::Text) => Opcode::Text,
+            (false, MessageKind::Binary) => Opcode::Binary,
+        };
+        self.open = !fin;
+        self.frame(out, opcode, fin, length, write);
+    }
+
+    /// Appends a ping or a pong.
+    pub fn control(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+        debug_assert!(opcode.is_control());
+        self.frame(out, opcode, true, payload.len(), |out| out.extend_from_slice(payload));
+    }
+
+    /// Appends a close frame.
+    pub fn close(&mut self, out: &mut Vec<u8>, code: Option<CloseCode>) {
+        match code {
+            Some(CloseCode(code)) => self.control(out, Opcode::Close, &code.to_be_bytes()),
+            None => self.control(out, Opcode::Close, &[]),
+        }
+    }
+
+    #[inline]
+    fn frame(
+        &mut self,
+        out: &mut Vec<u8>,
+        opcode: Opcode,
+        fin: bool,
+        length: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let mask = self.keys.as_mut().map(Keys::next_key);
+        out.reserve(HEADER_BYTES_MAX + length);
+        FrameHeader { fin, opcode, mask, length: length as u64 }.write(out);
+        let start = out.len();
+        write(out);
+        debug_assert_eq!(out.len() - start, length, "a frame is as long as its header says");
+        if let Some(key) = mask {
+            mask::apply(&mut out[start..], key, 0);
+        }
+    }
+}
