@@ -79,6 +79,34 @@ impl Batch {
     }
 }
 
+/// A batch where it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredBatch {
+    /// The offset of its first message; the others follow.
+    pub base_offset: u64,
+    /// When it was stored, Unix milliseconds. Never less than that of the batch before.
+    pub timestamp_ms: u64,
+    /// The messages.
+    pub batch: Batch,
+}
+
+impl StoredBatch {
+    /// The offset behind its last message.
+    pub fn end_offset(&self) -> u64 {
+        self.base_offset + u64::from(self.batch.count())
+    }
+
+    /// Whole seconds since it was stored.
+    pub fn age_secs(&self, unix_ms: u64) -> u32 {
+        u32::try_from(unix_ms.saturating_sub(self.timestamp_ms) / 1000).unwrap_or(u32::MAX)
+    }
+
+    /// Whether its messages' age has reached their TTL.
+    pub fn is_expired(&self, unix_ms: u64) -> bool {
+        self.age_secs(unix_ms) >= self.batch.ttl_secs()
+    }
+}
+
 /// A batch under construction.
 #[derive(Debug)]
 pub struct BatchBuilder {

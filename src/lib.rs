@@ -1,8 +1,13 @@
 //! Millstream.
 pub mod batch;
 pub mod budget;
+pub mod clock;
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod names;
+pub mod pb;
+pub mod queue;
+pub mod session;
 pub mod shard;
 pub mod ws;

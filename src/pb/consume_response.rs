@@ -1,0 +1,280 @@
+//! `ConsumeResponse { status = 1, messages = 2 }` by hand: the server's encoder, the clients' decoder.
+//!
+//! All messages of a stored batch share TTL, age and time; what differs is an offset and a payload. The encoder
+//! therefore prepares a template for each batch and then copies.
+
+use std::io::Write;
+
+use prost::Message;
+
+use super::wire::{BYTES, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint};
+use super::{MessageAndMetadata, Status};
+
+const MESSAGES_TAG: u8 = 2 << 3 | BYTES;
+const ID_TAG: u8 = 2 << 3 | BYTES;
+const TTL_TAG: u8 = 3 << 3 | VARINT;
+const AGE_TAG: u8 = 4 << 3 | VARINT;
+const PAYLOAD_TAG: u8 = 6 << 3 | BYTES;
+/// Field 101, varint: two bytes.
+const TIMESTAMP_TAG: [u8; 2] = [0xa8, 0x06];
+
+/// Tag, length, five hexadecimal digits of a partition and a point, sixteen of an offset; TTL and age, each at
+/// most six bytes; the payload's tag and length; in front the message's own tag and length.
+const HEAD_BYTES_MAX: usize = 6 + 2 + 5 + 1 + 16 + 6 + 6 + 6;
+
+/// What the messages of one batch have in common, encoded.
+#[derive(Clone, Debug)]
+pub struct MessageTemplate {
+    /// The partition in hexadecimal and a point.
+    partition: [u8; 5],
+    partition_length: u8,
+    /// TTL and age.
+    meta: [u8; 12],
+    meta_length: u8,
+    /// The time stored.
+    time: [u8; 12],
+    time_length: u8,
+}
+
+fn hex_length(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(4)
+}
+
+impl MessageTemplate {
+    /// The template of a batch of `partition`: TTL and age in seconds, the time stored in Unix milliseconds.
+    pub fn new(partition: u16, ttl: u32, age: u32, timestamp_ms: u64) -> Self {
+        let mut template = Self {
+            partition: [0; 5],
+            partition_length: hex_length(u64::from(partition)) as u8 + 1,
+            meta: [0; 12],
+            meta_length: 0,
+            time: [0; 12],
+            time_length: 0,
+        };
+        // Five bytes hold any u16 in hexadecimal and the point.
+        let _ = write!(&mut template.partition[..], "{partition:x}.");
+        template.meta[0] = TTL_TAG;
+        let at = put_varint(u64::from(ttl), &mut template.meta, 1);
+        template.meta[at] = AGE_TAG;
+        template.meta_length = put_varint(u64::from(age), &mut template.meta, at + 1) as u8;
+        template.time[..2].copy_from_slice(&TIMESTAMP_TAG);
+        template.time_length = put_varint(timestamp_ms, &mut template.time, 2) as u8;
+        template
+    }
+
+    /// Bytes of one message's body.
+    #[inline]
+    fn body_length(&self, offset: u64, payload: usize) -> usize {
+        2 + usize::from(self.partition_length)
+            + hex_length(offset)
+            + usize::from(self.meta_length)
+            + 1
+            + varint_length(payload as u64)
+            + payload
+            + usize::from(self.time_length)
+    }
+
+    /// Bytes that [`Self::encode`] will append for a message.
+    #[inline]
+    pub fn encoded_length(&self, offset: u64, payload: usize) -> usize {
+        let body = self.body_length(offset, payload);
+        1 + varint_length(body as u64) + body
+    }
+
+    /// Appends one entry of `messages`.
+    #[inline]
+    pub fn encode(&self, offset: u64, payload: &[u8], out: &mut Vec<u8>) {
+        let mut head = [0u8; HEAD_BYTES_MAX];
+        head[0] = MESSAGES_TAG;
+        let mut at = put_varint(self.body_length(offset, payload.len()) as u64, &mut head, 1);
+        let digits = hex_length(offset);
+        let partition = usize::from(self.partition_length);
+        head[at] = ID_TAG;
+        head[at + 1] = (partition + digits) as u8;
+        at += 2;
+        head[at..at + 5].copy_from_slice(&self.partition);
+        at += partition;
+        for digit in (0..digits).rev() {
+            head[at] = b"0123456789abcdef"[(offset >> (4 * digit)) as usize & 15];
+            at += 1;
+        }
+        head[at..at + 12].copy_from_slice(&self.meta);
+        at += usize::from(self.meta_length);
+        head[at] = PAYLOAD_TAG;
+        at = put_varint(payload.len() as u64, &mut head, at + 1);
+        out.extend_from_slice(&head[..at]);
+        out.extend_from_slice(payload);
+        out.extend_from_slice(&self.time[..usize::from(self.time_length)]);
+    }
+}
+
+/// One entry of `messages` with a marker in it, as any other field order is not needed for so rare a message.
+pub fn encode_marked(message: &MessageAndMetadata, out: &mut Vec<u8>) {
+    out.push(MESSAGES_TAG);
+    write_varint(message.encoded_len() as u64, out);
+    message.encode_raw(out);
+}
+
+/// A message as a consumer receives it; borrows from the pb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceivedMessage<'a> {
+    /// The marker that came with it.
+    pub marker: Option<&'a str>,
+    /// `<partition>.<offset>`.
+    pub id: &'a str,
+    /// Seconds.
+    pub ttl: u32,
+    /// Seconds.
+    pub age: u32,
+    /// Absent in a message that only brings a marker.
+    pub payload: Option<&'a [u8]>,
+    /// Unix milliseconds.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// Reads a ConsumeResponse, message by message.
+#[derive(Clone, Debug)]
+pub struct ConsumeResponseReader<'a> {
+    reader: Reader<'a>,
+    status: Option<Status>,
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is no UTF-8"))
+}
+
+impl<'a> ConsumeResponseReader<'a> {
+    /// A reader of one whole pb.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { reader: Reader(bytes), status: None }
+    }
+
+    /// The next message; `None` at the end, after which [`Self::status`] is known.
+    #[inline]
+    pub fn next_message(&mut self) -> Result<Option<ReceivedMessage<'a>>, Malformed> {
+        while let Some((field, wire_type)) = self.reader.tag()? {
+            match field {
+                1 => {
+                    expect(wire_type, BYTES)?;
+                    let status = Status::decode(self.reader.bytes()?).map_err(|_| Malformed("a bad Status"))?;
+                    self.status = Some(status);
+                }
+                2 => {
+                    expect(wire_type, BYTES)?;
+                    return Self::message(Reader(self.reader.bytes()?)).map(Some);
+                }
+                _ => self.reader.skip(wire_type)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The status, where there was one.
+    pub fn status(&self) -> Option<&Status> {
+        self.status.as_ref()
+    }
+
+    #[inline]
+    fn message(mut reader: Reader<'a>) -> Result<ReceivedMessage<'a>, Malformed> {
+        let mut message = ReceivedMessage::default();
+        while let Some((field, wire_type)) = reader.tag()? {
+            match field {
+                1 => {
+                    expect(wire_type, BYTES)?;
+                    message.marker = Some(text(reader.bytes()?)?);
+                }
+                2 => {
+                    expect(wire_type, BYTES)?;
+                    message.id = text(reader.bytes()?)?;
+                }
+                3 => {
+                    expect(wire_type, VARINT)?;
+                    message.ttl = reader.varint()? as u32;
+                }
+                4 => {
+                    expect(wire_type, VARINT)?;
+                    message.age = reader.varint()? as u32;
+                }
+                6 => {
+                    expect(wire_type, BYTES)?;
+                    message.payload = Some(reader.bytes()?);
+                }
+                101 => {
+                    expect(wire_type, VARINT)?;
+                    message.timestamp_ms = Some(reader.varint()? as i64);
+                }
+                _ => reader.skip(wire_type)?,
+            }
+        }
+        Ok(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::ConsumeResponse;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn messages() -> impl Strategy<Value = Vec<MessageAndMetadata>> {
+        let offset = prop_oneof![0u64..40, any::<u64>()];
+        let payload = proptest::collection::vec(any::<u8>(), 0..200);
+        let message = (any::<u16>(), offset, any::<u32>(), any::<u32>(), payload, 0i64..i64::MAX).prop_map(
+            |(partition, offset, ttl, age, payload, timestamp_ms)| MessageAndMetadata {
+                id: Some(format!("{partition:x}.{offset:x}")),
+                ttl: Some(ttl),
+                age: Some(age),
+                payload: Some(Bytes::from(payload)),
+                timestamp_ms: Some(timestamp_ms),
+                ..Default::default()
+            },
+        );
+        proptest::collection::vec(message, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_is_prosts(messages in messages()) {
+            let mut ours = Vec::new();
+            let mut length = 0;
+            for message in &messages {
+                let (partition, offset) = message.id().split_once('.').unwrap();
+                let partition = u16::from_str_radix(partition, 16).unwrap();
+                let offset = u64::from_str_radix(offset, 16).unwrap();
+                let template = MessageTemplate::new(partition, message.ttl(), message.age(), message.timestamp_ms() as u64);
+                length += template.encoded_length(offset, message.payload().len());
+                template.encode(offset, message.payload(), &mut ours);
+            }
+            prop_assert_eq!(length, ours.len());
+            prop_assert_eq!(ours, ConsumeResponse { status: None, messages }.encode_to_vec());
+        }
+
+        #[test]
+        fn decoding_is_prosts(mut messages in messages(), marker in proptest::option::of("[a-z]{0,9}"), code in proptest::option::of(any::<u32>())) {
+            if let Some(first) = messages.first_mut() {
+                first.marker = marker;
+            }
+            let status = code.map(|code| Status { status_code: Some(code), reason_phrase: None });
+            let pb = ConsumeResponse { status, messages };
+            let bytes = pb.encode_to_vec();
+            let mut reader = ConsumeResponseReader::new(&bytes);
+            for expected in &pb.messages {
+                let message = reader.next_message().unwrap().unwrap();
+                prop_assert_eq!(message.marker, expected.marker.as_deref());
+                prop_assert_eq!(message.id, expected.id());
+                prop_assert_eq!((message.ttl, message.age), (expected.ttl(), expected.age()));
+                prop_assert_eq!(message.payload, expected.payload.as_deref());
+                prop_assert_eq!(message.timestamp_ms, expected.timestamp_ms);
+            }
+            prop_assert_eq!(reader.next_message(), Ok(None));
+            prop_assert_eq!(reader.status(), pb.status.as_ref());
+        }
+
+        #[test]
+        fn garbage_is_refused_or_read_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let mut reader = ConsumeResponseReader::new(&bytes);
+            while let Ok(Some(_)) = reader.next_message() {}
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What shards know of a queue, and where its partitions live.
+
+/// A queue in this process; never shown outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueId(pub u64);
+
+/// What the home shard recorded when it created the queue, and the others cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueInfo {
+    /// Its number.
+    pub id: QueueId,
+    /// The life of the queue that markers name.
+    pub incarnation: u64,
+    /// How many; 1 to 64.
+    pub partitions: u16,
+    /// The stable hash of project and name (`names::queue_hash`).
+    pub hash: u64,
+}
+
+/// One partition of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartitionKey {
+    /// Whose.
+    pub queue: QueueId,
+    /// From 0.
+    pub partition: u16,
+}
+
+impl QueueInfo {
+    /// One of its partitions.
+    pub fn key(&self, partition: u16) -> PartitionKey {
+        PartitionKey { queue: self.id, partition }
+    }
+
+    /// The shard that owns a partition, of `shards`: neighbours go to neighbouring shards.
+    pub fn owner(&self, partition: u16, shards: u16) -> u16 {
+        (self.hash.wrapping_add(u64::from(partition)) % u64::from(shards)) as u16
+    }
+}
+
+/// The shard that creates a queue, of `shards`.
+pub fn home(hash: u64, shards: u16) -> u16 {
+    ((hash >> 32) % u64::from(shards)) as u16
+}

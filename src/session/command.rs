@@ -1,0 +1,80 @@
+//! What a session asks of its shard, and what comes back.
+
+use crate::batch::{Batch, StoredBatch};
+use crate::names::{ClientId, QueueName};
+
+/// An operation of a connection; answers to an earlier one are recognised and ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OperationId(pub u32);
+
+/// Where a partition's position is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Behind what is acknowledged now.
+    Latest,
+    /// The first message stored at or after it, Unix milliseconds; the end where there is none.
+    Time(u64),
+}
+
+/// A wish of a session. Each but `Cancel` is answered exactly once.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Find the queue, or create it: `ServerSession::handle_opened`.
+    Open {
+        /// Who asks.
+        operation: OperationId,
+        /// In the connection's project.
+        queue: QueueName,
+    },
+    /// Store a batch: `handle_appended`.
+    Append {
+        /// Who asks.
+        operation: OperationId,
+        /// The operation's batches, counted from 0.
+        sequence: u64,
+        /// Where to.
+        partition: u16,
+        /// What.
+        batch: Batch,
+        /// Bytes of the budget that the shard gives back when the answer is there.
+        reserved: usize,
+    },
+    /// Find a position: `handle_position`.
+    Resolve {
+        /// Who asks.
+        operation: OperationId,
+        /// Of which partition.
+        partition: u16,
+        /// Which.
+        position: Position,
+    },
+    /// Read: `handle_fetched`.
+    Fetch {
+        /// Who asks.
+        operation: OperationId,
+        /// Of which partition.
+        partition: u16,
+        /// The first offset wanted.
+        from: u64,
+        /// Leave out what this client stored.
+        exclude: Option<ClientId>,
+        /// Answer only when there is something.
+        wait: bool,
+    },
+    /// Answer the outstanding fetch of the partition now.
+    Cancel {
+        /// Who asks.
+        operation: OperationId,
+        /// Of which partition.
+        partition: u16,
+    },
+}
+
+/// What a fetch brought.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// In order of their offsets. The first may begin before what was asked for.
+    pub batches: Vec<StoredBatch>,
+    /// Where to go on: behind the last batch and behind what was left out.
+    pub next: u64,
+}

@@ -1,0 +1,423 @@
+//! One consume operation, server side (protocol section 6).
+//!
+//! Each partition has a cursor with at most one fetch outstanding. What a fetch brought is framed at once, as far
+//! as credit and the send buffer go; the rest is let go and fetched again later, so that a slow consumer costs
+//! nothing but its cursors.
+
+use std::collections::VecDeque;
+
+use super::command::{Command, Fetched, OperationId};
+use super::credit::SendWindow;
+use super::marker::Marker;
+use super::reply::status_of;
+use super::server::Cx;
+use crate::batch::StoredBatch;
+use crate::clock::{Now, millis};
+use crate::error::{Fault, PeerFault};
+use crate::names::ClientId;
+use crate::pb::wire::varint_length;
+use crate::pb::{ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, encode_marked};
+use crate::queue::QueueInfo;
+use bytes::Bytes;
+use prost::Message;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetch {
+    None,
+    /// Outstanding; `wait` as it was asked for.
+    Outstanding {
+        wait: bool,
+    },
+}
+
+/// A batch that was fetched and not yet sent.
+#[derive(Debug)]
+struct Ready {
+    stored: StoredBatch,
+    /// The next message: its offset, and where its record stands.
+    offset: u64,
+    record: usize,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    partition: u16,
+    /// The offset that comes next.
+    position: u64,
+    fetch: Fetch,
+    ready: VecDeque<Ready>,
+    /// Where to go on once `ready` is empty.
+    next: u64,
+    /// A fetch that does not wait found nothing.
+    at_end: bool,
+}
+
+/// Messages of one batch that go into one response.
+#[derive(Debug)]
+struct Run {
+    stored: StoredBatch,
+    template: MessageTemplate,
+    offset: u64,
+    record: usize,
+    count: u64,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Consume {
+    operation: OperationId,
+    queue: QueueInfo,
+    exclude: Option<ClientId>,
+    window: SendWindow,
+    cursors: Vec<Cursor>,
+    /// Where every partition of the queue stands for a marker; those with a cursor are taken from there.
+    positions: Vec<u64>,
+    /// The cursor whose turn it is.
+    turn: usize,
+    /// Partition and offset of the last message sent.
+    last_sent: Option<(u16, u64)>,
+    /// A marker is owed; when it must be paid without a message.
+    marker_due_ms: Option<u64>,
+    /// The messages that are ready may wait for company until then.
+    linger_until_ms: Option<u64>,
+    /// Draining: only what is stored, and only until then.
+    drain_until_ms: Option<u64>,
+}
+
+impl Consume {
+    /// An operation whose setup was accepted, from `positions` on: of `only`, or of every partition.
+    pub(super) fn start(
+        operation: OperationId,
+        queue: QueueInfo,
+        exclude: Option<ClientId>,
+        only: Option<u16>,
+        positions: Vec<u64>,
+    ) -> Self {
+        let cursors = positions
+            .iter()
+            .enumerate()
+            .map(|(partition, position)| Cursor {
+                partition: partition as u16,
+                position: *position,
+                fetch: Fetch::None,
+                ready: VecDeque::new(),
+                next: *position,
+                at_end: false,
+            })
+            .filter(|cursor| only.is_none_or(|only| only == cursor.partition))
+            .collect();
+        Self {
+            operation,
+            queue,
+            exclude,
+            window: SendWindow::default(),
+            cursors,
+            positions,
+            turn: 0,
+            last_sent: None,
+            marker_due_ms: None,
+            linger_until_ms: None,
+            drain_until_ms: None,
+        }
+    }
+
+    /// One ConsumeRequest.
+    pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
+        let request =
+            ConsumeRequest::decode(pb).map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
+        if request.commit_marker.is_some() {
+            return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
+        }
+        self.window.raise(request.max_msgnum_to_send);
+        if request.send_marker() {
+            self.marker_due_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.marker_wait));
+        }
+        Ok(())
+    }
+
+    /// What a fetch brought.
+    pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
+        let sendable = self.window.available() > 0 && cx.has_room();
+        let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.partition == partition) else { return };
+        let waited = std::mem::replace(&mut cursor.fetch, Fetch::None) == Fetch::Outstanding { wait: true };
+        if fetched.batches.is_empty() {
+            cursor.position = cursor.position.max(fetched.next);
+            cursor.next = cursor.position;
+            cursor.at_end = !waited;
+        } else if sendable {
+            cursor.next = fetched.next;
+            cursor.ready.extend(fetched.batches.into_iter().map(|stored| {
+                let offset = stored.base_offset.max(cursor.position);
+                let record = stored.batch.position_of((offset - stored.base_offset) as u32);
+                Ready { stored, offset, record }
+            }));
+            if !cx.settings.consume_linger.is_zero() {
+                self.linger_until_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.consume_linger));
+            }
+        }
+    }
+
+    /// Frames what is ready and may be sent, and asks for more.
+    pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
+        while cx.has_room() && self.window.available() > 0 && !self.lingers(cx) {
+            if !self.send_response(cx) {
+                break;
+            }
+        }
+        if self.marker_due_ms.is_some_and(|due| due <= cx.now.mono_ms) {
+            self.pay_marker(cx);
+        }
+        if !cx.has_room() || self.window.available() == 0 {
+            self.let_go();
+        } else {
+            self.pump(cx);
+        }
+    }
+
+    /// Whether the messages that are ready wait for company.
+    fn lingers(&mut self, cx: &Cx<'_>) -> bool {
+        let Some(until) = self.linger_until_ms else { return false };
+        let ready: usize =
+            self.cursors.iter().flat_map(|cursor| &cursor.ready).map(|ready| ready.stored.batch.count() as usize).sum();
+        let waits = until > cx.now.mono_ms
+            && self.drain_until_ms.is_none()
+            && ready > 0
+            && ready < cx.settings.consume_batch_messages
+            && self.marker_due_ms.is_none();
+        if !waits {
+            self.linger_until_ms = None;
+        }
+        waits
+    }
+
+    /// One ConsumeResponse of what is ready. False where nothing is.
+    fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
+        let mut marked = None;
+        let mut length = 0;
+        let mut count = 0;
+        if self.marker_due_ms.is_some() {
+            let Some(message) = self.take_marked(cx.now) else { return false };
+            let body = message.encoded_len();
+            length += 1 + varint_length(body as u64) + body;
+            count += 1;
+            marked = Some(message);
+        }
+        let (runs, length) = self.gather(count, length, cx);
+        count += runs.iter().map(|run| run.count).sum::<u64>();
+        if count == 0 {
+            return false;
+        }
+        self.window.send(count);
+        cx.counters.messages += count;
+        cx.reply.raw(length, false, |out| {
+            if let Some(message) = &marked {
+                encode_marked(message, out);
+            }
+            for run in &runs {
+                let mut record = run.record;
+                for offset in run.offset..run.offset + run.count {
+                    if let Some((next, payload)) = run.stored.batch.record_at(record) {
+                        run.template.encode(offset, payload, out);
+                        record = next;
+                    }
+                }
+            }
+        });
+        true
+    }
+
+    /// Takes the messages of a response off the cursors; `count` and `length` are what it has already.
+    fn gather(&mut self, mut count: u64, mut length: usize, cx: &Cx<'_>) -> (Vec<Run>, usize) {
+        let messages_max = (cx.settings.consume_batch_messages as u64).min(self.window.available());
+        let bytes_max = cx.settings.consume_batch_bytes;
+        let mut runs = Vec::new();
+        let cursors = self.cursors.len();
+        let mut full = count >= messages_max;
+        for _ in 0..cursors {
+            let cursor = &mut self.cursors[self.turn];
+            let partition = cursor.partition;
+            while !full && let Some(ready) = cursor.front(cx.now) {
+                let template = ready.template(partition, cx.now);
+                let (offset, record) = (ready.offset, ready.record);
+                let end = ready.stored.end_offset();
+                while ready.offset < end && !full {
+                    let Some((next, payload)) = ready.stored.batch.record_at(ready.record) else { break };
+                    let bytes = template.encoded_length(ready.offset, payload.len());
+                    if count > 0 && length + bytes > bytes_max {
+                        full = true;
+                        break;
+                    }
+                    length += bytes;
+                    count += 1;
+                    ready.offset += 1;
+                    ready.record = next;
+                    full = count >= messages_max;
+                }
+                let taken = ready.offset - offset;
+                if taken > 0 {
+                    self.last_sent = Some((partition, ready.offset - 1));
+                    runs.push(Run { stored: ready.stored.clone(), template, offset, record, count: taken });
+                }
+                cursor.advance();
+            }
+            if full {
+                break;
+            }
+            self.turn = (self.turn + 1) % cursors;
+        }
+        (runs, length)
+    }
+
+    /// The next message alone, with the marker that is owed.
+    fn take_marked(&mut self, now: Now) -> Option<MessageAndMetadata> {
+        let (later, first) = self.cursors.split_at_mut(self.turn);
+        let cursor = first.iter_mut().chain(later).find_map(|cursor| {
+            let has_some = cursor.front(now).is_some();
+            has_some.then_some(cursor)
+        })?;
+        let partition = cursor.partition;
+        let ready = cursor.front(now)?;
+        let offset = ready.offset;
+        let (next, payload) = ready.stored.batch.record_at(ready.record)?;
+        let message = MessageAndMetadata {
+            marker: None,
+            id: Some(id(partition, offset)),
+            ttl: Some(ready.stored.batch.ttl_secs()),
+            age: Some(ready.stored.age_secs(now.unix_ms)),
+            claim: None,
+            payload: Some(Bytes::copy_from_slice(payload)),
+            key: None,
+            timestamp_ms: i64::try_from(ready.stored.timestamp_ms).ok(),
+        };
+        ready.offset += 1;
+        ready.record = next;
+        cursor.advance();
+        self.last_sent = Some((partition, offset));
+        self.marker_due_ms = None;
+        Some(MessageAndMetadata { marker: Some(self.marker()), ..message })
+    }
+
+    /// Where the operation is, behind the last message sent.
+    fn marker(&mut self) -> String {
+        for cursor in &self.cursors {
+            self.positions[usize::from(cursor.partition)] = cursor.position;
+        }
+        Marker::encode(&self.queue, &self.positions)
+    }
+
+    /// Pays an owed marker without a message.
+    fn pay_marker(&mut self, cx: &mut Cx<'_>) {
+        if self.marker_due_ms.take().is_some() {
+            let message = MessageAndMetadata {
+                marker: Some(self.marker()),
+                id: Some(self.last_sent.map_or(String::new(), |(partition, offset)| id(partition, offset))),
+                ..Default::default()
+            };
+            cx.reply.pb(&ConsumeResponse { status: None, messages: vec![message] }, false);
+        }
+    }
+
+    /// Lets go of what cannot be sent now; it is fetched again.
+    fn let_go(&mut self) {
+        for cursor in &mut self.cursors {
+            cursor.ready.clear();
+        }
+    }
+
+    /// Asks for more where nothing is ready and nothing was asked for.
+    fn pump(&mut self, cx: &mut Cx<'_>) {
+        let wait = self.drain_until_ms.is_none();
+        for cursor in &mut self.cursors {
+            if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (wait || !cursor.at_end) {
+                cursor.fetch = Fetch::Outstanding { wait };
+                cx.commands.push(Command::Fetch {
+                    operation: self.operation,
+                    partition: cursor.partition,
+                    from: cursor.position,
+                    exclude: self.exclude,
+                    wait,
+                });
+            }
+        }
+    }
+
+    /// From now on only what is stored, as far as the present credit goes.
+    pub(super) fn drain(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
+        self.drain_until_ms = Some(until_ms);
+        self.cancel(cx);
+    }
+
+    /// Whether draining has sent what it can.
+    pub(super) fn is_drained(&self, now: Now) -> bool {
+        self.drain_until_ms.is_some_and(|until| {
+            until <= now.mono_ms
+                || self.window.available() == 0
+                || self.cursors.iter().all(|cursor| cursor.at_end && cursor.ready.is_empty())
+        })
+    }
+
+    /// Ends the half: the owed marker, then the failure if there is one, then FIN.
+    pub(super) fn finish(&mut self, failure: Option<&Fault>, cx: &mut Cx<'_>) {
+        self.cancel(cx);
+        self.pay_marker(cx);
+        match failure {
+            Some(fault) => {
+                let status = Some(status_of(fault));
+                cx.reply.pb(&ConsumeResponse { status, messages: Vec::new() }, true);
+            }
+            None => cx.reply.fin(),
+        }
+    }
+
+    /// Takes every waiting fetch back.
+    pub(super) fn cancel(&mut self, cx: &mut Cx<'_>) {
+        for cursor in &self.cursors {
+            if cursor.fetch != Fetch::None {
+                cx.commands.push(Command::Cancel { operation: self.operation, partition: cursor.partition });
+            }
+        }
+    }
+
+    /// When something is due without any event.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        [self.marker_due_ms, self.linger_until_ms, self.drain_until_ms].into_iter().flatten().min()
+    }
+}
+
+impl Ready {
+    fn template(&self, partition: u16, now: Now) -> MessageTemplate {
+        let stored = &self.stored;
+        MessageTemplate::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix_ms), stored.timestamp_ms)
+    }
+}
+
+impl Cursor {
+    /// The batch that is sent next; those whose TTL has ended are passed over.
+    fn front(&mut self, now: Now) -> Option<&mut Ready> {
+        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix_ms)) {
+            if let Some(ready) = self.ready.front_mut() {
+                ready.offset = ready.stored.end_offset();
+            }
+            self.advance();
+        }
+        self.ready.front_mut()
+    }
+
+    /// The front batch was used: moves the position, and drops the batch if nothing of it is left.
+    fn advance(&mut self) {
+        let Some(ready) = self.ready.front() else { return };
+        self.position = ready.offset;
+        if ready.offset >= ready.stored.end_offset() {
+            self.ready.pop_front();
+            if self.ready.is_empty() {
+                self.position = self.next;
+            }
+        }
+    }
+}
+
+/// A message's id (protocol section 6).
+fn id(partition: u16, offset: u64) -> String {
+    format!("{partition:x}.{offset:x}")
+}
+

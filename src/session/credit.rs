@@ -1,0 +1,185 @@
+//! Message numbers and credit (protocol section 4): the one place that adds and compares them.
+//!
+//! The receiver of messages holds a [`ReceiveWindow`], the sender a [`SendWindow`].
+
+use crate::error::PeerFault;
+use crate::limits::INITIAL_CREDIT;
+
+/// A message's number in its operation: from 1, in the order sent. 0 stands before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MsgNum(i64);
+
+impl MsgNum {
+    /// Before the first.
+    pub const ZERO: Self = Self(0);
+
+    /// As on the wire.
+    pub fn to_wire(self) -> i64 {
+        self.0
+    }
+
+    /// From the wire: absent and negative ones count as 0.
+    pub fn from_wire(number: Option<i64>) -> Self {
+        Self(number.unwrap_or(0).max(0))
+    }
+
+    /// How many messages stand after `earlier`, up to this one.
+    pub fn since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0 - earlier.0).unwrap_or(0)
+    }
+
+    /// The number `count` later.
+    #[must_use]
+    pub fn plus(self, count: u64) -> Self {
+        Self(self.0.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)))
+    }
+}
+
+/// What a receiver of messages keeps. Invariant, checked in every mutator:
+/// `spoken_for ≤ received ≤ granted ≤ max(initial credit, spoken_for + window)`.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiveWindow {
+    spoken_for: MsgNum,
+    received: MsgNum,
+    granted: MsgNum,
+    window: u32,
+}
+
+impl ReceiveWindow {
+    /// Nothing received, the initial credit granted.
+    pub fn new(window: u32) -> Self {
+        Self { spoken_for: MsgNum::ZERO, received: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT), window }
+    }
+
+    /// The last number that was spoken for.
+    pub fn spoken_for(&self) -> MsgNum {
+        self.spoken_for
+    }
+
+    /// The last number that came.
+    pub fn received(&self) -> MsgNum {
+        self.received
+    }
+
+    /// The highest number that may come.
+    pub fn granted(&self) -> MsgNum {
+        self.granted
+    }
+
+    /// `count` messages came. None of them counts where they go past the credit.
+    pub fn receive(&mut self, count: u32) -> Result<MsgNum, PeerFault> {
+        let last = self.received.plus(u64::from(count));
+        if last > self.granted {
+            return Err(PeerFault::CreditExceeded { sent: last.0, granted: self.granted.0 });
+        }
+        self.received = last;
+        self.check();
+        Ok(last)
+    }
+
+    /// Every message up to `through` is spoken for.
+    pub fn speak_for(&mut self, through: MsgNum) {
+        assert!(through >= self.spoken_for && through <= self.received, "numbers are spoken for once, in order");
+        self.spoken_for = through;
+        self.check();
+    }
+
+    /// Grants as much as the window allows; returns the highest number that may come.
+    pub fn grant(&mut self) -> MsgNum {
+        self.granted = self.granted.max(self.spoken_for.plus(u64::from(self.window)));
+        self.check();
+        self.granted
+    }
+
+    /// Whether the sender has used half of what it was granted, so that more should be said.
+    pub fn is_low(&self) -> bool {
+        self.granted.since(self.received) < u64::from(self.window) / 2
+    }
+
+    fn check(&self) {
+        debug_assert!(self.spoken_for <= self.received && self.received <= self.granted);
+        debug_assert!(self.granted <= MsgNum(INITIAL_CREDIT).max(self.spoken_for.plus(u64::from(self.window))));
+    }
+}
+
+/// What a sender of messages keeps. Invariant: `sent ≤ granted`.
+#[derive(Clone, Copy, Debug)]
+pub struct SendWindow {
+    sent: MsgNum,
+    granted: MsgNum,
+}
+
+impl Default for SendWindow {
+    fn default() -> Self {
+        Self { sent: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT) }
+    }
+}
+
+impl SendWindow {
+    /// The receiver said how far we may go. Absent, lower and nonsensical numbers are ignored.
+    pub fn raise(&mut self, granted: Option<i64>) {
+        self.granted = self.granted.max(MsgNum::from_wire(granted));
+    }
+
+    /// How many more may be sent.
+    pub fn available(&self) -> u64 {
+        self.granted.since(self.sent)
+    }
+
+    /// `count` are sent; returns the last one's number. Going past the credit would be our own bug.
+    pub fn send(&mut self, count: u64) -> MsgNum {
+        assert!(count <= self.available(), "never past our credit");
+        self.sent = self.sent.plus(count);
+        self.sent
+    }
+
+    /// The last number sent.
+    pub fn sent(&self) -> MsgNum {
+        self.sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_invariant_holds_whatever_happens(
+            window in 100u32..300,
+            steps in proptest::collection::vec((0u8..3, 0u32..200), 0..100),
+        ) {
+            let mut receiver = ReceiveWindow::new(window);
+            let mut sender = SendWindow::default();
+            for (step, count) in steps {
+                match step {
+                    0 => match receiver.receive(count) {
+                        Ok(last) => {
+                            prop_assert!(u64::from(count) <= sender.available());
+                            prop_assert_eq!(sender.send(u64::from(count)), last);
+                        }
+                        Err(PeerFault::CreditExceeded { sent, granted }) => {
+                            prop_assert!(u64::from(count) > sender.available());
+                            prop_assert!(sent > granted);
+                        }
+                        Err(other) => panic!("{other}"),
+                    },
+                    1 => {
+                        let open = receiver.received().since(receiver.spoken_for());
+                        receiver.speak_for(receiver.spoken_for().plus(open.min(u64::from(count))));
+                    }
+                    _ => {
+                        let granted = receiver.grant();
+                        sender.raise(Some(granted.to_wire()));
+                        sender.raise(Some(granted.to_wire() - 5));
+                        sender.raise(Some(-1));
+                        sender.raise(None);
+                    }
+                }
+                let outstanding = receiver.received().since(receiver.spoken_for());
+                prop_assert!(outstanding <= u64::from(window).max(INITIAL_CREDIT as u64));
+            }
+        }
+    }
+}

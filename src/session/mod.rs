@@ -1,0 +1,28 @@
+//! The streaming protocol without I/O: pbs, credit, produce, consume; server and client side.
+//!
+//! A session gets the unmasked bytes of its connection and the shard's answers, and gives frames for the
+//! connection and [`Command`]s for the shard. Never touches sockets, clocks or stores.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | `delimiter` | where one pb ends and the next begins |
+//! | `credit` | message numbers and how far they may go |
+//! | `marker` | where a consumer is |
+//! | `server` | one operation after the other; `produce` and `consume` are the two kinds |
+//! | `client` | the same from the other side |
+
+mod command;
+mod consume;
+mod credit;
+mod delimiter;
+mod marker;
+mod produce;
+mod reply;
+mod server;
+
+pub use command::{Command, Fetched, OperationId, Position};
+pub use credit::{MsgNum, ReceiveWindow, SendWindow};
+pub use delimiter::{Delimiter, Step};
+pub use marker::{Marker, Start};
+pub use reply::Reply;
+pub use server::{Cx, ServerSession, SessionCounters};

@@ -1,0 +1,590 @@
+//! The server's side of a connection's operations, one after the other (protocol sections 2 to 6).
+//!
+//! ```text
+//!                 SetupRequest{append}            opened
+//! AwaitingSetup ────────────────────▶ Opening ───────────▶ Producing ─┐ client FIN and all spoken for,
+//!       ▲        SetupRequest{get}       │      positions             │ or a failure and all spoken for
+//!       │                                ├─▶ Positioning ▶ Consuming ─┤ client FIN, or a failure
+//!       │                     refused    ▼                            ▼
+//!       └──────────── client FIN ──────────────────────────────── Discarding
+//! ```
+//! A half that ends with the client's FIN already there passes `Discarding` over.
+
+use super::command::{Command, Fetched, OperationId, Position};
+use super::consume::Consume;
+use super::delimiter::{Delimiter, Step};
+use super::marker::Start;
+use super::produce::Produce;
+use super::reply::{Reply, status_of};
+use crate::budget::Budget;
+use crate::clock::{Now, millis};
+use crate::config::Settings;
+use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
+use crate::limits::{SEND_BUFFER_BYTES, SEND_BUFFER_BYTES_UNDER_PRESSURE};
+use crate::names::{ClientId, QueueAddress, client_partition};
+use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
+use crate::queue::QueueInfo;
+use crate::ws::CloseCode;
+use prost::Message;
+
+/// What sessions did, counted for the operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionCounters {
+    /// Messages framed for consumers.
+    pub messages: u64,
+    /// Operations that ended with a 4xx.
+    pub failed_by_peer: u64,
+    /// Operations that ended with a 5xx.
+    pub failed_by_us: u64,
+}
+
+impl SessionCounters {
+    fn failed(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Peer(_) => self.failed_by_peer += 1,
+            Fault::Store(_) | Fault::Draining | Fault::Internal(_) => self.failed_by_us += 1,
+        }
+    }
+}
+
+/// What a session borrows for one call.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    /// The time.
+    pub now: Now,
+    /// What it obeys.
+    pub settings: &'a Settings,
+    /// The shard's bytes.
+    pub budget: &'a mut Budget,
+    /// Where its frames go.
+    pub reply: Reply<'a>,
+    /// Where its wishes go.
+    pub commands: &'a mut Vec<Command>,
+    /// Counters.
+    pub counters: &'a mut SessionCounters,
+    /// The socket took everything that it was given.
+    pub writable: bool,
+}
+
+impl Cx<'_> {
+    /// Whether more may be encoded.
+    pub(super) fn has_room(&self) -> bool {
+        let limit = if self.budget.is_tight() { SEND_BUFFER_BYTES_UNDER_PRESSURE } else { SEND_BUFFER_BYTES };
+        self.writable && self.reply.out.len() < limit
+    }
+}
+
+#[derive(Debug)]
+enum Setup {
+    Produce { partition: Option<u16> },
+    Consume { partition: Option<u16>, start: Start, echo: bool },
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitingSetup,
+    /// Waits for the catalogue.
+    Opening(Setup),
+    /// Waits for the positions of `waiting` partitions.
+    Positioning(Box<Positioning>),
+    Producing(Box<Produce>),
+    Consuming(Box<Consume>),
+    /// Our half has ended, the client's has not.
+    Discarding,
+}
+
+#[derive(Debug)]
+struct Positioning {
+    queue: QueueInfo,
+    partition: Option<u16>,
+    echo: bool,
+    positions: Vec<u64>,
+    waiting: usize,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct ServerSession {
+    delimiter: Delimiter,
+    operations: Operations,
+}
+
+/// All but the delimiter, so that a pb can be handled where it lies.
+#[derive(Debug)]
+struct Operations {
+    client: ClientId,
+    client_is_known: bool,
+    operation: OperationId,
+    state: State,
+    /// The client's half of the present operation has ended.
+    client_ended: bool,
+    /// The operation ends with this once all that was accepted is spoken for.
+    failing: Option<Fault>,
+    /// Bytes of the present half that were discarded.
+    discarded: u64,
+    draining: bool,
+    /// Bytes that the delimiter waits for.
+    wanted: Option<usize>,
+    /// When the pb that was begun must be whole.
+    pb_due_ms: Option<u64>,
+    close: Option<CloseCode>,
+}
+
+impl ServerSession {
+    /// A session of `client`, which said so itself or not.
+    pub fn new(client: ClientId, client_is_known: bool) -> Self {
+        Self {
+            delimiter: Delimiter::default(),
+            operations: Operations {
+                client,
+                client_is_known,
+                operation: OperationId::default(),
+                state: State::AwaitingSetup,
+                client_ended: false,
+                failing: None,
+                discarded: 0,
+                draining: false,
+                wanted: None,
+                pb_due_ms: None,
+                close: None,
+            },
+        }
+    }
+
+    /// A piece of the client's half, and whether it ends it. Returns how much was taken; where that is not all,
+    /// the rest must be brought again once [`Self::is_blocked`] is false.
+    pub fn handle_data(&mut self, piece: &[u8], fin: bool, cx: &mut Cx<'_>) -> usize {
+        let Self { delimiter, operations } = self;
+        let mut rest = piece;
+        let mut whole = false;
+        operations.wanted = None;
+        loop {
+            if operations.discards() {
+                operations.discard(rest.len(), cx.settings.discard_limit_bytes);
+                rest = &[];
+                break;
+            }
+            if rest.is_empty() || operations.is_blocked(cx) {
+                break;
+            }
+            match delimiter.next(rest, cx.settings.max_pb_bytes, cx.budget) {
+                Ok((used, Step::Pb(pb))) => {
+                    rest = &rest[used..];
+                    whole = true;
+                    if let Err(fault) = operations.handle_pb(pb, rest.len(), cx) {
+                        operations.fail(fault, cx);
+                    }
+                }
+                Ok((used, Step::More)) => rest = &rest[used..],
+                Ok((used, Step::Wait(bytes))) => {
+                    rest = &rest[used..];
+                    operations.wanted = Some(bytes);
+                    break;
+                }
+                Err(fault) => operations.fail(fault.into(), cx),
+            }
+        }
+        let taken = piece.len() - rest.len();
+        if rest.is_empty() && fin {
+            if !operations.discards() && delimiter.is_inside() {
+                operations.fail(PeerFault::PbCut.into(), cx);
+            }
+            operations.handle_fin(cx);
+        }
+        if operations.discards() || !delimiter.is_inside() || operations.client_ended {
+            delimiter.reset(cx.budget);
+            operations.wanted = None;
+            operations.pb_due_ms = None;
+        } else if operations.wanted.is_some() {
+            // The pb's time begins when there is room for it.
+            operations.pb_due_ms = None;
+        } else if whole || operations.pb_due_ms.is_none() {
+            operations.pb_due_ms = Some(cx.now.mono_ms + millis(cx.settings.pb_timeout));
+        }
+        taken
+    }
+
+    /// All bytes of a turn were handed in: what they brought goes to the shard.
+    pub fn flush(&mut self, cx: &mut Cx<'_>) {
+        if let State::Producing(produce) = &mut self.operations.state {
+            produce.close_batch(cx);
+        }
+    }
+
+    /// The catalogue's answer; `local_partition` is one that costs no hop.
+    pub fn handle_opened(
+        &mut self,
+        operation: OperationId,
+        opened: Result<QueueInfo, Fault>,
+        local_partition: u16,
+        cx: &mut Cx<'_>,
+    ) {
+        if operation == self.operations.operation {
+            self.operations.handle_opened(opened, local_partition, cx);
+        }
+    }
+
+    /// The store's answer to a `Resolve`.
+    pub fn handle_position(
+        &mut self,
+        operation: OperationId,
+        partition: u16,
+        position: Result<u64, StoreFault>,
+        cx: &mut Cx<'_>,
+    ) {
+        if operation == self.operations.operation {
+            self.operations.handle_position(partition, position, cx);
+        }
+    }
+
+    /// The store's answer to an `Append`. The shard has given the bytes back.
+    pub fn handle_appended(
+        &mut self,
+        operation: OperationId,
+        sequence: u64,
+        result: Result<(), StoreFault>,
+        cx: &mut Cx<'_>,
+    ) {
+        if operation == self.operations.operation
+            && let State::Producing(produce) = &mut self.operations.state
+            && let Some(fault) = produce.handle_appended(sequence, result)
+        {
+            self.operations.fail(fault, cx);
+        }
+    }
+
+    /// The store's answer to a `Fetch`.
+    pub fn handle_fetched(
+        &mut self,
+        operation: OperationId,
+        partition: u16,
+        fetched: Result<Fetched, StoreFault>,
+        cx: &mut Cx<'_>,
+    ) {
+        if operation == self.operations.operation
+            && let State::Consuming(consume) = &mut self.operations.state
+        {
+            match fetched {
+                Ok(fetched) => consume.handle_fetched(partition, fetched, cx),
+                Err(fault) => self.operations.fail(fault.into(), cx),
+            }
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
+        if self.operations.pb_due_ms.is_some_and(|due| due <= cx.now.mono_ms) {
+            self.operations.pb_due_ms = None;
+            self.delimiter.reset(cx.budget);
+            self.operations.fail(PeerFault::PbTimeout.into(), cx);
+        }
+    }
+
+    /// Draining, first step: no new operation; a produce operation is ended.
+    pub fn drain_producers(&mut self, cx: &mut Cx<'_>) {
+        self.operations.draining = true;
+        if matches!(self.operations.state, State::Producing(_)) {
+            self.operations.fail(Fault::Draining, cx);
+            self.delimiter.reset(cx.budget);
+        }
+    }
+
+    /// Draining, second step: a consume operation sends what is stored, until then at the latest, and ends.
+    pub fn drain_consumers(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
+        if let State::Consuming(consume) = &mut self.operations.state {
+            consume.drain(until_ms, cx);
+        }
+    }
+
+    /// Writes everything that is due now.
+    pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
+        self.operations.poll_transmit(cx);
+    }
+
+    /// The connection is gone.
+    pub fn abandon(&mut self, cx: &mut Cx<'_>) {
+        self.delimiter.reset(cx.budget);
+        match &mut self.operations.state {
+            State::Producing(produce) => produce.abandon(cx),
+            State::Consuming(consume) => consume.cancel(cx),
+            State::AwaitingSetup | State::Opening(_) | State::Positioning(_) | State::Discarding => {}
+        }
+        self.operations.end_half();
+    }
+
+    /// Whether no more of the client's bytes can be taken now.
+    pub fn is_blocked(&self, cx: &Cx<'_>) -> bool {
+        self.operations.is_blocked(cx)
+    }
+
+    /// How many bytes of the budget are waited for.
+    pub fn wanted_bytes(&self) -> Option<usize> {
+        self.operations.wanted
+    }
+
+    /// Whether a producer waits for credit that the budget withheld.
+    pub fn is_starved(&self) -> bool {
+        match &self.operations.state {
+            State::Producing(produce) => produce.is_starved(),
+            _ => false,
+        }
+    }
+
+    /// Whether an operation is open: our half of it has begun, or will.
+    pub fn is_busy(&self) -> bool {
+        !matches!(self.operations.state, State::AwaitingSetup | State::Discarding)
+    }
+
+    /// Whether a produce operation is open.
+    pub fn is_producing(&self) -> bool {
+        matches!(self.operations.state, State::Producing(_) | State::Opening(_) | State::Positioning(_))
+    }
+
+    /// A reason to close the connection.
+    pub fn close_code(&self) -> Option<CloseCode> {
+        self.operations.close
+    }
+
+    /// When something is due without any event.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let consume = match &self.operations.state {
+            State::Consuming(consume) => consume.next_deadline_ms(),
+            _ => None,
+        };
+        [self.operations.pb_due_ms, consume].into_iter().flatten().min()
+    }
+}
+
+impl Operations {
+    /// Whether the client's bytes mean nothing any more.
+    fn discards(&self) -> bool {
+        !self.client_ended && (self.failing.is_some() || matches!(self.state, State::Discarding))
+    }
+
+    fn discard(&mut self, bytes: usize, limit: u64) {
+        self.discarded += bytes as u64;
+        if self.discarded > limit {
+            self.close = Some(CloseCode::POLICY);
+        }
+    }
+
+    #[inline]
+    fn is_blocked(&self, cx: &Cx<'_>) -> bool {
+        if self.client_ended {
+            return true;
+        }
+        match &self.state {
+            State::Opening(_) | State::Positioning(_) => true,
+            State::Producing(produce) => self.failing.is_none() && produce.is_full(cx),
+            State::AwaitingSetup | State::Consuming(_) | State::Discarding => false,
+        }
+    }
+
+    #[inline]
+    fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        match &mut self.state {
+            State::Producing(produce) => produce.handle_pb(pb, expected, cx),
+            State::Consuming(consume) => {
+                cx.budget.release(pb.len());
+                consume.handle_pb(pb, cx)
+            }
+            State::AwaitingSetup => {
+                cx.budget.release(pb.len());
+                self.handle_setup(pb, cx)
+            }
+            State::Opening(_) | State::Positioning(_) | State::Discarding => {
+                cx.budget.release(pb.len());
+                Err(Fault::Internal("a pb in a state that takes none".into()))
+            }
+        }
+    }
+
+    fn handle_setup(&mut self, pb: &[u8], cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let request = SetupRequest::decode(pb)
+            .map_err(|error| PeerFault::PbInvalid(format!("SetupRequest: {error}")))?;
+        let (setup, address) = match (request.get, request.append) {
+            (None, Some(append)) => {
+                self.state = State::Opening(Setup::Produce { partition: None });
+                let address = QueueAddress::parse(append.queue_name())?;
+                (Setup::Produce { partition: address.partition }, address)
+            }
+            (Some(get), None) => {
+                self.state = State::Opening(Setup::Consume { partition: None, start: Start::Oldest, echo: false });
+                parse_consume(&get)?
+            }
+            _ => return Err(PeerFault::PbInvalid("SetupRequest: exactly one of get and append".into()).into()),
+        };
+        if self.draining {
+            return Err(Fault::Draining);
+        }
+        self.state = State::Opening(setup);
+        cx.commands.push(Command::Open { operation: self.operation, queue: address.queue });
+        Ok(())
+    }
+
+    fn handle_opened(&mut self, opened: Result<QueueInfo, Fault>, local_partition: u16, cx: &mut Cx<'_>) {
+        let State::Opening(setup) = &self.state else { return };
+        if self.failing.is_some() {
+            return;
+        }
+        let queue = match opened {
+            _ if self.draining => return self.fail(Fault::Draining, cx),
+            Ok(queue) => queue,
+            Err(fault) => return self.fail(fault, cx),
+        };
+        let (Setup::Produce { partition } | Setup::Consume { partition, .. }) = setup;
+        if partition.is_some_and(|partition| partition >= queue.partitions) {
+            return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
+        }
+        match setup {
+            Setup::Produce { partition } => {
+                let partition = match partition {
+                    Some(partition) => *partition,
+                    None if self.client_is_known => client_partition(self.client, queue.partitions),
+                    None => local_partition.min(queue.partitions - 1),
+                };
+                let produce = Produce::start(self.operation, self.client, partition, cx);
+                self.state = State::Producing(Box::new(produce));
+            }
+            Setup::Consume { partition, start, echo } => {
+                let positions = match start {
+                    Start::Oldest | Start::Latest | Start::Time(_) => Ok(vec![0; usize::from(queue.partitions)]),
+                    Start::Marker(marker) => marker.positions(&queue),
+                };
+                let positions = match positions {
+                    Ok(positions) => positions,
+                    Err(fault) => return self.fail(fault.into(), cx),
+                };
+                let resolve = match start {
+                    Start::Latest => Some(Position::Latest),
+                    Start::Time(time) => Some(Position::Time(*time)),
+                    Start::Oldest | Start::Marker(_) => None,
+                };
+                let waiting = if resolve.is_some() { positions.len() } else { 0 };
+                for partition in 0..waiting as u16 {
+                    if let Some(position) = resolve {
+                        cx.commands.push(Command::Resolve { operation: self.operation, partition, position });
+                    }
+                }
+                let positioning =
+                    Positioning { queue, partition: *partition, echo: *echo, positions, waiting };
+                self.state = State::Positioning(Box::new(positioning));
+                self.start_consuming(cx);
+            }
+        }
+    }
+
+    fn handle_position(&mut self, partition: u16, position: Result<u64, StoreFault>, cx: &mut Cx<'_>) {
+        let State::Positioning(positioning) = &mut self.state else { return };
+        match position {
+            Ok(position) => positioning.positions[usize::from(partition)] = position,
+            Err(fault) => return self.fail(fault.into(), cx),
+        }
+        positioning.waiting -= 1;
+        self.start_consuming(cx);
+    }
+
+    /// The positions are fixed: says 100.
+    fn start_consuming(&mut self, cx: &mut Cx<'_>) {
+        let State::Positioning(positioning) = &mut self.state else { return };
+        if positioning.waiting > 0 || self.failing.is_some() {
+            return;
+        }
+        if self.draining {
+            return self.fail(Fault::Draining, cx);
+        }
+        let positions = std::mem::take(&mut positioning.positions);
+        let exclude = (!positioning.echo).then_some(self.client);
+        let consume =
+            Consume::start(self.operation, positioning.queue, exclude, positioning.partition, positions);
+        self.state = State::Consuming(Box::new(consume));
+        cx.reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), reason_phrase: None }, false);
+    }
+
+    /// The client's half ends.
+    fn handle_fin(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.state, State::Discarding) {
+            return self.end_operation();
+        }
+        if matches!(self.state, State::AwaitingSetup) && self.failing.is_none() {
+            self.fail(PeerFault::PbInvalid("SetupRequest: absent".into()).into(), cx);
+        }
+        self.client_ended = true;
+    }
+
+    /// The operation ends with `fault`, once all that was accepted is spoken for. The first fault counts.
+    fn fail(&mut self, fault: Fault, cx: &mut Cx<'_>) {
+        if let State::Producing(produce) = &mut self.state {
+            produce.close_batch(cx);
+        }
+        if self.failing.is_none() {
+            cx.counters.failed(&fault);
+            self.failing = Some(fault);
+        }
+    }
+
+    fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
+        match &mut self.state {
+            State::Producing(produce) => {
+                produce.speak(cx);
+                if produce.is_settled() {
+                    match &self.failing {
+                        Some(fault) => produce.finish_failed(fault, cx),
+                        None if self.client_ended => cx.reply.fin(),
+                        None => return,
+                    }
+                    self.end_half();
+                }
+            }
+            State::Consuming(consume) => {
+                if self.failing.is_none() && !self.client_ended {
+                    consume.poll_transmit(cx);
+                    if consume.is_drained(cx.now) {
+                        self.failing = Some(Fault::Draining);
+                    }
+                }
+                if self.failing.is_some() || self.client_ended {
+                    consume.finish(self.failing.as_ref(), cx);
+                    self.end_half();
+                }
+            }
+            State::AwaitingSetup | State::Opening(_) | State::Positioning(_) => {
+                let Some(fault) = &self.failing else { return };
+                let status = Some(status_of(fault));
+                if let State::Opening(Setup::Produce { .. }) = self.state {
+                    cx.reply.pb(&ProduceSetupResponse { status, max_msgnum_to_send: Some(0) }, true);
+                } else {
+                    cx.reply.pb(&status_of(fault), true);
+                }
+                self.end_half();
+            }
+            State::Discarding => {}
+        }
+    }
+
+    /// Our half has ended.
+    fn end_half(&mut self) {
+        self.state = State::Discarding;
+        self.failing = None;
+        self.operation.0 = self.operation.0.wrapping_add(1);
+        if self.client_ended {
+            self.end_operation();
+        }
+    }
+
+    /// Both halves have ended.
+    fn end_operation(&mut self) {
+        self.state = State::AwaitingSetup;
+        self.client_ended = false;
+        self.discarded = 0;
+    }
+}
+
+fn parse_consume(get: &ConsumeSetupRequest) -> Result<(Setup, QueueAddress), Fault> {
+    if get.group.is_some() {
+        return Err(PeerFault::PbInvalid("group: not served yet".into()).into());
+    }
+    let address = QueueAddress::parse(get.queue_name())?;
+    let start = Start::parse(get.starting_marker())?;
+    Ok((Setup::Consume { partition: address.partition, start, echo: get.echo_requested() }, address))
+}
