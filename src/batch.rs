@@ -107,6 +107,17 @@ impl StoredBatch {
     }
 }
 
+/// What a fetch brought.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// In order of their offsets. The first may begin before what was asked for.
+    pub batches: Vec<StoredBatch>,
+    /// Where to go on: behind the last batch and behind what was left out.
+    pub next: u64,
+    /// Nothing is stored from `next` on.
+    pub at_end: bool,
+}
+
 /// A batch under construction.
 #[derive(Debug)]
 pub struct BatchBuilder {

@@ -10,4 +10,5 @@ pub mod pb;
 pub mod queue;
 pub mod session;
 pub mod shard;
+pub mod store;
 pub mod ws;

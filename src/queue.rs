@@ -42,3 +42,12 @@ impl QueueInfo {
 pub fn home(hash: u64, shards: u16) -> u16 {
     ((hash >> 32) % u64::from(shards)) as u16
 }
+
+/// Where a partition's position is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Behind what is acknowledged now.
+    Latest,
+    /// The first message stored at or after it, Unix milliseconds; the end where there is none.
+    Time(u64),
+}

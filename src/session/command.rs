@@ -1,20 +1,12 @@
 //! What a session asks of its shard, and what comes back.
 
-use crate::batch::{Batch, StoredBatch};
+use crate::batch::Batch;
 use crate::names::{ClientId, QueueName};
+use crate::queue::Position;
 
 /// An operation of a connection; answers to an earlier one are recognised and ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(pub u32);
-
-/// Where a partition's position is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// Behind what is acknowledged now.
-    Latest,
-    /// The first message stored at or after it, Unix milliseconds; the end where there is none.
-    Time(u64),
-}
 
 /// A wish of a session. Each but `Cancel` is answered exactly once.
 #[derive(Clone, Debug)]
@@ -68,13 +60,4 @@ pub enum Command {
         /// Of which partition.
         partition: u16,
     },
-}
-
-/// What a fetch brought.
-#[derive(Clone, Debug, Default)]
-pub struct Fetched {
-    /// In order of their offsets. The first may begin before what was asked for.
-    pub batches: Vec<StoredBatch>,
-    /// Where to go on: behind the last batch and behind what was left out.
-    pub next: u64,
 }

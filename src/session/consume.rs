@@ -6,12 +6,12 @@
 
 use std::collections::VecDeque;
 
-use super::command::{Command, Fetched, OperationId};
+use super::command::{Command, OperationId};
 use super::credit::SendWindow;
 use super::marker::Marker;
 use super::reply::status_of;
 use super::server::Cx;
-use crate::batch::StoredBatch;
+use crate::batch::{Fetched, StoredBatch};
 use crate::clock::{Now, millis};
 use crate::error::{Fault, PeerFault};
 use crate::names::ClientId;
@@ -143,7 +143,7 @@ impl Consume {
         if fetched.batches.is_empty() {
             cursor.position = cursor.position.max(fetched.next);
             cursor.next = cursor.position;
-            cursor.at_end = !waited;
+            cursor.at_end = !waited && fetched.at_end;
         } else if sendable {
             cursor.next = fetched.next;
             cursor.ready.extend(fetched.batches.into_iter().map(|stored| {
@@ -241,7 +241,11 @@ impl Consume {
                 let (offset, record) = (ready.offset, ready.record);
                 let end = ready.stored.end_offset();
                 while ready.offset < end && !full {
-                    let Some((next, payload)) = ready.stored.batch.record_at(ready.record) else { break };
+                    let Some((next, payload)) = ready.stored.batch.record_at(ready.record) else {
+                        debug_assert!(false, "a batch holds as many records as it says");
+                        ready.offset = end;
+                        break;
+                    };
                     let bytes = template.encoded_length(ready.offset, payload.len());
                     if count > 0 && length + bytes > bytes_max {
                         full = true;
@@ -253,10 +257,10 @@ impl Consume {
                     ready.record = next;
                     full = count >= messages_max;
                 }
-                let taken = ready.offset - offset;
-                if taken > 0 {
+                if ready.offset > offset {
                     self.last_sent = Some((partition, ready.offset - 1));
-                    runs.push(Run { stored: ready.stored.clone(), template, offset, record, count: taken });
+                    let count = ready.offset - offset;
+                    runs.push(Run { stored: ready.stored.clone(), template, offset, record, count });
                 }
                 cursor.advance();
             }

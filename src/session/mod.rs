@@ -20,7 +20,7 @@ mod produce;
 mod reply;
 mod server;
 
-pub use command::{Command, Fetched, OperationId, Position};
+pub use command::{Command, OperationId};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use delimiter::{Delimiter, Step};
 pub use marker::{Marker, Start};

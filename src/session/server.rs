@@ -10,12 +10,13 @@
 //! ```
 //! A half that ends with the client's FIN already there passes `Discarding` over.
 
-use super::command::{Command, Fetched, OperationId, Position};
+use super::command::{Command, OperationId};
 use super::consume::Consume;
 use super::delimiter::{Delimiter, Step};
 use super::marker::Start;
 use super::produce::Produce;
 use super::reply::{Reply, status_of};
+use crate::batch::Fetched;
 use crate::budget::Budget;
 use crate::clock::{Now, millis};
 use crate::config::Settings;
@@ -23,7 +24,7 @@ use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::limits::{SEND_BUFFER_BYTES, SEND_BUFFER_BYTES_UNDER_PRESSURE};
 use crate::names::{ClientId, QueueAddress, client_partition};
 use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
-use crate::queue::QueueInfo;
+use crate::queue::{Position, QueueInfo};
 use crate::ws::CloseCode;
 use prost::Message;
 

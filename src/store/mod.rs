@@ -1,0 +1,133 @@
+//! Where messages are kept: one trait, and the stores behind it.
+//!
+//! A store belongs to one shard and holds the partitions that the shard owns. It is asked by `submit` and
+//! answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
+
+mod memory;
+
+#[cfg(test)]
+mod conformance;
+
+pub use memory::{Memory, MemoryCounters};
+
+use std::hash::Hash;
+use std::ops::Range;
+
+use crate::batch::{Batch, Fetched};
+use crate::clock::Now;
+use crate::error::StoreFault;
+use crate::names::ClientId;
+use crate::queue::{PartitionKey, Position, QueueId};
+
+/// What a store is asked. `T` is the asker's token, told back with the completion: each token completes exactly
+/// once, a cancelled one too.
+#[derive(Clone, Debug)]
+pub enum Request<T> {
+    /// Begin the life of a queue, if it has not begun.
+    Open {
+        /// The asker's.
+        token: T,
+        /// The queue.
+        queue: QueueId,
+    },
+    /// Store a batch behind what the partition holds. A partition's appends complete in order.
+    Append {
+        /// The asker's.
+        token: T,
+        /// Where to.
+        partition: PartitionKey,
+        /// What.
+        batch: Batch,
+    },
+    /// Read a partition from an offset on; from the oldest that is left, where that is gone.
+    Fetch {
+        /// The asker's.
+        token: T,
+        /// Of which partition.
+        partition: PartitionKey,
+        /// The first offset wanted.
+        from: u64,
+        /// No further batch once there are as many bytes.
+        bytes_max: usize,
+        /// Leave out what this client stored.
+        exclude: Option<ClientId>,
+        /// Where there is nothing: complete when something was stored, or at once.
+        wait: bool,
+    },
+    /// Find an offset.
+    Resolve {
+        /// The asker's.
+        token: T,
+        /// Of which partition.
+        partition: PartitionKey,
+        /// Which.
+        position: Position,
+    },
+    /// Complete a waiting fetch now, empty. Has no completion of its own.
+    Cancel {
+        /// The fetch's.
+        token: T,
+        /// The fetch's.
+        partition: PartitionKey,
+    },
+}
+
+/// A store's answer.
+#[derive(Clone, Debug)]
+pub enum Completion<T> {
+    /// To `Open`: the incarnation.
+    Opened {
+        /// The asker's.
+        token: T,
+        /// The queue's life.
+        result: Result<u64, StoreFault>,
+    },
+    /// To `Append`: the offsets. The batch is as durable as the store promises.
+    Appended {
+        /// The asker's.
+        token: T,
+        /// From the first message to behind the last.
+        result: Result<Range<u64>, StoreFault>,
+    },
+    /// To `Fetch`.
+    Fetched {
+        /// The asker's.
+        token: T,
+        /// What there is.
+        result: Result<Fetched, StoreFault>,
+    },
+    /// To `Resolve`.
+    Resolved {
+        /// The asker's.
+        token: T,
+        /// The offset.
+        result: Result<u64, StoreFault>,
+    },
+}
+
+impl<T: Copy> Completion<T> {
+    /// Whose it is.
+    pub fn token(&self) -> T {
+        match self {
+            Self::Opened { token, .. }
+            | Self::Appended { token, .. }
+            | Self::Fetched { token, .. }
+            | Self::Resolved { token, .. } => *token,
+        }
+    }
+}
+
+/// See the module's page.
+pub trait Store<T: Copy + Eq + Hash> {
+    /// Takes a request; gives it back where the store has no room for more of them now.
+    fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>>;
+
+    /// The next answer. Fetches that wait are looked at once all that was submitted is done.
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<T>>;
+
+    /// Time has passed: frees what has expired. Returns when it wants to be called again, in `mono_ms`.
+    fn handle_tick(&mut self, now: Now) -> Option<u64>;
+
+    /// Messages stored so far.
+    fn messages_stored(&self) -> u64;
+}
