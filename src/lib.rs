@@ -1,6 +1,7 @@
 //! Millstream.
 pub mod batch;
 pub mod budget;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;

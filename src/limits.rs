@@ -23,8 +23,8 @@ pub const PB_LENGTH_BYTES_MAX: usize = 5;
 /// Payload bytes of a control frame (RFC 6455 section 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
-/// Bytes of pongs that wait for a slow reader; a ping that finds no room replaces them: RFC 6455 section
-/// 5.5.3 lets an endpoint answer only the latest. Worst case: this for each connection.
+/// Bytes of pongs beyond a full send buffer; a ping that finds no room is not answered. Worst case: this for
+/// each connection.
 pub const PONG_BYTES_MAX: usize = 4 << 10;
 
 /// The shard's receive buffer, bytes: one for each shard, shared by its connections. Large enough that one

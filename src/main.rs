@@ -1,2 +1,5 @@
-//! The millstream binary.
-fn main() {}
+//! The millstream binary: see `millstream::cli`.
+
+fn main() -> std::process::ExitCode {
+    millstream::cli::run()
+}

@@ -57,11 +57,8 @@ impl Delimiter {
             }
         }
         let length = self.length as usize;
-        if !self.reserved {
-            if !budget.try_reserve(length) {
-                return Ok((used, Step::Wait(length)));
-            }
-            self.reserved = true;
+        if !self.reserve(budget) {
+            return Ok((used, Step::Wait(length)));
         }
         let rest = &input[used..];
         let missing = length - self.body.len();
@@ -83,6 +80,12 @@ impl Delimiter {
         self.body.extend_from_slice(&rest[..missing]);
         self.handed = true;
         Ok((used, Step::Pb(&self.body)))
+    }
+
+    /// Reserves the bytes of the pb whose length is known; false where the budget has no room.
+    pub fn reserve(&mut self, budget: &mut Budget) -> bool {
+        self.reserved = self.reserved || budget.try_reserve(self.length as usize);
+        self.reserved
     }
 
     /// Whether a length or a pb has begun and not ended.

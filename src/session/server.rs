@@ -205,6 +205,14 @@ impl ServerSession {
         taken
     }
 
+    /// The budget may have room for the pb that waits.
+    pub fn retry(&mut self, cx: &mut Cx<'_>) {
+        if self.operations.wanted.is_some() && self.delimiter.reserve(cx.budget) {
+            self.operations.wanted = None;
+            self.operations.pb_due_ms = Some(cx.now.mono_ms + millis(cx.settings.pb_timeout));
+        }
+    }
+
     /// All bytes of a turn were handed in: what they brought goes to the shard.
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
         if let State::Producing(produce) = &mut self.operations.state {
@@ -250,6 +258,7 @@ impl ServerSession {
             && let State::Producing(produce) = &mut self.operations.state
             && let Some(fault) = produce.handle_appended(sequence, result)
         {
+            self.delimiter.reset(cx.budget);
             self.operations.fail(fault, cx);
         }
     }
@@ -341,6 +350,11 @@ impl ServerSession {
         matches!(self.operations.state, State::Producing(_) | State::Opening(_) | State::Positioning(_))
     }
 
+    /// Whether a consume operation is open: it may have more to send whenever there is room.
+    pub fn is_consuming(&self) -> bool {
+        matches!(self.operations.state, State::Consuming(_))
+    }
+
     /// A reason to close the connection.
     pub fn close_code(&self) -> Option<CloseCode> {
         self.operations.close
@@ -371,7 +385,7 @@ impl Operations {
 
     #[inline]
     fn is_blocked(&self, cx: &Cx<'_>) -> bool {
-        if self.client_ended {
+        if self.client_ended || self.wanted.is_some() {
             return true;
         }
         match &self.state {
@@ -518,6 +532,7 @@ impl Operations {
         if let State::Producing(produce) = &mut self.state {
             produce.close_batch(cx);
         }
+        self.wanted = None;
         if self.failing.is_none() {
             cx.counters.failed(&fault);
             self.failing = Some(fault);

@@ -1,9 +1,25 @@
-//! Everything glommio.
+//! Everything glommio: executors, drivers, sockets, inboxes, and the threads beside them.
+//!
+//! | file | one concept | runs on |
+//! | --- | --- | --- |
+//! | `core/` | what a shard decides, without I/O | the shard |
+//! | `driver` | turn after turn | the shard |
+//! | `socket`, `parker` | ready sockets, parking, passes of the reactor | the shard |
+//! | `inbox`, `doorbell` | what other threads send | the shard and its senders |
+//! | `executor`, `uring` | how glommio is set up | the starting thread |
+//! | `acceptor`, `monitor` | new connections; stalls and lost wake-ups | their own threads |
+//! | `server` | all of it, started and stopped | the starting thread |
 
+pub mod acceptor;
+pub mod core;
 pub mod doorbell;
+pub mod driver;
 pub mod executor;
 pub mod inbox;
+pub mod monitor;
 pub mod parker;
+pub mod server;
+pub mod socket;
 pub mod uring;
 
 /// The atomics under the doorbell; loom's in its model check.

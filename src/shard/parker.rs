@@ -30,8 +30,8 @@ thread_local! {
 
 struct Ready {
     slots: Vec<u32>,
-    /// The parked driver.
-    driver: Option<Waker>,
+    /// The parked driver, and what the monitor is to see once it is woken.
+    driver: Option<(Waker, Arc<Heartbeat>)>,
 }
 
 /// The waker of one socket: notes the slot, once until it is taken, and ends the driver's park.
@@ -54,7 +54,8 @@ impl ReadyMark {
             READY.with(|ready| {
                 let mut ready = ready.borrow_mut();
                 ready.slots.push(self.slot);
-                if let Some(driver) = ready.driver.take() {
+                if let Some((driver, heartbeat)) = ready.driver.take() {
+                    heartbeat.parked.store(false, Ordering::Relaxed);
                     driver.wake();
                 }
             });
@@ -90,7 +91,7 @@ impl Heartbeat {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Whether the driver gave up its thread because it had nothing to do.
+    /// Whether the driver gave up its thread because it had nothing to do, and no socket has woken it since.
     pub fn is_parked(&self) -> bool {
         self.parked.load(Ordering::Relaxed)
     }
@@ -104,9 +105,9 @@ pub struct Parker {
 }
 
 impl Parker {
-    /// The monitor's view.
-    pub fn heartbeat(&self) -> Arc<Heartbeat> {
-        self.heartbeat.clone()
+    /// A driver's parker, whose pulse others can see.
+    pub fn new(heartbeat: Arc<Heartbeat>) -> Self {
+        Self { heartbeat, timer: None }
     }
 
     /// A turn begins.
@@ -130,7 +131,7 @@ impl Parker {
             let woken = READY.with(|ready| {
                 let mut ready = ready.borrow_mut();
                 let woken = !ready.slots.is_empty();
-                ready.driver = (!woken).then(|| cx.waker().clone());
+                ready.driver = (!woken).then(|| (cx.waker().clone(), heartbeat.clone()));
                 woken
             });
             let expired = timer.as_mut().is_some_and(|(_, timer)| Pin::new(timer).poll(cx).is_ready());

@@ -1,0 +1,67 @@
+//! The command line: one file for each subcommand. Parses, prints and sets exit codes; no logic worth testing.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A WebSocket queue-streaming server, its clients and its load generator.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, about, long_about = LONG_ABOUT)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const LONG_ABOUT: &str = "\
+Millstream keeps message queues for many tenants and streams messages in and out over long-lived WebSocket
+connections, with flow control by message number.
+
+  millstream serve                          run a server on 127.0.0.1:9000
+  echo hello | millstream produce greetings  put a line into a queue
+  millstream consume greetings --count 1     read it";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server until SIGTERM or SIGINT
+    Serve(serve::Args),
+}
+
+/// Runs what the command line asks for.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("millstream: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Why a command could not do its work; the text is for the person at the terminal.
+#[derive(Debug)]
+struct Failure(String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The cores that this process may run on.
+fn allowed_cores() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.and_then(|list| crate::config::parse_cores(list.trim()).ok()).unwrap_or_else(|| vec![0])
+}

@@ -1,0 +1,50 @@
+//! Which queues there are: made by their home shard alone, remembered by the others.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::error::StoreFault;
+use crate::limits::QUEUES_PER_SHARD_MAX;
+use crate::names::{Project, QueueName};
+use crate::queue::{QueueId, QueueInfo};
+
+/// A queue's full name.
+pub type FullName = (Project, QueueName);
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Catalogue {
+    shard: u16,
+    queues: HashMap<FullName, QueueInfo>,
+    /// Queues that this shard made; numbers the next.
+    made: u64,
+}
+
+impl Catalogue {
+    /// An empty one.
+    pub fn new(shard: u16) -> Self {
+        Self { shard, queues: HashMap::new(), made: 0 }
+    }
+
+    /// What is known of a queue.
+    pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
+        self.queues.get(name).copied()
+    }
+
+    /// The number of the next queue that this shard makes.
+    pub fn next_id(&mut self) -> Result<QueueId, StoreFault> {
+        if self.made >= QUEUES_PER_SHARD_MAX as u64 {
+            return Err(StoreFault::TooManyQueues);
+        }
+        self.made += 1;
+        Ok(QueueId(u64::from(self.shard) << 48 | self.made))
+    }
+
+    /// Records a queue; where two asked for it at once, the first stays.
+    pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
+        match self.queues.entry(name) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(vacant) => *vacant.insert(info),
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! One connection: handshake, frames, and the session or the echo behind them. Bytes in, bytes out.
+//!
+//! ```text
+//! Handshaking ──accepted──▶ Streaming ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
+//!      │                    Echoing                                             ▲
+//!      └──────────────────refused, too slow, too long───────────────────────────┘
+//! ```
+//! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget.
+
+use super::deadlines::Armed;
+use crate::budget::Budget;
+use crate::clock::{Now, millis};
+use crate::config::Settings;
+use crate::limits::{PONG_BYTES_MAX, SEND_BUFFER_BYTES};
+use crate::names::{ClientId, Project};
+use crate::queue::QueueInfo;
+use crate::session::{Command, Cx, Reply, ServerSession, SessionCounters};
+use crate::ws::echo::Echo;
+use crate::ws::frame::Opcode;
+use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
+use crate::ws::{CloseCode, Input, MessageKind, Receiver, Role, Sender};
+
+/// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
+const CLOSE_LINGER_MS: u64 = 2_000;
+
+/// What a connection borrows from its shard for one call.
+#[derive(Debug)]
+pub struct Env<'a> {
+    /// The time.
+    pub now: Now,
+    /// What it obeys.
+    pub settings: &'a Settings,
+    /// The shard's bytes.
+    pub budget: &'a mut Budget,
+    /// Where the session's wishes go.
+    pub commands: &'a mut Vec<Command>,
+    /// Counters.
+    pub counters: &'a mut SessionCounters,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Handshaking,
+    Streaming(Box<ServerSession>),
+    Echoing(Echo),
+    /// `out` is the last that is sent.
+    Closing,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Connection {
+    phase: Phase,
+    receiver: Receiver,
+    sender: Sender,
+    /// The tenant; of use once the handshake is done.
+    project: Option<Project>,
+    /// The queue of the present operation.
+    pub(super) queue: Option<QueueInfo>,
+    /// Bytes that were read and not taken; of the handshake, or behind what a blocked session takes.
+    inbound: Vec<u8>,
+    /// Bytes to send, and how many of them are sent.
+    out: Vec<u8>,
+    sent: usize,
+    /// Bytes of `out` that are counted in the budget: those that the socket did not take.
+    counted: usize,
+    /// The socket takes more.
+    writable: bool,
+    /// When the phase began, or the peer was last heard.
+    heard_ms: u64,
+    /// It was pinged since.
+    pinged: bool,
+    pub(super) armed: Armed,
+    /// It is in the shard's list of those with something to do.
+    pub(super) is_dirty: bool,
+    /// It is in the shard's list of those that wait for credit.
+    pub(super) is_starved: bool,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub fn new(now: Now) -> Self {
+        Self {
+            phase: Phase::Handshaking,
+            receiver: Receiver::new(Role::Server),
+            sender: Sender::new(Role::Server),
+            project: None,
+            queue: None,
+            inbound: Vec::new(),
+            out: Vec::new(),
+            sent: 0,
+            counted: 0,
+            writable: true,
+            heard_ms: now.mono_ms,
+            pinged: false,
+            armed: Armed::default(),
+            is_dirty: false,
+            is_starved: false,
+        }
+    }
+
+    /// The tenant.
+    pub fn project(&self) -> Option<&Project> {
+        self.project.as_ref()
+    }
+
+    /// Bytes from the socket. Only called while [`Self::wants_read`].
+    pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) {
+        if matches!(self.phase, Phase::Handshaking) {
+            return self.handle_handshake(input, env);
+        }
+        if !self.is_closing() {
+            self.heard_ms = env.now.mono_ms;
+            self.pinged = false;
+        }
+        let taken = self.process(input, env);
+        let rest = &input[taken..];
+        if !rest.is_empty() {
+            self.inbound = rest.to_vec();
+            env.budget.force(rest.len());
+        }
+    }
+
+    /// The budget may have room for the pb that the session waits for.
+    pub fn retry(&mut self, env: &mut Env<'_>) {
+        self.with_session(env, ServerSession::retry);
+        self.resume(env);
+    }
+
+    /// What made the session wait may be over: takes what was left.
+    pub fn resume(&mut self, env: &mut Env<'_>) {
+        if self.inbound.is_empty() || matches!(self.phase, Phase::Handshaking) || self.is_blocked(env) {
+            return;
+        }
+        let mut input = std::mem::take(&mut self.inbound);
+        env.budget.release(input.len());
+        let taken = self.process(&mut input, env);
+        if taken < input.len() {
+            input.drain(..taken);
+            env.budget.force(input.len());
+            self.inbound = input;
+        }
+    }
+
+    fn handle_handshake(&mut self, input: &[u8], env: &mut Env<'_>) {
+        let had = self.inbound.len();
+        self.inbound.extend_from_slice(input);
+        let text = &self.inbound;
+        // Only a whole request is parsed, so that one that comes byte by byte costs no more than another.
+        let whole = text[had.saturating_sub(3)..].windows(4).any(|window| window == b"\r\n\r\n");
+        let starts = text.iter().zip(b"GET ").all(|(byte, expected)| byte == expected);
+        let accepted = if whole || !starts {
+            accept(text, &env.settings.policy, &mut self.out)
+        } else if text.len() >= env.settings.handshake_max_bytes {
+            let max = env.settings.handshake_max_bytes;
+            Err(Refusal::new(431, format!("handshake: longer than handshake_max_bytes = {max}")))
+        } else {
+            return;
+        };
+        match accepted {
+            Ok(Some(Accepted { used, endpoint, project, client, client_is_known })) => {
+                self.start(endpoint, project, client, client_is_known);
+                self.heard_ms = env.now.mono_ms;
+                let mut rest = self.inbound.split_off(used);
+                self.inbound = Vec::new();
+                let taken = self.process(&mut rest, env);
+                rest.drain(..taken);
+                if !rest.is_empty() {
+                    env.budget.force(rest.len());
+                    self.inbound = rest;
+                }
+            }
+            Ok(None) => {}
+            Err(refusal) => self.refuse(&refusal, env.now),
+        }
+    }
+
+    fn start(&mut self, endpoint: Endpoint, project: Project, client: ClientId, client_is_known: bool) {
+        self.project = Some(project);
+        self.phase = match endpoint {
+            Endpoint::Streaming => Phase::Streaming(Box::new(ServerSession::new(client, client_is_known))),
+            Endpoint::Echo => Phase::Echoing(Echo::default()),
+        };
+    }
+
+    /// Answers a request that is refused, and closes.
+    fn refuse(&mut self, refusal: &Refusal, now: Now) {
+        refusal.write(&mut self.out);
+        self.inbound = Vec::new();
+        self.phase = Phase::Closing;
+        self.heard_ms = now.mono_ms;
+    }
+
+    /// Takes frames; returns how many bytes were taken. Less than all where the session is blocked.
+    fn process(&mut self, input: &mut [u8], env: &mut Env<'_>) -> usize {
+        let mut taken = 0;
+        loop {
+            if self.is_blocked(env) {
+                return taken;
+            }
+            let rest = &mut input[taken..];
+            match self.receiver.handle(rest) {
+                Ok(Input::More) => return input.len(),
+                Ok(Input::Data { kind, payload, fin }) => {
+                    let (start, length) = (payload.start, payload.len());
+                    let piece = &rest[payload];
+                    let used = match &mut self.phase {
+                        Phase::Streaming(_) if kind == MessageKind::Text => {
+                            self.close(CloseCode::UNSUPPORTED, env);
+                            return input.len();
+                        }
+                        Phase::Streaming(session) => {
+                            let mut cx = cx(&mut self.sender, &mut self.out, self.writable, env);
+                            let used = session.handle_data(piece, fin, &mut cx);
+                            if let Some(code) = session.close_code() {
+                                self.close(code, env);
+                                return input.len();
+                            }
+                            used
+                        }
+                        Phase::Echoing(echo) => {
+                            if let Err(code) = echo.handle(&mut self.sender, &mut self.out, kind, piece, fin) {
+                                self.close(code, env);
+                                return input.len();
+                            }
+                            length
+                        }
+                        Phase::Handshaking | Phase::Closing => return input.len(),
+                    };
+                    self.receiver.leave(length - used);
+                    taken += start + used;
+                    if used < length {
+                        return taken;
+                    }
+                }
+                Ok(Input::Ping { used, payload }) => {
+                    taken += used;
+                    if self.out.len() - self.sent < SEND_BUFFER_BYTES + PONG_BYTES_MAX {
+                        self.sender.control(&mut self.out, Opcode::Pong, payload.as_slice());
+                    }
+                }
+                Ok(Input::Pong { used }) => taken += used,
+                Ok(Input::Close { code }) => {
+                    self.finish(code, env);
+                    return input.len();
+                }
+                Err(code) => {
+                    self.close(code, env);
+                    return input.len();
+                }
+            }
+        }
+    }
+
+    /// Whether no frame can be taken now.
+    fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
+        // One that does not read its answers is not asked for more questions.
+        let unread = self.out.len() - self.sent >= SEND_BUFFER_BYTES;
+        match &self.phase {
+            Phase::Streaming(session) => {
+                unread || session.is_blocked(&cx(&mut self.sender, &mut self.out, self.writable, env))
+            }
+            Phase::Echoing(_) => unread,
+            Phase::Handshaking | Phase::Closing => false,
+        }
+    }
+
+    /// Whether the socket is to be read.
+    pub fn wants_read(&mut self, env: &mut Env<'_>) -> bool {
+        match self.phase {
+            Phase::Handshaking | Phase::Closing => true,
+            Phase::Streaming(_) | Phase::Echoing(_) => self.inbound.is_empty() && !self.is_blocked(env),
+        }
+    }
+
+    /// How many bytes of the budget the session waits for.
+    pub fn wanted_bytes(&self) -> Option<usize> {
+        match &self.phase {
+            Phase::Streaming(session) => session.wanted_bytes(),
+            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => None,
+        }
+    }
+
+    /// Runs `handle` on the session, if there is one.
+    pub fn with_session(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
+        if let Phase::Streaming(session) = &mut self.phase {
+            handle(session, &mut cx(&mut self.sender, &mut self.out, self.writable, env));
+        }
+    }
+
+    /// The session, if there is one.
+    pub fn session(&self) -> Option<&ServerSession> {
+        match &self.phase {
+            Phase::Streaming(session) => Some(session),
+            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => None,
+        }
+    }
+
+    /// Writes what is due; takes what was left, where that is possible again.
+    pub fn poll_transmit(&mut self, env: &mut Env<'_>) {
+        self.with_session(env, ServerSession::poll_transmit);
+        self.resume(env);
+    }
+
+    /// What is to be sent.
+    pub fn unsent(&self) -> &[u8] {
+        &self.out[self.sent..]
+    }
+
+    /// The socket took `bytes`. Where that was all, gives the buffer for reuse by others.
+    pub fn handle_sent(&mut self, bytes: usize, budget: &mut Budget) -> Option<Vec<u8>> {
+        self.sent += bytes;
+        let left = self.out.len() - self.sent;
+        if left > self.counted {
+            budget.force(left - self.counted);
+        } else {
+            budget.release(self.counted - left);
+        }
+        self.counted = left;
+        if left > 0 {
+            return None;
+        }
+        self.sent = 0;
+        let mut buffer = std::mem::take(&mut self.out);
+        buffer.clear();
+        Some(buffer)
+    }
+
+    /// A buffer to encode into, where there is none.
+    pub fn lend_buffer(&mut self, spare: &mut Vec<Vec<u8>>) {
+        if self.out.capacity() == 0
+            && let Some(buffer) = spare.pop()
+        {
+            self.out = buffer;
+        }
+    }
+
+    /// Whether everything was sent.
+    pub fn is_flushed(&self) -> bool {
+        self.sent == self.out.len()
+    }
+
+    /// Whether the socket took all that it was given.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The socket took no more; or takes more again.
+    pub fn set_writable(&mut self, writable: bool) {
+        self.writable = writable;
+    }
+
+    /// Violation, silence, drained: says so and ends.
+    pub fn close(&mut self, code: CloseCode, env: &mut Env<'_>) {
+        self.finish(Some(code), env);
+    }
+
+    fn finish(&mut self, code: Option<CloseCode>, env: &mut Env<'_>) {
+        if matches!(self.phase, Phase::Closing) {
+            return;
+        }
+        self.with_session(env, |session, cx| {
+            // What is known to be stored is still said.
+            session.poll_transmit(cx);
+            session.abandon(cx);
+        });
+        if matches!(self.phase, Phase::Handshaking) {
+            Refusal::new(503, "the server is draining").write(&mut self.out);
+            self.inbound = Vec::new();
+        } else {
+            self.sender.close(&mut self.out, code);
+        }
+        self.phase = Phase::Closing;
+        self.heard_ms = env.now.mono_ms;
+    }
+
+    /// The socket is gone: gives everything back.
+    pub fn abandon(&mut self, env: &mut Env<'_>) {
+        self.with_session(env, ServerSession::abandon);
+        if !matches!(self.phase, Phase::Handshaking) {
+            env.budget.release(self.inbound.len());
+        }
+        env.budget.release(self.counted);
+        self.counted = 0;
+        self.inbound = Vec::new();
+        self.out = Vec::new();
+        self.sent = 0;
+        self.phase = Phase::Closing;
+    }
+
+    /// Whether the last bytes are on their way, so that our direction can be shut down.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing)
+    }
+
+    /// Whether the peer was given its time to close.
+    pub fn is_over(&self, now: Now) -> bool {
+        self.is_closing() && now.mono_ms >= self.heard_ms + CLOSE_LINGER_MS
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
+        if !matches!(self.phase, Phase::Handshaking | Phase::Closing) && self.is_blocked(env) {
+            // Who is not read cannot be heard.
+            self.heard_ms = env.now.mono_ms;
+        }
+        let silence = env.now.mono_ms.saturating_sub(self.heard_ms);
+        match &self.phase {
+            Phase::Handshaking if silence >= millis(env.settings.handshake_timeout) => {
+                let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
+                self.refuse(&refusal, env.now);
+            }
+            Phase::Streaming(_) | Phase::Echoing(_) => {
+                if silence >= millis(env.settings.idle_timeout) {
+                    return self.close(CloseCode::AWAY, env);
+                }
+                if silence >= millis(env.settings.ping_interval) && !self.pinged {
+                    self.pinged = true;
+                    self.sender.control(&mut self.out, Opcode::Ping, b"");
+                }
+                self.with_session(env, ServerSession::handle_timeout);
+            }
+            Phase::Handshaking | Phase::Closing => {}
+        }
+    }
+
+    /// When something is due without any event.
+    pub fn next_deadline_ms(&self, settings: &Settings) -> Option<u64> {
+        match &self.phase {
+            Phase::Handshaking => Some(self.heard_ms + millis(settings.handshake_timeout)),
+            Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
+            Phase::Streaming(_) | Phase::Echoing(_) => {
+                let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
+                let silence = self.heard_ms + millis(silence);
+                let session = self.session().and_then(ServerSession::next_deadline_ms);
+                Some(session.map_or(silence, |due| due.min(silence)))
+            }
+        }
+    }
+}
+
+fn cx<'a>(sender: &'a mut Sender, out: &'a mut Vec<u8>, writable: bool, env: &'a mut Env<'_>) -> Cx<'a> {
+    Cx {
+        now: env.now,
+        settings: env.settings,
+        budget: env.budget,
+        reply: Reply { sender, out },
+        commands: env.commands,
+        counters: env.counters,
+        writable,
+    }
+}

@@ -1,0 +1,50 @@
+//! What shards tell each other. Whatever one has for another in a turn travels as one batch of these.
+
+use super::catalogue::FullName;
+use super::slab::ConnectionId;
+use crate::error::StoreFault;
+use crate::queue::QueueInfo;
+use crate::session::OperationId;
+use crate::store::{Completion, Request};
+
+/// Who asked, and for what: comes back with the answer, so that nobody keeps a table of questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// The asker's shard.
+    pub shard: u16,
+    /// The asker.
+    pub connection: ConnectionId,
+    /// Its operation.
+    pub operation: OperationId,
+    /// Of an append its sequence, of all else the partition.
+    pub detail: u64,
+    /// Bytes of the asker's budget that the answer gives back.
+    pub reserved: usize,
+}
+
+/// One message from shard to shard.
+#[derive(Debug)]
+pub enum Message {
+    /// To a queue's home: find or make it.
+    Open {
+        /// Who asks.
+        token: Token,
+        /// Which.
+        name: FullName,
+    },
+    /// The home's answer.
+    Opened {
+        /// Who asked.
+        token: Token,
+        /// Which.
+        name: FullName,
+        /// What it is.
+        result: Result<QueueInfo, StoreFault>,
+    },
+    /// To a partition's owner.
+    Request(Request<Token>),
+    /// The owner's answer.
+    Completion(Completion<Token>),
+    /// Draining: the sender's producers are all answered.
+    ProducersDrained,
+}

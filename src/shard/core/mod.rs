@@ -1,0 +1,594 @@
+//! What a shard decides, without I/O: connections, budget, catalogue, ownership, fetches, draining.
+//!
+//! Sockets' bytes, other shards' messages and the time go in; bytes for sockets and messages for other shards
+//! come out. Never touches glommio, sockets or clocks: the driver does, and the simulation in the tests.
+
+mod catalogue;
+mod connection;
+mod deadlines;
+mod message;
+mod slab;
+
+pub use connection::{Connection, Env};
+pub use message::{Message, Token};
+pub use slab::{ConnectionId, Slab};
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use self::catalogue::{Catalogue, FullName};
+use self::deadlines::Deadlines;
+use crate::budget::Budget;
+use crate::clock::{Now, millis};
+use crate::config::Settings;
+use crate::error::{Fault, StoreFault};
+use crate::limits::{FETCH_BYTES, RECEIVE_BYTES_UNDER_PRESSURE};
+use crate::names::queue_hash;
+use crate::queue::{QueueId, QueueInfo, home};
+use crate::session::{Command, ServerSession, SessionCounters};
+use crate::store::{Completion, Request, Store};
+use crate::ws::CloseCode;
+
+/// Buffers kept for reuse, and the largest that is.
+const SPARE_BUFFERS: usize = 64;
+const SPARE_BUFFER_BYTES_MAX: usize = 1 << 20;
+
+/// How often the store is ticked while it wants nothing.
+const TICK_MS: u64 = 1_000;
+
+/// What a shard did, for its last words and for the tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreCounters {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Messages whose batch went to another shard's partition.
+    pub messages_hopped: u64,
+    /// What sessions did.
+    pub sessions: SessionCounters,
+}
+
+/// How far draining is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    /// Not begun.
+    No,
+    /// Producers get their answers.
+    Producers,
+    /// Those of this shard have them.
+    ProducersDone,
+    /// Those of every shard have them: consumers get what is stored.
+    Consumers,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Core<S> {
+    shard: u16,
+    shards: u16,
+    settings: Arc<Settings>,
+    connections: Slab<Connection>,
+    budget: Budget,
+    catalogue: Catalogue,
+    store: S,
+    /// Queues that this shard, their home, is opening in its store.
+    opening: HashMap<QueueId, FullName>,
+    /// For each shard.
+    outboxes: Vec<Vec<Message>>,
+    /// Requests that the store had no room for.
+    refused: VecDeque<Request<Token>>,
+    /// Of the connection that is being served.
+    commands: Vec<Command>,
+    /// Connections with something to do.
+    dirty: VecDeque<ConnectionId>,
+    /// Connections that wait for bytes of the budget, in the order of their coming.
+    waiting: VecDeque<ConnectionId>,
+    /// Connections that wait for credit.
+    starved: Vec<ConnectionId>,
+    deadlines: Deadlines,
+    tick_due_ms: u64,
+    spare: Vec<Vec<u8>>,
+    drain: Drain,
+    /// Shards whose producers have their answers.
+    shards_done: u16,
+    counters: CoreCounters,
+}
+
+impl<S: Store<Token>> Core<S> {
+    /// Shard number `shard` of `shards`.
+    pub fn new(shard: u16, shards: u16, settings: Arc<Settings>, store: S) -> Self {
+        Self {
+            shard,
+            shards,
+            budget: Budget::new(settings.shard_budget_bytes),
+            settings,
+            connections: Slab::default(),
+            catalogue: Catalogue::new(shard),
+            store,
+            opening: HashMap::new(),
+            outboxes: (0..shards).map(|_| Vec::new()).collect(),
+            refused: VecDeque::new(),
+            commands: Vec::new(),
+            dirty: VecDeque::new(),
+            waiting: VecDeque::new(),
+            starved: Vec::new(),
+            deadlines: Deadlines::default(),
+            tick_due_ms: 0,
+            spare: Vec::new(),
+            drain: Drain::No,
+            shards_done: 0,
+            counters: CoreCounters::default(),
+        }
+    }
+
+    /// A socket was given to this shard; `None` where it has no place for one more.
+    pub fn handle_accepted(&mut self, now: Now) -> Option<ConnectionId> {
+        if self.drain != Drain::No || self.connections.len() >= self.settings.max_connections {
+            return None;
+        }
+        self.counters.connections += 1;
+        let id = self.connections.insert(Connection::new(now));
+        self.arm(id);
+        Some(id)
+    }
+
+    /// How many bytes of a connection's socket to read now; 0 where none are wanted.
+    pub fn wanted_read(&mut self, now: Now, id: ConnectionId, buffer: usize) -> usize {
+        let Some((connection, mut env)) = self.connection(now, id) else { return 0 };
+        if !connection.wants_read(&mut env) {
+            0
+        } else if self.budget.is_tight() {
+            buffer.min(RECEIVE_BYTES_UNDER_PRESSURE)
+        } else {
+            buffer
+        }
+    }
+
+    /// Bytes from a connection's socket.
+    pub fn handle_received(&mut self, now: Now, id: ConnectionId, input: &mut [u8]) {
+        let Some((connection, mut env)) = self.connection(now, id) else { return };
+        connection.handle_received(input, &mut env);
+        self.mark_dirty(id);
+        self.after(now, id);
+    }
+
+    /// All that a turn brought of a connection was handed in: its batch goes to the store.
+    pub fn flush(&mut self, now: Now, id: ConnectionId) {
+        let Some((connection, mut env)) = self.connection(now, id) else { return };
+        connection.with_session(&mut env, |session, cx| session.flush(cx));
+        self.after(now, id);
+    }
+
+    /// The peer has gone, or the socket has failed.
+    pub fn handle_gone(&mut self, now: Now, id: ConnectionId) {
+        let Some((connection, mut env)) = self.connection(now, id) else { return };
+        connection.abandon(&mut env);
+        self.route_commands(now, id);
+        self.connections.remove(id);
+    }
+
+    /// What the store has done is told to whom it concerns; what waits for memory is tried again.
+    pub fn handle_completions(&mut self, now: Now) {
+        while let Some(request) = self.refused.pop_front() {
+            if let Err(request) = self.store.submit(now, request) {
+                self.refused.push_front(request);
+                break;
+            }
+        }
+        while let Some(completion) = self.store.poll_completion(now) {
+            let shard = completion.token().shard;
+            if shard == self.shard {
+                self.handle_completion(now, completion);
+            } else if let Completion::Opened { token, result } = completion {
+                self.handle_made(now, token, result);
+            } else {
+                self.outboxes[usize::from(shard)].push(Message::Completion(completion));
+            }
+        }
+        self.wake_waiting(now);
+        if self.drain != Drain::No {
+            self.advance_drain(now);
+        }
+    }
+
+    /// Something from another shard.
+    pub fn handle_message(&mut self, now: Now, message: Message) {
+        match message {
+            Message::Open { token, name } => self.open(now, token, name),
+            Message::Opened { token, name, result } => self.handle_opened(now, token, name, result),
+            Message::Request(request) => self.submit(now, request),
+            Message::Completion(completion) => self.handle_completion(now, completion),
+            Message::ProducersDrained => self.shards_done += 1,
+        }
+    }
+
+    /// The next connection with something to do: to be transmitted.
+    pub fn poll_dirty(&mut self) -> Option<ConnectionId> {
+        let id = self.dirty.pop_front()?;
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.is_dirty = false;
+        }
+        Some(id)
+    }
+
+    /// How many connections have something to do.
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// What a connection has to send now.
+    pub fn poll_transmit(&mut self, now: Now, id: ConnectionId) -> &[u8] {
+        let Some(connection) = self.connections.get_mut(id) else { return &[] };
+        connection.lend_buffer(&mut self.spare);
+        if let Some((connection, mut env)) = self.connection(now, id) {
+            connection.poll_transmit(&mut env);
+        }
+        self.after(now, id);
+        self.connections.get(id).map_or(&[], Connection::unsent)
+    }
+
+    /// The socket took so many of those bytes; and whether it would take more.
+    pub fn handle_sent(&mut self, id: ConnectionId, bytes: usize, writable: bool) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.set_writable(writable);
+        let goes_on = writable && bytes > 0 && connection.session().is_some_and(ServerSession::is_consuming);
+        if let Some(buffer) = connection.handle_sent(bytes, &mut self.budget)
+            && self.spare.len() < SPARE_BUFFERS
+            && (1..=SPARE_BUFFER_BYTES_MAX).contains(&buffer.capacity())
+        {
+            self.spare.push(buffer);
+        }
+        if goes_on {
+            self.mark_dirty(id);
+        }
+    }
+
+    /// The socket takes bytes again, as far as is known.
+    pub fn handle_writable(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.is_writable()
+        {
+            connection.set_writable(true);
+            self.mark_dirty(id);
+        }
+    }
+
+    /// Says that a connection has something to do.
+    pub fn mark_dirty(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.is_dirty
+        {
+            connection.is_dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    /// Whether a connection's last bytes are sent, so that our direction of its socket is to be shut down; and
+    /// whether the socket is to be closed although the peer has not.
+    pub fn closing(&self, now: Now, id: ConnectionId) -> (bool, bool) {
+        self.connections.get(id).map_or((true, true), |connection| {
+            (connection.is_closing() && connection.is_flushed(), connection.is_over(now))
+        })
+    }
+
+    /// What goes to another shard in this turn.
+    pub fn poll_outbox(&mut self, shard: u16) -> Option<Vec<Message>> {
+        let outbox = &mut self.outboxes[usize::from(shard)];
+        if outbox.is_empty() { None } else { Some(std::mem::take(outbox)) }
+    }
+
+    /// The other shard's inbox was full: the same comes again.
+    pub fn handle_outbox_refused(&mut self, shard: u16, mut messages: Vec<Message>) {
+        let outbox = &mut self.outboxes[usize::from(shard)];
+        messages.append(outbox);
+        *outbox = messages;
+    }
+
+    /// Time has passed.
+    pub fn handle_timeouts(&mut self, now: Now) {
+        while let Some((id, due_ms)) = self.deadlines.poll(now.mono_ms) {
+            let Some((connection, mut env)) = self.connection(now, id) else { continue };
+            if !connection.armed.fire(due_ms) {
+                continue;
+            }
+            connection.handle_timeout(&mut env);
+            self.mark_dirty(id);
+            self.after(now, id);
+        }
+        if self.tick_due_ms <= now.mono_ms {
+            self.tick_due_ms = self.store.handle_tick(now).unwrap_or(now.mono_ms + TICK_MS);
+        }
+    }
+
+    /// When [`Self::handle_timeouts`] is to be called, in `mono_ms`; `None` where nothing is due ever.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let tick = (self.store.messages_stored() > 0).then_some(self.tick_due_ms);
+        [self.deadlines.next_ms(), tick].into_iter().flatten().min()
+    }
+
+    /// Draining begins (protocol section 3).
+    pub fn handle_drain(&mut self, now: Now) {
+        if self.drain != Drain::No {
+            return;
+        }
+        self.drain = Drain::Producers;
+        self.for_each_connection(now, |connection, env| {
+            if connection.project().is_none() {
+                connection.close(CloseCode::AWAY, env);
+            }
+            connection.with_session(env, |session, cx| session.drain_producers(cx));
+        });
+    }
+
+    /// Whether draining has left nothing to do.
+    pub fn is_drained(&self) -> bool {
+        self.drain == Drain::Consumers && self.connections.is_empty() && self.outboxes.iter().all(Vec::is_empty)
+    }
+
+    /// What the shard did.
+    pub fn counters(&self) -> CoreCounters {
+        self.counters
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The budget.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Ids of all connections.
+    pub fn connection_ids(&self) -> Vec<ConnectionId> {
+        self.connections.ids().collect()
+    }
+
+    fn connection(&mut self, now: Now, id: ConnectionId) -> Option<(&mut Connection, Env<'_>)> {
+        let connection = self.connections.get_mut(id)?;
+        let env = Env {
+            now,
+            settings: &self.settings,
+            budget: &mut self.budget,
+            commands: &mut self.commands,
+            counters: &mut self.counters.sessions,
+        };
+        Some((connection, env))
+    }
+
+    /// A connection was served: its wishes are routed, its places in the lists kept.
+    fn after(&mut self, now: Now, id: ConnectionId) {
+        self.route_commands(now, id);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.wanted_bytes().is_some() && !self.waiting.contains(&id) {
+            self.waiting.push_back(id);
+            self.budget.set_waiting(self.waiting.len());
+        }
+        if connection.session().is_some_and(ServerSession::is_starved) && !connection.is_starved {
+            connection.is_starved = true;
+            self.starved.push(id);
+        }
+        let due = connection.next_deadline_ms(&self.settings);
+        self.deadlines.arm(id, &mut connection.armed, due);
+    }
+
+    fn arm(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            let due = connection.next_deadline_ms(&self.settings);
+            self.deadlines.arm(id, &mut connection.armed, due);
+        }
+    }
+
+    fn route_commands(&mut self, now: Now, id: ConnectionId) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
+            self.route(now, id, command);
+        }
+        self.commands = commands;
+    }
+
+    fn route(&mut self, now: Now, connection: ConnectionId, command: Command) {
+        let shard = self.shard;
+        let token = |operation, detail, reserved| Token { shard, connection, operation, detail, reserved };
+        if let Command::Open { operation, queue } = command {
+            let Some(project) = self.connections.get(connection).and_then(Connection::project) else { return };
+            return self.open(now, token(operation, 0, 0), (project.clone(), queue));
+        }
+        let Some(queue) = self.connections.get(connection).and_then(|connection| connection.queue) else { return };
+        let (partition, request) = match command {
+            Command::Open { .. } => return,
+            Command::Append { operation, sequence, partition, batch, reserved } => {
+                if queue.owner(partition, self.shards) != shard {
+                    self.counters.messages_hopped += u64::from(batch.count());
+                }
+                let token = token(operation, sequence, reserved);
+                (partition, Request::Append { token, partition: queue.key(partition), batch })
+            }
+            Command::Resolve { operation, partition, position } => {
+                let token = token(operation, u64::from(partition), 0);
+                (partition, Request::Resolve { token, partition: queue.key(partition), position })
+            }
+            Command::Fetch { operation, partition, from, exclude, wait } => {
+                let token = token(operation, u64::from(partition), 0);
+                let partition_key = queue.key(partition);
+                let fetch =
+                    Request::Fetch { token, partition: partition_key, from, bytes_max: FETCH_BYTES, exclude, wait };
+                (partition, fetch)
+            }
+            Command::Cancel { operation, partition } => {
+                let token = token(operation, u64::from(partition), 0);
+                (partition, Request::Cancel { token, partition: queue.key(partition) })
+            }
+        };
+        match queue.owner(partition, self.shards) {
+            owner if owner == shard => self.submit(now, request),
+            owner => self.outboxes[usize::from(owner)].push(Message::Request(request)),
+        }
+    }
+
+    fn submit(&mut self, now: Now, request: Request<Token>) {
+        if !self.refused.is_empty() {
+            self.refused.push_back(request);
+        } else if let Err(request) = self.store.submit(now, request) {
+            self.refused.push_back(request);
+        }
+    }
+
+    fn handle_completion(&mut self, now: Now, completion: Completion<Token>) {
+        let token = completion.token();
+        // Given back on completion, whether or not the connection is still there.
+        self.budget.release(token.reserved);
+        if let Completion::Opened { token, result } = completion {
+            return self.handle_made(now, token, result);
+        }
+        let id = token.connection;
+        let Some((connection, mut env)) = self.connection(now, id) else { return };
+        connection.with_session(&mut env, |session, cx| match completion {
+            Completion::Appended { result, .. } => {
+                session.handle_appended(token.operation, token.detail, result.map(drop), cx);
+            }
+            Completion::Fetched { result, .. } => {
+                session.handle_fetched(token.operation, token.detail as u16, result, cx);
+            }
+            Completion::Resolved { result, .. } => {
+                session.handle_position(token.operation, token.detail as u16, result, cx);
+            }
+            Completion::Opened { .. } => {}
+        });
+        self.mark_dirty(id);
+        self.after(now, id);
+    }
+
+    /// Finds a queue for a connection of any shard; makes it, where this is its home.
+    fn open(&mut self, now: Now, token: Token, name: FullName) {
+        if let Some(info) = self.catalogue.get(&name) {
+            return self.answer_opened(now, token, name, Ok(info));
+        }
+        let hash = queue_hash(&name.0, &name.1);
+        let home = home(hash, self.shards);
+        if home != self.shard {
+            return self.outboxes[usize::from(home)].push(Message::Open { token, name });
+        }
+        match self.catalogue.next_id() {
+            Ok(queue) => {
+                self.opening.insert(queue, name);
+                // The store answers with the token alone, so the queue's number travels in it.
+                let token = Token { detail: queue.0, ..token };
+                self.submit(now, Request::Open { token, queue });
+            }
+            Err(fault) => self.answer_opened(now, token, name, Err(fault)),
+        }
+    }
+
+    /// The store has begun a queue's life: this shard is its home.
+    fn handle_made(&mut self, now: Now, token: Token, result: Result<u64, StoreFault>) {
+        let id = QueueId(token.detail);
+        let Some(name) = self.opening.remove(&id) else { return };
+        let result = result.map(|incarnation| {
+            let hash = queue_hash(&name.0, &name.1);
+            let info = QueueInfo { id, incarnation, partitions: self.settings.partitions, hash };
+            self.catalogue.record(name.clone(), info)
+        });
+        self.answer_opened(now, token, name, result);
+    }
+
+    fn answer_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, StoreFault>) {
+        if token.shard == self.shard {
+            self.handle_opened(now, token, name, result);
+        } else {
+            self.outboxes[usize::from(token.shard)].push(Message::Opened { token, name, result });
+        }
+    }
+
+    /// A queue that a connection of this shard asked for.
+    fn handle_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, StoreFault>) {
+        let id = token.connection;
+        let (shard, shards) = (self.shard, self.shards);
+        let opened = result.map(|info| self.catalogue.record(name, info)).map_err(Fault::from);
+        let Some((connection, mut env)) = self.connection(now, id) else { return };
+        let mut local = 0;
+        if let Ok(info) = &opened {
+            connection.queue = Some(*info);
+            // The partition that costs a keyless producer no hop; spread over those of this shard.
+            let owned: Vec<u16> = (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
+            local = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
+        }
+        connection.with_session(&mut env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
+        self.mark_dirty(id);
+        self.after(now, id);
+    }
+
+    /// Whoever waits for memory gets it, in the order of coming.
+    fn wake_waiting(&mut self, now: Now) {
+        for _ in 0..self.waiting.len() {
+            let Some(id) = self.waiting.front().copied() else { break };
+            let wanted = self.connections.get(id).and_then(Connection::wanted_bytes);
+            if wanted.is_some_and(|bytes| !self.budget.fits(bytes)) {
+                break;
+            }
+            self.waiting.pop_front();
+            // The first in the queue may reserve; whoever comes behind it may not.
+            self.budget.set_waiting(0);
+            if let Some((connection, mut env)) = self.connection(now, id) {
+                connection.retry(&mut env);
+                self.mark_dirty(id);
+                self.after(now, id);
+            }
+            self.budget.set_waiting(self.waiting.len());
+        }
+        if !self.starved.is_empty() && !self.budget.is_tight() {
+            for id in std::mem::take(&mut self.starved) {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.is_starved = false;
+                    self.mark_dirty(id);
+                }
+            }
+        }
+    }
+
+    /// Draining goes on: producers, those of all shards, consumers, then whoever is left.
+    fn advance_drain(&mut self, now: Now) {
+        let sessions = |core: &Self, wanted: fn(&ServerSession) -> bool| {
+            core.connections.ids().any(|id| core.connections.get(id).and_then(Connection::session).is_some_and(wanted))
+        };
+        if self.drain == Drain::Producers && !sessions(self, ServerSession::is_producing) {
+            self.drain = Drain::ProducersDone;
+            self.shards_done += 1;
+            for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
+                self.outboxes[usize::from(shard)].push(Message::ProducersDrained);
+            }
+        }
+        if self.drain == Drain::ProducersDone && self.shards_done == self.shards {
+            self.drain = Drain::Consumers;
+            let until = now.mono_ms + millis(self.settings.drain_consume_timeout);
+            self.for_each_connection(now, |connection, env| {
+                connection.with_session(env, |session, cx| session.drain_consumers(until, cx));
+            });
+        }
+        if self.drain == Drain::Consumers {
+            for id in self.connections.ids().collect::<Vec<_>>() {
+                let Some((connection, mut env)) = self.connection(now, id) else { continue };
+                if !connection.is_closing() && !connection.session().is_some_and(ServerSession::is_busy) {
+                    connection.close(CloseCode::AWAY, &mut env);
+                    self.mark_dirty(id);
+                    self.after(now, id);
+                }
+            }
+        }
+    }
+
+    fn for_each_connection(&mut self, now: Now, handle: impl Fn(&mut Connection, &mut Env<'_>)) {
+        for id in self.connections.ids().collect::<Vec<_>>() {
+            if let Some((connection, mut env)) = self.connection(now, id) {
+                handle(connection, &mut env);
+            }
+            self.mark_dirty(id);
+            self.after(now, id);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! A whole server: its shards, acceptor and monitor, started and stopped together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use glommio::ExecutorJoinHandle;
+
+use super::acceptor::Listener;
+use super::core::Core;
+use super::driver::{Delivery, Driver, Shared, ShardReport};
+use super::executor::{ExecutorSettings, spawn};
+use super::inbox::{Sender, inbox};
+use super::monitor::{self, Watched};
+use super::parker::Parker;
+use crate::config::ServerConfig;
+use crate::limits::INBOX_BATCHES;
+use crate::store::Memory;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    handle: DrainHandle,
+    shards: Vec<ExecutorJoinHandle<ShardReport>>,
+    acceptor: JoinHandle<()>,
+    monitor: JoinHandle<()>,
+    stop_monitor: Arc<AtomicBool>,
+}
+
+/// Asks a server to drain, from any thread.
+#[derive(Clone, Debug)]
+pub struct DrainHandle {
+    listener: Listener,
+    shards: Vec<Sender<Delivery>>,
+}
+
+impl DrainHandle {
+    /// No new connection, no new operation; what is open is ended as the protocol's section 3 says.
+    pub fn drain(&self) {
+        self.listener.close();
+        for shard in &self.shards {
+            let mut delivery = Delivery::Drain;
+            while let Err(back) = shard.send(delivery) {
+                delivery = back;
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// A shard that panics takes the process with it: half a server would lose what the other half was promised.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Server {
+    /// Binds, then starts a shard on each core.
+    pub fn start(config: &ServerConfig) -> io::Result<Self> {
+        let listener = Listener::bind(config.listen)?;
+        let address = listener.local_address()?;
+        let count = config.cores.len();
+        let shared = Arc::new(Shared {
+            connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            drained: AtomicUsize::new(0),
+        });
+        let settings = Arc::new(config.settings.clone());
+        // Two starts of a memory store never share an incarnation: the clock's nanoseconds tell them apart.
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let incarnation = unix.as_nanos() as u64;
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(INBOX_BATCHES)).unzip();
+        let mut shards = Vec::new();
+        let mut watched = Vec::new();
+        for ((shard, core), inbox) in config.cores.iter().copied().enumerate().zip(inboxes) {
+            let executor = ExecutorSettings {
+                name: format!("shard-{shard}"),
+                core,
+                spin_before_park: config.spin_before_park,
+            };
+            let (settings, shared, peers) = (settings.clone(), shared.clone(), senders.clone());
+            let (memory_bytes, when_full) = (config.memory_bytes / count, config.memory_full);
+            let heartbeat = Arc::default();
+            watched.push(Watched { heartbeat: Arc::clone(&heartbeat), sender: senders[shard].clone() });
+            let handle = spawn(executor, move || async move {
+                let _guard = AbortOnPanic;
+                let store = Memory::new(memory_bytes, when_full, incarnation);
+                let drain_timeout = settings.drain_timeout;
+                let core = Core::new(shard as u16, count as u16, settings, store);
+                let parker = Parker::new(heartbeat);
+                Driver::new(shard as u16, core, parker, inbox, peers, shared, drain_timeout).run().await
+            })
+            .map_err(|error| io::Error::other(format!("core {core}: {error}")))?;
+            shards.push(handle);
+        }
+        let stop_monitor = Arc::new(AtomicBool::new(false));
+        let stop = stop_monitor.clone();
+        let monitor = std::thread::Builder::new()
+            .name("monitor".into())
+            .spawn(move || monitor::watch(watched, &stop))?;
+        let (accepting, to) = (listener.clone(), senders.clone());
+        let acceptor = std::thread::Builder::new()
+            .name("acceptor".into())
+            .spawn(move || accepting.run(&to, &shared))?;
+        Ok(Self {
+            address,
+            handle: DrainHandle { listener, shards: senders },
+            shards,
+            acceptor,
+            monitor,
+            stop_monitor,
+        })
+    }
+
+    /// Where it listens: of use where the port was left to the system.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// To stop it with.
+    pub fn drain_handle(&self) -> DrainHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until it has drained; what each shard did.
+    pub fn join(self) -> io::Result<Vec<ShardReport>> {
+        let mut reports = Vec::new();
+        for shard in self.shards {
+            reports.push(shard.join().map_err(|error| io::Error::other(error.to_string()))?);
+        }
+        self.stop_monitor.store(true, std::sync::atomic::Ordering::Relaxed);
+        let ended = self.acceptor.join().and_then(|()| self.monitor.join());
+        ended.map_err(|_| io::Error::other("a helper thread panicked"))?;
+        Ok(reports)
+    }
+}

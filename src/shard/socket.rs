@@ -1,0 +1,100 @@
+//! One TCP socket of a shard, and the waker that notes its slot.
+//!
+//! glommio's stream receives and sends with plain system calls that never block, and arms a poll on the ring when
+//! there was less than asked for. No buffer belongs to a socket.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+
+use super::parker::ReadyMark;
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    mark: Arc<ReadyMark>,
+    waker: Waker,
+    /// The last read did not find it empty.
+    readable: bool,
+    is_shut: bool,
+}
+
+impl Socket {
+    /// Takes over an accepted or connected socket, for the tenant of `slot`. Small sends leave at once.
+    pub fn new(socket: socket2::Socket, slot: u32) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        let (mark, waker) = ReadyMark::new(slot);
+        Ok(Self { stream: TcpStream::from(socket), mark, waker, readable: true, is_shut: false })
+    }
+
+    /// Its place in the ready list was taken.
+    pub fn clear_mark(&self) {
+        self.mark.clear();
+    }
+
+    /// Puts it into the ready list.
+    pub fn mark(&self) {
+        self.mark.mark();
+    }
+
+    /// Whether a read may find something.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Reads what is there: `None` where that is nothing, 0 at the end.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut cx = Context::from_waker(&self.waker);
+        match Pin::new(&mut self.stream).poll_read(&mut cx, buffer) {
+            Poll::Ready(result) => {
+                self.readable = true;
+                result.map(Some)
+            }
+            Poll::Pending => {
+                self.readable = false;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sends as much as the kernel takes; less than all means that the waker will say when it takes more.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut cx = Context::from_waker(&self.waker);
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match Pin::new(&mut self.stream).poll_write(&mut cx, &bytes[sent..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => sent += count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Ends our direction, once.
+    pub fn shut_down(&mut self) {
+        if !self.is_shut {
+            self.is_shut = true;
+            // The peer may have gone already; then there is nobody left to tell.
+            let _ = socket2::SockRef::from(&RawSocket(self.stream.as_raw_fd())).shutdown(Shutdown::Write);
+        }
+    }
+}
+
+/// Lends the descriptor of a stream that lives on.
+struct RawSocket(std::os::fd::RawFd);
+
+impl AsRawFd for RawSocket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0
+    }
+}
