@@ -1,5 +1,6 @@
 //! `millstream serve`.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -121,7 +122,7 @@ fn seconds(name: &str, value: f64) -> Result<Duration, Failure> {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MILLSTREAM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("millstream=info,warn"));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_env_filter(filter).init();
     let config = args.config()?;
     // Signals are taken by this thread alone, so it must ask for them before any other thread exists.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;

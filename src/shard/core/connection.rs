@@ -127,10 +127,10 @@ impl Connection {
         self.resume(env);
     }
 
-    /// What made the session wait may be over: takes what was left.
-    pub fn resume(&mut self, env: &mut Env<'_>) {
+    /// What made the session wait may be over: takes what was left. False where nothing was.
+    fn resume(&mut self, env: &mut Env<'_>) -> bool {
         if self.inbound.is_empty() || matches!(self.phase, Phase::Handshaking) || self.is_blocked(env) {
-            return;
+            return false;
         }
         let mut input = std::mem::take(&mut self.inbound);
         env.budget.release(input.len());
@@ -140,6 +140,8 @@ impl Connection {
             env.budget.force(input.len());
             self.inbound = input;
         }
+        self.with_session(env, ServerSession::flush);
+        true
     }
 
     fn handle_handshake(&mut self, input: &[u8], env: &mut Env<'_>) {
@@ -296,10 +298,11 @@ impl Connection {
         }
     }
 
-    /// Writes what is due; takes what was left, where that is possible again.
-    pub fn poll_transmit(&mut self, env: &mut Env<'_>) {
+    /// Writes what is due; takes what was left, where that is possible again. True where that was so, and there
+    /// may be more to write.
+    pub fn poll_transmit(&mut self, env: &mut Env<'_>) -> bool {
         self.with_session(env, ServerSession::poll_transmit);
-        self.resume(env);
+        self.resume(env)
     }
 
     /// What is to be sent.

@@ -2,7 +2,7 @@
 
 use super::catalogue::FullName;
 use super::slab::ConnectionId;
-use crate::error::StoreFault;
+use crate::error::Fault;
 use crate::queue::QueueInfo;
 use crate::session::OperationId;
 use crate::store::{Completion, Request};
@@ -39,7 +39,7 @@ pub enum Message {
         /// Which.
         name: FullName,
         /// What it is.
-        result: Result<QueueInfo, StoreFault>,
+        result: Result<QueueInfo, Fault>,
     },
     /// To a partition's owner.
     Request(Request<Token>),

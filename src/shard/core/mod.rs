@@ -21,7 +21,7 @@ use self::deadlines::Deadlines;
 use crate::budget::Budget;
 use crate::clock::{Now, millis};
 use crate::config::Settings;
-use crate::error::{Fault, StoreFault};
+use crate::error::{Fault, PeerFault, StoreFault};
 use crate::limits::{FETCH_BYTES, RECEIVE_BYTES_UNDER_PRESSURE};
 use crate::names::queue_hash;
 use crate::queue::{QueueId, QueueInfo, home};
@@ -219,8 +219,10 @@ impl<S: Store<Token>> Core<S> {
     pub fn poll_transmit(&mut self, now: Now, id: ConnectionId) -> &[u8] {
         let Some(connection) = self.connections.get_mut(id) else { return &[] };
         connection.lend_buffer(&mut self.spare);
-        if let Some((connection, mut env)) = self.connection(now, id) {
-            connection.poll_transmit(&mut env);
+        if let Some((connection, mut env)) = self.connection(now, id)
+            && connection.poll_transmit(&mut env)
+        {
+            self.mark_dirty(id);
         }
         self.after(now, id);
         self.connections.get(id).map_or(&[], Connection::unsent)
@@ -474,6 +476,9 @@ impl<S: Store<Token>> Core<S> {
         if home != self.shard {
             return self.outboxes[usize::from(home)].push(Message::Open { token, name });
         }
+        if !self.settings.auto_create {
+            return self.answer_opened(now, token, name, Err(PeerFault::NoQueue.into()));
+        }
         match self.catalogue.next_id() {
             Ok(queue) => {
                 self.opening.insert(queue, name);
@@ -481,7 +486,7 @@ impl<S: Store<Token>> Core<S> {
                 let token = Token { detail: queue.0, ..token };
                 self.submit(now, Request::Open { token, queue });
             }
-            Err(fault) => self.answer_opened(now, token, name, Err(fault)),
+            Err(fault) => self.answer_opened(now, token, name, Err(fault.into())),
         }
     }
 
@@ -489,7 +494,7 @@ impl<S: Store<Token>> Core<S> {
     fn handle_made(&mut self, now: Now, token: Token, result: Result<u64, StoreFault>) {
         let id = QueueId(token.detail);
         let Some(name) = self.opening.remove(&id) else { return };
-        let result = result.map(|incarnation| {
+        let result = result.map_err(Fault::from).map(|incarnation| {
             let hash = queue_hash(&name.0, &name.1);
             let info = QueueInfo { id, incarnation, partitions: self.settings.partitions, hash };
             self.catalogue.record(name.clone(), info)
@@ -497,7 +502,7 @@ impl<S: Store<Token>> Core<S> {
         self.answer_opened(now, token, name, result);
     }
 
-    fn answer_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, StoreFault>) {
+    fn answer_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, Fault>) {
         if token.shard == self.shard {
             self.handle_opened(now, token, name, result);
         } else {
@@ -506,10 +511,10 @@ impl<S: Store<Token>> Core<S> {
     }
 
     /// A queue that a connection of this shard asked for.
-    fn handle_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, StoreFault>) {
+    fn handle_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, Fault>) {
         let id = token.connection;
         let (shard, shards) = (self.shard, self.shards);
-        let opened = result.map(|info| self.catalogue.record(name, info)).map_err(Fault::from);
+        let opened = result.map(|info| self.catalogue.record(name, info));
         let Some((connection, mut env)) = self.connection(now, id) else { return };
         let mut local = 0;
         if let Ok(info) = &opened {
