@@ -2,10 +2,13 @@
 pub mod batch;
 pub mod budget;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod latency;
 pub mod limits;
+pub mod load;
 pub mod names;
 pub mod pb;
 pub mod queue;

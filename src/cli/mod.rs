@@ -1,10 +1,16 @@
 //! The command line: one file for each subcommand. Parses, prints and sets exit codes; no logic worth testing.
 
+mod bench;
+mod consume;
+mod produce;
 mod serve;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::client::Target;
+use crate::names::{ClientId, Project};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
 #[derive(Debug, Parser)]
@@ -26,6 +32,12 @@ connections, with flow control by message number.
 enum Command {
     /// Run a server until SIGTERM or SIGINT
     Serve(serve::Args),
+    /// Put messages into a queue: one for each line of standard input or of a file
+    Produce(produce::Args),
+    /// Read a queue: payloads to standard output, one a line
+    Consume(consume::Args),
+    /// Put a load on a server, verify every message, and measure
+    Bench(bench::Args),
 }
 
 /// Runs what the command line asks for.
@@ -33,6 +45,9 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match result {
         Ok(code) => code,
@@ -56,6 +71,34 @@ impl std::fmt::Display for Failure {
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self(error.to_string())
+    }
+}
+
+/// Where a client connects, and as whom.
+#[derive(Clone, Debug, clap::Args)]
+struct ClientArgs {
+    /// The server
+    #[arg(long, default_value = "ws://127.0.0.1:9000/")]
+    url: String,
+    /// The project (tenant) [default: the server's default project]
+    #[arg(long)]
+    project: Option<String>,
+    /// The client's id, a UUID: keeps order and echo across connections [default: a new one for each connection]
+    #[arg(long)]
+    client_id: Option<String>,
+    /// How often to try again in a row without any progress before giving up
+    #[arg(long, default_value_t = 10)]
+    retries: u32,
+}
+
+impl ClientArgs {
+    fn target(&self) -> Result<Target, Failure> {
+        let project = self.project.as_deref().map(Project::parse).transpose()?;
+        let client = match &self.client_id {
+            Some(id) => ClientId::parse(id)?,
+            None => ClientId::random(),
+        };
+        Ok(Target::parse(&self.url, project, client)?)
     }
 }
 

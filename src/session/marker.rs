@@ -3,13 +3,15 @@
 //! Base64 (URL alphabet, no padding) of: version 1; the queue's hash and its incarnation, eight bytes each,
 //! big-endian; the number of partitions, one byte; a varint for each partition's position.
 
+use std::collections::HashMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::error::PeerFault;
 use crate::limits::{MARKER_CHARS_MAX, PARTITIONS_MAX};
 use crate::pb::wire::{Reader, write_varint};
-use crate::queue::QueueInfo;
+use crate::queue::{QueueId, QueueInfo};
 
 const VERSION: u8 = 1;
 
@@ -76,6 +78,33 @@ impl Marker {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// Whether two markers are of one life of one queue. For our own clients, as is [`Self::advance`]: to others a
+    /// marker is opaque.
+    pub fn same_life(one: &str, other: &str) -> bool {
+        match (Self::decode(one), Self::decode(other)) {
+            (Ok(one), Ok(other)) => (one.queue, one.incarnation) == (other.queue, other.incarnation),
+            _ => false,
+        }
+    }
+
+    /// The marker with the positions of the partitions in `seen` in place of its own: exactly behind what a client
+    /// has used, where the server has sent more than that.
+    pub fn advance(text: &str, seen: &HashMap<u16, u64>) -> String {
+        let Ok(mut marker) = Self::decode(text) else { return text.to_owned() };
+        for (partition, position) in seen {
+            if let Some(to) = marker.positions.get_mut(usize::from(*partition)) {
+                *to = *position;
+            }
+        }
+        let queue = QueueInfo {
+            id: QueueId(0),
+            incarnation: marker.incarnation,
+            partitions: marker.positions.len() as u16,
+            hash: marker.queue,
+        };
+        Self::encode(&queue, &marker.positions)
+    }
+
     fn decode(text: &str) -> Result<Self, PeerFault> {
         let bad = PeerFault::Marker("none of this service");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad.clone())?;
@@ -115,7 +144,6 @@ impl Marker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::QueueId;
     use proptest::prelude::*;
 
     fn info(hash: u64, incarnation: u64, partitions: u16) -> QueueInfo {

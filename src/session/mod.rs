@@ -11,6 +11,7 @@
 //! | `server` | one operation after the other; `produce` and `consume` are the two kinds |
 //! | `client` | the same from the other side |
 
+pub mod client;
 mod command;
 mod consume;
 mod credit;

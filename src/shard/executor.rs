@@ -1,6 +1,6 @@
-//! The settings of a shard's glommio executor, in one place, with the finding behind each.
+//! The settings of every glommio executor, in one place, with the finding behind each.
 //!
-//! Runs once for each shard, on the thread that starts it.
+//! Runs once for each, on the thread that starts it.
 
 use std::time::Duration;
 
@@ -17,25 +17,26 @@ const RING_DEPTH: usize = 1024;
 /// 10 MiB would lock 30 MiB for each shard.
 const IO_MEMORY: usize = 64 << 10;
 
-/// A core to pin a shard to, and how it waits.
+/// Where an executor runs, and how it waits.
 #[derive(Clone, Debug)]
 pub struct ExecutorSettings {
     /// The thread's name, as `top -H` shows it.
     pub name: String,
-    /// The core.
-    pub core: usize,
+    /// The core that it is pinned to; `None` for a client that may run anywhere.
+    pub core: Option<usize>,
     /// How long it polls before it sleeps. Zero on a machine that has other work.
     pub spin_before_park: Duration,
 }
 
-/// Starts a pinned executor that runs what `make` returns, to its end.
+/// Starts an executor that runs what `make` returns, to its end.
 pub fn spawn<F, Fut, T>(settings: ExecutorSettings, make: F) -> Result<ExecutorJoinHandle<T>, GlommioError<()>>
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = T> + 'static,
     T: Send + 'static,
 {
-    LocalExecutorBuilder::new(Placement::Fixed(settings.core))
+    let placement = settings.core.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
         .name(&settings.name)
         .preempt_timer(PREEMPT_TIMER)
         .ring_depth(RING_DEPTH)

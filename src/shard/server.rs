@@ -83,7 +83,7 @@ impl Server {
         for ((shard, core), inbox) in config.cores.iter().copied().enumerate().zip(inboxes) {
             let executor = ExecutorSettings {
                 name: format!("shard-{shard}"),
-                core,
+                core: Some(core),
                 spin_before_park: config.spin_before_park,
             };
             let (settings, shared, peers) = (settings.clone(), shared.clone(), senders.clone());

@@ -14,6 +14,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::parker::ReadyMark;
+use crate::limits::SOCKET_RECEIVE_BYTES;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl Socket {
     pub fn new(socket: socket2::Socket, slot: u32) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
+        socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES)?;
         let (mark, waker) = ReadyMark::new(slot);
         Ok(Self { stream: TcpStream::from(socket), mark, waker, readable: true, is_shut: false })
     }

@@ -1,0 +1,182 @@
+//! `millstream consume`.
+
+use std::io::{BufWriter, Stdout, Write};
+use std::process::ExitCode;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use glommio::timer::Timer;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{ClientArgs, Failure};
+use crate::client::{Consume, Sink, Target, Wire, backoff, connect, run as run_connection};
+use crate::pb::ReceivedMessage;
+use crate::session::client::ConsumeOptions;
+use crate::shard::executor::{ExecutorSettings, spawn};
+use crate::shard::inbox::{Inbox, inbox};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Follows the queue until --count messages came, or SIGINT; then says on standard error where to go on \
+                  from.\nExit codes: 0 done; 1 the server refused or could not be reached; 2 usage."
+)]
+pub(super) struct Args {
+    /// The queue, or QUEUE/N for its partition N alone
+    queue: String,
+    #[command(flatten)]
+    client: ClientArgs,
+    /// Where to begin: oldest, latest, time:MS (Unix milliseconds), or a marker
+    #[arg(long, default_value = "oldest")]
+    from: String,
+    /// Stop after so many messages
+    #[arg(long)]
+    count: Option<u64>,
+    /// One JSON object a line: id, age, ttl, timestamp (Unix milliseconds) and payload (base64)
+    #[arg(long)]
+    json: bool,
+    /// Read messages of the same client id, too
+    #[arg(long)]
+    echo: bool,
+    /// How many messages may be under way
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    window: u64,
+}
+
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    age: u32,
+    ttl: u32,
+    timestamp: Option<i64>,
+    payload: String,
+}
+
+/// Prints messages.
+struct Printer {
+    out: BufWriter<Stdout>,
+    json: bool,
+    broken: Option<std::io::Error>,
+    stop: Inbox<()>,
+    stopped: bool,
+}
+
+impl Printer {
+    fn print(&mut self, message: &ReceivedMessage<'_>) -> std::io::Result<()> {
+        let payload = message.payload.unwrap_or_default();
+        if self.json {
+            let line = Line {
+                id: message.id,
+                age: message.age,
+                ttl: message.ttl,
+                timestamp: message.timestamp_ms,
+                payload: STANDARD.encode(payload),
+            };
+            serde_json::to_writer(&mut self.out, &line)?;
+        } else {
+            self.out.write_all(payload)?;
+        }
+        self.out.write_all(b"\n")
+    }
+}
+
+impl Sink for Printer {
+    fn handle(&mut self, message: &ReceivedMessage<'_>) {
+        if self.broken.is_none() {
+            self.broken = self.print(message).err();
+        }
+    }
+
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.broken.is_none() {
+            self.broken = self.out.flush().err();
+        }
+        self.stopped |= self.stop.poll().is_some() || self.broken.is_some() || !self.stop.arm(cx.waker());
+        if self.stopped { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Consumes over as many connections as it takes. How it failed for good, if it did.
+async fn follow(target: Target, mut consume: Consume<Printer>, retries: u32) -> (Consume<Printer>, Option<String>) {
+    let mut attempt = 0;
+    loop {
+        let before = consume.received;
+        let ended = async {
+            let mut stream = connect(&target).await?;
+            let mut wire = Wire::start(&target);
+            let result = run_connection(&mut stream, &mut wire, &mut consume).await;
+            let _ = stream.shutdown(std::net::Shutdown::Both).await;
+            result
+        }
+        .await;
+        let transient = match (&ended, consume.failure()) {
+            (_, Some(outcome)) => Err((format!("the operation failed: {outcome}"), outcome.code.0 >= 500)),
+            (Ok(()), None) => Ok(()),
+            (Err(error), None) => Err((error.to_string(), error.is_transient())),
+        };
+        // What was wanted is there, even where the end of the connection was not orderly.
+        if consume.is_finishing() || consume.is_complete() {
+            return (consume, None);
+        }
+        let (why, transient) = transient.err().unwrap_or(("the server ended the operation".into(), true));
+        attempt = if consume.received > before { 0 } else { attempt + 1 };
+        if !transient || attempt > retries {
+            return (consume, Some(why));
+        }
+        if attempt <= 1 {
+            eprintln!("millstream: {why}; trying again");
+        }
+        Timer::new(backoff(attempt)).await;
+        consume.reset();
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    let target = args.client.target()?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (stop, stopped) = inbox(4);
+    std::thread::spawn(move || {
+        let mut asked = false;
+        for _ in signals.forever() {
+            if asked {
+                std::process::exit(130);
+            }
+            asked = true;
+            // A full inbox says so already.
+            let _ = stop.send(());
+        }
+    });
+    let options = ConsumeOptions {
+        queue: args.queue,
+        from: if args.from == "oldest" { String::new() } else { args.from },
+        echo: args.echo,
+        window: args.window,
+        count: args.count,
+    };
+    let (json, retries) = (args.json, args.client.retries);
+    let settings = ExecutorSettings { name: "consume".into(), core: None, spin_before_park: Duration::ZERO };
+    let executor = spawn(settings, move || async move {
+        let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
+        let printer = Printer { out, json, broken: None, stop: stopped, stopped: false };
+        let (mut consume, mut failure) = follow(target, Consume::new(options, printer), retries).await;
+        if let Some(error) = consume.sink.broken.take().or(consume.sink.out.flush().err()) {
+            failure = Some(format!("cannot write: {error}"));
+        }
+        (consume.received, consume.resume_marker(), failure)
+    })
+    .map_err(|error| Failure(error.to_string()))?;
+    let (received, marker, failure) = executor.join().map_err(|error| Failure(error.to_string()))?;
+    eprintln!("{received} messages");
+    if let Some(marker) = marker {
+        eprintln!("go on with: --from {marker}");
+    }
+    Ok(match failure {
+        Some(failure) => {
+            eprintln!("millstream: {failure}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    })
+}

@@ -1,0 +1,181 @@
+//! One client connection on a socket: reads what is there, lets the application write, sends.
+//!
+//! Runs as a task of whatever glommio executor calls it; a connection's reads and writes are one future.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_lite::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use glommio::timer::Timer;
+
+use super::wire::{Target, Wire};
+use crate::session::client::ServerFault;
+use crate::ws::CloseCode;
+use crate::ws::handshake::Refusal;
+
+/// Read at once, bytes.
+const READ_BYTES: usize = 256 << 10;
+
+/// The application writes more only while less than this waits to be sent, bytes.
+const SEND_BYTES: usize = 256 << 10;
+
+/// How much is read and sent before other connections get their turn, rounds.
+const ROUNDS: usize = 8;
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The address is none.
+    Address(String),
+    /// The socket.
+    Io(io::Error),
+    /// The handshake was refused.
+    Refused(Refusal),
+    /// The server closed the connection.
+    Closed(Option<CloseCode>),
+    /// The server broke the protocol.
+    Broken(String),
+}
+
+impl ClientError {
+    /// Whether another try may go better.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Closed(_) => true,
+            Self::Refused(refusal) => refusal.status >= 500,
+            Self::Address(_) | Self::Broken(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(why) => f.write_str(why),
+            Self::Io(error) => write!(f, "connection: {error}"),
+            Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, refusal.reason),
+            Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),
+            Self::Closed(None) => f.write_str("the server closed the connection"),
+            Self::Broken(how) => write!(f, "the server broke the protocol: {how}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ServerFault> for ClientError {
+    fn from(fault: ServerFault) -> Self {
+        Self::Broken(fault.0)
+    }
+}
+
+/// What an application waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The server, or its own waker.
+    Wait,
+    /// The same, and that time.
+    At(Instant),
+    /// It wants to be asked again at once, when the others had their turn.
+    Again,
+    /// Nothing: the connection is no longer needed.
+    Done,
+}
+
+/// What speaks over a connection.
+pub trait Application {
+    /// A piece of a wsmessage of the server's; `fin` where it ends it.
+    fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError>;
+
+    /// The handshake is done and there is room: appends frames to `wire.out`.
+    fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError>;
+}
+
+/// Opens the TCP connection.
+pub async fn connect(target: &Target) -> Result<TcpStream, ClientError> {
+    let stream = TcpStream::connect(target.address).await.map_err(io::Error::from)?;
+    stream.set_nodelay(true).map_err(io::Error::from)?;
+    Ok(stream)
+}
+
+/// Runs `application` over a connection until it is done, or the connection ends.
+pub async fn run(
+    stream: &mut TcpStream,
+    wire: &mut Wire,
+    application: &mut impl Application,
+) -> Result<(), ClientError> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut sent = 0;
+    let mut timer: Option<(Instant, Timer)> = None;
+    poll_fn(|cx| {
+        for _ in 0..ROUNDS {
+            let mut progress = false;
+            let mut next = Next::Wait;
+            match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ClientError::Closed(None))),
+                Poll::Ready(Ok(bytes)) => {
+                    progress = true;
+                    let each = |piece: &[u8], fin| application.handle_data(piece, fin);
+                    if let Err(error) = wire.handle_received(&mut buffer[..bytes], each) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {}
+            }
+            if wire.is_open() && wire.out.len() - sent < SEND_BYTES {
+                match application.poll(cx, wire) {
+                    Ok(wanted) => next = wanted,
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            while sent < wire.out.len() {
+                match Pin::new(&mut *stream).poll_write(cx, &wire.out[sent..]) {
+                    Poll::Ready(Ok(bytes)) => {
+                        sent += bytes;
+                        progress = true;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending => break,
+                }
+            }
+            if sent == wire.out.len() {
+                wire.out.clear();
+                sent = 0;
+            }
+            match next {
+                Next::Done if sent == 0 => return Poll::Ready(Ok(())),
+                Next::At(at) => {
+                    if timer.as_ref().is_none_or(|(armed, _)| *armed != at) {
+                        timer = Some((at, Timer::new(at.saturating_duration_since(Instant::now()))));
+                    }
+                    if let Some((_, running)) = &mut timer
+                        && Pin::new(running).poll(cx).is_ready()
+                    {
+                        timer = None;
+                        progress = true;
+                    }
+                }
+                Next::Again => progress = true,
+                Next::Wait | Next::Done => {}
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,28 @@
+//! The client that `produce`, `consume`, `bench` and the tests use: the session's client side on glommio.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | `wire` | handshake and frames of one connection, without I/O |
+//! | `driver` | one connection on a socket: reads, lets the application write, sends |
+//! | `produce` | payloads from a source into a queue, resent until acknowledged |
+//! | `consume` | messages of a queue, once each, across reconnects |
+
+mod consume;
+mod driver;
+mod produce;
+mod wire;
+
+pub use consume::{Consume, Sink};
+pub use driver::{Application, ClientError, Next, connect, run};
+pub use produce::{Block, Produce, ProduceStats, Source};
+pub use wire::{Target, Wire};
+
+use std::time::Duration;
+
+/// The first pause before a reconnect, and the longest; each is twice the one before.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// The pause before attempt number `attempt`, counted from 0.
+pub fn backoff(attempt: u32) -> Duration {
+    BACKOFF.0.saturating_mul(1 << attempt.min(16)).min(BACKOFF.1)
+}

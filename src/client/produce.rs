@@ -1,0 +1,249 @@
+//! Payloads from a source into a queue, resent until they are acknowledged.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+
+use super::driver::{Application, ClientError, Next};
+use super::wire::Wire;
+use crate::latency;
+use crate::session::client::{Outcome, ProduceEvent, Producer};
+
+/// A frame is cut when its pbs have so many bytes; well below any server's `max_pb_bytes`.
+const FRAME_BYTES: usize = 128 << 10;
+
+/// Payloads one after the other.
+#[derive(Debug, Default)]
+pub struct Block {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Block {
+    /// Appends a payload.
+    pub fn push(&mut self, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Payloads in it.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of its payloads.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn payload(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// Where payloads come from.
+pub trait Source {
+    /// The next block; `None` at the end. Pending wakes `cx` when there is one.
+    fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Block>>;
+}
+
+/// What became of the messages.
+#[derive(Debug)]
+pub struct ProduceStats {
+    /// Stored.
+    pub acknowledged: u64,
+    /// Refused for good.
+    pub refused: u64,
+    /// Sent again after a connection or an operation ended.
+    pub resent: u64,
+    /// The first refusal.
+    pub first_refusal: Option<Outcome>,
+    /// From the send to the acknowledgement, nanoseconds.
+    pub latency: Histogram<u64>,
+}
+
+impl Default for ProduceStats {
+    fn default() -> Self {
+        Self { acknowledged: 0, refused: 0, resent: 0, first_refusal: None, latency: latency::histogram() }
+    }
+}
+
+/// A block under way. Invariant: `settled ≤ sent ≤ len`.
+#[derive(Debug)]
+struct Sending {
+    block: Block,
+    sent: usize,
+    settled: usize,
+}
+
+/// One producer across its connections.
+#[derive(Debug)]
+pub struct Produce<S> {
+    queue: String,
+    ttl: u32,
+    batch: usize,
+    source: S,
+    source_ended: bool,
+    blocks: VecDeque<Sending>,
+    /// Of the present connection.
+    producer: Option<Producer>,
+    /// When each request that is not spoken for was sent, and how many of its messages are left.
+    times: VecDeque<(Instant, u64)>,
+    finished: bool,
+    ended: bool,
+    failed: Option<Outcome>,
+    pbs: Vec<u8>,
+    /// What became of the messages so far.
+    pub stats: ProduceStats,
+}
+
+impl<S: Source> Produce<S> {
+    /// A producer of `batch` messages in each ProduceRequest.
+    pub fn new(queue: String, ttl: u32, batch: usize, source: S) -> Self {
+        Self {
+            queue,
+            ttl,
+            batch,
+            source,
+            source_ended: false,
+            blocks: VecDeque::new(),
+            producer: None,
+            times: VecDeque::new(),
+            finished: false,
+            ended: false,
+            failed: None,
+            pbs: Vec::new(),
+            stats: ProduceStats::default(),
+        }
+    }
+
+    /// Whether everything has its fate.
+    pub fn is_complete(&self) -> bool {
+        self.source_ended && self.blocks.is_empty()
+    }
+
+    /// How the last operation failed, if the server said so.
+    pub fn failure(&self) -> Option<&Outcome> {
+        self.failed.as_ref()
+    }
+
+    /// The connection is gone: what was not acknowledged will be sent again.
+    pub fn reset(&mut self) {
+        self.producer = None;
+        self.times.clear();
+        self.finished = false;
+        self.ended = false;
+        self.failed = None;
+        for sending in &mut self.blocks {
+            self.stats.resent += (sending.sent - sending.settled) as u64;
+            sending.sent = sending.settled;
+        }
+    }
+
+    /// The next so many messages have their fate.
+    fn settle(&mut self, mut count: u64, outcome: &Outcome) {
+        if outcome.code.is_success() {
+            self.stats.acknowledged += count;
+        } else {
+            self.stats.refused += count;
+            self.stats.first_refusal.get_or_insert_with(|| outcome.clone());
+        }
+        let now = Instant::now();
+        let mut left = count;
+        while let Some((sent, messages)) = self.times.front_mut().filter(|_| left > 0) {
+            let settled = left.min(*messages);
+            let nanos = now.saturating_duration_since(*sent).as_nanos() as u64;
+            self.stats.latency.saturating_record_n(nanos, settled);
+            *messages -= settled;
+            left -= settled;
+            if *messages == 0 {
+                self.times.pop_front();
+            }
+        }
+        while let Some(sending) = self.blocks.front_mut().filter(|_| count > 0) {
+            let settled = (sending.sent - sending.settled).min(count as usize);
+            sending.settled += settled;
+            count -= settled as u64;
+            if sending.settled < sending.block.len() {
+                break;
+            }
+            self.blocks.pop_front();
+        }
+    }
+}
+
+impl<S: Source> Application for Produce<S> {
+    fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
+        let Some(mut producer) = self.producer.take() else { return Ok(()) };
+        let handled = producer.handle_data(piece, fin, |event| match event {
+            ProduceEvent::Accepted => {}
+            // A 5xx says that they are not known to be stored: they are sent again by the next operation.
+            ProduceEvent::Spoken { count: _, outcome } if outcome.code.0 >= 500 => self.failed = Some(outcome),
+            ProduceEvent::Spoken { count, outcome } => {
+                // Behind a 5xx nothing is counted: what is sent again must not be counted twice.
+                if self.failed.is_none() {
+                    self.settle(count, &outcome);
+                }
+            }
+            ProduceEvent::Failed(outcome) => self.failed = Some(outcome),
+            ProduceEvent::Ended => self.ended = true,
+        });
+        self.producer = Some(producer);
+        Ok(handled?)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
+        let Wire { sender, out, .. } = wire;
+        let producer = self.producer.get_or_insert_with(|| Producer::start(&self.queue, sender, out));
+        if self.ended {
+            return Ok(Next::Done);
+        }
+        while producer.credit() > 0 && self.pbs.len() < FRAME_BYTES && self.failed.is_none() {
+            let mut next = self.blocks.iter_mut().rev().take_while(|s| s.sent < s.block.len()).last();
+            if next.is_none() && !self.source_ended {
+                match self.source.poll_block(cx) {
+                    Poll::Ready(Some(block)) if block.is_empty() => continue,
+                    Poll::Ready(Some(block)) => {
+                        self.blocks.push_back(Sending { block, sent: 0, settled: 0 });
+                        next = self.blocks.back_mut();
+                    }
+                    Poll::Ready(None) => self.source_ended = true,
+                    Poll::Pending => break,
+                }
+            }
+            let Some(sending) = next else { break };
+            let mut end = sending.sent;
+            let mut bytes = 0;
+            let most = self.batch.min(producer.credit() as usize);
+            while end < sending.block.len() && end - sending.sent < most && (bytes == 0 || bytes < FRAME_BYTES) {
+                bytes += sending.block.payload(end).len();
+                end += 1;
+            }
+            let payloads = (sending.sent..end).map(|index| sending.block.payload(index));
+            let count = (end - sending.sent) as u64;
+            producer.send(self.ttl, payloads, count, &mut self.pbs);
+            self.times.push_back((Instant::now(), count));
+            sending.sent = end;
+        }
+        let again = self.pbs.len() >= FRAME_BYTES;
+        if !self.pbs.is_empty() {
+            producer.frame(&self.pbs, sender, out);
+            self.pbs.clear();
+        }
+        let all_sent = self.source_ended && self.blocks.back().is_none_or(|last| last.sent == last.block.len());
+        if !self.finished && (all_sent || self.failed.is_some()) {
+            self.finished = true;
+            producer.finish(sender, out);
+        }
+        Ok(if again { Next::Again } else { Next::Wait })
+    }
+}

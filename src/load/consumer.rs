@@ -1,0 +1,171 @@
+//! One consuming connection under load.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use super::run::{Mode, Plan};
+use super::stamp::{Verdict, Verifier};
+use super::{Progress, Window};
+use crate::client::{Application, ClientError, Next, Wire};
+use crate::latency;
+use crate::session::client::{ConsumeOptions, Consumer};
+
+/// How often a consumer looks whether the producers have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long it waits for what the producers were promised.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What one connection did.
+#[derive(Debug)]
+pub(super) struct Consumed {
+    pub verdict: Verdict,
+    /// Within the measured window.
+    pub received_measured: u64,
+    /// From the first message to the last.
+    pub active: Duration,
+    pub latency: Histogram<u64>,
+    pub failure: Option<String>,
+}
+
+/// See the module's page.
+pub(super) struct LoadConsumer {
+    plan: Arc<Plan>,
+    queue: String,
+    window: Window,
+    progress: Arc<Progress>,
+    consumer: Option<Consumer>,
+    verifier: Verifier,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    received_measured: u64,
+    latency: Histogram<u64>,
+    /// The producers have ended; when this one gives up.
+    give_up: Option<Instant>,
+    /// The server has answered the setup, and the producers know.
+    is_ready: bool,
+    finished: bool,
+}
+
+impl LoadConsumer {
+    pub(super) fn new(plan: Arc<Plan>, number: u32, window: Window, progress: Arc<Progress>) -> Self {
+        let queue = plan.queue_of(number);
+        Self {
+            plan,
+            queue,
+            window,
+            progress,
+            consumer: None,
+            verifier: Verifier::default(),
+            first: None,
+            last: None,
+            received_measured: 0,
+            latency: latency::histogram(),
+            give_up: None,
+            is_ready: false,
+            finished: false,
+        }
+    }
+
+    pub(super) fn consumed(self) -> Consumed {
+        let failure = self.consumer.as_ref().and_then(Consumer::failure).map(ToString::to_string);
+        Consumed {
+            verdict: self.verifier.verdict(),
+            received_measured: self.received_measured,
+            active: self.first.zip(self.last).map_or(Duration::ZERO, |(first, last)| last - first),
+            latency: self.latency,
+            failure,
+        }
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
+        let received = self.verifier.verdict().received;
+        if self.progress.failed.load(Ordering::Relaxed) {
+            return true;
+        }
+        match self.plan.mode {
+            Mode::Produce => true,
+            Mode::Consume => match self.plan.count {
+                Some(count) => received >= count,
+                None => now >= self.window.until,
+            },
+            Mode::Both => {
+                if self.progress.producers.load(Ordering::Acquire) > 0 {
+                    return false;
+                }
+                let give_up = *self.give_up.get_or_insert(now + GRACE);
+                let queues = u64::from(self.plan.queues);
+                // With several queues a consumer cannot know how many of the messages are its own.
+                let all = self.progress.acknowledged.load(Ordering::Acquire);
+                (queues == 1 && received >= all)
+                    || (queues > 1 && self.last.is_none_or(|last| now > last + Duration::from_secs(1)))
+                    || now >= give_up
+            }
+        }
+    }
+}
+
+impl Application for LoadConsumer {
+    fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
+        let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        if !self.is_ready {
+            self.is_ready = true;
+            self.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+        }
+        let now = Instant::now();
+        let measured = self.window.holds(now);
+        let now_ns = now.saturating_duration_since(self.plan.epoch).as_nanos() as u64;
+        let with_latency = measured && self.plan.mode == Mode::Both;
+        let mut any = false;
+        let handled = consumer.handle_data(piece, fin, |message| {
+            let Some(payload) = message.payload else { return };
+            any = true;
+            self.received_measured += u64::from(measured);
+            if let Some(stamp) = self.verifier.handle(payload)
+                && with_latency
+                && stamp.run == self.plan.run
+            {
+                self.latency.saturating_record(now_ns.saturating_sub(stamp.intended_ns).max(1));
+            }
+        });
+        if any {
+            self.first.get_or_insert(now);
+            self.last = Some(now);
+        }
+        self.consumer = Some(consumer);
+        Ok(handled?)
+    }
+
+    fn poll(&mut self, _cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
+        let Wire { sender, out, .. } = wire;
+        let now = Instant::now();
+        let consumer = self.consumer.get_or_insert_with(|| {
+            let options = ConsumeOptions {
+                queue: self.queue.clone(),
+                from: self.plan.from.clone(),
+                echo: true,
+                window: self.plan.consume_window,
+                count: None,
+            };
+            Consumer::start(&options, sender, out)
+        });
+        if consumer.is_ended() {
+            return Ok(Next::Done);
+        }
+        if self.finished {
+            return Ok(Next::Wait);
+        }
+        consumer.poll_transmit(sender, out);
+        if self.is_over(now) {
+            self.finished = true;
+            if let Some(consumer) = &mut self.consumer {
+                consumer.finish(sender, out);
+            }
+            return Ok(Next::Wait);
+        }
+        Ok(Next::At(now + LOOK_EVERY))
+    }
+}

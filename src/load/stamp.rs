@@ -1,0 +1,126 @@
+//! What a payload under load carries, and what its receiver can tell from it.
+
+use std::collections::HashMap;
+
+/// Bytes at the start of every payload: the run and the producer (u32 each), the sequence number and the intended
+/// send time in nanoseconds since the run's epoch (u64 each), little-endian.
+pub const STAMP_BYTES: usize = 24;
+
+/// See [`STAMP_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Tells this run's messages from others'.
+    pub run: u32,
+    /// Which of the run's producers; each sends to one partition.
+    pub producer: u32,
+    /// From 0, in the order sent.
+    pub sequence: u64,
+    /// When it should have been sent.
+    pub intended_ns: u64,
+}
+
+impl Stamp {
+    /// Writes the stamp over the start of a payload.
+    #[inline]
+    pub fn write(&self, payload: &mut [u8]) {
+        payload[0..4].copy_from_slice(&self.run.to_le_bytes());
+        payload[4..8].copy_from_slice(&self.producer.to_le_bytes());
+        payload[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        payload[16..24].copy_from_slice(&self.intended_ns.to_le_bytes());
+    }
+
+    /// Reads it; `None` where the payload is too short to be one of ours.
+    #[inline]
+    pub fn read(payload: &[u8]) -> Option<Self> {
+        let (run, rest) = payload.split_first_chunk::<4>()?;
+        let (producer, rest) = rest.split_first_chunk::<4>()?;
+        let (sequence, rest) = rest.split_first_chunk::<8>()?;
+        let (intended, _) = rest.split_first_chunk::<8>()?;
+        Some(Self {
+            run: u32::from_le_bytes(*run),
+            producer: u32::from_le_bytes(*producer),
+            sequence: u64::from_le_bytes(*sequence),
+            intended_ns: u64::from_le_bytes(*intended),
+        })
+    }
+}
+
+/// What verification found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Verdict {
+    /// Messages received.
+    pub received: u64,
+    /// Never received, though a later one of the same producer was.
+    pub lost: u64,
+    /// Received again, or behind a later one of the same producer.
+    pub repeated_or_out_of_order: u64,
+    /// Without a stamp.
+    pub foreign: u64,
+}
+
+/// Checks that each producer's messages come once each and in order.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    /// The next sequence number of each producer of each run; the last one looked up stands in `at`.
+    expected: Vec<u64>,
+    producers: HashMap<(u32, u32), usize>,
+    at: Option<((u32, u32), usize)>,
+    verdict: Verdict,
+}
+
+impl Verifier {
+    /// Takes a payload; gives its stamp.
+    #[inline]
+    pub fn handle(&mut self, payload: &[u8]) -> Option<Stamp> {
+        self.verdict.received += 1;
+        let Some(stamp) = Stamp::read(payload) else {
+            self.verdict.foreign += 1;
+            return None;
+        };
+        let key = (stamp.run, stamp.producer);
+        let index = match self.at {
+            Some((at, index)) if at == key => index,
+            _ => {
+                let fresh = self.expected.len();
+                let index = *self.producers.entry(key).or_insert(fresh);
+                if index == fresh {
+                    self.expected.push(0);
+                }
+                self.at = Some((key, index));
+                index
+            }
+        };
+        let expected = &mut self.expected[index];
+        if stamp.sequence >= *expected {
+            self.verdict.lost += stamp.sequence - *expected;
+            *expected = stamp.sequence + 1;
+        } else {
+            self.verdict.repeated_or_out_of_order += 1;
+        }
+        Some(stamp)
+    }
+
+    /// What was found so far.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_repeats_and_disorder_are_seen() {
+        let mut verifier = Verifier::default();
+        for (producer, sequence) in [(0, 0), (1, 0), (0, 1), (0, 1), (0, 4), (0, 3), (1, 1)] {
+            let mut payload = [0; STAMP_BYTES];
+            let stamp = Stamp { run: 9, producer, sequence, intended_ns: 5 };
+            stamp.write(&mut payload);
+            assert_eq!(verifier.handle(&payload), Some(stamp));
+        }
+        assert_eq!(verifier.handle(b"short"), None);
+        let verdict = Verdict { received: 8, lost: 2, repeated_or_out_of_order: 2, foreign: 1 };
+        assert_eq!(verifier.verdict(), verdict);
+    }
+}

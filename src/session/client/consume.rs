@@ -1,0 +1,137 @@
+//! A consume operation, client side (protocol section 6).
+
+use super::super::credit::MsgNum;
+use super::{Half, Outcome, ServerFault, send_fin, send_pb};
+use crate::pb::{
+    ConsumeRequest, ConsumeResponseReader, ConsumeSetupRequest, ReceivedMessage, SetupRequest, Status,
+};
+use crate::ws::Sender;
+use prost::Message;
+
+/// What a consumer asks for.
+#[derive(Clone, Debug)]
+pub struct ConsumeOptions {
+    /// The queue, or `queue/<n>`.
+    pub queue: String,
+    /// `starting_marker`.
+    pub from: String,
+    /// Whether its own client's messages come too.
+    pub echo: bool,
+    /// How many messages may be under way.
+    pub window: u64,
+    /// No more than so many in all (but the server may always send 100).
+    pub count: Option<u64>,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Consumer {
+    half: Half,
+    window: u64,
+    count: Option<u64>,
+    received: MsgNum,
+    /// The highest number that the server was told.
+    granted: MsgNum,
+    accepted: bool,
+    /// How the server ended the operation.
+    failure: Option<Outcome>,
+    ended: bool,
+    marker_wanted: bool,
+}
+
+impl Consumer {
+    /// Begins the operation: appends its setup and its first credit, and asks for a marker.
+    pub fn start(options: &ConsumeOptions, sender: &mut Sender, out: &mut Vec<u8>) -> Self {
+        let get = Some(ConsumeSetupRequest {
+            queue_name: Some(options.queue.clone()),
+            echo_requested: Some(options.echo),
+            include_claimed: None,
+            starting_marker: Some(options.from.clone()),
+            group: None,
+        });
+        send_pb(&SetupRequest { get, append: None }, sender, out);
+        let mut consumer = Self {
+            half: Half::new(),
+            window: options.window,
+            count: options.count,
+            received: MsgNum::ZERO,
+            granted: MsgNum::ZERO,
+            accepted: false,
+            failure: None,
+            ended: false,
+            marker_wanted: true,
+        };
+        consumer.poll_transmit(sender, out);
+        consumer
+    }
+
+    /// Asks for a marker with the next credit.
+    pub fn want_marker(&mut self) {
+        self.marker_wanted = true;
+    }
+
+    /// Gives credit when half of it is used, and asks for a marker that is wanted.
+    pub fn poll_transmit(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
+        let mut goal = self.received.plus(self.window);
+        if let Some(count) = self.count {
+            goal = goal.min(MsgNum::ZERO.plus(count));
+        }
+        let low = goal.since(self.granted) > self.window / 2 || self.granted == MsgNum::ZERO;
+        if (low && goal > self.granted) || self.marker_wanted {
+            self.granted = self.granted.max(goal);
+            let request = ConsumeRequest {
+                send_marker: Some(std::mem::take(&mut self.marker_wanted)),
+                max_msgnum_to_send: Some(self.granted.to_wire()),
+                commit_marker: None,
+            };
+            send_pb(&request, sender, out);
+        }
+    }
+
+    /// Ends our half: the server pays an owed marker, then ends its own.
+    pub fn finish(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
+        send_fin(sender, out);
+    }
+
+    /// How the server ended the operation, if it failed.
+    pub fn failure(&self) -> Option<&Outcome> {
+        self.failure.as_ref()
+    }
+
+    /// Whether the server's half has ended.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// A piece of the server's half; `each` gets every message, and those without a payload that only bring a
+    /// marker.
+    pub fn handle_data(
+        &mut self,
+        piece: &[u8],
+        fin: bool,
+        mut each: impl FnMut(&ReceivedMessage<'_>),
+    ) -> Result<(), ServerFault> {
+        let Self { half, received, accepted, failure, .. } = self;
+        half.each_pb(piece, |pb| {
+            if !*accepted {
+                *accepted = true;
+                let outcome = Outcome::from(&Status::decode(pb)?);
+                *failure = (!outcome.code.is_success()).then_some(outcome);
+                return Ok(());
+            }
+            let mut reader = ConsumeResponseReader::new(pb);
+            let mut count = 0;
+            while let Some(message) = reader.next_message()? {
+                count += u64::from(message.payload.is_some());
+                each(&message);
+            }
+            *received = received.plus(count);
+            if let Some(status) = reader.status() {
+                *failure = Some(Outcome::from(status));
+            }
+            Ok(())
+        })?;
+        self.ended |= fin;
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! The client's side of an operation, without I/O: one produce or one consume.
+//!
+//! Both write frames into a buffer that the caller owns, and read the server's half as it comes.
+
+mod consume;
+mod produce;
+
+pub use consume::{ConsumeOptions, Consumer};
+pub use produce::{ProduceEvent, Producer};
+
+use std::fmt;
+
+use crate::budget::Budget;
+use crate::error::StatusCode;
+use crate::pb::Status;
+use crate::pb::wire::{Malformed, varint_length, write_varint};
+use crate::ws::{MessageKind, Sender};
+use prost::Message;
+
+use super::delimiter::{Delimiter, Step};
+
+/// The longest pb that a client takes from a server, bytes.
+const PB_BYTES_MAX: usize = 64 << 20;
+
+/// A status as a client reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The code.
+    pub code: StatusCode,
+    /// The server's words.
+    pub reason: String,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code.0, self.reason)
+    }
+}
+
+impl From<&Status> for Outcome {
+    fn from(status: &Status) -> Self {
+        Self { code: StatusCode(status.status_code()), reason: status.reason_phrase().to_owned() }
+    }
+}
+
+/// The server broke the protocol; the text says how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFault(pub String);
+
+impl fmt::Display for ServerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server broke the protocol: {}", self.0)
+    }
+}
+
+impl std::error::Error for ServerFault {}
+
+impl From<Malformed> for ServerFault {
+    fn from(malformed: Malformed) -> Self {
+        Self(malformed.0.into())
+    }
+}
+
+impl From<prost::DecodeError> for ServerFault {
+    fn from(error: prost::DecodeError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Splits the server's half into pbs.
+#[derive(Debug)]
+struct Half {
+    delimiter: Delimiter,
+    budget: Budget,
+}
+
+impl Half {
+    fn new() -> Self {
+        Self { delimiter: Delimiter::default(), budget: Budget::new(PB_BYTES_MAX) }
+    }
+
+    fn each_pb(
+        &mut self,
+        mut piece: &[u8],
+        mut handle: impl FnMut(&[u8]) -> Result<(), ServerFault>,
+    ) -> Result<(), ServerFault> {
+        loop {
+            match self.delimiter.next(piece, PB_BYTES_MAX, &mut self.budget) {
+                Ok((used, Step::Pb(pb))) => {
+                    self.budget.release(pb.len());
+                    handle(pb)?;
+                    piece = &piece[used..];
+                }
+                Ok((_, Step::More)) => return Ok(()),
+                Ok((_, Step::Wait(bytes))) => return Err(ServerFault(format!("a pb of {bytes} bytes"))),
+                Err(fault) => return Err(ServerFault(fault.to_string())),
+            }
+        }
+    }
+}
+
+/// Appends one pb, with its length, in a frame of its own.
+fn send_pb(pb: &impl Message, sender: &mut Sender, out: &mut Vec<u8>) {
+    let length = pb.encoded_len();
+    sender.data(out, MessageKind::Binary, false, varint_length(length as u64) + length, |out| {
+        write_varint(length as u64, out);
+        pb.encode_raw(out);
+    });
+}
+
+/// Ends the client's half.
+fn send_fin(sender: &mut Sender, out: &mut Vec<u8>) {
+    sender.data(out, MessageKind::Binary, true, 0, |_| {});
+}
