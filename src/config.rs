@@ -94,9 +94,15 @@ impl Settings {
         let rules = [
             (self.partitions == 0 || self.partitions > PARTITIONS_MAX, "partitions: 1 to 64"),
             (self.max_payload_bytes + 64 > self.max_pb_bytes, "max_pb_bytes: below max_payload_bytes + 64"),
-            (self.max_pb_bytes > self.shard_budget_bytes / 8, "max_pb_bytes: above an eighth of shard_budget_bytes"),
+            (
+                self.max_pb_bytes > self.shard_budget_bytes / 8,
+                "max_pb_bytes: above an eighth of shard_budget_bytes",
+            ),
             (self.max_pb_bytes > u32::MAX as usize / 2, "max_pb_bytes: above 2 GiB"),
-            (i64::from(self.produce_window) < INITIAL_CREDIT, "produce_window: below the initial credit of 100"),
+            (
+                i64::from(self.produce_window) < INITIAL_CREDIT,
+                "produce_window: below the initial credit of 100",
+            ),
             (self.ttl_secs.0 > self.ttl_secs.1, "ttl_min: above ttl_max"),
             (self.ping_interval > self.idle_timeout, "ping_interval: above idle_timeout"),
             (self.consume_batch_messages == 0, "consume_batch_messages: zero"),
@@ -165,7 +171,11 @@ pub fn parse_cores(text: &str) -> Result<Vec<usize>, Unworkable> {
     let mut sorted = cores.clone();
     sorted.sort_unstable();
     sorted.dedup();
-    if sorted.len() == cores.len() { Ok(cores) } else { Err(Unworkable(format!("cores: {text} names one twice"))) }
+    if sorted.len() == cores.len() {
+        Ok(cores)
+    } else {
+        Err(Unworkable(format!("cores: {text} names one twice")))
+    }
 }
 
 #[cfg(test)]

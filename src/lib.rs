@@ -1,4 +1,41 @@
-//! Millstream.
+//! Millstream: a thread-per-core WebSocket queue-streaming server, its clients and its load generator.
+//!
+//! # The rooms
+//!
+//! | room | what lives there | what never does |
+//! | --- | --- | --- |
+//! | [`cli`] | one file for each subcommand | logic worth testing |
+//! | [`config`], [`limits`] | settings and bounds, checked against each other | |
+//! | [`error`] | whose fault it is, and the one map to a status | |
+//! | [`names`], [`queue`], [`batch`], [`budget`], [`clock`] | the words that the rooms below share | I/O |
+//! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
+//! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
+//! | [`session`] | the streaming protocol without I/O, server and client side | sockets, clocks, stores |
+//! | [`store`] | the `Store` trait and the memory store | protocol types |
+//! | [`shard`] | glommio: driver, sockets, inboxes; `shard::core` decides, without I/O | protocol decisions |
+//! | [`client`] | the session's client side on glommio | |
+//! | [`load`] | the load generator on `client` | |
+//! | [`latency`] | histograms | |
+//!
+//! Arrows point one way: `limits ← ws, pb ← session ← shard → store`; `session` and `store` never import each other.
+//!
+//! # The way of a message in
+//!
+//! 1. `shard::driver` reads a ready socket into the shard's one receive buffer.
+//! 2. `shard::core::Connection` hands the bytes to `ws::Receiver`, which unmasks in place.
+//! 3. `session::ServerSession` splits pbs, checks credit and limits, and copies payloads once, into an append batch.
+//! 4. `shard::core` sends the batch to the partition's owner: its own store, or another shard's inbox.
+//! 5. The store's completion comes back the same way and becomes one `ProduceResponse`.
+//!
+//! Out it is the same backwards: a fetch for each partition, parked at its owner; batches shared, not copied; framed
+//! within the consumer's credit; many frames in one system call.
+//!
+//! # Glossary
+//!
+//! *pb*: a protobuf message on the wire. *message*: a payload in a queue. *operation*: one produce or one consume.
+//! *half*: one side's WebSocket message of an operation. *spoken for*: acknowledged or refused. *incarnation*: one
+//! life of a queue. *hop*: a batch's way from the shard of its connection to the shard that owns its partition.
+
 pub mod batch;
 pub mod budget;
 pub mod cli;

@@ -39,7 +39,11 @@ fn is_name(text: &str, chars_max: usize) -> bool {
 impl Project {
     /// 1 to 128 characters of `A-Z a-z 0-9 _ - .`.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
-        if is_name(text, PROJECT_NAME_CHARS_MAX) { Ok(Self(text.into())) } else { Err(PeerFault::ProjectName) }
+        if is_name(text, PROJECT_NAME_CHARS_MAX) {
+            Ok(Self(text.into()))
+        } else {
+            Err(PeerFault::ProjectName)
+        }
     }
 
     /// The name.
@@ -181,12 +185,15 @@ mod tests {
 
     #[test]
     fn a_queue_address_names_a_queue_or_one_partition_of_it() {
-        let address = |text: &str| QueueAddress::parse(text).map(|a| (a.queue.as_str().to_owned(), a.partition));
+        let address =
+            |text: &str| QueueAddress::parse(text).map(|a| (a.queue.as_str().to_owned(), a.partition));
         assert_eq!(address("orders"), Ok(("orders".into(), None)));
         assert_eq!(address("or.de-r_s/0"), Ok(("or.de-r_s".into(), Some(0))));
         assert_eq!(address("orders/63"), Ok(("orders".into(), Some(63))));
         assert_eq!(address("orders/42949672950"), Ok(("orders".into(), Some(u16::MAX))));
-        for bad in ["", ".", "..", "/1", "a/", "a/00", "a/01", "a/+1", "a/-1", "a/1/2", "a/1x", "ä", "a b", "../1"] {
+        for bad in
+            ["", ".", "..", "/1", "a/", "a/00", "a/01", "a/+1", "a/-1", "a/1/2", "a/1x", "ä", "a b", "../1"]
+        {
             assert_eq!(address(bad), Err(PeerFault::QueueName), "{bad}");
         }
         assert!(address(&"q".repeat(64)).is_ok());

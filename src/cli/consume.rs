@@ -99,7 +99,11 @@ impl Sink for Printer {
 }
 
 /// Consumes over as many connections as it takes. How it failed for good, if it did.
-async fn follow(target: Target, mut consume: Consume<Printer>, retries: u32) -> (Consume<Printer>, Option<String>) {
+async fn follow(
+    target: Target,
+    mut consume: Consume<Printer>,
+    retries: u32,
+) -> (Consume<Printer>, Option<String>) {
     let mut attempt = 0;
     loop {
         let before = consume.received;

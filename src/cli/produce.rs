@@ -13,7 +13,8 @@ use glommio::timer::Timer;
 
 use super::{ClientArgs, Failure};
 use crate::client::{
-    Application, Block, ClientError, Next, Produce, ProduceStats, Source, Target, Wire, backoff, connect, run as run_connection,
+    Application, Block, ClientError, Next, Produce, ProduceStats, Source, Target, Wire, backoff, connect,
+    run as run_connection,
 };
 use crate::error::StatusCode;
 use crate::latency::Summary;
@@ -30,7 +31,9 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 const READER_REST: Duration = Duration::from_micros(200);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 all acknowledged; 1 a message was refused or could not be delivered; 2 usage.")]
+#[command(
+    after_help = "Exit codes: 0 all acknowledged; 1 a message was refused or could not be delivered; 2 usage."
+)]
 pub(super) struct Args {
     /// The queue, or QUEUE/N for its partition N alone
     queue: String,
@@ -76,7 +79,10 @@ impl Source for Input {
             Self::Generated { left: 0, .. } => Poll::Ready(None),
             Self::Generated { left, payload } => {
                 let mut block = Block::default();
-                while *left > 0 && (block.is_empty() || block.bytes() + payload.len() <= BLOCK_BYTES) && block.len() < 10_000 {
+                while *left > 0
+                    && (block.is_empty() || block.bytes() + payload.len() <= BLOCK_BYTES)
+                    && block.len() < 10_000
+                {
                     block.push(payload);
                     *left -= 1;
                 }
@@ -144,14 +150,20 @@ fn spread(block: Block, to: &[Sender<Option<Block>>], turn: &mut usize) {
 }
 
 /// One connection's messages, over as many connections as it takes. How it failed for good, if it did.
-async fn deliver(target: Target, mut produce: Produce<Input>, retries: u32, acknowledged: Rc<Cell<u64>>) -> (ProduceStats, Option<String>) {
+async fn deliver(
+    target: Target,
+    mut produce: Produce<Input>,
+    retries: u32,
+    acknowledged: Rc<Cell<u64>>,
+) -> (ProduceStats, Option<String>) {
     let mut attempt = 0;
     loop {
         let before = produce.stats.acknowledged + produce.stats.refused;
         let ended = async {
             let mut stream = connect(&target).await?;
             let mut wire = Wire::start(&target);
-            let result = run_connection(&mut stream, &mut wire, &mut Counted(&mut produce, &acknowledged)).await;
+            let result =
+                run_connection(&mut stream, &mut wire, &mut Counted(&mut produce, &acknowledged)).await;
             // The server sees an orderly end where we have one.
             let _ = stream.shutdown(std::net::Shutdown::Both).await;
             result
@@ -206,7 +218,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..connections).map(|_| inbox(BLOCKS_WAITING)).unzip();
         inputs.extend(inboxes.into_iter().map(Input::Lines));
         let file = match &args.file {
-            Some(path) => Some(File::open(path).map_err(|error| Failure(format!("{}: {error}", path.display())))?),
+            Some(path) => {
+                Some(File::open(path).map_err(|error| Failure(format!("{}: {error}", path.display())))?)
+            }
             None => None,
         };
         reader = Some(std::thread::spawn(move || match file {
@@ -228,7 +242,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         let progress = glommio::spawn_local(show_progress(acknowledged.clone(), done.clone()));
         let tasks: Vec<_> = producers
             .into_iter()
-            .map(|(target, produce)| glommio::spawn_local(deliver(target, produce, retries, acknowledged.clone())))
+            .map(|(target, produce)| {
+                glommio::spawn_local(deliver(target, produce, retries, acknowledged.clone()))
+            })
             .collect();
         let mut results = Vec::new();
         for task in tasks {
@@ -285,7 +301,8 @@ fn summarise(total: &ProduceStats, elapsed: Duration) {
         total.resent
     );
     eprintln!("latency: {}", Summary::of(&total.latency));
-    if let Some(refusal) = total.first_refusal.as_ref().filter(|refusal| refusal.code != StatusCode::CREATED) {
+    if let Some(refusal) = total.first_refusal.as_ref().filter(|refusal| refusal.code != StatusCode::CREATED)
+    {
         eprintln!("first refusal: {refusal}");
     }
 }

@@ -87,7 +87,9 @@ impl Args {
         };
         let allowed = allowed_cores();
         if let Some(core) = cores.iter().find(|core| !allowed.contains(core)) {
-            return Err(Failure(format!("--cores: core {core} is not among those allowed here ({allowed:?})")));
+            return Err(Failure(format!(
+                "--cores: core {core} is not among those allowed here ({allowed:?})"
+            )));
         }
         let mut settings = Settings::new(Project::parse("default")?);
         settings.partitions = self.partitions;
@@ -122,12 +124,16 @@ fn seconds(name: &str, value: f64) -> Result<Duration, Failure> {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MILLSTREAM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("millstream=info,warn"));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_env_filter(filter).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .init();
     let config = args.config()?;
     // Signals are taken by this thread alone, so it must ask for them before any other thread exists.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let server =
-        Server::start(&config).map_err(|error| Failure(format!("cannot serve on {}: {error}", config.listen)))?;
+    let server = Server::start(&config)
+        .map_err(|error| Failure(format!("cannot serve on {}: {error}", config.listen)))?;
     tracing::info!(
         listen = %server.address(),
         cores = ?config.cores,

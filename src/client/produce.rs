@@ -187,7 +187,9 @@ impl<S: Source> Application for Produce<S> {
         let handled = producer.handle_data(piece, fin, |event| match event {
             ProduceEvent::Accepted => {}
             // A 5xx says that they are not known to be stored: they are sent again by the next operation.
-            ProduceEvent::Spoken { count: _, outcome } if outcome.code.0 >= 500 => self.failed = Some(outcome),
+            ProduceEvent::Spoken { count: _, outcome } if outcome.code.0 >= 500 => {
+                self.failed = Some(outcome)
+            }
             ProduceEvent::Spoken { count, outcome } => {
                 // Behind a 5xx nothing is counted: what is sent again must not be counted twice.
                 if self.failed.is_none() {
@@ -224,7 +226,10 @@ impl<S: Source> Application for Produce<S> {
             let mut end = sending.sent;
             let mut bytes = 0;
             let most = self.batch.min(producer.credit() as usize);
-            while end < sending.block.len() && end - sending.sent < most && (bytes == 0 || bytes < FRAME_BYTES) {
+            while end < sending.block.len()
+                && end - sending.sent < most
+                && (bytes == 0 || bytes < FRAME_BYTES)
+            {
                 bytes += sending.block.payload(end).len();
                 end += 1;
             }
@@ -239,7 +244,8 @@ impl<S: Source> Application for Produce<S> {
             producer.frame(&self.pbs, sender, out);
             self.pbs.clear();
         }
-        let all_sent = self.source_ended && self.blocks.back().is_none_or(|last| last.sent == last.block.len());
+        let all_sent =
+            self.source_ended && self.blocks.back().is_none_or(|last| last.sent == last.block.len());
         if !self.finished && (all_sent || self.failed.is_some()) {
             self.finished = true;
             producer.finish(sender, out);

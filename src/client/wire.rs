@@ -90,7 +90,9 @@ impl Wire {
                 let mut rest = response.split_off(used);
                 self.handle_frames(&mut rest, &mut each)
             }
-            None if response.len() > RESPONSE_BYTES_MAX => Err(ClientError::Broken("an endless handshake".into())),
+            None if response.len() > RESPONSE_BYTES_MAX => {
+                Err(ClientError::Broken("an endless handshake".into()))
+            }
             None => {
                 self.handshake = Some((handshake, response));
                 Ok(())
@@ -119,7 +121,9 @@ impl Wire {
                 }
                 Ok(Input::Pong { used }) => rest = &mut rest[used..],
                 Ok(Input::Close { code }) => return Err(ClientError::Closed(code)),
-                Err(code) => return Err(ClientError::Broken(format!("frames that deserve close code {}", code.0))),
+                Err(code) => {
+                    return Err(ClientError::Broken(format!("frames that deserve close code {}", code.0)));
+                }
             }
         }
     }

@@ -8,7 +8,8 @@ pub const LATENCY_NS_MAX: u64 = 60_000_000_000;
 /// An empty histogram of nanoseconds, three significant digits (216 KiB).
 #[allow(clippy::expect_used)]
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are constants that HdrHistogram takes")
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
+        .expect("the bounds are constants that HdrHistogram takes")
 }
 
 /// The percentiles that a summary names, in microseconds.

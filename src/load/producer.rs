@@ -61,9 +61,8 @@ impl LoadProducer {
     pub(super) fn new(plan: Arc<Plan>, number: u32, window: Window, progress: Arc<Progress>) -> Self {
         let connections = u64::from(plan.producers);
         let queue = plan.queue_of(number);
-        let interval = plan.rate.map(|rate| {
-            Duration::from_secs_f64(plan.batch as f64 * connections as f64 / rate)
-        });
+        let interval =
+            plan.rate.map(|rate| Duration::from_secs_f64(plan.batch as f64 * connections as f64 / rate));
         let count = plan.count.map_or(u64::MAX, |count| {
             count / connections + u64::from(u64::from(number) < count % connections)
         });

@@ -132,7 +132,8 @@ impl Report {
     /// Whether every message that was acknowledged was seen once and in order, and nothing failed.
     pub fn is_sound(&self) -> bool {
         let Verdict { lost, repeated_or_out_of_order, foreign, .. } = self.verified;
-        lost + repeated_or_out_of_order + foreign + self.missing + self.refused == 0 && self.failures.is_empty()
+        lost + repeated_or_out_of_order + foreign + self.missing + self.refused == 0
+            && self.failures.is_empty()
     }
 }
 
@@ -142,7 +143,13 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:?}: {} B, {} a request, {} producers, {} consumers, {} queues, {:.1} s",
-            self.mode, self.size, self.batch, self.producers, self.consumers, self.queues, self.measured_seconds
+            self.mode,
+            self.size,
+            self.batch,
+            self.producers,
+            self.consumers,
+            self.queues,
+            self.measured_seconds
         )?;
         if self.producers > 0 {
             let rate = self.acknowledged_per_second;

@@ -117,16 +117,25 @@ pub fn run(plan: Plan) -> Result<Report, ClientError> {
     for (index, core) in plan.cores.iter().enumerate() {
         let (plan, progress) = (plan.clone(), progress.clone());
         let cores = plan.cores.len();
-        let settings =
-            ExecutorSettings { name: format!("load-{core}"), core: Some(*core), spin_before_park: Duration::ZERO };
+        let settings = ExecutorSettings {
+            name: format!("load-{core}"),
+            core: Some(*core),
+            spin_before_park: Duration::ZERO,
+        };
         let thread = spawn(settings, move || async move {
             // Consumers first, so that none of them begins behind what the producers send.
-            let consumers = (0..consumers).filter(|number| *number as usize % cores == index).map(|number| {
-                glommio::spawn_local(consume(plan.clone(), number, window, progress.clone()))
-            });
+            let consumers = (0..consumers)
+                .filter(|number| *number as usize % cores == index)
+                .map(|number| glommio::spawn_local(consume(plan.clone(), number, window, progress.clone())));
             let mut tasks: Vec<_> = consumers.collect();
             let producers = (0..producers).filter(|number| *number as usize % cores == index).map(|number| {
-                glommio::spawn_local(produce(plan.clone(), number, window, progress.clone(), consumers_of(&plan)))
+                glommio::spawn_local(produce(
+                    plan.clone(),
+                    number,
+                    window,
+                    progress.clone(),
+                    consumers_of(&plan),
+                ))
             });
             tasks.extend(producers);
             let mut done = Vec::new();
@@ -172,7 +181,9 @@ async fn produce(
     consumers: usize,
 ) -> Result<Done, ClientError> {
     let ended = async {
-        while progress.consumers_ready.load(Ordering::Acquire) < consumers && !progress.failed.load(Ordering::Relaxed) {
+        while progress.consumers_ready.load(Ordering::Acquire) < consumers
+            && !progress.failed.load(Ordering::Relaxed)
+        {
             glommio::timer::sleep(Duration::from_millis(1)).await;
         }
         let target = plan.target()?;

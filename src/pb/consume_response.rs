@@ -156,7 +156,8 @@ impl<'a> ConsumeResponseReader<'a> {
             match field {
                 1 => {
                     expect(wire_type, BYTES)?;
-                    let status = Status::decode(self.reader.bytes()?).map_err(|_| Malformed("a bad Status"))?;
+                    let status =
+                        Status::decode(self.reader.bytes()?).map_err(|_| Malformed("a bad Status"))?;
                     self.status = Some(status);
                 }
                 2 => {

@@ -123,8 +123,8 @@ impl Consume {
 
     /// One ConsumeRequest.
     pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
-        let request =
-            ConsumeRequest::decode(pb).map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
+        let request = ConsumeRequest::decode(pb)
+            .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
         if request.commit_marker.is_some() {
             return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
         }
@@ -138,7 +138,9 @@ impl Consume {
     /// What a fetch brought.
     pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
         let sendable = self.window.available() > 0 && cx.has_room();
-        let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.partition == partition) else { return };
+        let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.partition == partition) else {
+            return;
+        };
         let waited = std::mem::replace(&mut cursor.fetch, Fetch::None) == Fetch::Outstanding { wait: true };
         if fetched.batches.is_empty() {
             cursor.position = cursor.position.max(fetched.next);
@@ -177,8 +179,12 @@ impl Consume {
     /// Whether the messages that are ready wait for company.
     fn lingers(&mut self, cx: &Cx<'_>) -> bool {
         let Some(until) = self.linger_until_ms else { return false };
-        let ready: usize =
-            self.cursors.iter().flat_map(|cursor| &cursor.ready).map(|ready| ready.stored.batch.count() as usize).sum();
+        let ready: usize = self
+            .cursors
+            .iter()
+            .flat_map(|cursor| &cursor.ready)
+            .map(|ready| ready.stored.batch.count() as usize)
+            .sum();
         let waits = until > cx.now.mono_ms
             && self.drain_until_ms.is_none()
             && ready > 0
@@ -391,7 +397,12 @@ impl Consume {
 impl Ready {
     fn template(&self, partition: u16, now: Now) -> MessageTemplate {
         let stored = &self.stored;
-        MessageTemplate::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix_ms), stored.timestamp_ms)
+        MessageTemplate::new(
+            partition,
+            stored.batch.ttl_secs(),
+            stored.age_secs(now.unix_ms),
+            stored.timestamp_ms,
+        )
     }
 }
 
@@ -424,4 +435,3 @@ impl Cursor {
 fn id(partition: u16, offset: u64) -> String {
     format!("{partition:x}.{offset:x}")
 }
-

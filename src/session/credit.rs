@@ -79,7 +79,10 @@ impl ReceiveWindow {
 
     /// Every message up to `through` is spoken for.
     pub fn speak_for(&mut self, through: MsgNum) {
-        assert!(through >= self.spoken_for && through <= self.received, "numbers are spoken for once, in order");
+        assert!(
+            through >= self.spoken_for && through <= self.received,
+            "numbers are spoken for once, in order"
+        );
         self.spoken_for = through;
         self.check();
     }
@@ -98,7 +101,9 @@ impl ReceiveWindow {
 
     fn check(&self) {
         debug_assert!(self.spoken_for <= self.received && self.received <= self.granted);
-        debug_assert!(self.granted <= MsgNum(INITIAL_CREDIT).max(self.spoken_for.plus(u64::from(self.window))));
+        debug_assert!(
+            self.granted <= MsgNum(INITIAL_CREDIT).max(self.spoken_for.plus(u64::from(self.window)))
+        );
     }
 }
 

@@ -124,7 +124,11 @@ mod tests {
     use crate::pb::wire::write_varint;
     use proptest::prelude::*;
 
-    fn split(bytes: &[u8], cuts: &[usize], max: usize) -> (Vec<Vec<u8>>, Option<PeerFault>, Budget, Delimiter) {
+    fn split(
+        bytes: &[u8],
+        cuts: &[usize],
+        max: usize,
+    ) -> (Vec<Vec<u8>>, Option<PeerFault>, Budget, Delimiter) {
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
         ends.sort_unstable();
         ends.push(bytes.len());

@@ -180,7 +180,9 @@ mod tests {
         assert_eq!(Start::parse("latest"), Ok(Start::Latest));
         assert_eq!(Start::parse("time:0"), Ok(Start::Time(0)));
         assert_eq!(Start::parse("time:9223372036854775807"), Ok(Start::Time(i64::MAX as u64)));
-        for bad in ["time:", "time:-1", "time:+1", "time:9223372036854775808", "time:1.5", "LATEST", "1", "AQ", "Ag"] {
+        for bad in
+            ["time:", "time:-1", "time:+1", "time:9223372036854775808", "time:1.5", "LATEST", "1", "AQ", "Ag"]
+        {
             assert!(matches!(Start::parse(bad), Err(PeerFault::Marker(_))), "{bad}");
         }
         assert!(Start::parse(&"A".repeat(1025)).is_err());

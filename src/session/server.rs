@@ -424,10 +424,13 @@ impl Operations {
                 (Setup::Produce { partition: address.partition }, address)
             }
             (Some(get), None) => {
-                self.state = State::Opening(Setup::Consume { partition: None, start: Start::Oldest, echo: false });
+                self.state =
+                    State::Opening(Setup::Consume { partition: None, start: Start::Oldest, echo: false });
                 parse_consume(&get)?
             }
-            _ => return Err(PeerFault::PbInvalid("SetupRequest: exactly one of get and append".into()).into()),
+            _ => {
+                return Err(PeerFault::PbInvalid("SetupRequest: exactly one of get and append".into()).into());
+            }
         };
         if self.draining {
             return Err(Fault::Draining);
@@ -463,7 +466,9 @@ impl Operations {
             }
             Setup::Consume { partition, start, echo } => {
                 let positions = match start {
-                    Start::Oldest | Start::Latest | Start::Time(_) => Ok(vec![0; usize::from(queue.partitions)]),
+                    Start::Oldest | Start::Latest | Start::Time(_) => {
+                        Ok(vec![0; usize::from(queue.partitions)])
+                    }
                     Start::Marker(marker) => marker.positions(&queue),
                 };
                 let positions = match positions {

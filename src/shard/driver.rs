@@ -13,7 +13,9 @@ use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
 use super::socket::Socket;
 use crate::clock::Now;
-use crate::limits::{INBOX_BATCHES_PER_LOOK, REACTOR_PASS_EVERY_US, RECEIVE_BUFFER_BYTES, RECEIVE_BYTES_PER_TURN};
+use crate::limits::{
+    INBOX_BATCHES_PER_LOOK, REACTOR_PASS_EVERY_US, RECEIVE_BUFFER_BYTES, RECEIVE_BYTES_PER_TURN,
+};
 use crate::store::Store;
 use crate::ws::handshake::Refusal;
 
@@ -118,7 +120,8 @@ impl<S: Store<Token>> Driver<S> {
                 };
             }
             if !more {
-                let deadline = self.core.next_deadline_ms().map(|ms| self.started + Duration::from_millis(ms));
+                let deadline =
+                    self.core.next_deadline_ms().map(|ms| self.started + Duration::from_millis(ms));
                 let deadline = [deadline, self.drain_until].into_iter().flatten().min();
                 self.parker.park(&self.inbox, deadline).await;
                 passed = Instant::now();
@@ -248,7 +251,9 @@ impl<S: Store<Token>> Driver<S> {
         for _ in 0..self.core.dirty() {
             let Some(id) = self.core.poll_dirty() else { return };
             let now = self.now();
-            let Some((of, socket)) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut) else { continue };
+            let Some((of, socket)) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut) else {
+                continue;
+            };
             if *of != id {
                 continue;
             }

@@ -29,7 +29,10 @@ pub struct ExecutorSettings {
 }
 
 /// Starts an executor that runs what `make` returns, to its end.
-pub fn spawn<F, Fut, T>(settings: ExecutorSettings, make: F) -> Result<ExecutorJoinHandle<T>, GlommioError<()>>
+pub fn spawn<F, Fut, T>(
+    settings: ExecutorSettings,
+    make: F,
+) -> Result<ExecutorJoinHandle<T>, GlommioError<()>>
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = T> + 'static,

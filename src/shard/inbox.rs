@@ -35,11 +35,8 @@ impl<T> Clone for Sender<T> {
 
 /// An inbox of at most `capacity` batches.
 pub fn inbox<T>(capacity: usize) -> (Sender<T>, Inbox<T>) {
-    let shared = Arc::new(Shared {
-        queue: ArrayQueue::new(capacity),
-        bell: Doorbell::new(),
-        waker: OnceLock::new(),
-    });
+    let shared =
+        Arc::new(Shared { queue: ArrayQueue::new(capacity), bell: Doorbell::new(), waker: OnceLock::new() });
     (Sender(shared.clone()), Inbox(shared))
 }
 

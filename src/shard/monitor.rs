@@ -37,7 +37,11 @@ pub fn watch(shards: Vec<Watched>, stop: &AtomicBool) {
             let waits = watched.heartbeat.is_parked() && watched.sender.depth() == 0;
             if now != *turns || waits {
                 if *still >= STALL_LOOKS {
-                    tracing::warn!(shard = index, still_ms = LOOK_EVERY.as_millis() as u64 * u64::from(*still), "a shard stood still");
+                    tracing::warn!(
+                        shard = index,
+                        still_ms = LOOK_EVERY.as_millis() as u64 * u64::from(*still),
+                        "a shard stood still"
+                    );
                 }
                 idle &= now == *turns;
                 *turns = now;

@@ -11,7 +11,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::Listener;
 use super::core::Core;
-use super::driver::{Delivery, Driver, Shared, ShardReport};
+use super::driver::{Delivery, Driver, ShardReport, Shared};
 use super::executor::{ExecutorSettings, spawn};
 use super::inbox::{Sender, inbox};
 use super::monitor::{self, Watched};
@@ -107,9 +107,8 @@ impl Server {
             .name("monitor".into())
             .spawn(move || monitor::watch(watched, &stop))?;
         let (accepting, to) = (listener.clone(), senders.clone());
-        let acceptor = std::thread::Builder::new()
-            .name("acceptor".into())
-            .spawn(move || accepting.run(&to, &shared))?;
+        let acceptor =
+            std::thread::Builder::new().name("acceptor".into()).spawn(move || accepting.run(&to, &shared))?;
         Ok(Self {
             address,
             handle: DrainHandle { listener, shards: senders },

@@ -22,7 +22,7 @@ pub struct Socket {
     stream: TcpStream,
     mark: Arc<ReadyMark>,
     waker: Waker,
-    /// The last read did not find it empty.
+    /// The last read did not find it empty, or it was woken since.
     readable: bool,
     is_shut: bool,
 }
@@ -32,14 +32,16 @@ impl Socket {
     pub fn new(socket: socket2::Socket, slot: u32) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
-        socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES)?;
+        set_receive_buffer(&socket)?;
         let (mark, waker) = ReadyMark::new(slot);
         Ok(Self { stream: TcpStream::from(socket), mark, waker, readable: true, is_shut: false })
     }
 
-    /// Its place in the ready list was taken.
-    pub fn clear_mark(&self) {
+    /// Its place in the ready list was taken. It may have been woken because it can be read, and whoever is not
+    /// read now must not forget that.
+    pub fn clear_mark(&mut self) {
         self.mark.clear();
+        self.readable = true;
     }
 
     /// Puts it into the ready list.
@@ -90,6 +92,11 @@ impl Socket {
             let _ = socket2::SockRef::from(&RawSocket(self.stream.as_raw_fd())).shutdown(Shutdown::Write);
         }
     }
+}
+
+/// Gives the kernel's receive buffer its size ([`SOCKET_RECEIVE_BYTES`] says why).
+pub fn set_receive_buffer(socket: &impl AsRawFd) -> io::Result<()> {
+    socket2::SockRef::from(&RawSocket(socket.as_raw_fd())).set_recv_buffer_size(SOCKET_RECEIVE_BYTES)
 }
 
 /// Lends the descriptor of a stream that lives on.

@@ -48,7 +48,11 @@ pub fn task_run() -> TaskRun {
 }
 
 unsafe extern "C" {
-    fn __real_io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut RingParams) -> c_int;
+    fn __real_io_uring_queue_init_params(
+        entries: c_uint,
+        ring: *mut c_void,
+        params: *mut RingParams,
+    ) -> c_int;
 }
 
 /// Stands between glommio and liburing's function of the same name without the prefix.

@@ -137,7 +137,11 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         let base_offset = partition.end;
         partition.end += count;
         partition.last_timestamp_ms = partition.last_timestamp_ms.max(now.unix_ms);
-        partition.batches.push_back(StoredBatch { base_offset, timestamp_ms: partition.last_timestamp_ms, batch });
+        partition.batches.push_back(StoredBatch {
+            base_offset,
+            timestamp_ms: partition.last_timestamp_ms,
+            batch,
+        });
         if !partition.waiting.is_empty() && !partition.is_woken {
             partition.is_woken = true;
             self.woken.push(key);
@@ -161,11 +165,16 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     fn drop_oldest(&mut self) {
         let Some((key, base_offset)) = self.arrivals.pop_front() else { return };
         let Some(partition) = self.partitions.get_mut(&key) else { return };
-        let Some(stored) = partition.batches.pop_front_if(|stored| stored.base_offset == base_offset) else { return };
+        let Some(stored) = partition.batches.pop_front_if(|stored| stored.base_offset == base_offset) else {
+            return;
+        };
         self.bytes -= cost(&stored.batch);
         self.batches -= 1;
         if self.counters.dropped == 0 {
-            tracing::warn!(memory_bytes = self.bytes_max, "the memory store is full: the oldest messages are dropped");
+            tracing::warn!(
+                memory_bytes = self.bytes_max,
+                "the memory store is full: the oldest messages are dropped"
+            );
         }
         self.counters.dropped += u64::from(stored.batch.count());
     }

@@ -101,7 +101,8 @@ impl From<PeerFault> for Refusal {
 /// Reads a request from the start of `bytes`. Once it is whole and acceptable, appends the response to `out`;
 /// `None` where more bytes are needed.
 pub fn accept(bytes: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<Option<Accepted>, Refusal> {
-    let parsed = Request::try_parse(bytes).map_err(|error| Refusal::new(400, format!("no handshake: {error}")))?;
+    let parsed =
+        Request::try_parse(bytes).map_err(|error| Refusal::new(400, format!("no handshake: {error}")))?;
     let Some((used, request)) = parsed else { return Ok(None) };
     let headers = request.headers();
     let path = request.uri().path();
@@ -179,7 +180,11 @@ fn offers_subprotocol(headers: &HeaderMap) -> Result<bool, Refusal> {
             any = true;
         }
     }
-    if any { Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {SUBPROTOCOL} is spoken"))) } else { Ok(false) }
+    if any {
+        Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {SUBPROTOCOL} is spoken")))
+    } else {
+        Ok(false)
+    }
 }
 
 /// Who asks: from the headers, or from the query string where a browser cannot set headers.
@@ -368,8 +373,12 @@ mod tests {
         let (mut asked, mut said) = (Vec::new(), Vec::new());
         let project = Project::parse("acme").unwrap();
         let client = ClientId::parse(UUID).unwrap();
-        let request =
-            ClientRequest { host: "127.0.0.1:9000", path: "/", project: Some(&project), client: Some(client) };
+        let request = ClientRequest {
+            host: "127.0.0.1:9000",
+            path: "/",
+            project: Some(&project),
+            client: Some(client),
+        };
         let handshake = ClientHandshake::start(&request, &mut asked);
         let accepted = accept(&asked, &policy(), &mut said).unwrap().unwrap();
         assert_eq!((accepted.project, accepted.client), (project, client));

@@ -138,7 +138,11 @@ impl Receiver {
             self.open = None;
         }
         // A header without any payload yet says nothing.
-        if payload.is_empty() && !whole { Ok(Input::More) } else { Ok(Input::Data { kind, payload, fin: fin && whole }) }
+        if payload.is_empty() && !whole {
+            Ok(Input::More)
+        } else {
+            Ok(Input::Data { kind, payload, fin: fin && whole })
+        }
     }
 
     /// The last `bytes` of the payload just handed on were not taken: they will be the start of the next input.
@@ -215,9 +219,9 @@ impl Receiver {
         whole: bool,
         used: usize,
     ) -> Result<Input, CloseCode> {
-        let control = self
-            .control
-            .get_or_insert_with(|| Box::new(ControlPayload { length: 0, bytes: [0; CONTROL_PAYLOAD_BYTES_MAX] }));
+        let control = self.control.get_or_insert_with(|| {
+            Box::new(ControlPayload { length: 0, bytes: [0; CONTROL_PAYLOAD_BYTES_MAX] })
+        });
         let had = usize::from(control.length);
         control.bytes[had..had + piece.len()].copy_from_slice(piece);
         control.length += piece.len() as u8;

@@ -221,7 +221,8 @@ impl Connection {
                             used
                         }
                         Phase::Echoing(echo) => {
-                            if let Err(code) = echo.handle(&mut self.sender, &mut self.out, kind, piece, fin) {
+                            if let Err(code) = echo.handle(&mut self.sender, &mut self.out, kind, piece, fin)
+                            {
                                 self.close(code, env);
                                 return input.len();
                             }

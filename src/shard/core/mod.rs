@@ -323,7 +323,9 @@ impl<S: Store<Token>> Core<S> {
 
     /// Whether draining has left nothing to do.
     pub fn is_drained(&self) -> bool {
-        self.drain == Drain::Consumers && self.connections.is_empty() && self.outboxes.iter().all(Vec::is_empty)
+        self.drain == Drain::Consumers
+            && self.connections.is_empty()
+            && self.outboxes.iter().all(Vec::is_empty)
     }
 
     /// What the shard did.
@@ -398,10 +400,14 @@ impl<S: Store<Token>> Core<S> {
         let shard = self.shard;
         let token = |operation, detail, reserved| Token { shard, connection, operation, detail, reserved };
         if let Command::Open { operation, queue } = command {
-            let Some(project) = self.connections.get(connection).and_then(Connection::project) else { return };
+            let Some(project) = self.connections.get(connection).and_then(Connection::project) else {
+                return;
+            };
             return self.open(now, token(operation, 0, 0), (project.clone(), queue));
         }
-        let Some(queue) = self.connections.get(connection).and_then(|connection| connection.queue) else { return };
+        let Some(queue) = self.connections.get(connection).and_then(|connection| connection.queue) else {
+            return;
+        };
         let (partition, request) = match command {
             Command::Open { .. } => return,
             Command::Append { operation, sequence, partition, batch, reserved } => {
@@ -418,8 +424,14 @@ impl<S: Store<Token>> Core<S> {
             Command::Fetch { operation, partition, from, exclude, wait } => {
                 let token = token(operation, u64::from(partition), 0);
                 let partition_key = queue.key(partition);
-                let fetch =
-                    Request::Fetch { token, partition: partition_key, from, bytes_max: FETCH_BYTES, exclude, wait };
+                let fetch = Request::Fetch {
+                    token,
+                    partition: partition_key,
+                    from,
+                    bytes_max: FETCH_BYTES,
+                    exclude,
+                    wait,
+                };
                 (partition, fetch)
             }
             Command::Cancel { operation, partition } => {
@@ -523,7 +535,8 @@ impl<S: Store<Token>> Core<S> {
             let owned: Vec<u16> = (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
             local = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
         }
-        connection.with_session(&mut env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
+        connection
+            .with_session(&mut env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
         self.mark_dirty(id);
         self.after(now, id);
     }
@@ -559,7 +572,9 @@ impl<S: Store<Token>> Core<S> {
     /// Draining goes on: producers, those of all shards, consumers, then whoever is left.
     fn advance_drain(&mut self, now: Now) {
         let sessions = |core: &Self, wanted: fn(&ServerSession) -> bool| {
-            core.connections.ids().any(|id| core.connections.get(id).and_then(Connection::session).is_some_and(wanted))
+            core.connections
+                .ids()
+                .any(|id| core.connections.get(id).and_then(Connection::session).is_some_and(wanted))
         };
         if self.drain == Drain::Producers && !sessions(self, ServerSession::is_producing) {
             self.drain = Drain::ProducersDone;

@@ -41,7 +41,8 @@ impl<T> Slab<T> {
 
     /// Takes a value out; its id means nothing from now on.
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
-        let entry = self.entries.get_mut(id.slot as usize).filter(|entry| entry.generation == id.generation)?;
+        let entry =
+            self.entries.get_mut(id.slot as usize).filter(|entry| entry.generation == id.generation)?;
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(id.slot);
@@ -77,9 +78,11 @@ impl<T> Slab<T> {
 
     /// The ids of all.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
-        self.entries.iter().enumerate().filter(|(_, entry)| entry.value.is_some()).map(|(slot, entry)| {
-            ConnectionId { slot: slot as u32, generation: entry.generation }
-        })
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.value.is_some())
+            .map(|(slot, entry)| ConnectionId { slot: slot as u32, generation: entry.generation })
     }
 }
 

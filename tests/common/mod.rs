@@ -1,0 +1,201 @@
+//! A real server on a free port, and a raw client that speaks the protocol by the byte through tungstenite.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use millstream::pb::wire::{Reader, write_varint};
+use prost::Message;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::{Message as WsMessage, WebSocket};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_millstream");
+
+pub struct Server {
+    child: Child,
+    pub port: u16,
+}
+
+impl Server {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(BINARY)
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let port = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it listened");
+            if let Some((_, rest)) = line.split_once("listen=127.0.0.1:") {
+                break rest.split_whitespace().next().unwrap().parse().unwrap();
+            }
+        };
+        // Nobody reads the rest; a full pipe must not stop the server.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://127.0.0.1:{}/", self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(mut self) -> i32 {
+        self.signal("TERM");
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    pub fn wait(mut self) -> i32 {
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).args(["--url", &self.url()]);
+        command
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails where it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A WebSocket connection of tungstenite's.
+pub struct Client(pub WebSocket<TcpStream>, Vec<u8>, bool);
+
+impl Client {
+    pub fn connect(server: &Server) -> Self {
+        Self::connect_with(server, &[])
+    }
+
+    pub fn connect_with(server: &Server, headers: &[(&str, &str)]) -> Self {
+        let mut request = tungstenite::client::IntoClientRequest::into_client_request(server.url()).unwrap();
+        for (name, value) in headers {
+            let name = tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let config = tungstenite::protocol::WebSocketConfig::default();
+        let (socket, _) = tungstenite::client::client_with_config(request, stream, Some(config)).unwrap();
+        Self(socket, Vec::new(), false)
+    }
+
+    fn frame(&mut self, payload: Vec<u8>, opcode: Data, fin: bool) {
+        let frame = Frame::message(payload, OpCode::Data(opcode), fin);
+        self.0.send(WsMessage::Frame(frame)).unwrap();
+    }
+
+    /// The first frame of an operation, with one pb.
+    pub fn begin(&mut self, pb: &impl Message) {
+        self.frame(pb.encode_length_delimited_to_vec(), Data::Binary, false);
+    }
+
+    pub fn send(&mut self, pb: &impl Message) {
+        self.frame(pb.encode_length_delimited_to_vec(), Data::Continue, false);
+    }
+
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.frame(bytes.to_vec(), Data::Continue, false);
+    }
+
+    pub fn begin_raw(&mut self, bytes: &[u8], fin: bool) {
+        self.frame(bytes.to_vec(), Data::Binary, fin);
+    }
+
+    pub fn finish(&mut self) {
+        self.frame(Vec::new(), Data::Continue, true);
+    }
+
+    /// The next pb of the server's half; `None` at its end. Reads frames by hand from the socket, because tungstenite
+    /// gives whole messages only.
+    pub fn receive(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let mut reader = Reader(&self.1);
+            if let Ok(pb) = reader.bytes() {
+                let pb = pb.to_vec();
+                let left = reader.0.to_vec();
+                self.1 = left;
+                return Some(pb);
+            }
+            if std::mem::take(&mut self.2) {
+                return None;
+            }
+            let (fin, opcode, payload) = self.read_frame();
+            match opcode {
+                0 | 2 => {
+                    self.1.extend(payload);
+                    self.2 = fin;
+                }
+                8 => panic!("closed with {:?}", payload.get(..2).map(|b| u16::from_be_bytes([b[0], b[1]]))),
+                _ => {}
+            }
+        }
+    }
+
+    pub fn receive_as<T: Message + Default>(&mut self) -> T {
+        T::decode(&self.receive().expect("the server's half has ended")[..]).unwrap()
+    }
+
+    /// The close code that the server sends next.
+    pub fn close_code(&mut self) -> u16 {
+        loop {
+            let (_, opcode, payload) = self.read_frame();
+            if opcode == 8 {
+                return u16::from_be_bytes([payload[0], payload[1]]);
+            }
+        }
+    }
+
+    pub fn read_frame(&mut self) -> (bool, u8, Vec<u8>) {
+        let stream = self.0.get_mut();
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).unwrap();
+        let length = match head[1] & 0x7f {
+            126 => {
+                let mut wide = [0; 2];
+                stream.read_exact(&mut wide).unwrap();
+                u64::from(u16::from_be_bytes(wide))
+            }
+            127 => {
+                let mut wide = [0; 8];
+                stream.read_exact(&mut wide).unwrap();
+                u64::from_be_bytes(wide)
+            }
+            short => u64::from(short),
+        };
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+        (head[0] & 0x80 != 0, head[0] & 0x0f, payload)
+    }
+}
+
+pub fn varint(value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_varint(value, &mut out);
+    out
+}
