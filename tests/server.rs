@@ -46,7 +46,8 @@ fn producer(server: &Server, queue: &str) -> Client {
     let mut client = Client::connect(server);
     client.begin(&append(queue));
     let setup: ProduceSetupResponse = client.receive_as();
-    assert_eq!((code(&setup.status), setup.max_msgnum_to_send()), (100, 65_536));
+    assert_eq!(code(&setup.status), 100);
+    assert!(setup.max_msgnum_to_send() >= 100);
     client
 }
 

@@ -329,6 +329,7 @@ impl Consume {
 
     /// Lets go of what cannot be sent now; it is fetched again.
     fn let_go(&mut self) {
+        self.linger_until_ms = None;
         for cursor in &mut self.cursors {
             cursor.ready.clear();
         }

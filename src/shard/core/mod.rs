@@ -287,7 +287,9 @@ impl<S: Store<Token>> Core<S> {
 
     /// Time has passed.
     pub fn handle_timeouts(&mut self, now: Now) {
-        while let Some((id, due_ms)) = self.deadlines.poll(now.mono_ms) {
+        // Taken first: what is still due afterwards (a marker that the next transmit pays) must not come again here.
+        let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono_ms)).collect();
+        for (id, due_ms) in due {
             let Some((connection, mut env)) = self.connection(now, id) else { continue };
             if !connection.armed.fire(due_ms) {
                 continue;
