@@ -31,9 +31,9 @@ pub const PONG_BYTES_MAX: usize = 4 << 10;
 /// system call brings many frames and a pb of 100 × 1 KiB is seldom cut; four of them fit the second-level cache.
 pub const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 
-/// The kernel's receive buffer of a socket (`SO_RCVBUF`), bytes. Left to itself it grew to 6 MB under load, filled,
-/// and the connection then stood still for the kernel's probe timers: 200 ms to 2 s (p99 of an acknowledgement) at
-/// 2 to 3 million messages a second; with this size the same load has no such pause.
+/// The kernel's receive buffer of a socket (`SO_RCVBUF`), bytes. Left to itself it grows to megabytes under load and
+/// fills; the sender then waited for TCP's probe timers (p99 of an acknowledgement 0.3 to 1 s). Of 256 KiB, 1 MiB and
+/// 4 MiB, three short runs each, this one had the lowest p99 (32 to 122 ms); throughput varied too much to tell.
 pub const SOCKET_RECEIVE_BYTES: usize = 256 << 10;
 
 /// What a connection may read in one turn, bytes, before the others and the inbox are looked at.

@@ -178,8 +178,7 @@ impl Application for LoadProducer {
         }
         let mut next = Next::Wait;
         let mut gathered = 0;
-        loop {
-            let Some(producer) = &self.producer else { break };
+        while let Some(producer) = &self.producer {
             let room = self.outstanding_max.saturating_sub(producer.outstanding()).min(producer.credit());
             let count = (self.plan.batch as u64).min(self.count - self.sequence);
             if count == 0 || room < count {

@@ -13,6 +13,12 @@ pub struct Doorbell {
     armed: AtomicBool,
 }
 
+impl Default for Doorbell {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Doorbell {
     /// A bell of a shard that is awake.
     pub fn new() -> Self {
