@@ -31,9 +31,10 @@ pub const PONG_BYTES_MAX: usize = 4 << 10;
 /// system call brings many frames and a pb of 100 × 1 KiB is seldom cut; four of them fit the second-level cache.
 pub const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 
-/// The kernel's receive buffer of a socket (`SO_RCVBUF`), bytes. Left to itself it grows to megabytes under load and
-/// fills; the sender then waited for TCP's probe timers (p99 of an acknowledgement 0.3 to 1 s). Of 256 KiB, 1 MiB and
-/// 4 MiB, three short runs each, this one had the lowest p99 (32 to 122 ms); throughput varied too much to tell.
+/// The kernel's receive buffer of a socket (`SO_RCVBUF`), bytes. Under full load a connection's window closes, and at
+/// times the sender then waits for TCP's probe timers. This size shortens the worst wait (12 alternating pairs: 0.04 to
+/// 0.96 s, against 0.66 to 6.3 s with the kernel's own tuning). It does not end them (4 of 12 runs), and throughput
+/// was not better for it (`perf/README.md`).
 pub const SOCKET_RECEIVE_BYTES: usize = 256 << 10;
 
 /// What a connection may read in one turn, bytes, before the others and the inbox are looked at.
