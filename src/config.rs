@@ -25,8 +25,6 @@ pub struct Settings {
     pub produce_window: u32,
     /// Bytes that a produce operation may have outstanding.
     pub produce_window_bytes: usize,
-    /// Bytes of an operation that is not yet served that are read.
-    pub receive_window_bytes: usize,
     /// Messages in a ConsumeResponse.
     pub consume_batch_messages: usize,
     /// Bytes in a ConsumeResponse.
@@ -70,7 +68,6 @@ impl Settings {
             ttl_secs: (60, 1_209_600),
             produce_window: 65_536,
             produce_window_bytes: 16 << 20,
-            receive_window_bytes: 256 << 10,
             consume_batch_messages: 1_000,
             consume_batch_bytes: 256 << 10,
             consume_linger: Duration::ZERO,

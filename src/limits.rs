@@ -29,6 +29,7 @@ pub const PONG_BYTES_MAX: usize = 4 << 10;
 
 /// The shard's receive buffer, bytes: one for each shard, shared by its connections. Large enough that one
 /// system call brings many frames and a pb of 100 × 1 KiB is seldom cut; four of them fit the second-level cache.
+/// It is also the protocol's `receive_window_bytes`: what is read of an operation before the one ahead of it has ended.
 pub const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 
 /// The kernel's receive buffer of a socket (`SO_RCVBUF`), bytes. Under full load a connection's window closes, and at

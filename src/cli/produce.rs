@@ -1,6 +1,6 @@
 //! `millstream produce`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -238,8 +238,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let began = Instant::now();
     let executor = spawn(settings, move || async move {
         let acknowledged = Rc::new(Cell::new(0));
-        let done = Rc::new(RefCell::new(false));
-        let progress = glommio::spawn_local(show_progress(acknowledged.clone(), done.clone()));
+        let progress = glommio::spawn_local(show_progress(acknowledged.clone()));
         let tasks: Vec<_> = producers
             .into_iter()
             .map(|(target, produce)| {
@@ -250,7 +249,6 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         for task in tasks {
             results.push(task.await);
         }
-        *done.borrow_mut() = true;
         progress.cancel().await;
         results
     })
@@ -280,9 +278,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(if failures.is_empty() && total.refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn show_progress(acknowledged: Rc<Cell<u64>>, done: Rc<RefCell<bool>>) {
+async fn show_progress(acknowledged: Rc<Cell<u64>>) {
     let mut before = 0;
-    while std::io::stderr().is_terminal() && !*done.borrow() {
+    while std::io::stderr().is_terminal() {
         Timer::new(Duration::from_secs(1)).await;
         let now = acknowledged.get();
         eprint!("\r{now} acknowledged, {}/s   ", now - before);

@@ -131,16 +131,18 @@ impl<S: Sink> Application for Consume<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let Wire { sender, out, .. } = wire;
-        let left = self.options.count.map(|count| count - self.received);
-        let options = ConsumeOptions { count: left, ..self.options.clone() };
-        let consumer = self.consumer.get_or_insert_with(|| Consumer::start(&options, sender, out));
+        let complete = self.is_complete();
+        let consumer = self.consumer.get_or_insert_with(|| {
+            let left = self.options.count.map(|count| count - self.received);
+            let options = ConsumeOptions { count: left, ..self.options.clone() };
+            Consumer::start(&options, sender, out)
+        });
         if consumer.is_ended() {
             return Ok(Next::Done);
         }
         if self.finishing {
             return Ok(Next::Wait);
         }
-        let complete = self.options.count.is_some_and(|count| self.received >= count);
         if complete || self.sink.poll_stop(cx).is_ready() {
             self.finishing = true;
             consumer.want_marker();

@@ -113,6 +113,15 @@ impl LoadProducer {
         self.requests += 1;
     }
 
+    /// Frames the requests that were gathered.
+    fn frame(&mut self, wire: &mut Wire) {
+        if let Some(producer) = &self.producer {
+            producer.frame(&self.pbs, &mut wire.sender, &mut wire.out);
+        }
+        self.pbs.clear();
+        self.pbs_in_frame = 0;
+    }
+
     fn settle(&mut self, mut count: u64, outcome: &Outcome) {
         let now = Instant::now();
         let measured = self.window.holds(now);
@@ -198,21 +207,15 @@ impl Application for LoadProducer {
             self.send(intended, count);
             if self.pbs_in_frame >= self.plan.pbs_per_frame {
                 gathered += self.pbs.len();
-                if let Some(producer) = &self.producer {
-                    producer.frame(&self.pbs, &mut wire.sender, &mut wire.out);
-                }
-                self.pbs.clear();
-                self.pbs_in_frame = 0;
+                self.frame(wire);
             }
             if gathered >= GATHER_BYTES {
                 next = Next::Again;
                 break;
             }
         }
-        if let Some(producer) = self.producer.as_ref().filter(|_| !self.pbs.is_empty()) {
-            producer.frame(&self.pbs, &mut wire.sender, &mut wire.out);
-            self.pbs.clear();
-            self.pbs_in_frame = 0;
+        if !self.pbs.is_empty() {
+            self.frame(wire);
         }
         Ok(next)
     }

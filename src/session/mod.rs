@@ -17,13 +17,13 @@ mod consume;
 mod credit;
 mod delimiter;
 mod marker;
+mod pb_writer;
 mod produce;
-mod reply;
 mod server;
 
 pub use command::{Command, OperationId};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use delimiter::{Delimiter, Step};
 pub use marker::{Marker, Start};
-pub use reply::Reply;
+pub use pb_writer::PbWriter;
 pub use server::{Cx, ServerSession, SessionCounters};

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use super::command::{Command, OperationId};
 use super::credit::{MsgNum, ReceiveWindow};
-use super::reply::{Reply, status_of};
-use super::server::Cx;
+use super::pb_writer::PbWriter;
+use super::server::{Cx, status_of};
 use crate::batch::BatchBuilder;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::limits::APPEND_BATCH_BYTES;
@@ -246,7 +246,7 @@ impl Produce {
         }
         // Credit alone, where no response is to come that could carry it.
         self.grant(cx);
-        if self.pending.is_empty() && self.open.is_none() && self.window.granted() > self.told {
+        if self.is_settled() && self.window.granted() > self.told {
             self.respond(None, self.window.spoken_for().to_wire(), false, &mut cx.reply);
         }
     }
@@ -260,7 +260,7 @@ impl Produce {
 
     /// Whether more credit is wanted than could be given.
     pub(super) fn is_starved(&self) -> bool {
-        self.pending.is_empty() && self.open.is_none() && self.window.is_low()
+        self.is_settled() && self.window.is_low()
     }
 
     /// Whether every message that was received is spoken for.
@@ -284,7 +284,7 @@ impl Produce {
         }
     }
 
-    fn respond(&mut self, status: Option<Status>, through: i64, fin: bool, reply: &mut Reply<'_>) {
+    fn respond(&mut self, status: Option<Status>, through: i64, fin: bool, reply: &mut PbWriter<'_>) {
         self.told = self.window.granted();
         reply.pb(
             &ProduceResponse {

@@ -14,8 +14,8 @@ use super::command::{Command, OperationId};
 use super::consume::Consume;
 use super::delimiter::{Delimiter, Step};
 use super::marker::Start;
+use super::pb_writer::PbWriter;
 use super::produce::Produce;
-use super::reply::{Reply, status_of};
 use crate::batch::Fetched;
 use crate::budget::Budget;
 use crate::clock::{Now, millis};
@@ -58,7 +58,7 @@ pub struct Cx<'a> {
     /// The shard's bytes.
     pub budget: &'a mut Budget,
     /// Where its frames go.
-    pub reply: Reply<'a>,
+    pub reply: PbWriter<'a>,
     /// Where its wishes go.
     pub commands: &'a mut Vec<Command>,
     /// Counters.
@@ -608,4 +608,9 @@ fn parse_consume(get: &ConsumeSetupRequest) -> Result<(Setup, QueueAddress), Fau
     let address = QueueAddress::parse(get.queue_name())?;
     let start = Start::parse(get.starting_marker())?;
     Ok((Setup::Consume { partition: address.partition, start, echo: get.echo_requested() }, address))
+}
+
+/// The status of a fault, with the reason that the peer reads.
+pub(super) fn status_of(fault: &Fault) -> Status {
+    Status { status_code: Some(fault.status().0), reason_phrase: Some(fault.to_string()) }
 }

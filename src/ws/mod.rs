@@ -27,8 +27,6 @@ pub enum Role {
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// Done.
-    pub const NORMAL: Self = Self(1000);
     /// The server stops, or the peer was silent for too long.
     pub const AWAY: Self = Self(1001);
     /// A rule of RFC 6455 was broken.
@@ -39,8 +37,6 @@ impl CloseCode {
     pub const INVALID_UTF8: Self = Self(1007);
     /// More than `discard_limit_bytes` of a discarded half.
     pub const POLICY: Self = Self(1008);
-    /// Our own fault.
-    pub const INTERNAL: Self = Self(1011);
 
     /// Reads a close frame's payload: nothing, or a code that may be sent and a reason in UTF-8.
     pub fn parse(payload: &[u8]) -> Result<Option<Self>, Self> {

@@ -21,11 +21,6 @@ impl Sender {
         Self { keys: (role == Role::Client).then(Keys::new), open: false }
     }
 
-    /// Whether a wsmessage has begun and not ended.
-    pub fn is_message_open(&self) -> bool {
-        self.open
-    }
-
     /// Appends a data frame of `length` bytes, which `write` appends: the first of a wsmessage, or one that
     /// goes on with it.
     #[inline]

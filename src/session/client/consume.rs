@@ -1,7 +1,8 @@
 //! A consume operation, client side (protocol section 6).
 
 use super::super::credit::MsgNum;
-use super::{Half, Outcome, ServerFault, send_fin, send_pb};
+use super::super::pb_writer::PbWriter;
+use super::{Half, Outcome, ServerFault};
 use crate::pb::{
     ConsumeRequest, ConsumeResponseReader, ConsumeSetupRequest, ReceivedMessage, SetupRequest, Status,
 };
@@ -49,7 +50,7 @@ impl Consumer {
             starting_marker: Some(options.from.clone()),
             group: None,
         });
-        send_pb(&SetupRequest { get, append: None }, sender, out);
+        PbWriter { sender, out }.pb(&SetupRequest { get, append: None }, false);
         let mut consumer = Self {
             half: Half::new(),
             window: options.window,
@@ -84,13 +85,13 @@ impl Consumer {
                 max_msgnum_to_send: Some(self.granted.to_wire()),
                 commit_marker: None,
             };
-            send_pb(&request, sender, out);
+            PbWriter { sender, out }.pb(&request, false);
         }
     }
 
     /// Ends our half: the server pays an owed marker, then ends its own.
     pub fn finish(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
-        send_fin(sender, out);
+        PbWriter { sender, out }.fin();
     }
 
     /// How the server ended the operation, if it failed.

@@ -13,9 +13,7 @@ use std::fmt;
 use crate::budget::Budget;
 use crate::error::StatusCode;
 use crate::pb::Status;
-use crate::pb::wire::{Malformed, varint_length, write_varint};
-use crate::ws::{MessageKind, Sender};
-use prost::Message;
+use crate::pb::wire::Malformed;
 
 use super::delimiter::{Delimiter, Step};
 
@@ -97,18 +95,4 @@ impl Half {
             }
         }
     }
-}
-
-/// Appends one pb, with its length, in a frame of its own.
-fn send_pb(pb: &impl Message, sender: &mut Sender, out: &mut Vec<u8>) {
-    let length = pb.encoded_len();
-    sender.data(out, MessageKind::Binary, false, varint_length(length as u64) + length, |out| {
-        write_varint(length as u64, out);
-        pb.encode_raw(out);
-    });
-}
-
-/// Ends the client's half.
-fn send_fin(sender: &mut Sender, out: &mut Vec<u8>) {
-    sender.data(out, MessageKind::Binary, true, 0, |_| {});
 }

@@ -1,7 +1,8 @@
 //! A produce operation, client side (protocol section 5).
 
 use super::super::credit::{MsgNum, SendWindow};
-use super::{Half, Outcome, ServerFault, send_fin, send_pb};
+use super::super::pb_writer::PbWriter;
+use super::{Half, Outcome, ServerFault};
 use crate::pb::{
     ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest, encode_produce_request,
 };
@@ -40,7 +41,7 @@ impl Producer {
     /// Begins the operation: appends its setup.
     pub fn start(queue: &str, sender: &mut Sender, out: &mut Vec<u8>) -> Self {
         let append = Some(ProduceSetupRequest { queue_name: Some(queue.to_owned()) });
-        send_pb(&SetupRequest { get: None, append }, sender, out);
+        PbWriter { sender, out }.pb(&SetupRequest { get: None, append }, false);
         Self {
             half: Half::new(),
             window: SendWindow::default(),
@@ -80,7 +81,7 @@ impl Producer {
 
     /// Ends our half: the server answers for all, then ends its own.
     pub fn finish(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
-        send_fin(sender, out);
+        PbWriter { sender, out }.fin();
     }
 
     /// A piece of the server's half.

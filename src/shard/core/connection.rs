@@ -14,7 +14,7 @@ use crate::config::Settings;
 use crate::limits::{PONG_BYTES_MAX, SEND_BUFFER_BYTES};
 use crate::names::{ClientId, Project};
 use crate::queue::QueueInfo;
-use crate::session::{Command, Cx, Reply, ServerSession, SessionCounters};
+use crate::session::{Command, Cx, PbWriter, ServerSession, SessionCounters};
 use crate::ws::echo::Echo;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
@@ -448,7 +448,7 @@ fn cx<'a>(sender: &'a mut Sender, out: &'a mut Vec<u8>, writable: bool, env: &'a
         now: env.now,
         settings: env.settings,
         budget: env.budget,
-        reply: Reply { sender, out },
+        reply: PbWriter { sender, out },
         commands: env.commands,
         counters: env.counters,
         writable,

@@ -176,10 +176,11 @@ impl<S: Store<Token>> Core<S> {
         }
         while let Some(completion) = self.store.poll_completion(now) {
             let shard = completion.token().shard;
-            if shard == self.shard {
-                self.handle_completion(now, completion);
-            } else if let Completion::Opened { token, result } = completion {
+            if let Completion::Opened { token, result } = completion {
+                // Ours to finish, whoever asked: this shard is the queue's home.
                 self.handle_made(now, token, result);
+            } else if shard == self.shard {
+                self.handle_completion(now, completion);
             } else {
                 self.outboxes[usize::from(shard)].push(Message::Completion(completion));
             }
@@ -350,11 +351,6 @@ impl<S: Store<Token>> Core<S> {
         self.connections.len()
     }
 
-    /// Ids of all connections.
-    pub fn connection_ids(&self) -> Vec<ConnectionId> {
-        self.connections.ids().collect()
-    }
-
     fn connection(&mut self, now: Now, id: ConnectionId) -> Option<(&mut Connection, Env<'_>)> {
         let connection = self.connections.get_mut(id)?;
         let env = Env {
@@ -379,8 +375,7 @@ impl<S: Store<Token>> Core<S> {
             connection.is_starved = true;
             self.starved.push(id);
         }
-        let due = connection.next_deadline_ms(&self.settings);
-        self.deadlines.arm(id, &mut connection.armed, due);
+        self.arm(id);
     }
 
     fn arm(&mut self, id: ConnectionId) {
@@ -459,9 +454,6 @@ impl<S: Store<Token>> Core<S> {
         let token = completion.token();
         // Given back on completion, whether or not the connection is still there.
         self.budget.release(token.reserved);
-        if let Completion::Opened { token, result } = completion {
-            return self.handle_made(now, token, result);
-        }
         let id = token.connection;
         let Some((connection, mut env)) = self.connection(now, id) else { return };
         connection.with_session(&mut env, |session, cx| match completion {
