@@ -8,6 +8,7 @@
 //! | [`config`], [`limits`] | settings and bounds, checked against each other | |
 //! | [`error`] | whose fault it is, and the one map to a status | |
 //! | [`names`], [`queue`], [`batch`], [`budget`], [`clock`] | the words that the rooms below share | I/O |
+//! | [`heap`] | the allocator's settings | |
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
 //! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
 //! | [`session`] | the streaming protocol without I/O, server and client side | sockets, clocks, stores |
@@ -43,6 +44,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod heap;
 pub mod latency;
 pub mod limits;
 pub mod load;

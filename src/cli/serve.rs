@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 
 use super::{Failure, allowed_cores};
 use crate::config::{ServerConfig, Settings, WhenFull, parse_cores};
+use crate::heap;
 use crate::names::Project;
 use crate::shard::server::Server;
 use crate::shard::uring;
@@ -130,6 +131,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         .with_env_filter(filter)
         .init();
     let config = args.config()?;
+    if !heap::keep() {
+        tracing::warn!("the C library's allocator takes no settings: large batches will cost more");
+    }
     // Signals are taken by this thread alone, so it must ask for them before any other thread exists.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let server = Server::start(&config)
