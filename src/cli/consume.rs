@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use glommio::timer::Timer;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{ClientArgs, Failure};
-use crate::client::{Consume, Sink, Target, Wire, backoff, connect, run as run_connection};
+use super::{ClientArgs, Failure, notice};
+use crate::client::{Consume, Sink, run_resumed};
 use crate::pb::ReceivedMessage;
 use crate::session::client::ConsumeOptions;
 use crate::shard::executor::{ExecutorSettings, spawn};
@@ -98,45 +97,6 @@ impl Sink for Printer {
     }
 }
 
-/// Consumes over as many connections as it takes. How it failed for good, if it did.
-async fn follow(
-    target: Target,
-    mut consume: Consume<Printer>,
-    retries: u32,
-) -> (Consume<Printer>, Option<String>) {
-    let mut attempt = 0;
-    loop {
-        let before = consume.received;
-        let ended = async {
-            let mut stream = connect(&target).await?;
-            let mut wire = Wire::start(&target);
-            let result = run_connection(&mut stream, &mut wire, &mut consume).await;
-            let _ = stream.shutdown(std::net::Shutdown::Both).await;
-            result
-        }
-        .await;
-        let transient = match (&ended, consume.failure()) {
-            (_, Some(outcome)) => Err((format!("the operation failed: {outcome}"), outcome.code.0 >= 500)),
-            (Ok(()), None) => Ok(()),
-            (Err(error), None) => Err((error.to_string(), error.is_transient())),
-        };
-        // What was wanted is there, even where the end of the connection was not orderly.
-        if consume.is_finishing() || consume.is_complete() {
-            return (consume, None);
-        }
-        let (why, transient) = transient.err().unwrap_or(("the server ended the operation".into(), true));
-        attempt = if consume.received > before { 0 } else { attempt + 1 };
-        if !transient || attempt > retries {
-            return (consume, Some(why));
-        }
-        if attempt <= 1 {
-            eprintln!("millstream: {why}; trying again");
-        }
-        Timer::new(backoff(attempt)).await;
-        consume.reset();
-    }
-}
-
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let target = args.client.target()?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
@@ -164,7 +124,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let executor = spawn(settings, move || async move {
         let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
         let printer = Printer { out, json, broken: None, stop: stopped, stopped: false };
-        let (mut consume, mut failure) = follow(target, Consume::new(options, printer), retries).await;
+        let mut consume = Consume::new(options, printer);
+        let ended = run_resumed(&target, &mut consume, retries, notice).await;
+        let mut failure = ended.err();
         if let Some(error) = consume.sink.broken.take().or(consume.sink.out.flush().err()) {
             failure = Some(format!("cannot write: {error}"));
         }

@@ -74,6 +74,11 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
+/// Tells the person at the terminal why a client tries again.
+fn notice(why: &str) {
+    eprintln!("millstream: {why}; trying again");
+}
+
 /// Where a client connects, and as whom.
 #[derive(Clone, Debug, clap::Args)]
 struct ClientArgs {

@@ -1,21 +1,18 @@
 //! `millstream produce`.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 
-use super::{ClientArgs, Failure};
-use crate::client::{
-    Application, Block, ClientError, Next, Produce, ProduceStats, Source, Target, Wire, backoff, connect,
-    run as run_connection,
-};
+use super::{ClientArgs, Failure, notice};
+use crate::client::{Block, Produce, ProduceStats, Source, Target, run_resumed};
 use crate::error::StatusCode;
 use crate::latency::Summary;
 use crate::shard::executor::{ExecutorSettings, spawn};
@@ -59,16 +56,23 @@ pub(super) struct Args {
     batch: u32,
 }
 
+/// What one connection sends.
+struct Input {
+    payloads: Payloads,
+    /// Of all connections, for the progress line.
+    acknowledged: Arc<AtomicU64>,
+}
+
 /// Blocks of a file, or generated ones.
-enum Input {
+enum Payloads {
     Lines(Inbox<Option<Block>>),
     Generated { left: u64, payload: Vec<u8> },
 }
 
 impl Source for Input {
     fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Block>> {
-        match self {
-            Self::Lines(inbox) => loop {
+        match &mut self.payloads {
+            Payloads::Lines(inbox) => loop {
                 if let Some(block) = inbox.poll() {
                     return Poll::Ready(block);
                 }
@@ -76,8 +80,8 @@ impl Source for Input {
                     return Poll::Pending;
                 }
             },
-            Self::Generated { left: 0, .. } => Poll::Ready(None),
-            Self::Generated { left, payload } => {
+            Payloads::Generated { left: 0, .. } => Poll::Ready(None),
+            Payloads::Generated { left, payload } => {
                 let mut block = Block::default();
                 while *left > 0
                     && (block.is_empty() || block.bytes() + payload.len() <= BLOCK_BYTES)
@@ -89,6 +93,10 @@ impl Source for Input {
                 Poll::Ready(Some(block))
             }
         }
+    }
+
+    fn handle_acknowledged(&mut self, count: u64) {
+        self.acknowledged.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -149,62 +157,6 @@ fn spread(block: Block, to: &[Sender<Option<Block>>], turn: &mut usize) {
     }
 }
 
-/// One connection's messages, over as many connections as it takes. How it failed for good, if it did.
-async fn deliver(
-    target: Target,
-    mut produce: Produce<Input>,
-    retries: u32,
-    acknowledged: Rc<Cell<u64>>,
-) -> (ProduceStats, Option<String>) {
-    let mut attempt = 0;
-    loop {
-        let before = produce.stats.acknowledged + produce.stats.refused;
-        let ended = async {
-            let mut stream = connect(&target).await?;
-            let mut wire = Wire::start(&target);
-            let result =
-                run_connection(&mut stream, &mut wire, &mut Counted(&mut produce, &acknowledged)).await;
-            // The server sees an orderly end where we have one.
-            let _ = stream.shutdown(std::net::Shutdown::Both).await;
-            result
-        }
-        .await;
-        if produce.is_complete() {
-            return (produce.stats, None);
-        }
-        let (why, transient) = match (&ended, produce.failure()) {
-            (_, Some(outcome)) => (format!("the operation failed: {outcome}"), outcome.code.0 >= 500),
-            (Err(error), None) => (error.to_string(), error.is_transient()),
-            (Ok(()), None) => ("the server ended the operation early".to_owned(), true),
-        };
-        attempt = if produce.stats.acknowledged + produce.stats.refused > before { 0 } else { attempt + 1 };
-        if !transient || attempt > retries {
-            return (produce.stats, Some(why));
-        }
-        if attempt <= 1 {
-            eprintln!("millstream: {why}; trying again");
-        }
-        Timer::new(backoff(attempt)).await;
-        produce.reset();
-    }
-}
-
-/// Adds what is acknowledged to a counter for the progress line.
-struct Counted<'a>(&'a mut Produce<Input>, &'a Cell<u64>);
-
-impl Application for Counted<'_> {
-    fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
-        let before = self.0.stats.acknowledged;
-        let result = self.0.handle_data(piece, fin);
-        self.1.set(self.1.get() + self.0.stats.acknowledged - before);
-        result
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
-        self.0.poll(cx, wire)
-    }
-}
-
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let connections = usize::from(args.connections);
     let mut inputs = Vec::new();
@@ -212,11 +164,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if let (Some(count), Some(size)) = (args.count, args.size) {
         for index in 0..connections as u64 {
             let left = count / connections as u64 + u64::from(index < count % connections as u64);
-            inputs.push(Input::Generated { left, payload: vec![b'x'; size] });
+            inputs.push(Payloads::Generated { left, payload: vec![b'x'; size] });
         }
     } else {
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..connections).map(|_| inbox(BLOCKS_WAITING)).unzip();
-        inputs.extend(inboxes.into_iter().map(Input::Lines));
+        inputs.extend(inboxes.into_iter().map(Payloads::Lines));
         let file = match &args.file {
             Some(path) => {
                 Some(File::open(path).map_err(|error| Failure(format!("{}: {error}", path.display())))?)
@@ -228,8 +180,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             None => read_lines(std::io::stdin().lock(), &senders),
         }));
     }
+    let acknowledged = Arc::new(AtomicU64::new(0));
     let mut producers = Vec::new();
-    for input in inputs {
+    for payloads in inputs {
+        let input = Input { payloads, acknowledged: acknowledged.clone() };
         let produce = Produce::new(args.queue.clone(), args.ttl, args.batch as usize, input);
         producers.push((args.client.target()?, produce));
     }
@@ -237,14 +191,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = ExecutorSettings { name: "produce".into(), core: None, spin_before_park: Duration::ZERO };
     let began = Instant::now();
     let executor = spawn(settings, move || async move {
-        let acknowledged = Rc::new(Cell::new(0));
-        let progress = glommio::spawn_local(show_progress(acknowledged.clone()));
-        let tasks: Vec<_> = producers
-            .into_iter()
-            .map(|(target, produce)| {
-                glommio::spawn_local(deliver(target, produce, retries, acknowledged.clone()))
-            })
-            .collect();
+        let progress = glommio::spawn_local(show_progress(acknowledged));
+        let deliver = |(target, mut produce): (Target, Produce<Input>)| async move {
+            let ended = run_resumed(&target, &mut produce, retries, notice).await;
+            (produce.stats, ended.err())
+        };
+        let tasks: Vec<_> =
+            producers.into_iter().map(|producer| glommio::spawn_local(deliver(producer))).collect();
         let mut results = Vec::new();
         for task in tasks {
             results.push(task.await);
@@ -278,11 +231,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(if failures.is_empty() && total.refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn show_progress(acknowledged: Rc<Cell<u64>>) {
+async fn show_progress(acknowledged: Arc<AtomicU64>) {
     let mut before = 0;
     while std::io::stderr().is_terminal() {
         Timer::new(Duration::from_secs(1)).await;
-        let now = acknowledged.get();
+        let now = acknowledged.load(Ordering::Relaxed);
         eprint!("\r{now} acknowledged, {}/s   ", now - before);
         before = now;
     }

@@ -1,18 +1,16 @@
 //! Messages of a queue, each once, across reconnects.
 //!
-//! The last marker says where to go on; what came after that marker comes again, and is recognised by its id.
+//! The last marker, moved behind the last message of each partition that was handed on, says where to go on.
 
 use std::collections::HashMap;
 use std::task::{Context, Poll};
 
 use super::driver::{Application, ClientError, Next};
+use super::resume::Resume;
 use super::wire::Wire;
 use crate::pb::ReceivedMessage;
 use crate::session::Marker;
 use crate::session::client::{ConsumeOptions, Consumer, Outcome};
-
-/// A marker is asked for after so many messages: what a reconnect reads again at most, beside what is under way.
-const MARKER_EVERY: u64 = 50_000;
 
 /// What takes the messages.
 pub trait Sink {
@@ -31,12 +29,11 @@ pub struct Consume<S> {
     pub sink: S,
     /// Messages handed to the sink.
     pub received: u64,
-    /// The last marker.
+    /// The last marker that stands behind no message but those handed on.
     marker: Option<String>,
     /// The offset behind the last message handed on, for each partition.
     seen: HashMap<u16, u64>,
-    since_marker: u64,
-    /// The server sent more than was wanted, as it may.
+    /// The server has sent more than was wanted, as it may. Its markers stand behind that.
     surplus: bool,
     consumer: Option<Consumer>,
     finishing: bool,
@@ -57,39 +54,65 @@ impl<S: Sink> Consume<S> {
             received: 0,
             marker: None,
             seen: HashMap::new(),
-            since_marker: 0,
             surplus: false,
             consumer: None,
             finishing: false,
         }
     }
 
-    /// Whether it got all that it wanted.
-    pub fn is_complete(&self) -> bool {
+    /// The marker to go on from: behind the last message handed on. `None` where the server was never heard.
+    pub fn resume_marker(&self) -> Option<String> {
+        self.marker.as_deref().map(|marker| Marker::advance(marker, &self.seen))
+    }
+
+    fn has_all(&self) -> bool {
         self.options.count.is_some_and(|count| self.received >= count)
     }
 
-    /// Whether it was stopped, or got all, and said so to the server.
-    pub fn is_finishing(&self) -> bool {
-        self.finishing
+    fn handle_message(&mut self, message: &ReceivedMessage<'_>) {
+        // Another life of the queue has other messages under the same ids.
+        if let (Some(known), Some(marker)) = (&self.marker, message.marker)
+            && !Marker::same_life(known, marker)
+        {
+            self.seen.clear();
+        }
+        let place = parse_id(message.id).filter(|_| message.payload.is_some());
+        let known = place
+            .is_some_and(|(partition, offset)| self.seen.get(&partition).is_some_and(|next| offset < *next));
+        let fresh = message.payload.is_some() && !known;
+        self.surplus |= fresh && self.has_all();
+        if self.surplus {
+            return;
+        }
+        if let Some(marker) = message.marker {
+            self.marker = Some(marker.to_owned());
+        }
+        if fresh {
+            self.seen.extend(place.map(|(partition, offset)| (partition, offset + 1)));
+            self.received += 1;
+            self.sink.handle(message);
+        }
+    }
+}
+
+impl<S: Sink> Resume for Consume<S> {
+    /// What was wanted is there, or it was stopped.
+    fn is_complete(&self) -> bool {
+        self.finishing || self.has_all()
     }
 
-    /// How the server ended the operation, if it failed.
-    pub fn failure(&self) -> Option<&Outcome> {
+    fn failure(&self) -> Option<&Outcome> {
         self.consumer.as_ref().and_then(Consumer::failure)
     }
 
-    /// The marker to go on from: behind the last message handed on.
-    pub fn resume_marker(&self) -> Option<String> {
-        let marker = self.marker.as_deref()?;
-        Some(if self.surplus { Marker::advance(marker, &self.seen) } else { marker.to_owned() })
+    fn progress(&self) -> u64 {
+        self.received
     }
 
-    /// The connection is gone: the next goes on behind the last marker.
-    pub fn reset(&mut self) {
+    fn reset(&mut self) {
         self.consumer = None;
-        if let Some(marker) = &self.marker {
-            self.options.from.clone_from(marker);
+        if let Some(marker) = self.resume_marker() {
+            self.options.from = marker;
         }
     }
 }
@@ -97,41 +120,14 @@ impl<S: Sink> Consume<S> {
 impl<S: Sink> Application for Consume<S> {
     fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
-        let handled = consumer.handle_data(piece, fin, |message| {
-            if let Some(marker) = message.marker {
-                // Another life of the queue has other messages under the same ids.
-                if self.marker.as_deref().is_some_and(|known| !Marker::same_life(known, marker)) {
-                    self.seen.clear();
-                }
-                self.marker = Some(marker.to_owned());
-                self.since_marker = 0;
-            }
-            if message.payload.is_none() {
-                return;
-            }
-            self.since_marker += 1;
-            let id = parse_id(message.id);
-            if let Some((partition, offset)) = id {
-                let next = self.seen.entry(partition).or_insert(0);
-                if offset < *next {
-                    return;
-                }
-                if self.options.count.is_some_and(|count| self.received >= count) {
-                    self.surplus = true;
-                    return;
-                }
-                *next = offset + 1;
-            }
-            self.received += 1;
-            self.sink.handle(message);
-        });
+        let handled = consumer.handle_data(piece, fin, |message| self.handle_message(message));
         self.consumer = Some(consumer);
         Ok(handled?)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let Wire { sender, out, .. } = wire;
-        let complete = self.is_complete();
+        let complete = self.has_all();
         let consumer = self.consumer.get_or_insert_with(|| {
             let left = self.options.count.map(|count| count - self.received);
             let options = ConsumeOptions { count: left, ..self.options.clone() };
@@ -149,10 +145,6 @@ impl<S: Sink> Application for Consume<S> {
             consumer.poll_transmit(sender, out);
             consumer.finish(sender, out);
             return Ok(Next::Wait);
-        }
-        if self.since_marker >= MARKER_EVERY {
-            self.since_marker = 0;
-            consumer.want_marker();
         }
         consumer.poll_transmit(sender, out);
         Ok(Next::Wait)

@@ -6,15 +6,18 @@
 //! | `driver` | one connection on a socket: reads, lets the application write, sends |
 //! | `produce` | payloads from a source into a queue, resent until acknowledged |
 //! | `consume` | messages of a queue, once each, across reconnects |
+//! | `resume` | one of the two over as many connections as it takes |
 
 mod consume;
 mod driver;
 mod produce;
+mod resume;
 mod wire;
 
 pub use consume::{Consume, Sink};
 pub use driver::{Application, ClientError, Next, connect, run};
 pub use produce::{Block, Produce, ProduceStats, Source};
+pub use resume::{Resume, run_resumed};
 pub use wire::{Target, Wire};
 
 use std::time::Duration;
@@ -23,6 +26,6 @@ use std::time::Duration;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// The pause before attempt number `attempt`, counted from 0.
-pub fn backoff(attempt: u32) -> Duration {
+fn backoff(attempt: u32) -> Duration {
     BACKOFF.0.saturating_mul(1 << attempt.min(16)).min(BACKOFF.1)
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::driver::{Application, ClientError, Next};
+use super::resume::Resume;
 use super::wire::Wire;
 use crate::latency;
 use crate::session::client::{Outcome, ProduceEvent, Producer};
@@ -54,6 +55,9 @@ impl Block {
 pub trait Source {
     /// The next block; `None` at the end. Pending wakes `cx` when there is one.
     fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Block>>;
+
+    /// So many more of its payloads are stored.
+    fn handle_acknowledged(&mut self, count: u64);
 }
 
 /// What became of the messages.
@@ -126,33 +130,11 @@ impl<S: Source> Produce<S> {
         }
     }
 
-    /// Whether everything has its fate.
-    pub fn is_complete(&self) -> bool {
-        self.source_ended && self.blocks.is_empty()
-    }
-
-    /// How the last operation failed, if the server said so.
-    pub fn failure(&self) -> Option<&Outcome> {
-        self.failed.as_ref()
-    }
-
-    /// The connection is gone: what was not acknowledged will be sent again.
-    pub fn reset(&mut self) {
-        self.producer = None;
-        self.times.clear();
-        self.finished = false;
-        self.ended = false;
-        self.failed = None;
-        for sending in &mut self.blocks {
-            self.stats.resent += (sending.sent - sending.settled) as u64;
-            sending.sent = sending.settled;
-        }
-    }
-
     /// The next so many messages have their fate.
     fn settle(&mut self, mut count: u64, outcome: &Outcome) {
         if outcome.code.is_success() {
             self.stats.acknowledged += count;
+            self.source.handle_acknowledged(count);
         } else {
             self.stats.refused += count;
             self.stats.first_refusal.get_or_insert_with(|| outcome.clone());
@@ -177,6 +159,33 @@ impl<S: Source> Produce<S> {
                 break;
             }
             self.blocks.pop_front();
+        }
+    }
+}
+
+impl<S: Source> Resume for Produce<S> {
+    fn is_complete(&self) -> bool {
+        self.source_ended && self.blocks.is_empty()
+    }
+
+    fn failure(&self) -> Option<&Outcome> {
+        self.failed.as_ref()
+    }
+
+    fn progress(&self) -> u64 {
+        self.stats.acknowledged + self.stats.refused
+    }
+
+    /// What was not acknowledged will be sent again.
+    fn reset(&mut self) {
+        self.producer = None;
+        self.times.clear();
+        self.finished = false;
+        self.ended = false;
+        self.failed = None;
+        for sending in &mut self.blocks {
+            self.stats.resent += (sending.sent - sending.settled) as u64;
+            sending.sent = sending.settled;
         }
     }
 }

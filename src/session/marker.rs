@@ -87,13 +87,13 @@ impl Marker {
         }
     }
 
-    /// The marker with the positions of the partitions in `seen` in place of its own: exactly behind what a client
-    /// has used, where the server has sent more than that.
+    /// The marker, moved in each partition to the position in `seen` where that is later: behind what a client has used
+    /// since the marker came.
     pub fn advance(text: &str, seen: &HashMap<u16, u64>) -> String {
         let Ok(mut marker) = Self::decode(text) else { return text.to_owned() };
         for (partition, position) in seen {
             if let Some(to) = marker.positions.get_mut(usize::from(*partition)) {
-                *to = *position;
+                *to = (*to).max(*position);
             }
         }
         let queue = QueueInfo {

@@ -1,0 +1,66 @@
+//! One application over as many connections as it takes: a pause between them, and an end to trying.
+
+use glommio::timer::Timer;
+
+use super::driver::{Application, connect, run};
+use super::wire::{Target, Wire};
+use super::{ClientError, backoff};
+use crate::session::client::Outcome;
+
+/// An application that can go on over another connection.
+pub trait Resume: Application {
+    /// Nothing is left to do, however the connection ended.
+    fn is_complete(&self) -> bool;
+
+    /// How the server ended the operation, if it failed.
+    fn failure(&self) -> Option<&Outcome>;
+
+    /// Messages that were received or have their fate. While it grows, the count of attempts begins anew.
+    fn progress(&self) -> u64;
+
+    /// The connection is gone: over the next one it goes on where this one left off.
+    fn reset(&mut self);
+}
+
+/// Runs `application` until it is complete. Gives up where another try cannot help, or after `retries` tries in a
+/// row without progress; the error says why, in words for whoever started it. `notice` hears of the first of such a
+/// row.
+pub async fn run_resumed(
+    target: &Target,
+    application: &mut impl Resume,
+    retries: u32,
+    mut notice: impl FnMut(&str),
+) -> Result<(), String> {
+    let mut attempt = 0;
+    loop {
+        let before = application.progress();
+        let ended = run_once(target, application).await;
+        // The end of a connection that was not orderly does no harm once everything is done.
+        if application.is_complete() {
+            return Ok(());
+        }
+        let (why, transient) = match (&ended, application.failure()) {
+            (_, Some(outcome)) => (format!("the operation failed: {outcome}"), outcome.code.0 >= 500),
+            (Err(error), None) => (error.to_string(), error.is_transient()),
+            (Ok(()), None) => ("the server ended the operation early".to_owned(), true),
+        };
+        attempt = if application.progress() > before { 0 } else { attempt + 1 };
+        if !transient || attempt > retries {
+            return Err(why);
+        }
+        if attempt <= 1 {
+            notice(&why);
+        }
+        Timer::new(backoff(attempt)).await;
+        application.reset();
+    }
+}
+
+async fn run_once(target: &Target, application: &mut impl Application) -> Result<(), ClientError> {
+    let mut stream = connect(target).await?;
+    let mut wire = Wire::start(target);
+    let result = run(&mut stream, &mut wire, application).await;
+    // Where the connection has failed there is nobody left to tell.
+    let _ = stream.shutdown(std::net::Shutdown::Both).await;
+    result
+}
