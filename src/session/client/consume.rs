@@ -77,7 +77,9 @@ impl Consumer {
         if let Some(count) = self.count {
             goal = goal.min(MsgNum::ZERO.plus(count));
         }
-        let low = goal.since(self.granted) > self.window / 2 || self.granted == MsgNum::ZERO;
+        // The last of what is wanted may be less than half a window.
+        let last = self.count.is_some_and(|count| goal == MsgNum::ZERO.plus(count));
+        let low = goal.since(self.granted) > self.window / 2 || self.granted == MsgNum::ZERO || last;
         if (low && goal > self.granted) || self.marker_wanted {
             self.granted = self.granted.max(goal);
             let request = ConsumeRequest {
@@ -134,5 +136,32 @@ impl Consumer {
         })?;
         self.ended |= fin;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::Role;
+
+    #[test]
+    fn every_count_is_granted_in_the_end() {
+        for count in [1, 99, 10_001, 20_000, 29_999, 30_000, 30_001, 65_000] {
+            let (mut sender, mut out) = (Sender::new(Role::Client), Vec::new());
+            let options = ConsumeOptions {
+                queue: "q".into(),
+                from: String::new(),
+                echo: true,
+                window: 20_000,
+                count: Some(count),
+            };
+            let mut consumer = Consumer::start(&options, &mut sender, &mut out);
+            while consumer.granted < MsgNum::ZERO.plus(count) {
+                assert!(consumer.granted > consumer.received, "{count}: all that was granted is used");
+                consumer.received = consumer.granted;
+                consumer.poll_transmit(&mut sender, &mut out);
+            }
+            assert_eq!(consumer.granted, MsgNum::ZERO.plus(count));
+        }
     }
 }
