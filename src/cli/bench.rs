@@ -64,6 +64,9 @@ pub(super) struct Args {
     /// Messages that a consumer may have under way
     #[arg(long, default_value_t = 200_000)]
     window: u64,
+    /// With both and without --rate: messages that producers may be ahead of the slowest consumer
+    #[arg(long, default_value_t = 200_000)]
+    lag: u64,
     /// Messages a second over all producers, by schedule
     #[arg(long)]
     rate: Option<f64>,
@@ -113,6 +116,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
         return Err(Failure("--rate: a number above 0".into()));
     }
+    // Each producer of a queue gets an equal part of the lag, and a request must fit into it.
+    let lag_least = args.batch as u64 * u64::from(args.connections);
+    if mode == Mode::Both && args.lag < lag_least {
+        return Err(Failure(format!("--lag {}: at least --batch x --connections = {lag_least}", args.lag)));
+    }
     let plan = Plan {
         mode,
         url: args.url,
@@ -127,6 +135,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         pbs_per_frame: at_least("pbs-per-frame", args.pbs_per_frame, 1)?,
         in_flight: args.in_flight,
         consume_window: args.window,
+        lag: args.lag,
         rate: args.rate,
         count: args.count,
         warmup: if args.count.is_some() { Duration::ZERO } else { seconds("warmup", args.warmup)? },

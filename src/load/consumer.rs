@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::run::{Mode, Plan};
 use super::stamp::{Verdict, Verifier};
-use super::{Progress, Window};
+use super::{Progress, Window, sum};
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency;
 use crate::session::client::{ConsumeOptions, Consumer};
@@ -23,6 +23,8 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Consumed {
     pub verdict: Verdict,
+    /// What the producers of its queue had acknowledged.
+    pub expected: u64,
     /// Within the measured window.
     pub received_measured: u64,
     /// From the first message to the last.
@@ -34,7 +36,10 @@ pub(super) struct Consumed {
 /// See the module's page.
 pub(super) struct LoadConsumer {
     plan: Arc<Plan>,
+    number: u32,
     queue: String,
+    /// The producers of its queue.
+    producers: Vec<u32>,
     window: Window,
     progress: Arc<Progress>,
     consumer: Option<Consumer>,
@@ -54,6 +59,8 @@ impl LoadConsumer {
     pub(super) fn new(plan: Arc<Plan>, number: u32, window: Window, progress: Arc<Progress>) -> Self {
         let queue = plan.queue_of(number);
         Self {
+            number,
+            producers: plan.users_of(&queue, plan.producers()),
             plan,
             queue,
             window,
@@ -73,6 +80,7 @@ impl LoadConsumer {
     pub(super) fn consumed(self) -> Consumed {
         let failure = self.consumer.as_ref().and_then(Consumer::failure).map(ToString::to_string);
         Consumed {
+            expected: sum(&self.progress.acknowledged, &self.producers),
             verdict: self.verifier.verdict(),
             received_measured: self.received_measured,
             active: self.first.zip(self.last).map_or(Duration::ZERO, |(first, last)| last - first),
@@ -97,12 +105,7 @@ impl LoadConsumer {
                     return false;
                 }
                 let give_up = *self.give_up.get_or_insert(now + GRACE);
-                let queues = u64::from(self.plan.queues);
-                // With several queues a consumer cannot know how many of the messages are its own.
-                let all = self.progress.acknowledged.load(Ordering::Acquire);
-                (queues == 1 && received >= all)
-                    || (queues > 1 && self.last.is_none_or(|last| now > last + Duration::from_secs(1)))
-                    || now >= give_up
+                received >= sum(&self.progress.acknowledged, &self.producers) || now >= give_up
             }
         }
     }
@@ -135,6 +138,8 @@ impl Application for LoadConsumer {
             self.first.get_or_insert(now);
             self.last = Some(now);
         }
+        self.progress.received[self.number as usize]
+            .store(self.verifier.verdict().received, Ordering::Release);
         self.consumer = Some(consumer);
         Ok(handled?)
     }

@@ -20,7 +20,7 @@ pub use report::Report;
 pub use run::{Mode, Plan, run};
 pub use stamp::{STAMP_BYTES, Stamp, Verdict, Verifier};
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The measured part of a run.
@@ -38,15 +38,38 @@ impl Window {
     }
 }
 
-/// What the connections of a run tell each other: rarely, and never on a message's way.
-#[derive(Debug, Default)]
+/// What the connections of a run tell each other: once for each read, never for each message.
+#[derive(Debug)]
 struct Progress {
-    /// Messages acknowledged by producers that have ended.
-    pub acknowledged: AtomicU64,
+    /// Messages that each producer has sent.
+    pub sent: Vec<AtomicU64>,
+    /// Messages of each producer that were acknowledged; final once it has ended.
+    pub acknowledged: Vec<AtomicU64>,
+    /// Messages that each consumer has received.
+    pub received: Vec<AtomicU64>,
     /// Producers that have not ended.
     pub producers: AtomicUsize,
     /// Consumers that have their setup answered.
     pub consumers_ready: AtomicUsize,
     /// A connection failed: everyone stops.
     pub failed: AtomicBool,
+}
+
+impl Progress {
+    fn new(producers: u32, consumers: u32) -> Self {
+        let counters = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            sent: counters(producers),
+            acknowledged: counters(producers),
+            received: counters(consumers),
+            producers: AtomicUsize::new(producers as usize),
+            consumers_ready: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+        }
+    }
+}
+
+/// The sum over those of `counters` that stand for connections of one queue.
+fn sum(counters: &[AtomicU64], of: &[u32]) -> u64 {
+    of.iter().map(|number| counters[*number as usize].load(Ordering::Acquire)).sum()
 }

@@ -10,13 +10,16 @@ use hdrhistogram::Histogram;
 
 use super::run::Plan;
 use super::stamp::Stamp;
-use super::{Progress, Window};
+use super::{Progress, Window, sum};
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency;
 use crate::session::client::{Outcome, ProduceEvent, Producer};
 
 /// A frame's pbs are gathered up to so many bytes before the socket gets them.
 const GATHER_BYTES: usize = 64 << 10;
+
+/// How often a producer that is far ahead of the consumers looks whether they have come closer.
+const LOOK_EVERY: Duration = Duration::from_micros(500);
 
 /// What one connection did.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub(super) struct LoadProducer {
     plan: Arc<Plan>,
     queue: String,
     number: u32,
+    /// The producers and the consumers of its queue.
+    users: (Vec<u32>, Vec<u32>),
     window: Window,
     progress: Arc<Progress>,
     producer: Option<Producer>,
@@ -68,6 +73,7 @@ impl LoadProducer {
         });
         Self {
             payloads: vec![b'.'; plan.batch * plan.size],
+            users: (plan.users_of(&queue, plan.producers()), plan.users_of(&queue, plan.consumers())),
             queue,
             number,
             window,
@@ -93,6 +99,19 @@ impl LoadProducer {
             },
             plan,
         }
+    }
+
+    /// How many more messages may be sent before the queue's slowest consumer has caught up.
+    fn lead(&self) -> u64 {
+        if self.interval.is_some() {
+            return u64::MAX;
+        }
+        let (producers, consumers) = &self.users;
+        let received = consumers.iter().map(|number| sum(&self.progress.received, &[*number])).min();
+        received.map_or(u64::MAX, |received| {
+            let ahead = sum(&self.progress.sent, producers).saturating_sub(received);
+            self.plan.lag.saturating_sub(ahead) / producers.len().max(1) as u64
+        })
     }
 
     /// One request whose messages should be sent at `intended`.
@@ -187,12 +206,18 @@ impl Application for LoadProducer {
         }
         let mut next = Next::Wait;
         let mut gathered = 0;
+        let mut lead = self.lead();
         while let Some(producer) = &self.producer {
             let room = self.outstanding_max.saturating_sub(producer.outstanding()).min(producer.credit());
             let count = (self.plan.batch as u64).min(self.count - self.sequence);
             if count == 0 || room < count {
                 break;
             }
+            if lead < count {
+                next = Next::At(now + LOOK_EVERY);
+                break;
+            }
+            lead -= count;
             let intended = match (self.interval, self.began) {
                 (Some(interval), Some(began)) => {
                     let due = began + interval.mul_f64(self.requests as f64);
@@ -217,6 +242,7 @@ impl Application for LoadProducer {
         if !self.pbs.is_empty() {
             self.frame(wire);
         }
+        self.progress.sent[self.number as usize].store(self.sequence, Ordering::Release);
         Ok(next)
     }
 }

@@ -94,12 +94,12 @@ impl Report {
                 (acknowledged as f64 / measured, verified.received as f64 / active.as_secs_f64().max(1e-9))
             }
         };
-        // On one queue every consumer gets everything.
-        let missing = if plan.mode == Mode::Both && plan.queues == 1 && plan.partition_offset.is_none() {
-            (acknowledged * consumed.len() as u64).saturating_sub(verified.received)
-        } else {
-            0
-        };
+        // Every consumer gets everything of its queue.
+        let missing = consumed
+            .iter()
+            .filter(|_| plan.mode == Mode::Both)
+            .map(|one| one.expected.saturating_sub(one.verdict.received))
+            .sum();
         let moved = if plan.count.is_none() { acknowledged_measured.max(received_measured) } else { 0 };
         Self {
             mode: plan.mode,

@@ -53,6 +53,8 @@ pub struct Plan {
     pub in_flight: Option<u64>,
     /// Messages that a consumer may have under way.
     pub consume_window: u64,
+    /// With both: messages that producers of a closed loop may be ahead of the slowest consumer of their queue.
+    pub lag: u64,
     /// Messages a second over all producers, by schedule; as fast as it goes where absent.
     pub rate: Option<f64>,
     /// Messages in all, in place of a time.
@@ -91,6 +93,21 @@ impl Plan {
         }
     }
 
+    /// How many producers the run has.
+    pub(super) fn producers(&self) -> u32 {
+        if self.mode == Mode::Consume { 0 } else { self.producers }
+    }
+
+    /// How many consumers the run has.
+    pub(super) fn consumers(&self) -> u32 {
+        if self.mode == Mode::Produce { 0 } else { self.consumers }
+    }
+
+    /// Those of `count` connections that use `queue`.
+    pub(super) fn users_of(&self, queue: &str, count: u32) -> Vec<u32> {
+        (0..count).filter(|number| self.queue_of(*number) == queue).collect()
+    }
+
     fn target(&self) -> Result<Target, ClientError> {
         Target::parse(&self.url, self.project.clone(), ClientId::random())
     }
@@ -107,10 +124,8 @@ pub fn run(plan: Plan) -> Result<Report, ClientError> {
     let plan = Arc::new(plan);
     let from = Instant::now() + plan.warmup;
     let window = Window { from, until: from + plan.measure };
-    let progress = Arc::new(Progress::default());
-    let producers = if plan.mode == Mode::Consume { 0 } else { plan.producers };
-    let consumers = if plan.mode == Mode::Produce { 0 } else { plan.consumers };
-    progress.producers.store(producers as usize, Ordering::Release);
+    let (producers, consumers) = (plan.producers(), plan.consumers());
+    let progress = Arc::new(Progress::new(producers, consumers));
     let cpu = plan.server_pid.map(|pid| std::thread::spawn(move || measure_cpu(pid, window)));
     let began = Instant::now();
     let mut threads = Vec::new();
@@ -195,7 +210,9 @@ async fn produce(
     }
     .await;
     match &ended {
-        Ok(produced) => drop(progress.acknowledged.fetch_add(produced.acknowledged, Ordering::AcqRel)),
+        Ok(produced) => {
+            progress.acknowledged[number as usize].store(produced.acknowledged, Ordering::Release)
+        }
         Err(_) => progress.failed.store(true, Ordering::Relaxed),
     }
     progress.producers.fetch_sub(1, Ordering::AcqRel);

@@ -142,13 +142,13 @@ impl<S: Store<Token>> Driver<S> {
             if self.core.next_deadline_ms().is_some_and(|due| due <= now.mono_ms) {
                 self.core.handle_timeouts(now);
             }
-            if self.core.dirty() == 0 {
+            if !self.core.has_work() {
                 break;
             }
             self.transmit();
         }
         let refused = self.flush_outboxes();
-        refused || self.core.dirty() > 0 || !self.ready.is_empty()
+        refused || self.core.has_work() || !self.ready.is_empty()
     }
 
     fn now(&self) -> Now {

@@ -76,6 +76,8 @@ pub struct Core<S> {
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
     refused: VecDeque<Request<Token>>,
+    /// The store was asked something since its answers were last taken.
+    is_asked: bool,
     /// Of the connection that is being served.
     commands: Vec<Command>,
     /// Connections with something to do.
@@ -107,6 +109,7 @@ impl<S: Store<Token>> Core<S> {
             opening: HashMap::new(),
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             refused: VecDeque::new(),
+            is_asked: false,
             commands: Vec::new(),
             dirty: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -168,6 +171,7 @@ impl<S: Store<Token>> Core<S> {
 
     /// What the store has done is told to whom it concerns; what waits for memory is tried again.
     pub fn handle_completions(&mut self, now: Now) {
+        self.is_asked = false;
         while let Some(request) = self.refused.pop_front() {
             if let Err(request) = self.store.submit(now, request) {
                 self.refused.push_front(request);
@@ -214,6 +218,11 @@ impl<S: Store<Token>> Core<S> {
     /// How many connections have something to do.
     pub fn dirty(&self) -> usize {
         self.dirty.len()
+    }
+
+    /// Whether there is something to do at once: a connection to transmit, or a store's answer that may be there.
+    pub fn has_work(&self) -> bool {
+        self.is_asked || !self.dirty.is_empty()
     }
 
     /// What a connection has to send now.
@@ -443,6 +452,7 @@ impl<S: Store<Token>> Core<S> {
     }
 
     fn submit(&mut self, now: Now, request: Request<Token>) {
+        self.is_asked = true;
         if !self.refused.is_empty() {
             self.refused.push_back(request);
         } else if let Err(request) = self.store.submit(now, request) {
