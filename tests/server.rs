@@ -385,3 +385,13 @@ fn a_second_server_on_the_port_fails_to_start() {
     assert_eq!(second.status.code(), Some(2));
     assert!(String::from_utf8(second.stderr).unwrap().contains(&address));
 }
+
+#[test]
+fn a_consumer_gets_everything_although_its_producers_have_fallen_silent() {
+    let server = Server::start(&["--cores", "0", "--partitions", "1"]);
+    let both = ["bench", "both", "--connections", "4", "--consumers", "1", "--count", "400000", "--json"];
+    let output = server.run(&both).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!((&report["verified"]["received"], &report["missing"]), (&400_000.into(), &0.into()));
+}
