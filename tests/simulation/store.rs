@@ -1,0 +1,96 @@
+//! A memory store that takes its time, is full at times and fails at times.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use millstream::clock::Now;
+use millstream::error::StoreFault;
+use millstream::shard::core::Token;
+use millstream::store::{Completion, Memory, Request, Store};
+
+use super::random::Random;
+
+/// What the world does to a store.
+pub struct Weather {
+    pub random: Random,
+    /// Requests are kept back until they are let in.
+    pub slow: bool,
+    /// One append in so many fails; 0: none.
+    pub failing: usize,
+    /// One request in so many finds no room; 0: none.
+    pub full: usize,
+}
+
+pub struct WeatheredStore {
+    memory: Memory<Token>,
+    weather: Rc<RefCell<Weather>>,
+    /// Requests that wait, and answers that are ready, in order.
+    held: VecDeque<Request<Token>>,
+    ready: VecDeque<Completion<Token>>,
+}
+
+impl WeatheredStore {
+    pub fn new(memory: Memory<Token>, weather: Rc<RefCell<Weather>>) -> Self {
+        Self { memory, weather, held: VecDeque::new(), ready: VecDeque::new() }
+    }
+
+    pub fn parked(&self) -> usize {
+        self.memory.waiting() + self.held.len()
+    }
+
+    fn let_in(&mut self, now: Now, request: Request<Token>) {
+        let mut weather = self.weather.borrow_mut();
+        let odds = weather.failing;
+        if let Request::Append { token, .. } = &request
+            && odds > 0
+            && weather.random.one_in(odds)
+        {
+            let result = Err(StoreFault::Unavailable("the weather".into()));
+            // A partition's appends complete in order.
+            self.ready.extend(std::iter::from_fn(|| self.memory.poll_completion(now)));
+            self.ready.push_back(Completion::Appended { token: *token, result });
+            return;
+        }
+        assert!(self.memory.submit(now, request).is_ok(), "memory takes everything");
+    }
+}
+
+impl Store<Token> for WeatheredStore {
+    fn submit(&mut self, now: Now, request: Request<Token>) -> Result<(), Request<Token>> {
+        let (slow, full) = {
+            let mut weather = self.weather.borrow_mut();
+            let odds = weather.full;
+            (weather.slow, odds > 0 && weather.random.one_in(odds))
+        };
+        if full && !matches!(request, Request::Cancel { .. }) {
+            return Err(request);
+        }
+        if slow || !self.held.is_empty() {
+            self.held.push_back(request);
+        } else {
+            self.let_in(now, request);
+        }
+        Ok(())
+    }
+
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<Token>> {
+        let lets = {
+            let mut weather = self.weather.borrow_mut();
+            if weather.slow { weather.random.below(3) } else { usize::MAX }
+        };
+        for _ in 0..lets {
+            let Some(request) = self.held.pop_front() else { break };
+            self.let_in(now, request);
+        }
+        self.ready.pop_front().or_else(|| self.memory.poll_completion(now))
+    }
+
+    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+        self.memory.handle_tick(now)
+    }
+
+    fn messages_stored(&self) -> u64 {
+        self.memory.messages_stored()
+    }
+}
