@@ -70,7 +70,8 @@ pub struct Cx<'a> {
 impl Cx<'_> {
     /// Whether more may be encoded.
     pub(super) fn has_room(&self) -> bool {
-        let limit = if self.budget.is_tight() { SEND_BUFFER_BYTES_UNDER_PRESSURE } else { SEND_BUFFER_BYTES };
+        let limit =
+            if self.budget.is_pressed() { SEND_BUFFER_BYTES_UNDER_PRESSURE } else { SEND_BUFFER_BYTES };
         self.writable && self.reply.out.len() < limit
     }
 }

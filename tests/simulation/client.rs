@@ -101,7 +101,13 @@ impl Client {
         Self { role, target, link: None }
     }
 
-    pub fn producer(client: u128, queue: &str, payloads: &[Vec<u8>], random: &mut Random) -> Self {
+    pub fn producer(
+        client: u128,
+        queue: &str,
+        payloads: &[Vec<u8>],
+        batch: usize,
+        random: &mut Random,
+    ) -> Self {
         let mut left = VecDeque::new();
         let mut rest = payloads;
         while !rest.is_empty() {
@@ -112,7 +118,7 @@ impl Client {
             rest = later;
         }
         let blocks = Blocks { left, acknowledged: Arc::default() };
-        let batch = random.between(1, 30);
+        let batch = random.between(1, batch);
         Self::new(Role::Producer(Produce::new(queue.into(), 60, batch, blocks)), client)
     }
 

@@ -117,7 +117,7 @@ impl Connection {
         let rest = &input[taken..];
         if !rest.is_empty() {
             self.inbound = rest.to_vec();
-            env.budget.force(rest.len());
+            env.budget.hold(rest.len());
         }
     }
 
@@ -133,11 +133,11 @@ impl Connection {
             return false;
         }
         let mut input = std::mem::take(&mut self.inbound);
-        env.budget.release(input.len());
+        env.budget.drop_held(input.len());
         let taken = self.process(&mut input, env);
         if taken < input.len() {
             input.drain(..taken);
-            env.budget.force(input.len());
+            env.budget.hold(input.len());
             self.inbound = input;
         }
         self.with_session(env, ServerSession::flush);
@@ -168,7 +168,7 @@ impl Connection {
                 let taken = self.process(&mut rest, env);
                 rest.drain(..taken);
                 if !rest.is_empty() {
-                    env.budget.force(rest.len());
+                    env.budget.hold(rest.len());
                     self.inbound = rest;
                 }
             }
@@ -316,9 +316,9 @@ impl Connection {
         self.sent += bytes;
         let left = self.out.len() - self.sent;
         if left > self.counted {
-            budget.force(left - self.counted);
+            budget.hold(left - self.counted);
         } else {
-            budget.release(self.counted - left);
+            budget.drop_held(self.counted - left);
         }
         self.counted = left;
         if left > 0 {
@@ -382,9 +382,9 @@ impl Connection {
     pub fn abandon(&mut self, env: &mut Env<'_>) {
         self.with_session(env, ServerSession::abandon);
         if !matches!(self.phase, Phase::Handshaking) {
-            env.budget.release(self.inbound.len());
+            env.budget.drop_held(self.inbound.len());
         }
-        env.budget.release(self.counted);
+        env.budget.drop_held(self.counted);
         self.counted = 0;
         self.inbound = Vec::new();
         self.out = Vec::new();

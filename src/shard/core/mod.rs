@@ -139,7 +139,7 @@ impl<S: Store<Token>> Core<S> {
         let Some((connection, mut env)) = self.connection(now, id) else { return 0 };
         if !connection.wants_read(&mut env) {
             0
-        } else if self.budget.is_tight() {
+        } else if self.budget.is_pressed() {
             buffer.min(RECEIVE_BYTES_UNDER_PRESSURE)
         } else {
             buffer
