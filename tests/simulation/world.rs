@@ -24,8 +24,9 @@ use super::model::{Asked, Model};
 use super::random::Random;
 use super::store::{Weather, WeatheredStore};
 
-/// Steps of the storm, and passes of the calm after which something hangs.
-const STORM_STEPS: usize = 3_000;
+/// Most steps of a storm: a short one leaves the work to the calm, where nothing comes to a sleeper's help. And passes of
+/// the calm after which something hangs.
+const STORM_STEPS_MAX: usize = 3_000;
 const CALM_PASSES: usize = 20_000;
 /// Time that the calm may take, milliseconds: owed markers of a few operations.
 const CALM_MS: u64 = 700;
@@ -127,7 +128,7 @@ impl World {
     }
 
     pub fn run(mut self) -> Result<(), String> {
-        for _ in 0..STORM_STEPS {
+        for _ in 0..self.random.between(0, STORM_STEPS_MAX) {
             self.step();
         }
         self.storm = false;
