@@ -7,6 +7,7 @@
 
 mod client;
 mod model;
+#[path = "../common/random.rs"]
 mod random;
 mod store;
 mod world;

@@ -1,0 +1,220 @@
+//! A shard's core with one connection, under every way of cutting its bytes, on the way in and on the way out.
+//!
+//! The whole of a connection's life: a handshake with bytes pipelined behind it, a produce operation in fragments with pings
+//! between them, a consume operation that reads everything back, a Close. tungstenite reads what the server wrote.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "common/random.rs"]
+mod random;
+
+use std::io::{self, Cursor, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream::clock::Now;
+use millstream::config::{Settings, WhenFull};
+use millstream::names::Project;
+use millstream::pb::{
+    ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest,
+    ProduceSetupResponse, SetupRequest, Status,
+};
+use millstream::shard::core::{ConnectionId, Core};
+use millstream::store::Memory;
+use proptest::prelude::*;
+use prost::Message;
+use random::Random;
+use tungstenite::WebSocket;
+use tungstenite::protocol::Role;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+
+const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// A client's wsmessage: `half` in frames of drawn sizes, each masked, with pings between them.
+fn wsmessage(half: &[u8], random: &mut Random, pings: &mut u8, out: &mut Vec<u8>) {
+    let mut rest = half;
+    let mut opcode = Data::Binary;
+    loop {
+        if random.one_in(4) {
+            *pings += 1;
+            masked(Frame::ping(vec![*pings; usize::from(*pings % 20)]), random, out);
+        }
+        let (piece, later) = rest.split_at(random.between(0, rest.len()));
+        let fin = later.is_empty() && random.one_in(2);
+        masked(Frame::message(piece.to_vec(), OpCode::Data(opcode), fin), random, out);
+        (rest, opcode) = (later, Data::Continue);
+        if fin {
+            return;
+        }
+    }
+}
+
+fn masked(mut frame: Frame, random: &mut Random, out: &mut Vec<u8>) {
+    frame.header_mut().mask = Some((random.next() as u32).to_be_bytes());
+    frame.format(out).unwrap();
+}
+
+struct Shard {
+    core: Core<Memory<millstream::shard::core::Token>>,
+    id: ConnectionId,
+    now: Now,
+    random: Random,
+    /// What the peer read.
+    read: Vec<u8>,
+}
+
+impl Shard {
+    fn new(seed: u64) -> Self {
+        let settings = Arc::new(Settings::new(Project::parse("default").unwrap()));
+        let now = Now { mono_ms: 1, unix_ms: 1_700_000_000_000 };
+        let mut core = Core::new(0, 1, settings, Memory::new(64 << 20, WhenFull::Refuse, 7));
+        let id = core.handle_accepted(now).unwrap();
+        Self { core, id, now, random: Random(seed), read: Vec::new() }
+    }
+
+    /// Some of `input` comes in; returns how much.
+    fn receive(&mut self, input: &[u8]) -> usize {
+        let most = self.random.between(1, 60).min(input.len());
+        let wanted = self.core.wanted_read(self.now, self.id, most);
+        let mut piece = input[..wanted].to_vec();
+        if wanted > 0 {
+            self.core.handle_received(self.now, self.id, &mut piece);
+        }
+        wanted
+    }
+
+    fn turn(&mut self) {
+        match self.random.below(3) {
+            0 => self.core.flush(self.now, self.id),
+            1 => self.core.handle_completions(self.now),
+            _ => self.transmit(),
+        }
+    }
+
+    fn transmit(&mut self) {
+        self.core.handle_writable(self.id);
+        while let Some(id) = self.core.poll_dirty() {
+            let bytes = self.core.poll_transmit(self.now, id);
+            let (length, sent) = (bytes.len(), self.random.between(0, bytes.len()));
+            self.read.extend(&bytes[..sent]);
+            self.core.handle_sent(id, sent, sent == length);
+            if sent < length {
+                return;
+            }
+        }
+    }
+}
+
+/// Reads what came, for tungstenite; what it writes goes nowhere.
+struct Came(Cursor<Vec<u8>>);
+
+impl Read for Came {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Came {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn pbs(half: &[u8]) -> Vec<&[u8]> {
+    let mut reader = millstream::pb::wire::Reader(half);
+    std::iter::from_fn(|| (!reader.0.is_empty()).then(|| reader.bytes().unwrap())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_connections_life_is_the_same_however_its_bytes_are_cut(
+        requests in proptest::collection::vec(proptest::collection::vec(0usize..300, 1..10), 1..10),
+        seed in any::<u64>(),
+    ) {
+        let mut shard = Shard::new(seed);
+        let payloads: Vec<Vec<u8>> =
+            requests.iter().flatten().enumerate().map(|(n, size)| vec![n as u8; *size]).collect();
+        let append = ProduceSetupRequest { queue_name: Some("q".into()) };
+        let mut half = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
+        let mut left = payloads.iter();
+        for sizes in &requests {
+            let payloads = left.by_ref().take(sizes.len()).cloned().map(Bytes::from).collect();
+            half.extend(ProduceRequest { ttl: Some(60), payloads, keys: vec![] }.encode_length_delimited_to_vec());
+        }
+        let (mut input, mut pings) = (HANDSHAKE.as_bytes().to_vec(), 0);
+        wsmessage(&half, &mut shard.random, &mut pings, &mut input);
+        let get = ConsumeSetupRequest {
+            queue_name: Some("q".into()),
+            echo_requested: Some(true),
+            ..Default::default()
+        };
+        let get = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
+        // Not ended: the server ends it when everything came.
+        masked(Frame::message(get, OpCode::Data(Data::Binary), false), &mut shard.random, &mut input);
+
+        let mut taken = 0;
+        for _ in 0..40_000 {
+            if shard.random.one_in(2) {
+                taken += shard.receive(&input[taken..]);
+            }
+            shard.turn();
+        }
+        prop_assert_eq!(taken, input.len());
+        let mut end = Vec::new();
+        masked(Frame::message(Vec::new(), OpCode::Data(Data::Continue), true), &mut shard.random, &mut end);
+        let close = tungstenite::protocol::CloseFrame { code: CloseCode::Library(3333), reason: "".into() };
+        masked(Frame::close(Some(close)), &mut shard.random, &mut end);
+        let mut taken = 0;
+        for _ in 0..2_000 {
+            taken += shard.receive(&end[taken..]);
+            shard.turn();
+        }
+
+        let response_end = shard.read.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        prop_assert!(shard.read.starts_with(b"HTTP/1.1 101 "));
+        let frames = Came(Cursor::new(shard.read.split_off(response_end)));
+        let mut socket = WebSocket::from_raw_socket(frames, Role::Client, None);
+        let (mut halves, mut pongs, mut closed) = (Vec::new(), 0, None);
+        while closed.is_none() {
+            match socket.read().unwrap() {
+                tungstenite::Message::Binary(half) => halves.push(half),
+                tungstenite::Message::Pong(payload) => {
+                    pongs += 1;
+                    prop_assert_eq!(&payload[..], vec![pongs; usize::from(pongs % 20)]);
+                }
+                tungstenite::Message::Close(frame) => closed = frame,
+                other => panic!("{other:?}"),
+            }
+        }
+        prop_assert_eq!(pongs, pings);
+        prop_assert_eq!(u16::from(closed.unwrap().code), 3333);
+        prop_assert_eq!(halves.len(), 2);
+        let produced = pbs(&halves[0]);
+        let setup = ProduceSetupResponse::decode(produced[0]).unwrap();
+        prop_assert_eq!(setup.status.unwrap().status_code(), 100);
+        let mut through = 0;
+        for pb in &produced[1..] {
+            let response = ProduceResponse::decode(*pb).unwrap();
+            prop_assert!(response.status.as_ref().is_none_or(|status| status.status_code() == 201));
+            prop_assert!(response.msgnum_status_is_thru() >= through);
+            through = response.msgnum_status_is_thru();
+        }
+        prop_assert_eq!(through, payloads.len() as i64);
+        let consumed = pbs(&halves[1]);
+        prop_assert_eq!(Status::decode(consumed[0]).unwrap().status_code(), 100);
+        let mut received = Vec::new();
+        for pb in &consumed[1..] {
+            received.extend(ConsumeResponse::decode(*pb).unwrap().messages.into_iter().map(|m| m.payload().to_vec()));
+        }
+        prop_assert_eq!(received, payloads);
+        shard.core.handle_gone(shard.now, shard.id);
+        prop_assert_eq!((shard.core.budget().reserved(), shard.core.budget().held()), (0, 0));
+    }
+}

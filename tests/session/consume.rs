@@ -1,0 +1,315 @@
+//! Consume operations: every message once, in the order of its partition, and markers that say exactly what was read.
+
+use std::collections::BTreeSet;
+
+use millstream::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::names::ClientId;
+use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
+use millstream::session::{Command, Cx, OperationId, ServerSession, Start};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::harness::{CLIENT, Harness, PB_MAX, Read};
+use super::random::Random;
+
+/// One batch of a partition: who stored it, and the sizes of its payloads.
+type Stored = (u128, Vec<usize>);
+
+#[derive(Clone, Debug)]
+struct Plan {
+    /// For each partition its batches, in order.
+    partitions: Vec<Vec<Stored>>,
+    echo: bool,
+    /// Where to start; behind the end is the end.
+    from: Vec<u64>,
+    /// What each ConsumeRequest adds to the credit, and whether it asks for a marker.
+    requests: Vec<(i64, bool)>,
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let batch = (prop_oneof![Just(CLIENT), Just(CLIENT + 1)], proptest::collection::vec(0usize..90, 1..40));
+    let partitions = proptest::collection::vec(proptest::collection::vec(batch, 0..6), 1..5);
+    let requests = proptest::collection::vec((-20i64..60, any::<bool>()), 0..20);
+    (partitions, any::<bool>(), proptest::collection::vec(0u64..60, 4), requests)
+        .prop_map(|(partitions, echo, from, requests)| Plan { partitions, echo, from, requests })
+}
+
+/// A fetch that the session waits for.
+struct Fetch {
+    operation: OperationId,
+    partition: u16,
+    from: u64,
+    exclude: Option<ClientId>,
+    wait: bool,
+    cancelled: bool,
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    harness: Harness,
+    schedule: Random,
+    store: Vec<Vec<StoredBatch>>,
+    /// How many batches of each partition are there by now.
+    there: Vec<usize>,
+    fetches: Vec<Fetch>,
+    bytes: Vec<u8>,
+    taken: usize,
+    fin: bool,
+    reads: Vec<Read>,
+}
+
+fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
+    let now = 1_700_000_000_000;
+    let build = |batches: &Vec<Stored>| {
+        let mut base_offset = 0;
+        let each = |(client, sizes): &Stored| {
+            let mut builder = BatchBuilder::new(ClientId::from(*client), 60, 0);
+            for (offset, size) in (base_offset..).zip(sizes) {
+                builder.push(&payload(offset, *size));
+            }
+            let stored = StoredBatch { base_offset, timestamp_ms: now, batch: builder.close() };
+            base_offset = stored.end_offset();
+            stored
+        };
+        batches.iter().map(each).collect()
+    };
+    partitions.iter().map(build).collect()
+}
+
+fn payload(offset: u64, size: usize) -> Vec<u8> {
+    (0..size).map(|index| (offset as usize * 17 + index) as u8).collect()
+}
+
+impl<'a> Run<'a> {
+    fn new(plan: &'a Plan, seed: u64) -> Self {
+        let queue = Harness::queue(plan.partitions.len() as u16);
+        let from: Vec<u64> = plan.from[..plan.partitions.len()].to_vec();
+        let get = ConsumeSetupRequest {
+            queue_name: Some("q".into()),
+            echo_requested: Some(plan.echo),
+            starting_marker: Some(millstream::session::Marker::encode(&queue, &from)),
+            ..Default::default()
+        };
+        let mut bytes = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
+        let mut credit = 100;
+        for (more, marker) in &plan.requests {
+            credit += more;
+            let request = ConsumeRequest {
+                max_msgnum_to_send: Some(credit),
+                send_marker: Some(*marker),
+                commit_marker: None,
+            };
+            bytes.extend(request.encode_length_delimited_to_vec());
+        }
+        let store = build(&plan.partitions);
+        Self {
+            plan,
+            harness: Harness::new(10 * PB_MAX),
+            schedule: Random(seed),
+            there: vec![0; store.len()],
+            store,
+            fetches: Vec::new(),
+            bytes,
+            taken: 0,
+            fin: false,
+            reads: Vec::new(),
+        }
+    }
+
+    fn call(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
+        let ((), reads) = self.harness.call(call);
+        self.reads.extend(reads);
+        while let Some(command) = self.harness.asked.pop_front() {
+            match command {
+                Command::Open { operation, .. } => {
+                    let queue = Harness::queue(self.store.len() as u16);
+                    let (_, reads) =
+                        self.harness.call(|session, cx| session.handle_opened(operation, Ok(queue), 0, cx));
+                    self.reads.extend(reads);
+                }
+                Command::Fetch { operation, partition, from, exclude, wait } => {
+                    assert!(
+                        self.fetches.iter().all(|fetch| fetch.partition != partition),
+                        "one outstanding fetch for each partition"
+                    );
+                    let cancelled = false;
+                    self.fetches.push(Fetch { operation, partition, from, exclude, wait, cancelled });
+                }
+                Command::Cancel { partition, .. } => {
+                    self.fetches.iter_mut().filter(|fetch| fetch.partition == partition).for_each(|fetch| {
+                        fetch.cancelled = true;
+                    });
+                }
+                other => panic!("a consumer asks for {other:?}"),
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        match self.schedule.below(6) {
+            0 => {
+                let rest = self.bytes[self.taken..].to_vec();
+                let cut = self.schedule.below(rest.len() + 1);
+                self.receive(&rest[..cut], false);
+            }
+            1 => self.answer(),
+            2 => {
+                let partition = self.schedule.below(self.store.len());
+                self.there[partition] = (self.there[partition] + 1).min(self.store[partition].len());
+            }
+            3 => self.harness.writable = !self.schedule.one_in(3),
+            _ => self.call(|session, cx| session.poll_transmit(cx)),
+        }
+    }
+
+    fn receive(&mut self, piece: &[u8], fin: bool) {
+        let (blocked, _) = self.harness.call(|session, cx| session.is_blocked(cx));
+        if !blocked {
+            let mut used = 0;
+            self.call(|session, cx| used = session.handle_data(piece, fin, cx));
+            self.taken += used;
+            self.fin = fin && used == piece.len();
+        }
+    }
+
+    /// The store answers one of its fetches, in any order, with as much as it likes.
+    fn answer(&mut self) {
+        let answerable = |fetch: &Fetch| {
+            let stored =
+                &self.store[usize::from(fetch.partition)][..self.there[usize::from(fetch.partition)]];
+            let has_more = stored.last().is_some_and(|last| last.end_offset() > fetch.from);
+            has_more || !fetch.wait || fetch.cancelled
+        };
+        let ready: Vec<usize> =
+            (0..self.fetches.len()).filter(|index| answerable(&self.fetches[*index])).collect();
+        if ready.is_empty() {
+            return;
+        }
+        let fetch = self.fetches.swap_remove(ready[self.schedule.below(ready.len())]);
+        let there = self.there[usize::from(fetch.partition)];
+        let mut fetched = Fetched { batches: Vec::new(), next: fetch.from, at_end: false };
+        if !fetch.cancelled {
+            let from = fetch.from;
+            let stored = self.store[usize::from(fetch.partition)][..there].iter();
+            let rest: Vec<_> = stored.filter(|stored| stored.end_offset() > from).collect();
+            let most = self.schedule.between(1, rest.len().max(1));
+            fetched.at_end = most >= rest.len();
+            for stored in rest.into_iter().take(most) {
+                fetched.next = stored.end_offset();
+                if fetch.exclude != Some(stored.batch.client()) {
+                    fetched.batches.push(stored.clone());
+                }
+            }
+        }
+        let Fetch { operation, partition, .. } = fetch;
+        self.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
+    }
+
+    /// Nothing is left to draw: whatever can still happen happens.
+    fn settle(&mut self) {
+        self.harness.writable = true;
+        for _ in 0..2_000 {
+            let rest = self.bytes[self.taken..].to_vec();
+            self.receive(&rest, false);
+            (0..self.store.len()).for_each(|partition| self.there[partition] = self.store[partition].len());
+            self.answer();
+            self.call(|session, cx| session.poll_transmit(cx));
+        }
+        while !self.fin {
+            self.receive(&[], true);
+            self.call(|session, cx| session.poll_transmit(cx));
+        }
+        while !self.fetches.is_empty() {
+            self.fetches.iter().for_each(|fetch| assert!(fetch.cancelled, "an ended operation waits on"));
+            self.answer();
+        }
+    }
+
+    /// Compares what the client read with what is stored.
+    fn judge(&self) {
+        let mut reads = self.reads.iter();
+        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup has no answer") };
+        assert_eq!(Status::decode(&pb[..]).unwrap().status_code(), 100);
+        let wanted: BTreeSet<(u16, u64)> = (0u16..)
+            .zip(&self.store)
+            .flat_map(|(partition, batches)| {
+                let from = self.plan.from[usize::from(partition)];
+                let comes =
+                    |stored: &&StoredBatch| self.plan.echo || stored.batch.client() != ClientId::from(CLIENT);
+                let offsets =
+                    batches.iter().filter(comes).flat_map(|stored| stored.base_offset..stored.end_offset());
+                offsets.filter(move |offset| *offset >= from).map(move |offset| (partition, offset))
+            })
+            .collect();
+        let mut seen = BTreeSet::new();
+        let mut markers = 0;
+        for read in reads {
+            let Read::Pb(pb) = read else { break };
+            let response = ConsumeResponse::decode(&pb[..]).unwrap();
+            assert_eq!(response.status, None);
+            for message in &response.messages {
+                let id = message.id().split_once('.').map(|(partition, offset)| {
+                    (u16::from_str_radix(partition, 16).unwrap(), u64::from_str_radix(offset, 16).unwrap())
+                });
+                if let Some(sent) = &message.payload {
+                    let (partition, offset) = id.unwrap();
+                    assert!(wanted.contains(&(partition, offset)), "it was asked for");
+                    let later = seen.range((partition, offset)..).next();
+                    assert!(later.is_none_or(|(of, _)| *of != partition), "once, and in order");
+                    seen.insert((partition, offset));
+                    let batches = &self.store[usize::from(partition)];
+                    let batch = batches.iter().find(|stored| stored.end_offset() > offset).unwrap();
+                    let index = (offset - batch.base_offset) as usize;
+                    assert_eq!(batch.batch.payloads().nth(index), Some(&sent[..]));
+                    assert_eq!((message.ttl, message.age), (Some(60), Some(0)));
+                }
+                if message.marker.is_some() {
+                    markers += 1;
+                    self.judge_marker(message.marker(), &wanted, &seen);
+                }
+            }
+        }
+        let requests = &self.plan.requests;
+        let credit = requests.iter().scan(100, |credit, (more, _)| {
+            *credit += more;
+            Some(*credit)
+        });
+        let credit = credit.max().unwrap_or(100).max(100) as usize;
+        assert_eq!(seen.len(), wanted.len().min(credit), "all that was stored, as far as credit goes");
+        assert_eq!(markers > 0, requests.iter().any(|(_, marker)| *marker));
+        assert_eq!(self.reads.last(), Some(&Read::End));
+        assert_eq!(self.harness.budget.reserved(), 0);
+    }
+
+    /// What stands before a marker was read, what stands behind it was not.
+    fn judge_marker(&self, marker: &str, wanted: &BTreeSet<(u16, u64)>, seen: &BTreeSet<(u16, u64)>) {
+        let Ok(Start::Marker(marker)) = Start::parse(marker) else { panic!("no marker: {marker}") };
+        let positions = marker.positions(&Harness::queue(self.store.len() as u16)).unwrap();
+        for (partition, offset) in wanted {
+            let before = *offset < positions[usize::from(*partition)];
+            assert_eq!(
+                before,
+                seen.contains(&(*partition, *offset)),
+                "{partition}.{offset} and {positions:?}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn every_cut_and_every_order_of_fetches_brings_each_message_once_and_exact_markers(
+        plan in plan(),
+        seed in any::<u64>(),
+        steps in 0usize..2_000,
+    ) {
+        let mut run = Run::new(&plan, seed);
+        for _ in 0..steps {
+            run.step();
+        }
+        run.settle();
+        run.judge();
+    }
+}

@@ -1,0 +1,355 @@
+//! Produce operations: every number is spoken for once, in order, with the fate that it had.
+
+use millstream::error::StoreFault;
+use millstream::names::{ClientId, client_partition};
+use millstream::pb::wire::write_varint;
+use millstream::pb::{
+    ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest,
+};
+use millstream::session::{Command, Cx, OperationId, ServerSession};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::harness::{CLIENT, Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW};
+use super::random::Random;
+
+/// One ProduceRequest.
+#[derive(Clone, Debug)]
+struct Request {
+    ttl: Option<u32>,
+    sizes: Vec<usize>,
+    /// The TTL stands behind the payloads.
+    ttl_last: bool,
+}
+
+/// How the client's half ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Fin,
+    CutInPb,
+    CutInLength,
+    LengthTooLong,
+    PbTooLarge,
+    NoPayloads,
+    WrongWireType,
+    TooMany,
+}
+
+#[derive(Clone, Debug)]
+struct Operation {
+    requests: Vec<Request>,
+    end: End,
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let ttl = prop_oneof![8 => Just(Some(60)), 3 => Just(Some(61)), 1 => Just(Some(59)), 1 => Just(None)];
+    let sizes = proptest::collection::vec(
+        prop_oneof![12 => 0..=PAYLOAD_MAX, 1 => PAYLOAD_MAX + 1..=PAYLOAD_MAX + 9],
+        1..8,
+    );
+    (ttl, sizes, any::<bool>()).prop_map(|(ttl, sizes, ttl_last)| Request { ttl, sizes, ttl_last })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    use End::*;
+    let end = prop_oneof![
+        4 => Just(Fin),
+        1 => proptest::sample::select(vec![
+            CutInPb, CutInLength, LengthTooLong, PbTooLarge, NoPayloads, WrongWireType, TooMany,
+        ]),
+    ];
+    // Below the first 100 numbers, so that a budget that withholds credit changes nothing.
+    (proptest::collection::vec(request(), 0..12), end).prop_map(|(requests, end)| Operation { requests, end })
+}
+
+fn payload(number: i64, size: usize) -> Vec<u8> {
+    (0..size).map(|index| (number as usize * 31 + index) as u8).collect()
+}
+
+/// What the protocol says of an operation whose appends all succeed.
+struct Expected {
+    bytes: Vec<u8>,
+    /// For each whole pb of messages: where it ends in `bytes`, and its last number.
+    numbers: Vec<(usize, i64)>,
+    /// Of each number: 201, or its own 4xx.
+    fates: Vec<u32>,
+    /// The payloads that are to be stored.
+    stored: Vec<(u32, Vec<u8>)>,
+    /// How the client breaks it, and through which number that is spoken for.
+    failure: Option<(u32, i64)>,
+    /// How many bytes, and whether the FIN, must be there for the breach to be seen.
+    breach: (usize, bool),
+}
+
+impl Expected {
+    fn of(operation: &Operation) -> Self {
+        let setup =
+            SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+        let mut expected = Self {
+            bytes: setup.encode_length_delimited_to_vec(),
+            numbers: Vec::new(),
+            fates: Vec::new(),
+            stored: Vec::new(),
+            failure: None,
+            breach: (0, false),
+        };
+        for request in &operation.requests {
+            expected.add(request);
+        }
+        let through = expected.fates.len() as i64;
+        let too_many = i64::from(WINDOW) + 50;
+        let (bytes, failure): (Vec<u8>, _) = match operation.end {
+            End::Fin => (vec![], None),
+            End::CutInPb => (vec![9, 8, 60], Some((400, through))),
+            End::CutInLength => (vec![0x80, 0x80], Some((400, through))),
+            End::LengthTooLong => (vec![0xff; 6], Some((400, through))),
+            End::PbTooLarge => (length(PB_MAX + 1), Some((413, through))),
+            End::NoPayloads => (vec![2, 8, 60], Some((400, through))),
+            End::WrongWireType => (vec![2, 0x10, 1], Some((400, through))),
+            End::TooMany => {
+                let payloads = vec![bytes::Bytes::new(); too_many as usize];
+                let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+                (request.encode_length_delimited_to_vec(), Some((429, through + too_many)))
+            }
+        };
+        expected.bytes.extend(bytes);
+        expected.failure = failure;
+        expected.breach = match operation.end {
+            // The sixth byte is discarded like all that follows.
+            End::LengthTooLong => (expected.bytes.len() - 1, false),
+            End::CutInPb | End::CutInLength => (expected.bytes.len(), true),
+            _ => (expected.bytes.len(), false),
+        };
+        expected
+    }
+
+    /// Whether the client had broken the operation when so much of its half had been taken.
+    fn broken_by(&self, (bytes, fin): (usize, bool)) -> bool {
+        self.failure.is_some() && bytes >= self.breach.0 && (fin || !self.breach.1)
+    }
+
+    fn add(&mut self, request: &Request) {
+        let first = self.fates.len() as i64 + 1;
+        let payloads: Vec<Vec<u8>> =
+            (first..).zip(&request.sizes).map(|(number, size)| payload(number, *size)).collect();
+        let mut parts = [ProduceRequest { ttl: request.ttl, ..Default::default() }.encode_to_vec(), {
+            let payloads = payloads.iter().map(|payload| payload.clone().into()).collect();
+            ProduceRequest { ttl: None, payloads, keys: vec![] }.encode_to_vec()
+        }];
+        if request.ttl_last {
+            parts.reverse();
+        }
+        let pb = parts.concat();
+        self.bytes.extend(length(pb.len()));
+        self.bytes.extend(pb);
+        let ttl = request.ttl.filter(|ttl| *ttl >= 60);
+        for payload in payloads {
+            match ttl {
+                None => self.fates.push(400),
+                Some(_) if payload.len() > PAYLOAD_MAX => self.fates.push(413),
+                Some(ttl) => {
+                    self.fates.push(201);
+                    self.stored.push((ttl, payload));
+                }
+            }
+        }
+        self.numbers.push((self.bytes.len(), self.fates.len() as i64));
+    }
+}
+
+fn length(bytes: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_varint(bytes as u64, &mut out);
+    out
+}
+
+/// A batch that the session asked to have stored.
+struct Append {
+    operation: OperationId,
+    sequence: u64,
+    reserved: usize,
+    /// Not yet answered.
+    open: bool,
+}
+
+struct Run {
+    harness: Harness,
+    schedule: Random,
+    opens: Vec<OperationId>,
+    appends: Vec<Append>,
+    /// The messages that were to be stored, in order: TTL, payload, and the place of their batch in `appends`.
+    stored: Vec<(u32, Vec<u8>, usize)>,
+    reads: Vec<Read>,
+    /// Answers until one says that the store has failed.
+    fails_in: Option<usize>,
+    /// Bytes of the half that were taken, and whether its FIN was.
+    taken: (usize, bool),
+    /// The same when the store failed, and which append did.
+    failed: Option<((usize, bool), usize)>,
+}
+
+impl Run {
+    /// One operation, from its first byte to the end of both halves.
+    fn operation(&mut self, expected: &Expected) {
+        self.appends.clear();
+        self.stored.clear();
+        self.reads.clear();
+        (self.taken, self.failed) = ((0, false), None);
+        for _ in 0..200_000 {
+            if self.taken.1 && self.reads.last() == Some(&Read::End) {
+                return;
+            }
+            match self.schedule.below(6) {
+                0 | 1 => self.receive(&expected.bytes),
+                2 => self.call(|session, cx| session.flush(cx)),
+                3 => self.answer(),
+                4 => self.call(|session, cx| session.retry(cx)),
+                _ => self.call(|session, cx| session.poll_transmit(cx)),
+            }
+        }
+        panic!("the operation does not end");
+    }
+
+    fn call(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
+        let ((), reads) = self.harness.call(call);
+        self.note(reads);
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        let (blocked, _) = self.harness.call(|session, cx| session.is_blocked(cx));
+        if blocked || self.taken.1 {
+            return;
+        }
+        let rest = &bytes[self.taken.0..];
+        let cut = self.schedule.below(rest.len() + 1);
+        let fin = cut == rest.len() && self.schedule.below(2) == 0;
+        let (used, reads) = self.harness.call(|session, cx| session.handle_data(&rest[..cut], fin, cx));
+        self.taken = (self.taken.0 + used, fin && used == cut);
+        self.note(reads);
+    }
+
+    /// The shard or the store answers something.
+    fn answer(&mut self) {
+        if let Some(operation) = self.opens.pop() {
+            let queue = Harness::queue(4);
+            return self.call(|session, cx| session.handle_opened(operation, Ok(queue), 2, cx));
+        }
+        let open: Vec<usize> = (0..self.appends.len()).filter(|index| self.appends[*index].open).collect();
+        if open.is_empty() {
+            return;
+        }
+        let index = open[self.schedule.below(open.len())];
+        let Append { operation, sequence, reserved, .. } = self.appends[index];
+        self.appends[index].open = false;
+        let fails = self.fails_in == Some(0);
+        self.fails_in = self.fails_in.and_then(|left| left.checked_sub(1));
+        if fails {
+            self.failed = Some((self.taken, index));
+        }
+        let result = if fails { Err(StoreFault::Unavailable("planned".into())) } else { Ok(()) };
+        self.harness.budget.release(reserved);
+        self.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
+    }
+
+    fn note(&mut self, reads: Vec<Read>) {
+        self.reads.extend(reads);
+        while let Some(command) = self.harness.asked.pop_front() {
+            match command {
+                Command::Open { operation, .. } => self.opens.push(operation),
+                Command::Append { operation, sequence, partition, batch, reserved } => {
+                    assert_eq!(partition, client_partition(ClientId::from(CLIENT), 4));
+                    assert!(
+                        self.appends.last().is_none_or(|last| last.sequence < sequence),
+                        "batches come in order"
+                    );
+                    let (ttl, index) = (batch.ttl_secs(), self.appends.len());
+                    self.stored.extend(batch.payloads().map(|payload| (ttl, payload.to_vec(), index)));
+                    self.appends.push(Append { operation, sequence, reserved, open: true });
+                }
+                other => panic!("a producer asks for {other:?}"),
+            }
+        }
+    }
+
+    /// Compares what the client read and what was to be stored with what the protocol says.
+    fn judge(&self, expected: &Expected) {
+        let mut reads = self.reads.iter();
+        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup has no answer") };
+        let setup = ProduceSetupResponse::decode(&pb[..]).unwrap();
+        assert_eq!(setup.status.as_ref().unwrap().status_code(), 100);
+        let mut granted = setup.max_msgnum_to_send();
+        let mut spoken = Vec::new();
+        let mut end = None;
+        for read in reads {
+            let Read::Pb(pb) = read else { break };
+            assert!(end.is_none(), "nothing follows the pb that ends an operation");
+            let response = ProduceResponse::decode(&pb[..]).unwrap();
+            let through = response.msgnum_status_is_thru.expect("every response has its number");
+            let grant = response.max_msgnum_to_send.expect("and credit");
+            assert!(
+                grant >= granted && grant <= spoken.len().max(through as usize) as i64 + i64::from(WINDOW)
+            );
+            granted = grant;
+            match response.status.map(|status| status.status_code()) {
+                None => assert_eq!(through, spoken.len() as i64, "credit repeats the number"),
+                Some(code) if code == 429 || through as usize <= spoken.len() => end = Some((code, through)),
+                Some(code) => spoken.resize(through as usize, code),
+            }
+        }
+        assert_eq!(self.reads.iter().filter(|read| **read == Read::End).count(), 1);
+        // What the store failed with ends the operation, unless the client had broken it before.
+        let failed_first = self.failed.filter(|(taken, _)| !expected.broken_by(*taken));
+        let accepted = match failed_first {
+            Some(((bytes, _), _)) => expected
+                .numbers
+                .iter()
+                .take_while(|(end, _)| *end <= bytes)
+                .last()
+                .map_or(0, |(_, last)| *last),
+            None => expected.fates.len() as i64,
+        };
+        let mut fates = expected.fates[..accepted as usize].to_vec();
+        let mut stored = self.stored.iter();
+        for fate in fates.iter_mut().filter(|fate| **fate == 201) {
+            let (_, _, append) = stored.next().expect("what is acknowledged was to be stored");
+            if self.failed.is_some_and(|(_, failed)| failed == *append) {
+                *fate = 503;
+            }
+        }
+        assert!(stored.next().is_none(), "nothing is stored that is not spoken for");
+        assert_eq!(spoken, fates);
+        let kept: Vec<_> = self.stored.iter().map(|(ttl, payload, _)| (*ttl, payload.clone())).collect();
+        assert_eq!(kept, expected.stored[..kept.len()]);
+        assert_eq!(end, if failed_first.is_some() { Some((503, accepted)) } else { expected.failure });
+        assert_eq!(self.harness.budget.reserved(), 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn every_cut_and_every_order_of_answers_says_of_each_message_what_became_of_it(
+        operations in proptest::collection::vec(operation(), 1..4),
+        seed in any::<u64>(),
+        fails_in in proptest::option::weighted(0.3, 0usize..6),
+        budget in PB_MAX..10 * PB_MAX,
+    ) {
+        let mut run = Run {
+            harness: Harness::new(budget),
+            schedule: Random(seed),
+            opens: Vec::new(),
+            appends: Vec::new(),
+            stored: Vec::new(),
+            reads: Vec::new(),
+            fails_in,
+            taken: (0, false),
+            failed: None,
+        };
+        for operation in &operations {
+            let expected = Expected::of(operation);
+            run.operation(&expected);
+            run.judge(&expected);
+        }
+    }
+}
