@@ -6,60 +6,10 @@ mod common;
 use std::io::Write;
 use std::process::Stdio;
 
-use bytes::Bytes;
-use common::{Client, Server, varint};
+use common::{Client, Server, append, code, get, others_are_served, producer, request, varint};
 use millstream::pb::{
-    ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse,
-    ProduceSetupRequest, ProduceSetupResponse, SetupRequest, Status,
+    ConsumeRequest, ConsumeResponse, ProduceResponse, ProduceSetupResponse, SetupRequest, Status,
 };
-
-fn append(queue: &str) -> SetupRequest {
-    SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some(queue.into()) }), get: None }
-}
-
-fn get(queue: &str, marker: &str, echo: bool) -> SetupRequest {
-    SetupRequest {
-        get: Some(ConsumeSetupRequest {
-            queue_name: Some(queue.into()),
-            echo_requested: Some(echo),
-            starting_marker: Some(marker.into()),
-            ..Default::default()
-        }),
-        append: None,
-    }
-}
-
-fn request(ttl: Option<u32>, payloads: &[&[u8]]) -> ProduceRequest {
-    ProduceRequest {
-        ttl,
-        payloads: payloads.iter().map(|p| Bytes::copy_from_slice(p)).collect(),
-        keys: vec![],
-    }
-}
-
-fn code(status: &Option<Status>) -> u32 {
-    status.as_ref().unwrap().status_code()
-}
-
-/// A producer whose setup was accepted.
-fn producer(server: &Server, queue: &str) -> Client {
-    let mut client = Client::connect(server);
-    client.begin(&append(queue));
-    let setup: ProduceSetupResponse = client.receive_as();
-    assert_eq!(code(&setup.status), 100);
-    assert!(setup.max_msgnum_to_send() >= 100);
-    client
-}
-
-/// Stores and reads back one message: the server serves others undisturbed.
-fn others_are_served(server: &Server) {
-    let mut client = producer(server, "others");
-    client.send(&request(Some(60), &[b"fine"]));
-    let response: ProduceResponse = client.receive_as();
-    assert_eq!((code(&response.status), response.msgnum_status_is_thru()), (201, 1));
-    client.finish();
-    assert_eq!(client.receive(), None);
-}
 
 #[test]
 fn messages_are_stored_and_come_back_with_their_metadata() {
@@ -212,45 +162,6 @@ fn a_full_store_that_refuses_ends_the_operation_with_503() {
     assert_eq!((code(&refused.status), refused.msgnum_status_is_thru()), (503, 2));
     assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 503);
     assert_eq!(client.receive(), None);
-}
-
-#[test]
-fn websocket_rules_are_answered_with_their_close_code_and_disturb_nobody() {
-    let server = Server::start(&["--cores", "0"]);
-    let cases: [(&[u8], u16); 6] = [
-        (&[0x82, 0x01, b'x'], 1002),
-        (&[0xc2, 0x80, 0, 0, 0, 0], 1002),
-        (&[0x83, 0x80, 0, 0, 0, 0], 1002),
-        (&[0x80, 0x80, 0, 0, 0, 0], 1002),
-        (&[0x81, 0x81, 0, 0, 0, 0, b'x'], 1003),
-        (&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8], 1000),
-    ];
-    for (bytes, expected) in cases {
-        let mut client = Client::connect(&server);
-        client.0.get_mut().write_all(bytes).unwrap();
-        assert_eq!(client.close_code(), expected, "{bytes:?}");
-        others_are_served(&server);
-    }
-    let mut client = Client::connect(&server);
-    client.0.get_mut().write_all(&[0x89, 0x83, 0, 0, 0, 0, b'a', b'b', b'c']).unwrap();
-    assert_eq!(client.read_frame(), (true, 10, b"abc".to_vec()));
-}
-
-#[test]
-fn test_echo_echoes_text_and_binary_of_tungstenite() {
-    let server = Server::start(&["--cores", "0", "--test-echo"]);
-    let url = format!("ws://127.0.0.1:{}/echo", server.port);
-    let (mut socket, _) = tungstenite::connect(url).unwrap();
-    let big = "ä".repeat(300_000);
-    for message in [
-        tungstenite::Message::text("grüße"),
-        tungstenite::Message::text(big),
-        tungstenite::Message::binary(vec![0; 70_000]),
-    ] {
-        socket.send(message.clone()).unwrap();
-        assert_eq!(socket.read().unwrap(), message);
-    }
-    socket.close(None).unwrap();
 }
 
 #[test]

@@ -65,6 +65,24 @@ pub(super) struct Args {
     /// Seconds within which a protobuf message that was begun must be whole
     #[arg(long, default_value_t = 30.0)]
     pb_timeout: f64,
+    /// Shortest time to live of a message, seconds
+    #[arg(long, default_value_t = 60)]
+    ttl_min: u32,
+    /// Longest time to live of a message, seconds
+    #[arg(long, default_value_t = 1_209_600)]
+    ttl_max: u32,
+    /// Seconds that a client may take for its handshake
+    #[arg(long, default_value_t = 10.0)]
+    handshake_timeout: f64,
+    /// Seconds of silence after which a client is pinged
+    #[arg(long, default_value_t = 30.0)]
+    ping_interval: f64,
+    /// Seconds of silence after which a client's connection is closed
+    #[arg(long, default_value_t = 90.0)]
+    idle_timeout: f64,
+    /// Bytes that a client may go on sending after its operation has failed
+    #[arg(long, default_value_t = 16 << 20)]
+    discard_limit_bytes: u64,
     /// Create queues on first use
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     auto_create: bool,
@@ -97,6 +115,11 @@ impl Args {
         settings.max_payload_bytes = self.max_payload_bytes;
         settings.max_pb_bytes = self.max_pb_bytes;
         settings.pb_timeout = seconds("--pb-timeout", self.pb_timeout)?;
+        settings.ttl_secs = (self.ttl_min, self.ttl_max);
+        settings.handshake_timeout = seconds("--handshake-timeout", self.handshake_timeout)?;
+        settings.ping_interval = seconds("--ping-interval", self.ping_interval)?;
+        settings.idle_timeout = seconds("--idle-timeout", self.idle_timeout)?;
+        settings.discard_limit_bytes = self.discard_limit_bytes;
         settings.auto_create = self.auto_create;
         settings.produce_window = self.produce_window;
         settings.drain_timeout = seconds("--drain-timeout", self.drain_timeout)?;

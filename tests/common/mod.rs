@@ -4,8 +4,14 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use bytes::Bytes;
 use millstream::pb::wire::{Reader, write_varint};
+use millstream::pb::{
+    ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse,
+    SetupRequest, Status,
+};
 use prost::Message;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -38,6 +44,14 @@ impl Server {
         // Nobody reads the rest; a full pipe must not stop the server.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Self { child, port }
+    }
+
+    /// A bare connection, on which nothing was said yet.
+    pub fn dial(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
     }
 
     pub fn url(&self) -> String {
@@ -98,11 +112,16 @@ impl Client {
             let name = tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        let stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let stream = server.dial();
         let config = tungstenite::protocol::WebSocketConfig::default();
         let (socket, _) = tungstenite::client::client_with_config(request, stream, Some(config)).unwrap();
         Self(socket, Vec::new(), false)
+    }
+
+    /// A connection whose handshake was made by hand.
+    pub fn after_handshake(stream: TcpStream) -> Self {
+        let role = tungstenite::protocol::Role::Client;
+        Self(WebSocket::from_raw_socket(stream, role, None), Vec::new(), false)
     }
 
     fn frame(&mut self, payload: Vec<u8>, opcode: Data, fin: bool) {
@@ -198,4 +217,52 @@ pub fn varint(value: u64) -> Vec<u8> {
     let mut out = Vec::new();
     write_varint(value, &mut out);
     out
+}
+
+pub fn append(queue: &str) -> SetupRequest {
+    SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some(queue.into()) }), get: None }
+}
+
+pub fn get(queue: &str, marker: &str, echo: bool) -> SetupRequest {
+    SetupRequest {
+        get: Some(ConsumeSetupRequest {
+            queue_name: Some(queue.into()),
+            echo_requested: Some(echo),
+            starting_marker: Some(marker.into()),
+            ..Default::default()
+        }),
+        append: None,
+    }
+}
+
+pub fn request(ttl: Option<u32>, payloads: &[&[u8]]) -> ProduceRequest {
+    ProduceRequest {
+        ttl,
+        payloads: payloads.iter().map(|p| Bytes::copy_from_slice(p)).collect(),
+        keys: vec![],
+    }
+}
+
+pub fn code(status: &Option<Status>) -> u32 {
+    status.as_ref().unwrap().status_code()
+}
+
+/// A producer whose setup was accepted.
+pub fn producer(server: &Server, queue: &str) -> Client {
+    let mut client = Client::connect(server);
+    client.begin(&append(queue));
+    let setup: ProduceSetupResponse = client.receive_as();
+    assert_eq!(code(&setup.status), 100);
+    assert!(setup.max_msgnum_to_send() >= 100);
+    client
+}
+
+/// Stores and reads back one message: the server serves others undisturbed.
+pub fn others_are_served(server: &Server) {
+    let mut client = producer(server, "others");
+    client.send(&request(Some(60), &[b"fine"]));
+    let response: ProduceResponse = client.receive_as();
+    assert_eq!((code(&response.status), response.msgnum_status_is_thru()), (201, 1));
+    client.finish();
+    assert_eq!(client.receive(), None);
 }

@@ -149,13 +149,14 @@ impl Connection {
         self.inbound.extend_from_slice(input);
         let text = &self.inbound;
         // Only a whole request is parsed, so that one that comes byte by byte costs no more than another.
-        let whole = text[had.saturating_sub(3)..].windows(4).any(|window| window == b"\r\n\r\n");
+        let seen = had.saturating_sub(3);
+        let end = text[seen..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| seen + at + 4);
         let starts = text.iter().zip(b"GET ").all(|(byte, expected)| byte == expected);
-        let accepted = if whole || !starts {
-            accept(text, &env.settings.policy, &mut self.out)
-        } else if text.len() >= env.settings.handshake_max_bytes {
-            let max = env.settings.handshake_max_bytes;
+        let max = env.settings.handshake_max_bytes;
+        let accepted = if end.unwrap_or(text.len()) > max {
             Err(Refusal::new(431, format!("handshake: longer than handshake_max_bytes = {max}")))
+        } else if end.is_some() || !starts {
+            accept(text, &env.settings.policy, &mut self.out)
         } else {
             return;
         };

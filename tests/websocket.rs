@@ -1,0 +1,227 @@
+//! The real binary and section 1 of the protocol: handshakes, WebSocket's rules, silence.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use common::{Client, Server, append, code, others_are_served, producer, request};
+use millstream::pb::{ProduceResponse, ProduceSetupResponse};
+use prost::Message;
+
+const UUID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+
+/// A handshake for `target`, with `extra` header lines.
+fn handshake(target: &str, extra: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: here:9000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
+    )
+}
+
+/// The head of the server's response.
+fn response(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "ended after {:?}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// A client's frame with the mask 0, by the byte.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        short @ 0..126 => bytes.push(0x80 | short as u8),
+        long => {
+            bytes.push(0x80 | 126);
+            bytes.extend((long as u16).to_be_bytes());
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes
+}
+
+#[test]
+fn handshakes_are_judged_with_their_status() {
+    let server = Server::start(&["--cores", "0"]);
+    let twice = format!("Client-ID: {UUID}\r\nClient-ID: {UUID}\r\n");
+    let cases: &[(&str, String, u16)] = &[
+        ("accepted", handshake("/", ""), 101),
+        ("any path", handshake("/some/where?x=y", ""), 101),
+        ("another API's path", handshake("/v2/queues", ""), 404),
+        ("identity", handshake("/", &format!("X-Project-Id: p\r\nClient-ID: {UUID}\r\n")), 101),
+        ("identity from a browser", handshake(&format!("/?project_id=p&client_id={UUID}"), ""), 101),
+        ("our subprotocol", handshake("/", "Sec-WebSocket-Protocol: x, queuing-streaming.v1\r\n"), 101),
+        ("another subprotocol", handshake("/", "Sec-WebSocket-Protocol: x\r\n"), 400),
+        ("a version of 2010", handshake("/", "").replace("Version: 13", "Version: 8"), 426),
+        ("no version", handshake("/", "").replace("Sec-WebSocket-Version: 13\r\n", ""), 400),
+        ("no key", handshake("/", "").replace("Sec-WebSocket-Key", "X-Key"), 400),
+        ("no upgrade", handshake("/", "").replace("Upgrade: websocket\r\n", ""), 400),
+        ("a POST", handshake("/", "").replace("GET", "POST"), 400),
+        ("no HTTP", "\x16\x03\x01 hello, TLS".into(), 400),
+        ("a malformed project", handshake("/", "X-Project-Id: a b\r\n"), 400),
+        ("an empty project", handshake("/", "X-Project-Id: \r\n"), 400),
+        ("a malformed client", handshake("/", "Client-ID: 12\r\n"), 400),
+        ("a client twice", handshake("/", &twice), 400),
+        ("its own origin", handshake("/", "Origin: http://here:9000\r\n"), 101),
+        ("another origin", handshake("/", "Origin: http://there:9000\r\n"), 403),
+        ("too long", handshake("/", &format!("X: {}\r\n", "x".repeat(20_000))), 431),
+        ("no test echo", handshake("/echo", ""), 101),
+    ];
+    for (what, text, expected) in cases {
+        let mut stream = server.dial();
+        stream.write_all(text.as_bytes()).unwrap();
+        let head = response(&mut stream);
+        assert_eq!(status(&head), *expected, "{what}: {head}");
+        assert_eq!(head.contains("Sec-WebSocket-Version: 13"), *expected == 426, "{what}: {head}");
+        let head = head.to_lowercase();
+        assert_eq!(head.contains("queuing-streaming.v1"), *what == "our subprotocol", "{head}");
+        let made = *expected == 101 && !what.starts_with("identity");
+        assert_eq!(head.contains("client-id: "), made, "{what}: {head}");
+        if *expected != 101 {
+            let mut reason = String::new();
+            stream.read_to_string(&mut reason).unwrap();
+            assert!(reason.len() > 3, "{what}: a reason, then the end");
+        }
+    }
+    others_are_served(&server);
+}
+
+#[test]
+fn a_handshake_may_come_byte_by_byte_with_an_operation_pipelined_behind_it() {
+    let server = Server::start(&["--cores", "0"]);
+    let mut bytes = handshake("/", "").into_bytes();
+    bytes.extend(frame(0x02, &append("pipelined").encode_length_delimited_to_vec()));
+    bytes.extend(frame(0x80, &request(Some(60), &[b"one", b"two"]).encode_length_delimited_to_vec()));
+    for piece in [1, 7, bytes.len()] {
+        let mut stream = server.dial();
+        for chunk in bytes.chunks(piece) {
+            stream.write_all(chunk).unwrap();
+        }
+        assert_eq!(status(&response(&mut stream)), 101);
+        let mut client = Client::after_handshake(stream);
+        assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 100);
+        let mut through = 0;
+        while let Some(pb) = client.receive() {
+            through = ProduceResponse::decode(&pb[..]).unwrap().msgnum_status_is_thru();
+        }
+        assert_eq!(through, 2);
+    }
+}
+
+#[test]
+fn each_broken_rule_has_its_close_code_and_a_neighbour_works_on() {
+    let server = Server::start(&["--cores", "0"]);
+    let mut neighbour = producer(&server, "neighbour");
+    let mut stored = 0;
+    let masked = |head: &[u8], rest: &[u8]| [head, &[0; 4], rest].concat();
+    let cases: Vec<(&str, Vec<u8>, u16)> = vec![
+        ("unmasked", vec![0x82, 0x01, b'x'], 1002),
+        ("reserved bit 1", frame(0xc2, b""), 1002),
+        ("reserved bit 2", frame(0xa2, b""), 1002),
+        ("reserved bit 3", frame(0x92, b""), 1002),
+        ("reserved data opcode", frame(0x83, b""), 1002),
+        ("reserved control opcode", frame(0x8b, b""), 1002),
+        ("a continuation of nothing", frame(0x80, b""), 1002),
+        ("a new data frame inside a wsmessage", [frame(0x02, b""), frame(0x02, b"")].concat(), 1002),
+        ("a text frame inside a wsmessage", [frame(0x02, b""), frame(0x81, b"")].concat(), 1002),
+        ("text", frame(0x81, b"x"), 1003),
+        ("text with a reserved bit", frame(0xc1, b"x"), 1002),
+        ("a ping in fragments", frame(0x09, b""), 1002),
+        ("a ping of 126 bytes", frame(0x89, &[0; 126]), 1002),
+        ("a length of 16 bits that fits in 7", masked(&[0x82, 0xfe, 0, 125], &[0; 125]), 1002),
+        (
+            "a length of 64 bits that fits in 16",
+            masked(&[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], b""),
+            1002,
+        ),
+        ("a length with its top bit set", masked(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], b""), 1002),
+        ("a close of one byte", frame(0x88, &[3]), 1002),
+        ("a close with 999", frame(0x88, &999u16.to_be_bytes()), 1002),
+        ("a close with 1005", frame(0x88, &1005u16.to_be_bytes()), 1002),
+        ("a close with 2000", frame(0x88, &2000u16.to_be_bytes()), 1002),
+        ("a close with 5000", frame(0x88, &5000u16.to_be_bytes()), 1002),
+        ("a reason that is no UTF-8", frame(0x88, &[0x03, 0xe8, 0xff]), 1007),
+        ("a good close", frame(0x88, &[0x03, 0xe8, b'x']), 1000),
+        ("a close with 4999", frame(0x88, &4999u16.to_be_bytes()), 4999),
+    ];
+    for (what, bytes, expected) in cases {
+        let mut client = Client::connect(&server);
+        client.0.get_mut().write_all(&bytes).unwrap();
+        assert_eq!(client.close_code(), expected, "{what}");
+        let mut rest = Vec::new();
+        client.0.get_mut().read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty(), "{what}: nothing follows a Close");
+        neighbour.send(&request(Some(60), &[b"undisturbed"]));
+        stored += 1;
+        let answer: ProduceResponse = neighbour.receive_as();
+        assert_eq!((code(&answer.status), answer.msgnum_status_is_thru()), (201, stored), "{what}");
+    }
+    let mut client = Client::connect(&server);
+    client
+        .0
+        .get_mut()
+        .write_all(&[frame(0x02, b""), frame(0x89, b"abc"), frame(0x8a, b"unasked")].concat())
+        .unwrap();
+    assert_eq!(client.read_frame(), (true, 10, b"abc".to_vec()), "a ping is answered between fragments");
+}
+
+#[test]
+fn who_goes_on_sending_what_is_discarded_is_closed_with_1008() {
+    let server = Server::start(&["--cores", "0", "--discard-limit-bytes", "100000"]);
+    let mut client = Client::connect(&server);
+    client.begin(&append("no such name"));
+    assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 400);
+    assert_eq!(client.receive(), None);
+    client.send_raw(&[0; 100_000]);
+    // Still there: a ping is answered.
+    client.0.get_mut().write_all(&frame(0x89, b"a")).unwrap();
+    assert_eq!(client.read_frame().1, 10);
+    client.send_raw(&[0; 1]);
+    assert_eq!(client.close_code(), 1008);
+    others_are_served(&server);
+}
+
+#[test]
+fn who_is_silent_is_pinged_then_closed_with_1001_and_who_dribbles_a_handshake_gets_408() {
+    let silence = ["--ping-interval", "0.1", "--idle-timeout", "0.4", "--handshake-timeout", "0.2"];
+    let server = Server::start(&[&["--cores", "0"][..], &silence].concat());
+    let mut slow = server.dial();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost:").unwrap();
+    assert_eq!(status(&response(&mut slow)), 408);
+    let mut silent = Client::connect(&server);
+    assert_eq!(silent.read_frame(), (true, 9, vec![]), "a ping");
+    assert_eq!(silent.close_code(), 1001);
+    let mut alive = Client::connect(&server);
+    // Far longer than idle_timeout, because each ping is answered.
+    for _ in 0..8 {
+        assert_eq!(alive.read_frame(), (true, 9, vec![]), "pinged again, not closed");
+        alive.0.get_mut().write_all(&frame(0x8a, b"")).unwrap();
+    }
+}
+
+#[test]
+fn test_echo_echoes_text_and_binary_of_tungstenite() {
+    let server = Server::start(&["--cores", "0", "--test-echo"]);
+    let url = format!("ws://127.0.0.1:{}/echo", server.port);
+    let (mut socket, _) = tungstenite::connect(url).unwrap();
+    let big = "ä".repeat(300_000);
+    for message in [
+        tungstenite::Message::text("grüße"),
+        tungstenite::Message::text(big),
+        tungstenite::Message::binary(vec![0; 70_000]),
+    ] {
+        socket.send(message.clone()).unwrap();
+        assert_eq!(socket.read().unwrap(), message);
+    }
+    socket.close(None).unwrap();
+}
