@@ -54,6 +54,11 @@ impl Server {
         stream
     }
 
+    /// Whether it takes new connections.
+    pub fn is_listening(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+    }
+
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}/", self.port)
     }
