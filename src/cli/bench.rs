@@ -1,5 +1,6 @@
 //! `millstream bench`.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,9 @@ pub(super) struct Args {
     /// Stop after so many messages instead of after --seconds
     #[arg(long)]
     count: Option<u64>,
+    /// With consume and --count: begin again after so many messages, until --seconds are over
+    #[arg(long, requires = "count")]
+    repeat: bool,
     /// Seconds before anything is measured
     #[arg(long, default_value_t = 2.0)]
     warmup: f64,
@@ -121,6 +125,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if mode == Mode::Both && args.lag < lag_least {
         return Err(Failure(format!("--lag {}: at least --batch x --connections = {lag_least}", args.lag)));
     }
+    if args.repeat && mode != Mode::Consume {
+        return Err(Failure("--repeat: only with consume".into()));
+    }
     let plan = Plan {
         mode,
         url: args.url,
@@ -138,7 +145,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         lag: args.lag,
         rate: args.rate,
         count: args.count,
-        warmup: if args.count.is_some() { Duration::ZERO } else { seconds("warmup", args.warmup)? },
+        repeat: args.repeat,
+        warmup: if args.count.is_some() && !args.repeat {
+            Duration::ZERO
+        } else {
+            seconds("warmup", args.warmup)?
+        },
         measure: seconds("seconds", args.seconds)?,
         ttl: args.ttl,
         partition_offset: args.partition_offset,
@@ -147,6 +159,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             Some(list) => parse_cores(list)?,
             None => allowed_cores(),
         },
+        progress: std::io::stderr().is_terminal(),
         server_pid: args.server_pid,
         run: ClientId::random().as_u128() as u32,
         epoch: Instant::now(),

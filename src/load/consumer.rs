@@ -44,6 +44,8 @@ pub(super) struct LoadConsumer {
     progress: Arc<Progress>,
     consumer: Option<Consumer>,
     verifier: Verifier,
+    /// Of the readings that have ended, where it begins again and again.
+    earlier: Verdict,
     first: Option<Instant>,
     last: Option<Instant>,
     received_measured: u64,
@@ -67,6 +69,7 @@ impl LoadConsumer {
             progress,
             consumer: None,
             verifier: Verifier::default(),
+            earlier: Verdict::default(),
             first: None,
             last: None,
             received_measured: 0,
@@ -81,7 +84,7 @@ impl LoadConsumer {
         let failure = self.consumer.as_ref().and_then(Consumer::failure).map(ToString::to_string);
         Consumed {
             expected: sum(&self.progress.acknowledged, &self.producers),
-            verdict: self.verifier.verdict(),
+            verdict: self.earlier + self.verifier.verdict(),
             received_measured: self.received_measured,
             active: self.first.zip(self.last).map_or(Duration::ZERO, |(first, last)| last - first),
             latency: self.latency,
@@ -96,10 +99,10 @@ impl LoadConsumer {
         }
         match self.plan.mode {
             Mode::Produce => true,
-            Mode::Consume => match self.plan.count {
-                Some(count) => received >= count,
-                None => now >= self.window.until,
-            },
+            Mode::Consume => {
+                let in_time = self.plan.count.is_none() || self.plan.repeat;
+                self.plan.count.is_some_and(|count| received >= count) || in_time && now >= self.window.until
+            }
             Mode::Both => {
                 if self.progress.producers.load(Ordering::Acquire) > 0 {
                     return false;
@@ -138,8 +141,8 @@ impl Application for LoadConsumer {
             self.first.get_or_insert(now);
             self.last = Some(now);
         }
-        self.progress.received[self.number as usize]
-            .store(self.verifier.verdict().received, Ordering::Release);
+        let received = self.earlier.received + self.verifier.verdict().received;
+        self.progress.received[self.number as usize].store(received, Ordering::Release);
         self.consumer = Some(consumer);
         Ok(handled?)
     }
@@ -147,6 +150,13 @@ impl Application for LoadConsumer {
     fn poll(&mut self, _cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let Wire { sender, out, .. } = wire;
         let now = Instant::now();
+        if self.plan.repeat
+            && now < self.window.until
+            && self.consumer.take_if(|consumer| consumer.is_ended() && consumer.failure().is_none()).is_some()
+        {
+            self.earlier = self.earlier + std::mem::take(&mut self.verifier).verdict();
+            self.finished = false;
+        }
         let consumer = self.consumer.get_or_insert_with(|| {
             let options = ConsumeOptions {
                 queue: self.queue.clone(),

@@ -77,22 +77,18 @@ impl Report {
             let _ = produce_latency.add(&one.latency);
         }
         for one in consumed {
-            verified.received += one.verdict.received;
-            verified.lost += one.verdict.lost;
-            verified.repeated_or_out_of_order += one.verdict.repeated_or_out_of_order;
-            verified.foreign += one.verdict.foreign;
+            verified = verified + one.verdict;
             received_measured += one.received_measured;
             active = active.max(one.active);
             failures.extend(one.failure.clone());
             let _ = end_to_end_latency.add(&one.latency);
         }
-        // A run of a count is measured from its beginning to its end.
-        let measured = if plan.count.is_none() { plan.measure.as_secs_f64() } else { elapsed.as_secs_f64() };
-        let (acknowledged_rate, received_rate) = match plan.count {
-            None => (acknowledged_measured as f64 / measured, received_measured as f64 / measured),
-            Some(_) => {
-                (acknowledged as f64 / measured, verified.received as f64 / active.as_secs_f64().max(1e-9))
-            }
+        let (measured, acknowledged_rate, received_rate) = if plan.is_timed() {
+            let measured = plan.measure.as_secs_f64();
+            (measured, acknowledged_measured as f64 / measured, received_measured as f64 / measured)
+        } else {
+            let (measured, active) = (elapsed.as_secs_f64(), active.as_secs_f64().max(1e-9));
+            (measured, acknowledged as f64 / measured, verified.received as f64 / active)
         };
         // Every consumer gets everything of its queue.
         let missing = consumed
@@ -100,7 +96,7 @@ impl Report {
             .filter(|_| plan.mode == Mode::Both)
             .map(|one| one.expected.saturating_sub(one.verdict.received))
             .sum();
-        let moved = if plan.count.is_none() { acknowledged_measured.max(received_measured) } else { 0 };
+        let moved = if plan.is_timed() { acknowledged_measured.max(received_measured) } else { 0 };
         Self {
             mode: plan.mode,
             size: plan.size,

@@ -1,7 +1,7 @@
 //! A whole run: its connections on their cores, from start to end.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::consumer::{Consumed, LoadConsumer};
@@ -59,6 +59,8 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// Messages in all, in place of a time.
     pub count: Option<u64>,
+    /// Consumers begin again after `count` messages, until the time is over.
+    pub repeat: bool,
     /// Before anything is measured.
     pub warmup: Duration,
     /// What is measured.
@@ -71,6 +73,8 @@ pub struct Plan {
     pub partitions: u32,
     /// Cores for the clients.
     pub cores: Vec<usize>,
+    /// Says on stderr every second how far it is.
+    pub progress: bool,
     /// The server's process, for its CPU time.
     pub server_pid: Option<u32>,
     /// Tells this run's messages from others'.
@@ -108,6 +112,11 @@ impl Plan {
         (0..count).filter(|number| self.queue_of(*number) == queue).collect()
     }
 
+    /// Whether it ends by the clock and is measured in its window; else it is measured from its beginning to its end.
+    pub(super) fn is_timed(&self) -> bool {
+        self.count.is_none() || self.repeat
+    }
+
     fn target(&self) -> Result<Target, ClientError> {
         Target::parse(&self.url, self.project.clone(), ClientId::random())
     }
@@ -128,6 +137,11 @@ pub fn run(plan: Plan) -> Result<Report, ClientError> {
     let progress = Arc::new(Progress::new(producers, consumers));
     let cpu = plan.server_pid.map(|pid| std::thread::spawn(move || measure_cpu(pid, window)));
     let began = Instant::now();
+    let ended = Arc::new(AtomicBool::new(false));
+    let teller = plan.progress.then(|| {
+        let (progress, ended) = (progress.clone(), ended.clone());
+        std::thread::spawn(move || tell(began, &progress, &ended))
+    });
     let mut threads = Vec::new();
     for (index, core) in plan.cores.iter().enumerate() {
         let (plan, progress) = (plan.clone(), progress.clone());
@@ -171,8 +185,33 @@ pub fn run(plan: Plan) -> Result<Report, ClientError> {
             }
         }
     }
+    ended.store(true, Ordering::Relaxed);
+    if let Some(teller) = teller {
+        teller.thread().unpark();
+        // It only prints; whether it could does not matter to the run.
+        let _ = teller.join();
+    }
     let server_cpu = cpu.and_then(|thread| thread.join().ok().flatten());
     Ok(Report::new(&plan, began.elapsed(), &produced, &consumed, server_cpu))
+}
+
+/// Says how far the run is, once a second, until it has ended.
+fn tell(began: Instant, progress: &Progress, ended: &AtomicBool) {
+    let total = |counters: &[AtomicU64]| -> u64 {
+        counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    };
+    loop {
+        std::thread::park_timeout(Duration::from_secs(1));
+        if ended.load(Ordering::Relaxed) {
+            return eprintln!();
+        }
+        eprint!(
+            "\r{:.0} s: {} sent, {} received",
+            began.elapsed().as_secs_f64(),
+            total(&progress.sent),
+            total(&progress.received)
+        );
+    }
 }
 
 /// How many consumers a producer waits for.

@@ -58,6 +58,19 @@ pub struct Verdict {
     pub foreign: u64,
 }
 
+impl std::ops::Add for Verdict {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            received: self.received + other.received,
+            lost: self.lost + other.lost,
+            repeated_or_out_of_order: self.repeated_or_out_of_order + other.repeated_or_out_of_order,
+            foreign: self.foreign + other.foreign,
+        }
+    }
+}
+
 /// Checks that each producer's messages come once each and in order.
 #[derive(Debug, Default)]
 pub struct Verifier {
