@@ -32,12 +32,6 @@ pub const PONG_BYTES_MAX: usize = 4 << 10;
 /// It is also the protocol's `receive_window_bytes`: what is read of an operation before the one ahead of it has ended.
 pub const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 
-/// The kernel's receive buffer of a socket (`SO_RCVBUF`), bytes. Under full load a connection's window closes, and at
-/// times the sender then waits for TCP's probe timers. This size shortened the worst wait in 11 of 12 alternating pairs (0.04 to
-/// 0.96 s, against 0.66 to 6.3 s with the kernel's own tuning). It does not end them (4 of 12 runs), and throughput
-/// was not better for it (`perf/README.md`).
-pub const SOCKET_RECEIVE_BYTES: usize = 256 << 10;
-
 /// What a connection may read in one turn, bytes, before the others and the inbox are looked at.
 pub const RECEIVE_BYTES_PER_TURN: usize = 512 << 10;
 

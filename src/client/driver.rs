@@ -15,7 +15,6 @@ use glommio::timer::Timer;
 
 use super::wire::{Target, Wire};
 use crate::session::client::ServerFault;
-use crate::shard::socket::set_receive_buffer;
 use crate::ws::CloseCode;
 use crate::ws::handshake::Refusal;
 
@@ -107,7 +106,6 @@ pub trait Application {
 pub async fn connect(target: &Target) -> Result<TcpStream, ClientError> {
     let stream = TcpStream::connect(target.address).await.map_err(io::Error::from)?;
     stream.set_nodelay(true).map_err(io::Error::from)?;
-    set_receive_buffer(&stream)?;
     Ok(stream)
 }
 

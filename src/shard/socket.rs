@@ -14,7 +14,6 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::parker::ReadyMark;
-use crate::limits::SOCKET_RECEIVE_BYTES;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -32,7 +31,6 @@ impl Socket {
     pub fn new(socket: socket2::Socket, slot: u32) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
-        set_receive_buffer(&socket)?;
         let (mark, waker) = ReadyMark::new(slot);
         Ok(Self { stream: TcpStream::from(socket), mark, waker, readable: true, is_shut: false })
     }
@@ -92,11 +90,6 @@ impl Socket {
             let _ = socket2::SockRef::from(&RawSocket(self.stream.as_raw_fd())).shutdown(Shutdown::Write);
         }
     }
-}
-
-/// Gives the kernel's receive buffer its size ([`SOCKET_RECEIVE_BYTES`] says why).
-pub fn set_receive_buffer(socket: &impl AsRawFd) -> io::Result<()> {
-    socket2::SockRef::from(&RawSocket(socket.as_raw_fd())).set_recv_buffer_size(SOCKET_RECEIVE_BYTES)
 }
 
 /// Lends the descriptor of a stream that lives on.
