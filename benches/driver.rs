@@ -146,11 +146,7 @@ fn run(part: Part, seconds: u64) -> [Report; 2] {
     let ready = Arc::new(AtomicU64::new(0));
     let handles = [(0, inbox_a, to_b), (1, inbox_b, to_a)].map(|(core, inbox, peer)| {
         let (stop, ready) = (stop.clone(), ready.clone());
-        let settings = ExecutorSettings {
-            name: format!("shard-{core}"),
-            core: Some(core),
-            spin_before_park: Duration::ZERO,
-        };
+        let settings = ExecutorSettings { name: format!("shard-{core}"), core: Some(core) };
         spawn(settings, move || async move {
             let shard = Shard { inbox, peer, parker: Parker::default(), stop };
             ready.fetch_add(1, Ordering::SeqCst);

@@ -166,7 +166,7 @@ fn a_full_store_that_refuses_ends_the_operation_with_503() {
 
 #[test]
 fn draining_under_load_ends_every_operation_and_loses_nothing_acknowledged() {
-    let server = Server::start(&["--cores", "0-1"]);
+    let server = Server::start(&["--cores", "0-1", "--spin-us", "200"]);
     let mut producers: Vec<Client> =
         (0..8).map(|index| producer(&server, &format!("drain/{index}"))).collect();
     let mut consumer = Client::connect(&server);

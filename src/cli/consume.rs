@@ -3,7 +3,6 @@
 use std::io::{BufWriter, Stdout, Write};
 use std::process::ExitCode;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -120,7 +119,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         count: args.count,
     };
     let (json, retries) = (args.json, args.client.retries);
-    let settings = ExecutorSettings { name: "consume".into(), core: None, spin_before_park: Duration::ZERO };
+    let settings = ExecutorSettings { name: "consume".into(), core: None };
     let executor = spawn(settings, move || async move {
         let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
         let printer = Printer { out, json, broken: None, stop: stopped, stopped: false };

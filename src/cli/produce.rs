@@ -188,7 +188,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         producers.push((args.client.target()?, produce));
     }
     let retries = args.client.retries;
-    let settings = ExecutorSettings { name: "produce".into(), core: None, spin_before_park: Duration::ZERO };
+    let settings = ExecutorSettings { name: "produce".into(), core: None };
     let began = Instant::now();
     let executor = spawn(settings, move || async move {
         let progress = glommio::spawn_local(show_progress(acknowledged));

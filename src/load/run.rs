@@ -146,11 +146,7 @@ pub fn run(plan: Plan) -> Result<Report, ClientError> {
     for (index, core) in plan.cores.iter().enumerate() {
         let (plan, progress) = (plan.clone(), progress.clone());
         let cores = plan.cores.len();
-        let settings = ExecutorSettings {
-            name: format!("load-{core}"),
-            core: Some(*core),
-            spin_before_park: Duration::ZERO,
-        };
+        let settings = ExecutorSettings { name: format!("load-{core}"), core: Some(*core) };
         let thread = spawn(settings, move || async move {
             // Consumers first, so that none of them begins behind what the producers send.
             let consumers = (0..consumers)

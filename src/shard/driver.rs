@@ -46,6 +46,27 @@ pub struct Shared {
     pub drained: AtomicUsize,
 }
 
+/// What a turn leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There is more to do at once.
+    More,
+    /// All that there was is done.
+    Worked,
+    /// There was nothing.
+    Idle,
+}
+
+/// How long a driver waits for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// Before it parks, for something to do. It makes passes of the reactor meanwhile: glommio's own setting of that kind
+    /// looks at the rings' memory alone, and a ring of ours shows nothing there before a system call (`uring`).
+    pub spin: Duration,
+    /// For draining to end.
+    pub drain: Duration,
+}
+
 /// What a shard says when it ends.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardReport {
@@ -72,7 +93,7 @@ pub struct Driver<S> {
     woken: Vec<u32>,
     buffer: Vec<u8>,
     started: Instant,
-    drain_timeout: Duration,
+    waits: Waits,
     drain_until: Option<Instant>,
     is_counted: bool,
 }
@@ -86,7 +107,7 @@ impl<S: Store<Token>> Driver<S> {
         inbox: Inbox<Delivery>,
         peers: Vec<Sender<Delivery>>,
         shared: Arc<Shared>,
-        drain_timeout: Duration,
+        waits: Waits,
     ) -> Self {
         Self {
             shard,
@@ -100,7 +121,7 @@ impl<S: Store<Token>> Driver<S> {
             woken: Vec::new(),
             buffer: vec![0; RECEIVE_BUFFER_BYTES],
             started: Instant::now(),
-            drain_timeout,
+            waits,
             drain_until: None,
             is_counted: false,
         }
@@ -109,9 +130,10 @@ impl<S: Store<Token>> Driver<S> {
     /// Turn after turn.
     pub async fn run(mut self) -> ShardReport {
         let mut passed = Instant::now();
+        let mut worked = passed;
         loop {
             self.parker.beat();
-            let more = self.turn();
+            let turn = self.turn();
             if self.is_over() {
                 return ShardReport {
                     shard: self.shard,
@@ -119,23 +141,31 @@ impl<S: Store<Token>> Driver<S> {
                     counters: self.core.counters(),
                 };
             }
-            if !more {
+            if turn == Turn::More {
+                if passed.elapsed() >= Duration::from_micros(REACTOR_PASS_EVERY_US) {
+                    self.parker.reactor_pass().await;
+                    passed = Instant::now();
+                }
+                continue;
+            }
+            if turn == Turn::Worked {
+                worked = Instant::now();
+            }
+            if worked.elapsed() < self.waits.spin {
+                self.parker.reactor_pass().await;
+            } else {
                 let deadline =
                     self.core.next_deadline_ms().map(|ms| self.started + Duration::from_millis(ms));
                 let deadline = [deadline, self.drain_until].into_iter().flatten().min();
                 self.parker.park(&self.inbox, deadline).await;
-                passed = Instant::now();
-            } else if passed.elapsed() >= Duration::from_micros(REACTOR_PASS_EVERY_US) {
-                self.parker.reactor_pass().await;
-                passed = Instant::now();
             }
+            passed = Instant::now();
         }
     }
 
-    /// One turn. True where there is more to do at once.
-    fn turn(&mut self) -> bool {
-        self.poll_inbox();
-        self.serve();
+    fn turn(&mut self) -> Turn {
+        let mut worked = self.poll_inbox();
+        worked |= self.serve();
         for _ in 0..TRANSMIT_ROUNDS {
             let now = self.now();
             self.core.handle_completions(now);
@@ -145,10 +175,17 @@ impl<S: Store<Token>> Driver<S> {
             if !self.core.has_work() {
                 break;
             }
+            worked = true;
             self.transmit();
         }
         let refused = self.flush_outboxes();
-        refused || self.core.has_work() || !self.ready.is_empty()
+        if refused || self.core.has_work() || !self.ready.is_empty() {
+            Turn::More
+        } else if worked {
+            Turn::Worked
+        } else {
+            Turn::Idle
+        }
     }
 
     fn now(&self) -> Now {
@@ -156,10 +193,11 @@ impl<S: Store<Token>> Driver<S> {
         Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
     }
 
-    fn poll_inbox(&mut self) {
-        for _ in 0..INBOX_BATCHES_PER_LOOK {
+    /// True where there was something.
+    fn poll_inbox(&mut self) -> bool {
+        for taken in 0..INBOX_BATCHES_PER_LOOK {
             match self.inbox.poll() {
-                None => return,
+                None => return taken > 0,
                 Some(Delivery::Socket(socket)) => self.handle_accepted(socket),
                 Some(Delivery::Messages(messages)) => {
                     let now = self.now();
@@ -168,11 +206,12 @@ impl<S: Store<Token>> Driver<S> {
                     }
                 }
                 Some(Delivery::Drain) => {
-                    self.drain_until.get_or_insert(Instant::now() + self.drain_timeout);
+                    self.drain_until.get_or_insert(Instant::now() + self.waits.drain);
                     self.core.handle_drain(self.now());
                 }
             }
         }
+        true
     }
 
     fn handle_accepted(&mut self, socket: socket2::Socket) {
@@ -201,21 +240,22 @@ impl<S: Store<Token>> Driver<S> {
         }
     }
 
-    /// Reads the sockets that are ready, for [`SERVE_US`] at most; looks into the inbox between them.
-    fn serve(&mut self) {
+    /// Reads the sockets that are ready, for [`SERVE_US`] at most; looks into the inbox between them. True where there were any.
+    fn serve(&mut self) -> bool {
         self.parker.take_ready(&mut self.woken);
         self.ready.extend(self.woken.drain(..));
-        let began = Instant::now();
+        let (any, began) = (!self.ready.is_empty(), Instant::now());
         for served in 0..self.ready.len() {
             if served > 0 {
                 if began.elapsed() >= Duration::from_micros(SERVE_US) {
-                    return;
+                    return true;
                 }
                 self.poll_inbox();
             }
-            let Some(slot) = self.ready.pop_front() else { return };
+            let Some(slot) = self.ready.pop_front() else { break };
             self.read(slot);
         }
+        any
     }
 
     fn read(&mut self, slot: u32) {

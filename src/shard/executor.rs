@@ -24,8 +24,6 @@ pub struct ExecutorSettings {
     pub name: String,
     /// The core that it is pinned to; `None` for a client that may run anywhere.
     pub core: Option<usize>,
-    /// How long it polls before it sleeps. Zero on a machine that has other work.
-    pub spin_before_park: Duration,
 }
 
 /// Starts an executor that runs what `make` returns, to its end.
@@ -44,7 +42,6 @@ where
         .preempt_timer(PREEMPT_TIMER)
         .ring_depth(RING_DEPTH)
         .io_memory(IO_MEMORY)
-        .spin_before_park(settings.spin_before_park)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .spawn(make)
 }

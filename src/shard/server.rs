@@ -11,7 +11,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::Listener;
 use super::core::Core;
-use super::driver::{Delivery, Driver, ShardReport, Shared};
+use super::driver::{Delivery, Driver, ShardReport, Shared, Waits};
 use super::executor::{ExecutorSettings, spawn};
 use super::inbox::{Sender, inbox};
 use super::monitor::{self, Watched};
@@ -81,22 +81,19 @@ impl Server {
         let mut shards = Vec::new();
         let mut watched = Vec::new();
         for ((shard, core), inbox) in config.cores.iter().copied().enumerate().zip(inboxes) {
-            let executor = ExecutorSettings {
-                name: format!("shard-{shard}"),
-                core: Some(core),
-                spin_before_park: config.spin_before_park,
-            };
+            let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
             let (settings, shared, peers) = (settings.clone(), shared.clone(), senders.clone());
+            let spin = config.spin_before_park;
             let (memory_bytes, when_full) = (config.memory_bytes / count, config.memory_full);
             let heartbeat = Arc::default();
             watched.push(Watched { heartbeat: Arc::clone(&heartbeat), sender: senders[shard].clone() });
             let handle = spawn(executor, move || async move {
                 let _guard = AbortOnPanic;
                 let store = Memory::new(memory_bytes, when_full, incarnation);
-                let drain_timeout = settings.drain_timeout;
+                let waits = Waits { spin, drain: settings.drain_timeout };
                 let core = Core::new(shard as u16, count as u16, settings, store);
                 let parker = Parker::new(heartbeat);
-                Driver::new(shard as u16, core, parker, inbox, peers, shared, drain_timeout).run().await
+                Driver::new(shard as u16, core, parker, inbox, peers, shared, waits).run().await
             })
             .map_err(|error| io::Error::other(format!("core {core}: {error}")))?;
             shards.push(handle);

@@ -9,8 +9,9 @@ use millstream::session::{Command, Cx, OperationId, ServerSession, Start};
 use proptest::prelude::*;
 use prost::Message;
 
-use super::harness::{CLIENT, Harness, PB_MAX, Read};
+use super::harness::{Harness, PB_MAX, Read};
 use super::random::Random;
+use super::rig::{CLIENT, Rig};
 
 /// One batch of a partition: who stored it, and the sizes of its payloads.
 type Stored = (u128, Vec<usize>);
@@ -82,7 +83,7 @@ fn payload(offset: u64, size: usize) -> Vec<u8> {
 
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, seed: u64) -> Self {
-        let queue = Harness::queue(plan.partitions.len() as u16);
+        let queue = Rig::queue(plan.partitions.len() as u16);
         let from: Vec<u64> = plan.from[..plan.partitions.len()].to_vec();
         let get = ConsumeSetupRequest {
             queue_name: Some("q".into()),
@@ -122,7 +123,7 @@ impl<'a> Run<'a> {
         while let Some(command) = self.harness.asked.pop_front() {
             match command {
                 Command::Open { operation, .. } => {
-                    let queue = Harness::queue(self.store.len() as u16);
+                    let queue = Rig::queue(self.store.len() as u16);
                     let (_, reads) =
                         self.harness.call(|session, cx| session.handle_opened(operation, Ok(queue), 0, cx));
                     self.reads.extend(reads);
@@ -157,7 +158,7 @@ impl<'a> Run<'a> {
                 let partition = self.schedule.below(self.store.len());
                 self.there[partition] = (self.there[partition] + 1).min(self.store[partition].len());
             }
-            3 => self.harness.writable = !self.schedule.one_in(3),
+            3 => self.harness.rig.writable = !self.schedule.one_in(3),
             _ => self.call(|session, cx| session.poll_transmit(cx)),
         }
     }
@@ -207,7 +208,7 @@ impl<'a> Run<'a> {
 
     /// Nothing is left to draw: whatever can still happen happens.
     fn settle(&mut self) {
-        self.harness.writable = true;
+        self.harness.rig.writable = true;
         for _ in 0..2_000 {
             let rest = self.bytes[self.taken..].to_vec();
             self.receive(&rest, false);
@@ -278,13 +279,13 @@ impl<'a> Run<'a> {
         assert_eq!(seen.len(), wanted.len().min(credit), "all that was stored, as far as credit goes");
         assert_eq!(markers > 0, requests.iter().any(|(_, marker)| *marker));
         assert_eq!(self.reads.last(), Some(&Read::End));
-        assert_eq!(self.harness.budget.reserved(), 0);
+        assert_eq!(self.harness.rig.budget.reserved(), 0);
     }
 
     /// What stands before a marker was read, what stands behind it was not.
     fn judge_marker(&self, marker: &str, wanted: &BTreeSet<(u16, u64)>, seen: &BTreeSet<(u16, u64)>) {
         let Ok(Start::Marker(marker)) = Start::parse(marker) else { panic!("no marker: {marker}") };
-        let positions = marker.positions(&Harness::queue(self.store.len() as u16)).unwrap();
+        let positions = marker.positions(&Rig::queue(self.store.len() as u16)).unwrap();
         for (partition, offset) in wanted {
             let before = *offset < positions[usize::from(*partition)];
             assert_eq!(

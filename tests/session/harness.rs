@@ -1,18 +1,13 @@
-//! A session and all that it borrows.
+//! A session with small limits, and what its client reads.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use millstream::budget::Budget;
-use millstream::clock::Now;
-use millstream::config::Settings;
-use millstream::names::{ClientId, Project};
 use millstream::pb::wire::Reader;
-use millstream::queue::{QueueId, QueueInfo};
-use millstream::session::{Command, Cx, PbWriter, ServerSession, SessionCounters};
-use millstream::ws::{Input, Receiver, Role, Sender};
+use millstream::session::{Command, Cx, ServerSession};
+use millstream::ws::{Input, Receiver, Role};
 
-pub const CLIENT: u128 = 7;
+use super::rig::Rig;
+
 pub const PAYLOAD_MAX: usize = 50;
 pub const PB_MAX: usize = 1_000;
 pub const WINDOW: u32 = 100;
@@ -25,58 +20,28 @@ pub enum Read {
 }
 
 pub struct Harness {
-    pub session: ServerSession,
-    pub settings: Settings,
-    pub budget: Budget,
-    pub now: Now,
-    /// The socket takes more.
-    pub writable: bool,
-    sender: Sender,
-    counters: SessionCounters,
+    pub rig: Rig,
     /// What the session asked and the shard has not yet looked at.
     pub asked: VecDeque<Command>,
 }
 
 impl Harness {
     pub fn new(budget_bytes: usize) -> Self {
-        let mut settings = Settings::new(Project::parse("default").unwrap());
+        let mut settings = Rig::defaults();
         settings.max_payload_bytes = PAYLOAD_MAX;
         settings.max_pb_bytes = PB_MAX;
         settings.produce_window = WINDOW;
         settings.consume_batch_messages = 7;
         settings.consume_batch_bytes = 200;
-        settings.marker_wait = Duration::ZERO;
-        Self {
-            session: ServerSession::new(ClientId::from(CLIENT), true),
-            settings,
-            budget: Budget::new(budget_bytes),
-            now: Now { mono_ms: 1, unix_ms: 1_700_000_000_000 },
-            writable: true,
-            sender: Sender::new(Role::Server),
-            counters: SessionCounters::default(),
-            asked: VecDeque::new(),
-        }
+        settings.shard_budget_bytes = budget_bytes;
+        Self { rig: Rig::new(settings), asked: VecDeque::new() }
     }
 
     /// One call of the session, and what it wrote.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> (T, Vec<Read>) {
-        let (mut out, mut commands) = (Vec::new(), Vec::new());
-        let mut cx = Cx {
-            now: self.now,
-            settings: &self.settings,
-            budget: &mut self.budget,
-            reply: PbWriter { sender: &mut self.sender, out: &mut out },
-            commands: &mut commands,
-            counters: &mut self.counters,
-            writable: self.writable,
-        };
-        let returned = call(&mut self.session, &mut cx);
-        self.asked.extend(commands);
-        (returned, read(out))
-    }
-
-    pub fn queue(partitions: u16) -> QueueInfo {
-        QueueInfo { id: QueueId(1), incarnation: 9, partitions, hash: 0x1234_5678 }
+        let returned = self.rig.call(call);
+        self.asked.extend(self.rig.commands.drain(..));
+        (returned, read(std::mem::take(&mut self.rig.out)))
     }
 }
 

@@ -9,3 +9,5 @@ mod harness;
 mod produce;
 #[path = "../common/random.rs"]
 mod random;
+#[path = "../common/rig.rs"]
+mod rig;

@@ -10,8 +10,9 @@ use millstream::session::{Command, Cx, OperationId, ServerSession};
 use proptest::prelude::*;
 use prost::Message;
 
-use super::harness::{CLIENT, Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW};
+use super::harness::{Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW};
 use super::random::Random;
+use super::rig::{CLIENT, Rig};
 
 /// One ProduceRequest.
 #[derive(Clone, Debug)]
@@ -231,7 +232,7 @@ impl Run {
     /// The shard or the store answers something.
     fn answer(&mut self) {
         if let Some(operation) = self.opens.pop() {
-            let queue = Harness::queue(4);
+            let queue = Rig::queue(4);
             return self.call(|session, cx| session.handle_opened(operation, Ok(queue), 2, cx));
         }
         let open: Vec<usize> = (0..self.appends.len()).filter(|index| self.appends[*index].open).collect();
@@ -247,7 +248,7 @@ impl Run {
             self.failed = Some((self.taken, index));
         }
         let result = if fails { Err(StoreFault::Unavailable("planned".into())) } else { Ok(()) };
-        self.harness.budget.release(reserved);
+        self.harness.rig.budget.release(reserved);
         self.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
     }
 
@@ -321,7 +322,7 @@ impl Run {
         let kept: Vec<_> = self.stored.iter().map(|(ttl, payload, _)| (*ttl, payload.clone())).collect();
         assert_eq!(kept, expected.stored[..kept.len()]);
         assert_eq!(end, if failed_first.is_some() { Some((503, accepted)) } else { expected.failure });
-        assert_eq!(self.harness.budget.reserved(), 0);
+        assert_eq!(self.harness.rig.budget.reserved(), 0);
     }
 }
 

@@ -1,0 +1,185 @@
+//! The stages of the data path, one by one, on one core: what a shard does with bytes between two system calls.
+//!
+//! `cargo bench --bench stages`. Throughput is bytes or messages a second; `frame` stands beside a plain copy of the same
+//! bytes, which is the measure for it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../tests/common/rig.rs"]
+mod rig;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use millstream::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
+use millstream::budget::Budget;
+use millstream::clock::Now;
+use millstream::config::WhenFull;
+use millstream::names::ClientId;
+use millstream::pb::{
+    ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
+};
+use millstream::queue::{PartitionKey, QueueId};
+use millstream::session::{Command, Delimiter, Step};
+use millstream::store::{Memory, Request, Store};
+use millstream::ws::frame::{FrameHeader, Opcode};
+use millstream::ws::{Input, Receiver, Role};
+use prost::Message;
+use rig::Rig;
+
+/// Messages in a pb, and bytes in a message.
+const BATCH: usize = 100;
+const SIZE: usize = 100;
+/// Pbs that one read of a socket brings.
+const PBS: usize = 25;
+
+fn requests() -> Vec<u8> {
+    let request =
+        ProduceRequest { ttl: Some(60), payloads: vec![Bytes::from(vec![b'x'; SIZE]); BATCH], keys: vec![] };
+    request.encode_length_delimited_to_vec().repeat(PBS)
+}
+
+/// 16 frames of 16 KiB, as a client sends them.
+fn frames() -> Vec<u8> {
+    let mut out = Vec::new();
+    for number in 0..16u32 {
+        let opcode = if number == 0 { Opcode::Binary } else { Opcode::Continuation };
+        let mask = Some(number.wrapping_mul(0x9e37_79b9).to_ne_bytes());
+        FrameHeader { fin: false, opcode, mask, length: 16 << 10 }.write(&mut out);
+        out.resize(out.len() + (16 << 10), 7);
+    }
+    out
+}
+
+fn frame(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("frame");
+    let mut bytes = frames();
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("decode and unmask, 16 KiB", |bencher| {
+        bencher.iter(|| {
+            // Unmasking twice gives the same bytes again, and headers are left alone: each pass does the same work.
+            let mut receiver = Receiver::new(Role::Server);
+            let mut rest = &mut bytes[..];
+            while let Ok(Input::Data { payload, .. }) = receiver.handle(rest) {
+                rest = &mut rest[payload.end..];
+            }
+            assert!(rest.is_empty());
+        });
+    });
+    let (from, mut to) = (frames(), frames());
+    group.bench_function("copy_from_slice of the same", |bencher| {
+        bencher.iter(|| black_box(&mut to[..]).copy_from_slice(black_box(&from)));
+    });
+    group.finish();
+}
+
+fn delimiter(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("delimiter");
+    let small = ProduceRequest { ttl: Some(60), payloads: vec![Bytes::from(vec![b'x'; SIZE])], keys: vec![] };
+    let bytes = small.encode_length_delimited_to_vec().repeat(1_000);
+    let mut budget = Budget::new(1 << 20);
+    group.throughput(Throughput::Elements(1_000));
+    group.bench_function("a pb of one message", |bencher| {
+        bencher.iter(|| {
+            let (mut delimiter, mut rest, mut pbs) = (Delimiter::default(), &bytes[..], 0);
+            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, 1 << 20, &mut budget) {
+                budget.release(pb.len());
+                rest = &rest[used..];
+                pbs += 1;
+            }
+            assert_eq!(pbs, 1_000);
+        });
+    });
+    group.finish();
+}
+
+fn session_produce(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("session produce");
+    let setup =
+        SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+    let mut rig = Rig::new(Rig::defaults());
+    rig.begin(&setup);
+    let bytes = requests();
+    group.throughput(Throughput::Elements((PBS * BATCH) as u64));
+    group.bench_function("decode, check, append, acknowledge: pbs of 100 x 100 B", |bencher| {
+        bencher.iter(|| {
+            assert_eq!(rig.call(|session, cx| session.handle_data(&bytes, false, cx)), bytes.len());
+            rig.call(|session, cx| session.flush(cx));
+            assert_eq!(rig.store(), PBS * BATCH);
+        });
+    });
+    group.finish();
+}
+
+fn batch() -> Batch {
+    let mut builder = BatchBuilder::new(ClientId::from(8), 60, PBS * BATCH * (SIZE + 4));
+    (0..PBS * BATCH).for_each(|_| builder.push(&[b'x'; SIZE]));
+    builder.close()
+}
+
+fn session_consume(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("session consume");
+    let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
+    let mut rig = Rig::new(Rig::defaults());
+    rig.begin(&SetupRequest { get: Some(get), append: None });
+    let credit = ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() };
+    let credit = credit.encode_length_delimited_to_vec();
+    rig.call(|session, cx| session.handle_data(&credit, false, cx));
+    let batch = batch();
+    let mut base_offset = 0;
+    group.throughput(Throughput::Elements((PBS * BATCH) as u64));
+    group.bench_function("frame a batch of 2,500 x 100 B", |bencher| {
+        bencher.iter(|| {
+            let Some(Command::Fetch { operation, partition, .. }) = rig.commands.pop() else {
+                unreachable!()
+            };
+            let stored = StoredBatch { base_offset, timestamp_ms: 1_700_000_000_000, batch: batch.clone() };
+            base_offset = stored.end_offset();
+            let fetched = Fetched { batches: vec![stored], next: base_offset, at_end: true };
+            rig.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
+            while rig.commands.is_empty() {
+                rig.call(|session, cx| session.poll_transmit(cx));
+                black_box(&rig.out);
+                rig.out.clear();
+            }
+        });
+    });
+    group.finish();
+}
+
+fn memory(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("memory store");
+    let key = PartitionKey { queue: QueueId(1), partition: 0 };
+    let now = Now { mono_ms: 1, unix_ms: 1_700_000_000_000 };
+    let mut store: Memory<u64> = Memory::new(64 << 20, WhenFull::DropOldest, 1);
+    let batch = batch();
+    group.throughput(Throughput::Elements((PBS * BATCH) as u64));
+    group.bench_function("append a batch of 2,500 messages and fetch it", |bencher| {
+        let mut from = 0;
+        bencher.iter(|| {
+            let append = Request::Append { token: 0, partition: key, batch: batch.clone() };
+            assert!(store.submit(now, append).is_ok());
+            black_box(store.poll_completion(now));
+            let fetch = Request::Fetch {
+                token: 1,
+                partition: key,
+                from,
+                bytes_max: 1 << 20,
+                exclude: None,
+                wait: true,
+            };
+            assert!(store.submit(now, fetch).is_ok());
+            black_box(store.poll_completion(now));
+            from += (PBS * BATCH) as u64;
+        });
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = stages;
+    config = Criterion::default().measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
+    targets = frame, delimiter, session_produce, session_consume, memory
+}
+criterion_main!(stages);

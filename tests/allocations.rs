@@ -1,0 +1,70 @@
+//! Producing allocates for a batch, never for a message.
+#![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "common/rig.rs"]
+mod rig;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bytes::Bytes;
+use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
+use prost::Message;
+use rig::Rig;
+
+/// The system's allocator, counting what each thread asks of it.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes on to the system's allocator unchanged; the counter is a thread's own and allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: as the caller promised for this function.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised for this function.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: as the caller promised for this function.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn a_turn_allocates_as_much_for_2500_messages_as_for_25() {
+    let turn = |messages: usize| {
+        let setup =
+            SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+        let mut rig = Rig::new(Rig::defaults());
+        rig.begin(&setup);
+        let payloads = vec![Bytes::from(vec![b'x'; 100]); messages];
+        let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+        let bytes = request.encode_length_delimited_to_vec().repeat(25);
+        let mut asked = 0;
+        // The first turns let the session's own buffers grow.
+        for _ in 0..10 {
+            let before = ASKED.get();
+            assert_eq!(rig.call(|session, cx| session.handle_data(&bytes, false, cx)), bytes.len());
+            rig.call(|session, cx| session.flush(cx));
+            assert_eq!(rig.store(), 25 * messages);
+            asked = ASKED.get() - before;
+        }
+        asked
+    };
+    let (few, many) = (turn(1), turn(100));
+    assert!(few > 0, "the counter counts");
+    // Ten times the bytes may close one more batch.
+    assert!(many <= few + 4, "{many} allocations for 2,500 messages, {few} for 25");
+}

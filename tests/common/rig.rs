@@ -1,0 +1,101 @@
+//! A server's session and all that it borrows; who uses it plays the shard and the store.
+#![allow(dead_code)]
+
+use std::time::Duration;
+
+use millstream::budget::Budget;
+use millstream::clock::Now;
+use millstream::config::Settings;
+use millstream::names::{ClientId, Project};
+use millstream::pb::SetupRequest;
+use millstream::queue::{QueueId, QueueInfo};
+use millstream::session::{Command, Cx, PbWriter, ServerSession, SessionCounters};
+use millstream::ws::{Role, Sender};
+use prost::Message;
+
+/// The client of every session here.
+pub const CLIENT: u128 = 7;
+
+pub struct Rig {
+    pub session: ServerSession,
+    pub settings: Settings,
+    pub budget: Budget,
+    pub now: Now,
+    /// The socket takes more.
+    pub writable: bool,
+    sender: Sender,
+    counters: SessionCounters,
+    /// Frames for the client.
+    pub out: Vec<u8>,
+    /// What the session asked.
+    pub commands: Vec<Command>,
+}
+
+impl Rig {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            session: ServerSession::new(ClientId::from(CLIENT), true),
+            budget: Budget::new(settings.shard_budget_bytes),
+            settings,
+            now: Now { mono_ms: 1, unix_ms: 1_700_000_000_000 },
+            writable: true,
+            sender: Sender::new(Role::Server),
+            counters: SessionCounters::default(),
+            out: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    pub fn defaults() -> Settings {
+        let mut settings = Settings::new(Project::parse("default").unwrap());
+        settings.marker_wait = Duration::ZERO;
+        settings
+    }
+
+    pub fn queue(partitions: u16) -> QueueInfo {
+        QueueInfo { id: QueueId(1), incarnation: 9, partitions, hash: 0x1234_5678 }
+    }
+
+    /// One call of the session.
+    pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> T {
+        let mut cx = Cx {
+            now: self.now,
+            settings: &self.settings,
+            budget: &mut self.budget,
+            reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
+            commands: &mut self.commands,
+            counters: &mut self.counters,
+            writable: self.writable,
+        };
+        call(&mut self.session, &mut cx)
+    }
+
+    /// Begins an operation on a queue of one partition.
+    pub fn begin(&mut self, setup: &SetupRequest) {
+        let bytes = setup.encode_length_delimited_to_vec();
+        self.call(|session, cx| session.handle_data(&bytes, false, cx));
+        while let Some(Command::Open { operation, .. }) = self.commands.pop() {
+            self.call(|session, cx| session.handle_opened(operation, Ok(Self::queue(1)), 0, cx));
+        }
+        self.call(|session, cx| session.poll_transmit(cx));
+        self.out.clear();
+    }
+
+    /// Says of every append that it is stored, and lets the session speak for it; how many messages that were.
+    pub fn store(&mut self) -> usize {
+        let mut messages = 0;
+        for index in 0..self.commands.len() {
+            let Command::Append { operation, sequence, ref batch, reserved, .. } = self.commands[index]
+            else {
+                continue;
+            };
+            messages += batch.count() as usize;
+            self.budget.release(reserved);
+            self.call(|session, cx| session.handle_appended(operation, sequence, Ok(()), cx));
+        }
+        self.commands.clear();
+        self.call(|session, cx| session.poll_transmit(cx));
+        self.out.clear();
+        messages
+    }
+}
