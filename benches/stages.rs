@@ -22,7 +22,7 @@ use millstream::pb::{
 };
 use millstream::queue::{PartitionKey, QueueId};
 use millstream::session::{Command, Delimiter, Step};
-use millstream::store::{Memory, Request, Store};
+use millstream::store::{Memory, Request, Store, Stream};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use millstream::ws::{Input, Receiver, Role};
 use prost::Message;
@@ -158,7 +158,8 @@ fn memory(criterion: &mut Criterion) {
     group.bench_function("append a batch of 2,500 messages and fetch it", |bencher| {
         let mut from = 0;
         bencher.iter(|| {
-            let append = Request::Append { token: 0, partition: key, batch: batch.clone() };
+            let append =
+                Request::Append { token: 0, stream: Stream(0), partition: key, batch: batch.clone() };
             assert!(store.submit(now, append).is_ok());
             black_box(store.poll_completion(now));
             let fetch = Request::Fetch {

@@ -82,6 +82,8 @@ pub enum PeerFault {
 pub enum StoreFault {
     /// It has no room, and was told to refuse rather than drop.
     Full,
+    /// It refused or lost an earlier append of the same operation.
+    Fenced,
     /// No more queues fit.
     TooManyQueues,
     /// It is out of reach or failed; the text is for an operator.
@@ -119,7 +121,12 @@ impl Fault {
                 PeerFault::PbTooLarge { .. } | PeerFault::PayloadTooLarge { .. } => 413,
                 PeerFault::CreditExceeded { .. } => 429,
             },
-            Self::Store(StoreFault::Full | StoreFault::TooManyQueues | StoreFault::Unavailable(_)) => 503,
+            Self::Store(
+                StoreFault::Full
+                | StoreFault::Fenced
+                | StoreFault::TooManyQueues
+                | StoreFault::Unavailable(_),
+            ) => 503,
             Self::Draining => 503,
             Self::Internal(_) => 500,
         })
@@ -176,6 +183,7 @@ impl fmt::Display for StoreFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => f.write_str("store: full"),
+            Self::Fenced => f.write_str("store: messages before these were not stored"),
             Self::TooManyQueues => f.write_str("store: too many queues"),
             Self::Unavailable(why) => write!(f, "store: {why}"),
         }
@@ -203,7 +211,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_that_the_protocol_names() {
-        let table: [(Fault, u32); 14] = [
+        let table: [(Fault, u32); 15] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -217,6 +225,7 @@ mod tests {
             (PeerFault::PayloadTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
             (StoreFault::Full.into(), 503),
+            (StoreFault::Fenced.into(), 503),
             (Fault::Draining, 503),
         ];
         for (fault, status) in table {

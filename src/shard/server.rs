@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -78,6 +78,7 @@ impl Server {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let incarnation = unix.as_nanos() as u64;
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(INBOX_BATCHES)).unzip();
+        let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
         let mut watched = Vec::new();
         for ((shard, core), inbox) in config.cores.iter().copied().enumerate().zip(inboxes) {
@@ -87,8 +88,12 @@ impl Server {
             let (memory_bytes, when_full) = (config.memory_bytes / count, config.memory_full);
             let heartbeat = Arc::default();
             watched.push(Watched { heartbeat: Arc::clone(&heartbeat), sender: senders[shard].clone() });
+            let ready = ready.clone();
             let handle = spawn(executor, move || async move {
                 let _guard = AbortOnPanic;
+                // Fails where another shard could not start; then nobody waits for this one.
+                let _ = ready.send(shard);
+                drop(ready);
                 let store = Memory::new(memory_bytes, when_full, incarnation);
                 let waits = Waits { spin, drain: settings.drain_timeout };
                 let core = Core::new(shard as u16, count as u16, settings, store);
@@ -98,6 +103,8 @@ impl Server {
             .map_err(|error| io::Error::other(format!("core {core}: {error}")))?;
             shards.push(handle);
         }
+        drop(ready);
+        await_shards(&mut shards, &started)?;
         let stop_monitor = Arc::new(AtomicBool::new(false));
         let stop = stop_monitor.clone();
         let monitor = std::thread::Builder::new()
@@ -137,4 +144,21 @@ impl Server {
         ended.map_err(|_| io::Error::other("a helper thread panicked"))?;
         Ok(reports)
     }
+}
+
+/// Waits until every shard runs. An executor can fail on its own thread: no memory may be locked, no io_uring allowed.
+fn await_shards(
+    shards: &mut Vec<ExecutorJoinHandle<ShardReport>>,
+    started: &mpsc::Receiver<usize>,
+) -> io::Result<()> {
+    let mut waiting: Vec<usize> = (0..shards.len()).collect();
+    while !waiting.is_empty() {
+        let Ok(shard) = started.recv() else {
+            let failed = shards.swap_remove(waiting[0]);
+            let why = failed.join().map_or_else(|error| error.to_string(), |_| "it ended at once".into());
+            return Err(io::Error::other(format!("shard {} could not start: {why}", waiting[0])));
+        };
+        waiting.retain(|one| *one != shard);
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Completion, Request, Store};
+use super::{Completion, Request, Store, Stream};
 use crate::batch::{Batch, BatchBuilder, Fetched};
 use crate::clock::Now;
 use crate::names::ClientId;
@@ -44,7 +44,12 @@ impl<S: Store<u64>> Trial<S> {
     }
 
     fn append(&mut self, partition: u16, batch: Batch) -> u64 {
-        self.submit("append", |token| Request::Append { token, partition: key(partition), batch })
+        self.submit("append", |token| Request::Append {
+            token,
+            stream: Stream(0),
+            partition: key(partition),
+            batch,
+        })
     }
 
     fn fetch(&mut self, partition: u16, from: u64, exclude: Option<u128>, wait: bool) -> u64 {

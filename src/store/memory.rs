@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use super::{Completion, Request, Store};
+use super::{Completion, Fence, Request, Store, Stream};
 use crate::batch::{Batch, Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::config::WhenFull;
@@ -75,6 +75,7 @@ pub struct Memory<T> {
     bytes_max: usize,
     when_full: WhenFull,
     incarnation: u64,
+    fence: Fence,
     completions: VecDeque<Completion<T>>,
     /// Partitions that got something and have fetches waiting.
     woken: Vec<PartitionKey>,
@@ -98,6 +99,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             bytes_max,
             when_full,
             incarnation,
+            fence: Fence::default(),
             completions: VecDeque::new(),
             woken: Vec::new(),
             ticks: 0,
@@ -121,14 +123,16 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         self.partitions.values().map(|partition| partition.waiting.len()).sum()
     }
 
-    fn append(&mut self, now: Now, token: T, key: PartitionKey, batch: Batch) {
+    fn append(&mut self, now: Now, token: T, stream: Stream, key: PartitionKey, batch: Batch) {
         let cost = cost(&batch);
         let count = u64::from(batch.count());
+        if self.fence.is_closed(stream) {
+            return self.refuse(token, count, StoreFault::Fenced);
+        }
         let fits = self.bytes + cost <= self.bytes_max;
         if !fits && (self.when_full == WhenFull::Refuse || cost > self.bytes_max) {
-            self.counters.refused += count;
-            self.completions.push_back(Completion::Appended { token, result: Err(StoreFault::Full) });
-            return;
+            self.fence.close(now, stream);
+            return self.refuse(token, count, StoreFault::Full);
         }
         while self.bytes + cost > self.bytes_max {
             self.drop_oldest();
@@ -160,6 +164,11 @@ impl<T: Copy + Eq + Hash> Memory<T> {
                 })
             });
         }
+    }
+
+    fn refuse(&mut self, token: T, count: u64, fault: StoreFault) {
+        self.counters.refused += count;
+        self.completions.push_back(Completion::Appended { token, result: Err(fault) });
     }
 
     fn drop_oldest(&mut self) {
@@ -240,7 +249,9 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
             Request::Open { token, .. } => {
                 self.completions.push_back(Completion::Opened { token, result: Ok(self.incarnation) });
             }
-            Request::Append { token, partition, batch } => self.append(now, token, partition, batch),
+            Request::Append { token, stream, partition, batch } => {
+                self.append(now, token, stream, partition, batch);
+            }
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
                 self.fetch(now, wait, partition, Waiting { token, from, bytes_max, exclude });
             }
@@ -322,8 +333,12 @@ mod tests {
         let mut store: Memory<u64> = Memory::new(3 * one, WhenFull::DropOldest, 7);
         let now = Now::default();
         for (token, partition) in [(0, 1), (1, 0), (2, 1), (3, 0)] {
-            let append =
-                Request::Append { token, partition: key(partition), batch: batch(1, 60, &[&[0; 100]]) };
+            let append = Request::Append {
+                token,
+                stream: Stream(0),
+                partition: key(partition),
+                batch: batch(1, 60, &[&[0; 100]]),
+            };
             assert!(store.submit(now, append).is_ok());
         }
         assert_eq!((store.counters().dropped, store.bytes()), (1, 3 * one));
@@ -336,7 +351,12 @@ mod tests {
         let one = cost(&batch(1, 60, &[&[0; 100]]));
         let mut store: Memory<u64> = Memory::new(one, WhenFull::Refuse, 7);
         for token in 0..2 {
-            let append = Request::Append { token, partition: key(0), batch: batch(1, 60, &[&[0; 100]]) };
+            let append = Request::Append {
+                token,
+                stream: Stream(0),
+                partition: key(0),
+                batch: batch(1, 60, &[&[0; 100]]),
+            };
             assert!(store.submit(Now::default(), append).is_ok());
         }
         let results: Vec<bool> = std::iter::from_fn(|| store.poll_completion(Now::default()))
@@ -347,11 +367,34 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_a_stream_is_stored_behind_what_was_refused() {
+        let one = cost(&batch(1, 60, &[&[0; 100]]));
+        let mut store: Memory<u64> = Memory::new(one, WhenFull::Refuse, 7);
+        for (token, (stream, bytes)) in (0..).zip([(1, 101), (1, 100), (2, 100)]) {
+            let batch = batch(1, 60, &[&vec![0; bytes]]);
+            let append = Request::Append { token, stream: Stream(stream), partition: key(0), batch };
+            assert!(store.submit(Now::default(), append).is_ok());
+        }
+        let results: Vec<_> = std::iter::from_fn(|| store.poll_completion(Now::default()))
+            .map(|completion| match completion {
+                Completion::Appended { result, .. } => result,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(0..1)]);
+    }
+
+    #[test]
     fn expired_batches_give_their_bytes_back_wherever_they_stand() {
         let mut store = memory();
         let now = Now::default();
         for (token, ttl) in [(0, 100), (1, 60), (2, 60)] {
-            let append = Request::Append { token, partition: key(0), batch: batch(1, ttl, &[b"x"]) };
+            let append = Request::Append {
+                token,
+                stream: Stream(0),
+                partition: key(0),
+                batch: batch(1, ttl, &[b"x"]),
+            };
             assert!(store.submit(now, append).is_ok());
         }
         let later = |seconds: u64| Now { mono_ms: seconds * 1000, unix_ms: seconds * 1000 };

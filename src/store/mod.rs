@@ -3,11 +3,13 @@
 //! A store belongs to one shard and holds the partitions that the shard owns. It is asked by `submit` and
 //! answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
 
+mod fence;
 mod memory;
 
 #[cfg(test)]
 mod conformance;
 
+pub use fence::Fence;
 pub use memory::{Memory, MemoryCounters};
 
 use std::hash::Hash;
@@ -18,6 +20,10 @@ use crate::clock::Now;
 use crate::error::StoreFault;
 use crate::names::ClientId;
 use crate::queue::{PartitionKey, Position, QueueId};
+
+/// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stream(pub u128);
 
 /// What a store is asked. `T` is the asker's token, told back with the completion: each token completes exactly
 /// once, a cancelled one too.
@@ -30,10 +36,13 @@ pub enum Request<T> {
         /// The queue.
         queue: QueueId,
     },
-    /// Store a batch behind what the partition holds. A partition's appends complete in order.
+    /// Store a batch behind what the partition holds. A partition's appends complete in order. Once one of a stream has
+    /// failed, all later ones of that stream fail, too ([`Fence`]).
     Append {
         /// The asker's.
         token: T,
+        /// One producer's appends, in its order.
+        stream: Stream,
         /// Where to.
         partition: PartitionKey,
         /// What.

@@ -9,8 +9,6 @@ pub struct Model {
     /// Of each producer: its Client-ID, its payloads in order.
     pub producers: Vec<(u128, Vec<Vec<u8>>)>,
     pub max_payload_bytes: usize,
-    /// No append failed: else what was submitted behind a failed one may stand before its second copy.
-    pub ordered: bool,
     /// Which payload an id stands for, whoever saw it.
     ids: BTreeMap<String, Vec<u8>>,
 }
@@ -23,8 +21,8 @@ pub struct Asked {
 }
 
 impl Model {
-    pub fn new(max_payload_bytes: usize, ordered: bool) -> Self {
-        Self { producers: Vec::new(), max_payload_bytes, ordered, ids: BTreeMap::new() }
+    pub fn new(max_payload_bytes: usize) -> Self {
+        Self { producers: Vec::new(), max_payload_bytes, ids: BTreeMap::new() }
     }
 
     /// A payload that names its producer and its place: `producer:sequence:padding`.
@@ -102,7 +100,7 @@ impl Model {
                 return Err(format!("producer {producer}: {again} repeats, {} sent again", resent[producer]));
             }
             let order = &first_copies[producer];
-            if self.ordered && !order.is_sorted() {
+            if !order.is_sorted() {
                 return Err(format!("producer {producer}: out of order: {order:?}"));
             }
             let wanted = asked.echo || *client != asked.client;

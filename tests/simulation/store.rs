@@ -7,7 +7,7 @@ use std::rc::Rc;
 use millstream::clock::Now;
 use millstream::error::StoreFault;
 use millstream::shard::core::Token;
-use millstream::store::{Completion, Memory, Request, Store};
+use millstream::store::{Completion, Fence, Memory, Request, Store};
 
 use super::random::Random;
 
@@ -26,13 +26,14 @@ pub struct WeatheredStore {
     memory: Memory<Token>,
     weather: Rc<RefCell<Weather>>,
     /// Requests that wait, and answers that are ready, in order.
+    fence: Fence,
     held: VecDeque<Request<Token>>,
     ready: VecDeque<Completion<Token>>,
 }
 
 impl WeatheredStore {
     pub fn new(memory: Memory<Token>, weather: Rc<RefCell<Weather>>) -> Self {
-        Self { memory, weather, held: VecDeque::new(), ready: VecDeque::new() }
+        Self { memory, weather, fence: Fence::default(), held: VecDeque::new(), ready: VecDeque::new() }
     }
 
     pub fn parked(&self) -> usize {
@@ -42,10 +43,10 @@ impl WeatheredStore {
     fn let_in(&mut self, now: Now, request: Request<Token>) {
         let mut weather = self.weather.borrow_mut();
         let odds = weather.failing;
-        if let Request::Append { token, .. } = &request
-            && odds > 0
-            && weather.random.one_in(odds)
+        if let Request::Append { token, stream, .. } = &request
+            && (self.fence.is_closed(*stream) || odds > 0 && weather.random.one_in(odds))
         {
+            self.fence.close(now, *stream);
             let result = Err(StoreFault::Unavailable("the weather".into()));
             // A partition's appends complete in order.
             self.ready.extend(std::iter::from_fn(|| self.memory.poll_completion(now)));

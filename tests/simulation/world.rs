@@ -84,8 +84,7 @@ impl World {
                 Shard { core, inbox: VecDeque::new(), woken: true }
             })
             .collect();
-        let ordered = weather.borrow().failing == 0;
-        let mut model = Model::new(600, ordered);
+        let mut model = Model::new(600);
         let (mut clients, mut asked) = (Vec::new(), Vec::new());
         let producers = random.between(1, 4);
         for producer in 0..producers {

@@ -73,6 +73,8 @@ pub struct Connection {
     pub(super) armed: Armed,
     /// It is in the shard's list of those with something to do.
     pub(super) is_dirty: bool,
+    /// It is in the shard's list of those that wait for bytes of the budget.
+    pub(super) is_waiting: bool,
     /// It is in the shard's list of those that wait for credit.
     pub(super) is_starved: bool,
 }
@@ -95,6 +97,7 @@ impl Connection {
             pinged: false,
             armed: Armed::default(),
             is_dirty: false,
+            is_waiting: false,
             is_starved: false,
         }
     }

@@ -5,7 +5,7 @@ use super::slab::ConnectionId;
 use crate::error::Fault;
 use crate::queue::QueueInfo;
 use crate::session::OperationId;
-use crate::store::{Completion, Request};
+use crate::store::{Completion, Request, Stream};
 
 /// Who asked, and for what: comes back with the answer, so that nobody keeps a table of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +20,14 @@ pub struct Token {
     pub detail: u64,
     /// Bytes of the asker's budget that the answer gives back.
     pub reserved: usize,
+}
+
+impl Token {
+    /// The appends of its operation.
+    pub fn stream(&self) -> Stream {
+        let of_shard = u128::from(self.connection.as_u64()) << 32 | u128::from(self.operation.0);
+        Stream(u128::from(self.shard) << 96 | of_shard)
+    }
 }
 
 /// One message from shard to shard.

@@ -376,7 +376,8 @@ impl<S: Store<Token>> Core<S> {
     fn after(&mut self, now: Now, id: ConnectionId) {
         self.route_commands(now, id);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.wanted_bytes().is_some() && !self.waiting.contains(&id) {
+        if connection.wanted_bytes().is_some() && !connection.is_waiting {
+            connection.is_waiting = true;
             self.waiting.push_back(id);
             self.budget.set_waiting(self.waiting.len());
         }
@@ -421,7 +422,8 @@ impl<S: Store<Token>> Core<S> {
                     self.counters.messages_hopped += u64::from(batch.count());
                 }
                 let token = token(operation, sequence, reserved);
-                (partition, Request::Append { token, partition: queue.key(partition), batch })
+                let (stream, partition_key) = (token.stream(), queue.key(partition));
+                (partition, Request::Append { token, stream, partition: partition_key, batch })
             }
             Command::Resolve { operation, partition, position } => {
                 let token = token(operation, u64::from(partition), 0);
@@ -554,6 +556,9 @@ impl<S: Store<Token>> Core<S> {
                 break;
             }
             self.waiting.pop_front();
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.is_waiting = false;
+            }
             // The first in the queue may reserve; whoever comes behind it may not.
             self.budget.set_waiting(0);
             if let Some((connection, mut env)) = self.connection(now, id) {

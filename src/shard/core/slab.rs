@@ -8,6 +8,13 @@ pub struct ConnectionId {
     generation: u32,
 }
 
+impl ConnectionId {
+    /// As a number; no two connections of a shard share it for 2^32 tenants of a slot.
+    pub fn as_u64(self) -> u64 {
+        u64::from(self.slot) << 32 | u64::from(self.generation)
+    }
+}
+
 #[derive(Debug)]
 struct Entry<T> {
     generation: u32,
