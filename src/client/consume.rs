@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 use std::task::{Context, Poll};
 
-use super::driver::{Application, ClientError, Next};
+use super::driver::{Application, Next};
+use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
 use crate::pb::ReceivedMessage;

@@ -2,7 +2,6 @@
 //!
 //! Runs as a task of whatever glommio executor calls it; a connection's reads and writes are one future.
 
-use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -13,10 +12,8 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
+use super::error::ClientError;
 use super::wire::{Target, Wire};
-use crate::session::client::ServerFault;
-use crate::ws::CloseCode;
-use crate::ws::handshake::Refusal;
 
 /// Read at once, bytes.
 const READ_BYTES: usize = 256 << 10;
@@ -26,59 +23,6 @@ const SEND_BYTES: usize = 256 << 10;
 
 /// How much is read and sent before other connections get their turn, rounds.
 const ROUNDS: usize = 8;
-
-/// Why a connection ended.
-#[derive(Debug)]
-pub enum ClientError {
-    /// The address is none.
-    Address(String),
-    /// The socket.
-    Io(io::Error),
-    /// The handshake was refused.
-    Refused(Refusal),
-    /// The server closed the connection.
-    Closed(Option<CloseCode>),
-    /// The server broke the protocol.
-    Broken(String),
-}
-
-impl ClientError {
-    /// Whether another try may go better.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Io(_) | Self::Closed(_) => true,
-            Self::Refused(refusal) => refusal.status >= 500,
-            Self::Address(_) | Self::Broken(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(why) => f.write_str(why),
-            Self::Io(error) => write!(f, "connection: {error}"),
-            Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, refusal.reason),
-            Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),
-            Self::Closed(None) => f.write_str("the server closed the connection"),
-            Self::Broken(how) => write!(f, "the server broke the protocol: {how}"),
-        }
-    }
-}
-
-impl std::error::Error for ClientError {}
-
-impl From<io::Error> for ClientError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<ServerFault> for ClientError {
-    fn from(fault: ServerFault) -> Self {
-        Self::Broken(fault.0)
-    }
-}
 
 /// What an application waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

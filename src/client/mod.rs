@@ -3,6 +3,7 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | `wire` | handshake and frames of one connection, without I/O |
+//! | `error` | why a connection ended, and whether another try may go better |
 //! | `driver` | one connection on a socket: reads, lets the application write, sends |
 //! | `produce` | payloads from a source into a queue, resent until acknowledged |
 //! | `consume` | messages of a queue, once each, across reconnects |
@@ -10,12 +11,14 @@
 
 mod consume;
 mod driver;
+mod error;
 mod produce;
 mod resume;
 mod wire;
 
 pub use consume::{Consume, Sink};
-pub use driver::{Application, ClientError, Next, connect, run};
+pub use driver::{Application, Next, connect, run};
+pub use error::ClientError;
 pub use produce::{Block, Produce, ProduceStats, Source};
 pub use resume::{Resume, run_resumed};
 pub use wire::{Target, Wire};

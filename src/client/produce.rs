@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
-use super::driver::{Application, ClientError, Next};
+use super::driver::{Application, Next};
+use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
 use crate::latency;

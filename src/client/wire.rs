@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use super::driver::ClientError;
+use super::error::ClientError;
 use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::names::{ClientId, Project};
 use crate::ws::frame::Opcode;

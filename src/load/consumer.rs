@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::run::{Mode, Plan};
+use super::plan::{Mode, Plan};
 use super::stamp::{Verdict, Verifier};
 use super::{Progress, Window, sum};
 use crate::client::{Application, ClientError, Next, Wire};

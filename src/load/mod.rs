@@ -5,19 +5,22 @@
 //!
 //! | file | one concept |
 //! | --- | --- |
+//! | `plan` | what a run is to do |
 //! | `stamp` | what a payload carries, and how loss, repeats and order are seen |
 //! | `producer`, `consumer` | one connection under load |
 //! | `run` | all of them, on their cores, from start to end |
 //! | `report` | what was measured, as a table and as JSON |
 
 mod consumer;
+mod plan;
 mod producer;
 mod report;
 mod run;
 mod stamp;
 
+pub use plan::{Mode, Plan};
 pub use report::Report;
-pub use run::{Mode, Plan, run};
+pub use run::run;
 pub use stamp::{STAMP_BYTES, Stamp, Verdict, Verifier};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::run::Plan;
+use super::plan::Plan;
 use super::stamp::Stamp;
 use super::{Progress, Window, sum};
 use crate::client::{Application, ClientError, Next, Wire};

@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::consumer::Consumed;
+use super::plan::{Mode, Plan};
 use super::producer::Produced;
-use super::run::{Mode, Plan};
 use super::stamp::Verdict;
 use crate::latency::{Summary, histogram};
 

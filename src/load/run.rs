@@ -5,122 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::consumer::{Consumed, LoadConsumer};
+use super::plan::{Mode, Plan};
 use super::producer::{LoadProducer, Produced};
 use super::report::{Report, cpu_seconds};
 use super::{Progress, Window};
-use crate::client::{ClientError, Target, Wire, connect, run as run_connection};
-use crate::names::{ClientId, Project};
+use crate::client::{ClientError, Wire, connect, run as run_connection};
 use crate::shard::executor::{ExecutorSettings, spawn};
-
-/// What a run does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Producers only.
-    Produce,
-    /// Consumers only.
-    Consume,
-    /// Both at once, on the same queues.
-    Both,
-}
-
-/// A run's whole description.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// What it does.
-    pub mode: Mode,
-    /// The server.
-    pub url: String,
-    /// The tenant.
-    pub project: Option<Project>,
-    /// Queues are `<queue>-0`, `<queue>-1` …; a single one has the name alone.
-    pub queue: String,
-    /// How many.
-    pub queues: u32,
-    /// Producing connections.
-    pub producers: u32,
-    /// Consuming connections.
-    pub consumers: u32,
-    /// Where consumers begin.
-    pub from: String,
-    /// Bytes of each payload, at least those of a stamp.
-    pub size: usize,
-    /// Messages in each ProduceRequest.
-    pub batch: usize,
-    /// ProduceRequests in each frame.
-    pub pbs_per_frame: usize,
-    /// Messages that a producer may have outstanding, within its credit.
-    pub in_flight: Option<u64>,
-    /// Messages that a consumer may have under way.
-    pub consume_window: u64,
-    /// With both: messages that producers of a closed loop may be ahead of the slowest consumer of their queue.
-    pub lag: u64,
-    /// Messages a second over all producers, by schedule; as fast as it goes where absent.
-    pub rate: Option<f64>,
-    /// Messages in all, in place of a time.
-    pub count: Option<u64>,
-    /// Consumers begin again after `count` messages, until the time is over.
-    pub repeat: bool,
-    /// Before anything is measured.
-    pub warmup: Duration,
-    /// What is measured.
-    pub measure: Duration,
-    /// Time to live, seconds.
-    pub ttl: u32,
-    /// Producer i sends to partition (i + this) mod `partitions`; else where its Client-ID hashes to.
-    pub partition_offset: Option<u32>,
-    /// Of each queue, with `partition_offset`.
-    pub partitions: u32,
-    /// Cores for the clients.
-    pub cores: Vec<usize>,
-    /// Says on stderr every second how far it is.
-    pub progress: bool,
-    /// The server's process, for its CPU time.
-    pub server_pid: Option<u32>,
-    /// Tells this run's messages from others'.
-    pub run: u32,
-    /// The zero of its clock.
-    pub epoch: Instant,
-}
-
-impl Plan {
-    /// The queue of connection number `number`.
-    pub fn queue_of(&self, number: u32) -> String {
-        let queue = if self.queues == 1 {
-            self.queue.clone()
-        } else {
-            format!("{}-{}", self.queue, number % self.queues)
-        };
-        match self.partition_offset {
-            Some(offset) => format!("{queue}/{}", (number + offset) % self.partitions),
-            None => queue,
-        }
-    }
-
-    /// How many producers the run has.
-    pub(super) fn producers(&self) -> u32 {
-        if self.mode == Mode::Consume { 0 } else { self.producers }
-    }
-
-    /// How many consumers the run has.
-    pub(super) fn consumers(&self) -> u32 {
-        if self.mode == Mode::Produce { 0 } else { self.consumers }
-    }
-
-    /// Those of `count` connections that use `queue`.
-    pub(super) fn users_of(&self, queue: &str, count: u32) -> Vec<u32> {
-        (0..count).filter(|number| self.queue_of(*number) == queue).collect()
-    }
-
-    /// Whether it ends by the clock and is measured in its window; else it is measured from its beginning to its end.
-    pub(super) fn is_timed(&self) -> bool {
-        self.count.is_none() || self.repeat
-    }
-
-    fn target(&self) -> Result<Target, ClientError> {
-        Target::parse(&self.url, self.project.clone(), ClientId::random())
-    }
-}
 
 enum Done {
     Produced(Box<Produced>),

@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 
 use super::command::{Command, OperationId};
+use super::context::{Cx, status_of};
 use super::credit::SendWindow;
 use super::marker::Marker;
-use super::server::{Cx, status_of};
 use crate::batch::{Fetched, StoredBatch};
 use crate::clock::{Now, millis};
 use crate::error::{Fault, PeerFault};

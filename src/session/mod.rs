@@ -8,12 +8,14 @@
 //! | `delimiter` | where one pb ends and the next begins |
 //! | `credit` | message numbers and how far they may go |
 //! | `marker` | where a consumer is |
+//! | `context` | what a session borrows for one call |
 //! | `server` | one operation after the other; `produce` and `consume` are the two kinds |
 //! | `client` | the same from the other side |
 
 pub mod client;
 mod command;
 mod consume;
+mod context;
 mod credit;
 mod delimiter;
 mod marker;
@@ -22,8 +24,9 @@ mod produce;
 mod server;
 
 pub use command::{Command, OperationId};
+pub use context::{Cx, SessionCounters};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use delimiter::{Delimiter, Step};
 pub use marker::{Marker, Start};
 pub use pb_writer::PbWriter;
-pub use server::{Cx, ServerSession, SessionCounters};
+pub use server::ServerSession;

@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 
 use super::command::{Command, OperationId};
+use super::context::{Cx, status_of};
 use super::credit::{MsgNum, ReceiveWindow};
 use super::pb_writer::PbWriter;
-use super::server::{Cx, status_of};
 use crate::batch::BatchBuilder;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::limits::APPEND_BATCH_BYTES;

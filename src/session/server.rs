@@ -12,69 +12,18 @@
 
 use super::command::{Command, OperationId};
 use super::consume::Consume;
+use super::context::{Cx, status_of};
 use super::delimiter::{Delimiter, Step};
 use super::marker::Start;
-use super::pb_writer::PbWriter;
 use super::produce::Produce;
 use crate::batch::Fetched;
-use crate::budget::Budget;
-use crate::clock::{Now, millis};
-use crate::config::Settings;
+use crate::clock::millis;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::limits::{SEND_BUFFER_BYTES, SEND_BUFFER_BYTES_UNDER_PRESSURE};
 use crate::names::{ClientId, QueueAddress, client_partition};
 use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
 use crate::queue::{Position, QueueInfo};
 use crate::ws::CloseCode;
 use prost::Message;
-
-/// What sessions did, counted for the operator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionCounters {
-    /// Messages framed for consumers.
-    pub messages: u64,
-    /// Operations that ended with a 4xx.
-    pub failed_by_peer: u64,
-    /// Operations that ended with a 5xx.
-    pub failed_by_us: u64,
-}
-
-impl SessionCounters {
-    fn failed(&mut self, fault: &Fault) {
-        match fault {
-            Fault::Peer(_) => self.failed_by_peer += 1,
-            Fault::Store(_) | Fault::Draining | Fault::Internal(_) => self.failed_by_us += 1,
-        }
-    }
-}
-
-/// What a session borrows for one call.
-#[derive(Debug)]
-pub struct Cx<'a> {
-    /// The time.
-    pub now: Now,
-    /// What it obeys.
-    pub settings: &'a Settings,
-    /// The shard's bytes.
-    pub budget: &'a mut Budget,
-    /// Where its frames go.
-    pub reply: PbWriter<'a>,
-    /// Where its wishes go.
-    pub commands: &'a mut Vec<Command>,
-    /// Counters.
-    pub counters: &'a mut SessionCounters,
-    /// The socket took everything that it was given.
-    pub writable: bool,
-}
-
-impl Cx<'_> {
-    /// Whether more may be encoded.
-    pub(super) fn has_room(&self) -> bool {
-        let limit =
-            if self.budget.is_pressed() { SEND_BUFFER_BYTES_UNDER_PRESSURE } else { SEND_BUFFER_BYTES };
-        self.writable && self.reply.out.len() < limit
-    }
-}
 
 #[derive(Debug)]
 enum Setup {
@@ -609,9 +558,4 @@ fn parse_consume(get: &ConsumeSetupRequest) -> Result<(Setup, QueueAddress), Fau
     let address = QueueAddress::parse(get.queue_name())?;
     let start = Start::parse(get.starting_marker())?;
     Ok((Setup::Consume { partition: address.partition, start, echo: get.echo_requested() }, address))
-}
-
-/// The status of a fault, with the reason that the peer reads.
-pub(super) fn status_of(fault: &Fault) -> Status {
-    Status { status_code: Some(fault.status().0), reason_phrase: Some(fault.to_string()) }
 }
