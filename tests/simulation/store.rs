@@ -1,12 +1,14 @@
 //! A memory store that takes its time, is full at times and fails at times.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use millstream::clock::Now;
 use millstream::error::StoreFault;
-use millstream::shard::core::Token;
+use millstream::queue::PartitionKey;
+use millstream::session::OperationId;
+use millstream::shard::core::{ConnectionId, Token};
 use millstream::store::{Completion, Fence, Memory, Request, Store};
 
 use super::random::Random;
@@ -23,21 +25,55 @@ pub struct Weather {
 }
 
 pub struct WeatheredStore {
-    memory: Memory<Token>,
+    memory: RefCell<Memory<Token>>,
     weather: Rc<RefCell<Weather>>,
     /// Requests that wait, and answers that are ready, in order.
     fence: Fence,
+    /// Partitions that were appended to.
+    partitions: BTreeSet<PartitionKey>,
     held: VecDeque<Request<Token>>,
     ready: VecDeque<Completion<Token>>,
 }
 
 impl WeatheredStore {
     pub fn new(memory: Memory<Token>, weather: Rc<RefCell<Weather>>) -> Self {
-        Self { memory, weather, fence: Fence::default(), held: VecDeque::new(), ready: VecDeque::new() }
+        Self {
+            memory: RefCell::new(memory),
+            weather,
+            fence: Fence::default(),
+            partitions: BTreeSet::new(),
+            held: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
     }
 
     pub fn parked(&self) -> usize {
-        self.memory.waiting() + self.held.len()
+        self.memory.borrow().waiting() + self.held.len()
+    }
+
+    /// Every payload that is stored.
+    pub fn contents(&self, now: Now) -> Vec<Vec<u8>> {
+        let mut payloads = Vec::new();
+        let token = Token {
+            shard: 0,
+            connection: ConnectionId::default(),
+            operation: OperationId::default(),
+            detail: 0,
+            reserved: 0,
+        };
+        let mut memory = self.memory.borrow_mut();
+        for partition in self.partitions.iter().copied() {
+            let (from, bytes_max) = (0, usize::MAX);
+            let fetch = Request::Fetch { token, partition, from, bytes_max, exclude: None, wait: false };
+            assert!(memory.submit(now, fetch).is_ok());
+            let Some(Completion::Fetched { result: Ok(fetched), .. }) = memory.poll_completion(now) else {
+                panic!("a fetch that does not wait is answered")
+            };
+            payloads.extend(
+                fetched.batches.iter().flat_map(|stored| stored.batch.payloads().map(<[u8]>::to_vec)),
+            );
+        }
+        payloads
     }
 
     fn let_in(&mut self, now: Now, request: Request<Token>) {
@@ -49,11 +85,14 @@ impl WeatheredStore {
             self.fence.close(now, *stream);
             let result = Err(StoreFault::Unavailable("the weather".into()));
             // A partition's appends complete in order.
-            self.ready.extend(std::iter::from_fn(|| self.memory.poll_completion(now)));
+            self.ready.extend(std::iter::from_fn(|| self.memory.borrow_mut().poll_completion(now)));
             self.ready.push_back(Completion::Appended { token: *token, result });
             return;
         }
-        assert!(self.memory.submit(now, request).is_ok(), "memory takes everything");
+        if let Request::Append { partition, .. } = &request {
+            self.partitions.insert(*partition);
+        }
+        assert!(self.memory.borrow_mut().submit(now, request).is_ok(), "memory takes everything");
     }
 }
 
@@ -84,14 +123,14 @@ impl Store<Token> for WeatheredStore {
             let Some(request) = self.held.pop_front() else { break };
             self.let_in(now, request);
         }
-        self.ready.pop_front().or_else(|| self.memory.poll_completion(now))
+        self.ready.pop_front().or_else(|| self.memory.borrow_mut().poll_completion(now))
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<u64> {
-        self.memory.handle_tick(now)
+        self.memory.borrow_mut().handle_tick(now)
     }
 
     fn messages_stored(&self) -> u64 {
-        self.memory.messages_stored()
+        self.memory.borrow().messages_stored()
     }
 }

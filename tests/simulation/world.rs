@@ -30,6 +30,8 @@ const STORM_STEPS_MAX: usize = 3_000;
 const CALM_PASSES: usize = 20_000;
 /// Time that the calm may take, milliseconds: owed markers of a few operations.
 const CALM_MS: u64 = 700;
+/// Time that draining may take, milliseconds: what consumers get of it, and the time in which a peer is to close.
+const DRAIN_MS: u64 = 8_000;
 
 struct Shard {
     core: Core<WeatheredStore>,
@@ -137,6 +139,9 @@ impl World {
         }
         // The last time that the stores ring without a reason.
         self.shards.iter_mut().for_each(|shard| shard.woken = true);
+        if self.random.one_in(4) {
+            return self.drain();
+        }
         self.calm()?;
         self.judge()?;
         for client in &self.clients {
@@ -151,6 +156,49 @@ impl World {
         }
         (0..self.clients.len()).for_each(|client| self.cut(client));
         self.calm()?;
+        self.all_is_given_back()
+    }
+
+    /// The servers are told to stop, in the middle of everything: all of it ends, and what was acknowledged is stored.
+    fn drain(mut self) -> Result<(), String> {
+        self.shards.iter_mut().for_each(|shard| shard.core.handle_drain(self.now));
+        let until = self.now.mono_ms + DRAIN_MS;
+        while !self.shards.iter().all(|shard| shard.core.is_drained() && shard.inbox.is_empty()) {
+            if self.now.mono_ms > until {
+                return Err("draining does not end".into());
+            }
+            if !self.pass() {
+                self.pass_time(50);
+            }
+        }
+        self.all_is_given_back()?;
+        let stored: Vec<Vec<u8>> =
+            self.shards.iter().flat_map(|shard| shard.core.store().contents(self.now)).collect();
+        for (number, client) in self.clients.iter().enumerate() {
+            match (&client.role, &self.asked[number]) {
+                (Role::Producer(produce), _) => {
+                    let sent = &self.model.producers[number].1;
+                    let there = sent.iter().filter(|payload| stored.contains(payload)).count() as u64;
+                    if there < produce.stats.acknowledged {
+                        let acknowledged = produce.stats.acknowledged;
+                        return Err(format!(
+                            "producer {number}: {there} of {acknowledged} acknowledged are there"
+                        ));
+                    }
+                }
+                (Role::Consumer(consume), Some(asked)) => {
+                    let resent = self.resent();
+                    self.model
+                        .judge(asked, &consume.sink.seen, &resent, false)
+                        .map_err(|why| format!("client {number}: {why}"))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn all_is_given_back(&self) -> Result<(), String> {
         for (number, shard) in self.shards.iter().enumerate() {
             let (bytes, parked) =
                 (shard.core.budget().reserved() + shard.core.budget().held(), shard.core.store().parked());
@@ -188,19 +236,8 @@ impl World {
                     self.connect(client);
                     progress = true;
                 }
-                progress |= self.deliver_up(client);
-                progress |= self.deliver_down(client);
             }
-            for shard in 0..self.shards.len() {
-                if !self.shards[shard].inbox.is_empty() {
-                    self.deliver_inbox(shard);
-                    progress = true;
-                }
-                if self.shards[shard].woken {
-                    self.turn(shard);
-                    progress = true;
-                }
-            }
+            progress |= self.pass();
             if !progress {
                 if self.now.mono_ms >= until {
                     return Ok(());
@@ -209,6 +246,26 @@ impl World {
             }
         }
         Err("it never comes to rest".into())
+    }
+
+    /// Everything once. False where there was nothing to do.
+    fn pass(&mut self) -> bool {
+        let mut progress = false;
+        for client in 0..self.clients.len() {
+            progress |= self.deliver_up(client);
+            progress |= self.deliver_down(client);
+        }
+        for shard in 0..self.shards.len() {
+            if !self.shards[shard].inbox.is_empty() {
+                self.deliver_inbox(shard);
+                progress = true;
+            }
+            if self.shards[shard].woken {
+                self.turn(shard);
+                progress = true;
+            }
+        }
+        progress
     }
 
     fn pass_time(&mut self, ms: u64) {
@@ -361,15 +418,17 @@ impl World {
         }
     }
 
+    /// Messages that each producer's client has sent again.
+    fn resent(&self) -> Vec<u64> {
+        let resent = self.clients.iter().filter_map(|client| match &client.role {
+            Role::Producer(produce) => Some(produce.stats.resent),
+            _ => None,
+        });
+        resent.collect()
+    }
+
     fn judge(&mut self) -> Result<(), String> {
-        let resent: Vec<u64> = self
-            .clients
-            .iter()
-            .filter_map(|client| match &client.role {
-                Role::Producer(produce) => Some(produce.stats.resent),
-                _ => None,
-            })
-            .collect();
+        let resent = self.resent();
         for (number, client) in self.clients.iter().enumerate() {
             match (&client.role, &self.asked[number]) {
                 (Role::Producer(produce), _) => {
