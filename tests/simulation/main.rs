@@ -1,8 +1,8 @@
 //! A whole deployment without I/O, by seed: clients, network, shards and stores under one random schedule, with failures
 //! injected, and an independent model that judges what the clients saw.
 //!
-//! One seed in four ends with the servers draining in the middle of it all. Everything but the kernel and the driver's system calls is the real code: `client`, `ws`, `session`, `shard::core`,
-//! `store::Memory`. `perf` and CI run the same seeds; `MILLSTREAM_SEEDS=FROM..TO` runs others.
+//! One seed in four ends with the servers draining in the middle of it all. Everything but the kernel and the driver's
+//! system calls is the real code: `client`, `ws`, `session`, `shard::core`, `store::Memory`. `perf` and CI run the same seeds; `MILLSTREAM_SEEDS=FROM..TO` runs others.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod client;
