@@ -141,6 +141,11 @@ impl Client {
         }
     }
 
+    /// Whether it is a producer that has not ended.
+    pub fn is_producing(&self) -> bool {
+        matches!(self.role, Role::Producer(_)) && !self.is_complete()
+    }
+
     pub fn reset(&mut self) {
         self.link = None;
         match &mut self.role {

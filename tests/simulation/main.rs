@@ -15,7 +15,7 @@ mod world;
 use world::World;
 
 /// The seeds of CI.
-const SEEDS: std::ops::Range<u64> = 0..150;
+const SEEDS: std::ops::Range<u64> = 0..400;
 
 fn seeds() -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("MILLSTREAM_SEEDS") else { return SEEDS };

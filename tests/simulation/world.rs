@@ -52,6 +52,8 @@ pub struct World {
     pipe_bytes: usize,
     /// How often a turn looks at the store's answers and sends: the real driver's choice, of no concern to the core.
     rounds: usize,
+    /// Consumers come when the producers have ended, so that nobody else wakes their shards.
+    late: bool,
     storm: bool,
 }
 
@@ -124,8 +126,9 @@ impl World {
         }
         let now = Now { mono_ms: 1, unix_ms: 1_700_000_000_000 };
         let pipe_bytes = random.between(300, 60_000);
-        let rounds = random.between(1, 4);
-        Self { random, now, shards, weather, clients, asked, model, pipe_bytes, rounds, storm: true }
+        let rounds = if random.one_in(2) { 1 } else { random.between(2, 4) };
+        let late = random.one_in(3);
+        Self { random, now, shards, weather, clients, asked, model, pipe_bytes, rounds, late, storm: true }
     }
 
     pub fn run(mut self) -> Result<(), String> {
@@ -278,6 +281,10 @@ impl World {
 
     fn connect(&mut self, client: usize) {
         if self.clients[client].link.is_some() || self.clients[client].is_complete() && !self.storm {
+            return;
+        }
+        let is_consumer = matches!(self.clients[client].role, Role::Consumer(_));
+        if self.late && is_consumer && self.clients.iter().any(|client| client.is_producing()) {
             return;
         }
         let shard = self.random.below(self.shards.len());
