@@ -78,11 +78,28 @@ impl Wake for ReadyMark {
     }
 }
 
+/// How late a parked driver's timer may come before the monitor takes it for lost.
+const TIMER_GRACE: Duration = Duration::from_millis(20);
+
 /// What the monitor thread sees of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Heartbeat {
     turns: CachePadded<AtomicU64>,
     parked: CachePadded<AtomicBool>,
+    /// When the park is to end by itself, milliseconds since `began`; `u64::MAX` for never.
+    until_ms: AtomicU64,
+    began: Instant,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            turns: CachePadded::default(),
+            parked: CachePadded::default(),
+            until_ms: AtomicU64::new(u64::MAX),
+            began: Instant::now(),
+        }
+    }
 }
 
 impl Heartbeat {
@@ -91,9 +108,17 @@ impl Heartbeat {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Whether the driver gave up its thread because it had nothing to do, and no socket has woken it since.
+    /// Whether the driver gave up its thread because it had nothing to do, no socket has woken it since, and its timer
+    /// is not overdue.
     pub fn is_parked(&self) -> bool {
-        self.parked.load(Ordering::Relaxed)
+        let until = Duration::from_millis(self.until_ms.load(Ordering::Relaxed));
+        self.parked.load(Ordering::Relaxed) && self.began.elapsed() < until.saturating_add(TIMER_GRACE)
+    }
+
+    fn park_until(&self, deadline: Option<Instant>) {
+        let until =
+            deadline.map_or(u64::MAX, |at| at.saturating_duration_since(self.began).as_millis() as u64);
+        self.until_ms.store(until, Ordering::Relaxed);
     }
 }
 
@@ -126,6 +151,7 @@ impl Parker {
         if timer.as_ref().map(|(at, _)| *at) != deadline {
             *timer = deadline.map(|at| (at, Timer::new(at.saturating_duration_since(Instant::now()))));
         }
+        heartbeat.park_until(deadline);
         let mut polled = false;
         poll_fn(|cx| {
             let woken = READY.with(|ready| {
