@@ -49,6 +49,10 @@ pub const SEND_BUFFER_BYTES_UNDER_PRESSURE: usize = 4 << 10;
 /// An append batch is closed when it holds this many bytes; one ProduceRequest may take it past by its own size.
 pub const APPEND_BATCH_BYTES: usize = 256 << 10;
 
+/// Batches and refusals of a produce operation that are not spoken for: then no more is read. Each costs about 100 bytes
+/// beside the batch, so this times that for each connection.
+pub const FATES_MAX: usize = 1024;
+
 /// Bytes that one fetch asks for. A batch that begins below the limit comes whole; batches are shared, not copied.
 pub const FETCH_BYTES: usize = 512 << 10;
 

@@ -218,3 +218,108 @@ proptest! {
         prop_assert_eq!((shard.core.budget().reserved(), shard.core.budget().held()), (0, 0));
     }
 }
+
+/// A connection after its handshake, whose socket takes everything.
+fn connected() -> Shard {
+    let mut shard = Shard::new(1);
+    shard.receive_all(HANDSHAKE.as_bytes());
+    shard.send_all();
+    shard.read.clear();
+    shard
+}
+
+impl Shard {
+    /// As the driver does: reads as long as the connection wants to be read. Returns what was not read.
+    fn receive_all(&mut self, input: &[u8]) -> Vec<u8> {
+        let mut rest = input.to_vec();
+        loop {
+            let wanted = self.core.wanted_read(self.now, self.id, rest.len().min(256 << 10));
+            if wanted == 0 {
+                return rest;
+            }
+            let later = rest.split_off(wanted);
+            self.core.handle_received(self.now, self.id, &mut rest);
+            rest = later;
+        }
+    }
+
+    /// Turns until there is nothing left to do.
+    fn send_all(&mut self) {
+        while self.core.has_work() {
+            self.core.handle_completions(self.now);
+            while let Some(id) = self.core.poll_dirty() {
+                let bytes = self.core.poll_transmit(self.now, id);
+                let length = bytes.len();
+                self.read.extend(bytes);
+                self.core.handle_sent(id, length, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_left_is_taken_once_the_answers_are_sent() {
+    let mut shard = connected();
+    let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[b'p'; 125]].concat();
+    let mut left = ping.repeat(6_000);
+    // More pongs than may wait at once: the rest of a read stays with the connection.
+    while !left.is_empty() {
+        let before = left.len();
+        left = shard.receive_all(&left);
+        shard.send_all();
+        assert!(left.len() < before, "everything is sent, nothing is left to do, and the socket is not read");
+    }
+    assert_eq!(shard.read.len(), 6_000 * 127);
+}
+
+#[test]
+fn nothing_follows_a_close_or_a_refusal() {
+    let ping = [0x89, 0x81, 0, 0, 0, 0, b'x'];
+    let mut shard = connected();
+    shard.receive_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]);
+    shard.receive_all(&ping);
+    shard.send_all();
+    assert_eq!(shard.read, [0x88, 2, 3, 0xe8]);
+    let mut refused = Shard::new(1);
+    refused.receive_all(b"POST / HTTP/1.1\r\n\r\n");
+    refused.receive_all(&ping);
+    refused.send_all();
+    assert!(refused.read.starts_with(b"HTTP/1.1 400 ") && refused.read.ends_with(b"\n"));
+}
+
+#[test]
+fn answers_that_are_not_read_are_bounded() {
+    let mut shard = connected();
+    let append = ProduceSetupRequest { queue_name: Some("q".into()) };
+    let mut half = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
+    let payloads = vec![Bytes::new()];
+    let good = ProduceRequest { ttl: Some(60), payloads: payloads.clone(), keys: vec![] };
+    let bad = ProduceRequest { ttl: None, payloads, keys: vec![] };
+    let both = [good.encode_length_delimited_to_vec(), bad.encode_length_delimited_to_vec()].concat();
+    half.extend(both.repeat(30_000));
+    let mut input = Vec::new();
+    masked(Frame::message(half, OpCode::Data(Data::Binary), false), &mut Random(1), &mut input);
+    // The setup first: the rest then comes as fast as the connection wants it, and the socket takes nothing.
+    let mut left = shard.receive_all(&input[..100]);
+    left.extend(&input[100..]);
+    let mut unsent = 0;
+    for _ in 0..1_000 {
+        left = shard.receive_all(&left);
+        shard.core.flush(shard.now, shard.id);
+        shard.core.handle_completions(shard.now);
+        while let Some(id) = shard.core.poll_dirty() {
+            unsent = shard.core.poll_transmit(shard.now, id).len();
+            shard.core.handle_sent(id, 0, false);
+        }
+    }
+    assert!(unsent < 300_000, "{unsent} bytes of answers wait");
+    // Once they are read, everything is answered.
+    shard.core.handle_writable(shard.id);
+    for _ in 0..1_000 {
+        shard.send_all();
+        left = shard.receive_all(&left);
+        shard.core.flush(shard.now, shard.id);
+    }
+    let last = ProduceResponse { msgnum_status_is_thru: Some(60_000), ..Default::default() }.encode_to_vec();
+    assert!(shard.read.windows(last.len()).any(|window| window == last));
+}

@@ -113,7 +113,10 @@ impl<S: Sink> Resume for Consume<S> {
     fn reset(&mut self) {
         self.consumer = None;
         if let Some(marker) = self.resume_marker() {
-            self.options.from = marker;
+            self.options.from.clone_from(&marker);
+            // It says all that was seen. Another life of the queue, should it have begun, has other messages under those ids.
+            self.marker = Some(marker);
+            self.seen.clear();
         }
     }
 }

@@ -74,8 +74,11 @@ pub(super) struct Consume {
     cursors: Vec<Cursor>,
     /// Where every partition of the queue stands for a marker; those with a cursor are taken from there.
     positions: Vec<u64>,
-    /// The cursor whose turn it is.
+    /// The cursor whose turn it is; the one before it was served last.
     turn: usize,
+    /// The cursor that is sent before any other: what it had was let go because another used up the credit or the room.
+    /// Else a partition that always answers first would starve the others.
+    first: Option<usize>,
     /// Partition and offset of the last message sent.
     last_sent: Option<(u16, u64)>,
     /// A marker is owed; when it must be paid without a message.
@@ -117,6 +120,7 @@ impl Consume {
             cursors,
             positions,
             turn: 0,
+            first: None,
             last_sent: None,
             marker_due_ms: None,
             linger_until_ms: None,
@@ -141,9 +145,17 @@ impl Consume {
     /// What a fetch brought.
     pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
         let sendable = self.window.available() > 0 && cx.has_room();
-        let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.partition == partition) else {
+        let Some(index) = self.cursors.iter().position(|cursor| cursor.partition == partition) else {
             return;
         };
+        let was_served = (index + 1) % self.cursors.len() == self.turn;
+        let cursor = &mut self.cursors[index];
+        if !fetched.batches.is_empty() && !sendable {
+            self.first = self.first.or((!was_served).then_some(index));
+        } else if self.first == Some(index) {
+            self.first = None;
+            self.turn = index;
+        }
         let waited = std::mem::replace(&mut cursor.fetch, Fetch::None) == Fetch::Outstanding { wait: true };
         if fetched.batches.is_empty() {
             cursor.position = cursor.position.max(fetched.next);
@@ -170,7 +182,7 @@ impl Consume {
 
     /// Frames what is ready and may be sent, and asks for more.
     pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
-        while cx.has_room() && self.window.available() > 0 && !self.lingers(cx) {
+        while self.first.is_none() && cx.has_room() && self.window.available() > 0 && !self.lingers(cx) {
             if !self.send_response(cx) {
                 break;
             }
@@ -279,10 +291,10 @@ impl Consume {
                 }
                 cursor.advance();
             }
+            self.turn = (self.turn + 1) % cursors;
             if full {
                 break;
             }
-            self.turn = (self.turn + 1) % cursors;
         }
         (runs, length)
     }
@@ -339,6 +351,9 @@ impl Consume {
     /// Lets go of what cannot be sent now; it is fetched again.
     fn let_go(&mut self) {
         self.linger_until_ms = None;
+        let cursors = self.cursors.len();
+        let mut in_turn = (0..cursors.saturating_sub(1)).map(|after| (self.turn + after) % cursors);
+        self.first = self.first.or_else(|| in_turn.find(|index| !self.cursors[*index].ready.is_empty()));
         for cursor in &mut self.cursors {
             if let Some(front) = cursor.ready.front() {
                 cursor.left = Some((front.stored.base_offset, front.offset, front.record));
@@ -349,9 +364,11 @@ impl Consume {
 
     /// Asks for more where nothing is ready and nothing was asked for.
     fn pump(&mut self, cx: &mut Cx<'_>) {
-        let wait = self.drain_until_ms.is_none();
-        for cursor in &mut self.cursors {
-            if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (wait || !cursor.at_end) {
+        let drains = self.drain_until_ms.is_some();
+        for (index, cursor) in self.cursors.iter_mut().enumerate() {
+            // What all others wait for is answered at once, even if it should have expired meanwhile.
+            let wait = !drains && self.first != Some(index);
+            if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (!drains || !cursor.at_end) {
                 cursor.fetch = Fetch::Outstanding { wait };
                 cx.commands.push(Command::Fetch {
                     operation: self.operation,

@@ -51,9 +51,14 @@ pub struct Cx<'a> {
 impl Cx<'_> {
     /// Whether more may be encoded.
     pub(super) fn has_room(&self) -> bool {
+        self.writable && self.has_space()
+    }
+
+    /// Whether less is encoded than may wait, whether or not the socket takes it.
+    pub(super) fn has_space(&self) -> bool {
         let limit =
             if self.budget.is_pressed() { SEND_BUFFER_BYTES_UNDER_PRESSURE } else { SEND_BUFFER_BYTES };
-        self.writable && self.reply.out.len() < limit
+        self.reply.out.len() < limit
     }
 }
 

@@ -84,7 +84,8 @@ impl Delimiter {
 
     /// Reserves the bytes of the pb whose length is known; false where the budget has no room.
     pub fn reserve(&mut self, budget: &mut Budget) -> bool {
-        self.reserved = self.reserved || budget.try_reserve(self.length as usize);
+        // An empty pb needs nothing, and waits behind nobody.
+        self.reserved = self.reserved || self.length == 0 || budget.try_reserve(self.length as usize);
         self.reserved
     }
 

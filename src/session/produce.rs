@@ -11,7 +11,7 @@ use super::credit::{MsgNum, ReceiveWindow};
 use super::pb_writer::PbWriter;
 use crate::batch::BatchBuilder;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::limits::APPEND_BATCH_BYTES;
+use crate::limits::{APPEND_BATCH_BYTES, FATES_MAX};
 use crate::names::ClientId;
 use crate::pb::{ProduceResponse, ProduceSetupResponse, Status, decode_produce_request, first_ttl};
 
@@ -81,7 +81,12 @@ impl Produce {
     /// Whether so much is outstanding that no more may be read.
     #[inline]
     pub(super) fn is_full(&self, cx: &Cx<'_>) -> bool {
-        self.outstanding_bytes >= cx.settings.produce_window_bytes
+        self.outstanding_bytes >= cx.settings.produce_window_bytes || self.pending.len() >= FATES_MAX
+    }
+
+    /// Whether the fate of the next messages is known and not yet said.
+    pub(super) fn has_more_to_say(&self) -> bool {
+        self.pending.front().is_some_and(|pending| pending.fate.is_some())
     }
 
     /// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
@@ -227,8 +232,9 @@ impl Produce {
 
     /// Speaks for every message whose fate is known, and gives credit.
     pub(super) fn speak(&mut self, cx: &mut Cx<'_>) {
-        while let Some(Pending { fate: Some(fate), through, .. }) =
-            self.pending.pop_front_if(|pending| pending.fate.is_some())
+        while cx.has_space()
+            && let Some(Pending { fate: Some(fate), through, .. }) =
+                self.pending.pop_front_if(|pending| pending.fate.is_some())
         {
             self.first_sequence += 1;
             let mut through = through;

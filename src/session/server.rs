@@ -300,9 +300,13 @@ impl ServerSession {
         matches!(self.operations.state, State::Producing(_) | State::Opening(_) | State::Positioning(_))
     }
 
-    /// Whether a consume operation is open: it may have more to send whenever there is room.
-    pub fn is_consuming(&self) -> bool {
-        matches!(self.operations.state, State::Consuming(_))
+    /// Whether there may be more to send whenever there is room.
+    pub fn goes_on(&self) -> bool {
+        match &self.operations.state {
+            State::Producing(produce) => produce.has_more_to_say(),
+            State::Consuming(_) => true,
+            _ => false,
+        }
     }
 
     /// A reason to close the connection.

@@ -18,6 +18,10 @@ const LOOK_EVERY_IDLE: Duration = Duration::from_millis(50);
 /// A shard that stood still for so many looks is said to have stalled.
 const STALL_LOOKS: u32 = 20;
 
+fn still_ms(looks: u32) -> u64 {
+    LOOK_EVERY.as_millis() as u64 * u64::from(looks)
+}
+
 /// One shard as the monitor sees it.
 #[derive(Debug)]
 pub struct Watched {
@@ -37,11 +41,7 @@ pub fn watch(shards: Vec<Watched>, stop: &AtomicBool) {
             let waits = watched.heartbeat.is_parked() && watched.sender.depth() == 0;
             if now != *turns || waits {
                 if *still >= STALL_LOOKS {
-                    tracing::warn!(
-                        shard = index,
-                        still_ms = LOOK_EVERY.as_millis() as u64 * u64::from(*still),
-                        "a shard stood still"
-                    );
+                    tracing::warn!(shard = index, still_ms = still_ms(*still), "a shard stood still");
                 }
                 idle &= now == *turns;
                 *turns = now;
@@ -49,6 +49,9 @@ pub fn watch(shards: Vec<Watched>, stop: &AtomicBool) {
             } else {
                 idle = false;
                 *still += 1;
+                if *still == STALL_LOOKS {
+                    tracing::warn!(shard = index, still_ms = still_ms(*still), "a shard stands still");
+                }
                 watched.sender.wake();
             }
         }

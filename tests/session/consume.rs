@@ -186,7 +186,12 @@ impl<'a> Run<'a> {
         if ready.is_empty() {
             return;
         }
-        let fetch = self.fetches.swap_remove(ready[self.schedule.below(ready.len())]);
+        let index = ready[self.schedule.below(ready.len())];
+        self.answer_one(index);
+    }
+
+    fn answer_one(&mut self, index: usize) {
+        let fetch = self.fetches.swap_remove(index);
         let there = self.there[usize::from(fetch.partition)];
         let mut fetched = Fetched { batches: Vec::new(), next: fetch.from, at_end: false };
         if !fetch.cancelled {
@@ -313,4 +318,52 @@ proptest! {
         run.settle();
         run.judge();
     }
+}
+
+#[test]
+fn an_empty_pb_needs_no_memory_and_waits_behind_nobody() {
+    let mut rig = Rig::new(Rig::defaults());
+    let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
+    rig.begin(&SetupRequest { get: Some(get), append: None });
+    rig.budget.set_waiting(1);
+    rig.call(|session, cx| session.handle_data(&[0], true, cx));
+    rig.call(|session, cx| session.poll_transmit(cx));
+    assert_eq!(rig.out, [0x80, 0], "the half ends, and nothing failed");
+}
+
+#[test]
+fn a_busy_partition_does_not_starve_the_others() {
+    let partitions = vec![
+        (0..10).map(|_| (CLIENT + 1, vec![3; 120])).collect::<Vec<Stored>>(),
+        vec![(CLIENT + 1, vec![7])],
+    ];
+    let plan = Plan { partitions, echo: true, from: vec![0; 2], requests: vec![] };
+    let mut run = Run::new(&plan, 1);
+    run.there = vec![10, 1];
+    run.receive(&run.bytes.clone(), false);
+    let mut credit = 100;
+    for _ in 0..20 {
+        // The busy partition answers first, always, and with more than the credit.
+        for partition in 0..2 {
+            let index = run.fetches.iter().position(|fetch| {
+                let parked = fetch.wait && partition == 1 && fetch.from > 0;
+                fetch.partition == partition && !parked
+            });
+            if let Some(index) = index {
+                run.answer_one(index);
+                run.call(|session, cx| session.poll_transmit(cx));
+            }
+        }
+        credit += 10;
+        let request = ConsumeRequest { max_msgnum_to_send: Some(credit), ..Default::default() };
+        run.receive(&request.encode_length_delimited_to_vec(), false);
+        run.call(|session, cx| session.poll_transmit(cx));
+    }
+    let reads = run.reads.iter().filter_map(|read| match read {
+        Read::Pb(pb) => Some(ConsumeResponse::decode(&pb[..]).unwrap_or_default()),
+        Read::End => None,
+    });
+    let of_the_quiet: usize =
+        reads.flat_map(|response| response.messages).filter(|message| message.id().starts_with("1.")).count();
+    assert_eq!(of_the_quiet, 1);
 }

@@ -70,6 +70,8 @@ pub struct Connection {
     heard_ms: u64,
     /// It was pinged since.
     pinged: bool,
+    /// The socket took something since the last timeout.
+    takes: bool,
     pub(super) armed: Armed,
     /// It is in the shard's list of those with something to do.
     pub(super) is_dirty: bool,
@@ -95,6 +97,7 @@ impl Connection {
             writable: true,
             heard_ms: now.mono_ms,
             pinged: false,
+            takes: false,
             armed: Armed::default(),
             is_dirty: false,
             is_waiting: false,
@@ -201,6 +204,9 @@ impl Connection {
     fn process(&mut self, input: &mut [u8], env: &mut Env<'_>) -> usize {
         let mut taken = 0;
         loop {
+            if self.is_closing() {
+                return input.len();
+            }
             if self.is_blocked(env) {
                 return taken;
             }
@@ -261,14 +267,21 @@ impl Connection {
 
     /// Whether no frame can be taken now.
     fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
-        // One that does not read its answers is not asked for more questions.
-        let unread = self.out.len() - self.sent >= SEND_BUFFER_BYTES;
+        self.is_unread() || self.is_session_blocked(env)
+    }
+
+    /// Whether the peer does not read its answers: then it is not asked for more questions.
+    fn is_unread(&self) -> bool {
+        let open = matches!(self.phase, Phase::Streaming(_) | Phase::Echoing(_));
+        open && self.out.len() - self.sent >= SEND_BUFFER_BYTES
+    }
+
+    fn is_session_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
             Phase::Streaming(session) => {
-                unread || session.is_blocked(&cx(&mut self.sender, &mut self.out, self.writable, env))
+                session.is_blocked(&cx(&mut self.sender, &mut self.out, self.writable, env))
             }
-            Phase::Echoing(_) => unread,
-            Phase::Handshaking | Phase::Closing => false,
+            Phase::Echoing(_) | Phase::Handshaking | Phase::Closing => false,
         }
     }
 
@@ -310,6 +323,11 @@ impl Connection {
         self.resume(env)
     }
 
+    /// Whether there may be more to write, or to take in, once what waits to be sent is sent.
+    pub fn goes_on(&self) -> bool {
+        !self.inbound.is_empty() || self.session().is_some_and(ServerSession::goes_on)
+    }
+
     /// What is to be sent.
     pub fn unsent(&self) -> &[u8] {
         &self.out[self.sent..]
@@ -318,6 +336,7 @@ impl Connection {
     /// The socket took `bytes`. Where that was all, gives the buffer for reuse by others.
     pub fn handle_sent(&mut self, bytes: usize, budget: &mut Budget) -> Option<Vec<u8>> {
         self.sent += bytes;
+        self.takes |= bytes > 0;
         let left = self.out.len() - self.sent;
         if left > self.counted {
             budget.hold(left - self.counted);
@@ -408,8 +427,9 @@ impl Connection {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
-        if !matches!(self.phase, Phase::Handshaking | Phase::Closing) && self.is_blocked(env) {
-            // Who is not read cannot be heard.
+        // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
+        let takes = std::mem::take(&mut self.takes) && self.is_unread();
+        if self.is_session_blocked(env) || takes {
             self.heard_ms = env.now.mono_ms;
         }
         let silence = env.now.mono_ms.saturating_sub(self.heard_ms);

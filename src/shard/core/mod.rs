@@ -242,7 +242,7 @@ impl<S: Store<Token>> Core<S> {
     pub fn handle_sent(&mut self, id: ConnectionId, bytes: usize, writable: bool) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.set_writable(writable);
-        let goes_on = writable && bytes > 0 && connection.session().is_some_and(ServerSession::is_consuming);
+        let goes_on = writable && bytes > 0 && connection.goes_on();
         if let Some(buffer) = connection.handle_sent(bytes, &mut self.budget)
             && self.spare.len() < SPARE_BUFFERS
             && (1..=SPARE_BUFFER_BYTES_MAX).contains(&buffer.capacity())
