@@ -101,9 +101,14 @@ impl StoredBatch {
         u32::try_from(unix_ms.saturating_sub(self.timestamp_ms) / 1000).unwrap_or(u32::MAX)
     }
 
+    /// When its messages' age reaches their TTL, Unix milliseconds.
+    pub fn expiry_ms(&self) -> u64 {
+        self.timestamp_ms + u64::from(self.batch.ttl_secs()) * 1000
+    }
+
     /// Whether its messages' age has reached their TTL.
     pub fn is_expired(&self, unix_ms: u64) -> bool {
-        self.age_secs(unix_ms) >= self.batch.ttl_secs()
+        self.expiry_ms() <= unix_ms
     }
 }
 

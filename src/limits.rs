@@ -65,7 +65,8 @@ pub const INBOX_BATCHES_PER_LOOK: usize = 64;
 /// How long a driver works without letting the reactor look at the sockets. A pass costs 7 µs.
 pub const REACTOR_PASS_EVERY_US: u64 = 200;
 
-/// Queues that one shard is home of. Each costs about 300 bytes there and in the caches of the others.
+/// Queues that one shard is home of. Each costs about 300 bytes there and in the caches of the others; a partition of it that
+/// holds messages, or that a consumer waits for, about 500 bytes more at its owner.
 pub const QUEUES_PER_SHARD_MAX: usize = 100_000;
 
 /// Connections waiting in the listening socket (`listen(2)`; the kernel caps it at `net.core.somaxconn`).

@@ -189,7 +189,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         tracing::info!(
             shard = report.shard,
             connections = report.counters.connections,
-            messages_stored = report.messages_stored,
+            messages_stored = report.store.stored,
+            messages_dropped = report.store.dropped,
+            messages_expired = report.store.expired,
+            messages_refused = report.store.refused,
             messages_hopped = report.counters.messages_hopped,
             messages_delivered = sessions.messages,
             failed_by_peer = sessions.failed_by_peer,

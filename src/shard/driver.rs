@@ -16,7 +16,7 @@ use crate::clock::Now;
 use crate::limits::{
     INBOX_BATCHES_PER_LOOK, REACTOR_PASS_EVERY_US, RECEIVE_BUFFER_BYTES, RECEIVE_BYTES_PER_TURN,
 };
-use crate::store::Store;
+use crate::store::{Store, StoreCounters};
 use crate::ws::handshake::Refusal;
 
 /// How long sockets are served before what they brought goes on its way, even if more are ready. Measured: at
@@ -72,8 +72,8 @@ pub struct Waits {
 pub struct ShardReport {
     /// Which.
     pub shard: u16,
-    /// Messages that its store took.
-    pub messages_stored: u64,
+    /// What became of the messages that its store was given.
+    pub store: StoreCounters,
     /// The rest.
     pub counters: CoreCounters,
 }
@@ -137,7 +137,7 @@ impl<S: Store<Token>> Driver<S> {
             if self.is_over() {
                 return ShardReport {
                     shard: self.shard,
-                    messages_stored: self.core.store().messages_stored(),
+                    store: self.core.store().counters(),
                     counters: self.core.counters(),
                 };
             }

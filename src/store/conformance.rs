@@ -125,7 +125,7 @@ fn offsets_count_up_in_each_partition<S: Store<u64>>(store: S) {
     assert_eq!(trial.store(0, 1, &[b"a", b"b"]), 0..2);
     assert_eq!(trial.store(1, 1, &[b"c"]), 0..1);
     assert_eq!(trial.store(0, 1, &[b"d"]), 2..3);
-    assert_eq!(trial.store.messages_stored(), 4);
+    assert_eq!(trial.store.counters().stored, 4);
 }
 
 fn a_fetch_brings_what_was_stored_from_its_offset_on<S: Store<u64>>(store: S) {
@@ -242,6 +242,7 @@ fn park_and_cancel_leaves_no_fetch_behind<S: Store<u64>>(store: S) {
         trial.cancel(token, (round % 3) as u16);
         assert!(trial.completions().is_empty(), "a fetch that is done cannot be cancelled");
     }
+    assert_eq!(trial.store.waiting(), 0);
     trial.store(0, 1, &[b"a"]);
     assert!(trial.open.is_empty(), "{:?}", trial.open);
 }

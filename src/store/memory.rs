@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use super::{Completion, Fence, Request, Store, Stream};
+use super::{Completion, Fence, Request, Store, StoreCounters, Stream};
 use crate::batch::{Batch, Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::config::WhenFull;
@@ -22,22 +22,15 @@ pub const BATCH_OVERHEAD_BYTES: usize = 192;
 /// hold the shard.
 const SCAN_BATCHES: usize = 4096;
 
-/// How often expired batches are looked for, milliseconds.
+/// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
 const TICK_MS: u64 = 1_000;
+const BUSY_TICK_MS: u64 = 10;
 
-/// How many ticks pass between looks behind the front of the rings, where batches with a shorter TTL stand.
-const TICKS_PER_SWEEP: u32 = 10;
+/// Batches that one look takes: about 0.2 ms of the shard's time. Few in tests, so that looks are cut short there, too.
+const LOOK_BATCHES: usize = if cfg!(test) { 3 } else { 2048 };
 
-/// What happened to messages that are gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemoryCounters {
-    /// Dropped unexpired, because the store was full.
-    pub dropped: u64,
-    /// Their TTL ended.
-    pub expired: u64,
-    /// Refused, because the store was full.
-    pub refused: u64,
-}
+/// Places in a ring that are moved up in the time of looking at one batch.
+const MOVES_PER_BATCH: usize = 64;
 
 #[derive(Debug)]
 struct Waiting<T> {
@@ -64,12 +57,35 @@ impl<T> Default for Partition<T> {
     }
 }
 
+/// A look at all batches for those that expire before older ones do, a part at a time.
+///
+/// It goes over `Memory::arrivals` and moves up what stays: `kept` places at the front are right, those from there to
+/// `at` mean nothing any more, those behind are still to be looked at.
+#[derive(Debug)]
+struct Sweep {
+    at: usize,
+    kept: usize,
+    /// The latest expiry of what was kept, and the earliest of what expires before something older.
+    latest_ms: u64,
+    due_ms: u64,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { at: 0, kept: 0, latest_ms: 0, due_ms: u64::MAX }
+    }
+}
+
 /// See the module's page. Invariant: `bytes` is the cost of all batches, at most `bytes_max`.
 #[derive(Debug)]
 pub struct Memory<T> {
     partitions: HashMap<PartitionKey, Partition<T>>,
     /// The partition and base offset of each batch in the order of arrival; some of those may be gone.
     arrivals: VecDeque<(PartitionKey, u64)>,
+    sweep: Sweep,
+    /// The latest expiry of any batch, and the earliest of those that expire before an older one; Unix milliseconds.
+    latest_expiry_ms: u64,
+    sweep_due_ms: u64,
     batches: usize,
     bytes: usize,
     bytes_max: usize,
@@ -79,9 +95,7 @@ pub struct Memory<T> {
     completions: VecDeque<Completion<T>>,
     /// Partitions that got something and have fetches waiting.
     woken: Vec<PartitionKey>,
-    ticks: u32,
-    stored: u64,
-    counters: MemoryCounters,
+    counters: StoreCounters,
 }
 
 fn cost(batch: &Batch) -> usize {
@@ -94,6 +108,9 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         Self {
             partitions: HashMap::new(),
             arrivals: VecDeque::new(),
+            sweep: Sweep::default(),
+            latest_expiry_ms: 0,
+            sweep_due_ms: u64::MAX,
             batches: 0,
             bytes: 0,
             bytes_max,
@@ -102,25 +119,13 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             fence: Fence::default(),
             completions: VecDeque::new(),
             woken: Vec::new(),
-            ticks: 0,
-            stored: 0,
-            counters: MemoryCounters::default(),
+            counters: StoreCounters::default(),
         }
-    }
-
-    /// What became of messages that are gone.
-    pub fn counters(&self) -> MemoryCounters {
-        self.counters
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// Fetches that wait.
-    pub fn waiting(&self) -> usize {
-        self.partitions.values().map(|partition| partition.waiting.len()).sum()
     }
 
     fn append(&mut self, now: Now, token: T, stream: Stream, key: PartitionKey, batch: Batch) {
@@ -141,11 +146,9 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         let base_offset = partition.end;
         partition.end += count;
         partition.last_timestamp_ms = partition.last_timestamp_ms.max(now.unix_ms);
-        partition.batches.push_back(StoredBatch {
-            base_offset,
-            timestamp_ms: partition.last_timestamp_ms,
-            batch,
-        });
+        let stored = StoredBatch { base_offset, timestamp_ms: partition.last_timestamp_ms, batch };
+        let expiry_ms = stored.expiry_ms();
+        partition.batches.push_back(stored);
         if !partition.waiting.is_empty() && !partition.is_woken {
             partition.is_woken = true;
             self.woken.push(key);
@@ -154,16 +157,11 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         self.arrivals.push_back((key, base_offset));
         self.batches += 1;
         self.bytes += cost;
-        self.stored += count;
-        // Batches that expired in the middle leave their places behind.
-        if self.arrivals.len() > 2 * self.batches + 1024 {
-            let partitions = &self.partitions;
-            self.arrivals.retain(|(key, base_offset)| {
-                partitions.get(key).is_some_and(|partition| {
-                    partition.batches.binary_search_by_key(base_offset, |stored| stored.base_offset).is_ok()
-                })
-            });
+        self.counters.stored += count;
+        if expiry_ms < self.latest_expiry_ms {
+            self.sweep_due_ms = self.sweep_due_ms.min(expiry_ms);
         }
+        self.latest_expiry_ms = self.latest_expiry_ms.max(expiry_ms);
     }
 
     fn refuse(&mut self, token: T, count: u64, fault: StoreFault) {
@@ -172,13 +170,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     }
 
     fn drop_oldest(&mut self) {
-        let Some((key, base_offset)) = self.arrivals.pop_front() else { return };
-        let Some(partition) = self.partitions.get_mut(&key) else { return };
-        let Some(stored) = partition.batches.pop_front_if(|stored| stored.base_offset == base_offset) else {
-            return;
-        };
-        self.bytes -= cost(&stored.batch);
-        self.batches -= 1;
+        let Some(stored) = self.pop_oldest() else { return };
         if self.counters.dropped == 0 {
             tracing::warn!(
                 memory_bytes = self.bytes_max,
@@ -188,12 +180,85 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         self.counters.dropped += u64::from(stored.batch.count());
     }
 
+    /// Where the oldest batch stands, though it may be gone.
+    fn oldest(&mut self) -> Option<(PartitionKey, u64)> {
+        if self.sweep.kept == 0 {
+            self.arrivals.drain(..self.sweep.at);
+            self.sweep.at = 0;
+        }
+        self.arrivals.front().copied()
+    }
+
+    /// Takes the oldest batch out; `None` where what stood there is gone already.
+    fn pop_oldest(&mut self) -> Option<StoredBatch> {
+        let (key, base_offset) = self.oldest()?;
+        self.arrivals.pop_front();
+        self.sweep.at = self.sweep.at.saturating_sub(1);
+        self.sweep.kept = self.sweep.kept.saturating_sub(1);
+        let partition = self.partitions.get_mut(&key)?;
+        let stored = partition.batches.pop_front_if(|stored| stored.base_offset == base_offset)?;
+        self.bytes -= cost(&stored.batch);
+        self.batches -= 1;
+        Some(stored)
+    }
+
+    /// Removes the oldest batches as long as they have expired. False where it did not come to the end of them.
+    fn expire_oldest(&mut self, now: Now) -> bool {
+        for _ in 0..LOOK_BATCHES {
+            let Some((key, base_offset)) = self.oldest() else { return true };
+            let front = self.partitions.get(&key).and_then(|partition| partition.batches.front());
+            if front.is_some_and(|front| front.base_offset == base_offset && !front.is_expired(now.unix_ms)) {
+                return true;
+            }
+            if let Some(expired) = self.pop_oldest() {
+                self.counters.expired += u64::from(expired.batch.count());
+            }
+        }
+        false
+    }
+
+    /// Looks at the next batches for those that have expired though older ones have not. False where there are more.
+    fn sweep(&mut self, now: Now) -> bool {
+        let mut effort = 0;
+        while effort < LOOK_BATCHES {
+            let Some((key, base_offset)) = self.arrivals.get(self.sweep.at).copied() else {
+                self.arrivals.truncate(self.sweep.kept);
+                self.sweep_due_ms = std::mem::take(&mut self.sweep).due_ms;
+                return true;
+            };
+            self.sweep.at += 1;
+            effort += 1;
+            let Some(partition) = self.partitions.get_mut(&key) else { continue };
+            let index = partition.batches.binary_search_by_key(&base_offset, |stored| stored.base_offset);
+            let Ok(index) = index else { continue };
+            let expiry_ms = partition.batches[index].expiry_ms();
+            if expiry_ms <= now.unix_ms {
+                effort += index.min(partition.batches.len() - index) / MOVES_PER_BATCH;
+                if let Some(stored) = partition.batches.remove(index) {
+                    self.bytes -= cost(&stored.batch);
+                    self.batches -= 1;
+                    self.counters.expired += u64::from(stored.batch.count());
+                }
+                continue;
+            }
+            if expiry_ms < self.sweep.latest_ms {
+                self.sweep.due_ms = self.sweep.due_ms.min(expiry_ms);
+            }
+            self.sweep.latest_ms = self.sweep.latest_ms.max(expiry_ms);
+            self.arrivals[self.sweep.kept] = (key, base_offset);
+            self.sweep.kept += 1;
+        }
+        false
+    }
+
     fn fetch(&mut self, now: Now, wait: bool, key: PartitionKey, mut fetch: Waiting<T>) {
-        let partition = self.partitions.entry(key).or_default();
-        let fetched = partition.read(now, fetch.from, fetch.bytes_max, fetch.exclude);
+        let fetched = match self.partitions.get(&key) {
+            Some(partition) => partition.read(now, fetch.from, fetch.bytes_max, fetch.exclude),
+            None => Fetched { batches: Vec::new(), next: 0, at_end: true },
+        };
         if wait && fetched.batches.is_empty() && fetched.at_end {
             fetch.from = fetched.next;
-            partition.waiting.push(fetch);
+            self.partitions.entry(key).or_default().waiting.push(fetch);
         } else {
             self.completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
         }
@@ -265,6 +330,13 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
                     let waiting = of.waiting.swap_remove(index);
                     let fetched = Fetched { batches: Vec::new(), next: waiting.from, at_end: false };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
+                    if of.waiting.is_empty() {
+                        of.waiting = Vec::new();
+                        // A partition that nothing was ever stored in is known by nobody else.
+                        if of.end == 0 {
+                            self.partitions.remove(&partition);
+                        }
+                    }
                 }
             }
         }
@@ -280,36 +352,19 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<u64> {
-        self.ticks = self.ticks.wrapping_add(1);
-        let sweep = self.ticks.is_multiple_of(TICKS_PER_SWEEP);
-        let Self { partitions, batches, bytes, counters, .. } = self;
-        let mut gone = |stored: &StoredBatch| {
-            *bytes -= cost(&stored.batch);
-            *batches -= 1;
-            counters.expired += u64::from(stored.batch.count());
-        };
-        for partition in partitions.values_mut() {
-            while let Some(stored) = partition.batches.pop_front_if(|stored| stored.is_expired(now.unix_ms)) {
-                gone(&stored);
-            }
-            if sweep {
-                partition.batches.retain(|stored| {
-                    let expired = stored.is_expired(now.unix_ms);
-                    if expired {
-                        gone(stored);
-                    }
-                    !expired
-                });
-            }
+        let mut done = self.expire_oldest(now);
+        if self.sweep.at > 0 || self.sweep_due_ms <= now.unix_ms {
+            done &= self.sweep(now);
         }
-        if self.batches == 0 {
-            self.arrivals.clear();
-        }
-        (self.batches > 0).then_some(now.mono_ms + TICK_MS)
+        (self.batches > 0).then_some(now.mono_ms + if done { TICK_MS } else { BUSY_TICK_MS })
     }
 
-    fn messages_stored(&self) -> u64 {
-        self.stored
+    fn counters(&self) -> StoreCounters {
+        self.counters
+    }
+
+    fn waiting(&self) -> usize {
+        self.partitions.values().map(|partition| partition.waiting.len()).sum()
     }
 }
 
@@ -317,6 +372,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
 mod tests {
     use super::*;
     use crate::store::conformance::{self, batch, key};
+    use proptest::prelude::*;
 
     fn memory() -> Memory<u64> {
         Memory::new(64 << 20, WhenFull::DropOldest, 7)
@@ -384,6 +440,60 @@ mod tests {
         assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(0..1)]);
     }
 
+    proptest! {
+        #[test]
+        fn what_has_expired_is_freed_and_nothing_else_is(
+            steps in proptest::collection::vec((0u16..3, 60u32..90, 0u64..4, any::<bool>()), 1..120),
+            room in 3usize..60,
+        ) {
+            let one = cost(&batch(1, 60, &[b"x"]));
+            let mut store: Memory<u64> = Memory::new(room * one, WhenFull::DropOldest, 7);
+            let mut now = Now { mono_ms: 1, unix_ms: 1_000_000 };
+            // What is there: partition, offset, expiry. The oldest first.
+            let mut there: Vec<(u16, u64, u64)> = Vec::new();
+            let mut ends = [0u64; 3];
+            for (token, (partition, ttl, seconds, tick)) in (0..).zip(steps) {
+                now.unix_ms += seconds * 1000;
+                now.mono_ms += seconds * 1000;
+                if tick {
+                    while store.handle_tick(now) == Some(now.mono_ms + BUSY_TICK_MS) {}
+                    there.retain(|(_, _, expiry)| *expiry > now.unix_ms);
+                }
+                prop_assert_eq!(store.batches, there.len());
+                let (stream, key) = (Stream(0), key(partition));
+                let append = Request::Append { token, stream, partition: key, batch: batch(1, ttl, &[b"x"]) };
+                prop_assert!(store.submit(now, append).is_ok());
+                if there.len() == room {
+                    there.remove(0);
+                }
+                there.push((partition, ends[usize::from(partition)], now.unix_ms + u64::from(ttl) * 1000));
+                ends[usize::from(partition)] += 1;
+                prop_assert_eq!((store.batches, store.bytes), (there.len(), there.len() * one));
+            }
+            for (partition, end) in (0..).zip(ends) {
+                let held = store.partitions.get(&key(partition)).map(|partition| &partition.batches);
+                let held: Vec<u64> = held.into_iter().flatten().map(|stored| stored.base_offset).collect();
+                let expected = there.iter().filter(|(of, _, _)| *of == partition).map(|(_, offset, _)| *offset);
+                prop_assert_eq!(held, expected.collect::<Vec<_>>());
+                prop_assert_eq!(store.resolve(key(partition), Position::Latest), end);
+            }
+            prop_assert_eq!(store.counters().stored, ends.iter().sum::<u64>());
+        }
+    }
+
+    #[test]
+    fn a_partition_that_was_only_waited_for_costs_nothing_afterwards() {
+        let mut store = memory();
+        for round in 0..100 {
+            let partition = PartitionKey { queue: crate::queue::QueueId(round), partition: 0 };
+            let fetch =
+                Request::Fetch { token: round, partition, from: 0, bytes_max: 1, exclude: None, wait: true };
+            assert!(store.submit(Now::default(), fetch).is_ok());
+            assert!(store.submit(Now::default(), Request::Cancel { token: round, partition }).is_ok());
+        }
+        assert!(store.partitions.is_empty());
+    }
+
     #[test]
     fn expired_batches_give_their_bytes_back_wherever_they_stand() {
         let mut store = memory();
@@ -398,8 +508,8 @@ mod tests {
             assert!(store.submit(now, append).is_ok());
         }
         let later = |seconds: u64| Now { mono_ms: seconds * 1000, unix_ms: seconds * 1000 };
-        let mut tick = None;
-        for _ in 0..TICKS_PER_SWEEP {
+        let mut tick = store.handle_tick(later(60));
+        while tick == Some(60_000 + BUSY_TICK_MS) {
             tick = store.handle_tick(later(60));
         }
         assert_eq!((store.counters().expired, store.batches, tick), (2, 1, Some(61_000)));

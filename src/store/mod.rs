@@ -10,7 +10,7 @@ mod memory;
 mod conformance;
 
 pub use fence::Fence;
-pub use memory::{Memory, MemoryCounters};
+pub use memory::Memory;
 
 use std::hash::Hash;
 use std::ops::Range;
@@ -126,6 +126,19 @@ impl<T: Copy> Completion<T> {
     }
 }
 
+/// What became of the messages that a store was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Stored.
+    pub stored: u64,
+    /// Of these dropped unexpired, because the store was full.
+    pub dropped: u64,
+    /// Of these removed, because their TTL had ended.
+    pub expired: u64,
+    /// Refused, because the store was full or an earlier append of the same stream had failed.
+    pub refused: u64,
+}
+
 /// See the module's page.
 pub trait Store<T: Copy + Eq + Hash> {
     /// Takes a request; gives it back where the store has no room for more of them now.
@@ -137,6 +150,9 @@ pub trait Store<T: Copy + Eq + Hash> {
     /// Time has passed: frees what has expired. Returns when it wants to be called again, in `mono_ms`.
     fn handle_tick(&mut self, now: Now) -> Option<u64>;
 
-    /// Messages stored so far.
-    fn messages_stored(&self) -> u64;
+    /// What became of the messages.
+    fn counters(&self) -> StoreCounters;
+
+    /// Fetches that wait.
+    fn waiting(&self) -> usize;
 }

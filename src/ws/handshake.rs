@@ -5,10 +5,12 @@
 
 use std::fmt::Write as _;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::machine::TryParse;
-use tungstenite::handshake::server::{Request, create_response, write_response};
-use tungstenite::http::{HeaderMap, HeaderValue, header};
+use tungstenite::handshake::server::{Request, Response, write_response};
+use tungstenite::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::error::PeerFault;
 use crate::names::{ClientId, Project};
@@ -113,15 +115,25 @@ pub fn accept(bytes: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<Option
         }
         _ => Endpoint::Streaming,
     };
+    check_upgrade(&request)?;
     match single(headers, header::SEC_WEBSOCKET_VERSION.as_str())? {
         Some("13") => {}
         Some(other) => return Err(Refusal::new(426, format!("Sec-WebSocket-Version: {other} is not 13"))),
         None => return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Version is absent")),
     }
-    let mut response =
-        create_response(&request).map_err(|error| Refusal::new(400, format!("no handshake: {error}")))?;
+    let key = single(headers, header::SEC_WEBSOCKET_KEY.as_str())?.unwrap_or("");
+    if !STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
+        return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Key is not 16 bytes in base64"));
+    }
     check_origin(headers, policy)?;
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers_out = response.headers_mut();
+    headers_out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers_out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|error| Refusal::new(500, format!("internal: {error}")))?;
+    headers_out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     if endpoint == Endpoint::Streaming && offers_subprotocol(headers)? {
         headers_out.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
@@ -142,6 +154,31 @@ pub fn accept(bytes: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<Option
     }
     write_response(&mut *out, &response).map_err(|error| Refusal::new(500, format!("internal: {error}")))?;
     Ok(Some(Accepted { used, endpoint, project, client, client_is_known }))
+}
+
+/// RFC 6455 section 4.2.1, 1 to 4: a GET of HTTP/1.1 with one Host, that asks for an upgrade to WebSocket.
+fn check_upgrade(request: &Request) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let why = if request.method() != Method::GET {
+        "the method is not GET"
+    } else if request.version() < Version::HTTP_11 {
+        "the version is below HTTP/1.1"
+    } else if single(headers, header::HOST.as_str())?.is_none() {
+        "Host is absent"
+    } else if !has_token(headers, &header::CONNECTION, "upgrade") {
+        "Connection does not say Upgrade"
+    } else if !has_token(headers, &header::UPGRADE, "websocket") {
+        "Upgrade does not say websocket"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(400, format!("no handshake: {why}")))
+}
+
+/// Whether a list of tokens, in one header or in several (RFC 9110 section 5.6.1), holds `token`.
+fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
 }
 
 /// The one value of a header; absent is fine, twice or empty or not ASCII is not.

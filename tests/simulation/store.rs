@@ -9,7 +9,7 @@ use millstream::error::StoreFault;
 use millstream::queue::PartitionKey;
 use millstream::session::OperationId;
 use millstream::shard::core::{ConnectionId, Token};
-use millstream::store::{Completion, Fence, Memory, Request, Store};
+use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters};
 
 use super::random::Random;
 
@@ -45,10 +45,6 @@ impl WeatheredStore {
             held: VecDeque::new(),
             ready: VecDeque::new(),
         }
-    }
-
-    pub fn parked(&self) -> usize {
-        self.memory.borrow().waiting() + self.held.len()
     }
 
     /// Every payload that is stored.
@@ -130,7 +126,11 @@ impl Store<Token> for WeatheredStore {
         self.memory.borrow_mut().handle_tick(now)
     }
 
-    fn messages_stored(&self) -> u64 {
-        self.memory.borrow().messages_stored()
+    fn counters(&self) -> StoreCounters {
+        self.memory.borrow().counters()
+    }
+
+    fn waiting(&self) -> usize {
+        self.memory.borrow().waiting() + self.held.len()
     }
 }

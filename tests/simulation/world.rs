@@ -17,7 +17,7 @@ use millstream::clock::Now;
 use millstream::config::{Settings, WhenFull};
 use millstream::names::Project;
 use millstream::shard::core::{Core, Message};
-use millstream::store::Memory;
+use millstream::store::{Memory, Store};
 
 use super::client::{Client, Link, Role};
 use super::model::{Asked, Model};
@@ -204,7 +204,7 @@ impl World {
     fn all_is_given_back(&self) -> Result<(), String> {
         for (number, shard) in self.shards.iter().enumerate() {
             let (bytes, parked) =
-                (shard.core.budget().reserved() + shard.core.budget().held(), shard.core.store().parked());
+                (shard.core.budget().reserved() + shard.core.budget().held(), shard.core.store().waiting());
             if (bytes, parked, shard.core.connections()) != (0, 0, 0) {
                 return Err(format!("shard {number} is left with {bytes} bytes and {parked} fetches"));
             }

@@ -16,14 +16,16 @@ pub type FullName = (Project, QueueName);
 pub struct Catalogue {
     shard: u16,
     queues: HashMap<FullName, QueueInfo>,
-    /// Queues that this shard made; numbers the next.
-    made: u64,
+    /// Numbers the next queue that this shard makes.
+    next: u64,
+    /// Queues that this shard made.
+    made: usize,
 }
 
 impl Catalogue {
     /// An empty one.
     pub fn new(shard: u16) -> Self {
-        Self { shard, queues: HashMap::new(), made: 0 }
+        Self { shard, queues: HashMap::new(), next: 0, made: 0 }
     }
 
     /// What is known of a queue.
@@ -33,18 +35,21 @@ impl Catalogue {
 
     /// The number of the next queue that this shard makes.
     pub fn next_id(&mut self) -> Result<QueueId, StoreFault> {
-        if self.made >= QUEUES_PER_SHARD_MAX as u64 {
+        if self.made >= QUEUES_PER_SHARD_MAX {
             return Err(StoreFault::TooManyQueues);
         }
-        self.made += 1;
-        Ok(QueueId(u64::from(self.shard) << 48 | self.made))
+        self.next += 1;
+        Ok(QueueId(u64::from(self.shard) << 48 | self.next))
     }
 
     /// Records a queue; where two asked for it at once, the first stays.
     pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
         match self.queues.entry(name) {
             Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(vacant) => *vacant.insert(info),
+            Entry::Vacant(vacant) => {
+                self.made += usize::from(info.id.0 >> 48 == u64::from(self.shard));
+                *vacant.insert(info)
+            }
         }
     }
 }

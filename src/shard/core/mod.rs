@@ -315,7 +315,7 @@ impl<S: Store<Token>> Core<S> {
 
     /// When [`Self::handle_timeouts`] is to be called, in `mono_ms`; `None` where nothing is due ever.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let tick = (self.store.messages_stored() > 0).then_some(self.tick_due_ms);
+        let tick = (self.store.counters().stored > 0).then_some(self.tick_due_ms);
         [self.deadlines.next_ms(), tick].into_iter().flatten().min()
     }
 
