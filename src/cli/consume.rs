@@ -3,23 +3,26 @@
 use std::io::{BufWriter, Stdout, Write};
 use std::process::ExitCode;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use super::{ClientArgs, Failure, notice};
+use super::{ClientArgs, Failure, notice, on_signal};
 use crate::client::{Consume, Sink, run_resumed};
 use crate::pb::ReceivedMessage;
 use crate::session::client::ConsumeOptions;
 use crate::shard::executor::{ExecutorSettings, spawn};
 use crate::shard::inbox::{Inbox, inbox};
 
+/// How long a server gets after SIGINT to send the last marker.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Follows the queue until --count messages came, or SIGINT; then says on standard error where to go on \
-                  from.\nExit codes: 0 done; 1 the server refused or could not be reached; 2 usage."
+                  from.\nExit codes: 0 done; 1 the server refused or could not be reached, or standard output \
+                  could not be written (then no marker is given); 2 usage."
 )]
 pub(super) struct Args {
     /// The queue, or QUEUE/N for its partition N alone
@@ -98,19 +101,11 @@ impl Sink for Printer {
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let target = args.client.target()?;
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let (stop, stopped) = inbox(4);
-    std::thread::spawn(move || {
-        let mut asked = false;
-        for _ in signals.forever() {
-            if asked {
-                std::process::exit(130);
-            }
-            asked = true;
-            // A full inbox says so already.
-            let _ = stop.send(());
-        }
-    });
+    let (stop, stopped) = inbox(1);
+    let abandoned = on_signal(STOP_GRACE, move || {
+        // Nobody else sends, so there is room.
+        let _ = stop.send(());
+    })?;
     let options = ConsumeOptions {
         queue: args.queue,
         from: if args.from == "oldest" { String::new() } else { args.from },
@@ -124,15 +119,25 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
         let printer = Printer { out, json, broken: None, stop: stopped, stopped: false };
         let mut consume = Consume::new(options, printer);
-        let ended = run_resumed(&target, &mut consume, retries, notice).await;
-        let mut failure = ended.err();
-        if let Some(error) = consume.sink.broken.take().or(consume.sink.out.flush().err()) {
-            failure = Some(format!("cannot write: {error}"));
-        }
-        (consume.received, consume.resume_marker(), failure)
+        let resumed = run_resumed(&target, &mut consume, retries, notice);
+        let abandoned = async {
+            // A server that does not answer keeps nobody here.
+            let _ = abandoned.recv().await;
+            Ok(())
+        };
+        let ended = futures_lite::future::or(resumed, abandoned).await;
+        let broken = consume.sink.broken.take().or(consume.sink.out.flush().err());
+        (consume.received, consume.resume_marker(), ended.err(), broken)
     })
     .map_err(|error| Failure(error.to_string()))?;
-    let (received, marker, failure) = executor.join().map_err(|error| Failure(error.to_string()))?;
+    let (received, marker, failure, broken) = executor.join().map_err(|error| Failure(error.to_string()))?;
+    if let Some(error) = broken {
+        // How much of it was written nobody knows, so there is no marker to go on from.
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            eprintln!("millstream: cannot write: {error}");
+        }
+        return Ok(ExitCode::FAILURE);
+    }
     eprintln!("{received} messages");
     if let Some(marker) = marker {
         eprintln!("go on with: --from {marker}");

@@ -5,9 +5,15 @@ mod consume;
 mod produce;
 mod serve;
 
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::client::Target;
 use crate::names::{ClientId, Project};
@@ -74,9 +80,47 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Tells the person at the terminal why a client tries again.
+/// How often the same reason is told again.
+const NOTICE_EVERY: Duration = Duration::from_secs(5);
+/// Reasons that are remembered; more are told each time.
+const NOTICES_MAX: usize = 64;
+
+/// Tells the person at the terminal why clients try again: of many connections with one reason the first.
 fn notice(why: &str) {
-    eprintln!("millstream: {why}; trying again");
+    static TOLD: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.get(why).is_some_and(|at| at.elapsed() < NOTICE_EVERY) {
+        return;
+    }
+    if told.len() < NOTICES_MAX {
+        told.insert(why.to_owned(), Instant::now());
+    }
+    // A line of progress may stand there.
+    let start = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+    eprintln!("{start}millstream: {why}; trying again");
+}
+
+/// Resolves at the first SIGINT or SIGTERM, `grace` later; the second ends the process with 130. `first` is told at once.
+fn on_signal(
+    grace: Duration,
+    first: impl FnOnce() + Send + 'static,
+) -> std::io::Result<async_channel::Receiver<()>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (sender, receiver) = async_channel::bounded(1);
+    std::thread::spawn(move || {
+        let mut first = Some(first);
+        for _ in signals.forever() {
+            let Some(first) = first.take() else { std::process::exit(130) };
+            first();
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(grace);
+                // Fails where nobody waits any more.
+                let _ = sender.send_blocking(());
+            });
+        }
+    });
+    Ok(receiver)
 }
 
 /// Where a client connects, and as whom.

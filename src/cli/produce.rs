@@ -1,31 +1,36 @@
 //! `millstream produce`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use async_channel::{Receiver, Sender};
+use futures_lite::Stream;
 use glommio::timer::Timer;
 
-use super::{ClientArgs, Failure, notice};
+use super::{ClientArgs, Failure, notice, on_signal};
 use crate::client::{Block, Produce, ProduceStats, Source, Target, run_resumed};
 use crate::error::StatusCode;
 use crate::latency::Summary;
 use crate::shard::executor::{ExecutorSettings, spawn};
-use crate::shard::inbox::{Inbox, Sender, inbox};
 
 /// Bytes of input that make a block.
 const BLOCK_BYTES: usize = 64 << 10;
-/// Blocks that wait for a connection; more are not read.
+/// Blocks that wait for each connection; more are not read.
 const BLOCKS_WAITING: usize = 16;
-/// The longest line, bytes; longer ones are no input for a queue.
-const LINE_BYTES_MAX: usize = 64 << 20;
-/// How long the reader rests when every connection has enough.
-const READER_REST: Duration = Duration::from_micros(200);
+/// The most that wait in all: 64 MiB.
+const BLOCKS_WAITING_MAX: usize = 1024;
+/// How long a reader gets to see that no connection is left. One that waits for a terminal does not see it.
+const READER_GRACE: Duration = Duration::from_secs(1);
+/// The longest line that is sent, bytes: a little less than a server's largest pb, unless it was told otherwise.
+const LINE_BYTES_MAX: usize = (8 << 20) - (64 << 10);
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -63,23 +68,26 @@ struct Input {
     acknowledged: Arc<AtomicU64>,
 }
 
-/// Blocks of a file, or generated ones.
+/// Blocks of a file, which whoever has credit takes, or generated ones.
 enum Payloads {
-    Lines(Inbox<Option<Block>>),
+    Lines(Pin<Box<Receiver<Block>>>),
     Generated { left: u64, payload: Vec<u8> },
+}
+
+impl Input {
+    /// Generated messages that were not asked for.
+    fn left(&self) -> u64 {
+        match self.payloads {
+            Payloads::Lines(_) => 0,
+            Payloads::Generated { left, .. } => left,
+        }
+    }
 }
 
 impl Source for Input {
     fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Block>> {
         match &mut self.payloads {
-            Payloads::Lines(inbox) => loop {
-                if let Some(block) = inbox.poll() {
-                    return Poll::Ready(block);
-                }
-                if inbox.arm(cx.waker()) {
-                    return Poll::Pending;
-                }
-            },
+            Payloads::Lines(blocks) => blocks.as_mut().poll_next(cx),
             Payloads::Generated { left: 0, .. } => Poll::Ready(None),
             Payloads::Generated { left, payload } => {
                 let mut block = Block::default();
@@ -100,60 +108,61 @@ impl Source for Input {
     }
 }
 
-/// Reads lines and spreads them, a block at a time, over the connections: on a thread of its own, because
-/// reading a terminal or a pipe blocks.
-fn read_lines(mut input: impl Read, to: &[Sender<Option<Block>>]) -> Result<(), Failure> {
+/// What became of the input: lines that were read, and those of them that no connection was given.
+#[derive(Default)]
+struct Reading {
+    too_long: u64,
+    left: u64,
+    failure: Option<String>,
+}
+
+/// Reads lines and hands them on, a block at a time: on a thread of its own, because reading a terminal or a pipe
+/// blocks.
+fn read_lines(mut input: impl Read, to: &Sender<Block>) -> Reading {
+    let mut reading = Reading::default();
     let mut buffer = vec![0; BLOCK_BYTES];
     let mut line = Vec::new();
-    let mut turn = 0;
-    let result = loop {
+    let mut line_bytes = 0;
+    loop {
         let bytes = match input.read(&mut buffer) {
-            Ok(0) => break Ok(()),
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => break Err(Failure(format!("cannot read: {error}"))),
+            Err(error) => {
+                reading.failure = Some(format!("cannot read: {error}"));
+                return reading;
+            }
         };
         let mut block = Block::default();
         let mut rest = &buffer[..bytes];
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            line.extend_from_slice(&rest[..end]);
-            block.push(&line);
-            line.clear();
-            rest = &rest[end + 1..];
-        }
-        line.extend_from_slice(rest);
-        if line.len() > LINE_BYTES_MAX {
-            break Err(Failure(format!("a line of more than {LINE_BYTES_MAX} bytes")));
-        }
-        if !block.is_empty() {
-            spread(block, to, &mut turn);
-        }
-    };
-    if !line.is_empty() && result.is_ok() {
-        let mut block = Block::default();
-        block.push(&line);
-        spread(block, to, &mut turn);
-    }
-    for connection in to {
-        while connection.send(None).is_err() {
-            std::thread::sleep(READER_REST);
-        }
-    }
-    result
-}
-
-/// Gives a block to the next connection that has room.
-fn spread(block: Block, to: &[Sender<Option<Block>>], turn: &mut usize) {
-    let mut block = Some(block);
-    loop {
-        for _ in 0..to.len() {
-            *turn = (*turn + 1) % to.len();
-            match to[*turn].send(block) {
-                Ok(()) => return,
-                Err(back) => block = back,
+        // The end of the input ends a line that was begun.
+        while let Some(end) =
+            rest.iter().position(|byte| *byte == b'\n').or((bytes == 0 && line_bytes > 0).then_some(0))
+        {
+            line_bytes += end;
+            if line_bytes <= LINE_BYTES_MAX {
+                line.extend_from_slice(&rest[..end]);
+                block.push(&line);
+            } else {
+                reading.too_long += 1;
             }
+            line.clear();
+            line_bytes = 0;
+            rest = rest.get(end + 1..).unwrap_or_default();
         }
-        std::thread::sleep(READER_REST);
+        line_bytes += rest.len();
+        if line_bytes <= LINE_BYTES_MAX {
+            line.extend_from_slice(rest);
+        }
+        if !block.is_empty()
+            && let Err(back) = to.send_blocking(block)
+        {
+            // No connection is left.
+            reading.left += back.0.len() as u64;
+            return reading;
+        }
+        if bytes == 0 {
+            return reading;
+        }
     }
 }
 
@@ -167,19 +176,26 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             inputs.push(Payloads::Generated { left, payload: vec![b'x'; size] });
         }
     } else {
-        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..connections).map(|_| inbox(BLOCKS_WAITING)).unzip();
-        inputs.extend(inboxes.into_iter().map(Payloads::Lines));
+        let (sender, blocks) = async_channel::bounded((connections * BLOCKS_WAITING).min(BLOCKS_WAITING_MAX));
+        inputs.extend((0..connections).map(|_| Payloads::Lines(Box::pin(blocks.clone()))));
         let file = match &args.file {
             Some(path) => {
                 Some(File::open(path).map_err(|error| Failure(format!("{}: {error}", path.display())))?)
             }
             None => None,
         };
-        reader = Some(std::thread::spawn(move || match file {
-            Some(file) => read_lines(file, &senders),
-            None => read_lines(std::io::stdin().lock(), &senders),
-        }));
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let reading = match file {
+                Some(file) => read_lines(file, &sender),
+                None => read_lines(std::io::stdin().lock(), &sender),
+            };
+            // Fails where nobody asks any more.
+            let _ = end.send(reading);
+        });
+        reader = Some((ended, blocks));
     }
+    let stopped = on_signal(Duration::ZERO, || {})?;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut producers = Vec::new();
     for payloads in inputs {
@@ -192,9 +208,20 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let began = Instant::now();
     let executor = spawn(settings, move || async move {
         let progress = glommio::spawn_local(show_progress(acknowledged));
-        let deliver = |(target, mut produce): (Target, Produce<Input>)| async move {
-            let ended = run_resumed(&target, &mut produce, retries, notice).await;
-            (produce.stats, ended.err())
+        let deliver = |(target, mut produce): (Target, Produce<Input>)| {
+            let stopped = stopped.clone();
+            async move {
+                let resumed = run_resumed(&target, &mut produce, retries, notice);
+                let interrupted = async {
+                    // One message ends all connections: whoever gets it closes the channel.
+                    let _ = stopped.recv().await;
+                    stopped.close();
+                    Err("interrupted".to_owned())
+                };
+                let ended = futures_lite::future::or(resumed, interrupted).await;
+                let undelivered = produce.undelivered() + produce.source().left();
+                (produce.stats, undelivered, ended.err())
+            }
         };
         let tasks: Vec<_> =
             producers.into_iter().map(|producer| glommio::spawn_local(deliver(producer))).collect();
@@ -209,26 +236,38 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let results = executor.join().map_err(|error| Failure(error.to_string()))?;
     let elapsed = began.elapsed();
     let mut total = ProduceStats::default();
-    let mut failures: Vec<String> = Vec::new();
-    for (stats, failure) in results {
+    let mut undelivered = 0;
+    let mut failures = BTreeSet::new();
+    for (stats, left, failure) in results {
         total.acknowledged += stats.acknowledged;
         total.refused += stats.refused;
         total.resent += stats.resent;
         total.first_refusal = total.first_refusal.or(stats.first_refusal);
         total.latency.add(&stats.latency).map_err(|error| Failure(error.to_string()))?;
+        undelivered += left;
         failures.extend(failure);
     }
-    summarise(&total, elapsed);
-    failures.sort();
-    failures.dedup();
-    failures.iter().for_each(|failure| eprintln!("millstream: {failure}"));
-    // After a failure the reader may wait for connections that are gone; then the process' end ends it.
-    if failures.is_empty()
-        && let Some(reader) = reader
-    {
-        reader.join().map_err(|_| Failure("the reader panicked".into()))??;
+    if let Some((ended, blocks)) = reader {
+        blocks.close();
+        while let Ok(block) = blocks.try_recv() {
+            undelivered += block.len() as u64;
+        }
+        if let Ok(reading) = ended.recv_timeout(READER_GRACE) {
+            undelivered += reading.left;
+            total.refused += reading.too_long;
+            failures.extend(reading.failure);
+            if reading.too_long > 0 {
+                eprintln!(
+                    "{} lines are longer than {LINE_BYTES_MAX} bytes and were not sent",
+                    reading.too_long
+                );
+            }
+        }
     }
-    Ok(if failures.is_empty() && total.refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    summarise(&total, undelivered, elapsed);
+    failures.iter().for_each(|failure| eprintln!("millstream: {failure}"));
+    let sound = failures.is_empty() && total.refused == 0 && undelivered == 0;
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn show_progress(acknowledged: Arc<AtomicU64>) {
@@ -241,17 +280,20 @@ async fn show_progress(acknowledged: Arc<AtomicU64>) {
     }
 }
 
-fn summarise(total: &ProduceStats, elapsed: Duration) {
+fn summarise(total: &ProduceStats, undelivered: u64, elapsed: Duration) {
     let rate = total.acknowledged as f64 / elapsed.as_secs_f64().max(1e-9);
-    let start = if std::io::stderr().is_terminal() { "\r" } else { "" };
+    let start = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+    let undelivered = if undelivered > 0 { format!(", {undelivered} not delivered") } else { String::new() };
     eprintln!(
-        "{start}{} acknowledged in {:.2} s ({rate:.0}/s), {} refused, {} sent again",
+        "{start}{} acknowledged in {:.2} s ({rate:.0}/s), {} refused{undelivered}, {} sent again",
         total.acknowledged,
         elapsed.as_secs_f64(),
         total.refused,
         total.resent
     );
-    eprintln!("latency: {}", Summary::of(&total.latency));
+    if !total.latency.is_empty() {
+        eprintln!("latency: {}", Summary::of(&total.latency));
+    }
     if let Some(refusal) = total.first_refusal.as_ref().filter(|refusal| refusal.code != StatusCode::CREATED)
     {
         eprintln!("first refusal: {refusal}");

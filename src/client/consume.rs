@@ -37,6 +37,8 @@ pub struct Consume<S> {
     /// The server has sent more than was wanted, as it may. Its markers stand behind that.
     surplus: bool,
     consumer: Option<Consumer>,
+    /// Operations that the server accepted, before the present one.
+    operations: u64,
     finishing: bool,
 }
 
@@ -57,6 +59,7 @@ impl<S: Sink> Consume<S> {
             seen: HashMap::new(),
             surplus: false,
             consumer: None,
+            operations: 0,
             finishing: false,
         }
     }
@@ -64,6 +67,10 @@ impl<S: Sink> Consume<S> {
     /// The marker to go on from: behind the last message handed on. `None` where the server was never heard.
     pub fn resume_marker(&self) -> Option<String> {
         self.marker.as_deref().map(|marker| Marker::advance(marker, &self.seen))
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.consumer.as_ref().is_some_and(Consumer::is_accepted)
     }
 
     fn has_all(&self) -> bool {
@@ -107,10 +114,11 @@ impl<S: Sink> Resume for Consume<S> {
     }
 
     fn progress(&self) -> u64 {
-        self.received
+        self.received + self.operations + u64::from(self.is_accepted())
     }
 
     fn reset(&mut self) {
+        self.operations += u64::from(self.is_accepted());
         self.consumer = None;
         if let Some(marker) = self.resume_marker() {
             self.options.from.clone_from(&marker);

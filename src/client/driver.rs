@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
@@ -23,6 +23,11 @@ const SEND_BYTES: usize = 256 << 10;
 
 /// How much is read and sent before other connections get their turn, rounds.
 const ROUNDS: usize = 8;
+
+/// How long a server may take to connect and to shake hands, and how long it may be silent afterwards: it pings every
+/// `ping_interval`, 30 s unless told otherwise.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What an application waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +53,19 @@ pub trait Application {
 
 /// Opens the TCP connection.
 pub async fn connect(target: &Target) -> Result<TcpStream, ClientError> {
-    let stream = TcpStream::connect(target.address).await.map_err(io::Error::from)?;
+    let timeout = async {
+        Timer::new(HANDSHAKE_TIMEOUT).await;
+        Err(silent(HANDSHAKE_TIMEOUT))
+    };
+    let connect = async { TcpStream::connect(target.address).await.map_err(io::Error::from) };
+    let stream = futures_lite::future::or(connect, timeout).await?;
     stream.set_nodelay(true).map_err(io::Error::from)?;
     Ok(stream)
+}
+
+fn silent(timeout: Duration) -> io::Error {
+    let why = format!("the server was silent for {} s", timeout.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 /// Runs `application` over a connection until it is done, or the connection ends.
@@ -62,7 +77,19 @@ pub async fn run(
     let mut buffer = vec![0; READ_BYTES];
     let mut sent = 0;
     let mut timer: Option<(Instant, Timer)> = None;
+    let mut heard = Instant::now();
+    let mut silence = Timer::new(HANDSHAKE_TIMEOUT);
     poll_fn(|cx| {
+        if Pin::new(&mut silence).poll(cx).is_ready() {
+            let timeout = if wire.is_open() { SILENCE_TIMEOUT } else { HANDSHAKE_TIMEOUT };
+            let left = timeout.saturating_sub(heard.elapsed());
+            if left.is_zero() {
+                return Poll::Ready(Err(silent(timeout).into()));
+            }
+            silence = Timer::new(left);
+            // Arms it: it cannot be ready yet, and should it be, the next event finds it so.
+            let _ = Pin::new(&mut silence).poll(cx);
+        }
         for _ in 0..ROUNDS {
             let mut progress = false;
             let mut next = Next::Wait;
@@ -70,6 +97,7 @@ pub async fn run(
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(ClientError::Closed(None))),
                 Poll::Ready(Ok(bytes)) => {
                     progress = true;
+                    heard = Instant::now();
                     let each = |piece: &[u8], fin| application.handle_data(piece, fin);
                     if let Err(error) = wire.handle_received(&mut buffer[..bytes], each) {
                         return Poll::Ready(Err(error));

@@ -88,6 +88,8 @@ struct Sending {
     block: Block,
     sent: usize,
     settled: usize,
+    /// How far it was sent over any connection.
+    reached: usize,
 }
 
 /// One producer across its connections.
@@ -129,6 +131,16 @@ impl<S: Source> Produce<S> {
             pbs: Vec::new(),
             stats: ProduceStats::default(),
         }
+    }
+
+    /// Where its payloads come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Messages that were taken from the source and have no fate yet.
+    pub fn undelivered(&self) -> u64 {
+        self.blocks.iter().map(|sending| (sending.block.len() - sending.settled) as u64).sum()
     }
 
     /// The next so many messages have their fate.
@@ -185,7 +197,6 @@ impl<S: Source> Resume for Produce<S> {
         self.ended = false;
         self.failed = None;
         for sending in &mut self.blocks {
-            self.stats.resent += (sending.sent - sending.settled) as u64;
             sending.sent = sending.settled;
         }
     }
@@ -225,7 +236,7 @@ impl<S: Source> Application for Produce<S> {
                 match self.source.poll_block(cx) {
                     Poll::Ready(Some(block)) if block.is_empty() => continue,
                     Poll::Ready(Some(block)) => {
-                        self.blocks.push_back(Sending { block, sent: 0, settled: 0 });
+                        self.blocks.push_back(Sending { block, sent: 0, settled: 0, reached: 0 });
                         next = self.blocks.back_mut();
                     }
                     Poll::Ready(None) => self.source_ended = true,
@@ -247,6 +258,8 @@ impl<S: Source> Application for Produce<S> {
             let count = (end - sending.sent) as u64;
             producer.send(self.ttl, payloads, count, &mut self.pbs);
             self.times.push_back((Instant::now(), count));
+            self.stats.resent += (end.min(sending.reached).saturating_sub(sending.sent)) as u64;
+            sending.reached = sending.reached.max(end);
             sending.sent = end;
         }
         let again = self.pbs.len() >= FRAME_BYTES;

@@ -15,7 +15,8 @@ pub trait Resume: Application {
     /// How the server ended the operation, if it failed.
     fn failure(&self) -> Option<&Outcome>;
 
-    /// Messages that were received or have their fate. While it grows, the count of attempts begins anew.
+    /// Grows with messages that were received or have their fate, and where there may be none to come with operations that
+    /// were accepted. While it grows, the count of attempts begins anew.
     fn progress(&self) -> u64;
 
     /// The connection is gone: over the next one it goes on where this one left off.
@@ -23,15 +24,15 @@ pub trait Resume: Application {
 }
 
 /// Runs `application` until it is complete. Gives up where another try cannot help, or after `retries` tries in a
-/// row without progress; the error says why, in words for whoever started it. `notice` hears of the first of such a
-/// row.
+/// row without progress; the error says why, in words for whoever started it. `notice` hears why
+/// each connection ended.
 pub async fn run_resumed(
     target: &Target,
     application: &mut impl Resume,
     retries: u32,
     mut notice: impl FnMut(&str),
 ) -> Result<(), String> {
-    let mut attempt = 0;
+    let (mut attempt, mut pauses) = (0, 0);
     loop {
         let before = application.progress();
         let ended = run_once(target, application).await;
@@ -44,14 +45,15 @@ pub async fn run_resumed(
             (Err(error), None) => (error.to_string(), error.is_transient()),
             (Ok(()), None) => ("the server ended the operation early".to_owned(), true),
         };
-        attempt = if application.progress() > before { 0 } else { attempt + 1 };
+        let progress = application.progress() > before;
+        attempt = if progress { 0 } else { attempt + 1 };
+        // A server that fails operations is in trouble, whatever little it still does.
+        pauses = if progress && application.failure().is_none() { 0 } else { pauses + 1 };
         if !transient || attempt > retries {
             return Err(why);
         }
-        if attempt <= 1 {
-            notice(&why);
-        }
-        Timer::new(backoff(attempt)).await;
+        notice(&why);
+        Timer::new(backoff(pauses)).await;
         application.reset();
     }
 }

@@ -101,6 +101,11 @@ impl Consumer {
         self.failure.as_ref()
     }
 
+    /// Whether the server has said 100.
+    pub fn is_accepted(&self) -> bool {
+        self.accepted && self.failure.is_none()
+    }
+
     /// Whether the server's half has ended.
     pub fn is_ended(&self) -> bool {
         self.ended
