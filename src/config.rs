@@ -4,9 +4,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
+use crate::limits::{APPEND_BATCH_BYTES, INITIAL_CREDIT, PARTITIONS_MAX};
 use crate::names::Project;
 use crate::ws::handshake::Policy;
+
+/// The longest that a shard may poll before it sleeps.
+const SPIN_MAX: Duration = Duration::from_secs(60);
+
+/// The shortest silence and the shortest handshake: less, and a shard would do nothing but look at the time.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What every connection of the server obeys.
 #[derive(Clone, Debug)]
@@ -105,6 +111,9 @@ impl Settings {
             (self.consume_batch_messages == 0, "consume_batch_messages: zero"),
             (self.drain_consume_timeout > self.drain_timeout, "drain_consume_timeout: above drain_timeout"),
             (self.max_connections == 0, "max_connections: zero"),
+            (self.max_payload_bytes == 0, "max_payload_bytes: zero"),
+            (self.ping_interval < SHORTEST_INTERVAL, "ping_interval: below 10 ms"),
+            (self.handshake_timeout < SHORTEST_INTERVAL, "handshake_timeout: below 10 ms"),
         ];
         match rules.into_iter().find(|(broken, _)| *broken) {
             Some((_, rule)) => Err(Unworkable(rule.to_owned())),
@@ -138,6 +147,26 @@ pub struct ServerConfig {
     pub spin_before_park: Duration,
     /// What its connections obey.
     pub settings: Settings,
+}
+
+impl ServerConfig {
+    /// Refuses combinations that cannot work, by name.
+    pub fn check(&self) -> Result<(), Unworkable> {
+        self.settings.check()?;
+        let shards = self.cores.len().max(1);
+        // A store that drops never refuses, so it must hold the largest batch.
+        let least = shards * (self.settings.max_pb_bytes + 2 * APPEND_BATCH_BYTES);
+        if self.memory_full == WhenFull::DropOldest && self.memory_bytes < least {
+            return Err(Unworkable(format!(
+                "memory_bytes: {} are below {least}, the largest batch (max_pb_bytes + 512 KiB) on each of {shards} shards",
+                self.memory_bytes
+            )));
+        }
+        if self.spin_before_park > SPIN_MAX {
+            return Err(Unworkable(format!("spin_us: above {}", SPIN_MAX.as_micros())));
+        }
+        Ok(())
+    }
 }
 
 /// A combination of settings that cannot work; the text names the setting and the limit.

@@ -18,7 +18,8 @@
 //! | [`load`] | the load generator on `client` | |
 //! | [`latency`] | histograms | |
 //!
-//! Arrows point one way: `limits ← ws, pb ← session ← shard → store`; `session` and `store` never import each other.
+//! Arrows point one way: `limits ← ws, pb ← session ← shard → store`, and `cli → load → client → session`; `session` and
+//! `store` never import each other. `load` and `cli` run on `shard`'s executors.
 //!
 //! # The way of a message in
 //!

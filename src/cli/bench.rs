@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use super::{Failure, allowed_cores};
+use crate::client::ClientError;
 use crate::config::parse_cores;
 use crate::load::{Mode, Plan, STAMP_BYTES, run as run_load};
 use crate::names::{ClientId, Project};
@@ -25,7 +26,8 @@ enum ModeArg {
 #[command(
     after_help = "Without --rate each producer sends as fast as its credit allows (closed loop: the most that goes). With \
                   --rate requests are sent by schedule (open loop), and latency counts from the scheduled time.\n\
-                  Exit codes: 0 sound; 1 a message was lost, repeated, out of order or refused; 2 usage."
+                  Exit codes: 0 sound; 1 a message was lost, repeated, out of order or refused, or the server could not be \
+                  reached; 2 usage."
 )]
 pub(super) struct Args {
     mode: ModeArg,
@@ -63,7 +65,7 @@ pub(super) struct Args {
     #[arg(long)]
     in_flight: Option<u64>,
     /// Messages that a consumer may have under way
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(100..))]
     window: u64,
     /// With both and without --rate: messages that producers may be ahead of the slowest consumer
     #[arg(long, default_value_t = 200_000)]
@@ -128,6 +130,19 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.repeat && mode != Mode::Consume {
         return Err(Failure("--repeat: only with consume".into()));
     }
+    if args.in_flight.is_some_and(|messages| messages < args.batch as u64) {
+        return Err(Failure(format!("--in-flight: below --batch = {}, nothing could be sent", args.batch)));
+    }
+    if args.seconds <= 0.0 {
+        return Err(Failure("--seconds: above 0".into()));
+    }
+    let cores = match &args.cores {
+        Some(list) => parse_cores(list)?,
+        None => allowed_cores(),
+    };
+    if let Some(core) = cores.iter().find(|core| !allowed_cores().contains(core)) {
+        return Err(Failure(format!("--cores: core {core} is not among those allowed here")));
+    }
     let plan = Plan {
         mode,
         url: args.url,
@@ -155,16 +170,20 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         ttl: args.ttl,
         partition_offset: args.partition_offset,
         partitions: at_least("partitions", args.partitions as usize, 1)? as u32,
-        cores: match &args.cores {
-            Some(list) => parse_cores(list)?,
-            None => allowed_cores(),
-        },
+        cores,
         progress: std::io::stderr().is_terminal(),
         server_pid: args.server_pid,
         run: ClientId::random().as_u128() as u32,
         epoch: Instant::now(),
     };
-    let report = run_load(plan)?;
+    let report = match run_load(plan) {
+        Ok(report) => report,
+        Err(error @ ClientError::Address(_)) => return Err(error.into()),
+        Err(error) => {
+            eprintln!("millstream: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -31,6 +31,10 @@ enum MemoryFull {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "SIGTERM and SIGINT drain: producers get their answers, consumers what is stored as far as their credit goes; a \
+                  second signal exits at once.\nExit codes: 0 drained; 1 told twice to end; 2 usage, or it cannot serve."
+)]
 pub(super) struct Args {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:9000")]
@@ -44,7 +48,7 @@ pub(super) struct Args {
     /// Partitions of a new queue, 1 to 64
     #[arg(long, default_value_t = 8)]
     partitions: u16,
-    /// Bytes of messages that the memory store holds, over all shards
+    /// Bytes of messages that the memory store holds, over all shards; each has an equal part
     #[arg(long, default_value_t = 1 << 30)]
     memory_bytes: usize,
     /// What a full memory store does
@@ -126,8 +130,7 @@ impl Args {
         settings.drain_consume_timeout = settings.drain_consume_timeout.min(settings.drain_timeout);
         settings.shard_budget_bytes = self.shard_budget_bytes;
         settings.policy.test_echo = self.test_echo;
-        settings.check()?;
-        Ok(ServerConfig {
+        let config = ServerConfig {
             listen: self.listen,
             cores,
             memory_bytes: self.memory_bytes,
@@ -137,7 +140,9 @@ impl Args {
             },
             spin_before_park: Duration::from_micros(self.spin_us),
             settings,
-        })
+        };
+        config.check()?;
+        Ok(config)
     }
 }
 

@@ -57,18 +57,23 @@ pub(super) struct LoadConsumer {
     finished: bool,
 }
 
+/// With producers of its own a consumer gets all that they send; else what the store still has.
+fn verifier(plan: &Plan) -> Verifier {
+    if plan.mode == Mode::Both { Verifier::default() } else { Verifier::from_anywhere() }
+}
+
 impl LoadConsumer {
     pub(super) fn new(plan: Arc<Plan>, number: u32, window: Window, progress: Arc<Progress>) -> Self {
         let queue = plan.queue_of(number);
         Self {
             number,
             producers: plan.users_of(&queue, plan.producers()),
+            verifier: verifier(&plan),
             plan,
             queue,
             window,
             progress,
             consumer: None,
-            verifier: Verifier::default(),
             earlier: Verdict::default(),
             first: None,
             last: None,
@@ -154,7 +159,8 @@ impl Application for LoadConsumer {
             && now < self.window.until
             && self.consumer.take_if(|consumer| consumer.is_ended() && consumer.failure().is_none()).is_some()
         {
-            self.earlier = self.earlier + std::mem::take(&mut self.verifier).verdict();
+            self.earlier =
+                self.earlier + std::mem::replace(&mut self.verifier, verifier(&self.plan)).verdict();
             self.finished = false;
         }
         let consumer = self.consumer.get_or_insert_with(|| {

@@ -189,7 +189,9 @@ impl Application for LoadProducer {
         let now = Instant::now();
         if self.producer.is_none() {
             self.producer = Some(Producer::start(&self.queue, &mut wire.sender, &mut wire.out));
-            self.began = Some(now);
+            // The connections of an open loop do not send at the same moment.
+            let phase = f64::from(self.number) / f64::from(self.plan.producers);
+            self.began = Some(now + self.interval.map_or(Duration::ZERO, |interval| interval.mul_f64(phase)));
         }
         if self.ended {
             return Ok(Next::Done);
@@ -204,7 +206,8 @@ impl Application for LoadProducer {
             }
             return Ok(Next::Wait);
         }
-        let mut next = Next::Wait;
+        // The end of its time is an event, too.
+        let mut next = if self.plan.count.is_some() { Next::Wait } else { Next::At(self.window.until) };
         let mut gathered = 0;
         let mut lead = self.lead();
         while let Some(producer) = &self.producer {
@@ -222,7 +225,10 @@ impl Application for LoadProducer {
                 (Some(interval), Some(began)) => {
                     let due = began + interval.mul_f64(self.requests as f64);
                     if due > now {
-                        next = Next::At(due);
+                        next = match next {
+                            Next::At(until) => Next::At(until.min(due)),
+                            _ => Next::At(due),
+                        };
                         break;
                     }
                     due

@@ -78,10 +78,17 @@ pub struct Verifier {
     expected: Vec<u64>,
     producers: HashMap<(u32, u32), usize>,
     at: Option<((u32, u32), usize)>,
+    /// A producer's first messages may be gone: only gaps behind the first that came are losses.
+    from_anywhere: bool,
     verdict: Verdict,
 }
 
 impl Verifier {
+    /// A verifier of what a store still has: its oldest messages may have been dropped.
+    pub fn from_anywhere() -> Self {
+        Self { from_anywhere: true, ..Self::default() }
+    }
+
     /// Takes a payload; gives its stamp.
     #[inline]
     pub fn handle(&mut self, payload: &[u8]) -> Option<Stamp> {
@@ -97,7 +104,7 @@ impl Verifier {
                 let fresh = self.expected.len();
                 let index = *self.producers.entry(key).or_insert(fresh);
                 if index == fresh {
-                    self.expected.push(0);
+                    self.expected.push(if self.from_anywhere { stamp.sequence } else { 0 });
                 }
                 self.at = Some((key, index));
                 index
@@ -132,6 +139,13 @@ mod tests {
             stamp.write(&mut payload);
             assert_eq!(verifier.handle(&payload), Some(stamp));
         }
+        let mut later = Verifier::from_anywhere();
+        for sequence in [5, 6, 8] {
+            let mut payload = [0; STAMP_BYTES];
+            Stamp { run: 9, producer: 0, sequence, intended_ns: 5 }.write(&mut payload);
+            later.handle(&payload);
+        }
+        assert_eq!(later.verdict(), Verdict { received: 3, lost: 1, ..Verdict::default() });
         assert_eq!(verifier.handle(b"short"), None);
         let verdict = Verdict { received: 8, lost: 2, repeated_or_out_of_order: 2, foreign: 1 };
         assert_eq!(verifier.verdict(), verdict);

@@ -10,6 +10,8 @@
 //! | `marker` | where a consumer is |
 //! | `context` | what a session borrows for one call |
 //! | `server` | one operation after the other; `produce` and `consume` are the two kinds |
+//! | `command` | what a session asks of its shard |
+//! | `pb_writer` | how a pb becomes a frame |
 //! | `client` | the same from the other side |
 
 pub mod client;
