@@ -226,3 +226,49 @@ fn draining_gives_a_consumer_what_is_stored_as_far_as_its_credit_goes() {
     assert_eq!(client.close_code(), 1001);
     assert_eq!(server.wait(), 0);
 }
+
+#[test]
+fn a_marker_of_an_earlier_life_of_the_queue_starts_at_the_oldest() {
+    let before = Server::start(&["--cores", "0"]);
+    store(&before, ONE, "lives", 60, &[b"lost with its server", b"this too"]);
+    let (_, marker) = there(&mut consumer(&before, TWO, "lives", "", false));
+    assert_eq!(before.stop(), 0);
+    let after = Server::start(&["--cores", "0"]);
+    store(&after, ONE, "lives", 60, &[b"of the new life"]);
+    assert_eq!(there(&mut consumer(&after, TWO, "lives", &marker, false)).0, [b"of the new life"]);
+}
+
+#[test]
+fn a_queue_of_64_partitions_is_read_and_resumed_as_a_whole() {
+    let server = Server::start(&["--cores", "0-1", "--partitions", "64"]);
+    for partition in [0, 31, 63] {
+        store(&server, ONE, &format!("wide/{partition}"), 60, &[b"before"]);
+    }
+    let (payloads, marker) = there(&mut consumer(&server, TWO, "wide", "", false));
+    assert_eq!(payloads.len(), 3);
+    assert!(
+        marker.len() <= 1024 && marker.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._~".contains(&c))
+    );
+    store(&server, ONE, "wide/62", 60, &[b"after"]);
+    assert_eq!(there(&mut consumer(&server, TWO, "wide", &marker, false)).0, [b"after"]);
+}
+
+#[test]
+fn age_is_whole_seconds_rounded_down() {
+    let server = Server::start(&["--cores", "0"]);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    store(&server, ONE, "age", 60, &[b"x"]);
+    loop {
+        let mut reader = consumer(&server, TWO, "age", "", false);
+        let earliest = now();
+        let message = reader.receive_as::<ConsumeResponse>().messages.remove(0);
+        let age = i64::from(message.age());
+        let stored = message.timestamp_ms();
+        // It was framed between the setup's answer, or a little before that was read, and now.
+        assert!(age >= 0 && age <= (now() - stored) / 1000, "{age} of {}", now() - stored);
+        assert!(age >= (earliest - 500 - stored) / 1000, "{age} of {}", earliest - stored);
+        if age > 0 {
+            break;
+        }
+    }
+}

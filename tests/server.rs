@@ -101,7 +101,8 @@ fn what_ends_an_operation_names_its_status_and_leaves_the_connection_usable() {
         (429, |c| c.send(&request(Some(60), &[&b"x"[..]; 201]))),
         (408, |c| c.send_raw(&[100, 8])),
     ];
-    for (expected, break_it) in cases {
+    let mut neighbour = producer(&server, "neighbour");
+    for (number, (expected, break_it)) in (1..).zip(cases) {
         let mut client = Client::connect(&server);
         client.begin(&append("broken"));
         client.receive_as::<ProduceSetupResponse>();
@@ -118,7 +119,9 @@ fn what_ends_an_operation_names_its_status_and_leaves_the_connection_usable() {
         client.finish();
         client.begin(&append("broken"));
         assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 100);
-        others_are_served(&server);
+        neighbour.send(&request(Some(60), &[b"undisturbed"]));
+        let answer: ProduceResponse = neighbour.receive_as();
+        assert_eq!((code(&answer.status), answer.msgnum_status_is_thru()), (201, number));
     }
 }
 
@@ -149,6 +152,9 @@ fn setups_are_refused_with_their_status() {
     let mut client = Client::connect(&strict);
     client.begin(&append("absent"));
     assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 404);
+    let mut client = Client::connect(&strict);
+    client.begin(&get("absent", "", true));
+    assert_eq!(client.receive_as::<Status>().status_code(), 404);
 }
 
 #[test]

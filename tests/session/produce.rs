@@ -354,3 +354,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_server_that_drains_begins_no_operation() {
+    let append = ProduceSetupRequest { queue_name: Some("q".into()) };
+    let get = millstream::pb::ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
+    for setup in
+        [SetupRequest { append: Some(append), get: None }, SetupRequest { get: Some(get), append: None }]
+    {
+        let mut harness = Harness::new(10 * PB_MAX);
+        harness.call(|session, cx| session.drain_producers(cx));
+        let bytes = setup.encode_length_delimited_to_vec();
+        harness.call(|session, cx| session.handle_data(&bytes, true, cx));
+        let ((), reads) = harness.call(|session, cx| session.poll_transmit(cx));
+        let [Read::Pb(pb), Read::End] = &reads[..] else { panic!("{reads:?}") };
+        if setup.append.is_some() {
+            let answer = ProduceSetupResponse::decode(&pb[..]).unwrap();
+            assert_eq!((answer.status.unwrap().status_code(), answer.max_msgnum_to_send), (503, Some(0)));
+        } else {
+            assert_eq!(millstream::pb::Status::decode(&pb[..]).unwrap().status_code(), 503);
+        }
+        assert!(harness.asked.is_empty());
+    }
+}
