@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use super::{Failure, allowed_cores};
+use super::{Failure, cores};
 use crate::client::ClientError;
-use crate::config::parse_cores;
 use crate::load::{Mode, Plan, STAMP_BYTES, run as run_load};
 use crate::names::{ClientId, Project};
 
@@ -136,13 +135,6 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.seconds <= 0.0 {
         return Err(Failure("--seconds: above 0".into()));
     }
-    let cores = match &args.cores {
-        Some(list) => parse_cores(list)?,
-        None => allowed_cores(),
-    };
-    if let Some(core) = cores.iter().find(|core| !allowed_cores().contains(core)) {
-        return Err(Failure(format!("--cores: core {core} is not among those allowed here")));
-    }
     let plan = Plan {
         mode,
         url: args.url,
@@ -170,7 +162,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         ttl: args.ttl,
         partition_offset: args.partition_offset,
         partitions: at_least("partitions", args.partitions as usize, 1)? as u32,
-        cores,
+        cores: cores(args.cores.as_deref())?,
         progress: std::io::stderr().is_terminal(),
         server_pid: args.server_pid,
         run: ClientId::random().as_u128() as u32,

@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client::Target;
+use crate::config::parse_cores;
 use crate::names::{ClientId, Project};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
@@ -151,9 +152,22 @@ impl ClientArgs {
     }
 }
 
+/// The cores of `--cores`, which must be among those that this process may run on; all of those where it is absent.
+fn cores(list: Option<&str>) -> Result<Vec<usize>, Failure> {
+    let allowed = allowed_cores();
+    let Some(list) = list else { return Ok(allowed) };
+    let cores = parse_cores(list)?;
+    match cores.iter().find(|core| !allowed.contains(core)) {
+        Some(core) => {
+            Err(Failure(format!("--cores: core {core} is not among those allowed here ({allowed:?})")))
+        }
+        None => Ok(cores),
+    }
+}
+
 /// The cores that this process may run on.
 fn allowed_cores() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    list.and_then(|list| crate::config::parse_cores(list.trim()).ok()).unwrap_or_else(|| vec![0])
+    list.and_then(|list| parse_cores(list.trim()).ok()).unwrap_or_else(|| vec![0])
 }

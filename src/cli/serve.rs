@@ -9,8 +9,8 @@ use clap::ValueEnum;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{Failure, allowed_cores};
-use crate::config::{ServerConfig, Settings, WhenFull, parse_cores};
+use super::{Failure, cores};
+use crate::config::{ServerConfig, Settings, WhenFull};
 use crate::heap;
 use crate::names::Project;
 use crate::shard::server::Server;
@@ -104,16 +104,7 @@ pub(super) struct Args {
 impl Args {
     fn config(&self) -> Result<ServerConfig, Failure> {
         let StoreKind::Memory = self.store;
-        let cores = match &self.cores {
-            Some(list) => parse_cores(list)?,
-            None => allowed_cores(),
-        };
-        let allowed = allowed_cores();
-        if let Some(core) = cores.iter().find(|core| !allowed.contains(core)) {
-            return Err(Failure(format!(
-                "--cores: core {core} is not among those allowed here ({allowed:?})"
-            )));
-        }
+        let cores = cores(self.cores.as_deref())?;
         let mut settings = Settings::new(Project::parse("default")?);
         settings.partitions = self.partitions;
         settings.max_payload_bytes = self.max_payload_bytes;
