@@ -1,19 +1,22 @@
 //! `millstream consume`.
 
 use std::io::{BufWriter, Stdout, Write};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_channel::Receiver;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_lite::Stream;
+use glommio::timer::Timer;
 
 use super::{ClientArgs, Failure, notice, on_signal};
 use crate::client::{Consume, Sink, run_resumed};
 use crate::pb::ReceivedMessage;
 use crate::session::client::ConsumeOptions;
 use crate::shard::executor::{ExecutorSettings, spawn};
-use crate::shard::inbox::{Inbox, inbox};
 
 /// How long a server gets after SIGINT to send the last marker.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -60,8 +63,8 @@ struct Printer {
     out: BufWriter<Stdout>,
     json: bool,
     broken: Option<std::io::Error>,
-    stop: Inbox<()>,
-    stopped: bool,
+    /// Closes when it is to stop.
+    stopped: Pin<Box<Receiver<()>>>,
 }
 
 impl Printer {
@@ -94,18 +97,13 @@ impl Sink for Printer {
         if self.broken.is_none() {
             self.broken = self.out.flush().err();
         }
-        self.stopped |= self.stop.poll().is_some() || self.broken.is_some() || !self.stop.arm(cx.waker());
-        if self.stopped { Poll::Ready(()) } else { Poll::Pending }
+        if self.broken.is_some() { Poll::Ready(()) } else { self.stopped.as_mut().poll_next(cx).map(drop) }
     }
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let target = args.client.target()?;
-    let (stop, stopped) = inbox(1);
-    let abandoned = on_signal(STOP_GRACE, move || {
-        // Nobody else sends, so there is room.
-        let _ = stop.send(());
-    })?;
+    let stopped = on_signal()?;
     let options = ConsumeOptions {
         queue: args.queue,
         from: if args.from == "oldest" { String::new() } else { args.from },
@@ -117,12 +115,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = ExecutorSettings { name: "consume".into(), core: None };
     let executor = spawn(settings, move || async move {
         let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
-        let printer = Printer { out, json, broken: None, stop: stopped, stopped: false };
+        let printer = Printer { out, json, broken: None, stopped: Box::pin(stopped.clone()) };
         let mut consume = Consume::new(options, printer);
         let resumed = run_resumed(&target, &mut consume, retries, notice);
         let abandoned = async {
-            // A server that does not answer keeps nobody here.
-            let _ = abandoned.recv().await;
+            // Nothing comes: this is its end. A server that does not answer then keeps nobody here.
+            let _ = stopped.recv().await;
+            Timer::new(STOP_GRACE).await;
             Ok(())
         };
         let ended = futures_lite::future::or(resumed, abandoned).await;

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_channel::Receiver;
 use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -101,24 +102,16 @@ fn notice(why: &str) {
     eprintln!("{start}millstream: {why}; trying again");
 }
 
-/// Resolves at the first SIGINT or SIGTERM, `grace` later; the second ends the process with 130. `first` is told at once.
-fn on_signal(
-    grace: Duration,
-    first: impl FnOnce() + Send + 'static,
-) -> std::io::Result<async_channel::Receiver<()>> {
+/// A channel on which nothing comes and that closes at the first SIGINT or SIGTERM; the second ends the process with 130.
+fn on_signal() -> std::io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (sender, receiver) = async_channel::bounded(1);
     std::thread::spawn(move || {
-        let mut first = Some(first);
         for _ in signals.forever() {
-            let Some(first) = first.take() else { std::process::exit(130) };
-            first();
-            let sender = sender.clone();
-            std::thread::spawn(move || {
-                std::thread::sleep(grace);
-                // Fails where nobody waits any more.
-                let _ = sender.send_blocking(());
-            });
+            // False where it was closed before.
+            if !sender.close() {
+                std::process::exit(130);
+            }
         }
     });
     Ok(receiver)

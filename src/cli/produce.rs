@@ -195,7 +195,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         });
         reader = Some((ended, blocks));
     }
-    let stopped = on_signal(Duration::ZERO, || {})?;
+    let stopped = on_signal()?;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut producers = Vec::new();
     for payloads in inputs {
@@ -213,9 +213,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             async move {
                 let resumed = run_resumed(&target, &mut produce, retries, notice);
                 let interrupted = async {
-                    // One message ends all connections: whoever gets it closes the channel.
+                    // Nothing comes: this is its end.
                     let _ = stopped.recv().await;
-                    stopped.close();
                     Err("interrupted".to_owned())
                 };
                 let ended = futures_lite::future::or(resumed, interrupted).await;
