@@ -10,7 +10,7 @@ use super::driver::{Application, Next};
 use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
-use crate::latency;
+use crate::latency::{self, Outstanding};
 use crate::session::client::{Outcome, ProduceEvent, Producer};
 
 /// A frame is cut when its pbs have so many bytes; well below any server's `max_pb_bytes`.
@@ -103,8 +103,8 @@ pub struct Produce<S> {
     blocks: VecDeque<Sending>,
     /// Of the present connection.
     producer: Option<Producer>,
-    /// When each request that is not spoken for was sent, and how many of its messages are left.
-    times: VecDeque<(Instant, u64)>,
+    /// Of the present connection.
+    outstanding: Outstanding,
     finished: bool,
     ended: bool,
     failed: Option<Outcome>,
@@ -124,7 +124,7 @@ impl<S: Source> Produce<S> {
             source_ended: false,
             blocks: VecDeque::new(),
             producer: None,
-            times: VecDeque::new(),
+            outstanding: Outstanding::default(),
             finished: false,
             ended: false,
             failed: None,
@@ -152,18 +152,7 @@ impl<S: Source> Produce<S> {
             self.stats.refused += count;
             self.stats.first_refusal.get_or_insert_with(|| outcome.clone());
         }
-        let now = Instant::now();
-        let mut left = count;
-        while let Some((sent, messages)) = self.times.front_mut().filter(|_| left > 0) {
-            let settled = left.min(*messages);
-            let nanos = now.saturating_duration_since(*sent).as_nanos() as u64;
-            self.stats.latency.saturating_record_n(nanos, settled);
-            *messages -= settled;
-            left -= settled;
-            if *messages == 0 {
-                self.times.pop_front();
-            }
-        }
+        self.outstanding.settle(count, Instant::now(), Some(&mut self.stats.latency));
         while let Some(sending) = self.blocks.front_mut().filter(|_| count > 0) {
             let settled = (sending.sent - sending.settled).min(count as usize);
             sending.settled += settled;
@@ -192,7 +181,7 @@ impl<S: Source> Resume for Produce<S> {
     /// What was not acknowledged will be sent again.
     fn reset(&mut self) {
         self.producer = None;
-        self.times.clear();
+        self.outstanding.clear();
         self.finished = false;
         self.ended = false;
         self.failed = None;
@@ -257,7 +246,7 @@ impl<S: Source> Application for Produce<S> {
             let payloads = (sending.sent..end).map(|index| sending.block.payload(index));
             let count = (end - sending.sent) as u64;
             producer.send(self.ttl, payloads, count, &mut self.pbs);
-            self.times.push_back((Instant::now(), count));
+            self.outstanding.push(Instant::now(), count);
             self.stats.resent += (end.min(sending.reached).saturating_sub(sending.sent)) as u64;
             sending.reached = sending.reached.max(end);
             sending.sent = end;

@@ -1,6 +1,5 @@
 //! One producing connection under load.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -12,7 +11,7 @@ use super::plan::Plan;
 use super::stamp::Stamp;
 use super::{Progress, Window, sum};
 use crate::client::{Application, ClientError, Next, Wire};
-use crate::latency;
+use crate::latency::{self, Outstanding};
 use crate::session::client::{Outcome, ProduceEvent, Producer};
 
 /// A frame's pbs are gathered up to so many bytes before the socket gets them.
@@ -55,8 +54,8 @@ pub(super) struct LoadProducer {
     payloads: Vec<u8>,
     pbs: Vec<u8>,
     pbs_in_frame: usize,
-    /// Intended send time and messages of each request that is not spoken for.
-    times: VecDeque<(Instant, u64)>,
+    /// From their intended send times.
+    outstanding: Outstanding,
     finished: bool,
     ended: bool,
     pub produced: Produced,
@@ -87,7 +86,7 @@ impl LoadProducer {
             requests: 0,
             pbs: Vec::new(),
             pbs_in_frame: 0,
-            times: VecDeque::new(),
+            outstanding: Outstanding::default(),
             finished: false,
             ended: false,
             produced: Produced {
@@ -128,7 +127,7 @@ impl LoadProducer {
         let payloads = self.payloads.chunks_exact(size).take(count as usize);
         producer.send(self.plan.ttl, payloads, count, &mut self.pbs);
         self.pbs_in_frame += 1;
-        self.times.push_back((intended, count));
+        self.outstanding.push(intended, count);
         self.requests += 1;
     }
 
@@ -141,7 +140,7 @@ impl LoadProducer {
         self.pbs_in_frame = 0;
     }
 
-    fn settle(&mut self, mut count: u64, outcome: &Outcome) {
+    fn settle(&mut self, count: u64, outcome: &Outcome) {
         let now = Instant::now();
         let measured = self.window.holds(now);
         if outcome.code.is_success() {
@@ -151,18 +150,7 @@ impl LoadProducer {
             self.produced.refused += count;
             self.produced.failure.get_or_insert_with(|| outcome.to_string());
         }
-        while let Some((intended, messages)) = self.times.front_mut().filter(|_| count > 0) {
-            let settled = count.min(*messages);
-            if measured {
-                let nanos = now.saturating_duration_since(*intended).as_nanos() as u64;
-                self.produced.latency.saturating_record_n(nanos, settled);
-            }
-            *messages -= settled;
-            count -= settled;
-            if *messages == 0 {
-                self.times.pop_front();
-            }
-        }
+        self.outstanding.settle(count, now, measured.then_some(&mut self.produced.latency));
     }
 
     fn is_over(&self, now: Instant) -> bool {

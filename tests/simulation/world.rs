@@ -345,7 +345,7 @@ impl World {
             if link.ended {
                 self.cut(client);
             }
-            return link_is_gone(&self.clients[client]);
+            return self.clients[client].link.is_none();
         }
         let most = self.random.between(1, 8_000).min(link.down.len());
         let mut bytes: Vec<u8> = link.down.drain(..most).collect();
@@ -468,8 +468,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-fn link_is_gone(client: &Client) -> bool {
-    client.link.is_none()
 }
