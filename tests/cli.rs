@@ -3,23 +3,11 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Server};
-
-fn spawn(mut command: Command) -> Child {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// Feeds `input` to a command; its output once it has ended.
-fn feed(command: Command, input: &[u8]) -> Output {
-    let mut child = spawn(command);
-    // A command that ends early does not read all.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
+use common::{BINARY, Server, feed, spawn};
 
 fn said(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{BINARY, Server};
+use common::{BINARY, Server, consume, feed};
 
 /// Passes connections on to a server and breaks all but the later ones after so many bytes of either direction.
 struct Proxy {
@@ -76,21 +76,9 @@ fn lines(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("line {n} {}", "x".repeat(n % 90))).collect()
 }
 
-fn produce(mut command: Command, lines: &[String]) {
-    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+fn produce(command: Command, lines: &[String]) {
+    let output = feed(command, (lines.join("\n") + "\n").as_bytes());
     assert!(output.status.success(), "{output:?}");
-}
-
-/// The lines that were printed, and the marker to go on from.
-fn consume(mut command: Command) -> (Vec<String>, String) {
-    let output = command.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{said}");
-    let marker = said.split("--from ").nth(1).expect("a marker to go on from").trim().to_owned();
-    let text = String::from_utf8(output.stdout).unwrap();
-    (text.split_terminator('\n').map(str::to_owned).collect(), marker)
 }
 
 #[test]

@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::io::Write;
-use std::process::Stdio;
-
-use common::{Client, Server, append, code, get, others_are_served, producer, request, varint};
+use common::{
+    Client, Server, append, code, consume, feed, get, others_are_served, producer, request, varint,
+};
 use millstream::pb::{
     ConsumeRequest, ConsumeResponse, ProduceResponse, ProduceSetupResponse, SetupRequest, Status,
 };
@@ -263,22 +262,11 @@ fn lines_go_through_produce_and_consume_and_resume_from_the_marker() {
     let server = Server::start(&["--cores", "0-1"]);
     let lines: Vec<String> =
         (0..5_000).map(|n| if n % 100 == 0 { String::new() } else { format!("line {n}") }).collect();
-    let mut produce = server
-        .run(&["produce", "lines", "--connections", "3"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    produce.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
-    let produced = produce.wait_with_output().unwrap();
+    let produced =
+        feed(server.run(&["produce", "lines", "--connections", "3"]), (lines.join("\n") + "\n").as_bytes());
     assert!(produced.status.success(), "{produced:?}");
     let consume = |from: &str, count: &str| {
-        let output = server.run(&["consume", "lines", "--from", from, "--count", count]).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{said}");
-        let marker = said.split("--from ").nth(1).expect("a marker to go on from").trim().to_owned();
-        let text = String::from_utf8(output.stdout).unwrap();
-        (text.split_terminator('\n').map(str::to_owned).collect::<Vec<_>>(), marker)
+        consume(server.run(&["consume", "lines", "--from", from, "--count", count]))
     };
     let (mut received, marker) = consume("oldest", "7");
     let (rest, marker) = consume(&marker, "1993");

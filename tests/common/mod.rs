@@ -1,9 +1,9 @@
 //! A real server on a free port, and a raw client that speaks the protocol by the byte through tungstenite.
 #![allow(dead_code)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -216,6 +216,28 @@ impl Client {
         stream.read_exact(&mut payload).unwrap();
         (head[0] & 0x80 != 0, head[0] & 0x0f, payload)
     }
+}
+
+/// Starts a command with all its ends open.
+pub fn spawn(mut command: Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Feeds `input` to a command; its output once it has ended.
+pub fn feed(command: Command, input: &[u8]) -> Output {
+    let mut child = spawn(command);
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// The lines that a `consume` printed, and the marker to go on from.
+pub fn consume(mut command: Command) -> (Vec<String>, String) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    let marker = said.split("--from ").nth(1).expect("a marker to go on from").trim().to_owned();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text.split_terminator('\n').map(str::to_owned).collect(), marker)
 }
 
 pub fn varint(value: u64) -> Vec<u8> {
