@@ -1,0 +1,40 @@
+"""A server for one measurement, and what the scripts here share."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BINARY = ROOT / "target/release/millstream"
+
+
+def build():
+    subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
+
+
+class Server:
+    """`millstream serve` with `arguments` on a free port."""
+
+    def __init__(self, *arguments):
+        self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
+        command = [BINARY, "serve", "--listen", "127.0.0.1:0", *arguments]
+        self.process = subprocess.Popen(command, stderr=self.log)
+        while not (found := re.search(r"listen=127\.0\.0\.1:(\d+)", self.text())):
+            if self.process.poll() is not None:
+                sys.exit(f"the server ended: {self.text()}")
+        self.port = int(found[1])
+        self.pid = self.process.pid
+        self.url = f"ws://127.0.0.1:{self.port}/"
+
+    def text(self):
+        return pathlib.Path(self.log.name).read_text()
+
+    def stop(self):
+        """What the shards said in the end: messages stored, and messages that hopped."""
+        self.process.terminate()
+        if self.process.wait() != 0:
+            sys.exit(f"the server ended with {self.process.returncode}: {self.text()}")
+        each = lambda name: [int(number) for number in re.findall(rf"{name}=(\d+)", self.text())]
+        return each("messages_stored"), each("messages_hopped")
