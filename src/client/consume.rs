@@ -77,7 +77,8 @@ impl<S: Sink> Consume<S> {
         self.options.count.is_some_and(|count| self.received >= count)
     }
 
-    fn handle_message(&mut self, message: &ReceivedMessage<'_>) {
+    /// False where the message was known already.
+    fn handle_message(&mut self, message: &ReceivedMessage<'_>) -> bool {
         // Another life of the queue has other messages under the same ids.
         if let (Some(known), Some(marker)) = (&self.marker, message.marker)
             && !Marker::same_life(known, marker)
@@ -90,7 +91,7 @@ impl<S: Sink> Consume<S> {
         let fresh = message.payload.is_some() && !known;
         self.surplus |= fresh && self.has_all();
         if self.surplus {
-            return;
+            return true;
         }
         if let Some(marker) = message.marker {
             self.marker = Some(marker.to_owned());
@@ -100,6 +101,7 @@ impl<S: Sink> Consume<S> {
             self.received += 1;
             self.sink.handle(message);
         }
+        !known
     }
 }
 
@@ -132,7 +134,11 @@ impl<S: Sink> Resume for Consume<S> {
 impl<S: Sink> Application for Consume<S> {
     fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
-        let handled = consumer.handle_data(piece, fin, |message| self.handle_message(message));
+        // Where a connection broke before its first marker, the next one begins anew.
+        let mut known = 0;
+        let handled =
+            consumer.handle_data(piece, fin, |message| known += u64::from(!self.handle_message(message)));
+        consumer.want_more(known);
         self.consumer = Some(consumer);
         Ok(handled?)
     }

@@ -71,6 +71,11 @@ impl Consumer {
         self.marker_wanted = true;
     }
 
+    /// So many of the messages that came were known already: as many more are wanted.
+    pub fn want_more(&mut self, count: u64) {
+        self.count = self.count.map(|wanted| wanted + count);
+    }
+
     /// Gives credit when half of it is used, and asks for a marker that is wanted.
     pub fn poll_transmit(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
         let mut goal = self.received.plus(self.window);
