@@ -3,14 +3,24 @@
 //! Built by a session on the shard that received the payloads (the one copy that they undergo), stored by a
 //! partition's owner, shared by all its readers. What two shards write is its reference count alone.
 //!
-//! Stored form: for each message its length (u32, little-endian), then its payload.
+//! Stored form: for each message the length of its payload (u32, little-endian), in a batch with keys that of its key, too,
+//! then the key and the payload. Few queues have keys, and those without pay nothing for them.
 
 use std::sync::Arc;
 
 use crate::names::ClientId;
 
-/// Bytes before each payload in stored form.
+/// Bytes before each payload in stored form, and as many before that in a batch with keys.
 pub const RECORD_HEADER_BYTES: usize = 4;
+
+/// One message of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Empty where it has none.
+    pub key: &'a [u8],
+    /// May be empty.
+    pub payload: &'a [u8],
+}
 
 /// A closed batch. Invariant: `records` holds exactly `count` whole records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +31,7 @@ struct Closed {
     client: ClientId,
     ttl_secs: u32,
     count: u32,
+    has_keys: bool,
     records: Vec<u8>,
 }
 
@@ -45,15 +56,26 @@ impl Batch {
         self.0.records.len()
     }
 
-    /// Where the record after the one at `position` begins, and the payload at `position`.
+    /// Whether its messages may have keys.
+    pub fn has_keys(&self) -> bool {
+        self.0.has_keys
+    }
+
+    /// Where the record after the one at `position` begins, and the message at `position`.
     /// `None` at the end.
     #[inline]
-    pub fn record_at(&self, position: usize) -> Option<(usize, &[u8])> {
+    pub fn record_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
         let rest = self.0.records.get(position..)?;
         let (length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
         let length = u32::from_le_bytes(*length) as usize;
+        if self.0.has_keys {
+            let (key_length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+            let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?;
+            let payload = rest.get(..length)?;
+            return Some((position + 2 * RECORD_HEADER_BYTES + key.len() + length, Record { key, payload }));
+        }
         let payload = rest.get(..length)?;
-        Some((position + RECORD_HEADER_BYTES + length, payload))
+        Some((position + RECORD_HEADER_BYTES + length, Record { key: &[], payload }))
     }
 
     /// Where the record number `index` begins; the end where there are fewer.
@@ -68,14 +90,19 @@ impl Batch {
         position
     }
 
-    /// The payloads, in order.
-    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+    /// The messages, in order.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let mut position = 0;
         std::iter::from_fn(move || {
-            let (next, payload) = self.record_at(position)?;
+            let (next, record) = self.record_at(position)?;
             position = next;
-            Some(payload)
+            Some(record)
         })
+    }
+
+    /// The payloads, in order.
+    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        self.records().map(|record| record.payload)
     }
 }
 
@@ -129,6 +156,7 @@ pub struct BatchBuilder {
     client: ClientId,
     ttl_secs: u32,
     count: u32,
+    has_keys: bool,
     records: Vec<u8>,
 }
 
@@ -142,12 +170,29 @@ pub struct Savepoint {
 impl BatchBuilder {
     /// An empty batch with room for `capacity` bytes in stored form.
     pub fn new(client: ClientId, ttl_secs: u32, capacity: usize) -> Self {
-        Self { client, ttl_secs, count: 0, records: Vec::with_capacity(capacity) }
+        Self { client, ttl_secs, count: 0, has_keys: false, records: Vec::with_capacity(capacity) }
+    }
+
+    /// The same for messages with keys: for [`Self::push_keyed`] alone.
+    pub fn with_keys(client: ClientId, ttl_secs: u32, capacity: usize) -> Self {
+        Self { has_keys: true, ..Self::new(client, ttl_secs, capacity) }
+    }
+
+    /// Copies one message in, with its key; an empty one is none.
+    pub fn push_keyed(&mut self, key: &[u8], payload: &[u8]) {
+        debug_assert!(self.has_keys, "a batch has keys from its first message on");
+        self.records.reserve(2 * RECORD_HEADER_BYTES + key.len() + payload.len());
+        self.records.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        self.records.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.records.extend_from_slice(key);
+        self.records.extend_from_slice(payload);
+        self.count += 1;
     }
 
     /// Copies one payload in.
     #[inline]
     pub fn push(&mut self, payload: &[u8]) {
+        debug_assert!(!self.has_keys, "a batch has keys from its first message on");
         self.records.reserve(RECORD_HEADER_BYTES + payload.len());
         self.records.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.records.extend_from_slice(payload);
@@ -176,6 +221,11 @@ impl BatchBuilder {
         self.ttl_secs = ttl_secs;
     }
 
+    /// Whether its messages may have keys.
+    pub fn has_keys(&self) -> bool {
+        self.has_keys
+    }
+
     /// Messages so far.
     pub fn count(&self) -> u32 {
         self.count
@@ -195,6 +245,7 @@ impl BatchBuilder {
             client: self.client,
             ttl_secs: self.ttl_secs,
             count: self.count,
+            has_keys: self.has_keys,
             records: self.records,
         }))
     }
@@ -217,7 +268,19 @@ mod tests {
         assert_eq!(batch.count(), 3);
         let payloads: Vec<&[u8]> = batch.payloads().collect();
         assert_eq!(payloads, [&b"one"[..], b"", &[3; 1000]]);
-        assert_eq!(batch.record_at(batch.position_of(1)).map(|(_, payload)| payload), Some(&b""[..]));
+        assert_eq!(batch.record_at(batch.position_of(1)).map(|(_, record)| record.payload), Some(&b""[..]));
+        assert_eq!(batch.record_at(batch.position_of(3)), None);
+    }
+
+    #[test]
+    fn keys_come_back_with_their_payloads() {
+        let mut builder = BatchBuilder::with_keys(ClientId::from(7), 60, 0);
+        let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
+        messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
+        let batch = builder.close();
+        let records: Vec<_> = batch.records().map(|record| (record.key, record.payload)).collect();
+        assert_eq!(records, messages);
+        assert_eq!(batch.record_at(batch.position_of(2)).map(|(_, record)| record.key), Some(&b"key"[..]));
         assert_eq!(batch.record_at(batch.position_of(3)), None);
     }
 }

@@ -9,33 +9,81 @@
 //!   those who wait for memory would block themselves, and a peer that does not read would block all others. They
 //!   count as pressure, under which reads and send buffers shrink.
 //!
+//! A pb that is whole waits for nobody but the store. One that is cut waits for its peer, which may never send the rest:
+//! therefore cut pbs have a [`Share`] each of the ceiling, and queues of their own.
+//!
 //! Worst case: the ceiling, and as much again held before the pressure was felt.
 
+use crate::limits::LARGE_PB_BYTES;
+
+/// What a reservation is for, and so how much of the ceiling there is for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// A pb that is whole, or the first [`FOOTHOLD_BYTES`](crate::limits::FOOTHOLD_BYTES) of one: all of it.
+    Whole,
+    /// A cut pb of at most [`LARGE_PB_BYTES`]: a quarter.
+    CutSmall,
+    /// A longer one: a half.
+    CutLarge,
+}
+
+impl Share {
+    /// All, in the order in which they are served.
+    pub const ALL: [Self; 3] = [Self::Whole, Self::CutSmall, Self::CutLarge];
+
+    /// That of a pb of `bytes`, of which not all has come.
+    pub fn of_cut(bytes: usize) -> Self {
+        if bytes <= LARGE_PB_BYTES { Self::CutSmall } else { Self::CutLarge }
+    }
+}
+
+/// Bytes to be reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// How many.
+    pub bytes: usize,
+    /// What for.
+    pub share: Share,
+}
+
 /// See the module's page. Invariants: `reserved` and `held` are the sums of what was taken and not given back; `reserved`
-/// is at most `ceiling`.
+/// is at most `ceiling`; `cut` is the part of it that cut pbs have, by share.
 #[derive(Debug)]
 pub struct Budget {
     ceiling: usize,
     reserved: usize,
+    cut: [usize; 3],
     held: usize,
-    /// Connections that wait for bytes. While there are any, newcomers wait behind them.
-    waiting: usize,
+    /// Connections that wait for bytes, by share. While there are any, newcomers wait behind them.
+    waiting: [usize; 3],
 }
 
 impl Budget {
     /// A budget of `ceiling` bytes.
     pub fn new(ceiling: usize) -> Self {
-        Self { ceiling, reserved: 0, held: 0, waiting: 0 }
+        Self { ceiling, reserved: 0, cut: [0; 3], held: 0, waiting: [0; 3] }
     }
 
-    /// Takes `bytes` if there is room and nobody waits.
+    /// Takes bytes if there is room and nobody waits.
     #[must_use]
-    pub fn try_reserve(&mut self, bytes: usize) -> bool {
-        let fits = self.waiting == 0 && self.fits(bytes);
+    pub fn try_reserve(&mut self, wanted: Wanted) -> bool {
+        let fits = self.waiting[wanted.share as usize] == 0 && self.fits(wanted);
         if fits {
-            self.reserved += bytes;
+            self.reserved += wanted.bytes;
+            if wanted.share != Share::Whole {
+                self.cut[wanted.share as usize] += wanted.bytes;
+            }
         }
         fits
+    }
+
+    /// A cut pb is whole, or given up: its bytes no longer count in its share, but are still reserved.
+    pub fn leave_share(&mut self, taken: Wanted) {
+        if taken.share != Share::Whole {
+            let cut = &mut self.cut[taken.share as usize];
+            debug_assert!(taken.bytes <= *cut, "more left than taken");
+            *cut = cut.saturating_sub(taken.bytes);
+        }
     }
 
     /// Gives reserved bytes back.
@@ -55,19 +103,29 @@ impl Budget {
         self.held = self.held.saturating_sub(bytes);
     }
 
-    /// How many connections wait; kept by the shard, which owns the queue of them.
-    pub fn set_waiting(&mut self, connections: usize) {
-        self.waiting = connections;
+    /// How many connections wait; kept by the shard, which owns the queues of them.
+    pub fn set_waiting(&mut self, share: Share, connections: usize) {
+        self.waiting[share as usize] = connections;
     }
 
-    /// Whether `bytes` would fit for the first that waits.
-    pub fn fits(&self, bytes: usize) -> bool {
-        self.reserved + bytes <= self.ceiling
+    /// Whether there would be room for the first that waits.
+    pub fn fits(&self, wanted: Wanted) -> bool {
+        let Wanted { bytes, share } = wanted;
+        let limit = match share {
+            Share::Whole => self.ceiling,
+            Share::CutSmall => self.ceiling / 4,
+            Share::CutLarge => self.ceiling / 2,
+        };
+        let cut = self.cut[share as usize];
+        // Whoever has a share to itself gets it, however small the ceiling.
+        let fits_share = share == Share::Whole
+            || (self.waiting[Share::Whole as usize] == 0 && (cut == 0 || cut + bytes <= limit));
+        fits_share && self.reserved + bytes <= self.ceiling
     }
 
     /// Whether credit must not grow.
     pub fn is_tight(&self) -> bool {
-        self.waiting > 0 || self.reserved >= self.ceiling / 8 * 7
+        self.waiting[Share::Whole as usize] > 0 || self.reserved >= self.ceiling / 8 * 7
     }
 
     /// Whether reads and send buffers must shrink.
@@ -88,5 +146,31 @@ impl Budget {
     /// The ceiling, bytes.
     pub fn ceiling(&self) -> usize {
         self.ceiling
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_pbs_leave_room_for_whole_ones_and_each_share_has_its_own_queue() {
+        let mut budget = Budget::new(8 << 20);
+        let wanted = |bytes, share| Wanted { bytes, share };
+        let large = wanted(1 << 20, Share::CutLarge);
+        let granted = (0..10).filter(|_| budget.try_reserve(large)).count();
+        assert_eq!(granted, 4);
+        budget.set_waiting(Share::CutLarge, 1);
+        let small = wanted(64 << 10, Share::CutSmall);
+        assert_eq!((0..100).filter(|_| budget.try_reserve(small)).count(), 32);
+        assert!(!budget.is_tight());
+        assert!(budget.try_reserve(wanted(1 << 20, Share::Whole)));
+        budget.leave_share(large);
+        assert!(budget.fits(large), "what has become whole leaves its share");
+        assert!(!budget.try_reserve(large), "but others came first");
+        budget.set_waiting(Share::CutLarge, 0);
+        budget.set_waiting(Share::Whole, 1);
+        assert!(!budget.try_reserve(large), "and whole ones go before");
+        assert!(budget.is_tight());
     }
 }

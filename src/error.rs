@@ -61,6 +61,20 @@ pub enum PeerFault {
         /// `max_payload_bytes`.
         max: usize,
     },
+    /// A key is larger than allowed.
+    KeyTooLarge {
+        /// Its length, bytes.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// There are keys, but not one for each payload.
+    KeyCount {
+        /// How many keys.
+        keys: u32,
+        /// How many payloads.
+        payloads: u32,
+    },
     /// More messages were sent than were granted.
     CreditExceeded {
         /// The number of the last message sent.
@@ -115,10 +129,13 @@ impl Fault {
                 | PeerFault::PbLength
                 | PeerFault::PbCut
                 | PeerFault::PbInvalid(_)
-                | PeerFault::Ttl { .. } => 400,
+                | PeerFault::Ttl { .. }
+                | PeerFault::KeyCount { .. } => 400,
                 PeerFault::NoQueue | PeerFault::NoPartition { .. } => 404,
                 PeerFault::PbTimeout => 408,
-                PeerFault::PbTooLarge { .. } | PeerFault::PayloadTooLarge { .. } => 413,
+                PeerFault::PbTooLarge { .. }
+                | PeerFault::PayloadTooLarge { .. }
+                | PeerFault::KeyTooLarge { .. } => 413,
                 PeerFault::CreditExceeded { .. } => 429,
             },
             Self::Store(
@@ -168,6 +185,10 @@ impl fmt::Display for PeerFault {
             Self::PayloadTooLarge { bytes, max } => {
                 write!(f, "payload: {bytes} bytes are more than max_payload_bytes = {max}")
             }
+            Self::KeyTooLarge { bytes, max } => write!(f, "keys: one of {bytes} bytes is longer than {max}"),
+            Self::KeyCount { keys, payloads } => {
+                write!(f, "keys: {keys} for {payloads} payloads; none, or one for each")
+            }
             Self::CreditExceeded { sent, granted } => {
                 write!(f, "credit: message {sent} was sent, {granted} was granted")
             }
@@ -211,13 +232,15 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_that_the_protocol_names() {
-        let table: [(Fault, u32); 15] = [
+        let table: [(Fault, u32); 17] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
             (PeerFault::PbLength.into(), 400),
             (PeerFault::PbCut.into(), 400),
             (PeerFault::Ttl { ttl: None, range: (1, 2) }.into(), 400),
+            (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
+            (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::NoQueue.into(), 404),
             (PeerFault::NoPartition { partitions: 8 }.into(), 404),
             (PeerFault::PbTimeout.into(), 408),

@@ -7,7 +7,7 @@
 //! | [`cli`] | one file for each subcommand | logic worth testing |
 //! | [`config`], [`limits`] | settings and bounds, checked against each other | |
 //! | [`error`] | whose fault it is, and the one map to a status | |
-//! | [`names`], [`queue`], [`batch`], [`budget`], [`clock`] | the words that the rooms below share | I/O |
+//! | [`names`], [`queue`], [`partitioner`], [`batch`], [`budget`], [`clock`] | the words that the rooms below share | I/O |
 //! | [`heap`] | the allocator's settings | |
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
 //! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
@@ -50,6 +50,7 @@ pub mod latency;
 pub mod limits;
 pub mod load;
 pub mod names;
+pub mod partitioner;
 pub mod pb;
 pub mod queue;
 pub mod session;

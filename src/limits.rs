@@ -20,12 +20,23 @@ pub const PROJECT_NAME_CHARS_MAX: usize = 128;
 /// Bytes of a pb's length, a base-128 varint (protocol section 2).
 pub const PB_LENGTH_BYTES_MAX: usize = 5;
 
+/// Bytes of a message's key: with it, a payload of `max_payload_bytes` still fits a Kafka record of 64 KiB more.
+pub const KEY_BYTES_MAX: usize = 32 << 10;
+
 /// Payload bytes of a control frame (RFC 6455 section 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
 /// Bytes of pongs beyond a full send buffer; a ping that finds no room is not answered. Worst case: this for
 /// each connection.
 pub const PONG_BYTES_MAX: usize = 4 << 10;
+
+/// What a cut pb is given before it has brought more than that, bytes: its length is a claim, and thousands of connections
+/// can make it at once. Worst case: this for each connection.
+pub const FOOTHOLD_BYTES: usize = 1 << 10;
+
+/// Cut pbs longer than this share one half of the shard's budget, shorter ones a quarter: so that those who send large pbs
+/// slowly hold up nobody who sends small ones.
+pub const LARGE_PB_BYTES: usize = 64 << 10;
 
 /// The shard's receive buffer, bytes: one for each shard, shared by its connections. Large enough that one
 /// system call brings many frames and a pb of 100 × 1 KiB is seldom cut; four of them fit the second-level cache.
@@ -50,7 +61,8 @@ pub const SEND_BUFFER_BYTES_UNDER_PRESSURE: usize = 4 << 10;
 pub const APPEND_BATCH_BYTES: usize = 256 << 10;
 
 /// Batches and refusals of a produce operation that are not spoken for: then no more is read. Each costs about 100 bytes
-/// beside the batch, so this times that for each connection.
+/// beside the batch, so this times that for each connection; one ProduceRequest with keys may take it past by a batch for
+/// each partition.
 pub const FATES_MAX: usize = 1024;
 
 /// Bytes that one fetch asks for. A batch that begins below the limit comes whole; batches are shared, not copied.
@@ -75,6 +87,7 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 const _: () = {
     assert!(RECEIVE_BYTES_PER_TURN >= RECEIVE_BUFFER_BYTES);
     assert!(RECEIVE_BUFFER_BYTES > RECEIVE_BYTES_UNDER_PRESSURE);
+    assert!(FOOTHOLD_BYTES < LARGE_PB_BYTES && LARGE_PB_BYTES <= RECEIVE_BUFFER_BYTES);
     assert!(SEND_BUFFER_BYTES > SEND_BUFFER_BYTES_UNDER_PRESSURE);
     assert!(PONG_BYTES_MAX >= CONTROL_PAYLOAD_BYTES_MAX + 14);
     // Version, queue, incarnation and one ten-byte varint for each partition, in base64.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::PeerFault;
-use crate::limits::{PARTITIONS_MAX, PROJECT_NAME_CHARS_MAX, QUEUE_NAME_CHARS_MAX};
+use crate::limits::{PROJECT_NAME_CHARS_MAX, QUEUE_NAME_CHARS_MAX};
 
 /// A tenant. Queues of different projects never meet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,14 +171,6 @@ pub fn queue_hash(project: &Project, queue: &QueueName) -> u64 {
     hasher.finish()
 }
 
-/// The partition that a client's keyless messages go to, so that their order survives a reconnect.
-pub fn client_partition(client: ClientId, partitions: u16) -> u16 {
-    debug_assert!((1..=PARTITIONS_MAX).contains(&partitions));
-    let mut hasher = StableHasher::default();
-    hasher.write(&client.as_u128().to_be_bytes());
-    (hasher.finish() % u64::from(partitions)) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +207,5 @@ mod tests {
         let hash = |p: &str, q: &str| queue_hash(&Project::parse(p).unwrap(), &QueueName::parse(q).unwrap());
         assert_eq!(hash("default", "orders"), hash("default", "orders"));
         assert_ne!(hash("a", "bc"), hash("ab", "c"));
-        assert_eq!(client_partition(ClientId::from(1), 1), 0);
     }
 }

@@ -43,6 +43,11 @@ pub fn home(hash: u64, shards: u16) -> u16 {
     ((hash >> 32) % u64::from(shards)) as u16
 }
 
+/// A message's id (protocol section 6): unique in the queue's incarnation.
+pub fn message_id(partition: u16, offset: u64) -> String {
+    format!("{partition:x}.{offset:x}")
+}
+
 /// Where a partition's position is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {

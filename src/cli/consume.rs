@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// Stop after so many messages
     #[arg(long)]
     count: Option<u64>,
-    /// One JSON object a line: id, age, ttl, timestamp (Unix milliseconds) and payload (base64)
+    /// One JSON object a line: id, age, ttl, timestamp (Unix milliseconds), key (where there is one) and payload, both in base64
     #[arg(long)]
     json: bool,
     /// Read messages of the same client id, too
@@ -55,6 +55,8 @@ struct Line<'a> {
     age: u32,
     ttl: u32,
     timestamp: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     payload: String,
 }
 
@@ -76,6 +78,7 @@ impl Printer {
                 age: message.age,
                 ttl: message.ttl,
                 timestamp: message.timestamp_ms,
+                key: message.key.map(|key| STANDARD.encode(key)),
                 payload: STANDARD.encode(payload),
             };
             serde_json::to_writer(&mut self.out, &line)?;

@@ -16,6 +16,7 @@ use futures_lite::Stream;
 use glommio::timer::Timer;
 
 use super::{ClientArgs, Failure, notice, on_signal};
+use crate::batch::Record;
 use crate::client::{Block, Produce, ProduceStats, Source, Target, run_resumed};
 use crate::error::StatusCode;
 use crate::latency::Summary;
@@ -56,6 +57,10 @@ pub(super) struct Args {
     /// Time to live, seconds
     #[arg(long, default_value_t = 3_600)]
     ttl: u32,
+    /// What stands before the first one of these in a line is its key: messages of one key keep their order, in one
+    /// partition. A line without it has no key
+    #[arg(long, conflicts_with = "count", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    key_separator: Option<String>,
     /// Messages in each ProduceRequest
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -95,7 +100,7 @@ impl Source for Input {
                     && (block.is_empty() || block.bytes() + payload.len() <= BLOCK_BYTES)
                     && block.len() < 10_000
                 {
-                    block.push(payload);
+                    block.push(Record { key: &[], payload });
                     *left -= 1;
                 }
                 Poll::Ready(Some(block))
@@ -116,9 +121,19 @@ struct Reading {
     failure: Option<String>,
 }
 
+/// A line as a message: its key stands before the first separator.
+fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> Record<'a> {
+    let keyless = Record { key: &[], payload: line };
+    let Some(separator) = separator.map(str::as_bytes) else { return keyless };
+    match line.windows(separator.len()).position(|window| window == separator) {
+        Some(at) => Record { key: &line[..at], payload: &line[at + separator.len()..] },
+        None => keyless,
+    }
+}
+
 /// Reads lines and hands them on, a block at a time: on a thread of its own, because reading a terminal or a pipe
 /// blocks.
-fn read_lines(mut input: impl Read, to: &Sender<Block>) -> Reading {
+fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>) -> Reading {
     let mut reading = Reading::default();
     let mut buffer = vec![0; BLOCK_BYTES];
     let mut line = Vec::new();
@@ -141,7 +156,7 @@ fn read_lines(mut input: impl Read, to: &Sender<Block>) -> Reading {
             line_bytes += end;
             if line_bytes <= LINE_BYTES_MAX {
                 line.extend_from_slice(&rest[..end]);
-                block.push(&line);
+                block.push(split_key(&line, separator));
             } else {
                 reading.too_long += 1;
             }
@@ -184,11 +199,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             }
             None => None,
         };
+        let separator = args.key_separator.clone();
         let (end, ended) = mpsc::channel();
         std::thread::spawn(move || {
             let reading = match file {
-                Some(file) => read_lines(file, &sender),
-                None => read_lines(std::io::stdin().lock(), &sender),
+                Some(file) => read_lines(file, separator.as_deref(), &sender),
+                None => read_lines(std::io::stdin().lock(), separator.as_deref(), &sender),
             };
             // Fails where nobody asks any more.
             let _ = end.send(reading);

@@ -1,4 +1,4 @@
-//! Payloads from a source into a queue, resent until they are acknowledged.
+//! Messages from a source into a queue, resent until they are acknowledged.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -10,28 +10,32 @@ use super::driver::{Application, Next};
 use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
+use crate::batch::Record;
 use crate::latency::{self, Outstanding};
 use crate::session::client::{Outcome, ProduceEvent, Producer};
 
 /// A frame is cut when its pbs have so many bytes; well below any server's `max_pb_bytes`.
 const FRAME_BYTES: usize = 128 << 10;
 
-/// Payloads one after the other.
+/// Messages one after the other.
 #[derive(Debug, Default)]
 pub struct Block {
+    /// Of each the key, then the payload.
     bytes: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<usize>,
+    /// Where the key and the payload of each end.
+    ends: Vec<(usize, usize)>,
 }
 
 impl Block {
-    /// Appends a payload.
-    pub fn push(&mut self, payload: &[u8]) {
-        self.bytes.extend_from_slice(payload);
-        self.ends.push(self.bytes.len());
+    /// Appends a message.
+    pub fn push(&mut self, record: Record<'_>) {
+        self.bytes.extend_from_slice(record.key);
+        let key = self.bytes.len();
+        self.bytes.extend_from_slice(record.payload);
+        self.ends.push((key, self.bytes.len()));
     }
 
-    /// Payloads in it.
+    /// Messages in it.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -41,14 +45,15 @@ impl Block {
         self.ends.is_empty()
     }
 
-    /// Bytes of its payloads.
+    /// Bytes of its keys and payloads.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    fn payload(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.bytes[start..self.ends[index]]
+    fn record(&self, index: usize) -> Record<'_> {
+        let start = if index == 0 { 0 } else { self.ends[index - 1].1 };
+        let (key, end) = self.ends[index];
+        Record { key: &self.bytes[start..key], payload: &self.bytes[key..end] }
     }
 }
 
@@ -240,12 +245,13 @@ impl<S: Source> Application for Produce<S> {
                 && end - sending.sent < most
                 && (bytes == 0 || bytes < FRAME_BYTES)
             {
-                bytes += sending.block.payload(end).len();
+                let Record { key, payload } = sending.block.record(end);
+                bytes += key.len() + payload.len();
                 end += 1;
             }
-            let payloads = (sending.sent..end).map(|index| sending.block.payload(index));
+            let records = (sending.sent..end).map(|index| sending.block.record(index));
             let count = (end - sending.sent) as u64;
-            producer.send(self.ttl, payloads, count, &mut self.pbs);
+            producer.send(self.ttl, records, count, &mut self.pbs);
             self.outstanding.push(Instant::now(), count);
             self.stats.resent += (end.min(sending.reached).saturating_sub(sending.sent)) as u64;
             sending.reached = sending.reached.max(end);

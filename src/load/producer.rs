@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use super::plan::Plan;
 use super::stamp::Stamp;
 use super::{Progress, Window, sum};
+use crate::batch::Record;
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency::{self, Outstanding};
 use crate::session::client::{Outcome, ProduceEvent, Producer};
@@ -125,7 +126,8 @@ impl LoadProducer {
             self.sequence += 1;
         }
         let payloads = self.payloads.chunks_exact(size).take(count as usize);
-        producer.send(self.plan.ttl, payloads, count, &mut self.pbs);
+        let records = payloads.map(|payload| Record { key: &[], payload });
+        producer.send(self.plan.ttl, records, count, &mut self.pbs);
         self.pbs_in_frame += 1;
         self.outstanding.push(intended, count);
         self.requests += 1;

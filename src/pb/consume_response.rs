@@ -7,8 +7,11 @@ use std::io::Write;
 
 use prost::Message;
 
-use super::wire::{BYTES, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint};
+use super::wire::{
+    BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
+};
 use super::{MessageAndMetadata, Status};
+use crate::batch::Record;
 
 const MESSAGES_TAG: u8 = 2 << 3 | BYTES;
 const ID_TAG: u8 = 2 << 3 | BYTES;
@@ -64,29 +67,33 @@ impl MessageTemplate {
 
     /// Bytes of one message's body.
     #[inline]
-    fn body_length(&self, offset: u64, payload: usize) -> usize {
+    fn body_length(&self, offset: u64, record: Record<'_>) -> usize {
+        let (key, payload) = (record.key.len(), record.payload.len());
+        let keyed = if key == 0 { 0 } else { KEY_TAG.len() + varint_length(key as u64) + key };
         2 + usize::from(self.partition_length)
             + hex_length(offset)
             + usize::from(self.meta_length)
             + 1
             + varint_length(payload as u64)
             + payload
+            + keyed
             + usize::from(self.time_length)
     }
 
     /// Bytes that [`Self::encode`] will append for a message.
     #[inline]
-    pub fn encoded_length(&self, offset: u64, payload: usize) -> usize {
-        let body = self.body_length(offset, payload);
+    pub fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize {
+        let body = self.body_length(offset, record);
         1 + varint_length(body as u64) + body
     }
 
     /// Appends one entry of `messages`.
     #[inline]
-    pub fn encode(&self, offset: u64, payload: &[u8], out: &mut Vec<u8>) {
+    pub fn encode(&self, offset: u64, record: Record<'_>, out: &mut Vec<u8>) {
+        let Record { key, payload } = record;
         let mut head = [0u8; HEAD_BYTES_MAX];
         head[0] = MESSAGES_TAG;
-        let mut at = put_varint(self.body_length(offset, payload.len()) as u64, &mut head, 1);
+        let mut at = put_varint(self.body_length(offset, record) as u64, &mut head, 1);
         let digits = hex_length(offset);
         let partition = usize::from(self.partition_length);
         head[at] = ID_TAG;
@@ -104,6 +111,11 @@ impl MessageTemplate {
         at = put_varint(payload.len() as u64, &mut head, at + 1);
         out.extend_from_slice(&head[..at]);
         out.extend_from_slice(payload);
+        if !key.is_empty() {
+            out.extend_from_slice(&KEY_TAG);
+            write_varint(key.len() as u64, out);
+            out.extend_from_slice(key);
+        }
         out.extend_from_slice(&self.time[..usize::from(self.time_length)]);
     }
 }
@@ -128,6 +140,8 @@ pub struct ReceivedMessage<'a> {
     pub age: u32,
     /// Absent in a message that only brings a marker.
     pub payload: Option<&'a [u8]>,
+    /// The key that it was produced with.
+    pub key: Option<&'a [u8]>,
     /// Unix milliseconds.
     pub timestamp_ms: Option<i64>,
 }
@@ -200,6 +214,10 @@ impl<'a> ConsumeResponseReader<'a> {
                     expect(wire_type, BYTES)?;
                     message.payload = Some(reader.bytes()?);
                 }
+                100 => {
+                    expect(wire_type, BYTES)?;
+                    message.key = Some(reader.bytes()?);
+                }
                 101 => {
                     expect(wire_type, VARINT)?;
                     message.timestamp_ms = Some(reader.varint()? as i64);
@@ -221,16 +239,17 @@ mod tests {
     fn messages() -> impl Strategy<Value = Vec<MessageAndMetadata>> {
         let offset = prop_oneof![0u64..40, any::<u64>()];
         let payload = proptest::collection::vec(any::<u8>(), 0..200);
-        let message = (any::<u16>(), offset, any::<u32>(), any::<u32>(), payload, 0i64..i64::MAX).prop_map(
-            |(partition, offset, ttl, age, payload, timestamp_ms)| MessageAndMetadata {
+        let key = prop_oneof![Just(None), proptest::collection::vec(any::<u8>(), 1..200).prop_map(Some)];
+        let message = (any::<u16>(), offset, any::<u32>(), any::<u32>(), payload, key, 0i64..i64::MAX)
+            .prop_map(|(partition, offset, ttl, age, payload, key, timestamp_ms)| MessageAndMetadata {
                 id: Some(format!("{partition:x}.{offset:x}")),
                 ttl: Some(ttl),
                 age: Some(age),
                 payload: Some(Bytes::from(payload)),
+                key: key.map(Bytes::from),
                 timestamp_ms: Some(timestamp_ms),
                 ..Default::default()
-            },
-        );
+            });
         proptest::collection::vec(message, 0..6)
     }
 
@@ -244,8 +263,9 @@ mod tests {
                 let partition = u16::from_str_radix(partition, 16).unwrap();
                 let offset = u64::from_str_radix(offset, 16).unwrap();
                 let template = MessageTemplate::new(partition, message.ttl(), message.age(), message.timestamp_ms() as u64);
-                length += template.encoded_length(offset, message.payload().len());
-                template.encode(offset, message.payload(), &mut ours);
+                let record = Record { key: message.key(), payload: message.payload() };
+                length += template.encoded_length(offset, record);
+                template.encode(offset, record, &mut ours);
             }
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, ConsumeResponse { status: None, messages }.encode_to_vec());
@@ -266,6 +286,7 @@ mod tests {
                 prop_assert_eq!(message.id, expected.id());
                 prop_assert_eq!((message.ttl, message.age), (expected.ttl(), expected.age()));
                 prop_assert_eq!(message.payload, expected.payload.as_deref());
+                prop_assert_eq!(message.key, expected.key.as_deref());
                 prop_assert_eq!(message.timestamp_ms, expected.timestamp_ms);
             }
             prop_assert_eq!(reader.next_message(), Ok(None));

@@ -8,7 +8,9 @@ mod produce_request;
 pub mod wire;
 
 pub use consume_response::{ConsumeResponseReader, MessageTemplate, ReceivedMessage, encode_marked};
-pub use produce_request::{ProduceRequestHead, decode_produce_request, encode_produce_request, first_ttl};
+pub use produce_request::{
+    ProduceField, ProduceRequestHead, decode_produce_request, encode_produce_request, first_ttl,
+};
 
 #[allow(missing_docs, clippy::all)]
 mod generated {

@@ -1,6 +1,9 @@
 //! `ProduceRequest { ttl = 1, payloads = 2, keys = 100 }` by hand.
 
-use super::wire::{BYTES, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint};
+use super::wire::{
+    BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
+};
+use crate::batch::Record;
 
 /// A ProduceRequest without its payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,11 +16,20 @@ pub struct ProduceRequestHead {
     pub keys: u32,
 }
 
-/// Reads a ProduceRequest and hands each payload, in order, to `each`.
+/// A field of a ProduceRequest that may come many times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProduceField<'a> {
+    /// The next payload.
+    Payload(&'a [u8]),
+    /// The next key.
+    Key(&'a [u8]),
+}
+
+/// Reads a ProduceRequest and hands each payload and each key, in order, to `each`.
 #[inline]
 pub fn decode_produce_request<'a>(
     bytes: &'a [u8],
-    mut each: impl FnMut(&'a [u8]),
+    mut each: impl FnMut(ProduceField<'a>),
 ) -> Result<ProduceRequestHead, Malformed> {
     let mut reader = Reader(bytes);
     let mut head = ProduceRequestHead::default();
@@ -29,12 +41,12 @@ pub fn decode_produce_request<'a>(
             }
             2 => {
                 expect(wire_type, BYTES)?;
-                each(reader.bytes()?);
+                each(ProduceField::Payload(reader.bytes()?));
                 head.payloads += 1;
             }
             100 => {
                 expect(wire_type, BYTES)?;
-                reader.bytes()?;
+                each(ProduceField::Key(reader.bytes()?));
                 head.keys += 1;
             }
             _ => reader.skip(wire_type)?,
@@ -50,26 +62,37 @@ pub fn first_ttl(bytes: &[u8]) -> Option<u32> {
     Reader(rest).varint().ok().map(|ttl| ttl as u32)
 }
 
-/// Appends a ProduceRequest, preceded by its length as on the wire; returns how many bytes that took.
+/// Appends a ProduceRequest, preceded by its length as on the wire; returns how many bytes that took. Keys are written where
+/// any message has one.
 pub fn encode_produce_request<'a>(
     ttl: u32,
-    payloads: impl Iterator<Item = &'a [u8]> + Clone,
+    records: impl Iterator<Item = Record<'a>> + Clone,
     out: &mut Vec<u8>,
 ) -> usize {
-    let body: usize =
-        payloads.clone().map(|payload| 1 + varint_length(payload.len() as u64) + payload.len()).sum();
+    let (mut body, mut keys, mut has_keys) = (0, 0, false);
+    for Record { key, payload } in records.clone() {
+        body += 1 + varint_length(payload.len() as u64) + payload.len();
+        keys += KEY_TAG.len() + varint_length(key.len() as u64) + key.len();
+        has_keys |= !key.is_empty();
+    }
+    body += if has_keys { keys } else { 0 };
     let length = 1 + varint_length(u64::from(ttl)) + body;
     let total = varint_length(length as u64) + length;
     out.reserve(total);
     write_varint(length as u64, out);
     out.push(1 << 3 | VARINT);
     write_varint(u64::from(ttl), out);
-    for payload in payloads {
+    for Record { payload, .. } in records.clone() {
         let mut head = [0; 6];
         head[0] = 2 << 3 | BYTES;
         let end = put_varint(payload.len() as u64, &mut head, 1);
         out.extend_from_slice(&head[..end]);
         out.extend_from_slice(payload);
+    }
+    for Record { key, .. } in records.take_while(|_| has_keys) {
+        out.extend_from_slice(&KEY_TAG);
+        write_varint(key.len() as u64, out);
+        out.extend_from_slice(key);
     }
     total
 }
@@ -104,8 +127,11 @@ mod tests {
         #[test]
         fn decoding_is_prosts(fields in proptest::collection::vec(field(), 0..8)) {
             let bytes = fields.concat();
-            let mut payloads = Vec::new();
-            let ours = decode_produce_request(&bytes, |payload| payloads.push(payload.to_vec()));
+            let (mut payloads, mut keys) = (Vec::new(), Vec::new());
+            let ours = decode_produce_request(&bytes, |field| match field {
+                ProduceField::Payload(payload) => payloads.push(payload.to_vec()),
+                ProduceField::Key(key) => keys.push(key.to_vec()),
+            });
             match ProduceRequest::decode(Bytes::from(bytes.clone())) {
                 // The garbage of one field may hold a group within, which prost skips and we refuse.
                 Err(_) => prop_assert!(ours.is_err()),
@@ -113,7 +139,8 @@ mod tests {
                 Ok(oracle) => {
                     let ours = ours.unwrap();
                     prop_assert_eq!(ours.ttl, oracle.ttl);
-                    prop_assert_eq!(ours.keys as usize, oracle.keys.len());
+                    prop_assert_eq!(ours.keys as usize, keys.len());
+                    prop_assert_eq!(keys, oracle.keys);
                     prop_assert_eq!(ours.payloads as usize, payloads.len());
                     prop_assert_eq!(payloads, oracle.payloads);
                 }
@@ -121,10 +148,19 @@ mod tests {
         }
 
         #[test]
-        fn encoding_is_prosts(ttl in any::<u32>(), payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..5)) {
+        fn encoding_is_prosts(
+            ttl in any::<u32>(),
+            messages in proptest::collection::vec(
+                (prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 0..200)],
+                 proptest::collection::vec(any::<u8>(), 0..300)), 0..5),
+        ) {
             let mut ours = Vec::new();
-            let length = encode_produce_request(ttl, payloads.iter().map(Vec::as_slice), &mut ours);
-            let oracle = ProduceRequest { ttl: Some(ttl), payloads: payloads.into_iter().map(Bytes::from).collect(), keys: vec![] };
+            let records = messages.iter().map(|(key, payload)| Record { key, payload });
+            let length = encode_produce_request(ttl, records, &mut ours);
+            let (keys, payloads): (Vec<_>, Vec<_>) =
+                messages.into_iter().map(|(key, payload)| (Bytes::from(key), Bytes::from(payload))).unzip();
+            let keys = if keys.iter().all(Bytes::is_empty) { vec![] } else { keys };
+            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys };
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, oracle.encode_length_delimited_to_vec());
         }

@@ -4,6 +4,8 @@
 pub const VARINT: u8 = 0;
 /// Length-delimited: strings, bytes, messages.
 pub const BYTES: u8 = 2;
+/// The tag of `keys` and of `key`, field 100, bytes: two bytes.
+pub const KEY_TAG: [u8; 2] = [0xa2, 0x06];
 
 /// What is wrong with a pb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,13 +10,13 @@ use super::command::{Command, OperationId};
 use super::context::{Cx, status_of};
 use super::credit::SendWindow;
 use super::marker::Marker;
-use crate::batch::{Fetched, StoredBatch};
+use crate::batch::{Fetched, Record, StoredBatch};
 use crate::clock::{Now, millis};
 use crate::error::{Fault, PeerFault};
 use crate::names::ClientId;
 use crate::pb::wire::varint_length;
 use crate::pb::{ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, encode_marked};
-use crate::queue::QueueInfo;
+use crate::queue::{QueueInfo, message_id};
 use bytes::Bytes;
 use prost::Message;
 
@@ -243,8 +243,8 @@ impl Consume {
             for run in &runs {
                 let mut record = run.record;
                 for offset in run.offset..run.offset + run.count {
-                    if let Some((next, payload)) = run.stored.batch.record_at(record) {
-                        run.template.encode(offset, payload, out);
+                    if let Some((next, message)) = run.stored.batch.record_at(record) {
+                        run.template.encode(offset, message, out);
                         record = next;
                     }
                 }
@@ -268,12 +268,12 @@ impl Consume {
                 let (offset, record) = (ready.offset, ready.record);
                 let end = ready.stored.end_offset();
                 while ready.offset < end && !full {
-                    let Some((next, payload)) = ready.stored.batch.record_at(ready.record) else {
+                    let Some((next, message)) = ready.stored.batch.record_at(ready.record) else {
                         debug_assert!(false, "a batch holds as many records as it says");
                         ready.offset = end;
                         break;
                     };
-                    let bytes = template.encoded_length(ready.offset, payload.len());
+                    let bytes = template.encoded_length(ready.offset, message);
                     if count > 0 && length + bytes > bytes_max {
                         full = true;
                         break;
@@ -309,15 +309,15 @@ impl Consume {
         let partition = cursor.partition;
         let ready = cursor.front(now)?;
         let offset = ready.offset;
-        let (next, payload) = ready.stored.batch.record_at(ready.record)?;
+        let (next, Record { key, payload }) = ready.stored.batch.record_at(ready.record)?;
         let message = MessageAndMetadata {
             marker: None,
-            id: Some(id(partition, offset)),
+            id: Some(message_id(partition, offset)),
             ttl: Some(ready.stored.batch.ttl_secs()),
             age: Some(ready.stored.age_secs(now.unix_ms)),
             claim: None,
             payload: Some(Bytes::copy_from_slice(payload)),
-            key: None,
+            key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
             timestamp_ms: i64::try_from(ready.stored.timestamp_ms).ok(),
         };
         ready.offset += 1;
@@ -341,7 +341,9 @@ impl Consume {
         if self.marker_due_ms.take().is_some() {
             let message = MessageAndMetadata {
                 marker: Some(self.marker()),
-                id: Some(self.last_sent.map_or(String::new(), |(partition, offset)| id(partition, offset))),
+                id: Some(
+                    self.last_sent.map_or(String::new(), |(partition, offset)| message_id(partition, offset)),
+                ),
                 ..Default::default()
             };
             cx.reply.pb(&ConsumeResponse { status: None, messages: vec![message] }, false);
@@ -459,9 +461,4 @@ impl Cursor {
             }
         }
     }
-}
-
-/// A message's id (protocol section 6).
-fn id(partition: u16, offset: u64) -> String {
-    format!("{partition:x}.{offset:x}")
 }

@@ -1,11 +1,12 @@
 //! Splits a half into pbs (protocol section 2): a varint of at most five bytes, then as many bytes.
 //!
 //! A whole pb is handed on where it lies. Of a cut one only the missing rest is waited for, in memory that was
-//! reserved from the budget before the first byte of it was kept.
+//! reserved from the budget before it was kept: at first a foothold, because a length is only a claim, and the whole length
+//! once the peer has sent more than that.
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Share, Wanted};
 use crate::error::PeerFault;
-use crate::limits::PB_LENGTH_BYTES_MAX;
+use crate::limits::{FOOTHOLD_BYTES, PB_LENGTH_BYTES_MAX};
 
 /// What stands next in a half.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,8 +15,8 @@ pub enum Step<'a> {
     More,
     /// One pb; as many bytes as it has are reserved, and now the caller's.
     Pb(&'a [u8]),
-    /// The budget has no room for a pb of this length.
-    Wait(usize),
+    /// The budget has no room.
+    Wait(Wanted),
 }
 
 /// See the module's page.
@@ -26,8 +27,11 @@ pub struct Delimiter {
     length_bytes: u8,
     /// The length is whole and checked.
     known: bool,
-    /// As many bytes as the length says are reserved.
-    reserved: bool,
+    /// Bytes reserved, and which of them count in the share of a cut pb.
+    reserved: usize,
+    cut: Option<Wanted>,
+    /// What [`Step::Wait`] said.
+    wanted: Option<Wanted>,
     body: Vec<u8>,
     /// The body was handed on by the last call.
     handed: bool,
@@ -57,36 +61,62 @@ impl Delimiter {
             }
         }
         let length = self.length as usize;
-        if !self.reserve(budget) {
-            return Ok((used, Step::Wait(length)));
-        }
         let rest = &input[used..];
         let missing = length - self.body.len();
-        if rest.len() < missing {
-            if self.body.capacity() == 0 && !rest.is_empty() {
-                self.body.reserve_exact(length);
+        let is_whole = rest.len() >= missing;
+        let (needed, share) = if is_whole {
+            (length, Share::Whole)
+        } else if self.body.len() + rest.len() <= FOOTHOLD_BYTES.min(length) {
+            (FOOTHOLD_BYTES.min(length), Share::Whole)
+        } else {
+            (length, Share::of_cut(length))
+        };
+        if self.reserved < needed {
+            self.wanted = Some(Wanted { bytes: needed - self.reserved, share });
+            if let Some(wanted) = self.reserve(budget) {
+                return Ok((used, Step::Wait(wanted)));
+            }
+        }
+        if !is_whole {
+            if self.body.capacity() < self.reserved && !rest.is_empty() {
+                self.body.reserve_exact(self.reserved - self.body.len());
             }
             self.body.extend_from_slice(rest);
             return Ok((input.len(), Step::More));
         }
+        self.leave_share(budget);
         self.length = 0;
         self.length_bytes = 0;
         self.known = false;
-        self.reserved = false;
+        self.reserved = 0;
         used += missing;
         if self.body.is_empty() {
             return Ok((used, Step::Pb(&rest[..missing])));
         }
+        self.body.reserve_exact(missing);
         self.body.extend_from_slice(&rest[..missing]);
         self.handed = true;
         Ok((used, Step::Pb(&self.body)))
     }
 
-    /// Reserves the bytes of the pb whose length is known; false where the budget has no room.
-    pub fn reserve(&mut self, budget: &mut Budget) -> bool {
-        // An empty pb needs nothing, and waits behind nobody.
-        self.reserved = self.reserved || self.length == 0 || budget.try_reserve(self.length as usize);
-        self.reserved
+    /// Reserves what is waited for; says what that is where the budget has no room.
+    pub fn reserve(&mut self, budget: &mut Budget) -> Option<Wanted> {
+        let wanted = self.wanted?;
+        if !budget.try_reserve(wanted) {
+            return Some(wanted);
+        }
+        self.wanted = None;
+        self.reserved += wanted.bytes;
+        if wanted.share != Share::Whole {
+            self.cut = Some(wanted);
+        }
+        None
+    }
+
+    fn leave_share(&mut self, budget: &mut Budget) {
+        if let Some(cut) = self.cut.take() {
+            budget.leave_share(cut);
+        }
     }
 
     /// Whether a length or a pb has begun and not ended.
@@ -96,9 +126,8 @@ impl Delimiter {
 
     /// Forgets what was begun, and gives back what was reserved for it.
     pub fn reset(&mut self, budget: &mut Budget) {
-        if self.reserved {
-            budget.release(self.length as usize);
-        }
+        self.leave_share(budget);
+        budget.release(self.reserved);
         *self = Self::default();
     }
 
@@ -190,13 +219,32 @@ mod tests {
     #[test]
     fn a_pb_waits_for_the_budget_before_its_body_is_kept() {
         let (mut delimiter, mut budget) = (Delimiter::default(), Budget::new(10));
-        assert!(budget.try_reserve(8));
+        let whole = |bytes| Wanted { bytes, share: Share::Whole };
+        assert!(budget.try_reserve(whole(8)));
         let input = [3, 1, 2, 3];
-        assert_eq!(delimiter.next(&input, 10, &mut budget), Ok((1, Step::Wait(3))));
+        assert_eq!(delimiter.next(&input, 10, &mut budget), Ok((1, Step::Wait(whole(3)))));
         budget.release(8);
         assert_eq!(delimiter.next(&input[1..3], 10, &mut budget), Ok((2, Step::More)));
         assert_eq!(budget.reserved(), 3);
         delimiter.reset(&mut budget);
         assert_eq!(budget.reserved(), 0);
+    }
+
+    #[test]
+    fn a_claim_costs_a_foothold_until_more_than_that_has_come() {
+        let (mut delimiter, mut budget) = (Delimiter::default(), Budget::new(64 << 20));
+        let mut input = Vec::new();
+        write_varint(8 << 20, &mut input);
+        input.push(1);
+        assert_eq!(delimiter.next(&input, 8 << 20, &mut budget), Ok((input.len(), Step::More)));
+        assert_eq!((budget.reserved(), delimiter.body.capacity()), (FOOTHOLD_BYTES, FOOTHOLD_BYTES));
+        let more = vec![2; FOOTHOLD_BYTES];
+        assert_eq!(delimiter.next(&more, 8 << 20, &mut budget), Ok((more.len(), Step::More)));
+        assert_eq!((budget.reserved(), delimiter.body.capacity()), (8 << 20, 8 << 20));
+        let rest = vec![3; 8 << 20];
+        let Ok((used, Step::Pb(pb))) = delimiter.next(&rest, 8 << 20, &mut budget) else { panic!() };
+        assert_eq!((used, pb.len(), pb[0], pb[1], pb[1025]), ((8 << 20) - 1025, 8 << 20, 1, 2, 3));
+        assert_eq!(budget.reserved(), 8 << 20);
+        assert!(budget.fits(Wanted { bytes: 32 << 20, share: Share::CutLarge }), "it has left its share");
     }
 }

@@ -1,19 +1,26 @@
 //! One produce operation, server side (protocol section 5).
 //!
 //! Payloads are copied into the open batch; a batch that is closed goes to the shard and waits in `pending`
-//! until its fate is known; numbers are spoken for in order.
+//! until its fate is known; numbers are spoken for in order. Messages with keys are copied into a batch for each partition
+//! that they go to; those batches are closed together and have one fate.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::command::{Command, OperationId};
 use super::context::{Cx, status_of};
 use super::credit::{MsgNum, ReceiveWindow};
 use super::pb_writer::PbWriter;
-use crate::batch::BatchBuilder;
+use crate::batch::{BatchBuilder, Savepoint};
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::limits::{APPEND_BATCH_BYTES, FATES_MAX};
+use crate::limits::{APPEND_BATCH_BYTES, FATES_MAX, KEY_BYTES_MAX};
 use crate::names::ClientId;
-use crate::pb::{ProduceResponse, ProduceSetupResponse, Status, decode_produce_request, first_ttl};
+use crate::partitioner::key_partition;
+use crate::pb::{
+    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
+    first_ttl,
+};
+use crate::queue::message_id;
 
 type Fate = Result<(), Fault>;
 
@@ -23,15 +30,43 @@ struct Pending {
     through: MsgNum,
     /// Bytes of the budget that are held until the store has answered.
     reserved: usize,
-    fate: Option<Fate>,
+    /// Batches of it that the store has not answered for; with none left the fate is known.
+    waiting: u16,
+    fate: Fate,
+    place: Option<Place>,
 }
 
-/// The batch that payloads are copied into.
+/// Where messages are stored, one after the other: known once their fate is.
 #[derive(Debug)]
-struct Open {
+struct Place {
+    partition: u16,
+    offsets: Range<u64>,
+}
+
+/// A batch that payloads are copied into.
+#[derive(Debug)]
+struct Building {
+    partition: u16,
     builder: BatchBuilder,
-    through: MsgNum,
     reserved: usize,
+}
+
+/// Where the messages of an operation go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Routing {
+    /// The keyless ones: in their order, in one partition.
+    pub partition: u16,
+    /// The others: spread over so many; `None` where the client named the partition.
+    pub keyed_over: Option<u16>,
+}
+
+impl Routing {
+    fn partition_of(self, key: &[u8]) -> u16 {
+        match self.keyed_over {
+            Some(partitions) if !key.is_empty() => key_partition(key, partitions),
+            _ => self.partition,
+        }
+    }
 }
 
 /// See the module's page.
@@ -39,21 +74,29 @@ struct Open {
 pub(super) struct Produce {
     operation: OperationId,
     client: ClientId,
-    partition: u16,
+    routing: Routing,
     window: ReceiveWindow,
     /// The highest grant that the client was told.
     told: MsgNum,
-    open: Option<Open>,
+    /// The batches that are open, of one TTL: the one of `routing.partition`, or one for each partition that messages with
+    /// keys go to. They are closed together.
+    building: Vec<Building>,
+    /// The last message in them.
+    building_through: MsgNum,
+    /// The last request had keys, so that the next is likely to.
+    expects_keys: bool,
     /// The oldest first; those before `first_sequence` are spoken for.
     pending: VecDeque<Pending>,
     first_sequence: u64,
-    /// Bytes reserved by `open` and `pending`.
+    /// Batches of `pending` that the store has not answered for.
+    batches: usize,
+    /// Bytes reserved by `building` and `pending`.
     outstanding_bytes: usize,
 }
 
 impl Produce {
     /// An operation whose setup was accepted; says so to the client.
-    pub(super) fn start(operation: OperationId, client: ClientId, partition: u16, cx: &mut Cx<'_>) -> Self {
+    pub(super) fn start(operation: OperationId, client: ClientId, routing: Routing, cx: &mut Cx<'_>) -> Self {
         let mut window = ReceiveWindow::new(cx.settings.produce_window);
         if !cx.budget.is_tight() {
             window.grant();
@@ -68,12 +111,15 @@ impl Produce {
         Self {
             operation,
             client,
-            partition,
+            routing,
             window,
             told: window.granted(),
-            open: None,
+            building: Vec::new(),
+            building_through: MsgNum::ZERO,
+            expects_keys: false,
             pending: VecDeque::new(),
             first_sequence: 0,
+            batches: 0,
             outstanding_bytes: 0,
         }
     }
@@ -81,12 +127,13 @@ impl Produce {
     /// Whether so much is outstanding that no more may be read.
     #[inline]
     pub(super) fn is_full(&self, cx: &Cx<'_>) -> bool {
-        self.outstanding_bytes >= cx.settings.produce_window_bytes || self.pending.len() >= FATES_MAX
+        self.outstanding_bytes >= cx.settings.produce_window_bytes
+            || self.pending.len().max(self.batches) >= FATES_MAX
     }
 
     /// Whether the fate of the next messages is known and not yet said.
     pub(super) fn has_more_to_say(&self) -> bool {
-        self.pending.front().is_some_and(|pending| pending.fate.is_some())
+        self.pending.front().is_some_and(|pending| pending.waiting == 0)
     }
 
     /// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
@@ -94,16 +141,20 @@ impl Produce {
         let before = self.window.received();
         let guess = first_ttl(pb).unwrap_or(cx.settings.ttl_secs.0);
         let max = cx.settings.max_payload_bytes;
-        let open = self.open_batch(guess, pb.len(), expected, cx);
-        let savepoint = open.builder.savepoint();
         let mut too_large = false;
-        let decoded = decode_produce_request(pb, |payload| {
-            if payload.len() > max {
-                too_large = true;
-            } else {
-                open.builder.push(payload);
-            }
-        });
+        let mut copied = None;
+        // Where no keys are expected, payloads are copied as they are read.
+        let decoded = if self.expects_keys {
+            decode_produce_request(pb, |_| {})
+        } else {
+            let builder = &mut self.open_plain(guess, pb.len(), expected, cx).builder;
+            copied = Some(builder.savepoint());
+            decode_produce_request(pb, |field| match field {
+                ProduceField::Payload(payload) if payload.len() > max => too_large = true,
+                ProduceField::Payload(payload) => builder.push(payload),
+                ProduceField::Key(_) => {}
+            })
+        };
         let judged = match decoded {
             Ok(head) if head.payloads == 0 => Err(PeerFault::PbInvalid("payloads: at least one".into())),
             Ok(head) => self.window.receive(head.payloads).map(|last| (head, last)),
@@ -112,135 +163,208 @@ impl Produce {
         let (head, last) = match judged {
             Ok(judged) => judged,
             Err(fault) => {
-                self.roll_back(savepoint);
+                self.roll_back(copied);
                 cx.budget.release(pb.len());
                 return Err(fault.into());
             }
         };
-        let ttl = match head.ttl {
-            Some(ttl) if (cx.settings.ttl_secs.0..=cx.settings.ttl_secs.1).contains(&ttl) => ttl,
-            ttl => {
-                self.roll_back(savepoint);
-                self.refuse(last, PeerFault::Ttl { ttl, range: cx.settings.ttl_secs }, cx);
+        self.expects_keys = head.keys > 0;
+        let ttl = match check(&head, cx) {
+            Ok(ttl) => ttl,
+            Err(fault) => {
+                self.roll_back(copied);
+                self.refuse(last, fault, cx);
                 cx.budget.release(pb.len());
                 return Ok(());
             }
         };
-        if head.keys > 0 {
-            self.roll_back(savepoint);
-            self.refuse(last, PeerFault::PbInvalid("keys: not served yet".into()), cx);
-            cx.budget.release(pb.len());
-            return Ok(());
+        match self.building.first_mut() {
+            Some(building) if copied.is_some() && head.keys == 0 && ttl == guess && !too_large => {
+                building.reserved += pb.len();
+                self.building_through = last;
+                self.outstanding_bytes += pb.len();
+            }
+            _ => {
+                self.roll_back(copied);
+                self.store_one_by_one(pb, before, ttl, cx);
+            }
         }
-        if ttl != guess || too_large {
-            self.roll_back(savepoint);
-            self.store_one_by_one(pb, before, ttl, cx);
-        } else if let Some(open) = &mut self.open {
-            open.through = last;
-            open.reserved += pb.len();
-            self.outstanding_bytes += pb.len();
-        }
-        if self.open.as_ref().is_some_and(|open| open.builder.stored_bytes() >= APPEND_BATCH_BYTES) {
-            self.close_batch(cx);
+        let bytes: usize = self.building.iter().map(|building| building.builder.stored_bytes()).sum();
+        if bytes >= APPEND_BATCH_BYTES {
+            self.close_batches(cx);
         }
         Ok(())
     }
 
-    /// The rare case: a TTL that comes late in the pb, or payloads that are too large among others.
+    /// Messages with keys; and the rare cases: a TTL that comes late in the pb, payloads that are too large among others.
     fn store_one_by_one(&mut self, pb: &[u8], before: MsgNum, ttl: u32, cx: &mut Cx<'_>) {
         let max = cx.settings.max_payload_bytes;
-        let mut payloads = Vec::new();
+        let (mut payloads, mut keys) = (Vec::new(), Vec::new());
         // It was decoded before, so it decodes.
-        let _ = decode_produce_request(pb, |payload| payloads.push(payload));
+        let _ = decode_produce_request(pb, |field| match field {
+            ProduceField::Payload(payload) => payloads.push(payload),
+            ProduceField::Key(key) => keys.push(key),
+        });
         let mut kept = 0;
         for (index, payload) in payloads.into_iter().enumerate() {
             let number = before.plus(index as u64 + 1);
+            let key = keys.get(index).copied();
+            let key_bytes = key.map_or(0, <[u8]>::len);
             if payload.len() > max {
                 self.refuse(number, PeerFault::PayloadTooLarge { bytes: payload.len(), max }, cx);
-            } else {
-                let open = self.open_batch(ttl, pb.len(), 0, cx);
-                open.builder.push(payload);
-                open.through = number;
-                open.reserved += payload.len();
-                kept += payload.len();
-                self.outstanding_bytes += payload.len();
+                continue;
             }
+            if key_bytes > KEY_BYTES_MAX {
+                self.refuse(number, PeerFault::KeyTooLarge { bytes: key_bytes, max: KEY_BYTES_MAX }, cx);
+                continue;
+            }
+            let building = match key {
+                Some(key) => {
+                    let building = self.open_keyed(ttl, self.routing.partition_of(key), cx);
+                    building.builder.push_keyed(key, payload);
+                    building
+                }
+                None => {
+                    let building = self.open_plain(ttl, pb.len(), 0, cx);
+                    building.builder.push(payload);
+                    building
+                }
+            };
+            building.reserved += key_bytes + payload.len();
+            kept += key_bytes + payload.len();
+            self.outstanding_bytes += key_bytes + payload.len();
+            self.building_through = number;
         }
         cx.budget.release(pb.len() - kept);
     }
 
-    /// The open batch, if it has this TTL, or a new one.
+    /// The open batch of messages without keys, if it has this TTL, or a new one.
     #[inline]
-    fn open_batch(&mut self, ttl: u32, pb_bytes: usize, expected: usize, cx: &mut Cx<'_>) -> &mut Open {
-        match &mut self.open {
-            Some(open) if open.builder.ttl_secs() == ttl => {}
-            Some(open) if open.builder.count() == 0 => open.builder.set_ttl_secs(ttl),
-            _ => self.close_batch(cx),
+    fn open_plain(&mut self, ttl: u32, pb_bytes: usize, expected: usize, cx: &mut Cx<'_>) -> &mut Building {
+        match self.building.first_mut().map(|building| &mut building.builder) {
+            Some(open) if !open.has_keys() && open.ttl_secs() == ttl => {}
+            Some(open) if !open.has_keys() && open.count() == 0 => open.set_ttl_secs(ttl),
+            _ => self.close_batches(cx),
         }
-        let (client, through) = (self.client, self.window.received());
-        self.open.get_or_insert_with(|| {
+        if self.building.is_empty() {
             let bytes = pb_bytes + expected.min(APPEND_BATCH_BYTES);
             // Four bytes before a payload take the place of two or three on the wire.
-            Open { builder: BatchBuilder::new(client, ttl, bytes + bytes / 16 + 16), through, reserved: 0 }
-        })
+            let builder = BatchBuilder::new(self.client, ttl, bytes + bytes / 16 + 16);
+            self.building.push(Building { partition: self.routing.partition, builder, reserved: 0 });
+        }
+        &mut self.building[0]
     }
 
-    fn roll_back(&mut self, savepoint: crate::batch::Savepoint) {
-        if let Some(open) = &mut self.open {
-            open.builder.roll_back(savepoint);
-            if open.builder.count() == 0 && open.reserved == 0 {
-                self.open = None;
+    /// The open batch of a partition for messages with keys, if the open ones have this TTL, or a new one.
+    fn open_keyed(&mut self, ttl: u32, partition: u16, cx: &mut Cx<'_>) -> &mut Building {
+        let fits = |open: &BatchBuilder| open.has_keys() && open.ttl_secs() == ttl;
+        if !self.building.first().is_some_and(|building| fits(&building.builder)) {
+            self.close_batches(cx);
+        }
+        let known = self.building.iter().position(|building| building.partition == partition);
+        let index = known.unwrap_or_else(|| {
+            let builder = BatchBuilder::with_keys(self.client, ttl, 0);
+            self.building.push(Building { partition, builder, reserved: 0 });
+            self.building.len() - 1
+        });
+        &mut self.building[index]
+    }
+
+    /// Forgets what was copied since.
+    fn roll_back(&mut self, savepoint: Option<Savepoint>) {
+        if let Some(savepoint) = savepoint
+            && let Some(Building { builder, reserved, .. }) = self.building.first_mut()
+        {
+            builder.roll_back(savepoint);
+            if builder.count() == 0 && *reserved == 0 {
+                self.building.clear();
             }
         }
     }
 
     /// Every message up to `through` that is not in a batch has this fate.
     fn refuse(&mut self, through: MsgNum, fault: PeerFault, cx: &mut Cx<'_>) {
-        self.close_batch(cx);
-        self.pending.push_back(Pending { through, reserved: 0, fate: Some(Err(fault.into())) });
+        self.close_batches(cx);
+        let fate = Err(fault.into());
+        self.pending.push_back(Pending { through, reserved: 0, waiting: 0, fate, place: None });
     }
 
-    /// Sends the open batch to the shard.
-    pub(super) fn close_batch(&mut self, cx: &mut Cx<'_>) {
-        let Some(Open { builder, through, reserved }) = self.open.take() else { return };
-        if builder.count() == 0 {
-            cx.budget.release(reserved);
-            self.outstanding_bytes -= reserved;
-            return;
-        }
+    /// Sends the open batches to the shard.
+    pub(super) fn close_batches(&mut self, cx: &mut Cx<'_>) {
         let sequence = self.first_sequence + self.pending.len() as u64;
-        self.pending.push_back(Pending { through, reserved, fate: None });
-        cx.commands.push(Command::Append {
-            operation: self.operation,
-            sequence,
-            partition: self.partition,
-            batch: builder.close(),
-            reserved,
-        });
+        let place = match &self.building[..] {
+            [] => return,
+            [one] => Some(Place { partition: one.partition, offsets: 0..0 }),
+            _ => None,
+        };
+        let (mut waiting, mut total) = (0, 0);
+        for Building { partition, builder, reserved } in self.building.drain(..) {
+            if builder.count() == 0 {
+                cx.budget.release(reserved);
+                self.outstanding_bytes -= reserved;
+                continue;
+            }
+            waiting += 1;
+            total += reserved;
+            cx.commands.push(Command::Append {
+                operation: self.operation,
+                sequence,
+                partition,
+                batch: builder.close(),
+                reserved,
+            });
+        }
+        if waiting > 0 {
+            self.batches += usize::from(waiting);
+            let through = self.building_through;
+            self.pending.push_back(Pending { through, reserved: total, waiting, fate: Ok(()), place });
+        }
     }
 
-    /// The store's answer; a fault, where nothing later may be accepted.
-    pub(super) fn handle_appended(&mut self, sequence: u64, result: Result<(), StoreFault>) -> Option<Fault> {
+    /// The store's answer for one batch; a fault, where nothing later may be accepted.
+    pub(super) fn handle_appended(
+        &mut self,
+        sequence: u64,
+        result: Result<Range<u64>, StoreFault>,
+    ) -> Option<Fault> {
         let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
         let pending = self.pending.get_mut(index)?;
-        debug_assert!(pending.fate.is_none(), "a batch is answered once");
-        self.outstanding_bytes -= pending.reserved;
-        let fate = result.map_err(Fault::from);
-        pending.fate = Some(fate.clone());
-        fate.err()
+        debug_assert!(pending.waiting > 0, "a batch is answered once");
+        pending.waiting -= 1;
+        self.batches -= 1;
+        if pending.waiting == 0 {
+            self.outstanding_bytes -= pending.reserved;
+        }
+        match result {
+            Ok(offsets) => {
+                if let Some(place) = &mut pending.place {
+                    place.offsets = offsets;
+                }
+                None
+            }
+            Err(fault) => {
+                let fault = Fault::from(fault);
+                if pending.fate.is_ok() {
+                    pending.fate = Err(fault.clone());
+                }
+                Some(fault)
+            }
+        }
     }
 
     /// Speaks for every message whose fate is known, and gives credit.
     pub(super) fn speak(&mut self, cx: &mut Cx<'_>) {
         while cx.has_space()
-            && let Some(Pending { fate: Some(fate), through, .. }) =
-                self.pending.pop_front_if(|pending| pending.fate.is_some())
+            && let Some(Pending { mut through, fate, mut place, .. }) =
+                self.pending.pop_front_if(|pending| pending.waiting == 0)
         {
             self.first_sequence += 1;
-            let mut through = through;
-            while let Some(next) = self.pending.pop_front_if(|pending| pending.fate.as_ref() == Some(&fate)) {
+            while let Some(next) =
+                self.pending.pop_front_if(|pending| pending.waiting == 0 && pending.fate == fate)
+            {
                 self.first_sequence += 1;
                 through = next.through;
+                place = Place::join(place, next.place);
             }
             self.window.speak_for(through);
             self.grant(cx);
@@ -248,12 +372,13 @@ impl Produce {
                 Ok(()) => status(StatusCode::CREATED),
                 Err(fault) => status_of(fault),
             };
-            self.respond(Some(status), through.to_wire(), false, &mut cx.reply);
+            let place = place.filter(|_| fate.is_ok());
+            self.respond(Some(status), through.to_wire(), place, false, &mut cx.reply);
         }
         // Credit alone, where no response is to come that could carry it.
         self.grant(cx);
         if self.is_settled() && self.window.granted() > self.told {
-            self.respond(None, self.window.spoken_for().to_wire(), false, &mut cx.reply);
+            self.respond(None, self.window.spoken_for().to_wire(), None, false, &mut cx.reply);
         }
     }
 
@@ -271,7 +396,7 @@ impl Produce {
 
     /// Whether every message that was received is spoken for.
     pub(super) fn is_settled(&self) -> bool {
-        self.pending.is_empty() && self.open.is_none()
+        self.pending.is_empty() && self.building.is_empty()
     }
 
     /// The pb that ends a failed operation.
@@ -280,29 +405,59 @@ impl Produce {
             Fault::Peer(PeerFault::CreditExceeded { sent, .. }) => *sent,
             _ => self.window.spoken_for().to_wire(),
         };
-        self.respond(Some(status_of(fault)), through, true, &mut cx.reply);
+        self.respond(Some(status_of(fault)), through, None, true, &mut cx.reply);
     }
 
     /// The connection is gone: gives back what no answer will give back.
     pub(super) fn abandon(&mut self, cx: &mut Cx<'_>) {
-        if let Some(open) = self.open.take() {
-            cx.budget.release(open.reserved);
+        for building in self.building.drain(..) {
+            cx.budget.release(building.reserved);
         }
     }
 
-    fn respond(&mut self, status: Option<Status>, through: i64, fin: bool, reply: &mut PbWriter<'_>) {
+    fn respond(
+        &mut self,
+        status: Option<Status>,
+        through: i64,
+        place: Option<Place>,
+        fin: bool,
+        reply: &mut PbWriter<'_>,
+    ) {
         self.told = self.window.granted();
+        let id = |offset| place.as_ref().map(|place| message_id(place.partition, offset));
+        let (first, last) =
+            place.as_ref().map_or((0, 0), |place| (place.offsets.start, place.offsets.end - 1));
         reply.pb(
             &ProduceResponse {
                 status,
                 msgnum_status_is_thru: Some(through),
                 max_msgnum_to_send: Some(self.told.to_wire()),
-                first_id: None,
-                last_id: None,
+                first_id: id(first),
+                last_id: id(last),
             },
             fin,
         );
     }
+}
+
+impl Place {
+    /// Both together, where the second goes on where the first ends.
+    fn join(first: Option<Self>, second: Option<Self>) -> Option<Self> {
+        let (first, second) = (first?, second?);
+        let joined = first.partition == second.partition && first.offsets.end == second.offsets.start;
+        joined.then(|| Self { partition: first.partition, offsets: first.offsets.start..second.offsets.end })
+    }
+}
+
+/// The TTL of a request's messages, or why all of them are refused.
+fn check(head: &ProduceRequestHead, cx: &Cx<'_>) -> Result<u32, PeerFault> {
+    let (shortest, longest) = cx.settings.ttl_secs;
+    let ttl = head.ttl.filter(|ttl| (shortest..=longest).contains(ttl));
+    let ttl = ttl.ok_or(PeerFault::Ttl { ttl: head.ttl, range: cx.settings.ttl_secs })?;
+    if head.keys != 0 && head.keys != head.payloads {
+        return Err(PeerFault::KeyCount { keys: head.keys, payloads: head.payloads });
+    }
+    Ok(ttl)
 }
 
 fn status(code: StatusCode) -> Status {

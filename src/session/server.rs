@@ -15,15 +15,18 @@ use super::consume::Consume;
 use super::context::{Cx, status_of};
 use super::delimiter::{Delimiter, Step};
 use super::marker::Start;
-use super::produce::Produce;
+use super::produce::{Produce, Routing};
 use crate::batch::Fetched;
+use crate::budget::{Share, Wanted};
 use crate::clock::millis;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::names::{ClientId, QueueAddress, client_partition};
+use crate::names::{ClientId, QueueAddress};
+use crate::partitioner::client_partition;
 use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
 use crate::queue::{Position, QueueInfo};
 use crate::ws::CloseCode;
 use prost::Message;
+use std::ops::Range;
 
 #[derive(Debug)]
 enum Setup {
@@ -75,7 +78,7 @@ struct Operations {
     discarded: u64,
     draining: bool,
     /// Bytes that the delimiter waits for.
-    wanted: Option<usize>,
+    wanted: Option<Wanted>,
     /// When the pb that was begun must be whole.
     pb_due_ms: Option<u64>,
     close: Option<CloseCode>,
@@ -127,9 +130,9 @@ impl ServerSession {
                     }
                 }
                 Ok((used, Step::More)) => rest = &rest[used..],
-                Ok((used, Step::Wait(bytes))) => {
+                Ok((used, Step::Wait(wanted))) => {
                     rest = &rest[used..];
-                    operations.wanted = Some(bytes);
+                    operations.wanted = Some(wanted);
                     break;
                 }
                 Err(fault) => operations.fail(fault.into(), cx),
@@ -146,7 +149,7 @@ impl ServerSession {
             delimiter.reset(cx.budget);
             operations.wanted = None;
             operations.pb_due_ms = None;
-        } else if operations.wanted.is_some() {
+        } else if operations.waits_for_the_store() {
             // The pb's time begins when there is room for it.
             operations.pb_due_ms = None;
         } else if whole || operations.pb_due_ms.is_none() {
@@ -157,8 +160,11 @@ impl ServerSession {
 
     /// The budget may have room for the pb that waits.
     pub fn retry(&mut self, cx: &mut Cx<'_>) {
-        if self.operations.wanted.is_some() && self.delimiter.reserve(cx.budget) {
-            self.operations.wanted = None;
+        if self.operations.wanted.is_none() {
+            return;
+        }
+        self.operations.wanted = self.delimiter.reserve(cx.budget);
+        if self.operations.wanted.is_none() {
             self.operations.pb_due_ms = Some(cx.now.mono_ms + millis(cx.settings.pb_timeout));
         }
     }
@@ -166,7 +172,7 @@ impl ServerSession {
     /// All bytes of a turn were handed in: what they brought goes to the shard.
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
         if let State::Producing(produce) = &mut self.operations.state {
-            produce.close_batch(cx);
+            produce.close_batches(cx);
         }
     }
 
@@ -196,12 +202,12 @@ impl ServerSession {
         }
     }
 
-    /// The store's answer to an `Append`. The shard has given the bytes back.
+    /// The store's answer to an `Append`: the offsets. The shard has given the bytes back.
     pub fn handle_appended(
         &mut self,
         operation: OperationId,
         sequence: u64,
-        result: Result<(), StoreFault>,
+        result: Result<Range<u64>, StoreFault>,
         cx: &mut Cx<'_>,
     ) {
         if operation == self.operations.operation
@@ -277,8 +283,8 @@ impl ServerSession {
         self.operations.is_blocked(cx)
     }
 
-    /// How many bytes of the budget are waited for.
-    pub fn wanted_bytes(&self) -> Option<usize> {
+    /// What is waited for of the budget.
+    pub fn wanted(&self) -> Option<Wanted> {
         self.operations.wanted
     }
 
@@ -325,6 +331,12 @@ impl ServerSession {
 }
 
 impl Operations {
+    /// Whether what is waited for is memory that the store will give back. Memory that other peers must give back is waited
+    /// for in the pb's own time.
+    fn waits_for_the_store(&self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.share == Share::Whole)
+    }
+
     /// Whether the client's bytes mean nothing any more.
     fn discards(&self) -> bool {
         !self.client_ended && (self.failing.is_some() || matches!(self.state, State::Discarding))
@@ -410,12 +422,14 @@ impl Operations {
         }
         match setup {
             Setup::Produce { partition } => {
-                let partition = match partition {
+                let keyless = match partition {
                     Some(partition) => *partition,
                     None if self.client_is_known => client_partition(self.client, queue.partitions),
                     None => local_partition.min(queue.partitions - 1),
                 };
-                let produce = Produce::start(self.operation, self.client, partition, cx);
+                let keyed_over = partition.is_none().then_some(queue.partitions);
+                let routing = Routing { partition: keyless, keyed_over };
+                let produce = Produce::start(self.operation, self.client, routing, cx);
                 self.state = State::Producing(Box::new(produce));
             }
             Setup::Consume { partition, start, echo } => {
@@ -489,7 +503,7 @@ impl Operations {
     /// The operation ends with `fault`, once all that was accepted is spoken for. The first fault counts.
     fn fail(&mut self, fault: Fault, cx: &mut Cx<'_>) {
         if let State::Producing(produce) = &mut self.state {
-            produce.close_batch(cx);
+            produce.close_batches(cx);
         }
         self.wanted = None;
         if self.failing.is_none() {

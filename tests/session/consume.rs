@@ -325,7 +325,7 @@ fn an_empty_pb_needs_no_memory_and_waits_behind_nobody() {
     let mut rig = Rig::new(Rig::defaults());
     let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
     rig.begin(&SetupRequest { get: Some(get), append: None });
-    rig.budget.set_waiting(1);
+    rig.budget.set_waiting(millstream::budget::Share::Whole, 1);
     rig.call(|session, cx| session.handle_data(&[0], true, cx));
     rig.call(|session, cx| session.poll_transmit(cx));
     assert_eq!(rig.out, [0x80, 0], "the half ends, and nothing failed");

@@ -1,11 +1,15 @@
 //! Produce operations: every number is spoken for once, in order, with the fate that it had.
 
+use std::collections::{HashMap, VecDeque};
+
 use millstream::error::StoreFault;
-use millstream::names::{ClientId, client_partition};
+use millstream::names::ClientId;
+use millstream::partitioner::{client_partition, key_partition};
 use millstream::pb::wire::write_varint;
 use millstream::pb::{
     ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest,
 };
+use millstream::queue::message_id;
 use millstream::session::{Command, Cx, OperationId, ServerSession};
 use proptest::prelude::*;
 use prost::Message;
@@ -21,7 +25,18 @@ struct Request {
     sizes: Vec<usize>,
     /// The TTL stands behind the payloads.
     ttl_last: bool,
+    keys: Keys,
 }
+
+/// The keys of a request's payloads.
+#[derive(Clone, Copy, Debug)]
+enum Keys {
+    None,
+    Each,
+    OneTooMany,
+}
+
+const PARTITIONS: u16 = 4;
 
 /// How the client's half ends.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +63,13 @@ fn request() -> impl Strategy<Value = Request> {
         prop_oneof![12 => 0..=PAYLOAD_MAX, 1 => PAYLOAD_MAX + 1..=PAYLOAD_MAX + 9],
         1..8,
     );
-    (ttl, sizes, any::<bool>()).prop_map(|(ttl, sizes, ttl_last)| Request { ttl, sizes, ttl_last })
+    let keys = prop_oneof![6 => Just(Keys::None), 6 => Just(Keys::Each), 1 => Just(Keys::OneTooMany)];
+    (ttl, sizes, any::<bool>(), keys).prop_map(|(ttl, sizes, ttl_last, keys)| Request {
+        ttl,
+        sizes,
+        ttl_last,
+        keys,
+    })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -67,6 +88,20 @@ fn payload(number: i64, size: usize) -> Vec<u8> {
     (0..size).map(|index| (number as usize * 31 + index) as u8).collect()
 }
 
+/// One of four keys; the empty one is none.
+fn key(number: i64) -> Vec<u8> {
+    vec![b'k'; number as usize * 7 % 4]
+}
+
+/// A message that is to be stored, or was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stored {
+    partition: u16,
+    ttl: u32,
+    key: Vec<u8>,
+    payload: Vec<u8>,
+}
+
 /// What the protocol says of an operation whose appends all succeed.
 struct Expected {
     bytes: Vec<u8>,
@@ -74,8 +109,8 @@ struct Expected {
     numbers: Vec<(usize, i64)>,
     /// Of each number: 201, or its own 4xx.
     fates: Vec<u32>,
-    /// The payloads that are to be stored.
-    stored: Vec<(u32, Vec<u8>)>,
+    /// The messages that are to be stored.
+    stored: Vec<Stored>,
     /// How the client breaks it, and through which number that is spoken for.
     failure: Option<(u32, i64)>,
     /// How many bytes, and whether the FIN, must be there for the breach to be seen.
@@ -133,9 +168,15 @@ impl Expected {
         let first = self.fates.len() as i64 + 1;
         let payloads: Vec<Vec<u8>> =
             (first..).zip(&request.sizes).map(|(number, size)| payload(number, *size)).collect();
+        let mut keys: Vec<Vec<u8>> = match request.keys {
+            Keys::None => vec![],
+            Keys::Each | Keys::OneTooMany => (first..).take(payloads.len()).map(key).collect(),
+        };
+        keys.extend(matches!(request.keys, Keys::OneTooMany).then(Vec::new));
         let mut parts = [ProduceRequest { ttl: request.ttl, ..Default::default() }.encode_to_vec(), {
             let payloads = payloads.iter().map(|payload| payload.clone().into()).collect();
-            ProduceRequest { ttl: None, payloads, keys: vec![] }.encode_to_vec()
+            let keys = keys.iter().map(|key| key.clone().into()).collect();
+            ProduceRequest { ttl: None, payloads, keys }.encode_to_vec()
         }];
         if request.ttl_last {
             parts.reverse();
@@ -143,14 +184,20 @@ impl Expected {
         let pb = parts.concat();
         self.bytes.extend(length(pb.len()));
         self.bytes.extend(pb);
-        let ttl = request.ttl.filter(|ttl| *ttl >= 60);
-        for payload in payloads {
+        let ttl = request.ttl.filter(|ttl| *ttl >= 60 && !matches!(request.keys, Keys::OneTooMany));
+        for (index, payload) in payloads.into_iter().enumerate() {
             match ttl {
                 None => self.fates.push(400),
                 Some(_) if payload.len() > PAYLOAD_MAX => self.fates.push(413),
                 Some(ttl) => {
                     self.fates.push(201);
-                    self.stored.push((ttl, payload));
+                    let key = keys.get(index).cloned().unwrap_or_default();
+                    let partition = if key.is_empty() {
+                        client_partition(ClientId::from(CLIENT), PARTITIONS)
+                    } else {
+                        key_partition(&key, PARTITIONS)
+                    };
+                    self.stored.push(Stored { partition, ttl, key, payload });
                 }
             }
         }
@@ -169,6 +216,9 @@ struct Append {
     operation: OperationId,
     sequence: u64,
     reserved: usize,
+    partition: u16,
+    offset: u64,
+    count: u64,
     /// Not yet answered.
     open: bool,
 }
@@ -178,8 +228,11 @@ struct Run {
     schedule: Random,
     opens: Vec<OperationId>,
     appends: Vec<Append>,
-    /// The messages that were to be stored, in order: TTL, payload, and the place of their batch in `appends`.
-    stored: Vec<(u32, Vec<u8>, usize)>,
+    /// The messages that were to be stored, in the order of their partitions, with their offsets and the places of their
+    /// batches in `appends`.
+    stored: HashMap<u16, VecDeque<(Stored, u64, usize)>>,
+    /// Where the next batch of each partition is stored.
+    ends: HashMap<u16, u64>,
     reads: Vec<Read>,
     /// Answers until one says that the store has failed.
     fails_in: Option<usize>,
@@ -232,7 +285,7 @@ impl Run {
     /// The shard or the store answers something.
     fn answer(&mut self) {
         if let Some(operation) = self.opens.pop() {
-            let queue = Rig::queue(4);
+            let queue = Rig::queue(PARTITIONS);
             return self.call(|session, cx| session.handle_opened(operation, Ok(queue), 2, cx));
         }
         let open: Vec<usize> = (0..self.appends.len()).filter(|index| self.appends[*index].open).collect();
@@ -240,14 +293,15 @@ impl Run {
             return;
         }
         let index = open[self.schedule.below(open.len())];
-        let Append { operation, sequence, reserved, .. } = self.appends[index];
+        let Append { operation, sequence, reserved, offset, count, .. } = self.appends[index];
         self.appends[index].open = false;
         let fails = self.fails_in == Some(0);
         self.fails_in = self.fails_in.and_then(|left| left.checked_sub(1));
         if fails {
             self.failed = Some((self.taken, index));
         }
-        let result = if fails { Err(StoreFault::Unavailable("planned".into())) } else { Ok(()) };
+        let result =
+            if fails { Err(StoreFault::Unavailable("planned".into())) } else { Ok(offset..offset + count) };
         self.harness.rig.budget.release(reserved);
         self.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
     }
@@ -258,14 +312,32 @@ impl Run {
             match command {
                 Command::Open { operation, .. } => self.opens.push(operation),
                 Command::Append { operation, sequence, partition, batch, reserved } => {
-                    assert_eq!(partition, client_partition(ClientId::from(CLIENT), 4));
                     assert!(
-                        self.appends.last().is_none_or(|last| last.sequence < sequence),
+                        self.appends.last().is_none_or(|last| last.sequence < sequence
+                            || (last.sequence == sequence && last.partition != partition)),
                         "batches come in order"
                     );
-                    let (ttl, index) = (batch.ttl_secs(), self.appends.len());
-                    self.stored.extend(batch.payloads().map(|payload| (ttl, payload.to_vec(), index)));
-                    self.appends.push(Append { operation, sequence, reserved, open: true });
+                    let (ttl, index, count) =
+                        (batch.ttl_secs(), self.appends.len(), u64::from(batch.count()));
+                    // Others store in between.
+                    let gap = self.schedule.below(3) as u64 / 2;
+                    let end = self.ends.entry(partition).or_default();
+                    let offset = *end + gap;
+                    *end = offset + count;
+                    let of_partition = self.stored.entry(partition).or_default();
+                    of_partition.extend((offset..).zip(batch.records()).map(|(offset, record)| {
+                        let (key, payload) = (record.key.to_vec(), record.payload.to_vec());
+                        (Stored { partition, ttl, key, payload }, offset, index)
+                    }));
+                    self.appends.push(Append {
+                        operation,
+                        sequence,
+                        reserved,
+                        partition,
+                        offset,
+                        count,
+                        open: true,
+                    });
                 }
                 other => panic!("a producer asks for {other:?}"),
             }
@@ -280,6 +352,7 @@ impl Run {
         assert_eq!(setup.status.as_ref().unwrap().status_code(), 100);
         let mut granted = setup.max_msgnum_to_send();
         let mut spoken = Vec::new();
+        let mut places = Vec::new();
         let mut end = None;
         for read in reads {
             let Read::Pb(pb) = read else { break };
@@ -294,7 +367,10 @@ impl Run {
             match response.status.map(|status| status.status_code()) {
                 None => assert_eq!(through, spoken.len() as i64, "credit repeats the number"),
                 Some(code) if code == 429 || through as usize <= spoken.len() => end = Some((code, through)),
-                Some(code) => spoken.resize(through as usize, code),
+                Some(code) => {
+                    places.push((spoken.len()..through as usize, response.first_id, response.last_id));
+                    spoken.resize(through as usize, code);
+                }
             }
         }
         assert_eq!(self.reads.iter().filter(|read| **read == Read::End).count(), 1);
@@ -310,17 +386,29 @@ impl Run {
             None => expected.fates.len() as i64,
         };
         let mut fates = expected.fates[..accepted as usize].to_vec();
-        let mut stored = self.stored.iter();
-        for fate in fates.iter_mut().filter(|fate| **fate == 201) {
-            let (_, _, append) = stored.next().expect("what is acknowledged was to be stored");
-            if self.failed.is_some_and(|(_, failed)| failed == *append) {
+        let mut stored = self.stored.clone();
+        let mut to_store = expected.stored.iter();
+        let mut ids = vec![None; fates.len()];
+        for (fate, id) in fates.iter_mut().zip(&mut ids).filter(|(fate, _)| **fate == 201) {
+            let wanted = to_store.next().unwrap();
+            let kept = stored.get_mut(&wanted.partition).and_then(VecDeque::pop_front);
+            let (kept, offset, append) = kept.expect("what is acknowledged was to be stored");
+            assert_eq!(kept, *wanted);
+            *id = Some((kept.partition, offset));
+            let sequence = self.appends[append].sequence;
+            if self.failed.is_some_and(|(_, failed)| self.appends[failed].sequence == sequence) {
                 *fate = 503;
             }
         }
-        assert!(stored.next().is_none(), "nothing is stored that is not spoken for");
+        assert!(stored.values().all(VecDeque::is_empty), "nothing is stored that is not spoken for");
         assert_eq!(spoken, fates);
-        let kept: Vec<_> = self.stored.iter().map(|(ttl, payload, _)| (*ttl, payload.clone())).collect();
-        assert_eq!(kept, expected.stored[..kept.len()]);
+        for (numbers, first_id, last_id) in places {
+            let ids: Vec<(u16, u64)> = ids[numbers.clone()].iter().copied().flatten().collect();
+            let neighbours = |pair: &[(u16, u64)]| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1;
+            let in_a_row = spoken[numbers.start] == 201 && ids.windows(2).all(neighbours);
+            let id = |of: Option<&(u16, u64)>| of.filter(|_| in_a_row).map(|(p, o)| message_id(*p, *o));
+            assert_eq!((first_id, last_id), (id(ids.first()), id(ids.last())));
+        }
         assert_eq!(end, if failed_first.is_some() { Some((503, accepted)) } else { expected.failure });
         assert_eq!(self.harness.rig.budget.reserved(), 0);
     }
@@ -341,7 +429,8 @@ proptest! {
             schedule: Random(seed),
             opens: Vec::new(),
             appends: Vec::new(),
-            stored: Vec::new(),
+            stored: HashMap::new(),
+            ends: HashMap::new(),
             reads: Vec::new(),
             fails_in,
             taken: (0, false),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use millstream::batch::Record;
 use millstream::client::{
     Application, Block, ClientError, Consume, Next, Produce, Resume, Sink, Source, Target, Wire,
 };
@@ -13,6 +14,7 @@ use millstream::pb::ReceivedMessage;
 use millstream::session::client::ConsumeOptions;
 use millstream::shard::core::ConnectionId;
 
+use super::model::Model;
 use super::random::Random;
 
 /// One message as a consumer saw it.
@@ -20,6 +22,7 @@ use super::random::Random;
 pub struct Seen {
     pub id: String,
     pub payload: Vec<u8>,
+    pub key: Vec<u8>,
     pub age: u32,
     pub ttl: u32,
     pub timestamp_ms: i64,
@@ -52,6 +55,7 @@ impl Sink for Log {
         self.seen.push(Seen {
             id: message.id.to_owned(),
             payload: message.payload.unwrap_or_default().to_vec(),
+            key: message.key.unwrap_or_default().to_vec(),
             age: message.age,
             ttl: message.ttl,
             timestamp_ms: message.timestamp_ms.expect("every message has a timestamp"),
@@ -113,7 +117,7 @@ impl Client {
         while !rest.is_empty() {
             let (some, later) = rest.split_at(random.between(1, rest.len().min(40)));
             let mut block = Block::default();
-            some.iter().for_each(|payload| block.push(payload));
+            some.iter().for_each(|payload| block.push(Record { key: Model::key(payload), payload }));
             left.push_back(block);
             rest = later;
         }

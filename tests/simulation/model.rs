@@ -36,6 +36,15 @@ impl Model {
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 
+    /// The key of a message: those of every second producer have one of three, or none.
+    pub fn key(payload: &[u8]) -> &'static [u8] {
+        const KEYS: [&[u8]; 4] = [b"a", b"", b"another", b"c"];
+        match Self::origin(payload) {
+            Some((producer, sequence)) if producer % 2 == 1 => KEYS[sequence % KEYS.len()],
+            _ => b"",
+        }
+    }
+
     /// Judges what one consumer saw; `resent`: messages that each producer's client has sent again; `complete`: it
     /// had the time to see everything.
     pub fn judge(
@@ -48,7 +57,7 @@ impl Model {
         let mut ids = HashSet::new();
         let mut next_offset: HashMap<u64, u64> = HashMap::new();
         let mut copies: HashMap<&[u8], u64> = HashMap::new();
-        let mut first_copies: Vec<Vec<usize>> = vec![Vec::new(); self.producers.len()];
+        let mut first_copies: Vec<HashMap<&[u8], Vec<usize>>> = vec![HashMap::new(); self.producers.len()];
         for message in seen {
             let what = format!("{} {:?}", message.id, String::from_utf8_lossy(&message.payload));
             if !ids.insert(message.id.clone()) {
@@ -75,6 +84,9 @@ impl Model {
             {
                 return Err(format!("{what} was never sent so"));
             }
+            if message.key != Self::key(&message.payload) {
+                return Err(format!("{what} has the key {:?}", message.key));
+            }
             if message.payload.len() > self.max_payload_bytes {
                 return Err(format!("{what} is larger than what may be stored"));
             }
@@ -87,7 +99,7 @@ impl Model {
             let count = copies.entry(&message.payload).or_insert(0);
             *count += 1;
             if *count == 1 {
-                first_copies[producer].push(sequence);
+                first_copies[producer].entry(Self::key(&message.payload)).or_default().push(sequence);
             }
         }
         for (producer, (client, sent)) in self.producers.iter().enumerate() {
@@ -99,15 +111,18 @@ impl Model {
             if again > resent[producer] {
                 return Err(format!("producer {producer}: {again} repeats, {} sent again", resent[producer]));
             }
-            let order = &first_copies[producer];
-            if !order.is_sorted() {
-                return Err(format!("producer {producer}: out of order: {order:?}"));
+            let of_producer = &first_copies[producer];
+            for (key, order) in of_producer {
+                if !order.is_sorted() {
+                    return Err(format!("producer {producer}, key {key:?}: out of order: {order:?}"));
+                }
             }
             let wanted = asked.echo || *client != asked.client;
             if complete && asked.count.is_none() && wanted {
                 let all = sent.iter().filter(|payload| payload.len() <= self.max_payload_bytes).count();
-                if order.len() != all {
-                    return Err(format!("producer {producer}: {} of {all} messages came", order.len()));
+                let came: usize = of_producer.values().map(Vec::len).sum();
+                if came != all {
+                    return Err(format!("producer {producer}: {came} of {all} messages came"));
                 }
             }
         }

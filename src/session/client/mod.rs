@@ -90,7 +90,9 @@ impl Half {
                     piece = &piece[used..];
                 }
                 Ok((_, Step::More)) => return Ok(()),
-                Ok((_, Step::Wait(bytes))) => return Err(ServerFault(format!("a pb of {bytes} bytes"))),
+                Ok((_, Step::Wait(wanted))) => {
+                    return Err(ServerFault(format!("a pb of {} bytes", wanted.bytes)));
+                }
                 Err(fault) => return Err(ServerFault(fault.to_string())),
             }
         }

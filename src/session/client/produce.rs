@@ -3,6 +3,7 @@
 use super::super::credit::{MsgNum, SendWindow};
 use super::super::pb_writer::PbWriter;
 use super::{Half, Outcome, ServerFault};
+use crate::batch::Record;
 use crate::pb::{
     ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest, encode_produce_request,
 };
@@ -61,17 +62,17 @@ impl Producer {
         self.window.sent().since(self.spoken_for)
     }
 
-    /// Appends one ProduceRequest of `count` payloads (within the credit) to `pbs`, not yet framed: several may
+    /// Appends one ProduceRequest of `count` messages (within the credit) to `pbs`, not yet framed: several may
     /// share a frame.
     pub fn send<'a>(
         &mut self,
         ttl: u32,
-        payloads: impl Iterator<Item = &'a [u8]> + Clone,
+        records: impl Iterator<Item = Record<'a>> + Clone,
         count: u64,
         pbs: &mut Vec<u8>,
     ) {
         self.window.send(count);
-        encode_produce_request(ttl, payloads, pbs);
+        encode_produce_request(ttl, records, pbs);
     }
 
     /// Appends a frame of pbs.

@@ -8,7 +8,7 @@
 //! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget.
 
 use super::deadlines::Armed;
-use crate::budget::Budget;
+use crate::budget::{Budget, Share, Wanted};
 use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::limits::{PONG_BYTES_MAX, SEND_BUFFER_BYTES};
@@ -75,8 +75,8 @@ pub struct Connection {
     pub(super) armed: Armed,
     /// It is in the shard's list of those with something to do.
     pub(super) is_dirty: bool,
-    /// It is in the shard's list of those that wait for bytes of the budget.
-    pub(super) is_waiting: bool,
+    /// In which of the shard's lists of those that wait for bytes of the budget it is.
+    pub(super) waits_in: Option<Share>,
     /// It is in the shard's list of those that wait for credit.
     pub(super) is_starved: bool,
 }
@@ -100,7 +100,7 @@ impl Connection {
             takes: false,
             armed: Armed::default(),
             is_dirty: false,
-            is_waiting: false,
+            waits_in: None,
             is_starved: false,
         }
     }
@@ -293,10 +293,10 @@ impl Connection {
         }
     }
 
-    /// How many bytes of the budget the session waits for.
-    pub fn wanted_bytes(&self) -> Option<usize> {
+    /// What the session waits for of the budget.
+    pub fn wanted(&self) -> Option<Wanted> {
         match &self.phase {
-            Phase::Streaming(session) => session.wanted_bytes(),
+            Phase::Streaming(session) => session.wanted(),
             Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => None,
         }
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use self::catalogue::{Catalogue, FullName};
 use self::deadlines::Deadlines;
-use crate::budget::Budget;
+use crate::budget::{Budget, Share, Wanted};
 use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
@@ -82,8 +82,8 @@ pub struct Core<S> {
     commands: Vec<Command>,
     /// Connections with something to do.
     dirty: VecDeque<ConnectionId>,
-    /// Connections that wait for bytes of the budget, in the order of their coming.
-    waiting: VecDeque<ConnectionId>,
+    /// Connections that wait for bytes of the budget, by share, in the order of their coming.
+    waiting: [VecDeque<ConnectionId>; 3],
     /// Connections that wait for credit.
     starved: Vec<ConnectionId>,
     deadlines: Deadlines,
@@ -112,7 +112,7 @@ impl<S: Store<Token>> Core<S> {
             is_asked: false,
             commands: Vec::new(),
             dirty: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: Default::default(),
             starved: Vec::new(),
             deadlines: Deadlines::default(),
             tick_due_ms: 0,
@@ -376,10 +376,13 @@ impl<S: Store<Token>> Core<S> {
     fn after(&mut self, now: Now, id: ConnectionId) {
         self.route_commands(now, id);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.wanted_bytes().is_some() && !connection.is_waiting {
-            connection.is_waiting = true;
-            self.waiting.push_back(id);
-            self.budget.set_waiting(self.waiting.len());
+        if let Some(Wanted { share, .. }) = connection.wanted()
+            && connection.waits_in != Some(share)
+        {
+            connection.waits_in = Some(share);
+            let waiting = &mut self.waiting[share as usize];
+            waiting.push_back(id);
+            self.budget.set_waiting(share, waiting.len());
         }
         if connection.session().is_some_and(ServerSession::is_starved) && !connection.is_starved {
             connection.is_starved = true;
@@ -470,7 +473,7 @@ impl<S: Store<Token>> Core<S> {
         let Some((connection, mut env)) = self.connection(now, id) else { return };
         connection.with_session(&mut env, |session, cx| match completion {
             Completion::Appended { result, .. } => {
-                session.handle_appended(token.operation, token.detail, result.map(drop), cx);
+                session.handle_appended(token.operation, token.detail, result, cx);
             }
             Completion::Fetched { result, .. } => {
                 session.handle_fetched(token.operation, token.detail as u16, result, cx);
@@ -549,24 +552,8 @@ impl<S: Store<Token>> Core<S> {
 
     /// Whoever waits for memory gets it, in the order of coming.
     fn wake_waiting(&mut self, now: Now) {
-        for _ in 0..self.waiting.len() {
-            let Some(id) = self.waiting.front().copied() else { break };
-            let wanted = self.connections.get(id).and_then(Connection::wanted_bytes);
-            if wanted.is_some_and(|bytes| !self.budget.fits(bytes)) {
-                break;
-            }
-            self.waiting.pop_front();
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.is_waiting = false;
-            }
-            // The first in the queue may reserve; whoever comes behind it may not.
-            self.budget.set_waiting(0);
-            if let Some((connection, mut env)) = self.connection(now, id) {
-                connection.retry(&mut env);
-                self.mark_dirty(id);
-                self.after(now, id);
-            }
-            self.budget.set_waiting(self.waiting.len());
+        for share in Share::ALL {
+            self.wake_waiting_in(now, share);
         }
         if !self.starved.is_empty() && !self.budget.is_tight() {
             for id in std::mem::take(&mut self.starved) {
@@ -575,6 +562,33 @@ impl<S: Store<Token>> Core<S> {
                     self.mark_dirty(id);
                 }
             }
+        }
+    }
+
+    fn wake_waiting_in(&mut self, now: Now, share: Share) {
+        let queue = share as usize;
+        for _ in 0..self.waiting[queue].len() {
+            let Some(id) = self.waiting[queue].front().copied() else { break };
+            // One that waits in another list by now has only left its place here.
+            let waits = self.connections.get(id).filter(|connection| connection.waits_in == Some(share));
+            let wanted = waits.and_then(Connection::wanted).filter(|wanted| wanted.share == share);
+            if wanted.is_some_and(|wanted| !self.budget.fits(wanted)) {
+                break;
+            }
+            self.waiting[queue].pop_front();
+            if let Some(connection) = self.connections.get_mut(id).filter(|one| one.waits_in == Some(share)) {
+                connection.waits_in = None;
+            }
+            // The first in the queue may reserve; whoever comes behind it may not.
+            self.budget.set_waiting(share, 0);
+            if wanted.is_some()
+                && let Some((connection, mut env)) = self.connection(now, id)
+            {
+                connection.retry(&mut env);
+                self.mark_dirty(id);
+                self.after(now, id);
+            }
+            self.budget.set_waiting(share, self.waiting[queue].len());
         }
     }
 
