@@ -445,7 +445,7 @@ impl Place {
     fn join(first: Option<Self>, second: Option<Self>) -> Option<Self> {
         let (first, second) = (first?, second?);
         let joined = first.partition == second.partition && first.offsets.end == second.offsets.start;
-        joined.then(|| Self { partition: first.partition, offsets: first.offsets.start..second.offsets.end })
+        joined.then_some(Self { partition: first.partition, offsets: first.offsets.start..second.offsets.end })
     }
 }
 

@@ -1,0 +1,426 @@
+//! What each fuzz target does with its bytes. `cargo fuzz` calls these for hours, `cargo test` on the committed corpus.
+//!
+//! All that a stranger can send goes through here: frames, the handshake, lengths, pbs, markers, and a whole session whose
+//! shard and store the bytes play, too. Each body holds the code against an oracle or an invariant, not only against panics.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../common/rig.rs"]
+mod rig;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use millstream::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::budget::Budget;
+use millstream::error::{Fault, PeerFault, StoreFault};
+use millstream::names::{ClientId, Project, QueueAddress};
+use millstream::pb::wire::Malformed;
+use millstream::pb::{
+    ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField, ProduceRequest, SetupRequest,
+    decode_produce_request,
+};
+use millstream::queue::{QueueId, QueueInfo};
+use millstream::session::{Command, Delimiter, Marker, Start, Step};
+use millstream::ws::frame::FrameHeader;
+use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
+use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
+use prost::Message;
+use rig::Rig;
+
+/// The rest of the bytes, taken from the front.
+struct Bag<'a>(&'a [u8]);
+
+impl<'a> Bag<'a> {
+    fn byte(&mut self) -> u8 {
+        match self.0.split_first() {
+            Some((first, rest)) => {
+                self.0 = rest;
+                *first
+            }
+            None => 0,
+        }
+    }
+
+    fn take(&mut self, bytes: usize) -> &'a [u8] {
+        let (some, rest) = self.0.split_at(bytes.min(self.0.len()));
+        self.0 = rest;
+        some
+    }
+}
+
+/// What a receiver said, without the ways in which its input was cut.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Data(MessageKind, Vec<u8>, bool),
+    Ping(Vec<u8>),
+    Pong,
+    Close(Option<CloseCode>),
+    Broken(CloseCode),
+}
+
+fn hear(role: Role, bytes: &[u8], mut piece: impl FnMut() -> usize) -> Vec<Heard> {
+    let mut receiver = Receiver::new(role);
+    let mut heard = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(piece().clamp(1, rest.len()));
+        rest = later;
+        let mut input = now.to_vec();
+        let mut at = 0;
+        loop {
+            match receiver.handle(&mut input[at..]) {
+                Ok(Input::More) => break,
+                Ok(Input::Data { kind, payload, fin }) => {
+                    let piece = &input[at..][payload.clone()];
+                    match heard.last_mut() {
+                        Some(Heard::Data(_, all, ended @ false)) => {
+                            all.extend_from_slice(piece);
+                            *ended = fin;
+                        }
+                        _ => heard.push(Heard::Data(kind, piece.to_vec(), fin)),
+                    }
+                    at += payload.end;
+                }
+                Ok(Input::Ping { used, payload }) => {
+                    heard.push(Heard::Ping(payload.as_slice().to_vec()));
+                    at += used;
+                }
+                Ok(Input::Pong { used }) => {
+                    heard.push(Heard::Pong);
+                    at += used;
+                }
+                Ok(Input::Close { code }) => {
+                    heard.push(Heard::Close(code));
+                    return heard;
+                }
+                Err(code) => {
+                    heard.push(Heard::Broken(code));
+                    return heard;
+                }
+            }
+        }
+    }
+    heard
+}
+
+/// Frames: every way of cutting them says the same, and a header is what tungstenite reads.
+pub fn frames(data: &[u8]) {
+    let mut bag = Bag(data);
+    let flags = bag.byte();
+    let role = if flags & 1 == 0 { Role::Server } else { Role::Client };
+    let cuts = bag.take(usize::from(flags >> 4)).to_vec();
+    let whole = hear(role, bag.0, || usize::MAX);
+    let mut sizes = cuts.iter().map(|size| usize::from(*size)).chain(std::iter::repeat(1));
+    let cut = hear(role, bag.0, || sizes.next().unwrap_or(1));
+    // A message that was cut by a ping is heard in two pieces or in one.
+    let text = |heard: &[Heard]| {
+        let mut text: Vec<u8> = Vec::new();
+        for one in heard {
+            if let Heard::Data(_, all, _) = one {
+                text.extend_from_slice(all);
+            }
+        }
+        text
+    };
+    assert_eq!(text(&whole), text(&cut));
+    assert_eq!(whole.last(), cut.last());
+    if let Ok(Some((header, used))) = FrameHeader::parse(bag.0) {
+        let mut written = Vec::new();
+        header.write(&mut written);
+        assert_eq!(written, &bag.0[..used]);
+        let oracle =
+            tungstenite::protocol::frame::FrameHeader::parse(&mut std::io::Cursor::new(bag.0)).unwrap();
+        let (oracle, length) = oracle.unwrap();
+        assert_eq!((header.fin, header.mask, header.length), (oracle.is_final, oracle.mask, length));
+    }
+}
+
+/// The handshake: refused, accepted or not yet whole, the same for every beginning that is long enough.
+pub fn handshake(data: &[u8]) {
+    let policy = Policy {
+        default_project: Project::parse("default").unwrap(),
+        allowed_origins: vec!["https://console.example".into()],
+        test_echo: true,
+    };
+    let mut out = Vec::new();
+    if let Ok(Some(accepted)) = accept(data, &policy, &mut out) {
+        assert!(out.starts_with(b"HTTP/1.1 101 ") && out.ends_with(b"\r\n\r\n"));
+        assert!(accepted.used <= data.len());
+        for end in [0, 1, accepted.used / 2, accepted.used - 1] {
+            let mut none = Vec::new();
+            assert!(!matches!(accept(&data[..end], &policy, &mut none), Ok(Some(_))));
+        }
+        let mut again = Vec::new();
+        assert!(matches!(accept(&data[..accepted.used], &policy, &mut again), Ok(Some(_))));
+    }
+    let request = ClientRequest { host: "h", path: "/", project: None, client: None };
+    let _ = ClientHandshake::start(&request, &mut Vec::new()).handle(data);
+}
+
+const PB_MAX: usize = 3_000;
+
+fn split(bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Vec<u8>>, Option<PeerFault>) {
+    let (mut delimiter, mut budget, mut pbs) = (Delimiter::default(), Budget::new(1 << 20), Vec::new());
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (mut input, later) = rest.split_at(piece().clamp(1, rest.len()));
+        rest = later;
+        loop {
+            match delimiter.next(input, PB_MAX, &mut budget) {
+                Ok((used, Step::Pb(pb))) => {
+                    pbs.push(pb.to_vec());
+                    budget.release(pb.len());
+                    input = &input[used..];
+                }
+                Ok((used, Step::More)) => {
+                    assert_eq!(used, input.len());
+                    break;
+                }
+                Ok((_, Step::Wait(wanted))) => panic!("a large budget has no {wanted:?}"),
+                Err(fault) => return (pbs, Some(fault)),
+            }
+        }
+        assert!(budget.reserved() <= PB_MAX);
+    }
+    delimiter.reset(&mut budget);
+    assert_eq!(budget.reserved(), 0);
+    (pbs, None)
+}
+
+/// Lengths and pbs: every way of cutting gives the same.
+pub fn delimiter(data: &[u8]) {
+    let mut bag = Bag(data);
+    let cuts = bag.byte();
+    let cuts = bag.take(usize::from(cuts)).to_vec();
+    let mut sizes = cuts.iter().map(|size| usize::from(*size) * 8 + 1);
+    let cut = split(bag.0, || sizes.next().unwrap_or(7));
+    assert_eq!(split(bag.0, || usize::MAX), cut);
+}
+
+/// The pbs: the hand-written coders read what prost reads.
+pub fn pbs(data: &[u8]) {
+    let group = Malformed("a group or an unknown wire type");
+    let (mut payloads, mut keys) = (Vec::new(), Vec::new());
+    let ours = decode_produce_request(data, |field| match field {
+        ProduceField::Payload(payload) => payloads.push(Bytes::copy_from_slice(payload)),
+        ProduceField::Key(key) => keys.push(Bytes::copy_from_slice(key)),
+    });
+    match (&ours, ProduceRequest::decode(data)) {
+        // prost passes over a group that is well-formed.
+        (Err(error), _) if *error == group => {}
+        (Err(_), oracle) => assert!(oracle.is_err()),
+        (Ok(head), Ok(oracle)) => {
+            assert_eq!(head.ttl, oracle.ttl);
+            assert_eq!((payloads, keys), (oracle.payloads, oracle.keys));
+        }
+        (Ok(head), Err(error)) => panic!("{head:?}, but prost says {error}"),
+    }
+    let mut reader = ConsumeResponseReader::new(data);
+    let mut messages = Vec::new();
+    let ours = loop {
+        match reader.next_message() {
+            Ok(Some(message)) => messages.push((message.id, message.payload, message.key, message.ttl)),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    // A client's reader knows fewer fields than prost does, so it takes some that prost refuses.
+    if let (Ok(()), Ok(oracle)) = (ours, ConsumeResponse::decode(data)) {
+        assert_eq!(messages.len(), oracle.messages.len());
+        for ((id, payload, key, ttl), oracle) in messages.into_iter().zip(&oracle.messages) {
+            assert_eq!((id, ttl), (oracle.id(), oracle.ttl()));
+            assert_eq!((payload, key), (oracle.payload.as_deref(), oracle.key.as_deref()));
+        }
+    }
+    let _ = SetupRequest::decode(data);
+    let _ = ConsumeRequest::decode(data);
+}
+
+/// Where a consumer starts, and names: a marker that is read is written so that it reads the same.
+pub fn marker(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = QueueAddress::parse(text);
+    let _ = ClientId::parse(text);
+    let Ok(Start::Marker(marker)) = Start::parse(text) else { return };
+    let again = Marker::advance(text, &std::collections::HashMap::new());
+    assert_eq!(Start::parse(&again), Ok(Start::Marker(marker.clone())));
+    for partitions in [1, 8, 64] {
+        let queue = QueueInfo { id: QueueId(1), incarnation: 9, partitions, hash: 7 };
+        if let Ok(positions) = marker.positions(&queue) {
+            assert_eq!(positions.len(), usize::from(partitions));
+        }
+    }
+}
+
+/// A session: the bytes are the client's half, the shard's and the store's answers, and the time that passes. Whatever they
+/// do, frames are whole, memory comes back, and no append is asked for twice.
+pub fn session(data: &[u8]) {
+    let mut bag = Bag(data);
+    let mut settings = Rig::defaults();
+    settings.max_payload_bytes = 200;
+    settings.max_pb_bytes = PB_MAX;
+    settings.produce_window = 100 + u32::from(bag.byte());
+    settings.produce_window_bytes = 2_000;
+    settings.consume_batch_messages = 1 + usize::from(bag.byte() % 9);
+    settings.consume_batch_bytes = 300;
+    settings.discard_limit_bytes = 20_000;
+    settings.shard_budget_bytes = PB_MAX + 64 * usize::from(bag.byte());
+    let mut rig = Rig::new(settings);
+    let mut asked: VecDeque<Command> = VecDeque::new();
+    let mut appends = 0;
+    let mut ended = false;
+    while !bag.0.is_empty() && !ended {
+        let step = bag.byte();
+        match step & 7 {
+            0..=2 => {
+                let fin = step & 8 != 0;
+                let canned;
+                let piece = match step & 7 {
+                    0 => {
+                        let length = usize::from(bag.byte());
+                        bag.take(length)
+                    }
+                    1 => {
+                        canned = canned_setup(bag.byte());
+                        &canned[..]
+                    }
+                    _ => {
+                        canned = canned_request(bag.byte());
+                        &canned[..]
+                    }
+                };
+                let mut rest = piece;
+                while !rig.call(|session, cx| session.is_blocked(cx)) {
+                    let used = rig.call(|session, cx| session.handle_data(rest, fin, cx));
+                    rest = &rest[used..];
+                    if rest.is_empty() {
+                        break;
+                    }
+                    rig.call(|session, cx| session.poll_transmit(cx));
+                }
+                // What a blocked session leaves is lost here; the shard's own tests bring it again.
+            }
+            3 => rig.call(|session, cx| session.flush(cx)),
+            4 | 5 => {
+                if let Some(command) = asked.pop_front() {
+                    answer(&mut rig, command, step, &mut bag);
+                }
+            }
+            6 => {
+                rig.writable = step & 8 == 0;
+                rig.call(|session, cx| session.retry(cx));
+            }
+            _ => {
+                rig.now.mono_ms += u64::from(bag.byte()) * 200;
+                rig.now.unix_ms += 1_000;
+                rig.call(|session, cx| session.handle_timeout(cx));
+                if step & 0xf0 == 0xf0 {
+                    rig.call(|session, cx| session.drain_producers(cx));
+                    let until = rig.now.mono_ms + 1_000;
+                    rig.call(|session, cx| session.drain_consumers(until, cx));
+                }
+            }
+        }
+        rig.call(|session, cx| session.poll_transmit(cx));
+        check_frames(&rig.out);
+        rig.out.clear();
+        appends += rig.commands.iter().filter(|command| matches!(command, Command::Append { .. })).count();
+        asked.extend(rig.commands.drain(..));
+        assert!(appends <= data.len() * 64, "appends without bytes");
+        ended = rig.call(|session, _| session.close_code().is_some());
+    }
+    rig.call(|session, cx| session.abandon(cx));
+    asked.extend(rig.commands.drain(..));
+    for command in asked {
+        if let Command::Append { reserved, .. } = command {
+            rig.budget.release(reserved);
+        }
+    }
+    assert_eq!(rig.budget.reserved(), 0, "all memory comes back");
+}
+
+fn canned_setup(variant: u8) -> Vec<u8> {
+    let queue = if variant & 1 == 0 { "q" } else { "q/1" };
+    let setup = if variant & 2 == 0 {
+        SetupRequest {
+            append: Some(millstream::pb::ProduceSetupRequest { queue_name: Some(queue.into()) }),
+            get: None,
+        }
+    } else {
+        let marker = ["", "0", "latest", "time:5"][usize::from(variant >> 2 & 3)];
+        SetupRequest {
+            get: Some(millstream::pb::ConsumeSetupRequest {
+                queue_name: Some(queue.into()),
+                starting_marker: Some(marker.into()),
+                echo_requested: Some(variant & 16 != 0),
+                ..Default::default()
+            }),
+            append: None,
+        }
+    };
+    setup.encode_length_delimited_to_vec()
+}
+
+fn canned_request(variant: u8) -> Vec<u8> {
+    if variant & 1 != 0 {
+        let credit = i64::from(variant) * 3;
+        let request = ConsumeRequest {
+            send_marker: Some(variant & 2 != 0),
+            max_msgnum_to_send: Some(credit),
+            commit_marker: None,
+        };
+        return request.encode_length_delimited_to_vec();
+    }
+    let payloads: Vec<Bytes> =
+        (0..usize::from(variant >> 4)).map(|size| Bytes::from(vec![b'x'; size * 16])).collect();
+    let keys = payloads.iter().map(|payload| Bytes::from(vec![b'k'; payload.len() % 3])).collect();
+    let ttl = if variant & 2 == 0 { 60 } else { 61 };
+    let keys = if variant & 4 == 0 { vec![] } else { keys };
+    ProduceRequest { ttl: Some(ttl), payloads, keys }.encode_length_delimited_to_vec()
+}
+
+fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
+    let fails = step & 0xf8 == 0x08;
+    match command {
+        Command::Open { operation, .. } => {
+            let opened =
+                if fails { Err(Fault::Internal("planned".into())) } else { Ok(Rig::queue(1 + u16::from(step >> 6))) };
+            rig.call(|session, cx| session.handle_opened(operation, opened, 0, cx));
+        }
+        Command::Append { operation, sequence, batch, reserved, .. } => {
+            rig.budget.release(reserved);
+            let offset = u64::from(bag.byte());
+            let result =
+                if fails { Err(StoreFault::Full) } else { Ok(offset..offset + u64::from(batch.count())) };
+            rig.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
+        }
+        Command::Resolve { operation, partition, .. } => {
+            let position = if fails { Err(StoreFault::Full) } else { Ok(u64::from(bag.byte())) };
+            rig.call(|session, cx| session.handle_position(operation, partition, position, cx));
+        }
+        Command::Fetch { operation, partition, from, wait, .. } => {
+            let count = u64::from(bag.byte() % 20);
+            if count == 0 && wait && !fails {
+                return;
+            }
+            let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
+            (0..count).for_each(|index| builder.push(&[7; 90][..index as usize * 4]));
+            let timestamp_ms = rig.now.unix_ms - u64::from(step) * 400;
+            let stored = StoredBatch { base_offset: from, timestamp_ms, batch: builder.close() };
+            let batches = if count == 0 { vec![] } else { vec![stored] };
+            let fetched = Fetched { batches, next: from + count, at_end: true };
+            let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };
+            rig.call(|session, cx| session.handle_fetched(operation, partition, fetched, cx));
+        }
+        Command::Cancel { .. } => {}
+    }
+}
+
+/// Whole data frames, unmasked, nothing else.
+fn check_frames(mut out: &[u8]) {
+    while !out.is_empty() {
+        let (header, used) = FrameHeader::parse(out).expect("a valid header").expect("a whole header");
+        assert!(header.mask.is_none() && !header.opcode.is_control());
+        out = &out[used + header.length as usize..];
+    }
+}
