@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use millstream::config::{ServerConfig, Settings, WhenFull};
+use millstream::config::{ControlListen, ServerConfig};
 use millstream::names::Project;
 use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
 use millstream::shard::executor::{ExecutorSettings, spawn};
@@ -128,10 +128,9 @@ fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> 
     let server = Server::start(&ServerConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         cores: vec![SERVER_CORE],
-        memory_bytes: 1 << 26,
-        memory_full: WhenFull::DropOldest,
+        control_listen: ControlListen::Off,
         spin_before_park: spin,
-        settings: Settings::new(Project::parse("default").unwrap()),
+        ..ServerConfig::new(Project::parse("default").unwrap())
     })
     .unwrap();
     let mut client = dial(server.address());

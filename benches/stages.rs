@@ -21,7 +21,7 @@ use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
 use millstream::queue::{PartitionKey, QueueId};
-use millstream::session::{Command, Delimiter, Step};
+use millstream::session::{Command, Delimiter, PbLimits, Step};
 use millstream::store::{Memory, Request, Store, Stream};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use millstream::ws::{Input, Receiver, Role};
@@ -79,11 +79,12 @@ fn delimiter(criterion: &mut Criterion) {
     let small = ProduceRequest { ttl: Some(60), payloads: vec![Bytes::from(vec![b'x'; SIZE])], keys: vec![] };
     let bytes = small.encode_length_delimited_to_vec().repeat(1_000);
     let mut budget = Budget::new(1 << 20);
+    let limits = PbLimits { max_bytes: 1 << 20, foothold_bytes: 1 << 10, large_bytes: 64 << 10 };
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("a pb of one message", |bencher| {
         bencher.iter(|| {
             let (mut delimiter, mut rest, mut pbs) = (Delimiter::default(), &bytes[..], 0);
-            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, 1 << 20, &mut budget) {
+            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut budget) {
                 budget.release(pb.len());
                 rest = &rest[used..];
                 pbs += 1;

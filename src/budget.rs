@@ -14,14 +14,12 @@
 //!
 //! Worst case: the ceiling, and as much again held before the pressure was felt.
 
-use crate::limits::LARGE_PB_BYTES;
-
 /// What a reservation is for, and so how much of the ceiling there is for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
-    /// A pb that is whole, or the first [`FOOTHOLD_BYTES`](crate::limits::FOOTHOLD_BYTES) of one: all of it.
+    /// A pb that is whole, or the first `foothold_bytes` of one: all of it.
     Whole,
-    /// A cut pb of at most [`LARGE_PB_BYTES`]: a quarter.
+    /// A cut pb of at most `large_pb_bytes`: a quarter.
     CutSmall,
     /// A longer one: a half.
     CutLarge,
@@ -30,11 +28,6 @@ pub enum Share {
 impl Share {
     /// All, in the order in which they are served.
     pub const ALL: [Self; 3] = [Self::Whole, Self::CutSmall, Self::CutLarge];
-
-    /// That of a pb of `bytes`, of which not all has come.
-    pub fn of_cut(bytes: usize) -> Self {
-        if bytes <= LARGE_PB_BYTES { Self::CutSmall } else { Self::CutLarge }
-    }
 }
 
 /// Bytes to be reserved.

@@ -8,7 +8,7 @@
 //! | [`config`], [`limits`] | settings and bounds, checked against each other | |
 //! | [`error`] | whose fault it is, and the one map to a status | |
 //! | [`names`], [`queue`], [`partitioner`], [`batch`], [`budget`], [`clock`] | the words that the rooms below share | I/O |
-//! | [`heap`] | the allocator's settings | |
+//! | [`heap`], [`logging`] | the allocator's settings; log lines, no floods of them | |
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
 //! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
 //! | [`session`] | the streaming protocol without I/O, server and client side | sockets, clocks, stores |
@@ -49,6 +49,7 @@ pub mod heap;
 pub mod latency;
 pub mod limits;
 pub mod load;
+pub mod logging;
 pub mod names;
 pub mod partitioner;
 pub mod pb;

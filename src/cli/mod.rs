@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client::Target;
-use crate::config::parse_cores;
+use crate::config::{allowed_cores, parse_cores};
 use crate::names::{ClientId, Project};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
@@ -52,7 +52,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(args) => serve::run(args),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
         Command::Bench(args) => bench::run(args),
@@ -156,11 +156,4 @@ fn cores(list: Option<&str>) -> Result<Vec<usize>, Failure> {
         }
         None => Ok(cores),
     }
-}
-
-/// The cores that this process may run on.
-fn allowed_cores() -> Vec<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    list.and_then(|list| parse_cores(list.trim()).ok()).unwrap_or_else(|| vec![0])
 }

@@ -1,168 +1,144 @@
 //! `millstream serve`.
 
-use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{Failure, cores};
-use crate::config::{ServerConfig, Settings, WhenFull};
-use crate::heap;
+use super::Failure;
+use crate::config::load::{Loaded, load};
+use crate::config::table::{Kind, SETTINGS, default_file};
+use crate::config::{ServerConfig, memory};
 use crate::names::Project;
 use crate::shard::server::Server;
-use crate::shard::uring;
+use crate::shard::{preflight, uring};
+use crate::{heap, logging};
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StoreKind {
-    /// In memory: bounded, and lost when the server ends
-    Memory,
-}
+/// How often lines that were kept back are told.
+const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum MemoryFull {
-    /// Drop the oldest messages
-    DropOldest,
-    /// Refuse new messages with 503
-    Refuse,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "SIGTERM and SIGINT drain: producers get their answers, consumers what is stored as far as their credit goes; a \
-                  second signal exits at once.\nExit codes: 0 drained; 1 told twice to end; 2 usage, or it cannot serve."
-)]
+/// The flags: one for each setting, and those that say where settings come from.
+#[derive(Clone, Debug)]
 pub(super) struct Args {
-    /// Address and port to listen on; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:9000")]
-    listen: SocketAddr,
-    /// Where messages are kept
-    #[arg(long, value_enum, default_value = "memory")]
-    store: StoreKind,
-    /// Cores to run on, a shard on each: 0-3 or 0,2 [default: all that the process may use]
-    #[arg(long)]
-    cores: Option<String>,
-    /// Partitions of a new queue, 1 to 64
-    #[arg(long, default_value_t = 8)]
-    partitions: u16,
-    /// Bytes of messages that the memory store holds, over all shards; each has an equal part
-    #[arg(long, default_value_t = 1 << 30)]
-    memory_bytes: usize,
-    /// What a full memory store does
-    #[arg(long, value_enum, default_value = "drop-oldest")]
-    memory_full: MemoryFull,
-    /// Microseconds that a shard polls before it sleeps; 50 to 100 on dedicated cores
-    #[arg(long, default_value_t = 0)]
-    spin_us: u64,
-    /// Bytes that the connections of one shard may hold at once
-    #[arg(long, default_value_t = 256 << 20)]
-    shard_budget_bytes: usize,
-    /// Largest payload, bytes
-    #[arg(long, default_value_t = 1 << 20)]
-    max_payload_bytes: usize,
-    /// Largest protobuf message, bytes
-    #[arg(long, default_value_t = 8 << 20)]
-    max_pb_bytes: usize,
-    /// Seconds within which a protobuf message that was begun must be whole
-    #[arg(long, default_value_t = 30.0)]
-    pb_timeout: f64,
-    /// Shortest time to live of a message, seconds
-    #[arg(long, default_value_t = 60)]
-    ttl_min: u32,
-    /// Longest time to live of a message, seconds
-    #[arg(long, default_value_t = 1_209_600)]
-    ttl_max: u32,
-    /// Seconds that a client may take for its handshake
-    #[arg(long, default_value_t = 10.0)]
-    handshake_timeout: f64,
-    /// Seconds of silence after which a client is pinged
-    #[arg(long, default_value_t = 30.0)]
-    ping_interval: f64,
-    /// Seconds of silence after which a client's connection is closed
-    #[arg(long, default_value_t = 90.0)]
-    idle_timeout: f64,
-    /// Bytes that a client may go on sending after its operation has failed
-    #[arg(long, default_value_t = 16 << 20)]
-    discard_limit_bytes: u64,
-    /// Create queues on first use
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    auto_create: bool,
-    /// Messages that a produce operation may have outstanding
-    #[arg(long, default_value_t = 65_536)]
-    produce_window: u32,
-    /// Seconds that draining may take after SIGTERM
-    #[arg(long, default_value_t = 30.0)]
-    drain_timeout: f64,
-    /// Add the path /echo, which echoes every message, for WebSocket conformance suites
-    #[arg(long)]
-    test_echo: bool,
+    config: Option<PathBuf>,
+    check_config: bool,
+    print_default_config: bool,
+    /// By key.
+    settings: HashMap<String, String>,
 }
 
-impl Args {
-    fn config(&self) -> Result<ServerConfig, Failure> {
-        let StoreKind::Memory = self.store;
-        let cores = cores(self.cores.as_deref())?;
-        let mut settings = Settings::new(Project::parse("default")?);
-        settings.partitions = self.partitions;
-        settings.max_payload_bytes = self.max_payload_bytes;
-        settings.max_pb_bytes = self.max_pb_bytes;
-        settings.pb_timeout = seconds("--pb-timeout", self.pb_timeout)?;
-        settings.ttl_secs = (self.ttl_min, self.ttl_max);
-        settings.handshake_timeout = seconds("--handshake-timeout", self.handshake_timeout)?;
-        settings.ping_interval = seconds("--ping-interval", self.ping_interval)?;
-        settings.idle_timeout = seconds("--idle-timeout", self.idle_timeout)?;
-        settings.discard_limit_bytes = self.discard_limit_bytes;
-        settings.auto_create = self.auto_create;
-        settings.produce_window = self.produce_window;
-        settings.drain_timeout = seconds("--drain-timeout", self.drain_timeout)?;
-        settings.drain_consume_timeout = settings.drain_consume_timeout.min(settings.drain_timeout);
-        settings.shard_budget_bytes = self.shard_budget_bytes;
-        settings.policy.test_echo = self.test_echo;
-        let config = ServerConfig {
-            listen: self.listen,
-            cores,
-            memory_bytes: self.memory_bytes,
-            memory_full: match self.memory_full {
-                MemoryFull::DropOldest => WhenFull::DropOldest,
-                MemoryFull::Refuse => WhenFull::Refuse,
-            },
-            spin_before_park: Duration::from_micros(self.spin_us),
-            settings,
-        };
-        config.check()?;
-        Ok(config)
+const AFTER_HELP: &str = "\
+Settings come from defaults, the file of --config, the environment (MILLSTREAM_ and the key in capitals: MILLSTREAM_PARTITIONS=4) \
+and flags; each goes before those ahead of it. --print-default-config prints a file to begin with.
+
+SIGTERM and SIGINT drain: producers get their answers, consumers what is stored as far as their credit goes; a second signal exits \
+at once.
+Exit codes: 0 drained; 1 told twice to end, or broken; 2 usage, or it cannot serve.";
+
+impl clap::Args for Args {
+    fn augment_args(command: Command) -> Command {
+        let mut command = command
+            .after_help(AFTER_HELP)
+            .arg(
+                Arg::new("config")
+                    .long("config")
+                    .value_name("FILE")
+                    .value_parser(clap::value_parser!(PathBuf))
+                    .help("Read settings from this file, in TOML [default: the one of MILLSTREAM_CONFIG, if set]"),
+            )
+            .arg(
+                Arg::new("check_config")
+                    .long("check-config")
+                    .action(ArgAction::SetTrue)
+                    .help("Print the effective settings, where each came from, and the memory that they can take; then end"),
+            )
+            .arg(
+                Arg::new("print_default_config")
+                    .long("print-default-config")
+                    .action(ArgAction::SetTrue)
+                    .help("Print a file of all settings with their defaults, commented; then end"),
+            );
+        let defaults = defaults();
+        for setting in SETTINGS {
+            let default = defaults.as_ref().map(|defaults| setting.get(defaults)).unwrap_or_default();
+            let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+            let mut arg = Arg::new(setting.key)
+                .long(setting.flag())
+                .help_heading(setting.section)
+                .help(format!("{}{default}", setting.help));
+            arg = match setting.kind {
+                Kind::Flag => arg.num_args(0..=1).default_missing_value("true").value_name("true|false"),
+                Kind::Bytes => arg.value_name("BYTES"),
+                Kind::Count => arg.value_name("N"),
+                Kind::Duration => arg.value_name("TIME"),
+                Kind::Choice(choices) => arg.value_name(choices.join("|")),
+                Kind::Text => arg.value_name(setting.key.to_ascii_uppercase()),
+            };
+            command = command.arg(arg);
+        }
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
     }
 }
 
-fn seconds(name: &str, value: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(value).map_err(|error| Failure(format!("{name} {value}: {error}")))
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |key: &str| matches.get_one::<String>(key).map(|text| (key.to_owned(), text.clone()));
+        Ok(Self {
+            config: matches.get_one("config").cloned(),
+            check_config: matches.get_flag("check_config"),
+            print_default_config: matches.get_flag("print_default_config"),
+            settings: SETTINGS.iter().filter_map(|setting| given(setting.key)).collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MILLSTREAM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("millstream=info,warn"));
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .init();
-    let config = args.config()?;
+fn defaults() -> Option<ServerConfig> {
+    Project::parse("default").ok().map(ServerConfig::new)
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    if args.print_default_config {
+        print!("{}", defaults().as_ref().map(default_file).unwrap_or_default());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let loaded = load(args.config.as_deref(), std::env::vars().collect(), args.settings)?;
+    if args.check_config {
+        print!("{}\n{}", loaded.describe(), memory::describe(&loaded.config));
+        return Ok(ExitCode::SUCCESS);
+    }
+    serve(&loaded)
+}
+
+fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
+    let floods = logging::start(config);
+    preflight::check(config)?;
     if !heap::keep() {
         tracing::warn!("the C library's allocator takes no settings: large batches will cost more");
     }
     // Signals are taken by this thread alone, so it must ask for them before any other thread exists.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let server = Server::start(&config)
+    let server = Server::start(config)
         .map_err(|error| Failure(format!("cannot serve on {}: {error}", config.listen)))?;
     tracing::info!(
         listen = %server.address(),
-        cores = ?config.cores,
+        cores = ?config.shard_cores(),
         store = "memory",
         memory_bytes = config.memory_bytes,
         partitions = config.settings.partitions,
+        memory_at_worst_bytes = memory::worst_case(config),
         task_run = ?uring::task_run(),
         test_echo = config.settings.policy.test_echo,
         "millstream serves"
@@ -180,7 +156,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             handle.drain();
         }
     });
-    for report in server.join()? {
+    let teller = floods.clone();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(TELL_FLOODS_EVERY);
+            teller.tell();
+        }
+    });
+    let reports = server.join()?;
+    for report in reports {
         let sessions = report.counters.sessions;
         tracing::info!(
             shard = report.shard,

@@ -256,7 +256,8 @@ impl Consume {
     /// Takes the messages of a response off the cursors; `count` and `length` are what it has already.
     fn gather(&mut self, mut count: u64, mut length: usize, cx: &Cx<'_>) -> (Vec<Run>, usize) {
         let messages_max = (cx.settings.consume_batch_messages as u64).min(self.window.available());
-        let bytes_max = cx.settings.consume_batch_bytes;
+        // Under pressure no more than that may come to lie in the send buffer.
+        let bytes_max = cx.settings.consume_batch_bytes.min(cx.send_limit());
         let mut runs = Vec::new();
         let cursors = self.cursors.len();
         let mut full = count >= messages_max;

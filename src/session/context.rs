@@ -6,7 +6,6 @@ use crate::budget::Budget;
 use crate::clock::Now;
 use crate::config::Settings;
 use crate::error::Fault;
-use crate::limits::{SEND_BUFFER_BYTES, SEND_BUFFER_BYTES_UNDER_PRESSURE};
 use crate::pb::Status;
 
 /// What sessions did, counted for the operator.
@@ -54,11 +53,18 @@ impl Cx<'_> {
         self.writable && self.has_space()
     }
 
+    /// How much may wait to be sent before no more is encoded, bytes.
+    pub(super) fn send_limit(&self) -> usize {
+        if self.budget.is_pressed() {
+            self.settings.send_buffer_bytes_pressed
+        } else {
+            self.settings.send_buffer_bytes
+        }
+    }
+
     /// Whether less is encoded than may wait, whether or not the socket takes it.
     pub(super) fn has_space(&self) -> bool {
-        let limit =
-            if self.budget.is_pressed() { SEND_BUFFER_BYTES_UNDER_PRESSURE } else { SEND_BUFFER_BYTES };
-        self.reply.out.len() < limit
+        self.reply.out.len() < self.send_limit()
     }
 }
 

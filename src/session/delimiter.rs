@@ -6,7 +6,18 @@
 
 use crate::budget::{Budget, Share, Wanted};
 use crate::error::PeerFault;
-use crate::limits::{FOOTHOLD_BYTES, PB_LENGTH_BYTES_MAX};
+use crate::limits::PB_LENGTH_BYTES_MAX;
+
+/// How long a pb may be, and what it gets before it is whole.
+#[derive(Clone, Copy, Debug)]
+pub struct PbLimits {
+    /// Bytes; a longer one is refused.
+    pub max_bytes: usize,
+    /// What a cut pb is given before it has brought more than that, bytes.
+    pub foothold_bytes: usize,
+    /// A cut pb longer than this is a large one.
+    pub large_bytes: usize,
+}
 
 /// What stands next in a half.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +54,7 @@ impl Delimiter {
     pub fn next<'a>(
         &'a mut self,
         input: &'a [u8],
-        max_pb_bytes: usize,
+        limits: PbLimits,
         budget: &mut Budget,
     ) -> Result<(usize, Step<'a>), PeerFault> {
         if self.handed {
@@ -56,8 +67,8 @@ impl Delimiter {
             if !self.known {
                 return Ok((used, Step::More));
             }
-            if self.length > max_pb_bytes as u64 {
-                return Err(PeerFault::PbTooLarge { bytes: self.length, max: max_pb_bytes });
+            if self.length > limits.max_bytes as u64 {
+                return Err(PeerFault::PbTooLarge { bytes: self.length, max: limits.max_bytes });
             }
         }
         let length = self.length as usize;
@@ -66,10 +77,12 @@ impl Delimiter {
         let is_whole = rest.len() >= missing;
         let (needed, share) = if is_whole {
             (length, Share::Whole)
-        } else if self.body.len() + rest.len() <= FOOTHOLD_BYTES.min(length) {
-            (FOOTHOLD_BYTES.min(length), Share::Whole)
+        } else if self.body.len() + rest.len() <= limits.foothold_bytes.min(length) {
+            (limits.foothold_bytes.min(length), Share::Whole)
+        } else if length <= limits.large_bytes {
+            (length, Share::CutSmall)
         } else {
-            (length, Share::of_cut(length))
+            (length, Share::CutLarge)
         };
         if self.reserved < needed {
             self.wanted = Some(Wanted { bytes: needed - self.reserved, share });
@@ -154,6 +167,10 @@ mod tests {
     use crate::pb::wire::write_varint;
     use proptest::prelude::*;
 
+    fn limits(max_bytes: usize) -> PbLimits {
+        PbLimits { max_bytes, foothold_bytes: 16, large_bytes: 100 }
+    }
+
     fn split(
         bytes: &[u8],
         cuts: &[usize],
@@ -168,7 +185,7 @@ mod tests {
             let mut input = &bytes[from..end];
             from = end;
             loop {
-                match delimiter.next(input, max, &mut budget) {
+                match delimiter.next(input, limits(max), &mut budget) {
                     Ok((used, Step::Pb(pb))) => {
                         pbs.push(pb.to_vec());
                         budget.release(pb.len());
@@ -222,9 +239,9 @@ mod tests {
         let whole = |bytes| Wanted { bytes, share: Share::Whole };
         assert!(budget.try_reserve(whole(8)));
         let input = [3, 1, 2, 3];
-        assert_eq!(delimiter.next(&input, 10, &mut budget), Ok((1, Step::Wait(whole(3)))));
+        assert_eq!(delimiter.next(&input, limits(10), &mut budget), Ok((1, Step::Wait(whole(3)))));
         budget.release(8);
-        assert_eq!(delimiter.next(&input[1..3], 10, &mut budget), Ok((2, Step::More)));
+        assert_eq!(delimiter.next(&input[1..3], limits(10), &mut budget), Ok((2, Step::More)));
         assert_eq!(budget.reserved(), 3);
         delimiter.reset(&mut budget);
         assert_eq!(budget.reserved(), 0);
@@ -236,14 +253,14 @@ mod tests {
         let mut input = Vec::new();
         write_varint(8 << 20, &mut input);
         input.push(1);
-        assert_eq!(delimiter.next(&input, 8 << 20, &mut budget), Ok((input.len(), Step::More)));
-        assert_eq!((budget.reserved(), delimiter.body.capacity()), (FOOTHOLD_BYTES, FOOTHOLD_BYTES));
-        let more = vec![2; FOOTHOLD_BYTES];
-        assert_eq!(delimiter.next(&more, 8 << 20, &mut budget), Ok((more.len(), Step::More)));
+        assert_eq!(delimiter.next(&input, limits(8 << 20), &mut budget), Ok((input.len(), Step::More)));
+        assert_eq!((budget.reserved(), delimiter.body.capacity()), (16, 16));
+        let more = vec![2; 16];
+        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((more.len(), Step::More)));
         assert_eq!((budget.reserved(), delimiter.body.capacity()), (8 << 20, 8 << 20));
         let rest = vec![3; 8 << 20];
-        let Ok((used, Step::Pb(pb))) = delimiter.next(&rest, 8 << 20, &mut budget) else { panic!() };
-        assert_eq!((used, pb.len(), pb[0], pb[1], pb[1025]), ((8 << 20) - 1025, 8 << 20, 1, 2, 3));
+        let Ok((used, Step::Pb(pb))) = delimiter.next(&rest, limits(8 << 20), &mut budget) else { panic!() };
+        assert_eq!((used, pb.len(), pb[0], pb[1], pb[17]), ((8 << 20) - 17, 8 << 20, 1, 2, 3));
         assert_eq!(budget.reserved(), 8 << 20);
         assert!(budget.fits(Wanted { bytes: 32 << 20, share: Share::CutLarge }), "it has left its share");
     }

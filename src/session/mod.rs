@@ -28,7 +28,7 @@ mod server;
 pub use command::{Command, OperationId};
 pub use context::{Cx, SessionCounters};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
-pub use delimiter::{Delimiter, Step};
+pub use delimiter::{Delimiter, PbLimits, Step};
 pub use marker::{Marker, Start};
 pub use pb_writer::PbWriter;
 pub use server::ServerSession;

@@ -13,7 +13,7 @@ use super::credit::{MsgNum, ReceiveWindow};
 use super::pb_writer::PbWriter;
 use crate::batch::{BatchBuilder, Savepoint};
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::limits::{APPEND_BATCH_BYTES, FATES_MAX, KEY_BYTES_MAX};
+use crate::limits::{FATE_BYTES, FATES_PRESSED};
 use crate::names::ClientId;
 use crate::partitioner::key_partition;
 use crate::pb::{
@@ -127,8 +127,9 @@ impl Produce {
     /// Whether so much is outstanding that no more may be read.
     #[inline]
     pub(super) fn is_full(&self, cx: &Cx<'_>) -> bool {
+        let most = if cx.budget.is_pressed() { FATES_PRESSED } else { cx.settings.produce_batches };
         self.outstanding_bytes >= cx.settings.produce_window_bytes
-            || self.pending.len().max(self.batches) >= FATES_MAX
+            || self.pending.len().max(self.batches) >= most
     }
 
     /// Whether the fate of the next messages is known and not yet said.
@@ -190,7 +191,7 @@ impl Produce {
             }
         }
         let bytes: usize = self.building.iter().map(|building| building.builder.stored_bytes()).sum();
-        if bytes >= APPEND_BATCH_BYTES {
+        if bytes >= cx.settings.append_batch_bytes {
             self.close_batches(cx);
         }
         Ok(())
@@ -198,7 +199,7 @@ impl Produce {
 
     /// Messages with keys; and the rare cases: a TTL that comes late in the pb, payloads that are too large among others.
     fn store_one_by_one(&mut self, pb: &[u8], before: MsgNum, ttl: u32, cx: &mut Cx<'_>) {
-        let max = cx.settings.max_payload_bytes;
+        let (max, max_key) = (cx.settings.max_payload_bytes, cx.settings.max_key_bytes);
         let (mut payloads, mut keys) = (Vec::new(), Vec::new());
         // It was decoded before, so it decodes.
         let _ = decode_produce_request(pb, |field| match field {
@@ -214,8 +215,8 @@ impl Produce {
                 self.refuse(number, PeerFault::PayloadTooLarge { bytes: payload.len(), max }, cx);
                 continue;
             }
-            if key_bytes > KEY_BYTES_MAX {
-                self.refuse(number, PeerFault::KeyTooLarge { bytes: key_bytes, max: KEY_BYTES_MAX }, cx);
+            if key_bytes > max_key {
+                self.refuse(number, PeerFault::KeyTooLarge { bytes: key_bytes, max: max_key }, cx);
                 continue;
             }
             let building = match key {
@@ -247,7 +248,7 @@ impl Produce {
             _ => self.close_batches(cx),
         }
         if self.building.is_empty() {
-            let bytes = pb_bytes + expected.min(APPEND_BATCH_BYTES);
+            let bytes = pb_bytes + expected.min(cx.settings.append_batch_bytes);
             // Four bytes before a payload take the place of two or three on the wire.
             let builder = BatchBuilder::new(self.client, ttl, bytes + bytes / 16 + 16);
             self.building.push(Building { partition: self.routing.partition, builder, reserved: 0 });
@@ -282,11 +283,25 @@ impl Produce {
         }
     }
 
+    fn push(&mut self, pending: Pending, cx: &mut Cx<'_>) {
+        cx.budget.hold(FATE_BYTES);
+        self.pending.push_back(pending);
+    }
+
+    /// The oldest, if its fate is known and `wanted`.
+    fn pop(&mut self, wanted: impl FnOnce(&Fate) -> bool, cx: &mut Cx<'_>) -> Option<Pending> {
+        let known = |pending: &mut Pending| pending.waiting == 0 && wanted(&pending.fate);
+        let pending = self.pending.pop_front_if(known)?;
+        cx.budget.drop_held(FATE_BYTES);
+        self.first_sequence += 1;
+        Some(pending)
+    }
+
     /// Every message up to `through` that is not in a batch has this fate.
     fn refuse(&mut self, through: MsgNum, fault: PeerFault, cx: &mut Cx<'_>) {
         self.close_batches(cx);
         let fate = Err(fault.into());
-        self.pending.push_back(Pending { through, reserved: 0, waiting: 0, fate, place: None });
+        self.push(Pending { through, reserved: 0, waiting: 0, fate, place: None }, cx);
     }
 
     /// Sends the open batches to the shard.
@@ -317,7 +332,7 @@ impl Produce {
         if waiting > 0 {
             self.batches += usize::from(waiting);
             let through = self.building_through;
-            self.pending.push_back(Pending { through, reserved: total, waiting, fate: Ok(()), place });
+            self.push(Pending { through, reserved: total, waiting, fate: Ok(()), place }, cx);
         }
     }
 
@@ -355,14 +370,9 @@ impl Produce {
     /// Speaks for every message whose fate is known, and gives credit.
     pub(super) fn speak(&mut self, cx: &mut Cx<'_>) {
         while cx.has_space()
-            && let Some(Pending { mut through, fate, mut place, .. }) =
-                self.pending.pop_front_if(|pending| pending.waiting == 0)
+            && let Some(Pending { mut through, fate, mut place, .. }) = self.pop(|_| true, cx)
         {
-            self.first_sequence += 1;
-            while let Some(next) =
-                self.pending.pop_front_if(|pending| pending.waiting == 0 && pending.fate == fate)
-            {
-                self.first_sequence += 1;
+            while let Some(next) = self.pop(|next| *next == fate, cx) {
                 through = next.through;
                 place = Place::join(place, next.place);
             }
@@ -413,6 +423,8 @@ impl Produce {
         for building in self.building.drain(..) {
             cx.budget.release(building.reserved);
         }
+        cx.budget.drop_held(self.pending.len() * FATE_BYTES);
+        self.pending.clear();
     }
 
     fn respond(
@@ -445,7 +457,8 @@ impl Place {
     fn join(first: Option<Self>, second: Option<Self>) -> Option<Self> {
         let (first, second) = (first?, second?);
         let joined = first.partition == second.partition && first.offsets.end == second.offsets.start;
-        joined.then_some(Self { partition: first.partition, offsets: first.offsets.start..second.offsets.end })
+        joined
+            .then_some(Self { partition: first.partition, offsets: first.offsets.start..second.offsets.end })
     }
 }
 

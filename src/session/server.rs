@@ -121,7 +121,7 @@ impl ServerSession {
             if rest.is_empty() || operations.is_blocked(cx) {
                 break;
             }
-            match delimiter.next(rest, cx.settings.max_pb_bytes, cx.budget) {
+            match delimiter.next(rest, cx.settings.pb_limits(), cx.budget) {
                 Ok((used, Step::Pb(pb))) => {
                     rest = &rest[used..];
                     whole = true;

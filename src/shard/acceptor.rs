@@ -13,7 +13,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::driver::{Delivery, Shared};
 use super::inbox::Sender;
-use crate::limits::LISTEN_BACKLOG;
 
 /// How long to wait when descriptors or memory have run out, before trying again.
 const OUT_OF_RESOURCES_WAIT: Duration = Duration::from_millis(50);
@@ -23,12 +22,12 @@ const OUT_OF_RESOURCES_WAIT: Duration = Duration::from_millis(50);
 pub struct Listener(Arc<Socket>);
 
 impl Listener {
-    /// Binds and listens.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    /// Binds and listens; `backlog` connections may wait to be accepted.
+    pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
-        socket.listen(LISTEN_BACKLOG)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         Ok(Self(Arc::new(socket)))
     }
 

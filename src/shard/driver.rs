@@ -13,9 +13,7 @@ use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
 use super::socket::Socket;
 use crate::clock::Now;
-use crate::limits::{
-    INBOX_BATCHES_PER_LOOK, REACTOR_PASS_EVERY_US, RECEIVE_BUFFER_BYTES, RECEIVE_BYTES_PER_TURN,
-};
+use crate::config::Settings;
 use crate::store::{Store, StoreCounters};
 use crate::ws::handshake::Refusal;
 
@@ -57,16 +55,6 @@ enum Turn {
     Idle,
 }
 
-/// How long a driver waits for what.
-#[derive(Clone, Copy, Debug)]
-pub struct Waits {
-    /// Before it parks, for something to do. It makes passes of the reactor meanwhile: glommio's own setting of that kind
-    /// looks at the rings' memory alone, and a ring of ours shows nothing there before a system call (`uring`).
-    pub spin: Duration,
-    /// For draining to end.
-    pub drain: Duration,
-}
-
 /// What a shard says when it ends.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardReport {
@@ -93,13 +81,16 @@ pub struct Driver<S> {
     woken: Vec<u32>,
     buffer: Vec<u8>,
     started: Instant,
-    waits: Waits,
+    spin: Duration,
+    settings: Arc<Settings>,
     drain_until: Option<Instant>,
     is_counted: bool,
 }
 
 impl<S: Store<Token>> Driver<S> {
-    /// The driver of `core`; `peers` are the inboxes of all shards.
+    /// The driver of `core`; `peers` are the inboxes of all shards. For `spin` it waits for something to do before it parks,
+    /// with passes of the reactor: glommio's own setting of that kind looks at the rings' memory alone, and a ring of ours
+    /// shows nothing there before a system call (`uring`).
     pub fn new(
         shard: u16,
         core: Core<S>,
@@ -107,8 +98,9 @@ impl<S: Store<Token>> Driver<S> {
         inbox: Inbox<Delivery>,
         peers: Vec<Sender<Delivery>>,
         shared: Arc<Shared>,
-        waits: Waits,
+        spin: Duration,
     ) -> Self {
+        let settings = Arc::clone(core.settings());
         Self {
             shard,
             core,
@@ -119,9 +111,10 @@ impl<S: Store<Token>> Driver<S> {
             sockets: Vec::new(),
             ready: VecDeque::new(),
             woken: Vec::new(),
-            buffer: vec![0; RECEIVE_BUFFER_BYTES],
+            buffer: vec![0; settings.receive_window_bytes],
             started: Instant::now(),
-            waits,
+            spin,
+            settings,
             drain_until: None,
             is_counted: false,
         }
@@ -142,7 +135,7 @@ impl<S: Store<Token>> Driver<S> {
                 };
             }
             if turn == Turn::More {
-                if passed.elapsed() >= Duration::from_micros(REACTOR_PASS_EVERY_US) {
+                if passed.elapsed() >= self.settings.reactor_pass {
                     self.parker.reactor_pass().await;
                     passed = Instant::now();
                 }
@@ -151,7 +144,7 @@ impl<S: Store<Token>> Driver<S> {
             if turn == Turn::Worked {
                 worked = Instant::now();
             }
-            if worked.elapsed() < self.waits.spin {
+            if worked.elapsed() < self.spin {
                 self.parker.reactor_pass().await;
             } else {
                 let deadline =
@@ -195,7 +188,7 @@ impl<S: Store<Token>> Driver<S> {
 
     /// True where there was something.
     fn poll_inbox(&mut self) -> bool {
-        for taken in 0..INBOX_BATCHES_PER_LOOK {
+        for taken in 0..self.settings.inbox_batches_per_look {
             match self.inbox.poll() {
                 None => return taken > 0,
                 Some(Delivery::Socket(socket)) => self.handle_accepted(socket),
@@ -206,7 +199,7 @@ impl<S: Store<Token>> Driver<S> {
                     }
                 }
                 Some(Delivery::Drain) => {
-                    self.drain_until.get_or_insert(Instant::now() + self.waits.drain);
+                    self.drain_until.get_or_insert(Instant::now() + self.settings.drain_timeout);
                     self.core.handle_drain(self.now());
                 }
             }
@@ -264,7 +257,7 @@ impl<S: Store<Token>> Driver<S> {
         let id = *id;
         socket.clear_mark();
         self.core.handle_writable(id);
-        let mut budget = RECEIVE_BYTES_PER_TURN;
+        let mut budget = self.settings.receive_bytes_per_turn;
         loop {
             let wanted = self.core.wanted_read(now, id, self.buffer.len());
             if wanted == 0 {

@@ -6,6 +6,7 @@
 //! | `driver` | turn after turn | the shard |
 //! | `socket`, `parker` | ready sockets, parking, passes of the reactor | the shard |
 //! | `inbox`, `doorbell` | what other threads send | the shard and its senders |
+//! | `preflight` | what the machine must allow | the starting thread |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
 //! | `acceptor`, `monitor` | new connections; stalls and lost wake-ups | their own threads |
 //! | `server` | all of it, started and stopped | the starting thread |
@@ -18,6 +19,7 @@ pub mod executor;
 pub mod inbox;
 pub mod monitor;
 pub mod parker;
+pub mod preflight;
 pub mod server;
 pub mod socket;
 pub mod uring;

@@ -11,13 +11,12 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::Listener;
 use super::core::Core;
-use super::driver::{Delivery, Driver, ShardReport, Shared, Waits};
+use super::driver::{Delivery, Driver, ShardReport, Shared};
 use super::executor::{ExecutorSettings, spawn};
 use super::inbox::{Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::Parker;
 use crate::config::ServerConfig;
-use crate::limits::INBOX_BATCHES;
 use crate::store::Memory;
 
 /// A running server.
@@ -66,9 +65,10 @@ impl Drop for AbortOnPanic {
 impl Server {
     /// Binds, then starts a shard on each core.
     pub fn start(config: &ServerConfig) -> io::Result<Self> {
-        let listener = Listener::bind(config.listen)?;
+        let listener = Listener::bind(config.listen, config.listen_backlog)?;
         let address = listener.local_address()?;
-        let count = config.cores.len();
+        let cores = config.shard_cores();
+        let count = cores.len();
         let shared = Arc::new(Shared {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
@@ -77,11 +77,11 @@ impl Server {
         // Two starts of a memory store never share an incarnation: the clock's nanoseconds tell them apart.
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let incarnation = unix.as_nanos() as u64;
-        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(INBOX_BATCHES)).unzip();
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(settings.inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
         let mut watched = Vec::new();
-        for ((shard, core), inbox) in config.cores.iter().copied().enumerate().zip(inboxes) {
+        for ((shard, core), inbox) in cores.into_iter().enumerate().zip(inboxes) {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
             let (settings, shared, peers) = (settings.clone(), shared.clone(), senders.clone());
             let spin = config.spin_before_park;
@@ -95,10 +95,9 @@ impl Server {
                 let _ = ready.send(shard);
                 drop(ready);
                 let store = Memory::new(memory_bytes, when_full, incarnation);
-                let waits = Waits { spin, drain: settings.drain_timeout };
                 let core = Core::new(shard as u16, count as u16, settings, store);
                 let parker = Parker::new(heartbeat);
-                Driver::new(shard as u16, core, parker, inbox, peers, shared, waits).run().await
+                Driver::new(shard as u16, core, parker, inbox, peers, shared, spin).run().await
             })
             .map_err(|error| io::Error::other(format!("core {core}: {error}")))?;
             shards.push(handle);

@@ -36,6 +36,13 @@ pub enum TaskRun {
     Interrupting,
 }
 
+/// Whether a ring can be created here at all.
+pub fn probe() -> Result<(), rustix::io::Errno> {
+    let mut params = rustix::io_uring::io_uring_params::default();
+    // SAFETY: asks for nothing but a ring of two entries, which is closed at once and never mapped.
+    unsafe { rustix::io_uring::io_uring_setup(2, &mut params) }.map(drop)
+}
+
 static SEEN: AtomicU8 = AtomicU8::new(0);
 
 /// How completions reach the shards of this process, for the line that the server logs at start.

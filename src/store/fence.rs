@@ -12,8 +12,7 @@ use crate::clock::Now;
 /// a failure submits no more.
 const REMEMBERED_MS: u64 = 5_000;
 
-/// Streams remembered in each of two generations. Worst case: twice this times about 32 bytes for each shard, 4 MiB; beyond
-/// it the older generation is forgotten early.
+/// Streams remembered in each of two generations. Beyond it the older generation is forgotten early.
 const STREAMS_MAX: usize = 65_536;
 
 /// See the module's page.
@@ -25,6 +24,9 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// What it costs at worst, bytes: 32 for each stream of both generations.
+    pub const BYTES_MAX: usize = 2 * STREAMS_MAX * 32;
+
     /// An append of `stream` has failed.
     pub fn close(&mut self, now: Now, stream: Stream) {
         if self.young.len() >= STREAMS_MAX || now.mono_ms >= self.turned_ms + REMEMBERED_MS {

@@ -20,7 +20,7 @@ use millstream::pb::{
     decode_produce_request,
 };
 use millstream::queue::{QueueId, QueueInfo};
-use millstream::session::{Command, Delimiter, Marker, Start, Step};
+use millstream::session::{Command, Delimiter, Marker, PbLimits, Start, Step};
 use millstream::ws::frame::FrameHeader;
 use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
 use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
@@ -158,6 +158,7 @@ pub fn handshake(data: &[u8]) {
 }
 
 const PB_MAX: usize = 3_000;
+const PB_LIMITS: PbLimits = PbLimits { max_bytes: PB_MAX, foothold_bytes: 64, large_bytes: 1_000 };
 
 fn split(bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Vec<u8>>, Option<PeerFault>) {
     let (mut delimiter, mut budget, mut pbs) = (Delimiter::default(), Budget::new(1 << 20), Vec::new());
@@ -166,7 +167,7 @@ fn split(bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Vec<u8>>, Optio
         let (mut input, later) = rest.split_at(piece().clamp(1, rest.len()));
         rest = later;
         loop {
-            match delimiter.next(input, PB_MAX, &mut budget) {
+            match delimiter.next(input, PB_LIMITS, &mut budget) {
                 Ok((used, Step::Pb(pb))) => {
                     pbs.push(pb.to_vec());
                     budget.release(pb.len());
@@ -259,6 +260,8 @@ pub fn session(data: &[u8]) {
     let mut settings = Rig::defaults();
     settings.max_payload_bytes = 200;
     settings.max_pb_bytes = PB_MAX;
+    settings.foothold_bytes = 64;
+    settings.large_pb_bytes = 1_000;
     settings.produce_window = 100 + u32::from(bag.byte());
     settings.produce_window_bytes = 2_000;
     settings.consume_batch_messages = 1 + usize::from(bag.byte() % 9);
@@ -336,7 +339,7 @@ pub fn session(data: &[u8]) {
             rig.budget.release(reserved);
         }
     }
-    assert_eq!(rig.budget.reserved(), 0, "all memory comes back");
+    assert_eq!((rig.budget.reserved(), rig.budget.held()), (0, 0), "all memory comes back");
 }
 
 fn canned_setup(variant: u8) -> Vec<u8> {
@@ -383,8 +386,11 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
     let fails = step & 0xf8 == 0x08;
     match command {
         Command::Open { operation, .. } => {
-            let opened =
-                if fails { Err(Fault::Internal("planned".into())) } else { Ok(Rig::queue(1 + u16::from(step >> 6))) };
+            let opened = if fails {
+                Err(Fault::Internal("planned".into()))
+            } else {
+                Ok(Rig::queue(1 + u16::from(step >> 6)))
+            };
             rig.call(|session, cx| session.handle_opened(operation, opened, 0, cx));
         }
         Command::Append { operation, sequence, batch, reserved, .. } => {

@@ -31,6 +31,8 @@ impl Harness {
         settings.max_payload_bytes = PAYLOAD_MAX;
         settings.max_pb_bytes = PB_MAX;
         settings.produce_window = WINDOW;
+        settings.foothold_bytes = 16;
+        settings.large_pb_bytes = 200;
         settings.consume_batch_messages = 7;
         settings.consume_batch_bytes = 200;
         settings.shard_budget_bytes = budget_bytes;

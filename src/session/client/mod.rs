@@ -15,10 +15,14 @@ use crate::error::StatusCode;
 use crate::pb::Status;
 use crate::pb::wire::Malformed;
 
-use super::delimiter::{Delimiter, Step};
+use super::delimiter::{Delimiter, PbLimits, Step};
 
 /// The longest pb that a client takes from a server, bytes.
 const PB_BYTES_MAX: usize = 64 << 20;
+
+/// A client trusts its server's lengths.
+const PB_LIMITS: PbLimits =
+    PbLimits { max_bytes: PB_BYTES_MAX, foothold_bytes: PB_BYTES_MAX, large_bytes: PB_BYTES_MAX };
 
 /// A status as a client reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +87,7 @@ impl Half {
         mut handle: impl FnMut(&[u8]) -> Result<(), ServerFault>,
     ) -> Result<(), ServerFault> {
         loop {
-            match self.delimiter.next(piece, PB_BYTES_MAX, &mut self.budget) {
+            match self.delimiter.next(piece, PB_LIMITS, &mut self.budget) {
                 Ok((used, Step::Pb(pb))) => {
                     self.budget.release(pb.len());
                     handle(pb)?;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::error::StoreFault;
-use crate::limits::QUEUES_PER_SHARD_MAX;
 use crate::names::{Project, QueueName};
 use crate::queue::{QueueId, QueueInfo};
 
@@ -18,14 +17,15 @@ pub struct Catalogue {
     queues: HashMap<FullName, QueueInfo>,
     /// Numbers the next queue that this shard makes.
     next: u64,
-    /// Queues that this shard made.
+    /// Queues that this shard made, and may make.
     made: usize,
+    max: usize,
 }
 
 impl Catalogue {
-    /// An empty one.
-    pub fn new(shard: u16) -> Self {
-        Self { shard, queues: HashMap::new(), next: 0, made: 0 }
+    /// An empty one, in which the shard may make `max` queues.
+    pub fn new(shard: u16, max: usize) -> Self {
+        Self { shard, queues: HashMap::new(), next: 0, made: 0, max }
     }
 
     /// What is known of a queue.
@@ -35,7 +35,7 @@ impl Catalogue {
 
     /// The number of the next queue that this shard makes.
     pub fn next_id(&mut self) -> Result<QueueId, StoreFault> {
-        if self.made >= QUEUES_PER_SHARD_MAX {
+        if self.made >= self.max {
             return Err(StoreFault::TooManyQueues);
         }
         self.next += 1;

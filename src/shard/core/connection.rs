@@ -11,7 +11,6 @@ use super::deadlines::Armed;
 use crate::budget::{Budget, Share, Wanted};
 use crate::clock::{Now, millis};
 use crate::config::Settings;
-use crate::limits::{PONG_BYTES_MAX, SEND_BUFFER_BYTES};
 use crate::names::{ClientId, Project};
 use crate::queue::QueueInfo;
 use crate::session::{Command, Cx, PbWriter, ServerSession, SessionCounters};
@@ -248,7 +247,8 @@ impl Connection {
                 }
                 Ok(Input::Ping { used, payload }) => {
                     taken += used;
-                    if self.out.len() - self.sent < SEND_BUFFER_BYTES + PONG_BYTES_MAX {
+                    let room = env.settings.send_buffer_bytes + env.settings.pong_bytes;
+                    if self.out.len() - self.sent < room {
                         self.sender.control(&mut self.out, Opcode::Pong, payload.as_slice());
                     }
                 }
@@ -267,13 +267,13 @@ impl Connection {
 
     /// Whether no frame can be taken now.
     fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
-        self.is_unread() || self.is_session_blocked(env)
+        self.is_unread(env.settings) || self.is_session_blocked(env)
     }
 
     /// Whether the peer does not read its answers: then it is not asked for more questions.
-    fn is_unread(&self) -> bool {
+    fn is_unread(&self, settings: &Settings) -> bool {
         let open = matches!(self.phase, Phase::Streaming(_) | Phase::Echoing(_));
-        open && self.out.len() - self.sent >= SEND_BUFFER_BYTES
+        open && self.out.len() - self.sent >= settings.send_buffer_bytes
     }
 
     fn is_session_blocked(&mut self, env: &mut Env<'_>) -> bool {
@@ -428,7 +428,7 @@ impl Connection {
     /// Time has passed.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
         // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
-        let takes = std::mem::take(&mut self.takes) && self.is_unread();
+        let takes = std::mem::take(&mut self.takes) && self.is_unread(env.settings);
         if self.is_session_blocked(env) || takes {
             self.heard_ms = env.now.mono_ms;
         }

@@ -22,16 +22,12 @@ use crate::budget::{Budget, Share, Wanted};
 use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
-use crate::limits::{FETCH_BYTES, RECEIVE_BYTES_UNDER_PRESSURE};
+use crate::limits::{SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS};
 use crate::names::queue_hash;
 use crate::queue::{QueueId, QueueInfo, home};
 use crate::session::{Command, ServerSession, SessionCounters};
 use crate::store::{Completion, Request, Store};
 use crate::ws::CloseCode;
-
-/// Buffers kept for reuse, and the largest that is.
-const SPARE_BUFFERS: usize = 64;
-const SPARE_BUFFER_BYTES_MAX: usize = 1 << 20;
 
 /// How often the store is ticked while it wants nothing.
 const TICK_MS: u64 = 1_000;
@@ -102,9 +98,9 @@ impl<S: Store<Token>> Core<S> {
             shard,
             shards,
             budget: Budget::new(settings.shard_budget_bytes),
+            catalogue: Catalogue::new(shard, settings.max_queues),
             settings,
             connections: Slab::default(),
-            catalogue: Catalogue::new(shard),
             store,
             opening: HashMap::new(),
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
@@ -140,7 +136,7 @@ impl<S: Store<Token>> Core<S> {
         if !connection.wants_read(&mut env) {
             0
         } else if self.budget.is_pressed() {
-            buffer.min(RECEIVE_BYTES_UNDER_PRESSURE)
+            buffer.min(self.settings.receive_bytes_pressed)
         } else {
             buffer
         }
@@ -345,6 +341,11 @@ impl<S: Store<Token>> Core<S> {
         self.counters
     }
 
+    /// What its connections obey.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
     /// The store.
     pub fn store(&self) -> &S {
         &self.store
@@ -439,7 +440,7 @@ impl<S: Store<Token>> Core<S> {
                     token,
                     partition: partition_key,
                     from,
-                    bytes_max: FETCH_BYTES,
+                    bytes_max: self.settings.fetch_bytes,
                     exclude,
                     wait,
                 };

@@ -1,0 +1,236 @@
+//! A configuration from its sources: defaults, file, environment, flags, each going before those ahead of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use config::builder::DefaultState;
+use config::{Config, ConfigBuilder, Environment, File, FileFormat, Map, Source, Value, ValueKind};
+
+use super::table::{SETTINGS, Setting};
+use super::{ServerConfig, Unworkable};
+use crate::names::Project;
+
+/// What the environment's variables begin with.
+pub const PREFIX: &str = "MILLSTREAM_";
+
+/// Variables of that kind that are no settings: where the file is; what the tests of this project are told by.
+const OTHER_VARIABLES: [&str; 2] = ["config", "seeds"];
+
+/// A configuration, and where each value came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the server obeys.
+    pub config: ServerConfig,
+    /// By key; what is not here is a default.
+    pub origins: BTreeMap<&'static str, String>,
+}
+
+/// The flags that were given, as a source.
+#[derive(Clone, Debug)]
+struct Flags(HashMap<String, String>);
+
+impl Source for Flags {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        let value = |(key, text): (&String, &String)| {
+            let flag = format!("--{}", key.replace('_', "-"));
+            (key.clone(), Value::new(Some(&flag), ValueKind::String(text.clone())))
+        };
+        Ok(self.0.iter().map(value).collect())
+    }
+}
+
+/// Merges the sources, reads every value, and refuses what cannot work. `file` is the one of `--config`; without it that of
+/// `MILLSTREAM_CONFIG` is read, if there is one.
+pub fn load(
+    file: Option<&Path>,
+    environment: HashMap<String, String>,
+    flags: HashMap<String, String>,
+) -> Result<Loaded, Unworkable> {
+    let named = environment.get("MILLSTREAM_CONFIG").map(PathBuf::from);
+    let mut builder: ConfigBuilder<DefaultState> = Config::builder();
+    if let Some(path) = file.map(Path::to_owned).or(named) {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(&path).map_err(|error| Unworkable(format!("{name}: {error}")))?;
+        let source = File::from_str(&text, FileFormat::Toml);
+        // Read alone first: its errors and unknown keys are told with its name.
+        let alone = collect(Config::builder().add_source(source))
+            .map_err(|why| Unworkable(format!("{name}: {why}")))?;
+        let values = alone.into_iter().map(|(key, value)| (key, Value::new(Some(&name), value.kind)));
+        builder = builder.add_source(Values(values.collect()));
+    }
+    // The crate's own words for where a value came from do not name the variable.
+    let of_environment =
+        Environment::default().prefix(PREFIX.trim_end_matches('_')).source(Some(environment));
+    let variables = of_environment.collect().map_err(|error| Unworkable(error.to_string()))?;
+    let variables = variables.into_iter().filter(|(key, _)| !OTHER_VARIABLES.contains(&&key[..]));
+    let named = |(key, value): (String, Value)| {
+        let variable = format!("{PREFIX}{}", key.to_ascii_uppercase());
+        (key, Value::new(Some(&variable), value.kind))
+    };
+    let builder = builder.add_source(Values(variables.map(named).collect())).add_source(Flags(flags));
+    let merged = collect(builder).map_err(|error| Unworkable(error.to_string()))?;
+    let default_project = Project::parse("default").map_err(|error| Unworkable(error.to_string()))?;
+    let mut loaded = Loaded { config: ServerConfig::new(default_project), origins: BTreeMap::new() };
+    for (key, value) in merged {
+        let origin = value.origin().unwrap_or("").to_owned();
+        let Some(setting) = Setting::find(&key) else {
+            let nearest =
+                Setting::nearest(&key).map_or(String::new(), |near| format!("; the nearest is {near}"));
+            return Err(Unworkable(format!("{key} (from {origin}): no such setting{nearest}")));
+        };
+        let text = text_of(value).map_err(|why| Unworkable(format!("{key} (from {origin}): {why}")))?;
+        setting
+            .set(&mut loaded.config, &text)
+            .map_err(|why| Unworkable(format!("{key} (from {origin}): {why}")))?;
+        loaded.origins.insert(setting.key, origin);
+    }
+    // A shorter time for draining shortens the part of it that nobody set.
+    if !loaded.origins.contains_key("drain_consume_timeout") {
+        let settings = &mut loaded.config.settings;
+        settings.drain_consume_timeout = settings.drain_consume_timeout.min(settings.drain_timeout);
+    }
+    loaded.config.check()?;
+    Ok(loaded)
+}
+
+/// Values as they are.
+#[derive(Clone, Debug)]
+struct Values(Map<String, Value>);
+
+impl Source for Values {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+fn collect(builder: ConfigBuilder<DefaultState>) -> Result<Map<String, Value>, config::ConfigError> {
+    builder.build()?.collect()
+}
+
+/// A value as its setting reads it; a list as its parts with commas between.
+fn text_of(value: Value) -> Result<String, String> {
+    match value.kind {
+        ValueKind::Array(values) => {
+            let texts: Result<Vec<String>, String> = values.into_iter().map(text_of).collect();
+            Ok(texts?.join(","))
+        }
+        ValueKind::Table(_) => Err("is a table; settings stand at the top of the file".into()),
+        _ => value.into_string().map_err(|error| error.to_string()),
+    }
+}
+
+impl Loaded {
+    /// Every setting, its value, and where that came from.
+    pub fn describe(&self) -> String {
+        let rows: Vec<[String; 3]> = SETTINGS
+            .iter()
+            .map(|setting| {
+                let origin = self.origins.get(setting.key).map_or("default", String::as_str);
+                [setting.key.to_owned(), setting.get_toml(&self.config), origin.to_owned()]
+            })
+            .collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let (keys, values) = (width(0), width(1));
+        let line =
+            |[key, value, origin]: &[String; 3]| format!("{key:keys$} = {value:values$}  # {origin}\n");
+        rows.iter().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn written(text: &str) -> PathBuf {
+        let name = format!("millstream-config-{}-{:?}.toml", std::process::id(), std::thread::current().id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn load_text(text: &str) -> Result<Loaded, Unworkable> {
+        let path = written(text);
+        let loaded = load(Some(&path), HashMap::new(), HashMap::new());
+        std::fs::remove_file(path).unwrap();
+        loaded
+    }
+
+    #[test]
+    fn flags_go_before_the_environment_and_that_before_the_file() {
+        let path = written(
+            "partitions = 2\nproduce_window = 200\nidle_timeout = \"40s\"\nauto_create = false\n\
+             allowed_origins = [\"https://a.example\", \"https://b.example\"]\n",
+        );
+        let environment =
+            strings(&[("MILLSTREAM_PARTITIONS", "3"), ("MILLSTREAM_PRODUCE_WINDOW", "300"), ("OTHER", "x")]);
+        let flags = strings(&[("partitions", "4")]);
+        let loaded = load(Some(&path), environment.clone(), flags).unwrap();
+        let settings = &loaded.config.settings;
+        assert_eq!((settings.partitions, settings.produce_window, settings.auto_create), (4, 300, false));
+        assert_eq!(settings.idle_timeout.as_secs(), 40);
+        assert_eq!(settings.policy.allowed_origins, ["https://a.example", "https://b.example"]);
+        assert_eq!(loaded.origins["partitions"], "--partitions");
+        assert_eq!(loaded.origins["produce_window"], "MILLSTREAM_PRODUCE_WINDOW");
+        assert_eq!(loaded.origins["idle_timeout"], path.display().to_string());
+        assert!(loaded.describe().contains("max_pb_bytes"));
+        let mut named = environment;
+        named.insert("MILLSTREAM_CONFIG".into(), path.display().to_string());
+        assert_eq!(load(None, named, HashMap::new()).unwrap().config.settings.partitions, 3);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_default_file_is_a_file_of_defaults() {
+        let defaults = ServerConfig::new(Project::parse("default").unwrap());
+        let text = super::super::table::default_file(&defaults);
+        let uncommented: String = text
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let loaded = load_text(&uncommented).unwrap();
+        assert_eq!(loaded.origins.len(), SETTINGS.len());
+        for setting in SETTINGS {
+            assert_eq!(setting.get(&loaded.config), setting.get(&defaults), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_key_origin_and_limit() {
+        let why = |text: &str| load_text(text).unwrap_err().0;
+        let unknown = why("max_payload_byte = 5\n");
+        assert!(
+            unknown.contains("max_payload_byte (from ")
+                && unknown.contains("the nearest is max_payload_bytes")
+        );
+        assert!(why("partitions = 99\n").contains("99 is not within 1 to 64"));
+        assert!(why("partitions = {}\n").contains("is a table"));
+        assert!(why("partitions = = 3\n").contains("toml"), "{}", why("partitions = = 3\n"));
+        assert!(why("max_pb_bytes = \"64MiB\"\n").contains("an eighth of shard_budget_bytes"));
+        let missing = load(Some(Path::new("/nowhere/x.toml")), HashMap::new(), HashMap::new());
+        assert!(missing.unwrap_err().0.contains("/nowhere/x.toml"));
+        let variable = strings(&[("MILLSTREAM_PARTITION", "1")]);
+        let why = load(None, variable, HashMap::new()).unwrap_err().0;
+        assert!(
+            why.contains("(from MILLSTREAM_PARTITION)") && why.contains("the nearest is partitions"),
+            "{why}"
+        );
+        let flags = strings(&[("drain_timeout", "1")]);
+        assert_eq!(
+            load(None, HashMap::new(), flags).unwrap().config.settings.drain_consume_timeout.as_secs(),
+            1
+        );
+    }
+}

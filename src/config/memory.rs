@@ -1,0 +1,111 @@
+//! What a configuration can take at worst, by what takes it.
+//!
+//! Sums of bounds, not of measurements: a server under attack stays below them (`tests/hostile.rs` holds it to that). The
+//! kernel's socket buffers come beside them; `net.ipv4.tcp_mem` bounds those.
+
+use super::ServerConfig;
+use super::StoreKind;
+use crate::limits::{
+    CONNECTION_BYTES, FATE_BYTES, FATES_PRESSED, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
+    SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS,
+};
+use crate::store::Fence;
+
+/// One kind of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// What takes it.
+    pub what: &'static str,
+    /// The keys that decide it.
+    pub keys: &'static str,
+    /// How much, in the whole server.
+    pub bytes: u64,
+}
+
+/// Every kind of memory of a configuration.
+pub fn items(config: &ServerConfig) -> Vec<Item> {
+    let settings = &config.settings;
+    let shards = config.shard_cores().len() as u64;
+    let of_shards = |bytes: usize| shards * bytes as u64;
+    let streaming = settings.receive_bytes_pressed
+        + settings.send_buffer_bytes_pressed
+        + settings.pong_bytes
+        + FATES_PRESSED * FATE_BYTES;
+    let of_connection = CONNECTION_BYTES + streaming.max(settings.handshake_max_bytes);
+    let largest = settings.max_pb_bytes.max(settings.send_buffer_bytes + settings.consume_batch_bytes);
+    let of_queue = QUEUE_BYTES * shards as usize + PARTITION_BYTES * usize::from(settings.partitions);
+    let StoreKind::Memory = config.store;
+    vec![
+        Item { what: "stored messages", keys: "memory_bytes", bytes: config.memory_bytes as u64 },
+        Item {
+            what: "what connections reserve and hold",
+            keys: "shard_budget_bytes, max_pb_bytes",
+            bytes: of_shards(2 * settings.shard_budget_bytes + 2 * largest),
+        },
+        Item {
+            what: "what each connection may have beyond that",
+            keys: "max_connections, handshake_max_bytes, …_pressed, pong_bytes",
+            bytes: of_shards(settings.max_connections * of_connection),
+        },
+        Item {
+            what: "queues",
+            keys: "max_queues, partitions",
+            bytes: of_shards(settings.max_queues * of_queue),
+        },
+        Item {
+            what: "buffers of the shards",
+            keys: "receive_window_bytes",
+            bytes: of_shards(
+                settings.receive_window_bytes
+                    + SPARE_BUFFERS * SPARE_BUFFER_BYTES_MAX
+                    + Fence::BYTES_MAX
+                    + SHARD_BYTES,
+            ),
+        },
+        Item { what: "the rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
+    ]
+}
+
+/// The sum of all.
+pub fn worst_case(config: &ServerConfig) -> u64 {
+    items(config).iter().map(|item| item.bytes).sum()
+}
+
+/// A table of them for people.
+pub fn describe(config: &ServerConfig) -> String {
+    let mut rows: Vec<(u64, String)> = items(config)
+        .into_iter()
+        .map(|Item { what, keys, bytes }| {
+            let keys = if keys.is_empty() { String::new() } else { format!(" ({keys})") };
+            (bytes, format!("{what}{keys}"))
+        })
+        .collect();
+    rows.push((worst_case(config), "at worst, beside the kernel's socket buffers (net.ipv4.tcp_mem)".into()));
+    rows.into_iter().map(|(bytes, what)| format!("{:>9} MiB  {what}\n", bytes.div_ceil(1 << 20))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Project;
+
+    #[test]
+    fn less_of_anything_is_less_in_all() {
+        let config = || {
+            let mut config = ServerConfig::new(Project::parse("default").unwrap());
+            config.cores = vec![0];
+            config
+        };
+        let all = worst_case(&config());
+        let less = |change: fn(&mut ServerConfig)| {
+            let mut smaller = config();
+            change(&mut smaller);
+            assert!(worst_case(&smaller) < all);
+        };
+        less(|c| c.memory_bytes /= 2);
+        less(|c| c.settings.shard_budget_bytes /= 2);
+        less(|c| c.settings.max_connections /= 2);
+        less(|c| c.settings.max_queues /= 2);
+        assert!(describe(&config()).contains("at worst"));
+    }
+}

@@ -1,0 +1,291 @@
+//! The server's settings: those of protocol section 9, and every bound that is not part of the protocol.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | here | the settings as the server reads them, with their defaults |
+//! | `table` | each setting's key, kind, range and words: flags, environment, file, `--help` and README come from it |
+//! | `load` | defaults, file, environment and flags merged, in rising order |
+//! | `check` | combinations that cannot work |
+//! | `memory` | what a configuration can take at worst |
+
+mod check;
+mod cores;
+pub mod load;
+pub mod memory;
+pub mod table;
+
+pub use check::Unworkable;
+pub use cores::{allowed_cores, parse_cores};
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::names::Project;
+use crate::session::PbLimits;
+use crate::ws::handshake::Policy;
+
+/// What every connection of the server obeys.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Largest payload, bytes.
+    pub max_payload_bytes: usize,
+    /// Largest key, bytes.
+    pub max_key_bytes: usize,
+    /// Largest pb, bytes.
+    pub max_pb_bytes: usize,
+    /// How long a pb that was begun may take.
+    pub pb_timeout: Duration,
+    /// How much of a discarded half is read, bytes.
+    pub discard_limit_bytes: u64,
+    /// Shortest and longest time to live of a message, seconds.
+    pub ttl_secs: (u32, u32),
+    /// Messages that a produce operation may have outstanding.
+    pub produce_window: u32,
+    /// Bytes that a produce operation may have outstanding.
+    pub produce_window_bytes: usize,
+    /// Batches and refusals that a produce operation may have outstanding.
+    pub produce_batches: usize,
+    /// An append batch is closed when it holds so many bytes.
+    pub append_batch_bytes: usize,
+    /// Messages in a ConsumeResponse.
+    pub consume_batch_messages: usize,
+    /// Bytes in a ConsumeResponse.
+    pub consume_batch_bytes: usize,
+    /// How long messages wait for others to share their ConsumeResponse.
+    pub consume_linger: Duration,
+    /// How long an owed marker waits for a message to come with.
+    pub marker_wait: Duration,
+    /// Bytes that one fetch asks for.
+    pub fetch_bytes: usize,
+    /// Silence after which the server pings.
+    pub ping_interval: Duration,
+    /// Silence after which the server closes.
+    pub idle_timeout: Duration,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// Largest handshake, bytes.
+    pub handshake_max_bytes: usize,
+    /// How long draining may take.
+    pub drain_timeout: Duration,
+    /// How much of it consumers get.
+    pub drain_consume_timeout: Duration,
+    /// Partitions of a new queue.
+    pub partitions: u16,
+    /// Whether queues are created on first use.
+    pub auto_create: bool,
+    /// Queues that a shard is home of.
+    pub max_queues: usize,
+    /// Connections of a shard.
+    pub max_connections: usize,
+    /// What one project may have and do.
+    pub per_project: ProjectLimits,
+    /// Bytes that the connections of a shard may hold at once.
+    pub shard_budget_bytes: usize,
+    /// What a cut pb is given before it has brought more than that, bytes.
+    pub foothold_bytes: usize,
+    /// Cut pbs longer than this share one half of the shard's budget, shorter ones a quarter.
+    pub large_pb_bytes: usize,
+    /// The shard's receive buffer, bytes.
+    pub receive_window_bytes: usize,
+    /// What a connection may read in one turn, bytes.
+    pub receive_bytes_per_turn: usize,
+    /// Bytes read at once while the shard's budget is used up.
+    pub receive_bytes_pressed: usize,
+    /// A connection encodes more only while less than this waits to be sent, bytes.
+    pub send_buffer_bytes: usize,
+    /// The same while the shard's budget is used up.
+    pub send_buffer_bytes_pressed: usize,
+    /// Bytes of pongs beyond a full send buffer.
+    pub pong_bytes: usize,
+    /// Batches that a shard's inbox holds.
+    pub inbox_batches: usize,
+    /// Batches taken from the inbox between two connections.
+    pub inbox_batches_per_look: usize,
+    /// How long a driver works without a pass of the reactor.
+    pub reactor_pass: Duration,
+    /// Who may connect, and as whom.
+    pub policy: Policy,
+    /// Whether the project `millstream-test-panic` makes its connections, or with the queue `shard` their shard, panic.
+    pub test_panic: bool,
+}
+
+/// What one project may have and do in the whole server; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProjectLimits {
+    /// Connections.
+    pub connections: u64,
+    /// Operations open at once.
+    pub operations: u64,
+    /// Queues created.
+    pub queues: u64,
+    /// Messages produced a second.
+    pub messages_per_sec: u64,
+    /// Bytes produced a second, keys and payloads.
+    pub bytes_per_sec: u64,
+}
+
+impl Settings {
+    /// How long a pb may be, and what it gets before it is whole.
+    pub fn pb_limits(&self) -> PbLimits {
+        PbLimits {
+            max_bytes: self.max_pb_bytes,
+            foothold_bytes: self.foothold_bytes,
+            large_bytes: self.large_pb_bytes,
+        }
+    }
+
+    /// The defaults, for clients that name no project to belong to `default_project`.
+    pub fn new(default_project: Project) -> Self {
+        Self {
+            max_payload_bytes: 1 << 20,
+            // With it, a payload of `max_payload_bytes` still fits a Kafka record of 64 KiB more.
+            max_key_bytes: 32 << 10,
+            max_pb_bytes: 8 << 20,
+            pb_timeout: Duration::from_secs(30),
+            discard_limit_bytes: 16 << 20,
+            ttl_secs: (60, 1_209_600),
+            produce_window: 65_536,
+            produce_window_bytes: 16 << 20,
+            produce_batches: 1024,
+            append_batch_bytes: 256 << 10,
+            consume_batch_messages: 1_000,
+            consume_batch_bytes: 256 << 10,
+            consume_linger: Duration::ZERO,
+            marker_wait: Duration::from_millis(100),
+            fetch_bytes: 512 << 10,
+            ping_interval: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(90),
+            handshake_timeout: Duration::from_secs(10),
+            handshake_max_bytes: 16 << 10,
+            drain_timeout: Duration::from_secs(30),
+            drain_consume_timeout: Duration::from_secs(5),
+            partitions: 8,
+            auto_create: true,
+            max_queues: 100_000,
+            max_connections: 65_536,
+            per_project: ProjectLimits::default(),
+            shard_budget_bytes: 256 << 20,
+            // A length is a claim, and thousands of connections can make it at once.
+            foothold_bytes: 1 << 10,
+            // Those who send large pbs slowly hold up nobody who sends small ones.
+            large_pb_bytes: 64 << 10,
+            // One system call brings many frames, and a pb of 100 × 1 KiB is seldom cut; four fit the second-level cache.
+            receive_window_bytes: 256 << 10,
+            receive_bytes_per_turn: 512 << 10,
+            receive_bytes_pressed: 4 << 10,
+            send_buffer_bytes: 256 << 10,
+            send_buffer_bytes_pressed: 4 << 10,
+            pong_bytes: 4 << 10,
+            inbox_batches: 1024,
+            inbox_batches_per_look: 64,
+            // A pass costs 7 µs.
+            reactor_pass: Duration::from_micros(200),
+            policy: Policy { default_project, allowed_origins: Vec::new(), test_echo: false },
+            test_panic: false,
+        }
+    }
+}
+
+/// What a full memory store does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Drops the oldest messages, counts them and says so.
+    #[default]
+    DropOldest,
+    /// Refuses new ones with 503.
+    Refuse,
+}
+
+/// Where messages are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In memory: bounded, and lost when the server ends.
+    #[default]
+    Memory,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the control port is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ControlListen {
+    /// On 127.0.0.1, the port after the one of `listen` (where that is 0: any).
+    #[default]
+    Next,
+    /// There.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
+}
+
+impl ControlListen {
+    /// The address beside a server that listens at `listen`.
+    pub fn address(self, listen: SocketAddr) -> Option<SocketAddr> {
+        match self {
+            Self::Next => {
+                Some(([127, 0, 0, 1], if listen.port() == 0 { 0 } else { listen.port() + 1 }).into())
+            }
+            Self::At(address) => Some(address),
+            Self::Off => None,
+        }
+    }
+}
+
+/// A whole server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The address.
+    pub listen: SocketAddr,
+    /// Connections waiting in the listening socket (`listen(2)`; the kernel caps it at `net.core.somaxconn`).
+    pub listen_backlog: u32,
+    /// Where the control port is.
+    pub control_listen: ControlListen,
+    /// A shard for each; empty: all that the process may use.
+    pub cores: Vec<usize>,
+    /// Where messages are kept.
+    pub store: StoreKind,
+    /// Bytes of messages that the memory store holds, over all shards.
+    pub memory_bytes: usize,
+    /// What it does then.
+    pub memory_full: WhenFull,
+    /// How long a shard polls before it sleeps.
+    pub spin_before_park: Duration,
+    /// What is logged: directives of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What its connections obey.
+    pub settings: Settings,
+}
+
+impl ServerConfig {
+    /// The defaults, for clients that name no project to belong to `default_project`.
+    pub fn new(default_project: Project) -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 9000).into(),
+            listen_backlog: 4096,
+            control_listen: ControlListen::default(),
+            cores: Vec::new(),
+            store: StoreKind::default(),
+            memory_bytes: 1 << 30,
+            memory_full: WhenFull::default(),
+            spin_before_park: Duration::ZERO,
+            log: "millstream=info,warn".into(),
+            log_format: LogFormat::default(),
+            settings: Settings::new(default_project),
+        }
+    }
+
+    /// The cores that its shards run on.
+    pub fn shard_cores(&self) -> Vec<usize> {
+        if self.cores.is_empty() { allowed_cores() } else { self.cores.clone() }
+    }
+}

@@ -1,0 +1,802 @@
+//! Every setting once: its key, kind, range, words, and where it stands in the configuration.
+//!
+//! The flags of `serve`, the variables `MILLSTREAM_…`, the file's keys, `--help`, `--print-default-config` and the README's
+//! table are made from this.
+
+use std::fmt::Write;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::{ControlListen, LogFormat, ServerConfig, StoreKind, WhenFull, parse_cores};
+use crate::limits::PARTITIONS_MAX;
+use crate::names::Project;
+
+/// What a setting's text means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes: `4096`, `256KiB`, `8 MiB`.
+    Bytes,
+    /// How many.
+    Count,
+    /// A duration: `500ms`, `30s`, `5min`; a bare number is seconds.
+    Duration,
+    /// `true` or `false`.
+    Flag,
+    /// One of these.
+    Choice(&'static [&'static str]),
+    /// Text, as its words say.
+    Text,
+}
+
+type Number = (fn(&ServerConfig) -> u64, fn(&mut ServerConfig, u64));
+type Text = (fn(&ServerConfig) -> String, fn(&mut ServerConfig, &str) -> Result<(), String>);
+
+enum Access {
+    /// Bytes, counts; durations in milliseconds.
+    Number(Number, RangeInclusive<u64>),
+    Flag(fn(&mut ServerConfig) -> &mut bool),
+    Text(Text),
+}
+
+/// One setting.
+pub struct Setting {
+    /// The heading that it stands under.
+    pub section: &'static str,
+    /// As in the file; with hyphens the flag, in capitals behind `MILLSTREAM_` the variable.
+    pub key: &'static str,
+    /// What its text means.
+    pub kind: Kind,
+    /// What it is for.
+    pub help: &'static str,
+    access: Access,
+}
+
+const LISTEN: &str = "Where it listens";
+const STORE: &str = "Where messages are kept";
+const MESSAGES: &str = "What clients may send";
+const TIMES: &str = "Times";
+const FLOW: &str = "Flow";
+const CLIENTS: &str = "How many clients, and what a project may do in the whole server (0: no limit)";
+const MEMORY: &str = "Memory and pace of a shard: change with a measurement";
+const LOGS: &str = "Logs";
+const TESTS: &str = "For tests";
+
+const GIB: u64 = 1 << 30;
+const MAX: u64 = u64::MAX;
+/// The longest duration: a year.
+const LONGEST_MS: u64 = 366 * 86_400_000;
+
+/// A number of the configuration.
+macro_rules! number {
+    ($($path:ident).+, $range:expr) => {
+        Access::Number((|c| c.$($path).+ as u64, |c, value| c.$($path).+ = value as _), $range)
+    };
+}
+
+/// A duration of the settings.
+macro_rules! duration {
+    ($field:ident) => {
+        Access::Number(
+            (|c| c.settings.$field.as_millis() as u64, |c, ms| c.settings.$field = Duration::from_millis(ms)),
+            0..=LONGEST_MS,
+        )
+    };
+}
+
+const fn setting(
+    section: &'static str,
+    key: &'static str,
+    kind: Kind,
+    help: &'static str,
+    access: Access,
+) -> Setting {
+    Setting { section, key, kind, help, access }
+}
+
+use Kind::{Bytes, Choice, Count, Flag};
+
+/// All of them, in the order in which they are shown.
+pub static SETTINGS: &[Setting] = &[
+    setting(
+        LISTEN,
+        "listen",
+        Kind::Text,
+        "Address and port for clients; port 0 takes a free one",
+        Access::Text((
+            |c| c.listen.to_string(),
+            |c, text| parse_into(&mut c.listen, text, "an address and a port like 127.0.0.1:9000"),
+        )),
+    ),
+    setting(
+        LISTEN,
+        "control_listen",
+        Kind::Text,
+        "Address and port of health and metrics; next: 127.0.0.1 and the port after the one of listen; off: none",
+        Access::Text((
+            |c| match c.control_listen {
+                ControlListen::Next => "next".into(),
+                ControlListen::At(address) => address.to_string(),
+                ControlListen::Off => "off".into(),
+            },
+            |c, text| {
+                c.control_listen = match text {
+                    "next" => ControlListen::Next,
+                    "off" => ControlListen::Off,
+                    _ => ControlListen::At(
+                        text.parse()
+                            .map_err(|_| format!("{text:?} is not next, off, or an address and a port"))?,
+                    ),
+                };
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LISTEN,
+        "listen_backlog",
+        Count,
+        "Connections that wait to be accepted; the kernel caps it at net.core.somaxconn",
+        number!(listen_backlog, 1..=1 << 20),
+    ),
+    setting(
+        LISTEN,
+        "cores",
+        Kind::Text,
+        "Cores to run on, a shard on each: 0-3 or 0,2; all: all that the process may use",
+        Access::Text((
+            |c| {
+                if c.cores.is_empty() {
+                    "all".into()
+                } else {
+                    c.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+                }
+            },
+            |c, text| {
+                c.cores =
+                    if text == "all" { Vec::new() } else { parse_cores(text).map_err(|error| error.0)? };
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LISTEN,
+        "default_project",
+        Kind::Text,
+        "The project of clients that name none",
+        Access::Text((
+            |c| c.settings.policy.default_project.to_string(),
+            |c, text| {
+                c.settings.policy.default_project =
+                    Project::parse(text).map_err(|error| error.to_string())?;
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LISTEN,
+        "allowed_origins",
+        Kind::Text,
+        "Origins of browsers that are accepted beside the host that was asked, with commas between",
+        Access::Text((
+            |c| c.settings.policy.allowed_origins.join(","),
+            |c, text| {
+                c.settings.policy.allowed_origins =
+                    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        STORE,
+        "store",
+        Choice(&["memory"]),
+        "memory: bounded, and lost when the server ends",
+        Access::Text((
+            |c| match c.store {
+                StoreKind::Memory => "memory".into(),
+            },
+            |c, _| {
+                c.store = StoreKind::Memory;
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        STORE,
+        "memory_bytes",
+        Bytes,
+        "Messages that the memory store holds, over all shards; each has an equal part",
+        number!(memory_bytes, 1..=1024 * GIB),
+    ),
+    setting(
+        STORE,
+        "memory_full",
+        Choice(&["drop-oldest", "refuse"]),
+        "What a full memory store does: drop the oldest messages, or refuse new ones with 503",
+        Access::Text((
+            |c| match c.memory_full {
+                WhenFull::DropOldest => "drop-oldest".into(),
+                WhenFull::Refuse => "refuse".into(),
+            },
+            |c, text| {
+                c.memory_full = if text == "refuse" { WhenFull::Refuse } else { WhenFull::DropOldest };
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        STORE,
+        "partitions",
+        Count,
+        "Partitions of a new queue",
+        number!(settings.partitions, 1..=PARTITIONS_MAX as u64),
+    ),
+    setting(
+        STORE,
+        "auto_create",
+        Flag,
+        "Create queues on first use; else 404",
+        Access::Flag(|c| &mut c.settings.auto_create),
+    ),
+    setting(
+        STORE,
+        "max_queues",
+        Count,
+        "Queues that one shard is home of; beyond: 503",
+        number!(settings.max_queues, 1..=100_000_000),
+    ),
+    setting(
+        MESSAGES,
+        "max_payload_bytes",
+        Bytes,
+        "Largest payload; larger ones get 413, their neighbours are stored",
+        number!(settings.max_payload_bytes, 1..=GIB),
+    ),
+    setting(
+        MESSAGES,
+        "max_key_bytes",
+        Bytes,
+        "Largest key; likewise",
+        number!(settings.max_key_bytes, 1..=GIB),
+    ),
+    setting(
+        MESSAGES,
+        "max_pb_bytes",
+        Bytes,
+        "Largest protobuf message; larger ones end the operation with 413",
+        number!(settings.max_pb_bytes, 65..=2 * GIB),
+    ),
+    setting(
+        MESSAGES,
+        "discard_limit_bytes",
+        Bytes,
+        "What a client may go on sending after its operation has failed; beyond: closed with 1008",
+        number!(settings.discard_limit_bytes, 0..=MAX),
+    ),
+    setting(
+        MESSAGES,
+        "ttl_min",
+        Count,
+        "Shortest time to live of a message, seconds; shorter: 400",
+        Access::Number(
+            (|c| c.settings.ttl_secs.0.into(), |c, secs| c.settings.ttl_secs.0 = secs as _),
+            0..=u32::MAX as u64,
+        ),
+    ),
+    setting(
+        MESSAGES,
+        "ttl_max",
+        Count,
+        "Longest time to live, seconds; longer: 400",
+        Access::Number(
+            (|c| c.settings.ttl_secs.1.into(), |c, secs| c.settings.ttl_secs.1 = secs as _),
+            0..=u32::MAX as u64,
+        ),
+    ),
+    setting(
+        MESSAGES,
+        "handshake_max_bytes",
+        Bytes,
+        "Largest handshake; beyond: 431",
+        number!(settings.handshake_max_bytes, 256..=1 << 20),
+    ),
+    setting(
+        TIMES,
+        "handshake_timeout",
+        Kind::Duration,
+        "How long a handshake may take; beyond: 408",
+        duration!(handshake_timeout),
+    ),
+    setting(
+        TIMES,
+        "pb_timeout",
+        Kind::Duration,
+        "How long a protobuf message that was begun may take; beyond: the operation ends with 408",
+        duration!(pb_timeout),
+    ),
+    setting(
+        TIMES,
+        "ping_interval",
+        Kind::Duration,
+        "Silence after which a client is pinged",
+        duration!(ping_interval),
+    ),
+    setting(
+        TIMES,
+        "idle_timeout",
+        Kind::Duration,
+        "Silence after which a client is closed with 1001",
+        duration!(idle_timeout),
+    ),
+    setting(
+        TIMES,
+        "drain_timeout",
+        Kind::Duration,
+        "How long draining may take after SIGTERM",
+        duration!(drain_timeout),
+    ),
+    setting(
+        TIMES,
+        "drain_consume_timeout",
+        Kind::Duration,
+        "How much of it consumers get",
+        duration!(drain_consume_timeout),
+    ),
+    setting(
+        FLOW,
+        "produce_window",
+        Count,
+        "Messages that a produce operation may have outstanding; sent beyond its credit: 429",
+        number!(settings.produce_window, 1..=u32::MAX as u64),
+    ),
+    setting(
+        FLOW,
+        "produce_window_bytes",
+        Bytes,
+        "Bytes that a produce operation may have outstanding; beyond, it is not read",
+        number!(settings.produce_window_bytes, 1..=GIB),
+    ),
+    setting(
+        FLOW,
+        "produce_batches",
+        Count,
+        "Batches and refusals that a produce operation may have outstanding; beyond, it is not read",
+        number!(settings.produce_batches, 1..=1 << 20),
+    ),
+    setting(
+        FLOW,
+        "append_batch_bytes",
+        Bytes,
+        "An append batch is closed when it holds so many bytes",
+        number!(settings.append_batch_bytes, 1..=GIB),
+    ),
+    setting(
+        FLOW,
+        "consume_batch_messages",
+        Count,
+        "Messages in a ConsumeResponse",
+        number!(settings.consume_batch_messages, 1..=1_000_000),
+    ),
+    setting(
+        FLOW,
+        "consume_batch_bytes",
+        Bytes,
+        "Bytes in a ConsumeResponse, where it is not a single message",
+        number!(settings.consume_batch_bytes, 1..=GIB),
+    ),
+    setting(
+        FLOW,
+        "consume_linger",
+        Kind::Duration,
+        "How long messages wait for others to share their ConsumeResponse",
+        duration!(consume_linger),
+    ),
+    setting(
+        FLOW,
+        "marker_wait",
+        Kind::Duration,
+        "How long an owed marker waits for a message to come with",
+        duration!(marker_wait),
+    ),
+    setting(
+        FLOW,
+        "fetch_bytes",
+        Bytes,
+        "What one fetch asks a partition for",
+        number!(settings.fetch_bytes, 1..=GIB),
+    ),
+    setting(
+        CLIENTS,
+        "max_connections",
+        Count,
+        "Connections of one shard; beyond: 503",
+        number!(settings.max_connections, 1..=4_000_000),
+    ),
+    setting(
+        CLIENTS,
+        "project_max_connections",
+        Count,
+        "Connections; beyond: 429 in place of the handshake",
+        number!(settings.per_project.connections, 0..=MAX),
+    ),
+    setting(
+        CLIENTS,
+        "project_max_operations",
+        Count,
+        "Operations open at once; beyond: 429 at setup",
+        number!(settings.per_project.operations, 0..=MAX),
+    ),
+    setting(
+        CLIENTS,
+        "project_max_queues",
+        Count,
+        "Queues created; beyond: 429 at setup",
+        number!(settings.per_project.queues, 0..=MAX),
+    ),
+    setting(
+        CLIENTS,
+        "project_messages_per_sec",
+        Count,
+        "Messages produced a second; beyond: less credit, then 429 for those that were sent without",
+        number!(settings.per_project.messages_per_sec, 0..=1_000_000_000),
+    ),
+    setting(
+        CLIENTS,
+        "project_bytes_per_sec",
+        Bytes,
+        "Payloads and keys produced a second; likewise",
+        number!(settings.per_project.bytes_per_sec, 0..=1024 * GIB),
+    ),
+    setting(
+        MEMORY,
+        "shard_budget_bytes",
+        Bytes,
+        "What the connections of one shard may reserve, and as much again hold; beyond: less credit, then unread sockets, then slow consumers are closed",
+        number!(settings.shard_budget_bytes, 4096..=1024 * GIB),
+    ),
+    setting(
+        MEMORY,
+        "spin_us",
+        Count,
+        "Microseconds that a shard polls before it sleeps; 50 to 100 on dedicated cores",
+        Access::Number(
+            (
+                |c| c.spin_before_park.as_micros() as u64,
+                |c, us| c.spin_before_park = Duration::from_micros(us),
+            ),
+            0..=60_000_000,
+        ),
+    ),
+    setting(
+        MEMORY,
+        "foothold_bytes",
+        Bytes,
+        "What a cut protobuf message is given before it has brought more than that",
+        number!(settings.foothold_bytes, 1..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "large_pb_bytes",
+        Bytes,
+        "Cut protobuf messages longer than this share a half of the budget, shorter ones a quarter",
+        number!(settings.large_pb_bytes, 1..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "receive_window_bytes",
+        Bytes,
+        "The shard's receive buffer",
+        number!(settings.receive_window_bytes, 4096..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "receive_bytes_per_turn",
+        Bytes,
+        "What one connection may read before the others have their turn",
+        number!(settings.receive_bytes_per_turn, 4096..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "receive_bytes_pressed",
+        Bytes,
+        "What is read at once while the budget is used up; each connection may hold so much beyond it",
+        number!(settings.receive_bytes_pressed, 64..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "send_buffer_bytes",
+        Bytes,
+        "A connection encodes more only while less than this waits to be sent",
+        number!(settings.send_buffer_bytes, 1..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "send_buffer_bytes_pressed",
+        Bytes,
+        "The same while the budget is used up; each connection may hold so much beyond it",
+        number!(settings.send_buffer_bytes_pressed, 1..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "pong_bytes",
+        Bytes,
+        "Pongs beyond a full send buffer; a ping that finds no room is not answered",
+        number!(settings.pong_bytes, 139..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "inbox_batches",
+        Count,
+        "Batches that a shard's inbox holds",
+        number!(settings.inbox_batches, 1..=1 << 20),
+    ),
+    setting(
+        MEMORY,
+        "inbox_batches_per_look",
+        Count,
+        "Batches taken from the inbox between two connections",
+        number!(settings.inbox_batches_per_look, 1..=1 << 20),
+    ),
+    setting(
+        MEMORY,
+        "reactor_pass_us",
+        Count,
+        "Microseconds that a shard works without looking at its sockets",
+        Access::Number(
+            (
+                |c| c.settings.reactor_pass.as_micros() as u64,
+                |c, us| c.settings.reactor_pass = Duration::from_micros(us),
+            ),
+            1..=1_000_000,
+        ),
+    ),
+    setting(
+        LOGS,
+        "log",
+        Kind::Text,
+        "What is logged: a level, or directives like millstream=debug,warn",
+        Access::Text((
+            |c| c.log.clone(),
+            |c, text| {
+                tracing_subscriber::EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+                text.clone_into(&mut c.log);
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LOGS,
+        "log_format",
+        Choice(&["text", "json"]),
+        "text for people, json for machines",
+        Access::Text((
+            |c| match c.log_format {
+                LogFormat::Text => "text".into(),
+                LogFormat::Json => "json".into(),
+            },
+            |c, text| {
+                c.log_format = if text == "json" { LogFormat::Json } else { LogFormat::Text };
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        TESTS,
+        "test_echo",
+        Flag,
+        "Add the path /echo, which echoes every message, for WebSocket conformance suites",
+        Access::Flag(|c| &mut c.settings.policy.test_echo),
+    ),
+    setting(
+        TESTS,
+        "test_panic",
+        Flag,
+        "Let clients make their connection or their shard panic: project millstream-test-panic, queue connection or shard",
+        Access::Flag(|c| &mut c.settings.test_panic),
+    ),
+];
+
+fn parse_into<T: std::str::FromStr>(to: &mut T, text: &str, wanted: &str) -> Result<(), String> {
+    *to = text.parse().map_err(|_| format!("{text:?} is not {wanted}"))?;
+    Ok(())
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.key)
+    }
+}
+
+impl Setting {
+    /// The setting of that key.
+    pub fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// The known key that is nearest to an unknown one, where one is near.
+    pub fn nearest(key: &str) -> Option<&'static str> {
+        let near = |setting: &Self| strsim::jaro_winkler(key, setting.key);
+        let best = SETTINGS.iter().max_by(|one, other| near(one).total_cmp(&near(other)))?;
+        (near(best) > 0.75).then_some(best.key)
+    }
+
+    /// The flag.
+    pub fn flag(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    /// The environment's variable.
+    pub fn variable(&self) -> String {
+        format!("{}{}", super::load::PREFIX, self.key.to_ascii_uppercase())
+    }
+
+    /// What its text may be, for messages and help.
+    pub fn wanted(&self) -> String {
+        match (self.kind, &self.access) {
+            (Kind::Flag, _) => "true or false".into(),
+            (Kind::Choice(choices), _) => choices.join(" or "),
+            (_, Access::Number(_, range)) => {
+                let (least, most) = (self.show_number(*range.start()), self.show_number(*range.end()));
+                if *range.end() == MAX { format!("at least {least}") } else { format!("{least} to {most}") }
+            }
+            _ => "text".into(),
+        }
+    }
+
+    /// Sets it from text; the error says what is wrong, without the key.
+    pub fn set(&self, config: &mut ServerConfig, text: &str) -> Result<(), String> {
+        let text = text.trim();
+        match &self.access {
+            Access::Flag(field) => parse_into(field(config), text, "true or false"),
+            Access::Number((_, set), range) => {
+                let value = self.parse_number(text)?;
+                if !range.contains(&value) {
+                    return Err(format!("{text} is not within {}", self.wanted()));
+                }
+                set(config, value);
+                Ok(())
+            }
+            Access::Text((_, set)) => {
+                if let Kind::Choice(choices) = self.kind
+                    && !choices.contains(&text)
+                {
+                    return Err(format!("{text:?} is not {}", self.wanted()));
+                }
+                set(config, text)
+            }
+        }
+    }
+
+    /// Its value as text that [`Self::set`] takes.
+    pub fn get(&self, config: &ServerConfig) -> String {
+        match &self.access {
+            Access::Flag(field) => field(&mut config.clone()).to_string(),
+            Access::Number((get, _), _) => self.show_number(get(config)),
+            Access::Text((get, _)) => get(config),
+        }
+    }
+
+    /// Its value as TOML.
+    pub fn get_toml(&self, config: &ServerConfig) -> String {
+        let text = self.get(config);
+        if self.kind == Kind::Flag || text.parse::<u64>().is_ok() { text } else { format!("{text:?}") }
+    }
+
+    fn parse_number(&self, text: &str) -> Result<u64, String> {
+        let bad = |what: &str| format!("{text:?} is not {what}");
+        match self.kind {
+            Kind::Bytes => text
+                .parse::<bytesize::ByteSize>()
+                .map(|size| size.as_u64())
+                .map_err(|_| bad("a number of bytes like 4096 or 256KiB")),
+            Kind::Duration => {
+                let parsed = match text.parse::<f64>() {
+                    Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+                    Err(_) => humantime::parse_duration(text).ok(),
+                };
+                let millis = parsed.and_then(|duration| u64::try_from(duration.as_millis()).ok());
+                millis.ok_or_else(|| bad("a duration like 500ms, 30s or 2.5 (seconds)"))
+            }
+            _ => text.replace('_', "").parse().map_err(|_| bad("a whole number")),
+        }
+    }
+
+    fn show_number(&self, value: u64) -> String {
+        let unit = |scale: u64, name: &str| format!("{}{name}", value / scale);
+        match self.kind {
+            Kind::Bytes => match value {
+                0 => "0".into(),
+                _ if value.is_multiple_of(GIB) => unit(GIB, "GiB"),
+                _ if value.is_multiple_of(1 << 20) => unit(1 << 20, "MiB"),
+                _ if value.is_multiple_of(1 << 10) => unit(1 << 10, "KiB"),
+                _ => value.to_string(),
+            },
+            Kind::Duration if value.is_multiple_of(1000) => unit(1000, "s"),
+            Kind::Duration => unit(1, "ms"),
+            _ => value.to_string(),
+        }
+    }
+}
+
+/// Every setting with its default, commented, as a file that `--config` takes.
+pub fn default_file(defaults: &ServerConfig) -> String {
+    let mut text = String::from(
+        "# Millstream's configuration: every setting, with its default.\n\
+         # The environment (MILLSTREAM_ and the key in capitals) goes before this file, flags go before both.\n",
+    );
+    let mut section = "";
+    for setting in SETTINGS {
+        if setting.section != section {
+            section = setting.section;
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n## {section}\n");
+        }
+        let (help, wanted) = (setting.help, setting.wanted());
+        let wanted = if wanted == "text" { String::new() } else { format!(" ({wanted})") };
+        let _ = write!(text, "\n# {help}{wanted}.\n#{} = {}\n", setting.key, setting.get_toml(defaults));
+    }
+    text
+}
+
+/// The README's table.
+pub fn markdown(defaults: &ServerConfig) -> String {
+    let mut text = String::from("| key | default | what it is for |\n| --- | --- | --- |\n");
+    let mut section = "";
+    for setting in SETTINGS {
+        if setting.section != section {
+            section = setting.section;
+            let _ = writeln!(text, "| **{section}** | | |");
+        }
+        let default = setting.get(defaults);
+        let default = if default.is_empty() { "none".into() } else { format!("`{default}`") };
+        let _ = writeln!(text, "| `{}` | {default} | {} |", setting.key, setting.help);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> ServerConfig {
+        ServerConfig::new(Project::parse("default").unwrap())
+    }
+
+    #[test]
+    fn every_setting_takes_what_it_shows() {
+        let mut config = defaults();
+        for setting in SETTINGS {
+            let text = setting.get(&config);
+            setting.set(&mut config, &text).unwrap_or_else(|why| panic!("{}: {why}", setting.key));
+            assert_eq!(setting.get(&config), text, "{}", setting.key);
+            assert_eq!(SETTINGS.iter().filter(|other| other.key == setting.key).count(), 1);
+        }
+    }
+
+    #[test]
+    fn texts_are_read_by_kind_and_range() {
+        let mut config = defaults();
+        let mut set = |key: &str, text: &str| Setting::find(key).unwrap().set(&mut config, text);
+        assert_eq!(set("max_pb_bytes", "3MiB"), Ok(()));
+        assert_eq!(set("pb_timeout", "0.5"), Ok(()));
+        assert_eq!(set("idle_timeout", "2min"), Ok(()));
+        assert_eq!(set("produce_window", "1_000"), Ok(()));
+        assert_eq!(set("cores", "0"), Ok(()));
+        let why = |result: Result<(), String>| result.unwrap_err();
+        assert_eq!(why(set("partitions", "65")), "65 is not within 1 to 64");
+        assert_eq!(why(set("store", "disk")), "\"disk\" is not memory");
+        assert!(why(set("pb_timeout", "soon")).contains("a duration like"));
+        assert!(why(set("max_pb_bytes", "lots")).contains("a number of bytes like"));
+        assert!(why(set("auto_create", "maybe")).contains("true or false"));
+        assert_eq!(config.settings.max_pb_bytes, 3 << 20);
+        assert_eq!(config.settings.pb_timeout, Duration::from_millis(500));
+        assert_eq!(config.settings.idle_timeout, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_told_its_neighbour() {
+        assert_eq!(Setting::nearest("max_payload_byte"), Some("max_payload_bytes"));
+        assert_eq!(Setting::nearest("idletimeout"), Some("idle_timeout"));
+        assert_eq!(Setting::nearest("zzz"), None);
+    }
+}
