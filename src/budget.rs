@@ -12,7 +12,8 @@
 //! A pb that is whole waits for nobody but the store. One that is cut waits for its peer, which may never send the rest:
 //! therefore cut pbs have a [`Share`] each of the ceiling, and queues of their own.
 //!
-//! Worst case: the ceiling, and as much again held before the pressure was felt.
+//! Once as much is held as may be reserved, consumers encode no more, and whoever takes nothing of what waits for him is
+//! closed. Worst case: twice the ceiling, and what was under way in that turn.
 
 /// What a reservation is for, and so how much of the ceiling there is for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +125,11 @@ impl Budget {
     /// Whether reads and send buffers must shrink.
     pub fn is_pressed(&self) -> bool {
         self.is_tight() || self.reserved + self.held >= self.ceiling / 8 * 7
+    }
+
+    /// Whether so much is held that it must not grow.
+    pub fn is_overheld(&self) -> bool {
+        self.held >= self.ceiling
     }
 
     /// Bytes reserved now.

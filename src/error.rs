@@ -5,6 +5,38 @@
 
 use std::fmt;
 
+/// Every status that a fault can have, in rising order.
+pub const FAILURES: [u32; 8] = [400, 403, 404, 408, 413, 429, 500, 503];
+
+/// How often each of [`FAILURES`] happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailureCounts([u64; FAILURES.len()]);
+
+impl FailureCounts {
+    /// It happened so many times more.
+    pub fn add(&mut self, status: StatusCode, count: u64) {
+        if let Some(index) = FAILURES.iter().position(|code| *code == status.0) {
+            self.0[index] += count;
+        }
+    }
+
+    /// Each status and its count.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> {
+        FAILURES.into_iter().zip(self.0)
+    }
+
+    /// How many were the peers' fault (4xx), and how many ours (5xx).
+    pub fn by_fault(&self) -> (u64, u64) {
+        let sum = |ours: bool| self.iter().filter(|(code, _)| (*code >= 500) == ours).map(|(_, n)| n).sum();
+        (sum(false), sum(true))
+    }
+
+    /// Those of two together.
+    pub fn merge(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(to, count)| *to += count);
+    }
+}
+
 /// An HTTP status code as the protocol uses it (section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusCode(pub u32);
@@ -75,6 +107,22 @@ pub enum PeerFault {
         /// How many payloads.
         payloads: u32,
     },
+    /// The project has as many as it may have.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        limit: u64,
+    },
+    /// The project produces faster than it may.
+    OverRate {
+        /// The number of the last message sent; 0 at setup.
+        sent: i64,
+        /// Messages and bytes a second; 0: no limit.
+        rates: (u64, u64),
+    },
     /// More messages were sent than were granted.
     CreditExceeded {
         /// The number of the last message sent.
@@ -136,7 +184,9 @@ impl Fault {
                 PeerFault::PbTooLarge { .. }
                 | PeerFault::PayloadTooLarge { .. }
                 | PeerFault::KeyTooLarge { .. } => 413,
-                PeerFault::CreditExceeded { .. } => 429,
+                PeerFault::CreditExceeded { .. } | PeerFault::OverRate { .. } | PeerFault::TooMany { .. } => {
+                    429
+                }
             },
             Self::Store(
                 StoreFault::Full
@@ -185,6 +235,14 @@ impl fmt::Display for PeerFault {
             Self::PayloadTooLarge { bytes, max } => {
                 write!(f, "payload: {bytes} bytes are more than max_payload_bytes = {max}")
             }
+            Self::TooMany { what, key, limit } => {
+                write!(f, "project: has as many {what} as {key} = {limit} allows")
+            }
+            Self::OverRate { rates: (messages, bytes), .. } => write!(
+                f,
+                "project: produces faster than project_messages_per_sec = {messages}, project_bytes_per_sec = {bytes} \
+                 allow (0: no limit); try again later"
+            ),
             Self::KeyTooLarge { bytes, max } => write!(f, "keys: one of {bytes} bytes is longer than {max}"),
             Self::KeyCount { keys, payloads } => {
                 write!(f, "keys: {keys} for {payloads} payloads; none, or one for each")
@@ -232,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_that_the_protocol_names() {
-        let table: [(Fault, u32); 17] = [
+        let table: [(Fault, u32); 19] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -247,12 +305,15 @@ mod tests {
             (PeerFault::PbTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::PayloadTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
+            (PeerFault::OverRate { sent: 1, rates: (1, 0) }.into(), 429),
+            (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
             (StoreFault::Full.into(), 503),
             (StoreFault::Fenced.into(), 503),
             (Fault::Draining, 503),
         ];
         for (fault, status) in table {
             assert_eq!(fault.status(), StatusCode(status), "{fault}");
+            assert!(FAILURES.contains(&status));
         }
         assert_eq!(Fault::Internal("x".into()).status(), StatusCode(500));
     }

@@ -7,7 +7,7 @@
 //! | [`cli`] | one file for each subcommand | logic worth testing |
 //! | [`config`], [`limits`] | settings and bounds, checked against each other | |
 //! | [`error`] | whose fault it is, and the one map to a status | |
-//! | [`names`], [`queue`], [`partitioner`], [`batch`], [`budget`], [`clock`] | the words that the rooms below share | I/O |
+//! | [`names`], [`queue`], [`partitioner`], [`batch`], [`budget`], [`tenant`], [`clock`] | the words that the rooms below share | I/O |
 //! | [`heap`], [`logging`] | the allocator's settings; log lines, no floods of them | |
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
 //! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
@@ -57,4 +57,5 @@ pub mod queue;
 pub mod session;
 pub mod shard;
 pub mod store;
+pub mod tenant;
 pub mod ws;

@@ -20,6 +20,7 @@ use millstream::pb::{
 };
 use millstream::shard::core::{ConnectionId, Core};
 use millstream::store::Memory;
+use millstream::tenant::Tenants;
 use proptest::prelude::*;
 use prost::Message;
 use random::Random;
@@ -68,8 +69,9 @@ impl Shard {
     fn new(seed: u64) -> Self {
         let settings = Arc::new(Settings::new(Project::parse("default").unwrap()));
         let now = Now { mono_ms: 1, unix_ms: 1_700_000_000_000 };
-        let mut core = Core::new(0, 1, settings, Memory::new(64 << 20, WhenFull::Refuse, 7));
-        let id = core.handle_accepted(now).unwrap();
+        let tenants = Arc::new(Tenants::new(settings.per_project));
+        let mut core = Core::new(0, 1, settings, tenants, Memory::new(64 << 20, WhenFull::Refuse, 7));
+        let id = core.handle_accepted(now, None).unwrap();
         Self { core, id, now, random: Random(seed), read: Vec::new() }
     }
 
@@ -98,7 +100,7 @@ impl Shard {
             let bytes = self.core.poll_transmit(self.now, id);
             let (length, sent) = (bytes.len(), self.random.between(0, bytes.len()));
             self.read.extend(&bytes[..sent]);
-            self.core.handle_sent(id, sent, sent == length);
+            self.core.handle_sent(self.now, id, sent, sent == length);
             if sent < length {
                 return;
             }
@@ -251,7 +253,7 @@ impl Shard {
                 let bytes = self.core.poll_transmit(self.now, id);
                 let length = bytes.len();
                 self.read.extend(bytes);
-                self.core.handle_sent(id, length, true);
+                self.core.handle_sent(self.now, id, length, true);
             }
         }
     }
@@ -309,7 +311,7 @@ fn answers_that_are_not_read_are_bounded() {
         shard.core.handle_completions(shard.now);
         while let Some(id) = shard.core.poll_dirty() {
             unsent = shard.core.poll_transmit(shard.now, id).len();
-            shard.core.handle_sent(id, 0, false);
+            shard.core.handle_sent(shard.now, id, 0, false);
         }
     }
     assert!(unsent < 300_000, "{unsent} bytes of answers wait");

@@ -166,6 +166,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     let reports = server.join()?;
     for report in reports {
         let sessions = report.counters.sessions;
+        let (failed_by_peer, failed_by_us) = sessions.failed.by_fault();
         tracing::info!(
             shard = report.shard,
             connections = report.counters.connections,
@@ -174,9 +175,11 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
             messages_expired = report.store.expired,
             messages_refused = report.store.refused,
             messages_hopped = report.counters.messages_hopped,
-            messages_delivered = sessions.messages,
-            failed_by_peer = sessions.failed_by_peer,
-            failed_by_us = sessions.failed_by_us,
+            messages_delivered = sessions.delivered,
+            failed_by_peer,
+            failed_by_us,
+            evicted = report.counters.evicted,
+            panics = report.counters.panics,
             "shard ends"
         );
     }

@@ -201,12 +201,12 @@ impl<S: Source> Application for Produce<S> {
         let Some(mut producer) = self.producer.take() else { return Ok(()) };
         let handled = producer.handle_data(piece, fin, |event| match event {
             ProduceEvent::Accepted => {}
-            // A 5xx says that they are not known to be stored: they are sent again by the next operation.
-            ProduceEvent::Spoken { count: _, outcome } if outcome.code.0 >= 500 => {
+            // A 5xx says that they are not known to be stored, a 429 that they are not: the next operation sends them again.
+            ProduceEvent::Spoken { count: _, outcome } if outcome.is_transient() => {
                 self.failed = Some(outcome)
             }
             ProduceEvent::Spoken { count, outcome } => {
-                // Behind a 5xx nothing is counted: what is sent again must not be counted twice.
+                // Behind those nothing is counted: what is sent again must not be counted twice.
                 if self.failed.is_none() {
                     self.settle(count, &outcome);
                 }

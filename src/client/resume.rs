@@ -41,7 +41,7 @@ pub async fn run_resumed(
             return Ok(());
         }
         let (why, transient) = match (&ended, application.failure()) {
-            (_, Some(outcome)) => (format!("the operation failed: {outcome}"), outcome.code.0 >= 500),
+            (_, Some(outcome)) => (format!("the operation failed: {outcome}"), outcome.is_transient()),
             (Err(error), None) => (error.to_string(), error.is_transient()),
             (Ok(()), None) => ("the server ended the operation early".to_owned(), true),
         };

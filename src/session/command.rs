@@ -1,6 +1,7 @@
 //! What a session asks of its shard, and what comes back.
 
 use crate::batch::Batch;
+use crate::error::Fault;
 use crate::names::{ClientId, QueueName};
 use crate::queue::Position;
 
@@ -8,7 +9,7 @@ use crate::queue::Position;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(pub u32);
 
-/// A wish of a session. Each but `Cancel` is answered exactly once.
+/// A wish of a session. Each but `Cancel` and `Report` is answered exactly once.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Find the queue, or create it: `ServerSession::handle_opened`.
@@ -52,6 +53,11 @@ pub enum Command {
         exclude: Option<ClientId>,
         /// Answer only when there is something.
         wait: bool,
+    },
+    /// Tell the operator that the operation fails.
+    Report {
+        /// Why.
+        fault: Fault,
     },
     /// Answer the outstanding fetch of the partition now.
     Cancel {

@@ -235,7 +235,8 @@ impl Consume {
             return false;
         }
         self.window.send(count);
-        cx.counters.messages += count;
+        cx.counters.delivered += count;
+        cx.counters.delivered_bytes += length as u64;
         cx.reply.raw(length, false, |out| {
             if let Some(message) = &marked {
                 encode_marked(message, out);

@@ -5,27 +5,28 @@ use super::pb_writer::PbWriter;
 use crate::budget::Budget;
 use crate::clock::Now;
 use crate::config::Settings;
-use crate::error::Fault;
+use crate::error::{FailureCounts, Fault};
 use crate::pb::Status;
+use crate::tenant::Tenant;
+use std::sync::Arc;
 
 /// What sessions did, counted for the operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionCounters {
-    /// Messages framed for consumers.
-    pub messages: u64,
-    /// Operations that ended with a 4xx.
-    pub failed_by_peer: u64,
-    /// Operations that ended with a 5xx.
-    pub failed_by_us: u64,
-}
-
-impl SessionCounters {
-    pub(super) fn failed(&mut self, fault: &Fault) {
-        match fault {
-            Fault::Peer(_) => self.failed_by_peer += 1,
-            Fault::Store(_) | Fault::Draining | Fault::Internal(_) => self.failed_by_us += 1,
-        }
-    }
+    /// Messages framed for consumers, and the bytes of the responses that they stand in.
+    pub delivered: u64,
+    /// See `delivered`.
+    pub delivered_bytes: u64,
+    /// Messages that producers sent and that were not refused at once, and the bytes of the requests that they stand in.
+    pub received: u64,
+    /// See `received`.
+    pub received_bytes: u64,
+    /// Operations begun.
+    pub operations: u64,
+    /// Operations that failed, by status.
+    pub failed: FailureCounts,
+    /// Messages that were refused by number while the operation went on, by status.
+    pub refused: FailureCounts,
 }
 
 /// What a session borrows for one call.
@@ -43,6 +44,8 @@ pub struct Cx<'a> {
     pub commands: &'a mut Vec<Command>,
     /// Counters.
     pub counters: &'a mut SessionCounters,
+    /// Its project, where something of it is limited.
+    pub tenant: Option<&'a Arc<Tenant>>,
     /// The socket took everything that it was given.
     pub writable: bool,
 }
@@ -50,7 +53,7 @@ pub struct Cx<'a> {
 impl Cx<'_> {
     /// Whether more may be encoded.
     pub(super) fn has_room(&self) -> bool {
-        self.writable && self.has_space()
+        self.writable && self.has_space() && !self.budget.is_overheld()
     }
 
     /// How much may wait to be sent before no more is encoded, bytes.

@@ -87,9 +87,14 @@ impl ReceiveWindow {
         self.check();
     }
 
-    /// Grants as much as the window allows; returns the highest number that may come.
-    pub fn grant(&mut self) -> MsgNum {
-        self.granted = self.granted.max(self.spoken_for.plus(u64::from(self.window)));
+    /// How many more the window allows to be granted.
+    pub fn grantable(&self) -> u64 {
+        self.spoken_for.plus(u64::from(self.window)).since(self.granted)
+    }
+
+    /// Grants so many more, at most [`Self::grantable`]; returns the highest number that may come.
+    pub fn grant(&mut self, count: u64) -> MsgNum {
+        self.granted = self.granted.plus(count.min(self.grantable()));
         self.check();
         self.granted
     }
@@ -175,7 +180,7 @@ mod tests {
                         receiver.speak_for(receiver.spoken_for().plus(open.min(u64::from(count))));
                     }
                     _ => {
-                        let granted = receiver.grant();
+                        let granted = receiver.grant(receiver.grantable() - u64::from(count).min(receiver.grantable()));
                         sender.raise(Some(granted.to_wire()));
                         sender.raise(Some(granted.to_wire() - 5));
                         sender.raise(Some(-1));

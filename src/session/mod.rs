@@ -8,6 +8,7 @@
 //! | `delimiter` | where one pb ends and the next begins |
 //! | `credit` | message numbers and how far they may go |
 //! | `marker` | where a consumer is |
+//! | `quota` | what a produce operation has paid for of its project's rates |
 //! | `context` | what a session borrows for one call |
 //! | `server` | one operation after the other; `produce` and `consume` are the two kinds |
 //! | `command` | what a session asks of its shard |
@@ -23,6 +24,7 @@ mod delimiter;
 mod marker;
 mod pb_writer;
 mod produce;
+mod quota;
 mod server;
 
 pub use command::{Command, OperationId};

@@ -11,7 +11,9 @@ use super::command::{Command, OperationId};
 use super::context::{Cx, status_of};
 use super::credit::{MsgNum, ReceiveWindow};
 use super::pb_writer::PbWriter;
+use super::quota::Quota;
 use crate::batch::{BatchBuilder, Savepoint};
+use crate::clock::Now;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::limits::{FATE_BYTES, FATES_PRESSED};
 use crate::names::ClientId;
@@ -92,14 +94,16 @@ pub(super) struct Produce {
     batches: usize,
     /// Bytes reserved by `building` and `pending`.
     outstanding_bytes: usize,
+    quota: Quota,
 }
 
 impl Produce {
     /// An operation whose setup was accepted; says so to the client.
     pub(super) fn start(operation: OperationId, client: ClientId, routing: Routing, cx: &mut Cx<'_>) -> Self {
         let mut window = ReceiveWindow::new(cx.settings.produce_window);
+        let mut quota = Quota::new(cx);
         if !cx.budget.is_tight() {
-            window.grant();
+            window.grant(quota.pay_for(window.grantable(), cx));
         }
         cx.reply.pb(
             &ProduceSetupResponse {
@@ -121,6 +125,7 @@ impl Produce {
             first_sequence: 0,
             batches: 0,
             outstanding_bytes: 0,
+            quota,
         }
     }
 
@@ -158,7 +163,7 @@ impl Produce {
         };
         let judged = match decoded {
             Ok(head) if head.payloads == 0 => Err(PeerFault::PbInvalid("payloads: at least one".into())),
-            Ok(head) => self.window.receive(head.payloads).map(|last| (head, last)),
+            Ok(head) => self.receive(&head, pb.len(), cx).map(|last| (head, last)),
             Err(malformed) => Err(PeerFault::PbInvalid(malformed.0.into())),
         };
         let (head, last) = match judged {
@@ -195,6 +200,24 @@ impl Produce {
             self.close_batches(cx);
         }
         Ok(())
+    }
+
+    /// Counts a request's messages: within the credit, and within what the project may produce.
+    fn receive(
+        &mut self,
+        head: &ProduceRequestHead,
+        bytes: usize,
+        cx: &mut Cx<'_>,
+    ) -> Result<MsgNum, PeerFault> {
+        let last = self.window.receive(head.payloads)?;
+        if let Some(tenant) = cx.tenant.filter(|tenant| tenant.has_rates())
+            && !self.quota.charge(tenant, u64::from(head.payloads), bytes as u64, cx.now)
+        {
+            return Err(PeerFault::OverRate { sent: last.to_wire(), rates: tenant.rates() });
+        }
+        cx.counters.received += u64::from(head.payloads);
+        cx.counters.received_bytes += bytes as u64;
+        Ok(last)
     }
 
     /// Messages with keys; and the rare cases: a TTL that comes late in the pb, payloads that are too large among others.
@@ -376,12 +399,15 @@ impl Produce {
                 through = next.through;
                 place = Place::join(place, next.place);
             }
-            self.window.speak_for(through);
-            self.grant(cx);
             let status = match &fate {
                 Ok(()) => status(StatusCode::CREATED),
-                Err(fault) => status_of(fault),
+                Err(fault) => {
+                    cx.counters.refused.add(fault.status(), through.since(self.window.spoken_for()));
+                    status_of(fault)
+                }
             };
+            self.window.speak_for(through);
+            self.grant(cx);
             let place = place.filter(|_| fate.is_ok());
             self.respond(Some(status), through.to_wire(), place, false, &mut cx.reply);
         }
@@ -392,10 +418,10 @@ impl Produce {
         }
     }
 
-    /// Raises the credit, unless memory is short.
+    /// Raises the credit, unless memory is short, as far as the project's rates go.
     fn grant(&mut self, cx: &Cx<'_>) {
         if !cx.budget.is_tight() && !self.is_full(cx) {
-            self.window.grant();
+            self.window.grant(self.quota.pay_for(self.window.grantable(), cx));
         }
     }
 
@@ -404,15 +430,32 @@ impl Produce {
         self.is_settled() && self.window.is_low()
     }
 
+    /// Time has passed.
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        self.quota.handle_timeout(now);
+    }
+
+    /// When the project may have more credit to give.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.quota.due_ms().filter(|_| self.is_starved())
+    }
+
     /// Whether every message that was received is spoken for.
     pub(super) fn is_settled(&self) -> bool {
         self.pending.is_empty() && self.building.is_empty()
     }
 
+    /// All is said, and the client says no more.
+    pub(super) fn finish(&mut self, cx: &mut Cx<'_>) {
+        self.quota.refund(cx);
+        cx.reply.fin();
+    }
+
     /// The pb that ends a failed operation.
     pub(super) fn finish_failed(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
+        self.quota.refund(cx);
         let through = match fault {
-            Fault::Peer(PeerFault::CreditExceeded { sent, .. }) => *sent,
+            Fault::Peer(PeerFault::CreditExceeded { sent, .. } | PeerFault::OverRate { sent, .. }) => *sent,
             _ => self.window.spoken_for().to_wire(),
         };
         self.respond(Some(status_of(fault)), through, None, true, &mut cx.reply);
@@ -425,6 +468,7 @@ impl Produce {
         }
         cx.budget.drop_held(self.pending.len() * FATE_BYTES);
         self.pending.clear();
+        self.quota.refund(cx);
     }
 
     fn respond(

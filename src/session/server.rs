@@ -24,6 +24,7 @@ use crate::names::{ClientId, QueueAddress};
 use crate::partitioner::client_partition;
 use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
 use crate::queue::{Position, QueueInfo};
+use crate::tenant::{Permit, Use};
 use crate::ws::CloseCode;
 use prost::Message;
 use std::ops::Range;
@@ -72,6 +73,8 @@ struct Operations {
     state: State,
     /// The client's half of the present operation has ended.
     client_ended: bool,
+    /// The project's permit for the present operation.
+    permit: Option<Permit>,
     /// The operation ends with this once all that was accepted is spoken for.
     failing: Option<Fault>,
     /// Bytes of the present half that were discarded.
@@ -95,6 +98,7 @@ impl ServerSession {
                 operation: OperationId::default(),
                 state: State::AwaitingSetup,
                 client_ended: false,
+                permit: None,
                 failing: None,
                 discarded: 0,
                 draining: false,
@@ -239,6 +243,9 @@ impl ServerSession {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
+        if let State::Producing(produce) = &mut self.operations.state {
+            produce.handle_timeout(cx.now);
+        }
         if self.operations.pb_due_ms.is_some_and(|due| due <= cx.now.mono_ms) {
             self.operations.pb_due_ms = None;
             self.delimiter.reset(cx.budget);
@@ -278,6 +285,14 @@ impl ServerSession {
         self.operations.end_half();
     }
 
+    /// Our own code has failed in the middle of something: says so, where an operation is open, without looking at anything
+    /// that may be half done. Nothing but [`Self::abandon`] may follow.
+    pub fn break_off(&mut self, cx: &mut Cx<'_>) {
+        let fault = Fault::Internal("this connection's handling has failed; the log says where".into());
+        cx.counters.failed.add(fault.status(), 1);
+        self.operations.end_with(&fault, cx);
+    }
+
     /// Whether no more of the client's bytes can be taken now.
     pub fn is_blocked(&self, cx: &Cx<'_>) -> bool {
         self.operations.is_blocked(cx)
@@ -301,6 +316,11 @@ impl ServerSession {
         !matches!(self.operations.state, State::AwaitingSetup | State::Discarding)
     }
 
+    /// Whether a consume operation is open.
+    pub fn is_consuming(&self) -> bool {
+        matches!(self.operations.state, State::Consuming(_))
+    }
+
     /// Whether a produce operation is open.
     pub fn is_producing(&self) -> bool {
         matches!(self.operations.state, State::Producing(_) | State::Opening(_) | State::Positioning(_))
@@ -322,11 +342,12 @@ impl ServerSession {
 
     /// When something is due without any event.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let consume = match &self.operations.state {
+        let operation = match &self.operations.state {
             State::Consuming(consume) => consume.next_deadline_ms(),
+            State::Producing(produce) => produce.next_deadline_ms(),
             _ => None,
         };
-        [self.operations.pb_due_ms, consume].into_iter().flatten().min()
+        [self.operations.pb_due_ms, operation].into_iter().flatten().min()
     }
 }
 
@@ -401,8 +422,25 @@ impl Operations {
         if self.draining {
             return Err(Fault::Draining);
         }
+        if cx.settings.test_panic && address.queue.as_str() == "panic-connection" {
+            panic!("planted by test_panic");
+        }
+        self.admit(matches!(setup, Setup::Produce { .. }), cx)?;
+        cx.counters.operations += 1;
         self.state = State::Opening(setup);
         cx.commands.push(Command::Open { operation: self.operation, queue: address.queue });
+        Ok(())
+    }
+
+    /// Whether the project may have one more operation, and may produce at all.
+    fn admit(&mut self, produces: bool, cx: &Cx<'_>) -> Result<(), PeerFault> {
+        let Some(tenant) = cx.tenant else { return Ok(()) };
+        if produces && tenant.is_over(cx.now.mono_ms) {
+            return Err(PeerFault::OverRate { sent: 0, rates: tenant.rates() });
+        }
+        let key = "project_max_operations";
+        let taken = tenant.take(Use::Operation);
+        self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "operations", key, limit })?);
         Ok(())
     }
 
@@ -507,7 +545,8 @@ impl Operations {
         }
         self.wanted = None;
         if self.failing.is_none() {
-            cx.counters.failed(&fault);
+            cx.counters.failed.add(fault.status(), 1);
+            cx.commands.push(Command::Report { fault: fault.clone() });
             self.failing = Some(fault);
         }
     }
@@ -519,7 +558,7 @@ impl Operations {
                 if produce.is_settled() {
                     match &self.failing {
                         Some(fault) => produce.finish_failed(fault, cx),
-                        None if self.client_ended => cx.reply.fin(),
+                        None if self.client_ended => produce.finish(cx),
                         None => return,
                     }
                     self.end_half();
@@ -538,15 +577,25 @@ impl Operations {
                 }
             }
             State::AwaitingSetup | State::Opening(_) | State::Positioning(_) => {
-                let Some(fault) = &self.failing else { return };
-                let status = Some(status_of(fault));
-                if let State::Opening(Setup::Produce { .. }) = self.state {
-                    cx.reply.pb(&ProduceSetupResponse { status, max_msgnum_to_send: Some(0) }, true);
-                } else {
-                    cx.reply.pb(&status_of(fault), true);
-                }
+                let Some(fault) = self.failing.take() else { return };
+                self.end_with(&fault, cx);
                 self.end_half();
             }
+            State::Discarding => {}
+        }
+    }
+
+    /// Writes the pb that ends the operation with `fault`.
+    fn end_with(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
+        let status = status_of(fault);
+        match &mut self.state {
+            State::Producing(produce) => produce.finish_failed(fault, cx),
+            State::Consuming(consume) => consume.finish(Some(fault), cx),
+            State::Opening(Setup::Produce { .. }) => {
+                let status = Some(status);
+                cx.reply.pb(&ProduceSetupResponse { status, max_msgnum_to_send: Some(0) }, true);
+            }
+            State::AwaitingSetup | State::Opening(_) | State::Positioning(_) => cx.reply.pb(&status, true),
             State::Discarding => {}
         }
     }
@@ -555,6 +604,7 @@ impl Operations {
     fn end_half(&mut self) {
         self.state = State::Discarding;
         self.failing = None;
+        self.permit = None;
         self.operation.0 = self.operation.0.wrapping_add(1);
         if self.client_ended {
             self.end_operation();

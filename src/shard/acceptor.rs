@@ -47,9 +47,9 @@ impl Listener {
         let mut out_of_resources = false;
         loop {
             match self.0.accept() {
-                Ok((socket, _)) => {
+                Ok((socket, peer)) => {
                     out_of_resources = false;
-                    hand_over(socket, shards, shared);
+                    hand_over(socket, peer.as_socket(), shards, shared);
                 }
                 Err(error) => match error.raw_os_error() {
                     // Closed.
@@ -69,11 +69,11 @@ impl Listener {
     }
 }
 
-fn hand_over(socket: Socket, shards: &[Sender<Delivery>], shared: &Shared) {
+fn hand_over(socket: Socket, peer: Option<SocketAddr>, shards: &[Sender<Delivery>], shared: &Shared) {
     let fewest = shared.connections.iter().enumerate().min_by_key(|(_, count)| count.load(Ordering::Relaxed));
     let Some((shard, count)) = fewest else { return };
     count.fetch_add(1, Ordering::Relaxed);
-    let mut delivery = Delivery::Socket(socket);
+    let mut delivery = Delivery::Socket(socket, peer);
     while let Err(back) = shards[shard].send(delivery) {
         delivery = back;
         std::thread::sleep(Duration::from_millis(1));

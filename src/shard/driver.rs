@@ -4,6 +4,7 @@
 //! goes to other shards; a pass of the reactor. Runs on the shard's thread and decides nothing: the core does.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,7 +29,7 @@ const TRANSMIT_ROUNDS: usize = 4;
 #[derive(Debug)]
 pub enum Delivery {
     /// From the acceptor.
-    Socket(socket2::Socket),
+    Socket(socket2::Socket, Option<SocketAddr>),
     /// From another shard: all that it had for this one in a turn.
     Messages(Vec<Message>),
     /// Stop, as the protocol says.
@@ -42,6 +43,8 @@ pub struct Shared {
     pub connections: Vec<AtomicUsize>,
     /// Shards that have drained.
     pub drained: AtomicUsize,
+    /// Where the shards' time begins.
+    pub epoch: Instant,
 }
 
 /// What a turn leaves behind.
@@ -56,7 +59,7 @@ enum Turn {
 }
 
 /// What a shard says when it ends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ShardReport {
     /// Which.
     pub shard: u16,
@@ -107,12 +110,12 @@ impl<S: Store<Token>> Driver<S> {
             parker,
             inbox,
             peers,
-            shared,
             sockets: Vec::new(),
             ready: VecDeque::new(),
             woken: Vec::new(),
             buffer: vec![0; settings.receive_window_bytes],
-            started: Instant::now(),
+            started: shared.epoch,
+            shared,
             spin,
             settings,
             drain_until: None,
@@ -131,7 +134,7 @@ impl<S: Store<Token>> Driver<S> {
                 return ShardReport {
                     shard: self.shard,
                     store: self.core.store().counters(),
-                    counters: self.core.counters(),
+                    counters: self.core.counters().clone(),
                 };
             }
             if turn == Turn::More {
@@ -191,7 +194,7 @@ impl<S: Store<Token>> Driver<S> {
         for taken in 0..self.settings.inbox_batches_per_look {
             match self.inbox.poll() {
                 None => return taken > 0,
-                Some(Delivery::Socket(socket)) => self.handle_accepted(socket),
+                Some(Delivery::Socket(socket, peer)) => self.handle_accepted(socket, peer),
                 Some(Delivery::Messages(messages)) => {
                     let now = self.now();
                     for message in messages {
@@ -207,8 +210,8 @@ impl<S: Store<Token>> Driver<S> {
         true
     }
 
-    fn handle_accepted(&mut self, socket: socket2::Socket) {
-        let Some(id) = self.core.handle_accepted(self.now()) else {
+    fn handle_accepted(&mut self, socket: socket2::Socket, peer: Option<SocketAddr>) {
+        let Some(id) = self.core.handle_accepted(self.now(), peer) else {
             let mut response = Vec::new();
             Refusal::new(503, "the server is draining, or has max_connections").write(&mut response);
             // A courtesy: who cannot take it finds the connection closed.
@@ -294,7 +297,7 @@ impl<S: Store<Token>> Driver<S> {
             if !bytes.is_empty() {
                 let length = bytes.len();
                 match socket.write(bytes) {
-                    Ok(sent) => self.core.handle_sent(id, sent, sent == length),
+                    Ok(sent) => self.core.handle_sent(now, id, sent, sent == length),
                     Err(_) => {
                         self.remove(id);
                         continue;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use glommio::ExecutorJoinHandle;
 
@@ -18,6 +18,7 @@ use super::monitor::{self, Watched};
 use super::parker::Parker;
 use crate::config::ServerConfig;
 use crate::store::Memory;
+use crate::tenant::Tenants;
 
 /// A running server.
 #[derive(Debug)]
@@ -72,8 +73,10 @@ impl Server {
         let shared = Arc::new(Shared {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
+            epoch: Instant::now(),
         });
         let settings = Arc::new(config.settings.clone());
+        let tenants = Arc::new(Tenants::new(settings.per_project));
         // Two starts of a memory store never share an incarnation: the clock's nanoseconds tell them apart.
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let incarnation = unix.as_nanos() as u64;
@@ -83,7 +86,8 @@ impl Server {
         let mut watched = Vec::new();
         for ((shard, core), inbox) in cores.into_iter().enumerate().zip(inboxes) {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
-            let (settings, shared, peers) = (settings.clone(), shared.clone(), senders.clone());
+            let (settings, tenants) = (settings.clone(), tenants.clone());
+            let (shared, peers) = (shared.clone(), senders.clone());
             let spin = config.spin_before_park;
             let (memory_bytes, when_full) = (config.memory_bytes / count, config.memory_full);
             let heartbeat = Arc::default();
@@ -95,7 +99,7 @@ impl Server {
                 let _ = ready.send(shard);
                 drop(ready);
                 let store = Memory::new(memory_bytes, when_full, incarnation);
-                let core = Core::new(shard as u16, count as u16, settings, store);
+                let core = Core::new(shard as u16, count as u16, settings, tenants, store);
                 let parker = Parker::new(heartbeat);
                 Driver::new(shard as u16, core, parker, inbox, peers, shared, spin).run().await
             })

@@ -35,6 +35,8 @@ impl CloseCode {
     pub const UNSUPPORTED: Self = Self(1003);
     /// Text that is no UTF-8.
     pub const INVALID_UTF8: Self = Self(1007);
+    /// The server's own fault.
+    pub const INTERNAL: Self = Self(1011);
     /// More than `discard_limit_bytes` of a discarded half.
     pub const POLICY: Self = Self(1008);
 

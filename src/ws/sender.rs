@@ -16,6 +16,16 @@ pub struct Sender {
 }
 
 impl Sender {
+    /// Whether a wsmessage has begun and not ended.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Forgets what was written since [`Self::is_open`] said `open`; the caller takes the bytes away.
+    pub fn roll_back(&mut self, open: bool) {
+        self.open = open;
+    }
+
     /// A sender for our side of the connection.
     pub fn new(role: Role) -> Self {
         Self { keys: (role == Role::Client).then(Keys::new), open: false }

@@ -1,6 +1,7 @@
 //! A server's session and all that it borrows; who uses it plays the shard and the store.
 #![allow(dead_code)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream::budget::Budget;
@@ -10,6 +11,7 @@ use millstream::names::{ClientId, Project};
 use millstream::pb::SetupRequest;
 use millstream::queue::{QueueId, QueueInfo};
 use millstream::session::{Command, Cx, PbWriter, ServerSession, SessionCounters};
+use millstream::tenant::Tenant;
 use millstream::ws::{Role, Sender};
 use prost::Message;
 
@@ -23,6 +25,8 @@ pub struct Rig {
     pub now: Now,
     /// The socket takes more.
     pub writable: bool,
+    /// Its project, if that is limited.
+    pub tenant: Option<Arc<Tenant>>,
     sender: Sender,
     counters: SessionCounters,
     /// Frames for the client.
@@ -39,6 +43,7 @@ impl Rig {
             settings,
             now: Now { mono_ms: 1, unix_ms: 1_700_000_000_000 },
             writable: true,
+            tenant: None,
             sender: Sender::new(Role::Server),
             counters: SessionCounters::default(),
             out: Vec::new(),
@@ -65,6 +70,7 @@ impl Rig {
             reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
             commands: &mut self.commands,
             counters: &mut self.counters,
+            tenant: self.tenant.as_ref(),
             writable: self.writable,
         };
         call(&mut self.session, &mut cx)

@@ -21,6 +21,7 @@ use millstream::pb::{
 };
 use millstream::queue::{QueueId, QueueInfo};
 use millstream::session::{Command, Delimiter, Marker, PbLimits, Start, Step};
+use millstream::tenant::Tenants;
 use millstream::ws::frame::FrameHeader;
 use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
 use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
@@ -268,7 +269,12 @@ pub fn session(data: &[u8]) {
     settings.consume_batch_bytes = 300;
     settings.discard_limit_bytes = 20_000;
     settings.shard_budget_bytes = PB_MAX + 64 * usize::from(bag.byte());
+    let rates = bag.byte();
+    settings.per_project.messages_per_sec = u64::from(rates & 15) * 20;
+    settings.per_project.bytes_per_sec = u64::from(rates >> 4) * 900;
+    let tenants = Tenants::new(settings.per_project);
     let mut rig = Rig::new(settings);
+    rig.tenant = tenants.get(&Project::parse("p").unwrap(), 1);
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;
     let mut ended = false;
@@ -418,7 +424,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };
             rig.call(|session, cx| session.handle_fetched(operation, partition, fetched, cx));
         }
-        Command::Cancel { .. } => {}
+        Command::Cancel { .. } | Command::Report { .. } => {}
     }
 }
 

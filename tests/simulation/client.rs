@@ -123,7 +123,7 @@ impl Client {
         }
         let blocks = Blocks { left, acknowledged: Arc::default() };
         let batch = random.between(1, batch);
-        Self::new(Role::Producer(Produce::new(queue.into(), 60, batch, blocks)), client)
+        Self::new(Role::Producer(Produce::new(queue.into(), Model::TTL, batch, blocks)), client)
     }
 
     pub fn consumer(client: u128, queue: &str, echo: bool, count: Option<u64>, random: &mut Random) -> Self {

@@ -21,6 +21,9 @@ pub struct Asked {
 }
 
 impl Model {
+    /// Of every message, seconds: longer than any history.
+    pub const TTL: u32 = 600;
+
     pub fn new(max_payload_bytes: usize) -> Self {
         Self { producers: Vec::new(), max_payload_bytes, ids: BTreeMap::new() }
     }
@@ -93,7 +96,7 @@ impl Model {
             if !asked.echo && self.producers[producer].0 == asked.client {
                 return Err(format!("{what} is an echo that was not asked for"));
             }
-            if message.ttl != 60 || message.age >= message.ttl {
+            if message.ttl != Self::TTL || message.age >= message.ttl {
                 return Err(format!("{what} has ttl {} and age {}", message.ttl, message.age));
             }
             let count = copies.entry(&message.payload).or_insert(0);

@@ -18,6 +18,7 @@ use millstream::config::{Settings, WhenFull};
 use millstream::names::Project;
 use millstream::shard::core::{Core, Message};
 use millstream::store::{Memory, Store};
+use millstream::tenant::Tenants;
 
 use super::client::{Client, Link, Role};
 use super::model::{Asked, Model};
@@ -30,6 +31,8 @@ const STORM_STEPS_MAX: usize = 3_000;
 const CALM_PASSES: usize = 20_000;
 /// Time that the calm may take, milliseconds: owed markers of a few operations.
 const CALM_MS: u64 = 700;
+/// The same where a project must wait for its rates.
+const LIMITED_CALM_MS: u64 = 20_000;
 /// Time that draining may take, milliseconds: what consumers get of it, and the time in which a peer is to close.
 const DRAIN_MS: u64 = 8_000;
 
@@ -54,6 +57,8 @@ pub struct World {
     rounds: usize,
     /// Consumers come when the producers have ended, so that nobody else wakes their shards.
     late: bool,
+    /// The project's rates are limited.
+    is_limited: bool,
     storm: bool,
 }
 
@@ -78,13 +83,19 @@ impl World {
         settings.consume_batch_bytes = random.between(200, 20_000);
         settings.shard_budget_bytes = settings.max_pb_bytes * random.between(10, 40) / 10;
         settings.consume_linger = Duration::from_millis(if random.one_in(4) { 20 } else { 0 });
+        if seed % 4 == 3 {
+            settings.per_project.messages_per_sec = 200 + seed % 900;
+            settings.per_project.bytes_per_sec = 20_000 + seed * 37 % 60_000;
+        }
+        let is_limited = settings.per_project.messages_per_sec > 0;
+        let tenants = Arc::new(Tenants::new(settings.per_project));
         let settings = Arc::new(settings);
         let count = random.between(1, 3) as u16;
         let shards = (0..count)
             .map(|shard| {
                 let memory = Memory::new(64 << 20, WhenFull::Refuse, 7);
                 let store = WeatheredStore::new(memory, weather.clone());
-                let core = Core::new(shard, count, settings.clone(), store);
+                let core = Core::new(shard, count, settings.clone(), tenants.clone(), store);
                 Shard { core, inbox: VecDeque::new(), woken: true }
             })
             .collect();
@@ -128,7 +139,20 @@ impl World {
         let pipe_bytes = random.between(300, 60_000);
         let rounds = if random.one_in(2) { 1 } else { random.between(2, 4) };
         let late = random.one_in(3);
-        Self { random, now, shards, weather, clients, asked, model, pipe_bytes, rounds, late, storm: true }
+        Self {
+            random,
+            now,
+            shards,
+            weather,
+            clients,
+            asked,
+            model,
+            pipe_bytes,
+            rounds,
+            late,
+            is_limited,
+            storm: true,
+        }
     }
 
     pub fn run(mut self) -> Result<(), String> {
@@ -231,12 +255,14 @@ impl World {
 
     /// Everything that is due, until nothing is.
     fn calm(&mut self) -> Result<(), String> {
-        let until = self.now.mono_ms + CALM_MS;
+        let until = self.now.mono_ms + if self.is_limited { LIMITED_CALM_MS } else { CALM_MS };
         for _ in 0..CALM_PASSES {
             let mut progress = false;
             for client in 0..self.clients.len() {
                 if self.clients[client].link.is_none() && !self.clients[client].is_complete() {
                     self.connect(client);
+                    // Clients wait a little before they come again.
+                    self.pass_time(if self.is_limited { 10 } else { 0 });
                     progress = true;
                 }
             }
@@ -288,7 +314,7 @@ impl World {
             return;
         }
         let shard = self.random.below(self.shards.len());
-        let Some(id) = self.shards[shard].core.handle_accepted(self.now) else { return };
+        let Some(id) = self.shards[shard].core.handle_accepted(self.now, None) else { return };
         let wire = Wire::start(&self.clients[client].target);
         let (up, down) = (VecDeque::new(), VecDeque::new());
         self.clients[client].link = Some(Link { shard, id, wire, up, down, ended: false, full: false });
@@ -418,7 +444,7 @@ impl World {
                 let (length, sent) = (bytes.len(), bytes.len().min(room));
                 link.down.extend(&bytes[..sent]);
                 link.full = sent < length;
-                core.handle_sent(id, sent, sent == length);
+                core.handle_sent(self.now, id, sent, sent == length);
             }
             let (sent_all, over) = core.closing(self.now, id);
             link.ended |= sent_all || over;

@@ -33,6 +33,13 @@ pub struct Outcome {
     pub reason: String,
 }
 
+impl Outcome {
+    /// Whether another try may help: the server has trouble, or the project produces too fast.
+    pub fn is_transient(&self) -> bool {
+        self.code.0 >= 500 || self.code.0 == 429
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.code.0, self.reason)

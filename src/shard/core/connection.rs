@@ -7,13 +7,19 @@
 //! ```
 //! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget.
 
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use super::CoreCounters;
 use super::deadlines::Armed;
 use crate::budget::{Budget, Share, Wanted};
 use crate::clock::{Now, millis};
 use crate::config::Settings;
-use crate::names::{ClientId, Project};
+use crate::error::PeerFault;
+use crate::names::{ClientId, Project, QueueName};
 use crate::queue::QueueInfo;
-use crate::session::{Command, Cx, PbWriter, ServerSession, SessionCounters};
+use crate::session::{Command, Cx, PbWriter, ServerSession};
+use crate::tenant::{Permit, Tenant, Tenants, Use};
 use crate::ws::echo::Echo;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
@@ -34,7 +40,16 @@ pub struct Env<'a> {
     /// Where the session's wishes go.
     pub commands: &'a mut Vec<Command>,
     /// Counters.
-    pub counters: &'a mut SessionCounters,
+    pub counters: &'a mut CoreCounters,
+    /// Projects whose use is limited.
+    pub tenants: &'a Tenants,
+}
+
+/// Where a connection's output was before a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint {
+    out: usize,
+    open: bool,
 }
 
 #[derive(Debug)]
@@ -54,8 +69,15 @@ pub struct Connection {
     sender: Sender,
     /// The tenant; of use once the handshake is done.
     project: Option<Project>,
+    /// The same, where something of it is limited, and its permit for this connection.
+    tenant: Option<Arc<Tenant>>,
+    permit: Option<Permit>,
+    /// Where it comes from.
+    peer: Option<SocketAddr>,
     /// The queue of the present operation.
     pub(super) queue: Option<QueueInfo>,
+    /// Its name, for the log.
+    pub(super) queue_name: Option<QueueName>,
     /// Bytes that were read and not taken; of the handshake, or behind what a blocked session takes.
     inbound: Vec<u8>,
     /// Bytes to send, and how many of them are sent.
@@ -69,8 +91,9 @@ pub struct Connection {
     heard_ms: u64,
     /// It was pinged since.
     pinged: bool,
-    /// The socket took something since the last timeout.
+    /// The socket took something since the last timeout; and when it took something last.
     takes: bool,
+    took_ms: u64,
     pub(super) armed: Armed,
     /// It is in the shard's list of those with something to do.
     pub(super) is_dirty: bool,
@@ -82,13 +105,17 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(now: Now) -> Self {
+    pub fn new(now: Now, peer: Option<SocketAddr>) -> Self {
         Self {
             phase: Phase::Handshaking,
             receiver: Receiver::new(Role::Server),
             sender: Sender::new(Role::Server),
             project: None,
+            tenant: None,
+            permit: None,
+            peer,
             queue: None,
+            queue_name: None,
             inbound: Vec::new(),
             out: Vec::new(),
             sent: 0,
@@ -97,6 +124,7 @@ impl Connection {
             heard_ms: now.mono_ms,
             pinged: false,
             takes: false,
+            took_ms: now.mono_ms,
             armed: Armed::default(),
             is_dirty: false,
             waits_in: None,
@@ -107,6 +135,11 @@ impl Connection {
     /// The tenant.
     pub fn project(&self) -> Option<&Project> {
         self.project.as_ref()
+    }
+
+    /// Where it comes from.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
     }
 
     /// Bytes from the socket. Only called while [`Self::wants_read`].
@@ -167,6 +200,10 @@ impl Connection {
         };
         match accepted {
             Ok(Some(Accepted { used, endpoint, project, client, client_is_known })) => {
+                if let Err(fault) = self.admit(&project, env) {
+                    self.out.clear();
+                    return self.refuse(&Refusal::new(429, fault.to_string()), env);
+                }
                 self.start(endpoint, project, client, client_is_known);
                 self.heard_ms = env.now.mono_ms;
                 let mut rest = self.inbound.split_off(used);
@@ -179,8 +216,18 @@ impl Connection {
                 }
             }
             Ok(None) => {}
-            Err(refusal) => self.refuse(&refusal, env.now),
+            Err(refusal) => self.refuse(&refusal, env),
         }
+    }
+
+    /// Whether the project may have one more connection.
+    fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<(), PeerFault> {
+        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(()) };
+        let key = "project_max_connections";
+        let taken = tenant.take(Use::Connection);
+        self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })?);
+        self.tenant = Some(tenant);
+        Ok(())
     }
 
     fn start(&mut self, endpoint: Endpoint, project: Project, client: ClientId, client_is_known: bool) {
@@ -192,11 +239,12 @@ impl Connection {
     }
 
     /// Answers a request that is refused, and closes.
-    fn refuse(&mut self, refusal: &Refusal, now: Now) {
+    fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
+        env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
         refusal.write(&mut self.out);
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
-        self.heard_ms = now.mono_ms;
+        self.heard_ms = env.now.mono_ms;
     }
 
     /// Takes frames; returns how many bytes were taken. Less than all where the session is blocked.
@@ -221,7 +269,8 @@ impl Connection {
                             return input.len();
                         }
                         Phase::Streaming(session) => {
-                            let mut cx = cx(&mut self.sender, &mut self.out, self.writable, env);
+                            let tenant = self.tenant.as_ref();
+                            let mut cx = cx(&mut self.sender, &mut self.out, self.writable, tenant, env);
                             let used = session.handle_data(piece, fin, &mut cx);
                             if let Some(code) = session.close_code() {
                                 self.close(code, env);
@@ -279,7 +328,8 @@ impl Connection {
     fn is_session_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
             Phase::Streaming(session) => {
-                session.is_blocked(&cx(&mut self.sender, &mut self.out, self.writable, env))
+                let tenant = self.tenant.as_ref();
+                session.is_blocked(&cx(&mut self.sender, &mut self.out, self.writable, tenant, env))
             }
             Phase::Echoing(_) | Phase::Handshaking | Phase::Closing => false,
         }
@@ -304,7 +354,8 @@ impl Connection {
     /// Runs `handle` on the session, if there is one.
     pub fn with_session(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
         if let Phase::Streaming(session) = &mut self.phase {
-            handle(session, &mut cx(&mut self.sender, &mut self.out, self.writable, env));
+            let tenant = self.tenant.as_ref();
+            handle(session, &mut cx(&mut self.sender, &mut self.out, self.writable, tenant, env));
         }
     }
 
@@ -334,9 +385,12 @@ impl Connection {
     }
 
     /// The socket took `bytes`. Where that was all, gives the buffer for reuse by others.
-    pub fn handle_sent(&mut self, bytes: usize, budget: &mut Budget) -> Option<Vec<u8>> {
+    pub fn handle_sent(&mut self, now: Now, bytes: usize, budget: &mut Budget) -> Option<Vec<u8>> {
         self.sent += bytes;
-        self.takes |= bytes > 0;
+        if bytes > 0 {
+            self.takes = true;
+            self.took_ms = now.mono_ms;
+        }
         let left = self.out.len() - self.sent;
         if left > self.counted {
             budget.hold(left - self.counted);
@@ -386,9 +440,12 @@ impl Connection {
         if matches!(self.phase, Phase::Closing) {
             return;
         }
+        let is_sound = code != Some(CloseCode::INTERNAL);
         self.with_session(env, |session, cx| {
-            // What is known to be stored is still said.
-            session.poll_transmit(cx);
+            if is_sound {
+                // What is known to be stored is still said.
+                session.poll_transmit(cx);
+            }
             session.abandon(cx);
         });
         if matches!(self.phase, Phase::Handshaking) {
@@ -413,6 +470,26 @@ impl Connection {
         self.out = Vec::new();
         self.sent = 0;
         self.phase = Phase::Closing;
+        self.permit = None;
+    }
+
+    /// Since when its socket has taken nothing of what waits to be sent.
+    pub fn stuck_since_ms(&self) -> Option<u64> {
+        (!self.writable && !self.is_flushed()).then_some(self.took_ms)
+    }
+
+    /// What [`Self::break_off`] goes back to.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { out: self.out.len(), open: self.sender.is_open() }
+    }
+
+    /// Our own code has failed in the middle of a call that began at `checkpoint`: what that call wrote is taken back, and the
+    /// connection ends with 500 and 1011.
+    pub fn break_off(&mut self, checkpoint: Checkpoint, env: &mut Env<'_>) {
+        self.out.truncate(checkpoint.out);
+        self.sender.roll_back(checkpoint.open);
+        self.with_session(env, ServerSession::break_off);
+        self.close(CloseCode::INTERNAL, env);
     }
 
     /// Whether the last bytes are on their way, so that our direction can be shut down.
@@ -436,7 +513,7 @@ impl Connection {
         match &self.phase {
             Phase::Handshaking if silence >= millis(env.settings.handshake_timeout) => {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
-                self.refuse(&refusal, env.now);
+                self.refuse(&refusal, env);
             }
             Phase::Streaming(_) | Phase::Echoing(_) => {
                 if silence >= millis(env.settings.idle_timeout) {
@@ -467,14 +544,21 @@ impl Connection {
     }
 }
 
-fn cx<'a>(sender: &'a mut Sender, out: &'a mut Vec<u8>, writable: bool, env: &'a mut Env<'_>) -> Cx<'a> {
+fn cx<'a>(
+    sender: &'a mut Sender,
+    out: &'a mut Vec<u8>,
+    writable: bool,
+    tenant: Option<&'a Arc<Tenant>>,
+    env: &'a mut Env<'_>,
+) -> Cx<'a> {
     Cx {
         now: env.now,
         settings: env.settings,
         budget: env.budget,
         reply: PbWriter { sender, out },
         commands: env.commands,
-        counters: env.counters,
+        counters: &mut env.counters.sessions,
+        tenant,
         writable,
     }
 }

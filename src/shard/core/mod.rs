@@ -9,11 +9,13 @@ mod deadlines;
 mod message;
 mod slab;
 
-pub use connection::{Connection, Env};
+pub use connection::{Checkpoint, Connection, Env};
 pub use message::{Message, Token};
 pub use slab::{ConnectionId, Slab};
 
-use std::collections::{HashMap, VecDeque};
+use core::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use self::catalogue::{Catalogue, FullName};
@@ -23,20 +25,32 @@ use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
 use crate::limits::{SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS};
-use crate::names::queue_hash;
+use crate::names::{Project, QueueName, queue_hash};
 use crate::queue::{QueueId, QueueInfo, home};
 use crate::session::{Command, ServerSession, SessionCounters};
 use crate::store::{Completion, Request, Store};
+use crate::tenant::{Permit, Tenants, Use};
 use crate::ws::CloseCode;
+
+/// How long a connection must have taken nothing before it may be closed because memory is short, and how often that is
+/// looked at.
+const EVICT_AFTER_MS: u64 = 1_000;
+const EVICT_EVERY_MS: u64 = 100;
 
 /// How often the store is ticked while it wants nothing.
 const TICK_MS: u64 = 1_000;
 
 /// What a shard did, for its last words and for the tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CoreCounters {
     /// Connections accepted.
     pub connections: u64,
+    /// Handshakes refused, by status; few are possible.
+    pub handshakes_refused: BTreeMap<u16, u64>,
+    /// Connections that were closed because they took nothing while memory was short.
+    pub evicted: u64,
+    /// Connections whose handling panicked.
+    pub panics: u64,
     /// Messages whose batch went to another shard's partition.
     pub messages_hopped: u64,
     /// What sessions did.
@@ -62,12 +76,13 @@ pub struct Core<S> {
     shard: u16,
     shards: u16,
     settings: Arc<Settings>,
+    tenants: Arc<Tenants>,
     connections: Slab<Connection>,
     budget: Budget,
     catalogue: Catalogue,
     store: S,
     /// Queues that this shard, their home, is opening in its store.
-    opening: HashMap<QueueId, FullName>,
+    opening: HashMap<QueueId, (FullName, Option<Permit>)>,
     /// For each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
@@ -83,6 +98,8 @@ pub struct Core<S> {
     /// Connections that wait for credit.
     starved: Vec<ConnectionId>,
     deadlines: Deadlines,
+    /// More is held than may be; when that is looked at next.
+    evict_due_ms: Option<u64>,
     tick_due_ms: u64,
     spare: Vec<Vec<u8>>,
     drain: Drain,
@@ -93,10 +110,11 @@ pub struct Core<S> {
 
 impl<S: Store<Token>> Core<S> {
     /// Shard number `shard` of `shards`.
-    pub fn new(shard: u16, shards: u16, settings: Arc<Settings>, store: S) -> Self {
+    pub fn new(shard: u16, shards: u16, settings: Arc<Settings>, tenants: Arc<Tenants>, store: S) -> Self {
         Self {
             shard,
             shards,
+            tenants,
             budget: Budget::new(settings.shard_budget_bytes),
             catalogue: Catalogue::new(shard, settings.max_queues),
             settings,
@@ -111,6 +129,7 @@ impl<S: Store<Token>> Core<S> {
             waiting: Default::default(),
             starved: Vec::new(),
             deadlines: Deadlines::default(),
+            evict_due_ms: None,
             tick_due_ms: 0,
             spare: Vec::new(),
             drain: Drain::No,
@@ -119,21 +138,22 @@ impl<S: Store<Token>> Core<S> {
         }
     }
 
-    /// A socket was given to this shard; `None` where it has no place for one more.
-    pub fn handle_accepted(&mut self, now: Now) -> Option<ConnectionId> {
+    /// A socket of `peer` was given to this shard; `None` where it has no place for one more.
+    pub fn handle_accepted(&mut self, now: Now, peer: Option<SocketAddr>) -> Option<ConnectionId> {
         if self.drain != Drain::No || self.connections.len() >= self.settings.max_connections {
+            *self.counters.handshakes_refused.entry(503).or_default() += 1;
             return None;
         }
         self.counters.connections += 1;
-        let id = self.connections.insert(Connection::new(now));
+        let id = self.connections.insert(Connection::new(now, peer));
         self.arm(id);
         Some(id)
     }
 
     /// How many bytes of a connection's socket to read now; 0 where none are wanted.
     pub fn wanted_read(&mut self, now: Now, id: ConnectionId, buffer: usize) -> usize {
-        let Some((connection, mut env)) = self.connection(now, id) else { return 0 };
-        if !connection.wants_read(&mut env) {
+        let wants = self.serve(now, id, Connection::wants_read);
+        if wants != Some(true) {
             0
         } else if self.budget.is_pressed() {
             buffer.min(self.settings.receive_bytes_pressed)
@@ -144,23 +164,20 @@ impl<S: Store<Token>> Core<S> {
 
     /// Bytes from a connection's socket.
     pub fn handle_received(&mut self, now: Now, id: ConnectionId, input: &mut [u8]) {
-        let Some((connection, mut env)) = self.connection(now, id) else { return };
-        connection.handle_received(input, &mut env);
+        self.serve(now, id, |connection, env| connection.handle_received(input, env));
         self.mark_dirty(id);
         self.after(now, id);
     }
 
     /// All that a turn brought of a connection was handed in: its batch goes to the store.
     pub fn flush(&mut self, now: Now, id: ConnectionId) {
-        let Some((connection, mut env)) = self.connection(now, id) else { return };
-        connection.with_session(&mut env, |session, cx| session.flush(cx));
+        self.serve(now, id, |connection, env| connection.with_session(env, |session, cx| session.flush(cx)));
         self.after(now, id);
     }
 
     /// The peer has gone, or the socket has failed.
     pub fn handle_gone(&mut self, now: Now, id: ConnectionId) {
-        let Some((connection, mut env)) = self.connection(now, id) else { return };
-        connection.abandon(&mut env);
+        self.serve(now, id, Connection::abandon);
         self.route_commands(now, id);
         self.connections.remove(id);
     }
@@ -185,6 +202,7 @@ impl<S: Store<Token>> Core<S> {
                 self.outboxes[usize::from(shard)].push(Message::Completion(completion));
             }
         }
+        self.evict(now);
         self.wake_waiting(now);
         if self.drain != Drain::No {
             self.advance_drain(now);
@@ -225,9 +243,7 @@ impl<S: Store<Token>> Core<S> {
     pub fn poll_transmit(&mut self, now: Now, id: ConnectionId) -> &[u8] {
         let Some(connection) = self.connections.get_mut(id) else { return &[] };
         connection.lend_buffer(&mut self.spare);
-        if let Some((connection, mut env)) = self.connection(now, id)
-            && connection.poll_transmit(&mut env)
-        {
+        if self.serve(now, id, Connection::poll_transmit) == Some(true) {
             self.mark_dirty(id);
         }
         self.after(now, id);
@@ -235,11 +251,11 @@ impl<S: Store<Token>> Core<S> {
     }
 
     /// The socket took so many of those bytes; and whether it would take more.
-    pub fn handle_sent(&mut self, id: ConnectionId, bytes: usize, writable: bool) {
+    pub fn handle_sent(&mut self, now: Now, id: ConnectionId, bytes: usize, writable: bool) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.set_writable(writable);
         let goes_on = writable && bytes > 0 && connection.goes_on();
-        if let Some(buffer) = connection.handle_sent(bytes, &mut self.budget)
+        if let Some(buffer) = connection.handle_sent(now, bytes, &mut self.budget)
             && self.spare.len() < SPARE_BUFFERS
             && (1..=SPARE_BUFFER_BYTES_MAX).contains(&buffer.capacity())
         {
@@ -296,14 +312,15 @@ impl<S: Store<Token>> Core<S> {
         // Taken first: what is still due afterwards (a marker that the next transmit pays) must not come again here.
         let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono_ms)).collect();
         for (id, due_ms) in due {
-            let Some((connection, mut env)) = self.connection(now, id) else { continue };
+            let Some(connection) = self.connections.get_mut(id) else { continue };
             if !connection.armed.fire(due_ms) {
                 continue;
             }
-            connection.handle_timeout(&mut env);
+            self.serve(now, id, Connection::handle_timeout);
             self.mark_dirty(id);
             self.after(now, id);
         }
+        self.evict(now);
         if self.tick_due_ms <= now.mono_ms {
             self.tick_due_ms = self.store.handle_tick(now).unwrap_or(now.mono_ms + TICK_MS);
         }
@@ -312,7 +329,7 @@ impl<S: Store<Token>> Core<S> {
     /// When [`Self::handle_timeouts`] is to be called, in `mono_ms`; `None` where nothing is due ever.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let tick = (self.store.counters().stored > 0).then_some(self.tick_due_ms);
-        [self.deadlines.next_ms(), tick].into_iter().flatten().min()
+        [self.deadlines.next_ms(), self.evict_due_ms, tick].into_iter().flatten().min()
     }
 
     /// Draining begins (protocol section 3).
@@ -337,8 +354,8 @@ impl<S: Store<Token>> Core<S> {
     }
 
     /// What the shard did.
-    pub fn counters(&self) -> CoreCounters {
-        self.counters
+    pub fn counters(&self) -> &CoreCounters {
+        &self.counters
     }
 
     /// What its connections obey.
@@ -361,16 +378,63 @@ impl<S: Store<Token>> Core<S> {
         self.connections.len()
     }
 
-    fn connection(&mut self, now: Now, id: ConnectionId) -> Option<(&mut Connection, Env<'_>)> {
+    /// Lets a connection do something. Should its handling panic, that ends this connection and no other.
+    #[inline]
+    fn serve<R>(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        handle: impl FnOnce(&mut Connection, &mut Env<'_>) -> R,
+    ) -> Option<R> {
         let connection = self.connections.get_mut(id)?;
-        let env = Env {
+        let mut env = Env {
             now,
             settings: &self.settings,
             budget: &mut self.budget,
             commands: &mut self.commands,
-            counters: &mut self.counters.sessions,
+            counters: &mut self.counters,
+            tenants: &self.tenants,
         };
-        Some((connection, env))
+        let checkpoint = connection.checkpoint();
+        let handled = catch_unwind(AssertUnwindSafe(|| handle(connection, &mut env)));
+        if handled.is_err() {
+            self.handle_panic(now, id, checkpoint);
+        }
+        handled.ok()
+    }
+
+    /// The handling of a connection has panicked; what it was about to ask is not asked.
+    #[cold]
+    fn handle_panic(&mut self, now: Now, id: ConnectionId, checkpoint: Checkpoint) {
+        self.counters.panics += 1;
+        for command in self.commands.drain(..) {
+            if let Command::Append { reserved, .. } = command {
+                self.budget.release(reserved);
+            }
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let project = connection.project().map(Project::to_string).unwrap_or_default();
+        let (number, peer) = (id.as_u64(), connection.peer());
+        tracing::error!(
+            connection = number,
+            ?peer,
+            project,
+            "the handling of a connection has panicked: it ends"
+        );
+        let mut env = Env {
+            now,
+            settings: &self.settings,
+            budget: &mut self.budget,
+            commands: &mut self.commands,
+            counters: &mut self.counters,
+            tenants: &self.tenants,
+        };
+        if catch_unwind(AssertUnwindSafe(|| connection.break_off(checkpoint, &mut env))).is_err() {
+            // Not even that: it ends without a word, and what it had reserved may stay so.
+            tracing::error!(connection = number, ?peer, project, "and has panicked again");
+            self.connections.remove(id);
+        }
+        self.mark_dirty(id);
     }
 
     /// A connection was served: its wishes are routed, its places in the lists kept.
@@ -385,7 +449,9 @@ impl<S: Store<Token>> Core<S> {
             waiting.push_back(id);
             self.budget.set_waiting(share, waiting.len());
         }
-        if connection.session().is_some_and(ServerSession::is_starved) && !connection.is_starved {
+        let overheld = self.budget.is_overheld();
+        let starves = |session: &ServerSession| session.is_starved() || overheld && session.is_consuming();
+        if connection.session().is_some_and(starves) && !connection.is_starved {
             connection.is_starved = true;
             self.starved.push(id);
         }
@@ -408,19 +474,22 @@ impl<S: Store<Token>> Core<S> {
     }
 
     fn route(&mut self, now: Now, connection: ConnectionId, command: Command) {
+        if let Command::Report { fault } = command {
+            return self.report(connection, &fault);
+        }
         let shard = self.shard;
         let token = |operation, detail, reserved| Token { shard, connection, operation, detail, reserved };
         if let Command::Open { operation, queue } = command {
-            let Some(project) = self.connections.get(connection).and_then(Connection::project) else {
-                return;
-            };
-            return self.open(now, token(operation, 0, 0), (project.clone(), queue));
+            let Some(connection) = self.connections.get_mut(connection) else { return };
+            connection.queue_name = Some(queue.clone());
+            let Some(project) = connection.project().cloned() else { return };
+            return self.open(now, token(operation, 0, 0), (project, queue));
         }
         let Some(queue) = self.connections.get(connection).and_then(|connection| connection.queue) else {
             return;
         };
         let (partition, request) = match command {
-            Command::Open { .. } => return,
+            Command::Open { .. } | Command::Report { .. } => return,
             Command::Append { operation, sequence, partition, batch, reserved } => {
                 if queue.owner(partition, self.shards) != shard {
                     self.counters.messages_hopped += u64::from(batch.count());
@@ -457,6 +526,60 @@ impl<S: Store<Token>> Core<S> {
         }
     }
 
+    /// An operation fails: in the log, where it is our fault; a peer's only for whoever looks for those.
+    fn report(&self, id: ConnectionId, fault: &Fault) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let project = connection.project().map(Project::as_str).unwrap_or_default();
+        let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
+        let (connection, peer, status) = (id.as_u64(), connection.peer(), fault.status().0);
+        match fault {
+            Fault::Peer(_) | Fault::Draining => {
+                tracing::debug!(connection, ?peer, project, queue, status, %fault, "an operation fails");
+            }
+            Fault::Store(_) | Fault::Internal(_) => {
+                tracing::warn!(connection, ?peer, project, queue, status, %fault, "an operation fails");
+            }
+        }
+    }
+
+    /// Closes the connections that have taken nothing for the longest, where what connections hold is more than the budget:
+    /// else memory that nobody takes would keep all consumers from theirs. Their clients go on from a marker.
+    fn evict(&mut self, now: Now) {
+        if !self.budget.is_overheld() {
+            self.evict_due_ms = None;
+            return;
+        }
+        if *self.evict_due_ms.get_or_insert(now.mono_ms) > now.mono_ms {
+            return;
+        }
+        self.evict_due_ms = Some(now.mono_ms + EVICT_EVERY_MS);
+        let stuck =
+            |id| self.connections.get(id).and_then(Connection::stuck_since_ms).map(|since| (since, id));
+        let mut stuck: Vec<_> = self.connections.ids().filter_map(stuck).collect();
+        stuck.sort_unstable();
+        for (since_ms, id) in stuck {
+            let stuck_ms = now.mono_ms - since_ms;
+            if stuck_ms < EVICT_AFTER_MS || self.budget.held() <= self.budget.ceiling() / 8 * 7 {
+                return;
+            }
+            self.counters.evicted += 1;
+            if let Some(connection) = self.connections.get(id) {
+                let project = connection.project().map(Project::as_str).unwrap_or_default();
+                let (connection, peer) = (id.as_u64(), connection.peer());
+                tracing::warn!(
+                    connection,
+                    ?peer,
+                    project,
+                    stuck_ms,
+                    "memory is short: a client that takes nothing is closed"
+                );
+            }
+            self.serve(now, id, Connection::abandon);
+            self.mark_dirty(id);
+            self.after(now, id);
+        }
+    }
+
     fn submit(&mut self, now: Now, request: Request<Token>) {
         self.is_asked = true;
         if !self.refused.is_empty() {
@@ -471,18 +594,19 @@ impl<S: Store<Token>> Core<S> {
         // Given back on completion, whether or not the connection is still there.
         self.budget.release(token.reserved);
         let id = token.connection;
-        let Some((connection, mut env)) = self.connection(now, id) else { return };
-        connection.with_session(&mut env, |session, cx| match completion {
-            Completion::Appended { result, .. } => {
-                session.handle_appended(token.operation, token.detail, result, cx);
-            }
-            Completion::Fetched { result, .. } => {
-                session.handle_fetched(token.operation, token.detail as u16, result, cx);
-            }
-            Completion::Resolved { result, .. } => {
-                session.handle_position(token.operation, token.detail as u16, result, cx);
-            }
-            Completion::Opened { .. } => {}
+        self.serve(now, id, |connection, env| {
+            connection.with_session(env, |session, cx| match completion {
+                Completion::Appended { result, .. } => {
+                    session.handle_appended(token.operation, token.detail, result, cx);
+                }
+                Completion::Fetched { result, .. } => {
+                    session.handle_fetched(token.operation, token.detail as u16, result, cx);
+                }
+                Completion::Resolved { result, .. } => {
+                    session.handle_position(token.operation, token.detail as u16, result, cx);
+                }
+                Completion::Opened { .. } => {}
+            });
         });
         self.mark_dirty(id);
         self.after(now, id);
@@ -498,12 +622,23 @@ impl<S: Store<Token>> Core<S> {
         if home != self.shard {
             return self.outboxes[usize::from(home)].push(Message::Open { token, name });
         }
+        if self.settings.test_panic && name.1.as_str() == "panic-shard" {
+            panic!("planted by test_panic");
+        }
         if !self.settings.auto_create {
             return self.answer_opened(now, token, name, Err(PeerFault::NoQueue.into()));
         }
+        let permit = self.tenants.get(&name.0, now.mono_ms).map(|tenant| tenant.take(Use::Queue)).transpose();
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(limit) => {
+                let fault = PeerFault::TooMany { what: "queues", key: "project_max_queues", limit };
+                return self.answer_opened(now, token, name, Err(fault.into()));
+            }
+        };
         match self.catalogue.next_id() {
             Ok(queue) => {
-                self.opening.insert(queue, name);
+                self.opening.insert(queue, (name, permit));
                 // The store answers with the token alone, so the queue's number travels in it.
                 let token = Token { detail: queue.0, ..token };
                 self.submit(now, Request::Open { token, queue });
@@ -515,11 +650,16 @@ impl<S: Store<Token>> Core<S> {
     /// The store has begun a queue's life: this shard is its home.
     fn handle_made(&mut self, now: Now, token: Token, result: Result<u64, StoreFault>) {
         let id = QueueId(token.detail);
-        let Some(name) = self.opening.remove(&id) else { return };
+        let Some((name, permit)) = self.opening.remove(&id) else { return };
         let result = result.map_err(Fault::from).map(|incarnation| {
             let hash = queue_hash(&name.0, &name.1);
             let info = QueueInfo { id, incarnation, partitions: self.settings.partitions, hash };
-            self.catalogue.record(name.clone(), info)
+            let recorded = self.catalogue.record(name.clone(), info);
+            // Where two asked for it at once, it was made once.
+            if let Some(permit) = permit.filter(|_| recorded.id == id) {
+                permit.keep();
+            }
+            recorded
         });
         self.answer_opened(now, token, name, result);
     }
@@ -537,16 +677,18 @@ impl<S: Store<Token>> Core<S> {
         let id = token.connection;
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
-        let Some((connection, mut env)) = self.connection(now, id) else { return };
-        let mut local = 0;
-        if let Ok(info) = &opened {
-            connection.queue = Some(*info);
-            // The partition that costs a keyless producer no hop; spread over those of this shard.
-            let owned: Vec<u16> = (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
-            local = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
-        }
-        connection
-            .with_session(&mut env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
+        self.serve(now, id, |connection, env| {
+            let mut local = 0;
+            if let Ok(info) = &opened {
+                connection.queue = Some(*info);
+                // The partition that costs a keyless producer no hop; spread over those of this shard.
+                let owned: Vec<u16> =
+                    (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
+                local = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
+            }
+            connection
+                .with_session(env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
+        });
         self.mark_dirty(id);
         self.after(now, id);
     }
@@ -556,7 +698,7 @@ impl<S: Store<Token>> Core<S> {
         for share in Share::ALL {
             self.wake_waiting_in(now, share);
         }
-        if !self.starved.is_empty() && !self.budget.is_tight() {
+        if !self.starved.is_empty() && !self.budget.is_tight() && !self.budget.is_overheld() {
             for id in std::mem::take(&mut self.starved) {
                 if let Some(connection) = self.connections.get_mut(id) {
                     connection.is_starved = false;
@@ -582,10 +724,8 @@ impl<S: Store<Token>> Core<S> {
             }
             // The first in the queue may reserve; whoever comes behind it may not.
             self.budget.set_waiting(share, 0);
-            if wanted.is_some()
-                && let Some((connection, mut env)) = self.connection(now, id)
-            {
-                connection.retry(&mut env);
+            if wanted.is_some() {
+                self.serve(now, id, Connection::retry);
                 self.mark_dirty(id);
                 self.after(now, id);
             }
@@ -616,9 +756,9 @@ impl<S: Store<Token>> Core<S> {
         }
         if self.drain == Drain::Consumers {
             for id in self.connections.ids().collect::<Vec<_>>() {
-                let Some((connection, mut env)) = self.connection(now, id) else { continue };
+                let Some(connection) = self.connections.get(id) else { continue };
                 if !connection.is_closing() && !connection.session().is_some_and(ServerSession::is_busy) {
-                    connection.close(CloseCode::AWAY, &mut env);
+                    self.serve(now, id, |connection, env| connection.close(CloseCode::AWAY, env));
                     self.mark_dirty(id);
                     self.after(now, id);
                 }
@@ -628,9 +768,7 @@ impl<S: Store<Token>> Core<S> {
 
     fn for_each_connection(&mut self, now: Now, handle: impl Fn(&mut Connection, &mut Env<'_>)) {
         for id in self.connections.ids().collect::<Vec<_>>() {
-            if let Some((connection, mut env)) = self.connection(now, id) {
-                handle(connection, &mut env);
-            }
+            self.serve(now, id, &handle);
             self.mark_dirty(id);
             self.after(now, id);
         }

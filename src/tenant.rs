@@ -1,0 +1,305 @@
+//! Projects as tenants: what each has open, and how fast it produces, in the whole server.
+//!
+//! Shared by the shards, because a tenant's connections are spread over them: a map that is locked at handshakes and when a
+//! queue is made, and counters beyond that. Where no limit is set there are no tenants, and nothing of this is touched.
+//!
+//! Rates are kept by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form): one number for each rate,
+//! the time at which all that was taken is paid for.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config::ProjectLimits;
+use crate::limits::INITIAL_CREDIT;
+use crate::names::Project;
+
+/// How much of a rate may be used at once, milliseconds of it.
+const BURST_MS: u64 = 1_000;
+
+/// Tenants that are kept before those without any use are looked for.
+const TENANTS_BEFORE_SWEEP: usize = 1_024;
+
+/// All tenants of a server.
+#[derive(Debug)]
+pub struct Tenants {
+    limits: ProjectLimits,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    by_name: HashMap<Project, Arc<Tenant>>,
+    sweep_at: usize,
+}
+
+/// One project.
+#[derive(Debug)]
+pub struct Tenant {
+    used: [AtomicU64; 3],
+    limits: [u64; 3],
+    messages: Option<Bucket>,
+    bytes: Option<Bucket>,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A connection that is open.
+    Connection,
+    /// An operation that is open.
+    Operation,
+    /// A queue that was made.
+    Queue,
+}
+
+/// One use; given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    tenant: Arc<Tenant>,
+    what: Use,
+}
+
+impl Tenants {
+    /// No tenants yet, each to be held to `limits`.
+    pub fn new(limits: ProjectLimits) -> Self {
+        let known = Known { by_name: HashMap::new(), sweep_at: TENANTS_BEFORE_SWEEP };
+        Self { limits, known: Mutex::new(known) }
+    }
+
+    /// A project as a tenant; `None` where nothing is limited.
+    pub fn get(&self, project: &Project, now_ms: u64) -> Option<Arc<Tenant>> {
+        if self.limits == ProjectLimits::default() {
+            return None;
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tenant) = known.by_name.get(project) {
+            return Some(tenant.clone());
+        }
+        if known.by_name.len() >= known.sweep_at {
+            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now_ms));
+            known.sweep_at = TENANTS_BEFORE_SWEEP.max(2 * known.by_name.len());
+        }
+        let tenant = Arc::new(Tenant::new(self.limits));
+        known.by_name.insert(project.clone(), tenant.clone());
+        Some(tenant)
+    }
+}
+
+impl Tenant {
+    fn new(limits: ProjectLimits) -> Self {
+        // The initial credit is no more than what a producer may send without asking.
+        let messages = (limits.messages_per_sec > 0).then(|| {
+            Bucket::new(limits.messages_per_sec, limits.messages_per_sec.max(INITIAL_CREDIT as u64))
+        });
+        let bytes =
+            (limits.bytes_per_sec > 0).then(|| Bucket::new(limits.bytes_per_sec, limits.bytes_per_sec));
+        Self {
+            used: Default::default(),
+            limits: [limits.connections, limits.operations, limits.queues],
+            messages,
+            bytes,
+        }
+    }
+
+    /// One more use; the limit, where that would be too many.
+    pub fn take(self: &Arc<Self>, what: Use) -> Result<Permit, u64> {
+        let (used, limit) = (&self.used[what as usize], self.limits[what as usize]);
+        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            (limit == 0 || used < limit).then_some(used + 1)
+        });
+        match taken {
+            Ok(_) => Ok(Permit { tenant: self.clone(), what }),
+            Err(_) => Err(limit),
+        }
+    }
+
+    /// Whether its rates are limited.
+    pub fn has_rates(&self) -> bool {
+        self.messages.is_some() || self.bytes.is_some()
+    }
+
+    /// How many messages may be sent now, whatever their size.
+    pub fn messages_left(&self, now_ms: u64) -> u64 {
+        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now_ms))
+    }
+
+    /// How many messages of about `bytes` each may be promised now.
+    pub fn available(&self, now_ms: u64, bytes: u64) -> u64 {
+        let of_bytes = self.bytes.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now_ms) / bytes.max(1));
+        self.messages_left(now_ms).min(of_bytes)
+    }
+
+    /// Whether more than a whole burst of bytes is owed. Less is: messages may be larger than those before.
+    pub fn owes_bytes(&self, now_ms: u64) -> bool {
+        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now_ms))
+    }
+
+    /// Whether it has used up one of its rates.
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now_ms) == 0)
+    }
+
+    /// Pays for messages and bytes, also where the balance falls below nothing.
+    pub fn pay(&self, now_ms: u64, messages: u64, bytes: u64) {
+        if let Some(bucket) = &self.messages {
+            bucket.pay(now_ms, messages);
+        }
+        if let Some(bucket) = &self.bytes {
+            bucket.pay(now_ms, bytes);
+        }
+    }
+
+    /// Gives back what was paid for and not used.
+    pub fn refund(&self, messages: u64, bytes: u64) {
+        if let Some(bucket) = &self.messages {
+            bucket.refund(messages);
+        }
+        if let Some(bucket) = &self.bytes {
+            bucket.refund(bytes);
+        }
+    }
+
+    /// The rates, messages and bytes a second; 0 for none.
+    pub fn rates(&self) -> (u64, u64) {
+        let rate = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |bucket| bucket.per_sec);
+        (rate(&self.messages), rate(&self.bytes))
+    }
+
+    fn is_unused(&self, now_ms: u64) -> bool {
+        let full = |bucket: &Bucket| bucket.balance(now_ms) >= bucket.burst;
+        self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
+            && [&self.messages, &self.bytes].into_iter().flatten().all(full)
+    }
+}
+
+impl Permit {
+    /// Never given back: what it counts outlives whoever took it.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.tenant.used[self.what as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One rate. `paid_until_ns` is the theoretical arrival time of the algorithm.
+#[derive(Debug)]
+struct Bucket {
+    per_sec: u64,
+    burst: u64,
+    paid_until_ns: AtomicU64,
+}
+
+impl Bucket {
+    fn new(per_sec: u64, burst: u64) -> Self {
+        Self { per_sec, burst, paid_until_ns: AtomicU64::new(0) }
+    }
+
+    fn ns(&self, units: u64) -> u64 {
+        u64::try_from(u128::from(units) * 1_000_000_000 / u128::from(self.per_sec)).unwrap_or(u64::MAX / 4)
+    }
+
+    /// The burst in the rate's time.
+    fn burst_ns(&self) -> u64 {
+        self.ns(self.burst).max(BURST_MS * 1_000_000)
+    }
+
+    /// Units that may be used now.
+    fn balance(&self, now_ms: u64) -> u64 {
+        let now = now_ms.saturating_mul(1_000_000);
+        let paid = self.paid_until_ns.load(Ordering::Relaxed).max(now);
+        let left_ns = (now + self.burst_ns()).saturating_sub(paid);
+        u64::try_from(u128::from(left_ns) * u128::from(self.per_sec) / 1_000_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// Whether what was used beyond the balance is more than a burst.
+    fn owes_burst(&self, now_ms: u64) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) > now_ms.saturating_mul(1_000_000) + 2 * self.burst_ns()
+    }
+
+    fn pay(&self, now_ms: u64, units: u64) {
+        let (now, ns) = (now_ms.saturating_mul(1_000_000), self.ns(units));
+        // Never fails: the closure always has a next value.
+        let _ = self.paid_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| {
+            Some(paid.max(now).saturating_add(ns))
+        });
+    }
+
+    fn refund(&self, units: u64) {
+        let ns = self.ns(units);
+        // Never fails: the closure always has a next value.
+        let _ = self
+            .paid_until_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| Some(paid.saturating_sub(ns)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(name: &str) -> Project {
+        Project::parse(name).unwrap()
+    }
+
+    #[test]
+    fn uses_are_counted_for_each_project_and_given_back() {
+        let limits = ProjectLimits { connections: 2, ..ProjectLimits::default() };
+        let tenants = Tenants::new(limits);
+        let tenant = tenants.get(&project("a"), 0).unwrap();
+        let first = tenant.take(Use::Connection).unwrap();
+        let _second = tenants.get(&project("a"), 0).unwrap().take(Use::Connection).unwrap();
+        assert_eq!(tenant.take(Use::Connection).map(drop), Err(2));
+        assert!(tenants.get(&project("b"), 0).unwrap().take(Use::Connection).is_ok());
+        drop(first);
+        assert!(tenant.take(Use::Connection).is_ok());
+        assert!(tenant.take(Use::Queue).is_ok(), "what is not limited is only counted");
+        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), 0).is_none());
+    }
+
+    #[test]
+    fn a_rate_allows_its_burst_then_its_pace_and_what_is_unused_comes_back() {
+        let limits = ProjectLimits { messages_per_sec: 1_000, bytes_per_sec: 50_000, ..Default::default() };
+        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
+        let start = 5_000;
+        assert_eq!(tenant.available(start, 10), 1_000);
+        assert_eq!(tenant.available(start, 100), 500);
+        tenant.pay(start, 1_000, 10_000);
+        assert!(tenant.is_over(start));
+        assert_eq!(tenant.available(start + 250, 10), 250);
+        tenant.pay(start + 250, 1_250, 0);
+        assert_eq!(tenant.available(start + 1_000, 10), 0, "a debt is paid off first");
+        tenant.pay(start, 0, 85_000);
+        assert!(!tenant.owes_bytes(start));
+        tenant.pay(start, 0, 10_000);
+        assert!(tenant.owes_bytes(start));
+        tenant.refund(0, 95_000);
+        assert_eq!(tenant.available(start + 1_500, 10), 250);
+        tenant.refund(100, 0);
+        assert_eq!(tenant.available(start + 1_500, 10), 350);
+        assert_eq!(tenant.available(start + 60_000, 10), 1_000, "no more than the burst is saved up");
+    }
+
+    #[test]
+    fn projects_without_use_are_forgotten() {
+        let limits = ProjectLimits { connections: 1, messages_per_sec: 10, ..Default::default() };
+        let tenants = Tenants::new(limits);
+        let held = tenants.get(&project("held"), 0).unwrap().take(Use::Connection).unwrap();
+        tenants.get(&project("queue"), 0).unwrap().take(Use::Queue).unwrap().keep();
+        tenants.get(&project("busy"), 0).unwrap().pay(0, 1_000, 0);
+        for number in 0..10 * TENANTS_BEFORE_SWEEP {
+            tenants.get(&project(&format!("p{number}")), 10).unwrap();
+        }
+        let known = tenants.known.lock().unwrap();
+        assert!(known.by_name.len() <= 2 * TENANTS_BEFORE_SWEEP);
+        for kept in ["held", "queue", "busy"] {
+            assert!(known.by_name.contains_key(&project(kept)), "{kept}");
+        }
+        drop(known);
+        drop(held);
+    }
+}
