@@ -16,6 +16,7 @@ use hdrhistogram::Histogram;
 use millstream::config::{ControlListen, ServerConfig};
 use millstream::names::Project;
 use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
+use millstream::shard::acceptor::Listener;
 use millstream::shard::executor::{ExecutorSettings, spawn};
 use millstream::shard::inbox::inbox;
 use millstream::shard::parker::Parker;
@@ -125,14 +126,14 @@ fn echo(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
 }
 
 fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
-    let server = Server::start(&ServerConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
+    let config = ServerConfig {
         cores: vec![SERVER_CORE],
         control_listen: ControlListen::Off,
         spin_before_park: spin,
         ..ServerConfig::new(Project::parse("default").unwrap())
-    })
-    .unwrap();
+    };
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), config.listen_backlog).unwrap();
+    let server = Server::start(&config, listener).unwrap();
     let mut client = dial(server.address());
     client.write_all(HANDSHAKE.as_bytes()).unwrap();
     let mut head = Vec::new();

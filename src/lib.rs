@@ -14,12 +14,14 @@
 //! | [`session`] | the streaming protocol without I/O, server and client side | sockets, clocks, stores |
 //! | [`store`] | the `Store` trait and the memory store | protocol types |
 //! | [`shard`] | glommio: driver, sockets, inboxes; `shard::core` decides, without I/O | protocol decisions |
+//! | [`control`] | health and metrics over HTTP, on a thread of its own | the data path |
 //! | [`client`] | the session's client side on glommio | |
 //! | [`load`] | the load generator on `client` | |
 //! | [`latency`] | histograms | |
 //!
 //! Arrows point one way: `limits ← ws, pb ← session ← shard → store`, and `cli → load → client → session`; `session` and
-//! `store` never import each other. `load` and `cli` run on `shard`'s executors.
+//! `store` never import each other. `load` and `cli` run on `shard`'s executors;
+//! `control` asks shards by messages.
 //!
 //! # The way of a message in
 //!
@@ -44,6 +46,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod heap;
 pub mod latency;

@@ -3,7 +3,7 @@
 //! Runs on whatever thread says something. Never on the data path: nothing is said of a message, and of a connection only
 //! what went wrong.
 //!
-//! A flood: warnings, errors and whatever names a connection are told [`TOLD_PER_WINDOW`] times for each place in the code,
+//! A flood: warnings, errors and whatever names a connection are told five times in ten seconds for each place in the code,
 //! project and status; then they are counted, and the count is told when the window has passed.
 
 use std::collections::HashMap;

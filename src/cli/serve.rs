@@ -13,7 +13,9 @@ use super::Failure;
 use crate::config::load::{Loaded, load};
 use crate::config::table::{Kind, SETTINGS, default_file};
 use crate::config::{ServerConfig, memory};
+use crate::control::Control;
 use crate::names::Project;
+use crate::shard::acceptor::Listener;
 use crate::shard::server::Server;
 use crate::shard::{preflight, uring};
 use crate::{heap, logging};
@@ -130,10 +132,19 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     }
     // Signals are taken by this thread alone, so it must ask for them before any other thread exists.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let server = Server::start(config)
-        .map_err(|error| Failure(format!("cannot serve on {}: {error}", config.listen)))?;
+    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", config.listen));
+    let listener = Listener::bind(config.listen, config.listen_backlog).map_err(cannot)?;
+    let control = config.control_listen.address(config.listen).map(|address| {
+        Control::bind(address).map_err(|error| {
+            let cannot = format!("cannot serve health and metrics on {address}: {error}");
+            Failure(format!("{cannot}; control_listen says where, off does without"))
+        })
+    });
+    let control = control.transpose()?;
+    let server = Server::start(config, listener).map_err(cannot)?;
     tracing::info!(
         listen = %server.address(),
+        control = control.as_ref().map(|control| tracing::field::display(control.address())),
         cores = ?config.shard_cores(),
         store = "memory",
         memory_bytes = config.memory_bytes,
@@ -143,6 +154,9 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
         test_echo = config.settings.policy.test_echo,
         "millstream serves"
     );
+    if let Some(control) = control {
+        control.serve(server.probe())?;
+    }
     let handle = server.drain_handle();
     std::thread::spawn(move || {
         let mut asked = false;

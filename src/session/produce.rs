@@ -430,6 +430,11 @@ impl Produce {
         self.is_settled() && self.window.is_low()
     }
 
+    /// Messages that may be sent and were not.
+    pub(super) fn credit(&self) -> u64 {
+        self.window.granted().since(self.window.received())
+    }
+
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.quota.handle_timeout(now);

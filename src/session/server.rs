@@ -316,6 +316,14 @@ impl ServerSession {
         !matches!(self.operations.state, State::AwaitingSetup | State::Discarding)
     }
 
+    /// Messages that the client of a produce operation may send and has not sent.
+    pub fn credit(&self) -> Option<u64> {
+        match &self.operations.state {
+            State::Producing(produce) => Some(produce.credit()),
+            _ => None,
+        }
+    }
+
     /// Whether a consume operation is open.
     pub fn is_consuming(&self) -> bool {
         matches!(self.operations.state, State::Consuming(_))

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::core::{ConnectionId, Core, CoreCounters, Message, Token};
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
+use super::probe::Reply;
 use super::socket::Socket;
 use crate::clock::Now;
 use crate::config::Settings;
@@ -32,6 +33,8 @@ pub enum Delivery {
     Socket(socket2::Socket, Option<SocketAddr>),
     /// From another shard: all that it had for this one in a turn.
     Messages(Vec<Message>),
+    /// Say how the shard is.
+    Snapshot(Reply),
     /// Stop, as the protocol says.
     Drain,
 }
@@ -201,6 +204,7 @@ impl<S: Store<Token>> Driver<S> {
                         self.core.handle_message(now, message);
                     }
                 }
+                Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(Instant::now() + self.settings.drain_timeout);
                     self.core.handle_drain(self.now());

@@ -9,6 +9,7 @@
 //! | `preflight` | what the machine must allow | the starting thread |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
 //! | `acceptor`, `monitor` | new connections; stalls and lost wake-ups | their own threads |
+//! | `probe` | asking shards how they are | whoever asks |
 //! | `server` | all of it, started and stopped | the starting thread |
 
 pub mod acceptor;
@@ -20,9 +21,23 @@ pub mod inbox;
 pub mod monitor;
 pub mod parker;
 pub mod preflight;
+pub mod probe;
 pub mod server;
 pub mod socket;
 pub mod uring;
+
+/// A thread of the server that panics takes the process with it: half a server would lose what the other half was promised.
+#[derive(Debug)]
+pub struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a thread of the server has panicked: the process ends");
+            std::process::abort();
+        }
+    }
+}
 
 /// The atomics under the doorbell; loom's in its model check.
 mod sync {

@@ -4,7 +4,7 @@
 //! the settings of `executor`). No event then ends the sleep, so somebody outside must look.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::driver::Delivery;
@@ -29,6 +29,8 @@ pub struct Watched {
     pub heartbeat: Arc<Heartbeat>,
     /// Its inbox.
     pub sender: Sender<Delivery>,
+    /// Times that it was seen to stand still.
+    pub stalls: Arc<AtomicU64>,
 }
 
 /// Watches until `stop`. Never touches what a shard owns.
@@ -50,6 +52,7 @@ pub fn watch(shards: Vec<Watched>, stop: &AtomicBool) {
                 idle = false;
                 *still += 1;
                 if *still == STALL_LOOKS {
+                    watched.stalls.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(shard = index, still_ms = still_ms(*still), "a shard stands still");
                 }
                 watched.sender.wake();

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use glommio::ExecutorJoinHandle;
 
+use super::AbortOnPanic;
 use super::acceptor::Listener;
 use super::core::Core;
 use super::driver::{Delivery, Driver, ShardReport, Shared};
@@ -16,6 +17,7 @@ use super::executor::{ExecutorSettings, spawn};
 use super::inbox::{Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::Parker;
+use super::probe::Probe;
 use crate::config::ServerConfig;
 use crate::store::Memory;
 use crate::tenant::Tenants;
@@ -25,6 +27,7 @@ use crate::tenant::Tenants;
 pub struct Server {
     address: SocketAddr,
     handle: DrainHandle,
+    probe: Probe,
     shards: Vec<ExecutorJoinHandle<ShardReport>>,
     acceptor: JoinHandle<()>,
     monitor: JoinHandle<()>,
@@ -36,11 +39,13 @@ pub struct Server {
 pub struct DrainHandle {
     listener: Listener,
     shards: Vec<Sender<Delivery>>,
+    draining: Arc<AtomicBool>,
 }
 
 impl DrainHandle {
     /// No new connection, no new operation; what is open is ended as the protocol's section 3 says.
     pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
         self.listener.close();
         for shard in &self.shards {
             let mut delivery = Delivery::Drain;
@@ -52,21 +57,9 @@ impl DrainHandle {
     }
 }
 
-/// A shard that panics takes the process with it: half a server would lose what the other half was promised.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
-
 impl Server {
-    /// Binds, then starts a shard on each core.
-    pub fn start(config: &ServerConfig) -> io::Result<Self> {
-        let listener = Listener::bind(config.listen, config.listen_backlog)?;
+    /// Starts a shard on each core, to serve who comes to `listener`.
+    pub fn start(config: &ServerConfig, listener: Listener) -> io::Result<Self> {
         let address = listener.local_address()?;
         let cores = config.shard_cores();
         let count = cores.len();
@@ -83,6 +76,7 @@ impl Server {
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(settings.inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
+        let stalls: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();
         let mut watched = Vec::new();
         for ((shard, core), inbox) in cores.into_iter().enumerate().zip(inboxes) {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
@@ -91,7 +85,11 @@ impl Server {
             let spin = config.spin_before_park;
             let (memory_bytes, when_full) = (config.memory_bytes / count, config.memory_full);
             let heartbeat = Arc::default();
-            watched.push(Watched { heartbeat: Arc::clone(&heartbeat), sender: senders[shard].clone() });
+            watched.push(Watched {
+                heartbeat: Arc::clone(&heartbeat),
+                sender: senders[shard].clone(),
+                stalls: stalls[shard].clone(),
+            });
             let ready = ready.clone();
             let handle = spawn(executor, move || async move {
                 let _guard = AbortOnPanic;
@@ -110,15 +108,20 @@ impl Server {
         await_shards(&mut shards, &started)?;
         let stop_monitor = Arc::new(AtomicBool::new(false));
         let stop = stop_monitor.clone();
-        let monitor = std::thread::Builder::new()
-            .name("monitor".into())
-            .spawn(move || monitor::watch(watched, &stop))?;
+        let monitor = std::thread::Builder::new().name("monitor".into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            monitor::watch(watched, &stop);
+        })?;
         let (accepting, to) = (listener.clone(), senders.clone());
-        let acceptor =
-            std::thread::Builder::new().name("acceptor".into()).spawn(move || accepting.run(&to, &shared))?;
+        let acceptor = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            accepting.run(&to, &shared);
+        })?;
+        let draining = Arc::new(AtomicBool::new(false));
         Ok(Self {
             address,
-            handle: DrainHandle { listener, shards: senders },
+            probe: Probe::new(senders.clone(), stalls, draining.clone()),
+            handle: DrainHandle { listener, shards: senders, draining },
             shards,
             acceptor,
             monitor,
@@ -136,13 +139,18 @@ impl Server {
         self.handle.clone()
     }
 
+    /// To ask it how it is with.
+    pub fn probe(&self) -> Probe {
+        self.probe.clone()
+    }
+
     /// Waits until it has drained; what each shard did.
     pub fn join(self) -> io::Result<Vec<ShardReport>> {
         let mut reports = Vec::new();
         for shard in self.shards {
             reports.push(shard.join().map_err(|error| io::Error::other(error.to_string()))?);
         }
-        self.stop_monitor.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop_monitor.store(true, Ordering::Relaxed);
         let ended = self.acceptor.join().and_then(|()| self.monitor.join());
         ended.map_err(|_| io::Error::other("a helper thread panicked"))?;
         Ok(reports)

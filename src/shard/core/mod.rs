@@ -8,10 +8,12 @@ mod connection;
 mod deadlines;
 mod message;
 mod slab;
+mod snapshot;
 
 pub use connection::{Checkpoint, Connection, Env};
 pub use message::{Message, Token};
 pub use slab::{ConnectionId, Slab};
+pub use snapshot::{BudgetSnapshot, ShardSnapshot};
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -371,6 +373,29 @@ impl<S: Store<Token>> Core<S> {
     /// The budget.
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// How the shard is. Looks at every connection, so it is for whoever asks now and then.
+    pub fn snapshot(&self) -> ShardSnapshot {
+        let sessions = || {
+            self.connections.ids().filter_map(|id| self.connections.get(id)).filter_map(Connection::session)
+        };
+        ShardSnapshot {
+            shard: self.shard,
+            connections: self.connections.len(),
+            producing: sessions().filter(|session| session.credit().is_some()).count(),
+            consuming: sessions().filter(|session| session.is_consuming()).count(),
+            credit: sessions().filter_map(ServerSession::credit).sum(),
+            budget: BudgetSnapshot {
+                ceiling: self.budget.ceiling(),
+                reserved: self.budget.reserved(),
+                held: self.budget.held(),
+                waiting: self.waiting.iter().map(VecDeque::len).sum(),
+            },
+            counters: self.counters.clone(),
+            store: self.store.counters(),
+            waiting_fetches: self.store.waiting(),
+        }
     }
 
     /// Connections open now.

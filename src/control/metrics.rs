@@ -1,0 +1,136 @@
+//! What the shards say of themselves, in Prometheus' text format.
+//!
+//! Labels are bounded: a shard's number, a status code, a few words; never a project, a queue or a client.
+
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::shard::core::ShardSnapshot;
+
+/// Families of one scrape.
+struct Families {
+    registry: Registry,
+}
+
+impl Families {
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+}
+
+fn signed(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The whole page; `stalls_of` says how often the monitor saw a shard stand still.
+pub(super) fn encode(
+    shards: &[ShardSnapshot],
+    stalls_of: impl Fn(usize) -> u64,
+    is_draining: bool,
+) -> prometheus::Result<String> {
+    let families = Families { registry: Registry::new() };
+    let f = &families;
+    let shard = &["shard"];
+    let by_status = &["shard", "status"];
+    let draining = IntGauge::new("millstream_draining", "1 while the server drains, else 0")?;
+    f.registry.register(Box::new(draining.clone()))?;
+    draining.set(i64::from(is_draining));
+    let connections = f.gauge("millstream_connections", "Connections open now", shard)?;
+    let accepted = f.counter("millstream_connections_accepted_total", "Connections accepted", shard)?;
+    let evicted = f.counter(
+        "millstream_connections_evicted_total",
+        "Connections closed because they took nothing while memory was short",
+        shard,
+    )?;
+    let panics =
+        f.counter("millstream_connection_panics_total", "Connections whose handling panicked", shard)?;
+    let handshakes =
+        f.counter("millstream_handshakes_refused_total", "Handshakes refused, by HTTP status", by_status)?;
+    let operations = f.gauge("millstream_operations", "Operations open now, by kind", &["shard", "kind"])?;
+    let begun = f.counter("millstream_operations_begun_total", "Operations begun", shard)?;
+    let failed =
+        f.counter("millstream_operations_failed_total", "Operations that failed, by status", by_status)?;
+    let refused = f.counter(
+        "millstream_messages_refused_total",
+        "Messages refused by number while their operation went on, by status",
+        by_status,
+    )?;
+    let received = f.counter("millstream_messages_received_total", "Messages that producers sent", shard)?;
+    let received_bytes =
+        f.counter("millstream_received_bytes_total", "Bytes of the requests that brought them", shard)?;
+    let delivered =
+        f.counter("millstream_messages_delivered_total", "Messages framed for consumers", shard)?;
+    let delivered_bytes =
+        f.counter("millstream_delivered_bytes_total", "Bytes of the responses that they stand in", shard)?;
+    let hopped =
+        f.counter("millstream_messages_hopped_total", "Messages whose partition another shard owns", shard)?;
+    let stored = f.counter("millstream_store_messages_stored_total", "Messages stored", shard)?;
+    let dropped = f.counter(
+        "millstream_store_messages_dropped_total",
+        "Messages dropped unexpired because the store was full",
+        shard,
+    )?;
+    let expired =
+        f.counter("millstream_store_messages_expired_total", "Messages whose TTL has ended", shard)?;
+    let unstored =
+        f.counter("millstream_store_messages_refused_total", "Messages that the store refused", shard)?;
+    let waiting = f.gauge("millstream_store_waiting_fetches", "Fetches that wait for messages", shard)?;
+    let credit = f.gauge(
+        "millstream_producer_credit_messages",
+        "Messages that producers may send and have not",
+        shard,
+    )?;
+    let ceiling = f.gauge("millstream_budget_ceiling_bytes", "shard_budget_bytes", shard)?;
+    let reserved =
+        f.gauge("millstream_budget_reserved_bytes", "Bytes reserved before they were accepted", shard)?;
+    let held = f.gauge("millstream_budget_held_bytes", "Bytes read and not taken, or not sent", shard)?;
+    let starved =
+        f.gauge("millstream_budget_waiting_connections", "Connections that wait for memory", shard)?;
+    let stalls =
+        f.counter("millstream_shard_stalls_total", "Times that a shard stood still for 100 ms", shard)?;
+    for snapshot in shards {
+        let number = snapshot.shard.to_string();
+        let shard = &[&number[..]];
+        let counters = &snapshot.counters;
+        connections.with_label_values(shard).set(signed(snapshot.connections));
+        accepted.with_label_values(shard).inc_by(counters.connections);
+        evicted.with_label_values(shard).inc_by(counters.evicted);
+        panics.with_label_values(shard).inc_by(counters.panics);
+        for (status, count) in &counters.handshakes_refused {
+            handshakes.with_label_values(&[&number, &status.to_string()]).inc_by(*count);
+        }
+        operations.with_label_values(&[&number[..], "produce"]).set(signed(snapshot.producing));
+        operations.with_label_values(&[&number[..], "consume"]).set(signed(snapshot.consuming));
+        begun.with_label_values(shard).inc_by(counters.sessions.operations);
+        for (status, count) in counters.sessions.failed.iter() {
+            failed.with_label_values(&[&number, &status.to_string()]).inc_by(count);
+        }
+        for (status, count) in counters.sessions.refused.iter() {
+            refused.with_label_values(&[&number, &status.to_string()]).inc_by(count);
+        }
+        received.with_label_values(shard).inc_by(counters.sessions.received);
+        received_bytes.with_label_values(shard).inc_by(counters.sessions.received_bytes);
+        delivered.with_label_values(shard).inc_by(counters.sessions.delivered);
+        delivered_bytes.with_label_values(shard).inc_by(counters.sessions.delivered_bytes);
+        hopped.with_label_values(shard).inc_by(counters.messages_hopped);
+        stored.with_label_values(shard).inc_by(snapshot.store.stored);
+        dropped.with_label_values(shard).inc_by(snapshot.store.dropped);
+        expired.with_label_values(shard).inc_by(snapshot.store.expired);
+        unstored.with_label_values(shard).inc_by(snapshot.store.refused);
+        waiting.with_label_values(shard).set(signed(snapshot.waiting_fetches));
+        credit.with_label_values(shard).set(i64::try_from(snapshot.credit).unwrap_or(i64::MAX));
+        ceiling.with_label_values(shard).set(signed(snapshot.budget.ceiling));
+        reserved.with_label_values(shard).set(signed(snapshot.budget.reserved));
+        held.with_label_values(shard).set(signed(snapshot.budget.held));
+        starved.with_label_values(shard).set(signed(snapshot.budget.waiting));
+        stalls.with_label_values(shard).inc_by(stalls_of(usize::from(snapshot.shard)));
+    }
+    TextEncoder::new().encode_to_string(&families.registry.gather())
+}

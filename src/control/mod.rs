@@ -1,0 +1,122 @@
+//! The control port: health and metrics over HTTP, on a thread of its own.
+//!
+//! Asks the shards by messages and touches nothing that they own. Never on the data path: a shard answers between two turns.
+//!
+//! | path | says |
+//! | --- | --- |
+//! | `/healthz` | 200 while every shard answers within a second, else 503 |
+//! | `/readyz` | the same, and 503 once the server drains: send it nobody new |
+//! | `/metrics` | counters and gauges in Prometheus' text format |
+
+mod metrics;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::shard::AbortOnPanic;
+use crate::shard::core::ShardSnapshot;
+use crate::shard::probe::Probe;
+
+/// How long a shard may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A control port that listens and does not yet serve.
+#[derive(Debug)]
+pub struct Control {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Control {
+    /// Binds the port: that fails where another process has it, before anything else is begun.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens: of use where the port was left to the system.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the process ends.
+    pub fn serve(self, probe: Probe) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let router = Router::new()
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(Arc::new(probe));
+        let listener = self.listener;
+        std::thread::Builder::new().name("control".into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            let served = runtime
+                .block_on(async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await });
+            if let Err(error) = served {
+                tracing::error!(%error, "the control port serves no longer");
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// What every shard says of itself; the first that does not answer, where there is one.
+async fn snapshots(probe: &Probe) -> Result<Vec<ShardSnapshot>, usize> {
+    let answers: Vec<_> = (0..probe.shards())
+        .map(|shard| {
+            let (reply, answer) = tokio::sync::oneshot::channel();
+            // Fails where nobody waits any more.
+            let asked = probe.ask(shard, move |snapshot| drop(reply.send(snapshot)));
+            (shard, asked, answer)
+        })
+        .collect();
+    let mut snapshots = Vec::new();
+    let until = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+    for (shard, asked, answer) in answers {
+        match tokio::time::timeout_at(until, answer).await {
+            Ok(Ok(snapshot)) if asked => snapshots.push(snapshot),
+            _ => return Err(shard),
+        }
+    }
+    Ok(snapshots)
+}
+
+fn silent(shard: usize) -> Response {
+    let why = format!("shard {shard} has not answered within {ANSWER_TIMEOUT:?}\n");
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+async fn healthz(State(probe): State<Arc<Probe>>) -> Response {
+    match snapshots(&probe).await {
+        Ok(_) => "ok\n".into_response(),
+        Err(shard) => silent(shard),
+    }
+}
+
+async fn readyz(State(probe): State<Arc<Probe>>) -> Response {
+    if probe.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    healthz(State(probe)).await
+}
+
+async fn metrics(State(probe): State<Arc<Probe>>) -> Response {
+    let snapshots = match snapshots(&probe).await {
+        Ok(snapshots) => snapshots,
+        Err(shard) => return silent(shard),
+    };
+    match metrics::encode(&snapshots, |shard| probe.stalls(shard), probe.is_draining()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
