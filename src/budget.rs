@@ -40,6 +40,25 @@ pub struct Wanted {
     pub share: Share,
 }
 
+/// A budget without one of its connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Remaining {
+    reserved: usize,
+    held: usize,
+    cut: [usize; 3],
+}
+
+impl Remaining {
+    /// The same without a cut pb's share.
+    #[must_use]
+    pub fn without_cut(mut self, cut: Option<Wanted>) -> Self {
+        if let Some(Wanted { bytes, share }) = cut {
+            self.cut[share as usize] = self.cut[share as usize].saturating_sub(bytes);
+        }
+        self
+    }
+}
+
 /// See the module's page. Invariants: `reserved` and `held` are the sums of what was taken and not given back; `reserved`
 /// is at most `ceiling`; `cut` is the part of it that cut pbs have, by share.
 #[derive(Debug)]
@@ -125,6 +144,20 @@ impl Budget {
     /// Whether reads and send buffers must shrink.
     pub fn is_pressed(&self) -> bool {
         self.is_tight() || self.reserved + self.held >= self.ceiling / 8 * 7
+    }
+
+    /// What is left where `reserved` and `held` bytes go with their connection.
+    pub fn without(&self, reserved: usize, held: usize) -> Remaining {
+        Remaining {
+            reserved: self.reserved.saturating_sub(reserved),
+            held: self.held.saturating_sub(held),
+            cut: self.cut,
+        }
+    }
+
+    /// Goes back to what was left, whatever was reserved and held since.
+    pub fn restore(&mut self, remaining: Remaining) {
+        (self.reserved, self.held, self.cut) = (remaining.reserved, remaining.held, remaining.cut);
     }
 
     /// Whether so much is held that it must not grow.

@@ -9,6 +9,7 @@
 //! | [`error`] | whose fault it is, and the one map to a status | |
 //! | [`names`], [`queue`], [`partitioner`], [`batch`], [`budget`], [`tenant`], [`clock`] | the words that the rooms below share | I/O |
 //! | [`heap`], [`logging`] | the allocator's settings; log lines, no floods of them | |
+//! | [`planted`] | faults that tests may plant | |
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
 //! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
 //! | [`session`] | the streaming protocol without I/O, server and client side | sockets, clocks, stores |
@@ -56,6 +57,7 @@ pub mod logging;
 pub mod names;
 pub mod partitioner;
 pub mod pb;
+pub mod planted;
 pub mod queue;
 pub mod session;
 pub mod shard;

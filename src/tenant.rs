@@ -120,7 +120,7 @@ impl Tenant {
     }
 
     /// How many messages may be sent now, whatever their size.
-    pub fn messages_left(&self, now_ms: u64) -> u64 {
+    fn messages_left(&self, now_ms: u64) -> u64 {
         self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now_ms))
     }
 

@@ -4,51 +4,14 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
-use common::{Client, Server, append, code, others_are_served, producer, request};
+use common::{
+    Client, Server, append, code, frame, handshake, others_are_served, producer, request, response, status,
+};
 use millstream::pb::{ProduceResponse, ProduceSetupResponse};
 use prost::Message;
 
 const UUID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
-
-/// A handshake for `target`, with `extra` header lines.
-fn handshake(target: &str, extra: &str) -> String {
-    format!(
-        "GET {target} HTTP/1.1\r\nHost: here:9000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
-    )
-}
-
-/// The head of the server's response.
-fn response(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        assert_eq!(stream.read(&mut byte).unwrap(), 1, "ended after {:?}", String::from_utf8_lossy(&head));
-        head.push(byte[0]);
-    }
-    String::from_utf8(head).unwrap()
-}
-
-fn status(head: &str) -> u16 {
-    head.split(' ').nth(1).unwrap().parse().unwrap()
-}
-
-/// A client's frame with the mask 0, by the byte.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        short @ 0..126 => bytes.push(0x80 | short as u8),
-        long => {
-            bytes.push(0x80 | 126);
-            bytes.extend((long as u16).to_be_bytes());
-        }
-    }
-    bytes.extend([0; 4]);
-    bytes.extend(payload);
-    bytes
-}
 
 #[test]
 fn handshakes_are_judged_with_their_status() {

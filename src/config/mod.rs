@@ -105,8 +105,8 @@ pub struct Settings {
     pub reactor_pass: Duration,
     /// Who may connect, and as whom.
     pub policy: Policy,
-    /// Whether the project `millstream-test-panic` makes its connections, or with the queue `shard` their shard, panic.
-    pub test_panic: bool,
+    /// Whether clients may plant faults (`planted`).
+    pub test_faults: bool,
 }
 
 /// What one project may have and do in the whole server; 0 is no limit.
@@ -181,7 +181,7 @@ impl Settings {
             // A pass costs 7 µs.
             reactor_pass: Duration::from_micros(200),
             policy: Policy { default_project, allowed_origins: Vec::new(), test_echo: false },
-            test_panic: false,
+            test_faults: false,
         }
     }
 }

@@ -589,10 +589,10 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         TESTS,
-        "test_panic",
+        "test_faults",
         Flag,
-        "Let clients make their connection or their shard panic: project millstream-test-panic, queue connection or shard",
-        Access::Flag(|c| &mut c.settings.test_panic),
+        "Let clients plant faults: panics of connections and shards, and stalls",
+        Access::Flag(|c| &mut c.settings.test_faults),
     ),
 ];
 

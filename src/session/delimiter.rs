@@ -132,6 +132,11 @@ impl Delimiter {
         }
     }
 
+    /// Bytes that it has reserved, and which of them count in the share of a cut pb.
+    pub fn reserved(&self) -> (usize, Option<Wanted>) {
+        (self.reserved, self.cut)
+    }
+
     /// Whether a length or a pb has begun and not ended.
     pub fn is_inside(&self) -> bool {
         self.length_bytes > 0

@@ -22,6 +22,7 @@ use crate::pb::{
     ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
     first_ttl,
 };
+use crate::planted;
 use crate::queue::message_id;
 
 type Fate = Result<(), Fault>;
@@ -144,6 +145,9 @@ impl Produce {
 
     /// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
     pub(super) fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        if cx.settings.test_faults {
+            planted::in_connection(pb);
+        }
         let before = self.window.received();
         let guess = first_ttl(pb).unwrap_or(cx.settings.ttl_secs.0);
         let max = cx.settings.max_payload_bytes;
@@ -464,6 +468,13 @@ impl Produce {
             _ => self.window.spoken_for().to_wire(),
         };
         self.respond(Some(status_of(fault)), through, None, true, &mut cx.reply);
+    }
+
+    /// What it has of the budget: reserved for batches that are open, held for fates that are not said.
+    #[inline]
+    pub(super) fn has(&self) -> (usize, usize) {
+        let building = self.building.iter().map(|building| building.reserved).sum();
+        (building, self.pending.len() * FATE_BYTES)
     }
 
     /// The connection is gone: gives back what no answer will give back.

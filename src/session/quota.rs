@@ -2,14 +2,13 @@
 //!
 //! Credit is a promise, so it is paid for when it is given: messages by number, bytes by what this operation's messages had on
 //! average. What came differs; the difference is paid or given back when it comes, and what was promised and never used is given
-//! back at the end. The initial credit of the protocol is given by nobody: it is paid for as it comes, or refused.
+//! back at the end. The initial credit of the protocol is paid for at setup, its bytes as they come: whoever keeps to its credit
+//! is refused only where those are far more than the rate.
 
 use super::context::Cx;
 use crate::clock::Now;
+use crate::limits::INITIAL_CREDIT;
 use crate::tenant::Tenant;
-
-/// What a message is taken to have before the first has come, bytes.
-const FIRST_GUESS_BYTES: u64 = 256;
 
 /// How often an operation that the rates hold back looks for more, milliseconds.
 const LOOK_EVERY_MS: u64 = 20;
@@ -29,19 +28,28 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    /// Nothing paid for.
+    /// The initial credit's messages are paid for.
     pub(super) fn new(cx: &Cx<'_>) -> Self {
-        Self { is_limited: cx.tenant.is_some_and(|tenant| tenant.has_rates()), ..Self::default() }
+        let Some(tenant) = cx.tenant.filter(|tenant| tenant.has_rates()) else { return Self::default() };
+        let messages = INITIAL_CREDIT as u64;
+        tenant.pay(cx.now.mono_ms, messages, 0);
+        Self { is_limited: true, messages, ..Self::default() }
     }
 
-    fn average_bytes(&self) -> u64 {
-        if self.came == 0 { FIRST_GUESS_BYTES } else { self.came_bytes.div_ceil(self.came) }
+    /// What the messages so far had on average, bytes.
+    fn average_bytes(&self) -> Option<u64> {
+        (self.came > 0).then(|| self.came_bytes.div_ceil(self.came))
     }
 
     /// How many of `wanted` messages can be promised; pays for them.
     pub(super) fn pay_for(&mut self, wanted: u64, cx: &Cx<'_>) -> u64 {
         let Some(tenant) = cx.tenant.filter(|_| self.is_limited) else { return wanted };
-        let bytes = self.average_bytes();
+        // Before the first has come nobody knows what they have: the initial credit is enough for that.
+        let bytes = match self.average_bytes() {
+            Some(bytes) => bytes,
+            None if tenant.rates().1 > 0 => return 0,
+            None => 0,
+        };
         let count = wanted.min(tenant.available(cx.now.mono_ms, bytes));
         if count > 0 {
             tenant.pay(cx.now.mono_ms, count, count * bytes);
@@ -52,27 +60,23 @@ impl Quota {
         count
     }
 
-    /// Messages came. False where the project has nothing left for them.
+    /// Messages came, within the credit. False where the project has used far more bytes than it may.
     pub(super) fn charge(&mut self, tenant: &Tenant, messages: u64, bytes: u64, now: Now) -> bool {
         self.came += messages;
         self.came_bytes += bytes;
-        let paid = messages.min(self.messages);
-        // Their share of what was paid; rounded down, so that the last takes the rest.
-        let paid_bytes = if self.messages == 0 {
-            0
-        } else {
-            (u128::from(self.bytes) * u128::from(paid) / u128::from(self.messages)) as u64
+        // Their share of what was paid for.
+        let paid_bytes = match self.messages {
+            0 => 0,
+            paid => (u128::from(self.bytes) * u128::from(messages.min(paid)) / u128::from(paid)) as u64,
         };
-        self.messages -= paid;
+        self.messages = self.messages.saturating_sub(messages);
         self.bytes -= paid_bytes;
-        let (unpaid, unpaid_bytes) = (messages - paid, bytes.saturating_sub(paid_bytes));
-        tenant.refund(0, paid_bytes.saturating_sub(bytes));
-        if unpaid > tenant.messages_left(now.mono_ms) || (unpaid_bytes > 0 && tenant.owes_bytes(now.mono_ms))
-        {
-            tenant.refund(paid, paid_bytes.min(bytes));
+        if bytes > paid_bytes && tenant.owes_bytes(now.mono_ms) {
+            tenant.refund(messages, paid_bytes);
             return false;
         }
-        tenant.pay(now.mono_ms, unpaid, unpaid_bytes);
+        tenant.pay(now.mono_ms, 0, bytes.saturating_sub(paid_bytes));
+        tenant.refund(0, paid_bytes.saturating_sub(bytes));
         true
     }
 

@@ -17,12 +17,13 @@ use super::delimiter::{Delimiter, Step};
 use super::marker::Start;
 use super::produce::{Produce, Routing};
 use crate::batch::Fetched;
-use crate::budget::{Share, Wanted};
+use crate::budget::{Budget, Remaining, Share, Wanted};
 use crate::clock::millis;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::names::{ClientId, QueueAddress};
 use crate::partitioner::client_partition;
 use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
+use crate::planted;
 use crate::queue::{Position, QueueInfo};
 use crate::tenant::{Permit, Use};
 use crate::ws::CloseCode;
@@ -285,8 +286,19 @@ impl ServerSession {
         self.operations.end_half();
     }
 
+    /// What would be left of the budget if this session were gone, but for what its connection holds.
+    #[inline]
+    pub fn without_it(&self, budget: &Budget, held: usize) -> Remaining {
+        let (reserved, cut) = self.delimiter.reserved();
+        let (building, fates) = match &self.operations.state {
+            State::Producing(produce) => produce.has(),
+            _ => (0, 0),
+        };
+        budget.without(reserved + building, held + fates).without_cut(cut)
+    }
+
     /// Our own code has failed in the middle of something: says so, where an operation is open, without looking at anything
-    /// that may be half done. Nothing but [`Self::abandon`] may follow.
+    /// that may be half done. Nothing may follow.
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
         let fault = Fault::Internal("this connection's handling has failed; the log says where".into());
         cx.counters.failed.add(fault.status(), 1);
@@ -430,8 +442,8 @@ impl Operations {
         if self.draining {
             return Err(Fault::Draining);
         }
-        if cx.settings.test_panic && address.queue.as_str() == "panic-connection" {
-            panic!("planted by test_panic");
+        if cx.settings.test_faults {
+            planted::in_connection(address.queue.as_str().as_bytes());
         }
         self.admit(matches!(setup, Setup::Produce { .. }), cx)?;
         cx.counters.operations += 1;

@@ -4,13 +4,16 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millstream::pb::wire::{Reader, write_varint};
 use millstream::pb::{
-    ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse,
-    SetupRequest, Status,
+    ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse,
+    ProduceSetupRequest, ProduceSetupResponse, SetupRequest, Status,
 };
 use prost::Message;
 use tungstenite::protocol::frame::Frame;
@@ -22,28 +25,104 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_millstream");
 pub struct Server {
     child: Child,
     pub port: u16,
+    /// Of health and metrics.
+    pub control: u16,
+    arguments: Vec<String>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// The number behind `key=127.0.0.1:`, in a line of text or of JSON.
+fn port(line: &str, key: &str) -> Option<u16> {
+    let rest = [format!("{key}=127.0.0.1:"), format!("\"{key}\":\"127.0.0.1:")]
+        .iter()
+        .find_map(|key| line.split_once(&key[..]))?
+        .1;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
 }
 
 impl Server {
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(BINARY)
+        Self::start_by(Command::new(BINARY), arguments)
+    }
+
+    /// The same where at most `files` may be open.
+    pub fn start_with_files(files: u32, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), BINARY]);
+        Self::start_by(shell, arguments)
+    }
+
+    fn start_by(mut command: Command, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        let port = loop {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it listened");
-            if let Some((_, rest)) = line.split_once("listen=127.0.0.1:") {
-                break rest.split_whitespace().next().unwrap().parse().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        let (port, control) = loop {
+            let line =
+                lines.next().unwrap_or_else(|| panic!("it ended before it listened: {said:?}")).unwrap();
+            let ports = (port(&line, "listen"), port(&line, "control"));
+            said.push(line);
+            if let (Some(listen), control) = ports {
+                break (listen, control.unwrap_or(0));
             }
         };
-        // Nobody reads the rest; a full pipe must not stop the server.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, port }
+        let log = Arc::new(Mutex::new(said));
+        let to = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| to.lock().unwrap().push(line))
+        });
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self { child, port, control, arguments, log }
+    }
+
+    /// The lines that it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a line that holds `words`.
+    pub fn wait_for_log(&self, words: &str) -> String {
+        eventually(&format!("a line with {words:?}"), || {
+            self.log().into_iter().find(|line| line.contains(words))
+        })
+    }
+
+    /// Status and body of a path of its control port.
+    pub fn control(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.control)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The sum over all shards of the metrics whose line begins with `name`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (status, page) = self.control("/metrics");
+        assert_eq!(status, 200, "{page}");
+        let values = page.lines().filter(|line| line.starts_with(name));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    /// What `--check-config` says that it can take at worst, bytes.
+    pub fn memory_at_worst(&self) -> u64 {
+        let output =
+            Command::new(BINARY).args(["serve", "--check-config"]).args(&self.arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.contains("MiB  at worst")).expect("the sum");
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 20
+    }
+
+    /// Files that it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// A bare connection, on which nothing was said yet.
@@ -82,6 +161,18 @@ impl Server {
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 
+    /// How it ended, by itself.
+    pub fn ended_within(&mut self, time: Duration) -> std::process::ExitStatus {
+        let until = Instant::now() + time;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "it has not ended");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.args(arguments).args(["--url", &self.url()]);
@@ -89,8 +180,17 @@ impl Server {
     }
 
     pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 }
@@ -101,6 +201,137 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Looks again and again until there is what is awaited.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < until {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{what} never came");
+}
+
+/// A handshake for `target`, with `extra` header lines.
+pub fn handshake(target: &str, extra: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: here:9000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
+    )
+}
+
+/// The head of the server's response.
+pub fn response(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "ended after {:?}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+pub fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// A client's frame with the mask 0, by the byte.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        short @ 0..126 => bytes.push(0x80 | short as u8),
+        long @ 126..65_536 => {
+            bytes.push(0x80 | 126);
+            bytes.extend((long as u16).to_be_bytes());
+        }
+        long => {
+            bytes.push(0x80 | 127);
+            bytes.extend((long as u64).to_be_bytes());
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// A well-behaved client beside others: one message after the other, each acknowledged in turn and read back, within the
+/// time that a socket waits here.
+pub struct Neighbour {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Duration>>,
+}
+
+impl Neighbour {
+    pub fn beside(server: &Server) -> Self {
+        let headers = [("X-Project-Id", "neighbour")];
+        let mut producer = Client::connect_with(server, &headers);
+        producer.begin(&append("undisturbed"));
+        assert_eq!(code(&producer.receive_as::<ProduceSetupResponse>().status), 100);
+        let mut consumer = Client::connect_with(server, &headers);
+        consumer.begin(&get("undisturbed", "latest", true));
+        assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let (mut waits, mut granted) = (Vec::new(), 100);
+            for number in 1.. {
+                let began = Instant::now();
+                let text = format!("message {number}");
+                while number > granted {
+                    granted = producer.receive_as::<ProduceResponse>().max_msgnum_to_send();
+                }
+                producer.send(&request(Some(60), &[text.as_bytes()]));
+                // Some responses only give credit.
+                let response = loop {
+                    let response: ProduceResponse = producer.receive_as();
+                    granted = response.max_msgnum_to_send();
+                    if response.status.is_some() {
+                        break response;
+                    }
+                };
+                assert_eq!((code(&response.status), response.msgnum_status_is_thru()), (201, number));
+                let messages = consumer.receive_as::<ConsumeResponse>().messages;
+                let [message] = &messages[..] else { panic!("one message at a time: {messages:?}") };
+                assert_eq!(message.payload(), text.as_bytes());
+                waits.push(began.elapsed());
+                let credit = Some(number + 100);
+                consumer.send(&ConsumeRequest { max_msgnum_to_send: credit, ..Default::default() });
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Its pace; nothing waits for it.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            waits
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends it, and fails where anything was lost, late beyond all bounds or out of order. Its round trips, sorted.
+    pub fn leave(self) -> Vec<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut waits = self.thread.join().expect("the neighbour was disturbed");
+        waits.sort_unstable();
+        let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
+        println!(
+            "neighbour: {} round trips, p50 {:?}, p99 {:?}, max {:?}",
+            waits.len(),
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        );
+        waits
+    }
+}
+
+/// As many files as the system lets this process open.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
 /// A WebSocket connection of tungstenite's.

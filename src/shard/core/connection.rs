@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::CoreCounters;
 use super::deadlines::Armed;
-use crate::budget::{Budget, Share, Wanted};
+use crate::budget::{Budget, Remaining, Share, Wanted};
 use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::error::PeerFault;
@@ -45,11 +45,19 @@ pub struct Env<'a> {
     pub tenants: &'a Tenants,
 }
 
-/// Where a connection's output was before a call.
+/// Where a connection's output was before a call, and what the budget is without this connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoint {
     out: usize,
     open: bool,
+    remaining: Remaining,
+}
+
+impl Checkpoint {
+    /// The connection is gone, and all that it had of the budget.
+    pub fn restore(self, budget: &mut Budget) {
+        budget.restore(self.remaining);
+    }
 }
 
 #[derive(Debug)]
@@ -440,12 +448,9 @@ impl Connection {
         if matches!(self.phase, Phase::Closing) {
             return;
         }
-        let is_sound = code != Some(CloseCode::INTERNAL);
         self.with_session(env, |session, cx| {
-            if is_sound {
-                // What is known to be stored is still said.
-                session.poll_transmit(cx);
-            }
+            // What is known to be stored is still said.
+            session.poll_transmit(cx);
             session.abandon(cx);
         });
         if matches!(self.phase, Phase::Handshaking) {
@@ -479,17 +484,33 @@ impl Connection {
     }
 
     /// What [`Self::break_off`] goes back to.
-    pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { out: self.out.len(), open: self.sender.is_open() }
+    #[inline]
+    pub fn checkpoint(&self, budget: &Budget) -> Checkpoint {
+        let inbound = if matches!(self.phase, Phase::Handshaking) { 0 } else { self.inbound.len() };
+        let held = inbound + self.counted;
+        let remaining = match &self.phase {
+            Phase::Streaming(session) => session.without_it(budget, held),
+            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => budget.without(0, held),
+        };
+        Checkpoint { out: self.out.len(), open: self.sender.is_open(), remaining }
     }
 
-    /// Our own code has failed in the middle of a call that began at `checkpoint`: what that call wrote is taken back, and the
-    /// connection ends with 500 and 1011.
+    /// Our own code has failed in the middle of a call that began at `checkpoint`: what that call wrote and took of the budget
+    /// is taken back, and the connection ends with 500 and 1011.
     pub fn break_off(&mut self, checkpoint: Checkpoint, env: &mut Env<'_>) {
         self.out.truncate(checkpoint.out);
         self.sender.roll_back(checkpoint.open);
-        self.with_session(env, ServerSession::break_off);
-        self.close(CloseCode::INTERNAL, env);
+        if matches!(self.phase, Phase::Handshaking) {
+            Refusal::new(500, "internal: the handling of this handshake has failed").write(&mut self.out);
+        } else {
+            self.with_session(env, ServerSession::break_off);
+            self.sender.close(&mut self.out, Some(CloseCode::INTERNAL));
+        }
+        checkpoint.restore(env.budget);
+        self.inbound = Vec::new();
+        self.counted = 0;
+        self.phase = Phase::Closing;
+        self.heard_ms = env.now.mono_ms;
     }
 
     /// Whether the last bytes are on their way, so that our direction can be shut down.

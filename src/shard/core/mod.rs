@@ -28,6 +28,7 @@ use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
 use crate::limits::{SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS};
 use crate::names::{Project, QueueName, queue_hash};
+use crate::planted;
 use crate::queue::{QueueId, QueueInfo, home};
 use crate::session::{Command, ServerSession, SessionCounters};
 use crate::store::{Completion, Request, Store};
@@ -412,6 +413,7 @@ impl<S: Store<Token>> Core<S> {
         handle: impl FnOnce(&mut Connection, &mut Env<'_>) -> R,
     ) -> Option<R> {
         let connection = self.connections.get_mut(id)?;
+        let checkpoint = connection.checkpoint(&self.budget);
         let mut env = Env {
             now,
             settings: &self.settings,
@@ -420,7 +422,6 @@ impl<S: Store<Token>> Core<S> {
             counters: &mut self.counters,
             tenants: &self.tenants,
         };
-        let checkpoint = connection.checkpoint();
         let handled = catch_unwind(AssertUnwindSafe(|| handle(connection, &mut env)));
         if handled.is_err() {
             self.handle_panic(now, id, checkpoint);
@@ -432,11 +433,7 @@ impl<S: Store<Token>> Core<S> {
     #[cold]
     fn handle_panic(&mut self, now: Now, id: ConnectionId, checkpoint: Checkpoint) {
         self.counters.panics += 1;
-        for command in self.commands.drain(..) {
-            if let Command::Append { reserved, .. } = command {
-                self.budget.release(reserved);
-            }
-        }
+        self.commands.clear();
         let Some(connection) = self.connections.get_mut(id) else { return };
         let project = connection.project().map(Project::to_string).unwrap_or_default();
         let (number, peer) = (id.as_u64(), connection.peer());
@@ -455,8 +452,9 @@ impl<S: Store<Token>> Core<S> {
             tenants: &self.tenants,
         };
         if catch_unwind(AssertUnwindSafe(|| connection.break_off(checkpoint, &mut env))).is_err() {
-            // Not even that: it ends without a word, and what it had reserved may stay so.
+            // Not even that: it ends without a word.
             tracing::error!(connection = number, ?peer, project, "and has panicked again");
+            checkpoint.restore(&mut self.budget);
             self.connections.remove(id);
         }
         self.mark_dirty(id);
@@ -647,8 +645,8 @@ impl<S: Store<Token>> Core<S> {
         if home != self.shard {
             return self.outboxes[usize::from(home)].push(Message::Open { token, name });
         }
-        if self.settings.test_panic && name.1.as_str() == "panic-shard" {
-            panic!("planted by test_panic");
+        if self.settings.test_faults {
+            planted::in_shard(name.1.as_str());
         }
         if !self.settings.auto_create {
             return self.answer_opened(now, token, name, Err(PeerFault::NoQueue.into()));

@@ -1,0 +1,295 @@
+//! The real binary for those who run it: configuration, health, metrics, log lines, and what a panic costs.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{
+    BINARY, Client, Neighbour, Server, append, code, get, handshake, producer, request, response, status,
+};
+use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
+
+/// Standard output and standard error of `serve`, and its exit code.
+fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> (String, String, Option<i32>) {
+    let mut command = Command::new(BINARY);
+    command.arg("serve").args(arguments).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code())
+}
+
+#[test]
+fn the_effective_configuration_is_shown_with_its_origins_and_its_memory() {
+    let path = std::env::temp_dir().join(format!("millstream-control-{}.toml", std::process::id()));
+    std::fs::write(&path, "partitions = 3\nidle_timeout = \"2min\"\n").unwrap();
+    let file = path.to_str().unwrap();
+    let variables = [("MILLSTREAM_PRODUCE_WINDOW", "500"), ("MILLSTREAM_PARTITIONS", "4")];
+    let (said, _, code) =
+        serve(&["--config", file, "--check-config", "--max-connections", "1000"], &variables);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(code, Some(0));
+    let line = |key: &str| said.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    assert!(
+        line("partitions").ends_with("= 4                       # MILLSTREAM_PARTITIONS"),
+        "{}",
+        line("partitions")
+    );
+    assert!(line("idle_timeout").contains("120s") && line("idle_timeout").contains(file));
+    assert!(line("max_connections").contains("# --max-connections"));
+    assert!(line("ttl_min").contains("# default"));
+    assert!(said.contains("MiB  at worst"), "{said}");
+}
+
+#[test]
+fn the_printed_default_file_is_one_that_serve_takes() {
+    let (text, _, code) = serve(&["--print-default-config"], &[]);
+    assert_eq!(code, Some(0));
+    let path = std::env::temp_dir().join(format!("millstream-default-{}.toml", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    let (said, _, code) = serve(&["--config", path.to_str().unwrap(), "--check-config"], &[]);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!((code, said.contains("default-")), (Some(0), false), "comments set nothing: {said}");
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_with_exit_code_2_and_the_way_out() {
+    let refused = |arguments: &[&str], variables: &[(&str, &str)], words: &str| {
+        let (_, said, code) = serve(arguments, variables);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(words), "{said:?} does not say {words:?}");
+    };
+    refused(&["--partition", "3"], &[], "--partitions");
+    refused(&["--max-pb-bytes", "64MiB"], &[], "an eighth of shard_budget_bytes = 33554432");
+    refused(&[], &[("MILLSTREAM_IDLE_TIMOUT", "5s")], "the nearest is idle_timeout");
+    refused(&["--config", "/nowhere/millstream.toml"], &[], "/nowhere/millstream.toml");
+    refused(&["--cores", "4000"], &[], "core 4000 is not among those allowed here");
+    let server = Server::start(&["--cores", "0"]);
+    let taken = format!("127.0.0.1:{}", server.port);
+    refused(&["--cores", "0", "--listen", &taken], &[], &format!("cannot serve on {taken}"));
+    let control = format!("127.0.0.1:{}", server.control);
+    let flags = ["--cores", "0", "--listen", "127.0.0.1:0", "--control-listen", &control];
+    refused(&flags, &[], "control_listen says where");
+}
+
+#[test]
+fn too_little_lockable_memory_is_told_with_what_to_do() {
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -l 64 && exec \"$0\" serve --listen 127.0.0.1:0", BINARY])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("LimitMEMLOCK=infinity") && said.contains("524288 are needed"), "{said}");
+}
+
+#[test]
+fn health_says_ready_until_the_server_drains() {
+    let server = Server::start(&["--cores", "0-1", "--drain-timeout", "20", "--drain-consume-timeout", "10"]);
+    assert_eq!(server.control("/healthz"), (200, "ok\n".into()));
+    assert_eq!(server.control("/readyz"), (200, "ok\n".into()));
+    assert_eq!(server.control("/elsewhere").0, 404);
+    // A consumer with credit and nothing to read holds the drain up until its part of the time is over.
+    let mut consumer = Client::connect(&server);
+    consumer.begin(&get("empty", "", true));
+    assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
+    let mut producer = producer(&server, "open");
+    server.signal("STOP");
+    server.signal("TERM");
+    let asking = std::thread::spawn({
+        let control = server.control;
+        move || {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", control)).unwrap();
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut text).map(|_| text)
+        }
+    });
+    server.signal("CONT");
+    let ended: ProduceResponse = producer.receive_as();
+    assert_eq!(code(&ended.status), 503);
+    // Asked around the end, it says ready, draining, or nothing any more; never ready once it has said draining.
+    if let Ok(text) = asking.join().unwrap()
+        && text.contains("503")
+    {
+        assert!(text.ends_with("draining\n"), "{text}");
+    }
+    assert_eq!(server.wait(), 0);
+}
+
+#[test]
+fn a_shard_that_stands_still_makes_health_fail_with_its_number() {
+    let server = Server::start(&["--cores", "0", "--test-faults", "true"]);
+    assert_eq!(server.control("/healthz").0, 200);
+    let mut client = Client::connect(&server);
+    client.begin(&append("stall-shard"));
+    let (failed, text) = common::eventually("a failing health check", || {
+        let answer = server.control("/healthz");
+        (answer.0 != 200).then_some(answer)
+    });
+    assert_eq!((failed, &text[..]), (503, "shard 0 has not answered within 1s\n"));
+    common::eventually("health again", || (server.control("/healthz").0 == 200).then_some(()));
+    assert!(server.metric("millstream_shard_stalls_total") >= 1);
+}
+
+#[test]
+fn metrics_count_what_happened() {
+    let server = Server::start(&["--cores", "0-1"]);
+    let mut client = producer(&server, "counted/0");
+    client.send(&request(Some(60), &[b"one", b"two", b"three"]));
+    client.send(&request(None, &[b"no ttl"]));
+    let mut through = 0;
+    while through < 4 {
+        through = client.receive_as::<ProduceResponse>().msgnum_status_is_thru();
+    }
+    let mut consumer = Client::connect(&server);
+    consumer.begin(&get("counted", "", true));
+    assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
+    assert_eq!(consumer.receive_as::<ConsumeResponse>().messages.len(), 3);
+    let mut bad = Client::connect(&server);
+    bad.begin(&append("no such name"));
+    assert_eq!(code(&bad.receive_as::<ProduceSetupResponse>().status), 400);
+    let mut stream = server.dial();
+    stream.write_all(handshake("/v2/queues", "").as_bytes()).unwrap();
+    assert_eq!(status(&response(&mut stream)), 404);
+    for (name, value) in [
+        ("millstream_messages_received_total", 4),
+        ("millstream_store_messages_stored_total", 3),
+        ("millstream_messages_delivered_total", 3),
+        ("millstream_operations{kind=\"produce\"", 1),
+        ("millstream_operations{kind=\"consume\"", 1),
+        ("millstream_operations_begun_total", 2),
+        ("millstream_producer_credit_messages", 65_536),
+        ("millstream_budget_ceiling_bytes", 512 << 20),
+        ("millstream_budget_reserved_bytes", 0),
+        ("millstream_connection_panics_total", 0),
+        ("millstream_draining", 0),
+    ] {
+        assert_eq!(server.metric(name), value, "{name}");
+    }
+    let by_status = |name: &str, status: u32| {
+        let (_, page) = server.control("/metrics");
+        let wanted = format!("status=\"{status}\"");
+        let lines = page.lines().filter(|line| line.starts_with(name) && line.contains(&wanted));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    assert_eq!(by_status("millstream_messages_refused_total", 400), 1);
+    assert_eq!(by_status("millstream_operations_failed_total", 400), 1);
+    assert_eq!(by_status("millstream_handshakes_refused_total", 404), 1);
+}
+
+#[test]
+fn log_lines_can_be_json_and_carry_who_failed_but_never_a_token() {
+    let server = Server::start(&[
+        "--cores",
+        "0",
+        "--log-format",
+        "json",
+        "--log",
+        "trace",
+        "--memory-bytes",
+        "1",
+        "--memory-full",
+        "refuse",
+    ]);
+    let secret = "a-secret-that-nobody-may-read";
+    for (target, extra) in [
+        (format!("/?token={secret}&project_id=acme"), String::new()),
+        (format!("/v2/x?token={secret}"), format!("X-Auth-Token: {secret}\r\n")),
+    ] {
+        let mut stream = server.dial();
+        stream.write_all(handshake(&target, &extra).as_bytes()).unwrap();
+        response(&mut stream);
+    }
+    let headers = [("X-Project-Id", "acme"), ("X-Auth-Token", secret)];
+    let mut client = Client::connect_with(&server, &headers);
+    client.begin(&append("full"));
+    client.receive_as::<ProduceSetupResponse>();
+    client.send(&request(Some(60), &[b"x"]));
+    assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 503);
+    let line = server.wait_for_log("an operation fails");
+    let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let fields = &json["fields"];
+    assert_eq!(json["level"], "WARN");
+    assert_eq!(
+        (&fields["project"], &fields["queue"], &fields["status"]),
+        (&"acme".into(), &"full".into(), &503.into())
+    );
+    assert!(
+        fields["peer"].as_str().unwrap().contains("127.0.0.1:") && fields["connection"].is_u64(),
+        "{line}"
+    );
+    for line in server.log() {
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok(), "{line}");
+        assert!(!line.contains(secret), "{line}");
+    }
+    assert_eq!(server.log().iter().filter(|line| line.contains("millstream serves")).count(), 1);
+}
+
+#[test]
+fn a_flood_of_equal_errors_is_counted_not_repeated() {
+    let server = Server::start(&["--cores", "0", "--memory-bytes", "1", "--memory-full", "refuse"]);
+    let mut client = Client::connect(&server);
+    for _ in 0..200 {
+        client.begin(&append("full"));
+        client.receive_as::<ProduceSetupResponse>();
+        client.send(&request(Some(60), &[b"x"]));
+        while client.receive().is_some() {}
+        client.finish();
+    }
+    let count = server.wait_for_log("lines like an earlier one were only counted");
+    assert!(count.contains("kept_back=195"), "{count}");
+    let told = server.log().iter().filter(|line| line.contains("an operation fails")).count();
+    assert_eq!(told, 5);
+}
+
+#[test]
+fn a_panic_in_the_handling_of_a_connection_ends_that_connection_alone() {
+    let server = Server::start(&["--cores", "0", "--test-faults", "true"]);
+    let neighbour = Neighbour::beside(&server);
+    for number in 1..=3 {
+        let mut client = Client::connect_with(&server, &[("X-Project-Id", "unlucky")]);
+        client.begin(&append("fine"));
+        assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 100);
+        client.finish();
+        assert_eq!(client.receive(), None);
+        client.begin(&append("panic-connection"));
+        let failure: ProduceSetupResponse = client.receive_as();
+        assert_eq!((code(&failure.status), failure.max_msgnum_to_send), (500, Some(0)));
+        assert_eq!(client.receive(), None);
+        assert_eq!(client.close_code(), 1011);
+        assert_eq!(server.metric("millstream_connection_panics_total"), number);
+    }
+    // In the middle of a produce operation, with messages under way.
+    let mut client = producer(&server, "fine");
+    client.send(&request(Some(60), &[b"one", b"panic-connection"]));
+    let failure: ProduceResponse = client.receive_as();
+    assert_eq!((code(&failure.status), failure.msgnum_status_is_thru()), (500, 0));
+    assert_eq!(client.receive(), None);
+    assert_eq!(client.close_code(), 1011);
+    let line = server.wait_for_log("the handling of a connection has panicked");
+    assert!(line.contains("unlucky") && line.contains("127.0.0.1:"), "{line}");
+    assert!(server.wait_for_log("a panic").contains("planted by test_faults"));
+    neighbour.leave();
+    drop(client);
+    assert_eq!(server.metric("millstream_budget_reserved_bytes"), 0);
+    assert_eq!(server.metric("millstream_budget_held_bytes"), 0);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_panic_of_a_shard_ends_the_process_with_an_error_at_once() {
+    let mut server = Server::start(&["--cores", "0-1", "--test-faults", "true"]);
+    let mut client = Client::connect(&server);
+    client.begin(&append("panic-shard"));
+    let ended = server.ended_within(Duration::from_secs(10));
+    assert_eq!(ended.signal(), Some(6), "{ended}: aborted");
+    let log = server.log().join("\n");
+    assert!(
+        log.contains("planted by test_faults") && log.contains("a thread of the server has panicked"),
+        "{log}"
+    );
+}
