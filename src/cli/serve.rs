@@ -70,6 +70,7 @@ impl clap::Args for Args {
             let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
             let mut arg = Arg::new(setting.key)
                 .long(setting.flag())
+                .overrides_with(setting.key)
                 .help_heading(setting.section)
                 .help(format!("{}{default}", setting.help));
             arg = match setting.kind {

@@ -178,7 +178,10 @@ impl<S: Store<Token>> Driver<S> {
             self.transmit();
         }
         let refused = self.flush_outboxes();
-        if refused || self.core.has_work() || !self.ready.is_empty() {
+        // A socket that had more than its part of the turn is ready again. To park would be to return at once, without a pass
+        // of the reactor, and nobody else's socket would ever be looked at.
+        let is_ready = !self.ready.is_empty() || self.parker.has_ready();
+        if refused || self.core.has_work() || is_ready {
             Turn::More
         } else if worked {
             Turn::Worked

@@ -145,6 +145,11 @@ impl Parker {
         READY.with(|ready| slots.append(&mut ready.borrow_mut().slots));
     }
 
+    /// Whether a socket is ready that was not taken.
+    pub fn has_ready(&self) -> bool {
+        READY.with(|ready| !ready.borrow().slots.is_empty())
+    }
+
     /// Waits until a socket is ready, something is in the inbox, or `deadline` has come.
     pub async fn park<T>(&mut self, inbox: &Inbox<T>, deadline: Option<Instant>) {
         let Self { heartbeat, timer } = self;
@@ -179,7 +184,21 @@ impl Parker {
 
     /// Lets the reactor look at the sockets and timers, and goes on without sleeping.
     pub async fn reactor_pass(&self) {
-        let mut timer = Timer::new(PASS_DELAY);
-        poll_fn(|cx| Pin::new(&mut timer).poll(cx)).await;
+        let mut delay = PASS_DELAY;
+        let mut timer = Timer::new(delay);
+        let mut left = false;
+        poll_fn(|cx| {
+            while Pin::new(&mut timer).poll(cx).is_ready() {
+                if left {
+                    return Poll::Ready(());
+                }
+                // It expired before it was looked at: then the executor was not reached, and the sockets would not be either.
+                delay *= 2;
+                timer = Timer::new(delay);
+            }
+            left = true;
+            Poll::Pending
+        })
+        .await;
     }
 }

@@ -1,0 +1,446 @@
+//! Hostile clients on the real binary: each attack beside a well-behaved client that must not notice it, on a server whose
+//! memory must stay below what `--check-config` says. Nothing panics.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+#[path = "common/random.rs"]
+mod random;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{
+    Client, Neighbour, Server, append, code, eventually, frame, get, handshake, others_are_served, producer,
+    raise_open_files, request, response, status, varint,
+};
+use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
+use prost::Message;
+use random::Random;
+
+/// Small enough that the bound means something.
+const SMALL: [&str; 10] = [
+    "--cores",
+    "0-1",
+    "--memory-bytes",
+    "64MiB",
+    "--shard-budget-bytes",
+    "64MiB",
+    "--max-connections",
+    "8000",
+    "--max-queues",
+    "1000",
+];
+
+fn server(more: &[&str]) -> Server {
+    raise_open_files();
+    Server::start(&[&SMALL[..], more].concat())
+}
+
+/// What holds after every attack.
+fn is_sound(server: &Server, neighbour: Neighbour) {
+    let waits = neighbour.leave();
+    // One for every second of the longest attack here: a liveness that no busy machine misses.
+    assert!(waits.len() > 5, "the neighbour was served {} times", waits.len());
+    others_are_served(server);
+    assert_eq!(server.metric("millstream_connection_panics_total"), 0);
+    assert!(!server.log().iter().any(|line| line.contains("panic")), "{:?}", server.log());
+    let (peak, bound) = (server.peak_bytes(), server.memory_at_worst());
+    println!("peak {} MiB, bound {} MiB", peak >> 20, bound >> 20);
+    assert!(peak < bound, "{peak} bytes are above the {bound} of --check-config");
+}
+
+/// All that a server still has to say, to its end; `None` where it reset the connection.
+fn rest(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => Some(bytes),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A connection whose handshake is done.
+fn open(server: &Server) -> TcpStream {
+    let mut stream = server.dial();
+    stream.write_all(handshake("/", "").as_bytes()).unwrap();
+    assert_eq!(status(&response(&mut stream)), 101);
+    stream
+}
+
+/// Closes with RST: gone at once, and no port waits.
+fn vanish(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn handshakes_that_never_end_and_handshakes_by_the_drop() {
+    let server = server(&["--handshake-timeout", "3s"]);
+    let neighbour = Neighbour::beside(&server);
+    // A thousand that dribble, a thousand that never come to the end of a header.
+    let mut slow: Vec<TcpStream> = (0..1000).map(|_| server.dial()).collect();
+    let mut endless: Vec<TcpStream> = (0..1000).map(|_| server.dial()).collect();
+    endless.iter_mut().for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\nX-Long: ").unwrap());
+    let text = handshake("/", "");
+    for round in 0..20 {
+        for stream in &mut slow {
+            // Refused already, perhaps.
+            let _ = stream.write_all(&text.as_bytes()[round..=round]);
+        }
+        for stream in &mut endless {
+            let _ = stream.write_all(&[b'x'; 1024]);
+        }
+    }
+    for (streams, refusal) in [(slow, "408"), (endless, "431")] {
+        let mut refused = 0;
+        for mut stream in streams {
+            if let Some(bytes) = rest(&mut stream) {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                assert!(text.starts_with(&format!("HTTP/1.1 {refusal}")), "{text}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 0, "somebody must have read why");
+    }
+    is_sound(&server, neighbour);
+}
+
+#[test]
+fn five_thousand_that_announce_a_large_pb_and_send_one_byte_of_it() {
+    let server = server(&[]);
+    let neighbour = Neighbour::beside(&server);
+    let announcement = frame(0x02, &[varint(8 << 20), vec![8]].concat());
+    let mut streams = Vec::new();
+    for _ in 0..5_000 {
+        let mut stream = server.dial();
+        stream.write_all(handshake("/", "").as_bytes()).unwrap();
+        stream.write_all(&announcement).unwrap();
+        streams.push(stream);
+    }
+    eventually("all of them", || (server.metric("millstream_connections{") >= 5_002).then_some(()));
+    // Others send large pbs meanwhile, whole and cut.
+    let mut client = producer(&server, "large");
+    let payload = vec![b'x'; 900_000];
+    for number in 1..=20 {
+        client.send(&request(Some(60), &[&payload]));
+        let answer: ProduceResponse = client.receive_as();
+        assert_eq!((code(&answer.status), answer.msgnum_status_is_thru()), (201, number));
+    }
+    println!("reserved {} bytes", server.metric("millstream_budget_reserved_bytes"));
+    assert!(server.metric("millstream_budget_reserved_bytes") < 16 << 20);
+    streams.into_iter().for_each(vanish);
+    eventually("their memory", || (server.metric("millstream_budget_reserved_bytes") == 0).then_some(()));
+    is_sound(&server, neighbour);
+}
+
+#[test]
+fn those_who_send_large_pbs_slowly_hold_up_nobody_who_sends_small_ones() {
+    let server = server(&["--pb-timeout", "5s"]);
+    let neighbour = Neighbour::beside(&server);
+    let beginning = frame(0x02, &[varint(8 << 20), vec![0; 100_000]].concat());
+    let mut streams: Vec<TcpStream> = (0..200).map(|_| open(&server)).collect();
+    for stream in &mut streams {
+        stream.set_nonblocking(true).unwrap();
+        // What does not fit is not sent: the server does not read who waits for memory.
+        let _ = stream.write(&beginning);
+    }
+    eventually("a full share", || (server.metric("millstream_budget_waiting_connections") > 0).then_some(()));
+    let mut client = producer(&server, "small");
+    for number in 1..=50 {
+        client.send(&request(Some(60), &[&[b'x'; 10_000][..]; 4]));
+        let answer: ProduceResponse = client.receive_as();
+        assert_eq!((code(&answer.status), answer.msgnum_status_is_thru()), (201, 4 * number));
+    }
+    // All of them are answered in the end: 408.
+    eventually("the end of waiting", || {
+        (server.metric("millstream_budget_waiting_connections") == 0
+            && server.metric("millstream_budget_reserved_bytes") == 0)
+            .then_some(())
+    });
+    drop(streams);
+    is_sound(&server, neighbour);
+}
+
+#[test]
+fn lengths_beyond_all_reason() {
+    let server = server(&[]);
+    let neighbour = Neighbour::beside(&server);
+    let setup = append("lengths").encode_length_delimited_to_vec();
+    for _ in 0..200 {
+        // A pb's length of 2^63, as a varint.
+        let mut client = producer(&server, "lengths");
+        client.send_raw(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01]);
+        assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 400);
+        // One that fits five bytes.
+        let mut client = producer(&server, "lengths");
+        client.send_raw(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
+        assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 413);
+        // A frame's length of 2^63, and the largest that is valid: read as it comes.
+        let mut stream = open(&server);
+        stream.write_all(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        let closed = rest(&mut stream).unwrap();
+        assert_eq!(closed[..4], [0x88, 2, 0x03, 0xea], "Close 1002");
+        let mut stream = open(&server);
+        stream.write_all(&[0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]).unwrap();
+        stream.write_all(&setup).unwrap();
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(head[0], 0x02, "the operation begins inside the endless frame");
+    }
+    is_sound(&server, neighbour);
+}
+
+/// Fills a queue with messages of `bytes` each.
+fn fill(server: &Server, queue: &str, messages: usize, bytes: usize) {
+    let size = bytes.to_string();
+    let count = messages.to_string();
+    let status =
+        server.run(&["produce", queue, "--count", &count, "--size", &size]).stderr(Stdio::null()).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn consumers_that_read_a_byte_a_second() {
+    let server = server(&[]);
+    fill(&server, "backlog", 20_000, 1_000);
+    let neighbour = Neighbour::beside(&server);
+    let credit = millstream::pb::ConsumeRequest { max_msgnum_to_send: Some(1 << 40), ..Default::default() };
+    let mut consumers = Vec::new();
+    for _ in 0..300 {
+        let mut stream = open(&server);
+        // So small a window that the server holds nearly everything.
+        socket2::SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+        let setup = get("backlog", "", true).encode_length_delimited_to_vec();
+        stream.write_all(&frame(0x02, &setup)).unwrap();
+        stream.write_all(&frame(0x00, &credit.encode_length_delimited_to_vec())).unwrap();
+        consumers.push(stream);
+    }
+    for _ in 0..5 {
+        for stream in &mut consumers {
+            let mut byte = [0];
+            // Closed, where memory was short.
+            let _ = stream.read(&mut byte);
+        }
+        // The byte a second is the attack.
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let mut client = Client::connect(&server);
+    client.begin(&get("backlog", "", true));
+    assert_eq!(client.receive_as::<Status>().status_code(), 100);
+    let mut came = 0;
+    while came < 100 {
+        came += client.receive_as::<ConsumeResponse>().messages.len();
+    }
+    println!("held {} MiB", server.metric("millstream_budget_held_bytes") >> 20);
+    consumers.into_iter().for_each(vanish);
+    eventually("their memory", || (server.metric("millstream_budget_held_bytes") == 0).then_some(()));
+    is_sound(&server, neighbour);
+}
+
+#[test]
+fn ten_thousand_that_vanish_in_the_middle_of_an_operation() {
+    let server = server(&[]);
+    let neighbour = Neighbour::beside(&server);
+    let produce = frame(0x02, &append("vanish").encode_length_delimited_to_vec());
+    let consume = frame(0x02, &get("vanish", "", true).encode_length_delimited_to_vec());
+    let message = frame(0x00, &request(Some(60), &[b"some payload"]).encode_length_delimited_to_vec());
+    let vanish_once = |number: usize| {
+        let mut stream = server.dial();
+        stream.write_all(handshake("/", "").as_bytes()).unwrap();
+        match number % 4 {
+            0 => stream.write_all(&produce).unwrap(),
+            1 => {
+                stream.write_all(&produce).unwrap();
+                stream.write_all(&message).unwrap();
+                stream.write_all(&message[..message.len() - 5]).unwrap();
+            }
+            2 => stream.write_all(&consume).unwrap(),
+            _ => stream.write_all(&produce[..7]).unwrap(),
+        }
+        if number % 8 < 4 { vanish(stream) } else { drop(stream) }
+    };
+    (0..500).for_each(vanish_once);
+    let settled = || server.metric("millstream_connections{") == 2;
+    eventually("the first to be gone", || settled().then_some(()));
+    let (files, resident) = (server.open_files(), server.resident_bytes());
+    std::thread::scope(|scope| {
+        for part in 0..4 {
+            scope.spawn(move || (0..2_500).for_each(|number| vanish_once(part + 4 * number)));
+        }
+    });
+    eventually("all to be gone", || settled().then_some(()));
+    eventually("their memory", || (server.metric("millstream_budget_reserved_bytes") == 0).then_some(()));
+    assert_eq!(server.metric("millstream_budget_held_bytes"), 0);
+    eventually("their files", || (server.open_files() <= files).then_some(()));
+    let now = server.resident_bytes();
+    println!("resident {} MiB before, {} MiB after", resident >> 20, now >> 20);
+    assert!(now < resident + (32 << 20), "{resident} bytes before, {now} after");
+    is_sound(&server, neighbour);
+}
+
+#[test]
+fn a_storm_of_pings() {
+    // All on one shard: whoever always has more to say must not keep it from the sockets of others.
+    let server = server(&["--cores", "0"]);
+    let neighbour = Neighbour::beside(&server);
+    let ping = frame(0x89, &[b'p'; 125]).repeat(500);
+    std::thread::scope(|scope| {
+        for reads in [true, true, false, false] {
+            let (ping, server) = (&ping, &server);
+            scope.spawn(move || {
+                let mut stream = open(server);
+                let until = Instant::now() + Duration::from_secs(5);
+                stream.set_nonblocking(true).unwrap();
+                let (mut at, mut pongs) = (0, 0);
+                let mut buffer = vec![0; 64 << 10];
+                while Instant::now() < until {
+                    match stream.write(&ping[at..]) {
+                        Ok(bytes) => at = (at + bytes) % ping.len(),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+                    }
+                    if reads {
+                        match stream.read(&mut buffer) {
+                            Ok(bytes) => pongs += bytes,
+                            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+                        }
+                    }
+                }
+                assert_eq!(reads, pongs > 0);
+            });
+        }
+    });
+    is_sound(&server, neighbour);
+}
+
+#[test]
+fn accepting_resumes_after_descriptors_ran_out() {
+    let server = Server::start_with_files(100, &SMALL);
+    let neighbour = Neighbour::beside(&server);
+    let held: Vec<TcpStream> = (0..150).map(|_| server.dial()).collect();
+    server.wait_for_log("no connection can be accepted; raise the limit of open files");
+    drop(held);
+    eventually("a new connection", || {
+        let mut stream = server.dial();
+        stream.write_all(handshake("/", "").as_bytes()).ok()?;
+        let mut byte = [0];
+        (stream.read(&mut byte).ok()? == 1).then_some(())
+    });
+    is_sound(&server, neighbour);
+}
+
+#[test]
+fn clients_that_were_stopped() {
+    let server = server(&["--ping-interval", "1s", "--idle-timeout", "4s"]);
+    fill(&server, "stopped", 10_000, 1_000);
+    let neighbour = Neighbour::beside(&server);
+    let mut stopped = Vec::new();
+    for number in 0..20 {
+        let arguments: &[&str] = if number % 2 == 0 {
+            &["consume", "stopped"]
+        } else {
+            &["produce", "stopped", "--count", "100000000", "--size", "100"]
+        };
+        let child = server.run(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        stopped.push(child);
+    }
+    eventually("all of them", || (server.metric("millstream_operations{") >= 22).then_some(()));
+    for child in &stopped {
+        let killed = Command::new("kill").args(["-STOP", &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+    // They are closed for their silence.
+    eventually("their end", || (server.metric("millstream_connections{") == 2).then_some(()));
+    for mut child in stopped {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    is_sound(&server, neighbour);
+}
+
+/// Bytes that begin as valid traffic does, with some of them changed.
+fn mutated(random: &mut Random) -> Vec<u8> {
+    let mut bytes = handshake("/", "").into_bytes();
+    let operations = random.between(1, 3);
+    for _ in 0..operations {
+        let setup = if random.one_in(2) { append("mutants") } else { get("mutants", "", true) };
+        bytes.extend(frame(0x02, &setup.encode_length_delimited_to_vec()));
+        for _ in 0..random.below(6) {
+            let payloads: Vec<Vec<u8>> =
+                (0..random.between(1, 4)).map(|_| vec![b'm'; random.below(300)]).collect();
+            let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+            bytes.extend(frame(0x00, &request(Some(60), &payloads).encode_length_delimited_to_vec()));
+        }
+        bytes.extend(frame(0x80, b""));
+    }
+    let first = if random.one_in(5) { 0 } else { handshake("/", "").len() };
+    for _ in 0..random.below(8) {
+        let at = random.between(first, bytes.len() - 1);
+        match random.below(4) {
+            0 => bytes[at] = random.next() as u8,
+            1 => bytes[at] ^= 1 << random.below(8),
+            2 => drop(bytes.drain(at..(at + random.between(1, 20)).min(bytes.len()))),
+            _ => bytes.insert(at, random.next() as u8),
+        }
+        if bytes.len() <= first + 1 {
+            break;
+        }
+    }
+    bytes
+}
+
+#[test]
+fn random_bytes_and_mutated_traffic_for_a_minute() {
+    let server = server(&["--handshake-timeout", "2s", "--pb-timeout", "2s"]);
+    let neighbour = Neighbour::beside(&server);
+    let until = Instant::now() + Duration::from_secs(60);
+    let attempts: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|seed| {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut random = Random(seed);
+                    let mut attempts = 0;
+                    while Instant::now() < until {
+                        attempts += 1;
+                        let mut stream = server.dial();
+                        let bytes = if random.one_in(4) {
+                            let mut bytes =
+                                if random.one_in(2) { handshake("/", "").into_bytes() } else { vec![] };
+                            bytes.extend((0..random.between(1, 4000)).map(|_| random.next() as u8));
+                            bytes
+                        } else {
+                            mutated(&mut random)
+                        };
+                        for piece in bytes.chunks(random.between(1, 2000)) {
+                            // Closed in the middle of it, where it was no handshake.
+                            if stream.write_all(piece).is_err() {
+                                break;
+                            }
+                        }
+                        if random.one_in(3) {
+                            // What it says does not matter, only that it says something or ends.
+                            let _ = stream.shutdown(std::net::Shutdown::Write);
+                            rest(&mut stream);
+                        } else {
+                            vanish(stream);
+                        }
+                    }
+                    attempts
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    println!("{attempts} attempts");
+    eventually("all to be gone", || (server.metric("millstream_connections{") == 2).then_some(()));
+    assert_eq!(server.metric("millstream_budget_reserved_bytes"), 0);
+    assert_eq!(server.metric("millstream_budget_held_bytes"), 0);
+    let setup: ProduceSetupResponse = {
+        let mut client = Client::connect(&server);
+        client.begin(&append("mutants"));
+        client.receive_as()
+    };
+    assert_eq!(code(&setup.status), 100);
+    is_sound(&server, neighbour);
+}
