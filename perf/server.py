@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -15,16 +16,19 @@ def build():
 
 
 class Server:
-    """`millstream serve` with `arguments` on a free port."""
+    """`millstream serve` with `arguments` on a free port; with `files`, it may open no more."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, files=None):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         command = [BINARY, "serve", "--listen", "127.0.0.1:0", *arguments]
-        self.process = subprocess.Popen(command, stderr=self.log)
+        limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
+        self.process = subprocess.Popen(command, stderr=self.log, preexec_fn=limit)
         while not (found := re.search(r"listen=127\.0\.0\.1:(\d+)", self.text())):
             if self.process.poll() is not None:
                 sys.exit(f"the server ended: {self.text()}")
         self.port = int(found[1])
+        control = re.search(r"control=127\.0\.0\.1:(\d+)", self.text())
+        self.control = int(control[1]) if control else None
         self.pid = self.process.pid
         self.url = f"ws://127.0.0.1:{self.port}/"
 
