@@ -34,15 +34,18 @@ pub const SPARE_BUFFER_BYTES_MAX: usize = 1 << 20;
 /// What a batch or a refusal that is not spoken for costs beside its messages, bytes: its place in the queue, the reason.
 pub const FATE_BYTES: usize = 256;
 
-/// What a connection costs at most beside what is counted, bytes: its state and its socket's, a consumer's cursors of
-/// [`PARTITIONS_MAX`] partitions. Idle it is 1.4 KiB, consuming 8 partitions 3.3 KiB (measured, `perf/README.md`).
-pub const CONNECTION_BYTES: usize = 12 << 10;
+/// What a connection costs at most beside what is counted, bytes: its state and its socket's. Idle it is 1.4 KiB, consuming 8
+/// partitions 3.3 KiB (measured, `perf/README.md`).
+pub const CONNECTION_BYTES: usize = 4 << 10;
+
+/// What a consumer's place in a partition costs, bytes: its cursor, and the fetch that waits at the partition's owner.
+pub const CURSOR_BYTES: usize = 512;
 
 /// What a queue costs in each shard's catalogue, bytes.
-pub const QUEUE_BYTES: usize = 300;
+pub const QUEUE_BYTES: usize = 500;
 
 /// What a partition costs at its owner beside its messages, bytes.
-pub const PARTITION_BYTES: usize = 500;
+pub const PARTITION_BYTES: usize = 600;
 
 /// What a shard costs beside all that is counted, bytes: rings, inbox, deadlines, its thread's stack.
 pub const SHARD_BYTES: usize = 24 << 20;

@@ -126,7 +126,11 @@ impl Tenant {
 
     /// How many messages of about `bytes` each may be promised now.
     pub fn available(&self, now_ms: u64, bytes: u64) -> u64 {
-        let of_bytes = self.bytes.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now_ms) / bytes.max(1));
+        let of_bytes = self.bytes.as_ref().map_or(u64::MAX, |bucket| {
+            // One that is larger than all that may be saved up is let through when all of that is there.
+            let is_full = bucket.is_full(now_ms);
+            (bucket.balance(now_ms) / bytes.max(1)).max(u64::from(is_full))
+        });
         self.messages_left(now_ms).min(of_bytes)
     }
 
@@ -160,6 +164,11 @@ impl Tenant {
         }
     }
 
+    /// Operations open now.
+    pub fn operations(&self) -> u64 {
+        self.used[Use::Operation as usize].load(Ordering::Relaxed)
+    }
+
     /// The rates, messages and bytes a second; 0 for none.
     pub fn rates(&self) -> (u64, u64) {
         let rate = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |bucket| bucket.per_sec);
@@ -167,7 +176,7 @@ impl Tenant {
     }
 
     fn is_unused(&self, now_ms: u64) -> bool {
-        let full = |bucket: &Bucket| bucket.balance(now_ms) >= bucket.burst;
+        let full = |bucket: &Bucket| bucket.is_full(now_ms);
         self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
             && [&self.messages, &self.bytes].into_iter().flatten().all(full)
     }
@@ -214,6 +223,11 @@ impl Bucket {
         let paid = self.paid_until_ns.load(Ordering::Relaxed).max(now);
         let left_ns = (now + self.burst_ns()).saturating_sub(paid);
         u64::try_from(u128::from(left_ns) * u128::from(self.per_sec) / 1_000_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// Whether nothing is owed: all that may be saved up is there.
+    fn is_full(&self, now_ms: u64) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) <= now_ms.saturating_mul(1_000_000)
     }
 
     /// Whether what was used beyond the balance is more than a burst.
@@ -285,8 +299,18 @@ mod tests {
     }
 
     #[test]
+    fn a_message_larger_than_the_burst_is_let_through_alone() {
+        let limits = ProjectLimits { bytes_per_sec: 1_000, ..Default::default() };
+        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
+        assert_eq!(tenant.available(5_000, 3_000), 1);
+        tenant.pay(5_000, 1, 3_000);
+        assert_eq!(tenant.available(7_000, 3_000), 0);
+        assert_eq!(tenant.available(8_000, 3_000), 1);
+    }
+
+    #[test]
     fn projects_without_use_are_forgotten() {
-        let limits = ProjectLimits { connections: 1, messages_per_sec: 10, ..Default::default() };
+        let limits = ProjectLimits { connections: 1, messages_per_sec: 7, ..Default::default() };
         let tenants = Tenants::new(limits);
         let held = tenants.get(&project("held"), 0).unwrap().take(Use::Connection).unwrap();
         tenants.get(&project("queue"), 0).unwrap().take(Use::Queue).unwrap().keep();

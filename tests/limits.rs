@@ -130,6 +130,79 @@ fn messages_a_second_are_paced_by_credit() {
 }
 
 #[test]
+fn who_sends_far_more_bytes_than_the_rate_is_refused_with_429() {
+    let server = Server::start(&["--cores", "0", "--project-bytes-per-sec", "10KB"]);
+    let neighbour = Neighbour::beside(&server);
+    let mut client = Client::connect_with(&server, &[ACME]);
+    assert_eq!(setup(&mut client, "heavy"), 100);
+    // Within the initial credit, whose bytes nobody could know.
+    for _ in 0..10 {
+        client.send(&request(Some(60), &[&[b'x'; 10_000]]));
+    }
+    let refusal = loop {
+        let response: ProduceResponse = client.receive_as();
+        if code(&response.status) != 201 {
+            break response;
+        }
+    };
+    let status = refusal.status.clone().unwrap();
+    assert_eq!(status.status_code(), 429);
+    assert!(status.reason_phrase().contains("project_bytes_per_sec = 10000"), "{status:?}");
+    assert!(refusal.msgnum_status_is_thru() < 10);
+    end(&mut client);
+    // Larger than a second's bytes: let through alone, when nothing is owed.
+    common::eventually("one more", || {
+        if setup(&mut client, "heavy") != 100 {
+            end(&mut client);
+            return None;
+        }
+        client.send(&request(Some(60), &[&[b'x'; 15_000]]));
+        let stored = code(&client.receive_as::<ProduceResponse>().status) == 201;
+        end(&mut client);
+        stored.then_some(())
+    });
+    neighbour.leave();
+}
+
+#[test]
+fn queues_of_a_shard_and_times_to_live_are_limited() {
+    let server = Server::start(&["--cores", "0", "--max-queues", "3", "--ttl-max", "100"]);
+    let neighbour = Neighbour::beside(&server);
+    let mut client = Client::connect(&server);
+    for queue in ["one", "two"] {
+        assert_eq!(setup(&mut client, queue), 100);
+        end(&mut client);
+    }
+    assert_eq!(setup(&mut client, "three"), 503, "the neighbour has one, too");
+    end(&mut client);
+    assert_eq!(setup(&mut client, "one"), 100, "what is there is served");
+    client.send(&request(Some(101), &[b"too long"]));
+    client.send(&request(Some(100), &[b"not too long"]));
+    let fates: Vec<u32> = (0..2).map(|_| code(&client.receive_as::<ProduceResponse>().status)).collect();
+    assert_eq!(fates, [400, 201]);
+    neighbour.leave();
+}
+
+#[test]
+fn a_producer_that_is_idle_does_not_keep_the_rate_from_others() {
+    let server = Server::start(&["--cores", "0-1", "--project-messages-per-sec", "2000"]);
+    let mut idle: Vec<Client> = (0..5).map(|_| Client::connect_with(&server, &[ACME])).collect();
+    for client in &mut idle {
+        assert_eq!(setup(client, "idle"), 100);
+        client.send(&request(Some(60), &[b"one"]));
+        assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 201);
+    }
+    let mut client = Client::connect_with(&server, &[ACME]);
+    let acknowledged = send_within_credit(&mut client, b"x", Duration::from_secs(3));
+    assert!((5_000..=8_100).contains(&acknowledged), "{acknowledged} in 3 s at 2,000 a second");
+    // Nor do they keep a shard awake: waiting for credit is sleeping.
+    let before = server.cpu_time();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = server.cpu_time() - before;
+    assert!(used < Duration::from_secs(1), "{used:?} of CPU time in 2 s of waiting");
+}
+
+#[test]
 fn bytes_a_second_are_paced_by_credit() {
     let server = Server::start(&["--cores", "0-1", "--project-bytes-per-sec", "400KB"]);
     let neighbour = Neighbour::beside(&server);

@@ -1,6 +1,7 @@
 //! `millstream serve`.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -117,12 +118,19 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         print!("{}", defaults().as_ref().map(default_file).unwrap_or_default());
         return Ok(ExitCode::SUCCESS);
     }
-    let loaded = load(args.config.as_deref(), std::env::vars().collect(), args.settings)?;
+    let loaded = load(args.config.as_deref(), environment(), args.settings)?;
     if args.check_config {
         print!("{}\n{}", loaded.describe(), memory::describe(&loaded.config));
         return Ok(ExitCode::SUCCESS);
     }
     serve(&loaded)
+}
+
+/// The environment; what is no text is none of ours.
+fn environment() -> HashMap<String, String> {
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).collect()
 }
 
 fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
@@ -155,6 +163,9 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
         test_echo = config.settings.policy.test_echo,
         "millstream serves"
     );
+    if config.settings.test_faults {
+        tracing::warn!("test_faults is on: any client can end this process");
+    }
     if let Some(control) = control {
         control.serve(server.probe())?;
     }

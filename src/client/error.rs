@@ -27,7 +27,8 @@ impl ClientError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Io(_) | Self::Closed(_) => true,
-            Self::Refused(refusal) => refusal.status >= 500,
+            // 429: the project has as many connections as it may have, perhaps one that was lost a moment ago.
+            Self::Refused(refusal) => refusal.status >= 500 || refusal.status == 429,
             Self::Address(_) | Self::Broken(_) => false,
         }
     }

@@ -1,13 +1,9 @@
 //! Combinations of settings that cannot work, each refused with the key and the limit.
 
 use std::fmt;
-use std::time::Duration;
 
-use super::{ServerConfig, Settings, StoreKind, WhenFull, allowed_cores};
+use super::{ControlListen, ServerConfig, Settings, StoreKind, WhenFull, allowed_cores};
 use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
-
-/// The shortest silence and the shortest handshake: less, and a shard would do nothing but look at the time.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Settings that cannot work; the text names the key and the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +31,6 @@ impl Settings {
         let eighth = self.shard_budget_bytes / 8;
         let (ttl_min, ttl_max) = self.ttl_secs;
         let s = self;
-        let at_least = |key: &str, value: Duration| {
-            (value < SHORTEST_INTERVAL, format!("{key}: {value:?} is below {SHORTEST_INTERVAL:?}"))
-        };
         let exceeds = |key: &str, value: usize, limit_key: &str, limit: usize| {
             (value > limit, format!("{key}: {value} is above {limit_key} = {limit}"))
         };
@@ -75,8 +68,6 @@ impl Settings {
                     s.drain_consume_timeout, s.drain_timeout
                 ),
             ),
-            at_least("ping_interval", s.ping_interval),
-            at_least("handshake_timeout", s.handshake_timeout),
             exceeds("foothold_bytes", s.foothold_bytes, "large_pb_bytes", s.large_pb_bytes),
             exceeds("large_pb_bytes", s.large_pb_bytes, "receive_window_bytes", s.receive_window_bytes),
             exceeds(
@@ -115,6 +106,9 @@ impl ServerConfig {
         let StoreKind::Memory = self.store;
         // A store that drops never refuses, so it must hold the largest batch.
         let least = shards * (self.settings.max_pb_bytes + 2 * self.settings.append_batch_bytes);
+        if self.listen.port() == u16::MAX && self.control_listen == ControlListen::Next {
+            return Err(Unworkable("control_listen: there is no port after 65535; name one, or off".into()));
+        }
         first_broken([(
             self.memory_full == WhenFull::DropOldest && self.memory_bytes < least,
             format!(
@@ -130,6 +124,7 @@ impl ServerConfig {
 mod tests {
     use super::*;
     use crate::names::Project;
+    use std::time::Duration;
 
     #[test]
     fn the_defaults_work_and_what_cannot_work_is_named_with_its_limit() {
@@ -151,6 +146,5 @@ mod tests {
             "ping_interval: 91s is above idle_timeout = 90s",
         );
         broken(|s| s.drain_timeout = Duration::from_secs(1), "drain_consume_timeout: 5s is above");
-        broken(|s| s.handshake_timeout = Duration::ZERO, "handshake_timeout: 0ns is below 10ms");
     }
 }

@@ -13,8 +13,11 @@ use crate::names::Project;
 /// What the environment's variables begin with.
 pub const PREFIX: &str = "MILLSTREAM_";
 
-/// Variables of that kind that are no settings: where the file is; what the tests of this project are told by.
-const OTHER_VARIABLES: [&str; 2] = ["config", "seeds"];
+/// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
+const OTHER_VARIABLES: [&str; 3] = ["config", "seeds", "bench_seconds"];
+
+/// What Kubernetes sets for a service that is called millstream: `MILLSTREAM_SERVICE_HOST`, `MILLSTREAM_PORT_9000_TCP`, …
+const OTHER_PREFIXES: [&str; 2] = ["service_", "port"];
 
 /// A configuration, and where each value came from.
 #[derive(Clone, Debug)]
@@ -23,24 +26,6 @@ pub struct Loaded {
     pub config: ServerConfig,
     /// By key; what is not here is a default.
     pub origins: BTreeMap<&'static str, String>,
-}
-
-/// The flags that were given, as a source.
-#[derive(Clone, Debug)]
-struct Flags(HashMap<String, String>);
-
-impl Source for Flags {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        let value = |(key, text): (&String, &String)| {
-            let flag = format!("--{}", key.replace('_', "-"));
-            (key.clone(), Value::new(Some(&flag), ValueKind::String(text.clone())))
-        };
-        Ok(self.0.iter().map(value).collect())
-    }
 }
 
 /// Merges the sources, reads every value, and refuses what cannot work. `file` is the one of `--config`; without it that of
@@ -66,12 +51,20 @@ pub fn load(
     let of_environment =
         Environment::default().prefix(PREFIX.trim_end_matches('_')).source(Some(environment));
     let variables = of_environment.collect().map_err(|error| Unworkable(error.to_string()))?;
-    let variables = variables.into_iter().filter(|(key, _)| !OTHER_VARIABLES.contains(&&key[..]));
+    let is_ours = |key: &str| {
+        !OTHER_VARIABLES.contains(&key) && !OTHER_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+    };
+    let variables = variables.into_iter().filter(|(key, _)| is_ours(key));
     let named = |(key, value): (String, Value)| {
         let variable = format!("{PREFIX}{}", key.to_ascii_uppercase());
         (key, Value::new(Some(&variable), value.kind))
     };
-    let builder = builder.add_source(Values(variables.map(named).collect())).add_source(Flags(flags));
+    let flag = |(key, text): (String, String)| {
+        let flag = format!("--{}", key.replace('_', "-"));
+        (key, Value::new(Some(&flag), ValueKind::String(text)))
+    };
+    let builder = builder.add_source(Values(variables.map(named).collect()));
+    let builder = builder.add_source(Values(flags.into_iter().map(flag).collect()));
     let merged = collect(builder).map_err(|error| Unworkable(error.to_string()))?;
     let default_project = Project::parse("default").map_err(|error| Unworkable(error.to_string()))?;
     let mut loaded = Loaded { config: ServerConfig::new(default_project), origins: BTreeMap::new() };
@@ -97,7 +90,7 @@ pub fn load(
     Ok(loaded)
 }
 
-/// Values as they are.
+/// Values as they are, each with its origin.
 #[derive(Clone, Debug)]
 struct Values(Map<String, Value>);
 
@@ -173,8 +166,12 @@ mod tests {
             "partitions = 2\nproduce_window = 200\nidle_timeout = \"40s\"\nauto_create = false\n\
              allowed_origins = [\"https://a.example\", \"https://b.example\"]\n",
         );
-        let environment =
-            strings(&[("MILLSTREAM_PARTITIONS", "3"), ("MILLSTREAM_PRODUCE_WINDOW", "300"), ("OTHER", "x")]);
+        let environment = strings(&[
+            ("MILLSTREAM_PARTITIONS", "3"),
+            ("MILLSTREAM_PRODUCE_WINDOW", "300"),
+            ("MILLSTREAM_PORT_9000_TCP", "tcp://10.0.0.1:9000"),
+            ("OTHER", "x"),
+        ]);
         let flags = strings(&[("partitions", "4")]);
         let loaded = load(Some(&path), environment.clone(), flags).unwrap();
         let settings = &loaded.config.settings;

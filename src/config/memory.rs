@@ -6,8 +6,8 @@
 use super::ServerConfig;
 use super::StoreKind;
 use crate::limits::{
-    CONNECTION_BYTES, FATE_BYTES, FATES_PRESSED, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
-    SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS,
+    CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, FATES_PRESSED, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES,
+    SHARD_BYTES, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS,
 };
 use crate::store::Fence;
 
@@ -29,22 +29,24 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
     let of_shards = |bytes: usize| shards * bytes as u64;
     let streaming = settings.receive_bytes_pressed
         + settings.send_buffer_bytes_pressed
-        + settings.pong_bytes
-        + FATES_PRESSED * FATE_BYTES;
+        + settings.foothold_bytes
+        + FATES_PRESSED * FATE_BYTES
+        + CURSOR_BYTES * usize::from(settings.partitions);
     let of_connection = CONNECTION_BYTES + streaming.max(settings.handshake_max_bytes);
     let largest = settings.max_pb_bytes.max(settings.send_buffer_bytes + settings.consume_batch_bytes);
     let of_queue = QUEUE_BYTES * shards as usize + PARTITION_BYTES * usize::from(settings.partitions);
     let StoreKind::Memory = config.store;
     vec![
-        Item { what: "stored messages", keys: "memory_bytes", bytes: config.memory_bytes as u64 },
+        // A batch may have an eighth of spare room.
+        Item { what: "stored messages", keys: "memory_bytes", bytes: config.memory_bytes as u64 / 8 * 9 },
         Item {
             what: "what connections reserve and hold",
             keys: "shard_budget_bytes, max_pb_bytes",
-            bytes: of_shards(2 * settings.shard_budget_bytes + 2 * largest),
+            bytes: of_shards(3 * settings.shard_budget_bytes + 2 * largest),
         },
         Item {
             what: "what each connection may have beyond that",
-            keys: "max_connections, handshake_max_bytes, …_pressed, pong_bytes",
+            keys: "max_connections, handshake_max_bytes, …_pressed, foothold_bytes, partitions",
             bytes: of_shards(settings.max_connections * of_connection),
         },
         Item {

@@ -95,8 +95,6 @@ pub struct Settings {
     pub send_buffer_bytes: usize,
     /// The same while the shard's budget is used up.
     pub send_buffer_bytes_pressed: usize,
-    /// Bytes of pongs beyond a full send buffer.
-    pub pong_bytes: usize,
     /// Batches that a shard's inbox holds.
     pub inbox_batches: usize,
     /// Batches taken from the inbox between two connections.
@@ -120,7 +118,7 @@ pub struct ProjectLimits {
     pub queues: u64,
     /// Messages produced a second.
     pub messages_per_sec: u64,
-    /// Bytes produced a second, keys and payloads.
+    /// Bytes of ProduceRequests a second.
     pub bytes_per_sec: u64,
 }
 
@@ -175,7 +173,6 @@ impl Settings {
             receive_bytes_pressed: 4 << 10,
             send_buffer_bytes: 256 << 10,
             send_buffer_bytes_pressed: 4 << 10,
-            pong_bytes: 4 << 10,
             inbox_batches: 1024,
             inbox_batches_per_look: 64,
             // A pass costs 7 µs.
@@ -231,7 +228,8 @@ impl ControlListen {
     pub fn address(self, listen: SocketAddr) -> Option<SocketAddr> {
         match self {
             Self::Next => {
-                Some(([127, 0, 0, 1], if listen.port() == 0 { 0 } else { listen.port() + 1 }).into())
+                let port = if listen.port() == 0 { Some(0) } else { listen.port().checked_add(1) };
+                port.map(|port| ([127, 0, 0, 1], port).into())
             }
             Self::At(address) => Some(address),
             Self::Off => None,

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{ControlListen, LogFormat, ServerConfig, StoreKind, WhenFull, parse_cores};
-use crate::limits::PARTITIONS_MAX;
+use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
 use crate::names::Project;
 
 /// What a setting's text means.
@@ -62,7 +62,8 @@ const LOGS: &str = "Logs";
 const TESTS: &str = "For tests";
 
 const GIB: u64 = 1 << 30;
-const MAX: u64 = u64::MAX;
+/// The shortest silence, handshake and pb: less, and a shard would do nothing but look at the time.
+const SHORTEST_MS: u64 = 10;
 /// The longest duration: a year.
 const LONGEST_MS: u64 = 366 * 86_400_000;
 
@@ -73,12 +74,12 @@ macro_rules! number {
     };
 }
 
-/// A duration of the settings.
+/// A duration of the settings, from so many milliseconds on.
 macro_rules! duration {
-    ($field:ident) => {
+    ($field:ident, $shortest:expr) => {
         Access::Number(
             (|c| c.settings.$field.as_millis() as u64, |c, ms| c.settings.$field = Duration::from_millis(ms)),
-            0..=LONGEST_MS,
+            $shortest..=LONGEST_MS,
         )
     };
 }
@@ -271,7 +272,7 @@ pub static SETTINGS: &[Setting] = &[
         "discard_limit_bytes",
         Bytes,
         "What a client may go on sending after its operation has failed; beyond: closed with 1008",
-        number!(settings.discard_limit_bytes, 0..=MAX),
+        number!(settings.discard_limit_bytes, 0..=i64::MAX as u64),
     ),
     setting(
         MESSAGES,
@@ -305,49 +306,49 @@ pub static SETTINGS: &[Setting] = &[
         "handshake_timeout",
         Kind::Duration,
         "How long a handshake may take; beyond: 408",
-        duration!(handshake_timeout),
+        duration!(handshake_timeout, SHORTEST_MS),
     ),
     setting(
         TIMES,
         "pb_timeout",
         Kind::Duration,
         "How long a protobuf message that was begun may take; beyond: the operation ends with 408",
-        duration!(pb_timeout),
+        duration!(pb_timeout, SHORTEST_MS),
     ),
     setting(
         TIMES,
         "ping_interval",
         Kind::Duration,
         "Silence after which a client is pinged",
-        duration!(ping_interval),
+        duration!(ping_interval, SHORTEST_MS),
     ),
     setting(
         TIMES,
         "idle_timeout",
         Kind::Duration,
         "Silence after which a client is closed with 1001",
-        duration!(idle_timeout),
+        duration!(idle_timeout, SHORTEST_MS),
     ),
     setting(
         TIMES,
         "drain_timeout",
         Kind::Duration,
         "How long draining may take after SIGTERM",
-        duration!(drain_timeout),
+        duration!(drain_timeout, 0),
     ),
     setting(
         TIMES,
         "drain_consume_timeout",
         Kind::Duration,
         "How much of it consumers get",
-        duration!(drain_consume_timeout),
+        duration!(drain_consume_timeout, 0),
     ),
     setting(
         FLOW,
         "produce_window",
         Count,
         "Messages that a produce operation may have outstanding; sent beyond its credit: 429",
-        number!(settings.produce_window, 1..=u32::MAX as u64),
+        number!(settings.produce_window, INITIAL_CREDIT as u64..=u32::MAX as u64),
     ),
     setting(
         FLOW,
@@ -389,14 +390,14 @@ pub static SETTINGS: &[Setting] = &[
         "consume_linger",
         Kind::Duration,
         "How long messages wait for others to share their ConsumeResponse",
-        duration!(consume_linger),
+        duration!(consume_linger, 0),
     ),
     setting(
         FLOW,
         "marker_wait",
         Kind::Duration,
         "How long an owed marker waits for a message to come with",
-        duration!(marker_wait),
+        duration!(marker_wait, 0),
     ),
     setting(
         FLOW,
@@ -417,21 +418,21 @@ pub static SETTINGS: &[Setting] = &[
         "project_max_connections",
         Count,
         "Connections; beyond: 429 in place of the handshake",
-        number!(settings.per_project.connections, 0..=MAX),
+        number!(settings.per_project.connections, 0..=i64::MAX as u64),
     ),
     setting(
         CLIENTS,
         "project_max_operations",
         Count,
         "Operations open at once; beyond: 429 at setup",
-        number!(settings.per_project.operations, 0..=MAX),
+        number!(settings.per_project.operations, 0..=i64::MAX as u64),
     ),
     setting(
         CLIENTS,
         "project_max_queues",
         Count,
         "Queues created; beyond: 429 at setup",
-        number!(settings.per_project.queues, 0..=MAX),
+        number!(settings.per_project.queues, 0..=i64::MAX as u64),
     ),
     setting(
         CLIENTS,
@@ -444,7 +445,7 @@ pub static SETTINGS: &[Setting] = &[
         CLIENTS,
         "project_bytes_per_sec",
         Bytes,
-        "Payloads and keys produced a second; likewise",
+        "Bytes of ProduceRequests a second; likewise",
         number!(settings.per_project.bytes_per_sec, 0..=1024 * GIB),
     ),
     setting(
@@ -471,14 +472,14 @@ pub static SETTINGS: &[Setting] = &[
         MEMORY,
         "foothold_bytes",
         Bytes,
-        "What a cut protobuf message is given before it has brought more than that",
+        "What is kept of a cut protobuf message before memory is reserved for it; each connection may hold so much beyond the budget",
         number!(settings.foothold_bytes, 1..=GIB),
     ),
     setting(
         MEMORY,
         "large_pb_bytes",
         Bytes,
-        "Cut protobuf messages longer than this share a half of the budget, shorter ones a quarter",
+        "Cut protobuf messages longer than this share a half of the budget, shorter ones an eighth",
         number!(settings.large_pb_bytes, 1..=GIB),
     ),
     setting(
@@ -515,13 +516,6 @@ pub static SETTINGS: &[Setting] = &[
         Bytes,
         "The same while the budget is used up; each connection may hold so much beyond it",
         number!(settings.send_buffer_bytes_pressed, 1..=GIB),
-    ),
-    setting(
-        MEMORY,
-        "pong_bytes",
-        Bytes,
-        "Pongs beyond a full send buffer; a ping that finds no room is not answered",
-        number!(settings.pong_bytes, 139..=GIB),
     ),
     setting(
         MEMORY,
@@ -637,7 +631,11 @@ impl Setting {
             (Kind::Choice(choices), _) => choices.join(" or "),
             (_, Access::Number(_, range)) => {
                 let (least, most) = (self.show_number(*range.start()), self.show_number(*range.end()));
-                if *range.end() == MAX { format!("at least {least}") } else { format!("{least} to {most}") }
+                if *range.end() == i64::MAX as u64 {
+                    format!("at least {least}")
+                } else {
+                    format!("{least} to {most}")
+                }
             }
             _ => "text".into(),
         }
@@ -771,6 +769,14 @@ mod tests {
             assert_eq!(setting.get(&config), text, "{}", setting.key);
             assert_eq!(SETTINGS.iter().filter(|other| other.key == setting.key).count(), 1);
         }
+    }
+
+    #[test]
+    fn the_readme_shows_this_table() {
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        let table = markdown(&defaults());
+        // Whoever changes a setting pastes what this prints.
+        assert!(readme.contains(&table), "README.md does not hold:\n{table}");
     }
 
     #[test]

@@ -20,13 +20,17 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::shard::AbortOnPanic;
-use crate::shard::core::ShardSnapshot;
 use crate::shard::probe::Probe;
 
 /// How long a shard may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a full inbox is given before it is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// A control port that listens and does not yet serve.
 #[derive(Debug)]
@@ -70,25 +74,31 @@ impl Control {
     }
 }
 
-/// What every shard says of itself; the first that does not answer, where there is one.
-async fn snapshots(probe: &Probe) -> Result<Vec<ShardSnapshot>, usize> {
-    let answers: Vec<_> = (0..probe.shards())
-        .map(|shard| {
-            let (reply, answer) = tokio::sync::oneshot::channel();
-            // Fails where nobody waits any more.
-            let asked = probe.ask(shard, move |snapshot| drop(reply.send(snapshot)));
-            (shard, asked, answer)
-        })
-        .collect();
-    let mut snapshots = Vec::new();
-    let until = tokio::time::Instant::now() + ANSWER_TIMEOUT;
-    for (shard, asked, answer) in answers {
+/// What every shard answers; the first that does not, where there is one. A full inbox is asked again until the time is up.
+async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bool) -> Result<Vec<T>, usize> {
+    let until = Instant::now() + ANSWER_TIMEOUT;
+    let mut answers = Vec::new();
+    for shard in 0..probe.shards() {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            if ask(shard, reply) {
+                answers.push(answer);
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(shard);
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
+    }
+    let mut given = Vec::new();
+    for (shard, answer) in answers.into_iter().enumerate() {
         match tokio::time::timeout_at(until, answer).await {
-            Ok(Ok(snapshot)) if asked => snapshots.push(snapshot),
+            Ok(Ok(one)) => given.push(one),
             _ => return Err(shard),
         }
     }
-    Ok(snapshots)
+    Ok(given)
 }
 
 fn silent(shard: usize) -> Response {
@@ -97,7 +107,13 @@ fn silent(shard: usize) -> Response {
 }
 
 async fn healthz(State(probe): State<Arc<Probe>>) -> Response {
-    match snapshots(&probe).await {
+    let asked = ask_all(&probe, |shard, reply| {
+        probe.ping(shard, move |there| {
+            // Fails where nobody waits any more.
+            let _ = reply.send(there);
+        })
+    });
+    match asked.await {
         Ok(_) => "ok\n".into_response(),
         Err(shard) => silent(shard),
     }
@@ -111,7 +127,8 @@ async fn readyz(State(probe): State<Arc<Probe>>) -> Response {
 }
 
 async fn metrics(State(probe): State<Arc<Probe>>) -> Response {
-    let snapshots = match snapshots(&probe).await {
+    let asked = ask_all(&probe, |shard, reply| probe.ask(shard, move |answer| drop(reply.send(answer))));
+    let snapshots = match asked.await {
         Ok(snapshots) => snapshots,
         Err(shard) => return silent(shard),
     };

@@ -1,8 +1,8 @@
 //! Splits a half into pbs (protocol section 2): a varint of at most five bytes, then as many bytes.
 //!
-//! A whole pb is handed on where it lies. Of a cut one only the missing rest is waited for, in memory that was
-//! reserved from the budget before it was kept: at first a foothold, because a length is only a claim, and the whole length
-//! once the peer has sent more than that.
+//! A whole pb is handed on where it lies. Of a cut one only the missing rest is waited for. A length is only a claim: the first
+//! `foothold_bytes` of a cut pb are kept without asking anybody, then memory is reserved before it is kept, at most twice
+//! what has come.
 
 use crate::budget::{Budget, Share, Wanted};
 use crate::error::PeerFault;
@@ -31,21 +31,36 @@ pub enum Step<'a> {
 }
 
 /// See the module's page.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Delimiter {
     /// The length so far, and how many bytes of it came.
     length: u64,
     length_bytes: u8,
     /// The length is whole and checked.
     known: bool,
-    /// Bytes reserved, and which of them count in the share of a cut pb.
+    /// Bytes reserved, and how many of them count in which share of cut pbs.
     reserved: usize,
-    cut: Option<Wanted>,
+    cut: (Share, usize),
     /// What [`Step::Wait`] said.
     wanted: Option<Wanted>,
     body: Vec<u8>,
     /// The body was handed on by the last call.
     handed: bool,
+}
+
+impl Default for Delimiter {
+    fn default() -> Self {
+        Self {
+            length: 0,
+            length_bytes: 0,
+            known: false,
+            reserved: 0,
+            cut: (Share::Whole, 0),
+            wanted: None,
+            body: Vec::new(),
+            handed: false,
+        }
+    }
 }
 
 impl Delimiter {
@@ -75,24 +90,26 @@ impl Delimiter {
         let rest = &input[used..];
         let missing = length - self.body.len();
         let is_whole = rest.len() >= missing;
+        let came = self.body.len() + rest.len();
         let (needed, share) = if is_whole {
             (length, Share::Whole)
-        } else if self.body.len() + rest.len() <= limits.foothold_bytes.min(length) {
-            (limits.foothold_bytes.min(length), Share::Whole)
-        } else if length <= limits.large_bytes {
-            (length, Share::CutSmall)
+        } else if came <= limits.foothold_bytes {
+            (0, Share::Whole)
         } else {
-            (length, Share::CutLarge)
+            let share = if length <= limits.large_bytes { Share::CutSmall } else { Share::CutLarge };
+            (length.min(2 * came), share)
         };
-        if self.reserved < needed {
-            self.wanted = Some(Wanted { bytes: needed - self.reserved, share });
+        if self.reserved < came.min(needed) || (is_whole && self.reserved < length) {
+            let (bytes, rest) = (needed - self.reserved, length - self.reserved);
+            self.wanted = Some(Wanted { bytes, rest, share });
             if let Some(wanted) = self.reserve(budget) {
                 return Ok((used, Step::Wait(wanted)));
             }
         }
         if !is_whole {
-            if self.body.capacity() < self.reserved && !rest.is_empty() {
-                self.body.reserve_exact(self.reserved - self.body.len());
+            let room = self.reserved.max(limits.foothold_bytes.min(length));
+            if self.body.capacity() < room && !rest.is_empty() {
+                self.body.reserve_exact(room - self.body.len());
             }
             self.body.extend_from_slice(rest);
             return Ok((input.len(), Step::More));
@@ -115,25 +132,26 @@ impl Delimiter {
     /// Reserves what is waited for; says what that is where the budget has no room.
     pub fn reserve(&mut self, budget: &mut Budget) -> Option<Wanted> {
         let wanted = self.wanted?;
-        if !budget.try_reserve(wanted) {
+        // An empty pb needs nothing, and waits behind nobody.
+        let bytes = if wanted.bytes == 0 { 0 } else { budget.try_reserve(wanted) };
+        if bytes < wanted.bytes {
             return Some(wanted);
         }
         self.wanted = None;
-        self.reserved += wanted.bytes;
+        self.reserved += bytes;
         if wanted.share != Share::Whole {
-            self.cut = Some(wanted);
+            self.cut = (wanted.share, self.cut.1 + bytes);
         }
         None
     }
 
     fn leave_share(&mut self, budget: &mut Budget) {
-        if let Some(cut) = self.cut.take() {
-            budget.leave_share(cut);
-        }
+        let (share, bytes) = std::mem::replace(&mut self.cut, (Share::Whole, 0));
+        budget.leave_share(share, bytes);
     }
 
-    /// Bytes that it has reserved, and which of them count in the share of a cut pb.
-    pub fn reserved(&self) -> (usize, Option<Wanted>) {
+    /// Bytes that it has reserved, and how many of them count in which share of cut pbs.
+    pub fn reserved(&self) -> (usize, (Share, usize)) {
         (self.reserved, self.cut)
     }
 
@@ -239,34 +257,37 @@ mod tests {
     }
 
     #[test]
-    fn a_pb_waits_for_the_budget_before_its_body_is_kept() {
+    fn a_whole_pb_waits_for_the_budget() {
         let (mut delimiter, mut budget) = (Delimiter::default(), Budget::new(10));
-        let whole = |bytes| Wanted { bytes, share: Share::Whole };
-        assert!(budget.try_reserve(whole(8)));
+        let whole = |bytes| Wanted { bytes, rest: bytes, share: Share::Whole };
+        assert_eq!(budget.try_reserve(whole(8)), 8);
         let input = [3, 1, 2, 3];
         assert_eq!(delimiter.next(&input, limits(10), &mut budget), Ok((1, Step::Wait(whole(3)))));
         budget.release(8);
-        assert_eq!(delimiter.next(&input[1..3], limits(10), &mut budget), Ok((2, Step::More)));
-        assert_eq!(budget.reserved(), 3);
-        delimiter.reset(&mut budget);
-        assert_eq!(budget.reserved(), 0);
+        assert_eq!(delimiter.next(&input[1..], limits(10), &mut budget), Ok((3, Step::Pb(&[1, 2, 3]))));
+        assert_eq!(budget.reserved(), 3, "and now the caller's");
     }
 
     #[test]
-    fn a_claim_costs_a_foothold_until_more_than_that_has_come() {
+    fn a_claim_costs_nothing_and_what_has_come_twice_itself() {
         let (mut delimiter, mut budget) = (Delimiter::default(), Budget::new(64 << 20));
         let mut input = Vec::new();
         write_varint(8 << 20, &mut input);
         input.push(1);
         assert_eq!(delimiter.next(&input, limits(8 << 20), &mut budget), Ok((input.len(), Step::More)));
-        assert_eq!((budget.reserved(), delimiter.body.capacity()), (16, 16));
-        let more = vec![2; 16];
-        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((more.len(), Step::More)));
-        assert_eq!((budget.reserved(), delimiter.body.capacity()), (8 << 20, 8 << 20));
+        assert_eq!((budget.reserved(), delimiter.body.capacity()), (0, 16));
+        let more = vec![2; 99];
+        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((99, Step::More)));
+        assert_eq!((budget.reserved(), delimiter.body.capacity()), (200, 200));
+        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((99, Step::More)));
+        assert_eq!(budget.reserved(), 200);
+        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((99, Step::More)));
+        assert_eq!(budget.reserved(), 2 * 298);
         let rest = vec![3; 8 << 20];
         let Ok((used, Step::Pb(pb))) = delimiter.next(&rest, limits(8 << 20), &mut budget) else { panic!() };
-        assert_eq!((used, pb.len(), pb[0], pb[1], pb[17]), ((8 << 20) - 17, 8 << 20, 1, 2, 3));
+        assert_eq!((used, pb.len(), pb[0], pb[1], pb[298]), ((8 << 20) - 298, 8 << 20, 1, 2, 3));
         assert_eq!(budget.reserved(), 8 << 20);
-        assert!(budget.fits(Wanted { bytes: 32 << 20, share: Share::CutLarge }), "it has left its share");
+        let large = Wanted { bytes: 32 << 20, rest: 32 << 20, share: Share::CutLarge };
+        assert!(budget.fits(large), "it has left its share");
     }
 }

@@ -96,6 +96,8 @@ pub(super) struct Produce {
     /// Bytes reserved by `building` and `pending`.
     outstanding_bytes: usize,
     quota: Quota,
+    /// The budget was too short to raise the credit.
+    is_withheld: bool,
 }
 
 impl Produce {
@@ -103,7 +105,8 @@ impl Produce {
     pub(super) fn start(operation: OperationId, client: ClientId, routing: Routing, cx: &mut Cx<'_>) -> Self {
         let mut window = ReceiveWindow::new(cx.settings.produce_window);
         let mut quota = Quota::new(cx);
-        if !cx.budget.is_tight() {
+        let is_withheld = cx.budget.is_tight();
+        if !is_withheld {
             window.grant(quota.pay_for(window.grantable(), cx));
         }
         cx.reply.pb(
@@ -127,6 +130,7 @@ impl Produce {
             batches: 0,
             outstanding_bytes: 0,
             quota,
+            is_withheld,
         }
     }
 
@@ -136,6 +140,11 @@ impl Produce {
         let most = if cx.budget.is_pressed() { FATES_PRESSED } else { cx.settings.produce_batches };
         self.outstanding_bytes >= cx.settings.produce_window_bytes
             || self.pending.len().max(self.batches) >= most
+    }
+
+    /// Whether the store has not answered for all that it was given.
+    pub(super) fn waits_for_store(&self) -> bool {
+        self.batches > 0
     }
 
     /// Whether the fate of the next messages is known and not yet said.
@@ -263,7 +272,15 @@ impl Produce {
             self.outstanding_bytes += key_bytes + payload.len();
             self.building_through = number;
         }
-        cx.budget.release(pb.len() - kept);
+        // Records have longer headers than fields: what is left of the pb's bytes stays with the last batch.
+        let left = pb.len() - kept;
+        match self.building.last_mut() {
+            Some(building) if kept > 0 || building.builder.count() > 0 => {
+                building.reserved += left;
+                self.outstanding_bytes += left;
+            }
+            _ => cx.budget.release(left),
+        }
     }
 
     /// The open batch of messages without keys, if it has this TTL, or a new one.
@@ -424,14 +441,21 @@ impl Produce {
 
     /// Raises the credit, unless memory is short, as far as the project's rates go.
     fn grant(&mut self, cx: &Cx<'_>) {
-        if !cx.budget.is_tight() && !self.is_full(cx) {
+        self.is_withheld = cx.budget.is_tight();
+        if !self.is_withheld && !self.is_full(cx) {
             self.window.grant(self.quota.pay_for(self.window.grantable(), cx));
         }
     }
 
-    /// Whether more credit is wanted than could be given.
+    /// Whether more credit is wanted than the budget has allowed. What the project's rates did not allow is waited for by
+    /// [`Self::next_deadline_ms`].
     pub(super) fn is_starved(&self) -> bool {
-        self.is_settled() && self.window.is_low()
+        self.is_withheld && self.is_settled() && self.window.is_low()
+    }
+
+    /// When the project may have more credit to give.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.quota.due_ms().filter(|_| self.is_settled() && self.window.is_low())
     }
 
     /// Messages that may be sent and were not.
@@ -442,11 +466,6 @@ impl Produce {
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.quota.handle_timeout(now);
-    }
-
-    /// When the project may have more credit to give.
-    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
-        self.quota.due_ms().filter(|_| self.is_starved())
     }
 
     /// Whether every message that was received is spoken for.

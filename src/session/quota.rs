@@ -10,8 +10,13 @@ use crate::clock::Now;
 use crate::limits::INITIAL_CREDIT;
 use crate::tenant::Tenant;
 
-/// How often an operation that the rates hold back looks for more, milliseconds.
+/// How often an operation that the rates hold back looks for more, milliseconds; and how many of a project's operations look
+/// in a millisecond at most, however many there are.
 const LOOK_EVERY_MS: u64 = 20;
+const LOOKS_PER_MS: u64 = 50;
+
+/// One operation may be promised this part of a second's messages or bytes, or the initial credit, where that is more.
+const AHEAD_PART: u64 = 10;
 
 /// See the module's page. Invariant: `messages` and `bytes` are paid for and not used.
 #[derive(Debug, Default)]
@@ -41,22 +46,33 @@ impl Quota {
         (self.came > 0).then(|| self.came_bytes.div_ceil(self.came))
     }
 
-    /// How many of `wanted` messages can be promised; pays for them.
+    /// How many of `wanted` messages can be promised; pays for them. No more than a part of the rate is promised to one
+    /// operation at once: what it does not use would be kept from the others.
     pub(super) fn pay_for(&mut self, wanted: u64, cx: &Cx<'_>) -> u64 {
         let Some(tenant) = cx.tenant.filter(|_| self.is_limited) else { return wanted };
+        let (messages_per_sec, bytes_per_sec) = tenant.rates();
         // Before the first has come nobody knows what they have: the initial credit is enough for that.
         let bytes = match self.average_bytes() {
-            Some(bytes) => bytes,
-            None if tenant.rates().1 > 0 => return 0,
+            Some(bytes) => bytes.max(1),
+            None if bytes_per_sec > 0 => return 0,
             None => 0,
         };
+        let ahead = |per_sec: u64, of_one: u64| match per_sec {
+            0 => u64::MAX,
+            _ => (per_sec / AHEAD_PART / of_one.max(1)).max(INITIAL_CREDIT as u64),
+        };
+        let ahead = ahead(messages_per_sec, 1).min(ahead(bytes_per_sec, bytes));
+        let wanted = wanted.min(ahead.saturating_sub(self.messages));
         let count = wanted.min(tenant.available(cx.now.mono_ms, bytes));
         if count > 0 {
             tenant.pay(cx.now.mono_ms, count, count * bytes);
             self.messages += count;
             self.bytes += count * bytes;
         }
-        self.due_ms = (count < wanted).then_some(cx.now.mono_ms + LOOK_EVERY_MS);
+        // Whoever has credit left can use that first.
+        let every_ms = if self.messages == 0 { LOOK_EVERY_MS } else { 10 * LOOK_EVERY_MS };
+        let every_ms = every_ms.max(tenant.operations() / LOOKS_PER_MS);
+        self.due_ms = (count < wanted).then_some(cx.now.mono_ms + every_ms);
         count
     }
 

@@ -220,6 +220,7 @@ impl ServerSession {
             && let Some(fault) = produce.handle_appended(sequence, result)
         {
             self.delimiter.reset(cx.budget);
+            self.operations.pb_due_ms = None;
             self.operations.fail(fault, cx);
         }
     }
@@ -260,6 +261,7 @@ impl ServerSession {
         if matches!(self.operations.state, State::Producing(_)) {
             self.operations.fail(Fault::Draining, cx);
             self.delimiter.reset(cx.budget);
+            self.operations.pb_due_ms = None;
         }
     }
 
@@ -288,13 +290,13 @@ impl ServerSession {
 
     /// What would be left of the budget if this session were gone, but for what its connection holds.
     #[inline]
-    pub fn without_it(&self, budget: &Budget, held: usize) -> Remaining {
-        let (reserved, cut) = self.delimiter.reserved();
+    pub fn without_it(&self, budget: &Budget, held: usize, unsent: usize) -> Remaining {
+        let (reserved, (share, cut)) = self.delimiter.reserved();
         let (building, fates) = match &self.operations.state {
             State::Producing(produce) => produce.has(),
             _ => (0, 0),
         };
-        budget.without(reserved + building, held + fates).without_cut(cut)
+        budget.without(reserved + building, held + fates, unsent).without_cut(share, cut)
     }
 
     /// Our own code has failed in the middle of something: says so, where an operation is open, without looking at anything
@@ -339,6 +341,17 @@ impl ServerSession {
     /// Whether a consume operation is open.
     pub fn is_consuming(&self) -> bool {
         matches!(self.operations.state, State::Consuming(_))
+    }
+
+    /// Whether the client waits for us: for memory, the catalogue or the store.
+    pub fn waits_for_us(&self) -> bool {
+        match &self.operations.state {
+            State::Opening(_) | State::Positioning(_) => true,
+            State::Producing(produce) => self.operations.wanted.is_some() || produce.waits_for_store(),
+            State::AwaitingSetup | State::Consuming(_) | State::Discarding => {
+                self.operations.wanted.is_some()
+            }
+        }
     }
 
     /// Whether a produce operation is open.
@@ -560,6 +573,9 @@ impl Operations {
 
     /// The operation ends with `fault`, once all that was accepted is spoken for. The first fault counts.
     fn fail(&mut self, fault: Fault, cx: &mut Cx<'_>) {
+        if matches!(self.state, State::Discarding) {
+            return;
+        }
         if let State::Producing(produce) = &mut self.state {
             produce.close_batches(cx);
         }

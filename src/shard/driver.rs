@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::core::{ConnectionId, Core, CoreCounters, Message, Token};
+use super::core::{ConnectionId, Core, CoreCounters, Message, ShardSnapshot, Token};
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
 use super::probe::Reply;
@@ -34,7 +34,9 @@ pub enum Delivery {
     /// From another shard: all that it had for this one in a turn.
     Messages(Vec<Message>),
     /// Say how the shard is.
-    Snapshot(Reply),
+    Snapshot(Reply<ShardSnapshot>),
+    /// Say that it is there.
+    Ping(Reply<()>),
     /// Stop, as the protocol says.
     Drain,
 }
@@ -140,11 +142,12 @@ impl<S: Store<Token>> Driver<S> {
                     counters: self.core.counters().clone(),
                 };
             }
+            // Whatever there is to do: nobody's socket is looked at without a pass.
+            if passed.elapsed() >= self.settings.reactor_pass {
+                self.parker.reactor_pass().await;
+                passed = Instant::now();
+            }
             if turn == Turn::More {
-                if passed.elapsed() >= self.settings.reactor_pass {
-                    self.parker.reactor_pass().await;
-                    passed = Instant::now();
-                }
                 continue;
             }
             if turn == Turn::Worked {
@@ -152,13 +155,15 @@ impl<S: Store<Token>> Driver<S> {
             }
             if worked.elapsed() < self.spin {
                 self.parker.reactor_pass().await;
+                passed = Instant::now();
             } else {
                 let deadline =
                     self.core.next_deadline_ms().map(|ms| self.started + Duration::from_millis(ms));
                 let deadline = [deadline, self.drain_until].into_iter().flatten().min();
-                self.parker.park(&self.inbox, deadline).await;
+                if self.parker.park(&self.inbox, deadline).await {
+                    passed = Instant::now();
+                }
             }
-            passed = Instant::now();
         }
     }
 
@@ -207,6 +212,7 @@ impl<S: Store<Token>> Driver<S> {
                         self.core.handle_message(now, message);
                     }
                 }
+                Some(Delivery::Ping(reply)) => reply.give(()),
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(Instant::now() + self.settings.drain_timeout);

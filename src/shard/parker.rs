@@ -150,8 +150,9 @@ impl Parker {
         READY.with(|ready| !ready.borrow().slots.is_empty())
     }
 
-    /// Waits until a socket is ready, something is in the inbox, or `deadline` has come.
-    pub async fn park<T>(&mut self, inbox: &Inbox<T>, deadline: Option<Instant>) {
+    /// Waits until a socket is ready, something is in the inbox, or `deadline` has come. False where that was so already, and
+    /// the reactor had no pass.
+    pub async fn park<T>(&mut self, inbox: &Inbox<T>, deadline: Option<Instant>) -> bool {
         let Self { heartbeat, timer } = self;
         if timer.as_ref().map(|(at, _)| *at) != deadline {
             *timer = deadline.map(|at| (at, Timer::new(at.saturating_duration_since(Instant::now()))));
@@ -180,6 +181,7 @@ impl Parker {
         if timer.as_ref().is_some_and(|(at, _)| *at <= Instant::now()) {
             *timer = None;
         }
+        polled
     }
 
     /// Lets the reactor look at the sockets and timers, and goes on without sleeping.

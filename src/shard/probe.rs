@@ -11,16 +11,16 @@ use super::driver::Delivery;
 use super::inbox::Sender;
 
 /// Takes the answer, on the shard's thread: it must not wait.
-pub struct Reply(Box<dyn FnOnce(ShardSnapshot) + Send>);
+pub struct Reply<T>(Box<dyn FnOnce(T) + Send>);
 
-impl Reply {
+impl<T> Reply<T> {
     /// Gives the answer.
-    pub fn give(self, snapshot: ShardSnapshot) {
-        (self.0)(snapshot);
+    pub fn give(self, answer: T) {
+        (self.0)(answer);
     }
 }
 
-impl fmt::Debug for Reply {
+impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reply")
     }
@@ -53,10 +53,18 @@ impl Probe {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Asks one. False where its inbox is full.
+    /// Asks one how it is: for now and then, it looks at every connection. False where its inbox is full.
     pub fn ask(&self, shard: usize, reply: impl FnOnce(ShardSnapshot) + Send + 'static) -> bool {
-        let Some(sender) = self.shards.get(shard) else { return false };
-        sender.send(Delivery::Snapshot(Reply(Box::new(reply)))).is_ok()
+        self.send(shard, Delivery::Snapshot(Reply(Box::new(reply))))
+    }
+
+    /// Asks one whether it is there. False where its inbox is full.
+    pub fn ping(&self, shard: usize, reply: impl FnOnce(()) + Send + 'static) -> bool {
+        self.send(shard, Delivery::Ping(Reply(Box::new(reply))))
+    }
+
+    fn send(&self, shard: usize, delivery: Delivery) -> bool {
+        self.shards.get(shard).is_some_and(|sender| sender.send(delivery).is_ok())
     }
 
     /// Times that the monitor saw one stand still.

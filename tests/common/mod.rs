@@ -183,6 +183,15 @@ impl Server {
         self.memory("VmRSS:")
     }
 
+    /// CPU time that it has used.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name, which may hold spaces: fields 14 and 15 of proc(5), in ticks of 10 ms.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// The most that it ever had.
     pub fn peak_bytes(&self) -> u64 {
         self.memory("VmHWM:")

@@ -25,6 +25,9 @@ use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
 use crate::ws::{CloseCode, Input, MessageKind, Receiver, Role, Sender};
 
+/// What a buffer of unsent bytes may occupy beyond twice those.
+const UNSENT_SLACK_BYTES: usize = 4 << 10;
+
 /// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
 const CLOSE_LINGER_MS: u64 = 2_000;
 
@@ -91,7 +94,7 @@ pub struct Connection {
     /// Bytes to send, and how many of them are sent.
     out: Vec<u8>,
     sent: usize,
-    /// Bytes of `out` that are counted in the budget: those that the socket did not take.
+    /// Bytes that are counted in the budget for `out`, while the socket has not taken all of it.
     counted: usize,
     /// The socket takes more.
     writable: bool,
@@ -183,6 +186,9 @@ impl Connection {
         let taken = self.process(&mut input, env);
         if taken < input.len() {
             input.drain(..taken);
+            if input.capacity() > 2 * input.len() + UNSENT_SLACK_BYTES {
+                input.shrink_to_fit();
+            }
             env.budget.hold(input.len());
             self.inbound = input;
         }
@@ -214,14 +220,10 @@ impl Connection {
                 }
                 self.start(endpoint, project, client, client_is_known);
                 self.heard_ms = env.now.mono_ms;
-                let mut rest = self.inbound.split_off(used);
-                self.inbound = Vec::new();
-                let taken = self.process(&mut rest, env);
-                rest.drain(..taken);
-                if !rest.is_empty() {
-                    env.budget.hold(rest.len());
-                    self.inbound = rest;
-                }
+                // What came behind it is taken in a call of its own: should that fail, this answer stands.
+                self.inbound.drain(..used);
+                self.inbound.shrink_to_fit();
+                env.budget.hold(self.inbound.len());
             }
             Ok(None) => {}
             Err(refusal) => self.refuse(&refusal, env),
@@ -304,10 +306,7 @@ impl Connection {
                 }
                 Ok(Input::Ping { used, payload }) => {
                     taken += used;
-                    let room = env.settings.send_buffer_bytes + env.settings.pong_bytes;
-                    if self.out.len() - self.sent < room {
-                        self.sender.control(&mut self.out, Opcode::Pong, payload.as_slice());
-                    }
+                    self.sender.control(&mut self.out, Opcode::Pong, payload.as_slice());
                 }
                 Ok(Input::Pong { used }) => taken += used,
                 Ok(Input::Close { code }) => {
@@ -324,13 +323,18 @@ impl Connection {
 
     /// Whether no frame can be taken now.
     fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
-        self.is_unread(env.settings) || self.is_session_blocked(env)
+        self.is_unread(env) || self.is_session_blocked(env)
     }
 
     /// Whether the peer does not read its answers: then it is not asked for more questions.
-    fn is_unread(&self, settings: &Settings) -> bool {
+    fn is_unread(&self, env: &Env<'_>) -> bool {
         let open = matches!(self.phase, Phase::Streaming(_) | Phase::Echoing(_));
-        open && self.out.len() - self.sent >= settings.send_buffer_bytes
+        let most = if env.budget.is_pressed() {
+            env.settings.send_buffer_bytes_pressed
+        } else {
+            env.settings.send_buffer_bytes
+        };
+        open && self.out.len() - self.sent >= most
     }
 
     fn is_session_blocked(&mut self, env: &mut Env<'_>) -> bool {
@@ -400,12 +404,18 @@ impl Connection {
             self.took_ms = now.mono_ms;
         }
         let left = self.out.len() - self.sent;
-        if left > self.counted {
-            budget.hold(left - self.counted);
-        } else {
-            budget.drop_held(self.counted - left);
+        // What is counted is what it occupies, so it must not occupy much more than is left.
+        if left > 0 && self.out.capacity() > 2 * left + UNSENT_SLACK_BYTES {
+            self.out = self.unsent().to_vec();
+            self.sent = 0;
         }
-        self.counted = left;
+        let occupied = if left > 0 { self.out.capacity() } else { 0 };
+        if occupied > self.counted {
+            budget.hold_unsent(occupied - self.counted);
+        } else {
+            budget.drop_unsent(self.counted - occupied);
+        }
+        self.counted = occupied;
         if left > 0 {
             return None;
         }
@@ -469,7 +479,7 @@ impl Connection {
         if !matches!(self.phase, Phase::Handshaking) {
             env.budget.drop_held(self.inbound.len());
         }
-        env.budget.drop_held(self.counted);
+        env.budget.drop_unsent(self.counted);
         self.counted = 0;
         self.inbound = Vec::new();
         self.out = Vec::new();
@@ -487,10 +497,10 @@ impl Connection {
     #[inline]
     pub fn checkpoint(&self, budget: &Budget) -> Checkpoint {
         let inbound = if matches!(self.phase, Phase::Handshaking) { 0 } else { self.inbound.len() };
-        let held = inbound + self.counted;
+        let (held, unsent) = (inbound + self.counted, self.counted);
         let remaining = match &self.phase {
-            Phase::Streaming(session) => session.without_it(budget, held),
-            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => budget.without(0, held),
+            Phase::Streaming(session) => session.without_it(budget, held, unsent),
+            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => budget.without(0, held, unsent),
         };
         Checkpoint { out: self.out.len(), open: self.sender.is_open(), remaining }
     }
@@ -526,8 +536,8 @@ impl Connection {
     /// Time has passed.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
         // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
-        let takes = std::mem::take(&mut self.takes) && self.is_unread(env.settings);
-        if self.is_session_blocked(env) || takes {
+        let takes = std::mem::take(&mut self.takes) && self.is_unread(env);
+        if self.session().is_some_and(ServerSession::waits_for_us) || takes {
             self.heard_ms = env.now.mono_ms;
         }
         let silence = env.now.mono_ms.saturating_sub(self.heard_ms);

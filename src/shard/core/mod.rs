@@ -404,6 +404,19 @@ impl<S: Store<Token>> Core<S> {
         self.connections.len()
     }
 
+    fn connection(&mut self, now: Now, id: ConnectionId) -> Option<(&mut Connection, Env<'_>)> {
+        let connection = self.connections.get_mut(id)?;
+        let env = Env {
+            now,
+            settings: &self.settings,
+            budget: &mut self.budget,
+            commands: &mut self.commands,
+            counters: &mut self.counters,
+            tenants: &self.tenants,
+        };
+        Some((connection, env))
+    }
+
     /// Lets a connection do something. Should its handling panic, that ends this connection and no other.
     #[inline]
     fn serve<R>(
@@ -412,16 +425,8 @@ impl<S: Store<Token>> Core<S> {
         id: ConnectionId,
         handle: impl FnOnce(&mut Connection, &mut Env<'_>) -> R,
     ) -> Option<R> {
-        let connection = self.connections.get_mut(id)?;
-        let checkpoint = connection.checkpoint(&self.budget);
-        let mut env = Env {
-            now,
-            settings: &self.settings,
-            budget: &mut self.budget,
-            commands: &mut self.commands,
-            counters: &mut self.counters,
-            tenants: &self.tenants,
-        };
+        let checkpoint = self.connections.get(id)?.checkpoint(&self.budget);
+        let (connection, mut env) = self.connection(now, id)?;
         let handled = catch_unwind(AssertUnwindSafe(|| handle(connection, &mut env)));
         if handled.is_err() {
             self.handle_panic(now, id, checkpoint);
@@ -434,28 +439,25 @@ impl<S: Store<Token>> Core<S> {
     fn handle_panic(&mut self, now: Now, id: ConnectionId, checkpoint: Checkpoint) {
         self.counters.panics += 1;
         self.commands.clear();
-        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(connection) = self.connections.get(id) else { return };
         let project = connection.project().map(Project::to_string).unwrap_or_default();
+        let queue = connection.queue_name.as_ref().map(QueueName::to_string).unwrap_or_default();
         let (number, peer) = (id.as_u64(), connection.peer());
         tracing::error!(
             connection = number,
             ?peer,
             project,
+            queue,
             "the handling of a connection has panicked: it ends"
         );
-        let mut env = Env {
-            now,
-            settings: &self.settings,
-            budget: &mut self.budget,
-            commands: &mut self.commands,
-            counters: &mut self.counters,
-            tenants: &self.tenants,
-        };
+        let Some((connection, mut env)) = self.connection(now, id) else { return };
         if catch_unwind(AssertUnwindSafe(|| connection.break_off(checkpoint, &mut env))).is_err() {
             // Not even that: it ends without a word.
-            tracing::error!(connection = number, ?peer, project, "and has panicked again");
+            tracing::error!(connection = number, ?peer, project, queue, "and has panicked again");
             checkpoint.restore(&mut self.budget);
             self.connections.remove(id);
+            // So that its socket is looked at, and closed.
+            self.dirty.push_back(id);
         }
         self.mark_dirty(id);
     }
@@ -582,17 +584,19 @@ impl<S: Store<Token>> Core<S> {
         stuck.sort_unstable();
         for (since_ms, id) in stuck {
             let stuck_ms = now.mono_ms - since_ms;
-            if stuck_ms < EVICT_AFTER_MS || self.budget.held() <= self.budget.ceiling() / 8 * 7 {
+            if stuck_ms < EVICT_AFTER_MS || self.budget.unsent() <= self.budget.ceiling() / 8 * 7 {
                 return;
             }
             self.counters.evicted += 1;
             if let Some(connection) = self.connections.get(id) {
                 let project = connection.project().map(Project::as_str).unwrap_or_default();
+                let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
                 let (connection, peer) = (id.as_u64(), connection.peer());
                 tracing::warn!(
                     connection,
                     ?peer,
                     project,
+                    queue,
                     stuck_ms,
                     "memory is short: a client that takes nothing is closed"
                 );
@@ -721,9 +725,15 @@ impl<S: Store<Token>> Core<S> {
         for share in Share::ALL {
             self.wake_waiting_in(now, share);
         }
-        if !self.starved.is_empty() && !self.budget.is_tight() && !self.budget.is_overheld() {
+        // Producers starve while the budget is tight, consumers while too much waits to be sent.
+        let (tight, overheld) = (self.budget.is_tight(), self.budget.is_overheld());
+        if !self.starved.is_empty() && !(tight && overheld) {
             for id in std::mem::take(&mut self.starved) {
-                if let Some(connection) = self.connections.get_mut(id) {
+                let Some(connection) = self.connections.get_mut(id) else { continue };
+                let consumes = connection.session().is_some_and(ServerSession::is_consuming);
+                if if consumes { overheld } else { tight } {
+                    self.starved.push(id);
+                } else {
                     connection.is_starved = false;
                     self.mark_dirty(id);
                 }

@@ -1,0 +1,110 @@
+"""The real binary with clients that are not ours. Prints what held; fails at the first that does not.
+
+    check.py BINARY
+"""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+
+import websockets
+from prometheus_client.parser import text_string_to_metric_families
+
+COUNTER_SUFFIXES = ("_total",)
+UNITS = ("_bytes", "_seconds")
+
+
+class Server:
+    def __init__(self, binary):
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--test-echo"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        line = next(line for line in self.process.stderr if "listen=" in line)
+        self.port = int(re.search(r"listen=127\.0\.0\.1:(\d+)", line)[1])
+        self.control = int(re.search(r"control=127\.0\.0\.1:(\d+)", line)[1])
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(timeout=60) == 0
+
+
+async def echo(port):
+    url = f"ws://127.0.0.1:{port}/echo"
+    async with websockets.connect(url, max_size=None) as peer:
+        assert "Sec-WebSocket-Extensions" not in peer.response.headers, "no extension is agreed on"
+        for size in (0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20, 16 << 20):
+            text, data = "µ" * (size // 2), os.urandom(size)
+            await peer.send(text)
+            assert await peer.recv() == text
+            await peer.send(data)
+            assert await peer.recv() == data
+        # Fragments, and pings among them.
+        async def fragments():
+            for piece in ("frag", "ment", "s €", ""):
+                yield piece
+                pong = await peer.ping(b"between")
+                await asyncio.wait_for(pong, 10)
+        await peer.send(fragments())
+        assert await peer.recv() == "fragments €"
+        messages = [os.urandom(n % 500) for n in range(2_000)]
+        async def send():
+            for message in messages:
+                await peer.send(message)
+        sending = asyncio.create_task(send())
+        for message in messages:
+            assert await peer.recv() == message
+        await sending
+        await peer.close(4321, "bye")
+        assert (peer.close_code, peer.close_reason) == (4321, "")
+    try:
+        await websockets.connect(f"ws://127.0.0.1:{port}/", subprotocols=["chat"])
+        raise AssertionError("an unknown subprotocol was accepted")
+    except websockets.InvalidStatus as refused:
+        assert refused.response.status_code == 400
+    async with websockets.connect(f"ws://127.0.0.1:{port}/", subprotocols=["queuing-streaming.v1"]) as peer:
+        assert peer.subprotocol == "queuing-streaming.v1"
+        await peer.send("text")
+        try:
+            await peer.recv()
+            raise AssertionError("text was accepted")
+        except websockets.ConnectionClosed as closed:
+            assert closed.rcvd.code == 1003
+
+
+def metrics(control):
+    with urllib.request.urlopen(f"http://127.0.0.1:{control}/metrics") as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        page = answer.read().decode()
+    families = list(text_string_to_metric_families(page))
+    assert len(families) > 20
+    for family in families:
+        # The rules of `promtool check metrics`.
+        assert re.fullmatch(r"millstream_[a-z_]+", family.name), family.name
+        assert family.documentation and family.type in ("counter", "gauge"), family
+        for sample in family.samples:
+            is_counter = family.type == "counter"
+            assert sample.name.endswith(COUNTER_SUFFIXES) == is_counter, sample.name
+            for name in sample.labels:
+                assert name in ("shard", "status", "kind"), f"an unbounded label: {name}"
+        for word in ("kib", "kilobytes", "ms", "milliseconds", "us"):
+            assert word not in family.name.split("_"), f"{family.name}: not a base unit"
+        if "bytes" in family.name:
+            assert family.name.endswith(UNITS), family.name
+    for status in ("400", "429", "503"):
+        assert any(s.labels.get("status") == status for f in families for s in f.samples)
+    return len(families)
+
+
+def main():
+    server = Server(sys.argv[1])
+    try:
+        asyncio.run(echo(server.port))
+        print("websockets: echo, fragments, pings, closing and subprotocols hold")
+        print(f"prometheus-client: {metrics(server.control)} metric families hold")
+    finally:
+        server.stop()
+
+
+main()
