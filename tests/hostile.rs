@@ -332,7 +332,11 @@ fn a_thousand_that_ping_and_never_read() {
     let mut streams: Vec<TcpStream> = (0..1_000).map(|_| open(&server)).collect();
     for stream in &mut streams {
         stream.set_nonblocking(true).unwrap();
+        // So that the server holds what its client does not read.
+        socket2::SockRef::from(&*stream).set_recv_buffer_size(4096).unwrap();
     }
+    // So much that the kernel has no more for TCP (tcp_mem), and the server holds the rest; its own retransmissions make the
+    // neighbour wait then, because both ends of all sockets are on this host.
     for _ in 0..5 {
         for stream in &mut streams {
             // Blocked, or closed because memory was short.

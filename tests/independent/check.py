@@ -36,18 +36,20 @@ async def echo(port):
         assert "Sec-WebSocket-Extensions" not in peer.response.headers, "no extension is agreed on"
         for size in (0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20, 16 << 20):
             text, data = "µ" * (size // 2), os.urandom(size)
-            await peer.send(text)
-            assert await peer.recv() == text
-            await peer.send(data)
-            assert await peer.recv() == data
+            for message in (text, data):
+                # The echo begins before the message has ended, and whoever does not read is not read.
+                sending = asyncio.create_task(peer.send(message))
+                assert await peer.recv() == message
+                await sending
         # Fragments, and pings among them.
         async def fragments():
             for piece in ("frag", "ment", "s €", ""):
                 yield piece
                 pong = await peer.ping(b"between")
                 await asyncio.wait_for(pong, 10)
-        await peer.send(fragments())
+        sending = asyncio.create_task(peer.send(fragments()))
         assert await peer.recv() == "fragments €"
+        await sending
         messages = [os.urandom(n % 500) for n in range(2_000)]
         async def send():
             for message in messages:

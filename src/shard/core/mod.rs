@@ -35,10 +35,11 @@ use crate::store::{Completion, Request, Store};
 use crate::tenant::{Permit, Tenants, Use};
 use crate::ws::CloseCode;
 
-/// How long a connection must have taken nothing before it may be closed because memory is short, and how often that is
-/// looked at.
+/// How long a connection must have taken nothing before it may be closed because memory is short; the same once consumers wait
+/// for it; and how often that is looked at.
 const EVICT_AFTER_MS: u64 = 1_000;
-const EVICT_EVERY_MS: u64 = 100;
+const EVICT_OVERHELD_AFTER_MS: u64 = 250;
+const EVICT_EVERY_MS: u64 = 50;
 
 /// How often the store is ticked while it wants nothing.
 const TICK_MS: u64 = 1_000;
@@ -567,10 +568,11 @@ impl<S: Store<Token>> Core<S> {
         }
     }
 
-    /// Closes the connections that have taken nothing for the longest, where what connections hold is more than the budget:
-    /// else memory that nobody takes would keep all consumers from theirs. Their clients go on from a marker.
+    /// Closes the connections that have taken nothing for the longest, where what waits to be sent comes near the budget: else
+    /// memory that nobody takes would keep all consumers from theirs. Their clients go on from a marker.
     fn evict(&mut self, now: Now) {
-        if !self.budget.is_overheld() {
+        let ceiling = self.budget.ceiling();
+        if self.budget.unsent() < ceiling / 4 * 3 {
             self.evict_due_ms = None;
             return;
         }
@@ -582,9 +584,11 @@ impl<S: Store<Token>> Core<S> {
             |id| self.connections.get(id).and_then(Connection::stuck_since_ms).map(|since| (since, id));
         let mut stuck: Vec<_> = self.connections.ids().filter_map(stuck).collect();
         stuck.sort_unstable();
+        // While others are kept from theirs there is less patience.
+        let after_ms = if self.budget.is_overheld() { EVICT_OVERHELD_AFTER_MS } else { EVICT_AFTER_MS };
         for (since_ms, id) in stuck {
             let stuck_ms = now.mono_ms - since_ms;
-            if stuck_ms < EVICT_AFTER_MS || self.budget.unsent() <= self.budget.ceiling() / 8 * 7 {
+            if stuck_ms < after_ms || self.budget.unsent() <= ceiling / 2 {
                 return;
             }
             self.counters.evicted += 1;
@@ -727,7 +731,7 @@ impl<S: Store<Token>> Core<S> {
         }
         // Producers starve while the budget is tight, consumers while too much waits to be sent.
         let (tight, overheld) = (self.budget.is_tight(), self.budget.is_overheld());
-        if !self.starved.is_empty() && !(tight && overheld) {
+        if !tight || !overheld {
             for id in std::mem::take(&mut self.starved) {
                 let Some(connection) = self.connections.get_mut(id) else { continue };
                 let consumes = connection.session().is_some_and(ServerSession::is_consuming);
