@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use config::builder::DefaultState;
 use config::{Config, ConfigBuilder, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::table::{SETTINGS, Setting};
+use super::table::{PREFIX, SETTINGS, Setting};
 use super::{ServerConfig, Unworkable};
 use crate::names::Project;
-
-/// What the environment's variables begin with.
-pub const PREFIX: &str = "MILLSTREAM_";
 
 /// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
 const OTHER_VARIABLES: [&str; 3] = ["config", "seeds", "bench_seconds"];

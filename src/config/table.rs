@@ -11,6 +11,9 @@ use super::{ControlListen, LogFormat, ServerConfig, StoreKind, WhenFull, parse_c
 use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
 use crate::names::Project;
 
+/// What the environment's variables begin with.
+pub const PREFIX: &str = "MILLSTREAM_";
+
 /// What a setting's text means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -621,7 +624,7 @@ impl Setting {
 
     /// The environment's variable.
     pub fn variable(&self) -> String {
-        format!("{}{}", super::load::PREFIX, self.key.to_ascii_uppercase())
+        format!("{}{}", PREFIX, self.key.to_ascii_uppercase())
     }
 
     /// What its text may be, for messages and help.

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::driver::{Delivery, Shared};
+use super::delivery::Delivery;
+use super::driver::Shared;
 use super::inbox::Sender;
 
 /// How long to wait when descriptors or memory have run out, before trying again.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::core::{ConnectionId, Core, CoreCounters, Message, ShardSnapshot, Token};
+use super::core::{ConnectionId, Core, CoreCounters, Token};
+use super::delivery::Delivery;
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
-use super::probe::Reply;
 use super::socket::Socket;
 use crate::clock::Now;
 use crate::config::Settings;
@@ -25,21 +25,6 @@ const SERVE_US: u64 = 500;
 
 /// How often in a turn connections may be sent to again before the sockets are looked at.
 const TRANSMIT_ROUNDS: usize = 4;
-
-/// What comes into a shard's inbox.
-#[derive(Debug)]
-pub enum Delivery {
-    /// From the acceptor.
-    Socket(socket2::Socket, Option<SocketAddr>),
-    /// From another shard: all that it had for this one in a turn.
-    Messages(Vec<Message>),
-    /// Say how the shard is.
-    Snapshot(Reply<ShardSnapshot>),
-    /// Say that it is there.
-    Ping(Reply<()>),
-    /// Stop, as the protocol says.
-    Drain,
-}
 
 /// What the shards of a server share: nothing of the data path.
 #[derive(Debug)]

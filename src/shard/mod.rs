@@ -5,7 +5,7 @@
 //! | `core/` | what a shard decides, without I/O | the shard |
 //! | `driver` | turn after turn | the shard |
 //! | `socket`, `parker` | ready sockets, parking, passes of the reactor | the shard |
-//! | `inbox`, `doorbell` | what other threads send | the shard and its senders |
+//! | `inbox`, `doorbell`, `delivery` | what other threads send | the shard and its senders |
 //! | `preflight` | what the machine must allow | the starting thread |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
 //! | `acceptor`, `monitor` | new connections; stalls and lost wake-ups | their own threads |
@@ -14,6 +14,7 @@
 
 pub mod acceptor;
 pub mod core;
+pub mod delivery;
 pub mod doorbell;
 pub mod driver;
 pub mod executor;

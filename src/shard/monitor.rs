@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::driver::Delivery;
+use super::delivery::Delivery;
 use super::inbox::Sender;
 use super::parker::Heartbeat;
 

@@ -2,29 +2,12 @@
 //!
 //! Runs on whatever thread asks; the answer is made on the shard's. Never waits.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::core::ShardSnapshot;
-use super::driver::Delivery;
+use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
-
-/// Takes the answer, on the shard's thread: it must not wait.
-pub struct Reply<T>(Box<dyn FnOnce(T) + Send>);
-
-impl<T> Reply<T> {
-    /// Gives the answer.
-    pub fn give(self, answer: T) {
-        (self.0)(answer);
-    }
-}
-
-impl<T> fmt::Debug for Reply<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reply")
-    }
-}
 
 /// To ask the shards of a server with; any thread's.
 #[derive(Clone, Debug)]
@@ -55,12 +38,12 @@ impl Probe {
 
     /// Asks one how it is: for now and then, it looks at every connection. False where its inbox is full.
     pub fn ask(&self, shard: usize, reply: impl FnOnce(ShardSnapshot) + Send + 'static) -> bool {
-        self.send(shard, Delivery::Snapshot(Reply(Box::new(reply))))
+        self.send(shard, Delivery::Snapshot(Reply::new(reply)))
     }
 
     /// Asks one whether it is there. False where its inbox is full.
     pub fn ping(&self, shard: usize, reply: impl FnOnce(()) + Send + 'static) -> bool {
-        self.send(shard, Delivery::Ping(Reply(Box::new(reply))))
+        self.send(shard, Delivery::Ping(Reply::new(reply)))
     }
 
     fn send(&self, shard: usize, delivery: Delivery) -> bool {

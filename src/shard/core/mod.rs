@@ -6,7 +6,9 @@
 mod catalogue;
 mod connection;
 mod deadlines;
+mod drain;
 mod message;
+mod shortage;
 mod slab;
 mod snapshot;
 
@@ -22,8 +24,9 @@ use std::sync::Arc;
 
 use self::catalogue::{Catalogue, FullName};
 use self::deadlines::Deadlines;
-use crate::budget::{Budget, Share, Wanted};
-use crate::clock::{Now, millis};
+use self::drain::Drain;
+use crate::budget::{Budget, Wanted};
+use crate::clock::Now;
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
 use crate::limits::{SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS};
@@ -33,13 +36,6 @@ use crate::queue::{QueueId, QueueInfo, home};
 use crate::session::{Command, ServerSession, SessionCounters};
 use crate::store::{Completion, Request, Store};
 use crate::tenant::{Permit, Tenants, Use};
-use crate::ws::CloseCode;
-
-/// How long a connection must have taken nothing before it may be closed because memory is short; the same once consumers wait
-/// for it; and how often that is looked at.
-const EVICT_AFTER_MS: u64 = 1_000;
-const EVICT_OVERHELD_AFTER_MS: u64 = 250;
-const EVICT_EVERY_MS: u64 = 50;
 
 /// How often the store is ticked while it wants nothing.
 const TICK_MS: u64 = 1_000;
@@ -59,19 +55,6 @@ pub struct CoreCounters {
     pub messages_hopped: u64,
     /// What sessions did.
     pub sessions: SessionCounters,
-}
-
-/// How far draining is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drain {
-    /// Not begun.
-    No,
-    /// Producers get their answers.
-    Producers,
-    /// Those of this shard have them.
-    ProducersDone,
-    /// Those of every shard have them: consumers get what is stored.
-    Consumers,
 }
 
 /// See the module's page.
@@ -336,27 +319,6 @@ impl<S: Store<Token>> Core<S> {
         [self.deadlines.next_ms(), self.evict_due_ms, tick].into_iter().flatten().min()
     }
 
-    /// Draining begins (protocol section 3).
-    pub fn handle_drain(&mut self, now: Now) {
-        if self.drain != Drain::No {
-            return;
-        }
-        self.drain = Drain::Producers;
-        self.for_each_connection(now, |connection, env| {
-            if connection.project().is_none() {
-                connection.close(CloseCode::AWAY, env);
-            }
-            connection.with_session(env, |session, cx| session.drain_producers(cx));
-        });
-    }
-
-    /// Whether draining has left nothing to do.
-    pub fn is_drained(&self) -> bool {
-        self.drain == Drain::Consumers
-            && self.connections.is_empty()
-            && self.outboxes.iter().all(Vec::is_empty)
-    }
-
     /// What the shard did.
     pub fn counters(&self) -> &CoreCounters {
         &self.counters
@@ -568,49 +530,6 @@ impl<S: Store<Token>> Core<S> {
         }
     }
 
-    /// Closes the connections that have taken nothing for the longest, where what waits to be sent comes near the budget: else
-    /// memory that nobody takes would keep all consumers from theirs. Their clients go on from a marker.
-    fn evict(&mut self, now: Now) {
-        let ceiling = self.budget.ceiling();
-        if self.budget.unsent() < ceiling / 4 * 3 {
-            self.evict_due_ms = None;
-            return;
-        }
-        if *self.evict_due_ms.get_or_insert(now.mono_ms) > now.mono_ms {
-            return;
-        }
-        self.evict_due_ms = Some(now.mono_ms + EVICT_EVERY_MS);
-        let stuck =
-            |id| self.connections.get(id).and_then(Connection::stuck_since_ms).map(|since| (since, id));
-        let mut stuck: Vec<_> = self.connections.ids().filter_map(stuck).collect();
-        stuck.sort_unstable();
-        // While others are kept from theirs there is less patience.
-        let after_ms = if self.budget.is_overheld() { EVICT_OVERHELD_AFTER_MS } else { EVICT_AFTER_MS };
-        for (since_ms, id) in stuck {
-            let stuck_ms = now.mono_ms - since_ms;
-            if stuck_ms < after_ms || self.budget.unsent() <= ceiling / 2 {
-                return;
-            }
-            self.counters.evicted += 1;
-            if let Some(connection) = self.connections.get(id) {
-                let project = connection.project().map(Project::as_str).unwrap_or_default();
-                let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
-                let (connection, peer) = (id.as_u64(), connection.peer());
-                tracing::warn!(
-                    connection,
-                    ?peer,
-                    project,
-                    queue,
-                    stuck_ms,
-                    "memory is short: a client that takes nothing is closed"
-                );
-            }
-            self.serve(now, id, Connection::abandon);
-            self.mark_dirty(id);
-            self.after(now, id);
-        }
-    }
-
     fn submit(&mut self, now: Now, request: Request<Token>) {
         self.is_asked = true;
         if !self.refused.is_empty() {
@@ -722,92 +641,5 @@ impl<S: Store<Token>> Core<S> {
         });
         self.mark_dirty(id);
         self.after(now, id);
-    }
-
-    /// Whoever waits for memory gets it, in the order of coming.
-    fn wake_waiting(&mut self, now: Now) {
-        for share in Share::ALL {
-            self.wake_waiting_in(now, share);
-        }
-        // Producers starve while the budget is tight, consumers while too much waits to be sent.
-        let (tight, overheld) = (self.budget.is_tight(), self.budget.is_overheld());
-        if !tight || !overheld {
-            for id in std::mem::take(&mut self.starved) {
-                let Some(connection) = self.connections.get_mut(id) else { continue };
-                let consumes = connection.session().is_some_and(ServerSession::is_consuming);
-                if if consumes { overheld } else { tight } {
-                    self.starved.push(id);
-                } else {
-                    connection.is_starved = false;
-                    self.mark_dirty(id);
-                }
-            }
-        }
-    }
-
-    fn wake_waiting_in(&mut self, now: Now, share: Share) {
-        let queue = share as usize;
-        for _ in 0..self.waiting[queue].len() {
-            let Some(id) = self.waiting[queue].front().copied() else { break };
-            // One that waits in another list by now has only left its place here.
-            let waits = self.connections.get(id).filter(|connection| connection.waits_in == Some(share));
-            let wanted = waits.and_then(Connection::wanted).filter(|wanted| wanted.share == share);
-            if wanted.is_some_and(|wanted| !self.budget.fits(wanted)) {
-                break;
-            }
-            self.waiting[queue].pop_front();
-            if let Some(connection) = self.connections.get_mut(id).filter(|one| one.waits_in == Some(share)) {
-                connection.waits_in = None;
-            }
-            // The first in the queue may reserve; whoever comes behind it may not.
-            self.budget.set_waiting(share, 0);
-            if wanted.is_some() {
-                self.serve(now, id, Connection::retry);
-                self.mark_dirty(id);
-                self.after(now, id);
-            }
-            self.budget.set_waiting(share, self.waiting[queue].len());
-        }
-    }
-
-    /// Draining goes on: producers, those of all shards, consumers, then whoever is left.
-    fn advance_drain(&mut self, now: Now) {
-        let sessions = |core: &Self, wanted: fn(&ServerSession) -> bool| {
-            core.connections
-                .ids()
-                .any(|id| core.connections.get(id).and_then(Connection::session).is_some_and(wanted))
-        };
-        if self.drain == Drain::Producers && !sessions(self, ServerSession::is_producing) {
-            self.drain = Drain::ProducersDone;
-            self.shards_done += 1;
-            for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
-                self.outboxes[usize::from(shard)].push(Message::ProducersDrained);
-            }
-        }
-        if self.drain == Drain::ProducersDone && self.shards_done == self.shards {
-            self.drain = Drain::Consumers;
-            let until = now.mono_ms + millis(self.settings.drain_consume_timeout);
-            self.for_each_connection(now, |connection, env| {
-                connection.with_session(env, |session, cx| session.drain_consumers(until, cx));
-            });
-        }
-        if self.drain == Drain::Consumers {
-            for id in self.connections.ids().collect::<Vec<_>>() {
-                let Some(connection) = self.connections.get(id) else { continue };
-                if !connection.is_closing() && !connection.session().is_some_and(ServerSession::is_busy) {
-                    self.serve(now, id, |connection, env| connection.close(CloseCode::AWAY, env));
-                    self.mark_dirty(id);
-                    self.after(now, id);
-                }
-            }
-        }
-    }
-
-    fn for_each_connection(&mut self, now: Now, handle: impl Fn(&mut Connection, &mut Env<'_>)) {
-        for id in self.connections.ids().collect::<Vec<_>>() {
-            self.serve(now, id, &handle);
-            self.mark_dirty(id);
-            self.after(now, id);
-        }
     }
 }

@@ -1,0 +1,42 @@
+//! What other threads may put into a shard's inbox.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::core::{Message, ShardSnapshot};
+
+/// What comes into a shard's inbox.
+#[derive(Debug)]
+pub enum Delivery {
+    /// From the acceptor.
+    Socket(socket2::Socket, Option<SocketAddr>),
+    /// From another shard: all that it had for this one in a turn.
+    Messages(Vec<Message>),
+    /// Say how the shard is.
+    Snapshot(Reply<ShardSnapshot>),
+    /// Say that it is there.
+    Ping(Reply<()>),
+    /// Stop, as the protocol says.
+    Drain,
+}
+
+/// Takes the answer, on the shard's thread: it must not wait.
+pub struct Reply<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Reply<T> {
+    /// Whoever asks says what is done with the answer.
+    pub fn new(take: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(take))
+    }
+
+    /// Gives the answer.
+    pub fn give(self, answer: T) {
+        (self.0)(answer);
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
+}
