@@ -23,14 +23,6 @@ pub const PB_LENGTH_BYTES_MAX: usize = 5;
 /// Payload bytes of a control frame (RFC 6455 section 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
-/// Batches and refusals that a produce operation may have outstanding while the shard's budget is used up.
-pub const FATES_PRESSED: usize = 64;
-
-/// Send buffers that a shard keeps for reuse, and the largest that it keeps, bytes.
-pub const SPARE_BUFFERS: usize = 64;
-/// See [`SPARE_BUFFERS`].
-pub const SPARE_BUFFER_BYTES_MAX: usize = 1 << 20;
-
 /// What a batch or a refusal that is not spoken for costs beside its messages, bytes: its place in the queue, the reason.
 pub const FATE_BYTES: usize = 256;
 

@@ -68,6 +68,12 @@ impl Settings {
                     s.drain_consume_timeout, s.drain_timeout
                 ),
             ),
+            exceeds(
+                "produce_batches_pressed",
+                s.produce_batches_pressed,
+                "produce_batches",
+                s.produce_batches,
+            ),
             exceeds("foothold_bytes", s.foothold_bytes, "large_pb_bytes", s.large_pb_bytes),
             exceeds("large_pb_bytes", s.large_pb_bytes, "receive_window_bytes", s.receive_window_bytes),
             exceeds(

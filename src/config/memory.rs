@@ -6,8 +6,7 @@
 use super::ServerConfig;
 use super::StoreKind;
 use crate::limits::{
-    CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, FATES_PRESSED, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES,
-    SHARD_BYTES, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS,
+    CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
 };
 use crate::store::Fence;
 
@@ -30,7 +29,7 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
     let streaming = settings.receive_bytes_pressed
         + settings.send_buffer_bytes_pressed
         + settings.foothold_bytes
-        + FATES_PRESSED * FATE_BYTES
+        + settings.produce_batches_pressed * FATE_BYTES
         + CURSOR_BYTES * usize::from(settings.partitions);
     let of_connection = CONNECTION_BYTES + streaming.max(settings.handshake_max_bytes);
     let largest = settings.max_pb_bytes.max(settings.send_buffer_bytes + settings.consume_batch_bytes);
@@ -59,7 +58,7 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
             keys: "receive_window_bytes",
             bytes: of_shards(
                 settings.receive_window_bytes
-                    + SPARE_BUFFERS * SPARE_BUFFER_BYTES_MAX
+                    + settings.spare_buffers * settings.spare_buffer_bytes
                     + Fence::BYTES_MAX
                     + SHARD_BYTES,
             ),

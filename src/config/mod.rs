@@ -45,6 +45,8 @@ pub struct Settings {
     pub produce_window_bytes: usize,
     /// Batches and refusals that a produce operation may have outstanding.
     pub produce_batches: usize,
+    /// The same while the shard's budget is used up.
+    pub produce_batches_pressed: usize,
     /// An append batch is closed when it holds so many bytes.
     pub append_batch_bytes: usize,
     /// Messages in a ConsumeResponse.
@@ -95,6 +97,10 @@ pub struct Settings {
     pub send_buffer_bytes: usize,
     /// The same while the shard's budget is used up.
     pub send_buffer_bytes_pressed: usize,
+    /// Send buffers that a shard keeps for reuse, and the largest that it keeps, bytes.
+    pub spare_buffers: usize,
+    /// See `spare_buffers`.
+    pub spare_buffer_bytes: usize,
     /// Batches that a shard's inbox holds.
     pub inbox_batches: usize,
     /// Batches taken from the inbox between two connections.
@@ -145,6 +151,7 @@ impl Settings {
             produce_window: 65_536,
             produce_window_bytes: 16 << 20,
             produce_batches: 1024,
+            produce_batches_pressed: 64,
             append_batch_bytes: 256 << 10,
             consume_batch_messages: 1_000,
             consume_batch_bytes: 256 << 10,
@@ -173,6 +180,8 @@ impl Settings {
             receive_bytes_pressed: 4 << 10,
             send_buffer_bytes: 256 << 10,
             send_buffer_bytes_pressed: 4 << 10,
+            spare_buffers: 64,
+            spare_buffer_bytes: 1 << 20,
             inbox_batches: 1024,
             inbox_batches_per_look: 64,
             // A pass costs 7 µs.

@@ -369,6 +369,13 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         FLOW,
+        "produce_batches_pressed",
+        Count,
+        "The same while the budget is used up; each connection may hold so many beyond it",
+        number!(settings.produce_batches_pressed, 1..=1 << 20),
+    ),
+    setting(
+        FLOW,
         "append_batch_bytes",
         Bytes,
         "An append batch is closed when it holds so many bytes",
@@ -519,6 +526,20 @@ pub static SETTINGS: &[Setting] = &[
         Bytes,
         "The same while the budget is used up; each connection may hold so much beyond it",
         number!(settings.send_buffer_bytes_pressed, 1..=GIB),
+    ),
+    setting(
+        MEMORY,
+        "spare_buffers",
+        Count,
+        "Send buffers that a shard keeps for reuse",
+        number!(settings.spare_buffers, 0..=1 << 20),
+    ),
+    setting(
+        MEMORY,
+        "spare_buffer_bytes",
+        Bytes,
+        "The largest that it keeps",
+        number!(settings.spare_buffer_bytes, 1..=GIB),
     ),
     setting(
         MEMORY,

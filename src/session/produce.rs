@@ -15,7 +15,7 @@ use super::quota::Quota;
 use crate::batch::{BatchBuilder, Savepoint};
 use crate::clock::Now;
 use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::limits::{FATE_BYTES, FATES_PRESSED};
+use crate::limits::FATE_BYTES;
 use crate::names::ClientId;
 use crate::partitioner::key_partition;
 use crate::pb::{
@@ -137,7 +137,11 @@ impl Produce {
     /// Whether so much is outstanding that no more may be read.
     #[inline]
     pub(super) fn is_full(&self, cx: &Cx<'_>) -> bool {
-        let most = if cx.budget.is_pressed() { FATES_PRESSED } else { cx.settings.produce_batches };
+        let most = if cx.budget.is_pressed() {
+            cx.settings.produce_batches_pressed
+        } else {
+            cx.settings.produce_batches
+        };
         self.outstanding_bytes >= cx.settings.produce_window_bytes
             || self.pending.len().max(self.batches) >= most
     }

@@ -29,7 +29,6 @@ use crate::budget::{Budget, Wanted};
 use crate::clock::Now;
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
-use crate::limits::{SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS};
 use crate::names::{Project, QueueName, queue_hash};
 use crate::planted;
 use crate::queue::{QueueId, QueueInfo, home};
@@ -243,8 +242,8 @@ impl<S: Store<Token>> Core<S> {
         connection.set_writable(writable);
         let goes_on = writable && bytes > 0 && connection.goes_on();
         if let Some(buffer) = connection.handle_sent(now, bytes, &mut self.budget)
-            && self.spare.len() < SPARE_BUFFERS
-            && (1..=SPARE_BUFFER_BYTES_MAX).contains(&buffer.capacity())
+            && self.spare.len() < self.settings.spare_buffers
+            && (1..=self.settings.spare_buffer_bytes).contains(&buffer.capacity())
         {
             self.spare.push(buffer);
         }
