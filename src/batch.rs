@@ -68,14 +68,14 @@ impl Batch {
         let rest = self.0.records.get(position..)?;
         let (length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
         let length = u32::from_le_bytes(*length) as usize;
-        if self.0.has_keys {
+        let (key, rest) = if self.0.has_keys {
             let (key_length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-            let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?;
-            let payload = rest.get(..length)?;
-            return Some((position + 2 * RECORD_HEADER_BYTES + key.len() + length, Record { key, payload }));
-        }
-        let payload = rest.get(..length)?;
-        Some((position + RECORD_HEADER_BYTES + length, Record { key: &[], payload }))
+            rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?
+        } else {
+            (&[][..], rest)
+        };
+        let (payload, rest) = rest.split_at_checked(length)?;
+        Some((self.0.records.len() - rest.len(), Record { key, payload }))
     }
 
     /// Where the record number `index` begins; the end where there are fewer.

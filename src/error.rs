@@ -51,6 +51,11 @@ impl StatusCode {
     pub fn is_success(self) -> bool {
         (100..300).contains(&self.0)
     }
+
+    /// Whether another try may help: the server has trouble, or the project has or does as much as it may.
+    pub fn is_transient(self) -> bool {
+        self.0 >= 500 || self.0 == 429
+    }
 }
 
 /// What a peer did wrong.

@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client::Target;
-use crate::config::{allowed_cores, parse_cores};
+use crate::config::{allowed_cores, check_cores, parse_cores};
 use crate::names::{ClientId, Project};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
@@ -147,13 +147,8 @@ impl ClientArgs {
 
 /// The cores of `--cores`, which must be among those that this process may run on; all of those where it is absent.
 fn cores(list: Option<&str>) -> Result<Vec<usize>, Failure> {
-    let allowed = allowed_cores();
-    let Some(list) = list else { return Ok(allowed) };
+    let Some(list) = list else { return Ok(allowed_cores()) };
     let cores = parse_cores(list)?;
-    match cores.iter().find(|core| !allowed.contains(core)) {
-        Some(core) => {
-            Err(Failure(format!("--cores: core {core} is not among those allowed here ({allowed:?})")))
-        }
-        None => Ok(cores),
-    }
+    check_cores(&cores)?;
+    Ok(cores)
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::error::StatusCode;
 use crate::session::client::ServerFault;
 use crate::ws::CloseCode;
 use crate::ws::handshake::Refusal;
@@ -28,7 +29,7 @@ impl ClientError {
         match self {
             Self::Io(_) | Self::Closed(_) => true,
             // 429: the project has as many connections as it may have, perhaps one that was lost a moment ago.
-            Self::Refused(refusal) => refusal.status >= 500 || refusal.status == 429,
+            Self::Refused(refusal) => StatusCode(refusal.status.into()).is_transient(),
             Self::Address(_) | Self::Broken(_) => false,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ControlListen, ServerConfig, Settings, StoreKind, WhenFull, allowed_cores};
+use super::{ControlListen, ServerConfig, Settings, StoreKind, WhenFull, check_cores};
 use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
 
 /// Settings that cannot work; the text names the key and the limit.
@@ -102,12 +102,7 @@ impl ServerConfig {
     /// Refuses combinations that cannot work, by name.
     pub fn check(&self) -> Result<(), Unworkable> {
         self.settings.check()?;
-        let allowed = allowed_cores();
-        if let Some(core) = self.cores.iter().find(|core| !allowed.contains(core)) {
-            return Err(Unworkable(format!(
-                "cores: core {core} is not among those allowed here ({allowed:?})"
-            )));
-        }
+        check_cores(&self.cores)?;
         let shards = self.shard_cores().len();
         let StoreKind::Memory = self.store;
         // A store that drops never refuses, so it must hold the largest batch.

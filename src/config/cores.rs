@@ -35,6 +35,17 @@ pub fn allowed_cores() -> Vec<usize> {
     list.and_then(|list| parse_cores(list.trim()).ok()).unwrap_or_else(|| vec![0])
 }
 
+/// Refuses cores that this process may not run on.
+pub fn check_cores(cores: &[usize]) -> Result<(), Unworkable> {
+    let allowed = allowed_cores();
+    match cores.iter().find(|core| !allowed.contains(core)) {
+        Some(core) => {
+            Err(Unworkable(format!("cores: core {core} is not among those allowed here ({allowed:?})")))
+        }
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ pub mod memory;
 pub mod table;
 
 pub use check::Unworkable;
-pub use cores::{allowed_cores, parse_cores};
+pub use cores::{allowed_cores, check_cores, parse_cores};
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -151,9 +151,8 @@ impl ServerSession {
             operations.handle_fin(cx);
         }
         if operations.discards() || !delimiter.is_inside() || operations.client_ended {
-            delimiter.reset(cx.budget);
-            operations.wanted = None;
-            operations.pb_due_ms = None;
+            self.forget_pb(cx);
+            self.operations.wanted = None;
         } else if operations.waits_for_the_store() {
             // The pb's time begins when there is room for it.
             operations.pb_due_ms = None;
@@ -219,8 +218,7 @@ impl ServerSession {
             && let State::Producing(produce) = &mut self.operations.state
             && let Some(fault) = produce.handle_appended(sequence, result)
         {
-            self.delimiter.reset(cx.budget);
-            self.operations.pb_due_ms = None;
+            self.forget_pb(cx);
             self.operations.fail(fault, cx);
         }
     }
@@ -249,8 +247,7 @@ impl ServerSession {
             produce.handle_timeout(cx.now);
         }
         if self.operations.pb_due_ms.is_some_and(|due| due <= cx.now.mono_ms) {
-            self.operations.pb_due_ms = None;
-            self.delimiter.reset(cx.budget);
+            self.forget_pb(cx);
             self.operations.fail(PeerFault::PbTimeout.into(), cx);
         }
     }
@@ -260,8 +257,7 @@ impl ServerSession {
         self.operations.draining = true;
         if matches!(self.operations.state, State::Producing(_)) {
             self.operations.fail(Fault::Draining, cx);
-            self.delimiter.reset(cx.budget);
-            self.operations.pb_due_ms = None;
+            self.forget_pb(cx);
         }
     }
 
@@ -277,9 +273,15 @@ impl ServerSession {
         self.operations.poll_transmit(cx);
     }
 
+    /// What was begun of a pb is given up, and with it its time.
+    fn forget_pb(&mut self, cx: &mut Cx<'_>) {
+        self.delimiter.reset(cx.budget);
+        self.operations.pb_due_ms = None;
+    }
+
     /// The connection is gone.
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
-        self.delimiter.reset(cx.budget);
+        self.forget_pb(cx);
         match &mut self.operations.state {
             State::Producing(produce) => produce.abandon(cx),
             State::Consuming(consume) => consume.cancel(cx),

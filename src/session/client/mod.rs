@@ -34,9 +34,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether another try may help: the server has trouble, or the project produces too fast.
+    /// Whether another try may help.
     pub fn is_transient(&self) -> bool {
-        self.code.0 >= 500 || self.code.0 == 429
+        self.code.is_transient()
     }
 }
 
