@@ -29,6 +29,7 @@ pub struct Batch(Arc<Closed>);
 #[derive(Debug, PartialEq, Eq)]
 struct Closed {
     client: ClientId,
+    is_anonymous: bool,
     ttl_secs: u32,
     count: u32,
     has_keys: bool,
@@ -39,6 +40,11 @@ impl Batch {
     /// Who stored it: the `Client-ID` that echo filtering compares.
     pub fn client(&self) -> ClientId {
         self.0.client
+    }
+
+    /// Whether that client did not name itself: its id was made for one connection and means nothing behind that.
+    pub fn is_anonymous(&self) -> bool {
+        self.0.is_anonymous
     }
 
     /// Time to live of its messages, seconds.
@@ -154,6 +160,7 @@ pub struct Fetched {
 #[derive(Debug)]
 pub struct BatchBuilder {
     client: ClientId,
+    is_anonymous: bool,
     ttl_secs: u32,
     count: u32,
     has_keys: bool,
@@ -170,7 +177,19 @@ pub struct Savepoint {
 impl BatchBuilder {
     /// An empty batch with room for `capacity` bytes in stored form.
     pub fn new(client: ClientId, ttl_secs: u32, capacity: usize) -> Self {
-        Self { client, ttl_secs, count: 0, has_keys: false, records: Vec::with_capacity(capacity) }
+        Self {
+            client,
+            is_anonymous: false,
+            ttl_secs,
+            count: 0,
+            has_keys: false,
+            records: Vec::with_capacity(capacity),
+        }
+    }
+
+    /// The same of a client that did not name itself.
+    pub fn anonymous(self, is_anonymous: bool) -> Self {
+        Self { is_anonymous, ..self }
     }
 
     /// The same for messages with keys: for [`Self::push_keyed`] alone.
@@ -243,6 +262,7 @@ impl BatchBuilder {
         }
         Batch(Arc::new(Closed {
             client: self.client,
+            is_anonymous: self.is_anonymous,
             ttl_secs: self.ttl_secs,
             count: self.count,
             has_keys: self.has_keys,

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::limits::TOPIC_NAME_CHARS_MAX;
+
 /// Every status that a fault can have, in rising order.
 pub const FAILURES: [u32; 8] = [400, 403, 404, 408, 413, 429, 500, 503];
 
@@ -135,8 +137,6 @@ pub enum PeerFault {
         /// The highest number granted.
         granted: i64,
     },
-    /// The queue does not exist, and is not created on first use.
-    NoQueue,
     /// The queue has no such partition.
     NoPartition {
         /// How many it has.
@@ -153,6 +153,10 @@ pub enum StoreFault {
     Fenced,
     /// No more queues fit.
     TooManyQueues,
+    /// The queue is not there, and may not be made.
+    NoQueue,
+    /// The queue's name, with its project's, is longer than the store takes.
+    NameTooLong,
     /// It is out of reach or failed; the text is for an operator.
     Unavailable(String),
 }
@@ -184,7 +188,7 @@ impl Fault {
                 | PeerFault::PbInvalid(_)
                 | PeerFault::Ttl { .. }
                 | PeerFault::KeyCount { .. } => 400,
-                PeerFault::NoQueue | PeerFault::NoPartition { .. } => 404,
+                PeerFault::NoPartition { .. } => 404,
                 PeerFault::PbTimeout => 408,
                 PeerFault::PbTooLarge { .. }
                 | PeerFault::PayloadTooLarge { .. }
@@ -193,6 +197,8 @@ impl Fault {
                     429
                 }
             },
+            Self::Store(StoreFault::NoQueue) => 404,
+            Self::Store(StoreFault::NameTooLong) => 400,
             Self::Store(
                 StoreFault::Full
                 | StoreFault::Fenced
@@ -255,7 +261,6 @@ impl fmt::Display for PeerFault {
             Self::CreditExceeded { sent, granted } => {
                 write!(f, "credit: message {sent} was sent, {granted} was granted")
             }
-            Self::NoQueue => f.write_str("queue_name: no such queue"),
             Self::NoPartition { partitions } => {
                 write!(f, "queue_name: no such partition; the queue has {partitions}")
             }
@@ -269,6 +274,11 @@ impl fmt::Display for StoreFault {
             Self::Full => f.write_str("store: full"),
             Self::Fenced => f.write_str("store: messages before these were not stored"),
             Self::TooManyQueues => f.write_str("store: too many queues"),
+            Self::NoQueue => f.write_str("queue_name: no such queue"),
+            Self::NameTooLong => write!(
+                f,
+                "queue_name: with its project's, its topic's name is longer than the {TOPIC_NAME_CHARS_MAX} characters that Kafka takes"
+            ),
             Self::Unavailable(why) => write!(f, "store: {why}"),
         }
     }
@@ -295,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_that_the_protocol_names() {
-        let table: [(Fault, u32); 19] = [
+        let table: [(Fault, u32); 20] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -304,7 +314,7 @@ mod tests {
             (PeerFault::Ttl { ttl: None, range: (1, 2) }.into(), 400),
             (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
             (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
-            (PeerFault::NoQueue.into(), 404),
+            (StoreFault::NoQueue.into(), 404),
             (PeerFault::NoPartition { partitions: 8 }.into(), 404),
             (PeerFault::PbTimeout.into(), 408),
             (PeerFault::PbTooLarge { bytes: 9, max: 8 }.into(), 413),
@@ -312,6 +322,7 @@ mod tests {
             (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
             (PeerFault::OverRate { sent: 1, rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
+            (StoreFault::NameTooLong.into(), 400),
             (StoreFault::Full.into(), 503),
             (StoreFault::Fenced.into(), 503),
             (Fault::Draining, 503),

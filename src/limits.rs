@@ -17,6 +17,15 @@ pub const QUEUE_NAME_CHARS_MAX: usize = 64;
 /// Characters of a project's name (protocol section 8).
 pub const PROJECT_NAME_CHARS_MAX: usize = 128;
 
+/// Characters of a Kafka topic's name (Kafka's `Topic.MAX_NAME_LENGTH`).
+pub const TOPIC_NAME_CHARS_MAX: usize = 249;
+
+/// What librdkafka keeps of a message beside its payload until it is delivered, bytes.
+pub const KAFKA_RECORD_BYTES: usize = 256;
+
+/// What a Kafka record may have beside its payload, bytes: its key, header, and what is around them.
+pub const KAFKA_RECORD_OVERHEAD_BYTES: usize = 64 << 10;
+
 /// Bytes of a pb's length, a base-128 varint (protocol section 2).
 pub const PB_LENGTH_BYTES_MAX: usize = 5;
 

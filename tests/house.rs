@@ -47,6 +47,15 @@ fn rooms_know_only_what_they_may() {
 }
 
 #[test]
+fn one_room_knows_rdkafka() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let room = src.join("store/kafka");
+    for file in sources(&src).iter().filter(|file| !file.starts_with(&room)) {
+        assert!(!code(file).contains("rdkafka::"), "{}", file.display());
+    }
+}
+
+#[test]
 fn the_map_shows_every_room_and_nothing_else() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let map = fs::read_to_string(src.join("lib.rs")).unwrap();

@@ -13,12 +13,13 @@ use signal_hook::iterator::Signals;
 use super::Failure;
 use crate::config::load::{Loaded, load};
 use crate::config::table::{Kind, SETTINGS, default_file};
-use crate::config::{ServerConfig, memory};
+use crate::config::{ServerConfig, StoreKind, memory};
 use crate::control::Control;
 use crate::names::Project;
 use crate::shard::acceptor::Listener;
 use crate::shard::server::Server;
 use crate::shard::{preflight, uring};
+use crate::store::kafka;
 use crate::{heap, logging};
 
 /// How often lines that were kept back are told.
@@ -120,6 +121,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     }
     let loaded = load(args.config.as_deref(), environment(), args.settings)?;
     if args.check_config {
+        if loaded.config.store == StoreKind::Kafka {
+            kafka::check(&loaded.config.kafka, &loaded.config.settings)?;
+        }
         print!("{}\n{}", loaded.describe(), memory::describe(&loaded.config));
         return Ok(ExitCode::SUCCESS);
     }
@@ -136,6 +140,9 @@ fn environment() -> HashMap<String, String> {
 fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     let floods = logging::start(config);
     preflight::check(config)?;
+    if config.store == StoreKind::Kafka {
+        kafka::check(&config.kafka, &config.settings)?;
+    }
     if !heap::keep() {
         tracing::warn!("the C library's allocator takes no settings: large batches will cost more");
     }
@@ -155,8 +162,9 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
         listen = %server.address(),
         control = control.as_ref().map(|control| tracing::field::display(control.address())),
         cores = ?config.shard_cores(),
-        store = "memory",
-        memory_bytes = config.memory_bytes,
+        store = StoreKind::name(config.store),
+        brokers = (config.store == StoreKind::Kafka).then_some(&config.kafka.brokers),
+        memory_bytes = (config.store == StoreKind::Memory).then_some(config.memory_bytes),
         partitions = config.settings.partitions,
         memory_at_worst_bytes = memory::worst_case(config),
         task_run = ?uring::task_run(),

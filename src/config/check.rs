@@ -104,14 +104,15 @@ impl ServerConfig {
         self.settings.check()?;
         check_cores(&self.cores)?;
         let shards = self.shard_cores().len();
-        let StoreKind::Memory = self.store;
         // A store that drops never refuses, so it must hold the largest batch.
         let least = shards * (self.settings.max_pb_bytes + 2 * self.settings.append_batch_bytes);
         if self.listen.port() == u16::MAX && self.control_listen == ControlListen::Next {
             return Err(Unworkable("control_listen: there is no port after 65535; name one, or off".into()));
         }
         first_broken([(
-            self.memory_full == WhenFull::DropOldest && self.memory_bytes < least,
+            self.store == StoreKind::Memory
+                && self.memory_full == WhenFull::DropOldest
+                && self.memory_bytes < least,
             format!(
                 "memory_bytes: {} is below {least}, the largest batch (max_pb_bytes + 2 × append_batch_bytes) on each \
                  of {shards} shards",

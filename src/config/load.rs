@@ -11,7 +11,7 @@ use super::{ServerConfig, Unworkable};
 use crate::names::Project;
 
 /// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
-const OTHER_VARIABLES: [&str; 3] = ["config", "seeds", "bench_seconds"];
+const OTHER_VARIABLES: [&str; 4] = ["config", "seeds", "bench_seconds", "require_kafka"];
 
 /// What Kubernetes sets for a service that is called millstream: `MILLSTREAM_SERVICE_HOST`, `MILLSTREAM_PORT_9000_TCP`, …
 const OTHER_PREFIXES: [&str; 2] = ["service_", "port"];
@@ -41,8 +41,13 @@ pub fn load(
         // Read alone first: its errors and unknown keys are told with its name.
         let alone = collect(Config::builder().add_source(source))
             .map_err(|why| Unworkable(format!("{name}: {why}")))?;
-        let values = alone.into_iter().map(|(key, value)| (key, Value::new(Some(&name), value.kind)));
-        builder = builder.add_source(Values(values.collect()));
+        let mut values = Map::new();
+        for (key, value) in alone {
+            let (key, kind) =
+                flattened(key, value.kind).map_err(|why| Unworkable(format!("{name}: {why}")))?;
+            values.insert(key, Value::new(Some(&name), kind));
+        }
+        builder = builder.add_source(Values(values));
     }
     // The crate's own words for where a value came from do not name the variable.
     let of_environment =
@@ -105,6 +110,42 @@ fn collect(builder: ConfigBuilder<DefaultState>) -> Result<Map<String, Value>, c
     builder.build()?.collect()
 }
 
+/// The table `[kafka.properties]` as the setting that it is; anything else as it came.
+fn flattened(key: String, kind: ValueKind) -> Result<(String, ValueKind), String> {
+    let ValueKind::Table(mut table) = kind else { return Ok((key, kind)) };
+    let Some(properties) = table.remove("properties").filter(|_| key == "kafka" && table.is_empty()) else {
+        return Err(format!(
+            "{key} is a table; settings stand at the top of the file, but for [kafka.properties]"
+        ));
+    };
+    let mut pairs = Vec::new();
+    flatten(String::new(), properties, &mut pairs)?;
+    Ok(("kafka_properties".into(), ValueKind::String(pairs.join(";"))))
+}
+
+/// Dots in a key make tables of it: here they are dots again.
+fn flatten(prefix: String, value: Value, pairs: &mut Vec<String>) -> Result<(), String> {
+    if let ValueKind::Table(table) = value.kind {
+        let dot = if prefix.is_empty() { "" } else { "." };
+        return table
+            .into_iter()
+            .try_for_each(|(key, value)| flatten(format!("{prefix}{dot}{key}"), value, pairs));
+    }
+    let text = text_of(value).map_err(|why| format!("kafka.properties: {prefix}: {why}"))?;
+    if text.contains(';') {
+        return Err(format!("kafka.properties: {prefix}: a value with ; cannot be passed"));
+    }
+    pairs.push(format!("{prefix}={text}"));
+    Ok(())
+}
+
+/// Whether a librdkafka property's value is shown to nobody.
+fn is_secret(property: &str) -> bool {
+    ["password", "secret", "token", "key.pem", "oauthbearer.config"]
+        .iter()
+        .any(|word| property.contains(word))
+}
+
 /// A value as its setting reads it; a list as its parts with commas between.
 fn text_of(value: Value) -> Result<String, String> {
     match value.kind {
@@ -120,11 +161,14 @@ fn text_of(value: Value) -> Result<String, String> {
 impl Loaded {
     /// Every setting, its value, and where that came from.
     pub fn describe(&self) -> String {
+        let mut shown = self.config.clone();
+        let properties = shown.kafka.properties.iter_mut();
+        properties.filter(|(key, _)| is_secret(key)).for_each(|(_, value)| "***".clone_into(value));
         let rows: Vec<[String; 3]> = SETTINGS
             .iter()
             .map(|setting| {
                 let origin = self.origins.get(setting.key).map_or("default", String::as_str);
-                [setting.key.to_owned(), setting.get_toml(&self.config), origin.to_owned()]
+                [setting.key.to_owned(), setting.get_toml(&shown), origin.to_owned()]
             })
             .collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -199,6 +243,26 @@ mod tests {
         for setting in SETTINGS {
             assert_eq!(setting.get(&loaded.config), setting.get(&defaults), "{}", setting.key);
         }
+    }
+
+    #[test]
+    fn properties_of_librdkafka_are_a_table_of_the_file_or_a_flag_and_secrets_are_not_shown() {
+        let text =
+            "[kafka.properties]\n\"sasl.password\" = \"open sesame\"\nsocket.keepalive.enable = true\n";
+        let loaded = load_text(text).unwrap();
+        let properties = &loaded.config.kafka.properties;
+        assert_eq!(properties["sasl.password"], "open sesame");
+        assert_eq!(properties["socket.keepalive.enable"], "true");
+        let described = loaded.describe();
+        assert!(described.contains("sasl.password=***") && !described.contains("sesame"), "{described}");
+        let flags = strings(&[("kafka_properties", "a.b=1; c=2=3")]);
+        let loaded = load(None, HashMap::new(), flags).unwrap();
+        assert_eq!(
+            loaded.config.kafka.properties,
+            [("a.b".into(), "1".into()), ("c".into(), "2=3".into())].into()
+        );
+        let why = load_text("[kafka]\nbrokers = \"x\"\n").unwrap_err().0;
+        assert!(why.contains("kafka is a table"), "{why}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::limits::{
     CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
 };
 use crate::store::Fence;
+use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
 
 /// One kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +35,18 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
     let of_connection = CONNECTION_BYTES + streaming.max(settings.handshake_max_bytes);
     let largest = settings.max_pb_bytes.max(settings.send_buffer_bytes + settings.consume_batch_bytes);
     let of_queue = QUEUE_BYTES * shards as usize + PARTITION_BYTES * usize::from(settings.partitions);
-    let StoreKind::Memory = config.store;
-    vec![
+    let mut items = match config.store {
         // A batch may have an eighth of spare room.
-        Item { what: "stored messages", keys: "memory_bytes", bytes: config.memory_bytes as u64 / 8 * 9 },
+        StoreKind::Memory => {
+            vec![Item {
+                what: "stored messages",
+                keys: "memory_bytes",
+                bytes: config.memory_bytes as u64 / 8 * 9,
+            }]
+        }
+        StoreKind::Kafka => of_kafka(config, shards),
+    };
+    items.extend([
         Item {
             what: "what connections reserve and hold",
             keys: "shard_budget_bytes, max_pb_bytes",
@@ -64,6 +73,31 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
             ),
         },
         Item { what: "the rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
+    ]);
+    items
+}
+
+/// What the Kafka store and librdkafka take.
+fn of_kafka(config: &ServerConfig, shards: u64) -> Vec<Item> {
+    let (kafka, settings) = (&config.kafka, &config.settings);
+    let readers = (kafka.catch_up_readers as u64).next_multiple_of(shards);
+    vec![
+        Item { what: "ends of partitions", keys: "kafka_tail_bytes", bytes: kafka.tail_bytes as u64 / 8 * 9 },
+        Item {
+            what: "what is read ahead of them",
+            keys: "kafka_tail_bytes, and of each broker max_payload_bytes",
+            bytes: kafka.tail_bytes as u64,
+        },
+        Item {
+            what: "readers of what is older",
+            keys: "kafka_catch_up_readers",
+            bytes: readers * (WINDOW_BYTES + 2 * READ_AHEAD_KIB * 1024) as u64,
+        },
+        Item {
+            what: "librdkafka's own of messages on their way",
+            keys: "shard_budget_bytes",
+            bytes: shards * settings.shard_budget_bytes as u64 / 2,
+        },
     ]
 }
 

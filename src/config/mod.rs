@@ -17,9 +17,11 @@ pub mod table;
 pub use check::Unworkable;
 pub use cores::{allowed_cores, check_cores, parse_cores};
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::limits::KAFKA_RECORD_OVERHEAD_BYTES;
 use crate::names::Project;
 use crate::session::PbLimits;
 use crate::ws::handshake::Policy;
@@ -208,6 +210,70 @@ pub enum StoreKind {
     /// In memory: bounded, and lost when the server ends.
     #[default]
     Memory,
+    /// In a Kafka cluster.
+    Kafka,
+}
+
+impl StoreKind {
+    /// As the configuration names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Kafka => "kafka",
+        }
+    }
+}
+
+/// How the Kafka store reaches and uses its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// Brokers to ask for the others, `host:port` with commas between (`bootstrap.servers`).
+    pub brokers: String,
+    /// Put before the names of topics.
+    pub topic_prefix: String,
+    /// Copies of a topic that is made (Kafka's replication factor).
+    pub replication: u16,
+    /// Whether topics that promise less than Millstream are refused.
+    pub strict_topics: bool,
+    /// How long messages wait for others to share their batch (`linger.ms`).
+    pub linger: Duration,
+    /// Bytes of a batch (`batch.size`).
+    pub batch_bytes: usize,
+    /// `compression.type`.
+    pub compression: String,
+    /// How long Kafka may take to store a message, or to say where a partition stands (`delivery.timeout.ms`).
+    pub delivery_timeout: Duration,
+    /// What the server keeps of the ends of partitions, bytes.
+    pub tail_bytes: usize,
+    /// Readers of what is older.
+    pub catch_up_readers: usize,
+    /// Further properties of librdkafka.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: String::new(),
+            topic_prefix: String::new(),
+            replication: 3,
+            strict_topics: false,
+            linger: Duration::from_millis(2),
+            batch_bytes: 1 << 20,
+            compression: "lz4".into(),
+            delivery_timeout: Duration::from_secs(30),
+            tail_bytes: 256 << 20,
+            catch_up_readers: 4,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl KafkaConfig {
+    /// The largest record, and the largest batch of them: what `message.max.bytes` and a topic's `max.message.bytes` must take.
+    pub fn record_bytes(&self, settings: &Settings) -> usize {
+        settings.max_payload_bytes.max(self.batch_bytes) + KAFKA_RECORD_OVERHEAD_BYTES
+    }
 }
 
 /// How log lines look.
@@ -263,6 +329,8 @@ pub struct ServerConfig {
     pub memory_bytes: usize,
     /// What it does then.
     pub memory_full: WhenFull,
+    /// The Kafka store's.
+    pub kafka: KafkaConfig,
     /// How long a shard polls before it sleeps.
     pub spin_before_park: Duration,
     /// What is logged: directives of `tracing_subscriber::EnvFilter`.
@@ -284,6 +352,7 @@ impl ServerConfig {
             store: StoreKind::default(),
             memory_bytes: 1 << 30,
             memory_full: WhenFull::default(),
+            kafka: KafkaConfig::default(),
             spin_before_park: Duration::ZERO,
             log: "millstream=info,warn".into(),
             log_format: LogFormat::default(),

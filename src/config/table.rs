@@ -56,6 +56,7 @@ pub struct Setting {
 
 const LISTEN: &str = "Where it listens";
 const STORE: &str = "Where messages are kept";
+const KAFKA: &str = "Kafka, where it is the store";
 const MESSAGES: &str = "What clients may send";
 const TIMES: &str = "Times";
 const FLOW: &str = "Flow";
@@ -193,14 +194,12 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         STORE,
         "store",
-        Choice(&["memory"]),
-        "memory: bounded, and lost when the server ends",
+        Choice(&["memory", "kafka"]),
+        "memory: bounded, and lost when the server ends; kafka: in the cluster of brokers",
         Access::Text((
-            |c| match c.store {
-                StoreKind::Memory => "memory".into(),
-            },
-            |c, _| {
-                c.store = StoreKind::Memory;
+            |c| c.store.name().into(),
+            |c, text| {
+                c.store = if text == "kafka" { StoreKind::Kafka } else { StoreKind::Memory };
                 Ok(())
             },
         )),
@@ -248,6 +247,125 @@ pub static SETTINGS: &[Setting] = &[
         Count,
         "Queues that one shard is home of; beyond: 503",
         number!(settings.max_queues, 1..=100_000_000),
+    ),
+    setting(
+        KAFKA,
+        "brokers",
+        Kind::Text,
+        "Brokers to ask for the others: kafka1:9092,kafka2:9092",
+        Access::Text((
+            |c| c.kafka.brokers.clone(),
+            |c, text| {
+                text.clone_into(&mut c.kafka.brokers);
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        KAFKA,
+        "kafka_topic_prefix",
+        Kind::Text,
+        "Put before the names of topics, <project>.<queue>: letters, digits, - and .",
+        Access::Text((
+            |c| c.kafka.topic_prefix.clone(),
+            |c, text| {
+                if !text.chars().all(|one| one.is_ascii_alphanumeric() || one == '-' || one == '.') {
+                    return Err(format!("{text:?} has other characters than letters, digits, - and ."));
+                }
+                text.clone_into(&mut c.kafka.topic_prefix);
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        KAFKA,
+        "kafka_replication",
+        Count,
+        "Copies of a topic that is made; from 3 on, two of them must have a message before it is acknowledged",
+        number!(kafka.replication, 1..=i16::MAX as u64),
+    ),
+    setting(
+        KAFKA,
+        "kafka_strict_topics",
+        Flag,
+        "Refuse topics that promise less than Millstream does; else they are warned about once",
+        Access::Flag(|c| &mut c.kafka.strict_topics),
+    ),
+    setting(
+        KAFKA,
+        "kafka_linger",
+        Kind::Duration,
+        "How long messages wait for others to share their batch (linger.ms)",
+        Access::Number(
+            (|c| c.kafka.linger.as_millis() as u64, |c, ms| c.kafka.linger = Duration::from_millis(ms)),
+            0..=900_000,
+        ),
+    ),
+    setting(
+        KAFKA,
+        "kafka_batch_bytes",
+        Bytes,
+        "Largest batch (batch.size)",
+        number!(kafka.batch_bytes, 1024..=64 << 20),
+    ),
+    setting(
+        KAFKA,
+        "kafka_compression",
+        Choice(&["none", "lz4", "zstd", "snappy", "gzip"]),
+        "How batches are compressed",
+        Access::Text((
+            |c| c.kafka.compression.clone(),
+            |c, text| {
+                text.clone_into(&mut c.kafka.compression);
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        KAFKA,
+        "kafka_delivery_timeout",
+        Kind::Duration,
+        "How long Kafka may take to store a message, or to say where a partition stands; beyond: 503",
+        Access::Number(
+            (
+                |c| c.kafka.delivery_timeout.as_millis() as u64,
+                |c, ms| c.kafka.delivery_timeout = Duration::from_millis(ms),
+            ),
+            1_000..=3_600_000,
+        ),
+    ),
+    setting(
+        KAFKA,
+        "kafka_tail_bytes",
+        Bytes,
+        "What is kept of the ends of partitions for their consumers, over all shards",
+        number!(kafka.tail_bytes, 1 << 20..=1024 * GIB),
+    ),
+    setting(
+        KAFKA,
+        "kafka_catch_up_readers",
+        Count,
+        "Readers of what is older, over all shards, of which each has at least one",
+        number!(kafka.catch_up_readers, 1..=1024),
+    ),
+    setting(
+        KAFKA,
+        "kafka_properties",
+        Kind::Text,
+        "Further properties of librdkafka, key=value with ; between, in the file also as a table [kafka.properties]; those that would break a promise are refused",
+        Access::Text((
+            |c| {
+                let shown = |(key, value): (&String, &String)| format!("{key}={value}");
+                c.kafka.properties.iter().map(shown).collect::<Vec<_>>().join(";")
+            },
+            |c, text| {
+                for pair in text.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
+                    let (key, value) = pair.split_once('=').ok_or(format!("{pair:?} is not key=value"))?;
+                    c.kafka.properties.insert(key.trim().to_owned(), value.trim().to_owned());
+                }
+                Ok(())
+            },
+        )),
     ),
     setting(
         MESSAGES,
@@ -814,7 +932,7 @@ mod tests {
         assert_eq!(set("cores", "0"), Ok(()));
         let why = |result: Result<(), String>| result.unwrap_err();
         assert_eq!(why(set("partitions", "65")), "65 is not within 1 to 64");
-        assert_eq!(why(set("store", "disk")), "\"disk\" is not memory");
+        assert_eq!(why(set("store", "disk")), "\"disk\" is not memory or kafka");
         assert!(why(set("pb_timeout", "soon")).contains("a duration like"));
         assert!(why(set("max_pb_bytes", "lots")).contains("a number of bytes like"));
         assert!(why(set("auto_create", "maybe")).contains("true or false"));

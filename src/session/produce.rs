@@ -54,6 +54,14 @@ struct Building {
     reserved: usize,
 }
 
+/// Who produces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Author {
+    pub client: ClientId,
+    /// It named itself.
+    pub is_known: bool,
+}
+
 /// Where the messages of an operation go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Routing {
@@ -76,7 +84,7 @@ impl Routing {
 #[derive(Debug)]
 pub(super) struct Produce {
     operation: OperationId,
-    client: ClientId,
+    author: Author,
     routing: Routing,
     window: ReceiveWindow,
     /// The highest grant that the client was told.
@@ -102,7 +110,7 @@ pub(super) struct Produce {
 
 impl Produce {
     /// An operation whose setup was accepted; says so to the client.
-    pub(super) fn start(operation: OperationId, client: ClientId, routing: Routing, cx: &mut Cx<'_>) -> Self {
+    pub(super) fn start(operation: OperationId, author: Author, routing: Routing, cx: &mut Cx<'_>) -> Self {
         let mut window = ReceiveWindow::new(cx.settings.produce_window);
         let mut quota = Quota::new(cx);
         let is_withheld = cx.budget.is_tight();
@@ -118,7 +126,7 @@ impl Produce {
         );
         Self {
             operation,
-            client,
+            author,
             routing,
             window,
             told: window.granted(),
@@ -298,7 +306,8 @@ impl Produce {
         if self.building.is_empty() {
             let bytes = pb_bytes + expected.min(cx.settings.append_batch_bytes);
             // Four bytes before a payload take the place of two or three on the wire.
-            let builder = BatchBuilder::new(self.client, ttl, bytes + bytes / 16 + 16);
+            let builder = BatchBuilder::new(self.author.client, ttl, bytes + bytes / 16 + 16);
+            let builder = builder.anonymous(!self.author.is_known);
             self.building.push(Building { partition: self.routing.partition, builder, reserved: 0 });
         }
         &mut self.building[0]
@@ -312,7 +321,8 @@ impl Produce {
         }
         let known = self.building.iter().position(|building| building.partition == partition);
         let index = known.unwrap_or_else(|| {
-            let builder = BatchBuilder::with_keys(self.client, ttl, 0);
+            let builder = BatchBuilder::with_keys(self.author.client, ttl, 0);
+            let builder = builder.anonymous(!self.author.is_known);
             self.building.push(Building { partition, builder, reserved: 0 });
             self.building.len() - 1
         });
@@ -388,7 +398,7 @@ impl Produce {
     pub(super) fn handle_appended(
         &mut self,
         sequence: u64,
-        result: Result<Range<u64>, StoreFault>,
+        result: Result<Option<Range<u64>>, StoreFault>,
     ) -> Option<Fault> {
         let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
         let pending = self.pending.get_mut(index)?;
@@ -400,9 +410,8 @@ impl Produce {
         }
         match result {
             Ok(offsets) => {
-                if let Some(place) = &mut pending.place {
-                    place.offsets = offsets;
-                }
+                pending.place =
+                    pending.place.take().zip(offsets).map(|(place, offsets)| Place { offsets, ..place });
                 None
             }
             Err(fault) => {

@@ -15,7 +15,7 @@ use super::consume::Consume;
 use super::context::{Cx, status_of};
 use super::delimiter::{Delimiter, Step};
 use super::marker::Start;
-use super::produce::{Produce, Routing};
+use super::produce::{Author, Produce, Routing};
 use crate::batch::Fetched;
 use crate::budget::{Budget, Remaining, Share, Wanted};
 use crate::clock::millis;
@@ -211,7 +211,7 @@ impl ServerSession {
         &mut self,
         operation: OperationId,
         sequence: u64,
-        result: Result<Range<u64>, StoreFault>,
+        result: Result<Option<Range<u64>>, StoreFault>,
         cx: &mut Cx<'_>,
     ) {
         if operation == self.operations.operation
@@ -500,9 +500,10 @@ impl Operations {
                     None if self.client_is_known => client_partition(self.client, queue.partitions),
                     None => local_partition.min(queue.partitions - 1),
                 };
+                let author = Author { client: self.client, is_known: self.client_is_known };
                 let keyed_over = partition.is_none().then_some(queue.partitions);
                 let routing = Routing { partition: keyless, keyed_over };
-                let produce = Produce::start(self.operation, self.client, routing, cx);
+                let produce = Produce::start(self.operation, author, routing, cx);
                 self.state = State::Producing(Box::new(produce));
             }
             Setup::Consume { partition, start, echo } => {

@@ -12,6 +12,8 @@ pub enum Delivery {
     Socket(socket2::Socket, Option<SocketAddr>),
     /// From another shard: all that it had for this one in a turn.
     Messages(Vec<Message>),
+    /// The store has something for the shard.
+    StoreNews,
     /// Say how the shard is.
     Snapshot(Reply<ShardSnapshot>),
     /// Say that it is there.

@@ -197,6 +197,8 @@ impl<S: Store<Token>> Driver<S> {
                         self.core.handle_message(now, message);
                     }
                 }
+                // It has woken the shard, which asks its store in every turn.
+                Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
                 Some(Delivery::Drain) => {

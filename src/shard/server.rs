@@ -19,8 +19,9 @@ use super::inbox::{Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::Parker;
 use super::probe::Probe;
-use crate::config::ServerConfig;
+use crate::config::{KafkaConfig, ServerConfig, StoreKind, WhenFull};
 use crate::store::Memory;
+use crate::store::kafka::{Cluster, Kafka, News};
 use crate::tenant::Tenants;
 
 /// A running server.
@@ -58,6 +59,27 @@ impl DrainHandle {
     }
 }
 
+/// What the shards' stores are made of.
+#[derive(Clone, Debug)]
+enum Stores {
+    Memory { bytes: usize, when_full: WhenFull, incarnation: u64 },
+    Kafka(Cluster, KafkaConfig),
+}
+
+impl Stores {
+    fn of(config: &ServerConfig) -> io::Result<Self> {
+        match config.store {
+            StoreKind::Memory => {
+                // Two starts of a memory store never share an incarnation: the clock's nanoseconds tell them apart.
+                let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let (bytes, when_full) = (config.memory_bytes, config.memory_full);
+                Ok(Self::Memory { bytes, when_full, incarnation: unix.as_nanos() as u64 })
+            }
+            StoreKind::Kafka => Ok(Self::Kafka(Cluster::start()?, config.kafka.clone())),
+        }
+    }
+}
+
 impl Server {
     /// Starts a shard on each core, to serve who comes to `listener`.
     pub fn start(config: &ServerConfig, listener: Listener) -> io::Result<Self> {
@@ -71,9 +93,7 @@ impl Server {
         });
         let settings = Arc::new(config.settings.clone());
         let tenants = Arc::new(Tenants::new(settings.per_project));
-        // Two starts of a memory store never share an incarnation: the clock's nanoseconds tell them apart.
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let incarnation = unix.as_nanos() as u64;
+        let stores = Stores::of(config)?;
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(settings.inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
@@ -84,7 +104,8 @@ impl Server {
             let (settings, tenants) = (settings.clone(), tenants.clone());
             let (shared, peers) = (shared.clone(), senders.clone());
             let spin = config.spin_before_park;
-            let (memory_bytes, when_full) = (config.memory_bytes / count, config.memory_full);
+            let stores = stores.clone();
+            let bell = senders[shard].clone();
             let heartbeat = Arc::default();
             watched.push(Watched {
                 heartbeat: Arc::clone(&heartbeat),
@@ -97,10 +118,24 @@ impl Server {
                 // Fails where another shard could not start; then nobody waits for this one.
                 let _ = ready.send(shard);
                 drop(ready);
-                let store = Memory::new(memory_bytes, when_full, incarnation);
-                let core = Core::new(shard as u16, count as u16, settings, tenants, store);
                 let parker = Parker::new(heartbeat);
-                Driver::new(shard as u16, core, parker, inbox, peers, shared, spin).run().await
+                let numbers = (shard as u16, count as u16);
+                match stores {
+                    Stores::Memory { bytes, when_full, incarnation } => {
+                        let store = Memory::new(bytes / count, when_full, incarnation);
+                        let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
+                        Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
+                    }
+                    Stores::Kafka(cluster, kafka) => {
+                        let news = News::new(move || {
+                            // Where the inbox is full the shard is awake, and asks its store in every turn.
+                            let _ = bell.send(Delivery::StoreNews);
+                        });
+                        let store = Kafka::new(cluster, &kafka, &settings, count, Arc::new(news));
+                        let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
+                        Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
+                    }
+                }
             })
             .map_err(|error| io::Error::other(format!("core {core}: {error}")))?;
             shards.push(handle);

@@ -1,12 +1,31 @@
 //! What every store must do, whatever it is made of: one suite, run by each store's own tests.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::{Completion, Request, Store, Stream};
-use crate::batch::{Batch, BatchBuilder, Fetched};
+use crate::batch::{Batch, BatchBuilder, StoredBatch};
 use crate::clock::Now;
-use crate::names::ClientId;
+use crate::error::StoreFault;
+use crate::names::{ClientId, Project, QueueName};
 use crate::queue::{PartitionKey, Position, QueueId};
+
+/// Where a kind of store is tried.
+pub(super) trait Lab {
+    type Store: Store<u64>;
+
+    /// A new store.
+    fn store(&self) -> Self::Store;
+
+    /// The time on the store's own clock, Unix milliseconds, if it has one.
+    fn unix_ms(&self) -> Option<u64>;
+
+    /// Waits until the store may have more to say; false where it has said all.
+    fn wait(&self) -> bool;
+
+    /// A queue that no other trial has.
+    fn queue(&self) -> (QueueId, QueueName);
+}
 
 pub(super) fn key(partition: u16) -> PartitionKey {
     PartitionKey { queue: QueueId(1), partition }
@@ -18,21 +37,50 @@ pub(super) fn batch(client: u128, ttl: u32, payloads: &[&[u8]]) -> Batch {
     builder.close()
 }
 
-fn at(seconds: u64) -> Now {
-    Now { mono_ms: seconds * 1000, unix_ms: 1_000_000_000 + seconds * 1000 }
-}
+const PARTITIONS: u16 = 3;
 
-/// A store, and the tokens that wait for their completion.
-struct Trial<S> {
-    store: S,
+/// A store, a queue in it, and the tokens that wait for their completion.
+struct Trial<'a, L: Lab> {
+    lab: &'a L,
+    store: L::Store,
+    queue: QueueId,
+    base_ms: u64,
     now: Now,
     next_token: u64,
     open: HashMap<u64, &'static str>,
 }
 
-impl<S: Store<u64>> Trial<S> {
-    fn new(store: S) -> Self {
-        Self { store, now: at(0), next_token: 0, open: HashMap::new() }
+impl<'a, L: Lab> Trial<'a, L> {
+    fn new(lab: &'a L) -> Self {
+        let (queue, name) = lab.queue();
+        let now = Now { mono_ms: 1, unix_ms: 1_000_000_000 };
+        let (next_token, open, base_ms) = (0, HashMap::new(), 0);
+        let mut trial = Self { lab, store: lab.store(), queue, base_ms, now, next_token, open };
+        let life = trial.open_queue(name, Some(PARTITIONS)).unwrap();
+        assert_eq!(life.partitions, PARTITIONS);
+        trial.base_ms = lab.unix_ms().unwrap_or(1_000_000_000);
+        trial.at(0);
+        trial
+    }
+
+    /// It is so many seconds after the beginning.
+    fn at(&mut self, seconds: u64) {
+        self.now = Now { mono_ms: 1 + seconds * 1000, unix_ms: self.base_ms + seconds * 1000 };
+    }
+
+    /// What is stored from now on is stored later than what was before.
+    fn let_time_pass(&mut self) {
+        self.now.mono_ms += 10_000;
+        self.now.unix_ms += 10_000;
+        if let Some(before) = self.lab.unix_ms() {
+            while self.lab.unix_ms().is_some_and(|now| now < before + 3) {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn key(&self, partition: u16) -> PartitionKey {
+        PartitionKey { queue: self.queue, partition }
     }
 
     fn submit(&mut self, what: &'static str, make: impl FnOnce(u64) -> Request<u64>) -> u64 {
@@ -43,30 +91,46 @@ impl<S: Store<u64>> Trial<S> {
         token
     }
 
+    fn open_queue(&mut self, name: QueueName, create: Option<u16>) -> Result<super::Life, StoreFault> {
+        let (queue, project) = (self.queue, Project::parse("conformance").unwrap());
+        let token =
+            self.submit("open", |token| Request::Open { token, queue, name: (project, name), create });
+        match self.completion_of(token) {
+            Completion::Opened { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn append(&mut self, partition: u16, batch: Batch) -> u64 {
-        self.submit("append", |token| Request::Append {
-            token,
-            stream: Stream(0),
-            partition: key(partition),
-            batch,
-        })
+        let partition = self.key(partition);
+        self.submit("append", |token| Request::Append { token, stream: Stream(0), partition, batch })
     }
 
     fn fetch(&mut self, partition: u16, from: u64, exclude: Option<u128>, wait: bool) -> u64 {
+        let (partition, exclude) = (self.key(partition), exclude.map(ClientId::from));
         self.submit("fetch", |token| Request::Fetch {
             token,
-            partition: key(partition),
+            partition,
             from,
             bytes_max: 1 << 20,
-            exclude: exclude.map(ClientId::from),
+            exclude,
             wait,
         })
     }
 
     fn cancel(&mut self, token: u64, partition: u16) {
-        assert!(self.store.submit(self.now, Request::Cancel { token, partition: key(partition) }).is_ok());
+        let partition = self.key(partition);
+        assert!(self.store.submit(self.now, Request::Cancel { token, partition }).is_ok());
     }
 
+    /// Waits until the store may have more to say; false where it has said all.
+    fn wait(&mut self) -> bool {
+        let goes_on = self.lab.wait();
+        self.store.handle_tick(self.now);
+        goes_on
+    }
+
+    /// What is there now.
     fn completions(&mut self) -> Vec<Completion<u64>> {
         let mut all = Vec::new();
         while let Some(completion) = self.store.poll_completion(self.now) {
@@ -77,169 +141,273 @@ impl<S: Store<u64>> Trial<S> {
         all
     }
 
-    /// The one completion that is there.
-    fn one(&mut self) -> Completion<u64> {
-        let mut all = self.completions();
-        assert_eq!(all.len(), 1, "{all:?}");
-        all.remove(0)
+    /// The completion of that token, which is the only one to come.
+    fn completion_of(&mut self, token: u64) -> Completion<u64> {
+        loop {
+            let mut all = self.completions();
+            if !all.is_empty() {
+                assert_eq!((all.len(), all[0].token()), (1, token), "{all:?}");
+                return all.remove(0);
+            }
+            assert!(self.wait(), "{:?} was never completed", self.open);
+        }
     }
 
-    fn fetched(&mut self) -> Fetched {
-        match self.one() {
-            Completion::Fetched { result: Ok(fetched), .. } => fetched,
+    fn store(&mut self, partition: u16, client: u128, payloads: &[&[u8]]) -> Range<u64> {
+        let token = self.append(partition, batch(client, 1000, payloads));
+        self.appended(token)
+    }
+
+    fn appended(&mut self, token: u64) -> Range<u64> {
+        match self.completion_of(token) {
+            Completion::Appended { result, .. } => result.unwrap().expect("nobody else stores here"),
             other => panic!("{other:?}"),
         }
     }
 
-    fn store(&mut self, partition: u16, client: u128, payloads: &[&[u8]]) -> std::ops::Range<u64> {
-        self.append(partition, batch(client, 60, payloads));
-        let mut offsets = None;
-        for completion in self.completions() {
-            if let Completion::Appended { result, .. } = completion {
-                offsets = Some(result.unwrap());
+    /// What a fetch brings: batches, where to go on, and whether that is the end.
+    fn fetched(&mut self, token: u64) -> (Vec<StoredBatch>, u64, bool) {
+        match self.completion_of(token) {
+            Completion::Fetched { result: Ok(fetched), .. } => {
+                (fetched.batches, fetched.next, fetched.at_end)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Fetches until there are so many messages; what came, and where to go on.
+    fn read(
+        &mut self,
+        partition: u16,
+        mut from: u64,
+        exclude: Option<u128>,
+        count: usize,
+    ) -> (Vec<StoredBatch>, u64) {
+        let mut batches = Vec::new();
+        while payloads(&batches).len() < count {
+            let token = self.fetch(partition, from, exclude, true);
+            let (more, next, _) = self.fetched(token);
+            assert!(next > from, "a fetch that waits brings something, or passes something over");
+            batches.extend(more);
+            from = next;
+        }
+        (batches, from)
+    }
+
+    /// Reads on to the end, without waiting.
+    fn read_to_end(&mut self, partition: u16, mut from: u64) -> (Vec<StoredBatch>, u64) {
+        let mut batches = Vec::new();
+        loop {
+            let token = self.fetch(partition, from, None, false);
+            let (more, next, at_end) = self.fetched(token);
+            batches.extend(more);
+            from = next;
+            if at_end {
+                return (batches, from);
             }
         }
-        offsets.unwrap()
+    }
+
+    /// A fetch that has found nothing and waits; where.
+    fn park(&mut self, partition: u16, mut from: u64, exclude: Option<u128>) -> (u64, u64) {
+        // Until the end is known to the store, there may be answers that only pass over what is left out.
+        self.read_to_end(partition, from);
+        loop {
+            let token = self.fetch(partition, from, exclude, true);
+            match &self.completions()[..] {
+                [] => return (token, from),
+                [Completion::Fetched { result: Ok(fetched), .. }] => {
+                    assert!(fetched.batches.is_empty() && fetched.next > from);
+                    from = fetched.next;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }
 
-fn payloads(fetched: &Fetched) -> Vec<Vec<u8>> {
-    fetched.batches.iter().flat_map(|stored| stored.batch.payloads().map(<[u8]>::to_vec)).collect()
+fn payloads(batches: &[StoredBatch]) -> Vec<Vec<u8>> {
+    batches.iter().flat_map(|stored| stored.batch.payloads().map(<[u8]>::to_vec)).collect()
 }
 
-pub(super) fn run<S: Store<u64>>(make: impl Fn() -> S) {
-    offsets_count_up_in_each_partition(make());
-    a_fetch_brings_what_was_stored_from_its_offset_on(make());
-    a_fetch_waits_for_the_next_append(make());
-    a_fetch_that_does_not_wait_says_that_the_end_is_reached(make());
-    what_a_client_stored_is_left_out_for_it(make());
-    expired_batches_are_not_read(make());
-    positions_are_found_by_end_and_by_time(make());
-    timestamps_never_run_backwards(make());
-    park_and_cancel_leaves_no_fetch_behind(make());
-    a_limit_of_bytes_ends_a_fetch_between_batches(make());
+pub(super) fn run<L: Lab>(lab: &L) {
+    a_queue_that_may_not_be_made_is_not(lab);
+    offsets_count_up_in_each_partition(lab);
+    a_fetch_brings_what_was_stored_from_its_offset_on(lab);
+    a_fetch_waits_for_the_next_append(lab);
+    a_fetch_that_does_not_wait_says_that_the_end_is_reached(lab);
+    what_a_client_stored_is_left_out_for_it(lab);
+    keys_come_back_with_their_payloads(lab);
+    expired_batches_are_not_read(lab);
+    positions_are_found_by_end_and_by_time(lab);
+    timestamps_never_run_backwards(lab);
+    park_and_cancel_leaves_no_fetch_behind(lab);
+    a_limit_of_bytes_ends_a_fetch_between_batches(lab);
+    many_batches_come_back_whole_and_in_order(lab);
 }
 
-fn offsets_count_up_in_each_partition<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
+fn a_queue_that_may_not_be_made_is_not<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let (_, other) = lab.queue();
+    assert_eq!(trial.open_queue(other, None), Err(StoreFault::NoQueue));
+}
+
+fn offsets_count_up_in_each_partition<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
     assert_eq!(trial.store(0, 1, &[b"a", b"b"]), 0..2);
     assert_eq!(trial.store(1, 1, &[b"c"]), 0..1);
     assert_eq!(trial.store(0, 1, &[b"d"]), 2..3);
     assert_eq!(trial.store.counters().stored, 4);
 }
 
-fn a_fetch_brings_what_was_stored_from_its_offset_on<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
+fn a_fetch_brings_what_was_stored_from_its_offset_on<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
     trial.store(0, 1, &[b"a", b"b"]);
     trial.store(0, 1, &[b"c"]);
-    trial.fetch(0, 1, None, true);
-    let fetched = trial.fetched();
-    assert_eq!((fetched.batches[0].base_offset, fetched.next, fetched.at_end), (0, 3, true));
-    assert_eq!(payloads(&fetched), [b"a", b"b", b"c"]);
-    trial.fetch(0, 2, None, true);
-    assert_eq!(payloads(&trial.fetched()), [b"c"]);
-    trial.fetch(0, 99, None, false);
-    assert_eq!(trial.fetched().next, 3, "an offset beyond the end is the end");
+    let (batches, next) = trial.read(0, 1, None, 2);
+    let wanted: Vec<Vec<u8>> = [b"a", b"b", b"c"].map(|payload| payload.to_vec()).to_vec();
+    // The first batch may begin before what was asked for.
+    assert_eq!(payloads(&batches), wanted[batches[0].base_offset as usize..]);
+    assert!(batches[0].base_offset <= 1 && next == 3);
+    let (batches, _) = trial.read(0, 2, None, 1);
+    assert_eq!(payloads(&batches).last(), wanted.last());
+    let token = trial.fetch(0, 99, None, false);
+    assert_eq!(trial.fetched(token).1, 3, "an offset beyond the end is the end");
 }
 
-fn a_fetch_waits_for_the_next_append<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
-    let first = trial.fetch(0, 0, None, true);
-    let other = trial.fetch(1, 0, None, true);
-    assert!(trial.completions().is_empty());
+fn a_fetch_waits_for_the_next_append<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let (first, _) = trial.park(0, 0, None);
+    let (other, _) = trial.park(1, 0, None);
     trial.append(0, batch(1, 60, &[b"a"]));
-    trial.append(0, batch(1, 60, &[b"b"]));
-    let fetched: Vec<(u64, usize)> = trial
-        .completions()
-        .into_iter()
-        .filter_map(|completion| match completion {
-            Completion::Fetched { token, result } => Some((token, payloads(&result.unwrap()).len())),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(fetched, [(first, 2)], "one answer brings what one turn stored");
+    let mut left = 2;
+    while left > 0 {
+        for completion in trial.completions() {
+            left -= 1;
+            if let Completion::Fetched { token, result } = completion {
+                assert_eq!((token, payloads(&result.unwrap().batches)), (first, vec![b"a".to_vec()]));
+            }
+        }
+        assert!(left == 0 || trial.wait(), "{:?}", trial.open);
+    }
     assert_eq!(trial.open.keys().collect::<Vec<_>>(), [&other]);
 }
 
-fn a_fetch_that_does_not_wait_says_that_the_end_is_reached<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
-    trial.fetch(0, 0, None, false);
-    let fetched = trial.fetched();
-    assert!(fetched.at_end && fetched.batches.is_empty());
+fn a_fetch_that_does_not_wait_says_that_the_end_is_reached<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let token = trial.fetch(0, 0, None, false);
+    assert!(trial.fetched(token).2);
 }
 
-fn what_a_client_stored_is_left_out_for_it<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
+fn what_a_client_stored_is_left_out_for_it<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
     trial.store(0, 1, &[b"mine"]);
     trial.store(0, 2, &[b"theirs"]);
     trial.store(0, 1, &[b"mine again"]);
-    trial.fetch(0, 0, Some(1), true);
-    let fetched = trial.fetched();
-    assert_eq!((payloads(&fetched), fetched.next), (vec![b"theirs".to_vec()], 3));
-    trial.fetch(0, 2, Some(1), true);
-    assert!(trial.completions().is_empty(), "only its own is there: it waits");
-    trial.store(0, 1, &[b"mine"]);
-    assert_eq!(trial.open.len(), 1);
-    trial.append(0, batch(2, 60, &[b"theirs"]));
-    assert_eq!(trial.completions().len(), 2);
+    let (batches, next) = trial.read(0, 0, Some(1), 1);
+    assert_eq!(payloads(&batches), [b"theirs"]);
+    let (fetch, _) = trial.park(0, next, Some(1));
+    let mine = trial.append(0, batch(1, 60, &[b"mine"]));
+    trial.appended(mine);
+    trial.append(0, batch(2, 60, &[b"theirs, too"]));
+    let mut seen = Vec::new();
+    let mut waiting = fetch;
+    while seen.is_empty() {
+        for completion in trial.completions() {
+            if let Completion::Fetched { token, result } = completion {
+                assert_eq!(token, waiting);
+                let fetched = result.unwrap();
+                seen.extend(payloads(&fetched.batches));
+                if seen.is_empty() {
+                    waiting = trial.fetch(0, fetched.next, Some(1), true);
+                }
+            }
+        }
+        assert!(!seen.is_empty() || trial.wait());
+    }
+    assert_eq!(seen, [b"theirs, too"]);
 }
 
-fn expired_batches_are_not_read<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
-    trial.append(0, batch(1, 60, &[b"short"]));
-    trial.append(0, batch(1, 100, &[b"long"]));
-    trial.completions();
-    trial.now = at(60);
-    trial.fetch(0, 0, None, true);
-    assert_eq!(payloads(&trial.fetched()), [b"long"]);
-    trial.now = at(59);
-    trial.fetch(0, 0, None, true);
-    assert_eq!(payloads(&trial.fetched()).len(), 2);
-    trial.now = at(100);
+fn keys_come_back_with_their_payloads<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let mut builder = BatchBuilder::with_keys(ClientId::from(1), 1000, 0);
+    let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
+    messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
+    let token = trial.append(2, builder.close());
+    assert_eq!(trial.appended(token), 0..3);
+    let (batches, _) = trial.read(2, 0, None, 3);
+    let records: Vec<_> = batches
+        .iter()
+        .flat_map(|stored| stored.batch.records().map(|record| (record.key, record.payload)))
+        .collect();
+    assert_eq!(records, messages);
+}
+
+fn expired_batches_are_not_read<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    for (ttl, payload) in [(60, &b"short"[..]), (1000, b"long")] {
+        let token = trial.append(0, batch(1, ttl, &[payload]));
+        trial.appended(token);
+    }
+    trial.at(30);
+    assert_eq!(payloads(&trial.read_to_end(0, 0).0).len(), 2);
+    trial.at(500);
+    let (batches, next) = trial.read_to_end(0, 0);
+    assert_eq!((payloads(&batches), next), (vec![b"long".to_vec()], 2));
+    trial.at(2000);
     trial.store.handle_tick(trial.now);
-    trial.fetch(0, 0, None, false);
-    let fetched = trial.fetched();
-    assert_eq!((payloads(&fetched).len(), fetched.next), (0, 2), "offsets go on behind what is gone");
+    let (batches, next) = trial.read_to_end(0, 0);
+    assert_eq!((payloads(&batches).len(), next), (0, 2), "offsets go on behind what is gone");
 }
 
-fn positions_are_found_by_end_and_by_time<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
-    for second in [10, 20, 30] {
-        trial.now = at(second);
+fn positions_are_found_by_end_and_by_time<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    for _ in 0..3 {
+        trial.let_time_pass();
         trial.store(0, 1, &[b"a", b"b"]);
     }
+    let (batches, _) = trial.read(0, 0, None, 6);
+    let time_of = |offset: u64| {
+        batches.iter().find(|stored| stored.end_offset() > offset).expect("it was read").timestamp_ms
+    };
     for (position, expected) in [
         (Position::Latest, 6),
         (Position::Time(0), 0),
-        (Position::Time(at(20).unix_ms), 2),
-        (Position::Time(at(20).unix_ms + 1), 4),
-        (Position::Time(at(31).unix_ms), 6),
+        (Position::Time(time_of(2)), 2),
+        (Position::Time(time_of(2) + 1), 4),
+        (Position::Time(time_of(4) + 1), 6),
     ] {
-        trial.submit("resolve", |token| Request::Resolve { token, partition: key(0), position });
-        let Completion::Resolved { result, .. } = trial.one() else { panic!() };
+        let partition = trial.key(0);
+        let token = trial.submit("resolve", |token| Request::Resolve { token, partition, position });
+        let Completion::Resolved { result, .. } = trial.completion_of(token) else { panic!() };
         assert_eq!(result, Ok(expected), "{position:?}");
     }
 }
 
-fn timestamps_never_run_backwards<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
-    trial.now = at(20);
+fn timestamps_never_run_backwards<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    trial.at(20);
     trial.store(0, 1, &[b"a"]);
-    trial.now = at(10);
+    trial.at(10);
     trial.store(0, 1, &[b"b"]);
-    trial.fetch(0, 0, None, true);
-    let times: Vec<u64> = trial.fetched().batches.iter().map(|stored| stored.timestamp_ms).collect();
-    assert_eq!(times, [at(20).unix_ms, at(20).unix_ms]);
+    let (batches, _) = trial.read(0, 0, None, 2);
+    assert!(batches.iter().map(|stored| stored.timestamp_ms).is_sorted());
 }
 
-fn park_and_cancel_leaves_no_fetch_behind<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
+fn park_and_cancel_leaves_no_fetch_behind<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    (0..PARTITIONS).for_each(|partition| {
+        let (token, _) = trial.park(partition, 0, None);
+        trial.cancel(token, partition);
+        trial.completion_of(token);
+    });
     for round in 0..100_000u64 {
-        let token = trial.fetch((round % 3) as u16, 0, None, true);
+        let partition = (round % 3) as u16;
+        let token = trial.fetch(partition, 0, None, true);
         assert!(trial.completions().is_empty());
-        trial.cancel(token, (round % 3) as u16);
+        trial.cancel(token, partition);
         assert_eq!(trial.completions().len(), 1);
-        trial.cancel(token, (round % 3) as u16);
+        trial.cancel(token, partition);
         assert!(trial.completions().is_empty(), "a fetch that is done cannot be cancelled");
     }
     assert_eq!(trial.store.waiting(), 0);
@@ -247,12 +415,45 @@ fn park_and_cancel_leaves_no_fetch_behind<S: Store<u64>>(store: S) {
     assert!(trial.open.is_empty(), "{:?}", trial.open);
 }
 
-fn a_limit_of_bytes_ends_a_fetch_between_batches<S: Store<u64>>(store: S) {
-    let mut trial = Trial::new(store);
+fn a_limit_of_bytes_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
     for _ in 0..4 {
         trial.store(0, 1, &[&[0; 600_000]]);
     }
-    trial.fetch(0, 0, None, true);
-    let fetched = trial.fetched();
-    assert_eq!((fetched.batches.len(), fetched.next, fetched.at_end), (2, 2, false));
+    let (mut from, mut fetches) = (0, 0);
+    while from < 4 {
+        let token = trial.fetch(0, from, None, true);
+        let (batches, next, _) = trial.fetched(token);
+        assert!(batches.len() <= 2 && next == from + batches.len() as u64, "{from} {next}");
+        (from, fetches) = (next, fetches + usize::from(!batches.is_empty()));
+    }
+    assert!(fetches >= 2, "{fetches}");
+}
+
+fn many_batches_come_back_whole_and_in_order<L: Lab>(lab: &L) {
+    const BATCHES: u32 = 200;
+    const MESSAGES: u32 = 100;
+    let mut trial = Trial::new(lab);
+    let number = |number: u32| number.to_le_bytes();
+    for first in (0..BATCHES).map(|index| index * MESSAGES) {
+        let numbers: Vec<_> = (first..first + MESSAGES).map(number).collect();
+        let messages: Vec<&[u8]> = numbers.iter().map(|number| &number[..]).collect();
+        trial.append(1, batch(1, 1000, &messages));
+    }
+    let mut next_offset = 0;
+    while !trial.open.is_empty() {
+        for completion in trial.completions() {
+            let Completion::Appended { result, .. } = completion else { panic!("{completion:?}") };
+            let offsets = result.unwrap().expect("nobody else stores here");
+            assert_eq!(offsets, next_offset..next_offset + u64::from(MESSAGES), "they complete in order");
+            next_offset = offsets.end;
+        }
+        assert!(trial.open.is_empty() || trial.wait());
+    }
+    let (batches, _) = trial.read(1, 0, None, (BATCHES * MESSAGES) as usize);
+    let read: Vec<u32> = payloads(&batches)
+        .iter()
+        .map(|payload| u32::from_le_bytes(payload[..].try_into().unwrap()))
+        .collect();
+    assert_eq!(read, (0..BATCHES * MESSAGES).collect::<Vec<u32>>());
 }

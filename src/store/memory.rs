@@ -6,7 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use super::{Completion, Fence, Request, Store, StoreCounters, Stream};
+use super::read::read;
+use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream};
 use crate::batch::{Batch, Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::config::WhenFull;
@@ -17,10 +18,6 @@ use crate::queue::{PartitionKey, Position};
 /// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
 /// of arrival, the allocator's share of two allocations.
 pub const BATCH_OVERHEAD_BYTES: usize = 192;
-
-/// Batches that one fetch passes over before it comes back, so that a long run of left-out batches cannot
-/// hold the shard.
-const SCAN_BATCHES: usize = 4096;
 
 /// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
 const TICK_MS: u64 = 1_000;
@@ -153,7 +150,8 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             partition.is_woken = true;
             self.woken.push(key);
         }
-        self.completions.push_back(Completion::Appended { token, result: Ok(base_offset..partition.end) });
+        self.completions
+            .push_back(Completion::Appended { token, result: Ok(Some(base_offset..partition.end)) });
         self.arrivals.push_back((key, base_offset));
         self.batches += 1;
         self.bytes += cost;
@@ -253,7 +251,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
 
     fn fetch(&mut self, now: Now, wait: bool, key: PartitionKey, mut fetch: Waiting<T>) {
         let fetched = match self.partitions.get(&key) {
-            Some(partition) => partition.read(now, fetch.from, fetch.bytes_max, fetch.exclude),
+            Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
             None => Fetched { batches: Vec::new(), next: 0, at_end: true },
         };
         if wait && fetched.batches.is_empty() && fetched.at_end {
@@ -285,34 +283,13 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     }
 }
 
-impl<T> Partition<T> {
-    fn read(&self, now: Now, from: u64, bytes_max: usize, exclude: Option<ClientId>) -> Fetched {
-        let first = self.batches.partition_point(|stored| stored.end_offset() <= from);
-        let mut fetched = Fetched { batches: Vec::new(), next: from.min(self.end), at_end: false };
-        let mut bytes = 0;
-        for stored in self.batches.range(first..).take(SCAN_BATCHES) {
-            if bytes >= bytes_max {
-                break;
-            }
-            fetched.next = stored.end_offset();
-            if !stored.is_expired(now.unix_ms) && exclude != Some(stored.batch.client()) {
-                bytes += stored.batch.stored_bytes();
-                fetched.batches.push(stored.clone());
-            }
-        }
-        fetched.at_end = self.batches.back().is_none_or(|last| fetched.next >= last.end_offset());
-        if fetched.at_end {
-            fetched.next = self.end;
-        }
-        fetched
-    }
-}
-
 impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
-            Request::Open { token, .. } => {
-                self.completions.push_back(Completion::Opened { token, result: Ok(self.incarnation) });
+            Request::Open { token, create, .. } => {
+                let life = |partitions| Life { incarnation: self.incarnation, partitions };
+                let result = create.map(life).ok_or(StoreFault::NoQueue);
+                self.completions.push_back(Completion::Opened { token, result });
             }
             Request::Append { token, stream, partition, batch } => {
                 self.append(now, token, stream, partition, batch);
@@ -378,9 +355,59 @@ mod tests {
         Memory::new(64 << 20, WhenFull::DropOldest, 7)
     }
 
+    struct Here(std::cell::Cell<u64>);
+
+    impl conformance::Lab for Here {
+        type Store = Memory<u64>;
+
+        fn store(&self) -> Memory<u64> {
+            memory()
+        }
+
+        fn unix_ms(&self) -> Option<u64> {
+            None
+        }
+
+        fn wait(&self) -> bool {
+            false
+        }
+
+        fn queue(&self) -> (crate::queue::QueueId, crate::names::QueueName) {
+            self.0.set(self.0.get() + 1);
+            let name = crate::names::QueueName::parse(&format!("q{}", self.0.get())).unwrap();
+            (crate::queue::QueueId(self.0.get()), name)
+        }
+    }
+
     #[test]
     fn it_conforms() {
-        conformance::run(memory);
+        conformance::run(&Here(std::cell::Cell::new(0)));
+    }
+
+    #[test]
+    fn one_answer_brings_what_one_turn_stored_and_a_clock_that_is_set_back_changes_no_order() {
+        let mut store = memory();
+        let at = |unix_ms| Now { mono_ms: 0, unix_ms };
+        let fetch = |token| Request::Fetch {
+            token,
+            partition: key(0),
+            from: 0,
+            bytes_max: 1 << 20,
+            exclude: None,
+            wait: true,
+        };
+        assert!(store.submit(at(0), fetch(9)).is_ok() && store.poll_completion(at(0)).is_none());
+        for (token, unix_ms) in [(0, 20_000), (1, 10_000)] {
+            let (stream, batch) = (Stream(0), batch(1, 60, &[b"x"]));
+            let append = Request::Append { token, stream, partition: key(0), batch };
+            assert!(store.submit(at(unix_ms), append).is_ok());
+        }
+        let answers: Vec<_> = std::iter::from_fn(|| store.poll_completion(at(20_000))).collect();
+        let Some(Completion::Fetched { token: 9, result: Ok(fetched) }) = answers.last() else {
+            panic!("{answers:?}")
+        };
+        let times: Vec<u64> = fetched.batches.iter().map(|stored| stored.timestamp_ms).collect();
+        assert_eq!((answers.len(), times), (3, vec![20_000, 20_000]));
     }
 
     #[test]
@@ -437,7 +464,7 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(0..1)]);
+        assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(Some(0..1))]);
     }
 
     proptest! {

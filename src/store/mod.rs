@@ -4,7 +4,9 @@
 //! answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
 
 mod fence;
+pub mod kafka;
 mod memory;
+mod read;
 
 #[cfg(test)]
 mod conformance;
@@ -18,7 +20,7 @@ use std::ops::Range;
 use crate::batch::{Batch, Fetched};
 use crate::clock::Now;
 use crate::error::StoreFault;
-use crate::names::ClientId;
+use crate::names::{ClientId, Project, QueueName};
 use crate::queue::{PartitionKey, Position, QueueId};
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
@@ -33,8 +35,12 @@ pub enum Request<T> {
     Open {
         /// The asker's.
         token: T,
-        /// The queue.
+        /// The queue, as this server numbers it.
         queue: QueueId,
+        /// The queue, as everyone knows it.
+        name: (Project, QueueName),
+        /// How many partitions it gets where it is not there; `None`: then it is not made.
+        create: Option<u16>,
     },
     /// Store a batch behind what the partition holds. A partition's appends complete in order. Once one of a stream has
     /// failed, all later ones of that stream fail, too ([`Fence`]).
@@ -84,19 +90,20 @@ pub enum Request<T> {
 /// A store's answer.
 #[derive(Clone, Debug)]
 pub enum Completion<T> {
-    /// To `Open`: the incarnation.
+    /// To `Open`.
     Opened {
         /// The asker's.
         token: T,
         /// The queue's life.
-        result: Result<u64, StoreFault>,
+        result: Result<Life, StoreFault>,
     },
-    /// To `Append`: the offsets. The batch is as durable as the store promises.
+    /// To `Append`. The batch is as durable as the store promises.
     Appended {
         /// The asker's.
         token: T,
-        /// From the first message to behind the last.
-        result: Result<Range<u64>, StoreFault>,
+        /// The offsets, from the first message to behind the last; `None` where the messages do not stand one after the other,
+        /// or nobody knows where.
+        result: Result<Option<Range<u64>>, StoreFault>,
     },
     /// To `Fetch`.
     Fetched {
@@ -126,6 +133,15 @@ impl<T: Copy> Completion<T> {
     }
 }
 
+/// One life of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Tells it from others of the same name.
+    pub incarnation: u64,
+    /// How many partitions it has.
+    pub partitions: u16,
+}
+
 /// What became of the messages that a store was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreCounters {
@@ -147,8 +163,31 @@ pub trait Store<T: Copy + Eq + Hash> {
     /// The next answer. Fetches that wait are looked at once all that was submitted is done.
     fn poll_completion(&mut self, now: Now) -> Option<Completion<T>>;
 
+    /// Whether an answer may be there although nothing was submitted since the last one.
+    fn has_completions(&self) -> bool {
+        false
+    }
+
     /// Time has passed: frees what has expired. Returns when it wants to be called again, in `mono_ms`.
     fn handle_tick(&mut self, now: Now) -> Option<u64>;
+
+    /// Whether there is anything that time changes.
+    fn needs_ticks(&self) -> bool {
+        self.counters().stored > 0
+    }
+
+    /// Whether every shard's store takes appends to any partition. Else they go to the one of the partition's owner.
+    fn appends_anywhere(&self) -> bool {
+        false
+    }
+
+    /// A queue that is not what it was: deleted, or with other partitions. It is to be forgotten everywhere.
+    fn poll_gone(&mut self) -> Option<QueueId> {
+        None
+    }
+
+    /// Such a queue, of whichever shard: whoever waits for something of it is told.
+    fn forget(&mut self, _queue: QueueId) {}
 
     /// What became of the messages.
     fn counters(&self) -> StoreCounters;

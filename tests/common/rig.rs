@@ -97,7 +97,7 @@ impl Rig {
             };
             messages += batch.count() as usize;
             self.budget.release(reserved);
-            self.call(|session, cx| session.handle_appended(operation, sequence, Ok(0..1), cx));
+            self.call(|session, cx| session.handle_appended(operation, sequence, Ok(Some(0..1)), cx));
         }
         self.commands.clear();
         self.call(|session, cx| session.poll_transmit(cx));

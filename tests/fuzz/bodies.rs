@@ -402,8 +402,11 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
         Command::Append { operation, sequence, batch, reserved, .. } => {
             rig.budget.release(reserved);
             let offset = u64::from(bag.byte());
-            let result =
-                if fails { Err(StoreFault::Full) } else { Ok(offset..offset + u64::from(batch.count())) };
+            let result = if fails {
+                Err(StoreFault::Full)
+            } else {
+                Ok((step & 0x20 == 0).then(|| offset..offset + u64::from(batch.count())))
+            };
             rig.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
         }
         Command::Resolve { operation, partition, .. } => {

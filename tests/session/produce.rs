@@ -303,7 +303,7 @@ impl Run {
         let result =
             if fails { Err(StoreFault::Unavailable("planned".into())) } else { Ok(offset..offset + count) };
         self.harness.rig.budget.release(reserved);
-        self.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
+        self.call(|session, cx| session.handle_appended(operation, sequence, result.map(Some), cx));
     }
 
     fn note(&mut self, reads: Vec<Read>) {

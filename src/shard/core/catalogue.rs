@@ -42,6 +42,15 @@ impl Catalogue {
         Ok(QueueId(u64::from(self.shard) << 48 | self.next))
     }
 
+    /// Forgets a queue; false where it was not known. Looks at all of them.
+    pub fn forget(&mut self, queue: QueueId) -> bool {
+        let before = self.queues.len();
+        self.queues.retain(|_, info| info.id != queue);
+        let is_forgotten = self.queues.len() < before;
+        self.made -= usize::from(is_forgotten && queue.0 >> 48 == u64::from(self.shard));
+        is_forgotten
+    }
+
     /// Records a queue; where two asked for it at once, the first stays.
     pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
         match self.queues.entry(name) {

@@ -3,7 +3,7 @@
 use super::catalogue::FullName;
 use super::slab::ConnectionId;
 use crate::error::Fault;
-use crate::queue::QueueInfo;
+use crate::queue::{QueueId, QueueInfo};
 use crate::session::OperationId;
 use crate::store::{Completion, Request, Stream};
 
@@ -53,6 +53,8 @@ pub enum Message {
     Request(Request<Token>),
     /// The owner's answer.
     Completion(Completion<Token>),
+    /// A queue is not what it was.
+    Forget(QueueId),
     /// Draining: the sender's producers are all answered.
     ProducersDrained,
 }

@@ -33,7 +33,7 @@ use crate::names::{Project, QueueName, queue_hash};
 use crate::planted;
 use crate::queue::{QueueId, QueueInfo, home};
 use crate::session::{Command, ServerSession, SessionCounters};
-use crate::store::{Completion, Request, Store};
+use crate::store::{Completion, Life, Request, Store};
 use crate::tenant::{Permit, Tenants, Use};
 
 /// How often the store is ticked while it wants nothing.
@@ -188,6 +188,12 @@ impl<S: Store<Token>> Core<S> {
                 self.outboxes[usize::from(shard)].push(Message::Completion(completion));
             }
         }
+        while let Some(queue) = self.store.poll_gone() {
+            self.forget(queue);
+            for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
+                self.outboxes[usize::from(shard)].push(Message::Forget(queue));
+            }
+        }
         self.evict(now);
         self.wake_waiting(now);
         if self.drain != Drain::No {
@@ -202,6 +208,7 @@ impl<S: Store<Token>> Core<S> {
             Message::Opened { token, name, result } => self.handle_opened(now, token, name, result),
             Message::Request(request) => self.submit(now, request),
             Message::Completion(completion) => self.handle_completion(now, completion),
+            Message::Forget(queue) => self.forget(queue),
             Message::ProducersDrained => self.shards_done += 1,
         }
     }
@@ -222,7 +229,7 @@ impl<S: Store<Token>> Core<S> {
 
     /// Whether there is something to do at once: a connection to transmit, or a store's answer that may be there.
     pub fn has_work(&self) -> bool {
-        self.is_asked || !self.dirty.is_empty()
+        self.is_asked || !self.dirty.is_empty() || self.store.has_completions()
     }
 
     /// What a connection has to send now.
@@ -314,7 +321,7 @@ impl<S: Store<Token>> Core<S> {
 
     /// When [`Self::handle_timeouts`] is to be called, in `mono_ms`; `None` where nothing is due ever.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let tick = (self.store.counters().stored > 0).then_some(self.tick_due_ms);
+        let tick = self.store.needs_ticks().then_some(self.tick_due_ms);
         [self.deadlines.next_ms(), self.evict_due_ms, tick].into_iter().flatten().min()
     }
 
@@ -478,12 +485,16 @@ impl<S: Store<Token>> Core<S> {
         let (partition, request) = match command {
             Command::Open { .. } | Command::Report { .. } => return,
             Command::Append { operation, sequence, partition, batch, reserved } => {
-                if queue.owner(partition, self.shards) != shard {
-                    self.counters.messages_hopped += u64::from(batch.count());
-                }
                 let token = token(operation, sequence, reserved);
-                let (stream, partition_key) = (token.stream(), queue.key(partition));
-                (partition, Request::Append { token, stream, partition: partition_key, batch })
+                let (stream, count) = (token.stream(), batch.count());
+                let append = Request::Append { token, stream, partition: queue.key(partition), batch };
+                if self.store.appends_anywhere() {
+                    return self.submit(now, append);
+                }
+                if queue.owner(partition, self.shards) != shard {
+                    self.counters.messages_hopped += u64::from(count);
+                }
+                (partition, append)
             }
             Command::Resolve { operation, partition, position } => {
                 let token = token(operation, u64::from(partition), 0);
@@ -519,13 +530,10 @@ impl<S: Store<Token>> Core<S> {
         let project = connection.project().map(Project::as_str).unwrap_or_default();
         let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
         let (connection, peer, status) = (id.as_u64(), connection.peer(), fault.status().0);
-        match fault {
-            Fault::Peer(_) | Fault::Draining => {
-                tracing::debug!(connection, ?peer, project, queue, status, %fault, "an operation fails");
-            }
-            Fault::Store(_) | Fault::Internal(_) => {
-                tracing::warn!(connection, ?peer, project, queue, status, %fault, "an operation fails");
-            }
+        if status < 500 || *fault == Fault::Draining {
+            tracing::debug!(connection, ?peer, project, queue, status, %fault, "an operation fails");
+        } else {
+            tracing::warn!(connection, ?peer, project, queue, status, %fault, "an operation fails");
         }
     }
 
@@ -574,9 +582,6 @@ impl<S: Store<Token>> Core<S> {
         if self.settings.test_faults {
             planted::in_shard(name.1.as_str());
         }
-        if !self.settings.auto_create {
-            return self.answer_opened(now, token, name, Err(PeerFault::NoQueue.into()));
-        }
         let permit = self.tenants.get(&name.0, now.mono_ms).map(|tenant| tenant.take(Use::Queue)).transpose();
         let permit = match permit {
             Ok(permit) => permit,
@@ -587,22 +592,23 @@ impl<S: Store<Token>> Core<S> {
         };
         match self.catalogue.next_id() {
             Ok(queue) => {
-                self.opening.insert(queue, (name, permit));
+                self.opening.insert(queue, (name.clone(), permit));
                 // The store answers with the token alone, so the queue's number travels in it.
                 let token = Token { detail: queue.0, ..token };
-                self.submit(now, Request::Open { token, queue });
+                let create = self.settings.auto_create.then_some(self.settings.partitions);
+                self.submit(now, Request::Open { token, queue, name, create });
             }
             Err(fault) => self.answer_opened(now, token, name, Err(fault.into())),
         }
     }
 
     /// The store has begun a queue's life: this shard is its home.
-    fn handle_made(&mut self, now: Now, token: Token, result: Result<u64, StoreFault>) {
+    fn handle_made(&mut self, now: Now, token: Token, result: Result<Life, StoreFault>) {
         let id = QueueId(token.detail);
         let Some((name, permit)) = self.opening.remove(&id) else { return };
-        let result = result.map_err(Fault::from).map(|incarnation| {
+        let result = result.map_err(Fault::from).map(|Life { incarnation, partitions }| {
             let hash = queue_hash(&name.0, &name.1);
-            let info = QueueInfo { id, incarnation, partitions: self.settings.partitions, hash };
+            let info = QueueInfo { id, incarnation, partitions, hash };
             let recorded = self.catalogue.record(name.clone(), info);
             // Where two asked for it at once, it was made once.
             if let Some(permit) = permit.filter(|_| recorded.id == id) {
@@ -611,6 +617,14 @@ impl<S: Store<Token>> Core<S> {
             recorded
         });
         self.answer_opened(now, token, name, result);
+    }
+
+    /// A queue is not what it was: whoever asks for it finds it anew.
+    fn forget(&mut self, queue: QueueId) {
+        if self.catalogue.forget(queue) {
+            self.store.forget(queue);
+            self.is_asked = true;
+        }
     }
 
     fn answer_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, Fault>) {

@@ -1,0 +1,116 @@
+//! The one header of a Kafka record of ours: what the record's value, key and timestamp do not say.
+//!
+//! | byte | |
+//! | --- | --- |
+//! | 0 | version: 1 |
+//! | 1 | flags: 1 a TTL follows, 2 a client follows |
+//! | then | the TTL in seconds (u32, big-endian), where flag 1 is set |
+//! | then | the client's id (16 bytes, as in a UUID), where flag 2 is set |
+//!
+//! Bytes behind these are a later version's and mean nothing here. A record without the header, or with one that does not read,
+//! has the topic's default TTL and is nobody's: it goes to every consumer.
+
+use std::ffi::CStr;
+
+use crate::names::ClientId;
+
+/// The header's name.
+pub const HEADER: &CStr = c"ms";
+
+const VERSION: u8 = 1;
+const HAS_TTL: u8 = 1;
+const HAS_CLIENT: u8 = 2;
+
+/// What a header says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Time to live, seconds, where it is not the topic's default.
+    pub ttl_secs: Option<u32>,
+    /// Who stored it, where that matters.
+    pub client: Option<ClientId>,
+}
+
+/// An encoded header.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded {
+    bytes: [u8; 22],
+    length: usize,
+}
+
+impl Encoded {
+    /// The header's value.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Header {
+    /// The value; `None` where it would say nothing.
+    pub fn encode(&self) -> Option<Encoded> {
+        if *self == Self::default() {
+            return None;
+        }
+        let mut encoded = Encoded { bytes: [0; 22], length: 2 };
+        encoded.bytes[0] = VERSION;
+        let mut put = |flag: u8, bytes: &[u8]| {
+            encoded.bytes[1] |= flag;
+            encoded.bytes[encoded.length..encoded.length + bytes.len()].copy_from_slice(bytes);
+            encoded.length += bytes.len();
+        };
+        if let Some(ttl_secs) = self.ttl_secs {
+            put(HAS_TTL, &ttl_secs.to_be_bytes());
+        }
+        if let Some(client) = self.client {
+            put(HAS_CLIENT, &client.as_u128().to_be_bytes());
+        }
+        Some(encoded)
+    }
+
+    /// Reads a value; what does not read says nothing.
+    pub fn decode(value: &[u8]) -> Self {
+        Self::read(value).unwrap_or_default()
+    }
+
+    fn read(value: &[u8]) -> Option<Self> {
+        let (&[VERSION, flags], mut rest) = value.split_first_chunk::<2>()? else { return None };
+        let mut header = Self::default();
+        if flags & HAS_TTL != 0 {
+            let (ttl, behind) = rest.split_first_chunk()?;
+            header.ttl_secs = Some(u32::from_be_bytes(*ttl));
+            rest = behind;
+        }
+        if flags & HAS_CLIENT != 0 {
+            header.client = Some(ClientId::from(u128::from_be_bytes(*rest.first_chunk()?)));
+        }
+        Some(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_header_that_says_nothing_is_left_out_and_one_that_does_not_read_says_nothing() {
+        assert!(Header::default().encode().is_none());
+        for bad in [&b""[..], b"\x01", b"\x02\x01\0\0\0\x3c", b"\x01\x01\0\0\0", b"\x01\x02short"] {
+            assert_eq!(Header::decode(bad), Header::default(), "{bad:?}");
+        }
+        assert_eq!(Header::decode(b"\x01\x01\0\0\0\x3clater"), Header { ttl_secs: Some(60), client: None });
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(ttl_secs: Option<u32>, client: Option<u128>) {
+            let header = Header { ttl_secs, client: client.map(ClientId::from) };
+            let encoded = header.encode();
+            prop_assert_eq!(encoded.map_or(Header::default(), |encoded| Header::decode(encoded.as_bytes())), header);
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes: Vec<u8>) {
+            Header::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The Kafka store: a queue is a topic, a partition a partition, a payload a record's value. The only room that knows rdkafka.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | here | one shard's part: requests in, librdkafka's events and completions out |
+//! | `topic_name`, `header` | how names and messages look in Kafka |
+//! | `properties` | librdkafka's settings: ours, and those that an operator may add |
+//! | `topics` | queues found or made as topics |
+//! | `producer` | appends on their way |
+//! | `offsets` | questions for the offsets of an end or a time |
+//! | `tails`, `readers` | reading the ends of partitions, and what is older |
+//! | `batches`, `window` | records as stored batches, and a part of a partition in memory |
+//! | `news`, `janitor` | how librdkafka wakes a shard, and who does what would block it |
+//! | `native` | librdkafka's calls |
+//!
+//! A shard has one producer and one consumer for all tails, and up to `kafka_catch_up_readers` for what is older, each made on
+//! the janitor's thread when it is first needed. All of its other calls return at once: their answers come as events, and
+//! [`News`] wakes the shard for them.
+
+mod batches;
+mod header;
+mod janitor;
+mod native;
+mod news;
+mod offsets;
+mod producer;
+mod properties;
+mod readers;
+mod tails;
+mod topic_name;
+mod topics;
+mod window;
+
+pub use janitor::Janitor;
+pub use news::News;
+pub use properties::{READ_AHEAD_KIB, check};
+pub use readers::WINDOW_BYTES;
+
+use std::collections::VecDeque;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use self::janitor::Returns;
+use self::native::{Event, Handle, Queue, Topic};
+use self::offsets::{Answer, Offsets, Why};
+use self::producer::{Append, Producer};
+use self::properties::Properties;
+use self::readers::{Chore, Readers};
+use self::tails::{Place, Tails};
+use self::topics::{Openings, Topics, Wanted};
+use self::window::Fetch;
+use super::{Completion, Fence, Request, Store, StoreCounters};
+use crate::batch::Fetched;
+use crate::clock::{Now, millis};
+use crate::config::{KafkaConfig, Settings};
+use crate::error::StoreFault;
+use crate::names::ClientId;
+use crate::queue::{PartitionKey, QueueId};
+
+/// How often the store is ticked, milliseconds.
+const TICK_MS: u64 = 250;
+
+/// What every shard of a server shares.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    topics: Arc<Topics>,
+    janitor: Janitor,
+}
+
+impl Cluster {
+    /// Begins the janitor's thread: to be called where that may run on any core.
+    pub fn start() -> std::io::Result<Self> {
+        Ok(Self { topics: Arc::default(), janitor: Janitor::start()? })
+    }
+}
+
+/// What the janitor brings.
+#[derive(Debug)]
+enum Return {
+    Producer(Result<Handle, String>),
+    Tails(Result<Handle, String>),
+    Reader(usize, Result<Handle, String>),
+    /// The tail's partition, and its topic's number.
+    TailStopped(PartitionKey, usize),
+    ReaderStopped(usize),
+    Dropped,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Kafka<T> {
+    cluster: Cluster,
+    properties: Arc<Properties>,
+    news: Arc<News>,
+    returns: Returns<Return>,
+    producer: Producer<T>,
+    openings: Openings<T>,
+    offsets: Offsets<T>,
+    tails: Tails<T>,
+    readers: Readers<T>,
+    /// The consumer of the tails is there, or is being made.
+    has_tails: bool,
+    fence: Fence,
+    completions: VecDeque<Completion<T>>,
+    /// How long a fetch may wait for Kafka to say where it stands, milliseconds.
+    patience_ms: u64,
+    /// Something is there that `News` does not tell again.
+    has_more: bool,
+    counters: StoreCounters,
+}
+
+impl<T: Copy + Eq + Hash> Kafka<T> {
+    /// The store of one of `shards` shards; `news` wakes it.
+    pub fn new(
+        cluster: Cluster,
+        config: &KafkaConfig,
+        settings: &Settings,
+        shards: usize,
+        news: Arc<News>,
+    ) -> Self {
+        // A record that says nothing of who stored it is nobody's, and no client has this id.
+        let nobody = ClientId::random();
+        let store = Self {
+            properties: Arc::new(Properties::new(config, settings)),
+            returns: Returns::new(&news),
+            producer: Producer::new(),
+            openings: Openings::new(cluster.topics.clone(), Wanted::new(config, settings)),
+            offsets: Offsets::new(),
+            tails: Tails::new(config.tail_bytes / shards.max(1), nobody),
+            readers: Readers::new(config.catch_up_readers.div_ceil(shards.max(1)), nobody),
+            has_tails: false,
+            fence: Fence::default(),
+            completions: VecDeque::new(),
+            patience_ms: millis(config.delivery_timeout),
+            has_more: false,
+            counters: StoreCounters::default(),
+            cluster,
+            news,
+        };
+        store.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+        store
+    }
+
+    fn make(
+        &self,
+        wrap: impl FnOnce(Result<Handle, String>) -> Return + Send + 'static,
+        make: fn(&std::collections::BTreeMap<String, String>) -> Result<Handle, String>,
+        of: fn(&Properties) -> &std::collections::BTreeMap<String, String>,
+    ) {
+        let properties = self.properties.clone();
+        self.returns.ask(&self.cluster.janitor, move || wrap(make(of(&properties))));
+    }
+
+    fn append(&mut self, now: Now, append: Append<T>) {
+        if self.fence.is_closed(append.stream) {
+            self.counters.refused += u64::from(append.batch.count());
+            let result = Err(StoreFault::Fenced);
+            return self.completions.push_back(Completion::Appended { token: append.token, result });
+        }
+        self.producer.append(append);
+        self.take_outcomes(now);
+    }
+
+    fn take_outcomes(&mut self, now: Now) {
+        while let Some(outcome) = self.producer.poll() {
+            match outcome.result {
+                Ok(_) => self.counters.stored += u64::from(outcome.count),
+                Err(_) => {
+                    self.counters.refused += u64::from(outcome.count);
+                    self.fence.close(now, outcome.stream);
+                }
+            }
+            self.completions.push_back(Completion::Appended { token: outcome.token, result: outcome.result });
+        }
+    }
+
+    fn fetch(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>) {
+        if !self.has_tails {
+            self.has_tails = true;
+            self.make(Return::Tails, Handle::consumer, |properties| &properties.tails);
+        }
+        match self.tails.place(now, key, fetch) {
+            Place::Answered(fetch, fetched) => self.answer(fetch.token, Ok(fetched)),
+            Place::Waits { ask_end: false } => {}
+            Place::Waits { ask_end: true } => self.offsets.ask_end(key),
+            Place::Behind(fetch) => {
+                let Some(info) = self.cluster.topics.get(key.queue) else {
+                    return self.answer(fetch.token, Err(unknown()));
+                };
+                self.readers.fetch(now, key, info, fetch);
+                self.has_more = true;
+            }
+        }
+    }
+
+    fn answer(&mut self, token: T, result: Result<Fetched, StoreFault>) {
+        self.completions.push_back(Completion::Fetched { token, result });
+    }
+
+    fn cancel(&mut self, token: T, key: PartitionKey) {
+        if let Some(fetch) = self.tails.cancel(key, token).or_else(|| self.readers.cancel(token)) {
+            let fetched = Fetched { batches: Vec::new(), next: fetch.from, at_end: false };
+            self.answer(token, Ok(fetched));
+        }
+    }
+
+    /// Takes everything that has come, and asks what is to be asked.
+    fn work(&mut self, now: Now) {
+        self.has_more = false;
+        while let Some(back) = self.returns.poll() {
+            self.handle_return(now, back);
+        }
+        while let Some(event) = self.producer.queue().and_then(Queue::poll) {
+            self.handle_event(now, event);
+        }
+        self.take_outcomes(now);
+        if let Some(broken) = self.producer.take_broken() {
+            self.returns.ask(&self.cluster.janitor, move || {
+                drop(broken);
+                Return::Dropped
+            });
+            self.openings.handle_lost();
+            self.offsets.handle_lost();
+            self.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+        }
+        let completions = &mut self.completions;
+        self.has_more |= self.tails.poll(now, |fetch, result| {
+            completions.push_back(Completion::Fetched { token: fetch.token, result })
+        });
+        self.readers.poll(now, |_, fetch, result| {
+            completions.push_back(Completion::Fetched { token: fetch.token, result });
+        });
+        self.assign_readers(now);
+        while let Some((token, result)) = self.openings.poll() {
+            self.completions.push_back(Completion::Opened { token, result });
+        }
+        self.ask_offsets();
+    }
+
+    fn stop_tails(&self, tails: Vec<(PartitionKey, Arc<Topic>)>) {
+        for (key, topic) in tails {
+            self.returns.ask(&self.cluster.janitor, move || {
+                topic.stop(i32::from(key.partition));
+                Return::TailStopped(key, topic.number())
+            });
+        }
+    }
+
+    fn assign_readers(&mut self, now: Now) {
+        let mut chores = Vec::new();
+        let completions = &mut self.completions;
+        self.readers.assign(
+            now,
+            |chore| chores.push(chore),
+            |fetch, fault| {
+                completions.push_back(Completion::Fetched { token: fetch.token, result: Err(fault) })
+            },
+        );
+        for chore in chores {
+            match chore {
+                Chore::Make(index) => self.make(
+                    move |made| Return::Reader(index, made),
+                    Handle::consumer,
+                    |properties| &properties.readers,
+                ),
+                Chore::Stop(index, topic, partition) => self.returns.ask(&self.cluster.janitor, move || {
+                    topic.stop(partition);
+                    Return::ReaderStopped(index)
+                }),
+            }
+        }
+    }
+
+    fn ask_offsets(&mut self) {
+        self.offsets.ask(self.producer.connection(), |queue| {
+            self.cluster.topics.get(queue).map(|info| info.name.clone())
+        });
+        while let Some(Answer { why, result }) = self.offsets.poll() {
+            // Only for a queue that nobody knows.
+            if let (Why::Resolve(token), Err(fault)) = (why, result) {
+                self.completions.push_back(Completion::Resolved { token, result: Err(fault) });
+            }
+        }
+    }
+
+    fn handle_return(&mut self, now: Now, back: Return) {
+        let failed = |why: &str| tracing::error!(why, "a Kafka client cannot be made; it is tried again");
+        match back {
+            Return::Producer(Ok(handle)) => {
+                self.producer.connect(handle, &self.news);
+                self.openings.retry(self.producer.connection());
+            }
+            Return::Producer(Err(why)) => {
+                failed(&why);
+                self.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+            }
+            Return::Tails(Ok(handle)) => {
+                self.tails.connect(handle, &self.news);
+                self.offsets.retry();
+            }
+            Return::Tails(Err(why)) => {
+                failed(&why);
+                self.has_tails = false;
+            }
+            Return::Reader(index, Ok(handle)) => self.readers.handle_made(index, handle, &self.news),
+            Return::Reader(index, Err(why)) => {
+                failed(&why);
+                self.readers.handle_not_made(index);
+            }
+            Return::TailStopped(key, number) => {
+                if self.tails.handle_stopped(key, number) {
+                    self.offsets.ask_end(key);
+                }
+            }
+            Return::ReaderStopped(index) => self.readers.handle_stopped(index),
+            Return::Dropped => {}
+        }
+        self.assign_readers(now);
+    }
+
+    fn handle_event(&mut self, now: Now, event: Event) {
+        let to = self.producer.connection();
+        match event {
+            Event::Reports(reports) => self.producer.handle_reports(&reports),
+            Event::Described { asked, result } => self.openings.handle_described(asked, result, to),
+            Event::Created { asked, result } => self.openings.handle_created(asked, result, to),
+            Event::Configs { asked, result } => self.openings.handle_configs(asked, result),
+            Event::Offsets { asked, result } => {
+                self.offsets.handle_answer(asked, result);
+                while let Some(answer) = self.offsets.poll() {
+                    self.handle_offset(now, answer);
+                }
+            }
+            Event::Error { trouble, is_fatal: true } => {
+                tracing::error!(%trouble, "a Kafka producer has failed for good: another takes its place");
+                self.producer.handle_fatal();
+            }
+            Event::Error { trouble, is_fatal: false } => tracing::warn!(%trouble, "Kafka"),
+            Event::Log { level, text } if level <= SYSLOG_WARNING => tracing::warn!(text, "librdkafka"),
+            Event::Log { text, .. } => tracing::debug!(text, "librdkafka"),
+            Event::Other => {}
+        }
+    }
+
+    fn handle_offset(&mut self, now: Now, Answer { why, result }: Answer<T>) {
+        match (why, result) {
+            (Why::Resolve(token), result) => {
+                self.completions.push_back(Completion::Resolved { token, result })
+            }
+            (Why::Tail(key), Ok(end)) => {
+                let Some(info) = self.cluster.topics.get(key.queue) else { return };
+                match self.tails.start(now, key, end, &info) {
+                    Ok(Some(fetches)) => fetches.into_iter().for_each(|fetch| self.fetch(now, key, fetch)),
+                    Ok(None) => self.offsets.ask_end_later(key),
+                    Err(trouble) => {
+                        tracing::warn!(?key, %trouble, "a partition cannot be read");
+                        self.offsets.ask_end_later(key);
+                    }
+                }
+            }
+            // Whoever waits for it too long is told so by the tick.
+            (Why::Tail(key), Err(_)) => self.offsets.ask_end_later(key),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/common/broker.rs"]
+mod broker;
+
+#[cfg(test)]
+mod tests;
+
+/// Syslog's level of a warning.
+const SYSLOG_WARNING: i32 = 4;
+
+fn unknown() -> StoreFault {
+    StoreFault::Unavailable("the queue's topic is not known".into())
+}
+
+impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
+    fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
+        match request {
+            Request::Open { token, queue, name, create } => {
+                self.openings.open(token, queue, &name, create, self.producer.connection());
+                self.has_more = true;
+            }
+            Request::Append { token, stream, partition, batch } => {
+                match self.cluster.topics.get(partition.queue) {
+                    Some(topic) => self.append(now, Append { token, stream, partition, topic, batch }),
+                    None => {
+                        self.completions.push_back(Completion::Appended { token, result: Err(unknown()) })
+                    }
+                }
+            }
+            Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                self.fetch(now, partition, fetch);
+                self.has_more = true;
+            }
+            Request::Resolve { token, partition, position } => {
+                self.offsets.resolve(token, partition, position);
+                self.has_more = true;
+            }
+            Request::Cancel { token, partition } => self.cancel(token, partition),
+        }
+        Ok(())
+    }
+
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<T>> {
+        if self.completions.is_empty() && (self.news.take() || self.has_more) {
+            self.work(now);
+        }
+        self.completions.pop_front()
+    }
+
+    fn has_completions(&self) -> bool {
+        self.has_more
+    }
+
+    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+        let unused = self.tails.stop_unused(now);
+        self.stop_tails(unused);
+        let before_ms = now.mono_ms.saturating_sub(self.patience_ms);
+        for fetch in
+            self.tails.take_unanswered(before_ms).into_iter().chain(self.readers.take_unanswered(before_ms))
+        {
+            let why = "Kafka does not answer: no broker, or no leader of the partition, is within reach";
+            self.answer(fetch.token, Err(StoreFault::Unavailable(why.into())));
+        }
+        self.openings.retry(self.producer.connection());
+        self.openings.watch(now, self.producer.connection());
+        self.offsets.retry();
+        self.has_more = true;
+        Some(now.mono_ms + TICK_MS)
+    }
+
+    fn needs_ticks(&self) -> bool {
+        !(self.openings.is_idle() && self.tails.is_idle() && self.offsets.is_idle())
+    }
+
+    fn poll_gone(&mut self) -> Option<QueueId> {
+        self.openings.poll_gone().or_else(|| self.producer.poll_gone()).or_else(|| self.tails.poll_gone())
+    }
+
+    fn forget(&mut self, queue: QueueId) {
+        self.openings.forget(queue);
+        self.producer.forget(queue);
+        let (fetches, tails) = self.tails.forget(queue);
+        self.stop_tails(tails);
+        for fetch in fetches.into_iter().chain(self.readers.forget(queue)) {
+            let why = "the queue's topic was deleted, made again, or has other partitions now";
+            self.answer(fetch.token, Err(StoreFault::Unavailable(why.into())));
+        }
+    }
+
+    fn appends_anywhere(&self) -> bool {
+        true
+    }
+
+    fn counters(&self) -> StoreCounters {
+        self.counters
+    }
+
+    fn waiting(&self) -> usize {
+        self.tails.waiting() + self.readers.waiting()
+    }
+}

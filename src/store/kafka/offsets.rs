@@ -1,0 +1,182 @@
+//! Questions for offsets: where a partition ends, or which record is the first at or after a time. What comes in one turn is
+//! asked together.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{CString, c_int};
+use std::sync::Arc;
+
+use super::native::{Handle, OffsetOf, PartitionOffset, Queue, Trouble};
+use crate::error::StoreFault;
+use crate::queue::{PartitionKey, Position, QueueId};
+
+/// How long Kafka may take for an answer, milliseconds.
+const ASK_TIMEOUT_MS: c_int = 10_000;
+
+/// Partitions in one question.
+const PARTITIONS_PER_QUESTION: usize = 1000;
+
+/// Why an offset is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why<T> {
+    /// A shard wants it.
+    Resolve(T),
+    /// The tail of that partition begins there.
+    Tail(PartitionKey),
+}
+
+/// What is known now.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub why: Why<T>,
+    pub result: Result<u64, StoreFault>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ask<T> {
+    why: Why<T>,
+    key: PartitionKey,
+    of: OffsetOf,
+}
+
+/// A question: by topic and partition who wants to know, all of them the same.
+type Question<T> = HashMap<(Arc<CString>, i32), Vec<Ask<T>>>;
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Offsets<T> {
+    asks: VecDeque<Ask<T>>,
+    /// To be asked at the next tick.
+    later: Vec<Ask<T>>,
+    open: HashMap<usize, Question<T>>,
+    next: usize,
+    answers: VecDeque<Answer<T>>,
+}
+
+impl<T: Copy> Offsets<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            asks: VecDeque::new(),
+            later: Vec::new(),
+            open: HashMap::new(),
+            next: 0,
+            answers: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn resolve(&mut self, token: T, key: PartitionKey, position: Position) {
+        let of = match position {
+            Position::Latest => OffsetOf::End,
+            Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
+        };
+        self.asks.push_back(Ask { why: Why::Resolve(token), key, of });
+    }
+
+    pub(super) fn ask_end(&mut self, key: PartitionKey) {
+        self.asks.push_back(Ask { why: Why::Tail(key), key, of: OffsetOf::End });
+    }
+
+    pub(super) fn ask_end_later(&mut self, key: PartitionKey) {
+        self.later.push(Ask { why: Why::Tail(key), key, of: OffsetOf::End });
+    }
+
+    /// Time has passed.
+    pub(super) fn retry(&mut self) {
+        self.asks.extend(self.later.drain(..));
+    }
+
+    /// The handle that was asked is gone, and its answers with it.
+    pub(super) fn handle_lost(&mut self) {
+        for (_, question) in self.open.drain() {
+            self.asks.extend(question.into_values().flatten());
+        }
+    }
+
+    /// Asks all that is to be asked, if there is a handle to ask.
+    pub(super) fn ask(
+        &mut self,
+        to: Option<(&Handle, &Queue)>,
+        name: impl Fn(QueueId) -> Option<Arc<CString>>,
+    ) {
+        let Some((handle, queue)) = to else { return };
+        while !self.asks.is_empty() {
+            let mut question: Question<T> = HashMap::new();
+            // A question names a partition once: whoever asks something else of it is in the next.
+            for _ in 0..self.asks.len() {
+                let Some(ask) = self.asks.pop_front() else { break };
+                let Some(name) = name(ask.key.queue) else {
+                    let fault = StoreFault::Unavailable("the queue's topic is not known".into());
+                    self.answers.push_back(Answer { why: ask.why, result: Err(fault) });
+                    continue;
+                };
+                let room = question.len() < PARTITIONS_PER_QUESTION;
+                match question.entry((name, i32::from(ask.key.partition))) {
+                    std::collections::hash_map::Entry::Occupied(mut same) if same.get()[0].of == ask.of => {
+                        same.get_mut().push(ask);
+                    }
+                    std::collections::hash_map::Entry::Vacant(vacant) if room => {
+                        vacant.insert(vec![ask]);
+                    }
+                    _ => self.asks.push_back(ask),
+                }
+            }
+            if question.is_empty() {
+                return;
+            }
+            let of: Vec<_> = question
+                .iter()
+                .map(|((name, partition), asks)| (name.clone(), *partition, asks[0].of))
+                .collect();
+            self.next += 1;
+            handle.list_offsets(queue, self.next, &of, ASK_TIMEOUT_MS);
+            self.open.insert(self.next, question);
+        }
+    }
+
+    /// Kafka has answered a question.
+    pub(super) fn handle_answer(&mut self, asked: usize, result: Result<Vec<PartitionOffset>, Trouble>) {
+        let Some(mut question) = self.open.remove(&asked) else { return };
+        let unavailable = |trouble: &Trouble| StoreFault::Unavailable(format!("Kafka: {trouble}"));
+        match result {
+            Ok(offsets) => {
+                for PartitionOffset { topic, partition, offset } in offsets {
+                    for ask in question.remove(&(Arc::new(topic.clone()), partition)).into_iter().flatten() {
+                        let result = match &offset {
+                            Ok(offset) => match (u64::try_from(*offset), ask.of) {
+                                (Ok(offset), _) => Ok(offset),
+                                // Nothing is that young.
+                                (Err(_), OffsetOf::Time(_)) => {
+                                    self.asks.push_back(Ask { of: OffsetOf::End, ..ask });
+                                    continue;
+                                }
+                                (Err(_), OffsetOf::End) => Ok(0),
+                            },
+                            Err(trouble) => Err(unavailable(trouble)),
+                        };
+                        self.answers.push_back(Answer { why: ask.why, result });
+                    }
+                }
+                for ask in question.into_values().flatten() {
+                    let fault = StoreFault::Unavailable("Kafka has not told an offset".into());
+                    self.answers.push_back(Answer { why: ask.why, result: Err(fault) });
+                }
+            }
+            Err(trouble) => {
+                let result = Err(unavailable(&trouble));
+                self.answers.extend(
+                    question
+                        .into_values()
+                        .flatten()
+                        .map(|ask| Answer { why: ask.why, result: result.clone() }),
+                );
+            }
+        }
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Answer<T>> {
+        self.answers.pop_front()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.asks.is_empty() && self.later.is_empty() && self.open.is_empty()
+    }
+}

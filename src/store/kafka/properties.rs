@@ -1,0 +1,167 @@
+//! librdkafka's settings: those that Millstream's promises rest on, those that its own settings make, and what an operator adds.
+
+use std::collections::BTreeMap;
+
+use super::native::Handle;
+use crate::clock::millis;
+use crate::config::{KafkaConfig, Settings, Unworkable};
+use crate::limits::KAFKA_RECORD_BYTES;
+
+/// Properties that an operator may not set, and why.
+const REFUSED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "brokers says that"),
+    ("metadata.broker.list", "brokers says that"),
+    ("acks", "a message is acknowledged once every in-sync replica has it"),
+    ("request.required.acks", "a message is acknowledged once every in-sync replica has it"),
+    ("enable.idempotence", "without it a retry stores a message twice or out of order"),
+    ("max.in.flight", "idempotence decides it"),
+    ("max.in.flight.requests.per.connection", "idempotence decides it"),
+    ("retries", "delivery_timeout bounds retries"),
+    ("message.send.max.retries", "delivery_timeout bounds retries"),
+    ("transactional.id", "messages are not stored in transactions"),
+    ("enable.gapless.guarantee", "one partition's trouble would fail all others"),
+    ("linger.ms", "kafka_linger says that"),
+    ("queue.buffering.max.ms", "kafka_linger says that"),
+    ("batch.size", "kafka_batch_bytes says that"),
+    ("compression.codec", "kafka_compression says that"),
+    ("compression.type", "kafka_compression says that"),
+    ("delivery.timeout.ms", "kafka_delivery_timeout says that"),
+    ("message.timeout.ms", "kafka_delivery_timeout says that"),
+    ("message.max.bytes", "max_payload_bytes and kafka_batch_bytes decide it"),
+    ("message.copy.max.bytes", "payloads are not copied"),
+    ("queue.buffering.max.messages", "shard_budget_bytes decides it"),
+    ("queue.buffering.max.kbytes", "shard_budget_bytes decides it"),
+    ("delivery.report.only.error", "messages are acknowledged by their reports"),
+    ("group.id", "positions are the clients' own"),
+    ("enable.auto.commit", "positions are the clients' own"),
+    ("enable.auto.offset.store", "positions are the clients' own"),
+    ("auto.offset.reset", "a position that is gone goes on at the oldest"),
+    ("enable.partition.eof", "readers need it"),
+    ("allow.auto.create.topics", "topics are made with what they need, or not at all"),
+    ("queued.min.messages", "the memory of the readers is bounded"),
+    ("queued.max.messages.kbytes", "the memory of the readers is bounded"),
+    ("log.queue", "log lines come with the events"),
+];
+
+/// What librdkafka may read ahead of a consumer, KiB: of each partition whose tail is followed, and of each reader.
+pub const READ_AHEAD_KIB: usize = 4096;
+
+/// The properties of each kind of client.
+#[derive(Clone, Debug)]
+pub(super) struct Properties {
+    pub producer: BTreeMap<String, String>,
+    pub tails: BTreeMap<String, String>,
+    pub readers: BTreeMap<String, String>,
+}
+
+impl Properties {
+    pub(super) fn new(config: &KafkaConfig, settings: &Settings) -> Self {
+        let with = |own: Vec<(&str, String)>| {
+            let mut all: BTreeMap<String, String> = config.properties.clone();
+            all.insert("bootstrap.servers".into(), config.brokers.clone());
+            all.entry("client.id".into()).or_insert_with(|| "millstream".into());
+            all.extend(own.into_iter().map(|(key, value)| (key.to_owned(), value)));
+            all
+        };
+        let producer = with(vec![
+            ("enable.idempotence", "true".into()),
+            ("acks", "all".into()),
+            ("linger.ms", (config.linger.as_secs_f64() * 1000.0).to_string()),
+            ("batch.size", config.batch_bytes.to_string()),
+            // Bytes bound a batch, not messages.
+            ("batch.num.messages", "1000000".into()),
+            ("compression.type", config.compression.clone()),
+            ("delivery.timeout.ms", millis(config.delivery_timeout).to_string()),
+            ("message.max.bytes", config.record_bytes(settings).to_string()),
+            ("queue.buffering.max.messages", messages_max(settings).to_string()),
+            // Payloads count in the shard's budget, which is smaller.
+            ("queue.buffering.max.kbytes", i32::MAX.to_string()),
+        ]);
+        let reading = |own: Vec<(&'static str, String)>| {
+            let mut all = vec![
+                ("enable.auto.commit", "false".to_owned()),
+                ("enable.auto.offset.store", "false".into()),
+                ("auto.offset.reset", "earliest".into()),
+                ("allow.auto.create.topics", "false".into()),
+                ("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string()),
+                // librdkafka waits for so long after its queue was full: a second by default.
+                ("fetch.queue.backoff.ms", "10".into()),
+            ];
+            all.extend(own);
+            with(all)
+        };
+        let tails =
+            reading(vec![("enable.partition.eof", "false".into()), ("queued.min.messages", "100000".into())]);
+        let readers =
+            reading(vec![("enable.partition.eof", "true".into()), ("queued.min.messages", "1000000".into())]);
+        Self { producer, tails, readers }
+    }
+}
+
+/// Messages that one shard's producer takes at most: what librdkafka keeps of each costs memory beside its payload.
+fn messages_max(settings: &Settings) -> usize {
+    (settings.shard_budget_bytes / (2 * KAFKA_RECORD_BYTES)).clamp(1_000, 10_000_000)
+}
+
+/// Refuses properties that librdkafka does not know, or that would break a promise; says which. Makes a client of each kind for
+/// that, and no connection that matters.
+pub fn check(config: &KafkaConfig, settings: &Settings) -> Result<(), Unworkable> {
+    if config.brokers.trim().is_empty() {
+        return Err(Unworkable(
+            "brokers: the Kafka store needs at least one, like kafka1:9092,kafka2:9092".into(),
+        ));
+    }
+    for key in config.properties.keys() {
+        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == key) {
+            return Err(Unworkable(format!("kafka_properties: {key} cannot be set: {why}")));
+        }
+    }
+    let properties = Properties::new(config, settings);
+    let wrong = |why: String| Unworkable(format!("kafka_properties: {why}"));
+    Handle::producer(&properties.producer).map_err(wrong)?;
+    Handle::consumer(&properties.readers).map_err(wrong)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Project;
+
+    fn config() -> (KafkaConfig, Settings) {
+        let config = KafkaConfig { brokers: "127.0.0.1:1".into(), ..KafkaConfig::default() };
+        (config, Settings::new(Project::parse("default").unwrap()))
+    }
+
+    #[test]
+    fn ours_are_taken_and_what_would_break_a_promise_is_refused() {
+        let (mut config, settings) = config();
+        assert_eq!(check(&config, &settings), Ok(()));
+        let mut why = |key: &str, value: &str| {
+            config.properties = [(key.to_owned(), value.to_owned())].into();
+            check(&config, &settings).map_err(|error| error.0)
+        };
+        assert_eq!(why("socket.keepalive.enable", "true"), Ok(()));
+        assert!(why("acks", "1").unwrap_err().contains("acks cannot be set"));
+        assert!(why("no.such.property", "1").unwrap_err().contains("no.such.property"));
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] {
+            assert_eq!(why("sasl.mechanism", mechanism), Ok(()), "{mechanism}");
+        }
+        config.properties = [("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-512")]
+            .into_iter()
+            .chain([("sasl.username", "me"), ("sasl.password", "secret")])
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        assert_eq!(check(&config, &settings), Ok(()));
+    }
+
+    #[test]
+    fn what_is_refused_is_what_librdkafka_knows() {
+        for (key, _) in REFUSED {
+            let properties = [((*key).to_owned(), "no such value".to_owned())].into();
+            if let Err(why) = Handle::consumer(&properties) {
+                assert!(!why.contains("No such configuration property"), "{key}: {why}");
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Reading what is older than the tails: few readers, each at one position, moved from one to the next.
+//!
+//! A reader keeps the last part of what it has read, so that consumers near each other share it, and librdkafka reads ahead of
+//! it. It goes on where it stands for whoever comes there, and is moved away once it has brought [`STAY_BYTES`] or nobody has
+//! come for [`IDLE_MS`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::batches::Batches;
+use super::native::{Handle, Queue, Topic};
+use super::news::News;
+use super::topics::{OfHandle, TopicInfo};
+use super::window::{Fetch, Window};
+use crate::batch::Fetched;
+use crate::clock::Now;
+use crate::error::StoreFault;
+use crate::names::ClientId;
+use crate::queue::{PartitionKey, QueueId};
+
+/// What a position gets before its reader is moved to another.
+pub const STAY_BYTES: usize = 4 << 20;
+
+/// How long a reader stays where nobody asks for more while others wait, milliseconds.
+const IDLE_MS: u64 = 200;
+
+/// What a reader keeps of what it has read.
+pub const WINDOW_BYTES: usize = 8 << 20;
+
+#[derive(Debug)]
+enum State {
+    /// Its handle is being made.
+    Making,
+    Idle,
+    Reading(Box<Reading>),
+    Stopping,
+}
+
+#[derive(Debug)]
+struct Reading {
+    key: PartitionKey,
+    topic: Arc<Topic>,
+    window: Window,
+    batches: Batches,
+    /// What it has brought at this position.
+    brought: usize,
+    used_ms: u64,
+}
+
+#[derive(Debug)]
+struct Reader<T> {
+    state: State,
+    waiting: Vec<Fetch<T>>,
+    topics: OfHandle,
+    connected: Option<(Queue, Handle)>,
+}
+
+/// What is to be done where it may block.
+#[derive(Debug)]
+pub(super) enum Chore {
+    /// Make a handle for a reader.
+    Make(usize),
+    /// Stop a reader's partition.
+    Stop(usize, Arc<Topic>, i32),
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Readers<T> {
+    readers: Vec<Reader<T>>,
+    max: usize,
+    /// Fetches that no reader is near to.
+    behind: VecDeque<(PartitionKey, Arc<TopicInfo>, Fetch<T>)>,
+    nobody: ClientId,
+}
+
+impl<T: Copy + Eq> Readers<T> {
+    /// At most so many.
+    pub(super) fn new(max: usize, nobody: ClientId) -> Self {
+        Self { readers: Vec::new(), max, behind: VecDeque::new(), nobody }
+    }
+
+    /// A fetch of what is older than the tail.
+    pub(super) fn fetch(&mut self, now: Now, key: PartitionKey, info: Arc<TopicInfo>, fetch: Fetch<T>) {
+        for reader in &mut self.readers {
+            if let State::Reading(reading) = &mut reader.state
+                && reading.key == key
+                && reading.window.covers(fetch.from)
+            {
+                reading.used_ms = now.mono_ms;
+                return reader.waiting.push(fetch);
+            }
+        }
+        self.behind.push_back((key, info, fetch));
+    }
+
+    /// Reads on where somebody waits, and answers.
+    pub(super) fn poll(
+        &mut self,
+        now: Now,
+        mut answer: impl FnMut(PartitionKey, Fetch<T>, Result<Fetched, StoreFault>),
+    ) {
+        for reader in &mut self.readers {
+            let Some((queue, _)) = &reader.connected else { continue };
+            let State::Reading(reading) = &mut reader.state else { continue };
+            let mut has_more = true;
+            loop {
+                let before = reader.waiting.len();
+                for fetch in std::mem::take(&mut reader.waiting) {
+                    let fetched = reading.window.read(now, &fetch);
+                    // At the end of what was read, but not of what there is.
+                    if fetched.batches.is_empty() && fetched.at_end && fetched.next == fetch.from {
+                        reader.waiting.push(fetch);
+                        continue;
+                    }
+                    reading.used_ms = now.mono_ms;
+                    reading.brought +=
+                        fetched.batches.iter().map(|stored| stored.batch.stored_bytes()).sum::<usize>();
+                    answer(reading.key, fetch, Ok(Fetched { at_end: false, ..fetched }));
+                }
+                if reader.waiting.is_empty() || !has_more && before == reader.waiting.len() {
+                    break;
+                }
+                has_more = reading.advance(queue);
+                reading.window.keep(WINDOW_BYTES);
+            }
+        }
+    }
+
+    /// Gives readers to those who wait for one.
+    pub(super) fn assign(
+        &mut self,
+        now: Now,
+        mut ask: impl FnMut(Chore),
+        mut fail: impl FnMut(Fetch<T>, StoreFault),
+    ) {
+        for _ in 0..self.behind.len() {
+            let Some((key, info, fetch)) = self.behind.pop_front() else { return };
+            let near = self.readers.iter_mut().find(|reader| {
+                matches!(&reader.state, State::Reading(reading) if reading.key == key && reading.window.covers(fetch.from))
+            });
+            if let Some(reader) = near {
+                reader.waiting.push(fetch);
+            } else if let Some(index) =
+                self.readers.iter().position(|reader| matches!(reader.state, State::Idle))
+            {
+                if let Err(fault) = self.readers[index].start(now, key, &info, fetch.from, self.nobody) {
+                    fail(fetch, fault);
+                } else {
+                    self.readers[index].waiting.push(fetch);
+                }
+            } else {
+                self.behind.push_back((key, info, fetch));
+            }
+        }
+        if self.behind.is_empty() {
+            return;
+        }
+        let busy = |reader: &Reader<T>| matches!(reader.state, State::Making | State::Stopping);
+        let coming = self.readers.iter().filter(|reader| busy(reader)).count();
+        for _ in coming..self.behind.len() {
+            if self.readers.len() < self.max {
+                ask(Chore::Make(self.readers.len()));
+                self.readers.push(Reader {
+                    state: State::Making,
+                    waiting: Vec::new(),
+                    topics: OfHandle::default(),
+                    connected: None,
+                });
+                continue;
+            }
+            let leaves = |reader: &Reader<T>| match &reader.state {
+                State::Reading(reading) => {
+                    reader.waiting.is_empty()
+                        && (reading.brought >= STAY_BYTES || reading.used_ms + IDLE_MS <= now.mono_ms)
+                }
+                _ => false,
+            };
+            let Some(index) = self.readers.iter().position(leaves) else { return };
+            let State::Reading(reading) = std::mem::replace(&mut self.readers[index].state, State::Stopping)
+            else {
+                return;
+            };
+            ask(Chore::Stop(index, reading.topic, i32::from(reading.key.partition)));
+        }
+    }
+
+    /// A reader has its handle.
+    pub(super) fn handle_made(&mut self, index: usize, handle: Handle, news: &Arc<News>) {
+        if let Some(reader) = self.readers.get_mut(index) {
+            reader.connected = Queue::new(&handle, news).map(|queue| (queue, handle));
+            reader.state = State::Idle;
+        }
+    }
+
+    /// A reader's handle could not be made: it is tried again with the next fetch.
+    pub(super) fn handle_not_made(&mut self, index: usize) {
+        if index + 1 == self.readers.len() {
+            self.readers.pop();
+        }
+    }
+
+    /// A reader has left its position.
+    pub(super) fn handle_stopped(&mut self, index: usize) {
+        if let Some(reader) = self.readers.get_mut(index) {
+            reader.state = State::Idle;
+        }
+    }
+
+    /// Takes a fetch back.
+    pub(super) fn cancel(&mut self, token: T) -> Option<Fetch<T>> {
+        if let Some(index) = self.behind.iter().position(|(_, _, fetch)| fetch.token == token) {
+            return self.behind.remove(index).map(|(_, _, fetch)| fetch);
+        }
+        self.readers.iter_mut().find_map(|reader| {
+            let index = reader.waiting.iter().position(|fetch| fetch.token == token)?;
+            Some(reader.waiting.swap_remove(index))
+        })
+    }
+
+    /// Fetches that wait since before `before_ms`.
+    pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
+        let mut old = Vec::new();
+        for reader in &mut self.readers {
+            old.extend(reader.waiting.extract_if(.., |fetch| fetch.since_ms < before_ms));
+        }
+        for _ in 0..self.behind.len() {
+            let Some(one) = self.behind.pop_front() else { break };
+            if one.2.since_ms < before_ms { old.push(one.2) } else { self.behind.push_back(one) }
+        }
+        old
+    }
+
+    /// A queue is not served any more under this number: its fetches are given back.
+    pub(super) fn forget(&mut self, queue: QueueId) -> Vec<Fetch<T>> {
+        let mut given_back = Vec::new();
+        for reader in &mut self.readers {
+            reader.topics.forget(queue);
+            if matches!(&reader.state, State::Reading(reading) if reading.key.queue == queue) {
+                given_back.append(&mut reader.waiting);
+            }
+        }
+        let (of_queue, rest): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.behind).into_iter().partition(|(key, ..)| key.queue == queue);
+        self.behind = rest;
+        given_back.extend(of_queue.into_iter().map(|(_, _, fetch)| fetch));
+        given_back
+    }
+
+    /// Fetches that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.behind.len() + self.readers.iter().map(|reader| reader.waiting.len()).sum::<usize>()
+    }
+}
+
+impl<T> Reader<T> {
+    fn start(
+        &mut self,
+        now: Now,
+        key: PartitionKey,
+        info: &TopicInfo,
+        from: u64,
+        nobody: ClientId,
+    ) -> Result<(), StoreFault> {
+        let unavailable = |trouble| StoreFault::Unavailable(format!("Kafka: {trouble}"));
+        let Some((queue, handle)) = &self.connected else {
+            return Err(StoreFault::Unavailable("no reader".into()));
+        };
+        let topic = self.topics.get(handle, key.queue, info).map_err(unavailable)?.clone();
+        topic.start(i32::from(key.partition), from, queue).map_err(unavailable)?;
+        self.state = State::Reading(Box::new(Reading {
+            key,
+            topic,
+            window: Window::new(from),
+            batches: Batches::new(info.default_ttl_secs, nobody),
+            brought: 0,
+            used_ms: now.mono_ms,
+        }));
+        Ok(())
+    }
+}
+
+impl Reading {
+    /// Takes what librdkafka has read ahead; false where that is nothing.
+    fn advance(&mut self, queue: &Queue) -> bool {
+        let Self { key, topic, window, batches, .. } = self;
+        let of = (topic.number(), i32::from(key.partition));
+        let count = queue.consume(|message| {
+            if message.from() != of {
+                return;
+            }
+            match message.trouble() {
+                None => {
+                    // The same topic never goes back; whoever waits is told when it is looked at again.
+                    if u64::try_from(message.offset())
+                        .is_ok_and(|offset| offset < batches.next_offset(window.end()))
+                    {
+                        return;
+                    }
+                    if let Some(stored) = batches.push(&message) {
+                        window.push(stored);
+                    }
+                }
+                Some(trouble) if trouble.code == RDKafkaErrorCode::PartitionEOF => {
+                    if let Some(stored) = batches.close() {
+                        window.push(stored);
+                    }
+                    window.advance(u64::try_from(message.offset()).unwrap_or(0));
+                }
+                Some(trouble) => tracing::debug!(?key, %trouble, "a reader"),
+            }
+        });
+        if let Some(stored) = batches.close() {
+            window.push(stored);
+        }
+        count > 0
+    }
+}

@@ -1,0 +1,438 @@
+//! Queues as topics: found or made, checked against what Millstream promises, and known to all shards of the server.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::{CString, c_int};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::native::{Described, Handle, NewTopic, Queue, Topic, Trouble};
+use super::topic_name::topic_name;
+use crate::clock::Now;
+use crate::config::{KafkaConfig, Settings};
+use crate::error::StoreFault;
+use crate::limits::PARTITIONS_MAX;
+use crate::names::{Project, QueueName};
+use crate::queue::QueueId;
+use crate::store::Life;
+
+/// How long Kafka may take for one question about a topic, milliseconds.
+const ASK_TIMEOUT_MS: c_int = 10_000;
+
+/// How often topics are looked at again, milliseconds; and how many in one question.
+const WATCH_MS: u64 = 30_000;
+const TOPICS_PER_QUESTION: usize = 500;
+
+/// Who asks when nobody is opening anything.
+const WATCHING: usize = 0;
+
+/// More partitions than a queue can have.
+const PARTITIONS_MORE: u16 = PARTITIONS_MAX + 1;
+
+/// How often a topic that was made a moment ago is looked for on brokers that have not heard of it, before a tick passes in
+/// between.
+const LOOKS_AT_ONCE: u32 = 5;
+
+/// How often it is looked for in all, a tick apart: then it is not there.
+const LOOKS_MAX: u32 = 20;
+
+/// What every shard may know of a queue's topic.
+#[derive(Debug)]
+pub(super) struct TopicInfo {
+    pub name: Arc<CString>,
+    /// Time to live of records that say nothing of it, seconds.
+    pub default_ttl_secs: u32,
+}
+
+/// The topics of a server's queues.
+#[derive(Debug, Default)]
+pub(super) struct Topics(Mutex<HashMap<QueueId, Arc<TopicInfo>>>);
+
+impl Topics {
+    pub(super) fn get(&self, queue: QueueId) -> Option<Arc<TopicInfo>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned()
+    }
+
+    fn insert(&self, queue: QueueId, info: TopicInfo) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue, Arc::new(info));
+    }
+}
+
+/// The topics of one handle.
+#[derive(Debug, Default)]
+pub(super) struct OfHandle(HashMap<QueueId, Arc<Topic>>);
+
+impl OfHandle {
+    /// A queue's.
+    pub(super) fn get(
+        &mut self,
+        handle: &Handle,
+        queue: QueueId,
+        info: &TopicInfo,
+    ) -> Result<&Arc<Topic>, Trouble> {
+        match self.0.entry(queue) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(vacant) => Ok(vacant.insert(Arc::new(Topic::new(handle, &info.name)?))),
+        }
+    }
+
+    /// A queue is not served any more under this number.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.0.remove(&queue);
+    }
+}
+
+/// What a topic must be like, and how one is made.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    prefix: String,
+    replication: i32,
+    ttl_max_secs: u32,
+    record_bytes: u64,
+    is_strict: bool,
+    configs: Vec<(CString, CString)>,
+}
+
+impl Wanted {
+    pub(super) fn new(config: &KafkaConfig, settings: &Settings) -> Self {
+        let record_bytes = config.record_bytes(settings) as u64;
+        let ttl_max_secs = settings.ttl_secs.1;
+        let mut configs = vec![
+            ("message.timestamp.type", "LogAppendTime".to_owned()),
+            ("unclean.leader.election.enable", "false".to_owned()),
+            ("retention.ms", (u64::from(ttl_max_secs) * 1000).to_string()),
+            ("max.message.bytes", record_bytes.to_string()),
+        ];
+        if config.replication >= 3 {
+            configs.push(("min.insync.replicas", "2".to_owned()));
+        }
+        let text = |text: &str| CString::new(text).unwrap_or_default();
+        Self {
+            prefix: config.topic_prefix.clone(),
+            replication: i32::from(config.replication),
+            ttl_max_secs,
+            record_bytes,
+            is_strict: config.strict_topics,
+            configs: configs.into_iter().map(|(key, value)| (text(key), text(&value))).collect(),
+        }
+    }
+
+    /// What a topic's configuration promises less than Millstream does: setting, value, and what it should be.
+    fn weaknesses(&self, configs: &HashMap<String, String>) -> Vec<String> {
+        let number = |key: &str| configs.get(key).and_then(|value| value.parse::<i64>().ok());
+        let mut weak = Vec::new();
+        let mut check = |key: &str, is_weak: bool, wanted: String| {
+            if is_weak {
+                let value = configs.get(key).map_or("?", String::as_str);
+                weak.push(format!("{key} = {value} should be {wanted}"));
+            }
+        };
+        let retention = i64::from(self.ttl_max_secs) * 1000;
+        check(
+            "retention.ms",
+            number("retention.ms").is_some_and(|ms| (0..retention).contains(&ms)),
+            format!("at least {retention}, ttl_max"),
+        );
+        check(
+            "max.message.bytes",
+            number("max.message.bytes").is_some_and(|bytes| bytes < self.record_bytes as i64),
+            format!("at least {}", self.record_bytes),
+        );
+        check(
+            "min.insync.replicas",
+            self.replication >= 3 && number("min.insync.replicas").is_some_and(|replicas| replicas < 2),
+            "at least 2".into(),
+        );
+        let is = |key: &str, value: &str| configs.get(key).is_some_and(|is| is.contains(value));
+        check("unclean.leader.election.enable", is("unclean.leader.election.enable", "true"), "false".into());
+        check("message.timestamp.type", is("message.timestamp.type", "CreateTime"), "LogAppendTime".into());
+        check("cleanup.policy", is("cleanup.policy", "compact"), "delete".into());
+        weak
+    }
+
+    /// How long records live that say nothing of it: as long as the topic keeps them, at most `ttl_max`.
+    fn default_ttl_secs(&self, configs: &HashMap<String, String>) -> u32 {
+        let retention = configs.get("retention.ms").and_then(|value| value.parse::<i64>().ok());
+        match retention {
+            Some(ms) if ms >= 0 => u32::try_from(ms / 1000).unwrap_or(u32::MAX).min(self.ttl_max_secs),
+            _ => self.ttl_max_secs,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Is it there?
+    Looking,
+    Making,
+    /// What is it like?
+    Checking {
+        life: Life,
+    },
+}
+
+#[derive(Debug)]
+struct Opening<T> {
+    token: T,
+    queue: QueueId,
+    name: Arc<CString>,
+    /// Of a topic that is made, if it may be.
+    partitions: Option<u16>,
+    step: Step,
+    looks: u32,
+    /// It waits for the next tick, or for a handle.
+    is_waiting: bool,
+}
+
+/// Queues that a shard opens: of each, one question at a time.
+#[derive(Debug)]
+pub(super) struct Openings<T> {
+    topics: Arc<Topics>,
+    wanted: Wanted,
+    open: HashMap<usize, Opening<T>>,
+    next: usize,
+    done: Vec<(T, Result<Life, StoreFault>)>,
+    /// What was opened, and what it was.
+    watched: HashMap<Arc<CString>, (QueueId, Life)>,
+    watch_due_ms: u64,
+    gone: Vec<QueueId>,
+}
+
+impl<T: Copy> Openings<T> {
+    pub(super) fn new(topics: Arc<Topics>, wanted: Wanted) -> Self {
+        Self {
+            topics,
+            wanted,
+            open: HashMap::new(),
+            next: WATCHING,
+            done: Vec::new(),
+            watched: HashMap::new(),
+            watch_due_ms: 0,
+            gone: Vec::new(),
+        }
+    }
+
+    /// Begins the life of a queue; its topic is made where there is none and `create` says with how many partitions.
+    pub(super) fn open(
+        &mut self,
+        token: T,
+        queue: QueueId,
+        (project, name): &(Project, QueueName),
+        create: Option<u16>,
+        to: Option<(&Handle, &Queue)>,
+    ) {
+        let Some(name) = topic_name(&self.wanted.prefix, project, name) else {
+            return self.done.push((token, Err(StoreFault::NameTooLong)));
+        };
+        self.next += 1;
+        let opening = Opening {
+            token,
+            queue,
+            name: Arc::new(name),
+            partitions: create,
+            step: Step::Looking,
+            looks: 0,
+            is_waiting: true,
+        };
+        self.open.insert(self.next, opening);
+        self.ask(self.next, to);
+    }
+
+    fn ask(&mut self, asked: usize, to: Option<(&Handle, &Queue)>) {
+        let Some(opening) = self.open.get_mut(&asked) else { return };
+        let Some((handle, queue)) = to else {
+            opening.is_waiting = true;
+            return;
+        };
+        opening.is_waiting = false;
+        match opening.step {
+            Step::Looking => {
+                handle.describe_topics(queue, asked, std::slice::from_ref(&opening.name), ASK_TIMEOUT_MS);
+            }
+            Step::Making => {
+                let topic = NewTopic {
+                    name: &opening.name,
+                    partitions: i32::from(opening.partitions.unwrap_or(1)),
+                    replication: self.wanted.replication,
+                    configs: &self.wanted.configs,
+                };
+                if let Err(trouble) = handle.create_topic(queue, asked, &topic, ASK_TIMEOUT_MS) {
+                    self.finish(asked, Err(unavailable(&trouble)));
+                }
+            }
+            Step::Checking { .. } => handle.describe_config(queue, asked, &opening.name, ASK_TIMEOUT_MS),
+        }
+    }
+
+    fn finish(&mut self, asked: usize, result: Result<Life, StoreFault>) {
+        if let Some(opening) = self.open.remove(&asked) {
+            self.done.push((opening.token, result));
+        }
+    }
+
+    /// Whether a topic is there.
+    pub(super) fn handle_described(
+        &mut self,
+        asked: usize,
+        result: Result<Vec<Described>, Trouble>,
+        to: Option<(&Handle, &Queue)>,
+    ) {
+        let Some(opening) = self.open.get_mut(&asked) else { return self.handle_watched(result) };
+        opening.looks += 1;
+        let result = result.and_then(|topics| match topics.into_iter().next() {
+            Some(topic) => topic.result,
+            None => Err(Trouble::nothing()),
+        });
+        match result {
+            Ok((_, partitions @ PARTITIONS_MORE..)) => {
+                let topic = opening.name.to_string_lossy().into_owned();
+                let why =
+                    format!("topic {topic} has {partitions} partitions, a queue at most {PARTITIONS_MAX}");
+                self.finish(asked, Err(StoreFault::Unavailable(why)));
+            }
+            Ok((incarnation, partitions)) => {
+                opening.step = Step::Checking { life: Life { incarnation, partitions } };
+                self.ask(asked, to);
+            }
+            Err(trouble) if is_unknown(&trouble) => match (opening.partitions, opening.looks) {
+                (None, _) => self.finish(asked, Err(StoreFault::NoQueue)),
+                (Some(_), 1) => {
+                    opening.step = Step::Making;
+                    self.ask(asked, to);
+                }
+                (Some(_), LOOKS_MAX..) => self.finish(asked, Err(unavailable(&trouble))),
+                // It was made; this broker has not heard of it yet.
+                (Some(_), ..=LOOKS_AT_ONCE) => self.ask(asked, to),
+                (Some(_), _) => opening.is_waiting = true,
+            },
+            Err(trouble) => self.finish(asked, Err(unavailable(&trouble))),
+        }
+    }
+
+    /// Whether a topic was made.
+    pub(super) fn handle_created(
+        &mut self,
+        asked: usize,
+        result: Result<(), Trouble>,
+        to: Option<(&Handle, &Queue)>,
+    ) {
+        let Some(opening) = self.open.get_mut(&asked) else { return };
+        match result {
+            Ok(()) => {
+                tracing::info!(topic = %opening.name.to_string_lossy(), "a topic was made");
+                opening.step = Step::Looking;
+                self.ask(asked, to);
+            }
+            // Another server was faster.
+            Err(trouble) if trouble.code == RDKafkaErrorCode::TopicAlreadyExists => {
+                opening.step = Step::Looking;
+                self.ask(asked, to);
+            }
+            Err(trouble) => {
+                let topic = opening.name.to_string_lossy().into_owned();
+                let why = format!(
+                    "topic {topic} cannot be made with kafka_replication = {}: {trouble}",
+                    self.wanted.replication
+                );
+                self.finish(asked, Err(StoreFault::Unavailable(why)));
+            }
+        }
+    }
+
+    /// What a topic is like.
+    pub(super) fn handle_configs(&mut self, asked: usize, result: Result<Vec<(String, String)>, Trouble>) {
+        let Some(opening) = self.open.get(&asked) else { return };
+        let Step::Checking { life } = opening.step else { return };
+        let (configs, weak) = match result {
+            Ok(configs) => {
+                let configs: HashMap<String, String> = configs.into_iter().collect();
+                let weak = self.wanted.weaknesses(&configs);
+                (configs, weak)
+            }
+            Err(trouble) => (HashMap::new(), vec![format!("its configuration is not told: {trouble}")]),
+        };
+        let topic = opening.name.to_string_lossy();
+        if !weak.is_empty() {
+            let weak = weak.join("; ");
+            if self.wanted.is_strict {
+                let why = format!("topic {topic} is weaker than strict_topics asks for: {weak}");
+                return self.finish(asked, Err(StoreFault::Unavailable(why)));
+            }
+            tracing::warn!(%topic, weak, "a topic promises less than Millstream does");
+        }
+        let info = TopicInfo {
+            name: opening.name.clone(),
+            default_ttl_secs: self.wanted.default_ttl_secs(&configs),
+        };
+        self.watched.insert(opening.name.clone(), (opening.queue, life));
+        self.topics.insert(opening.queue, info);
+        self.finish(asked, Ok(life));
+    }
+
+    /// Looks from time to time whether the topics are what they were.
+    pub(super) fn watch(&mut self, now: Now, to: Option<(&Handle, &Queue)>) {
+        let Some((handle, queue)) = to.filter(|_| self.watch_due_ms <= now.mono_ms) else { return };
+        self.watch_due_ms = now.mono_ms + WATCH_MS;
+        let topics: Vec<Arc<CString>> = self.watched.keys().cloned().collect();
+        for some in topics.chunks(TOPICS_PER_QUESTION) {
+            handle.describe_topics(queue, WATCHING, some, ASK_TIMEOUT_MS);
+        }
+    }
+
+    fn handle_watched(&mut self, result: Result<Vec<Described>, Trouble>) {
+        // A cluster out of reach says nothing of its topics.
+        for Described { topic, result } in result.into_iter().flatten() {
+            let Some((queue, life)) = self.watched.get(&topic).copied() else { continue };
+            let is_same = match result {
+                Ok((incarnation, partitions)) => life == Life { incarnation, partitions },
+                Err(trouble) => !is_unknown(&trouble),
+            };
+            if !is_same {
+                tracing::warn!(topic = %topic.to_string_lossy(), "a topic was deleted, made again, or has other partitions");
+                self.gone.push(queue);
+            }
+        }
+    }
+
+    /// A queue whose topic is not what it was, which this shard has opened.
+    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
+        self.gone.pop()
+    }
+
+    /// A queue is not served any more under this number.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.watched.retain(|_, (watched, _)| *watched != queue);
+    }
+
+    /// Time has passed, or there is a new handle: what waits is asked again.
+    pub(super) fn retry(&mut self, to: Option<(&Handle, &Queue)>) {
+        let waiting: Vec<usize> =
+            self.open.iter().filter(|(_, opening)| opening.is_waiting).map(|(asked, _)| *asked).collect();
+        for asked in waiting {
+            self.ask(asked, to);
+        }
+    }
+
+    /// The handle that was asked is gone, and its answers with it.
+    pub(super) fn handle_lost(&mut self) {
+        self.open.values_mut().for_each(|opening| opening.is_waiting = true);
+    }
+
+    pub(super) fn poll(&mut self) -> Option<(T, Result<Life, StoreFault>)> {
+        self.done.pop()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.watched.is_empty()
+    }
+}
+
+pub(super) fn is_unknown(trouble: &Trouble) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    matches!(trouble.code, UnknownTopicOrPartition | UnknownTopic | UnknownPartition)
+}
+
+fn unavailable(trouble: &Trouble) -> StoreFault {
+    StoreFault::Unavailable(format!("Kafka: {trouble}"))
+}

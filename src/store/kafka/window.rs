@@ -1,0 +1,80 @@
+//! A part of a partition in memory, without gaps: from `start` to `end`.
+
+use std::collections::VecDeque;
+
+use crate::batch::{Fetched, StoredBatch};
+use crate::clock::Now;
+use crate::names::ClientId;
+use crate::store::read::read;
+
+/// What a batch costs beside its records.
+const BATCH_OVERHEAD_BYTES: usize = 192;
+
+/// A fetch that a shard has asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Fetch<T> {
+    pub token: T,
+    pub from: u64,
+    pub bytes_max: usize,
+    pub exclude: Option<ClientId>,
+    pub wait: bool,
+    /// When it came, `mono_ms`.
+    pub since_ms: u64,
+}
+
+/// See the module's page. Invariant: `batches` are in order, the first ends behind `start` and the last at `end` at the latest.
+#[derive(Debug)]
+pub(super) struct Window {
+    batches: VecDeque<StoredBatch>,
+    start: u64,
+    end: u64,
+    bytes: usize,
+}
+
+impl Window {
+    /// An empty one.
+    pub(super) fn new(at: u64) -> Self {
+        Self { batches: VecDeque::new(), start: at, end: at, bytes: 0 }
+    }
+
+    /// What comes next. Offsets between are nobody's.
+    pub(super) fn push(&mut self, stored: StoredBatch) {
+        debug_assert!(stored.base_offset >= self.end, "{} is before {}", stored.base_offset, self.end);
+        self.end = stored.end_offset();
+        self.bytes += stored.batch.stored_bytes() + BATCH_OVERHEAD_BYTES;
+        self.batches.push_back(stored);
+    }
+
+    /// There is nothing before that offset.
+    pub(super) fn advance(&mut self, end: u64) {
+        self.end = self.end.max(end);
+    }
+
+    /// Lets the oldest go until the rest is at most so much.
+    pub(super) fn keep(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max
+            && let Some(oldest) = self.batches.pop_front()
+        {
+            self.bytes -= oldest.batch.stored_bytes() + BATCH_OVERHEAD_BYTES;
+            self.start = oldest.end_offset();
+        }
+    }
+
+    /// Whether a fetch from there on is served from here, now or with what comes.
+    pub(super) fn covers(&self, from: u64) -> bool {
+        (self.start..=self.end).contains(&from)
+    }
+
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// What there is for a fetch.
+    pub(super) fn read<T>(&self, now: Now, fetch: &Fetch<T>) -> Fetched {
+        read(&self.batches, self.end, now, fetch.from, fetch.bytes_max, fetch.exclude)
+    }
+}

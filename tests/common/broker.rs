@@ -1,0 +1,121 @@
+//! Real Kafka brokers, as `perf/kafka` brings them up: gone when the process that asked for them is.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub struct Brokers {
+    script: Child,
+    directory: PathBuf,
+    /// `host:port`, with commas between.
+    pub addresses: String,
+}
+
+fn script() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("perf/kafka"))
+}
+
+/// Whether Kafka can run here. Where it cannot, that is said loudly; where it must, this fails.
+pub fn is_possible() -> bool {
+    let there =
+        |tool: &str| Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let missing: Vec<&str> = ["java", "mvn", "python3"]
+        .into_iter()
+        .filter(|tool| !there(tool).is_ok_and(|status| status.success()))
+        .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let must = std::env::var_os("MILLSTREAM_REQUIRE_KAFKA").is_some();
+    assert!(!must, "the Kafka tests need {missing:?}");
+    eprintln!("\n*** SKIPPED: the Kafka tests need {missing:?}. Nothing was tested here. ***\n");
+    false
+}
+
+impl Brokers {
+    /// So many brokers; their data are gone with them.
+    pub fn start(count: usize) -> Self {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("target/kafka/test-{}-{number}", std::process::id());
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let mut script = script()
+            .args([
+                "up",
+                &count.to_string(),
+                "--attached",
+                "--port",
+                &free_ports(2 * count).to_string(),
+                "--dir",
+            ])
+            .arg(&directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs perf/kafka");
+        let mut addresses = String::new();
+        BufReader::new(script.stdout.take().expect("it is piped"))
+            .read_line(&mut addresses)
+            .expect("it is text");
+        let addresses = addresses.trim().to_owned();
+        assert!(!addresses.is_empty(), "perf/kafka has said why");
+        Self { script, directory, addresses }
+    }
+
+    /// Sends a signal to a broker; they count from 1.
+    pub fn signal(&self, broker: usize, name: &str) {
+        let pid =
+            std::fs::read_to_string(self.directory.join(broker.to_string()).join("pid")).expect("its pid");
+        let status = Command::new("kill").args([&format!("-{name}"), pid.trim()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Starts a broker again that has ended.
+    pub fn restart(&self, broker: usize) {
+        let status = script().args(["restart", &broker.to_string(), "--dir"]).arg(&self.directory).status();
+        assert!(status.expect("python3 runs perf/kafka").success());
+    }
+
+    /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`: what it printed.
+    pub fn tool(&self, arguments: &[&str], input: &str) -> String {
+        use std::io::Write;
+        let mut tool = script()
+            .arg("tool")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs perf/kafka");
+        tool.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads");
+        let output = tool.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        text
+    }
+}
+
+impl Drop for Brokers {
+    fn drop(&mut self) {
+        drop(self.script.stdin.take());
+        // It has ended the brokers then.
+        let _ = self.script.wait();
+    }
+}
+
+/// The first of so many ports in a row that nobody listens on.
+fn free_ports(count: usize) -> u16 {
+    for _ in 0..100 {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = first.local_addr().expect("it is bound").port();
+        let rest: Vec<_> = (1..count as u16)
+            .filter_map(|offset| TcpListener::bind(("127.0.0.1", port.checked_add(offset)?)).ok())
+            .collect();
+        if rest.len() + 1 == count {
+            return port;
+        }
+    }
+    panic!("no {count} ports in a row are free");
+}

@@ -1,0 +1,157 @@
+//! The real server on real Kafka brokers.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "common/broker.rs"]
+mod broker;
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::process::{Child, Output, Stdio};
+use std::sync::OnceLock;
+
+use broker::{Brokers, is_possible};
+use common::Server;
+
+/// One broker for the tests that do not harm it.
+fn broker() -> Option<&'static Brokers> {
+    static BROKER: OnceLock<Option<Brokers>> = OnceLock::new();
+    BROKER.get_or_init(|| is_possible().then(|| Brokers::start(1))).as_ref()
+}
+
+fn serve(brokers: &str, replication: usize, more: &[&str]) -> Server {
+    let replication = replication.to_string();
+    let base =
+        ["--store", "kafka", "--brokers", brokers, "--kafka-replication", &replication, "--partitions", "2"];
+    Server::start(&[&base[..], more].concat())
+}
+
+/// Puts numbered lines into a queue, with `millstream produce`.
+fn produce(server: &Server, queue: &str, lines: impl Iterator<Item = String>, more: &[&str]) -> Output {
+    let mut producer = server
+        .run(&[&["produce", queue], more].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text: String = lines.map(|line| line + "\n").collect();
+    producer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    producer.wait_with_output().unwrap()
+}
+
+/// So many lines of a queue, by `millstream consume`.
+fn consume(server: &Server, queue: &str, count: usize, more: &[&str]) -> Child {
+    let count = count.to_string();
+    server
+        .run(&[&["consume", queue, "--count", &count], more].concat())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn lines(child: Child) -> Vec<String> {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Everything that producers `0..producers` said is there once, each one's in its order.
+fn assert_all_in_order(lines: &[String], producers: usize, each: usize) {
+    let mut next: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in lines {
+        let (producer, number) = line.split_once(' ').unwrap();
+        let expected = next.entry(producer).or_default();
+        assert_eq!(number.parse::<usize>().unwrap(), *expected, "of producer {producer}");
+        *expected += 1;
+    }
+    assert_eq!(next.len(), producers);
+    assert!(next.values().all(|count| *count == each), "{next:?}");
+}
+
+#[test]
+fn two_servers_two_producers_and_two_consumers_share_the_same_queues() {
+    let Some(brokers) = broker() else { return };
+    const EACH: usize = 20_000;
+    let servers = [(); 2].map(|()| serve(&brokers.addresses, 1, &["--cores", "0-1"]));
+    for queue in ["demo-a", "demo.b"] {
+        let consumers: Vec<Child> =
+            servers.iter().map(|server| consume(server, queue, 2 * EACH, &[])).collect();
+        std::thread::scope(|scope| {
+            for (number, server) in servers.iter().enumerate() {
+                let numbered = move |index| format!("{number} {index}");
+                scope.spawn(move || {
+                    let output = produce(server, queue, (0..EACH).map(numbered), &[]);
+                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                });
+            }
+        });
+        for consumer in consumers {
+            assert_all_in_order(&lines(consumer), 2, EACH);
+        }
+        // What comes later, from the oldest, sees the same.
+        assert_all_in_order(&lines(consume(&servers[0], queue, 2 * EACH, &[])), 2, EACH);
+    }
+    servers.into_iter().for_each(|server| assert_eq!(server.stop(), 0));
+}
+
+#[test]
+fn kafkas_own_tools_read_what_was_produced_and_what_they_produce_is_consumed() {
+    let Some(brokers) = broker() else { return };
+    let server = serve(&brokers.addresses, 1, &[]);
+    let messages: Vec<(String, String)> =
+        (0..100).map(|n| (format!("key {}", n % 7), format!("value {n}"))).collect();
+    let keyed = messages.iter().map(|(key, value)| format!("{key}\t{value}"));
+    let output = produce(&server, "tools", keyed, &["--key-separator", "\t"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let formats = ["print.key", "print.value", "print.partition"].map(|what| format!("{what}=true"));
+    let read = |topic: &str, count: usize| {
+        let count = count.to_string();
+        let mut arguments =
+            vec!["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &brokers.addresses];
+        arguments.extend([
+            "--topic",
+            topic,
+            "--from-beginning",
+            "--max-messages",
+            &count,
+            "--timeout-ms",
+            "60000",
+        ]);
+        formats.iter().for_each(|format| arguments.extend(["--formatter-property", format]));
+        brokers.tool(&arguments, "")
+    };
+    // Each key's partition, and its values in order.
+    let by_key = |text: &str| {
+        let mut keys: BTreeMap<String, (BTreeSet<String>, Vec<String>)> = BTreeMap::new();
+        for line in text.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [partition, key, value] = fields[..] else { panic!("{line}") };
+            let entry = keys.entry(key.to_owned()).or_default();
+            entry.0.insert(partition.to_owned());
+            entry.1.push(value.to_owned());
+        }
+        keys
+    };
+    let ours = by_key(&read("default.tools", 100));
+    assert_eq!(ours.len(), 7);
+    for (key, (partitions, values)) in &ours {
+        assert_eq!(partitions.len(), 1, "{key} has one partition");
+        let wanted: Vec<&String> =
+            messages.iter().filter(|(of, _)| of == key).map(|(_, value)| value).collect();
+        assert_eq!(values.iter().collect::<Vec<_>>(), wanted, "{key}");
+    }
+    // Kafka's own producer puts the same keys into the same partitions.
+    let text: String = messages.iter().map(|(key, value)| format!("{key}\t{value} again\n")).collect();
+    let producer = ["org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", &brokers.addresses];
+    let properties = ["--topic", "default.tools", "--reader-property", "parse.key=true"];
+    brokers.tool(&[&producer[..], &properties].concat(), &text);
+    let both = by_key(&read("default.tools", 200));
+    for (key, (partitions, _)) in &both {
+        assert_eq!(partitions, &ours[key].0, "{key}");
+    }
+    let consumed = lines(consume(&server, "tools", 200, &[]));
+    let again = consumed.iter().filter(|line| line.contains(" again")).count();
+    assert_eq!((consumed.len(), again), (200, 100));
+    assert_eq!(server.stop(), 0);
+}
