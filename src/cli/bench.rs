@@ -87,6 +87,9 @@ pub(super) struct Args {
     /// Time to live of the messages, seconds
     #[arg(long, default_value_t = 3_600)]
     ttl: u32,
+    /// Send no Client-ID: on Kafka, messages without one, with the topic's default time to live, need no record header
+    #[arg(long)]
+    anonymous: bool,
     /// Producer i sends to partition (i + this) mod --partitions of its queue
     #[arg(long)]
     partition_offset: Option<u32>,
@@ -161,6 +164,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         measure: seconds("seconds", args.seconds)?,
         ttl: args.ttl,
         partition_offset: args.partition_offset,
+        anonymous: args.anonymous,
         partitions: at_least("partitions", args.partitions as usize, 1)? as u32,
         cores: cores(args.cores.as_deref())?,
         progress: std::io::stderr().is_terminal(),

@@ -141,7 +141,7 @@ impl ClientArgs {
             Some(id) => ClientId::parse(id)?,
             None => ClientId::random(),
         };
-        Ok(Target::parse(&self.url, project, client)?)
+        Ok(Target::parse(&self.url, project, Some(client))?)
     }
 }
 

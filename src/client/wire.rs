@@ -23,13 +23,13 @@ pub struct Target {
     pub path: String,
     /// The tenant; the server's default where absent.
     pub project: Option<Project>,
-    /// Who this client is.
-    pub client: ClientId,
+    /// Who this client is; absent: the server names it, for one connection.
+    pub client: Option<ClientId>,
 }
 
 impl Target {
     /// Reads a `ws://host:port/path` URL.
-    pub fn parse(url: &str, project: Option<Project>, client: ClientId) -> Result<Self, ClientError> {
+    pub fn parse(url: &str, project: Option<Project>, client: Option<ClientId>) -> Result<Self, ClientError> {
         let bad = |why: String| ClientError::Address(format!("{url}: {why}"));
         let Some(rest) = url.strip_prefix("ws://") else { return Err(bad("not a ws:// address".into())) };
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -63,7 +63,7 @@ impl Wire {
             host: &target.host,
             path: &target.path,
             project: target.project.as_ref(),
-            client: Some(target.client),
+            client: target.client,
         };
         let handshake = ClientHandshake::start(&request, &mut out);
         let (receiver, sender) = (Receiver::new(Role::Client), Sender::new(Role::Client));

@@ -62,6 +62,8 @@ pub struct Plan {
     pub ttl: u32,
     /// Producer i sends to partition (i + this) mod `partitions`; else where its Client-ID hashes to.
     pub partition_offset: Option<u32>,
+    /// Clients do not name themselves.
+    pub anonymous: bool,
     /// Of each queue, with `partition_offset`.
     pub partitions: u32,
     /// Cores for the clients.
@@ -111,6 +113,7 @@ impl Plan {
     }
 
     pub(super) fn target(&self) -> Result<Target, ClientError> {
-        Target::parse(&self.url, self.project.clone(), ClientId::random())
+        let client = (!self.anonymous).then(ClientId::random);
+        Target::parse(&self.url, self.project.clone(), client)
     }
 }

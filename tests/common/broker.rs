@@ -73,6 +73,12 @@ impl Brokers {
         assert!(status.expect("kill runs").success());
     }
 
+    /// Ends a broker as an operator does, and waits for it.
+    pub fn end(&self, broker: usize) {
+        let status = script().args(["end", &broker.to_string(), "--dir"]).arg(&self.directory).status();
+        assert!(status.expect("python3 runs perf/kafka").success());
+    }
+
     /// Starts a broker again that has ended.
     pub fn restart(&self, broker: usize) {
         let status = script().args(["restart", &broker.to_string(), "--dir"]).arg(&self.directory).status();

@@ -100,7 +100,7 @@ impl Client {
             host: "simulated".into(),
             path: "/".into(),
             project: None,
-            client: ClientId::from(client),
+            client: Some(ClientId::from(client)),
         };
         Self { role, target, link: None }
     }

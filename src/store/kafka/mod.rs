@@ -41,12 +41,12 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use self::janitor::Returns;
-use self::native::{Event, Handle, Queue, Topic};
+use self::native::{Event, Handle, Queue};
 use self::offsets::{Answer, Offsets, Why};
 use self::producer::{Append, Producer};
 use self::properties::Properties;
 use self::readers::{Chore, Readers};
-use self::tails::{Place, Tails};
+use self::tails::{Place, Tails, ToStop};
 use self::topics::{Openings, Topics, Wanted};
 use self::window::Fetch;
 use super::{Completion, Fence, Request, Store, StoreCounters};
@@ -237,7 +237,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         self.ask_offsets();
     }
 
-    fn stop_tails(&self, tails: Vec<(PartitionKey, Arc<Topic>)>) {
+    fn stop_tails(&self, tails: Vec<ToStop>) {
         for (key, topic) in tails {
             self.returns.ask(&self.cluster.janitor, move || {
                 topic.stop(i32::from(key.partition));

@@ -24,6 +24,9 @@ const TAIL_BYTES_MIN: usize = 64 << 10;
 /// Messages that are taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
 
+/// A partition that is to be stopped, where that may block.
+pub(super) type ToStop = (PartitionKey, Arc<Topic>);
+
 /// Where a fetch went.
 #[derive(Debug)]
 pub(super) enum Place<T> {
@@ -213,11 +216,11 @@ impl<T: Copy + Eq> Tails<T> {
     }
 
     /// Tails that nobody asks for end: returns what is to be stopped where it may block.
-    pub(super) fn stop_unused(&mut self, now: Now) -> Vec<(PartitionKey, Arc<Topic>)> {
+    pub(super) fn stop_unused(&mut self, now: Now) -> Vec<ToStop> {
         self.stop(|_, tail| tail.waiting.is_empty() && tail.used_ms + UNUSED_MS <= now.mono_ms)
     }
 
-    fn stop(&mut self, is_over: impl Fn(&PartitionKey, &Tail<T>) -> bool) -> Vec<(PartitionKey, Arc<Topic>)> {
+    fn stop(&mut self, is_over: impl Fn(&PartitionKey, &Tail<T>) -> bool) -> Vec<ToStop> {
         let mut stopped = Vec::new();
         for (key, tail) in &mut self.tails {
             if is_over(key, tail)
@@ -260,7 +263,7 @@ impl<T: Copy + Eq> Tails<T> {
     }
 
     /// A queue is not served any more under this number: its fetches are given back, and what is to be stopped.
-    pub(super) fn forget(&mut self, queue: QueueId) -> (Vec<Fetch<T>>, Vec<(PartitionKey, Arc<Topic>)>) {
+    pub(super) fn forget(&mut self, queue: QueueId) -> (Vec<Fetch<T>>, Vec<ToStop>) {
         self.topics.forget(queue);
         let of_queue = self.tails.iter_mut().filter(|(key, _)| key.queue == queue);
         let fetches = of_queue.flat_map(|(_, tail)| std::mem::take(&mut tail.waiting)).collect();

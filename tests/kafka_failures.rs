@@ -1,0 +1,326 @@
+//! The real server while real Kafka brokers fail: nothing that was acknowledged is missing, and clients are told what they must know.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "common/broker.rs"]
+mod broker;
+mod common;
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use broker::{Brokers, is_possible};
+use common::{Client, Server, append, code, eventually, get, request};
+use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
+
+/// A server that can be started again at the same port.
+struct Service {
+    arguments: Vec<String>,
+    server: Option<Server>,
+}
+
+impl Service {
+    fn start(brokers: &Brokers, more: &[&str]) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listen = format!("127.0.0.1:{port}");
+        let base =
+            ["--listen", &listen, "--control-listen", "127.0.0.1:0", "--store", "kafka", "--partitions", "1"];
+        let arguments = [&base[..], &["--brokers", &brokers.addresses], more].concat();
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        let mut service = Self { arguments, server: None };
+        service.restart();
+        service
+    }
+
+    fn restart(&mut self) {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.server = Some(Server::start(&arguments));
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    fn kill(&mut self) {
+        let server = self.server.take().unwrap();
+        server.signal("KILL");
+        server.wait();
+    }
+}
+
+/// `millstream produce`, fed with numbers for as long as it takes them.
+struct Feed {
+    child: Child,
+    written: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    writer: JoinHandle<()>,
+}
+
+/// More numbers than a client may have outstanding, its pipe and its buffers together.
+const PROGRESS: u64 = 150_000;
+
+impl Feed {
+    fn into(service: &Service, queue: &str) -> Self {
+        let mut child = service
+            .server()
+            .run(&["produce", queue, "--retries", "1000"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut input = child.stdin.take().unwrap();
+        let (count, stopped) = (written.clone(), stop.clone());
+        let writer = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let first = count.load(Ordering::Relaxed);
+                let text: String = (first..first + 1000).map(|number| format!("{number}\n")).collect();
+                input.write_all(text.as_bytes()).expect("the producer reads on");
+                count.store(first + 1000, Ordering::Relaxed);
+            }
+        });
+        Self { child, written, stop, writer }
+    }
+
+    /// Waits until so much more was taken that some of it is acknowledged.
+    fn await_progress(&self, what: &str) {
+        let goal = self.written.load(Ordering::Relaxed) + PROGRESS;
+        eventually(what, || (self.written.load(Ordering::Relaxed) >= goal).then_some(()));
+    }
+
+    /// Ends it: how many numbers there were, and how many were sent again.
+    fn end(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writer.join().unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let again = said.lines().find_map(|line| line.split_once(" sent again")).expect("the summary").0;
+        let again = again.rsplit(' ').next().unwrap().parse().unwrap();
+        (self.written.load(Ordering::Relaxed), again)
+    }
+}
+
+/// Reads the queue to its end and checks: every number is there, first in order, and no more of them twice than were sent again.
+fn check(service: &Service, queue: &str, numbers: u64, sent_again: u64) {
+    let server = service.server();
+    // One more, so that there is an end to be seen.
+    let mut last = Client::connect(server);
+    last.begin(&append(queue));
+    assert_eq!(code(&last.receive_as::<ProduceSetupResponse>().status), 100);
+    last.send(&request(Some(3600), &[b"end"]));
+    while last.receive_as::<ProduceResponse>().status.is_none() {}
+    let mut consumer = server.run(&["consume", queue]).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut next, mut twice) = (0, 0);
+    for line in std::io::BufRead::lines(std::io::BufReader::new(consumer.stdout.take().unwrap())) {
+        let line = line.unwrap();
+        if line == "end" {
+            break;
+        }
+        let number: u64 = line.parse().unwrap();
+        if number < next {
+            twice += 1;
+        } else {
+            assert_eq!(number, next, "a number is missing, or came before those ahead of it");
+            next += 1;
+        }
+    }
+    consumer.kill().unwrap();
+    consumer.wait().unwrap();
+    println!("{numbers} numbers, {sent_again} sent again, {twice} stored twice");
+    assert_eq!(next, numbers);
+    assert!(twice <= sent_again, "{twice} are there twice, {sent_again} were sent again");
+}
+
+/// The broker that leads a topic's only partition.
+fn leader(brokers: &Brokers, topic: &str) -> usize {
+    let describe =
+        ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", &brokers.addresses, "--describe"];
+    let text = brokers.tool(&[&describe[..], &["--topic", topic]].concat(), "");
+    let rest = text.split_once("Leader: ").unwrap_or_else(|| panic!("{text}")).1;
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn brokers_and_servers_are_killed_under_load_and_nothing_acknowledged_is_missing() {
+    if !is_possible() {
+        return;
+    }
+    let brokers = Brokers::start(3);
+    let mut service = Service::start(&brokers, &[]);
+    let feed = Feed::into(&service, "load");
+    feed.await_progress("progress at first");
+    let killed = leader(&brokers, "default.load");
+    brokers.signal(killed, "KILL");
+    feed.await_progress("progress without the leader");
+    brokers.restart(killed);
+    feed.await_progress("progress with it back");
+    service.kill();
+    service.restart();
+    feed.await_progress("progress with the server back");
+    let killed = leader(&brokers, "default.load");
+    brokers.signal(killed, "KILL");
+    service.kill();
+    service.restart();
+    brokers.restart(killed);
+    feed.await_progress("progress with both back");
+    for broker in 1..=3 {
+        brokers.end(broker);
+        brokers.restart(broker);
+        feed.await_progress("progress in a rolling restart");
+    }
+    let (numbers, again) = feed.end();
+    check(&service, "load", numbers, again);
+}
+
+/// Begins to produce, as a client by the byte.
+fn producer(server: &Server, queue: &str) -> Client {
+    let mut client = Client::connect(server);
+    begin(&mut client, queue);
+    client
+}
+
+fn begin(client: &mut Client, queue: &str) {
+    client.begin(&append(queue));
+    assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 100);
+}
+
+/// Sends one message; its status and reason.
+fn send(client: &mut Client, payload: &[u8]) -> (u32, String) {
+    client.send(&request(Some(3600), &[payload]));
+    loop {
+        let response: ProduceResponse = client.receive_as();
+        if let Some(status) = response.status {
+            return (status.status_code(), status.reason_phrase().to_owned());
+        }
+    }
+}
+
+/// After a 5xx: the server has ended its half, the client ends its own, and the connection goes on.
+fn begin_again(client: &mut Client, queue: &str) {
+    // The failure's own response, and the end.
+    while client.receive().is_some() {}
+    client.finish();
+    begin(client, queue);
+}
+
+#[test]
+fn a_broker_that_stands_still_is_503_in_time_and_all_goes_on_with_it() {
+    if !is_possible() {
+        return;
+    }
+    let brokers = Brokers::start(1);
+    let service = Service::start(&brokers, &["--kafka-replication", "1", "--kafka-delivery-timeout", "2s"]);
+    let server = service.server();
+    let mut client = producer(server, "still");
+    let mut consumer = Client::connect(server);
+    consumer.begin(&get("still", "", true));
+    assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
+    assert_eq!(send(&mut client, b"before").0, 201);
+    let mut seen = Vec::new();
+    let mut read = |wanted: &[u8], seen: &mut Vec<Vec<u8>>| {
+        while !seen.iter().any(|payload| payload == wanted) {
+            let response: ConsumeResponse = consumer.receive_as();
+            assert!(response.status.is_none(), "{response:?}");
+            seen.extend(response.messages.iter().map(|message| message.payload().to_vec()));
+        }
+    };
+    read(b"before", &mut seen);
+    brokers.signal(1, "STOP");
+    let (status, reason) = send(&mut client, b"while it stands still");
+    assert_eq!(status, 503, "{reason}");
+    assert!(reason.contains("Kafka"), "{reason}");
+    brokers.signal(1, "CONT");
+    begin_again(&mut client, "still");
+    assert_eq!(send(&mut client, b"after").0, 201);
+    read(b"after", &mut seen);
+    // What was told to be unknown may be there, but nothing twice.
+    assert_eq!(seen.len(), seen.iter().collect::<HashSet<_>>().len(), "{seen:?}");
+}
+
+#[test]
+fn too_few_replicas_are_503_until_there_are_enough() {
+    if !is_possible() {
+        return;
+    }
+    let brokers = Brokers::start(3);
+    let topic = [
+        "org.apache.kafka.tools.TopicCommand",
+        "--bootstrap-server",
+        &brokers.addresses,
+        "--topic",
+        "default.few",
+    ];
+    let create =
+        ["--create", "--partitions", "1", "--replication-factor", "2", "--config", "min.insync.replicas=2"];
+    brokers.tool(&[&topic[..], &create].concat(), "");
+    let service = Service::start(&brokers, &["--kafka-delivery-timeout", "3s"]);
+    let mut client = producer(service.server(), "few");
+    assert_eq!(send(&mut client, b"while there are").0, 201);
+    // A topic that promises less than ours is named, with what it should be.
+    let line = service.server().wait_for_log("a topic promises less");
+    assert!(line.contains("default.few") && line.contains("retention.ms"), "{line}");
+    let described = brokers.tool(&[&topic[..], &["--describe"]].concat(), "");
+    let replicas = described.split_once("Replicas: ").unwrap().1.split_whitespace().next().unwrap();
+    let leader = leader(&brokers, "default.few");
+    let follower = replicas.split(',').map(|one| one.parse().unwrap()).find(|one| *one != leader).unwrap();
+    brokers.signal(follower, "KILL");
+    let reason = eventually("a message is refused", || {
+        let (status, reason) = send(&mut client, b"while there are not");
+        (status != 201).then_some((status, reason))
+    });
+    assert_eq!(reason.0, 503, "{reason:?}");
+    brokers.restart(follower);
+    eventually("a message is stored again", || {
+        begin_again(&mut client, "few");
+        (send(&mut client, b"when there are again").0 == 201).then_some(())
+    });
+}
+
+#[test]
+fn a_topic_deleted_under_its_clients_is_made_again() {
+    if !is_possible() {
+        return;
+    }
+    let brokers = Brokers::start(1);
+    let more = ["--kafka-replication", "1", "--kafka-delivery-timeout", "5s"];
+    let service = Service::start(&brokers, &more);
+    let server = service.server();
+    let mut client = producer(server, "gone");
+    assert_eq!(send(&mut client, b"before").0, 201);
+    let consumer = server
+        .run(&["consume", "gone", "--count", "2", "--retries", "100"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the first message was delivered", || {
+        (server.metric("millstream_messages_delivered_total") > 0).then_some(())
+    });
+    let topic = [
+        "org.apache.kafka.tools.TopicCommand",
+        "--bootstrap-server",
+        &brokers.addresses,
+        "--topic",
+        "default.gone",
+    ];
+    brokers.tool(&[&topic[..], &["--delete"]].concat(), "");
+    // What is sent now is refused, or went into what is deleted a moment later: the client sends until it is told 201 and the
+    // consumer has it.
+    let waiting = std::thread::spawn(move || consumer.wait_with_output().unwrap());
+    let mut refused = 0;
+    eventually("the consumer goes on in the new topic", || {
+        if send(&mut client, b"after").0 != 201 {
+            refused += 1;
+            begin_again(&mut client, "gone");
+        }
+        waiting.is_finished().then_some(())
+    });
+    let output = waiting.join().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "before\nafter\n");
+    println!("{refused} messages were refused meanwhile");
+}
