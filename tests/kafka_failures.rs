@@ -9,13 +9,19 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use broker::{Brokers, is_possible};
 use common::{Client, Server, append, code, eventually, get, request};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
+
+/// One test after the other: each has brokers of its own, and they want the machine. `None` where Kafka cannot run here.
+fn turn() -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    is_possible().then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// A server that can be started again at the same port.
 struct Service {
@@ -147,9 +153,7 @@ fn leader(brokers: &Brokers, topic: &str) -> usize {
 
 #[test]
 fn brokers_and_servers_are_killed_under_load_and_nothing_acknowledged_is_missing() {
-    if !is_possible() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(3);
     let mut service = Service::start(&brokers, &[]);
     let feed = Feed::into(&service, "load");
@@ -210,9 +214,7 @@ fn begin_again(client: &mut Client, queue: &str) {
 
 #[test]
 fn a_broker_that_stands_still_is_503_in_time_and_all_goes_on_with_it() {
-    if !is_possible() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let service = Service::start(&brokers, &["--kafka-replication", "1", "--kafka-delivery-timeout", "2s"]);
     let server = service.server();
@@ -244,9 +246,7 @@ fn a_broker_that_stands_still_is_503_in_time_and_all_goes_on_with_it() {
 
 #[test]
 fn too_few_replicas_are_503_until_there_are_enough() {
-    if !is_possible() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(3);
     let topic = [
         "org.apache.kafka.tools.TopicCommand",
@@ -283,9 +283,7 @@ fn too_few_replicas_are_503_until_there_are_enough() {
 
 #[test]
 fn a_topic_deleted_under_its_clients_is_made_again() {
-    if !is_possible() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let more = ["--kafka-replication", "1", "--kafka-delivery-timeout", "5s"];
     let service = Service::start(&brokers, &more);

@@ -168,6 +168,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 Err(_) => {
                     self.counters.refused += u64::from(outcome.count);
                     self.fence.close(now, outcome.stream);
+                    self.openings.suspect(outcome.queue);
                 }
             }
             self.completions.push_back(Completion::Appended { token: outcome.token, result: outcome.result });
@@ -230,6 +231,9 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         self.readers.poll(now, |_, fetch, result| {
             completions.push_back(Completion::Fetched { token: fetch.token, result });
         });
+        while let Some(queue) = self.tails.poll_suspect() {
+            self.openings.suspect(queue);
+        }
         self.assign_readers(now);
         while let Some((token, result)) = self.openings.poll() {
             self.completions.push_back(Completion::Opened { token, result });
@@ -440,7 +444,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
     }
 
     fn poll_gone(&mut self) -> Option<QueueId> {
-        self.openings.poll_gone().or_else(|| self.producer.poll_gone()).or_else(|| self.tails.poll_gone())
+        self.openings.poll_gone()
     }
 
     fn forget(&mut self, queue: QueueId) {

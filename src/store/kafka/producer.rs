@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::header::{HEADER, Header};
 use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
-use super::topics::{OfHandle, TopicInfo, is_unknown};
+use super::topics::{OfHandle, TopicInfo};
 use crate::batch::Batch;
 use crate::error::StoreFault;
 use crate::queue::{PartitionKey, QueueId};
@@ -36,6 +36,7 @@ pub(super) struct Append<T> {
 pub(super) struct Outcome<T> {
     pub token: T,
     pub stream: Stream,
+    pub queue: QueueId,
     pub count: u32,
     /// The offsets, where they are known and stand one after the other.
     pub result: Result<Option<Range<u64>>, StoreFault>,
@@ -70,8 +71,6 @@ pub(super) struct Producer<T> {
     waiting: VecDeque<usize>,
     scratch: Scratch,
     done: VecDeque<Outcome<T>>,
-    /// Queues whose topics Kafka does not know any more.
-    gone: Vec<QueueId>,
 }
 
 #[derive(Debug)]
@@ -92,7 +91,6 @@ impl<T: Copy> Producer<T> {
             waiting: VecDeque::new(),
             scratch: Scratch::default(),
             done: VecDeque::new(),
-            gone: Vec::new(),
         }
     }
 
@@ -249,25 +247,18 @@ impl<T: Copy> Producer<T> {
         let Some(done) = one.take_if(is_done) else { return };
         self.free.push(slot);
         let count = done.append.batch.count();
-        if done.failed.as_ref().is_some_and(is_unknown) {
-            self.gone.push(done.append.partition.queue);
-        }
         let result = match done.failed {
             Some(trouble) => Err(StoreFault::Unavailable(format!("Kafka: {trouble}"))),
             None if done.is_unknown || done.most - done.least + 1 != i64::from(count) => Ok(None),
             None => Ok(Some(done.least as u64..done.most as u64 + 1)),
         };
-        self.done.push_back(Outcome { token: done.append.token, stream: done.append.stream, count, result });
+        let Append { token, stream, partition, .. } = done.append;
+        self.done.push_back(Outcome { token, stream, queue: partition.queue, count, result });
     }
 
     /// The next append that is spoken for.
     pub(super) fn poll(&mut self) -> Option<Outcome<T>> {
         self.done.pop_front()
-    }
-
-    /// A queue whose topic is gone.
-    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
-        self.gone.pop()
     }
 
     /// A queue is not served any more under this number.

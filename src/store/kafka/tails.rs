@@ -73,7 +73,7 @@ pub(super) struct Tails<T> {
     bytes_max: usize,
     nobody: ClientId,
     /// Queues whose topics Kafka does not know any more, or that begin anew.
-    gone: Vec<QueueId>,
+    suspects: Vec<QueueId>,
 }
 
 impl<T: Copy + Eq> Tails<T> {
@@ -87,7 +87,7 @@ impl<T: Copy + Eq> Tails<T> {
             stopping: HashSet::new(),
             bytes_max,
             nobody,
-            gone: Vec::new(),
+            suspects: Vec::new(),
         }
     }
 
@@ -167,7 +167,7 @@ impl<T: Copy + Eq> Tails<T> {
                 if let Some(trouble) = message.trouble() {
                     tracing::debug!(?key, %trouble, "a tail");
                     if is_unknown(&trouble) {
-                        self.gone.push(key.queue);
+                        self.suspects.push(key.queue);
                     }
                     return;
                 }
@@ -175,7 +175,7 @@ impl<T: Copy + Eq> Tails<T> {
                 if u64::try_from(message.offset())
                     .is_ok_and(|offset| offset < batches.next_offset(window.end()))
                 {
-                    self.gone.push(key.queue);
+                    self.suspects.push(key.queue);
                     return;
                 }
                 if let Some(stored) = batches.push(&message) {
@@ -257,9 +257,9 @@ impl<T: Copy + Eq> Tails<T> {
         old
     }
 
-    /// A queue whose topic is not what it was.
-    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
-        self.gone.pop()
+    /// A queue whose topic may not be what it was.
+    pub(super) fn poll_suspect(&mut self) -> Option<QueueId> {
+        self.suspects.pop()
     }
 
     /// A queue is not served any more under this number: its fetches are given back, and what is to be stopped.

@@ -20,8 +20,11 @@ use crate::store::Life;
 /// How long Kafka may take for one question about a topic, milliseconds.
 const ASK_TIMEOUT_MS: c_int = 10_000;
 
-/// How often topics are looked at again, milliseconds; and how many in one question.
+/// How often topics are looked at again, milliseconds.
 const WATCH_MS: u64 = 30_000;
+/// The same after something went wrong.
+const SUSPICION_MS: u64 = 1_000;
+/// How many are looked at in one question.
 const TOPICS_PER_QUESTION: usize = 500;
 
 /// Who asks when nobody is opening anything.
@@ -43,6 +46,7 @@ pub(super) struct TopicInfo {
     pub name: Arc<CString>,
     /// Time to live of records that say nothing of it, seconds.
     pub default_ttl_secs: u32,
+    life: Life,
 }
 
 /// The topics of a server's queues.
@@ -195,7 +199,8 @@ pub(super) struct Openings<T> {
     done: Vec<(T, Result<Life, StoreFault>)>,
     /// What was opened, and what it was.
     watched: HashMap<Arc<CString>, (QueueId, Life)>,
-    watch_due_ms: u64,
+    watched_ms: u64,
+    is_suspicious: bool,
     gone: Vec<QueueId>,
 }
 
@@ -208,7 +213,8 @@ impl<T: Copy> Openings<T> {
             next: WATCHING,
             done: Vec::new(),
             watched: HashMap::new(),
-            watch_due_ms: 0,
+            watched_ms: 0,
+            is_suspicious: false,
             gone: Vec::new(),
         }
     }
@@ -364,6 +370,7 @@ impl<T: Copy> Openings<T> {
         let info = TopicInfo {
             name: opening.name.clone(),
             default_ttl_secs: self.wanted.default_ttl_secs(&configs),
+            life,
         };
         self.watched.insert(opening.name.clone(), (opening.queue, life));
         self.topics.insert(opening.queue, info);
@@ -372,11 +379,22 @@ impl<T: Copy> Openings<T> {
 
     /// Looks from time to time whether the topics are what they were.
     pub(super) fn watch(&mut self, now: Now, to: Option<(&Handle, &Queue)>) {
-        let Some((handle, queue)) = to.filter(|_| self.watch_due_ms <= now.mono_ms) else { return };
-        self.watch_due_ms = now.mono_ms + WATCH_MS;
+        let since = now.mono_ms.saturating_sub(self.watched_ms);
+        let is_due = since >= if self.is_suspicious { SUSPICION_MS } else { WATCH_MS };
+        let Some((handle, queue)) = to.filter(|_| is_due) else { return };
+        self.watched_ms = now.mono_ms;
+        self.is_suspicious = false;
         let topics: Vec<Arc<CString>> = self.watched.keys().cloned().collect();
         for some in topics.chunks(TOPICS_PER_QUESTION) {
             handle.describe_topics(queue, WATCHING, some, ASK_TIMEOUT_MS);
+        }
+    }
+
+    /// Something went wrong with a queue: its topic is looked at soon, whichever shard has opened it.
+    pub(super) fn suspect(&mut self, queue: QueueId) {
+        if let Some(info) = self.topics.get(queue) {
+            self.watched.insert(info.name.clone(), (queue, info.life));
+            self.is_suspicious = true;
         }
     }
 
