@@ -62,6 +62,35 @@ impl Batch {
         self.0.records.len()
     }
 
+    /// The records in stored form.
+    pub fn as_stored(&self) -> &[u8] {
+        &self.0.records
+    }
+
+    /// A batch of records in stored form, of whatever wrote them; `None` where they are not `count` whole records, at least one.
+    pub fn from_stored(
+        client: ClientId,
+        ttl_secs: u32,
+        has_keys: bool,
+        count: u32,
+        records: &[u8],
+    ) -> Option<Self> {
+        let is_anonymous = false;
+        let batch = Self(Arc::new(Closed {
+            client,
+            is_anonymous,
+            ttl_secs,
+            count,
+            has_keys,
+            records: records.to_vec(),
+        }));
+        let (mut whole, mut end) = (0, 0);
+        while let Some((next, _)) = batch.record_at(end) {
+            (whole, end) = (whole + 1, next);
+        }
+        (count > 0 && whole == count && end == records.len()).then_some(batch)
+    }
+
     /// Whether its messages may have keys.
     pub fn has_keys(&self) -> bool {
         self.0.has_keys
@@ -290,6 +319,28 @@ mod tests {
         assert_eq!(payloads, [&b"one"[..], b"", &[3; 1000]]);
         assert_eq!(batch.record_at(batch.position_of(1)).map(|(_, record)| record.payload), Some(&b""[..]));
         assert_eq!(batch.record_at(batch.position_of(3)), None);
+    }
+
+    #[test]
+    fn stored_bytes_are_a_batch_only_where_they_are_whole_records() {
+        let mut builder = BatchBuilder::with_keys(ClientId::from(7), 60, 0);
+        builder.push_keyed(b"k", b"one");
+        builder.push_keyed(b"", b"two");
+        let batch = builder.close();
+        let bytes = batch.as_stored();
+        let read =
+            |has_keys, count, bytes: &[u8]| Batch::from_stored(ClientId::from(7), 60, has_keys, count, bytes);
+        assert_eq!(read(true, 2, bytes), Some(batch.clone()));
+        for (has_keys, count, bytes) in [
+            (true, 1, bytes),
+            (true, 3, bytes),
+            (false, 2, bytes),
+            (true, 2, &bytes[..bytes.len() - 1]),
+            (true, 0, &[]),
+            (false, 1, &[0xff; 4]),
+        ] {
+            assert_eq!(read(has_keys, count, bytes), None, "{has_keys} {count} {bytes:?}");
+        }
     }
 
     #[test]

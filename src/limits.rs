@@ -23,6 +23,9 @@ pub const TOPIC_NAME_CHARS_MAX: usize = 249;
 /// What librdkafka keeps of a message beside its payload until it is delivered, bytes.
 pub const KAFKA_RECORD_BYTES: usize = 256;
 
+/// A packed Kafka record takes no further message once it has so many bytes; a message that is larger is alone.
+pub const KAFKA_PACKED_RECORD_BYTES: usize = 256 << 10;
+
 /// What a Kafka record may have beside its payload, bytes: its key, header, and what is around them.
 pub const KAFKA_RECORD_OVERHEAD_BYTES: usize = 64 << 10;
 

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::limits::KAFKA_RECORD_OVERHEAD_BYTES;
+use crate::limits::{KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
 use crate::names::Project;
 use crate::session::PbLimits;
 use crate::ws::handshake::Policy;
@@ -231,6 +231,8 @@ pub struct KafkaConfig {
     pub brokers: String,
     /// Put before the names of topics.
     pub topic_prefix: String,
+    /// Whether a record holds many messages, for Millstream alone to read.
+    pub packed: bool,
     /// Copies of a topic that is made (Kafka's replication factor).
     pub replication: u16,
     /// Whether topics that promise less than Millstream are refused.
@@ -256,6 +258,7 @@ impl Default for KafkaConfig {
         Self {
             brokers: String::new(),
             topic_prefix: String::new(),
+            packed: false,
             replication: 3,
             strict_topics: false,
             linger: Duration::from_millis(2),
@@ -272,7 +275,8 @@ impl Default for KafkaConfig {
 impl KafkaConfig {
     /// The largest record, and the largest batch of them: what `message.max.bytes` and a topic's `max.message.bytes` must take.
     pub fn record_bytes(&self, settings: &Settings) -> usize {
-        settings.max_payload_bytes.max(self.batch_bytes) + KAFKA_RECORD_OVERHEAD_BYTES
+        let packed = if self.packed { 2 * KAFKA_PACKED_RECORD_BYTES } else { 0 };
+        settings.max_payload_bytes.max(self.batch_bytes).max(packed) + KAFKA_RECORD_OVERHEAD_BYTES
     }
 }
 

@@ -279,6 +279,13 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         KAFKA,
+        "kafka_packed",
+        Flag,
+        "Keep many messages in one record: faster, and nobody but Millstream reads them; their topics are others, <project>.<queue>.packed",
+        Access::Flag(|c| &mut c.kafka.packed),
+    ),
+    setting(
+        KAFKA,
         "kafka_replication",
         Count,
         "Copies of a topic that is made; from 3 on, two of them must have a message before it is acknowledged",

@@ -256,23 +256,26 @@ fn offsets_count_up_in_each_partition<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     assert_eq!(trial.store(0, 1, &[b"a", b"b"]), 0..2);
     assert_eq!(trial.store(1, 1, &[b"c"]), 0..1);
-    assert_eq!(trial.store(0, 1, &[b"d"]), 2..3);
-    assert_eq!(trial.store.counters().stored, 4);
+    // Between two appends a store may leave offsets out.
+    let third = trial.store(0, 1, &[b"d", b"e", b"f"]);
+    assert!(third.start >= 2 && third.end == third.start + 3, "{third:?}");
+    assert_eq!(trial.store.counters().stored, 6);
 }
 
 fn a_fetch_brings_what_was_stored_from_its_offset_on<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     trial.store(0, 1, &[b"a", b"b"]);
-    trial.store(0, 1, &[b"c"]);
+    let last = trial.store(0, 1, &[b"c"]);
     let (batches, next) = trial.read(0, 1, None, 2);
     let wanted: Vec<Vec<u8>> = [b"a", b"b", b"c"].map(|payload| payload.to_vec()).to_vec();
     // The first batch may begin before what was asked for.
     assert_eq!(payloads(&batches), wanted[batches[0].base_offset as usize..]);
-    assert!(batches[0].base_offset <= 1 && next == 3);
-    let (batches, _) = trial.read(0, 2, None, 1);
+    assert!(batches[0].base_offset <= 1 && next >= last.end);
+    let (batches, _) = trial.read(0, last.start, None, 1);
     assert_eq!(payloads(&batches).last(), wanted.last());
-    let token = trial.fetch(0, 99, None, false);
-    assert_eq!(trial.fetched(token).1, 3, "an offset beyond the end is the end");
+    let token = trial.fetch(0, 99 << 32, None, false);
+    let (batches, next, _) = trial.fetched(token);
+    assert!(batches.is_empty() && next >= last.end && next < 99 << 32, "an offset beyond the end is the end");
 }
 
 fn a_fetch_waits_for_the_next_append<L: Lab>(lab: &L) {
@@ -334,7 +337,7 @@ fn keys_come_back_with_their_payloads<L: Lab>(lab: &L) {
     let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
     messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
     let token = trial.append(2, builder.close());
-    assert_eq!(trial.appended(token), 0..3);
+    assert_eq!(trial.appended(token), 0..3, "the first of a queue");
     let (batches, _) = trial.read(2, 0, None, 3);
     let records: Vec<_> = batches
         .iter()
@@ -353,34 +356,39 @@ fn expired_batches_are_not_read<L: Lab>(lab: &L) {
     assert_eq!(payloads(&trial.read_to_end(0, 0).0).len(), 2);
     trial.at(500);
     let (batches, next) = trial.read_to_end(0, 0);
-    assert_eq!((payloads(&batches), next), (vec![b"long".to_vec()], 2));
+    assert_eq!(payloads(&batches), [b"long"]);
     trial.at(2000);
     trial.store.handle_tick(trial.now);
-    let (batches, next) = trial.read_to_end(0, 0);
-    assert_eq!((payloads(&batches).len(), next), (0, 2), "offsets go on behind what is gone");
+    let (batches, after) = trial.read_to_end(0, 0);
+    assert_eq!((payloads(&batches).len(), after), (0, next), "offsets go on behind what is gone");
 }
 
 fn positions_are_found_by_end_and_by_time<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    for _ in 0..3 {
+    let stored = [(); 3].map(|()| {
         trial.let_time_pass();
-        trial.store(0, 1, &[b"a", b"b"]);
-    }
-    let (batches, _) = trial.read(0, 0, None, 6);
+        trial.store(0, 1, &[b"a", b"b"])
+    });
+    let (batches, end) = trial.read(0, 0, None, 6);
     let time_of = |offset: u64| {
         batches.iter().find(|stored| stored.end_offset() > offset).expect("it was read").timestamp_ms
     };
+    let (second, third) = (stored[1].start, stored[2].start);
     for (position, expected) in [
-        (Position::Latest, 6),
+        (Position::Latest, stored[2].end),
         (Position::Time(0), 0),
-        (Position::Time(time_of(2)), 2),
-        (Position::Time(time_of(2) + 1), 4),
-        (Position::Time(time_of(4) + 1), 6),
+        (Position::Time(time_of(second)), second),
+        (Position::Time(time_of(second) + 1), third),
+        (Position::Time(time_of(third) + 1), stored[2].end),
     ] {
         let partition = trial.key(0);
         let token = trial.submit("resolve", |token| Request::Resolve { token, partition, position });
-        let Completion::Resolved { result, .. } = trial.completion_of(token) else { panic!() };
-        assert_eq!(result, Ok(expected), "{position:?}");
+        let Completion::Resolved { result: Ok(found), .. } = trial.completion_of(token) else { panic!() };
+        // The end may be behind what a store leaves out.
+        assert!(
+            found == expected || expected == stored[2].end && found >= end,
+            "{position:?}: {found}, not {expected}"
+        );
     }
 }
 
@@ -417,14 +425,12 @@ fn park_and_cancel_leaves_no_fetch_behind<L: Lab>(lab: &L) {
 
 fn a_limit_of_bytes_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    for _ in 0..4 {
-        trial.store(0, 1, &[&[0; 600_000]]);
-    }
+    let last = [(); 4].map(|()| trial.store(0, 1, &[&[0; 600_000]]).end)[3];
     let (mut from, mut fetches) = (0, 0);
-    while from < 4 {
+    while from < last {
         let token = trial.fetch(0, from, None, true);
         let (batches, next, _) = trial.fetched(token);
-        assert!(batches.len() <= 2 && next == from + batches.len() as u64, "{from} {next}");
+        assert!(batches.len() <= 2 && next > from, "{from} {next}");
         (from, fetches) = (next, fetches + usize::from(!batches.is_empty()));
     }
     assert!(fetches >= 2, "{fetches}");
@@ -445,7 +451,8 @@ fn many_batches_come_back_whole_and_in_order<L: Lab>(lab: &L) {
         for completion in trial.completions() {
             let Completion::Appended { result, .. } = completion else { panic!("{completion:?}") };
             let offsets = result.unwrap().expect("nobody else stores here");
-            assert_eq!(offsets, next_offset..next_offset + u64::from(MESSAGES), "they complete in order");
+            assert!(offsets.start >= next_offset, "they complete in order");
+            assert_eq!(offsets.end, offsets.start + u64::from(MESSAGES));
             next_offset = offsets.end;
         }
         assert!(trial.open.is_empty() || trial.wait());

@@ -1,8 +1,13 @@
 //! Kafka's records as batches of the stored form: neighbours that share client, TTL and time become one batch.
 
-use super::header::{HEADER, Header};
+use std::sync::Arc;
+
+use super::header::{HEADER, Header, Packed};
+use super::layout::{Layout, MESSAGES_MAX};
 use super::native::Message;
-use crate::batch::{BatchBuilder, StoredBatch};
+use super::topics::TopicInfo;
+use super::window::Window;
+use crate::batch::{Batch, BatchBuilder, StoredBatch};
 use crate::names::ClientId;
 
 /// A batch is closed when it holds so many bytes.
@@ -11,8 +16,7 @@ const BATCH_BYTES: usize = 256 << 10;
 /// Records of one partition, in order, on their way into batches.
 #[derive(Debug)]
 pub(super) struct Batches {
-    /// Time to live of records that say nothing of it.
-    default_ttl_secs: u32,
+    topic: Arc<TopicInfo>,
     /// Whose records are that say nothing of it.
     nobody: ClientId,
     open: Option<Open>,
@@ -30,18 +34,37 @@ struct Open {
 }
 
 impl Batches {
-    pub(super) fn new(default_ttl_secs: u32, nobody: ClientId) -> Self {
-        Self { default_ttl_secs, nobody, open: None, last_ms: 0 }
+    pub(super) fn new(topic: Arc<TopicInfo>, nobody: ClientId) -> Self {
+        Self { topic, nobody, open: None, last_ms: 0 }
     }
 
-    /// The next record; the batch that it does not belong to, where that ends one.
-    pub(super) fn push(&mut self, message: &Message<'_>) -> Option<StoredBatch> {
+    /// The next record: goes into `window`, now or with what comes. False where it lies before what was there: the same topic
+    /// never goes back.
+    pub(super) fn push(&mut self, message: &Message<'_>, window: &mut Window) -> bool {
+        let offset = self.topic.layout.offset(message.offset());
+        if offset < self.open.as_ref().map_or(window.end(), |open| open.next_offset) {
+            return false;
+        }
         let header = message.header(HEADER).map(Header::decode).unwrap_or_default();
-        let ttl_secs = header.ttl_secs.unwrap_or(self.default_ttl_secs);
+        let ttl_secs = header.ttl_secs.unwrap_or(self.topic.default_ttl_secs);
         let client = header.client.unwrap_or(self.nobody);
-        let (offset, key) = (u64::try_from(message.offset()).unwrap_or(0), message.key());
         let timestamp_ms = message.timestamp_ms().max(self.last_ms);
         self.last_ms = timestamp_ms;
+        if let Some(packed) = header.packed.filter(|_| self.topic.layout == Layout::Packed) {
+            self.close(window);
+            let Packed { count, has_keys } = packed;
+            match Batch::from_stored(client, ttl_secs, has_keys, count, message.payload()) {
+                Some(batch) if count <= MESSAGES_MAX => {
+                    window.push(StoredBatch { base_offset: offset, timestamp_ms, batch })
+                }
+                _ => {
+                    let topic = self.topic.name.to_string_lossy();
+                    tracing::error!(%topic, offset = message.offset(), "a packed record does not read: it is left out");
+                }
+            }
+            return true;
+        }
+        let key = message.key();
         let belongs = |open: &Open| {
             open.next_offset == offset
                 && open.timestamp_ms == timestamp_ms
@@ -50,7 +73,9 @@ impl Batches {
                 && open.builder.has_keys() != key.is_empty()
                 && open.builder.stored_bytes() < BATCH_BYTES
         };
-        let ended = if self.open.as_ref().is_some_and(belongs) { None } else { self.close() };
+        if !self.open.as_ref().is_some_and(belongs) {
+            self.close(window);
+        }
         let open = self.open.get_or_insert_with(|| {
             let builder = if key.is_empty() {
                 BatchBuilder::new(client, ttl_secs, 0)
@@ -65,17 +90,13 @@ impl Batches {
             open.builder.push_keyed(key, message.payload());
         }
         open.next_offset = offset + 1;
-        ended
+        true
     }
 
-    /// The offset that the next record has at least; `end` where no batch is open.
-    pub(super) fn next_offset(&self, end: u64) -> u64 {
-        self.open.as_ref().map_or(end, |open| open.next_offset)
-    }
-
-    /// The batch that was begun.
-    pub(super) fn close(&mut self) -> Option<StoredBatch> {
-        let Open { base_offset, timestamp_ms, builder, .. } = self.open.take()?;
-        Some(StoredBatch { base_offset, timestamp_ms, batch: builder.close() })
+    /// The batch that was begun is whole.
+    pub(super) fn close(&mut self, window: &mut Window) {
+        if let Some(Open { base_offset, timestamp_ms, builder, .. }) = self.open.take() {
+            window.push(StoredBatch { base_offset, timestamp_ms, batch: builder.close() });
+        }
     }
 }

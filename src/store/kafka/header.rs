@@ -3,9 +3,10 @@
 //! | byte | |
 //! | --- | --- |
 //! | 0 | version: 1 |
-//! | 1 | flags: 1 a TTL follows, 2 a client follows |
+//! | 1 | flags: 1 a TTL follows, 2 a client follows, 4 the record is packed, 8 its messages have keys |
 //! | then | the TTL in seconds (u32, big-endian), where flag 1 is set |
 //! | then | the client's id (16 bytes, as in a UUID), where flag 2 is set |
+//! | then | how many messages the record holds (u32, big-endian), where flag 4 is set |
 //!
 //! Bytes behind these are a later version's and mean nothing here. A record without the header, or with one that does not read,
 //! has the topic's default TTL and is nobody's: it goes to every consumer.
@@ -20,6 +21,20 @@ pub const HEADER: &CStr = c"ms";
 const VERSION: u8 = 1;
 const HAS_TTL: u8 = 1;
 const HAS_CLIENT: u8 = 2;
+const IS_PACKED: u8 = 4;
+const HAS_KEYS: u8 = 8;
+
+/// The longest header.
+const BYTES_MAX: usize = 26;
+
+/// What a packed record's value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Messages.
+    pub count: u32,
+    /// Whether they have keys.
+    pub has_keys: bool,
+}
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,12 +43,14 @@ pub struct Header {
     pub ttl_secs: Option<u32>,
     /// Who stored it, where that matters.
     pub client: Option<ClientId>,
+    /// The value holds messages in stored form.
+    pub packed: Option<Packed>,
 }
 
 /// An encoded header.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoded {
-    bytes: [u8; 22],
+    bytes: [u8; BYTES_MAX],
     length: usize,
 }
 
@@ -50,7 +67,7 @@ impl Header {
         if *self == Self::default() {
             return None;
         }
-        let mut encoded = Encoded { bytes: [0; 22], length: 2 };
+        let mut encoded = Encoded { bytes: [0; BYTES_MAX], length: 2 };
         encoded.bytes[0] = VERSION;
         let mut put = |flag: u8, bytes: &[u8]| {
             encoded.bytes[1] |= flag;
@@ -62,6 +79,10 @@ impl Header {
         }
         if let Some(client) = self.client {
             put(HAS_CLIENT, &client.as_u128().to_be_bytes());
+        }
+        if let Some(packed) = self.packed {
+            let flags = if packed.has_keys { IS_PACKED | HAS_KEYS } else { IS_PACKED };
+            put(flags, &packed.count.to_be_bytes());
         }
         Some(encoded)
     }
@@ -80,7 +101,13 @@ impl Header {
             rest = behind;
         }
         if flags & HAS_CLIENT != 0 {
-            header.client = Some(ClientId::from(u128::from_be_bytes(*rest.first_chunk()?)));
+            let (client, behind) = rest.split_first_chunk()?;
+            header.client = Some(ClientId::from(u128::from_be_bytes(*client)));
+            rest = behind;
+        }
+        if flags & IS_PACKED != 0 {
+            let count = u32::from_be_bytes(*rest.first_chunk()?);
+            header.packed = Some(Packed { count, has_keys: flags & HAS_KEYS != 0 });
         }
         Some(header)
     }
@@ -97,13 +124,17 @@ mod tests {
         for bad in [&b""[..], b"\x01", b"\x02\x01\0\0\0\x3c", b"\x01\x01\0\0\0", b"\x01\x02short"] {
             assert_eq!(Header::decode(bad), Header::default(), "{bad:?}");
         }
-        assert_eq!(Header::decode(b"\x01\x01\0\0\0\x3clater"), Header { ttl_secs: Some(60), client: None });
+        assert_eq!(
+            Header::decode(b"\x01\x01\0\0\0\x3clater"),
+            Header { ttl_secs: Some(60), ..Header::default() }
+        );
     }
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(ttl_secs: Option<u32>, client: Option<u128>) {
-            let header = Header { ttl_secs, client: client.map(ClientId::from) };
+        fn what_was_written_is_read(ttl_secs: Option<u32>, client: Option<u128>, packed: Option<(u32, bool)>) {
+            let packed = packed.map(|(count, has_keys)| Packed { count, has_keys });
+            let header = Header { ttl_secs, client: client.map(ClientId::from), packed };
             let encoded = header.encode();
             prop_assert_eq!(encoded.map_or(Header::default(), |encoded| Header::decode(encoded.as_bytes())), header);
         }

@@ -3,7 +3,7 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | here | one shard's part: requests in, librdkafka's events and completions out |
-//! | `topic_name`, `header` | how names and messages look in Kafka |
+//! | `topic_name`, `header`, `layout` | how names and messages look in Kafka, plain or packed |
 //! | `properties` | librdkafka's settings: ours, and those that an operator may add |
 //! | `topics` | queues found or made as topics |
 //! | `producer` | appends on their way |
@@ -20,6 +20,7 @@
 mod batches;
 mod header;
 mod janitor;
+mod layout;
 mod native;
 mod news;
 mod offsets;
@@ -276,9 +277,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
     }
 
     fn ask_offsets(&mut self) {
-        self.offsets.ask(self.producer.connection(), |queue| {
-            self.cluster.topics.get(queue).map(|info| info.name.clone())
-        });
+        self.offsets.ask(self.producer.connection(), |queue| self.cluster.topics.get(queue));
         while let Some(Answer { why, result }) = self.offsets.poll() {
             // Only for a queue that nobody knows.
             if let (Why::Resolve(token), Err(fault)) = (why, result) {
@@ -353,7 +352,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
             }
             (Why::Tail(key), Ok(end)) => {
                 let Some(info) = self.cluster.topics.get(key.queue) else { return };
-                match self.tails.start(now, key, end, &info) {
+                match self.tails.start(now, key, end, info) {
                     Ok(Some(fetches)) => fetches.into_iter().for_each(|fetch| self.fetch(now, key, fetch)),
                     Ok(None) => self.offsets.ask_end_later(key),
                     Err(trouble) => {

@@ -5,7 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::{CString, c_int};
 use std::sync::Arc;
 
+use super::layout::Layout;
 use super::native::{Handle, OffsetOf, PartitionOffset, Queue, Trouble};
+use super::topics::TopicInfo;
 use crate::error::StoreFault;
 use crate::queue::{PartitionKey, Position, QueueId};
 
@@ -36,6 +38,8 @@ struct Ask<T> {
     why: Why<T>,
     key: PartitionKey,
     of: OffsetOf,
+    /// Of its topic; known once it is asked.
+    layout: Layout,
 }
 
 /// A question: by topic and partition who wants to know, all of them the same.
@@ -68,15 +72,15 @@ impl<T: Copy> Offsets<T> {
             Position::Latest => OffsetOf::End,
             Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
         };
-        self.asks.push_back(Ask { why: Why::Resolve(token), key, of });
+        self.asks.push_back(Ask { why: Why::Resolve(token), key, of, layout: Layout::Plain });
     }
 
     pub(super) fn ask_end(&mut self, key: PartitionKey) {
-        self.asks.push_back(Ask { why: Why::Tail(key), key, of: OffsetOf::End });
+        self.asks.push_back(Ask { why: Why::Tail(key), key, of: OffsetOf::End, layout: Layout::Plain });
     }
 
     pub(super) fn ask_end_later(&mut self, key: PartitionKey) {
-        self.later.push(Ask { why: Why::Tail(key), key, of: OffsetOf::End });
+        self.later.push(Ask { why: Why::Tail(key), key, of: OffsetOf::End, layout: Layout::Plain });
     }
 
     /// Time has passed.
@@ -95,7 +99,7 @@ impl<T: Copy> Offsets<T> {
     pub(super) fn ask(
         &mut self,
         to: Option<(&Handle, &Queue)>,
-        name: impl Fn(QueueId) -> Option<Arc<CString>>,
+        topic: impl Fn(QueueId) -> Option<Arc<TopicInfo>>,
     ) {
         let Some((handle, queue)) = to else { return };
         while !self.asks.is_empty() {
@@ -103,18 +107,18 @@ impl<T: Copy> Offsets<T> {
             // A question names a partition once: whoever asks something else of it is in the next.
             for _ in 0..self.asks.len() {
                 let Some(ask) = self.asks.pop_front() else { break };
-                let Some(name) = name(ask.key.queue) else {
+                let Some(topic) = topic(ask.key.queue) else {
                     let fault = StoreFault::Unavailable("the queue's topic is not known".into());
                     self.answers.push_back(Answer { why: ask.why, result: Err(fault) });
                     continue;
                 };
                 let room = question.len() < PARTITIONS_PER_QUESTION;
-                match question.entry((name, i32::from(ask.key.partition))) {
+                match question.entry((topic.name.clone(), i32::from(ask.key.partition))) {
                     std::collections::hash_map::Entry::Occupied(mut same) if same.get()[0].of == ask.of => {
-                        same.get_mut().push(ask);
+                        same.get_mut().push(Ask { layout: topic.layout, ..ask });
                     }
                     std::collections::hash_map::Entry::Vacant(vacant) if room => {
-                        vacant.insert(vec![ask]);
+                        vacant.insert(vec![Ask { layout: topic.layout, ..ask }]);
                     }
                     _ => self.asks.push_back(ask),
                 }
@@ -141,15 +145,12 @@ impl<T: Copy> Offsets<T> {
                 for PartitionOffset { topic, partition, offset } in offsets {
                     for ask in question.remove(&(Arc::new(topic.clone()), partition)).into_iter().flatten() {
                         let result = match &offset {
-                            Ok(offset) => match (u64::try_from(*offset), ask.of) {
-                                (Ok(offset), _) => Ok(offset),
-                                // Nothing is that young.
-                                (Err(_), OffsetOf::Time(_)) => {
-                                    self.asks.push_back(Ask { of: OffsetOf::End, ..ask });
-                                    continue;
-                                }
-                                (Err(_), OffsetOf::End) => Ok(0),
-                            },
+                            // Nothing is that young.
+                            Ok(..0) if ask.of != OffsetOf::End => {
+                                self.asks.push_back(Ask { of: OffsetOf::End, ..ask });
+                                continue;
+                            }
+                            Ok(offset) => Ok(ask.layout.offset(*offset)),
                             Err(trouble) => Err(unavailable(trouble)),
                         };
                         self.answers.push_back(Answer { why: ask.why, result });

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::header::{HEADER, Header};
+use super::header::{HEADER, Header, Packed};
+use super::layout::{Layout, pack};
 use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
@@ -49,7 +50,8 @@ struct InFlight<T> {
     rest: Option<usize>,
     /// It is in `Producer::waiting`.
     is_waiting: bool,
-    /// Records that it has not reported.
+    /// Records that it has got, and those that it has not reported.
+    records: u32,
     open: u32,
     least: i64,
     most: i64,
@@ -119,6 +121,7 @@ impl<T: Copy> Producer<T> {
             append,
             rest: Some(0),
             is_waiting: true,
+            records: 0,
             open: 0,
             least: i64::MAX,
             most: -1,
@@ -176,28 +179,43 @@ impl<T: Copy> Producer<T> {
         let header = Header {
             ttl_secs: (batch.ttl_secs() != info.default_ttl_secs).then_some(batch.ttl_secs()),
             client: (!batch.is_anonymous()).then_some(batch.client()),
+            packed: None,
         };
-        let header = header.encode();
-        let header = header.as_ref().map(|header| (HEADER, header.as_bytes()));
+        let partition = i32::from(one.append.partition.partition);
         let mut records: Vec<(&[u8], &[u8])> = Vec::with_capacity(RECORDS_AT_ONCE);
         while let Some(from) = one.rest {
             records.clear();
             let mut position = from;
-            while records.len() < RECORDS_AT_ONCE
-                && let Some((next, record)) = batch.record_at(position)
-            {
-                records.push((record.key, record.payload));
-                position = next;
-            }
+            let header = match info.layout {
+                Layout::Plain => {
+                    while records.len() < RECORDS_AT_ONCE
+                        && let Some((next, record)) = batch.record_at(position)
+                    {
+                        records.push((record.key, record.payload));
+                        position = next;
+                    }
+                    header.encode()
+                }
+                Layout::Packed => {
+                    let (end, count) = pack(batch, from);
+                    if count > 0 {
+                        records.push((&[], &batch.as_stored()[from..end]));
+                    }
+                    position = end;
+                    let packed = Some(Packed { count, has_keys: batch.has_keys() });
+                    Header { packed, ..header }.encode()
+                }
+            };
             if records.is_empty() {
                 one.rest = None;
                 break;
             }
-            let partition = i32::from(one.append.partition.partition);
+            let header = header.as_ref().map(|header| (HEADER, header.as_bytes()));
             // SAFETY: `one` keeps the batch until its last report; a batch's bytes never move.
             let (taken, result) =
                 unsafe { topic.produce(partition, slot, header, &records, &mut self.scratch) };
             one.open += taken as u32;
+            one.records += taken as u32;
             match result {
                 Err(trouble) => {
                     one.failed.get_or_insert(trouble);
@@ -205,6 +223,7 @@ impl<T: Copy> Producer<T> {
                 }
                 Ok(()) if taken == records.len() => one.rest = Some(position),
                 Ok(()) => {
+                    // Of packed records there is one: none was taken.
                     one.rest =
                         Some((0..taken).fold(from, |at, _| batch.record_at(at).map_or(at, |(next, _)| next)));
                     return false;
@@ -249,8 +268,8 @@ impl<T: Copy> Producer<T> {
         let count = done.append.batch.count();
         let result = match done.failed {
             Some(trouble) => Err(StoreFault::Unavailable(format!("Kafka: {trouble}"))),
-            None if done.is_unknown || done.most - done.least + 1 != i64::from(count) => Ok(None),
-            None => Ok(Some(done.least as u64..done.most as u64 + 1)),
+            None if done.is_unknown => Ok(None),
+            None => Ok(done.append.topic.layout.appended(count, done.records, done.least, done.most)),
         };
         let Append { token, stream, partition, .. } = done.append;
         self.done.push_back(Outcome { token, stream, queue: partition.queue, count, result });

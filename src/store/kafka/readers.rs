@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::batches::Batches;
+use super::layout::Layout;
 use super::native::{Handle, Queue, Topic};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
@@ -42,6 +43,7 @@ enum State {
 struct Reading {
     key: PartitionKey,
     topic: Arc<Topic>,
+    layout: Layout,
     window: Window,
     batches: Batches,
     /// What it has brought at this position.
@@ -111,7 +113,7 @@ impl<T: Copy + Eq> Readers<T> {
                 for fetch in std::mem::take(&mut reader.waiting) {
                     let fetched = reading.window.read(now, &fetch);
                     // At the end of what was read, but not of what there is.
-                    if fetched.batches.is_empty() && fetched.at_end && fetched.next == fetch.from {
+                    if fetched.batches.is_empty() && fetched.at_end && fetched.next <= fetch.from {
                         reader.waiting.push(fetch);
                         continue;
                     }
@@ -260,7 +262,7 @@ impl<T> Reader<T> {
         &mut self,
         now: Now,
         key: PartitionKey,
-        info: &TopicInfo,
+        info: &Arc<TopicInfo>,
         from: u64,
         nobody: ClientId,
     ) -> Result<(), StoreFault> {
@@ -269,12 +271,13 @@ impl<T> Reader<T> {
             return Err(StoreFault::Unavailable("no reader".into()));
         };
         let topic = self.topics.get(handle, key.queue, info).map_err(unavailable)?.clone();
-        topic.start(i32::from(key.partition), from, queue).map_err(unavailable)?;
+        topic.start(i32::from(key.partition), info.layout.of_kafka(from), queue).map_err(unavailable)?;
         self.state = State::Reading(Box::new(Reading {
             key,
             topic,
-            window: Window::new(from),
-            batches: Batches::new(info.default_ttl_secs, nobody),
+            layout: info.layout,
+            window: Window::new(info.layout.record_start(from)),
+            batches: Batches::new(info.clone(), nobody),
             brought: 0,
             used_ms: now.mono_ms,
         }));
@@ -285,36 +288,25 @@ impl<T> Reader<T> {
 impl Reading {
     /// Takes what librdkafka has read ahead; false where that is nothing.
     fn advance(&mut self, queue: &Queue) -> bool {
-        let Self { key, topic, window, batches, .. } = self;
+        let Self { key, topic, layout, window, batches, .. } = self;
         let of = (topic.number(), i32::from(key.partition));
         let count = queue.consume(|message| {
             if message.from() != of {
                 return;
             }
             match message.trouble() {
+                // What goes back is of another topic of that name; whoever waits is told when it is looked at again.
                 None => {
-                    // The same topic never goes back; whoever waits is told when it is looked at again.
-                    if u64::try_from(message.offset())
-                        .is_ok_and(|offset| offset < batches.next_offset(window.end()))
-                    {
-                        return;
-                    }
-                    if let Some(stored) = batches.push(&message) {
-                        window.push(stored);
-                    }
+                    batches.push(&message, window);
                 }
                 Some(trouble) if trouble.code == RDKafkaErrorCode::PartitionEOF => {
-                    if let Some(stored) = batches.close() {
-                        window.push(stored);
-                    }
-                    window.advance(u64::try_from(message.offset()).unwrap_or(0));
+                    batches.close(window);
+                    window.advance(layout.offset(message.offset()));
                 }
                 Some(trouble) => tracing::debug!(?key, %trouble, "a reader"),
             }
         });
-        if let Some(stored) = batches.close() {
-            window.push(stored);
-        }
+        batches.close(window);
         count > 0
     }
 }

@@ -126,20 +126,20 @@ impl<T: Copy + Eq> Tails<T> {
         now: Now,
         key: PartitionKey,
         end: u64,
-        info: &TopicInfo,
+        info: Arc<TopicInfo>,
     ) -> Result<Option<Vec<Fetch<T>>>, Trouble> {
         let Some(tail) = self.tails.get_mut(&key).filter(|tail| matches!(tail.state, State::Asking)) else {
             return Ok(Some(Vec::new()));
         };
         let Some((queue, handle)) = &self.connected else { return Ok(None) };
-        let topic = self.topics.get(handle, key.queue, info)?.clone();
+        let topic = self.topics.get(handle, key.queue, &info)?.clone();
         let partition = i32::from(key.partition);
         if self.stopping.contains(&(topic.number(), partition)) {
             return Ok(None);
         }
-        topic.start(partition, end, queue)?;
+        topic.start(partition, info.layout.of_kafka(end), queue)?;
         self.by_number.insert((topic.number(), partition), key);
-        let batches = Batches::new(info.default_ttl_secs, self.nobody);
+        let batches = Batches::new(info, self.nobody);
         tail.state = State::Running(Box::new(Running { topic, window: Window::new(end), batches }));
         tail.used_ms = now.mono_ms;
         Ok(Some(std::mem::take(&mut tail.waiting)))
@@ -171,15 +171,8 @@ impl<T: Copy + Eq> Tails<T> {
                     }
                     return;
                 }
-                // The same topic never goes back.
-                if u64::try_from(message.offset())
-                    .is_ok_and(|offset| offset < batches.next_offset(window.end()))
-                {
+                if !batches.push(&message, window) {
                     self.suspects.push(key.queue);
-                    return;
-                }
-                if let Some(stored) = batches.push(&message) {
-                    window.push(stored);
                 }
             });
             taken += count;
@@ -191,9 +184,7 @@ impl<T: Copy + Eq> Tails<T> {
             let Some(tail) = self.tails.get_mut(&key) else { continue };
             let State::Running(running) = &mut tail.state else { continue };
             let Running { window, batches, .. } = &mut **running;
-            if let Some(stored) = batches.close() {
-                window.push(stored);
-            }
+            batches.close(window);
             for mut fetch in std::mem::take(&mut tail.waiting) {
                 let fetched = window.read(now, &fetch);
                 if fetched.batches.is_empty() && fetched.at_end {

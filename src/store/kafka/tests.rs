@@ -26,6 +26,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 struct Lone {
     brokers: String,
+    packed: bool,
     rung: Receiver<()>,
     ring: mpsc::Sender<()>,
     queues: Cell<u64>,
@@ -36,7 +37,12 @@ impl Lab for Lone {
     type Store = Kafka<u64>;
 
     fn store(&self) -> Kafka<u64> {
-        let config = KafkaConfig { brokers: self.brokers.clone(), replication: 1, ..KafkaConfig::default() };
+        let config = KafkaConfig {
+            brokers: self.brokers.clone(),
+            packed: self.packed,
+            replication: 1,
+            ..KafkaConfig::default()
+        };
         let settings = Settings::new(Project::parse("default").unwrap());
         let ring = self.ring.clone();
         let news = News::new(move || {
@@ -62,10 +68,19 @@ impl Lab for Lone {
     }
 }
 
-#[test]
-fn it_conforms() {
+fn conforms(packed: bool) {
     let Some(broker) = broker() else { return };
     let (ring, rung) = mpsc::channel();
     let (queues, heard) = (Cell::new(0), Cell::new(Instant::now()));
-    conformance::run(&Lone { brokers: broker.addresses.clone(), rung, ring, queues, heard });
+    conformance::run(&Lone { brokers: broker.addresses.clone(), packed, rung, ring, queues, heard });
+}
+
+#[test]
+fn it_conforms() {
+    conforms(false);
+}
+
+#[test]
+fn packed_it_conforms() {
+    conforms(true);
 }

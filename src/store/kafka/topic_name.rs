@@ -1,11 +1,12 @@
-//! The Kafka topic of a queue: `<prefix><project>.<queue>`, escaped.
+//! The Kafka topic of a queue: `<prefix><project>.<queue>`, escaped; with `.packed` behind it where that is its layout.
 //!
 //! Kafka takes `.` and `_` in topic names for the same in its metrics, and refuses a topic whose name differs from another's in
-//! these alone. So no name has a `_`, the only `.` stands between project and queue, and `-` escapes: `-` is `--`, `.` is `-d`,
+//! these alone. So no name has a `_`, a `.` stands only between project and queue and before `packed`, and `-` escapes: `-` is `--`, `.` is `-d`,
 //! `_` is `-u`.
 
 use std::ffi::CString;
 
+use super::layout::Layout;
 use crate::limits::TOPIC_NAME_CHARS_MAX;
 use crate::names::{Project, QueueName};
 
@@ -21,11 +22,19 @@ fn escape(name: &str, into: &mut String) {
 }
 
 /// The topic; `None` where its name would be longer than Kafka takes.
-pub fn topic_name(prefix: &str, project: &Project, queue: &QueueName) -> Option<CString> {
+pub(super) fn topic_name(
+    prefix: &str,
+    project: &Project,
+    queue: &QueueName,
+    layout: Layout,
+) -> Option<CString> {
     let mut name = prefix.to_owned();
     escape(project.as_str(), &mut name);
     name.push('.');
     escape(queue.as_str(), &mut name);
+    if layout == Layout::Packed {
+        name.push_str(".packed");
+    }
     if name.len() > TOPIC_NAME_CHARS_MAX {
         return None;
     }
@@ -58,7 +67,7 @@ mod tests {
     fn names_read_well_and_long_ones_are_none() {
         let name = |project: &str, queue: &str| {
             let (project, queue) = (Project::parse(project).unwrap(), QueueName::parse(queue).unwrap());
-            topic_name("", &project, &queue).map(|name| name.into_string().unwrap())
+            topic_name("", &project, &queue, Layout::Plain).map(|name| name.into_string().unwrap())
         };
         assert_eq!(name("default", "orders").as_deref(), Some("default.orders"));
         assert_eq!(name("a.b", "c_d-e").as_deref(), Some("a-db.c-ud--e"));
@@ -73,11 +82,13 @@ mod tests {
         ) {
             prop_assume!(queue != "." && queue != "..");
             let (Ok(of), Ok(named)) = (Project::parse(&project), QueueName::parse(&queue)) else { return Ok(()) };
-            let topic = topic_name("", &of, &named).unwrap().into_string().unwrap();
+            let topic = topic_name("", &of, &named, Layout::Plain).unwrap().into_string().unwrap();
             prop_assert!(topic.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-'));
             // What it came from can be read from it, so no other queue has it; and without a `_`, none collides.
             let (left, right) = topic.split_once('.').unwrap();
             prop_assert_eq!((unescape(left), unescape(right)), (project, queue));
+            let packed = topic_name("", &of, &named, Layout::Packed).unwrap().into_string().unwrap();
+            prop_assert_eq!(packed, topic + ".packed");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::layout::Layout;
 use super::native::{Described, Handle, NewTopic, Queue, Topic, Trouble};
 use super::topic_name::topic_name;
 use crate::clock::Now;
@@ -46,6 +47,7 @@ pub(super) struct TopicInfo {
     pub name: Arc<CString>,
     /// Time to live of records that say nothing of it, seconds.
     pub default_ttl_secs: u32,
+    pub layout: Layout,
     life: Life,
 }
 
@@ -91,6 +93,7 @@ impl OfHandle {
 #[derive(Debug)]
 pub(super) struct Wanted {
     prefix: String,
+    layout: Layout,
     replication: i32,
     ttl_max_secs: u32,
     record_bytes: u64,
@@ -114,6 +117,7 @@ impl Wanted {
         let text = |text: &str| CString::new(text).unwrap_or_default();
         Self {
             prefix: config.topic_prefix.clone(),
+            layout: if config.packed { Layout::Packed } else { Layout::Plain },
             replication: i32::from(config.replication),
             ttl_max_secs,
             record_bytes,
@@ -228,7 +232,7 @@ impl<T: Copy> Openings<T> {
         create: Option<u16>,
         to: Option<(&Handle, &Queue)>,
     ) {
-        let Some(name) = topic_name(&self.wanted.prefix, project, name) else {
+        let Some(name) = topic_name(&self.wanted.prefix, project, name, self.wanted.layout) else {
             return self.done.push((token, Err(StoreFault::NameTooLong)));
         };
         self.next += 1;
@@ -370,6 +374,7 @@ impl<T: Copy> Openings<T> {
         let info = TopicInfo {
             name: opening.name.clone(),
             default_ttl_secs: self.wanted.default_ttl_secs(&configs),
+            layout: self.wanted.layout,
             life,
         };
         self.watched.insert(opening.name.clone(), (opening.queue, life));

@@ -1,0 +1,123 @@
+//! How messages lie in a topic's records, and what that makes of offsets.
+//!
+//! Plain: a message is a record, so that any Kafka client reads and writes queues, and an offset is Kafka's. Packed: a record holds
+//! messages of one batch in stored form, so that librdkafka and the broker have to do with one thing for a hundred; only Millstream
+//! reads them. An offset is then Kafka's, and behind it the message's number in its record, in [`INDEX_BITS`] bits; between records
+//! offsets are left out.
+
+use std::ops::Range;
+
+use crate::batch::Batch;
+use crate::limits::KAFKA_PACKED_RECORD_BYTES as RECORD_BYTES;
+
+/// Bits of an offset that number the messages of one record.
+const INDEX_BITS: u32 = 16;
+
+/// Messages in one record.
+pub(super) const MESSAGES_MAX: u32 = 1 << INDEX_BITS;
+
+/// See the module's page. A topic's never changes: packed ones have names of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// A message is a record.
+    Plain,
+    /// A record holds many.
+    Packed,
+}
+
+impl Layout {
+    fn bits(self) -> u32 {
+        match self {
+            Self::Plain => 0,
+            Self::Packed => INDEX_BITS,
+        }
+    }
+
+    /// The offset of a record's first message; of the end, where that is Kafka's.
+    pub(super) fn offset(self, of_kafka: i64) -> u64 {
+        u64::try_from(of_kafka).unwrap_or(0) << self.bits()
+    }
+
+    /// The record that holds a message, or the next one.
+    pub(super) fn of_kafka(self, offset: u64) -> u64 {
+        offset >> self.bits()
+    }
+
+    /// The offset where that record begins.
+    pub(super) fn record_start(self, offset: u64) -> u64 {
+        offset >> self.bits() << self.bits()
+    }
+
+    /// The offsets of an append of `count` messages whose records have offsets from `least` to `most`, where the messages stand
+    /// one after the other.
+    pub(super) fn appended(self, count: u32, records: u32, least: i64, most: i64) -> Option<Range<u64>> {
+        let is_in_one = match self {
+            Self::Plain => most - least + 1 == i64::from(count),
+            Self::Packed => records == 1,
+        };
+        let first = self.offset(least);
+        is_in_one.then(|| first..first + u64::from(count))
+    }
+}
+
+/// The part of a batch from a position on that goes into one record: where it ends, and how many messages it holds.
+pub(super) fn pack(batch: &Batch, from: usize) -> (usize, u32) {
+    let (mut end, mut count) = (from, 0);
+    while count < MESSAGES_MAX
+        && end - from < RECORD_BYTES
+        && let Some((next, record)) = batch.record_at(end)
+    {
+        // A large message is alone.
+        if count > 0 && next - from > RECORD_BYTES && record.payload.len() > RECORD_BYTES {
+            break;
+        }
+        (end, count) = (next, count + 1);
+    }
+    (end, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::BatchBuilder;
+    use crate::names::ClientId;
+    use proptest::prelude::*;
+
+    #[test]
+    fn offsets_lead_to_their_records_and_back() {
+        assert_eq!(
+            (Layout::Plain.offset(7), Layout::Plain.of_kafka(7), Layout::Plain.record_start(7)),
+            (7, 7, 7)
+        );
+        let packed = Layout::Packed;
+        assert_eq!(packed.offset(7), 7 << 16);
+        assert_eq!((packed.of_kafka((7 << 16) + 99), packed.record_start((7 << 16) + 99)), (7, 7 << 16));
+        assert_eq!(packed.appended(100, 1, 7, 7), Some((7 << 16)..(7 << 16) + 100));
+        assert_eq!(packed.appended(100, 2, 7, 8), None);
+        assert_eq!(
+            (Layout::Plain.appended(2, 2, 7, 8), Layout::Plain.appended(2, 2, 7, 9)),
+            (Some(7..9), None)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_goes_into_one_record_and_no_record_is_too_large(
+            sizes in proptest::collection::vec(prop_oneof![0usize..10, 60_000usize..400_000], 1..40),
+            small in 0u32..140_000,
+        ) {
+            let mut builder = BatchBuilder::new(ClientId::from(1), 60, 0);
+            sizes.iter().for_each(|size| builder.push(&vec![0; *size]));
+            (0..small).for_each(|_| builder.push(b""));
+            let batch = builder.close();
+            let (mut at, mut messages) = (0, 0);
+            while at < batch.stored_bytes() {
+                let (end, count) = pack(&batch, at);
+                prop_assert!(count > 0 && count <= MESSAGES_MAX);
+                prop_assert!(end - at <= 2 * RECORD_BYTES + 8 || count == 1, "{} bytes, {count} messages", end - at);
+                (at, messages) = (end, messages + count);
+            }
+            prop_assert_eq!(messages, batch.count());
+        }
+    }
+}
