@@ -182,13 +182,6 @@ impl Tenant {
     }
 }
 
-impl Permit {
-    /// Never given back: what it counts outlives whoever took it.
-    pub fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
 impl Drop for Permit {
     fn drop(&mut self) {
         self.tenant.used[self.what as usize].fetch_sub(1, Ordering::Relaxed);
@@ -313,7 +306,7 @@ mod tests {
         let limits = ProjectLimits { connections: 1, messages_per_sec: 7, ..Default::default() };
         let tenants = Tenants::new(limits);
         let held = tenants.get(&project("held"), 0).unwrap().take(Use::Connection).unwrap();
-        tenants.get(&project("queue"), 0).unwrap().take(Use::Queue).unwrap().keep();
+        let queue = tenants.get(&project("queue"), 0).unwrap().take(Use::Queue).unwrap();
         tenants.get(&project("busy"), 0).unwrap().pay(0, 1_000, 0);
         for number in 0..10 * TENANTS_BEFORE_SWEEP {
             tenants.get(&project(&format!("p{number}")), 10).unwrap();
@@ -324,6 +317,6 @@ mod tests {
             assert!(known.by_name.contains_key(&project(kept)), "{kept}");
         }
         drop(known);
-        drop(held);
+        drop((held, queue));
     }
 }

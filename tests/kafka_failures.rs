@@ -322,3 +322,51 @@ fn a_topic_deleted_under_its_clients_is_made_again() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "before\nafter\n");
     println!("{refused} messages were refused meanwhile");
 }
+
+#[test]
+fn a_topic_that_gains_partitions_is_read_and_written_whole() {
+    let Some(_turn) = turn() else { return };
+    let brokers = Brokers::start(1);
+    let service =
+        Service::start(&brokers, &["--kafka-replication", "1", "--cores", "0-1", "--partitions", "2"]);
+    let server = service.server();
+    let keyed = |from: usize| (from..from + 200).map(|n| format!("key {n}\tvalue {n}\n")).collect::<String>();
+    let produce = |text: String| {
+        let output =
+            common::feed(server.run(&["produce", "grows", "--key-separator", "\t"]), text.as_bytes());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    produce(keyed(0));
+    let consumer = server
+        .run(&["consume", "grows", "--count", "400", "--retries", "100"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let delivered = || server.metric("millstream_messages_delivered_total");
+    eventually("what was there is delivered", || (delivered() >= 200).then_some(()));
+    let topic = [
+        "org.apache.kafka.tools.TopicCommand",
+        "--bootstrap-server",
+        &brokers.addresses,
+        "--topic",
+        "default.grows",
+    ];
+    brokers.tool(&[&topic[..], &["--alter", "--partitions", "6"]].concat(), "");
+    server.wait_for_log("has other partitions");
+    produce(keyed(200));
+    let output = consumer.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let lines: HashSet<&str> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
+    // Each once, although the consumer was told to begin again where it was.
+    assert_eq!(lines.len(), 400);
+    let offsets = [
+        "org.apache.kafka.tools.GetOffsetShell",
+        "--bootstrap-server",
+        &brokers.addresses,
+        "--topic",
+        "default.grows",
+    ];
+    let text = brokers.tool(&offsets, "");
+    let written = text.lines().filter(|line| !line.ends_with(":0")).count();
+    assert_eq!(written, 6, "{text}");
+}

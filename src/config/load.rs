@@ -141,9 +141,7 @@ fn flatten(prefix: String, value: Value, pairs: &mut Vec<String>) -> Result<(), 
 
 /// Whether a librdkafka property's value is shown to nobody.
 fn is_secret(property: &str) -> bool {
-    ["password", "secret", "token", "key.pem", "oauthbearer.config"]
-        .iter()
-        .any(|word| property.contains(word))
+    ["pass", "secret", "token", "key.pem", "oauthbearer.config"].iter().any(|word| property.contains(word))
 }
 
 /// A value as its setting reads it; a list as its parts with commas between.

@@ -367,7 +367,7 @@ pub static SETTINGS: &[Setting] = &[
             },
             |c, text| {
                 for pair in text.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
-                    let (key, value) = pair.split_once('=').ok_or(format!("{pair:?} is not key=value"))?;
+                    let (key, value) = pair.split_once('=').ok_or("one of them is not key=value")?;
                     c.kafka.properties.insert(key.trim().to_owned(), value.trim().to_owned());
                 }
                 Ok(())

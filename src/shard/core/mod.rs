@@ -56,6 +56,15 @@ pub struct CoreCounters {
     pub sessions: SessionCounters,
 }
 
+/// A queue that its home is opening.
+#[derive(Debug)]
+struct Opening {
+    name: FullName,
+    permit: Option<Permit>,
+    /// Who else has asked for it meanwhile.
+    others: Vec<Token>,
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub struct Core<S> {
@@ -68,7 +77,10 @@ pub struct Core<S> {
     catalogue: Catalogue,
     store: S,
     /// Queues that this shard, their home, is opening in its store.
-    opening: HashMap<QueueId, (FullName, Option<Permit>)>,
+    opening: HashMap<QueueId, Opening>,
+    opening_names: HashMap<FullName, QueueId>,
+    /// What projects with a limit have of their queues whose home this shard is.
+    permits: HashMap<QueueId, Permit>,
     /// For each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
@@ -107,6 +119,8 @@ impl<S: Store<Token>> Core<S> {
             connections: Slab::default(),
             store,
             opening: HashMap::new(),
+            opening_names: HashMap::new(),
+            permits: HashMap::new(),
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             refused: VecDeque::new(),
             is_asked: false,
@@ -582,6 +596,9 @@ impl<S: Store<Token>> Core<S> {
         if self.settings.test_faults {
             planted::in_shard(name.1.as_str());
         }
+        if let Some(opening) = self.opening_names.get(&name).and_then(|queue| self.opening.get_mut(queue)) {
+            return opening.others.push(token);
+        }
         let permit = self.tenants.get(&name.0, now.mono_ms).map(|tenant| tenant.take(Use::Queue)).transpose();
         let permit = match permit {
             Ok(permit) => permit,
@@ -592,7 +609,8 @@ impl<S: Store<Token>> Core<S> {
         };
         match self.catalogue.next_id() {
             Ok(queue) => {
-                self.opening.insert(queue, (name.clone(), permit));
+                self.opening_names.insert(name.clone(), queue);
+                self.opening.insert(queue, Opening { name: name.clone(), permit, others: Vec::new() });
                 // The store answers with the token alone, so the queue's number travels in it.
                 let token = Token { detail: queue.0, ..token };
                 let create = self.settings.auto_create.then_some(self.settings.partitions);
@@ -605,26 +623,26 @@ impl<S: Store<Token>> Core<S> {
     /// The store has begun a queue's life: this shard is its home.
     fn handle_made(&mut self, now: Now, token: Token, result: Result<Life, StoreFault>) {
         let id = QueueId(token.detail);
-        let Some((name, permit)) = self.opening.remove(&id) else { return };
+        let Some(Opening { name, permit, others }) = self.opening.remove(&id) else { return };
+        self.opening_names.remove(&name);
         let result = result.map_err(Fault::from).map(|Life { incarnation, partitions }| {
             let hash = queue_hash(&name.0, &name.1);
-            let info = QueueInfo { id, incarnation, partitions, hash };
-            let recorded = self.catalogue.record(name.clone(), info);
-            // Where two asked for it at once, it was made once.
-            if let Some(permit) = permit.filter(|_| recorded.id == id) {
-                permit.keep();
-            }
-            recorded
+            self.permits.extend(permit.map(|permit| (id, permit)));
+            self.catalogue.record(name.clone(), QueueInfo { id, incarnation, partitions, hash })
         });
+        for token in others {
+            self.answer_opened(now, token, name.clone(), result.clone());
+        }
         self.answer_opened(now, token, name, result);
     }
 
     /// A queue is not what it was: whoever asks for it finds it anew.
     fn forget(&mut self, queue: QueueId) {
-        if self.catalogue.forget(queue) {
-            self.store.forget(queue);
-            self.is_asked = true;
-        }
+        // A partition's owner may know the queue in its store alone.
+        self.catalogue.forget(queue);
+        self.permits.remove(&queue);
+        self.store.forget(queue);
+        self.is_asked = true;
     }
 
     fn answer_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, Fault>) {

@@ -8,6 +8,7 @@ use super::native::Message;
 use super::topics::TopicInfo;
 use super::window::Window;
 use crate::batch::{Batch, BatchBuilder, StoredBatch};
+use crate::clock::Now;
 use crate::names::ClientId;
 
 /// A batch is closed when it holds so many bytes.
@@ -40,7 +41,7 @@ impl Batches {
 
     /// The next record: goes into `window`, now or with what comes. False where it lies before what was there: the same topic
     /// never goes back.
-    pub(super) fn push(&mut self, message: &Message<'_>, window: &mut Window) -> bool {
+    pub(super) fn push(&mut self, now: Now, message: &Message<'_>, window: &mut Window) -> bool {
         let offset = self.topic.layout.offset(message.offset());
         if offset < self.open.as_ref().map_or(window.end(), |open| open.next_offset) {
             return false;
@@ -48,7 +49,8 @@ impl Batches {
         let header = message.header(HEADER).map(Header::decode).unwrap_or_default();
         let ttl_secs = header.ttl_secs.unwrap_or(self.topic.default_ttl_secs);
         let client = header.client.unwrap_or(self.nobody);
-        let timestamp_ms = message.timestamp_ms().max(self.last_ms);
+        // A producer may have set any time, where the topic lets it: one from the future would hold for all that follow.
+        let timestamp_ms = message.timestamp_ms().min(now.unix_ms).max(self.last_ms);
         self.last_ms = timestamp_ms;
         if let Some(packed) = header.packed.filter(|_| self.topic.layout == Layout::Packed) {
             self.close(window);

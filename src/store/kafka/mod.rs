@@ -9,6 +9,7 @@
 //! | `producer` | appends on their way |
 //! | `offsets` | questions for the offsets of an end or a time |
 //! | `tails`, `readers` | reading the ends of partitions, and what is older |
+//! | `connected` | a consumer's handle and its queues |
 //! | `batches`, `window` | records as stored batches, and a part of a partition in memory |
 //! | `news`, `janitor` | how librdkafka wakes a shard, and who does what would block it |
 //! | `native` | librdkafka's calls |
@@ -18,6 +19,7 @@
 //! [`News`] wakes the shard for them.
 
 mod batches;
+mod connected;
 mod header;
 mod janitor;
 mod layout;
@@ -37,7 +39,8 @@ pub use news::News;
 pub use properties::{READ_AHEAD_KIB, check};
 pub use readers::WINDOW_BYTES;
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -48,7 +51,7 @@ use self::producer::{Append, Producer};
 use self::properties::Properties;
 use self::readers::{Chore, Readers};
 use self::tails::{Place, Tails, ToStop};
-use self::topics::{Openings, Topics, Wanted};
+use self::topics::{Openings, TopicInfo, Topics, Wanted};
 use self::window::Fetch;
 use super::{Completion, Fence, Request, Store, StoreCounters};
 use crate::batch::Fetched;
@@ -99,8 +102,12 @@ pub struct Kafka<T> {
     offsets: Offsets<T>,
     tails: Tails<T>,
     readers: Readers<T>,
+    /// What this shard has looked up in `Cluster::topics`.
+    known: HashMap<QueueId, Arc<TopicInfo>>,
     /// The consumer of the tails is there, or is being made.
     has_tails: bool,
+    /// The producer could not be made.
+    wants_producer: bool,
     fence: Fence,
     completions: VecDeque<Completion<T>>,
     /// How long a fetch may wait for Kafka to say where it stands, milliseconds.
@@ -129,7 +136,9 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
             offsets: Offsets::new(),
             tails: Tails::new(config.tail_bytes / shards.max(1), nobody),
             readers: Readers::new(config.catch_up_readers.div_ceil(shards.max(1)), nobody),
+            known: HashMap::new(),
             has_tails: false,
+            wants_producer: false,
             fence: Fence::default(),
             completions: VecDeque::new(),
             patience_ms: millis(config.delivery_timeout),
@@ -169,6 +178,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 Err(_) => {
                     self.counters.refused += u64::from(outcome.count);
                     self.fence.close(now, outcome.stream);
+                    self.producer.fence(outcome.stream);
                     self.openings.suspect(outcome.queue);
                 }
             }
@@ -176,7 +186,16 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         }
     }
 
+    /// What is known of a queue; nothing once it is forgotten.
+    fn info(&mut self, queue: QueueId) -> Option<Arc<TopicInfo>> {
+        match self.known.entry(queue) {
+            Entry::Occupied(known) => Some(known.get().clone()),
+            Entry::Vacant(vacant) => Some(vacant.insert(self.cluster.topics.get(queue)?).clone()),
+        }
+    }
+
     fn fetch(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>) {
+        let Some(info) = self.info(key.queue) else { return self.answer(fetch.token, Err(unknown())) };
         if !self.has_tails {
             self.has_tails = true;
             self.make(Return::Tails, Handle::consumer, |properties| &properties.tails);
@@ -186,9 +205,6 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
             Place::Waits { ask_end: false } => {}
             Place::Waits { ask_end: true } => self.offsets.ask_end(key),
             Place::Behind(fetch) => {
-                let Some(info) = self.cluster.topics.get(key.queue) else {
-                    return self.answer(fetch.token, Err(unknown()));
-                };
                 self.readers.fetch(now, key, info, fetch);
                 self.has_more = true;
             }
@@ -215,6 +231,10 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         while let Some(event) = self.producer.queue().and_then(Queue::poll) {
             self.handle_event(now, event);
         }
+        while let Some(event) = self.tails.poll_event().or_else(|| self.readers.poll_event()) {
+            self.handle_event(now, event);
+        }
+        self.producer.submit_waiting();
         self.take_outcomes(now);
         if let Some(broken) = self.producer.take_broken() {
             self.returns.ask(&self.cluster.janitor, move || {
@@ -239,7 +259,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         while let Some((token, result)) = self.openings.poll() {
             self.completions.push_back(Completion::Opened { token, result });
         }
-        self.ask_offsets();
+        self.ask_offsets(now);
     }
 
     fn stop_tails(&self, tails: Vec<ToStop>) {
@@ -261,6 +281,10 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 completions.push_back(Completion::Fetched { token: fetch.token, result: Err(fault) })
             },
         );
+        self.run(chores);
+    }
+
+    fn run(&self, chores: Vec<Chore>) {
         for chore in chores {
             match chore {
                 Chore::Make(index) => self.make(
@@ -276,13 +300,11 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         }
     }
 
-    fn ask_offsets(&mut self) {
+    fn ask_offsets(&mut self, now: Now) {
         self.offsets.ask(self.producer.connection(), |queue| self.cluster.topics.get(queue));
-        while let Some(Answer { why, result }) = self.offsets.poll() {
-            // Only for a queue that nobody knows.
-            if let (Why::Resolve(token), Err(fault)) = (why, result) {
-                self.completions.push_back(Completion::Resolved { token, result: Err(fault) });
-            }
+        // What cannot be asked.
+        while let Some(answer) = self.offsets.poll() {
+            self.handle_offset(now, answer);
         }
     }
 
@@ -295,7 +317,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
             }
             Return::Producer(Err(why)) => {
                 failed(&why);
-                self.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+                self.wants_producer = true;
             }
             Return::Tails(Ok(handle)) => {
                 self.tails.connect(handle, &self.news);
@@ -351,7 +373,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 self.completions.push_back(Completion::Resolved { token, result })
             }
             (Why::Tail(key), Ok(end)) => {
-                let Some(info) = self.cluster.topics.get(key.queue) else { return };
+                let Some(info) = self.info(key.queue) else { return };
                 match self.tails.start(now, key, end, info) {
                     Ok(Some(fetches)) => fetches.into_iter().for_each(|fetch| self.fetch(now, key, fetch)),
                     Ok(None) => self.offsets.ask_end_later(key),
@@ -362,7 +384,10 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 }
             }
             // Whoever waits for it too long is told so by the tick.
-            (Why::Tail(key), Err(_)) => self.offsets.ask_end_later(key),
+            (Why::Tail(key), Err(_)) if self.tails.is_wanted(key) && self.info(key.queue).is_some() => {
+                self.offsets.ask_end_later(key);
+            }
+            (Why::Tail(_), Err(_)) => {}
         }
     }
 }
@@ -388,14 +413,13 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
                 self.openings.open(token, queue, &name, create, self.producer.connection());
                 self.has_more = true;
             }
-            Request::Append { token, stream, partition, batch } => {
-                match self.cluster.topics.get(partition.queue) {
-                    Some(topic) => self.append(now, Append { token, stream, partition, topic, batch }),
-                    None => {
-                        self.completions.push_back(Completion::Appended { token, result: Err(unknown()) })
-                    }
+            Request::Append { token, stream, partition, batch } => match self.info(partition.queue) {
+                Some(topic) => {
+                    let since_ms = now.mono_ms;
+                    self.append(now, Append { token, stream, partition, topic, batch, since_ms });
                 }
-            }
+                None => self.completions.push_back(Completion::Appended { token, result: Err(unknown()) }),
+            },
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
                 let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
                 self.fetch(now, partition, fetch);
@@ -431,6 +455,14 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
             let why = "Kafka does not answer: no broker, or no leader of the partition, is within reach";
             self.answer(fetch.token, Err(StoreFault::Unavailable(why.into())));
         }
+        self.producer.fail_unsent(before_ms);
+        self.take_outcomes(now);
+        self.tails.trim();
+        if std::mem::take(&mut self.wants_producer) {
+            self.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+        }
+        let chores = self.readers.retry();
+        self.run(chores);
         self.openings.retry(self.producer.connection());
         self.openings.watch(now, self.producer.connection());
         self.offsets.retry();
@@ -440,6 +472,9 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
 
     fn needs_ticks(&self) -> bool {
         !(self.openings.is_idle() && self.tails.is_idle() && self.offsets.is_idle())
+            || self.readers.waiting() > 0
+            || self.producer.is_waiting()
+            || self.wants_producer
     }
 
     fn poll_gone(&mut self) -> Option<QueueId> {
@@ -447,6 +482,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
     }
 
     fn forget(&mut self, queue: QueueId) {
+        self.known.remove(&queue);
         self.openings.forget(queue);
         self.producer.forget(queue);
         let (fetches, tails) = self.tails.forget(queue);

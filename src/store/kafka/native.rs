@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaType;
 
 use super::news::News;
@@ -39,6 +39,11 @@ impl Trouble {
 
     fn of(code: rd::rd_kafka_resp_err_t) -> Self {
         Self::new(code.into(), String::new())
+    }
+
+    /// One that Kafka knows nothing of.
+    pub(super) fn ours(text: &str) -> Self {
+        Self::new(rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__FAIL.into(), text.to_owned())
     }
 
     /// An answer that answers nothing.
@@ -88,7 +93,11 @@ impl Handle {
         for (key, value) in properties {
             config.set(key, value);
         }
-        let native = config.create_native_config().map_err(|error| error.to_string())?;
+        let native = config.create_native_config().map_err(|error| match error {
+            // Without the value, which may be a secret.
+            KafkaError::ClientConfig(_, why, key, _) => format!("{key}: {why}"),
+            other => other.to_string(),
+        })?;
         let events = rd::RD_KAFKA_EVENT_DR | rd::RD_KAFKA_EVENT_ERROR | rd::RD_KAFKA_EVENT_LOG;
         // SAFETY: the configuration is a live one that no client has taken yet.
         unsafe { rd::rd_kafka_conf_set_events(native.ptr(), events) };
@@ -98,6 +107,23 @@ impl Handle {
 
     fn raw(&self) -> *mut rd::rd_kafka_t {
         self.0.native_ptr()
+    }
+
+    /// Whether it has failed for good.
+    pub(super) fn has_failed(&self) -> bool {
+        // SAFETY: the handle lives; no text is asked for.
+        let code = unsafe { rd::rd_kafka_fatal_error(self.raw(), ptr::null_mut(), 0) };
+        code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+
+    /// Has the handle fail for good, as an idempotent producer does that has lost its place.
+    #[cfg(test)]
+    pub(super) fn fail_for_good(&self) {
+        // SAFETY: the handle lives, and the text during the call.
+        unsafe {
+            let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+            rd::rd_kafka_test_fatal_error(self.raw(), code, c"planted".as_ptr());
+        }
     }
 
     /// Fails everything that is not answered yet; the reports say so.

@@ -14,6 +14,9 @@ use crate::queue::{PartitionKey, Position, QueueId};
 /// How long Kafka may take for an answer, milliseconds.
 const ASK_TIMEOUT_MS: c_int = 10_000;
 
+/// How often a question is asked again, a tick apart, that Kafka cannot answer now.
+const TRIES_MAX: u32 = 40;
+
 /// Partitions in one question.
 const PARTITIONS_PER_QUESTION: usize = 1000;
 
@@ -40,6 +43,8 @@ struct Ask<T> {
     of: OffsetOf,
     /// Of its topic; known once it is asked.
     layout: Layout,
+    /// How often it was asked in vain.
+    tries: u32,
 }
 
 /// A question: by topic and partition who wants to know, all of them the same.
@@ -72,15 +77,21 @@ impl<T: Copy> Offsets<T> {
             Position::Latest => OffsetOf::End,
             Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
         };
-        self.asks.push_back(Ask { why: Why::Resolve(token), key, of, layout: Layout::Plain });
+        self.asks.push_back(Ask { why: Why::Resolve(token), key, of, layout: Layout::Plain, tries: 0 });
     }
 
     pub(super) fn ask_end(&mut self, key: PartitionKey) {
-        self.asks.push_back(Ask { why: Why::Tail(key), key, of: OffsetOf::End, layout: Layout::Plain });
+        self.asks.push_back(Ask {
+            why: Why::Tail(key),
+            key,
+            of: OffsetOf::End,
+            layout: Layout::Plain,
+            tries: 0,
+        });
     }
 
     pub(super) fn ask_end_later(&mut self, key: PartitionKey) {
-        self.later.push(Ask { why: Why::Tail(key), key, of: OffsetOf::End, layout: Layout::Plain });
+        self.later.push(Ask { why: Why::Tail(key), key, of: OffsetOf::End, layout: Layout::Plain, tries: 0 });
     }
 
     /// Time has passed.
@@ -151,6 +162,11 @@ impl<T: Copy> Offsets<T> {
                                 continue;
                             }
                             Ok(offset) => Ok(ask.layout.offset(*offset)),
+                            // The leader may be changing.
+                            Err(_) if ask.tries < TRIES_MAX => {
+                                self.later.push(Ask { tries: ask.tries + 1, ..ask });
+                                continue;
+                            }
                             Err(trouble) => Err(unavailable(trouble)),
                         };
                         self.answers.push_back(Answer { why: ask.why, result });

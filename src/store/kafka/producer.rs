@@ -30,6 +30,8 @@ pub(super) struct Append<T> {
     pub partition: PartitionKey,
     pub topic: Arc<TopicInfo>,
     pub batch: Batch,
+    /// When it came, `mono_ms`.
+    pub since_ms: u64,
 }
 
 /// What became of an append.
@@ -160,11 +162,11 @@ impl<T: Copy> Producer<T> {
 
     /// False where there is no room for all of it.
     fn submit(&mut self, slot: usize) -> bool {
-        if self.is_broken {
-            return false;
-        }
-        let Some(connected) = &mut self.connected else { return false };
         let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return true };
+        if one.rest.is_none() {
+            return true;
+        }
+        let Some(connected) = self.connected.as_mut().filter(|_| !self.is_broken) else { return false };
         let info = &one.append.topic;
         let queue = one.append.partition.queue;
         let topic = match connected.topics.get(&connected.handle, queue, info) {
@@ -177,7 +179,8 @@ impl<T: Copy> Producer<T> {
         };
         let batch = &one.append.batch;
         let header = Header {
-            ttl_secs: (batch.ttl_secs() != info.default_ttl_secs).then_some(batch.ttl_secs()),
+            ttl_secs: Some(batch.ttl_secs())
+                .filter(|ttl| !info.is_default_known || *ttl != info.default_ttl_secs),
             client: (!batch.is_anonymous()).then_some(batch.client()),
             packed: None,
         };
@@ -217,6 +220,12 @@ impl<T: Copy> Producer<T> {
             one.open += taken as u32;
             one.records += taken as u32;
             match result {
+                // It will do nothing more, as its own event says in a moment: the next handle gets this.
+                Err(_) if taken == 0 && connected.handle.has_failed() => {
+                    self.is_broken = true;
+                    connected.handle.purge();
+                    return false;
+                }
                 Err(trouble) => {
                     one.failed.get_or_insert(trouble);
                     one.rest = None;
@@ -233,10 +242,41 @@ impl<T: Copy> Producer<T> {
         true
     }
 
-    /// Fates of records.
+    /// Fates of records. Room for others is there once `reports` is dropped.
     pub(super) fn handle_reports(&mut self, reports: &Reports) {
         reports.each(|report| self.handle_report(report));
+    }
+
+    /// An append of a stream has failed: what waits behind it is not stored.
+    pub(super) fn fence(&mut self, stream: Stream) {
+        self.give_up("messages before these were not stored", |one| one.append.stream == stream);
+    }
+
+    /// Appends that have waited for a handle or for room since before `before_ms` fail.
+    pub(super) fn fail_unsent(&mut self, before_ms: u64) {
+        self.give_up("Kafka takes no messages: no broker is within reach", |one| {
+            one.append.since_ms < before_ms
+        });
         self.submit_waiting();
+    }
+
+    /// Those that wait and of which librdkafka has nothing.
+    fn give_up(&mut self, why: &str, is_meant: impl Fn(&InFlight<T>) -> bool) {
+        for slot in &self.waiting {
+            if let Some(one) = self.slots.get_mut(*slot).and_then(Option::as_mut)
+                && one.records == 0
+                && one.rest.is_some()
+                && is_meant(one)
+            {
+                one.failed = Some(Trouble::ours(why));
+                one.rest = None;
+            }
+        }
+    }
+
+    /// Whether appends wait for a handle or for room.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     fn handle_report(&mut self, report: Report) {

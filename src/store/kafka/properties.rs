@@ -40,6 +40,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "topics are made with what they need, or not at all"),
     ("queued.min.messages", "the memory of the readers is bounded"),
     ("queued.max.messages.kbytes", "the memory of the readers is bounded"),
+    ("fetch.message.max.bytes", "the memory of the readers is bounded"),
+    ("max.partition.fetch.bytes", "the memory of the readers is bounded"),
     ("log.queue", "log lines come with the events"),
 ];
 
@@ -116,6 +118,16 @@ pub fn check(config: &KafkaConfig, settings: &Settings) -> Result<(), Unworkable
             return Err(Unworkable(format!("kafka_properties: {key} cannot be set: {why}")));
         }
     }
+    if let Some(mechanism) = config
+        .properties
+        .iter()
+        .find(|(key, value)| key.starts_with("sasl.mechanism") && value.eq_ignore_ascii_case("OAUTHBEARER"))
+    {
+        let key = mechanism.0;
+        return Err(Unworkable(format!(
+            "kafka_properties: {key}: OAUTHBEARER has nowhere to get its tokens from yet"
+        )));
+    }
     let properties = Properties::new(config, settings);
     let wrong = |why: String| Unworkable(format!("kafka_properties: {why}"));
     Handle::producer(&properties.producer).map_err(wrong)?;
@@ -144,9 +156,10 @@ mod tests {
         assert_eq!(why("socket.keepalive.enable", "true"), Ok(()));
         assert!(why("acks", "1").unwrap_err().contains("acks cannot be set"));
         assert!(why("no.such.property", "1").unwrap_err().contains("no.such.property"));
-        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] {
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
             assert_eq!(why("sasl.mechanism", mechanism), Ok(()), "{mechanism}");
         }
+        assert!(why("sasl.pasword", "open sesame").is_err_and(|why| !why.contains("sesame")));
         config.properties = [("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-512")]
             .into_iter()
             .chain([("sasl.username", "me"), ("sasl.password", "secret")])

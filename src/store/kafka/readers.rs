@@ -10,8 +10,9 @@ use std::sync::Arc;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::batches::Batches;
+use super::connected::Connected;
 use super::layout::Layout;
-use super::native::{Handle, Queue, Topic};
+use super::native::{Event, Handle, Queue, Topic};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
 use super::window::{Fetch, Window};
@@ -34,6 +35,8 @@ pub const WINDOW_BYTES: usize = 8 << 20;
 enum State {
     /// Its handle is being made.
     Making,
+    /// It could not be made.
+    Unmade,
     Idle,
     Reading(Box<Reading>),
     Stopping,
@@ -56,7 +59,7 @@ struct Reader<T> {
     state: State,
     waiting: Vec<Fetch<T>>,
     topics: OfHandle,
-    connected: Option<(Queue, Handle)>,
+    connected: Option<Connected>,
 }
 
 /// What is to be done where it may block.
@@ -75,13 +78,15 @@ pub(super) struct Readers<T> {
     max: usize,
     /// Fetches that no reader is near to.
     behind: VecDeque<(PartitionKey, Arc<TopicInfo>, Fetch<T>)>,
+    /// When a reader last brought something.
+    progress_ms: u64,
     nobody: ClientId,
 }
 
 impl<T: Copy + Eq> Readers<T> {
     /// At most so many.
     pub(super) fn new(max: usize, nobody: ClientId) -> Self {
-        Self { readers: Vec::new(), max, behind: VecDeque::new(), nobody }
+        Self { readers: Vec::new(), max, behind: VecDeque::new(), progress_ms: 0, nobody }
     }
 
     /// A fetch of what is older than the tail.
@@ -105,11 +110,9 @@ impl<T: Copy + Eq> Readers<T> {
         mut answer: impl FnMut(PartitionKey, Fetch<T>, Result<Fetched, StoreFault>),
     ) {
         for reader in &mut self.readers {
-            let Some((queue, _)) = &reader.connected else { continue };
+            let Some(Connected { messages, .. }) = &reader.connected else { continue };
             let State::Reading(reading) = &mut reader.state else { continue };
-            let mut has_more = true;
             loop {
-                let before = reader.waiting.len();
                 for fetch in std::mem::take(&mut reader.waiting) {
                     let fetched = reading.window.read(now, &fetch);
                     // At the end of what was read, but not of what there is.
@@ -118,15 +121,16 @@ impl<T: Copy + Eq> Readers<T> {
                         continue;
                     }
                     reading.used_ms = now.mono_ms;
+                    self.progress_ms = now.mono_ms;
                     reading.brought +=
                         fetched.batches.iter().map(|stored| stored.batch.stored_bytes()).sum::<usize>();
                     answer(reading.key, fetch, Ok(Fetched { at_end: false, ..fetched }));
                 }
-                if reader.waiting.is_empty() || !has_more && before == reader.waiting.len() {
+                // Whoever waits has had what there is: nothing is let go unread.
+                reading.window.keep(WINDOW_BYTES);
+                if reader.waiting.is_empty() || !reading.advance(now, messages) {
                     break;
                 }
-                has_more = reading.advance(queue);
-                reading.window.keep(WINDOW_BYTES);
             }
         }
     }
@@ -151,7 +155,8 @@ impl<T: Copy + Eq> Readers<T> {
                 if let Err(fault) = self.readers[index].start(now, key, &info, fetch.from, self.nobody) {
                     fail(fetch, fault);
                 } else {
-                    self.readers[index].waiting.push(fetch);
+                    // It is Kafka's turn from now on.
+                    self.readers[index].waiting.push(Fetch { since_ms: now.mono_ms, ..fetch });
                 }
             } else {
                 self.behind.push_back((key, info, fetch));
@@ -160,7 +165,8 @@ impl<T: Copy + Eq> Readers<T> {
         if self.behind.is_empty() {
             return;
         }
-        let busy = |reader: &Reader<T>| matches!(reader.state, State::Making | State::Stopping);
+        let busy =
+            |reader: &Reader<T>| matches!(reader.state, State::Making | State::Unmade | State::Stopping);
         let coming = self.readers.iter().filter(|reader| busy(reader)).count();
         for _ in coming..self.behind.len() {
             if self.readers.len() < self.max {
@@ -192,16 +198,33 @@ impl<T: Copy + Eq> Readers<T> {
     /// A reader has its handle.
     pub(super) fn handle_made(&mut self, index: usize, handle: Handle, news: &Arc<News>) {
         if let Some(reader) = self.readers.get_mut(index) {
-            reader.connected = Queue::new(&handle, news).map(|queue| (queue, handle));
+            reader.connected = Connected::new(handle, news);
             reader.state = State::Idle;
         }
     }
 
-    /// A reader's handle could not be made: it is tried again with the next fetch.
+    /// A reader's handle could not be made.
     pub(super) fn handle_not_made(&mut self, index: usize) {
-        if index + 1 == self.readers.len() {
-            self.readers.pop();
+        if let Some(reader) = self.readers.get_mut(index) {
+            reader.state = State::Unmade;
         }
+    }
+
+    /// Time has passed: handles that could not be made are tried again.
+    pub(super) fn retry(&mut self) -> Vec<Chore> {
+        let unmade =
+            self.readers.iter_mut().enumerate().filter(|(_, reader)| matches!(reader.state, State::Unmade));
+        unmade
+            .map(|(index, reader)| {
+                reader.state = State::Making;
+                Chore::Make(index)
+            })
+            .collect()
+    }
+
+    /// What the readers' handles have to say.
+    pub(super) fn poll_event(&self) -> Option<Event> {
+        self.readers.iter().find_map(|reader| reader.connected.as_ref()?.events.poll())
     }
 
     /// A reader has left its position.
@@ -222,11 +245,14 @@ impl<T: Copy + Eq> Readers<T> {
         })
     }
 
-    /// Fetches that wait since before `before_ms`.
+    /// Fetches whose reader has brought nothing since before `before_ms`; and those that wait for one, if none has.
     pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for reader in &mut self.readers {
             old.extend(reader.waiting.extract_if(.., |fetch| fetch.since_ms < before_ms));
+        }
+        if self.progress_ms >= before_ms {
+            return old;
         }
         for _ in 0..self.behind.len() {
             let Some(one) = self.behind.pop_front() else { break };
@@ -267,11 +293,11 @@ impl<T> Reader<T> {
         nobody: ClientId,
     ) -> Result<(), StoreFault> {
         let unavailable = |trouble| StoreFault::Unavailable(format!("Kafka: {trouble}"));
-        let Some((queue, handle)) = &self.connected else {
+        let Some(Connected { messages, handle, .. }) = &self.connected else {
             return Err(StoreFault::Unavailable("no reader".into()));
         };
         let topic = self.topics.get(handle, key.queue, info).map_err(unavailable)?.clone();
-        topic.start(i32::from(key.partition), info.layout.of_kafka(from), queue).map_err(unavailable)?;
+        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages).map_err(unavailable)?;
         self.state = State::Reading(Box::new(Reading {
             key,
             topic,
@@ -287,7 +313,7 @@ impl<T> Reader<T> {
 
 impl Reading {
     /// Takes what librdkafka has read ahead; false where that is nothing.
-    fn advance(&mut self, queue: &Queue) -> bool {
+    fn advance(&mut self, now: Now, queue: &Queue) -> bool {
         let Self { key, topic, layout, window, batches, .. } = self;
         let of = (topic.number(), i32::from(key.partition));
         let count = queue.consume(|message| {
@@ -297,7 +323,7 @@ impl Reading {
             match message.trouble() {
                 // What goes back is of another topic of that name; whoever waits is told when it is looked at again.
                 None => {
-                    batches.push(&message, window);
+                    batches.push(now, &message, window);
                 }
                 Some(trouble) if trouble.code == RDKafkaErrorCode::PartitionEOF => {
                     batches.close(window);

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::batches::Batches;
-use super::native::{Handle, Queue, Topic, Trouble};
+use super::connected::Connected;
+use super::native::{Event, Handle, Topic, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo, is_unknown};
 use super::window::{Fetch, Window};
@@ -18,8 +19,8 @@ use crate::queue::{PartitionKey, QueueId};
 /// How long a tail runs that nobody asks for, milliseconds.
 const UNUSED_MS: u64 = 10_000;
 
-/// What a tail may keep at least, bytes, however many there are: else nothing would be shared.
-const TAIL_BYTES_MIN: usize = 64 << 10;
+/// How far a consumer may be ahead of the tail: another connection to Kafka was faster. Further, and the offset is none of ours.
+const AHEAD_MAX: u64 = 1 << 32;
 
 /// Messages that are taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
@@ -67,7 +68,7 @@ pub(super) struct Tails<T> {
     tails: HashMap<PartitionKey, Tail<T>>,
     by_number: HashMap<(usize, i32), PartitionKey>,
     topics: OfHandle,
-    connected: Option<(Queue, Handle)>,
+    connected: Option<Connected>,
     /// What is being stopped: nothing of it can be started before.
     stopping: HashSet<(usize, i32)>,
     bytes_max: usize,
@@ -93,7 +94,7 @@ impl<T: Copy + Eq> Tails<T> {
 
     /// Its handle has been made.
     pub(super) fn connect(&mut self, handle: Handle, news: &Arc<News>) {
-        self.connected = Queue::new(&handle, news).map(|queue| (queue, handle));
+        self.connected = Connected::new(handle, news);
     }
 
     /// Answers a fetch, has it wait, or says that it is not for the tail.
@@ -110,7 +111,11 @@ impl<T: Copy + Eq> Tails<T> {
             if fetch.from < window.start() {
                 return Place::Behind(fetch);
             }
-            let fetched = window.read(now, &fetch);
+            let mut fetched = window.read(now, &fetch);
+            // A reader's connection was faster than the tail's: what it has brought does not come again.
+            if fetch.from > fetched.next && fetch.from - fetched.next < AHEAD_MAX {
+                fetched.next = fetch.from;
+            }
             if !fetch.wait || !fetched.batches.is_empty() || !fetched.at_end {
                 return Place::Answered(fetch, fetched);
             }
@@ -131,7 +136,7 @@ impl<T: Copy + Eq> Tails<T> {
         let Some(tail) = self.tails.get_mut(&key).filter(|tail| matches!(tail.state, State::Asking)) else {
             return Ok(Some(Vec::new()));
         };
-        let Some((queue, handle)) = &self.connected else { return Ok(None) };
+        let Some(Connected { messages: queue, handle, .. }) = &self.connected else { return Ok(None) };
         let topic = self.topics.get(handle, key.queue, &info)?.clone();
         let partition = i32::from(key.partition);
         if self.stopping.contains(&(topic.number(), partition)) {
@@ -142,7 +147,10 @@ impl<T: Copy + Eq> Tails<T> {
         let batches = Batches::new(info, self.nobody);
         tail.state = State::Running(Box::new(Running { topic, window: Window::new(end), batches }));
         tail.used_ms = now.mono_ms;
-        Ok(Some(std::mem::take(&mut tail.waiting)))
+        let mut waiting = std::mem::take(&mut tail.waiting);
+        // The end was asked for after they came: beyond it there is nothing.
+        waiting.iter_mut().for_each(|fetch| fetch.from = fetch.from.min(end));
+        Ok(Some(waiting))
     }
 
     /// Takes what librdkafka has and answers whoever waited for it. True where there may be more.
@@ -151,7 +159,7 @@ impl<T: Copy + Eq> Tails<T> {
         now: Now,
         mut answer: impl FnMut(Fetch<T>, Result<Fetched, StoreFault>),
     ) -> bool {
-        let Some((queue, _)) = &self.connected else { return false };
+        let Some(Connected { messages: queue, .. }) = &self.connected else { return false };
         let mut touched: Vec<PartitionKey> = Vec::new();
         let mut taken = 0;
         let mut count = 1;
@@ -171,7 +179,7 @@ impl<T: Copy + Eq> Tails<T> {
                     }
                     return;
                 }
-                if !batches.push(&message, window) {
+                if !batches.push(now, &message, window) {
                     self.suspects.push(key.queue);
                 }
             });
@@ -179,7 +187,7 @@ impl<T: Copy + Eq> Tails<T> {
         }
         touched.sort_unstable();
         touched.dedup();
-        let share = (self.bytes_max / self.tails.len().max(1)).max(TAIL_BYTES_MIN);
+        let share = self.bytes_max / self.tails.len().max(1);
         for key in touched {
             let Some(tail) = self.tails.get_mut(&key) else { continue };
             let State::Running(running) = &mut tail.state else { continue };
@@ -188,7 +196,7 @@ impl<T: Copy + Eq> Tails<T> {
             for mut fetch in std::mem::take(&mut tail.waiting) {
                 let fetched = window.read(now, &fetch);
                 if fetched.batches.is_empty() && fetched.at_end {
-                    fetch.from = fetched.next;
+                    fetch.from = fetch.from.max(fetched.next);
                     tail.waiting.push(fetch);
                 } else {
                     answer(fetch, Ok(fetched));
@@ -197,6 +205,29 @@ impl<T: Copy + Eq> Tails<T> {
             window.keep(share);
         }
         count > 0
+    }
+
+    /// Time has passed: every tail keeps its present share at most, and those end that nobody waits for and that never began.
+    pub(super) fn trim(&mut self) {
+        self.tails.retain(|_, tail| !(matches!(tail.state, State::Asking) && tail.waiting.is_empty()));
+        let share = self.bytes_max / self.tails.len().max(1);
+        for tail in self.tails.values_mut() {
+            if let State::Running(running) = &mut tail.state {
+                running.window.keep(share);
+            }
+        }
+    }
+
+    /// Whether somebody waits for the end of a partition to be known.
+    pub(super) fn is_wanted(&self, key: PartitionKey) -> bool {
+        self.tails
+            .get(&key)
+            .is_some_and(|tail| matches!(tail.state, State::Asking) && !tail.waiting.is_empty())
+    }
+
+    /// What the handle has to say.
+    pub(super) fn poll_event(&self) -> Option<Event> {
+        self.connected.as_ref()?.events.poll()
     }
 
     /// Takes a fetch back that waits here.
@@ -219,7 +250,9 @@ impl<T: Copy + Eq> Tails<T> {
                 && let State::Running(running) = std::mem::replace(&mut tail.state, State::Stopping)
             {
                 let number = (running.topic.number(), i32::from(key.partition));
-                self.by_number.remove(&number);
+                if self.by_number.get(&number) == Some(key) {
+                    self.by_number.remove(&number);
+                }
                 self.stopping.insert(number);
                 stopped.push((*key, running.topic));
             }

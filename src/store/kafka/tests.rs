@@ -6,11 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::broker::{Brokers, is_possible};
-use super::{Cluster, Kafka, News};
+use super::{Cluster, Kafka, News, WINDOW_BYTES};
+use crate::clock::Now;
 use crate::config::{KafkaConfig, Settings};
+use crate::error::StoreFault;
 use crate::names::{Project, QueueName};
-use crate::queue::QueueId;
-use crate::store::conformance::{self, Lab};
+use crate::queue::{PartitionKey, QueueId};
+use crate::store::conformance::{self, Lab, batch};
+use crate::store::{Completion, Request, Store, Stream};
 
 /// One broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
@@ -24,31 +27,78 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// How often it is ticked meanwhile.
 const TICK: Duration = Duration::from_millis(100);
 
+/// A store that nobody shares, and what it is tried with.
 struct Lone {
-    brokers: String,
-    packed: bool,
+    config: KafkaConfig,
+    settings: Settings,
     rung: Receiver<()>,
     ring: mpsc::Sender<()>,
     queues: Cell<u64>,
     heard: Cell<Instant>,
 }
 
+impl Lone {
+    fn on(broker: &Brokers) -> Self {
+        let lone = Self::on_nothing();
+        Self { config: KafkaConfig { brokers: broker.addresses.clone(), ..lone.config.clone() }, ..lone }
+    }
+
+    /// Where nobody listens.
+    fn on_nothing() -> Self {
+        let (ring, rung) = mpsc::channel();
+        let config = KafkaConfig { brokers: "127.0.0.1:1".into(), replication: 1, ..KafkaConfig::default() };
+        let settings = Settings::new(Project::parse("default").unwrap());
+        Self { config, settings, rung, ring, queues: Cell::new(0), heard: Cell::new(Instant::now()) }
+    }
+
+    fn now(&self) -> Now {
+        let unix_ms = self.unix_ms().unwrap();
+        Now { mono_ms: unix_ms, unix_ms }
+    }
+
+    /// What comes next.
+    fn next(&self, store: &mut Kafka<u64>) -> Completion<u64> {
+        loop {
+            if let Some(completion) = store.poll_completion(self.now()) {
+                return completion;
+            }
+            assert!(self.wait(), "nothing comes");
+            store.handle_tick(self.now());
+        }
+    }
+
+    /// Opens a queue of one partition.
+    fn open(&self, store: &mut Kafka<u64>, name: &str) -> PartitionKey {
+        let (queue, _) = self.queue();
+        let name = (Project::parse("lone").unwrap(), QueueName::parse(name).unwrap());
+        assert!(store.submit(self.now(), Request::Open { token: 0, queue, name, create: Some(1) }).is_ok());
+        let opened = self.next(store);
+        assert!(matches!(opened, Completion::Opened { result: Ok(_), .. }), "{opened:?}");
+        PartitionKey { queue, partition: 0 }
+    }
+
+    fn append(&self, store: &mut Kafka<u64>, partition: PartitionKey, token: u64, payloads: &[&[u8]]) {
+        let (stream, batch) = (Stream(token.into()), batch(1, 1000, payloads));
+        assert!(store.submit(self.now(), Request::Append { token, stream, partition, batch }).is_ok());
+    }
+
+    fn appended(&self, store: &mut Kafka<u64>) -> (u64, Result<(), StoreFault>) {
+        match self.next(store) {
+            Completion::Appended { token, result } => (token, result.map(|_| ())),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 impl Lab for Lone {
     type Store = Kafka<u64>;
 
     fn store(&self) -> Kafka<u64> {
-        let config = KafkaConfig {
-            brokers: self.brokers.clone(),
-            packed: self.packed,
-            replication: 1,
-            ..KafkaConfig::default()
-        };
-        let settings = Settings::new(Project::parse("default").unwrap());
         let ring = self.ring.clone();
         let news = News::new(move || {
             let _ = ring.send(());
         });
-        Kafka::new(Cluster::start().unwrap(), &config, &settings, 1, Arc::new(news))
+        Kafka::new(Cluster::start().unwrap(), &self.config, &self.settings, 1, Arc::new(news))
     }
 
     fn unix_ms(&self) -> Option<u64> {
@@ -68,19 +118,81 @@ impl Lab for Lone {
     }
 }
 
-fn conforms(packed: bool) {
-    let Some(broker) = broker() else { return };
-    let (ring, rung) = mpsc::channel();
-    let (queues, heard) = (Cell::new(0), Cell::new(Instant::now()));
-    conformance::run(&Lone { brokers: broker.addresses.clone(), packed, rung, ring, queues, heard });
-}
-
 #[test]
 fn it_conforms() {
-    conforms(false);
+    let Some(broker) = broker() else { return };
+    conformance::run(&Lone::on(broker));
 }
 
 #[test]
 fn packed_it_conforms() {
-    conforms(true);
+    let Some(broker) = broker() else { return };
+    let lone = Lone::on(broker);
+    let config = KafkaConfig { packed: true, ..lone.config.clone() };
+    conformance::run(&Lone { config, ..lone });
+}
+
+#[test]
+fn a_producer_that_fails_for_good_is_replaced() {
+    let Some(broker) = broker() else { return };
+    let lone = Lone::on(broker);
+    let mut store = lone.store();
+    let partition = lone.open(&mut store, "replaced");
+    lone.append(&mut store, partition, 1, &[b"before"]);
+    assert_eq!(lone.appended(&mut store), (1, Ok(())));
+    store.producer.connection().expect("it is connected").0.fail_for_good();
+    // What it has not got waits for the next one.
+    lone.append(&mut store, partition, 2, &[b"meanwhile"]);
+    assert_eq!(lone.appended(&mut store), (2, Ok(())));
+    lone.append(&mut store, partition, 3, &[b"after"]);
+    assert_eq!(lone.appended(&mut store), (3, Ok(())));
+}
+
+#[test]
+fn messages_larger_than_what_a_reader_keeps_are_read() {
+    let Some(broker) = broker() else { return };
+    let lone = Lone::on(broker);
+    let settings = Settings { max_payload_bytes: 12 << 20, max_pb_bytes: 16 << 20, ..lone.settings.clone() };
+    let lone = Lone { settings, ..lone };
+    let mut store = lone.store();
+    let partition = lone.open(&mut store, "large");
+    let payloads = [b'a', b'b', b'c'].map(|letter| vec![letter; WINDOW_BYTES + 1000]);
+    for (token, payload) in (1..).zip(&payloads) {
+        lone.append(&mut store, partition, token, &[payload]);
+        assert_eq!(lone.appended(&mut store), (token, Ok(())));
+    }
+    let mut from = 0;
+    let mut read = Vec::new();
+    while from < 3 {
+        let fetch =
+            Request::Fetch { token: 9, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
+        assert!(store.submit(lone.now(), fetch).is_ok());
+        let Completion::Fetched { result: Ok(fetched), .. } = lone.next(&mut store) else {
+            panic!("it is there")
+        };
+        let letters =
+            fetched.batches.iter().flat_map(|stored| stored.batch.payloads()).map(|payload| payload[0]);
+        read.extend(letters);
+        from = fetched.next;
+    }
+    assert_eq!(read, b"abc");
+}
+
+#[test]
+fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then() {
+    let lone = Lone::on_nothing();
+    let mut store = lone.store();
+    let name = (Project::parse("lone").unwrap(), QueueName::parse("nowhere").unwrap());
+    let open = Request::Open { token: 0, queue: QueueId(1), name, create: Some(1) };
+    assert!(store.submit(lone.now(), open).is_ok());
+    let opened = lone.next(&mut store);
+    assert!(
+        matches!(opened, Completion::Opened { result: Err(StoreFault::Unavailable(_)), .. }),
+        "{opened:?}"
+    );
+    let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+    lone.append(&mut store, partition, 1, &[b"lost"]);
+    assert!(matches!(lone.appended(&mut store), (1, Err(StoreFault::Unavailable(_)))));
+    store.handle_tick(lone.now());
+    assert!(!store.needs_ticks());
 }

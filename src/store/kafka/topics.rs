@@ -1,7 +1,7 @@
 //! Queues as topics: found or made, checked against what Millstream promises, and known to all shards of the server.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, c_int};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,6 +47,8 @@ pub(super) struct TopicInfo {
     pub name: Arc<CString>,
     /// Time to live of records that say nothing of it, seconds.
     pub default_ttl_secs: u32,
+    /// Others know that default, too: a record of that time to live need not say it.
+    pub is_default_known: bool,
     pub layout: Layout,
     life: Life,
 }
@@ -58,6 +60,10 @@ pub(super) struct Topics(Mutex<HashMap<QueueId, Arc<TopicInfo>>>);
 impl Topics {
     pub(super) fn get(&self, queue: QueueId) -> Option<Arc<TopicInfo>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned()
+    }
+
+    pub(super) fn remove(&self, queue: QueueId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&queue);
     }
 
     fn insert(&self, queue: QueueId, info: TopicInfo) {
@@ -204,7 +210,9 @@ pub(super) struct Openings<T> {
     /// What was opened, and what it was.
     watched: HashMap<Arc<CString>, (QueueId, Life)>,
     watched_ms: u64,
-    is_suspicious: bool,
+    /// Topics to be looked at soon, and queues whose topics were unknown to one broker.
+    suspects: HashSet<Arc<CString>>,
+    doubted: HashSet<QueueId>,
     gone: Vec<QueueId>,
 }
 
@@ -218,7 +226,8 @@ impl<T: Copy> Openings<T> {
             done: Vec::new(),
             watched: HashMap::new(),
             watched_ms: 0,
-            is_suspicious: false,
+            suspects: HashSet::new(),
+            doubted: HashSet::new(),
             gone: Vec::new(),
         }
     }
@@ -374,6 +383,7 @@ impl<T: Copy> Openings<T> {
         let info = TopicInfo {
             name: opening.name.clone(),
             default_ttl_secs: self.wanted.default_ttl_secs(&configs),
+            is_default_known: !configs.is_empty(),
             layout: self.wanted.layout,
             life,
         };
@@ -382,14 +392,20 @@ impl<T: Copy> Openings<T> {
         self.finish(asked, Ok(life));
     }
 
-    /// Looks from time to time whether the topics are what they were.
+    /// Looks from time to time whether the topics are what they were; sooner at those that are suspected.
     pub(super) fn watch(&mut self, now: Now, to: Option<(&Handle, &Queue)>) {
+        let Some((handle, queue)) = to else { return };
         let since = now.mono_ms.saturating_sub(self.watched_ms);
-        let is_due = since >= if self.is_suspicious { SUSPICION_MS } else { WATCH_MS };
-        let Some((handle, queue)) = to.filter(|_| is_due) else { return };
-        self.watched_ms = now.mono_ms;
-        self.is_suspicious = false;
-        let topics: Vec<Arc<CString>> = self.watched.keys().cloned().collect();
+        let topics: Vec<Arc<CString>> = if since >= WATCH_MS {
+            self.watched.keys().cloned().collect()
+        } else if since >= SUSPICION_MS {
+            std::mem::take(&mut self.suspects).into_iter().collect()
+        } else {
+            return;
+        };
+        if !topics.is_empty() {
+            self.watched_ms = now.mono_ms;
+        }
         for some in topics.chunks(TOPICS_PER_QUESTION) {
             handle.describe_topics(queue, WATCHING, some, ASK_TIMEOUT_MS);
         }
@@ -398,21 +414,30 @@ impl<T: Copy> Openings<T> {
     /// Something went wrong with a queue: its topic is looked at soon, whichever shard has opened it.
     pub(super) fn suspect(&mut self, queue: QueueId) {
         if let Some(info) = self.topics.get(queue) {
-            self.watched.insert(info.name.clone(), (queue, info.life));
-            self.is_suspicious = true;
+            self.watched.entry(info.name.clone()).or_insert((queue, info.life));
+            self.suspects.insert(info.name.clone());
         }
     }
 
     fn handle_watched(&mut self, result: Result<Vec<Described>, Trouble>) {
         // A cluster out of reach says nothing of its topics.
         for Described { topic, result } in result.into_iter().flatten() {
-            let Some((queue, life)) = self.watched.get(&topic).copied() else { continue };
+            let Some((name, (queue, life))) = self.watched.get_key_value(&topic) else { continue };
+            let (name, queue) = (name.clone(), *queue);
             let is_same = match result {
-                Ok((incarnation, partitions)) => life == Life { incarnation, partitions },
+                Ok((incarnation, partitions)) => *life == Life { incarnation, partitions },
+                // One broker may not have heard of it yet: it is asked once more.
+                Err(trouble) if is_unknown(&trouble) && self.doubted.insert(queue) => {
+                    self.suspects.insert(name);
+                    continue;
+                }
                 Err(trouble) => !is_unknown(&trouble),
             };
+            self.doubted.remove(&queue);
             if !is_same {
-                tracing::warn!(topic = %topic.to_string_lossy(), "a topic was deleted, made again, or has other partitions");
+                let topic = topic.to_string_lossy();
+                tracing::warn!(%topic, "a topic was deleted, made again, or has other partitions");
+                self.watched.remove(&name);
                 self.gone.push(queue);
             }
         }
@@ -425,6 +450,7 @@ impl<T: Copy> Openings<T> {
 
     /// A queue is not served any more under this number.
     pub(super) fn forget(&mut self, queue: QueueId) {
+        self.topics.remove(queue);
         self.watched.retain(|_, (watched, _)| *watched != queue);
     }
 
