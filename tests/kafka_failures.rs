@@ -370,3 +370,68 @@ fn a_topic_that_gains_partitions_is_read_and_written_whole() {
     let written = text.lines().filter(|line| !line.ends_with(":0")).count();
     assert_eq!(written, 6, "{text}");
 }
+
+#[test]
+fn a_broker_whose_disk_is_full_loses_nothing_that_was_acknowledged() {
+    let Some(_turn) = turn() else { return };
+    let brokers = Brokers::start_small(24 << 20);
+    let more = ["--kafka-replication", "1", "--kafka-compression", "none", "--kafka-delivery-timeout", "3s"];
+    let service = Service::start(&brokers, &more);
+    let feed = Feed::into(&service, "full");
+    brokers.await_end(1);
+    // There is room again.
+    brokers.restart(1);
+    feed.await_progress("progress with room");
+    let (numbers, again) = feed.end();
+    check(&service, "full", numbers, again);
+}
+
+#[test]
+fn strict_topics_are_refused_with_what_they_should_be() {
+    let Some(_turn) = turn() else { return };
+    let brokers = Brokers::start(1);
+    let topic = ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", &brokers.addresses, "--create"];
+    let weak = ["--topic", "default.weak", "--partitions", "1", "--config", "retention.ms=1000"];
+    brokers.tool(&[&topic[..], &weak].concat(), "");
+    let service = Service::start(&brokers, &["--kafka-replication", "1", "--kafka-strict-topics"]);
+    let mut client = Client::connect(service.server());
+    client.begin(&append("weak"));
+    let status = client.receive_as::<ProduceSetupResponse>().status.unwrap();
+    assert_eq!(status.status_code(), 503);
+    assert!(
+        status.reason_phrase().contains("retention.ms = 1000 should be at least 1209600000"),
+        "{status:?}"
+    );
+    // Those that the server makes are as they should be.
+    producer(service.server(), "strong");
+}
+
+#[test]
+fn what_is_gone_is_passed_over_and_others_records_have_the_topics_time_to_live() {
+    let Some(_turn) = turn() else { return };
+    let brokers = Brokers::start(1);
+    let service = Service::start(&brokers, &["--kafka-replication", "1"]);
+    let server = service.server();
+    let mut client = producer(server, "gone");
+    for payload in [b"one", b"two"] {
+        assert_eq!(send(&mut client, payload).0, 201);
+    }
+    let file = std::env::temp_dir().join(format!("millstream-delete-records-{}.json", std::process::id()));
+    let records = r#"{"partitions":[{"topic":"default.gone","partition":0,"offset":1}],"version":1}"#;
+    std::fs::write(&file, records).unwrap();
+    let delete = ["org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", &brokers.addresses];
+    brokers.tool(&[&delete[..], &["--offset-json-file", file.to_str().unwrap()]].concat(), "");
+    std::fs::remove_file(&file).unwrap();
+    let foreign = ["org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", &brokers.addresses];
+    brokers.tool(&[&foreign[..], &["--topic", "default.gone"]].concat(), "three\n");
+    let mut consumer = Client::connect(server);
+    consumer.begin(&get("gone", "", false));
+    assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
+    let mut messages = Vec::new();
+    while messages.len() < 2 {
+        messages.extend(consumer.receive_as::<ConsumeResponse>().messages);
+    }
+    let seen: Vec<(&str, &[u8], u32)> =
+        messages.iter().map(|message| (message.id(), message.payload(), message.ttl())).collect();
+    assert_eq!(seen, [("0.1", &b"two"[..], 3600), ("0.2", b"three", 1_209_600)]);
+}

@@ -38,6 +38,15 @@ pub fn is_possible() -> bool {
 impl Brokers {
     /// So many brokers; their data are gone with them.
     pub fn start(count: usize) -> Self {
+        Self::start_with(count, &[])
+    }
+
+    /// One that may write no file beyond so many bytes, as if its disk were full then.
+    pub fn start_small(file_bytes: usize) -> Self {
+        Self::start_with(1, &["--file-bytes", &file_bytes.to_string()])
+    }
+
+    fn start_with(count: usize, more: &[&str]) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("target/kafka/test-{}-{number}", std::process::id());
@@ -52,6 +61,7 @@ impl Brokers {
                 "--dir",
             ])
             .arg(&directory)
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -75,14 +85,23 @@ impl Brokers {
 
     /// Ends a broker as an operator does, and waits for it.
     pub fn end(&self, broker: usize) {
-        let status = script().args(["end", &broker.to_string(), "--dir"]).arg(&self.directory).status();
+        self.run("end", broker, &[]);
+    }
+
+    /// Waits for a broker that ends by itself.
+    pub fn await_end(&self, broker: usize) {
+        self.run("end", broker, &["--by-itself"]);
+    }
+
+    fn run(&self, command: &str, broker: usize, more: &[&str]) {
+        let status =
+            script().args([command, &broker.to_string(), "--dir"]).arg(&self.directory).args(more).status();
         assert!(status.expect("python3 runs perf/kafka").success());
     }
 
     /// Starts a broker again that has ended.
     pub fn restart(&self, broker: usize) {
-        let status = script().args(["restart", &broker.to_string(), "--dir"]).arg(&self.directory).status();
-        assert!(status.expect("python3 runs perf/kafka").success());
+        self.run("restart", broker, &[]);
     }
 
     /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`: what it printed.
