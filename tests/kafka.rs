@@ -155,3 +155,35 @@ fn kafkas_own_tools_read_what_was_produced_and_what_they_produce_is_consumed() {
     assert_eq!((consumed.len(), again), (200, 100));
     assert_eq!(server.stop(), 0);
 }
+
+#[test]
+fn consumers_that_come_late_and_catch_up_miss_nothing_and_get_nothing_twice() {
+    let Some(brokers) = broker() else { return };
+    const COUNT: usize = 300_000;
+    for packed in ["false", "true"] {
+        // A tail so short that consumers fall behind it and join it again.
+        let more = ["--cores", "0-1", "--kafka-tail-bytes", "1MiB", "--kafka-packed", packed];
+        let server = serve(&brokers.addresses, 1, &more);
+        let mut producer =
+            server.run(&["produce", "late"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut input = producer.stdin.take().unwrap();
+        let mut consumers = Vec::new();
+        for part in 0..10 {
+            consumers.push(consume(&server, "late", COUNT, &[]));
+            let numbers = part * COUNT / 10..(part + 1) * COUNT / 10;
+            let text: String =
+                numbers.map(|number| format!("{number} {}\n", "x".repeat(number % 90))).collect();
+            input.write_all(text.as_bytes()).unwrap();
+        }
+        drop(input);
+        assert!(producer.wait().unwrap().success());
+        for consumer in consumers {
+            let lines = lines(consumer);
+            assert_eq!(lines.len(), COUNT);
+            for (number, line) in lines.iter().enumerate() {
+                assert_eq!(line.split(' ').next().unwrap().parse::<usize>().unwrap(), number);
+            }
+        }
+        assert_eq!(server.stop(), 0);
+    }
+}

@@ -12,7 +12,8 @@ use signal_hook::iterator::Signals;
 
 use super::Failure;
 use crate::config::load::{Loaded, load};
-use crate::config::table::{Kind, SETTINGS, default_file};
+use crate::config::setting::{Kind, default_file};
+use crate::config::table::SETTINGS;
 use crate::config::{ServerConfig, StoreKind, memory};
 use crate::control::Control;
 use crate::names::Project;

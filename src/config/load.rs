@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use config::builder::DefaultState;
 use config::{Config, ConfigBuilder, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::table::{PREFIX, SETTINGS, Setting};
+use super::setting::{PREFIX, Setting};
+use super::table::SETTINGS;
 use super::{ServerConfig, Unworkable};
 use crate::names::Project;
 
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn the_default_file_is_a_file_of_defaults() {
         let defaults = ServerConfig::new(Project::parse("default").unwrap());
-        let text = super::super::table::default_file(&defaults);
+        let text = super::super::setting::default_file(&defaults);
         let uncommented: String = text
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))

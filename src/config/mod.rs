@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | here | the settings as the server reads them, with their defaults |
 //! | `table` | each setting's key, kind, range and words: flags, environment, file, `--help` and README come from it |
+//! | `setting` | how one of them is read and shown |
 //! | `load` | defaults, file, environment and flags merged, in rising order |
 //! | `check` | combinations that cannot work |
 //! | `memory` | what a configuration can take at worst |
@@ -12,6 +13,7 @@ mod check;
 mod cores;
 pub mod load;
 pub mod memory;
+pub mod setting;
 pub mod table;
 
 pub use check::Unworkable;

@@ -5,7 +5,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Code};
+
 use super::broker::{Brokers, is_possible};
+use super::layout::Layout;
+use super::topics::TopicInfo;
 use super::{Cluster, Kafka, News, WINDOW_BYTES};
 use crate::clock::Now;
 use crate::config::{KafkaConfig, Settings};
@@ -13,7 +19,7 @@ use crate::error::StoreFault;
 use crate::names::{Project, QueueName};
 use crate::queue::{PartitionKey, QueueId};
 use crate::store::conformance::{self, Lab, batch};
-use crate::store::{Completion, Request, Store, Stream};
+use crate::store::{Completion, Life, Request, Store, Stream};
 
 /// One broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
@@ -195,4 +201,119 @@ fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then
     assert!(matches!(lone.appended(&mut store), (1, Err(StoreFault::Unavailable(_)))));
     store.handle_tick(lone.now());
     assert!(!store.needs_ticks());
+}
+
+/// A cluster of librdkafka's own, that fails as it is told, with a topic of one partition; and a store on it. It knows no controller to
+/// open a queue with, so the queue is known from the start.
+fn mocked(
+    config: KafkaConfig,
+    settings: Settings,
+) -> (MockCluster<'static, DefaultProducerContext>, Lone, Kafka<u64>, PartitionKey) {
+    let mock = MockCluster::new(3).unwrap();
+    mock.create_topic("lone.mocked", 1, 3).unwrap();
+    let config = KafkaConfig { brokers: mock.bootstrap_servers(), ..config };
+    let lone = Lone { config, settings, ..Lone::on_nothing() };
+    let store = lone.store();
+    let (queue, _) = lone.queue();
+    let topic = TopicInfo {
+        name: Arc::new(c"lone.mocked".to_owned()),
+        default_ttl_secs: 1000,
+        is_default_known: true,
+        layout: Layout::Plain,
+        life: Life { incarnation: 1, partitions: 1 },
+    };
+    store.cluster.topics.insert(queue, topic);
+    (mock, lone, store, PartitionKey { queue, partition: 0 })
+}
+
+#[test]
+fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
+    let Lone { config, settings, .. } = Lone::on_nothing();
+    let (mock, lone, mut store, partition) = mocked(config, settings);
+    mock.broker_round_trip_time(1, Duration::from_millis(30)).unwrap();
+    let passing = [
+        Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    ];
+    mock.request_errors(RDKafkaApiKey::Produce, &passing);
+    let numbers: Vec<[u8; 4]> = (0u32..500).map(u32::to_le_bytes).collect();
+    for (token, number) in (1..).zip(&numbers) {
+        lone.append(&mut store, partition, token, &[number]);
+    }
+    for token in 1..=500 {
+        assert_eq!(lone.appended(&mut store), (token, Ok(())), "a partition's appends complete in order");
+    }
+    let (mut from, mut read) = (0, Vec::new());
+    while read.len() < numbers.len() {
+        let fetch =
+            Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
+        assert!(store.submit(lone.now(), fetch).is_ok());
+        let Completion::Fetched { result: Ok(fetched), .. } = lone.next(&mut store) else {
+            panic!("it is there")
+        };
+        read.extend(fetched.batches.iter().flat_map(|stored| stored.batch.payloads()).map(<[u8]>::to_vec));
+        from = fetched.next;
+    }
+    assert_eq!(read, numbers, "each once, in order");
+    // One that does not pass is the client's, at once.
+    mock.request_errors(RDKafkaApiKey::Produce, &[Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    lone.append(&mut store, partition, 999, &[b"refused"]);
+    let (token, result) = lone.appended(&mut store);
+    assert!(
+        token == 999 && matches!(&result, Err(StoreFault::Unavailable(why)) if why.contains("Kafka")),
+        "{result:?}"
+    );
+}
+
+/// Messages that the producer of the next two tests takes at most.
+const FEW: usize = 1_000;
+
+#[test]
+fn more_than_librdkafka_takes_waits_and_is_stored_in_order() {
+    let Some(broker) = broker() else { return };
+    let lone = Lone::on(broker);
+    let settings = Settings { shard_budget_bytes: 4096, ..lone.settings.clone() };
+    let lone = Lone { settings, ..lone };
+    let mut store = lone.store();
+    let partition = lone.open(&mut store, "more");
+    let messages = vec![&b"x"[..]; FEW * 2 / 3];
+    (1..=20).for_each(|token| lone.append(&mut store, partition, token, &messages));
+    for token in 1..=20 {
+        let Completion::Appended { token: of, result: Ok(Some(offsets)) } = lone.next(&mut store) else {
+            panic!("it is stored")
+        };
+        let first = (token - 1) * messages.len() as u64;
+        assert_eq!((of, offsets), (token, first..first + messages.len() as u64));
+    }
+}
+
+#[test]
+fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
+    let Lone { config, settings, .. } = Lone::on_nothing();
+    let config = KafkaConfig { delivery_timeout: Duration::from_secs(1), ..config };
+    let (mock, lone, mut store, partition) =
+        mocked(config, Settings { shard_budget_bytes: 4096, ..settings });
+    let messages = vec![&b"x"[..]; FEW * 2 / 3];
+    lone.append(&mut store, partition, 1, &messages);
+    assert_eq!(lone.appended(&mut store), (1, Ok(())));
+    (1..=3).for_each(|broker| mock.broker_down(broker).unwrap());
+    (2..=9).for_each(|token| lone.append(&mut store, partition, token, &messages));
+    for token in 2..=9 {
+        let (of, result) = lone.appended(&mut store);
+        assert!(of == token && result.is_err(), "{of} {result:?}");
+    }
+    assert!(!store.producer.is_waiting());
+    (1..=3).for_each(|broker| mock.broker_up(broker).unwrap());
+    // Until it is connected again, some may fail yet.
+    let mut token = 10;
+    loop {
+        lone.append(&mut store, partition, token, &messages);
+        match lone.appended(&mut store) {
+            (of, Ok(())) => break assert_eq!(of, token),
+            (of, Err(_)) => assert!(of == token && token < 60, "there is no room again"),
+        }
+        token += 1;
+    }
 }

@@ -50,7 +50,7 @@ pub(super) struct TopicInfo {
     /// Others know that default, too: a record of that time to live need not say it.
     pub is_default_known: bool,
     pub layout: Layout,
-    life: Life,
+    pub life: Life,
 }
 
 /// The topics of a server's queues.
@@ -66,7 +66,7 @@ impl Topics {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&queue);
     }
 
-    fn insert(&self, queue: QueueId, info: TopicInfo) {
+    pub(super) fn insert(&self, queue: QueueId, info: TopicInfo) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue, Arc::new(info));
     }
 }
