@@ -34,13 +34,10 @@ macro_rules! number {
     };
 }
 
-/// A duration of the settings, from so many milliseconds on.
+/// A duration of the configuration, in milliseconds.
 macro_rules! duration {
-    ($field:ident, $shortest:expr) => {
-        Access::Number(
-            (|c| c.settings.$field.as_millis() as u64, |c, ms| c.settings.$field = Duration::from_millis(ms)),
-            $shortest..=LONGEST_MS,
-        )
+    ($($path:ident).+, $range:expr) => {
+        Access::Number((|c| c.$($path).+.as_millis() as u64, |c, ms| c.$($path).+ = Duration::from_millis(ms)), $range)
     };
 }
 
@@ -257,10 +254,7 @@ pub static SETTINGS: &[Setting] = &[
         "kafka_linger",
         Kind::Duration,
         "How long messages wait for others to share their batch (linger.ms)",
-        Access::Number(
-            (|c| c.kafka.linger.as_millis() as u64, |c, ms| c.kafka.linger = Duration::from_millis(ms)),
-            0..=900_000,
-        ),
+        duration!(kafka.linger, 0..=900_000),
     ),
     setting(
         KAFKA,
@@ -287,13 +281,7 @@ pub static SETTINGS: &[Setting] = &[
         "kafka_delivery_timeout",
         Kind::Duration,
         "How long Kafka may take to store a message, or to say where a partition stands; beyond: 503",
-        Access::Number(
-            (
-                |c| c.kafka.delivery_timeout.as_millis() as u64,
-                |c, ms| c.kafka.delivery_timeout = Duration::from_millis(ms),
-            ),
-            1_000..=3_600_000,
-        ),
+        duration!(kafka.delivery_timeout, 1_000..=3_600_000),
     ),
     setting(
         KAFKA,
@@ -388,42 +376,42 @@ pub static SETTINGS: &[Setting] = &[
         "handshake_timeout",
         Kind::Duration,
         "How long a handshake may take; beyond: 408",
-        duration!(handshake_timeout, SHORTEST_MS),
+        duration!(settings.handshake_timeout, SHORTEST_MS..=LONGEST_MS),
     ),
     setting(
         TIMES,
         "pb_timeout",
         Kind::Duration,
         "How long a protobuf message that was begun may take; beyond: the operation ends with 408",
-        duration!(pb_timeout, SHORTEST_MS),
+        duration!(settings.pb_timeout, SHORTEST_MS..=LONGEST_MS),
     ),
     setting(
         TIMES,
         "ping_interval",
         Kind::Duration,
         "Silence after which a client is pinged",
-        duration!(ping_interval, SHORTEST_MS),
+        duration!(settings.ping_interval, SHORTEST_MS..=LONGEST_MS),
     ),
     setting(
         TIMES,
         "idle_timeout",
         Kind::Duration,
         "Silence after which a client is closed with 1001",
-        duration!(idle_timeout, SHORTEST_MS),
+        duration!(settings.idle_timeout, SHORTEST_MS..=LONGEST_MS),
     ),
     setting(
         TIMES,
         "drain_timeout",
         Kind::Duration,
         "How long draining may take after SIGTERM",
-        duration!(drain_timeout, 0),
+        duration!(settings.drain_timeout, 0..=LONGEST_MS),
     ),
     setting(
         TIMES,
         "drain_consume_timeout",
         Kind::Duration,
         "How much of it consumers get",
-        duration!(drain_consume_timeout, 0),
+        duration!(settings.drain_consume_timeout, 0..=LONGEST_MS),
     ),
     setting(
         FLOW,
@@ -479,14 +467,14 @@ pub static SETTINGS: &[Setting] = &[
         "consume_linger",
         Kind::Duration,
         "How long messages wait for others to share their ConsumeResponse",
-        duration!(consume_linger, 0),
+        duration!(settings.consume_linger, 0..=LONGEST_MS),
     ),
     setting(
         FLOW,
         "marker_wait",
         Kind::Duration,
         "How long an owed marker waits for a message to come with",
-        duration!(marker_wait, 0),
+        duration!(settings.marker_wait, 0..=LONGEST_MS),
     ),
     setting(
         FLOW,

@@ -40,7 +40,7 @@ pub use properties::{READ_AHEAD_KIB, check};
 pub use readers::WINDOW_BYTES;
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ use self::producer::{Append, Producer};
 use self::properties::Properties;
 use self::readers::{Chore, Readers};
 use self::tails::{Place, Tails, ToStop};
-use self::topics::{Openings, TopicInfo, Topics, Wanted};
+use self::topics::{Openings, TopicInfo, Topics, Wanted, forgotten};
 use self::window::Fetch;
 use super::{Completion, Fence, Request, Store, StoreCounters};
 use crate::batch::Fetched;
@@ -87,7 +87,6 @@ enum Return {
     /// The tail's partition, and its topic's number.
     TailStopped(PartitionKey, usize),
     ReaderStopped(usize),
-    Dropped,
 }
 
 /// See the module's page.
@@ -147,18 +146,22 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
             cluster,
             news,
         };
-        store.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+        store.make_producer();
         store
     }
 
     fn make(
         &self,
         wrap: impl FnOnce(Result<Handle, String>) -> Return + Send + 'static,
-        make: fn(&std::collections::BTreeMap<String, String>) -> Result<Handle, String>,
-        of: fn(&Properties) -> &std::collections::BTreeMap<String, String>,
+        make: fn(&BTreeMap<String, String>) -> Result<Handle, String>,
+        of: fn(&Properties) -> &BTreeMap<String, String>,
     ) {
         let properties = self.properties.clone();
         self.returns.ask(&self.cluster.janitor, move || wrap(make(of(&properties))));
+    }
+
+    fn make_producer(&self) {
+        self.make(Return::Producer, Handle::producer, |properties| &properties.producer);
     }
 
     fn append(&mut self, now: Now, append: Append<T>) {
@@ -195,7 +198,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
     }
 
     fn fetch(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>) {
-        let Some(info) = self.info(key.queue) else { return self.answer(fetch.token, Err(unknown())) };
+        let Some(info) = self.info(key.queue) else { return self.answer(fetch.token, Err(forgotten())) };
         if !self.has_tails {
             self.has_tails = true;
             self.make(Return::Tails, Handle::consumer, |properties| &properties.tails);
@@ -237,21 +240,17 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         self.producer.submit_waiting();
         self.take_outcomes(now);
         if let Some(broken) = self.producer.take_broken() {
-            self.returns.ask(&self.cluster.janitor, move || {
-                drop(broken);
-                Return::Dropped
-            });
+            self.cluster.janitor.run(move || drop(broken));
             self.openings.handle_lost();
             self.offsets.handle_lost();
-            self.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+            self.make_producer();
         }
         let completions = &mut self.completions;
-        self.has_more |= self.tails.poll(now, |fetch, result| {
-            completions.push_back(Completion::Fetched { token: fetch.token, result })
-        });
-        self.readers.poll(now, |_, fetch, result| {
-            completions.push_back(Completion::Fetched { token: fetch.token, result });
-        });
+        let mut answer = |fetch: Fetch<T>, fetched| {
+            completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
+        };
+        self.has_more |= self.tails.poll(now, &mut answer);
+        self.readers.poll(now, answer);
         while let Some(queue) = self.tails.poll_suspect() {
             self.openings.suspect(queue);
         }
@@ -338,7 +337,6 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 }
             }
             Return::ReaderStopped(index) => self.readers.handle_stopped(index),
-            Return::Dropped => {}
         }
         self.assign_readers(now);
     }
@@ -402,10 +400,6 @@ mod tests;
 /// Syslog's level of a warning.
 const SYSLOG_WARNING: i32 = 4;
 
-fn unknown() -> StoreFault {
-    StoreFault::Unavailable("the queue's topic is not known".into())
-}
-
 impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
@@ -418,7 +412,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
                     let since_ms = now.mono_ms;
                     self.append(now, Append { token, stream, partition, topic, batch, since_ms });
                 }
-                None => self.completions.push_back(Completion::Appended { token, result: Err(unknown()) }),
+                None => self.completions.push_back(Completion::Appended { token, result: Err(forgotten()) }),
             },
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
                 let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
@@ -459,7 +453,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
         self.take_outcomes(now);
         self.tails.trim();
         if std::mem::take(&mut self.wants_producer) {
-            self.make(Return::Producer, Handle::producer, |properties| &properties.producer);
+            self.make_producer();
         }
         let chores = self.readers.retry();
         self.run(chores);

@@ -18,6 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaType;
 
 use super::news::News;
+use crate::error::StoreFault;
 
 /// Messages that are taken from a queue, and reports from an event, at once.
 const AT_ONCE: usize = 256;
@@ -49,6 +50,12 @@ impl Trouble {
     /// An answer that answers nothing.
     pub(super) fn nothing() -> Self {
         Self::of(rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__BAD_MSG)
+    }
+}
+
+impl From<Trouble> for StoreFault {
+    fn from(trouble: Trouble) -> Self {
+        Self::Unavailable(format!("Kafka: {trouble}"))
     }
 }
 

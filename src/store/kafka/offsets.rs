@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::layout::Layout;
 use super::native::{Handle, OffsetOf, PartitionOffset, Queue, Trouble};
-use super::topics::TopicInfo;
+use super::topics::{TopicInfo, forgotten};
 use crate::error::StoreFault;
 use crate::queue::{PartitionKey, Position, QueueId};
 
@@ -119,8 +119,7 @@ impl<T: Copy> Offsets<T> {
             for _ in 0..self.asks.len() {
                 let Some(ask) = self.asks.pop_front() else { break };
                 let Some(topic) = topic(ask.key.queue) else {
-                    let fault = StoreFault::Unavailable("the queue's topic is not known".into());
-                    self.answers.push_back(Answer { why: ask.why, result: Err(fault) });
+                    self.answers.push_back(Answer { why: ask.why, result: Err(forgotten()) });
                     continue;
                 };
                 let room = question.len() < PARTITIONS_PER_QUESTION;
@@ -150,7 +149,6 @@ impl<T: Copy> Offsets<T> {
     /// Kafka has answered a question.
     pub(super) fn handle_answer(&mut self, asked: usize, result: Result<Vec<PartitionOffset>, Trouble>) {
         let Some(mut question) = self.open.remove(&asked) else { return };
-        let unavailable = |trouble: &Trouble| StoreFault::Unavailable(format!("Kafka: {trouble}"));
         match result {
             Ok(offsets) => {
                 for PartitionOffset { topic, partition, offset } in offsets {
@@ -167,7 +165,7 @@ impl<T: Copy> Offsets<T> {
                                 self.later.push(Ask { tries: ask.tries + 1, ..ask });
                                 continue;
                             }
-                            Err(trouble) => Err(unavailable(trouble)),
+                            Err(trouble) => Err(trouble.clone().into()),
                         };
                         self.answers.push_back(Answer { why: ask.why, result });
                     }
@@ -178,7 +176,7 @@ impl<T: Copy> Offsets<T> {
                 }
             }
             Err(trouble) => {
-                let result = Err(unavailable(&trouble));
+                let result = Err(StoreFault::from(trouble));
                 self.answers.extend(
                     question
                         .into_values()

@@ -307,7 +307,7 @@ impl<T: Copy> Producer<T> {
         self.free.push(slot);
         let count = done.append.batch.count();
         let result = match done.failed {
-            Some(trouble) => Err(StoreFault::Unavailable(format!("Kafka: {trouble}"))),
+            Some(trouble) => Err(trouble.into()),
             None if done.is_unknown => Ok(None),
             None => Ok(done.append.topic.layout.appended(count, done.records, done.least, done.most)),
         };

@@ -104,11 +104,7 @@ impl<T: Copy + Eq> Readers<T> {
     }
 
     /// Reads on where somebody waits, and answers.
-    pub(super) fn poll(
-        &mut self,
-        now: Now,
-        mut answer: impl FnMut(PartitionKey, Fetch<T>, Result<Fetched, StoreFault>),
-    ) {
+    pub(super) fn poll(&mut self, now: Now, mut answer: impl FnMut(Fetch<T>, Fetched)) {
         for reader in &mut self.readers {
             let Some(Connected { messages, .. }) = &reader.connected else { continue };
             let State::Reading(reading) = &mut reader.state else { continue };
@@ -124,7 +120,7 @@ impl<T: Copy + Eq> Readers<T> {
                     self.progress_ms = now.mono_ms;
                     reading.brought +=
                         fetched.batches.iter().map(|stored| stored.batch.stored_bytes()).sum::<usize>();
-                    answer(reading.key, fetch, Ok(Fetched { at_end: false, ..fetched }));
+                    answer(fetch, Fetched { at_end: false, ..fetched });
                 }
                 // Whoever waits has had what there is: nothing is let go unread.
                 reading.window.keep(WINDOW_BYTES);
@@ -292,12 +288,11 @@ impl<T> Reader<T> {
         from: u64,
         nobody: ClientId,
     ) -> Result<(), StoreFault> {
-        let unavailable = |trouble| StoreFault::Unavailable(format!("Kafka: {trouble}"));
         let Some(Connected { messages, handle, .. }) = &self.connected else {
             return Err(StoreFault::Unavailable("no reader".into()));
         };
-        let topic = self.topics.get(handle, key.queue, info).map_err(unavailable)?.clone();
-        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages).map_err(unavailable)?;
+        let topic = self.topics.get(handle, key.queue, info)?.clone();
+        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages)?;
         self.state = State::Reading(Box::new(Reading {
             key,
             topic,

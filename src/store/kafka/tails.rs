@@ -12,7 +12,6 @@ use super::topics::{OfHandle, TopicInfo, is_unknown};
 use super::window::{Fetch, Window};
 use crate::batch::Fetched;
 use crate::clock::Now;
-use crate::error::StoreFault;
 use crate::names::ClientId;
 use crate::queue::{PartitionKey, QueueId};
 
@@ -154,11 +153,7 @@ impl<T: Copy + Eq> Tails<T> {
     }
 
     /// Takes what librdkafka has and answers whoever waited for it. True where there may be more.
-    pub(super) fn poll(
-        &mut self,
-        now: Now,
-        mut answer: impl FnMut(Fetch<T>, Result<Fetched, StoreFault>),
-    ) -> bool {
+    pub(super) fn poll(&mut self, now: Now, mut answer: impl FnMut(Fetch<T>, Fetched)) -> bool {
         let Some(Connected { messages: queue, .. }) = &self.connected else { return false };
         let mut touched: Vec<PartitionKey> = Vec::new();
         let mut taken = 0;
@@ -199,7 +194,7 @@ impl<T: Copy + Eq> Tails<T> {
                     fetch.from = fetch.from.max(fetched.next);
                     tail.waiting.push(fetch);
                 } else {
-                    answer(fetch, Ok(fetched));
+                    answer(fetch, fetched);
                 }
             }
             window.keep(share);

@@ -277,7 +277,7 @@ impl<T: Copy> Openings<T> {
                     configs: &self.wanted.configs,
                 };
                 if let Err(trouble) = handle.create_topic(queue, asked, &topic, ASK_TIMEOUT_MS) {
-                    self.finish(asked, Err(unavailable(&trouble)));
+                    self.finish(asked, Err(trouble.into()));
                 }
             }
             Step::Checking { .. } => handle.describe_config(queue, asked, &opening.name, ASK_TIMEOUT_MS),
@@ -320,12 +320,12 @@ impl<T: Copy> Openings<T> {
                     opening.step = Step::Making;
                     self.ask(asked, to);
                 }
-                (Some(_), LOOKS_MAX..) => self.finish(asked, Err(unavailable(&trouble))),
+                (Some(_), LOOKS_MAX..) => self.finish(asked, Err(trouble.into())),
                 // It was made; this broker has not heard of it yet.
                 (Some(_), ..=LOOKS_AT_ONCE) => self.ask(asked, to),
                 (Some(_), _) => opening.is_waiting = true,
             },
-            Err(trouble) => self.finish(asked, Err(unavailable(&trouble))),
+            Err(trouble) => self.finish(asked, Err(trouble.into())),
         }
     }
 
@@ -477,11 +477,12 @@ impl<T: Copy> Openings<T> {
     }
 }
 
+/// To whoever asks for a queue that this server has forgotten.
+pub(super) fn forgotten() -> StoreFault {
+    StoreFault::Unavailable("the queue's topic is not known".into())
+}
+
 pub(super) fn is_unknown(trouble: &Trouble) -> bool {
     use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
     matches!(trouble.code, UnknownTopicOrPartition | UnknownTopic | UnknownPartition)
-}
-
-fn unavailable(trouble: &Trouble) -> StoreFault {
-    StoreFault::Unavailable(format!("Kafka: {trouble}"))
 }
