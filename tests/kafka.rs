@@ -187,3 +187,48 @@ fn consumers_that_come_late_and_catch_up_miss_nothing_and_get_nothing_twice() {
         assert_eq!(server.stop(), 0);
     }
 }
+
+/// A server that shows this to a broker with TLS.
+fn serve_secure(brokers: &Brokers, properties: &str, more: &[&str]) -> Server {
+    let trust = format!("security.protocol=SASL_SSL;ssl.ca.location={}", brokers.certificate().display());
+    let properties = format!("{trust};{properties}");
+    serve(&brokers.addresses, 1, &[&["--kafka-properties", &properties], more].concat())
+}
+
+#[test]
+fn tls_and_each_sasl_mechanism_lead_to_a_broker_that_wants_them() {
+    if !is_possible() {
+        return;
+    }
+    let brokers = Brokers::start_secure();
+    for mechanism in ["PLAIN", "SCRAM-SHA-512"] {
+        let properties = format!("sasl.mechanism={mechanism};sasl.username=me;sasl.password=secret");
+        let server = serve_secure(&brokers, &properties, &[]);
+        let output = produce(&server, mechanism, (0..100).map(|number| format!("one {number}")), &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_all_in_order(&lines(consume(&server, mechanism, 100, &[])), 1, 100);
+    }
+    let directory = std::env::temp_dir().join(format!("millstream-tokens-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let counted = directory.join("counted");
+    let command = format!(
+        "echo x >> {}; python3 -c '{}'",
+        counted.display(),
+        r#"
+import base64, json, time
+part = lambda what: base64.urlsafe_b64encode(json.dumps(what).encode()).rstrip(b"=").decode()
+now = time.time()
+print(".".join([part({"alg": "none"}), part({"sub": "me", "iat": now, "exp": now + 5}), ""]))"#
+    );
+    let fetched = || std::fs::read_to_string(&counted).map_or(0, |text| text.lines().count());
+    let server = serve_secure(&brokers, "sasl.mechanism=OAUTHBEARER", &["--kafka-token-command", &command]);
+    // Each token is good for 5 s.
+    let mut producers = 0;
+    while fetched() < 4 {
+        let output = produce(&server, "renewed", (0..100).map(|number| format!("{producers} {number}")), &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        producers += 1;
+    }
+    assert_all_in_order(&lines(consume(&server, "renewed", 100 * producers, &[])), producers, 100);
+    std::fs::remove_dir_all(directory).unwrap();
+}

@@ -251,6 +251,8 @@ pub struct KafkaConfig {
     pub tail_bytes: usize,
     /// Readers of what is older.
     pub catch_up_readers: usize,
+    /// A shell command that prints a token for OAUTHBEARER.
+    pub token_command: String,
     /// Further properties of librdkafka.
     pub properties: BTreeMap<String, String>,
 }
@@ -269,6 +271,7 @@ impl Default for KafkaConfig {
             delivery_timeout: Duration::from_secs(30),
             tail_bytes: 256 << 20,
             catch_up_readers: 4,
+            token_command: String::new(),
             properties: BTreeMap::new(),
         }
     }

@@ -299,6 +299,19 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         KAFKA,
+        "kafka_token_command",
+        Kind::Text,
+        "Shell command that prints a token for sasl.mechanism=OAUTHBEARER: a JSON Web Token, or a token endpoint's answer (RFC 6749)",
+        Access::Text((
+            |c| c.kafka.token_command.clone(),
+            |c, text| {
+                text.trim().clone_into(&mut c.kafka.token_command);
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        KAFKA,
         "kafka_properties",
         Kind::Text,
         "Further properties of librdkafka, key=value with ; between, in the file also as a table [kafka.properties]; those that would break a promise are refused",

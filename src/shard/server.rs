@@ -63,7 +63,7 @@ impl DrainHandle {
 #[derive(Clone, Debug)]
 enum Stores {
     Memory { bytes: usize, when_full: WhenFull, incarnation: u64 },
-    Kafka(Cluster, KafkaConfig),
+    Kafka(Cluster, Box<KafkaConfig>),
 }
 
 impl Stores {
@@ -75,7 +75,7 @@ impl Stores {
                 let (bytes, when_full) = (config.memory_bytes, config.memory_full);
                 Ok(Self::Memory { bytes, when_full, incarnation: unix.as_nanos() as u64 })
             }
-            StoreKind::Kafka => Ok(Self::Kafka(Cluster::start()?, config.kafka.clone())),
+            StoreKind::Kafka => Ok(Self::Kafka(Cluster::start(&config.kafka)?, Box::new(config.kafka.clone()))),
         }
     }
 }

@@ -46,6 +46,16 @@ impl Brokers {
         Self::start_with(1, &["--file-bytes", &file_bytes.to_string()])
     }
 
+    /// One that wants TLS and SASL (see perf/kafka).
+    pub fn start_secure() -> Self {
+        Self::start_with(1, &["--secure"])
+    }
+
+    /// Its certificate, for those who shall trust it.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.join("1/certificate.pem")
+    }
+
     fn start_with(count: usize, more: &[&str]) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -57,7 +67,7 @@ impl Brokers {
                 &count.to_string(),
                 "--attached",
                 "--port",
-                &free_ports(2 * count).to_string(),
+                &free_ports(2 * count + 1).to_string(),
                 "--dir",
             ])
             .arg(&directory)

@@ -11,6 +11,7 @@
 //! | `tails`, `readers` | reading the ends of partitions, and what is older |
 //! | `connected` | a consumer's handle and its queues |
 //! | `batches`, `window` | records as stored batches, and a part of a partition in memory |
+//! | `tokens` | what OAUTHBEARER shows to brokers |
 //! | `news`, `janitor` | how librdkafka wakes a shard, and who does what would block it |
 //! | `native` | librdkafka's calls |
 //!
@@ -30,6 +31,7 @@ mod producer;
 mod properties;
 mod readers;
 mod tails;
+mod tokens;
 mod topic_name;
 mod topics;
 mod window;
@@ -51,6 +53,7 @@ use self::producer::{Append, Producer};
 use self::properties::Properties;
 use self::readers::{Chore, Readers};
 use self::tails::{Place, Tails, ToStop};
+use self::tokens::Tokens;
 use self::topics::{Openings, TopicInfo, Topics, Wanted, forgotten};
 use self::window::Fetch;
 use super::{Completion, Fence, Request, Store, StoreCounters};
@@ -69,12 +72,18 @@ const TICK_MS: u64 = 250;
 pub struct Cluster {
     topics: Arc<Topics>,
     janitor: Janitor,
+    tokens: Option<Tokens>,
 }
 
 impl Cluster {
-    /// Begins the janitor's thread: to be called where that may run on any core.
-    pub fn start() -> std::io::Result<Self> {
-        Ok(Self { topics: Arc::default(), janitor: Janitor::start()? })
+    /// Begins the threads that serve all shards: to be called where they may run on any core.
+    pub fn start(config: &KafkaConfig) -> std::io::Result<Self> {
+        let command = Some(config.token_command.clone()).filter(|command| !command.is_empty());
+        Ok(Self {
+            topics: Arc::default(),
+            janitor: Janitor::start()?,
+            tokens: command.map(Tokens::start).transpose()?,
+        })
     }
 }
 
@@ -156,8 +165,14 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         make: fn(&BTreeMap<String, String>) -> Result<Handle, String>,
         of: fn(&Properties) -> &BTreeMap<String, String>,
     ) {
-        let properties = self.properties.clone();
-        self.returns.ask(&self.cluster.janitor, move || wrap(make(of(&properties))));
+        let (properties, tokens) = (self.properties.clone(), self.cluster.tokens.clone());
+        self.returns.ask(&self.cluster.janitor, move || {
+            let made = make(of(&properties));
+            if let (Ok(handle), Some(tokens)) = (&made, tokens) {
+                tokens.supply(handle);
+            }
+            wrap(made)
+        });
     }
 
     fn make_producer(&self) {

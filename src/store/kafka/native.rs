@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, DefaultClientContext};
@@ -84,6 +84,15 @@ unsafe fn text_of(text: *const c_char) -> String {
 #[derive(Clone)]
 pub(super) struct Handle(Arc<Client<DefaultClientContext>>);
 
+/// A handle of somebody else's.
+pub(super) struct WeakHandle(Weak<Client<DefaultClientContext>>);
+
+impl WeakHandle {
+    pub(super) fn upgrade(&self) -> Option<Handle> {
+        self.0.upgrade().map(Handle)
+    }
+}
+
 impl Handle {
     /// A producer.
     pub(super) fn producer(properties: &BTreeMap<String, String>) -> Result<Self, String> {
@@ -114,6 +123,32 @@ impl Handle {
 
     fn raw(&self) -> *mut rd::rd_kafka_t {
         self.0.native_ptr()
+    }
+
+    pub(super) fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.0))
+    }
+
+    /// Has it show this token (OAUTHBEARER) to brokers; `expires_ms` is Unix time.
+    pub(super) fn set_token(&self, token: &str, principal: &str, expires_ms: i64) -> Result<(), String> {
+        let c_string = |text: &str| CString::new(text).map_err(|error| error.to_string());
+        let (token, principal) = (c_string(token)?, c_string(principal)?);
+        let mut why = [0 as c_char; 256];
+        // SAFETY: the handle and the texts live during the call, which copies what it keeps; the buffer's size is its own, and it
+        // holds a C string then.
+        unsafe {
+            let code = rd::rd_kafka_oauthbearer_set_token(
+                self.raw(),
+                token.as_ptr(),
+                expires_ms,
+                principal.as_ptr(),
+                ptr::null_mut(),
+                0,
+                why.as_mut_ptr(),
+                why.len(),
+            );
+            check(code).map_err(|_| text_of(why.as_ptr()))
+        }
     }
 
     /// Whether it has failed for good.

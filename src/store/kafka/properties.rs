@@ -42,6 +42,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("queued.max.messages.kbytes", "the memory of the readers is bounded"),
     ("fetch.message.max.bytes", "the memory of the readers is bounded"),
     ("max.partition.fetch.bytes", "the memory of the readers is bounded"),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "kafka_token_command brings the tokens"),
+    ("sasl.oauthbearer.method", "kafka_token_command brings the tokens"),
     ("log.queue", "log lines come with the events"),
 ];
 
@@ -118,15 +120,14 @@ pub fn check(config: &KafkaConfig, settings: &Settings) -> Result<(), Unworkable
             return Err(Unworkable(format!("kafka_properties: {key} cannot be set: {why}")));
         }
     }
-    if let Some(mechanism) = config
+    let is_oauth = config
         .properties
         .iter()
-        .find(|(key, value)| key.starts_with("sasl.mechanism") && value.eq_ignore_ascii_case("OAUTHBEARER"))
-    {
-        let key = mechanism.0;
-        return Err(Unworkable(format!(
-            "kafka_properties: {key}: OAUTHBEARER has nowhere to get its tokens from yet"
-        )));
+        .any(|(key, value)| key.starts_with("sasl.mechanism") && value.eq_ignore_ascii_case("OAUTHBEARER"));
+    if is_oauth == config.token_command.is_empty() {
+        return Err(Unworkable(
+            "kafka_token_command, which prints tokens, and sasl.mechanism=OAUTHBEARER of kafka_properties want each other".into(),
+        ));
     }
     let properties = Properties::new(config, settings);
     let wrong = |why: String| Unworkable(format!("kafka_properties: {why}"));
@@ -159,12 +160,17 @@ mod tests {
         for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
             assert_eq!(why("sasl.mechanism", mechanism), Ok(()), "{mechanism}");
         }
+        assert!(why("sasl.mechanism", "OAUTHBEARER").unwrap_err().contains("kafka_token_command"));
         assert!(why("sasl.pasword", "open sesame").is_err_and(|why| !why.contains("sesame")));
         config.properties = [("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-512")]
             .into_iter()
             .chain([("sasl.username", "me"), ("sasl.password", "secret")])
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
+        assert_eq!(check(&config, &settings), Ok(()));
+        config.token_command = "cat token".into();
+        assert!(check(&config, &settings).is_err());
+        config.properties.insert("sasl.mechanism".into(), "OAUTHBEARER".into());
         assert_eq!(check(&config, &settings), Ok(()));
     }
 

@@ -104,7 +104,7 @@ impl Lab for Lone {
         let news = News::new(move || {
             let _ = ring.send(());
         });
-        Kafka::new(Cluster::start().unwrap(), &self.config, &self.settings, 1, Arc::new(news))
+        Kafka::new(Cluster::start(&self.config).unwrap(), &self.config, &self.settings, 1, Arc::new(news))
     }
 
     fn unix_ms(&self) -> Option<u64> {

@@ -1,0 +1,238 @@
+//! SASL's OAUTHBEARER (RFC 7628): tokens that the operator's command prints, given to every handle before they run out.
+//!
+//! librdkafka can fetch tokens itself only where it is built with curl, and then from one kind of provider; a command serves any.
+//! One thread runs it, once for all handles.
+
+use std::fmt;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use wait_timeout::ChildExt;
+
+use super::native::{Handle, WeakHandle};
+
+/// How long the command may run.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long after a failure it is run again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How long after a token the next one is fetched, at least.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
+
+/// Of the time that a token has left when it comes, the part after which the next one is fetched.
+const REFRESH_AT: f64 = 0.8;
+
+/// Bytes of what the command may print: what fits a pipe, so that it need not be read while the command runs.
+const PRINTED_BYTES_MAX: u64 = 60 << 10;
+
+/// Gives tokens to handles; its thread ends with the last clone of it.
+#[derive(Clone)]
+pub(super) struct Tokens(Sender<WeakHandle>);
+
+impl Tokens {
+    /// Begins the thread, which may run wherever the caller may.
+    pub(super) fn start(command: String) -> std::io::Result<Self> {
+        let (sender, handles) = mpsc::channel();
+        std::thread::Builder::new().name("kafka-tokens".into()).spawn(move || supply(&command, &handles))?;
+        Ok(Self(sender))
+    }
+
+    /// Has the handle get tokens from now on, as long as it lives.
+    pub(super) fn supply(&self, handle: &Handle) {
+        // The thread ends behind its senders alone.
+        let _ = self.0.send(handle.downgrade());
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens")
+    }
+}
+
+fn supply(command: &str, new: &Receiver<WeakHandle>) {
+    let mut handles: Vec<WeakHandle> = Vec::new();
+    let mut token: Option<Token> = None;
+    let mut fetch_at = Instant::now();
+    loop {
+        match new.recv_timeout(fetch_at.saturating_duration_since(Instant::now())) {
+            Ok(handle) => {
+                if let Some(token) = &token {
+                    give(token, &handle);
+                }
+                handles.push(handle);
+            }
+            Err(RecvTimeoutError::Timeout) => match fetch(command) {
+                Ok(fetched) => {
+                    handles.retain(|handle| give(&fetched, handle));
+                    fetch_at = Instant::now() + fetched.left(unix_now()).mul_f64(REFRESH_AT).max(REFRESH_MIN);
+                    token = Some(fetched);
+                }
+                Err(why) => {
+                    tracing::error!(why, "kafka_token_command brings no token; it is run again in 5 s");
+                    fetch_at = Instant::now() + RETRY;
+                }
+            },
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Whether the handle still lives.
+fn give(token: &Token, handle: &WeakHandle) -> bool {
+    let Some(handle) = handle.upgrade() else { return false };
+    if let Err(why) = handle.set_token(&token.value, &token.principal, token.expires_ms) {
+        tracing::error!(why, "a token of kafka_token_command's is not taken");
+    }
+    true
+}
+
+fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Runs the command: its token.
+fn fetch(command: &str) -> Result<Token, String> {
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("sh cannot be run: {error}"))?;
+    let ended = child.wait_timeout(COMMAND_LIMIT).map_err(|error| error.to_string());
+    let Some(status) = ended? else {
+        // It may have ended by itself meanwhile.
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(format!("it still ran after {} s, or prints too much", COMMAND_LIMIT.as_secs()));
+    };
+    if !status.success() {
+        return Err(format!("it ended with {status}"));
+    }
+    let mut printed = Vec::new();
+    if let Some(output) = child.stdout {
+        output.take(PRINTED_BYTES_MAX).read_to_end(&mut printed).map_err(|error| error.to_string())?;
+    }
+    Token::parse(&String::from_utf8_lossy(&printed), unix_now())
+}
+
+/// What a broker takes as the proof of who we are.
+#[derive(Clone, PartialEq, Eq)]
+struct Token {
+    value: String,
+    /// Whom it speaks for, where it says so.
+    principal: String,
+    /// When it ends, Unix milliseconds.
+    expires_ms: i64,
+}
+
+/// A token endpoint's answer (RFC 6749, section 5.1).
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    expires_in: Option<u32>,
+}
+
+/// What a JSON Web Token says in the open (RFC 7519, section 4.1).
+#[derive(Default, Deserialize)]
+struct Claims {
+    sub: Option<String>,
+    exp: Option<f64>,
+}
+
+impl Token {
+    /// Reads a token endpoint's answer, or a bare JSON Web Token.
+    fn parse(printed: &str, now: Duration) -> Result<Self, String> {
+        let answer = match printed.trim() {
+            json if json.starts_with('{') => serde_json::from_str(json)
+                .map_err(|error| format!("what it prints is no answer of a token endpoint: {error}"))?,
+            bare => Answer { access_token: bare.to_owned(), expires_in: None },
+        };
+        let value = answer.access_token;
+        // RFC 6750, section 2.1: what comes behind "Bearer".
+        let is_b64 = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if value.is_empty() || !value.bytes().all(is_b64) {
+            return Err("it prints no token".into());
+        }
+        let claims = claims(&value).unwrap_or_default();
+        let expires = match (answer.expires_in, claims.exp) {
+            (Some(seconds), _) => now + Duration::from_secs(u64::from(seconds)),
+            (None, Some(at)) => Duration::try_from_secs_f64(at).map_err(|error| format!("exp: {error}"))?,
+            (None, None) => return Err("the token says nowhere when it expires: expires_in, or exp".into()),
+        };
+        if expires <= now {
+            return Err("its token has expired".into());
+        }
+        let expires_ms = i64::try_from(expires.as_millis()).map_err(|error| format!("exp: {error}"))?;
+        let principal = claims.sub.filter(|sub| !sub.contains('\0')).unwrap_or_else(|| "millstream".into());
+        Ok(Self { value, principal, expires_ms })
+    }
+
+    /// How long it is good for.
+    fn left(&self, now: Duration) -> Duration {
+        Duration::from_millis(self.expires_ms.unsigned_abs()).saturating_sub(now)
+    }
+}
+
+/// The claims of a JSON Web Token, if it is one.
+fn claims(token: &str) -> Option<Claims> {
+    let payload = token.split('.').nth(1)?;
+    let json = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    fn jwt(claims: &str) -> String {
+        format!("e30.{}.", BASE64_URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    fn parse(printed: &str) -> Result<(String, i64), String> {
+        Token::parse(printed, NOW).map(|token| (token.principal, token.expires_ms))
+    }
+
+    #[test]
+    fn a_token_is_a_jwt_or_a_token_endpoints_answer() {
+        assert_eq!(parse(&(jwt(r#"{"sub":"me","exp":1060}"#) + "\n")), Ok(("me".into(), 1_060_000)));
+        let answer = r#"{"access_token":"abc-._~+/=","token_type":"Bearer","expires_in":60}"#;
+        assert_eq!(parse(answer), Ok(("millstream".into(), 1_060_000)));
+        let both = format!(r#"{{"access_token":"{}","expires_in":5}}"#, jwt(r#"{"sub":"me","exp":1060}"#));
+        assert_eq!(parse(&both), Ok(("me".into(), 1_005_000)));
+        let token = Token::parse(answer, NOW).unwrap();
+        assert_eq!((token.value.as_str(), token.left(NOW)), ("abc-._~+/=", Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_without_being_shown() {
+        for (printed, why) in [
+            ("", "no token"),
+            ("<html>secret</html>", "no token"),
+            ("{\"error\":\"secret\"}", "no answer"),
+            ("opaque-secret", "when it expires"),
+            (&jwt(r#"{"exp":999}"#), "has expired"),
+            (&jwt(r#"{"exp":-1}"#), "exp"),
+            (&jwt(r#"{"exp":1e300}"#), "exp"),
+        ] {
+            let error = parse(printed).unwrap_err();
+            assert!(error.contains(why) && !error.contains("secret"), "{printed}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_fails_says_so() {
+        assert!(fetch("exit 3").is_err_and(|why| why.contains("exit status: 3")));
+        assert!(fetch("cat /dev/null").is_err_and(|why| why.contains("no token")));
+        let printed = "echo '{\"access_token\":\"abc\",\"expires_in\":60}'";
+        assert!(fetch(printed).is_ok_and(|token| token.value == "abc"));
+    }
+}
