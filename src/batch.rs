@@ -37,6 +37,14 @@ struct Closed {
 }
 
 impl Batch {
+    /// The same of a client that did not name itself.
+    pub fn anonymous(mut self, is_anonymous: bool) -> Self {
+        if let Some(closed) = Arc::get_mut(&mut self.0) {
+            closed.is_anonymous = is_anonymous;
+        }
+        self
+    }
+
     /// Who stored it: the `Client-ID` that echo filtering compares.
     pub fn client(&self) -> ClientId {
         self.0.client

@@ -34,8 +34,13 @@ impl QueueInfo {
 
     /// The shard that owns a partition, of `shards`: neighbours go to neighbouring shards.
     pub fn owner(&self, partition: u16, shards: u16) -> u16 {
-        (self.hash.wrapping_add(u64::from(partition)) % u64::from(shards)) as u16
+        owner(self.hash, partition, shards)
     }
+}
+
+/// The shard that owns a partition of the queue of that hash, of `shards`.
+pub fn owner(hash: u64, partition: u16, shards: u16) -> u16 {
+    (hash.wrapping_add(u64::from(partition)) % u64::from(shards)) as u16
 }
 
 /// The shard that creates a queue, of `shards`.

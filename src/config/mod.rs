@@ -21,6 +21,7 @@ pub use cores::{allowed_cores, check_cores, parse_cores};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limits::{KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
@@ -222,6 +223,46 @@ impl StoreKind {
         match self {
             Self::Memory => "memory",
             Self::Kafka => "kafka",
+        }
+    }
+}
+
+/// What an acknowledged message survives in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process and of the machine: it is synced before it is acknowledged.
+    #[default]
+    Fsync,
+    /// The end of the process: it is written before it is acknowledged, and the system syncs it when it likes.
+    Os,
+}
+
+/// The embedded log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Where it is.
+    pub data_dir: PathBuf,
+    /// What an acknowledged message survives.
+    pub durability: Durability,
+    /// Size of a file of messages.
+    pub segment_bytes: u64,
+    /// What is kept of the ends of partitions in memory, over all shards, bytes.
+    pub tail_bytes: usize,
+    /// What is kept of older messages for those who read them, over all shards, bytes.
+    pub read_bytes: usize,
+    /// What is left free on the disk, bytes.
+    pub min_free_bytes: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("millstream-data"),
+            durability: Durability::Fsync,
+            segment_bytes: 64 << 20,
+            tail_bytes: 256 << 20,
+            read_bytes: 64 << 20,
+            min_free_bytes: 256 << 20,
         }
     }
 }

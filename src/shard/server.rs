@@ -75,7 +75,9 @@ impl Stores {
                 let (bytes, when_full) = (config.memory_bytes, config.memory_full);
                 Ok(Self::Memory { bytes, when_full, incarnation: unix.as_nanos() as u64 })
             }
-            StoreKind::Kafka => Ok(Self::Kafka(Cluster::start(&config.kafka)?, Box::new(config.kafka.clone()))),
+            StoreKind::Kafka => {
+                Ok(Self::Kafka(Cluster::start(&config.kafka)?, Box::new(config.kafka.clone())))
+            }
         }
     }
 }

@@ -5,8 +5,10 @@
 
 mod fence;
 pub mod kafka;
+pub mod log;
 mod memory;
 mod read;
+mod window;
 
 #[cfg(test)]
 mod conformance;

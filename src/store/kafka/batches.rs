@@ -6,10 +6,10 @@ use super::header::{HEADER, Header, Packed};
 use super::layout::{Layout, MESSAGES_MAX};
 use super::native::Message;
 use super::topics::TopicInfo;
-use super::window::Window;
 use crate::batch::{Batch, BatchBuilder, StoredBatch};
 use crate::clock::Now;
 use crate::names::ClientId;
+use crate::store::window::Window;
 
 /// A batch is closed when it holds so many bytes.
 const BATCH_BYTES: usize = 256 << 10;

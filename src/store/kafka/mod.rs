@@ -10,7 +10,7 @@
 //! | `offsets` | questions for the offsets of an end or a time |
 //! | `tails`, `readers` | reading the ends of partitions, and what is older |
 //! | `connected` | a consumer's handle and its queues |
-//! | `batches`, `window` | records as stored batches, and a part of a partition in memory |
+//! | `batches` | records as stored batches |
 //! | `tokens` | what OAUTHBEARER shows to brokers |
 //! | `news`, `janitor` | how librdkafka wakes a shard, and who does what would block it |
 //! | `native` | librdkafka's calls |
@@ -34,7 +34,6 @@ mod tails;
 mod tokens;
 mod topic_name;
 mod topics;
-mod window;
 
 pub use janitor::Janitor;
 pub use news::News;
@@ -55,7 +54,7 @@ use self::readers::{Chore, Readers};
 use self::tails::{Place, Tails, ToStop};
 use self::tokens::Tokens;
 use self::topics::{Openings, TopicInfo, Topics, Wanted, forgotten};
-use self::window::Fetch;
+use super::window::Fetch;
 use super::{Completion, Fence, Request, Store, StoreCounters};
 use crate::batch::Fetched;
 use crate::clock::{Now, millis};

@@ -15,12 +15,12 @@ use super::layout::Layout;
 use super::native::{Event, Handle, Queue, Topic};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
-use super::window::{Fetch, Window};
 use crate::batch::Fetched;
 use crate::clock::Now;
 use crate::error::StoreFault;
 use crate::names::ClientId;
 use crate::queue::{PartitionKey, QueueId};
+use crate::store::window::{Fetch, Window};
 
 /// What a position gets before its reader is moved to another.
 pub const STAY_BYTES: usize = 4 << 20;

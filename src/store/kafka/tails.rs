@@ -9,11 +9,11 @@ use super::connected::Connected;
 use super::native::{Event, Handle, Topic, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo, is_unknown};
-use super::window::{Fetch, Window};
 use crate::batch::Fetched;
 use crate::clock::Now;
 use crate::names::ClientId;
 use crate::queue::{PartitionKey, QueueId};
+use crate::store::window::{Fetch, Window};
 
 /// How long a tail runs that nobody asks for, milliseconds.
 const UNUSED_MS: u64 = 10_000;

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
+use super::read::read;
 use crate::batch::{Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::names::ClientId;
-use crate::store::read::read;
 
 /// What a batch costs beside its records.
 const BATCH_OVERHEAD_BYTES: usize = 192;
@@ -50,13 +50,34 @@ impl Window {
         self.end = self.end.max(end);
     }
 
-    /// Lets the oldest go until the rest is at most so much.
-    pub(super) fn keep(&mut self, bytes_max: usize) {
-        while self.bytes > bytes_max
-            && let Some(oldest) = self.batches.pop_front()
-        {
+    /// Bytes that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The offset of the first message that was stored at that time or later, Unix milliseconds.
+    pub(super) fn first_since(&self, unix_ms: u64) -> Option<u64> {
+        let index = self.batches.partition_point(|stored| stored.timestamp_ms < unix_ms);
+        self.batches.get(index).map(|stored| stored.base_offset)
+    }
+
+    /// When its oldest batch was stored, Unix milliseconds.
+    pub(super) fn oldest_ms(&self) -> Option<u64> {
+        self.batches.front().map(|stored| stored.timestamp_ms)
+    }
+
+    /// Lets the oldest batch go.
+    pub(super) fn pop_oldest(&mut self) {
+        if let Some(oldest) = self.batches.pop_front() {
             self.bytes -= oldest.batch.stored_bytes() + BATCH_OVERHEAD_BYTES;
             self.start = oldest.end_offset();
+        }
+    }
+
+    /// Lets the oldest go until the rest is at most so much.
+    pub(super) fn keep(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max && !self.batches.is_empty() {
+            self.pop_oldest();
         }
     }
 

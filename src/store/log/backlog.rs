@@ -1,0 +1,311 @@
+//! Reading what is older than the tail in memory: from disk, a chunk at a time, for all consumers of a partition near each other.
+//!
+//! A partition that is read has windows: stretches of it in memory, each followed by its readers, and at most one load under
+//! way. Who comes into the chunk that was loaded last has the next one loaded. Windows of all partitions share a bound; those
+//! of partitions that nobody waits for go first.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::format::PartitionId;
+use super::index::Run;
+use super::scan::walk;
+use super::segment::Segment;
+use crate::batch::Fetched;
+use crate::clock::Now;
+use crate::store::window::{Fetch, Window};
+
+/// Bytes that one load reads, but for its last run.
+pub const LOAD_BYTES: u64 = 1 << 20;
+
+/// Runs that one load reads.
+const LOAD_RUNS: usize = 64;
+
+/// Chunks of a window.
+const CHUNKS: usize = 3;
+
+/// Somebody who waits for a part of a partition.
+#[derive(Clone, Debug)]
+pub(super) enum Job<T> {
+    /// A fetch.
+    Fetch(Fetch<T>),
+    /// The first message since a time, Unix milliseconds, which is not before `from`.
+    Resolve { token: T, unix_ms: u64, from: u64 },
+}
+
+impl<T> Job<T> {
+    /// The first offset wanted.
+    pub(super) fn from(&self) -> u64 {
+        match self {
+            Self::Fetch(fetch) => fetch.from,
+            Self::Resolve { from, .. } => *from,
+        }
+    }
+}
+
+/// What a job gets.
+#[derive(Debug)]
+pub(super) enum Served<T> {
+    Fetched(Fetch<T>, Fetched),
+    Resolved(T, u64),
+}
+
+#[derive(Debug)]
+struct ReadWindow {
+    window: Window,
+    /// Where the chunk begins that was loaded last.
+    chunk: u64,
+}
+
+/// What is read of a segment.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    pub segment: Arc<Segment>,
+    /// Where the window goes on.
+    pub from: u64,
+    pub runs: Vec<Run>,
+}
+
+impl Load {
+    /// The first of `runs` that hold something from `from` on.
+    pub(super) fn plan(segment: Arc<Segment>, from: u64, runs: &[Run]) -> Self {
+        let first = runs.partition_point(|run| run.end <= from);
+        let mut bytes = 0;
+        let chosen = runs[first..].iter().take(LOAD_RUNS).take_while(|run| {
+            let goes_on = bytes < LOAD_BYTES;
+            bytes += run.bytes;
+            goes_on
+        });
+        Self { segment, from, runs: chosen.copied().collect() }
+    }
+
+    /// Where they are in the file.
+    pub(super) fn ranges(&self) -> Vec<(u64, usize)> {
+        self.runs.iter().map(|run| (run.at, run.bytes as usize)).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Reading<T> {
+    windows: Vec<ReadWindow>,
+    jobs: Vec<Job<T>>,
+    is_loading: bool,
+    /// Who has come so far that what follows there is loaded.
+    ahead: Option<u64>,
+    /// The runs of the sealed segment that is read.
+    runs: Option<(u64, Arc<[Run]>)>,
+}
+
+impl<T> Default for Reading<T> {
+    fn default() -> Self {
+        Self { windows: Vec::new(), jobs: Vec::new(), is_loading: false, ahead: None, runs: None }
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Backlog<T> {
+    of: HashMap<PartitionId, Reading<T>>,
+    /// The partitions that are read, those first that are let go of first.
+    order: VecDeque<PartitionId>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl<T: Copy + Eq> Backlog<T> {
+    /// One of at most so many bytes, beside one window for each load under way.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { of: HashMap::new(), order: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Somebody waits.
+    pub(super) fn add(&mut self, id: PartitionId, job: Job<T>) {
+        let order = &mut self.order;
+        let reading = self.of.entry(id).or_insert_with(|| {
+            order.push_back(id);
+            Reading::default()
+        });
+        reading.jobs.push(job);
+    }
+
+    /// Takes a fetch back.
+    pub(super) fn cancel(&mut self, id: PartitionId, token: T) -> Option<Fetch<T>> {
+        let jobs = &mut self.of.get_mut(&id)?.jobs;
+        let index = jobs.iter().position(|job| matches!(job, Job::Fetch(fetch) if fetch.token == token))?;
+        match jobs.swap_remove(index) {
+            Job::Fetch(fetch) => Some(fetch),
+            Job::Resolve { .. } => None,
+        }
+    }
+
+    /// Whoever waits for a partition that is no more.
+    pub(super) fn remove(&mut self, id: PartitionId) -> Vec<Job<T>> {
+        let Some(reading) = self.of.remove(&id) else { return Vec::new() };
+        self.order.retain(|other| *other != id);
+        self.bytes -= reading.windows.iter().map(|read| read.window.bytes()).sum::<usize>();
+        reading.jobs
+    }
+
+    /// Serves whoever can be served of what is in memory.
+    pub(super) fn serve(&mut self, now: Now, id: PartitionId, mut served: impl FnMut(Served<T>)) {
+        let Some(reading) = self.of.get_mut(&id) else { return };
+        for job in std::mem::take(&mut reading.jobs) {
+            let from = job.from();
+            let window =
+                reading.windows.iter().find(|read| read.window.start() <= from && from < read.window.end());
+            let Some(read) = window else {
+                reading.jobs.push(job);
+                continue;
+            };
+            match job {
+                Job::Fetch(fetch) => {
+                    let fetched = Fetched { at_end: false, ..read.window.read(now, &fetch) };
+                    if fetched.next >= read.chunk {
+                        reading.ahead = Some(read.window.end());
+                    }
+                    served(Served::Fetched(fetch, fetched));
+                }
+                Job::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
+                    Some(offset) => served(Served::Resolved(token, offset)),
+                    None => {
+                        let from = read.window.end();
+                        reading.jobs.push(Job::Resolve { token, unix_ms, from });
+                    }
+                },
+            }
+        }
+    }
+
+    /// Where the next load of a partition begins, if one is wanted and none under way.
+    pub(super) fn wants(&mut self, id: PartitionId) -> Option<u64> {
+        let reading = self.of.get_mut(&id)?;
+        if reading.is_loading {
+            return None;
+        }
+        let ahead = reading.ahead.take();
+        match reading.jobs.first() {
+            Some(job) => Some(job.from()),
+            // What follows a window that is still there, and is not there yet.
+            None => ahead.filter(|from| {
+                reading.windows.iter().any(|read| read.window.end() == *from)
+                    && !reading
+                        .windows
+                        .iter()
+                        .any(|read| read.window.start() <= *from && *from < read.window.end())
+            }),
+        }
+    }
+
+    /// Takes the jobs that begin at an offset or later: what they want is elsewhere.
+    pub(super) fn take_from(&mut self, id: PartitionId, offset: u64) -> Vec<Job<T>> {
+        let Some(reading) = self.of.get_mut(&id) else { return Vec::new() };
+        reading.jobs.extract_if(.., |job| job.from() >= offset).collect()
+    }
+
+    /// The runs that were read last of a partition, if they are those of that segment.
+    pub(super) fn runs(&self, id: PartitionId, segment: &Segment) -> Option<Arc<[Run]>> {
+        let (number, runs) = self.of.get(&id)?.runs.as_ref()?;
+        (*number == segment.number).then(|| runs.clone())
+    }
+
+    /// The runs of a segment were read.
+    pub(super) fn handle_runs(&mut self, id: PartitionId, segment: &Segment, runs: Arc<[Run]>) {
+        if let Some(reading) = self.of.get_mut(&id) {
+            reading.runs = Some((segment.number, runs));
+        }
+    }
+
+    /// A load begins, or has ended.
+    pub(super) fn set_loading(&mut self, id: PartitionId, is_loading: bool) {
+        if let Some(reading) = self.of.get_mut(&id) {
+            reading.is_loading = is_loading;
+        }
+    }
+
+    /// Whoever waits for a partition that cannot be read.
+    pub(super) fn take_jobs(&mut self, id: PartitionId) -> Vec<Job<T>> {
+        self.of.get_mut(&id).map(|reading| std::mem::take(&mut reading.jobs)).unwrap_or_default()
+    }
+
+    /// What a load brought, as it stands in the file. `damaged` is told of what is not what was written.
+    pub(super) fn handle_loaded(
+        &mut self,
+        id: PartitionId,
+        load: &Load,
+        read: &[Vec<u8>],
+        mut damaged: impl FnMut(u64, u64),
+    ) {
+        let Some(reading) = self.of.get_mut(&id) else { return };
+        let (Some(first), Some(last)) = (load.runs.first(), load.runs.last()) else { return };
+        let goes_on = reading.windows.iter().position(|read| read.window.end() == load.from);
+        let index = goes_on.unwrap_or_else(|| {
+            reading
+                .windows
+                .push(ReadWindow { window: Window::new(load.from.min(first.first)), chunk: load.from });
+            reading.windows.len() - 1
+        });
+        let ReadWindow { window, chunk } = &mut reading.windows[index];
+        let before = window.bytes();
+        *chunk = load.from;
+        for (run, bytes) in load.runs.iter().zip(read) {
+            if (bytes.len() as u64) < run.bytes {
+                damaged(run.at + bytes.len() as u64, run.bytes - bytes.len() as u64);
+            }
+            let damage = walk(load.segment.stamp, run.at, bytes, |_, header, records| {
+                // Before the window's end lies what was read before of a run that has grown since.
+                let is_wanted =
+                    (header.incarnation, header.partition) == id && header.base_offset >= window.end();
+                if let Some(stored) = header.batch(records).filter(|_| is_wanted) {
+                    window.push(stored);
+                }
+            });
+            damage.iter().for_each(|damage| damaged(damage.at, damage.bytes));
+        }
+        window.advance(last.end);
+        let added = window.bytes() - before;
+        self.bytes += added;
+        // Whoever follows has read what is older.
+        let kept = (CHUNKS - 1) * LOAD_BYTES as usize + added;
+        let before = window.bytes();
+        window.keep(kept);
+        self.bytes -= before - window.bytes();
+        self.let_go(id);
+    }
+
+    /// Lets windows go until the rest is within the bound; not those of `id`.
+    fn let_go(&mut self, id: PartitionId) {
+        for _ in 0..self.order.len() {
+            if self.bytes <= self.bytes_max {
+                return;
+            }
+            let Some(oldest) = self.order.pop_front() else { return };
+            self.order.push_back(oldest);
+            if let Some(reading) = self.of.get_mut(&oldest).filter(|_| oldest != id) {
+                self.bytes -= reading.windows.drain(..).map(|read| read.window.bytes()).sum::<usize>();
+            }
+        }
+    }
+
+    /// Time has passed: forgets the partitions that nobody reads any more.
+    pub(super) fn trim(&mut self) {
+        let (of, bytes) = (&mut self.of, &mut self.bytes);
+        self.order.retain(|id| {
+            let Some(reading) = of.get_mut(id) else { return false };
+            // Somebody slow may come back to it, and has it loaded again.
+            let is_idle = reading.jobs.is_empty() && !reading.is_loading && reading.ahead.is_none();
+            if is_idle && reading.windows.is_empty() {
+                of.remove(id);
+                return false;
+            }
+            if is_idle {
+                *bytes -= reading.windows.remove(0).window.bytes();
+            }
+            true
+        });
+    }
+
+    /// Fetches that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.of.values().map(|reading| reading.jobs.len()).sum()
+    }
+}

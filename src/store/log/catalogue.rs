@@ -1,0 +1,179 @@
+//! Which queues there are: one file for each shard, to which it adds what it makes and deletes.
+//!
+//! ```text
+//! file     magic "MSTRMCAT", version u32, checksum u32 of the version; records follow
+//! record   magic u32, checksum u32 of what follows, kind u16 (1: made, 2: deleted), partitions u16, incarnation u64,
+//!          length u16 of the project's name, length u16 of the queue's; the names (made only)
+//! ```
+//!
+//! A queue is gone where any file says that its incarnation was deleted.
+
+use std::collections::{HashMap, HashSet};
+
+use super::format::{Reader, Unreadable, behind_prefix, checksum, with_prefix};
+use crate::names::{Project, QueueName};
+use crate::store::Life;
+
+const MAGIC: [u8; 8] = *b"MSTRMCAT";
+const RECORD_MAGIC: [u8; 4] = *b"que\xd1";
+const MADE: u16 = 1;
+const DELETED: u16 = 2;
+
+/// Bytes of a record without names.
+const RECORD_BYTES: usize = 24;
+
+/// A queue's full name.
+pub type Name = (Project, QueueName);
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A queue was made.
+    Made(Name, Life),
+    /// The queue of that incarnation was deleted.
+    Deleted(u64),
+}
+
+impl Record {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, incarnation, partitions, names) = match self {
+            Self::Made((project, queue), life) => {
+                (MADE, life.incarnation, life.partitions, [project.as_str(), queue.as_str()])
+            }
+            Self::Deleted(incarnation) => (DELETED, *incarnation, 0, ["", ""]),
+        };
+        let mut fields = Vec::new();
+        fields.extend(kind.to_le_bytes());
+        fields.extend(partitions.to_le_bytes());
+        fields.extend(incarnation.to_le_bytes());
+        names.iter().for_each(|name| fields.extend((name.len() as u16).to_le_bytes()));
+        names.iter().for_each(|name| fields.extend(name.as_bytes()));
+        let mut record = RECORD_MAGIC.to_vec();
+        record.extend(checksum(&[&fields]).to_le_bytes());
+        record.extend(fields);
+        record
+    }
+
+    /// Reads the record that `bytes` begins with, and its length.
+    fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let mut lengths = Reader(bytes.get(RECORD_BYTES - 4..RECORD_BYTES)?);
+        let (project, queue) = (usize::from(lengths.u16()?), usize::from(lengths.u16()?));
+        let record = bytes.get(..RECORD_BYTES + project + queue)?;
+        let mut fields = Reader(record);
+        let magic = fields.bytes(4)?;
+        let sum = fields.u32()?;
+        if magic != RECORD_MAGIC || sum != checksum(&[fields.0]) {
+            return None;
+        }
+        let (kind, partitions, incarnation) = (fields.u16()?, fields.u16()?, fields.u64()?);
+        fields.bytes(4)?;
+        let mut name = |length| std::str::from_utf8(fields.bytes(length)?).ok();
+        let parsed = match kind {
+            MADE => {
+                let name = (Project::parse(name(project)?).ok()?, QueueName::parse(name(queue)?).ok()?);
+                Self::Made(name, Life { incarnation, partitions })
+            }
+            DELETED => Self::Deleted(incarnation),
+            _ => return None,
+        };
+        Some((parsed, record.len()))
+    }
+}
+
+/// The file's beginning.
+pub fn beginning() -> Vec<u8> {
+    with_prefix(MAGIC, &[])
+}
+
+/// What a catalogue file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Its whole records.
+    pub records: Vec<Record>,
+    /// Where the last one ends.
+    pub end: u64,
+    /// Stretches before that which are not what was written: position and length.
+    pub damage: Vec<(u64, u64)>,
+}
+
+/// Reads a catalogue file. What is not whole at its end was never spoken of.
+pub fn parse(file: &[u8]) -> Result<Records, Unreadable> {
+    behind_prefix(MAGIC, file, 0)?;
+    let mut at = beginning().len();
+    let mut found = Records { end: at as u64, ..Records::default() };
+    while at < file.len() {
+        if let Some((record, length)) = Record::parse(&file[at..]) {
+            found.records.push(record);
+            at += length;
+            found.end = at as u64;
+            continue;
+        }
+        let Some(next) = (at + 1..file.len())
+            .find(|next| file[*next..].starts_with(&RECORD_MAGIC) && Record::parse(&file[*next..]).is_some())
+        else {
+            break;
+        };
+        found.damage.push((at as u64, (next - at) as u64));
+        at = next;
+    }
+    Ok(found)
+}
+
+/// The queues of all files' records, and the incarnations that were deleted.
+pub fn merge(records: impl Iterator<Item = Record>) -> (HashMap<Name, Life>, HashSet<u64>) {
+    let (mut made, mut deleted) = (Vec::new(), HashSet::new());
+    for record in records {
+        match record {
+            Record::Made(name, life) => made.push((name, life)),
+            Record::Deleted(incarnation) => {
+                deleted.insert(incarnation);
+            }
+        }
+    }
+    made.retain(|(_, life)| !deleted.contains(&life.incarnation));
+    // Where a write that failed left a record behind, the queue may be there twice: what was made last is what was spoken of.
+    made.sort_by_key(|(_, life)| life.incarnation);
+    (made.into_iter().collect(), deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(queue: &str, incarnation: u64) -> Record {
+        let name = (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
+        Record::Made(name, Life { incarnation, partitions: 3 })
+    }
+
+    #[test]
+    fn what_is_whole_is_read_whatever_is_torn_or_damaged() {
+        let records = [made("a", 1), made("bc", 2), Record::Deleted(1), made("a", 3)];
+        let mut file = beginning();
+        let ends: Vec<usize> = records
+            .iter()
+            .map(|record| {
+                file.extend(record.encode());
+                file.len()
+            })
+            .collect();
+        let whole = parse(&file).unwrap();
+        assert_eq!((&whole.records[..], whole.end), (&records[..], file.len() as u64));
+        for cut in beginning().len()..file.len() {
+            let found = parse(&file[..cut]).unwrap();
+            let left = ends.iter().filter(|end| **end <= cut).count();
+            assert_eq!((&found.records[..], found.damage), (&records[..left], vec![]), "cut at {cut}");
+        }
+        for at in ends[0]..ends[1] {
+            let mut file = file.clone();
+            file[at] ^= 4;
+            let found = parse(&file).unwrap();
+            assert_eq!(found.records, [&records[..1], &records[2..]].concat(), "flipped at {at}");
+            assert_eq!(found.damage, [(ends[0] as u64, (ends[1] - ends[0]) as u64)]);
+        }
+        let (queues, deleted) = merge(whole.records.into_iter());
+        let mut left: Vec<_> = queues.values().map(|life| life.incarnation).collect();
+        left.sort_unstable();
+        assert_eq!((left, deleted), (vec![2, 3], [1].into()));
+    }
+}

@@ -1,0 +1,134 @@
+//! What the shards of a server share of a data directory: which queues there are, what was there when the server started, and
+//! which files are free. Asked when a queue or a partition is touched first, and when a segment begins or ends.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::catalogue::Name;
+use super::format::PartitionId;
+use super::segment::{Past, Segment};
+use crate::queue::{PartitionKey, QueueId, owner};
+use crate::store::Life;
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub struct DataDir {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub queues: HashMap<Name, Life>,
+    /// Queues that are opened, by what the server calls them.
+    pub opened: HashMap<QueueId, u64>,
+    /// What was there at the start, until the shards take it: partitions with the hashes of their queues' names, and segments.
+    pub pasts: Vec<(PartitionId, u64, Past)>,
+    /// See `pasts`.
+    pub segments: Vec<Arc<Segment>>,
+    /// Files whose segments are no more.
+    pub free: Vec<u32>,
+    pub next_place: u32,
+    pub next_number: u64,
+    pub next_incarnation: u64,
+    /// Where the shards' catalogues end.
+    pub catalogue_ends: Vec<u64>,
+    /// Files that are not to be written: nobody knows what they hold.
+    pub foreign: HashSet<u32>,
+}
+
+/// What a shard finds at the start.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub pasts: Vec<(PartitionId, Past)>,
+    pub segments: Vec<Arc<Segment>>,
+    pub catalogue_end: u64,
+}
+
+/// Where a new segment goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewPlace {
+    pub place: u32,
+    pub number: u64,
+    pub is_new: bool,
+}
+
+impl DataDir {
+    /// What recovery found.
+    pub(super) fn new(state: State) -> Self {
+        Self { state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing is left half done where a shard panicked, and the process ends then.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A queue that is there, which the server calls `id` from now on.
+    pub(super) fn open(&self, id: QueueId, name: &Name) -> Option<Life> {
+        let mut state = self.lock();
+        let life = *state.queues.get(name)?;
+        state.opened.insert(id, life.incarnation);
+        Some(life)
+    }
+
+    /// The life of a queue that is about to be made.
+    pub(super) fn conceive(&self, partitions: u16) -> Life {
+        let mut state = self.lock();
+        state.next_incarnation += 1;
+        Life { incarnation: state.next_incarnation, partitions }
+    }
+
+    /// A queue was made.
+    pub(super) fn record(&self, id: QueueId, name: Name, life: Life) {
+        let mut state = self.lock();
+        state.opened.insert(id, life.incarnation);
+        state.queues.insert(name, life);
+    }
+
+    /// The server calls a queue so no more.
+    pub(super) fn forget(&self, id: QueueId) {
+        self.lock().opened.remove(&id);
+    }
+
+    /// What the log calls a partition; `None` where its queue is not open.
+    pub(super) fn partition(&self, key: PartitionKey) -> Option<PartitionId> {
+        Some((*self.lock().opened.get(&key.queue)?, key.partition))
+    }
+
+    /// What a shard finds: its partitions, the segments that it looks after, and where its catalogue ends.
+    pub(super) fn take_shard(&self, shard: u16, shards: u16) -> Found {
+        let mut state = self.lock();
+        let is_owner = |(id, hash, _): &mut (PartitionId, u64, Past)| owner(*hash, id.1, shards) == shard;
+        let is_its = |segment: &mut Arc<Segment>| segment.number % u64::from(shards) == u64::from(shard);
+        Found {
+            pasts: state.pasts.extract_if(.., is_owner).map(|(id, _, past)| (id, past)).collect(),
+            segments: state.segments.extract_if(.., is_its).collect(),
+            catalogue_end: state.catalogue_ends.get(usize::from(shard)).copied().unwrap_or_default(),
+        }
+    }
+
+    /// A file for a new segment.
+    pub(super) fn take_place(&self) -> NewPlace {
+        let mut state = self.lock();
+        state.next_number += 1;
+        let number = state.next_number;
+        if let Some(place) = state.free.pop() {
+            return NewPlace { place, number, is_new: false };
+        }
+        while state.foreign.contains(&state.next_place) {
+            state.next_place += 1;
+        }
+        state.next_place += 1;
+        NewPlace { place: state.next_place - 1, number, is_new: true }
+    }
+
+    /// That segment is no more: whether its file is kept for another, as long as there are not `max` of them.
+    pub(super) fn give_place(&self, place: u32, max: usize) -> bool {
+        let mut state = self.lock();
+        let is_kept = state.free.len() < max;
+        if is_kept {
+            state.free.push(place);
+        }
+        is_kept
+    }
+}

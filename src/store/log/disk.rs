@@ -1,0 +1,151 @@
+//! What the log asks of a disk: steps on files of one directory. The server's disk is glommio's, the tests' a simulated one.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// A file of the data directory. A segment's file is numbered by the place that it takes, not by what it holds: it lives
+/// several times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FileName {
+    /// Rounds.
+    Segment(u32),
+    /// A segment's index.
+    Index(u32),
+    /// The same while it is written.
+    NewIndex(u32),
+    /// The queues that a shard has made or deleted.
+    Catalogue(u16),
+    /// The same while it is written anew.
+    NewCatalogue(u16),
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Segment(place) => write!(f, "{place:08}.segment"),
+            Self::Index(place) => write!(f, "{place:08}.index"),
+            Self::NewIndex(place) => write!(f, "{place:08}.index.new"),
+            Self::Catalogue(shard) => write!(f, "{shard:05}.catalogue"),
+            Self::NewCatalogue(shard) => write!(f, "{shard:05}.catalogue.new"),
+        }
+    }
+}
+
+impl FileName {
+    /// The file of that name; `None` where it is none of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (number, kind) = name.split_once('.')?;
+        let place = number.parse().ok();
+        let shard = number.parse().ok();
+        let file = match kind {
+            "segment" => Self::Segment(place?),
+            "index" => Self::Index(place?),
+            "index.new" => Self::NewIndex(place?),
+            "catalogue" => Self::Catalogue(shard?),
+            "catalogue.new" => Self::NewCatalogue(shard?),
+            _ => return None,
+        };
+        (file.to_string() == name).then_some(file)
+    }
+}
+
+/// One thing that a disk does.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Make an empty file; one of that name is emptied.
+    Create(FileName),
+    /// Make a file so long, with zeros that are really written.
+    Zero(FileName, u64),
+    /// Write at a position. For segments both are multiples of a block.
+    Write(FileName, u64, Arc<Vec<u8>>),
+    /// Everything that was written to the file stays, whatever happens to the machine.
+    Sync(FileName),
+    /// Give a file the name of another, which is no more.
+    Rename(FileName, FileName),
+    /// Remove a file; no error where there is none.
+    Remove(FileName),
+    /// Files made, renamed and removed stay so, whatever happens to the machine.
+    SyncDirectory,
+    /// Read ranges: position and length. What lies behind a file's end is left out.
+    Read(FileName, Vec<(u64, usize)>),
+}
+
+/// What steps brought: what was read, in order.
+pub type Read = io::Result<Vec<Vec<u8>>>;
+
+/// Does steps while the shard goes on.
+pub trait Disk<Tag> {
+    /// Begins steps, to be done one after the other until one fails. Those of different calls know no order.
+    fn submit(&mut self, tag: Tag, steps: Vec<Step>);
+
+    /// The next that are done.
+    fn poll(&mut self) -> Option<(Tag, Read)>;
+}
+
+/// The same directory for whoever may wait: at the start, and for tools.
+pub trait Directory: fmt::Debug + Send + Sync {
+    /// The files that are ours, and their lengths.
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>>;
+
+    /// Does one step.
+    fn run(&self, step: &Step) -> Read;
+}
+
+/// Reads a range.
+pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    Ok(directory.run(&Step::Read(file, vec![(at, length)]))?.pop().unwrap_or_default())
+}
+
+/// A new segment file, or one that lives again: its zeros are its own, or its past's.
+pub fn make_segment(place: u32, bytes: u64, header: Vec<u8>, is_new: bool) -> Vec<Step> {
+    let file = FileName::Segment(place);
+    // An index of the past says nothing of the new segment, whose stamp is another; it only takes room.
+    let mut steps = vec![Step::Remove(FileName::Index(place))];
+    if is_new {
+        steps.extend([Step::Create(file), Step::Zero(file, bytes)]);
+    }
+    steps.extend([Step::Write(file, 0, Arc::new(header)), Step::Sync(file), Step::SyncDirectory]);
+    steps
+}
+
+/// A segment's index, in one piece or not at all; never of what is not synced.
+pub fn save_index(place: u32, index: Vec<u8>) -> Vec<Step> {
+    let mut steps = vec![Step::Sync(FileName::Segment(place))];
+    steps.extend(save(FileName::NewIndex(place), FileName::Index(place), index));
+    steps
+}
+
+/// A small file, in one piece or not at all.
+pub fn save(new: FileName, file: FileName, bytes: Vec<u8>) -> Vec<Step> {
+    vec![
+        Step::Create(new),
+        Step::Write(new, 0, Arc::new(bytes)),
+        Step::Sync(new),
+        Step::Rename(new, file),
+        Step::SyncDirectory,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for file in [
+            FileName::Segment(7),
+            FileName::Index(123_456_789),
+            FileName::NewIndex(0),
+            FileName::Catalogue(3),
+            FileName::NewCatalogue(65_535),
+        ] {
+            assert_eq!(FileName::parse(&file.to_string()), Some(file));
+        }
+        for other in
+            ["7.segment", "00000007.segment~", "lock", "x.index", "-0000007.index", "00000007.index.old"]
+        {
+            assert_eq!(FileName::parse(other), None, "{other}");
+        }
+    }
+}

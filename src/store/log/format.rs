@@ -1,0 +1,385 @@
+//! What stands in the log's files, byte by byte. Version 1; all numbers are little-endian; checksums are CRC-32C (RFC 3720).
+//!
+//! A **segment** has a fixed size. Its header stands in its first block, once more in the second; rounds follow, one behind the
+//! other, each at a multiple of 8:
+//!
+//! ```text
+//! header   magic "MSTRMLOG", version u32, checksum u32 of the version and what follows, stamp u64, number u64, bytes u64
+//! round    magic u32, checksum u32 of what follows in its header, stamp u64, position u64, body u32 (bytes), batches u32
+//!   batch  magic u32, checksum u32 of the stamp and what follows in its header, checksum u32 of its records, records u32 (bytes),
+//!          incarnation u64, base offset u64, timestamp u64 (Unix ms), client (16), TTL u32 (s), messages u32,
+//!          partition u16, flags u16, zeros u32; then its records in stored form, then zeros up to a multiple of 8
+//! ```
+//!
+//! A round is what one write and one sync made durable. It ends where its last batch does; what follows it is zeros, the next
+//! round, or what an earlier life of the file left: that has another stamp. A stamp is random and told to nobody, so that no payload is
+//! ever taken for a batch, wherever damage has reading begin anew. Of every version, the first 16 bytes of a file mean
+//! the same, so that an unknown one is told from a damaged one.
+
+use std::fmt;
+
+use crate::batch::{Batch, StoredBatch};
+use crate::names::ClientId;
+
+/// The one version that is written and read.
+pub const VERSION: u32 = 1;
+
+/// What is written at once begins and ends at multiples of this: what disks do not tear in a way that harms the bytes around.
+pub const BLOCK: usize = 4096;
+
+/// Where the rounds of a segment begin.
+pub const ROUNDS_AT: u64 = 2 * BLOCK as u64;
+
+/// What rounds and batches are aligned to.
+pub const ALIGN: usize = 8;
+
+/// Bytes of a round's header.
+pub const ROUND_HEADER: usize = 32;
+
+/// Bytes of a batch's header.
+pub const BATCH_HEADER: usize = 72;
+
+/// Bytes of the header of a segment, and of any other file's beginning.
+pub const FILE_HEADER: usize = 40;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"MSTRMLOG";
+const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"rnd\xd1");
+const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"bat\xd1");
+
+const HAS_KEYS: u16 = 1;
+const IS_ANONYMOUS: u16 = 1 << 1;
+
+/// CRC-32C of parts, one behind the other.
+pub fn checksum(parts: &[&[u8]]) -> u32 {
+    parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
+}
+
+/// Reads numbers one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a>(pub &'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// So many bytes.
+    pub fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+
+    /// Two bytes.
+    pub fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    /// Four.
+    pub fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// Eight.
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// Sixteen.
+    pub fn u128(&mut self) -> Option<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+}
+
+/// Why a file cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is of another version: to be refused, not guessed.
+    Version(u32),
+    /// Its beginning is not what was written.
+    Damaged,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => {
+                write!(f, "format version {version}: this is made for version {VERSION}")
+            }
+            Self::Damaged => f.write_str("its beginning is damaged"),
+        }
+    }
+}
+
+/// A file's beginning: magic, version, and the checksum of the version and of what follows, which `bytes` holds.
+pub fn with_prefix(magic: [u8; 8], bytes: &[u8]) -> Vec<u8> {
+    let mut file = magic.to_vec();
+    file.extend(VERSION.to_le_bytes());
+    file.extend(checksum(&[&VERSION.to_le_bytes(), bytes]).to_le_bytes());
+    file.extend(bytes);
+    file
+}
+
+/// What stands behind a file's first 16 bytes, `length` bytes of it, if they are as they were written.
+pub fn behind_prefix(magic: [u8; 8], file: &[u8], length: usize) -> Result<&[u8], Unreadable> {
+    let mut reader = Reader(file);
+    let found = reader.bytes(magic.len()).ok_or(Unreadable::Damaged)?;
+    let version = reader.u32().ok_or(Unreadable::Damaged)?;
+    let sum = reader.u32().ok_or(Unreadable::Damaged)?;
+    let bytes = reader.bytes(length).ok_or(Unreadable::Damaged)?;
+    if found != magic || checksum(&[&version.to_le_bytes(), bytes]) != sum {
+        return Err(Unreadable::Damaged);
+    }
+    if version != VERSION {
+        return Err(Unreadable::Version(version));
+    }
+    Ok(bytes)
+}
+
+/// What a segment says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Random: tells this life of the file from others, and our rounds from what a client sent.
+    pub stamp: u64,
+    /// Which segment it is: later ones have higher numbers.
+    pub number: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl SegmentHeader {
+    /// The blocks before the rounds.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut fields = Vec::new();
+        [self.stamp, self.number, self.bytes].iter().for_each(|field| fields.extend(field.to_le_bytes()));
+        let mut block = with_prefix(SEGMENT_MAGIC, &fields);
+        block.resize(BLOCK, 0);
+        block.repeat(2)
+    }
+
+    /// Reads the blocks before the rounds, of which one may be damaged.
+    pub fn parse(blocks: &[u8]) -> Result<Self, Unreadable> {
+        let parse = |block: &[u8]| -> Result<Self, Unreadable> {
+            let mut fields = Reader(behind_prefix(SEGMENT_MAGIC, block, FILE_HEADER - 16)?);
+            let mut field = || fields.u64().ok_or(Unreadable::Damaged);
+            Ok(Self { stamp: field()?, number: field()?, bytes: field()? })
+        };
+        parse(blocks).or_else(|why| match why {
+            Unreadable::Version(_) => Err(why),
+            Unreadable::Damaged => parse(blocks.get(BLOCK..).unwrap_or_default()),
+        })
+    }
+}
+
+/// A partition in one life of its queue: the incarnation, and which.
+pub type PartitionId = (u64, u16);
+
+/// What a batch's header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// The life of its queue.
+    pub incarnation: u64,
+    /// Its partition.
+    pub partition: u16,
+    /// The offset of its first message.
+    pub base_offset: u64,
+    /// When it was stored, Unix milliseconds.
+    pub timestamp_ms: u64,
+    client: ClientId,
+    ttl_secs: u32,
+    /// Messages in it. None is a mark: it says where its partition ends, as all that it held has expired, and its offsets go on.
+    pub count: u32,
+    /// Bytes of its records.
+    pub records: u32,
+    flags: u16,
+    records_checksum: u32,
+}
+
+impl BatchHeader {
+    /// The offset behind its last message.
+    pub fn end_offset(&self) -> u64 {
+        self.base_offset.saturating_add(u64::from(self.count))
+    }
+
+    /// When its messages end, Unix milliseconds.
+    pub fn expiry_ms(&self) -> u64 {
+        self.timestamp_ms.saturating_add(u64::from(self.ttl_secs) * 1000)
+    }
+
+    /// Bytes that it takes with its records.
+    pub fn bytes(&self) -> usize {
+        BATCH_HEADER + (self.records as usize).next_multiple_of(ALIGN)
+    }
+
+    fn encode(&self, stamp: u64) -> [u8; BATCH_HEADER] {
+        let mut bytes = [0; BATCH_HEADER];
+        let mut at = 8;
+        let mut put = |field: &[u8]| {
+            bytes[at..at + field.len()].copy_from_slice(field);
+            at += field.len();
+        };
+        put(&self.records_checksum.to_le_bytes());
+        put(&self.records.to_le_bytes());
+        put(&self.incarnation.to_le_bytes());
+        put(&self.base_offset.to_le_bytes());
+        put(&self.timestamp_ms.to_le_bytes());
+        put(&self.client.as_u128().to_le_bytes());
+        put(&self.ttl_secs.to_le_bytes());
+        put(&self.count.to_le_bytes());
+        put(&self.partition.to_le_bytes());
+        put(&self.flags.to_le_bytes());
+        bytes[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
+        let sum = checksum(&[&stamp.to_le_bytes(), &bytes[8..]]);
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads one of a segment of that stamp; `None` where there is none, or a damaged one.
+    pub fn parse(stamp: u64, bytes: &[u8]) -> Option<Self> {
+        let mut fields = Reader(bytes.get(..BATCH_HEADER)?);
+        let magic = fields.u32()?;
+        let sum = fields.u32()?;
+        if magic != BATCH_MAGIC || checksum(&[&stamp.to_le_bytes(), fields.0]) != sum {
+            return None;
+        }
+        Some(Self {
+            records_checksum: fields.u32()?,
+            records: fields.u32()?,
+            incarnation: fields.u64()?,
+            base_offset: fields.u64()?,
+            timestamp_ms: fields.u64()?,
+            client: ClientId::from(fields.u128()?),
+            ttl_secs: fields.u32()?,
+            count: fields.u32()?,
+            partition: fields.u16()?,
+            flags: fields.u16()?,
+        })
+    }
+
+    /// Its records, if they are whole: `bytes` begins with the header.
+    pub fn records<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let records = bytes.get(BATCH_HEADER..)?.get(..self.records as usize)?;
+        (checksum(&[records]) == self.records_checksum).then_some(records)
+    }
+
+    /// The batch of these records, as it was stored; `None` for a mark.
+    pub fn batch(&self, records: &[u8]) -> Option<StoredBatch> {
+        let has_keys = self.flags & HAS_KEYS != 0;
+        let batch = Batch::from_stored(self.client, self.ttl_secs, has_keys, self.count, records)?;
+        let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0);
+        Some(StoredBatch { base_offset: self.base_offset, timestamp_ms: self.timestamp_ms, batch })
+    }
+}
+
+/// Bytes that a batch takes in a round.
+pub fn batch_bytes(batch: &Batch) -> usize {
+    BATCH_HEADER + batch.stored_bytes().next_multiple_of(ALIGN)
+}
+
+/// Writes a round behind what `buffer` holds.
+#[derive(Debug)]
+pub struct RoundWriter {
+    stamp: u64,
+    begins: usize,
+    batches: u32,
+}
+
+impl RoundWriter {
+    /// Begins one of a segment of that stamp.
+    pub fn begin(buffer: &mut Vec<u8>, stamp: u64) -> Self {
+        let begins = buffer.len();
+        buffer.extend([0; ROUND_HEADER]);
+        Self { stamp, begins, batches: 0 }
+    }
+
+    /// Adds a batch of that partition: its header, and where it begins in `buffer`.
+    pub fn push(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        id: PartitionId,
+        stored: &StoredBatch,
+    ) -> (BatchHeader, usize) {
+        let batch = &stored.batch;
+        let flags =
+            if batch.has_keys() { HAS_KEYS } else { 0 } | if batch.is_anonymous() { IS_ANONYMOUS } else { 0 };
+        let header = BatchHeader {
+            incarnation: id.0,
+            partition: id.1,
+            base_offset: stored.base_offset,
+            timestamp_ms: stored.timestamp_ms,
+            client: batch.client(),
+            ttl_secs: batch.ttl_secs(),
+            count: batch.count(),
+            records: batch.stored_bytes() as u32,
+            flags,
+            records_checksum: checksum(&[batch.as_stored()]),
+        };
+        let at = self.put(buffer, &header, batch.as_stored());
+        (header, at)
+    }
+
+    /// Adds a mark: that partition ends at that offset.
+    pub fn push_mark(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        id: PartitionId,
+        end: u64,
+        timestamp_ms: u64,
+    ) -> (BatchHeader, usize) {
+        let header = BatchHeader {
+            incarnation: id.0,
+            partition: id.1,
+            base_offset: end,
+            timestamp_ms,
+            client: ClientId::from(0),
+            ttl_secs: 0,
+            count: 0,
+            records: 0,
+            flags: 0,
+            records_checksum: checksum(&[]),
+        };
+        let at = self.put(buffer, &header, &[]);
+        (header, at)
+    }
+
+    fn put(&mut self, buffer: &mut Vec<u8>, header: &BatchHeader, records: &[u8]) -> usize {
+        let begins = buffer.len();
+        buffer.extend_from_slice(&header.encode(self.stamp));
+        buffer.extend_from_slice(records);
+        buffer.resize(buffer.len().next_multiple_of(ALIGN), 0);
+        self.batches += 1;
+        begins
+    }
+
+    /// Ends it, at that position of the segment.
+    pub fn end(self, buffer: &mut [u8], position: u64) {
+        let body = (buffer.len() - self.begins - ROUND_HEADER) as u32;
+        let header = &mut buffer[self.begins..self.begins + ROUND_HEADER];
+        header[8..16].copy_from_slice(&self.stamp.to_le_bytes());
+        header[16..24].copy_from_slice(&position.to_le_bytes());
+        header[24..28].copy_from_slice(&body.to_le_bytes());
+        header[28..32].copy_from_slice(&self.batches.to_le_bytes());
+        header[..4].copy_from_slice(&ROUND_MAGIC.to_le_bytes());
+        let sum = checksum(&[&header[8..]]);
+        header[4..8].copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
+/// Bytes of the body of the round that begins there; `None` where no round of that stamp does. It may end behind the file's end.
+pub fn round_at(bytes: &[u8], stamp: u64, position: u64) -> Option<usize> {
+    let mut fields = Reader(bytes.get(..ROUND_HEADER)?);
+    if fields.u32()? != ROUND_MAGIC {
+        return None;
+    }
+    let sum = fields.u32()?;
+    let is_whole = checksum(&[fields.0]) == sum;
+    let is_ours = fields.u64()? == stamp && fields.u64()? == position;
+    (is_whole && is_ours).then_some(fields.u32()? as usize)
+}
+
+/// Whether a round's header may begin there: the cheap question before [`round_at`].
+pub fn may_be_round(bytes: &[u8]) -> bool {
+    bytes.starts_with(&ROUND_MAGIC.to_le_bytes())
+}

@@ -1,0 +1,244 @@
+//! A segment's index: which partitions it holds, and where.
+//!
+//! A **run** is a stretch of a segment in which a partition has batches, with whatever lies between them: an entry for each
+//! batch would outgrow the data where messages are small. A **span** is what one segment holds of one partition. The index file
+//! of a sealed segment is believed only with its checksums, and says where the segment ends; without it the segment is scanned.
+//!
+//! ```text
+//! header   magic "MSTRMIDX", version u32, checksum u32 of the version and the 24 bytes that follow,
+//!          stamp u64, end u64 (position behind the last round), spans u32, checksum u32 of the spans
+//! span     incarnation u64, partition u64, first u64, end u64 (offsets), first and last timestamp u64, expiry u64 (the latest),
+//!          bytes u64 (of batches), messages u64, runs u32, checksum u32 of its runs
+//! run      first u64, end u64 (offsets), timestamp u64, position u64, bytes u64
+//! ```
+//!
+//! The runs of all spans follow the spans in their order.
+
+use std::collections::BTreeMap;
+
+use super::format::{BatchHeader, PartitionId, Reader, Unreadable, behind_prefix, checksum, with_prefix};
+
+const MAGIC: [u8; 8] = *b"MSTRMIDX";
+
+/// Bytes before the spans.
+pub const INDEX_HEADER: usize = 40;
+
+/// Bytes of a span and of a run.
+pub const SPAN_BYTES: usize = 80;
+/// See [`SPAN_BYTES`].
+pub const RUN_BYTES: usize = 40;
+
+/// Batches so near to one another belong to one run: to read what lies between costs less than to read twice.
+const RUN_GAP: u64 = 4096;
+
+/// A run is not continued beyond so much: it is read as a whole.
+const RUN_BYTES_MAX: u64 = 256 << 10;
+
+/// See the module's page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The offset of its first message.
+    pub first: u64,
+    /// The offset behind its last.
+    pub end: u64,
+    /// When its first batch was stored, Unix milliseconds.
+    pub timestamp_ms: u64,
+    /// Where it begins in the segment.
+    pub at: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What a span is, without where its runs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanHead {
+    /// The offset of its first message.
+    pub first: u64,
+    /// The offset behind its last.
+    pub end: u64,
+    /// When its first batch was stored, Unix milliseconds.
+    pub first_ms: u64,
+    /// When its last was.
+    pub last_ms: u64,
+    /// When the last of its messages to end ends.
+    pub expiry_ms: u64,
+    /// Bytes of its batches.
+    pub bytes: u64,
+    /// Messages in it.
+    pub messages: u64,
+}
+
+/// A span under construction: in a segment that is written, or scanned.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// What it is.
+    pub head: SpanHead,
+    /// Where it is.
+    pub runs: Vec<Run>,
+}
+
+impl Span {
+    /// One of a single batch, which stands at that position.
+    pub fn new(header: &BatchHeader, at: u64) -> Self {
+        let mut span = Self {
+            head: SpanHead {
+                first: header.base_offset,
+                end: header.base_offset,
+                first_ms: header.timestamp_ms,
+                last_ms: 0,
+                expiry_ms: 0,
+                bytes: 0,
+                messages: 0,
+            },
+            runs: Vec::new(),
+        };
+        span.push(header, at);
+        span
+    }
+
+    /// The next batch.
+    pub fn push(&mut self, header: &BatchHeader, at: u64) {
+        let bytes = header.bytes() as u64;
+        let head = &mut self.head;
+        head.end = header.end_offset();
+        head.last_ms = header.timestamp_ms;
+        head.expiry_ms = head.expiry_ms.max(header.expiry_ms());
+        head.bytes += bytes;
+        head.messages += u64::from(header.count);
+        match self.runs.last_mut() {
+            Some(run) if at - (run.at + run.bytes) <= RUN_GAP && at + bytes - run.at <= RUN_BYTES_MAX => {
+                run.end = head.end;
+                run.bytes = at + bytes - run.at;
+            }
+            _ => self.runs.push(Run {
+                first: header.base_offset,
+                end: head.end,
+                timestamp_ms: header.timestamp_ms,
+                at,
+                bytes,
+            }),
+        }
+    }
+}
+
+/// Where the runs of a sealed span are in its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunsAt {
+    /// Where they begin in the index file.
+    pub at: u64,
+    /// How many there are.
+    pub count: u32,
+    checksum: u32,
+}
+
+impl RunsAt {
+    /// Bytes of them.
+    pub fn bytes(&self) -> usize {
+        self.count as usize * RUN_BYTES
+    }
+
+    /// Reads them; `None` where they are not what was written.
+    pub fn parse(&self, bytes: &[u8]) -> Option<Vec<Run>> {
+        if bytes.len() != self.bytes() || checksum(&[bytes]) != self.checksum {
+            return None;
+        }
+        bytes
+            .chunks_exact(RUN_BYTES)
+            .map(|run| {
+                let mut fields = Reader(run);
+                Some(Run {
+                    first: fields.u64()?,
+                    end: fields.u64()?,
+                    timestamp_ms: fields.u64()?,
+                    at: fields.u64()?,
+                    bytes: fields.u64()?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// What the index of a sealed segment says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Where the segment's rounds end.
+    pub end: u64,
+    /// What it holds.
+    pub spans: Vec<(PartitionId, SpanHead, RunsAt)>,
+}
+
+impl Index {
+    /// The index of a segment of that stamp, and the bytes of its file.
+    pub fn encode(stamp: u64, end: u64, spans: &BTreeMap<PartitionId, Span>) -> (Self, Vec<u8>) {
+        let mut runs_at = INDEX_HEADER + spans.len() * SPAN_BYTES;
+        let (mut heads, mut all_runs, mut index) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, span) in spans {
+            let begins = all_runs.len();
+            for run in &span.runs {
+                [run.first, run.end, run.timestamp_ms, run.at, run.bytes]
+                    .iter()
+                    .for_each(|field| all_runs.extend(field.to_le_bytes()));
+            }
+            let (count, checksum) = (span.runs.len() as u32, checksum(&[&all_runs[begins..]]));
+            let SpanHead { first, end, first_ms, last_ms, expiry_ms, bytes, messages } = span.head;
+            [id.0, u64::from(id.1), first, end, first_ms, last_ms, expiry_ms, bytes, messages]
+                .iter()
+                .for_each(|field| heads.extend(field.to_le_bytes()));
+            heads.extend(count.to_le_bytes());
+            heads.extend(checksum.to_le_bytes());
+            index.push((*id, span.head, RunsAt { at: runs_at as u64, count, checksum }));
+            runs_at += span.runs.len() * RUN_BYTES;
+        }
+        let mut fields = Vec::new();
+        fields.extend(stamp.to_le_bytes());
+        fields.extend(end.to_le_bytes());
+        fields.extend((spans.len() as u32).to_le_bytes());
+        fields.extend(checksum(&[&heads]).to_le_bytes());
+        let mut file = with_prefix(MAGIC, &fields);
+        file.extend(heads);
+        file.extend(all_runs);
+        (Self { end, spans: index }, file)
+    }
+
+    /// Reads the index of the segment of that stamp, from its file's beginning: [`INDEX_HEADER`] bytes, then what
+    /// [`Self::heads_bytes`] says.
+    pub fn parse(stamp: u64, file: &[u8]) -> Result<Self, Unreadable> {
+        let (of, end, count, sum) = Self::header(file)?;
+        let heads = file.get(INDEX_HEADER..).and_then(|rest| rest.get(..count.checked_mul(SPAN_BYTES)?));
+        let heads = heads.ok_or(Unreadable::Damaged)?;
+        if of != stamp || checksum(&[heads]) != sum {
+            return Err(Unreadable::Damaged);
+        }
+        let mut runs_at = (INDEX_HEADER + heads.len()) as u64;
+        let spans = heads.chunks_exact(SPAN_BYTES).map(|head| {
+            let mut fields = Reader(head);
+            let mut field = || fields.u64();
+            let id = (field()?, u16::try_from(field()?).ok()?);
+            let head = SpanHead {
+                first: field()?,
+                end: field()?,
+                first_ms: field()?,
+                last_ms: field()?,
+                expiry_ms: field()?,
+                bytes: field()?,
+                messages: field()?,
+            };
+            let at = RunsAt { at: runs_at, count: fields.u32()?, checksum: fields.u32()? };
+            runs_at += at.bytes() as u64;
+            Some((id, head, at))
+        });
+        let spans = spans.collect::<Option<Vec<_>>>().ok_or(Unreadable::Damaged)?;
+        Ok(Self { end, spans })
+    }
+
+    /// Bytes of the spans that follow the header.
+    pub fn heads_bytes(header: &[u8]) -> Result<usize, Unreadable> {
+        Self::header(header)?.2.checked_mul(SPAN_BYTES).ok_or(Unreadable::Damaged)
+    }
+
+    fn header(file: &[u8]) -> Result<(u64, u64, usize, u32), Unreadable> {
+        let mut fields = Reader(behind_prefix(MAGIC, file, INDEX_HEADER - 16)?);
+        let mut read = || Some((fields.u64()?, fields.u64()?, fields.u32()? as usize, fields.u32()?));
+        read().ok_or(Unreadable::Damaged)
+    }
+}

@@ -1,0 +1,182 @@
+//! The segment that a shard writes: rounds, one at a time, while the next one fills.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::data_dir::NewPlace;
+use super::disk::{FileName, Step};
+use super::format::{
+    BLOCK, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, RoundWriter, SegmentHeader, batch_bytes,
+};
+use super::index::Span;
+use crate::batch::{Batch, StoredBatch};
+use crate::store::Stream;
+
+/// Bytes of a round, but for its last batch: enough to hide what a sync costs, and not so much that whoever comes next waits.
+pub const ROUND_BYTES: usize = 1 << 20;
+
+/// What is to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Entry<T> {
+    /// Messages.
+    Append { token: T, stream: Stream, id: PartitionId, batch: Batch },
+    /// Where a partition ends.
+    Mark { id: PartitionId },
+}
+
+impl<T> Entry<T> {
+    pub(super) fn id(&self) -> PartitionId {
+        match self {
+            Self::Append { id, .. } | Self::Mark { id } => *id,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append { batch, .. } => batch_bytes(batch),
+            Self::Mark { .. } => super::format::BATCH_HEADER,
+        }
+    }
+}
+
+/// What a round makes of it.
+#[derive(Clone, Debug)]
+pub(super) struct Written<T> {
+    pub entry: Entry<T>,
+    /// Its header, and where it stands in the segment.
+    pub header: BatchHeader,
+    pub at: u64,
+    /// What it stores; nothing for a mark.
+    pub stored: Option<StoredBatch>,
+}
+
+/// The segment that is written.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub place: u32,
+    pub header: SegmentHeader,
+    /// Where the next round begins.
+    pub end: u64,
+    /// What stands between the last multiple of a block and there: it is written again with what follows.
+    last_block: Vec<u8>,
+    /// What it holds.
+    pub spans: BTreeMap<PartitionId, Span>,
+}
+
+impl Active {
+    pub(super) fn new(place: NewPlace, header: SegmentHeader) -> Self {
+        let (end, last_block, spans) = (ROUNDS_AT, Vec::new(), BTreeMap::new());
+        Self { place: place.place, header, end, last_block, spans }
+    }
+
+    /// Whether more than half of it is written.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.end > self.header.bytes / 2
+    }
+
+    fn room(&self) -> usize {
+        usize::try_from(self.header.bytes - self.end).unwrap_or(usize::MAX).saturating_sub(ROUND_HEADER)
+    }
+
+    /// The largest batch that a segment of so many bytes takes, in stored form.
+    pub(super) fn stored_bytes_max(segment_bytes: u64) -> u64 {
+        segment_bytes.saturating_sub(ROUNDS_AT + (ROUND_HEADER + super::format::BATCH_HEADER) as u64)
+    }
+}
+
+/// A round under way.
+#[derive(Debug)]
+pub(super) struct Round<T> {
+    pub written: Vec<Written<T>>,
+    /// Where it ends.
+    end: u64,
+    last_block: Vec<u8>,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Journal<T> {
+    pub active: Option<Active>,
+    pub pending: VecDeque<Entry<T>>,
+    pub round: Option<Round<T>>,
+}
+
+impl<T> Journal<T> {
+    pub(super) fn new() -> Self {
+        Self { active: None, pending: VecDeque::new(), round: None }
+    }
+
+    /// How many of what waits make the next round; none where the segment has no room for the first.
+    fn next_count(&self, active: &Active) -> usize {
+        let (mut bytes, room) = (0, active.room());
+        self.pending
+            .iter()
+            .take_while(|entry| {
+                let goes_on = bytes < ROUND_BYTES && bytes + entry.bytes() <= room;
+                bytes += entry.bytes();
+                goes_on
+            })
+            .count()
+    }
+
+    /// Makes a round of what waits, a partition's batches next to each other. `place` says what each becomes: a batch
+    /// where it is stored, or for a mark nothing, with the partition's end and a time.
+    /// `None` where the segment has no room.
+    pub(super) fn next_round(
+        &mut self,
+        mut place: impl FnMut(&Entry<T>) -> (Option<StoredBatch>, u64, u64),
+    ) -> Option<(FileName, u64, Vec<u8>)> {
+        let count = self.next_count(self.active.as_ref()?);
+        if count == 0 {
+            return None;
+        }
+        let active = self.active.as_ref()?;
+        let mut entries: Vec<Entry<T>> = self.pending.drain(..count).collect();
+        entries.sort_by_key(Entry::id);
+        let begins = active.end - active.last_block.len() as u64;
+        let bytes: usize = entries.iter().map(Entry::bytes).sum();
+        let mut buffer =
+            Vec::with_capacity((active.last_block.len() + ROUND_HEADER + bytes).next_multiple_of(BLOCK));
+        buffer.extend_from_slice(&active.last_block);
+        let mut writer = RoundWriter::begin(&mut buffer, active.header.stamp);
+        let mut written = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let (stored, end, timestamp_ms) = place(&entry);
+            let (header, at) = match &stored {
+                Some(stored) => writer.push(&mut buffer, entry.id(), stored),
+                None => writer.push_mark(&mut buffer, entry.id(), end, timestamp_ms),
+            };
+            written.push(Written { entry, header, at: begins + at as u64, stored });
+        }
+        writer.end(&mut buffer, active.end);
+        let end = begins + buffer.len() as u64;
+        let last_block = buffer[buffer.len() / BLOCK * BLOCK..].to_vec();
+        buffer.resize(buffer.len().next_multiple_of(BLOCK), 0);
+        self.round = Some(Round { written, end, last_block });
+        Some((FileName::Segment(active.place), begins, buffer))
+    }
+
+    /// The round is as durable as it is meant to be: what it held.
+    pub(super) fn handle_stored(&mut self) -> Vec<Written<T>> {
+        let (Some(round), Some(active)) = (self.round.take(), &mut self.active) else { return Vec::new() };
+        active.end = round.end;
+        active.last_block = round.last_block;
+        for Written { entry, header, at, .. } in &round.written {
+            active
+                .spans
+                .entry(entry.id())
+                .and_modify(|span| span.push(header, *at))
+                .or_insert_with(|| Span::new(header, *at));
+        }
+        round.written
+    }
+}
+
+/// The steps of a round.
+pub(super) fn round_steps(file: FileName, at: u64, bytes: Vec<u8>, is_synced: bool) -> Vec<Step> {
+    let mut steps = vec![Step::Write(file, at, Arc::new(bytes))];
+    if is_synced {
+        steps.push(Step::Sync(file));
+    }
+    steps
+}

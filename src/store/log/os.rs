@@ -1,0 +1,106 @@
+//! The data directory as the operating system gives it: blocking, for the start, for tools, and for what the shards leave to a
+//! thread that may wait.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::disk::{Directory, FileName, Read, Step};
+
+/// Bytes of zeros that are written at once.
+const ZEROS: usize = 1 << 20;
+
+/// See the module's page.
+#[derive(Clone, Debug)]
+pub struct OsDirectory {
+    path: PathBuf,
+    /// What [`Step::Zero`] leaves free on the disk, bytes.
+    min_free_bytes: u64,
+}
+
+impl OsDirectory {
+    /// The directory of that path, which is there.
+    pub fn new(path: &Path, min_free_bytes: u64) -> Self {
+        Self { path: path.to_owned(), min_free_bytes }
+    }
+
+    /// Where a file of it is.
+    pub fn path_of(&self, file: FileName) -> PathBuf {
+        self.path.join(file.to_string())
+    }
+
+    fn writable(&self, file: FileName) -> io::Result<File> {
+        OpenOptions::new().write(true).open(self.path_of(file))
+    }
+
+    fn zero(&self, file: FileName, bytes: u64) -> io::Result<()> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free < bytes.saturating_add(self.min_free_bytes) {
+            return Err(io::Error::new(
+                ErrorKind::StorageFull,
+                format!("{free} bytes are free, and log_min_free_bytes = {} are left", self.min_free_bytes),
+            ));
+        }
+        let file = self.writable(file)?;
+        let zeros = vec![0; ZEROS];
+        let mut at = 0;
+        while at < bytes {
+            let part = (bytes - at).min(ZEROS as u64);
+            file.write_all_at(&zeros[..part as usize], at)?;
+            at += part;
+        }
+        file.sync_data()?;
+        // They are not read again.
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok(())
+    }
+
+    fn read(&self, file: FileName, ranges: &[(u64, usize)]) -> Read {
+        let file = File::open(self.path_of(file))?;
+        let length = file.metadata()?.len();
+        ranges
+            .iter()
+            .map(|(at, wanted)| {
+                let there = length.saturating_sub(*at).min(*wanted as u64);
+                let mut bytes = vec![0; there as usize];
+                file.read_exact_at(&mut bytes, *at)?;
+                Ok(bytes)
+            })
+            .collect()
+    }
+}
+
+impl Directory for OsDirectory {
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if let Some(file) = entry.file_name().to_str().and_then(FileName::parse) {
+                files.push((file, entry.metadata()?.len()));
+            }
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    fn run(&self, step: &Step) -> Read {
+        match step {
+            Step::Create(file) => {
+                OpenOptions::new().write(true).create(true).truncate(true).open(self.path_of(*file))?;
+            }
+            Step::Zero(file, bytes) => self.zero(*file, *bytes)?,
+            Step::Write(file, at, bytes) => self.writable(*file)?.write_all_at(bytes, *at)?,
+            Step::Sync(file) => self.writable(*file)?.sync_data()?,
+            Step::Rename(from, to) => fs::rename(self.path_of(*from), self.path_of(*to))?,
+            Step::Remove(file) => match fs::remove_file(self.path_of(*file)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            },
+            Step::SyncDirectory => File::open(&self.path)?.sync_all()?,
+            Step::Read(file, ranges) => return self.read(*file, ranges),
+        }
+        Ok(Vec::new())
+    }
+}

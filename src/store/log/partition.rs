@@ -1,0 +1,85 @@
+//! A partition as its shard knows it: what is sealed, what is in memory, and who waits for more.
+
+use super::format::PartitionId;
+use super::index::Run;
+use super::journal::Active;
+use super::segment::{Past, SealedSpan};
+use crate::store::window::{Fetch, Window};
+
+/// See the module's page. Invariant: `window` ends where what is durable ends, at or before `next`.
+#[derive(Debug)]
+pub(super) struct Partition<T> {
+    pub past: Past,
+    /// The newest messages.
+    pub window: Window,
+    /// The offset of the next message that is written.
+    pub next: u64,
+    pub waiting: Vec<Fetch<T>>,
+    /// It is in `Log::woken`.
+    pub is_woken: bool,
+    /// A mark of its end is on its way.
+    pub is_marking: bool,
+}
+
+/// Where a partition's messages are from an offset on.
+#[derive(Debug)]
+pub(super) enum Place<'a> {
+    /// In a sealed segment.
+    Sealed(&'a SealedSpan),
+    /// In the segment that is written.
+    Active(&'a [Run]),
+    /// In memory alone, or there is nothing.
+    Tail,
+}
+
+impl<T> Partition<T> {
+    pub(super) fn new(past: Past) -> Self {
+        let end = past.end;
+        Self {
+            past,
+            window: Window::new(end),
+            next: end,
+            waiting: Vec::new(),
+            is_woken: false,
+            is_marking: false,
+        }
+    }
+
+    /// Where what begins there or later is first.
+    pub(super) fn place<'a>(&'a self, id: PartitionId, active: Option<&'a Active>, from: u64) -> Place<'a> {
+        if self.window.covers(from) {
+            return Place::Tail;
+        }
+        if let Some(span) = self.past.spans.iter().find(|span| span.head.end > from) {
+            return Place::Sealed(span);
+        }
+        match active.and_then(|active| active.spans.get(&id)) {
+            Some(span) if span.head.end > from => Place::Active(&span.runs),
+            _ => Place::Tail,
+        }
+    }
+
+    /// An offset from which on every message was stored at that time or later, and before which none was, as far as is known
+    /// without reading; or one from where on it is to be looked for.
+    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix_ms: u64) -> Since {
+        if self.window.oldest_ms().is_some_and(|oldest| oldest < unix_ms) {
+            return Since::At(self.window.first_since(unix_ms).unwrap_or(self.window.end()));
+        }
+        let sealed = self.past.spans.iter().map(|span| &span.head);
+        let written = active.and_then(|active| active.spans.get(&id)).map(|span| &span.head);
+        match sealed.chain(written).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
+            Some(head) if head.first_ms >= unix_ms => Since::At(head.first),
+            Some(head) => Since::From(head.first),
+            None => Since::At(self.window.first_since(unix_ms).unwrap_or(self.window.end())),
+        }
+    }
+}
+
+/// See [`Partition::since`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// There.
+    At(u64),
+    /// There or later: to be read.
+    From(u64),
+}

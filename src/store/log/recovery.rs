@@ -1,0 +1,285 @@
+//! From the files of a data directory to what they hold: at the start, and for the tools that look into it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::catalogue::{self, Name};
+use super::data_dir::{DataDir, State};
+use super::disk::{Directory, FileName, Step, read, save, save_index};
+use super::format::{FILE_HEADER, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::index::{INDEX_HEADER, Index};
+use super::scan::{Damage, scan};
+use super::segment::{Past, Runs, SealedSpan, Segment};
+use crate::names::queue_hash;
+use crate::store::Life;
+
+/// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice.
+const OFFSETS_LEFT_OUT: u64 = 1 << 20;
+
+/// Why a data directory is not opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The system says no.
+    Io(io::Error),
+    /// A file is of another version.
+    Version(FileName, Unreadable),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Version(file, why) => write!(f, "{file}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Which.
+    pub file: FileName,
+    /// Where, and how much of it.
+    pub damage: Damage,
+    /// What that means.
+    pub means: &'static str,
+}
+
+/// What was found at the start.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Queues.
+    pub queues: usize,
+    /// Segments with something in them.
+    pub segments: usize,
+    /// Of these without an index: the server did not end cleanly, or not long ago.
+    pub scanned: usize,
+    /// Messages, expired ones with them.
+    pub messages: u64,
+    /// Bytes of their batches.
+    pub bytes: u64,
+    /// Bytes of rounds that were begun, and of which nobody was told.
+    pub torn: u64,
+    /// What is lost.
+    pub damaged: Vec<Damaged>,
+}
+
+/// What one segment holds.
+#[derive(Debug)]
+struct Found {
+    segment: Arc<Segment>,
+    spans: Vec<(PartitionId, SealedSpan)>,
+    is_damaged: bool,
+}
+
+/// Opens a data directory for so many shards: what is there, and what is wrong with it.
+pub fn open(directory: &dyn Directory, shards: u16, unix_ns: u64) -> Result<(DataDir, Report), OpenError> {
+    let mut report = Report::default();
+    let files = directory.list()?;
+    for (file, _) in &files {
+        if matches!(file, FileName::NewIndex(_) | FileName::NewCatalogue(_)) {
+            directory.run(&Step::Remove(*file))?;
+        }
+    }
+    let (queues, deleted, catalogue_ends) = open_catalogues(directory, &files, shards, &mut report)?;
+    let (mut found, foreign) = open_segments(directory, &files, &mut report)?;
+    found.sort_by_key(|found| found.segment.number);
+    let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
+    let mut state = State { catalogue_ends, foreign, ..State::default() };
+    let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.number);
+    let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
+    let mut orphans: u64 = 0;
+    let mut pasts: HashMap<PartitionId, Past> = HashMap::new();
+    for Found { segment, spans, .. } in found {
+        state.next_number = state.next_number.max(segment.number);
+        for (id, span) in spans {
+            last_incarnation = last_incarnation.max(id.0);
+            if live.contains(&id.0) {
+                report.messages += span.head.messages;
+                report.bytes += span.head.bytes;
+                pasts.entry(id).or_default().push(span);
+            } else if !deleted.contains(&id.0) {
+                orphans += span.head.messages;
+            }
+        }
+        state.segments.push(segment);
+    }
+    for ((project, queue), life) in &queues {
+        let hash = queue_hash(project, queue);
+        for partition in 0..life.partitions {
+            let id = (life.incarnation, partition);
+            let mut past = pasts.remove(&id).unwrap_or_default();
+            // Shards may have been more or fewer, and a partition's segments another shard's.
+            past.spans.make_contiguous().sort_by_key(|span| span.head.first);
+            let newest = past.spans.back().map(|span| span.segment.number);
+            if last_damaged >= newest && last_damaged.is_some() {
+                past.end += OFFSETS_LEFT_OUT;
+            }
+            state.pasts.push((id, hash, past));
+        }
+    }
+    if orphans > 0 {
+        tracing::error!(messages = orphans, "messages of queues that no catalogue knows are not served");
+    }
+    report.queues = queues.len();
+    state.queues = queues;
+    state.next_incarnation = last_incarnation.max(unix_ns);
+    state.next_place = files
+        .iter()
+        .filter_map(|(file, _)| if let FileName::Segment(place) = file { Some(place + 1) } else { None })
+        .max()
+        .unwrap_or(0);
+    Ok((DataDir::new(state), report))
+}
+
+type Queues = (HashMap<Name, Life>, HashSet<u64>, Vec<u64>);
+
+fn open_catalogues(
+    directory: &dyn Directory,
+    files: &[(FileName, u64)],
+    shards: u16,
+    report: &mut Report,
+) -> Result<Queues, OpenError> {
+    let mut records = Vec::new();
+    let mut ends = vec![0; usize::from(shards)];
+    for (file, length) in files {
+        let FileName::Catalogue(shard) = file else { continue };
+        let bytes = read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
+        let found = match catalogue::parse(&bytes) {
+            Ok(found) => found,
+            Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
+            Err(Unreadable::Damaged) => {
+                let damage = Damage { at: 0, bytes: *length };
+                let means = "queues that it names are lost with their messages";
+                report.damaged.push(Damaged { file: *file, damage, means });
+                continue;
+            }
+        };
+        for (at, bytes) in found.damage {
+            let means = "a queue is lost with its messages";
+            report.damaged.push(Damaged { file: *file, damage: Damage { at, bytes }, means });
+        }
+        if let Some(end) = ends.get_mut(usize::from(*shard)) {
+            *end = found.end;
+        }
+        records.extend(found.records);
+    }
+    for (shard, end) in (0..shards).zip(&mut ends) {
+        if *end == 0 {
+            let beginning = catalogue::beginning();
+            *end = beginning.len() as u64;
+            for step in save(FileName::NewCatalogue(shard), FileName::Catalogue(shard), beginning) {
+                directory.run(&step)?;
+            }
+        }
+    }
+    let (queues, deleted) = catalogue::merge(records.into_iter());
+    Ok((queues, deleted, ends))
+}
+
+fn open_segments(
+    directory: &dyn Directory,
+    files: &[(FileName, u64)],
+    report: &mut Report,
+) -> Result<(Vec<Found>, HashSet<u32>), OpenError> {
+    let indexed: HashSet<u32> = files
+        .iter()
+        .filter_map(|(file, _)| if let FileName::Index(place) = file { Some(*place) } else { None })
+        .collect();
+    let (mut all, mut foreign) = (Vec::new(), HashSet::new());
+    for (file, length) in files {
+        let FileName::Segment(place) = *file else { continue };
+        let blocks = read(directory, *file, 0, ROUNDS_AT as usize)?;
+        let header = match SegmentHeader::parse(&blocks) {
+            Ok(header) => header,
+            Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
+            Err(Unreadable::Damaged) => {
+                // Where the server ended before a new file had its header, nobody was told of anything in it.
+                if blocks.iter().take(FILE_HEADER).any(|byte| *byte != 0) {
+                    let damage = Damage { at: 0, bytes: ROUNDS_AT };
+                    let means = "what it held is lost; the file is left alone";
+                    report.damaged.push(Damaged { file: *file, damage, means });
+                    foreign.insert(place);
+                } else {
+                    directory.run(&Step::Remove(*file))?;
+                }
+                continue;
+            }
+        };
+        let segment = Arc::new(Segment { place, number: header.number, stamp: header.stamp, bytes: *length });
+        let index = if indexed.contains(&place) { open_index(directory, place, header.stamp)? } else { None };
+        let found = match index {
+            Some(index) => {
+                let spans = index.spans.into_iter().map(|(id, head, at)| {
+                    (id, SealedSpan { segment: segment.clone(), head, runs: Runs::Index(at) })
+                });
+                Found { spans: spans.collect(), segment, is_damaged: false }
+            }
+            None => scan_segment(directory, segment, &header, *length, report)?,
+        };
+        report.segments += usize::from(!found.spans.is_empty());
+        all.push(found);
+    }
+    Ok((all, foreign))
+}
+
+/// The index of a segment, if there is one that can be believed.
+fn open_index(directory: &dyn Directory, place: u32, stamp: u64) -> Result<Option<Index>, OpenError> {
+    let file = FileName::Index(place);
+    let header = read(directory, file, 0, INDEX_HEADER)?;
+    let parsed = match Index::heads_bytes(&header) {
+        Ok(heads) => {
+            let bytes = read(directory, file, 0, INDEX_HEADER.saturating_add(heads))?;
+            Index::parse(stamp, &bytes)
+        }
+        Err(why) => Err(why),
+    };
+    match parsed {
+        Ok(index) => Ok(Some(index)),
+        Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
+        // Of an earlier life of its segment, or damaged: either way it is made anew.
+        Err(Unreadable::Damaged) => Ok(None),
+    }
+}
+
+/// Reads a segment without an index, and gives it one.
+fn scan_segment(
+    directory: &dyn Directory,
+    segment: Arc<Segment>,
+    header: &SegmentHeader,
+    length: u64,
+    report: &mut Report,
+) -> Result<Found, OpenError> {
+    let file = FileName::Segment(segment.place);
+    let bytes = read(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
+    let found = scan(header, &bytes);
+    report.scanned += usize::from(!found.batches.is_empty());
+    report.torn += found.torn;
+    let is_damaged = !found.damage.is_empty();
+    let spans = found.spans();
+    report.damaged.extend(found.damage.into_iter().map(|damage| Damaged {
+        file,
+        damage,
+        means: "messages that stood there are lost",
+    }));
+    let (index, bytes) = Index::encode(header.stamp, found.end, &spans);
+    let saved = save_index(segment.place, bytes).iter().try_for_each(|step| directory.run(step).map(drop));
+    if let Err(error) = &saved {
+        tracing::warn!(%file, %error, "its index cannot be written; it is kept in memory");
+    }
+    let spans = index.spans.into_iter().zip(spans.into_values()).map(|((id, head, at), span)| {
+        let runs = if saved.is_ok() { Runs::Index(at) } else { Runs::Memory(span.runs.into()) };
+        (id, SealedSpan { segment: segment.clone(), head, runs })
+    });
+    Ok(Found { spans: spans.collect(), segment, is_damaged })
+}

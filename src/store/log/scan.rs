@@ -1,0 +1,138 @@
+//! Reading a segment without its index: what is whole in it, where it ends, and what is damaged.
+//!
+//! A round is written only when the one before it is as durable as the store promises. So what is not whole behind the last whole
+//! round is the torn end of a write that nobody was told of, and is cut; what is not whole before one was damaged later, and is
+//! reported, while what stands before and after it is served.
+
+use std::collections::BTreeMap;
+
+use super::format::{
+    ALIGN, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, SegmentHeader, may_be_round, round_at,
+};
+use super::index::Span;
+
+/// Bytes of a segment that are not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where they begin in the file.
+    pub at: u64,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// Whole batches, and where each begins.
+    pub batches: Vec<(u64, BatchHeader)>,
+    /// Where the last whole round ends.
+    pub end: u64,
+    /// Bytes of a round behind that which was begun and is not whole.
+    pub torn: u64,
+    /// What is damaged before the end.
+    pub damage: Vec<Damage>,
+}
+
+impl Scan {
+    /// What was found of each partition.
+    pub fn spans(&self) -> BTreeMap<PartitionId, Span> {
+        let mut spans: BTreeMap<PartitionId, Span> = BTreeMap::new();
+        for (at, batch) in &self.batches {
+            spans
+                .entry((batch.incarnation, batch.partition))
+                .and_modify(|span| span.push(batch, *at))
+                .or_insert_with(|| Span::new(batch, *at));
+        }
+        spans
+    }
+}
+
+/// Scans a segment: `file` is all of it.
+pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
+    let mut found = Scan { end: ROUNDS_AT, ..Scan::default() };
+    let mut at = ROUNDS_AT as usize;
+    while let Some(rest) = file.get(at..) {
+        let body = round_at(rest, header.stamp, at as u64);
+        let ends = body.map(|body| at.saturating_add(ROUND_HEADER + body));
+        let (batches, damage) = match ends {
+            Some(ends) => batches(header.stamp, &rest[..rest.len().min(ends - at)], at as u64),
+            None => (Vec::new(), Vec::new()),
+        };
+        if let (Some(ends), true) = (ends.filter(|ends| *ends <= file.len()), damage.is_empty()) {
+            found.batches.extend(batches);
+            at = ends;
+            found.end = at as u64;
+            continue;
+        }
+        // It is not whole. Whether it was, what follows says.
+        let Some(next) = next_round(header, file, ends.unwrap_or(at + ALIGN)) else {
+            let torn = damage.first().map_or(at as u64, |damage| damage.at);
+            found.batches.extend(batches.into_iter().take_while(|(at, _)| *at < torn));
+            if ends.is_some() {
+                found.end = torn;
+            }
+            found.torn = last_trace(header, file, at).saturating_sub(found.end);
+            break;
+        };
+        let (batches, damage) = self::batches(header.stamp, &file[at..next], at as u64);
+        found.batches.extend(batches);
+        found.damage.extend(damage);
+        at = next;
+        found.end = at as u64;
+    }
+    found
+}
+
+/// Where the last batch of the segment ends that begins there or later, whole or not.
+fn last_trace(header: &SegmentHeader, file: &[u8], from: usize) -> u64 {
+    let ends = |at: usize| Some((at + BatchHeader::parse(header.stamp, file.get(at..)?)?.bytes()) as u64);
+    (from..file.len()).step_by(ALIGN).rev().find_map(ends).unwrap_or(from as u64)
+}
+
+/// The batches of a stretch of rounds that are whole, and what is not.
+fn batches(stamp: u64, bytes: &[u8], position: u64) -> (Vec<(u64, BatchHeader)>, Vec<Damage>) {
+    let mut whole = Vec::new();
+    let damage = walk(stamp, position, bytes, |at, header, _| whole.push((at, header.clone())));
+    (whole, damage)
+}
+
+/// Where the next round of the segment begins, from there on.
+fn next_round(header: &SegmentHeader, file: &[u8], from: usize) -> Option<usize> {
+    (from.next_multiple_of(ALIGN)..file.len())
+        .step_by(ALIGN)
+        .find(|at| may_be_round(&file[*at..]) && round_at(&file[*at..], header.stamp, *at as u64).is_some())
+}
+
+/// Reads batches that stand one behind the other, with rounds that begin between: calls `take` for each that is whole, with where it
+/// stands in the segment, its header and its records, and returns what is damaged.
+pub fn walk(
+    stamp: u64,
+    position: u64,
+    bytes: &[u8],
+    mut take: impl FnMut(u64, &BatchHeader, &[u8]),
+) -> Vec<Damage> {
+    let (mut at, mut damage) = (0, Vec::new());
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        // The checksum covers the length; what it says may yet lie behind the end.
+        let header = BatchHeader::parse(stamp, rest).filter(|header| header.bytes() <= rest.len());
+        if let Some(header) = header {
+            match header.records(rest) {
+                Some(records) => take(position + at as u64, &header, records),
+                None => damage.push(Damage { at: position + at as u64, bytes: header.bytes() as u64 }),
+            }
+            at += header.bytes();
+        } else if round_at(rest, stamp, position + at as u64).is_some() {
+            at += ROUND_HEADER;
+        } else {
+            let begins = |next: &usize| {
+                let rest = &bytes[*next..];
+                round_at(rest, stamp, position + *next as u64).is_some()
+                    || BatchHeader::parse(stamp, rest).is_some()
+            };
+            let next = (at + ALIGN..bytes.len()).step_by(ALIGN).find(begins).unwrap_or(bytes.len());
+            damage.push(Damage { at: position + at as u64, bytes: (next - at) as u64 });
+            at = next;
+        }
+    }
+    damage
+}

@@ -1,0 +1,320 @@
+//! A disk that keeps what was synced, and of the rest what it likes: in sectors of 512 bytes, in any order. It fails where it is
+//! told to.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::Tag;
+use super::disk::{Directory, Disk, FileName, Read, Step};
+
+const SECTOR: usize = 512;
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+#[derive(Clone, Debug)]
+pub(super) struct Random(pub u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Less than `bound`.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(super) fn coin(&mut self) -> bool {
+        self.next() & 1 == 0
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    /// Sectors that may differ.
+    dirty: BTreeSet<usize>,
+}
+
+impl File {
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        if self.now.len() < at + bytes.len() {
+            self.now.resize(at + bytes.len(), 0);
+        }
+        self.now[at..at + bytes.len()].copy_from_slice(bytes);
+        self.dirty.extend(at / SECTOR..(at + bytes.len()).div_ceil(SECTOR));
+    }
+
+    /// Makes a dirty sector durable.
+    fn persist(&mut self, sector: usize) {
+        let (at, end) = (sector * SECTOR, ((sector + 1) * SECTOR).min(self.now.len()));
+        if at >= end {
+            return;
+        }
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[at..end].copy_from_slice(&self.now[at..end]);
+    }
+}
+
+/// A change of the directory.
+#[derive(Clone, Debug)]
+enum Change {
+    Put(FileName, usize),
+    Take(FileName),
+    Move(FileName, FileName),
+}
+
+type Names = BTreeMap<FileName, usize>;
+
+fn apply(names: &mut Names, change: &Change) {
+    match change {
+        Change::Put(name, file) => {
+            names.insert(*name, *file);
+        }
+        Change::Take(name) => {
+            names.remove(name);
+        }
+        Change::Move(from, to) => {
+            if let Some(file) = names.remove(from) {
+                names.insert(*to, file);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Under {
+    user: u16,
+    tag: Tag,
+    steps: VecDeque<Step>,
+    read: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct State {
+    random: Random,
+    files: Vec<File>,
+    names: Names,
+    durable_names: Names,
+    changes: Vec<Change>,
+    under_way: Vec<Under>,
+    done: VecDeque<(u16, Tag, Read)>,
+    steps: u64,
+    /// The step that fails, how, and how many after it fail, too.
+    fails: Option<(u64, i32, u64)>,
+}
+
+/// See the module's page. Clones are the same disk.
+#[derive(Clone, Debug)]
+pub(super) struct Simulated {
+    state: Arc<Mutex<State>>,
+    /// Whose steps are told to whom.
+    user: u16,
+}
+
+impl Simulated {
+    pub(super) fn new(seed: u64) -> Self {
+        let state = State {
+            random: Random(seed),
+            files: Vec::new(),
+            names: Names::new(),
+            durable_names: Names::new(),
+            changes: Vec::new(),
+            under_way: Vec::new(),
+            done: VecDeque::new(),
+            steps: 0,
+            fails: None,
+        };
+        Self { state: Arc::new(Mutex::new(state)), user: 0 }
+    }
+
+    /// The same disk for another shard.
+    pub(super) fn of(&self, user: u16) -> Self {
+        Self { user, ..self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Does one step of something under way; false where there is nothing.
+    pub(super) fn advance(&self) -> bool {
+        let mut state = self.lock();
+        if state.under_way.is_empty() {
+            return false;
+        }
+        let count = state.under_way.len() as u64;
+        let index = state.random.below(count) as usize;
+        let step = state.under_way[index].steps.pop_front();
+        let result = step.map_or(Ok(Vec::new()), |step| state.run(&step));
+        match result {
+            Ok(read) => {
+                state.under_way[index].read.extend(read);
+                if state.under_way[index].steps.is_empty() {
+                    let Under { user, tag, read, .. } = state.under_way.swap_remove(index);
+                    state.done.push_back((user, tag, Ok(read)));
+                }
+            }
+            Err(error) => {
+                let Under { user, tag, .. } = state.under_way.swap_remove(index);
+                state.done.push_back((user, tag, Err(error)));
+            }
+        }
+        true
+    }
+
+    /// Has the step of that number fail, and so many after it.
+    pub(super) fn fail_at(&self, step: u64, errno: i32, count: u64) {
+        self.lock().fails = Some((step, errno, count));
+    }
+
+    pub(super) fn heal(&self) {
+        self.lock().fails = None;
+    }
+
+    /// The power goes: of what was not synced, some is kept and some is not.
+    pub(super) fn lose_power(&self) {
+        let mut state = self.lock();
+        let State { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
+        under_way.clear();
+        done.clear();
+        let kept = random.below(changes.len() as u64 + 1) as usize;
+        changes.drain(..kept).for_each(|change| apply(durable_names, &change));
+        changes.clear();
+        names.clone_from(durable_names);
+        for file in files {
+            for sector in std::mem::take(&mut file.dirty) {
+                if random.coin() {
+                    file.persist(sector);
+                }
+            }
+            file.now.clone_from(&file.durable);
+        }
+    }
+
+    /// The process ends: what was written stays.
+    pub(super) fn kill(&self) {
+        let mut state = self.lock();
+        state.under_way.clear();
+        state.done.clear();
+    }
+
+    /// Changes a byte of a file.
+    pub(super) fn flip(&self, name: FileName, at: usize, bits: u8) {
+        let mut state = self.lock();
+        let file = state.names[&name];
+        state.files[file].now[at] ^= bits;
+        state.files[file].durable[at] ^= bits;
+    }
+}
+
+impl State {
+    fn file(&mut self, name: FileName) -> io::Result<&mut File> {
+        let index = self.names.get(&name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(&mut self.files[*index])
+    }
+
+    fn change(&mut self, change: Change) {
+        apply(&mut self.names, &change);
+        self.changes.push(change);
+    }
+
+    fn run(&mut self, step: &Step) -> Read {
+        self.steps += 1;
+        let fails = self.fails.filter(|(at, _, count)| (*at..at + count).contains(&self.steps));
+        if let Some((_, errno, _)) = fails {
+            self.fail(step);
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        match step {
+            Step::Create(name) => {
+                self.files.push(File::default());
+                self.change(Change::Put(*name, self.files.len() - 1));
+            }
+            Step::Zero(name, bytes) => self.file(*name)?.write(0, &vec![0; *bytes as usize]),
+            Step::Write(name, at, bytes) => self.file(*name)?.write(*at as usize, bytes),
+            Step::Sync(name) => {
+                let file = self.file(*name)?;
+                for sector in std::mem::take(&mut file.dirty) {
+                    file.persist(sector);
+                }
+            }
+            Step::Rename(from, to) => self.change(Change::Move(*from, *to)),
+            Step::Remove(name) => self.change(Change::Take(*name)),
+            Step::SyncDirectory => {
+                self.changes.clear();
+                self.durable_names.clone_from(&self.names);
+            }
+            Step::Read(name, ranges) => {
+                let file = self.file(*name)?;
+                let read = |(at, length): &(u64, usize)| {
+                    let rest = file.now.get(*at as usize..).unwrap_or_default();
+                    rest[..rest.len().min(*length)].to_vec()
+                };
+                return Ok(ranges.iter().map(read).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What a step leaves behind that fails.
+    fn fail(&mut self, step: &Step) {
+        match step {
+            Step::Write(name, at, bytes) => {
+                let mut random = self.random.clone();
+                if let Ok(file) = self.file(*name) {
+                    for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+                        if random.coin() {
+                            file.write(*at as usize + index * SECTOR, sector);
+                        }
+                    }
+                }
+                self.random = random;
+            }
+            // The system takes what it could not write for written: the next sync says nothing of it.
+            Step::Sync(name) => {
+                let mut random = self.random.clone();
+                if let Ok(file) = self.file(*name) {
+                    for sector in std::mem::take(&mut file.dirty) {
+                        if random.coin() {
+                            file.persist(sector);
+                        }
+                    }
+                }
+                self.random = random;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Disk<Tag> for Simulated {
+    fn submit(&mut self, tag: Tag, steps: Vec<Step>) {
+        let user = self.user;
+        self.lock().under_way.push(Under { user, tag, steps: steps.into(), read: Vec::new() });
+    }
+
+    fn poll(&mut self) -> Option<(Tag, Read)> {
+        let mut state = self.lock();
+        let index = state.done.iter().position(|(user, ..)| *user == self.user)?;
+        state.done.remove(index).map(|(_, tag, read)| (tag, read))
+    }
+}
+
+impl Directory for Simulated {
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+        let state = self.lock();
+        Ok(state.names.iter().map(|(name, file)| (*name, state.files[*file].now.len() as u64)).collect())
+    }
+
+    fn run(&self, step: &Step) -> Read {
+        self.lock().run(step)
+    }
+}
