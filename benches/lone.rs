@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use millstream::config::{ControlListen, ServerConfig};
+use millstream::config::{ControlListen, ServerConfig, StoreKind};
 use millstream::names::Project;
 use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
 use millstream::shard::acceptor::Listener;
@@ -130,6 +130,7 @@ fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> 
         cores: vec![SERVER_CORE],
         control_listen: ControlListen::Off,
         spin_before_park: spin,
+        store: StoreKind::Memory,
         ..ServerConfig::new(Project::parse("default").unwrap())
     };
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), config.listen_backlog).unwrap();

@@ -1,5 +1,6 @@
 """A server for one measurement, and what the scripts here share."""
 
+import os
 import pathlib
 import re
 import resource
@@ -21,8 +22,10 @@ class Server:
     def __init__(self, *arguments, files=None):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         command = [BINARY, "serve", "--listen", "127.0.0.1:0", *arguments]
+        # Where the arguments name no store, messages are kept in memory.
+        environment = {**os.environ, "MILLSTREAM_STORE": "memory"}
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
-        self.process = subprocess.Popen(command, stderr=self.log, preexec_fn=limit)
+        self.process = subprocess.Popen(command, stderr=self.log, env=environment, preexec_fn=limit)
         while not (found := re.search(r"listen=127\.0\.0\.1:(\d+)", self.text())):
             if self.process.poll() is not None:
                 sys.exit(f"the server ended: {self.text()}")

@@ -117,9 +117,10 @@ fn wait_for_connections(port: u16, count: usize) {
 
 #[test]
 fn what_cannot_work_is_refused_with_the_name_of_the_setting() {
-    let cases: [(&[&str], &str); 9] = [
-        (&["serve", "--memory-bytes", "1000"], "memory_bytes"),
+    let cases: [(&[&str], &str); 10] = [
+        (&["serve", "--store", "memory", "--memory-bytes", "1000"], "memory_bytes"),
         (&["serve", "--ping-interval", "0"], "ping_interval"),
+        (&["serve", "--log-segment-bytes", "4MiB"], "log_segment_bytes"),
         (&["serve", "--max-payload-bytes", "0"], "max_payload_bytes"),
         (&["serve", "--spin-us", "99999999"], "spin_us"),
         (&["serve", "--cores", "4000"], "core 4000"),

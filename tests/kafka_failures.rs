@@ -4,18 +4,17 @@
 #[path = "common/broker.rs"]
 mod broker;
 mod common;
+#[path = "common/service.rs"]
+mod service;
 
 use std::collections::HashSet;
-use std::io::Write;
-use std::net::TcpListener;
-use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use broker::{Brokers, is_possible};
 use common::{Client, Server, append, code, eventually, get, request};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
+use service::{Feed, Service, check};
 
 /// One test after the other: each has brokers of its own, and they want the machine. `None` where Kafka cannot run here.
 fn turn() -> Option<MutexGuard<'static, ()>> {
@@ -23,123 +22,9 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
     is_possible().then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// A server that can be started again at the same port.
-struct Service {
-    arguments: Vec<String>,
-    server: Option<Server>,
-}
-
-impl Service {
-    fn start(brokers: &Brokers, more: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let listen = format!("127.0.0.1:{port}");
-        let base =
-            ["--listen", &listen, "--control-listen", "127.0.0.1:0", "--store", "kafka", "--partitions", "1"];
-        let arguments = [&base[..], &["--brokers", &brokers.addresses], more].concat();
-        let arguments = arguments.into_iter().map(str::to_owned).collect();
-        let mut service = Self { arguments, server: None };
-        service.restart();
-        service
-    }
-
-    fn restart(&mut self) {
-        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        self.server = Some(Server::start(&arguments));
-    }
-
-    fn server(&self) -> &Server {
-        self.server.as_ref().unwrap()
-    }
-
-    fn kill(&mut self) {
-        let server = self.server.take().unwrap();
-        server.signal("KILL");
-        server.wait();
-    }
-}
-
-/// `millstream produce`, fed with numbers for as long as it takes them.
-struct Feed {
-    child: Child,
-    written: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    writer: JoinHandle<()>,
-}
-
-/// More numbers than a client may have outstanding, its pipe and its buffers together.
-const PROGRESS: u64 = 150_000;
-
-impl Feed {
-    fn into(service: &Service, queue: &str) -> Self {
-        let mut child = service
-            .server()
-            .run(&["produce", queue, "--retries", "1000"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let mut input = child.stdin.take().unwrap();
-        let (count, stopped) = (written.clone(), stop.clone());
-        let writer = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let first = count.load(Ordering::Relaxed);
-                let text: String = (first..first + 1000).map(|number| format!("{number}\n")).collect();
-                input.write_all(text.as_bytes()).expect("the producer reads on");
-                count.store(first + 1000, Ordering::Relaxed);
-            }
-        });
-        Self { child, written, stop, writer }
-    }
-
-    /// Waits until so much more was taken that some of it is acknowledged.
-    fn await_progress(&self, what: &str) {
-        let goal = self.written.load(Ordering::Relaxed) + PROGRESS;
-        eventually(what, || (self.written.load(Ordering::Relaxed) >= goal).then_some(()));
-    }
-
-    /// Ends it: how many numbers there were, and how many were sent again.
-    fn end(self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.writer.join().unwrap();
-        let output = self.child.wait_with_output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{said}");
-        let again = said.lines().find_map(|line| line.split_once(" sent again")).expect("the summary").0;
-        let again = again.rsplit(' ').next().unwrap().parse().unwrap();
-        (self.written.load(Ordering::Relaxed), again)
-    }
-}
-
-/// Reads the queue to its end and checks: every number is there, first in order, and no more of them twice than were sent again.
-fn check(service: &Service, queue: &str, numbers: u64, sent_again: u64) {
-    let server = service.server();
-    // One more, so that there is an end to be seen.
-    let mut last = Client::connect(server);
-    last.begin(&append(queue));
-    assert_eq!(code(&last.receive_as::<ProduceSetupResponse>().status), 100);
-    last.send(&request(Some(3600), &[b"end"]));
-    while last.receive_as::<ProduceResponse>().status.is_none() {}
-    let mut consumer = server.run(&["consume", queue]).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut next, mut twice) = (0, 0);
-    for line in std::io::BufRead::lines(std::io::BufReader::new(consumer.stdout.take().unwrap())) {
-        let line = line.unwrap();
-        if line == "end" {
-            break;
-        }
-        let number: u64 = line.parse().unwrap();
-        if number < next {
-            twice += 1;
-        } else {
-            assert_eq!(number, next, "a number is missing, or came before those ahead of it");
-            next += 1;
-        }
-    }
-    consumer.kill().unwrap();
-    consumer.wait().unwrap();
-    println!("{numbers} numbers, {sent_again} sent again, {twice} stored twice");
-    assert_eq!(next, numbers);
-    assert!(twice <= sent_again, "{twice} are there twice, {sent_again} were sent again");
+fn serve(brokers: &Brokers, more: &[&str]) -> Service {
+    let base = ["--store", "kafka", "--partitions", "1", "--brokers", &brokers.addresses];
+    Service::start(&[&base[..], more].concat())
 }
 
 /// The broker that leads a topic's only partition.
@@ -155,7 +40,7 @@ fn leader(brokers: &Brokers, topic: &str) -> usize {
 fn brokers_and_servers_are_killed_under_load_and_nothing_acknowledged_is_missing() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(3);
-    let mut service = Service::start(&brokers, &[]);
+    let mut service = serve(&brokers, &[]);
     let feed = Feed::into(&service, "load");
     feed.await_progress("progress at first");
     let killed = leader(&brokers, "default.load");
@@ -216,7 +101,7 @@ fn begin_again(client: &mut Client, queue: &str) {
 fn a_broker_that_stands_still_is_503_in_time_and_all_goes_on_with_it() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
-    let service = Service::start(&brokers, &["--kafka-replication", "1", "--kafka-delivery-timeout", "2s"]);
+    let service = serve(&brokers, &["--kafka-replication", "1", "--kafka-delivery-timeout", "2s"]);
     let server = service.server();
     let mut client = producer(server, "still");
     let mut consumer = Client::connect(server);
@@ -258,7 +143,7 @@ fn too_few_replicas_are_503_until_there_are_enough() {
     let create =
         ["--create", "--partitions", "1", "--replication-factor", "2", "--config", "min.insync.replicas=2"];
     brokers.tool(&[&topic[..], &create].concat(), "");
-    let service = Service::start(&brokers, &["--kafka-delivery-timeout", "3s"]);
+    let service = serve(&brokers, &["--kafka-delivery-timeout", "3s"]);
     let mut client = producer(service.server(), "few");
     assert_eq!(send(&mut client, b"while there are").0, 201);
     // A topic that promises less than ours is named, with what it should be.
@@ -286,7 +171,7 @@ fn a_topic_deleted_under_its_clients_is_made_again() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let more = ["--kafka-replication", "1", "--kafka-delivery-timeout", "5s"];
-    let service = Service::start(&brokers, &more);
+    let service = serve(&brokers, &more);
     let server = service.server();
     let mut client = producer(server, "gone");
     assert_eq!(send(&mut client, b"before").0, 201);
@@ -327,8 +212,7 @@ fn a_topic_deleted_under_its_clients_is_made_again() {
 fn a_topic_that_gains_partitions_is_read_and_written_whole() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
-    let service =
-        Service::start(&brokers, &["--kafka-replication", "1", "--cores", "0-1", "--partitions", "2"]);
+    let service = serve(&brokers, &["--kafka-replication", "1", "--cores", "0-1", "--partitions", "2"]);
     let server = service.server();
     let keyed = |from: usize| (from..from + 200).map(|n| format!("key {n}\tvalue {n}\n")).collect::<String>();
     let produce = |text: String| {
@@ -376,7 +260,7 @@ fn a_broker_whose_disk_is_full_loses_nothing_that_was_acknowledged() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start_small(24 << 20);
     let more = ["--kafka-replication", "1", "--kafka-compression", "none", "--kafka-delivery-timeout", "3s"];
-    let service = Service::start(&brokers, &more);
+    let service = serve(&brokers, &more);
     let feed = Feed::into(&service, "full");
     brokers.await_end(1);
     // There is room again.
@@ -393,7 +277,7 @@ fn strict_topics_are_refused_with_what_they_should_be() {
     let topic = ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", &brokers.addresses, "--create"];
     let weak = ["--topic", "default.weak", "--partitions", "1", "--config", "retention.ms=1000"];
     brokers.tool(&[&topic[..], &weak].concat(), "");
-    let service = Service::start(&brokers, &["--kafka-replication", "1", "--kafka-strict-topics"]);
+    let service = serve(&brokers, &["--kafka-replication", "1", "--kafka-strict-topics"]);
     let mut client = Client::connect(service.server());
     client.begin(&append("weak"));
     let status = client.receive_as::<ProduceSetupResponse>().status.unwrap();
@@ -410,7 +294,7 @@ fn strict_topics_are_refused_with_what_they_should_be() {
 fn what_is_gone_is_passed_over_and_others_records_have_the_topics_time_to_live() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
-    let service = Service::start(&brokers, &["--kafka-replication", "1"]);
+    let service = serve(&brokers, &["--kafka-replication", "1"]);
     let server = service.server();
     let mut client = producer(server, "gone");
     for payload in [b"one", b"two"] {

@@ -164,6 +164,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
         control = control.as_ref().map(|control| tracing::field::display(control.address())),
         cores = ?config.shard_cores(),
         store = StoreKind::name(config.store),
+        data_dir = (config.store == StoreKind::Log).then(|| config.embedded.data_dir.display().to_string()),
         brokers = (config.store == StoreKind::Kafka).then_some(&config.kafka.brokers),
         memory_bytes = (config.store == StoreKind::Memory).then_some(config.memory_bytes),
         partitions = config.settings.partitions,

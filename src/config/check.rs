@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{ControlListen, ServerConfig, Settings, StoreKind, WhenFull, check_cores};
 use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
+use crate::store::log::stored_bytes_max;
 
 /// Settings that cannot work; the text names the key and the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,16 +110,27 @@ impl ServerConfig {
         if self.listen.port() == u16::MAX && self.control_listen == ControlListen::Next {
             return Err(Unworkable("control_listen: there is no port after 65535; name one, or off".into()));
         }
-        first_broken([(
-            self.store == StoreKind::Memory
-                && self.memory_full == WhenFull::DropOldest
-                && self.memory_bytes < least,
-            format!(
-                "memory_bytes: {} is below {least}, the largest batch (max_pb_bytes + 2 × append_batch_bytes) on each \
-                 of {shards} shards",
-                self.memory_bytes
+        let largest = self.settings.max_pb_bytes + 2 * self.settings.append_batch_bytes;
+        first_broken([
+            (
+                self.store == StoreKind::Memory
+                    && self.memory_full == WhenFull::DropOldest
+                    && self.memory_bytes < least,
+                format!(
+                    "memory_bytes: {} is below {least}, the largest batch (max_pb_bytes + 2 × append_batch_bytes) on \
+                     each of {shards} shards",
+                    self.memory_bytes
+                ),
             ),
-        )])
+            (
+                self.store == StoreKind::Log
+                    && stored_bytes_max(self.embedded.segment_bytes) < largest as u64,
+                format!(
+                    "log_segment_bytes: {} does not hold the largest batch, max_pb_bytes + 2 × append_batch_bytes = {largest}",
+                    self.embedded.segment_bytes
+                ),
+            ),
+        ])
     }
 }
 

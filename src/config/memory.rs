@@ -10,6 +10,7 @@ use crate::limits::{
 };
 use crate::store::Fence;
 use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
+use crate::store::log::{LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
 
 /// One kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
                 bytes: config.memory_bytes as u64 / 8 * 9,
             }]
         }
+        StoreKind::Log => of_log(config, shards),
         StoreKind::Kafka => of_kafka(config, shards),
     };
     items.extend([
@@ -75,6 +77,25 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
         Item { what: "the rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
     ]);
     items
+}
+
+/// What the log takes beside what it knows of each segment.
+fn of_log(config: &ServerConfig, shards: u64) -> Vec<Item> {
+    let (log, settings) = (&config.embedded, &config.settings);
+    let largest = settings.max_pb_bytes + 2 * settings.append_batch_bytes;
+    vec![
+        Item { what: "newest messages", keys: "log_tail_bytes", bytes: log.tail_bytes as u64 / 8 * 9 },
+        Item {
+            what: "older messages that are read",
+            keys: "log_read_bytes",
+            bytes: log.read_bytes as u64 / 8 * 9 + shards * (LOADS_MAX * LOAD_COST_MAX) as u64,
+        },
+        Item {
+            what: "what is written, and the index of that segment",
+            keys: "log_segment_bytes, max_pb_bytes",
+            bytes: shards * (2 * (ROUND_BYTES + largest) as u64 + log.segment_bytes / 8),
+        },
+    ]
 }
 
 /// What the Kafka store and librdkafka take.
@@ -131,13 +152,17 @@ mod tests {
             config.cores = vec![0];
             config
         };
-        let all = worst_case(&config());
-        let less = |change: fn(&mut ServerConfig)| {
-            let mut smaller = config();
+        let less_in = |store, change: fn(&mut ServerConfig)| {
+            let all = ServerConfig { store, ..config() };
+            let mut smaller = all.clone();
             change(&mut smaller);
-            assert!(worst_case(&smaller) < all);
+            assert!(worst_case(&smaller) < worst_case(&all));
         };
+        let less = |change| less_in(StoreKind::Memory, change);
         less(|c| c.memory_bytes /= 2);
+        less_in(StoreKind::Log, |c| c.embedded.tail_bytes /= 2);
+        less_in(StoreKind::Log, |c| c.embedded.read_bytes /= 2);
+        less_in(StoreKind::Log, |c| c.embedded.segment_bytes /= 2);
         less(|c| c.settings.shard_budget_bytes /= 2);
         less(|c| c.settings.max_connections /= 2);
         less(|c| c.settings.max_queues /= 2);

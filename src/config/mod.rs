@@ -210,8 +210,10 @@ pub enum WhenFull {
 /// Where messages are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreKind {
-    /// In memory: bounded, and lost when the server ends.
+    /// In the embedded log, on this machine's disk.
     #[default]
+    Log,
+    /// In memory: bounded, and lost when the server ends.
     Memory,
     /// In a Kafka cluster.
     Kafka,
@@ -221,6 +223,7 @@ impl StoreKind {
     /// As the configuration names it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Log => "log",
             Self::Memory => "memory",
             Self::Kafka => "kafka",
         }
@@ -379,6 +382,8 @@ pub struct ServerConfig {
     pub memory_bytes: usize,
     /// What it does then.
     pub memory_full: WhenFull,
+    /// The embedded log's.
+    pub embedded: LogConfig,
     /// The Kafka store's.
     pub kafka: KafkaConfig,
     /// How long a shard polls before it sleeps.
@@ -402,6 +407,7 @@ impl ServerConfig {
             store: StoreKind::default(),
             memory_bytes: 1 << 30,
             memory_full: WhenFull::default(),
+            embedded: LogConfig::default(),
             kafka: KafkaConfig::default(),
             spin_before_park: Duration::ZERO,
             log: "millstream=info,warn".into(),

@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(set("cores", "0"), Ok(()));
         let why = |result: Result<(), String>| result.unwrap_err();
         assert_eq!(why(set("partitions", "65")), "65 is not within 1 to 64");
-        assert_eq!(why(set("store", "disk")), "\"disk\" is not memory or kafka");
+        assert_eq!(why(set("store", "disk")), "\"disk\" is not log or memory or kafka");
         assert!(why(set("pb_timeout", "soon")).contains("a duration like"));
         assert!(why(set("max_pb_bytes", "lots")).contains("a number of bytes like"));
         assert!(why(set("auto_create", "maybe")).contains("true or false"));

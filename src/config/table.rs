@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use super::setting::Kind::{self, Bytes, Choice, Count, Flag};
 use super::setting::{Access, GIB, Setting, parse_into};
-use super::{ControlListen, LogFormat, StoreKind, WhenFull, parse_cores};
+use super::{ControlListen, Durability, LogFormat, StoreKind, WhenFull, parse_cores};
 use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
 use crate::names::Project;
 
 const LISTEN: &str = "Where it listens";
 const STORE: &str = "Where messages are kept";
+const LOG: &str = "The embedded log, where it is the store";
 const KAFKA: &str = "Kafka, where it is the store";
 const MESSAGES: &str = "What clients may send";
 const TIMES: &str = "Times";
@@ -145,12 +146,16 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         STORE,
         "store",
-        Choice(&["memory", "kafka"]),
-        "memory: bounded, and lost when the server ends; kafka: in the cluster of brokers",
+        Choice(&["log", "memory", "kafka"]),
+        "log: in data_dir, durable; memory: bounded, and lost when the server ends; kafka: in the cluster of brokers",
         Access::Text((
             |c| c.store.name().into(),
             |c, text| {
-                c.store = if text == "kafka" { StoreKind::Kafka } else { StoreKind::Memory };
+                c.store = match text {
+                    "kafka" => StoreKind::Kafka,
+                    "memory" => StoreKind::Memory,
+                    _ => StoreKind::Log,
+                };
                 Ok(())
             },
         )),
@@ -198,6 +203,66 @@ pub static SETTINGS: &[Setting] = &[
         Count,
         "Queues that one shard is home of; beyond: 503",
         number!(settings.max_queues, 1..=100_000_000),
+    ),
+    setting(
+        LOG,
+        "data_dir",
+        Kind::Text,
+        "Directory of the log's files; one server's alone",
+        Access::Text((
+            |c| c.embedded.data_dir.display().to_string(),
+            |c, text| {
+                if text.is_empty() {
+                    return Err("names no directory".into());
+                }
+                c.embedded.data_dir = text.into();
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LOG,
+        "durability",
+        Choice(&["fsync", "os"]),
+        "What an acknowledged message survives. fsync: power loss; os: the end of the server, but not of the machine",
+        Access::Text((
+            |c| match c.embedded.durability {
+                Durability::Fsync => "fsync".into(),
+                Durability::Os => "os".into(),
+            },
+            |c, text| {
+                c.embedded.durability = if text == "os" { Durability::Os } else { Durability::Fsync };
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LOG,
+        "log_segment_bytes",
+        Bytes,
+        "Size of the log's files; each shard has one or two beside those with messages",
+        number!(embedded.segment_bytes, 1 << 20..=16 * GIB),
+    ),
+    setting(
+        LOG,
+        "log_tail_bytes",
+        Bytes,
+        "What is kept of the newest messages in memory, over all shards",
+        number!(embedded.tail_bytes, 0..=1024 * GIB),
+    ),
+    setting(
+        LOG,
+        "log_read_bytes",
+        Bytes,
+        "What is kept in memory of older messages while they are read, over all shards",
+        number!(embedded.read_bytes, 0..=1024 * GIB),
+    ),
+    setting(
+        LOG,
+        "log_min_free_bytes",
+        Bytes,
+        "What is left free on the disk; at that, messages are refused with 503 until there is room",
+        number!(embedded.min_free_bytes, 0..=1024 * GIB),
     ),
     setting(
         KAFKA,

@@ -5,6 +5,7 @@
 //! | `core/` | what a shard decides, without I/O | the shard |
 //! | `driver` | turn after turn | the shard |
 //! | `socket`, `parker` | ready sockets, parking, passes of the reactor | the shard |
+//! | `files` | the embedded log's disk | the shard |
 //! | `inbox`, `doorbell`, `delivery` | what other threads send | the shard and its senders |
 //! | `preflight` | what the machine must allow | the starting thread |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
@@ -18,6 +19,7 @@ pub mod delivery;
 pub mod doorbell;
 pub mod driver;
 pub mod executor;
+pub mod files;
 pub mod inbox;
 pub mod monitor;
 pub mod parker;

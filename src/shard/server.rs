@@ -1,5 +1,7 @@
 //! A whole server: its shards, acceptor and monitor, started and stopped together.
 
+use std::fmt::Display;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,13 +17,15 @@ use super::core::Core;
 use super::delivery::Delivery;
 use super::driver::{Driver, ShardReport, Shared};
 use super::executor::{ExecutorSettings, spawn};
+use super::files::Files;
 use super::inbox::{Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::Parker;
 use super::probe::Probe;
-use crate::config::{KafkaConfig, ServerConfig, StoreKind, WhenFull};
+use crate::config::{KafkaConfig, LogConfig, ServerConfig, StoreKind, WhenFull};
 use crate::store::Memory;
 use crate::store::kafka::{Cluster, Kafka, News};
+use crate::store::log::{self, DataDir, Log, OsDirectory};
 use crate::tenant::Tenants;
 
 /// A running server.
@@ -62,18 +66,37 @@ impl DrainHandle {
 /// What the shards' stores are made of.
 #[derive(Clone, Debug)]
 enum Stores {
+    Log { dir: Arc<DataDir>, directory: Arc<OsDirectory>, config: LogConfig, _lock: Arc<File> },
     Memory { bytes: usize, when_full: WhenFull, incarnation: u64 },
     Kafka(Cluster, Box<KafkaConfig>),
 }
 
 impl Stores {
-    fn of(config: &ServerConfig) -> io::Result<Self> {
+    fn of(config: &ServerConfig, shards: usize) -> io::Result<Self> {
+        // Two lives of a queue never share an incarnation: the clock's nanoseconds tell them apart.
+        let unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         match config.store {
+            StoreKind::Log => {
+                let LogConfig { data_dir, min_free_bytes, segment_bytes, .. } = &config.embedded;
+                let failed = |error: &dyn Display| {
+                    io::Error::other(format!("data_dir = {}: {error}", data_dir.display()))
+                };
+                let lock = OsDirectory::lock(data_dir).map_err(|error| failed(&error))?;
+                let directory = OsDirectory::new(data_dir, *min_free_bytes);
+                let (dir, report) = log::open(&directory, shards as u16, *segment_bytes, unix_ns)
+                    .map_err(|error| failed(&error))?;
+                report.say(data_dir);
+                let config = config.embedded.clone();
+                Ok(Self::Log {
+                    dir: Arc::new(dir),
+                    directory: Arc::new(directory),
+                    config,
+                    _lock: Arc::new(lock),
+                })
+            }
             StoreKind::Memory => {
-                // Two starts of a memory store never share an incarnation: the clock's nanoseconds tell them apart.
-                let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let (bytes, when_full) = (config.memory_bytes, config.memory_full);
-                Ok(Self::Memory { bytes, when_full, incarnation: unix.as_nanos() as u64 })
+                Ok(Self::Memory { bytes, when_full, incarnation: unix_ns })
             }
             StoreKind::Kafka => {
                 Ok(Self::Kafka(Cluster::start(&config.kafka)?, Box::new(config.kafka.clone())))
@@ -95,7 +118,7 @@ impl Server {
         });
         let settings = Arc::new(config.settings.clone());
         let tenants = Arc::new(Tenants::new(settings.per_project));
-        let stores = Stores::of(config)?;
+        let stores = Stores::of(config, count)?;
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(settings.inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
@@ -122,18 +145,23 @@ impl Server {
                 drop(ready);
                 let parker = Parker::new(heartbeat);
                 let numbers = (shard as u16, count as u16);
+                // Where the inbox is full the shard is awake, and asks its store in every turn.
+                let wake = move || drop(bell.send(Delivery::StoreNews));
                 match stores {
+                    Stores::Log { dir, directory, config, _lock } => {
+                        let files = Files::new(directory, wake);
+                        let store = Log::new(dir, files, numbers.0, numbers.1, &config);
+                        let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
+                        Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
+                    }
                     Stores::Memory { bytes, when_full, incarnation } => {
                         let store = Memory::new(bytes / count, when_full, incarnation);
                         let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
                         Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
                     }
                     Stores::Kafka(cluster, kafka) => {
-                        let news = News::new(move || {
-                            // Where the inbox is full the shard is awake, and asks its store in every turn.
-                            let _ = bell.send(Delivery::StoreNews);
-                        });
-                        let store = Kafka::new(cluster, &kafka, &settings, count, Arc::new(news));
+                        let news = Arc::new(News::new(wake));
+                        let store = Kafka::new(cluster, &kafka, &settings, count, news);
                         let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
                         Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
                     }

@@ -22,6 +22,9 @@ use tungstenite::{Message as WsMessage, WebSocket};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_millstream");
 
+/// Where the flags of a test name no store, messages are kept in memory: nothing is left behind.
+pub const STORE: (&str, &str) = ("MILLSTREAM_STORE", "memory");
+
 pub struct Server {
     child: Child,
     pub port: u16,
@@ -57,6 +60,7 @@ impl Server {
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
+            .env(STORE.0, STORE.1)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -113,8 +117,12 @@ impl Server {
 
     /// What `--check-config` says that it can take at worst, bytes.
     pub fn memory_at_worst(&self) -> u64 {
-        let output =
-            Command::new(BINARY).args(["serve", "--check-config"]).args(&self.arguments).output().unwrap();
+        let output = Command::new(BINARY)
+            .args(["serve", "--check-config"])
+            .args(&self.arguments)
+            .env(STORE.0, STORE.1)
+            .output()
+            .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let line = text.lines().find(|line| line.contains("MiB  at worst")).expect("the sum");
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 20

@@ -1,5 +1,7 @@
 //! SplitMix64 (Steele, Lea, Flood 2014): the same numbers on every machine, for ever.
+#![allow(dead_code)]
 
+#[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {

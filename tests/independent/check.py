@@ -19,7 +19,7 @@ UNITS = ("_bytes", "_seconds")
 
 class Server:
     def __init__(self, binary):
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--test-echo"]
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--store", "memory", "--test-echo"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         line = next(line for line in self.process.stderr if "listen=" in line)
         self.port = int(re.search(r"listen=127\.0\.0\.1:(\d+)", line)[1])

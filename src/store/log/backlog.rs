@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::format::PartitionId;
-use super::index::Run;
+use super::index::{RUN_BYTES_MAX, Run};
 use super::scan::walk;
 use super::segment::Segment;
 use crate::batch::Fetched;
@@ -20,6 +20,12 @@ pub const LOAD_BYTES: u64 = 1 << 20;
 
 /// Runs that one load reads.
 const LOAD_RUNS: usize = 64;
+
+/// Loads of a shard under way at once: what keeps a disk busy.
+pub const LOADS_MAX: usize = 16;
+
+/// What a load takes at worst, as it came from the disk and as batches, bytes.
+pub const LOAD_COST_MAX: usize = 2 * (LOAD_BYTES as usize + RUN_BYTES_MAX as usize);
 
 /// Chunks of a window.
 const CHUNKS: usize = 3;
@@ -110,12 +116,16 @@ pub(super) struct Backlog<T> {
     order: VecDeque<PartitionId>,
     bytes: usize,
     bytes_max: usize,
+    loads: usize,
+    /// Partitions that want a load and have to wait for another to end.
+    stalled: VecDeque<PartitionId>,
 }
 
 impl<T: Copy + Eq> Backlog<T> {
     /// One of at most so many bytes, beside one window for each load under way.
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { of: HashMap::new(), order: VecDeque::new(), bytes: 0, bytes_max }
+        let (of, order, stalled) = (HashMap::new(), VecDeque::new(), VecDeque::new());
+        Self { of, order, bytes: 0, bytes_max, loads: 0, stalled }
     }
 
     /// Somebody waits.
@@ -182,6 +192,12 @@ impl<T: Copy + Eq> Backlog<T> {
         if reading.is_loading {
             return None;
         }
+        if self.loads == LOADS_MAX {
+            if !reading.jobs.is_empty() && !self.stalled.contains(&id) {
+                self.stalled.push_back(id);
+            }
+            return None;
+        }
         let ahead = reading.ahead.take();
         match reading.jobs.first() {
             Some(job) => Some(job.from()),
@@ -215,11 +231,21 @@ impl<T: Copy + Eq> Backlog<T> {
         }
     }
 
-    /// A load begins, or has ended.
-    pub(super) fn set_loading(&mut self, id: PartitionId, is_loading: bool) {
+    /// A load begins.
+    pub(super) fn handle_begun(&mut self, id: PartitionId) {
+        self.loads += 1;
         if let Some(reading) = self.of.get_mut(&id) {
-            reading.is_loading = is_loading;
+            reading.is_loading = true;
         }
+    }
+
+    /// A load has ended. The partition that is to be looked at again, if one had to wait for it.
+    pub(super) fn handle_ended(&mut self, id: PartitionId) -> Option<PartitionId> {
+        self.loads -= 1;
+        if let Some(reading) = self.of.get_mut(&id) {
+            reading.is_loading = false;
+        }
+        self.stalled.pop_front()
     }
 
     /// Whoever waits for a partition that cannot be read.

@@ -379,6 +379,11 @@ pub fn round_at(bytes: &[u8], stamp: u64, position: u64) -> Option<usize> {
     (is_whole && is_ours).then_some(fields.u32()? as usize)
 }
 
+/// Whether a batch's header may begin there: the cheap question before [`BatchHeader::parse`].
+pub fn may_be_batch(bytes: &[u8]) -> bool {
+    bytes.starts_with(&BATCH_MAGIC.to_le_bytes())
+}
+
 /// Whether a round's header may begin there: the cheap question before [`round_at`].
 pub fn may_be_round(bytes: &[u8]) -> bool {
     bytes.starts_with(&ROUND_MAGIC.to_le_bytes())

@@ -32,7 +32,7 @@ pub const RUN_BYTES: usize = 40;
 const RUN_GAP: u64 = 4096;
 
 /// A run is not continued beyond so much: it is read as a whole.
-const RUN_BYTES_MAX: u64 = 256 << 10;
+pub const RUN_BYTES_MAX: u64 = 256 << 10;
 
 /// See the module's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::data_dir::NewPlace;
 use super::disk::{FileName, Step};
 use super::format::{
-    BLOCK, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, RoundWriter, SegmentHeader, batch_bytes,
+    BATCH_HEADER, BLOCK, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, RoundWriter, SegmentHeader,
+    batch_bytes,
 };
 use super::index::Span;
 use crate::batch::{Batch, StoredBatch};
@@ -34,7 +35,7 @@ impl<T> Entry<T> {
     fn bytes(&self) -> usize {
         match self {
             Self::Append { batch, .. } => batch_bytes(batch),
-            Self::Mark { .. } => super::format::BATCH_HEADER,
+            Self::Mark { .. } => BATCH_HEADER,
         }
     }
 }
@@ -77,11 +78,12 @@ impl Active {
     fn room(&self) -> usize {
         usize::try_from(self.header.bytes - self.end).unwrap_or(usize::MAX).saturating_sub(ROUND_HEADER)
     }
+}
 
-    /// The largest batch that a segment of so many bytes takes, in stored form.
-    pub(super) fn stored_bytes_max(segment_bytes: u64) -> u64 {
-        segment_bytes.saturating_sub(ROUNDS_AT + (ROUND_HEADER + super::format::BATCH_HEADER) as u64)
-    }
+/// The largest batch that a segment of so many bytes takes, in stored form.
+pub fn stored_bytes_max(segment_bytes: u64) -> u64 {
+    segment_bytes.saturating_sub(ROUNDS_AT + (ROUND_HEADER + BATCH_HEADER) as u64) / BLOCK as u64
+        * BLOCK as u64
 }
 
 /// A round under way.

@@ -30,11 +30,16 @@ mod scan;
 mod segment;
 
 #[cfg(test)]
+#[path = "../../../tests/common/random.rs"]
+mod random;
+#[cfg(test)]
 mod simulated;
 #[cfg(test)]
 mod tests;
 
+pub use backlog::{LOAD_COST_MAX, LOADS_MAX};
 pub use data_dir::DataDir;
+pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use os::OsDirectory;
 pub use recovery::{Damaged, OpenError, Report, open};
 
@@ -208,7 +213,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             let fault = StoreFault::Unavailable(why.clone());
             return self.refuse(now, token, stream, &batch, fault);
         }
-        if batch.stored_bytes() as u64 > Active::stored_bytes_max(self.segment_bytes) {
+        if batch.stored_bytes() as u64 > stored_bytes_max(self.segment_bytes) {
             let fault = StoreFault::Unavailable(format!(
                 "{} bytes at once are more than log_segment_bytes = {} holds",
                 batch.stored_bytes(),
@@ -538,8 +543,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                             let step =
                                 Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);
                             let runs = SpanRuns { segment: span.segment.clone(), at: *at };
-                            self.backlog.set_loading(id, true);
-                            return self.disk.submit(Tag::Runs(id, from, runs), vec![step]);
+                            return self.begin(id, Tag::Runs(id, from, runs), step);
                         }
                     },
                 },
@@ -549,9 +553,13 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     fn load(&mut self, id: PartitionId, load: Load) {
-        self.backlog.set_loading(id, true);
         let step = Step::Read(FileName::Segment(load.segment.place), load.ranges());
-        self.disk.submit(Tag::Load(id, Box::new(LoadTag(load))), vec![step]);
+        self.begin(id, Tag::Load(id, Box::new(LoadTag(load))), step);
+    }
+
+    fn begin(&mut self, id: PartitionId, tag: Tag, step: Step) {
+        self.backlog.handle_begun(id);
+        self.disk.submit(tag, vec![step]);
     }
 
     /// What is wanted is in memory, or there is nothing.
@@ -577,18 +585,29 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
+    fn handle_read(&mut self, now: Now, id: PartitionId, tag: Tag, read: disk::Read) {
+        let stalled = self.backlog.handle_ended(id);
+        match tag {
+            Tag::Rescan(id, segment) => self.handle_rescanned(now, id, &segment, read),
+            Tag::Runs(id, from, of) => self.handle_runs(id, from, &of, read),
+            Tag::Load(id, load) => self.handle_loaded(now, id, &load.0, read),
+            _ => {}
+        }
+        if let Some(id) = stalled {
+            self.read_on(now, id);
+        }
+    }
+
     fn handle_runs(&mut self, id: PartitionId, from: u64, of: &SpanRuns, read: disk::Read) {
-        self.backlog.set_loading(id, false);
         let file = FileName::Index(of.segment.place);
         let runs: Arc<[Run]> = match read.map(|mut read| read.pop().and_then(|bytes| of.at.parse(&bytes))) {
             Ok(Some(runs)) => runs.into(),
             Ok(None) => {
                 tracing::error!(%file, "damaged: its segment is read instead");
                 let segment = of.segment.clone();
-                self.backlog.set_loading(id, true);
                 let all = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
                 let step = Step::Read(FileName::Segment(segment.place), vec![(0, all)]);
-                return self.disk.submit(Tag::Rescan(id, segment), vec![step]);
+                return self.begin(id, Tag::Rescan(id, segment), step);
             }
             Err(error) => return self.cannot_read(id, &format!("{file}: {error}")),
         };
@@ -601,7 +620,6 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_rescanned(&mut self, now: Now, id: PartitionId, segment: &Segment, read: disk::Read) {
-        self.backlog.set_loading(id, false);
         let Segment { stamp, number, bytes, .. } = *segment;
         let file = match read {
             Ok(mut read) => read.pop().unwrap_or_default(),
@@ -621,7 +639,6 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_loaded(&mut self, now: Now, id: PartitionId, load: &Load, read: disk::Read) {
-        self.backlog.set_loading(id, false);
         let file = FileName::Segment(load.segment.place);
         match read {
             Ok(read) => {
@@ -670,9 +687,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                     }
                 }
                 Tag::Catalogue => self.handle_catalogue(&read.map(drop)),
-                Tag::Rescan(id, segment) => self.handle_rescanned(now, id, &segment, read),
-                Tag::Runs(id, from, of) => self.handle_runs(id, from, &of, read),
-                Tag::Load(id, load) => self.handle_loaded(now, id, &load.0, read),
+                Tag::Rescan(id, _) | Tag::Runs(id, ..) | Tag::Load(id, _) => {
+                    self.handle_read(now, id, tag, read)
+                }
             }
         }
         self.write(now);

@@ -25,6 +25,23 @@ impl OsDirectory {
         Self { path: path.to_owned(), min_free_bytes }
     }
 
+    /// Makes the directory if it is not there, and locks it for as long as the file that is returned is open.
+    pub fn lock(path: &Path) -> io::Result<File> {
+        fs::create_dir_all(path)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
+                ErrorKind::ResourceBusy,
+                "another server, or a tool, uses it: each directory is one server's",
+            )),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Where a file of it is.
     pub fn path_of(&self, file: FileName) -> PathBuf {
         self.path.join(file.to_string())

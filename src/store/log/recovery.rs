@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::catalogue::{self, Name};
@@ -74,6 +75,18 @@ pub struct Report {
     pub damaged: Vec<Damaged>,
 }
 
+impl Report {
+    /// Says it in the log.
+    pub fn say(&self, data_dir: &Path) {
+        let Self { queues, segments, scanned, messages, bytes, torn, .. } = *self;
+        let data_dir = data_dir.display();
+        tracing::info!(%data_dir, queues, messages, bytes, segments, scanned, torn, "the log is open");
+        for Damaged { file, damage, means } in &self.damaged {
+            tracing::error!(%file, at = damage.at, bytes = damage.bytes, "damaged: {means}");
+        }
+    }
+}
+
 /// What one segment holds.
 #[derive(Debug)]
 struct Found {
@@ -82,8 +95,13 @@ struct Found {
     is_damaged: bool,
 }
 
-/// Opens a data directory for so many shards: what is there, and what is wrong with it.
-pub fn open(directory: &dyn Directory, shards: u16, unix_ns: u64) -> Result<(DataDir, Report), OpenError> {
+/// Opens a data directory for so many shards, whose segments have so many bytes: what is there, and what is wrong with it.
+pub fn open(
+    directory: &dyn Directory,
+    shards: u16,
+    segment_bytes: u64,
+    unix_ns: u64,
+) -> Result<(DataDir, Report), OpenError> {
     let mut report = Report::default();
     let files = directory.list()?;
     for (file, _) in &files {
@@ -100,8 +118,12 @@ pub fn open(directory: &dyn Directory, shards: u16, unix_ns: u64) -> Result<(Dat
     let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
     let mut orphans: u64 = 0;
     let mut pasts: HashMap<PartitionId, Past> = HashMap::new();
-    for Found { segment, spans, .. } in found {
+    for Found { segment, spans, is_damaged } in found {
         state.next_number = state.next_number.max(segment.number);
+        if spans.is_empty() && !is_damaged && segment.bytes == segment_bytes {
+            state.free.push(segment.place);
+            continue;
+        }
         for (id, span) in spans {
             last_incarnation = last_incarnation.max(id.0);
             if live.contains(&id.0) {

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::format::{
-    ALIGN, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, SegmentHeader, may_be_round, round_at,
+    ALIGN, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, SegmentHeader, may_be_batch, may_be_round,
+    round_at,
 };
 use super::index::Span;
 
@@ -85,8 +86,8 @@ pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
 
 /// Where the last batch of the segment ends that begins there or later, whole or not.
 fn last_trace(header: &SegmentHeader, file: &[u8], from: usize) -> u64 {
-    let ends = |at: usize| Some((at + BatchHeader::parse(header.stamp, file.get(at..)?)?.bytes()) as u64);
-    (from..file.len()).step_by(ALIGN).rev().find_map(ends).unwrap_or(from as u64)
+    let ends = |at: usize| Some((at + BatchHeader::parse(header.stamp, &file[at..])?.bytes()) as u64);
+    aligned(file, from, may_be_batch).filter_map(ends).fold(from as u64, |_, end| end)
 }
 
 /// The batches of a stretch of rounds that are whole, and what is not.
@@ -98,9 +99,14 @@ fn batches(stamp: u64, bytes: &[u8], position: u64) -> (Vec<(u64, BatchHeader)>,
 
 /// Where the next round of the segment begins, from there on.
 fn next_round(header: &SegmentHeader, file: &[u8], from: usize) -> Option<usize> {
-    (from.next_multiple_of(ALIGN)..file.len())
-        .step_by(ALIGN)
-        .find(|at| may_be_round(&file[*at..]) && round_at(&file[*at..], header.stamp, *at as u64).is_some())
+    aligned(file, from, may_be_round).find(|at| round_at(&file[*at..], header.stamp, *at as u64).is_some())
+}
+
+/// The aligned positions from there on at which something may begin.
+fn aligned(file: &[u8], from: usize, may_begin: fn(&[u8]) -> bool) -> impl Iterator<Item = usize> {
+    let from = from.next_multiple_of(ALIGN).min(file.len());
+    let words = file[from..].chunks_exact(ALIGN).enumerate();
+    words.filter(move |(_, word)| may_begin(word)).map(move |(index, _)| from + index * ALIGN)
 }
 
 /// Reads batches that stand one behind the other, with rounds that begin between: calls `take` for each that is whole, with where it

@@ -7,31 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Tag;
 use super::disk::{Directory, Disk, FileName, Read, Step};
+use super::random::Random;
 
 const SECTOR: usize = 512;
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-#[derive(Clone, Debug)]
-pub(super) struct Random(pub u64);
-
-impl Random {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Less than `bound`.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(super) fn coin(&mut self) -> bool {
-        self.next() & 1 == 0
-    }
-}
 
 #[derive(Clone, Debug, Default)]
 struct File {
@@ -150,8 +128,8 @@ impl Simulated {
         if state.under_way.is_empty() {
             return false;
         }
-        let count = state.under_way.len() as u64;
-        let index = state.random.below(count) as usize;
+        let count = state.under_way.len();
+        let index = state.random.below(count);
         let step = state.under_way[index].steps.pop_front();
         let result = step.map_or(Ok(Vec::new()), |step| state.run(&step));
         match result {
@@ -185,13 +163,13 @@ impl Simulated {
         let State { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
         under_way.clear();
         done.clear();
-        let kept = random.below(changes.len() as u64 + 1) as usize;
+        let kept = random.below(changes.len() + 1);
         changes.drain(..kept).for_each(|change| apply(durable_names, &change));
         changes.clear();
         names.clone_from(durable_names);
         for file in files {
             for sector in std::mem::take(&mut file.dirty) {
-                if random.coin() {
+                if random.one_in(2) {
                     file.persist(sector);
                 }
             }
@@ -271,7 +249,7 @@ impl State {
                 let mut random = self.random.clone();
                 if let Ok(file) = self.file(*name) {
                     for (index, sector) in bytes.chunks(SECTOR).enumerate() {
-                        if random.coin() {
+                        if random.one_in(2) {
                             file.write(*at as usize + index * SECTOR, sector);
                         }
                     }
@@ -283,7 +261,7 @@ impl State {
                 let mut random = self.random.clone();
                 if let Ok(file) = self.file(*name) {
                     for sector in std::mem::take(&mut file.dirty) {
-                        if random.coin() {
+                        if random.one_in(2) {
                             file.persist(sector);
                         }
                     }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::disk::Directory;
-use super::simulated::{Random, Simulated};
+use super::random::Random;
+use super::simulated::Simulated;
 use super::*;
 use crate::batch::BatchBuilder;
 use crate::names::{ClientId, Project, QueueName, queue_hash};
@@ -29,7 +30,7 @@ impl Lab for Lone {
     fn store(&self) -> Log<u64, Simulated> {
         let disk = Simulated::new(self.queues.get());
         self.disk.replace(disk.clone());
-        let (dir, _) = open(&disk, 1, 1).unwrap();
+        let (dir, _) = open(&disk, 1, self.config.segment_bytes, 1).unwrap();
         Log::new(Arc::new(dir), disk, 0, 1, &self.config)
     }
 
@@ -135,12 +136,13 @@ impl World {
 
     /// With as many shards as it likes. Where the disk fails, it is healed.
     fn start(&mut self) -> Report {
-        let shards = 1 + self.random.below(3) as u16;
+        let shards = self.random.between(1, 3) as u16;
         let unix_ns = self.now.unix_ms * 1_000_000;
-        let (dir, report) = open(&self.disk, shards, unix_ns).unwrap_or_else(|error| {
+        let open = || open(&self.disk, shards, self.config.segment_bytes, unix_ns);
+        let (dir, report) = open().unwrap_or_else(|error| {
             assert!(matches!(error, OpenError::Io(_)), "{error}");
             self.disk.heal();
-            open(&self.disk, shards, unix_ns).unwrap()
+            open().unwrap()
         });
         let dir = Arc::new(dir);
         self.logs = (0..shards)
@@ -184,10 +186,10 @@ impl World {
     fn append(&mut self, key: PartitionKey, ttl: u32) {
         let mut builder = BatchBuilder::new(ClientId::from(7), ttl, 0);
         let mut numbers = Vec::new();
-        for _ in 0..1 + self.random.below(3) {
+        for _ in 0..self.random.between(1, 3) {
             let mut payload = self.next.to_le_bytes().to_vec();
             let more = if self.random.below(8) == 0 { 9_000 } else { 200 };
-            payload.resize(8 + self.random.below(more) as usize, self.next as u8);
+            payload.resize(8 + self.random.below(more), self.next as u8);
             builder.push(&payload);
             let expiry_ms = self.now.unix_ms + u64::from(ttl) * 1000;
             let message = Message { fate: Fate::UnderWay, expiry_ms };
@@ -323,7 +325,7 @@ impl World {
 
     /// The server is gone, and starts again.
     fn crash(&mut self) -> Report {
-        if self.power_fails && self.random.coin() {
+        if self.power_fails && self.random.one_in(2) {
             self.disk.lose_power();
         } else {
             self.disk.kill();
@@ -352,12 +354,12 @@ impl World {
 
     fn act(&mut self) {
         let key = PartitionKey {
-            queue: QueueId(self.random.below(QUEUES)),
+            queue: QueueId(self.random.below(QUEUES as usize) as u64),
             partition: self.random.below(PARTITIONS.into()) as u16,
         };
         match self.random.below(16) {
             0..=6 if self.open(key.queue.0) => {
-                let ttl = if self.random.coin() { 20 } else { 100_000 };
+                let ttl = if self.random.one_in(2) { 20 } else { 100_000 };
                 self.append(key, ttl);
             }
             7..=12 => {
@@ -367,13 +369,13 @@ impl World {
                 self.poll();
             }
             13 => {
-                let ms = self.random.below(3_000);
+                let ms = self.random.below(3_000) as u64;
                 self.now = Now { mono_ms: self.now.mono_ms + ms, unix_ms: self.now.unix_ms + ms };
                 self.tick();
             }
             14 if self.open.contains(&key.queue.0) => {
-                let sent = self.sent.get(&key).map_or(0, |sent| sent.len() as u64);
-                let from = self.random.below(sent + 1);
+                let sent = self.sent.get(&key).map_or(0, BTreeMap::len);
+                let from = self.random.below(sent + 1) as u64;
                 // Where the disk fails, so may this.
                 let _ = self.read(key, from);
             }
@@ -450,8 +452,8 @@ fn a_flipped_byte_costs_one_batch_at_most_and_is_reported() {
         world.disk.kill();
         let mut random = Random(seed);
         let files = world.disk.list().unwrap();
-        let (name, length) = files[random.below(files.len() as u64) as usize];
-        let at = random.below(length) as usize;
+        let (name, length) = files[random.below(files.len())];
+        let at = random.below(length as usize);
         world.disk.flip(name, at, 1 << random.below(8));
         let report = world.crash();
         let before: Vec<(PartitionKey, u64)> =

@@ -1,0 +1,142 @@
+//! The embedded log's disk, as a shard uses it: segments by direct I/O on the shard's own ring, whatever may block on the
+//! executor's helper thread. Runs on the shard's thread.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use glommio::GlommioError;
+use glommio::io::{DmaFile, OpenOptions};
+
+use crate::store::log::disk::{Directory, Disk, FileName, Read, Step};
+use crate::store::log::{OsDirectory, Tag};
+
+/// See the module's page. Clones are the same.
+#[derive(Clone)]
+pub struct Files {
+    directory: Arc<OsDirectory>,
+    /// Segments that are open.
+    open: Rc<RefCell<HashMap<FileName, Rc<DmaFile>>>>,
+    done: Rc<RefCell<VecDeque<(Tag, Read)>>>,
+    /// Told of whatever is done.
+    wake: Rc<dyn Fn()>,
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl Files {
+    /// The files of that directory; `wake` is called whenever steps are done.
+    pub fn new(directory: Arc<OsDirectory>, wake: impl Fn() + 'static) -> Self {
+        Self { directory, open: Rc::default(), done: Rc::default(), wake: Rc::new(wake) }
+    }
+
+    async fn run(&self, steps: Vec<Step>) -> Read {
+        let mut read = Vec::new();
+        for step in steps {
+            read.extend(self.run_step(step).await?);
+        }
+        Ok(read)
+    }
+
+    async fn run_step(&self, step: Step) -> Read {
+        match &step {
+            Step::Create(file) | Step::Remove(file) => {
+                let open = self.open.borrow_mut().remove(file);
+                if let Some(open) = open {
+                    // Fails where somebody reads it; it is closed with him then.
+                    let _ = open.close_rc().await;
+                }
+            }
+            Step::Write(file @ FileName::Segment(_), at, bytes) => {
+                if let Some(open) = self.open(*file).await? {
+                    return write(&open, *at, bytes).await.map(|()| Vec::new());
+                }
+            }
+            Step::Sync(file @ FileName::Segment(_)) => {
+                if let Some(open) = self.open(*file).await? {
+                    return open.fdatasync().await.map(|()| Vec::new()).map_err(error);
+                }
+            }
+            Step::Read(file @ FileName::Segment(_), ranges) => {
+                if let Some(open) = self.open(*file).await? {
+                    return read(&open, ranges).await;
+                }
+            }
+            _ => {}
+        }
+        let directory = self.directory.clone();
+        glommio::executor().spawn_blocking(move || directory.run(&step)).await
+    }
+
+    /// A segment for direct I/O; `None` where its file system has none.
+    async fn open(&self, file: FileName) -> io::Result<Option<Rc<DmaFile>>> {
+        if let Some(open) = self.open.borrow().get(&file) {
+            return Ok(Some(open.clone()));
+        }
+        match OpenOptions::new().read(true).write(true).dma_open(self.directory.path_of(file)).await {
+            Ok(open) => {
+                let open = Rc::new(open);
+                self.open.borrow_mut().insert(file, open.clone());
+                Ok(Some(open))
+            }
+            Err(why) => match error(why) {
+                why if why.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+                why => Err(why),
+            },
+        }
+    }
+}
+
+async fn write(file: &DmaFile, at: u64, bytes: &[u8]) -> io::Result<()> {
+    let mut buffer = file.alloc_dma_buffer(bytes.len());
+    buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+    let written = file.write_at(buffer, at).await.map_err(error)?;
+    if written < bytes.len() {
+        return Err(io::Error::new(
+            io::ErrorKind::WriteZero,
+            format!("{written} of {} bytes were written", bytes.len()),
+        ));
+    }
+    Ok(())
+}
+
+async fn read(file: &Rc<DmaFile>, ranges: &[(u64, usize)]) -> Read {
+    let reads: Vec<_> = ranges
+        .iter()
+        .map(|(at, length)| {
+            let (file, at, length) = (file.clone(), *at, *length);
+            glommio::spawn_local(async move { file.read_at(at, length).await.map(|read| read.to_vec()) })
+        })
+        .collect();
+    let mut all = Vec::with_capacity(reads.len());
+    for read in reads {
+        all.push(read.await.map_err(error)?);
+    }
+    Ok(all)
+}
+
+fn error(error: GlommioError<()>) -> io::Error {
+    error.into()
+}
+
+impl Disk<Tag> for Files {
+    fn submit(&mut self, tag: Tag, steps: Vec<Step>) {
+        let files = self.clone();
+        glommio::spawn_local(async move {
+            let read = files.run(steps).await;
+            files.done.borrow_mut().push_back((tag, read));
+            (files.wake)();
+        })
+        .detach();
+    }
+
+    fn poll(&mut self) -> Option<(Tag, Read)> {
+        self.done.borrow_mut().pop_front()
+    }
+}

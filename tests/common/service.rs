@@ -1,0 +1,136 @@
+//! A server that is killed and started again, and clients that go on through it and account for every message.
+#![allow(dead_code)]
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use millstream::pb::{ProduceResponse, ProduceSetupResponse};
+
+use crate::common::{Client, Server, append, code, eventually, request};
+
+/// A server that can be started again at the same port.
+pub struct Service {
+    arguments: Vec<String>,
+    server: Option<Server>,
+}
+
+impl Service {
+    pub fn start(arguments: &[&str]) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listen = format!("127.0.0.1:{port}");
+        let base = ["--listen", &listen, "--control-listen", "127.0.0.1:0"];
+        let arguments = [&base[..], arguments].concat();
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        let mut service = Self { arguments, server: None };
+        service.restart();
+        service
+    }
+
+    pub fn restart(&mut self) {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.server = Some(Server::start(&arguments));
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    pub fn kill(&mut self) {
+        let server = self.server.take().unwrap();
+        server.signal("KILL");
+        server.wait();
+    }
+}
+
+/// `millstream produce`, fed with numbers for as long as it takes them.
+pub struct Feed {
+    child: Child,
+    written: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    writer: JoinHandle<()>,
+}
+
+/// More numbers than a client may have outstanding, its pipe and its buffers together.
+const PROGRESS: u64 = 150_000;
+
+impl Feed {
+    pub fn into(service: &Service, queue: &str) -> Self {
+        let mut child = service
+            .server()
+            .run(&["produce", queue, "--retries", "1000"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut input = child.stdin.take().unwrap();
+        let (count, stopped) = (written.clone(), stop.clone());
+        let writer = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let first = count.load(Ordering::Relaxed);
+                let text: String = (first..first + 1000).map(|number| format!("{number}\n")).collect();
+                input.write_all(text.as_bytes()).expect("the producer reads on");
+                count.store(first + 1000, Ordering::Relaxed);
+            }
+        });
+        Self { child, written, stop, writer }
+    }
+
+    /// Waits until so much more was taken that some of it is acknowledged.
+    pub fn await_progress(&self, what: &str) {
+        self.await_more(PROGRESS, what);
+    }
+
+    /// Waits until so many more numbers were taken.
+    pub fn await_more(&self, count: u64, what: &str) {
+        let goal = self.written.load(Ordering::Relaxed) + count;
+        eventually(what, || (self.written.load(Ordering::Relaxed) >= goal).then_some(()));
+    }
+
+    /// Ends it: how many numbers there were, and how many were sent again.
+    pub fn end(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writer.join().unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let again = said.lines().find_map(|line| line.split_once(" sent again")).expect("the summary").0;
+        let again = again.rsplit(' ').next().unwrap().parse().unwrap();
+        (self.written.load(Ordering::Relaxed), again)
+    }
+}
+
+/// Reads the queue to its end and checks: every number is there, first in order, and no more of them twice than were sent again.
+pub fn check(service: &Service, queue: &str, numbers: u64, sent_again: u64) {
+    let server = service.server();
+    // One more, so that there is an end to be seen.
+    let mut last = Client::connect(server);
+    last.begin(&append(queue));
+    assert_eq!(code(&last.receive_as::<ProduceSetupResponse>().status), 100);
+    last.send(&request(Some(3600), &[b"end"]));
+    while last.receive_as::<ProduceResponse>().status.is_none() {}
+    let mut consumer = server.run(&["consume", queue]).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut next, mut twice) = (0, 0);
+    for line in std::io::BufRead::lines(std::io::BufReader::new(consumer.stdout.take().unwrap())) {
+        let line = line.unwrap();
+        if line == "end" {
+            break;
+        }
+        let number: u64 = line.parse().unwrap();
+        if number < next {
+            twice += 1;
+        } else {
+            assert_eq!(number, next, "a number is missing, or came before those ahead of it");
+            next += 1;
+        }
+    }
+    consumer.kill().unwrap();
+    consumer.wait().unwrap();
+    println!("{numbers} numbers, {sent_again} sent again, {twice} stored twice");
+    assert_eq!(next, numbers);
+    assert!(twice <= sent_again, "{twice} are there twice, {sent_again} were sent again");
+}
