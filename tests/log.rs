@@ -7,8 +7,11 @@ mod random;
 #[path = "common/service.rs"]
 mod service;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use common::Server;
 use random::Random;
 use service::{Feed, Service, check};
 
@@ -55,4 +58,130 @@ fn killed_at_random_moments_it_has_everything_that_it_acknowledged_once_and_in_o
         let (numbers, again) = feed.end();
         check(&service, &format!("load-{number}"), numbers, again);
     }
+}
+
+/// What `millstream` says with these arguments, and its exit code.
+fn tool(arguments: &[&str]) -> (String, String, i32) {
+    let output = Command::new(common::BINARY).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+}
+
+fn serve(data: &DataDir, more: &[&str]) -> Server {
+    // Small files: a debug build scans them slowly.
+    let base =
+        ["--store", "log", "--data-dir", data.text(), "--partitions", "1", "--log-segment-bytes", "16MiB"];
+    Server::start(&[&base[..], more].concat())
+}
+
+/// Puts numbers from 0 on into a queue.
+fn put(server: &Server, queue: &str, count: u64) {
+    let mut producer = server.run(&["produce", queue]).stdin(Stdio::piped()).spawn().unwrap();
+    producer.stdin.take().unwrap().write_all(numbers(count).as_bytes()).unwrap();
+    assert!(producer.wait().unwrap().success());
+}
+
+fn numbers(count: u64) -> String {
+    (0..count).map(|number| format!("{number}\n")).collect()
+}
+
+/// What a queue holds, from the oldest on.
+fn get(server: &Server, queue: &str, count: u64) -> String {
+    let output = server.run(&["consume", queue, "--count", &count.to_string()]).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
+    let data = DataDir::new("tools");
+    let server = serve(&data, &[]);
+    put(&server, "one", 1000);
+    put(&server, "two", 10);
+    for arguments in [&["queues", "--data-dir", data.text()][..], &["log", "verify", data.text()]] {
+        let (_, said, code) = tool(arguments);
+        assert!(code == 2 && said.contains("another server"), "{said}");
+    }
+    let second = Command::new(common::BINARY)
+        .args(["serve", "--listen", "127.0.0.1:0", "--control-listen", "off", "--data-dir", data.text()])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(2), "two servers never share a directory");
+    assert_eq!(server.stop(), 0);
+    let (table, _, code) = tool(&["log", "verify", data.text()]);
+    assert!(code == 0 && table.contains("1010"), "{table}");
+    let (lines, _, code) = tool(&["queues", "--data-dir", data.text(), "--json"]);
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let counts: Vec<_> =
+        lines.iter().map(|line| (line["queue"].as_str().unwrap(), line["messages"].as_u64())).collect();
+    assert_eq!((counts, code), (vec![("one", Some(1000)), ("two", Some(10))], 0));
+    assert_eq!(tool(&["log", "dump", data.text(), "one"]), (numbers(1000), String::new(), 0));
+    assert_eq!(tool(&["log", "dump", data.text(), "three"]).2, 2);
+    // A byte of a message of the first queue is not what it was.
+    let segment = std::fs::read_dir(&data.0).unwrap().map(|entry| entry.unwrap().path());
+    let holds =
+        |path: &PathBuf| std::fs::read(path).unwrap().windows(4).position(|bytes| bytes == b"\x03\0\0\0");
+    let (path, at) = segment
+        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+        .find_map(|path| holds(&path).map(|at| (path, at)))
+        .unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[at + 4] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (table, _, code) = tool(&["log", "verify", data.text()]);
+    assert!(code == 1 && table.contains("bytes at"), "{table}");
+    let (left, said, code) = tool(&["log", "dump", data.text(), "one"]);
+    assert!(code == 1 && left.lines().count() < 1000 && said.contains("damaged"), "{said}");
+    let server = serve(&data, &[]);
+    let said = server.wait_for_log("damaged");
+    assert!(said.contains(".segment"), "{said}");
+    assert_eq!(get(&server, "two", 10), numbers(10), "what is whole is served");
+    assert_eq!(server.stop(), 0);
+    assert_eq!(tool(&["queue", "delete", "one", "--data-dir", data.text()]).2, 0);
+    assert_eq!(tool(&["queue", "delete", "one", "--data-dir", data.text()]).2, 1);
+    let (lines, ..) = tool(&["queues", "--data-dir", data.text(), "--json"]);
+    assert!(!lines.contains("\"one\"") && lines.contains("\"two\""), "{lines}");
+}
+
+#[test]
+fn a_copy_is_a_backup_and_shards_may_be_more_or_fewer() {
+    let data = DataDir::new("backup");
+    let server = serve(&data, &["--cores", "0"]);
+    put(&server, "queue", 1000);
+    assert_eq!(server.stop(), 0);
+    let copy = DataDir::new("restored");
+    assert!(Command::new("cp").args(["-a", data.text(), copy.text()]).status().unwrap().success());
+    let server = serve(&copy, &["--cores", "0-1"]);
+    assert_eq!(get(&server, "queue", 1000), numbers(1000));
+    put(&server, "other", 10);
+    assert_eq!(server.stop(), 0);
+    let server = serve(&copy, &["--cores", "0"]);
+    assert_eq!(get(&server, "queue", 1000), numbers(1000));
+    assert_eq!(get(&server, "other", 10), numbers(10));
+}
+
+#[test]
+fn a_format_of_another_version_is_refused() {
+    let data = DataDir::new("version");
+    let server = serve(&data, &[]);
+    put(&server, "queue", 10);
+    assert_eq!(server.stop(), 0);
+    let catalogue = data.0.join("00000.catalogue");
+    let mut bytes = std::fs::read(&catalogue).unwrap();
+    bytes[8] = 2;
+    let sum = crc32c::crc32c(&bytes[8..12]);
+    bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+    std::fs::write(&catalogue, bytes).unwrap();
+    let (_, said, code) = tool(&["log", "verify", data.text()]);
+    assert!(code == 2 && said.contains("version 2"), "{said}");
+    let (_, said, code) =
+        tool(&["serve", "--listen", "127.0.0.1:0", "--store", "log", "--data-dir", data.text()]);
+    assert!(code == 2 && said.contains("version 2"), "{said}");
+}
+
+#[test]
+fn an_unknown_directory_is_not_made_by_a_look_at_it() {
+    let (_, said, code) = tool(&["queues", "--data-dir", "/no/such/directory"]);
+    assert!(code == 2 && said.contains("no such directory"), "{said}");
 }

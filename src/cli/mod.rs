@@ -2,11 +2,16 @@
 
 mod bench;
 mod consume;
+mod log;
 mod produce;
+mod queues;
 mod serve;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs::File;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +24,7 @@ use signal_hook::iterator::Signals;
 use crate::client::Target;
 use crate::config::{allowed_cores, check_cores, parse_cores};
 use crate::names::{ClientId, Project};
+use crate::store::log::{Damaged, OsDirectory, Report};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
 #[derive(Debug, Parser)]
@@ -44,6 +50,12 @@ enum Command {
     Produce(produce::Args),
     /// Read a queue: payloads to standard output, one a line
     Consume(consume::Args),
+    /// List the queues of a data directory
+    Queues(queues::ListArgs),
+    /// Delete a queue of a data directory
+    Queue(queues::QueueArgs),
+    /// Look into the embedded log's files
+    Log(log::Args),
     /// Put a load on a server, verify every message, and measure
     Bench(bench::Args),
 }
@@ -55,6 +67,9 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
+        Command::Queues(args) => queues::list(&args),
+        Command::Queue(args) => queues::run(&args),
+        Command::Log(args) => log::run(args),
         Command::Bench(args) => bench::run(args),
     };
     match result {
@@ -64,6 +79,33 @@ pub fn run() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A data directory that no server uses, locked for a command.
+#[derive(Debug)]
+struct Directory {
+    files: OsDirectory,
+    _lock: File,
+}
+
+impl Directory {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let failed = |error: &dyn Display| Failure(format!("{}: {error}", path.display()));
+        // A directory that is not there is not made by a look at it.
+        if !path.is_dir() {
+            return Err(failed(&"no such directory"));
+        }
+        let lock = OsDirectory::lock(path).map_err(|error| failed(&error))?;
+        Ok(Self { files: OsDirectory::new(path, 0), _lock: lock })
+    }
+}
+
+/// Says what was found damaged on the way; whether anything was.
+fn say_damage(report: &Report) -> bool {
+    for Damaged { file, damage, means } in &report.damaged {
+        eprintln!("millstream: {file}: {} bytes at {} are damaged: {means}", damage.bytes, damage.at);
+    }
+    !report.damaged.is_empty()
 }
 
 /// Why a command could not do its work; the text is for the person at the terminal.

@@ -12,7 +12,7 @@ use super::{ServerConfig, Unworkable};
 use crate::names::Project;
 
 /// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
-const OTHER_VARIABLES: [&str; 4] = ["config", "seeds", "bench_seconds", "require_kafka"];
+const OTHER_VARIABLES: [&str; 5] = ["config", "seeds", "bench_seconds", "require_kafka", "kills"];
 
 /// What Kubernetes sets for a service that is called millstream: `MILLSTREAM_SERVICE_HOST`, `MILLSTREAM_PORT_9000_TCP`, …
 const OTHER_PREFIXES: [&str; 2] = ["service_", "port"];

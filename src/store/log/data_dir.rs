@@ -1,7 +1,7 @@
 //! What the shards of a server share of a data directory: which queues there are, what was there when the server started, and
 //! which files are free. Asked when a queue or a partition is touched first, and when a segment begins or ends.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalogue::Name;
@@ -56,6 +56,19 @@ impl DataDir {
     /// What recovery found.
     pub(super) fn new(state: State) -> Self {
         Self { state: Mutex::new(state) }
+    }
+
+    /// What recovery found, for tools.
+    pub(super) fn into_contents(self) -> (BTreeMap<Name, Life>, BTreeMap<PartitionId, Past>) {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let pasts = state.pasts.into_iter().map(|(id, _, past)| (id, past));
+        (state.queues.into_iter().collect(), pasts.collect())
+    }
+
+    /// The incarnation of a queue, and where the first shard's catalogue ends.
+    pub(super) fn find(&self, name: &Name) -> Option<(u64, u64)> {
+        let state = self.lock();
+        Some((state.queues.get(name)?.incarnation, *state.catalogue_ends.first()?))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

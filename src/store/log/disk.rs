@@ -100,12 +100,13 @@ pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -
 /// A new segment file, or one that lives again: its zeros are its own, or its past's.
 pub fn make_segment(place: u32, bytes: u64, header: Vec<u8>, is_new: bool) -> Vec<Step> {
     let file = FileName::Segment(place);
-    // An index of the past says nothing of the new segment, whose stamp is another; it only takes room.
-    let mut steps = vec![Step::Remove(FileName::Index(place))];
+    let mut steps = Vec::new();
     if is_new {
         steps.extend([Step::Create(file), Step::Zero(file, bytes)]);
     }
-    steps.extend([Step::Write(file, 0, Arc::new(header)), Step::Sync(file), Step::SyncDirectory]);
+    // The past's index goes last: until the new header is durable it may be what says that the past ended before a round that failed.
+    steps.extend([Step::Write(file, 0, Arc::new(header)), Step::Sync(file)]);
+    steps.extend([Step::Remove(FileName::Index(place)), Step::SyncDirectory]);
     steps
 }
 

@@ -231,6 +231,11 @@ impl Index {
         Ok(Self { end, spans })
     }
 
+    /// Of which segment it is.
+    pub fn stamp(file: &[u8]) -> Result<u64, Unreadable> {
+        Ok(Self::header(file)?.0)
+    }
+
     /// Bytes of the spans that follow the header.
     pub fn heads_bytes(header: &[u8]) -> Result<usize, Unreadable> {
         Self::header(header)?.2.checked_mul(SPAN_BYTES).ok_or(Unreadable::Damaged)

@@ -10,6 +10,7 @@
 //! | `backlog` | reading what is older than what is in memory |
 //! | `catalogue` | the queues |
 //! | `recovery`, `data_dir` | what is found at the start, and what the shards share of it |
+//! | `inspect` | looking into a directory that no server uses |
 //! | `disk`, `os` | what is asked of a disk, and the operating system's |
 //!
 //! A shard writes one segment at a time, in rounds: what came while the last round was written makes the next one, one write and
@@ -22,6 +23,7 @@ mod data_dir;
 pub mod disk;
 mod format;
 mod index;
+pub mod inspect;
 mod journal;
 mod os;
 mod partition;
@@ -38,6 +40,7 @@ mod simulated;
 mod tests;
 
 pub use backlog::{LOAD_COST_MAX, LOADS_MAX};
+pub use catalogue::Name;
 pub use data_dir::DataDir;
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use os::OsDirectory;
@@ -49,7 +52,7 @@ use std::io;
 use std::sync::Arc;
 
 use self::backlog::{Backlog, Job, Load, Served};
-use self::catalogue::{Name, Record};
+use self::catalogue::Record;
 use self::data_dir::{Found, NewPlace};
 use self::disk::{Disk, FileName, Step, make_segment, save_index};
 use self::format::{PartitionId, SegmentHeader};

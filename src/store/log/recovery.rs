@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::catalogue::{self, Name};
 use super::data_dir::{DataDir, State};
 use super::disk::{Directory, FileName, Step, read, save, save_index};
-use super::format::{FILE_HEADER, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::format::{BLOCK, FILE_HEADER, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::index::{INDEX_HEADER, Index};
 use super::scan::{Damage, scan};
 use super::segment::{Past, Runs, SealedSpan, Segment};
@@ -191,8 +191,18 @@ fn open_catalogues(
             let means = "a queue is lost with its messages";
             report.damaged.push(Damaged { file: *file, damage: Damage { at, bytes }, means });
         }
-        if let Some(end) = ends.get_mut(usize::from(*shard)) {
-            *end = found.end;
+        // As with segments: what is believed from now on is written again, without what was damaged or torn.
+        let mut whole = catalogue::beginning();
+        found.records.iter().for_each(|record| whole.extend(record.encode()));
+        let end = whole.len() as u64;
+        let mut steps = save(FileName::NewCatalogue(*shard), *file, whole).into_iter();
+        let saved =
+            if shards > 0 { steps.try_for_each(|step| directory.run(&step).map(drop)) } else { Ok(()) };
+        if let Err(error) = &saved {
+            tracing::warn!(%file, %error, "it cannot be written again; it is used as it is");
+        }
+        if let Some(place) = ends.get_mut(usize::from(*shard)) {
+            *place = if saved.is_ok() { end } else { found.end };
         }
         records.extend(found.records);
     }
@@ -283,8 +293,8 @@ fn scan_segment(
     report: &mut Report,
 ) -> Result<Found, OpenError> {
     let file = FileName::Segment(segment.place);
-    let bytes = read(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
-    let found = scan(header, &bytes);
+    let file_bytes = read(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
+    let found = scan(header, &file_bytes);
     report.scanned += usize::from(!found.batches.is_empty());
     report.torn += found.torn;
     let is_damaged = !found.damage.is_empty();
@@ -294,8 +304,14 @@ fn scan_segment(
         damage,
         means: "messages that stood there are lost",
     }));
-    let (index, bytes) = Index::encode(header.stamp, found.end, &spans);
-    let saved = save_index(segment.place, bytes).iter().try_for_each(|step| directory.run(step).map(drop));
+    let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
+    // The server may have ended because a sync failed: what the system shows of the file then need not be on the disk, and another sync
+    // would not bring it there. What is served from now on is written again.
+    let end = (found.end as usize).next_multiple_of(BLOCK).min(file_bytes.len());
+    let rounds = file_bytes.get(ROUNDS_AT as usize..end).unwrap_or_default().to_vec();
+    let mut steps = vec![Step::Write(file, ROUNDS_AT, Arc::new(rounds))];
+    steps.extend(save_index(segment.place, index_bytes));
+    let saved = steps.iter().try_for_each(|step| directory.run(step).map(drop));
     if let Err(error) = &saved {
         tracing::warn!(%file, %error, "its index cannot be written; it is kept in memory");
     }

@@ -148,9 +148,10 @@ impl Simulated {
         true
     }
 
-    /// Has the step of that number fail, and so many after it.
-    pub(super) fn fail_at(&self, step: u64, errno: i32, count: u64) {
-        self.lock().fails = Some((step, errno, count));
+    /// Has the step fail that comes so many later, and so many after it.
+    pub(super) fn fail_after(&self, steps: u64, errno: i32, count: u64) {
+        let mut state = self.lock();
+        state.fails = Some((state.steps + steps, errno, count));
     }
 
     pub(super) fn heal(&self) {

@@ -87,6 +87,7 @@ struct Message {
 
 /// A server's shards without the rest, and what their clients know.
 struct World {
+    seed: u64,
     random: Random,
     disk: Simulated,
     config: LogConfig,
@@ -99,6 +100,8 @@ struct World {
     appends: HashMap<u64, (PartitionKey, Vec<u64>)>,
     open: BTreeSet<u64>,
     reads: HashMap<u64, Result<Fetched, StoreFault>>,
+    /// Whether every message ends soon: else whole segments never do.
+    all_end: bool,
     /// Whether the machine may lose power: else only the process may end.
     power_fails: bool,
 }
@@ -114,6 +117,7 @@ fn read_number(payload: &[u8]) -> u64 {
 impl World {
     fn new(seed: u64, config: LogConfig) -> Self {
         let mut world = Self {
+            seed,
             random: Random(seed),
             disk: Simulated::new(seed ^ 0x5eed),
             power_fails: config.durability == Durability::Fsync,
@@ -125,6 +129,7 @@ impl World {
             appends: HashMap::new(),
             open: BTreeSet::new(),
             reads: HashMap::new(),
+            all_end: seed.is_multiple_of(3),
         };
         world.start();
         world
@@ -292,22 +297,22 @@ impl World {
     }
 
     fn check_partition(&mut self, key: PartitionKey) {
-        let unix_ms = self.now.unix_ms;
+        let (seed, unix_ms) = (self.seed, self.now.unix_ms);
         let read = self.read(key, 0).unwrap();
-        assert!(read.is_sorted_by(|a, b| a.0 < b.0), "offsets grow: {read:?}");
+        assert!(read.is_sorted_by(|a, b| a.0 < b.0), "seed {seed}: offsets grow: {read:?}");
         let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
         let mut seen = BTreeMap::new();
         for (offset, number) in read {
             let message = sent.get_mut(&number).expect("somebody sent it");
-            assert_eq!(seen.insert(number, offset), None, "{number} is there twice");
+            assert_eq!(seen.insert(number, offset), None, "seed {seed}: {number} is there twice");
             match message.fate {
-                Fate::Acknowledged(at) => assert_eq!(at, offset, "of {number}"),
+                Fate::Acknowledged(at) => assert_eq!(at, offset, "seed {seed}: of {number}"),
                 _ => message.fate = Fate::Acknowledged(offset),
             }
         }
         for (number, message) in sent.iter() {
             if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry_ms <= unix_ms) {
-                assert!(seen.contains_key(number), "{number} at {offset} of {key:?} is lost");
+                assert!(seen.contains_key(number), "seed {seed}: {number} at {offset} of {key:?} is lost");
             }
         }
         let by_offset: BTreeMap<u64, u64> = sent
@@ -319,8 +324,11 @@ impl World {
             .collect();
         let acknowledged =
             sent.values().filter(|message| matches!(message.fate, Fate::Acknowledged(_))).count();
-        assert_eq!(by_offset.len(), acknowledged, "an offset was given twice");
-        assert!(by_offset.values().is_sorted(), "messages stand in the order in which they were sent");
+        assert_eq!(by_offset.len(), acknowledged, "seed {seed}: an offset was given twice");
+        assert!(
+            by_offset.values().is_sorted(),
+            "seed {seed}: messages stand in the order in which they were sent"
+        );
     }
 
     /// The server is gone, and starts again.
@@ -359,7 +367,7 @@ impl World {
         };
         match self.random.below(16) {
             0..=6 if self.open(key.queue.0) => {
-                let ttl = if self.random.one_in(2) { 20 } else { 100_000 };
+                let ttl = if self.all_end || self.random.one_in(2) { 20 } else { 100_000 };
                 self.append(key, ttl);
             }
             7..=12 => {
@@ -395,15 +403,39 @@ fn what_was_acknowledged_survives_power_loss_and_kill() {
         let durability = if seed % 4 == 0 { Durability::Os } else { Durability::Fsync };
         let mut world = World::new(seed, LogConfig { durability, ..config() });
         for _ in 0..4 {
+            if world.random.one_in(2) {
+                let (after, count) = (world.random.below(300) as u64, world.random.between(1, 4) as u64);
+                world.disk.fail_after(after, EIO, count);
+            }
             for _ in 0..world.random.below(400) {
                 world.act();
             }
+            world.disk.heal();
             world.crash();
             world.check();
             world.forget_unknown();
         }
         world.settle();
         world.check();
+    }
+}
+
+#[test]
+fn what_an_index_names_is_durable() {
+    for seed in 0..seeds() {
+        let mut world = World::new(seed, LogConfig { durability: Durability::Os, ..config() });
+        for _ in 0..300 {
+            world.act();
+        }
+        world.disk.lose_power();
+        let files = world.disk.list().unwrap();
+        let is_indexed = |place| files.iter().any(|(file, _)| *file == FileName::Index(place));
+        inspect::verify(&world.disk, |verified| {
+            if matches!(verified.file, FileName::Segment(place) if is_indexed(place)) {
+                assert!(verified.damage.is_empty() && verified.torn == 0, "seed {seed}: {verified:?}");
+            }
+        })
+        .unwrap();
     }
 }
 
@@ -415,7 +447,7 @@ fn whichever_step_fails_nothing_acknowledged_is_lost_and_service_resumes() {
     for (errno, count) in [(EIO, 1), (ENOSPC, 1), (EIO, 20), (ENOSPC, 20)] {
         for step in 1..=seeds() {
             let mut world = World::new(step, config());
-            world.disk.fail_at(step, errno, count);
+            world.disk.fail_after(step, errno, count);
             for _ in 0..100 {
                 world.act();
             }

@@ -1,0 +1,124 @@
+//! `millstream log verify` and `millstream log dump`.
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Directory, Failure, say_damage};
+use crate::names::{Project, QueueName};
+use crate::queue::message_id;
+use crate::store::log::inspect::{Contents, Verified, verify};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Check every checksum of a data directory that no server uses, file by file; writes nothing
+    #[command(
+        after_help = "Exit codes: 0 all is whole; 1 something is damaged; 2 it cannot be read, or a server uses it."
+    )]
+    Verify {
+        /// The data directory
+        dir: PathBuf,
+    },
+    /// Print a queue's messages, expired ones with them, from a data directory that no server uses: partition by partition,
+    /// payloads to standard output, one a line
+    #[command(
+        after_help = "Exit codes: 0 done; 1 something is damaged and left out; 2 it cannot be read, or there is no such queue."
+    )]
+    Dump {
+        /// The data directory
+        dir: PathBuf,
+        /// The queue
+        queue: String,
+        /// The project
+        #[arg(long, default_value = "default")]
+        project: String,
+        /// One JSON object a line: id, timestamp and ttl (Unix milliseconds, seconds), client, key (where there is one) and payload, both in base64
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Looks into a data directory.
+pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    match args.command {
+        Command::Verify { dir } => run_verify(&Directory::open(&dir)?),
+        Command::Dump { dir, queue, project, json } => {
+            let name =
+                (Project::parse(&project).map_err(failure)?, QueueName::parse(&queue).map_err(failure)?);
+            dump(&Directory::open(&dir)?, &name, json)
+        }
+    }
+}
+
+fn failure(fault: crate::error::PeerFault) -> Failure {
+    Failure(fault.to_string())
+}
+
+fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
+    println!("{:<28} {:>12} {:>10} {:>12} {:>10}  damage", "file", "bytes", "whole", "messages", "torn");
+    let mut is_damaged = false;
+    verify(&directory.files, |Verified { file, length, whole, messages, torn, damage }| {
+        is_damaged |= !damage.is_empty();
+        let said: Vec<String> =
+            damage.iter().map(|damage| format!("{} bytes at {}", damage.bytes, damage.at)).collect();
+        let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
+        println!("{file:<28} {length:>12} {whole:>10} {messages:>12} {torn:>10}  {said}");
+    })?;
+    Ok(ExitCode::from(u8::from(is_damaged)))
+}
+
+#[derive(serde::Serialize)]
+struct Line {
+    id: String,
+    timestamp: u64,
+    ttl: u32,
+    client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    payload: String,
+}
+
+fn dump(directory: &Directory, name: &(Project, QueueName), json: bool) -> Result<ExitCode, Failure> {
+    let contents = Contents::read(&directory.files)?;
+    let mut out = BufWriter::new(std::io::stdout());
+    let mut is_damaged = say_damage(&contents.report);
+    let dumped = contents.dump(
+        &directory.files,
+        name,
+        |partition, stored| {
+            for (offset, record) in (stored.base_offset..).zip(stored.batch.records()) {
+                if json {
+                    let line = Line {
+                        id: message_id(partition, offset),
+                        timestamp: stored.timestamp_ms,
+                        ttl: stored.batch.ttl_secs(),
+                        client: stored.batch.client().to_string(),
+                        key: Some(record.key).filter(|key| !key.is_empty()).map(|key| STANDARD.encode(key)),
+                        payload: STANDARD.encode(record.payload),
+                    };
+                    serde_json::to_writer(&mut out, &line)?;
+                } else {
+                    out.write_all(record.payload)?;
+                }
+                out.write_all(b"\n")?;
+            }
+            Ok(())
+        },
+        |file, damage| {
+            is_damaged = true;
+            eprintln!("millstream: {file}: {} bytes at {} are damaged and left out", damage.bytes, damage.at);
+        },
+    );
+    let dumped = dumped.ok_or_else(|| Failure(format!("queue {}/{}: no such queue", name.0, name.1)))?;
+    dumped.and_then(|()| out.flush())?;
+    Ok(ExitCode::from(u8::from(is_damaged)))
+}

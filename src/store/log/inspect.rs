@@ -1,0 +1,258 @@
+//! Looking into a data directory that no server uses: what is there, whether it is whole, and its messages. Writes nothing, but for
+//! the deletion of a queue.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::catalogue::{self, Name, Record};
+use super::data_dir::DataDir;
+use super::disk::{Directory, FileName, Read, Step, read};
+use super::format::{ROUNDS_AT, SegmentHeader, Unreadable};
+use super::index::{INDEX_HEADER, Index};
+use super::recovery::{self, OpenError, Report};
+use super::scan::{Damage, scan, walk};
+use super::segment::{Past, Runs, SealedSpan};
+use crate::batch::StoredBatch;
+use crate::store::Life;
+
+/// A directory to which nothing is written.
+#[derive(Debug)]
+struct ReadOnly<'a>(&'a dyn Directory);
+
+impl Directory for ReadOnly<'_> {
+    fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+        self.0.list()
+    }
+
+    fn run(&self, step: &Step) -> Read {
+        match step {
+            Step::Read(..) => self.0.run(step),
+            // What is to be removed is passed over the next time, too.
+            Step::Remove(_) => Ok(Vec::new()),
+            _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
+    }
+}
+
+/// What there is of a queue. Messages that have expired are counted as long as their segment holds any that have not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueSummary {
+    /// Partitions.
+    pub partitions: u16,
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of their batches.
+    pub bytes: u64,
+    /// When the oldest was stored, Unix milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// When the newest was.
+    pub newest_ms: Option<u64>,
+}
+
+impl QueueSummary {
+    /// Adds what a partition holds.
+    pub(super) fn add<'a>(&mut self, heads: impl Iterator<Item = &'a super::index::SpanHead>, unix_ms: u64) {
+        for head in heads.filter(|head| head.messages > 0 && head.expiry_ms > unix_ms) {
+            self.messages += head.messages;
+            self.bytes += head.bytes;
+            self.oldest_ms = Some(self.oldest_ms.map_or(head.first_ms, |ms| ms.min(head.first_ms)));
+            self.newest_ms = Some(self.newest_ms.map_or(head.last_ms, |ms| ms.max(head.last_ms)));
+        }
+    }
+}
+
+/// What a directory holds.
+#[derive(Debug)]
+pub struct Contents {
+    queues: BTreeMap<Name, Life>,
+    pasts: BTreeMap<(u64, u16), Past>,
+    /// What was found wrong on the way.
+    pub report: Report,
+}
+
+impl Contents {
+    /// Reads a directory that no server uses.
+    pub fn read(directory: &dyn Directory) -> Result<Self, OpenError> {
+        let (dir, report) = recovery::open(&ReadOnly(directory), 0, 0, 0)?;
+        let (queues, pasts) = DataDir::into_contents(dir);
+        Ok(Self { queues, pasts, report })
+    }
+
+    /// The queues, by name.
+    pub fn queues(&self, unix_ms: u64) -> Vec<(&Name, QueueSummary)> {
+        let summary = |life: &Life| {
+            let mut summary = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
+            for (_, past) in self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX)) {
+                summary.add(past.spans.iter().map(|span| &span.head), unix_ms);
+            }
+            summary
+        };
+        self.queues.iter().map(|(name, life)| (name, summary(life))).collect()
+    }
+
+    /// The batches of a queue, partition by partition, in order; `None` where there is no such queue. What is damaged is left out, and
+    /// `damaged` is told.
+    pub fn dump(
+        &self,
+        directory: &dyn Directory,
+        name: &Name,
+        mut take: impl FnMut(u16, StoredBatch) -> io::Result<()>,
+        mut damaged: impl FnMut(FileName, Damage),
+    ) -> Option<io::Result<()>> {
+        let life = self.queues.get(name)?;
+        let mut dump = || {
+            for ((incarnation, partition), past) in
+                self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX))
+            {
+                for span in &past.spans {
+                    let file = FileName::Segment(span.segment.place);
+                    for run in &*runs(directory, span)? {
+                        let bytes = read(directory, file, run.at, run.bytes as usize)?;
+                        let mut batches = Vec::new();
+                        let damage = walk(span.segment.stamp, run.at, &bytes, |_, header, records| {
+                            if (header.incarnation, header.partition) == (*incarnation, *partition) {
+                                batches.extend(header.batch(records));
+                            }
+                        });
+                        batches.into_iter().try_for_each(|batch| take(*partition, batch))?;
+                        damage.into_iter().for_each(|damage| damaged(file, damage));
+                    }
+                }
+            }
+            Ok(())
+        };
+        Some(dump())
+    }
+}
+
+fn runs(directory: &dyn Directory, span: &SealedSpan) -> io::Result<Arc<[super::index::Run]>> {
+    let file = FileName::Index(span.segment.place);
+    match &span.runs {
+        Runs::Memory(runs) => Ok(runs.clone()),
+        Runs::Index(at) => {
+            let runs = at.parse(&read(directory, file, at.at, at.bytes())?);
+            let damaged =
+                || io::Error::new(io::ErrorKind::InvalidData, format!("{file} is damaged: remove it"));
+            runs.map(Into::into).ok_or_else(damaged)
+        }
+    }
+}
+
+/// What a file was found to hold.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Which.
+    pub file: FileName,
+    /// Its length.
+    pub length: u64,
+    /// Batches or records that are whole.
+    pub whole: usize,
+    /// Messages in them.
+    pub messages: u64,
+    /// Bytes at its end that were begun and of which nobody was told.
+    pub torn: u64,
+    /// What is not what was written.
+    pub damage: Vec<Damage>,
+}
+
+/// Checks every checksum of a directory, file by file.
+pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Result<(), OpenError> {
+    let files = directory.list()?;
+    for (file, length) in &files {
+        let all = || read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX));
+        let mut found =
+            Verified { file: *file, length: *length, whole: 0, messages: 0, torn: 0, damage: Vec::new() };
+        let whole_file = || vec![Damage { at: 0, bytes: *length }];
+        match *file {
+            FileName::Segment(place) => {
+                let bytes = all()?;
+                match SegmentHeader::parse(&bytes) {
+                    Ok(header) => {
+                        let index = FileName::Index(place);
+                        let index = if files.iter().any(|(file, _)| *file == index) {
+                            Some(read_index(directory, place)?)
+                        } else {
+                            None
+                        };
+                        let index = index.and_then(|bytes| Index::parse(header.stamp, &bytes).ok());
+                        let end = index.map_or(bytes.len() as u64, |index| index.end);
+                        let scanned = scan(&header, bytes.get(..end as usize).unwrap_or(&bytes));
+                        found.whole = scanned.batches.len();
+                        found.messages =
+                            scanned.batches.iter().map(|(_, batch)| u64::from(batch.count)).sum();
+                        found.damage = scanned.damage;
+                        // An index says where the rounds end that were spoken of.
+                        if scanned.end < end && end < bytes.len() as u64 {
+                            found.damage.push(Damage { at: scanned.end, bytes: end - scanned.end });
+                        } else {
+                            found.torn = scanned.torn;
+                        }
+                    }
+                    Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
+                    Err(Unreadable::Damaged)
+                        if bytes.iter().take(ROUNDS_AT as usize).all(|byte| *byte == 0) => {}
+                    Err(Unreadable::Damaged) => found.damage = whole_file(),
+                }
+            }
+            FileName::Index(place) => {
+                let header = read(directory, FileName::Segment(place), 0, ROUNDS_AT as usize);
+                let stamp =
+                    header.ok().and_then(|blocks| SegmentHeader::parse(&blocks).ok()).map(|of| of.stamp);
+                match index_of(&all()?, stamp) {
+                    Ok(count) => found.whole = count,
+                    Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
+                    Err(Unreadable::Damaged) => found.damage = whole_file(),
+                }
+            }
+            FileName::Catalogue(_) => match catalogue::parse(&all()?) {
+                Ok(records) => {
+                    found.whole = records.records.len();
+                    found.torn = length - records.end;
+                    found.damage =
+                        records.damage.into_iter().map(|(at, bytes)| Damage { at, bytes }).collect();
+                }
+                Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
+                Err(Unreadable::Damaged) => found.damage = whole_file(),
+            },
+            // Written anew at the next start.
+            FileName::NewIndex(_) | FileName::NewCatalogue(_) => continue,
+        }
+        take(found);
+    }
+    Ok(())
+}
+
+fn read_index(directory: &dyn Directory, place: u32) -> io::Result<Vec<u8>> {
+    let file = FileName::Index(place);
+    let header = read(directory, file, 0, INDEX_HEADER)?;
+    let heads = Index::heads_bytes(&header).unwrap_or(0);
+    read(directory, file, 0, INDEX_HEADER.saturating_add(heads))
+}
+
+/// How many runs an index names that are whole; none for one of an earlier life of its segment.
+fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
+    let of = Index::stamp(file)?;
+    if stamp.is_some_and(|stamp| stamp != of) {
+        return Ok(0);
+    }
+    let index = Index::parse(of, file)?;
+    let mut runs = 0;
+    for (_, _, at) in index.spans {
+        let bytes = file.get(at.at as usize..).and_then(|rest| rest.get(..at.bytes()));
+        runs += bytes.and_then(|bytes| at.parse(bytes)).ok_or(Unreadable::Damaged)?.len();
+    }
+    Ok(runs)
+}
+
+/// Deletes a queue of a directory that no server uses; false where there is none of that name.
+pub fn delete_queue(directory: &dyn Directory, name: &Name) -> Result<bool, OpenError> {
+    let (dir, _) = recovery::open(directory, 1, 0, 0)?;
+    let Some((incarnation, end)) = dir.find(name) else { return Ok(false) };
+    let file = FileName::Catalogue(0);
+    let record = Arc::new(Record::Deleted(incarnation).encode());
+    for step in [Step::Write(file, end, record), Step::Sync(file)] {
+        directory.run(&step)?;
+    }
+    Ok(true)
+}
