@@ -439,6 +439,39 @@ fn what_an_index_names_is_durable() {
     }
 }
 
+#[test]
+fn offsets_go_on_behind_what_has_expired_and_its_files_are_used_again() {
+    let mut world = World::new(1, config());
+    let [idle, busy] = [0, 1].map(|queue| PartitionKey { queue: QueueId(queue), partition: 0 });
+    assert!(world.open(0) && world.open(1));
+    world.append(idle, 1);
+    world.settle();
+    let end = world.read(idle, 0).unwrap().last().expect("it has not expired").0 + 1;
+    for _ in 0..60 {
+        for _ in 0..100 {
+            world.append(busy, 1);
+        }
+        world.settle();
+        world.now.mono_ms += 5_000;
+        world.now.unix_ms += 5_000;
+        // What says where the idle partition ends is written at one tick, and lets go of its files at the next.
+        (0..3).for_each(|_| {
+            world.tick();
+            world.settle();
+        });
+    }
+    let files = world.disk.list().unwrap();
+    let segments = files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).count();
+    assert!(segments <= 3 * usize::from(world.shards()), "{segments} files for what one or two would hold");
+    world.disk.lose_power();
+    world.crash();
+    assert!(world.open(0));
+    world.append(idle, 1000);
+    world.settle();
+    let first = world.read(idle, 0).unwrap()[0].0;
+    assert!(first >= end, "{first} was given before");
+}
+
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
