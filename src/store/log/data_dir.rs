@@ -1,7 +1,7 @@
 //! What the shards of a server share of a data directory: which queues there are, what was there when the server started, and
 //! which files are free. Asked when a queue or a partition is touched first, and when a segment begins or ends.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalogue::Name;
@@ -25,8 +25,8 @@ pub(super) struct State {
     pub pasts: Vec<(PartitionId, u64, Past)>,
     /// See `pasts`.
     pub segments: Vec<Arc<Segment>>,
-    /// Files whose segments are no more.
-    pub free: Vec<u32>,
+    /// Files whose segments are no more, those first that are used first.
+    pub free: VecDeque<u32>,
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
@@ -125,7 +125,7 @@ impl DataDir {
         let mut state = self.lock();
         state.next_number += 1;
         let number = state.next_number;
-        if let Some(place) = state.free.pop() {
+        if let Some(place) = state.free.pop_front() {
             return NewPlace { place, number, is_new: false };
         }
         while state.foreign.contains(&state.next_place) {
@@ -140,7 +140,7 @@ impl DataDir {
         let mut state = self.lock();
         let is_kept = state.free.len() < max;
         if is_kept {
-            state.free.push(place);
+            state.free.push_back(place);
         }
         is_kept
     }

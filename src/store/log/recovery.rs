@@ -121,7 +121,7 @@ pub fn open(
     for Found { segment, spans, is_damaged } in found {
         state.next_number = state.next_number.max(segment.number);
         if spans.is_empty() && !is_damaged && segment.bytes == segment_bytes {
-            state.free.push(segment.place);
+            state.free.push_back(segment.place);
             continue;
         }
         for (id, span) in spans {
