@@ -442,14 +442,16 @@ fn what_an_index_names_is_durable() {
 #[test]
 fn offsets_go_on_behind_what_has_expired_and_its_files_are_used_again() {
     let mut world = World::new(1, config());
-    let [idle, busy] = [0, 1].map(|queue| PartitionKey { queue: QueueId(queue), partition: 0 });
-    assert!(world.open(0) && world.open(1));
+    let idle = PartitionKey { queue: QueueId(0), partition: 0 };
+    assert!((0..QUEUES).all(|queue| world.open(queue)));
     world.append(idle, 1);
     world.settle();
     let end = world.read(idle, 0).unwrap().last().expect("it has not expired").0 + 1;
     for _ in 0..60 {
-        for _ in 0..100 {
-            world.append(busy, 1);
+        for number in 0..200 {
+            // Whichever shard the idle one is on has others that are busy.
+            let queue = QueueId(1 + number % (QUEUES - 1));
+            world.append(PartitionKey { queue, partition: (number / 2) as u16 % PARTITIONS }, 1);
         }
         world.settle();
         world.now.mono_ms += 5_000;
