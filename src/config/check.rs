@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{ControlListen, ServerConfig, Settings, StoreKind, WhenFull, check_cores};
 use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
-use crate::store::log::stored_bytes_max;
+use crate::store::log::{BLOCK, stored_bytes_max};
 
 /// Settings that cannot work; the text names the key and the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +129,10 @@ impl ServerConfig {
                     "log_segment_bytes: {} does not hold the largest batch, max_pb_bytes + 2 × append_batch_bytes = {largest}",
                     self.embedded.segment_bytes
                 ),
+            ),
+            (
+                !self.embedded.segment_bytes.is_multiple_of(BLOCK as u64),
+                format!("log_segment_bytes: {} is no multiple of {BLOCK}", self.embedded.segment_bytes),
             ),
         ])
     }

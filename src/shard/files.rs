@@ -13,12 +13,16 @@ use glommio::io::{DmaFile, OpenOptions};
 use crate::store::log::disk::{Directory, Disk, FileName, Read, Step};
 use crate::store::log::{OsDirectory, Tag};
 
+/// Whether what is written is durable once that is said (`O_DSYNC`): a write and its sync in one go, and one pass of the reactor
+/// less until somebody can be told.
+type IsSynced = bool;
+
 /// See the module's page. Clones are the same.
 #[derive(Clone)]
 pub struct Files {
     directory: Arc<OsDirectory>,
-    /// Segments that are open.
-    open: Rc<RefCell<HashMap<FileName, Rc<DmaFile>>>>,
+    /// Segments that are open: for writes that are synced as they are made, and for others.
+    open: Rc<RefCell<HashMap<(FileName, IsSynced), Rc<DmaFile>>>>,
     done: Rc<RefCell<VecDeque<(Tag, Read)>>>,
     /// Told of whatever is done.
     wake: Rc<dyn Fn()>,
@@ -38,7 +42,20 @@ impl Files {
 
     async fn run(&self, steps: Vec<Step>) -> Read {
         let mut read = Vec::new();
-        for step in steps {
+        let mut steps = steps.into_iter().peekable();
+        while let Some(step) = steps.next() {
+            if let Step::Write(file @ FileName::Segment(_), at, bytes) = &step
+                && steps.next_if(|next| matches!(next, Step::Sync(synced) if synced == file)).is_some()
+            {
+                match self.open(*file, true).await? {
+                    Some(open) => write(&open, *at, bytes).await?,
+                    None => {
+                        let steps = vec![step.clone(), Step::Sync(*file)];
+                        self.run_blocking(steps).await.map(drop)?;
+                    }
+                }
+                continue;
+            }
             read.extend(self.run_step(step).await?);
         }
         Ok(read)
@@ -47,42 +64,57 @@ impl Files {
     async fn run_step(&self, step: Step) -> Read {
         match &step {
             Step::Create(file) | Step::Remove(file) => {
-                let open = self.open.borrow_mut().remove(file);
-                if let Some(open) = open {
-                    // Fails where somebody reads it; it is closed with him then.
-                    let _ = open.close_rc().await;
+                for is_synced in [false, true] {
+                    let open = self.open.borrow_mut().remove(&(*file, is_synced));
+                    if let Some(open) = open {
+                        // Fails where somebody reads it; it is closed with him then.
+                        let _ = open.close_rc().await;
+                    }
                 }
             }
             Step::Write(file @ FileName::Segment(_), at, bytes) => {
-                if let Some(open) = self.open(*file).await? {
+                if let Some(open) = self.open(*file, false).await? {
                     return write(&open, *at, bytes).await.map(|()| Vec::new());
                 }
             }
             Step::Sync(file @ FileName::Segment(_)) => {
-                if let Some(open) = self.open(*file).await? {
+                if let Some(open) = self.open(*file, false).await? {
                     return open.fdatasync().await.map(|()| Vec::new()).map_err(error);
                 }
             }
             Step::Read(file @ FileName::Segment(_), ranges) => {
-                if let Some(open) = self.open(*file).await? {
+                if let Some(open) = self.open(*file, false).await? {
                     return read(&open, ranges).await;
                 }
             }
             _ => {}
         }
+        self.run_blocking(vec![step]).await
+    }
+
+    async fn run_blocking(&self, steps: Vec<Step>) -> Read {
         let directory = self.directory.clone();
-        glommio::executor().spawn_blocking(move || directory.run(&step)).await
+        let run = move || {
+            let mut read = Vec::new();
+            for step in &steps {
+                read.extend(directory.run(step)?);
+            }
+            Ok(read)
+        };
+        glommio::executor().spawn_blocking(run).await
     }
 
     /// A segment for direct I/O; `None` where its file system has none.
-    async fn open(&self, file: FileName) -> io::Result<Option<Rc<DmaFile>>> {
-        if let Some(open) = self.open.borrow().get(&file) {
+    async fn open(&self, file: FileName, is_synced: IsSynced) -> io::Result<Option<Rc<DmaFile>>> {
+        if let Some(open) = self.open.borrow().get(&(file, is_synced)) {
             return Ok(Some(open.clone()));
         }
-        match OpenOptions::new().read(true).write(true).dma_open(self.directory.path_of(file)).await {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(if is_synced { libc::O_DSYNC } else { 0 });
+        match options.dma_open(self.directory.path_of(file)).await {
             Ok(open) => {
                 let open = Rc::new(open);
-                self.open.borrow_mut().insert(file, open.clone());
+                self.open.borrow_mut().insert((file, is_synced), open.clone());
                 Ok(Some(open))
             }
             Err(why) => match error(why) {

@@ -42,6 +42,7 @@ mod tests;
 pub use backlog::{LOAD_COST_MAX, LOADS_MAX};
 pub use catalogue::Name;
 pub use data_dir::DataDir;
+pub use format::BLOCK;
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use os::OsDirectory;
 pub use recovery::{Damaged, OpenError, Report, open};
