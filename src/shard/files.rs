@@ -17,12 +17,14 @@ use crate::store::log::{OsDirectory, Tag};
 /// less until somebody can be told.
 type IsSynced = bool;
 
+type Open = HashMap<(FileName, IsSynced), Rc<DmaFile>>;
+
 /// See the module's page. Clones are the same.
 #[derive(Clone)]
 pub struct Files {
     directory: Arc<OsDirectory>,
     /// Segments that are open: for writes that are synced as they are made, and for others.
-    open: Rc<RefCell<HashMap<(FileName, IsSynced), Rc<DmaFile>>>>,
+    open: Rc<RefCell<Open>>,
     done: Rc<RefCell<VecDeque<(Tag, Read)>>>,
     /// Told of whatever is done.
     wake: Rc<dyn Fn()>,
