@@ -122,7 +122,7 @@ pub(super) struct Backlog<T> {
 }
 
 impl<T: Copy + Eq> Backlog<T> {
-    /// One of at most so many bytes, beside one window for each load under way.
+    /// One of at most so many bytes, beside the window that was loaded last.
     pub(super) fn new(bytes_max: usize) -> Self {
         let (of, order, stalled) = (HashMap::new(), VecDeque::new(), VecDeque::new());
         Self { of, order, bytes: 0, bytes_max, loads: 0, stalled }
@@ -295,10 +295,13 @@ impl<T: Copy + Eq> Backlog<T> {
         let before = window.bytes();
         window.keep(kept);
         self.bytes -= before - window.bytes();
+        // What was loaded last goes last.
+        let loaded = reading.windows.remove(index);
+        reading.windows.push(loaded);
         self.let_go(id);
     }
 
-    /// Lets windows go until the rest is within the bound; not those of `id`.
+    /// Lets windows go until the rest is within the bound, but for the last one of `id`.
     fn let_go(&mut self, id: PartitionId) {
         for _ in 0..self.order.len() {
             if self.bytes <= self.bytes_max {
@@ -306,8 +309,10 @@ impl<T: Copy + Eq> Backlog<T> {
             }
             let Some(oldest) = self.order.pop_front() else { return };
             self.order.push_back(oldest);
-            if let Some(reading) = self.of.get_mut(&oldest).filter(|_| oldest != id) {
-                self.bytes -= reading.windows.drain(..).map(|read| read.window.bytes()).sum::<usize>();
+            if let Some(reading) = self.of.get_mut(&oldest) {
+                let kept = usize::from(oldest == id);
+                let gone = reading.windows.drain(..reading.windows.len().saturating_sub(kept));
+                self.bytes -= gone.map(|read| read.window.bytes()).sum::<usize>();
             }
         }
     }
