@@ -13,7 +13,7 @@
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
 //! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
 //! | [`session`] | the streaming protocol without I/O, server and client side | sockets, clocks, stores |
-//! | [`store`] | the `Store` trait; the memory store, and `kafka`, the only room that knows rdkafka | protocol types |
+//! | [`store`] | the `Store` trait; the embedded `log`, the memory store, and `kafka`, the only room that knows rdkafka | protocol types |
 //! | [`shard`] | glommio: driver, sockets, inboxes; `shard::core` decides, without I/O | protocol decisions |
 //! | [`control`] | health and metrics over HTTP, on a thread of its own | the data path |
 //! | [`client`] | the session's client side on glommio | |
