@@ -16,6 +16,11 @@
 //! A shard writes one segment at a time, in rounds: what came while the last round was written makes the next one, one write and
 //! one sync, without a timer. All partitions of the shard share it, so one file is synced whatever the number of partitions. A
 //! full segment is sealed: its index is written behind it, and a file whose messages have all expired becomes another segment.
+//!
+//! The other way, a journal and a file for each partition written behind it, was tried with 1,000 partitions (`perf/README.md`): 3.9
+//! million messages of 100 B a second instead of 15.7, twice the bytes, six times the CPU time, and checkpoints of 0.3 s. It reads
+//! one of 1,000 partitions back at 10.5 million a second instead of 4.5, and at 6.2 instead of 0.07 where each batch is one message.
+//! A third, in which full segments are grouped by partition behind the writing, has most of both; it can be built on this one.
 
 mod backlog;
 mod catalogue;
