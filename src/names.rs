@@ -17,6 +17,9 @@ pub struct Project(Arc<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueName(Arc<str>);
 
+/// A queue's full name.
+pub type FullName = (Project, QueueName);
+
 /// What a client writes as `queue_name`: a queue, or one partition of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueAddress {

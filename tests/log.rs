@@ -11,7 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::Server;
+use common::{Client, Server};
+use millstream::pb::ConsumeResponse;
 use random::Random;
 use service::{Feed, Service, check};
 
@@ -184,4 +185,40 @@ fn a_format_of_another_version_is_refused() {
 fn an_unknown_directory_is_not_made_by_a_look_at_it() {
     let (_, said, code) = tool(&["queues", "--data-dir", "/no/such/directory"]);
     assert!(code == 2 && said.contains("no such directory"), "{said}");
+}
+
+#[test]
+fn a_running_server_lists_its_queues_and_deletes_them() {
+    let data = DataDir::new("running");
+    let server = serve(&data, &[]);
+    put(&server, "one", 100);
+    put(&server, "two", 10);
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let list = || {
+        let (lines, said, code) = tool(&["queues", "--control", &control, "--json"]);
+        assert_eq!(code, 0, "{said}");
+        lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| (line["queue"].as_str().unwrap().to_owned(), line["messages"].as_u64().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(), [("one".into(), 100), ("two".into(), 10)]);
+    // Whoever follows a queue that is deleted is told so, and finds the next queue of that name.
+    let mut follower = Client::connect(&server);
+    follower.begin(&common::get("one", "oldest", true));
+    follower.receive_as::<ConsumeResponse>();
+    let delete = || tool(&["queue", "delete", "one", "--control", &control]).2;
+    assert_eq!((delete(), delete()), (0, 1));
+    assert_eq!(list(), [("two".into(), 10)]);
+    put(&server, "one", 5);
+    assert_eq!(get(&server, "one", 5), numbers(5), "a queue of the same name is another one");
+    assert_eq!(server.stop(), 0);
+    let server = serve(&data, &[]);
+    assert_eq!(get(&server, "one", 5), numbers(5), "what was deleted stays deleted");
+    assert_eq!(get(&server, "two", 10), numbers(10));
+    let memory = Server::start(&["--cores", "0"]);
+    let other = format!("http://127.0.0.1:{}", memory.control);
+    let (_, said, code) = tool(&["queues", "--control", &other]);
+    assert!(code == 2 && said.contains("embedded log"), "{said}");
 }

@@ -1,22 +1,34 @@
-//! `millstream queues` and `millstream queue delete`.
+//! `millstream queues` and `millstream queue delete`: of a data directory, or of a running server.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Directory, Failure, say_damage};
+use crate::control::QueueLine;
 use crate::names::{Project, QueueName};
-use crate::store::log::inspect::{Contents, QueueSummary, delete_queue};
+use crate::store::log::inspect::{Contents, delete_queue};
+
+/// How long a running server may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the queues are.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The data directory, where no server uses it
+    #[arg(long, default_value = "millstream-data", conflicts_with = "control")]
+    data_dir: PathBuf,
+    /// Ask the running server whose control port this is, like http://127.0.0.1:9001
+    #[arg(long)]
+    control: Option<String>,
+}
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Of a data directory that no server uses. Messages that have expired are counted as long as their file holds others.\n\
-                        Exit codes: 0 done; 2 it cannot be read, or a server uses it."
-)]
+#[command(after_help = "Messages that have expired are counted as long as their file holds others.\n\
+                  Exit codes: 0 done; 2 the directory cannot be read, a server uses it, or the server cannot be asked.")]
 pub(super) struct ListArgs {
-    /// The data directory
-    #[arg(long, default_value = "millstream-data")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -30,9 +42,10 @@ pub(super) struct QueueArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Delete a queue and its messages from a data directory that no server uses; their room is free once their files expire
+    /// Delete a queue and its messages; their room is free once their files expire
     #[command(
-        after_help = "Exit codes: 0 deleted; 1 there is no such queue; 2 it cannot be written, or a server uses it."
+        after_help = "Exit codes: 0 deleted; 1 there is no such queue; 2 the directory cannot be written, a server uses \
+                      it, or the server cannot be asked."
     )]
     Delete {
         /// The queue
@@ -40,21 +53,9 @@ enum Command {
         /// The project
         #[arg(long, default_value = "default")]
         project: String,
-        /// The data directory
-        #[arg(long, default_value = "millstream-data")]
-        data_dir: PathBuf,
+        #[command(flatten)]
+        place: Place,
     },
-}
-
-#[derive(serde::Serialize)]
-struct Line<'a> {
-    project: &'a str,
-    queue: &'a str,
-    partitions: u16,
-    messages: u64,
-    bytes: u64,
-    oldest_ms: Option<u64>,
-    newest_ms: Option<u64>,
 }
 
 fn unix_ms() -> u64 {
@@ -63,45 +64,80 @@ fn unix_ms() -> u64 {
 
 /// When that was, as people read it.
 fn when(unix_ms: Option<u64>) -> String {
-    let at = unix_ms.and_then(|ms| UNIX_EPOCH.checked_add(std::time::Duration::from_millis(ms)));
+    let at = unix_ms.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
     at.map_or("-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
 }
 
-/// Lists the queues of a data directory.
-pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
-    let directory = Directory::open(&args.data_dir)?;
-    let contents = Contents::read(&directory.files)?;
-    if !args.json {
-        println!(
-            "{:<40} {:>10} {:>14} {:>16}  {:<20}  {:<20}",
-            "queue", "partitions", "messages", "bytes", "oldest", "newest"
-        );
-    }
-    for ((project, queue), summary) in contents.queues(unix_ms()) {
-        let QueueSummary { partitions, messages, bytes, oldest_ms, newest_ms } = summary;
-        if args.json {
-            let (project, queue) = (project.as_str(), queue.as_str());
-            let line = Line { project, queue, partitions, messages, bytes, oldest_ms, newest_ms };
-            println!("{}", serde_json::to_string(&line)?);
-        } else {
-            let (name, oldest, newest) = (format!("{project}/{queue}"), when(oldest_ms), when(newest_ms));
-            println!("{name:<40} {partitions:>10} {messages:>14} {bytes:>16}  {oldest:<20}  {newest:<20}");
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .timeout_global(Some(ANSWER_TIMEOUT))
+        .http_status_as_error(false)
+        .build()
+        .into()
+}
+
+fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
+    if let Some(control) = &place.control {
+        let failed = |error: ureq::Error| Failure(format!("{control}: {error}"));
+        let url = format!("{}/queues", control.trim_end_matches('/'));
+        let mut answer = agent().get(&url).call().map_err(failed)?;
+        let text = answer.body_mut().read_to_string().map_err(failed)?;
+        if !answer.status().is_success() {
+            return Err(Failure(format!("{control}: {}: {}", answer.status(), text.trim_end())));
         }
+        return Ok(serde_json::from_str(&text)?);
     }
+    let directory = Directory::open(&place.data_dir)?;
+    let contents = Contents::read(&directory.files)?;
     say_damage(&contents.report);
+    Ok(contents.queues(unix_ms()).iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
+}
+
+/// Lists queues.
+pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
+    let lines = lines(&args.place)?;
+    if args.json {
+        for line in lines {
+            println!("{}", serde_json::to_string(&line)?);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{:<40} {:>10} {:>14} {:>16}  {:<20}  {:<20}",
+        "queue", "partitions", "messages", "bytes", "oldest", "newest"
+    );
+    for QueueLine { project, queue, partitions, messages, bytes, oldest_ms, newest_ms } in lines {
+        let (name, oldest, newest) = (format!("{project}/{queue}"), when(oldest_ms), when(newest_ms));
+        println!("{name:<40} {partitions:>10} {messages:>14} {bytes:>16}  {oldest:<20}  {newest:<20}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Does something to a queue.
 pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
-    let Command::Delete { queue, project, data_dir } = &args.command;
+    let Command::Delete { queue, project, place } = &args.command;
     let parsed = Project::parse(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));
     let name = parsed.map_err(|fault| Failure(fault.to_string()))?;
-    let directory = Directory::open(data_dir)?;
-    if delete_queue(&directory.files, &name)? {
+    let is_deleted = match &place.control {
+        Some(control) => delete_running(control, project, queue)?,
+        None => delete_queue(&Directory::open(&place.data_dir)?.files, &name)?,
+    };
+    if is_deleted {
         println!("{project}/{queue} is deleted");
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("millstream: queue {project}/{queue}: no such queue");
     Ok(ExitCode::from(1))
+}
+
+fn delete_running(control: &str, project: &str, queue: &str) -> Result<bool, Failure> {
+    let failed = |error: ureq::Error| Failure(format!("{control}: {error}"));
+    let url = format!("{}/queues/{project}/{queue}", control.trim_end_matches('/'));
+    let mut answer = agent().delete(&url).call().map_err(failed)?;
+    let text = answer.body_mut().read_to_string().map_err(failed)?;
+    match answer.status().as_u16() {
+        204 => Ok(true),
+        404 if text.contains("no such queue") => Ok(false),
+        _ => Err(Failure(format!("{control}: {}: {}", answer.status(), text.trim_end()))),
+    }
 }

@@ -93,7 +93,7 @@ fn of_log(config: &ServerConfig, shards: u64) -> Vec<Item> {
         Item {
             what: "what is written, and the index of that segment",
             keys: "log_segment_bytes, max_pb_bytes",
-            bytes: shards * (2 * (ROUND_BYTES + largest) as u64 + log.segment_bytes / 8),
+            bytes: shards * (2 * (ROUND_BYTES + largest) as u64 + log.segment_bytes / 2 * 3),
         },
     ]
 }

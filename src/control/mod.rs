@@ -6,9 +6,14 @@
 //! | --- | --- |
 //! | `/healthz` | 200 while every shard answers within a second, else 503 |
 //! | `/readyz` | the same, and 503 once the server drains: send it nobody new |
+//! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
+//! | `DELETE /queues/PROJECT/QUEUE` | deletes one: 204, or 404 where there is none |
 //! | `/metrics` | counters and gauges in Prometheus' text format |
 
 mod metrics;
+mod queues;
+
+pub use queues::QueueLine;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -19,7 +24,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -60,6 +65,8 @@ impl Control {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
+            .route("/queues", get(queues::list))
+            .route("/queues/{project}/{queue}", delete(queues::delete))
             .with_state(Arc::new(probe));
         let listener = self.listener;
         std::thread::Builder::new().name("control".into()).spawn(move || {

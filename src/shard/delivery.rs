@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::core::{Message, ShardSnapshot};
+use crate::names::FullName;
+use crate::store::QueueSummary;
 
 /// What comes into a shard's inbox.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub enum Delivery {
     Messages(Vec<Message>),
     /// The store has something for the shard.
     StoreNews,
+    /// Say what the shard's store holds of each queue.
+    Queues(Reply<Vec<(FullName, QueueSummary)>>),
     /// Say how the shard is.
     Snapshot(Reply<ShardSnapshot>),
     /// Say that it is there.

@@ -200,6 +200,7 @@ impl<S: Store<Token>> Driver<S> {
                 // It has woken the shard, which asks its store in every turn.
                 Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
+                Some(Delivery::Queues(reply)) => reply.give(self.core.store().queues(self.now().unix_ms)),
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(Instant::now() + self.settings.drain_timeout);

@@ -2,7 +2,7 @@
 //! executor's helper thread. Runs on the shard's thread.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,12 @@ use crate::store::log::{OsDirectory, Tag};
 /// less until somebody can be told.
 type IsSynced = bool;
 
-type Open = HashMap<(FileName, IsSynced), Rc<DmaFile>>;
+/// Those that were used last are last.
+type Open = Vec<((FileName, IsSynced), Rc<DmaFile>)>;
+
+/// Files that a shard keeps open: the one that it writes, and those that are read just now. One that is removed elsewhere keeps its
+/// room on the disk for as long.
+pub const OPEN_MAX: usize = 8;
 
 /// See the module's page. Clones are the same.
 #[derive(Clone)]
@@ -40,6 +45,12 @@ impl Files {
     /// The files of that directory; `wake` is called whenever steps are done.
     pub fn new(directory: Arc<OsDirectory>, wake: impl Fn() + 'static) -> Self {
         Self { directory, open: Rc::default(), done: Rc::default(), wake: Rc::new(wake) }
+    }
+
+    fn take(&self, key: &(FileName, IsSynced)) -> Option<Rc<DmaFile>> {
+        let mut open = self.open.borrow_mut();
+        let index = open.iter().position(|(other, _)| other == key)?;
+        Some(open.remove(index).1)
     }
 
     async fn run(&self, steps: Vec<Step>) -> Read {
@@ -67,7 +78,7 @@ impl Files {
         match &step {
             Step::Create(file) | Step::Remove(file) => {
                 for is_synced in [false, true] {
-                    let open = self.open.borrow_mut().remove(&(*file, is_synced));
+                    let open = self.take(&(*file, is_synced));
                     if let Some(open) = open {
                         // Fails where somebody reads it; it is closed with him then.
                         let _ = open.close_rc().await;
@@ -108,19 +119,29 @@ impl Files {
 
     /// A segment for direct I/O; `None` where its file system has none.
     async fn open(&self, file: FileName, is_synced: IsSynced) -> io::Result<Option<Rc<DmaFile>>> {
-        if let Some(open) = self.open.borrow().get(&(file, is_synced)) {
-            return Ok(Some(open.clone()));
+        let key = (file, is_synced);
+        if let Some(open) = self.take(&key) {
+            self.open.borrow_mut().push((key, open.clone()));
+            return Ok(Some(open));
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(if is_synced { libc::O_DSYNC } else { 0 });
         match options.dma_open(self.directory.path_of(file)).await {
             Ok(open) => {
                 let open = Rc::new(open);
-                self.open.borrow_mut().insert((file, is_synced), open.clone());
+                let oldest = {
+                    let mut all = self.open.borrow_mut();
+                    all.push((key, open.clone()));
+                    (all.len() > OPEN_MAX).then(|| all.remove(0))
+                };
+                if let Some((_, oldest)) = oldest {
+                    let _ = oldest.close_rc().await;
+                }
                 Ok(Some(open))
             }
             Err(why) => match error(why) {
-                why if why.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+                // glommio keeps the kind alone.
+                why if why.kind() == io::ErrorKind::InvalidInput => Ok(None),
                 why => Err(why),
             },
         }

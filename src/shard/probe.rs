@@ -2,12 +2,16 @@
 //!
 //! Runs on whatever thread asks; the answer is made on the shard's. Never waits.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::core::ShardSnapshot;
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
+use crate::names::FullName;
+use crate::store::QueueSummary;
+use crate::store::log::{DataDir, OsDirectory};
 
 /// To ask the shards of a server with; any thread's.
 #[derive(Clone, Debug)]
@@ -15,6 +19,21 @@ pub struct Probe {
     shards: Vec<Sender<Delivery>>,
     stalls: Vec<Arc<AtomicU64>>,
     draining: Arc<AtomicBool>,
+    log: Option<LogFiles>,
+}
+
+/// The embedded log's directory, and what the shards share of it.
+#[derive(Clone, Debug)]
+pub struct LogFiles {
+    pub(super) dir: Arc<DataDir>,
+    pub(super) directory: Arc<OsDirectory>,
+}
+
+impl LogFiles {
+    /// Deletes a queue; false where there is none of that name. Waits for the disk.
+    pub fn delete_queue(&self, name: &FullName) -> io::Result<bool> {
+        self.dir.delete_queue(&*self.directory, name)
+    }
 }
 
 impl Probe {
@@ -22,8 +41,9 @@ impl Probe {
         shards: Vec<Sender<Delivery>>,
         stalls: Vec<Arc<AtomicU64>>,
         draining: Arc<AtomicBool>,
+        log: Option<LogFiles>,
     ) -> Self {
-        Self { shards, stalls, draining }
+        Self { shards, stalls, draining, log }
     }
 
     /// How many there are.
@@ -39,6 +59,28 @@ impl Probe {
     /// Asks one how it is: for now and then, it looks at every connection. False where its inbox is full.
     pub fn ask(&self, shard: usize, reply: impl FnOnce(ShardSnapshot) + Send + 'static) -> bool {
         self.send(shard, Delivery::Snapshot(Reply::new(reply)))
+    }
+
+    /// Asks one what its store holds of each queue. False where its inbox is full.
+    pub fn queues(
+        &self,
+        shard: usize,
+        reply: impl FnOnce(Vec<(FullName, QueueSummary)>) + Send + 'static,
+    ) -> bool {
+        self.send(shard, Delivery::Queues(Reply::new(reply)))
+    }
+
+    /// What deletes queues, where the store can.
+    pub fn log(&self) -> Option<&LogFiles> {
+        self.log.as_ref()
+    }
+
+    /// Has every shard look at its store.
+    pub fn wake(&self) {
+        for shard in 0..self.shards() {
+            // One whose inbox is full is awake.
+            self.send(shard, Delivery::StoreNews);
+        }
     }
 
     /// Asks one whether it is there. False where its inbox is full.

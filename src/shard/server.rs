@@ -21,7 +21,7 @@ use super::files::Files;
 use super::inbox::{Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::Parker;
-use super::probe::Probe;
+use super::probe::{LogFiles, Probe};
 use crate::config::{KafkaConfig, LogConfig, ServerConfig, StoreKind, WhenFull};
 use crate::store::Memory;
 use crate::store::kafka::{Cluster, Kafka, News};
@@ -105,6 +105,17 @@ impl Stores {
     }
 }
 
+impl Stores {
+    fn log_files(&self) -> Option<LogFiles> {
+        match self {
+            Self::Log { dir, directory, .. } => {
+                Some(LogFiles { dir: dir.clone(), directory: directory.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Server {
     /// Starts a shard on each core, to serve who comes to `listener`.
     pub fn start(config: &ServerConfig, listener: Listener) -> io::Result<Self> {
@@ -119,6 +130,7 @@ impl Server {
         let settings = Arc::new(config.settings.clone());
         let tenants = Arc::new(Tenants::new(settings.per_project));
         let stores = Stores::of(config, count)?;
+        let log = stores.log_files();
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(settings.inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
@@ -186,7 +198,7 @@ impl Server {
         let draining = Arc::new(AtomicBool::new(false));
         Ok(Self {
             address,
-            probe: Probe::new(senders.clone(), stalls, draining.clone()),
+            probe: Probe::new(senders.clone(), stalls, draining.clone(), log),
             handle: DrainHandle { listener, shards: senders, draining },
             shards,
             acceptor,

@@ -157,6 +157,32 @@ pub struct StoreCounters {
     pub refused: u64,
 }
 
+/// What there is of a queue. Messages that have expired may be counted until their room is used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueSummary {
+    /// Partitions.
+    pub partitions: u16,
+    /// Messages.
+    pub messages: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// When the oldest was stored, Unix milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// When the newest was.
+    pub newest_ms: Option<u64>,
+}
+
+impl QueueSummary {
+    /// Adds another part of the same queue.
+    pub fn merge(&mut self, other: &Self) {
+        self.partitions = self.partitions.max(other.partitions);
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.oldest_ms = [self.oldest_ms, other.oldest_ms].into_iter().flatten().min();
+        self.newest_ms = self.newest_ms.max(other.newest_ms);
+    }
+}
+
 /// See the module's page.
 pub trait Store<T: Copy + Eq + Hash> {
     /// Takes a request; gives it back where the store has no room for more of them now.
@@ -190,6 +216,11 @@ pub trait Store<T: Copy + Eq + Hash> {
 
     /// Such a queue, of whichever shard: whoever waits for something of it is told.
     fn forget(&mut self, _queue: QueueId) {}
+
+    /// The queues that are there, and what this store holds of each; nothing where it does not know their names.
+    fn queues(&self, _unix_ms: u64) -> Vec<((Project, QueueName), QueueSummary)> {
+        Vec::new()
+    }
 
     /// What became of the messages.
     fn counters(&self) -> StoreCounters;

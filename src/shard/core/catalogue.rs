@@ -4,11 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::error::StoreFault;
-use crate::names::{Project, QueueName};
+use crate::names::FullName;
 use crate::queue::{QueueId, QueueInfo};
-
-/// A queue's full name.
-pub type FullName = (Project, QueueName);
 
 /// See the module's page.
 #[derive(Debug)]

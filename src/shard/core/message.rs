@@ -1,8 +1,8 @@
 //! What shards tell each other. Whatever one has for another in a turn travels as one batch of these.
 
-use super::catalogue::FullName;
 use super::slab::ConnectionId;
 use crate::error::Fault;
+use crate::names::FullName;
 use crate::queue::{QueueId, QueueInfo};
 use crate::session::OperationId;
 use crate::store::{Completion, Request, Stream};

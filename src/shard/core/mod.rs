@@ -22,14 +22,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use self::catalogue::{Catalogue, FullName};
+use self::catalogue::Catalogue;
 use self::deadlines::Deadlines;
 use self::drain::Drain;
 use crate::budget::{Budget, Wanted};
 use crate::clock::Now;
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
-use crate::names::{Project, QueueName, queue_hash};
+use crate::names::{FullName, Project, QueueName, queue_hash};
 use crate::planted;
 use crate::queue::{QueueId, QueueInfo, home};
 use crate::session::{Command, ServerSession, SessionCounters};

@@ -1,13 +1,12 @@
 //! Reading what is older than the tail in memory: from disk, a chunk at a time, for all consumers of a partition near each other.
 //!
 //! A partition that is read has windows: stretches of it in memory, each followed by its readers, and at most one load under
-//! way. Who comes into the chunk that was loaded last has the next one loaded. Windows of all partitions share a bound; those
-//! of partitions that nobody waits for go first.
+//! way. Who comes into the chunk that was loaded last has the next one loaded. Windows of all partitions share a bound.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::format::PartitionId;
+use super::format::{BatchHeader, PartitionId};
 use super::index::{RUN_BYTES_MAX, Run};
 use super::scan::walk;
 use super::segment::Segment;
@@ -16,16 +15,16 @@ use crate::clock::Now;
 use crate::store::window::{Fetch, Window};
 
 /// Bytes that one load reads, but for its last run.
-pub const LOAD_BYTES: u64 = 1 << 20;
+pub const LOAD_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
 
 /// Runs that one load reads.
 const LOAD_RUNS: usize = 64;
 
-/// Loads of a shard under way at once: what keeps a disk busy.
-pub const LOADS_MAX: usize = 16;
+/// Loads of a shard under way at once: what keeps a disk busy. Few in tests, so that some have to wait there, too.
+pub const LOADS_MAX: usize = if cfg!(test) { 2 } else { 16 };
 
-/// What a load takes at worst, as it came from the disk and as batches, bytes.
-pub const LOAD_COST_MAX: usize = 2 * (LOAD_BYTES as usize + RUN_BYTES_MAX as usize);
+/// What a load takes at worst, bytes: twice as it came from the disk, and as batches.
+pub const LOAD_COST_MAX: usize = 3 * (LOAD_BYTES as usize + RUN_BYTES_MAX as usize);
 
 /// Chunks of a window.
 const CHUNKS: usize = 3;
@@ -100,11 +99,20 @@ struct Reading<T> {
     ahead: Option<u64>,
     /// The runs of the sealed segment that is read.
     runs: Option<(u64, Arc<[Run]>)>,
+    /// It is in `Backlog::stalled`.
+    is_stalled: bool,
 }
 
 impl<T> Default for Reading<T> {
     fn default() -> Self {
-        Self { windows: Vec::new(), jobs: Vec::new(), is_loading: false, ahead: None, runs: None }
+        Self {
+            windows: Vec::new(),
+            jobs: Vec::new(),
+            is_loading: false,
+            ahead: None,
+            runs: None,
+            is_stalled: false,
+        }
     }
 }
 
@@ -193,7 +201,9 @@ impl<T: Copy + Eq> Backlog<T> {
             return None;
         }
         if self.loads == LOADS_MAX {
-            if !reading.jobs.is_empty() && !self.stalled.contains(&id) {
+            // Nobody waits for what is read ahead.
+            reading.ahead = None;
+            if !reading.jobs.is_empty() && !std::mem::replace(&mut reading.is_stalled, true) {
                 self.stalled.push_back(id);
             }
             return None;
@@ -239,13 +249,24 @@ impl<T: Copy + Eq> Backlog<T> {
         }
     }
 
-    /// A load has ended. The partition that is to be looked at again, if one had to wait for it.
-    pub(super) fn handle_ended(&mut self, id: PartitionId) -> Option<PartitionId> {
+    /// A load has ended.
+    pub(super) fn handle_ended(&mut self, id: PartitionId) {
         self.loads -= 1;
         if let Some(reading) = self.of.get_mut(&id) {
             reading.is_loading = false;
         }
-        self.stalled.pop_front()
+    }
+
+    /// The next partition that had to wait for a load to end, and may begin one now.
+    pub(super) fn poll_stalled(&mut self) -> Option<PartitionId> {
+        if self.loads == LOADS_MAX {
+            return None;
+        }
+        let id = self.stalled.pop_front()?;
+        if let Some(reading) = self.of.get_mut(&id) {
+            reading.is_stalled = false;
+        }
+        Some(id)
     }
 
     /// Whoever waits for a partition that cannot be read.
@@ -277,11 +298,11 @@ impl<T: Copy + Eq> Backlog<T> {
             if (bytes.len() as u64) < run.bytes {
                 damaged(run.at + bytes.len() as u64, run.bytes - bytes.len() as u64);
             }
-            let damage = walk(load.segment.stamp, run.at, bytes, |_, header, records| {
+            let is_its = |header: &BatchHeader| (header.incarnation, header.partition) == id;
+            let damage = walk(load.segment.stamp, run.at, bytes, is_its, |_, header, records| {
                 // Before the window's end lies what was read before of a run that has grown since.
-                let is_wanted =
-                    (header.incarnation, header.partition) == id && header.base_offset >= window.end();
-                if let Some(stored) = header.batch(records).filter(|_| is_wanted) {
+                let is_new = header.base_offset >= window.end();
+                if let Some(stored) = header.batch(records).filter(|_| is_new) {
                     window.push(stored);
                 }
             });

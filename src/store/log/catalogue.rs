@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::format::{Reader, Unreadable, behind_prefix, checksum, with_prefix};
-use crate::names::{Project, QueueName};
+use crate::names::{FullName, Project, QueueName};
 use crate::store::Life;
 
 const MAGIC: [u8; 8] = *b"MSTRMCAT";
@@ -22,14 +22,11 @@ const DELETED: u16 = 2;
 /// Bytes of a record without names.
 const RECORD_BYTES: usize = 24;
 
-/// A queue's full name.
-pub type Name = (Project, QueueName);
-
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A queue was made.
-    Made(Name, Life),
+    Made(FullName, Life),
     /// The queue of that incarnation was deleted.
     Deleted(u64),
 }
@@ -121,7 +118,7 @@ pub fn parse(file: &[u8]) -> Result<Records, Unreadable> {
 }
 
 /// The queues of all files' records, and the incarnations that were deleted.
-pub fn merge(records: impl Iterator<Item = Record>) -> (HashMap<Name, Life>, HashSet<u64>) {
+pub fn merge(records: impl Iterator<Item = Record>) -> (HashMap<FullName, Life>, HashSet<u64>) {
     let (mut made, mut deleted) = (Vec::new(), HashSet::new());
     for record in records {
         match record {

@@ -2,11 +2,15 @@
 //! which files are free. Asked when a queue or a partition is touched first, and when a segment begins or ends.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::catalogue::Name;
+use super::catalogue::{self, Record};
+use super::disk::{Directory, FileName, Step, save};
 use super::format::PartitionId;
 use super::segment::{Past, Segment};
+use crate::names::FullName;
 use crate::queue::{PartitionKey, QueueId, owner};
 use crate::store::Life;
 
@@ -14,11 +18,23 @@ use crate::store::Life;
 #[derive(Debug, Default)]
 pub struct DataDir {
     state: Mutex<State>,
+    /// Where the catalogue of deletions ends; held while one is written.
+    deletions_end: Mutex<u64>,
+    /// How many queues were deleted since the start.
+    deletions: AtomicUsize,
+}
+
+/// A queue that was deleted while the server ran.
+#[derive(Clone, Debug)]
+pub(super) struct Deletion {
+    pub incarnation: u64,
+    /// What the server called it.
+    pub queues: Vec<QueueId>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub queues: HashMap<Name, Life>,
+    pub queues: HashMap<FullName, Life>,
     /// Queues that are opened, by what the server calls them.
     pub opened: HashMap<QueueId, u64>,
     /// What was there at the start, until the shards take it: partitions with the hashes of their queues' names, and segments.
@@ -30,6 +46,8 @@ pub(super) struct State {
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
+    /// Deleted since the start.
+    pub deleted: Vec<Deletion>,
     /// Where the shards' catalogues end.
     pub catalogue_ends: Vec<u64>,
     /// Files that are not to be written: nobody knows what they hold.
@@ -44,6 +62,10 @@ pub(super) struct Found {
     pub catalogue_end: u64,
 }
 
+/// The catalogue of queues that were deleted by whoever runs the server: no shard's.
+pub(super) const DELETIONS: FileName = FileName::Catalogue(u16::MAX);
+const NEW_DELETIONS: FileName = FileName::NewCatalogue(u16::MAX);
+
 /// Where a new segment goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NewPlace {
@@ -54,21 +76,55 @@ pub(super) struct NewPlace {
 
 impl DataDir {
     /// What recovery found.
-    pub(super) fn new(state: State) -> Self {
-        Self { state: Mutex::new(state) }
+    pub(super) fn new(state: State, deletions_end: u64) -> Self {
+        let deletions_end = Mutex::new(deletions_end);
+        Self { state: Mutex::new(state), deletions_end, deletions: AtomicUsize::new(0) }
     }
 
     /// What recovery found, for tools.
-    pub(super) fn into_contents(self) -> (BTreeMap<Name, Life>, BTreeMap<PartitionId, Past>) {
+    pub(super) fn into_contents(self) -> (BTreeMap<FullName, Life>, BTreeMap<PartitionId, Past>) {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let pasts = state.pasts.into_iter().map(|(id, _, past)| (id, past));
         (state.queues.into_iter().collect(), pasts.collect())
     }
 
-    /// The incarnation of a queue, and where the first shard's catalogue ends.
-    pub(super) fn find(&self, name: &Name) -> Option<(u64, u64)> {
+    /// Deletes a queue; false where there is none of that name. Waits for the disk: not for a shard. Shards see it once they look.
+    pub fn delete_queue(&self, directory: &dyn Directory, name: &FullName) -> io::Result<bool> {
+        let mut end = self.deletions_end.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Life { incarnation, .. }) = self.lock().queues.get(name).copied() else { return Ok(false) };
+        let run = |steps: &[Step]| steps.iter().try_for_each(|step| directory.run(step).map(drop));
+        if *end == 0 {
+            let beginning = catalogue::beginning();
+            let length = beginning.len() as u64;
+            run(&save(NEW_DELETIONS, DELETIONS, beginning))?;
+            *end = length;
+        }
+        let record = Record::Deleted(incarnation).encode();
+        let length = record.len() as u64;
+        run(&[Step::Write(DELETIONS, *end, Arc::new(record)), Step::Sync(DELETIONS)])?;
+        *end += length;
+        let mut state = self.lock();
+        state.queues.remove(name);
+        let queues = state.opened.extract_if(|_, of| *of == incarnation).map(|(queue, _)| queue).collect();
+        state.deleted.push(Deletion { incarnation, queues });
+        self.deletions.store(state.deleted.len(), Ordering::Release);
+        Ok(true)
+    }
+
+    /// How many queues were deleted since the start.
+    pub(super) fn deletions(&self) -> usize {
+        self.deletions.load(Ordering::Acquire)
+    }
+
+    /// Those deleted after so many others.
+    pub(super) fn deleted_since(&self, seen: usize) -> Vec<Deletion> {
+        self.lock().deleted.get(seen..).unwrap_or_default().to_vec()
+    }
+
+    /// The queues, by incarnation.
+    pub(super) fn names(&self) -> HashMap<u64, (FullName, u16)> {
         let state = self.lock();
-        Some((state.queues.get(name)?.incarnation, *state.catalogue_ends.first()?))
+        state.queues.iter().map(|(name, life)| (life.incarnation, (name.clone(), life.partitions))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,7 +133,7 @@ impl DataDir {
     }
 
     /// A queue that is there, which the server calls `id` from now on.
-    pub(super) fn open(&self, id: QueueId, name: &Name) -> Option<Life> {
+    pub(super) fn open(&self, id: QueueId, name: &FullName) -> Option<Life> {
         let mut state = self.lock();
         let life = *state.queues.get(name)?;
         state.opened.insert(id, life.incarnation);
@@ -92,7 +148,7 @@ impl DataDir {
     }
 
     /// A queue was made.
-    pub(super) fn record(&self, id: QueueId, name: Name, life: Life) {
+    pub(super) fn record(&self, id: QueueId, name: FullName, life: Life) {
         let mut state = self.lock();
         state.opened.insert(id, life.incarnation);
         state.queues.insert(name, life);

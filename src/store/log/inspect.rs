@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::catalogue::{self, Name, Record};
+use super::catalogue;
 use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Read, Step, read};
-use super::format::{ROUNDS_AT, SegmentHeader, Unreadable};
-use super::index::{INDEX_HEADER, Index};
+use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::index::{INDEX_HEADER, Index, Run, SpanHead};
 use super::recovery::{self, OpenError, Report};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use crate::batch::StoredBatch;
-use crate::store::Life;
+use crate::names::FullName;
+use crate::store::{Life, QueueSummary};
 
 /// A directory to which nothing is written.
 #[derive(Debug)]
@@ -35,37 +36,19 @@ impl Directory for ReadOnly<'_> {
     }
 }
 
-/// What there is of a queue. Messages that have expired are counted as long as their segment holds any that have not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct QueueSummary {
-    /// Partitions.
-    pub partitions: u16,
-    /// Messages.
-    pub messages: u64,
-    /// Bytes of their batches.
-    pub bytes: u64,
-    /// When the oldest was stored, Unix milliseconds.
-    pub oldest_ms: Option<u64>,
-    /// When the newest was.
-    pub newest_ms: Option<u64>,
-}
-
-impl QueueSummary {
-    /// Adds what a partition holds.
-    pub(super) fn add<'a>(&mut self, heads: impl Iterator<Item = &'a super::index::SpanHead>, unix_ms: u64) {
-        for head in heads.filter(|head| head.messages > 0 && head.expiry_ms > unix_ms) {
-            self.messages += head.messages;
-            self.bytes += head.bytes;
-            self.oldest_ms = Some(self.oldest_ms.map_or(head.first_ms, |ms| ms.min(head.first_ms)));
-            self.newest_ms = Some(self.newest_ms.map_or(head.last_ms, |ms| ms.max(head.last_ms)));
-        }
+/// Adds what a partition holds to what its queue does.
+pub(super) fn add<'a>(to: &mut QueueSummary, heads: impl Iterator<Item = &'a SpanHead>, unix_ms: u64) {
+    for head in heads.filter(|head| head.messages > 0 && head.expiry_ms > unix_ms) {
+        let (oldest_ms, newest_ms) = (Some(head.first_ms), Some(head.last_ms));
+        let (messages, bytes) = (head.messages, head.bytes);
+        to.merge(&QueueSummary { messages, bytes, oldest_ms, newest_ms, ..*to });
     }
 }
 
 /// What a directory holds.
 #[derive(Debug)]
 pub struct Contents {
-    queues: BTreeMap<Name, Life>,
+    queues: BTreeMap<FullName, Life>,
     pasts: BTreeMap<(u64, u16), Past>,
     /// What was found wrong on the way.
     pub report: Report,
@@ -80,11 +63,11 @@ impl Contents {
     }
 
     /// The queues, by name.
-    pub fn queues(&self, unix_ms: u64) -> Vec<(&Name, QueueSummary)> {
+    pub fn queues(&self, unix_ms: u64) -> Vec<(&FullName, QueueSummary)> {
         let summary = |life: &Life| {
             let mut summary = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
             for (_, past) in self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX)) {
-                summary.add(past.spans.iter().map(|span| &span.head), unix_ms);
+                add(&mut summary, past.spans.iter().map(|span| &span.head), unix_ms);
             }
             summary
         };
@@ -96,7 +79,7 @@ impl Contents {
     pub fn dump(
         &self,
         directory: &dyn Directory,
-        name: &Name,
+        name: &FullName,
         mut take: impl FnMut(u16, StoredBatch) -> io::Result<()>,
         mut damaged: impl FnMut(FileName, Damage),
     ) -> Option<io::Result<()>> {
@@ -110,11 +93,13 @@ impl Contents {
                     for run in &*runs(directory, span)? {
                         let bytes = read(directory, file, run.at, run.bytes as usize)?;
                         let mut batches = Vec::new();
-                        let damage = walk(span.segment.stamp, run.at, &bytes, |_, header, records| {
-                            if (header.incarnation, header.partition) == (*incarnation, *partition) {
+                        let is_its = |header: &BatchHeader| {
+                            (header.incarnation, header.partition) == (*incarnation, *partition)
+                        };
+                        let damage =
+                            walk(span.segment.stamp, run.at, &bytes, is_its, |_, header, records| {
                                 batches.extend(header.batch(records));
-                            }
-                        });
+                            });
                         batches.into_iter().try_for_each(|batch| take(*partition, batch))?;
                         damage.into_iter().for_each(|damage| damaged(file, damage));
                     }
@@ -126,7 +111,7 @@ impl Contents {
     }
 }
 
-fn runs(directory: &dyn Directory, span: &SealedSpan) -> io::Result<Arc<[super::index::Run]>> {
+fn runs(directory: &dyn Directory, span: &SealedSpan) -> io::Result<Arc<[Run]>> {
     let file = FileName::Index(span.segment.place);
     match &span.runs {
         Runs::Memory(runs) => Ok(runs.clone()),
@@ -246,13 +231,7 @@ fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
 }
 
 /// Deletes a queue of a directory that no server uses; false where there is none of that name.
-pub fn delete_queue(directory: &dyn Directory, name: &Name) -> Result<bool, OpenError> {
+pub fn delete_queue(directory: &dyn Directory, name: &FullName) -> Result<bool, OpenError> {
     let (dir, _) = recovery::open(directory, 1, 0, 0)?;
-    let Some((incarnation, end)) = dir.find(name) else { return Ok(false) };
-    let file = FileName::Catalogue(0);
-    let record = Arc::new(Record::Deleted(incarnation).encode());
-    for step in [Step::Write(file, end, record), Step::Sync(file)] {
-        directory.run(&step)?;
-    }
-    Ok(true)
+    Ok(dir.delete_queue(directory, name)?)
 }

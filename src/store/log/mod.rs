@@ -45,7 +45,6 @@ mod simulated;
 mod tests;
 
 pub use backlog::{LOAD_COST_MAX, LOADS_MAX};
-pub use catalogue::Name;
 pub use data_dir::DataDir;
 pub use format::BLOCK;
 pub use journal::{ROUND_BYTES, stored_bytes_max};
@@ -59,7 +58,7 @@ use std::sync::Arc;
 
 use self::backlog::{Backlog, Job, Load, Served};
 use self::catalogue::Record;
-use self::data_dir::{Found, NewPlace};
+use self::data_dir::{Deletion, Found, NewPlace};
 use self::disk::{Disk, FileName, Step, make_segment, save_index};
 use self::format::{PartitionId, SegmentHeader};
 use self::index::{Index, Run, RunsAt};
@@ -68,11 +67,12 @@ use self::partition::{Partition, Place, Since};
 use self::scan::scan;
 use self::segment::{Past, Runs, SealedSpan, Segment};
 use super::window::Fetch;
-use super::{Completion, Fence, Request, Store, StoreCounters, Stream};
+use super::{Completion, Fence, QueueSummary, Request, Store, StoreCounters, Stream};
 use crate::batch::{Batch, Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::config::{Durability, LogConfig};
 use crate::error::StoreFault;
+use crate::names::FullName;
 use crate::queue::{PartitionKey, Position, QueueId};
 
 /// How often expired segments are looked for, and what failed is tried again, milliseconds.
@@ -114,7 +114,7 @@ pub struct LoadTag(Load);
 struct Opening<T> {
     token: T,
     queue: QueueId,
-    name: Name,
+    name: FullName,
     partitions: u16,
 }
 
@@ -143,6 +143,8 @@ pub struct Log<T, D> {
     /// A segment that is ready, and whether one is being made.
     spare: Option<Active>,
     making: Option<(NewPlace, SegmentHeader)>,
+    /// When one may be made again, `mono_ms`: the last could not.
+    make_again_ms: u64,
     /// Sealed segments whose indexes are being written.
     indexing: HashMap<u64, Index>,
     /// The segment of a round that failed: until its index says where it ends, nothing is stored.
@@ -152,7 +154,7 @@ pub struct Log<T, D> {
     /// Sealed segments that this shard looks after, oldest first.
     kept: Vec<Arc<Segment>>,
     openings: VecDeque<Opening<T>>,
-    opening: Vec<(T, QueueId, Name, super::Life)>,
+    opening: Vec<(T, QueueId, FullName, super::Life)>,
     catalogue_end: u64,
     backlog: Backlog<T>,
     /// The batches in memory, in the order of their arrival.
@@ -162,6 +164,8 @@ pub struct Log<T, D> {
     completions: VecDeque<Completion<T>>,
     woken: Vec<PartitionId>,
     gone: VecDeque<QueueId>,
+    /// Deletions that this shard has seen.
+    deletions: usize,
     counters: StoreCounters,
 }
 
@@ -183,6 +187,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             journal: Journal::new(),
             spare: None,
             making: None,
+            make_again_ms: 0,
             indexing: HashMap::new(),
             broken: None,
             trouble: None,
@@ -197,6 +202,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             completions: VecDeque::new(),
             woken: Vec::new(),
             gone: VecDeque::new(),
+            deletions: 0,
             counters: StoreCounters::default(),
         };
         log.make_segment();
@@ -292,6 +298,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
         let Some((place, header)) = self.making.take() else { return };
+        self.make_again_ms = if result.is_err() { now.mono_ms + TICK_MS } else { 0 };
         match result {
             Ok(()) => {
                 self.spare = Some(Active::new(place, header));
@@ -337,8 +344,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 let Some(index) = self.indexing.remove(&number) else { return };
                 for (id, _, at) in index.spans {
                     let Some(partition) = self.partitions.get_mut(&id) else { continue };
-                    let span = partition.past.spans.iter_mut().find(|span| span.segment.number == number);
-                    if let Some(span) = span {
+                    let mut newest = partition.past.spans.iter_mut().rev();
+                    if let Some(span) = newest.find(|span| span.segment.number == number) {
                         span.runs = Runs::Index(at);
                     }
                 }
@@ -371,7 +378,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
         let partitions = &mut self.partitions;
         let round = self.journal.next_round(|entry| {
-            // A partition that something is written to is known.
+            // Its queue may have been deleted meanwhile.
             let Some(partition) = partitions.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
             partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
             let timestamp_ms = partition.past.last_ms;
@@ -388,7 +395,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             Some((file, at, bytes)) => {
                 let is_synced = self.durability == Durability::Fsync;
                 self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
-                if self.journal.active.as_ref().is_some_and(Active::is_half_full) {
+                let is_half_full = self.journal.active.as_ref().is_some_and(Active::is_half_full);
+                if is_half_full && self.make_again_ms <= now.mono_ms {
                     self.make_segment();
                 }
             }
@@ -422,10 +430,14 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
     fn handle_written(&mut self, written: Written<T>) {
         let id = written.entry.id();
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
-        let (Entry::Append { token, .. }, Some(stored)) = (written.entry, written.stored) else {
-            partition.is_marking = false;
-            return;
+        let partition = self.partitions.get_mut(&id);
+        let (token, partition, stored) = match (written.entry, partition, written.stored) {
+            (Entry::Append { token, .. }, Some(partition), Some(stored)) => (token, partition, stored),
+            (Entry::Append { token, .. }, ..) => {
+                return self.completions.push_back(Completion::Appended { token, result: Err(forgotten()) });
+            }
+            (Entry::Mark { .. }, Some(partition), _) => return partition.is_marking = false,
+            (Entry::Mark { .. }, None, _) => return,
         };
         let range = stored.base_offset..stored.end_offset();
         self.counters.stored += range.end - range.start;
@@ -449,7 +461,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         self.completions.push_back(Completion::Appended { token, result: Ok(Some(range)) });
     }
 
-    fn open(&mut self, token: T, queue: QueueId, name: Name, create: Option<u16>) {
+    fn open(&mut self, token: T, queue: QueueId, name: FullName, create: Option<u16>) {
         let result = match (self.dir.open(queue, &name), create) {
             (Some(life), _) => Ok(life),
             (None, None) => Err(StoreFault::NoQueue),
@@ -518,8 +530,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    /// Serves those who wait for older messages, and has more of them loaded.
-    fn read_on(&mut self, now: Now, id: PartitionId) {
+    /// Serves those who wait for older messages of what is in memory.
+    fn serve(&mut self, now: Now, id: PartitionId) {
         let completions = &mut self.completions;
         self.backlog.serve(now, id, |served| match served {
             Served::Fetched(fetch, fetched) => {
@@ -529,6 +541,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 completions.push_back(Completion::Resolved { token, result: Ok(offset) });
             }
         });
+    }
+
+    /// The same, and has more loaded.
+    fn read_on(&mut self, now: Now, id: PartitionId) {
+        self.serve(now, id);
         while let Some(from) = self.backlog.wants(id) {
             let Some(partition) = self.partitions.get(&id) else { return };
             let load = match partition.place(id, self.journal.active.as_ref(), from) {
@@ -595,16 +612,18 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_read(&mut self, now: Now, id: PartitionId, tag: Tag, read: disk::Read) {
-        let stalled = self.backlog.handle_ended(id);
+        self.backlog.handle_ended(id);
         match tag {
             Tag::Rescan(id, segment) => self.handle_rescanned(now, id, &segment, read),
             Tag::Runs(id, from, of) => self.handle_runs(id, from, &of, read),
             Tag::Load(id, load) => self.handle_loaded(now, id, &load.0, read),
             _ => {}
         }
-        if let Some(id) = stalled {
-            self.read_on(now, id);
+        // Those first that had to wait.
+        while let Some(stalled) = self.backlog.poll_stalled() {
+            self.read_on(now, stalled);
         }
+        self.read_on(now, id);
     }
 
     fn handle_runs(&mut self, id: PartitionId, from: u64, of: &SpanRuns, read: disk::Read) {
@@ -641,7 +660,6 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         match span {
             Some(span) if runs.last().is_some_and(|run| run.end >= span.head.end) => {
                 span.runs = Runs::Memory(runs);
-                self.read_on(now, id);
             }
             _ => self.cannot_read(id, "an index is damaged, and what it named is not in its segment"),
         }
@@ -654,7 +672,12 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 self.backlog.handle_loaded(id, load, &read, |at, bytes| {
                     tracing::error!(%file, at, bytes, "damaged: messages that stood there are lost");
                 });
-                self.read_on(now, id);
+                // Who is served leaves his place to those who had to wait.
+                self.serve(now, id);
+            }
+            // One after the other, what can be read is.
+            Err(_) if load.runs.len() > 1 => {
+                self.load(id, Load { runs: load.runs[..1].to_vec(), ..load.clone() });
             }
             Err(error) => self.cannot_read(id, &format!("{file}: {error}")),
         }
@@ -703,6 +726,35 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
         self.write(now);
         self.write_catalogue();
+        if self.dir.deletions() > self.deletions {
+            self.forget_deleted();
+        }
+    }
+
+    /// Lets go of queues that were deleted.
+    fn forget_deleted(&mut self) {
+        let deleted = self.dir.deleted_since(self.deletions);
+        self.deletions += deleted.len();
+        for Deletion { incarnation, queues } in deleted {
+            let ids: Vec<_> = self.partitions.keys().filter(|id| id.0 == incarnation).copied().collect();
+            for id in ids {
+                self.tell_forgotten(id);
+                self.partitions.remove(&id);
+            }
+            self.gone.extend(queues);
+        }
+    }
+
+    /// Tells whoever waits for a partition that it is no more.
+    fn tell_forgotten(&mut self, id: PartitionId) {
+        let waiting = self.partitions.get_mut(&id).map(|partition| std::mem::take(&mut partition.waiting));
+        let fetches = waiting.into_iter().flatten().map(Job::Fetch);
+        for job in fetches.chain(self.backlog.remove(id)) {
+            self.completions.push_back(match job {
+                Job::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(forgotten()) },
+                Job::Resolve { token, .. } => Completion::Resolved { token, result: Err(forgotten()) },
+            });
+        }
     }
 
     /// Lets go of what has expired.
@@ -817,21 +869,23 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
     fn forget(&mut self, queue: QueueId) {
         self.dir.forget(queue);
         let ids: Vec<_> = self.known.extract_if(|key, _| key.queue == queue).map(|(_, id)| id).collect();
-        for id in ids {
-            let waiting =
-                self.partitions.get_mut(&id).map(|partition| std::mem::take(&mut partition.waiting));
-            let jobs = self.backlog.remove(id);
-            for fetch in waiting.into_iter().flatten() {
-                self.completions
-                    .push_back(Completion::Fetched { token: fetch.token, result: Err(forgotten()) });
-            }
-            for job in jobs {
-                self.completions.push_back(match job {
-                    Job::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(forgotten()) },
-                    Job::Resolve { token, .. } => Completion::Resolved { token, result: Err(forgotten()) },
-                });
-            }
+        ids.into_iter().for_each(|id| self.tell_forgotten(id));
+    }
+
+    fn queues(&self, unix_ms: u64) -> Vec<(FullName, QueueSummary)> {
+        let names = self.dir.names();
+        let mut of: HashMap<u64, QueueSummary> = HashMap::new();
+        for (id, partition) in &self.partitions {
+            let sealed = partition.past.spans.iter().map(|span| &span.head);
+            let written = self.journal.active.as_ref().and_then(|active| active.spans.get(id));
+            let heads = sealed.chain(written.map(|span| &span.head));
+            inspect::add(of.entry(id.0).or_default(), heads, unix_ms);
         }
+        let summary = |(incarnation, (name, partitions)): (u64, (FullName, u16))| {
+            let of = of.get(&incarnation).copied().unwrap_or_default();
+            (name, QueueSummary { partitions, ..of })
+        };
+        names.into_iter().map(summary).collect()
     }
 
     fn counters(&self) -> StoreCounters {

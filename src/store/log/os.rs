@@ -28,9 +28,13 @@ impl OsDirectory {
 
     /// Makes the directory if it is not there, and locks it for as long as the file that is returned is open.
     pub fn lock(path: &Path) -> io::Result<File> {
+        let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
         fs::create_dir_all(path)?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent)?.sync_all()?;
+        for made in missing {
+            // What stands directly in the working directory has no name before it.
+            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         }
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

@@ -50,7 +50,8 @@ impl<T> Partition<T> {
         if self.window.covers(from) {
             return Place::Tail;
         }
-        if let Some(span) = self.past.spans.iter().find(|span| span.head.end > from) {
+        let index = self.past.spans.partition_point(|span| span.head.end <= from);
+        if let Some(span) = self.past.spans.get(index) {
             return Place::Sealed(span);
         }
         match active.and_then(|active| active.spans.get(&id)) {

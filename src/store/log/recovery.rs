@@ -6,14 +6,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::catalogue::{self, Name};
-use super::data_dir::{DataDir, State};
+use super::catalogue;
+use super::data_dir::{DELETIONS, DataDir, State};
 use super::disk::{Directory, FileName, Step, read, save, save_index};
 use super::format::{BLOCK, FILE_HEADER, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::index::{INDEX_HEADER, Index};
 use super::scan::{Damage, scan};
 use super::segment::{Past, Runs, SealedSpan, Segment};
-use crate::names::queue_hash;
+use crate::names::{FullName, queue_hash};
 use crate::store::Life;
 
 /// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice.
@@ -109,11 +109,12 @@ pub fn open(
             directory.run(&Step::Remove(*file))?;
         }
     }
-    let (queues, deleted, catalogue_ends) = open_catalogues(directory, &files, shards, &mut report)?;
+    let Catalogues { queues, deleted, ends, deletions_end } =
+        open_catalogues(directory, &files, shards, &mut report)?;
     let (mut found, foreign) = open_segments(directory, &files, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
-    let mut state = State { catalogue_ends, foreign, ..State::default() };
+    let mut state = State { catalogue_ends: ends, foreign, ..State::default() };
     let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.number);
     let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
     let mut orphans: u64 = 0;
@@ -161,19 +162,25 @@ pub fn open(
         .filter_map(|(file, _)| if let FileName::Segment(place) = file { Some(place + 1) } else { None })
         .max()
         .unwrap_or(0);
-    Ok((DataDir::new(state), report))
+    Ok((DataDir::new(state, deletions_end), report))
 }
 
-type Queues = (HashMap<Name, Life>, HashSet<u64>, Vec<u64>);
+/// What the catalogues say, and where each ends.
+struct Catalogues {
+    queues: HashMap<FullName, Life>,
+    deleted: HashSet<u64>,
+    ends: Vec<u64>,
+    deletions_end: u64,
+}
 
 fn open_catalogues(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
     shards: u16,
     report: &mut Report,
-) -> Result<Queues, OpenError> {
+) -> Result<Catalogues, OpenError> {
     let mut records = Vec::new();
-    let mut ends = vec![0; usize::from(shards)];
+    let (mut ends, mut deletions_end) = (vec![0; usize::from(shards)], 0);
     for (file, length) in files {
         let FileName::Catalogue(shard) = file else { continue };
         let bytes = read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
@@ -201,8 +208,11 @@ fn open_catalogues(
         if let Err(error) = &saved {
             tracing::warn!(%file, %error, "it cannot be written again; it is used as it is");
         }
-        if let Some(place) = ends.get_mut(usize::from(*shard)) {
-            *place = if saved.is_ok() { end } else { found.end };
+        let end = if saved.is_ok() { end } else { found.end };
+        if *file == DELETIONS {
+            deletions_end = end;
+        } else if let Some(place) = ends.get_mut(usize::from(*shard)) {
+            *place = end;
         }
         records.extend(found.records);
     }
@@ -216,7 +226,7 @@ fn open_catalogues(
         }
     }
     let (queues, deleted) = catalogue::merge(records.into_iter());
-    Ok((queues, deleted, ends))
+    Ok(Catalogues { queues, deleted, ends, deletions_end })
 }
 
 fn open_segments(

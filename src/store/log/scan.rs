@@ -93,7 +93,7 @@ fn last_trace(header: &SegmentHeader, file: &[u8], from: usize) -> u64 {
 /// The batches of a stretch of rounds that are whole, and what is not.
 fn batches(stamp: u64, bytes: &[u8], position: u64) -> (Vec<(u64, BatchHeader)>, Vec<Damage>) {
     let mut whole = Vec::new();
-    let damage = walk(stamp, position, bytes, |at, header, _| whole.push((at, header.clone())));
+    let damage = walk(stamp, position, bytes, |_| true, |at, header, _| whole.push((at, header.clone())));
     (whole, damage)
 }
 
@@ -109,12 +109,13 @@ fn aligned(file: &[u8], from: usize, may_begin: fn(&[u8]) -> bool) -> impl Itera
     words.filter(move |(_, word)| may_begin(word)).map(move |(index, _)| from + index * ALIGN)
 }
 
-/// Reads batches that stand one behind the other, with rounds that begin between: calls `take` for each that is whole, with where it
-/// stands in the segment, its header and its records, and returns what is damaged.
+/// Reads batches that stand one behind the other, with rounds that begin between: calls `take` for each that is wanted and whole, with
+/// where it stands in the segment, its header and its records, and returns what is damaged. Records that are not wanted are not looked at.
 pub fn walk(
     stamp: u64,
     position: u64,
     bytes: &[u8],
+    is_wanted: impl Fn(&BatchHeader) -> bool,
     mut take: impl FnMut(u64, &BatchHeader, &[u8]),
 ) -> Vec<Damage> {
     let (mut at, mut damage) = (0, Vec::new());
@@ -122,9 +123,12 @@ pub fn walk(
         // The checksum covers the length; what it says may yet lie behind the end.
         let header = BatchHeader::parse(stamp, rest).filter(|header| header.bytes() <= rest.len());
         if let Some(header) = header {
-            match header.records(rest) {
-                Some(records) => take(position + at as u64, &header, records),
-                None => damage.push(Damage { at: position + at as u64, bytes: header.bytes() as u64 }),
+            match is_wanted(&header).then(|| header.records(rest)) {
+                None => {}
+                Some(Some(records)) => take(position + at as u64, &header, records),
+                Some(None) => {
+                    damage.push(Damage { at: position + at as u64, bytes: header.bytes() as u64 });
+                }
             }
             at += header.bytes();
         } else if round_at(rest, stamp, position + at as u64).is_some() {

@@ -1,0 +1,88 @@
+//! The queues of the embedded log: what there is of each, and deleting one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::{ask_all, silent};
+use crate::names::{Project, QueueName};
+use crate::shard::probe::Probe;
+use crate::store::QueueSummary;
+
+/// A queue, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct QueueLine {
+    /// Its project.
+    pub project: String,
+    /// Its name.
+    pub queue: String,
+    /// Partitions.
+    pub partitions: u16,
+    /// Messages; expired ones as long as their file holds others.
+    pub messages: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// When the oldest was stored, Unix milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// When the newest was.
+    pub newest_ms: Option<u64>,
+}
+
+impl QueueLine {
+    /// The line of a queue.
+    pub fn new((project, queue): &(Project, QueueName), summary: &QueueSummary) -> Self {
+        let QueueSummary { partitions, messages, bytes, oldest_ms, newest_ms } = *summary;
+        let (project, queue) = (project.to_string(), queue.to_string());
+        Self { project, queue, partitions, messages, bytes, oldest_ms, newest_ms }
+    }
+}
+
+fn no_log() -> Response {
+    (StatusCode::NOT_FOUND, "queues are listed and deleted where the embedded log is the store\n")
+        .into_response()
+}
+
+pub(super) async fn list(State(probe): State<Arc<Probe>>) -> Response {
+    if probe.log().is_none() {
+        return no_log();
+    }
+    let asked = ask_all(&probe, |shard, reply| probe.queues(shard, move |answer| drop(reply.send(answer))));
+    let shards = match asked.await {
+        Ok(shards) => shards,
+        Err(shard) => return silent(shard),
+    };
+    let mut all: BTreeMap<_, QueueSummary> = BTreeMap::new();
+    for (name, summary) in shards.into_iter().flatten() {
+        all.entry(name).or_default().merge(&summary);
+    }
+    Json(all.iter().map(|(name, summary)| QueueLine::new(name, summary)).collect::<Vec<_>>()).into_response()
+}
+
+pub(super) async fn delete(
+    State(probe): State<Arc<Probe>>,
+    Path((project, queue)): Path<(String, String)>,
+) -> Response {
+    let Some(log) = probe.log().cloned() else { return no_log() };
+    let name = Project::parse(&project).and_then(|project| Ok((project, QueueName::parse(&queue)?)));
+    let name = match name {
+        Ok(name) => name,
+        Err(fault) => return (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
+    };
+    match tokio::task::spawn_blocking(move || log.delete_queue(&name)).await {
+        Ok(Ok(true)) => {
+            tracing::info!(project, queue, "a queue is deleted");
+            probe.wake();
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Ok(Ok(false)) => {
+            (StatusCode::NOT_FOUND, format!("queue {project}/{queue}: no such queue\n")).into_response()
+        }
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
