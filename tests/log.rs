@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Client, Server};
-use millstream::pb::ConsumeResponse;
+use millstream::pb::{ConsumeResponse, Status};
 use random::Random;
 use service::{Feed, Service, check};
 
@@ -206,10 +206,13 @@ fn a_running_server_lists_its_queues_and_deletes_them() {
     assert_eq!(list(), [("one".into(), 100), ("two".into(), 10)]);
     // Whoever follows a queue that is deleted is told so, and finds the next queue of that name.
     let mut follower = Client::connect(&server);
-    follower.begin(&common::get("one", "oldest", true));
-    follower.receive_as::<ConsumeResponse>();
+    follower.begin(&common::get("one", "latest", true));
+    assert_eq!(follower.receive_as::<Status>().status_code(), 100);
     let delete = || tool(&["queue", "delete", "one", "--control", &control]).2;
     assert_eq!((delete(), delete()), (0, 1));
+    let told: ConsumeResponse = follower.receive_as();
+    let told = told.status.expect("the operation ends");
+    assert!(told.status_code() == 503 && told.reason_phrase().contains("deleted"), "{told:?}");
     assert_eq!(list(), [("two".into(), 10)]);
     put(&server, "one", 5);
     assert_eq!(get(&server, "one", 5), numbers(5), "a queue of the same name is another one");

@@ -14,7 +14,7 @@ use super::Failure;
 use crate::config::load::{Loaded, load};
 use crate::config::setting::{Kind, default_file};
 use crate::config::table::SETTINGS;
-use crate::config::{ServerConfig, StoreKind, memory};
+use crate::config::{Durability, ServerConfig, StoreKind, memory};
 use crate::control::Control;
 use crate::names::Project;
 use crate::shard::acceptor::Listener;
@@ -143,6 +143,11 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     preflight::check(config)?;
     if config.store == StoreKind::Kafka {
         kafka::check(&config.kafka, &config.settings)?;
+    }
+    if config.store == StoreKind::Log && config.embedded.durability == Durability::Os {
+        tracing::warn!(
+            "durability = os: what was acknowledged last is lost where the machine ends, not where the server does"
+        );
     }
     if !heap::keep() {
         tracing::warn!("the C library's allocator takes no settings: large batches will cost more");

@@ -1,7 +1,7 @@
 //! What the shards of a server share of a data directory: which queues there are, what was there when the server started, and
 //! which files are free. Asked when a queue or a partition is touched first, and when a segment begins or ends.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,8 +50,8 @@ pub(super) struct State {
     pub deleted: Vec<Deletion>,
     /// Where the shards' catalogues end.
     pub catalogue_ends: Vec<u64>,
-    /// Files that are not to be written: nobody knows what they hold.
-    pub foreign: HashSet<u32>,
+    /// Segments with messages of queues that no catalogue knows: kept, until somebody has looked.
+    pub orphaned: Vec<Arc<Segment>>,
 }
 
 /// What a shard finds at the start.
@@ -183,9 +183,6 @@ impl DataDir {
         let number = state.next_number;
         if let Some(place) = state.free.pop_front() {
             return NewPlace { place, number, is_new: false };
-        }
-        while state.foreign.contains(&state.next_place) {
-            state.next_place += 1;
         }
         state.next_place += 1;
         NewPlace { place: state.next_place - 1, number, is_new: true }

@@ -18,6 +18,8 @@ pub enum FileName {
     Catalogue(u16),
     /// The same while it is written anew.
     NewCatalogue(u16),
+    /// One as it was found damaged: kept for whoever looks into it, and not read.
+    DamagedCatalogue(u16),
 }
 
 impl fmt::Display for FileName {
@@ -28,6 +30,7 @@ impl fmt::Display for FileName {
             Self::NewIndex(place) => write!(f, "{place:08}.index.new"),
             Self::Catalogue(shard) => write!(f, "{shard:05}.catalogue"),
             Self::NewCatalogue(shard) => write!(f, "{shard:05}.catalogue.new"),
+            Self::DamagedCatalogue(shard) => write!(f, "{shard:05}.catalogue.damaged"),
         }
     }
 }
@@ -44,6 +47,7 @@ impl FileName {
             "index.new" => Self::NewIndex(place?),
             "catalogue" => Self::Catalogue(shard?),
             "catalogue.new" => Self::NewCatalogue(shard?),
+            "catalogue.damaged" => Self::DamagedCatalogue(shard?),
             _ => return None,
         };
         (file.to_string() == name).then_some(file)
@@ -140,6 +144,7 @@ mod tests {
             FileName::NewIndex(0),
             FileName::Catalogue(3),
             FileName::NewCatalogue(65_535),
+            FileName::DamagedCatalogue(1),
         ] {
             assert_eq!(FileName::parse(&file.to_string()), Some(file));
         }

@@ -162,11 +162,15 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
                         };
                         let index = index.and_then(|bytes| Index::parse(header.stamp, &bytes).ok());
                         let end = index.map_or(bytes.len() as u64, |index| index.end);
+                        if end > bytes.len() as u64 {
+                            let (at, bytes) = (bytes.len() as u64, end - bytes.len() as u64);
+                            found.damage.push(Damage { at, bytes });
+                        }
                         let scanned = scan(&header, bytes.get(..end as usize).unwrap_or(&bytes));
                         found.whole = scanned.batches.len();
                         found.messages =
                             scanned.batches.iter().map(|(_, batch)| u64::from(batch.count)).sum();
-                        found.damage = scanned.damage;
+                        found.damage.extend(scanned.damage);
                         // An index says where the rounds end that were spoken of.
                         if scanned.end < end && end < bytes.len() as u64 {
                             found.damage.push(Damage { at: scanned.end, bytes: end - scanned.end });
@@ -201,7 +205,7 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
                 Err(Unreadable::Damaged) => found.damage = whole_file(),
             },
             // Written anew at the next start.
-            FileName::NewIndex(_) | FileName::NewCatalogue(_) => continue,
+            FileName::NewIndex(_) | FileName::NewCatalogue(_) | FileName::DamagedCatalogue(_) => continue,
         }
         take(found);
     }

@@ -205,8 +205,19 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             deletions: 0,
             counters: StoreCounters::default(),
         };
+        log.mark_ends();
         log.make_segment();
         log
+    }
+
+    /// Where a partition ends behind what is known of it, as something behind that was lost, that is written at once.
+    fn mark_ends(&mut self) {
+        for (id, partition) in &mut self.partitions {
+            if partition.past.spans.back().map_or(0, |span| span.head.end) < partition.past.end {
+                partition.is_marking = true;
+                self.journal.pending.push_back(Entry::Mark { id: *id });
+            }
+        }
     }
 
     /// What the log calls a partition.
@@ -614,7 +625,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     fn handle_read(&mut self, now: Now, id: PartitionId, tag: Tag, read: disk::Read) {
         self.backlog.handle_ended(id);
         match tag {
-            Tag::Rescan(id, segment) => self.handle_rescanned(now, id, &segment, read),
+            Tag::Rescan(id, segment) => self.handle_rescanned(id, &segment, read),
             Tag::Runs(id, from, of) => self.handle_runs(id, from, &of, read),
             Tag::Load(id, load) => self.handle_loaded(now, id, &load.0, read),
             _ => {}
@@ -647,7 +658,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         self.load(id, load);
     }
 
-    fn handle_rescanned(&mut self, now: Now, id: PartitionId, segment: &Segment, read: disk::Read) {
+    fn handle_rescanned(&mut self, id: PartitionId, segment: &Segment, read: disk::Read) {
         let Segment { stamp, number, bytes, .. } = *segment;
         let file = match read {
             Ok(mut read) => read.pop().unwrap_or_default(),
@@ -761,19 +772,15 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     fn expire(&mut self, now: Now) {
         let active = self.journal.active.as_ref();
         for (id, partition) in &mut self.partitions {
-            // Who says where the partition ends once its last span is gone?
+            if partition.past.due_ms > now.unix_ms {
+                continue;
+            }
+            // Somebody must say where the partition ends once its last span is gone.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
-            while partition.past.spans.front().is_some_and(|span| span.head.expiry_ms <= now.unix_ms) {
-                if partition.past.spans.len() == 1 && !is_told {
-                    if !partition.is_marking && self.trouble.is_none() {
-                        partition.is_marking = true;
-                        self.journal.pending.push_back(Entry::Mark { id: *id });
-                    }
-                    break;
-                }
-                if let Some(span) = partition.past.spans.pop_front() {
-                    self.counters.expired += span.head.messages;
-                }
+            self.counters.expired += partition.past.expire(now.unix_ms, is_told);
+            if partition.past.due_ms <= now.unix_ms && !partition.is_marking && self.trouble.is_none() {
+                partition.is_marking = true;
+                self.journal.pending.push_back(Entry::Mark { id: *id });
             }
         }
         // Whoever reads a segment holds it, too; and no index is written of a file that lives again.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::catalogue;
 use super::data_dir::{DELETIONS, DataDir, State};
 use super::disk::{Directory, FileName, Step, read, save, save_index};
-use super::format::{BLOCK, FILE_HEADER, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::format::{BLOCK, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::index::{INDEX_HEADER, Index};
 use super::scan::{Damage, scan};
 use super::segment::{Past, Runs, SealedSpan, Segment};
@@ -111,10 +111,10 @@ pub fn open(
     }
     let Catalogues { queues, deleted, ends, deletions_end } =
         open_catalogues(directory, &files, shards, &mut report)?;
-    let (mut found, foreign) = open_segments(directory, &files, &mut report)?;
+    let (mut found, is_one_lost) = open_segments(directory, &files, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
-    let mut state = State { catalogue_ends: ends, foreign, ..State::default() };
+    let mut state = State { catalogue_ends: ends, ..State::default() };
     let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.number);
     let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
     let mut orphans: u64 = 0;
@@ -124,6 +124,10 @@ pub fn open(
         if spans.is_empty() && !is_damaged && segment.bytes == segment_bytes {
             state.free.push_back(segment.place);
             continue;
+        }
+        let is_orphan = |id: &PartitionId| !live.contains(&id.0) && !deleted.contains(&id.0);
+        if spans.iter().any(|(id, _)| is_orphan(id)) {
+            state.orphaned.push(segment.clone());
         }
         for (id, span) in spans {
             last_incarnation = last_incarnation.max(id.0);
@@ -145,14 +149,17 @@ pub fn open(
             // Shards may have been more or fewer, and a partition's segments another shard's.
             past.spans.make_contiguous().sort_by_key(|span| span.head.first);
             let newest = past.spans.back().map(|span| span.segment.number);
-            if last_damaged >= newest && last_damaged.is_some() {
+            if is_one_lost || last_damaged >= newest && last_damaged.is_some() {
                 past.end += OFFSETS_LEFT_OUT;
             }
             state.pasts.push((id, hash, past));
         }
     }
     if orphans > 0 {
-        tracing::error!(messages = orphans, "messages of queues that no catalogue knows are not served");
+        tracing::error!(
+            messages = orphans,
+            "messages of queues that no catalogue knows are not served; their files are kept"
+        );
     }
     report.queues = queues.len();
     state.queues = queues;
@@ -184,27 +191,27 @@ fn open_catalogues(
     for (file, length) in files {
         let FileName::Catalogue(shard) = file else { continue };
         let bytes = read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
-        let found = match catalogue::parse(&bytes) {
-            Ok(found) => found,
-            Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
-            Err(Unreadable::Damaged) => {
-                let damage = Damage { at: 0, bytes: *length };
-                let means = "queues that it names are lost with their messages";
-                report.damaged.push(Damaged { file: *file, damage, means });
-                continue;
-            }
-        };
-        for (at, bytes) in found.damage {
-            let means = "a queue is lost with its messages";
+        let found = catalogue::parse(&bytes).map_err(|why| OpenError::Version(*file, why))?;
+        let torn = length.saturating_sub(found.end);
+        report.torn += torn;
+        for &(at, bytes) in &found.damage {
+            let means =
+                "a queue may be lost with its messages; they are kept, and the catalogue as it was found";
             report.damaged.push(Damaged { file: *file, damage: Damage { at, bytes }, means });
         }
-        // As with segments: what is believed from now on is written again, without what was damaged or torn.
+        // As with segments: what is believed from now on is written again. What is not, is kept beside it: whether a last record that is not
+        // whole was never spoken of or is damaged, nobody knows.
         let mut whole = catalogue::beginning();
         found.records.iter().for_each(|record| whole.extend(record.encode()));
         let end = whole.len() as u64;
-        let mut steps = save(FileName::NewCatalogue(*shard), *file, whole).into_iter();
-        let saved =
-            if shards > 0 { steps.try_for_each(|step| directory.run(&step).map(drop)) } else { Ok(()) };
+        let mut steps = Vec::new();
+        if !found.damage.is_empty() || torn > 0 {
+            let kept = FileName::DamagedCatalogue(*shard);
+            steps.extend([Step::Create(kept), Step::Write(kept, 0, Arc::new(bytes)), Step::Sync(kept)]);
+        }
+        steps.extend(save(FileName::NewCatalogue(*shard), *file, whole));
+        let may_write = shards > 0;
+        let saved = steps.iter().filter(|_| may_write).try_for_each(|step| directory.run(step).map(drop));
         if let Err(error) = &saved {
             tracing::warn!(%file, %error, "it cannot be written again; it is used as it is");
         }
@@ -233,33 +240,39 @@ fn open_segments(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
     report: &mut Report,
-) -> Result<(Vec<Found>, HashSet<u32>), OpenError> {
+) -> Result<(Vec<Found>, bool), OpenError> {
     let indexed: HashSet<u32> = files
         .iter()
         .filter_map(|(file, _)| if let FileName::Index(place) = file { Some(*place) } else { None })
         .collect();
-    let (mut all, mut foreign) = (Vec::new(), HashSet::new());
+    let (mut all, mut is_one_lost) = (Vec::new(), false);
     for (file, length) in files {
         let FileName::Segment(place) = *file else { continue };
-        let blocks = read(directory, *file, 0, ROUNDS_AT as usize)?;
+        let blocks = match read(directory, *file, 0, ROUNDS_AT as usize) {
+            Ok(blocks) => blocks,
+            Err(error) => {
+                tracing::error!(%file, %error, "cannot be read");
+                lose(*file, *length, report, &mut is_one_lost);
+                continue;
+            }
+        };
         let header = match SegmentHeader::parse(&blocks) {
             Ok(header) => header,
             Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
             Err(Unreadable::Damaged) => {
-                // Where the server ended before a new file had its header, nobody was told of anything in it.
-                if blocks.iter().take(FILE_HEADER).any(|byte| *byte != 0) {
-                    let damage = Damage { at: 0, bytes: ROUNDS_AT };
-                    let means = "what it held is lost; the file is left alone";
-                    report.damaged.push(Damaged { file: *file, damage, means });
-                    foreign.insert(place);
-                } else {
+                // Where the server ended before a new file had its header, it holds nothing but zeros.
+                let all = read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
+                if all.iter().all(|byte| *byte == 0) {
                     directory.run(&Step::Remove(*file))?;
+                } else {
+                    lose(*file, *length, report, &mut is_one_lost);
                 }
                 continue;
             }
         };
         let segment = Arc::new(Segment { place, number: header.number, stamp: header.stamp, bytes: *length });
-        let index = if indexed.contains(&place) { open_index(directory, place, header.stamp)? } else { None };
+        let index =
+            if indexed.contains(&place) { open_index(directory, place, header.stamp, report)? } else { None };
         let found = match index {
             Some(index) => {
                 let spans = index.spans.into_iter().map(|(id, head, at)| {
@@ -267,16 +280,35 @@ fn open_segments(
                 });
                 Found { spans: spans.collect(), segment, is_damaged: false }
             }
-            None => scan_segment(directory, segment, &header, *length, report)?,
+            None => match scan_segment(directory, segment, &header, *length, report) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::error!(%file, %error, "cannot be read");
+                    lose(*file, *length, report, &mut is_one_lost);
+                    continue;
+                }
+            },
         };
         report.segments += usize::from(!found.spans.is_empty());
         all.push(found);
     }
-    Ok((all, foreign))
+    Ok((all, is_one_lost))
+}
+
+/// A segment cannot be read: it is left alone.
+fn lose(file: FileName, bytes: u64, report: &mut Report, is_one_lost: &mut bool) {
+    let means = "what it held is not served; the file is left alone";
+    report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes }, means });
+    *is_one_lost = true;
 }
 
 /// The index of a segment, if there is one that can be believed.
-fn open_index(directory: &dyn Directory, place: u32, stamp: u64) -> Result<Option<Index>, OpenError> {
+fn open_index(
+    directory: &dyn Directory,
+    place: u32,
+    stamp: u64,
+    report: &mut Report,
+) -> Result<Option<Index>, OpenError> {
     let file = FileName::Index(place);
     let header = read(directory, file, 0, INDEX_HEADER)?;
     let parsed = match Index::heads_bytes(&header) {
@@ -289,8 +321,13 @@ fn open_index(directory: &dyn Directory, place: u32, stamp: u64) -> Result<Optio
     match parsed {
         Ok(index) => Ok(Some(index)),
         Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
-        // Of an earlier life of its segment, or damaged: either way it is made anew.
-        Err(Unreadable::Damaged) => Ok(None),
+        // One of an earlier life of its segment is none.
+        Err(Unreadable::Damaged) if Index::stamp(&header).is_ok_and(|of| of != stamp) => Ok(None),
+        Err(Unreadable::Damaged) => {
+            let damage = Damage { at: 0, bytes: INDEX_HEADER as u64 };
+            report.damaged.push(Damaged { file, damage, means: "its segment is read instead" });
+            Ok(None)
+        }
     }
 }
 
@@ -320,13 +357,19 @@ fn scan_segment(
     let end = (found.end as usize).next_multiple_of(BLOCK).min(file_bytes.len());
     let rounds = file_bytes.get(ROUNDS_AT as usize..end).unwrap_or_default().to_vec();
     let mut steps = vec![Step::Write(file, ROUNDS_AT, Arc::new(rounds))];
-    steps.extend(save_index(segment.place, index_bytes));
+    if is_damaged {
+        // An index would hide from the next start that something is lost.
+        steps.push(Step::Sync(file));
+    } else {
+        steps.extend(save_index(segment.place, index_bytes));
+    }
     let saved = steps.iter().try_for_each(|step| directory.run(step).map(drop));
     if let Err(error) = &saved {
         tracing::warn!(%file, %error, "its index cannot be written; it is kept in memory");
     }
     let spans = index.spans.into_iter().zip(spans.into_values()).map(|((id, head, at), span)| {
-        let runs = if saved.is_ok() { Runs::Index(at) } else { Runs::Memory(span.runs.into()) };
+        let runs =
+            if saved.is_ok() && !is_damaged { Runs::Index(at) } else { Runs::Memory(span.runs.into()) };
         (id, SealedSpan { segment: segment.clone(), head, runs })
     });
     Ok(Found { spans: spans.collect(), segment, is_damaged })

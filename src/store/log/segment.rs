@@ -39,7 +39,7 @@ pub struct SealedSpan {
 }
 
 /// A partition's messages in sealed segments.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Past {
     /// In order of their offsets.
     pub spans: VecDeque<SealedSpan>,
@@ -47,6 +47,14 @@ pub struct Past {
     pub end: u64,
     /// No later message may be older, Unix milliseconds.
     pub last_ms: u64,
+    /// When the first of the spans expires.
+    pub due_ms: u64,
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        Self { spans: VecDeque::new(), end: 0, last_ms: 0, due_ms: u64::MAX }
+    }
 }
 
 impl Past {
@@ -54,6 +62,21 @@ impl Past {
     pub fn push(&mut self, span: SealedSpan) {
         self.end = self.end.max(span.head.end);
         self.last_ms = self.last_ms.max(span.head.last_ms);
+        self.due_ms = self.due_ms.min(span.head.expiry_ms);
         self.spans.push_back(span);
+    }
+
+    /// Lets go of the spans that have expired, but for the last one where nobody else tells where the partition ends. How many messages
+    /// they held.
+    pub fn expire(&mut self, unix_ms: u64, is_end_told: bool) -> u64 {
+        let (last, mut index, mut expired) = (self.spans.len(), 0, 0);
+        self.spans.retain(|span| {
+            index += 1;
+            let stays = span.head.expiry_ms > unix_ms || index == last && !is_end_told;
+            expired += if stays { 0 } else { span.head.messages };
+            stays
+        });
+        self.due_ms = self.spans.iter().map(|span| span.head.expiry_ms).min().unwrap_or(u64::MAX);
+        expired
     }
 }
