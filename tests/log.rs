@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Client, Server};
-use millstream::pb::{ConsumeResponse, Status};
+use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
 use random::Random;
 use service::{Feed, Service, check};
 
@@ -224,4 +224,31 @@ fn a_running_server_lists_its_queues_and_deletes_them() {
     let other = format!("http://127.0.0.1:{}", memory.control);
     let (_, said, code) = tool(&["queues", "--control", &other]);
     assert!(code == 2 && said.contains("embedded log"), "{said}");
+}
+
+#[test]
+fn a_full_disk_is_503_for_producers_and_nothing_to_consumers() {
+    let data = DataDir::new("full");
+    let server = serve(&data, &["--cores", "0"]);
+    put(&server, "queue", 100);
+    assert_eq!(server.stop(), 0);
+    // More than any disk has free.
+    let server = serve(&data, &["--cores", "0", "--log-min-free-bytes", "1024GiB"]);
+    let mut producer = Client::connect(&server);
+    producer.begin(&common::append("queue"));
+    assert_eq!(producer.receive_as::<ProduceSetupResponse>().status.unwrap().status_code(), 100);
+    producer.send(&common::request(Some(3600), &[b"one more"]));
+    let told = loop {
+        let response: ProduceResponse = producer.receive_as();
+        if let Some(status) = response.status {
+            break status;
+        }
+    };
+    let why = told.reason_phrase();
+    assert!(told.status_code() == 503 && why.contains("log_min_free_bytes"), "{told:?}");
+    assert_eq!(get(&server, "queue", 100), numbers(100), "what is there is served");
+    assert_eq!(server.stop(), 0);
+    let server = serve(&data, &["--cores", "0"]);
+    put(&server, "queue", 1);
+    assert_eq!(get(&server, "queue", 101), numbers(100) + "0\n");
 }

@@ -255,6 +255,10 @@ pub struct LogConfig {
     pub read_bytes: usize,
     /// What is left free on the disk, bytes.
     pub min_free_bytes: u64,
+    /// Size of all files of messages beyond which the oldest go, expired or not, over all shards; 0: no limit.
+    pub max_bytes: u64,
+    /// How long after its newest message a file goes, whether they have expired or not; 0: no limit.
+    pub max_age: Duration,
 }
 
 impl Default for LogConfig {
@@ -266,6 +270,8 @@ impl Default for LogConfig {
             tail_bytes: 256 << 20,
             read_bytes: 64 << 20,
             min_free_bytes: 256 << 20,
+            max_bytes: 0,
+            max_age: Duration::ZERO,
         }
     }
 }

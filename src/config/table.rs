@@ -259,6 +259,20 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         LOG,
+        "log_max_bytes",
+        Bytes,
+        "Size of all files beyond which the oldest are dropped, whether their messages have expired or not, over all shards (0: no limit)",
+        number!(embedded.max_bytes, 0..=1024 * 1024 * GIB),
+    ),
+    setting(
+        LOG,
+        "log_max_age",
+        Kind::Duration,
+        "How long after its newest message a file is dropped, whether its messages have expired or not (0: no limit)",
+        duration!(embedded.max_age, 0..=LONGEST_MS),
+    ),
+    setting(
+        LOG,
         "log_min_free_bytes",
         Bytes,
         "What is left free on the disk; at that, messages are refused with 503 until there is room",

@@ -22,6 +22,8 @@ pub struct DataDir {
     deletions_end: Mutex<u64>,
     /// How many queues were deleted since the start.
     deletions: AtomicUsize,
+    /// How many segments were retired since the start.
+    retirements: AtomicUsize,
 }
 
 /// A queue that was deleted while the server ran.
@@ -78,7 +80,8 @@ impl DataDir {
     /// What recovery found.
     pub(super) fn new(state: State, deletions_end: u64) -> Self {
         let deletions_end = Mutex::new(deletions_end);
-        Self { state: Mutex::new(state), deletions_end, deletions: AtomicUsize::new(0) }
+        let (deletions, retirements) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { state: Mutex::new(state), deletions_end, deletions, retirements }
     }
 
     /// What recovery found, for tools.
@@ -109,6 +112,17 @@ impl DataDir {
         state.deleted.push(Deletion { incarnation, queues });
         self.deletions.store(state.deleted.len(), Ordering::Release);
         Ok(true)
+    }
+
+    /// How many segments were retired since the start.
+    pub(super) fn retirements(&self) -> usize {
+        self.retirements.load(Ordering::Acquire)
+    }
+
+    /// A segment is to be let go of, by all shards.
+    pub(super) fn retire(&self, segment: &Segment) {
+        segment.is_retired.store(true, Ordering::Relaxed);
+        self.retirements.fetch_add(1, Ordering::AcqRel);
     }
 
     /// How many queues were deleted since the start.

@@ -55,6 +55,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use self::backlog::{Backlog, Job, Load, Served};
 use self::catalogue::Record;
@@ -69,7 +70,7 @@ use self::segment::{Past, Runs, SealedSpan, Segment};
 use super::window::Fetch;
 use super::{Completion, Fence, QueueSummary, Request, Store, StoreCounters, Stream};
 use crate::batch::{Batch, Fetched, StoredBatch};
-use crate::clock::Now;
+use crate::clock::{Now, millis};
 use crate::config::{Durability, LogConfig};
 use crate::error::StoreFault;
 use crate::names::FullName;
@@ -137,6 +138,8 @@ pub struct Log<T, D> {
     durability: Durability,
     segment_bytes: u64,
     tail_bytes_max: usize,
+    max_bytes: u64,
+    max_age_ms: u64,
     known: HashMap<PartitionKey, PartitionId>,
     partitions: HashMap<PartitionId, Partition<T>>,
     journal: Journal<T>,
@@ -166,6 +169,8 @@ pub struct Log<T, D> {
     gone: VecDeque<QueueId>,
     /// Deletions that this shard has seen.
     deletions: usize,
+    /// Retirements of segments that it has seen.
+    retirements: usize,
     counters: StoreCounters,
 }
 
@@ -182,6 +187,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             durability: config.durability,
             segment_bytes: config.segment_bytes,
             tail_bytes_max: share(config.tail_bytes),
+            max_bytes: config.max_bytes,
+            max_age_ms: millis(config.max_age),
             known: HashMap::new(),
             partitions: pasts.into_iter().map(|(id, past)| (id, Partition::new(past))).collect(),
             journal: Journal::new(),
@@ -203,6 +210,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             woken: Vec::new(),
             gone: VecDeque::new(),
             deletions: 0,
+            retirements: 0,
             counters: StoreCounters::default(),
         };
         log.mark_ends();
@@ -333,8 +341,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
         let active = self.journal.active.take()?;
         let Active { place, header, end, spans, .. } = active;
-        let segment =
-            Arc::new(Segment { place, number: header.number, stamp: header.stamp, bytes: header.bytes });
+        let newest_ms = spans.values().map(|span| span.head.last_ms).max().unwrap_or(0);
+        let segment = Arc::new(Segment::new(place, &header, newest_ms));
         let (index, bytes) = Index::encode(header.stamp, end, &spans);
         for (id, span) in spans {
             if let Some(partition) = self.partitions.get_mut(&id) {
@@ -569,8 +577,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 }
                 Place::Active(runs) => {
                     let Some(active) = &self.journal.active else { return };
-                    let SegmentHeader { stamp, number, bytes } = active.header;
-                    Load::plan(Arc::new(Segment { place: active.place, number, stamp, bytes }), from, runs)
+                    Load::plan(Arc::new(Segment::new(active.place, &active.header, 0)), from, runs)
                 }
                 Place::Sealed(span) => match &span.runs {
                     Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs),
@@ -659,7 +666,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_rescanned(&mut self, id: PartitionId, segment: &Segment, read: disk::Read) {
-        let Segment { stamp, number, bytes, .. } = *segment;
+        let &Segment { stamp, number, bytes, .. } = segment;
         let file = match read {
             Ok(mut read) => read.pop().unwrap_or_default(),
             Err(error) => return self.cannot_read(id, &error.to_string()),
@@ -768,16 +775,36 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
+    /// Retires the oldest segments where there are too many, and those that are too old.
+    fn retire(&mut self, now: Now) {
+        let share = self.max_bytes / u64::from(self.shards);
+        let is_left = |segment: &&Arc<Segment>| !segment.is_retired.load(Ordering::Relaxed);
+        let mut bytes: u64 = self.kept.iter().filter(is_left).map(|segment| segment.bytes).sum();
+        for segment in self.kept.iter().filter(is_left) {
+            let is_too_much = self.max_bytes > 0 && bytes + self.segment_bytes > share;
+            let is_too_old =
+                self.max_age_ms > 0 && segment.newest_ms.saturating_add(self.max_age_ms) <= now.unix_ms;
+            if is_too_much || is_too_old {
+                bytes -= segment.bytes;
+                self.dir.retire(segment);
+            }
+        }
+    }
+
     /// Lets go of what has expired.
     fn expire(&mut self, now: Now) {
+        let retirements = self.dir.retirements();
+        let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
         let active = self.journal.active.as_ref();
         for (id, partition) in &mut self.partitions {
-            if partition.past.due_ms > now.unix_ms {
+            if partition.past.due_ms > now.unix_ms && !is_any_retired {
                 continue;
             }
             // Somebody must say where the partition ends once its last span is gone.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
-            self.counters.expired += partition.past.expire(now.unix_ms, is_told);
+            let (expired, dropped) = partition.past.expire(now.unix_ms, is_told);
+            self.counters.expired += expired;
+            self.counters.dropped += dropped;
             if partition.past.due_ms <= now.unix_ms && !partition.is_marking && self.trouble.is_none() {
                 partition.is_marking = true;
                 self.journal.pending.push_back(Entry::Mark { id: *id });
@@ -848,6 +875,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<u64> {
+        self.retire(now);
         self.expire(now);
         self.backlog.trim();
         if self.trouble.is_some() {

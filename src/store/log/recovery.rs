@@ -270,17 +270,20 @@ fn open_segments(
                 continue;
             }
         };
-        let segment = Arc::new(Segment { place, number: header.number, stamp: header.stamp, bytes: *length });
         let index =
             if indexed.contains(&place) { open_index(directory, place, header.stamp, report)? } else { None };
+        // The file may be longer or shorter than it was made.
+        let header = SegmentHeader { bytes: *length, ..header };
         let found = match index {
             Some(index) => {
+                let newest_ms = index.spans.iter().map(|(_, head, _)| head.last_ms).max().unwrap_or(0);
+                let segment = Arc::new(Segment::new(place, &header, newest_ms));
                 let spans = index.spans.into_iter().map(|(id, head, at)| {
                     (id, SealedSpan { segment: segment.clone(), head, runs: Runs::Index(at) })
                 });
                 Found { spans: spans.collect(), segment, is_damaged: false }
             }
-            None => match scan_segment(directory, segment, &header, *length, report) {
+            None => match scan_segment(directory, place, &header, report) {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::error!(%file, %error, "cannot be read");
@@ -334,13 +337,12 @@ fn open_index(
 /// Reads a segment without an index, and gives it one.
 fn scan_segment(
     directory: &dyn Directory,
-    segment: Arc<Segment>,
+    place: u32,
     header: &SegmentHeader,
-    length: u64,
     report: &mut Report,
 ) -> Result<Found, OpenError> {
-    let file = FileName::Segment(segment.place);
-    let file_bytes = read(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
+    let file = FileName::Segment(place);
+    let file_bytes = read(directory, file, 0, usize::try_from(header.bytes).unwrap_or(usize::MAX))?;
     let found = scan(header, &file_bytes);
     report.scanned += usize::from(!found.batches.is_empty());
     report.torn += found.torn;
@@ -351,6 +353,8 @@ fn scan_segment(
         damage,
         means: "messages that stood there are lost",
     }));
+    let newest_ms = spans.values().map(|span| span.head.last_ms).max().unwrap_or(0);
+    let segment = Arc::new(Segment::new(place, header, newest_ms));
     let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
     // The server may have ended because a sync failed: what the system shows of the file then need not be on the disk, and another sync
     // would not bring it there. What is served from now on is written again.
@@ -361,7 +365,7 @@ fn scan_segment(
         // An index would hide from the next start that something is lost.
         steps.push(Step::Sync(file));
     } else {
-        steps.extend(save_index(segment.place, index_bytes));
+        steps.extend(save_index(place, index_bytes));
     }
     let saved = steps.iter().try_for_each(|step| directory.run(step).map(drop));
     if let Err(error) = &saved {

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::format::SegmentHeader;
 use super::index::{Run, RunsAt, SpanHead};
 
 /// A segment that is not written any more. It lives as long as a partition has something in it.
@@ -16,6 +18,18 @@ pub struct Segment {
     pub stamp: u64,
     /// Its file's size.
     pub bytes: u64,
+    /// When its newest message was stored, Unix milliseconds.
+    pub newest_ms: u64,
+    /// Whether it is to be let go of although its messages have not expired: there are too many, or it is too old.
+    pub is_retired: AtomicBool,
+}
+
+impl Segment {
+    /// The segment of that header in that file.
+    pub fn new(place: u32, header: &SegmentHeader, newest_ms: u64) -> Self {
+        let SegmentHeader { stamp, number, bytes } = *header;
+        Self { place, number, stamp, bytes, newest_ms, is_retired: AtomicBool::new(false) }
+    }
 }
 
 /// Where a span's runs are known from.
@@ -66,17 +80,24 @@ impl Past {
         self.spans.push_back(span);
     }
 
-    /// Lets go of the spans that have expired, but for the last one where nobody else tells where the partition ends. How many messages
-    /// they held.
-    pub fn expire(&mut self, unix_ms: u64, is_end_told: bool) -> u64 {
-        let (last, mut index, mut expired) = (self.spans.len(), 0, 0);
+    /// Lets go of the spans that have expired, or whose segments are to go, but for the last one where nobody else tells where the partition ends. How many messages
+    /// they held: expired ones, and those whose segments were retired.
+    pub fn expire(&mut self, unix_ms: u64, is_end_told: bool) -> (u64, u64) {
+        let (last, mut index, mut expired, mut dropped) = (self.spans.len(), 0, 0, 0);
+        let due_ms = |span: &SealedSpan| match span.segment.is_retired.load(Ordering::Relaxed) {
+            true => 0,
+            false => span.head.expiry_ms,
+        };
         self.spans.retain(|span| {
             index += 1;
-            let stays = span.head.expiry_ms > unix_ms || index == last && !is_end_told;
-            expired += if stays { 0 } else { span.head.messages };
-            stays
+            if due_ms(span) > unix_ms || index == last && !is_end_told {
+                return true;
+            }
+            let has_expired = span.head.expiry_ms <= unix_ms;
+            *(if has_expired { &mut expired } else { &mut dropped }) += span.head.messages;
+            false
         });
-        self.due_ms = self.spans.iter().map(|span| span.head.expiry_ms).min().unwrap_or(u64::MAX);
-        expired
+        self.due_ms = self.spans.iter().map(due_ms).min().unwrap_or(u64::MAX);
+        (expired, dropped)
     }
 }

@@ -421,6 +421,47 @@ fn what_was_acknowledged_survives_power_loss_and_kill() {
 }
 
 #[test]
+fn the_oldest_files_go_where_size_or_age_is_limited() {
+    let by_size = LogConfig { max_bytes: 12 * (64 << 10), ..config() };
+    let by_age = LogConfig { max_age: std::time::Duration::from_secs(60), ..config() };
+    for limits in [by_size, by_age] {
+        let mut world = World::new(2, limits);
+        assert!((0..QUEUES).all(|queue| world.open(queue)));
+        for _ in 0..40 {
+            for number in 0..200 {
+                let key = PartitionKey {
+                    queue: QueueId(number % QUEUES),
+                    partition: (number / 3) as u16 % PARTITIONS,
+                };
+                world.append(key, 100_000);
+            }
+            world.settle();
+            world.now.mono_ms += 20_000;
+            world.now.unix_ms += 20_000;
+            (0..3).for_each(|_| {
+                world.tick();
+                world.settle();
+            });
+        }
+        let files = world.disk.list().unwrap();
+        let segments = files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).count();
+        assert!(segments <= 12 + 2 * usize::from(world.shards()), "{segments} files");
+        assert!(world.logs.iter().all(|log| log.counters().dropped > 0));
+        let keys: Vec<PartitionKey> = world.sent.keys().copied().collect();
+        for key in keys {
+            let newest = world.sent[&key].values().filter_map(|message| match message.fate {
+                Fate::Acknowledged(offset) => Some(offset),
+                _ => None,
+            });
+            let newest = newest.max();
+            let read = world.read(key, 0).unwrap();
+            assert_eq!(read.last().map(|(offset, _)| *offset), newest, "the newest stay");
+            assert!(read[0].0 > 0, "the oldest go");
+        }
+    }
+}
+
+#[test]
 fn whoever_waits_for_older_messages_is_served_or_cancelled() {
     for seed in 0..seeds() {
         let mut world = World::new(seed, LogConfig { tail_bytes: 0, read_bytes: 20_000, ..config() });
