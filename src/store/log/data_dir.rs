@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalogue::{self, Record};
-use super::disk::{Directory, FileName, Step, save};
+use super::disk::{Directory, FileName, NewPlace, Step, save};
 use super::format::PartitionId;
 use super::segment::{Past, Segment};
 use crate::names::FullName;
@@ -67,14 +67,6 @@ pub(super) struct Found {
 /// The catalogue of queues that were deleted by whoever runs the server: no shard's.
 pub(super) const DELETIONS: FileName = FileName::Catalogue(u16::MAX);
 const NEW_DELETIONS: FileName = FileName::NewCatalogue(u16::MAX);
-
-/// Where a new segment goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NewPlace {
-    pub place: u32,
-    pub number: u64,
-    pub is_new: bool,
-}
 
 impl DataDir {
     /// What recovery found.

@@ -4,6 +4,17 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+/// Where a new segment goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewPlace {
+    /// Its file's number.
+    pub place: u32,
+    /// The segment's.
+    pub number: u64,
+    /// Whether there is no such file yet.
+    pub is_new: bool,
+}
+
 /// A file of the data directory. A segment's file is numbered by the place that it takes, not by what it holds: it lives
 /// several times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,13 +65,34 @@ impl FileName {
     }
 }
 
+/// What is left free on the disk, for the sake of what must always be possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// It is left.
+    Keep,
+    /// It is used: more comes back.
+    Use,
+}
+
+/// Bytes of a segment that are made at once: whatever else may block waits as long.
+const ZEROS_AT_ONCE: u64 = 8 << 20;
+
 /// One thing that a disk does.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Make an empty file; one of that name is emptied.
     Create(FileName),
-    /// Make a file so long, with zeros that are really written.
-    Zero(FileName, u64),
+    /// Write zeros, which are really written, at a position.
+    Zero {
+        /// Which file.
+        file: FileName,
+        /// From there on.
+        at: u64,
+        /// How many.
+        bytes: u64,
+        /// Whether the disk may fill up by it.
+        reserve: Reserve,
+    },
     /// Write at a position. For segments both are multiples of a block.
     Write(FileName, u64, Arc<Vec<u8>>),
     /// Everything that was written to the file stays, whatever happens to the machine.
@@ -102,11 +134,16 @@ pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -
 }
 
 /// A new segment file, or one that lives again: its zeros are its own, or its past's.
-pub fn make_segment(place: u32, bytes: u64, header: Vec<u8>, is_new: bool) -> Vec<Step> {
+pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reserve) -> Vec<Step> {
+    let NewPlace { place, is_new, .. } = place;
     let file = FileName::Segment(place);
     let mut steps = Vec::new();
     if is_new {
-        steps.extend([Step::Create(file), Step::Zero(file, bytes)]);
+        steps.push(Step::Create(file));
+        steps.extend((0..bytes).step_by(ZEROS_AT_ONCE as usize).map(|at| {
+            let bytes = ZEROS_AT_ONCE.min(bytes - at);
+            Step::Zero { file, at, bytes, reserve }
+        }));
     }
     // The past's index goes last: until the new header is durable it may be what says that the past ended before a round that failed.
     steps.extend([Step::Write(file, 0, Arc::new(header)), Step::Sync(file)]);

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::data_dir::NewPlace;
-use super::disk::{FileName, Step};
+use super::disk::{FileName, NewPlace, Step};
 use super::format::{
     BATCH_HEADER, BLOCK, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, RoundWriter, SegmentHeader,
     batch_bytes,

@@ -59,8 +59,8 @@ use std::sync::atomic::Ordering;
 
 use self::backlog::{Backlog, Job, Load, Served};
 use self::catalogue::Record;
-use self::data_dir::{Deletion, Found, NewPlace};
-use self::disk::{Disk, FileName, Step, make_segment, save_index};
+use self::data_dir::{Deletion, Found};
+use self::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, save_index};
 use self::format::{PartitionId, SegmentHeader};
 use self::index::{Index, Run, RunsAt};
 use self::journal::{Active, Entry, Journal, Written, round_steps};
@@ -214,7 +214,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             counters: StoreCounters::default(),
         };
         log.mark_ends();
-        log.make_segment();
+        log.make_segment(Reserve::Keep);
         log
     }
 
@@ -302,7 +302,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     /// Has a segment made, unless one is ready or on its way.
-    fn make_segment(&mut self) {
+    fn make_segment(&mut self, reserve: Reserve) {
         if self.spare.is_some() || self.making.is_some() {
             return;
         }
@@ -311,7 +311,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         let stamp = uuid::Uuid::new_v4().as_u64_pair().0;
         let header = SegmentHeader { stamp, number: place.number, bytes: self.segment_bytes };
         self.making = Some((place, header));
-        let steps = make_segment(place.place, header.bytes, header.encode(), place.is_new);
+        let steps = make_segment(place, header.bytes, header.encode(), reserve);
         self.disk.submit(Tag::Make(place.number), steps);
     }
 
@@ -341,8 +341,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
         let active = self.journal.active.take()?;
         let Active { place, header, end, spans, .. } = active;
-        let newest_ms = spans.values().map(|span| span.head.last_ms).max().unwrap_or(0);
-        let segment = Arc::new(Segment::new(place, &header, newest_ms));
+        let segment = Arc::new(Segment::new(place, &header, spans.values().map(|span| &span.head)));
         let (index, bytes) = Index::encode(header.stamp, end, &spans);
         for (id, span) in spans {
             if let Some(partition) = self.partitions.get_mut(&id) {
@@ -373,7 +372,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                     if self.spare.is_some() {
                         self.recover();
                     }
-                    self.make_segment();
+                    self.make_segment(Reserve::Keep);
                 }
             }
             Err(error) if is_broken => self.fail(now, format!("the disk fails: {error}")),
@@ -392,7 +391,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         if self.journal.active.is_none() {
             self.journal.active = self.spare.take();
             if self.journal.active.is_none() {
-                return self.make_segment();
+                return self.make_segment(Reserve::Keep);
             }
         }
         let partitions = &mut self.partitions;
@@ -416,7 +415,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
                 let is_half_full = self.journal.active.as_ref().is_some_and(Active::is_half_full);
                 if is_half_full && self.make_again_ms <= now.mono_ms {
-                    self.make_segment();
+                    self.make_segment(Reserve::Keep);
                 }
             }
             None => {
@@ -577,7 +576,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 }
                 Place::Active(runs) => {
                     let Some(active) = &self.journal.active else { return };
-                    Load::plan(Arc::new(Segment::new(active.place, &active.header, 0)), from, runs)
+                    Load::plan(
+                        Arc::new(Segment::new(active.place, &active.header, std::iter::empty())),
+                        from,
+                        runs,
+                    )
                 }
                 Place::Sealed(span) => match &span.runs {
                     Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs),
@@ -886,7 +889,12 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
                     let steps = save_index(segment.place, index.clone());
                     self.disk.submit(Tag::Index(segment.number), steps);
                 }
-                None => self.make_segment(),
+                None => {
+                    // Files of which every message has expired come back once a segment takes the marks of where their partitions end.
+                    let expired = self.kept.iter().filter(|segment| segment.expiry_ms <= now.unix_ms);
+                    let pays = expired.count() > 1;
+                    self.make_segment(if pays { Reserve::Use } else { Reserve::Keep });
+                }
             }
         }
         self.work(now);

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::disk::{Directory, FileName, Read, Step};
+use super::disk::{Directory, FileName, Read, Reserve, Step};
 use super::format::BLOCK;
 
 /// Bytes of zeros that are written at once.
@@ -56,10 +56,10 @@ impl OsDirectory {
         OpenOptions::new().write(true).open(self.path_of(file))
     }
 
-    fn zero(&self, file: FileName, bytes: u64) -> io::Result<()> {
+    fn zero(&self, file: FileName, at: u64, bytes: u64, reserve: Reserve) -> io::Result<()> {
         let stat = rustix::fs::statvfs(&self.path)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < bytes.saturating_add(self.min_free_bytes) {
+        if reserve == Reserve::Keep && free < bytes.saturating_add(self.min_free_bytes) {
             return Err(io::Error::new(
                 ErrorKind::StorageFull,
                 format!("{free} bytes are free, and log_min_free_bytes = {} are left", self.min_free_bytes),
@@ -70,11 +70,11 @@ impl OsDirectory {
         let file = direct.or_else(|_| self.writable(file))?;
         let zeros = vec![0; ZEROS + BLOCK];
         let aligned = &zeros[zeros.as_ptr().align_offset(BLOCK).min(BLOCK)..][..ZEROS];
-        let mut at = 0;
-        while at < bytes {
-            let part = (bytes - at).min(ZEROS as u64);
-            file.write_all_at(&aligned[..part as usize], at)?;
-            at += part;
+        let mut done = 0;
+        while done < bytes {
+            let part = (bytes - done).min(ZEROS as u64);
+            file.write_all_at(&aligned[..part as usize], at + done)?;
+            done += part;
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Directory for OsDirectory {
             Step::Create(file) => {
                 OpenOptions::new().write(true).create(true).truncate(true).open(self.path_of(*file))?;
             }
-            Step::Zero(file, bytes) => self.zero(*file, *bytes)?,
+            Step::Zero { file, at, bytes, reserve } => self.zero(*file, *at, *bytes, *reserve)?,
             Step::Write(file, at, bytes) => self.writable(*file)?.write_all_at(bytes, *at)?,
             Step::Sync(file) => self.writable(*file)?.sync_data()?,
             Step::Rename(from, to) => fs::rename(self.path_of(*from), self.path_of(*to))?,

@@ -276,8 +276,8 @@ fn open_segments(
         let header = SegmentHeader { bytes: *length, ..header };
         let found = match index {
             Some(index) => {
-                let newest_ms = index.spans.iter().map(|(_, head, _)| head.last_ms).max().unwrap_or(0);
-                let segment = Arc::new(Segment::new(place, &header, newest_ms));
+                let heads = index.spans.iter().map(|(_, head, _)| head);
+                let segment = Arc::new(Segment::new(place, &header, heads));
                 let spans = index.spans.into_iter().map(|(id, head, at)| {
                     (id, SealedSpan { segment: segment.clone(), head, runs: Runs::Index(at) })
                 });
@@ -353,8 +353,7 @@ fn scan_segment(
         damage,
         means: "messages that stood there are lost",
     }));
-    let newest_ms = spans.values().map(|span| span.head.last_ms).max().unwrap_or(0);
-    let segment = Arc::new(Segment::new(place, header, newest_ms));
+    let segment = Arc::new(Segment::new(place, header, spans.values().map(|span| &span.head)));
     let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
     // The server may have ended because a sync failed: what the system shows of the file then need not be on the disk, and another sync
     // would not bring it there. What is served from now on is written again.

@@ -20,15 +20,20 @@ pub struct Segment {
     pub bytes: u64,
     /// When its newest message was stored, Unix milliseconds.
     pub newest_ms: u64,
+    /// When the last of its messages to end ends.
+    pub expiry_ms: u64,
     /// Whether it is to be let go of although its messages have not expired: there are too many, or it is too old.
     pub is_retired: AtomicBool,
 }
 
 impl Segment {
-    /// The segment of that header in that file.
-    pub fn new(place: u32, header: &SegmentHeader, newest_ms: u64) -> Self {
+    /// The segment of that header in that file, which holds that.
+    pub fn new<'a>(place: u32, header: &SegmentHeader, heads: impl Iterator<Item = &'a SpanHead>) -> Self {
         let SegmentHeader { stamp, number, bytes } = *header;
-        Self { place, number, stamp, bytes, newest_ms, is_retired: AtomicBool::new(false) }
+        let (newest_ms, expiry_ms) = heads.fold((0, 0), |(newest, expiry): (u64, u64), head| {
+            (newest.max(head.last_ms), expiry.max(head.expiry_ms))
+        });
+        Self { place, number, stamp, bytes, newest_ms, expiry_ms, is_retired: AtomicBool::new(false) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Tag;
-use super::disk::{Directory, Disk, FileName, Read, Step};
+use super::disk::{Directory, Disk, FileName, Read, Reserve, Step};
 use super::random::Random;
 
 const SECTOR: usize = 512;
@@ -85,6 +85,8 @@ struct State {
     under_way: Vec<Under>,
     done: VecDeque<(u16, Tag, Read)>,
     steps: u64,
+    /// What fits on the disk, but for a reserve that never ends.
+    bytes_max: Option<u64>,
     /// The step that fails, how, and how many after it fail, too.
     fails: Option<(u64, i32, u64)>,
 }
@@ -108,6 +110,7 @@ impl Simulated {
             under_way: Vec::new(),
             done: VecDeque::new(),
             steps: 0,
+            bytes_max: None,
             fails: None,
         };
         Self { state: Arc::new(Mutex::new(state)), user: 0 }
@@ -152,6 +155,11 @@ impl Simulated {
     pub(super) fn fail_after(&self, steps: u64, errno: i32, count: u64) {
         let mut state = self.lock();
         state.fails = Some((state.steps + steps, errno, count));
+    }
+
+    /// So much fits from now on.
+    pub(super) fn limit(&self, bytes_max: u64) {
+        self.lock().bytes_max = Some(bytes_max);
     }
 
     pub(super) fn heal(&self) {
@@ -217,7 +225,13 @@ impl State {
                 self.files.push(File::default());
                 self.change(Change::Put(*name, self.files.len() - 1));
             }
-            Step::Zero(name, bytes) => self.file(*name)?.write(0, &vec![0; *bytes as usize]),
+            Step::Zero { file, at, bytes, reserve } => {
+                let used: u64 = self.names.values().map(|file| self.files[*file].now.len() as u64).sum();
+                if self.bytes_max.is_some_and(|max| used + bytes > max) && *reserve == Reserve::Keep {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                self.file(*file)?.write(*at as usize, &vec![0; *bytes as usize]);
+            }
             Step::Write(name, at, bytes) => self.file(*name)?.write(*at as usize, bytes),
             Step::Sync(name) => {
                 let file = self.file(*name)?;

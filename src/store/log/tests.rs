@@ -187,14 +187,24 @@ impl World {
         }
     }
 
-    /// Sends a batch.
+    /// Sends a batch of a few messages.
     fn append(&mut self, key: PartitionKey, ttl: u32) {
+        let sizes: Vec<usize> = (0..self.random.between(1, 3))
+            .map(|_| {
+                let more = if self.random.below(8) == 0 { 9_000 } else { 200 };
+                self.random.below(more)
+            })
+            .collect();
+        self.append_sized(key, ttl, &sizes);
+    }
+
+    /// Sends a batch of messages with so many bytes beside their numbers.
+    fn append_sized(&mut self, key: PartitionKey, ttl: u32, sizes: &[usize]) {
         let mut builder = BatchBuilder::new(ClientId::from(7), ttl, 0);
         let mut numbers = Vec::new();
-        for _ in 0..self.random.between(1, 3) {
+        for size in sizes {
             let mut payload = self.next.to_le_bytes().to_vec();
-            let more = if self.random.below(8) == 0 { 9_000 } else { 200 };
-            payload.resize(8 + self.random.below(more), self.next as u8);
+            payload.resize(8 + size, self.next as u8);
             builder.push(&payload);
             let expiry_ms = self.now.unix_ms + u64::from(ttl) * 1000;
             let message = Message { fate: Fate::UnderWay, expiry_ms };
@@ -418,6 +428,40 @@ fn what_was_acknowledged_survives_power_loss_and_kill() {
         world.settle();
         world.check();
     }
+}
+
+#[test]
+fn a_full_disk_serves_again_once_all_has_expired_though_each_file_says_where_a_partition_ends() {
+    let mut world = (0..).map(|seed| World::new(seed, config())).find(|world| world.shards() == 1).unwrap();
+    assert!((0..QUEUES).all(|queue| world.open(queue)));
+    let keys: Vec<PartitionKey> = (0..QUEUES)
+        .flat_map(|queue| {
+            (0..PARTITIONS).map(move |partition| PartitionKey { queue: QueueId(queue), partition })
+        })
+        .collect();
+    world.disk.limit(keys.len() as u64 * (64 << 10) + 4096);
+    // One file for each partition, and no room for another.
+    for key in &keys {
+        world.append_sized(*key, 60, &[50_000]);
+        world.settle();
+    }
+    world.append_sized(keys[0], 60, &[50_000]);
+    world.settle();
+    assert_eq!(world.logs[0].counters().refused, 1, "the disk is full");
+    for _ in 0..10 {
+        world.now.mono_ms += 30_000;
+        world.now.unix_ms += 30_000;
+        world.tick();
+        world.settle();
+    }
+    for key in keys {
+        world.append(key, 100_000);
+        world.settle();
+        let last = world.sent[&key].last_key_value().unwrap().1.fate;
+        assert!(matches!(last, Fate::Acknowledged(_)), "{last:?}");
+    }
+    world.crash();
+    world.check();
 }
 
 #[test]
