@@ -1,5 +1,5 @@
-//! Looking into a data directory that no server uses: what is there, whether it is whole, and its messages. Writes nothing, but for
-//! the deletion of a queue.
+//! Looking into a data directory that no server uses: what is there, whether it is whole, and its messages. Writes nothing; only a
+//! queue that is to be deleted has the directory opened as a server does.
 
 use std::collections::BTreeMap;
 use std::io;

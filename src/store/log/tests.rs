@@ -4,15 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::disk::Directory;
+use super::disk::{Directory, FileName};
 use super::random::Random;
 use super::simulated::Simulated;
 use super::*;
-use crate::batch::BatchBuilder;
+use crate::batch::{BatchBuilder, Fetched};
 use crate::names::{ClientId, Project, QueueName, queue_hash};
 use crate::queue::{home, owner};
-use crate::store::Life;
 use crate::store::conformance::{self, Lab};
+use crate::store::{Life, Stream};
 
 fn config() -> LogConfig {
     LogConfig { segment_bytes: 64 << 10, tail_bytes: 8 << 10, ..LogConfig::default() }

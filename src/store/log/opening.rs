@@ -1,0 +1,58 @@
+//! Finding queues and making them.
+
+use std::hash::Hash;
+use std::io;
+use std::sync::Arc;
+
+use super::catalogue::Record;
+use super::disk::{Disk, FileName, Step};
+use super::{Log, Opening, Tag};
+use crate::error::StoreFault;
+use crate::names::FullName;
+use crate::queue::QueueId;
+use crate::store::Completion;
+
+impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
+    pub(super) fn open(&mut self, token: T, queue: QueueId, name: FullName, create: Option<u16>) {
+        let result = match (self.dir.open(queue, &name), create) {
+            (Some(life), _) => Ok(life),
+            (None, None) => Err(StoreFault::NoQueue),
+            (None, Some(partitions)) => {
+                return self.openings.push_back(Opening { token, queue, name, partitions });
+            }
+        };
+        self.completions.push_back(Completion::Opened { token, result });
+    }
+
+    /// Writes the queues that wait for it into the catalogue.
+    pub(super) fn write_catalogue(&mut self) {
+        if !self.opening.is_empty() || self.openings.is_empty() {
+            return;
+        }
+        let mut records = Vec::new();
+        for Opening { token, queue, name, partitions } in self.openings.drain(..) {
+            let life = self.dir.conceive(partitions);
+            records.extend(Record::Made(name.clone(), life).encode());
+            self.opening.push((token, queue, name, life));
+        }
+        let file = FileName::Catalogue(self.shard);
+        let steps = vec![Step::Write(file, self.catalogue_end, Arc::new(records)), Step::Sync(file)];
+        self.disk.submit(Tag::Catalogue, steps);
+    }
+
+    pub(super) fn handle_catalogue(&mut self, result: &io::Result<()>) {
+        for (token, queue, name, life) in std::mem::take(&mut self.opening) {
+            let result = match result {
+                Ok(()) => {
+                    self.catalogue_end += Record::Made(name.clone(), life).encode().len() as u64;
+                    self.dir.record(queue, name, life);
+                    Ok(life)
+                }
+                Err(error) => {
+                    Err(StoreFault::Unavailable(format!("the catalogue cannot be written: {error}")))
+                }
+            };
+            self.completions.push_back(Completion::Opened { token, result });
+        }
+    }
+}

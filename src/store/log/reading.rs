@@ -1,0 +1,226 @@
+//! Fetching: what is in memory at once, what is older by loads.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use super::backlog::{Job, Load, Served};
+use super::disk::{self, Disk, FileName, Step};
+use super::format::{PartitionId, SegmentHeader};
+use super::index::Run;
+use super::partition::{Place, Since};
+use super::scan::scan;
+use super::segment::{Runs, Segment};
+use super::{LoadTag, Log, SpanRuns, Tag};
+use crate::batch::Fetched;
+use crate::clock::Now;
+use crate::error::StoreFault;
+use crate::queue::Position;
+use crate::store::Completion;
+use crate::store::window::Fetch;
+
+impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
+    pub(super) fn fetch(&mut self, now: Now, id: PartitionId, fetch: Fetch<T>) {
+        let Some(partition) = self.partitions.get(&id) else { return };
+        if matches!(partition.place(id, self.journal.active.as_ref(), fetch.from), Place::Tail) {
+            return self.read_tail(now, id, Job::Fetch(fetch));
+        }
+        self.backlog.add(id, Job::Fetch(fetch));
+        self.read_on(now, id);
+    }
+
+    pub(super) fn resolve(&mut self, now: Now, token: T, id: PartitionId, position: Position) {
+        let Some(partition) = self.partitions.get(&id) else { return };
+        let since = match position {
+            Position::Latest => Since::At(partition.window.end()),
+            Position::Time(unix_ms) => partition.since(id, self.journal.active.as_ref(), unix_ms),
+        };
+        match (since, position) {
+            (Since::From(from), Position::Time(unix_ms)) => {
+                self.backlog.add(id, Job::Resolve { token, unix_ms, from });
+                self.read_on(now, id);
+            }
+            (Since::At(offset) | Since::From(offset), _) => {
+                self.completions.push_back(Completion::Resolved { token, result: Ok(offset) });
+            }
+        }
+    }
+
+    /// Serves those who wait for older messages of what is in memory.
+    pub(super) fn serve(&mut self, now: Now, id: PartitionId) {
+        let completions = &mut self.completions;
+        self.backlog.serve(now, id, |served| match served {
+            Served::Fetched(fetch, fetched) => {
+                completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
+            }
+            Served::Resolved(token, offset) => {
+                completions.push_back(Completion::Resolved { token, result: Ok(offset) });
+            }
+        });
+    }
+
+    /// The same, and has more loaded.
+    pub(super) fn read_on(&mut self, now: Now, id: PartitionId) {
+        self.serve(now, id);
+        while let Some(from) = self.backlog.wants(id) {
+            let Some(partition) = self.partitions.get(&id) else { return };
+            let load = match partition.place(id, self.journal.active.as_ref(), from) {
+                // Others' jobs may lie before.
+                Place::Tail => {
+                    for job in self.backlog.take_from(id, from) {
+                        self.read_tail(now, id, job);
+                    }
+                    continue;
+                }
+                Place::Active(runs) => {
+                    let Some(active) = &self.journal.active else { return };
+                    Load::plan(
+                        Arc::new(Segment::new(active.place, &active.header, std::iter::empty())),
+                        from,
+                        runs,
+                    )
+                }
+                Place::Sealed(span) => match &span.runs {
+                    Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs),
+                    Runs::Index(at) => match self.backlog.runs(id, &span.segment) {
+                        Some(runs) => Load::plan(span.segment.clone(), from, &runs),
+                        None => {
+                            let step =
+                                Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);
+                            let runs = SpanRuns { segment: span.segment.clone(), at: *at };
+                            return self.begin(id, Tag::Runs(id, from, runs), step);
+                        }
+                    },
+                },
+            };
+            return self.load(id, load);
+        }
+    }
+
+    pub(super) fn load(&mut self, id: PartitionId, load: Load) {
+        let step = Step::Read(FileName::Segment(load.segment.place), load.ranges());
+        self.begin(id, Tag::Load(id, Box::new(LoadTag(load))), step);
+    }
+
+    pub(super) fn begin(&mut self, id: PartitionId, tag: Tag, step: Step) {
+        self.backlog.handle_begun(id);
+        self.disk.submit(tag, vec![step]);
+    }
+
+    /// What is wanted is in memory, or there is nothing.
+    pub(super) fn read_tail(&mut self, now: Now, id: PartitionId, job: Job<T>) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let window = &partition.window;
+        match job {
+            Job::Fetch(mut fetch) => {
+                fetch.from = fetch.from.clamp(window.start(), window.end());
+                let fetched = window.read(now, &fetch);
+                if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
+                    fetch.from = fetched.next;
+                    partition.waiting.push(fetch);
+                } else {
+                    let result = Ok(fetched);
+                    self.completions.push_back(Completion::Fetched { token: fetch.token, result });
+                }
+            }
+            Job::Resolve { token, unix_ms, .. } => {
+                let result = Ok(window.first_since(unix_ms).unwrap_or(window.end()));
+                self.completions.push_back(Completion::Resolved { token, result });
+            }
+        }
+    }
+
+    pub(super) fn handle_read(&mut self, now: Now, id: PartitionId, tag: Tag, read: disk::Read) {
+        self.backlog.handle_ended(id);
+        match tag {
+            Tag::Rescan(id, segment) => self.handle_rescanned(id, &segment, read),
+            Tag::Runs(id, from, of) => self.handle_runs(id, from, &of, read),
+            Tag::Load(id, load) => self.handle_loaded(now, id, &load.0, read),
+            _ => {}
+        }
+        // Those first that had to wait.
+        while let Some(stalled) = self.backlog.poll_stalled() {
+            self.read_on(now, stalled);
+        }
+        self.read_on(now, id);
+    }
+
+    pub(super) fn handle_runs(&mut self, id: PartitionId, from: u64, of: &SpanRuns, read: disk::Read) {
+        let file = FileName::Index(of.segment.place);
+        let runs: Arc<[Run]> = match read.map(|mut read| read.pop().and_then(|bytes| of.at.parse(&bytes))) {
+            Ok(Some(runs)) => runs.into(),
+            Ok(None) => {
+                tracing::error!(%file, "damaged: its segment is read instead");
+                let segment = of.segment.clone();
+                let all = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
+                let step = Step::Read(FileName::Segment(segment.place), vec![(0, all)]);
+                return self.begin(id, Tag::Rescan(id, segment), step);
+            }
+            Err(error) => return self.cannot_read(id, &format!("{file}: {error}")),
+        };
+        self.backlog.handle_runs(id, &of.segment, runs.clone());
+        let load = Load::plan(of.segment.clone(), from, &runs);
+        if load.runs.is_empty() {
+            return self.cannot_read(id, &format!("{file} names other offsets than it holds"));
+        }
+        self.load(id, load);
+    }
+
+    pub(super) fn handle_rescanned(&mut self, id: PartitionId, segment: &Segment, read: disk::Read) {
+        let &Segment { stamp, number, bytes, .. } = segment;
+        let file = match read {
+            Ok(mut read) => read.pop().unwrap_or_default(),
+            Err(error) => return self.cannot_read(id, &error.to_string()),
+        };
+        let found = scan(&SegmentHeader { stamp, number, bytes }, &file);
+        let runs: Arc<[Run]> = found.spans().remove(&id).map(|span| span.runs).unwrap_or_default().into();
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let span = partition.past.spans.iter_mut().find(|span| span.segment.number == number);
+        match span {
+            Some(span) if runs.last().is_some_and(|run| run.end >= span.head.end) => {
+                span.runs = Runs::Memory(runs);
+            }
+            _ => self.cannot_read(id, "an index is damaged, and what it named is not in its segment"),
+        }
+    }
+
+    pub(super) fn handle_loaded(&mut self, now: Now, id: PartitionId, load: &Load, read: disk::Read) {
+        let file = FileName::Segment(load.segment.place);
+        match read {
+            Ok(read) => {
+                self.backlog.handle_loaded(id, load, &read, |at, bytes| {
+                    tracing::error!(%file, at, bytes, "damaged: messages that stood there are lost");
+                });
+                // Who is served leaves his place to those who had to wait.
+                self.serve(now, id);
+            }
+            // One after the other, what can be read is.
+            Err(_) if load.runs.len() > 1 => {
+                self.load(id, Load { runs: load.runs[..1].to_vec(), ..load.clone() });
+            }
+            Err(error) => self.cannot_read(id, &format!("{file}: {error}")),
+        }
+    }
+
+    pub(super) fn cannot_read(&mut self, id: PartitionId, why: &str) {
+        tracing::error!(shard = self.shard, why, "older messages cannot be read");
+        for job in self.backlog.take_jobs(id) {
+            let fault = StoreFault::Unavailable(why.to_owned());
+            self.completions.push_back(match job {
+                Job::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(fault) },
+                Job::Resolve { token, .. } => Completion::Resolved { token, result: Err(fault) },
+            });
+        }
+    }
+
+    pub(super) fn cancel(&mut self, id: PartitionId, token: T) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let fetch = match partition.waiting.iter().position(|fetch| fetch.token == token) {
+            Some(index) => Some(partition.waiting.swap_remove(index)),
+            None => self.backlog.cancel(id, token),
+        };
+        if let Some(fetch) = fetch {
+            let fetched = Fetched { batches: Vec::new(), next: fetch.from, at_end: false };
+            self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Letting go: of what has expired, of what is too much or too old, and of queues that were deleted.
+
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::backlog::Job;
+use super::data_dir::Deletion;
+use super::disk::{Disk, FileName, Step};
+use super::format::PartitionId;
+use super::journal::Entry;
+use super::segment::Segment;
+use super::{Log, Tag, forgotten};
+use crate::clock::Now;
+use crate::store::Completion;
+
+impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
+    /// Lets go of queues that were deleted.
+    pub(super) fn forget_deleted(&mut self) {
+        let deleted = self.dir.deleted_since(self.deletions);
+        self.deletions += deleted.len();
+        for Deletion { incarnation, queues } in deleted {
+            let ids: Vec<_> = self.partitions.keys().filter(|id| id.0 == incarnation).copied().collect();
+            for id in ids {
+                self.tell_forgotten(id);
+                self.partitions.remove(&id);
+            }
+            self.gone.extend(queues);
+        }
+    }
+
+    /// Tells whoever waits for a partition that it is no more.
+    pub(super) fn tell_forgotten(&mut self, id: PartitionId) {
+        let waiting = self.partitions.get_mut(&id).map(|partition| std::mem::take(&mut partition.waiting));
+        let fetches = waiting.into_iter().flatten().map(Job::Fetch);
+        for job in fetches.chain(self.backlog.remove(id)) {
+            self.completions.push_back(match job {
+                Job::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(forgotten()) },
+                Job::Resolve { token, .. } => Completion::Resolved { token, result: Err(forgotten()) },
+            });
+        }
+    }
+
+    /// Retires the oldest segments where there are too many, and those that are too old.
+    pub(super) fn retire(&mut self, now: Now) {
+        let share = self.max_bytes / u64::from(self.shards);
+        let is_left = |segment: &&Arc<Segment>| !segment.is_retired.load(Ordering::Relaxed);
+        let mut bytes: u64 = self.kept.iter().filter(is_left).map(|segment| segment.bytes).sum();
+        for segment in self.kept.iter().filter(is_left) {
+            let is_too_much = self.max_bytes > 0 && bytes + self.segment_bytes > share;
+            let is_too_old =
+                self.max_age_ms > 0 && segment.newest_ms.saturating_add(self.max_age_ms) <= now.unix_ms;
+            if is_too_much || is_too_old {
+                bytes -= segment.bytes;
+                self.dir.retire(segment);
+            }
+        }
+    }
+
+    /// Lets go of what has expired.
+    pub(super) fn expire(&mut self, now: Now) {
+        let retirements = self.dir.retirements();
+        let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
+        let active = self.journal.active.as_ref();
+        for (id, partition) in &mut self.partitions {
+            if partition.past.due_ms > now.unix_ms && !is_any_retired {
+                continue;
+            }
+            // Somebody must say where the partition ends once its last span is gone.
+            let is_told = active.is_some_and(|active| active.spans.contains_key(id));
+            let (expired, dropped) = partition.past.expire(now.unix_ms, is_told);
+            self.counters.expired += expired;
+            self.counters.dropped += dropped;
+            if partition.past.due_ms <= now.unix_ms && !partition.is_marking && self.trouble.is_none() {
+                partition.is_marking = true;
+                self.journal.pending.push_back(Entry::Mark { id: *id });
+            }
+        }
+        // Whoever reads a segment holds it, too; and no index is written of a file that lives again.
+        let indexing = &self.indexing;
+        let is_gone = |segment: &mut Arc<Segment>| {
+            Arc::strong_count(segment) == 1 && !indexing.contains_key(&segment.number)
+        };
+        let gone: Vec<_> = self.kept.extract_if(.., is_gone).collect();
+        for segment in gone {
+            let is_whole = segment.bytes == self.segment_bytes;
+            if !(is_whole && self.dir.give_place(segment.place, usize::from(self.shards))) {
+                let files = [FileName::Segment(segment.place), FileName::Index(segment.place)];
+                self.disk.submit(Tag::Remove, files.map(Step::Remove).to_vec());
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Storing: appends into rounds, rounds into segments, and what is done where the disk fails.
+
+use std::hash::Hash;
+use std::io;
+use std::sync::Arc;
+
+use super::disk::{Disk, FileName, Reserve, Step, make_segment, save_index};
+use super::format::{PartitionId, SegmentHeader};
+use super::index::Index;
+use super::journal::{Active, Entry, Written, round_steps, stored_bytes_max};
+use super::segment::{Runs, SealedSpan, Segment};
+use super::{Broken, Log, TICK_MS, Tag, forgotten};
+use crate::batch::{Batch, StoredBatch};
+use crate::clock::Now;
+use crate::config::Durability;
+use crate::error::StoreFault;
+use crate::store::{Completion, Stream};
+
+impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
+    pub(super) fn append(&mut self, now: Now, token: T, stream: Stream, id: PartitionId, batch: Batch) {
+        if self.fence.is_closed(stream) {
+            return self.refuse(now, token, stream, &batch, StoreFault::Fenced);
+        }
+        if let Some(why) = &self.trouble {
+            let fault = StoreFault::Unavailable(why.clone());
+            return self.refuse(now, token, stream, &batch, fault);
+        }
+        if batch.stored_bytes() as u64 > stored_bytes_max(self.segment_bytes) {
+            let fault = StoreFault::Unavailable(format!(
+                "{} bytes at once are more than log_segment_bytes = {} holds",
+                batch.stored_bytes(),
+                self.segment_bytes
+            ));
+            return self.refuse(now, token, stream, &batch, fault);
+        }
+        self.journal.pending.push_back(Entry::Append { token, stream, id, batch });
+    }
+
+    pub(super) fn refuse(&mut self, now: Now, token: T, stream: Stream, batch: &Batch, fault: StoreFault) {
+        self.fence.close(now, stream);
+        self.counters.refused += u64::from(batch.count());
+        self.completions.push_back(Completion::Appended { token, result: Err(fault) });
+    }
+
+    /// Everything that is to be written is not.
+    pub(super) fn refuse_all(&mut self, now: Now, why: &str) {
+        let round = self.journal.round.take().map(|round| round.written).unwrap_or_default();
+        let entries = round.into_iter().map(|written| written.entry);
+        for entry in entries.chain(std::mem::take(&mut self.journal.pending)).collect::<Vec<_>>() {
+            if let Some(partition) = self.partitions.get_mut(&entry.id()) {
+                // What was given out to messages that are not stored is given out again.
+                partition.next = partition.window.end();
+            }
+            match entry {
+                Entry::Append { token, stream, batch, .. } => {
+                    self.refuse(now, token, stream, &batch, StoreFault::Unavailable(why.to_owned()));
+                }
+                Entry::Mark { id } => {
+                    if let Some(partition) = self.partitions.get_mut(&id) {
+                        partition.is_marking = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing can be stored until it is tried again.
+    pub(super) fn fail(&mut self, now: Now, why: String) {
+        if self.trouble.is_none() {
+            tracing::error!(shard = self.shard, why, "nothing can be stored for now");
+        }
+        self.refuse_all(now, &why);
+        self.trouble = Some(why);
+    }
+
+    pub(super) fn recover(&mut self) {
+        if self.trouble.take().is_some() {
+            tracing::info!(shard = self.shard, "messages are stored again");
+        }
+    }
+
+    /// Has a segment made, unless one is ready or on its way.
+    pub(super) fn make_segment(&mut self, reserve: Reserve) {
+        if self.spare.is_some() || self.making.is_some() {
+            return;
+        }
+        let place = self.dir.take_place();
+        // Random, so that nothing that a client sends looks like a round of ours.
+        let stamp = uuid::Uuid::new_v4().as_u64_pair().0;
+        let header = SegmentHeader { stamp, number: place.number, bytes: self.segment_bytes };
+        self.making = Some((place, header));
+        let steps = make_segment(place, header.bytes, header.encode(), reserve);
+        self.disk.submit(Tag::Make(place.number), steps);
+    }
+
+    pub(super) fn handle_made(&mut self, now: Now, result: io::Result<()>) {
+        let Some((place, header)) = self.making.take() else { return };
+        self.make_again_ms = if result.is_err() { now.mono_ms + TICK_MS } else { 0 };
+        match result {
+            Ok(()) => {
+                self.spare = Some(Active::new(place, header));
+                if self.broken.is_none() {
+                    self.recover();
+                }
+            }
+            Err(error) => {
+                // What there is of it is removed: a full disk needs the room.
+                self.disk.submit(Tag::Remove, vec![Step::Remove(FileName::Segment(place.place))]);
+                if self.journal.active.is_none() {
+                    self.fail(now, format!("no file for messages can be made: {error}"));
+                } else {
+                    tracing::warn!(shard = self.shard, %error, "no file for more messages can be made");
+                }
+            }
+        }
+    }
+
+    /// Ends the segment that is written. Returns its index's file.
+    pub(super) fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
+        let active = self.journal.active.take()?;
+        let Active { place, header, end, spans, .. } = active;
+        let segment = Arc::new(Segment::new(place, &header, spans.values().map(|span| &span.head)));
+        let (index, bytes) = Index::encode(header.stamp, end, &spans);
+        for (id, span) in spans {
+            if let Some(partition) = self.partitions.get_mut(&id) {
+                let runs = Runs::Memory(span.runs.into());
+                partition.past.push(SealedSpan { segment: segment.clone(), head: span.head, runs });
+            }
+        }
+        self.indexing.insert(header.number, index);
+        self.kept.push(segment.clone());
+        Some((segment, bytes))
+    }
+
+    pub(super) fn handle_indexed(&mut self, now: Now, number: u64, result: io::Result<()>) {
+        let broken = self.broken.as_mut().filter(|broken| broken.segment.number == number);
+        let is_broken = broken.map(|broken| broken.is_saving = false).is_some();
+        match result {
+            Ok(()) => {
+                let Some(index) = self.indexing.remove(&number) else { return };
+                for (id, _, at) in index.spans {
+                    let Some(partition) = self.partitions.get_mut(&id) else { continue };
+                    let mut newest = partition.past.spans.iter_mut().rev();
+                    if let Some(span) = newest.find(|span| span.segment.number == number) {
+                        span.runs = Runs::Index(at);
+                    }
+                }
+                if is_broken {
+                    self.broken = None;
+                    if self.spare.is_some() {
+                        self.recover();
+                    }
+                    self.make_segment(Reserve::Keep);
+                }
+            }
+            Err(error) if is_broken => self.fail(now, format!("the disk fails: {error}")),
+            Err(error) => {
+                tracing::warn!(shard = self.shard, %error, "an index cannot be written; the start after this will scan its segment");
+                self.indexing.remove(&number);
+            }
+        }
+    }
+
+    /// Begins the next round, if there is something to write and nothing under way.
+    pub(super) fn write(&mut self, now: Now) {
+        if self.journal.round.is_some() || self.journal.pending.is_empty() || self.broken.is_some() {
+            return;
+        }
+        if self.journal.active.is_none() {
+            self.journal.active = self.spare.take();
+            if self.journal.active.is_none() {
+                return self.make_segment(Reserve::Keep);
+            }
+        }
+        let partitions = &mut self.partitions;
+        let round = self.journal.next_round(|entry| {
+            // Its queue may have been deleted meanwhile.
+            let Some(partition) = partitions.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
+            partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
+            let timestamp_ms = partition.past.last_ms;
+            let Entry::Append { batch, .. } = entry else { return (None, partition.next, timestamp_ms) };
+            let base_offset = partition.next;
+            partition.next += u64::from(batch.count());
+            (
+                Some(StoredBatch { base_offset, timestamp_ms, batch: batch.clone() }),
+                partition.next,
+                timestamp_ms,
+            )
+        });
+        match round {
+            Some((file, at, bytes)) => {
+                let is_synced = self.durability == Durability::Fsync;
+                self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
+                let is_half_full = self.journal.active.as_ref().is_some_and(Active::is_half_full);
+                if is_half_full && self.make_again_ms <= now.mono_ms {
+                    self.make_segment(Reserve::Keep);
+                }
+            }
+            None => {
+                if let Some((segment, index)) = self.seal() {
+                    self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
+                }
+                self.write(now);
+            }
+        }
+    }
+
+    pub(super) fn handle_round(&mut self, now: Now, result: io::Result<()>) {
+        match result {
+            Ok(()) => {
+                for written in self.journal.handle_stored() {
+                    self.handle_written(written);
+                }
+            }
+            Err(error) => {
+                // Nobody knows what of the round is on the disk. The segment ends before it, and that is made durable before anything
+                // else is stored: else its messages might be there twice after a restart, or others under their offsets.
+                self.fail(now, format!("the disk fails: {error}"));
+                if let Some((segment, index)) = self.seal() {
+                    self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index.clone()));
+                    self.broken = Some(Broken { segment, index, is_saving: true });
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_written(&mut self, written: Written<T>) {
+        let id = written.entry.id();
+        let partition = self.partitions.get_mut(&id);
+        let (token, partition, stored) = match (written.entry, partition, written.stored) {
+            (Entry::Append { token, .. }, Some(partition), Some(stored)) => (token, partition, stored),
+            (Entry::Append { token, .. }, ..) => {
+                return self.completions.push_back(Completion::Appended { token, result: Err(forgotten()) });
+            }
+            (Entry::Mark { .. }, Some(partition), _) => return partition.is_marking = false,
+            (Entry::Mark { .. }, None, _) => return,
+        };
+        let range = stored.base_offset..stored.end_offset();
+        self.counters.stored += range.end - range.start;
+        let before = partition.window.bytes();
+        partition.window.push(stored);
+        let cost = partition.window.bytes() - before;
+        if !partition.waiting.is_empty() && !partition.is_woken {
+            partition.is_woken = true;
+            self.woken.push(id);
+        }
+        self.arrivals.push_back((id, cost));
+        self.tail_bytes += cost;
+        while self.tail_bytes > self.tail_bytes_max
+            && let Some((id, cost)) = self.arrivals.pop_front()
+        {
+            self.tail_bytes -= cost;
+            if let Some(partition) = self.partitions.get_mut(&id) {
+                partition.window.pop_oldest();
+            }
+        }
+        self.completions.push_back(Completion::Appended { token, result: Ok(Some(range)) });
+    }
+
+    /// Where a partition ends behind what is known of it, as something behind that was lost, that is written at once.
+    pub(super) fn mark_ends(&mut self) {
+        for (id, partition) in &mut self.partitions {
+            if partition.past.spans.back().map_or(0, |span| span.head.end) < partition.past.end {
+                partition.is_marking = true;
+                self.journal.pending.push_back(Entry::Mark { id: *id });
+            }
+        }
+    }
+}
