@@ -76,6 +76,9 @@ use crate::error::StoreFault;
 use crate::names::FullName;
 use crate::queue::{PartitionKey, QueueId};
 
+/// Partitions of which one tick writes where they end: others have their turn.
+const MARKS_AT_ONCE: usize = 4096;
+
 /// How often expired segments are looked for, and what failed is tried again, milliseconds.
 const TICK_MS: u64 = 1_000;
 
@@ -159,6 +162,8 @@ pub struct Log<T, D> {
     openings: VecDeque<Opening<T>>,
     opening: Vec<(T, QueueId, FullName, super::Life)>,
     catalogue_end: u64,
+    /// Where what was written into the catalogue may end, as a write may have failed.
+    catalogue_dirty_end: u64,
     backlog: Backlog<T>,
     /// The batches in memory, in the order of their arrival.
     arrivals: VecDeque<(PartitionId, usize)>,
@@ -202,6 +207,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             openings: VecDeque::new(),
             opening: Vec::new(),
             catalogue_end,
+            catalogue_dirty_end: 0,
             backlog: Backlog::new(share(config.read_bytes)),
             arrivals: VecDeque::new(),
             tail_bytes: 0,

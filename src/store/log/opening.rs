@@ -35,6 +35,10 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             records.extend(Record::Made(name.clone(), life).encode());
             self.opening.push((token, queue, name, life));
         }
+        // What a write that failed may have left behind is no queue's, and no damage.
+        let end = self.catalogue_end + records.len() as u64;
+        records.resize(records.len() + self.catalogue_dirty_end.saturating_sub(end) as usize, 0);
+        self.catalogue_dirty_end = self.catalogue_dirty_end.max(end);
         let file = FileName::Catalogue(self.shard);
         let steps = vec![Step::Write(file, self.catalogue_end, Arc::new(records)), Step::Sync(file)];
         self.disk.submit(Tag::Catalogue, steps);

@@ -192,7 +192,8 @@ fn open_catalogues(
         let FileName::Catalogue(shard) = file else { continue };
         let bytes = read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
         let found = catalogue::parse(&bytes).map_err(|why| OpenError::Version(*file, why))?;
-        let torn = length.saturating_sub(found.end);
+        let rest = bytes.get(found.end as usize..).unwrap_or_default();
+        let torn = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
         report.torn += torn;
         for &(at, bytes) in &found.damage {
             let means =

@@ -10,7 +10,7 @@ use super::disk::{Disk, FileName, Step};
 use super::format::PartitionId;
 use super::journal::Entry;
 use super::segment::Segment;
-use super::{Log, Tag, forgotten};
+use super::{Log, MARKS_AT_ONCE, Tag, forgotten};
 use crate::clock::Now;
 use crate::store::Completion;
 
@@ -61,7 +61,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     pub(super) fn expire(&mut self, now: Now) {
         let retirements = self.dir.retirements();
         let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
-        let active = self.journal.active.as_ref();
+        let (active, mut marks) = (self.journal.active.as_ref(), 0);
         for (id, partition) in &mut self.partitions {
             if partition.past.due_ms > now.unix_ms && !is_any_retired {
                 continue;
@@ -71,7 +71,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             let (expired, dropped) = partition.past.expire(now.unix_ms, is_told);
             self.counters.expired += expired;
             self.counters.dropped += dropped;
-            if partition.past.due_ms <= now.unix_ms && !partition.is_marking && self.trouble.is_none() {
+            let wants_mark = partition.past.due_ms <= now.unix_ms && !partition.is_marking;
+            if wants_mark && self.trouble.is_none() && marks < MARKS_AT_ONCE {
+                marks += 1;
                 partition.is_marking = true;
                 self.journal.pending.push_back(Entry::Mark { id: *id });
             }
