@@ -544,6 +544,35 @@ fn whoever_waits_for_older_messages_is_served_or_cancelled() {
 }
 
 #[test]
+fn what_a_round_held_that_failed_does_not_come_back() {
+    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    for seed in 0..seeds() {
+        let mut world = World::new(seed, config());
+        assert!(world.open(0));
+        // More than half of a segment: the next one is ready.
+        for _ in 0..4 {
+            world.append_sized(key, 100_000, &[9_000]);
+            world.settle();
+        }
+        // It is written, and its sync fails.
+        world.disk.fail_after(2, EIO, 1);
+        world.append_sized(key, 100_000, &[20]);
+        world.settle();
+        world.append_sized(key, 100_000, &[20]);
+        world.settle();
+        let fates = world.sent[&key].values().rev().map(|message| message.fate);
+        let [last, failed] = fates.take(2).collect::<Vec<_>>()[..] else { panic!("two were sent") };
+        assert!(
+            matches!((failed, last), (Fate::Unknown, Fate::Acknowledged(_))),
+            "seed {seed}: {failed:?} {last:?}"
+        );
+        world.disk.lose_power();
+        world.crash();
+        world.check();
+    }
+}
+
+#[test]
 fn what_an_index_names_is_durable() {
     for seed in 0..seeds() {
         let mut world = World::new(seed, LogConfig { durability: Durability::Os, ..config() });
