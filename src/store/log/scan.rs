@@ -72,7 +72,8 @@ pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
             if ends.is_some() {
                 found.end = torn;
             }
-            found.torn = last_trace(header, file, at).saturating_sub(found.end);
+            let begun = last_trace(header, file, at).max(ends.unwrap_or(at) as u64);
+            found.torn = begun.saturating_sub(found.end);
             break;
         };
         let (batches, damage) = self::batches(header.stamp, &file[at..next], at as u64);
