@@ -27,6 +27,11 @@ fn first_broken(rules: impl IntoIterator<Item = (bool, String)>) -> Result<(), U
 }
 
 impl Settings {
+    /// The largest batch that a store is given, bytes.
+    pub fn largest_batch(&self) -> usize {
+        self.max_pb_bytes + 2 * self.append_batch_bytes
+    }
+
     /// Refuses combinations that cannot work, by name.
     pub fn check(&self) -> Result<(), Unworkable> {
         let eighth = self.shard_budget_bytes / 8;
@@ -106,11 +111,11 @@ impl ServerConfig {
         check_cores(&self.cores)?;
         let shards = self.shard_cores().len();
         // A store that drops never refuses, so it must hold the largest batch.
-        let least = shards * (self.settings.max_pb_bytes + 2 * self.settings.append_batch_bytes);
+        let largest = self.settings.largest_batch();
+        let least = shards * largest;
         if self.listen.port() == u16::MAX && self.control_listen == ControlListen::Next {
             return Err(Unworkable("control_listen: there is no port after 65535; name one, or off".into()));
         }
-        let largest = self.settings.max_pb_bytes + 2 * self.settings.append_batch_bytes;
         first_broken([
             (
                 self.store == StoreKind::Memory

@@ -82,7 +82,7 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
 /// What the log takes beside what it knows of each segment.
 fn of_log(config: &ServerConfig, shards: u64) -> Vec<Item> {
     let (log, settings) = (&config.embedded, &config.settings);
-    let largest = settings.max_pb_bytes + 2 * settings.append_batch_bytes;
+    let largest = settings.largest_batch();
     vec![
         Item { what: "newest messages", keys: "log_tail_bytes", bytes: log.tail_bytes as u64 / 8 * 9 },
         Item {

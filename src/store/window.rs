@@ -2,13 +2,11 @@
 
 use std::collections::VecDeque;
 
+use super::memory::BATCH_OVERHEAD_BYTES;
 use super::read::read;
 use crate::batch::{Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::names::ClientId;
-
-/// What a batch costs beside its records.
-const BATCH_OVERHEAD_BYTES: usize = 192;
 
 /// A fetch that a shard has asked for.
 #[derive(Clone, Debug)]
@@ -59,6 +57,11 @@ impl Window {
     pub(super) fn first_since(&self, unix_ms: u64) -> Option<u64> {
         let index = self.batches.partition_point(|stored| stored.timestamp_ms < unix_ms);
         self.batches.get(index).map(|stored| stored.base_offset)
+    }
+
+    /// The same, or the end.
+    pub(super) fn since(&self, unix_ms: u64) -> u64 {
+        self.first_since(unix_ms).unwrap_or(self.end)
     }
 
     /// When its oldest batch was stored, Unix milliseconds.

@@ -12,6 +12,8 @@ use super::scan::walk;
 use super::segment::Segment;
 use crate::batch::Fetched;
 use crate::clock::Now;
+use crate::error::StoreFault;
+use crate::store::Completion;
 use crate::store::window::{Fetch, Window};
 
 /// Bytes that one load reads, but for its last run.
@@ -46,13 +48,14 @@ impl<T> Job<T> {
             Self::Resolve { from, .. } => *from,
         }
     }
-}
 
-/// What a job gets.
-#[derive(Debug)]
-pub(super) enum Served<T> {
-    Fetched(Fetch<T>, Fetched),
-    Resolved(T, u64),
+    /// It cannot be done.
+    pub(super) fn fail(self, fault: StoreFault) -> Completion<T> {
+        match self {
+            Self::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(fault) },
+            Self::Resolve { token, .. } => Completion::Resolved { token, result: Err(fault) },
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -62,13 +65,19 @@ struct ReadWindow {
     chunk: u64,
 }
 
+impl ReadWindow {
+    fn holds(&self, offset: u64) -> bool {
+        (self.window.start()..self.window.end()).contains(&offset)
+    }
+}
+
 /// What is read of a segment.
 #[derive(Clone, Debug)]
-pub(super) struct Load {
-    pub segment: Arc<Segment>,
+pub struct Load {
+    pub(super) segment: Arc<Segment>,
     /// Where the window goes on.
-    pub from: u64,
-    pub runs: Vec<Run>,
+    pub(super) from: u64,
+    pub(super) runs: Vec<Run>,
 }
 
 impl Load {
@@ -165,13 +174,10 @@ impl<T: Copy + Eq> Backlog<T> {
     }
 
     /// Serves whoever can be served of what is in memory.
-    pub(super) fn serve(&mut self, now: Now, id: PartitionId, mut served: impl FnMut(Served<T>)) {
+    pub(super) fn serve(&mut self, now: Now, id: PartitionId, completions: &mut VecDeque<Completion<T>>) {
         let Some(reading) = self.of.get_mut(&id) else { return };
         for job in std::mem::take(&mut reading.jobs) {
-            let from = job.from();
-            let window =
-                reading.windows.iter().find(|read| read.window.start() <= from && from < read.window.end());
-            let Some(read) = window else {
+            let Some(read) = reading.windows.iter().find(|read| read.holds(job.from())) else {
                 reading.jobs.push(job);
                 continue;
             };
@@ -181,10 +187,12 @@ impl<T: Copy + Eq> Backlog<T> {
                     if fetched.next >= read.chunk {
                         reading.ahead = Some(read.window.end());
                     }
-                    served(Served::Fetched(fetch, fetched));
+                    completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
                 }
                 Job::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
-                    Some(offset) => served(Served::Resolved(token, offset)),
+                    Some(offset) => {
+                        completions.push_back(Completion::Resolved { token, result: Ok(offset) });
+                    }
                     None => {
                         let from = read.window.end();
                         reading.jobs.push(Job::Resolve { token, unix_ms, from });
@@ -214,10 +222,7 @@ impl<T: Copy + Eq> Backlog<T> {
             // What follows a window that is still there, and is not there yet.
             None => ahead.filter(|from| {
                 reading.windows.iter().any(|read| read.window.end() == *from)
-                    && !reading
-                        .windows
-                        .iter()
-                        .any(|read| read.window.start() <= *from && *from < read.window.end())
+                    && !reading.windows.iter().any(|read| read.holds(*from))
             }),
         }
     }

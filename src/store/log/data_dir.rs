@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalogue::{self, Record};
-use super::disk::{Directory, FileName, NewPlace, Step, save};
+use super::disk::{Directory, FileName, NewPlace, Step, run_all, save};
 use super::format::PartitionId;
 use super::segment::{Past, Segment};
 use crate::names::FullName;
@@ -87,16 +87,15 @@ impl DataDir {
     pub fn delete_queue(&self, directory: &dyn Directory, name: &FullName) -> io::Result<bool> {
         let mut end = self.deletions_end.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Life { incarnation, .. }) = self.lock().queues.get(name).copied() else { return Ok(false) };
-        let run = |steps: &[Step]| steps.iter().try_for_each(|step| directory.run(step).map(drop));
         if *end == 0 {
             let beginning = catalogue::beginning();
             let length = beginning.len() as u64;
-            run(&save(NEW_DELETIONS, DELETIONS, beginning))?;
+            run_all(directory, &save(NEW_DELETIONS, DELETIONS, beginning))?;
             *end = length;
         }
         let record = Record::Deleted(incarnation).encode();
         let length = record.len() as u64;
-        run(&[Step::Write(DELETIONS, *end, Arc::new(record)), Step::Sync(DELETIONS)])?;
+        run_all(directory, &[Step::Write(DELETIONS, *end, Arc::new(record)), Step::Sync(DELETIONS)])?;
         *end += length;
         let mut state = self.lock();
         state.queues.remove(name);

@@ -128,6 +128,16 @@ pub trait Directory: fmt::Debug + Send + Sync {
     fn run(&self, step: &Step) -> Read;
 }
 
+/// Does steps one after the other until one fails.
+pub fn run_all(directory: &dyn Directory, steps: &[Step]) -> io::Result<()> {
+    steps.iter().try_for_each(|step| directory.run(step).map(drop))
+}
+
+/// Reads a file of that length.
+pub fn read_all(directory: &dyn Directory, file: FileName, length: u64) -> io::Result<Vec<u8>> {
+    read(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))
+}
+
 /// Reads a range.
 pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(directory.run(&Step::Read(file, vec![(at, length)]))?.pop().unwrap_or_default())

@@ -121,6 +121,17 @@ impl Span {
     }
 }
 
+/// What a segment holds of each partition.
+pub type Spans = BTreeMap<PartitionId, Span>;
+
+/// The next batch of a segment, which stands at that position.
+pub fn add_to(spans: &mut Spans, header: &BatchHeader, at: u64) {
+    spans
+        .entry((header.incarnation, header.partition))
+        .and_modify(|span| span.push(header, at))
+        .or_insert_with(|| Span::new(header, at));
+}
+
 /// Where the runs of a sealed span are in its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunsAt {
@@ -169,7 +180,7 @@ pub struct Index {
 
 impl Index {
     /// The index of a segment of that stamp, and the bytes of its file.
-    pub fn encode(stamp: u64, end: u64, spans: &BTreeMap<PartitionId, Span>) -> (Self, Vec<u8>) {
+    pub fn encode(stamp: u64, end: u64, spans: &Spans) -> (Self, Vec<u8>) {
         let mut runs_at = INDEX_HEADER + spans.len() * SPAN_BYTES;
         let (mut heads, mut all_runs, mut index) = (Vec::new(), Vec::new(), Vec::new());
         for (id, span) in spans {

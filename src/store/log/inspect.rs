@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::DataDir;
-use super::disk::{Directory, FileName, Read, Step, read};
+use super::disk::{Directory, FileName, Read, Step, read, read_all};
 use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
-use super::index::{INDEX_HEADER, Index, Run, SpanHead};
-use super::recovery::{self, OpenError, Report};
+use super::index::{Index, Run, SpanHead};
+use super::recovery::{self, OpenError, Report, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use crate::batch::StoredBatch;
@@ -145,7 +145,7 @@ pub struct Verified {
 pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Result<(), OpenError> {
     let files = directory.list()?;
     for (file, length) in &files {
-        let all = || read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX));
+        let all = || read_all(directory, *file, *length);
         let mut found =
             Verified { file: *file, length: *length, whole: 0, messages: 0, torn: 0, damage: Vec::new() };
         let whole_file = || vec![Damage { at: 0, bytes: *length }];
@@ -210,13 +210,6 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
         take(found);
     }
     Ok(())
-}
-
-fn read_index(directory: &dyn Directory, place: u32) -> io::Result<Vec<u8>> {
-    let file = FileName::Index(place);
-    let header = read(directory, file, 0, INDEX_HEADER)?;
-    let heads = Index::heads_bytes(&header).unwrap_or(0);
-    read(directory, file, 0, INDEX_HEADER.saturating_add(heads))
 }
 
 /// How many runs an index names that are whole; none for one of an earlier life of its segment.

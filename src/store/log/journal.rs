@@ -1,6 +1,6 @@
 //! The segment that a shard writes: rounds, one at a time, while the next one fills.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::disk::{FileName, NewPlace, Step};
@@ -8,7 +8,7 @@ use super::format::{
     BATCH_HEADER, BLOCK, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, RoundWriter, SegmentHeader,
     batch_bytes,
 };
-use super::index::Span;
+use super::index::{Spans, add_to};
 use crate::batch::{Batch, StoredBatch};
 use crate::store::Stream;
 
@@ -60,12 +60,12 @@ pub(super) struct Active {
     /// What stands between the last multiple of a block and there: it is written again with what follows.
     last_block: Vec<u8>,
     /// What it holds.
-    pub spans: BTreeMap<PartitionId, Span>,
+    pub spans: Spans,
 }
 
 impl Active {
     pub(super) fn new(place: NewPlace, header: SegmentHeader) -> Self {
-        let (end, last_block, spans) = (ROUNDS_AT, Vec::new(), BTreeMap::new());
+        let (end, last_block, spans) = (ROUNDS_AT, Vec::new(), Spans::new());
         Self { place: place.place, header, end, last_block, spans }
     }
 
@@ -162,12 +162,8 @@ impl<T> Journal<T> {
         let (Some(round), Some(active)) = (self.round.take(), &mut self.active) else { return Vec::new() };
         active.end = round.end;
         active.last_block = round.last_block;
-        for Written { entry, header, at, .. } in &round.written {
-            active
-                .spans
-                .entry(entry.id())
-                .and_modify(|span| span.push(header, *at))
-                .or_insert_with(|| Span::new(header, *at));
+        for Written { header, at, .. } in &round.written {
+            add_to(&mut active.spans, header, *at);
         }
         round.written
     }

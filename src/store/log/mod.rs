@@ -87,32 +87,28 @@ const TICK_MS: u64 = 1_000;
 pub enum Tag {
     /// A round.
     Round,
-    /// A segment that is made: its number.
-    Make(u64),
+    /// A segment that is made.
+    Make,
     /// The index of a sealed segment: its number.
     Index(u64),
     /// The files of a segment that is no more are removed.
     Remove,
     /// Queues are written into the catalogue.
     Catalogue,
-    /// The runs of a span are read.
-    Runs(PartitionId, u64, SpanRuns),
-    /// A whole segment is read, as its index does not say where that partition's messages are.
-    Rescan(PartitionId, Arc<Segment>),
-    /// Messages are read.
-    Load(PartitionId, Box<LoadTag>),
+    /// Something of a partition is read.
+    Read(PartitionId, Wanted),
 }
 
-/// Runs that are read.
+/// What is read of a partition.
 #[derive(Clone, Debug)]
-pub struct SpanRuns {
-    segment: Arc<Segment>,
-    at: RunsAt,
+pub enum Wanted {
+    /// The runs of a span, for what is wanted from an offset on.
+    Runs(u64, Arc<Segment>, RunsAt),
+    /// A whole segment, as its index does not say where the messages are.
+    Segment(Arc<Segment>),
+    /// Messages.
+    Messages(Load),
 }
-
-/// Messages that are read.
-#[derive(Clone, Debug)]
-pub struct LoadTag(Load);
 
 #[derive(Debug)]
 struct Opening<T> {
@@ -240,7 +236,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         while let Some((tag, read)) = self.disk.poll() {
             match tag {
                 Tag::Round => self.handle_round(now, read.map(drop)),
-                Tag::Make(_) => self.handle_made(now, read.map(drop)),
+                Tag::Make => self.handle_made(now, read.map(drop)),
                 Tag::Index(number) => self.handle_indexed(now, number, read.map(drop)),
                 Tag::Remove => {
                     if let Err(error) = read {
@@ -248,9 +244,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                     }
                 }
                 Tag::Catalogue => self.handle_catalogue(&read.map(drop)),
-                Tag::Rescan(id, _) | Tag::Runs(id, ..) | Tag::Load(id, _) => {
-                    self.handle_read(now, id, tag, read)
-                }
+                Tag::Read(id, wanted) => self.handle_read(now, id, wanted, read),
             }
         }
         self.write(now);

@@ -64,14 +64,14 @@ impl<T> Partition<T> {
     /// without reading; or one from where on it is to be looked for.
     pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix_ms: u64) -> Since {
         if self.window.oldest_ms().is_some_and(|oldest| oldest < unix_ms) {
-            return Since::At(self.window.first_since(unix_ms).unwrap_or(self.window.end()));
+            return Since::At(self.window.since(unix_ms));
         }
         let sealed = self.past.spans.iter().map(|span| &span.head);
         let written = active.and_then(|active| active.spans.get(&id)).map(|span| &span.head);
         match sealed.chain(written).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
             Some(head) if head.first_ms >= unix_ms => Since::At(head.first),
             Some(head) => Since::From(head.first),
-            None => Since::At(self.window.first_since(unix_ms).unwrap_or(self.window.end())),
+            None => Since::At(self.window.since(unix_ms)),
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::backlog::{Job, Load, Served};
+use super::backlog::{Job, Load};
 use super::disk::{self, Disk, FileName, Step};
 use super::format::{PartitionId, SegmentHeader};
-use super::index::Run;
+use super::index::{Run, RunsAt};
 use super::partition::{Place, Since};
 use super::scan::scan;
 use super::segment::{Runs, Segment};
-use super::{LoadTag, Log, SpanRuns, Tag};
+use super::{Log, Tag, Wanted};
 use crate::batch::Fetched;
 use crate::clock::Now;
 use crate::error::StoreFault;
@@ -47,15 +47,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
     /// Serves those who wait for older messages of what is in memory.
     pub(super) fn serve(&mut self, now: Now, id: PartitionId) {
-        let completions = &mut self.completions;
-        self.backlog.serve(now, id, |served| match served {
-            Served::Fetched(fetch, fetched) => {
-                completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
-            }
-            Served::Resolved(token, offset) => {
-                completions.push_back(Completion::Resolved { token, result: Ok(offset) });
-            }
-        });
+        self.backlog.serve(now, id, &mut self.completions);
     }
 
     /// The same, and has more loaded.
@@ -86,8 +78,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                         None => {
                             let step =
                                 Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);
-                            let runs = SpanRuns { segment: span.segment.clone(), at: *at };
-                            return self.begin(id, Tag::Runs(id, from, runs), step);
+                            let wanted = Wanted::Runs(from, span.segment.clone(), *at);
+                            return self.begin(id, wanted, step);
                         }
                     },
                 },
@@ -98,12 +90,12 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
     pub(super) fn load(&mut self, id: PartitionId, load: Load) {
         let step = Step::Read(FileName::Segment(load.segment.place), load.ranges());
-        self.begin(id, Tag::Load(id, Box::new(LoadTag(load))), step);
+        self.begin(id, Wanted::Messages(load), step);
     }
 
-    pub(super) fn begin(&mut self, id: PartitionId, tag: Tag, step: Step) {
+    pub(super) fn begin(&mut self, id: PartitionId, wanted: Wanted, step: Step) {
         self.backlog.handle_begun(id);
-        self.disk.submit(tag, vec![step]);
+        self.disk.submit(Tag::Read(id, wanted), vec![step]);
     }
 
     /// What is wanted is in memory, or there is nothing.
@@ -123,19 +115,18 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 }
             }
             Job::Resolve { token, unix_ms, .. } => {
-                let result = Ok(window.first_since(unix_ms).unwrap_or(window.end()));
+                let result = Ok(window.since(unix_ms));
                 self.completions.push_back(Completion::Resolved { token, result });
             }
         }
     }
 
-    pub(super) fn handle_read(&mut self, now: Now, id: PartitionId, tag: Tag, read: disk::Read) {
+    pub(super) fn handle_read(&mut self, now: Now, id: PartitionId, wanted: Wanted, read: disk::Read) {
         self.backlog.handle_ended(id);
-        match tag {
-            Tag::Rescan(id, segment) => self.handle_rescanned(id, &segment, read),
-            Tag::Runs(id, from, of) => self.handle_runs(id, from, &of, read),
-            Tag::Load(id, load) => self.handle_loaded(now, id, &load.0, read),
-            _ => {}
+        match wanted {
+            Wanted::Runs(from, segment, at) => self.handle_runs(id, from, segment, at, read),
+            Wanted::Segment(segment) => self.handle_rescanned(id, &segment, read),
+            Wanted::Messages(load) => self.handle_loaded(now, id, &load, read),
         }
         // Those first that had to wait.
         while let Some(stalled) = self.backlog.poll_stalled() {
@@ -144,21 +135,27 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         self.read_on(now, id);
     }
 
-    pub(super) fn handle_runs(&mut self, id: PartitionId, from: u64, of: &SpanRuns, read: disk::Read) {
-        let file = FileName::Index(of.segment.place);
-        let runs: Arc<[Run]> = match read.map(|mut read| read.pop().and_then(|bytes| of.at.parse(&bytes))) {
+    pub(super) fn handle_runs(
+        &mut self,
+        id: PartitionId,
+        from: u64,
+        segment: Arc<Segment>,
+        at: RunsAt,
+        read: disk::Read,
+    ) {
+        let file = FileName::Index(segment.place);
+        let runs: Arc<[Run]> = match read.map(|mut read| read.pop().and_then(|bytes| at.parse(&bytes))) {
             Ok(Some(runs)) => runs.into(),
             Ok(None) => {
                 tracing::error!(%file, "damaged: its segment is read instead");
-                let segment = of.segment.clone();
                 let all = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
                 let step = Step::Read(FileName::Segment(segment.place), vec![(0, all)]);
-                return self.begin(id, Tag::Rescan(id, segment), step);
+                return self.begin(id, Wanted::Segment(segment), step);
             }
             Err(error) => return self.cannot_read(id, &format!("{file}: {error}")),
         };
-        self.backlog.handle_runs(id, &of.segment, runs.clone());
-        let load = Load::plan(of.segment.clone(), from, &runs);
+        self.backlog.handle_runs(id, &segment, runs.clone());
+        let load = Load::plan(segment, from, &runs);
         if load.runs.is_empty() {
             return self.cannot_read(id, &format!("{file} names other offsets than it holds"));
         }
@@ -204,11 +201,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     pub(super) fn cannot_read(&mut self, id: PartitionId, why: &str) {
         tracing::error!(shard = self.shard, why, "older messages cannot be read");
         for job in self.backlog.take_jobs(id) {
-            let fault = StoreFault::Unavailable(why.to_owned());
-            self.completions.push_back(match job {
-                Job::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(fault) },
-                Job::Resolve { token, .. } => Completion::Resolved { token, result: Err(fault) },
-            });
+            self.completions.push_back(job.fail(StoreFault::Unavailable(why.to_owned())));
         }
     }
 

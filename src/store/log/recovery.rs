@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::{DELETIONS, DataDir, State};
-use super::disk::{Directory, FileName, Step, read, save, save_index};
+use super::disk::{Directory, FileName, Step, read, read_all, run_all, save, save_index};
 use super::format::{BLOCK, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::index::{INDEX_HEADER, Index};
 use super::scan::{Damage, scan};
@@ -190,7 +190,7 @@ fn open_catalogues(
     let (mut ends, mut deletions_end) = (vec![0; usize::from(shards)], 0);
     for (file, length) in files {
         let FileName::Catalogue(shard) = file else { continue };
-        let bytes = read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
+        let bytes = read_all(directory, *file, *length)?;
         let found = catalogue::parse(&bytes).map_err(|why| OpenError::Version(*file, why))?;
         let rest = bytes.get(found.end as usize..).unwrap_or_default();
         let torn = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
@@ -200,8 +200,8 @@ fn open_catalogues(
                 "a queue may be lost with its messages; they are kept, and the catalogue as it was found";
             report.damaged.push(Damaged { file: *file, damage: Damage { at, bytes }, means });
         }
-        // As with segments: what is believed from now on is written again. What is not, is kept beside it: whether a last record that is not
-        // whole was never spoken of or is damaged, nobody knows.
+        // As with segments: what is believed from now on is written again. What is not, is kept beside it: whether a last
+        // record that is not whole was never spoken of or is damaged, nobody knows.
         let mut whole = catalogue::beginning();
         found.records.iter().for_each(|record| whole.extend(record.encode()));
         let end = whole.len() as u64;
@@ -211,8 +211,7 @@ fn open_catalogues(
             steps.extend([Step::Create(kept), Step::Write(kept, 0, Arc::new(bytes)), Step::Sync(kept)]);
         }
         steps.extend(save(FileName::NewCatalogue(*shard), *file, whole));
-        let may_write = shards > 0;
-        let saved = steps.iter().filter(|_| may_write).try_for_each(|step| directory.run(step).map(drop));
+        let saved = if shards > 0 { run_all(directory, &steps) } else { Ok(()) };
         if let Err(error) = &saved {
             tracing::warn!(%file, %error, "it cannot be written again; it is used as it is");
         }
@@ -228,9 +227,7 @@ fn open_catalogues(
         if *end == 0 {
             let beginning = catalogue::beginning();
             *end = beginning.len() as u64;
-            for step in save(FileName::NewCatalogue(shard), FileName::Catalogue(shard), beginning) {
-                directory.run(&step)?;
-            }
+            run_all(directory, &save(FileName::NewCatalogue(shard), FileName::Catalogue(shard), beginning))?;
         }
     }
     let (queues, deleted) = catalogue::merge(records.into_iter());
@@ -262,7 +259,7 @@ fn open_segments(
             Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
             Err(Unreadable::Damaged) => {
                 // Where the server ended before a new file had its header, it holds nothing but zeros.
-                let all = read(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
+                let all = read_all(directory, *file, *length)?;
                 if all.iter().all(|byte| *byte == 0) {
                     directory.run(&Step::Remove(*file))?;
                 } else {
@@ -306,6 +303,16 @@ fn lose(file: FileName, bytes: u64, report: &mut Report, is_one_lost: &mut bool)
     *is_one_lost = true;
 }
 
+/// The beginning of an index: all of it that [`Index::parse`] wants.
+pub(super) fn read_index(directory: &dyn Directory, place: u32) -> io::Result<Vec<u8>> {
+    let file = FileName::Index(place);
+    let header = read(directory, file, 0, INDEX_HEADER)?;
+    match Index::heads_bytes(&header) {
+        Ok(heads) => read(directory, file, 0, INDEX_HEADER.saturating_add(heads)),
+        Err(_) => Ok(header),
+    }
+}
+
 /// The index of a segment, if there is one that can be believed.
 fn open_index(
     directory: &dyn Directory,
@@ -314,19 +321,12 @@ fn open_index(
     report: &mut Report,
 ) -> Result<Option<Index>, OpenError> {
     let file = FileName::Index(place);
-    let header = read(directory, file, 0, INDEX_HEADER)?;
-    let parsed = match Index::heads_bytes(&header) {
-        Ok(heads) => {
-            let bytes = read(directory, file, 0, INDEX_HEADER.saturating_add(heads))?;
-            Index::parse(stamp, &bytes)
-        }
-        Err(why) => Err(why),
-    };
-    match parsed {
+    let bytes = read_index(directory, place)?;
+    match Index::parse(stamp, &bytes) {
         Ok(index) => Ok(Some(index)),
         Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
         // One of an earlier life of its segment is none.
-        Err(Unreadable::Damaged) if Index::stamp(&header).is_ok_and(|of| of != stamp) => Ok(None),
+        Err(Unreadable::Damaged) if Index::stamp(&bytes).is_ok_and(|of| of != stamp) => Ok(None),
         Err(Unreadable::Damaged) => {
             let damage = Damage { at: 0, bytes: INDEX_HEADER as u64 };
             report.damaged.push(Damaged { file, damage, means: "its segment is read instead" });
@@ -343,7 +343,7 @@ fn scan_segment(
     report: &mut Report,
 ) -> Result<Found, OpenError> {
     let file = FileName::Segment(place);
-    let file_bytes = read(directory, file, 0, usize::try_from(header.bytes).unwrap_or(usize::MAX))?;
+    let file_bytes = read_all(directory, file, header.bytes)?;
     let found = scan(header, &file_bytes);
     report.scanned += usize::from(!found.batches.is_empty());
     report.torn += found.torn;
@@ -367,7 +367,7 @@ fn scan_segment(
     } else {
         steps.extend(save_index(place, index_bytes));
     }
-    let saved = steps.iter().try_for_each(|step| directory.run(step).map(drop));
+    let saved = run_all(directory, &steps);
     if let Err(error) = &saved {
         tracing::warn!(%file, %error, "its index cannot be written; it is kept in memory");
     }

@@ -4,13 +4,10 @@
 //! round is the torn end of a write that nobody was told of, and is cut; what is not whole before one was damaged later, and is
 //! reported, while what stands before and after it is served.
 
-use std::collections::BTreeMap;
-
 use super::format::{
-    ALIGN, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, SegmentHeader, may_be_batch, may_be_round,
-    round_at,
+    ALIGN, BatchHeader, ROUND_HEADER, ROUNDS_AT, SegmentHeader, may_be_batch, may_be_round, round_at,
 };
-use super::index::Span;
+use super::index::{Spans, add_to};
 
 /// Bytes of a segment that are not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +33,9 @@ pub struct Scan {
 
 impl Scan {
     /// What was found of each partition.
-    pub fn spans(&self) -> BTreeMap<PartitionId, Span> {
-        let mut spans: BTreeMap<PartitionId, Span> = BTreeMap::new();
-        for (at, batch) in &self.batches {
-            spans
-                .entry((batch.incarnation, batch.partition))
-                .and_modify(|span| span.push(batch, *at))
-                .or_insert_with(|| Span::new(batch, *at));
-        }
+    pub fn spans(&self) -> Spans {
+        let mut spans = Spans::new();
+        self.batches.iter().for_each(|(at, header)| add_to(&mut spans, header, *at));
         spans
     }
 }

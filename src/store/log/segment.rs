@@ -85,8 +85,8 @@ impl Past {
         self.spans.push_back(span);
     }
 
-    /// Lets go of the spans that have expired, or whose segments are to go, but for the last one where nobody else tells where the partition ends. How many messages
-    /// they held: expired ones, and those whose segments were retired.
+    /// Lets go of the spans that have expired, or whose segments are to go, but for the last one where nobody else tells where
+    /// the partition ends. How many messages they held: expired ones, and those whose segments were retired.
     pub fn expire(&mut self, unix_ms: u64, is_end_told: bool) -> (u64, u64) {
         let (last, mut index, mut expired, mut dropped) = (self.spans.len(), 0, 0, 0);
         let due_ms = |span: &SealedSpan| match span.segment.is_retired.load(Ordering::Relaxed) {

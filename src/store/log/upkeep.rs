@@ -12,7 +12,6 @@ use super::journal::Entry;
 use super::segment::Segment;
 use super::{Log, MARKS_AT_ONCE, Tag, forgotten};
 use crate::clock::Now;
-use crate::store::Completion;
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     /// Lets go of queues that were deleted.
@@ -34,10 +33,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         let waiting = self.partitions.get_mut(&id).map(|partition| std::mem::take(&mut partition.waiting));
         let fetches = waiting.into_iter().flatten().map(Job::Fetch);
         for job in fetches.chain(self.backlog.remove(id)) {
-            self.completions.push_back(match job {
-                Job::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(forgotten()) },
-                Job::Resolve { token, .. } => Completion::Resolved { token, result: Err(forgotten()) },
-            });
+            self.completions.push_back(job.fail(forgotten()));
         }
     }
 

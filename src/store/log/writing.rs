@@ -90,7 +90,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         let header = SegmentHeader { stamp, number: place.number, bytes: self.segment_bytes };
         self.making = Some((place, header));
         let steps = make_segment(place, header.bytes, header.encode(), reserve);
-        self.disk.submit(Tag::Make(place.number), steps);
+        self.disk.submit(Tag::Make, steps);
     }
 
     pub(super) fn handle_made(&mut self, now: Now, result: io::Result<()>) {
