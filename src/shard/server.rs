@@ -7,25 +7,25 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use glommio::ExecutorJoinHandle;
 
 use super::AbortOnPanic;
 use super::acceptor::Listener;
-use super::core::Core;
+use super::core::{Core, Token};
 use super::delivery::Delivery;
 use super::driver::{Driver, ShardReport, Shared};
 use super::executor::{ExecutorSettings, spawn};
 use super::files::Files;
-use super::inbox::{Sender, inbox};
+use super::inbox::{Inbox, Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::Parker;
 use super::probe::{LogFiles, Probe};
-use crate::config::{KafkaConfig, LogConfig, ServerConfig, StoreKind, WhenFull};
-use crate::store::Memory;
+use crate::config::{KafkaConfig, LogConfig, ServerConfig, Settings, StoreKind, WhenFull};
 use crate::store::kafka::{Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, Log, OsDirectory};
+use crate::store::{Memory, Store};
 use crate::tenant::Tenants;
 
 /// A running server.
@@ -116,6 +116,27 @@ impl Stores {
     }
 }
 
+/// What a shard is made of, whatever its store.
+struct ShardPart {
+    number: u16,
+    shards: u16,
+    settings: Arc<Settings>,
+    tenants: Arc<Tenants>,
+    parker: Parker,
+    inbox: Inbox<Delivery>,
+    peers: Vec<Sender<Delivery>>,
+    shared: Arc<Shared>,
+    spin: Duration,
+}
+
+impl ShardPart {
+    async fn run<S: Store<Token>>(self, store: S) -> ShardReport {
+        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin } = self;
+        let core = Core::new(number, shards, settings, tenants, store);
+        Driver::new(number, core, parker, inbox, peers, shared, spin).run().await
+    }
+}
+
 impl Server {
     /// Starts a shard on each core, to serve who comes to `listener`.
     pub fn start(config: &ServerConfig, listener: Listener) -> io::Result<Self> {
@@ -155,27 +176,32 @@ impl Server {
                 // Fails where another shard could not start; then nobody waits for this one.
                 let _ = ready.send(shard);
                 drop(ready);
-                let parker = Parker::new(heartbeat);
-                let numbers = (shard as u16, count as u16);
+                let part = ShardPart {
+                    number: shard as u16,
+                    shards: count as u16,
+                    settings,
+                    tenants,
+                    parker: Parker::new(heartbeat),
+                    inbox,
+                    peers,
+                    shared,
+                    spin,
+                };
                 // Where the inbox is full the shard is awake, and asks its store in every turn.
                 let wake = move || drop(bell.send(Delivery::StoreNews));
                 match stores {
                     Stores::Log { dir, directory, config, _lock } => {
                         let files = Files::new(directory, wake);
-                        let store = Log::new(dir, files, numbers.0, numbers.1, &config);
-                        let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
-                        Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
+                        let store = Log::new(dir, files, part.number, part.shards, &config);
+                        part.run(store).await
                     }
                     Stores::Memory { bytes, when_full, incarnation } => {
-                        let store = Memory::new(bytes / count, when_full, incarnation);
-                        let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
-                        Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
+                        part.run(Memory::new(bytes / count, when_full, incarnation)).await
                     }
                     Stores::Kafka(cluster, kafka) => {
                         let news = Arc::new(News::new(wake));
-                        let store = Kafka::new(cluster, &kafka, &settings, count, news);
-                        let core = Core::new(numbers.0, numbers.1, settings, tenants, store);
-                        Driver::new(numbers.0, core, parker, inbox, peers, shared, spin).run().await
+                        let store = Kafka::new(cluster, &kafka, &part.settings, count, news);
+                        part.run(store).await
                     }
                 }
             })

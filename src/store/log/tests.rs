@@ -364,6 +364,21 @@ impl World {
         }
     }
 
+    /// So much later. What says where a partition ends is written at one tick, and lets go of its files at the next.
+    fn pass(&mut self, ms: u64) {
+        self.now = Now { mono_ms: self.now.mono_ms + ms, unix_ms: self.now.unix_ms + ms };
+        for _ in 0..3 {
+            self.tick();
+            self.settle();
+        }
+    }
+
+    /// How many files of messages there are.
+    fn segments(&self) -> usize {
+        let files = self.disk.list().unwrap();
+        files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).count()
+    }
+
     fn tick(&mut self) {
         for log in &mut self.logs {
             log.handle_tick(self.now);
@@ -480,15 +495,9 @@ fn the_oldest_files_go_where_size_or_age_is_limited() {
                 world.append(key, 100_000);
             }
             world.settle();
-            world.now.mono_ms += 20_000;
-            world.now.unix_ms += 20_000;
-            (0..3).for_each(|_| {
-                world.tick();
-                world.settle();
-            });
+            world.pass(20_000);
         }
-        let files = world.disk.list().unwrap();
-        let segments = files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).count();
+        let segments = world.segments();
         assert!(segments <= 12 + 2 * usize::from(world.shards()), "{segments} files");
         assert!(world.logs.iter().all(|log| log.counters().dropped > 0));
         let keys: Vec<PartitionKey> = world.sent.keys().copied().collect();
@@ -606,16 +615,9 @@ fn offsets_go_on_behind_what_has_expired_and_its_files_are_used_again() {
             world.append(PartitionKey { queue, partition: (number / 2) as u16 % PARTITIONS }, 1);
         }
         world.settle();
-        world.now.mono_ms += 5_000;
-        world.now.unix_ms += 5_000;
-        // What says where the idle partition ends is written at one tick, and lets go of its files at the next.
-        (0..3).for_each(|_| {
-            world.tick();
-            world.settle();
-        });
+        world.pass(5_000);
     }
-    let files = world.disk.list().unwrap();
-    let segments = files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).count();
+    let segments = world.segments();
     assert!(segments <= 3 * usize::from(world.shards()), "{segments} files for what one or two would hold");
     world.disk.lose_power();
     world.crash();
