@@ -135,7 +135,12 @@ fn session_consume(criterion: &mut Criterion) {
             let Some(Command::Fetch { operation, partition, .. }) = rig.commands.pop() else {
                 unreachable!()
             };
-            let stored = StoredBatch { base_offset, timestamp_ms: 1_700_000_000_000, batch: batch.clone() };
+            let stored = StoredBatch {
+                base_offset,
+                timestamp_ms: 1_700_000_000_000,
+                stored_ns: 0,
+                batch: batch.clone(),
+            };
             base_offset = stored.end_offset();
             let fetched = Fetched { batches: vec![stored], next: base_offset, at_end: true };
             rig.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
@@ -152,7 +157,7 @@ fn session_consume(criterion: &mut Criterion) {
 fn memory(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("memory store");
     let key = PartitionKey { queue: QueueId(1), partition: 0 };
-    let now = Now { mono_ms: 1, unix_ms: 1_700_000_000_000 };
+    let now = Now::at_ms(1, 1_700_000_000_000);
     let mut store: Memory<u64> = Memory::new(64 << 20, WhenFull::DropOldest, 1);
     let batch = batch();
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));

@@ -156,6 +156,8 @@ pub struct StoredBatch {
     pub base_offset: u64,
     /// When it was stored, Unix milliseconds. Never less than that of the batch before.
     pub timestamp_ms: u64,
+    /// The same by this server's own clock ([`Now::mono_ns`](crate::clock::Now::mono_ns)), to measure with; 0 where it does not know.
+    pub stored_ns: u64,
     /// The messages.
     pub batch: Batch,
 }

@@ -1,15 +1,37 @@
 //! The time as the cores see it: passed in, never asked for.
 
-/// One look at both clocks of the machine, in milliseconds.
+use std::time::Duration;
+
+/// One look at both clocks of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Never goes backwards; deadlines are in it. Its start means nothing.
+    /// Milliseconds that never go backwards; deadlines are in it. Its start means nothing.
     pub mono_ms: u64,
-    /// Unix time; timestamps of messages are in it.
+    /// The same in nanoseconds; latencies are in it. All shards of a server share its start.
+    pub mono_ns: u64,
+    /// Unix time, milliseconds; timestamps of messages are in it.
     pub unix_ms: u64,
 }
 
+impl Now {
+    /// So long after the start.
+    pub fn new(mono: Duration, unix_ms: u64) -> Self {
+        let mono_ns = u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX);
+        Self { mono_ms: mono_ns / 1_000_000, mono_ns, unix_ms }
+    }
+
+    /// A moment in whole milliseconds.
+    pub fn at_ms(mono_ms: u64, unix_ms: u64) -> Self {
+        Self::new(Duration::from_millis(mono_ms), unix_ms)
+    }
+
+    /// Nanoseconds since an earlier `mono_ns`.
+    pub fn since_ns(&self, earlier_ns: u64) -> u64 {
+        self.mono_ns.saturating_sub(earlier_ns)
+    }
+}
+
 /// A `Duration` in whole milliseconds, as deadlines count them.
-pub fn millis(duration: std::time::Duration) -> u64 {
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }

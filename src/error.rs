@@ -14,6 +14,13 @@ pub const FAILURES: [u32; 8] = [400, 403, 404, 408, 413, 429, 500, 503];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailureCounts([u64; FAILURES.len()]);
 
+/// Those that happened, by status.
+impl serde::Serialize for FailureCounts {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().filter(|(_, count)| *count > 0))
+    }
+}
+
 impl FailureCounts {
     /// It happened so many times more.
     pub fn add(&mut self, status: StatusCode, count: u64) {

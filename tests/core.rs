@@ -68,7 +68,7 @@ struct Shard {
 impl Shard {
     fn new(seed: u64) -> Self {
         let settings = Arc::new(Settings::new(Project::parse("default").unwrap()));
-        let now = Now { mono_ms: 1, unix_ms: 1_700_000_000_000 };
+        let now = Now::at_ms(1, 1_700_000_000_000);
         let tenants = Arc::new(Tenants::new(settings.per_project));
         let mut core = Core::new(0, 1, settings, tenants, Memory::new(64 << 20, WhenFull::Refuse, 7));
         let id = core.handle_accepted(now, None).unwrap();

@@ -15,7 +15,8 @@ use crate::config::load::{Loaded, load};
 use crate::config::setting::{Kind, default_file};
 use crate::config::table::SETTINGS;
 use crate::config::{Durability, ServerConfig, StoreKind, memory};
-use crate::control::Control;
+use crate::control::ControlPort;
+use crate::latency::{Stage, Summary};
 use crate::names::Project;
 use crate::shard::acceptor::Listener;
 use crate::shard::server::Server;
@@ -157,7 +158,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", config.listen));
     let listener = Listener::bind(config.listen, config.listen_backlog).map_err(cannot)?;
     let control = config.control_listen.address(config.listen).map(|address| {
-        Control::bind(address).map_err(|error| {
+        ControlPort::bind(address).map_err(|error| {
             let cannot = format!("cannot serve health and metrics on {address}: {error}");
             Failure(format!("{cannot}; control_listen says where, off does without"))
         })
@@ -182,7 +183,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
         tracing::warn!("test_faults is on: any client can end this process");
     }
     if let Some(control) = control {
-        control.serve(server.probe())?;
+        control.serve(server.probe(), server.board())?;
     }
     let handle = server.drain_handle();
     std::thread::spawn(move || {
@@ -204,7 +205,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
             teller.tell();
         }
     });
-    let reports = server.join()?;
+    let (reports, latency) = server.join()?;
     for report in reports {
         let sessions = report.counters.sessions;
         let (failed_by_peer, failed_by_us) = sessions.failed.by_fault();
@@ -223,6 +224,12 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
             panics = report.counters.panics,
             "shard ends"
         );
+    }
+    for stage in [Stage::Produce, Stage::DeliverLive, Stage::DeliverBacklog] {
+        let histogram = latency.of(stage);
+        if !histogram.is_empty() {
+            tracing::info!(stage = stage.name(), messages = histogram.len(), "{}", Summary::of(histogram));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

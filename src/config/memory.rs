@@ -5,6 +5,7 @@
 
 use super::ServerConfig;
 use super::StoreKind;
+use crate::latency::Recorder;
 use crate::limits::{
     CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
 };
@@ -73,6 +74,12 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
                     + Fence::BYTES_MAX
                     + SHARD_BYTES,
             ),
+        },
+        Item {
+            what: "latency histograms",
+            keys: "",
+            // Of each shard, the one that it fills, an empty one, the interval and the total; then all of that merged, twice.
+            bytes: (4 * shards + 2) * Recorder::BYTES as u64,
         },
         Item { what: "the rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
     ]);

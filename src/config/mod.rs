@@ -371,6 +371,21 @@ impl ControlListen {
     }
 }
 
+/// What becomes of the latency histograms.
+#[derive(Clone, Debug)]
+pub struct LatencyConfig {
+    /// The interval log that is written, if one is.
+    pub log: Option<PathBuf>,
+    /// How often the shards are asked: the resolution of the log and of the live page.
+    pub interval: Duration,
+}
+
+impl Default for LatencyConfig {
+    fn default() -> Self {
+        Self { log: None, interval: Duration::from_secs(1) }
+    }
+}
+
 /// A whole server.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -392,6 +407,8 @@ pub struct ServerConfig {
     pub embedded: LogConfig,
     /// The Kafka store's.
     pub kafka: KafkaConfig,
+    /// What becomes of the latency histograms.
+    pub latency: LatencyConfig,
     /// How long a shard polls before it sleeps.
     pub spin_before_park: Duration,
     /// What is logged: directives of `tracing_subscriber::EnvFilter`.
@@ -415,6 +432,7 @@ impl ServerConfig {
             memory_full: WhenFull::default(),
             embedded: LogConfig::default(),
             kafka: KafkaConfig::default(),
+            latency: LatencyConfig::default(),
             spin_before_park: Duration::ZERO,
             log: "millstream=info,warn".into(),
             log_format: LogFormat::default(),

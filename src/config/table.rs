@@ -20,6 +20,7 @@ const TIMES: &str = "Times";
 const FLOW: &str = "Flow";
 const CLIENTS: &str = "How many clients, and what a project may do in the whole server (0: no limit)";
 const MEMORY: &str = "Memory and pace of a shard: change with a measurement";
+const LATENCY: &str = "Latency histograms";
 const LOGS: &str = "Logs";
 const TESTS: &str = "For tests";
 
@@ -726,6 +727,26 @@ pub static SETTINGS: &[Setting] = &[
             ),
             1..=1_000_000,
         ),
+    ),
+    setting(
+        LATENCY,
+        "latency_log",
+        Kind::Text,
+        "An HdrHistogram interval log (.hlog) to append each stage's histogram to; some 4 KiB an interval under load; empty: none",
+        Access::Text((
+            |c| c.latency.log.as_ref().map_or(String::new(), |path| path.display().to_string()),
+            |c, text| {
+                c.latency.log = (!text.is_empty()).then(|| text.into());
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LATENCY,
+        "latency_interval",
+        Kind::Duration,
+        "How often the shards' histograms are collected: the resolution of latency_log and of the live page",
+        duration!(latency.interval, 100..=3_600_000),
     ),
     setting(
         LOGS,

@@ -4,6 +4,8 @@
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use super::latency;
+use crate::latency::Recorder;
 use crate::shard::core::ShardSnapshot;
 
 /// Families of one scrape.
@@ -34,6 +36,7 @@ pub(super) fn encode(
     shards: &[ShardSnapshot],
     stalls_of: impl Fn(usize) -> u64,
     is_draining: bool,
+    latency: &Recorder,
 ) -> prometheus::Result<String> {
     let families = Families { registry: Registry::new() };
     let f = &families;
@@ -96,10 +99,11 @@ pub(super) fn encode(
     let stalls =
         f.counter("millstream_shard_stalls_total", "Times that a shard stood still for 100 ms", shard)?;
     for snapshot in shards {
-        let number = snapshot.shard.to_string();
+        let pulse = &snapshot.pulse;
+        let number = pulse.shard.to_string();
         let shard = &[&number[..]];
-        let counters = &snapshot.counters;
-        connections.with_label_values(shard).set(signed(snapshot.connections));
+        let counters = &pulse.counters;
+        connections.with_label_values(shard).set(signed(pulse.connections));
         accepted.with_label_values(shard).inc_by(counters.connections);
         evicted.with_label_values(shard).inc_by(counters.evicted);
         panics.with_label_values(shard).inc_by(counters.panics);
@@ -120,17 +124,19 @@ pub(super) fn encode(
         delivered.with_label_values(shard).inc_by(counters.sessions.delivered);
         delivered_bytes.with_label_values(shard).inc_by(counters.sessions.delivered_bytes);
         hopped.with_label_values(shard).inc_by(counters.messages_hopped);
-        stored.with_label_values(shard).inc_by(snapshot.store.stored);
-        dropped.with_label_values(shard).inc_by(snapshot.store.dropped);
-        expired.with_label_values(shard).inc_by(snapshot.store.expired);
-        unstored.with_label_values(shard).inc_by(snapshot.store.refused);
-        waiting.with_label_values(shard).set(signed(snapshot.waiting_fetches));
+        stored.with_label_values(shard).inc_by(pulse.store.stored);
+        dropped.with_label_values(shard).inc_by(pulse.store.dropped);
+        expired.with_label_values(shard).inc_by(pulse.store.expired);
+        unstored.with_label_values(shard).inc_by(pulse.store.refused);
+        waiting.with_label_values(shard).set(signed(pulse.waiting_fetches));
         credit.with_label_values(shard).set(i64::try_from(snapshot.credit).unwrap_or(i64::MAX));
-        ceiling.with_label_values(shard).set(signed(snapshot.budget.ceiling));
-        reserved.with_label_values(shard).set(signed(snapshot.budget.reserved));
-        held.with_label_values(shard).set(signed(snapshot.budget.held));
-        starved.with_label_values(shard).set(signed(snapshot.budget.waiting));
-        stalls.with_label_values(shard).inc_by(stalls_of(usize::from(snapshot.shard)));
+        ceiling.with_label_values(shard).set(signed(pulse.budget.ceiling));
+        reserved.with_label_values(shard).set(signed(pulse.budget.reserved));
+        held.with_label_values(shard).set(signed(pulse.budget.held));
+        starved.with_label_values(shard).set(signed(pulse.budget.waiting));
+        stalls.with_label_values(shard).inc_by(stalls_of(usize::from(pulse.shard)));
     }
-    TextEncoder::new().encode_to_string(&families.registry.gather())
+    let mut all = families.registry.gather();
+    all.extend(latency::families(latency));
+    TextEncoder::new().encode_to_string(&all)
 }

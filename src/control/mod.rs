@@ -8,16 +8,18 @@
 //! | `/readyz` | the same, and 503 once the server drains: send it nobody new |
 //! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
 //! | `DELETE /queues/PROJECT/QUEUE` | deletes one: 204, or 404 where there is none |
-//! | `/metrics` | counters and gauges in Prometheus' text format |
+//! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
+//! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` all of each histogram |
 
+mod latency;
 mod metrics;
 mod queues;
 
+pub use latency::{LatencyPage, StagePage};
 pub use queues::QueueLine;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -28,6 +30,7 @@ use axum::routing::{delete, get};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::latency::Board;
 use crate::shard::AbortOnPanic;
 use crate::shard::probe::Probe;
 
@@ -37,14 +40,21 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a full inbox is given before it is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
+/// What the pages are made of.
+#[derive(Clone, Debug)]
+struct Control {
+    probe: Probe,
+    board: Board,
+}
+
 /// A control port that listens and does not yet serve.
 #[derive(Debug)]
-pub struct Control {
+pub struct ControlPort {
     listener: TcpListener,
     address: SocketAddr,
 }
 
-impl Control {
+impl ControlPort {
     /// Binds the port: that fails where another process has it, before anything else is begun.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
@@ -59,15 +69,16 @@ impl Control {
     }
 
     /// Serves until the process ends.
-    pub fn serve(self, probe: Probe) -> io::Result<()> {
+    pub fn serve(self, probe: Probe, board: Board) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let router = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
+            .route("/latency", get(latency::page))
             .route("/queues", get(queues::list))
             .route("/queues/{project}/{queue}", delete(queues::delete))
-            .with_state(Arc::new(probe));
+            .with_state(Control { probe, board });
         let listener = self.listener;
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let _guard = AbortOnPanic;
@@ -113,9 +124,9 @@ fn silent(shard: usize) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn healthz(State(probe): State<Arc<Probe>>) -> Response {
-    let asked = ask_all(&probe, |shard, reply| {
-        probe.ping(shard, move |there| {
+async fn healthz(State(control): State<Control>) -> Response {
+    let asked = ask_all(&control.probe, |shard, reply| {
+        control.probe.ping(shard, move |there| {
             // Fails where nobody waits any more.
             let _ = reply.send(there);
         })
@@ -126,20 +137,25 @@ async fn healthz(State(probe): State<Arc<Probe>>) -> Response {
     }
 }
 
-async fn readyz(State(probe): State<Arc<Probe>>) -> Response {
-    if probe.is_draining() {
+async fn readyz(State(control): State<Control>) -> Response {
+    if control.probe.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
-    healthz(State(probe)).await
+    healthz(State(control)).await
 }
 
-async fn metrics(State(probe): State<Arc<Probe>>) -> Response {
-    let asked = ask_all(&probe, |shard, reply| probe.ask(shard, move |answer| drop(reply.send(answer))));
+async fn metrics(State(control): State<Control>) -> Response {
+    let asked = ask_all(&control.probe, |shard, reply| {
+        control.probe.ask(shard, move |answer| drop(reply.send(answer)))
+    });
     let snapshots = match asked.await {
         Ok(snapshots) => snapshots,
         Err(shard) => return silent(shard),
     };
-    match metrics::encode(&snapshots, |shard| probe.stalls(shard), probe.is_draining()) {
+    latency::refresh(&control.board).await;
+    let total = control.board.total();
+    let probe = &control.probe;
+    match metrics::encode(&snapshots, |shard| probe.stalls(shard), probe.is_draining(), &total) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -1,7 +1,6 @@
 //! The queues of the embedded log: what there is of each, and deleting one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -9,9 +8,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::{ask_all, silent};
+use super::{Control, ask_all, silent};
 use crate::names::{Project, QueueName};
-use crate::shard::probe::Probe;
 use crate::store::QueueSummary;
 
 /// A queue, as JSON.
@@ -47,7 +45,7 @@ fn no_log() -> Response {
         .into_response()
 }
 
-pub(super) async fn list(State(probe): State<Arc<Probe>>) -> Response {
+pub(super) async fn list(State(Control { probe, .. }): State<Control>) -> Response {
     if probe.log().is_none() {
         return no_log();
     }
@@ -64,7 +62,7 @@ pub(super) async fn list(State(probe): State<Arc<Probe>>) -> Response {
 }
 
 pub(super) async fn delete(
-    State(probe): State<Arc<Probe>>,
+    State(Control { probe, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
 ) -> Response {
     let Some(log) = probe.log().cloned() else { return no_log() };

@@ -31,6 +31,8 @@ pub enum Command {
         batch: Batch,
         /// Bytes of the budget that the shard gives back when the answer is there.
         reserved: usize,
+        /// When the first of its messages was read.
+        read_ns: u64,
     },
     /// Find a position: `handle_position`.
     Resolve {

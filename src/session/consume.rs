@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use super::command::{Command, OperationId};
 use super::context::{Cx, status_of};
 use super::credit::SendWindow;
+use super::framed::Origin;
 use super::marker::Marker;
 use crate::batch::{Fetched, Record, StoredBatch};
 use crate::clock::{Now, millis};
@@ -36,6 +37,8 @@ struct Ready {
     /// The next message: its offset, and where its record stands.
     offset: u64,
     record: usize,
+    /// Everything before it was sent when it was stored.
+    is_live: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +47,9 @@ struct Cursor {
     /// The offset that comes next.
     position: u64,
     fetch: Fetch,
+    /// When that was asked, [`Now::mono_ns`]; and whether all that was stored until the last answer has been sent.
+    asked_ns: u64,
+    is_caught_up: bool,
     ready: VecDeque<Ready>,
     /// Where to go on once `ready` is empty.
     next: u64,
@@ -62,6 +68,7 @@ struct Run {
     offset: u64,
     record: usize,
     count: u64,
+    is_live: bool,
 }
 
 /// See the module's page.
@@ -105,6 +112,8 @@ impl Consume {
                 partition: partition as u16,
                 position: *position,
                 fetch: Fetch::None,
+                asked_ns: 0,
+                is_caught_up: false,
                 ready: VecDeque::new(),
                 next: *position,
                 left: None,
@@ -150,20 +159,22 @@ impl Consume {
         };
         let was_served = (index + 1) % self.cursors.len() == self.turn;
         let cursor = &mut self.cursors[index];
-        if !fetched.batches.is_empty() && !sendable {
+        let is_empty = fetched.batches.is_empty();
+        if !is_empty && !sendable {
             self.first = self.first.or((!was_served).then_some(index));
         } else if self.first == Some(index) {
             self.first = None;
             self.turn = index;
         }
         let waited = std::mem::replace(&mut cursor.fetch, Fetch::None) == Fetch::Outstanding { wait: true };
-        if fetched.batches.is_empty() {
+        if is_empty {
             cursor.position = cursor.position.max(fetched.next);
             cursor.next = cursor.position;
             cursor.at_end = !waited && fetched.at_end;
         } else if sendable {
             cursor.next = fetched.next;
             let left = cursor.left.take();
+            let (is_caught_up, asked_ns) = (cursor.is_caught_up, cursor.asked_ns);
             cursor.ready.extend(fetched.batches.into_iter().map(|stored| {
                 let offset = stored.base_offset.max(cursor.position);
                 let record = match left {
@@ -172,12 +183,14 @@ impl Consume {
                     }
                     _ => stored.batch.position_of((offset - stored.base_offset) as u32),
                 };
-                Ready { stored, offset, record }
+                let is_live = is_caught_up || stored.stored_ns > asked_ns;
+                Ready { stored, offset, record, is_live }
             }));
             if !cx.settings.consume_linger.is_zero() {
                 self.linger_until_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.consume_linger));
             }
         }
+        cursor.is_caught_up = fetched.at_end && (sendable || is_empty);
     }
 
     /// Frames what is ready and may be sent, and asks for more.
@@ -220,14 +233,16 @@ impl Consume {
     /// One ConsumeResponse of what is ready. False where nothing is.
     fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
         let mut marked = None;
+        let mut marked_origin = None;
         let mut length = 0;
         let mut count = 0;
         if self.marker_due_ms.is_some() {
-            let Some(message) = self.take_marked(cx.now) else { return false };
+            let Some((message, origin)) = self.take_marked(cx.now) else { return false };
             let body = message.encoded_len();
             length += 1 + varint_length(body as u64) + body;
             count += 1;
             marked = Some(message);
+            marked_origin = Some((1, origin));
         }
         let (runs, length) = self.gather(count, length, cx);
         count += runs.iter().map(|run| run.count).sum::<u64>();
@@ -251,6 +266,12 @@ impl Consume {
                 }
             }
         });
+        for (messages, origin) in
+            marked_origin.into_iter().chain(runs.iter().map(|run| (run.count, run.origin())))
+        {
+            cx.framed.note(u32::try_from(messages).unwrap_or(u32::MAX), origin);
+        }
+        cx.framed.close(cx.reply.out.len());
         true
     }
 
@@ -267,7 +288,7 @@ impl Consume {
             let partition = cursor.partition;
             while !full && let Some(ready) = cursor.front(cx.now) {
                 let template = ready.template(partition, cx.now);
-                let (offset, record) = (ready.offset, ready.record);
+                let (offset, record, is_live) = (ready.offset, ready.record, ready.is_live);
                 let end = ready.stored.end_offset();
                 while ready.offset < end && !full {
                     let Some((next, message)) = ready.stored.batch.record_at(ready.record) else {
@@ -289,7 +310,8 @@ impl Consume {
                 if ready.offset > offset {
                     self.last_sent = Some((partition, ready.offset - 1));
                     let count = ready.offset - offset;
-                    runs.push(Run { stored: ready.stored.clone(), template, offset, record, count });
+                    let stored = ready.stored.clone();
+                    runs.push(Run { stored, template, offset, record, count, is_live });
                 }
                 cursor.advance();
             }
@@ -302,7 +324,7 @@ impl Consume {
     }
 
     /// The next message alone, with the marker that is owed.
-    fn take_marked(&mut self, now: Now) -> Option<MessageAndMetadata> {
+    fn take_marked(&mut self, now: Now) -> Option<(MessageAndMetadata, Origin)> {
         let (later, first) = self.cursors.split_at_mut(self.turn);
         let cursor = first.iter_mut().chain(later).find_map(|cursor| {
             let has_some = cursor.front(now).is_some();
@@ -322,12 +344,13 @@ impl Consume {
             key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
             timestamp_ms: i64::try_from(ready.stored.timestamp_ms).ok(),
         };
+        let origin = origin(&ready.stored, ready.is_live);
         ready.offset += 1;
         ready.record = next;
         cursor.advance();
         self.last_sent = Some((partition, offset));
         self.marker_due_ms = None;
-        Some(MessageAndMetadata { marker: Some(self.marker()), ..message })
+        Some((MessageAndMetadata { marker: Some(self.marker()), ..message }, origin))
     }
 
     /// Where the operation is, behind the last message sent.
@@ -361,6 +384,7 @@ impl Consume {
         for cursor in &mut self.cursors {
             if let Some(front) = cursor.ready.front() {
                 cursor.left = Some((front.stored.base_offset, front.offset, front.record));
+                cursor.is_caught_up = false;
             }
             cursor.ready.clear();
         }
@@ -374,6 +398,7 @@ impl Consume {
             let wait = !drains && self.first != Some(index);
             if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (!drains || !cursor.at_end) {
                 cursor.fetch = Fetch::Outstanding { wait };
+                cursor.asked_ns = cx.now.mono_ns;
                 cx.commands.push(Command::Fetch {
                     operation: self.operation,
                     partition: cursor.partition,
@@ -426,6 +451,16 @@ impl Consume {
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
         [self.marker_due_ms, self.linger_until_ms, self.drain_until_ms].into_iter().flatten().min()
     }
+}
+
+impl Run {
+    fn origin(&self) -> Origin {
+        origin(&self.stored, self.is_live)
+    }
+}
+
+fn origin(stored: &StoredBatch, is_live: bool) -> Origin {
+    Origin::Stored { stored_ns: stored.stored_ns, timestamp_ms: stored.timestamp_ms, is_live }
 }
 
 impl Ready {

@@ -1,6 +1,7 @@
 //! What a session borrows for one call, and how it says a fault.
 
 use super::command::Command;
+use super::framed::Framed;
 use super::pb_writer::PbWriter;
 use crate::budget::Budget;
 use crate::clock::Now;
@@ -11,7 +12,7 @@ use crate::tenant::Tenant;
 use std::sync::Arc;
 
 /// What sessions did, counted for the operator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct SessionCounters {
     /// Messages framed for consumers, and the bytes of the responses that they stand in.
     pub delivered: u64,
@@ -34,12 +35,16 @@ pub struct SessionCounters {
 pub struct Cx<'a> {
     /// The time.
     pub now: Now,
+    /// When the bytes that are handed in were read, [`Now::mono_ns`].
+    pub read_ns: u64,
     /// What it obeys.
     pub settings: &'a Settings,
     /// The shard's bytes.
     pub budget: &'a mut Budget,
     /// Where its frames go.
     pub reply: PbWriter<'a>,
+    /// What of them began when.
+    pub framed: &'a mut Framed,
     /// Where its wishes go.
     pub commands: &'a mut Vec<Command>,
     /// Counters.

@@ -10,6 +10,7 @@
 //! | `marker` | where a consumer is |
 //! | `quota` | what a produce operation has paid for of its project's rates |
 //! | `context` | what a session borrows for one call |
+//! | `framed` | when what is framed began its way |
 //! | `server` | one operation after the other; `produce` and `consume` are the two kinds |
 //! | `command` | what a session asks of its shard |
 //! | `pb_writer` | how a pb becomes a frame |
@@ -21,6 +22,7 @@ mod consume;
 mod context;
 mod credit;
 mod delimiter;
+mod framed;
 mod marker;
 mod pb_writer;
 mod produce;
@@ -31,6 +33,7 @@ pub use command::{Command, OperationId};
 pub use context::{Cx, SessionCounters};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use delimiter::{Delimiter, PbLimits, Step};
+pub use framed::{Framed, Origin};
 pub use marker::{Marker, Start};
 pub use pb_writer::PbWriter;
 pub use server::ServerSession;

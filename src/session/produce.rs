@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::command::{Command, OperationId};
 use super::context::{Cx, status_of};
 use super::credit::{MsgNum, ReceiveWindow};
+use super::framed::Origin;
 use super::pb_writer::PbWriter;
 use super::quota::Quota;
 use crate::batch::{BatchBuilder, Savepoint};
@@ -37,6 +38,9 @@ struct Pending {
     waiting: u16,
     fate: Fate,
     place: Option<Place>,
+    /// When the first of them was read, and when their fate was known.
+    read_ns: u64,
+    known_ns: u64,
 }
 
 /// Where messages are stored, one after the other: known once their fate is.
@@ -92,8 +96,9 @@ pub(super) struct Produce {
     /// The batches that are open, of one TTL: the one of `routing.partition`, or one for each partition that messages with
     /// keys go to. They are closed together.
     building: Vec<Building>,
-    /// The last message in them.
+    /// The last message in them, and when the first was read.
     building_through: MsgNum,
+    building_read_ns: u64,
     /// The last request had keys, so that the next is likely to.
     expects_keys: bool,
     /// The oldest first; those before `first_sequence` are spoken for.
@@ -132,6 +137,7 @@ impl Produce {
             told: window.granted(),
             building: Vec::new(),
             building_through: MsgNum::ZERO,
+            building_read_ns: 0,
             expects_keys: false,
             pending: VecDeque::new(),
             first_sequence: 0,
@@ -304,6 +310,7 @@ impl Produce {
             _ => self.close_batches(cx),
         }
         if self.building.is_empty() {
+            self.building_read_ns = cx.read_ns;
             let bytes = pb_bytes + expected.min(cx.settings.append_batch_bytes);
             // Four bytes before a payload take the place of two or three on the wire.
             let builder = BatchBuilder::new(self.author.client, ttl, bytes + bytes / 16 + 16);
@@ -320,6 +327,9 @@ impl Produce {
             self.close_batches(cx);
         }
         let known = self.building.iter().position(|building| building.partition == partition);
+        if self.building.is_empty() {
+            self.building_read_ns = cx.read_ns;
+        }
         let index = known.unwrap_or_else(|| {
             let builder = BatchBuilder::with_keys(self.author.client, ttl, 0);
             let builder = builder.anonymous(!self.author.is_known);
@@ -359,7 +369,8 @@ impl Produce {
     fn refuse(&mut self, through: MsgNum, fault: PeerFault, cx: &mut Cx<'_>) {
         self.close_batches(cx);
         let fate = Err(fault.into());
-        self.push(Pending { through, reserved: 0, waiting: 0, fate, place: None }, cx);
+        let (read_ns, known_ns) = (cx.read_ns, cx.now.mono_ns);
+        self.push(Pending { through, reserved: 0, waiting: 0, fate, place: None, read_ns, known_ns }, cx);
     }
 
     /// Sends the open batches to the shard.
@@ -385,12 +396,21 @@ impl Produce {
                 partition,
                 batch: builder.close(),
                 reserved,
+                read_ns: self.building_read_ns,
             });
         }
         if waiting > 0 {
             self.batches += usize::from(waiting);
-            let through = self.building_through;
-            self.push(Pending { through, reserved: total, waiting, fate: Ok(()), place }, cx);
+            let pending = Pending {
+                through: self.building_through,
+                reserved: total,
+                waiting,
+                fate: Ok(()),
+                place,
+                read_ns: self.building_read_ns,
+                known_ns: 0,
+            };
+            self.push(pending, cx);
         }
     }
 
@@ -399,6 +419,7 @@ impl Produce {
         &mut self,
         sequence: u64,
         result: Result<Option<Range<u64>>, StoreFault>,
+        now: Now,
     ) -> Option<Fault> {
         let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
         let pending = self.pending.get_mut(index)?;
@@ -407,6 +428,7 @@ impl Produce {
         self.batches -= 1;
         if pending.waiting == 0 {
             self.outstanding_bytes -= pending.reserved;
+            pending.known_ns = now.mono_ns;
         }
         match result {
             Ok(offsets) => {
@@ -427,16 +449,20 @@ impl Produce {
     /// Speaks for every message whose fate is known, and gives credit.
     pub(super) fn speak(&mut self, cx: &mut Cx<'_>) {
         while cx.has_space()
-            && let Some(Pending { mut through, fate, mut place, .. }) = self.pop(|_| true, cx)
+            && let Some(first) = self.pop(|_| true, cx)
         {
+            let before = self.window.spoken_for();
+            first.note(before, cx);
+            let Pending { mut through, fate, mut place, .. } = first;
             while let Some(next) = self.pop(|next| *next == fate, cx) {
+                next.note(through, cx);
                 through = next.through;
                 place = Place::join(place, next.place);
             }
             let status = match &fate {
                 Ok(()) => status(StatusCode::CREATED),
                 Err(fault) => {
-                    cx.counters.refused.add(fault.status(), through.since(self.window.spoken_for()));
+                    cx.counters.refused.add(fault.status(), through.since(before));
                     status_of(fault)
                 }
             };
@@ -444,6 +470,7 @@ impl Produce {
             self.grant(cx);
             let place = place.filter(|_| fate.is_ok());
             self.respond(Some(status), through.to_wire(), place, false, &mut cx.reply);
+            cx.framed.close(cx.reply.out.len());
         }
         // Credit alone, where no response is to come that could carry it.
         self.grant(cx);
@@ -541,6 +568,17 @@ impl Produce {
             },
             fin,
         );
+    }
+}
+
+impl Pending {
+    /// They are spoken for behind `before`: stored ones are measured until the socket has that.
+    fn note(&self, before: MsgNum, cx: &mut Cx<'_>) {
+        if self.fate.is_ok() {
+            let (read_ns, known_ns) = (self.read_ns, self.known_ns);
+            let messages = u32::try_from(self.through.since(before)).unwrap_or(u32::MAX);
+            cx.framed.note(messages, Origin::Produced { read_ns, known_ns });
+        }
     }
 }
 

@@ -216,7 +216,7 @@ impl ServerSession {
     ) {
         if operation == self.operations.operation
             && let State::Producing(produce) = &mut self.operations.state
-            && let Some(fault) = produce.handle_appended(sequence, result)
+            && let Some(fault) = produce.handle_appended(sequence, result, cx.now)
         {
             self.forget_pb(cx);
             self.operations.fail(fault, cx);

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::core::{Message, ShardSnapshot};
+use super::core::{Message, ShardPulse, ShardSnapshot};
+use crate::latency::Recorder;
 use crate::names::FullName;
 use crate::store::QueueSummary;
 
@@ -18,6 +19,8 @@ pub enum Delivery {
     StoreNews,
     /// Say what the shard's store holds of each queue.
     Queues(Reply<Vec<(FullName, QueueSummary)>>),
+    /// Say how long what took, and go on with these, which are empty; and how the shard is.
+    Latency(Recorder, Reply<(Recorder, ShardPulse)>),
     /// Say how the shard is.
     Snapshot(Reply<ShardSnapshot>),
     /// Say that it is there.

@@ -16,6 +16,7 @@ use super::parker::Parker;
 use super::socket::Socket;
 use crate::clock::Now;
 use crate::config::Settings;
+use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};
 use crate::ws::handshake::Refusal;
 
@@ -57,6 +58,8 @@ pub struct ShardReport {
     pub store: StoreCounters,
     /// The rest.
     pub counters: CoreCounters,
+    /// How long what took, since that was asked last.
+    pub latency: Recorder,
 }
 
 /// See the module's page.
@@ -119,24 +122,31 @@ impl<S: Store<Token>> Driver<S> {
         let mut worked = passed;
         loop {
             self.parker.beat();
+            let began = Instant::now();
             let turn = self.turn();
             if self.is_over() {
                 return ShardReport {
                     shard: self.shard,
                     store: self.core.store().counters(),
                     counters: self.core.counters().clone(),
+                    latency: std::mem::take(self.core.latency()),
                 };
             }
+            let mut ended = Instant::now();
             // Whatever there is to do: nobody's socket is looked at without a pass.
-            if passed.elapsed() >= self.settings.reactor_pass {
+            if ended - passed >= self.settings.reactor_pass {
                 self.parker.reactor_pass().await;
-                passed = Instant::now();
+                ended = Instant::now();
+                passed = ended;
+            }
+            if turn != Turn::Idle {
+                self.core.latency().record(Stage::Turn, (ended - began).as_nanos() as u64, 1);
             }
             if turn == Turn::More {
                 continue;
             }
             if turn == Turn::Worked {
-                worked = Instant::now();
+                worked = ended;
             }
             if worked.elapsed() < self.spin {
                 self.parker.reactor_pass().await;
@@ -153,6 +163,10 @@ impl<S: Store<Token>> Driver<S> {
     }
 
     fn turn(&mut self) -> Turn {
+        let depth = self.inbox.depth() as u64;
+        if depth > 0 {
+            self.core.latency().record(Stage::InboxDepth, depth, 1);
+        }
         let mut worked = self.poll_inbox();
         worked |= self.serve();
         for _ in 0..TRANSMIT_ROUNDS {
@@ -181,8 +195,12 @@ impl<S: Store<Token>> Driver<S> {
     }
 
     fn now(&self) -> Now {
+        Self::time(self.started)
+    }
+
+    fn time(started: Instant) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
+        Now::new(started.elapsed(), unix.as_millis() as u64)
     }
 
     /// True where there was something.
@@ -201,6 +219,10 @@ impl<S: Store<Token>> Driver<S> {
                 Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
                 Some(Delivery::Queues(reply)) => reply.give(self.core.store().queues(self.now().unix_ms)),
+                Some(Delivery::Latency(empty, reply)) => {
+                    let full = std::mem::replace(self.core.latency(), empty);
+                    reply.give((full, self.core.pulse()));
+                }
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(Instant::now() + self.settings.drain_timeout);
@@ -256,7 +278,7 @@ impl<S: Store<Token>> Driver<S> {
     }
 
     fn read(&mut self, slot: u32) {
-        let now = self.now();
+        let mut now = self.now();
         let Some((id, socket)) = self.sockets.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         let id = *id;
         socket.clear_mark();
@@ -277,6 +299,7 @@ impl<S: Store<Token>> Driver<S> {
                 Ok(Some(bytes)) => {
                     budget -= bytes;
                     self.core.handle_received(now, id, &mut self.buffer[..bytes]);
+                    now = Self::time(self.started);
                 }
             }
         }
@@ -298,7 +321,10 @@ impl<S: Store<Token>> Driver<S> {
             if !bytes.is_empty() {
                 let length = bytes.len();
                 match socket.write(bytes) {
-                    Ok(sent) => self.core.handle_sent(now, id, sent, sent == length),
+                    Ok(sent) => {
+                        let now = Now::new(self.started.elapsed(), now.unix_ms);
+                        self.core.handle_sent(now, id, sent, sent == length);
+                    }
                     Err(_) => {
                         self.remove(id);
                         continue;

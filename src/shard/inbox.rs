@@ -69,6 +69,11 @@ impl<T> Sender<T> {
 }
 
 impl<T> Inbox<T> {
+    /// Batches waiting now.
+    pub fn depth(&self) -> usize {
+        self.0.queue.len()
+    }
+
     /// The oldest batch.
     pub fn poll(&self) -> Option<T> {
         self.0.queue.pop()

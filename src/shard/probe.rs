@@ -6,9 +6,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::core::ShardSnapshot;
+use super::core::{ShardPulse, ShardSnapshot};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
+use crate::latency::Recorder;
 use crate::names::FullName;
 use crate::store::QueueSummary;
 use crate::store::log::{DataDir, OsDirectory};
@@ -59,6 +60,17 @@ impl Probe {
     /// Asks one how it is: for now and then, it looks at every connection. False where its inbox is full.
     pub fn ask(&self, shard: usize, reply: impl FnOnce(ShardSnapshot) + Send + 'static) -> bool {
         self.send(shard, Delivery::Snapshot(Reply::new(reply)))
+    }
+
+    /// Asks one how long what took since it was asked last, and gives it empty histograms to go on with. False where its inbox is
+    /// full: then they are gone.
+    pub fn latency(
+        &self,
+        shard: usize,
+        empty: Recorder,
+        reply: impl FnOnce((Recorder, ShardPulse)) + Send + 'static,
+    ) -> bool {
+        self.send(shard, Delivery::Latency(empty, Reply::new(reply)))
     }
 
     /// Asks one what its store holds of each queue. False where its inbox is full.

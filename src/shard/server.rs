@@ -23,6 +23,7 @@ use super::monitor::{self, Watched};
 use super::parker::Parker;
 use super::probe::{LogFiles, Probe};
 use crate::config::{KafkaConfig, LogConfig, ServerConfig, Settings, StoreKind, WhenFull};
+use crate::latency::{Board, Collector, Recorder};
 use crate::store::kafka::{Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, Log, OsDirectory};
 use crate::store::{Memory, Store};
@@ -34,6 +35,7 @@ pub struct Server {
     address: SocketAddr,
     handle: DrainHandle,
     probe: Probe,
+    collector: Collector,
     shards: Vec<ExecutorJoinHandle<ShardReport>>,
     acceptor: JoinHandle<()>,
     monitor: JoinHandle<()>,
@@ -222,9 +224,11 @@ impl Server {
             accepting.run(&to, &shared);
         })?;
         let draining = Arc::new(AtomicBool::new(false));
+        let probe = Probe::new(senders.clone(), stalls, draining.clone(), log);
         Ok(Self {
             address,
-            probe: Probe::new(senders.clone(), stalls, draining.clone(), log),
+            collector: Collector::start(&config.latency, probe.clone())?,
+            probe,
             handle: DrainHandle { listener, shards: senders, draining },
             shards,
             acceptor,
@@ -248,8 +252,13 @@ impl Server {
         self.probe.clone()
     }
 
-    /// Waits until it has drained; what each shard did.
-    pub fn join(self) -> io::Result<Vec<ShardReport>> {
+    /// To look at its latencies with.
+    pub fn board(&self) -> Board {
+        self.collector.board()
+    }
+
+    /// Waits until it has drained; what each shard did, and how long what took in all of them.
+    pub fn join(self) -> io::Result<(Vec<ShardReport>, Recorder)> {
         let mut reports = Vec::new();
         for shard in self.shards {
             reports.push(shard.join().map_err(|error| io::Error::other(error.to_string()))?);
@@ -257,7 +266,8 @@ impl Server {
         self.stop_monitor.store(true, Ordering::Relaxed);
         let ended = self.acceptor.join().and_then(|()| self.monitor.join());
         ended.map_err(|_| io::Error::other("a helper thread panicked"))?;
-        Ok(reports)
+        let left = reports.iter_mut().map(|report| std::mem::take(&mut report.latency)).collect();
+        Ok((reports, self.collector.finish(left)))
     }
 }
 

@@ -53,7 +53,7 @@ struct Trial<'a, L: Lab> {
 impl<'a, L: Lab> Trial<'a, L> {
     fn new(lab: &'a L) -> Self {
         let (queue, name) = lab.queue();
-        let now = Now { mono_ms: 1, unix_ms: 1_000_000_000 };
+        let now = Now::at_ms(1, 1_000_000_000);
         let (next_token, open, base_ms) = (0, HashMap::new(), 0);
         let mut trial = Self { lab, store: lab.store(), queue, base_ms, now, next_token, open };
         let life = trial.open_queue(name, Some(PARTITIONS)).unwrap();
@@ -65,7 +65,7 @@ impl<'a, L: Lab> Trial<'a, L> {
 
     /// It is so many seconds after the beginning.
     fn at(&mut self, seconds: u64) {
-        self.now = Now { mono_ms: 1 + seconds * 1000, unix_ms: self.base_ms + seconds * 1000 };
+        self.now = Now::at_ms(1 + seconds * 1000, self.base_ms + seconds * 1000);
     }
 
     /// What is stored from now on is stored later than what was before.

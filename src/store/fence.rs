@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_stream_is_remembered_long_enough_and_in_bounded_memory() {
         let mut fence = Fence::default();
-        let at = |mono_ms| Now { mono_ms, unix_ms: 0 };
+        let at = |mono_ms| Now::at_ms(mono_ms, 0);
         fence.close(at(10_000), Stream(1));
         fence.close(at(10_000 + REMEMBERED_MS), Stream(2));
         assert!(fence.is_closed(Stream(1)) && fence.is_closed(Stream(2)) && !fence.is_closed(Stream(3)));

@@ -143,7 +143,8 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         let base_offset = partition.end;
         partition.end += count;
         partition.last_timestamp_ms = partition.last_timestamp_ms.max(now.unix_ms);
-        let stored = StoredBatch { base_offset, timestamp_ms: partition.last_timestamp_ms, batch };
+        let (timestamp_ms, stored_ns) = (partition.last_timestamp_ms, now.mono_ns);
+        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns, batch };
         let expiry_ms = stored.expiry_ms();
         partition.batches.push_back(stored);
         if !partition.waiting.is_empty() && !partition.is_woken {
@@ -387,7 +388,7 @@ mod tests {
     #[test]
     fn one_answer_brings_what_one_turn_stored_and_a_clock_that_is_set_back_changes_no_order() {
         let mut store = memory();
-        let at = |unix_ms| Now { mono_ms: 0, unix_ms };
+        let at = |unix_ms| Now::at_ms(0, unix_ms);
         let fetch = |token| Request::Fetch {
             token,
             partition: key(0),
@@ -475,7 +476,7 @@ mod tests {
         ) {
             let one = cost(&batch(1, 60, &[b"x"]));
             let mut store: Memory<u64> = Memory::new(room * one, WhenFull::DropOldest, 7);
-            let mut now = Now { mono_ms: 1, unix_ms: 1_000_000 };
+            let mut now = Now::at_ms(1, 1_000_000);
             // What is there: partition, offset, expiry. The oldest first.
             let mut there: Vec<(u16, u64, u64)> = Vec::new();
             let mut ends = [0u64; 3];
@@ -534,7 +535,7 @@ mod tests {
             };
             assert!(store.submit(now, append).is_ok());
         }
-        let later = |seconds: u64| Now { mono_ms: seconds * 1000, unix_ms: seconds * 1000 };
+        let later = |seconds: u64| Now::at_ms(seconds * 1000, seconds * 1000);
         let mut tick = store.handle_tick(later(60));
         while tick == Some(60_000 + BUSY_TICK_MS) {
             tick = store.handle_tick(later(60));

@@ -89,6 +89,19 @@ pub enum Request<T> {
     },
 }
 
+impl<T: Copy> Request<T> {
+    /// Whose it is.
+    pub fn token(&self) -> T {
+        match self {
+            Self::Open { token, .. }
+            | Self::Append { token, .. }
+            | Self::Fetch { token, .. }
+            | Self::Resolve { token, .. }
+            | Self::Cancel { token, .. } => *token,
+        }
+    }
+}
+
 /// A store's answer.
 #[derive(Clone, Debug)]
 pub enum Completion<T> {
@@ -145,7 +158,7 @@ pub struct Life {
 }
 
 /// What became of the messages that a store was given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StoreCounters {
     /// Stored.
     pub stored: u64,

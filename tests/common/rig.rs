@@ -10,7 +10,7 @@ use millstream::config::Settings;
 use millstream::names::{ClientId, Project};
 use millstream::pb::SetupRequest;
 use millstream::queue::{QueueId, QueueInfo};
-use millstream::session::{Command, Cx, PbWriter, ServerSession, SessionCounters};
+use millstream::session::{Command, Cx, Framed, PbWriter, ServerSession, SessionCounters};
 use millstream::tenant::Tenant;
 use millstream::ws::{Role, Sender};
 use prost::Message;
@@ -29,6 +29,7 @@ pub struct Rig {
     pub tenant: Option<Arc<Tenant>>,
     sender: Sender,
     counters: SessionCounters,
+    framed: Framed,
     /// Frames for the client.
     pub out: Vec<u8>,
     /// What the session asked.
@@ -41,11 +42,12 @@ impl Rig {
             session: ServerSession::new(ClientId::from(CLIENT), true),
             budget: Budget::new(settings.shard_budget_bytes),
             settings,
-            now: Now { mono_ms: 1, unix_ms: 1_700_000_000_000 },
+            now: Now::at_ms(1, 1_700_000_000_000),
             writable: true,
             tenant: None,
             sender: Sender::new(Role::Server),
             counters: SessionCounters::default(),
+            framed: Framed::default(),
             out: Vec::new(),
             commands: Vec::new(),
         }
@@ -65,9 +67,11 @@ impl Rig {
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> T {
         let mut cx = Cx {
             now: self.now,
+            read_ns: self.now.mono_ns,
             settings: &self.settings,
             budget: &mut self.budget,
             reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
+            framed: &mut self.framed,
             commands: &mut self.commands,
             counters: &mut self.counters,
             tenant: self.tenant.as_ref(),

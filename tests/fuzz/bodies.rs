@@ -421,7 +421,8 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
             (0..count).for_each(|index| builder.push(&[7; 90][..index as usize * 4]));
             let timestamp_ms = rig.now.unix_ms - u64::from(step) * 400;
-            let stored = StoredBatch { base_offset: from, timestamp_ms, batch: builder.close() };
+            let stored =
+                StoredBatch { base_offset: from, timestamp_ms, stored_ns: 0, batch: builder.close() };
             let batches = if count == 0 { vec![] } else { vec![stored] };
             let fetched = Fetched { batches, next: from + count, at_end: true };
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };

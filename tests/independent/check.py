@@ -8,18 +8,23 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.request
 
 import websockets
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
 from prometheus_client.parser import text_string_to_metric_families
 
 COUNTER_SUFFIXES = ("_total",)
 UNITS = ("_bytes", "_seconds")
+MESSAGES = 20_000
 
 
 class Server:
-    def __init__(self, binary):
+    def __init__(self, binary, latency_log):
         command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--store", "memory", "--test-echo"]
+        command += ["--latency-log", latency_log, "--latency-interval", "200ms"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         line = next(line for line in self.process.stderr if "listen=" in line)
         self.port = int(re.search(r"listen=127\.0\.0\.1:(\d+)", line)[1])
@@ -84,12 +89,12 @@ def metrics(control):
     for family in families:
         # The rules of `promtool check metrics`.
         assert re.fullmatch(r"millstream_[a-z_]+", family.name), family.name
-        assert family.documentation and family.type in ("counter", "gauge"), family
+        assert family.documentation and family.type in ("counter", "gauge", "histogram"), family
         for sample in family.samples:
             is_counter = family.type == "counter"
             assert sample.name.endswith(COUNTER_SUFFIXES) == is_counter, sample.name
             for name in sample.labels:
-                assert name in ("shard", "status", "kind"), f"an unbounded label: {name}"
+                assert name in ("shard", "status", "kind", "stage", "le"), f"an unbounded label: {name}"
         for word in ("kib", "kilobytes", "ms", "milliseconds", "us"):
             assert word not in family.name.split("_"), f"{family.name}: not a base unit"
         if "bytes" in family.name:
@@ -99,14 +104,36 @@ def metrics(control):
     return len(families)
 
 
+def latency_log(path):
+    """Every stage of the log by its tag, read to the end: how many values, and the highest."""
+    reader = HistogramLogReader(path, HdrHistogram(1, 3_600_000_000_000, 3))
+    stages = {}
+    while (interval := reader.get_next_interval_histogram()) is not None:
+        stage = stages.setdefault(interval.get_tag(), HdrHistogram(1, 3_600_000_000_000, 3))
+        stage.add(interval)
+    for name in ("parse", "commit", "ack", "produce"):
+        assert stages[name].get_total_count() == MESSAGES, (name, stages[name].get_total_count())
+    assert stages["commit"].get_value_at_percentile(50) <= stages["produce"].get_value_at_percentile(50)
+    assert 0 < stages["produce"].get_max_value() < 60_000_000_000
+    return len(stages)
+
+
+def produce(binary, port):
+    command = [binary, "bench", "produce", "--count", str(MESSAGES), "--url", f"ws://127.0.0.1:{port}/"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def main():
-    server = Server(sys.argv[1])
+    path = os.path.join(tempfile.mkdtemp(), "latency.hlog")
+    server = Server(sys.argv[1], path)
     try:
         asyncio.run(echo(server.port))
         print("websockets: echo, fragments, pings, closing and subprotocols hold")
         print(f"prometheus-client: {metrics(server.control)} metric families hold")
+        produce(sys.argv[1], server.port)
     finally:
         server.stop()
+    print(f"hdrhistogram: {latency_log(path)} stages of the latency log hold")
 
 
 main()

@@ -68,7 +68,7 @@ fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
             for (offset, size) in (base_offset..).zip(sizes) {
                 builder.push(&payload(offset, *size));
             }
-            let stored = StoredBatch { base_offset, timestamp_ms: now, batch: builder.close() };
+            let stored = StoredBatch { base_offset, timestamp_ms: now, stored_ns: 0, batch: builder.close() };
             base_offset = stored.end_offset();
             stored
         };

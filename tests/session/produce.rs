@@ -311,7 +311,7 @@ impl Run {
         while let Some(command) = self.harness.asked.pop_front() {
             match command {
                 Command::Open { operation, .. } => self.opens.push(operation),
-                Command::Append { operation, sequence, partition, batch, reserved } => {
+                Command::Append { operation, sequence, partition, batch, reserved, .. } => {
                     assert!(
                         self.appends.last().is_none_or(|last| last.sequence < sequence
                             || (last.sequence == sequence && last.partition != partition)),

@@ -56,6 +56,8 @@ impl WeatheredStore {
             operation: OperationId::default(),
             detail: 0,
             reserved: 0,
+            messages: 0,
+            stage_ns: 0,
         };
         let mut memory = self.memory.borrow_mut();
         for partition in self.partitions.iter().copied() {

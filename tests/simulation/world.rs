@@ -135,7 +135,7 @@ impl World {
             clients.push(Client::vandal(999));
             asked.push(None);
         }
-        let now = Now { mono_ms: 1, unix_ms: 1_700_000_000_000 };
+        let now = Now::at_ms(1, 1_700_000_000_000);
         let pipe_bytes = random.between(300, 60_000);
         let rounds = if random.one_in(2) { 1 } else { random.between(2, 4) };
         let late = random.one_in(3);

@@ -16,9 +16,10 @@ use crate::budget::{Budget, Remaining, Share, Wanted};
 use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::error::PeerFault;
+use crate::latency::Recorder;
 use crate::names::{ClientId, Project, QueueName};
 use crate::queue::QueueInfo;
-use crate::session::{Command, Cx, PbWriter, ServerSession};
+use crate::session::{Command, Cx, Framed, PbWriter, ServerSession};
 use crate::tenant::{Permit, Tenant, Tenants, Use};
 use crate::ws::echo::Echo;
 use crate::ws::frame::Opcode;
@@ -72,6 +73,30 @@ enum Phase {
     Closing,
 }
 
+/// What a connection lends its session for a call.
+struct Lent<'a> {
+    sender: &'a mut Sender,
+    out: &'a mut Vec<u8>,
+    framed: &'a mut Framed,
+    read_ns: u64,
+    writable: bool,
+    tenant: Option<&'a Arc<Tenant>>,
+}
+
+/// All but the phase that the session stands in: a method would borrow that, too.
+macro_rules! parts {
+    ($connection:expr) => {
+        Lent {
+            sender: &mut $connection.sender,
+            out: &mut $connection.out,
+            framed: &mut $connection.framed,
+            read_ns: $connection.read_ns,
+            writable: $connection.writable,
+            tenant: $connection.tenant.as_ref(),
+        }
+    };
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub struct Connection {
@@ -94,6 +119,10 @@ pub struct Connection {
     /// Bytes to send, and how many of them are sent.
     out: Vec<u8>,
     sent: usize,
+    /// When what stands there began.
+    framed: Framed,
+    /// When the socket was last read, [`Now::mono_ns`]: `inbound` is from then.
+    read_ns: u64,
     /// Bytes that are counted in the budget for `out`, while the socket has not taken all of it.
     counted: usize,
     /// The socket takes more.
@@ -130,6 +159,8 @@ impl Connection {
             inbound: Vec::new(),
             out: Vec::new(),
             sent: 0,
+            framed: Framed::default(),
+            read_ns: now.mono_ns,
             counted: 0,
             writable: true,
             heard_ms: now.mono_ms,
@@ -162,6 +193,7 @@ impl Connection {
             self.heard_ms = env.now.mono_ms;
             self.pinged = false;
         }
+        self.read_ns = env.now.mono_ns;
         let taken = self.process(input, env);
         let rest = &input[taken..];
         if !rest.is_empty() {
@@ -279,8 +311,7 @@ impl Connection {
                             return input.len();
                         }
                         Phase::Streaming(session) => {
-                            let tenant = self.tenant.as_ref();
-                            let mut cx = cx(&mut self.sender, &mut self.out, self.writable, tenant, env);
+                            let mut cx = cx(parts!(self), env);
                             let used = session.handle_data(piece, fin, &mut cx);
                             if let Some(code) = session.close_code() {
                                 self.close(code, env);
@@ -339,10 +370,7 @@ impl Connection {
 
     fn is_session_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
-            Phase::Streaming(session) => {
-                let tenant = self.tenant.as_ref();
-                session.is_blocked(&cx(&mut self.sender, &mut self.out, self.writable, tenant, env))
-            }
+            Phase::Streaming(session) => session.is_blocked(&cx(parts!(self), env)),
             Phase::Echoing(_) | Phase::Handshaking | Phase::Closing => false,
         }
     }
@@ -366,8 +394,7 @@ impl Connection {
     /// Runs `handle` on the session, if there is one.
     pub fn with_session(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
         if let Phase::Streaming(session) = &mut self.phase {
-            let tenant = self.tenant.as_ref();
-            handle(session, &mut cx(&mut self.sender, &mut self.out, self.writable, tenant, env));
+            handle(session, &mut cx(parts!(self), env));
         }
     }
 
@@ -397,8 +424,15 @@ impl Connection {
     }
 
     /// The socket took `bytes`. Where that was all, gives the buffer for reuse by others.
-    pub fn handle_sent(&mut self, now: Now, bytes: usize, budget: &mut Budget) -> Option<Vec<u8>> {
+    pub fn handle_sent(
+        &mut self,
+        now: Now,
+        bytes: usize,
+        budget: &mut Budget,
+        latency: &mut Recorder,
+    ) -> Option<Vec<u8>> {
         self.sent += bytes;
+        self.framed.record(self.sent, now, latency);
         if bytes > 0 {
             self.takes = true;
             self.took_ms = now.mono_ms;
@@ -407,6 +441,7 @@ impl Connection {
         // What is counted is what it occupies, so it must not occupy much more than is left.
         if left > 0 && self.out.capacity() > 2 * left + UNSENT_SLACK_BYTES {
             self.out = self.unsent().to_vec();
+            self.framed.rebase(self.sent);
             self.sent = 0;
         }
         let occupied = if left > 0 { self.out.capacity() } else { 0 };
@@ -417,6 +452,7 @@ impl Connection {
         }
         self.counted = occupied;
         if left > 0 {
+            self.framed.compact();
             return None;
         }
         self.sent = 0;
@@ -425,13 +461,19 @@ impl Connection {
         Some(buffer)
     }
 
-    /// A buffer to encode into, where there is none.
-    pub fn lend_buffer(&mut self, spare: &mut Vec<Vec<u8>>) {
+    /// A buffer to encode into, where there is none, and room for notes.
+    pub fn lend_buffer(&mut self, spare: &mut Vec<Vec<u8>>, notes: &mut Framed) {
+        self.framed.lend(notes);
         if self.out.capacity() == 0
             && let Some(buffer) = spare.pop()
         {
             self.out = buffer;
         }
+    }
+
+    /// Gives the room for notes back.
+    pub fn return_notes(&mut self, notes: &mut Framed) {
+        self.framed.give_back(notes);
     }
 
     /// Whether everything was sent.
@@ -509,6 +551,7 @@ impl Connection {
     /// is taken back, and the connection ends with 500 and 1011.
     pub fn break_off(&mut self, checkpoint: Checkpoint, env: &mut Env<'_>) {
         self.out.truncate(checkpoint.out);
+        self.framed.truncate(checkpoint.out);
         self.sender.roll_back(checkpoint.open);
         if matches!(self.phase, Phase::Handshaking) {
             Refusal::new(500, "internal: the handling of this handshake has failed").write(&mut self.out);
@@ -575,18 +618,15 @@ impl Connection {
     }
 }
 
-fn cx<'a>(
-    sender: &'a mut Sender,
-    out: &'a mut Vec<u8>,
-    writable: bool,
-    tenant: Option<&'a Arc<Tenant>>,
-    env: &'a mut Env<'_>,
-) -> Cx<'a> {
+fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
+    let Lent { sender, out, framed, read_ns, writable, tenant } = lent;
     Cx {
         now: env.now,
+        read_ns,
         settings: env.settings,
         budget: env.budget,
         reply: PbWriter { sender, out },
+        framed,
         commands: env.commands,
         counters: &mut env.counters.sessions,
         tenant,

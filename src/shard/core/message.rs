@@ -20,6 +20,10 @@ pub struct Token {
     pub detail: u64,
     /// Bytes of the asker's budget that the answer gives back.
     pub reserved: usize,
+    /// Of an append its messages, and when its last stage ended ([`Now::mono_ns`](crate::clock::Now::mono_ns)).
+    pub messages: u32,
+    /// See `messages`.
+    pub stage_ns: u64,
 }
 
 impl Token {

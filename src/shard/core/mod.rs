@@ -15,7 +15,7 @@ mod snapshot;
 pub use connection::{Checkpoint, Connection, Env};
 pub use message::{Message, Token};
 pub use slab::{ConnectionId, Slab};
-pub use snapshot::{BudgetSnapshot, ShardSnapshot};
+pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot};
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -29,10 +29,11 @@ use crate::budget::{Budget, Wanted};
 use crate::clock::Now;
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
+use crate::latency::{Recorder, Stage};
 use crate::names::{FullName, Project, QueueName, queue_hash};
 use crate::planted;
 use crate::queue::{QueueId, QueueInfo, home};
-use crate::session::{Command, ServerSession, SessionCounters};
+use crate::session::{Command, Framed, ServerSession, SessionCounters};
 use crate::store::{Completion, Life, Request, Store};
 use crate::tenant::{Permit, Tenants, Use};
 
@@ -40,7 +41,7 @@ use crate::tenant::{Permit, Tenants, Use};
 const TICK_MS: u64 = 1_000;
 
 /// What a shard did, for its last words and for the tests.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CoreCounters {
     /// Connections accepted.
     pub connections: u64,
@@ -100,10 +101,13 @@ pub struct Core<S> {
     evict_due_ms: Option<u64>,
     tick_due_ms: u64,
     spare: Vec<Vec<u8>>,
+    /// Of the connection that is being sent to.
+    notes: Framed,
     drain: Drain,
     /// Shards whose producers have their answers.
     shards_done: u16,
     counters: CoreCounters,
+    latency: Recorder,
 }
 
 impl<S: Store<Token>> Core<S> {
@@ -132,9 +136,11 @@ impl<S: Store<Token>> Core<S> {
             evict_due_ms: None,
             tick_due_ms: 0,
             spare: Vec::new(),
+            notes: Framed::default(),
             drain: Drain::No,
             shards_done: 0,
             counters: CoreCounters::default(),
+            latency: Recorder::default(),
         }
     }
 
@@ -191,7 +197,13 @@ impl<S: Store<Token>> Core<S> {
                 break;
             }
         }
-        while let Some(completion) = self.store.poll_completion(now) {
+        while let Some(mut completion) = self.store.poll_completion(now) {
+            if let Completion::Appended { token, result } = &mut completion {
+                if result.is_ok() {
+                    self.latency.record(Stage::Commit, now.since_ns(token.stage_ns), token.messages);
+                }
+                token.stage_ns = now.mono_ns;
+            }
             let shard = completion.token().shard;
             if let Completion::Opened { token, result } = completion {
                 // Ours to finish, whoever asked: this shard is the queue's home.
@@ -220,8 +232,14 @@ impl<S: Store<Token>> Core<S> {
         match message {
             Message::Open { token, name } => self.open(now, token, name),
             Message::Opened { token, name, result } => self.handle_opened(now, token, name, result),
-            Message::Request(request) => self.submit(now, request),
-            Message::Completion(completion) => self.handle_completion(now, completion),
+            Message::Request(request) => {
+                self.record_hop(Stage::Hop, now, request.token());
+                self.submit(now, request);
+            }
+            Message::Completion(completion) => {
+                self.record_hop(Stage::HopBack, now, completion.token());
+                self.handle_completion(now, completion);
+            }
             Message::Forget(queue) => self.forget(queue),
             Message::ProducersDrained => self.shards_done += 1,
         }
@@ -249,7 +267,7 @@ impl<S: Store<Token>> Core<S> {
     /// What a connection has to send now.
     pub fn poll_transmit(&mut self, now: Now, id: ConnectionId) -> &[u8] {
         let Some(connection) = self.connections.get_mut(id) else { return &[] };
-        connection.lend_buffer(&mut self.spare);
+        connection.lend_buffer(&mut self.spare, &mut self.notes);
         if self.serve(now, id, Connection::poll_transmit) == Some(true) {
             self.mark_dirty(id);
         }
@@ -262,12 +280,13 @@ impl<S: Store<Token>> Core<S> {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.set_writable(writable);
         let goes_on = writable && bytes > 0 && connection.goes_on();
-        if let Some(buffer) = connection.handle_sent(now, bytes, &mut self.budget)
+        if let Some(buffer) = connection.handle_sent(now, bytes, &mut self.budget, &mut self.latency)
             && self.spare.len() < self.settings.spare_buffers
             && (1..=self.settings.spare_buffer_bytes).contains(&buffer.capacity())
         {
             self.spare.push(buffer);
         }
+        connection.return_notes(&mut self.notes);
         if goes_on {
             self.mark_dirty(id);
         }
@@ -344,6 +363,11 @@ impl<S: Store<Token>> Core<S> {
         &self.counters
     }
 
+    /// How long what takes.
+    pub fn latency(&mut self) -> &mut Recorder {
+        &mut self.latency
+    }
+
     /// What its connections obey.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
@@ -365,11 +389,18 @@ impl<S: Store<Token>> Core<S> {
             self.connections.ids().filter_map(|id| self.connections.get(id)).filter_map(Connection::session)
         };
         ShardSnapshot {
-            shard: self.shard,
-            connections: self.connections.len(),
+            pulse: self.pulse(),
             producing: sessions().filter(|session| session.credit().is_some()).count(),
             consuming: sessions().filter(|session| session.is_consuming()).count(),
             credit: sessions().filter_map(ServerSession::credit).sum(),
+        }
+    }
+
+    /// How the shard is, as far as it knows that anyway.
+    pub fn pulse(&self) -> ShardPulse {
+        ShardPulse {
+            shard: self.shard,
+            connections: self.connections.len(),
             budget: BudgetSnapshot {
                 ceiling: self.budget.ceiling(),
                 reserved: self.budget.reserved(),
@@ -486,7 +517,15 @@ impl<S: Store<Token>> Core<S> {
             return self.report(connection, &fault);
         }
         let shard = self.shard;
-        let token = |operation, detail, reserved| Token { shard, connection, operation, detail, reserved };
+        let token = |operation, detail, reserved| Token {
+            shard,
+            connection,
+            operation,
+            detail,
+            reserved,
+            messages: 0,
+            stage_ns: 0,
+        };
         if let Command::Open { operation, queue } = command {
             let Some(connection) = self.connections.get_mut(connection) else { return };
             connection.queue_name = Some(queue.clone());
@@ -498,8 +537,10 @@ impl<S: Store<Token>> Core<S> {
         };
         let (partition, request) = match command {
             Command::Open { .. } | Command::Report { .. } => return,
-            Command::Append { operation, sequence, partition, batch, reserved } => {
-                let token = token(operation, sequence, reserved);
+            Command::Append { operation, sequence, partition, batch, reserved, read_ns } => {
+                self.latency.record(Stage::Parse, now.since_ns(read_ns), batch.count());
+                let (messages, stage_ns) = (batch.count(), now.mono_ns);
+                let token = Token { messages, stage_ns, ..token(operation, sequence, reserved) };
                 let (stream, count) = (token.stream(), batch.count());
                 let append = Request::Append { token, stream, partition: queue.key(partition), batch };
                 if self.store.appends_anywhere() {
@@ -551,12 +592,23 @@ impl<S: Store<Token>> Core<S> {
         }
     }
 
-    fn submit(&mut self, now: Now, request: Request<Token>) {
+    fn submit(&mut self, now: Now, mut request: Request<Token>) {
         self.is_asked = true;
+        if let Request::Append { token, batch, .. } = &mut request {
+            self.latency.record(Stage::BatchMessages, batch.count().into(), 1);
+            token.stage_ns = now.mono_ns;
+        }
         if !self.refused.is_empty() {
             self.refused.push_back(request);
         } else if let Err(request) = self.store.submit(now, request) {
             self.refused.push_back(request);
+        }
+    }
+
+    /// An append, or its answer, has come from another shard.
+    fn record_hop(&mut self, stage: Stage, now: Now, token: Token) {
+        if token.messages > 0 {
+            self.latency.record(stage, now.since_ns(token.stage_ns), token.messages);
         }
     }
 

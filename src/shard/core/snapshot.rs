@@ -3,19 +3,13 @@
 use super::CoreCounters;
 use crate::store::StoreCounters;
 
-/// What a shard says of itself.
-#[derive(Clone, Debug)]
-pub struct ShardSnapshot {
+/// What a shard says of itself at any time, at no cost.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ShardPulse {
     /// Which.
     pub shard: u16,
     /// Connections open now.
     pub connections: usize,
-    /// Produce and consume operations open now.
-    pub producing: usize,
-    /// See `producing`.
-    pub consuming: usize,
-    /// Messages that producers may send and have not sent.
-    pub credit: u64,
     /// Its memory.
     pub budget: BudgetSnapshot,
     /// What it did.
@@ -26,8 +20,21 @@ pub struct ShardSnapshot {
     pub waiting_fetches: usize,
 }
 
+/// What a shard says of itself when it is asked.
+#[derive(Clone, Debug)]
+pub struct ShardSnapshot {
+    /// What it could say at any time.
+    pub pulse: ShardPulse,
+    /// Produce and consume operations open now.
+    pub producing: usize,
+    /// See `producing`.
+    pub consuming: usize,
+    /// Messages that producers may send and have not sent.
+    pub credit: u64,
+}
+
 /// A budget at one moment, bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct BudgetSnapshot {
     /// `shard_budget_bytes`.
     pub ceiling: usize,

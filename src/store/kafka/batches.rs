@@ -57,7 +57,7 @@ impl Batches {
             let Packed { count, has_keys } = packed;
             match Batch::from_stored(client, ttl_secs, has_keys, count, message.payload()) {
                 Some(batch) if count <= MESSAGES_MAX => {
-                    window.push(StoredBatch { base_offset: offset, timestamp_ms, batch })
+                    window.push(StoredBatch { base_offset: offset, timestamp_ms, stored_ns: 0, batch })
                 }
                 _ => {
                     let topic = self.topic.name.to_string_lossy();
@@ -98,7 +98,7 @@ impl Batches {
     /// The batch that was begun is whole.
     pub(super) fn close(&mut self, window: &mut Window) {
         if let Some(Open { base_offset, timestamp_ms, builder, .. }) = self.open.take() {
-            window.push(StoredBatch { base_offset, timestamp_ms, batch: builder.close() });
+            window.push(StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: builder.close() });
         }
     }
 }

@@ -59,7 +59,7 @@ impl Lone {
 
     fn now(&self) -> Now {
         let unix_ms = self.unix_ms().unwrap();
-        Now { mono_ms: unix_ms, unix_ms }
+        Now::at_ms(unix_ms, unix_ms)
     }
 
     /// What comes next.

@@ -269,7 +269,12 @@ impl BatchHeader {
         let has_keys = self.flags & HAS_KEYS != 0;
         let batch = Batch::from_stored(self.client, self.ttl_secs, has_keys, self.count, records)?;
         let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0);
-        Some(StoredBatch { base_offset: self.base_offset, timestamp_ms: self.timestamp_ms, batch })
+        Some(StoredBatch {
+            base_offset: self.base_offset,
+            timestamp_ms: self.timestamp_ms,
+            stored_ns: 0,
+            batch,
+        })
     }
 }
 

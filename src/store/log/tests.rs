@@ -123,7 +123,7 @@ impl World {
             power_fails: config.durability == Durability::Fsync,
             config,
             logs: Vec::new(),
-            now: Now { mono_ms: 1, unix_ms: 1_000_000_000_000 },
+            now: Now::at_ms(1, 1_000_000_000_000),
             next: 0,
             sent: BTreeMap::new(),
             appends: HashMap::new(),
@@ -366,7 +366,7 @@ impl World {
 
     /// So much later. What says where a partition ends is written at one tick, and lets go of its files at the next.
     fn pass(&mut self, ms: u64) {
-        self.now = Now { mono_ms: self.now.mono_ms + ms, unix_ms: self.now.unix_ms + ms };
+        self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
         for _ in 0..3 {
             self.tick();
             self.settle();
@@ -403,7 +403,7 @@ impl World {
             }
             13 => {
                 let ms = self.random.below(3_000) as u64;
-                self.now = Now { mono_ms: self.now.mono_ms + ms, unix_ms: self.now.unix_ms + ms };
+                self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
                 self.tick();
             }
             14 if self.open.contains(&key.queue.0) => {

@@ -182,7 +182,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             let base_offset = partition.next;
             partition.next += u64::from(batch.count());
             (
-                Some(StoredBatch { base_offset, timestamp_ms, batch: batch.clone() }),
+                Some(StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: batch.clone() }),
                 partition.next,
                 timestamp_ms,
             )
@@ -208,7 +208,10 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     pub(super) fn handle_round(&mut self, now: Now, result: io::Result<()>) {
         match result {
             Ok(()) => {
-                for written in self.journal.handle_stored() {
+                for mut written in self.journal.handle_stored() {
+                    if let Some(stored) = &mut written.stored {
+                        stored.stored_ns = now.mono_ns;
+                    }
                     self.handle_written(written);
                 }
             }

@@ -1,0 +1,259 @@
+//! The thread that asks the shards for their histograms, adds them up, and keeps what the control port shows.
+//!
+//! Every [`LatencyConfig::interval`](crate::config::LatencyConfig) each shard is sent empty histograms and sends back full ones. What is
+//! merged is counts, so percentiles are those of all messages.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::interval_log::{Lines, LogFile};
+use super::{Interval, Recorder};
+use crate::config::LatencyConfig;
+use crate::shard::AbortOnPanic;
+use crate::shard::core::ShardPulse;
+use crate::shard::probe::Probe;
+
+/// How long shards may take to answer; what comes later counts in the next interval.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Intervals that are kept to be shown: five minutes of a second each (some 20 KiB each, whatever the traffic).
+pub const HISTORY: usize = 300;
+
+/// What a shard answers.
+type Answer = (usize, Recorder, ShardPulse);
+
+enum Wish {
+    /// Ask the shards now.
+    Collect(Box<dyn FnOnce() + Send>),
+    /// The shards have ended, and this is what they had left.
+    End(Vec<Recorder>),
+}
+
+/// What is known, for whoever shows it.
+#[derive(Debug)]
+struct Known {
+    /// Of each shard, since it began.
+    totals: Vec<Recorder>,
+    history: VecDeque<Arc<Interval>>,
+}
+
+/// To look at what the collector knows; any thread's but a shard's.
+#[derive(Clone, Debug)]
+pub struct Board {
+    known: Arc<Mutex<Known>>,
+    wishes: Sender<Wish>,
+    /// The number of the newest interval.
+    newest: watch::Receiver<u64>,
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct Collector {
+    board: Board,
+    thread: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Wish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wish")
+    }
+}
+
+impl Board {
+    /// Has the shards asked at once; `then` is called, on the collector's thread, when they have answered or their time is up.
+    /// False where the server has ended.
+    pub fn collect(&self, then: impl FnOnce() + Send + 'static) -> bool {
+        self.wishes.send(Wish::Collect(Box::new(then))).is_ok()
+    }
+
+    /// Looks at what each shard has recorded since it began.
+    pub fn with_totals<R>(&self, look: impl FnOnce(&[Recorder]) -> R) -> R {
+        look(&self.known.lock().unwrap_or_else(PoisonError::into_inner).totals)
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> Recorder {
+        self.with_totals(|shards| {
+            let mut total = Recorder::default();
+            shards.iter().for_each(|shard| total.add(shard));
+            total
+        })
+    }
+
+    /// The intervals behind number `after` that are still kept.
+    pub fn history(&self, after: u64) -> Vec<Arc<Interval>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.history.iter().filter(|interval| interval.number > after).cloned().collect()
+    }
+
+    /// Tells when there is a new one.
+    pub fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.clone()
+    }
+}
+
+impl Collector {
+    /// Starts it; the latency log is opened first, so that what is wrong with that is known at once.
+    pub fn start(config: &LatencyConfig, probe: Probe) -> io::Result<Self> {
+        let log = config.log.as_deref().map(|path| {
+            LogFile::open(path)
+                .map_err(|error| io::Error::other(format!("latency_log = {}: {error}", path.display())))
+        });
+        let log = log.transpose()?;
+        let shards = probe.shards();
+        let known = Known { totals: vec![Recorder::default(); shards], history: VecDeque::new() };
+        let known = Arc::new(Mutex::new(known));
+        let (wishes, asked) = channel();
+        let (tell, newest) = watch::channel(0);
+        let board = Board { known: known.clone(), wishes, newest };
+        let (reply, answers) = channel();
+        let interval = config.interval;
+        let work = Work {
+            probe,
+            known,
+            tell,
+            reply,
+            answers,
+            spare: (0..shards).map(|_| Some(Recorder::default())).collect(),
+            present: vec![Recorder::default(); shards],
+            pulses: vec![None; shards],
+            began: Instant::now(),
+        };
+        let thread = std::thread::Builder::new().name("latency".into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            work.run(interval, &asked, log);
+        })?;
+        Ok(Self { board, thread })
+    }
+
+    /// To look at what it knows.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// The shards have ended, and these are what they had left: the log is made whole. Everything that was recorded.
+    pub fn finish(self, left: Vec<Recorder>) -> Recorder {
+        // Fails where the thread has ended, which takes the process with it.
+        let _ = self.board.wishes.send(Wish::End(left));
+        let _ = self.thread.join();
+        self.board.total()
+    }
+}
+
+/// What the thread has.
+struct Work {
+    probe: Probe,
+    known: Arc<Mutex<Known>>,
+    tell: watch::Sender<u64>,
+    reply: Sender<Answer>,
+    answers: Receiver<Answer>,
+    /// Empty ones to send to each shard; one that has not answered has its.
+    spare: Vec<Option<Recorder>>,
+    /// Of each shard, in the interval that runs; and what it said last of the rest.
+    present: Vec<Recorder>,
+    pulses: Vec<Option<ShardPulse>>,
+    /// When that interval began.
+    began: Instant,
+}
+
+impl Work {
+    fn run(mut self, every: Duration, wishes: &Receiver<Wish>, mut log: Option<LogFile>) {
+        let mut lines = log.as_mut().and_then(|log| said(log.begin()));
+        loop {
+            let due = (self.began + every).saturating_duration_since(Instant::now());
+            match wishes.recv_timeout(due) {
+                Ok(Wish::Collect(then)) => {
+                    self.collect();
+                    then();
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.collect();
+                    self.end_interval(&mut lines);
+                }
+                Ok(Wish::End(left)) => {
+                    // What a shard had given before it ended.
+                    while let Ok((shard, full, pulse)) = self.answers.try_recv() {
+                        self.take(shard, full, pulse);
+                    }
+                    for (shard, mut left) in left.into_iter().enumerate() {
+                        left.count();
+                        self.add(shard, &left);
+                    }
+                    return self.end_interval(&mut lines);
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Asks every shard, and waits for them, but not for long.
+    fn collect(&mut self) {
+        for shard in 0..self.probe.shards() {
+            let Some(empty) = self.spare.get_mut(shard).and_then(Option::take) else { continue };
+            let reply = self.reply.clone();
+            let asked = self.probe.latency(shard, empty, move |(full, pulse)| {
+                // Fails where the collector has ended.
+                let _ = reply.send((shard, full, pulse));
+            });
+            if !asked {
+                // Its inbox is full: the next time.
+                self.spare[shard] = Some(Recorder::default());
+            }
+        }
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        while self.spare.iter().any(Option::is_none) {
+            match self.answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok((shard, full, pulse)) => self.take(shard, full, pulse),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn take(&mut self, shard: usize, mut full: Recorder, pulse: ShardPulse) {
+        full.count();
+        self.add(shard, &full);
+        full.clear();
+        self.pulses[shard] = Some(pulse);
+        self.spare[shard] = Some(full);
+    }
+
+    fn add(&mut self, shard: usize, full: &Recorder) {
+        self.present[shard].add(full);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).totals[shard].add(full);
+    }
+
+    /// The interval is over: it is logged and shown.
+    fn end_interval(&mut self, lines: &mut Option<Lines<'_>>) {
+        let length = self.began.elapsed();
+        self.began = Instant::now();
+        let mut merged = Recorder::default();
+        self.present.iter().for_each(|shard| merged.add(shard));
+        if let Some(open) = lines
+            && said(open.write(length, &merged)).is_none()
+        {
+            *lines = None;
+        }
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let number = *self.tell.borrow() + 1;
+        let interval = Interval::new(number, unix_ms, length, &merged, &self.present, &self.pulses);
+        self.present.iter_mut().for_each(Recorder::clear);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.history.push_back(Arc::new(interval));
+        if known.history.len() > HISTORY {
+            known.history.pop_front();
+        }
+        drop(known);
+        self.tell.send_replace(number);
+    }
+}
+
+/// A latency log that cannot be written is said once, and gone without.
+fn said<T>(result: io::Result<T>) -> Option<T> {
+    result.map_err(|error| tracing::error!(%error, "the latency log cannot be written: it ends here")).ok()
+}

@@ -1,0 +1,107 @@
+//! `latency_log`: an HdrHistogram interval log (format 1.3, V2 histograms), one tagged line for each stage and interval.
+//!
+//! Values are nanoseconds, or counts where a stage counts; the maximum beside each is in milliseconds, as the standard tools
+//! expect. A log that is there is gone on with, under a header of its own.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, LineWriter};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{
+    IntervalLogWriter, IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
+};
+
+use super::{Recorder, Stage, Unit};
+
+/// Nanoseconds of the unit that maxima are in.
+const MAX_UNIT_NS: f64 = 1e6;
+
+/// An open log, before its first line.
+pub struct LogFile {
+    file: LineWriter<File>,
+    serializer: V2DeflateSerializer,
+}
+
+/// Its lines.
+pub struct Lines<'a> {
+    log: IntervalLogWriter<'a, 'a, LineWriter<File>, V2DeflateSerializer>,
+    began: SystemTime,
+}
+
+impl LogFile {
+    /// Opens it for going on at its end.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self { file: LineWriter::new(file), serializer: V2DeflateSerializer::new() })
+    }
+
+    /// Writes the header: a server starts.
+    pub fn begin(&mut self) -> io::Result<Lines<'_>> {
+        let counts = Stage::ALL.into_iter().filter(|stage| stage.unit() != Unit::Nanoseconds);
+        let counts: Vec<_> = counts.map(Stage::name).collect();
+        let about = format!(
+            "[Millstream {}: values in nanoseconds; counts: {}]",
+            env!("CARGO_PKG_VERSION"),
+            counts.join(", ")
+        );
+        let began = SystemTime::now();
+        let log = IntervalLogWriterBuilder::new()
+            .add_comment("[Histogram log format version 1.3]")
+            .add_comment(&about)
+            .with_start_time(began)
+            .with_base_time(began)
+            .with_max_value_divisor(MAX_UNIT_NS)
+            .begin_log_with(&mut self.file, &mut self.serializer)?;
+        Ok(Lines { log, began })
+    }
+}
+
+impl Lines<'_> {
+    /// A line for each stage that has something in the interval that ends now.
+    pub fn write(&mut self, length: Duration, interval: &Recorder) -> io::Result<()> {
+        let start = self.began.elapsed().unwrap_or_default().saturating_sub(length);
+        for (stage, histogram) in interval.iter().filter(|(_, histogram)| !histogram.is_empty()) {
+            self.log.write_histogram(histogram, start, length, Tag::new(stage.name())).map_err(|error| {
+                match error {
+                    IntervalLogWriterError::IoError(error) => error,
+                    IntervalLogWriterError::SerializeError(error) => io::Error::other(format!("{error:?}")),
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::latency::decode;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+    #[test]
+    fn a_log_is_gone_on_with_and_reads_as_it_was_recorded() {
+        let path = std::env::temp_dir().join(format!("millstream-{}.hlog", std::process::id()));
+        let mut recorder = Recorder::default();
+        recorder.record(Stage::Commit, 250_000, 7);
+        recorder.record(Stage::InboxDepth, 3, 1);
+        recorder.count();
+        for _ in 0..2 {
+            let mut file = LogFile::open(&path).unwrap();
+            file.begin().unwrap().write(Duration::from_secs(1), &recorder).unwrap();
+        }
+        let text = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut seen = Vec::new();
+        for entry in IntervalLogIterator::new(&text) {
+            if let Ok(LogEntry::Interval(line)) = entry {
+                let histogram = decode(line.encoded_histogram()).unwrap();
+                seen.push((line.tag().unwrap().as_str().to_owned(), histogram));
+            }
+        }
+        assert_eq!(seen.len(), 4);
+        assert_eq!(seen[2], ("commit".to_owned(), recorder.of(Stage::Commit).clone()));
+        assert_eq!(seen[3], ("inbox_depth".to_owned(), recorder.of(Stage::InboxDepth).clone()));
+    }
+}

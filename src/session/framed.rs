@@ -1,0 +1,202 @@
+//! What stands framed in a connection's output and when its way began, so that its latency ends when the socket takes it.
+
+use crate::clock::Now;
+use crate::latency::{Recorder, Stage};
+
+/// What one connection may note at once; more are counted with those before them.
+const NOTES_MAX: usize = 4_096;
+
+/// What a connection keeps whose socket does not take everything (640 bytes); neighbours become one, as old as the older.
+const NOTES_KEPT: usize = 16;
+
+/// Where messages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A producer's, acknowledged.
+    Produced {
+        /// When their bytes were read, [`Now::mono_ns`].
+        read_ns: u64,
+        /// When the connection's shard knew that they are stored.
+        known_ns: u64,
+    },
+    /// For a consumer.
+    Stored {
+        /// See [`StoredBatch::stored_ns`](crate::batch::StoredBatch::stored_ns).
+        stored_ns: u64,
+        /// When they were stored, Unix milliseconds.
+        timestamp_ms: u64,
+        /// The consumer had everything before them.
+        is_live: bool,
+    },
+}
+
+impl Origin {
+    /// They are with the socket.
+    fn record(self, now: Now, messages: u32, latency: &mut Recorder) {
+        match self {
+            Self::Produced { read_ns, known_ns } => {
+                latency.record(Stage::Ack, now.since_ns(known_ns), messages);
+                latency.record(Stage::Produce, now.since_ns(read_ns), messages);
+            }
+            Self::Stored { stored_ns, timestamp_ms, is_live } => {
+                let nanos = match stored_ns {
+                    0 => now.unix_ms.saturating_sub(timestamp_ms).saturating_mul(1_000_000),
+                    stored_ns => now.since_ns(stored_ns),
+                };
+                let stage = if is_live { Stage::DeliverLive } else { Stage::DeliverBacklog };
+                latency.record(stage, nanos, messages);
+            }
+        }
+    }
+
+    /// The one that began earlier.
+    fn older(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Produced { read_ns, .. }, Self::Produced { read_ns: others, .. }) if others < read_ns => {
+                other
+            }
+            (Self::Stored { timestamp_ms, .. }, Self::Stored { timestamp_ms: others, .. })
+                if others < timestamp_ms =>
+            {
+                other
+            }
+            _ => self,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    /// Where they end in the output; 0 while the frame is being written.
+    end: usize,
+    messages: u32,
+    origin: Origin,
+}
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub struct Framed(Vec<Note>);
+
+impl Framed {
+    /// Messages of the frame that is being written.
+    #[inline]
+    pub fn note(&mut self, messages: u32, origin: Origin) {
+        let is_full = self.0.len() >= NOTES_MAX;
+        match self.0.last_mut() {
+            Some(last) if is_full || last.end == 0 && last.origin == origin => {
+                last.messages = last.messages.saturating_add(messages);
+                last.end = 0;
+            }
+            _ => self.0.push(Note { end: 0, messages, origin }),
+        }
+    }
+
+    /// That frame ends at `end` of the output.
+    #[inline]
+    pub fn close(&mut self, end: usize) {
+        for note in self.0.iter_mut().rev().take_while(|note| note.end == 0) {
+            note.end = end;
+        }
+    }
+
+    /// The output was cut there: what stood behind is not sent.
+    pub fn truncate(&mut self, end: usize) {
+        self.0.retain(|note| (1..=end).contains(&note.end));
+    }
+
+    /// The socket has taken the output up to `sent`.
+    #[inline]
+    pub fn record(&mut self, sent: usize, now: Now, latency: &mut Recorder) {
+        let taken = self.0.iter().take_while(|note| note.end <= sent).count();
+        for Note { messages, origin, .. } in self.0.drain(..taken) {
+            origin.record(now, messages, latency);
+        }
+    }
+
+    /// The output goes on without its first `sent` bytes.
+    pub fn rebase(&mut self, sent: usize) {
+        self.0.iter_mut().for_each(|note| note.end -= sent);
+    }
+
+    /// The socket takes no more for now.
+    pub fn compact(&mut self) {
+        if self.0.len() > NOTES_KEPT {
+            let together = self.0.len().div_ceil(NOTES_KEPT);
+            let join = |notes: &[Note]| {
+                notes.iter().copied().reduce(|one, other| Note {
+                    end: other.end,
+                    messages: one.messages.saturating_add(other.messages),
+                    origin: one.origin.older(other.origin),
+                })
+            };
+            self.0 = self.0.chunks(together).filter_map(join).collect();
+        }
+        self.0.shrink_to(NOTES_KEPT);
+    }
+
+    /// Takes over the room of `spare`, where it has none of its own.
+    pub fn lend(&mut self, spare: &mut Self) {
+        if self.0.capacity() == 0 {
+            std::mem::swap(self, spare);
+        }
+    }
+
+    /// Gives its room back, where nothing stands in it.
+    pub fn give_back(&mut self, spare: &mut Self) {
+        if self.0.is_empty() {
+            *spare = std::mem::take(self);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(stored_ns: u64) -> Origin {
+        Origin::Stored { stored_ns, timestamp_ms: stored_ns, is_live: true }
+    }
+
+    #[test]
+    fn messages_count_when_the_socket_has_taken_their_whole_frame() {
+        let (mut framed, mut latency) = (Framed::default(), Recorder::default());
+        let now = Now::at_ms(5, 0);
+        framed.note(3, stored(1_000_000));
+        framed.note(2, stored(1_000_000));
+        framed.close(100);
+        framed.note(1, stored(4_000_000));
+        framed.close(150);
+        framed.record(99, now, &mut latency);
+        latency.count();
+        assert_eq!(latency.of(Stage::DeliverLive).len(), 0);
+        framed.record(100, now, &mut latency);
+        latency.count();
+        assert_eq!(latency.of(Stage::DeliverLive).len(), 5);
+        assert!(latency.of(Stage::DeliverLive).equivalent(latency.of(Stage::DeliverLive).max(), 4_000_000));
+        framed.rebase(100);
+        framed.record(50, now, &mut latency);
+        latency.count();
+        assert_eq!(latency.of(Stage::DeliverLive).len(), 6);
+        framed.note(1, stored(1));
+        framed.close(9);
+        framed.truncate(8);
+        framed.record(9, now, &mut latency);
+        latency.count();
+        assert_eq!(latency.of(Stage::DeliverLive).len(), 6, "what was cut off was never sent");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_as_old_as_the_oldest() {
+        let (mut framed, mut latency) = (Framed::default(), Recorder::default());
+        for index in 0..2 * NOTES_MAX as u64 {
+            framed.note(1, stored(1_000_000 + index));
+            framed.close(index as usize + 1);
+        }
+        assert_eq!(framed.0.len(), NOTES_MAX);
+        framed.compact();
+        assert!(framed.0.len() <= NOTES_KEPT);
+        framed.record(usize::MAX, Now::at_ms(2, 0), &mut latency);
+        latency.count();
+        assert_eq!(latency.of(Stage::DeliverLive).len(), 2 * NOTES_MAX as u64);
+    }
+}

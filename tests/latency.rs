@@ -1,0 +1,144 @@
+//! The latency histograms of the real binary: every message counts once in each of its stages, and every way out says the same.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use common::Server;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use millstream::control::LatencyPage;
+use millstream::latency::{Stage, decode, histogram};
+
+/// Messages of a run.
+const COUNT: u64 = 20_000;
+
+fn page(server: &Server) -> LatencyPage {
+    let (status, body) = server.control("/latency?histograms=true");
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// How many values each stage has.
+fn counts(page: &LatencyPage) -> BTreeMap<&str, u64> {
+    page.stages.iter().map(|line| (line.stage.as_str(), line.summary.count)).collect()
+}
+
+/// `COUNT` messages produced and consumed, by two producers, one on each partition.
+fn run_both(server: &Server) {
+    let count = COUNT.to_string();
+    let placed = ["--partitions", "2", "--partition-offset", "0", "--connections", "2"];
+    let load = ["bench", "both", "--count", &count, "--consumers", "2", "--queue", "measured"];
+    let status = server.run(&[&load[..], &placed].concat()).stdout(std::process::Stdio::null()).status();
+    assert!(status.unwrap().success());
+}
+
+fn log_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("millstream-{name}-{}.hlog", std::process::id()))
+}
+
+#[test]
+fn every_message_counts_once_in_each_stage_and_every_way_out_says_so() {
+    let path = log_path("stages");
+    let server = Server::start(&[
+        "--cores",
+        "0-1",
+        "--partitions",
+        "2",
+        "--latency-log",
+        path.to_str().unwrap(),
+        "--latency-interval",
+        "100ms",
+    ]);
+    run_both(&server);
+    let page = page(&server);
+    let counts = counts(&page);
+    assert_eq!(page.stages.len(), Stage::COUNT);
+    for stage in ["parse", "commit", "ack", "produce"] {
+        assert_eq!(counts[stage], COUNT, "{stage}: {counts:?}");
+    }
+    assert_eq!(counts["deliver_live"] + counts["deliver_backlog"], COUNT, "{counts:?}");
+    assert_eq!(counts["hop"], counts["hop_back"]);
+    assert_eq!(counts["hop"], server.metric("millstream_messages_hopped_total"));
+    assert!(counts["turn"] > 0 && counts["batch_messages"] > 0);
+
+    let find = |name: &str| page.stages.iter().find(|line| line.stage == name).unwrap();
+    let (whole, commit) = (find("produce").summary, find("commit").summary);
+    assert!(whole.p50 >= commit.p50 && whole.max >= commit.max, "{whole:?} {commit:?}");
+    assert_eq!(find("produce").decoded().unwrap().unwrap().len(), COUNT);
+
+    let of_metrics =
+        |stage| server.metric(&format!("millstream_stage_duration_seconds_count{{stage=\"{stage}\"}}"));
+    assert_eq!((of_metrics("produce"), of_metrics("commit")), (COUNT, COUNT));
+    // Of values that HdrHistogram does not tell apart, a thousandth at most.
+    assert!(server.metric("millstream_batch_messages_sum").abs_diff(COUNT) <= COUNT / 1000);
+
+    assert_eq!(server.stop(), 0);
+    let text = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut sums = BTreeMap::new();
+    for entry in IntervalLogIterator::new(&text) {
+        if let LogEntry::Interval(line) = entry.unwrap() {
+            let sum = sums.entry(line.tag().unwrap().as_str().to_owned()).or_insert_with(histogram);
+            sum.add(decode(line.encoded_histogram()).unwrap()).unwrap();
+        }
+    }
+    for name in ["parse", "commit", "ack", "produce", "deliver_live", "batch_messages"] {
+        assert_eq!(sums[name].len(), counts[name], "{name}");
+    }
+}
+
+#[test]
+fn a_latency_log_that_cannot_be_written_is_told_at_the_start() {
+    let mut command = std::process::Command::new(common::BINARY);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--store", "memory", "--cores", "0"]);
+    let output = command.args(["--latency-log", "/nowhere/at/all.hlog"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("latency_log = /nowhere/at/all.hlog"), "{said}");
+}
+
+/// Names of metrics in the expressions of the Grafana dashboard.
+fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                match value.as_str() {
+                    Some(text) if key == "expr" || key == "query" => {
+                        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                        found.extend(words.filter(|word| word.starts_with("millstream_")).map(str::to_owned));
+                    }
+                    _ => names(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_grafana_dashboard_asks_for_metrics_and_stages_that_are_there() {
+    let text = include_str!("../perf/grafana.json");
+    let dashboard = serde_json::from_str(text).unwrap();
+    let mut asked = BTreeSet::new();
+    names(&dashboard, &mut asked);
+    assert!(asked.len() > 15, "{asked:?}");
+    let server = Server::start(&["--cores", "0"]);
+    // Refused handshakes are counted from the first on.
+    let mut stream = server.dial();
+    stream.write_all(b"not a request\r\n\r\n").unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    let (_, metrics) = server.control("/metrics");
+    for name in &asked {
+        let has = |line: &str| line.split(['{', ' ']).next() == Some(name);
+        assert!(metrics.lines().any(has), "no metric is called {name}");
+    }
+    for part in text.split("stage=\\\"").skip(1) {
+        let stage = part.split('\\').next().unwrap();
+        assert!(Stage::find(stage).is_some(), "no stage is called {stage}");
+    }
+    assert_eq!(server.stop(), 0);
+}
