@@ -1,15 +1,20 @@
 //! `millstream bench`.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
 use super::{Failure, cores};
-use crate::client::ClientError;
-use crate::load::{Mode, Plan, STAMP_BYTES, run as run_load};
-use crate::names::{ClientId, Project};
+use crate::client::{ClientError, Target};
+use crate::load::{
+    ControlPort, Environment, FORMAT, Knee, Mode, Plan, ResultFile, RunResult, STAMP_BYTES, find_knee,
+    run as run_load,
+};
+use crate::names::Project;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeArg {
@@ -19,12 +24,19 @@ enum ModeArg {
     Consume,
     /// Both at once, with the latency from intended send to receipt
     Both,
+    /// The same with ten consumers, each of which gets everything of its queue
+    FanOut,
+    /// Neither: --idle connections that only are there, for what they cost
+    Idle,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without --rate each producer sends as fast as its credit allows (closed loop: the most that goes). With \
-                  --rate requests are sent by schedule (open loop), and latency counts from the scheduled time.\n\
+    after_help = "Without --rate each producer sends as fast as its credit allows (closed loop: the most that goes; latency is then \
+                  mostly queueing). With --rate requests are sent by schedule (open loop), and latency counts from the scheduled \
+                  time, so that a server that stands still cannot hide it.\n\
+                  Every message is verified and is one sample. --out keeps all of it: `millstream report` draws it and compares \
+                  several.\n\
                   Exit codes: 0 sound; 1 a message was lost, repeated, out of order or refused, or the server could not be \
                   reached; 2 usage."
 )]
@@ -45,9 +57,18 @@ pub(super) struct Args {
     /// Producing connections
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Consuming connections
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    consumers: u32,
+    /// Consuming connections [default: 1; with fan-out: 10]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    consumers: Option<u32>,
+    /// Connections beside the load that consume nothing [default: 0; with idle: 1000]
+    #[arg(long)]
+    idle: Option<u32>,
+    /// Consumers beside the load that give credit for everything and read nothing
+    #[arg(long, default_value_t = 0)]
+    stalled: u32,
+    /// Messages have keys, so many different ones in turn: each is verified in the order of its key
+    #[arg(long, default_value_t = 0)]
+    keys: u32,
     /// Where consumers begin: oldest, latest, time:MS or a marker [default: oldest; with both: latest]
     #[arg(long)]
     from: Option<String>,
@@ -72,6 +93,16 @@ pub(super) struct Args {
     /// Messages a second over all producers, by schedule
     #[arg(long)]
     rate: Option<f64>,
+    /// Look for the highest rate at which p99 stays under --p99-max: first without a rate, then upwards from --rate (or a tenth of
+    /// that), then between
+    #[arg(long, conflicts_with_all = ["count", "runs"])]
+    find_knee: bool,
+    /// The bound of --find-knee
+    #[arg(long, default_value = "10ms", value_parser = humantime::parse_duration)]
+    p99_max: Duration,
+    /// How often, one after the other
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
     /// Stop after so many messages instead of after --seconds
     #[arg(long)]
     count: Option<u64>,
@@ -102,7 +133,16 @@ pub(super) struct Args {
     /// The server's process id: measures its CPU time and memory
     #[arg(long)]
     server_pid: Option<u32>,
-    /// Print JSON instead of a table
+    /// The server's control port, for its own histograms and settings; none: off [default: the port after the one of --url]
+    #[arg(long)]
+    control: Option<String>,
+    /// What the result is called in reports [default: the system's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Write everything that was measured to this file, for `millstream report`
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print JSON instead of a table: the numbers of the median run
     #[arg(long)]
     json: bool,
 }
@@ -111,13 +151,38 @@ fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
     if value >= least { Ok(value) } else { Err(Failure(format!("--{name} {value}: at least {least}"))) }
 }
 
-pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+/// The control port that is asked, where one answers: without it there are no stages in the result.
+fn control_port(args: &Args) -> Option<ControlPort> {
+    let url = match args.control.as_deref() {
+        Some("off") => return None,
+        Some(url) => url.to_owned(),
+        None => {
+            let (host, port) = args.url.strip_prefix("ws://")?.split('/').next()?.rsplit_once(':')?;
+            format!("http://{host}:{}", port.parse::<u16>().ok()?.checked_add(1)?)
+        }
+    };
+    let control = ControlPort::new(&url);
+    match control.info() {
+        Ok(_) => Some(control),
+        Err(error) => {
+            eprintln!(
+                "millstream: without the server's own histograms, --control says where they are: {error}"
+            );
+            None
+        }
+    }
+}
+
+/// What the arguments ask for; the error says which one cannot be.
+fn plan(args: &Args) -> Result<Plan, Failure> {
     let mode = match args.mode {
         ModeArg::Produce => Mode::Produce,
         ModeArg::Consume => Mode::Consume,
-        ModeArg::Both => Mode::Both,
+        ModeArg::Both | ModeArg::FanOut => Mode::Both,
+        ModeArg::Idle => Mode::Idle,
     };
-    let from = args.from.unwrap_or(if mode == Mode::Both { "latest".into() } else { String::new() });
+    let is_fan_out = matches!(args.mode, ModeArg::FanOut);
+    let from = args.from.clone().unwrap_or(if mode == Mode::Both { "latest".into() } else { String::new() });
     let seconds = |name, value| {
         Duration::try_from_secs_f64(value).map_err(|error| Failure(format!("--{name} {value}: {error}")))
     };
@@ -132,20 +197,29 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.repeat && mode != Mode::Consume {
         return Err(Failure("--repeat: only with consume".into()));
     }
+    if args.find_knee && !matches!(mode, Mode::Produce | Mode::Both) {
+        return Err(Failure("--find-knee: only with produce, both and fan-out".into()));
+    }
+    if u64::from(args.keys) * u64::from(args.connections) > u64::from(u32::MAX) {
+        return Err(Failure(format!("--keys {}: times --connections below 4294967296", args.keys)));
+    }
     if args.in_flight.is_some_and(|messages| messages < args.batch as u64) {
         return Err(Failure(format!("--in-flight: below --batch = {}, nothing could be sent", args.batch)));
     }
     if args.seconds <= 0.0 {
         return Err(Failure("--seconds: above 0".into()));
     }
-    let plan = Plan {
+    Ok(Plan {
         mode,
-        url: args.url,
+        url: args.url.clone(),
         project: args.project.as_deref().map(Project::parse).transpose()?,
-        queue: args.queue,
+        queue: args.queue.clone(),
         queues: args.queues,
         producers: args.connections,
-        consumers: args.consumers,
+        consumers: args.consumers.unwrap_or(if is_fan_out { 10 } else { 1 }),
+        idle: args.idle.unwrap_or(if mode == Mode::Idle { 1_000 } else { 0 }),
+        stalled: args.stalled,
+        keys: args.keys,
         from: if from == "oldest" { String::new() } else { from },
         size: at_least("size", args.size, STAMP_BYTES)?,
         batch: at_least("batch", args.batch, 1)?,
@@ -169,21 +243,78 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         cores: cores(args.cores.as_deref())?,
         progress: std::io::stderr().is_terminal(),
         server_pid: args.server_pid,
-        run: ClientId::random().as_u128() as u32,
+        control: None,
+        run: Plan::fresh_run(),
         epoch: Instant::now(),
+    })
+}
+
+/// Runs all that is asked for; with progress, says what each run gave.
+fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), ClientError> {
+    let tell = |run: &RunResult| {
+        if plan.progress && (args.find_knee || args.runs > 1) {
+            let figures = &run.figures;
+            let latency = figures.latency().map_or(String::new(), ToString::to_string);
+            eprintln!("{:.0} /s: {latency}", figures.throughput());
+        }
     };
-    let report = match run_load(plan) {
-        Ok(report) => report,
+    if args.find_knee {
+        let bound = u64::try_from(args.p99_max.as_nanos()).unwrap_or(u64::MAX);
+        let (runs, knee) = find_knee(plan, bound, tell)?;
+        return Ok((runs, Some(knee)));
+    }
+    let runs = (0..args.runs).map(|_| {
+        let result = run_load(Plan { run: Plan::fresh_run(), epoch: Instant::now(), ..plan.clone() })?;
+        tell(&result);
+        Ok(result)
+    });
+    Ok((runs.collect::<Result<_, ClientError>>()?, None))
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let mut plan = plan(args)?;
+    // An address that is none is told before anybody is asked.
+    Target::parse(&plan.url, None, None)?;
+    // Before anything is measured that could not be written.
+    let out = args.out.as_deref().map(|path| {
+        let failed = move |error: &dyn std::fmt::Display| Failure(format!("{}: {error}", path.display()));
+        File::create(path).map(|file| (file, failed)).map_err(|error| failed(&error))
+    });
+    let out = out.transpose()?;
+    plan.control = control_port(args);
+    let server = plan.control.as_ref().and_then(|control| control.info().ok());
+    let began_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let (runs, knee) = match measure(args, &plan) {
+        Ok(measured) => measured,
         Err(error @ ClientError::Address(_)) => return Err(error.into()),
         Err(error) => {
             eprintln!("millstream: {error}");
             return Ok(ExitCode::FAILURE);
         }
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{report}");
+    let unknown = || "as its store promises; its control port was not asked".to_owned();
+    let result = ResultFile {
+        millstream_bench: FORMAT,
+        name: args.name.clone().unwrap_or_else(|| "millstream".into()),
+        system: "millstream".into(),
+        system_version: server.as_ref().map_or(String::new(), |info| info.version.clone()),
+        durability: server.as_ref().map_or_else(unknown, |info| info.durability.clone()),
+        began_unix_ms,
+        command: std::env::args().skip(1).collect(),
+        environment: Environment::here(&plan.cores),
+        server,
+        runs,
+        knee,
+    };
+    if let Some((mut file, failed)) = out {
+        let text = serde_json::to_string(&result).map_err(|error| failed(&error))?;
+        file.write_all(text.as_bytes()).map_err(|error| failed(&error))?;
     }
-    Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&result.middle().map(|run| &run.figures))?);
+    } else {
+        print!("{result}");
+    }
+    let is_sound = result.runs.iter().all(|run| run.figures.is_sound());
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -70,7 +70,7 @@ pub fn run() -> ExitCode {
         Command::Queues(args) => queues::list(&args),
         Command::Queue(args) => queues::run(&args),
         Command::Log(args) => log::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(code) => code,

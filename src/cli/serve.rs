@@ -15,7 +15,7 @@ use crate::config::load::{Loaded, load};
 use crate::config::setting::{Kind, default_file};
 use crate::config::table::SETTINGS;
 use crate::config::{Durability, ServerConfig, StoreKind, memory};
-use crate::control::ControlPort;
+use crate::control::{ControlPort, InfoPage};
 use crate::latency::{Stage, Summary};
 use crate::names::Project;
 use crate::shard::acceptor::Listener;
@@ -183,7 +183,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
         tracing::warn!("test_faults is on: any client can end this process");
     }
     if let Some(control) = control {
-        control.serve(server.probe(), server.board())?;
+        control.serve(server.probe(), server.board(), InfoPage::new(config))?;
     }
     let handle = server.drain_handle();
     std::thread::spawn(move || {

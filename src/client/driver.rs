@@ -74,7 +74,16 @@ pub async fn run(
     wire: &mut Wire,
     application: &mut impl Application,
 ) -> Result<(), ClientError> {
-    let mut buffer = vec![0; READ_BYTES];
+    run_with_buffer(stream, wire, application, &mut vec![0; READ_BYTES]).await
+}
+
+/// The same for connections that are many and read little: with a buffer of the caller's size.
+pub async fn run_with_buffer(
+    stream: &mut TcpStream,
+    wire: &mut Wire,
+    application: &mut impl Application,
+    buffer: &mut [u8],
+) -> Result<(), ClientError> {
     let mut sent = 0;
     let mut timer: Option<(Instant, Timer)> = None;
     let mut heard = Instant::now();
@@ -93,7 +102,7 @@ pub async fn run(
         for _ in 0..ROUNDS {
             let mut progress = false;
             let mut next = Next::Wait;
-            match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut *stream).poll_read(cx, buffer) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(ClientError::Closed(None))),
                 Poll::Ready(Ok(bytes)) => {
                     progress = true;

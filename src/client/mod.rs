@@ -17,7 +17,7 @@ mod resume;
 mod wire;
 
 pub use consume::{Consume, Sink};
-pub use driver::{Application, Next, connect, run};
+pub use driver::{Application, Next, connect, run, run_with_buffer};
 pub use error::ClientError;
 pub use produce::{Block, Produce, ProduceStats, Source};
 pub use resume::{Resume, run_resumed};

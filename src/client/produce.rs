@@ -157,7 +157,10 @@ impl<S: Source> Produce<S> {
             self.stats.refused += count;
             self.stats.first_refusal.get_or_insert_with(|| outcome.clone());
         }
-        self.outstanding.settle(count, Instant::now(), Some(&mut self.stats.latency));
+        let (now, latency) = (Instant::now(), &mut self.stats.latency);
+        self.outstanding.settle(count, |sent, count| {
+            latency.saturating_record_n(now.saturating_duration_since(sent).as_nanos() as u64, count);
+        });
         while let Some(sending) = self.blocks.front_mut().filter(|_| count > 0) {
             let settled = (sending.sent - sending.settled).min(count as usize);
             sending.settled += settled;

@@ -9,17 +9,21 @@
 //! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
 //! | `DELETE /queues/PROJECT/QUEUE` | deletes one: 204, or 404 where there is none |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
+//! | `/info` | version, store, settings, as JSON |
 //! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` all of each histogram |
 
+mod info;
 mod latency;
 mod metrics;
 mod queues;
 
+pub use info::InfoPage;
 pub use latency::{LatencyPage, StagePage};
 pub use queues::QueueLine;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -45,6 +49,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 struct Control {
     probe: Probe,
     board: Board,
+    info: Arc<InfoPage>,
 }
 
 /// A control port that listens and does not yet serve.
@@ -69,16 +74,17 @@ impl ControlPort {
     }
 
     /// Serves until the process ends.
-    pub fn serve(self, probe: Probe, board: Board) -> io::Result<()> {
+    pub fn serve(self, probe: Probe, board: Board, info: InfoPage) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let router = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .route("/latency", get(latency::page))
+            .route("/info", get(info::page))
             .route("/queues", get(queues::list))
             .route("/queues/{project}/{queue}", delete(queues::delete))
-            .with_state(Control { probe, board });
+            .with_state(Control { probe, board, info: Arc::new(info) });
         let listener = self.listener;
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let _guard = AbortOnPanic;

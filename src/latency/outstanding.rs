@@ -1,9 +1,7 @@
-//! Requests that are still to be counted in a histogram.
+//! Requests whose answers are still to come.
 
 use std::collections::VecDeque;
 use std::time::Instant;
-
-use hdrhistogram::Histogram;
 
 /// Requests under way, the oldest first: when each was sent, and how many of its messages are not spoken for.
 #[derive(Debug, Default)]
@@ -15,14 +13,11 @@ impl Outstanding {
         self.0.push_back((sent, messages));
     }
 
-    /// The next `count` messages were spoken for at `now`; `histogram` gets a sample for each, where it is given.
-    pub fn settle(&mut self, mut count: u64, now: Instant, mut histogram: Option<&mut Histogram<u64>>) {
+    /// The next `count` messages were spoken for; `each` is told when some of them were sent, and how many.
+    pub fn settle(&mut self, mut count: u64, mut each: impl FnMut(Instant, u64)) {
         while let Some((sent, messages)) = self.0.front_mut().filter(|_| count > 0) {
             let settled = count.min(*messages);
-            if let Some(histogram) = &mut histogram {
-                let nanos = now.saturating_duration_since(*sent).as_nanos() as u64;
-                histogram.saturating_record_n(nanos, settled);
-            }
+            each(*sent, settled);
             *messages -= settled;
             count -= settled;
             if *messages == 0 {

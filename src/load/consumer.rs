@@ -1,26 +1,25 @@
 //! One consuming connection under load.
 
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
+use super::meter::Meter;
 use super::plan::{Mode, Plan};
+use super::progress::{Progress, sum};
 use super::stamp::{Verdict, Verifier};
-use super::{Progress, Window, sum};
+use super::window::{GRACE, Window};
 use crate::client::{Application, ClientError, Next, Wire};
-use crate::latency;
 use crate::session::client::{ConsumeOptions, Consumer};
 
 /// How often a consumer looks whether the producers have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long it waits for what the producers were promised.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// What one connection did.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Consumed {
     pub verdict: Verdict,
     /// What the producers of its queue had acknowledged.
@@ -29,7 +28,6 @@ pub(super) struct Consumed {
     pub received_measured: u64,
     /// From the first message to the last.
     pub active: Duration,
-    pub latency: Histogram<u64>,
     pub failure: Option<String>,
 }
 
@@ -49,7 +47,9 @@ pub(super) struct LoadConsumer {
     first: Option<Instant>,
     last: Option<Instant>,
     received_measured: u64,
-    latency: Histogram<u64>,
+    meter: Rc<RefCell<Meter>>,
+    /// The window, by the run's clock.
+    measured_ns: Range<u64>,
     /// The producers have ended; when this one gives up.
     give_up: Option<Instant>,
     /// The server has answered the setup, and the producers know.
@@ -63,12 +63,19 @@ fn verifier(plan: &Plan) -> Verifier {
 }
 
 impl LoadConsumer {
-    pub(super) fn new(plan: Arc<Plan>, number: u32, window: Window, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        number: u32,
+        window: Window,
+        progress: Arc<Progress>,
+        meter: Rc<RefCell<Meter>>,
+    ) -> Self {
         let queue = plan.queue_of(number);
         Self {
             number,
             producers: plan.users_of(&queue, plan.producers()),
             verifier: verifier(&plan),
+            measured_ns: plan.clock_ns(window.from)..plan.clock_ns(window.until),
             plan,
             queue,
             window,
@@ -78,7 +85,7 @@ impl LoadConsumer {
             first: None,
             last: None,
             received_measured: 0,
-            latency: latency::histogram(),
+            meter,
             give_up: None,
             is_ready: false,
             finished: false,
@@ -92,18 +99,17 @@ impl LoadConsumer {
             verdict: self.earlier + self.verifier.verdict(),
             received_measured: self.received_measured,
             active: self.first.zip(self.last).map_or(Duration::ZERO, |(first, last)| last - first),
-            latency: self.latency,
             failure,
         }
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
         let received = self.verifier.verdict().received;
-        if self.progress.failed.load(Ordering::Relaxed) {
+        if self.progress.has_failed() {
             return true;
         }
         match self.plan.mode {
-            Mode::Produce => true,
+            Mode::Produce | Mode::Idle => true,
             Mode::Consume => {
                 let in_time = self.plan.count.is_none() || self.plan.repeat;
                 self.plan.count.is_some_and(|count| received >= count) || in_time && now >= self.window.until
@@ -128,26 +134,33 @@ impl Application for LoadConsumer {
         }
         let now = Instant::now();
         let measured = self.window.holds(now);
-        let now_ns = now.saturating_duration_since(self.plan.epoch).as_nanos() as u64;
-        let with_latency = measured && self.plan.mode == Mode::Both;
-        let mut any = false;
+        let now_ns = self.plan.clock_ns(now);
+        let with_latency = self.plan.mode == Mode::Both;
+        let mut meter = self.meter.borrow_mut();
+        let mut received = 0;
         let handled = consumer.handle_data(piece, fin, |message| {
             let Some(payload) = message.payload else { return };
-            any = true;
-            self.received_measured += u64::from(measured);
+            received += 1;
+            if received == 1 {
+                meter.received(now, 0);
+            }
             if let Some(stamp) = self.verifier.handle(payload)
                 && with_latency
                 && stamp.run == self.plan.run
+                && self.measured_ns.contains(&stamp.intended_ns)
             {
-                self.latency.saturating_record(now_ns.saturating_sub(stamp.intended_ns).max(1));
+                meter.end_to_end(now_ns.saturating_sub(stamp.intended_ns));
             }
         });
-        if any {
+        meter.received(now, received);
+        drop(meter);
+        self.received_measured += if measured { received } else { 0 };
+        if received > 0 {
             self.first.get_or_insert(now);
             self.last = Some(now);
         }
-        let received = self.earlier.received + self.verifier.verdict().received;
-        self.progress.received[self.number as usize].store(received, Ordering::Release);
+        let in_all = self.earlier.received + self.verifier.verdict().received;
+        self.progress.received[self.number as usize].store(in_all, Ordering::Release);
         self.consumer = Some(consumer);
         Ok(handled?)
     }

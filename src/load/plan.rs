@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::server_side::ControlPort;
+use super::stamp::Stamp;
 use crate::client::{ClientError, Target};
 use crate::names::{ClientId, Project};
 
 /// What a run does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Producers only.
@@ -15,6 +17,8 @@ pub enum Mode {
     Consume,
     /// Both at once, on the same queues.
     Both,
+    /// Neither: connections that do nothing.
+    Idle,
 }
 
 /// A run's whole description.
@@ -48,8 +52,14 @@ pub struct Plan {
     pub consume_window: u64,
     /// With both: messages that producers of a closed loop may be ahead of the slowest consumer of their queue.
     pub lag: u64,
-    /// Messages a second over all producers, by schedule; as fast as it goes where absent.
+    /// Messages a second over all producers, by schedule (open loop); as fast as it goes where absent (closed loop).
     pub rate: Option<f64>,
+    /// Messages have keys, so many different ones in turn; 0: none.
+    pub keys: u32,
+    /// Connections beside the load that do nothing: they consume from the end of the queue without credit.
+    pub idle: u32,
+    /// Consumers beside the load that give credit for everything and read nothing.
+    pub stalled: u32,
     /// Messages in all, in place of a time.
     pub count: Option<u64>,
     /// Consumers begin again after `count` messages, until the time is over.
@@ -70,8 +80,10 @@ pub struct Plan {
     pub cores: Vec<usize>,
     /// Says on stderr every second how far it is.
     pub progress: bool,
-    /// The server's process, for its CPU time.
+    /// The server's process, for its CPU time and its memory.
     pub server_pid: Option<u32>,
+    /// The server's control port, for its own histograms.
+    pub control: Option<ControlPort>,
     /// Tells this run's messages from others'.
     pub run: u32,
     /// The zero of its clock.
@@ -94,12 +106,12 @@ impl Plan {
 
     /// How many producers the run has.
     pub(super) fn producers(&self) -> u32 {
-        if self.mode == Mode::Consume { 0 } else { self.producers }
+        if matches!(self.mode, Mode::Produce | Mode::Both) { self.producers } else { 0 }
     }
 
     /// How many consumers the run has.
     pub(super) fn consumers(&self) -> u32 {
-        if self.mode == Mode::Produce { 0 } else { self.consumers }
+        if matches!(self.mode, Mode::Consume | Mode::Both) { self.consumers } else { 0 }
     }
 
     /// Those of `count` connections that use `queue`.
@@ -110,6 +122,29 @@ impl Plan {
     /// Whether it ends by the clock and is measured in its window; else it is measured from its beginning to its end.
     pub(super) fn is_timed(&self) -> bool {
         self.count.is_none() || self.repeat
+    }
+
+    /// A number for a run.
+    pub fn fresh_run() -> u32 {
+        ClientId::random().as_u128() as u32
+    }
+
+    /// Nanoseconds of the run's clock.
+    pub(super) fn clock_ns(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+
+    /// The stamp of a producer's message number `number`, and the index of its key: each key has a stream of its own.
+    pub(super) fn stamp(&self, producer: u32, number: u64, intended_ns: u64) -> (Stamp, usize) {
+        let keys = self.keys.max(1);
+        let key = (number % u64::from(keys)) as u32;
+        let (stream, sequence) = (producer * keys + key, number / u64::from(keys));
+        (Stamp { run: self.run, stream, sequence, intended_ns }, key as usize)
+    }
+
+    /// The keys, if messages have some.
+    pub(super) fn keys(&self) -> Vec<Vec<u8>> {
+        (0..self.keys).map(|key| format!("key-{key}").into_bytes()).collect()
     }
 
     pub(super) fn target(&self) -> Result<Target, ClientError> {

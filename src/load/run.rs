@@ -1,102 +1,222 @@
-//! A whole run: its connections on their cores, from start to end.
+//! One run: its connections on their cores, from start to end.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use glommio::ExecutorJoinHandle;
+use hdrhistogram::Histogram;
+
 use super::consumer::{Consumed, LoadConsumer};
+use super::figures::{Measured, ServerUse, result};
+use super::gather::gather;
+use super::held::{Held, hold};
+use super::meter::{Meter, Piece};
 use super::plan::{Mode, Plan};
 use super::producer::{LoadProducer, Produced};
-use super::report::{Report, cpu_seconds};
-use super::{Progress, Window};
+use super::progress::Progress;
+use super::result::RunResult;
+use super::server_side::{cpu_seconds, resident_bytes, stages_between};
+use super::window::Window;
 use crate::client::{ClientError, Wire, connect, run as run_connection};
+use crate::control::LatencyPage;
+use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
 
+/// A year: the window of a run that ends by its count.
+const ENDLESS: Duration = Duration::from_secs(366 * 86_400);
+
+/// How often it is looked at what others wait for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 enum Done {
-    Produced(Box<Produced>),
-    Consumed(Box<Consumed>),
+    Produced(Produced),
+    Consumed(Consumed),
 }
 
-/// Runs the plan and reports.
-pub fn run(plan: Plan) -> Result<Report, ClientError> {
+/// Runs the plan and says what was measured.
+pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     plan.target()?;
     let plan = Arc::new(plan);
-    let from = Instant::now() + plan.warmup;
-    let window = Window { from, until: from + plan.measure };
     let (producers, consumers) = (plan.producers(), plan.consumers());
     let progress = Arc::new(Progress::new(producers, consumers));
-    let cpu = plan.server_pid.map(|pid| std::thread::spawn(move || measure_cpu(pid, window)));
+    let before_held = plan.server_pid.and_then(resident_bytes);
+    let held = hold_all(&plan, &progress)?;
+    let server_held_bytes = plan
+        .server_pid
+        .and_then(resident_bytes)
+        .zip(before_held)
+        .filter(|_| plan.idle + plan.stalled > 0)
+        .map(|(now, before)| now.saturating_sub(before));
     let began = Instant::now();
-    let ended = Arc::new(AtomicBool::new(false));
-    let teller = plan.progress.then(|| {
-        let (progress, ended) = (progress.clone(), ended.clone());
-        std::thread::spawn(move || tell(began, &progress, &ended))
+    let from = began + plan.warmup;
+    let window = Window { from, until: from + if plan.is_timed() { plan.measure } else { ENDLESS } };
+    let server = ServerWatch::start(&plan, window);
+    let (to, pieces) = channel();
+    let (gathering, tell) = (progress.clone(), plan.progress);
+    let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
+    let mut threads = Vec::new();
+    for (index, core) in plan.cores.iter().enumerate() {
+        let settings = ExecutorSettings { name: format!("load-{core}"), core: Some(*core) };
+        let (plan, progress, to) = (plan.clone(), progress.clone(), to.clone());
+        let thread = spawn(settings, move || load(plan, index, window, progress, to));
+        threads.push(thread.map_err(|error| broken(*core, &error))?);
+    }
+    drop(to);
+    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), None);
+    for thread in threads {
+        for one in join(thread)? {
+            match one {
+                Ok(Done::Produced(one)) => produced.push(one),
+                Ok(Done::Consumed(one)) => consumed.push(one),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+    }
+    let elapsed = began.elapsed();
+    let mut setup = histogram();
+    for thread in held {
+        let (times, error) = join(thread)?;
+        let _ = setup.add(&times);
+        failure = failure.or(error);
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let gathered = gatherer.join().map_err(|_| ClientError::Broken("gathering has panicked".into()))?;
+    let server = ServerUse { held_bytes: server_held_bytes, ..server.finish() };
+    Ok(result(&plan, Measured { elapsed, produced, consumed, setup, gathered, server }))
+}
+
+fn broken(core: usize, error: &dyn std::fmt::Display) -> ClientError {
+    ClientError::Broken(format!("core {core}: {error}"))
+}
+
+fn join<T: Send + 'static>(thread: ExecutorJoinHandle<T>) -> Result<T, ClientError> {
+    thread.join().map_err(|error| ClientError::Broken(error.to_string()))
+}
+
+/// The load of one core.
+async fn load(
+    plan: Arc<Plan>,
+    index: usize,
+    window: Window,
+    progress: Arc<Progress>,
+    to: Sender<Piece>,
+) -> Vec<Result<Done, ClientError>> {
+    let meter = Rc::new(RefCell::new(Meter::new(window, to)));
+    let cores = plan.cores.len();
+    let mine = |count: u32| (0..count).filter(move |number| *number as usize % cores == index);
+    let common = || (plan.clone(), progress.clone(), meter.clone());
+    // Consumers first, so that none of them begins behind what the producers send.
+    let consumers = mine(plan.consumers()).map(|number| {
+        let (plan, progress, meter) = common();
+        glommio::spawn_local(consume(plan, number, window, progress, meter))
     });
+    let mut tasks: Vec<_> = consumers.collect();
+    tasks.extend(mine(plan.producers()).map(|number| {
+        let (plan, progress, meter) = common();
+        glommio::spawn_local(produce(plan, number, window, progress, meter))
+    }));
+    let mut done = Vec::new();
+    for task in tasks {
+        done.push(task.await);
+    }
+    meter.borrow_mut().flush();
+    done
+}
+
+type HeldThread = ExecutorJoinHandle<(Histogram<u64>, Option<ClientError>)>;
+
+/// Opens the connections that only are there, and waits until they all are.
+fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread>, ClientError> {
+    let kinds = [(Held::Idle, plan.idle), (Held::Stalled, plan.stalled)];
+    let count = (plan.idle + plan.stalled) as usize;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    // Without a load they stay for its time.
+    let until = (plan.mode == Mode::Idle).then(|| Instant::now() + plan.warmup + plan.measure);
+    let cores = plan.cores.len();
     let mut threads = Vec::new();
     for (index, core) in plan.cores.iter().enumerate() {
         let (plan, progress) = (plan.clone(), progress.clone());
-        let cores = plan.cores.len();
-        let settings = ExecutorSettings { name: format!("load-{core}"), core: Some(*core) };
+        let settings = ExecutorSettings { name: format!("held-{core}"), core: Some(*core) };
         let thread = spawn(settings, move || async move {
-            // Consumers first, so that none of them begins behind what the producers send.
-            let consumers = (0..consumers)
-                .filter(|number| *number as usize % cores == index)
-                .map(|number| glommio::spawn_local(consume(plan.clone(), number, window, progress.clone())));
-            let mut tasks: Vec<_> = consumers.collect();
-            let producers = (0..producers).filter(|number| *number as usize % cores == index).map(|number| {
-                glommio::spawn_local(produce(
-                    plan.clone(),
-                    number,
-                    window,
-                    progress.clone(),
-                    consumers_of(&plan),
-                ))
-            });
-            tasks.extend(producers);
-            let mut done = Vec::new();
+            let mut tasks = Vec::new();
+            for (kind, count) in kinds {
+                for number in (0..count).filter(|number| *number as usize % cores == index) {
+                    let (plan, progress) = (plan.clone(), progress.clone());
+                    tasks.push(glommio::spawn_local(async move {
+                        let held = hold(plan, number, kind, progress.clone(), until).await;
+                        if held.is_err() {
+                            progress.failed.store(true, Ordering::Relaxed);
+                        }
+                        held
+                    }));
+                }
+            }
+            let (mut setup, mut failure) = (histogram(), None);
             for task in tasks {
-                done.push(task.await);
+                match task.await {
+                    Ok(took) => setup.saturating_record(took.as_nanos() as u64),
+                    Err(error) => failure = failure.or(Some(error)),
+                }
             }
-            done
+            (setup, failure)
         });
-        threads.push(thread.map_err(|error| ClientError::Broken(format!("core {core}: {error}")))?);
+        threads.push(thread.map_err(|error| broken(*core, &error))?);
     }
-    let (mut produced, mut consumed) = (Vec::new(), Vec::new());
-    for thread in threads {
-        let done = thread.join().map_err(|error| ClientError::Broken(error.to_string()))?;
-        for one in done {
-            match one? {
-                Done::Produced(one) => produced.push(*one),
-                Done::Consumed(one) => consumed.push(*one),
-            }
-        }
+    while progress.held_ready.load(Ordering::Acquire) < count && !progress.has_failed() {
+        std::thread::sleep(LOOK_EVERY);
     }
-    ended.store(true, Ordering::Relaxed);
-    if let Some(teller) = teller {
-        teller.thread().unpark();
-        // It only prints; whether it could does not matter to the run.
-        let _ = teller.join();
-    }
-    let server_cpu = cpu.and_then(|thread| thread.join().ok().flatten());
-    Ok(Report::new(&plan, began.elapsed(), &produced, &consumed, server_cpu))
+    Ok(threads)
 }
 
-/// Says how far the run is, once a second, until it has ended.
-fn tell(began: Instant, progress: &Progress, ended: &AtomicBool) {
-    let total = |counters: &[AtomicU64]| -> u64 {
-        counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
-    };
-    loop {
-        std::thread::park_timeout(Duration::from_secs(1));
-        if ended.load(Ordering::Relaxed) {
-            return eprintln!();
+/// Looks at the server while the load runs.
+struct ServerWatch {
+    plan: Arc<Plan>,
+    over: Arc<AtomicBool>,
+    watcher: JoinHandle<(Option<f64>, Option<LatencyPage>)>,
+}
+
+impl ServerWatch {
+    fn start(plan: &Arc<Plan>, window: Window) -> Self {
+        let (over, plan) = (Arc::new(AtomicBool::new(false)), plan.clone());
+        let (ended, watched) = (over.clone(), plan.clone());
+        let watcher = std::thread::spawn(move || {
+            let cpu = || watched.server_pid.and_then(cpu_seconds);
+            let wait_until = |at: Instant| {
+                while !ended.load(Ordering::Acquire) && Instant::now() < at {
+                    std::thread::park_timeout(at.saturating_duration_since(Instant::now()));
+                }
+            };
+            wait_until(window.from);
+            let (before, page) = (cpu(), watched.control.as_ref().and_then(|control| control.latency().ok()));
+            wait_until(window.until);
+            (cpu().zip(before).map(|(after, before)| after - before), page)
+        });
+        Self { plan, over, watcher }
+    }
+
+    /// The run is over.
+    fn finish(self) -> ServerUse {
+        self.over.store(true, Ordering::Release);
+        self.watcher.thread().unpark();
+        // It only looks; without it there is nothing to say.
+        let (cpu_seconds, before) = self.watcher.join().unwrap_or_default();
+        let after = before.as_ref().and_then(|_| self.plan.control.as_ref()?.latency().ok());
+        let stages = before.zip(after).map(|(before, after)| stages_between(&before, &after));
+        ServerUse {
+            cpu_seconds,
+            stages: stages.unwrap_or_default(),
+            resident_bytes: self.plan.server_pid.and_then(resident_bytes),
+            held_bytes: None,
         }
-        eprint!(
-            "\r{:.0} s: {} sent, {} received",
-            began.elapsed().as_secs_f64(),
-            total(&progress.sent),
-            total(&progress.received)
-        );
     }
 }
 
@@ -105,31 +225,22 @@ fn consumers_of(plan: &Plan) -> usize {
     if plan.mode == Mode::Both { plan.consumers as usize } else { 0 }
 }
 
-/// The server's CPU seconds in the measured window.
-fn measure_cpu(pid: u32, window: Window) -> Option<f64> {
-    std::thread::sleep(window.from.saturating_duration_since(Instant::now()));
-    let before = cpu_seconds(pid)?;
-    std::thread::sleep(window.until.saturating_duration_since(Instant::now()));
-    Some(cpu_seconds(pid)? - before)
-}
-
 async fn produce(
     plan: Arc<Plan>,
     number: u32,
     window: Window,
     progress: Arc<Progress>,
-    consumers: usize,
+    meter: Rc<RefCell<Meter>>,
 ) -> Result<Done, ClientError> {
     let ended = async {
-        while progress.consumers_ready.load(Ordering::Acquire) < consumers
-            && !progress.failed.load(Ordering::Relaxed)
+        while progress.consumers_ready.load(Ordering::Acquire) < consumers_of(&plan) && !progress.has_failed()
         {
-            glommio::timer::sleep(Duration::from_millis(1)).await;
+            glommio::timer::sleep(LOOK_EVERY).await;
         }
         let target = plan.target()?;
         let mut stream = connect(&target).await?;
         let mut wire = Wire::start(&target);
-        let mut producer = LoadProducer::new(plan, number, window, progress.clone());
+        let mut producer = LoadProducer::new(plan, number, window, progress.clone(), meter);
         run_connection(&mut stream, &mut wire, &mut producer).await?;
         Ok(producer.produced)
     }
@@ -141,7 +252,8 @@ async fn produce(
         Err(_) => progress.failed.store(true, Ordering::Relaxed),
     }
     progress.producers.fetch_sub(1, Ordering::AcqRel);
-    ended.map(|produced| Done::Produced(Box::new(produced)))
+    progress.running.fetch_sub(1, Ordering::AcqRel);
+    ended.map(Done::Produced)
 }
 
 async fn consume(
@@ -149,12 +261,13 @@ async fn consume(
     number: u32,
     window: Window,
     progress: Arc<Progress>,
+    meter: Rc<RefCell<Meter>>,
 ) -> Result<Done, ClientError> {
     let ended = async {
         let target = plan.target()?;
         let mut stream = connect(&target).await?;
         let mut wire = Wire::start(&target);
-        let mut consumer = LoadConsumer::new(plan, number, window, progress.clone());
+        let mut consumer = LoadConsumer::new(plan, number, window, progress.clone(), meter);
         run_connection(&mut stream, &mut wire, &mut consumer).await?;
         Ok(consumer.consumed())
     }
@@ -162,5 +275,6 @@ async fn consume(
     if ended.is_err() {
         progress.failed.store(true, Ordering::Relaxed);
     }
-    ended.map(|consumed| Done::Consumed(Box::new(consumed)))
+    progress.running.fetch_sub(1, Ordering::AcqRel);
+    ended.map(Done::Consumed)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// Bytes at the start of every payload: the run and the producer (u32 each), the sequence number and the intended
+/// Bytes at the start of every payload: the run and the stream (u32 each), the sequence number and the intended
 /// send time in nanoseconds since the run's epoch (u64 each), little-endian.
 pub const STAMP_BYTES: usize = 24;
 
@@ -11,8 +11,8 @@ pub const STAMP_BYTES: usize = 24;
 pub struct Stamp {
     /// Tells this run's messages from others'.
     pub run: u32,
-    /// Which of the run's producers; each sends to one partition.
-    pub producer: u32,
+    /// Messages in one order: those of a producer, or of a producer and a key.
+    pub stream: u32,
     /// From 0, in the order sent.
     pub sequence: u64,
     /// When it should have been sent.
@@ -24,7 +24,7 @@ impl Stamp {
     #[inline]
     pub fn write(&self, payload: &mut [u8]) {
         payload[0..4].copy_from_slice(&self.run.to_le_bytes());
-        payload[4..8].copy_from_slice(&self.producer.to_le_bytes());
+        payload[4..8].copy_from_slice(&self.stream.to_le_bytes());
         payload[8..16].copy_from_slice(&self.sequence.to_le_bytes());
         payload[16..24].copy_from_slice(&self.intended_ns.to_le_bytes());
     }
@@ -33,12 +33,12 @@ impl Stamp {
     #[inline]
     pub fn read(payload: &[u8]) -> Option<Self> {
         let (run, rest) = payload.split_first_chunk::<4>()?;
-        let (producer, rest) = rest.split_first_chunk::<4>()?;
+        let (stream, rest) = rest.split_first_chunk::<4>()?;
         let (sequence, rest) = rest.split_first_chunk::<8>()?;
         let (intended, _) = rest.split_first_chunk::<8>()?;
         Some(Self {
             run: u32::from_le_bytes(*run),
-            producer: u32::from_le_bytes(*producer),
+            stream: u32::from_le_bytes(*stream),
             sequence: u64::from_le_bytes(*sequence),
             intended_ns: u64::from_le_bytes(*intended),
         })
@@ -46,13 +46,13 @@ impl Stamp {
 }
 
 /// What verification found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct Verdict {
     /// Messages received.
     pub received: u64,
-    /// Never received, though a later one of the same producer was.
+    /// Never received, though a later one of the same stream was.
     pub lost: u64,
-    /// Received again, or behind a later one of the same producer.
+    /// Received again, or behind a later one of the same stream.
     pub repeated_or_out_of_order: u64,
     /// Without a stamp.
     pub foreign: u64,
@@ -71,14 +71,14 @@ impl std::ops::Add for Verdict {
     }
 }
 
-/// Checks that each producer's messages come once each and in order.
+/// Checks that each stream's messages come once each and in order.
 #[derive(Debug, Default)]
 pub struct Verifier {
-    /// The next sequence number of each producer of each run; the last one looked up stands in `at`.
+    /// The next sequence number of each stream of each run; the last one looked up stands in `at`.
     expected: Vec<u64>,
-    producers: HashMap<(u32, u32), usize>,
+    streams: HashMap<(u32, u32), usize>,
     at: Option<((u32, u32), usize)>,
-    /// A producer's first messages may be gone: only gaps behind the first that came are losses.
+    /// A stream's first messages may be gone: only gaps behind the first that came are losses.
     from_anywhere: bool,
     verdict: Verdict,
 }
@@ -97,12 +97,12 @@ impl Verifier {
             self.verdict.foreign += 1;
             return None;
         };
-        let key = (stamp.run, stamp.producer);
+        let key = (stamp.run, stamp.stream);
         let index = match self.at {
             Some((at, index)) if at == key => index,
             _ => {
                 let fresh = self.expected.len();
-                let index = *self.producers.entry(key).or_insert(fresh);
+                let index = *self.streams.entry(key).or_insert(fresh);
                 if index == fresh {
                     self.expected.push(if self.from_anywhere { stamp.sequence } else { 0 });
                 }
@@ -133,16 +133,16 @@ mod tests {
     #[test]
     fn loss_repeats_and_disorder_are_seen() {
         let mut verifier = Verifier::default();
-        for (producer, sequence) in [(0, 0), (1, 0), (0, 1), (0, 1), (0, 4), (0, 3), (1, 1)] {
+        for (stream, sequence) in [(0, 0), (1, 0), (0, 1), (0, 1), (0, 4), (0, 3), (1, 1)] {
             let mut payload = [0; STAMP_BYTES];
-            let stamp = Stamp { run: 9, producer, sequence, intended_ns: 5 };
+            let stamp = Stamp { run: 9, stream, sequence, intended_ns: 5 };
             stamp.write(&mut payload);
             assert_eq!(verifier.handle(&payload), Some(stamp));
         }
         let mut later = Verifier::from_anywhere();
         for sequence in [5, 6, 8] {
             let mut payload = [0; STAMP_BYTES];
-            Stamp { run: 9, producer: 0, sequence, intended_ns: 5 }.write(&mut payload);
+            Stamp { run: 9, stream: 0, sequence, intended_ns: 5 }.write(&mut payload);
             later.handle(&payload);
         }
         assert_eq!(later.verdict(), Verdict { received: 3, lost: 1, ..Verdict::default() });

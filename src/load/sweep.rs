@@ -1,0 +1,67 @@
+//! The knee: the highest rate at which p99 stays under a bound.
+
+use std::time::Instant;
+
+use super::plan::Plan;
+use super::result::{Knee, RunResult};
+use super::run::run;
+use crate::client::ClientError;
+
+/// The first rate, as a part of what a closed loop reaches.
+const FIRST: f64 = 0.1;
+/// Each rate is so much above the one before, until one fails.
+const STEP: f64 = 1.6;
+/// Rates that are tried between the last that kept to the bound and the first that did not.
+const HALVINGS: u32 = 4;
+/// Rates that are tried upwards at most.
+const STEPS_MAX: u32 = 12;
+
+/// Whether a run kept to the bound.
+fn keeps(result: &RunResult, p99_max: u64) -> bool {
+    let figures = &result.figures;
+    figures.is_sustained() && figures.latency().is_some_and(|latency| latency.p99 <= p99_max)
+}
+
+/// Finds it: a closed loop for the scale, upwards until a rate fails, then between. `each` is told every run.
+pub fn find_knee(
+    plan: &Plan,
+    p99_max: u64,
+    mut each: impl FnMut(&RunResult),
+) -> Result<(Vec<RunResult>, Knee), ClientError> {
+    let mut at = |rate: Option<f64>| {
+        // Its clock begins with it; its messages are told from those before by the run's number.
+        let plan = Plan { rate, epoch: Instant::now(), run: Plan::fresh_run(), ..plan.clone() };
+        let result = run(plan)?;
+        each(&result);
+        Ok::<_, ClientError>(result)
+    };
+    let closed = at(None)?;
+    let most = closed.figures.acknowledged_per_second;
+    let mut knee = Knee { p99_max, rate: None, failed: None };
+    let mut runs = vec![closed];
+    let mut rate = plan.rate.unwrap_or(most * FIRST);
+    for _ in 0..STEPS_MAX {
+        let result = at(Some(rate))?;
+        let kept = keeps(&result, p99_max);
+        runs.push(result);
+        if !kept {
+            knee.failed = Some(rate);
+            break;
+        }
+        knee.rate = Some(rate);
+        rate *= STEP;
+    }
+    for _ in 0..HALVINGS {
+        let Some(failed) = knee.failed else { break };
+        // Below the first rate, in the same steps.
+        let rate = knee.rate.map_or(failed / STEP, |kept| (kept * failed).sqrt());
+        let result = at(Some(rate))?;
+        if keeps(&result, p99_max) {
+            knee.rate = Some(rate);
+        } else {
+            knee.failed = Some(rate);
+        }
+        runs.push(result);
+    }
+    Ok((runs, knee))
+}

@@ -1,0 +1,127 @@
+//! What was measured, as a table for people.
+
+use std::fmt;
+
+use super::result::{Figures, Knee, ResultFile};
+use super::stamp::Verdict;
+use crate::control::StagePage;
+use crate::latency::{Stage, Unit, time};
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |rate: f64| rate * self.size as f64 / 1e6;
+        write!(f, "{:?}: {} B, {} a request", self.mode, self.size, self.batch)?;
+        write!(f, ", {} producers, {} consumers", self.producers, self.consumers)?;
+        for (count, what) in [
+            (self.queues, "queues"),
+            (self.keys, "keys"),
+            (self.idle, "idle connections"),
+            (self.stalled, "stalled readers"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        match self.rate {
+            Some(rate) => writeln!(f, ", {rate:.0} /s by schedule, {:.1} s", self.measured_seconds)?,
+            None => writeln!(f, ", {:.1} s", self.measured_seconds)?,
+        }
+        if self.producers > 0 {
+            let rate = self.acknowledged_per_second;
+            writeln!(f, "  acknowledged  {rate:>12.0} /s  {:>9.1} MB/s", megabytes(rate))?;
+        }
+        if let Some(latency) = &self.produce_latency {
+            writeln!(f, "  latency       {latency}")?;
+        }
+        if self.consumers > 0 {
+            let rate = self.received_per_second;
+            writeln!(f, "  received      {rate:>12.0} /s  {:>9.1} MB/s", megabytes(rate))?;
+        }
+        if let Some(latency) = &self.end_to_end_latency {
+            writeln!(f, "  end to end    {latency}")?;
+        }
+        if let Some(latency) = &self.setup_latency {
+            writeln!(f, "  set up        {latency}")?;
+        }
+        if let (Some(seconds), Some(each)) = (self.server_cpu_seconds, self.server_cpu_seconds_per_million) {
+            writeln!(f, "  server CPU    {seconds:.2} s, {each:.3} s a million")?;
+        }
+        if let Some(bytes) = self.server_resident_bytes {
+            writeln!(f, "  server memory {:.0} MB", bytes as f64 / 1e6)?;
+        }
+        if let Some(bytes) = self.server_held_bytes {
+            let each = bytes as f64 / f64::from((self.idle + self.stalled).max(1));
+            writeln!(f, "  idle memory   {each:.0} B a connection")?;
+        }
+        if self.unsent > 0 {
+            writeln!(f, "  not sustained {} messages were due and could not be sent", self.unsent)?;
+        } else if !self.is_sustained() {
+            writeln!(f, "  not sustained fewer were acknowledged than were due")?;
+        }
+        let Verdict { received, lost, repeated_or_out_of_order, foreign } = self.verified;
+        writeln!(
+            f,
+            "  verified      {} acknowledged, {} refused; {received} received: {} missing, {lost} lost, \
+             {repeated_or_out_of_order} repeated or out of order, {foreign} foreign",
+            self.acknowledged, self.refused, self.missing
+        )?;
+        for failure in &self.failures {
+            writeln!(f, "  failed        {failure}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_stage(f: &mut fmt::Formatter<'_>, page: &StagePage) -> fmt::Result {
+    let unit = Stage::find(&page.stage).map_or(Unit::Nanoseconds, Stage::unit);
+    let show = |value: u64| if unit == Unit::Nanoseconds { time(value) } else { value.to_string() };
+    let [p50, p99, max] = [page.summary.p50, page.summary.p99, page.summary.max].map(show);
+    writeln!(f, "  {:<16} p50 {p50:>8}  p99 {p99:>8}  max {max:>8}  {}", page.stage, page.what)
+}
+
+/// The least, the middle and the most of some numbers.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or_default();
+    (at(0), at(values.len().saturating_sub(1) / 2), at(values.len().saturating_sub(1)))
+}
+
+impl fmt::Display for ResultFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}: acknowledged is {}", self.system, self.system_version, self.durability)?;
+        for run in &self.runs {
+            write!(f, "{}", run.figures)?;
+        }
+        let of = |value: &dyn Fn(&Figures) -> f64| {
+            spread(self.runs.iter().map(|run| value(&run.figures)).collect())
+        };
+        if self.knee.is_none() && self.runs.len() > 1 {
+            let (least, middle, most) = of(&Figures::throughput);
+            writeln!(
+                f,
+                "{} runs: {least:.0}, {middle:.0}, {most:.0} /s (least, median, most)",
+                self.runs.len()
+            )?;
+            let (least, middle, most) = of(&|run| run.latency().map_or(0.0, |latency| latency.p99 as f64));
+            let [least, middle, most] = [least, middle, most].map(|nanos| time(nanos as u64));
+            writeln!(f, "  p99 {least}, {middle}, {most}")?;
+        }
+        if let Some(run) = self.middle().filter(|run| !run.stages.is_empty()) {
+            writeln!(f, "in the server, of the median run:")?;
+            run.stages.iter().try_for_each(|stage| write_stage(f, stage))?;
+        }
+        if let Some(Knee { p99_max, rate, failed }) = self.knee {
+            let bound = time(p99_max);
+            match (rate, failed) {
+                (Some(rate), Some(failed)) => {
+                    writeln!(f, "knee: p99 stays under {bound} at {rate:.0} /s, and not at {failed:.0} /s")
+                }
+                (Some(rate), None) => {
+                    writeln!(f, "knee: p99 stays under {bound} at {rate:.0} /s, the highest rate tried")
+                }
+                (None, _) => writeln!(f, "knee: p99 stayed under {bound} at no rate that was tried"),
+            }?;
+        }
+        Ok(())
+    }
+}

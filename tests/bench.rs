@@ -1,0 +1,195 @@
+//! The load generator of the real binary against the real server: what it measures, what it cannot be fooled by, what it keeps.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use common::{Server, eventually};
+use millstream::load::{ResultFile, RunResult};
+
+struct Load {
+    out: PathBuf,
+    result: Option<ResultFile>,
+    output: Output,
+}
+
+/// `bench` with these arguments, and the file that it wrote.
+fn bench(server: &Server, name: &str, arguments: &[&str]) -> Load {
+    let out = std::env::temp_dir().join(format!("millstream-bench-{name}-{}.json", std::process::id()));
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let mut command = server.run(&["bench"]);
+    command.args(arguments).args(["--control", &control, "--out", out.to_str().unwrap()]);
+    let output = command.output().unwrap();
+    let result = ResultFile::parse(&std::fs::read_to_string(&out).unwrap()).ok();
+    Load { out, result, output }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.out);
+    }
+}
+
+impl Load {
+    fn sound(&self) -> &ResultFile {
+        let said = String::from_utf8_lossy(&self.output.stdout);
+        assert!(self.output.status.success(), "{said}{}", String::from_utf8_lossy(&self.output.stderr));
+        self.result.as_ref().expect("a result")
+    }
+
+    fn run(&self) -> &RunResult {
+        &self.sound().runs[0]
+    }
+}
+
+/// Messages a second of the runs by schedule.
+const RATE: u64 = 4_000;
+
+#[test]
+fn a_server_that_stands_still_cannot_hide_it() {
+    let server = Server::start(&["--cores", "0"]);
+    let rate = RATE.to_string();
+    let began = Instant::now();
+    let load = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let load = ["both", "--rate", &rate, "--warmup", "0", "--seconds", "5", "--batch", "10"];
+            bench(&server, "stall", &load)
+        });
+        // In the midst of it, whenever that begins on a busy machine.
+        eventually("a run under way", || {
+            (server.metric("millstream_messages_received_total") > 0).then_some(())
+        });
+        server.signal("STOP");
+        let stopped = Instant::now();
+        while stopped.elapsed() < Duration::from_millis(500) {
+            std::thread::yield_now();
+        }
+        server.signal("CONT");
+        load.join().unwrap()
+    });
+    let figures = &load.run().figures;
+    assert!(began.elapsed() < Duration::from_secs(30));
+    // A tenth of the messages were due meanwhile, and waited a quarter of a second on average.
+    for latency in [figures.produce_latency.unwrap(), figures.end_to_end_latency.unwrap()] {
+        // But for those that were due before the connections were there.
+        assert!((5 * RATE - RATE / 2..=5 * RATE).contains(&latency.count), "{latency:?}");
+        assert!(latency.p99 >= 400_000_000, "{latency:?}");
+        assert!(latency.max >= 450_000_000, "{latency:?}");
+        assert!(latency.p50 < 400_000_000, "{latency:?}");
+    }
+    let worst = load.run().intervals.iter().filter_map(|interval| interval.end_to_end.as_deref());
+    let worst = worst.map(|text| millstream::latency::decode(text).unwrap().max()).max().unwrap();
+    assert!(worst >= 450_000_000, "it shows over time, too: {worst}");
+}
+
+#[test]
+fn the_servers_histograms_and_the_clients_are_of_the_same_messages() {
+    let server = Server::start(&["--cores", "0-1", "--partitions", "2"]);
+    let rate = RATE.to_string();
+    let load = bench(&server, "agree", &["both", "--rate", &rate, "--warmup", "1", "--seconds", "3"]);
+    let run = load.run();
+    let client = run.figures.produce_latency.unwrap();
+    let stage = |name: &str| run.stages.iter().find(|stage| stage.stage == name).unwrap().summary;
+    let whole = stage("produce");
+    // The server counts from the window's beginning as well, within what is under way at the edges.
+    assert!(whole.count.abs_diff(client.count) <= RATE / 2, "{} and {}", whole.count, client.count);
+    assert!(whole.p50 <= client.p50 && whole.mean <= client.mean, "{whole:?} {client:?}");
+    let parts = ["parse", "commit", "ack"].map(|name| stage(name).mean).iter().sum::<f64>();
+    let hops = stage("produce").count as f64;
+    let hop = run.stages.iter().filter(|stage| stage.stage.starts_with("hop"));
+    let hop: f64 = hop.map(|stage| stage.summary.mean * stage.summary.count as f64 / hops).sum();
+    let error = (parts + hop) / whole.mean - 1.0;
+    assert!(error.abs() < 0.05, "the stages make the whole: {parts} + {hop} of {}", whole.mean);
+}
+
+#[test]
+fn keys_fan_out_idle_connections_and_stalled_readers_are_verified_together() {
+    let server = Server::start(&["--cores", "0"]);
+    let load = [
+        "fan-out",
+        "--consumers",
+        "3",
+        "--keys",
+        "50",
+        "--count",
+        "6000",
+        "--idle",
+        "40",
+        "--stalled",
+        "5",
+        "--connections",
+        "2",
+    ];
+    let load = bench(&server, "all", &load);
+    let figures = &load.run().figures;
+    assert_eq!((figures.acknowledged, figures.verified.received), (6_000, 18_000));
+    assert_eq!((figures.keys, figures.idle, figures.stalled), (50, 40, 5));
+    assert_eq!(figures.setup_latency.unwrap().count, 45);
+    let pid = server.pid().to_string();
+    let idle = bench(&server, "idle", &["idle", "--idle", "100", "--seconds", "1", "--server-pid", &pid]);
+    assert_eq!(idle.run().figures.setup_latency.unwrap().count, 100);
+    assert!(idle.run().figures.server_held_bytes.is_some());
+}
+
+#[test]
+fn what_cannot_be_sent_in_time_counts_as_late() {
+    let server = Server::start(&["--cores", "0", "--project-messages-per-sec", "1000"]);
+    let load = ["produce", "--rate", "20000", "--warmup", "0", "--seconds", "1", "--in-flight", "100"];
+    let load = bench(&server, "late", &load);
+    let figures = &load.run().figures;
+    let latency = figures.produce_latency.unwrap();
+    assert!(figures.unsent > 5_000, "{} were not sent", figures.unsent);
+    assert!(latency.p50 > 5_000_000_000, "{latency:?}: most waited until the grace was over");
+    assert_eq!(
+        latency.count,
+        figures.acknowledged + figures.unsent,
+        "a sample for each message that was due"
+    );
+    assert!(String::from_utf8_lossy(&load.output.stdout).contains("not sustained"));
+}
+
+#[test]
+fn runs_are_kept_with_their_spread_and_a_knee_is_found() {
+    let server = Server::start(&["--cores", "0"]);
+    let runs = bench(&server, "runs", &["produce", "--runs", "3", "--seconds", "0.3", "--warmup", "0.1"]);
+    assert_eq!(runs.sound().runs.len(), 3);
+    assert!(String::from_utf8_lossy(&runs.output.stdout).contains("3 runs:"));
+    let load = [
+        "produce",
+        "--find-knee",
+        "--p99-max",
+        "2s",
+        "--seconds",
+        "0.3",
+        "--warmup",
+        "0.1",
+        "--rate",
+        "50000",
+    ];
+    let knee = bench(&server, "knee", &load);
+    let found = knee.sound().knee.unwrap();
+    assert_eq!(found.p99_max, 2_000_000_000);
+    assert!(found.rate.unwrap() >= 50_000.0, "{found:?}");
+    assert!(knee.sound().runs.len() > 1);
+    let result = knee.sound();
+    assert_eq!(
+        (&result.system[..], result.server.as_ref().unwrap().store.as_str()),
+        ("millstream", "memory")
+    );
+    assert!(!result.environment.cpu.is_empty() && !result.environment.kernel.is_empty());
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_told_before_anything_is_measured() {
+    let began = Instant::now();
+    let output = std::process::Command::new(common::BINARY)
+        .args(["bench", "produce", "--seconds", "600", "--out", "/nowhere/at/all.json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/at/all.json"));
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
