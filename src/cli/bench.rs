@@ -10,9 +10,10 @@ use clap::ValueEnum;
 
 use super::{Failure, cores};
 use crate::client::{ClientError, Target};
+use crate::control::InfoPage;
 use crate::load::{
-    ControlPort, Environment, FORMAT, Knee, Mode, Plan, ResultFile, RunResult, STAMP_BYTES, find_knee,
-    run as run_load,
+    About, ControlPort, Environment, FORMAT, Knee, Mode, Peer, Plan, ResultFile, RunResult, STAMP_BYTES,
+    find_knee, run as run_load,
 };
 use crate::names::Project;
 
@@ -30,6 +31,32 @@ enum ModeArg {
     Idle,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PeerArg {
+    /// Apache Kafka: a topic for each queue, acks=all
+    Kafka,
+    /// NATS JetStream, over its WebSocket port: a stream for each queue
+    Nats,
+}
+
+impl Args {
+    fn peer(&self) -> Option<Peer> {
+        self.against.map(|peer| match peer {
+            PeerArg::Kafka => Peer::Kafka,
+            PeerArg::Nats => Peer::Nats,
+        })
+    }
+
+    fn url(&self) -> String {
+        let default = match self.peer() {
+            None => "ws://127.0.0.1:9000/",
+            Some(Peer::Kafka) => "127.0.0.1:9092",
+            Some(Peer::Nats) => "ws://127.0.0.1:8080",
+        };
+        self.url.clone().unwrap_or_else(|| default.into())
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Without --rate each producer sends as fast as its credit allows (closed loop: the most that goes; latency is then \
@@ -42,9 +69,13 @@ enum ModeArg {
 )]
 pub(super) struct Args {
     mode: ModeArg,
-    /// The server
-    #[arg(long, default_value = "ws://127.0.0.1:9000/")]
-    url: String,
+    /// The server [default: ws://127.0.0.1:9000/; of Kafka its brokers, 127.0.0.1:9092; of NATS ws://127.0.0.1:8080]
+    #[arg(long)]
+    url: Option<String>,
+    /// Put another server that you run under the same load: the same schedule, messages, acknowledgement and verification, with that
+    /// server's own best client. Needs a build with --features peers
+    #[arg(long, value_name = "SERVER")]
+    against: Option<PeerArg>,
     /// The project (tenant)
     #[arg(long)]
     project: Option<String>,
@@ -157,7 +188,8 @@ fn control_port(args: &Args) -> Option<ControlPort> {
         Some("off") => return None,
         Some(url) => url.to_owned(),
         None => {
-            let (host, port) = args.url.strip_prefix("ws://")?.split('/').next()?.rsplit_once(':')?;
+            let url = args.url();
+            let (host, port) = url.strip_prefix("ws://")?.split('/').next()?.rsplit_once(':')?;
             format!("http://{host}:{}", port.parse::<u16>().ok()?.checked_add(1)?)
         }
     };
@@ -209,9 +241,13 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     if args.seconds <= 0.0 {
         return Err(Failure("--seconds: above 0".into()));
     }
+    let only_ours = args.stalled > 0 || args.idle.is_some() || mode == Mode::Idle || args.repeat;
+    if args.against.is_some() && only_ours {
+        return Err(Failure("--against: not with idle, --idle, --stalled and --repeat".into()));
+    }
     Ok(Plan {
         mode,
-        url: args.url.clone(),
+        url: args.url(),
         project: args.project.as_deref().map(Project::parse).transpose()?,
         queue: args.queue.clone(),
         queues: args.queues,
@@ -258,31 +294,74 @@ fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), C
             eprintln!("{:.0} /s: {latency}", figures.throughput());
         }
     };
+    let run = |plan| match args.peer() {
+        None => run_load(plan),
+        Some(peer) => peer::run(peer, plan),
+    };
     if args.find_knee {
         let bound = u64::try_from(args.p99_max.as_nanos()).unwrap_or(u64::MAX);
-        let (runs, knee) = find_knee(plan, bound, tell)?;
+        let (runs, knee) = find_knee(plan, bound, run, tell)?;
         return Ok((runs, Some(knee)));
     }
     let runs = (0..args.runs).map(|_| {
-        let result = run_load(Plan { run: Plan::fresh_run(), epoch: Instant::now(), ..plan.clone() })?;
+        let result = run(Plan { run: Plan::fresh_run(), epoch: Instant::now(), ..plan.clone() })?;
         tell(&result);
         Ok(result)
     });
     Ok((runs.collect::<Result<_, ClientError>>()?, None))
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let mut plan = plan(args)?;
+#[cfg(feature = "peers")]
+use crate::load::peers as peer;
+
+/// A build without the peers' client libraries.
+#[cfg(not(feature = "peers"))]
+mod peer {
+    use crate::client::ClientError;
+    use crate::load::{About, Peer, Plan, RunResult};
+
+    fn missing(peer: Peer) -> ClientError {
+        let name = peer.name();
+        ClientError::Address(format!(
+            "--against {name}: this build has no client for it: cargo build --release --features peers"
+        ))
+    }
+
+    pub(super) fn prepare(peer: Peer, _plan: &Plan) -> Result<About, ClientError> {
+        Err(missing(peer))
+    }
+
+    pub(super) fn run(peer: Peer, _plan: Plan) -> Result<RunResult, ClientError> {
+        Err(missing(peer))
+    }
+}
+
+/// What is under load, as it says itself.
+fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Failure> {
+    if let Some(peer) = args.peer() {
+        return Ok((peer::prepare(peer, plan)?, None));
+    }
     // An address that is none is told before anybody is asked.
     Target::parse(&plan.url, None, None)?;
+    plan.control = control_port(args);
+    let server = plan.control.as_ref().and_then(|control| control.info().ok());
+    let unknown = || "as its store promises; its control port was not asked".to_owned();
+    let about = About {
+        version: server.as_ref().map_or(String::new(), |info| info.version.clone()),
+        durability: server.as_ref().map_or_else(unknown, |info| info.durability.clone()),
+    };
+    Ok((about, server))
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let mut plan = plan(args)?;
     // Before anything is measured that could not be written.
     let out = args.out.as_deref().map(|path| {
         let failed = move |error: &dyn std::fmt::Display| Failure(format!("{}: {error}", path.display()));
         File::create(path).map(|file| (file, failed)).map_err(|error| failed(&error))
     });
     let out = out.transpose()?;
-    plan.control = control_port(args);
-    let server = plan.control.as_ref().and_then(|control| control.info().ok());
+    let (about, server) = about(args, &mut plan)?;
     let began_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let (runs, knee) = match measure(args, &plan) {
         Ok(measured) => measured,
@@ -292,13 +371,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let unknown = || "as its store promises; its control port was not asked".to_owned();
+    let system = args.peer().map_or("millstream", Peer::name);
     let result = ResultFile {
         millstream_bench: FORMAT,
-        name: args.name.clone().unwrap_or_else(|| "millstream".into()),
-        system: "millstream".into(),
-        system_version: server.as_ref().map_or(String::new(), |info| info.version.clone()),
-        durability: server.as_ref().map_or_else(unknown, |info| info.durability.clone()),
+        name: args.name.clone().unwrap_or_else(|| system.into()),
+        system: system.into(),
+        system_version: about.version,
+        durability: about.durability,
         began_unix_ms,
         command: std::env::args().skip(1).collect(),
         environment: Environment::here(&plan.cores),

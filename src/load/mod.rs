@@ -8,11 +8,13 @@
 //! | `plan` | what a run is to do |
 //! | `window` | what of it is measured, and when what is due |
 //! | `stamp` | what a payload carries, and how loss, repeats and order are seen |
+//! | `pacer` | when a producer sends |
 //! | `producer`, `consumer`, `held` | one connection: under load, or only there |
 //! | `progress` | what connections tell each other |
 //! | `meter`, `gather` | samples: of a thread, and of all |
 //! | `server_side` | what the server says meanwhile |
 //! | `run` | all of them, on their cores, from start to end |
+//! | `peers` | the same against other servers |
 //! | `sweep` | runs at one rate after the other, to find the knee |
 //! | `figures`, `result`, `environment` | what was measured, and where: the result file |
 //! | `table` | the same for people |
@@ -23,6 +25,9 @@ mod figures;
 mod gather;
 mod held;
 mod meter;
+mod pacer;
+#[cfg(feature = "peers")]
+pub mod peers;
 mod plan;
 mod producer;
 mod progress;
@@ -35,7 +40,7 @@ mod table;
 mod window;
 
 pub use environment::Environment;
-pub use plan::{Mode, Plan};
+pub use plan::{About, Mode, Peer, Plan};
 pub use result::{FORMAT, Figures, IntervalResult, Knee, ResultFile, RunResult};
 pub use run::run;
 pub use server_side::ControlPort;

@@ -21,6 +21,34 @@ pub enum Mode {
     Idle,
 }
 
+/// Another server that can be put under the same load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Apache Kafka.
+    Kafka,
+    /// NATS JetStream.
+    Nats,
+}
+
+impl Peer {
+    /// As results name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::Nats => "nats",
+        }
+    }
+}
+
+/// What is under load.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its version, as it says.
+    pub version: String,
+    /// What an acknowledged message survives there, in a sentence.
+    pub durability: String,
+}
+
 /// A run's whole description.
 #[derive(Clone, Debug)]
 pub struct Plan {

@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::meter::Meter;
+use super::pacer::{Pace, Pacer};
 use super::plan::Plan;
-use super::progress::{Progress, sum};
-use super::window::{GRACE, Schedule, Window};
+use super::progress::Progress;
+use super::window::Window;
 use crate::batch::Record;
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency::Outstanding;
@@ -18,9 +18,6 @@ use crate::session::client::{Outcome, ProduceEvent, Producer};
 
 /// A frame's pbs are gathered up to so many bytes before the socket gets them.
 const GATHER_BYTES: usize = 64 << 10;
-
-/// How often a producer that is far ahead of the consumers looks whether they have come closer.
-const LOOK_EVERY: Duration = Duration::from_micros(500);
 
 /// What one connection did.
 #[derive(Clone, Debug, Default)]
@@ -39,21 +36,10 @@ pub(super) struct LoadProducer {
     plan: Arc<Plan>,
     queue: String,
     number: u32,
-    /// The producers and the consumers of its queue.
-    users: (Vec<u32>, Vec<u32>),
     window: Window,
-    progress: Arc<Progress>,
-    producer: Option<Producer>,
+    pacer: Pacer,
     meter: Rc<RefCell<Meter>>,
-    /// Of an open loop, from its first look on.
-    schedule: Option<Schedule>,
-    /// Messages sent.
-    sequence: u64,
-    /// How many are to be sent in all.
-    count: u64,
-    /// Messages that one connection may have outstanding.
-    outstanding_max: u64,
-    requests: u64,
+    producer: Option<Producer>,
     payloads: Vec<u8>,
     keys: Vec<Vec<u8>>,
     pbs: Vec<u8>,
@@ -73,26 +59,15 @@ impl LoadProducer {
         progress: Arc<Progress>,
         meter: Rc<RefCell<Meter>>,
     ) -> Self {
-        let connections = u64::from(plan.producers);
-        let queue = plan.queue_of(number);
-        let count = plan.count.map_or(u64::MAX, |count| {
-            count / connections + u64::from(u64::from(number) < count % connections)
-        });
         Self {
+            pacer: Pacer::new(plan.clone(), number, window, progress),
             payloads: vec![b'.'; plan.batch * plan.size],
             keys: plan.keys(),
-            users: (plan.users_of(&queue, plan.producers()), plan.users_of(&queue, plan.consumers())),
-            queue,
+            queue: plan.queue_of(number),
             number,
             window,
-            progress,
-            producer: None,
             meter,
-            schedule: None,
-            sequence: 0,
-            count,
-            outstanding_max: plan.in_flight.unwrap_or(u64::MAX),
-            requests: 0,
+            producer: None,
             pbs: Vec::new(),
             pbs_in_frame: 0,
             outstanding: Outstanding::default(),
@@ -103,29 +78,15 @@ impl LoadProducer {
         }
     }
 
-    /// How many more messages may be sent before the queue's slowest consumer has caught up.
-    fn lead(&self) -> u64 {
-        if self.plan.rate.is_some() {
-            return u64::MAX;
-        }
-        let (producers, consumers) = &self.users;
-        let received = consumers.iter().map(|number| sum(&self.progress.received, &[*number])).min();
-        received.map_or(u64::MAX, |received| {
-            let ahead = sum(&self.progress.sent, producers).saturating_sub(received);
-            self.plan.lag.saturating_sub(ahead) / producers.len().max(1) as u64
-        })
-    }
-
     /// One request whose messages should be sent at `intended`.
     fn send(&mut self, intended: Instant, count: u64) {
         let Some(producer) = &mut self.producer else { return };
         let size = self.plan.size;
         let intended_ns = self.plan.clock_ns(intended);
-        let (keys, first) = (&self.keys, self.sequence);
+        let (keys, first) = (&self.keys, self.pacer.sequence());
         for (payload, number) in self.payloads.chunks_exact_mut(size).take(count as usize).zip(first..) {
             self.plan.stamp(self.number, number, intended_ns).0.write(payload);
         }
-        self.sequence += count;
         let payloads = self.payloads.chunks_exact(size).take(count as usize).zip(first..);
         let records = payloads.map(|(payload, number)| {
             let key = if keys.is_empty() { &[][..] } else { &keys[(number % keys.len() as u64) as usize] };
@@ -134,7 +95,7 @@ impl LoadProducer {
         producer.send(self.plan.ttl, records, count, &mut self.pbs);
         self.pbs_in_frame += 1;
         self.outstanding.push(intended, count);
-        self.requests += 1;
+        self.pacer.sent(count);
     }
 
     /// Frames the requests that were gathered.
@@ -165,27 +126,6 @@ impl LoadProducer {
             }
         });
     }
-
-    /// Requests that the schedule still has; they are sent even if the window is over, for as long as [`GRACE`] lasts.
-    fn overdue(&self) -> u64 {
-        let due = self.schedule.map_or(0, |schedule| schedule.requests_before(self.window.until));
-        due.saturating_sub(self.requests)
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        let is_past = now >= self.window.until && (self.overdue() == 0 || now >= self.window.until + GRACE);
-        self.sequence >= self.count || is_past || self.progress.has_failed()
-    }
-
-    /// What was due and not sent took until now at least: it counts as that, so that a server that takes nothing looks no better for it.
-    fn give_up_overdue(&mut self, now: Instant) {
-        let Some(schedule) = self.schedule.filter(|_| self.plan.is_timed()) else { return };
-        let mut meter = self.meter.borrow_mut();
-        for request in self.requests..self.requests + self.overdue() {
-            self.produced.unsent += self.plan.batch as u64;
-            meter.answered(now, schedule.due(request), self.plan.batch as u64);
-        }
-    }
 }
 
 impl Application for LoadProducer {
@@ -205,9 +145,6 @@ impl Application for LoadProducer {
         let now = Instant::now();
         if self.producer.is_none() {
             self.producer = Some(Producer::start(&self.queue, &mut wire.sender, &mut wire.out));
-            let Plan { batch, producers, .. } = *self.plan;
-            self.schedule =
-                self.plan.rate.map(|rate| Schedule::new(now, rate, batch, self.number, producers));
         }
         if self.ended {
             return Ok(Next::Done);
@@ -215,52 +152,23 @@ impl Application for LoadProducer {
         if self.finished {
             return Ok(Next::Wait);
         }
-        if self.is_over(now) {
-            self.finished = true;
-            self.give_up_overdue(now);
-            if let Some(producer) = &mut self.producer {
-                producer.finish(&mut wire.sender, &mut wire.out);
-            }
-            return Ok(Next::Wait);
-        }
-        // The end of its time is an event, too.
-        let mut next = match self.window.until {
-            _ if self.plan.count.is_some() => Next::Wait,
-            until if now < until => Next::At(until),
-            until => Next::At(until + GRACE),
-        };
-        let last = self.schedule.map_or(u64::MAX, |schedule| match self.plan.is_timed() {
-            true => schedule.requests_before(self.window.until),
-            false => u64::MAX,
-        });
+        self.pacer.look(now);
         let mut gathered = 0;
-        let mut lead = self.lead();
+        let mut next = Next::Wait;
         while let Some(producer) = &self.producer {
-            let room = self.outstanding_max.saturating_sub(producer.outstanding()).min(producer.credit());
-            let count = (self.plan.batch as u64).min(self.count - self.sequence);
-            if count == 0 || room < count || self.requests >= last {
-                break;
-            }
-            if lead < count {
-                next = Next::At(now + LOOK_EVERY);
-                break;
-            }
-            lead -= count;
-            let intended = match self.schedule {
-                Some(schedule) => {
-                    let due = schedule.due(self.requests);
-                    if due > now {
-                        next = match next {
-                            Next::At(until) => Next::At(until.min(due)),
-                            _ => Next::At(due),
-                        };
-                        break;
-                    }
-                    due
+            let in_flight = self.plan.in_flight.unwrap_or(u64::MAX).saturating_sub(producer.outstanding());
+            match self.pacer.next(now, producer.credit().min(in_flight)) {
+                Pace::Send { intended, count } => self.send(intended, count),
+                Pace::At(at) => {
+                    next = Next::At(at);
+                    break;
                 }
-                None => Instant::now(),
-            };
-            self.send(intended, count);
+                Pace::Wait => break,
+                Pace::Over => {
+                    self.finished = true;
+                    break;
+                }
+            }
             if self.pbs_in_frame >= self.plan.pbs_per_frame {
                 gathered += self.pbs.len();
                 self.frame(wire);
@@ -273,7 +181,13 @@ impl Application for LoadProducer {
         if !self.pbs.is_empty() {
             self.frame(wire);
         }
-        self.progress.sent[self.number as usize].store(self.sequence, Ordering::Release);
+        self.pacer.publish();
+        if self.finished {
+            self.produced.unsent = self.pacer.give_up(now, &mut self.meter.borrow_mut());
+            if let Some(producer) = &mut self.producer {
+                producer.finish(&mut wire.sender, &mut wire.out);
+            }
+        }
         Ok(next)
     }
 }

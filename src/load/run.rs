@@ -27,9 +27,6 @@ use crate::control::LatencyPage;
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
 
-/// A year: the window of a run that ends by its count.
-const ENDLESS: Duration = Duration::from_secs(366 * 86_400);
-
 /// How often it is looked at what others wait for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -53,8 +50,7 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
         .filter(|_| plan.idle + plan.stalled > 0)
         .map(|(now, before)| now.saturating_sub(before));
     let began = Instant::now();
-    let from = began + plan.warmup;
-    let window = Window { from, until: from + if plan.is_timed() { plan.measure } else { ENDLESS } };
+    let window = Window::of(began + plan.warmup, &plan);
     let server = ServerWatch::start(&plan, window);
     let (to, pieces) = channel();
     let (gathering, tell) = (progress.clone(), plan.progress);

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::plan::Plan;
 use super::result::{Knee, RunResult};
-use super::run::run;
 use crate::client::ClientError;
 
 /// The first rate, as a part of what a closed loop reaches.
@@ -22,10 +21,11 @@ fn keeps(result: &RunResult, p99_max: u64) -> bool {
     figures.is_sustained() && figures.latency().is_some_and(|latency| latency.p99 <= p99_max)
 }
 
-/// Finds it: a closed loop for the scale, upwards until a rate fails, then between. `each` is told every run.
+/// Finds it by what `run` measures: a closed loop for the scale, upwards until a rate fails, then between. `each` is told every run.
 pub fn find_knee(
     plan: &Plan,
     p99_max: u64,
+    run: impl Fn(Plan) -> Result<RunResult, ClientError>,
     mut each: impl FnMut(&RunResult),
 ) -> Result<(Vec<RunResult>, Knee), ClientError> {
     let mut at = |rate: Option<f64>| {

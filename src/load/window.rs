@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::plan::Plan;
+
 /// How long a run goes on behind its end for what was due before it, and for its answers.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
@@ -14,7 +16,15 @@ pub(super) struct Window {
     pub until: Instant,
 }
 
+/// A year: the window of a run that ends by its count.
+const ENDLESS: Duration = Duration::from_secs(366 * 86_400);
+
 impl Window {
+    /// What is measured of a plan from `from` on.
+    pub(super) fn of(from: Instant, plan: &Plan) -> Self {
+        Self { from, until: from + if plan.is_timed() { plan.measure } else { ENDLESS } }
+    }
+
     pub(super) fn holds(&self, at: Instant) -> bool {
         at >= self.from && at < self.until
     }

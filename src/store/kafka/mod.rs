@@ -14,6 +14,7 @@
 //! | `tokens` | what OAUTHBEARER shows to brokers |
 //! | `news`, `janitor` | how librdkafka wakes a shard, and who does what would block it |
 //! | `native` | librdkafka's calls |
+//! | `reader` | whole topics, for the load that Kafka itself is put under |
 //!
 //! A shard has one producer and one consumer for all tails, and up to `kafka_catch_up_readers` for what is older, each made on
 //! the janitor's thread when it is first needed. All of its other calls return at once: their answers come as events, and
@@ -29,6 +30,8 @@ mod news;
 mod offsets;
 mod producer;
 mod properties;
+#[cfg(feature = "peers")]
+mod reader;
 mod readers;
 mod tails;
 mod tokens;
@@ -38,6 +41,8 @@ mod topics;
 pub use janitor::Janitor;
 pub use news::News;
 pub use properties::{READ_AHEAD_KIB, check};
+#[cfg(feature = "peers")]
+pub use reader::TopicReader;
 pub use readers::WINDOW_BYTES;
 
 use std::collections::hash_map::Entry;

@@ -1,0 +1,225 @@
+//! Apache Kafka: a topic for each queue, a producer and a consumer handle of librdkafka for each connection.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::super::pacer::{Pace, Pacer};
+use super::super::plan::{About, Mode, Plan};
+use super::super::producer::Produced;
+use super::{Consumed, Failed, Job, LOOK_EVERY, Reading, SHORT, SLICE};
+use crate::store::kafka::TopicReader;
+
+/// How long the cluster may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a message may take.
+const DELIVERY_TIMEOUT_MS: &str = "30000";
+/// How long a batch waits for company (`linger.ms`), that of Millstream on Kafka.
+const LINGER_MS: &str = "2";
+/// Messages that a producer may have under way where none are said.
+const IN_FLIGHT: u64 = 100_000;
+
+fn config(plan: &Plan) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &plan.url).set("client.id", "millstream-bench");
+    config
+}
+
+pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
+    let admin: AdminClient<DefaultClientContext> = config(plan).create()?;
+    let options = AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT));
+    let partitions = i32::try_from(plan.partitions)?;
+    // As the broker's `default.replication.factor` says.
+    let topics: Vec<NewTopic<'_>> =
+        queues.iter().map(|queue| NewTopic::new(queue, partitions, TopicReplication::Fixed(-1))).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for made in runtime.block_on(admin.create_topics(&topics, &options))? {
+        match made {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, error)) => return Err(format!("topic {topic}: {error}").into()),
+        }
+    }
+    let topic = queues.first().map_or("", String::as_str);
+    let metadata = admin.inner().fetch_metadata(Some(topic), ANSWER_TIMEOUT)?;
+    let replicas = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.replicas().len())
+        .max()
+        .unwrap_or(0);
+    let resource = ResourceSpecifier::Topic(topic);
+    let settings = runtime.block_on(admin.describe_configs([&resource], &options))?;
+    let settings = settings.into_iter().next().transpose().map_err(|error| error.to_string())?;
+    let value = |name: &str| {
+        let entry = settings.as_ref()?.entries.iter().find(|entry| entry.name == name)?;
+        entry.value.clone()
+    };
+    let least = value("min.insync.replicas").unwrap_or_else(|| "?".into());
+    let sync = match value("flush.messages").as_deref() {
+        Some("1") => "synced to the disk before it is acknowledged (flush.messages=1)",
+        _ => "synced to the disk when the system likes (flush.messages not 1)",
+    };
+    Ok(About {
+        version: format!(
+            "{} brokers, librdkafka {}",
+            metadata.brokers().len(),
+            rdkafka::util::get_rdkafka_version().1
+        ),
+        durability: format!("on all in-sync of {replicas} replicas, at least {least} (acks=all), {sync}"),
+    })
+}
+
+/// What was delivered since it was looked at: when each should have been sent, and what failed.
+#[derive(Debug, Default)]
+struct Deliveries(Mutex<Vec<(usize, Option<String>)>>);
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, intended_ns: usize) {
+        let failure = result.as_ref().err().map(|(error, _)| error.to_string());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((intended_ns, failure));
+    }
+}
+
+pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
+    let plan = job.plan.clone();
+    let in_flight = plan.in_flight.unwrap_or(IN_FLIGHT);
+    let producer: BaseProducer<Deliveries> = config(&plan)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("linger.ms", LINGER_MS)
+        .set("partitioner", "murmur2_random")
+        .set("queue.buffering.max.messages", (in_flight + plan.batch as u64).to_string())
+        .set("queue.buffering.max.kbytes", "1048576")
+        .set("delivery.timeout.ms", DELIVERY_TIMEOUT_MS)
+        .create_with_context(Deliveries::default())?;
+    let mut pacer = Pacer::new(plan.clone(), job.number, job.window, job.progress.clone());
+    let (mut produced, mut answered) = (Produced::default(), 0);
+    let mut payload = vec![b'.'; plan.size];
+    let keys = plan.keys();
+    // Keyless messages of a producer go to one partition, so that they keep their order.
+    let partition = i32::try_from(job.number % plan.partitions)?;
+    loop {
+        let now = Instant::now();
+        pacer.look(now);
+        let wait = loop {
+            let room = in_flight.saturating_sub(pacer.sequence() - answered);
+            match pacer.next(now, room) {
+                Pace::Send { intended, count } => {
+                    let intended_ns = plan.clock_ns(intended);
+                    for number in pacer.sequence()..pacer.sequence() + count {
+                        let (stamp, key) = plan.stamp(job.number, number, intended_ns);
+                        stamp.write(&mut payload);
+                        send(
+                            &producer,
+                            &job.queue,
+                            &payload,
+                            keys.get(key),
+                            partition,
+                            intended_ns as usize,
+                        )?;
+                    }
+                    pacer.sent(count);
+                    producer.poll(Duration::ZERO);
+                }
+                Pace::At(at) => break Some(at.saturating_duration_since(Instant::now())),
+                Pace::Wait => break Some(LOOK_EVERY),
+                Pace::Over => break None,
+            }
+        };
+        pacer.publish();
+        answered += settle(job, &producer, &mut produced, wait);
+        if wait.is_none() {
+            break;
+        }
+    }
+    produced.unsent = pacer.give_up(Instant::now(), &mut job.meter);
+    producer.flush(Duration::from_secs(60))?;
+    settle(job, &producer, &mut produced, None);
+    Ok(produced)
+}
+
+fn send(
+    producer: &BaseProducer<Deliveries>,
+    topic: &str,
+    payload: &[u8],
+    key: Option<&Vec<u8>>,
+    partition: i32,
+    intended_ns: usize,
+) -> Result<(), Failed> {
+    let record = BaseRecord::with_opaque_to(topic, intended_ns).payload(payload);
+    let mut record = match key {
+        Some(key) => record.key(key.as_slice()),
+        None => record.partition(partition),
+    };
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                record = back;
+                producer.poll(Duration::from_millis(1));
+            }
+            Err((error, _)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Counts what was delivered; waits for some of it no longer than `wait`.
+fn settle(
+    job: &mut Job,
+    producer: &BaseProducer<Deliveries>,
+    produced: &mut Produced,
+    wait: Option<Duration>,
+) -> u64 {
+    match wait.unwrap_or_default() {
+        short if short < SHORT => {
+            std::thread::sleep(short.min(SLICE));
+            producer.poll(Duration::ZERO);
+        }
+        // Ends early rather than late.
+        long => producer.poll(Duration::from_millis(long.min(LOOK_EVERY).as_millis() as u64 - 1)),
+    }
+    let deliveries =
+        std::mem::take(&mut *producer.context().0.lock().unwrap_or_else(PoisonError::into_inner));
+    let count = deliveries.len() as u64;
+    for (intended_ns, failure) in deliveries {
+        job.answered(produced, intended_ns as u64, failure);
+    }
+    count
+}
+
+pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
+    let plan = job.plan.clone();
+    let asker: BaseConsumer = config(&plan).create()?;
+    let mut offsets = Vec::new();
+    for partition in 0..i32::try_from(plan.partitions)? {
+        let (oldest, end) = asker.fetch_watermarks(&job.queue, partition, ANSWER_TIMEOUT)?;
+        offsets.push(u64::try_from(if plan.mode == Mode::Both { end } else { oldest })?);
+    }
+    drop(asker);
+    let config = config(&plan);
+    let properties = config.config_map().into_iter().map(|(key, value)| (key.into(), value.into()));
+    let reader = TopicReader::start(&properties.collect(), &job.queue, &offsets)?;
+    job.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+    let mut reading = Reading::new(job);
+    while !reading.is_over(job) {
+        reading.begin(job);
+        reader.read(|payload| reading.handle(job, payload))?;
+        reading.end(job);
+    }
+    Ok(reading.consumed(job))
+}

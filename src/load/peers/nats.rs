@@ -1,0 +1,168 @@
+//! NATS JetStream: a stream for each queue, over the server's WebSocket port; a publish with its acknowledgement for each message.
+
+use std::collections::VecDeque;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::context::PublishError;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::{self, Context as JetStream};
+use bytes::Bytes;
+use futures_lite::StreamExt;
+
+use super::super::pacer::{Pace, Pacer};
+use super::super::plan::{About, Mode, Plan};
+use super::super::producer::Produced;
+use super::{Consumed, Failed, Job, LOOK_EVERY, Reading, SHORT, SLICE};
+
+/// Messages that a producer may have under way where none are said: what the client's context allows.
+const IN_FLIGHT: u64 = 4_000;
+
+/// How much a stream keeps, bytes: the oldest go first.
+const STREAM_BYTES: i64 = 4 << 30;
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+async fn connect(plan: &Plan) -> Result<(async_nats::Client, JetStream), Failed> {
+    let client = async_nats::connect(&plan.url).await?;
+    let context =
+        jetstream::ContextBuilder::new().max_ack_inflight(IN_FLIGHT as usize + 1).build(client.clone());
+    Ok((client, context))
+}
+
+pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
+    runtime()?.block_on(async {
+        let (client, context) = connect(plan).await?;
+        for queue in queues {
+            let config = Config {
+                name: queue.clone(),
+                subjects: vec![format!("{queue}.>")],
+                storage: StorageType::File,
+                discard: DiscardPolicy::Old,
+                max_bytes: STREAM_BYTES,
+                num_replicas: 1,
+                ..Config::default()
+            };
+            context.get_or_create_stream(config).await?;
+        }
+        let info = client.server_info();
+        Ok(About {
+            version: info.version,
+            durability: "in a file of 1 replica before it is acknowledged, synced every sync_interval of the server (2 minutes \
+                         unless it says otherwise)"
+                .into(),
+        })
+    })
+}
+
+type Ack = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
+
+pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
+    let plan = job.plan.clone();
+    runtime()?.block_on(async {
+        let (_client, context) = connect(&plan).await?;
+        let in_flight = plan.in_flight.map_or(IN_FLIGHT, |messages| messages.min(IN_FLIGHT));
+        let mut pacer = Pacer::new(plan.clone(), job.number, job.window, job.progress.clone());
+        let mut produced = Produced::default();
+        let mut waiting: VecDeque<(u64, Ack)> = VecDeque::new();
+        let mut payload = vec![b'.'; plan.size];
+        // A subject for each producer and key keeps their order, as the stream keeps all.
+        let subjects: Vec<String> =
+            (0..plan.keys.max(1)).map(|key| format!("{}.{}.{key}", job.queue, job.number)).collect();
+        loop {
+            let now = Instant::now();
+            pacer.look(now);
+            let wait = loop {
+                let room = in_flight.saturating_sub(waiting.len() as u64);
+                match pacer.next(now, room) {
+                    Pace::Send { intended, count } => {
+                        let intended_ns = plan.clock_ns(intended);
+                        for number in pacer.sequence()..pacer.sequence() + count {
+                            let (stamp, key) = plan.stamp(job.number, number, intended_ns);
+                            stamp.write(&mut payload);
+                            let bytes = Bytes::copy_from_slice(&payload);
+                            let ack = context.publish(subjects[key].clone(), bytes).await?;
+                            waiting.push_back((intended_ns, ack.into_future()));
+                        }
+                        pacer.sent(count);
+                    }
+                    Pace::At(at) => break Some(at.saturating_duration_since(Instant::now())),
+                    Pace::Wait => break Some(LOOK_EVERY),
+                    Pace::Over => break None,
+                }
+            };
+            pacer.publish();
+            let Some(wait) = wait else { break };
+            settle(job, &mut waiting, &mut produced, wait).await;
+        }
+        produced.unsent = pacer.give_up(Instant::now(), &mut job.meter);
+        while let Some((intended_ns, ack)) = waiting.pop_front() {
+            let failure = ack.await.err().map(|error| error.to_string());
+            job.answered(&mut produced, intended_ns, failure);
+        }
+        Ok(produced)
+    })
+}
+
+/// Counts the acknowledgements that are there, in their order; waits for some no longer than `wait`.
+async fn settle(job: &mut Job, waiting: &mut VecDeque<(u64, Ack)>, produced: &mut Produced, wait: Duration) {
+    let some = std::future::poll_fn(|cx: &mut Context<'_>| {
+        let mut any = false;
+        while let Some((intended_ns, ack)) = waiting.front_mut() {
+            let Poll::Ready(result) = ack.as_mut().poll(cx) else { break };
+            job.answered(produced, *intended_ns, result.err().map(|error| error.to_string()));
+            waiting.pop_front();
+            any = true;
+        }
+        if any { Poll::Ready(()) } else { Poll::Pending }
+    });
+    if wait < SHORT {
+        // This thread has nothing else to do.
+        std::thread::sleep(wait.min(SLICE));
+        tokio::task::yield_now().await;
+        // Nothing there is no event.
+        let _ = futures_lite::future::poll_once(some).await;
+    } else {
+        // Its end is an event like any other, and early rather than late.
+        let _ = tokio::time::timeout(wait.min(LOOK_EVERY) - Duration::from_millis(1), some).await;
+    }
+}
+
+pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
+    let plan = job.plan.clone();
+    runtime()?.block_on(async {
+        let (_client, context) = connect(&plan).await?;
+        let stream = context.get_stream(&job.queue).await?;
+        let policy = if plan.mode == Mode::Both { DeliverPolicy::New } else { DeliverPolicy::All };
+        let consumer = stream
+            .create_consumer(OrderedConfig { deliver_policy: policy, ..OrderedConfig::default() })
+            .await?;
+        let mut messages = consumer.messages().await?;
+        job.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+        let mut reading = Reading::new(job);
+        while !reading.is_over(job) {
+            let Ok(Some(first)) = tokio::time::timeout(LOOK_EVERY, messages.next()).await else { continue };
+            let mut taken = vec![first?];
+            while taken.len() < TAKEN_AT_ONCE
+                && let Some(Some(next)) = futures_lite::future::poll_once(messages.next()).await
+            {
+                taken.push(next?);
+            }
+            reading.begin(job);
+            taken.iter().for_each(|message| reading.handle(job, &message.payload));
+            reading.end(job);
+        }
+        Ok(reading.consumed(job))
+    })
+}
+
+/// Messages that a consumer takes before it looks at the time.
+const TAKEN_AT_ONCE: usize = 500;

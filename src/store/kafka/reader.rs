@@ -1,0 +1,70 @@
+//! Whole partitions of a topic, read in batches without a group: for the load that Kafka itself is put under.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::native::{Handle, Queue, Topic, Trouble};
+use super::news::News;
+
+/// How long it waits at an empty queue before it looks again.
+const NAP: Duration = Duration::from_micros(200);
+
+/// See the module's page. Fields go in their order: the topic before what it reads into.
+#[derive(Debug)]
+pub struct TopicReader {
+    topic: Topic,
+    started: Vec<i32>,
+    queue: Queue,
+}
+
+impl TopicReader {
+    /// Reads `topic` from these offsets on, one for each partition.
+    pub fn start(
+        properties: &BTreeMap<String, String>,
+        topic: &str,
+        offsets: &[u64],
+    ) -> Result<Self, String> {
+        let handle = Handle::consumer(properties)?;
+        let name = CString::new(topic).map_err(|error| error.to_string())?;
+        let topic = Topic::new(&handle, &name).map_err(|trouble| trouble.to_string())?;
+        let queue = Queue::new(&handle, &Arc::new(News::new(|| {}))).ok_or("no queue")?;
+        let mut reader = Self { topic, started: Vec::new(), queue };
+        for (partition, offset) in (0..).zip(offsets) {
+            let started = reader.topic.start(partition, *offset, &reader.queue);
+            started.map_err(|trouble| trouble.to_string())?;
+            reader.started.push(partition);
+        }
+        Ok(reader)
+    }
+
+    /// The payloads that have come; where none have, waits a moment for some.
+    pub fn read(&self, mut each: impl FnMut(&[u8])) -> Result<(), String> {
+        let mut failure = None;
+        let count = self.queue.consume(|message| match message.trouble() {
+            None => each(message.payload()),
+            // Brokers that are away come back, and an end is not for ever.
+            Some(Trouble {
+                code:
+                    RDKafkaErrorCode::PartitionEOF
+                    | RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::AllBrokersDown,
+                ..
+            }) => {}
+            Some(trouble) => failure = Some(trouble.to_string()),
+        });
+        if count == 0 {
+            std::thread::sleep(NAP);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for TopicReader {
+    fn drop(&mut self) {
+        self.started.iter().for_each(|partition| self.topic.stop(*partition));
+    }
+}

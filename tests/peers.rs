@@ -1,0 +1,87 @@
+//! The load against other servers, each a real one that is started here: every message is produced, received and verified.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use millstream::load::ResultFile;
+
+/// A server of one of `perf/`'s scripts; it ends with its standard input.
+struct Peer {
+    script: Child,
+    url: String,
+}
+
+impl Peer {
+    fn start(name: &str, arguments: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("perf").join(name);
+        let mut script = Command::new(script)
+            .args(arguments)
+            .arg("--attached")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut url = String::new();
+        BufReader::new(script.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        assert!(!url.is_empty(), "perf/{name} could not start it");
+        Self { script, url: url.trim().to_owned() }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
+    }
+}
+
+fn out(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("millstream-peer-{name}-{}.json", std::process::id()))
+}
+
+/// `bench` against it: keyless, with keys, by schedule, and what lies there.
+fn is_measured(peer: &Peer, name: &str) {
+    let out = out(name);
+    let loads: [(&[&str], u64); 4] = [
+        (&["both", "--count", "3000", "--connections", "2", "--consumers", "2"], 6_000),
+        (&["both", "--count", "3000", "--keys", "7", "--queue", "keyed"], 3_000),
+        (&["both", "--rate", "2000", "--warmup", "0.2", "--seconds", "1", "--queue", "paced"], 0),
+        (&["consume", "--count", "3000"], 3_000),
+    ];
+    for (load, received) in loads {
+        let output = Command::new(env!("CARGO_BIN_EXE_millstream"))
+            .arg("bench")
+            .args(load)
+            .args(["--against", name, "--url", &peer.url, "--out", out.to_str().unwrap()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{load:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        let result = ResultFile::parse(&std::fs::read_to_string(&out).unwrap()).unwrap();
+        let figures = &result.runs[0].figures;
+        assert_eq!(result.system, name);
+        assert!(result.durability.contains("acknowledged") || result.durability.contains("acks=all"));
+        if received > 0 {
+            assert!(figures.verified.received >= received, "{load:?}: {said}");
+        } else {
+            let latency = figures.end_to_end_latency.unwrap();
+            assert!(latency.count > 1_000 && latency.p50 > 0, "{latency:?}");
+        }
+    }
+    std::fs::remove_file(out).unwrap();
+}
+
+#[test]
+fn kafka_is_put_under_the_same_load() {
+    is_measured(
+        &Peer::start("kafka", &["up", "1", "--port", "19292", "--dir", "target/kafka/peer"]),
+        "kafka",
+    );
+}
+
+#[test]
+fn nats_is_put_under_the_same_load() {
+    is_measured(&Peer::start("nats", &["up", "--port", "18180"]), "nats");
+}
