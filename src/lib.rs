@@ -18,7 +18,8 @@
 //! | [`control`] | health and metrics over HTTP, on a thread of its own | the data path |
 //! | [`client`] | the session's client side on glommio | |
 //! | [`load`] | the load generator on `client` | |
-//! | [`latency`] | histograms | |
+//! | [`latency`] | histograms of each stage, recorded on the shards, collected beside them, exported | the data path |
+//! | [`report`] | what loads measured, drawn and compared | measuring |
 //!
 //! Arrows point one way: `limits ← ws, pb ← session ← shard → store`, and `cli → load → client → session`; `session` and
 //! `store` never import each other. `load` and `cli` run on `shard`'s executors;
@@ -59,6 +60,7 @@ pub mod partitioner;
 pub mod pb;
 pub mod planted;
 pub mod queue;
+pub mod report;
 pub mod session;
 pub mod shard;
 pub mod store;

@@ -80,6 +80,10 @@ fn a_server_that_stands_still_cannot_hide_it() {
         assert!(latency.max >= 450_000_000, "{latency:?}");
         assert!(latency.p50 < 400_000_000, "{latency:?}");
     }
+    let mut report = std::process::Command::new(common::BINARY);
+    report.arg("report").arg(&load.out).args(["--json", "-"]);
+    let report: serde_json::Value = serde_json::from_slice(&report.output().unwrap().stdout).unwrap();
+    assert!(report[0]["latency"]["p99"].as_u64().unwrap() >= 400_000_000, "the report shows it: {report}");
     let worst = load.run().intervals.iter().filter_map(|interval| interval.end_to_end.as_deref());
     let worst = worst.map(|text| millstream::latency::decode(text).unwrap().max()).max().unwrap();
     assert!(worst >= 450_000_000, "it shows over time, too: {worst}");

@@ -5,6 +5,7 @@ mod consume;
 mod log;
 mod produce;
 mod queues;
+mod report;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,8 @@ enum Command {
     Log(log::Args),
     /// Put a load on a server, verify every message, and measure
     Bench(bench::Args),
+    /// Draw and compare what bench measured: a page, pictures, tables
+    Report(report::Args),
 }
 
 /// Runs what the command line asks for.
@@ -71,6 +74,7 @@ pub fn run() -> ExitCode {
         Command::Queue(args) => queues::run(&args),
         Command::Log(args) => log::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Report(args) => report::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,90 @@
+//! `millstream report`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::Failure;
+use crate::report::{Compared, page, png, summary, svg, text};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Results are what `millstream bench --out FILE` writes. The first is what the others are compared with. A page needs \
+                  nothing else: no network, no other file.\n\
+                  Exit codes: 0 written; 2 a file cannot be read, is no result, or cannot be written."
+)]
+pub(super) struct Args {
+    /// Results of `bench --out`
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+    /// The heading
+    #[arg(long, default_value = "Millstream: a load")]
+    title: String,
+    /// Write the page here [default: report.html, where nothing else is asked for]
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Write the numbers here as JSON; - for standard output
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the tables here as Markdown, with the charts of --svg; - for standard output
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Write each chart as SVG into this directory
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Write each chart as PNG into this directory
+    #[arg(long)]
+    png: Option<PathBuf>,
+}
+
+fn failed(path: &Path) -> impl Fn(&dyn std::fmt::Display) -> Failure {
+    move |error| Failure(format!("{}: {error}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Ok(std::io::Write::write_all(&mut std::io::stdout(), bytes)?);
+    }
+    std::fs::write(path, bytes).map_err(|error| failed(path)(&error))?;
+    eprintln!("{}", path.display());
+    Ok(())
+}
+
+fn directory(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path).map_err(|error| failed(path)(&error))
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let mut files = Vec::new();
+    for path in &args.results {
+        let content = std::fs::read_to_string(path).map_err(|error| failed(path)(&error))?;
+        files.push((path.display().to_string(), content));
+    }
+    let all = Compared::read(&files).map_err(Failure)?;
+    let Args { title, html, json, markdown, .. } = args;
+    let is_only_page = json.is_none() && markdown.is_none() && args.svg.is_none() && args.png.is_none();
+    let html = html.clone().or_else(|| is_only_page.then(|| "report.html".into()));
+    if let Some(path) = html {
+        write(&path, page(title, &all).as_bytes())?;
+    }
+    if let Some(path) = json {
+        write(path, (summary(&all)? + "\n").as_bytes())?;
+    }
+    if let Some(path) = markdown {
+        let pictures = args.svg.as_ref().map(|path| path.display().to_string());
+        write(path, text(title, &all, pictures.as_deref()).as_bytes())?;
+    }
+    if let Some(path) = &args.svg {
+        directory(path)?;
+        for chart in svg(&all) {
+            write(&path.join(format!("{}.svg", chart.name)), chart.svg.as_bytes())?;
+        }
+    }
+    if let Some(path) = &args.png {
+        directory(path)?;
+        for chart in svg(&all) {
+            let picture = png(&chart).map_err(|error| Failure(error.to_string()))?;
+            write(&path.join(format!("{}.png", chart.name)), &picture)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,122 @@
+//! Which charts there are of results, each with its title and what it says.
+
+use hdrhistogram::Histogram;
+
+use super::compared::{Compared, what_latency};
+use super::theme::Theme;
+use super::{heat, knee, percentiles, ratios, timeline, waterfall};
+use crate::latency::{Stage, Unit};
+
+/// A drawn chart.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    /// As a file of it is called.
+    pub name: String,
+    /// Its heading.
+    pub title: String,
+    /// What it shows, in a sentence or two.
+    pub caption: String,
+    /// The drawing.
+    pub svg: String,
+}
+
+fn chart(
+    name: impl Into<String>,
+    title: impl Into<String>,
+    caption: impl Into<String>,
+    svg: String,
+) -> Chart {
+    Chart { name: name.into(), title: title.into(), caption: caption.into(), svg }
+}
+
+/// Every chart that these results give.
+pub fn charts(theme: Theme, all: &[Compared]) -> Vec<Chart> {
+    let mut charts = Vec::new();
+    let what = what_latency(all);
+    if all.len() > 1 {
+        let caption = "A line through a bar goes from the least to the most of several runs.";
+        charts.push(chart("throughput-compared", "Throughput", caption, ratios::throughput(theme, all)));
+        let caption = format!("Latency counts {what}. The axis is logarithmic.");
+        charts.push(chart("latency-compared", "Latency", caption, ratios::latency(theme, all)));
+    }
+    let series: Vec<(String, &Histogram<u64>)> = all
+        .iter()
+        .filter(|one| !one.latency().is_empty())
+        .map(|one| (one.name.clone(), one.latency()))
+        .collect();
+    if !series.is_empty() {
+        let caption = format!(
+            "Latency counts {what}, one sample for each message. Each nine takes the same room; the end is the slowest message."
+        );
+        charts.push(chart(
+            "percentiles",
+            "Latency by percentile",
+            caption,
+            percentiles::percentiles(theme, &series),
+        ));
+    }
+    charts.extend(knee::knee(theme, all).map(|svg| {
+        let caption = "Each dot is a run at that rate; small dots were not sustained.";
+        chart("knee", "The knee", caption, svg)
+    }));
+    if all.iter().any(|one| one.run().intervals.len() > 1) {
+        let caption = "Messages received in each second, or acknowledged where nobody received; of the run that stands for each result.";
+        charts.push(chart("throughput", "Throughput over time", caption, timeline::throughput(theme, all)));
+        if !series.is_empty() {
+            let caption =
+                "A second has the messages that were answered in it, so that a stall shows where it ended.";
+            charts.push(chart("latency", "Latency over time", caption, timeline::latency(theme, all)));
+        }
+    }
+    for (number, one) in all.iter().enumerate() {
+        charts.extend(of_one(theme, one, number));
+    }
+    charts
+}
+
+/// The charts of one result alone.
+fn of_one(theme: Theme, one: &Compared, number: usize) -> Vec<Chart> {
+    let mut charts = Vec::new();
+    let name = |kind: &str| if number == 0 { kind.to_owned() } else { format!("{kind}-{}", number + 1) };
+    if one.run().intervals.len() > 1
+        && let Some(svg) = heat::heat(theme, one, number)
+    {
+        let caption = "Every message, by the second of its answer and by its latency: the darker, the more, by magnitude.";
+        charts.push(chart(name("heat"), format!("All latencies over time: {}", one.name), caption, svg));
+    }
+    if let Some(svg) = waterfall::waterfall(theme, one) {
+        let caption = "The mean of each stage over all messages; together they are the whole. A stage that a message does not pass takes it \
+                       no time. p99 is that of the stage alone; those of several do not add up.";
+        charts.push(chart(name("waterfall"), format!("Where the time goes: {}", one.name), caption, svg));
+    }
+    let stages = stages(one);
+    if !stages.is_empty() {
+        let series: Vec<(String, &Histogram<u64>)> =
+            stages.iter().map(|(name, histogram)| (name.clone(), histogram)).collect();
+        let caption = "The server's own histograms of the same time, and beside them the client's.";
+        let svg = percentiles::percentiles(theme, &series);
+        charts.push(chart(name("stages"), format!("Stages by percentile: {}", one.name), caption, svg));
+    }
+    charts
+}
+
+/// The whole ways: of the client, and of the server.
+fn stages(one: &Compared) -> Vec<(String, Histogram<u64>)> {
+    let wanted = [Stage::Produce, Stage::Commit, Stage::DeliverLive, Stage::DeliverBacklog, Stage::Turn];
+    let run = one.run();
+    let of_server =
+        wanted.into_iter().filter(|stage| stage.unit() == Unit::Nanoseconds).filter_map(|stage| {
+            let page = run.stages.iter().find(|page| page.stage == stage.name())?;
+            Some((format!("server: {}", stage.name()), page.decoded()?.ok()?))
+        });
+    let mut all: Vec<(String, Histogram<u64>)> = of_server.collect();
+    if all.is_empty() {
+        return all;
+    }
+    for (name, histogram) in [("client: acknowledged", &one.produce), ("client: received", &one.end_to_end)] {
+        if !histogram.is_empty() {
+            all.push((name.into(), histogram.clone()));
+        }
+    }
+    all
+}

@@ -1,0 +1,43 @@
+//! The same as Markdown, for people who paste into documents.
+
+use super::chart::charts;
+use super::compared::Compared;
+use super::tables::{Table, environments, loads, results, stages, systems};
+use super::theme::Theme;
+
+/// The tables of these results; with `pictures`, links to the charts that lie in that directory.
+pub fn text(title: &str, all: &[Compared], pictures: Option<&str>) -> String {
+    let mut text = format!("# {title}\n\n{}", table(&results(all)));
+    if let Some(directory) = pictures {
+        for chart in charts(Theme::Light, all) {
+            text += &format!(
+                "## {}\n\n{}\n\n![{}]({directory}/{}.svg)\n\n",
+                chart.title, chart.caption, chart.title, chart.name
+            );
+        }
+    }
+    for one in all {
+        if let Some(stages) = stages(one) {
+            text += &format!("## Stages in the server: {}\n\n{}", one.name, table(&stages));
+        }
+    }
+    for (heading, of) in [
+        ("What was sent, and what became of it", loads(all)),
+        ("What was under load", systems(all)),
+        ("Where it ran", environments(all)),
+    ] {
+        text += &format!("## {heading}\n\n{}", table(&of));
+    }
+    text
+}
+
+fn table(table: &Table) -> String {
+    let row = |cells: &[String]| {
+        let cells: Vec<String> =
+            cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let rule = format!("|{}\n", " --- |".repeat(table.head.len()));
+    let rows: String = table.rows.iter().map(|cells| row(cells)).collect();
+    format!("{}{rule}{rows}\n", row(&table.head))
+}

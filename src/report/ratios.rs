@@ -1,0 +1,78 @@
+//! Results beside each other: throughput, and latency at some percentiles.
+
+use super::axis::{Axis, count, time_mark};
+use super::canvas::{Anchor, Canvas, Frame, WIDTH, text_width};
+use super::compared::Compared;
+use super::theme::{Ink, Theme};
+use crate::latency::time;
+
+const ROW_PX: f64 = 26.0;
+const GAP_PX: f64 = 16.0;
+
+/// Throughput of each, with its spread.
+pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
+    let height = 74.0 + ROW_PX * all.len() as f64;
+    let mut canvas = Canvas::new(theme, height);
+    let frame = frame(all, height);
+    let rate = |one: &Compared| one.figures().throughput();
+    let high = all
+        .iter()
+        .map(|one| one.spread(|figures| figures.throughput()).map_or(rate(one), |(_, most)| most))
+        .fold(0.0, f64::max);
+    let x = Axis::linear(high, frame.left, frame.right);
+    canvas.axes(frame, (&x.ticks(count), "messages a second"), (&[], ""));
+    for (number, one) in all.iter().enumerate() {
+        let y = frame.top + ROW_PX * number as f64;
+        let end = x.at(rate(one));
+        let said = format!("{} /s", count(rate(one)));
+        canvas.rect((frame.left, y + 4.0), (end - frame.left, ROW_PX - 8.0), Ink::Series(number), 0.9, &said);
+        let mut right = end;
+        if let Some((least, most)) = one.spread(|figures| figures.throughput()) {
+            let middle = y + ROW_PX / 2.0;
+            canvas.line(&[(x.at(least), middle), (x.at(most), middle)], Ink::Text, 1.5);
+            right = x.at(most).max(end);
+        }
+        canvas.text((frame.left - 10.0, y + ROW_PX / 2.0 + 4.5), Anchor::End, Ink::Text, &one.name);
+        canvas.text((right + 8.0, y + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Muted, &said);
+    }
+    canvas.finish("Throughput compared")
+}
+
+/// p50, p99 and p99.9 of each, on one axis.
+pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
+    let quantiles = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
+    let group = ROW_PX * all.len() as f64 + GAP_PX;
+    let height = 74.0 + group * quantiles.len() as f64;
+    let mut canvas = Canvas::new(theme, height);
+    let frame = frame(all, height);
+    let value = |one: &Compared, quantile| one.latency().value_at_quantile(quantile).max(1) as f64;
+    let values = || all.iter().flat_map(|one| quantiles.map(|(quantile, _)| value(one, quantile)));
+    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(1.0, f64::max));
+    let x = Axis::log(low / 2.0, high, frame.left, frame.right);
+    canvas.axes(frame, (&x.ticks(time_mark), "latency"), (&[], ""));
+    for (index, (quantile, name)) in quantiles.into_iter().enumerate() {
+        let top = frame.top + group * index as f64 + GAP_PX / 2.0;
+        canvas.text((10.0, top + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Text, name);
+        for (number, one) in all.iter().enumerate() {
+            let y = top + ROW_PX * number as f64;
+            let end = x.at(value(one, quantile));
+            let said = time(value(one, quantile) as u64);
+            canvas.rect(
+                (frame.left, y + 4.0),
+                (end - frame.left, ROW_PX - 8.0),
+                Ink::Series(number),
+                0.9,
+                &said,
+            );
+            canvas.text((frame.left - 10.0, y + ROW_PX / 2.0 + 4.5), Anchor::End, Ink::Text, &one.name);
+            canvas.text((end + 8.0, y + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Muted, &said);
+        }
+    }
+    canvas.finish("Latency compared")
+}
+
+/// Names stand on the left, numbers behind the bars.
+fn frame(all: &[Compared], height: f64) -> Frame {
+    let names = all.iter().map(|one| text_width(&one.name)).fold(40.0, f64::max).min(260.0);
+    Frame { left: 64.0 + names, right: WIDTH - 110.0, top: 14.0, bottom: height - 54.0 }
+}

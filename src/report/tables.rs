@@ -1,0 +1,175 @@
+//! Results in numbers: rows of text, for a page and for Markdown.
+
+use super::axis::count;
+use super::compared::Compared;
+use crate::latency::{Stage, Unit, time};
+use crate::load::Verdict;
+
+/// A table: its head, and rows of as many cells.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub head: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(head: &[&str], rows: Vec<Vec<String>>) -> Self {
+        Self { head: head.iter().map(|cell| (*cell).to_owned()).collect(), rows }
+    }
+}
+
+/// `1.00`, or `2.41 ×` of the first.
+fn ratio(value: f64, first: f64) -> String {
+    if first > 0.0 { format!("{:.2} ×", value / first) } else { "–".into() }
+}
+
+/// What each result reached; ratios to the first.
+pub(super) fn results(all: &[Compared]) -> Table {
+    let first = all.first();
+    let rows = all.iter().map(|one| {
+        let figures = one.figures();
+        let rate = figures.throughput();
+        let spread = one.spread(|figures| figures.throughput());
+        let spread =
+            spread.map_or(String::new(), |(low, high)| format!(" ({} to {})", count(low), count(high)));
+        let at = |quantile| time(one.latency().value_at_quantile(quantile));
+        let p99 = |one: &Compared| one.latency().value_at_quantile(0.99) as f64;
+        vec![
+            one.name.clone(),
+            format!("{} /s{spread}", count(rate)),
+            first.map_or(String::new(), |first| ratio(rate, first.figures().throughput())),
+            format!("{:.1} MB/s", rate * figures.size as f64 / 1e6),
+            at(0.5),
+            at(0.99),
+            first.map_or(String::new(), |first| ratio(p99(one), p99(first))),
+            at(0.999),
+            time(one.latency().max()),
+            figures.server_cpu_seconds_per_million.map_or("–".into(), |seconds| format!("{seconds:.3} s")),
+        ]
+    });
+    let head = [
+        "result",
+        "throughput",
+        "of the first",
+        "payload",
+        "p50",
+        "p99",
+        "of the first",
+        "p99.9",
+        "max",
+        "server CPU a million",
+    ];
+    Table::new(&head, rows.collect())
+}
+
+/// What the load was, and what it found.
+pub(super) fn loads(all: &[Compared]) -> Table {
+    let rows = all.iter().map(|one| {
+        let figures = one.figures();
+        let mode = format!("{:?}", figures.mode).to_lowercase();
+        let mut load = format!(
+            "{mode}, {} B, {} a request, {} producers, {} consumers, {} queues",
+            figures.size, figures.batch, figures.producers, figures.consumers, figures.queues
+        );
+        for (number, what) in
+            [(figures.keys, "keys"), (figures.idle, "idle connections"), (figures.stalled, "stalled readers")]
+        {
+            if number > 0 {
+                load += &format!(", {number} {what}");
+            }
+        }
+        let pace = figures.rate.map_or("as fast as it goes (closed loop)".into(), |rate| format!("{} /s by schedule (open loop)", count(rate)));
+        let Verdict { received, lost, repeated_or_out_of_order, foreign } = figures.verified;
+        let sound = if figures.is_sound() { "sound" } else { "NOT SOUND" };
+        let sustained = if figures.is_sustained() { "" } else { "; rate not sustained" };
+        vec![
+            one.name.clone(),
+            load,
+            pace,
+            format!("{} × {:.0} s", one.file.runs.len(), figures.measured_seconds),
+            format!(
+                "{sound}: {} acknowledged, {received} received, {} missing, {lost} lost, {repeated_or_out_of_order} repeated or out of \
+                 order, {foreign} foreign, {} refused{sustained}",
+                figures.acknowledged, figures.missing, figures.refused
+            ),
+        ]
+    });
+    Table::new(&["result", "load", "pace", "runs", "verified"], rows.collect())
+}
+
+/// What was under load, and what it promises.
+pub(super) fn systems(all: &[Compared]) -> Table {
+    let rows = all.iter().map(|one| {
+        let file = &one.file;
+        let server = file.server.as_ref().map_or_else(String::new, |server| {
+            let build = if server.is_release { "" } else { ", A DEBUG BUILD" };
+            format!("store {}, cores {:?}, revision {}{build}", server.store, server.cores, server.revision)
+        });
+        vec![
+            one.name.clone(),
+            format!("{} {}", file.system, file.system_version),
+            file.durability.clone(),
+            server,
+        ]
+    });
+    Table::new(&["result", "system", "an acknowledged message is", "server"], rows.collect())
+}
+
+/// Where the load ran.
+pub(super) fn environments(all: &[Compared]) -> Table {
+    let rows = all.iter().map(|one| {
+        let at = &one.file.environment;
+        let kind = if at.is_virtual { "virtual" } else { "bare metal" };
+        let build = if at.is_release { "" } else { ", A DEBUG BUILD" };
+        let governor = at.governor.clone().unwrap_or_else(|| "not shown".into());
+        let isolated = if at.isolated.is_empty() { "none" } else { &at.isolated };
+        vec![
+            one.name.clone(),
+            format!("{} × {}, {kind}", at.cpus, at.cpu),
+            format!("{} GiB", (at.memory_bytes as f64 / (1u64 << 30) as f64).round()),
+            format!("Linux {}", at.kernel),
+            format!("clients on {:?}; governor {governor}; isolated {isolated}", at.client_cores),
+            format!("{}, revision {}{build}", at.version, at.revision),
+            humantime::format_rfc3339_seconds(
+                std::time::UNIX_EPOCH + std::time::Duration::from_millis(one.file.began_unix_ms),
+            )
+            .to_string(),
+        ]
+    });
+    Table::new(
+        &["result", "processors", "memory", "system", "cores", "load generator", "began"],
+        rows.collect(),
+    )
+}
+
+/// The server's stages of one result.
+pub(super) fn stages(one: &Compared) -> Option<Table> {
+    let rows: Vec<Vec<String>> = one
+        .run()
+        .stages
+        .iter()
+        .map(|page| {
+            let is_time = Stage::find(&page.stage).is_none_or(|stage| stage.unit() == Unit::Nanoseconds);
+            let say = |value: u64| if is_time { time(value) } else { count(value as f64) };
+            let summary = page.summary;
+            let mut row = vec![page.stage.clone(), page.what.clone(), count(summary.count as f64)];
+            row.extend([summary.mean as u64, summary.p50, summary.p99, summary.p999, summary.max].map(say));
+            row
+        })
+        .collect();
+    let head = ["stage", "what it is", "values", "mean", "p50", "p99", "p99.9", "max"];
+    (!rows.is_empty()).then(|| Table::new(&head, rows))
+}
+
+/// The server's settings that differ among the results, or all of one.
+pub(super) fn settings(all: &[Compared]) -> Option<Table> {
+    let servers: Vec<_> = all.iter().filter_map(|one| Some((one, one.file.server.as_ref()?))).collect();
+    let (_, first) = servers.first()?;
+    let mut head = vec!["setting"];
+    head.extend(servers.iter().map(|(one, _)| one.name.as_str()));
+    let rows = first.settings.keys().map(|key| {
+        let values = servers.iter().map(|(_, server)| server.settings.get(key).cloned().unwrap_or_default());
+        [key.clone()].into_iter().chain(values).collect()
+    });
+    Some(Table::new(&head, rows.collect()))
+}

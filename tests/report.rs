@@ -1,0 +1,148 @@
+//! `millstream report` on results of real loads: every way out, and what it must not do.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::Server;
+
+/// A directory of results, gone when the test is.
+struct Results(PathBuf);
+
+impl Drop for Results {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Results {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("millstream-report-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn measure(&self, server: &Server, file: &str, arguments: &[&str]) {
+        let control = format!("http://127.0.0.1:{}", server.control);
+        let mut command = server.run(&["bench"]);
+        command.args(arguments).args(["--control", &control, "--out"]).arg(self.path(file));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+fn report(arguments: &[&Path]) -> Output {
+    Command::new(common::BINARY).arg("report").args(arguments).output().unwrap()
+}
+
+/// What nobody may slip into a page.
+const HOSTILE: &str = "<script>alert(1)</script> & \"others\"";
+
+#[test]
+fn a_comparison_is_one_page_and_pictures_and_tables_that_agree() {
+    let server = Server::start(&["--cores", "0-1"]);
+    let results = Results::new("all");
+    let timed = ["--seconds", "2", "--warmup", "0.2"];
+    let both = [&["both", "--rate", "5000", "--runs", "2", "--name", "first"], &timed[..]].concat();
+    results.measure(&server, "1.json", &both);
+    let produce = [&["produce", "--rate", "20000", "--name", HOSTILE], &timed[..]].concat();
+    results.measure(&server, "2.json", &produce);
+    let knee = [
+        "produce",
+        "--find-knee",
+        "--p99-max",
+        "5s",
+        "--seconds",
+        "0.3",
+        "--warmup",
+        "0.1",
+        "--rate",
+        "20000",
+        "--name",
+        "first",
+    ];
+    results.measure(&server, "3.json", &knee);
+    let files = ["1.json", "2.json", "3.json"].map(|name| results.path(name));
+    let (html, json, markdown) = (results.path("r.html"), results.path("r.json"), results.path("r.md"));
+    let (svg, png) = (results.path("svg"), results.path("png"));
+    let output = Command::new(common::BINARY)
+        .arg("report")
+        .args(&files)
+        .args([Path::new("--html"), &html, Path::new("--json"), &json, Path::new("--markdown"), &markdown])
+        .args([Path::new("--svg"), &svg, Path::new("--png"), &png])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    let page = fs::read_to_string(&html).unwrap();
+    assert!(!page.contains("<script"), "what a result is called is text");
+    assert!(page.contains("&lt;script&gt;"));
+    let outside = page.replace("http://www.w3.org/2000/svg", "");
+    for word in ["src=", "href=", "url(", "@import", "<link"] {
+        assert!(!outside.contains(word), "the page needs something else: {word}");
+    }
+    for heading in [
+        "Results",
+        "Throughput",
+        "Latency",
+        "Latency by percentile",
+        "The knee",
+        "Throughput over time",
+        "Latency over time",
+        "All latencies over time: first",
+        "Where the time goes: first",
+        "Stages by percentile: first",
+        "Where it ran",
+        "Settings",
+    ] {
+        assert!(page.contains(&format!("<h2>{heading}</h2>")), "{heading}");
+    }
+    assert!(page.contains("first (2)"), "two of one name are told apart");
+    for nowhere in ["NaN", "\"inf", ",inf", "\"-inf"] {
+        assert!(!page.contains(nowhere), "every place is a number: {nowhere}");
+    }
+
+    let lines: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let (first, second) = (&lines[0], &lines[1]);
+    let ratio =
+        second["throughput_per_second"].as_f64().unwrap() / first["throughput_per_second"].as_f64().unwrap();
+    assert!((second["throughput_of_first"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-9);
+    let samples = first["latency"]["count"].as_u64().unwrap();
+    assert!((18_000..=20_000).contains(&samples), "of both runs: {first}");
+    assert!(fs::read_to_string(&markdown).unwrap().contains("| first | 5 k /s"), "and as a table");
+
+    let pictures: Vec<PathBuf> = fs::read_dir(&png).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(pictures.len() >= 9, "{pictures:?}");
+    assert_eq!(pictures.len(), fs::read_dir(&svg).unwrap().count());
+    for picture in pictures {
+        let bytes = fs::read(&picture).unwrap();
+        assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 5_000, "{}", picture.display());
+    }
+}
+
+#[test]
+fn what_is_no_result_is_told_by_its_name() {
+    let results = Results::new("bad");
+    let cases = [
+        ("text", "no JSON at all", "text: expected"),
+        ("other", "{\"a\": 1}", "other: no result of `millstream bench --out`"),
+        ("later", "{\"millstream_bench\": 99}", "later: its format is 99; this program reads 1"),
+        ("half", "{\"millstream_bench\": 1}", "half: missing field"),
+    ];
+    for (name, text, why) in cases {
+        fs::write(results.path(name), text).unwrap();
+        let output = report(&[&results.path(name), Path::new("--json"), Path::new("-")]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    let output = report(&[&results.path("missing")]);
+    assert_eq!(output.status.code(), Some(2));
+}
