@@ -4,6 +4,7 @@
 //!
 //! | path | says |
 //! | --- | --- |
+//! | `/` | the live page, for a browser; `/live` its events |
 //! | `/healthz` | 200 while every shard answers within a second, else 503 |
 //! | `/readyz` | the same, and 503 once the server drains: send it nobody new |
 //! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
@@ -14,6 +15,7 @@
 
 mod info;
 mod latency;
+mod live;
 mod metrics;
 mod queues;
 
@@ -34,6 +36,7 @@ use axum::routing::{delete, get};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::live::Viewers;
 use crate::latency::Board;
 use crate::shard::AbortOnPanic;
 use crate::shard::probe::Probe;
@@ -50,6 +53,7 @@ struct Control {
     probe: Probe,
     board: Board,
     info: Arc<InfoPage>,
+    viewers: Viewers,
 }
 
 /// A control port that listens and does not yet serve.
@@ -77,6 +81,8 @@ impl ControlPort {
     pub fn serve(self, probe: Probe, board: Board, info: InfoPage) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let router = Router::new()
+            .route("/", get(live::page))
+            .route("/live", get(live::events))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
@@ -84,7 +90,7 @@ impl ControlPort {
             .route("/info", get(info::page))
             .route("/queues", get(queues::list))
             .route("/queues/{project}/{queue}", delete(queues::delete))
-            .with_state(Control { probe, board, info: Arc::new(info) });
+            .with_state(Control { probe, board, info: Arc::new(info), viewers: Viewers::default() });
         let listener = self.listener;
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let _guard = AbortOnPanic;

@@ -416,6 +416,11 @@ impl Consume {
         self.cancel(cx);
     }
 
+    /// Each partition that is read, and the offset that comes next.
+    pub(super) fn positions(&self) -> Vec<(u16, u64)> {
+        self.cursors.iter().map(|cursor| (cursor.partition, cursor.position)).collect()
+    }
+
     /// Whether draining has sent what it can.
     pub(super) fn is_drained(&self, now: Now) -> bool {
         self.drain_until_ms.is_some_and(|until| {

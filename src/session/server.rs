@@ -345,6 +345,14 @@ impl ServerSession {
         matches!(self.operations.state, State::Consuming(_))
     }
 
+    /// Of a consume operation, each partition that it reads and the offset that comes next.
+    pub fn positions(&self) -> Option<Vec<(u16, u64)>> {
+        match &self.operations.state {
+            State::Consuming(consume) => Some(consume.positions()),
+            _ => None,
+        }
+    }
+
     /// Whether the client waits for us: for memory, the catalogue or the store.
     pub fn waits_for_us(&self) -> bool {
         match &self.operations.state {

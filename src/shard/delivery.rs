@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::core::{Message, ShardPulse, ShardSnapshot};
+use super::core::{Message, ShardPulse, ShardSnapshot, Traffic};
 use crate::latency::Recorder;
 use crate::names::FullName;
 use crate::store::QueueSummary;
@@ -21,6 +21,8 @@ pub enum Delivery {
     Queues(Reply<Vec<(FullName, QueueSummary)>>),
     /// Say how long what took, and go on with these, which are empty; and how the shard is.
     Latency(Recorder, Reply<(Recorder, ShardPulse)>),
+    /// Say where partitions end and where consumers are.
+    Traffic(Reply<Traffic>),
     /// Say how the shard is.
     Snapshot(Reply<ShardSnapshot>),
     /// Say that it is there.

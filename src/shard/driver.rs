@@ -223,6 +223,7 @@ impl<S: Store<Token>> Driver<S> {
                     let full = std::mem::replace(self.core.latency(), empty);
                     reply.give((full, self.core.pulse()));
                 }
+                Some(Delivery::Traffic(reply)) => reply.give(self.core.traffic()),
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(Instant::now() + self.settings.drain_timeout);

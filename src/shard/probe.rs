@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::core::{ShardPulse, ShardSnapshot};
+use super::core::{ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
 use crate::latency::Recorder;
@@ -80,6 +80,11 @@ impl Probe {
         reply: impl FnOnce(Vec<(FullName, QueueSummary)>) + Send + 'static,
     ) -> bool {
         self.send(shard, Delivery::Queues(Reply::new(reply)))
+    }
+
+    /// Asks one where its partitions end and where its consumers are. False where its inbox is full.
+    pub fn traffic(&self, shard: usize, reply: impl FnOnce(Traffic) + Send + 'static) -> bool {
+        self.send(shard, Delivery::Traffic(Reply::new(reply)))
     }
 
     /// What deletes queues, where the store can.

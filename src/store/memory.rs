@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::config::WhenFull;
 use crate::error::StoreFault;
 use crate::names::ClientId;
-use crate::queue::{PartitionKey, Position};
+use crate::queue::{PartitionKey, Position, QueueInfo};
 
 /// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
 /// of arrival, the allocator's share of two allocations.
@@ -335,6 +335,10 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
             done &= self.sweep(now);
         }
         (self.batches > 0).then_some(now.mono_ms + if done { TICK_MS } else { BUSY_TICK_MS })
+    }
+
+    fn end(&self, queue: &QueueInfo, partition: u16) -> Option<u64> {
+        Some(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end))
     }
 
     fn counters(&self) -> StoreCounters {

@@ -23,7 +23,7 @@ use crate::batch::{Batch, Fetched};
 use crate::clock::Now;
 use crate::error::StoreFault;
 use crate::names::{ClientId, Project, QueueName};
-use crate::queue::{PartitionKey, Position, QueueId};
+use crate::queue::{PartitionKey, Position, QueueId, QueueInfo};
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -229,6 +229,11 @@ pub trait Store<T: Copy + Eq + Hash> {
 
     /// Such a queue, of whichever shard: whoever waits for something of it is told.
     fn forget(&mut self, _queue: QueueId) {}
+
+    /// Where a partition ends, if it is this store's and it knows.
+    fn end(&self, _queue: &QueueInfo, _partition: u16) -> Option<u64> {
+        None
+    }
 
     /// The queues that are there, and what this store holds of each; nothing where it does not know their names.
     fn queues(&self, _unix_ms: u64) -> Vec<((Project, QueueName), QueueSummary)> {

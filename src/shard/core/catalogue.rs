@@ -30,6 +30,11 @@ impl Catalogue {
         self.queues.get(name).copied()
     }
 
+    /// Every queue that is known.
+    pub fn iter(&self) -> impl Iterator<Item = (&FullName, &QueueInfo)> {
+        self.queues.iter()
+    }
+
     /// The number of the next queue that this shard makes.
     pub fn next_id(&mut self) -> Result<QueueId, StoreFault> {
         if self.made >= self.max {

@@ -15,7 +15,7 @@ mod snapshot;
 pub use connection::{Checkpoint, Connection, Env};
 pub use message::{Message, Token};
 pub use slab::{ConnectionId, Slab};
-pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot};
+pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_QUEUES, Traffic};
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -410,6 +410,28 @@ impl<S: Store<Token>> Core<S> {
             counters: self.counters.clone(),
             store: self.store.counters(),
             waiting_fetches: self.store.waiting(),
+        }
+    }
+
+    /// Where this shard's partitions end, and where its consumers are. For whoever asks now and then, like [`Self::snapshot`].
+    pub fn traffic(&self) -> Traffic {
+        let ends = |(name, info): (&FullName, &QueueInfo)| {
+            let owned =
+                (0..info.partitions).filter(|partition| info.owner(*partition, self.shards) == self.shard);
+            let ends = owned
+                .filter_map(|partition| Some((name.clone(), partition, self.store.end(info, partition)?)));
+            ends.collect::<Vec<_>>()
+        };
+        let consumer = |id| {
+            let connection = self.connections.get(id)?;
+            let positions = connection.session()?.positions()?;
+            let name = (connection.project()?.clone(), connection.queue_name.clone()?);
+            Some((name, positions))
+        };
+        Traffic {
+            queues: self.catalogue.iter().count(),
+            ends: self.catalogue.iter().take(TRAFFIC_QUEUES).flat_map(ends).collect(),
+            consumers: self.connections.ids().filter_map(consumer).collect(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a shard says of itself when it is asked.
 
 use super::CoreCounters;
+use crate::names::FullName;
 use crate::store::StoreCounters;
 
 /// What a shard says of itself at any time, at no cost.
@@ -31,6 +32,20 @@ pub struct ShardSnapshot {
     pub consuming: usize,
     /// Messages that producers may send and have not sent.
     pub credit: u64,
+}
+
+/// How many queues a shard tells of at once: it looks at all of their partitions.
+pub const TRAFFIC_QUEUES: usize = 1_000;
+
+/// Where a shard's partitions end, and where its consumers are.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    /// Queues that it knows.
+    pub queues: usize,
+    /// Of [`TRAFFIC_QUEUES`] of them: the queue, the partition, and where it ends.
+    pub ends: Vec<(FullName, u16, u64)>,
+    /// Of each consume operation: its queue, and the offset of the next message of each of its partitions.
+    pub consumers: Vec<(FullName, Vec<(u16, u64)>)>,
 }
 
 /// A budget at one moment, bytes.

@@ -74,7 +74,7 @@ use crate::clock::{Now, millis};
 use crate::config::{Durability, LogConfig};
 use crate::error::StoreFault;
 use crate::names::FullName;
-use crate::queue::{PartitionKey, QueueId};
+use crate::queue::{PartitionKey, QueueId, QueueInfo};
 
 /// Partitions of which one tick writes where they end: others have their turn.
 const MARKS_AT_ONCE: usize = 4096;
@@ -339,6 +339,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.dir.forget(queue);
         let ids: Vec<_> = self.known.extract_if(|key, _| key.queue == queue).map(|(_, id)| id).collect();
         ids.into_iter().for_each(|id| self.tell_forgotten(id));
+    }
+
+    fn end(&self, queue: &QueueInfo, partition: u16) -> Option<u64> {
+        let id = (queue.incarnation, partition);
+        Some(self.partitions.get(&id).map_or(0, |partition| partition.window.end()))
     }
 
     fn queues(&self, unix_ms: u64) -> Vec<(FullName, QueueSummary)> {

@@ -1,0 +1,190 @@
+//! The live page: what the shards do, as it happens. Server-sent events (WHATWG HTML, section 9.2), one an interval.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_lite::stream;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::{Control, ask_all};
+use crate::latency::Interval;
+use crate::names::FullName;
+use crate::shard::core::Traffic;
+
+/// The page: one file, nothing to build.
+const PAGE: &str = include_str!("live.html");
+
+/// Nothing from elsewhere, and nothing to elsewhere.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:";
+
+/// Pages that are served at once: each asks every shard once an interval.
+const VIEWERS_MAX: usize = 16;
+
+/// Queues that are shown: those with the most lag, and of these the busiest.
+const QUEUES_SHOWN: usize = 50;
+
+/// How many look.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Viewers(Arc<AtomicUsize>);
+
+/// One that looks.
+struct Viewer(Viewers);
+
+impl Viewers {
+    fn enter(&self) -> Option<Viewer> {
+        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < VIEWERS_MAX).then_some(count + 1)
+        });
+        entered.ok().map(|_| Viewer(self.clone()))
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A queue as the page shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct QueueTraffic {
+    project: String,
+    queue: String,
+    partitions: usize,
+    /// Messages that were ever stored in it: the ends of its partitions together.
+    end: u64,
+    consumers: usize,
+    /// Messages that the consumer which is furthest behind has before it.
+    lag: u64,
+}
+
+/// What the page shows beside the intervals.
+#[derive(Clone, Debug, Serialize)]
+struct Queues {
+    /// All that the shards know; a shard that does not know one tells of none.
+    known: usize,
+    /// The store says where partitions end, so that there is a lag.
+    has_lag: bool,
+    shown: Vec<QueueTraffic>,
+}
+
+pub(super) async fn page() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, PAGE).into_response()
+}
+
+/// What one viewer was sent.
+struct Sent {
+    control: Control,
+    newest: watch::Receiver<u64>,
+    number: u64,
+    began: bool,
+    _viewer: Viewer,
+}
+
+pub(super) async fn events(State(control): State<Control>) -> Response {
+    let Some(viewer) = control.viewers.enter() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "as many live pages are open as may be: 16\n")
+            .into_response();
+    };
+    let newest = control.board.newest();
+    let sent = Sent { control, newest, number: 0, began: false, _viewer: viewer };
+    let events = stream::unfold(sent, |mut sent| async move {
+        let event = sent.next().await?;
+        Some((Ok::<_, Infallible>(event), sent))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+#[derive(Serialize)]
+struct News {
+    intervals: Vec<Arc<Interval>>,
+    queues: Queues,
+    stalls: Vec<u64>,
+    draining: bool,
+}
+
+impl Sent {
+    /// What there is since the last one: at first all that is kept. Nothing any more once the server has ended.
+    async fn next(&mut self) -> Option<Event> {
+        if std::mem::replace(&mut self.began, true) {
+            self.newest.changed().await.ok()?;
+        }
+        let intervals = self.control.board.history(self.number);
+        self.number = intervals.last().map_or(self.number, |interval| interval.number);
+        let probe = &self.control.probe;
+        let asked =
+            ask_all(probe, |shard, reply| probe.traffic(shard, move |answer| drop(reply.send(answer))));
+        let news = News {
+            intervals,
+            queues: queues(&asked.await.unwrap_or_default()),
+            stalls: (0..probe.shards()).map(|shard| probe.stalls(shard)).collect(),
+            draining: probe.is_draining(),
+        };
+        Some(Event::default().json_data(news).unwrap_or_default())
+    }
+}
+
+/// Puts together what the shards know of each queue.
+fn queues(shards: &[Traffic]) -> Queues {
+    let mut ends: BTreeMap<&FullName, BTreeMap<u16, u64>> = BTreeMap::new();
+    for (name, partition, end) in shards.iter().flat_map(|shard| &shard.ends) {
+        ends.entry(name).or_default().insert(*partition, *end);
+    }
+    let mut of: BTreeMap<&FullName, QueueTraffic> = BTreeMap::new();
+    for (name, partitions) in &ends {
+        let (project, queue) = (name.0.to_string(), name.1.to_string());
+        let (end, partitions) = (partitions.values().sum(), partitions.len());
+        of.insert(name, QueueTraffic { project, queue, partitions, end, consumers: 0, lag: 0 });
+    }
+    for (name, positions) in shards.iter().flat_map(|shard| &shard.consumers) {
+        let Some(queue) = of.get_mut(name) else { continue };
+        let end = |partition| ends.get(name).and_then(|of| of.get(&partition)).copied().unwrap_or(0);
+        let lag = positions.iter().map(|(partition, next)| end(*partition).saturating_sub(*next)).sum();
+        queue.consumers += 1;
+        queue.lag = queue.lag.max(lag);
+    }
+    let has_lag = !of.is_empty();
+    let mut shown: Vec<QueueTraffic> = of.into_values().collect();
+    shown.sort_by(|one, other| (other.lag, other.end).cmp(&(one.lag, one.end)));
+    shown.truncate(QUEUES_SHOWN);
+    let known = shards.iter().map(|shard| shard.queues).max().unwrap_or(0);
+    Queues { known, has_lag, shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Project, QueueName};
+
+    #[test]
+    fn lag_is_that_of_the_consumer_furthest_behind_over_all_shards() {
+        let name = |queue| (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
+        let one = Traffic {
+            queues: 2,
+            ends: vec![(name("a"), 0, 100), (name("b"), 0, 5)],
+            consumers: vec![(name("a"), vec![(0, 90), (1, 30)])],
+        };
+        let other = Traffic {
+            queues: 2,
+            ends: vec![(name("a"), 1, 50)],
+            // The second reads one partition alone; a position beyond what is known is no lag.
+            consumers: vec![(name("a"), vec![(0, 10)]), (name("b"), vec![(0, 9)])],
+        };
+        let queues = queues(&[one, other]);
+        let seen: Vec<_> =
+            queues.shown.iter().map(|q| (&q.queue[..], q.partitions, q.end, q.consumers, q.lag)).collect();
+        assert_eq!(seen, [("a", 2, 150, 2, 90), ("b", 1, 5, 1, 0)]);
+    }
+}
