@@ -4,29 +4,36 @@
 //! bytes, which is the measure for it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/measured.rs"]
+mod measured;
 #[path = "../tests/common/rig.rs"]
 mod rig;
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use measured::iter;
 use millstream::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
 use millstream::budget::Budget;
 use millstream::clock::Now;
 use millstream::config::WhenFull;
+use millstream::latency::{Recorder, Stage};
 use millstream::names::ClientId;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
 use millstream::queue::{PartitionKey, QueueId};
 use millstream::session::{Command, Delimiter, PbLimits, Step};
+use millstream::shard::inbox::inbox;
 use millstream::store::{Memory, Request, Store, Stream};
 use millstream::ws::frame::{FrameHeader, Opcode};
+use millstream::ws::mask::apply;
 use millstream::ws::{Input, Receiver, Role};
 use prost::Message;
 use rig::Rig;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Messages in a pb, and bytes in a message.
 const BATCH: usize = 100;
@@ -57,7 +64,7 @@ fn frame(criterion: &mut Criterion) {
     let mut bytes = frames();
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("decode and unmask, 16 KiB", |bencher| {
-        bencher.iter(|| {
+        iter(bencher, || {
             // Unmasking twice gives the same bytes again, and headers are left alone: each pass does the same work.
             let mut receiver = Receiver::new(Role::Server);
             let mut rest = &mut bytes[..];
@@ -69,7 +76,17 @@ fn frame(criterion: &mut Criterion) {
     });
     let (from, mut to) = (frames(), frames());
     group.bench_function("copy_from_slice of the same", |bencher| {
-        bencher.iter(|| black_box(&mut to[..]).copy_from_slice(black_box(&from)));
+        iter(bencher, || black_box(&mut to[..]).copy_from_slice(black_box(&from)));
+    });
+    group.finish();
+}
+
+fn unmask(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("unmask");
+    let mut bytes = vec![7; 64 << 10];
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("64 KiB in place", |bencher| {
+        iter(bencher, || apply(black_box(&mut bytes), [0x12, 0x34, 0x56, 0x78], 0));
     });
     group.finish();
 }
@@ -82,7 +99,7 @@ fn delimiter(criterion: &mut Criterion) {
     let limits = PbLimits { max_bytes: 1 << 20, foothold_bytes: 1 << 10, large_bytes: 64 << 10 };
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("a pb of one message", |bencher| {
-        bencher.iter(|| {
+        iter(bencher, || {
             let (mut delimiter, mut rest, mut pbs) = (Delimiter::default(), &bytes[..], 0);
             while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut budget) {
                 budget.release(pb.len());
@@ -104,7 +121,7 @@ fn session_produce(criterion: &mut Criterion) {
     let bytes = requests();
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("decode, check, append, acknowledge: pbs of 100 x 100 B", |bencher| {
-        bencher.iter(|| {
+        iter(bencher, || {
             assert_eq!(rig.call(|session, cx| session.handle_data(&bytes, false, cx)), bytes.len());
             rig.call(|session, cx| session.flush(cx));
             assert_eq!(rig.store(), PBS * BATCH);
@@ -131,7 +148,7 @@ fn session_consume(criterion: &mut Criterion) {
     let mut base_offset = 0;
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("frame a batch of 2,500 x 100 B", |bencher| {
-        bencher.iter(|| {
+        iter(bencher, || {
             let Some(Command::Fetch { operation, partition, .. }) = rig.commands.pop() else {
                 unreachable!()
             };
@@ -160,33 +177,98 @@ fn memory(criterion: &mut Criterion) {
     let now = Now::at_ms(1, 1_700_000_000_000);
     let mut store: Memory<u64> = Memory::new(64 << 20, WhenFull::DropOldest, 1);
     let batch = batch();
+    let mut stored = 0;
+    let append = |store: &mut Memory<u64>| {
+        let append = Request::Append { token: 0, stream: Stream(0), partition: key, batch: batch.clone() };
+        assert!(store.submit(now, append).is_ok());
+        black_box(store.poll_completion(now)).unwrap();
+    };
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
-    group.bench_function("append a batch of 2,500 messages and fetch it", |bencher| {
-        let mut from = 0;
-        bencher.iter(|| {
-            let append =
-                Request::Append { token: 0, stream: Stream(0), partition: key, batch: batch.clone() };
-            assert!(store.submit(now, append).is_ok());
-            black_box(store.poll_completion(now));
-            let fetch = Request::Fetch {
-                token: 1,
-                partition: key,
-                from,
-                bytes_max: 1 << 20,
-                exclude: None,
-                wait: true,
-            };
+    group.bench_function("append a batch of 2,500 messages", |bencher| {
+        iter(bencher, || {
+            append(&mut store);
+            stored += (PBS * BATCH) as u64;
+        });
+    });
+    append(&mut store);
+    group.bench_function("fetch a batch of 2,500 messages", |bencher| {
+        let from = stored;
+        iter(bencher, || {
+            let (token, bytes_max) = (1, 1 << 20);
+            let fetch = Request::Fetch { token, partition: key, from, bytes_max, exclude: None, wait: true };
             assert!(store.submit(now, fetch).is_ok());
-            black_box(store.poll_completion(now));
-            from += (PBS * BATCH) as u64;
+            black_box(store.poll_completion(now)).unwrap();
         });
     });
     group.finish();
 }
 
+fn histogram(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("histogram");
+    let mut recorder = Recorder::default();
+    let mut nanos = 1_000;
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("record a value", |bencher| {
+        iter(bencher, || {
+            nanos = nanos * 5 % 10_007 + 1_000;
+            recorder.record(Stage::Commit, black_box(nanos), 1);
+        });
+    });
+    group.finish();
+}
+
+/// Batches through an inbox: on one core, and between two that never sleep.
+fn hop(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("inbox hop");
+    group.throughput(Throughput::Elements(1));
+    let (sender, own) = inbox::<u64>(1024);
+    group.bench_function("same core", |bencher| {
+        iter(bencher, || {
+            sender.send(black_box(7)).unwrap();
+            own.poll().unwrap()
+        });
+    });
+    group.bench_function("there and back between two cores", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let ((there, at_other), (back, at_us)) = (inbox::<u64>(1024), inbox::<u64>(1024));
+            let other = std::thread::spawn(move || {
+                pin(1);
+                for _ in 0..rounds {
+                    let batch = loop {
+                        match at_other.poll() {
+                            Some(batch) => break batch,
+                            None => std::hint::spin_loop(),
+                        }
+                    };
+                    back.send(batch).unwrap();
+                }
+            });
+            pin(0);
+            let began = Instant::now();
+            for round in 0..rounds {
+                there.send(round).unwrap();
+                while at_us.poll().is_none() {
+                    std::hint::spin_loop();
+                }
+            }
+            let took = began.elapsed();
+            other.join().unwrap();
+            took
+        });
+    });
+    group.finish();
+}
+
+/// This thread stays on that core, where the machine has so many.
+fn pin(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    let _ = sched_setaffinity(None, &cores);
+}
+
 criterion_group! {
     name = stages;
     config = Criterion::default().measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
-    targets = frame, delimiter, session_produce, session_consume, memory
+    targets = frame, unmask, delimiter, session_produce, session_consume, memory, histogram, hop
 }
 criterion_main!(stages);

@@ -47,10 +47,12 @@ pub use readers::WINDOW_BYTES;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::CString;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use self::janitor::Returns;
+use self::layout::Layout;
 use self::native::{Event, Handle, Queue};
 use self::offsets::{Answer, Offsets, Why};
 use self::producer::{Append, Producer};
@@ -88,6 +90,18 @@ impl Cluster {
             janitor: Janitor::start()?,
             tokens: command.map(Tokens::start).transpose()?,
         })
+    }
+
+    /// Takes a topic as it is said to be, without asking: of a cluster that has no controller to ask, as librdkafka's own for tests.
+    pub fn assume(&self, queue: QueueId, topic: CString, partitions: u16) {
+        let topic = TopicInfo {
+            name: Arc::new(topic),
+            default_ttl_secs: 1000,
+            is_default_known: true,
+            layout: Layout::Plain,
+            life: super::Life { incarnation: 1, partitions },
+        };
+        self.topics.insert(queue, topic);
     }
 }
 

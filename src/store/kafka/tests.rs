@@ -10,8 +10,6 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Code};
 
 use super::broker::{Brokers, is_possible};
-use super::layout::Layout;
-use super::topics::TopicInfo;
 use super::{Cluster, Kafka, News, WINDOW_BYTES};
 use crate::clock::Now;
 use crate::config::{KafkaConfig, Settings};
@@ -19,7 +17,7 @@ use crate::error::StoreFault;
 use crate::names::{Project, QueueName};
 use crate::queue::{PartitionKey, QueueId};
 use crate::store::conformance::{self, Lab, batch};
-use crate::store::{Completion, Life, Request, Store, Stream};
+use crate::store::{Completion, Request, Store, Stream};
 
 /// One broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
@@ -215,14 +213,7 @@ fn mocked(
     let lone = Lone { config, settings, ..Lone::on_nothing() };
     let store = lone.store();
     let (queue, _) = lone.queue();
-    let topic = TopicInfo {
-        name: Arc::new(c"lone.mocked".to_owned()),
-        default_ttl_secs: 1000,
-        is_default_known: true,
-        layout: Layout::Plain,
-        life: Life { incarnation: 1, partitions: 1 },
-    };
-    store.cluster.topics.insert(queue, topic);
+    store.cluster.assume(queue, c"lone.mocked".to_owned(), 1);
     (mock, lone, store, PartitionKey { queue, partition: 0 })
 }
 

@@ -1,0 +1,157 @@
+//! The stores that others wait for: the embedded log on this machine's disk, Kafka on librdkafka's own mock cluster.
+//!
+//! `cargo bench --bench stores`. The log's files lie in the system's temporary directory (`TMPDIR`): what syncing there costs is in the
+//! numbers. The mock cluster answers in this process and keeps nothing: what is left is librdkafka and the store.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use millstream::batch::{Batch, BatchBuilder};
+use millstream::clock::Now;
+use millstream::config::{Durability, KafkaConfig, LogConfig, Settings};
+use millstream::names::{ClientId, Project, QueueName};
+use millstream::queue::{PartitionKey, QueueId};
+use millstream::store::kafka::{Cluster, Kafka, News};
+use millstream::store::log::disk::{Directory, Disk, Read, Step};
+use millstream::store::log::{Log, OsDirectory, Tag, open};
+use millstream::store::{Completion, Request, Store, Stream};
+use rdkafka::mocking::MockCluster;
+
+/// Messages of a batch, and bytes of a message.
+const BATCH: usize = 2_500;
+const SIZE: usize = 100;
+
+fn batch() -> Batch {
+    let mut builder = BatchBuilder::new(ClientId::from(8), 60, BATCH * (SIZE + 4));
+    (0..BATCH).for_each(|_| builder.push(&[b'x'; SIZE]));
+    builder.close()
+}
+
+/// A clock as the driver has it.
+struct Clock(Instant);
+
+impl Clock {
+    fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        Now::new(self.0.elapsed(), unix.as_millis() as u64)
+    }
+}
+
+/// The store's next answer.
+fn answer(store: &mut impl Store<u64>, clock: &Clock) -> Completion<u64> {
+    loop {
+        if let Some(completion) = store.poll_completion(clock.now()) {
+            return completion;
+        }
+        std::hint::spin_loop();
+    }
+}
+
+fn append(store: &mut impl Store<u64>, clock: &Clock, partition: PartitionKey, batch: &Batch) {
+    let append = Request::Append { token: 1, stream: Stream(1), partition, batch: batch.clone() };
+    assert!(store.submit(clock.now(), append).is_ok());
+}
+
+/// A disk that does each step when it is told to: what the shard's own does beside it, in a line.
+struct Direct {
+    directory: Arc<OsDirectory>,
+    done: VecDeque<(Tag, Read)>,
+}
+
+impl Disk<Tag> for Direct {
+    fn submit(&mut self, tag: Tag, steps: Vec<Step>) {
+        let mut read = Vec::new();
+        let done = steps.iter().try_for_each(|step| self.directory.run(step).map(|some| read.extend(some)));
+        self.done.push_back((tag, done.map(|()| read)));
+    }
+
+    fn poll(&mut self) -> Option<(Tag, Read)> {
+        self.done.pop_front()
+    }
+}
+
+/// A directory that is gone when the bench is.
+struct Directories(PathBuf);
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn log_append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("log append");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let batch = batch();
+    for (name, durability) in [("fsync", Durability::Fsync), ("os", Durability::Os)] {
+        let home = Directories(std::env::temp_dir().join(format!("millstream-bench-{}", std::process::id())));
+        std::fs::create_dir_all(&home.0).unwrap();
+        let directory = Arc::new(OsDirectory::new(&home.0, 0));
+        let config = LogConfig { durability, max_bytes: 1 << 30, ..LogConfig::default() };
+        let (dir, _) = open(&*directory, 1, config.segment_bytes, 1).unwrap();
+        let disk = Direct { directory, done: VecDeque::new() };
+        let mut store: Log<u64, Direct> = Log::new(Arc::new(dir), disk, 0, 1, &config);
+        let clock = Clock(Instant::now());
+        let name_of = (Project::parse("bench").unwrap(), QueueName::parse("log").unwrap());
+        let open = Request::Open { token: 0, queue: QueueId(1), name: name_of, create: Some(1) };
+        assert!(store.submit(clock.now(), open).is_ok());
+        assert!(matches!(answer(&mut store, &clock), Completion::Opened { result: Ok(_), .. }));
+        let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+        group.bench_function(
+            format!("{name}: a batch of 2,500 x 100 B, written and acknowledged"),
+            |bencher| {
+                bencher.iter(|| {
+                    append(&mut store, &clock, partition, &batch);
+                    let answer = answer(&mut store, &clock);
+                    assert!(matches!(answer, Completion::Appended { result: Ok(_), .. }), "{answer:?}");
+                    store.handle_tick(clock.now());
+                });
+            },
+        );
+    }
+    group.finish();
+}
+
+fn kafka_produce(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("kafka produce");
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic("bench.mocked", 1, 1).unwrap();
+    let config = KafkaConfig { brokers: mock.bootstrap_servers(), ..KafkaConfig::default() };
+    let cluster = Cluster::start(&config).unwrap();
+    cluster.assume(QueueId(1), c"bench.mocked".to_owned(), 1);
+    let settings = Settings::new(Project::parse("default").unwrap());
+    let mut store: Kafka<u64> = Kafka::new(cluster, &config, &settings, 1, Arc::new(News::new(|| {})));
+    let (clock, batch) = (Clock(Instant::now()), batch());
+    let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+    group.throughput(Throughput::Elements(BATCH as u64));
+    group.bench_function("batches of 2,500 x 100 B, eight under way", |bencher| {
+        bencher.iter_custom(|batches| {
+            let (mut sent, mut answered) = (0, 0);
+            let began = Instant::now();
+            while answered < batches {
+                while sent < batches && sent - answered < 8 {
+                    append(&mut store, &clock, partition, &batch);
+                    sent += 1;
+                }
+                match black_box(answer(&mut store, &clock)) {
+                    Completion::Appended { result: Ok(_), .. } => answered += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            began.elapsed()
+        });
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = stores;
+    config = Criterion::default().measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1)).sample_size(20);
+    targets = log_append, kafka_produce
+}
+criterion_main!(stores);

@@ -1,0 +1,132 @@
+//! The whole path in one process, without sockets: a producer's bytes into a shard's core with the memory store, its acknowledgement and
+//! a consumer's messages out.
+//!
+//! `cargo bench --bench whole`. Beside what the kernel does with the same bytes, this is what a message costs.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "common/measured.rs"]
+mod measured;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use measured::iter;
+use millstream::clock::Now;
+use millstream::config::{Settings, WhenFull};
+use millstream::names::Project;
+use millstream::pb::{
+    ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
+};
+use millstream::shard::core::{ConnectionId, Core, Token};
+use millstream::store::Memory;
+use millstream::tenant::Tenants;
+use millstream::ws::frame::{FrameHeader, Opcode};
+use prost::Message;
+
+/// Messages of a pb, bytes of a message, pbs that one read of a socket brings.
+const BATCH: usize = 100;
+const SIZE: usize = 100;
+const PBS: usize = 25;
+
+const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+struct Shard {
+    core: Core<Memory<Token>>,
+    began: Instant,
+}
+
+impl Shard {
+    fn new() -> Self {
+        let settings = Arc::new(Settings::new(Project::parse("default").unwrap()));
+        let tenants = Arc::new(Tenants::new(settings.per_project));
+        let store = Memory::new(64 << 20, WhenFull::DropOldest, 7);
+        Self { core: Core::new(0, 1, settings, tenants, store), began: Instant::now() }
+    }
+
+    fn now(&self) -> Now {
+        Now::new(self.began.elapsed(), 1_700_000_000_000)
+    }
+
+    /// A connection that has said this.
+    fn connect(&mut self, said: &[Vec<u8>]) -> ConnectionId {
+        let id = self.core.handle_accepted(self.now(), None).unwrap();
+        self.receive(id, HANDSHAKE.as_bytes().to_vec());
+        for bytes in said {
+            self.receive(id, bytes.clone());
+        }
+        id
+    }
+
+    /// A turn of the driver that brings these bytes of a connection; the bytes that all sockets took.
+    fn receive(&mut self, id: ConnectionId, mut input: Vec<u8>) -> usize {
+        let wanted = self.core.wanted_read(self.now(), id, input.len());
+        assert_eq!(wanted, input.len(), "nothing holds it up");
+        self.core.handle_received(self.now(), id, &mut input);
+        self.core.flush(self.now(), id);
+        let mut sent = 0;
+        loop {
+            self.core.handle_completions(self.now());
+            if !self.core.has_work() {
+                return sent;
+            }
+            while let Some(id) = self.core.poll_dirty() {
+                let bytes = self.core.poll_transmit(self.now(), id).len();
+                if bytes > 0 {
+                    self.core.handle_sent(self.now(), id, bytes, true);
+                    sent += bytes;
+                }
+            }
+        }
+    }
+}
+
+/// A client's frame of pbs; its mask changes nothing, so that no time goes into making it.
+fn frame(opcode: Opcode, pbs: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    FrameHeader { fin: false, opcode, mask: Some([0; 4]), length: pbs.len() as u64 }.write(&mut out);
+    out.extend(pbs);
+    out
+}
+
+fn whole(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("whole path");
+    let append = ProduceSetupRequest { queue_name: Some("q/0".into()) };
+    let append = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
+    let get = ConsumeSetupRequest {
+        queue_name: Some("q/0".into()),
+        echo_requested: Some(true),
+        ..Default::default()
+    };
+    let get = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
+    let credit = ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() };
+    let credit = credit.encode_length_delimited_to_vec();
+    let payloads = vec![Bytes::from(vec![b'x'; SIZE]); BATCH];
+    let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+    let requests = frame(Opcode::Continuation, &request.encode_length_delimited_to_vec().repeat(PBS));
+    let messages = PBS * BATCH;
+    group.throughput(Throughput::Elements(messages as u64));
+    for (name, consumers) in [("produce 2,500 x 100 B", 0), ("produce and consume 2,500 x 100 B", 1)] {
+        let mut shard = Shard::new();
+        let producer = shard.connect(&[frame(Opcode::Binary, &append)]);
+        for _ in 0..consumers {
+            shard.connect(&[frame(Opcode::Binary, &[get.clone(), credit.clone()].concat())]);
+        }
+        group.bench_function(name, |bencher| {
+            iter(bencher, || {
+                let sent = shard.receive(producer, requests.clone());
+                assert!(sent >= consumers * messages * SIZE, "every consumer gets everything");
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
+    targets = whole
+}
+criterion_main!(benches);
