@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = ROOT / "target/release/millstream"
 
 
-def build():
-    subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
+def build(*arguments):
+    subprocess.run(["cargo", "build", "--release", "--quiet", *arguments], cwd=ROOT, check=True)
 
 
 class Server:
@@ -34,6 +34,8 @@ class Server:
         self.control = int(control[1]) if control else None
         self.pid = self.process.pid
         self.url = f"ws://127.0.0.1:{self.port}/"
+        # Where `bench` finds it, and its own histograms.
+        self.address = ["--url", self.url] + (["--control", f"http://127.0.0.1:{self.control}"] if self.control else [])
 
     def text(self):
         return pathlib.Path(self.log.name).read_text()
