@@ -64,7 +64,8 @@ impl Shard {
     fn receive(&mut self, id: ConnectionId, mut input: Vec<u8>) -> usize {
         let wanted = self.core.wanted_read(self.now(), id, input.len());
         assert_eq!(wanted, input.len(), "nothing holds it up");
-        self.core.handle_received(self.now(), id, &mut input);
+        let later = self.now();
+        self.core.handle_received(later, id, &mut input, || later);
         self.core.flush(self.now(), id);
         let mut sent = 0;
         loop {

@@ -15,7 +15,7 @@
 //! | [`session`] | the streaming protocol without I/O, server and client side | sockets, clocks, stores |
 //! | [`store`] | the `Store` trait; the embedded `log`, the memory store, and `kafka`, the only room that knows rdkafka | protocol types |
 //! | [`shard`] | glommio: driver, sockets, inboxes; `shard::core` decides, without I/O | protocol decisions |
-//! | [`control`] | health and metrics over HTTP, on a thread of its own | the data path |
+//! | [`control`] | health, metrics and the live page over HTTP, on a thread of its own | the data path |
 //! | [`client`] | the session's client side on glommio | |
 //! | [`load`] | the load generator on `client` | |
 //! | [`latency`] | histograms of each stage, recorded on the shards, collected beside them, exported | the data path |
@@ -23,7 +23,7 @@
 //!
 //! Arrows point one way: `limits ← ws, pb ← session ← shard → store`, and `cli → load → client → session`; `session` and
 //! `store` never import each other. `load` and `cli` run on `shard`'s executors;
-//! `control` asks shards by messages.
+//! `control` and `latency` ask shards by messages; `report` reads what `load` has written.
 //!
 //! # The way of a message in
 //!

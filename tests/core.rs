@@ -81,7 +81,8 @@ impl Shard {
         let wanted = self.core.wanted_read(self.now, self.id, most);
         let mut piece = input[..wanted].to_vec();
         if wanted > 0 {
-            self.core.handle_received(self.now, self.id, &mut piece);
+            let now = self.now;
+            self.core.handle_received(now, self.id, &mut piece, || now);
         }
         wanted
     }
@@ -240,7 +241,8 @@ impl Shard {
                 return rest;
             }
             let later = rest.split_off(wanted);
-            self.core.handle_received(self.now, self.id, &mut rest);
+            let now = self.now;
+            self.core.handle_received(now, self.id, &mut rest, || now);
             rest = later;
         }
     }

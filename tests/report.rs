@@ -111,12 +111,15 @@ fn a_comparison_is_one_page_and_pictures_and_tables_that_agree() {
 
     let lines: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     let (first, second) = (&lines[0], &lines[1]);
-    let ratio =
-        second["throughput_per_second"].as_f64().unwrap() / first["throughput_per_second"].as_f64().unwrap();
-    assert!((second["throughput_of_first"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-9);
+    assert_eq!(first["throughput_of_first"], 1.0);
+    assert!(second["throughput_of_first"].is_null(), "they did not do the same");
+    let rate = first["throughput_per_second"].as_f64().unwrap();
+    assert!((4_500.0..5_500.0).contains(&rate), "{rate}");
     let samples = first["latency"]["count"].as_u64().unwrap();
     assert!((18_000..=20_000).contains(&samples), "of both runs: {first}");
-    assert!(fs::read_to_string(&markdown).unwrap().contains("| first | 5 k /s"), "and as a table");
+    let markdown = fs::read_to_string(&markdown).unwrap();
+    assert!(markdown.contains("\n| first | ") && markdown.contains("](svg/percentiles.svg)"), "{markdown}");
+    assert!(markdown.contains("the knee: the most with p99 under 5.00 s is"), "{markdown}");
 
     let pictures: Vec<PathBuf> = fs::read_dir(&png).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(pictures.len() >= 9, "{pictures:?}");

@@ -12,8 +12,8 @@ use super::{Failure, cores};
 use crate::client::{ClientError, Target};
 use crate::control::InfoPage;
 use crate::load::{
-    About, ControlPort, Environment, FORMAT, Knee, Mode, Peer, Plan, ResultFile, RunResult, STAMP_BYTES,
-    find_knee, run as run_load,
+    About, ControlPort, Environment, FORMAT, Figures, Knee, Mode, Peer, Plan, ResultFile, RunResult,
+    STAMP_BYTES, find_knee, run as run_load,
 };
 use crate::names::Project;
 
@@ -178,6 +178,15 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// Messages a second that a schedule may have.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e9;
+/// Seconds that a run may measure: to a month.
+const SECONDS: std::ops::RangeInclusive<f64> = 0.01..=2_678_400.0;
+/// Bytes of a message at most.
+const SIZE_MAX: usize = 64 << 20;
+/// Messages of a request at most.
+const BATCH_MAX: usize = 1_000_000;
+
 fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
     if value >= least { Ok(value) } else { Err(Failure(format!("--{name} {value}: at least {least}"))) }
 }
@@ -218,8 +227,13 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     let seconds = |name, value| {
         Duration::try_from_secs_f64(value).map_err(|error| Failure(format!("--{name} {value}: {error}")))
     };
-    if args.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
-        return Err(Failure("--rate: a number above 0".into()));
+    if args.rate.is_some_and(|rate| !RATES.contains(&rate)) {
+        return Err(Failure(format!("--rate: {} to {}", RATES.start(), RATES.end())));
+    }
+    for (name, value, most) in [("size", args.size, SIZE_MAX), ("batch", args.batch, BATCH_MAX)] {
+        if value > most {
+            return Err(Failure(format!("--{name} {value}: at most {most}")));
+        }
     }
     // Each producer of a queue gets an equal part of the lag, and a request must fit into it.
     let lag_least = args.batch as u64 * u64::from(args.connections);
@@ -238,12 +252,18 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     if args.in_flight.is_some_and(|messages| messages < args.batch as u64) {
         return Err(Failure(format!("--in-flight: below --batch = {}, nothing could be sent", args.batch)));
     }
-    if args.seconds <= 0.0 {
-        return Err(Failure("--seconds: above 0".into()));
+    if !SECONDS.contains(&args.seconds) || !(0.0..=*SECONDS.end()).contains(&args.warmup) {
+        return Err(Failure(format!(
+            "--seconds: {} to {}; --warmup: no more",
+            SECONDS.start(),
+            SECONDS.end()
+        )));
     }
     let only_ours = args.stalled > 0 || args.idle.is_some() || mode == Mode::Idle || args.repeat;
-    if args.against.is_some() && only_ours {
-        return Err(Failure("--against: not with idle, --idle, --stalled and --repeat".into()));
+    let ours = only_ours || args.project.is_some() || args.partition_offset.is_some() || args.anonymous;
+    if args.against.is_some() && ours {
+        let flags = "--project, --partition-offset, --anonymous, --idle, --stalled and --repeat";
+        return Err(Failure(format!("--against: not with idle, {flags}")));
     }
     Ok(Plan {
         mode,
@@ -283,6 +303,22 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         run: Plan::fresh_run(),
         epoch: Instant::now(),
     })
+}
+
+/// An argument as it may be shown to others: without who logs in, and with what.
+fn without_secret(argument: &str) -> String {
+    match argument.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+        Some((scheme, host)) => format!("{scheme}://…@{host}"),
+        None => argument.to_owned(),
+    }
+}
+
+/// What is printed as JSON: the numbers of the run that stands for all, and the knee.
+#[derive(serde::Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    figures: &'a Figures,
+    knee: Option<Knee>,
 }
 
 /// Runs all that is asked for; with progress, says what each run gave.
@@ -358,7 +394,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // Before anything is measured that could not be written.
     let out = args.out.as_deref().map(|path| {
         let failed = move |error: &dyn std::fmt::Display| Failure(format!("{}: {error}", path.display()));
-        File::create(path).map(|file| (file, failed)).map_err(|error| failed(&error))
+        // What was there stays until there is something in its place.
+        let new = path.with_added_extension("new");
+        File::create(&new).map(|file| (file, new, path, failed)).map_err(|error| failed(&error))
     });
     let out = out.transpose()?;
     let (about, server) = about(args, &mut plan)?;
@@ -379,18 +417,21 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         system_version: about.version,
         durability: about.durability,
         began_unix_ms,
-        command: std::env::args().skip(1).collect(),
+        command: std::env::args().skip(1).map(|argument| without_secret(&argument)).collect(),
         environment: Environment::here(&plan.cores),
         server,
         runs,
         knee,
     };
-    if let Some((mut file, failed)) = out {
+    if let Some((mut file, new, path, failed)) = out {
         let text = serde_json::to_string(&result).map_err(|error| failed(&error))?;
-        file.write_all(text.as_bytes()).map_err(|error| failed(&error))?;
+        let written = file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(new, path));
+        written.map_err(|error| failed(&error))?;
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&result.middle().map(|run| &run.figures))?);
+        let chosen = result.chosen().and_then(|chosen| result.runs.get(chosen));
+        let printed = chosen.map(|run| Printed { figures: &run.figures, knee: result.knee });
+        println!("{}", serde_json::to_string_pretty(&printed)?);
     } else {
         print!("{result}");
     }

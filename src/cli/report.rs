@@ -70,7 +70,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write(path, (summary(&all)? + "\n").as_bytes())?;
     }
     if let Some(path) = markdown {
-        let pictures = args.svg.as_ref().map(|path| path.display().to_string());
+        // As seen from the file that links to them.
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let pictures =
+            args.svg.as_deref().map(|svg| svg.strip_prefix(beside).unwrap_or(svg).display().to_string());
         write(path, text(title, &all, pictures.as_deref()).as_bytes())?;
     }
     if let Some(path) = &args.svg {

@@ -106,7 +106,7 @@ pub(super) fn families(total: &Recorder) -> Vec<MetricFamily> {
     );
     let counts = [
         (Stage::BatchMessages, "millstream_batch_messages", "Messages of a stored batch"),
-        (Stage::InboxDepth, "millstream_inbox_depth", "Deliveries in a shard's inbox as it takes from it"),
+        (Stage::InboxDepth, "millstream_inbox_depth", "Deliveries in a shard's inbox as a turn begins"),
     ];
     let counts = counts.map(|(stage, name, help)| {
         family(name, help, vec![metric(Vec::new(), total.of(stage), &COUNT_BOUNDS, 1.0)])

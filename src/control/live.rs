@@ -11,12 +11,14 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_lite::stream;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::{Control, ask_all};
 use crate::latency::Interval;
 use crate::names::FullName;
-use crate::shard::core::Traffic;
+use crate::queue::QueueInfo;
+use crate::shard::core::{TRAFFIC_QUEUES, Traffic};
+use crate::shard::probe::Probe;
 
 /// The page: one file, nothing to build.
 const PAGE: &str = include_str!("live.html");
@@ -30,16 +32,49 @@ const VIEWERS_MAX: usize = 16;
 /// Queues that are shown: those with the most lag, and of these the busiest.
 const QUEUES_SHOWN: usize = 50;
 
-/// How many look.
+/// How many look, and what they are shown of the queues.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Viewers(Arc<AtomicUsize>);
+pub(super) struct Viewers {
+    count: Arc<AtomicUsize>,
+    looked: Arc<Mutex<Looked>>,
+}
+
+/// What the shards said of their queues: asked once an interval, for all who look.
+#[derive(Debug, Default)]
+struct Looked {
+    /// Of which interval.
+    number: u64,
+    /// Queues that any shard has named: each is asked for its own partitions of them the next time.
+    named: Arc<Vec<(FullName, QueueInfo)>>,
+    queues: Arc<Queues>,
+}
+
+impl Looked {
+    async fn look(&mut self, number: u64, probe: &Probe) -> Arc<Queues> {
+        // What is named for the first time is asked for at once.
+        for _ in 0..2 {
+            if self.number == number && self.named.len() == self.queues.named {
+                break;
+            }
+            let of = self.named.clone();
+            let asked = ask_all(probe, |shard, reply| {
+                probe.traffic(shard, of.clone(), move |answer| drop(reply.send(answer)))
+            });
+            let Ok(shards) = asked.await else { break };
+            let names: BTreeMap<_, _> = shards.iter().flat_map(|shard| shard.names.iter().cloned()).collect();
+            self.named = Arc::new(names.into_iter().take(TRAFFIC_QUEUES).collect());
+            (self.number, self.queues) = (number, Arc::new(queues(&of, &shards)));
+        }
+        self.queues.clone()
+    }
+}
 
 /// One that looks.
 struct Viewer(Viewers);
 
 impl Viewers {
     fn enter(&self) -> Option<Viewer> {
-        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+        let entered = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
             (count < VIEWERS_MAX).then_some(count + 1)
         });
         entered.ok().map(|_| Viewer(self.clone()))
@@ -48,7 +83,7 @@ impl Viewers {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -57,7 +92,7 @@ impl Drop for Viewer {
 struct QueueTraffic {
     project: String,
     queue: String,
-    partitions: usize,
+    partitions: u16,
     /// Messages that were ever stored in it: the ends of its partitions together.
     end: u64,
     consumers: usize,
@@ -66,8 +101,10 @@ struct QueueTraffic {
 }
 
 /// What the page shows beside the intervals.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Queues {
+    /// Those that the shards were asked for.
+    named: usize,
     /// All that the shards know; a shard that does not know one tells of none.
     known: usize,
     /// The store says where partitions end, so that there is a lag.
@@ -110,7 +147,7 @@ pub(super) async fn events(State(control): State<Control>) -> Response {
 #[derive(Serialize)]
 struct News {
     intervals: Vec<Arc<Interval>>,
-    queues: Queues,
+    queues: Arc<Queues>,
     stalls: Vec<u64>,
     draining: bool,
 }
@@ -124,11 +161,10 @@ impl Sent {
         let intervals = self.control.board.history(self.number);
         self.number = intervals.last().map_or(self.number, |interval| interval.number);
         let probe = &self.control.probe;
-        let asked =
-            ask_all(probe, |shard, reply| probe.traffic(shard, move |answer| drop(reply.send(answer))));
+        let queues = self.control.viewers.looked.lock().await.look(self.number, probe).await;
         let news = News {
             intervals,
-            queues: queues(&asked.await.unwrap_or_default()),
+            queues,
             stalls: (0..probe.shards()).map(|shard| probe.stalls(shard)).collect(),
             draining: probe.is_draining(),
         };
@@ -136,18 +172,19 @@ impl Sent {
     }
 }
 
-/// Puts together what the shards know of each queue.
-fn queues(shards: &[Traffic]) -> Queues {
+/// Puts together what the shards know of the queues that they were asked for.
+fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
     let mut ends: BTreeMap<&FullName, BTreeMap<u16, u64>> = BTreeMap::new();
     for (name, partition, end) in shards.iter().flat_map(|shard| &shard.ends) {
         ends.entry(name).or_default().insert(*partition, *end);
     }
-    let mut of: BTreeMap<&FullName, QueueTraffic> = BTreeMap::new();
-    for (name, partitions) in &ends {
-        let (project, queue) = (name.0.to_string(), name.1.to_string());
-        let (end, partitions) = (partitions.values().sum(), partitions.len());
-        of.insert(name, QueueTraffic { project, queue, partitions, end, consumers: 0, lag: 0 });
-    }
+    let named = of.len();
+    let line = |(name, info): &(FullName, QueueInfo)| {
+        let end = ends.get(name)?.values().sum();
+        let (project, queue, partitions) = (name.0.to_string(), name.1.to_string(), info.partitions);
+        Some((name.clone(), QueueTraffic { project, queue, partitions, end, consumers: 0, lag: 0 }))
+    };
+    let mut of: BTreeMap<FullName, QueueTraffic> = of.iter().filter_map(line).collect();
     for (name, positions) in shards.iter().flat_map(|shard| &shard.consumers) {
         let Some(queue) = of.get_mut(name) else { continue };
         let end = |partition| ends.get(name).and_then(|of| of.get(&partition)).copied().unwrap_or(0);
@@ -160,29 +197,34 @@ fn queues(shards: &[Traffic]) -> Queues {
     shown.sort_by(|one, other| (other.lag, other.end).cmp(&(one.lag, one.end)));
     shown.truncate(QUEUES_SHOWN);
     let known = shards.iter().map(|shard| shard.queues).max().unwrap_or(0);
-    Queues { known, has_lag, shown }
+    Queues { named, known, has_lag, shown }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::names::{Project, QueueName};
+    use crate::queue::QueueId;
 
     #[test]
     fn lag_is_that_of_the_consumer_furthest_behind_over_all_shards() {
         let name = |queue| (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
+        let info = |id, partitions| QueueInfo { id: QueueId(id), incarnation: id, partitions, hash: 0 };
+        let of = [(name("a"), info(1, 2)), (name("b"), info(2, 1)), (name("c"), info(3, 1))];
         let one = Traffic {
             queues: 2,
+            names: Vec::new(),
             ends: vec![(name("a"), 0, 100), (name("b"), 0, 5)],
             consumers: vec![(name("a"), vec![(0, 90), (1, 30)])],
         };
         let other = Traffic {
             queues: 2,
+            names: Vec::new(),
             ends: vec![(name("a"), 1, 50)],
             // The second reads one partition alone; a position beyond what is known is no lag.
             consumers: vec![(name("a"), vec![(0, 10)]), (name("b"), vec![(0, 9)])],
         };
-        let queues = queues(&[one, other]);
+        let queues = queues(&of, &[one, other]);
         let seen: Vec<_> =
             queues.shown.iter().map(|q| (&q.queue[..], q.partitions, q.end, q.consumers, q.lag)).collect();
         assert_eq!(seen, [("a", 2, 150, 2, 90), ("b", 1, 5, 1, 0)]);

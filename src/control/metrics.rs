@@ -128,7 +128,7 @@ pub(super) fn encode(
         dropped.with_label_values(shard).inc_by(pulse.store.dropped);
         expired.with_label_values(shard).inc_by(pulse.store.expired);
         unstored.with_label_values(shard).inc_by(pulse.store.refused);
-        waiting.with_label_values(shard).set(signed(pulse.waiting_fetches));
+        waiting.with_label_values(shard).set(signed(snapshot.waiting_fetches));
         credit.with_label_values(shard).set(i64::try_from(snapshot.credit).unwrap_or(i64::MAX));
         ceiling.with_label_values(shard).set(signed(pulse.budget.ceiling));
         reserved.with_label_values(shard).set(signed(pulse.budget.reserved));

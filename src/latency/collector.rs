@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -99,13 +100,17 @@ impl Board {
 }
 
 impl Collector {
-    /// Starts it; the latency log is opened first, so that what is wrong with that is known at once.
-    pub fn start(config: &LatencyConfig, probe: Probe) -> io::Result<Self> {
-        let log = config.log.as_deref().map(|path| {
+    /// Opens the latency log, if there is to be one: before a server starts, so that what is wrong with it is known at once.
+    pub fn open_log(config: &LatencyConfig) -> io::Result<Option<LogFile>> {
+        let open = |path: &Path| {
             LogFile::open(path)
                 .map_err(|error| io::Error::other(format!("latency_log = {}: {error}", path.display())))
-        });
-        let log = log.transpose()?;
+        };
+        config.log.as_deref().map(open).transpose()
+    }
+
+    /// Starts it.
+    pub fn start(interval: Duration, log: Option<LogFile>, probe: Probe) -> io::Result<Self> {
         let shards = probe.shards();
         let known = Known { totals: vec![Recorder::default(); shards], history: VecDeque::new() };
         let known = Arc::new(Mutex::new(known));
@@ -113,7 +118,6 @@ impl Collector {
         let (tell, newest) = watch::channel(0);
         let board = Board { known: known.clone(), wishes, newest };
         let (reply, answers) = channel();
-        let interval = config.interval;
         let work = Work {
             probe,
             known,
@@ -167,15 +171,18 @@ impl Work {
         let mut lines = log.as_mut().and_then(|log| said(log.begin()));
         loop {
             let due = (self.began + every).saturating_duration_since(Instant::now());
+            if due.is_zero() {
+                // However many ask meanwhile.
+                self.collect();
+                self.end_interval(&mut lines);
+                continue;
+            }
             match wishes.recv_timeout(due) {
                 Ok(Wish::Collect(then)) => {
                     self.collect();
                     then();
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.collect();
-                    self.end_interval(&mut lines);
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Wish::End(left)) => {
                     // What a shard had given before it ended.
                     while let Ok((shard, full, pulse)) = self.answers.try_recv() {

@@ -54,7 +54,7 @@ pub enum Stage {
     Turn,
     /// Of append batches, where they are stored.
     BatchMessages,
-    /// Of a shard's inbox, each time that it takes something from it.
+    /// Of a shard's inbox, as one of its turns begins and there is something.
     InboxDepth,
 }
 
@@ -112,7 +112,7 @@ impl Stage {
             }
             Self::Turn => "one turn of a shard's driver: for so long nobody else is served",
             Self::BatchMessages => "messages of a stored batch",
-            Self::InboxDepth => "deliveries in a shard's inbox as it takes from it",
+            Self::InboxDepth => "deliveries in a shard's inbox as a turn begins",
         }
     }
 

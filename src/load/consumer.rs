@@ -59,7 +59,7 @@ pub(super) struct LoadConsumer {
 
 /// With producers of its own a consumer gets all that they send; else what the store still has.
 fn verifier(plan: &Plan) -> Verifier {
-    if plan.mode == Mode::Both { Verifier::default() } else { Verifier::from_anywhere() }
+    if plan.mode == Mode::Both { Verifier::of_run(plan.run) } else { Verifier::from_anywhere() }
 }
 
 impl LoadConsumer {
@@ -146,7 +146,6 @@ impl Application for LoadConsumer {
             }
             if let Some(stamp) = self.verifier.handle(payload)
                 && with_latency
-                && stamp.run == self.plan.run
                 && self.measured_ns.contains(&stamp.intended_ns)
             {
                 meter.end_to_end(now_ns.saturating_sub(stamp.intended_ns));

@@ -6,9 +6,10 @@ use hdrhistogram::Histogram;
 
 use super::consumer::Consumed;
 use super::gather::Gathered;
+use super::meter::INTERVAL;
 use super::plan::{Mode, Plan};
 use super::producer::Produced;
-use super::result::{Figures, RunResult};
+use super::result::{Figures, IntervalResult, RunResult};
 use super::stamp::Verdict;
 use crate::control::StagePage;
 use crate::latency::{Summary, encode};
@@ -36,6 +37,18 @@ fn summary(histogram: &Histogram<u64>) -> Option<Summary> {
     (!histogram.is_empty()).then(|| Summary::of(histogram))
 }
 
+/// A second in which nothing was answered is one of the run, too.
+fn fill(intervals: &mut Vec<IntervalResult>, measured: Duration) {
+    let seconds = (measured.as_secs_f64() / INTERVAL.as_secs_f64()) as u64;
+    for index in 0..seconds {
+        let from = index as f64 * INTERVAL.as_secs_f64();
+        let at = intervals.partition_point(|interval| interval.from < from);
+        if intervals.get(at).is_none_or(|interval| interval.from > from) {
+            intervals.insert(at, IntervalResult::empty(from));
+        }
+    }
+}
+
 /// The run's result.
 pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
     let Measured { elapsed, produced, consumed, setup, gathered, server } = measured;
@@ -57,12 +70,14 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         active = active.max(one.active);
         failures.extend(one.failure.clone());
     }
+    // Without a window, from the first to the last: what else the run took is no part of its rate.
+    let sending = produced.iter().map(|one| one.active).max().unwrap_or_default();
+    let over = |time: Duration| if time.is_zero() { elapsed.as_secs_f64() } else { time.as_secs_f64() };
     let (measured_seconds, acknowledged_per_second, received_per_second) = if plan.is_timed() {
         let measured = plan.measure.as_secs_f64();
         (measured, acknowledged_measured as f64 / measured, received_measured as f64 / measured)
     } else {
-        let (measured, active) = (elapsed.as_secs_f64(), active.as_secs_f64().max(1e-9));
-        (measured, acknowledged as f64 / measured, verified.received as f64 / active)
+        (elapsed.as_secs_f64(), acknowledged as f64 / over(sending), verified.received as f64 / over(active))
     };
     // Every consumer gets everything of its queue.
     let missing = consumed
@@ -83,6 +98,7 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         queues: plan.queues,
         keys: plan.keys,
         rate: plan.rate,
+        in_flight: plan.in_flight,
         measured_seconds,
         elapsed_seconds: elapsed.as_secs_f64(),
         acknowledged,
@@ -104,12 +120,30 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         server_held_bytes: server.held_bytes,
         failures,
     };
+    let mut intervals = gathered.intervals;
+    if plan.is_timed() {
+        fill(&mut intervals, plan.measure);
+    }
     let text = |histogram: &Histogram<u64>| (!histogram.is_empty()).then(|| encode(histogram));
     RunResult {
         figures,
         produce: text(&gathered.produce),
         end_to_end: text(&gathered.end_to_end),
-        intervals: gathered.intervals,
+        intervals,
         stages: server.stages,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_without_an_answer_are_there() {
+        let mut intervals =
+            vec![IntervalResult::empty(0.0), IntervalResult::empty(3.0), IntervalResult::empty(7.0)];
+        fill(&mut intervals, Duration::from_secs(5));
+        let seen: Vec<f64> = intervals.iter().map(|interval| interval.from).collect();
+        assert_eq!(seen, [0.0, 1.0, 2.0, 3.0, 4.0, 7.0]);
     }
 }

@@ -33,13 +33,8 @@ pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) 
                 let _ = produce.add(&piece.produce);
                 let _ = end_to_end.add(&piece.end_to_end);
                 teller.latest = Some(latest(&piece));
-                let interval = intervals.entry(piece.index).or_insert_with(|| IntervalResult {
-                    from: piece.index as f64 * INTERVAL.as_secs_f64(),
-                    acknowledged: 0,
-                    received: 0,
-                    produce: None,
-                    end_to_end: None,
-                });
+                let from = piece.index as f64 * INTERVAL.as_secs_f64();
+                let interval = intervals.entry(piece.index).or_insert_with(|| IntervalResult::empty(from));
                 interval.acknowledged += piece.acknowledged;
                 interval.received += piece.received;
                 add(&mut interval.produce, piece.produce);

@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// Consumes from the end of its queue without giving credit; answers pings.
+    /// Consumes from the end of a queue of its own, in which nothing comes; answers pings.
     Idle,
     /// Gives credit for all there is and reads nothing of it.
     Stalled,
@@ -52,7 +52,8 @@ pub(super) async fn hold(
     let target = plan.target()?;
     let mut stream = connect(&target).await?;
     let mut wire = Wire::start(&target);
-    let queue = plan.queue_of(number);
+    // What a server may send without credit is none of the load's messages.
+    let queue = if kind == Held::Idle { format!("{}-idle", plan.queue) } else { plan.queue_of(number) };
     let mut held = HeldConnection {
         queue,
         kind,

@@ -12,6 +12,9 @@ use super::window::{GRACE, Schedule, Window};
 /// How often a producer that is far ahead of the consumers looks whether they have come closer.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
+/// In how many steps requests that were never sent are counted.
+const OVERDUE_STEPS: u64 = 100_000;
+
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -120,6 +123,11 @@ impl Pacer {
         }
     }
 
+    /// Whether the last request is, or may be, shorter than the others.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.count - self.sequence < self.plan.batch as u64
+    }
+
     /// The number of the next message.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
@@ -142,9 +150,16 @@ impl Pacer {
     pub(super) fn give_up(&self, now: Instant, meter: &mut Meter) -> u64 {
         let Some(schedule) = self.schedule.filter(|_| self.plan.is_timed()) else { return 0 };
         let batch = self.plan.batch as u64;
-        let overdue = self.requests..self.due.max(self.requests);
-        overdue.clone().for_each(|request| meter.answered(now, schedule.due(request), batch));
-        (overdue.end - overdue.start) * batch
+        let overdue = self.due.saturating_sub(self.requests);
+        // So many at once, each as late as the first of them: a rate may be far beyond what can be counted one by one.
+        let together = overdue.div_ceil(OVERDUE_STEPS).max(1);
+        let mut request = self.requests;
+        while request < self.due {
+            let count = together.min(self.due - request);
+            meter.answered(now, schedule.due(request), count.saturating_mul(batch));
+            request += count;
+        }
+        overdue.saturating_mul(batch)
     }
 
     /// What is due is sent even if the window is over, for as long as [`GRACE`] lasts.

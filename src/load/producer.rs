@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::meter::Meter;
 use super::pacer::{Pace, Pacer};
 use super::plan::Plan;
 use super::progress::Progress;
-use super::window::Window;
+use super::window::{GRACE, Window};
 use crate::batch::Record;
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency::Outstanding;
@@ -29,6 +29,9 @@ pub(super) struct Produced {
     /// Due by the schedule, and never sent.
     pub unsent: u64,
     pub failure: Option<String>,
+    /// When the first message should have been sent; and from then to the last answer.
+    pub first: Option<Instant>,
+    pub active: Duration,
 }
 
 /// See the module's page.
@@ -46,6 +49,8 @@ pub(super) struct LoadProducer {
     pbs_in_frame: usize,
     /// From their intended send times.
     outstanding: Outstanding,
+    /// Since when it has had credit, but less than a request needs, and nothing under way.
+    stuck: Option<Instant>,
     finished: bool,
     ended: bool,
     pub produced: Produced,
@@ -71,6 +76,7 @@ impl LoadProducer {
             pbs: Vec::new(),
             pbs_in_frame: 0,
             outstanding: Outstanding::default(),
+            stuck: None,
             finished: false,
             ended: false,
             produced: Produced::default(),
@@ -94,6 +100,7 @@ impl LoadProducer {
         });
         producer.send(self.plan.ttl, records, count, &mut self.pbs);
         self.pbs_in_frame += 1;
+        self.produced.first.get_or_insert(intended);
         self.outstanding.push(intended, count);
         self.pacer.sent(count);
     }
@@ -107,8 +114,31 @@ impl LoadProducer {
         self.pbs_in_frame = 0;
     }
 
+    /// A server whose credit stays below a request would be waited for without end.
+    fn look_for_credit(&mut self, now: Instant, next: Next) -> Result<Next, ClientError> {
+        let Some(producer) = &self.producer else { return Ok(next) };
+        let (credit, batch) = (producer.credit(), self.plan.batch as u64);
+        if producer.outstanding() > 0 || credit == 0 || credit >= batch || self.pacer.is_at_end() {
+            self.stuck = None;
+            return Ok(next);
+        }
+        let until = *self.stuck.get_or_insert(now) + GRACE;
+        if now >= until {
+            let why =
+                format!("the server gives credit for {credit} messages, and a request has {batch} (--batch)");
+            return Err(ClientError::Broken(why));
+        }
+        Ok(match next {
+            Next::At(at) => Next::At(at.min(until)),
+            Next::Wait => Next::At(until),
+            other => other,
+        })
+    }
+
     fn settle(&mut self, count: u64, outcome: &Outcome) {
         let now = Instant::now();
+        let first = self.produced.first.unwrap_or(now);
+        self.produced.active = now.saturating_duration_since(first);
         let is_stored = outcome.code.is_success();
         if is_stored {
             self.produced.acknowledged += count;
@@ -181,6 +211,7 @@ impl Application for LoadProducer {
         if !self.pbs.is_empty() {
             self.frame(wire);
         }
+        next = self.look_for_credit(now, next)?;
         self.pacer.publish();
         if self.finished {
             self.produced.unsent = self.pacer.give_up(now, &mut self.meter.borrow_mut());

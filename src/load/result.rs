@@ -81,6 +81,21 @@ pub struct IntervalResult {
     pub end_to_end: Option<String>,
 }
 
+impl IntervalResult {
+    /// A second in which nothing was answered.
+    pub(super) fn empty(from: f64) -> Self {
+        Self { from, acknowledged: 0, received: 0, produce: None, end_to_end: None }
+    }
+}
+
+impl RunResult {
+    /// The samples of one of its seconds: of the same kind in all of them.
+    pub fn samples<'a>(&self, interval: &'a IntervalResult) -> Option<&'a str> {
+        let samples = if self.end_to_end.is_some() { &interval.end_to_end } else { &interval.produce };
+        samples.as_deref()
+    }
+}
+
 /// A run in numbers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Figures {
@@ -106,6 +121,8 @@ pub struct Figures {
     pub keys: u32,
     /// Messages a second by schedule; absent: as fast as it went.
     pub rate: Option<f64>,
+    /// Messages that a producer might have under way; absent: as many as its server, or the peer's client, allows.
+    pub in_flight: Option<u64>,
     /// What was measured.
     pub measured_seconds: f64,
     /// From the first connection to the end.
@@ -170,6 +187,14 @@ impl Figures {
 const SUSTAINED: f64 = 0.97;
 
 impl ResultFile {
+    /// The run that stands for all, by its place: the one at the knee, or the one whose rate is in the middle.
+    pub fn chosen(&self) -> Option<usize> {
+        let at = |wanted: &RunResult| self.runs.iter().position(|run| std::ptr::eq(run, wanted));
+        let rate = self.knee.and_then(|knee| knee.rate);
+        let at_knee = rate.and_then(|rate| self.runs.iter().position(|run| run.figures.rate == Some(rate)));
+        at_knee.or_else(|| at(self.middle()?))
+    }
+
     /// The run whose rate is in the middle.
     pub fn middle(&self) -> Option<&RunResult> {
         let mut runs: Vec<&RunResult> = self.runs.iter().collect();

@@ -50,12 +50,14 @@ impl Stamp {
 pub struct Verdict {
     /// Messages received.
     pub received: u64,
-    /// Never received, though a later one of the same stream was.
+    /// Never received, though a later one of the same stream was: lost, or refused.
     pub lost: u64,
     /// Received again, or behind a later one of the same stream.
     pub repeated_or_out_of_order: u64,
     /// Without a stamp.
     pub foreign: u64,
+    /// Of other runs, where a run receives its own.
+    pub others: u64,
 }
 
 impl std::ops::Add for Verdict {
@@ -67,6 +69,7 @@ impl std::ops::Add for Verdict {
             lost: self.lost + other.lost,
             repeated_or_out_of_order: self.repeated_or_out_of_order + other.repeated_or_out_of_order,
             foreign: self.foreign + other.foreign,
+            others: self.others + other.others,
         }
     }
 }
@@ -80,6 +83,8 @@ pub struct Verifier {
     at: Option<((u32, u32), usize)>,
     /// A stream's first messages may be gone: only gaps behind the first that came are losses.
     from_anywhere: bool,
+    /// Only this run's messages count.
+    run: Option<u32>,
     verdict: Verdict,
 }
 
@@ -89,14 +94,24 @@ impl Verifier {
         Self { from_anywhere: true, ..Self::default() }
     }
 
-    /// Takes a payload; gives its stamp.
+    /// A verifier of one run's messages, which all come.
+    pub fn of_run(run: u32) -> Self {
+        Self { run: Some(run), ..Self::default() }
+    }
+
+    /// Takes a payload; gives its stamp, if it counts.
     #[inline]
     pub fn handle(&mut self, payload: &[u8]) -> Option<Stamp> {
-        self.verdict.received += 1;
         let Some(stamp) = Stamp::read(payload) else {
+            self.verdict.received += 1;
             self.verdict.foreign += 1;
             return None;
         };
+        if self.run.is_some_and(|run| run != stamp.run) {
+            self.verdict.others += 1;
+            return None;
+        }
+        self.verdict.received += 1;
         let key = (stamp.run, stamp.stream);
         let index = match self.at {
             Some((at, index)) if at == key => index,
@@ -112,8 +127,8 @@ impl Verifier {
         };
         let expected = &mut self.expected[index];
         if stamp.sequence >= *expected {
-            self.verdict.lost += stamp.sequence - *expected;
-            *expected = stamp.sequence + 1;
+            self.verdict.lost = self.verdict.lost.saturating_add(stamp.sequence - *expected);
+            *expected = stamp.sequence.saturating_add(1);
         } else {
             self.verdict.repeated_or_out_of_order += 1;
         }
@@ -147,7 +162,14 @@ mod tests {
         }
         assert_eq!(later.verdict(), Verdict { received: 3, lost: 1, ..Verdict::default() });
         assert_eq!(verifier.handle(b"short"), None);
-        let verdict = Verdict { received: 8, lost: 2, repeated_or_out_of_order: 2, foreign: 1 };
+        let verdict = Verdict { received: 8, lost: 2, repeated_or_out_of_order: 2, foreign: 1, others: 0 };
         assert_eq!(verifier.verdict(), verdict);
+        let mut own = Verifier::of_run(8);
+        let mut payload = [0; STAMP_BYTES];
+        for (run, sequence) in [(9, 4), (8, 0), (9, 7), (8, 1)] {
+            Stamp { run, stream: 0, sequence, intended_ns: 5 }.write(&mut payload);
+            assert_eq!(own.handle(&payload).is_some(), run == 8);
+        }
+        assert_eq!(own.verdict(), Verdict { received: 2, others: 2, ..Verdict::default() });
     }
 }

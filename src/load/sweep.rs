@@ -18,7 +18,24 @@ const STEPS_MAX: u32 = 12;
 /// Whether a run kept to the bound.
 fn keeps(result: &RunResult, p99_max: u64) -> bool {
     let figures = &result.figures;
-    figures.is_sustained() && figures.latency().is_some_and(|latency| latency.p99 <= p99_max)
+    let latency = if figures.consumers > 0 { &figures.end_to_end_latency } else { &figures.produce_latency };
+    let is_quick = latency.as_ref().is_some_and(|latency| latency.p99 <= p99_max);
+    figures.is_sound() && figures.is_sustained() && is_quick
+}
+
+/// The same, and keeps the run. A server that ends a connection at some rate has not kept to the bound at it.
+fn kept(result: Result<RunResult, ClientError>, p99_max: u64, runs: &mut Vec<RunResult>) -> bool {
+    match result {
+        Ok(result) => {
+            let kept = keeps(&result, p99_max);
+            runs.push(result);
+            kept
+        }
+        Err(error) => {
+            eprintln!("millstream: {error}");
+            false
+        }
+    }
 }
 
 /// Finds it by what `run` measures: a closed loop for the scale, upwards until a rate fails, then between. `each` is told every run.
@@ -37,14 +54,16 @@ pub fn find_knee(
     };
     let closed = at(None)?;
     let most = closed.figures.acknowledged_per_second;
+    if most <= 0.0 {
+        return Err(ClientError::Broken(
+            "nothing was acknowledged without a schedule: there is no scale to search on".into(),
+        ));
+    }
     let mut knee = Knee { p99_max, rate: None, failed: None };
     let mut runs = vec![closed];
     let mut rate = plan.rate.unwrap_or(most * FIRST);
     for _ in 0..STEPS_MAX {
-        let result = at(Some(rate))?;
-        let kept = keeps(&result, p99_max);
-        runs.push(result);
-        if !kept {
+        if !kept(at(Some(rate)), p99_max, &mut runs) {
             knee.failed = Some(rate);
             break;
         }
@@ -55,13 +74,11 @@ pub fn find_knee(
         let Some(failed) = knee.failed else { break };
         // Below the first rate, in the same steps.
         let rate = knee.rate.map_or(failed / STEP, |kept| (kept * failed).sqrt());
-        let result = at(Some(rate))?;
-        if keeps(&result, p99_max) {
+        if kept(at(Some(rate)), p99_max, &mut runs) {
             knee.rate = Some(rate);
         } else {
             knee.failed = Some(rate);
         }
-        runs.push(result);
     }
     Ok((runs, knee))
 }

@@ -58,13 +58,16 @@ impl fmt::Display for Figures {
         } else if !self.is_sustained() {
             writeln!(f, "  not sustained fewer were acknowledged than were due")?;
         }
-        let Verdict { received, lost, repeated_or_out_of_order, foreign } = self.verified;
+        let Verdict { received, lost, repeated_or_out_of_order, foreign, others } = self.verified;
         writeln!(
             f,
             "  verified      {} acknowledged, {} refused; {received} received: {} missing, {lost} lost, \
              {repeated_or_out_of_order} repeated or out of order, {foreign} foreign",
             self.acknowledged, self.refused, self.missing
         )?;
+        if others > 0 {
+            writeln!(f, "  of others     {others} messages of other runs came, too")?;
+        }
         for failure in &self.failures {
             writeln!(f, "  failed        {failure}")?;
         }
@@ -106,8 +109,9 @@ impl fmt::Display for ResultFile {
             let [least, middle, most] = [least, middle, most].map(|nanos| time(nanos as u64));
             writeln!(f, "  p99 {least}, {middle}, {most}")?;
         }
-        if let Some(run) = self.middle().filter(|run| !run.stages.is_empty()) {
-            writeln!(f, "in the server, of the median run:")?;
+        let chosen = self.chosen().and_then(|chosen| self.runs.get(chosen));
+        if let Some(run) = chosen.filter(|run| !run.stages.is_empty()) {
+            writeln!(f, "in the server, of the run that stands for all:")?;
             run.stages.iter().try_for_each(|stage| write_stage(f, stage))?;
         }
         if let Some(Knee { p99_max, rate, failed }) = self.knee {

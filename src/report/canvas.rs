@@ -42,8 +42,9 @@ pub(super) struct Frame {
     pub bottom: f64,
 }
 
-/// As text of XML.
+/// As text of XML, in which control characters have no place.
 pub(super) fn escape(text: &str) -> String {
+    let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -53,7 +54,7 @@ pub(super) fn text_width(text: &str) -> f64 {
 }
 
 /// A text that takes no more than `width` pixels.
-fn shortened(text: &str, width: f64) -> String {
+pub(super) fn shortened(text: &str, width: f64) -> String {
     let most = (width / LETTER_PX).max(4.0) as usize;
     if text.chars().count() <= most {
         return text.to_owned();

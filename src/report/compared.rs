@@ -34,7 +34,7 @@ impl Compared {
     }
 
     fn new(file: ResultFile) -> Result<Self, String> {
-        let chosen = chosen(&file).ok_or("it has no run")?;
+        let chosen = file.chosen().ok_or("it has no run")?;
         let used: Vec<&RunResult> = match file.knee {
             Some(_) => vec![&file.runs[chosen]],
             None => file.runs.iter().collect(),
@@ -68,6 +68,18 @@ impl Compared {
         if self.end_to_end.is_empty() { &self.produce } else { &self.end_to_end }
     }
 
+    /// Whether the two did the same, so that a ratio of their rates says something.
+    pub fn does_as(&self, other: &Self) -> bool {
+        let of = |one: &Self| (one.figures().mode, one.figures().consumers);
+        of(self) == of(other)
+    }
+
+    /// Whether their latencies count from and to the same.
+    pub fn counts_as(&self, other: &Self) -> bool {
+        self.end_to_end.is_empty() == other.end_to_end.is_empty()
+            && self.produce.is_empty() == other.produce.is_empty()
+    }
+
     /// The least and the most of a number over all runs; nothing where that says nothing.
     pub fn spread(&self, value: impl Fn(&Figures) -> f64) -> Option<(f64, f64)> {
         if self.file.knee.is_some() || self.file.runs.len() < 2 {
@@ -89,16 +101,4 @@ pub(super) fn what_latency(all: &[Compared]) -> &'static str {
     } else {
         "from when a message should have been sent to its receipt, or where nobody received to its acknowledgement"
     }
-}
-
-fn chosen(file: &ResultFile) -> Option<usize> {
-    let at_knee = file.knee.and_then(|knee| {
-        let rate = knee.rate?;
-        file.runs.iter().position(|run| run.figures.rate == Some(rate))
-    });
-    let middle = || {
-        let middle = file.middle()?;
-        file.runs.iter().position(|run| std::ptr::eq(run, middle))
-    };
-    at_knee.or_else(middle)
 }

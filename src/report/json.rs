@@ -38,10 +38,10 @@ pub fn summary(all: &[Compared]) -> serde_json::Result<String> {
             throughput_per_second: one.figures().throughput(),
             throughput_of_first: part(
                 one.figures().throughput(),
-                first.map(|first| first.figures().throughput()),
+                first.filter(|first| one.does_as(first)).map(|first| first.figures().throughput()),
             ),
             latency: Summary::of(one.latency()),
-            p99_of_first: part(p99(one), first.map(p99)),
+            p99_of_first: part(p99(one), first.filter(|first| one.counts_as(first)).map(p99)),
             knee: one.file.knee,
             figures: one.figures(),
             environment: &one.file.environment,

@@ -7,18 +7,17 @@ use super::theme::Theme;
 
 /// The tables of these results; with `pictures`, links to the charts that lie in that directory.
 pub fn text(title: &str, all: &[Compared], pictures: Option<&str>) -> String {
-    let mut text = format!("# {title}\n\n{}", table(&results(all)));
+    let mut text = format!("# {}\n\n{}", line(title), table(&results(all)));
     if let Some(directory) = pictures {
         for chart in charts(Theme::Light, all) {
-            text += &format!(
-                "## {}\n\n{}\n\n![{}]({directory}/{}.svg)\n\n",
-                chart.title, chart.caption, chart.title, chart.name
-            );
+            let title = line(&chart.title);
+            text +=
+                &format!("## {title}\n\n{}\n\n![{title}]({directory}/{}.svg)\n\n", chart.caption, chart.name);
         }
     }
     for one in all {
         if let Some(stages) = stages(one) {
-            text += &format!("## Stages in the server: {}\n\n{}", one.name, table(&stages));
+            text += &format!("## Stages in the server: {}\n\n{}", line(&one.name), table(&stages));
         }
     }
     for (heading, of) in [
@@ -31,10 +30,16 @@ pub fn text(title: &str, all: &[Compared], pictures: Option<&str>) -> String {
     text
 }
 
+/// A text of one line that is nothing but text.
+fn line(text: &str) -> String {
+    let text = text.replace(['\n', '\r'], " ");
+    let marks = ["\\", "<", "[", "]", "|", "*", "`"];
+    marks.iter().fold(text, |text, mark| text.replace(mark, &format!("\\{mark}")))
+}
+
 fn table(table: &Table) -> String {
     let row = |cells: &[String]| {
-        let cells: Vec<String> =
-            cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
+        let cells: Vec<String> = cells.iter().map(|cell| line(cell)).collect();
         format!("| {} |\n", cells.join(" | "))
     };
     let rule = format!("|{}\n", " --- |".repeat(table.head.len()));

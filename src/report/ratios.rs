@@ -1,13 +1,15 @@
 //! Results beside each other: throughput, and latency at some percentiles.
 
 use super::axis::{Axis, count, time_mark};
-use super::canvas::{Anchor, Canvas, Frame, WIDTH, text_width};
+use super::canvas::{Anchor, Canvas, Frame, WIDTH, shortened, text_width};
 use super::compared::Compared;
 use super::theme::{Ink, Theme};
 use crate::latency::time;
 
 const ROW_PX: f64 = 26.0;
 const GAP_PX: f64 = 16.0;
+/// The most that a name takes.
+const NAME_PX: f64 = 260.0;
 
 /// Throughput of each, with its spread.
 pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
@@ -32,7 +34,12 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
             canvas.line(&[(x.at(least), middle), (x.at(most), middle)], Ink::Text, 1.5);
             right = x.at(most).max(end);
         }
-        canvas.text((frame.left - 10.0, y + ROW_PX / 2.0 + 4.5), Anchor::End, Ink::Text, &one.name);
+        canvas.text(
+            (frame.left - 10.0, y + ROW_PX / 2.0 + 4.5),
+            Anchor::End,
+            Ink::Text,
+            &shortened(&one.name, NAME_PX),
+        );
         canvas.text((right + 8.0, y + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Muted, &said);
     }
     canvas.finish("Throughput compared")
@@ -64,7 +71,12 @@ pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
                 0.9,
                 &said,
             );
-            canvas.text((frame.left - 10.0, y + ROW_PX / 2.0 + 4.5), Anchor::End, Ink::Text, &one.name);
+            canvas.text(
+                (frame.left - 10.0, y + ROW_PX / 2.0 + 4.5),
+                Anchor::End,
+                Ink::Text,
+                &shortened(&one.name, NAME_PX),
+            );
             canvas.text((end + 8.0, y + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Muted, &said);
         }
     }
@@ -73,6 +85,6 @@ pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
 
 /// Names stand on the left, numbers behind the bars.
 fn frame(all: &[Compared], height: f64) -> Frame {
-    let names = all.iter().map(|one| text_width(&one.name)).fold(40.0, f64::max).min(260.0);
+    let names = all.iter().map(|one| text_width(&one.name)).fold(40.0, f64::max).min(NAME_PX);
     Frame { left: 64.0 + names, right: WIDTH - 110.0, top: 14.0, bottom: height - 54.0 }
 }

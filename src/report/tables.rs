@@ -1,9 +1,12 @@
 //! Results in numbers: rows of text, for a page and for Markdown.
 
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
 use super::axis::count;
 use super::compared::Compared;
 use crate::latency::{Stage, Unit, time};
-use crate::load::Verdict;
+use crate::load::{Figures, Knee, Verdict};
 
 /// A table: its head, and rows of as many cells.
 #[derive(Clone, Debug)]
@@ -23,6 +26,23 @@ fn ratio(value: f64, first: f64) -> String {
     if first > 0.0 { format!("{:.2} ×", value / first) } else { "–".into() }
 }
 
+/// The least and the most p99 of several runs.
+fn p99_spread(one: &Compared) -> String {
+    let p99 = |figures: &Figures| figures.latency().map_or(0.0, |latency| latency.p99 as f64);
+    let spread = one.spread(p99).map(|(low, high)| (time(low as u64), time(high as u64)));
+    spread.map_or(String::new(), |(low, high)| format!(" ({low} to {high})"))
+}
+
+/// What the search of a result found.
+fn knee(one: &Compared) -> Option<String> {
+    let Knee { p99_max, rate, .. } = one.file.knee?;
+    let bound = time(p99_max);
+    Some(match rate {
+        Some(rate) => format!("; the knee: the most with p99 under {bound} is {} /s", count(rate)),
+        None => format!("; no rate that was tried kept p99 under {bound}"),
+    })
+}
+
 /// What each result reached; ratios to the first.
 pub(super) fn results(all: &[Compared]) -> Table {
     let first = all.first();
@@ -37,11 +57,15 @@ pub(super) fn results(all: &[Compared]) -> Table {
         vec![
             one.name.clone(),
             format!("{} /s{spread}", count(rate)),
-            first.map_or(String::new(), |first| ratio(rate, first.figures().throughput())),
+            first
+                .filter(|first| one.does_as(first))
+                .map_or("–".into(), |first| ratio(rate, first.figures().throughput())),
             format!("{:.1} MB/s", rate * figures.size as f64 / 1e6),
             at(0.5),
-            at(0.99),
-            first.map_or(String::new(), |first| ratio(p99(one), p99(first))),
+            format!("{}{}", at(0.99), p99_spread(one)),
+            first
+                .filter(|first| one.counts_as(first))
+                .map_or("–".into(), |first| ratio(p99(one), p99(first))),
             at(0.999),
             time(one.latency().max()),
             figures.server_cpu_seconds_per_million.map_or("–".into(), |seconds| format!("{seconds:.3} s")),
@@ -79,7 +103,8 @@ pub(super) fn loads(all: &[Compared]) -> Table {
             }
         }
         let pace = figures.rate.map_or("as fast as it goes (closed loop)".into(), |rate| format!("{} /s by schedule (open loop)", count(rate)));
-        let Verdict { received, lost, repeated_or_out_of_order, foreign } = figures.verified;
+        let pace = pace + &knee(one).unwrap_or_default();
+        let Verdict { received, lost, repeated_or_out_of_order, foreign, .. } = figures.verified;
         let sound = if figures.is_sound() { "sound" } else { "NOT SOUND" };
         let sustained = if figures.is_sustained() { "" } else { "; rate not sustained" };
         vec![
@@ -115,6 +140,16 @@ pub(super) fn systems(all: &[Compared]) -> Table {
     Table::new(&["result", "system", "an acknowledged message is", "server"], rows.collect())
 }
 
+/// A time as people read it; a file may say any.
+fn when(unix_ms: u64) -> String {
+    let mut text = String::new();
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms));
+    match at.map(|at| write!(text, "{}", humantime::format_rfc3339_seconds(at))) {
+        Some(Ok(())) => text,
+        _ => "unknown".into(),
+    }
+}
+
 /// Where the load ran.
 pub(super) fn environments(all: &[Compared]) -> Table {
     let rows = all.iter().map(|one| {
@@ -130,10 +165,7 @@ pub(super) fn environments(all: &[Compared]) -> Table {
             format!("Linux {}", at.kernel),
             format!("clients on {:?}; governor {governor}; isolated {isolated}", at.client_cores),
             format!("{}, revision {}{build}", at.version, at.revision),
-            humantime::format_rfc3339_seconds(
-                std::time::UNIX_EPOCH + std::time::Duration::from_millis(one.file.began_unix_ms),
-            )
-            .to_string(),
+            when(one.file.began_unix_ms),
         ]
     });
     Table::new(
@@ -161,7 +193,7 @@ pub(super) fn stages(one: &Compared) -> Option<Table> {
     (!rows.is_empty()).then(|| Table::new(&head, rows))
 }
 
-/// The server's settings that differ among the results, or all of one.
+/// Every setting of the servers, beside each other.
 pub(super) fn settings(all: &[Compared]) -> Option<Table> {
     let servers: Vec<_> = all.iter().filter_map(|one| Some((one, one.file.server.as_ref()?))).collect();
     let (_, first) = servers.first()?;

@@ -81,7 +81,7 @@ pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
 fn p99s(one: &Compared) -> Vec<(f64, f64)> {
     let intervals = one.run().intervals.iter();
     let points = intervals.filter_map(|interval| {
-        let text = interval.end_to_end.as_deref().or(interval.produce.as_deref())?;
+        let text = one.run().samples(interval)?;
         let histogram = decode(text).ok()?;
         Some((interval.from + 0.5, histogram.value_at_quantile(0.99) as f64))
     });

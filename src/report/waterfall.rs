@@ -35,8 +35,10 @@ pub(super) fn parts(one: &Compared) -> Vec<Part> {
         })
         .collect();
     if let Some(client) = run.figures.produce_latency {
-        let mean = (client.mean - whole.mean).max(0.0);
-        parts.push(Part { name: "network and client".into(), mean, p99: None });
+        // Less than nothing, where the server had other clients, too: then nothing is known of it.
+        let mean = client.mean - whole.mean;
+        let rest = Part { name: "network and client".into(), mean, p99: None };
+        parts.extend((mean >= 0.0).then_some(rest));
     }
     parts
 }

@@ -384,8 +384,9 @@ impl Consume {
         for cursor in &mut self.cursors {
             if let Some(front) = cursor.ready.front() {
                 cursor.left = Some((front.stored.base_offset, front.offset, front.record));
-                cursor.is_caught_up = false;
             }
+            // What is stored until it asks again has waited for the client.
+            cursor.is_caught_up &= cursor.ready.is_empty() && cursor.fetch != Fetch::None;
             cursor.ready.clear();
         }
     }

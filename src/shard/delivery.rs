@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::core::{Message, ShardPulse, ShardSnapshot, Traffic};
 use crate::latency::Recorder;
 use crate::names::FullName;
+use crate::queue::QueueInfo;
 use crate::store::QueueSummary;
 
 /// What comes into a shard's inbox.
@@ -21,8 +23,8 @@ pub enum Delivery {
     Queues(Reply<Vec<(FullName, QueueSummary)>>),
     /// Say how long what took, and go on with these, which are empty; and how the shard is.
     Latency(Recorder, Reply<(Recorder, ShardPulse)>),
-    /// Say where partitions end and where consumers are.
-    Traffic(Reply<Traffic>),
+    /// Say where partitions of these queues end and where consumers are.
+    Traffic(Arc<Vec<(FullName, QueueInfo)>>, Reply<Traffic>),
     /// Say how the shard is.
     Snapshot(Reply<ShardSnapshot>),
     /// Say that it is there.

@@ -223,7 +223,7 @@ impl<S: Store<Token>> Driver<S> {
                     let full = std::mem::replace(self.core.latency(), empty);
                     reply.give((full, self.core.pulse()));
                 }
-                Some(Delivery::Traffic(reply)) => reply.give(self.core.traffic()),
+                Some(Delivery::Traffic(of, reply)) => reply.give(self.core.traffic(&of)),
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(Instant::now() + self.settings.drain_timeout);
@@ -299,8 +299,8 @@ impl<S: Store<Token>> Driver<S> {
                 Ok(Some(0)) | Err(_) => return self.remove(id),
                 Ok(Some(bytes)) => {
                     budget -= bytes;
-                    self.core.handle_received(now, id, &mut self.buffer[..bytes]);
-                    now = Self::time(self.started);
+                    let later = || Self::time(self.started);
+                    now = self.core.handle_received(now, id, &mut self.buffer[..bytes], later);
                 }
             }
         }

@@ -11,6 +11,7 @@ use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
 use crate::latency::Recorder;
 use crate::names::FullName;
+use crate::queue::QueueInfo;
 use crate::store::QueueSummary;
 use crate::store::log::{DataDir, OsDirectory};
 
@@ -82,9 +83,14 @@ impl Probe {
         self.send(shard, Delivery::Queues(Reply::new(reply)))
     }
 
-    /// Asks one where its partitions end and where its consumers are. False where its inbox is full.
-    pub fn traffic(&self, shard: usize, reply: impl FnOnce(Traffic) + Send + 'static) -> bool {
-        self.send(shard, Delivery::Traffic(Reply::new(reply)))
+    /// Asks one where its partitions of these queues end and where its consumers are. False where its inbox is full.
+    pub fn traffic(
+        &self,
+        shard: usize,
+        of: Arc<Vec<(FullName, QueueInfo)>>,
+        reply: impl FnOnce(Traffic) + Send + 'static,
+    ) -> bool {
+        self.send(shard, Delivery::Traffic(of, Reply::new(reply)))
     }
 
     /// What deletes queues, where the store can.

@@ -143,6 +143,7 @@ impl Server {
     /// Starts a shard on each core, to serve who comes to `listener`.
     pub fn start(config: &ServerConfig, listener: Listener) -> io::Result<Self> {
         let address = listener.local_address()?;
+        let latency_log = Collector::open_log(&config.latency)?;
         let cores = config.shard_cores();
         let count = cores.len();
         let shared = Arc::new(Shared {
@@ -227,7 +228,7 @@ impl Server {
         let probe = Probe::new(senders.clone(), stalls, draining.clone(), log);
         Ok(Self {
             address,
-            collector: Collector::start(&config.latency, probe.clone())?,
+            collector: Collector::start(config.latency.interval, latency_log, probe.clone())?,
             probe,
             handle: DrainHandle { listener, shards: senders, draining },
             shards,

@@ -356,7 +356,8 @@ impl World {
             return false;
         }
         let mut bytes: Vec<u8> = link.up.drain(..wanted).collect();
-        shard.core.handle_received(self.now, link.id, &mut bytes);
+        let now = self.now;
+        shard.core.handle_received(now, link.id, &mut bytes, || now);
         if !self.storm || self.random.one_in(2) {
             shard.core.flush(self.now, link.id);
         }

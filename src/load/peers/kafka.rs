@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -80,9 +80,12 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
     })
 }
 
-/// What was delivered since it was looked at: when each should have been sent, and what failed.
+/// A delivered message: when it should have been sent, when librdkafka said so, and what failed.
+type Delivery = (usize, Instant, Option<String>);
+
+/// What was delivered since it was looked at.
 #[derive(Debug, Default)]
-struct Deliveries(Mutex<Vec<(usize, Option<String>)>>);
+struct Deliveries(Mutex<Vec<Delivery>>);
 
 impl ClientContext for Deliveries {}
 
@@ -91,7 +94,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, intended_ns: usize) {
         let failure = result.as_ref().err().map(|(error, _)| error.to_string());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((intended_ns, failure));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((intended_ns, Instant::now(), failure));
     }
 }
 
@@ -112,7 +115,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
     let mut payload = vec![b'.'; plan.size];
     let keys = plan.keys();
     // Keyless messages of a producer go to one partition, so that they keep their order.
-    let partition = i32::try_from(job.number % plan.partitions)?;
+    let partition = i32::try_from(job.number)? % partitions(producer.client(), &job.queue)?;
     loop {
         let now = Instant::now();
         pacer.look(now);
@@ -151,6 +154,16 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
     producer.flush(Duration::from_secs(60))?;
     settle(job, &producer, &mut produced, None);
     Ok(produced)
+}
+
+/// How many a topic has: it may have been there before.
+fn partitions<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<i32, Failed> {
+    let metadata = client.fetch_metadata(Some(topic), ANSWER_TIMEOUT)?;
+    let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    if count == 0 {
+        return Err(format!("topic {topic} has no partition").into());
+    }
+    Ok(i32::try_from(count)?)
 }
 
 fn send(
@@ -196,8 +209,8 @@ fn settle(
     let deliveries =
         std::mem::take(&mut *producer.context().0.lock().unwrap_or_else(PoisonError::into_inner));
     let count = deliveries.len() as u64;
-    for (intended_ns, failure) in deliveries {
-        job.answered(produced, intended_ns as u64, failure);
+    for (intended_ns, at, failure) in deliveries {
+        job.answered(produced, intended_ns as u64, at, failure);
     }
     count
 }
@@ -206,7 +219,7 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
     let plan = job.plan.clone();
     let asker: BaseConsumer = config(&plan).create()?;
     let mut offsets = Vec::new();
-    for partition in 0..i32::try_from(plan.partitions)? {
+    for partition in 0..partitions(asker.client(), &job.queue)? {
         let (oldest, end) = asker.fetch_watermarks(&job.queue, partition, ANSWER_TIMEOUT)?;
         offsets.push(u64::try_from(if plan.mode == Mode::Both { end } else { oldest })?);
     }

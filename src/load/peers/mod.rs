@@ -32,10 +32,11 @@ use super::window::{GRACE, Window};
 use crate::client::ClientError;
 use crate::latency::histogram;
 
-/// A wait that is shorter is slept through in slices, with a look for answers between: the clients' timers tick in milliseconds.
+/// A wait that is shorter is slept through in slices, with a look for answers between: the clients' timers tick in milliseconds. What
+/// comes is seen so much later at most.
 const SHORT: Duration = Duration::from_millis(2);
 /// One of these slices.
-const SLICE: Duration = Duration::from_micros(100);
+const SLICE: Duration = Duration::from_micros(50);
 
 /// How often a consumer looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -171,10 +172,11 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
 
 /// A producer's answers.
 impl Job {
-    /// A message that should have been sent at `intended_ns` of the run's clock was answered.
-    fn answered(&mut self, produced: &mut Produced, intended_ns: u64, failure: Option<String>) {
-        let now = Instant::now();
+    /// A message that should have been sent at `intended_ns` of the run's clock was answered at `now`.
+    fn answered(&mut self, produced: &mut Produced, intended_ns: u64, now: Instant, failure: Option<String>) {
         let intended = self.plan.epoch + Duration::from_nanos(intended_ns);
+        let first = *produced.first.get_or_insert(intended);
+        produced.active = now.saturating_duration_since(first);
         match failure {
             None => {
                 produced.acknowledged += 1;
@@ -209,7 +211,7 @@ impl Reading {
         let Job { plan, window, .. } = job;
         let is_whole = plan.mode == Mode::Both;
         Self {
-            verifier: if is_whole { Verifier::default() } else { Verifier::from_anywhere() },
+            verifier: if is_whole { Verifier::of_run(plan.run) } else { Verifier::from_anywhere() },
             producers: plan.users_of(&job.queue, plan.producers()),
             measured_ns: plan.clock_ns(window.from)..plan.clock_ns(window.until),
             received_measured: 0,
@@ -233,7 +235,6 @@ impl Reading {
         self.taken += 1;
         if let Some(stamp) = self.verifier.handle(payload)
             && job.plan.mode == Mode::Both
-            && stamp.run == job.plan.run
             && self.measured_ns.contains(&stamp.intended_ns)
         {
             job.meter.end_to_end(job.plan.clock_ns(self.now).saturating_sub(stamp.intended_ns));

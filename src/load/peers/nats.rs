@@ -27,8 +27,9 @@ const IN_FLIGHT: u64 = 4_000;
 /// How much a stream keeps, bytes: the oldest go first.
 const STREAM_BYTES: i64 = 4 << 30;
 
+/// The client's socket has a thread beside the connection's own, which sleeps between two looks.
 fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
 async fn connect(plan: &Plan) -> Result<(async_nats::Client, JetStream), Failed> {
@@ -39,8 +40,13 @@ async fn connect(plan: &Plan) -> Result<(async_nats::Client, JetStream), Failed>
 }
 
 pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
+    let most = plan.in_flight.unwrap_or(0).max(plan.batch as u64);
+    if most > IN_FLIGHT {
+        return Err(format!("--in-flight and --batch: at most {IN_FLIGHT} against NATS").into());
+    }
     runtime()?.block_on(async {
         let (client, context) = connect(plan).await?;
+        let mut kept = String::new();
         for queue in queues {
             let config = Config {
                 name: queue.clone(),
@@ -51,14 +57,18 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
                 num_replicas: 1,
                 ..Config::default()
             };
-            context.get_or_create_stream(config).await?;
+            let stream = context.get_or_create_stream(config).await?;
+            // It may have been there before.
+            let Config { storage, num_replicas, .. } = &stream.cached_info().config;
+            let place = if *storage == StorageType::File { "a file" } else { "memory" };
+            kept = format!("in {place} of {num_replicas} replicas");
         }
         let info = client.server_info();
         Ok(About {
             version: info.version,
-            durability: "in a file of 1 replica before it is acknowledged, synced every sync_interval of the server (2 minutes \
-                         unless it says otherwise)"
-                .into(),
+            durability: format!(
+                "{kept} before it is acknowledged, synced every sync_interval of the server (2 minutes unless it says otherwise)"
+            ),
         })
     })
 }
@@ -69,7 +79,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
     let plan = job.plan.clone();
     runtime()?.block_on(async {
         let (_client, context) = connect(&plan).await?;
-        let in_flight = plan.in_flight.map_or(IN_FLIGHT, |messages| messages.min(IN_FLIGHT));
+        let in_flight = plan.in_flight.unwrap_or(IN_FLIGHT);
         let mut pacer = Pacer::new(plan.clone(), job.number, job.window, job.progress.clone());
         let mut produced = Produced::default();
         let mut waiting: VecDeque<(u64, Ack)> = VecDeque::new();
@@ -106,7 +116,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
         produced.unsent = pacer.give_up(Instant::now(), &mut job.meter);
         while let Some((intended_ns, ack)) = waiting.pop_front() {
             let failure = ack.await.err().map(|error| error.to_string());
-            job.answered(&mut produced, intended_ns, failure);
+            job.answered(&mut produced, intended_ns, Instant::now(), failure);
         }
         Ok(produced)
     })
@@ -118,7 +128,8 @@ async fn settle(job: &mut Job, waiting: &mut VecDeque<(u64, Ack)>, produced: &mu
         let mut any = false;
         while let Some((intended_ns, ack)) = waiting.front_mut() {
             let Poll::Ready(result) = ack.as_mut().poll(cx) else { break };
-            job.answered(produced, *intended_ns, result.err().map(|error| error.to_string()));
+            let failure = result.err().map(|error| error.to_string());
+            job.answered(produced, *intended_ns, Instant::now(), failure);
             waiting.pop_front();
             any = true;
         }
@@ -149,7 +160,11 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
         job.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
         let mut reading = Reading::new(job);
         while !reading.is_over(job) {
-            let Ok(Some(first)) = tokio::time::timeout(LOOK_EVERY, messages.next()).await else { continue };
+            let first = match tokio::time::timeout(LOOK_EVERY, messages.next()).await {
+                Ok(Some(first)) => first,
+                Ok(None) => return Err("the stream of messages has ended".into()),
+                Err(_) => continue,
+            };
             let mut taken = vec![first?];
             while taken.len() < TAKEN_AT_ONCE
                 && let Some(Some(next)) = futures_lite::future::poll_once(messages.next()).await

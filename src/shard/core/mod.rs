@@ -15,7 +15,7 @@ mod snapshot;
 pub use connection::{Checkpoint, Connection, Env};
 pub use message::{Message, Token};
 pub use slab::{ConnectionId, Slab};
-pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_QUEUES, Traffic};
+pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -168,11 +168,19 @@ impl<S: Store<Token>> Core<S> {
         }
     }
 
-    /// Bytes from a connection's socket.
-    pub fn handle_received(&mut self, now: Now, id: ConnectionId, input: &mut [u8]) {
+    /// Bytes from a connection's socket, read at `now`; what they bring is on its way when `later` is asked.
+    pub fn handle_received(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        input: &mut [u8],
+        later: impl FnOnce() -> Now,
+    ) -> Now {
         self.serve(now, id, |connection, env| connection.handle_received(input, env));
         self.mark_dirty(id);
+        let now = later();
         self.after(now, id);
+        now
     }
 
     /// All that a turn brought of a connection was handed in: its batch goes to the store.
@@ -272,6 +280,12 @@ impl<S: Store<Token>> Core<S> {
             self.mark_dirty(id);
         }
         self.after(now, id);
+        if let Some(connection) = self.connections.get(id)
+            && connection.unsent().is_empty()
+        {
+            // What was lent goes back.
+            self.handle_sent(now, id, 0, connection.is_writable());
+        }
         self.connections.get(id).map_or(&[], Connection::unsent)
     }
 
@@ -393,6 +407,7 @@ impl<S: Store<Token>> Core<S> {
             producing: sessions().filter(|session| session.credit().is_some()).count(),
             consuming: sessions().filter(|session| session.is_consuming()).count(),
             credit: sessions().filter_map(ServerSession::credit).sum(),
+            waiting_fetches: self.store.waiting(),
         }
     }
 
@@ -409,13 +424,13 @@ impl<S: Store<Token>> Core<S> {
             },
             counters: self.counters.clone(),
             store: self.store.counters(),
-            waiting_fetches: self.store.waiting(),
         }
     }
 
-    /// Where this shard's partitions end, and where its consumers are. For whoever asks now and then, like [`Self::snapshot`].
-    pub fn traffic(&self) -> Traffic {
-        let ends = |(name, info): (&FullName, &QueueInfo)| {
+    /// Where this shard's partitions of these queues end, and where its consumers are. For whoever asks now and then, like
+    /// [`Self::snapshot`].
+    pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
+        let ends = |(name, info): &(FullName, QueueInfo)| {
             let owned =
                 (0..info.partitions).filter(|partition| info.owner(*partition, self.shards) == self.shard);
             let ends = owned
@@ -430,8 +445,14 @@ impl<S: Store<Token>> Core<S> {
         };
         Traffic {
             queues: self.catalogue.iter().count(),
-            ends: self.catalogue.iter().take(TRAFFIC_QUEUES).flat_map(ends).collect(),
-            consumers: self.connections.ids().filter_map(consumer).collect(),
+            names: self
+                .catalogue
+                .iter()
+                .take(TRAFFIC_QUEUES)
+                .map(|(name, info)| (name.clone(), *info))
+                .collect(),
+            ends: of.iter().flat_map(ends).collect(),
+            consumers: self.connections.ids().filter_map(consumer).take(TRAFFIC_CONSUMERS).collect(),
         }
     }
 

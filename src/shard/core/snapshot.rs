@@ -2,6 +2,7 @@
 
 use super::CoreCounters;
 use crate::names::FullName;
+use crate::queue::QueueInfo;
 use crate::store::StoreCounters;
 
 /// What a shard says of itself at any time, at no cost.
@@ -17,8 +18,6 @@ pub struct ShardPulse {
     pub counters: CoreCounters,
     /// What became of the messages that its store was given.
     pub store: StoreCounters,
-    /// Fetches that wait.
-    pub waiting_fetches: usize,
 }
 
 /// What a shard says of itself when it is asked.
@@ -32,19 +31,26 @@ pub struct ShardSnapshot {
     pub consuming: usize,
     /// Messages that producers may send and have not sent.
     pub credit: u64,
+    /// Fetches that wait.
+    pub waiting_fetches: usize,
 }
 
-/// How many queues a shard tells of at once: it looks at all of their partitions.
+/// How many queues a shard tells of at once, and is asked for: it looks at all of their partitions.
 pub const TRAFFIC_QUEUES: usize = 1_000;
+
+/// How many consume operations it tells of.
+pub const TRAFFIC_CONSUMERS: usize = 1_000;
 
 /// Where a shard's partitions end, and where its consumers are.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
     /// Queues that it knows.
     pub queues: usize,
-    /// Of [`TRAFFIC_QUEUES`] of them: the queue, the partition, and where it ends.
+    /// [`TRAFFIC_QUEUES`] of them.
+    pub names: Vec<(FullName, QueueInfo)>,
+    /// Of the queues that it was asked for: the queue, its own partition, and where it ends.
     pub ends: Vec<(FullName, u16, u64)>,
-    /// Of each consume operation: its queue, and the offset of the next message of each of its partitions.
+    /// Of [`TRAFFIC_CONSUMERS`] consume operations: its queue, and the offset of the next message of each of its partitions.
     pub consumers: Vec<(FullName, Vec<(u16, u64)>)>,
 }
 
