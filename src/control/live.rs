@@ -194,7 +194,7 @@ fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
     }
     let has_lag = !of.is_empty();
     let mut shown: Vec<QueueTraffic> = of.into_values().collect();
-    shown.sort_by(|one, other| (other.lag, other.end).cmp(&(one.lag, one.end)));
+    shown.sort_by_key(|queue| std::cmp::Reverse((queue.lag, queue.end)));
     shown.truncate(QUEUES_SHOWN);
     let known = shards.iter().map(|shard| shard.queues).max().unwrap_or(0);
     Queues { named, known, has_lag, shown }

@@ -27,7 +27,7 @@ pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) 
     let mut intervals: BTreeMap<u64, IntervalResult> = BTreeMap::new();
     let mut teller = Teller::new();
     loop {
-        match pieces.recv_timeout(teller.due()) {
+        match pieces.recv_timeout(if tell { teller.due() } else { INTERVAL }) {
             Ok(piece) => {
                 // Equal bounds always add.
                 let _ = produce.add(&piece.produce);
