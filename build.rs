@@ -13,6 +13,8 @@ fn revision() -> String {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
+    // A tree with changes says so.
+    println!("cargo:rerun-if-changed=src");
     // What is named and not there would build everything again each time.
     for file in [".git/HEAD", ".git/logs/HEAD"].into_iter().filter(|file| std::path::Path::new(file).exists())
     {

@@ -17,7 +17,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use super::super::pacer::{Pace, Pacer};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
-use super::{Consumed, Failed, Job, LOOK_EVERY, Reading, SHORT, SLICE};
+use super::{Consumed, Failed, Job, LOOK_EVERY, Reading};
 use crate::store::kafka::TopicReader;
 
 /// How long the cluster may take to answer.
@@ -26,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const DELIVERY_TIMEOUT_MS: &str = "30000";
 /// How long a batch waits for company (`linger.ms`), that of Millstream on Kafka.
 const LINGER_MS: &str = "2";
+/// The least that librdkafka's poll waits, which ends at once when something is delivered; a shorter wait is slept through.
+const POLL: Duration = Duration::from_millis(1);
 /// Messages that a producer may have under way where none are said.
 const IN_FLIGHT: u64 = 100_000;
 
@@ -199,12 +201,13 @@ fn settle(
     wait: Option<Duration>,
 ) -> u64 {
     match wait.unwrap_or_default() {
-        short if short < SHORT => {
-            std::thread::sleep(short.min(SLICE));
+        // In slices, so many producers would leave the broker no time on a small machine.
+        short if short < POLL => {
+            std::thread::sleep(short);
             producer.poll(Duration::ZERO);
         }
-        // Ends early rather than late.
-        long => producer.poll(Duration::from_millis(long.min(LOOK_EVERY).as_millis() as u64 - 1)),
+        // Whole milliseconds, which end early rather than late.
+        long => producer.poll(Duration::from_millis(long.min(LOOK_EVERY).as_millis() as u64)),
     }
     let deliveries =
         std::mem::take(&mut *producer.context().0.lock().unwrap_or_else(PoisonError::into_inner));

@@ -32,12 +32,6 @@ use super::window::{GRACE, Window};
 use crate::client::ClientError;
 use crate::latency::histogram;
 
-/// A wait that is shorter is slept through in slices, with a look for answers between: the clients' timers tick in milliseconds. What
-/// comes is seen so much later at most.
-const SHORT: Duration = Duration::from_millis(2);
-/// One of these slices.
-const SLICE: Duration = Duration::from_micros(50);
-
 /// How often a consumer looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

@@ -19,10 +19,16 @@ use futures_lite::StreamExt;
 use super::super::pacer::{Pace, Pacer};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
-use super::{Consumed, Failed, Job, LOOK_EVERY, Reading, SHORT, SLICE};
+use super::{Consumed, Failed, Job, LOOK_EVERY, Reading};
 
 /// Messages that a producer may have under way where none are said: what the client's context allows.
 const IN_FLIGHT: u64 = 4_000;
+
+/// A wait that is shorter is slept through in slices, with a look for answers between: the runtime's timers tick in milliseconds. What
+/// comes is seen so much later at most.
+const SHORT: Duration = Duration::from_millis(2);
+/// One of these slices.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// How much a stream keeps, bytes: the oldest go first.
 const STREAM_BYTES: i64 = 4 << 30;

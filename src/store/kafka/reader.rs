@@ -11,7 +11,7 @@ use super::native::{Handle, Queue, Topic, Trouble};
 use super::news::News;
 
 /// How long it waits at an empty queue before it looks again.
-const NAP: Duration = Duration::from_micros(50);
+const NAP: Duration = Duration::from_micros(200);
 
 /// See the module's page. Fields go in their order: the topic before what it reads into.
 #[derive(Debug)]
