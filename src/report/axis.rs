@@ -118,7 +118,8 @@ impl PercentileAxis {
 
     pub(super) fn ticks(&self) -> Vec<Tick> {
         let marks = [(0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")];
-        let more = [(0.9999, "99.99 %"), (0.99999, "99.999 %"), (0.999999, "99.9999 %")];
+        let more =
+            [(0.9999, "99.99 %"), (0.99999, "99.999 %"), (0.999999, "99.9999 %"), (0.9999999, "99.99999 %")];
         let there = |(quantile, _): &(f64, &str)| -(1.0 - quantile).log10() <= self.nines + 1e-9;
         let all = marks.into_iter().chain(more).filter(there);
         all.map(|(quantile, text)| (self.at(quantile), text.to_owned())).collect()

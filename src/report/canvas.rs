@@ -135,17 +135,17 @@ impl Canvas {
         );
     }
 
-    /// Names and their lines from `top` on, as many in a row as there is room for; where they end.
-    pub(super) fn legend(&mut self, names: &[String], top: f64) -> f64 {
+    /// Series and their names from `top` on, as many in a row as there is room for; where they end.
+    pub(super) fn legend(&mut self, names: &[(usize, String)], top: f64) -> f64 {
         let (left, right) = (8.0, WIDTH - 8.0);
         let (mut x, mut y) = (left, top + LEGEND_LINE_PX / 2.0);
-        for (number, name) in names.iter().enumerate() {
+        for (number, name) in names {
             let name = shortened(name, right - left - SAMPLE_PX);
             let width = SAMPLE_PX + text_width(&name) + 18.0;
             if x > left && x + width > right {
                 (x, y) = (left, y + LEGEND_LINE_PX);
             }
-            self.line(&[(x, y), (x + 32.0, y)], Ink::Series(number), 2.5);
+            self.line(&[(x, y), (x + 32.0, y)], Ink::Series(*number), 2.5);
             self.text((x + 38.0, y + 4.5), Anchor::Start, Ink::Text, &name);
             x += width;
         }

@@ -3,9 +3,10 @@
 use hdrhistogram::Histogram;
 
 use super::compared::{Compared, what_latency};
+use super::percentiles::Line;
 use super::theme::Theme;
 use super::{heat, knee, percentiles, ratios, timeline, waterfall};
-use crate::latency::{Stage, Unit};
+use crate::latency::{Stage, Unit, decode};
 
 /// A drawn chart.
 #[derive(Clone, Debug)]
@@ -37,13 +38,13 @@ pub fn charts(theme: Theme, all: &[Compared]) -> Vec<Chart> {
         let caption = "A line through a bar goes from the least to the most of several runs.";
         charts.push(chart("throughput-compared", "Throughput", caption, ratios::throughput(theme, all)));
         let caption = format!("Latency counts {what}. The axis is logarithmic.");
-        charts.push(chart("latency-compared", "Latency", caption, ratios::latency(theme, all)));
+        charts.extend(
+            ratios::latency(theme, all).map(|svg| chart("latency-compared", "Latency", caption, svg)),
+        );
     }
-    let series: Vec<(String, &Histogram<u64>)> = all
-        .iter()
-        .filter(|one| !one.latency().is_empty())
-        .map(|one| (one.name.clone(), one.latency()))
-        .collect();
+    let measured = all.iter().enumerate().filter(|(_, one)| !one.latency().is_empty());
+    let series: Vec<Line<'_>> =
+        measured.map(|(number, one)| (number, one.name.clone(), one.latency())).collect();
     if !series.is_empty() {
         let caption = format!(
             "Latency counts {what}, one sample for each message. Each nine takes the same room; the end is the slowest message."
@@ -91,8 +92,9 @@ fn of_one(theme: Theme, one: &Compared, number: usize) -> Vec<Chart> {
     }
     let stages = stages(one);
     if !stages.is_empty() {
-        let series: Vec<(String, &Histogram<u64>)> =
-            stages.iter().map(|(name, histogram)| (name.clone(), histogram)).collect();
+        let lines =
+            stages.iter().enumerate().map(|(number, (name, histogram))| (number, name.clone(), histogram));
+        let series: Vec<Line<'_>> = lines.collect();
         let caption = "The server's own histograms of the same time, and beside them the client's.";
         let svg = percentiles::percentiles(theme, &series);
         charts.push(chart(name("stages"), format!("Stages by percentile: {}", one.name), caption, svg));
@@ -113,10 +115,9 @@ fn stages(one: &Compared) -> Vec<(String, Histogram<u64>)> {
     if all.is_empty() {
         return all;
     }
-    for (name, histogram) in [("client: acknowledged", &one.produce), ("client: received", &one.end_to_end)] {
-        if !histogram.is_empty() {
-            all.push((name.into(), histogram.clone()));
-        }
+    // Of the same run.
+    for (name, text) in [("client: acknowledged", &run.produce), ("client: received", &run.end_to_end)] {
+        all.extend(text.as_deref().and_then(|text| decode(text).ok()).map(|samples| (name.into(), samples)));
     }
     all
 }

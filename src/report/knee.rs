@@ -38,7 +38,7 @@ pub(super) fn knee(theme: Theme, all: &[Compared]) -> Option<String> {
     let low = values().map(|point| point.1).chain(bounds.iter().copied()).fold(f64::INFINITY, f64::min);
     let rate = values().map(|point| point.0).fold(0.0, f64::max);
     let mut canvas = Canvas::new(theme, HEIGHT);
-    let names: Vec<String> = searches.iter().map(|(one, _)| one.name.clone()).collect();
+    let names: Vec<_> = searches.iter().map(|(one, _)| one.name.clone()).enumerate().collect();
     let frame = Frame::below(canvas.legend(&names, 4.0), HEIGHT);
     let x = Axis::linear(rate, frame.left, frame.right);
     let y = Axis::log(low, high, frame.bottom, frame.top);

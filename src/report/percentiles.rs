@@ -11,18 +11,21 @@ const HEIGHT: f64 = 420.0;
 /// Points to each halving of what is left above.
 const POINTS: u32 = 8;
 
+/// What one line is of: the number of its colour, its name, its samples.
+pub(super) type Line<'a> = (usize, String, &'a Histogram<u64>);
+
 /// One line for each of these.
-pub(super) fn percentiles(theme: Theme, series: &[(String, &Histogram<u64>)]) -> String {
+pub(super) fn percentiles(theme: Theme, series: &[Line<'_>]) -> String {
     let mut canvas = Canvas::new(theme, HEIGHT);
-    let names: Vec<String> = series.iter().map(|(name, _)| name.clone()).collect();
+    let names: Vec<_> = series.iter().map(|(number, name, _)| (*number, name.clone())).collect();
     let frame = Frame::below(canvas.legend(&names, 4.0), HEIGHT);
-    let samples = series.iter().map(|(_, one)| one.len()).max().unwrap_or(0);
-    let low = series.iter().map(|(_, one)| one.min()).min().unwrap_or(1);
-    let high = series.iter().map(|(_, one)| one.max()).max().unwrap_or(1);
+    let samples = series.iter().map(|(_, _, one)| one.len()).max().unwrap_or(0);
+    let low = series.iter().map(|(_, _, one)| one.min()).min().unwrap_or(1);
+    let high = series.iter().map(|(_, _, one)| one.max()).max().unwrap_or(1);
     let x = PercentileAxis::new(samples, frame.left, frame.right);
     let y = Axis::log(low as f64, high as f64, frame.bottom, frame.top);
     canvas.axes(frame, (&x.ticks(), "percentile of messages"), (&y.ticks(time_mark), "latency"));
-    for (number, (_, histogram)) in series.iter().enumerate() {
+    for (number, _, histogram) in series {
         let mut points = vec![(x.at(0.0), y.at(histogram.min() as f64))];
         // As far as so many samples tell: the slowest one is the end.
         let last = 1.0 - 1.0 / histogram.len().max(1) as f64;
@@ -31,7 +34,7 @@ pub(super) fn percentiles(theme: Theme, series: &[(String, &Histogram<u64>)]) ->
             points.push((x.at(quantile), y.at(step.value_iterated_to() as f64)));
         }
         points.push((x.at(last), y.at(histogram.max() as f64)));
-        canvas.line(&points, Ink::Series(number), 2.0);
+        canvas.line(&points, Ink::Series(*number), 2.0);
     }
     canvas.finish("Latency by percentile")
 }

@@ -45,29 +45,34 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     canvas.finish("Throughput compared")
 }
 
-/// p50, p99 and p99.9 of each, on one axis.
-pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
+/// p50, p99 and p99.9 of each that has samples, on one axis; nothing where none has.
+pub(super) fn latency(theme: Theme, all: &[Compared]) -> Option<String> {
     let quantiles = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
-    let group = ROW_PX * all.len() as f64 + GAP_PX;
+    let measured: Vec<(usize, &Compared)> =
+        all.iter().enumerate().filter(|(_, one)| !one.latency().is_empty()).collect();
+    if measured.is_empty() {
+        return None;
+    }
+    let group = ROW_PX * measured.len() as f64 + GAP_PX;
     let height = 74.0 + group * quantiles.len() as f64;
     let mut canvas = Canvas::new(theme, height);
     let frame = frame(all, height);
     let value = |one: &Compared, quantile| one.latency().value_at_quantile(quantile).max(1) as f64;
-    let values = || all.iter().flat_map(|one| quantiles.map(|(quantile, _)| value(one, quantile)));
+    let values = || measured.iter().flat_map(|(_, one)| quantiles.map(|(quantile, _)| value(one, quantile)));
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(1.0, f64::max));
     let x = Axis::log(low / 2.0, high, frame.left, frame.right);
     canvas.axes(frame, (&x.ticks(time_mark), "latency"), (&[], ""));
     for (index, (quantile, name)) in quantiles.into_iter().enumerate() {
         let top = frame.top + group * index as f64 + GAP_PX / 2.0;
         canvas.text((10.0, top + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Text, name);
-        for (number, one) in all.iter().enumerate() {
-            let y = top + ROW_PX * number as f64;
+        for (row, (number, one)) in measured.iter().enumerate() {
+            let y = top + ROW_PX * row as f64;
             let end = x.at(value(one, quantile));
             let said = time(value(one, quantile) as u64);
             canvas.rect(
                 (frame.left, y + 4.0),
                 (end - frame.left, ROW_PX - 8.0),
-                Ink::Series(number),
+                Ink::Series(*number),
                 0.9,
                 &said,
             );
@@ -80,7 +85,7 @@ pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
             canvas.text((end + 8.0, y + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Muted, &said);
         }
     }
-    canvas.finish("Latency compared")
+    Some(canvas.finish("Latency compared"))
 }
 
 /// Names stand on the left, numbers behind the bars.

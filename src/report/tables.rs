@@ -52,7 +52,9 @@ pub(super) fn results(all: &[Compared]) -> Table {
         let spread = one.spread(|figures| figures.throughput());
         let spread =
             spread.map_or(String::new(), |(low, high)| format!(" ({} to {})", count(low), count(high)));
-        let at = |quantile| time(one.latency().value_at_quantile(quantile));
+        let has_samples = !one.latency().is_empty();
+        let said = |nanos| if has_samples { time(nanos) } else { "–".into() };
+        let at = |quantile| said(one.latency().value_at_quantile(quantile));
         let p99 = |one: &Compared| one.latency().value_at_quantile(0.99) as f64;
         vec![
             one.name.clone(),
@@ -67,7 +69,7 @@ pub(super) fn results(all: &[Compared]) -> Table {
                 .filter(|first| one.counts_as(first))
                 .map_or("–".into(), |first| ratio(p99(one), p99(first))),
             at(0.999),
-            time(one.latency().max()),
+            said(one.latency().max()),
             figures.server_cpu_seconds_per_million.map_or("–".into(), |seconds| format!("{seconds:.3} s")),
         ]
     });

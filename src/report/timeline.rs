@@ -28,7 +28,7 @@ fn in_seconds(value: f64) -> String {
 /// Messages a second in each second: received, or acknowledged where nobody received.
 pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     let mut canvas = Canvas::new(theme, HEIGHT);
-    let names: Vec<String> = all.iter().map(|one| one.name.clone()).collect();
+    let names: Vec<_> = all.iter().map(|one| one.name.clone()).enumerate().collect();
     let frame = Frame::below(canvas.legend(&names, 4.0), HEIGHT);
     let rate = |one: &Compared, interval: &IntervalResult| {
         (if one.figures().consumers > 0 { interval.received } else { interval.acknowledged }) as f64
@@ -55,7 +55,7 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
 /// p99 of the samples of each second.
 pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
     let mut canvas = Canvas::new(theme, HEIGHT);
-    let names: Vec<String> = all.iter().map(|one| format!("{}, p99", one.name)).collect();
+    let names: Vec<_> = all.iter().map(|one| format!("{}, p99", one.name)).enumerate().collect();
     let frame = Frame::below(canvas.legend(&names, 4.0), HEIGHT);
     let lines: Vec<Vec<(f64, f64)>> = all.iter().map(p99s).collect();
     let values = || lines.iter().flatten().map(|(_, value)| *value);
@@ -71,7 +71,7 @@ pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
                 *point,
                 2.6,
                 Ink::Series(number),
-                &format!("{}: {}", names[number], time_mark(*value)),
+                &format!("{}: {}", names[number].1, time_mark(*value)),
             );
         }
     }
