@@ -78,8 +78,9 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
         Item {
             what: "latency histograms",
             keys: "",
-            // Of each shard, the one that it fills, an empty one, the interval and the total; then all of that merged, twice.
-            bytes: (4 * shards + 2) * Recorder::BYTES as u64,
+            // Of each shard the one that it fills, an empty one, and the interval; of all together the interval, the total, and a
+            // copy for whoever looks.
+            bytes: (3 * shards + 3) * Recorder::BYTES as u64,
         },
         Item { what: "the rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
     ]);

@@ -23,6 +23,9 @@ use crate::shard::probe::Probe;
 /// How long shards may take to answer; what comes later counts in the next interval.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How often shards are asked at most.
+const PACE: Duration = Duration::from_millis(100);
+
 /// Intervals that are kept to be shown: five minutes of a second each (some 20 KiB each, whatever the traffic).
 pub const HISTORY: usize = 300;
 
@@ -39,8 +42,8 @@ enum Wish {
 /// What is known, for whoever shows it.
 #[derive(Debug)]
 struct Known {
-    /// Of each shard, since it began.
-    totals: Vec<Recorder>,
+    /// Of all shards together, since the server began.
+    total: Recorder,
     history: VecDeque<Arc<Interval>>,
 }
 
@@ -73,18 +76,9 @@ impl Board {
         self.wishes.send(Wish::Collect(Box::new(then))).is_ok()
     }
 
-    /// Looks at what each shard has recorded since it began.
-    pub fn with_totals<R>(&self, look: impl FnOnce(&[Recorder]) -> R) -> R {
-        look(&self.known.lock().unwrap_or_else(PoisonError::into_inner).totals)
-    }
-
-    /// All of them together.
+    /// What all shards together have recorded since the server began.
     pub fn total(&self) -> Recorder {
-        self.with_totals(|shards| {
-            let mut total = Recorder::default();
-            shards.iter().for_each(|shard| total.add(shard));
-            total
-        })
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).total.clone()
     }
 
     /// The intervals behind number `after` that are still kept.
@@ -112,7 +106,7 @@ impl Collector {
     /// Starts it.
     pub fn start(interval: Duration, log: Option<LogFile>, probe: Probe) -> io::Result<Self> {
         let shards = probe.shards();
-        let known = Known { totals: vec![Recorder::default(); shards], history: VecDeque::new() };
+        let known = Known { total: Recorder::default(), history: VecDeque::new() };
         let known = Arc::new(Mutex::new(known));
         let (wishes, asked) = channel();
         let (tell, newest) = watch::channel(0);
@@ -128,6 +122,7 @@ impl Collector {
             present: vec![Recorder::default(); shards],
             pulses: vec![None; shards],
             began: Instant::now(),
+            collected: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("latency".into()).spawn(move || {
             let _guard = AbortOnPanic;
@@ -162,8 +157,9 @@ struct Work {
     /// Of each shard, in the interval that runs; and what it said last of the rest.
     present: Vec<Recorder>,
     pulses: Vec<Option<ShardPulse>>,
-    /// When that interval began.
+    /// When that interval began, and when the shards were asked last.
     began: Instant,
+    collected: Instant,
 }
 
 impl Work {
@@ -179,24 +175,39 @@ impl Work {
             }
             match wishes.recv_timeout(due) {
                 Ok(Wish::Collect(then)) => {
+                    // Whoever asks without end costs no more than whoever asks now and then.
+                    std::thread::sleep(PACE.saturating_sub(self.collected.elapsed()));
+                    let (mut asked, mut ended) = (vec![then], None);
+                    for wish in wishes.try_iter() {
+                        match wish {
+                            Wish::Collect(then) => asked.push(then),
+                            Wish::End(left) => ended = Some(left),
+                        }
+                    }
                     self.collect();
-                    then();
+                    asked.into_iter().for_each(|then| then());
+                    if let Some(left) = ended {
+                        return self.end(left, &mut lines);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(Wish::End(left)) => {
-                    // What a shard had given before it ended.
-                    while let Ok((shard, full, pulse)) = self.answers.try_recv() {
-                        self.take(shard, full, pulse);
-                    }
-                    for (shard, mut left) in left.into_iter().enumerate() {
-                        left.count();
-                        self.add(shard, &left);
-                    }
-                    return self.end_interval(&mut lines);
-                }
+                Ok(Wish::End(left)) => return self.end(left, &mut lines),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// The shards have ended.
+    fn end(&mut self, left: Vec<Recorder>, lines: &mut Option<Lines<'_>>) {
+        // What a shard had given before it ended.
+        while let Ok((shard, full, pulse)) = self.answers.try_recv() {
+            self.take(shard, full, pulse);
+        }
+        for (shard, mut left) in left.into_iter().enumerate() {
+            left.count();
+            self.add(shard, &left);
+        }
+        self.end_interval(lines);
     }
 
     /// Asks every shard, and waits for them, but not for long.
@@ -220,6 +231,7 @@ impl Work {
                 Err(_) => break,
             }
         }
+        self.collected = Instant::now();
     }
 
     fn take(&mut self, shard: usize, mut full: Recorder, pulse: ShardPulse) {
@@ -232,7 +244,7 @@ impl Work {
 
     fn add(&mut self, shard: usize, full: &Recorder) {
         self.present[shard].add(full);
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).totals[shard].add(full);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).total.add(full);
     }
 
     /// The interval is over: it is logged and shown.
