@@ -105,11 +105,15 @@ class Browser:
         return result["result"].get("value")
 
     async def until(self, expression):
+        """Its value, once it has one: what it asks of may not be there before the page is."""
         end = time.monotonic() + WAIT_SECONDS
-        while not (value := await self.value(expression)):
-            assert time.monotonic() < end, f"never: {expression}"
+        while True:
+            result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+            value = None if "exceptionDetails" in result else result["result"].get("value")
+            if value:
+                return value
+            assert time.monotonic() < end, f"never: {expression}: {result}"
             await asyncio.sleep(0.1)
-        return value
 
     async def picture(self, name):
         taken = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
