@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::consumer::Consumed;
 use super::gather::Gathered;
 use super::meter::INTERVAL;
 use super::plan::{Mode, Plan};
 use super::producer::Produced;
+use super::reading::Consumed;
 use super::result::{Figures, IntervalResult, RunResult};
 use super::stamp::Verdict;
 use crate::control::StagePage;

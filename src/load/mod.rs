@@ -10,9 +10,10 @@
 //! | `stamp` | what a payload carries, and how loss, repeats and order are seen |
 //! | `pacer` | when a producer sends |
 //! | `producer`, `consumer`, `held` | one connection: under load, or only there |
+//! | `reading` | what a consumer makes of its messages |
 //! | `progress` | what connections tell each other |
 //! | `meter`, `gather` | samples: of a thread, and of all |
-//! | `server_side` | what the server says meanwhile |
+//! | `server_side`, `server_watch` | what the server says, and looking at it while a load runs |
 //! | `run` | all of them, on their cores, from start to end |
 //! | `peers` | the same against other servers |
 //! | `sweep` | runs at one rate after the other, to find the knee |
@@ -31,9 +32,11 @@ pub mod peers;
 mod plan;
 mod producer;
 mod progress;
+mod reading;
 mod result;
 mod run;
 mod server_side;
+mod server_watch;
 mod stamp;
 mod sweep;
 mod table;

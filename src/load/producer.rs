@@ -34,6 +34,33 @@ pub(super) struct Produced {
     pub active: Duration,
 }
 
+impl Produced {
+    /// `count` messages that should have been sent at `intended` were answered at `now`: stored, or why not.
+    pub(super) fn answered(
+        &mut self,
+        window: Window,
+        meter: &mut Meter,
+        (intended, now): (Instant, Instant),
+        count: u64,
+        failure: Option<&str>,
+    ) {
+        let first = *self.first.get_or_insert(intended);
+        self.active = now.saturating_duration_since(first);
+        match failure {
+            None => {
+                self.acknowledged += count;
+                self.acknowledged_measured += if window.holds(now) { count } else { 0 };
+                meter.acknowledged(now, intended, count);
+            }
+            Some(failure) => {
+                self.refused += count;
+                self.failure.get_or_insert_with(|| failure.to_owned());
+                meter.answered(now, intended, count);
+            }
+        }
+    }
+}
+
 /// See the module's page.
 pub(super) struct LoadProducer {
     plan: Arc<Plan>,
@@ -100,7 +127,6 @@ impl LoadProducer {
         });
         producer.send(self.plan.ttl, records, count, &mut self.pbs);
         self.pbs_in_frame += 1;
-        self.produced.first.get_or_insert(intended);
         self.outstanding.push(intended, count);
         self.pacer.sent(count);
     }
@@ -137,23 +163,11 @@ impl LoadProducer {
 
     fn settle(&mut self, count: u64, outcome: &Outcome) {
         let now = Instant::now();
-        let first = self.produced.first.unwrap_or(now);
-        self.produced.active = now.saturating_duration_since(first);
-        let is_stored = outcome.code.is_success();
-        if is_stored {
-            self.produced.acknowledged += count;
-            self.produced.acknowledged_measured += if self.window.holds(now) { count } else { 0 };
-        } else {
-            self.produced.refused += count;
-            self.produced.failure.get_or_insert_with(|| outcome.to_string());
-        }
-        let mut meter = self.meter.borrow_mut();
-        self.outstanding.settle(count, |intended, count| {
-            if is_stored {
-                meter.acknowledged(now, intended, count);
-            } else {
-                meter.answered(now, intended, count);
-            }
+        let failure = (!outcome.code.is_success()).then(|| outcome.to_string());
+        let Self { outstanding, produced, meter, window, .. } = self;
+        let mut meter = meter.borrow_mut();
+        outstanding.settle(count, |intended, count| {
+            produced.answered(*window, &mut meter, (intended, now), count, failure.as_deref());
         });
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use super::plan::{Mode, Plan};
+
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -36,6 +38,12 @@ impl Progress {
             held_ready: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
         }
+    }
+
+    /// Whether a producer may begin: consumers of the same run are there before it, so that none of them begins behind what it sends.
+    pub(super) fn may_produce(&self, plan: &Plan) -> bool {
+        let awaited = if plan.mode == Mode::Both { plan.consumers as usize } else { 0 };
+        self.consumers_ready.load(Ordering::Acquire) >= awaited || self.has_failed()
     }
 
     pub(super) fn has_failed(&self) -> bool {

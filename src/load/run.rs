@@ -3,15 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use glommio::ExecutorJoinHandle;
 use hdrhistogram::Histogram;
 
-use super::consumer::{Consumed, LoadConsumer};
+use super::consumer::LoadConsumer;
 use super::figures::{Measured, ServerUse, result};
 use super::gather::gather;
 use super::held::{Held, hold};
@@ -19,11 +18,12 @@ use super::meter::{Meter, Piece};
 use super::plan::{Mode, Plan};
 use super::producer::{LoadProducer, Produced};
 use super::progress::Progress;
+use super::reading::Consumed;
 use super::result::RunResult;
-use super::server_side::{cpu_seconds, resident_bytes, stages_between};
+use super::server_side::resident_bytes;
+use super::server_watch::ServerWatch;
 use super::window::Window;
 use crate::client::{ClientError, Wire, connect, run as run_connection};
-use crate::control::LatencyPage;
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
 
@@ -173,54 +173,6 @@ fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread
     Ok(threads)
 }
 
-/// Looks at the server while the load runs.
-struct ServerWatch {
-    plan: Arc<Plan>,
-    over: Arc<AtomicBool>,
-    watcher: JoinHandle<(Option<f64>, Option<LatencyPage>)>,
-}
-
-impl ServerWatch {
-    fn start(plan: &Arc<Plan>, window: Window) -> Self {
-        let (over, plan) = (Arc::new(AtomicBool::new(false)), plan.clone());
-        let (ended, watched) = (over.clone(), plan.clone());
-        let watcher = std::thread::spawn(move || {
-            let cpu = || watched.server_pid.and_then(cpu_seconds);
-            let wait_until = |at: Instant| {
-                while !ended.load(Ordering::Acquire) && Instant::now() < at {
-                    std::thread::park_timeout(at.saturating_duration_since(Instant::now()));
-                }
-            };
-            wait_until(window.from);
-            let (before, page) = (cpu(), watched.control.as_ref().and_then(|control| control.latency().ok()));
-            wait_until(window.until);
-            (cpu().zip(before).map(|(after, before)| after - before), page)
-        });
-        Self { plan, over, watcher }
-    }
-
-    /// The run is over.
-    fn finish(self) -> ServerUse {
-        self.over.store(true, Ordering::Release);
-        self.watcher.thread().unpark();
-        // It only looks; without it there is nothing to say.
-        let (cpu_seconds, before) = self.watcher.join().unwrap_or_default();
-        let after = before.as_ref().and_then(|_| self.plan.control.as_ref()?.latency().ok());
-        let stages = before.zip(after).map(|(before, after)| stages_between(&before, &after));
-        ServerUse {
-            cpu_seconds,
-            stages: stages.unwrap_or_default(),
-            resident_bytes: self.plan.server_pid.and_then(resident_bytes),
-            held_bytes: None,
-        }
-    }
-}
-
-/// How many consumers a producer waits for.
-fn consumers_of(plan: &Plan) -> usize {
-    if plan.mode == Mode::Both { plan.consumers as usize } else { 0 }
-}
-
 async fn produce(
     plan: Arc<Plan>,
     number: u32,
@@ -229,8 +181,7 @@ async fn produce(
     meter: Rc<RefCell<Meter>>,
 ) -> Result<Done, ClientError> {
     let ended = async {
-        while progress.consumers_ready.load(Ordering::Acquire) < consumers_of(&plan) && !progress.has_failed()
-        {
+        while !progress.may_produce(&plan) {
             glommio::timer::sleep(LOOK_EVERY).await;
         }
         let target = plan.target()?;

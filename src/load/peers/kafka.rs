@@ -17,7 +17,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use super::super::pacer::{Pace, Pacer};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
-use super::{Consumed, Failed, Job, LOOK_EVERY, Reading};
+use super::{Consumed, Failed, Job, LOOK_EVERY};
 use crate::store::kafka::TopicReader;
 
 /// How long the cluster may take to answer.
@@ -231,11 +231,11 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
     let properties = config.config_map().into_iter().map(|(key, value)| (key.into(), value.into()));
     let reader = TopicReader::start(&properties.collect(), &job.queue, &offsets)?;
     job.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
-    let mut reading = Reading::new(job);
-    while !reading.is_over(job) {
-        reading.begin(job);
-        reader.read(|payload| reading.handle(job, payload))?;
-        reading.end(job);
+    let mut reading = job.reading();
+    while !reading.is_over(Instant::now()) {
+        reading.begin(Instant::now(), &mut job.meter);
+        reader.read(|payload| reading.handle(payload, &mut job.meter))?;
+        reading.end(&mut job.meter);
     }
-    Ok(reading.consumed(job))
+    Ok(reading.consumed(None))
 }

@@ -18,17 +18,16 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::consumer::Consumed;
-use super::figures::{Measured, ServerUse, result};
+use super::figures::{Measured, result};
 use super::gather::gather;
 use super::meter::{Meter, Piece};
-use super::plan::{About, Mode, Peer, Plan};
+use super::plan::{About, Peer, Plan};
 use super::producer::Produced;
-use super::progress::{Progress, sum};
+use super::progress::Progress;
+use super::reading::{Consumed, Reading};
 use super::result::RunResult;
-use super::server_side::{cpu_seconds, resident_bytes};
-use super::stamp::Verifier;
-use super::window::{GRACE, Window};
+use super::server_watch::ServerWatch;
+use super::window::Window;
 use crate::client::ClientError;
 use crate::latency::histogram;
 
@@ -72,12 +71,11 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let plan = Arc::new(plan);
     let progress = Arc::new(Progress::new(plan.producers(), plan.consumers()));
     let began = Instant::now();
-    let from = began + plan.warmup;
-    let window = Window::of(from, &plan);
+    let window = Window::of(began + plan.warmup, &plan);
     let (to, pieces) = channel();
     let (gathering, tell) = (progress.clone(), plan.progress);
     let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
-    let cpu = plan.server_pid.map(|pid| std::thread::spawn(move || cpu_within(pid, window)));
+    let server = ServerWatch::start(&plan, window);
     let mut threads = Vec::new();
     let kinds = [(false, plan.consumers()), (true, plan.producers())];
     for (produces, count) in kinds {
@@ -100,20 +98,8 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
         return Err(error);
     }
     let gathered = gatherer.join().map_err(|_| broken(&"gathering has panicked"))?;
-    let server = ServerUse {
-        // Where a run ended by its count, nobody waits for its window.
-        cpu_seconds: cpu.filter(|_| plan.is_timed()).and_then(|thread| thread.join().ok().flatten()),
-        resident_bytes: plan.server_pid.and_then(resident_bytes),
-        ..ServerUse::default()
-    };
+    let server = server.finish();
     Ok(result(&plan, Measured { elapsed, produced, consumed, setup: histogram(), gathered, server }))
-}
-
-fn cpu_within(pid: u32, window: Window) -> Option<f64> {
-    std::thread::sleep(window.from.saturating_duration_since(Instant::now()));
-    let before = cpu_seconds(pid)?;
-    std::thread::sleep(window.until.saturating_duration_since(Instant::now()));
-    Some(cpu_seconds(pid)? - before)
 }
 
 fn job(plan: &Arc<Plan>, number: u32, window: Window, progress: &Arc<Progress>, to: &Sender<Piece>) -> Job {
@@ -134,8 +120,7 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
     let progress = job.progress.clone();
     let number = job.number as usize;
     let done = if produces {
-        let wanted = if job.plan.mode == Mode::Both { job.plan.consumers as usize } else { 0 };
-        while progress.consumers_ready.load(Ordering::Acquire) < wanted && !progress.has_failed() {
+        while !progress.may_produce(&job.plan) {
             std::thread::sleep(LOOK_EVERY);
         }
         let produced = match peer {
@@ -164,113 +149,15 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
     done
 }
 
-/// A producer's answers.
 impl Job {
     /// A message that should have been sent at `intended_ns` of the run's clock was answered at `now`.
     fn answered(&mut self, produced: &mut Produced, intended_ns: u64, now: Instant, failure: Option<String>) {
         let intended = self.plan.epoch + Duration::from_nanos(intended_ns);
-        let first = *produced.first.get_or_insert(intended);
-        produced.active = now.saturating_duration_since(first);
-        match failure {
-            None => {
-                produced.acknowledged += 1;
-                produced.acknowledged_measured += u64::from(self.window.holds(now));
-                self.meter.acknowledged(now, intended, 1);
-            }
-            Some(failure) => {
-                produced.refused += 1;
-                produced.failure.get_or_insert(failure);
-                self.meter.answered(now, intended, 1);
-            }
-        }
-    }
-}
-
-/// A consumer's bookkeeping.
-struct Reading {
-    verifier: Verifier,
-    producers: Vec<u32>,
-    measured_ns: std::ops::Range<u64>,
-    received_measured: u64,
-    /// When the messages came that are taken now, and how many they are.
-    now: Instant,
-    taken: u64,
-    first: Option<Instant>,
-    last: Option<Instant>,
-    give_up: Option<Instant>,
-}
-
-impl Reading {
-    fn new(job: &Job) -> Self {
-        let Job { plan, window, .. } = job;
-        let is_whole = plan.mode == Mode::Both;
-        Self {
-            verifier: if is_whole { Verifier::of_run(plan.run) } else { Verifier::from_anywhere() },
-            producers: plan.users_of(&job.queue, plan.producers()),
-            measured_ns: plan.clock_ns(window.from)..plan.clock_ns(window.until),
-            received_measured: 0,
-            now: Instant::now(),
-            taken: 0,
-            first: None,
-            last: None,
-            give_up: None,
-        }
+        produced.answered(self.window, &mut self.meter, (intended, now), 1, failure.as_deref());
     }
 
-    /// Messages may have come, together.
-    fn begin(&mut self, job: &mut Job) {
-        self.now = Instant::now();
-        self.taken = 0;
-        job.meter.received(self.now, 0);
-    }
-
-    /// One of them.
-    fn handle(&mut self, job: &mut Job, payload: &[u8]) {
-        self.taken += 1;
-        if let Some(stamp) = self.verifier.handle(payload)
-            && job.plan.mode == Mode::Both
-            && self.measured_ns.contains(&stamp.intended_ns)
-        {
-            job.meter.end_to_end(job.plan.clock_ns(self.now).saturating_sub(stamp.intended_ns));
-        }
-    }
-
-    /// Those were all.
-    fn end(&mut self, job: &mut Job) {
-        if self.taken > 0 {
-            job.meter.received(self.now, self.taken);
-            self.received_measured += if job.window.holds(self.now) { self.taken } else { 0 };
-            self.first.get_or_insert(self.now);
-            self.last = Some(self.now);
-            let in_all = self.verifier.verdict().received;
-            job.progress.received[job.number as usize].store(in_all, Ordering::Release);
-        }
-    }
-
-    fn is_over(&mut self, job: &Job) -> bool {
-        let (now, received) = (Instant::now(), self.verifier.verdict().received);
-        if job.progress.has_failed() {
-            return true;
-        }
-        if job.plan.mode == Mode::Consume {
-            let in_time = job.plan.count.is_none();
-            return job.plan.count.is_some_and(|count| received >= count)
-                || in_time && now >= job.window.until;
-        }
-        if job.progress.producers.load(Ordering::Acquire) > 0 {
-            return false;
-        }
-        let give_up = *self.give_up.get_or_insert(now + GRACE);
-        received >= sum(&job.progress.acknowledged, &self.producers) || now >= give_up
-    }
-
-    fn consumed(self, job: &Job) -> Consumed {
-        Consumed {
-            verdict: self.verifier.verdict(),
-            expected: sum(&job.progress.acknowledged, &self.producers),
-            received_measured: self.received_measured,
-            active: self.first.zip(self.last).map_or(Duration::ZERO, |(first, last)| last - first),
-            failure: None,
-        }
+    /// What its messages are read with.
+    fn reading(&self) -> Reading {
+        Reading::new(self.plan.clone(), self.number, self.window, self.progress.clone())
     }
 }

@@ -19,7 +19,7 @@ use futures_lite::StreamExt;
 use super::super::pacer::{Pace, Pacer};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
-use super::{Consumed, Failed, Job, LOOK_EVERY, Reading};
+use super::{Consumed, Failed, Job, LOOK_EVERY};
 
 /// Messages that a producer may have under way where none are said: what the client's context allows.
 const IN_FLIGHT: u64 = 4_000;
@@ -164,8 +164,8 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
             .await?;
         let mut messages = consumer.messages().await?;
         job.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
-        let mut reading = Reading::new(job);
-        while !reading.is_over(job) {
+        let mut reading = job.reading();
+        while !reading.is_over(Instant::now()) {
             let first = match tokio::time::timeout(LOOK_EVERY, messages.next()).await {
                 Ok(Some(first)) => first,
                 Ok(None) => return Err("the stream of messages has ended".into()),
@@ -177,11 +177,11 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
             {
                 taken.push(next?);
             }
-            reading.begin(job);
-            taken.iter().for_each(|message| reading.handle(job, &message.payload));
-            reading.end(job);
+            reading.begin(Instant::now(), &mut job.meter);
+            taken.iter().for_each(|message| reading.handle(&message.payload, &mut job.meter));
+            reading.end(&mut job.meter);
         }
-        Ok(reading.consumed(job))
+        Ok(reading.consumed(None))
     })
 }
 

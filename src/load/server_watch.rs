@@ -1,0 +1,55 @@
+//! Looks at the server while a load runs: its CPU time in the window, its own histograms, its memory at the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::figures::ServerUse;
+use super::plan::Plan;
+use super::server_side::{cpu_seconds, resident_bytes, stages_between};
+use super::window::Window;
+use crate::control::LatencyPage;
+
+/// See the module's page.
+pub(super) struct ServerWatch {
+    plan: Arc<Plan>,
+    over: Arc<AtomicBool>,
+    watcher: JoinHandle<(Option<f64>, Option<LatencyPage>)>,
+}
+
+impl ServerWatch {
+    pub(super) fn start(plan: &Arc<Plan>, window: Window) -> Self {
+        let (over, plan) = (Arc::new(AtomicBool::new(false)), plan.clone());
+        let (ended, watched) = (over.clone(), plan.clone());
+        let watcher = std::thread::spawn(move || {
+            let cpu = || watched.server_pid.and_then(cpu_seconds);
+            let wait_until = |at: Instant| {
+                while !ended.load(Ordering::Acquire) && Instant::now() < at {
+                    std::thread::park_timeout(at.saturating_duration_since(Instant::now()));
+                }
+            };
+            wait_until(window.from);
+            let (before, page) = (cpu(), watched.control.as_ref().and_then(|control| control.latency().ok()));
+            wait_until(window.until);
+            (cpu().zip(before).map(|(after, before)| after - before), page)
+        });
+        Self { plan, over, watcher }
+    }
+
+    /// The run is over.
+    pub(super) fn finish(self) -> ServerUse {
+        self.over.store(true, Ordering::Release);
+        self.watcher.thread().unpark();
+        // It only looks; without it there is nothing to say.
+        let (cpu_seconds, before) = self.watcher.join().unwrap_or_default();
+        let after = before.as_ref().and_then(|_| self.plan.control.as_ref()?.latency().ok());
+        let stages = before.zip(after).map(|(before, after)| stages_between(&before, &after));
+        ServerUse {
+            cpu_seconds,
+            stages: stages.unwrap_or_default(),
+            resident_bytes: self.plan.server_pid.and_then(resident_bytes),
+            held_bytes: None,
+        }
+    }
+}
