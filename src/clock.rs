@@ -1,6 +1,7 @@
 //! The time as the cores see it: passed in, never asked for.
 
-use std::time::Duration;
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// One look at both clocks of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,4 +35,23 @@ impl Now {
 /// A `Duration` in whole milliseconds, as deadlines count them.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+/// A Unix time in milliseconds as people read it (RFC 3339, whole seconds); nothing for one that has no such text, as it may stand in a file.
+pub fn rfc3339(unix_ms: u64) -> Option<String> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms))?;
+    let mut text = String::new();
+    write!(text, "{}", humantime::format_rfc3339_seconds(at)).ok()?;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_by_people_as_far_as_there_are_words_for_them() {
+        assert_eq!(rfc3339(1_000_000_000_999).as_deref(), Some("2001-09-09T01:46:40Z"));
+        assert_eq!(rfc3339(u64::MAX), None);
+    }
 }

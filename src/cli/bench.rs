@@ -173,7 +173,7 @@ pub(super) struct Args {
     /// Write everything that was measured to this file, for `millstream report`
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print JSON instead of a table: the numbers of the median run
+    /// Print JSON instead of a table: the numbers of the run that stands for all, the median one or the one at the knee
     #[arg(long)]
     json: bool,
 }
@@ -191,8 +191,8 @@ fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
     if value >= least { Ok(value) } else { Err(Failure(format!("--{name} {value}: at least {least}"))) }
 }
 
-/// The control port that is asked, where one answers: without it there are no stages in the result.
-fn control_port(args: &Args) -> Option<ControlPort> {
+/// The control port that is asked, and what the server is, where one answers: without it there are no stages in the result.
+fn control_port(args: &Args) -> Option<(ControlPort, InfoPage)> {
     let url = match args.control.as_deref() {
         Some("off") => return None,
         Some(url) => url.to_owned(),
@@ -204,7 +204,7 @@ fn control_port(args: &Args) -> Option<ControlPort> {
     };
     let control = ControlPort::new(&url);
     match control.info() {
-        Ok(_) => Some(control),
+        Ok(info) => Some((control, info)),
         Err(error) => {
             eprintln!(
                 "millstream: without the server's own histograms, --control says where they are: {error}"
@@ -340,7 +340,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), C
         return Ok((runs, Some(knee)));
     }
     let runs = (0..args.runs).map(|_| {
-        let result = run(Plan { run: Plan::fresh_run(), epoch: Instant::now(), ..plan.clone() })?;
+        let result = run(plan.again())?;
         tell(&result);
         Ok(result)
     });
@@ -379,8 +379,8 @@ fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Fail
     }
     // An address that is none is told before anybody is asked.
     Target::parse(&plan.url, None, None)?;
-    plan.control = control_port(args);
-    let server = plan.control.as_ref().and_then(|control| control.info().ok());
+    let (control, server) = control_port(args).unzip();
+    plan.control = control;
     let unknown = || "as its store promises; its control port was not asked".to_owned();
     let about = About {
         version: server.as_ref().map_or(String::new(), |info| info.version.clone()),
@@ -429,8 +429,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         written.map_err(|error| failed(&error))?;
     }
     if args.json {
-        let chosen = result.chosen().and_then(|chosen| result.runs.get(chosen));
-        let printed = chosen.map(|run| Printed { figures: &run.figures, knee: result.knee });
+        let printed = result.chosen().map(|run| Printed { figures: &run.figures, knee: result.knee });
         println!("{}", serde_json::to_string_pretty(&printed)?);
     } else {
         print!("{result}");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Directory, Failure, say_damage};
+use crate::clock::rfc3339;
 use crate::control::QueueLine;
 use crate::names::{Project, QueueName};
 use crate::store::log::inspect::{Contents, delete_queue};
@@ -64,8 +65,7 @@ fn unix_ms() -> u64 {
 
 /// When that was, as people read it.
 fn when(unix_ms: Option<u64>) -> String {
-    let at = unix_ms.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
-    at.map_or("-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
+    unix_ms.and_then(rfc3339).unwrap_or_else(|| "-".into())
 }
 
 fn agent() -> ureq::Agent {

@@ -26,7 +26,7 @@ const PAGE: &str = include_str!("live.html");
 /// Nothing from elsewhere, and nothing to elsewhere.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:";
 
-/// Pages that are served at once: each asks every shard once an interval.
+/// Pages that are served at once.
 const VIEWERS_MAX: usize = 16;
 
 /// Queues that are shown: those with the most lag, and of these the busiest.
@@ -132,8 +132,8 @@ struct Sent {
 
 pub(super) async fn events(State(control): State<Control>) -> Response {
     let Some(viewer) = control.viewers.enter() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "as many live pages are open as may be: 16\n")
-            .into_response();
+        let why = format!("as many live pages are open as may be: {VIEWERS_MAX}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     };
     let newest = control.board.newest();
     let sent = Sent { control, newest, number: 0, began: false, _viewer: viewer };

@@ -152,6 +152,12 @@ impl Plan {
         self.count.is_none() || self.repeat
     }
 
+    /// The same for another run: its clock begins now, and its messages are told from those before.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { run: Self::fresh_run(), epoch: Instant::now(), ..self.clone() }
+    }
+
     /// A number for a run.
     pub fn fresh_run() -> u32 {
         ClientId::random().as_u128() as u32

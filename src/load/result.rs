@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::plan::Mode;
 use super::stamp::Verdict;
 use crate::control::{InfoPage, StagePage};
-use crate::latency::Summary;
+use crate::latency::{Stage, Summary};
 
 /// The version of the file's format.
 pub const FORMAT: u32 = 1;
@@ -89,6 +89,11 @@ impl IntervalResult {
 }
 
 impl RunResult {
+    /// What the server recorded of a stage meanwhile.
+    pub fn stage(&self, stage: Stage) -> Option<&StagePage> {
+        self.stages.iter().find(|page| page.stage == stage.name())
+    }
+
     /// The samples of one of its seconds: of the same kind in all of them.
     pub fn samples<'a>(&self, interval: &'a IntervalResult) -> Option<&'a str> {
         let samples = if self.end_to_end.is_some() { &interval.end_to_end } else { &interval.produce };
@@ -187,16 +192,15 @@ impl Figures {
 const SUSTAINED: f64 = 0.97;
 
 impl ResultFile {
-    /// The run that stands for all, by its place: the one at the knee, or the one whose rate is in the middle.
-    pub fn chosen(&self) -> Option<usize> {
-        let at = |wanted: &RunResult| self.runs.iter().position(|run| std::ptr::eq(run, wanted));
+    /// The run that stands for all: the one at the knee, or the one whose rate is in the middle.
+    pub fn chosen(&self) -> Option<&RunResult> {
         let rate = self.knee.and_then(|knee| knee.rate);
-        let at_knee = rate.and_then(|rate| self.runs.iter().position(|run| run.figures.rate == Some(rate)));
-        at_knee.or_else(|| at(self.middle()?))
+        let at_knee = rate.and_then(|rate| self.runs.iter().find(|run| run.figures.rate == Some(rate)));
+        at_knee.or_else(|| self.middle())
     }
 
     /// The run whose rate is in the middle.
-    pub fn middle(&self) -> Option<&RunResult> {
+    fn middle(&self) -> Option<&RunResult> {
         let mut runs: Vec<&RunResult> = self.runs.iter().collect();
         runs.sort_by(|one, other| one.figures.throughput().total_cmp(&other.figures.throughput()));
         runs.get(runs.len().saturating_sub(1) / 2).copied()

@@ -1,7 +1,5 @@
 //! The knee: the highest rate at which p99 stays under a bound.
 
-use std::time::Instant;
-
 use super::plan::Plan;
 use super::result::{Knee, RunResult};
 use crate::client::ClientError;
@@ -46,9 +44,7 @@ pub fn find_knee(
     mut each: impl FnMut(&RunResult),
 ) -> Result<(Vec<RunResult>, Knee), ClientError> {
     let mut at = |rate: Option<f64>| {
-        // Its clock begins with it; its messages are told from those before by the run's number.
-        let plan = Plan { rate, epoch: Instant::now(), run: Plan::fresh_run(), ..plan.clone() };
-        let result = run(plan)?;
+        let result = run(Plan { rate, ..plan.again() })?;
         each(&result);
         Ok::<_, ClientError>(result)
     };

@@ -109,8 +109,7 @@ impl fmt::Display for ResultFile {
             let [least, middle, most] = [least, middle, most].map(|nanos| time(nanos as u64));
             writeln!(f, "  p99 {least}, {middle}, {most}")?;
         }
-        let chosen = self.chosen().and_then(|chosen| self.runs.get(chosen));
-        if let Some(run) = chosen.filter(|run| !run.stages.is_empty()) {
+        if let Some(run) = self.chosen().filter(|run| !run.stages.is_empty()) {
             writeln!(f, "in the server, of the run that stands for all:")?;
             run.stages.iter().try_for_each(|stage| write_stage(f, stage))?;
         }

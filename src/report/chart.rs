@@ -6,7 +6,7 @@ use super::compared::{Compared, what_latency};
 use super::percentiles::Line;
 use super::theme::Theme;
 use super::{heat, knee, percentiles, ratios, timeline, waterfall};
-use crate::latency::{Stage, Unit, decode};
+use crate::latency::{Stage, decode};
 
 /// A drawn chart.
 #[derive(Clone, Debug)]
@@ -106,11 +106,10 @@ fn of_one(theme: Theme, one: &Compared, number: usize) -> Vec<Chart> {
 fn stages(one: &Compared) -> Vec<(String, Histogram<u64>)> {
     let wanted = [Stage::Produce, Stage::Commit, Stage::DeliverLive, Stage::DeliverBacklog, Stage::Turn];
     let run = one.run();
-    let of_server =
-        wanted.into_iter().filter(|stage| stage.unit() == Unit::Nanoseconds).filter_map(|stage| {
-            let page = run.stages.iter().find(|page| page.stage == stage.name())?;
-            Some((format!("server: {}", stage.name()), page.decoded()?.ok()?))
-        });
+    let of_server = wanted.into_iter().filter_map(|stage| {
+        let histogram = run.stage(stage)?.decoded()?.ok()?;
+        Some((format!("server: {}", stage.name()), histogram))
+    });
     let mut all: Vec<(String, Histogram<u64>)> = of_server.collect();
     if all.is_empty() {
         return all;

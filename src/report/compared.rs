@@ -16,7 +16,7 @@ pub struct Compared {
     pub produce: Histogram<u64>,
     /// From when it should have been sent to its receipt.
     pub end_to_end: Histogram<u64>,
-    chosen: usize,
+    run: RunResult,
 }
 
 impl Compared {
@@ -34,9 +34,9 @@ impl Compared {
     }
 
     fn new(file: ResultFile) -> Result<Self, String> {
-        let chosen = file.chosen().ok_or("it has no run")?;
+        let run = file.chosen().ok_or("it has no run")?.clone();
         let used: Vec<&RunResult> = match file.knee {
-            Some(_) => vec![&file.runs[chosen]],
+            Some(_) => vec![&run],
             None => file.runs.iter().collect(),
         };
         let sum = |text: fn(&RunResult) -> Option<&str>| {
@@ -50,12 +50,12 @@ impl Compared {
         };
         let produce = sum(|run| run.produce.as_deref())?;
         let end_to_end = sum(|run| run.end_to_end.as_deref())?;
-        Ok(Self { name: file.name.clone(), produce, end_to_end, chosen, file })
+        Ok(Self { name: file.name.clone(), produce, end_to_end, run, file })
     }
 
     /// The run that stands for all: in the middle, or the one at the knee.
     pub fn run(&self) -> &RunResult {
-        &self.file.runs[self.chosen]
+        &self.run
     }
 
     /// Its numbers.
@@ -68,16 +68,18 @@ impl Compared {
         if self.end_to_end.is_empty() { &self.produce } else { &self.end_to_end }
     }
 
-    /// Whether the two did the same, so that a ratio of their rates says something.
-    pub fn does_as(&self, other: &Self) -> bool {
-        let of = |one: &Self| (one.figures().mode, one.figures().consumers);
-        of(self) == of(other)
+    /// Its throughput as a part of another's; nothing where the two did not do the same.
+    pub fn throughput_of(&self, other: &Self) -> Option<f64> {
+        let did = |one: &Self| (one.figures().mode, one.figures().consumers);
+        let rate = |one: &Self| one.figures().throughput();
+        (did(self) == did(other) && rate(other) > 0.0).then(|| rate(self) / rate(other))
     }
 
-    /// Whether their latencies count from and to the same.
-    pub fn counts_as(&self, other: &Self) -> bool {
-        self.end_to_end.is_empty() == other.end_to_end.is_empty()
-            && self.produce.is_empty() == other.produce.is_empty()
+    /// Its p99 as a part of another's; nothing where their latencies do not count from and to the same.
+    pub fn p99_of(&self, other: &Self) -> Option<f64> {
+        let counts = |one: &Self| (one.end_to_end.is_empty(), one.produce.is_empty());
+        let p99 = |one: &Self| one.latency().value_at_quantile(0.99) as f64;
+        (counts(self) == counts(other) && p99(other) > 0.0).then(|| p99(self) / p99(other))
     }
 
     /// The least and the most of a number over all runs; nothing where that says nothing.

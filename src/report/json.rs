@@ -24,9 +24,7 @@ struct Line<'a> {
 
 /// A list of the results, each beside the first.
 pub fn summary(all: &[Compared]) -> serde_json::Result<String> {
-    let part = |value: f64, first: Option<f64>| first.filter(|first| *first > 0.0).map(|first| value / first);
     let first = all.first();
-    let p99 = |one: &Compared| one.latency().value_at_quantile(0.99) as f64;
     let lines: Vec<Line<'_>> = all
         .iter()
         .map(|one| Line {
@@ -36,12 +34,9 @@ pub fn summary(all: &[Compared]) -> serde_json::Result<String> {
             durability: &one.file.durability,
             runs: one.file.runs.len(),
             throughput_per_second: one.figures().throughput(),
-            throughput_of_first: part(
-                one.figures().throughput(),
-                first.filter(|first| one.does_as(first)).map(|first| first.figures().throughput()),
-            ),
+            throughput_of_first: first.and_then(|first| one.throughput_of(first)),
             latency: Summary::of(one.latency()),
-            p99_of_first: part(p99(one), first.filter(|first| one.counts_as(first)).map(p99)),
+            p99_of_first: first.and_then(|first| one.p99_of(first)),
             knee: one.file.knee,
             figures: one.figures(),
             environment: &one.file.environment,

@@ -24,23 +24,19 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     let x = Axis::linear(high, frame.left, frame.right);
     canvas.axes(frame, (&x.ticks(count), "messages a second"), (&[], ""));
     for (number, one) in all.iter().enumerate() {
-        let y = frame.top + ROW_PX * number as f64;
+        let top = frame.top + ROW_PX * number as f64;
         let end = x.at(rate(one));
-        let said = format!("{} /s", count(rate(one)));
-        canvas.rect((frame.left, y + 4.0), (end - frame.left, ROW_PX - 8.0), Ink::Series(number), 0.9, &said);
         let mut right = end;
-        if let Some((least, most)) = one.spread(|figures| figures.throughput()) {
-            let middle = y + ROW_PX / 2.0;
-            canvas.line(&[(x.at(least), middle), (x.at(most), middle)], Ink::Text, 1.5);
+        let spread = one.spread(|figures| figures.throughput());
+        if let Some((_, most)) = spread {
             right = x.at(most).max(end);
         }
-        canvas.text(
-            (frame.left - 10.0, y + ROW_PX / 2.0 + 4.5),
-            Anchor::End,
-            Ink::Text,
-            &shortened(&one.name, NAME_PX),
-        );
-        canvas.text((right + 8.0, y + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Muted, &said);
+        let said = format!("{} /s", count(rate(one)));
+        bar(&mut canvas, frame, top, (number, &one.name), (end, right), &said);
+        if let Some((least, most)) = spread {
+            let middle = top + ROW_PX / 2.0;
+            canvas.line(&[(x.at(least), middle), (x.at(most), middle)], Ink::Text, 1.5);
+        }
     }
     canvas.finish("Throughput compared")
 }
@@ -66,26 +62,28 @@ pub(super) fn latency(theme: Theme, all: &[Compared]) -> Option<String> {
         let top = frame.top + group * index as f64 + GAP_PX / 2.0;
         canvas.text((10.0, top + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Text, name);
         for (row, (number, one)) in measured.iter().enumerate() {
-            let y = top + ROW_PX * row as f64;
             let end = x.at(value(one, quantile));
             let said = time(value(one, quantile) as u64);
-            canvas.rect(
-                (frame.left, y + 4.0),
-                (end - frame.left, ROW_PX - 8.0),
-                Ink::Series(*number),
-                0.9,
-                &said,
-            );
-            canvas.text(
-                (frame.left - 10.0, y + ROW_PX / 2.0 + 4.5),
-                Anchor::End,
-                Ink::Text,
-                &shortened(&one.name, NAME_PX),
-            );
-            canvas.text((end + 8.0, y + ROW_PX / 2.0 + 4.5), Anchor::Start, Ink::Muted, &said);
+            let top = top + ROW_PX * row as f64;
+            bar(&mut canvas, frame, top, (*number, &one.name), (end, end), &said);
         }
     }
     Some(canvas.finish("Latency compared"))
+}
+
+/// A row: its name, its bar as far as `end`, and behind `right` what it says.
+fn bar(
+    canvas: &mut Canvas,
+    frame: Frame,
+    top: f64,
+    (number, name): (usize, &str),
+    (end, right): (f64, f64),
+    said: &str,
+) {
+    let text = top + ROW_PX / 2.0 + 4.5;
+    canvas.rect((frame.left, top + 4.0), (end - frame.left, ROW_PX - 8.0), Ink::Series(number), 0.9, said);
+    canvas.text((frame.left - 10.0, text), Anchor::End, Ink::Text, &shortened(name, NAME_PX));
+    canvas.text((right + 8.0, text), Anchor::Start, Ink::Muted, said);
 }
 
 /// Names stand on the left, numbers behind the bars.

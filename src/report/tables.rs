@@ -1,10 +1,8 @@
 //! Results in numbers: rows of text, for a page and for Markdown.
 
-use std::fmt::Write;
-use std::time::{Duration, UNIX_EPOCH};
-
 use super::axis::count;
 use super::compared::Compared;
+use crate::clock::rfc3339;
 use crate::latency::{Stage, Unit, time};
 use crate::load::{Figures, Knee, Verdict};
 
@@ -21,9 +19,9 @@ impl Table {
     }
 }
 
-/// `1.00`, or `2.41 ×` of the first.
-fn ratio(value: f64, first: f64) -> String {
-    if first > 0.0 { format!("{:.2} ×", value / first) } else { "–".into() }
+/// `2.41 ×`, or a dash where there is none.
+fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or("–".into(), |ratio| format!("{ratio:.2} ×"))
 }
 
 /// The least and the most p99 of several runs.
@@ -55,19 +53,14 @@ pub(super) fn results(all: &[Compared]) -> Table {
         let has_samples = !one.latency().is_empty();
         let said = |nanos| if has_samples { time(nanos) } else { "–".into() };
         let at = |quantile| said(one.latency().value_at_quantile(quantile));
-        let p99 = |one: &Compared| one.latency().value_at_quantile(0.99) as f64;
         vec![
             one.name.clone(),
             format!("{} /s{spread}", count(rate)),
-            first
-                .filter(|first| one.does_as(first))
-                .map_or("–".into(), |first| ratio(rate, first.figures().throughput())),
+            ratio(first.and_then(|first| one.throughput_of(first))),
             format!("{:.1} MB/s", rate * figures.size as f64 / 1e6),
             at(0.5),
             format!("{}{}", at(0.99), p99_spread(one)),
-            first
-                .filter(|first| one.counts_as(first))
-                .map_or("–".into(), |first| ratio(p99(one), p99(first))),
+            ratio(first.and_then(|first| one.p99_of(first))),
             at(0.999),
             said(one.latency().max()),
             figures.server_cpu_seconds_per_million.map_or("–".into(), |seconds| format!("{seconds:.3} s")),
@@ -142,16 +135,6 @@ pub(super) fn systems(all: &[Compared]) -> Table {
     Table::new(&["result", "system", "an acknowledged message is", "server"], rows.collect())
 }
 
-/// A time as people read it; a file may say any.
-fn when(unix_ms: u64) -> String {
-    let mut text = String::new();
-    let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms));
-    match at.map(|at| write!(text, "{}", humantime::format_rfc3339_seconds(at))) {
-        Some(Ok(())) => text,
-        _ => "unknown".into(),
-    }
-}
-
 /// Where the load ran.
 pub(super) fn environments(all: &[Compared]) -> Table {
     let rows = all.iter().map(|one| {
@@ -167,7 +150,7 @@ pub(super) fn environments(all: &[Compared]) -> Table {
             format!("Linux {}", at.kernel),
             format!("clients on {:?}; governor {governor}; isolated {isolated}", at.client_cores),
             format!("{}, revision {}{build}", at.version, at.revision),
-            when(one.file.began_unix_ms),
+            rfc3339(one.file.began_unix_ms).unwrap_or_else(|| "unknown".into()),
         ]
     });
     Table::new(

@@ -23,8 +23,7 @@ pub(super) struct Part {
 /// The parts of a result, in the order of the way: what is none of the server's stages is the network and the client.
 pub(super) fn parts(one: &Compared) -> Vec<Part> {
     let run = one.run();
-    let stage =
-        |stage: Stage| run.stages.iter().find(|page| page.stage == stage.name()).map(|page| page.summary);
+    let stage = |stage| run.stage(stage).map(|page| page.summary);
     let Some(whole) = stage(Stage::Produce) else { return Vec::new() };
     let mut parts: Vec<Part> = Stage::PRODUCING
         .into_iter()

@@ -233,7 +233,6 @@ impl Consume {
     /// One ConsumeResponse of what is ready. False where nothing is.
     fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
         let mut marked = None;
-        let mut marked_origin = None;
         let mut length = 0;
         let mut count = 0;
         if self.marker_due_ms.is_some() {
@@ -241,8 +240,7 @@ impl Consume {
             let body = message.encoded_len();
             length += 1 + varint_length(body as u64) + body;
             count += 1;
-            marked = Some(message);
-            marked_origin = Some((1, origin));
+            marked = Some((message, origin));
         }
         let (runs, length) = self.gather(count, length, cx);
         count += runs.iter().map(|run| run.count).sum::<u64>();
@@ -253,7 +251,7 @@ impl Consume {
         cx.counters.delivered += count;
         cx.counters.delivered_bytes += length as u64;
         cx.reply.raw(length, false, |out| {
-            if let Some(message) = &marked {
+            if let Some((message, _)) = &marked {
                 encode_marked(message, out);
             }
             for run in &runs {
@@ -266,8 +264,9 @@ impl Consume {
                 }
             }
         });
+        let of_marked = marked.map(|(_, origin)| (1, origin));
         for (messages, origin) in
-            marked_origin.into_iter().chain(runs.iter().map(|run| (run.count, run.origin())))
+            of_marked.into_iter().chain(runs.iter().map(|run| (run.count, run.origin())))
         {
             cx.framed.note(u32::try_from(messages).unwrap_or(u32::MAX), origin);
         }
