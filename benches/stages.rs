@@ -159,7 +159,8 @@ fn session_consume(criterion: &mut Criterion) {
                 batch: batch.clone(),
             };
             base_offset = stored.end_offset();
-            let fetched = Fetched { batches: vec![stored], next: base_offset, at_end: true };
+            let fetched =
+                Fetched { batches: vec![stored], next: base_offset, at_end: true, is_rewound: false };
             rig.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
             while rig.commands.is_empty() {
                 rig.call(|session, cx| session.poll_transmit(cx));

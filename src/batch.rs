@@ -193,6 +193,9 @@ pub struct Fetched {
     pub next: u64,
     /// Nothing is stored from `next` on.
     pub at_end: bool,
+    /// The offset that was asked for lies beyond the partition's end: the partition has gone back, as it never does but where
+    /// its store was restored or has lost its tail. What is here begins before that offset, and may have been read before.
+    pub is_rewound: bool,
 }
 
 /// A batch under construction.

@@ -15,6 +15,21 @@ pub struct QueueInfo {
     pub partitions: u16,
     /// The stable hash of project and name (`names::queue_hash`).
     pub hash: u64,
+    /// How its markers are signed.
+    pub signing: Signing,
+}
+
+/// How the markers of a queue are signed, and which stretch of its store's life they are of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signing {
+    /// The key of their check, known to the deployment alone.
+    pub key: u128,
+    /// A stretch of the store's life in which it has not gone back: no position of it lies beyond the end. 0 where the store has one
+    /// alone.
+    pub timeline: u64,
+    /// The key is younger than the queue, as the one before was lost: markers that it has not signed are believed to be the
+    /// queue's, and not what they say.
+    pub is_key_new: bool,
 }
 
 /// One partition of a queue.
@@ -60,4 +75,11 @@ pub enum Position {
     Latest,
     /// The first message stored at or after it, Unix milliseconds; the end where there is none.
     Time(u64),
+    /// The oldest message that a consumer may not have seen that stood at `offset` in another timeline ([`Signing::timeline`]).
+    After {
+        /// Which.
+        timeline: u64,
+        /// Where it stood.
+        offset: u64,
+    },
 }

@@ -10,7 +10,6 @@ mod serve;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::File;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,7 +24,7 @@ use signal_hook::iterator::Signals;
 use crate::client::Target;
 use crate::config::{allowed_cores, check_cores, parse_cores};
 use crate::names::{ClientId, Project};
-use crate::store::log::{Damaged, OsDirectory, Report};
+use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
 #[derive(Debug, Parser)]
@@ -89,7 +88,7 @@ pub fn run() -> ExitCode {
 #[derive(Debug)]
 struct Directory {
     files: OsDirectory,
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl Directory {

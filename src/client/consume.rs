@@ -1,6 +1,7 @@
 //! Messages of a queue, each once, across reconnects.
 //!
-//! The last marker, moved behind the last message of each partition that was handed on, says where to go on.
+//! The last marker says where to go on, and the offset behind the last message of each partition that was handed on, which of the
+//! messages behind the marker are known. A marker is the server's alone to make.
 
 use std::collections::HashMap;
 use std::task::{Context, Poll};
@@ -10,6 +11,7 @@ use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
 use crate::pb::ReceivedMessage;
+use crate::queue::message_id;
 use crate::session::Marker;
 use crate::session::client::{ConsumeOptions, Consumer, Outcome};
 
@@ -48,15 +50,22 @@ fn parse_id(id: &str) -> Option<(u16, u64)> {
     Some((u16::from_str_radix(partition, 16).ok()?, u64::from_str_radix(offset, 16).ok()?))
 }
 
+/// Separates a marker from the places behind it that are known, and these from each other. No marker contains it.
+const KNOWN: char = '~';
+
 impl<S: Sink> Consume<S> {
-    /// A consumer that has not begun.
-    pub fn new(options: ConsumeOptions, sink: S) -> Self {
+    /// A consumer that has not begun. It takes what [`Self::resume_marker`] returned as `from`, too.
+    pub fn new(mut options: ConsumeOptions, sink: S) -> Self {
+        let mut parts = options.from.split(KNOWN);
+        let marker = parts.next().unwrap_or_default().to_owned();
+        let seen: HashMap<u16, u64> = parts.filter_map(parse_id).collect();
+        options.from.clone_from(&marker);
         Self {
             options,
             sink,
             received: 0,
-            marker: None,
-            seen: HashMap::new(),
+            marker: (!seen.is_empty()).then_some(marker),
+            seen,
             surplus: false,
             consumer: None,
             operations: 0,
@@ -64,9 +73,23 @@ impl<S: Sink> Consume<S> {
         }
     }
 
-    /// The marker to go on from: behind the last message handed on. `None` where the server was never heard.
+    /// Where to go on from: behind the last message handed on. That is a marker, and for each partition in which more was handed on
+    /// the place behind that. `None` where the server was never heard.
     pub fn resume_marker(&self) -> Option<String> {
-        self.marker.as_deref().map(|marker| Marker::advance(marker, &self.seen))
+        let mut text = self.marker.clone()?;
+        let positions = Marker::positions(&text).unwrap_or_default();
+        let is_beyond = |partition: u16, next: u64| {
+            positions.get(usize::from(partition)).is_none_or(|position| *position < next)
+        };
+        let mut beyond: Vec<(u16, u64)> =
+            self.seen.iter().map(|(partition, next)| (*partition, *next)).collect();
+        beyond.retain(|(partition, next)| is_beyond(*partition, *next));
+        beyond.sort_unstable();
+        for (partition, next) in beyond {
+            text.push(KNOWN);
+            text.push_str(&message_id(partition, next));
+        }
+        Some(text)
     }
 
     fn is_accepted(&self) -> bool {
@@ -79,7 +102,10 @@ impl<S: Sink> Consume<S> {
 
     /// False where the message was known already.
     fn handle_message(&mut self, message: &ReceivedMessage<'_>) -> bool {
-        // Another life of the queue has other messages under the same ids.
+        // A store that has gone back, or another life of the queue, may have other messages under the same ids.
+        if message.is_rewound {
+            self.seen.clear();
+        }
         if let (Some(known), Some(marker)) = (&self.marker, message.marker)
             && !Marker::same_life(known, marker)
         {
@@ -122,11 +148,8 @@ impl<S: Sink> Resume for Consume<S> {
     fn reset(&mut self) {
         self.operations += u64::from(self.is_accepted());
         self.consumer = None;
-        if let Some(marker) = self.resume_marker() {
-            self.options.from.clone_from(&marker);
-            // It says all that was seen. Another life of the queue, should it have begun, has other messages under those ids.
-            self.marker = Some(marker);
-            self.seen.clear();
+        if let Some(marker) = &self.marker {
+            self.options.from.clone_from(marker);
         }
     }
 }

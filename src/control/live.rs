@@ -209,7 +209,13 @@ mod tests {
     #[test]
     fn lag_is_that_of_the_consumer_furthest_behind_over_all_shards() {
         let name = |queue| (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
-        let info = |id, partitions| QueueInfo { id: QueueId(id), incarnation: id, partitions, hash: 0 };
+        let info = |id, partitions| QueueInfo {
+            id: QueueId(id),
+            incarnation: id,
+            partitions,
+            hash: 0,
+            signing: Default::default(),
+        };
         let of = [(name("a"), info(1, 2)), (name("b"), info(2, 1)), (name("c"), info(3, 1))];
         let one = Traffic {
             queues: 2,

@@ -144,6 +144,8 @@ pub struct ReceivedMessage<'a> {
     pub key: Option<&'a [u8]>,
     /// Unix milliseconds.
     pub timestamp_ms: Option<i64>,
+    /// From this message on the queue has gone back: what was received before may come again.
+    pub is_rewound: bool,
 }
 
 /// Reads a ConsumeResponse, message by message.
@@ -151,6 +153,7 @@ pub struct ReceivedMessage<'a> {
 pub struct ConsumeResponseReader<'a> {
     reader: Reader<'a>,
     status: Option<Status>,
+    is_rewound: bool,
 }
 
 fn text(bytes: &[u8]) -> Result<&str, Malformed> {
@@ -160,7 +163,7 @@ fn text(bytes: &[u8]) -> Result<&str, Malformed> {
 impl<'a> ConsumeResponseReader<'a> {
     /// A reader of one whole pb.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { reader: Reader(bytes), status: None }
+        Self { reader: Reader(bytes), status: None, is_rewound: false }
     }
 
     /// The next message; `None` at the end, after which [`Self::status`] is known.
@@ -178,6 +181,10 @@ impl<'a> ConsumeResponseReader<'a> {
                     expect(wire_type, BYTES)?;
                     return Self::message(Reader(self.reader.bytes()?)).map(Some);
                 }
+                104 => {
+                    expect(wire_type, VARINT)?;
+                    self.is_rewound = self.reader.varint()? != 0;
+                }
                 _ => self.reader.skip(wire_type)?,
             }
         }
@@ -187,6 +194,11 @@ impl<'a> ConsumeResponseReader<'a> {
     /// The status, where there was one.
     pub fn status(&self) -> Option<&Status> {
         self.status.as_ref()
+    }
+
+    /// Whether `rewound` was read so far. Our servers write it before the messages.
+    pub fn is_rewound(&self) -> bool {
+        self.is_rewound
     }
 
     #[inline]
@@ -268,7 +280,7 @@ mod tests {
                 template.encode(offset, record, &mut ours);
             }
             prop_assert_eq!(length, ours.len());
-            prop_assert_eq!(ours, ConsumeResponse { status: None, messages }.encode_to_vec());
+            prop_assert_eq!(ours, ConsumeResponse { messages, ..ConsumeResponse::default() }.encode_to_vec());
         }
 
         #[test]
@@ -277,7 +289,7 @@ mod tests {
                 first.marker = marker;
             }
             let status = code.map(|code| Status { status_code: Some(code), reason_phrase: None });
-            let pb = ConsumeResponse { status, messages };
+            let pb = ConsumeResponse { status, messages, rewound: None };
             let bytes = pb.encode_to_vec();
             let mut reader = ConsumeResponseReader::new(&bytes);
             for expected in &pb.messages {

@@ -4,6 +4,8 @@
 pub const VARINT: u8 = 0;
 /// Length-delimited: strings, bytes, messages.
 pub const BYTES: u8 = 2;
+/// `rewound` of a ConsumeResponse, field 104, and its value true.
+pub const REWOUND: [u8; 3] = [0xc0, 0x06, 1];
 /// The tag of `keys` and of `key`, field 100, bytes: two bytes.
 pub const KEY_TAG: [u8; 2] = [0xa2, 0x06];
 
@@ -38,6 +40,20 @@ pub fn put_varint(mut value: u64, bytes: &mut [u8], mut at: usize) -> usize {
     }
     bytes[at] = value as u8;
     at + 1
+}
+
+/// Whether a pb has a field with a number from 100 up: its sender knows the protocol's extensions. False where it is malformed.
+pub fn uses_extensions(pb: &[u8]) -> bool {
+    let mut reader = Reader(pb);
+    while let Ok(Some((field, wire_type))) = reader.tag() {
+        if field >= 100 {
+            return true;
+        }
+        if reader.skip(wire_type).is_err() {
+            break;
+        }
+    }
+    false
 }
 
 /// Reads fields one after the other.

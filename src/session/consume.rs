@@ -15,7 +15,7 @@ use crate::batch::{Fetched, Record, StoredBatch};
 use crate::clock::{Now, millis};
 use crate::error::{Fault, PeerFault};
 use crate::names::ClientId;
-use crate::pb::wire::varint_length;
+use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
 use crate::pb::{ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, encode_marked};
 use crate::queue::{QueueInfo, message_id};
 use bytes::Bytes;
@@ -94,6 +94,21 @@ pub(super) struct Consume {
     linger_until_ms: Option<u64>,
     /// Draining: only what is stored, and only until then.
     drain_until_ms: Option<u64>,
+    /// The queue has gone back, and the client has not heard.
+    is_rewound: bool,
+    /// The client uses the protocol's extensions, and is told of a rewind at once.
+    has_extensions: bool,
+}
+
+/// Where a consumer begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Beginning {
+    /// Of every partition.
+    pub positions: Vec<u64>,
+    /// At least one lies before where the client's marker stood.
+    pub is_rewound: bool,
+    /// The client uses the protocol's extensions.
+    pub has_extensions: bool,
 }
 
 impl Consume {
@@ -103,8 +118,9 @@ impl Consume {
         queue: QueueInfo,
         exclude: Option<ClientId>,
         only: Option<u16>,
-        positions: Vec<u64>,
+        beginning: Beginning,
     ) -> Self {
+        let Beginning { positions, is_rewound, has_extensions } = beginning;
         let cursors = positions
             .iter()
             .enumerate()
@@ -134,6 +150,8 @@ impl Consume {
             marker_due_ms: None,
             linger_until_ms: None,
             drain_until_ms: None,
+            is_rewound,
+            has_extensions,
         }
     }
 
@@ -144,6 +162,7 @@ impl Consume {
         if request.commit_marker.is_some() {
             return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
         }
+        self.has_extensions |= uses_extensions(pb);
         self.window.raise(request.max_msgnum_to_send);
         if request.send_marker() {
             self.marker_due_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.marker_wait));
@@ -167,6 +186,13 @@ impl Consume {
             self.turn = index;
         }
         let waited = std::mem::replace(&mut cursor.fetch, Fetch::None) == Fetch::Outstanding { wait: true };
+        if fetched.is_rewound {
+            // The position stands behind messages that are no more; what is stored from now on would be before it.
+            let goes_on = fetched.batches.first().map_or(fetched.next, |first| first.base_offset);
+            cursor.position = cursor.position.min(goes_on);
+            cursor.left = None;
+            self.is_rewound = true;
+        }
         if is_empty {
             cursor.position = cursor.position.max(fetched.next);
             cursor.next = cursor.position;
@@ -195,6 +221,10 @@ impl Consume {
 
     /// Frames what is ready and may be sent, and asks for more.
     pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
+        if self.is_rewound && self.has_extensions {
+            self.is_rewound = false;
+            cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
+        }
         while self.first.is_none() && cx.has_room() && self.window.available() > 0 && !self.lingers(cx) {
             if !self.send_response(cx) {
                 break;
@@ -250,7 +280,10 @@ impl Consume {
         self.window.send(count);
         cx.counters.delivered += count;
         cx.counters.delivered_bytes += length as u64;
-        cx.reply.raw(length, false, |out| {
+        // Before the messages, so that a client that reads field by field knows when they come.
+        let rewound: &[u8] = if std::mem::take(&mut self.is_rewound) { &REWOUND } else { &[] };
+        cx.reply.raw(rewound.len() + length, false, |out| {
+            out.extend_from_slice(rewound);
             if let Some((message, _)) = &marked {
                 encode_marked(message, out);
             }
@@ -370,7 +403,8 @@ impl Consume {
                 ),
                 ..Default::default()
             };
-            cx.reply.pb(&ConsumeResponse { status: None, messages: vec![message] }, false);
+            let messages = vec![message];
+            cx.reply.pb(&ConsumeResponse { messages, ..ConsumeResponse::default() }, false);
         }
     }
 
@@ -437,7 +471,7 @@ impl Consume {
         match failure {
             Some(fault) => {
                 let status = Some(status_of(fault));
-                cx.reply.pb(&ConsumeResponse { status, messages: Vec::new() }, true);
+                cx.reply.pb(&ConsumeResponse { status, ..ConsumeResponse::default() }, true);
             }
             None => cx.reply.fin(),
         }

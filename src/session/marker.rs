@@ -1,9 +1,13 @@
 //! Markers (protocol section 6): where a consumer is in every partition of a queue, as text.
 //!
-//! Base64 (URL alphabet, no padding) of: version 1; the queue's hash and its incarnation, eight bytes each,
-//! big-endian; the number of partitions, one byte; a varint for each partition's position.
+//! Base64 (URL alphabet, no padding) of: version 2; the queue's hash, its incarnation and the store's timeline, eight bytes each,
+//! big-endian; the number of partitions, one byte; a varint for each partition's position; the check, eight bytes.
+//!
+//! The check is SipHash-2-4 (Aumasson and Bernstein, 2012) of everything before it, with a key that only the deployment has: nobody
+//! makes up positions. Markers of version 1, which earlier servers gave out, have neither timeline nor check. They are taken for
+//! markers of the timeline 0.
 
-use std::collections::HashMap;
+use std::hash::Hasher;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,9 +15,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::error::PeerFault;
 use crate::limits::{MARKER_CHARS_MAX, PARTITIONS_MAX};
 use crate::pb::wire::{Reader, write_varint};
-use crate::queue::{QueueId, QueueInfo};
+use crate::queue::{QueueInfo, Signing};
+use siphasher::sip::SipHasher24;
 
-const VERSION: u8 = 1;
+const UNSIGNED: u8 = 1;
+const VERSION: u8 = 2;
+
+/// Bytes of the check.
+const CHECK: usize = 8;
 
 /// Where a consumer wants to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +42,21 @@ pub enum Start {
 pub struct Marker {
     queue: u64,
     incarnation: u64,
+    timeline: u64,
     positions: Vec<u64>,
+    /// What the check is of, and the check; nothing in a marker of version 1.
+    signed: Option<(Vec<u8>, [u8; CHECK])>,
+}
+
+/// What a marker says of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A position for each partition.
+    Here(Vec<u64>),
+    /// The same, in that timeline of the store.
+    OtherTimeline(u64, Vec<u64>),
+    /// Nothing: it is of another incarnation.
+    OtherLife,
 }
 
 impl Start {
@@ -67,19 +90,21 @@ fn parse_time(digits: &str) -> Result<Start, PeerFault> {
 impl Marker {
     /// A marker of `queue` at `positions`, one for each partition.
     pub fn encode(queue: &QueueInfo, positions: &[u64]) -> String {
-        let mut bytes = Vec::with_capacity(18 + positions.len() * 5);
+        let mut bytes = Vec::with_capacity(26 + CHECK + positions.len() * 5);
         bytes.push(VERSION);
-        bytes.extend_from_slice(&queue.hash.to_be_bytes());
-        bytes.extend_from_slice(&queue.incarnation.to_be_bytes());
+        for field in [queue.hash, queue.incarnation, queue.signing.timeline] {
+            bytes.extend_from_slice(&field.to_be_bytes());
+        }
         bytes.push(positions.len() as u8);
         for position in positions {
             write_varint(*position, &mut bytes);
         }
+        let check = check(&queue.signing, &bytes);
+        bytes.extend_from_slice(&check);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Whether two markers are of one life of one queue. For our own clients, as is [`Self::advance`]: to others a
-    /// marker is opaque.
+    /// Whether two markers are of one life of one queue. For our own clients: to others a marker is opaque.
     pub fn same_life(one: &str, other: &str) -> bool {
         match (Self::decode(one), Self::decode(other)) {
             (Ok(one), Ok(other)) => (one.queue, one.incarnation) == (other.queue, other.incarnation),
@@ -87,30 +112,27 @@ impl Marker {
         }
     }
 
-    /// The marker, moved in each partition to the position in `seen` where that is later: behind what a client has used
-    /// since the marker came.
-    pub fn advance(text: &str, seen: &HashMap<u16, u64>) -> String {
-        let Ok(mut marker) = Self::decode(text) else { return text.to_owned() };
-        for (partition, position) in seen {
-            if let Some(to) = marker.positions.get_mut(usize::from(*partition)) {
-                *to = (*to).max(*position);
-            }
-        }
-        let queue = QueueInfo {
-            id: QueueId(0),
-            incarnation: marker.incarnation,
-            partitions: marker.positions.len() as u16,
-            hash: marker.queue,
-        };
-        Self::encode(&queue, &marker.positions)
+    /// The position of each partition. For our own clients, too.
+    pub fn positions(text: &str) -> Option<Vec<u64>> {
+        Some(Self::decode(text).ok()?.positions)
     }
 
     fn decode(text: &str) -> Result<Self, PeerFault> {
         let bad = PeerFault::Marker("none of this service");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad.clone())?;
-        let Some(([VERSION], rest)) = bytes.split_first_chunk::<1>() else { return Err(bad) };
-        let Some((queue, rest)) = rest.split_first_chunk::<8>() else { return Err(bad) };
-        let Some((incarnation, rest)) = rest.split_first_chunk::<8>() else { return Err(bad) };
+        let Some((version, _)) = bytes.split_first() else { return Err(bad) };
+        let (signed, check) = match (*version, bytes.split_last_chunk::<CHECK>()) {
+            (UNSIGNED, _) => (&bytes[..], None),
+            (VERSION, Some((signed, check))) => (signed, Some(*check)),
+            _ => return Err(bad),
+        };
+        let Some((queue, rest)) = signed[1..].split_first_chunk::<8>() else { return Err(bad) };
+        let Some((incarnation, mut rest)) = rest.split_first_chunk::<8>() else { return Err(bad) };
+        let mut timeline = 0;
+        if check.is_some() {
+            let Some((of, behind)) = rest.split_first_chunk::<8>() else { return Err(bad) };
+            (timeline, rest) = (u64::from_be_bytes(*of), behind);
+        }
         let Some(([count], rest)) = rest.split_first_chunk::<1>() else { return Err(bad) };
         if *count == 0 || u16::from(*count) > PARTITIONS_MAX {
             return Err(bad);
@@ -121,24 +143,40 @@ impl Marker {
             Ok(positions) if reader.0.is_empty() => Ok(Self {
                 queue: u64::from_be_bytes(*queue),
                 incarnation: u64::from_be_bytes(*incarnation),
+                timeline,
                 positions,
+                signed: check.map(|check| (signed.to_vec(), check)),
             }),
             _ => Err(bad),
         }
     }
 
-    /// The position of each partition of `queue`: 0, the oldest that is left, where the marker does not know
-    /// the partition or is of another incarnation.
-    pub fn positions(&self, queue: &QueueInfo) -> Result<Vec<u64>, PeerFault> {
+    /// What it says of `queue`. A partition that it does not know begins at 0, the oldest message that is left.
+    pub fn place(&self, queue: &QueueInfo) -> Result<Place, PeerFault> {
         if self.queue != queue.hash {
             return Err(PeerFault::Marker("of another queue"));
         }
-        let mut positions = vec![0; usize::from(queue.partitions)];
-        if self.incarnation == queue.incarnation {
-            positions.iter_mut().zip(&self.positions).for_each(|(to, from)| *to = *from);
+        if self.incarnation != queue.incarnation {
+            return Ok(Place::OtherLife);
         }
-        Ok(positions)
+        let signing = &queue.signing;
+        let is_signed = self.signed.as_ref().is_none_or(|(bytes, sum)| check(signing, bytes) == *sum);
+        if !is_signed && !signing.is_key_new {
+            return Err(PeerFault::Marker("not as a server gave it out"));
+        }
+        let mut positions = vec![0; usize::from(queue.partitions)];
+        positions.iter_mut().zip(&self.positions).for_each(|(to, from)| *to = *from);
+        Ok(match is_signed && self.timeline == signing.timeline {
+            true => Place::Here(positions),
+            false => Place::OtherTimeline(self.timeline, positions),
+        })
     }
+}
+
+fn check(signing: &Signing, bytes: &[u8]) -> [u8; CHECK] {
+    let mut hasher = SipHasher24::new_with_key(&signing.key.to_le_bytes());
+    hasher.write(bytes);
+    hasher.finish().to_be_bytes()
 }
 
 #[cfg(test)]
@@ -146,8 +184,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::queue::QueueId;
+
     fn info(hash: u64, incarnation: u64, partitions: u16) -> QueueInfo {
-        QueueInfo { id: QueueId(1), incarnation, partitions, hash }
+        let signing = Signing { key: 0x5eed, timeline: 3, is_key_new: false };
+        QueueInfo { id: QueueId(1), incarnation, partitions, hash, signing }
+    }
+
+    fn read(text: &str) -> Marker {
+        let Ok(Start::Marker(marker)) = Start::parse(text) else { panic!("{text}") };
+        marker
     }
 
     proptest! {
@@ -161,16 +207,52 @@ mod tests {
             let text = Marker::encode(&queue, &positions);
             prop_assert!(text.len() <= MARKER_CHARS_MAX);
             prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)));
-            let Ok(Start::Marker(marker)) = Start::parse(&text) else { panic!("{text}") };
-            prop_assert_eq!(marker.positions(&queue).unwrap(), positions);
-            prop_assert_eq!(marker.positions(&info(hash ^ 1, incarnation, 8)), Err(PeerFault::Marker("of another queue")));
-            prop_assert_eq!(marker.positions(&info(hash, incarnation ^ 1, 2)).unwrap(), [0, 0]);
+            let marker = read(&text);
+            prop_assert_eq!(marker.place(&queue), Ok(Place::Here(positions.clone())));
+            prop_assert_eq!(marker.place(&info(hash ^ 1, incarnation, 8)), Err(PeerFault::Marker("of another queue")));
+            prop_assert_eq!(marker.place(&info(hash, incarnation ^ 1, 2)), Ok(Place::OtherLife));
+            let later = QueueInfo { signing: Signing { timeline: 4, ..queue.signing }, ..queue };
+            prop_assert_eq!(marker.place(&later), Ok(Place::OtherTimeline(3, positions)));
+        }
+
+        #[test]
+        fn nobody_changes_a_marker(
+            positions in proptest::collection::vec(any::<u64>(), 1..=64),
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+        ) {
+            let queue = info(7, 9, positions.len() as u16);
+            let mut bytes = URL_SAFE_NO_PAD.decode(Marker::encode(&queue, &positions)).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            let changed = Marker::decode(&URL_SAFE_NO_PAD.encode(&bytes));
+            // Another incarnation's markers say nothing, so that there is nothing to forge.
+            let is_believed = changed.is_ok_and(|marker| !matches!(marker.place(&queue), Err(_) | Ok(Place::OtherLife)));
+            prop_assert!(!is_believed, "byte {at}");
         }
 
         #[test]
         fn any_text_is_a_start_or_a_fault(text in ".{0,60}") {
             let _ = Start::parse(&text);
         }
+    }
+
+    #[test]
+    fn markers_of_earlier_servers_are_of_the_first_timeline() {
+        // Version 1, hash 7, incarnation 9, two partitions at 3 and 300.
+        let text =
+            URL_SAFE_NO_PAD.encode([1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 2, 3, 0xac, 0x02]);
+        assert_eq!(read(&text).place(&info(7, 9, 2)), Ok(Place::OtherTimeline(0, vec![3, 300])));
+        let first = QueueInfo { signing: Signing { key: 1, ..Signing::default() }, ..info(7, 9, 2) };
+        assert_eq!(read(&text).place(&first), Ok(Place::Here(vec![3, 300])));
+    }
+
+    #[test]
+    fn where_the_key_was_lost_no_position_is_believed_and_no_client_is_locked_out() {
+        let text = Marker::encode(&info(7, 9, 1), &[5]);
+        let signing = Signing { key: 2, timeline: 3, is_key_new: true };
+        let queue = QueueInfo { signing, ..info(7, 9, 1) };
+        assert_eq!(read(&text).place(&queue), Ok(Place::OtherTimeline(3, vec![5])));
     }
 
     #[test]

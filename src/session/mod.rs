@@ -34,6 +34,6 @@ pub use context::{Cx, SessionCounters};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use delimiter::{Delimiter, PbLimits, Step};
 pub use framed::{Framed, Origin};
-pub use marker::{Marker, Start};
+pub use marker::{Marker, Place, Start};
 pub use pb_writer::PbWriter;
 pub use server::ServerSession;

@@ -11,10 +11,10 @@
 //! A half that ends with the client's FIN already there passes `Discarding` over.
 
 use super::command::{Command, OperationId};
-use super::consume::Consume;
+use super::consume::{Beginning, Consume};
 use super::context::{Cx, status_of};
 use super::delimiter::{Delimiter, Step};
-use super::marker::Start;
+use super::marker::{Place, Start};
 use super::produce::{Author, Produce, Routing};
 use crate::batch::Fetched;
 use crate::budget::{Budget, Remaining, Share, Wanted};
@@ -33,7 +33,7 @@ use std::ops::Range;
 #[derive(Debug)]
 enum Setup {
     Produce { partition: Option<u16> },
-    Consume { partition: Option<u16>, start: Start, echo: bool },
+    Consume { partition: Option<u16>, start: Start, echo: bool, has_extensions: bool },
 }
 
 #[derive(Debug)]
@@ -54,7 +54,8 @@ struct Positioning {
     queue: QueueInfo,
     partition: Option<u16>,
     echo: bool,
-    positions: Vec<u64>,
+    /// As far as they are known: what is asked for stands where the client's marker stands.
+    beginning: Beginning,
     waiting: usize,
 }
 
@@ -454,8 +455,12 @@ impl Operations {
                 (Setup::Produce { partition: address.partition }, address)
             }
             (Some(get), None) => {
-                self.state =
-                    State::Opening(Setup::Consume { partition: None, start: Start::Oldest, echo: false });
+                self.state = State::Opening(Setup::Consume {
+                    partition: None,
+                    start: Start::Oldest,
+                    echo: false,
+                    has_extensions: false,
+                });
                 parse_consume(&get)?
             }
             _ => {
@@ -514,30 +519,44 @@ impl Operations {
                 let produce = Produce::start(self.operation, author, routing, cx);
                 self.state = State::Producing(Box::new(produce));
             }
-            Setup::Consume { partition, start, echo } => {
-                let positions = match start {
-                    Start::Oldest | Start::Latest | Start::Time(_) => {
-                        Ok(vec![0; usize::from(queue.partitions)])
-                    }
-                    Start::Marker(marker) => marker.positions(&queue),
+            Setup::Consume { partition, start, echo, has_extensions } => {
+                let all = 0..queue.partitions;
+                let mut beginning = Beginning {
+                    positions: vec![0; usize::from(queue.partitions)],
+                    is_rewound: false,
+                    has_extensions: *has_extensions,
                 };
-                let positions = match positions {
-                    Ok(positions) => positions,
-                    Err(fault) => return self.fail(fault.into(), cx),
+                let resolve: Vec<(u16, Position)> = match start {
+                    Start::Oldest => Vec::new(),
+                    Start::Latest => all.map(|partition| (partition, Position::Latest)).collect(),
+                    Start::Time(time) => all.map(|partition| (partition, Position::Time(*time))).collect(),
+                    Start::Marker(marker) => match marker.place(&queue) {
+                        Err(fault) => return self.fail(fault.into(), cx),
+                        Ok(Place::OtherLife) => {
+                            beginning.is_rewound = true;
+                            Vec::new()
+                        }
+                        Ok(Place::Here(positions)) => {
+                            beginning.positions = positions;
+                            Vec::new()
+                        }
+                        Ok(Place::OtherTimeline(timeline, positions)) => {
+                            beginning.positions = positions;
+                            let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > 0);
+                            asked
+                                .map(|(partition, offset)| {
+                                    (partition, Position::After { timeline, offset: *offset })
+                                })
+                                .collect()
+                        }
+                    },
                 };
-                let resolve = match start {
-                    Start::Latest => Some(Position::Latest),
-                    Start::Time(time) => Some(Position::Time(*time)),
-                    Start::Oldest | Start::Marker(_) => None,
-                };
-                let waiting = if resolve.is_some() { positions.len() } else { 0 };
-                for partition in 0..waiting as u16 {
-                    if let Some(position) = resolve {
-                        cx.commands.push(Command::Resolve { operation: self.operation, partition, position });
-                    }
+                let waiting = resolve.len();
+                for (partition, position) in resolve {
+                    cx.commands.push(Command::Resolve { operation: self.operation, partition, position });
                 }
                 let positioning =
-                    Positioning { queue, partition: *partition, echo: *echo, positions, waiting };
+                    Positioning { queue, partition: *partition, echo: *echo, beginning, waiting };
                 self.state = State::Positioning(Box::new(positioning));
                 self.start_consuming(cx);
             }
@@ -547,7 +566,11 @@ impl Operations {
     fn handle_position(&mut self, partition: u16, position: Result<u64, StoreFault>, cx: &mut Cx<'_>) {
         let State::Positioning(positioning) = &mut self.state else { return };
         match position {
-            Ok(position) => positioning.positions[usize::from(partition)] = position,
+            Ok(position) => {
+                let beginning = &mut positioning.beginning;
+                let asked = std::mem::replace(&mut beginning.positions[usize::from(partition)], position);
+                beginning.is_rewound |= position < asked;
+            }
             Err(fault) => return self.fail(fault.into(), cx),
         }
         positioning.waiting -= 1;
@@ -563,10 +586,10 @@ impl Operations {
         if self.draining {
             return self.fail(Fault::Draining, cx);
         }
-        let positions = std::mem::take(&mut positioning.positions);
+        let beginning = positioning.beginning.clone();
         let exclude = (!positioning.echo).then_some(self.client);
         let consume =
-            Consume::start(self.operation, positioning.queue, exclude, positioning.partition, positions);
+            Consume::start(self.operation, positioning.queue, exclude, positioning.partition, beginning);
         self.state = State::Consuming(Box::new(consume));
         cx.reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), reason_phrase: None }, false);
     }
@@ -672,5 +695,7 @@ fn parse_consume(get: &ConsumeSetupRequest) -> Result<(Setup, QueueAddress), Fau
     }
     let address = QueueAddress::parse(get.queue_name())?;
     let start = Start::parse(get.starting_marker())?;
-    Ok((Setup::Consume { partition: address.partition, start, echo: get.echo_requested() }, address))
+    let (partition, echo) = (address.partition, get.echo_requested());
+    let has_extensions = get.without_headers.is_some();
+    Ok((Setup::Consume { partition, start, echo, has_extensions }, address))
 }

@@ -24,6 +24,9 @@ use crate::ws::handshake::Refusal;
 /// 500 µs a hop between two saturated shards stays below 1 ms (p99), and a turn still moves megabytes.
 const SERVE_US: u64 = 500;
 
+/// How long a shard's store may take to prepare for the next start, once everything has drained.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
 /// How often in a turn connections may be sent to again before the sockets are looked at.
 const TRANSMIT_ROUNDS: usize = 4;
 
@@ -60,6 +63,8 @@ pub struct ShardReport {
     pub counters: CoreCounters,
     /// How long what took, since that was asked last.
     pub latency: Recorder,
+    /// Its store is ready for the next start.
+    pub is_stopped: bool,
 }
 
 /// See the module's page.
@@ -126,6 +131,7 @@ impl<S: Store<Token>> Driver<S> {
             let turn = self.turn();
             if self.is_over() {
                 return ShardReport {
+                    is_stopped: self.stop().await,
                     shard: self.shard,
                     store: self.core.store().counters(),
                     counters: self.core.counters().clone(),
@@ -159,6 +165,22 @@ impl<S: Store<Token>> Driver<S> {
                     passed = Instant::now();
                 }
             }
+        }
+    }
+
+    /// Has the store prepare for the next start, for [`STOP_MAX`] at most. Whether it has.
+    async fn stop(&mut self) -> bool {
+        let until = Instant::now() + STOP_MAX;
+        loop {
+            self.poll_inbox();
+            if self.core.handle_stop(self.now()) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            self.parker.beat();
+            self.parker.park(&self.inbox, Some(until)).await;
         }
     }
 

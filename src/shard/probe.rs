@@ -13,7 +13,7 @@ use crate::latency::Recorder;
 use crate::names::FullName;
 use crate::queue::QueueInfo;
 use crate::store::QueueSummary;
-use crate::store::log::{DataDir, OsDirectory};
+use crate::store::log::{DataDir, OsDirectory, moment};
 
 /// To ask the shards of a server with; any thread's.
 #[derive(Clone, Debug)]
@@ -35,6 +35,13 @@ impl LogFiles {
     /// Deletes a queue; false where there is none of that name. Waits for the disk.
     pub fn delete_queue(&self, name: &FullName) -> io::Result<bool> {
         self.dir.delete_queue(&*self.directory, name)
+    }
+
+    /// Every shard has stopped. Waits for the disk.
+    pub(super) fn mark_stopped(&self) {
+        if let Err(error) = self.dir.mark_stopped(&*self.directory, &moment()) {
+            tracing::warn!(%error, "a clean stop cannot be noted: the next start will take damage to the newest messages for a torn write");
+        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! A whole server: its shards, acceptor and monitor, started and stopped together.
 
 use std::fmt::Display;
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use glommio::ExecutorJoinHandle;
 
@@ -25,7 +24,7 @@ use super::probe::{LogFiles, Probe};
 use crate::config::{KafkaConfig, LogConfig, ServerConfig, Settings, StoreKind, WhenFull};
 use crate::latency::{Board, Collector, Recorder};
 use crate::store::kafka::{Cluster, Kafka, News};
-use crate::store::log::{self, DataDir, Log, OsDirectory};
+use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::{Memory, Store};
 use crate::tenant::Tenants;
 
@@ -68,7 +67,7 @@ impl DrainHandle {
 /// What the shards' stores are made of.
 #[derive(Clone, Debug)]
 enum Stores {
-    Log { dir: Arc<DataDir>, directory: Arc<OsDirectory>, config: LogConfig, _lock: Arc<File> },
+    Log { dir: Arc<DataDir>, directory: Arc<OsDirectory>, config: LogConfig, _lock: Arc<DirectoryLock> },
     Memory { bytes: usize, when_full: WhenFull, incarnation: u64 },
     Kafka(Cluster, Box<KafkaConfig>),
 }
@@ -76,7 +75,7 @@ enum Stores {
 impl Stores {
     fn of(config: &ServerConfig, shards: usize) -> io::Result<Self> {
         // Two lives of a queue never share an incarnation: the clock's nanoseconds tell them apart.
-        let unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let now = log::moment();
         match config.store {
             StoreKind::Log => {
                 let LogConfig { data_dir, min_free_bytes, segment_bytes, .. } = &config.embedded;
@@ -85,7 +84,7 @@ impl Stores {
                 };
                 let lock = OsDirectory::lock(data_dir).map_err(|error| failed(&error))?;
                 let directory = OsDirectory::new(data_dir, *min_free_bytes);
-                let (dir, report) = log::open(&directory, shards as u16, *segment_bytes, unix_ns)
+                let (dir, report) = log::open(&directory, shards as u16, *segment_bytes, &now)
                     .map_err(|error| failed(&error))?;
                 report.say(data_dir);
                 let config = config.embedded.clone();
@@ -98,7 +97,7 @@ impl Stores {
             }
             StoreKind::Memory => {
                 let (bytes, when_full) = (config.memory_bytes, config.memory_full);
-                Ok(Self::Memory { bytes, when_full, incarnation: unix_ns })
+                Ok(Self::Memory { bytes, when_full, incarnation: now.unix_ns })
             }
             StoreKind::Kafka => {
                 Ok(Self::Kafka(Cluster::start(&config.kafka)?, Box::new(config.kafka.clone())))
@@ -263,6 +262,11 @@ impl Server {
         let mut reports = Vec::new();
         for shard in self.shards {
             reports.push(shard.join().map_err(|error| io::Error::other(error.to_string()))?);
+        }
+        if let Some(log) = self.probe.log()
+            && reports.iter().all(|report| report.is_stopped)
+        {
+            log.mark_stopped();
         }
         self.stop_monitor.store(true, Ordering::Relaxed);
         let ended = self.acceptor.join().and_then(|()| self.monitor.join());

@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::config::WhenFull;
 use crate::error::StoreFault;
 use crate::names::ClientId;
-use crate::queue::{PartitionKey, Position, QueueInfo};
+use crate::queue::{PartitionKey, Position, QueueInfo, Signing};
 
 /// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
 /// of arrival, the allocator's share of two allocations.
@@ -88,6 +88,7 @@ pub struct Memory<T> {
     bytes_max: usize,
     when_full: WhenFull,
     incarnation: u64,
+    signing: Signing,
     fence: Fence,
     completions: VecDeque<Completion<T>>,
     /// Partitions that got something and have fetches waiting.
@@ -113,6 +114,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             bytes_max,
             when_full,
             incarnation,
+            signing: Signing { key: uuid::Uuid::new_v4().as_u128(), ..Signing::default() },
             fence: Fence::default(),
             completions: VecDeque::new(),
             woken: Vec::new(),
@@ -253,9 +255,9 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     fn fetch(&mut self, now: Now, wait: bool, key: PartitionKey, mut fetch: Waiting<T>) {
         let fetched = match self.partitions.get(&key) {
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
-            None => Fetched { batches: Vec::new(), next: 0, at_end: true },
+            None => Fetched { at_end: true, is_rewound: fetch.from > 0, ..Fetched::default() },
         };
-        if wait && fetched.batches.is_empty() && fetched.at_end {
+        if wait && fetched.batches.is_empty() && fetched.at_end && !fetched.is_rewound {
             fetch.from = fetched.next;
             self.partitions.entry(key).or_default().waiting.push(fetch);
         } else {
@@ -275,6 +277,8 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     fn resolve(&self, key: PartitionKey, position: Position) -> u64 {
         let Some(partition) = self.partitions.get(&key) else { return 0 };
         match position {
+            // The store has one timeline in each incarnation.
+            Position::After { offset, .. } => offset.min(partition.end),
             Position::Latest => partition.end,
             Position::Time(time) => {
                 let index = partition.batches.partition_point(|stored| stored.timestamp_ms < time);
@@ -288,7 +292,8 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, create, .. } => {
-                let life = |partitions| Life { incarnation: self.incarnation, partitions };
+                let life =
+                    |partitions| Life { incarnation: self.incarnation, partitions, signing: self.signing };
                 let result = create.map(life).ok_or(StoreFault::NoQueue);
                 self.completions.push_back(Completion::Opened { token, result });
             }
@@ -306,7 +311,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
                 let Some(of) = self.partitions.get_mut(&partition) else { return Ok(()) };
                 if let Some(index) = of.waiting.iter().position(|waiting| waiting.token == token) {
                     let waiting = of.waiting.swap_remove(index);
-                    let fetched = Fetched { batches: Vec::new(), next: waiting.from, at_end: false };
+                    let fetched = Fetched { next: waiting.from, ..Fetched::default() };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
                     if of.waiting.is_empty() {
                         of.waiting = Vec::new();

@@ -23,7 +23,7 @@ use crate::batch::{Batch, Fetched};
 use crate::clock::Now;
 use crate::error::StoreFault;
 use crate::names::{ClientId, Project, QueueName};
-use crate::queue::{PartitionKey, Position, QueueId, QueueInfo};
+use crate::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +56,8 @@ pub enum Request<T> {
         /// What.
         batch: Batch,
     },
-    /// Read a partition from an offset on; from the oldest that is left, where that is gone.
+    /// Read a partition from an offset on; from the oldest that is left, where that is gone. An offset beyond the end says that the
+    /// partition has gone back: see [`Fetched::is_rewound`].
     Fetch {
         /// The asker's.
         token: T,
@@ -155,6 +156,8 @@ pub struct Life {
     pub incarnation: u64,
     /// How many partitions it has.
     pub partitions: u16,
+    /// How its markers are signed.
+    pub signing: Signing,
 }
 
 /// What became of the messages that a store was given.
@@ -238,6 +241,12 @@ pub trait Store<T: Copy + Eq + Hash> {
     /// The queues that are there, and what this store holds of each; nothing where it does not know their names.
     fn queues(&self, _unix_ms: u64) -> Vec<((Project, QueueName), QueueSummary)> {
         Vec::new()
+    }
+
+    /// Nothing more will be asked: prepares for the next start. Call it until it returns true. What is left out costs the next start
+    /// time and its certainty that nothing is lost, and no message.
+    fn handle_stop(&mut self, _now: Now) -> bool {
+        true
     }
 
     /// What became of the messages.

@@ -20,7 +20,7 @@ pub(super) fn read(
     exclude: Option<ClientId>,
 ) -> Fetched {
     let first = batches.partition_point(|stored| stored.end_offset() <= from);
-    let mut fetched = Fetched { batches: Vec::new(), next: from.min(end), at_end: false };
+    let mut fetched = Fetched { next: from.min(end), is_rewound: from > end, ..Fetched::default() };
     let mut bytes = 0;
     for stored in batches.range(first..).take(SCAN_BATCHES) {
         if bytes >= bytes_max {

@@ -60,7 +60,13 @@ impl Rig {
     }
 
     pub fn queue(partitions: u16) -> QueueInfo {
-        QueueInfo { id: QueueId(1), incarnation: 9, partitions, hash: 0x1234_5678 }
+        QueueInfo {
+            id: QueueId(1),
+            incarnation: 9,
+            partitions,
+            hash: 0x1234_5678,
+            signing: Default::default(),
+        }
     }
 
     /// One call of the session.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use millstream::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::names::ClientId;
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
-use millstream::session::{Command, Cx, OperationId, ServerSession, Start};
+use millstream::session::{Command, Cx, OperationId, Place, ServerSession, Start};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -193,7 +193,7 @@ impl<'a> Run<'a> {
     fn answer_one(&mut self, index: usize) {
         let fetch = self.fetches.swap_remove(index);
         let there = self.there[usize::from(fetch.partition)];
-        let mut fetched = Fetched { batches: Vec::new(), next: fetch.from, at_end: false };
+        let mut fetched = Fetched { next: fetch.from, ..Fetched::default() };
         if !fetch.cancelled {
             let from = fetch.from;
             let stored = self.store[usize::from(fetch.partition)][..there].iter();
@@ -290,7 +290,9 @@ impl<'a> Run<'a> {
     /// What stands before a marker was read, what stands behind it was not.
     fn judge_marker(&self, marker: &str, wanted: &BTreeSet<(u16, u64)>, seen: &BTreeSet<(u16, u64)>) {
         let Ok(Start::Marker(marker)) = Start::parse(marker) else { panic!("no marker: {marker}") };
-        let positions = marker.positions(&Rig::queue(self.store.len() as u16)).unwrap();
+        let Ok(Place::Here(positions)) = marker.place(&Rig::queue(self.store.len() as u16)) else {
+            panic!("{marker:?}")
+        };
         for (partition, offset) in wanted {
             let before = *offset < positions[usize::from(*partition)];
             assert_eq!(

@@ -38,6 +38,8 @@ pub struct Consumer {
     failure: Option<Outcome>,
     ended: bool,
     marker_wanted: bool,
+    /// The server has said that the queue has gone back; the next message is the first to come after that.
+    is_rewound: bool,
 }
 
 impl Consumer {
@@ -49,6 +51,8 @@ impl Consumer {
             include_claimed: None,
             starting_marker: Some(options.from.clone()),
             group: None,
+            // A field from 100 up: the server may tell of a rewind at once.
+            without_headers: Some(false),
         });
         PbWriter { sender, out }.pb(&SetupRequest { get, append: None }, false);
         let mut consumer = Self {
@@ -61,6 +65,7 @@ impl Consumer {
             failure: None,
             ended: false,
             marker_wanted: true,
+            is_rewound: false,
         };
         consumer.poll_transmit(sender, out);
         consumer
@@ -124,7 +129,7 @@ impl Consumer {
         fin: bool,
         mut each: impl FnMut(&ReceivedMessage<'_>),
     ) -> Result<(), ServerFault> {
-        let Self { half, received, accepted, failure, .. } = self;
+        let Self { half, received, accepted, failure, is_rewound, .. } = self;
         half.each_pb(piece, |pb| {
             if !*accepted {
                 *accepted = true;
@@ -134,10 +139,12 @@ impl Consumer {
             }
             let mut reader = ConsumeResponseReader::new(pb);
             let mut count = 0;
-            while let Some(message) = reader.next_message()? {
+            while let Some(mut message) = reader.next_message()? {
                 count += u64::from(message.payload.is_some());
+                message.is_rewound = reader.is_rewound() && count <= 1 || std::mem::take(is_rewound);
                 each(&message);
             }
+            *is_rewound |= reader.is_rewound() && count == 0;
             *received = received.plus(count);
             if let Some(status) = reader.status() {
                 *failure = Some(Outcome::from(status));

@@ -392,6 +392,11 @@ impl<S: Store<Token>> Core<S> {
         &self.store
     }
 
+    /// Has the store prepare for the next start; true once it has. For the shard's last turns.
+    pub fn handle_stop(&mut self, now: Now) -> bool {
+        self.store.handle_stop(now)
+    }
+
     /// The budget.
     pub fn budget(&self) -> &Budget {
         &self.budget
@@ -720,10 +725,10 @@ impl<S: Store<Token>> Core<S> {
         let id = QueueId(token.detail);
         let Some(Opening { name, permit, others }) = self.opening.remove(&id) else { return };
         self.opening_names.remove(&name);
-        let result = result.map_err(Fault::from).map(|Life { incarnation, partitions }| {
+        let result = result.map_err(Fault::from).map(|Life { incarnation, partitions, signing }| {
             let hash = queue_hash(&name.0, &name.1);
             self.permits.extend(permit.map(|permit| (id, permit)));
-            self.catalogue.record(name.clone(), QueueInfo { id, incarnation, partitions, hash })
+            self.catalogue.record(name.clone(), QueueInfo { id, incarnation, partitions, hash, signing })
         });
         for token in others {
             self.answer_opened(now, token, name.clone(), result.clone());

@@ -99,7 +99,7 @@ impl Cluster {
             default_ttl_secs: 1000,
             is_default_known: true,
             layout: Layout::Plain,
-            life: super::Life { incarnation: 1, partitions },
+            life: super::Life { incarnation: 1, partitions, signing: crate::queue::Signing::default() },
         };
         self.topics.insert(queue, topic);
     }
@@ -253,7 +253,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
 
     fn cancel(&mut self, token: T, key: PartitionKey) {
         if let Some(fetch) = self.tails.cancel(key, token).or_else(|| self.readers.cancel(token)) {
-            let fetched = Fetched { batches: Vec::new(), next: fetch.from, at_end: false };
+            let fetched = Fetched { next: fetch.from, ..Fetched::default() };
             self.answer(token, Ok(fetched));
         }
     }

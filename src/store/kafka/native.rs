@@ -19,6 +19,8 @@ use rdkafka::types::RDKafkaType;
 
 use super::news::News;
 use crate::error::StoreFault;
+use crate::queue::Signing;
+use crate::store::Life;
 
 /// Messages that are taken from a queue, and reports from an event, at once.
 const AT_ONCE: usize = 256;
@@ -415,11 +417,11 @@ pub(super) enum Event {
     Other,
 }
 
-/// A topic: its id and how many partitions it has.
+/// A topic, and the life of the queue that it is.
 #[derive(Clone, Debug)]
 pub(super) struct Described {
     pub topic: CString,
-    pub result: Result<(u64, u16), Trouble>,
+    pub result: Result<Life, Trouble>,
 }
 
 /// Where a partition stands.
@@ -505,7 +507,7 @@ unsafe fn described(raw: *mut rd::rd_kafka_event_t) -> Vec<Described> {
 
 /// # Safety
 /// `topic` is of a live event.
-unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<(u64, u16), Trouble> {
+unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<Life, Trouble> {
     // SAFETY: the caller's promise.
     unsafe {
         let error = rd::rd_kafka_TopicDescription_error(topic);
@@ -514,16 +516,19 @@ unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<(
             check(code).map_err(|_| Trouble::new(code.into(), text_of(rd::rd_kafka_error_string(error))))?;
         }
         let id = rd::rd_kafka_TopicDescription_topic_id(topic);
-        let id = if id.is_null() {
-            0
+        // Random in most of its 128 bits, and known to Kafka's own clients alone.
+        let (high, low) = if id.is_null() {
+            (0, 0)
         } else {
-            // Random in most of its 128 bits.
-            (rd::rd_kafka_Uuid_most_significant_bits(id) ^ rd::rd_kafka_Uuid_least_significant_bits(id))
-                as u64
+            let bits =
+                (rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id));
+            (bits.0.cast_unsigned(), bits.1.cast_unsigned())
         };
+        let signing = Signing { key: u128::from(high) << 64 | u128::from(low), ..Signing::default() };
         let mut partitions = 0;
         rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
-        Ok((id, u16::try_from(partitions).unwrap_or(u16::MAX)))
+        let partitions = u16::try_from(partitions).unwrap_or(u16::MAX);
+        Ok(Life { incarnation: high ^ low, partitions, signing })
     }
 }
 

@@ -76,6 +76,11 @@ impl<T: Copy> Offsets<T> {
         let of = match position {
             Position::Latest => OffsetOf::End,
             Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
+            // The store has one timeline: whether the topic has gone back, a fetch finds out.
+            Position::After { offset, .. } => {
+                let answer = Answer { why: Why::Resolve(token), result: Ok(offset) };
+                return self.answers.push_back(answer);
+            }
         };
         self.asks.push_back(Ask { why: Why::Resolve(token), key, of, layout: Layout::Plain, tries: 0 });
     }

@@ -304,14 +304,14 @@ impl<T: Copy> Openings<T> {
             None => Err(Trouble::nothing()),
         });
         match result {
-            Ok((_, partitions @ PARTITIONS_MORE..)) => {
+            Ok(Life { partitions: partitions @ PARTITIONS_MORE.., .. }) => {
                 let topic = opening.name.to_string_lossy().into_owned();
                 let why =
                     format!("topic {topic} has {partitions} partitions, a queue at most {PARTITIONS_MAX}");
                 self.finish(asked, Err(StoreFault::Unavailable(why)));
             }
-            Ok((incarnation, partitions)) => {
-                opening.step = Step::Checking { life: Life { incarnation, partitions } };
+            Ok(life) => {
+                opening.step = Step::Checking { life };
                 self.ask(asked, to);
             }
             Err(trouble) if is_unknown(&trouble) => match (opening.partitions, opening.looks) {
@@ -425,7 +425,7 @@ impl<T: Copy> Openings<T> {
             let Some((name, (queue, life))) = self.watched.get_key_value(&topic) else { continue };
             let (name, queue) = (name.clone(), *queue);
             let is_same = match result {
-                Ok((incarnation, partitions)) => *life == Life { incarnation, partitions },
+                Ok(found) => *life == found,
                 // One broker may not have heard of it yet: it is asked once more.
                 Err(trouble) if is_unknown(&trouble) && self.doubted.insert(queue) => {
                     self.suspects.insert(name);

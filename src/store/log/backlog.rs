@@ -78,11 +78,15 @@ pub struct Load {
     /// Where the window goes on.
     pub(super) from: u64,
     pub(super) runs: Vec<Run>,
+    /// Where the window ends once the runs are read, whatever of them is whole.
+    pub(super) end: u64,
+    /// A part of the runs could not be read: the rest is read around it.
+    pub(super) is_salvage: bool,
 }
 
 impl Load {
-    /// The first of `runs` that hold something from `from` on.
-    pub(super) fn plan(segment: Arc<Segment>, from: u64, runs: &[Run]) -> Self {
+    /// The first of `runs` that hold something from `from` on. Behind the last of them nothing comes before `end`.
+    pub(super) fn plan(segment: Arc<Segment>, from: u64, runs: &[Run], end: u64) -> Self {
         let first = runs.partition_point(|run| run.end <= from);
         let mut bytes = 0;
         let chosen = runs[first..].iter().take(LOAD_RUNS).take_while(|run| {
@@ -90,7 +94,18 @@ impl Load {
             bytes += run.bytes;
             goes_on
         });
-        Self { segment, from, runs: chosen.copied().collect() }
+        let chosen: Vec<Run> = chosen.copied().collect();
+        let is_last = first + chosen.len() == runs.len();
+        let read = chosen.last().map_or(from, |run| run.end);
+        let end = if is_last { read.max(end) } else { read };
+        Self { segment, from, runs: chosen, end, is_salvage: false }
+    }
+
+    /// Its first run alone, so that the others do not fail with it.
+    pub(super) fn first_run(&self) -> Self {
+        let runs = self.runs[..self.runs.len().min(1)].to_vec();
+        let end = runs.last().map_or(self.end, |run| run.end);
+        Self { runs, end, ..self.clone() }
     }
 
     /// Where they are in the file.
@@ -288,12 +303,10 @@ impl<T: Copy + Eq> Backlog<T> {
         mut damaged: impl FnMut(u64, u64),
     ) {
         let Some(reading) = self.of.get_mut(&id) else { return };
-        let (Some(first), Some(last)) = (load.runs.first(), load.runs.last()) else { return };
+        let first = load.runs.first().map_or(load.from, |run| run.first);
         let goes_on = reading.windows.iter().position(|read| read.window.end() == load.from);
         let index = goes_on.unwrap_or_else(|| {
-            reading
-                .windows
-                .push(ReadWindow { window: Window::new(load.from.min(first.first)), chunk: load.from });
+            reading.windows.push(ReadWindow { window: Window::new(load.from.min(first)), chunk: load.from });
             reading.windows.len() - 1
         });
         let ReadWindow { window, chunk } = &mut reading.windows[index];
@@ -313,7 +326,7 @@ impl<T: Copy + Eq> Backlog<T> {
             });
             damage.iter().for_each(|damage| damaged(damage.at, damage.bytes));
         }
-        window.advance(last.end);
+        window.advance(load.end);
         let added = window.bytes() - before;
         self.bytes += added;
         // Whoever follows has read what is older.

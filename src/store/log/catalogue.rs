@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::format::{Reader, Unreadable, behind_prefix, checksum, with_prefix};
 use crate::names::{FullName, Project, QueueName};
+use crate::queue::Signing;
 use crate::store::Life;
 
 const MAGIC: [u8; 8] = *b"MSTRMCAT";
@@ -69,7 +70,7 @@ impl Record {
         let parsed = match kind {
             MADE => {
                 let name = (Project::parse(name(project)?).ok()?, QueueName::parse(name(queue)?).ok()?);
-                Self::Made(name, Life { incarnation, partitions })
+                Self::Made(name, Life { incarnation, partitions, signing: Signing::default() })
             }
             DELETED => Self::Deleted(incarnation),
             _ => return None,
@@ -145,7 +146,7 @@ mod tests {
 
     fn made(queue: &str, incarnation: u64) -> Record {
         let name = (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
-        Record::Made(name, Life { incarnation, partitions: 3 })
+        Record::Made(name, Life { incarnation, partitions: 3, signing: Signing::default() })
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::catalogue::{self, Record};
 use super::disk::{Directory, FileName, NewPlace, Step, run_all, save};
 use super::format::PartitionId;
+use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
 use crate::names::FullName;
-use crate::queue::{PartitionKey, QueueId, owner};
+use crate::queue::{PartitionKey, QueueId, Signing, owner};
 use crate::store::Life;
 
 /// See the module's page.
@@ -52,6 +53,10 @@ pub(super) struct State {
     pub deleted: Vec<Deletion>,
     /// Where the shards' catalogues end.
     pub catalogue_ends: Vec<u64>,
+    /// The starts before this one.
+    pub history: History,
+    /// Segments that the shards have sealed as they stopped.
+    pub sealed: Vec<Sealed>,
     /// Segments with messages of queues that no catalogue knows: kept, until somebody has looked.
     pub orphaned: Vec<Arc<Segment>>,
 }
@@ -105,6 +110,28 @@ impl DataDir {
         Ok(true)
     }
 
+    /// A shard has stopped, and sealed what it wrote last.
+    pub(super) fn seal(&self, sealed: Sealed) {
+        self.lock().sealed.push(sealed);
+    }
+
+    /// Every shard has stopped: what they have written is whole, and the next start may know. Waits for the disk.
+    pub fn mark_stopped(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
+        let mut state = self.lock();
+        state.history.stopped = Some(std::mem::take(&mut state.sealed));
+        state.history.save(directory, now)
+    }
+
+    /// How many offsets are left out before the next message of a partition that ends there.
+    pub(super) fn jump(&self, id: PartitionId, end: u64) -> u64 {
+        self.lock().history.jump(id, end)
+    }
+
+    /// Where a consumer goes on that stood at `position` in that timeline.
+    pub(super) fn resume(&self, timeline: u64, id: PartitionId, position: u64) -> u64 {
+        self.lock().history.resume(timeline, id, position)
+    }
+
     /// How many segments were retired since the start.
     pub(super) fn retirements(&self) -> usize {
         self.retirements.load(Ordering::Acquire)
@@ -145,11 +172,17 @@ impl DataDir {
         Some(life)
     }
 
+    /// How markers are signed.
+    pub(super) fn signing(&self) -> Signing {
+        let History { key, timeline, is_key_new, .. } = self.lock().history;
+        Signing { key, timeline, is_key_new }
+    }
+
     /// The life of a queue that is about to be made.
     pub(super) fn conceive(&self, partitions: u16) -> Life {
         let mut state = self.lock();
         state.next_incarnation += 1;
-        Life { incarnation: state.next_incarnation, partitions }
+        Life { incarnation: state.next_incarnation, partitions, signing: Signing::default() }
     }
 
     /// A queue was made.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use super::format::BLOCK;
+
 /// Where a new segment goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewPlace {
@@ -31,6 +33,10 @@ pub enum FileName {
     NewCatalogue(u16),
     /// One as it was found damaged: kept for whoever looks into it, and not read.
     DamagedCatalogue(u16),
+    /// The starts of the directory's servers.
+    History,
+    /// The same while it is written anew.
+    NewHistory,
 }
 
 impl fmt::Display for FileName {
@@ -42,6 +48,8 @@ impl fmt::Display for FileName {
             Self::Catalogue(shard) => write!(f, "{shard:05}.catalogue"),
             Self::NewCatalogue(shard) => write!(f, "{shard:05}.catalogue.new"),
             Self::DamagedCatalogue(shard) => write!(f, "{shard:05}.catalogue.damaged"),
+            Self::History => f.write_str("history"),
+            Self::NewHistory => f.write_str("history.new"),
         }
     }
 }
@@ -49,6 +57,11 @@ impl fmt::Display for FileName {
 impl FileName {
     /// The file of that name; `None` where it is none of ours.
     pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "history" => return Some(Self::History),
+            "history.new" => return Some(Self::NewHistory),
+            _ => {}
+        }
         let (number, kind) = name.split_once('.')?;
         let place = number.parse().ok();
         let shard = number.parse().ok();
@@ -105,6 +118,8 @@ pub enum Step {
     SyncDirectory,
     /// Read ranges: position and length. What lies behind a file's end is left out.
     Read(FileName, Vec<(u64, usize)>),
+    /// Read ranges of which a part cannot be read: see [`salvage`]. The zeros in its place fail their checksums.
+    Salvage(FileName, Vec<(u64, usize)>),
 }
 
 /// What steps brought: what was read, in order.
@@ -119,6 +134,15 @@ pub trait Disk<Tag> {
     fn poll(&mut self) -> Option<(Tag, Read)>;
 }
 
+/// What a file keeps while it is written, synced and renamed, and no copy of it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its inode's number. Numbers are used again.
+    pub inode: u64,
+    /// When the inode was made, nanoseconds; 0 where the file system does not keep it.
+    pub made_ns: u64,
+}
+
 /// The same directory for whoever may wait: at the start, and for tools.
 pub trait Directory: fmt::Debug + Send + Sync {
     /// The files that are ours, and their lengths.
@@ -126,6 +150,9 @@ pub trait Directory: fmt::Debug + Send + Sync {
 
     /// Does one step.
     fn run(&self, step: &Step) -> Read;
+
+    /// What tells a file from its copies.
+    fn identity(&self, file: FileName) -> io::Result<Identity>;
 }
 
 /// Does steps one after the other until one fails.
@@ -143,6 +170,77 @@ pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -
     Ok(directory.run(&Step::Read(file, vec![(at, length)]))?.pop().unwrap_or_default())
 }
 
+/// Bytes that [`salvage`] tries to read at once before it goes block by block.
+const SALVAGE_AT_ONCE: usize = 1 << 20;
+
+/// What could be read of a range.
+#[derive(Clone, Debug, Default)]
+pub struct Salvaged {
+    /// The range, up to the file's end, with zeros for what cannot be read.
+    pub bytes: Vec<u8>,
+    /// What cannot be read: position in the file and length.
+    pub unreadable: Vec<(u64, u64)>,
+}
+
+/// Whether the error says that the medium has lost what was asked for, so that another try brings nothing.
+///
+/// `EIO` is what file systems report, `ENODATA` a medium error below direct I/O, the others failed checksums of file systems
+/// (`EBADMSG`, `EUCLEAN`) and of devices (`EILSEQ`).
+pub fn is_unreadable(error: &io::Error) -> bool {
+    let lost = [libc::EIO, libc::ENODATA, libc::EBADMSG, libc::EUCLEAN, libc::EILSEQ];
+    error.raw_os_error().is_some_and(|errno| lost.contains(&errno))
+}
+
+/// Reads a range of a file of which a part cannot be read: the rest is returned, with zeros in the gaps.
+///
+/// A device that is gone fails everywhere. Nothing is given up on its word: where the file's first blocks cannot be read either,
+/// the error is returned. So are errors that say nothing of the medium.
+pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize) -> io::Result<Salvaged> {
+    let mut found = Salvaged::default();
+    let mut is_device_there = false;
+    let mut position = at;
+    let end = at.saturating_add(length as u64);
+    let mut step = SALVAGE_AT_ONCE;
+    while position < end {
+        let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(step);
+        match read(directory, file, position, wanted) {
+            Ok(bytes) => {
+                position += bytes.len() as u64;
+                found.bytes.extend_from_slice(&bytes);
+                if bytes.len() < wanted {
+                    break;
+                }
+            }
+            Err(error) if !is_unreadable(&error) => return Err(error),
+            // The blocks of this stretch one by one.
+            Err(_) if step > BLOCK => {
+                step = BLOCK - (position % BLOCK as u64) as usize;
+                continue;
+            }
+            Err(error) => {
+                let is_first = |at: u64| read(directory, file, at, BLOCK).is_ok();
+                is_device_there = is_device_there || is_first(0) || is_first(BLOCK as u64);
+                if !is_device_there {
+                    return Err(error);
+                }
+                found.bytes.resize(found.bytes.len() + wanted, 0);
+                match found.unreadable.last_mut() {
+                    Some((at, bytes)) if *at + *bytes == position => *bytes += wanted as u64,
+                    _ => found.unreadable.push((position, wanted as u64)),
+                }
+                position += wanted as u64;
+            }
+        }
+        step = if position.is_multiple_of(SALVAGE_AT_ONCE as u64) { SALVAGE_AT_ONCE } else { BLOCK };
+    }
+    Ok(found)
+}
+
+/// Reads ranges as [`Step::Salvage`] does.
+pub fn salvage_ranges(directory: &dyn Directory, file: FileName, ranges: &[(u64, usize)]) -> Read {
+    ranges.iter().map(|(at, length)| Ok(salvage(directory, file, *at, *length)?.bytes)).collect()
+}
+
 /// A new segment file, or one that lives again: its zeros are its own, or its past's.
 pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reserve) -> Vec<Step> {
     let NewPlace { place, is_new, .. } = place;
@@ -154,6 +252,8 @@ pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reser
             let bytes = ZEROS_AT_ONCE.min(bytes - at);
             Step::Zero { file, at, bytes, reserve }
         }));
+        // Once a header is there, the file has all of its length, whatever happens: a shorter one is damaged.
+        steps.push(Step::Sync(file));
     }
     // The past's index goes last: until the new header is durable it may be what says that the past ended before a round that failed.
     steps.extend([Step::Write(file, 0, Arc::new(header)), Step::Sync(file)]);
@@ -192,6 +292,8 @@ mod tests {
             FileName::Catalogue(3),
             FileName::NewCatalogue(65_535),
             FileName::DamagedCatalogue(1),
+            FileName::History,
+            FileName::NewHistory,
         ] {
             assert_eq!(FileName::parse(&file.to_string()), Some(file));
         }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::DataDir;
-use super::disk::{Directory, FileName, Read, Step, read, read_all};
+use super::disk::{Directory, FileName, Identity, Read, Step, read, salvage};
 use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::history::{History, Moment};
 use super::index::{Index, Run, SpanHead};
+use super::os::moment;
 use super::recovery::{self, OpenError, Report, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
@@ -26,9 +28,13 @@ impl Directory for ReadOnly<'_> {
         self.0.list()
     }
 
+    fn identity(&self, file: FileName) -> io::Result<Identity> {
+        self.0.identity(file)
+    }
+
     fn run(&self, step: &Step) -> Read {
         match step {
-            Step::Read(..) => self.0.run(step),
+            Step::Read(..) | Step::Salvage(..) => self.0.run(step),
             // What is to be removed is passed over the next time, too.
             Step::Remove(_) => Ok(Vec::new()),
             _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
@@ -57,7 +63,7 @@ pub struct Contents {
 impl Contents {
     /// Reads a directory that no server uses.
     pub fn read(directory: &dyn Directory) -> Result<Self, OpenError> {
-        let (dir, report) = recovery::open(&ReadOnly(directory), 0, 0, 0)?;
+        let (dir, report) = recovery::open(&ReadOnly(directory), 0, 0, &Moment::default())?;
         let (queues, pasts) = DataDir::into_contents(dir);
         Ok(Self { queues, pasts, report })
     }
@@ -91,7 +97,7 @@ impl Contents {
                 for span in &past.spans {
                     let file = FileName::Segment(span.segment.place);
                     for run in &*runs(directory, span)? {
-                        let bytes = read(directory, file, run.at, run.bytes as usize)?;
+                        let bytes = salvage(directory, file, run.at, run.bytes as usize)?.bytes;
                         let mut batches = Vec::new();
                         let is_its = |header: &BatchHeader| {
                             (header.incarnation, header.partition) == (*incarnation, *partition)
@@ -145,7 +151,12 @@ pub struct Verified {
 pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Result<(), OpenError> {
     let files = directory.list()?;
     for (file, length) in &files {
-        let all = || read_all(directory, *file, *length);
+        let mut unreadable = Vec::new();
+        let mut all = || {
+            let salvaged = salvage(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
+            unreadable = salvaged.unreadable;
+            io::Result::Ok(salvaged.bytes)
+        };
         let mut found =
             Verified { file: *file, length: *length, whole: 0, messages: 0, torn: 0, damage: Vec::new() };
         let whole_file = || vec![Damage { at: 0, bytes: *length }];
@@ -155,16 +166,13 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
                 match SegmentHeader::parse(&bytes) {
                     Ok(header) => {
                         let index = FileName::Index(place);
-                        let index = if files.iter().any(|(file, _)| *file == index) {
-                            Some(read_index(directory, place)?)
-                        } else {
-                            None
-                        };
+                        // One that cannot be read is named as a file of its own.
+                        let is_there = files.iter().any(|(file, _)| *file == index);
+                        let index = is_there.then(|| read_index(directory, place).ok()).flatten();
                         let index = index.and_then(|bytes| Index::parse(header.stamp, &bytes).ok());
                         let end = index.map_or(bytes.len() as u64, |index| index.end);
-                        if end > bytes.len() as u64 {
-                            let (at, bytes) = (bytes.len() as u64, end - bytes.len() as u64);
-                            found.damage.push(Damage { at, bytes });
+                        if header.bytes > *length {
+                            found.damage.push(Damage { at: *length, bytes: header.bytes - length });
                         }
                         let scanned = scan(&header, bytes.get(..end as usize).unwrap_or(&bytes));
                         found.whole = scanned.batches.len();
@@ -186,6 +194,13 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
             }
             FileName::Index(place) => {
                 let header = read(directory, FileName::Segment(place), 0, ROUNDS_AT as usize);
+                if header.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                    take(Verified {
+                        file: FileName::Segment(place),
+                        damage: vec![Damage { at: 0, bytes: 0 }],
+                        ..found.clone()
+                    });
+                }
                 let stamp =
                     header.ok().and_then(|blocks| SegmentHeader::parse(&blocks).ok()).map(|of| of.stamp);
                 match index_of(&all()?, stamp) {
@@ -205,7 +220,22 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
                 Err(Unreadable::Damaged) => found.damage = whole_file(),
             },
             // Written anew at the next start.
-            FileName::NewIndex(_) | FileName::NewCatalogue(_) | FileName::DamagedCatalogue(_) => continue,
+            FileName::NewIndex(_)
+            | FileName::NewCatalogue(_)
+            | FileName::DamagedCatalogue(_)
+            | FileName::NewHistory => continue,
+            FileName::History => match History::parse(&all()?) {
+                Ok(_) => found.whole = 1,
+                Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
+                Err(Unreadable::Damaged) => found.damage = whole_file(),
+            },
+        }
+        for (at, bytes) in unreadable {
+            // What its place held fails its checksum, too; what has none is named here.
+            let is_in = |damage: &Damage| damage.at < at + bytes && at < damage.at + damage.bytes;
+            if !found.damage.iter().any(is_in) {
+                found.damage.push(Damage { at, bytes });
+            }
         }
         take(found);
     }
@@ -229,6 +259,9 @@ fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
 
 /// Deletes a queue of a directory that no server uses; false where there is none of that name.
 pub fn delete_queue(directory: &dyn Directory, name: &FullName) -> Result<bool, OpenError> {
-    let (dir, _) = recovery::open(directory, 1, 0, 0)?;
-    Ok(dir.delete_queue(directory, name)?)
+    let now = moment();
+    let (dir, _) = recovery::open(directory, 1, 0, &now)?;
+    let is_deleted = dir.delete_queue(directory, name)?;
+    dir.mark_stopped(directory, &now)?;
+    Ok(is_deleted)
 }

@@ -11,6 +11,7 @@
 //! | `backlog` | reading what is older than what is in memory |
 //! | `catalogue` | the queues |
 //! | `recovery`, `data_dir` | what is found at the start, and what the shards share of it |
+//! | `history` | the starts before, and what proves that this one goes on where they ended |
 //! | `inspect` | looking into a directory that no server uses |
 //! | `disk`, `os` | what is asked of a disk, and the operating system's |
 //!
@@ -28,6 +29,7 @@ mod catalogue;
 mod data_dir;
 pub mod disk;
 mod format;
+mod history;
 mod index;
 pub mod inspect;
 mod journal;
@@ -52,8 +54,9 @@ mod tests;
 pub use backlog::{LOAD_COST_MAX, LOADS_MAX};
 pub use data_dir::DataDir;
 pub use format::BLOCK;
+pub use history::Moment;
 pub use journal::{ROUND_BYTES, stored_bytes_max};
-pub use os::OsDirectory;
+pub use os::{DirectoryLock, OsDirectory, moment};
 pub use recovery::{Damaged, OpenError, Report, open};
 
 use std::collections::{HashMap, VecDeque};
@@ -64,6 +67,7 @@ use self::backlog::{Backlog, Load};
 use self::data_dir::Found;
 use self::disk::{Disk, NewPlace, Reserve, save_index};
 use self::format::{PartitionId, SegmentHeader};
+use self::history::Sealed;
 use self::index::{Index, RunsAt};
 use self::journal::{Active, Journal};
 use self::partition::Partition;
@@ -151,6 +155,8 @@ pub struct Log<T, D> {
     indexing: HashMap<u64, Index>,
     /// The segment of a round that failed: until its index says where it ends, nothing is stored.
     broken: Option<Broken>,
+    /// The number of the segment that was sealed as the shard stopped, until its index is written.
+    stopping: Option<(u64, Sealed)>,
     /// Why nothing can be stored now.
     trouble: Option<String>,
     /// Sealed segments that this shard looks after, oldest first.
@@ -179,6 +185,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     /// The store of shard `shard` of `shards`.
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &LogConfig) -> Self {
         let Found { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
+        let partition = |(id, past): (PartitionId, Past)| {
+            let jump = dir.jump(id, past.end);
+            (id, Partition::new(past, jump))
+        };
+        let pasts = pasts.into_iter().map(partition).collect();
         let share = |bytes: usize| bytes / usize::from(shards.max(1));
         let mut log = Self {
             disk,
@@ -191,13 +202,14 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             max_bytes: config.max_bytes,
             max_age_ms: millis(config.max_age),
             known: HashMap::new(),
-            partitions: pasts.into_iter().map(|(id, past)| (id, Partition::new(past))).collect(),
+            partitions: pasts,
             journal: Journal::new(),
             spare: None,
             making: None,
             make_again_ms: 0,
             indexing: HashMap::new(),
             broken: None,
+            stopping: None,
             trouble: None,
             kept: segments,
             openings: VecDeque::new(),
@@ -227,7 +239,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
         let id = self.dir.partition(key)?;
         self.known.insert(key, id);
-        self.partitions.entry(id).or_insert_with(|| Partition::new(Past::default()));
+        self.partitions.entry(id).or_insert_with(|| Partition::new(Past::default(), 0));
         Some(id)
     }
 
@@ -360,6 +372,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
             (name, QueueSummary { partitions, ..of })
         };
         names.into_iter().map(summary).collect()
+    }
+
+    fn handle_stop(&mut self, now: Now) -> bool {
+        self.work(now);
+        self.stop()
     }
 
     fn counters(&self) -> StoreCounters {

@@ -3,11 +3,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::disk::{Directory, FileName, Read, Reserve, Step};
+use super::disk::{Directory, FileName, Identity, Read, Reserve, Step, salvage_ranges};
 use super::format::BLOCK;
+use super::history::Moment;
+
+/// Who may read what: the owner alone. Messages are their tenants'.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// Bytes of zeros that are written at once.
 const ZEROS: usize = 1 << 20;
@@ -26,25 +32,47 @@ impl OsDirectory {
         Self { path: path.to_owned(), min_free_bytes }
     }
 
-    /// Makes the directory if it is not there, and locks it for as long as the file that is returned is open.
-    pub fn lock(path: &Path) -> io::Result<File> {
+    /// Makes the directory if it is not there, and locks it for as long as what is returned lives.
+    ///
+    /// The lock is on the directory itself: a file in it could be removed, and then made and locked by another. File systems that
+    /// lock no directories (NFS) have the file `lock` alone, which earlier versions lock, too.
+    pub fn lock(path: &Path) -> io::Result<DirectoryLock> {
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
-        fs::create_dir_all(path)?;
+        fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
         for made in missing {
             // What stands directly in the working directory has no name before it.
             let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
             File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         }
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
-                ErrorKind::ResourceBusy,
-                "another server, or a tool, uses it: each directory is one server's",
-            )),
-            Err(error) => Err(error.into()),
+        let directory = File::open(path)?;
+        match lock(&directory) {
+            // EBADF: NFS wants a file that is open for writing, and no directory ever is.
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBADF) || error.kind() == ErrorKind::Unsupported =>
+            {
+                tracing::warn!(
+                    data_dir = %path.display(),
+                    %error,
+                    "the file system locks no directories: do not remove the file lock in it while a server runs"
+                );
+            }
+            locked => locked?,
         }
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(path.join("lock"))?;
+        lock(&file)?;
+        if directory.metadata()?.permissions().mode() & 0o077 != 0 {
+            tracing::warn!(
+                data_dir = %path.display(),
+                "other users can look into the data directory: chmod 700 it, and chmod 600 its files"
+            );
+        }
+        Ok(DirectoryLock { _directory: directory, _file: file })
     }
 
     /// Where a file of it is.
@@ -94,6 +122,31 @@ impl OsDirectory {
     }
 }
 
+/// Keeps others out of a data directory for as long as it lives.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _directory: File,
+    _file: File,
+}
+
+fn lock(file: &File) -> io::Result<()> {
+    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
+            ErrorKind::ResourceBusy,
+            "another server, or a tool, uses it: each directory is one server's",
+        )),
+        locked => Ok(locked?),
+    }
+}
+
+/// Now, in this boot of the machine.
+pub fn moment() -> Moment {
+    let unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = u128::from_str_radix(&boot.trim().replace('-', ""), 16).unwrap_or_default();
+    Moment { unix_ns, boot }
+}
+
 impl Directory for OsDirectory {
     fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
         let mut files = Vec::new();
@@ -107,10 +160,26 @@ impl Directory for OsDirectory {
         Ok(files)
     }
 
+    fn identity(&self, file: FileName) -> io::Result<Identity> {
+        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+        let wanted = StatxFlags::INO | StatxFlags::BTIME;
+        let found = statx(CWD, self.path_of(file), AtFlags::empty(), wanted)?;
+        let made = found.stx_btime;
+        let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let made_ns =
+            made.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(u64::from(made.tv_nsec));
+        Ok(Identity { inode: found.stx_ino, made_ns: if is_told { made_ns } else { 0 } })
+    }
+
     fn run(&self, step: &Step) -> Read {
         match step {
             Step::Create(file) => {
-                OpenOptions::new().write(true).create(true).truncate(true).open(self.path_of(*file))?;
+                OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(FILE_MODE)
+                    .open(self.path_of(*file))?;
             }
             Step::Zero { file, at, bytes, reserve } => self.zero(*file, *at, *bytes, *reserve)?,
             Step::Write(file, at, bytes) => self.writable(*file)?.write_all_at(bytes, *at)?,
@@ -122,6 +191,13 @@ impl Directory for OsDirectory {
             },
             Step::SyncDirectory => File::open(&self.path)?.sync_all()?,
             Step::Read(file, ranges) => return self.read(*file, ranges),
+            Step::Salvage(file, ranges) => {
+                // What the system's cache still has of it says nothing of the medium.
+                if let Ok(open) = File::open(self.path_of(*file)) {
+                    let _ = rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed);
+                }
+                return salvage_ranges(self, *file, ranges);
+            }
         }
         Ok(Vec::new())
     }

@@ -14,6 +14,8 @@ pub(super) struct Partition<T> {
     pub window: Window,
     /// The offset of the next message that is written.
     pub next: u64,
+    /// No message gets an offset below this: those may have been given out in another timeline.
+    pub floor: u64,
     pub waiting: Vec<Fetch<T>>,
     /// It is in `Log::woken`.
     pub is_woken: bool,
@@ -33,12 +35,15 @@ pub(super) enum Place<'a> {
 }
 
 impl<T> Partition<T> {
-    pub(super) fn new(past: Past) -> Self {
+    /// One that leaves out `jump` offsets before its next message.
+    pub(super) fn new(past: Past, jump: u64) -> Self {
         let end = past.end;
+        let floor = end + jump;
         Self {
             past,
             window: Window::new(end),
-            next: end,
+            next: floor,
+            floor,
             waiting: Vec::new(),
             is_woken: false,
             is_marking: false,

@@ -1,16 +1,17 @@
 //! Fetching: what is in memory at once, what is older by loads.
 
 use std::hash::Hash;
+use std::io;
 use std::sync::Arc;
 
 use super::backlog::{Job, Load};
-use super::disk::{self, Disk, FileName, Step};
+use super::disk::{self, Disk, FileName, Step, is_unreadable};
 use super::format::{PartitionId, SegmentHeader};
 use super::index::{Run, RunsAt};
 use super::partition::{Place, Since};
 use super::scan::scan;
 use super::segment::{Runs, Segment};
-use super::{Log, Tag, Wanted};
+use super::{Log, Tag, Wanted, forgotten};
 use crate::batch::Fetched;
 use crate::clock::Now;
 use crate::error::StoreFault;
@@ -20,7 +21,9 @@ use crate::store::window::Fetch;
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     pub(super) fn fetch(&mut self, now: Now, id: PartitionId, fetch: Fetch<T>) {
-        let Some(partition) = self.partitions.get(&id) else { return };
+        let Some(partition) = self.partitions.get(&id) else {
+            return self.completions.push_back(Job::Fetch(fetch).fail(forgotten()));
+        };
         if matches!(partition.place(id, self.journal.active.as_ref(), fetch.from), Place::Tail) {
             return self.read_tail(now, id, Job::Fetch(fetch));
         }
@@ -29,10 +32,13 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     pub(super) fn resolve(&mut self, now: Now, token: T, id: PartitionId, position: Position) {
-        let Some(partition) = self.partitions.get(&id) else { return };
+        let Some(partition) = self.partitions.get(&id) else {
+            return self.completions.push_back(Completion::Resolved { token, result: Err(forgotten()) });
+        };
         let since = match position {
             Position::Latest => Since::At(partition.window.end()),
             Position::Time(unix_ms) => partition.since(id, self.journal.active.as_ref(), unix_ms),
+            Position::After { timeline, offset } => Since::At(self.dir.resume(timeline, id, offset)),
         };
         match (since, position) {
             (Since::From(from), Position::Time(unix_ms)) => {
@@ -54,7 +60,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     pub(super) fn read_on(&mut self, now: Now, id: PartitionId) {
         self.serve(now, id);
         while let Some(from) = self.backlog.wants(id) {
-            let Some(partition) = self.partitions.get(&id) else { return };
+            let Some(partition) = self.partitions.get(&id) else { return self.tell_forgotten(id) };
             let load = match partition.place(id, self.journal.active.as_ref(), from) {
                 // Others' jobs may lie before.
                 Place::Tail => {
@@ -65,16 +71,13 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 }
                 Place::Active(runs) => {
                     let Some(active) = &self.journal.active else { return };
-                    Load::plan(
-                        Arc::new(Segment::new(active.place, &active.header, std::iter::empty())),
-                        from,
-                        runs,
-                    )
+                    let segment = Segment::new(active.place, &active.header, std::iter::empty());
+                    Load::plan(Arc::new(segment), from, runs, from)
                 }
                 Place::Sealed(span) => match &span.runs {
-                    Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs),
+                    Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs, span.head.end),
                     Runs::Index(at) => match self.backlog.runs(id, &span.segment) {
-                        Some(runs) => Load::plan(span.segment.clone(), from, &runs),
+                        Some(runs) => Load::plan(span.segment.clone(), from, &runs, span.head.end),
                         None => {
                             let step =
                                 Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);
@@ -89,7 +92,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     pub(super) fn load(&mut self, id: PartitionId, load: Load) {
-        let step = Step::Read(FileName::Segment(load.segment.place), load.ranges());
+        let (file, ranges) = (FileName::Segment(load.segment.place), load.ranges());
+        let step = if load.is_salvage { Step::Salvage(file, ranges) } else { Step::Read(file, ranges) };
         self.begin(id, Wanted::Messages(load), step);
     }
 
@@ -100,13 +104,15 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
     /// What is wanted is in memory, or there is nothing.
     pub(super) fn read_tail(&mut self, now: Now, id: PartitionId, job: Job<T>) {
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return self.completions.push_back(job.fail(forgotten()));
+        };
         let window = &partition.window;
         match job {
             Job::Fetch(mut fetch) => {
-                fetch.from = fetch.from.clamp(window.start(), window.end());
+                fetch.from = fetch.from.max(window.start());
                 let fetched = window.read(now, &fetch);
-                if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
+                if fetch.wait && fetched.batches.is_empty() && fetched.at_end && !fetched.is_rewound {
                     fetch.from = fetched.next;
                     partition.waiting.push(fetch);
                 } else {
@@ -146,37 +152,44 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         let file = FileName::Index(segment.place);
         let runs: Arc<[Run]> = match read.map(|mut read| read.pop().and_then(|bytes| at.parse(&bytes))) {
             Ok(Some(runs)) => runs.into(),
-            Ok(None) => {
-                tracing::error!(%file, "damaged: its segment is read instead");
-                let all = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
-                let step = Step::Read(FileName::Segment(segment.place), vec![(0, all)]);
-                return self.begin(id, Wanted::Segment(segment), step);
-            }
+            Ok(None) => return self.rescan(id, segment),
+            Err(error) if is_lost(&error) => return self.rescan(id, segment),
             Err(error) => return self.cannot_read(id, &format!("{file}: {error}")),
         };
         self.backlog.handle_runs(id, &segment, runs.clone());
-        let load = Load::plan(segment, from, &runs);
+        let load = Load::plan(segment.clone(), from, &runs, from);
         if load.runs.is_empty() {
-            return self.cannot_read(id, &format!("{file} names other offsets than it holds"));
+            return self.rescan(id, segment);
         }
         self.load(id, load);
     }
 
+    /// Reads a whole segment, as its index does not say where the messages are.
+    fn rescan(&mut self, id: PartitionId, segment: Arc<Segment>) {
+        let (index, file) = (FileName::Index(segment.place), FileName::Segment(segment.place));
+        tracing::error!(%index, %file, "the index is damaged: its segment is read instead");
+        let all = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
+        self.begin(id, Wanted::Segment(segment), Step::Salvage(file, vec![(0, all)]));
+    }
+
     pub(super) fn handle_rescanned(&mut self, id: PartitionId, segment: &Segment, read: disk::Read) {
-        let &Segment { stamp, number, bytes, .. } = segment;
+        let &Segment { stamp, number, bytes, place, .. } = segment;
+        let name = FileName::Segment(place);
         let file = match read {
             Ok(mut read) => read.pop().unwrap_or_default(),
-            Err(error) => return self.cannot_read(id, &error.to_string()),
+            Err(error) if is_lost(&error) => Vec::new(),
+            Err(error) => return self.cannot_read(id, &format!("{name}: {error}")),
         };
         let found = scan(&SegmentHeader { stamp, number, bytes }, &file);
         let runs: Arc<[Run]> = found.spans().remove(&id).map(|span| span.runs).unwrap_or_default().into();
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         let span = partition.past.spans.iter_mut().find(|span| span.segment.number == number);
-        match span {
-            Some(span) if runs.last().is_some_and(|run| run.end >= span.head.end) => {
-                span.runs = Runs::Memory(runs);
+        if let Some(span) = span {
+            let found = runs.last().map_or(span.head.first, |run| run.end);
+            if found < span.head.end {
+                tracing::error!(file = %name, from = found, to = span.head.end, "damaged: messages at these offsets are lost");
             }
-            _ => self.cannot_read(id, "an index is damaged, and what it named is not in its segment"),
+            span.runs = Runs::Memory(runs);
         }
     }
 
@@ -190,9 +203,13 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 // Who is served leaves his place to those who had to wait.
                 self.serve(now, id);
             }
-            // One after the other, what can be read is.
-            Err(_) if load.runs.len() > 1 => {
-                self.load(id, Load { runs: load.runs[..1].to_vec(), ..load.clone() });
+            // What can be read is read: run by run, and then around what cannot.
+            Err(_) if load.runs.len() > 1 => self.load(id, load.first_run()),
+            Err(_) if !load.is_salvage => self.load(id, Load { is_salvage: true, ..load.clone() }),
+            Err(error) if is_gone(&error) => {
+                tracing::error!(%file, %error, "the file is gone: its messages are lost");
+                self.backlog.handle_loaded(id, load, &[], |_, _| {});
+                self.serve(now, id);
             }
             Err(error) => self.cannot_read(id, &format!("{file}: {error}")),
         }
@@ -212,8 +229,18 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             None => self.backlog.cancel(id, token),
         };
         if let Some(fetch) = fetch {
-            let fetched = Fetched { batches: Vec::new(), next: fetch.from, at_end: false };
+            let fetched = Fetched { next: fetch.from, ..Fetched::default() };
             self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
         }
     }
+}
+
+/// A file that somebody has removed does not come back: at the next start it is not there, either.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Whether nothing that is tried again brings back what was asked for.
+fn is_lost(error: &io::Error) -> bool {
+    is_unreadable(error) || is_gone(error)
 }

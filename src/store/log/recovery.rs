@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::{DELETIONS, DataDir, State};
-use super::disk::{Directory, FileName, Step, read, read_all, run_all, save, save_index};
+use super::disk::{
+    Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage, save, save_index,
+};
 use super::format::{BLOCK, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::history::{History, Moment, Sealed};
 use super::index::{INDEX_HEADER, Index};
-use super::scan::{Damage, scan};
+use super::scan::{Damage, scan, scan_sealed};
 use super::segment::{Past, Runs, SealedSpan, Segment};
 use crate::names::{FullName, queue_hash};
 use crate::store::Life;
@@ -71,8 +74,12 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes of rounds that were begun, and of which nobody was told.
     pub torn: u64,
+    /// Segments that a clean stop has sealed: nothing of them can be torn.
+    pub stopped: Vec<FileName>,
     /// What is lost.
     pub damaged: Vec<Damaged>,
+    /// Nothing proves that this start goes on where the last one ended: the machine was started anew, or the directory is a copy.
+    pub is_branch: bool,
 }
 
 impl Report {
@@ -81,6 +88,11 @@ impl Report {
         let Self { queues, segments, scanned, messages, bytes, torn, .. } = *self;
         let data_dir = data_dir.display();
         tracing::info!(%data_dir, queues, messages, bytes, segments, scanned, torn, "the log is open");
+        if self.is_branch {
+            tracing::info!(
+                "the machine was started anew, or the directory is a copy: message ids go on with a gap"
+            );
+        }
         for Damaged { file, damage, means } in &self.damaged {
             tracing::error!(%file, at = damage.at, bytes = damage.bytes, "damaged: {means}");
         }
@@ -100,18 +112,21 @@ pub fn open(
     directory: &dyn Directory,
     shards: u16,
     segment_bytes: u64,
-    unix_ns: u64,
+    now: &Moment,
 ) -> Result<(DataDir, Report), OpenError> {
     let mut report = Report::default();
     let files = directory.list()?;
     for (file, _) in &files {
-        if matches!(file, FileName::NewIndex(_) | FileName::NewCatalogue(_)) {
+        if matches!(file, FileName::NewIndex(_) | FileName::NewCatalogue(_) | FileName::NewHistory) {
             directory.run(&Step::Remove(*file))?;
         }
     }
+    let found_history = open_history(directory, &files, &mut report)?;
     let Catalogues { queues, deleted, ends, deletions_end } =
         open_catalogues(directory, &files, shards, &mut report)?;
-    let (mut found, is_one_lost) = open_segments(directory, &files, &mut report)?;
+    let stopped = found_history.as_ref().and_then(|history| history.stopped.as_deref()).unwrap_or_default();
+    let (mut found, is_one_lost) =
+        open_segments(directory, &files, stopped, now.unix_ns / 1_000_000, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
     let mut state = State { catalogue_ends: ends, ..State::default() };
@@ -162,14 +177,58 @@ pub fn open(
         );
     }
     report.queues = queues.len();
+    let is_used = !queues.is_empty() || !state.segments.is_empty();
+    let mut history = found_history.unwrap_or_else(|| History::begin(is_used, random()));
+    if shards > 0 {
+        let is_first = !files.iter().any(|(file, _)| *file == FileName::History);
+        let is_continued = is_first
+            || directory.identity(FileName::History).is_ok_and(|file| history.is_continued(now, file));
+        if !is_continued {
+            let ends =
+                state.pasts.iter().filter(|(.., past)| past.end > 0).map(|(id, _, past)| (*id, past.end));
+            history.branch(ends.collect(), last_incarnation, random());
+            report.is_branch = is_used;
+        }
+        history.stopped = None;
+        if let Err(error) = history.save(directory, now) {
+            tracing::warn!(file = %FileName::History, %error, "it cannot be written: the next start takes this one for unknown, and consumers go back");
+        }
+    }
+    state.history = history;
     state.queues = queues;
-    state.next_incarnation = last_incarnation.max(unix_ns);
+    state.next_incarnation = last_incarnation.max(now.unix_ns);
     state.next_place = files
         .iter()
         .filter_map(|(file, _)| if let FileName::Segment(place) = file { Some(place + 1) } else { None })
         .max()
         .unwrap_or(0);
     Ok((DataDir::new(state, deletions_end), report))
+}
+
+fn random() -> u128 {
+    uuid::Uuid::new_v4().as_u128()
+}
+
+/// What is known of the starts before this one; nothing where no server has kept that yet.
+fn open_history(
+    directory: &dyn Directory,
+    files: &[(FileName, u64)],
+    report: &mut Report,
+) -> Result<Option<History>, OpenError> {
+    let file = FileName::History;
+    let Some((_, length)) = files.iter().find(|(of, _)| *of == file) else { return Ok(None) };
+    let salvaged = salvage(directory, file, 0, usize::try_from(*length).unwrap_or(usize::MAX));
+    let parsed =
+        salvaged.map_err(|_| Unreadable::Damaged).and_then(|salvaged| History::parse(&salvaged.bytes));
+    match parsed {
+        Ok(history) => Ok(Some(history)),
+        Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
+        Err(Unreadable::Damaged) => {
+            let means = "consumers that come back begin at the oldest message";
+            report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes: *length }, means });
+            Ok(Some(History::lost(random())))
+        }
+    }
 }
 
 /// What the catalogues say, and where each ends.
@@ -190,7 +249,7 @@ fn open_catalogues(
     let (mut ends, mut deletions_end) = (vec![0; usize::from(shards)], 0);
     for (file, length) in files {
         let FileName::Catalogue(shard) = file else { continue };
-        let bytes = read_all(directory, *file, *length)?;
+        let bytes = salvage(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?.bytes;
         let found = catalogue::parse(&bytes).map_err(|why| OpenError::Version(*file, why))?;
         let rest = bytes.get(found.end as usize..).unwrap_or_default();
         let torn = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
@@ -237,6 +296,8 @@ fn open_catalogues(
 fn open_segments(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
+    stopped: &[Sealed],
+    unix_ms: u64,
     report: &mut Report,
 ) -> Result<(Vec<Found>, bool), OpenError> {
     let indexed: HashSet<u32> = files
@@ -246,8 +307,8 @@ fn open_segments(
     let (mut all, mut is_one_lost) = (Vec::new(), false);
     for (file, length) in files {
         let FileName::Segment(place) = *file else { continue };
-        let blocks = match read(directory, *file, 0, ROUNDS_AT as usize) {
-            Ok(blocks) => blocks,
+        let blocks = match salvage(directory, *file, 0, ROUNDS_AT as usize) {
+            Ok(salvaged) => salvaged.bytes,
             Err(error) => {
                 tracing::error!(%file, %error, "cannot be read");
                 lose(*file, *length, report, &mut is_one_lost);
@@ -259,21 +320,32 @@ fn open_segments(
             Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
             Err(Unreadable::Damaged) => {
                 // Where the server ended before a new file had its header, it holds nothing but zeros.
-                let all = read_all(directory, *file, *length)?;
-                if all.iter().all(|byte| *byte == 0) {
-                    directory.run(&Step::Remove(*file))?;
-                } else {
-                    lose(*file, *length, report, &mut is_one_lost);
+                match read_all(directory, *file, *length) {
+                    Ok(all) if all.iter().all(|byte| *byte == 0) => {
+                        directory.run(&Step::Remove(*file))?;
+                    }
+                    _ => lose(*file, *length, report, &mut is_one_lost),
                 }
                 continue;
             }
         };
         let index =
             if indexed.contains(&place) { open_index(directory, place, header.stamp, report)? } else { None };
-        // The file may be longer or shorter than it was made.
+        // A file is as long as it was made before its header is there.
+        if *length < header.bytes {
+            let damage = Damage { at: *length, bytes: header.bytes - length };
+            let means = "the file is shorter than it was made; messages that stood there are lost";
+            report.damaged.push(Damaged { file: *file, damage, means });
+        }
+        let is_short = *length < header.bytes;
         let header = SegmentHeader { bytes: *length, ..header };
         let found = match index {
             Some(index) => {
+                let was_stopped = |sealed: &&Sealed| (sealed.place, sealed.stamp) == (place, header.stamp);
+                if stopped.iter().any(|sealed| was_stopped(&sealed)) {
+                    report.stopped.push(*file);
+                    check_stopped(directory, *file, &header, index.end, report)?;
+                }
                 let heads = index.spans.iter().map(|(_, head, _)| head);
                 let segment = Arc::new(Segment::new(place, &header, heads));
                 let spans = index.spans.into_iter().map(|(id, head, at)| {
@@ -281,7 +353,7 @@ fn open_segments(
                 });
                 Found { spans: spans.collect(), segment, is_damaged: false }
             }
-            None => match scan_segment(directory, place, &header, report) {
+            None => match scan_segment(directory, place, &header, is_short, report) {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::error!(%file, %error, "cannot be read");
@@ -293,7 +365,49 @@ fn open_segments(
         report.segments += usize::from(!found.spans.is_empty());
         all.push(found);
     }
+    for place in indexed {
+        let is_there = |(file, _): &(FileName, u64)| *file == FileName::Segment(place);
+        if !files.iter().any(is_there) {
+            is_one_lost |= is_missed(directory, place, unix_ms, report)?;
+        }
+    }
     Ok((all, is_one_lost))
+}
+
+/// An index without its segment: whether messages are lost with that. An index is removed first, so they are unless they have expired.
+fn is_missed(
+    directory: &dyn Directory,
+    place: u32,
+    unix_ms: u64,
+    report: &mut Report,
+) -> Result<bool, OpenError> {
+    let index = read_index(directory, place)
+        .ok()
+        .and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
+    let is_lost = index.is_some_and(|index| index.spans.iter().any(|(_, head, _)| head.expiry_ms > unix_ms));
+    if is_lost {
+        let damage = Damage { at: 0, bytes: 0 };
+        let means = "the file is missing; its messages are lost, unless it is put back while no server runs";
+        report.damaged.push(Damaged { file: FileName::Segment(place), damage, means });
+    } else {
+        directory.run(&Step::Remove(FileName::Index(place)))?;
+    }
+    Ok(is_lost)
+}
+
+/// A segment that a clean stop has sealed is whole up to there: nothing of it can be torn. What is not is reported.
+fn check_stopped(
+    directory: &dyn Directory,
+    file: FileName,
+    header: &SegmentHeader,
+    end: u64,
+    report: &mut Report,
+) -> Result<(), OpenError> {
+    let bytes = salvage(directory, file, 0, usize::try_from(end).unwrap_or(usize::MAX))?.bytes;
+    for damage in scan_sealed(header, &bytes, end) {
+        report.damaged.push(Damaged { file, damage, means: "messages that stood there are lost" });
+    }
+    Ok(())
 }
 
 /// A segment cannot be read: it is left alone.
@@ -321,7 +435,11 @@ fn open_index(
     report: &mut Report,
 ) -> Result<Option<Index>, OpenError> {
     let file = FileName::Index(place);
-    let bytes = read_index(directory, place)?;
+    let bytes = match read_index(directory, place) {
+        Ok(bytes) => bytes,
+        Err(error) if is_unreadable(&error) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
     match Index::parse(stamp, &bytes) {
         Ok(index) => Ok(Some(index)),
         Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
@@ -340,14 +458,30 @@ fn scan_segment(
     directory: &dyn Directory,
     place: u32,
     header: &SegmentHeader,
+    is_short: bool,
     report: &mut Report,
 ) -> Result<Found, OpenError> {
     let file = FileName::Segment(place);
-    let file_bytes = read_all(directory, file, header.bytes)?;
+    let salvaged = salvage(directory, file, 0, usize::try_from(header.bytes).unwrap_or(usize::MAX))?;
+    let file_bytes = salvaged.bytes;
     let found = scan(header, &file_bytes);
     report.scanned += usize::from(!found.batches.is_empty());
     report.torn += found.torn;
-    let is_damaged = !found.damage.is_empty();
+    let is_unreadable = !salvaged.unreadable.is_empty();
+    let is_damaged = !found.damage.is_empty() || is_short || is_unreadable;
+    for (at, bytes) in &salvaged.unreadable {
+        tracing::error!(%file, at, bytes, "cannot be read; what stands around it is served");
+    }
+    if is_unreadable && found.damage.is_empty() {
+        // It may have held the last messages of the file, or none.
+        let means = "it cannot be read; messages that stood there are lost";
+        let unreadable = salvaged.unreadable.iter().filter(|(at, _)| *at >= ROUNDS_AT);
+        report.damaged.extend(unreadable.map(|&(at, bytes)| Damaged {
+            file,
+            damage: Damage { at, bytes },
+            means,
+        }));
+    }
     let spans = found.spans();
     report.damaged.extend(found.damage.into_iter().map(|damage| Damaged {
         file,
@@ -361,7 +495,10 @@ fn scan_segment(
     let end = (found.end as usize).next_multiple_of(BLOCK).min(file_bytes.len());
     let rounds = file_bytes.get(ROUNDS_AT as usize..end).unwrap_or_default().to_vec();
     let mut steps = vec![Step::Write(file, ROUNDS_AT, Arc::new(rounds))];
-    if is_damaged {
+    if is_unreadable {
+        // Another tool may yet read what this start could not.
+        steps.clear();
+    } else if is_damaged {
         // An index would hide from the next start that something is lost.
         steps.push(Step::Sync(file));
     } else {

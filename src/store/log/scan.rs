@@ -77,6 +77,17 @@ pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
     found
 }
 
+/// What is damaged of a segment whose rounds are known to end at `end`.
+pub fn scan_sealed(header: &SegmentHeader, file: &[u8], end: u64) -> Vec<Damage> {
+    let sealed = file.get(..usize::try_from(end).unwrap_or(usize::MAX)).unwrap_or(file);
+    let found = scan(header, sealed);
+    let mut damage = found.damage;
+    if found.end < end {
+        damage.push(Damage { at: found.end, bytes: end - found.end });
+    }
+    damage
+}
+
 /// Where the last batch of the segment ends that begins there or later, whole or not.
 fn last_trace(header: &SegmentHeader, file: &[u8], from: usize) -> u64 {
     let ends = |at: usize| Some((at + BatchHeader::parse(header.stamp, &file[at..])?.bytes()) as u64);

@@ -6,7 +6,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Tag;
-use super::disk::{Directory, Disk, FileName, Read, Reserve, Step};
+use super::disk::{Directory, Disk, FileName, Identity, Read, Reserve, Step, salvage_ranges};
+use super::format::BLOCK;
 use super::random::Random;
 
 const SECTOR: usize = 512;
@@ -89,6 +90,22 @@ struct State {
     bytes_max: Option<u64>,
     /// The step that fails, how, and how many after it fail, too.
     fails: Option<(u64, i32, u64)>,
+    /// How often everything was copied from a backup.
+    copies: u64,
+    /// Blocks that cannot be read any more.
+    bad: BTreeSet<(FileName, u64)>,
+}
+
+/// A copy of a disk.
+#[derive(Clone, Debug)]
+pub(super) struct Backup(Vec<(FileName, Vec<u8>)>);
+
+impl Backup {
+    /// Where what a file holds ends: behind it are zeros.
+    pub(super) fn used(&self, name: FileName) -> usize {
+        let file = self.0.iter().find(|(of, _)| *of == name);
+        file.and_then(|(_, bytes)| bytes.iter().rposition(|byte| *byte != 0)).map_or(0, |last| last + 1)
+    }
 }
 
 /// See the module's page. Clones are the same disk.
@@ -112,6 +129,8 @@ impl Simulated {
             steps: 0,
             bytes_max: None,
             fails: None,
+            copies: 0,
+            bad: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), user: 0 }
     }
@@ -134,7 +153,15 @@ impl Simulated {
         let count = state.under_way.len();
         let index = state.random.below(count);
         let step = state.under_way[index].steps.pop_front();
-        let result = step.map_or(Ok(Vec::new()), |step| state.run(&step));
+        let result = match step {
+            Some(Step::Salvage(file, ranges)) => {
+                drop(state);
+                let read = salvage_ranges(self, file, &ranges);
+                state = self.lock();
+                read
+            }
+            step => step.map_or(Ok(Vec::new()), |step| state.run(&step)),
+        };
         match result {
             Ok(read) => {
                 state.under_way[index].read.extend(read);
@@ -193,6 +220,49 @@ impl Simulated {
         state.done.clear();
     }
 
+    /// A block of a file cannot be read any more.
+    pub(super) fn spoil(&self, name: FileName, block: u64) {
+        self.lock().bad.insert((name, block));
+    }
+
+    /// Everything can be read again.
+    pub(super) fn cure(&self) {
+        self.lock().bad.clear();
+    }
+
+    /// A file ends there.
+    pub(super) fn cut(&self, name: FileName, length: usize) {
+        let mut state = self.lock();
+        let file = state.names[&name];
+        state.files[file].now.truncate(length);
+        state.files[file].durable.truncate(length);
+        state.files[file].dirty.clear();
+    }
+
+    /// What is durable now, as a copy elsewhere.
+    pub(super) fn backup(&self) -> Backup {
+        let state = self.lock();
+        let of = |(name, index): (&FileName, &usize)| (*name, state.files[*index].now.clone());
+        Backup(state.names.iter().map(of).collect())
+    }
+
+    /// Everything is as the backup has it, in files that are new.
+    pub(super) fn restore(&self, backup: &Backup) {
+        let mut state = self.lock();
+        state.under_way.clear();
+        state.done.clear();
+        state.changes.clear();
+        state.copies += 1;
+        state.names.clear();
+        for (name, bytes) in &backup.0 {
+            let file = File { now: bytes.clone(), durable: bytes.clone(), dirty: BTreeSet::new() };
+            state.files.push(file);
+            let index = state.files.len() - 1;
+            state.names.insert(*name, index);
+        }
+        state.durable_names = state.names.clone();
+    }
+
     /// Changes a byte of a file.
     pub(super) fn flip(&self, name: FileName, at: usize, bits: u8) {
         let mut state = self.lock();
@@ -245,7 +315,16 @@ impl State {
                 self.changes.clear();
                 self.durable_names.clone_from(&self.names);
             }
+            // Its ranges are read by steps of their own: see the directory.
+            Step::Salvage(..) => return Ok(Vec::new()),
             Step::Read(name, ranges) => {
+                let is_bad = |(at, length): &(u64, usize)| {
+                    let blocks = *at / BLOCK as u64..(*at + *length as u64).div_ceil(BLOCK as u64);
+                    self.bad.iter().any(|(of, block)| of == name && blocks.contains(block))
+                };
+                if ranges.iter().any(is_bad) {
+                    return Err(io::Error::from_raw_os_error(libc::EIO));
+                }
                 let file = self.file(*name)?;
                 let read = |(at, length): &(u64, usize)| {
                     let rest = file.now.get(*at as usize..).unwrap_or_default();
@@ -307,7 +386,16 @@ impl Directory for Simulated {
         Ok(state.names.iter().map(|(name, file)| (*name, state.files[*file].now.len() as u64)).collect())
     }
 
+    fn identity(&self, file: FileName) -> io::Result<Identity> {
+        let state = self.lock();
+        let index = state.names.get(&file).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(Identity { inode: *index as u64, made_ns: state.copies })
+    }
+
     fn run(&self, step: &Step) -> Read {
+        if let Step::Salvage(file, ranges) = step {
+            return salvage_ranges(self, *file, ranges);
+        }
         self.lock().run(step)
     }
 }

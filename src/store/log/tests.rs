@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::disk::{Directory, FileName};
+use super::disk::{Directory, FileName, Step};
 use super::random::Random;
 use super::simulated::Simulated;
 use super::*;
@@ -13,6 +13,8 @@ use crate::names::{ClientId, Project, QueueName, queue_hash};
 use crate::queue::{home, owner};
 use crate::store::conformance::{self, Lab};
 use crate::store::{Life, Stream};
+
+mod faults;
 
 fn config() -> LogConfig {
     LogConfig { segment_bytes: 64 << 10, tail_bytes: 8 << 10, ..LogConfig::default() }
@@ -30,7 +32,7 @@ impl Lab for Lone {
     fn store(&self) -> Log<u64, Simulated> {
         let disk = Simulated::new(self.queues.get());
         self.disk.replace(disk.clone());
-        let (dir, _) = open(&disk, 1, self.config.segment_bytes, 1).unwrap();
+        let (dir, _) = open(&disk, 1, self.config.segment_bytes, &Moment { unix_ns: 1, boot: 1 }).unwrap();
         Log::new(Arc::new(dir), disk, 0, 1, &self.config)
     }
 
@@ -104,6 +106,9 @@ struct World {
     all_end: bool,
     /// Whether the machine may lose power: else only the process may end.
     power_fails: bool,
+    /// The boot of the machine.
+    boot: u128,
+    dir: Option<Arc<DataDir>>,
 }
 
 fn name(queue: u64) -> (Project, QueueName) {
@@ -130,6 +135,8 @@ impl World {
             open: BTreeSet::new(),
             reads: HashMap::new(),
             all_end: seed.is_multiple_of(3),
+            boot: 1,
+            dir: None,
         };
         world.start();
         world
@@ -142,14 +149,15 @@ impl World {
     /// With as many shards as it likes. Where the disk fails, it is healed.
     fn start(&mut self) -> Report {
         let shards = self.random.between(1, 3) as u16;
-        let unix_ns = self.now.unix_ms * 1_000_000;
-        let open = || open(&self.disk, shards, self.config.segment_bytes, unix_ns);
+        let now = Moment { unix_ns: self.now.unix_ms * 1_000_000, boot: self.boot };
+        let open = || open(&self.disk, shards, self.config.segment_bytes, &now);
         let (dir, report) = open().unwrap_or_else(|error| {
             assert!(matches!(error, OpenError::Io(_)), "{error}");
             self.disk.heal();
             open().unwrap()
         });
         let dir = Arc::new(dir);
+        self.dir = Some(dir.clone());
         self.logs = (0..shards)
             .map(|shard| Log::new(dir.clone(), self.disk.of(shard), shard, shards, &self.config))
             .collect();
@@ -345,6 +353,7 @@ impl World {
     fn crash(&mut self) -> Report {
         if self.power_fails && self.random.one_in(2) {
             self.disk.lose_power();
+            self.boot += 1;
         } else {
             self.disk.kill();
         }
@@ -355,6 +364,44 @@ impl World {
             }
         }
         self.start()
+    }
+
+    /// What a position is.
+    fn resolve(&mut self, key: PartitionKey, position: crate::queue::Position) -> u64 {
+        self.next += 1;
+        let (token, now) = (self.next, self.now);
+        assert!(self.log_of(key).submit(now, Request::Resolve { token, partition: key, position }).is_ok());
+        loop {
+            for completion in self.poll() {
+                if let Completion::Resolved { token: of, result } = completion
+                    && of == token
+                {
+                    return result.unwrap();
+                }
+            }
+            assert!(self.disk.advance(), "a position is found");
+        }
+    }
+
+    /// The server stops as it should, and starts again.
+    fn restart(&mut self) -> Report {
+        self.stop();
+        self.start()
+    }
+
+    fn stop(&mut self) {
+        self.settle();
+        for _ in 0..1000 {
+            let is_stopped =
+                self.logs.iter_mut().map(|log| log.handle_stop(self.now)).fold(true, |all, one| all & one);
+            if is_stopped {
+                let now = Moment { unix_ns: self.now.unix_ms * 1_000_000, boot: self.boot };
+                self.dir.as_ref().unwrap().mark_stopped(&self.disk, &now).unwrap();
+                return;
+            }
+            self.disk.advance();
+        }
+        panic!("seed {}: the stores do not stop", self.seed);
     }
 
     /// What the producers know is final: what is not there now does not come.

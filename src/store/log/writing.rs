@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, FileName, Reserve, Step, make_segment, save_index};
 use super::format::{PartitionId, SegmentHeader};
+use super::history::Sealed;
 use super::index::Index;
 use super::journal::{Active, Entry, Written, round_steps, stored_bytes_max};
 use super::segment::{Runs, SealedSpan, Segment};
@@ -49,7 +50,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         for entry in entries.chain(std::mem::take(&mut self.journal.pending)).collect::<Vec<_>>() {
             if let Some(partition) = self.partitions.get_mut(&entry.id()) {
                 // What was given out to messages that are not stored is given out again.
-                partition.next = partition.window.end();
+                partition.next = partition.window.end().max(partition.floor);
             }
             match entry {
                 Entry::Append { token, stream, batch, .. } => {
@@ -132,12 +133,35 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         Some((segment, bytes))
     }
 
+    /// Seals the segment that is written, so that the next start knows where it ends. True once nothing is under way.
+    pub(super) fn stop(&mut self) -> bool {
+        if self.trouble.is_some() {
+            return true;
+        }
+        if self.journal.round.is_some() || !self.journal.pending.is_empty() {
+            return false;
+        }
+        let end =
+            self.journal.active.as_ref().filter(|active| !active.spans.is_empty()).map(|active| active.end);
+        if let Some(end) = end
+            && let Some((segment, index)) = self.seal()
+        {
+            let sealed = Sealed { place: segment.place, stamp: segment.stamp, end };
+            self.stopping = Some((segment.number, sealed));
+            self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
+        }
+        self.indexing.is_empty()
+    }
+
     pub(super) fn handle_indexed(&mut self, now: Now, number: u64, result: io::Result<()>) {
         let broken = self.broken.as_mut().filter(|broken| broken.segment.number == number);
         let is_broken = broken.map(|broken| broken.is_saving = false).is_some();
         match result {
             Ok(()) => {
                 let Some(index) = self.indexing.remove(&number) else { return };
+                if let Some((_, sealed)) = self.stopping.take_if(|(of, _)| *of == number) {
+                    self.dir.seal(sealed);
+                }
                 for (id, _, at) in index.spans {
                     let Some(partition) = self.partitions.get_mut(&id) else { continue };
                     let mut newest = partition.past.spans.iter_mut().rev();
@@ -157,6 +181,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             Err(error) => {
                 tracing::warn!(shard = self.shard, %error, "an index cannot be written; the start after this will scan its segment");
                 self.indexing.remove(&number);
+                self.stopping.take_if(|(of, _)| *of == number);
             }
         }
     }

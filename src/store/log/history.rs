@@ -1,0 +1,323 @@
+//! The starts of the servers that used a directory: what proves that one goes on where the one before it ended.
+//!
+//! A backup that is restored, a snapshot that is rolled back and a tail that the machine lost put a partition's end before offsets that
+//! were given out, and before positions that consumers hold. The directory itself looks the same. So each stretch of its life that
+//! is proven to be unbroken is a **timeline**, with a random id. A start goes on in the timeline before it if it runs in the same boot of
+//! the machine, on the very file that the last start wrote: a copy has another inode, or was made at another time. Every other
+//! start begins a timeline, and
+//!
+//! - notes where each partition stood, so that a marker of an earlier timeline goes on where both still agree;
+//! - leaves out a random number of offsets before the next message of each partition, so that no id is given twice.
+//!
+//! ```text
+//! file     magic "MSTRMHIS", version u32, checksum u32 of the version and what follows:
+//!          key u128, boot u128, inode u64, made u64 (ns), jump u64, incarnation u64 (the last one before the timeline), timeline u64,
+//!          count u32 of earlier timelines, for each: id u64, count u32 of ends, for each: incarnation u64, partition u16, end u64;
+//!          stopped u8 (1: cleanly), count u32 of segments that this sealed, for each: place u32, stamp u64, end u64
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use super::disk::{Directory, FileName, Identity, Step, run_all};
+use super::format::{PartitionId, Reader, Unreadable, behind_prefix, with_prefix};
+
+const MAGIC: [u8; 8] = *b"MSTRMHIS";
+
+/// Bytes of a file before what its checksum covers.
+const PREFIX: usize = 16;
+
+/// Earlier timelines that are kept.
+pub const TIMELINES_MAX: usize = 64;
+
+/// Ends that are kept of all of them together, 18 bytes each in the file and some 40 in memory. The newest timeline keeps its ends in
+/// any case.
+pub const ENDS_MAX: usize = 1 << 20;
+
+/// The least number of offsets that a new timeline leaves out: more than any partition stores after a backup was made.
+const JUMP_MIN: u64 = 1 << 40;
+
+/// What the random part of a jump is a multiple of, and how many multiples there are. Two timelines that begin at the same message
+/// give out the same ids only where they jump equally far, to within the number of messages that they store.
+const JUMP_STEP: u64 = 1 << 32;
+const JUMP_STEPS: u64 = 1 << 16;
+
+/// No partition jumps beyond this.
+const OFFSET_MAX: u64 = 1 << 62;
+
+/// The timeline of directories that were written before there were timelines, and of markers from that time.
+pub const LEGACY: u64 = 0;
+
+/// Where and when a server starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Unix time, nanoseconds.
+    pub unix_ns: u64,
+    /// The boot of the machine, from `/proc/sys/kernel/random/boot_id`; 0 where the system does not say.
+    pub boot: u128,
+}
+
+/// A segment that a clean stop has sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Its file.
+    pub place: u32,
+    /// Which life of the file.
+    pub stamp: u64,
+    /// Where its last round ends.
+    pub end: u64,
+}
+
+/// A timeline that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Timeline {
+    id: u64,
+    /// Where each partition stood, if it held anything.
+    ends: HashMap<PartitionId, u64>,
+}
+
+/// See the module's page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Signs the markers of this directory.
+    pub key: u128,
+    /// The key is not that of earlier markers: it was lost.
+    pub is_key_new: bool,
+    /// The present timeline.
+    pub timeline: u64,
+    boot: u128,
+    identity: Identity,
+    jump: u64,
+    /// Queues that were made later belong to the present timeline alone.
+    incarnation: u64,
+    earlier: VecDeque<Timeline>,
+    /// What the last clean stop sealed; nothing where the server did not end cleanly.
+    pub stopped: Option<Vec<Sealed>>,
+}
+
+impl History {
+    /// That of a directory without one: new, or written by a version that kept none.
+    pub fn begin(is_used: bool, random: u128) -> Self {
+        let timeline = if is_used { LEGACY } else { next_id(LEGACY, random) };
+        Self {
+            key: random,
+            is_key_new: false,
+            timeline,
+            boot: 0,
+            identity: Identity::default(),
+            jump: 0,
+            incarnation: 0,
+            earlier: VecDeque::new(),
+            stopped: None,
+        }
+    }
+
+    /// That of a directory whose history is damaged: nothing is known of earlier timelines.
+    pub fn lost(random: u128) -> Self {
+        Self { is_key_new: true, ..Self::begin(false, random) }
+    }
+
+    /// Whether a server that starts now goes on where the last one ended.
+    pub fn is_continued(&self, now: &Moment, identity: Identity) -> bool {
+        self.boot == now.boot && now.boot != 0 && self.identity == identity
+    }
+
+    /// Begins another timeline: `ends` says where each partition stands, `incarnation` which queue was made last.
+    pub fn branch(&mut self, ends: HashMap<PartitionId, u64>, incarnation: u64, random: u128) {
+        let next = next_id(self.timeline, random);
+        let id = std::mem::replace(&mut self.timeline, next);
+        self.earlier.push_back(Timeline { id, ends });
+        let kept: usize = self.earlier.iter().map(|timeline| timeline.ends.len()).sum();
+        let mut surplus = kept.saturating_sub(ENDS_MAX);
+        while self.earlier.len() > TIMELINES_MAX || surplus > 0 && self.earlier.len() > 1 {
+            let Some(oldest) = self.earlier.pop_front() else { break };
+            surplus = surplus.saturating_sub(oldest.ends.len());
+        }
+        self.incarnation = incarnation;
+        self.jump = JUMP_MIN + (random >> 32) as u64 % JUMP_STEPS * JUMP_STEP;
+    }
+
+    /// How many offsets are left out before the next message of a partition that ends there: none where it got one in this
+    /// timeline.
+    pub fn jump(&self, id: PartitionId, end: u64) -> u64 {
+        let begun = self.earlier.back().and_then(|timeline| timeline.ends.get(&id)).copied().unwrap_or(0);
+        let is_old = id.0 <= self.incarnation && end <= begun;
+        if is_old { self.jump.min(OFFSET_MAX.saturating_sub(end)) } else { 0 }
+    }
+
+    /// Where a consumer goes on that stood at `position` of a partition in that timeline: at the oldest message that it may not have
+    /// seen.
+    pub fn resume(&self, timeline: u64, id: PartitionId, position: u64) -> u64 {
+        if timeline == self.timeline {
+            return position;
+        }
+        let is_older = self.earlier.front().is_some_and(|oldest| number(timeline) < number(oldest.id));
+        let known = match is_older {
+            // What both had when the oldest timeline that is known ended is more than what they had then.
+            true => self.earlier.front(),
+            false => self.earlier.iter().find(|earlier| earlier.id == timeline),
+        };
+        known.map_or(0, |known| known.ends.get(&id).copied().unwrap_or(0).min(position))
+    }
+
+    /// Writes it, as that of a server that runs since `now`.
+    pub fn save(&mut self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
+        directory.run(&Step::Create(FileName::NewHistory))?;
+        self.identity = directory.identity(FileName::NewHistory)?;
+        self.boot = now.boot;
+        let steps = [
+            Step::Write(FileName::NewHistory, 0, Arc::new(self.encode())),
+            Step::Sync(FileName::NewHistory),
+            Step::Rename(FileName::NewHistory, FileName::History),
+            Step::SyncDirectory,
+        ];
+        run_all(directory, &steps)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut fields = Vec::new();
+        fields.extend(self.key.to_le_bytes());
+        fields.extend(self.boot.to_le_bytes());
+        for field in [self.identity.inode, self.identity.made_ns, self.jump, self.incarnation, self.timeline]
+        {
+            fields.extend(field.to_le_bytes());
+        }
+        fields.extend((self.earlier.len() as u32).to_le_bytes());
+        for Timeline { id, ends } in &self.earlier {
+            fields.extend(id.to_le_bytes());
+            fields.extend((ends.len() as u32).to_le_bytes());
+            for ((incarnation, partition), end) in ends {
+                fields.extend(incarnation.to_le_bytes());
+                fields.extend(partition.to_le_bytes());
+                fields.extend(end.to_le_bytes());
+            }
+        }
+        fields.push(u8::from(self.stopped.is_some()));
+        let sealed = self.stopped.as_deref().unwrap_or_default();
+        fields.extend((sealed.len() as u32).to_le_bytes());
+        for Sealed { place, stamp, end } in sealed {
+            fields.extend(place.to_le_bytes());
+            fields.extend(stamp.to_le_bytes());
+            fields.extend(end.to_le_bytes());
+        }
+        with_prefix(MAGIC, &fields)
+    }
+
+    /// Reads a file's content.
+    pub fn parse(file: &[u8]) -> Result<Self, Unreadable> {
+        let fields = behind_prefix(MAGIC, file, file.len().saturating_sub(PREFIX))?;
+        Self::parse_fields(&mut Reader(fields)).ok_or(Unreadable::Damaged)
+    }
+
+    fn parse_fields(fields: &mut Reader<'_>) -> Option<Self> {
+        let (key, boot) = (fields.u128()?, fields.u128()?);
+        let identity = Identity { inode: fields.u64()?, made_ns: fields.u64()? };
+        let (jump, incarnation, timeline) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let mut earlier = VecDeque::new();
+        for _ in 0..fields.u32()? {
+            let (id, count) = (fields.u64()?, fields.u32()?);
+            let end = |fields: &mut Reader<'_>| Some(((fields.u64()?, fields.u16()?), fields.u64()?));
+            let ends = (0..count).map(|_| end(fields)).collect::<Option<_>>()?;
+            earlier.push_back(Timeline { id, ends });
+        }
+        let is_stopped = fields.bytes(1)? == [1];
+        let count = fields.u32()?;
+        let sealed = |fields: &mut Reader<'_>| {
+            Some(Sealed { place: fields.u32()?, stamp: fields.u64()?, end: fields.u64()? })
+        };
+        let sealed = (0..count).map(|_| sealed(fields)).collect::<Option<Vec<_>>>()?;
+        let stopped = is_stopped.then_some(sealed);
+        let is_key_new = false;
+        Some(Self { key, is_key_new, timeline, boot, identity, jump, incarnation, earlier, stopped })
+    }
+}
+
+/// Timelines are numbered, so that one of before the oldest that is known is told from one of another branch.
+fn number(timeline: u64) -> u64 {
+    timeline >> 32
+}
+
+fn next_id(timeline: u64, random: u128) -> u64 {
+    (number(timeline).saturating_add(1) << 32) | u64::from(random as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: PartitionId = (5, 0);
+
+    fn ends(end: u64) -> HashMap<PartitionId, u64> {
+        [(ID, end)].into()
+    }
+
+    #[test]
+    fn a_marker_goes_on_where_both_timelines_still_agree() {
+        let mut ours = History::begin(false, 1);
+        let first = ours.timeline;
+        ours.branch(ends(10), 5, 2);
+        let second = ours.timeline;
+        ours.branch(ends(30), 5, 3);
+        let mut theirs = History::begin(false, 1);
+        theirs.branch(ends(10), 5, 77);
+        assert_eq!(ours.resume(ours.timeline, ID, 99), 99, "the present timeline is believed");
+        assert_eq!((ours.resume(first, ID, 4), ours.resume(first, ID, 12)), (4, 10));
+        assert_eq!(ours.resume(second, ID, 29), 29);
+        assert_eq!(ours.resume(second, (5, 1), 29), 0, "nothing was there when it ended");
+        assert_eq!(ours.resume(theirs.timeline, ID, 12), 0, "nobody knows where another branch began");
+    }
+
+    #[test]
+    fn timelines_that_are_forgotten_are_known_to_be_older() {
+        let mut history = History::begin(false, 1);
+        let first = history.timeline;
+        for round in 0..2 * TIMELINES_MAX as u64 {
+            history.branch(ends(100 + round), 5, u128::from(round));
+        }
+        assert_eq!(history.earlier.len(), TIMELINES_MAX);
+        assert_eq!(history.resume(first, ID, 50), 50);
+        let future = next_id(history.timeline, 9);
+        assert_eq!(history.resume(future, ID, 50), 0);
+    }
+
+    #[test]
+    fn offsets_are_left_out_once_for_each_timeline_and_not_for_queues_that_it_made() {
+        let mut history = History::begin(true, 1);
+        assert_eq!(history.jump(ID, 7), 0, "a directory of before goes on as it is");
+        history.branch(ends(7), 5, 123 << 32);
+        assert_eq!(history.jump(ID, 7), JUMP_MIN + 123 * JUMP_STEP);
+        assert_eq!(history.jump(ID, 8 + history.jump(ID, 7)), 0, "it has a message of this timeline");
+        assert_eq!(history.jump((6, 0), 0), 0, "its queue is younger");
+        assert_eq!(
+            history.jump((5, 1), 0),
+            history.jump,
+            "its queue is older, and another branch may have used it"
+        );
+        history.branch(ends(OFFSET_MAX - 1), 5, 1 << 32);
+        assert_eq!(history.jump(ID, OFFSET_MAX - 1), 1, "offsets do not overflow");
+    }
+
+    proptest! {
+        #[test]
+        fn it_comes_back_as_it_was_written_or_is_damaged(
+            all in proptest::collection::vec((any::<u64>(), any::<u16>(), any::<u64>()), 0..20),
+            stopped in proptest::option::of(proptest::collection::vec((any::<u32>(), any::<u64>(), any::<u64>()), 0..4)),
+            cut in any::<usize>(),
+        ) {
+            let mut history = History::begin(false, 7);
+            history.branch(all.iter().map(|(incarnation, partition, end)| ((*incarnation, *partition), *end)).collect(), 9, 8);
+            history.stopped = stopped.map(|sealed| {
+                sealed.into_iter().map(|(place, stamp, end)| Sealed { place, stamp, end }).collect()
+            });
+            let file = history.encode();
+            prop_assert_eq!(History::parse(&file), Ok(history));
+            let cut = cut % file.len();
+            prop_assert_eq!(History::parse(&file[..cut]), Err(Unreadable::Damaged));
+            let mut flipped = file;
+            flipped[cut] ^= 1;
+            prop_assert!(History::parse(&flipped).is_err());
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! What goes wrong outside the log: sectors that cannot be read, files that are cut or gone, directories that are restored, queues that
+//! are deleted under their readers.
+
+use super::*;
+use crate::queue::Position;
+
+/// The sealed and the written segments, with their lengths.
+fn segment_files(world: &World) -> Vec<(FileName, u64)> {
+    let files = world.disk.list().unwrap();
+    files.into_iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).collect()
+}
+
+fn all_keys() -> impl Iterator<Item = PartitionKey> {
+    (0..QUEUES).flat_map(|queue| {
+        (0..PARTITIONS).map(move |partition| PartitionKey { queue: QueueId(queue), partition })
+    })
+}
+
+/// A world with several full segments, of which nothing expires.
+fn filled(seed: u64, config: LogConfig) -> World {
+    let mut world = World::new(seed, config);
+    assert!((0..QUEUES).all(|queue| world.open(queue)));
+    for round in 0..12 {
+        for key in all_keys() {
+            let sizes = vec![world.random.between(10, 2_000); 3];
+            world.append_sized(key, 100_000, &sizes);
+        }
+        if round % 2 == 0 {
+            world.settle();
+        }
+    }
+    world.settle();
+    world
+}
+
+/// Reads every partition: the numbers of the messages that are there.
+fn read_all_numbers(world: &mut World) -> BTreeSet<u64> {
+    let mut all = BTreeSet::new();
+    for key in all_keys() {
+        assert!(world.open(key.queue.0));
+        all.extend(
+            world
+                .read(key, 0)
+                .expect("a part that cannot be read fails no fetch")
+                .into_iter()
+                .map(|(_, number)| number),
+        );
+    }
+    all
+}
+
+#[test]
+fn a_block_that_cannot_be_read_costs_the_batches_in_it_and_no_others() {
+    for seed in 0..seeds() {
+        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let before = read_all_numbers(&mut world);
+        let files = segment_files(&world);
+        let (file, length) = files[world.random.below(files.len())];
+        let block = world.random.between(2, length as usize / BLOCK - 1) as u64;
+        world.disk.spoil(file, block);
+        // The server that runs reads around it, and so does the next one, which has to read whole files.
+        for is_new in [false, true] {
+            if is_new {
+                let report = world.crash();
+                let is_told = report.damaged.iter().any(|damaged| damaged.file == file);
+                let lost = before.len() - read_all_numbers(&mut world).len();
+                let indexed = world.disk.list().unwrap().iter().any(|(of, _)| Some(*of) == index_of(file));
+                assert!(
+                    is_told || indexed || lost == 0,
+                    "seed {seed}: {lost} messages are lost, and nobody says so"
+                );
+            }
+            let there = read_all_numbers(&mut world);
+            assert!(there.is_subset(&before));
+            // A block holds parts of a few batches of three messages.
+            let lost = before.len() - there.len();
+            assert!(lost <= 3 * (BLOCK / 100), "seed {seed}: {lost} messages of one block");
+        }
+        for key in all_keys() {
+            world.append(key, 100_000);
+            world.settle();
+            let last = world.sent[&key].last_key_value().unwrap().1.fate;
+            assert!(matches!(last, Fate::Acknowledged(_)), "seed {seed}: {last:?}");
+        }
+    }
+}
+
+fn index_of(file: FileName) -> Option<FileName> {
+    match file {
+        FileName::Segment(place) => Some(FileName::Index(place)),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_index_that_cannot_be_read_costs_nothing() {
+    for seed in 0..seeds() / 4 {
+        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let before = read_all_numbers(&mut world);
+        let files = world.disk.list().unwrap();
+        for (file, length) in files {
+            if matches!(file, FileName::Index(_)) {
+                world.disk.spoil(file, world.random.below(length as usize) as u64 / BLOCK as u64);
+            }
+        }
+        assert_eq!(read_all_numbers(&mut world), before, "seed {seed}");
+        world.crash();
+        assert_eq!(read_all_numbers(&mut world), before, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_device_that_is_gone_fails_fetches_and_loses_nothing() {
+    let mut world = filled(3, LogConfig { tail_bytes: 0, ..config() });
+    let before = read_all_numbers(&mut world);
+    let files = segment_files(&world);
+    let blocks = |length: u64| 0..length / BLOCK as u64;
+    files.iter().for_each(|(file, length)| blocks(*length).for_each(|block| world.disk.spoil(*file, block)));
+    world.logs.iter_mut().for_each(|log| log.backlog.trim());
+    world.logs.iter_mut().for_each(|log| log.backlog.trim());
+    world.logs.iter_mut().for_each(|log| log.backlog.trim());
+    let failed = all_keys().filter(|key| world.read(*key, 0).is_err()).count();
+    assert!(failed > 0, "no file can be read");
+    world.disk.cure();
+    assert_eq!(read_all_numbers(&mut world), before);
+}
+
+#[test]
+fn after_a_clean_stop_nothing_is_torn_and_damage_to_the_newest_message_is_reported() {
+    for seed in 0..seeds() {
+        let mut world = filled(seed, config());
+        let before = read_all_numbers(&mut world);
+        world.stop();
+        let ends: BTreeMap<PartitionKey, u64> =
+            world.sent.iter().map(|(key, sent)| (*key, end_of(sent))).collect();
+        let mut newest = segment_files(&world);
+        newest.retain(|(file, _)| world.disk.backup().used(*file) > BLOCK * 2);
+        let (file, _) = newest[world.random.below(newest.len())];
+        // The last byte that is not zero is of the newest batch, or of its padding's neighbour.
+        let at = world.disk.backup().used(file) - 1;
+        let is_cut = seed % 3 == 0;
+        if is_cut {
+            world.disk.cut(file, at);
+        } else {
+            world.disk.flip(file, at, 1);
+        }
+        let mut is_seen = false;
+        inspect::verify(&world.disk, |verified| {
+            is_seen |= verified.file == file && !verified.damage.is_empty()
+        })
+        .unwrap();
+        assert!(is_seen, "seed {seed}: {file} is called undamaged");
+        let report = world.start();
+        if is_cut || report.stopped.contains(&file) {
+            assert!(
+                report.damaged.iter().any(|damaged| damaged.file == file),
+                "seed {seed}: {file}: {report:?}"
+            );
+        }
+        let there = read_all_numbers(&mut world);
+        assert!(there.is_subset(&before) && there.len() + 3 >= before.len(), "seed {seed}");
+        // No offset is given again.
+        for key in all_keys() {
+            world.append(key, 100_000);
+            world.settle();
+            let Fate::Acknowledged(offset) = world.sent[&key].last_key_value().unwrap().1.fate else {
+                panic!()
+            };
+            assert!(offset >= ends[&key], "seed {seed}: {offset} was given before");
+        }
+    }
+}
+
+fn end_of(sent: &BTreeMap<u64, Message>) -> u64 {
+    let offsets = sent.values().filter_map(|message| match message.fate {
+        Fate::Acknowledged(offset) => Some(offset + 1),
+        _ => None,
+    });
+    offsets.max().unwrap_or(0)
+}
+
+#[test]
+fn a_segment_that_is_gone_is_reported_and_the_rest_is_served() {
+    for seed in 0..seeds() / 4 {
+        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let before = read_all_numbers(&mut world);
+        world.stop();
+        let files = segment_files(&world);
+        let (file, _) = files[world.random.below(files.len())];
+        let is_empty = world.disk.backup().used(file) <= BLOCK * 2;
+        world.disk.run(&Step::Remove(file)).unwrap();
+        let report = world.start();
+        assert!(is_empty || report.damaged.iter().any(|damaged| damaged.file == file), "seed {seed}: {file}");
+        assert!(read_all_numbers(&mut world).is_subset(&before));
+    }
+}
+
+/// A consumer's marker: where it stands in every partition, and in which timeline.
+#[derive(Clone, Debug)]
+struct Stand {
+    timeline: u64,
+    positions: BTreeMap<PartitionKey, u64>,
+    /// The messages that it has seen.
+    seen: BTreeSet<u64>,
+}
+
+impl Stand {
+    /// Of a consumer that has read everything.
+    fn take(world: &mut World) -> Self {
+        let mut stand = Self {
+            timeline: world.dir.as_ref().unwrap().signing().timeline,
+            positions: BTreeMap::new(),
+            seen: BTreeSet::new(),
+        };
+        for key in all_keys() {
+            assert!(world.open(key.queue.0));
+            let read = world.read(key, 0).unwrap();
+            stand.positions.insert(key, read.last().map_or(0, |(offset, _)| offset + 1));
+            stand.seen.extend(read.iter().map(|(_, number)| *number));
+        }
+        stand
+    }
+
+    /// What it reads from where the server has it go on.
+    fn go_on(&self, world: &mut World) -> Vec<u64> {
+        let mut all = Vec::new();
+        for key in all_keys() {
+            assert!(world.open(key.queue.0));
+            let position = Position::After { timeline: self.timeline, offset: self.positions[&key] };
+            let from = world.resolve(key, position);
+            assert!(from <= self.positions[&key], "nothing is skipped by a mere start");
+            all.extend(world.read(key, from).unwrap().into_iter().map(|(_, number)| number));
+        }
+        all
+    }
+}
+
+#[test]
+fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
+    for seed in 0..seeds() {
+        let mut world = World::new(seed, config());
+        let mut stands = Vec::new();
+        let mut given: BTreeMap<PartitionKey, BTreeSet<u64>> = BTreeMap::new();
+        let mut backups = Vec::new();
+        for _ in 0..6 {
+            for _ in 0..world.random.below(60) {
+                let key = PartitionKey {
+                    queue: QueueId(world.random.below(QUEUES as usize) as u64),
+                    partition: world.random.below(PARTITIONS.into()) as u16,
+                };
+                assert!(world.open(key.queue.0));
+                world.append(key, 100_000);
+                if world.random.one_in(3) {
+                    world.settle();
+                }
+            }
+            world.settle();
+            for (key, sent) in &world.sent {
+                for message in sent.values() {
+                    let Fate::Acknowledged(offset) = message.fate else { continue };
+                    given.entry(*key).or_default().insert(offset);
+                }
+            }
+            stands.push(Stand::take(&mut world));
+            match world.random.below(4) {
+                0 => {
+                    world.crash();
+                }
+                1 => {
+                    world.restart();
+                }
+                _ => {
+                    world.stop();
+                    backups.push((world.disk.backup(), world.sent.clone()));
+                    if world.random.one_in(2) {
+                        // An older one comes back, on this machine or another.
+                        let (backup, sent) = backups[world.random.below(backups.len())].clone();
+                        world.disk.restore(&backup);
+                        world.sent = sent;
+                        world.boot += u128::from(world.random.one_in(2));
+                    }
+                    world.start();
+                }
+            }
+            // What is stored now reaches every consumer of before, under an id that nothing had.
+            let (mut fresh, before) = (BTreeSet::new(), world.next);
+            for key in all_keys() {
+                assert!(world.open(key.queue.0));
+                world.append(key, 100_000);
+            }
+            world.settle();
+            for (key, sent) in &world.sent {
+                for (number, message) in sent.range(before..) {
+                    let Fate::Acknowledged(offset) = message.fate else { panic!("{:?}", message.fate) };
+                    assert!(
+                        given.entry(*key).or_default().insert(offset),
+                        "seed {seed}: {offset} of {key:?} was given before"
+                    );
+                    fresh.insert(*number);
+                }
+            }
+            for stand in &stands {
+                let read = stand.go_on(&mut world);
+                let got: BTreeSet<u64> = read.iter().copied().collect();
+                assert!(fresh.is_subset(&got), "seed {seed}: {:?} are skipped", fresh.difference(&got));
+                if stand.timeline == world.dir.as_ref().unwrap().signing().timeline {
+                    assert!(got.is_disjoint(&stand.seen), "seed {seed}: nothing is repeated without need");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_reads_a_queue_that_is_deleted_is_told() {
+    for seed in 0..seeds() {
+        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let mut waiting = BTreeSet::new();
+        let is_deleted_at = world.random.below(30);
+        for number in 0..40 {
+            let key = PartitionKey { queue: QueueId(0), partition: world.random.below(2) as u16 };
+            let now = world.now;
+            if number == is_deleted_at {
+                let dir = world.dir.clone().unwrap();
+                assert!(dir.delete_queue(&world.disk, &name(0)).unwrap());
+                world.open.remove(&0);
+            }
+            world.next += 1;
+            let token = world.next;
+            waiting.insert(token);
+            let (from, bytes_max, exclude) = (world.random.below(30) as u64, 500, None);
+            let request = match world.random.below(3) {
+                0 => Request::Resolve { token, partition: key, position: Position::Time(1 + number as u64) },
+                1 => Request::Resolve { token, partition: key, position: Position::Latest },
+                _ => {
+                    Request::Fetch { token, partition: key, from, bytes_max, exclude, wait: number % 2 == 0 }
+                }
+            };
+            assert!(world.log_of(key).submit(now, request).is_ok());
+            if world.random.one_in(2) {
+                world.disk.advance();
+            }
+            for completion in world.poll() {
+                waiting.remove(&completion.token());
+            }
+        }
+        loop {
+            for completion in world.poll() {
+                waiting.remove(&completion.token());
+            }
+            if !world.disk.advance() {
+                break;
+            }
+        }
+        for completion in world.poll() {
+            waiting.remove(&completion.token());
+        }
+        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
+    }
+}
