@@ -18,7 +18,7 @@ use millstream::names::{ClientId, Project, QueueName};
 use millstream::queue::{PartitionKey, QueueId};
 use millstream::store::kafka::{Cluster, Kafka, News};
 use millstream::store::log::disk::{Directory, Disk, Read, Step};
-use millstream::store::log::{Log, OsDirectory, Tag, open};
+use millstream::store::log::{Log, OsDirectory, Tag, moment, open};
 use millstream::store::{Completion, Request, Store, Stream};
 use rdkafka::mocking::MockCluster;
 
@@ -93,7 +93,7 @@ fn log_append(criterion: &mut Criterion) {
         std::fs::create_dir_all(&home.0).unwrap();
         let directory = Arc::new(OsDirectory::new(&home.0, 0));
         let config = LogConfig { durability, max_bytes: 1 << 30, ..LogConfig::default() };
-        let (dir, _) = open(&*directory, 1, config.segment_bytes, 1).unwrap();
+        let (dir, _) = open(&*directory, 1, config.segment_bytes, &moment()).unwrap();
         let disk = Direct { directory, done: VecDeque::new() };
         let mut store: Log<u64, Direct> = Log::new(Arc::new(dir), disk, 0, 1, &config);
         let clock = Clock(Instant::now());
