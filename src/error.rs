@@ -130,6 +130,11 @@ pub enum PeerFault {
         /// Its value.
         limit: u64,
     },
+    /// The project has as many bytes stored as it may have.
+    StorageFull {
+        /// `project_storage_bytes`.
+        limit: u64,
+    },
     /// The project produces faster than it may.
     OverRate {
         /// The number of the last message sent; 0 at setup.
@@ -200,9 +205,10 @@ impl Fault {
                 PeerFault::PbTooLarge { .. }
                 | PeerFault::PayloadTooLarge { .. }
                 | PeerFault::KeyTooLarge { .. } => 413,
-                PeerFault::CreditExceeded { .. } | PeerFault::OverRate { .. } | PeerFault::TooMany { .. } => {
-                    429
-                }
+                PeerFault::CreditExceeded { .. }
+                | PeerFault::OverRate { .. }
+                | PeerFault::StorageFull { .. }
+                | PeerFault::TooMany { .. } => 429,
             },
             Self::Store(StoreFault::NoQueue) => 404,
             Self::Store(StoreFault::NameTooLong) => 400,
@@ -256,6 +262,11 @@ impl fmt::Display for PeerFault {
             Self::TooMany { what, key, limit } => {
                 write!(f, "project: has as many {what} as {key} = {limit} allows")
             }
+            Self::StorageFull { limit } => write!(
+                f,
+                "project: its stored messages leave no room for these within project_storage_bytes = {limit}; try again \
+                 once some have expired"
+            ),
             Self::OverRate { rates: (messages, bytes), .. } => write!(
                 f,
                 "project: produces faster than project_messages_per_sec = {messages}, project_bytes_per_sec = {bytes} \
@@ -280,7 +291,9 @@ impl fmt::Display for StoreFault {
         match self {
             Self::Full => f.write_str("store: full"),
             Self::Fenced => f.write_str("store: messages before these were not stored"),
-            Self::TooManyQueues => f.write_str("store: too many queues"),
+            Self::TooManyQueues => {
+                f.write_str("store: there are as many queues as max_queues allows; no more are created")
+            }
             Self::NoQueue => f.write_str("queue_name: no such queue"),
             Self::NameTooLong => write!(
                 f,
@@ -312,7 +325,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_that_the_protocol_names() {
-        let table: [(Fault, u32); 20] = [
+        let table: [(Fault, u32); 22] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -329,7 +342,9 @@ mod tests {
             (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
             (PeerFault::OverRate { sent: 1, rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
+            (PeerFault::StorageFull { limit: 1 }.into(), 429),
             (StoreFault::NameTooLong.into(), 400),
+            (StoreFault::TooManyQueues.into(), 503),
             (StoreFault::Full.into(), 503),
             (StoreFault::Fenced.into(), 503),
             (Fault::Draining, 503),

@@ -4,6 +4,8 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
@@ -29,6 +31,58 @@ fn setup(client: &mut Client, queue: &str) -> u32 {
 fn end(client: &mut Client) {
     client.finish();
     while client.receive().is_some() {}
+}
+
+/// A data directory that is gone with the test.
+struct DataDir(PathBuf);
+
+impl DataDir {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    /// A server on it, with small files.
+    fn serve(&self, more: &[&str]) -> Server {
+        let data_dir = self.0.to_str().unwrap();
+        let base =
+            ["--store", "log", "--data-dir", data_dir, "--partitions", "2", "--log-segment-bytes", "16MiB"];
+        Server::start(&[&base[..], more].concat())
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn delete_queue(server: &Server, project: &str, queue: &str) {
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let arguments = ["queue", "delete", queue, "--project", project, "--control", &control];
+    assert!(Command::new(common::BINARY).args(arguments).status().unwrap().success());
+}
+
+/// The answer to a setup on a queue, and its reason.
+fn try_setup(client: &mut Client, queue: &str) -> (u32, String) {
+    client.begin(&append(queue));
+    let answer: ProduceSetupResponse = client.receive_as();
+    end(client);
+    let status = answer.status.unwrap();
+    (status.status_code(), status.reason_phrase().to_owned())
+}
+
+/// Sends a request within an operation; what becomes of its messages, the reason, and the last of them.
+fn fate(client: &mut Client, ttl: u32, payloads: &[&[u8]]) -> (u32, String, i64) {
+    client.send(&request(Some(ttl), payloads));
+    loop {
+        let response: ProduceResponse = client.receive_as();
+        if let Some(status) = &response.status {
+            let reason = status.reason_phrase().to_owned();
+            return (status.status_code(), reason, response.msgnum_status_is_thru());
+        }
+    }
 }
 
 #[test]
@@ -306,4 +360,151 @@ fn silence_is_answered_with_a_ping_and_then_with_1001() {
     }
     assert_eq!(setup(&mut answers, "alive"), 100);
     neighbour.leave();
+}
+
+#[test]
+fn queues_of_an_earlier_run_count_and_are_never_refused() {
+    let data = DataDir::new("queues-count");
+    let server = data.serve(&["--cores", "0-1"]);
+    let mut client = Client::connect_with(&server, &[ACME]);
+    for queue in ["one", "two", "three"] {
+        assert_eq!(try_setup(&mut client, queue).0, 100);
+    }
+    assert_eq!(server.stop(), 0);
+    // One shard in place of two, so that another is home of some.
+    let server = data.serve(&["--cores", "0", "--project-max-queues", "3"]);
+    let mut client = Client::connect_with(&server, &[ACME]);
+    let (status, why) = try_setup(&mut client, "four");
+    assert!(status == 429 && why.contains("project_max_queues = 3"), "{status} {why}");
+    for queue in ["three", "two", "one"] {
+        assert_eq!(try_setup(&mut client, queue).0, 100, "{queue}");
+    }
+    let mut other = Client::connect_with(&server, &[("X-Project-Id", "other")]);
+    assert_eq!(try_setup(&mut other, "four").0, 100, "another project has its own limit");
+    // A queue that nobody opened in this run gives its place back, too.
+    assert_eq!(server.stop(), 0);
+    let server = data.serve(&["--cores", "0-1", "--project-max-queues", "3"]);
+    let mut client = Client::connect_with(&server, &[ACME]);
+    assert_eq!(try_setup(&mut client, "four").0, 429);
+    delete_queue(&server, "acme", "one");
+    common::eventually("a place for a queue", || (try_setup(&mut client, "four").0 == 100).then_some(()));
+    assert_eq!(try_setup(&mut client, "five").0, 429);
+    delete_queue(&server, "acme", "four");
+    common::eventually("the place again", || (try_setup(&mut client, "five").0 == 100).then_some(()));
+    assert_eq!(try_setup(&mut client, "six").0, 429);
+    assert_eq!(server.stop(), 0);
+    // With a limit that is below what there is.
+    let server = data.serve(&["--cores", "0", "--project-max-queues", "1", "--auto-create", "false"]);
+    let mut client = Client::connect_with(&server, &[ACME]);
+    for (queue, status) in [("two", 100), ("three", 100), ("five", 100), ("six", 404)] {
+        assert_eq!(try_setup(&mut client, queue).0, status, "{queue}");
+    }
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn queues_of_a_shard_count_from_one_run_to_the_next() {
+    let data = DataDir::new("max-queues");
+    let server = data.serve(&["--cores", "0", "--max-queues", "2"]);
+    let mut client = Client::connect(&server);
+    for (queue, status) in [("one", 100), ("two", 100), ("three", 503), ("one", 100)] {
+        assert_eq!(try_setup(&mut client, queue).0, status, "{queue}");
+    }
+    assert_eq!(server.stop(), 0);
+    let server = data.serve(&["--cores", "0", "--max-queues", "1"]);
+    let mut client = Client::connect(&server);
+    let (status, why) = try_setup(&mut client, "three");
+    assert!(status == 503 && why.contains("max_queues"), "{status} {why}");
+    for queue in ["one", "two"] {
+        assert_eq!(try_setup(&mut client, queue).0, 100, "{queue}");
+    }
+    delete_queue(&server, "default", "one");
+    delete_queue(&server, "default", "two");
+    common::eventually("a place for a queue", || (try_setup(&mut client, "three").0 == 100).then_some(()));
+    assert_eq!(server.stop(), 0);
+}
+
+/// Fills a project up to its limit of 1 MiB; the number of the last message that was stored.
+fn fill(client: &mut Client, queue: &str, ttl: u32) -> i64 {
+    assert_eq!(setup(client, queue), 100);
+    let payload = [7u8; 50_000];
+    let mut stored = 0;
+    loop {
+        let (status, why, thru) = fate(client, ttl, &[&payload[..], &payload[..]]);
+        if status == 201 {
+            stored = thru;
+            assert!(stored <= 20 || ttl < 60, "more than 1 MiB is stored");
+            continue;
+        }
+        assert_eq!((status, thru), (429, stored + 2), "both messages of the request are refused by number");
+        assert!(why.contains("project_storage_bytes = 1048576"), "{why}");
+        assert!(stored >= 10, "half of what it may have");
+        return stored;
+    }
+}
+
+/// Another project stores a message.
+fn store_beside(server: &Server) {
+    let mut other = Client::connect_with(server, &[("X-Project-Id", "other")]);
+    assert_eq!(setup(&mut other, "beside"), 100);
+    assert_eq!(fate(&mut other, 3_600, &[&[7; 10_000]]).0, 201);
+}
+
+/// Waits until messages of the project are stored again, on the operation that is open.
+fn await_room(client: &mut Client) {
+    common::eventually("room for messages", || (fate(client, 3_600, &[&[7; 50_000]]).0 == 201).then_some(()));
+}
+
+#[test]
+fn what_a_project_stores_in_the_log_is_limited_from_one_run_to_the_next() {
+    let data = DataDir::new("storage");
+    let limits = ["--project-storage-bytes", "1MiB", "--ttl-min", "1"];
+    let server = data.serve(&[&limits[..], &["--cores", "0-1"]].concat());
+    let mut client = Client::connect_with(&server, &[ACME]);
+    fill(&mut client, "one", 3_600);
+    end(&mut client);
+    store_beside(&server);
+    assert_eq!(server.stop(), 0);
+    let server = data.serve(&[&limits[..], &["--cores", "0"]].concat());
+    let mut client = Client::connect_with(&server, &[ACME]);
+    assert_eq!(setup(&mut client, "two"), 100);
+    assert_eq!(fate(&mut client, 3_600, &[&[7; 100_000]]).0, 429, "what an earlier run stored counts");
+    // The queue was not opened in this run.
+    delete_queue(&server, "acme", "one");
+    await_room(&mut client);
+    end(&mut client);
+    delete_queue(&server, "acme", "two");
+    common::eventually("an empty project", || {
+        let (status, queues) = server.control("/queues");
+        (status == 200 && !queues.contains("acme")).then_some(())
+    });
+    // What expires gives its room back.
+    let mut client = Client::connect_with(&server, &[ACME]);
+    common::eventually("the room of the queue", || {
+        assert_eq!(setup(&mut client, "three"), 100);
+        let stored = fate(&mut client, 1, &[&[7; 600_000][..], &[7; 420_000][..]]).0 == 201;
+        end(&mut client);
+        stored.then_some(())
+    });
+    assert_eq!(setup(&mut client, "four"), 100);
+    await_room(&mut client);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn what_a_project_stores_in_memory_is_limited() {
+    let server = Server::start(&["--cores", "0-1", "--project-storage-bytes", "1MiB", "--ttl-min", "1"]);
+    server.wait_for_log("memory_bytes = 1073741824");
+    let mut client = Client::connect_with(&server, &[ACME]);
+    fill(&mut client, "one", 5);
+    // On the same operation, once they have expired.
+    await_room(&mut client);
+    end(&mut client);
+    // From another connection, into another queue.
+    let mut client = Client::connect_with(&server, &[ACME]);
+    fill(&mut client, "two", 3_600);
+    end(&mut client);
+    assert_eq!(setup(&mut client, "one"), 100);
+    assert_eq!(fate(&mut client, 3_600, &[&[7; 100_000]]).0, 429);
+    store_beside(&server);
 }

@@ -150,6 +150,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
             "durability = os: what was acknowledged last is lost where the machine ends, not where the server does"
         );
     }
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     if !heap::keep() {
         tracing::warn!("the C library's allocator takes no settings: large batches will cost more");
     }

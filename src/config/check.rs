@@ -118,6 +118,12 @@ impl ServerConfig {
         }
         first_broken([
             (
+                self.store == StoreKind::Kafka && self.settings.per_project.storage_bytes > 0,
+                "project_storage_bytes: nobody tells what a project has stored where store = kafka; set it to 0, and \
+                 limit the topics in Kafka (quotas, retention.bytes)"
+                    .into(),
+            ),
+            (
                 self.store == StoreKind::Memory
                     && self.memory_full == WhenFull::DropOldest
                     && self.memory_bytes < least,
@@ -169,5 +175,19 @@ mod tests {
             "ping_interval: 91s is above idle_timeout = 90s",
         );
         broken(|s| s.drain_timeout = Duration::from_secs(1), "drain_consume_timeout: 5s is above");
+    }
+
+    #[test]
+    fn storage_is_limited_where_the_store_knows_it() {
+        let config = |store| {
+            let mut config = ServerConfig::new(Project::parse("default").unwrap());
+            config.store = store;
+            config.settings.per_project.storage_bytes = 1;
+            config
+        };
+        assert_eq!(config(StoreKind::Log).check(), Ok(()));
+        assert_eq!(config(StoreKind::Memory).check(), Ok(()));
+        let why = config(StoreKind::Kafka).check().unwrap_err().0;
+        assert!(why.starts_with("project_storage_bytes: "), "{why}");
     }
 }

@@ -7,6 +7,7 @@
 //! | `setting` | how one of them is read and shown |
 //! | `load` | defaults, file, environment and flags merged, in rising order |
 //! | `check` | combinations that cannot work |
+//! | `warn` | combinations that work otherwise than one may expect |
 //! | `memory` | what a configuration can take at worst |
 
 mod check;
@@ -15,6 +16,7 @@ pub mod load;
 pub mod memory;
 pub mod setting;
 pub mod table;
+mod warn;
 
 pub use check::Unworkable;
 pub use cores::{allowed_cores, check_cores, parse_cores};
@@ -125,8 +127,10 @@ pub struct ProjectLimits {
     pub connections: u64,
     /// Operations open at once.
     pub operations: u64,
-    /// Queues created.
+    /// Queues.
     pub queues: u64,
+    /// Bytes of stored messages that have not expired.
+    pub storage_bytes: u64,
     /// Messages produced a second.
     pub messages_per_sec: u64,
     /// Bytes of ProduceRequests a second.

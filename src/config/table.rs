@@ -202,7 +202,7 @@ pub static SETTINGS: &[Setting] = &[
         STORE,
         "max_queues",
         Count,
-        "Queues that one shard is home of; beyond: 503",
+        "Queues that one shard is home of; beyond, no more are created: 503",
         number!(settings.max_queues, 1..=100_000_000),
     ),
     setting(
@@ -601,8 +601,15 @@ pub static SETTINGS: &[Setting] = &[
         CLIENTS,
         "project_max_queues",
         Count,
-        "Queues created; beyond: 429 at setup",
+        "Queues; beyond, no more are created: 429 at setup",
         number!(settings.per_project.queues, 0..=i64::MAX as u64),
+    ),
+    setting(
+        CLIENTS,
+        "project_storage_bytes",
+        Bytes,
+        "Bytes of stored messages that have not expired, as /queues counts them; beyond: 429 for the messages; not with Kafka, which has quotas of its own",
+        number!(settings.per_project.storage_bytes, 0..=1024 * 1024 * GIB),
     ),
     setting(
         CLIENTS,

@@ -25,6 +25,11 @@ use crate::pb::{
 };
 use crate::planted;
 use crate::queue::message_id;
+use crate::tenant::Share;
+
+/// How long an operation stores nothing more once its project's storage was full, milliseconds: what the client sent before it
+/// could know does not overtake what was refused, and is not stored twice where the client sends all of it again.
+const STORAGE_FULL_MS: u64 = 1_000;
 
 type Fate = Result<(), Fault>;
 
@@ -109,6 +114,10 @@ pub(super) struct Produce {
     /// Bytes reserved by `building` and `pending`.
     outstanding_bytes: usize,
     quota: Quota,
+    /// `outstanding_bytes` as a part of the project's storage, where that is limited.
+    share: Option<Share>,
+    /// Nothing is stored before: the project's storage was full.
+    full_until_ms: u64,
     /// The budget was too short to raise the credit.
     is_withheld: bool,
 }
@@ -144,6 +153,8 @@ impl Produce {
             batches: 0,
             outstanding_bytes: 0,
             quota,
+            share: cx.tenant.and_then(|tenant| tenant.share()),
+            full_until_ms: 0,
             is_withheld,
         }
     }
@@ -206,7 +217,7 @@ impl Produce {
             }
         };
         self.expects_keys = head.keys > 0;
-        let ttl = match check(&head, cx) {
+        let ttl = match check(&head, cx).and_then(|ttl| self.reserve(pb.len(), cx.now).map(|()| ttl)) {
             Ok(ttl) => ttl,
             Err(fault) => {
                 self.roll_back(copied);
@@ -230,7 +241,27 @@ impl Produce {
         if bytes >= cx.settings.append_batch_bytes {
             self.close_batches(cx);
         }
+        self.count_outstanding();
         Ok(())
+    }
+
+    /// Whether the project may store a request of so many bytes; what is outstanding counts like what is stored.
+    fn reserve(&mut self, bytes: usize, now: Now) -> Result<(), PeerFault> {
+        let Some(share) = &mut self.share else { return Ok(()) };
+        if now.mono_ms < self.full_until_ms {
+            return Err(PeerFault::StorageFull { limit: share.limit() });
+        }
+        share.try_add(bytes as u64).map_err(|limit| {
+            self.full_until_ms = now.mono_ms + STORAGE_FULL_MS;
+            PeerFault::StorageFull { limit }
+        })
+    }
+
+    /// What is outstanding has changed.
+    fn count_outstanding(&mut self) {
+        if let Some(share) = &mut self.share {
+            share.set(self.outstanding_bytes as u64);
+        }
     }
 
     /// Counts a request's messages: within the credit, and within what the project may produce.
@@ -412,6 +443,7 @@ impl Produce {
             };
             self.push(pending, cx);
         }
+        self.count_outstanding();
     }
 
     /// The store's answer for one batch; a fault, where nothing later may be accepted.
@@ -428,6 +460,9 @@ impl Produce {
         self.batches -= 1;
         if pending.waiting == 0 {
             self.outstanding_bytes -= pending.reserved;
+            if let Some(share) = &mut self.share {
+                share.set(self.outstanding_bytes as u64);
+            }
             pending.known_ns = now.mono_ns;
         }
         match result {
@@ -543,6 +578,7 @@ impl Produce {
         }
         cx.budget.drop_held(self.pending.len() * FATE_BYTES);
         self.pending.clear();
+        self.share = None;
         self.quota.refund(cx);
     }
 

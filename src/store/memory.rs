@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use super::read::read;
 use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream};
@@ -14,6 +15,7 @@ use crate::config::WhenFull;
 use crate::error::StoreFault;
 use crate::names::ClientId;
 use crate::queue::{PartitionKey, Position, QueueInfo, Signing};
+use crate::tenant::{Share, Tenants};
 
 /// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
 /// of arrival, the allocator's share of two allocations.
@@ -46,11 +48,20 @@ struct Partition<T> {
     waiting: Vec<Waiting<T>>,
     /// It is in `Memory::woken`.
     is_woken: bool,
+    /// What its batches cost, where its project's storage is limited.
+    share: Option<Share>,
 }
 
 impl<T> Default for Partition<T> {
     fn default() -> Self {
-        Self { batches: VecDeque::new(), end: 0, last_timestamp_ms: 0, waiting: Vec::new(), is_woken: false }
+        Self {
+            batches: VecDeque::new(),
+            end: 0,
+            last_timestamp_ms: 0,
+            waiting: Vec::new(),
+            is_woken: false,
+            share: None,
+        }
     }
 }
 
@@ -89,6 +100,8 @@ pub struct Memory<T> {
     when_full: WhenFull,
     incarnation: u64,
     signing: Signing,
+    /// Where a project's storage is limited.
+    tenants: Option<Arc<Tenants>>,
     fence: Fence,
     completions: VecDeque<Completion<T>>,
     /// Partitions that got something and have fetches waiting.
@@ -115,6 +128,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             when_full,
             incarnation,
             signing: Signing { key: uuid::Uuid::new_v4().as_u128(), ..Signing::default() },
+            tenants: None,
             fence: Fence::default(),
             completions: VecDeque::new(),
             woken: Vec::new(),
@@ -142,6 +156,13 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             self.drop_oldest();
         }
         let partition = self.partitions.entry(key).or_default();
+        if partition.share.is_none() {
+            let tenant = self.tenants.as_ref().and_then(|tenants| tenants.of_queue(key.queue));
+            partition.share = tenant.and_then(|tenant| tenant.share());
+        }
+        if let Some(share) = &mut partition.share {
+            share.add(cost as u64);
+        }
         let base_offset = partition.end;
         partition.end += count;
         partition.last_timestamp_ms = partition.last_timestamp_ms.max(now.unix_ms);
@@ -198,7 +219,11 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         self.sweep.kept = self.sweep.kept.saturating_sub(1);
         let partition = self.partitions.get_mut(&key)?;
         let stored = partition.batches.pop_front_if(|stored| stored.base_offset == base_offset)?;
-        self.bytes -= cost(&stored.batch);
+        let cost = cost(&stored.batch);
+        if let Some(share) = &mut partition.share {
+            share.subtract(cost as u64);
+        }
+        self.bytes -= cost;
         self.batches -= 1;
         Some(stored)
     }
@@ -236,7 +261,11 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             if expiry_ms <= now.unix_ms {
                 effort += index.min(partition.batches.len() - index) / MOVES_PER_BATCH;
                 if let Some(stored) = partition.batches.remove(index) {
-                    self.bytes -= cost(&stored.batch);
+                    let cost = cost(&stored.batch);
+                    if let Some(share) = &mut partition.share {
+                        share.subtract(cost as u64);
+                    }
+                    self.bytes -= cost;
                     self.batches -= 1;
                     self.counters.expired += u64::from(stored.batch.count());
                 }
@@ -346,6 +375,10 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
         Some(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end))
     }
 
+    fn count_for(&mut self, tenants: &Arc<Tenants>) {
+        self.tenants = tenants.limits_storage().then(|| tenants.clone());
+    }
+
     fn counters(&self) -> StoreCounters {
         self.counters
     }
@@ -437,6 +470,42 @@ mod tests {
         assert_eq!((store.counters().dropped, store.bytes()), (1, 3 * one));
         assert_eq!(store.partitions[&key(1)].batches[0].base_offset, 1, "the oldest was partition 1's first");
         assert_eq!(store.partitions[&key(0)].batches.len(), 2);
+    }
+
+    #[test]
+    fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
+        use crate::config::ProjectLimits;
+        use crate::tenant::Use;
+
+        let tenants =
+            Arc::new(Tenants::new(ProjectLimits { storage_bytes: 1 << 20, ..ProjectLimits::default() }));
+        let of = |name: &str| tenants.get(&crate::names::Project::parse(name).unwrap(), 0).unwrap();
+        let queue_of = |number: u64, name: &str| {
+            let queue = crate::queue::QueueId(number);
+            tenants.hold_queue(queue, of(name).hold(Use::Queue));
+            PartitionKey { queue, partition: 0 }
+        };
+        let (of_a, of_b) = (queue_of(1, "a"), queue_of(2, "b"));
+        let one = cost(&batch(1, 60, &[b"x"]));
+        let mut store: Memory<u64> = Memory::new(3 * one, WhenFull::DropOldest, 7);
+        store.count_for(&tenants);
+        let later = |seconds: u64| Now::at_ms(seconds * 1000, seconds * 1000);
+        let append = |store: &mut Memory<u64>, partition, ttl| {
+            let batch = batch(1, ttl, &[b"x"]);
+            let append = Request::Append { token: 0, stream: Stream(0), partition, batch };
+            assert!(store.submit(later(0), append).is_ok());
+            (of("a").storage(), of("b").storage())
+        };
+        let bytes = one as u64;
+        assert_eq!(append(&mut store, of_a, 100), (bytes, 0));
+        assert_eq!(append(&mut store, of_b, 100), (bytes, bytes));
+        assert_eq!(append(&mut store, of_a, 60), (2 * bytes, bytes));
+        assert_eq!(append(&mut store, of_b, 60), (bytes, 2 * bytes), "the oldest was dropped");
+        // What expires ahead of something older, and the oldest.
+        while store.handle_tick(later(60)) == Some(60_000 + BUSY_TICK_MS) {}
+        assert_eq!((of("a").storage(), of("b").storage()), (0, bytes));
+        assert_eq!(store.handle_tick(later(100)), None);
+        assert_eq!((of("a").storage(), of("b").storage()), (0, 0));
     }
 
     #[test]

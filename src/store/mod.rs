@@ -18,12 +18,14 @@ pub use memory::Memory;
 
 use std::hash::Hash;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::batch::{Batch, Fetched};
 use crate::clock::Now;
 use crate::error::StoreFault;
-use crate::names::{ClientId, Project, QueueName};
+use crate::names::{ClientId, FullName, Project, QueueName};
 use crate::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
+use crate::tenant::Tenants;
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -248,6 +250,20 @@ pub trait Store<T: Copy + Eq + Hash> {
     fn handle_stop(&mut self, _now: Now) -> bool {
         true
     }
+
+    /// The queues of earlier runs of the server, as far as the store knows them without asking anybody.
+    fn names(&self) -> Vec<FullName> {
+        Vec::new()
+    }
+
+    /// The life of such a queue, which the server calls `queue` from now on; `None` where it is not there.
+    fn adopt(&mut self, _queue: QueueId, _name: &FullName) -> Option<Life> {
+        None
+    }
+
+    /// Counts from now on what it stores, and has stored, as its projects' storage, where that is limited. A store that does not
+    /// know how much it stores counts nothing.
+    fn count_for(&mut self, _tenants: &Arc<Tenants>) {}
 
     /// What became of the messages.
     fn counters(&self) -> StoreCounters;

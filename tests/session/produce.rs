@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use millstream::config::ProjectLimits;
 use millstream::error::StoreFault;
-use millstream::names::ClientId;
+use millstream::names::{ClientId, Project};
 use millstream::partitioner::{client_partition, key_partition};
 use millstream::pb::wire::write_varint;
 use millstream::pb::{
@@ -11,6 +12,7 @@ use millstream::pb::{
 };
 use millstream::queue::message_id;
 use millstream::session::{Command, Cx, OperationId, ServerSession};
+use millstream::tenant::Tenants;
 use proptest::prelude::*;
 use prost::Message;
 
@@ -466,4 +468,74 @@ fn a_server_that_drains_begins_no_operation() {
         }
         assert!(harness.asked.iter().all(|command| matches!(command, Command::Report { .. })));
     }
+}
+
+#[test]
+fn what_a_project_may_not_store_is_refused_by_number_and_the_operation_goes_on() {
+    let tenants = Tenants::new(ProjectLimits { storage_bytes: 400, ..ProjectLimits::default() });
+    let tenant = tenants.get(&Project::parse("p").unwrap(), 1).unwrap();
+    let mut harness = Harness::new(1 << 20);
+    harness.rig.tenant = Some(tenant.clone());
+    let append = ProduceSetupRequest { queue_name: Some("q".into()) };
+    harness.rig.begin(&SetupRequest { append: Some(append), get: None });
+    // Four messages of 170 bytes together: what became of those that it may speak for.
+    let fates = |reads: Vec<Read>| -> Vec<(u32, i64)> {
+        let pbs = reads.into_iter().filter_map(|read| match read {
+            Read::Pb(pb) => Some(ProduceResponse::decode(&pb[..]).unwrap()),
+            Read::End => panic!("the operation goes on"),
+        });
+        pbs.filter_map(|response| {
+            let thru = response.msgnum_status_is_thru();
+            response.status.map(|status| {
+                assert!(
+                    status.status_code() == 201
+                        || status.reason_phrase().contains("project_storage_bytes = 400"),
+                    "{status:?}"
+                );
+                (status.status_code(), thru)
+            })
+        })
+        .collect()
+    };
+    let send = |harness: &mut Harness| {
+        let payloads = vec![vec![7u8; 40].into(); 4];
+        let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+        let bytes = request.encode_length_delimited_to_vec();
+        harness.call(|session, cx| {
+            assert_eq!(session.handle_data(&bytes, false, cx), bytes.len());
+            session.flush(cx);
+        });
+        fates(harness.call(|session, cx| session.poll_transmit(cx)).1)
+    };
+    let store = |harness: &mut Harness| {
+        while let Some(command) = harness.asked.pop_front() {
+            let Command::Append { operation, sequence, reserved, .. } = command else { continue };
+            harness.rig.budget.release(reserved);
+            harness.call(|session, cx| session.handle_appended(operation, sequence, Ok(Some(0..4)), cx));
+        }
+        fates(harness.call(|session, cx| session.poll_transmit(cx)).1)
+    };
+    // What is on its way counts.
+    assert_eq!((send(&mut harness), send(&mut harness)), (vec![], vec![]));
+    assert_eq!(tenant.storage(), 340);
+    assert!(send(&mut harness).is_empty());
+    assert_eq!(store(&mut harness), [(201, 8), (429, 12)]);
+    assert_eq!(tenant.storage(), 0, "this store counts nothing");
+    // What was sent before the refusal could be read does not overtake what was refused.
+    harness.rig.now.mono_ms += 999;
+    assert_eq!(send(&mut harness), [(429, 16)]);
+    harness.rig.now.mono_ms += 1;
+    assert!(send(&mut harness).is_empty());
+    assert_eq!(store(&mut harness), [(201, 20)]);
+    // What is stored counts, whoever has stored it.
+    let mut stored = tenant.share().unwrap();
+    stored.add(231);
+    assert_eq!(send(&mut harness), [(429, 24)]);
+    stored.set(230);
+    harness.rig.now.mono_ms += 1_000;
+    assert!(send(&mut harness).is_empty());
+    assert_eq!(tenant.storage(), 400);
+    // The connection is gone.
+    drop(harness);
+    assert_eq!(tenant.storage(), 230);
 }

@@ -14,15 +14,16 @@ pub struct Catalogue {
     queues: HashMap<FullName, QueueInfo>,
     /// Numbers the next queue that this shard makes.
     next: u64,
-    /// Queues that this shard made, and may make.
+    /// Queues whose home this shard is, places that are kept for queues about to be created, and how many there may be of both.
     made: usize,
+    reserved: usize,
     max: usize,
 }
 
 impl Catalogue {
-    /// An empty one, in which the shard may make `max` queues.
+    /// An empty one, in which no queue is created once the shard is home of `max`.
     pub fn new(shard: u16, max: usize) -> Self {
-        Self { shard, queues: HashMap::new(), next: 0, made: 0, max }
+        Self { shard, queues: HashMap::new(), next: 0, made: 0, reserved: 0, max }
     }
 
     /// What is known of a queue.
@@ -35,13 +36,24 @@ impl Catalogue {
         self.queues.iter()
     }
 
-    /// The number of the next queue that this shard makes.
-    pub fn next_id(&mut self) -> Result<QueueId, StoreFault> {
-        if self.made >= self.max {
+    /// The number of the next queue whose home this shard is.
+    pub fn next_id(&mut self) -> QueueId {
+        self.next += 1;
+        QueueId(u64::from(self.shard) << 48 | self.next)
+    }
+
+    /// Keeps a place for a queue that is about to be created, until [`Self::unreserve`].
+    pub fn reserve(&mut self) -> Result<(), StoreFault> {
+        if self.made + self.reserved >= self.max {
             return Err(StoreFault::TooManyQueues);
         }
-        self.next += 1;
-        Ok(QueueId(u64::from(self.shard) << 48 | self.next))
+        self.reserved += 1;
+        Ok(())
+    }
+
+    /// The queue is about to be recorded, or was not created.
+    pub fn unreserve(&mut self) {
+        self.reserved = self.reserved.saturating_sub(1);
     }
 
     /// Forgets a queue; false where it was not known. Looks at all of them.
@@ -62,5 +74,47 @@ impl Catalogue {
                 *vacant.insert(info)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Project, QueueName};
+
+    fn record(catalogue: &mut Catalogue, name: &str) -> QueueId {
+        let id = catalogue.next_id();
+        let full = (Project::parse("p").unwrap(), QueueName::parse(name).unwrap());
+        catalogue
+            .record(
+                full,
+                QueueInfo { id, incarnation: 1, partitions: 1, hash: 1, signing: Default::default() },
+            )
+            .id
+    }
+
+    #[test]
+    fn places_are_kept_for_queues_that_are_about_to_be_created() {
+        let mut catalogue = Catalogue::new(3, 2);
+        assert_eq!(catalogue.reserve(), Ok(()));
+        assert_eq!(catalogue.reserve(), Ok(()));
+        assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
+        // One was created, the other was not.
+        catalogue.unreserve();
+        let one = record(&mut catalogue, "one");
+        catalogue.unreserve();
+        assert_eq!(catalogue.reserve(), Ok(()));
+        assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
+        catalogue.unreserve();
+        // What is there is recorded whatever the limit, and counts.
+        let two = record(&mut catalogue, "two");
+        let three = record(&mut catalogue, "three");
+        for queue in [one, two] {
+            assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
+            assert!(catalogue.forget(queue));
+        }
+        assert_eq!(catalogue.reserve(), Ok(()));
+        assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
+        assert!(catalogue.forget(three));
     }
 }

@@ -57,11 +57,22 @@ pub struct CoreCounters {
     pub sessions: SessionCounters,
 }
 
+/// What becomes of a queue that is opened and not there.
+#[derive(Debug)]
+enum Creation {
+    /// It is created: a place in the catalogue is kept for it, and one of its project's, where that is limited.
+    Allowed(Option<Permit>),
+    /// It is not, as there are too many.
+    Refused(Fault),
+    /// It is not, as `auto_create` is off.
+    Off,
+}
+
 /// A queue that its home is opening.
 #[derive(Debug)]
 struct Opening {
     name: FullName,
-    permit: Option<Permit>,
+    creation: Creation,
     /// Who else has asked for it meanwhile.
     others: Vec<Token>,
 }
@@ -80,8 +91,6 @@ pub struct Core<S> {
     /// Queues that this shard, their home, is opening in its store.
     opening: HashMap<QueueId, Opening>,
     opening_names: HashMap<FullName, QueueId>,
-    /// What projects with a limit have of their queues whose home this shard is.
-    permits: HashMap<QueueId, Permit>,
     /// For each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
@@ -112,8 +121,15 @@ pub struct Core<S> {
 
 impl<S: Store<Token>> Core<S> {
     /// Shard number `shard` of `shards`.
-    pub fn new(shard: u16, shards: u16, settings: Arc<Settings>, tenants: Arc<Tenants>, store: S) -> Self {
-        Self {
+    pub fn new(
+        shard: u16,
+        shards: u16,
+        settings: Arc<Settings>,
+        tenants: Arc<Tenants>,
+        mut store: S,
+    ) -> Self {
+        store.count_for(&tenants);
+        let mut core = Self {
             shard,
             shards,
             tenants,
@@ -124,7 +140,6 @@ impl<S: Store<Token>> Core<S> {
             store,
             opening: HashMap::new(),
             opening_names: HashMap::new(),
-            permits: HashMap::new(),
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             refused: VecDeque::new(),
             is_asked: false,
@@ -141,6 +156,21 @@ impl<S: Store<Token>> Core<S> {
             shards_done: 0,
             counters: CoreCounters::default(),
             latency: Recorder::default(),
+        };
+        core.adopt_queues();
+        core
+    }
+
+    /// Queues of an earlier run whose home this shard is are known, and count, from the start.
+    fn adopt_queues(&mut self) {
+        for name in self.store.names() {
+            if home(queue_hash(&name.0, &name.1), self.shards) != self.shard {
+                continue;
+            }
+            let id = self.catalogue.next_id();
+            if let Some(life) = self.store.adopt(id, &name) {
+                self.record(0, id, name, life, None);
+            }
         }
     }
 
@@ -699,37 +729,71 @@ impl<S: Store<Token>> Core<S> {
         if let Some(opening) = self.opening_names.get(&name).and_then(|queue| self.opening.get_mut(queue)) {
             return opening.others.push(token);
         }
-        let permit = self.tenants.get(&name.0, now.mono_ms).map(|tenant| tenant.take(Use::Queue)).transpose();
-        let permit = match permit {
-            Ok(permit) => permit,
+        // The store may have the queue although it is not in the catalogue: then it is opened whatever the limits.
+        let creation = self.creation(now, &name.0);
+        let create = matches!(creation, Creation::Allowed(_)).then_some(self.settings.partitions);
+        let queue = self.catalogue.next_id();
+        self.opening_names.insert(name.clone(), queue);
+        self.opening.insert(queue, Opening { name: name.clone(), creation, others: Vec::new() });
+        // The store answers with the token alone, so the queue's number travels in it.
+        let token = Token { detail: queue.0, ..token };
+        self.submit(now, Request::Open { token, queue, name, create });
+    }
+
+    /// Whether a project may have one more queue here; keeps the places for it.
+    fn creation(&mut self, now: Now, project: &Project) -> Creation {
+        if !self.settings.auto_create {
+            return Creation::Off;
+        }
+        let permit = self.tenants.get(project, now.mono_ms).map(|tenant| tenant.take(Use::Queue)).transpose();
+        match permit {
+            Ok(permit) => match self.catalogue.reserve() {
+                Ok(()) => Creation::Allowed(permit),
+                Err(fault) => Creation::Refused(fault.into()),
+            },
             Err(limit) => {
                 let fault = PeerFault::TooMany { what: "queues", key: "project_max_queues", limit };
-                return self.answer_opened(now, token, name, Err(fault.into()));
+                Creation::Refused(fault.into())
             }
-        };
-        match self.catalogue.next_id() {
-            Ok(queue) => {
-                self.opening_names.insert(name.clone(), queue);
-                self.opening.insert(queue, Opening { name: name.clone(), permit, others: Vec::new() });
-                // The store answers with the token alone, so the queue's number travels in it.
-                let token = Token { detail: queue.0, ..token };
-                let create = self.settings.auto_create.then_some(self.settings.partitions);
-                self.submit(now, Request::Open { token, queue, name, create });
-            }
-            Err(fault) => self.answer_opened(now, token, name, Err(fault.into())),
         }
+    }
+
+    /// A queue of this home is there.
+    fn record(
+        &mut self,
+        now_ms: u64,
+        id: QueueId,
+        name: FullName,
+        life: Life,
+        permit: Option<Permit>,
+    ) -> QueueInfo {
+        let held = || self.tenants.get(&name.0, now_ms).map(|tenant| tenant.hold(Use::Queue));
+        if let Some(permit) = permit.or_else(held) {
+            self.tenants.hold_queue(id, permit);
+        }
+        let Life { incarnation, partitions, signing } = life;
+        let hash = queue_hash(&name.0, &name.1);
+        self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing })
     }
 
     /// The store has begun a queue's life: this shard is its home.
     fn handle_made(&mut self, now: Now, token: Token, result: Result<Life, StoreFault>) {
         let id = QueueId(token.detail);
-        let Some(Opening { name, permit, others }) = self.opening.remove(&id) else { return };
+        let Some(Opening { name, creation, others }) = self.opening.remove(&id) else { return };
         self.opening_names.remove(&name);
-        let result = result.map_err(Fault::from).map(|Life { incarnation, partitions, signing }| {
-            let hash = queue_hash(&name.0, &name.1);
-            self.permits.extend(permit.map(|permit| (id, permit)));
-            self.catalogue.record(name.clone(), QueueInfo { id, incarnation, partitions, hash, signing })
-        });
+        let (permit, refusal) = match creation {
+            Creation::Allowed(permit) => {
+                self.catalogue.unreserve();
+                (permit, None)
+            }
+            Creation::Refused(fault) => (None, Some(fault)),
+            Creation::Off => (None, None),
+        };
+        let result = match result {
+            Ok(life) => Ok(self.record(now.mono_ms, id, name.clone(), life, permit)),
+            Err(StoreFault::NoQueue) => Err(refusal.unwrap_or(Fault::Store(StoreFault::NoQueue))),
+            Err(fault) => Err(fault.into()),
+        };
         for token in others {
             self.answer_opened(now, token, name.clone(), result.clone());
         }
@@ -740,7 +804,7 @@ impl<S: Store<Token>> Core<S> {
     fn forget(&mut self, queue: QueueId) {
         // A partition's owner may know the queue in its store alone.
         self.catalogue.forget(queue);
-        self.permits.remove(&queue);
+        self.tenants.release_queue(queue);
         self.store.forget(queue);
         self.is_asked = true;
     }

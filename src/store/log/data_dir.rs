@@ -61,6 +61,14 @@ pub(super) struct State {
     pub orphaned: Vec<Arc<Segment>>,
 }
 
+impl State {
+    /// How markers are signed.
+    pub(super) fn signing(&self) -> Signing {
+        let History { key, timeline, is_key_new, .. } = self.history;
+        Signing { key, timeline, is_key_new }
+    }
+}
+
 /// What a shard finds at the start.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -122,6 +130,12 @@ impl DataDir {
         state.history.save(directory, now)
     }
 
+    /// The present timeline.
+    #[cfg(test)]
+    pub(super) fn timeline(&self) -> u64 {
+        self.lock().history.timeline
+    }
+
     /// How many offsets are left out before the next message of a partition that ends there.
     pub(super) fn jump(&self, id: PartitionId, end: u64) -> u64 {
         self.lock().history.jump(id, end)
@@ -169,13 +183,7 @@ impl DataDir {
         let mut state = self.lock();
         let life = *state.queues.get(name)?;
         state.opened.insert(id, life.incarnation);
-        Some(life)
-    }
-
-    /// How markers are signed.
-    pub(super) fn signing(&self) -> Signing {
-        let History { key, timeline, is_key_new, .. } = self.lock().history;
-        Signing { key, timeline, is_key_new }
+        Some(Life { signing: state.signing(), ..life })
     }
 
     /// The life of a queue that is about to be made.
@@ -186,10 +194,11 @@ impl DataDir {
     }
 
     /// A queue was made.
-    pub(super) fn record(&self, id: QueueId, name: FullName, life: Life) {
+    pub(super) fn record(&self, id: QueueId, name: FullName, life: Life) -> Life {
         let mut state = self.lock();
         state.opened.insert(id, life.incarnation);
         state.queues.insert(name, life);
+        Life { signing: state.signing(), ..life }
     }
 
     /// The server calls a queue so no more.

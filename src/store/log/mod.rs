@@ -7,6 +7,7 @@
 //! | `index` | which partitions a segment holds, and where |
 //! | `journal` | the segment that is written, round by round |
 //! | `writing`, `opening`, `reading`, `upkeep` | the four things that it does |
+//! | `usage` | what its partitions count as their projects' storage |
 //! | `segment`, `partition` | what is sealed, and a partition as its shard knows it |
 //! | `backlog` | reading what is older than what is in memory |
 //! | `catalogue` | the queues |
@@ -41,6 +42,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod upkeep;
+mod usage;
 mod writing;
 
 #[cfg(test)]
@@ -72,6 +74,7 @@ use self::index::{Index, RunsAt};
 use self::journal::{Active, Journal};
 use self::partition::Partition;
 use self::segment::{Past, Segment};
+use self::usage::Accounts;
 use super::window::Fetch;
 use super::{Completion, Fence, QueueSummary, Request, Store, StoreCounters};
 use crate::clock::{Now, millis};
@@ -79,6 +82,7 @@ use crate::config::{Durability, LogConfig};
 use crate::error::StoreFault;
 use crate::names::FullName;
 use crate::queue::{PartitionKey, QueueId, QueueInfo};
+use crate::tenant::Tenants;
 
 /// Partitions of which one tick writes where they end: others have their turn.
 const MARKS_AT_ONCE: usize = 4096;
@@ -145,6 +149,8 @@ pub struct Log<T, D> {
     max_age_ms: u64,
     known: HashMap<PartitionKey, PartitionId>,
     partitions: HashMap<PartitionId, Partition<T>>,
+    /// Where a project's storage is limited.
+    accounts: Option<Accounts>,
     journal: Journal<T>,
     /// A segment that is ready, and whether one is being made.
     spare: Option<Active>,
@@ -203,6 +209,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             max_age_ms: millis(config.max_age),
             known: HashMap::new(),
             partitions: pasts,
+            accounts: None,
             journal: Journal::new(),
             spare: None,
             making: None,
@@ -239,7 +246,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
         let id = self.dir.partition(key)?;
         self.known.insert(key, id);
-        self.partitions.entry(id).or_insert_with(|| Partition::new(Past::default(), 0));
+        let accounts = &self.accounts;
+        self.partitions.entry(id).or_insert_with(|| {
+            let account = accounts.as_ref().and_then(|accounts| accounts.of(key));
+            Partition { account, ..Partition::new(Past::default(), 0) }
+        });
         Some(id)
     }
 
@@ -318,6 +329,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
     fn handle_tick(&mut self, now: Now) -> Option<u64> {
         self.retire(now);
         self.expire(now);
+        self.count_due(now);
         self.backlog.trim();
         if self.trouble.is_some() {
             match &mut self.broken {
@@ -340,7 +352,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn needs_ticks(&self) -> bool {
-        !self.kept.is_empty() || self.counters.stored > 0 || self.trouble.is_some()
+        // Another shard may keep the segments that this shard's partitions have messages in, and waits for it to let go of them.
+        !self.kept.is_empty()
+            || !self.partitions.is_empty()
+            || self.counters.stored > 0
+            || self.trouble.is_some()
     }
 
     fn poll_gone(&mut self) -> Option<QueueId> {
@@ -377,6 +393,18 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
     fn handle_stop(&mut self, now: Now) -> bool {
         self.work(now);
         self.stop()
+    }
+
+    fn names(&self) -> Vec<FullName> {
+        self.dir.names().into_values().map(|(name, _)| name).collect()
+    }
+
+    fn adopt(&mut self, queue: QueueId, name: &FullName) -> Option<super::Life> {
+        self.dir.open(queue, name)
+    }
+
+    fn count_for(&mut self, tenants: &Arc<Tenants>) {
+        self.open_accounts(tenants);
     }
 
     fn counters(&self) -> StoreCounters {

@@ -10,12 +10,12 @@ use super::{Log, Opening, Tag};
 use crate::error::StoreFault;
 use crate::names::FullName;
 use crate::queue::QueueId;
-use crate::store::{Completion, Life};
+use crate::store::Completion;
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     pub(super) fn open(&mut self, token: T, queue: QueueId, name: FullName, create: Option<u16>) {
         let result = match (self.dir.open(queue, &name), create) {
-            (Some(life), _) => Ok(Life { signing: self.dir.signing(), ..life }),
+            (Some(life), _) => Ok(life),
             (None, None) => Err(StoreFault::NoQueue),
             (None, Some(partitions)) => {
                 return self.openings.push_back(Opening { token, queue, name, partitions });
@@ -49,8 +49,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             let result = match result {
                 Ok(()) => {
                     self.catalogue_end += Record::Made(name.clone(), life).encode().len() as u64;
-                    self.dir.record(queue, name, life);
-                    Ok(Life { signing: self.dir.signing(), ..life })
+                    Ok(self.dir.record(queue, name, life))
                 }
                 Err(error) => {
                     Err(StoreFault::Unavailable(format!("the catalogue cannot be written: {error}")))

@@ -4,6 +4,7 @@ use super::format::PartitionId;
 use super::index::Run;
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
+use super::usage::Account;
 use crate::store::window::{Fetch, Window};
 
 /// See the module's page. Invariant: `window` ends where what is durable ends, at or before `next`.
@@ -21,6 +22,8 @@ pub(super) struct Partition<T> {
     pub is_woken: bool,
     /// A mark of its end is on its way.
     pub is_marking: bool,
+    /// What it counts, where its project's storage is limited.
+    pub account: Option<Account>,
 }
 
 /// Where a partition's messages are from an offset on.
@@ -47,6 +50,7 @@ impl<T> Partition<T> {
             waiting: Vec::new(),
             is_woken: false,
             is_marking: false,
+            account: None,
         }
     }
 

@@ -366,6 +366,11 @@ impl World {
         self.start()
     }
 
+    /// The present stretch of the directory's life.
+    fn timeline(&self) -> u64 {
+        self.dir.as_ref().unwrap().timeline()
+    }
+
     /// What a position is.
     fn resolve(&mut self, key: PartitionKey, position: crate::queue::Position) -> u64 {
         self.next += 1;

@@ -67,6 +67,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             let (expired, dropped) = partition.past.expire(now.unix_ms, is_told);
             self.counters.expired += expired;
             self.counters.dropped += dropped;
+            if let Some(account) = &mut partition.account {
+                account.set_due();
+            }
             let wants_mark = partition.past.due_ms <= now.unix_ms && !partition.is_marking;
             if wants_mark && self.trouble.is_none() && marks < MARKS_AT_ONCE {
                 marks += 1;

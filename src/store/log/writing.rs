@@ -263,6 +263,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             (Entry::Mark { .. }, Some(partition), _) => return partition.is_marking = false,
             (Entry::Mark { .. }, None, _) => return,
         };
+        if let Some(account) = &mut partition.account {
+            account.add(&written.header);
+        }
         let range = stored.base_offset..stored.end_offset();
         self.counters.stored += range.end - range.start;
         let before = partition.window.bytes();

@@ -207,11 +207,8 @@ struct Stand {
 impl Stand {
     /// Of a consumer that has read everything.
     fn take(world: &mut World) -> Self {
-        let mut stand = Self {
-            timeline: world.dir.as_ref().unwrap().signing().timeline,
-            positions: BTreeMap::new(),
-            seen: BTreeSet::new(),
-        };
+        let mut stand =
+            Self { timeline: world.timeline(), positions: BTreeMap::new(), seen: BTreeSet::new() };
         for key in all_keys() {
             assert!(world.open(key.queue.0));
             let read = world.read(key, 0).unwrap();
@@ -303,7 +300,7 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
                 let read = stand.go_on(&mut world);
                 let got: BTreeSet<u64> = read.iter().copied().collect();
                 assert!(fresh.is_subset(&got), "seed {seed}: {:?} are skipped", fresh.difference(&got));
-                if stand.timeline == world.dir.as_ref().unwrap().signing().timeline {
+                if stand.timeline == world.timeline() {
                     assert!(got.is_disjoint(&stand.seen), "seed {seed}: nothing is repeated without need");
                 }
             }

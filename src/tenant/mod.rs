@@ -1,4 +1,4 @@
-//! Projects as tenants: what each has open, and how fast it produces, in the whole server.
+//! Projects as tenants: what each has open and stored, and how fast it produces, in the whole server.
 //!
 //! Shared by the shards, because a tenant's connections are spread over them: a map that is locked at handshakes and when a
 //! queue is made, and counters beyond that. Where no limit is set there are no tenants, and nothing of this is touched.
@@ -6,13 +6,18 @@
 //! Rates are kept by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form): one number for each rate,
 //! the time at which all that was taken is paid for.
 
+mod share;
+
+pub use share::Share;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::ProjectLimits;
 use crate::limits::INITIAL_CREDIT;
 use crate::names::Project;
+use crate::queue::QueueId;
 
 /// How much of a rate may be used at once, milliseconds of it.
 const BURST_MS: u64 = 1_000;
@@ -25,6 +30,8 @@ const TENANTS_BEFORE_SWEEP: usize = 1_024;
 pub struct Tenants {
     limits: ProjectLimits,
     known: Mutex<Known>,
+    /// The queues that there are, as this server numbers them.
+    queues: Mutex<HashMap<QueueId, Permit>>,
 }
 
 #[derive(Debug)]
@@ -38,6 +45,9 @@ struct Known {
 pub struct Tenant {
     used: [AtomicU64; 3],
     limits: [u64; 3],
+    /// Bytes of all [`Share`]s, and how many there may be; 0: no limit, and no shares.
+    storage: AtomicU64,
+    storage_max: u64,
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
 }
@@ -49,7 +59,7 @@ pub enum Use {
     Connection,
     /// An operation that is open.
     Operation,
-    /// A queue that was made.
+    /// A queue that is there.
     Queue,
 }
 
@@ -64,7 +74,7 @@ impl Tenants {
     /// No tenants yet, each to be held to `limits`.
     pub fn new(limits: ProjectLimits) -> Self {
         let known = Known { by_name: HashMap::new(), sweep_at: TENANTS_BEFORE_SWEEP };
-        Self { limits, known: Mutex::new(known) }
+        Self { limits, known: Mutex::new(known), queues: Mutex::default() }
     }
 
     /// A project as a tenant; `None` where nothing is limited.
@@ -84,6 +94,30 @@ impl Tenants {
         known.by_name.insert(project.clone(), tenant.clone());
         Some(tenant)
     }
+
+    /// Whether a project's storage is limited.
+    pub fn limits_storage(&self) -> bool {
+        self.limits.storage_bytes > 0
+    }
+
+    fn queues(&self) -> MutexGuard<'_, HashMap<QueueId, Permit>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a queue until [`Self::release_queue`].
+    pub fn hold_queue(&self, queue: QueueId, permit: Permit) {
+        self.queues().insert(queue, permit);
+    }
+
+    /// A queue is not there any more.
+    pub fn release_queue(&self, queue: QueueId) {
+        self.queues().remove(&queue);
+    }
+
+    /// The project of a queue that is counted.
+    pub fn of_queue(&self, queue: QueueId) -> Option<Arc<Tenant>> {
+        self.queues().get(&queue).map(|permit| permit.tenant.clone())
+    }
 }
 
 impl Tenant {
@@ -97,6 +131,8 @@ impl Tenant {
         Self {
             used: Default::default(),
             limits: [limits.connections, limits.operations, limits.queues],
+            storage: AtomicU64::new(0),
+            storage_max: limits.storage_bytes,
             messages,
             bytes,
         }
@@ -112,6 +148,12 @@ impl Tenant {
             Ok(_) => Ok(Permit { tenant: self.clone(), what }),
             Err(_) => Err(limit),
         }
+    }
+
+    /// One more use, whatever the limit: of something that is there already.
+    pub fn hold(self: &Arc<Self>, what: Use) -> Permit {
+        self.used[what as usize].fetch_add(1, Ordering::Relaxed);
+        Permit { tenant: self.clone(), what }
     }
 
     /// Whether its rates are limited.
@@ -178,6 +220,7 @@ impl Tenant {
     fn is_unused(&self, now_ms: u64) -> bool {
         let full = |bucket: &Bucket| bucket.is_full(now_ms);
         self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
+            && self.storage() == 0
             && [&self.messages, &self.bytes].into_iter().flatten().all(full)
     }
 }
@@ -266,6 +309,23 @@ mod tests {
         assert!(tenant.take(Use::Connection).is_ok());
         assert!(tenant.take(Use::Queue).is_ok(), "what is not limited is only counted");
         assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), 0).is_none());
+    }
+
+    #[test]
+    fn queues_that_are_there_count_also_beyond_the_limit() {
+        let tenants = Tenants::new(ProjectLimits { queues: 2, ..ProjectLimits::default() });
+        let tenant = tenants.get(&project("a"), 0).unwrap();
+        for id in 0..3 {
+            tenants.hold_queue(QueueId(id), tenant.hold(Use::Queue));
+        }
+        assert!(tenants.of_queue(QueueId(1)).is_some_and(|of| Arc::ptr_eq(&of, &tenant)));
+        tenants.release_queue(QueueId(1));
+        assert_eq!(tenant.take(Use::Queue).map(drop), Err(2), "two are left");
+        tenants.release_queue(QueueId(1));
+        assert_eq!(tenant.take(Use::Queue).map(drop), Err(2), "a place is given back once");
+        tenants.release_queue(QueueId(0));
+        assert!(tenant.take(Use::Queue).is_ok());
+        assert!(tenants.of_queue(QueueId(0)).is_none());
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! Combinations of settings that work, but not as one may expect: each is said at the start.
+
+use super::{ServerConfig, StoreKind, WhenFull};
+
+impl ServerConfig {
+    /// What to say of this configuration when the server starts.
+    pub fn warnings(&self) -> Vec<String> {
+        self.drops_of_others().into_iter().collect()
+    }
+
+    /// A store that drops its oldest messages when it is full drops those of any project.
+    fn drops_of_others(&self) -> Option<String> {
+        let (key, bytes) = match self.store {
+            StoreKind::Log if self.embedded.max_bytes > 0 => ("log_max_bytes", self.embedded.max_bytes),
+            StoreKind::Memory if self.memory_full == WhenFull::DropOldest => {
+                ("memory_bytes", self.memory_bytes as u64)
+            }
+            _ => return None,
+        };
+        let share = bytes / (self.shard_cores().len() as u64).max(1);
+        let who = match self.settings.per_project.storage_bytes {
+            0 => "one project alone can store as much, as project_storage_bytes is 0".to_owned(),
+            limit if limit >= share => format!(
+                "one project alone can store as much on a shard, as project_storage_bytes = {limit} is not below a \
+                 shard's part, {share}"
+            ),
+            limit => {
+                let projects = share.div_ceil(limit);
+                format!(
+                    "{projects} projects with project_storage_bytes = {limit} each can store as much on a shard"
+                )
+            }
+        };
+        Some(format!(
+            "{key} = {bytes}: beyond it the oldest messages of the shard are dropped, unexpired ones of other projects, too; {who}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Project;
+
+    fn config(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
+        let mut config = ServerConfig::new(Project::parse("default").unwrap());
+        config.cores = vec![0, 1];
+        change(&mut config);
+        config
+    }
+
+    #[test]
+    fn a_store_that_drops_messages_of_other_projects_is_warned_about() {
+        let says = |change: fn(&mut ServerConfig), words: &[&str]| {
+            let warnings = config(change).warnings();
+            let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+            for word in words {
+                assert!(warning.contains(word), "{warning:?} does not say {word:?}");
+            }
+        };
+        says(|c| c.embedded.max_bytes = 1000, &["log_max_bytes = 1000", "project_storage_bytes is 0"]);
+        says(
+            |c| {
+                c.embedded.max_bytes = 1000;
+                c.settings.per_project.storage_bytes = 500;
+            },
+            &["log_max_bytes", "one project alone", "project_storage_bytes = 500"],
+        );
+        says(
+            |c| {
+                c.embedded.max_bytes = 1000;
+                c.settings.per_project.storage_bytes = 200;
+            },
+            &["log_max_bytes", "3 projects", "project_storage_bytes = 200"],
+        );
+        says(|c| c.store = StoreKind::Memory, &["memory_bytes = 1073741824"]);
+    }
+
+    #[test]
+    fn a_store_that_drops_nothing_of_others_is_not() {
+        assert!(config(|_| ()).warnings().is_empty());
+        let refusing = config(|c| {
+            c.store = StoreKind::Memory;
+            c.memory_full = WhenFull::Refuse;
+        });
+        assert!(refusing.warnings().is_empty());
+        let kafka = config(|c| {
+            c.store = StoreKind::Kafka;
+            c.embedded.max_bytes = 1000;
+        });
+        assert!(kafka.warnings().is_empty());
+    }
+}

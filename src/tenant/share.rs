@@ -1,0 +1,115 @@
+//! Parts of a project's storage: bytes of stored messages, and of messages that are about to be stored.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Tenant;
+
+/// Bytes that one holder counts against its project's `project_storage_bytes`: a partition for what it stores, an operation for
+/// what it has sent to the store. Gives them back when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    tenant: Arc<Tenant>,
+    bytes: u64,
+}
+
+impl Tenant {
+    /// An empty share of the project's storage; `None` where storage is not limited.
+    pub fn share(self: &Arc<Self>) -> Option<Share> {
+        (self.storage_max > 0).then(|| Share { tenant: self.clone(), bytes: 0 })
+    }
+
+    /// Bytes of all shares.
+    pub fn storage(&self) -> u64 {
+        self.storage.load(Ordering::Relaxed)
+    }
+}
+
+impl Share {
+    /// Adds bytes if the project's limit allows them; else returns the limit.
+    pub fn try_add(&mut self, bytes: u64) -> Result<(), u64> {
+        let limit = self.tenant.storage_max;
+        let added = self.tenant.storage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|sum| *sum <= limit)
+        });
+        match added {
+            Ok(_) => {
+                self.bytes += bytes;
+                Ok(())
+            }
+            Err(_) => Err(limit),
+        }
+    }
+
+    /// How many bytes all shares of the project may have together.
+    pub fn limit(&self) -> u64 {
+        self.tenant.storage_max
+    }
+
+    /// Adds bytes, also beyond the limit.
+    pub fn add(&mut self, bytes: u64) {
+        self.set(self.bytes.saturating_add(bytes));
+    }
+
+    /// Gives bytes back.
+    pub fn subtract(&mut self, bytes: u64) {
+        self.set(self.bytes.saturating_sub(bytes));
+    }
+
+    /// Sets how many bytes it counts, also beyond the limit.
+    pub fn set(&mut self, bytes: u64) {
+        // The counter is shared by all shards: it is left alone where nothing changes.
+        let storage = &self.tenant.storage;
+        if bytes > self.bytes {
+            storage.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else if bytes < self.bytes {
+            storage.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Tenants;
+    use crate::config::ProjectLimits;
+    use crate::names::Project;
+
+    #[test]
+    fn shares_of_a_project_are_limited_together_and_given_back() {
+        let limits = ProjectLimits { storage_bytes: 100, ..ProjectLimits::default() };
+        let tenants = Tenants::new(limits);
+        let get = |name| tenants.get(&Project::parse(name).unwrap(), 0).unwrap();
+        let (tenant, other) = (get("a"), get("b"));
+        let mut stored = tenant.share().unwrap();
+        let mut sent = get("a").share().unwrap();
+        stored.add(60);
+        assert_eq!(sent.try_add(41), Err(100));
+        assert_eq!(sent.try_add(40), Ok(()));
+        assert_eq!(sent.try_add(1), Err(100));
+        assert_eq!(other.share().unwrap().try_add(100), Ok(()), "another project has its own limit");
+        assert_eq!(other.storage(), 0);
+        stored.add(40);
+        assert_eq!(tenant.storage(), 140, "what is stored counts, also beyond the limit");
+        sent.set(0);
+        stored.subtract(30);
+        assert_eq!(sent.try_add(30), Ok(()));
+        drop(stored);
+        assert_eq!(tenant.storage(), 30);
+        drop(sent);
+        assert_eq!(tenant.storage(), 0);
+    }
+
+    #[test]
+    fn no_share_is_kept_where_storage_is_not_limited() {
+        let limits = ProjectLimits { connections: 1, ..ProjectLimits::default() };
+        let tenant = Tenants::new(limits).get(&Project::parse("a").unwrap(), 0).unwrap();
+        assert!(tenant.share().is_none());
+    }
+}
