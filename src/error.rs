@@ -233,7 +233,9 @@ impl From<StoreFault> for Fault {
 impl fmt::Display for PeerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ProjectName => f.write_str("project: 1 to 128 characters of A-Z a-z 0-9 _ - ."),
+            Self::ProjectName => {
+                f.write_str("project: 1 to 128 characters of A-Z a-z 0-9 _ - . (not . or ..)")
+            }
             Self::QueueName => f.write_str(
                 "queue_name: 1 to 64 characters of A-Z a-z 0-9 _ - . (not . or ..), optionally /<partition>",
             ),
