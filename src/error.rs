@@ -164,8 +164,9 @@ pub enum StoreFault {
     NoQueue,
     /// The queue's name, with its project's, is longer than the store takes.
     NameTooLong,
-    /// It is out of reach or failed; the text is for an operator.
-    Unavailable(String),
+    /// It is out of reach or failed. The client reads these words: they are fixed, so that nothing of the machine (a path, an
+    /// address, an error of the system) can get into them. The log has the details, beside the same words.
+    Unavailable(&'static str),
 }
 
 /// Why an operation, or some of its messages, failed.
@@ -177,8 +178,8 @@ pub enum Fault {
     Store(StoreFault),
     /// Nobody's: the server is stopping.
     Draining,
-    /// Ours; the text helps an operator to find it in the log.
-    Internal(String),
+    /// Ours. The client reads these words; the log has the details.
+    Internal(&'static str),
 }
 
 impl Fault {
@@ -340,6 +341,6 @@ mod tests {
             assert_eq!(fault.status(), StatusCode(status), "{fault}");
             assert!(FAILURES.contains(&status));
         }
-        assert_eq!(Fault::Internal("x".into()).status(), StatusCode(500));
+        assert_eq!(Fault::Internal("x").status(), StatusCode(500));
     }
 }

@@ -393,7 +393,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
     match command {
         Command::Open { operation, .. } => {
             let opened = if fails {
-                Err(Fault::Internal("planned".into()))
+                Err(Fault::Internal("planned"))
             } else {
                 Ok(Rig::queue(1 + u16::from(step >> 6)))
             };

@@ -8,6 +8,7 @@
 //! | `journal` | the segment that is written, round by round |
 //! | `writing`, `opening`, `reading`, `upkeep` | the four things that it does |
 //! | `segment`, `partition` | what is sealed, and a partition as its shard knows it |
+//! | `reason` | what clients are told where the disk fails |
 //! | `backlog` | reading what is older than what is in memory |
 //! | `catalogue` | the queues |
 //! | `recovery`, `data_dir` | what is found at the start, and what the shards share of it |
@@ -35,6 +36,7 @@ mod opening;
 mod os;
 mod partition;
 mod reading;
+mod reason;
 mod recovery;
 mod scan;
 mod segment;
@@ -152,7 +154,7 @@ pub struct Log<T, D> {
     /// The segment of a round that failed: until its index says where it ends, nothing is stored.
     broken: Option<Broken>,
     /// Why nothing can be stored now.
-    trouble: Option<String>,
+    trouble: Option<&'static str>,
     /// Sealed segments that this shard looks after, oldest first.
     kept: Vec<Arc<Segment>>,
     openings: VecDeque<Opening<T>>,
@@ -257,7 +259,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
 /// The queue is gone.
 fn forgotten() -> StoreFault {
-    StoreFault::Unavailable("the queue was deleted".into())
+    StoreFault::Unavailable("the queue was deleted")
 }
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
