@@ -169,8 +169,9 @@ pub enum StoreFault {
     NoQueue,
     /// The queue's name, with its project's, is longer than the store takes.
     NameTooLong,
-    /// It is out of reach or failed; the text is for an operator.
-    Unavailable(String),
+    /// It is out of reach or failed. The client reads these words: they are fixed, so that nothing of the machine (a path, an
+    /// address, an error of the system) can get into them. The log has the details, beside the same words.
+    Unavailable(&'static str),
 }
 
 /// Why an operation, or some of its messages, failed.
@@ -182,8 +183,8 @@ pub enum Fault {
     Store(StoreFault),
     /// Nobody's: the server is stopping.
     Draining,
-    /// Ours; the text helps an operator to find it in the log.
-    Internal(String),
+    /// Ours. The client reads these words; the log has the details.
+    Internal(&'static str),
 }
 
 impl Fault {
@@ -239,7 +240,9 @@ impl From<StoreFault> for Fault {
 impl fmt::Display for PeerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ProjectName => f.write_str("project: 1 to 128 characters of A-Z a-z 0-9 _ - ."),
+            Self::ProjectName => {
+                f.write_str("project: 1 to 128 characters of A-Z a-z 0-9 _ - . (not . or ..)")
+            }
             Self::QueueName => f.write_str(
                 "queue_name: 1 to 64 characters of A-Z a-z 0-9 _ - . (not . or ..), optionally /<partition>",
             ),
@@ -353,6 +356,6 @@ mod tests {
             assert_eq!(fault.status(), StatusCode(status), "{fault}");
             assert!(FAILURES.contains(&status));
         }
-        assert_eq!(Fault::Internal("x".into()).status(), StatusCode(500));
+        assert_eq!(Fault::Internal("x").status(), StatusCode(500));
     }
 }

@@ -39,9 +39,19 @@ fn is_name(text: &str, chars_max: usize) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
+/// Names that a path in a URL or in a file system does not keep.
+fn is_dots(text: &str) -> bool {
+    matches!(text, "." | "..")
+}
+
 impl Project {
-    /// 1 to 128 characters of `A-Z a-z 0-9 _ - .`.
+    /// 1 to 128 characters of `A-Z a-z 0-9 _ - .`, but not `.` or `..`.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
+        if is_dots(text) { Err(PeerFault::ProjectName) } else { Self::parse_stored(text) }
+    }
+
+    /// The same of a name that a store has kept: earlier versions took `.` and `..`.
+    pub fn parse_stored(text: &str) -> Result<Self, PeerFault> {
         if is_name(text, PROJECT_NAME_CHARS_MAX) {
             Ok(Self(text.into()))
         } else {
@@ -58,7 +68,7 @@ impl Project {
 impl QueueName {
     /// 1 to 64 characters of `A-Z a-z 0-9 _ - .`, but not `.` or `..`.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
-        if is_name(text, QUEUE_NAME_CHARS_MAX) && text != "." && text != ".." {
+        if is_name(text, QUEUE_NAME_CHARS_MAX) && !is_dots(text) {
             Ok(Self(text.into()))
         } else {
             Err(PeerFault::QueueName)
@@ -193,6 +203,22 @@ mod tests {
         }
         assert!(address(&"q".repeat(64)).is_ok());
         assert!(address(&"q".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn a_project_is_no_path() {
+        let project = |text: &str| Project::parse(text).map(|project| project.as_str().to_owned());
+        for good in ["a", "...", ".a", "a..b", "..a", "-", &"p".repeat(128)] {
+            assert_eq!(project(good), Ok(good.to_owned()));
+        }
+        for bad in ["", ".", "..", "a/b", "../a", "./", "a b", "ä", &"p".repeat(129)] {
+            assert_eq!(project(bad), Err(PeerFault::ProjectName), "{bad}");
+        }
+        // What is stored stays readable.
+        for stored in [".", ".."] {
+            assert_eq!(Project::parse_stored(stored).map(|project| project.to_string()), Ok(stored.into()));
+        }
+        assert_eq!(Project::parse_stored("a/b"), Err(PeerFault::ProjectName));
     }
 
     #[test]

@@ -262,6 +262,41 @@ impl Shard {
 }
 
 #[test]
+fn of_a_peer_that_is_turned_away_little_more_is_read() {
+    let refused = || {
+        let mut shard = Shard::new(1);
+        assert!(shard.receive_all(b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n").is_empty());
+        shard.send_all();
+        assert!(shard.read.starts_with(b"HTTP/1.1 404 "));
+        assert_eq!(shard.core.closing(shard.now, shard.id), (true, false), "it may read why");
+        shard
+    };
+    let mut shard = refused();
+    let left = shard.receive_all(&vec![b'x'; 1 << 20]);
+    assert_eq!((1 << 20) - left.len(), 64 << 10);
+    assert_eq!(shard.core.closing(shard.now, shard.id), (true, true));
+    // Or none, for two seconds.
+    let mut shard = refused();
+    shard.now = Now::at_ms(2_001, 1_700_000_002_000);
+    assert_eq!(shard.core.closing(shard.now, shard.id), (true, true));
+    // A handshake without an end is not read beyond its limit before it is refused.
+    let mut shard = Shard::new(1);
+    let left = shard.receive_all(&[&b"GET / HTTP/1.1\r\nX: "[..], &vec![b'x'; 1 << 20][..]].concat());
+    shard.send_all();
+    assert!(shard.read.starts_with(b"HTTP/1.1 431 "));
+    assert_eq!((1 << 20) + 19 - left.len(), (16 << 10) + 1 + (64 << 10));
+    // After a Close (of a text frame: 1003) it is as much as after a failure.
+    let mut shard = connected();
+    assert!(shard.receive_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).is_empty());
+    shard.send_all();
+    assert_eq!(shard.read[..4], [0x88, 2, 0x03, 0xeb]);
+    let limit = Settings::new(Project::parse("default").unwrap()).discard_limit_bytes as usize;
+    let left = shard.receive_all(&vec![0; limit + 1_000]);
+    assert_eq!(left.len(), 1_000);
+    assert_eq!(shard.core.closing(shard.now, shard.id), (true, true));
+}
+
+#[test]
 fn what_was_left_is_taken_once_the_answers_are_sent() {
     let mut shard = connected();
     let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[b'p'; 125]].concat();

@@ -94,7 +94,7 @@ fn connections_are_limited_in_all() {
     let mut text = String::new();
     refused.read_to_string(&mut text).unwrap();
     assert_eq!(status(&text), 503);
-    assert!(text.contains("max_connections"), "{text}");
+    assert!(text.contains("max_connections") && text.contains("\r\nRetry-After: "), "{text}");
     drop(held);
     common::eventually("a free place", || (handshake_status(&server, "") == 101).then_some(()));
     neighbour.leave();
@@ -119,7 +119,7 @@ fn connections_operations_and_queues_are_limited_for_each_project() {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(status(&text), 429, "{text}");
-    assert!(text.contains("project_max_connections = 6"), "{text}");
+    assert!(text.contains("project_max_connections = 6") && text.contains("\r\nRetry-After: "), "{text}");
     // Operations: three are open, on two queues.
     for (number, client) in clients.iter_mut().take(3).enumerate() {
         assert_eq!(setup(client, if number == 0 { "one" } else { "two" }), 100);

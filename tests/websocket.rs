@@ -4,11 +4,14 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::process::Command;
 
 use common::{
-    Client, Server, append, code, frame, handshake, others_are_served, producer, request, response, status,
+    Client, Server, append, code, eventually, frame, handshake, others_are_served, producer, request,
+    response, status,
 };
 use millstream::pb::{ProduceResponse, ProduceSetupResponse};
+use millstream::ws::handshake::SUBPROTOCOL;
 use prost::Message;
 
 const UUID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
@@ -24,13 +27,29 @@ fn handshakes_are_judged_with_their_status() {
         ("identity", handshake("/", &format!("X-Project-Id: p\r\nClient-ID: {UUID}\r\n")), 101),
         ("identity from a browser", handshake(&format!("/?project_id=p&client_id={UUID}"), ""), 101),
         ("our subprotocol", handshake("/", "Sec-WebSocket-Protocol: x, queuing-streaming.v1\r\n"), 101),
+        (
+            "our subprotocol",
+            handshake("/", &format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}, {SUBPROTOCOL}\r\n")),
+            101,
+        ),
         ("another subprotocol", handshake("/", "Sec-WebSocket-Protocol: x\r\n"), 400),
+        (
+            "a subprotocol in other letters",
+            handshake("/", &format!("Sec-WebSocket-Protocol: {}\r\n", SUBPROTOCOL.to_uppercase())),
+            400,
+        ),
+        ("an empty list of subprotocols", handshake("/", "Sec-WebSocket-Protocol: \r\n"), 101),
         ("a version of 2010", handshake("/", "").replace("Version: 13", "Version: 8"), 426),
         ("no version", handshake("/", "").replace("Sec-WebSocket-Version: 13\r\n", ""), 400),
         ("no key", handshake("/", "").replace("Sec-WebSocket-Key", "X-Key"), 400),
         ("no upgrade", handshake("/", "").replace("Upgrade: websocket\r\n", ""), 400),
         ("no Host", handshake("/", "").replace("Host: here:9000\r\n", ""), 400),
         ("a short key", handshake("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhl"), 400),
+        (
+            "a key with loose bits",
+            handshake("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "AQIDBAUGBwgJCgsMDQ4PEC=="),
+            101,
+        ),
         ("two keys", handshake("/", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), 400),
         ("another upgrade", handshake("/", "").replace("Upgrade: websocket", "Upgrade: h2c"), 400),
         (
@@ -44,12 +63,19 @@ fn handshakes_are_judged_with_their_status() {
         ("a POST", handshake("/", "").replace("GET", "POST"), 400),
         ("no HTTP", "\x16\x03\x01 hello, TLS".into(), 400),
         ("a malformed project", handshake("/", "X-Project-Id: a b\r\n"), 400),
+        ("a project of dots", handshake("/", "X-Project-Id: ..\r\n"), 400),
+        ("a project of a dot from a browser", handshake("/?project_id=.", ""), 400),
+        ("a project with dots", handshake("/", "X-Project-Id: a..b\r\n"), 101),
         ("an empty project", handshake("/", "X-Project-Id: \r\n"), 400),
         ("a malformed client", handshake("/", "Client-ID: 12\r\n"), 400),
         ("a client twice", handshake("/", &twice), 400),
         ("its own origin", handshake("/", "Origin: http://here:9000\r\n"), 101),
+        ("its own origin without a scheme", handshake("/", "Origin: here:9000\r\n"), 101),
+        ("no origin", handshake("/", "Origin: null\r\n"), 403),
+        ("another origin without a scheme", handshake("/", "Origin: there:9000\r\n"), 403),
         ("another origin", handshake("/", "Origin: http://there:9000\r\n"), 403),
         ("too long", handshake("/", &format!("X: {}\r\n", "x".repeat(20_000))), 431),
+        ("too many", handshake("/", &"X: y\r\n".repeat(200)), 431),
         ("no test echo", handshake("/echo", ""), 101),
     ];
     for (what, text, expected) in cases {
@@ -69,6 +95,84 @@ fn handshakes_are_judged_with_their_status() {
         }
     }
     others_are_served(&server);
+}
+
+#[test]
+fn a_refused_origin_is_logged_once_with_the_setting_to_change() {
+    let server = Server::start(&["--cores", "0-1", "--allowed-origins", "https://console.example"]);
+    let ask = |origin: &str| {
+        let mut stream = server.dial();
+        stream.write_all(handshake("/", &format!("Origin: {origin}\r\n")).as_bytes()).unwrap();
+        status(&response(&mut stream))
+    };
+    for _ in 0..3 {
+        assert_eq!(ask("https://console.example"), 101);
+        assert_eq!(ask("https://evil.example"), 403);
+        assert_eq!(ask("null"), 403);
+    }
+    // Logged behind them.
+    assert_eq!(ask("https://last.example"), 403);
+    server.wait_for_log("https://last.example");
+    let lines = server.log();
+    for origin in ["https://evil.example", "null", "https://last.example"] {
+        let of = format!("origin=\"{origin}\"");
+        let lines: Vec<&String> = lines.iter().filter(|line| line.contains(&of)).collect();
+        assert!(matches!(lines[..], [line] if line.contains("allowed_origins")), "{origin}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_malformed_origin_stops_the_server_at_the_start() {
+    for (origins, is_well) in [
+        ("*", true),
+        ("https://console.example, http://127.0.0.1:3000", true),
+        ("console.example", false),
+        ("https://console.example/", false),
+        ("https://console.example,null", false),
+    ] {
+        let serve = ["serve", "--check-config", "--allowed-origins", origins];
+        let output =
+            Command::new(common::BINARY).args(serve).env(common::STORE.0, common::STORE.1).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(if is_well { 0 } else { 2 }), "{origins}: {said}");
+        assert!(is_well || said.contains("allowed_origins") && said.contains("is no origin"), "{said}");
+    }
+}
+
+#[test]
+fn after_a_refusal_little_more_is_read() {
+    let server = Server::start(&["--cores", "0"]);
+    let refused = handshake("/v2", "").into_bytes();
+    // So much that the answer arrives whole.
+    let mut stream = server.dial();
+    stream.write_all(&[refused.clone(), vec![b'x'; 32 << 10]].concat()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(status(&text), 404);
+    // Beyond it the connection ends; what fits into the system's buffers was sent.
+    let mut stream = server.dial();
+    stream.write_all(&refused).unwrap();
+    assert_eq!(status(&response(&mut stream)), 404);
+    let (more, mut sent) = (vec![b'x'; 64 << 10], 0);
+    while sent < 256 << 20
+        && let Ok(bytes) = stream.write(&more)
+    {
+        sent += bytes;
+    }
+    assert!(sent < 64 << 20, "{sent} bytes were taken");
+    others_are_served(&server);
+}
+
+#[test]
+fn a_handshake_that_draining_cuts_off_is_told_when_to_come_again() {
+    let server = Server::start(&["--cores", "0"]);
+    let mut half = server.dial();
+    half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    eventually("the connection", || (server.metric("millstream_connections{") == 1).then_some(()));
+    server.signal("TERM");
+    let head = response(&mut half);
+    assert_eq!(status(&head), 503);
+    assert!(head.contains("\r\nRetry-After: "), "{head}");
 }
 
 #[test]

@@ -52,8 +52,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Verify { dir } => run_verify(&Directory::open(&dir)?),
         Command::Dump { dir, queue, project, json } => {
-            let name =
-                (Project::parse(&project).map_err(failure)?, QueueName::parse(&queue).map_err(failure)?);
+            let name = (
+                Project::parse_stored(&project).map_err(failure)?,
+                QueueName::parse(&queue).map_err(failure)?,
+            );
             dump(&Directory::open(&dir)?, &name, json)
         }
     }

@@ -116,7 +116,7 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
 /// Does something to a queue.
 pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
     let Command::Delete { queue, project, place } = &args.command;
-    let parsed = Project::parse(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));
+    let parsed = Project::parse_stored(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));
     let name = parsed.map_err(|fault| Failure(fault.to_string()))?;
     let is_deleted = match &place.control {
         Some(control) => delete_running(control, project, queue)?,

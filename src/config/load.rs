@@ -217,7 +217,7 @@ mod tests {
         let settings = &loaded.config.settings;
         assert_eq!((settings.partitions, settings.produce_window, settings.auto_create), (4, 300, false));
         assert_eq!(settings.idle_timeout.as_secs(), 40);
-        assert_eq!(settings.policy.allowed_origins, ["https://a.example", "https://b.example"]);
+        assert_eq!(settings.policy.allowed_origins.to_string(), "https://a.example,https://b.example");
         assert_eq!(loaded.origins["partitions"], "--partitions");
         assert_eq!(loaded.origins["produce_window"], "MILLSTREAM_PRODUCE_WINDOW");
         assert_eq!(loaded.origins["idle_timeout"], path.display().to_string());
@@ -276,6 +276,16 @@ mod tests {
         assert!(why("partitions = {}\n").contains("is a table"));
         assert!(why("partitions = = 3\n").contains("toml"), "{}", why("partitions = = 3\n"));
         assert!(why("max_pb_bytes = \"64MiB\"\n").contains("an eighth of shard_budget_bytes"));
+        for entry in ["console.example", "https://a.example/", "https://*.example", "null"] {
+            let why = why(&format!("allowed_origins = [\"https://a.example\", {entry:?}]\n"));
+            assert!(
+                why.contains("allowed_origins (from ") && why.contains(&format!("{entry:?} is no")),
+                "{why}"
+            );
+        }
+        for project in [".", "..", "a/b", ""] {
+            assert!(why(&format!("default_project = {project:?}\n")).contains("default_project (from "));
+        }
         let missing = load(Some(Path::new("/nowhere/x.toml")), HashMap::new(), HashMap::new());
         assert!(missing.unwrap_err().0.contains("/nowhere/x.toml"));
         let variable = strings(&[("MILLSTREAM_PARTITION", "1")]);

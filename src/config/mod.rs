@@ -30,6 +30,7 @@ use crate::limits::{KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
 use crate::names::Project;
 use crate::session::PbLimits;
 use crate::ws::handshake::Policy;
+use crate::ws::origin::{AllowedOrigins, RefusedOrigins};
 
 /// What every connection of the server obeys.
 #[derive(Clone, Debug)]
@@ -195,7 +196,12 @@ impl Settings {
             inbox_batches_per_look: 64,
             // A pass costs 7 µs.
             reactor_pass: Duration::from_micros(200),
-            policy: Policy { default_project, allowed_origins: Vec::new(), test_echo: false },
+            policy: Policy {
+                default_project,
+                allowed_origins: AllowedOrigins::default(),
+                refused_origins: RefusedOrigins::default(),
+                test_echo: false,
+            },
             test_faults: false,
         }
     }

@@ -10,6 +10,7 @@ use super::setting::{Access, GIB, Setting, parse_into};
 use super::{ControlListen, Durability, LogFormat, StoreKind, WhenFull, parse_cores};
 use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
 use crate::names::Project;
+use crate::ws::origin::AllowedOrigins;
 
 const LISTEN: &str = "Where it listens";
 const STORE: &str = "Where messages are kept";
@@ -134,12 +135,12 @@ pub static SETTINGS: &[Setting] = &[
         LISTEN,
         "allowed_origins",
         Kind::Text,
-        "Origins of browsers that are accepted beside the host that was asked, with commas between",
+        "Origins of browsers that are accepted beside the host that was asked, like https://console.example, with commas \
+         between; *: every one but null",
         Access::Text((
-            |c| c.settings.policy.allowed_origins.join(","),
+            |c| c.settings.policy.allowed_origins.to_string(),
             |c, text| {
-                c.settings.policy.allowed_origins =
-                    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+                c.settings.policy.allowed_origins = AllowedOrigins::parse(text)?;
                 Ok(())
             },
         )),

@@ -66,7 +66,7 @@ pub(super) async fn delete(
     Path((project, queue)): Path<(String, String)>,
 ) -> Response {
     let Some(log) = probe.log().cloned() else { return no_log() };
-    let name = Project::parse(&project).and_then(|project| Ok((project, QueueName::parse(&queue)?)));
+    let name = Project::parse_stored(&project).and_then(|project| Ok((project, QueueName::parse(&queue)?)));
     let name = match name {
         Ok(name) => name,
         Err(fault) => return (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),

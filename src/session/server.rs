@@ -305,7 +305,7 @@ impl ServerSession {
     /// Our own code has failed in the middle of something: says so, where an operation is open, without looking at anything
     /// that may be half done. Nothing may follow.
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
-        let fault = Fault::Internal("this connection's handling has failed; the log says where".into());
+        let fault = Fault::Internal("this connection's handling has failed; the log says where");
         cx.counters.failed.add(fault.status(), 1);
         self.operations.end_with(&fault, cx);
     }
@@ -440,7 +440,7 @@ impl Operations {
             }
             State::Opening(_) | State::Positioning(_) | State::Discarding => {
                 cx.budget.release(pb.len());
-                Err(Fault::Internal("a pb in a state that takes none".into()))
+                Err(Fault::Internal("a pb in a state that takes none"))
             }
         }
     }

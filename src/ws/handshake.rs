@@ -6,14 +6,18 @@
 use std::fmt::Write as _;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use tungstenite::error::CapacityError;
 use tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::headers::MAX_HEADERS;
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, Response, write_response};
 use tungstenite::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::error::PeerFault;
 use crate::names::{ClientId, Project};
+use crate::ws::origin::{AllowedOrigins, RefusedOrigins};
 
 /// The subprotocol's name (protocol section 1).
 pub const SUBPROTOCOL: &str = "queuing-streaming.v1";
@@ -23,13 +27,27 @@ pub const CLIENT_ID_HEADER: &str = "client-id";
 pub const PROJECT_HEADER: &str = "x-project-id";
 const TOKEN_HEADER: &str = "x-auth-token";
 
+/// What a client reads where our own code has failed.
+const INTERNAL: &str = "internal: the response to this handshake cannot be written";
+
+/// When a client that is refused for lack of room, or because the server stops, may come again, seconds.
+const RETRY_AFTER_SECS: u32 = 5;
+
+/// Standard base64 whose last letter may have bits that no byte needs: RFC 6455's own example of a key has some.
+static LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
 /// What the server accepts.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// The project of a client that names none.
     pub default_project: Project,
     /// Origins accepted beside the host that was asked.
-    pub allowed_origins: Vec<String>,
+    pub allowed_origins: AllowedOrigins,
+    /// Origins that were refused, for the log.
+    pub refused_origins: RefusedOrigins,
     /// Whether `/echo` is there.
     pub test_echo: bool,
 }
@@ -65,12 +83,14 @@ pub struct Refusal {
     pub status: u16,
     /// Said in the body.
     pub reason: String,
+    /// The origin that is refused, where that is why.
+    pub origin: Option<String>,
 }
 
 impl Refusal {
     /// A refusal with its reason.
     pub fn new(status: u16, reason: impl Into<String>) -> Self {
-        Self { status, reason: reason.into() }
+        Self { status, reason: reason.into(), origin: None }
     }
 
     /// Appends the whole response.
@@ -79,12 +99,16 @@ impl Refusal {
             .ok()
             .and_then(|status| status.canonical_reason())
             .unwrap_or("Refused");
-        let version = if self.status == 426 { "Sec-WebSocket-Version: 13\r\n" } else { "" };
+        let more = match self.status {
+            426 => "Sec-WebSocket-Version: 13\r\n".to_owned(),
+            429 | 503 => format!("Retry-After: {RETRY_AFTER_SECS}\r\n"),
+            _ => String::new(),
+        };
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = write!(
             text,
-            "HTTP/1.1 {} {name}\r\n{version}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+            "HTTP/1.1 {} {name}\r\n{more}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{}\n",
             self.status,
             self.reason.len() + 1,
@@ -103,8 +127,12 @@ impl From<PeerFault> for Refusal {
 /// Reads a request from the start of `bytes`. Once it is whole and acceptable, appends the response to `out`;
 /// `None` where more bytes are needed.
 pub fn accept(bytes: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<Option<Accepted>, Refusal> {
-    let parsed =
-        Request::try_parse(bytes).map_err(|error| Refusal::new(400, format!("no handshake: {error}")))?;
+    let parsed = Request::try_parse(bytes).map_err(|error| match error {
+        tungstenite::Error::Capacity(CapacityError::TooManyHeaders) => {
+            Refusal::new(431, format!("handshake: more than {MAX_HEADERS} header lines"))
+        }
+        error => Refusal::new(400, format!("no handshake: {error}")),
+    })?;
     let Some((used, request)) = parsed else { return Ok(None) };
     let headers = request.headers();
     let path = request.uri().path();
@@ -122,7 +150,7 @@ pub fn accept(bytes: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<Option
         None => return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Version is absent")),
     }
     let key = single(headers, header::SEC_WEBSOCKET_KEY.as_str())?.unwrap_or("");
-    if !STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
+    if !LENIENT.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
         return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Key is not 16 bytes in base64"));
     }
     check_origin(headers, policy)?;
@@ -131,8 +159,8 @@ pub fn accept(bytes: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<Option
     let headers_out = response.headers_mut();
     headers_out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers_out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
-        .map_err(|error| Refusal::new(500, format!("internal: {error}")))?;
+    let accept =
+        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Refusal::new(500, INTERNAL))?;
     headers_out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     if endpoint == Endpoint::Streaming && offers_subprotocol(headers)? {
         headers_out.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
@@ -152,7 +180,7 @@ pub fn accept(bytes: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<Option
     {
         headers_out.insert("Client-ID", value);
     }
-    write_response(&mut *out, &response).map_err(|error| Refusal::new(500, format!("internal: {error}")))?;
+    write_response(&mut *out, &response).map_err(|_| Refusal::new(500, INTERNAL))?;
     Ok(Some(Accepted { used, endpoint, project, client, client_is_known }))
 }
 
@@ -198,23 +226,23 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ref
 fn check_origin(headers: &HeaderMap, policy: &Policy) -> Result<(), Refusal> {
     let Some(origin) = single(headers, "origin")? else { return Ok(()) };
     let host = single(headers, "host")?.unwrap_or("");
-    let same = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
-    if same || policy.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
-        Ok(())
-    } else {
-        Err(Refusal::new(403, format!("origin: {origin} is neither {host} nor in allowed_origins")))
+    if policy.allowed_origins.admits(origin, host) {
+        return Ok(());
     }
+    let reason = format!("origin: {origin} is neither {host} nor in allowed_origins");
+    Err(Refusal { origin: Some(origin.to_owned()), ..Refusal::new(403, reason) })
 }
 
-/// Whether the client offers our subprotocol. One that offers none gets it unsaid.
+/// Whether the client offers our subprotocol. One that offers none, or an empty list, gets it unsaid.
 fn offers_subprotocol(headers: &HeaderMap) -> Result<bool, Refusal> {
     let mut any = false;
     for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-        for offered in value.to_str().unwrap_or("").split(',').map(str::trim) {
+        // What is no text names none of ours.
+        for offered in value.to_str().unwrap_or("?").split(',').map(str::trim) {
             if offered == SUBPROTOCOL {
                 return Ok(true);
             }
-            any = true;
+            any |= !offered.is_empty();
         }
     }
     if any {
@@ -326,7 +354,8 @@ mod tests {
     fn policy() -> Policy {
         Policy {
             default_project: Project::parse("default").unwrap(),
-            allowed_origins: vec!["https://console.example".into()],
+            allowed_origins: AllowedOrigins::parse("https://console.example").unwrap(),
+            refused_origins: RefusedOrigins::default(),
             test_echo: true,
         }
     }
@@ -389,8 +418,29 @@ mod tests {
     #[test]
     fn subprotocols_paths_versions_and_origins_are_judged() {
         let offer = |names: &str| answer(&request("/", &format!("Sec-WebSocket-Protocol: {names}\r\n")));
-        assert!(offer("other, queuing-streaming.v1").unwrap().1.contains(SUBPROTOCOL));
-        assert_eq!(offer("other").err(), Some(400));
+        for ours in [
+            "other, queuing-streaming.v1",
+            "queuing-streaming.v1,queuing-streaming.v1",
+            "other,other, queuing-streaming.v1",
+            ",queuing-streaming.v1,",
+            "other\r\nSec-WebSocket-Protocol: queuing-streaming.v1",
+            "\r\nSec-WebSocket-Protocol: queuing-streaming.v1",
+        ] {
+            assert!(offer(ours).unwrap().1.contains(SUBPROTOCOL), "{ours}");
+        }
+        for nothing in ["", " ", ",", " ,\t,", "\r\nSec-WebSocket-Protocol: "] {
+            assert!(!offer(nothing).unwrap().1.contains(SUBPROTOCOL), "{nothing:?}");
+        }
+        for others in [
+            "other",
+            "Queuing-Streaming.v1",
+            "queuing-streaming.v1.x",
+            "queuing-streaming",
+            ",other",
+            "\u{fc}",
+        ] {
+            assert_eq!(offer(others).err(), Some(400), "{others}");
+        }
         assert_eq!(answer(&request("/v2/queues", "")).err(), Some(404));
         assert_eq!(answer(&request("/echo", "")).unwrap().0.endpoint, Endpoint::Echo);
         assert_eq!(answer(&request("/", "").replace("Version: 13", "Version: 8")).err(), Some(426));
@@ -399,10 +449,73 @@ mod tests {
         assert_eq!(answer("POST / HTTP/1.1\r\nHost: h\r\n\r\n").err(), Some(400));
         assert!(answer(&request("/", "Origin: http://H:9000\r\n")).is_ok());
         assert!(answer(&request("/", "Origin: https://console.example\r\n")).is_ok());
+        assert!(answer(&request("/", "Origin: H:9000\r\n")).is_ok());
         assert_eq!(answer(&request("/", "Origin: http://evil\r\n")).err(), Some(403));
-        let mut out = Vec::new();
-        Refusal::new(426, "no").write(&mut out);
-        assert!(String::from_utf8(out).unwrap().contains("Sec-WebSocket-Version: 13\r\n"));
+        assert_eq!(answer(&request("/", "Origin: null\r\n")).err(), Some(403));
+        let text = request("/", "Origin: http://evil\r\n");
+        let refusal = accept(text.as_bytes(), &policy(), &mut Vec::new()).unwrap_err();
+        assert_eq!(refusal.origin.as_deref(), Some("http://evil"), "the log names it");
+        assert!(refusal.reason.contains("allowed_origins"), "{}", refusal.reason);
+    }
+
+    #[test]
+    fn a_refusal_says_what_its_status_asks_for() {
+        for (status, header) in [
+            (426, Some("Sec-WebSocket-Version: 13\r\n")),
+            (429, Some("Retry-After: 5\r\n")),
+            (503, Some("Retry-After: 5\r\n")),
+            (400, None),
+            (403, None),
+        ] {
+            let mut out = Vec::new();
+            Refusal::new(status, "no").write(&mut out);
+            let text = String::from_utf8(out).unwrap();
+            for one in ["Sec-WebSocket-Version: 13\r\n", "Retry-After: 5\r\n"] {
+                assert_eq!(text.contains(one), header == Some(one), "{text}");
+            }
+            assert!(text.ends_with("\r\n\r\nno\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_16_bytes_whatever_bits_its_last_letter_has_left() {
+        let with = |key: &str| answer(&request("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", key));
+        for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEA==", "AAAAAAAAAAAAAAAAAAAAAB=="] {
+            let accept = derive_accept_key(key.as_bytes());
+            assert!(with(key).unwrap().1.contains(&accept), "of the key as it was sent: {key}");
+        }
+        for key in [
+            "AAAA",
+            "AQIDBAUGBwgJCgsMDQ4PEC",
+            "AQIDBAUGBwgJCgsMDQ4PEC=",
+            "AQIDBAUGBwgJCgsMDQ4PE===",
+            "AQIDBAUGBwgJCgsMDQ4PECA=",
+            "AQIDBAUGBwgJCgsMDQ4P_-==",
+            "JCMCrKJENqcrTU9erFxGoiP5P8JhjeocERQs9vgR/Y4=",
+            "b'tb4IfqY2SEcIEy0pv0opLQ=='",
+        ] {
+            assert_eq!(with(key).err(), Some(400), "{key}");
+        }
+    }
+
+    #[test]
+    fn too_many_headers_are_431() {
+        // Beside those that a handshake needs.
+        let with = |more: usize| answer(&request("/", &"X: y\r\n".repeat(more)));
+        let has = request("/", "").matches("\r\n").count() - 2;
+        assert!(with(MAX_HEADERS - has).is_ok());
+        assert_eq!(with(MAX_HEADERS - has + 1).err(), Some(431));
+    }
+
+    #[test]
+    fn projects_of_dots_alone_are_no_names() {
+        for (name, expected) in
+            [(".", Some(400)), ("..", Some(400)), ("...", None), (".a", None), ("a..b", None)]
+        {
+            assert_eq!(answer(&request("/", &format!("X-Project-Id: {name}\r\n"))).err(), expected, "{name}");
+            assert_eq!(answer(&request(&format!("/?project_id={name}"), "")).err(), expected, "{name}");
+        }
+        assert_eq!(answer(&request("/?project_id=%2E%2e", "")).err(), Some(400));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! RFC 6455 without I/O: handshake, frames, masking, control frames, close rules, server and client side.
+//! RFC 6455 without I/O: handshake, origins, frames, masking, control frames, close rules, server and client side.
 //!
 //! Bytes in, pieces of frames out. Never touches sockets or clocks, never waits for the end of a frame or
 //! of a wsmessage.
@@ -7,6 +7,7 @@ pub mod echo;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
+pub mod origin;
 mod receiver;
 mod sender;
 

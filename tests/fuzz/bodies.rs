@@ -24,6 +24,7 @@ use millstream::session::{Command, Delimiter, PbLimits, Place, Start, Step};
 use millstream::tenant::Tenants;
 use millstream::ws::frame::FrameHeader;
 use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
+use millstream::ws::origin::{AllowedOrigins, RefusedOrigins};
 use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
 use prost::Message;
 use rig::Rig;
@@ -140,7 +141,8 @@ pub fn frames(data: &[u8]) {
 pub fn handshake(data: &[u8]) {
     let policy = Policy {
         default_project: Project::parse("default").unwrap(),
-        allowed_origins: vec!["https://console.example".into()],
+        allowed_origins: AllowedOrigins::parse("https://console.example").unwrap(),
+        refused_origins: RefusedOrigins::default(),
         test_echo: true,
     };
     let mut out = Vec::new();
@@ -392,7 +394,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
     match command {
         Command::Open { operation, .. } => {
             let opened = if fails {
-                Err(Fault::Internal("planned".into()))
+                Err(Fault::Internal("planned"))
             } else {
                 Ok(Rig::queue(1 + u16::from(step >> 6)))
             };

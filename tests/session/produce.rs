@@ -302,8 +302,7 @@ impl Run {
         if fails {
             self.failed = Some((self.taken, index));
         }
-        let result =
-            if fails { Err(StoreFault::Unavailable("planned".into())) } else { Ok(offset..offset + count) };
+        let result = if fails { Err(StoreFault::Unavailable("planned")) } else { Ok(offset..offset + count) };
         self.harness.rig.budget.release(reserved);
         self.call(|session, cx| session.handle_appended(operation, sequence, result.map(Some), cx));
     }

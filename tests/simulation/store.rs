@@ -81,7 +81,7 @@ impl WeatheredStore {
             && (self.fence.is_closed(*stream) || odds > 0 && weather.random.one_in(odds))
         {
             self.fence.close(now, *stream);
-            let result = Err(StoreFault::Unavailable("the weather".into()));
+            let result = Err(StoreFault::Unavailable("the weather"));
             // A partition's appends complete in order.
             self.ready.extend(std::iter::from_fn(|| self.memory.borrow_mut().poll_completion(now)));
             self.ready.push_back(Completion::Appended { token: *token, result });

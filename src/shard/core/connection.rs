@@ -24,6 +24,7 @@ use crate::tenant::{Permit, Tenant, Tenants, Use};
 use crate::ws::echo::Echo;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
+use crate::ws::origin::Novelty;
 use crate::ws::{CloseCode, Input, MessageKind, Receiver, Role, Sender};
 
 /// What a buffer of unsent bytes may occupy beyond twice those.
@@ -31,6 +32,10 @@ const UNSENT_SLACK_BYTES: usize = 4 << 10;
 
 /// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
 const CLOSE_LINGER_MS: u64 = 2_000;
+
+/// How much it reads meanwhile where the handshake was refused, bytes: to close a socket that holds unread bytes resets the
+/// connection, and the peer may lose the answer. After a Close it is `discard_limit_bytes`, if that is more.
+const REFUSED_READ_BYTES: u64 = 64 << 10;
 
 /// What a connection borrows from its shard for one call.
 #[derive(Debug)]
@@ -129,6 +134,8 @@ pub struct Connection {
     writable: bool,
     /// When the phase began, or the peer was last heard.
     heard_ms: u64,
+    /// While closing, how much more is read.
+    linger_bytes: u64,
     /// It was pinged since.
     pinged: bool,
     /// The socket took something since the last timeout; and when it took something last.
@@ -164,6 +171,7 @@ impl Connection {
             counted: 0,
             writable: true,
             heard_ms: now.mono_ms,
+            linger_bytes: 0,
             pinged: false,
             takes: false,
             took_ms: now.mono_ms,
@@ -184,15 +192,18 @@ impl Connection {
         self.peer
     }
 
-    /// Bytes from the socket. Only called while [`Self::wants_read`].
+    /// Bytes from the socket: no more than [`Self::wanted_read`] says.
     pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) {
-        if matches!(self.phase, Phase::Handshaking) {
-            return self.handle_handshake(input, env);
+        match self.phase {
+            Phase::Handshaking => return self.handle_handshake(input, env),
+            Phase::Closing => {
+                self.linger_bytes = self.linger_bytes.saturating_sub(input.len() as u64);
+                return;
+            }
+            Phase::Streaming(_) | Phase::Echoing(_) => {}
         }
-        if !self.is_closing() {
-            self.heard_ms = env.now.mono_ms;
-            self.pinged = false;
-        }
+        self.heard_ms = env.now.mono_ms;
+        self.pinged = false;
         self.read_ns = env.now.mono_ns;
         let taken = self.process(input, env);
         let rest = &input[taken..];
@@ -283,10 +294,30 @@ impl Connection {
     /// Answers a request that is refused, and closes.
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
+        if let Some(origin) = &refusal.origin {
+            let (origin, novelty) = env.settings.policy.refused_origins.remember(origin);
+            if novelty != Novelty::Known {
+                tracing::warn!(
+                    origin,
+                    peer = ?self.peer,
+                    "a page of this origin is refused with 403; if it is yours, add the origin to allowed_origins (null is never \
+                     admitted)"
+                );
+            }
+            if novelty == Novelty::Last {
+                tracing::warn!("origins that are refused from now on are not logged: there are too many");
+            }
+        }
         refusal.write(&mut self.out);
+        self.begin_closing(REFUSED_READ_BYTES, env);
+    }
+
+    /// What was to be said is in `out`.
+    fn begin_closing(&mut self, linger_bytes: u64, env: &Env<'_>) {
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
         self.heard_ms = env.now.mono_ms;
+        self.linger_bytes = linger_bytes;
     }
 
     /// Takes frames; returns how many bytes were taken. Less than all where the session is blocked.
@@ -375,11 +406,19 @@ impl Connection {
         }
     }
 
-    /// Whether the socket is to be read.
-    pub fn wants_read(&mut self, env: &mut Env<'_>) -> bool {
+    /// How much of the socket is to be read at most, bytes; 0 where it is not to be read.
+    pub fn wanted_read(&mut self, env: &mut Env<'_>) -> usize {
         match self.phase {
-            Phase::Handshaking | Phase::Closing => true,
-            Phase::Streaming(_) | Phase::Echoing(_) => self.inbound.is_empty() && !self.is_blocked(env),
+            // One byte beyond the limit tells that a handshake is too long.
+            Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
+            Phase::Closing => usize::try_from(self.linger_bytes).unwrap_or(usize::MAX),
+            Phase::Streaming(_) | Phase::Echoing(_) => {
+                if self.inbound.is_empty() && !self.is_blocked(env) {
+                    usize::MAX
+                } else {
+                    0
+                }
+            }
         }
     }
 
@@ -507,12 +546,14 @@ impl Connection {
         });
         if matches!(self.phase, Phase::Handshaking) {
             Refusal::new(503, "the server is draining").write(&mut self.out);
-            self.inbound = Vec::new();
+            self.begin_closing(REFUSED_READ_BYTES, env);
         } else {
             self.sender.close(&mut self.out, code);
+            // What stays in `inbound` counts in the budget until it is let go.
+            self.phase = Phase::Closing;
+            self.heard_ms = env.now.mono_ms;
+            self.linger_bytes = closed_read_bytes(env.settings);
         }
-        self.phase = Phase::Closing;
-        self.heard_ms = env.now.mono_ms;
     }
 
     /// The socket is gone: gives everything back.
@@ -527,6 +568,7 @@ impl Connection {
         self.out = Vec::new();
         self.sent = 0;
         self.phase = Phase::Closing;
+        self.linger_bytes = closed_read_bytes(env.settings);
         self.permit = None;
     }
 
@@ -553,17 +595,17 @@ impl Connection {
         self.out.truncate(checkpoint.out);
         self.framed.truncate(checkpoint.out);
         self.sender.roll_back(checkpoint.open);
-        if matches!(self.phase, Phase::Handshaking) {
+        let linger_bytes = if matches!(self.phase, Phase::Handshaking) {
             Refusal::new(500, "internal: the handling of this handshake has failed").write(&mut self.out);
+            REFUSED_READ_BYTES
         } else {
             self.with_session(env, ServerSession::break_off);
             self.sender.close(&mut self.out, Some(CloseCode::INTERNAL));
-        }
+            closed_read_bytes(env.settings)
+        };
         checkpoint.restore(env.budget);
-        self.inbound = Vec::new();
         self.counted = 0;
-        self.phase = Phase::Closing;
-        self.heard_ms = env.now.mono_ms;
+        self.begin_closing(linger_bytes, env);
     }
 
     /// Whether the last bytes are on their way, so that our direction can be shut down.
@@ -571,9 +613,9 @@ impl Connection {
         matches!(self.phase, Phase::Closing)
     }
 
-    /// Whether the peer was given its time to close.
+    /// Whether the peer was given its time to close, or has sent more than is read meanwhile.
     pub fn is_over(&self, now: Now) -> bool {
-        self.is_closing() && now.mono_ms >= self.heard_ms + CLOSE_LINGER_MS
+        self.is_closing() && (self.linger_bytes == 0 || now.mono_ms >= self.heard_ms + CLOSE_LINGER_MS)
     }
 
     /// Time has passed.
@@ -616,6 +658,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// How much is read of a connection after the server's Close, bytes.
+fn closed_read_bytes(settings: &Settings) -> u64 {
+    settings.discard_limit_bytes.max(REFUSED_READ_BYTES)
 }
 
 fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {

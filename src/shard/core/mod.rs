@@ -188,14 +188,8 @@ impl<S: Store<Token>> Core<S> {
 
     /// How many bytes of a connection's socket to read now; 0 where none are wanted.
     pub fn wanted_read(&mut self, now: Now, id: ConnectionId, buffer: usize) -> usize {
-        let wants = self.serve(now, id, Connection::wants_read);
-        if wants != Some(true) {
-            0
-        } else if self.budget.is_pressed() {
-            buffer.min(self.settings.receive_bytes_pressed)
-        } else {
-            buffer
-        }
+        let wanted = self.serve(now, id, Connection::wanted_read).unwrap_or(0).min(buffer);
+        if self.budget.is_pressed() { wanted.min(self.settings.receive_bytes_pressed) } else { wanted }
     }
 
     /// Bytes from a connection's socket, read at `now`; what they bring is on its way when `later` is asked.

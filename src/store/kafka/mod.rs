@@ -209,16 +209,23 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
 
     fn take_outcomes(&mut self, now: Now) {
         while let Some(outcome) = self.producer.poll() {
-            match outcome.result {
-                Ok(_) => self.counters.stored += u64::from(outcome.count),
-                Err(_) => {
+            let result = match outcome.result {
+                Ok(offsets) => {
+                    self.counters.stored += u64::from(outcome.count);
+                    Ok(offsets)
+                }
+                Err(trouble) => {
                     self.counters.refused += u64::from(outcome.count);
+                    // What is on its way behind it fails likewise: one line for all of them.
+                    let is_first = !self.fence.is_closed(outcome.stream);
+                    let fault = if is_first { trouble.report("store messages") } else { trouble.fault() };
                     self.fence.close(now, outcome.stream);
                     self.producer.fence(outcome.stream);
                     self.openings.suspect(outcome.queue);
+                    Err(fault)
                 }
-            }
-            self.completions.push_back(Completion::Appended { token: outcome.token, result: outcome.result });
+            };
+            self.completions.push_back(Completion::Appended { token: outcome.token, result });
         }
     }
 
@@ -480,7 +487,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
             self.tails.take_unanswered(before_ms).into_iter().chain(self.readers.take_unanswered(before_ms))
         {
             let why = "Kafka does not answer: no broker, or no leader of the partition, is within reach";
-            self.answer(fetch.token, Err(StoreFault::Unavailable(why.into())));
+            self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
         }
         self.producer.fail_unsent(before_ms);
         self.take_outcomes(now);
@@ -516,7 +523,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
         self.stop_tails(tails);
         for fetch in fetches.into_iter().chain(self.readers.forget(queue)) {
             let why = "the queue's topic was deleted, made again, or has other partitions now";
-            self.answer(fetch.token, Err(StoreFault::Unavailable(why.into())));
+            self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
         }
     }
 

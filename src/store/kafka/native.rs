@@ -32,12 +32,15 @@ const EVENT_LIST_OFFSETS: c_int = 0x40_0000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub code: RDKafkaErrorCode,
+    /// For the log alone: it may name brokers, addresses and topics.
     pub text: String,
+    /// What a client is told, where the code does not say it.
+    words: Option<&'static str>,
 }
 
 impl Trouble {
     fn new(code: RDKafkaErrorCode, text: String) -> Self {
-        Self { code, text: if text.is_empty() { code.to_string() } else { text } }
+        Self { code, text: if text.is_empty() { code.to_string() } else { text }, words: None }
     }
 
     fn of(code: rd::rd_kafka_resp_err_t) -> Self {
@@ -45,19 +48,42 @@ impl Trouble {
     }
 
     /// One that Kafka knows nothing of.
-    pub(super) fn ours(text: &str) -> Self {
-        Self::new(rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__FAIL.into(), text.to_owned())
+    pub(super) fn ours(words: &'static str) -> Self {
+        let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__FAIL.into();
+        Self { words: Some(words), ..Self::new(code, words.to_owned()) }
     }
 
     /// An answer that answers nothing.
     pub(super) fn nothing() -> Self {
         Self::of(rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__BAD_MSG)
     }
-}
 
-impl From<Trouble> for StoreFault {
-    fn from(trouble: Trouble) -> Self {
-        Self::Unavailable(format!("Kafka: {trouble}"))
+    /// What a client is told of it.
+    pub(super) fn fault(&self) -> StoreFault {
+        use RDKafkaErrorCode::{
+            AllBrokersDown, BrokerTransportFailure, MessageSizeTooLarge, MessageTimedOut, OperationTimedOut,
+            RequestTimedOut, Resolve, UnknownPartition, UnknownTopic, UnknownTopicOrPartition,
+        };
+        StoreFault::Unavailable(self.words.unwrap_or(match self.code {
+            AllBrokersDown
+            | BrokerTransportFailure
+            | MessageTimedOut
+            | OperationTimedOut
+            | RequestTimedOut
+            | Resolve => "Kafka does not answer in time",
+            UnknownPartition | UnknownTopic | UnknownTopicOrPartition => {
+                "Kafka does not have the queue's topic"
+            }
+            MessageSizeTooLarge => "Kafka does not take messages of this size",
+            _ => "Kafka has refused it",
+        }))
+    }
+
+    /// The same, and the log says what Kafka was asked and what it answered.
+    pub(super) fn report(&self, asked: &str) -> StoreFault {
+        let fault = self.fault();
+        tracing::warn!(asked, trouble = %self, code = ?self.code, told = %fault, "Kafka does not do what it is asked");
+        fault
     }
 }
 
@@ -889,4 +915,25 @@ pub(super) struct Scratch(Vec<rd::rd_kafka_message_t>);
 fn last_trouble() -> Trouble {
     // SAFETY: reads a number of this thread's.
     Trouble::of(unsafe { rd::rd_kafka_last_error() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_nothing_of_brokers_addresses_and_topics() {
+        use rd::rd_kafka_resp_err_t as Code;
+        let told = |code: Code| Trouble::new(code.into(), "b1.internal:9092/1: topic p.q".into()).fault();
+        for (code, words) in [
+            (Code::RD_KAFKA_RESP_ERR__TRANSPORT, "Kafka does not answer in time"),
+            (Code::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, "Kafka does not answer in time"),
+            (Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, "Kafka does not have the queue's topic"),
+            (Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "Kafka does not take messages of this size"),
+            (Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "Kafka has refused it"),
+        ] {
+            assert_eq!(told(code), StoreFault::Unavailable(words));
+        }
+        assert_eq!(Trouble::ours("as it is said").fault(), StoreFault::Unavailable("as it is said"));
+    }
 }

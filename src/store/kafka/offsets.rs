@@ -170,18 +170,18 @@ impl<T: Copy> Offsets<T> {
                                 self.later.push(Ask { tries: ask.tries + 1, ..ask });
                                 continue;
                             }
-                            Err(trouble) => Err(trouble.clone().into()),
+                            Err(trouble) => Err(trouble.report("tell an offset")),
                         };
                         self.answers.push_back(Answer { why: ask.why, result });
                     }
                 }
                 for ask in question.into_values().flatten() {
-                    let fault = StoreFault::Unavailable("Kafka has not told an offset".into());
+                    let fault = StoreFault::Unavailable("Kafka has not told an offset");
                     self.answers.push_back(Answer { why: ask.why, result: Err(fault) });
                 }
             }
             Err(trouble) => {
-                let result = Err(StoreFault::from(trouble));
+                let result = Err(trouble.report("tell offsets"));
                 self.answers.extend(
                     question
                         .into_values()

@@ -15,7 +15,6 @@ use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
 use crate::batch::Batch;
-use crate::error::StoreFault;
 use crate::queue::{PartitionKey, QueueId};
 use crate::store::Stream;
 
@@ -42,7 +41,7 @@ pub(super) struct Outcome<T> {
     pub queue: QueueId,
     pub count: u32,
     /// The offsets, where they are known and stand one after the other.
-    pub result: Result<Option<Range<u64>>, StoreFault>,
+    pub result: Result<Option<Range<u64>>, Trouble>,
 }
 
 #[derive(Debug)]
@@ -261,7 +260,7 @@ impl<T: Copy> Producer<T> {
     }
 
     /// Those that wait and of which librdkafka has nothing.
-    fn give_up(&mut self, why: &str, is_meant: impl Fn(&InFlight<T>) -> bool) {
+    fn give_up(&mut self, why: &'static str, is_meant: impl Fn(&InFlight<T>) -> bool) {
         for slot in &self.waiting {
             if let Some(one) = self.slots.get_mut(*slot).and_then(Option::as_mut)
                 && one.records == 0
@@ -307,7 +306,7 @@ impl<T: Copy> Producer<T> {
         self.free.push(slot);
         let count = done.append.batch.count();
         let result = match done.failed {
-            Some(trouble) => Err(trouble.into()),
+            Some(trouble) => Err(trouble),
             None if done.is_unknown => Ok(None),
             None => Ok(done.append.topic.layout.appended(count, done.records, done.least, done.most)),
         };

@@ -12,7 +12,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::batches::Batches;
 use super::connected::Connected;
 use super::layout::Layout;
-use super::native::{Event, Handle, Queue, Topic};
+use super::native::{Event, Handle, Queue, Topic, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
 use crate::batch::Fetched;
@@ -289,10 +289,11 @@ impl<T> Reader<T> {
         nobody: ClientId,
     ) -> Result<(), StoreFault> {
         let Some(Connected { messages, handle, .. }) = &self.connected else {
-            return Err(StoreFault::Unavailable("no reader".into()));
+            return Err(StoreFault::Unavailable("Kafka cannot be read now"));
         };
-        let topic = self.topics.get(handle, key.queue, info)?.clone();
-        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages)?;
+        let report = |trouble: Trouble| trouble.report("read older messages");
+        let topic = self.topics.get(handle, key.queue, info).map_err(report)?.clone();
+        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages).map_err(report)?;
         self.state = State::Reading(Box::new(Reading {
             key,
             topic,

@@ -38,6 +38,12 @@ const PARTITIONS_MORE: u16 = PARTITIONS_MAX + 1;
 /// between.
 const LOOKS_AT_ONCE: u32 = 5;
 
+/// What a client is told where a topic has more than [`PARTITIONS_MAX`].
+const TOO_WIDE: &str = "the queue's topic in Kafka has more partitions than a queue may have";
+
+/// What it is told where a topic is not as it must be.
+const TOO_WEAK: &str = "the queue's topic in Kafka promises less than kafka_strict_topics asks for";
+
 /// How often it is looked for in all, a tick apart: then it is not there.
 const LOOKS_MAX: u32 = 20;
 
@@ -277,7 +283,8 @@ impl<T: Copy> Openings<T> {
                     configs: &self.wanted.configs,
                 };
                 if let Err(trouble) = handle.create_topic(queue, asked, &topic, ASK_TIMEOUT_MS) {
-                    self.finish(asked, Err(trouble.into()));
+                    let fault = trouble.report(&format!("make topic {}", opening.name.to_string_lossy()));
+                    self.finish(asked, Err(fault));
                 }
             }
             Step::Checking { .. } => handle.describe_config(queue, asked, &opening.name, ASK_TIMEOUT_MS),
@@ -305,10 +312,9 @@ impl<T: Copy> Openings<T> {
         });
         match result {
             Ok(Life { partitions: partitions @ PARTITIONS_MORE.., .. }) => {
-                let topic = opening.name.to_string_lossy().into_owned();
-                let why =
-                    format!("topic {topic} has {partitions} partitions, a queue at most {PARTITIONS_MAX}");
-                self.finish(asked, Err(StoreFault::Unavailable(why)));
+                let topic = opening.name.to_string_lossy();
+                tracing::warn!(%topic, partitions, max = PARTITIONS_MAX, told = TOO_WIDE, "a topic is no queue");
+                self.finish(asked, Err(StoreFault::Unavailable(TOO_WIDE)));
             }
             Ok(life) => {
                 opening.step = Step::Checking { life };
@@ -320,12 +326,18 @@ impl<T: Copy> Openings<T> {
                     opening.step = Step::Making;
                     self.ask(asked, to);
                 }
-                (Some(_), LOOKS_MAX..) => self.finish(asked, Err(trouble.into())),
+                (Some(_), LOOKS_MAX..) => {
+                    let fault = trouble.report(&format!("find topic {}", opening.name.to_string_lossy()));
+                    self.finish(asked, Err(fault));
+                }
                 // It was made; this broker has not heard of it yet.
                 (Some(_), ..=LOOKS_AT_ONCE) => self.ask(asked, to),
                 (Some(_), _) => opening.is_waiting = true,
             },
-            Err(trouble) => self.finish(asked, Err(trouble.into())),
+            Err(trouble) => {
+                let fault = trouble.report(&format!("describe topic {}", opening.name.to_string_lossy()));
+                self.finish(asked, Err(fault));
+            }
         }
     }
 
@@ -349,12 +361,11 @@ impl<T: Copy> Openings<T> {
                 self.ask(asked, to);
             }
             Err(trouble) => {
-                let topic = opening.name.to_string_lossy().into_owned();
-                let why = format!(
-                    "topic {topic} cannot be made with kafka_replication = {}: {trouble}",
-                    self.wanted.replication
-                );
-                self.finish(asked, Err(StoreFault::Unavailable(why)));
+                let topic = opening.name.to_string_lossy();
+                let replication = self.wanted.replication;
+                let fault =
+                    trouble.report(&format!("make topic {topic} with kafka_replication = {replication}"));
+                self.finish(asked, Err(fault));
             }
         }
     }
@@ -374,11 +385,10 @@ impl<T: Copy> Openings<T> {
         let topic = opening.name.to_string_lossy();
         if !weak.is_empty() {
             let weak = weak.join("; ");
-            if self.wanted.is_strict {
-                let why = format!("topic {topic} is weaker than strict_topics asks for: {weak}");
-                return self.finish(asked, Err(StoreFault::Unavailable(why)));
-            }
             tracing::warn!(%topic, weak, "a topic promises less than Millstream does");
+            if self.wanted.is_strict {
+                return self.finish(asked, Err(StoreFault::Unavailable(TOO_WEAK)));
+            }
         }
         let info = TopicInfo {
             name: opening.name.clone(),
@@ -479,7 +489,7 @@ impl<T: Copy> Openings<T> {
 
 /// To whoever asks for a queue that this server has forgotten.
 pub(super) fn forgotten() -> StoreFault {
-    StoreFault::Unavailable("the queue's topic is not known".into())
+    StoreFault::Unavailable("the queue's topic is not known")
 }
 
 pub(super) fn is_unknown(trouble: &Trouble) -> bool {

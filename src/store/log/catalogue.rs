@@ -69,7 +69,8 @@ impl Record {
         let mut name = |length| std::str::from_utf8(fields.bytes(length)?).ok();
         let parsed = match kind {
             MADE => {
-                let name = (Project::parse(name(project)?).ok()?, QueueName::parse(name(queue)?).ok()?);
+                let name =
+                    (Project::parse_stored(name(project)?).ok()?, QueueName::parse(name(queue)?).ok()?);
                 Self::Made(name, Life { incarnation, partitions, signing: Signing::default() })
             }
             DELETED => Self::Deleted(incarnation),
@@ -147,6 +148,18 @@ mod tests {
     fn made(queue: &str, incarnation: u64) -> Record {
         let name = (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
         Record::Made(name, Life { incarnation, partitions: 3, signing: Signing::default() })
+    }
+
+    #[test]
+    fn projects_that_earlier_versions_took_are_still_read() {
+        for project in [".", ".."] {
+            let name = (Project::parse_stored(project).unwrap(), QueueName::parse("q").unwrap());
+            let record =
+                Record::Made(name, Life { incarnation: 1, partitions: 3, signing: Signing::default() });
+            let file = [beginning(), record.encode()].concat();
+            let found = parse(&file).unwrap();
+            assert_eq!((found.records, found.damage), (vec![record], vec![]));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `writing`, `opening`, `reading`, `upkeep` | the four things that it does |
 //! | `usage` | what its partitions count as their projects' storage |
 //! | `segment`, `partition` | what is sealed, and a partition as its shard knows it |
+//! | `reason` | what clients are told where the disk fails |
 //! | `backlog` | reading what is older than what is in memory |
 //! | `catalogue` | the queues |
 //! | `recovery`, `data_dir` | what is found at the start, and what the shards share of it |
@@ -38,6 +39,7 @@ mod opening;
 mod os;
 mod partition;
 mod reading;
+mod reason;
 mod recovery;
 mod scan;
 mod segment;
@@ -164,7 +166,7 @@ pub struct Log<T, D> {
     /// The number of the segment that was sealed as the shard stopped, until its index is written.
     stopping: Option<(u64, Sealed)>,
     /// Why nothing can be stored now.
-    trouble: Option<String>,
+    trouble: Option<&'static str>,
     /// Sealed segments that this shard looks after, oldest first.
     kept: Vec<Arc<Segment>>,
     openings: VecDeque<Opening<T>>,
@@ -280,7 +282,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
 /// The queue is gone.
 fn forgotten() -> StoreFault {
-    StoreFault::Unavailable("the queue was deleted".into())
+    StoreFault::Unavailable("the queue was deleted")
 }
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::catalogue::Record;
 use super::disk::{Disk, FileName, Step};
+use super::reason::cannot_write;
 use super::{Log, Opening, Tag};
 use crate::error::StoreFault;
 use crate::names::FullName;
@@ -45,15 +46,17 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     pub(super) fn handle_catalogue(&mut self, result: &io::Result<()>) {
+        if let Err(error) = result {
+            let told = cannot_write(error);
+            tracing::error!(shard = self.shard, told, %error, "queues cannot be written into the catalogue");
+        }
         for (token, queue, name, life) in std::mem::take(&mut self.opening) {
             let result = match result {
                 Ok(()) => {
                     self.catalogue_end += Record::Made(name.clone(), life).encode().len() as u64;
                     Ok(self.dir.record(queue, name, life))
                 }
-                Err(error) => {
-                    Err(StoreFault::Unavailable(format!("the catalogue cannot be written: {error}")))
-                }
+                Err(error) => Err(StoreFault::Unavailable(cannot_write(error))),
             };
             self.completions.push_back(Completion::Opened { token, result });
         }

@@ -9,6 +9,7 @@ use super::disk::{self, Disk, FileName, Step, is_unreadable};
 use super::format::{PartitionId, SegmentHeader};
 use super::index::{Run, RunsAt};
 use super::partition::{Place, Since};
+use super::reason::CANNOT_READ;
 use super::scan::scan;
 use super::segment::{Runs, Segment};
 use super::{Log, Tag, Wanted, forgotten};
@@ -216,9 +217,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     pub(super) fn cannot_read(&mut self, id: PartitionId, why: &str) {
-        tracing::error!(shard = self.shard, why, "older messages cannot be read");
+        tracing::error!(shard = self.shard, why, told = CANNOT_READ, "older messages cannot be read");
         for job in self.backlog.take_jobs(id) {
-            self.completions.push_back(job.fail(StoreFault::Unavailable(why.to_owned())));
+            self.completions.push_back(job.fail(StoreFault::Unavailable(CANNOT_READ)));
         }
     }
 

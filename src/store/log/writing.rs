@@ -10,7 +10,7 @@ use super::history::Sealed;
 use super::index::Index;
 use super::journal::{Active, Entry, Written, round_steps, stored_bytes_max};
 use super::segment::{Runs, SealedSpan, Segment};
-use super::{Broken, Log, TICK_MS, Tag, forgotten};
+use super::{Broken, Log, TICK_MS, Tag, forgotten, reason};
 use crate::batch::{Batch, StoredBatch};
 use crate::clock::Now;
 use crate::config::Durability;
@@ -22,17 +22,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         if self.fence.is_closed(stream) {
             return self.refuse(now, token, stream, &batch, StoreFault::Fenced);
         }
-        if let Some(why) = &self.trouble {
-            let fault = StoreFault::Unavailable(why.clone());
-            return self.refuse(now, token, stream, &batch, fault);
+        if let Some(why) = self.trouble {
+            return self.refuse(now, token, stream, &batch, StoreFault::Unavailable(why));
         }
         if batch.stored_bytes() as u64 > stored_bytes_max(self.segment_bytes) {
-            let fault = StoreFault::Unavailable(format!(
-                "{} bytes at once are more than log_segment_bytes = {} holds",
-                batch.stored_bytes(),
-                self.segment_bytes
-            ));
-            return self.refuse(now, token, stream, &batch, fault);
+            return self.refuse(now, token, stream, &batch, StoreFault::Unavailable(reason::TOO_LARGE));
         }
         self.journal.pending.push_back(Entry::Append { token, stream, id, batch });
     }
@@ -44,7 +38,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     /// Everything that is to be written is not.
-    pub(super) fn refuse_all(&mut self, now: Now, why: &str) {
+    pub(super) fn refuse_all(&mut self, now: Now, why: &'static str) {
         let round = self.journal.round.take().map(|round| round.written).unwrap_or_default();
         let entries = round.into_iter().map(|written| written.entry);
         for entry in entries.chain(std::mem::take(&mut self.journal.pending)).collect::<Vec<_>>() {
@@ -54,7 +48,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             }
             match entry {
                 Entry::Append { token, stream, batch, .. } => {
-                    self.refuse(now, token, stream, &batch, StoreFault::Unavailable(why.to_owned()));
+                    self.refuse(now, token, stream, &batch, StoreFault::Unavailable(why));
                 }
                 Entry::Mark { id } => {
                     if let Some(partition) = self.partitions.get_mut(&id) {
@@ -66,11 +60,12 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     /// Nothing can be stored until it is tried again.
-    pub(super) fn fail(&mut self, now: Now, why: String) {
+    pub(super) fn fail(&mut self, now: Now, what: &str, error: &io::Error) {
+        let why = reason::cannot_write(error);
         if self.trouble.is_none() {
-            tracing::error!(shard = self.shard, why, "nothing can be stored for now");
+            tracing::error!(shard = self.shard, told = why, what, %error, "nothing can be stored for now");
         }
-        self.refuse_all(now, &why);
+        self.refuse_all(now, why);
         self.trouble = Some(why);
     }
 
@@ -108,7 +103,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 // What there is of it is removed: a full disk needs the room.
                 self.disk.submit(Tag::Remove, vec![Step::Remove(FileName::Segment(place.place))]);
                 if self.journal.active.is_none() {
-                    self.fail(now, format!("no file for messages can be made: {error}"));
+                    self.fail(now, "no file for messages can be made", &error);
                 } else {
                     tracing::warn!(shard = self.shard, %error, "no file for more messages can be made");
                 }
@@ -177,7 +172,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                     self.make_segment(Reserve::Keep);
                 }
             }
-            Err(error) if is_broken => self.fail(now, format!("the disk fails: {error}")),
+            Err(error) if is_broken => self.fail(now, "an index cannot be written", &error),
             Err(error) => {
                 tracing::warn!(shard = self.shard, %error, "an index cannot be written; the start after this will scan its segment");
                 self.indexing.remove(&number);
@@ -243,7 +238,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             Err(error) => {
                 // Nobody knows what of the round is on the disk. The segment ends before it, and that is made durable before anything
                 // else is stored: else its messages might be there twice after a restart, or others under their offsets.
-                self.fail(now, format!("the disk fails: {error}"));
+                self.fail(now, "a round cannot be written", &error);
                 if let Some((segment, index)) = self.seal() {
                     self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index.clone()));
                     self.broken = Some(Broken { segment, index, is_saving: true });
