@@ -54,8 +54,18 @@ pub const PARTITION_BYTES: usize = 600;
 /// What a shard costs beside all that is counted, bytes: rings, inbox, deadlines, its thread's stack.
 pub const SHARD_BYTES: usize = 24 << 20;
 
+/// Connections of the control port, of which one is being let in. Beyond that the one that has been at its request the longest
+/// gives way. Each takes a descriptor, and at most some 600 KiB beside the page that all who ask at once share.
+pub const CONTROL_CONNECTIONS_MAX: usize = 32;
+
+/// Streams of `/live` among them; the others are left for everything else.
+pub const LIVE_STREAMS_MAX: usize = 16;
+
 /// What the process costs before it serves anybody, bytes: its code, the other threads.
 pub const PROCESS_BYTES: usize = 64 << 20;
+
+// Live streams never use up the connections.
+const _: () = assert!(LIVE_STREAMS_MAX + 1 < CONTROL_CONNECTIONS_MAX);
 
 // Version, queue, incarnation and one ten-byte varint for each partition, in base64.
 const _: () = assert!((1 + 8 + 8 + 1 + PARTITIONS_MAX as usize * 10).div_ceil(3) * 4 <= MARKER_CHARS_MAX);

@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use std::time::Duration;
 use common::{
     BINARY, Client, Neighbour, Server, append, code, get, handshake, producer, request, response, status,
 };
+use millstream::error::FAILURES;
+use millstream::limits::{CONTROL_CONNECTIONS_MAX, LIVE_STREAMS_MAX};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
 
 /// Standard output and standard error of `serve`, and its exit code.
@@ -120,6 +123,158 @@ fn a_shard_that_stands_still_makes_health_fail_with_its_number() {
     assert_eq!((failed, &text[..]), (503, "shard 0 has not answered within 1s\n"));
     common::eventually("health again", || (server.control("/healthz").0 == 200).then_some(()));
     assert!(server.metric("millstream_shard_stalls_total") >= 1);
+}
+
+/// A connection to the control port on which this was said.
+fn dial_control(server: &Server, said: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.control)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(said.as_bytes()).unwrap();
+    stream
+}
+
+/// Waits until the server ends a connection.
+fn await_end(stream: &mut TcpStream) {
+    match stream.read_to_end(&mut Vec::new()) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("it is still held: {error}"),
+    }
+}
+
+#[test]
+fn half_sent_requests_at_the_control_port_take_nobodys_place_and_end() {
+    let server = Server::start(&["--cores", "0"]);
+    assert_eq!(server.control("/healthz").0, 200);
+    let before = server.open_files();
+    let half = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
+    let mut halves: Vec<TcpStream> = (0..200).map(|_| dial_control(&server, half)).collect();
+    assert_eq!(server.control("/healthz"), (200, "ok\n".into()));
+    let open = server.open_files();
+    assert!(open <= before + CONTROL_CONNECTIONS_MAX, "{open} files are open, {before} without them");
+    halves.iter_mut().for_each(await_end);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn an_idle_connection_ends_and_nobody_waits_for_a_body() {
+    let server = Server::start(&["--cores", "0"]);
+    let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
+    let mut waiting = dial_control(&server, &format!("{get}Content-Length: 1000000\r\n\r\n"));
+    let mut idle = dial_control(&server, &format!("{get}\r\n"));
+    for stream in [&mut waiting, &mut idle] {
+        assert_eq!(status(&response(stream)), 200);
+        await_end(stream);
+    }
+}
+
+#[test]
+fn a_web_page_from_elsewhere_gets_nothing_from_the_control_port() {
+    let server = Server::start(&["--cores", "0", "--control-hosts", "ops.example"]);
+    let port = server.control;
+    let ask = |request: &str, headers: &str| {
+        let mut stream = dial_control(&server, &format!("{request}\r\n{headers}Connection: close\r\n\r\n"));
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        (status(&text), text)
+    };
+    let own = format!("Host: 127.0.0.1:{port}\r\n");
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/latency", "/info"] {
+        let get = format!("GET {path} HTTP/1.1");
+        for host in [format!("127.0.0.1:{port}"), "localhost".into(), "[::1]:1".into(), "ops.example".into()]
+        {
+            assert_eq!(ask(&get, &format!("Host: {host}\r\n")).0, 200, "{path} {host}");
+        }
+        let (refused, text) = ask(&get, &format!("Host: evil.example:{port}\r\n"));
+        assert!(refused == 421 && text.contains("control_hosts"), "{path}: {text}");
+        assert_eq!(ask(&get, &format!("{own}Origin: http://evil.example\r\n")).0, 403, "{path}");
+        assert_eq!(ask(&get, &format!("{own}Sec-Fetch-Site: cross-site\r\n")).0, 403, "{path}");
+        assert_eq!(ask(&get, &format!("{own}Sec-Fetch-Site: same-site\r\n")).0, 403, "{path}");
+        let page = format!("{own}Origin: http://127.0.0.1:{port}\r\nSec-Fetch-Site: same-origin\r\n");
+        assert_eq!(ask(&get, &page).0, 200, "{path}");
+    }
+    for (host, expected) in [("127.0.0.1", 404), ("evil.example", 421)] {
+        assert_eq!(ask("GET /elsewhere HTTP/1.1", &format!("Host: {host}\r\n")).0, expected);
+        assert_eq!(ask("DELETE /queues/p/q HTTP/1.1", &format!("Host: {host}\r\n")).0, expected);
+    }
+    let foreign = format!("{own}Origin: http://127.0.0.1:3000\r\n");
+    assert_eq!(ask("DELETE /queues/p/q HTTP/1.1", &foreign).0, 403);
+    assert_eq!(ask("GET /healthz HTTP/1.0", "").0, 200, "a simple probe names no host");
+    assert!(server.wait_for_log("control_hosts").contains("evil.example"));
+}
+
+/// The lines of a live stream.
+struct Live(BufReader<TcpStream>);
+
+impl Live {
+    fn open(server: &Server) -> Self {
+        let said = "GET /live HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+        let mut live = Self(BufReader::new(dial_control(server, said)));
+        assert_eq!(status(&live.line()), 200);
+        live
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.0.read_line(&mut line).unwrap() > 0, "the stream has ended");
+        line
+    }
+
+    /// Waits for so many intervals; none of them may be the last word.
+    fn await_events(&mut self, count: usize) {
+        let mut seen = 0;
+        while seen < count {
+            let line = self.line();
+            assert!(!line.starts_with("event:"), "{line}");
+            seen += usize::from(line.starts_with("data:"));
+        }
+    }
+
+    fn await_displacement(&mut self) {
+        while !self.line().starts_with("event: displaced") {}
+    }
+}
+
+#[test]
+fn live_streams_that_nobody_reads_do_not_lock_the_page_out() {
+    let server = Server::start(&["--cores", "0", "--latency-interval", "100ms"]);
+    let said = "GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let unread: Vec<_> = (0..2 * LIVE_STREAMS_MAX).map(|_| dial_control(&server, said)).collect();
+    Live::open(&server).await_events(5);
+    assert_eq!(server.control("/").0, 200);
+    drop(unread);
+}
+
+#[test]
+fn one_live_stream_too_many_ends_the_oldest_with_a_word_about_it() {
+    let server = Server::start(&["--cores", "0", "--latency-interval", "100ms"]);
+    let mut streams: Vec<Live> = (0..LIVE_STREAMS_MAX).map(|_| Live::open(&server)).collect();
+    streams.iter_mut().for_each(|stream| stream.await_events(1));
+    let mut newest = Live::open(&server);
+    newest.await_events(1);
+    streams[0].await_displacement();
+    streams[1..].iter_mut().for_each(|stream| stream.await_events(5));
+    newest.await_events(5);
+}
+
+#[test]
+fn metrics_that_have_not_counted_yet_are_zero() {
+    let server = Server::start(&["--cores", "0-1"]);
+    let (_, page) = server.control("/metrics");
+    let zero = |series: String| {
+        let wanted = format!("{series} 0");
+        assert!(page.lines().any(|line| line == wanted), "{wanted} is not there: {page}");
+    };
+    for shard in 0..2 {
+        for status in [400, 403, 404, 408, 426, 429, 431, 500, 503] {
+            zero(format!("millstream_handshakes_refused_total{{shard=\"{shard}\",status=\"{status}\"}}"));
+        }
+        for status in FAILURES {
+            zero(format!("millstream_operations_failed_total{{shard=\"{shard}\",status=\"{status}\"}}"));
+            zero(format!("millstream_messages_refused_total{{shard=\"{shard}\",status=\"{status}\"}}"));
+        }
+    }
+    zero("millstream_stage_duration_seconds_count{stage=\"produce\"}".into());
 }
 
 #[test]

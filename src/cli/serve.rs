@@ -184,7 +184,7 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
         tracing::warn!("test_faults is on: any client can end this process");
     }
     if let Some(control) = control {
-        control.serve(server.probe(), server.board(), InfoPage::new(config))?;
+        control.serve(server.probe(), server.board(), InfoPage::new(config), config.control_hosts.clone())?;
     }
     let handle = server.drain_handle();
     std::thread::spawn(move || {

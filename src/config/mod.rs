@@ -405,6 +405,8 @@ pub struct ServerConfig {
     pub listen_backlog: u32,
     /// Where the control port is.
     pub control_listen: ControlListen,
+    /// Names, in lower case, that the control port accepts as `Host` beside `localhost` and IP addresses.
+    pub control_hosts: Vec<String>,
     /// A shard for each; empty: all that the process may use.
     pub cores: Vec<usize>,
     /// Where messages are kept.
@@ -436,6 +438,7 @@ impl ServerConfig {
             listen: ([127, 0, 0, 1], 9000).into(),
             listen_backlog: 4096,
             control_listen: ControlListen::default(),
+            control_hosts: Vec::new(),
             cores: Vec::new(),
             store: StoreKind::default(),
             memory_bytes: 1 << 30,

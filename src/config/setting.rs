@@ -253,12 +253,16 @@ mod tests {
         assert_eq!(set("idle_timeout", "2min"), Ok(()));
         assert_eq!(set("produce_window", "1_000"), Ok(()));
         assert_eq!(set("cores", "0"), Ok(()));
+        assert_eq!(set("control_hosts", "Metrics.Example., millstream"), Ok(()));
         let why = |result: Result<(), String>| result.unwrap_err();
+        assert!(why(set("control_hosts", "metrics.example:9001")).contains("no port"));
+        assert!(why(set("control_hosts", "http://metrics.example")).contains("no scheme"));
         assert_eq!(why(set("partitions", "65")), "65 is not within 1 to 64");
         assert_eq!(why(set("store", "disk")), "\"disk\" is not log or memory or kafka");
         assert!(why(set("pb_timeout", "soon")).contains("a duration like"));
         assert!(why(set("max_pb_bytes", "lots")).contains("a number of bytes like"));
         assert!(why(set("auto_create", "maybe")).contains("true or false"));
+        assert_eq!(config.control_hosts, ["metrics.example", "millstream"]);
         assert_eq!(config.settings.max_pb_bytes, 3 << 20);
         assert_eq!(config.settings.pb_timeout, Duration::from_millis(500));
         assert_eq!(config.settings.idle_timeout, Duration::from_secs(120));

@@ -54,6 +54,17 @@ const fn setting(
     Setting { section, key, kind, help, access }
 }
 
+/// A host's name in lower case, without the root's dot.
+fn host_name(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Err(format!(
+            "{text:?} is not a host's name like metrics.example: no scheme, no port, no path"
+        ));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
 /// All of them, in the order in which they are shown.
 pub static SETTINGS: &[Setting] = &[
     setting(
@@ -86,6 +97,20 @@ pub static SETTINGS: &[Setting] = &[
                             .map_err(|_| format!("{text:?} is not next, off, or an address and a port"))?,
                     ),
                 };
+                Ok(())
+            },
+        )),
+    ),
+    setting(
+        LISTEN,
+        "control_hosts",
+        Kind::Text,
+        "Names that the control port is asked by, beside localhost and IP addresses, without ports and with commas between; a request for another name gets 421",
+        Access::Text((
+            |c| c.control_hosts.join(","),
+            |c, text| {
+                let names = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+                c.control_hosts = names.map(host_name).collect::<Result<_, _>>()?;
                 Ok(())
             },
         )),

@@ -1,20 +1,22 @@
 //! The shards' histograms over HTTP: as JSON, and as Prometheus' buckets.
 
-use axum::Json;
 use axum::extract::{Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hdrhistogram::Histogram;
 use prometheus::proto::{Bucket, LabelPair, Metric, MetricFamily, MetricType};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::Control;
+use super::pages::{self, JSON, Page};
 use crate::latency::{Board, Recorder, Stage, Summary, Unit, decode, encode};
 
-/// Upper bounds of Prometheus' buckets for times, seconds: 1, 2, 5 and ten times that, from 1 µs to 100 s.
-const TIME_BOUNDS: [f64; 25] = [
+/// Upper bounds of Prometheus' buckets for times, seconds: 1, 2, 5 and ten times that, from 1 µs to 2 million s. Messages wait for
+/// their consumers as long as they live, which is 14 days by default.
+const TIME_BOUNDS: [f64; 38] = [
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5,
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6,
+    2e6,
 ];
 
 /// Upper bounds of its buckets for counts.
@@ -76,18 +78,23 @@ pub(super) async fn refresh(board: &Board) {
     }
 }
 
-pub(super) async fn page(State(control): State<Control>, Query(wanted): Query<Wanted>) -> Response {
-    refresh(&control.board).await;
-    let total = control.board.total();
+async fn make(board: &Board, histograms: bool) -> Page {
+    refresh(board).await;
+    let total = board.total();
     let stages = total.iter().map(|(stage, histogram)| StagePage {
         stage: stage.name().into(),
         what: stage.describe().into(),
         unit: stage.unit().name().into(),
         summary: Summary::of(histogram),
-        histogram: wanted.histograms.then(|| encode(histogram)),
+        histogram: histograms.then(|| encode(histogram)),
     });
     let version = env!("CARGO_PKG_VERSION").into();
-    Json(LatencyPage { version, stages: stages.collect() }).into_response()
+    pages::json(&LatencyPage { version, stages: stages.collect() })
+}
+
+pub(super) async fn page(State(control): State<Control>, Query(wanted): Query<Wanted>) -> Response {
+    let paced = if wanted.histograms { &control.pages.histograms } else { &control.pages.latency };
+    pages::response(paced.get(make(&control.board, wanted.histograms)).await, JSON)
 }
 
 /// The families of `/metrics`: times with a label for the stage, and the counts each by its name.
@@ -161,7 +168,9 @@ mod tests {
     #[test]
     fn prometheus_buckets_hold_every_value_once_and_grow() {
         let mut total = Recorder::default();
-        for (nanos, count) in [(900, 3), (1_000_000, 4), (1_000_001, 1), (3_000_000_000_000, 2)] {
+        // Two hours, and a year.
+        let long = [(7_200_000_000_000, 1), (31_536_000_000_000_000, 2)];
+        for (nanos, count) in [(900, 3), (1_000_000, 4), (1_000_001, 1)].into_iter().chain(long) {
             total.record(Stage::Commit, nanos, count);
         }
         total.count();
@@ -176,9 +185,10 @@ mod tests {
             .collect();
         let at = |bound| buckets.iter().find(|(upper, _)| *upper == bound).unwrap().1;
         assert_eq!((at(1e-6), at(5e-4), at(1e-3), at(100.0)), (3, 3, 8, 8));
-        assert_eq!(commit.get_histogram().get_sample_count(), 10, "those beyond the last bound, too");
+        assert_eq!((at(5e3), at(1e4), at(2e6)), (8, 9, 9), "an hour is no limit");
+        assert_eq!(commit.get_histogram().get_sample_count(), 11, "those beyond the last bound, too");
         assert!(buckets.windows(2).all(|pair| pair[0].1 <= pair[1].1 && pair[0].0 < pair[1].0));
         let sum = commit.get_histogram().get_sample_sum();
-        assert!((sum / 6_000.005 - 1.0).abs() < 1e-3, "{sum}");
+        assert!((sum / 63_079_200.0 - 1.0).abs() < 1e-3, "{sum}");
     }
 }

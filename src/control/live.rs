@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::Extension;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_lite::stream;
+use futures_lite::{future, stream};
 use serde::Serialize;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
+use super::connections::{Connection, Watching};
 use super::{Control, ask_all};
 use crate::latency::Interval;
 use crate::names::FullName;
@@ -23,26 +24,23 @@ use crate::shard::probe::Probe;
 /// The page: one file, nothing to build.
 const PAGE: &str = include_str!("live.html");
 
-/// Nothing from elsewhere, and nothing to elsewhere.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:";
+/// Nothing from elsewhere, nothing to elsewhere, and no part of a page from elsewhere.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
+                      frame-ancestors 'none'";
 
-/// Pages that are served at once.
-const VIEWERS_MAX: usize = 16;
+/// Intervals in an event, so that a page that nobody reads holds no more than some 600 KiB.
+const INTERVALS_AT_ONCE: usize = 30;
+
+/// The last event of a stream whose place another has taken.
+const DISPLACED: &str = "displaced";
 
 /// Queues that are shown: those with the most lag, and of these the busiest.
 const QUEUES_SHOWN: usize = 50;
 
-/// How many look, and what they are shown of the queues.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Viewers {
-    count: Arc<AtomicUsize>,
-    looked: Arc<Mutex<Looked>>,
-}
-
 /// What the shards said of their queues: asked once an interval, for all who look.
 #[derive(Debug, Default)]
-struct Looked {
-    /// Of which interval.
+pub(super) struct Looked {
+    /// In which interval they were asked last, whether they have answered or not.
     number: u64,
     /// Queues that any shard has named: each is asked for its own partitions of them the next time.
     named: Arc<Vec<(FullName, QueueInfo)>>,
@@ -51,11 +49,12 @@ struct Looked {
 
 impl Looked {
     async fn look(&mut self, number: u64, probe: &Probe) -> Arc<Queues> {
+        if number <= self.number {
+            return self.queues.clone();
+        }
+        self.number = number;
         // What is named for the first time is asked for at once.
         for _ in 0..2 {
-            if self.number == number && self.named.len() == self.queues.named {
-                break;
-            }
             let of = self.named.clone();
             let asked = ask_all(probe, |shard, reply| {
                 probe.traffic(shard, of.clone(), move |answer| drop(reply.send(answer)))
@@ -63,27 +62,12 @@ impl Looked {
             let Ok(shards) = asked.await else { break };
             let names: BTreeMap<_, _> = shards.iter().flat_map(|shard| shard.names.iter().cloned()).collect();
             self.named = Arc::new(names.into_iter().take(TRAFFIC_QUEUES).collect());
-            (self.number, self.queues) = (number, Arc::new(queues(&of, &shards)));
+            self.queues = Arc::new(queues(&of, &shards));
+            if self.named.len() == self.queues.named {
+                break;
+            }
         }
         self.queues.clone()
-    }
-}
-
-/// One that looks.
-struct Viewer(Viewers);
-
-impl Viewers {
-    fn enter(&self) -> Option<Viewer> {
-        let entered = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            (count < VIEWERS_MAX).then_some(count + 1)
-        });
-        entered.ok().map(|_| Viewer(self.clone()))
-    }
-}
-
-impl Drop for Viewer {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -126,17 +110,19 @@ struct Sent {
     control: Control,
     newest: watch::Receiver<u64>,
     number: u64,
-    began: bool,
-    _viewer: Viewer,
+    /// There is something to send at once.
+    has_more: bool,
+    has_ended: bool,
+    watching: Watching,
 }
 
-pub(super) async fn events(State(control): State<Control>) -> Response {
-    let Some(viewer) = control.viewers.enter() else {
-        let why = format!("as many live pages are open as may be: {VIEWERS_MAX}\n");
-        return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
-    };
+pub(super) async fn events(
+    State(control): State<Control>,
+    Extension(connection): Extension<Arc<Connection>>,
+) -> Response {
+    let watching = control.connections.watch(&connection);
     let newest = control.board.newest();
-    let sent = Sent { control, newest, number: 0, began: false, _viewer: viewer };
+    let sent = Sent { control, newest, number: 0, has_more: true, has_ended: false, watching };
     let events = stream::unfold(sent, |mut sent| async move {
         let event = sent.next().await?;
         Some((Ok::<_, Infallible>(event), sent))
@@ -153,15 +139,34 @@ struct News {
 }
 
 impl Sent {
-    /// What there is since the last one: at first all that is kept. Nothing any more once the server has ended.
+    /// Waits for the next interval. True where another stream takes this one's place first; nothing once the server has ended.
+    async fn is_displaced(&mut self) -> Option<bool> {
+        let Self { newest, watching, .. } = self;
+        let displaced = async {
+            watching.displaced().await;
+            Some(true)
+        };
+        let changed = async { newest.changed().await.ok().map(|()| false) };
+        future::or(displaced, changed).await
+    }
+
+    /// What there is since the last event: at first all that is kept, in pieces.
     async fn next(&mut self) -> Option<Event> {
-        if std::mem::replace(&mut self.began, true) {
-            self.newest.changed().await.ok()?;
+        if self.has_ended {
+            return None;
         }
-        let intervals = self.control.board.history(self.number);
+        if !self.has_more && self.is_displaced().await? {
+            self.has_ended = true;
+            // An event without data is not one.
+            return Some(Event::default().event(DISPLACED).data("another page has taken this one's place"));
+        }
+        let newest = *self.newest.borrow_and_update();
+        let mut intervals = self.control.board.history(self.number);
+        self.has_more = intervals.len() > INTERVALS_AT_ONCE;
+        intervals.truncate(INTERVALS_AT_ONCE);
         self.number = intervals.last().map_or(self.number, |interval| interval.number);
         let probe = &self.control.probe;
-        let queues = self.control.viewers.looked.lock().await.look(self.number, probe).await;
+        let queues = self.control.looked.lock().await.look(newest, probe).await;
         let news = News {
             intervals,
             queues,

@@ -8,6 +8,10 @@ use super::latency;
 use crate::latency::Recorder;
 use crate::shard::core::ShardSnapshot;
 
+/// Statuses that a handshake can be refused with, so that each has a series from the start: a rate needs a first value. Others
+/// have theirs once they are counted.
+const HANDSHAKE_REFUSALS: [u16; 9] = [400, 403, 404, 408, 426, 429, 431, 500, 503];
+
 /// Families of one scrape.
 struct Families {
     registry: Registry,
@@ -107,6 +111,9 @@ pub(super) fn encode(
         accepted.with_label_values(shard).inc_by(counters.connections);
         evicted.with_label_values(shard).inc_by(counters.evicted);
         panics.with_label_values(shard).inc_by(counters.panics);
+        for status in HANDSHAKE_REFUSALS {
+            handshakes.with_label_values(&[&number, &status.to_string()]);
+        }
         for (status, count) in &counters.handshakes_refused {
             handshakes.with_label_values(&[&number, &status.to_string()]).inc_by(*count);
         }

@@ -12,12 +12,25 @@
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
 //! | `/info` | version, store, settings, as JSON |
 //! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` all of each histogram |
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | `serving` | accepting connections and talking HTTP on them |
+//! | `connections` | how long each may take, and which gives way when there are too many |
+//! | `guard` | which requests are refused: those that a web page from elsewhere may be behind |
+//! | `pages`, `paced` | answers of the shards, each made once for all who wait for it |
+//! | the others | a page each |
 
+mod connections;
+mod guard;
 mod info;
 mod latency;
 mod live;
 mod metrics;
+mod paced;
+mod pages;
 mod queues;
+mod serving;
 
 pub use info::InfoPage;
 pub use latency::{LatencyPage, StagePage};
@@ -30,13 +43,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
-use tokio::sync::oneshot;
+use socket2::SockRef;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
-use self::live::Viewers;
+use self::connections::Connections;
+use self::guard::Guard;
+use self::live::Looked;
+use self::pages::{Page, Pages, Unmade};
 use crate::latency::Board;
 use crate::shard::AbortOnPanic;
 use crate::shard::probe::Probe;
@@ -47,13 +64,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a full inbox is given before it is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
+/// What the system keeps of an answer that its client does not read, bytes (it takes twice as much). More, and a client that reads
+/// nothing would pass for one that does.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+
+/// Queues that are deleted at once: each takes a thread while it waits for the disk.
+const DELETIONS_MAX: usize = 2;
+
 /// What the pages are made of.
 #[derive(Clone, Debug)]
 struct Control {
     probe: Probe,
     board: Board,
     info: Arc<InfoPage>,
-    viewers: Viewers,
+    pages: Arc<Pages>,
+    looked: Arc<Mutex<Looked>>,
+    connections: Connections,
 }
 
 /// A control port that listens and does not yet serve.
@@ -68,6 +94,8 @@ impl ControlPort {
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
+        // Connections that are accepted inherit it.
+        SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER_BYTES)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
@@ -77,9 +105,22 @@ impl ControlPort {
         self.address
     }
 
-    /// Serves until the process ends.
-    pub fn serve(self, probe: Probe, board: Board, info: InfoPage) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    /// Serves until the process ends; `hosts` are names, in lower case, that it is asked by beside IP addresses and `localhost`.
+    pub fn serve(self, probe: Probe, board: Board, info: InfoPage, hosts: Vec<String>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(DELETIONS_MAX)
+            .build()?;
+        let connections = Connections::default();
+        let control = Control {
+            probe,
+            board,
+            info: Arc::new(info),
+            pages: Arc::new(Pages::new()),
+            looked: Arc::default(),
+            connections: connections.clone(),
+        };
         let router = Router::new()
             .route("/", get(live::page))
             .route("/live", get(live::events))
@@ -90,12 +131,15 @@ impl ControlPort {
             .route("/info", get(info::page))
             .route("/queues", get(queues::list))
             .route("/queues/{project}/{queue}", delete(queues::delete))
-            .with_state(Control { probe, board, info: Arc::new(info), viewers: Viewers::default() });
+            .with_state(control);
         let listener = self.listener;
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let _guard = AbortOnPanic;
-            let served = runtime
-                .block_on(async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await });
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                serving::serve(listener, router, Guard::new(hosts), connections).await;
+                io::Result::Ok(())
+            });
             if let Err(error) = served {
                 tracing::error!(%error, "the control port serves no longer");
             }
@@ -131,21 +175,21 @@ async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bo
     Ok(given)
 }
 
-fn silent(shard: usize) -> Response {
-    let why = format!("shard {shard} has not answered within {ANSWER_TIMEOUT:?}\n");
-    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
-}
-
-async fn healthz(State(control): State<Control>) -> Response {
-    let asked = ask_all(&control.probe, |shard, reply| {
-        control.probe.ping(shard, move |there| {
+/// Asks every shard whether it is there.
+async fn ping(probe: &Probe) -> Result<(), Unmade> {
+    let asked = ask_all(probe, |shard, reply| {
+        probe.ping(shard, move |there| {
             // Fails where nobody waits any more.
             let _ = reply.send(there);
         })
     });
-    match asked.await {
-        Ok(_) => "ok\n".into_response(),
-        Err(shard) => silent(shard),
+    asked.await.map(drop).map_err(Unmade::Silent)
+}
+
+async fn healthz(State(control): State<Control>) -> Response {
+    match control.pages.health.get(ping(&control.probe)).await {
+        Ok(()) => "ok\n".into_response(),
+        Err(unmade) => unmade.into_response(),
     }
 }
 
@@ -156,19 +200,17 @@ async fn readyz(State(control): State<Control>) -> Response {
     healthz(State(control)).await
 }
 
-async fn metrics(State(control): State<Control>) -> Response {
-    let asked = ask_all(&control.probe, |shard, reply| {
-        control.probe.ask(shard, move |answer| drop(reply.send(answer)))
-    });
-    let snapshots = match asked.await {
-        Ok(snapshots) => snapshots,
-        Err(shard) => return silent(shard),
-    };
+async fn make_metrics(control: &Control) -> Page {
+    let probe = &control.probe;
+    let asked = ask_all(probe, |shard, reply| probe.ask(shard, move |answer| drop(reply.send(answer))));
+    let snapshots = asked.await.map_err(Unmade::Silent)?;
     latency::refresh(&control.board).await;
     let total = control.board.total();
-    let probe = &control.probe;
-    match metrics::encode(&snapshots, |shard| probe.stalls(shard), probe.is_draining(), &total) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+    let text = metrics::encode(&snapshots, |shard| probe.stalls(shard), probe.is_draining(), &total);
+    text.map(Into::into).map_err(|error| Unmade::Failed(error.to_string()))
+}
+
+async fn metrics(State(control): State<Control>) -> Response {
+    let page = control.pages.metrics.get(make_metrics(&control)).await;
+    pages::response(page, prometheus::TEXT_FORMAT)
 }

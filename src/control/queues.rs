@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::{Control, ask_all, silent};
+use super::pages::{self, JSON, Page, Unmade};
+use super::{Control, ask_all};
 use crate::names::{Project, QueueName};
+use crate::shard::probe::Probe;
 use crate::store::QueueSummary;
 
 /// A queue, as JSON.
@@ -45,20 +46,21 @@ fn no_log() -> Response {
         .into_response()
 }
 
-pub(super) async fn list(State(Control { probe, .. }): State<Control>) -> Response {
-    if probe.log().is_none() {
-        return no_log();
-    }
-    let asked = ask_all(&probe, |shard, reply| probe.queues(shard, move |answer| drop(reply.send(answer))));
-    let shards = match asked.await {
-        Ok(shards) => shards,
-        Err(shard) => return silent(shard),
-    };
+async fn make(probe: &Probe) -> Page {
+    let asked = ask_all(probe, |shard, reply| probe.queues(shard, move |answer| drop(reply.send(answer))));
+    let shards = asked.await.map_err(Unmade::Silent)?;
     let mut all: BTreeMap<_, QueueSummary> = BTreeMap::new();
     for (name, summary) in shards.into_iter().flatten() {
         all.entry(name).or_default().merge(&summary);
     }
-    Json(all.iter().map(|(name, summary)| QueueLine::new(name, summary)).collect::<Vec<_>>()).into_response()
+    pages::json(&all.iter().map(|(name, summary)| QueueLine::new(name, summary)).collect::<Vec<_>>())
+}
+
+pub(super) async fn list(State(control): State<Control>) -> Response {
+    if control.probe.log().is_none() {
+        return no_log();
+    }
+    pages::response(control.pages.queues.get(make(&control.probe)).await, JSON)
 }
 
 pub(super) async fn delete(

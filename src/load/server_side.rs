@@ -37,8 +37,12 @@ impl ControlPort {
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
         let url = format!("{}{path}", self.0);
         let failed = |error: &dyn std::fmt::Display| format!("{url}: {error}");
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).build().into();
+        // The text of a refusal says what to do, so it is no error yet.
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_global(Some(ANSWER_TIMEOUT))
+            .http_status_as_error(false)
+            .build()
+            .into();
         let mut answer = agent.get(&url).call().map_err(|error| failed(&error))?;
         let text = answer
             .body_mut()
@@ -46,6 +50,9 @@ impl ControlPort {
             .limit(PAGE_BYTES_MAX)
             .read_to_string()
             .map_err(|error| failed(&error))?;
+        if !answer.status().is_success() {
+            return Err(format!("{url}: {}: {}", answer.status(), text.trim_end()));
+        }
         serde_json::from_str(&text).map_err(|error| failed(&error))
     }
 }
