@@ -54,6 +54,10 @@ pub const PARTITION_BYTES: usize = 600;
 /// What a shard costs beside all that is counted, bytes: rings, inbox, deadlines, its thread's stack.
 pub const SHARD_BYTES: usize = 24 << 20;
 
+/// Connections of the control port, of which one is being let in. Beyond that the one that has been at its request the longest
+/// gives way. Each takes a descriptor, and at most some 600 KiB beside the page that all who ask at once share.
+pub const CONTROL_CONNECTIONS_MAX: usize = 32;
+
 /// What the process costs before it serves anybody, bytes: its code, the other threads.
 pub const PROCESS_BYTES: usize = 64 << 20;
 
