@@ -37,6 +37,9 @@ const KAFKA_TOKENS: u64 = 4;
 /// Files that are open for a moment: what the system says of a disk, of the process, of certificates; sockets whose shard is just closing them.
 const PASSING: u64 = 8;
 
+/// Files of a client beside those of its executors and connections.
+const CLIENT: u64 = 32;
+
 /// How the limit is raised.
 pub(super) const RAISE: &str = "ulimit -n, LimitNOFILE= in systemd, docker run --ulimit nofile=N";
 
@@ -86,6 +89,18 @@ pub(super) fn connections(limit: u64, config: &ServerConfig) -> Result<(usize, O
     Ok((room.min(wanted), warning))
 }
 
+/// Checks that a client of that many executors and connections may open its files.
+pub(super) fn check_client(limit: u64, executors: u64, connections: u64) -> Result<(), Unfit> {
+    let needed = CLIENT + executors * SHARD + connections;
+    if limit >= needed {
+        return Ok(());
+    }
+    Err(Unfit(format!(
+        "only {limit} files may be open (RLIMIT_NOFILE), a client of {connections} connections needs {needed}: raise the limit \
+         ({RAISE}), or open fewer connections"
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +134,16 @@ mod tests {
         config.settings.max_connections = 10;
         assert_eq!(connections(needed + 10, &config), Ok((10, None)));
         assert_eq!(connections(u64::MAX, &config), Ok((10, None)));
+    }
+
+    #[test]
+    fn a_client_needs_a_file_for_each_connection() {
+        assert_eq!(check_client(1024, 2, 900), Ok(()));
+        let why = check_client(1024, 2, 1000).unwrap_err().0;
+        assert!(
+            why.contains("only 1024 files") && why.contains("needs 1040") && why.contains("ulimit -n"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -73,6 +73,12 @@ pub fn check_executors(executors: usize) -> Result<(), Unfit> {
     check_memlock(raise(Resource::Memlock), locked, executors)
 }
 
+/// Checks that this process may run a client of that many executors and connections: kernel, io_uring, locked memory, open files.
+pub fn check_client(executors: u64, connections: u64) -> Result<(), Unfit> {
+    check_executors(usize::try_from(executors).unwrap_or(usize::MAX))?;
+    descriptors::check_client(raise(Resource::Nofile), executors, connections)
+}
+
 /// What to add to the reason why an executor could not be made, where that may be the limit of locked memory: it counts the memory of
 /// all processes of a user, so that others can have used it up.
 pub(super) fn about_memlock(error: &std::io::Error) -> String {
