@@ -3,8 +3,16 @@
 
 mod common;
 
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
 use common::{
-    Client, Server, append, code, consume, feed, get, others_are_served, producer, request, varint,
+    Client, Server, append, code, consume, eventually, feed, get, handshake, others_are_served, producer,
+    request, varint,
 };
 use millstream::pb::{
     ConsumeRequest, ConsumeResponse, ProduceResponse, ProduceSetupResponse, SetupRequest, Status,
@@ -299,4 +307,179 @@ fn a_consumer_gets_everything_although_its_producers_have_fallen_silent() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(output.status.success(), "{report:#}");
     assert_eq!((&report["verified"]["received"], &report["missing"]), (&400_000.into(), &0.into()));
+}
+
+/// A place of a test's own, which is gone with it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn text(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Sends one message and waits for its status.
+fn store(client: &mut Client, payload: &[u8]) -> u32 {
+    client.send(&request(Some(3600), &[payload]));
+    loop {
+        let response: ProduceResponse = client.receive_as();
+        if response.status.is_some() {
+            return code(&response.status);
+        }
+    }
+}
+
+#[test]
+fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
+    let data = Place::new("descriptors");
+    let log = ["--store", "log", "--data-dir", data.text(), "--log-segment-bytes", "16MiB"];
+    let server = Server::start_with_files(160, &[&["--cores", "0"][..], &log].concat());
+    let mut first = producer(&server, "q");
+    assert_eq!(store(&mut first, b"before the crowd"), 201);
+    let crowd: Vec<_> = (0..250).map(|_| server.dial()).collect();
+    server.wait_for_log("connections are refused with 503");
+    // The next files of the log.
+    for number in 0..40 {
+        assert_eq!(store(&mut first, &[0; 1_000_000]), 201, "message {number}");
+    }
+    assert_eq!(server.control("/healthz").0, 200);
+    let mut refused = server.dial();
+    let mut text = String::new();
+    refused.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+    drop(crowd);
+    eventually("a new client", || {
+        let mut stream = server.dial();
+        stream.write_all(handshake("/", "").as_bytes()).ok()?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).ok()?;
+        (&head == b"HTTP/1.1 101").then_some(())
+    });
+    others_are_served(&server);
+    assert_eq!(server.stop(), 0);
+}
+
+/// What a server says that cannot start with this limit of `ulimit`.
+fn refusal(limit: &str) -> String {
+    let Output { status, stderr, .. } = Command::new("sh")
+        .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\""), common::BINARY, "serve"])
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--control-listen",
+            "127.0.0.1:0",
+            "--store",
+            "memory",
+            "--cores",
+            "0",
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{said}");
+    said
+}
+
+#[test]
+fn limits_too_small_for_the_server_are_named_with_what_it_needs() {
+    let said = refusal("-n 30");
+    assert!(said.contains("only 30 files may be open (RLIMIT_NOFILE); the server itself needs "), "{said}");
+    assert!(said.contains("ulimit -n"), "{said}");
+    let said = refusal("-l 64");
+    assert!(said.contains("only 64 KiB of memory may be locked (RLIMIT_MEMLOCK)"), "{said}");
+    assert!(said.contains("ulimit -l"), "{said}");
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_stops_neither_clients_nor_the_end() {
+    let (mut server, _reader) = Server::start_unheard(&["--cores", "0", "--log", "debug"]);
+    others_are_served(&server);
+    for _ in 0..3 {
+        let mut refused = server.dial();
+        refused.write_all(b"GET / HTTP/1.1\r\nnonsense\r\n\r\n").unwrap();
+        let mut text = Vec::new();
+        refused.read_to_end(&mut text).unwrap();
+        assert!(text.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&text));
+    }
+    let mut client = producer(&server, "undisturbed");
+    assert_eq!(store(&mut client, b"x"), 201);
+    drop(client);
+    server.signal("TERM");
+    assert_eq!(server.ended_within(Duration::from_secs(20)).code(), Some(0));
+}
+
+#[test]
+fn a_hangup_has_the_latency_log_reopened_and_disturbs_nobody() {
+    let place = Place::new("hangup");
+    let (path, moved) = (place.0.join("latency.hlog"), place.0.join("latency.hlog.1"));
+    let log = ["--latency-log", path.to_str().unwrap(), "--latency-interval", "50ms"];
+    let server = Server::start(&[&["--cores", "0"][..], &log].concat());
+    let lines =
+        |path: &Path| std::fs::read_to_string(path).unwrap_or_default().matches("Tag=produce,").count();
+    let mut client = producer(&server, "q");
+    assert_eq!(store(&mut client, b"before"), 201);
+    eventually("a line", || (lines(&path) > 0).then_some(()));
+    std::fs::rename(&path, &moved).unwrap();
+    server.signal("HUP");
+    server.wait_for_log("the latency log is reopened");
+    let before = lines(&moved);
+    assert_eq!(store(&mut client, b"after"), 201);
+    eventually("a line in the new file", || (lines(&path) > 0).then_some(()));
+    assert_eq!(lines(&moved), before);
+    assert_eq!(server.stop(), 0);
+    // Without such a log it means nothing.
+    let server = Server::start(&["--cores", "0"]);
+    let mut client = producer(&server, "q");
+    server.signal("HUP");
+    assert_eq!(store(&mut client, b"still here"), 201);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_server_that_is_told_to_end_while_it_reads_its_log_ends_at_once() {
+    let data = Place::new("recovery");
+    // In place of two files of the log: what is opened for reading waits until somebody writes.
+    let pipes = ["00000000.segment", "00000001.segment"].map(|name| data.0.join(name));
+    assert!(Command::new("mkfifo").args(&pipes).status().unwrap().success());
+    let mut child = Command::new(common::BINARY)
+        .args(["serve", "--listen", "127.0.0.1:0", "--control-listen", "off", "--cores", "0"])
+        .args(["--store", "log", "--data-dir", data.text()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Fails until the server has the first one open; it then waits for the second.
+    let mut writing = OpenOptions::new();
+    writing.write(true).custom_flags(libc::O_NONBLOCK);
+    let _first = eventually("recovery", || writing.open(&pipes[0]).ok());
+    let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(told.unwrap().success());
+    let until = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > until => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it reads on");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(ended.code(), Some(0), "{said}");
+    assert!(said.contains("told to end before it served"), "{said}");
 }

@@ -1,5 +1,7 @@
 //! `millstream serve`.
 
+mod signals;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,9 +9,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
+use self::signals::Handling;
 use super::Failure;
 use crate::config::load::{Loaded, load};
 use crate::config::setting::{Kind, default_file};
@@ -42,8 +43,8 @@ Settings come from defaults, the file of --config, the environment (MILLSTREAM_ 
 and flags; each goes before those ahead of it. --print-default-config prints a file to begin with.
 
 SIGTERM and SIGINT drain: producers get their answers, consumers what is stored as far as their credit goes; a second signal exits \
-at once.
-Exit codes: 0 drained; 1 told twice to end, or broken; 2 usage, or it cannot serve.";
+at once, and so does the first one before the server listens. SIGHUP reopens latency_log, so that it can be rotated.
+Exit codes: 0 drained, or ended before it served; 1 told twice to end, or broken; 2 usage, or it cannot serve.";
 
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
@@ -129,7 +130,17 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         print!("{}\n{}", loaded.describe(), memory::describe(&loaded.config));
         return Ok(ExitCode::SUCCESS);
     }
-    serve(&loaded)
+    let handling = Handling::start()?;
+    let ended = serve(&loaded, &handling);
+    match ended {
+        // Nobody reads standard error, and to say why would be to wait for ever.
+        Err(_) if !logging::finish() => Ok(ExitCode::from(2)),
+        Ok(code) => {
+            logging::finish();
+            Ok(code)
+        }
+        Err(why) => Err(why),
+    }
 }
 
 /// The environment; what is no text is none of ours.
@@ -139,9 +150,9 @@ fn environment() -> HashMap<String, String> {
     std::env::vars_os().filter_map(text).collect()
 }
 
-fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
-    let floods = logging::start(config);
-    preflight::check(config)?;
+fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode, Failure> {
+    let mut teller = logging::start(config);
+    let connections_max = preflight::check(config)?;
     if config.store == StoreKind::Kafka {
         kafka::check(&config.kafka, &config.settings)?;
     }
@@ -154,10 +165,9 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     if !heap::keep() {
         tracing::warn!("the C library's allocator takes no settings: large batches will cost more");
     }
-    // Signals are taken by this thread alone, so it must ask for them before any other thread exists.
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", config.listen));
     let listener = Listener::bind(config.listen, config.listen_backlog).map_err(cannot)?;
+    let listener = listener.with_connections_max(connections_max);
     let control = config.control_listen.address(config.listen).map(|address| {
         ControlPort::bind(address).map_err(|error| {
             let cannot = format!("cannot serve health and metrics on {address}: {error}");
@@ -166,6 +176,8 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     });
     let control = control.transpose()?;
     let server = Server::start(config, listener).map_err(cannot)?;
+    // Before anybody is told that it serves: a signal that comes then drains.
+    handling.serve(server.drain_handle(), server.board(), config.settings.drain_timeout);
     tracing::info!(
         listen = %server.address(),
         control = control.as_ref().map(|control| tracing::field::display(control.address())),
@@ -186,20 +198,6 @@ fn serve(Loaded { config, .. }: &Loaded) -> Result<ExitCode, Failure> {
     if let Some(control) = control {
         control.serve(server.probe(), server.board(), InfoPage::new(config), config.control_hosts.clone())?;
     }
-    let handle = server.drain_handle();
-    std::thread::spawn(move || {
-        let mut asked = false;
-        for signal in signals.forever() {
-            if asked {
-                tracing::warn!(signal, "a second signal: exiting at once");
-                std::process::exit(1);
-            }
-            asked = true;
-            tracing::info!(signal, "draining; a second signal exits at once");
-            handle.drain();
-        }
-    });
-    let teller = floods.clone();
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(TELL_FLOODS_EVERY);

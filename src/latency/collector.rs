@@ -35,8 +35,19 @@ type Answer = (usize, Recorder, ShardPulse);
 enum Wish {
     /// Ask the shards now.
     Collect(Box<dyn FnOnce() + Send>),
+    /// The latency log may have been renamed: go on in a new one.
+    ReopenLog,
     /// The shards have ended, and this is what they had left.
     End(Vec<Recorder>),
+}
+
+/// Why the lines of a file end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// They go on in the file that has the log's name then.
+    File,
+    /// The server ends.
+    Nothing,
 }
 
 /// What is known, for whoever shows it.
@@ -74,6 +85,11 @@ impl Board {
     /// False where the server has ended.
     pub fn collect(&self, then: impl FnOnce() + Send + 'static) -> bool {
         self.wishes.send(Wish::Collect(Box::new(then))).is_ok()
+    }
+
+    /// Has the latency log, if there is one, go on in the file that has its name now. False where the server has ended.
+    pub fn reopen_log(&self) -> bool {
+        self.wishes.send(Wish::ReopenLog).is_ok()
     }
 
     /// What all shards together have recorded since the server began.
@@ -164,41 +180,66 @@ struct Work {
 
 impl Work {
     fn run(mut self, every: Duration, wishes: &Receiver<Wish>, mut log: Option<LogFile>) {
-        let mut lines = log.as_mut().and_then(|log| said(log.begin()));
+        loop {
+            let next = {
+                let mut lines = log.as_mut().and_then(|log| said(log.begin()));
+                self.run_file(every, wishes, &mut lines)
+            };
+            if next == Next::Nothing {
+                return;
+            }
+            if let Some(log) = &mut log {
+                match log.reopen() {
+                    Ok(()) => tracing::info!("the latency log is reopened"),
+                    Err(error) => {
+                        tracing::error!(%error, "the latency log cannot be reopened: the old file goes on")
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same, for as long as one file is written.
+    fn run_file(&mut self, every: Duration, wishes: &Receiver<Wish>, lines: &mut Option<Lines<'_>>) -> Next {
         loop {
             let due = (self.began + every).saturating_duration_since(Instant::now());
             if due.is_zero() {
                 // However many ask meanwhile.
                 self.collect();
-                self.end_interval(&mut lines);
+                self.end_interval(lines);
                 continue;
             }
             match wishes.recv_timeout(due) {
                 Ok(Wish::Collect(then)) => {
                     // Whoever asks without end costs no more than whoever asks now and then.
                     std::thread::sleep(PACE.saturating_sub(self.collected.elapsed()));
-                    let (mut asked, mut ended) = (vec![then], None);
+                    let (mut asked, mut ended, mut is_renamed) = (vec![then], None, false);
                     for wish in wishes.try_iter() {
                         match wish {
                             Wish::Collect(then) => asked.push(then),
+                            Wish::ReopenLog => is_renamed = true,
                             Wish::End(left) => ended = Some(left),
                         }
                     }
                     self.collect();
                     asked.into_iter().for_each(|then| then());
                     if let Some(left) = ended {
-                        return self.end(left, &mut lines);
+                        return self.end(left, lines);
+                    }
+                    if is_renamed {
+                        return Next::File;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(Wish::End(left)) => return self.end(left, &mut lines),
-                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Wish::ReopenLog) => return Next::File,
+                Ok(Wish::End(left)) => return self.end(left, lines),
+                Err(RecvTimeoutError::Disconnected) => return Next::Nothing,
             }
         }
     }
 
     /// The shards have ended.
-    fn end(&mut self, left: Vec<Recorder>, lines: &mut Option<Lines<'_>>) {
+    fn end(&mut self, left: Vec<Recorder>, lines: &mut Option<Lines<'_>>) -> Next {
         // What a shard had given before it ended.
         while let Ok((shard, full, pulse)) = self.answers.try_recv() {
             self.take(shard, full, pulse);
@@ -208,6 +249,7 @@ impl Work {
             self.add(shard, &left);
         }
         self.end_interval(lines);
+        Next::Nothing
     }
 
     /// Asks every shard, and waits for them, but not for long.

@@ -1,11 +1,13 @@
 //! `latency_log`: an HdrHistogram interval log (format 1.3, V2 histograms), one tagged line for each stage and interval.
 //!
 //! Values are nanoseconds, or counts where a stage counts; the maximum beside each is in milliseconds, as the standard tools
-//! expect. A log that is there is gone on with, under a header of its own.
+//! expect. A log that is there is continued at its end, under a header of its own. Every line goes to the file's present end, so that
+//! the file may be truncated; after it was renamed, [`LogFile::reopen`] goes on in a new one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, LineWriter};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::serialization::V2DeflateSerializer;
@@ -18,8 +20,12 @@ use super::{Recorder, Stage, Unit};
 /// Nanoseconds of the unit that maxima are in.
 const MAX_UNIT_NS: f64 = 1e6;
 
+/// Who may read and write a new log: its owner.
+const MODE: u32 = 0o600;
+
 /// An open log, before its first line.
 pub struct LogFile {
+    path: PathBuf,
     file: LineWriter<File>,
     serializer: V2DeflateSerializer,
 }
@@ -33,11 +39,18 @@ pub struct Lines<'a> {
 impl LogFile {
     /// Opens it for going on at its end.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self { file: LineWriter::new(file), serializer: V2DeflateSerializer::new() })
+        let file = append_to(path)?;
+        let serializer = V2DeflateSerializer::new();
+        Ok(Self { path: path.to_owned(), file: LineWriter::new(file), serializer })
     }
 
-    /// Writes the header: a server starts.
+    /// Goes on in the file that has the log's name now, which is made if there is none. Keeps the present one where that fails.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        self.file = LineWriter::new(append_to(&self.path)?);
+        Ok(())
+    }
+
+    /// Writes the header: a server starts, or a new file.
     pub fn begin(&mut self) -> io::Result<Lines<'_>> {
         let counts = Stage::ALL.into_iter().filter(|stage| stage.unit() != Unit::Nanoseconds);
         let counts: Vec<_> = counts.map(Stage::name).collect();
@@ -56,6 +69,10 @@ impl LogFile {
             .begin_log_with(&mut self.file, &mut self.serializer)?;
         Ok(Lines { log, began })
     }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(MODE).open(path)
 }
 
 impl Lines<'_> {
@@ -79,6 +96,48 @@ mod tests {
     use super::*;
     use crate::latency::decode;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// How many histograms a log holds, and whether it begins with a header.
+    fn contents(path: &Path) -> (usize, bool) {
+        let text = std::fs::read(path).unwrap();
+        let lines =
+            IntervalLogIterator::new(&text).filter(|entry| matches!(entry, Ok(LogEntry::Interval(_))));
+        (lines.count(), text.starts_with(b"#[Histogram log format version"))
+    }
+
+    #[test]
+    fn a_log_may_be_renamed_or_truncated_while_it_is_written() {
+        let path = std::env::temp_dir().join(format!("millstream-rotated-{}.hlog", std::process::id()));
+        let moved = path.with_extension("hlog.1");
+        let mut recorder = Recorder::default();
+        recorder.record(Stage::Commit, 250_000, 7);
+        recorder.count();
+        let second = Duration::from_secs(1);
+        let mut file = LogFile::open(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+        let mut lines = file.begin().unwrap();
+        lines.write(second, &recorder).unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        lines.write(second, &recorder).unwrap();
+        drop(lines);
+        file.reopen().unwrap();
+        let mut lines = file.begin().unwrap();
+        lines.write(second, &recorder).unwrap();
+        assert_eq!((contents(&moved), contents(&path)), ((2, true), (1, true)));
+        // As copytruncate does.
+        File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        lines.write(second, &recorder).unwrap();
+        drop(lines);
+        assert_eq!(contents(&path), (1, false), "no hole at its beginning");
+        // Where the new file cannot be made, the old one goes on.
+        file.path = "/nowhere/at/all.hlog".into();
+        assert!(file.reopen().is_err());
+        file.begin().unwrap().write(second, &recorder).unwrap();
+        assert_eq!(contents(&path).0, 2);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(&moved).unwrap();
+    }
 
     #[test]
     fn a_log_is_gone_on_with_and_reads_as_it_was_recorded() {

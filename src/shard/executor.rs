@@ -11,11 +11,11 @@ use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement,
 const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 
 /// Entries of each of the three rings. Fewer, and glommio preempts a shard with as many busy sockets.
-const RING_DEPTH: usize = 1024;
+pub(super) const RING_DEPTH: usize = 1024;
 
 /// Registered memory, bytes for each ring: glommio's floor. Sockets do not use it, and its default of
 /// 10 MiB would lock 30 MiB for each shard.
-const IO_MEMORY: usize = 64 << 10;
+pub(super) const IO_MEMORY: usize = 64 << 10;
 
 /// Where an executor runs, and how it waits.
 #[derive(Clone, Debug)]

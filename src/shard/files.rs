@@ -20,8 +20,8 @@ type IsSynced = bool;
 /// Those that were used last are last.
 type Open = Vec<((FileName, IsSynced), Rc<DmaFile>)>;
 
-/// Files that a shard keeps open: the one that it writes, and those that are read just now. One that is removed elsewhere keeps its
-/// room on the disk for as long.
+/// Files that a shard keeps open although nothing uses them just now. While more are in use, more are open: at most one for each load of
+/// older messages, and those that are written. One that is removed elsewhere keeps its room on the disk for as long.
 pub const OPEN_MAX: usize = 8;
 
 /// See the module's page. Clones are the same.
@@ -129,13 +129,16 @@ impl Files {
         match options.dma_open(self.directory.path_of(file)).await {
             Ok(open) => {
                 let open = Rc::new(open);
-                let oldest = {
+                // To put aside one that is in use would close nothing, and let go of its place for another.
+                let unused: Open = {
                     let mut all = self.open.borrow_mut();
                     all.push((key, open.clone()));
-                    (all.len() > OPEN_MAX).then(|| all.remove(0))
+                    let over = all.len().saturating_sub(OPEN_MAX);
+                    let unused = all.extract_if(.., |(_, file)| Rc::strong_count(file) == 1);
+                    unused.take(over).collect()
                 };
-                if let Some((_, oldest)) = oldest {
-                    let _ = oldest.close_rc().await;
+                for (_, file) in unused {
+                    let _ = file.close_rc().await;
                 }
                 Ok(Some(open))
             }
@@ -193,5 +196,40 @@ impl Disk<Tag> for Files {
 
     fn poll(&mut self) -> Option<(Tag, Read)> {
         self.done.borrow_mut().pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::executor::{ExecutorSettings, spawn};
+    use crate::store::log::BLOCK;
+
+    #[test]
+    fn files_in_use_stay_open_and_only_unused_ones_are_closed() {
+        let path = std::env::temp_dir().join(format!("millstream-files-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        let directory = Arc::new(OsDirectory::new(&path, 0));
+        let places = 0..2 * OPEN_MAX as u32;
+        for place in places.clone() {
+            std::fs::write(directory.path_of(FileName::Segment(place)), [0; BLOCK]).unwrap();
+        }
+        let settings = ExecutorSettings { name: "files".into(), core: None };
+        let counted = spawn(settings, move || async move {
+            let files = Files::new(directory, || {});
+            let mut used = Vec::new();
+            for place in places {
+                used.push(files.open(FileName::Segment(place), false).await.unwrap().expect("direct I/O"));
+            }
+            let in_use = files.open.borrow().len();
+            let first = used.swap_remove(0);
+            drop(used);
+            files.open(FileName::Segment(0), true).await.unwrap().expect("direct I/O");
+            let is_kept = files.open.borrow().iter().any(|(_, file)| Rc::ptr_eq(file, &first));
+            (in_use, files.open.borrow().len(), is_kept)
+        });
+        let counted = counted.unwrap().join().unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+        assert_eq!(counted, (2 * OPEN_MAX, OPEN_MAX, true));
     }
 }

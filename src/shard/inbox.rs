@@ -55,7 +55,7 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Wakes the shard whatever it does: for the monitor, which calls this at most once in a period.
+    /// Wakes the shard whatever it does: for the monitor, which bounds how often it does that to a shard that does not move.
     pub fn wake(&self) {
         if let Some(waker) = self.0.waker.get() {
             waker.wake_by_ref();

@@ -7,7 +7,7 @@
 //! | `socket`, `parker` | ready sockets, parking, passes of the reactor | the shard |
 //! | `files` | the embedded log's disk | the shard |
 //! | `inbox`, `doorbell`, `delivery` | what other threads send | the shard and its senders |
-//! | `preflight` | what the machine must allow | the starting thread |
+//! | `preflight`, `descriptors` | what the machine must allow; how many connections it leaves room for | the starting thread |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
 //! | `acceptor`, `monitor` | new connections; stalls and lost wake-ups | their own threads |
 //! | `probe` | asking shards how they are | whoever asks |
@@ -16,6 +16,7 @@
 pub mod acceptor;
 pub mod core;
 pub mod delivery;
+mod descriptors;
 pub mod doorbell;
 pub mod driver;
 pub mod executor;
@@ -37,6 +38,7 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("a thread of the server has panicked: the process ends");
+            crate::logging::finish();
             std::process::abort();
         }
     }

@@ -1,7 +1,11 @@
 //! The monitor: a thread beside the shards that sees when one stands still, and wakes it.
 //!
 //! glommio 0.9 can go to sleep with its driver runnable (a wake-up lost about once in 200,000, rarer still with
-//! the settings of `executor`). No event then ends the sleep, so somebody outside must look.
+//! the settings of `executor`). No event then ends the sleep, so another thread must look.
+//!
+//! A wake-up holds a reference to the driver's task until the shard takes it, and glommio aborts the process at 32,767 of them. A shard
+//! that is stuck takes none. So the monitor wakes a shard at the first look that finds it still, and again only after twice as long each
+//! time, because that wake-up may be lost as well: 16 wake-ups in the first 200 seconds, 32 at most until the shard moves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,31 +37,75 @@ pub struct Watched {
     pub stalls: Arc<AtomicU64>,
 }
 
+/// What the monitor remembers of a shard.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// Its turns at the last look.
+    turns: u64,
+    /// Looks since then that found it still.
+    still: u32,
+}
+
+impl Seen {
+    /// Takes in a look: the shard has begun `turns`, and `waits` for something to do. True where it is to be woken.
+    fn look(&mut self, turns: u64, waits: bool) -> bool {
+        if turns != self.turns || waits {
+            *self = Self { turns, still: 0 };
+            return false;
+        }
+        self.still = self.still.saturating_add(1);
+        self.still.is_power_of_two()
+    }
+}
+
 /// Watches until `stop`. Never touches what a shard owns.
 pub fn watch(shards: Vec<Watched>, stop: &AtomicBool) {
-    let mut seen: Vec<(u64, u32)> = vec![(0, 0); shards.len()];
+    let mut seen = vec![Seen::default(); shards.len()];
     while !stop.load(Ordering::Relaxed) {
         let mut idle = true;
-        for (index, (watched, (turns, still))) in shards.iter().zip(&mut seen).enumerate() {
-            let now = watched.heartbeat.turns();
+        for (index, (watched, seen)) in shards.iter().zip(&mut seen).enumerate() {
+            let before = seen.clone();
             let waits = watched.heartbeat.is_parked() && watched.sender.depth() == 0;
-            if now != *turns || waits {
-                if *still >= STALL_LOOKS {
-                    tracing::warn!(shard = index, still_ms = still_ms(*still), "a shard stood still");
+            let is_to_be_woken = seen.look(watched.heartbeat.turns(), waits);
+            if seen.still == 0 {
+                if before.still >= STALL_LOOKS {
+                    watched.heartbeat.set_stands_still(false);
+                    tracing::warn!(shard = index, still_ms = still_ms(before.still), "a shard stood still");
                 }
-                idle &= now == *turns;
-                *turns = now;
-                *still = 0;
+                idle &= seen.turns == before.turns;
             } else {
                 idle = false;
-                *still += 1;
-                if *still == STALL_LOOKS {
-                    watched.stalls.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(shard = index, still_ms = still_ms(*still), "a shard stands still");
-                }
+            }
+            if seen.still == STALL_LOOKS && before.still < STALL_LOOKS {
+                watched.heartbeat.set_stands_still(true);
+                watched.stalls.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(shard = index, still_ms = still_ms(seen.still), "a shard stands still");
+            }
+            if is_to_be_woken {
                 watched.sender.wake();
             }
         }
         std::thread::sleep(if idle { LOOK_EVERY_IDLE } else { LOOK_EVERY });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stuck_shard_is_woken_a_few_times_however_long_it_is_stuck() {
+        let mut seen = Seen::default();
+        assert!(!seen.look(7, false), "it has turned");
+        let looks = |seen: &mut Seen, count: u32| (0..count).filter(|_| seen.look(7, false)).count();
+        assert_eq!(looks(&mut seen, 1), 1, "at once");
+        assert_eq!(looks(&mut seen, 1), 1, "and again: the first may be lost");
+        // 200 seconds.
+        assert_eq!(looks(&mut seen, 40_000 - 2), 14);
+        seen.still = u32::MAX - 1;
+        assert_eq!(looks(&mut seen, 100), 0);
+        assert!(!seen.look(8, false), "it moves");
+        assert!(seen.look(8, false), "it is stuck anew");
+        assert!(!seen.look(8, true), "it waits, and is left alone");
     }
 }

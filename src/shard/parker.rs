@@ -88,6 +88,8 @@ pub struct Heartbeat {
     parked: CachePadded<AtomicBool>,
     /// When the park is to end by itself, milliseconds since `began`; `u64::MAX` for never.
     until_ms: AtomicU64,
+    /// The monitor has seen no turn for a while, although there is something to do.
+    stands_still: AtomicBool,
     began: Instant,
 }
 
@@ -97,6 +99,7 @@ impl Default for Heartbeat {
             turns: CachePadded::default(),
             parked: CachePadded::default(),
             until_ms: AtomicU64::new(u64::MAX),
+            stands_still: AtomicBool::new(false),
             began: Instant::now(),
         }
     }
@@ -113,6 +116,16 @@ impl Heartbeat {
     pub fn is_parked(&self) -> bool {
         let until = Duration::from_millis(self.until_ms.load(Ordering::Relaxed));
         self.parked.load(Ordering::Relaxed) && self.began.elapsed() < until.saturating_add(TIMER_GRACE)
+    }
+
+    /// Whether the monitor takes the shard for stuck.
+    pub fn stands_still(&self) -> bool {
+        self.stands_still.load(Ordering::Relaxed)
+    }
+
+    /// The monitor takes the shard for stuck, or no longer.
+    pub fn set_stands_still(&self, stands_still: bool) {
+        self.stands_still.store(stands_still, Ordering::Relaxed);
     }
 
     fn park_until(&self, deadline: Option<Instant>) {

@@ -1,28 +1,48 @@
-//! What shards need of the machine, looked at before the first is started: every refusal says what to do.
+//! What shards need of the machine, checked before anything starts: every refusal says what to do.
 //!
-//! Runs once, on the starting thread. Raises the soft limits that may be raised.
+//! Runs once, on the starting thread. Raises the soft limits as far as the hard ones allow.
 
 use std::fmt;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
-use super::uring;
+use super::executor::{IO_MEMORY, RING_DEPTH};
+use super::{descriptors, uring};
 use crate::config::ServerConfig;
 
-/// The kernel that glommio's operations need.
-const KERNEL_MIN: (u32, u32) = (5, 8);
+/// A kernel's version, major and minor.
+type Version = (u32, u32);
 
-/// What glommio asks for, bytes that may be locked: with less it starts no executor.
+/// The kernel that glommio's operations need.
+const KERNEL_MIN: Version = (5, 8);
+
+/// From this kernel on the memory of a ring no longer counts as locked.
+const RINGS_UNLOCKED: Version = (5, 12);
+/// From this kernel on it counts again.
+const RINGS_LOCKED_AGAIN: Version = (6, 14);
+
+/// The limit of locked memory below which glommio starts no executor, whatever the executor locks, bytes.
 const MEMLOCK_MIN: u64 = 512 << 10;
 
-/// Open files that a server needs before its first connection.
-const FILES_MIN: u64 = 64;
-/// Open files of each shard beside its connections: rings, bells, its listener's share.
-const FILES_PER_SHARD: u64 = 16;
+/// Rings of an executor; each registers the executor's [`IO_MEMORY`].
+const RINGS: u64 = 3;
+/// Bytes of a submission, a completion and an index into the submissions; the kernel makes two completions for each submission.
+const SUBMISSION: u64 = 64;
+const COMPLETION: u64 = 16;
+const INDEX: u64 = 4;
+/// The head of a ring, bytes; the kernel's is a little smaller.
+const RING_HEAD: u64 = 512;
+const PAGE: u64 = 4096;
+
+const RAISE_MEMLOCK: &str = "ulimit -l, LimitMEMLOCK=infinity in systemd, docker run --ulimit memlock=-1";
+const ALLOW_URING: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in its profile (docker run \
+                           --security-opt seccomp=FILE, seccompProfile in Kubernetes)";
 
 /// Why no shard can be started, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit(String);
+pub struct Unfit(pub(super) String);
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,18 +52,42 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-/// Looks at kernel, io_uring, lockable memory and open files. What is merely small is said in the log.
-pub fn check(config: &ServerConfig) -> Result<(), Unfit> {
-    check_kernel(&rustix::system::uname().release().to_string_lossy())?;
-    let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    check_uring(setting.trim(), uring::probe())?;
-    check_memlock(raise(Resource::Memlock))?;
-    let shards = config.shard_cores().len() as u64;
-    let wanted = FILES_MIN + shards * (FILES_PER_SHARD + config.settings.max_connections as u64);
-    if let Some(warning) = check_files(raise(Resource::Nofile), wanted)? {
+/// Checks kernel, io_uring, locked memory and open files for a server. How many connections the limit of open files leaves room for,
+/// on all shards together.
+pub fn check(config: &ServerConfig) -> Result<usize, Unfit> {
+    check_executors(config.shard_cores().len())?;
+    let (connections, warning) = descriptors::connections(raise(Resource::Nofile), config)?;
+    if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
-    Ok(())
+    Ok(connections)
+}
+
+/// Checks that this process may start that many executors: for every command that has one, a client's too.
+pub fn check_executors(executors: usize) -> Result<(), Unfit> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    check_kernel(&release)?;
+    let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    check_uring(setting.trim(), is_filtered(), uring::probe())?;
+    let locked = if is_exempt() { 0 } else { locked_bytes(version(&release), executors as u64) };
+    check_memlock(raise(Resource::Memlock), locked, executors)
+}
+
+/// Checks that this process may run a client of that many executors and connections: kernel, io_uring, locked memory, open files.
+pub fn check_client(executors: u64, connections: u64) -> Result<(), Unfit> {
+    check_executors(usize::try_from(executors).unwrap_or(usize::MAX))?;
+    descriptors::check_client(raise(Resource::Nofile), executors, connections)
+}
+
+/// What to add to the reason why an executor could not be made, where that may be the limit of locked memory: it counts the memory of
+/// all processes of a user, so that others can have used it up.
+pub(super) fn about_memlock(error: &std::io::Error) -> String {
+    if error.kind() != std::io::ErrorKind::OutOfMemory {
+        return String::new();
+    }
+    format!(
+        "; perhaps other processes of this user have locked what the limit allows: raise it ({RAISE_MEMLOCK})"
+    )
 }
 
 /// The limit that is in force, once the soft one was raised as far as it goes; `u64::MAX` for none.
@@ -53,87 +97,149 @@ fn raise(resource: Resource) -> u64 {
     (if raised { maximum } else { current }).unwrap_or(u64::MAX)
 }
 
-fn check_kernel(release: &str) -> Result<(), Unfit> {
+fn version(release: &str) -> Option<Version> {
     let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().ok());
-    let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next()) else { return Ok(()) };
-    if (major, minor) >= KERNEL_MIN {
+    Some((parts.next()??, parts.next()??))
+}
+
+fn check_kernel(release: &str) -> Result<(), Unfit> {
+    if version(release).is_none_or(|version| version >= KERNEL_MIN) {
         return Ok(());
     }
     let (at_least, minor_least) = KERNEL_MIN;
     Err(Unfit(format!("Linux {release} is too old: io_uring needs {at_least}.{minor_least} or later")))
 }
 
-fn check_uring(setting: &str, probe: Result<(), rustix::io::Errno>) -> Result<(), Unfit> {
+/// Whether a seccomp filter looks at this process' system calls; `None` where the kernel does not say.
+fn is_filtered() -> Option<bool> {
+    seccomp(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The mode of `Seccomp:` in proc(5)'s status: 0 none, 1 strict, 2 a filter.
+fn seccomp(status: &str) -> Option<bool> {
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"))?;
+    Some(mode.trim() == "2")
+}
+
+fn check_uring(setting: &str, is_filtered: Option<bool>, probe: Result<(), Errno>) -> Result<(), Unfit> {
     let Err(error) = probe else { return Ok(()) };
     let why = match (setting, error) {
-        ("1" | "2", _) => format!(
+        ("1" | "2", Errno::PERM) => format!(
             "io_uring is switched off (kernel.io_uring_disabled = {setting}): sysctl -w kernel.io_uring_disabled=0"
         ),
-        (_, rustix::io::Errno::PERM) => {
-            "io_uring is not allowed here: in a container, allow io_uring_setup, io_uring_enter and \
-            io_uring_register in the seccomp profile (docker run --security-opt seccomp=FILE)"
-                .into()
+        (_, Errno::PERM | Errno::ACCESS | Errno::NOSYS) if is_filtered == Some(true) => {
+            format!(
+                "io_uring is forbidden by this container's or service's seccomp filter ({error}): {ALLOW_URING}"
+            )
         }
-        (_, rustix::io::Errno::NOSYS) => {
-            "this kernel has no io_uring: it must be built with CONFIG_IO_URING".into()
+        (_, Errno::NOSYS) => "this kernel has no io_uring: it must be built with CONFIG_IO_URING".into(),
+        (_, Errno::PERM | Errno::ACCESS) if is_filtered.is_none() => {
+            format!("io_uring is not allowed here ({error}); if that is a seccomp filter, {ALLOW_URING}")
         }
-        (_, rustix::io::Errno::NOMEM) => {
-            "io_uring may lock no memory: raise the limit (ulimit -l, LimitMEMLOCK=infinity in \
-            systemd, docker run --ulimit memlock=-1)"
-                .into()
+        (_, Errno::PERM | Errno::ACCESS) => format!(
+            "io_uring is not allowed here ({error}), and no seccomp filter is set: see whether a security module (SELinux, \
+             AppArmor) or the sandbox around this process forbids it"
+        ),
+        (_, Errno::NOMEM) => format!("io_uring may lock no memory: raise the limit ({RAISE_MEMLOCK})"),
+        (_, Errno::MFILE | Errno::NFILE) => {
+            format!(
+                "io_uring cannot be set up: {error}: raise the limit of open files ({})",
+                descriptors::RAISE
+            )
         }
         (_, error) => format!("io_uring cannot be set up: {error}"),
     };
     Err(Unfit(why))
 }
 
-fn check_memlock(limit: u64) -> Result<(), Unfit> {
-    if limit >= MEMLOCK_MIN {
-        return Ok(());
-    }
-    Err(Unfit(format!(
-        "only {limit} bytes may be locked in memory, {MEMLOCK_MIN} are needed: raise the limit (ulimit -l, \
-         LimitMEMLOCK=infinity in systemd, docker run --ulimit memlock=-1)"
-    )))
+/// Whether the kernel does not count what this process locks: it has CAP_IPC_LOCK, and not only in a user namespace of its own.
+fn is_exempt() -> bool {
+    let can_lock = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    can_lock && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// A warning, where there are enough to begin with.
-fn check_files(limit: u64, wanted: u64) -> Result<Option<String>, Unfit> {
-    let what_to_do = "raise the limit (ulimit -n, LimitNOFILE= in systemd, docker run --ulimit nofile=N)";
-    if limit < FILES_MIN {
-        return Err(Unfit(format!("only {limit} files may be open, {FILES_MIN} are needed: {what_to_do}")));
+/// What that many executors lock, bytes. Measured on Linux 6.18: 104 KiB for a ring of 1,024 entries.
+fn locked_bytes(version: Option<Version>, executors: u64) -> u64 {
+    let depth = RING_DEPTH as u64;
+    let entries = (depth * SUBMISSION).next_multiple_of(PAGE);
+    let ring = (2 * depth * COMPLETION + depth * INDEX + RING_HEAD).next_multiple_of(PAGE);
+    let rings = match version {
+        Some(version) if version < RINGS_UNLOCKED => entries.next_power_of_two() + ring.next_power_of_two(),
+        Some(version) if version < RINGS_LOCKED_AGAIN => 0,
+        _ => entries + ring,
+    };
+    executors * RINGS * (rings + IO_MEMORY as u64)
+}
+
+fn check_memlock(limit: u64, locked: u64, executors: usize) -> Result<(), Unfit> {
+    let needed = locked.max(MEMLOCK_MIN);
+    if limit >= needed {
+        return Ok(());
     }
-    Ok((limit < wanted).then(|| {
-        format!(
-            "{limit} files may be open, max_connections on every shard wants {wanted}: connections beyond that wait to be \
-             accepted; {what_to_do}, or lower max_connections"
-        )
-    }))
+    let few = if executors > 1 { ", or run fewer shards (cores)" } else { "" };
+    Err(Unfit(format!(
+        "only {} KiB of memory may be locked (RLIMIT_MEMLOCK), {executors} {} {} KiB: raise the limit ({RAISE_MEMLOCK}){few}",
+        limit >> 10,
+        if executors == 1 { "shard or client needs" } else { "shards need" },
+        needed >> 10,
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
 
     #[test]
     fn every_refusal_says_what_to_do() {
         assert_eq!(check_kernel("6.18.44-cloud"), Ok(()));
         assert_eq!(check_kernel("5.8.0"), Ok(()));
+        assert_eq!(check_kernel("a name of its own"), Ok(()));
         assert!(check_kernel("5.4.0-150-generic").unwrap_err().0.contains("5.8 or later"));
-        assert_eq!(check_uring("0", Ok(())), Ok(()));
-        let says = |setting, error, words: &str| {
-            let why = check_uring(setting, Err(error)).unwrap_err().0;
+        assert_eq!(check_uring("0", Some(true), Ok(())), Ok(()));
+        let says = |setting, is_filtered, error, words: &str| {
+            let why = check_uring(setting, is_filtered, Err(error)).unwrap_err().0;
             assert!(why.contains(words), "{why}");
+            why
         };
-        says("2", Errno::PERM, "sysctl -w kernel.io_uring_disabled=0");
-        says("0", Errno::PERM, "seccomp");
-        says("0", Errno::NOSYS, "CONFIG_IO_URING");
-        says("0", Errno::NOMEM, "LimitMEMLOCK=infinity");
-        assert!(check_memlock(65_536).unwrap_err().0.contains("--ulimit memlock=-1"));
-        assert!(check_files(20, 100).unwrap_err().0.contains("LimitNOFILE"));
-        assert!(check_files(1024, 5000).unwrap().unwrap().contains("lower max_connections"));
-        assert_eq!(check_files(1 << 20, 5000), Ok(None));
+        says("2", Some(true), Errno::PERM, "sysctl -w kernel.io_uring_disabled=0");
+        says("0", Some(false), Errno::NOSYS, "CONFIG_IO_URING");
+        says("0", None, Errno::PERM, "seccomp");
+        says("0", Some(false), Errno::PERM, "SELinux");
+        says("0", Some(false), Errno::NOMEM, "LimitMEMLOCK=infinity");
+        says("0", Some(false), Errno::MFILE, "ulimit -n");
+        for error in [Errno::PERM, Errno::ACCESS, Errno::NOSYS] {
+            let why = says("0", Some(true), error, "seccomp");
+            assert!(why.contains("io_uring_register") && !why.contains("CONFIG_IO_URING"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_seccomp_filter_is_read_from_the_process_status() {
+        assert_eq!(seccomp("Name:\tx\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n"), Some(true));
+        assert_eq!(seccomp("Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n"), Some(false));
+        assert_eq!(seccomp("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn locked_memory_is_that_of_all_shards_on_kernels_that_count_it() {
+        assert_eq!(locked_bytes(Some((6, 18)), 1), 504 << 10);
+        assert_eq!(locked_bytes(None, 2), 1008 << 10);
+        assert_eq!(locked_bytes(Some((6, 8)), 2), 384 << 10);
+        assert_eq!(locked_bytes(Some((5, 10)), 1), 576 << 10);
+        let two = locked_bytes(Some((6, 18)), 2);
+        for (limit, fits) in [(64, false), (600, false), (1000, false), (1008, true), (8192, true)] {
+            assert_eq!(check_memlock(limit << 10, two, 2).is_ok(), fits, "{limit} KiB");
+        }
+        let why = check_memlock(600 << 10, two, 2).unwrap_err().0;
+        for words in
+            ["only 600 KiB", "RLIMIT_MEMLOCK", "2 shards need 1008 KiB", "ulimit -l", "--ulimit memlock=-1"]
+        {
+            assert!(why.contains(words), "{words}: {why}");
+        }
+        // glommio asks for its minimum of everybody.
+        assert_eq!(check_memlock(MEMLOCK_MIN, 0, 2), Ok(()));
+        assert!(check_memlock(MEMLOCK_MIN - 1, 0, 2).is_err());
     }
 
     #[test]

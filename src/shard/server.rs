@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use glommio::ExecutorJoinHandle;
 
 use super::AbortOnPanic;
-use super::acceptor::Listener;
+use super::acceptor::{Listener, Target};
 use super::core::{Core, Token};
 use super::delivery::Delivery;
 use super::driver::{Driver, ShardReport, Shared};
@@ -19,7 +19,8 @@ use super::executor::{ExecutorSettings, spawn};
 use super::files::Files;
 use super::inbox::{Inbox, Sender, inbox};
 use super::monitor::{self, Watched};
-use super::parker::Parker;
+use super::parker::{Heartbeat, Parker};
+use super::preflight;
 use super::probe::{LogFiles, Probe};
 use crate::config::{KafkaConfig, LogConfig, ServerConfig, Settings, StoreKind, WhenFull};
 use crate::latency::{Board, Collector, Recorder};
@@ -27,6 +28,9 @@ use crate::store::kafka::{Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::{Memory, Store};
 use crate::tenant::Tenants;
+
+/// How long a shard whose inbox is full is given before it is told again to drain.
+const FULL_WAIT: Duration = Duration::from_millis(1);
 
 /// A running server.
 #[derive(Debug)]
@@ -54,12 +58,20 @@ impl DrainHandle {
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.listener.close();
-        for shard in &self.shards {
-            let mut delivery = Delivery::Drain;
-            while let Err(back) = shard.send(delivery) {
-                delivery = back;
-                std::thread::yield_now();
+        let is_full = |shard: &&Sender<Delivery>| shard.send(Delivery::Drain).is_err();
+        let mut full: Vec<_> = self.shards.iter().filter(is_full).cloned().collect();
+        if full.is_empty() {
+            return;
+        }
+        // One of them may be stuck, and whoever asks must not be: a second signal is still to be heard.
+        let telling = std::thread::Builder::new().name("drain".into()).spawn(move || {
+            while !full.is_empty() {
+                std::thread::sleep(FULL_WAIT);
+                full.retain(|shard| shard.send(Delivery::Drain).is_err());
             }
+        });
+        if let Err(error) = telling {
+            tracing::error!(%error, "a shard whose inbox is full cannot be told to drain");
         }
     }
 }
@@ -87,6 +99,7 @@ impl Stores {
                 let (dir, report) = log::open(&directory, shards as u16, *segment_bytes, &now)
                     .map_err(|error| failed(&error))?;
                 report.say(data_dir);
+                warn_of_little_room(&config.embedded);
                 let config = config.embedded.clone();
                 Ok(Self::Log {
                     dir: Arc::new(dir),
@@ -158,7 +171,7 @@ impl Server {
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
         let stalls: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();
-        let mut watched = Vec::new();
+        let (mut watched, mut targets) = (Vec::new(), Vec::new());
         for ((shard, core), inbox) in cores.into_iter().enumerate().zip(inboxes) {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
             let (settings, tenants) = (settings.clone(), tenants.clone());
@@ -166,7 +179,8 @@ impl Server {
             let spin = config.spin_before_park;
             let stores = stores.clone();
             let bell = senders[shard].clone();
-            let heartbeat = Arc::default();
+            let heartbeat: Arc<Heartbeat> = Arc::default();
+            targets.push(Target { sender: senders[shard].clone(), heartbeat: Arc::clone(&heartbeat) });
             watched.push(Watched {
                 heartbeat: Arc::clone(&heartbeat),
                 sender: senders[shard].clone(),
@@ -218,10 +232,10 @@ impl Server {
             let _guard = AbortOnPanic;
             monitor::watch(watched, &stop);
         })?;
-        let (accepting, to) = (listener.clone(), senders.clone());
+        let accepting = listener.clone();
         let acceptor = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
             let _guard = AbortOnPanic;
-            accepting.run(&to, &shared);
+            accepting.run(&targets, &shared);
         })?;
         let draining = Arc::new(AtomicBool::new(false));
         let probe = Probe::new(senders.clone(), stalls, draining.clone(), log);
@@ -276,6 +290,21 @@ impl Server {
     }
 }
 
+/// Says at the start that no file for messages can be made, rather than when the first of them comes.
+fn warn_of_little_room(LogConfig { data_dir, min_free_bytes, segment_bytes, .. }: &LogConfig) {
+    let Ok(stat) = rustix::fs::statvfs(data_dir) else { return };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < min_free_bytes.saturating_add(*segment_bytes) {
+        tracing::warn!(
+            data_dir = %data_dir.display(),
+            free_bytes = free,
+            log_min_free_bytes = min_free_bytes,
+            log_segment_bytes = segment_bytes,
+            "too little of the disk is free for another file of messages: free some, or lower log_min_free_bytes"
+        );
+    }
+}
+
 /// Waits until every shard runs. An executor can fail on its own thread: no memory may be locked, no io_uring allowed.
 fn await_shards(
     shards: &mut Vec<ExecutorJoinHandle<ShardReport>>,
@@ -285,10 +314,42 @@ fn await_shards(
     while !waiting.is_empty() {
         let Ok(shard) = started.recv() else {
             let failed = shards.swap_remove(waiting[0]);
-            let why = failed.join().map_or_else(|error| error.to_string(), |_| "it ended at once".into());
+            let why = failed.join().map_or_else(
+                |error| {
+                    let error = io::Error::from(error);
+                    format!("{error}{}", preflight::about_memlock(&error))
+                },
+                |_| "it ended at once".into(),
+            );
             return Err(io::Error::other(format!("shard {} could not start: {why}", waiting[0])));
         };
         waiting.retain(|one| *one != shard);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_whose_inbox_is_full_keeps_nobody_from_draining() {
+        let ((stuck, stuck_inbox), (other, other_inbox)) = (inbox(1), inbox(1));
+        stuck.send(Delivery::StoreNews).unwrap();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 1).unwrap();
+        let handle = DrainHandle { listener, shards: vec![stuck, other], draining: Arc::default() };
+        handle.drain();
+        assert!(matches!(other_inbox.poll(), Some(Delivery::Drain)));
+        assert!(matches!(stuck_inbox.poll(), Some(Delivery::StoreNews)));
+        // Told as soon as there is room.
+        let until = Instant::now() + Duration::from_secs(20);
+        let told = loop {
+            match stuck_inbox.poll() {
+                Some(delivery) => break delivery,
+                None => assert!(Instant::now() < until),
+            }
+            std::thread::yield_now();
+        };
+        assert!(matches!(told, Delivery::Drain));
+    }
 }

@@ -12,6 +12,11 @@
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use rustix::io::Errno;
+use rustix::io_uring::{
+    IoringEnterFlags, IoringRegisterOp, io_uring_enter, io_uring_params, io_uring_register, io_uring_setup,
+};
+
 /// Kernel header `linux/io_uring.h`.
 const IORING_SETUP_IOPOLL: c_uint = 1 << 0;
 /// Kernel header `linux/io_uring.h`; Linux 5.19.
@@ -36,11 +41,20 @@ pub enum TaskRun {
     Interrupting,
 }
 
-/// Whether a ring can be created here at all.
-pub fn probe() -> Result<(), rustix::io::Errno> {
-    let mut params = rustix::io_uring::io_uring_params::default();
+/// Whether a ring can be created here at all, and its two other system calls are allowed.
+pub fn probe() -> Result<(), Errno> {
+    let mut params = io_uring_params::default();
     // SAFETY: asks for nothing but a ring of two entries, which is closed at once and never mapped.
-    unsafe { rustix::io_uring::io_uring_setup(2, &mut params) }.map(drop)
+    let ring = unsafe { io_uring_setup(2, &mut params) }?;
+    // SAFETY: submits nothing and waits for nothing.
+    unsafe { io_uring_enter(&ring, 0, 0, IoringEnterFlags::empty()) }?;
+    // SAFETY: passes no memory. There are no buffers to unregister, and the kernel says so where the call is allowed.
+    let registered =
+        unsafe { io_uring_register(&ring, IoringRegisterOp::UnregisterBuffers, std::ptr::null(), 0) };
+    match registered {
+        Err(error @ (Errno::PERM | Errno::ACCESS | Errno::NOSYS)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 static SEEN: AtomicU8 = AtomicU8::new(0);

@@ -2,7 +2,9 @@
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -54,6 +56,29 @@ impl Server {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), BINARY]);
         Self::start_by(shell, arguments)
+    }
+
+    /// The same where standard error is full, and stays so while nobody reads from the other end, which is returned. Without a control
+    /// port.
+    pub fn start_unheard(arguments: &[&str]) -> (Self, UnixStream) {
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        for size in [4096, 1] {
+            while matches!(writer.write(&vec![b'\n'; size]), Ok(1..)) {}
+        }
+        writer.set_nonblocking(false).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new(BINARY)
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--control-listen", "off"])
+            .args(arguments)
+            .env(STORE.0, STORE.1)
+            .stderr(OwnedFd::from(writer))
+            .spawn()
+            .unwrap();
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let server = Self { child, port, control: 0, arguments, log: Arc::default() };
+        eventually("the server", || server.is_listening().then_some(()));
+        (server, reader)
     }
 
     fn start_by(mut command: Command, arguments: &[&str]) -> Self {

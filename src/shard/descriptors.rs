@@ -1,0 +1,166 @@
+//! How many files the server itself has open, and how many connections the limit leaves room for.
+//!
+//! A connection takes a descriptor each. Without a bound, idle clients take those that the log needs for its next file and the control
+//! port for its next request. So everything that the server may open itself is counted here, at its most, and the acceptor refuses what
+//! goes beyond the rest.
+
+use super::files::OPEN_MAX;
+use super::preflight::Unfit;
+use crate::config::{ServerConfig, StoreKind};
+use crate::limits::CONTROL_CONNECTIONS_MAX;
+use crate::store::log::LOADS_MAX;
+
+/// Standard input, output and error; the pair of sockets that signals come through.
+const PROCESS: u64 = 5;
+/// The listening socket, and a connection that is about to be refused.
+const ACCEPTOR: u64 = 2;
+/// The control port's listening socket, its runtime's epoll (twice) and eventfd, and a connection that is about to be refused.
+const CONTROL: u64 = 5;
+/// The latency log, and its successor while it is reopened.
+const LATENCY_LOG: u64 = 2;
+/// The data directory's lock, the directory itself, and a file that a deletion writes.
+const DATA_DIR: u64 = 3;
+/// An executor's three rings, and the eventfd that wakes it.
+const SHARD: u64 = 4;
+/// Files of the log on one shard that are read: one for each load of older messages, or as many as are kept open without one.
+const SHARD_LOG_READS: usize = if LOADS_MAX > OPEN_MAX { LOADS_MAX } else { OPEN_MAX };
+/// All of them: also the file that is written, in both of its ways, the next one, one that is just opened, and two of the helper thread.
+const SHARD_LOG: u64 = SHARD_LOG_READS as u64 + 6;
+/// Brokers that a Kafka cluster is taken to have, unless `kafka_brokers` names more.
+const KAFKA_BROKERS: u64 = 6;
+/// Descriptors of a librdkafka client for each broker: the socket, and the pipe that wakes its thread.
+const KAFKA_BROKER: u64 = 3;
+/// Brokers that librdkafka adds to those of the cluster: itself, and a group's coordinator.
+const KAFKA_OWN_BROKERS: u64 = 2;
+/// What prints tokens for Kafka: a process' pipes.
+const KAFKA_TOKENS: u64 = 4;
+/// Files that are open for a moment: what the system says of a disk, of the process, of certificates; sockets whose shard is just closing them.
+const PASSING: u64 = 8;
+
+/// Files of a client beside those of its executors and connections.
+const CLIENT: u64 = 32;
+
+/// How the limit is raised.
+pub(super) const RAISE: &str = "ulimit -n, LimitNOFILE= in systemd, docker run --ulimit nofile=N";
+
+/// Files that the server itself has open at most, whoever connects.
+fn needed(config: &ServerConfig) -> u64 {
+    let shards = config.shard_cores().len() as u64;
+    let store = match config.store {
+        StoreKind::Memory => 0,
+        StoreKind::Log => DATA_DIR + shards * SHARD_LOG,
+        StoreKind::Kafka => {
+            let kafka = &config.kafka;
+            let brokers = (kafka.brokers.split(',').count() as u64).max(KAFKA_BROKERS) + KAFKA_OWN_BROKERS;
+            // On each shard a producer, a consumer of the tails, and its part of the readers.
+            let clients = shards * (2 + (kafka.catch_up_readers as u64).div_ceil(shards.max(1)));
+            KAFKA_TOKENS + clients * brokers * KAFKA_BROKER
+        }
+    };
+    let control = if config.control_listen.address(config.listen).is_some() {
+        CONTROL + CONTROL_CONNECTIONS_MAX as u64
+    } else {
+        0
+    };
+    let latency_log = if config.latency.log.is_some() { LATENCY_LOG } else { 0 };
+    PROCESS + ACCEPTOR + control + latency_log + shards * SHARD + store + PASSING
+}
+
+/// How many connections all shards together may have where `limit` files may be open, and a warning where the settings allow more.
+pub(super) fn connections(limit: u64, config: &ServerConfig) -> Result<(usize, Option<String>), Unfit> {
+    let needed = needed(config);
+    let shards = config.shard_cores().len();
+    if limit <= needed {
+        return Err(Unfit(format!(
+            "only {limit} files may be open (RLIMIT_NOFILE); the server itself needs {needed}, and one more for each connection: \
+             raise the limit ({RAISE})"
+        )));
+    }
+    let room = usize::try_from(limit - needed).unwrap_or(usize::MAX);
+    let wanted = shards.saturating_mul(config.settings.max_connections);
+    let warning = (room < wanted).then(|| {
+        format!(
+            "{limit} files may be open (RLIMIT_NOFILE), of which the server itself needs {needed}: beyond {room} connections clients \
+             are refused with 503, although max_connections on {shards} shards would be {wanted}; raise the limit to {} ({RAISE}), or \
+             lower max_connections",
+            needed.saturating_add(wanted as u64)
+        )
+    });
+    Ok((room.min(wanted), warning))
+}
+
+/// Checks that a client of that many executors and connections may open its files.
+pub(super) fn check_client(limit: u64, executors: u64, connections: u64) -> Result<(), Unfit> {
+    let needed = CLIENT + executors * SHARD + connections;
+    if limit >= needed {
+        return Ok(());
+    }
+    Err(Unfit(format!(
+        "only {limit} files may be open (RLIMIT_NOFILE), a client of {connections} connections needs {needed}: raise the limit \
+         ({RAISE}), or open fewer connections"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ControlListen;
+    use crate::names::Project;
+
+    fn config(store: StoreKind, shards: usize) -> ServerConfig {
+        let mut config = ServerConfig::new(Project::parse("default").unwrap());
+        config.store = store;
+        config.cores = (0..shards).collect();
+        config
+    }
+
+    #[test]
+    fn connections_get_what_the_server_does_not_need() {
+        let mut config = config(StoreKind::Log, 1);
+        let needed = needed(&config);
+        assert!((60..120).contains(&needed), "{needed}");
+        let why = connections(needed, &config).unwrap_err().0;
+        let (open, wanted) = (format!("only {needed} files"), format!("needs {needed}"));
+        for words in [&open[..], "RLIMIT_NOFILE", &wanted[..], "ulimit -n"] {
+            assert!(why.contains(words), "{words}: {why}");
+        }
+        let (room, warning) = connections(needed + 10, &config).unwrap();
+        assert_eq!(room, 10);
+        let warning = warning.unwrap();
+        assert!(
+            warning.contains("503") && warning.contains(&format!("raise the limit to {}", needed + 65_536)),
+            "{warning}"
+        );
+        config.settings.max_connections = 10;
+        assert_eq!(connections(needed + 10, &config), Ok((10, None)));
+        assert_eq!(connections(u64::MAX, &config), Ok((10, None)));
+    }
+
+    #[test]
+    fn a_client_needs_a_file_for_each_connection() {
+        assert_eq!(check_client(1024, 2, 900), Ok(()));
+        let why = check_client(1024, 2, 1000).unwrap_err().0;
+        assert!(
+            why.contains("only 1024 files") && why.contains("needs 1040") && why.contains("ulimit -n"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn every_part_of_the_server_counts() {
+        let base = needed(&config(StoreKind::Memory, 1));
+        assert_eq!(needed(&config(StoreKind::Memory, 3)), base + 2 * SHARD);
+        assert_eq!(needed(&config(StoreKind::Log, 3)), base + 2 * SHARD + DATA_DIR + 3 * SHARD_LOG);
+        let mut kafka = config(StoreKind::Kafka, 2);
+        kafka.kafka.brokers = "one:9092".into();
+        let few = needed(&kafka);
+        assert!(few > base + 2 * 2 * KAFKA_BROKERS * KAFKA_BROKER, "{few}");
+        kafka.kafka.brokers = vec!["broker:9092"; 20].join(",");
+        assert!(needed(&kafka) > few, "more brokers are named than are assumed");
+        let mut bare = config(StoreKind::Memory, 1);
+        bare.control_listen = ControlListen::Off;
+        assert_eq!(needed(&bare), base - CONTROL - CONTROL_CONNECTIONS_MAX as u64);
+        bare.latency.log = Some("latency.hlog".into());
+        assert_eq!(needed(&bare), base - CONTROL - CONTROL_CONNECTIONS_MAX as u64 + LATENCY_LOG);
+    }
+}
