@@ -78,6 +78,12 @@ impl Marker {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// Whether a text has the form that the protocol gives markers. For our own clients: any other text is shown with care.
+    pub fn is_well_formed(text: &str) -> bool {
+        let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        (1..=MARKER_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_unreserved)
+    }
+
     /// Whether two markers are of one life of one queue. For our own clients, as is [`Self::advance`]: to others a
     /// marker is opaque.
     pub fn same_life(one: &str, other: &str) -> bool {
@@ -103,6 +109,20 @@ impl Marker {
             hash: marker.queue,
         };
         Self::encode(&queue, &marker.positions)
+    }
+
+    /// Whether a marker stands at or behind `end`, a marker of the same queue, in `only` or in every partition. False where one of the two is
+    /// none, or they are of different lives of the queue.
+    pub fn reaches(text: &str, end: &str, only: Option<u16>) -> bool {
+        let (Ok(marker), Ok(end)) = (Self::decode(text), Self::decode(end)) else { return false };
+        let at = |partition: usize| marker.positions.get(partition).copied().unwrap_or(0);
+        (marker.queue, marker.incarnation) == (end.queue, end.incarnation)
+            && end
+                .positions
+                .iter()
+                .enumerate()
+                .filter(|(partition, _)| only.is_none_or(|only| usize::from(only) == *partition))
+                .all(|(partition, position)| at(partition) >= *position)
     }
 
     fn decode(text: &str) -> Result<Self, PeerFault> {
@@ -171,6 +191,23 @@ mod tests {
         fn any_text_is_a_start_or_a_fault(text in ".{0,60}") {
             let _ = Start::parse(&text);
         }
+    }
+
+    #[test]
+    fn a_marker_reaches_an_end_partition_by_partition() {
+        let of = |incarnation, positions: &[u64]| {
+            Marker::encode(&info(7, incarnation, positions.len() as u16), positions)
+        };
+        let end = of(1, &[5, 0, 9]);
+        assert!(Marker::reaches(&of(1, &[5, 0, 9]), &end, None));
+        assert!(Marker::reaches(&of(1, &[6, 3, 9]), &end, None));
+        assert!(!Marker::reaches(&of(1, &[5, 0, 8]), &end, None));
+        assert!(Marker::reaches(&of(1, &[5, 0, 8]), &end, Some(0)), "the others are not read");
+        assert!(!Marker::reaches(&of(1, &[5, 0, 8]), &end, Some(2)));
+        assert!(!Marker::reaches(&of(2, &[5, 0, 9]), &end, None), "another life");
+        assert!(!Marker::reaches("nonsense", &end, None));
+        assert!(Marker::is_well_formed(&end));
+        assert!(!Marker::is_well_formed("$(reboot)") && !Marker::is_well_formed(""));
     }
 
     #[test]
