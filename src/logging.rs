@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt as lines};
 
 use crate::config::{LogFormat, ServerConfig};
+use crate::terminal;
 
 /// How long equal lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -138,7 +138,7 @@ pub fn start(config: &ServerConfig) -> Floods {
     let directives = EnvFilter::new(&config.log);
     let layer = match config.log_format {
         LogFormat::Text => {
-            lines::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed()
+            lines::layer().with_writer(std::io::stderr).with_ansi(terminal::has_colours()).boxed()
         }
         LogFormat::Json => lines::layer().with_writer(std::io::stderr).json().boxed(),
     };
