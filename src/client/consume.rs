@@ -4,14 +4,17 @@
 
 use std::collections::HashMap;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::driver::{Application, Next};
+use super::end::{End, Look};
 use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
 use crate::pb::ReceivedMessage;
 use crate::session::Marker;
 use crate::session::client::{ConsumeOptions, Consumer, Outcome};
+use crate::ws::Sender;
 
 /// What takes the messages.
 pub trait Sink {
@@ -40,6 +43,12 @@ pub struct Consume<S> {
     /// Operations that the server accepted, before the present one.
     operations: u64,
     finishing: bool,
+    /// Where the queue ended, if this is to stop there.
+    end: Option<End>,
+    /// The present operation asks where that is.
+    probing: bool,
+    /// The present operation ends, and another goes on in its place.
+    beginning_again: bool,
 }
 
 /// Partition and offset of a message's id.
@@ -61,7 +70,17 @@ impl<S: Sink> Consume<S> {
             consumer: None,
             operations: 0,
             finishing: false,
+            end: None,
+            probing: false,
+            beginning_again: false,
         }
+    }
+
+    /// The same, but it stops once it has read every partition to the end that it has when this begins.
+    #[must_use]
+    pub fn until_end(mut self) -> Self {
+        self.end = Some(End::of(&self.options.queue));
+        self
     }
 
     /// The marker to go on from: behind the last message handed on. `None` where the server was never heard.
@@ -75,6 +94,29 @@ impl<S: Sink> Consume<S> {
 
     fn has_all(&self) -> bool {
         self.options.count.is_some_and(|count| self.received >= count)
+    }
+
+    /// Begins the operation that comes next.
+    fn begin(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
+        self.probing = self.end.as_ref().is_some_and(|end| !end.is_known());
+        let options = if self.probing {
+            ConsumeOptions { from: "latest".into(), window: 0, count: None, ..self.options.clone() }
+        } else {
+            let left = self.options.count.map(|count| count.saturating_sub(self.received));
+            ConsumeOptions { count: left, ..self.options.clone() }
+        };
+        let mut consumer = Consumer::start(&options, sender, out);
+        if self.probing {
+            // The server pays the marker at the operation's end, without delay.
+            consumer.finish(sender, out);
+        }
+        self.consumer = Some(consumer);
+    }
+
+    /// What is to be done to stop at the queue's end.
+    fn look(&mut self, now: Instant) -> Option<Look> {
+        let place = self.end.is_some().then(|| self.resume_marker()).flatten();
+        self.end.as_mut().map(|end| end.look(now, place.as_deref()))
     }
 
     /// False where the message was known already.
@@ -122,6 +164,7 @@ impl<S: Sink> Resume for Consume<S> {
     fn reset(&mut self) {
         self.operations += u64::from(self.is_accepted());
         self.consumer = None;
+        self.beginning_again = false;
         if let Some(marker) = self.resume_marker() {
             self.options.from.clone_from(&marker);
             // It says all that was seen. Another life of the queue, should it have begun, has other messages under those ids.
@@ -134,6 +177,16 @@ impl<S: Sink> Resume for Consume<S> {
 impl<S: Sink> Application for Consume<S> {
     fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        if self.probing {
+            let end = &mut self.end;
+            let handled = consumer.handle_data(piece, fin, |message| {
+                if let (Some(end), Some(marker)) = (end.as_mut(), message.marker) {
+                    end.learn(marker);
+                }
+            });
+            self.consumer = Some(consumer);
+            return Ok(handled?);
+        }
         // Where a connection broke before its first marker, the next one begins anew.
         let mut known = 0;
         let handled =
@@ -145,26 +198,49 @@ impl<S: Sink> Application for Consume<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let Wire { sender, out, .. } = wire;
-        let complete = self.has_all();
-        let consumer = self.consumer.get_or_insert_with(|| {
-            let left = self.options.count.map(|count| count - self.received);
-            let options = ConsumeOptions { count: left, ..self.options.clone() };
-            Consumer::start(&options, sender, out)
-        });
-        if consumer.is_ended() {
-            return Ok(Next::Done);
+        if self.consumer.is_none() {
+            self.begin(sender, out);
+        }
+        if let Some(consumer) = &self.consumer
+            && consumer.is_ended()
+        {
+            let goes_on = self.probing || self.beginning_again;
+            if !goes_on || self.finishing || consumer.failure().is_some() {
+                return Ok(Next::Done);
+            }
+            if self.probing && self.end.as_ref().is_some_and(|end| !end.is_known()) {
+                return Err(ClientError::Broken("an operation ended without the marker that it owed".into()));
+            }
+            self.reset();
+            self.begin(sender, out);
         }
         if self.finishing {
             return Ok(Next::Wait);
         }
-        if complete || self.sink.poll_stop(cx).is_ready() {
-            self.finishing = true;
+        // What ends without a word more of ours.
+        let is_ending = self.probing || self.beginning_again;
+        let look = if is_ending { None } else { self.look(Instant::now()) };
+        let is_complete = self.has_all() || look == Some(Look::There);
+        let is_stopped = self.sink.poll_stop(cx).is_ready();
+        let Some(consumer) = &mut self.consumer else { return Ok(Next::Wait) };
+        self.finishing = is_complete || is_stopped;
+        self.beginning_again |= look == Some(Look::BeginAgain);
+        if is_ending {
+            return Ok(Next::Wait);
+        }
+        if self.finishing || self.beginning_again {
             consumer.want_marker();
             consumer.poll_transmit(sender, out);
             consumer.finish(sender, out);
             return Ok(Next::Wait);
         }
+        if matches!(look, Some(Look::Ask(_))) {
+            consumer.want_marker();
+        }
         consumer.poll_transmit(sender, out);
-        Ok(Next::Wait)
+        Ok(match look {
+            Some(Look::At(at) | Look::Ask(at)) => Next::At(at),
+            _ => Next::Wait,
+        })
     }
 }
