@@ -46,6 +46,29 @@ pub fn check(config: &ServerConfig) -> Result<(), Unfit> {
     Ok(())
 }
 
+/// Open files that a client needs beside those of its executors and connections.
+const FILES_OF_CLIENT: u64 = 32;
+
+/// Looks at what a client of so many executors and connections needs: kernel, io_uring, lockable memory, open files.
+pub fn check_client(executors: u64, connections: u64) -> Result<(), Unfit> {
+    check_kernel(&rustix::system::uname().release().to_string_lossy())?;
+    let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    check_uring(setting.trim(), uring::probe())?;
+    check_memlock(raise(Resource::Memlock))?;
+    check_client_files(raise(Resource::Nofile), executors, connections)
+}
+
+fn check_client_files(limit: u64, executors: u64, connections: u64) -> Result<(), Unfit> {
+    let wanted = FILES_OF_CLIENT + executors * FILES_PER_SHARD + connections;
+    if limit >= wanted {
+        return Ok(());
+    }
+    Err(Unfit(format!(
+        "only {limit} files may be open, a client of {connections} connections needs {wanted}: raise the limit (ulimit -n, \
+         LimitNOFILE= in systemd, docker run --ulimit nofile=N), or open fewer connections"
+    )))
+}
+
 /// The limit that is in force, once the soft one was raised as far as it goes; `u64::MAX` for none.
 fn raise(resource: Resource) -> u64 {
     let Rlimit { current, maximum } = getrlimit(resource);
@@ -134,6 +157,8 @@ mod tests {
         assert!(check_files(20, 100).unwrap_err().0.contains("LimitNOFILE"));
         assert!(check_files(1024, 5000).unwrap().unwrap().contains("lower max_connections"));
         assert_eq!(check_files(1 << 20, 5000), Ok(None));
+        assert!(check_client_files(1024, 2, 1000).unwrap_err().0.contains("ulimit -n"));
+        assert_eq!(check_client_files(1024, 2, 900), Ok(()));
     }
 
     #[test]
