@@ -9,6 +9,7 @@
 //! | [`error`] | whose fault it is, and the one map to a status | |
 //! | [`names`], [`queue`], [`partitioner`], [`batch`], [`budget`], [`tenant`], [`clock`] | the words that the rooms below share | I/O |
 //! | [`heap`], [`logging`] | the allocator's settings; log lines, no floods of them | |
+//! | [`terminal`] | what people see: escaped text, colours, lines on standard error | |
 //! | [`planted`] | faults that tests may plant | |
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
 //! | [`ws`] | RFC 6455 without I/O, server and client side | sockets, clocks |
@@ -65,4 +66,5 @@ pub mod session;
 pub mod shard;
 pub mod store;
 pub mod tenant;
+pub mod terminal;
 pub mod ws;

@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt as lines};
 
 use crate::config::{LogFormat, ServerConfig};
+use crate::terminal;
 
 /// How long equal lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -229,7 +230,7 @@ pub fn start(config: &ServerConfig) -> Teller {
     // Checked when the setting was read.
     let directives = EnvFilter::new(&config.log);
     let layer = match config.log_format {
-        LogFormat::Text => lines::layer().with_writer(writer).with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines::layer().with_writer(writer).with_ansi(terminal::has_colours()).boxed(),
         LogFormat::Json => lines::layer().with_writer(writer).json().boxed(),
     };
     let subscriber =

@@ -197,3 +197,76 @@ fn a_result_that_cannot_be_written_is_told_before_anything_is_measured() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/at/all.json"));
     assert!(began.elapsed() < Duration::from_secs(60));
 }
+
+/// The names of what stands in a directory.
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_load_that_fails_leaves_nothing_and_one_that_is_interrupted_keeps_what_it_has() {
+    let folder = std::env::temp_dir().join(format!("millstream-interrupt-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let out = folder.join("r.json");
+    let failed = std::process::Command::new(common::BINARY)
+        .args([
+            "bench",
+            "produce",
+            "--seconds",
+            "1",
+            "--control",
+            "off",
+            "--url",
+            "ws://127.0.0.1:1/",
+            "--out",
+        ])
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(names(&folder).is_empty(), "{:?}", names(&folder));
+
+    let server = Server::start(&["--cores", "0"]);
+    for (signal, mode, hangs) in [("INT", "both", false), ("TERM", "produce", false), ("INT", "both", true)] {
+        let before = server.metric("millstream_messages_received_total");
+        let mut command = server.run(&["bench", mode, "--seconds", "600", "--warmup", "0", "--rate", "2000"]);
+        command.args(["--control", "off", "--out"]).arg(&out);
+        let child = common::spawn(command);
+        eventually("a run under way", || {
+            (server.metric("millstream_messages_received_total") > before + 1_000).then_some(())
+        });
+        if hangs {
+            server.signal("STOP");
+        }
+        let pid = child.id().to_string();
+        let killed = std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
+        assert!(killed.success());
+        let output = child.wait_with_output().unwrap();
+        server.signal("CONT");
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("interrupted"), "{output:?}");
+        let result = ResultFile::parse(&std::fs::read_to_string(&out).unwrap()).unwrap();
+        let figures = &result.runs[0].figures;
+        assert!(figures.interrupted && figures.acknowledged > 0, "{figures:?}");
+        assert!(figures.acknowledged_per_second > 0.0 && figures.measured_seconds < 600.0, "{figures:?}");
+        assert!(figures.is_sound() && figures.unsent < 600 * 2_000, "{figures:?}");
+        assert_eq!(names(&folder), ["r.json"]);
+        std::fs::remove_file(&out).unwrap();
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn bytes_are_counted_as_they_came() {
+    let server = Server::start(&["--cores", "0"]);
+    let fill = ["produce", "--queue", "sized", "--size", "1000", "--count", "5000", "--connections", "1"];
+    bench(&server, "fill-sized", &fill).sound();
+    // It expects messages of 100 bytes.
+    let read = bench(&server, "read-sized", &["consume", "--queue", "sized", "--count", "5000"]);
+    let figures = &read.run().figures;
+    assert!(figures.verified.received >= 5_000, "{figures:?}");
+    assert_eq!(figures.verified.received_bytes, figures.verified.received * 1_000);
+    let each = figures.received_bytes() / figures.received_per_second;
+    assert!((each - 1_000.0).abs() < 1e-6, "{each} bytes a message");
+}

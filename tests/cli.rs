@@ -3,11 +3,12 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Output};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Server, feed, spawn};
+use common::{BINARY, Server, eventually, feed, spawn};
 
 fn said(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -64,7 +65,7 @@ fn who_cannot_write_gives_no_marker() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     // The reader is gone with this line.
     let output = child.wait_with_output().unwrap();
-    assert_eq!((first.as_str(), output.status.code()), ("0\n", Some(1)));
+    assert_eq!((first.as_str(), output.status.code()), ("0\n", Some(141)));
     assert_eq!(said(&output), "");
 }
 
@@ -144,4 +145,208 @@ fn a_bench_by_schedule_ends_with_its_window() {
     let output = feed(server.run(&slow), b"");
     assert!(output.status.success(), "{output:?}");
     assert!(began.elapsed() < Duration::from_secs(15), "it waited for what was due after its end");
+}
+
+/// Runs a command whose standard output, or standard error, was closed by its reader.
+fn run_closed(mut command: Command, is_error: bool) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if is_error {
+        command.stderr(writer)
+    } else {
+        command.stdout(writer)
+    };
+    let child = command.spawn().unwrap();
+    // Its own copy of the end that it writes to goes with the command.
+    drop(command);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_closed_pipe_ends_every_listing_quietly() {
+    let server = Server::start(&["--cores", "0"]);
+    assert!(feed(server.run(&["produce", "listed"]), b"one\n").status.success());
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let result = std::env::temp_dir().join(format!("millstream-closed-{}.json", std::process::id()));
+    let out = result.to_str().unwrap();
+    let of_server = |arguments: &[&str]| server.run(arguments);
+    let alone = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        command
+    };
+    let bench = ["bench", "produce", "--count", "100", "--connections", "1", "--control", "off"];
+    assert!(of_server(&[&bench[..], &["--out", out]].concat()).output().unwrap().status.success());
+    let listings = [
+        alone(&["queues", "--control", &control]),
+        alone(&["queues", "--json", "--control", &control]),
+        alone(&["serve", "--print-default-config"]),
+        alone(&["serve", "--check-config"]),
+        alone(&["report", out, "--json", "-"]),
+        alone(&["report", out, "--markdown", "-"]),
+        of_server(&bench),
+        of_server(&[&bench[..], &["--json"]].concat()),
+        alone(&["queue", "delete", "listed", "--control", &control]),
+    ];
+    for command in listings {
+        let shown = format!("{command:?}");
+        let output = run_closed(command, false);
+        assert_eq!(output.status.code(), Some(141), "{shown}: {}", said(&output));
+        assert!(!said(&output).contains("panic"), "{shown}: {}", said(&output));
+    }
+    // Nobody hears what is said on standard error: the work is done all the same.
+    let produced = run_closed(of_server(&["produce", "unheard", "--count", "5", "--size", "5"]), true);
+    assert_eq!(produced.status.code(), Some(0));
+    let consumed = run_closed(of_server(&["consume", "unheard", "--count", "5"]), true);
+    assert_eq!((consumed.status.code(), &consumed.stdout[..]), (Some(0), &b"xxxxx\n".repeat(5)[..]));
+    std::fs::remove_file(result).unwrap();
+}
+
+#[test]
+fn addresses_are_taken_as_people_write_them_and_told_where_they_cannot_be() {
+    let server = Server::start(&["--cores", "0"]);
+    let produce = |url: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["produce", "addressed", "--retries", "0", "--url", url]);
+        feed(command, b"one\n")
+    };
+    let at = format!("127.0.0.1:{}", server.port);
+    let fine = ["ws://{}", "WS://{}/", "ws://{}?project_id=acme", "ws://{}/a/b?x=%20y"];
+    for url in fine.map(|url| url.replace("{}", &at)) {
+        let output = produce(&url);
+        assert!(output.status.success(), "{url}: {}", said(&output));
+    }
+    let by_name = format!("ws://localhost:{}/", server.port);
+    assert!(produce(&by_name).status.success(), "localhost may be ::1 first");
+    let refused = [
+        ("wss://{}/", "TLS is not spoken yet"),
+        ("http://{}/", "not a ws:// address"),
+        ("{}", "ws://"),
+        ("ws://me:hidden@{}/", "@"),
+        ("ws://{}/#part", "fragment"),
+    ];
+    for (url, words) in refused {
+        let output = produce(&url.replace("{}", &at));
+        assert_eq!(output.status.code(), Some(2), "{url}");
+        assert!(said(&output).contains(words) && !said(&output).contains("hidden"), "{}", said(&output));
+    }
+    for arguments in [&["queues"][..], &["bench", "produce"], &["queue", "delete", "q"]] {
+        let mut command = Command::new(BINARY);
+        let output = command.args(arguments).args(["--control", "https://127.0.0.1:9001/"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(said(&output).contains("TLS is not spoken yet"), "{arguments:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_client_that_cannot_run_here_says_what_to_raise_and_does_not_panic() {
+    let with_limit = |limit: &str, arguments: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\""), BINARY]).args(arguments);
+        shell.stdin(Stdio::null()).output().unwrap()
+    };
+    let clients: [&[&str]; 3] = [
+        &["produce", "q", "--retries", "0"],
+        &["consume", "q", "--retries", "0"],
+        &["bench", "produce", "--control", "off", "--cores", "0"],
+    ];
+    for (limit, words) in [("-l 64", "memlock"), ("-n 24", "ulimit -n")] {
+        for client in clients {
+            let output = with_limit(limit, client);
+            let said = said(&output);
+            assert_eq!(output.status.code(), Some(2), "{client:?} with {limit}: {said}");
+            assert!(said.contains(words) && said.trim_end().lines().count() == 1, "{client:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn text_of_a_server_has_no_effect_on_a_terminal() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let hostile = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            request.push(byte[0]);
+        }
+        stream
+            .write_all(b"HTTP/1.1 403 No\r\nConnection: close\r\n\r\n\x1b[2Jowned\r\nmillstream: fine\n")
+            .unwrap();
+    });
+    let mut command = Command::new(BINARY);
+    command.args(["consume", "q", "--retries", "0", "--url", &url]);
+    let output = feed(command, b"");
+    hostile.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("refused: 403"), "{}", said(&output));
+    assert!(!output.stderr.contains(&0x1b), "{}", said(&output));
+    assert!(!said(&output).lines().any(|line| line == "millstream: fine"), "{}", said(&output));
+}
+
+#[test]
+fn why_a_server_with_a_json_log_cannot_start_is_json() {
+    let server = Server::start(&["--cores", "0"]);
+    let listen = format!("127.0.0.1:{}", server.port);
+    let broken = std::env::temp_dir().join(format!("millstream-json-{}.toml", std::process::id()));
+    std::fs::write(&broken, "log_format = \"json\"\npartitions = 0\n").unwrap();
+    let cases: [&[&str]; 4] = [
+        &["--log-format", "json", "--listen", &listen, "--store", "memory", "--cores", "0"],
+        &["--log-format", "json", "--partitions", "0"],
+        &["--config", broken.to_str().unwrap()],
+        &["--log-format", "json", "--no-such-flag"],
+    ];
+    for case in cases {
+        let output = Command::new(BINARY).arg("serve").args(case).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{case:?}");
+        let lines: Vec<serde_json::Value> = said(&output)
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{case:?}: {error}: {line}"))
+            })
+            .collect();
+        let last = lines.last().expect("a reason");
+        assert_eq!(last["level"], "ERROR");
+        assert!(!last["fields"]["message"].as_str().unwrap().is_empty() && last["timestamp"].is_string());
+    }
+    std::fs::remove_file(broken).unwrap();
+}
+
+/// What `consume --exit-at-end` printed, in order of its lines.
+fn to_the_end(server: &Server, arguments: &[&str]) -> Vec<String> {
+    let output = feed(server.run(&[&["consume", "--exit-at-end"], arguments].concat()), b"");
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
+    let mut lines: Vec<String> =
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn consume_ends_at_the_end_whatever_stands_there() {
+    let server = Server::start(&["--cores", "0-1", "--ttl-min", "1"]);
+    let id = ["--client-id", "11111111-2222-3333-4444-555555555555"];
+    assert!(to_the_end(&server, &["nothing-here"]).is_empty());
+    let mut sent: Vec<String> = (0..20_000).map(|n| format!("line {n}")).collect();
+    let input = (sent.join("\n") + "\n").into_bytes();
+    assert!(feed(server.run(&["produce", "job", "--connections", "8"]), &input).status.success());
+    sent.sort();
+    assert!(to_the_end(&server, &["job"]) == sent);
+    assert_eq!(to_the_end(&server, &["job", "--json", "--window", "100"]).len(), 20_000);
+    assert!(to_the_end(&server, &["job", "--from", "latest"]).is_empty());
+    assert_eq!(to_the_end(&server, &["job", "--count", "3"]).len(), 3);
+    let parts: usize = (0..8).map(|n| to_the_end(&server, &[&format!("job/{n}")]).len()).sum();
+    assert_eq!(parts, 20_000, "each partition ends by itself");
+
+    // The client's own messages are left out, at the end and alone.
+    assert!(feed(server.run(&[&["produce", "mine"], &id[..]].concat()), b"own\n").status.success());
+    assert!(to_the_end(&server, &[&["mine"], &id[..]].concat()).is_empty());
+    assert_eq!(to_the_end(&server, &["mine"]), ["own"]);
+
+    // Messages that have expired are never sent.
+    assert!(feed(server.run(&["produce", "short", "--ttl", "1"]), b"gone soon\n").status.success());
+    eventually("an expired end", || to_the_end(&server, &["short"]).is_empty().then_some(()));
 }

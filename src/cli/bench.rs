@@ -1,21 +1,24 @@
 //! `millstream bench`.
 
-use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
-use super::{Failure, cores};
-use crate::client::{ClientError, Target};
+use super::output::Output;
+use super::result_file::OutFile;
+use super::{Failure, cores, on_signal};
+use crate::client::{Address, ClientError, Scheme, without_secret};
 use crate::control::InfoPage;
 use crate::load::{
-    About, ControlPort, Environment, FORMAT, Figures, Knee, Mode, Peer, Plan, ResultFile, RunResult,
-    STAMP_BYTES, find_knee, run as run_load,
+    About, ControlPort, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile,
+    RunResult, STAMP_BYTES, find_knee, run as run_load,
 };
 use crate::names::Project;
+use crate::shard::preflight;
+use crate::terminal::{escaped, has_progress, line_start, say};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeArg {
@@ -64,8 +67,10 @@ impl Args {
                   time, so that a server that stands still cannot hide it.\n\
                   Every message is verified and is one sample. --out keeps all of it: `millstream report` draws it and compares \
                   several.\n\
+                  Ctrl-C and SIGTERM end the load early, and what was measured until then is reported and kept; a second one ends at \
+                  once.\n\
                   Exit codes: 0 sound; 1 a message was lost, repeated, out of order or refused, or the server could not be \
-                  reached; 2 usage."
+                  reached; 2 usage, or no client can run here; 130 ended early; 141 standard output was closed."
 )]
 pub(super) struct Args {
     mode: ModeArg,
@@ -192,26 +197,24 @@ fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
 }
 
 /// The control port that is asked, and what the server is, where one answers: without it there are no stages in the result.
-fn control_port(args: &Args) -> Option<(ControlPort, InfoPage)> {
+fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlPort, InfoPage)>, Failure> {
     let url = match args.control.as_deref() {
-        Some("off") => return None,
-        Some(url) => url.to_owned(),
+        Some("off") => return Ok(None),
+        Some(url) => Address::parse(url, Scheme::Http)?.base(),
         None => {
-            let url = args.url();
-            let (host, port) = url.strip_prefix("ws://")?.split('/').next()?.rsplit_once(':')?;
-            format!("http://{host}:{}", port.parse::<u16>().ok()?.checked_add(1)?)
+            let Some(port) = server.port().checked_add(1) else { return Ok(None) };
+            format!("http://{}:{port}", server.host())
         }
     };
     let control = ControlPort::new(&url);
-    match control.info() {
+    Ok(match control.info() {
         Ok(info) => Some((control, info)),
         Err(error) => {
-            eprintln!(
-                "millstream: without the server's own histograms, --control says where they are: {error}"
-            );
+            let what = "without the server's own histograms, --control says where they are";
+            say(format_args!("millstream: {what}: {}", escaped(&error)));
             None
         }
-    }
+    })
 }
 
 /// What the arguments ask for; the error says which one cannot be.
@@ -297,20 +300,13 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         anonymous: args.anonymous,
         partitions: at_least("partitions", args.partitions as usize, 1)? as u32,
         cores: cores(args.cores.as_deref())?,
-        progress: std::io::stderr().is_terminal(),
+        progress: has_progress(),
         server_pid: args.server_pid,
         control: None,
+        interrupt: Interrupt::default(),
         run: Plan::fresh_run(),
         epoch: Instant::now(),
     })
-}
-
-/// An argument as it may be shown to others: without who logs in, and with what.
-fn without_secret(argument: &str) -> String {
-    match argument.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
-        Some((scheme, host)) => format!("{scheme}://…@{host}"),
-        None => argument.to_owned(),
-    }
 }
 
 /// What is printed as JSON: the numbers of the run that stands for all, and the knee.
@@ -327,7 +323,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), C
         if plan.progress && (args.find_knee || args.runs > 1) {
             let figures = &run.figures;
             let latency = figures.latency().map_or(String::new(), ToString::to_string);
-            eprintln!("{:.0} /s: {latency}", figures.throughput());
+            say(format_args!("{}{:.0} /s: {latency}", line_start(), figures.throughput()));
         }
     };
     let run = |plan| match args.peer() {
@@ -337,9 +333,11 @@ fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), C
     if args.find_knee {
         let bound = u64::try_from(args.p99_max.as_nanos()).unwrap_or(u64::MAX);
         let (runs, knee) = find_knee(plan, bound, run, tell)?;
-        return Ok((runs, Some(knee)));
+        // A search that was ended before it found anything has no knee.
+        let knee = Some(knee).filter(|knee| knee.rate.is_some() || !plan.interrupt.is_raised());
+        return Ok((runs, knee));
     }
-    let runs = (0..args.runs).map(|_| {
+    let runs = (0..args.runs).take_while(|number| *number == 0 || !plan.interrupt.is_raised()).map(|_| {
         let result = run(plan.again())?;
         tell(&result);
         Ok(result)
@@ -378,8 +376,12 @@ fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Fail
         return Ok((peer::prepare(peer, plan)?, None));
     }
     // An address that is none is told before anybody is asked.
-    Target::parse(&plan.url, None, None)?;
-    let (control, server) = control_port(args).unzip();
+    let address = Address::parse(&plan.url, Scheme::Ws)?;
+    let held = u64::from(plan.idle) + u64::from(plan.stalled);
+    let executors = plan.cores.len() as u64 * if held > 0 { 2 } else { 1 };
+    let connections = u64::from(plan.producers) + u64::from(plan.consumers) + held;
+    preflight::check_client(executors, connections)?;
+    let (control, server) = control_port(args, &address)?.unzip();
     plan.control = control;
     let unknown = || "as its store promises; its control port was not asked".to_owned();
     let about = About {
@@ -389,23 +391,33 @@ fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Fail
     Ok((about, server))
 }
 
+/// The exit code of a run that a signal has ended early, whatever it measured.
+const INTERRUPTED: u8 = 130;
+
+/// The first SIGINT or SIGTERM ends the load early, the second the process.
+fn interrupt_on_signal(interrupt: &Interrupt) -> Result<(), Failure> {
+    let stopped = on_signal()?;
+    let interrupt = interrupt.clone();
+    std::thread::spawn(move || {
+        // Nothing comes: this is the signal.
+        let _ = stopped.recv_blocking();
+        interrupt.raise();
+    });
+    Ok(())
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut plan = plan(args)?;
     // Before anything is measured that could not be written.
-    let out = args.out.as_deref().map(|path| {
-        let failed = move |error: &dyn std::fmt::Display| Failure(format!("{}: {error}", path.display()));
-        // What was there stays until there is something in its place.
-        let new = path.with_added_extension("new");
-        File::create(&new).map(|file| (file, new, path, failed)).map_err(|error| failed(&error))
-    });
-    let out = out.transpose()?;
+    let out = args.out.as_deref().map(OutFile::check).transpose()?;
     let (about, server) = about(args, &mut plan)?;
+    interrupt_on_signal(&plan.interrupt)?;
     let began_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let (runs, knee) = match measure(args, &plan) {
         Ok(measured) => measured,
         Err(error @ ClientError::Address(_)) => return Err(error.into()),
         Err(error) => {
-            eprintln!("millstream: {error}");
+            say(format_args!("{}millstream: {error}", line_start()));
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -423,16 +435,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         runs,
         knee,
     };
-    if let Some((mut file, new, path, failed)) = out {
-        let text = serde_json::to_string(&result).map_err(|error| failed(&error))?;
-        let written = file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(new, path));
-        written.map_err(|error| failed(&error))?;
+    if let Some(out) = out {
+        out.write(&serde_json::to_string(&result)?)?;
     }
+    let mut to = Output::new();
     if args.json {
         let printed = result.chosen().map(|run| Printed { figures: &run.figures, knee: result.knee });
-        println!("{}", serde_json::to_string_pretty(&printed)?);
+        writeln!(to, "{}", serde_json::to_string_pretty(&printed)?)?;
     } else {
-        print!("{result}");
+        write!(to, "{result}")?;
+    }
+    to.finish()?;
+    if plan.interrupt.is_raised() {
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     let is_sound = result.runs.iter().all(|run| run.figures.is_sound());
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,6 +1,6 @@
 //! `millstream consume`.
 
-use std::io::{BufWriter, Stdout, Write};
+use std::io::{BufWriter, IsTerminal, Stdout, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::task::{Context, Poll};
@@ -12,20 +12,26 @@ use base64::engine::general_purpose::STANDARD;
 use futures_lite::Stream;
 use glommio::timer::Timer;
 
+use super::output::{CLOSED, write_json};
 use super::{ClientArgs, Failure, notice, on_signal};
 use crate::client::{Consume, Sink, run_resumed};
 use crate::pb::ReceivedMessage;
+use crate::session::Marker;
 use crate::session::client::ConsumeOptions;
 use crate::shard::executor::{ExecutorSettings, spawn};
+use crate::shard::preflight;
+use crate::terminal::{escaped, say, write_escaped};
 
 /// How long a server gets after SIGINT to send the last marker.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Follows the queue until --count messages came, or SIGINT; then says on standard error where to go on \
-                  from.\nExit codes: 0 done; 1 the server refused or could not be reached, or standard output \
-                  could not be written (then no marker is given); 2 usage."
+    after_help = "Follows the queue until --count messages came, its end is reached (--exit-at-end), or SIGINT; then says on \
+                  standard error where to go on from.\n\
+                  Exit codes: 0 done; 1 the server refused or could not be reached, or standard output could not be written \
+                  (then no marker is given); 2 usage, or no client can run here; 141 standard output was closed (then no \
+                  marker is given)."
 )]
 pub(super) struct Args {
     /// The queue, or QUEUE/N for its partition N alone
@@ -38,6 +44,12 @@ pub(super) struct Args {
     /// Stop after so many messages
     #[arg(long)]
     count: Option<u64>,
+    /// Stop when every partition is read to the end that it had at the start
+    #[arg(long, short = 'e')]
+    exit_at_end: bool,
+    /// Write payloads to a terminal as they are; without it control characters are shown escaped there
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
     /// One JSON object a line: id, age, ttl, timestamp (Unix milliseconds), key (where there is one) and payload, both in base64
     #[arg(long)]
     json: bool,
@@ -64,6 +76,8 @@ struct Line<'a> {
 struct Printer {
     out: BufWriter<Stdout>,
     json: bool,
+    /// People read it.
+    escape: bool,
     broken: Option<std::io::Error>,
     /// Closes when it is to stop.
     stopped: Pin<Box<Receiver<()>>>,
@@ -81,7 +95,10 @@ impl Printer {
                 key: message.key.map(|key| STANDARD.encode(key)),
                 payload: STANDARD.encode(payload),
             };
-            serde_json::to_writer(&mut self.out, &line)?;
+            return write_json(&mut self.out, &line);
+        }
+        if self.escape {
+            write_escaped(payload, &mut self.out)?;
         } else {
             self.out.write_all(payload)?;
         }
@@ -106,6 +123,7 @@ impl Sink for Printer {
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let target = args.client.target()?;
+    preflight::check_client(1, 1)?;
     let stopped = on_signal()?;
     let options = ConsumeOptions {
         queue: args.queue,
@@ -114,12 +132,14 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         window: args.window,
         count: args.count,
     };
-    let (json, retries) = (args.json, args.client.retries);
+    let (json, retries, exit_at_end) = (args.json, args.client.retries, args.exit_at_end);
+    let escape = !args.raw && std::io::stdout().is_terminal();
     let settings = ExecutorSettings { name: "consume".into(), core: None };
     let executor = spawn(settings, move || async move {
         let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
-        let printer = Printer { out, json, broken: None, stopped: Box::pin(stopped.clone()) };
-        let mut consume = Consume::new(options, printer);
+        let printer = Printer { out, json, escape, broken: None, stopped: Box::pin(stopped.clone()) };
+        let consume = Consume::new(options, printer);
+        let mut consume = if exit_at_end { consume.until_end() } else { consume };
         let resumed = run_resumed(&target, &mut consume, retries, notice);
         let abandoned = async {
             // Nothing comes: this is its end. A server that does not answer then keeps nobody here.
@@ -135,18 +155,24 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let (received, marker, failure, broken) = executor.join().map_err(|error| Failure(error.to_string()))?;
     if let Some(error) = broken {
         // How much of it was written nobody knows, so there is no marker to go on from.
-        if error.kind() != std::io::ErrorKind::BrokenPipe {
-            eprintln!("millstream: cannot write: {error}");
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Ok(ExitCode::from(CLOSED));
         }
+        say(format_args!("millstream: cannot write: {error}"));
         return Ok(ExitCode::FAILURE);
     }
-    eprintln!("{received} messages");
-    if let Some(marker) = marker {
-        eprintln!("go on with: --from {marker}");
+    say(format_args!("{received} messages"));
+    match marker {
+        Some(marker) if Marker::is_well_formed(&marker) => say(format_args!("go on with: --from {marker}")),
+        // It would be pasted into a shell.
+        Some(marker) => {
+            say(format_args!("millstream: the server's marker is malformed: {}", escaped(&marker)))
+        }
+        None => {}
     }
     Ok(match failure {
         Some(failure) => {
-            eprintln!("millstream: {failure}");
+            say(format_args!("millstream: {failure}"));
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,

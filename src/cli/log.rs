@@ -1,16 +1,18 @@
 //! `millstream log verify` and `millstream log dump`.
 
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
 use crate::names::{Project, QueueName};
 use crate::queue::message_id;
 use crate::store::log::inspect::{Contents, Verified, verify};
+use crate::terminal::{say, write_escaped};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -22,7 +24,8 @@ pub(super) struct Args {
 enum Command {
     /// Check every checksum of a data directory that no server uses, file by file; writes nothing
     #[command(
-        after_help = "Exit codes: 0 all is whole; 1 something is damaged; 2 it cannot be read, or a server uses it."
+        after_help = "Exit codes: 0 all is whole; 1 something is damaged; 2 it cannot be read, or a server uses it; \
+                      141 standard output was closed."
     )]
     Verify {
         /// The data directory
@@ -31,7 +34,8 @@ enum Command {
     /// Print a queue's messages, expired ones with them, from a data directory that no server uses: partition by partition,
     /// payloads to standard output, one a line
     #[command(
-        after_help = "Exit codes: 0 done; 1 something is damaged and left out; 2 it cannot be read, or there is no such queue."
+        after_help = "Exit codes: 0 done; 1 something is damaged and left out; 2 it cannot be read, or there is no such queue; \
+                      141 standard output was closed."
     )]
     Dump {
         /// The data directory
@@ -44,6 +48,9 @@ enum Command {
         /// One JSON object a line: id, timestamp and ttl (Unix milliseconds, seconds), client, key (where there is one) and payload, both in base64
         #[arg(long)]
         json: bool,
+        /// Write payloads to a terminal as they are; without it control characters are shown escaped there
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
     },
 }
 
@@ -51,12 +58,12 @@ enum Command {
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Verify { dir } => run_verify(&Directory::open(&dir)?),
-        Command::Dump { dir, queue, project, json } => {
+        Command::Dump { dir, queue, project, json, raw } => {
             let name = (
                 Project::parse_stored(&project).map_err(failure)?,
                 QueueName::parse(&queue).map_err(failure)?,
             );
-            dump(&Directory::open(&dir)?, &name, json)
+            dump(&Directory::open(&dir)?, &name, json, raw)
         }
     }
 }
@@ -66,15 +73,23 @@ fn failure(fault: crate::error::PeerFault) -> Failure {
 }
 
 fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
-    println!("{:<28} {:>12} {:>10} {:>12} {:>10}  damage", "file", "bytes", "whole", "messages", "torn");
+    let mut out = Output::new();
+    let head = ("file", "bytes", "whole", "messages", "torn");
+    writeln!(out, "{:<28} {:>12} {:>10} {:>12} {:>10}  damage", head.0, head.1, head.2, head.3, head.4)?;
     let mut is_damaged = false;
+    let mut written = Ok(());
     verify(&directory.files, |Verified { file, length, whole, messages, torn, damage }| {
         is_damaged |= !damage.is_empty();
         let said: Vec<String> =
             damage.iter().map(|damage| format!("{} bytes at {}", damage.bytes, damage.at)).collect();
         let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
-        println!("{file:<28} {length:>12} {whole:>10} {messages:>12} {torn:>10}  {said}");
+        let line = format!("{file:<28} {length:>12} {whole:>10} {messages:>12} {torn:>10}  {said}\n");
+        if written.is_ok() {
+            // A line at a time: files are large, and somebody may be looking.
+            written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        }
     })?;
+    written?;
     Ok(ExitCode::from(u8::from(is_damaged)))
 }
 
@@ -89,9 +104,15 @@ struct Line {
     payload: String,
 }
 
-fn dump(directory: &Directory, name: &(Project, QueueName), json: bool) -> Result<ExitCode, Failure> {
+fn dump(
+    directory: &Directory,
+    name: &(Project, QueueName),
+    json: bool,
+    raw: bool,
+) -> Result<ExitCode, Failure> {
     let contents = Contents::read(&directory.files)?;
-    let mut out = BufWriter::new(std::io::stdout());
+    let mut out = Output::new();
+    let escape = !raw && out.is_terminal();
     let mut is_damaged = say_damage(&contents.report);
     let dumped = contents.dump(
         &directory.files,
@@ -107,7 +128,11 @@ fn dump(directory: &Directory, name: &(Project, QueueName), json: bool) -> Resul
                         key: Some(record.key).filter(|key| !key.is_empty()).map(|key| STANDARD.encode(key)),
                         payload: STANDARD.encode(record.payload),
                     };
-                    serde_json::to_writer(&mut out, &line)?;
+                    write_json(&mut out, &line)?;
+                    continue;
+                }
+                if escape {
+                    write_escaped(record.payload, &mut out)?;
                 } else {
                     out.write_all(record.payload)?;
                 }
@@ -117,7 +142,8 @@ fn dump(directory: &Directory, name: &(Project, QueueName), json: bool) -> Resul
         },
         |file, damage| {
             is_damaged = true;
-            eprintln!("millstream: {file}: {} bytes at {} are damaged and left out", damage.bytes, damage.at);
+            let (at, bytes) = (damage.at, damage.bytes);
+            say(format_args!("millstream: {file}: {bytes} bytes at {at} are damaged and left out"));
         },
     );
     let dumped = dumped.ok_or_else(|| Failure(format!("queue {}/{}: no such queue", name.0, name.1)))?;

@@ -3,14 +3,15 @@
 mod bench;
 mod consume;
 mod log;
+mod output;
 mod produce;
 mod queues;
 mod report;
+mod result_file;
 mod serve;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +26,7 @@ use crate::client::Target;
 use crate::config::{allowed_cores, check_cores, parse_cores};
 use crate::names::{ClientId, Project};
 use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
+use crate::terminal::{line_start, say};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
 #[derive(Debug, Parser)]
@@ -64,9 +66,16 @@ enum Command {
 
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && serve::asks_for_json(std::env::args_os()) => {
+            serve::say_json(&error.to_string());
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     let result = match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => return serve::run(args),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
         Command::Queues(args) => queues::list(&args),
@@ -78,7 +87,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("millstream: {error}");
+            say(format_args!("millstream: {error}"));
             ExitCode::from(2)
         }
     }
@@ -106,7 +115,8 @@ impl Directory {
 /// Says what was found damaged on the way; whether anything was.
 fn say_damage(report: &Report) -> bool {
     for Damaged { file, damage, means } in &report.damaged {
-        eprintln!("millstream: {file}: {} bytes at {} are damaged: {means}", damage.bytes, damage.at);
+        let (at, bytes) = (damage.at, damage.bytes);
+        say(format_args!("millstream: {file}: {bytes} bytes at {at} are damaged: {means}"));
     }
     !report.damaged.is_empty()
 }
@@ -143,8 +153,7 @@ fn notice(why: &str) {
         told.insert(why.to_owned(), Instant::now());
     }
     // A line of progress may stand there.
-    let start = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
-    eprintln!("{start}millstream: {why}; trying again");
+    say(format_args!("{}millstream: {why}; trying again", line_start()));
 }
 
 /// A channel on which nothing comes and that closes at the first SIGINT or SIGTERM; the second ends the process with 130.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -21,6 +21,8 @@ use crate::client::{Block, Produce, ProduceStats, Source, Target, run_resumed};
 use crate::error::StatusCode;
 use crate::latency::Summary;
 use crate::shard::executor::{ExecutorSettings, spawn};
+use crate::shard::preflight;
+use crate::terminal::{has_progress, line_start, say};
 
 /// Bytes of input that make a block.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -35,7 +37,8 @@ const LINE_BYTES_MAX: usize = (8 << 20) - (64 << 10);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 all acknowledged; 1 a message was refused or could not be delivered; 2 usage."
+    after_help = "Exit codes: 0 all acknowledged; 1 a message was refused or could not be delivered; 2 usage, or no client \
+                  can run here."
 )]
 pub(super) struct Args {
     /// The queue, or QUEUE/N for its partition N alone
@@ -183,6 +186,9 @@ fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>)
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let connections = usize::from(args.connections);
+    // An address or a machine that cannot work is told before anything is read.
+    let target = args.client.target()?;
+    preflight::check_client(1, u64::from(args.connections))?;
     let mut inputs = Vec::new();
     let mut reader = None;
     if let (Some(count), Some(size)) = (args.count, args.size) {
@@ -217,7 +223,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     for payloads in inputs {
         let input = Input { payloads, acknowledged: acknowledged.clone() };
         let produce = Produce::new(args.queue.clone(), args.ttl, args.batch as usize, input);
-        producers.push((args.client.target()?, produce));
+        // Each connection has an id of its own, unless one was given.
+        let target = if args.client.client_id.is_some() { target.clone() } else { args.client.target()? };
+        producers.push((target, produce));
     }
     let retries = args.client.retries;
     let settings = ExecutorSettings { name: "produce".into(), core: None };
@@ -272,45 +280,44 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             total.refused += reading.too_long;
             failures.extend(reading.failure);
             if reading.too_long > 0 {
-                eprintln!(
-                    "{} lines are longer than {LINE_BYTES_MAX} bytes and were not sent",
-                    reading.too_long
-                );
+                let count = reading.too_long;
+                say(format_args!("{count} lines are longer than {LINE_BYTES_MAX} bytes and were not sent"));
             }
         }
     }
     summarise(&total, undelivered, elapsed);
-    failures.iter().for_each(|failure| eprintln!("millstream: {failure}"));
+    failures.iter().for_each(|failure| say(format_args!("millstream: {failure}")));
     let sound = failures.is_empty() && total.refused == 0 && undelivered == 0;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn show_progress(acknowledged: Arc<AtomicU64>) {
     let mut before = 0;
-    while std::io::stderr().is_terminal() {
+    while has_progress() {
         Timer::new(Duration::from_secs(1)).await;
         let now = acknowledged.load(Ordering::Relaxed);
-        eprint!("\r{now} acknowledged, {}/s   ", now - before);
+        // Nobody is left to see it where it fails.
+        let _ = write!(std::io::stderr(), "\r{now} acknowledged, {}/s   ", now - before);
         before = now;
     }
 }
 
 fn summarise(total: &ProduceStats, undelivered: u64, elapsed: Duration) {
     let rate = total.acknowledged as f64 / elapsed.as_secs_f64().max(1e-9);
-    let start = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+    let start = line_start();
     let undelivered = if undelivered > 0 { format!(", {undelivered} not delivered") } else { String::new() };
-    eprintln!(
+    say(format_args!(
         "{start}{} acknowledged in {:.2} s ({rate:.0}/s), {} refused{undelivered}, {} sent again",
         total.acknowledged,
         elapsed.as_secs_f64(),
         total.refused,
         total.resent
-    );
+    ));
     if !total.latency.is_empty() {
-        eprintln!("latency: {}", Summary::of(&total.latency));
+        say(format_args!("latency: {}", Summary::of(&total.latency)));
     }
     if let Some(refusal) = total.first_refusal.as_ref().filter(|refusal| refusal.code != StatusCode::CREATED)
     {
-        eprintln!("first refusal: {refusal}");
+        say(format_args!("first refusal: {refusal}"));
     }
 }

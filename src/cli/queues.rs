@@ -1,14 +1,18 @@
 //! `millstream queues` and `millstream queue delete`: of a data directory, or of a running server.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
+use crate::client::{Address, Scheme};
 use crate::clock::rfc3339;
 use crate::control::QueueLine;
 use crate::names::{Project, QueueName};
 use crate::store::log::inspect::{Contents, delete_queue};
+use crate::terminal::{escaped, say};
 
 /// How long a running server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,7 +30,8 @@ struct Place {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Messages that have expired are counted as long as their file holds others.\n\
-                  Exit codes: 0 done; 2 the directory cannot be read, a server uses it, or the server cannot be asked.")]
+                  Exit codes: 0 done; 2 the directory cannot be read, a server uses it, or the server cannot be asked; \
+                  141 standard output was closed.")]
 pub(super) struct ListArgs {
     #[command(flatten)]
     place: Place,
@@ -78,14 +83,17 @@ fn agent() -> ureq::Agent {
 
 fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
     if let Some(control) = &place.control {
+        let control = Address::parse(control, Scheme::Http)?.base();
         let failed = |error: ureq::Error| Failure(format!("{control}: {error}"));
-        let url = format!("{}/queues", control.trim_end_matches('/'));
-        let mut answer = agent().get(&url).call().map_err(failed)?;
+        let mut answer = agent().get(format!("{control}/queues")).call().map_err(failed)?;
         let text = answer.body_mut().read_to_string().map_err(failed)?;
         if !answer.status().is_success() {
-            return Err(Failure(format!("{control}: {}: {}", answer.status(), text.trim_end())));
+            let why = escaped(text.trim_end());
+            return Err(Failure(format!("{control}: {}: {why}", answer.status())));
         }
-        return Ok(serde_json::from_str(&text)?);
+        return serde_json::from_str(&text).map_err(|error| {
+            Failure(format!("{control}: no list of queues: {}", escaped(&error.to_string())))
+        });
     }
     let directory = Directory::open(&place.data_dir)?;
     let contents = Contents::read(&directory.files)?;
@@ -96,20 +104,23 @@ fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
 /// Lists queues.
 pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
     let lines = lines(&args.place)?;
+    let mut out = Output::new();
     if args.json {
-        for line in lines {
-            println!("{}", serde_json::to_string(&line)?);
-        }
+        lines.iter().try_for_each(|line| write_json(&mut out, line))?;
+        out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
+    writeln!(
+        out,
         "{:<40} {:>10} {:>14} {:>16}  {:<20}  {:<20}",
         "queue", "partitions", "messages", "bytes", "oldest", "newest"
-    );
+    )?;
     for QueueLine { project, queue, partitions, messages, bytes, oldest_ms, newest_ms } in lines {
-        let (name, oldest, newest) = (format!("{project}/{queue}"), when(oldest_ms), when(newest_ms));
-        println!("{name:<40} {partitions:>10} {messages:>14} {bytes:>16}  {oldest:<20}  {newest:<20}");
+        let name = format!("{project}/{queue}");
+        let (name, oldest, newest) = (escaped(&name), when(oldest_ms), when(newest_ms));
+        writeln!(out, "{name:<40} {partitions:>10} {messages:>14} {bytes:>16}  {oldest:<20}  {newest:<20}")?;
     }
+    out.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -123,21 +134,24 @@ pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
         None => delete_queue(&Directory::open(&place.data_dir)?.files, &name)?,
     };
     if is_deleted {
-        println!("{project}/{queue} is deleted");
+        let mut out = Output::new();
+        writeln!(out, "{project}/{queue} is deleted")?;
+        out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("millstream: queue {project}/{queue}: no such queue");
+    say(format_args!("millstream: queue {project}/{queue}: no such queue"));
     Ok(ExitCode::from(1))
 }
 
 fn delete_running(control: &str, project: &str, queue: &str) -> Result<bool, Failure> {
+    let control = Address::parse(control, Scheme::Http)?.base();
     let failed = |error: ureq::Error| Failure(format!("{control}: {error}"));
-    let url = format!("{}/queues/{project}/{queue}", control.trim_end_matches('/'));
+    let url = format!("{control}/queues/{project}/{queue}");
     let mut answer = agent().delete(&url).call().map_err(failed)?;
     let text = answer.body_mut().read_to_string().map_err(failed)?;
     match answer.status().as_u16() {
         204 => Ok(true),
         404 if text.contains("no such queue") => Ok(false),
-        _ => Err(Failure(format!("{control}: {}: {}", answer.status(), text.trim_end()))),
+        _ => Err(Failure(format!("{control}: {}: {}", answer.status(), escaped(text.trim_end())))),
     }
 }

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::Failure;
+use super::output::Output;
 use crate::report::{Compared, page, png, summary, svg, text};
+use crate::terminal::say;
 
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Results are what `millstream bench --out FILE` writes. The first is what the others are compared with. A page needs \
                   nothing else: no network, no other file.\n\
-                  Exit codes: 0 written; 2 a file cannot be read, is no result, or cannot be written."
+                  Exit codes: 0 written; 2 a file cannot be read, is no result, or cannot be written; 141 \
+                  standard output was closed."
 )]
 pub(super) struct Args {
     /// Results of `bench --out`
@@ -42,10 +45,12 @@ fn failed(path: &Path) -> impl Fn(&dyn std::fmt::Display) -> Failure {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     if path == Path::new("-") {
-        return Ok(std::io::Write::write_all(&mut std::io::stdout(), bytes)?);
+        let mut out = Output::new();
+        std::io::Write::write_all(&mut out, bytes)?;
+        return out.finish();
     }
     std::fs::write(path, bytes).map_err(|error| failed(path)(&error))?;
-    eprintln!("{}", path.display());
+    say(format_args!("{}", path.display()));
     Ok(())
 }
 

@@ -4,18 +4,20 @@ mod signals;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
 use self::signals::Handling;
 use super::Failure;
+use super::output::Output;
 use crate::config::load::{Loaded, load};
 use crate::config::setting::{Kind, default_file};
 use crate::config::table::SETTINGS;
-use crate::config::{Durability, ServerConfig, StoreKind, memory};
+use crate::config::{Durability, LogFormat, ServerConfig, StoreKind, memory};
 use crate::control::{ControlPort, InfoPage};
 use crate::latency::{Stage, Summary};
 use crate::names::Project;
@@ -23,6 +25,7 @@ use crate::shard::acceptor::Listener;
 use crate::shard::server::Server;
 use crate::shard::{preflight, uring};
 use crate::store::kafka;
+use crate::terminal::say;
 use crate::{heap, logging};
 
 /// How often lines that were kept back are told.
@@ -44,7 +47,8 @@ and flags; each goes before those ahead of it. --print-default-config prints a f
 
 SIGTERM and SIGINT drain: producers get their answers, consumers what is stored as far as their credit goes; a second signal exits \
 at once, and so does the first one before the server listens. SIGHUP reopens latency_log, so that it can be rotated.
-Exit codes: 0 drained, or ended before it served; 1 told twice to end, or broken; 2 usage, or it cannot serve.";
+Exit codes: 0 drained, or ended before it served; 1 told twice to end, or broken; 2 usage, or it cannot serve; 141 standard \
+output was closed. With log_format = json the reason is one line of JSON.";
 
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
@@ -117,17 +121,38 @@ fn defaults() -> Option<ServerConfig> {
     Project::parse("default").ok().map(ServerConfig::new)
 }
 
-pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: Args) -> ExitCode {
+    let mut is_json = args.asks_for_json();
+    match run_as(args, &mut is_json) {
+        Ok(code) => code,
+        Err(error) => {
+            if is_json {
+                say_json(&error.to_string());
+            } else {
+                say(format_args!("millstream: {error}"));
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// `is_json` says whether a failure is told as JSON: as the configuration says, once it is read.
+fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     if args.print_default_config {
-        print!("{}", defaults().as_ref().map(default_file).unwrap_or_default());
+        let mut out = Output::new();
+        write!(out, "{}", defaults().as_ref().map(default_file).unwrap_or_default())?;
+        out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
     let loaded = load(args.config.as_deref(), environment(), args.settings)?;
+    *is_json = loaded.config.log_format == LogFormat::Json;
     if args.check_config {
         if loaded.config.store == StoreKind::Kafka {
             kafka::check(&loaded.config.kafka, &loaded.config.settings)?;
         }
-        print!("{}\n{}", loaded.describe(), memory::describe(&loaded.config));
+        let mut out = Output::new();
+        write!(out, "{}\n{}", loaded.describe(), memory::describe(&loaded.config))?;
+        out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
     let handling = Handling::start()?;
@@ -140,6 +165,56 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             Ok(code)
         }
         Err(why) => Err(why),
+    }
+}
+
+/// Says on standard error why the server ends, as its log's lines of JSON are.
+pub(super) fn say_json(why: &str) {
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    let fields = serde_json::json!({ "message": why.trim_end() });
+    let line = serde_json::json!({
+        "timestamp": timestamp,
+        "level": "ERROR",
+        "fields": fields,
+        "target": module_path!(),
+    });
+    say(format_args!("{line}"));
+}
+
+/// The variable that asks for JSON, and what it says then.
+const JSON_VARIABLE: (&str, &str) = ("MILLSTREAM_LOG_FORMAT", "json");
+
+/// Whether a command line that cannot be read asks for a server whose log is JSON.
+pub(super) fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    let arguments: Vec<String> = arguments.map(|one| one.to_string_lossy().into_owned()).collect();
+    let is_flag = |pair: &[String]| pair[0] == "--log-format" && pair[1] == "json";
+    let is_serve = arguments.get(1).is_some_and(|command| command == "serve");
+    let by_flag = arguments.windows(2).any(is_flag) || arguments.iter().any(|one| one == "--log-format=json");
+    is_serve && (by_flag || std::env::var(JSON_VARIABLE.0).is_ok_and(|value| value == JSON_VARIABLE.1))
+}
+
+/// Whether the text of a configuration file that may be broken asks for JSON.
+fn file_asks_for_json(text: &str) -> bool {
+    text.lines().any(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        line.split_once('=').is_some_and(|(key, value)| {
+            let bare = |text: &str| text.trim().trim_matches(['"', '\'']).to_owned();
+            bare(key) == "log_format" && bare(value) == "json"
+        })
+    })
+}
+
+impl Args {
+    /// The format of the log as far as it can be told while the configuration is not read, or cannot be.
+    fn asks_for_json(&self) -> bool {
+        let variable = |name| std::env::var(name).ok();
+        let said = self.settings.get("log_format").cloned().or_else(|| variable(JSON_VARIABLE.0));
+        if let Some(format) = said {
+            return format == JSON_VARIABLE.1;
+        }
+        let path = self.config.clone().or_else(|| variable("MILLSTREAM_CONFIG").map(PathBuf::from));
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok());
+        text.is_some_and(|text| file_asks_for_json(&text))
     }
 }
 
@@ -231,4 +306,20 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_configuration_still_says_how_it_wants_to_be_told() {
+        assert!(file_asks_for_json("partitions = \nlog_format = \"json\" # for the collector\n"));
+        assert!(file_asks_for_json("\"log_format\"='json'"));
+        assert!(!file_asks_for_json("# log_format = \"json\"\nlog_format = \"text\""));
+        let given = |words: &[&str]| asks_for_json(words.iter().map(|word| OsString::from(*word)));
+        assert!(given(&["millstream", "serve", "--bogus", "--log-format", "json"]));
+        assert!(given(&["millstream", "serve", "--log-format=json", "--bogus"]));
+        assert!(!given(&["millstream", "produce", "--log-format=json"]));
+    }
 }

@@ -1,19 +1,19 @@
 //! Messages of a queue, each once, across reconnects.
 //!
-//! The last marker says where to go on, and the offset behind the last message of each partition that was handed on, which of the
-//! messages behind the marker are known. A marker is the server's alone to make.
+//! Where it goes on after a connection is lost is a [`Place`]: the last marker, and what was taken behind it.
 
-use std::collections::HashMap;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::driver::{Application, Next};
+use super::end::{End, Look};
 use super::error::ClientError;
+use super::place::{Place, parse_id};
 use super::resume::Resume;
 use super::wire::Wire;
 use crate::pb::ReceivedMessage;
-use crate::queue::message_id;
-use crate::session::Marker;
 use crate::session::client::{ConsumeOptions, Consumer, Outcome};
+use crate::ws::Sender;
 
 /// What takes the messages.
 pub trait Sink {
@@ -32,64 +32,51 @@ pub struct Consume<S> {
     pub sink: S,
     /// Messages handed to the sink.
     pub received: u64,
-    /// The last marker that stands behind no message but those handed on.
-    marker: Option<String>,
-    /// The offset behind the last message handed on, for each partition.
-    seen: HashMap<u16, u64>,
+    /// Behind the last message handed on.
+    place: Place,
     /// The server has sent more than was wanted, as it may. Its markers stand behind that.
     surplus: bool,
     consumer: Option<Consumer>,
     /// Operations that the server accepted, before the present one.
     operations: u64,
     finishing: bool,
+    /// Where the queue ended, if this is to stop there.
+    end: Option<End>,
+    /// The present operation asks where that is.
+    probing: bool,
+    /// The present operation ends, and another goes on in its place.
+    beginning_again: bool,
 }
-
-/// Partition and offset of a message's id.
-fn parse_id(id: &str) -> Option<(u16, u64)> {
-    let (partition, offset) = id.split_once('.')?;
-    Some((u16::from_str_radix(partition, 16).ok()?, u64::from_str_radix(offset, 16).ok()?))
-}
-
-/// Separates a marker from the places behind it that are known, and these from each other. No marker contains it.
-const KNOWN: char = '~';
 
 impl<S: Sink> Consume<S> {
     /// A consumer that has not begun. It takes what [`Self::resume_marker`] returned as `from`, too.
-    pub fn new(mut options: ConsumeOptions, sink: S) -> Self {
-        let mut parts = options.from.split(KNOWN);
-        let marker = parts.next().unwrap_or_default().to_owned();
-        let seen: HashMap<u16, u64> = parts.filter_map(parse_id).collect();
-        options.from.clone_from(&marker);
+    pub fn new(options: ConsumeOptions, sink: S) -> Self {
+        let (place, from) = Place::parse(&options.from);
         Self {
-            options,
+            options: ConsumeOptions { from, ..options },
             sink,
             received: 0,
-            marker: (!seen.is_empty()).then_some(marker),
-            seen,
+            place,
             surplus: false,
             consumer: None,
             operations: 0,
             finishing: false,
+            end: None,
+            probing: false,
+            beginning_again: false,
         }
     }
 
-    /// Where to go on from: behind the last message handed on. That is a marker, and for each partition in which more was handed on
-    /// the place behind that. `None` where the server was never heard.
+    /// The same, but it stops once it has read every partition to the end that it has when this begins.
+    #[must_use]
+    pub fn until_end(mut self) -> Self {
+        self.end = Some(End::of(&self.options.queue));
+        self
+    }
+
+    /// Where to go on from: behind the last message handed on. `None` where the server was never heard.
     pub fn resume_marker(&self) -> Option<String> {
-        let mut text = self.marker.clone()?;
-        let positions = Marker::positions(&text).unwrap_or_default();
-        let is_beyond = |partition: u16, next: u64| {
-            positions.get(usize::from(partition)).is_none_or(|position| *position < next)
-        };
-        let mut beyond: Vec<(u16, u64)> =
-            self.seen.iter().map(|(partition, next)| (*partition, *next)).collect();
-        beyond.retain(|(partition, next)| is_beyond(*partition, *next));
-        beyond.sort_unstable();
-        for (partition, next) in beyond {
-            text.push(KNOWN);
-            text.push_str(&message_id(partition, next));
-        }
-        Some(text)
+        self.place.text()
     }
 
     fn is_accepted(&self) -> bool {
@@ -100,30 +87,51 @@ impl<S: Sink> Consume<S> {
         self.options.count.is_some_and(|count| self.received >= count)
     }
 
+    /// Begins the operation that comes next.
+    fn begin(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
+        self.probing = self.end.as_ref().is_some_and(|end| !end.is_known());
+        let options = if self.probing {
+            ConsumeOptions { from: "latest".into(), window: 0, count: None, ..self.options.clone() }
+        } else {
+            let left = self.options.count.map(|count| count.saturating_sub(self.received));
+            ConsumeOptions { count: left, ..self.options.clone() }
+        };
+        let mut consumer = Consumer::start(&options, sender, out);
+        if self.probing {
+            // The server pays the marker at the operation's end, without delay.
+            consumer.finish(sender, out);
+        }
+        self.consumer = Some(consumer);
+    }
+
+    /// What is to be done to stop at the queue's end.
+    fn look(&mut self, now: Instant) -> Option<Look> {
+        self.end.as_mut().map(|end| end.look(now, &self.place))
+    }
+
     /// False where the message was known already.
     fn handle_message(&mut self, message: &ReceivedMessage<'_>) -> bool {
-        // A store that has gone back, or another life of the queue, may have other messages under the same ids.
         if message.is_rewound {
-            self.seen.clear();
-        }
-        if let (Some(known), Some(marker)) = (&self.marker, message.marker)
-            && !Marker::same_life(known, marker)
-        {
-            self.seen.clear();
+            self.place.handle_rewind();
         }
         let place = parse_id(message.id).filter(|_| message.payload.is_some());
-        let known = place
-            .is_some_and(|(partition, offset)| self.seen.get(&partition).is_some_and(|next| offset < *next));
+        // Before anything is compared: a marker may be of another life of the queue.
+        let before = message.marker.map(|marker| {
+            let before = self.place.clone();
+            self.place.handle_marker(marker);
+            before
+        });
+        let known = place.is_some_and(|(partition, offset)| self.place.knows(partition, offset));
         let fresh = message.payload.is_some() && !known;
         self.surplus |= fresh && self.has_all();
         if self.surplus {
+            self.place = before.unwrap_or_else(|| std::mem::take(&mut self.place));
             return true;
         }
-        if let Some(marker) = message.marker {
-            self.marker = Some(marker.to_owned());
-        }
         if fresh {
-            self.seen.extend(place.map(|(partition, offset)| (partition, offset + 1)));
+            if let Some((partition, offset)) = place {
+                self.place.take(partition, offset);
+            }
             self.received += 1;
             self.sink.handle(message);
         }
@@ -148,8 +156,9 @@ impl<S: Sink> Resume for Consume<S> {
     fn reset(&mut self) {
         self.operations += u64::from(self.is_accepted());
         self.consumer = None;
-        if let Some(marker) = &self.marker {
-            self.options.from.clone_from(marker);
+        self.beginning_again = false;
+        if let Some(marker) = self.place.marker() {
+            self.options.from = marker.to_owned();
         }
     }
 }
@@ -157,6 +166,16 @@ impl<S: Sink> Resume for Consume<S> {
 impl<S: Sink> Application for Consume<S> {
     fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        if self.probing {
+            let end = &mut self.end;
+            let handled = consumer.handle_data(piece, fin, |message| {
+                if let (Some(end), Some(marker)) = (end.as_mut(), message.marker) {
+                    end.learn(marker);
+                }
+            });
+            self.consumer = Some(consumer);
+            return Ok(handled?);
+        }
         // Where a connection broke before its first marker, the next one begins anew.
         let mut known = 0;
         let handled =
@@ -168,26 +187,49 @@ impl<S: Sink> Application for Consume<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let Wire { sender, out, .. } = wire;
-        let complete = self.has_all();
-        let consumer = self.consumer.get_or_insert_with(|| {
-            let left = self.options.count.map(|count| count - self.received);
-            let options = ConsumeOptions { count: left, ..self.options.clone() };
-            Consumer::start(&options, sender, out)
-        });
-        if consumer.is_ended() {
-            return Ok(Next::Done);
+        if self.consumer.is_none() {
+            self.begin(sender, out);
+        }
+        if let Some(consumer) = &self.consumer
+            && consumer.is_ended()
+        {
+            let goes_on = self.probing || self.beginning_again;
+            if !goes_on || self.finishing || consumer.failure().is_some() {
+                return Ok(Next::Done);
+            }
+            if self.probing && self.end.as_ref().is_some_and(|end| !end.is_known()) {
+                return Err(ClientError::Broken("an operation ended without the marker that it owed".into()));
+            }
+            self.reset();
+            self.begin(sender, out);
         }
         if self.finishing {
             return Ok(Next::Wait);
         }
-        if complete || self.sink.poll_stop(cx).is_ready() {
-            self.finishing = true;
+        // What ends without a word more of ours.
+        let is_ending = self.probing || self.beginning_again;
+        let look = if is_ending { None } else { self.look(Instant::now()) };
+        let is_complete = self.has_all() || look == Some(Look::There);
+        let is_stopped = self.sink.poll_stop(cx).is_ready();
+        let Some(consumer) = &mut self.consumer else { return Ok(Next::Wait) };
+        self.finishing = is_complete || is_stopped;
+        self.beginning_again |= look == Some(Look::BeginAgain);
+        if is_ending {
+            return Ok(Next::Wait);
+        }
+        if self.finishing || self.beginning_again {
             consumer.want_marker();
             consumer.poll_transmit(sender, out);
             consumer.finish(sender, out);
             return Ok(Next::Wait);
         }
+        if matches!(look, Some(Look::Ask(_))) {
+            consumer.want_marker();
+        }
         consumer.poll_transmit(sender, out);
-        Ok(Next::Wait)
+        Ok(match look {
+            Some(Look::At(at) | Look::Ask(at)) => Next::At(at),
+            _ => Next::Wait,
+        })
     }
 }

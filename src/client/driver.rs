@@ -4,6 +4,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
 use super::error::ClientError;
+use super::resolve::resolve;
+use super::silence::{HANDSHAKE_TIMEOUT, Look, Silence};
 use super::wire::{Target, Wire};
 
 /// Read at once, bytes.
@@ -24,10 +27,8 @@ const SEND_BYTES: usize = 256 << 10;
 /// How much is read and sent before other connections get their turn, rounds.
 const ROUNDS: usize = 8;
 
-/// How long a server may take to connect and to shake hands, and how long it may be silent afterwards: it pings every
-/// `ping_interval`, 30 s unless told otherwise.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long an address may take to accept a connection, before the next one of its name is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an application waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +52,34 @@ pub trait Application {
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError>;
 }
 
-/// Opens the TCP connection.
+/// Opens the TCP connection: resolves the name, then tries its addresses in turn. The error says what each of them answered.
 pub async fn connect(target: &Target) -> Result<TcpStream, ClientError> {
+    Ok(connect_first(&resolve(&target.address).await?).await?)
+}
+
+/// Connects to the first of the addresses that takes a connection.
+async fn connect_first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut failures: Vec<String> = Vec::new();
+    let mut kind = io::ErrorKind::NotFound;
+    for address in addresses {
+        match connect_to(*address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                kind = error.kind();
+                failures.push(format!("{address}: {error}"));
+            }
+        }
+    }
+    Err(io::Error::new(kind, failures.join("; ")))
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     let timeout = async {
-        Timer::new(HANDSHAKE_TIMEOUT).await;
-        Err(silent(HANDSHAKE_TIMEOUT))
+        Timer::new(CONNECT_TIMEOUT).await;
+        let why = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
     };
-    let connect = async { TcpStream::connect(target.address).await.map_err(io::Error::from) };
+    let connect = async { TcpStream::connect(address).await.map_err(io::Error::from) };
     let stream = futures_lite::future::or(connect, timeout).await?;
     stream.set_nodelay(true).map_err(io::Error::from)?;
     Ok(stream)
@@ -86,18 +108,21 @@ pub async fn run_with_buffer(
 ) -> Result<(), ClientError> {
     let mut sent = 0;
     let mut timer: Option<(Instant, Timer)> = None;
-    let mut heard = Instant::now();
-    let mut silence = Timer::new(HANDSHAKE_TIMEOUT);
+    let mut silence = Silence::new(Instant::now());
+    let mut look = Timer::new(HANDSHAKE_TIMEOUT);
     poll_fn(|cx| {
-        if Pin::new(&mut silence).poll(cx).is_ready() {
-            let timeout = if wire.is_open() { SILENCE_TIMEOUT } else { HANDSHAKE_TIMEOUT };
-            let left = timeout.saturating_sub(heard.elapsed());
-            if left.is_zero() {
-                return Poll::Ready(Err(silent(timeout).into()));
-            }
-            silence = Timer::new(left);
+        if Pin::new(&mut look).poll(cx).is_ready() {
+            let left = match silence.look(Instant::now(), wire.is_open()) {
+                Look::Wait(left) => left,
+                Look::Ask(left) => {
+                    wire.ping();
+                    left
+                }
+                Look::Over(time) => return Poll::Ready(Err(silent(time).into())),
+            };
+            look = Timer::new(left);
             // Arms it: it cannot be ready yet, and should it be, the next event finds it so.
-            let _ = Pin::new(&mut silence).poll(cx);
+            let _ = Pin::new(&mut look).poll(cx);
         }
         for _ in 0..ROUNDS {
             let mut progress = false;
@@ -106,11 +131,11 @@ pub async fn run_with_buffer(
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(ClientError::Closed(None))),
                 Poll::Ready(Ok(bytes)) => {
                     progress = true;
-                    heard = Instant::now();
                     let each = |piece: &[u8], fin| application.handle_data(piece, fin);
                     if let Err(error) = wire.handle_received(&mut buffer[..bytes], each) {
                         return Poll::Ready(Err(error));
                     }
+                    silence.heard(Instant::now(), wire.take_pinged());
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {}
@@ -159,4 +184,56 @@ pub async fn run_with_buffer(
         Poll::Pending
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::executor::{ExecutorSettings, spawn};
+    use std::net::TcpListener;
+
+    fn on_executor<T: Send + 'static, F: Future<Output = T> + 'static>(
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> T {
+        let settings = ExecutorSettings { name: "test".into(), core: None };
+        spawn(settings, make).unwrap().join().unwrap()
+    }
+
+    #[test]
+    fn every_address_is_tried_in_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        // A port that was free a moment ago: nobody listens there.
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let peer = on_executor(move || async move {
+            connect_first(&[gone, there]).await.and_then(|stream| Ok(stream.peer_addr()?))
+        });
+        assert_eq!(peer.unwrap(), there);
+        let why = on_executor(move || async move { connect_first(&[gone, gone]).await.map(drop) });
+        let why = why.unwrap_err().to_string();
+        assert_eq!(why.matches(&gone.to_string()).count(), 2, "each is told: {why}");
+    }
+
+    #[test]
+    fn a_name_is_resolved_beside_the_executor_and_together() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connected = on_executor(move || async move {
+            let target = Target::parse(&format!("ws://localhost:{port}/"), None, None)?;
+            let both: Vec<_> = (0..2)
+                .map(|_| {
+                    let target = target.clone();
+                    glommio::spawn_local(async move { connect(&target).await.map(drop) })
+                })
+                .collect();
+            for one in both {
+                one.await?;
+            }
+            let nowhere = Target::parse("ws://no-such-host.invalid/", None, None)?;
+            Ok::<_, ClientError>(connect(&nowhere).await.map(drop))
+        });
+        let nowhere = connected.unwrap().unwrap_err();
+        assert!(nowhere.is_transient(), "the name may be there later");
+        assert!(nowhere.to_string().contains("no-such-host.invalid"), "{nowhere}");
+    }
 }

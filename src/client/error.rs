@@ -5,6 +5,7 @@ use std::io;
 
 use crate::error::StatusCode;
 use crate::session::client::ServerFault;
+use crate::terminal::escaped;
 use crate::ws::CloseCode;
 use crate::ws::handshake::Refusal;
 
@@ -38,12 +39,12 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(why) => f.write_str(why),
+            Self::Address(why) => f.write_str(&escaped(why)),
             Self::Io(error) => write!(f, "connection: {error}"),
-            Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, refusal.reason),
+            Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, escaped(&refusal.reason)),
             Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),
             Self::Closed(None) => f.write_str("the server closed the connection"),
-            Self::Broken(how) => write!(f, "the server broke the protocol: {how}"),
+            Self::Broken(how) => write!(f, "the server broke the protocol: {}", escaped(how)),
         }
     }
 }

@@ -2,20 +2,31 @@
 //!
 //! | file | one concept |
 //! | --- | --- |
+//! | `address` | a server's URL |
+//! | `resolve` | the addresses of its name |
 //! | `wire` | handshake and frames of one connection, without I/O |
 //! | `error` | why a connection ended, and whether another try may go better |
+//! | `silence` | how long a server may be silent |
 //! | `driver` | one connection on a socket: reads, lets the application write, sends |
 //! | `produce` | payloads from a source into a queue, resent until acknowledged |
 //! | `consume` | messages of a queue, once each, across reconnects |
+//! | `place` | where a consumer goes on: a marker, and what behind it is known |
+//! | `end` | where a queue ended, for a consumer that stops there |
 //! | `resume` | one of the two over as many connections as it takes |
 
+mod address;
 mod consume;
 mod driver;
+mod end;
 mod error;
+mod place;
 mod produce;
+mod resolve;
 mod resume;
+mod silence;
 mod wire;
 
+pub use address::{Address, Scheme, without_secret};
 pub use consume::{Consume, Sink};
 pub use driver::{Application, Next, connect, run, run_with_buffer};
 pub use error::ClientError;

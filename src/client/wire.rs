@@ -1,7 +1,6 @@
 //! Handshake and frames of a client's connection, without I/O.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-
+use super::address::{Address, Scheme};
 use super::error::ClientError;
 use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::names::{ClientId, Project};
@@ -15,12 +14,8 @@ const RESPONSE_BYTES_MAX: usize = 16 << 10;
 /// Where to connect, and as whom.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The address.
-    pub address: SocketAddr,
-    /// The `Host` header.
-    pub host: String,
-    /// Path and query.
-    pub path: String,
+    /// The server.
+    pub address: Address,
     /// The tenant; the server's default where absent.
     pub project: Option<Project>,
     /// Who this client is; absent: the server names it, for one connection.
@@ -28,19 +23,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads a `ws://host:port/path` URL.
+    /// Reads a `ws://host:port/path` URL. Its name is not resolved yet.
     pub fn parse(url: &str, project: Option<Project>, client: Option<ClientId>) -> Result<Self, ClientError> {
-        let bad = |why: String| ClientError::Address(format!("{url}: {why}"));
-        let Some(rest) = url.strip_prefix("ws://") else { return Err(bad("not a ws:// address".into())) };
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let with_port = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-            host.to_owned()
-        } else {
-            format!("{host}:80")
-        };
-        let mut addresses = with_port.to_socket_addrs().map_err(|error| bad(error.to_string()))?;
-        let address = addresses.next().ok_or_else(|| bad("no such host".into()))?;
-        Ok(Self { address, host: host.to_owned(), path: format!("/{path}"), project, client })
+        Ok(Self { address: Address::parse(url, Scheme::Ws)?, project, client })
     }
 }
 
@@ -53,6 +38,8 @@ pub struct Wire {
     pub sender: Sender,
     /// Bytes to send.
     pub out: Vec<u8>,
+    /// The server has pinged since [`Self::take_pinged`].
+    pinged: bool,
 }
 
 impl Wire {
@@ -60,19 +47,29 @@ impl Wire {
     pub fn start(target: &Target) -> Self {
         let mut out = Vec::new();
         let request = ClientRequest {
-            host: &target.host,
-            path: &target.path,
+            host: target.address.authority(),
+            path: target.address.path(),
             project: target.project.as_ref(),
             client: target.client,
         };
         let handshake = ClientHandshake::start(&request, &mut out);
         let (receiver, sender) = (Receiver::new(Role::Client), Sender::new(Role::Client));
-        Self { handshake: Some((handshake, Vec::new())), receiver, sender, out }
+        Self { handshake: Some((handshake, Vec::new())), receiver, sender, out, pinged: false }
     }
 
     /// Whether the server has accepted the connection.
     pub fn is_open(&self) -> bool {
         self.handshake.is_none()
+    }
+
+    /// Whether a ping of the server came since the last call.
+    pub fn take_pinged(&mut self) -> bool {
+        std::mem::take(&mut self.pinged)
+    }
+
+    /// Asks the server for a sign of life.
+    pub fn ping(&mut self) {
+        self.sender.control(&mut self.out, Opcode::Ping, &[]);
     }
 
     /// Bytes from the server; `each` gets every piece of its wsmessages, and whether it ends one.
@@ -117,6 +114,7 @@ impl Wire {
                 Ok(Input::Ping { used, payload }) => {
                     debug_assert!(payload.as_slice().len() <= CONTROL_PAYLOAD_BYTES_MAX);
                     self.sender.control(&mut self.out, Opcode::Pong, payload.as_slice());
+                    self.pinged = true;
                     rest = &mut rest[used..];
                 }
                 Ok(Input::Pong { used }) => rest = &mut rest[used..],

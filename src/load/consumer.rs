@@ -90,6 +90,7 @@ impl Application for LoadConsumer {
             self.reading.begin_again();
             self.finished = false;
         }
+        self.reading.ask(now);
         let consumer = self.consumer.get_or_insert_with(|| {
             let options = ConsumeOptions {
                 queue: self.queue.clone(),

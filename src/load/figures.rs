@@ -1,6 +1,6 @@
 //! From what the connections of a run did to its numbers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -11,6 +11,7 @@ use super::producer::Produced;
 use super::reading::Consumed;
 use super::result::{Figures, IntervalResult, RunResult};
 use super::stamp::Verdict;
+use super::window::Window;
 use crate::control::StagePage;
 use crate::latency::{Summary, encode};
 
@@ -25,6 +26,7 @@ pub(super) struct ServerUse {
 
 /// All that there is of a run.
 pub(super) struct Measured {
+    pub window: Window,
     pub elapsed: Duration,
     pub produced: Vec<Produced>,
     pub consumed: Vec<Consumed>,
@@ -49,9 +51,49 @@ fn fill(intervals: &mut Vec<IntervalResult>, measured: Duration) {
     }
 }
 
+/// The part of a run's time that counts, and the rates in it.
+struct Pace {
+    /// Of a run that ends by the clock.
+    timed: Option<Duration>,
+    elapsed: Duration,
+    /// When the first message was to be sent; without producers, when the first consumer asked.
+    first: Option<Instant>,
+    acknowledged: Option<Instant>,
+    received: Option<Instant>,
+}
+
+impl Pace {
+    fn new(plan: &Plan, measured: &Measured, interrupted: Option<Instant>) -> Self {
+        let Measured { window, elapsed, produced, consumed, .. } = measured;
+        let acknowledged = produced.iter().filter_map(|one| one.last).max();
+        let received = consumed.iter().filter_map(|one| one.last).max();
+        let sent = produced.iter().filter_map(|one| one.first).min();
+        let first = sent.or_else(|| consumed.iter().filter_map(|one| one.first).min());
+        // What was under way at an interrupt is answered behind it, and counts.
+        let end = interrupted.map(|at| at.max(acknowledged.max(received).unwrap_or(at)));
+        let until = end.map_or(window.until, |end| end.min(window.until));
+        let timed = plan.is_timed().then(|| until.saturating_duration_since(window.from));
+        Self { timed, elapsed: *elapsed, first, acknowledged, received }
+    }
+
+    /// What was measured.
+    fn seconds(&self) -> f64 {
+        self.timed.unwrap_or(self.elapsed).as_secs_f64()
+    }
+
+    /// `count` in a second, until `last` where no clock ends the run: acknowledged and received messages count from the same moment.
+    fn rate(&self, count: u64, last: Option<Instant>) -> f64 {
+        let span = self.first.zip(last).map(|(first, last)| last.saturating_duration_since(first));
+        let time = self.timed.or(span.filter(|span| !span.is_zero())).unwrap_or(self.elapsed);
+        if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+    }
+}
+
 /// The run's result.
 pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
-    let Measured { elapsed, produced, consumed, setup, gathered, server } = measured;
+    let interrupted = plan.interrupt.at().filter(|at| *at < measured.window.until);
+    let pace = Pace::new(plan, &measured, interrupted);
+    let Measured { window: _, elapsed, produced, consumed, setup, gathered, server } = measured;
     let (mut acknowledged, mut acknowledged_measured, mut refused, mut unsent) = (0, 0, 0, 0);
     let mut failures = Vec::new();
     for one in &produced {
@@ -61,28 +103,23 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         unsent += one.unsent;
         failures.extend(one.failure.clone());
     }
-    let mut received_measured = 0;
+    let (mut received_measured, mut bytes_measured) = (0, 0);
     let mut verified = Verdict::default();
-    let mut active = Duration::ZERO;
     for one in &consumed {
         verified = verified + one.verdict;
         received_measured += one.received_measured;
-        active = active.max(one.active);
+        bytes_measured += one.bytes_measured;
         failures.extend(one.failure.clone());
     }
-    // Without a window, from the first to the last: what else the run took is no part of its rate.
-    let sending = produced.iter().map(|one| one.active).max().unwrap_or_default();
-    let over = |time: Duration| if time.is_zero() { elapsed.as_secs_f64() } else { time.as_secs_f64() };
-    let (measured_seconds, acknowledged_per_second, received_per_second) = if plan.is_timed() {
-        let measured = plan.measure.as_secs_f64();
-        (measured, acknowledged_measured as f64 / measured, received_measured as f64 / measured)
+    let (of_acknowledged, of_received, of_bytes) = if plan.is_timed() {
+        (acknowledged_measured, received_measured, bytes_measured)
     } else {
-        (elapsed.as_secs_f64(), acknowledged as f64 / over(sending), verified.received as f64 / over(active))
+        (acknowledged, verified.received, verified.received_bytes)
     };
-    // Every consumer gets everything of its queue.
+    // Every consumer gets everything of its queue, unless it had to stop.
     let missing = consumed
         .iter()
-        .filter(|_| plan.mode == Mode::Both)
+        .filter(|_| plan.mode == Mode::Both && interrupted.is_none())
         .map(|one| one.expected.saturating_sub(one.verdict.received))
         .sum();
     let moved = if plan.is_timed() { acknowledged_measured.max(received_measured) } else { 0 };
@@ -99,13 +136,14 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         keys: plan.keys,
         rate: plan.rate,
         in_flight: plan.in_flight,
-        measured_seconds,
+        measured_seconds: pace.seconds(),
         elapsed_seconds: elapsed.as_secs_f64(),
         acknowledged,
-        acknowledged_per_second,
+        acknowledged_per_second: pace.rate(of_acknowledged, pace.acknowledged),
         refused,
         unsent,
-        received_per_second,
+        received_per_second: pace.rate(of_received, pace.received),
+        received_bytes_per_second: (!consumed.is_empty()).then(|| pace.rate(of_bytes, pace.received)),
         verified,
         missing,
         produce_latency: summary(&gathered.produce),
@@ -119,10 +157,11 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         server_resident_bytes: server.resident_bytes,
         server_held_bytes: server.held_bytes,
         failures,
+        interrupted: interrupted.is_some(),
     };
     let mut intervals = gathered.intervals;
-    if plan.is_timed() {
-        fill(&mut intervals, plan.measure);
+    if let Some(measured) = pace.timed {
+        fill(&mut intervals, measured);
     }
     let text = |histogram: &Histogram<u64>| (!histogram.is_empty()).then(|| encode(histogram));
     RunResult {
@@ -137,6 +176,116 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::latency::histogram;
+    use crate::load::Interrupt;
+
+    fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
+        Plan {
+            mode,
+            url: "ws://127.0.0.1:9000/".into(),
+            project: None,
+            queue: "q".into(),
+            queues: 1,
+            producers: 1,
+            consumers: 1,
+            from: String::new(),
+            size: 100,
+            batch: 10,
+            pbs_per_frame: 1,
+            in_flight: None,
+            consume_window: 1_000,
+            lag: 1_000,
+            rate: None,
+            keys: 0,
+            idle: 0,
+            stalled: 0,
+            count,
+            repeat: false,
+            warmup: Duration::ZERO,
+            measure,
+            ttl: 60,
+            partition_offset: None,
+            anonymous: false,
+            partitions: 1,
+            cores: vec![0],
+            progress: false,
+            server_pid: None,
+            control: None,
+            interrupt: Interrupt::default(),
+            run: 1,
+            epoch: Instant::now(),
+        }
+    }
+
+    fn figures(plan: &Plan, from: Instant, produced: Produced, consumed: Consumed) -> Figures {
+        let gathered = Gathered { produce: histogram(), end_to_end: histogram(), intervals: Vec::new() };
+        let measured = Measured {
+            window: Window::of(from, plan),
+            elapsed: Duration::from_secs(10),
+            produced: vec![produced],
+            consumed: vec![consumed],
+            setup: histogram(),
+            gathered,
+            server: ServerUse::default(),
+        };
+        result(plan, measured).figures
+    }
+
+    fn consumed(first: Instant, last: Instant, received: u64, received_bytes: u64) -> Consumed {
+        Consumed {
+            verdict: Verdict { received, received_bytes, ..Verdict::default() },
+            expected: 1_000,
+            received_measured: received,
+            bytes_measured: received_bytes,
+            first: Some(first),
+            last: Some(last),
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn the_rates_of_a_count_are_over_the_same_time_and_bytes_are_those_that_came() {
+        let from = Instant::now();
+        let at = |seconds| from + Duration::from_secs(seconds);
+        let produced =
+            Produced { acknowledged: 1_000, first: Some(at(1)), last: Some(at(5)), ..Produced::default() };
+        // All came in one read.
+        let consumed = consumed(at(5), at(5), 1_000, 7_000);
+        let figures = figures(&plan(Mode::Both, Some(1_000), Duration::ZERO), from, produced, consumed);
+        assert_eq!((figures.acknowledged_per_second, figures.received_per_second), (250.0, 250.0));
+        assert_eq!(figures.received_bytes_per_second, Some(1_750.0), "and not those of --size");
+        assert!(figures.is_sound() && !figures.interrupted);
+    }
+
+    #[test]
+    fn an_interrupted_run_is_measured_as_far_as_it_came() {
+        let now = Instant::now();
+        let from = now.checked_sub(Duration::from_secs(4)).unwrap();
+        let plan = plan(Mode::Both, None, Duration::from_secs(600));
+        assert!(plan.interrupt.raise());
+        let last = now + Duration::from_secs(96);
+        let produced = Produced {
+            acknowledged: 1_000,
+            acknowledged_measured: 1_000,
+            first: Some(from),
+            last: Some(last),
+            ..Produced::default()
+        };
+        let figures = figures(&plan, from, produced, consumed(from, now, 500, 50_000));
+        assert!(figures.interrupted);
+        assert_eq!((figures.measured_seconds, figures.acknowledged_per_second), (100.0, 10.0));
+        assert_eq!(figures.missing, 0, "what had not come yet is not lost");
+    }
+
+    #[test]
+    fn an_interrupt_before_anything_is_measured_gives_no_rate() {
+        let plan = plan(Mode::Both, None, Duration::from_secs(60));
+        assert!(plan.interrupt.raise());
+        let from = Instant::now() + Duration::from_secs(100);
+        let consumed = Consumed { last: None, ..consumed(from, from, 0, 0) };
+        let figures = figures(&plan, from, Produced::default(), consumed);
+        assert_eq!((figures.measured_seconds, figures.acknowledged_per_second), (0.0, 0.0));
+    }
 
     #[test]
     fn seconds_without_an_answer_are_there() {

@@ -12,6 +12,7 @@ use super::meter::{INTERVAL, Piece};
 use super::progress::Progress;
 use super::result::IntervalResult;
 use crate::latency::{decode, encode, histogram, time};
+use crate::terminal::line_start;
 
 /// All samples of a run.
 #[derive(Debug)]
@@ -101,12 +102,16 @@ impl Teller {
         let (sent, received) = (rate(now.0, self.before.0), rate(now.1, self.before.1));
         let p99 = self.latest.map_or(String::new(), |p99| format!(", p99 {}", time(p99)));
         let seconds = self.began.elapsed().as_secs_f64();
-        eprint!("\r\x1b[K{seconds:.0} s: {sent:.0} sent/s, {received:.0} received/s{p99}");
-        let _ = std::io::stderr().flush();
+        // Nobody is left to see it where it fails.
+        let _ = write!(
+            std::io::stderr(),
+            "{}{seconds:.0} s: {sent:.0} sent/s, {received:.0} received/s{p99}",
+            line_start()
+        );
         (self.told, self.before) = (Instant::now(), now);
     }
 
     fn end(&self) {
-        eprint!("\r\x1b[K");
+        let _ = write!(std::io::stderr(), "{}", line_start());
     }
 }

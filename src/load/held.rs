@@ -83,7 +83,7 @@ pub(super) async fn hold(
 impl HeldConnection {
     fn is_over(&self, now: Instant) -> bool {
         let is_alone = self.until.is_none_or(|until| now >= until);
-        self.progress.has_failed() || is_alone && self.progress.running.load(Ordering::Acquire) == 0
+        self.progress.is_stopping() || is_alone && self.progress.running.load(Ordering::Acquire) == 0
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `producer`, `consumer`, `held` | one connection: under load, or only there |
 //! | `reading` | what a consumer makes of its messages |
 //! | `progress` | what connections tell each other |
+//! | `interrupt` | a run that ends early |
 //! | `meter`, `gather` | samples: of a thread, and of all |
 //! | `server_side`, `server_watch` | what the server says, and looking at it while a load runs |
 //! | `run` | all of them, on their cores, from start to end |
@@ -25,6 +26,7 @@ mod environment;
 mod figures;
 mod gather;
 mod held;
+mod interrupt;
 mod meter;
 mod pacer;
 #[cfg(feature = "peers")]
@@ -43,6 +45,7 @@ mod table;
 mod window;
 
 pub use environment::Environment;
+pub use interrupt::Interrupt;
 pub use plan::{About, Mode, Peer, Plan};
 pub use result::{FORMAT, Figures, IntervalResult, Knee, ResultFile, RunResult};
 pub use run::run;

@@ -150,12 +150,15 @@ impl Pacer {
     pub(super) fn give_up(&self, now: Instant, meter: &mut Meter) -> u64 {
         let Some(schedule) = self.schedule.filter(|_| self.plan.is_timed()) else { return 0 };
         let batch = self.plan.batch as u64;
-        let overdue = self.due.saturating_sub(self.requests);
+        // What was due after an interrupt is nobody's fault.
+        let interrupted = self.progress.interrupted_at();
+        let due = interrupted.map_or(self.due, |at| self.due.min(schedule.requests_before(at)));
+        let overdue = due.saturating_sub(self.requests);
         // So many at once, each as late as the first of them: a rate may be far beyond what can be counted one by one.
         let together = overdue.div_ceil(OVERDUE_STEPS).max(1);
         let mut request = self.requests;
-        while request < self.due {
-            let count = together.min(self.due - request);
+        while request < due {
+            let count = together.min(due - request);
             meter.answered(now, schedule.due(request), count.saturating_mul(batch));
             request += count;
         }
@@ -166,6 +169,6 @@ impl Pacer {
     fn is_over(&self, now: Instant) -> bool {
         let is_all_sent = self.schedule.is_none() || self.requests >= self.due;
         let is_past = now >= self.window.until && (is_all_sent || now >= self.window.until + GRACE);
-        self.sequence >= self.count || is_past || self.progress.has_failed()
+        self.sequence >= self.count || is_past || self.progress.is_stopping()
     }
 }

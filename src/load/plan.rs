@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::interrupt::Interrupt;
 use super::server_side::ControlPort;
 use super::stamp::Stamp;
 use crate::client::{ClientError, Target};
@@ -112,6 +113,8 @@ pub struct Plan {
     pub server_pid: Option<u32>,
     /// The server's control port, for its own histograms.
     pub control: Option<ControlPort>,
+    /// Ends it early.
+    pub interrupt: Interrupt,
     /// Tells this run's messages from others'.
     pub run: u32,
     /// The zero of its clock.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::meter::Meter;
 use super::pacer::{Pace, Pacer};
@@ -29,9 +29,9 @@ pub(super) struct Produced {
     /// Due by the schedule, and never sent.
     pub unsent: u64,
     pub failure: Option<String>,
-    /// When the first message should have been sent; and from then to the last answer.
+    /// When the first message should have been sent; and when the last answer came.
     pub first: Option<Instant>,
-    pub active: Duration,
+    pub last: Option<Instant>,
 }
 
 impl Produced {
@@ -44,8 +44,8 @@ impl Produced {
         count: u64,
         failure: Option<&str>,
     ) {
-        let first = *self.first.get_or_insert(intended);
-        self.active = now.saturating_duration_since(first);
+        self.first.get_or_insert(intended);
+        self.last = self.last.max(Some(now));
         match failure {
             None => {
                 self.acknowledged += count;

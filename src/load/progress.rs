@@ -1,7 +1,9 @@
 //! What the connections of a run tell each other: once for each read, never for each message.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
+use super::interrupt::Interrupt;
 use super::plan::{Mode, Plan};
 
 /// See the module's page.
@@ -23,10 +25,11 @@ pub(super) struct Progress {
     pub held_ready: AtomicUsize,
     /// A connection failed: everyone stops.
     pub failed: AtomicBool,
+    interrupt: Interrupt,
 }
 
 impl Progress {
-    pub(super) fn new(producers: u32, consumers: u32) -> Self {
+    pub(super) fn new(producers: u32, consumers: u32, interrupt: Interrupt) -> Self {
         let counters = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
             sent: counters(producers),
@@ -37,17 +40,28 @@ impl Progress {
             consumers_ready: AtomicUsize::new(0),
             held_ready: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
+            interrupt,
         }
     }
 
     /// Whether a producer may begin: consumers of the same run are there before it, so that none of them begins behind what it sends.
     pub(super) fn may_produce(&self, plan: &Plan) -> bool {
         let awaited = if plan.mode == Mode::Both { plan.consumers as usize } else { 0 };
-        self.consumers_ready.load(Ordering::Acquire) >= awaited || self.has_failed()
+        self.consumers_ready.load(Ordering::Acquire) >= awaited || self.is_stopping()
     }
 
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// When the run was interrupted, if it was.
+    pub(super) fn interrupted_at(&self) -> Option<Instant> {
+        self.interrupt.at()
+    }
+
+    /// Whether nothing new is to be begun.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.has_failed() || self.interrupt.is_raised()
     }
 }
 

@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::interrupt::STOP_GRACE;
 use super::meter::Meter;
 use super::plan::{Mode, Plan};
 use super::progress::{Progress, sum};
@@ -19,8 +20,11 @@ pub(super) struct Consumed {
     pub expected: u64,
     /// Within the measured window.
     pub received_measured: u64,
-    /// From the first message to the last.
-    pub active: Duration,
+    /// Bytes of their payloads.
+    pub bytes_measured: u64,
+    /// When it asked for messages, or the first came; and when the last came.
+    pub first: Option<Instant>,
+    pub last: Option<Instant>,
     pub failure: Option<String>,
 }
 
@@ -42,9 +46,11 @@ pub(super) struct Reading {
     now: Instant,
     now_ns: u64,
     taken: u64,
+    taken_bytes: u64,
     first: Option<Instant>,
     last: Option<Instant>,
     received_measured: u64,
+    bytes_measured: u64,
     /// The producers have ended; when this one gives up.
     give_up: Option<Instant>,
 }
@@ -65,9 +71,11 @@ impl Reading {
             now: plan.epoch,
             now_ns: 0,
             taken: 0,
+            taken_bytes: 0,
             first: None,
             last: None,
             received_measured: 0,
+            bytes_measured: 0,
             give_up: None,
             plan,
             window,
@@ -75,9 +83,15 @@ impl Reading {
         }
     }
 
+    /// It asks for messages: what it receives counts from then.
+    pub(super) fn ask(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+    }
+
     /// Messages may have come, together.
     pub(super) fn begin(&mut self, now: Instant, meter: &mut Meter) {
-        (self.now, self.now_ns, self.taken) = (now, self.plan.clock_ns(now), 0);
+        (self.now, self.now_ns) = (now, self.plan.clock_ns(now));
+        (self.taken, self.taken_bytes) = (0, 0);
         meter.received(now, 0);
     }
 
@@ -85,6 +99,7 @@ impl Reading {
     #[inline]
     pub(super) fn handle(&mut self, payload: &[u8], meter: &mut Meter) {
         self.taken += 1;
+        self.taken_bytes += payload.len() as u64;
         if let Some(stamp) = self.verifier.handle(payload)
             && self.plan.mode == Mode::Both
             && self.measured_ns.contains(&stamp.intended_ns)
@@ -99,7 +114,10 @@ impl Reading {
             return;
         }
         meter.received(self.now, self.taken);
-        self.received_measured += if self.window.holds(self.now) { self.taken } else { 0 };
+        if self.window.holds(self.now) {
+            self.received_measured += self.taken;
+            self.bytes_measured += self.taken_bytes;
+        }
         self.first.get_or_insert(self.now);
         self.last = Some(self.now);
         let in_all = self.earlier.received + self.verifier.verdict().received;
@@ -114,14 +132,17 @@ impl Reading {
 
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         let received = self.verifier.verdict().received;
-        if self.progress.has_failed() {
+        let interrupted = self.progress.interrupted_at();
+        if self.progress.has_failed() || interrupted.is_some_and(|at| now >= at + STOP_GRACE) {
             return true;
         }
         match self.plan.mode {
             Mode::Produce | Mode::Idle => true,
             Mode::Consume => {
                 let in_time = self.plan.count.is_none() || self.plan.repeat;
-                self.plan.count.is_some_and(|count| received >= count) || in_time && now >= self.window.until
+                self.plan.count.is_some_and(|count| received >= count)
+                    || in_time && now >= self.window.until
+                    || interrupted.is_some()
             }
             Mode::Both => {
                 if self.progress.producers.load(Ordering::Acquire) > 0 {
@@ -138,7 +159,9 @@ impl Reading {
             expected: sum(&self.progress.acknowledged, &self.producers),
             verdict: self.earlier + self.verifier.verdict(),
             received_measured: self.received_measured,
-            active: self.first.zip(self.last).map_or(Duration::ZERO, |(first, last)| last - first),
+            bytes_measured: self.bytes_measured,
+            first: self.first,
+            last: self.last,
             failure,
         }
     }

@@ -142,6 +142,8 @@ pub struct Figures {
     pub unsent: u64,
     /// By all consumers together, in what was measured.
     pub received_per_second: f64,
+    /// Bytes of their payloads, as they came; absent in older files.
+    pub received_bytes_per_second: Option<f64>,
     /// What verification found.
     pub verified: Verdict,
     /// Acknowledged, and never received.
@@ -162,6 +164,9 @@ pub struct Figures {
     pub server_held_bytes: Option<u64>,
     /// What failed.
     pub failures: Vec<String>,
+    /// It was ended early: what was measured until then.
+    #[serde(default)]
+    pub interrupted: bool,
 }
 
 impl Figures {
@@ -180,6 +185,21 @@ impl Figures {
     /// The rate that counts: what consumers got, or else what producers had acknowledged.
     pub fn throughput(&self) -> f64 {
         if self.consumers > 0 { self.received_per_second } else { self.acknowledged_per_second }
+    }
+
+    /// Bytes of payload that consumers got, a second.
+    pub fn received_bytes(&self) -> f64 {
+        self.received_bytes_per_second.unwrap_or(self.received_per_second * self.size as f64)
+    }
+
+    /// Bytes of payload that producers had acknowledged, a second: each of their messages has the same size.
+    pub fn acknowledged_bytes(&self) -> f64 {
+        self.acknowledged_per_second * self.size as f64
+    }
+
+    /// The same of [`Self::throughput`].
+    pub fn throughput_bytes(&self) -> f64 {
+        if self.consumers > 0 { self.received_bytes() } else { self.acknowledged_bytes() }
     }
 
     /// The latency that counts.

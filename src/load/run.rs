@@ -14,6 +14,7 @@ use super::consumer::LoadConsumer;
 use super::figures::{Measured, ServerUse, result};
 use super::gather::gather;
 use super::held::{Held, hold};
+use super::interrupt::Interrupt;
 use super::meter::{Meter, Piece};
 use super::plan::{Mode, Plan};
 use super::producer::{LoadProducer, Produced};
@@ -40,7 +41,7 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     plan.target()?;
     let plan = Arc::new(plan);
     let (producers, consumers) = (plan.producers(), plan.consumers());
-    let progress = Arc::new(Progress::new(producers, consumers));
+    let progress = Arc::new(Progress::new(producers, consumers, plan.interrupt.clone()));
     let before_held = plan.server_pid.and_then(resident_bytes);
     let held = hold_all(&plan, &progress)?;
     let server_held_bytes = plan
@@ -85,7 +86,7 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     }
     let gathered = gatherer.join().map_err(|_| ClientError::Broken("gathering has panicked".into()))?;
     let server = ServerUse { held_bytes: server_held_bytes, ..server.finish() };
-    Ok(result(&plan, Measured { elapsed, produced, consumed, setup, gathered, server }))
+    Ok(result(&plan, Measured { window, elapsed, produced, consumed, setup, gathered, server }))
 }
 
 fn broken(core: usize, error: &dyn std::fmt::Display) -> ClientError {
@@ -148,7 +149,10 @@ fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread
                 for number in (0..count).filter(|number| *number as usize % cores == index) {
                     let (plan, progress) = (plan.clone(), progress.clone());
                     tasks.push(glommio::spawn_local(async move {
-                        let held = hold(plan, number, kind, progress.clone(), until).await;
+                        let interrupt = plan.interrupt.clone();
+                        let held =
+                            async { hold(plan, number, kind, progress.clone(), until).await.map(Some) };
+                        let held = or_interrupted(&interrupt, held, || None).await;
                         if held.is_err() {
                             progress.failed.store(true, Ordering::Relaxed);
                         }
@@ -159,7 +163,8 @@ fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread
             let (mut setup, mut failure) = (histogram(), None);
             for task in tasks {
                 match task.await {
-                    Ok(took) => setup.saturating_record(took.as_nanos() as u64),
+                    Ok(Some(took)) => setup.saturating_record(took.as_nanos() as u64),
+                    Ok(None) => {}
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }
@@ -167,10 +172,26 @@ fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread
         });
         threads.push(thread.map_err(|error| broken(*core, &error))?);
     }
-    while progress.held_ready.load(Ordering::Acquire) < count && !progress.has_failed() {
+    while progress.held_ready.load(Ordering::Acquire) < count && !progress.is_stopping() {
         std::thread::sleep(LOOK_EVERY);
     }
     Ok(threads)
+}
+
+/// What `load` gives; `early` where the run is interrupted and it does not end soon, or fails: then what it has done so far counts.
+async fn or_interrupted<T>(
+    interrupt: &Interrupt,
+    load: impl Future<Output = Result<T, ClientError>>,
+    early: impl Fn() -> T,
+) -> Result<T, ClientError> {
+    let given_up = async {
+        interrupt.give_up().await;
+        Ok(early())
+    };
+    match futures_lite::future::or(load, given_up).await {
+        Err(_) if interrupt.is_raised() => Ok(early()),
+        ended => ended,
+    }
 }
 
 async fn produce(
@@ -180,18 +201,18 @@ async fn produce(
     progress: Arc<Progress>,
     meter: Rc<RefCell<Meter>>,
 ) -> Result<Done, ClientError> {
-    let ended = async {
+    let mut producer = LoadProducer::new(plan.clone(), number, window, progress.clone(), meter);
+    let load = async {
         while !progress.may_produce(&plan) {
             glommio::timer::sleep(LOOK_EVERY).await;
         }
         let target = plan.target()?;
         let mut stream = connect(&target).await?;
         let mut wire = Wire::start(&target);
-        let mut producer = LoadProducer::new(plan, number, window, progress.clone(), meter);
-        run_connection(&mut stream, &mut wire, &mut producer).await?;
-        Ok(producer.produced)
-    }
-    .await;
+        run_connection(&mut stream, &mut wire, &mut producer).await
+    };
+    let ended = or_interrupted(&plan.interrupt, load, || ()).await;
+    let ended = ended.map(|()| producer.produced);
     match &ended {
         Ok(produced) => {
             progress.acknowledged[number as usize].store(produced.acknowledged, Ordering::Release)
@@ -210,15 +231,15 @@ async fn consume(
     progress: Arc<Progress>,
     meter: Rc<RefCell<Meter>>,
 ) -> Result<Done, ClientError> {
-    let ended = async {
+    let mut consumer = LoadConsumer::new(plan.clone(), number, window, progress.clone(), meter);
+    let load = async {
         let target = plan.target()?;
         let mut stream = connect(&target).await?;
         let mut wire = Wire::start(&target);
-        let mut consumer = LoadConsumer::new(plan, number, window, progress.clone(), meter);
-        run_connection(&mut stream, &mut wire, &mut consumer).await?;
-        Ok(consumer.consumed())
-    }
-    .await;
+        run_connection(&mut stream, &mut wire, &mut consumer).await
+    };
+    let ended = or_interrupted(&plan.interrupt, load, || ()).await;
+    let ended = ended.map(|()| consumer.consumed());
     if ended.is_err() {
         progress.failed.store(true, Ordering::Relaxed);
     }

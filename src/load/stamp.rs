@@ -50,6 +50,9 @@ impl Stamp {
 pub struct Verdict {
     /// Messages received.
     pub received: u64,
+    /// Bytes of their payloads.
+    #[serde(default)]
+    pub received_bytes: u64,
     /// Never received, though a later one of the same stream was: lost, or refused.
     pub lost: u64,
     /// Received again, or behind a later one of the same stream.
@@ -66,6 +69,7 @@ impl std::ops::Add for Verdict {
     fn add(self, other: Self) -> Self {
         Self {
             received: self.received + other.received,
+            received_bytes: self.received_bytes + other.received_bytes,
             lost: self.lost + other.lost,
             repeated_or_out_of_order: self.repeated_or_out_of_order + other.repeated_or_out_of_order,
             foreign: self.foreign + other.foreign,
@@ -104,6 +108,7 @@ impl Verifier {
     pub fn handle(&mut self, payload: &[u8]) -> Option<Stamp> {
         let Some(stamp) = Stamp::read(payload) else {
             self.verdict.received += 1;
+            self.verdict.received_bytes += payload.len() as u64;
             self.verdict.foreign += 1;
             return None;
         };
@@ -112,6 +117,7 @@ impl Verifier {
             return None;
         }
         self.verdict.received += 1;
+        self.verdict.received_bytes += payload.len() as u64;
         let key = (stamp.run, stamp.stream);
         let index = match self.at {
             Some((at, index)) if at == key => index,
@@ -160,9 +166,17 @@ mod tests {
             Stamp { run: 9, stream: 0, sequence, intended_ns: 5 }.write(&mut payload);
             later.handle(&payload);
         }
-        assert_eq!(later.verdict(), Verdict { received: 3, lost: 1, ..Verdict::default() });
+        let verdict = Verdict { received: 3, received_bytes: 72, lost: 1, ..Verdict::default() };
+        assert_eq!(later.verdict(), verdict);
         assert_eq!(verifier.handle(b"short"), None);
-        let verdict = Verdict { received: 8, lost: 2, repeated_or_out_of_order: 2, foreign: 1, others: 0 };
+        let verdict = Verdict {
+            received: 8,
+            received_bytes: 7 * STAMP_BYTES as u64 + 5,
+            lost: 2,
+            repeated_or_out_of_order: 2,
+            foreign: 1,
+            others: 0,
+        };
         assert_eq!(verifier.verdict(), verdict);
         let mut own = Verifier::of_run(8);
         let mut payload = [0; STAMP_BYTES];
@@ -170,6 +184,7 @@ mod tests {
             Stamp { run, stream: 0, sequence, intended_ns: 5 }.write(&mut payload);
             assert_eq!(own.handle(&payload).is_some(), run == 8);
         }
-        assert_eq!(own.verdict(), Verdict { received: 2, others: 2, ..Verdict::default() });
+        let verdict = Verdict { received: 2, received_bytes: 48, others: 2, ..Verdict::default() };
+        assert_eq!(own.verdict(), verdict);
     }
 }

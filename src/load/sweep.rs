@@ -3,6 +3,7 @@
 use super::plan::Plan;
 use super::result::{Knee, RunResult};
 use crate::client::ClientError;
+use crate::terminal::say;
 
 /// The first rate, as a part of what a closed loop reaches.
 const FIRST: f64 = 0.1;
@@ -30,7 +31,7 @@ fn kept(result: Result<RunResult, ClientError>, p99_max: u64, runs: &mut Vec<Run
             kept
         }
         Err(error) => {
-            eprintln!("millstream: {error}");
+            say(format_args!("millstream: {error}"));
             false
         }
     }
@@ -50,7 +51,7 @@ pub fn find_knee(
     };
     let closed = at(None)?;
     let most = closed.figures.acknowledged_per_second;
-    if most <= 0.0 {
+    if most <= 0.0 && !plan.interrupt.is_raised() {
         return Err(ClientError::Broken(
             "nothing was acknowledged without a schedule: there is no scale to search on".into(),
         ));
@@ -59,7 +60,12 @@ pub fn find_knee(
     let mut runs = vec![closed];
     let mut rate = plan.rate.unwrap_or(most * FIRST);
     for _ in 0..STEPS_MAX {
-        if !kept(at(Some(rate)), p99_max, &mut runs) {
+        let kept = !plan.interrupt.is_raised() && kept(at(Some(rate)), p99_max, &mut runs);
+        // A run that was ended early says nothing of its rate.
+        if plan.interrupt.is_raised() {
+            return Ok((runs, knee));
+        }
+        if !kept {
             knee.failed = Some(rate);
             break;
         }
@@ -70,7 +76,11 @@ pub fn find_knee(
         let Some(failed) = knee.failed else { break };
         // Below the first rate, in the same steps.
         let rate = knee.rate.map_or(failed / STEP, |kept| (kept * failed).sqrt());
-        if kept(at(Some(rate)), p99_max, &mut runs) {
+        let kept = kept(at(Some(rate)), p99_max, &mut runs);
+        if plan.interrupt.is_raised() {
+            break;
+        }
+        if kept {
             knee.rate = Some(rate);
         } else {
             knee.failed = Some(rate);

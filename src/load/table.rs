@@ -6,10 +6,10 @@ use super::result::{Figures, Knee, ResultFile};
 use super::stamp::Verdict;
 use crate::control::StagePage;
 use crate::latency::{Stage, Unit, time};
+use crate::terminal::escaped;
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let megabytes = |rate: f64| rate * self.size as f64 / 1e6;
         write!(f, "{:?}: {} B, {} a request", self.mode, self.size, self.batch)?;
         write!(f, ", {} producers, {} consumers", self.producers, self.consumers)?;
         for (count, what) in [
@@ -28,14 +28,14 @@ impl fmt::Display for Figures {
         }
         if self.producers > 0 {
             let rate = self.acknowledged_per_second;
-            writeln!(f, "  acknowledged  {rate:>12.0} /s  {:>9.1} MB/s", megabytes(rate))?;
+            writeln!(f, "  acknowledged  {rate:>12.0} /s  {:>9.1} MB/s", self.acknowledged_bytes() / 1e6)?;
         }
         if let Some(latency) = &self.produce_latency {
             writeln!(f, "  latency       {latency}")?;
         }
         if self.consumers > 0 {
             let rate = self.received_per_second;
-            writeln!(f, "  received      {rate:>12.0} /s  {:>9.1} MB/s", megabytes(rate))?;
+            writeln!(f, "  received      {rate:>12.0} /s  {:>9.1} MB/s", self.received_bytes() / 1e6)?;
         }
         if let Some(latency) = &self.end_to_end_latency {
             writeln!(f, "  end to end    {latency}")?;
@@ -53,12 +53,14 @@ impl fmt::Display for Figures {
             let each = bytes as f64 / f64::from((self.idle + self.stalled).max(1));
             writeln!(f, "  idle memory   {each:.0} B a connection")?;
         }
-        if self.unsent > 0 {
+        if self.interrupted {
+            writeln!(f, "  interrupted   this is what was measured until then")?;
+        } else if self.unsent > 0 {
             writeln!(f, "  not sustained {} messages were due and could not be sent", self.unsent)?;
         } else if !self.is_sustained() {
             writeln!(f, "  not sustained fewer were acknowledged than were due")?;
         }
-        let Verdict { received, lost, repeated_or_out_of_order, foreign, others } = self.verified;
+        let Verdict { received, lost, repeated_or_out_of_order, foreign, others, .. } = self.verified;
         writeln!(
             f,
             "  verified      {} acknowledged, {} refused; {received} received: {} missing, {lost} lost, \
@@ -69,7 +71,7 @@ impl fmt::Display for Figures {
             writeln!(f, "  of others     {others} messages of other runs came, too")?;
         }
         for failure in &self.failures {
-            writeln!(f, "  failed        {failure}")?;
+            writeln!(f, "  failed        {}", escaped(failure))?;
         }
         Ok(())
     }
@@ -79,7 +81,12 @@ fn write_stage(f: &mut fmt::Formatter<'_>, page: &StagePage) -> fmt::Result {
     let unit = Stage::find(&page.stage).map_or(Unit::Nanoseconds, Stage::unit);
     let show = |value: u64| if unit == Unit::Nanoseconds { time(value) } else { value.to_string() };
     let [p50, p99, max] = [page.summary.p50, page.summary.p99, page.summary.max].map(show);
-    writeln!(f, "  {:<16} p50 {p50:>8}  p99 {p99:>8}  max {max:>8}  {}", page.stage, page.what)
+    writeln!(
+        f,
+        "  {:<16} p50 {p50:>8}  p99 {p99:>8}  max {max:>8}  {}",
+        escaped(&page.stage),
+        escaped(&page.what)
+    )
 }
 
 /// The least, the middle and the most of some numbers.
@@ -91,7 +98,8 @@ fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
 
 impl fmt::Display for ResultFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} {}: acknowledged is {}", self.system, self.system_version, self.durability)?;
+        let (version, durability) = (escaped(&self.system_version), escaped(&self.durability));
+        writeln!(f, "{} {version}: acknowledged is {durability}", self.system)?;
         for run in &self.runs {
             write!(f, "{}", run.figures)?;
         }

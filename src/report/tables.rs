@@ -57,7 +57,7 @@ pub(super) fn results(all: &[Compared]) -> Table {
             one.name.clone(),
             format!("{} /s{spread}", count(rate)),
             ratio(first.and_then(|first| one.throughput_of(first))),
-            format!("{:.1} MB/s", rate * figures.size as f64 / 1e6),
+            format!("{:.1} MB/s", figures.throughput_bytes() / 1e6),
             at(0.5),
             format!("{}{}", at(0.99), p99_spread(one)),
             ratio(first.and_then(|first| one.p99_of(first))),
@@ -101,7 +101,11 @@ pub(super) fn loads(all: &[Compared]) -> Table {
         let pace = pace + &knee(one).unwrap_or_default();
         let Verdict { received, lost, repeated_or_out_of_order, foreign, .. } = figures.verified;
         let sound = if figures.is_sound() { "sound" } else { "NOT SOUND" };
-        let sustained = if figures.is_sustained() { "" } else { "; rate not sustained" };
+        let sustained = match figures {
+            Figures { interrupted: true, .. } => "; interrupted",
+            _ if figures.is_sustained() => "",
+            _ => "; rate not sustained",
+        };
         vec![
             one.name.clone(),
             load,

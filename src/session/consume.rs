@@ -428,8 +428,10 @@ impl Consume {
     fn pump(&mut self, cx: &mut Cx<'_>) {
         let drains = self.drain_until_ms.is_some();
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
-            // What all others wait for is answered at once, even if it should have expired meanwhile.
-            let wait = !drains && self.first != Some(index);
+            // What all others wait for is answered at once, even if it should have expired meanwhile. A cursor that does not know yet
+            // that it is at the end does not wait either: the answer moves it behind what is left out there (echo, TTL), so that
+            // markers say so.
+            let wait = !drains && self.first != Some(index) && cursor.is_caught_up;
             if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (!drains || !cursor.at_end) {
                 cursor.fetch = Fetch::Outstanding { wait };
                 cursor.asked_ns = cx.now.mono_ns;
@@ -447,6 +449,8 @@ impl Consume {
     /// From now on only what is stored, as far as the present credit goes.
     pub(super) fn drain(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
         self.drain_until_ms = Some(until_ms);
+        // What was the end before may not be it now.
+        self.cursors.iter_mut().for_each(|cursor| cursor.at_end = false);
         self.cancel(cx);
     }
 

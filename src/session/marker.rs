@@ -104,6 +104,12 @@ impl Marker {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// Whether a text has the form that the protocol gives markers. For our own clients: any other text is shown with care.
+    pub fn is_well_formed(text: &str) -> bool {
+        let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        !text.is_empty() && text.bytes().all(is_unreserved)
+    }
+
     /// Whether two markers are of one life of one queue. For our own clients: to others a marker is opaque.
     pub fn same_life(one: &str, other: &str) -> bool {
         match (Self::decode(one), Self::decode(other)) {
@@ -253,6 +259,12 @@ mod tests {
         let signing = Signing { key: 2, timeline: 3, is_key_new: true };
         let queue = QueueInfo { signing, ..info(7, 9, 1) };
         assert_eq!(read(&text).place(&queue), Ok(Place::OtherTimeline(3, vec![5])));
+    }
+
+    #[test]
+    fn what_a_marker_looks_like_is_known_without_a_key() {
+        assert!(Marker::is_well_formed(&Marker::encode(&info(7, 9, 1), &[5])));
+        assert!(!Marker::is_well_formed("$(reboot)") && !Marker::is_well_formed(""));
     }
 
     #[test]

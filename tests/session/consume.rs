@@ -369,3 +369,37 @@ fn a_busy_partition_does_not_starve_the_others() {
         reads.flat_map(|response| response.messages).filter(|message| message.id().starts_with("1.")).count();
     assert_eq!(of_the_quiet, 1);
 }
+
+#[test]
+fn a_marker_stands_behind_what_is_left_out_at_the_end() {
+    // All of it is the consumer's own.
+    let plan = Plan {
+        partitions: vec![vec![(CLIENT, vec![3; 5])]],
+        echo: false,
+        from: vec![0; 2],
+        requests: vec![(0, true)],
+    };
+    let mut run = Run::new(&plan, 1);
+    run.there = vec![1];
+    run.receive(&run.bytes.clone(), false);
+    run.call(|session, cx| session.poll_transmit(cx));
+    assert!(!run.fetches[0].wait, "a fetch that waits is not answered where all is left out");
+    run.answer_one(0);
+    run.call(|session, cx| session.poll_transmit(cx));
+    assert!(run.fetches[0].wait && run.fetches[0].from == 5, "at the end it waits");
+    run.receive(&[], true);
+    run.call(|session, cx| session.poll_transmit(cx));
+    let markers: Vec<String> = run
+        .reads
+        .iter()
+        .skip(1)
+        .filter_map(|read| match read {
+            Read::Pb(pb) => Some(ConsumeResponse::decode(&pb[..]).unwrap()),
+            Read::End => None,
+        })
+        .flat_map(|response| response.messages)
+        .map(|message| message.marker().to_owned())
+        .collect();
+    let end = millstream::session::Marker::encode(&Rig::queue(1), &[5]);
+    assert_eq!(markers, [end]);
+}

@@ -95,13 +95,7 @@ pub struct Client {
 
 impl Client {
     fn new(role: Role, client: u128) -> Self {
-        let target = Target {
-            address: ([127, 0, 0, 1], 1).into(),
-            host: "simulated".into(),
-            path: "/".into(),
-            project: None,
-            client: Some(ClientId::from(client)),
-        };
+        let target = Target::parse("ws://simulated/", None, Some(ClientId::from(client))).expect("a URL");
         Self { role, target, link: None }
     }
 

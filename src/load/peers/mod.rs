@@ -69,7 +69,7 @@ enum Done {
 /// Runs the plan against the peer and says what was measured.
 pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let plan = Arc::new(plan);
-    let progress = Arc::new(Progress::new(plan.producers(), plan.consumers()));
+    let progress = Arc::new(Progress::new(plan.producers(), plan.consumers(), plan.interrupt.clone()));
     let began = Instant::now();
     let window = Window::of(began + plan.warmup, &plan);
     let (to, pieces) = channel();
@@ -99,7 +99,8 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     }
     let gathered = gatherer.join().map_err(|_| broken(&"gathering has panicked"))?;
     let server = server.finish();
-    Ok(result(&plan, Measured { elapsed, produced, consumed, setup: histogram(), gathered, server }))
+    let setup = histogram();
+    Ok(result(&plan, Measured { window, elapsed, produced, consumed, setup, gathered, server }))
 }
 
 fn job(plan: &Arc<Plan>, number: u32, window: Window, progress: &Arc<Progress>, to: &Sender<Piece>) -> Job {

@@ -14,6 +14,7 @@ use crate::budget::Budget;
 use crate::error::StatusCode;
 use crate::pb::Status;
 use crate::pb::wire::Malformed;
+use crate::terminal::escaped;
 
 use super::delimiter::{Delimiter, PbLimits, Step};
 
@@ -42,7 +43,7 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.code.0, self.reason)
+        write!(f, "{} {}", self.code.0, escaped(&self.reason))
     }
 }
 

@@ -1,0 +1,100 @@
+//! Standard output of the subcommands that print.
+
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
+
+use super::Failure;
+
+/// The exit code where standard output was closed before all was written: what a shell shows of a command that SIGPIPE has ended.
+pub(super) const CLOSED: u8 = 141;
+
+/// Standard output. The process ends quietly with [`CLOSED`] where its reader is gone; [`Self::finish`] writes what is left.
+#[derive(Debug)]
+pub(super) struct Output(BufWriter<Stdout>);
+
+impl Output {
+    pub(super) fn new() -> Self {
+        Self(BufWriter::new(io::stdout()))
+    }
+
+    /// Whether people read it.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.0.get_ref().is_terminal()
+    }
+
+    /// Writes what is left.
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
+        Ok(self.flush()?)
+    }
+}
+
+fn checked<T>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(i32::from(CLOSED)),
+        // The caller tries again.
+        Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+        Err(error) => Err(io::Error::new(error.kind(), format!("standard output: {error}"))),
+        written => written,
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        checked(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        checked(self.0.flush())
+    }
+}
+
+/// Writes a value as one line of JSON. Characters beyond ASCII are escaped where they could have an effect on a terminal.
+pub(super) fn write_json(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut out, Harmless))?;
+    out.write_all(b"\n")
+}
+
+/// JSON's own escapes reach only to U+001F.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()>
+    where
+        W: ?Sized + Write,
+    {
+        // Base64 is, and it may be long.
+        if fragment.bytes().all(|byte| byte.is_ascii() && byte != 0x7f) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for char in fragment.chars() {
+            let mut buffer = [0; 4];
+            if (char.is_ascii() && char != '\u{7f}') || char.is_alphanumeric() {
+                writer.write_all(char.encode_utf8(&mut buffer).as_bytes())?;
+            } else {
+                let mut units = [0; 2];
+                for unit in char.encode_utf16(&mut units) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_no_effect_on_a_terminal_and_says_the_same() {
+        let text = "\x1b[31m \u{9b}31m \u{202e} \u{7f} ü 😀 \"q\"\n";
+        let mut out = Vec::new();
+        write_json(&mut out, &text).unwrap();
+        let line = String::from_utf8(out).unwrap();
+        assert_eq!(line, "\"\\u001b[31m \\u009b31m \\u202e \\u007f ü \\ud83d\\ude00 \\\"q\\\"\\n\"\n");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
+}

@@ -1,0 +1,151 @@
+//! Where a consumer goes on: a marker, and which of the messages behind it are known.
+//!
+//! A marker is the server's alone to make, and it stands behind the last message that the server sent when it made it. A consumer
+//! that has taken fewer messages than it was sent, or more since, says so beside the marker:
+//! `<marker>~<partition>.<offset>~…`, with the offset behind the last message taken of each such partition, as in a message's id.
+//! A server is never sent more than the marker.
+
+use std::collections::BTreeMap;
+
+use crate::queue::message_id;
+use crate::session::Marker;
+
+/// Separates a marker from what is known, and that from more of it. No marker contains it.
+const KNOWN: char = '~';
+
+/// See the module's page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    marker: Option<String>,
+    /// The offset behind the last message taken, for each partition.
+    taken: BTreeMap<u16, u64>,
+}
+
+/// Partition and offset of a message's id.
+pub(super) fn parse_id(id: &str) -> Option<(u16, u64)> {
+    let (partition, offset) = id.split_once('.')?;
+    Some((u16::from_str_radix(partition, 16).ok()?, u64::from_str_radix(offset, 16).ok()?))
+}
+
+impl Place {
+    /// Reads what [`Self::text`] wrote, or a `starting_marker`: the place, and what the server is to be sent.
+    pub(super) fn parse(text: &str) -> (Self, String) {
+        let mut parts = text.split(KNOWN);
+        let start = parts.next().unwrap_or_default().to_owned();
+        let taken: BTreeMap<u16, u64> = parts.filter_map(parse_id).collect();
+        let marker = (!taken.is_empty()).then(|| start.clone());
+        (Self { marker, taken }, start)
+    }
+
+    /// As text, to go on from another time. `None` where no marker ever came.
+    pub(super) fn text(&self) -> Option<String> {
+        let mut text = self.marker.clone()?;
+        let positions = Marker::positions(&text).unwrap_or_default();
+        for (partition, next) in &self.taken {
+            if positions.get(usize::from(*partition)).is_none_or(|position| position < next) {
+                text.push(KNOWN);
+                text.push_str(&message_id(*partition, *next));
+            }
+        }
+        Some(text)
+    }
+
+    /// The last marker.
+    pub(super) fn marker(&self) -> Option<&str> {
+        self.marker.as_deref()
+    }
+
+    /// A marker came. Another life of the queue has other messages under the same ids.
+    pub(super) fn handle_marker(&mut self, marker: &str) {
+        if self.marker.as_deref().is_some_and(|known| !Marker::same_life(known, marker)) {
+            self.taken.clear();
+        }
+        self.marker = Some(marker.to_owned());
+    }
+
+    /// The queue has gone back: what is known may come again as something else.
+    pub(super) fn handle_rewind(&mut self) {
+        self.taken.clear();
+    }
+
+    /// Whether a message was taken before.
+    pub(super) fn knows(&self, partition: u16, offset: u64) -> bool {
+        self.taken.get(&partition).is_some_and(|next| offset < *next)
+    }
+
+    /// A message is taken.
+    pub(super) fn take(&mut self, partition: u16, offset: u64) {
+        self.taken.insert(partition, offset + 1);
+    }
+
+    /// Whether it is of the same life of a queue as a marker.
+    pub(super) fn is_of(&self, marker: &str) -> bool {
+        self.marker.as_deref().is_some_and(|own| Marker::same_life(own, marker))
+    }
+
+    /// Whether it is at or behind `end`, a marker, in `only` or in every partition.
+    pub(super) fn reaches(&self, end: &str, only: Option<u16>) -> bool {
+        let own = self.marker.as_deref().and_then(Marker::positions);
+        let (Some(own), Some(end), true) = (own, Marker::positions(end), self.is_of(end)) else {
+            return false;
+        };
+        (0..).zip(end).filter(|(partition, _)| only.is_none_or(|only| only == *partition)).all(
+            |(partition, end)| {
+                let marked = own.get(usize::from(partition)).copied().unwrap_or(0);
+                marked.max(self.taken.get(&partition).copied().unwrap_or(0)) >= end
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{QueueId, QueueInfo};
+
+    fn marker(incarnation: u64, positions: &[u64]) -> String {
+        let partitions = positions.len() as u16;
+        let info =
+            QueueInfo { id: QueueId(1), incarnation, partitions, hash: 7, signing: Default::default() };
+        Marker::encode(&info, positions)
+    }
+
+    #[test]
+    fn what_was_taken_behind_the_marker_is_known_when_it_is_read_again() {
+        let (mut place, start) = Place::parse("latest");
+        assert_eq!((place.text(), start.as_str()), (None, "latest"));
+        place.handle_marker(&marker(1, &[3, 20]));
+        place.take(0, 0x1f);
+        place.take(1, 18);
+        let text = place.text().unwrap();
+        assert_eq!(text, format!("{}~0.20", marker(1, &[3, 20])), "what the marker says is not said again");
+        let (again, start) = Place::parse(&text);
+        assert_eq!(start, marker(1, &[3, 20]));
+        assert!(again.knows(0, 0x1f) && !again.knows(0, 0x20) && !again.knows(1, 0));
+        assert_eq!(again.text(), Some(text));
+    }
+
+    #[test]
+    fn another_life_of_the_queue_and_a_rewind_make_everything_unknown() {
+        let (mut place, _) = Place::parse(&format!("{}~0.20", marker(1, &[3])));
+        place.handle_marker(&marker(1, &[9]));
+        assert!(place.knows(0, 0x1f));
+        place.handle_marker(&marker(2, &[0]));
+        assert!(!place.knows(0, 0));
+        place.take(0, 5);
+        place.handle_rewind();
+        assert!(!place.knows(0, 5));
+    }
+
+    #[test]
+    fn the_end_is_reached_in_every_partition_or_in_the_one_that_is_read() {
+        let end = marker(1, &[3, 5]);
+        let at = |positions: &[u64], taken: &str| Place::parse(&format!("{}{taken}", marker(1, positions))).0;
+        let mut place = at(&[3, 0], "~1.4");
+        assert!(!place.reaches(&end, None) && place.reaches(&end, Some(0)));
+        place.take(1, 4);
+        assert!(place.reaches(&end, None));
+        assert!(!place.reaches(&marker(2, &[0, 0]), None), "it is another life's");
+        assert!(!Place::default().reaches(&end, None));
+    }
+}

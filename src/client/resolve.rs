@@ -1,0 +1,95 @@
+//! The addresses of a host, asked for at each connection: a name may lead elsewhere by then.
+//!
+//! The system's resolver blocks, so each lookup runs on a thread of its own, never on an executor. Connections that ask for the same
+//! name at the same time share one lookup, so a name has one thread at most.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use async_channel::Sender;
+use glommio::timer::Timer;
+use url::Host;
+
+use super::address::Address;
+
+/// How long a connection waits for a lookup. The lookup goes on, and the next attempt takes its answer.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 16;
+
+type Key = (String, u16);
+type Answer = Result<Vec<SocketAddr>, String>;
+
+/// Lookups under way, each with the connections that wait for it.
+static UNDER_WAY: Mutex<BTreeMap<Key, Vec<Sender<Answer>>>> = Mutex::new(BTreeMap::new());
+
+fn under_way() -> MutexGuard<'static, BTreeMap<Key, Vec<Sender<Answer>>>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every address of a host, of both families, in the order in which the system wants them tried.
+pub(super) async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    let port = address.port();
+    match address.host() {
+        Host::Ipv4(ip) => Ok(vec![(*ip, port).into()]),
+        Host::Ipv6(ip) => Ok(vec![(*ip, port).into()]),
+        Host::Domain(name) => look_up(name, port).await,
+    }
+}
+
+async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let (to, answer) = async_channel::bounded(1);
+    let key = (name.to_owned(), port);
+    let is_first = {
+        let mut lookups = under_way();
+        let waiting = lookups.entry(key.clone()).or_default();
+        waiting.push(to);
+        waiting.len() == 1
+    };
+    if is_first {
+        let of_thread = key.clone();
+        let started = thread::Builder::new().name("resolver".into()).spawn(move || run(&of_thread));
+        if let Err(error) = started {
+            under_way().remove(&key);
+            return Err(error);
+        }
+    }
+    let failed = |kind, why: &str| io::Error::new(kind, format!("{name}: {why}"));
+    let answered = async {
+        match answer.recv().await {
+            Ok(Ok(addresses)) if addresses.is_empty() => {
+                Err(failed(io::ErrorKind::NotFound, "the name has no address"))
+            }
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(why)) => Err(failed(io::ErrorKind::NotFound, &why)),
+            // The thread of the shared lookup could not be started.
+            Err(_) => Err(failed(io::ErrorKind::Other, "no thread could be started for the lookup")),
+        }
+    };
+    let timeout = async {
+        Timer::new(LOOKUP_TIMEOUT).await;
+        let why = format!("no answer to the lookup within {} s", LOOKUP_TIMEOUT.as_secs());
+        Err(failed(io::ErrorKind::TimedOut, &why))
+    };
+    futures_lite::future::or(answered, timeout).await
+}
+
+/// One lookup, on its thread.
+fn run(key: &Key) {
+    let (name, port) = key;
+    let found = (name.as_str(), *port).to_socket_addrs();
+    let answer: Answer = match found {
+        Ok(addresses) => Ok(addresses.take(ADDRESSES_MAX).collect()),
+        Err(error) => Err(error.to_string()),
+    };
+    let waiting = under_way().remove(key).unwrap_or_default();
+    for one in waiting {
+        // Fails where the connection does not wait any more.
+        let _ = one.try_send(answer.clone());
+    }
+}
