@@ -11,7 +11,7 @@
 //! | `tails`, `readers` | reading the ends of partitions, and what is older |
 //! | `connected` | a consumer's handle and its queues |
 //! | `batches` | records as stored batches |
-//! | `tokens` | what OAUTHBEARER shows to brokers |
+//! | `tokens`, `command` | OAUTHBEARER's tokens, and the operator's command that prints them |
 //! | `news`, `janitor` | how librdkafka wakes a shard, and who does what would block it |
 //! | `native` | librdkafka's calls |
 //! | `reader` | whole topics, for the load that Kafka itself is put under |
@@ -21,6 +21,7 @@
 //! [`News`] wakes the shard for them.
 
 mod batches;
+mod command;
 mod connected;
 mod header;
 mod janitor;
