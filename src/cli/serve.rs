@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,13 +29,23 @@ use crate::{heap, logging};
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
 
 /// The flags: one for each setting, and those that say where settings come from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Args {
     config: Option<PathBuf>,
     check_config: bool,
     print_default_config: bool,
     /// By key.
     settings: HashMap<String, String>,
+}
+
+/// Without the values, of which some are secrets.
+impl fmt::Debug for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Args")
+            .field("config", &self.config)
+            .field("settings", &self.settings.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 const AFTER_HELP: &str = "\
@@ -125,6 +136,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.check_config {
         if loaded.config.store == StoreKind::Kafka {
             kafka::check(&loaded.config.kafka, &loaded.config.settings)?;
+            for warning in kafka::warnings(&loaded.config.kafka) {
+                eprintln!("millstream: {warning}");
+            }
         }
         print!("{}\n{}", loaded.describe(), memory::describe(&loaded.config));
         return Ok(ExitCode::SUCCESS);

@@ -41,7 +41,7 @@ mod topics;
 
 pub use janitor::Janitor;
 pub use news::News;
-pub use properties::{READ_AHEAD_KIB, check};
+pub use properties::{READ_AHEAD_KIB, check, warnings};
 #[cfg(feature = "peers")]
 pub use reader::TopicReader;
 pub use readers::WINDOW_BYTES;
@@ -85,6 +85,9 @@ pub struct Cluster {
 impl Cluster {
     /// Begins the threads that serve all shards: to be called where they may run on any core.
     pub fn start(config: &KafkaConfig) -> std::io::Result<Self> {
+        for warning in warnings(config) {
+            tracing::warn!("{warning}");
+        }
         let command = Some(config.token_command.clone()).filter(|command| !command.is_empty());
         Ok(Self {
             topics: Arc::default(),
