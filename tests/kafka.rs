@@ -7,11 +7,11 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use broker::{Brokers, is_possible};
-use common::Server;
+use common::{BINARY, Server};
 
 /// One broker for the tests that do not harm it.
 fn broker() -> Option<&'static Brokers> {
@@ -231,4 +231,44 @@ print(".".join([part({"alg": "none"}), part({"sub": "me", "iat": now, "exp": now
     }
     assert_all_in_order(&lines(consume(&server, "renewed", 100 * producers, &[])), producers, 100);
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn check_config_shows_no_secret_and_says_which_protection_is_off() {
+    let secrets = [
+        ("sasl.password", "sesame-1"),
+        ("ssl.key.password", "sesame-2"),
+        ("ssl.keystore.password", "sesame-3"),
+        ("enable.ssl.certificate.verification", "false"),
+        ("ssl.endpoint.identification.algorithm", "none"),
+        ("security.protocol", "SASL_SSL"),
+        ("sasl.mechanism", "OAUTHBEARER"),
+    ];
+    let properties = secrets.map(|(key, value)| format!("{key}={value}")).join(";");
+    let check = |properties: &str| {
+        let base = ["serve", "--check-config", "--store", "kafka", "--brokers", "127.0.0.1:1"];
+        let secret = ["--kafka-token-command", "curl -d client_secret=sesame-4 https://login.example"];
+        let output = Command::new(BINARY)
+            .args(base)
+            .args(secret)
+            .args(["--kafka-properties", properties])
+            .output()
+            .unwrap();
+        let said = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.success(), said(output.stdout), said(output.stderr))
+    };
+    let (is_good, shown, warned) = check(&properties);
+    assert!(is_good, "{warned}");
+    assert!(!shown.contains("sesame") && !warned.contains("sesame"), "{shown}{warned}");
+    assert!(shown.contains("sasl.password=***") && shown.contains("sasl.mechanism=OAUTHBEARER"), "{shown}");
+    for off in ["enable.ssl.certificate.verification=false", "ssl.endpoint.identification.algorithm=none"] {
+        assert!(warned.contains(off), "{warned}");
+    }
+    for refused in
+        ["acks=0", "no.such.property=sesame-5", "plugin.library.paths=/sesame", "ssl.key.pem=sesame-6"]
+    {
+        let (is_good, shown, why) = check(&format!("{properties};{refused}"));
+        assert!(!is_good, "{refused}: {shown}");
+        assert!(!shown.contains("sesame") && !why.contains("sesame"), "{refused}: {shown}{why}");
+    }
 }

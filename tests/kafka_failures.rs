@@ -318,3 +318,44 @@ fn what_is_gone_is_passed_over_and_others_records_have_the_topics_time_to_live()
         messages.iter().map(|message| (message.id(), message.payload(), message.ttl())).collect();
     assert_eq!(seen, [("0.1", &b"two"[..], 3600), ("0.2", b"three", 1_209_600)]);
 }
+
+#[test]
+fn a_partition_that_has_gone_back_skips_nothing_that_is_stored_afterwards() {
+    let Some(_turn) = turn() else { return };
+    let brokers = Brokers::start(1);
+    for packed in ["false", "true"] {
+        let service = serve(&brokers, &["--kafka-replication", "1", "--kafka-packed", packed]);
+        let server = service.server();
+        let mut client = producer(server, "back");
+        let mut consumer = Client::connect(server);
+        consumer.begin(&get("back", "", true));
+        assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let mut read_until = |wanted: &[u8], seen: &mut Vec<Vec<u8>>| {
+            while !seen.iter().any(|payload| payload == wanted) {
+                let response: ConsumeResponse = consumer.receive_as();
+                assert!(response.status.is_none(), "{response:?}");
+                seen.extend(response.messages.iter().map(|message| message.payload().to_vec()));
+            }
+        };
+        for payload in [&b"one"[..], b"two", b"three"] {
+            assert_eq!(send(&mut client, payload).0, 201);
+        }
+        read_until(b"three", &mut seen);
+        brokers.end(1);
+        let topic = if packed == "true" { "default.back.packed" } else { "default.back" };
+        brokers.lose(1, topic, 0);
+        brokers.restart(1);
+        eventually("a message is stored again", || {
+            if send(&mut client, b"after").0 == 201 {
+                return Some(());
+            }
+            begin_again(&mut client, "back");
+            None
+        });
+        // It lies where the consumer has been before.
+        read_until(b"after", &mut seen);
+        let before = ["one", "two", "three"].map(|payload| payload.as_bytes().to_vec());
+        assert_eq!(seen[..3], before, "each once, in order");
+    }
+}

@@ -4,6 +4,7 @@ mod signals;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,13 +33,23 @@ use crate::{heap, logging};
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
 
 /// The flags: one for each setting, and those that say where settings come from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Args {
     config: Option<PathBuf>,
     check_config: bool,
     print_default_config: bool,
     /// By key.
     settings: HashMap<String, String>,
+}
+
+/// Without the values, of which some are secrets.
+impl fmt::Debug for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Args")
+            .field("config", &self.config)
+            .field("settings", &self.settings.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 const AFTER_HELP: &str = "\
@@ -149,6 +160,9 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     if args.check_config {
         if loaded.config.store == StoreKind::Kafka {
             kafka::check(&loaded.config.kafka, &loaded.config.settings)?;
+            for warning in kafka::warnings(&loaded.config.kafka) {
+                say(format_args!("millstream: {warning}"));
+            }
         }
         let mut out = Output::new();
         write!(out, "{}\n{}", loaded.describe(), memory::describe(&loaded.config))?;

@@ -1,6 +1,7 @@
 //! A configuration from its sources: defaults, file, environment, flags, each going before those ahead of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use config::builder::DefaultState;
@@ -61,7 +62,7 @@ pub fn load(
         let source = File::from_str(&text, FileFormat::Toml);
         // Read alone first: its errors and unknown keys are told with its name.
         let alone = collect(Config::builder().add_source(source))
-            .map_err(|why| Unworkable(format!("{name}: {why}")))?;
+            .map_err(|error| Unworkable(format!("{name}: {}", without_quoted_line(&error.to_string()))))?;
         let mut values = Map::new();
         for (key, value) in alone {
             let (key, kind) =
@@ -114,9 +115,27 @@ pub fn load(
     Ok(loaded)
 }
 
+/// The TOML parser's error without the line that it quotes, which may hold a secret.
+fn without_quoted_line(error: &str) -> String {
+    // `3 | key = value`, between two lines that begin with `|`.
+    let is_quoted = |line: &&str| {
+        let rest = line.trim_start_matches(|one: char| one == ' ' || one.is_ascii_digit());
+        rest.starts_with('|')
+    };
+    let told: Vec<&str> = error.lines().filter(|line| !is_quoted(line) && !line.trim().is_empty()).collect();
+    told.join(": ")
+}
+
 /// Values as they are, each with its origin.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Values(Map<String, Value>);
+
+/// The keys alone: a value may be a secret.
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Source for Values {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
@@ -161,11 +180,6 @@ fn flatten(prefix: String, value: Value, pairs: &mut Vec<String>) -> Result<(), 
     Ok(())
 }
 
-/// Whether a librdkafka property's value is shown to nobody.
-fn is_secret(property: &str) -> bool {
-    ["pass", "secret", "token", "key.pem", "oauthbearer.config"].iter().any(|word| property.contains(word))
-}
-
 /// A value as its setting reads it; a list as its parts with commas between.
 fn text_of(value: Value) -> Result<String, String> {
     match value.kind {
@@ -179,11 +193,9 @@ fn text_of(value: Value) -> Result<String, String> {
 }
 
 impl Loaded {
-    /// Every setting, its value, and where that came from.
+    /// Every setting, its value, and where that came from; no secret.
     pub fn describe(&self) -> String {
-        let mut shown = self.config.clone();
-        let properties = shown.kafka.properties.iter_mut();
-        properties.filter(|(key, _)| is_secret(key)).for_each(|(_, value)| "***".clone_into(value));
+        let shown = self.config.without_secrets();
         let rows: Vec<[String; 3]> = SETTINGS
             .iter()
             .map(|setting| {
@@ -317,6 +329,7 @@ mod tests {
         assert_eq!(properties["socket.keepalive.enable"], "true");
         let described = loaded.describe();
         assert!(described.contains("sasl.password=***") && !described.contains("sesame"), "{described}");
+        assert!(!format!("{loaded:?}").contains("sesame"));
         let flags = strings(&[("kafka_properties", "a.b=1; c=2=3")]);
         let loaded = load(None, HashMap::new(), flags).unwrap();
         assert_eq!(
@@ -325,6 +338,34 @@ mod tests {
         );
         let why = load_text("[kafka]\nbrokers = \"x\"\n").unwrap_err().0;
         assert!(why.contains("kafka is a table"), "{why}");
+    }
+
+    #[test]
+    fn the_token_command_is_not_shown_and_a_file_that_does_not_parse_is_not_quoted() {
+        let loaded = load_text("kafka_token_command = \"curl -d client_secret=sesame\"\n").unwrap();
+        assert_eq!(loaded.config.kafka.token_command, "curl -d client_secret=sesame");
+        let described = loaded.describe();
+        let line = described.lines().find(|line| line.starts_with("kafka_token_command ")).unwrap();
+        assert!(line.contains("\"***\"") && line.contains(".toml"), "{line}");
+        assert!(!described.contains("sesame") && !described.contains("curl"), "{described}");
+        assert!(!format!("{loaded:?}").contains("sesame"));
+        // Not set, it is shown as that.
+        let described = load(None, HashMap::new(), HashMap::new()).unwrap().describe();
+        let line = described.lines().find(|line| line.starts_with("kafka_token_command ")).unwrap();
+        assert!(line.contains("\"\"") && !line.contains("***"), "{line}");
+        for text in [
+            "kafka_token_command = \"echo sesame\n",
+            "[kafka.properties]\n\"sasl.password\" = open sesame\n",
+            "kafka_token_command = \"sesame\" = 1\n",
+            "kafka_properties = \"sasl.password sesame\"\n",
+            "[kafka.properties]\n\"sasl.password\" = \"sesame;sesame\"\n",
+            "[kafka.properties]\n\"sasl.password\" = [[\"sesame\"], {}]\n",
+        ] {
+            let why = load_text(text).unwrap_err().0;
+            assert!(!why.contains("sesame"), "{why}");
+        }
+        let why = load_text("kafka_token_command = \"echo sesame\"\npartitions = = 1\n").unwrap_err().0;
+        assert!(why.contains("line 2") && !why.contains("= 1"), "{why}");
     }
 
     #[test]
@@ -337,7 +378,11 @@ mod tests {
         );
         assert!(why("partitions = 99\n").contains("99 is not within 1 to 64"));
         assert!(why("partitions = {}\n").contains("is a table"));
-        assert!(why("partitions = = 3\n").contains("toml"), "{}", why("partitions = = 3\n"));
+        assert!(
+            why("partitions = = 3\n").contains("TOML parse error at line 1"),
+            "{}",
+            why("partitions = = 3\n")
+        );
         assert!(why("max_pb_bytes = \"64MiB\"\n").contains("an eighth of shard_budget_bytes"));
         for entry in ["console.example", "https://a.example/", "https://*.example", "null"] {
             let why = why(&format!("allowed_origins = [\"https://a.example\", {entry:?}]\n"));

@@ -110,17 +110,19 @@ fn of_log(config: &ServerConfig, shards: u64) -> Vec<Item> {
 fn of_kafka(config: &ServerConfig, shards: u64) -> Vec<Item> {
     let (kafka, settings) = (&config.kafka, &config.settings);
     let readers = (kafka.catch_up_readers as u64).next_multiple_of(shards);
+    // librdkafka holds the answer, and the batches that are made of it take the same size again.
+    let answers = 2 * kafka.answer_bytes(settings) as u64;
     vec![
         Item { what: "ends of partitions", keys: "kafka_tail_bytes", bytes: kafka.tail_bytes as u64 / 8 * 9 },
         Item {
             what: "what is read ahead of them",
-            keys: "kafka_tail_bytes, and of each broker max_payload_bytes",
-            bytes: kafka.tail_bytes as u64,
+            keys: "kafka_tail_bytes, kafka_receive_bytes; as much for each further broker, and what compressed batches expand to",
+            bytes: kafka.tail_bytes as u64 + shards * answers,
         },
         Item {
             what: "readers of what is older",
-            keys: "kafka_catch_up_readers",
-            bytes: readers * (WINDOW_BYTES + 2 * READ_AHEAD_KIB * 1024) as u64,
+            keys: "kafka_catch_up_readers, kafka_receive_bytes",
+            bytes: readers * ((WINDOW_BYTES + 2 * READ_AHEAD_KIB * 1024) as u64 + answers),
         },
         Item {
             what: "librdkafka's own of messages on their way",
@@ -171,6 +173,8 @@ mod tests {
         less_in(StoreKind::Log, |c| c.embedded.tail_bytes /= 2);
         less_in(StoreKind::Log, |c| c.embedded.read_bytes /= 2);
         less_in(StoreKind::Log, |c| c.embedded.segment_bytes /= 2);
+        less_in(StoreKind::Kafka, |c| c.kafka.receive_bytes /= 2);
+        less_in(StoreKind::Kafka, |c| c.kafka.catch_up_readers /= 2);
         less(|c| c.settings.shard_budget_bytes /= 2);
         less(|c| c.settings.max_connections /= 2);
         less(|c| c.settings.max_queues /= 2);

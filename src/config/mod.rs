@@ -9,17 +9,20 @@
 //! | `check` | combinations that cannot work |
 //! | `warn` | combinations that work otherwise than one may expect |
 //! | `memory` | what a configuration can take at worst |
+//! | `secret` | which settings are secrets, and how they are shown |
 
 mod check;
 mod cores;
 pub mod load;
 pub mod memory;
+mod secret;
 pub mod setting;
 pub mod table;
 mod warn;
 
 pub use check::Unworkable;
 pub use cores::{allowed_cores, check_cores, parse_cores};
+pub use secret::{HIDDEN, is_secret, without_secrets};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -286,8 +289,8 @@ impl Default for LogConfig {
     }
 }
 
-/// How the Kafka store reaches and uses its cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How the Kafka store reaches and uses its cluster. Its `Debug` shows no secret (`secret`).
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// Brokers to ask for the others, `host:port` with commas between (`bootstrap.servers`).
     pub brokers: String,
@@ -311,6 +314,8 @@ pub struct KafkaConfig {
     pub tail_bytes: usize,
     /// Readers of what is older.
     pub catch_up_readers: usize,
+    /// The largest answer of a broker that a consumer reads, bytes (`receive.message.max.bytes`).
+    pub receive_bytes: usize,
     /// A shell command that prints a token for OAUTHBEARER.
     pub token_command: String,
     /// Further properties of librdkafka.
@@ -331,6 +336,7 @@ impl Default for KafkaConfig {
             delivery_timeout: Duration::from_secs(30),
             tail_bytes: 256 << 20,
             catch_up_readers: 4,
+            receive_bytes: 32 << 20,
             token_command: String::new(),
             properties: BTreeMap::new(),
         }
@@ -342,6 +348,18 @@ impl KafkaConfig {
     pub fn record_bytes(&self, settings: &Settings) -> usize {
         let packed = if self.packed { 2 * KAFKA_PACKED_RECORD_BYTES } else { 0 };
         settings.max_payload_bytes.max(self.batch_bytes).max(packed) + KAFKA_RECORD_OVERHEAD_BYTES
+    }
+
+    /// The largest record that is served, key and value together: every record that this server writes, and others' up to
+    /// `max_pb_bytes`. A topic may accept larger records from other producers; they are passed over.
+    pub fn served_record_bytes(&self, settings: &Settings) -> usize {
+        let packed = if self.packed { 2 * KAFKA_PACKED_RECORD_BYTES } else { 0 };
+        settings.max_pb_bytes.max(packed + KAFKA_RECORD_OVERHEAD_BYTES)
+    }
+
+    /// The largest answer of a broker that a consumer reads: `receive_bytes`, but at least a batch that this server writes.
+    pub fn answer_bytes(&self, settings: &Settings) -> usize {
+        self.receive_bytes.max(self.record_bytes(settings) + KAFKA_RECORD_OVERHEAD_BYTES)
     }
 }
 

@@ -405,6 +405,13 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         KAFKA,
+        "kafka_receive_bytes",
+        Bytes,
+        "Largest answer of a broker that a consumer reads, and so the largest batch of records; twice as much memory for each shard and each reader",
+        number!(kafka.receive_bytes, 8 << 20..=GIB),
+    ),
+    setting(
+        KAFKA,
         "kafka_token_command",
         Kind::Text,
         "Shell command that prints a token for sasl.mechanism=OAUTHBEARER: a JSON Web Token, or a token endpoint's answer (RFC 6749)",

@@ -88,6 +88,11 @@ pub(super) fn encode(
         f.counter("millstream_store_messages_expired_total", "Messages whose TTL has ended", shard)?;
     let unstored =
         f.counter("millstream_store_messages_refused_total", "Messages that the store refused", shard)?;
+    let passed_over = f.counter(
+        "millstream_store_records_passed_over_total",
+        "Records of Kafka that were too large to be served, each time that one was read",
+        shard,
+    )?;
     let waiting = f.gauge("millstream_store_waiting_fetches", "Fetches that wait for messages", shard)?;
     let credit = f.gauge(
         "millstream_producer_credit_messages",
@@ -135,6 +140,7 @@ pub(super) fn encode(
         dropped.with_label_values(shard).inc_by(pulse.store.dropped);
         expired.with_label_values(shard).inc_by(pulse.store.expired);
         unstored.with_label_values(shard).inc_by(pulse.store.refused);
+        passed_over.with_label_values(shard).inc_by(pulse.store.passed_over);
         waiting.with_label_values(shard).set(signed(snapshot.waiting_fetches));
         credit.with_label_values(shard).set(i64::try_from(snapshot.credit).unwrap_or(i64::MAX));
         ceiling.with_label_values(shard).set(signed(pulse.budget.ceiling));

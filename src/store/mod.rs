@@ -173,6 +173,8 @@ pub struct StoreCounters {
     pub expired: u64,
     /// Refused, because the store was full or an earlier append of the same stream had failed.
     pub refused: u64,
+    /// Records that others had stored and that were too large to be served, each time that one was read.
+    pub passed_over: u64,
 }
 
 /// What there is of a queue. Messages that have expired may be counted until their room is used again.

@@ -114,6 +114,12 @@ impl Brokers {
         self.run("restart", broker, &[]);
     }
 
+    /// Removes a partition's data of a broker that has ended, as if an empty backup were restored. The topic keeps its id.
+    pub fn lose(&self, broker: usize, topic: &str, partition: u16) {
+        let log = self.directory.join(broker.to_string()).join("data").join(format!("{topic}-{partition}"));
+        std::fs::remove_dir_all(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+    }
+
     /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`: what it printed.
     pub fn tool(&self, arguments: &[&str], input: &str) -> String {
         use std::io::Write;

@@ -1,6 +1,7 @@
 //! Kafka's records as batches of the stored form: neighbours that share client, TTL and time become one batch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::header::{HEADER, Header, Packed};
 use super::layout::{Layout, MESSAGES_MAX};
@@ -14,12 +15,21 @@ use crate::store::window::Window;
 /// A batch is closed when it holds so many bytes.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// State that a shard's tails and readers share.
+#[derive(Clone, Debug)]
+pub(super) struct Reads {
+    /// The client of records that name none.
+    pub nobody: ClientId,
+    /// Records that were too large to be served.
+    pub passed_over: Arc<AtomicU64>,
+}
+
 /// Records of one partition, in order, on their way into batches.
 #[derive(Debug)]
 pub(super) struct Batches {
     topic: Arc<TopicInfo>,
-    /// Whose records are that say nothing of it.
-    nobody: ClientId,
+    partition: u16,
+    reads: Reads,
     open: Option<Open>,
     /// Times never run backwards.
     last_ms: u64,
@@ -35,8 +45,8 @@ struct Open {
 }
 
 impl Batches {
-    pub(super) fn new(topic: Arc<TopicInfo>, nobody: ClientId) -> Self {
-        Self { topic, nobody, open: None, last_ms: 0 }
+    pub(super) fn new(topic: Arc<TopicInfo>, partition: u16, reads: Reads) -> Self {
+        Self { topic, partition, reads, open: None, last_ms: 0 }
     }
 
     /// The next record: goes into `window`, now or with what comes. False where it lies before what was there: the same topic
@@ -46,9 +56,13 @@ impl Batches {
         if offset < self.open.as_ref().map_or(window.end(), |open| open.next_offset) {
             return false;
         }
+        if message.key().len() + message.payload().len() > self.topic.served_bytes {
+            self.pass_over(message, window);
+            return true;
+        }
         let header = message.header(HEADER).map(Header::decode).unwrap_or_default();
         let ttl_secs = header.ttl_secs.unwrap_or(self.topic.default_ttl_secs);
-        let client = header.client.unwrap_or(self.nobody);
+        let client = header.client.unwrap_or(self.reads.nobody);
         // A producer may have set any time, where the topic lets it: one from the future would hold for all that follow.
         let timestamp_ms = message.timestamp_ms().min(now.unix_ms).max(self.last_ms);
         self.last_ms = timestamp_ms;
@@ -93,6 +107,24 @@ impl Batches {
         }
         open.next_offset = offset + 1;
         true
+    }
+
+    /// Skips a record that is too large to serve: counts it, and logs the first of each partition.
+    fn pass_over(&mut self, message: &Message<'_>, window: &mut Window) {
+        self.close(window);
+        window.advance(self.topic.layout.offset(message.offset() + 1));
+        self.reads.passed_over.fetch_add(1, Ordering::Relaxed);
+        if self.topic.is_first_passed_over(self.partition) {
+            tracing::error!(
+                topic = %self.topic.name.to_string_lossy(),
+                partition = self.partition,
+                offset = message.offset(),
+                bytes = message.key().len() + message.payload().len(),
+                largest = self.topic.served_bytes,
+                "a record is larger than max_pb_bytes: no consumer gets it; further ones of this partition are only counted \
+                 (millstream_store_records_passed_over_total)"
+            );
+        }
     }
 
     /// The batch that was begun is whole.

@@ -9,9 +9,10 @@
 //! | `producer` | appends on their way |
 //! | `offsets` | questions for the offsets of an end or a time |
 //! | `tails`, `readers` | reading the ends of partitions, and what is older |
+//! | `ahead` | positions beyond the end: whether a partition has gone back |
 //! | `connected` | a consumer's handle and its queues |
 //! | `batches` | records as stored batches |
-//! | `tokens` | what OAUTHBEARER shows to brokers |
+//! | `tokens`, `command` | OAUTHBEARER's tokens, and the operator's command that prints them |
 //! | `news`, `janitor` | how librdkafka wakes a shard, and who does what would block it |
 //! | `native` | librdkafka's calls |
 //! | `reader` | whole topics, for the load that Kafka itself is put under |
@@ -20,7 +21,9 @@
 //! the janitor's thread when it is first needed. All of its other calls return at once: their answers come as events, and
 //! [`News`] wakes the shard for them.
 
+mod ahead;
 mod batches;
+mod command;
 mod connected;
 mod header;
 mod janitor;
@@ -40,7 +43,7 @@ mod topics;
 
 pub use janitor::Janitor;
 pub use news::News;
-pub use properties::{READ_AHEAD_KIB, check};
+pub use properties::{READ_AHEAD_KIB, check, warnings};
 #[cfg(feature = "peers")]
 pub use reader::TopicReader;
 pub use readers::WINDOW_BYTES;
@@ -50,7 +53,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::CString;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::ahead::Ahead;
+use self::batches::Reads;
 use self::janitor::Returns;
 use self::layout::Layout;
 use self::native::{Event, Handle, Queue};
@@ -70,6 +76,10 @@ use crate::error::StoreFault;
 use crate::names::ClientId;
 use crate::queue::{PartitionKey, QueueId};
 
+/// The offset at which a consumer goes on after its partition has gone back: the oldest message that is left. Nothing proves which
+/// of the messages the consumer has seen: the log may have grown again since, and markers hold no leader epoch.
+const OLDEST: u64 = 0;
+
 /// How often the store is ticked, milliseconds.
 const TICK_MS: u64 = 250;
 
@@ -84,6 +94,9 @@ pub struct Cluster {
 impl Cluster {
     /// Begins the threads that serve all shards: to be called where they may run on any core.
     pub fn start(config: &KafkaConfig) -> std::io::Result<Self> {
+        for warning in warnings(config) {
+            tracing::warn!("{warning}");
+        }
         let command = Some(config.token_command.clone()).filter(|command| !command.is_empty());
         Ok(Self {
             topics: Arc::default(),
@@ -99,6 +112,8 @@ impl Cluster {
             default_ttl_secs: 1000,
             is_default_known: true,
             layout: Layout::Plain,
+            served_bytes: usize::MAX,
+            passed_over: AtomicU64::new(0),
             life: super::Life { incarnation: 1, partitions, signing: crate::queue::Signing::default() },
         };
         self.topics.insert(queue, topic);
@@ -126,8 +141,11 @@ pub struct Kafka<T> {
     producer: Producer<T>,
     openings: Openings<T>,
     offsets: Offsets<T>,
+    ahead: Ahead<T>,
     tails: Tails<T>,
     readers: Readers<T>,
+    /// Records that were too large to be served.
+    passed_over: Arc<AtomicU64>,
     /// What this shard has looked up in `Cluster::topics`.
     known: HashMap<QueueId, Arc<TopicInfo>>,
     /// The consumer of the tails is there, or is being made.
@@ -154,14 +172,18 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
     ) -> Self {
         // A record that says nothing of who stored it is nobody's, and no client has this id.
         let nobody = ClientId::random();
+        let passed_over = Arc::new(AtomicU64::new(0));
+        let reads = Reads { nobody, passed_over: passed_over.clone() };
         let store = Self {
             properties: Arc::new(Properties::new(config, settings)),
             returns: Returns::new(&news),
             producer: Producer::new(),
             openings: Openings::new(cluster.topics.clone(), Wanted::new(config, settings)),
             offsets: Offsets::new(),
-            tails: Tails::new(config.tail_bytes / shards.max(1), nobody),
-            readers: Readers::new(config.catch_up_readers.div_ceil(shards.max(1)), nobody),
+            ahead: Ahead::new(),
+            tails: Tails::new(config.tail_bytes / shards.max(1), reads.clone()),
+            readers: Readers::new(config.catch_up_readers.div_ceil(shards.max(1)), reads),
+            passed_over,
             known: HashMap::new(),
             has_tails: false,
             wants_producer: false,
@@ -238,12 +260,18 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
     }
 
     fn fetch(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>) {
+        self.place(now, key, fetch, false);
+    }
+
+    /// Hands a fetch to the tail, a reader or `ahead`. `is_reached`: Kafka has confirmed since its arrival that the partition
+    /// reaches its offset.
+    fn place(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>, is_reached: bool) {
         let Some(info) = self.info(key.queue) else { return self.answer(fetch.token, Err(forgotten())) };
         if !self.has_tails {
             self.has_tails = true;
             self.make(Return::Tails, Handle::consumer, |properties| &properties.tails);
         }
-        match self.tails.place(now, key, fetch) {
+        match self.tails.place(now, key, fetch, is_reached) {
             Place::Answered(fetch, fetched) => self.answer(fetch.token, Ok(fetched)),
             Place::Waits { ask_end: false } => {}
             Place::Waits { ask_end: true } => self.offsets.ask_end(key),
@@ -251,6 +279,63 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 self.readers.fetch(now, key, info, fetch);
                 self.has_more = true;
             }
+            Place::Ahead(fetch) => {
+                self.ahead.push(key, fetch, self.offsets.asked());
+                self.offsets.ask_ahead(key);
+                self.has_more = true;
+            }
+        }
+    }
+
+    /// Handles Kafka's answer about a partition's end for the fetches that lie beyond the tail.
+    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64) {
+        let settled = self.ahead.settle(now, key, asked, end);
+        if settled.is_new {
+            // Another topic of that name is no rewind.
+            self.openings.suspect(key.queue);
+        }
+        if settled.asks_again {
+            self.offsets.ask_ahead_later(key);
+        }
+        for fetch in settled.reached {
+            self.place(now, key, fetch, true);
+        }
+        if !settled.rewound.is_empty() {
+            // The readers' windows may predate the rewind.
+            self.readers.read_again(key);
+        }
+        for fetch in settled.rewound {
+            self.answer_rewound(key, &fetch, end);
+        }
+    }
+
+    /// Tells a consumer whose position lies beyond the end that its partition has gone back, and where it goes on.
+    fn answer_rewound(&mut self, key: PartitionKey, fetch: &Fetch<T>, end: u64) {
+        let topic = self.info(key.queue).map(|info| info.name.to_string_lossy().into_owned());
+        tracing::warn!(
+            topic,
+            partition = key.partition,
+            position = fetch.from,
+            end,
+            "a partition has gone back behind a consumer's position (an unclean leader election, or a restored backup): the \
+             consumer begins again at the oldest message"
+        );
+        let fetched = Fetched { next: OLDEST, is_rewound: true, ..Fetched::default() };
+        self.answer(fetch.token, Ok(fetched));
+    }
+
+    /// Handles a partition whose records restart at a smaller offset: librdkafka's position was beyond the end. The tail and the
+    /// readers start again, and the waiting fetches are answered as rewound once the topic proves to be the same.
+    fn go_back(&mut self, now: Now, key: PartitionKey) {
+        self.openings.suspect(key.queue);
+        let (mut fetches, tails) = self.tails.go_back(key);
+        self.stop_tails(tails);
+        fetches.extend(self.readers.go_back(key));
+        for fetch in fetches {
+            self.ahead.push_gone_back(now, key, fetch, self.offsets.asked());
+        }
+        if self.ahead.is_wanted(key) {
+            self.offsets.ask_ahead(key);
         }
     }
 
@@ -259,7 +344,8 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
     }
 
     fn cancel(&mut self, token: T, key: PartitionKey) {
-        if let Some(fetch) = self.tails.cancel(key, token).or_else(|| self.readers.cancel(token)) {
+        let fetch = self.tails.cancel(key, token).or_else(|| self.readers.cancel(token));
+        if let Some(fetch) = fetch.or_else(|| self.ahead.cancel(token)) {
             let fetched = Fetched { next: fetch.from, ..Fetched::default() };
             self.answer(token, Ok(fetched));
         }
@@ -293,6 +379,9 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         self.readers.poll(now, answer);
         while let Some(queue) = self.tails.poll_suspect() {
             self.openings.suspect(queue);
+        }
+        while let Some(key) = self.tails.poll_gone_back().or_else(|| self.readers.poll_gone_back()) {
+            self.go_back(now, key);
         }
         self.assign_readers(now);
         while let Some((token, result)) = self.openings.poll() {
@@ -398,6 +487,13 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
                 tracing::error!(%trouble, "a Kafka producer has failed for good: another takes its place");
                 self.producer.handle_fatal();
             }
+            Event::Error { trouble, is_fatal: false } if trouble.text.contains(TOO_LARGE) => {
+                tracing::error!(
+                    %trouble,
+                    "a broker's answer is larger than kafka_receive_bytes: partitions that it leads wait until that is raised to \
+                     the max.message.bytes of its topics"
+                );
+            }
             Event::Error { trouble, is_fatal: false } => tracing::warn!(%trouble, "Kafka"),
             Event::Log { level, text } if level <= SYSLOG_WARNING => tracing::warn!(text, "librdkafka"),
             Event::Log { text, .. } => tracing::debug!(text, "librdkafka"),
@@ -405,7 +501,7 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         }
     }
 
-    fn handle_offset(&mut self, now: Now, Answer { why, result }: Answer<T>) {
+    fn handle_offset(&mut self, now: Now, Answer { why, asked, result }: Answer<T>) {
         match (why, result) {
             (Why::Resolve(token), result) => {
                 self.completions.push_back(Completion::Resolved { token, result })
@@ -425,7 +521,11 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
             (Why::Tail(key), Err(_)) if self.tails.is_wanted(key) && self.info(key.queue).is_some() => {
                 self.offsets.ask_end_later(key);
             }
-            (Why::Tail(_), Err(_)) => {}
+            (Why::Ahead(key), Ok(end)) => self.settle(now, key, asked, end),
+            (Why::Ahead(key), Err(_)) if self.ahead.is_wanted(key) && self.info(key.queue).is_some() => {
+                self.offsets.ask_ahead_later(key);
+            }
+            (Why::Tail(_) | Why::Ahead(_), Err(_)) => {}
         }
     }
 }
@@ -436,6 +536,9 @@ mod broker;
 
 #[cfg(test)]
 mod tests;
+
+/// Part of librdkafka's message for an answer longer than `receive.message.max.bytes`.
+const TOO_LARGE: &str = "increase receive.message.max.bytes";
 
 /// Syslog's level of a warning.
 const SYSLOG_WARNING: i32 = 4;
@@ -483,9 +586,10 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
         let unused = self.tails.stop_unused(now);
         self.stop_tails(unused);
         let before_ms = now.mono_ms.saturating_sub(self.patience_ms);
-        for fetch in
-            self.tails.take_unanswered(before_ms).into_iter().chain(self.readers.take_unanswered(before_ms))
-        {
+        let mut unanswered = self.tails.take_unanswered(before_ms);
+        unanswered.extend(self.readers.take_unanswered(before_ms));
+        unanswered.extend(self.ahead.take_unanswered(before_ms));
+        for fetch in unanswered {
             let why = "Kafka does not answer: no broker, or no leader of the partition, is within reach";
             self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
         }
@@ -507,6 +611,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
     fn needs_ticks(&self) -> bool {
         !(self.openings.is_idle() && self.tails.is_idle() && self.offsets.is_idle())
             || self.readers.waiting() > 0
+            || self.ahead.waiting() > 0
             || self.producer.is_waiting()
             || self.wants_producer
     }
@@ -521,7 +626,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
         self.producer.forget(queue);
         let (fetches, tails) = self.tails.forget(queue);
         self.stop_tails(tails);
-        for fetch in fetches.into_iter().chain(self.readers.forget(queue)) {
+        for fetch in fetches.into_iter().chain(self.readers.forget(queue)).chain(self.ahead.forget(queue)) {
             let why = "the queue's topic was deleted, made again, or has other partitions now";
             self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
         }
@@ -532,10 +637,10 @@ impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
     }
 
     fn counters(&self) -> StoreCounters {
-        self.counters
+        StoreCounters { passed_over: self.passed_over.load(Ordering::Relaxed), ..self.counters }
     }
 
     fn waiting(&self) -> usize {
-        self.tails.waiting() + self.readers.waiting()
+        self.tails.waiting() + self.readers.waiting() + self.ahead.waiting()
     }
 }

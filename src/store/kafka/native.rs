@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, DefaultClientContext};
@@ -18,6 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaType;
 
 use super::news::News;
+use crate::batch::Batch;
 use crate::error::StoreFault;
 use crate::queue::Signing;
 use crate::store::Life;
@@ -110,10 +111,17 @@ unsafe fn text_of(text: *const c_char) -> String {
 /// A client of the cluster: its threads, connections and queues. To create and to drop one blocks, and its threads inherit the
 /// cores of the thread that creates it.
 #[derive(Clone)]
-pub(super) struct Handle(Arc<Client<DefaultClientContext>>);
+pub(super) struct Handle(Arc<Shared>);
 
 /// A handle of somebody else's.
-pub(super) struct WeakHandle(Weak<Client<DefaultClientContext>>);
+pub(super) struct WeakHandle(Weak<Shared>);
+
+/// Shared by the clones of a handle. The client is dropped first, which blocks until its threads have ended.
+struct Shared {
+    client: Client<DefaultClientContext>,
+    /// Batches that its messages point into.
+    kept: Mutex<Vec<Batch>>,
+}
 
 impl WeakHandle {
     pub(super) fn upgrade(&self) -> Option<Handle> {
@@ -146,11 +154,17 @@ impl Handle {
         // SAFETY: the configuration is a live one that no client has taken yet.
         unsafe { rd::rd_kafka_conf_set_events(native.ptr(), events) };
         let client = Client::new(&config, native, kind, DefaultClientContext);
-        client.map(|client| Self(Arc::new(client))).map_err(|error| error.to_string())
+        let shared = |client| Shared { client, kept: Mutex::default() };
+        client.map(|client| Self(Arc::new(shared(client)))).map_err(|error| error.to_string())
     }
 
     fn raw(&self) -> *mut rd::rd_kafka_t {
-        self.0.native_ptr()
+        self.0.client.native_ptr()
+    }
+
+    /// Keeps a batch alive until the client is destroyed, whichever clone is dropped last: for messages without a report.
+    pub(super) fn keep(&self, batch: Batch) {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
     }
 
     pub(super) fn downgrade(&self) -> WeakHandle {
@@ -789,7 +803,8 @@ impl Topic {
     /// Returns how many were taken, and why no more: where that is no trouble, they did not fit now.
     ///
     /// # Safety
-    /// The payloads stay where they are until their reports have come or the handle is gone. (Keys are copied.)
+    /// The payloads stay where they are until their reports have come or the client is gone, which clones of the handle can keep
+    /// alive: see [`Handle::keep`]. (Keys are copied.)
     pub(super) unsafe fn produce(
         &self,
         partition: i32,

@@ -27,12 +27,16 @@ pub(super) enum Why<T> {
     Resolve(T),
     /// The tail of that partition begins there.
     Tail(PartitionKey),
+    /// A consumer's position lies beyond the end of that partition, as far as its tail knows.
+    Ahead(PartitionKey),
 }
 
 /// What is known now.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub why: Why<T>,
+    /// The number of the question.
+    pub asked: usize,
     pub result: Result<u64, StoreFault>,
 }
 
@@ -45,6 +49,12 @@ struct Ask<T> {
     layout: Layout,
     /// How often it was asked in vain.
     tries: u32,
+}
+
+impl<T> Ask<T> {
+    fn end(why: Why<T>, key: PartitionKey) -> Self {
+        Self { why, key, of: OffsetOf::End, layout: Layout::Plain, tries: 0 }
+    }
 }
 
 /// A question: by topic and partition who wants to know, all of them the same.
@@ -78,7 +88,7 @@ impl<T: Copy> Offsets<T> {
             Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
             // The store has one timeline: whether the topic has gone back, a fetch finds out.
             Position::After { offset, .. } => {
-                let answer = Answer { why: Why::Resolve(token), result: Ok(offset) };
+                let answer = Answer { why: Why::Resolve(token), asked: 0, result: Ok(offset) };
                 return self.answers.push_back(answer);
             }
         };
@@ -86,17 +96,25 @@ impl<T: Copy> Offsets<T> {
     }
 
     pub(super) fn ask_end(&mut self, key: PartitionKey) {
-        self.asks.push_back(Ask {
-            why: Why::Tail(key),
-            key,
-            of: OffsetOf::End,
-            layout: Layout::Plain,
-            tries: 0,
-        });
+        self.asks.push_back(Ask::end(Why::Tail(key), key));
     }
 
     pub(super) fn ask_end_later(&mut self, key: PartitionKey) {
-        self.later.push(Ask { why: Why::Tail(key), key, of: OffsetOf::End, layout: Layout::Plain, tries: 0 });
+        self.later.push(Ask::end(Why::Tail(key), key));
+    }
+
+    /// Asks for the end behind which somebody wants to read.
+    pub(super) fn ask_ahead(&mut self, key: PartitionKey) {
+        self.asks.push_back(Ask::end(Why::Ahead(key), key));
+    }
+
+    pub(super) fn ask_ahead_later(&mut self, key: PartitionKey) {
+        self.later.push(Ask::end(Why::Ahead(key), key));
+    }
+
+    /// The number of the last question; later questions have greater numbers.
+    pub(super) fn asked(&self) -> usize {
+        self.next
     }
 
     /// Time has passed.
@@ -124,7 +142,8 @@ impl<T: Copy> Offsets<T> {
             for _ in 0..self.asks.len() {
                 let Some(ask) = self.asks.pop_front() else { break };
                 let Some(topic) = topic(ask.key.queue) else {
-                    self.answers.push_back(Answer { why: ask.why, result: Err(forgotten()) });
+                    let asked = self.next;
+                    self.answers.push_back(Answer { why: ask.why, asked, result: Err(forgotten()) });
                     continue;
                 };
                 let room = question.len() < PARTITIONS_PER_QUESTION;
@@ -172,22 +191,21 @@ impl<T: Copy> Offsets<T> {
                             }
                             Err(trouble) => Err(trouble.report("tell an offset")),
                         };
-                        self.answers.push_back(Answer { why: ask.why, result });
+                        self.answers.push_back(Answer { why: ask.why, asked, result });
                     }
                 }
                 for ask in question.into_values().flatten() {
                     let fault = StoreFault::Unavailable("Kafka has not told an offset");
-                    self.answers.push_back(Answer { why: ask.why, result: Err(fault) });
+                    self.answers.push_back(Answer { why: ask.why, asked, result: Err(fault) });
                 }
             }
             Err(trouble) => {
                 let result = Err(trouble.report("tell offsets"));
-                self.answers.extend(
-                    question
-                        .into_values()
-                        .flatten()
-                        .map(|ask| Answer { why: ask.why, result: result.clone() }),
-                );
+                self.answers.extend(question.into_values().flatten().map(|ask| Answer {
+                    why: ask.why,
+                    asked,
+                    result: result.clone(),
+                }));
             }
         }
     }

@@ -213,7 +213,8 @@ impl<T: Copy> Producer<T> {
                 break;
             }
             let header = header.as_ref().map(|header| (HEADER, header.as_bytes()));
-            // SAFETY: `one` keeps the batch until its last report; a batch's bytes never move.
+            // SAFETY: `one` keeps the batch until its last report, and `drop` hands on what is not reported by then; a batch's
+            // bytes never move.
             let (taken, result) =
                 unsafe { topic.produce(partition, slot, header, &records, &mut self.scratch) };
             one.open += taken as u32;
@@ -338,5 +339,16 @@ impl<T: Copy> Producer<T> {
     pub(super) fn take_broken(&mut self) -> Option<impl Send + 'static> {
         let is_told = self.slots.iter().flatten().all(|one| one.open == 0);
         if self.is_broken && is_told { self.connected.take() } else { None }
+    }
+}
+
+/// Where the drain's time is over, messages are still on their way. Their payloads go with the client, not with this: its handle may
+/// live a little longer elsewhere, as while a token is given to it.
+impl<T> Drop for Producer<T> {
+    fn drop(&mut self) {
+        let Some(connected) = &self.connected else { return };
+        for one in self.slots.iter().flatten().filter(|one| one.open > 0) {
+            connected.handle.keep(one.append.batch.clone());
+        }
     }
 }

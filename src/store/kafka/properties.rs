@@ -1,10 +1,11 @@
 //! librdkafka's settings: those that Millstream's promises rest on, those that its own settings make, and what an operator adds.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::native::Handle;
 use crate::clock::millis;
-use crate::config::{KafkaConfig, Settings, Unworkable};
+use crate::config::{KafkaConfig, Settings, Unworkable, without_secrets};
 use crate::limits::KAFKA_RECORD_BYTES;
 
 /// Properties that an operator may not set, and why.
@@ -42,20 +43,39 @@ const REFUSED: &[(&str, &str)] = &[
     ("queued.max.messages.kbytes", "the memory of the readers is bounded"),
     ("fetch.message.max.bytes", "the memory of the readers is bounded"),
     ("max.partition.fetch.bytes", "the memory of the readers is bounded"),
+    ("fetch.max.bytes", "the memory of the readers is bounded"),
+    ("receive.message.max.bytes", "kafka_receive_bytes says that"),
     ("enable.sasl.oauthbearer.unsecure.jwt", "kafka_token_command brings the tokens"),
     ("sasl.oauthbearer.method", "kafka_token_command brings the tokens"),
     ("log.queue", "log lines come with the events"),
+    ("plugin.library.paths", "the server loads no code that a setting names"),
+    ("ssl.engine.location", "the server loads no code that a setting names"),
 ];
 
 /// What librdkafka may read ahead of a consumer, KiB: of each partition whose tail is followed, and of each reader.
 pub const READ_AHEAD_KIB: usize = 4096;
 
+/// Bytes of one partition that a consumer asks for at once, and of all partitions of a broker. Brokers go beyond where the first
+/// batch is larger.
+const FETCH_BYTES: usize = 1 << 20;
+const FETCH_BYTES_OF_BROKER: usize = READ_AHEAD_KIB * 1024;
+
 /// The properties of each kind of client.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Properties {
     pub producer: BTreeMap<String, String>,
     pub tails: BTreeMap<String, String>,
     pub readers: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Properties")
+            .field("producer", &without_secrets(&self.producer))
+            .field("tails", &without_secrets(&self.tails))
+            .field("readers", &without_secrets(&self.readers))
+            .finish()
+    }
 }
 
 impl Properties {
@@ -88,6 +108,9 @@ impl Properties {
                 ("auto.offset.reset", "earliest".into()),
                 ("allow.auto.create.topics", "false".into()),
                 ("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string()),
+                ("fetch.message.max.bytes", FETCH_BYTES.to_string()),
+                ("fetch.max.bytes", FETCH_BYTES_OF_BROKER.to_string()),
+                ("receive.message.max.bytes", config.answer_bytes(settings).to_string()),
                 // librdkafka waits for so long after its queue was full: a second by default.
                 ("fetch.queue.backoff.ms", "10".into()),
             ];
@@ -130,10 +153,43 @@ pub fn check(config: &KafkaConfig, settings: &Settings) -> Result<(), Unworkable
         ));
     }
     let properties = Properties::new(config, settings);
-    let wrong = |why: String| Unworkable(format!("kafka_properties: {why}"));
+    let wrong = |why: String| Unworkable(format!("kafka_properties: {}", config.without_quotes(why)));
     Handle::producer(&properties.producer).map_err(wrong)?;
     Handle::consumer(&properties.readers).map_err(wrong)?;
     Ok(())
+}
+
+/// Warnings for the operator about protections that a configuration turns off.
+pub fn warnings(config: &KafkaConfig) -> Vec<String> {
+    let lower = |key: &str| config.properties.get(key).map(|value| value.trim().to_ascii_lowercase());
+    let mut warnings = Vec::new();
+    // As librdkafka reads it.
+    if lower("enable.ssl.certificate.verification")
+        .is_some_and(|value| ["false", "f", "0"].contains(&&value[..]))
+    {
+        warnings.push(
+            "kafka_properties: enable.ssl.certificate.verification=false: whoever is between this server and the brokers can \
+             read and change everything, passwords and tokens too; set ssl.ca.location instead"
+                .into(),
+        );
+    }
+    if lower("ssl.endpoint.identification.algorithm").is_some_and(|value| value == "none") {
+        warnings.push(
+            "kafka_properties: ssl.endpoint.identification.algorithm=none: anybody with a certificate of the same authority \
+             can pass for a broker; give the brokers certificates with their names instead"
+                .into(),
+        );
+    }
+    let mechanism = lower("sasl.mechanism").or_else(|| lower("sasl.mechanisms")).unwrap_or_default();
+    let is_open = lower("security.protocol").is_some_and(|protocol| protocol == "sasl_plaintext");
+    if is_open && ["plain", "oauthbearer"].contains(&&mechanism[..]) {
+        warnings.push(format!(
+            "kafka_properties: security.protocol=SASL_PLAINTEXT with sasl.mechanism={}: the password or token is sent \
+             unencrypted; use SASL_SSL",
+            mechanism.to_ascii_uppercase()
+        ));
+    }
+    warnings
 }
 
 #[cfg(test)]
@@ -172,6 +228,68 @@ mod tests {
         assert!(check(&config, &settings).is_err());
         config.properties.insert("sasl.mechanism".into(), "OAUTHBEARER".into());
         assert_eq!(check(&config, &settings), Ok(()));
+    }
+
+    #[test]
+    fn code_is_not_loaded_and_memory_stays_bounded() {
+        let (mut config, settings) = config();
+        for (key, value, says) in [
+            ("plugin.library.paths", "/tmp/evil", "loads no code"),
+            ("ssl.engine.location", "/tmp/evil.so", "loads no code"),
+            ("receive.message.max.bytes", "2147483647", "kafka_receive_bytes"),
+            ("fetch.max.bytes", "2147483135", "memory"),
+        ] {
+            config.properties = [(key.to_owned(), value.to_owned())].into();
+            let why = check(&config, &settings).unwrap_err().0;
+            assert!(why.contains(says) && !why.contains(value), "{key}: {why}");
+        }
+        // A batch that this server writes always fits.
+        let settings = Settings { max_payload_bytes: 64 << 20, ..settings };
+        let config = KafkaConfig { properties: BTreeMap::new(), ..config };
+        assert!(config.answer_bytes(&settings) > config.record_bytes(&settings));
+        let properties = Properties::new(&config, &settings);
+        for consumer in [&properties.tails, &properties.readers] {
+            let number = |key: &str| consumer[key].parse::<usize>().unwrap();
+            assert_eq!(number("receive.message.max.bytes"), config.answer_bytes(&settings));
+            assert!(number("fetch.max.bytes") + 512 <= number("receive.message.max.bytes"));
+        }
+        assert_eq!(check(&config, &settings), Ok(()));
+    }
+
+    #[test]
+    fn what_a_client_is_made_with_is_not_shown() {
+        let (mut config, settings) = config();
+        config.properties.insert("sasl.password".into(), "open sesame".into());
+        let shown = format!("{:?}", Properties::new(&config, &settings));
+        assert!(shown.contains("sasl.password") && !shown.contains("sesame"), "{shown}");
+    }
+
+    #[test]
+    fn a_protection_that_is_turned_off_is_warned_about() {
+        let (mut config, _) = config();
+        assert_eq!(warnings(&config), Vec::<String>::new());
+        for (properties, says) in [
+            ("enable.ssl.certificate.verification=false", "certificate.verification=false"),
+            ("enable.ssl.certificate.verification=F", "certificate.verification=false"),
+            ("enable.ssl.certificate.verification=0", "certificate.verification=false"),
+            ("ssl.endpoint.identification.algorithm=NONE", "algorithm=none"),
+            ("security.protocol=sasl_plaintext;sasl.mechanism=PLAIN", "unencrypted"),
+            ("security.protocol=SASL_PLAINTEXT;sasl.mechanisms=OAUTHBEARER", "unencrypted"),
+        ] {
+            let pairs = properties.split(';').filter_map(|pair| pair.split_once('='));
+            config.properties = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            let warned = warnings(&config);
+            assert!(warned.len() == 1 && warned[0].contains(says), "{properties}: {warned:?}");
+        }
+        for fine in [
+            "enable.ssl.certificate.verification=true;ssl.endpoint.identification.algorithm=https",
+            "security.protocol=SASL_SSL;sasl.mechanism=PLAIN",
+            "security.protocol=SASL_PLAINTEXT;sasl.mechanism=SCRAM-SHA-512",
+        ] {
+            let pairs = fine.split(';').filter_map(|pair| pair.split_once('='));
+            config.properties = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            assert_eq!(warnings(&config), Vec::<String>::new(), "{fine}");
+        }
     }
 
     #[test]

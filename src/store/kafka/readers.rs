@@ -9,16 +9,14 @@ use std::sync::Arc;
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::batches::Batches;
+use super::batches::{Batches, Reads};
 use super::connected::Connected;
-use super::layout::Layout;
 use super::native::{Event, Handle, Queue, Topic, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
 use crate::batch::Fetched;
 use crate::clock::Now;
 use crate::error::StoreFault;
-use crate::names::ClientId;
 use crate::queue::{PartitionKey, QueueId};
 use crate::store::window::{Fetch, Window};
 
@@ -46,9 +44,13 @@ enum State {
 struct Reading {
     key: PartitionKey,
     topic: Arc<Topic>,
-    layout: Layout,
+    info: Arc<TopicInfo>,
+    /// Where it began.
+    from: u64,
     window: Window,
     batches: Batches,
+    /// The partition has gone back since it began: nothing more is served from here.
+    is_stale: bool,
     /// What it has brought at this position.
     brought: usize,
     used_ms: u64,
@@ -80,21 +82,29 @@ pub(super) struct Readers<T> {
     behind: VecDeque<(PartitionKey, Arc<TopicInfo>, Fetch<T>)>,
     /// When a reader last brought something.
     progress_ms: u64,
-    nobody: ClientId,
+    reads: Reads,
+    /// Partitions whose records restarted at a smaller offset.
+    gone_back: Vec<PartitionKey>,
 }
 
 impl<T: Copy + Eq> Readers<T> {
     /// At most so many.
-    pub(super) fn new(max: usize, nobody: ClientId) -> Self {
-        Self { readers: Vec::new(), max, behind: VecDeque::new(), progress_ms: 0, nobody }
+    pub(super) fn new(max: usize, reads: Reads) -> Self {
+        Self {
+            readers: Vec::new(),
+            max,
+            behind: VecDeque::new(),
+            progress_ms: 0,
+            reads,
+            gone_back: Vec::new(),
+        }
     }
 
     /// A fetch of what is older than the tail.
     pub(super) fn fetch(&mut self, now: Now, key: PartitionKey, info: Arc<TopicInfo>, fetch: Fetch<T>) {
         for reader in &mut self.readers {
             if let State::Reading(reading) = &mut reader.state
-                && reading.key == key
-                && reading.window.covers(fetch.from)
+                && reading.serves(key, fetch.from)
             {
                 reading.used_ms = now.mono_ms;
                 return reader.waiting.push(fetch);
@@ -108,7 +118,7 @@ impl<T: Copy + Eq> Readers<T> {
         for reader in &mut self.readers {
             let Some(Connected { messages, .. }) = &reader.connected else { continue };
             let State::Reading(reading) = &mut reader.state else { continue };
-            loop {
+            while !reading.is_stale {
                 for fetch in std::mem::take(&mut reader.waiting) {
                     let fetched = reading.window.read(now, &fetch);
                     // At the end of what was read, but not of what there is.
@@ -127,6 +137,9 @@ impl<T: Copy + Eq> Readers<T> {
                 if reader.waiting.is_empty() || !reading.advance(now, messages) {
                     break;
                 }
+                if reading.is_stale {
+                    self.gone_back.push(reading.key);
+                }
             }
         }
     }
@@ -140,15 +153,16 @@ impl<T: Copy + Eq> Readers<T> {
     ) {
         for _ in 0..self.behind.len() {
             let Some((key, info, fetch)) = self.behind.pop_front() else { return };
-            let near = self.readers.iter_mut().find(|reader| {
-                matches!(&reader.state, State::Reading(reading) if reading.key == key && reading.window.covers(fetch.from))
-            });
+            let near = self.readers.iter_mut().find(
+                |reader| matches!(&reader.state, State::Reading(reading) if reading.serves(key, fetch.from)),
+            );
             if let Some(reader) = near {
                 reader.waiting.push(fetch);
             } else if let Some(index) =
                 self.readers.iter().position(|reader| matches!(reader.state, State::Idle))
             {
-                if let Err(fault) = self.readers[index].start(now, key, &info, fetch.from, self.nobody) {
+                if let Err(fault) = self.readers[index].start(now, key, &info, fetch.from, self.reads.clone())
+                {
                     fail(fetch, fault);
                 } else {
                     // It is Kafka's turn from now on.
@@ -178,7 +192,9 @@ impl<T: Copy + Eq> Readers<T> {
             let leaves = |reader: &Reader<T>| match &reader.state {
                 State::Reading(reading) => {
                     reader.waiting.is_empty()
-                        && (reading.brought >= STAY_BYTES || reading.used_ms + IDLE_MS <= now.mono_ms)
+                        && (reading.is_stale
+                            || reading.brought >= STAY_BYTES
+                            || reading.used_ms + IDLE_MS <= now.mono_ms)
                 }
                 _ => false,
             };
@@ -273,6 +289,38 @@ impl<T: Copy + Eq> Readers<T> {
         given_back
     }
 
+    /// The next partition whose records restart at a smaller offset.
+    pub(super) fn poll_gone_back(&mut self) -> Option<PartitionKey> {
+        self.gone_back.pop()
+    }
+
+    /// Retires the readers of a partition that has gone back, and returns their waiting fetches.
+    pub(super) fn go_back(&mut self, key: PartitionKey) -> Vec<Fetch<T>> {
+        let mut fetches = Vec::new();
+        for reader in &mut self.readers {
+            if let State::Reading(reading) = &mut reader.state
+                && reading.key == key
+            {
+                reading.is_stale = true;
+                fetches.append(&mut reader.waiting);
+            }
+        }
+        fetches
+    }
+
+    /// Retires the readers of a partition; other readers serve their waiting fetches, from Kafka.
+    pub(super) fn read_again(&mut self, key: PartitionKey) {
+        for reader in &mut self.readers {
+            if let State::Reading(reading) = &mut reader.state
+                && reading.key == key
+            {
+                reading.is_stale = true;
+                let waiting = reader.waiting.drain(..);
+                self.behind.extend(waiting.map(|fetch| (key, reading.info.clone(), fetch)));
+            }
+        }
+    }
+
     /// Fetches that wait.
     pub(super) fn waiting(&self) -> usize {
         self.behind.len() + self.readers.iter().map(|reader| reader.waiting.len()).sum::<usize>()
@@ -286,7 +334,7 @@ impl<T> Reader<T> {
         key: PartitionKey,
         info: &Arc<TopicInfo>,
         from: u64,
-        nobody: ClientId,
+        reads: Reads,
     ) -> Result<(), StoreFault> {
         let Some(Connected { messages, handle, .. }) = &self.connected else {
             return Err(StoreFault::Unavailable("Kafka cannot be read now"));
@@ -297,9 +345,11 @@ impl<T> Reader<T> {
         self.state = State::Reading(Box::new(Reading {
             key,
             topic,
-            layout: info.layout,
+            info: info.clone(),
+            from,
             window: Window::new(info.layout.record_start(from)),
-            batches: Batches::new(info.clone(), nobody),
+            batches: Batches::new(info.clone(), key.partition, reads),
+            is_stale: false,
             brought: 0,
             used_ms: now.mono_ms,
         }));
@@ -308,22 +358,28 @@ impl<T> Reader<T> {
 }
 
 impl Reading {
+    /// Whether a fetch from there on is served from here.
+    fn serves(&self, key: PartitionKey, from: u64) -> bool {
+        self.key == key && !self.is_stale && self.window.covers(from)
+    }
+
     /// Takes what librdkafka has read ahead; false where that is nothing.
     fn advance(&mut self, now: Now, queue: &Queue) -> bool {
-        let Self { key, topic, layout, window, batches, .. } = self;
+        let Self { key, topic, info, from, window, batches, is_stale, .. } = self;
         let of = (topic.number(), i32::from(key.partition));
         let count = queue.consume(|message| {
-            if message.from() != of {
+            if message.from() != of || *is_stale {
                 return;
             }
             match message.trouble() {
-                // What goes back is of another topic of that name; whoever waits is told when it is looked at again.
-                None => {
-                    batches.push(now, &message, window);
-                }
+                // librdkafka goes back to the oldest record where its position is out of range (`auto.offset.reset`). A position
+                // that is gone because it is too old leads forward.
+                None => *is_stale = !batches.push(now, &message, window),
                 Some(trouble) if trouble.code == RDKafkaErrorCode::PartitionEOF => {
                     batches.close(window);
-                    window.advance(layout.offset(message.offset()));
+                    let end = info.layout.offset(message.offset());
+                    *is_stale = end < window.end() || end < *from;
+                    window.advance(end);
                 }
                 Some(trouble) => tracing::debug!(?key, %trouble, "a reader"),
             }

@@ -4,22 +4,18 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::batches::Batches;
+use super::batches::{Batches, Reads};
 use super::connected::Connected;
 use super::native::{Event, Handle, Topic, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo, is_unknown};
 use crate::batch::Fetched;
 use crate::clock::Now;
-use crate::names::ClientId;
 use crate::queue::{PartitionKey, QueueId};
 use crate::store::window::{Fetch, Window};
 
 /// How long a tail runs that nobody asks for, milliseconds.
 const UNUSED_MS: u64 = 10_000;
-
-/// How far a consumer may be ahead of the tail: another connection to Kafka was faster. Further, and the offset is none of ours.
-const AHEAD_MAX: u64 = 1 << 32;
 
 /// Messages that are taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
@@ -36,6 +32,8 @@ pub(super) enum Place<T> {
     Waits { ask_end: bool },
     /// What it wants is older than what is here.
     Behind(Fetch<T>),
+    /// Its offset lies beyond the tail's end: Kafka must be asked whether the partition reaches it.
+    Ahead(Fetch<T>),
 }
 
 #[derive(Debug)]
@@ -71,14 +69,16 @@ pub(super) struct Tails<T> {
     /// What is being stopped: nothing of it can be started before.
     stopping: HashSet<(usize, i32)>,
     bytes_max: usize,
-    nobody: ClientId,
-    /// Queues whose topics Kafka does not know any more, or that begin anew.
+    reads: Reads,
+    /// Queues whose topics Kafka does not know any more.
     suspects: Vec<QueueId>,
+    /// Partitions whose records restarted at a smaller offset.
+    gone_back: Vec<PartitionKey>,
 }
 
 impl<T: Copy + Eq> Tails<T> {
     /// Tails that keep so many bytes together.
-    pub(super) fn new(bytes_max: usize, nobody: ClientId) -> Self {
+    pub(super) fn new(bytes_max: usize, reads: Reads) -> Self {
         Self {
             tails: HashMap::new(),
             by_number: HashMap::new(),
@@ -86,8 +86,9 @@ impl<T: Copy + Eq> Tails<T> {
             connected: None,
             stopping: HashSet::new(),
             bytes_max,
-            nobody,
+            reads,
             suspects: Vec::new(),
+            gone_back: Vec::new(),
         }
     }
 
@@ -96,8 +97,15 @@ impl<T: Copy + Eq> Tails<T> {
         self.connected = Connected::new(handle, news);
     }
 
-    /// Answers a fetch, has it wait, or says that it is not for the tail.
-    pub(super) fn place(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>) -> Place<T> {
+    /// Answers a fetch, has it wait, or says that it is not for the tail. `is_reached`: since it came, Kafka has said that the
+    /// partition reaches as far as it wants.
+    pub(super) fn place(
+        &mut self,
+        now: Now,
+        key: PartitionKey,
+        fetch: Fetch<T>,
+        is_reached: bool,
+    ) -> Place<T> {
         let (tail, is_new) = match self.tails.entry(key) {
             Entry::Occupied(known) => (known.into_mut(), false),
             Entry::Vacant(vacant) => {
@@ -110,11 +118,12 @@ impl<T: Copy + Eq> Tails<T> {
             if fetch.from < window.start() {
                 return Place::Behind(fetch);
             }
+            if fetch.from > window.end() && !is_reached {
+                return Place::Ahead(fetch);
+            }
             let mut fetched = window.read(now, &fetch);
             // A reader's connection was faster than the tail's: what it has brought does not come again.
-            if fetch.from > fetched.next && fetch.from - fetched.next < AHEAD_MAX {
-                fetched.next = fetch.from;
-            }
+            fetched.next = fetched.next.max(fetch.from);
             if !fetch.wait || !fetched.batches.is_empty() || !fetched.at_end {
                 return Place::Answered(fetch, fetched);
             }
@@ -143,13 +152,10 @@ impl<T: Copy + Eq> Tails<T> {
         }
         topic.start(partition, info.layout.of_kafka(end), queue)?;
         self.by_number.insert((topic.number(), partition), key);
-        let batches = Batches::new(info, self.nobody);
+        let batches = Batches::new(info, key.partition, self.reads.clone());
         tail.state = State::Running(Box::new(Running { topic, window: Window::new(end), batches }));
         tail.used_ms = now.mono_ms;
-        let mut waiting = std::mem::take(&mut tail.waiting);
-        // The end was asked for after they came: beyond it there is nothing.
-        waiting.iter_mut().for_each(|fetch| fetch.from = fetch.from.min(end));
-        Ok(Some(waiting))
+        Ok(Some(std::mem::take(&mut tail.waiting)))
     }
 
     /// Takes what librdkafka has and answers whoever waited for it. True where there may be more.
@@ -174,8 +180,9 @@ impl<T: Copy + Eq> Tails<T> {
                     }
                     return;
                 }
-                if !batches.push(now, &message, window) {
-                    self.suspects.push(key.queue);
+                // librdkafka goes back to the oldest record where its position is out of range (`auto.offset.reset`).
+                if !batches.push(now, &message, window) && !self.gone_back.contains(&key) {
+                    self.gone_back.push(key);
                 }
             });
             taken += count;
@@ -274,6 +281,21 @@ impl<T: Copy + Eq> Tails<T> {
             old.extend(tail.waiting.extract_if(.., |fetch| fetch.since_ms < before_ms));
         }
         old
+    }
+
+    /// The next partition whose records restart at a smaller offset.
+    pub(super) fn poll_gone_back(&mut self) -> Option<PartitionKey> {
+        self.gone_back.pop()
+    }
+
+    /// Ends the tail of a partition that has gone back. Returns its waiting fetches, and the topic to stop.
+    pub(super) fn go_back(&mut self, key: PartitionKey) -> (Vec<Fetch<T>>, Vec<ToStop>) {
+        let fetches = match self.tails.get_mut(&key) {
+            Some(tail) if matches!(tail.state, State::Running(_)) => std::mem::take(&mut tail.waiting),
+            // Fetches that wait for the end are placed when it is known.
+            _ => Vec::new(),
+        };
+        (fetches, self.stop(|of, _| *of == key))
     }
 
     /// A queue whose topic may not be what it was.

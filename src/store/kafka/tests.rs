@@ -1,6 +1,7 @@
 //! The store on a real broker.
 
 use std::cell::Cell;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,14 +11,17 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Code};
 
 use super::broker::{Brokers, is_possible};
-use super::{Cluster, Kafka, News, WINDOW_BYTES};
+use super::layout::Layout;
+use super::topics::TopicInfo;
+use super::{Cluster, Kafka, News, OLDEST, WINDOW_BYTES};
+use crate::batch::Fetched;
 use crate::clock::Now;
 use crate::config::{KafkaConfig, Settings};
 use crate::error::StoreFault;
 use crate::names::{Project, QueueName};
-use crate::queue::{PartitionKey, QueueId};
+use crate::queue::{PartitionKey, QueueId, Signing};
 use crate::store::conformance::{self, Lab, batch};
-use crate::store::{Completion, Request, Store, Stream};
+use crate::store::{Completion, Life, Request, Store, Stream};
 
 /// One broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
@@ -84,6 +88,36 @@ impl Lone {
     fn append(&self, store: &mut Kafka<u64>, partition: PartitionKey, token: u64, payloads: &[&[u8]]) {
         let (stream, batch) = (Stream(token.into()), batch(1, 1000, payloads));
         assert!(store.submit(self.now(), Request::Append { token, stream, partition, batch }).is_ok());
+    }
+
+    /// The result of a waiting fetch from an offset.
+    fn fetched(&self, store: &mut Kafka<u64>, partition: PartitionKey, from: u64) -> Fetched {
+        let fetch =
+            Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
+        assert!(store.submit(self.now(), fetch).is_ok());
+        match self.next(store) {
+            Completion::Fetched { result: Ok(fetched), .. } => fetched,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// So many payloads from an offset on.
+    fn read(
+        &self,
+        store: &mut Kafka<u64>,
+        partition: PartitionKey,
+        mut from: u64,
+        count: usize,
+    ) -> Vec<Vec<u8>> {
+        let mut read = Vec::new();
+        while read.len() < count {
+            let fetched = self.fetched(store, partition, from);
+            read.extend(
+                fetched.batches.iter().flat_map(|stored| stored.batch.payloads()).map(<[u8]>::to_vec),
+            );
+            from = fetched.next;
+        }
+        read
     }
 
     fn appended(&self, store: &mut Kafka<u64>) -> (u64, Result<(), StoreFault>) {
@@ -307,4 +341,103 @@ fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
         }
         token += 1;
     }
+}
+
+#[test]
+fn a_position_beyond_the_end_goes_on_at_the_oldest() {
+    let Lone { config, settings, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    for (token, payload) in (1..).zip([b"one", b"two"]) {
+        lone.append(&mut store, partition, token, &[payload]);
+        assert_eq!(lone.appended(&mut store), (token, Ok(())));
+    }
+    // Whether the tail begins there, or runs already.
+    for beyond in [1_000, 3] {
+        let fetched = lone.fetched(&mut store, partition, beyond);
+        assert!(fetched.batches.is_empty() && !fetched.at_end, "{fetched:?}");
+        assert_eq!(fetched.next, OLDEST);
+    }
+    assert_eq!(lone.read(&mut store, partition, OLDEST, 2), [b"one", b"two"]);
+    assert_eq!(store.waiting(), 0);
+    // A fetch at the end waits, and gets the next message.
+    let fetch =
+        Request::Fetch { token: 9, partition, from: 2, bytes_max: 1 << 20, exclude: None, wait: true };
+    assert!(store.submit(lone.now(), fetch).is_ok());
+    lone.append(&mut store, partition, 3, &[b"three"]);
+    let mut next = || match lone.next(&mut store) {
+        Completion::Fetched { token: 9, result: Ok(fetched) } => Some(fetched.batches[0].base_offset),
+        _ => None,
+    };
+    let both = [next(), next()];
+    assert!(both.contains(&Some(2)), "{both:?}");
+}
+
+#[test]
+fn a_fetch_beyond_the_end_can_be_taken_back() {
+    let Lone { config, settings, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    lone.append(&mut store, partition, 1, &[b"one"]);
+    assert_eq!(lone.appended(&mut store), (1, Ok(())));
+    // The tail runs.
+    lone.read(&mut store, partition, 0, 1);
+    let fetch = Request::Fetch { token: 9, partition, from: 1_000, bytes_max: 1, exclude: None, wait: true };
+    assert!(store.submit(lone.now(), fetch).is_ok());
+    assert_eq!(store.waiting(), 1);
+    assert!(store.submit(lone.now(), Request::Cancel { token: 9, partition }).is_ok());
+    let Completion::Fetched { token: 9, result: Ok(fetched) } = lone.next(&mut store) else {
+        panic!("it is cancelled")
+    };
+    assert!(fetched.batches.is_empty() && fetched.next == 1_000);
+    assert_eq!(store.waiting(), 0);
+}
+
+#[test]
+fn a_record_that_is_too_large_is_passed_over_and_counted() {
+    let Lone { config, settings, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    let info = TopicInfo {
+        name: Arc::new(c"lone.mocked".to_owned()),
+        default_ttl_secs: 1000,
+        is_default_known: true,
+        layout: Layout::Plain,
+        served_bytes: 8,
+        passed_over: AtomicU64::new(0),
+        life: Life { incarnation: 1, partitions: 1, signing: Signing::default() },
+    };
+    store.cluster.topics.insert(partition.queue, info);
+    let payloads: [&[u8]; 4] = [b"8 bytes.", b"9 bytes..", b"many more than eight bytes", b"last"];
+    for (token, payload) in (1..).zip(payloads) {
+        lone.append(&mut store, partition, token, &[payload]);
+        assert_eq!(lone.appended(&mut store), (token, Ok(())));
+    }
+    // By a reader.
+    assert_eq!(lone.read(&mut store, partition, 0, 2), [&b"8 bytes."[..], b"last"]);
+    assert_eq!(store.counters().passed_over, 2);
+    // By the tail.
+    for (token, payload) in (5..).zip([&b"again 9 bytes"[..], b"end"]) {
+        lone.append(&mut store, partition, token, &[payload]);
+        assert_eq!(lone.appended(&mut store), (token, Ok(())));
+    }
+    assert_eq!(lone.read(&mut store, partition, 4, 1), [b"end"]);
+    assert!(store.counters().passed_over > 2);
+}
+
+#[test]
+fn payloads_live_as_long_as_the_handle_that_may_send_them() {
+    let Lone { config, settings, .. } = Lone::on_nothing();
+    let (mock, lone, mut store, partition) = mocked(config, settings);
+    lone.append(&mut store, partition, 1, &[b"stored"]);
+    assert_eq!(lone.appended(&mut store), (1, Ok(())));
+    (1..=3).for_each(|broker| mock.broker_down(broker).unwrap());
+    let batch = batch(1, 1000, &[b"on its way"]);
+    let append = Request::Append { token: 2, stream: Stream(2), partition, batch: batch.clone() };
+    assert!(store.submit(lone.now(), append).is_ok());
+    // As the thread does that gives it a token.
+    let held = store.producer.connection().expect("it is connected").0.clone();
+    drop(store);
+    // Only an unshared batch can be changed.
+    let batch = batch.anonymous(true);
+    assert!(!batch.is_anonymous(), "librdkafka may read its payload yet");
+    drop(held);
+    assert!(batch.anonymous(true).is_anonymous(), "the batch is freed with the handle");
 }

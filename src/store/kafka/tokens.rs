@@ -4,19 +4,21 @@
 //! One thread runs it, once for all handles.
 
 use std::fmt;
-use std::io::Read;
-use std::process::{Command, Stdio};
+use std::io::PipeWriter;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use wait_timeout::ChildExt;
 
+use super::command;
 use super::native::{Handle, WeakHandle};
 
-/// How long the command may run.
+/// How long the command may run, its output included.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long after a failure it is run again.
@@ -28,25 +30,45 @@ const REFRESH_MIN: Duration = Duration::from_secs(1);
 /// Of the time that a token has left when it comes, the part after which the next one is fetched.
 const REFRESH_AT: f64 = 0.8;
 
-/// Bytes of what the command may print: what fits a pipe, so that it need not be read while the command runs.
-const PRINTED_BYTES_MAX: u64 = 60 << 10;
-
-/// Gives tokens to handles; its thread ends with the last clone of it.
+/// Gives tokens to handles; its thread, and the command that may run then, end with the last clone of it.
 #[derive(Clone)]
-pub(super) struct Tokens(Sender<WeakHandle>);
+pub(super) struct Tokens(Arc<Supply>);
+
+struct Supply {
+    handles: Option<Sender<WeakHandle>>,
+    /// Closing it ends a command that runs.
+    stop: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Tokens {
     /// Begins the thread, which may run wherever the caller may.
     pub(super) fn start(command: String) -> std::io::Result<Self> {
         let (sender, handles) = mpsc::channel();
-        std::thread::Builder::new().name("kafka-tokens".into()).spawn(move || supply(&command, &handles))?;
-        Ok(Self(sender))
+        let (stopped, stop) = std::io::pipe()?;
+        let thread = std::thread::Builder::new()
+            .name("kafka-tokens".into())
+            .spawn(move || supply(&command, &handles, stopped.as_fd()))?;
+        Ok(Self(Arc::new(Supply { handles: Some(sender), stop: Some(stop), thread: Some(thread) })))
     }
 
     /// Has the handle get tokens from now on, as long as it lives.
     pub(super) fn supply(&self, handle: &Handle) {
-        // The thread ends behind its senders alone.
-        let _ = self.0.send(handle.downgrade());
+        if let Some(handles) = &self.0.handles {
+            // The thread ends behind its senders alone.
+            let _ = handles.send(handle.downgrade());
+        }
+    }
+}
+
+impl Drop for Supply {
+    fn drop(&mut self) {
+        drop(self.handles.take());
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of it harms no one now.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -56,7 +78,7 @@ impl fmt::Debug for Tokens {
     }
 }
 
-fn supply(command: &str, new: &Receiver<WeakHandle>) {
+fn supply(command: &str, new: &Receiver<WeakHandle>, stop: BorrowedFd<'_>) {
     let mut handles: Vec<WeakHandle> = Vec::new();
     let mut token: Option<Token> = None;
     let mut fetch_at = Instant::now();
@@ -68,8 +90,9 @@ fn supply(command: &str, new: &Receiver<WeakHandle>) {
                 }
                 handles.push(handle);
             }
-            Err(RecvTimeoutError::Timeout) => match fetch(command) {
-                Ok(fetched) => {
+            Err(RecvTimeoutError::Timeout) => match fetch(command, stop) {
+                Ok(None) => return,
+                Ok(Some(fetched)) => {
                     handles.retain(|handle| give(&fetched, handle));
                     fetch_at = Instant::now() + fetched.left(unix_now()).mul_f64(REFRESH_AT).max(REFRESH_MIN);
                     token = Some(fetched);
@@ -85,6 +108,9 @@ fn supply(command: &str, new: &Receiver<WeakHandle>) {
 }
 
 /// Whether the handle still lives.
+///
+/// While this runs, the client survives its owner's drop. So the batches that its messages point into must live as long as the client
+/// ([`Handle::keep`]).
 fn give(token: &Token, handle: &WeakHandle) -> bool {
     let Some(handle) = handle.upgrade() else { return false };
     if let Err(why) = handle.set_token(&token.value, &token.principal, token.expires_ms) {
@@ -97,29 +123,10 @@ fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Runs the command: its token.
-fn fetch(command: &str) -> Result<Token, String> {
-    let mut child = Command::new("sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("sh cannot be run: {error}"))?;
-    let ended = child.wait_timeout(COMMAND_LIMIT).map_err(|error| error.to_string());
-    let Some(status) = ended? else {
-        // It may have ended by itself meanwhile.
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(format!("it still ran after {} s, or prints too much", COMMAND_LIMIT.as_secs()));
-    };
-    if !status.success() {
-        return Err(format!("it ended with {status}"));
-    }
-    let mut printed = Vec::new();
-    if let Some(output) = child.stdout {
-        output.take(PRINTED_BYTES_MAX).read_to_end(&mut printed).map_err(|error| error.to_string())?;
-    }
-    Token::parse(&String::from_utf8_lossy(&printed), unix_now())
+/// Runs the command: its token; `None` where it was stopped.
+fn fetch(command: &str, stop: BorrowedFd<'_>) -> Result<Option<Token>, String> {
+    let Some(printed) = command::run(command, COMMAND_LIMIT, stop)? else { return Ok(None) };
+    Token::parse(&printed, unix_now()).map(Some)
 }
 
 /// What a broker takes as the proof of who we are.
@@ -230,9 +237,17 @@ mod tests {
 
     #[test]
     fn a_command_that_fails_says_so() {
+        let (stopped, _stop) = std::io::pipe().unwrap();
+        let fetch = |command: &str| fetch(command, stopped.as_fd());
         assert!(fetch("exit 3").is_err_and(|why| why.contains("exit status: 3")));
         assert!(fetch("cat /dev/null").is_err_and(|why| why.contains("no token")));
         let printed = "echo '{\"access_token\":\"abc\",\"expires_in\":60}'";
-        assert!(fetch(printed).is_ok_and(|token| token.value == "abc"));
+        assert!(fetch(printed).is_ok_and(|token| token.is_some_and(|token| token.value == "abc")));
+    }
+
+    #[test]
+    fn its_thread_ends_with_it_though_the_command_would_not() {
+        // Returns only because the command is killed.
+        drop(Tokens::start("sleep 10000; true".into()).unwrap());
     }
 }

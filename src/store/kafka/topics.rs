@@ -2,7 +2,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -31,6 +32,9 @@ const TOPICS_PER_QUESTION: usize = 500;
 /// Who asks when nobody is opening anything.
 const WATCHING: usize = 0;
 
+/// The incarnation of a topic that has no id.
+const WITHOUT_ID: u64 = 0;
+
 /// More partitions than a queue can have.
 const PARTITIONS_MORE: u16 = PARTITIONS_MAX + 1;
 
@@ -56,24 +60,54 @@ pub(super) struct TopicInfo {
     /// Others know that default, too: a record of that time to live need not say it.
     pub is_default_known: bool,
     pub layout: Layout,
+    /// The largest record that is served, key and value.
+    pub served_bytes: usize,
+    /// Partitions of which a larger record was passed over: a bit for each.
+    pub passed_over: AtomicU64,
     pub life: Life,
+}
+
+const _: () = assert!(PARTITIONS_MAX as u32 <= u64::BITS);
+
+impl TopicInfo {
+    /// Marks a partition as one with a record passed over; true the first time.
+    pub(super) fn is_first_passed_over(&self, partition: u16) -> bool {
+        let bit = 1 << (u32::from(partition) % u64::BITS);
+        self.passed_over.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
 }
 
 /// The topics of a server's queues.
 #[derive(Debug, Default)]
-pub(super) struct Topics(Mutex<HashMap<QueueId, Arc<TopicInfo>>>);
+pub(super) struct Topics {
+    known: Mutex<HashMap<QueueId, Arc<TopicInfo>>>,
+    /// The warning about brokers that give topics no ids was logged.
+    said_without_ids: AtomicBool,
+}
 
 impl Topics {
+    /// Warns, once for the server, that brokers give topics no ids.
+    fn say_without_ids(&self, topic: &CStr) {
+        if !self.said_without_ids.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                topic = %topic.to_string_lossy(),
+                "the brokers give topics no ids (before Kafka 2.8, or with an older inter.broker.protocol.version): a topic that is \
+                 deleted and made again cannot be told from the old one, so ids of messages may be given twice and consumers go on \
+                 at their old positions; upgrade the brokers, or never make a topic again under an old name"
+            );
+        }
+    }
+
     pub(super) fn get(&self, queue: QueueId) -> Option<Arc<TopicInfo>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned()
     }
 
     pub(super) fn remove(&self, queue: QueueId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&queue);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&queue);
     }
 
     pub(super) fn insert(&self, queue: QueueId, info: TopicInfo) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue, Arc::new(info));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(queue, Arc::new(info));
     }
 }
 
@@ -109,6 +143,8 @@ pub(super) struct Wanted {
     replication: i32,
     ttl_max_secs: u32,
     record_bytes: u64,
+    served_bytes: usize,
+    answer_bytes: u64,
     is_strict: bool,
     configs: Vec<(CString, CString)>,
 }
@@ -133,6 +169,8 @@ impl Wanted {
             replication: i32::from(config.replication),
             ttl_max_secs,
             record_bytes,
+            served_bytes: config.served_record_bytes(settings),
+            answer_bytes: config.answer_bytes(settings) as u64,
             is_strict: config.strict_topics,
             configs: configs.into_iter().map(|(key, value)| (text(key), text(&value))).collect(),
         }
@@ -158,6 +196,14 @@ impl Wanted {
             "max.message.bytes",
             number("max.message.bytes").is_some_and(|bytes| bytes < self.record_bytes as i64),
             format!("at least {}", self.record_bytes),
+        );
+        check(
+            "max.message.bytes",
+            number("max.message.bytes").is_some_and(|bytes| bytes > self.answer_bytes as i64),
+            format!(
+                "at most {}, which kafka_receive_bytes can raise: a larger batch stops its partition",
+                self.answer_bytes
+            ),
         );
         check(
             "min.insync.replicas",
@@ -317,6 +363,9 @@ impl<T: Copy> Openings<T> {
                 self.finish(asked, Err(StoreFault::Unavailable(TOO_WIDE)));
             }
             Ok(life) => {
+                if life.incarnation == WITHOUT_ID {
+                    self.topics.say_without_ids(&opening.name);
+                }
                 opening.step = Step::Checking { life };
                 self.ask(asked, to);
             }
@@ -395,6 +444,8 @@ impl<T: Copy> Openings<T> {
             default_ttl_secs: self.wanted.default_ttl_secs(&configs),
             is_default_known: !configs.is_empty(),
             layout: self.wanted.layout,
+            served_bytes: self.wanted.served_bytes,
+            passed_over: AtomicU64::new(0),
             life,
         };
         self.watched.insert(opening.name.clone(), (opening.queue, life));
@@ -495,4 +546,70 @@ pub(super) fn forgotten() -> StoreFault {
 pub(super) fn is_unknown(trouble: &Trouble) -> bool {
     use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
     matches!(trouble.code, UnknownTopicOrPartition | UnknownTopic | UnknownPartition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn openings(strict: bool) -> Openings<u64> {
+        let config = KafkaConfig { strict_topics: strict, ..KafkaConfig::default() };
+        let settings = Settings::new(Project::parse("default").unwrap());
+        Openings::new(Arc::default(), Wanted::new(&config, &settings))
+    }
+
+    fn life(incarnation: u64) -> Life {
+        Life { incarnation, partitions: 3, signing: Default::default() }
+    }
+
+    /// Opens a queue whose topic is there with this id, and is configured so.
+    fn open(openings: &mut Openings<u64>, id: u64, configs: &[(&str, &str)]) -> Result<Life, StoreFault> {
+        let name = (Project::parse("default").unwrap(), QueueName::parse("q").unwrap());
+        openings.open(1, QueueId(1), &name, None, None);
+        let asked = openings.next;
+        let topic = Described { topic: c"default.q".to_owned(), result: Ok(life(id)) };
+        openings.handle_described(asked, Ok(vec![topic]), None);
+        let configs = configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        openings.handle_configs(asked, Ok(configs));
+        openings.poll().unwrap().1
+    }
+
+    #[test]
+    fn brokers_without_topic_ids_are_told_of_once() {
+        let mut openings = openings(false);
+        let said = |openings: &Openings<u64>| openings.topics.said_without_ids.load(Ordering::Relaxed);
+        assert_eq!(open(&mut openings, 7, &[]), Ok(life(7)));
+        assert!(!said(&openings));
+        assert_eq!(open(&mut openings, 0, &[]), Ok(life(0)));
+        assert!(said(&openings));
+    }
+
+    #[test]
+    fn a_topic_that_takes_larger_batches_than_are_read_is_weak() {
+        let (largest, larger) = (32 << 20, (32 << 20) + 1);
+        let configs = |bytes: u64| [("max.message.bytes", bytes.to_string())];
+        let open = |bytes| {
+            let configs = configs(bytes);
+            let configs: Vec<(&str, &str)> = configs.iter().map(|(key, value)| (*key, &value[..])).collect();
+            open(&mut openings(true), 7, &configs)
+        };
+        assert!(open(largest).is_ok());
+        assert_eq!(open(larger), Err(StoreFault::Unavailable(TOO_WEAK)));
+        let configs = configs(larger).map(|(key, value)| (key.to_owned(), value));
+        let why = openings(true).wanted.weaknesses(&configs.into()).join("; ");
+        assert!(why.contains("max.message.bytes") && why.contains("kafka_receive_bytes"), "{why}");
+    }
+
+    #[test]
+    fn a_record_that_is_passed_over_is_told_once_for_each_partition() {
+        let mut openings = openings(false);
+        open(&mut openings, 7, &[]).unwrap();
+        let info = openings.topics.get(QueueId(1)).unwrap();
+        // `max_pb_bytes`.
+        assert_eq!(info.served_bytes, 8 << 20);
+        for partition in [0, 63] {
+            assert!(info.is_first_passed_over(partition));
+            assert!(!info.is_first_passed_over(partition));
+        }
+    }
 }

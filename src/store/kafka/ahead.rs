@@ -1,0 +1,209 @@
+//! Fetches from beyond the end that is known here. Either this shard lags behind another connection of its own, or the partition
+//! has gone back: it was restored from a backup, or an unclean leader election has cut it.
+//!
+//! Only Kafka's own answer to a question that was asked after the fetch came tells them apart. A partition counts as gone back once
+//! the answers have said so for [`PROOF_MS`]: until then a leader that was deposed may have answered, or the topic may turn out to
+//! be another one of the same name, which ends its operations.
+
+use crate::clock::Now;
+use crate::queue::{PartitionKey, QueueId};
+use crate::store::window::Fetch;
+
+/// How long answers must say that a partition ends before a consumer's position, milliseconds. Topics under suspicion are looked
+/// at within that time.
+const PROOF_MS: u64 = 3_000;
+
+#[derive(Debug)]
+struct One<T> {
+    key: PartitionKey,
+    fetch: Fetch<T>,
+    /// The last question that was asked before it came, or that is answered: only later ones prove anything.
+    after: usize,
+    /// Since when the answers put the end before it, `mono_ms`.
+    doubted_ms: Option<u64>,
+    /// Records before its position came although they were not asked for: the partition has gone back, wherever it ends by now.
+    went_back: bool,
+}
+
+/// The consequences of an answer.
+#[derive(Debug)]
+pub(super) struct Settled<T> {
+    /// The partition reaches as far as these want.
+    pub reached: Vec<Fetch<T>>,
+    /// The partition has gone back behind these.
+    pub rewound: Vec<Fetch<T>>,
+    /// It is doubted for the first time.
+    pub is_new: bool,
+    /// The question is to be asked again.
+    pub asks_again: bool,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Ahead<T> {
+    open: Vec<One<T>>,
+}
+
+impl<T: Copy + Eq> Ahead<T> {
+    pub(super) fn new() -> Self {
+        Self { open: Vec::new() }
+    }
+
+    /// A fetch from beyond the end; `asked` is the number of the last question.
+    pub(super) fn push(&mut self, key: PartitionKey, fetch: Fetch<T>, asked: usize) {
+        self.open.push(One { key, fetch, after: asked, doubted_ms: None, went_back: false });
+    }
+
+    /// The same where the partition has been seen to go back.
+    pub(super) fn push_gone_back(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>, asked: usize) {
+        let doubted_ms = Some(now.mono_ms);
+        self.open.push(One { key, fetch, after: asked, doubted_ms, went_back: true });
+    }
+
+    /// Kafka's answer to question number `asked`: where the partition ends.
+    pub(super) fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64) -> Settled<T> {
+        let mut settled =
+            Settled { reached: Vec::new(), rewound: Vec::new(), is_new: false, asks_again: false };
+        for mut one in std::mem::take(&mut self.open) {
+            if one.key != key || asked <= one.after {
+                self.open.push(one);
+                continue;
+            }
+            if one.fetch.from <= end && !one.went_back {
+                settled.reached.push(one.fetch);
+                continue;
+            }
+            settled.is_new |= one.doubted_ms.is_none();
+            let since_ms = *one.doubted_ms.get_or_insert(now.mono_ms);
+            if now.mono_ms >= since_ms + PROOF_MS {
+                settled.rewound.push(one.fetch);
+            } else {
+                one.after = asked;
+                // Kafka has answered: from now on its next answer is waited for.
+                one.fetch.since_ms = now.mono_ms;
+                settled.asks_again = true;
+                self.open.push(one);
+            }
+        }
+        settled
+    }
+
+    /// Whether somebody waits for the end of a partition to be known.
+    pub(super) fn is_wanted(&self, key: PartitionKey) -> bool {
+        self.open.iter().any(|one| one.key == key)
+    }
+
+    /// Takes a fetch back.
+    pub(super) fn cancel(&mut self, token: T) -> Option<Fetch<T>> {
+        let index = self.open.iter().position(|one| one.fetch.token == token)?;
+        Some(self.open.swap_remove(index).fetch)
+    }
+
+    /// Fetches that wait for an answer since before `before_ms`.
+    pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
+        self.take(|one| one.fetch.since_ms < before_ms)
+    }
+
+    /// A queue is not served any more under this number: its fetches are given back.
+    pub(super) fn forget(&mut self, queue: QueueId) -> Vec<Fetch<T>> {
+        self.take(|one| one.key.queue == queue)
+    }
+
+    fn take(&mut self, is_meant: impl Fn(&One<T>) -> bool) -> Vec<Fetch<T>> {
+        self.open.extract_if(.., |one| is_meant(one)).map(|one| one.fetch).collect()
+    }
+
+    /// Fetches that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.open.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: PartitionKey = PartitionKey { queue: QueueId(1), partition: 2 };
+
+    fn at(mono_ms: u64) -> Now {
+        Now::at_ms(mono_ms, mono_ms)
+    }
+
+    fn fetch(token: u64, from: u64) -> Fetch<u64> {
+        Fetch { token, from, bytes_max: 1, exclude: None, wait: true, since_ms: 0 }
+    }
+
+    fn tokens(fetches: &[Fetch<u64>]) -> Vec<u64> {
+        fetches.iter().map(|fetch| fetch.token).collect()
+    }
+
+    #[test]
+    fn a_shard_that_lags_is_told_from_a_partition_that_went_back() {
+        let mut ahead = Ahead::new();
+        ahead.push(KEY, fetch(1, 100), 0);
+        ahead.push(KEY, fetch(2, 101), 0);
+        let settled = ahead.settle(at(0), KEY, 1, 100);
+        assert_eq!((tokens(&settled.reached), tokens(&settled.rewound)), (vec![1], vec![]));
+        assert!(settled.is_new && settled.asks_again);
+        // Once more, and the end may have come to be there.
+        let settled = ahead.settle(at(PROOF_MS), KEY, 2, 101);
+        assert_eq!((tokens(&settled.reached), tokens(&settled.rewound)), (vec![2], vec![]));
+        assert!(!settled.asks_again && ahead.waiting() == 0);
+    }
+
+    #[test]
+    fn only_answers_that_say_so_for_a_while_prove_a_rewind() {
+        let mut ahead = Ahead::new();
+        ahead.push(KEY, fetch(1, 100), 0);
+        for (question, ms) in [(1, 0), (2, 250), (3, PROOF_MS - 1)] {
+            let settled = ahead.settle(at(ms), KEY, question, 99);
+            assert!(settled.rewound.is_empty() && settled.asks_again, "{ms}");
+            assert_eq!(settled.is_new, question == 1);
+        }
+        let settled = ahead.settle(at(PROOF_MS), KEY, 4, 99);
+        assert_eq!(tokens(&settled.rewound), [1]);
+        assert!(!settled.asks_again && !ahead.is_wanted(KEY));
+    }
+
+    #[test]
+    fn an_answer_to_an_older_question_or_of_another_partition_proves_nothing() {
+        let mut ahead = Ahead::new();
+        ahead.push(KEY, fetch(1, 100), 7);
+        let other = PartitionKey { partition: 3, ..KEY };
+        for (key, question) in [(KEY, 7), (KEY, 6), (other, 8)] {
+            let settled = ahead.settle(at(0), key, question, 0);
+            assert!(settled.rewound.is_empty() && settled.reached.is_empty() && !settled.asks_again);
+        }
+        assert!(ahead.is_wanted(KEY) && !ahead.is_wanted(other));
+        // Nor does the same answer twice.
+        assert!(ahead.settle(at(0), KEY, 8, 0).asks_again);
+        assert!(ahead.settle(at(PROOF_MS), KEY, 8, 0).rewound.is_empty());
+        assert_eq!(tokens(&ahead.settle(at(PROOF_MS), KEY, 9, 0).rewound), [1]);
+    }
+
+    #[test]
+    fn what_was_seen_to_go_back_stays_so_where_the_log_has_outgrown_it() {
+        let mut ahead = Ahead::new();
+        ahead.push_gone_back(at(0), KEY, fetch(1, 100), 0);
+        assert!(ahead.settle(at(1), KEY, 1, 1_000).asks_again);
+        assert_eq!(tokens(&ahead.settle(at(PROOF_MS), KEY, 2, 1_000).rewound), [1]);
+    }
+
+    #[test]
+    fn fetches_are_cancelled_given_back_and_told_when_nobody_answers() {
+        let mut ahead = Ahead::new();
+        for token in 1..=3 {
+            ahead.push(KEY, fetch(token, 100), 0);
+        }
+        assert_eq!(ahead.cancel(2).map(|fetch| fetch.token), Some(2));
+        assert!(ahead.cancel(2).is_none());
+        // An answer renews the patience.
+        ahead.settle(at(500), KEY, 1, 0);
+        assert!(ahead.take_unanswered(500).is_empty());
+        assert_eq!(tokens(&ahead.take_unanswered(501)), [1, 3]);
+        ahead.push(KEY, fetch(4, 100), 0);
+        assert!(ahead.forget(QueueId(9)).is_empty());
+        assert_eq!(tokens(&ahead.forget(KEY.queue)), [4]);
+        assert_eq!(ahead.waiting(), 0);
+    }
+}
