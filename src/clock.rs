@@ -1,5 +1,6 @@
 //! The time as the cores see it: passed in, never asked for.
 
+use std::cell::Cell;
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -32,6 +33,93 @@ impl Now {
     }
 }
 
+/// What a shard takes for Unix time: the system's clock, but for jumps ahead that nothing confirms.
+///
+/// ```text
+/// follows ── ahead by more than step_max ──▶ holds: time goes on at the pace of the monotonic clock
+///    ▲                                         │ back again, or ahead for step_max
+///    └─────────────────────────────────────────┘
+/// ```
+/// Everything that expires would be gone for good if the clock was ahead for a moment. A clock that steps back is followed at once.
+#[derive(Debug)]
+pub struct WallClock {
+    step_max_ms: u64,
+    state: Cell<WallState>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct WallState {
+    /// The last look.
+    last: Option<Now>,
+    /// When the system's clock was first found ahead, `mono_ms`.
+    ahead_since_ms: Option<u64>,
+    step: Option<Step>,
+}
+
+/// The system's clock has jumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ahead by so many milliseconds. It is not followed yet.
+    Held(u64),
+    /// It has stayed ahead by so much: it is followed.
+    Ahead(u64),
+    /// Back by so much.
+    Back(u64),
+}
+
+impl WallClock {
+    /// One that holds back jumps ahead of more than `step_max`, for as long.
+    pub fn new(step_max: Duration) -> Self {
+        Self { step_max_ms: millis(step_max), state: Cell::default() }
+    }
+
+    /// Looks at both clocks: `mono` since the start, `unix_ms` as the system has it.
+    #[inline]
+    pub fn look(&self, mono: Duration, unix_ms: u64) -> Now {
+        let mut now = Now::new(mono, unix_ms);
+        let mut state = self.state.get();
+        if let Some(last) = state.last {
+            let expected_ms = last.unix_ms + (now.mono_ms - last.mono_ms);
+            if unix_ms > expected_ms + self.step_max_ms {
+                now.unix_ms = Self::handle_ahead(&mut state, now, expected_ms, self.step_max_ms);
+            } else {
+                state.ahead_since_ms = None;
+                if unix_ms + self.step_max_ms < expected_ms {
+                    state.step = Some(Step::Back(expected_ms - unix_ms));
+                }
+            }
+        }
+        state.last = Some(now);
+        self.state.set(state);
+        now
+    }
+
+    #[cold]
+    fn handle_ahead(state: &mut WallState, now: Now, expected_ms: u64, step_max_ms: u64) -> u64 {
+        let by_ms = now.unix_ms - expected_ms;
+        match state.ahead_since_ms {
+            Some(since_ms) if now.mono_ms - since_ms >= step_max_ms => {
+                state.ahead_since_ms = None;
+                state.step = Some(Step::Ahead(by_ms));
+                return now.unix_ms;
+            }
+            Some(_) => {}
+            None => {
+                state.ahead_since_ms = Some(now.mono_ms);
+                state.step = Some(Step::Held(by_ms));
+            }
+        }
+        expected_ms
+    }
+
+    /// The jump that was found since this was asked last.
+    pub fn take_step(&self) -> Option<Step> {
+        let state = self.state.get();
+        self.state.set(WallState { step: None, ..state });
+        state.step
+    }
+}
+
 /// A `Duration` in whole milliseconds, as deadlines count them.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
@@ -48,6 +136,57 @@ pub fn rfc3339(unix_ms: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOUR: u64 = 3_600_000;
+    const DAY: u64 = 24 * HOUR;
+
+    fn looks(clock: &WallClock, looks: &[(u64, u64, u64, Option<Step>)]) {
+        for (index, (mono_ms, system_ms, unix_ms, step)) in looks.iter().enumerate() {
+            let now = clock.look(Duration::from_millis(*mono_ms), *system_ms);
+            assert_eq!(
+                (now.mono_ms, now.unix_ms, clock.take_step()),
+                (*mono_ms, *unix_ms, *step),
+                "look {index}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_jump_ahead_that_does_not_last_is_never_seen() {
+        let clock = WallClock::new(Duration::from_millis(HOUR));
+        looks(
+            &clock,
+            &[
+                (0, DAY, DAY, None),
+                (10, DAY + 20, DAY + 20, None),
+                (20, 31 * DAY, DAY + 30, Some(Step::Held(30 * DAY - 30))),
+                (HOUR, 31 * DAY + HOUR, DAY + HOUR + 10, None),
+                (HOUR + 10, DAY + HOUR, DAY + HOUR, None),
+                (3 * HOUR, DAY + 3 * HOUR, DAY + 3 * HOUR, None),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_jump_ahead_that_lasts_is_followed_and_one_back_at_once() {
+        let clock = WallClock::new(Duration::from_millis(HOUR));
+        looks(
+            &clock,
+            &[
+                (0, DAY, DAY, None),
+                (1, 31 * DAY, DAY + 1, Some(Step::Held(30 * DAY - 1))),
+                (1 + HOUR, 31 * DAY + HOUR, 31 * DAY + HOUR, Some(Step::Ahead(30 * DAY - 1))),
+                (2 + HOUR, DAY, DAY, Some(Step::Back(30 * DAY + HOUR + 1))),
+                (3 + HOUR, DAY + 1, DAY + 1, None),
+            ],
+        );
+    }
+
+    #[test]
+    fn small_steps_are_followed() {
+        let clock = WallClock::new(Duration::from_millis(HOUR));
+        looks(&clock, &[(0, DAY, DAY, None), (1, DAY + HOUR, DAY + HOUR, None), (2, DAY + 1, DAY + 1, None)]);
+    }
 
     #[test]
     fn times_are_read_by_people_as_far_as_there_are_words_for_them() {

@@ -8,7 +8,7 @@ use std::fmt;
 use crate::limits::TOPIC_NAME_CHARS_MAX;
 
 /// Every status that a fault can have, in rising order.
-pub const FAILURES: [u32; 8] = [400, 403, 404, 408, 413, 429, 500, 503];
+pub const FAILURES: [u32; 9] = [400, 403, 404, 408, 410, 413, 429, 500, 503];
 
 /// How often each of [`FAILURES`] happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,6 +167,8 @@ pub enum StoreFault {
     TooManyQueues,
     /// The queue is not there, and may not be made.
     NoQueue,
+    /// The queue was deleted under the operation.
+    Deleted,
     /// The queue's name, with its project's, is longer than the store takes.
     NameTooLong,
     /// It is out of reach or failed. The client reads these words: they are fixed, so that nothing of the machine (a path, an
@@ -212,6 +214,7 @@ impl Fault {
                 | PeerFault::TooMany { .. } => 429,
             },
             Self::Store(StoreFault::NoQueue) => 404,
+            Self::Store(StoreFault::Deleted) => 410,
             Self::Store(StoreFault::NameTooLong) => 400,
             Self::Store(
                 StoreFault::Full
@@ -298,6 +301,7 @@ impl fmt::Display for StoreFault {
                 f.write_str("store: there are as many queues as max_queues allows; no more are created")
             }
             Self::NoQueue => f.write_str("queue_name: no such queue"),
+            Self::Deleted => f.write_str("the queue was deleted"),
             Self::NameTooLong => write!(
                 f,
                 "queue_name: with its project's, its topic's name is longer than the {TOPIC_NAME_CHARS_MAX} characters that Kafka takes"
@@ -328,7 +332,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_that_the_protocol_names() {
-        let table: [(Fault, u32); 22] = [
+        let table: [(Fault, u32); 23] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -338,6 +342,7 @@ mod tests {
             (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
             (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
             (StoreFault::NoQueue.into(), 404),
+            (StoreFault::Deleted.into(), 410),
             (PeerFault::NoPartition { partitions: 8 }.into(), 404),
             (PeerFault::PbTimeout.into(), 408),
             (PeerFault::PbTooLarge { bytes: 9, max: 8 }.into(), 413),

@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::limits::{KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
+use crate::limits::{CLOCK_STEP_MAX_MS, KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
 use crate::names::Project;
 use crate::session::PbLimits;
 use crate::ws::handshake::Policy;
@@ -82,6 +82,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How much of it consumers get.
     pub drain_consume_timeout: Duration,
+    /// How far the clock may step back before timestamps follow it, and how long it must stay ahead to be followed.
+    pub clock_step_max: Duration,
     /// Partitions of a new queue.
     pub partitions: u16,
     /// Whether queues are created on first use.
@@ -177,6 +179,7 @@ impl Settings {
             handshake_max_bytes: 16 << 10,
             drain_timeout: Duration::from_secs(30),
             drain_consume_timeout: Duration::from_secs(5),
+            clock_step_max: Duration::from_millis(CLOCK_STEP_MAX_MS),
             partitions: 8,
             auto_create: true,
             max_queues: 100_000,

@@ -540,6 +540,13 @@ pub static SETTINGS: &[Setting] = &[
         duration!(settings.drain_consume_timeout, 0..=LONGEST_MS),
     ),
     setting(
+        TIMES,
+        "clock_step_max",
+        Kind::Duration,
+        "How far the system's clock may step back before timestamps follow it, and how long it must stay ahead before messages expire by it",
+        duration!(settings.clock_step_max, 1_000..=LONGEST_MS),
+    ),
+    setting(
         FLOW,
         "produce_window",
         Count,

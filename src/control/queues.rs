@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use super::pages::{self, JSON, Page, Unmade};
 use super::{Control, ask_all};
@@ -76,7 +77,22 @@ pub(super) async fn delete(
     match tokio::task::spawn_blocking(move || log.delete_queue(&name)).await {
         Ok(Ok(true)) => {
             tracing::info!(project, queue, "a queue is deleted");
-            probe.wake();
+            // Twice: what a shard has told the others before it knew has arrived once they have settled again.
+            for _ in 0..2 {
+                let settle = |shard, reply: oneshot::Sender<()>| {
+                    probe.settle(shard, move |()| {
+                        // Fails where nobody waits any more.
+                        let _ = reply.send(());
+                    })
+                };
+                let settled = ask_all(&probe, settle);
+                if let Err(shard) = settled.await {
+                    let text = format!(
+                        "queue {project}/{queue} is deleted, but shard {shard} does not answer: it may still serve it\n"
+                    );
+                    return (StatusCode::ACCEPTED, text).into_response();
+                }
+            }
             StatusCode::NO_CONTENT.into_response()
         }
         Ok(Ok(false)) => {

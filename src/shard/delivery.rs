@@ -29,6 +29,8 @@ pub enum Delivery {
     Snapshot(Reply<ShardSnapshot>),
     /// Say that it is there.
     Ping(Reply<()>),
+    /// Take what the store's files say now, tell the other shards, and say so.
+    Settle(Reply<()>),
     /// Stop, as the protocol says.
     Drain,
 }

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::core::{ConnectionId, Core, CoreCounters, Token};
-use super::delivery::Delivery;
+use super::delivery::{Delivery, Reply};
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
 use super::socket::Socket;
-use crate::clock::Now;
+use crate::clock::{Now, Step, WallClock};
 use crate::config::Settings;
 use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};
@@ -82,6 +82,9 @@ pub struct Driver<S> {
     woken: Vec<u32>,
     buffer: Vec<u8>,
     started: Instant,
+    clock: WallClock,
+    /// Those who wait until this turn's messages to other shards are on their way.
+    settling: Vec<Reply<()>>,
     spin: Duration,
     settings: Arc<Settings>,
     drain_until: Option<Instant>,
@@ -113,6 +116,8 @@ impl<S: Store<Token>> Driver<S> {
             woken: Vec::new(),
             buffer: vec![0; settings.receive_window_bytes],
             started: shared.epoch,
+            clock: WallClock::new(settings.clock_step_max),
+            settling: Vec::new(),
             shared,
             spin,
             settings,
@@ -203,7 +208,13 @@ impl<S: Store<Token>> Driver<S> {
             worked = true;
             self.transmit();
         }
+        if let Some(step) = self.clock.take_step() {
+            self.say_step(step);
+        }
         let refused = self.flush_outboxes();
+        if !refused {
+            self.settling.drain(..).for_each(|reply| reply.give(()));
+        }
         // A socket that had more than its part of the turn is ready again. To park would be to return at once, without a pass
         // of the reactor, and nobody else's socket would ever be looked at.
         let is_ready = !self.ready.is_empty() || self.parker.has_ready();
@@ -217,12 +228,37 @@ impl<S: Store<Token>> Driver<S> {
     }
 
     fn now(&self) -> Now {
-        Self::time(self.started)
+        Self::time(self.started, &self.clock)
     }
 
-    fn time(started: Instant) -> Now {
+    fn time(started: Instant, clock: &WallClock) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now::new(started.elapsed(), unix.as_millis() as u64)
+        clock.look(started.elapsed(), unix.as_millis() as u64)
+    }
+
+    /// Says that the clock has jumped. Every shard notices; one says it.
+    #[cold]
+    fn say_step(&self, step: Step) {
+        if self.shard != 0 {
+            return;
+        }
+        let held_for = humantime::format_duration(self.settings.clock_step_max);
+        let seconds = |ms: u64| ms / 1000;
+        match step {
+            Step::Held(by) => tracing::error!(
+                seconds = seconds(by),
+                %held_for,
+                "the system's clock has jumped ahead: messages expire by the time before the jump until the clock has stayed there"
+            ),
+            Step::Ahead(by) => tracing::error!(
+                seconds = seconds(by),
+                "the system's clock has stayed ahead: it is believed, and what has expired by it goes"
+            ),
+            Step::Back(by) => tracing::error!(
+                seconds = seconds(by),
+                "the system's clock has stepped back: timestamps of messages follow it"
+            ),
+        }
     }
 
     /// True where there was something.
@@ -240,6 +276,10 @@ impl<S: Store<Token>> Driver<S> {
                 // It has woken the shard, which asks its store in every turn.
                 Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
+                Some(Delivery::Settle(reply)) => {
+                    self.core.handle_completions(self.now());
+                    self.settling.push(reply);
+                }
                 Some(Delivery::Queues(reply)) => reply.give(self.core.store().queues(self.now().unix_ms)),
                 Some(Delivery::Latency(empty, reply)) => {
                     let full = std::mem::replace(self.core.latency(), empty);
@@ -321,7 +361,7 @@ impl<S: Store<Token>> Driver<S> {
                 Ok(Some(0)) | Err(_) => return self.remove(id),
                 Ok(Some(bytes)) => {
                     budget -= bytes;
-                    let later = || Self::time(self.started);
+                    let later = || Self::time(self.started, &self.clock);
                     now = self.core.handle_received(now, id, &mut self.buffer[..bytes], later);
                 }
             }

@@ -81,6 +81,12 @@ impl Probe {
         self.send(shard, Delivery::Latency(empty, Reply::new(reply)))
     }
 
+    /// Has one take what its store's files say now, as after a queue was deleted; `reply` runs once it has, and has told the other
+    /// shards. False where its inbox is full.
+    pub fn settle(&self, shard: usize, reply: impl FnOnce(()) + Send + 'static) -> bool {
+        self.send(shard, Delivery::Settle(Reply::new(reply)))
+    }
+
     /// Asks one what its store holds of each queue. False where its inbox is full.
     pub fn queues(
         &self,

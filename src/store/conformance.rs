@@ -126,6 +126,8 @@ impl<'a, L: Lab> Trial<'a, L> {
     /// Waits until the store may have more to say; false where it has said all.
     fn wait(&mut self) -> bool {
         let goes_on = self.lab.wait();
+        // A store may want to be asked again after a while.
+        self.now.mono_ms += 100;
         self.store.handle_tick(self.now);
         goes_on
     }
@@ -274,8 +276,12 @@ fn a_fetch_brings_what_was_stored_from_its_offset_on<L: Lab>(lab: &L) {
     let (batches, _) = trial.read(0, last.start, None, 1);
     assert_eq!(payloads(&batches).last(), wanted.last());
     let token = trial.fetch(0, 99 << 32, None, false);
-    let (batches, next, _) = trial.fetched(token);
-    assert!(batches.is_empty() && next < 99 << 32, "an offset beyond the end is none to go on at");
+    let Completion::Fetched { result: Ok(fetched), .. } = trial.completion_of(token) else { panic!() };
+    assert!(fetched.is_rewound, "the consumer is told that its position is beyond the end");
+    assert!(
+        fetched.batches.is_empty() && fetched.next < 99 << 32,
+        "an offset beyond the end is none to go on at"
+    );
 }
 
 fn a_fetch_waits_for_the_next_append<L: Lab>(lab: &L) {

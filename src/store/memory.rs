@@ -8,11 +8,13 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::read::read;
+use super::window::cap;
 use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream};
 use crate::batch::{Batch, Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::config::WhenFull;
 use crate::error::StoreFault;
+use crate::limits::CLOCK_STEP_MAX_MS;
 use crate::names::ClientId;
 use crate::queue::{PartitionKey, Position, QueueInfo, Signing};
 use crate::tenant::{Share, Tenants};
@@ -94,6 +96,9 @@ pub struct Memory<T> {
     /// The latest expiry of any batch, and the earliest of those that expire before an older one; Unix milliseconds.
     latest_expiry_ms: u64,
     sweep_due_ms: u64,
+    /// The latest timestamp that was given, and how far the clock may fall behind it.
+    newest_ms: u64,
+    clock_step_max_ms: u64,
     batches: usize,
     bytes: usize,
     bytes_max: usize,
@@ -122,6 +127,8 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             sweep: Sweep::default(),
             latest_expiry_ms: 0,
             sweep_due_ms: u64::MAX,
+            newest_ms: 0,
+            clock_step_max_ms: CLOCK_STEP_MAX_MS,
             batches: 0,
             bytes: 0,
             bytes_max,
@@ -142,6 +149,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     }
 
     fn append(&mut self, now: Now, token: T, stream: Stream, key: PartitionKey, batch: Batch) {
+        self.follow_clock(now);
         let cost = cost(&batch);
         let count = u64::from(batch.count());
         if self.fence.is_closed(stream) {
@@ -184,6 +192,23 @@ impl<T: Copy + Eq + Hash> Memory<T> {
             self.sweep_due_ms = self.sweep_due_ms.min(expiry_ms);
         }
         self.latest_expiry_ms = self.latest_expiry_ms.max(expiry_ms);
+    }
+
+    /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest.
+    fn follow_clock(&mut self, now: Now) {
+        let is_behind = now.unix_ms.saturating_add(self.clock_step_max_ms) < self.newest_ms;
+        self.newest_ms = if is_behind { now.unix_ms } else { self.newest_ms.max(now.unix_ms) };
+        if !is_behind {
+            return;
+        }
+        for partition in self.partitions.values_mut() {
+            cap(&mut partition.batches, now.unix_ms);
+            partition.last_timestamp_ms = partition.last_timestamp_ms.min(now.unix_ms);
+        }
+        // Batches that were in the order of their expiry need not be any more: all are looked at again.
+        self.arrivals.drain(self.sweep.kept..self.sweep.at);
+        self.sweep = Sweep::default();
+        self.sweep_due_ms = now.unix_ms;
     }
 
     fn refuse(&mut self, token: T, count: u64, fault: StoreFault) {
@@ -364,6 +389,7 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<u64> {
+        self.follow_clock(now);
         let mut done = self.expire_oldest(now);
         if self.sweep.at > 0 || self.sweep_due_ms <= now.unix_ms {
             done &= self.sweep(now);
@@ -373,6 +399,10 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
 
     fn end(&self, queue: &QueueInfo, partition: u16) -> Option<u64> {
         Some(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end))
+    }
+
+    fn set_clock_step_max(&mut self, ms: u64) {
+        self.clock_step_max_ms = ms;
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {

@@ -263,6 +263,9 @@ pub trait Store<T: Copy + Eq + Hash> {
         None
     }
 
+    /// A clock that has stepped back further than this is followed: timestamps of a partition run backwards once.
+    fn set_clock_step_max(&mut self, _ms: u64) {}
+
     /// Counts from now on what it stores, and has stored, as its projects' storage, where that is limited. A store that does not
     /// know how much it stores counts nothing.
     fn count_for(&mut self, _tenants: &Arc<Tenants>) {}

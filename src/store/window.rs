@@ -20,6 +20,14 @@ pub(super) struct Fetch<T> {
     pub since_ms: u64,
 }
 
+/// Corrects the timestamps of batches that a clock had stored ahead: all of them were stored at that time at the latest. Those that stand
+/// before one that is right are right.
+pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix_ms: u64) {
+    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp_ms > unix_ms) {
+        stored.timestamp_ms = unix_ms;
+    }
+}
+
 /// See the module's page. Invariant: `batches` are in order, the first ends behind `start` and the last at `end` at the latest.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -46,6 +54,11 @@ impl Window {
     /// There is nothing before that offset.
     pub(super) fn advance(&mut self, end: u64) {
         self.end = self.end.max(end);
+    }
+
+    /// Everything that it holds was stored at that time at the latest, Unix milliseconds.
+    pub(super) fn cap(&mut self, unix_ms: u64) {
+        cap(&mut self.batches, unix_ms);
     }
 
     /// Bytes that it holds.

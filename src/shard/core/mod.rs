@@ -26,7 +26,7 @@ use self::catalogue::Catalogue;
 use self::deadlines::Deadlines;
 use self::drain::Drain;
 use crate::budget::{Budget, Wanted};
-use crate::clock::Now;
+use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::error::{Fault, PeerFault, StoreFault};
 use crate::latency::{Recorder, Stage};
@@ -129,6 +129,7 @@ impl<S: Store<Token>> Core<S> {
         mut store: S,
     ) -> Self {
         store.count_for(&tenants);
+        store.set_clock_step_max(millis(settings.clock_step_max));
         let mut core = Self {
             shard,
             shards,

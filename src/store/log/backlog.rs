@@ -80,6 +80,8 @@ pub struct Load {
     pub(super) runs: Vec<Run>,
     /// Where the window ends once the runs are read, whatever of them is whole.
     pub(super) end: u64,
+    /// Its batches were stored at that time at the latest, Unix milliseconds.
+    pub(super) cap_ms: u64,
     /// A part of the runs could not be read: the rest is read around it.
     pub(super) is_salvage: bool,
 }
@@ -98,7 +100,7 @@ impl Load {
         let is_last = first + chosen.len() == runs.len();
         let read = chosen.last().map_or(from, |run| run.end);
         let end = if is_last { read.max(end) } else { read };
-        Self { segment, from, runs: chosen, end, is_salvage: false }
+        Self { segment, from, runs: chosen, end, cap_ms: u64::MAX, is_salvage: false }
     }
 
     /// Its first run alone, so that the others do not fail with it.
@@ -320,7 +322,8 @@ impl<T: Copy + Eq> Backlog<T> {
             let damage = walk(load.segment.stamp, run.at, bytes, is_its, |_, header, records| {
                 // Before the window's end lies what was read before of a run that has grown since.
                 let is_new = header.base_offset >= window.end();
-                if let Some(stored) = header.batch(records).filter(|_| is_new) {
+                if let Some(mut stored) = header.batch(records).filter(|_| is_new) {
+                    stored.timestamp_ms = stored.timestamp_ms.min(load.cap_ms);
                     window.push(stored);
                 }
             });
@@ -338,6 +341,14 @@ impl<T: Copy + Eq> Backlog<T> {
         let loaded = reading.windows.remove(index);
         reading.windows.push(loaded);
         self.let_go(id);
+    }
+
+    /// Lets all windows go: what they hold is read again.
+    pub(super) fn forget_windows(&mut self) {
+        for reading in self.of.values_mut() {
+            self.bytes -= reading.windows.drain(..).map(|read| read.window.bytes()).sum::<usize>();
+            reading.ahead = None;
+        }
     }
 
     /// Lets windows go until the rest is within the bound, but for the last one of `id`.

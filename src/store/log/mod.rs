@@ -82,6 +82,7 @@ use super::{Completion, Fence, QueueSummary, Request, Store, StoreCounters};
 use crate::clock::{Now, millis};
 use crate::config::{Durability, LogConfig};
 use crate::error::StoreFault;
+use crate::limits::CLOCK_STEP_MAX_MS;
 use crate::names::FullName;
 use crate::queue::{PartitionKey, QueueId, QueueInfo};
 use crate::tenant::Tenants;
@@ -165,6 +166,11 @@ pub struct Log<T, D> {
     broken: Option<Broken>,
     /// The number of the segment that was sealed as the shard stopped, until its index is written.
     stopping: Option<(u64, Sealed)>,
+    /// The latest timestamp that was given, and how far the clock may fall behind it.
+    newest_ms: u64,
+    clock_step_max_ms: u64,
+    /// Nothing goes before that, `mono_ms`: since the start the clock is far ahead of all that was stored. Unknown before the first tick.
+    held_until_ms: Option<u64>,
     /// Why nothing can be stored now.
     trouble: Option<&'static str>,
     /// Sealed segments that this shard looks after, oldest first.
@@ -219,6 +225,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             indexing: HashMap::new(),
             broken: None,
             stopping: None,
+            newest_ms: 0,
+            clock_step_max_ms: CLOCK_STEP_MAX_MS,
+            held_until_ms: None,
             trouble: None,
             kept: segments,
             openings: VecDeque::new(),
@@ -236,6 +245,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             retirements: 0,
             counters: StoreCounters::default(),
         };
+        log.newest_ms = log.partitions.values().map(|partition| partition.past.last_ms).max().unwrap_or(0);
         log.mark_ends();
         log.make_segment(Reserve::Keep);
         log
@@ -282,7 +292,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
 
 /// The queue is gone.
 fn forgotten() -> StoreFault {
-    StoreFault::Unavailable("the queue was deleted")
+    StoreFault::Deleted
 }
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
@@ -329,8 +339,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<u64> {
-        self.retire(now);
-        self.expire(now);
+        self.follow_clock(now);
+        if !self.holds_back(now) {
+            self.retire(now);
+            self.expire(now);
+        }
         self.count_due(now);
         self.backlog.trim();
         if self.trouble.is_some() {
@@ -343,7 +356,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
                 }
                 None => {
                     // Files of which every message has expired come back once a segment takes the marks of where their partitions end.
-                    let expired = self.kept.iter().filter(|segment| segment.expiry_ms <= now.unix_ms);
+                    let expired = self.kept.iter().filter(|segment| segment.expiry_ms() <= now.unix_ms);
                     let pays = expired.count() > 1;
                     self.make_segment(if pays { Reserve::Use } else { Reserve::Keep });
                 }
@@ -403,6 +416,10 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
 
     fn adopt(&mut self, queue: QueueId, name: &FullName) -> Option<super::Life> {
         self.dir.open(queue, name)
+    }
+
+    fn set_clock_step_max(&mut self, ms: u64) {
+        self.clock_step_max_ms = ms;
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {

@@ -76,9 +76,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                     Load::plan(Arc::new(segment), from, runs, from)
                 }
                 Place::Sealed(span) => match &span.runs {
-                    Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs, span.head.end),
+                    Runs::Memory(runs) => span.load(from, runs),
                     Runs::Index(at) => match self.backlog.runs(id, &span.segment) {
-                        Some(runs) => Load::plan(span.segment.clone(), from, &runs, span.head.end),
+                        Some(runs) => span.load(from, &runs),
                         None => {
                             let step =
                                 Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);
@@ -158,11 +158,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             Err(error) => return self.cannot_read(id, &format!("{file}: {error}")),
         };
         self.backlog.handle_runs(id, &segment, runs.clone());
-        let load = Load::plan(segment.clone(), from, &runs, from);
-        if load.runs.is_empty() {
+        if runs.last().is_none_or(|run| run.end <= from) {
             return self.rescan(id, segment);
         }
-        self.load(id, load);
     }
 
     /// Reads a whole segment, as its index does not say where the messages are.

@@ -161,8 +161,7 @@ pub fn open(
         for partition in 0..life.partitions {
             let id = (life.incarnation, partition);
             let mut past = pasts.remove(&id).unwrap_or_default();
-            // Shards may have been more or fewer, and a partition's segments another shard's.
-            past.spans.make_contiguous().sort_by_key(|span| span.head.first);
+            past.sort();
             let newest = past.spans.back().map(|span| span.segment.number);
             if is_one_lost || last_damaged >= newest && last_damaged.is_some() {
                 past.end += OFFSETS_LEFT_OUT;
@@ -348,9 +347,10 @@ fn open_segments(
                 }
                 let heads = index.spans.iter().map(|(_, head, _)| head);
                 let segment = Arc::new(Segment::new(place, &header, heads));
-                let spans = index.spans.into_iter().map(|(id, head, at)| {
-                    (id, SealedSpan { segment: segment.clone(), head, runs: Runs::Index(at) })
-                });
+                let spans = index
+                    .spans
+                    .into_iter()
+                    .map(|(id, head, at)| (id, SealedSpan::new(segment.clone(), head, Runs::Index(at))));
                 Found { spans: spans.collect(), segment, is_damaged: false }
             }
             None => match scan_segment(directory, place, &header, is_short, report) {
@@ -511,7 +511,7 @@ fn scan_segment(
     let spans = index.spans.into_iter().zip(spans.into_values()).map(|((id, head, at), span)| {
         let runs =
             if saved.is_ok() && !is_damaged { Runs::Index(at) } else { Runs::Memory(span.runs.into()) };
-        (id, SealedSpan { segment: segment.clone(), head, runs })
+        (id, SealedSpan::new(segment.clone(), head, runs))
     });
     Ok(Found { spans: spans.collect(), segment, is_damaged })
 }

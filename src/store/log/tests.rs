@@ -15,6 +15,7 @@ use crate::store::conformance::{self, Lab};
 use crate::store::{Life, Stream};
 
 mod faults;
+mod golden;
 
 fn config() -> LogConfig {
     LogConfig { segment_bytes: 64 << 10, tail_bytes: 8 << 10, ..LogConfig::default() }

@@ -37,6 +37,19 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
+    /// Whether nothing is let go of yet, although it has expired. A server that was down for long and one whose machine has begun with a
+    /// wrong clock look alike: both find the clock far ahead of what was stored last. What has expired is not served, and goes once
+    /// the clock has stood the same time as any other jump ahead, or where the disk has no room without that.
+    pub(super) fn holds_back(&mut self, now: Now) -> bool {
+        let newest_ms = self.newest_ms;
+        let held_until_ms = *self.held_until_ms.get_or_insert_with(|| {
+            let is_far_ahead =
+                newest_ms > 0 && now.unix_ms > newest_ms.saturating_add(self.clock_step_max_ms);
+            if is_far_ahead { now.mono_ms.saturating_add(self.clock_step_max_ms) } else { 0 }
+        });
+        now.mono_ms < held_until_ms && self.trouble.is_none()
+    }
+
     /// Retires the oldest segments where there are too many, and those that are too old.
     pub(super) fn retire(&mut self, now: Now) {
         let share = self.max_bytes / u64::from(self.shards);
@@ -45,7 +58,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         for segment in self.kept.iter().filter(is_left) {
             let is_too_much = self.max_bytes > 0 && bytes + self.segment_bytes > share;
             let is_too_old =
-                self.max_age_ms > 0 && segment.newest_ms.saturating_add(self.max_age_ms) <= now.unix_ms;
+                self.max_age_ms > 0 && segment.newest_ms().saturating_add(self.max_age_ms) <= now.unix_ms;
             if is_too_much || is_too_old {
                 bytes -= segment.bytes;
                 self.dir.retire(segment);

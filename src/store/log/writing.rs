@@ -120,7 +120,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         for (id, span) in spans {
             if let Some(partition) = self.partitions.get_mut(&id) {
                 let runs = Runs::Memory(span.runs.into());
-                partition.past.push(SealedSpan { segment: segment.clone(), head: span.head, runs });
+                partition.past.push(SealedSpan::new(segment.clone(), span.head, runs));
             }
         }
         self.indexing.insert(header.number, index);
@@ -181,17 +181,42 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
+    /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest, and
+    /// a mark in each partition says so after a restart, too.
+    pub(super) fn follow_clock(&mut self, now: Now) {
+        let is_behind = now.unix_ms.saturating_add(self.clock_step_max_ms) < self.newest_ms;
+        if !is_behind || self.journal.round.is_some() || self.broken.is_some() {
+            return;
+        }
+        self.newest_ms = now.unix_ms;
+        // Within a segment time goes forward.
+        if let Some((segment, index)) = self.seal() {
+            self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
+        }
+        self.kept.iter().for_each(|segment| segment.cap(now.unix_ms));
+        self.backlog.forget_windows();
+        for (id, partition) in &mut self.partitions {
+            partition.window.cap(now.unix_ms);
+            if partition.past.cap(now.unix_ms) && !partition.is_marking && self.trouble.is_none() {
+                partition.is_marking = true;
+                self.journal.pending.push_back(Entry::Mark { id: *id });
+            }
+        }
+    }
+
     /// Begins the next round, if there is something to write and nothing under way.
     pub(super) fn write(&mut self, now: Now) {
         if self.journal.round.is_some() || self.journal.pending.is_empty() || self.broken.is_some() {
             return;
         }
+        self.follow_clock(now);
         if self.journal.active.is_none() {
             self.journal.active = self.spare.take();
             if self.journal.active.is_none() {
                 return self.make_segment(Reserve::Keep);
             }
         }
+        self.newest_ms = self.newest_ms.max(now.unix_ms);
         let partitions = &mut self.partitions;
         let round = self.journal.next_round(|entry| {
             // Its queue may have been deleted meanwhile.

@@ -355,3 +355,128 @@ fn whoever_reads_a_queue_that_is_deleted_is_told() {
         assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
     }
 }
+
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
+
+impl World {
+    /// The clock reads something else, a second later.
+    fn set_clock(&mut self, unix_ms: u64) {
+        self.now = Now::at_ms(self.now.mono_ms + 1_000, unix_ms);
+    }
+
+    fn append_one(&mut self, key: PartitionKey, ttl: u32) -> u64 {
+        self.append_sized(key, ttl, &[100]);
+        self.settle();
+        self.next - 1
+    }
+
+    fn timestamps(&mut self, key: PartitionKey) -> Vec<u64> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            self.next += 1;
+            let (token, now) = (self.next, self.now);
+            let (bytes_max, exclude, wait) = (1 << 20, None, false);
+            let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+            assert!(self.log_of(key).submit(now, request).is_ok());
+            let fetched = loop {
+                self.poll();
+                match self.reads.remove(&token) {
+                    Some(fetched) => break fetched.unwrap(),
+                    None => assert!(self.disk.advance(), "a fetch is answered"),
+                }
+            };
+            all.extend(fetched.batches.iter().map(|stored| stored.timestamp_ms));
+            from = fetched.next;
+            if fetched.at_end {
+                return all;
+            }
+        }
+    }
+}
+
+#[test]
+fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right() {
+    for is_new in [false, true] {
+        // From memory, and from disk.
+        for tail_bytes in [8 << 10, 0] {
+            let mut world = World::new(3, LogConfig { tail_bytes, ..config() });
+            let key = PartitionKey { queue: QueueId(0), partition: 0 };
+            assert!(world.open(0));
+            let right = world.now.unix_ms;
+            world.append_one(key, 3600);
+            world.set_clock(right + 30 * DAY);
+            let ahead = world.append_one(key, 3600);
+            world.set_clock(right + 1000);
+            if is_new {
+                world.restart();
+                assert!(world.open(0));
+            }
+            world.pass(1_000);
+            let stamps = world.timestamps(key);
+            assert_eq!(
+                stamps,
+                [right, right + 2_000],
+                "what was stored ahead counts as stored when that was seen"
+            );
+            world.set_clock(world.now.unix_ms + 5);
+            let after = world.append_one(key, 3600);
+            assert_eq!(world.timestamps(key).last(), Some(&world.now.unix_ms), "timestamps follow the clock");
+            // After a restart, too, the timestamps on disk are not believed.
+            world.restart();
+            assert!(world.open(0));
+            assert!(world.timestamps(key).iter().all(|stamp| *stamp <= world.now.unix_ms));
+            let since = world.resolve(key, Position::Time(world.now.unix_ms));
+            let last = world.read(key, since).unwrap();
+            assert_eq!(last.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [after]);
+            assert!(world.read(key, 0).unwrap().iter().any(|(_, number)| *number == ahead));
+            world.set_clock(right + 2 * HOUR);
+            assert!(world.read(key, 0).unwrap().is_empty(), "all have lived an hour");
+            for _ in 0..3 {
+                world.pass(HOUR);
+            }
+            assert!(
+                world
+                    .logs
+                    .iter()
+                    .all(|log| log.kept.iter().all(|segment| segment.expiry_ms() > world.now.unix_ms)),
+                "no file waits for a clock that was wrong"
+            );
+        }
+    }
+}
+
+#[test]
+fn small_steps_back_repeat_the_last_timestamp() {
+    let mut world = World::new(3, config());
+    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    assert!(world.open(0));
+    let right = world.now.unix_ms;
+    world.append_one(key, 3600);
+    world.set_clock(right - HOUR / 2);
+    world.append_one(key, 3600);
+    assert_eq!(world.timestamps(key), [right, right]);
+}
+
+#[test]
+fn a_server_that_starts_far_ahead_lets_nothing_go_at_once() {
+    let mut world = filled(3, config());
+    let before = read_all_numbers(&mut world);
+    let (right, files) = (world.now, world.segments());
+    world.stop();
+    world.set_clock(right.unix_ms + 30 * DAY);
+    world.start();
+    world.pass(60_000);
+    assert!(world.segments() >= files && read_all_numbers(&mut world).is_empty(), "expired, and not gone");
+    world.stop();
+    world.set_clock(right.unix_ms + 60_000);
+    world.start();
+    assert_eq!(read_all_numbers(&mut world), before, "the clock was wrong");
+    world.stop();
+    world.set_clock(right.unix_ms + 30 * DAY);
+    world.start();
+    for _ in 0..3 {
+        world.pass(HOUR);
+    }
+    assert!(world.logs.iter().all(|log| log.kept.len() <= 2), "the clock was right");
+}

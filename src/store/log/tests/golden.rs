@@ -1,0 +1,128 @@
+//! Directories that earlier versions have left, as they are: every later version reads them.
+//!
+//! `tests/golden/version-1` is of version 0.1.0: two shards, three partitions a queue, files of 1 MiB of which the zeros at the end are
+//! left out. One queue was deleted, another deleted and made again; the server was stopped once and then killed. Its messages were
+//! stored on 2026-11-28 and live for 14 days.
+
+use std::path::PathBuf;
+
+use super::*;
+
+/// A moment at which the messages live.
+const NOW: Moment = Moment { unix_ns: 1_795_900_000_000_000_000, boot: 1 };
+
+const SEGMENT_BYTES: u64 = 1 << 20;
+
+/// A copy of the directory on a simulated disk.
+fn directory(version: &str) -> Simulated {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version);
+    let disk = Simulated::new(1);
+    for entry in std::fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        let file = FileName::parse(entry.file_name().to_str().unwrap()).unwrap();
+        let mut bytes = std::fs::read(entry.path()).unwrap();
+        if matches!(file, FileName::Segment(_)) {
+            bytes.resize(SEGMENT_BYTES as usize, 0);
+        }
+        for step in
+            [Step::Create(file), Step::Write(file, 0, Arc::new(bytes)), Step::Sync(file), Step::SyncDirectory]
+        {
+            disk.run(&step).unwrap();
+        }
+    }
+    disk
+}
+
+/// The payloads of a queue, sorted.
+fn payloads(disk: &Simulated, project: &str, queue: &str) -> Option<Vec<String>> {
+    let contents = inspect::Contents::read(disk).unwrap();
+    assert!(contents.report.damaged.is_empty(), "{:?}", contents.report);
+    let name = (Project::parse(project).unwrap(), QueueName::parse(queue).unwrap());
+    let mut all = Vec::new();
+    let take = |_, stored: crate::batch::StoredBatch| {
+        all.extend(stored.batch.records().map(|record| {
+            let key = String::from_utf8_lossy(record.key);
+            format!(
+                "{key}{}{}",
+                if key.is_empty() { "" } else { ":" },
+                String::from_utf8_lossy(record.payload)
+            )
+        }));
+        Ok(())
+    };
+    contents.dump(disk, &name, take, |file, damage| panic!("{file}: {damage:?}"))?.unwrap();
+    all.sort();
+    Some(all)
+}
+
+fn check(disk: &Simulated) {
+    let numbered = |last: u32, line: fn(u32) -> String| {
+        let mut lines: Vec<String> = (1..=last).map(line).collect();
+        lines.sort();
+        Some(lines)
+    };
+    assert_eq!(payloads(disk, "default", "plain"), numbered(100, |number| format!("plain {number}")));
+    assert_eq!(
+        payloads(disk, "default", "keyed"),
+        numbered(40, |number| format!("k{number}:keyed {number}"))
+    );
+    assert_eq!(payloads(disk, "other", "plain"), numbered(10, |number| format!("other {number}")));
+    assert_eq!(payloads(disk, "default", "again"), Some(vec!["second life".to_owned()]));
+    assert_eq!(payloads(disk, "default", "deleted"), None);
+}
+
+#[test]
+fn a_directory_of_version_1_is_read() {
+    let disk = directory("version-1");
+    check(&disk);
+    let mut whole = 0;
+    inspect::verify(&disk, |verified| {
+        assert!(verified.damage.is_empty(), "{verified:?}");
+        whole += verified.whole;
+    })
+    .unwrap();
+    assert!(whole > 0);
+}
+
+#[test]
+fn a_directory_of_version_1_is_served_and_its_markers_are_believed() {
+    let disk = directory("version-1");
+    let (dir, report) = open(&disk, 1, SEGMENT_BYTES, &NOW).unwrap();
+    assert!(report.damaged.is_empty() && !report.is_branch, "{report:?}");
+    let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::default() };
+    let dir = Arc::new(dir);
+    let mut log: Log<u64, Simulated> = Log::new(dir.clone(), disk.clone(), 0, 1, &config);
+    let now = Now::at_ms(1, NOW.unix_ns / 1_000_000);
+    let name = (Project::parse("default").unwrap(), QueueName::parse("plain").unwrap());
+    let queue = QueueId(1);
+    assert!(log.submit(now, Request::Open { token: 1, queue, name, create: None }).is_ok());
+    let Some(Completion::Opened { result: Ok(life), .. }) = log.poll_completion(now) else { panic!() };
+    assert_eq!((life.partitions, life.signing.timeline), (3, 0), "markers of version 1 are of timeline 0");
+    // Ids go on where they ended.
+    let mut ends = Vec::new();
+    for partition in 0..3 {
+        let partition = PartitionKey { queue, partition };
+        let position = crate::queue::Position::Latest;
+        assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
+        let Some(Completion::Resolved { result: Ok(end), .. }) = log.poll_completion(now) else { panic!() };
+        ends.push(end);
+        let mut builder = BatchBuilder::new(ClientId::from(7), 1000, 0);
+        builder.push(b"new");
+        let append = Request::Append { token: 3, stream: Stream(1), partition, batch: builder.close() };
+        assert!(log.submit(now, append).is_ok());
+        let stored = loop {
+            if let Some(Completion::Appended { result, .. }) = log.poll_completion(now) {
+                break result.unwrap().unwrap();
+            }
+            assert!(disk.advance());
+        };
+        assert_eq!(stored, end..end + 1);
+    }
+    assert_eq!(ends.iter().sum::<u64>(), 100);
+    while !log.handle_stop(now) {
+        assert!(disk.advance());
+    }
+    dir.mark_stopped(&disk, &NOW).unwrap();
+    let all = payloads(&disk, "default", "plain").unwrap();
+    assert_eq!(all.len(), 103);
+}
