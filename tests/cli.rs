@@ -165,7 +165,8 @@ fn run_closed(mut command: Command, is_error: bool) -> Output {
 
 #[test]
 fn a_closed_pipe_ends_every_listing_quietly() {
-    let server = Server::start(&["--cores", "0"]);
+    let data = std::env::temp_dir().join(format!("millstream-listed-{}", std::process::id()));
+    let server = Server::start(&["--cores", "0", "--store", "log", "--data-dir", data.to_str().unwrap()]);
     assert!(feed(server.run(&["produce", "listed"]), b"one\n").status.success());
     let control = format!("http://127.0.0.1:{}", server.control);
     let result = std::env::temp_dir().join(format!("millstream-closed-{}.json", std::process::id()));
@@ -201,6 +202,8 @@ fn a_closed_pipe_ends_every_listing_quietly() {
     let consumed = run_closed(of_server(&["consume", "unheard", "--count", "5"]), true);
     assert_eq!((consumed.status.code(), &consumed.stdout[..]), (Some(0), &b"xxxxx\n".repeat(5)[..]));
     std::fs::remove_file(result).unwrap();
+    assert_eq!(server.stop(), 0);
+    std::fs::remove_dir_all(data).unwrap();
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn a_running_server_lists_its_queues_and_deletes_them() {
     assert_eq!((delete(), delete()), (0, 1));
     let told: ConsumeResponse = follower.receive_as();
     let told = told.status.expect("the operation ends");
-    assert!(told.status_code() == 503 && told.reason_phrase().contains("deleted"), "{told:?}");
+    assert!(told.status_code() == 410 && told.reason_phrase().contains("deleted"), "{told:?}");
     assert_eq!(list(), [("two".into(), 10)]);
     put(&server, "one", 5);
     assert_eq!(get(&server, "one", 5), numbers(5), "a queue of the same name is another one");

@@ -425,7 +425,7 @@ fn a_standard_error_that_nobody_reads_stops_neither_clients_nor_the_end() {
 fn a_hangup_has_the_latency_log_reopened_and_disturbs_nobody() {
     let place = Place::new("hangup");
     let (path, moved) = (place.0.join("latency.hlog"), place.0.join("latency.hlog.1"));
-    let log = ["--latency-log", path.to_str().unwrap(), "--latency-interval", "50ms"];
+    let log = ["--latency-log", path.to_str().unwrap(), "--latency-interval", "100ms"];
     let server = Server::start(&[&["--cores", "0"][..], &log].concat());
     let lines =
         |path: &Path| std::fs::read_to_string(path).unwrap_or_default().matches("Tag=produce,").count();

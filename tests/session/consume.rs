@@ -381,7 +381,10 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
     };
     let mut run = Run::new(&plan, 1);
     run.there = vec![1];
+    // The setup, and once it is answered the request for a marker.
     run.receive(&run.bytes.clone(), false);
+    run.receive(&run.bytes[run.taken..].to_vec(), false);
+    assert_eq!(run.taken, run.bytes.len());
     run.call(|session, cx| session.poll_transmit(cx));
     assert!(!run.fetches[0].wait, "a fetch that waits is not answered where all is left out");
     run.answer_one(0);
