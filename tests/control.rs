@@ -86,7 +86,12 @@ fn too_little_lockable_memory_is_told_with_what_to_do() {
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("LimitMEMLOCK=infinity") && said.contains("shards need ") && said.contains("only 64 KiB"), "{said}");
+    assert!(
+        said.contains("LimitMEMLOCK=infinity")
+            && said.contains("shards need ")
+            && said.contains("only 64 KiB"),
+        "{said}"
+    );
 }
 
 #[test]

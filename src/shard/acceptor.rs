@@ -141,7 +141,8 @@ impl Listener {
 /// Says why the connection is closed. A peer that cannot take the answer finds it closed.
 fn refuse(socket: &Socket) {
     let mut response = Vec::new();
-    Refusal::new(503, "the server has no room for more connections (max_connections, or its open files)").write(&mut response);
+    Refusal::new(503, "the server has no room for more connections (max_connections, or its open files)")
+        .write(&mut response);
     let _ = socket.send(&response);
 }
 

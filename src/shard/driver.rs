@@ -185,7 +185,12 @@ impl<S: Store<Token>> Driver<S> {
                 return false;
             }
             self.parker.beat();
-            self.parker.park(&self.inbox, Some(until)).await;
+            // Sockets that are ready are not served any more, and must not keep the store's files from being looked at.
+            self.parker.take_ready(&mut self.woken);
+            self.woken.clear();
+            if !self.parker.park(&self.inbox, Some(until)).await {
+                self.parker.reactor_pass().await;
+            }
         }
     }
 

@@ -9,5 +9,6 @@ mod harness;
 mod produce;
 #[path = "../common/random.rs"]
 mod random;
+mod rewind;
 #[path = "../common/rig.rs"]
 mod rig;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::header::{HEADER, Header, Packed};
-use super::layout::{Layout, MESSAGES_MAX};
+use super::header::{HEADER, Header};
+use super::layout::Layout;
 use super::native::Message;
 use super::topics::TopicInfo;
-use crate::batch::{Batch, BatchBuilder, StoredBatch};
+use crate::batch::{BatchBuilder, StoredBatch};
 use crate::clock::Now;
 use crate::names::ClientId;
 use crate::store::window::Window;
@@ -68,12 +68,11 @@ impl Batches {
         self.last_ms = timestamp_ms;
         if let Some(packed) = header.packed.filter(|_| self.topic.layout == Layout::Packed) {
             self.close(window);
-            let Packed { count, has_keys } = packed;
-            match Batch::from_stored(client, ttl_secs, has_keys, count, message.payload()) {
-                Some(batch) if count <= MESSAGES_MAX => {
+            match packed.batch(client, ttl_secs, message.payload()) {
+                Some(batch) => {
                     window.push(StoredBatch { base_offset: offset, timestamp_ms, stored_ns: 0, batch })
                 }
-                _ => {
+                None => {
                     let topic = self.topic.name.to_string_lossy();
                     tracing::error!(%topic, offset = message.offset(), "a packed record does not read: it is left out");
                 }

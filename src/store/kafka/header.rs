@@ -13,6 +13,8 @@
 
 use std::ffi::CStr;
 
+use super::layout::MESSAGES_MAX;
+use crate::batch::Batch;
 use crate::names::ClientId;
 
 /// The header's name.
@@ -34,6 +36,17 @@ pub struct Packed {
     pub count: u32,
     /// Whether they have keys.
     pub has_keys: bool,
+}
+
+impl Packed {
+    /// The messages of a record's value; `None` where they are not as the header says.
+    pub fn batch(self, client: ClientId, ttl_secs: u32, value: &[u8]) -> Option<Batch> {
+        let Self { count, has_keys } = self;
+        if count > MESSAGES_MAX {
+            return None;
+        }
+        Batch::from_stored(client, ttl_secs, has_keys, count, value)
+    }
 }
 
 /// What a header says.

@@ -25,7 +25,7 @@ mod ahead;
 mod batches;
 mod command;
 mod connected;
-mod header;
+pub mod header;
 mod janitor;
 mod layout;
 mod native;

@@ -42,6 +42,12 @@ pub const BATCH_HEADER: usize = 72;
 /// Bytes of the header of a segment, and of any other file's beginning.
 pub const FILE_HEADER: usize = 40;
 
+/// No message has this offset, or a later one: whoever adds to an offset need not look.
+pub const OFFSET_MAX: u64 = 1 << 63;
+
+/// Nothing was stored at this time, Unix milliseconds, or later.
+pub const TIME_MAX_MS: u64 = 1 << 62;
+
 const SEGMENT_MAGIC: [u8; 8] = *b"MSTRMLOG";
 const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"rnd\xd1");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"bat\xd1");
@@ -244,7 +250,7 @@ impl BatchHeader {
         if magic != BATCH_MAGIC || checksum(&[&stamp.to_le_bytes(), fields.0]) != sum {
             return None;
         }
-        Some(Self {
+        let header = Self {
             records_checksum: fields.u32()?,
             records: fields.u32()?,
             incarnation: fields.u64()?,
@@ -255,7 +261,9 @@ impl BatchHeader {
             count: fields.u32()?,
             partition: fields.u16()?,
             flags: fields.u16()?,
-        })
+        };
+        let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp_ms <= TIME_MAX_MS;
+        is_sound.then_some(header)
     }
 
     /// Its records, if they are whole: `bytes` begins with the header.

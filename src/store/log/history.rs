@@ -21,7 +21,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::{Directory, FileName, Identity, Step, run_all};
-use super::format::{PartitionId, Reader, Unreadable, behind_prefix, with_prefix};
+use super::format::{OFFSET_MAX, PartitionId, Reader, Unreadable, behind_prefix, with_prefix};
 
 const MAGIC: [u8; 8] = *b"MSTRMHIS";
 
@@ -44,7 +44,7 @@ const JUMP_STEP: u64 = 1 << 32;
 const JUMP_STEPS: u64 = 1 << 16;
 
 /// No partition jumps beyond this.
-const OFFSET_MAX: u64 = 1 << 62;
+const JUMP_END: u64 = OFFSET_MAX / 2;
 
 /// The timeline of directories that were written before there were timelines, and of markers from that time.
 pub const LEGACY: u64 = 0;
@@ -143,7 +143,7 @@ impl History {
     pub fn jump(&self, id: PartitionId, end: u64) -> u64 {
         let begun = self.earlier.back().and_then(|timeline| timeline.ends.get(&id)).copied().unwrap_or(0);
         let is_old = id.0 <= self.incarnation && end <= begun;
-        if is_old { self.jump.min(OFFSET_MAX.saturating_sub(end)) } else { 0 }
+        if is_old { self.jump.min(JUMP_END.saturating_sub(end)) } else { 0 }
     }
 
     /// Where a consumer goes on that stood at `position` of a partition in that timeline: at the oldest message that it may not have
@@ -218,7 +218,10 @@ impl History {
         for _ in 0..fields.u32()? {
             let (id, count) = (fields.u64()?, fields.u32()?);
             let end = |fields: &mut Reader<'_>| Some(((fields.u64()?, fields.u16()?), fields.u64()?));
-            let ends = (0..count).map(|_| end(fields)).collect::<Option<_>>()?;
+            let ends = (0..count).map(|_| end(fields)).collect::<Option<HashMap<_, _>>>()?;
+            if ends.values().any(|end| *end > OFFSET_MAX) {
+                return None;
+            }
             earlier.push_back(Timeline { id, ends });
         }
         let is_stopped = fields.bytes(1)? == [1];
@@ -295,14 +298,14 @@ mod tests {
             history.jump,
             "its queue is older, and another branch may have used it"
         );
-        history.branch(ends(OFFSET_MAX - 1), 5, 1 << 32);
-        assert_eq!(history.jump(ID, OFFSET_MAX - 1), 1, "offsets do not overflow");
+        history.branch(ends(JUMP_END - 1), 5, 1 << 32);
+        assert_eq!(history.jump(ID, JUMP_END - 1), 1, "offsets do not overflow");
     }
 
     proptest! {
         #[test]
         fn it_comes_back_as_it_was_written_or_is_damaged(
-            all in proptest::collection::vec((any::<u64>(), any::<u16>(), any::<u64>()), 0..20),
+            all in proptest::collection::vec((any::<u64>(), any::<u16>(), 0..=OFFSET_MAX), 0..20),
             stopped in proptest::option::of(proptest::collection::vec((any::<u32>(), any::<u64>(), any::<u64>()), 0..4)),
             cut in any::<usize>(),
         ) {

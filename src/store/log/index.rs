@@ -16,7 +16,10 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{BatchHeader, PartitionId, Reader, Unreadable, behind_prefix, checksum, with_prefix};
+use super::format::{
+    BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX_MS, Unreadable, behind_prefix, checksum,
+    with_prefix,
+};
 
 const MAGIC: [u8; 8] = *b"MSTRMIDX";
 
@@ -66,6 +69,13 @@ pub struct SpanHead {
     pub bytes: u64,
     /// Messages in it.
     pub messages: u64,
+}
+
+impl SpanHead {
+    /// Whether its numbers can be those of a span.
+    fn is_sound(&self) -> bool {
+        self.first <= self.end && self.end <= OFFSET_MAX && self.first_ms.max(self.last_ms) <= TIME_MAX_MS
+    }
 }
 
 /// A span under construction: in a segment that is written, or scanned.
@@ -157,13 +167,14 @@ impl RunsAt {
             .chunks_exact(RUN_BYTES)
             .map(|run| {
                 let mut fields = Reader(run);
-                Some(Run {
+                let run = Run {
                     first: fields.u64()?,
                     end: fields.u64()?,
                     timestamp_ms: fields.u64()?,
                     at: fields.u64()?,
                     bytes: fields.u64()?,
-                })
+                };
+                (run.end <= OFFSET_MAX && run.at.checked_add(run.bytes).is_some()).then_some(run)
             })
             .collect()
     }
@@ -236,7 +247,7 @@ impl Index {
             };
             let at = RunsAt { at: runs_at, count: fields.u32()?, checksum: fields.u32()? };
             runs_at += at.bytes() as u64;
-            Some((id, head, at))
+            head.is_sound().then_some((id, head, at))
         });
         let spans = spans.collect::<Option<Vec<_>>>().ok_or(Unreadable::Damaged)?;
         Ok(Self { end, spans })

@@ -27,12 +27,12 @@
 //! A third, in which full segments are grouped by partition behind the writing, has most of both; it can be built on this one.
 
 mod backlog;
-mod catalogue;
+pub mod catalogue;
 mod data_dir;
 pub mod disk;
-mod format;
-mod history;
-mod index;
+pub mod format;
+pub mod history;
+pub mod index;
 pub mod inspect;
 mod journal;
 mod opening;
@@ -41,7 +41,7 @@ mod partition;
 mod reading;
 mod reason;
 mod recovery;
-mod scan;
+pub mod scan;
 mod segment;
 mod upkeep;
 mod usage;

@@ -1,0 +1,154 @@
+//! What each fuzz target does with bytes that a disk or a Kafka topic has: segments, indexes, catalogues, packed records.
+//!
+//! Random bytes fail a checksum and go no further. So the checksums are made right first, wherever something may begin: what an
+//! attacker with the disk could do, and what a checksum lets through once in four billion times.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use millstream::names::ClientId;
+use millstream::store::kafka::header::Header;
+use millstream::store::log::catalogue::{self, Record};
+use millstream::store::log::format::{
+    ALIGN, BATCH_HEADER, BatchHeader, ROUND_HEADER, ROUNDS_AT, SegmentHeader, checksum, may_be_batch,
+    may_be_round,
+};
+use millstream::store::log::history::History;
+use millstream::store::log::index::{INDEX_HEADER, Index, SPAN_BYTES};
+use millstream::store::log::scan::{Damage, scan, scan_sealed};
+
+const STAMP: u64 = 7;
+
+fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    bytes[at..at + field.len()].copy_from_slice(field);
+}
+
+/// Makes the checksums of rounds and batches right, where one may begin.
+fn seal_rounds(file: &mut [u8]) {
+    for at in (ROUNDS_AT as usize..file.len()).step_by(ALIGN) {
+        if may_be_batch(&file[at..]) && file.len() - at >= BATCH_HEADER {
+            let records = u32::from_le_bytes(file[at + 12..at + 16].try_into().unwrap()) as usize % 512;
+            put(file, at + 12, &(records as u32).to_le_bytes());
+            if let Some(held) = file[at + BATCH_HEADER..].get(..records) {
+                let sum = checksum(&[held]);
+                put(file, at + 8, &sum.to_le_bytes());
+            }
+            let sum = checksum(&[&STAMP.to_le_bytes(), &file[at + 8..at + BATCH_HEADER]]);
+            put(file, at + 4, &sum.to_le_bytes());
+        }
+        if may_be_round(&file[at..]) && file.len() - at >= ROUND_HEADER {
+            put(file, at + 8, &STAMP.to_le_bytes());
+            put(file, at + 16, &(at as u64).to_le_bytes());
+            let sum = checksum(&[&file[at + 8..at + ROUND_HEADER]]);
+            put(file, at + 4, &sum.to_le_bytes());
+        }
+    }
+}
+
+fn check_damage(damage: &[Damage], end: u64) {
+    for Damage { at, bytes } in damage {
+        assert!(*at >= ROUNDS_AT && *bytes > 0 && at + bytes <= end, "{damage:?} of {end}");
+    }
+}
+
+/// A segment: what is found is whole, in order, and within the file; what lies before its end is found or called damaged.
+pub fn segment(data: &[u8]) {
+    let header = SegmentHeader { stamp: STAMP, number: 1, bytes: ROUNDS_AT + data.len() as u64 };
+    let mut file = header.encode();
+    file.extend_from_slice(data);
+    seal_rounds(&mut file);
+    let length = file.len() as u64;
+    let found = scan(&header, &file);
+    assert!((ROUNDS_AT..=length).contains(&found.end) && found.end + found.torn >= found.end);
+    check_damage(&found.damage, length);
+    let mut before = ROUNDS_AT;
+    for (at, batch) in &found.batches {
+        assert!(*at >= before && at + batch.bytes() as u64 <= length, "a batch lies where another does");
+        before = at + batch.bytes() as u64;
+        let records = batch.records(&file[*at as usize..]).expect("a batch that is found is whole");
+        if let Some(stored) = batch.batch(records) {
+            assert_eq!(u64::from(stored.batch.count()), u64::from(batch.count));
+            let _ = (stored.end_offset(), stored.expiry_ms());
+        }
+        let _ = (batch.end_offset(), batch.expiry_ms());
+    }
+    for span in found.spans().values() {
+        assert!(span.head.first <= span.head.end || span.head.messages > 0);
+        assert!(span.runs.iter().all(|run| run.at + run.bytes <= length));
+    }
+    // What a clean stop has sealed has no torn end.
+    let damage = scan_sealed(&header, &file, length);
+    check_damage(&damage, length);
+    assert!(found.end == length || !damage.is_empty(), "a torn end of a sealed segment is damage");
+    let _ = BatchHeader::parse(STAMP, data);
+}
+
+/// An index: what is read lies within the file, and a sum that is wrong is found.
+pub fn index(data: &[u8]) {
+    let _ = Index::parse(STAMP, data);
+    let mut file = data.to_vec();
+    if file.len() < INDEX_HEADER {
+        return;
+    }
+    // Magic and version, the stamp, and sums that are right for as many spans as there may be.
+    put(&mut file, 0, b"MSTRMIDX");
+    put(&mut file, 8, &1u32.to_le_bytes());
+    put(&mut file, 16, &STAMP.to_le_bytes());
+    let spans = (file.len() - INDEX_HEADER) / SPAN_BYTES;
+    let count = usize::from(data[32]) % (spans + 1);
+    put(&mut file, 32, &(count as u32).to_le_bytes());
+    let sum = checksum(&[&file[INDEX_HEADER..INDEX_HEADER + count * SPAN_BYTES]]);
+    put(&mut file, 36, &sum.to_le_bytes());
+    let sum = checksum(&[&file[8..12], &file[16..INDEX_HEADER]]);
+    put(&mut file, 12, &sum.to_le_bytes());
+    assert_eq!(Index::heads_bytes(&file), Ok(count * SPAN_BYTES));
+    let Ok(index) = Index::parse(STAMP, &file) else { return };
+    assert_eq!(index.spans.len(), count);
+    assert!(Index::parse(STAMP + 1, &file).is_err(), "it is another segment's");
+    for (_, _, at) in &index.spans {
+        let begins = usize::try_from(at.at).unwrap_or(usize::MAX);
+        let bytes = file.get(begins..).and_then(|rest| rest.get(..at.bytes()));
+        if let Some(runs) = bytes.and_then(|bytes| at.parse(bytes)) {
+            assert_eq!(runs.len(), at.count as usize);
+        }
+    }
+}
+
+/// A catalogue, and the history of starts: what is read is written so that it reads the same.
+pub fn catalogue(data: &[u8]) {
+    let _ = (catalogue::parse(data), History::parse(data));
+    let mut file = catalogue::beginning();
+    let begins = file.len();
+    file.extend_from_slice(data);
+    for at in begins..file.len() {
+        if file[at..].starts_with(b"que\xd1") && file.len() - at >= 24 {
+            let length = |at: usize| usize::from(u16::from_le_bytes([file[at], file[at + 1]]));
+            if let Some(record) = file[at + 8..].get(..16 + length(at + 20) + length(at + 22)) {
+                let sum = checksum(&[record]);
+                put(&mut file, at + 4, &sum.to_le_bytes());
+            }
+        }
+    }
+    let found = catalogue::parse(&file).expect("the version is known");
+    assert!(found.end <= file.len() as u64);
+    assert!(found.damage.iter().all(|(at, bytes)| at + bytes <= found.end));
+    let mut again = catalogue::beginning();
+    found.records.iter().for_each(|record: &Record| again.extend(record.encode()));
+    assert_eq!(catalogue::parse(&again).unwrap().records, found.records);
+    let (queues, deleted) = catalogue::merge(found.records.into_iter());
+    assert!(queues.values().all(|life| !deleted.contains(&life.incarnation)));
+}
+
+/// A packed record of a Kafka topic: its messages are the value's bytes, each once.
+pub fn packed(data: &[u8]) {
+    let (header, value) = data.split_at(data.len().min(26));
+    let header = Header::decode(header);
+    let Some(packed) = header.packed else { return };
+    let client = header.client.unwrap_or(ClientId::from(1));
+    let Some(batch) = packed.batch(client, header.ttl_secs.unwrap_or(60), value) else { return };
+    let mut messages = 0;
+    let mut bytes = 0;
+    for record in batch.records() {
+        messages += 1;
+        bytes += record.payload.len() + record.key.len() + if packed.has_keys { 8 } else { 4 };
+    }
+    assert_eq!((messages, bytes), (packed.count, value.len()));
+}

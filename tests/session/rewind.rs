@@ -1,0 +1,162 @@
+//! Consumers whose queue has gone back (`protocol`, "Rewind"): where they go on, and when they hear of it.
+
+use millstream::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::names::ClientId;
+use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
+use millstream::queue::{Position, QueueInfo, Signing};
+use millstream::session::{Command, Marker, OperationId};
+use prost::Message;
+
+use super::harness::{Harness, Read};
+use super::rig::Rig;
+
+/// A queue of two partitions in that timeline of its store.
+fn queue(timeline: u64) -> QueueInfo {
+    QueueInfo { signing: Signing { key: 5, timeline, is_key_new: false }, ..Rig::queue(2) }
+}
+
+struct Consumer {
+    harness: Harness,
+    operation: OperationId,
+}
+
+impl Consumer {
+    /// Begins at a marker, on the queue as it is now; what is asked for first, and what the client reads.
+    fn begin(marker: String, queue: QueueInfo, has_extensions: bool) -> (Self, Vec<Command>, Vec<Read>) {
+        let mut harness = Harness::new(10_000);
+        let get = Some(ConsumeSetupRequest {
+            queue_name: Some("q".into()),
+            echo_requested: Some(true),
+            starting_marker: Some(marker),
+            without_headers: has_extensions.then_some(false),
+            ..ConsumeSetupRequest::default()
+        });
+        let bytes = SetupRequest { get, append: None }.encode_length_delimited_to_vec();
+        harness.call(|session, cx| session.handle_data(&bytes, false, cx));
+        let Some(Command::Open { operation, .. }) = harness.asked.pop_front() else {
+            panic!("no queue is asked for")
+        };
+        let (_, mut reads) = harness.call(|session, cx| session.handle_opened(operation, Ok(queue), 0, cx));
+        let ((), more) = harness.call(|session, cx| session.poll_transmit(cx));
+        reads.extend(more);
+        let asked = harness.asked.drain(..).collect();
+        (Self { harness, operation }, asked, reads)
+    }
+
+    fn resolve(&mut self, partition: u16, position: u64) -> Vec<Read> {
+        let operation = self.operation;
+        let (_, mut reads) =
+            self.harness.call(|session, cx| session.handle_position(operation, partition, Ok(position), cx));
+        let ((), more) = self.harness.call(|session, cx| session.poll_transmit(cx));
+        reads.extend(more);
+        reads
+    }
+
+    fn fetched(&mut self, partition: u16, fetched: Fetched) -> Vec<Read> {
+        let operation = self.operation;
+        let (_, mut reads) =
+            self.harness.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
+        let ((), more) = self.harness.call(|session, cx| session.poll_transmit(cx));
+        reads.extend(more);
+        reads
+    }
+
+    fn ask_for_marker(&mut self) -> Vec<Read> {
+        let request = ConsumeRequest { send_marker: Some(true), ..ConsumeRequest::default() };
+        let bytes = request.encode_length_delimited_to_vec();
+        self.harness.call(|session, cx| session.handle_data(&bytes, false, cx)).1
+    }
+
+    /// Where each partition is read on.
+    fn fetches(&mut self) -> Vec<(u16, u64)> {
+        let asked = self.harness.asked.drain(..).filter_map(|command| match command {
+            Command::Fetch { partition, from, .. } => Some((partition, from)),
+            _ => None,
+        });
+        asked.collect()
+    }
+}
+
+fn stored(base_offset: u64, timestamp_ms: u64) -> StoredBatch {
+    let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
+    builder.push(b"new");
+    StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: builder.close() }
+}
+
+/// Each response: whether it says that the queue has gone back, and its messages' ids.
+fn responses(reads: &[Read]) -> Vec<(bool, Vec<String>)> {
+    let pbs = reads.iter().filter_map(|read| match read {
+        Read::Pb(pb) => Some(ConsumeResponse::decode(&pb[..]).unwrap()),
+        Read::End => None,
+    });
+    pbs.map(|response| {
+        let ids = response.messages.iter().map(|message| message.id().to_owned()).collect();
+        (response.rewound(), ids)
+    })
+    .collect()
+}
+
+fn is_accepted(reads: &[Read]) -> bool {
+    matches!(reads.first(), Some(Read::Pb(pb)) if Status::decode(&pb[..]).unwrap().status_code() == 100)
+}
+
+#[test]
+fn a_marker_of_this_timeline_is_believed_and_one_of_another_is_asked_about() {
+    let marker = Marker::encode(&queue(7), &[4, 0]);
+    let (_, asked, reads) = Consumer::begin(marker.clone(), queue(7), false);
+    assert!(
+        is_accepted(&reads) && asked.iter().all(|command| matches!(command, Command::Fetch { .. })),
+        "{asked:?}"
+    );
+    let (mut consumer, asked, reads) = Consumer::begin(marker, queue(8), true);
+    let position = Position::After { timeline: 7, offset: 4 };
+    assert!(
+        matches!(asked[..], [Command::Resolve { partition: 0, position: of, .. }] if of == position),
+        "{asked:?}"
+    );
+    assert!(reads.is_empty(), "nothing is said before the position is known");
+    let reads = consumer.resolve(0, 3);
+    assert!(is_accepted(&reads));
+    assert_eq!(responses(&reads[1..]), [(true, vec![])], "the client hears at once");
+    assert_eq!(consumer.fetches(), [(0, 3), (1, 0)]);
+}
+
+#[test]
+fn a_marker_that_stands_where_both_timelines_agree_is_no_rewind() {
+    let (mut consumer, _, _) = Consumer::begin(Marker::encode(&queue(7), &[4, 0]), queue(8), true);
+    let reads = consumer.resolve(0, 4);
+    assert!(is_accepted(&reads) && reads.len() == 1, "{reads:?}");
+    assert_eq!(consumer.fetches(), [(0, 4), (1, 0)]);
+}
+
+#[test]
+fn a_changed_marker_is_refused() {
+    let marker = Marker::encode(&queue(7), &[4, 0]);
+    let other_key = QueueInfo { signing: Signing { key: 6, timeline: 7, is_key_new: false }, ..queue(7) };
+    let (_, asked, reads) = Consumer::begin(marker, other_key, false);
+    let Some(Read::Pb(pb)) = reads.first() else { panic!("{reads:?}") };
+    assert_eq!(Status::decode(&pb[..]).unwrap().status_code(), 400);
+    assert!(!asked.iter().any(|command| matches!(command, Command::Fetch { .. })));
+}
+
+#[test]
+fn a_partition_that_goes_back_under_its_consumer_is_read_from_there_and_old_clients_hear_with_the_messages() {
+    for has_extensions in [false, true] {
+        let marker = Marker::encode(&queue(7), &[50, 0]);
+        let (mut consumer, _, _) = Consumer::begin(marker, queue(7), has_extensions);
+        let now_ms = consumer.harness.rig.now.unix_ms;
+        let back = Fetched { next: 10, is_rewound: true, ..Fetched::default() };
+        let reads = consumer.fetched(0, back);
+        let at_once: &[(bool, Vec<String>)] = if has_extensions { &[(true, vec![])] } else { &[] };
+        assert_eq!(responses(&reads), at_once);
+        assert_eq!(consumer.fetches(), [(0, 10)], "the position does not stay beyond the end");
+        consumer.ask_for_marker();
+        let fetched =
+            Fetched { batches: vec![stored(10, now_ms)], next: 11, at_end: true, is_rewound: false };
+        let reads = consumer.fetched(0, fetched);
+        assert_eq!(responses(&reads), [(!has_extensions, vec!["0.a".to_owned()])]);
+        let Read::Pb(pb) = &reads[0] else { panic!() };
+        let marked = ConsumeResponse::decode(&pb[..]).unwrap().messages[0].marker().to_owned();
+        assert_eq!(Marker::positions(&marked), Some(vec![11, 0]));
+    }
+}
