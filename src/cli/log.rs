@@ -12,6 +12,7 @@ use super::{Directory, Failure, say_damage};
 use crate::names::{Project, QueueName};
 use crate::queue::message_id;
 use crate::store::log::inspect::{Contents, Verified, verify};
+use crate::store::log::moment;
 use crate::terminal::{say, write_escaped};
 
 #[derive(Debug, clap::Args)]
@@ -78,7 +79,7 @@ fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
     writeln!(out, "{:<28} {:>12} {:>10} {:>12} {:>10}  damage", head.0, head.1, head.2, head.3, head.4)?;
     let mut is_damaged = false;
     let mut written = Ok(());
-    verify(&directory.files, |Verified { file, length, whole, messages, torn, damage }| {
+    verify(&directory.files, &moment(), |Verified { file, length, whole, messages, torn, damage }| {
         is_damaged |= !damage.is_empty();
         let said: Vec<String> =
             damage.iter().map(|damage| format!("{} bytes at {}", damage.bytes, damage.at)).collect();
@@ -110,7 +111,7 @@ fn dump(
     json: bool,
     raw: bool,
 ) -> Result<ExitCode, Failure> {
-    let contents = Contents::read(&directory.files)?;
+    let contents = Contents::read(&directory.files, &moment())?;
     let mut out = Output::new();
     let escape = !raw && out.is_terminal();
     let mut is_damaged = say_damage(&contents.report);

@@ -12,6 +12,7 @@ use crate::clock::rfc3339;
 use crate::control::QueueLine;
 use crate::names::{Project, QueueName};
 use crate::store::log::inspect::{Contents, delete_queue};
+use crate::store::log::moment;
 use crate::terminal::{escaped, say};
 
 /// How long a running server may take to answer.
@@ -96,7 +97,7 @@ fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
         });
     }
     let directory = Directory::open(&place.data_dir)?;
-    let contents = Contents::read(&directory.files)?;
+    let contents = Contents::read(&directory.files, &moment())?;
     say_damage(&contents.report);
     Ok(contents.queues(unix_ms()).iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
 }

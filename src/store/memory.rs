@@ -209,6 +209,8 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         self.arrivals.drain(self.sweep.kept..self.sweep.at);
         self.sweep = Sweep::default();
         self.sweep_due_ms = now.unix_ms;
+        let batches = self.partitions.values().flat_map(|partition| &partition.batches);
+        self.latest_expiry_ms = batches.map(StoredBatch::expiry_ms).max().unwrap_or(0);
     }
 
     fn refuse(&mut self, token: T, count: u64, fault: StoreFault) {

@@ -80,8 +80,6 @@ pub struct Load {
     pub(super) runs: Vec<Run>,
     /// Where the window ends once the runs are read, whatever of them is whole.
     pub(super) end: u64,
-    /// Its batches were stored at that time at the latest, Unix milliseconds.
-    pub(super) cap_ms: u64,
     /// A part of the runs could not be read: the rest is read around it.
     pub(super) is_salvage: bool,
 }
@@ -100,7 +98,7 @@ impl Load {
         let is_last = first + chosen.len() == runs.len();
         let read = chosen.last().map_or(from, |run| run.end);
         let end = if is_last { read.max(end) } else { read };
-        Self { segment, from, runs: chosen, end, cap_ms: u64::MAX, is_salvage: false }
+        Self { segment, from, runs: chosen, end, is_salvage: false }
     }
 
     /// Its first run alone, so that the others do not fail with it.
@@ -296,11 +294,12 @@ impl<T: Copy + Eq> Backlog<T> {
         self.of.get_mut(&id).map(|reading| std::mem::take(&mut reading.jobs)).unwrap_or_default()
     }
 
-    /// What a load brought, as it stands in the file. `damaged` is told of what is not what was written.
+    /// What a load brought, as it stands in the file, all stored at `cap_ms` at the latest. `damaged` is told of what is not what was written.
     pub(super) fn handle_loaded(
         &mut self,
         id: PartitionId,
         load: &Load,
+        cap_ms: u64,
         read: &[Vec<u8>],
         mut damaged: impl FnMut(u64, u64),
     ) {
@@ -323,7 +322,7 @@ impl<T: Copy + Eq> Backlog<T> {
                 // Before the window's end lies what was read before of a run that has grown since.
                 let is_new = header.base_offset >= window.end();
                 if let Some(mut stored) = header.batch(records).filter(|_| is_new) {
-                    stored.timestamp_ms = stored.timestamp_ms.min(load.cap_ms);
+                    stored.timestamp_ms = stored.timestamp_ms.min(cap_ms);
                     window.push(stored);
                 }
             });

@@ -55,6 +55,8 @@ pub(super) struct State {
     pub catalogue_ends: Vec<u64>,
     /// The starts before this one.
     pub history: History,
+    /// What the last clean stop before this start sealed.
+    pub stopped: Option<Vec<Sealed>>,
     /// Segments that the shards have sealed as they stopped.
     pub sealed: Vec<Sealed>,
     /// Segments with messages of queues that no catalogue knows: kept, until somebody has looked.
@@ -130,10 +132,17 @@ impl DataDir {
         state.history.save(directory, now)
     }
 
-    /// The present timeline.
+    /// A tool has opened the directory and stored nothing: the next start knows what this one knew of the last stop. Waits for the disk.
+    pub(super) fn mark_as_found(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
+        let mut state = self.lock();
+        state.history.stopped = state.stopped.take();
+        state.history.save(directory, now)
+    }
+
+    /// How markers are signed.
     #[cfg(test)]
-    pub(super) fn timeline(&self) -> u64 {
-        self.lock().history.timeline
+    pub(super) fn signing(&self) -> Signing {
+        self.lock().signing()
     }
 
     /// How many offsets are left out before the next message of a partition that ends there.

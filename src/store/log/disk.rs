@@ -139,8 +139,12 @@ pub trait Disk<Tag> {
 pub struct Identity {
     /// Its inode's number. Numbers are used again.
     pub inode: u64,
-    /// When the inode was made, nanoseconds; 0 where the file system does not keep it.
+    /// When the inode was made, nanoseconds; 0 where the file system does not keep it, and then nothing is proven.
     pub made_ns: u64,
+    /// The mount that it is reached by: to roll a file system back, it is taken off and mounted again.
+    pub mount: u64,
+    /// The inode has changed long after its content: another tool has written it, owns it or may read it.
+    pub is_touched: bool,
 }
 
 /// The same directory for whoever may wait: at the start, and for tools.
@@ -218,7 +222,8 @@ pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize
                 continue;
             }
             Err(error) => {
-                let is_first = |at: u64| read(directory, file, at, BLOCK).is_ok();
+                let is_first =
+                    |at: u64| read(directory, file, at, BLOCK).is_ok_and(|bytes| !bytes.is_empty());
                 is_device_there = is_device_there || is_first(0) || is_first(BLOCK as u64);
                 if !is_device_there {
                     return Err(error);
@@ -259,6 +264,11 @@ pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reser
     steps.extend([Step::Write(file, 0, Arc::new(header)), Step::Sync(file)]);
     steps.extend([Step::Remove(FileName::Index(place)), Step::SyncDirectory]);
     steps
+}
+
+/// A segment that is no more. The index goes first, for good: one without its segment says that messages are lost.
+pub fn remove_segment(place: u32) -> Vec<Step> {
+    vec![Step::Remove(FileName::Index(place)), Step::SyncDirectory, Step::Remove(FileName::Segment(place))]
 }
 
 /// A segment's index, in one piece or not at all; never of what is not synced.

@@ -1,17 +1,19 @@
 //! The starts of the servers that used a directory: what proves that one goes on where the one before it ended.
 //!
-//! A backup that is restored, a snapshot that is rolled back and a tail that the machine lost put a partition's end before offsets that
-//! were given out, and before positions that consumers hold. The directory itself looks the same. So each stretch of its life that
-//! is proven to be unbroken is a **timeline**, with a random id. A start goes on in the timeline before it if it runs in the same boot of
-//! the machine, on the very file that the last start wrote: a copy has another inode, or was made at another time. Every other
-//! start begins a timeline, and
+//! A backup that is restored, a file system that is rolled back and a tail that the machine lost put a partition's end before offsets
+//! that were given out, and before positions that consumers hold. The directory itself looks the same. So each start begins a
+//! **timeline** with a random id, and notes where each partition stands. A marker names its timeline: it goes on where it stands, or where that
+//! timeline ended, if it lies beyond. Of a timeline that the directory does not know, it goes on at the oldest message.
 //!
-//! - notes where each partition stood, so that a marker of an earlier timeline goes on where both still agree;
-//! - leaves out a random number of offsets before the next message of each partition, so that no id is given twice.
+//! No id is given twice either. A start is proven to go on where the last one ended if it runs in the same boot of the machine, on the
+//! very file that the last one wrote, reached by the same mount: a copy has another inode, made at another time. Every other start
+//! leaves out a random number of offsets before the next message of each partition. (What rolls a file system back under a running
+//! machine without a mount, nothing here sees.)
 //!
 //! ```text
 //! file     magic "MSTRMHIS", version u32, checksum u32 of the version and what follows:
-//!          key u128, boot u128, inode u64, made u64 (ns), jump u64, incarnation u64 (the last one before the timeline), timeline u64,
+//!          key u128, is key new u8, boot u128, inode u64, made u64 (ns), mount u64, jump u64, incarnation u64 (the last one before the
+//!          jump), count u32 of ends before the jump, then timeline u64,
 //!          count u32 of earlier timelines, for each: id u64, count u32 of ends, for each: incarnation u64, partition u16, end u64;
 //!          stopped u8 (1: cleanly), count u32 of segments that this sealed, for each: place u32, stamp u64, end u64
 //! ```
@@ -89,28 +91,20 @@ pub struct History {
     boot: u128,
     identity: Identity,
     jump: u64,
-    /// Queues that were made later belong to the present timeline alone.
+    /// Queues that were made later jump no more.
     incarnation: u64,
     earlier: VecDeque<Timeline>,
+    /// Where each partition stood before the jump.
+    floor: HashMap<PartitionId, u64>,
     /// What the last clean stop sealed; nothing where the server did not end cleanly.
     pub stopped: Option<Vec<Sealed>>,
 }
 
 impl History {
-    /// That of a directory without one: new, or written by a version that kept none.
+    /// That of a directory without one. It is new, or of a version that kept none, or somebody has removed it.
     pub fn begin(is_used: bool, random: u128) -> Self {
         let timeline = if is_used { LEGACY } else { next_id(LEGACY, random) };
-        Self {
-            key: random,
-            is_key_new: false,
-            timeline,
-            boot: 0,
-            identity: Identity::default(),
-            jump: 0,
-            incarnation: 0,
-            earlier: VecDeque::new(),
-            stopped: None,
-        }
+        Self { key: random, is_key_new: is_used, timeline, ..Self::default() }
     }
 
     /// That of a directory whose history is damaged: nothing is known of earlier timelines.
@@ -118,13 +112,26 @@ impl History {
         Self { is_key_new: true, ..Self::begin(false, random) }
     }
 
-    /// Whether a server that starts now goes on where the last one ended.
+    /// Whether a server that starts now is proven to go on where the last one ended.
     pub fn is_continued(&self, now: &Moment, identity: Identity) -> bool {
-        self.boot == now.boot && now.boot != 0 && self.identity == identity
+        let is_proof = now.boot != 0 && identity.made_ns != 0 && !identity.is_touched;
+        is_proof && self.boot == now.boot && self.identity == identity
     }
 
-    /// Begins another timeline: `ends` says where each partition stands, `incarnation` which queue was made last.
-    pub fn branch(&mut self, ends: HashMap<PartitionId, u64>, incarnation: u64, random: u128) {
+    /// A server starts: `ends` says where each partition stands, `incarnation` which queue was made last. Where nothing proves that it
+    /// goes on, offsets are left out.
+    pub fn start(
+        &mut self,
+        is_continued: bool,
+        ends: HashMap<PartitionId, u64>,
+        incarnation: u64,
+        random: u128,
+    ) {
+        if !is_continued {
+            self.floor.clone_from(&ends);
+            self.incarnation = incarnation;
+            self.jump = JUMP_MIN + (random >> 32) as u64 % JUMP_STEPS * JUMP_STEP;
+        }
         let next = next_id(self.timeline, random);
         let id = std::mem::replace(&mut self.timeline, next);
         self.earlier.push_back(Timeline { id, ends });
@@ -134,15 +141,11 @@ impl History {
             let Some(oldest) = self.earlier.pop_front() else { break };
             surplus = surplus.saturating_sub(oldest.ends.len());
         }
-        self.incarnation = incarnation;
-        self.jump = JUMP_MIN + (random >> 32) as u64 % JUMP_STEPS * JUMP_STEP;
     }
 
-    /// How many offsets are left out before the next message of a partition that ends there: none where it got one in this
-    /// timeline.
+    /// How many offsets are left out before the next message of a partition that ends there: none where it has got one since.
     pub fn jump(&self, id: PartitionId, end: u64) -> u64 {
-        let begun = self.earlier.back().and_then(|timeline| timeline.ends.get(&id)).copied().unwrap_or(0);
-        let is_old = id.0 <= self.incarnation && end <= begun;
+        let is_old = id.0 <= self.incarnation && end <= self.floor.get(&id).copied().unwrap_or(0);
         if is_old { self.jump.min(JUMP_END.saturating_sub(end)) } else { 0 }
     }
 
@@ -178,20 +181,18 @@ impl History {
     fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::new();
         fields.extend(self.key.to_le_bytes());
+        fields.push(u8::from(self.is_key_new));
         fields.extend(self.boot.to_le_bytes());
-        for field in [self.identity.inode, self.identity.made_ns, self.jump, self.incarnation, self.timeline]
-        {
+        let Identity { inode, made_ns, mount, .. } = self.identity;
+        for field in [inode, made_ns, mount, self.jump, self.incarnation] {
             fields.extend(field.to_le_bytes());
         }
+        put_ends(&self.floor, &mut fields);
+        fields.extend(self.timeline.to_le_bytes());
         fields.extend((self.earlier.len() as u32).to_le_bytes());
         for Timeline { id, ends } in &self.earlier {
             fields.extend(id.to_le_bytes());
-            fields.extend((ends.len() as u32).to_le_bytes());
-            for ((incarnation, partition), end) in ends {
-                fields.extend(incarnation.to_le_bytes());
-                fields.extend(partition.to_le_bytes());
-                fields.extend(end.to_le_bytes());
-            }
+            put_ends(ends, &mut fields);
         }
         fields.push(u8::from(self.stopped.is_some()));
         let sealed = self.stopped.as_deref().unwrap_or_default();
@@ -211,18 +212,15 @@ impl History {
     }
 
     fn parse_fields(fields: &mut Reader<'_>) -> Option<Self> {
-        let (key, boot) = (fields.u128()?, fields.u128()?);
-        let identity = Identity { inode: fields.u64()?, made_ns: fields.u64()? };
-        let (jump, incarnation, timeline) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (key, is_key_new, boot) = (fields.u128()?, fields.bytes(1)? == [1], fields.u128()?);
+        let (inode, made_ns, mount) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let identity = Identity { inode, made_ns, mount, is_touched: false };
+        let (jump, incarnation) = (fields.u64()?, fields.u64()?);
+        let floor = read_ends(fields)?;
+        let timeline = fields.u64()?;
         let mut earlier = VecDeque::new();
         for _ in 0..fields.u32()? {
-            let (id, count) = (fields.u64()?, fields.u32()?);
-            let end = |fields: &mut Reader<'_>| Some(((fields.u64()?, fields.u16()?), fields.u64()?));
-            let ends = (0..count).map(|_| end(fields)).collect::<Option<HashMap<_, _>>>()?;
-            if ends.values().any(|end| *end > OFFSET_MAX) {
-                return None;
-            }
-            earlier.push_back(Timeline { id, ends });
+            earlier.push_back(Timeline { id: fields.u64()?, ends: read_ends(fields)? });
         }
         let is_stopped = fields.bytes(1)? == [1];
         let count = fields.u32()?;
@@ -231,9 +229,35 @@ impl History {
         };
         let sealed = (0..count).map(|_| sealed(fields)).collect::<Option<Vec<_>>>()?;
         let stopped = is_stopped.then_some(sealed);
-        let is_key_new = false;
-        Some(Self { key, is_key_new, timeline, boot, identity, jump, incarnation, earlier, stopped })
+        let is_sound = jump <= JUMP_END;
+        is_sound.then_some(Self {
+            key,
+            is_key_new,
+            timeline,
+            boot,
+            identity,
+            jump,
+            incarnation,
+            earlier,
+            floor,
+            stopped,
+        })
     }
+}
+
+fn put_ends(ends: &HashMap<PartitionId, u64>, fields: &mut Vec<u8>) {
+    fields.extend((ends.len() as u32).to_le_bytes());
+    for ((incarnation, partition), end) in ends {
+        fields.extend(incarnation.to_le_bytes());
+        fields.extend(partition.to_le_bytes());
+        fields.extend(end.to_le_bytes());
+    }
+}
+
+fn read_ends(fields: &mut Reader<'_>) -> Option<HashMap<PartitionId, u64>> {
+    let end = |fields: &mut Reader<'_>| Some(((fields.u64()?, fields.u16()?), fields.u64()?));
+    let ends = (0..fields.u32()?).map(|_| end(fields)).collect::<Option<HashMap<_, _>>>()?;
+    ends.values().all(|end| *end <= OFFSET_MAX).then_some(ends)
 }
 
 /// Timelines are numbered, so that one of before the oldest that is known is told from one of another branch.
@@ -260,11 +284,11 @@ mod tests {
     fn a_marker_goes_on_where_both_timelines_still_agree() {
         let mut ours = History::begin(false, 1);
         let first = ours.timeline;
-        ours.branch(ends(10), 5, 2);
+        ours.start(true, ends(10), 5, 2);
         let second = ours.timeline;
-        ours.branch(ends(30), 5, 3);
+        ours.start(true, ends(30), 5, 3);
         let mut theirs = History::begin(false, 1);
-        theirs.branch(ends(10), 5, 77);
+        theirs.start(true, ends(10), 5, 77);
         assert_eq!(ours.resume(ours.timeline, ID, 99), 99, "the present timeline is believed");
         assert_eq!((ours.resume(first, ID, 4), ours.resume(first, ID, 12)), (4, 10));
         assert_eq!(ours.resume(second, ID, 29), 29);
@@ -277,7 +301,7 @@ mod tests {
         let mut history = History::begin(false, 1);
         let first = history.timeline;
         for round in 0..2 * TIMELINES_MAX as u64 {
-            history.branch(ends(100 + round), 5, u128::from(round));
+            history.start(true, ends(100 + round), 5, u128::from(round));
         }
         assert_eq!(history.earlier.len(), TIMELINES_MAX);
         assert_eq!(history.resume(first, ID, 50), 50);
@@ -286,19 +310,22 @@ mod tests {
     }
 
     #[test]
-    fn offsets_are_left_out_once_for_each_timeline_and_not_for_queues_that_it_made() {
+    fn offsets_are_left_out_once_and_not_for_younger_queues() {
         let mut history = History::begin(true, 1);
-        assert_eq!(history.jump(ID, 7), 0, "a directory of before goes on as it is");
-        history.branch(ends(7), 5, 123 << 32);
+        history.start(true, ends(7), 5, 123 << 32);
+        assert_eq!(history.jump(ID, 7), 0, "it is proven to go on");
+        history.start(false, ends(7), 5, 123 << 32);
         assert_eq!(history.jump(ID, 7), JUMP_MIN + 123 * JUMP_STEP);
-        assert_eq!(history.jump(ID, 8 + history.jump(ID, 7)), 0, "it has a message of this timeline");
+        history.start(true, ends(7), 6, 1 << 32);
+        assert_eq!(history.jump(ID, 7), JUMP_MIN + 123 * JUMP_STEP);
+        assert_eq!(history.jump(ID, 8 + history.jump(ID, 7)), 0, "it has got a message since");
         assert_eq!(history.jump((6, 0), 0), 0, "its queue is younger");
         assert_eq!(
             history.jump((5, 1), 0),
             history.jump,
             "its queue is older, and another branch may have used it"
         );
-        history.branch(ends(JUMP_END - 1), 5, 1 << 32);
+        history.start(false, ends(JUMP_END - 1), 5, 1 << 32);
         assert_eq!(history.jump(ID, JUMP_END - 1), 1, "offsets do not overflow");
     }
 
@@ -310,7 +337,8 @@ mod tests {
             cut in any::<usize>(),
         ) {
             let mut history = History::begin(false, 7);
-            history.branch(all.iter().map(|(incarnation, partition, end)| ((*incarnation, *partition), *end)).collect(), 9, 8);
+            let ends = all.iter().map(|(incarnation, partition, end)| ((*incarnation, *partition), *end)).collect();
+            history.start(false, ends, 9, 8);
             history.stopped = stopped.map(|sealed| {
                 sealed.into_iter().map(|(place, stamp, end)| Sealed { place, stamp, end }).collect()
             });

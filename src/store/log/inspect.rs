@@ -1,18 +1,18 @@
 //! Looking into a data directory that no server uses: what is there, whether it is whole, and its messages. Writes nothing; only a
 //! queue that is to be deleted has the directory opened as a server does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::DataDir;
-use super::disk::{Directory, FileName, Identity, Read, Step, read, salvage};
+use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage};
 use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
-use super::history::{History, Moment};
+use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run, SpanHead};
 use super::os::moment;
-use super::recovery::{self, OpenError, Report, read_index};
+use super::recovery::{self, OpenError, Report, holds_live, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use crate::batch::StoredBatch;
@@ -62,8 +62,8 @@ pub struct Contents {
 
 impl Contents {
     /// Reads a directory that no server uses.
-    pub fn read(directory: &dyn Directory) -> Result<Self, OpenError> {
-        let (dir, report) = recovery::open(&ReadOnly(directory), 0, 0, &Moment::default())?;
+    pub fn read(directory: &dyn Directory, now: &Moment) -> Result<Self, OpenError> {
+        let (dir, report) = recovery::open(&ReadOnly(directory), 0, 0, now)?;
         let (queues, pasts) = DataDir::into_contents(dir);
         Ok(Self { queues, pasts, report })
     }
@@ -148,8 +148,17 @@ pub struct Verified {
 }
 
 /// Checks every checksum of a directory, file by file.
-pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Result<(), OpenError> {
+pub fn verify(
+    directory: &dyn Directory,
+    now: &Moment,
+    mut take: impl FnMut(Verified),
+) -> Result<(), OpenError> {
     let files = directory.list()?;
+    let (deleted, stopped) = deleted_and_stopped(directory, &files);
+    let is_known = |place: u32| {
+        files.iter().any(|(file, _)| *file == FileName::Index(place))
+            || stopped.iter().any(|sealed| sealed.place == place)
+    };
     for (file, length) in &files {
         let mut unreadable = Vec::new();
         let mut all = || {
@@ -170,7 +179,9 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
                         let is_there = files.iter().any(|(file, _)| *file == index);
                         let index = is_there.then(|| read_index(directory, place).ok()).flatten();
                         let index = index.and_then(|bytes| Index::parse(header.stamp, &bytes).ok());
-                        let end = index.map_or(bytes.len() as u64, |index| index.end);
+                        let is_its = |sealed: &&Sealed| (sealed.place, sealed.stamp) == (place, header.stamp);
+                        let sealed = stopped.iter().find(is_its).map(|sealed| sealed.end);
+                        let end = index.map(|index| index.end).or(sealed).unwrap_or(bytes.len() as u64);
                         if header.bytes > *length {
                             found.damage.push(Damage { at: *length, bytes: header.bytes - length });
                         }
@@ -187,14 +198,18 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
                         }
                     }
                     Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
-                    Err(Unreadable::Damaged)
-                        if bytes.iter().take(ROUNDS_AT as usize).all(|byte| *byte == 0) => {}
+                    // A file that was never begun. One that was has an index, or a clean stop has named it.
+                    Err(Unreadable::Damaged) if !is_known(place) && bytes.iter().all(|byte| *byte == 0) => {}
                     Err(Unreadable::Damaged) => found.damage = whole_file(),
                 }
             }
             FileName::Index(place) => {
                 let header = read(directory, FileName::Segment(place), 0, ROUNDS_AT as usize);
-                if header.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                let is_gone = header.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                let index = read_index(directory, place).ok();
+                let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
+                let unix_ms = now.unix_ns / 1_000_000;
+                if is_gone && index.is_some_and(|index| holds_live(&index, &deleted, unix_ms)) {
                     take(Verified {
                         file: FileName::Segment(place),
                         damage: vec![Damage { at: 0, bytes: 0 }],
@@ -239,7 +254,33 @@ pub fn verify(directory: &dyn Directory, mut take: impl FnMut(Verified)) -> Resu
         }
         take(found);
     }
+    for Sealed { place, .. } in &stopped {
+        let file = FileName::Segment(*place);
+        if !files.iter().any(|(of, _)| *of == file || *of == FileName::Index(*place)) {
+            let damage = vec![Damage { at: 0, bytes: 0 }];
+            take(Verified { file, length: 0, whole: 0, messages: 0, torn: 0, damage });
+        }
+    }
     Ok(())
+}
+
+/// The incarnations of queues that were deleted, and what the last clean stop sealed, as far as the files say.
+fn deleted_and_stopped(directory: &dyn Directory, files: &[(FileName, u64)]) -> (HashSet<u64>, Vec<Sealed>) {
+    let (mut records, mut stopped) = (Vec::new(), Vec::new());
+    for (file, length) in files {
+        if !matches!(file, FileName::Catalogue(_) | FileName::History) {
+            continue;
+        }
+        let Ok(bytes) = read_all(directory, *file, *length) else { continue };
+        match file {
+            FileName::Catalogue(_) => records.extend(catalogue::parse(&bytes).unwrap_or_default().records),
+            FileName::History => {
+                stopped = History::parse(&bytes).ok().and_then(|history| history.stopped).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    (catalogue::merge(records.into_iter()).1, stopped)
 }
 
 /// How many runs an index names that are whole; none for one of an earlier life of its segment.
@@ -262,6 +303,6 @@ pub fn delete_queue(directory: &dyn Directory, name: &FullName) -> Result<bool, 
     let now = moment();
     let (dir, _) = recovery::open(directory, 1, 0, &now)?;
     let is_deleted = dir.delete_queue(directory, name)?;
-    dir.mark_stopped(directory, &now)?;
+    dir.mark_as_found(directory, &now)?;
     Ok(is_deleted)
 }

@@ -340,10 +340,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
 
     fn handle_tick(&mut self, now: Now) -> Option<u64> {
         self.follow_clock(now);
-        if !self.holds_back(now) {
-            self.retire(now);
-            self.expire(now);
-        }
+        let is_held = self.is_held(now);
+        self.retire(now, is_held);
+        self.expire(now, is_held);
         self.count_due(now);
         self.backlog.trim();
         if self.trouble.is_some() {

@@ -15,6 +15,9 @@ use super::history::Moment;
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
+/// How long after its content an inode may change by our own hand: it is synced and renamed.
+const TOUCHED_NS: u64 = 60_000_000_000;
+
 /// Bytes of zeros that are written at once.
 const ZEROS: usize = 1 << 20;
 
@@ -161,14 +164,22 @@ impl Directory for OsDirectory {
     }
 
     fn identity(&self, file: FileName) -> io::Result<Identity> {
-        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-        let wanted = StatxFlags::INO | StatxFlags::BTIME;
+        use rustix::fs::{AtFlags, CWD, StatxFlags, StatxTimestamp, statx};
+        // Kernels of before 6.8 give the mount's number, which is used again.
+        let unique_mount = StatxFlags::from_bits_retain(0x4000);
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID | unique_mount;
         let found = statx(CWD, self.path_of(file), AtFlags::empty(), wanted)?;
-        let made = found.stx_btime;
+        let nanos = |time: StatxTimestamp| {
+            time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.tv_nsec))
+        };
         let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
-        let made_ns =
-            made.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(u64::from(made.tv_nsec));
-        Ok(Identity { inode: found.stx_ino, made_ns: if is_told { made_ns } else { 0 } })
+        let changed_ns = nanos(found.stx_ctime).saturating_sub(nanos(found.stx_mtime));
+        Ok(Identity {
+            inode: found.stx_ino,
+            made_ns: if is_told { nanos(found.stx_btime) } else { 0 },
+            mount: found.stx_mnt_id,
+            is_touched: changed_ns > TOUCHED_NS,
+        })
     }
 
     fn run(&self, step: &Step) -> Read {

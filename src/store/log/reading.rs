@@ -76,9 +76,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                     Load::plan(Arc::new(segment), from, runs, from)
                 }
                 Place::Sealed(span) => match &span.runs {
-                    Runs::Memory(runs) => span.load(from, runs),
+                    Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs, span.head.end),
                     Runs::Index(at) => match self.backlog.runs(id, &span.segment) {
-                        Some(runs) => span.load(from, &runs),
+                        Some(runs) => Load::plan(span.segment.clone(), from, &runs, span.head.end),
                         None => {
                             let step =
                                 Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);
@@ -180,23 +180,30 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             Err(error) => return self.cannot_read(id, &format!("{name}: {error}")),
         };
         let found = scan(&SegmentHeader { stamp, number, bytes }, &file);
-        let runs: Arc<[Run]> = found.spans().remove(&id).map(|span| span.runs).unwrap_or_default().into();
+        let mut runs = found.spans().remove(&id).map(|span| span.runs).unwrap_or_default();
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         let span = partition.past.spans.iter_mut().find(|span| span.segment.number == number);
         if let Some(span) = span {
+            // Behind the end may stand what a round held that failed.
+            runs.retain(|run| run.first < span.head.end);
             let found = runs.last().map_or(span.head.first, |run| run.end);
             if found < span.head.end {
                 tracing::error!(file = %name, from = found, to = span.head.end, "damaged: messages at these offsets are lost");
             }
-            span.runs = Runs::Memory(runs);
+            span.runs = Runs::Memory(runs.into());
         }
     }
 
     pub(super) fn handle_loaded(&mut self, now: Now, id: PartitionId, load: &Load, read: disk::Read) {
         let file = FileName::Segment(load.segment.place);
+        // As it is now: the clock may have been set right since the load began.
+        let spans = self.partitions.get(&id).map(|partition| &partition.past.spans);
+        let span = spans
+            .and_then(|spans| spans.iter().rev().find(|span| span.segment.number == load.segment.number));
+        let cap_ms = span.map_or(u64::MAX, |span| span.cap_ms);
         match read {
             Ok(read) => {
-                self.backlog.handle_loaded(id, load, &read, |at, bytes| {
+                self.backlog.handle_loaded(id, load, cap_ms, &read, |at, bytes| {
                     tracing::error!(%file, at, bytes, "damaged: messages that stood there are lost");
                 });
                 // Who is served leaves his place to those who had to wait.
@@ -207,7 +214,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             Err(_) if !load.is_salvage => self.load(id, Load { is_salvage: true, ..load.clone() }),
             Err(error) if is_gone(&error) => {
                 tracing::error!(%file, %error, "the file is gone: its messages are lost");
-                self.backlog.handle_loaded(id, load, &[], |_, _| {});
+                self.backlog.handle_loaded(id, load, cap_ms, &[], |_, _| {});
                 self.serve(now, id);
             }
             Err(error) => self.cannot_read(id, &format!("{file}: {error}")),

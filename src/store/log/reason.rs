@@ -3,6 +3,9 @@
 
 use std::io::{Error, ErrorKind};
 
+/// There is no room for another file.
+pub(super) const DISK_IS_FULL: &str = "the disk is full";
+
 /// Stored messages cannot be read.
 pub(super) const CANNOT_READ: &str = "the store cannot read these messages";
 
@@ -12,7 +15,7 @@ pub(super) const TOO_LARGE: &str = "more bytes at once than log_segment_bytes al
 /// Nothing can be written.
 pub(super) fn cannot_write(error: &Error) -> &'static str {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "the disk is full",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DISK_IS_FULL,
         _ => "the store cannot write now",
     }
 }

@@ -11,16 +11,17 @@ use super::data_dir::{DELETIONS, DataDir, State};
 use super::disk::{
     Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage, save, save_index,
 };
-use super::format::{BLOCK, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::format::{BLOCK, OFFSET_MAX, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::history::{History, Moment, Sealed};
-use super::index::{INDEX_HEADER, Index};
+use super::index::{INDEX_HEADER, Index, SpanHead};
 use super::scan::{Damage, scan, scan_sealed};
 use super::segment::{Past, Runs, SealedSpan, Segment};
 use crate::names::{FullName, queue_hash};
 use crate::store::Life;
 
-/// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice.
-const OFFSETS_LEFT_OUT: u64 = 1 << 20;
+/// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice. More than any number
+/// of files holds.
+const OFFSETS_LEFT_OUT: u64 = 1 << 40;
 
 /// Why a data directory is not opened.
 #[derive(Debug)]
@@ -74,8 +75,6 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes of rounds that were begun, and of which nobody was told.
     pub torn: u64,
-    /// Segments that a clean stop has sealed: nothing of them can be torn.
-    pub stopped: Vec<FileName>,
     /// What is lost.
     pub damaged: Vec<Damaged>,
     /// Nothing proves that this start goes on where the last one ended: the machine was started anew, or the directory is a copy.
@@ -124,9 +123,13 @@ pub fn open(
     let found_history = open_history(directory, &files, &mut report)?;
     let Catalogues { queues, deleted, ends, deletions_end } =
         open_catalogues(directory, &files, shards, &mut report)?;
-    let stopped = found_history.as_ref().and_then(|history| history.stopped.as_deref()).unwrap_or_default();
-    let (mut found, is_one_lost) =
-        open_segments(directory, &files, stopped, now.unix_ns / 1_000_000, &mut report)?;
+    let stopped = found_history.as_ref().and_then(|history| history.stopped.clone());
+    let facts = Facts {
+        stopped: stopped.as_deref().unwrap_or_default(),
+        deleted: &deleted,
+        unix_ms: now.unix_ns / 1_000_000,
+    };
+    let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
     let mut state = State { catalogue_ends: ends, ..State::default() };
@@ -164,7 +167,7 @@ pub fn open(
             past.sort();
             let newest = past.spans.back().map(|span| span.segment.number);
             if is_one_lost || last_damaged >= newest && last_damaged.is_some() {
-                past.end += OFFSETS_LEFT_OUT;
+                past.end = past.end.saturating_add(OFFSETS_LEFT_OUT).min(OFFSET_MAX);
             }
             state.pasts.push((id, hash, past));
         }
@@ -179,21 +182,19 @@ pub fn open(
     let is_used = !queues.is_empty() || !state.segments.is_empty();
     let mut history = found_history.unwrap_or_else(|| History::begin(is_used, random()));
     if shards > 0 {
-        let is_first = !files.iter().any(|(file, _)| *file == FileName::History);
-        let is_continued = is_first
-            || directory.identity(FileName::History).is_ok_and(|file| history.is_continued(now, file));
-        if !is_continued {
-            let ends =
-                state.pasts.iter().filter(|(.., past)| past.end > 0).map(|(id, _, past)| (*id, past.end));
-            history.branch(ends.collect(), last_incarnation, random());
-            report.is_branch = is_used;
-        }
+        let file = directory.identity(FileName::History);
+        let is_continued = file.is_ok_and(|file| history.is_continued(now, file));
+        let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
+        let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
+        history.start(is_continued, ends, last_incarnation, random());
+        report.is_branch = is_used && !is_continued;
         history.stopped = None;
         if let Err(error) = history.save(directory, now) {
             tracing::warn!(file = %FileName::History, %error, "it cannot be written: the next start takes this one for unknown, and consumers go back");
         }
     }
     state.history = history;
+    state.stopped = stopped;
     state.queues = queues;
     state.next_incarnation = last_incarnation.max(now.unix_ns);
     state.next_place = files
@@ -292,11 +293,27 @@ fn open_catalogues(
     Ok(Catalogues { queues, deleted, ends, deletions_end })
 }
 
+/// What is known before the segments are looked at.
+struct Facts<'a> {
+    /// What a clean stop has sealed.
+    stopped: &'a [Sealed],
+    /// The incarnations of queues that were deleted.
+    deleted: &'a HashSet<u64>,
+    unix_ms: u64,
+}
+
+impl Facts<'_> {
+    /// Where the rounds of a segment end, if a clean stop has sealed it.
+    fn end(&self, place: u32, stamp: u64) -> Option<u64> {
+        let its = self.stopped.iter().find(|sealed| (sealed.place, sealed.stamp) == (place, stamp));
+        its.map(|sealed| sealed.end)
+    }
+}
+
 fn open_segments(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
-    stopped: &[Sealed],
-    unix_ms: u64,
+    facts: &Facts<'_>,
     report: &mut Report,
 ) -> Result<(Vec<Found>, bool), OpenError> {
     let indexed: HashSet<u32> = files
@@ -319,8 +336,10 @@ fn open_segments(
             Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
             Err(Unreadable::Damaged) => {
                 // Where the server ended before a new file had its header, it holds nothing but zeros.
+                let is_known =
+                    indexed.contains(&place) || facts.stopped.iter().any(|sealed| sealed.place == place);
                 match read_all(directory, *file, *length) {
-                    Ok(all) if all.iter().all(|byte| *byte == 0) => {
+                    Ok(all) if !is_known && all.iter().all(|byte| *byte == 0) => {
                         directory.run(&Step::Remove(*file))?;
                     }
                     _ => lose(*file, *length, report, &mut is_one_lost),
@@ -340,9 +359,7 @@ fn open_segments(
         let header = SegmentHeader { bytes: *length, ..header };
         let found = match index {
             Some(index) => {
-                let was_stopped = |sealed: &&Sealed| (sealed.place, sealed.stamp) == (place, header.stamp);
-                if stopped.iter().any(|sealed| was_stopped(&sealed)) {
-                    report.stopped.push(*file);
+                if facts.end(place, header.stamp).is_some() {
                     check_stopped(directory, *file, &header, index.end, report)?;
                 }
                 let heads = index.spans.iter().map(|(_, head, _)| head);
@@ -353,7 +370,7 @@ fn open_segments(
                     .map(|(id, head, at)| (id, SealedSpan::new(segment.clone(), head, Runs::Index(at))));
                 Found { spans: spans.collect(), segment, is_damaged: false }
             }
-            None => match scan_segment(directory, place, &header, is_short, report) {
+            None => match scan_segment(directory, place, &header, is_short, facts, report) {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::error!(%file, %error, "cannot be read");
@@ -365,30 +382,43 @@ fn open_segments(
         report.segments += usize::from(!found.spans.is_empty());
         all.push(found);
     }
-    for place in indexed {
-        let is_there = |(file, _): &(FileName, u64)| *file == FileName::Segment(place);
-        if !files.iter().any(is_there) {
-            is_one_lost |= is_missed(directory, place, unix_ms, report)?;
+    let is_there = |place: u32| files.iter().any(|(file, _)| *file == FileName::Segment(place));
+    for place in indexed.iter().copied().filter(|place| !is_there(*place)) {
+        is_one_lost |= is_missed(directory, place, facts, report)?;
+    }
+    for Sealed { place, .. } in facts.stopped.iter().filter(|sealed| !is_there(sealed.place)) {
+        if !indexed.contains(place) {
+            is_one_lost = true;
+            report.damaged.push(missing(*place));
         }
     }
     Ok((all, is_one_lost))
 }
 
-/// An index without its segment: whether messages are lost with that. An index is removed first, so they are unless they have expired.
+/// A segment that should be there and is not.
+fn missing(place: u32) -> Damaged {
+    let means = "the file is missing; its messages are lost, unless it is put back while no server runs";
+    Damaged { file: FileName::Segment(place), damage: Damage { at: 0, bytes: 0 }, means }
+}
+
+/// Whether messages that live are lost where an index is there without its segment: an index is removed first.
+pub(super) fn holds_live(index: &Index, deleted: &HashSet<u64>, unix_ms: u64) -> bool {
+    let lives = |(id, head): (&PartitionId, &SpanHead)| head.expiry_ms > unix_ms && !deleted.contains(&id.0);
+    index.spans.iter().any(|(id, head, _)| lives((id, head)))
+}
+
+/// An index without its segment: whether messages are lost with that.
 fn is_missed(
     directory: &dyn Directory,
     place: u32,
-    unix_ms: u64,
+    facts: &Facts<'_>,
     report: &mut Report,
 ) -> Result<bool, OpenError> {
-    let index = read_index(directory, place)
-        .ok()
-        .and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
-    let is_lost = index.is_some_and(|index| index.spans.iter().any(|(_, head, _)| head.expiry_ms > unix_ms));
+    let index = read_index(directory, place).ok();
+    let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
+    let is_lost = index.is_some_and(|index| holds_live(&index, facts.deleted, facts.unix_ms));
     if is_lost {
-        let damage = Damage { at: 0, bytes: 0 };
-        let means = "the file is missing; its messages are lost, unless it is put back while no server runs";
-        report.damaged.push(Damaged { file: FileName::Segment(place), damage, means });
+        report.damaged.push(missing(place));
     } else {
         directory.run(&Step::Remove(FileName::Index(place)))?;
     }
@@ -459,12 +489,18 @@ fn scan_segment(
     place: u32,
     header: &SegmentHeader,
     is_short: bool,
+    facts: &Facts<'_>,
     report: &mut Report,
 ) -> Result<Found, OpenError> {
     let file = FileName::Segment(place);
     let salvaged = salvage(directory, file, 0, usize::try_from(header.bytes).unwrap_or(usize::MAX))?;
     let file_bytes = salvaged.bytes;
-    let found = scan(header, &file_bytes);
+    let mut found = scan(header, &file_bytes);
+    if let Some(end) = facts.end(place, header.stamp) {
+        // What a clean stop has sealed is not torn.
+        found.damage = scan_sealed(header, &file_bytes, end);
+        found.torn = 0;
+    }
     report.scanned += usize::from(!found.batches.is_empty());
     report.torn += found.torn;
     let is_unreadable = !salvaged.unreadable.is_empty();

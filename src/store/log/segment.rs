@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::backlog::Load;
 use super::format::SegmentHeader;
 use super::index::{Run, RunsAt, SpanHead};
 
@@ -47,7 +46,7 @@ impl Segment {
 
     /// When the last of its messages to end ends.
     pub fn expiry_ms(&self) -> u64 {
-        self.expiry_ms - (self.newest_ms - self.newest_ms())
+        self.expiry_ms.saturating_sub(self.newest_ms - self.newest_ms())
     }
 
     /// Its messages were stored at that time at the latest.
@@ -82,11 +81,6 @@ impl SealedSpan {
     /// What a segment holds there.
     pub fn new(segment: Arc<Segment>, head: SpanHead, runs: Runs) -> Self {
         Self { segment, head, runs, cap_ms: u64::MAX }
-    }
-
-    /// What is read of it from `from` on; `runs` are its.
-    pub(super) fn load(&self, from: u64, runs: &[Run]) -> Load {
-        Load { cap_ms: self.cap_ms, ..Load::plan(self.segment.clone(), from, runs, self.head.end) }
     }
 
     /// Something later was stored at that time: its timestamps lie no later, and it expires by them. A segment ends where the clock

@@ -98,13 +98,13 @@ struct State {
 
 /// A copy of a disk.
 #[derive(Clone, Debug)]
-pub(super) struct Backup(Vec<(FileName, Vec<u8>)>);
+pub(super) struct Backup(Vec<(FileName, usize, Vec<u8>)>);
 
 impl Backup {
     /// Where what a file holds ends: behind it are zeros.
     pub(super) fn used(&self, name: FileName) -> usize {
-        let file = self.0.iter().find(|(of, _)| *of == name);
-        file.and_then(|(_, bytes)| bytes.iter().rposition(|byte| *byte != 0)).map_or(0, |last| last + 1)
+        let file = self.0.iter().find(|(of, ..)| *of == name);
+        file.and_then(|(.., bytes)| bytes.iter().rposition(|byte| *byte != 0)).map_or(0, |last| last + 1)
     }
 }
 
@@ -242,22 +242,26 @@ impl Simulated {
     /// What is durable now, as a copy elsewhere.
     pub(super) fn backup(&self) -> Backup {
         let state = self.lock();
-        let of = |(name, index): (&FileName, &usize)| (*name, state.files[*index].now.clone());
+        let of = |(name, index): (&FileName, &usize)| (*name, *index, state.files[*index].now.clone());
         Backup(state.names.iter().map(of).collect())
     }
 
-    /// Everything is as the backup has it, in files that are new.
-    pub(super) fn restore(&self, backup: &Backup) {
+    /// Everything is as the backup has it: in files that are new, or, where the file system itself was rolled back, in those of then.
+    pub(super) fn restore(&self, backup: &Backup, is_rolled_back: bool) {
         let mut state = self.lock();
         state.under_way.clear();
         state.done.clear();
         state.changes.clear();
-        state.copies += 1;
+        state.copies += u64::from(!is_rolled_back);
         state.names.clear();
-        for (name, bytes) in &backup.0 {
+        for (name, index, bytes) in &backup.0 {
             let file = File { now: bytes.clone(), durable: bytes.clone(), dirty: BTreeSet::new() };
-            state.files.push(file);
-            let index = state.files.len() - 1;
+            let index = if is_rolled_back { *index } else { state.files.len() };
+            if is_rolled_back {
+                state.files[index] = file;
+            } else {
+                state.files.push(file);
+            }
             state.names.insert(*name, index);
         }
         state.durable_names = state.names.clone();
@@ -389,7 +393,7 @@ impl Directory for Simulated {
     fn identity(&self, file: FileName) -> io::Result<Identity> {
         let state = self.lock();
         let index = state.names.get(&file).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        Ok(Identity { inode: *index as u64, made_ns: state.copies })
+        Ok(Identity { inode: *index as u64, made_ns: 1 + state.copies, mount: 1, is_touched: false })
     }
 
     fn run(&self, step: &Step) -> Read {

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 
 use super::backlog::Job;
 use super::data_dir::Deletion;
-use super::disk::{Disk, FileName, Step};
+use super::disk::{Disk, remove_segment};
 use super::format::PartitionId;
 use super::journal::Entry;
+use super::reason::DISK_IS_FULL;
 use super::segment::Segment;
 use super::{Log, MARKS_AT_ONCE, Tag, forgotten};
 use crate::clock::Now;
@@ -37,28 +38,28 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    /// Whether nothing is let go of yet, although it has expired. A server that was down for long and one whose machine has begun with a
+    /// Whether nothing is let go of by the clock yet, although it has expired. A server that was down for long and one whose machine has begun with a
     /// wrong clock look alike: both find the clock far ahead of what was stored last. What has expired is not served, and goes once
     /// the clock has stood the same time as any other jump ahead, or where the disk has no room without that.
-    pub(super) fn holds_back(&mut self, now: Now) -> bool {
+    pub(super) fn is_held(&mut self, now: Now) -> bool {
         let newest_ms = self.newest_ms;
         let held_until_ms = *self.held_until_ms.get_or_insert_with(|| {
             let is_far_ahead =
                 newest_ms > 0 && now.unix_ms > newest_ms.saturating_add(self.clock_step_max_ms);
             if is_far_ahead { now.mono_ms.saturating_add(self.clock_step_max_ms) } else { 0 }
         });
-        now.mono_ms < held_until_ms && self.trouble.is_none()
+        now.mono_ms < held_until_ms && self.trouble != Some(DISK_IS_FULL)
     }
 
     /// Retires the oldest segments where there are too many, and those that are too old.
-    pub(super) fn retire(&mut self, now: Now) {
+    pub(super) fn retire(&mut self, now: Now, is_held: bool) {
         let share = self.max_bytes / u64::from(self.shards);
         let is_left = |segment: &&Arc<Segment>| !segment.is_retired.load(Ordering::Relaxed);
         let mut bytes: u64 = self.kept.iter().filter(is_left).map(|segment| segment.bytes).sum();
         for segment in self.kept.iter().filter(is_left) {
             let is_too_much = self.max_bytes > 0 && bytes + self.segment_bytes > share;
-            let is_too_old =
-                self.max_age_ms > 0 && segment.newest_ms().saturating_add(self.max_age_ms) <= now.unix_ms;
+            let age_end_ms = segment.newest_ms().saturating_add(self.max_age_ms);
+            let is_too_old = self.max_age_ms > 0 && age_end_ms <= now.unix_ms && !is_held;
             if is_too_much || is_too_old {
                 bytes -= segment.bytes;
                 self.dir.retire(segment);
@@ -66,24 +67,25 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    /// Lets go of what has expired.
-    pub(super) fn expire(&mut self, now: Now) {
+    /// Lets go of what has expired, and while the clock is held only of what was retired.
+    pub(super) fn expire(&mut self, now: Now, is_held: bool) {
+        let unix_ms = if is_held { 0 } else { now.unix_ms };
         let retirements = self.dir.retirements();
         let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
         let (active, mut marks) = (self.journal.active.as_ref(), 0);
         for (id, partition) in &mut self.partitions {
-            if partition.past.due_ms > now.unix_ms && !is_any_retired {
+            if partition.past.due_ms > unix_ms && !is_any_retired {
                 continue;
             }
             // Somebody must say where the partition ends once its last span is gone.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
-            let (expired, dropped) = partition.past.expire(now.unix_ms, is_told);
+            let (expired, dropped) = partition.past.expire(unix_ms, is_told);
             self.counters.expired += expired;
             self.counters.dropped += dropped;
             if let Some(account) = &mut partition.account {
                 account.set_due();
             }
-            let wants_mark = partition.past.due_ms <= now.unix_ms && !partition.is_marking;
+            let wants_mark = partition.past.due_ms <= unix_ms && !partition.is_marking;
             if wants_mark && self.trouble.is_none() && marks < MARKS_AT_ONCE {
                 marks += 1;
                 partition.is_marking = true;
@@ -99,8 +101,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         for segment in gone {
             let is_whole = segment.bytes == self.segment_bytes;
             if !(is_whole && self.dir.give_place(segment.place, usize::from(self.shards))) {
-                let files = [FileName::Segment(segment.place), FileName::Index(segment.place)];
-                self.disk.submit(Tag::Remove, files.map(Step::Remove).to_vec());
+                self.disk.submit(Tag::Remove, remove_segment(segment.place));
             }
         }
     }

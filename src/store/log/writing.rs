@@ -4,7 +4,7 @@ use std::hash::Hash;
 use std::io;
 use std::sync::Arc;
 
-use super::disk::{Disk, FileName, Reserve, Step, make_segment, save_index};
+use super::disk::{Disk, Reserve, make_segment, remove_segment, save_index};
 use super::format::{PartitionId, SegmentHeader};
 use super::history::Sealed;
 use super::index::Index;
@@ -101,7 +101,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             }
             Err(error) => {
                 // What there is of it is removed: a full disk needs the room.
-                self.disk.submit(Tag::Remove, vec![Step::Remove(FileName::Segment(place.place))]);
+                self.disk.submit(Tag::Remove, remove_segment(place.place));
                 if self.journal.active.is_none() {
                     self.fail(now, "no file for messages can be made", &error);
                 } else {
@@ -185,7 +185,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     /// a mark in each partition says so after a restart, too.
     pub(super) fn follow_clock(&mut self, now: Now) {
         let is_behind = now.unix_ms.saturating_add(self.clock_step_max_ms) < self.newest_ms;
-        if !is_behind || self.journal.round.is_some() || self.broken.is_some() {
+        if !is_behind || self.journal.round.is_some() || self.trouble.is_some() || self.broken.is_some() {
             return;
         }
         self.newest_ms = now.unix_ms;
@@ -197,7 +197,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         self.backlog.forget_windows();
         for (id, partition) in &mut self.partitions {
             partition.window.cap(now.unix_ms);
-            if partition.past.cap(now.unix_ms) && !partition.is_marking && self.trouble.is_none() {
+            if partition.past.cap(now.unix_ms) && !partition.is_marking {
                 partition.is_marking = true;
                 self.journal.pending.push_back(Entry::Mark { id: *id });
             }
