@@ -132,6 +132,8 @@ pub enum PeerFault {
     },
     /// The project has as many bytes stored as it may have.
     StorageFull {
+        /// The number of the last message sent.
+        sent: i64,
         /// `project_storage_bytes`.
         limit: u64,
     },
@@ -268,7 +270,7 @@ impl fmt::Display for PeerFault {
             Self::TooMany { what, key, limit } => {
                 write!(f, "project: has as many {what} as {key} = {limit} allows")
             }
-            Self::StorageFull { limit } => write!(
+            Self::StorageFull { limit, .. } => write!(
                 f,
                 "project: its stored messages leave no room for these within project_storage_bytes = {limit}; try again \
                  once some have expired"
@@ -350,7 +352,7 @@ mod tests {
             (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
             (PeerFault::OverRate { sent: 1, rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
-            (PeerFault::StorageFull { limit: 1 }.into(), 429),
+            (PeerFault::StorageFull { sent: 1, limit: 1 }.into(), 429),
             (StoreFault::NameTooLong.into(), 400),
             (StoreFault::TooManyQueues.into(), 503),
             (StoreFault::Full.into(), 503),

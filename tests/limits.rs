@@ -424,7 +424,7 @@ fn queues_of_a_shard_count_from_one_run_to_the_next() {
     assert_eq!(server.stop(), 0);
 }
 
-/// Fills a project up to its limit of 1 MiB; the number of the last message that was stored.
+/// Fills a project up to its limit of 1 MiB, which ends the operation; the number of the last message that was stored.
 fn fill(client: &mut Client, queue: &str, ttl: u32, least: i64) -> i64 {
     assert_eq!(setup(client, queue), 100);
     let payload = [7u8; 50_000];
@@ -450,9 +450,14 @@ fn store_beside(server: &Server) {
     assert_eq!(fate(&mut other, 3_600, &[&[7; 10_000]]).0, 201);
 }
 
-/// Waits until messages of the project are stored again, on the operation that is open.
-fn await_room(client: &mut Client) {
-    common::eventually("room for messages", || (fate(client, 3_600, &[&[7; 50_000]]).0 == 201).then_some(()));
+/// Waits until a message of the project is stored again.
+fn await_room(client: &mut Client, queue: &str) {
+    common::eventually("room for messages", || {
+        assert_eq!(setup(client, queue), 100);
+        let stored = fate(client, 3_600, &[&[7; 50_000]]).0 == 201;
+        end(client);
+        stored.then_some(())
+    });
 }
 
 #[test]
@@ -469,10 +474,10 @@ fn what_a_project_stores_in_the_log_is_limited_from_one_run_to_the_next() {
     let mut client = Client::connect_with(&server, &[ACME]);
     assert_eq!(setup(&mut client, "two"), 100);
     assert_eq!(fate(&mut client, 3_600, &[&[7; 100_000]]).0, 429, "what an earlier run stored counts");
+    end(&mut client);
     // The queue was not opened in this run.
     delete_queue(&server, "acme", "one");
-    await_room(&mut client);
-    end(&mut client);
+    await_room(&mut client, "two");
     delete_queue(&server, "acme", "two");
     common::eventually("an empty project", || {
         let (status, queues) = server.control("/queues");
@@ -486,8 +491,7 @@ fn what_a_project_stores_in_the_log_is_limited_from_one_run_to_the_next() {
         end(&mut client);
         stored.then_some(())
     });
-    assert_eq!(setup(&mut client, "four"), 100);
-    await_room(&mut client);
+    await_room(&mut client, "four");
     assert_eq!(server.stop(), 0);
 }
 
@@ -497,9 +501,9 @@ fn what_a_project_stores_in_memory_is_limited() {
     server.wait_for_log("memory_bytes = 1073741824");
     let mut client = Client::connect_with(&server, &[ACME]);
     fill(&mut client, "one", 5, 10);
-    // On the same operation, once they have expired.
-    await_room(&mut client);
     end(&mut client);
+    // Once they have expired.
+    await_room(&mut client, "one");
     // From another connection, into another queue.
     let mut client = Client::connect_with(&server, &[ACME]);
     // What has not expired yet may still take most of the room.

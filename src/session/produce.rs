@@ -27,10 +27,6 @@ use crate::planted;
 use crate::queue::message_id;
 use crate::tenant::Share;
 
-/// How long an operation stores nothing more once its project's storage was full, milliseconds: what the client sent before it
-/// could know does not overtake what was refused, and is not stored twice where the client sends all of it again.
-const STORAGE_FULL_MS: u64 = 1_000;
-
 type Fate = Result<(), Fault>;
 
 /// Messages whose fate is one. Invariant of the queue of them: `through` grows.
@@ -116,8 +112,6 @@ pub(super) struct Produce {
     quota: Quota,
     /// `outstanding_bytes` as a part of the project's storage, where that is limited.
     share: Option<Share>,
-    /// Nothing is stored before: the project's storage was full.
-    full_until_ms: u64,
     /// The budget was too short to raise the credit.
     is_withheld: bool,
 }
@@ -154,7 +148,6 @@ impl Produce {
             outstanding_bytes: 0,
             quota,
             share: cx.tenant.and_then(|tenant| tenant.share()),
-            full_until_ms: 0,
             is_withheld,
         }
     }
@@ -217,7 +210,7 @@ impl Produce {
             }
         };
         self.expects_keys = head.keys > 0;
-        let ttl = match check(&head, cx).and_then(|ttl| self.reserve(pb.len(), cx.now).map(|()| ttl)) {
+        let ttl = match check(&head, cx) {
             Ok(ttl) => ttl,
             Err(fault) => {
                 self.roll_back(copied);
@@ -226,6 +219,12 @@ impl Produce {
                 return Ok(());
             }
         };
+        // That is the operation's end: nothing sent behind it may overtake it, once there is room again.
+        if let Err(limit) = self.reserve(pb.len()) {
+            self.roll_back(copied);
+            cx.budget.release(pb.len());
+            return Err(PeerFault::StorageFull { sent: last.to_wire(), limit }.into());
+        }
         match self.building.first_mut() {
             Some(building) if copied.is_some() && head.keys == 0 && ttl == guess && !too_large => {
                 building.reserved += pb.len();
@@ -246,15 +245,8 @@ impl Produce {
     }
 
     /// Whether the project may store a request of so many bytes; what is outstanding counts like what is stored.
-    fn reserve(&mut self, bytes: usize, now: Now) -> Result<(), PeerFault> {
-        let Some(share) = &mut self.share else { return Ok(()) };
-        if now.mono_ms < self.full_until_ms {
-            return Err(PeerFault::StorageFull { limit: share.limit() });
-        }
-        share.try_add(bytes as u64).map_err(|limit| {
-            self.full_until_ms = now.mono_ms + STORAGE_FULL_MS;
-            PeerFault::StorageFull { limit }
-        })
+    fn reserve(&mut self, bytes: usize) -> Result<(), u64> {
+        self.share.as_mut().map_or(Ok(()), |share| share.try_add(bytes as u64))
     }
 
     /// What is outstanding has changed.
@@ -558,7 +550,11 @@ impl Produce {
     pub(super) fn finish_failed(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
         self.quota.refund(cx);
         let through = match fault {
-            Fault::Peer(PeerFault::CreditExceeded { sent, .. } | PeerFault::OverRate { sent, .. }) => *sent,
+            Fault::Peer(
+                PeerFault::CreditExceeded { sent, .. }
+                | PeerFault::OverRate { sent, .. }
+                | PeerFault::StorageFull { sent, .. },
+            ) => *sent,
             _ => self.window.spoken_for().to_wire(),
         };
         self.respond(Some(status_of(fault)), through, None, true, &mut cx.reply);

@@ -41,11 +41,6 @@ impl Share {
         }
     }
 
-    /// How many bytes all shares of the project may have together.
-    pub fn limit(&self) -> u64 {
-        self.tenant.storage_max
-    }
-
     /// Adds bytes, also beyond the limit.
     pub fn add(&mut self, bytes: u64) {
         self.set(self.bytes.saturating_add(bytes));
