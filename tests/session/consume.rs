@@ -383,7 +383,8 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
     run.there = vec![1];
     // The setup, and once it is answered the request for a marker.
     run.receive(&run.bytes.clone(), false);
-    run.receive(&run.bytes[run.taken..].to_vec(), false);
+    let rest = run.bytes[run.taken..].to_vec();
+    run.receive(&rest, false);
     assert_eq!(run.taken, run.bytes.len());
     run.call(|session, cx| session.poll_transmit(cx));
     assert!(!run.fetches[0].wait, "a fetch that waits is not answered where all is left out");

@@ -159,7 +159,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         };
         self.backlog.handle_runs(id, &segment, runs.clone());
         if runs.last().is_none_or(|run| run.end <= from) {
-            return self.rescan(id, segment);
+            self.rescan(id, segment);
         }
     }
 
