@@ -2,7 +2,8 @@
 //!
 //! `tests/golden/version-1` is of version 0.1.0: two shards, three partitions a queue, files of 1 MiB of which the zeros at the end are
 //! left out. One queue was deleted, another deleted and made again; the server was stopped once and then killed. Its messages were
-//! stored on 2026-11-28 and live for 14 days.
+//! stored on 2026-11-28 and live for 14 days. `version-1-with-history` holds the same, written by a version that keeps a history, and stopped
+//! cleanly at the end.
 
 use std::path::PathBuf;
 
@@ -132,4 +133,34 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
     dir.mark_stopped(&disk, &NOW).unwrap();
     let all = payloads(&disk, "default", "plain").unwrap();
     assert_eq!(all.len(), 103);
+}
+
+#[test]
+fn a_directory_with_a_history_is_read_and_its_stop_is_known() {
+    let disk = directory("version-1-with-history");
+    check(&disk);
+    let history = super::super::history::History::parse(&bytes(&disk, FileName::History)).unwrap();
+    let stopped = history.stopped.expect("it was stopped cleanly");
+    assert_eq!(stopped.len(), 2, "each shard had something to seal: {stopped:?}");
+    inspect::verify(&disk, &NOW, |verified| assert!(verified.damage.is_empty(), "{verified:?}")).unwrap();
+    // What the stop has sealed is not torn, with its index or without.
+    let sealed = FileName::Segment(stopped[0].place);
+    disk.flip(sealed, stopped[0].end as usize - 9, 1);
+    for index in [true, false] {
+        if !index {
+            disk.run(&Step::Remove(FileName::Index(stopped[0].place))).unwrap();
+        }
+        let mut is_seen = false;
+        inspect::verify(&disk, &NOW, |verified| {
+            is_seen |= verified.file == sealed && !verified.damage.is_empty()
+        })
+        .unwrap();
+        assert!(is_seen, "with an index: {index}");
+    }
+    let (_, report) = open(&disk, 2, SEGMENT_BYTES, &NOW).unwrap();
+    assert!(report.damaged.iter().any(|damaged| damaged.file == sealed), "{report:?}");
+}
+
+fn bytes(disk: &Simulated, file: FileName) -> Vec<u8> {
+    super::super::disk::read(disk, file, 0, SEGMENT_BYTES as usize).unwrap()
 }
