@@ -26,7 +26,10 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt as lines};
 
 use crate::config::{LogFormat, ServerConfig};
-use crate::terminal;
+use crate::{children, terminal};
+
+/// Target of lines whose number the place that makes them bounds: they are never taken for a flood.
+pub const BOUNDED: &str = concat!(module_path!(), "::bounded");
 
 /// How long equal lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -247,6 +250,7 @@ pub fn start(config: &ServerConfig) -> Teller {
         // It takes the process with it; what other threads do then is decided elsewhere (`AbortOnPanic`).
         if thread.name() == Some("main") {
             finish();
+            children::end_all();
         }
     }));
     Teller { floods, dropped, told: 0 }

@@ -39,6 +39,7 @@ impl Drop for AbortOnPanic {
         if std::thread::panicking() {
             tracing::error!("a thread of the server has panicked: the process ends");
             crate::logging::finish();
+            crate::children::end_all();
             std::process::abort();
         }
     }
