@@ -230,7 +230,7 @@ impl Server {
         let stop = stop_monitor.clone();
         let monitor = std::thread::Builder::new().name("monitor".into()).spawn(move || {
             let _guard = AbortOnPanic;
-            monitor::watch(watched, &stop);
+            monitor::watch(&watched, &stop);
         })?;
         let accepting = listener.clone();
         let acceptor = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
