@@ -359,7 +359,10 @@ fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
     let mut refused = server.dial();
     let mut text = String::new();
     refused.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("open files"), "{text}");
+    assert!(!text.contains("max_connections"), "{text}");
+    let by_acceptor = "millstream_handshakes_refused_total{shard=\"acceptor\",status=\"503\"}";
+    assert!(server.metric(by_acceptor) >= 1);
     drop(crowd);
     eventually("a new client", || {
         let mut stream = server.dial();
@@ -372,9 +375,6 @@ fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
     assert_eq!(server.stop(), 0);
 }
 
-/// What a server says that cannot start with this limit of `ulimit`.
-fn refusal(limit: &str) -> String {
-    let Output { status, stderr, .. } = Command::new("sh")
 /// Whether a process runs: one that has ended may wait for somebody to ask how.
 fn runs(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
@@ -412,6 +412,9 @@ fn a_command_for_tokens_ends_with_a_server_that_exits_at_once() {
     eventually("the end of the command", || pids.iter().all(|pid| !runs(pid)).then_some(()));
 }
 
+/// What a server says that cannot start with this limit of `ulimit`.
+fn refusal(limit: &str) -> String {
+    let Output { status, stderr, .. } = Command::new("sh")
         .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\""), common::BINARY, "serve"])
         .args([
             "--listen",
