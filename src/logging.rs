@@ -8,7 +8,8 @@
 //! process ends, but waits for no reader longer than 900 ms.
 //!
 //! A flood: warnings, errors and whatever names a connection are told five times in ten seconds for each place in the code,
-//! project and status; then they are counted, and the count is told when the window has passed.
+//! project and status; then they are counted, and the count is told when the window has passed. Lines of the target [`BOUNDED`] are all
+//! told.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -125,7 +126,7 @@ impl<S: Subscriber> Filter<S> for Floods {
         event.record(&mut fields);
         let metadata = event.metadata();
         // What this module tells of floods must not be one.
-        if metadata.target() == module_path!()
+        if [module_path!(), BOUNDED].contains(&metadata.target())
             || (!fields.names_connection && *metadata.level() > Level::WARN)
         {
             return true;
@@ -249,8 +250,8 @@ pub fn start(config: &ServerConfig) -> Teller {
         tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, what, "a panic");
         // It takes the process with it; what other threads do then is decided elsewhere (`AbortOnPanic`).
         if thread.name() == Some("main") {
-            finish();
             children::end_all();
+            finish();
         }
     }));
     Teller { floods, dropped, told: 0 }

@@ -124,6 +124,23 @@ fn a_refused_origin_is_logged_once_with_the_setting_to_change() {
 #[test]
 fn a_malformed_origin_stops_the_server_at_the_start() {
     for (origins, is_well) in [
+#[test]
+fn each_of_many_refused_origins_is_logged() {
+    let server = Server::start(&["--cores", "0"]);
+    for number in 1..=8 {
+        let mut stream = server.dial();
+        let origin = format!("Origin: https://page-{number}.example\r\n");
+        stream.write_all(handshake("/", &origin).as_bytes()).unwrap();
+        assert_eq!(status(&response(&mut stream)), 403);
+    }
+    server.wait_for_log("https://page-8.example");
+    let lines = server.log();
+    for number in 1..=8 {
+        let origin = format!("origin=\"https://page-{number}.example\"");
+        assert!(lines.iter().any(|line| line.contains(&origin)), "{origin}: {lines:?}");
+    }
+}
+
         ("*", true),
         ("https://console.example, http://127.0.0.1:3000", true),
         ("console.example", false),
