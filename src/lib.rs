@@ -9,6 +9,7 @@
 //! | [`error`] | whose fault it is, and the one map to a status | |
 //! | [`names`], [`queue`], [`partitioner`], [`batch`], [`budget`], [`tenant`], [`clock`] | the words that the rooms below share | I/O |
 //! | [`heap`], [`logging`] | the allocator's settings; log lines, no floods of them | |
+//! | [`children`] | commands that the server runs, none of which outlives it | |
 //! | [`terminal`] | what people see: escaped text, colours, lines on standard error | |
 //! | [`planted`] | faults that tests may plant | |
 //! | [`pb`] | prost's messages and the hand-written coders of the two hot ones | frames, operations |
@@ -45,6 +46,7 @@
 
 pub mod batch;
 pub mod budget;
+pub mod children;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -8,7 +8,8 @@
 //! process ends, but waits for no reader longer than 900 ms.
 //!
 //! A flood: warnings, errors and whatever names a connection are told five times in ten seconds for each place in the code,
-//! project and status; then they are counted, and the count is told when the window has passed.
+//! project and status; then they are counted, and the count is told when the window has passed. Lines of the target [`BOUNDED`] are all
+//! told.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +27,10 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt as lines};
 
 use crate::config::{LogFormat, ServerConfig};
-use crate::terminal;
+use crate::{children, terminal};
+
+/// Target of lines whose number the place that makes them bounds: they are never taken for a flood.
+pub const BOUNDED: &str = concat!(module_path!(), "::bounded");
 
 /// How long equal lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -122,7 +126,7 @@ impl<S: Subscriber> Filter<S> for Floods {
         event.record(&mut fields);
         let metadata = event.metadata();
         // What this module tells of floods must not be one.
-        if metadata.target() == module_path!()
+        if [module_path!(), BOUNDED].contains(&metadata.target())
             || (!fields.names_connection && *metadata.level() > Level::WARN)
         {
             return true;
@@ -246,6 +250,7 @@ pub fn start(config: &ServerConfig) -> Teller {
         tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, what, "a panic");
         // It takes the process with it; what other threads do then is decided elsewhere (`AbortOnPanic`).
         if thread.name() == Some("main") {
+            children::end_all();
             finish();
         }
     }));

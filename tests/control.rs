@@ -279,6 +279,7 @@ fn metrics_that_have_not_counted_yet_are_zero() {
             zero(format!("millstream_messages_refused_total{{shard=\"{shard}\",status=\"{status}\"}}"));
         }
     }
+    zero("millstream_handshakes_refused_total{shard=\"acceptor\",status=\"503\"}".into());
     zero("millstream_stage_duration_seconds_count{stage=\"produce\"}".into());
 }
 

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use common::Server;
@@ -137,4 +138,20 @@ fn the_grafana_dashboard_asks_for_metrics_and_stages_that_are_there() {
         assert!(Stage::find(stage).is_some(), "no stage is called {stage}");
     }
     assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_log_that_others_can_read_is_warned_about() {
+    let name = format!("readable-{}.hlog", std::process::id());
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, "").unwrap();
+    for (mode, is_open) in [(0o640, true), (0o600, false)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let server = Server::start(&["--cores", "0", "--latency-log", path.to_str().unwrap()]);
+        // Lines before the one with the port are there.
+        let warning = "other users can look into the latency log";
+        assert_eq!(server.log().iter().any(|line| line.contains(warning)), is_open, "{mode:o}");
+        assert_eq!(server.stop(), 0);
+    }
+    std::fs::remove_file(&path).unwrap();
 }

@@ -90,11 +90,20 @@ fn connections_are_limited_in_all() {
     let server = Server::start(&["--cores", "0", "--max-connections", "4"]);
     let neighbour = Neighbour::beside(&server);
     let held: Vec<Client> = (0..2).map(|_| Client::connect(&server)).collect();
-    let mut refused = server.dial();
-    let mut text = String::new();
-    refused.read_to_string(&mut text).unwrap();
-    assert_eq!(status(&text), 503);
-    assert!(text.contains("max_connections") && text.contains("\r\nRetry-After: "), "{text}");
+    for says_something in [false, true] {
+        let mut refused = server.dial();
+        if says_something {
+            refused.write_all(handshake("/", "").as_bytes()).unwrap();
+        }
+        let mut text = String::new();
+        refused.read_to_string(&mut text).unwrap();
+        assert_eq!(status(&text), 503);
+        assert!(text.contains("max_connections = 4") && text.contains("\r\nRetry-After: "), "{text}");
+        assert!(!text.contains("open files"), "{text}");
+    }
+    assert_eq!(server.metric("millstream_handshakes_refused_total{shard=\"0\",status=\"503\"}"), 2);
+    let lines = server.log();
+    assert!(!lines.iter().any(|line| line.contains("open files")), "{lines:?}");
     drop(held);
     common::eventually("a free place", || (handshake_status(&server, "") == 101).then_some(()));
     neighbour.leave();

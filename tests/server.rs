@@ -359,7 +359,10 @@ fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
     let mut refused = server.dial();
     let mut text = String::new();
     refused.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("open files"), "{text}");
+    assert!(!text.contains("max_connections"), "{text}");
+    let by_acceptor = "millstream_handshakes_refused_total{shard=\"acceptor\",status=\"503\"}";
+    assert!(server.metric(by_acceptor) >= 1);
     drop(crowd);
     eventually("a new client", || {
         let mut stream = server.dial();
@@ -370,6 +373,43 @@ fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
     });
     others_are_served(&server);
     assert_eq!(server.stop(), 0);
+}
+
+/// Whether a process runs: one that has ended may wait for somebody to ask how.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
+}
+
+#[test]
+fn a_command_for_tokens_ends_with_a_server_that_exits_at_once() {
+    let place = Place::new("token-command");
+    let pids = format!("{}/pids", place.text());
+    let command = format!("sleep 1000 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; wait");
+    let server = Server::start(&[
+        "--cores",
+        "0",
+        "--store",
+        "kafka",
+        "--brokers",
+        "127.0.0.1:1",
+        "--kafka-properties",
+        "security.protocol=SASL_PLAINTEXT;sasl.mechanism=OAUTHBEARER",
+        "--kafka-token-command",
+        &command,
+    ]);
+    let pids = eventually("the command", || std::fs::read_to_string(&pids).ok());
+    let pids: Vec<&str> = pids.split_whitespace().collect();
+    assert!(pids.len() == 2 && pids.iter().all(|pid| runs(pid)), "{pids:?}");
+    // To answer it, and to wait for it to close, draining takes a while.
+    let mut half = server.dial();
+    half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    eventually("the connection", || (server.metric("millstream_connections{") == 1).then_some(()));
+    server.signal("TERM");
+    server.wait_for_log("draining; a second signal exits at once");
+    server.signal("TERM");
+    assert_eq!(server.wait(), 1);
+    eventually("the end of the command", || pids.iter().all(|pid| !runs(pid)).then_some(()));
 }
 
 /// What a server says that cannot start with this limit of `ulimit`.

@@ -27,7 +27,7 @@ use crate::shard::server::Server;
 use crate::shard::{preflight, uring};
 use crate::store::kafka;
 use crate::terminal::say;
-use crate::{heap, logging};
+use crate::{children, heap, logging};
 
 /// How often lines that were kept back are told.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
@@ -171,6 +171,8 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     }
     let handling = Handling::start()?;
     let ended = serve(&loaded, &handling);
+    // Threads that own one may still run.
+    children::end_all();
     match ended {
         // Nobody reads standard error, and to say why would be to wait for ever.
         Err(_) if !logging::finish() => Ok(ExitCode::from(2)),

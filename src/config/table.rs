@@ -228,7 +228,7 @@ pub static SETTINGS: &[Setting] = &[
         STORE,
         "max_queues",
         Count,
-        "Queues that one shard is home of; beyond, no more are created: 503",
+        "Queues that one shard is home of; beyond, no more are created: 503; with Kafka those count that were opened since the start",
         number!(settings.max_queues, 1..=100_000_000),
     ),
     setting(
@@ -641,7 +641,7 @@ pub static SETTINGS: &[Setting] = &[
         CLIENTS,
         "project_max_queues",
         Count,
-        "Queues; beyond, no more are created: 429 at setup",
+        "Queues; beyond, no more are created: 429 at setup; with Kafka those count that were opened since the start",
         number!(settings.per_project.queues, 0..=i64::MAX as u64),
     ),
     setting(

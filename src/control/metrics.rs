@@ -12,6 +12,9 @@ use crate::shard::core::ShardSnapshot;
 /// have theirs once they are counted.
 const HANDSHAKE_REFUSALS: [u16; 9] = [400, 403, 404, 408, 426, 429, 431, 500, 503];
 
+/// Shard and status of a connection that the acceptor refuses before it gives it to a shard.
+const BY_ACCEPTOR: [&str; 2] = ["acceptor", "503"];
+
 /// Families of one scrape.
 struct Families {
     registry: Registry,
@@ -35,10 +38,12 @@ fn signed(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The whole page; `stalls_of` says how often the monitor saw a shard stand still.
+/// The whole page; `stalls_of` says how often the monitor saw a shard stand still, `refused_by_acceptor` how many connections the
+/// acceptor has refused.
 pub(super) fn encode(
     shards: &[ShardSnapshot],
     stalls_of: impl Fn(usize) -> u64,
+    refused_by_acceptor: u64,
     is_draining: bool,
     latency: &Recorder,
 ) -> prometheus::Result<String> {
@@ -60,6 +65,7 @@ pub(super) fn encode(
         f.counter("millstream_connection_panics_total", "Connections whose handling panicked", shard)?;
     let handshakes =
         f.counter("millstream_handshakes_refused_total", "Handshakes refused, by HTTP status", by_status)?;
+    handshakes.with_label_values(&BY_ACCEPTOR).inc_by(refused_by_acceptor);
     let operations = f.gauge("millstream_operations", "Operations open now, by kind", &["shard", "kind"])?;
     let begun = f.counter("millstream_operations_begun_total", "Operations begun", shard)?;
     let failed =

@@ -206,7 +206,9 @@ async fn make_metrics(control: &Control) -> Page {
     let snapshots = asked.await.map_err(Unmade::Silent)?;
     latency::refresh(&control.board).await;
     let total = control.board.total();
-    let text = metrics::encode(&snapshots, |shard| probe.stalls(shard), probe.is_draining(), &total);
+    let stalls_of = |shard| probe.stalls(shard);
+    let refused = probe.refused_by_acceptor();
+    let text = metrics::encode(&snapshots, stalls_of, refused, probe.is_draining(), &total);
     text.map(Into::into).map_err(|error| Unmade::Failed(error.to_string()))
 }
 

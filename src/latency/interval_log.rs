@@ -2,11 +2,12 @@
 //!
 //! Values are nanoseconds, or counts where a stage counts; the maximum beside each is in milliseconds, as the standard tools
 //! expect. A log that is there is continued at its end, under a header of its own. Every line goes to the file's present end, so that
-//! the file may be truncated; after it was renamed, [`LogFile::reopen`] goes on in a new one.
+//! the file may be truncated; after it was renamed, [`LogFile::reopen`] goes on in a new one. Only a regular file is written: a pipe would
+//! make the collector wait for its reader.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, LineWriter};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,9 @@ const MAX_UNIT_NS: f64 = 1e6;
 
 /// Who may read and write a new log: its owner.
 const MODE: u32 = 0o600;
+
+/// What other users may do with a log.
+const OTHERS: u32 = 0o077;
 
 /// An open log, before its first line.
 pub struct LogFile {
@@ -71,8 +75,25 @@ impl LogFile {
     }
 }
 
+/// Opens a log without waiting, whatever has its name by now.
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(MODE).open(path)
+    let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+    let opened =
+        OpenOptions::new().create(true).append(true).mode(MODE).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        // A named pipe that nobody reads, or a socket.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(irregular()),
+        opened => opened?,
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(irregular());
+    }
+    if metadata.permissions().mode() & OTHERS != 0 {
+        // An operator may have made it so for a collector of logs, so it is left as it is.
+        tracing::warn!(latency_log = %path.display(), "other users can look into the latency log: chmod 600 it");
+    }
+    Ok(file)
 }
 
 impl Lines<'_> {
@@ -96,7 +117,7 @@ mod tests {
     use super::*;
     use crate::latency::decode;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     /// How many histograms a log holds, and whether it begins with a header.
     fn contents(path: &Path) -> (usize, bool) {
@@ -135,6 +156,31 @@ mod tests {
         assert!(file.reopen().is_err());
         file.begin().unwrap().write(second, &recorder).unwrap();
         assert_eq!(contents(&path).0, 2);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(&moved).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_in_its_place_is_refused_at_once_whether_somebody_reads_it_or_not() {
+        let path = std::env::temp_dir().join(format!("millstream-piped-{}.hlog", std::process::id()));
+        let mut recorder = Recorder::default();
+        recorder.record(Stage::Commit, 250_000, 7);
+        recorder.count();
+        let mut log = LogFile::open(&path).unwrap();
+        let moved = path.with_extension("hlog.1");
+        std::fs::rename(&path, &moved).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let is_refused = |result: io::Result<()>| {
+            result.is_err_and(|error| error.to_string().contains("not a regular file"))
+        };
+        assert!(is_refused(log.reopen()));
+        let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        assert!(is_refused(log.reopen()));
+        assert!(is_refused(LogFile::open(&path).map(drop)));
+        drop(reader);
+        // The present one goes on.
+        log.begin().unwrap().write(Duration::from_secs(1), &recorder).unwrap();
+        assert_eq!(contents(&moved), (1, true));
         std::fs::remove_file(&path).unwrap();
         std::fs::remove_file(&moved).unwrap();
     }

@@ -3,8 +3,9 @@
 //! One listening socket without SO_REUSEPORT, so that a second server on the port fails to start; and because the
 //! kernel's hashing is uneven when connections are few.
 //!
-//! A shard that stands still, or whose inbox is full, is passed over: the others serve on. Beyond the connections that the limit of open
-//! files leaves room for (`descriptors`) a connection gets 503 and is closed.
+//! A shard that stands still, or whose inbox is full, is passed over: the others serve on. A shard that stands still gets a connection
+//! only if no other moves. Beyond the connections that the limit of open files leaves room for (`descriptors`) a connection gets 503 and
+//! is closed.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -18,12 +19,14 @@ use super::delivery::Delivery;
 use super::driver::Shared;
 use super::inbox::Sender;
 use super::parker::Heartbeat;
-use crate::ws::handshake::Refusal;
 
 /// How long to wait when descriptors or memory have run out, before trying again.
 const OUT_OF_RESOURCES_WAIT: Duration = Duration::from_millis(50);
-/// How long to wait when no shard has room in its inbox, before trying again.
+/// How long to wait when no shard that moves has room in its inbox, before trying again.
 const ALL_FULL_WAIT: Duration = Duration::from_millis(1);
+/// The reason that the client gets where there is no room.
+const NO_FILES: &str =
+    "the server has no room for more connections: each takes one of its open files, whose number is limited";
 
 /// A listening socket. Clones are the same.
 #[derive(Clone, Debug)]
@@ -91,7 +94,8 @@ impl Listener {
                             "connections are refused with 503: the limit of open files leaves no room for more; raise it"
                         );
                     }
-                    refuse(&socket);
+                    shared.refused_by_acceptor.fetch_add(1, Ordering::Relaxed);
+                    shared.refuser.refuse(socket, NO_FILES);
                 }
                 Err(error) => match error.raw_os_error() {
                     // Closed.
@@ -110,15 +114,19 @@ impl Listener {
         }
     }
 
-    /// Gives a connection to the shard with the fewest of those that move and have room. Waits while none has room, and drops the
-    /// connection where the listener is closed meanwhile.
+    /// Gives a connection to the shard with the fewest of those that move and have room. Waits while none of them has room, and drops
+    /// the connection where the listener is closed meanwhile.
     fn hand_over(&self, socket: Socket, peer: Option<SocketAddr>, shards: &[Target], shared: &Shared) {
         let mut delivery = Delivery::Socket(socket, peer);
         loop {
-            let mut order: Vec<(&Target, _)> = shards.iter().zip(&shared.connections).collect();
-            order.sort_by_cached_key(|(shard, count)| {
-                (shard.heartbeat.stands_still(), count.load(Ordering::Relaxed))
-            });
+            let stands_still = |shard: &Target| shard.heartbeat.stands_still();
+            let none_moves = shards.iter().all(stands_still);
+            let mut order: Vec<(&Target, _)> = shards
+                .iter()
+                .zip(&shared.connections)
+                .filter(|&(shard, _)| none_moves || !stands_still(shard))
+                .collect();
+            order.sort_by_cached_key(|(_, count)| count.load(Ordering::Relaxed));
             for (shard, count) in order {
                 // Before the shard can count it as gone.
                 count.fetch_add(1, Ordering::Relaxed);
@@ -138,19 +146,12 @@ impl Listener {
     }
 }
 
-/// Says why the connection is closed. A peer that cannot take the answer finds it closed.
-fn refuse(socket: &Socket) {
-    let mut response = Vec::new();
-    Refusal::new(503, "the server has no room for more connections (max_connections, or its open files)")
-        .write(&mut response);
-    let _ = socket.send(&response);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::shard::inbox::{Inbox, inbox};
-    use std::io::Read;
+    use crate::shard::refuser::Refuser;
+    use std::io::{Read, Write};
     use std::net::TcpStream;
     use std::sync::atomic::AtomicUsize;
     use std::time::Instant;
@@ -174,6 +175,8 @@ mod tests {
             let shared = Arc::new(Shared {
                 connections: vec![AtomicUsize::new(0), AtomicUsize::new(5)],
                 drained: AtomicUsize::new(0),
+                refused_by_acceptor: Arc::default(),
+                refuser: Refuser::start().unwrap(),
                 epoch: Instant::now(),
             });
             Self { listener, address, targets: senders.into_iter().map(target).collect(), inboxes, shared }
@@ -232,14 +235,35 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_that_stands_still_gets_none_because_the_others_are_full() {
+        let rig = Rig::new(8, usize::MAX);
+        rig.targets[0].heartbeat.set_stands_still(true);
+        while rig.targets[1].sender.send(Delivery::StoreNews).is_ok() {}
+        // Closed, it tries once.
+        rig.listener.close();
+        let hand_over = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            rig.listener.hand_over(socket, None, &rig.targets, &rig.shared);
+            rig.inboxes[0].depth()
+        };
+        assert_eq!(hand_over(), 0, "the other has no room for a moment");
+        rig.targets[1].heartbeat.set_stands_still(true);
+        assert_eq!(hand_over(), 1, "no shard moves");
+    }
+
+    #[test]
     fn beyond_the_room_for_connections_the_answer_is_503_and_then_it_goes_on() {
         let rig = Rig::new(8, 7);
         let thread = rig.run();
         let _held: Vec<TcpStream> = (0..2).map(|_| rig.dial()).collect();
         rig.await_depth(0, 2);
+        let mut refused = rig.dial();
+        refused.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
         let mut text = String::new();
-        rig.dial().read_to_string(&mut text).unwrap();
-        assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("no room for more connections"), "{text}");
+        refused.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("open files"), "{text}");
+        assert!(!text.contains("max_connections"), "{text}");
+        assert_eq!(rig.shared.refused_by_acceptor.load(Ordering::Relaxed), 1);
         rig.shared.connections[1].fetch_sub(1, Ordering::Relaxed);
         let _next = rig.dial();
         rig.await_depth(0, 3);

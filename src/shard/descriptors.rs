@@ -6,6 +6,7 @@
 
 use super::files::OPEN_MAX;
 use super::preflight::Unfit;
+use super::refuser;
 use crate::config::{ServerConfig, StoreKind};
 use crate::limits::CONTROL_CONNECTIONS_MAX;
 use crate::store::log::LOADS_MAX;
@@ -14,6 +15,8 @@ use crate::store::log::LOADS_MAX;
 const PROCESS: u64 = 5;
 /// The listening socket, and a connection that is about to be refused.
 const ACCEPTOR: u64 = 2;
+/// Connections that were refused and are not closed yet, so that their clients can read why.
+const REFUSED: u64 = refuser::OPEN_MAX as u64;
 /// The control port's listening socket, its runtime's epoll (twice) and eventfd, and a connection that is about to be refused.
 const CONTROL: u64 = 5;
 /// The latency log, and its successor while it is reopened.
@@ -63,17 +66,19 @@ fn needed(config: &ServerConfig) -> u64 {
         0
     };
     let latency_log = if config.latency.log.is_some() { LATENCY_LOG } else { 0 };
-    PROCESS + ACCEPTOR + control + latency_log + shards * SHARD + store + PASSING
+    PROCESS + ACCEPTOR + REFUSED + control + latency_log + shards * SHARD + store + PASSING
 }
 
 /// How many connections all shards together may have where `limit` files may be open, and a warning where the settings allow more.
+///
+/// Without the warning the number is more than `max_connections` allows: then a shard refuses, for a reason of its own.
 pub(super) fn connections(limit: u64, config: &ServerConfig) -> Result<(usize, Option<String>), Unfit> {
     let needed = needed(config);
     let shards = config.shard_cores().len();
     if limit <= needed {
         return Err(Unfit(format!(
             "only {limit} files may be open (RLIMIT_NOFILE); the server itself needs {needed}, and one more for each connection: \
-             raise the limit ({RAISE})"
+             raise the limit ({RAISE}), or use fewer cores (cores)"
         )));
     }
     let room = usize::try_from(limit - needed).unwrap_or(usize::MAX);
@@ -86,7 +91,9 @@ pub(super) fn connections(limit: u64, config: &ServerConfig) -> Result<(usize, O
             needed.saturating_add(wanted as u64)
         )
     });
-    Ok((room.min(wanted), warning))
+    // The acceptor has a descriptor more, for a connection that is about to be refused.
+    let connections_max = if room < wanted { room } else { room.max(wanted.saturating_add(1)) };
+    Ok((connections_max, warning))
 }
 
 /// Checks that a client of that many executors and connections may open its files.
@@ -121,7 +128,7 @@ mod tests {
         assert!((60..120).contains(&needed), "{needed}");
         let why = connections(needed, &config).unwrap_err().0;
         let (open, wanted) = (format!("only {needed} files"), format!("needs {needed}"));
-        for words in [&open[..], "RLIMIT_NOFILE", &wanted[..], "ulimit -n"] {
+        for words in [&open[..], "RLIMIT_NOFILE", &wanted[..], "ulimit -n", "fewer cores (cores)"] {
             assert!(why.contains(words), "{words}: {why}");
         }
         let (room, warning) = connections(needed + 10, &config).unwrap();
@@ -132,8 +139,11 @@ mod tests {
             "{warning}"
         );
         config.settings.max_connections = 10;
-        assert_eq!(connections(needed + 10, &config), Ok((10, None)));
-        assert_eq!(connections(u64::MAX, &config), Ok((10, None)));
+        // `max_connections` is reached first, and the shard says so.
+        assert_eq!(connections(needed + 10, &config), Ok((11, None)));
+        assert_eq!(connections(needed + 20, &config), Ok((20, None)));
+        let (room, warning) = connections(u64::MAX, &config).unwrap();
+        assert!(room > 10 && warning.is_none(), "{room}");
     }
 
     #[test]

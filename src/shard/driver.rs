@@ -6,19 +6,19 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::core::{ConnectionId, Core, CoreCounters, Token};
 use super::delivery::{Delivery, Reply};
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
+use super::refuser::Refuser;
 use super::socket::Socket;
 use crate::clock::{Now, Step, WallClock};
 use crate::config::Settings;
 use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};
-use crate::ws::handshake::Refusal;
 
 /// How long sockets are served before what they brought goes on its way, even if more are ready. Measured: at
 /// 500 µs a hop between two saturated shards stays below 1 ms (p99), and a turn still moves megabytes.
@@ -37,6 +37,10 @@ pub struct Shared {
     pub connections: Vec<AtomicUsize>,
     /// Shards that have drained.
     pub drained: AtomicUsize,
+    /// Connections that the acceptor has refused with 503.
+    pub refused_by_acceptor: Arc<AtomicU64>,
+    /// Answers connections that are refused.
+    pub refuser: Refuser,
     /// Where the shards' time begins.
     pub epoch: Instant,
 }
@@ -303,10 +307,13 @@ impl<S: Store<Token>> Driver<S> {
 
     fn handle_accepted(&mut self, socket: socket2::Socket, peer: Option<SocketAddr>) {
         let Some(id) = self.core.handle_accepted(self.now(), peer) else {
-            let mut response = Vec::new();
-            Refusal::new(503, "the server is draining, or has max_connections").write(&mut response);
-            // A courtesy: who cannot take it finds the connection closed.
-            let _ = socket.send(&response);
+            if self.drain_until.is_some() {
+                self.shared.refuser.refuse(socket, "the server is draining");
+            } else {
+                let max = self.settings.max_connections;
+                let why = format!("the server has no room for more connections: max_connections = {max}");
+                self.shared.refuser.refuse(socket, &why);
+            }
             self.count_gone();
             return;
         };

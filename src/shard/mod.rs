@@ -9,7 +9,7 @@
 //! | `inbox`, `doorbell`, `delivery` | what other threads send | the shard and its senders |
 //! | `preflight`, `descriptors` | what the machine must allow; how many connections it leaves room for | the starting thread |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
-//! | `acceptor`, `monitor` | new connections; stalls and lost wake-ups | their own threads |
+//! | `acceptor`, `refuser`, `monitor` | new connections; those that are refused; stalls and lost wake-ups | their own threads |
 //! | `probe` | asking shards how they are | whoever asks |
 //! | `server` | all of it, started and stopped | the starting thread |
 
@@ -26,6 +26,7 @@ pub mod monitor;
 pub mod parker;
 pub mod preflight;
 pub mod probe;
+pub mod refuser;
 pub mod server;
 pub mod socket;
 pub mod uring;
@@ -38,6 +39,7 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("a thread of the server has panicked: the process ends");
+            crate::children::end_all();
             crate::logging::finish();
             std::process::abort();
         }

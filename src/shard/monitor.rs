@@ -59,7 +59,12 @@ impl Seen {
 }
 
 /// Watches until `stop`. Never touches what a shard owns.
-pub fn watch(shards: Vec<Watched>, stop: &AtomicBool) {
+pub fn watch(shards: &[Watched], stop: &AtomicBool) {
+    watch_between(shards, stop, std::thread::sleep);
+}
+
+/// The same; `pause` takes the time between two looks.
+fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Duration)) {
     let mut seen = vec![Seen::default(); shards.len()];
     while !stop.load(Ordering::Relaxed) {
         let mut idle = true;
@@ -85,13 +90,86 @@ pub fn watch(shards: Vec<Watched>, stop: &AtomicBool) {
                 watched.sender.wake();
             }
         }
-        std::thread::sleep(if idle { LOOK_EVERY_IDLE } else { LOOK_EVERY });
+        pause(if idle { LOOK_EVERY_IDLE } else { LOOK_EVERY });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::inbox::inbox;
+    use crate::shard::parker::Parker;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    /// A waker that counts.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Woken {
+        fn take(&self) -> usize {
+            self.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_shard_that_stands_still_for_long_gets_few_wake_ups() {
+        let (sender, inbox) = inbox(1);
+        let woken: Arc<Woken> = Arc::default();
+        // As a shard does that parks.
+        assert!(inbox.arm(&Waker::from(woken.clone())));
+        inbox.disarm();
+        let heartbeat: Arc<Heartbeat> = Arc::default();
+        let shard = Watched { heartbeat: heartbeat.clone(), sender, stalls: Arc::default() };
+        let (stalls, shards) = (shard.stalls.clone(), [shard]);
+        let look = |looks: usize| {
+            let (stop, mut left) = (AtomicBool::new(false), looks);
+            watch_between(&shards, &stop, |_| {
+                left -= 1;
+                stop.store(left == 0, Ordering::Relaxed);
+            });
+        };
+        // 200 seconds.
+        look(40_000);
+        let count = woken.take();
+        assert!((2..=16).contains(&count), "{count} wake-ups");
+        assert!(heartbeat.stands_still());
+        assert_eq!(stalls.load(Ordering::Relaxed), 1);
+        Parker::new(heartbeat.clone()).beat();
+        look(1);
+        assert_eq!(woken.take(), 0, "it has moved");
+    }
+
+    #[test]
+    fn a_shard_that_moves_again_stands_still_no_longer() {
+        let (sender, _inbox) = inbox(1);
+        let heartbeat: Arc<Heartbeat> = Arc::default();
+        let parker = Parker::new(heartbeat.clone());
+        let shard = Watched { heartbeat: heartbeat.clone(), sender, stalls: Arc::default() };
+        let (stalls, shards) = (shard.stalls.clone(), [shard]);
+        let (stop, mut looks) = (AtomicBool::new(false), 0);
+        watch_between(&shards, &stop, |_| {
+            looks += 1;
+            match looks {
+                STALL_LOOKS => {
+                    assert!(heartbeat.stands_still());
+                    parker.beat();
+                }
+                _ if looks > STALL_LOOKS => {
+                    assert!(!heartbeat.stands_still());
+                    stop.store(true, Ordering::Relaxed);
+                }
+                _ => assert!(!heartbeat.stands_still()),
+            }
+        });
+        assert_eq!((looks, stalls.load(Ordering::Relaxed)), (STALL_LOOKS + 1, 1));
+    }
 
     #[test]
     fn a_stuck_shard_is_woken_a_few_times_however_long_it_is_stuck() {

@@ -20,6 +20,7 @@ use crate::store::log::{DataDir, OsDirectory, moment};
 pub struct Probe {
     shards: Vec<Sender<Delivery>>,
     stalls: Vec<Arc<AtomicU64>>,
+    refused_by_acceptor: Arc<AtomicU64>,
     draining: Arc<AtomicBool>,
     log: Option<LogFiles>,
 }
@@ -49,10 +50,11 @@ impl Probe {
     pub(super) fn new(
         shards: Vec<Sender<Delivery>>,
         stalls: Vec<Arc<AtomicU64>>,
+        refused_by_acceptor: Arc<AtomicU64>,
         draining: Arc<AtomicBool>,
         log: Option<LogFiles>,
     ) -> Self {
-        Self { shards, stalls, draining, log }
+        Self { shards, stalls, refused_by_acceptor, draining, log }
     }
 
     /// How many there are.
@@ -126,6 +128,11 @@ impl Probe {
 
     fn send(&self, shard: usize, delivery: Delivery) -> bool {
         self.shards.get(shard).is_some_and(|sender| sender.send(delivery).is_ok())
+    }
+
+    /// Connections that the acceptor has refused with 503, for want of descriptors.
+    pub fn refused_by_acceptor(&self) -> u64 {
+        self.refused_by_acceptor.load(Ordering::Relaxed)
     }
 
     /// Times that the monitor saw one stand still.

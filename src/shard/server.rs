@@ -22,6 +22,7 @@ use super::monitor::{self, Watched};
 use super::parker::{Heartbeat, Parker};
 use super::preflight;
 use super::probe::{LogFiles, Probe};
+use super::refuser::Refuser;
 use crate::config::{KafkaConfig, LogConfig, ServerConfig, Settings, StoreKind, WhenFull};
 use crate::latency::{Board, Collector, Recorder};
 use crate::store::kafka::{Cluster, Kafka, News};
@@ -161,6 +162,8 @@ impl Server {
         let shared = Arc::new(Shared {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
+            refused_by_acceptor: Arc::default(),
+            refuser: Refuser::start()?,
             epoch: Instant::now(),
         });
         let settings = Arc::new(config.settings.clone());
@@ -230,15 +233,16 @@ impl Server {
         let stop = stop_monitor.clone();
         let monitor = std::thread::Builder::new().name("monitor".into()).spawn(move || {
             let _guard = AbortOnPanic;
-            monitor::watch(watched, &stop);
+            monitor::watch(&watched, &stop);
         })?;
         let accepting = listener.clone();
+        let refused = shared.refused_by_acceptor.clone();
         let acceptor = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
             let _guard = AbortOnPanic;
             accepting.run(&targets, &shared);
         })?;
         let draining = Arc::new(AtomicBool::new(false));
-        let probe = Probe::new(senders.clone(), stalls, draining.clone(), log);
+        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone(), log);
         Ok(Self {
             address,
             collector: Collector::start(config.latency.interval, latency_log, probe.clone())?,

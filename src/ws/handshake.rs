@@ -100,6 +100,8 @@ impl Refusal {
             .and_then(|status| status.canonical_reason())
             .unwrap_or("Refused");
         let more = match self.status {
+            // RFC 9110, section 15.5.2, asks for it.
+            401 => "WWW-Authenticate: Bearer\r\n".to_owned(),
             426 => "Sec-WebSocket-Version: 13\r\n".to_owned(),
             429 | 503 => format!("Retry-After: {RETRY_AFTER_SECS}\r\n"),
             _ => String::new(),
@@ -389,6 +391,29 @@ mod tests {
             let mut out = Vec::new();
             assert!(accept(&text.as_bytes()[..end], &policy(), &mut out).unwrap().is_none(), "{end}");
         }
+    }
+
+    #[test]
+    fn a_refusal_says_what_its_status_asks_for() {
+        let head = |status| {
+            let mut out = Vec::new();
+            Refusal::new(status, "why").write(&mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert!(
+                text.starts_with(&format!("HTTP/1.1 {status} ")) && text.ends_with("\r\n\r\nwhy\n"),
+                "{text}"
+            );
+            text
+        };
+        for (status, line) in [
+            (401, "WWW-Authenticate: Bearer"),
+            (426, "Sec-WebSocket-Version: 13"),
+            (429, "Retry-After: 5"),
+            (503, "Retry-After: 5"),
+        ] {
+            assert_eq!(head(status).matches(&format!("\r\n{line}\r\n")).count(), 1, "{status}");
+        }
+        assert!(!head(403).contains("WWW-Authenticate"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Plain values without I/O.
 
 use core::net::Ipv6Addr;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -161,35 +161,62 @@ impl fmt::Display for AllowedOrigins {
 /// What is known of an origin that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Novelty {
-    /// It was refused before, or no more are remembered.
+    /// It was refused before, or has no room now.
     Known,
     /// It is refused for the first time.
     New,
-    /// The same, and no more are remembered.
+    /// The same, and others have no room until the oldest makes some.
     Last,
 }
 
 /// Origins that were refused, so that the log names each of them once. Clones share them.
+///
+/// The oldest makes room for a new one, but only after [`Self::KEPT_MS`]: the log names [`Self::MAX`] within that time at most,
+/// however many clients make up.
 #[derive(Clone, Debug, Default)]
-pub struct RefusedOrigins(Arc<Mutex<HashSet<String>>>);
+pub struct RefusedOrigins(Arc<Mutex<Remembered>>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    /// In lower case.
+    origins: HashSet<Arc<str>>,
+    /// The same with when they were first refused, the oldest first.
+    order: VecDeque<(Arc<str>, u64)>,
+}
 
 impl RefusedOrigins {
     /// How many are remembered: less than 1 MiB with [`Self::CHARS_MAX`], whatever clients send.
     pub const MAX: usize = 1_000;
     /// How much of each is remembered, characters.
     pub const CHARS_MAX: usize = 256;
+    /// How long each is remembered at least, milliseconds.
+    pub const KEPT_MS: u64 = 600_000;
 
-    /// Remembers an origin, and gives the part of it that a log may show.
-    pub fn remember(&self, origin: &str) -> (String, Novelty) {
+    /// Remembers an origin that is refused at `now_ms`, and gives the part of it that a log may show.
+    pub fn remember(&self, origin: &str, now_ms: u64) -> (String, Novelty) {
         let short: String = origin.chars().take(Self::CHARS_MAX).collect();
-        let mut origins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = origins.len() < Self::MAX && origins.insert(short.to_ascii_lowercase());
-        let novelty = match is_new {
-            true if origins.len() == Self::MAX => Novelty::Last,
-            true => Novelty::New,
-            false => Novelty::Known,
-        };
+        let novelty = self.0.lock().unwrap_or_else(PoisonError::into_inner).add(&short, now_ms);
         (short, novelty)
+    }
+}
+
+impl Remembered {
+    fn add(&mut self, origin: &str, now_ms: u64) -> Novelty {
+        let origin: Arc<str> = origin.to_ascii_lowercase().into();
+        if self.origins.contains(&origin) {
+            return Novelty::Known;
+        }
+        let is_full = self.order.len() == RefusedOrigins::MAX;
+        if is_full {
+            let is_old = |(_, since_ms): &mut (Arc<str>, u64)| {
+                since_ms.saturating_add(RefusedOrigins::KEPT_MS) <= now_ms
+            };
+            let Some((oldest, _)) = self.order.pop_front_if(is_old) else { return Novelty::Known };
+            self.origins.remove(&oldest);
+        }
+        self.origins.insert(origin.clone());
+        self.order.push_back((origin, now_ms));
+        if !is_full && self.order.len() == RefusedOrigins::MAX { Novelty::Last } else { Novelty::New }
     }
 }
 
@@ -332,16 +359,28 @@ mod tests {
     fn refused_origins_are_told_once_in_bounded_memory() {
         let refused = RefusedOrigins::default();
         let shared = refused.clone();
-        assert_eq!(refused.remember("https://Evil.example"), ("https://Evil.example".into(), Novelty::New));
-        assert_eq!(shared.remember("https://evil.example").1, Novelty::Known);
+        let of = |origin: &str, now_ms| refused.remember(origin, now_ms).1;
+        assert_eq!(
+            refused.remember("https://Evil.example", 5),
+            ("https://Evil.example".into(), Novelty::New)
+        );
+        assert_eq!(shared.remember("https://evil.example", 5).1, Novelty::Known);
         let long = "x".repeat(RefusedOrigins::CHARS_MAX + 1);
-        assert_eq!(refused.remember(&long).0.len(), RefusedOrigins::CHARS_MAX);
+        assert_eq!(refused.remember(&long, 6).0.len(), RefusedOrigins::CHARS_MAX);
         for number in 2..RefusedOrigins::MAX - 1 {
-            assert_eq!(refused.remember(&format!("https://{number}")).1, Novelty::New, "{number}");
+            assert_eq!(of(&format!("https://{number}"), 6), Novelty::New, "{number}");
         }
-        assert_eq!(refused.remember("https://last").1, Novelty::Last);
-        assert_eq!(refused.remember("https://another").1, Novelty::Known);
-        assert_eq!(refused.0.lock().unwrap().len(), RefusedOrigins::MAX);
+        assert_eq!(of("https://last", 6), Novelty::Last);
+        // The oldest makes room once it is old.
+        let later = 5 + RefusedOrigins::KEPT_MS;
+        assert_eq!(of("https://another", later - 1), Novelty::Known);
+        assert_eq!(of("https://another", later), Novelty::New);
+        assert_eq!(of("https://another", later), Novelty::Known);
+        assert_eq!(of("https://yet.another", later), Novelty::Known, "the next one is not old yet");
+        assert_eq!(of("https://evil.example", later + 1), Novelty::New);
+        let remembered = refused.0.lock().unwrap();
+        let bounds = (remembered.origins.len(), remembered.order.len());
+        assert_eq!(bounds, (RefusedOrigins::MAX, RefusedOrigins::MAX));
     }
 
     proptest! {

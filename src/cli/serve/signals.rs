@@ -12,8 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::latency::Board;
-use crate::logging;
 use crate::shard::server::DrainHandle;
+use crate::{children, logging};
 
 /// How much longer than `drain_timeout` a server may take to end: then a shard is stuck, and it exits all the same.
 const END_GRACE: Duration = Duration::from_secs(10);
@@ -86,7 +86,9 @@ impl Handling {
     }
 }
 
+/// Exits without dropping anything.
 fn end(code: i32) -> ! {
+    children::end_all();
     logging::finish();
     exit(code)
 }

@@ -17,6 +17,7 @@ use crate::clock::{Now, millis};
 use crate::config::Settings;
 use crate::error::PeerFault;
 use crate::latency::Recorder;
+use crate::logging::BOUNDED;
 use crate::names::{ClientId, Project, QueueName};
 use crate::queue::QueueInfo;
 use crate::session::{Command, Cx, Framed, PbWriter, ServerSession};
@@ -24,7 +25,7 @@ use crate::tenant::{Permit, Tenant, Tenants, Use};
 use crate::ws::echo::Echo;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
-use crate::ws::origin::Novelty;
+use crate::ws::origin::{Novelty, RefusedOrigins};
 use crate::ws::{CloseCode, Input, MessageKind, Receiver, Role, Sender};
 
 /// What a buffer of unsent bytes may occupy beyond twice those.
@@ -295,9 +296,10 @@ impl Connection {
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
         if let Some(origin) = &refusal.origin {
-            let (origin, novelty) = env.settings.policy.refused_origins.remember(origin);
+            let (origin, novelty) = env.settings.policy.refused_origins.remember(origin, env.now.mono_ms);
             if novelty != Novelty::Known {
                 tracing::warn!(
+                    target: BOUNDED,
                     origin,
                     peer = ?self.peer,
                     "a page of this origin is refused with 403; if it is yours, add the origin to allowed_origins (null is never \
@@ -305,7 +307,12 @@ impl Connection {
                 );
             }
             if novelty == Novelty::Last {
-                tracing::warn!("origins that are refused from now on are not logged: there are too many");
+                tracing::warn!(
+                    target: BOUNDED,
+                    origins = RefusedOrigins::MAX,
+                    minutes = RefusedOrigins::KEPT_MS / 60_000,
+                    "the log has named as many refused origins as it remembers: it names others once the oldest of them is that old"
+                );
             }
         }
         refusal.write(&mut self.out);

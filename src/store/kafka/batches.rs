@@ -22,6 +22,33 @@ pub(super) struct Reads {
     pub nobody: ClientId,
     /// Records that were too large to be served.
     pub passed_over: Arc<AtomicU64>,
+    /// How far the clock may fall behind timestamps before they follow it, milliseconds.
+    pub clock_step_max_ms: u64,
+}
+
+/// The times of one partition's records, which never run backwards but with the clock.
+#[derive(Debug)]
+struct Times {
+    last_ms: u64,
+    clock_step_max_ms: u64,
+}
+
+impl Times {
+    /// Whether the clock has stepped back so far that times follow it: what was read before counts as stored now at the latest.
+    fn follow(&mut self, now_ms: u64) -> bool {
+        let is_behind = now_ms.saturating_add(self.clock_step_max_ms) < self.last_ms;
+        if is_behind {
+            self.last_ms = now_ms;
+        }
+        is_behind
+    }
+
+    /// The time of a record whose producer, or broker, says `said_ms`.
+    fn of(&mut self, now_ms: u64, said_ms: u64) -> u64 {
+        // A producer may set any time, where the topic lets it: one from the future would hold for all that follow.
+        self.last_ms = said_ms.min(now_ms).max(self.last_ms);
+        self.last_ms
+    }
 }
 
 /// Records of one partition, in order, on their way into batches.
@@ -31,8 +58,7 @@ pub(super) struct Batches {
     partition: u16,
     reads: Reads,
     open: Option<Open>,
-    /// Times never run backwards.
-    last_ms: u64,
+    times: Times,
 }
 
 #[derive(Debug)]
@@ -46,7 +72,8 @@ struct Open {
 
 impl Batches {
     pub(super) fn new(topic: Arc<TopicInfo>, partition: u16, reads: Reads) -> Self {
-        Self { topic, partition, reads, open: None, last_ms: 0 }
+        let times = Times { last_ms: 0, clock_step_max_ms: reads.clock_step_max_ms };
+        Self { topic, partition, reads, open: None, times }
     }
 
     /// The next record: goes into `window`, now or with what comes. False where it lies before what was there: the same topic
@@ -63,9 +90,11 @@ impl Batches {
         let header = message.header(HEADER).map(Header::decode).unwrap_or_default();
         let ttl_secs = header.ttl_secs.unwrap_or(self.topic.default_ttl_secs);
         let client = header.client.unwrap_or(self.reads.nobody);
-        // A producer may have set any time, where the topic lets it: one from the future would hold for all that follow.
-        let timestamp_ms = message.timestamp_ms().min(now.unix_ms).max(self.last_ms);
-        self.last_ms = timestamp_ms;
+        if self.times.follow(now.unix_ms) {
+            self.close(window);
+            window.cap(now.unix_ms);
+        }
+        let timestamp_ms = self.times.of(now.unix_ms, message.timestamp_ms());
         if let Some(packed) = header.packed.filter(|_| self.topic.layout == Layout::Packed) {
             self.close(window);
             match packed.batch(client, ttl_secs, message.payload()) {
@@ -131,5 +160,23 @@ impl Batches {
         if let Some(Open { base_offset, timestamp_ms, builder, .. }) = self.open.take() {
             window.push(StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: builder.close() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_follow_a_clock_that_has_stepped_back_far() {
+        let mut times = Times { last_ms: 0, clock_step_max_ms: 1_000 };
+        assert_eq!((times.follow(50_000), times.of(50_000, 49_000)), (false, 49_000));
+        assert_eq!(times.of(50_000, 48_000), 49_000, "they never run backwards");
+        assert_eq!(times.of(50_000, 90_000), 50_000, "nor into the future");
+        // A small step holds them.
+        assert_eq!((times.follow(49_000), times.of(49_000, 49_000)), (false, 50_000));
+        // A large one does not.
+        assert_eq!((times.follow(48_999), times.of(48_999, 48_999)), (true, 48_999));
+        assert_eq!((times.follow(49_500), times.of(49_500, 49_200)), (false, 49_200));
     }
 }

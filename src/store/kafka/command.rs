@@ -1,52 +1,22 @@
 //! The operator's command that prints a token: in a process group of its own, within a time, with bounded output, and never left
-//! behind.
+//! behind (`children`).
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::BorrowedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::children::Group;
 
 /// The most that the command may print, bytes. A token has a few KiB.
 const PRINTED_BYTES_MAX: usize = 60 << 10;
 
-/// A shell and all that it has started; killed when this is dropped.
-struct Group {
-    shell: Child,
-    /// Its process group, until it is killed.
-    leader: Option<Pid>,
-}
-
-impl Group {
-    fn start(command: &str) -> io::Result<Self> {
-        let shell = Command::new("sh")
-            .args(["-c", command])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let leader = Some(Pid::from_child(&shell));
-        Ok(Self { shell, leader })
-    }
-
-    /// Kills every process that is left, and returns how the shell ended.
-    fn end(&mut self) -> io::Result<ExitStatus> {
-        if let Some(leader) = self.leader.take() {
-            // The shell is not reaped yet, so no other group can have this number. The call fails if no process is left.
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-        self.shell.wait()
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = self.end();
-    }
+fn start(command: &str) -> io::Result<Group> {
+    Group::start(Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()))
 }
 
 /// Runs a command with `sh` and returns its output up to the end of the shell, or `None` once `stop` is readable or its other end is
@@ -55,11 +25,11 @@ impl Drop for Group {
 /// Background processes are killed, not waited for. Only a process that leaves the group (`setsid`) survives.
 pub(super) fn run(command: &str, limit: Duration, stop: BorrowedFd<'_>) -> Result<Option<String>, String> {
     let deadline = Instant::now() + limit;
-    let mut group = Group::start(command).map_err(|error| format!("sh cannot be run: {error}"))?;
+    let mut group = start(command).map_err(|error| format!("sh cannot be run: {error}"))?;
     let unwatched = |error: Errno| format!("it cannot be watched: {error}");
-    let leader = Pid::from_child(&group.shell);
+    let leader = Pid::from_child(&group.child);
     let end = pidfd_open(leader, PidfdFlags::empty()).map_err(unwatched)?;
-    let mut output = group.shell.stdout.take().ok_or("its output cannot be read")?;
+    let mut output = group.child.stdout.take().ok_or("its output cannot be read")?;
     let mut printed = Vec::new();
     let mut is_closed = false;
     loop {

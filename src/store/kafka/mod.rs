@@ -173,7 +173,8 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
         // A record that says nothing of who stored it is nobody's, and no client has this id.
         let nobody = ClientId::random();
         let passed_over = Arc::new(AtomicU64::new(0));
-        let reads = Reads { nobody, passed_over: passed_over.clone() };
+        let clock_step_max_ms = millis(settings.clock_step_max);
+        let reads = Reads { nobody, passed_over: passed_over.clone(), clock_step_max_ms };
         let store = Self {
             properties: Arc::new(Properties::new(config, settings)),
             returns: Returns::new(&news),

@@ -12,6 +12,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Code};
 
 use super::broker::{Brokers, is_possible};
 use super::layout::Layout;
+use super::tails::Place;
 use super::topics::TopicInfo;
 use super::{Cluster, Kafka, News, OLDEST, WINDOW_BYTES};
 use crate::batch::Fetched;
@@ -21,6 +22,7 @@ use crate::error::StoreFault;
 use crate::names::{Project, QueueName};
 use crate::queue::{PartitionKey, QueueId, Signing};
 use crate::store::conformance::{self, Lab, batch};
+use crate::store::window::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
 
 /// One broker for all tests of this process.
@@ -370,6 +372,32 @@ fn a_position_beyond_the_end_goes_on_at_the_oldest() {
     };
     let both = [next(), next()];
     assert!(both.contains(&Some(2)), "{both:?}");
+}
+
+#[test]
+fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
+    let Lone { config, settings, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    for (token, payload) in (1..).zip([b"one", b"two"]) {
+        lone.append(&mut store, partition, token, &[payload]);
+        assert_eq!(lone.appended(&mut store), (token, Ok(())));
+    }
+    // The tail runs from here on.
+    assert_eq!(lone.read(&mut store, partition, OLDEST, 2), [b"one", b"two"]);
+    // A reader has brought the consumer further, and Kafka has confirmed that the partition reaches so far.
+    let fetch = Fetch {
+        token: 9,
+        from: 5,
+        bytes_max: 1 << 20,
+        exclude: None,
+        wait: false,
+        since_ms: lone.now().mono_ms,
+    };
+    let Place::Answered(_, fetched) = store.tails.place(lone.now(), partition, fetch, true) else {
+        panic!("it does not wait")
+    };
+    assert!(fetched.batches.is_empty() && fetched.next == 5, "{fetched:?}");
+    assert!(!fetched.is_rewound, "{fetched:?}");
 }
 
 #[test]
