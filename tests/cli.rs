@@ -2,6 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/surroundings.rs"]
+mod surroundings;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -9,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{BINARY, Server, eventually, feed, spawn};
+use surroundings::{IO_URING, forbid, run_on_terminal};
 
 fn said(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -262,6 +265,135 @@ fn a_client_that_cannot_run_here_says_what_to_raise_and_does_not_panic() {
             assert!(said.contains(words) && said.trim_end().lines().count() == 1, "{client:?}: {said}");
         }
     }
+}
+
+#[test]
+fn where_io_uring_is_forbidden_one_line_says_so_and_what_needs_none_works() {
+    let run = |arguments: &[&str], calls, errno| {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).stdin(Stdio::null());
+        forbid(&mut command, calls, errno);
+        command.output().unwrap()
+    };
+    let bench = |mode: &'static str, more: &[&'static str]| {
+        [&["bench", mode, "--control", "off", "--cores", "0"], more].concat()
+    };
+    let needing = [
+        vec!["serve", "--listen", "127.0.0.1:0", "--store", "memory", "--cores", "0"],
+        vec!["produce", "q", "--retries", "0"],
+        vec!["consume", "q", "--retries", "0"],
+        bench("produce", &[]),
+        bench("consume", &[]),
+        bench("both", &[]),
+        bench("fan-out", &[]),
+        bench("idle", &["--idle", "1"]),
+    ];
+    for arguments in &needing {
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            // All of its calls, and each of them alone.
+            let each = IO_URING.map(|call| call..=call);
+            for calls in std::iter::once(IO_URING).chain(each) {
+                let output = run(arguments, calls.clone(), errno);
+                let said = said(&output);
+                let what = format!("{arguments:?} without {calls:?} ({errno}): {said}");
+                assert_eq!(output.status.code(), Some(2), "{what}");
+                assert!(said.contains("io_uring") && said.contains("seccomp"), "{what}");
+                assert!(said.trim_end().lines().count() == 1 && !said.contains("panic"), "{what}");
+            }
+        }
+    }
+
+    let data = std::env::temp_dir().join(format!("millstream-forbidden-{}", std::process::id()));
+    let path = data.to_str().unwrap();
+    let server = Server::start(&["--cores", "0", "--store", "log", "--data-dir", path]);
+    assert!(feed(server.run(&["produce", "there"]), b"one\n").status.success());
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let result = std::env::temp_dir().join(format!("millstream-forbidden-{}.json", std::process::id()));
+    let out = result.to_str().unwrap();
+    let bench = ["bench", "produce", "--count", "100", "--connections", "1", "--out", out];
+    assert!(server.run(&[&bench[..], &["--control", "off"]].concat()).output().unwrap().status.success());
+    let works = |arguments: &[&str]| {
+        let output = run(arguments, IO_URING, libc::EPERM);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
+    };
+    works(&["--version"]);
+    works(&["serve", "--check-config"]);
+    works(&["serve", "--print-default-config"]);
+    works(&["report", out, "--json", "-"]);
+    works(&["queues", "--control", &control]);
+    assert_eq!(server.stop(), 0);
+    works(&["queues", "--data-dir", path]);
+    works(&["log", "verify", path]);
+    works(&["queue", "delete", "there", "--data-dir", path]);
+    std::fs::remove_file(result).unwrap();
+    std::fs::remove_dir_all(data).unwrap();
+}
+
+#[test]
+fn payloads_have_no_effect_on_a_terminal_unless_raw_is_said() {
+    let data = std::env::temp_dir().join(format!("millstream-terminal-{}", std::process::id()));
+    let path = data.to_str().unwrap();
+    let server = Server::start(&["--cores", "0", "--store", "log", "--data-dir", path]);
+    let payload = b"\x1b[2Jgone \xff\x07";
+    let line = [&payload[..], b"\n"].concat();
+    assert!(feed(server.run(&["produce", "hostile"]), &line).status.success());
+    let consume = |more: &[&str]| server.run(&[&["consume", "hostile", "--count", "1"], more].concat());
+    let on_terminal = |command: Command| {
+        let (shown, output) = run_on_terminal(command);
+        assert!(output.status.success(), "{}", said(&output));
+        shown
+    };
+    // A terminal's driver makes two characters of the end of a line.
+    let (escaped, raw) = (&b"\\u{1b}[2Jgone \\xff\\u{7}\r\n"[..], [&payload[..], b"\r\n"].concat());
+    assert_eq!(on_terminal(consume(&[])), escaped);
+    assert_eq!(on_terminal(consume(&["--raw"])), raw);
+    assert_eq!(feed(consume(&[]), b"").stdout, line, "a pipe gets what was stored");
+    assert_eq!(server.stop(), 0);
+    let dump = |more: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["log", "dump", path, "hostile"]).args(more);
+        command
+    };
+    assert_eq!(on_terminal(dump(&[])), escaped);
+    assert_eq!(on_terminal(dump(&["--raw"])), raw);
+    assert_eq!(feed(dump(&[]), b"").stdout, line);
+    std::fs::remove_dir_all(data).unwrap();
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_not_asked_for_a_control_port() {
+    let data = std::env::temp_dir().join(format!("millstream-proxy-{}", std::process::id()));
+    let server = Server::start(&["--cores", "0", "--store", "log", "--data-dir", data.to_str().unwrap()]);
+    assert!(feed(server.run(&["produce", "behind"]), b"one\n").status.success());
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let run = |mut command: Command| {
+        for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+            // Nobody listens there.
+            command.env(name, "http://127.0.0.1:1");
+        }
+        command.env_remove("no_proxy").env_remove("NO_PROXY");
+        let output = command.args(["--control", &control]).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let alone = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        command
+    };
+    run(alone(&["queues"]));
+    run(alone(&["queue", "delete", "behind"]));
+    let said = run(server.run(&["bench", "produce", "--count", "100", "--connections", "1"]));
+    assert!(!said.contains("histograms"), "bench reads the server's: {said}");
+    assert_eq!(server.stop(), 0);
+    std::fs::remove_dir_all(data).unwrap();
+}
+
+#[test]
+fn help_says_what_consume_takes_to_go_on_from() {
+    let output = Command::new(BINARY).args(["consume", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("an earlier consume printed") && help.contains("~PARTITION.OFFSET"), "{help}");
 }
 
 #[test]

@@ -28,7 +28,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Follows the queue until --count messages came, its end is reached (--exit-at-end), or SIGINT; then says on \
-                  standard error where to go on from.\n\
+                  standard error where to go on from: the server's marker, and where it has printed more than that, ~PARTITION.OFFSET \
+                  parts that say how far. They are for another consume's --from alone: a server takes only what is before the first ~.\n\
                   Exit codes: 0 done; 1 the server refused or could not be reached, or standard output could not be written \
                   (then no marker is given); 2 usage, or no client can run here; 141 standard output was closed (then no \
                   marker is given)."
@@ -38,7 +39,7 @@ pub(super) struct Args {
     queue: String,
     #[command(flatten)]
     client: ClientArgs,
-    /// Where to begin: oldest, latest, time:MS (Unix milliseconds), or a marker
+    /// Where to begin: oldest, latest, time:MS (Unix milliseconds), a marker, or what an earlier consume printed after --from
     #[arg(long, default_value = "oldest")]
     from: String,
     /// Stop after so many messages

@@ -76,6 +76,8 @@ fn when(unix_ms: Option<u64>) -> String {
 
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
+        // A control port is on the machine or near it: `http_proxy` is not for it.
+        .proxy(None)
         .timeout_global(Some(ANSWER_TIMEOUT))
         .http_status_as_error(false)
         .build()

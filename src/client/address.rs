@@ -108,19 +108,47 @@ impl Address {
 }
 
 /// The query parameter that carries a token (protocol section 1).
-const TOKEN_PARAMETER: &str = "token=";
+const TOKEN_PARAMETER: &str = "token";
 
 /// Text that may be a URL, as others may see it: without the name and the password before its `@`, and without a token in its query.
+/// What is no URL, or not the one that was meant, hides no less.
 pub fn without_secret(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let rest = match rest.rsplit_once('@') {
-        Some((_, host)) => format!("…@{host}"),
-        None => rest.to_owned(),
+    let shown = match text.rsplit_once('@') {
+        Some((before, host)) => format!("{}…@{host}", shown_scheme(before)),
+        None => text.to_owned(),
     };
-    let Some((path, query)) = rest.split_once('?') else { return format!("{scheme}://{rest}") };
-    let shown: Vec<&str> =
-        query.split('&').map(|one| if one.starts_with(TOKEN_PARAMETER) { "token=…" } else { one }).collect();
-    format!("{scheme}://{path}?{}", shown.join("&"))
+    let Some(query) = shown.find(['?', '#']) else { return shown };
+    let (path, query) = shown.split_at(query);
+    let mut out = path.to_owned();
+    for parameter in query.split_inclusive(['?', '#', '&', ';']) {
+        let content = parameter.trim_end_matches(['?', '#', '&', ';']);
+        if is_token(content) {
+            out.push_str(TOKEN_PARAMETER);
+            out.push_str("=…");
+            out.push_str(&parameter[content.len()..]);
+        } else {
+            out.push_str(parameter);
+        }
+    }
+    out
+}
+
+/// The part of what is before an `@` that can be no secret: `ws://`, or the same behind the name of an option.
+fn shown_scheme(before: &str) -> &str {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.=_".contains(&byte);
+    match before.find("://") {
+        Some(at) if before.as_bytes()[..at].iter().all(|byte| is_of_name(*byte)) => &before[..at + 3],
+        _ => "",
+    }
+}
+
+/// Whether a parameter is the token, however its name is written.
+fn is_token(parameter: &str) -> bool {
+    // A URL's parser leaves these out.
+    let parameter: String = parameter.chars().filter(|char| !matches!(char, '\t' | '\r' | '\n')).collect();
+    let Some((name, _)) = form_urlencoded::parse(parameter.as_bytes()).next() else { return false };
+    let name = name.split('=').next().unwrap_or_default().trim();
+    name.eq_ignore_ascii_case(TOKEN_PARAMETER)
 }
 
 #[cfg(test)]
@@ -166,7 +194,11 @@ mod tests {
             ("ws://h:0/", "port 0"),
             ("ws://h/#there", "fragment"),
             ("ws://me:hidden@h/", "@"),
+            ("ws:me:hidden@h", "…@h"),
+            ("me:hidden@h:9000", "…@h:9000"),
             ("wss://h/?token=hidden&x=1", "token=…&x=1"),
+            ("wss://h/?%74oken=hidden&x=1", "token=…&x=1"),
+            ("h:9000?token=hidden", "token=…"),
         ];
         for (text, words) in cases {
             let why = Address::parse(text, Scheme::Ws).unwrap_err().to_string();
@@ -195,5 +227,26 @@ mod tests {
         assert_eq!(without_secret("--url=ws://a:b@h:1/?token=t&y=2"), "--url=ws://…@h:1/?token=…&y=2");
         assert_eq!(without_secret("ws://h:1/?y=2"), "ws://h:1/?y=2");
         assert_eq!(without_secret("kafka-1:9092,kafka-2:9092"), "kafka-1:9092,kafka-2:9092");
+        assert_eq!(without_secret("ws://h:1/?y=2&tokens=3#part"), "ws://h:1/?y=2&tokens=3#part");
+        assert_eq!(without_secret("ws://h:1/a?x#b&%54OKEN=t"), "ws://h:1/a?x#b&token=…");
+        assert_eq!(without_secret(""), "");
+        let hidden = [
+            "ws:me:hidden@h",
+            "me:hidden@h",
+            "me:hidden://more@h",
+            "ws://me:hidden@more://me:hidden@h/",
+            "ws://me:hid/den?hidden@h/",
+            "/?token=hidden",
+            "ws://h/?x&token=hidden",
+            "ws://h/?%74%6f%6B%65%6e=hidden",
+            "ws://h/?to\tken=hidden",
+            "ws://h/?token%3Dhidden",
+            "ws://h/?+token=hidden",
+            "ws://h/?a=1;token=hidden",
+            "ws://h/#token=hidden",
+        ];
+        for text in hidden {
+            assert!(!without_secret(text).contains("hidden"), "{text}: {}", without_secret(text));
+        }
     }
 }

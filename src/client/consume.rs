@@ -93,6 +93,7 @@ impl<S: Sink> Consume<S> {
         let options = if self.probing {
             ConsumeOptions { from: "latest".into(), window: 0, count: None, ..self.options.clone() }
         } else {
+            self.place.handle_begin();
             let left = self.options.count.map(|count| count.saturating_sub(self.received));
             ConsumeOptions { count: left, ..self.options.clone() }
         };
@@ -113,6 +114,10 @@ impl<S: Sink> Consume<S> {
     fn handle_message(&mut self, message: &ReceivedMessage<'_>) -> bool {
         if message.is_rewound {
             self.place.handle_rewind();
+            // It may lie where the queue does not reach any more.
+            if let Some(end) = &mut self.end {
+                end.forget();
+            }
         }
         let place = parse_id(message.id).filter(|_| message.payload.is_some());
         // Before anything is compared: a marker may be of another life of the queue.
@@ -231,5 +236,107 @@ impl<S: Sink> Application for Consume<S> {
             Some(Look::At(at) | Look::Ask(at)) => Next::At(at),
             _ => Next::Wait,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::super::wire::Target;
+    use super::*;
+    use crate::pb::{ConsumeResponse, MessageAndMetadata, Status};
+    use crate::queue::{QueueId, QueueInfo};
+    use crate::session::Marker;
+
+    #[derive(Default)]
+    struct Payloads(Vec<Vec<u8>>);
+
+    impl Sink for Payloads {
+        fn handle(&mut self, message: &ReceivedMessage<'_>) {
+            self.0.push(message.payload.unwrap_or_default().to_vec());
+        }
+
+        fn poll_stop(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
+        }
+    }
+
+    /// A consumer of a queue with one partition, and the connection that it writes to.
+    struct Reader {
+        consume: Consume<Payloads>,
+        wire: Wire,
+    }
+
+    impl Reader {
+        fn until_end() -> Self {
+            let options = ConsumeOptions {
+                queue: "q".into(),
+                from: String::new(),
+                echo: false,
+                window: 100,
+                count: None,
+            };
+            let target = Target::parse("ws://127.0.0.1/", None, None).unwrap();
+            let consume = Consume::new(options, Payloads::default()).until_end();
+            Self { consume, wire: Wire::start(&target) }
+        }
+
+        fn poll(&mut self) -> Next {
+            self.consume.poll(&mut Context::from_waker(Waker::noop()), &mut self.wire).unwrap()
+        }
+
+        fn accept(&mut self) {
+            let status = Status { status_code: Some(100), reason_phrase: None };
+            self.consume.handle_data(&status.encode_length_delimited_to_vec(), false).unwrap();
+        }
+
+        fn handle(&mut self, response: &ConsumeResponse, fin: bool) {
+            self.consume.handle_data(&response.encode_length_delimited_to_vec(), fin).unwrap();
+        }
+    }
+
+    fn marker(position: u64) -> MessageAndMetadata {
+        let info =
+            QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 7, signing: Default::default() };
+        MessageAndMetadata { marker: Some(Marker::encode(&info, &[position])), ..Default::default() }
+    }
+
+    fn says(messages: Vec<MessageAndMetadata>) -> ConsumeResponse {
+        ConsumeResponse { messages, ..Default::default() }
+    }
+
+    #[test]
+    fn a_reader_to_the_end_asks_for_it_anew_where_the_queue_has_gone_back() {
+        let mut reader = Reader::until_end();
+        assert_eq!(reader.poll(), Next::Wait);
+        reader.accept();
+        reader.handle(&says(vec![marker(5)]), true);
+        assert!(matches!(reader.poll(), Next::At(_)), "it reads");
+        reader.accept();
+        // The queue loses all but one message, and says so.
+        let message = MessageAndMetadata {
+            id: Some("0.0".into()),
+            payload: Some(Bytes::from_static(b"first")),
+            ..marker(1)
+        };
+        reader.handle(&ConsumeResponse { rewound: Some(true), ..says(vec![]) }, false);
+        reader.handle(&says(vec![message]), false);
+        assert_eq!(reader.poll(), Next::Wait, "it ends its operation");
+        reader.handle(&says(vec![marker(1)]), true);
+        assert_eq!(reader.poll(), Next::Wait, "it asks for the end");
+        reader.accept();
+        reader.handle(&says(vec![marker(1)]), true);
+        assert!(matches!(reader.poll(), Next::At(_)), "it reads, and trusts no marker of before");
+        reader.accept();
+        reader.handle(&says(vec![marker(1)]), false);
+        assert_eq!(reader.poll(), Next::Wait, "it is there");
+        reader.handle(&says(vec![marker(1)]), true);
+        assert_eq!(reader.poll(), Next::Done);
+        assert!(reader.consume.is_complete());
+        assert_eq!(reader.consume.sink.0, [b"first"]);
     }
 }

@@ -15,7 +15,7 @@ use glommio::timer::Timer;
 
 use super::error::ClientError;
 use super::resolve::resolve;
-use super::silence::{HANDSHAKE_TIMEOUT, Look, Silence};
+use super::silence::{Look, Patience, Silence};
 use super::wire::{Target, Wire};
 
 /// Read at once, bytes.
@@ -54,7 +54,7 @@ pub trait Application {
 
 /// Opens the TCP connection: resolves the name, then tries its addresses in turn. The error says what each of them answered.
 pub async fn connect(target: &Target) -> Result<TcpStream, ClientError> {
-    Ok(connect_first(&resolve(&target.address).await?).await?)
+    Ok(connect_first(&resolve(&target.address, target.lookup).await?).await?)
 }
 
 /// Connects to the first of the addresses that takes a connection.
@@ -106,12 +106,25 @@ pub async fn run_with_buffer(
     application: &mut impl Application,
     buffer: &mut [u8],
 ) -> Result<(), ClientError> {
+    let mut silence = Silence::new(Instant::now(), Patience::USUAL);
+    run_with_silence(stream, wire, application, buffer, &mut silence).await
+}
+
+/// The same, with what watches over the server's silence.
+async fn run_with_silence(
+    stream: &mut TcpStream,
+    wire: &mut Wire,
+    application: &mut impl Application,
+    buffer: &mut [u8],
+    silence: &mut Silence,
+) -> Result<(), ClientError> {
     let mut sent = 0;
     let mut timer: Option<(Instant, Timer)> = None;
-    let mut silence = Silence::new(Instant::now());
-    let mut look = Timer::new(HANDSHAKE_TIMEOUT);
+    // Due at once: the first look says when the next one is.
+    let mut look = Timer::new(Duration::ZERO);
     poll_fn(|cx| {
-        if Pin::new(&mut look).poll(cx).is_ready() {
+        // Until it is armed: it may be due again by then.
+        while Pin::new(&mut look).poll(cx).is_ready() {
             let left = match silence.look(Instant::now(), wire.is_open()) {
                 Look::Wait(left) => left,
                 Look::Ask(left) => {
@@ -121,8 +134,6 @@ pub async fn run_with_buffer(
                 Look::Over(time) => return Poll::Ready(Err(silent(time).into())),
             };
             look = Timer::new(left);
-            // Arms it: it cannot be ready yet, and should it be, the next event finds it so.
-            let _ = Pin::new(&mut look).poll(cx);
         }
         for _ in 0..ROUNDS {
             let mut progress = false;
@@ -189,8 +200,10 @@ pub async fn run_with_buffer(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::resolve::Lookup;
     use crate::shard::executor::{ExecutorSettings, spawn};
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
     fn on_executor<T: Send + 'static, F: Future<Output = T> + 'static>(
         make: impl FnOnce() -> F + Send + 'static,
@@ -212,6 +225,77 @@ mod tests {
         let why = on_executor(move || async move { connect_first(&[gone, gone]).await.map(drop) });
         let why = why.unwrap_err().to_string();
         assert_eq!(why.matches(&gone.to_string()).count(), 2, "each is told: {why}");
+    }
+
+    #[test]
+    fn a_name_with_addresses_of_both_families_is_reached_at_the_one_that_answers() {
+        let six_first: Lookup =
+            |_, port| Ok(vec![(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()]);
+        let four_first: Lookup =
+            |_, port| Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+        for (at, lookup) in [("127.0.0.1:0", six_first), ("[::1]:0", four_first)] {
+            let listener = match TcpListener::bind(at) {
+                Ok(listener) => listener,
+                // A machine may have no IPv6.
+                Err(_) if at.starts_with('[') => continue,
+                Err(error) => panic!("{error}"),
+            };
+            let there = listener.local_addr().unwrap();
+            let peer = on_executor(move || async move {
+                let url = format!("ws://both-families.invalid:{}/", there.port());
+                let target = Target { lookup, ..Target::parse(&url, None, None)? };
+                let stream = connect(&target).await?;
+                Ok::<_, ClientError>(stream.peer_addr().map_err(io::Error::from)?)
+            });
+            assert_eq!(peer.unwrap(), there);
+        }
+    }
+
+    /// Says nothing over its connection.
+    struct Mute;
+
+    impl Application for Mute {
+        fn handle_data(&mut self, _: &[u8], _: bool) -> Result<(), ClientError> {
+            Ok(())
+        }
+
+        fn poll(&mut self, _: &mut Context<'_>, _: &mut Wire) -> Result<Next, ClientError> {
+            Ok(Next::Wait)
+        }
+    }
+
+    #[test]
+    fn a_silent_server_is_pinged_and_its_own_pings_set_the_pace() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut socket = tungstenite::accept(stream).unwrap();
+            // By hand from here on: a pong would end the silence before the server's ping does.
+            let stream = socket.get_mut();
+            let mut frame = [0; 6];
+            stream.read_exact(&mut frame).unwrap();
+            stream.write_all(&[0x89, 0]).unwrap();
+            (frame[0], frame[1])
+        });
+        let patience = Patience {
+            handshake: Duration::from_secs(60),
+            ask_after: Duration::from_millis(20),
+            give_up_after: Duration::from_secs(60),
+        };
+        let (ended, pace) = on_executor(move || async move {
+            let target = Target::parse(&url, None, None).unwrap();
+            let mut stream = connect(&target).await.unwrap();
+            let mut wire = Wire::start(&target);
+            let mut silence = Silence::new(Instant::now(), patience);
+            let ended =
+                run_with_silence(&mut stream, &mut wire, &mut Mute, &mut [0; 4096], &mut silence).await;
+            (ended, silence.pace)
+        });
+        assert_eq!(server.join().unwrap(), (0x89, 0x80), "a ping with a mask and nothing in it");
+        assert!(ended.is_err(), "the server is gone");
+        assert!(pace >= patience.ask_after, "its ping has ended a silence of {pace:?}");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! An operation that begins at `latest` and ends at once brings a marker of the end. The reader is there once its own marker, moved behind
 //! what it was sent, stands at or behind that one in every partition that it reads. Messages at the end that are never sent (echo, TTL)
 //! move only the server's markers, so the reader asks for one again and again.
+//!
+//! An end that the reader may never reach is forgotten, and asked for anew: the queue has gone back, it was deleted and made again, or
+//! the reader makes no progress towards it.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +15,8 @@ use crate::names::QueueAddress;
 /// How often a marker is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// How long the reader may stay in one place before its operation is ended and begun again: a server pays the marker that it owes at the end
-/// of an operation, and looks anew at the beginning of the next.
+/// of an operation, and looks anew at the beginning of the next. The queue may have gone back without a word to this reader, to a place
+/// before the end and behind the reader: then the end that is known is never reached.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// What the reader is to do.
@@ -51,6 +55,11 @@ impl End {
         self.marker.is_some()
     }
 
+    /// The end is not known any more.
+    pub(super) fn forget(&mut self) {
+        *self = Self { only: self.only, marker: None, ask_at: None, place: None };
+    }
+
     /// A marker of the end.
     pub(super) fn learn(&mut self, marker: &str) {
         self.marker = Some(marker.to_owned());
@@ -59,19 +68,20 @@ impl End {
     /// What a reader at `place` is to do; it has no place before its first marker.
     pub(super) fn look(&mut self, now: Instant, place: &Place) -> Look {
         let again = now + ASK_EVERY;
-        let Some(end) = &self.marker else { return Look::At(again) };
+        // Without an end, the next operation asks for it.
+        let Some(end) = &self.marker else { return Look::BeginAgain };
         if place.reaches(end, self.only) {
             return Look::There;
         }
         // The queue was deleted and made again: that end is never reached.
         if place.marker().is_some() && !place.is_of(end) {
-            *self = Self { only: self.only, marker: None, ask_at: None, place: None };
+            self.forget();
             return Look::BeginAgain;
         }
         match &self.place {
             Some((known, since)) if known == place => {
                 if now.saturating_duration_since(*since) >= STALLED_AFTER {
-                    self.place = None;
+                    self.forget();
                     return Look::BeginAgain;
                 }
             }
@@ -136,7 +146,9 @@ mod tests {
         end.learn(&marker(1, &[9]));
         end.look(began, &here);
         assert_eq!(end.look(began + STALLED_AFTER, &here), Look::BeginAgain);
-        assert!(end.is_known());
+        assert!(!end.is_known(), "the queue may have gone back to before that end");
+        assert_eq!(end.look(began + STALLED_AFTER, &here), Look::BeginAgain, "until the end is known");
+        end.learn(&marker(1, &[9]));
         assert_eq!(end.look(began + STALLED_AFTER, &place(2, &[0])), Look::BeginAgain);
         assert!(!end.is_known(), "another life has another end");
     }

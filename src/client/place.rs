@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::limits::PARTITIONS_MAX;
 use crate::queue::message_id;
 use crate::session::Marker;
 
@@ -19,12 +20,21 @@ pub(super) struct Place {
     marker: Option<String>,
     /// The offset behind the last message taken, for each partition.
     taken: BTreeMap<u16, u64>,
+    /// The queue may have gone back since the marker came.
+    is_doubted: bool,
 }
 
-/// Partition and offset of a message's id.
+/// Partition and offset of a message's id; `None` for an id that no server of ours gives.
 pub(super) fn parse_id(id: &str) -> Option<(u16, u64)> {
     let (partition, offset) = id.split_once('.')?;
-    Some((u16::from_str_radix(partition, 16).ok()?, u64::from_str_radix(offset, 16).ok()?))
+    // The standard library takes a sign, too.
+    let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hex(partition) || !is_hex(offset) {
+        return None;
+    }
+    let partition =
+        u16::from_str_radix(partition, 16).ok().filter(|partition| *partition < PARTITIONS_MAX)?;
+    Some((partition, u64::from_str_radix(offset, 16).ok()?))
 }
 
 impl Place {
@@ -34,7 +44,7 @@ impl Place {
         let start = parts.next().unwrap_or_default().to_owned();
         let taken: BTreeMap<u16, u64> = parts.filter_map(parse_id).collect();
         let marker = (!taken.is_empty()).then(|| start.clone());
-        (Self { marker, taken }, start)
+        (Self { marker, taken, is_doubted: false }, start)
     }
 
     /// As text, to go on from another time. `None` where no marker ever came.
@@ -61,11 +71,18 @@ impl Place {
             self.taken.clear();
         }
         self.marker = Some(marker.to_owned());
+        self.is_doubted = false;
     }
 
-    /// The queue has gone back: what is known may come again as something else.
+    /// The queue has gone back: what is known may come again as something else, and the marker may lie behind the queue's end.
     pub(super) fn handle_rewind(&mut self) {
         self.taken.clear();
+        self.is_doubted = true;
+    }
+
+    /// Another operation begins here. The queue may have gone back meanwhile, and the server says so before its next marker.
+    pub(super) fn handle_begin(&mut self) {
+        self.is_doubted = true;
     }
 
     /// Whether a message was taken before.
@@ -75,7 +92,7 @@ impl Place {
 
     /// A message is taken.
     pub(super) fn take(&mut self, partition: u16, offset: u64) {
-        self.taken.insert(partition, offset + 1);
+        self.taken.insert(partition, offset.saturating_add(1));
     }
 
     /// Whether it is of the same life of a queue as a marker.
@@ -83,10 +100,12 @@ impl Place {
         self.marker.as_deref().is_some_and(|own| Marker::same_life(own, marker))
     }
 
-    /// Whether it is at or behind `end`, a marker, in `only` or in every partition.
+    /// Whether it is at or behind `end`, a marker, in `only` or in every partition. At the beginning of an operation and after a
+    /// rewind only the next marker tells.
     pub(super) fn reaches(&self, end: &str, only: Option<u16>) -> bool {
         let own = self.marker.as_deref().and_then(Marker::positions);
-        let (Some(own), Some(end), true) = (own, Marker::positions(end), self.is_of(end)) else {
+        let is_comparable = self.is_of(end) && !self.is_doubted;
+        let (Some(own), Some(end), true) = (own, Marker::positions(end), is_comparable) else {
             return false;
         };
         (0..).zip(end).filter(|(partition, _)| only.is_none_or(|only| only == *partition)).all(
@@ -135,6 +154,43 @@ mod tests {
         place.take(0, 5);
         place.handle_rewind();
         assert!(!place.knows(0, 5));
+    }
+
+    #[test]
+    fn an_id_that_no_server_gives_is_none_and_the_last_offset_does_not_overflow() {
+        assert_eq!(parse_id("3f.ffffffffffffffff"), Some((63, u64::MAX)));
+        for id in [
+            "",
+            ".",
+            "0",
+            "0.",
+            ".0",
+            "+1.0",
+            "0.+1",
+            "-0.0",
+            "0.0.0",
+            "40.0",
+            "ffff.0",
+            "0.10000000000000000",
+        ] {
+            assert_eq!(parse_id(id), None, "{id}");
+        }
+        let mut place = Place::default();
+        place.take(0, u64::MAX);
+        assert!(place.knows(0, u64::MAX - 1));
+    }
+
+    #[test]
+    fn a_marker_of_before_a_rewind_or_of_another_operation_says_nothing_of_the_end() {
+        let mut place = Place::default();
+        place.handle_marker(&marker(1, &[9]));
+        assert!(place.reaches(&marker(1, &[3]), None));
+        for doubt in [Place::handle_rewind, Place::handle_begin] {
+            doubt(&mut place);
+            assert!(!place.reaches(&marker(1, &[3]), None));
+            place.handle_marker(&marker(1, &[3]));
+            assert!(place.reaches(&marker(1, &[3]), None));
+        }
     }
 
     #[test]

@@ -22,6 +22,14 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 16;
 
+/// What asks for the addresses of a name; it blocks.
+pub(super) type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+/// Asks the system's resolver.
+pub(super) fn system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((name, port).to_socket_addrs()?.take(ADDRESSES_MAX).collect())
+}
+
 type Key = (String, u16);
 type Answer = Result<Vec<SocketAddr>, String>;
 
@@ -33,16 +41,16 @@ fn under_way() -> MutexGuard<'static, BTreeMap<Key, Vec<Sender<Answer>>>> {
 }
 
 /// Every address of a host, of both families, in the order in which the system wants them tried.
-pub(super) async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn resolve(address: &Address, lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
     let port = address.port();
     match address.host() {
         Host::Ipv4(ip) => Ok(vec![(*ip, port).into()]),
         Host::Ipv6(ip) => Ok(vec![(*ip, port).into()]),
-        Host::Domain(name) => look_up(name, port).await,
+        Host::Domain(name) => look_up(name, port, lookup).await,
     }
 }
 
-async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+async fn look_up(name: &str, port: u16, lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
     let (to, answer) = async_channel::bounded(1);
     let key = (name.to_owned(), port);
     let is_first = {
@@ -53,7 +61,7 @@ async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     };
     if is_first {
         let of_thread = key.clone();
-        let started = thread::Builder::new().name("resolver".into()).spawn(move || run(&of_thread));
+        let started = thread::Builder::new().name("resolver".into()).spawn(move || run(&of_thread, lookup));
         if let Err(error) = started {
             under_way().remove(&key);
             return Err(error);
@@ -80,13 +88,9 @@ async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// One lookup, on its thread.
-fn run(key: &Key) {
+fn run(key: &Key, lookup: Lookup) {
     let (name, port) = key;
-    let found = (name.as_str(), *port).to_socket_addrs();
-    let answer: Answer = match found {
-        Ok(addresses) => Ok(addresses.take(ADDRESSES_MAX).collect()),
-        Err(error) => Err(error.to_string()),
-    };
+    let answer: Answer = lookup(name, *port).map_err(|error| error.to_string());
     let waiting = under_way().remove(key).unwrap_or_default();
     for one in waiting {
         // Fails where the connection does not wait any more.

@@ -66,3 +66,68 @@ async fn run_once(target: &Target, application: &mut impl Application) -> Result
     let _ = stream.shutdown(std::net::Shutdown::Both).await;
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Context;
+
+    use super::super::driver::Next;
+    use super::*;
+    use crate::shard::executor::{ExecutorSettings, spawn};
+
+    /// Never done.
+    struct Endless;
+
+    impl Application for Endless {
+        fn handle_data(&mut self, _: &[u8], _: bool) -> Result<(), ClientError> {
+            Ok(())
+        }
+
+        fn poll(&mut self, _: &mut Context<'_>, _: &mut Wire) -> Result<Next, ClientError> {
+            Ok(Next::Wait)
+        }
+    }
+
+    impl Resume for Endless {
+        fn is_complete(&self) -> bool {
+            false
+        }
+
+        fn failure(&self) -> Option<&Outcome> {
+            None
+        }
+
+        fn progress(&self) -> u64 {
+            0
+        }
+
+        fn reset(&mut self) {}
+    }
+
+    #[test]
+    fn the_servers_name_is_looked_up_again_at_each_connection() {
+        static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+        static MOVED_TO: OnceLock<SocketAddr> = OnceLock::new();
+        fn lookup(_: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+            let before: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+            let is_first = LOOKUPS.fetch_add(1, Ordering::SeqCst) == 0;
+            Ok(vec![if is_first { before } else { *MOVED_TO.get().unwrap() }])
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        MOVED_TO.set(listener.local_addr().unwrap()).unwrap();
+        let server = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let settings = ExecutorSettings { name: "test".into(), core: None };
+        let client = spawn(settings, || async {
+            // Nobody listens on port 1.
+            let target = Target { lookup, ..Target::parse("ws://moves.invalid:1/", None, None).unwrap() };
+            run_resumed(&target, &mut Endless, 1, |_| {}).await
+        });
+        assert!(client.unwrap().join().unwrap().is_err());
+        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 2);
+        server.join().unwrap();
+    }
+}

@@ -6,12 +6,26 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a server may take to shake hands.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The silence after which the server is pinged.
-const ASK_AFTER: Duration = Duration::from_secs(30);
-/// The silence after which it is given up, unless its own pings come more slowly.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
+/// How long a client bears a server's silence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// How long a server may take to shake hands.
+    pub handshake: Duration,
+    /// The silence after which the server is pinged.
+    pub ask_after: Duration,
+    /// The silence after which it is given up, unless its own pings come more slowly. No less than `ask_after`.
+    pub give_up_after: Duration,
+}
+
+impl Patience {
+    /// That of every client.
+    pub(super) const USUAL: Self = Self {
+        handshake: Duration::from_secs(10),
+        ask_after: Duration::from_secs(30),
+        give_up_after: Duration::from_secs(90),
+    };
+}
+
 /// Pings of the server that may fail to come.
 const PINGS_MISSED: u32 = 3;
 
@@ -29,16 +43,17 @@ pub(super) enum Look {
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Silence {
+    patience: Patience,
     heard: Instant,
     /// Since when an answer is awaited.
     asked: Option<Instant>,
     /// The longest silence that a ping of the server has ended.
-    pace: Duration,
+    pub(super) pace: Duration,
 }
 
 impl Silence {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { heard: now, asked: None, pace: Duration::ZERO }
+    pub(super) fn new(now: Instant, patience: Patience) -> Self {
+        Self { patience, heard: now, asked: None, pace: Duration::ZERO }
     }
 
     /// Something came; `pinged`: a ping was in it.
@@ -51,14 +66,16 @@ impl Silence {
     }
 
     pub(super) fn look(&mut self, now: Instant, is_open: bool) -> Look {
+        let Patience { handshake, ask_after, give_up_after } = self.patience;
         let quiet = now.saturating_duration_since(self.heard);
         if !is_open {
-            let left = HANDSHAKE_TIMEOUT.saturating_sub(quiet);
-            return if left.is_zero() { Look::Over(quiet) } else { Look::Wait(left) };
+            let left = handshake.saturating_sub(quiet);
+            // Not past the time at which a server that has shaken hands at once is pinged.
+            return if left.is_zero() { Look::Over(quiet) } else { Look::Wait(left.min(ask_after)) };
         }
-        let for_answer = GIVE_UP_AFTER.max(self.pace * PINGS_MISSED) - ASK_AFTER;
+        let for_answer = give_up_after.max(self.pace * PINGS_MISSED).saturating_sub(ask_after);
         match self.asked {
-            None if quiet < ASK_AFTER => Look::Wait(ASK_AFTER - quiet),
+            None if quiet < ask_after => Look::Wait(ask_after - quiet),
             // Also after a long stop of this process, in which nothing could be heard.
             None => {
                 self.asked = Some(now);
@@ -76,6 +93,10 @@ impl Silence {
 mod tests {
     use super::*;
 
+    fn silence(began: Instant) -> Silence {
+        Silence::new(began, Patience::USUAL)
+    }
+
     const fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -83,7 +104,7 @@ mod tests {
     #[test]
     fn a_server_that_answers_is_never_given_up_however_rarely_it_pings() {
         let began = Instant::now();
-        let mut silence = Silence::new(began);
+        let mut silence = silence(began);
         for round in 0..100 {
             let at = began + secs(31 * round);
             silence.heard(at, false);
@@ -95,7 +116,7 @@ mod tests {
     #[test]
     fn a_server_that_does_not_answer_is_given_up() {
         let began = Instant::now();
-        let mut silence = Silence::new(began);
+        let mut silence = silence(began);
         assert_eq!(silence.look(began + secs(10), false), Look::Over(secs(10)), "in the handshake");
         assert_eq!(silence.look(began + secs(30), true), Look::Ask(secs(60)));
         assert_eq!(silence.look(began + secs(89), true), Look::Wait(secs(1)));
@@ -105,7 +126,7 @@ mod tests {
     #[test]
     fn the_limit_follows_the_pace_of_the_servers_pings() {
         let began = Instant::now();
-        let mut silence = Silence::new(began);
+        let mut silence = silence(began);
         silence.heard(began + secs(80), true);
         let from = began + secs(80);
         assert_eq!(silence.look(from + secs(30), true), Look::Ask(secs(210)));
@@ -116,7 +137,7 @@ mod tests {
     #[test]
     fn a_client_that_was_stopped_asks_before_it_gives_up() {
         let began = Instant::now();
-        let mut silence = Silence::new(began);
+        let mut silence = silence(began);
         assert_eq!(silence.look(began + secs(3_600), true), Look::Ask(secs(60)));
     }
 }

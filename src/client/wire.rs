@@ -2,6 +2,7 @@
 
 use super::address::{Address, Scheme};
 use super::error::ClientError;
+use super::resolve::{self, Lookup};
 use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::names::{ClientId, Project};
 use crate::ws::frame::Opcode;
@@ -20,12 +21,15 @@ pub struct Target {
     pub project: Option<Project>,
     /// Who this client is; absent: the server names it, for one connection.
     pub client: Option<ClientId>,
+    /// What finds the addresses of the server's name, at each connection.
+    pub(super) lookup: Lookup,
 }
 
 impl Target {
     /// Reads a `ws://host:port/path` URL. Its name is not resolved yet.
     pub fn parse(url: &str, project: Option<Project>, client: Option<ClientId>) -> Result<Self, ClientError> {
-        Ok(Self { address: Address::parse(url, Scheme::Ws)?, project, client })
+        let address = Address::parse(url, Scheme::Ws)?;
+        Ok(Self { address, project, client, lookup: resolve::system })
     }
 }
 

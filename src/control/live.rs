@@ -20,6 +20,7 @@ use crate::names::FullName;
 use crate::queue::QueueInfo;
 use crate::shard::core::{TRAFFIC_QUEUES, Traffic};
 use crate::shard::probe::Probe;
+use crate::store::Tail;
 
 /// The page: one file, nothing to build.
 const PAGE: &str = include_str!("live.html");
@@ -77,8 +78,8 @@ struct QueueTraffic {
     project: String,
     queue: String,
     partitions: u16,
-    /// Messages that were ever stored in it: the ends of its partitions together.
-    end: u64,
+    /// Messages that were stored in it since the server started.
+    stored: u64,
     consumers: usize,
     /// Messages that the consumer which is furthest behind has before it.
     lag: u64,
@@ -177,29 +178,36 @@ impl Sent {
     }
 }
 
+/// Together. A store may know of fewer gaps than there are, so that each count can be near the largest.
+fn sum(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
+}
+
 /// Puts together what the shards know of the queues that they were asked for.
 fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
-    let mut ends: BTreeMap<&FullName, BTreeMap<u16, u64>> = BTreeMap::new();
-    for (name, partition, end) in shards.iter().flat_map(|shard| &shard.ends) {
-        ends.entry(name).or_default().insert(*partition, *end);
+    let mut tails: BTreeMap<&FullName, BTreeMap<u16, &Tail>> = BTreeMap::new();
+    for (name, partition, tail) in shards.iter().flat_map(|shard| &shard.tails) {
+        tails.entry(name).or_default().insert(*partition, tail);
     }
     let named = of.len();
     let line = |(name, info): &(FullName, QueueInfo)| {
-        let end = ends.get(name)?.values().sum();
+        let stored = sum(tails.get(name)?.values().map(|tail| tail.stored));
         let (project, queue, partitions) = (name.0.to_string(), name.1.to_string(), info.partitions);
-        Some((name.clone(), QueueTraffic { project, queue, partitions, end, consumers: 0, lag: 0 }))
+        Some((name.clone(), QueueTraffic { project, queue, partitions, stored, consumers: 0, lag: 0 }))
     };
     let mut of: BTreeMap<FullName, QueueTraffic> = of.iter().filter_map(line).collect();
     for (name, positions) in shards.iter().flat_map(|shard| &shard.consumers) {
         let Some(queue) = of.get_mut(name) else { continue };
-        let end = |partition| ends.get(name).and_then(|of| of.get(&partition)).copied().unwrap_or(0);
-        let lag = positions.iter().map(|(partition, next)| end(*partition).saturating_sub(*next)).sum();
+        let lag = |(partition, next): &(u16, u64)| {
+            tails.get(name).and_then(|of| of.get(partition)).map_or(0, |tail| tail.messages_from(*next))
+        };
+        let lag = sum(positions.iter().map(lag));
         queue.consumers += 1;
         queue.lag = queue.lag.max(lag);
     }
     let has_lag = !of.is_empty();
     let mut shown: Vec<QueueTraffic> = of.into_values().collect();
-    shown.sort_by_key(|queue| std::cmp::Reverse((queue.lag, queue.end)));
+    shown.sort_by_key(|queue| std::cmp::Reverse((queue.lag, queue.stored)));
     shown.truncate(QUEUES_SHOWN);
     let known = shards.iter().map(|shard| shard.queues).max().unwrap_or(0);
     Queues { named, known, has_lag, shown }
@@ -225,19 +233,36 @@ mod tests {
         let one = Traffic {
             queues: 2,
             names: Vec::new(),
-            ends: vec![(name("a"), 0, 100), (name("b"), 0, 5)],
+            tails: vec![(name("a"), 0, Tail::new(100)), (name("b"), 0, Tail::new(5))],
             consumers: vec![(name("a"), vec![(0, 90), (1, 30)])],
         };
         let other = Traffic {
             queues: 2,
             names: Vec::new(),
-            ends: vec![(name("a"), 1, 50)],
+            tails: vec![(name("a"), 1, Tail::new(50))],
             // The second reads one partition alone; a position beyond what is known is no lag.
             consumers: vec![(name("a"), vec![(0, 10)]), (name("b"), vec![(0, 9)])],
         };
         let queues = queues(&of, &[one, other]);
         let seen: Vec<_> =
-            queues.shown.iter().map(|q| (&q.queue[..], q.partitions, q.end, q.consumers, q.lag)).collect();
+            queues.shown.iter().map(|q| (&q.queue[..], q.partitions, q.stored, q.consumers, q.lag)).collect();
         assert_eq!(seen, [("a", 2, 150, 2, 90), ("b", 1, 5, 1, 0)]);
+    }
+
+    #[test]
+    fn offsets_that_belong_to_no_message_are_neither_lag_nor_stored() {
+        let name = (Project::parse("p").unwrap(), QueueName::parse("a").unwrap());
+        let info =
+            QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 0, signing: Default::default() };
+        let far: u64 = 1 << 40;
+        let tail = Tail { end: far + 5, stored: 5, gaps: std::iter::once(10..far).collect() };
+        let shard = Traffic {
+            queues: 1,
+            names: Vec::new(),
+            tails: vec![(name.clone(), 0, tail)],
+            consumers: vec![(name.clone(), vec![(0, 8)])],
+        };
+        let queues = queues(&[(name, info)], &[shard]);
+        assert_eq!((queues.shown[0].stored, queues.shown[0].lag), (5, 7));
     }
 }

@@ -47,7 +47,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 use socket2::SockRef;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use self::connections::Connections;
@@ -80,6 +80,8 @@ struct Control {
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
+    /// Places for [`DELETIONS_MAX`] deletions.
+    deletions: Arc<Semaphore>,
 }
 
 /// A control port that listens and does not yet serve.
@@ -120,6 +122,7 @@ impl ControlPort {
             pages: Arc::new(Pages::new()),
             looked: Arc::default(),
             connections: connections.clone(),
+            deletions: Arc::new(Semaphore::new(DELETIONS_MAX)),
         };
         let router = Router::new()
             .route("/", get(live::page))

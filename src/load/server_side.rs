@@ -39,6 +39,8 @@ impl ControlPort {
         let failed = |error: &dyn std::fmt::Display| format!("{url}: {error}");
         // The text of a refusal says what to do, so it is no error yet.
         let agent: ureq::Agent = ureq::Agent::config_builder()
+            // A control port is on the machine or near it: `http_proxy` is not for it.
+            .proxy(None)
             .timeout_global(Some(ANSWER_TIMEOUT))
             .http_status_as_error(false)
             .build()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::read::read;
 use super::window::cap;
-use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream};
+use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
 use crate::batch::{Batch, Fetched, StoredBatch};
 use crate::clock::Now;
 use crate::config::WhenFull;
@@ -399,8 +399,8 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
         (self.batches > 0).then_some(now.mono_ms + if done { TICK_MS } else { BUSY_TICK_MS })
     }
 
-    fn end(&self, queue: &QueueInfo, partition: u16) -> Option<u64> {
-        Some(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end))
+    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
+        Some(Tail::new(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end)))
     }
 
     fn set_clock_step_max(&mut self, ms: u64) {

@@ -8,6 +8,7 @@ pub mod kafka;
 pub mod log;
 mod memory;
 mod read;
+mod tail;
 mod window;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod conformance;
 
 pub use fence::Fence;
 pub use memory::Memory;
+pub use tail::Tail;
 
 use std::hash::Hash;
 use std::ops::Range;
@@ -237,8 +239,8 @@ pub trait Store<T: Copy + Eq + Hash> {
     /// Such a queue, of whichever shard: whoever waits for something of it is told.
     fn forget(&mut self, _queue: QueueId) {}
 
-    /// Where a partition ends, if it is this store's and it knows.
-    fn end(&self, _queue: &QueueInfo, _partition: u16) -> Option<u64> {
+    /// Where a partition ends, and how many messages are before that, if it is this store's and it knows.
+    fn tail(&self, _queue: &QueueInfo, _partition: u16) -> Option<Tail> {
         None
     }
 

@@ -460,12 +460,12 @@ impl<S: Store<Token>> Core<S> {
     /// Where this shard's partitions of these queues end, and where its consumers are. For whoever asks now and then, like
     /// [`Self::snapshot`].
     pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
-        let ends = |(name, info): &(FullName, QueueInfo)| {
+        let tails = |(name, info): &(FullName, QueueInfo)| {
             let owned =
                 (0..info.partitions).filter(|partition| info.owner(*partition, self.shards) == self.shard);
-            let ends = owned
-                .filter_map(|partition| Some((name.clone(), partition, self.store.end(info, partition)?)));
-            ends.collect::<Vec<_>>()
+            let tails = owned
+                .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
+            tails.collect::<Vec<_>>()
         };
         let consumer = |id| {
             let connection = self.connections.get(id)?;
@@ -481,7 +481,7 @@ impl<S: Store<Token>> Core<S> {
                 .take(TRAFFIC_QUEUES)
                 .map(|(name, info)| (name.clone(), *info))
                 .collect(),
-            ends: of.iter().flat_map(ends).collect(),
+            tails: of.iter().flat_map(tails).collect(),
             consumers: self.connections.ids().filter_map(consumer).take(TRAFFIC_CONSUMERS).collect(),
         }
     }

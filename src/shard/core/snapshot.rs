@@ -3,7 +3,7 @@
 use super::CoreCounters;
 use crate::names::FullName;
 use crate::queue::QueueInfo;
-use crate::store::StoreCounters;
+use crate::store::{StoreCounters, Tail};
 
 /// What a shard says of itself at any time, at no cost.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -49,7 +49,7 @@ pub struct Traffic {
     /// [`TRAFFIC_QUEUES`] of them.
     pub names: Vec<(FullName, QueueInfo)>,
     /// Of the queues that it was asked for: the queue, its own partition, and where it ends.
-    pub ends: Vec<(FullName, u16, u64)>,
+    pub tails: Vec<(FullName, u16, Tail)>,
     /// Of [`TRAFFIC_CONSUMERS`] consume operations: its queue, and the offset of the next message of each of its partitions.
     pub consumers: Vec<(FullName, Vec<(u16, u64)>)>,
 }

@@ -78,7 +78,7 @@ use self::partition::Partition;
 use self::segment::{Past, Segment};
 use self::usage::Accounts;
 use super::window::Fetch;
-use super::{Completion, Fence, QueueSummary, Request, Store, StoreCounters};
+use super::{Completion, Fence, QueueSummary, Request, Store, StoreCounters, Tail};
 use crate::clock::{Now, millis};
 use crate::config::{Durability, LogConfig};
 use crate::error::StoreFault;
@@ -383,9 +383,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
         ids.into_iter().for_each(|id| self.tell_forgotten(id));
     }
 
-    fn end(&self, queue: &QueueInfo, partition: u16) -> Option<u64> {
+    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
         let id = (queue.incarnation, partition);
-        Some(self.partitions.get(&id).map_or(0, |partition| partition.window.end()))
+        Some(self.partitions.get(&id).map(Partition::tail).unwrap_or_default())
     }
 
     fn queues(&self, unix_ms: u64) -> Vec<(FullName, QueueSummary)> {

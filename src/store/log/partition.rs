@@ -1,11 +1,20 @@
 //! A partition as its shard knows it: what is sealed, what is in memory, and who waits for more.
 
+use std::ops::Range;
+
 use super::format::PartitionId;
 use super::index::Run;
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
 use super::usage::Account;
+use crate::store::Tail;
 use crate::store::window::{Fetch, Window};
+
+/// The fewest offsets whose absence is remembered: a start leaves out that many at least.
+const GAP_MIN: u64 = 1 << 20;
+
+/// Gaps that are remembered of a partition, the newest of them: 16 bytes each, and nearly every partition has none.
+const GAPS_MAX: usize = 64;
 
 /// See the module's page. Invariant: `window` ends where what is durable ends, at or before `next`.
 #[derive(Debug)]
@@ -17,6 +26,8 @@ pub(super) struct Partition<T> {
     pub next: u64,
     /// No message gets an offset below this: those may have been given out in another timeline.
     pub floor: u64,
+    /// Offsets that this start and earlier ones have left out, and those of messages that were gone by then, as far as they are many.
+    pub gaps: Vec<Range<u64>>,
     pub waiting: Vec<Fetch<T>>,
     /// It is in `Log::woken`.
     pub is_woken: bool,
@@ -42,8 +53,10 @@ impl<T> Partition<T> {
     pub(super) fn new(past: Past, jump: u64) -> Self {
         let end = past.end;
         let floor = end + jump;
+        let gaps = gaps(&past, floor);
         Self {
             past,
+            gaps,
             window: Window::new(end),
             next: floor,
             floor,
@@ -52,6 +65,12 @@ impl<T> Partition<T> {
             is_marking: false,
             account: None,
         }
+    }
+
+    /// Where it ends, and how many messages are before that.
+    pub(super) fn tail(&self) -> Tail {
+        let end = self.window.end();
+        Tail { end, stored: end.saturating_sub(self.floor), gaps: self.gaps.clone() }
     }
 
     /// Where what begins there or later is first.
@@ -83,6 +102,22 @@ impl<T> Partition<T> {
             None => Since::At(self.window.since(unix_ms)),
         }
     }
+}
+
+/// The offsets before `floor` under which nothing is stored, as far as they are many.
+fn gaps(past: &Past, floor: u64) -> Vec<Range<u64>> {
+    let mut gaps = Vec::new();
+    let mut end = 0;
+    for (first, next) in
+        past.spans.iter().map(|span| (span.head.first, span.head.end)).chain([(floor, floor)])
+    {
+        if first.saturating_sub(end) >= GAP_MIN {
+            gaps.push(end..first);
+        }
+        end = end.max(next);
+    }
+    gaps.drain(..gaps.len().saturating_sub(GAPS_MAX));
+    gaps
 }
 
 /// See [`Partition::since`].

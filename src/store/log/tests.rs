@@ -693,6 +693,42 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 #[test]
+fn offsets_that_a_start_leaves_out_do_not_count_as_messages() {
+    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    // Stored since the start; all, and those from the third on; and where the partition ends.
+    let counted = |world: &mut World| {
+        assert!(world.open(0));
+        let (incarnation, _) = world.log_of(key).id(key).unwrap();
+        let signing = Default::default();
+        let info = QueueInfo { id: key.queue, incarnation, partitions: PARTITIONS, hash: 0, signing };
+        let tail = world.log_of(key).tail(&info, key.partition).unwrap();
+        (tail.stored, tail.messages_from(0), tail.messages_from(2), tail.end)
+    };
+    let store = |world: &mut World, count: usize| {
+        world.append_sized(key, 100_000, &vec![1; count]);
+        world.settle();
+    };
+    let mut world = World::new(7, config());
+    assert_eq!(counted(&mut world), (0, 0, 0, 0));
+    store(&mut world, 3);
+    assert_eq!(counted(&mut world), (3, 3, 1, 3));
+    world.stop();
+    // Another boot: offsets are left out before the next message.
+    world.boot += 1;
+    world.start();
+    assert_eq!(counted(&mut world), (0, 3, 1, 3));
+    store(&mut world, 2);
+    let (stored, all, from, end) = counted(&mut world);
+    assert_eq!((stored, all, from), (2, 5, 3));
+    assert!(end > 1 << 40, "it has left out offsets: {end}");
+    // The same boot: those that the start before has left out are still known.
+    world.restart();
+    assert_eq!(counted(&mut world), (0, 5, 3, end));
+    store(&mut world, 1);
+    assert_eq!(counted(&mut world), (1, 6, 4, end + 1));
+}
+
+#[test]
 fn whichever_step_fails_nothing_acknowledged_is_lost_and_service_resumes() {
     for (errno, count) in [(EIO, 1), (ENOSPC, 1), (EIO, 20), (ENOSPC, 20)] {
         for step in 1..=seeds() {
