@@ -198,6 +198,13 @@ pub struct Fetched {
     pub is_rewound: bool,
 }
 
+impl Fetched {
+    /// The answer to a fetch from beyond the end: to go on at the oldest message, as nobody knows which of what is here the asker has seen.
+    pub fn rewound() -> Self {
+        Self { is_rewound: true, ..Self::default() }
+    }
+}
+
 /// A batch under construction.
 #[derive(Debug)]
 pub struct BatchBuilder {

@@ -310,10 +310,12 @@ impl<T: Copy + Eq + Hash> Memory<T> {
 
     fn fetch(&mut self, now: Now, wait: bool, key: PartitionKey, mut fetch: Waiting<T>) {
         let fetched = match self.partitions.get(&key) {
+            Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
-            None => Fetched { at_end: true, is_rewound: fetch.from > 0, ..Fetched::default() },
+            None if fetch.from > 0 => Fetched::rewound(),
+            None => Fetched { at_end: true, ..Fetched::default() },
         };
-        if wait && fetched.batches.is_empty() && fetched.at_end && !fetched.is_rewound {
+        if wait && fetched.batches.is_empty() && fetched.at_end {
             fetch.from = fetched.next;
             self.partitions.entry(key).or_default().waiting.push(fetch);
         } else {

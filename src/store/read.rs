@@ -20,11 +20,7 @@ pub(super) fn read(
     exclude: Option<ClientId>,
 ) -> Fetched {
     let first = batches.partition_point(|stored| stored.end_offset() <= from);
-    if from > end {
-        // Nobody knows which of what is here the asker has seen.
-        return Fetched { next: 0, is_rewound: true, ..Fetched::default() };
-    }
-    let mut fetched = Fetched { next: from, ..Fetched::default() };
+    let mut fetched = Fetched { next: from.min(end), ..Fetched::default() };
     let mut bytes = 0;
     for stored in batches.range(first..).take(SCAN_BATCHES) {
         if bytes >= bytes_max {

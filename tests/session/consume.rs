@@ -381,16 +381,16 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
     };
     let mut run = Run::new(&plan, 1);
     run.there = vec![1];
-    // The setup, and once it is answered the request for a marker.
     run.receive(&run.bytes.clone(), false);
-    let rest = run.bytes[run.taken..].to_vec();
-    run.receive(&rest, false);
-    assert_eq!(run.taken, run.bytes.len());
     run.call(|session, cx| session.poll_transmit(cx));
     assert!(!run.fetches[0].wait, "a fetch that waits is not answered where all is left out");
     run.answer_one(0);
     run.call(|session, cx| session.poll_transmit(cx));
     assert!(run.fetches[0].wait && run.fetches[0].from == 5, "at the end it waits");
+    // The rig pays a marker at once.
+    let request = run.bytes[run.taken..].to_vec();
+    run.receive(&request, false);
+    assert_eq!(run.taken, run.bytes.len());
     run.receive(&[], true);
     run.call(|session, cx| session.poll_transmit(cx));
     let markers: Vec<String> = run

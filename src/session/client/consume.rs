@@ -78,7 +78,7 @@ impl Consumer {
 
     /// So many of the messages that came were known already: as many more are wanted.
     pub fn want_more(&mut self, count: u64) {
-        self.count = self.count.map(|wanted| wanted + count);
+        self.count = self.count.map(|wanted| wanted.saturating_add(count));
     }
 
     /// Gives credit when half of it is used, and asks for a marker that is wanted.

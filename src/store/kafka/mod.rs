@@ -321,7 +321,8 @@ impl<T: Copy + Eq + Hash> Kafka<T> {
             "a partition has gone back behind a consumer's position (an unclean leader election, or a restored backup): the \
              consumer begins again at the oldest message"
         );
-        let fetched = Fetched { next: OLDEST, is_rewound: true, ..Fetched::default() };
+        debug_assert_eq!(OLDEST, Fetched::rewound().next);
+        let fetched = Fetched::rewound();
         self.answer(fetch.token, Ok(fetched));
     }
 

@@ -124,8 +124,6 @@ impl<T: Copy + Eq> Tails<T> {
             let mut fetched = window.read(now, &fetch);
             // A reader's connection was faster than the tail's: what it has brought does not come again.
             fetched.next = fetched.next.max(fetch.from);
-            // The partition reaches the offset, or the fetch would not be placed here: only `ahead` proves a rewind.
-            fetched.is_rewound = false;
             if !fetch.wait || !fetched.batches.is_empty() || !fetched.at_end {
                 return Place::Answered(fetch, fetched);
             }

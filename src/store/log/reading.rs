@@ -112,8 +112,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         match job {
             Job::Fetch(mut fetch) => {
                 fetch.from = fetch.from.max(window.start());
-                let fetched = window.read(now, &fetch);
-                if fetch.wait && fetched.batches.is_empty() && fetched.at_end && !fetched.is_rewound {
+                let fetched = match fetch.from > window.end() {
+                    true => Fetched::rewound(),
+                    false => window.read(now, &fetch),
+                };
+                if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
                     fetch.from = fetched.next;
                     partition.waiting.push(fetch);
                 } else {
