@@ -44,16 +44,11 @@ impl Now {
 #[derive(Debug)]
 pub struct WallClock {
     step_max_ms: u64,
-    state: Cell<WallState>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct WallState {
     /// The last look.
-    last: Option<Now>,
+    last: Cell<Option<Now>>,
     /// When the system's clock was first found ahead, `mono_ms`.
-    ahead_since_ms: Option<u64>,
-    step: Option<Step>,
+    ahead_since_ms: Cell<Option<u64>>,
+    step: Cell<Option<Step>>,
 }
 
 /// The system's clock has jumped.
@@ -70,53 +65,53 @@ pub enum Step {
 impl WallClock {
     /// One that holds back jumps ahead of more than `step_max`, for as long.
     pub fn new(step_max: Duration) -> Self {
-        Self { step_max_ms: millis(step_max), state: Cell::default() }
+        let (last, ahead_since_ms, step) = (Cell::new(None), Cell::new(None), Cell::new(None));
+        Self { step_max_ms: millis(step_max), last, ahead_since_ms, step }
     }
 
     /// Looks at both clocks: `mono` since the start, `unix_ms` as the system has it.
     #[inline]
     pub fn look(&self, mono: Duration, unix_ms: u64) -> Now {
         let mut now = Now::new(mono, unix_ms);
-        let mut state = self.state.get();
-        if let Some(last) = state.last {
+        if let Some(last) = self.last.get() {
             let expected_ms = last.unix_ms + (now.mono_ms - last.mono_ms);
-            if unix_ms > expected_ms + self.step_max_ms {
-                now.unix_ms = Self::handle_ahead(&mut state, now, expected_ms, self.step_max_ms);
-            } else {
-                state.ahead_since_ms = None;
-                if unix_ms + self.step_max_ms < expected_ms {
-                    state.step = Some(Step::Back(expected_ms - unix_ms));
-                }
+            if unix_ms.abs_diff(expected_ms) > self.step_max_ms || self.ahead_since_ms.get().is_some() {
+                now.unix_ms = self.handle_jump(now, expected_ms);
             }
         }
-        state.last = Some(now);
-        self.state.set(state);
+        self.last.set(Some(now));
         now
     }
 
+    /// The system's clock has jumped, or had before: the time to go on with.
     #[cold]
-    fn handle_ahead(state: &mut WallState, now: Now, expected_ms: u64, step_max_ms: u64) -> u64 {
-        let by_ms = now.unix_ms - expected_ms;
-        match state.ahead_since_ms {
-            Some(since_ms) if now.mono_ms - since_ms >= step_max_ms => {
-                state.ahead_since_ms = None;
-                state.step = Some(Step::Ahead(by_ms));
-                return now.unix_ms;
+    fn handle_jump(&self, now: Now, expected_ms: u64) -> u64 {
+        if now.unix_ms <= expected_ms.saturating_add(self.step_max_ms) {
+            self.ahead_since_ms.set(None);
+            if now.unix_ms.saturating_add(self.step_max_ms) < expected_ms {
+                self.step.set(Some(Step::Back(expected_ms - now.unix_ms)));
             }
-            Some(_) => {}
+            return now.unix_ms;
+        }
+        let by_ms = now.unix_ms - expected_ms;
+        match self.ahead_since_ms.get() {
+            Some(since_ms) if now.mono_ms - since_ms >= self.step_max_ms => {
+                self.ahead_since_ms.set(None);
+                self.step.set(Some(Step::Ahead(by_ms)));
+                now.unix_ms
+            }
+            Some(_) => expected_ms,
             None => {
-                state.ahead_since_ms = Some(now.mono_ms);
-                state.step = Some(Step::Held(by_ms));
+                self.ahead_since_ms.set(Some(now.mono_ms));
+                self.step.set(Some(Step::Held(by_ms)));
+                expected_ms
             }
         }
-        expected_ms
     }
 
     /// The jump that was found since this was asked last.
     pub fn take_step(&self) -> Option<Step> {
-        let state = self.state.get();
-        self.state.set(WallState { step: None, ..state });
-        state.step
+        self.step.take()
     }
 }
 
