@@ -2,9 +2,10 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/place.rs"]
+mod place;
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use common::{
     Client, Neighbour, Server, append, code, frame, get, handshake, producer, request, response, status,
 };
 use millstream::pb::{ProduceResponse, ProduceSetupResponse, Status};
+use place::Place;
 
 const ACME: (&str, &str) = ("X-Project-Id", "acme");
 
@@ -33,29 +35,11 @@ fn end(client: &mut Client) {
     while client.receive().is_some() {}
 }
 
-/// A data directory that is gone with the test.
-struct DataDir(PathBuf);
-
-impl DataDir {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Self(path)
-    }
-
-    /// A server on it, with small files.
-    fn serve(&self, more: &[&str]) -> Server {
-        let data_dir = self.0.to_str().unwrap();
-        let base =
-            ["--store", "log", "--data-dir", data_dir, "--partitions", "2", "--log-segment-bytes", "16MiB"];
-        Server::start(&[&base[..], more].concat())
-    }
-}
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A server on that directory, with small files.
+fn serve(data: &Place, more: &[&str]) -> Server {
+    let base =
+        ["--store", "log", "--data-dir", data.text(), "--partitions", "2", "--log-segment-bytes", "16MiB"];
+    Server::start(&[&base[..], more].concat())
 }
 
 fn delete_queue(server: &Server, project: &str, queue: &str) {
@@ -373,15 +357,15 @@ fn silence_is_answered_with_a_ping_and_then_with_1001() {
 
 #[test]
 fn queues_of_an_earlier_run_count_and_are_never_refused() {
-    let data = DataDir::new("queues-count");
-    let server = data.serve(&["--cores", "0-1"]);
+    let data = Place::new("queues-count");
+    let server = serve(&data, &["--cores", "0-1"]);
     let mut client = Client::connect_with(&server, &[ACME]);
     for queue in ["one", "two", "three"] {
         assert_eq!(try_setup(&mut client, queue).0, 100);
     }
     assert_eq!(server.stop(), 0);
     // One shard in place of two, so that another is home of some.
-    let server = data.serve(&["--cores", "0", "--project-max-queues", "3"]);
+    let server = serve(&data, &["--cores", "0", "--project-max-queues", "3"]);
     let mut client = Client::connect_with(&server, &[ACME]);
     let (status, why) = try_setup(&mut client, "four");
     assert!(status == 429 && why.contains("project_max_queues = 3"), "{status} {why}");
@@ -392,7 +376,7 @@ fn queues_of_an_earlier_run_count_and_are_never_refused() {
     assert_eq!(try_setup(&mut other, "four").0, 100, "another project has its own limit");
     // A queue that nobody opened in this run gives its place back, too.
     assert_eq!(server.stop(), 0);
-    let server = data.serve(&["--cores", "0-1", "--project-max-queues", "3"]);
+    let server = serve(&data, &["--cores", "0-1", "--project-max-queues", "3"]);
     let mut client = Client::connect_with(&server, &[ACME]);
     assert_eq!(try_setup(&mut client, "four").0, 429);
     delete_queue(&server, "acme", "one");
@@ -403,7 +387,7 @@ fn queues_of_an_earlier_run_count_and_are_never_refused() {
     assert_eq!(try_setup(&mut client, "six").0, 429);
     assert_eq!(server.stop(), 0);
     // With a limit that is below what there is.
-    let server = data.serve(&["--cores", "0", "--project-max-queues", "1", "--auto-create", "false"]);
+    let server = serve(&data, &["--cores", "0", "--project-max-queues", "1", "--auto-create", "false"]);
     let mut client = Client::connect_with(&server, &[ACME]);
     for (queue, status) in [("two", 100), ("three", 100), ("five", 100), ("six", 404)] {
         assert_eq!(try_setup(&mut client, queue).0, status, "{queue}");
@@ -413,14 +397,14 @@ fn queues_of_an_earlier_run_count_and_are_never_refused() {
 
 #[test]
 fn queues_of_a_shard_count_from_one_run_to_the_next() {
-    let data = DataDir::new("max-queues");
-    let server = data.serve(&["--cores", "0", "--max-queues", "2"]);
+    let data = Place::new("max-queues");
+    let server = serve(&data, &["--cores", "0", "--max-queues", "2"]);
     let mut client = Client::connect(&server);
     for (queue, status) in [("one", 100), ("two", 100), ("three", 503), ("one", 100)] {
         assert_eq!(try_setup(&mut client, queue).0, status, "{queue}");
     }
     assert_eq!(server.stop(), 0);
-    let server = data.serve(&["--cores", "0", "--max-queues", "1"]);
+    let server = serve(&data, &["--cores", "0", "--max-queues", "1"]);
     let mut client = Client::connect(&server);
     let (status, why) = try_setup(&mut client, "three");
     assert!(status == 503 && why.contains("max_queues"), "{status} {why}");
@@ -471,15 +455,15 @@ fn await_room(client: &mut Client, queue: &str) {
 
 #[test]
 fn what_a_project_stores_in_the_log_is_limited_from_one_run_to_the_next() {
-    let data = DataDir::new("storage");
+    let data = Place::new("storage");
     let limits = ["--project-storage-bytes", "1MiB", "--ttl-min", "1"];
-    let server = data.serve(&[&limits[..], &["--cores", "0-1"]].concat());
+    let server = serve(&data, &[&limits[..], &["--cores", "0-1"]].concat());
     let mut client = Client::connect_with(&server, &[ACME]);
     fill(&mut client, "one", 3_600, 10);
     end(&mut client);
     store_beside(&server);
     assert_eq!(server.stop(), 0);
-    let server = data.serve(&[&limits[..], &["--cores", "0"]].concat());
+    let server = serve(&data, &[&limits[..], &["--cores", "0"]].concat());
     let mut client = Client::connect_with(&server, &[ACME]);
     assert_eq!(setup(&mut client, "two"), 100);
     assert_eq!(fate(&mut client, 3_600, &[&[7; 100_000]]).0, 429, "what an earlier run stored counts");

@@ -2,40 +2,22 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/place.rs"]
+mod place;
 #[path = "common/random.rs"]
 mod random;
 #[path = "common/service.rs"]
 mod service;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use common::{Client, Server};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
+use place::Place;
 use random::Random;
 use service::{Feed, Service, check};
-
-/// A data directory that is gone with the test.
-struct DataDir(PathBuf);
-
-impl DataDir {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Self(path)
-    }
-
-    fn text(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// How often the server is killed: more where somebody asks for it.
 fn kills() -> u64 {
@@ -44,7 +26,7 @@ fn kills() -> u64 {
 
 #[test]
 fn killed_at_random_moments_it_has_everything_that_it_acknowledged_once_and_in_order() {
-    let data = DataDir::new("killed");
+    let data = Place::new("killed");
     let mut random = Random(std::process::id().into());
     let base = ["--store", "log", "--data-dir", data.text(), "--partitions", "1", "--log-tail-bytes", "1MiB"];
     let mut service = Service::start(&[&base[..], &["--log-segment-bytes", "16MiB"]].concat());
@@ -68,7 +50,7 @@ fn tool(arguments: &[&str]) -> (String, String, i32) {
     (text(output.stdout), text(output.stderr), output.status.code().unwrap())
 }
 
-fn serve(data: &DataDir, more: &[&str]) -> Server {
+fn serve(data: &Place, more: &[&str]) -> Server {
     // Small files: a debug build scans them slowly.
     let base =
         ["--store", "log", "--data-dir", data.text(), "--partitions", "1", "--log-segment-bytes", "16MiB"];
@@ -95,7 +77,7 @@ fn get(server: &Server, queue: &str, count: u64) -> String {
 
 #[test]
 fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
-    let data = DataDir::new("tools");
+    let data = Place::new("tools");
     let server = serve(&data, &[]);
     put(&server, "one", 1000);
     put(&server, "two", 10);
@@ -147,12 +129,13 @@ fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
 
 #[test]
 fn a_copy_is_a_backup_and_shards_may_be_more_or_fewer() {
-    let data = DataDir::new("backup");
+    let data = Place::new("backup");
     let server = serve(&data, &["--cores", "0"]);
     put(&server, "queue", 1000);
     assert_eq!(server.stop(), 0);
-    let copy = DataDir::new("restored");
-    assert!(Command::new("cp").args(["-a", data.text(), copy.text()]).status().unwrap().success());
+    let copy = Place::new("restored");
+    let all = format!("{}/.", data.text());
+    assert!(Command::new("cp").args(["-a", &all, copy.text()]).status().unwrap().success());
     let server = serve(&copy, &["--cores", "0-1"]);
     assert_eq!(get(&server, "queue", 1000), numbers(1000));
     put(&server, "other", 10);
@@ -164,7 +147,7 @@ fn a_copy_is_a_backup_and_shards_may_be_more_or_fewer() {
 
 #[test]
 fn a_format_of_another_version_is_refused() {
-    let data = DataDir::new("version");
+    let data = Place::new("version");
     let server = serve(&data, &[]);
     put(&server, "queue", 10);
     assert_eq!(server.stop(), 0);
@@ -189,7 +172,7 @@ fn an_unknown_directory_is_not_made_by_a_look_at_it() {
 
 #[test]
 fn a_running_server_lists_its_queues_and_deletes_them() {
-    let data = DataDir::new("running");
+    let data = Place::new("running");
     let server = serve(&data, &[]);
     put(&server, "one", 100);
     put(&server, "two", 10);
@@ -228,7 +211,7 @@ fn a_running_server_lists_its_queues_and_deletes_them() {
 
 #[test]
 fn a_full_disk_is_503_for_producers_and_nothing_to_consumers() {
-    let data = DataDir::new("full");
+    let data = Place::new("full");
     let server = serve(&data, &["--cores", "0"]);
     put(&server, "queue", 100);
     assert_eq!(server.stop(), 0);

@@ -2,11 +2,13 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/place.rs"]
+mod place;
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use common::{
 use millstream::pb::{
     ConsumeRequest, ConsumeResponse, ProduceResponse, ProduceSetupResponse, SetupRequest, Status,
 };
+use place::Place;
 
 #[test]
 fn messages_are_stored_and_come_back_with_their_metadata() {
@@ -307,28 +310,6 @@ fn a_consumer_gets_everything_although_its_producers_have_fallen_silent() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(output.status.success(), "{report:#}");
     assert_eq!((&report["verified"]["received"], &report["missing"]), (&400_000.into(), &0.into()));
-}
-
-/// A place of a test's own, which is gone with it.
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn text(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Sends one message and waits for its status.

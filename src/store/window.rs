@@ -20,8 +20,8 @@ pub(super) struct Fetch<T> {
     pub since_ms: u64,
 }
 
-/// Corrects the timestamps of batches that a clock had stored ahead: all of them were stored at that time at the latest. Those that stand
-/// before one that is right are right.
+/// Corrects the timestamps of batches that were stored while the clock was ahead: all were stored at `unix_ms` at the latest. A batch
+/// before one with a correct timestamp is correct, too.
 pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix_ms: u64) {
     for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp_ms > unix_ms) {
         stored.timestamp_ms = unix_ms;

@@ -42,7 +42,7 @@ pub const BATCH_HEADER: usize = 72;
 /// Bytes of the header of a segment, and of any other file's beginning.
 pub const FILE_HEADER: usize = 40;
 
-/// No message has this offset, or a later one: whoever adds to an offset need not look.
+/// No message has this offset or a later one, so adding to an offset never overflows.
 pub const OFFSET_MAX: u64 = 1 << 63;
 
 /// Nothing was stored at this time, Unix milliseconds, or later.

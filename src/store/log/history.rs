@@ -260,7 +260,7 @@ fn read_ends(fields: &mut Reader<'_>) -> Option<HashMap<PartitionId, u64>> {
     ends.values().all(|end| *end <= OFFSET_MAX).then_some(ends)
 }
 
-/// Timelines are numbered, so that one of before the oldest that is known is told from one of another branch.
+/// Timelines are numbered: a number below the oldest that is kept is of an earlier start, and not of another branch.
 fn number(timeline: u64) -> u64 {
     timeline >> 32
 }
