@@ -11,7 +11,7 @@ use crate::limits::{
 };
 use crate::store::Fence;
 use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
-use crate::store::log::{LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
+use crate::store::log::{HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
 
 /// One kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,7 @@ fn of_log(config: &ServerConfig, shards: u64) -> Vec<Item> {
             keys: "log_segment_bytes, max_pb_bytes",
             bytes: shards * (2 * (ROUND_BYTES + largest) as u64 + log.segment_bytes / 2 * 3),
         },
+        Item { what: "where partitions stood at earlier starts", keys: "", bytes: HISTORY_BYTES_MAX as u64 },
     ]
 }
 

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -303,6 +303,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 /// time that a socket waits here.
 pub struct Neighbour {
     stop: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
     thread: JoinHandle<Vec<Duration>>,
 }
 
@@ -317,6 +318,8 @@ impl Neighbour {
         assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let served = Arc::new(AtomicU64::new(0));
+        let counted = served.clone();
         let thread = std::thread::spawn(move || {
             let (mut waits, mut granted) = (Vec::new(), 100);
             for number in 1.. {
@@ -339,6 +342,7 @@ impl Neighbour {
                 let [message] = &messages[..] else { panic!("one message at a time: {messages:?}") };
                 assert_eq!(message.payload(), text.as_bytes());
                 waits.push(began.elapsed());
+                counted.fetch_add(1, Ordering::Relaxed);
                 let credit = Some(number + 100);
                 consumer.send(&ConsumeRequest { max_msgnum_to_send: credit, ..Default::default() });
                 if stopped.load(Ordering::Relaxed) {
@@ -349,7 +353,14 @@ impl Neighbour {
             }
             waits
         });
-        Self { stop, thread }
+        Self { stop, served, thread }
+    }
+
+    /// Waits until it has been served so often.
+    pub fn await_served(&self, times: u64) {
+        eventually("a neighbour that is served", || {
+            (self.served.load(Ordering::Relaxed) >= times).then_some(())
+        });
     }
 
     /// Ends it, and fails where anything was lost, late beyond all bounds or out of order. Its round trips, sorted.

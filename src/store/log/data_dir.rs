@@ -55,6 +55,8 @@ pub(super) struct State {
     pub catalogue_ends: Vec<u64>,
     /// The starts before this one.
     pub history: History,
+    /// The latest timestamp that was there at the start.
+    pub newest_ms: u64,
     /// What the last clean stop before this start sealed.
     pub stopped: Option<Vec<Sealed>>,
     /// Segments that the shards have sealed as they stopped.
@@ -143,6 +145,11 @@ impl DataDir {
     #[cfg(test)]
     pub(super) fn signing(&self) -> Signing {
         self.lock().signing()
+    }
+
+    /// The latest timestamp that was there at the start, in any shard's files.
+    pub(super) fn newest_ms(&self) -> u64 {
+        self.lock().newest_ms
     }
 
     /// How many offsets are left out before the next message of a partition that ends there.

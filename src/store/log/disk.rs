@@ -266,9 +266,17 @@ pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reser
     steps
 }
 
-/// A segment that is no more. The index goes first, for good: one without its segment says that messages are lost.
-pub fn remove_segment(place: u32) -> Vec<Step> {
-    vec![Step::Remove(FileName::Index(place)), Step::SyncDirectory, Step::Remove(FileName::Segment(place))]
+/// A segment that is no more. A header of another life makes it empty first, as without its index a round that failed could come back;
+/// then the index goes, for good, as one without its segment says that messages are lost.
+pub fn remove_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
+    let file = FileName::Segment(place);
+    vec![
+        Step::Write(file, 0, Arc::new(header)),
+        Step::Sync(file),
+        Step::Remove(FileName::Index(place)),
+        Step::SyncDirectory,
+        Step::Remove(file),
+    ]
 }
 
 /// A segment's index, in one piece or not at all; never of what is not synced.

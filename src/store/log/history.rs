@@ -14,6 +14,7 @@
 //! file     magic "MSTRMHIS", version u32, checksum u32 of the version and what follows:
 //!          key u128, is key new u8, boot u128, inode u64, made u64 (ns), mount u64, jump u64, incarnation u64 (the last one before the
 //!          jump), count u32 of ends before the jump, then timeline u64,
+//!          count u32 of timelines whose ends are forgotten, for each: id u64;
 //!          count u32 of earlier timelines, for each: id u64, count u32 of ends, for each: incarnation u64, partition u16, end u64;
 //!          stopped u8 (1: cleanly), count u32 of segments that this sealed, for each: place u32, stamp u64, end u64
 //! ```
@@ -36,6 +37,13 @@ pub const TIMELINES_MAX: usize = 64;
 /// Ends that are kept of all of them together, 18 bytes each in the file and some 40 in memory. The newest timeline keeps its ends in
 /// any case.
 pub const ENDS_MAX: usize = 1 << 20;
+
+/// What a history takes in memory at worst, bytes: the ends that it keeps, those before the jump, and the file while it is written.
+/// A directory of more partitions than [`ENDS_MAX`] keeps the ends of its last start alone.
+pub const HISTORY_BYTES_MAX: usize = 2 * ENDS_MAX * 40 + 2 * ENDS_MAX * 18;
+
+/// Timelines before those of which the ids are kept, 8 bytes each. A marker of a still older one begins at the oldest message.
+pub const FORGOTTEN_MAX: usize = 4_096;
 
 /// The least number of offsets that a new timeline leaves out: more than any partition stores after a backup was made.
 const JUMP_MIN: u64 = 1 << 40;
@@ -94,6 +102,8 @@ pub struct History {
     /// Queues that were made later jump no more.
     incarnation: u64,
     earlier: VecDeque<Timeline>,
+    /// Still earlier ones, whose ends are not kept.
+    forgotten: VecDeque<u64>,
     /// Where each partition stood before the jump.
     floor: HashMap<PartitionId, u64>,
     /// What the last clean stop sealed; nothing where the server did not end cleanly.
@@ -103,7 +113,7 @@ pub struct History {
 impl History {
     /// That of a directory without one. It is new, or of a version that kept none, or somebody has removed it.
     pub fn begin(is_used: bool, random: u128) -> Self {
-        let timeline = if is_used { LEGACY } else { next_id(LEGACY, random) };
+        let timeline = if is_used { LEGACY } else { new_id(random) };
         Self { key: random, is_key_new: is_used, timeline, ..Self::default() }
     }
 
@@ -132,15 +142,17 @@ impl History {
             self.incarnation = incarnation;
             self.jump = JUMP_MIN + (random >> 32) as u64 % JUMP_STEPS * JUMP_STEP;
         }
-        let next = next_id(self.timeline, random);
-        let id = std::mem::replace(&mut self.timeline, next);
+        let id = std::mem::replace(&mut self.timeline, new_id(random));
         self.earlier.push_back(Timeline { id, ends });
         let kept: usize = self.earlier.iter().map(|timeline| timeline.ends.len()).sum();
         let mut surplus = kept.saturating_sub(ENDS_MAX);
         while self.earlier.len() > TIMELINES_MAX || surplus > 0 && self.earlier.len() > 1 {
             let Some(oldest) = self.earlier.pop_front() else { break };
             surplus = surplus.saturating_sub(oldest.ends.len());
+            self.forgotten.push_back(oldest.id);
         }
+        let surplus = self.forgotten.len().saturating_sub(FORGOTTEN_MAX);
+        self.forgotten.drain(..surplus);
     }
 
     /// How many offsets are left out before the next message of a partition that ends there: none where it has got one since.
@@ -155,9 +167,8 @@ impl History {
         if timeline == self.timeline {
             return position;
         }
-        let is_older = self.earlier.front().is_some_and(|oldest| number(timeline) < number(oldest.id));
-        let known = match is_older {
-            // What both had when the oldest timeline that is known ended is more than what they had then.
+        let known = match self.forgotten.contains(&timeline) {
+            // It ended before the oldest whose ends are kept.
             true => self.earlier.front(),
             false => self.earlier.iter().find(|earlier| earlier.id == timeline),
         };
@@ -189,6 +200,8 @@ impl History {
         }
         put_ends(&self.floor, &mut fields);
         fields.extend(self.timeline.to_le_bytes());
+        fields.extend((self.forgotten.len() as u32).to_le_bytes());
+        self.forgotten.iter().for_each(|id| fields.extend(id.to_le_bytes()));
         fields.extend((self.earlier.len() as u32).to_le_bytes());
         for Timeline { id, ends } in &self.earlier {
             fields.extend(id.to_le_bytes());
@@ -218,6 +231,7 @@ impl History {
         let (jump, incarnation) = (fields.u64()?, fields.u64()?);
         let floor = read_ends(fields)?;
         let timeline = fields.u64()?;
+        let forgotten = (0..fields.u32()?).map(|_| fields.u64()).collect::<Option<VecDeque<_>>>()?;
         let mut earlier = VecDeque::new();
         for _ in 0..fields.u32()? {
             earlier.push_back(Timeline { id: fields.u64()?, ends: read_ends(fields)? });
@@ -239,6 +253,7 @@ impl History {
             jump,
             incarnation,
             earlier,
+            forgotten,
             floor,
             stopped,
         })
@@ -260,13 +275,8 @@ fn read_ends(fields: &mut Reader<'_>) -> Option<HashMap<PartitionId, u64>> {
     ends.values().all(|end| *end <= OFFSET_MAX).then_some(ends)
 }
 
-/// Timelines are numbered: a number below the oldest that is kept is of an earlier start, and not of another branch.
-fn number(timeline: u64) -> u64 {
-    timeline >> 32
-}
-
-fn next_id(timeline: u64, random: u128) -> u64 {
-    (number(timeline).saturating_add(1) << 32) | u64::from(random as u32)
+fn new_id(random: u128) -> u64 {
+    (random as u64).max(LEGACY + 1)
 }
 
 #[cfg(test)]
@@ -301,12 +311,13 @@ mod tests {
         let mut history = History::begin(false, 1);
         let first = history.timeline;
         for round in 0..2 * TIMELINES_MAX as u64 {
-            history.start(true, ends(100 + round), 5, u128::from(round));
+            history.start(true, ends(100 + round), 5, u128::from(round + 1_000));
         }
         assert_eq!(history.earlier.len(), TIMELINES_MAX);
         assert_eq!(history.resume(first, ID, 50), 50);
-        let future = next_id(history.timeline, 9);
-        assert_eq!(history.resume(future, ID, 50), 0);
+        assert_eq!(history.resume(987_654, ID, 50), 0, "one of another branch is not");
+        let again = History::parse(&history.encode()).unwrap();
+        assert_eq!(again.resume(first, ID, 50), 50);
     }
 
     #[test]

@@ -169,6 +169,11 @@ impl<T> Journal<T> {
     }
 }
 
+/// The stamp of another life of a file. It is random, so that nothing that a client sends looks like a round of ours.
+pub(super) fn new_stamp() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
 /// The steps of a round.
 pub(super) fn round_steps(file: FileName, at: u64, bytes: Vec<u8>, is_synced: bool) -> Vec<Step> {
     let mut steps = vec![Step::Write(file, at, Arc::new(bytes))];

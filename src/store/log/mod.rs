@@ -58,7 +58,7 @@ mod tests;
 pub use backlog::{LOAD_COST_MAX, LOADS_MAX};
 pub use data_dir::DataDir;
 pub use format::BLOCK;
-pub use history::Moment;
+pub use history::{HISTORY_BYTES_MAX, Moment};
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use os::{DirectoryLock, OsDirectory, moment};
 pub use recovery::{Damaged, OpenError, Report, open};
@@ -168,6 +168,7 @@ pub struct Log<T, D> {
     stopping: Option<(u64, Sealed)>,
     /// The latest timestamp that was given, and how far the clock may fall behind it.
     newest_ms: u64,
+    newest_mono_ms: u64,
     clock_step_max_ms: u64,
     /// Nothing goes before that, `mono_ms`: since the start the clock is far ahead of all that was stored. Unknown before the first tick.
     held_until_ms: Option<u64>,
@@ -226,6 +227,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             broken: None,
             stopping: None,
             newest_ms: 0,
+            newest_mono_ms: 0,
             clock_step_max_ms: CLOCK_STEP_MAX_MS,
             held_until_ms: None,
             trouble: None,
@@ -245,7 +247,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             retirements: 0,
             counters: StoreCounters::default(),
         };
-        log.newest_ms = log.partitions.values().map(|partition| partition.past.last_ms).max().unwrap_or(0);
+        log.newest_ms = log.dir.newest_ms();
         log.mark_ends();
         log.make_segment(Reserve::Keep);
         log

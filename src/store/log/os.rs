@@ -15,7 +15,7 @@ use super::history::Moment;
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// How long after its content an inode may change by our own hand: it is synced and renamed.
+/// How long after it was made a file's content, and after that its inode, may change by our own hand.
 const TOUCHED_NS: u64 = 60_000_000_000;
 
 /// Bytes of zeros that are written at once.
@@ -173,7 +173,9 @@ impl Directory for OsDirectory {
             time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.tv_nsec))
         };
         let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
-        let changed_ns = nanos(found.stx_ctime).saturating_sub(nanos(found.stx_mtime));
+        // We write it once, when it is made.
+        let written_ns = nanos(found.stx_mtime).saturating_sub(nanos(found.stx_btime));
+        let changed_ns = nanos(found.stx_ctime).saturating_sub(nanos(found.stx_mtime)).max(written_ns);
         Ok(Identity {
             inode: found.stx_ino,
             made_ns: if is_told { nanos(found.stx_btime) } else { 0 },

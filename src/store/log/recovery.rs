@@ -186,20 +186,37 @@ pub fn open(
         let is_continued = file.is_ok_and(|file| history.is_continued(now, file));
         let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
         let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
+        let before = history.clone();
         history.start(is_continued, ends, last_incarnation, random());
         report.is_branch = is_used && !is_continued;
         history.stopped = None;
         if let Err(error) = history.save(directory, now) {
-            tracing::warn!(file = %FileName::History, %error, "it cannot be written: the next start takes this one for unknown, and consumers go back");
+            if is_continued {
+                // The timeline that the file names goes on: what is given out now is known to the next start.
+                history = before;
+                history.stopped = None;
+                tracing::warn!(file = %FileName::History, %error, "it cannot be written; this start is not noted");
+            } else {
+                tracing::warn!(file = %FileName::History, %error, "it cannot be written: the next start does not know this one, and consumers will begin at the oldest message");
+            }
         }
     }
+    let newest = state.pasts.iter().map(|(.., past)| past.last_ms);
+    state.newest_ms =
+        newest.chain(state.segments.iter().map(|segment| segment.newest_ms())).max().unwrap_or(0);
     state.history = history;
-    state.stopped = stopped;
+    state.stopped = stopped.clone();
     state.queues = queues;
     state.next_incarnation = last_incarnation.max(now.unix_ns);
     state.next_place = files
         .iter()
-        .filter_map(|(file, _)| if let FileName::Segment(place) = file { Some(place + 1) } else { None })
+        .filter_map(|(file, _)| match file {
+            FileName::Segment(place) | FileName::Index(place) => Some(*place),
+            _ => None,
+        })
+        // The place of a file that is missing is kept, so that it can be put back.
+        .chain(stopped.iter().flatten().map(|sealed| sealed.place))
+        .map(|place| place.saturating_add(1))
         .max()
         .unwrap_or(0);
     Ok((DataDir::new(state, deletions_end), report))

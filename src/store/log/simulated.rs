@@ -267,6 +267,15 @@ impl Simulated {
         state.durable_names = state.names.clone();
     }
 
+    /// One file is as the backup has it.
+    pub(super) fn put_back(&self, backup: &Backup, name: FileName) {
+        let (_, index, bytes) = backup.0.iter().find(|(of, ..)| *of == name).unwrap();
+        let mut state = self.lock();
+        state.files[*index] = File { now: bytes.clone(), durable: bytes.clone(), dirty: BTreeSet::new() };
+        state.names.insert(name, *index);
+        state.durable_names.insert(name, *index);
+    }
+
     /// Changes a byte of a file.
     pub(super) fn flip(&self, name: FileName, at: usize, bits: u8) {
         let mut state = self.lock();

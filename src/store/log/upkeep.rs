@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use super::backlog::Job;
 use super::data_dir::Deletion;
 use super::disk::{Disk, remove_segment};
-use super::format::PartitionId;
+use super::format::{PartitionId, SegmentHeader};
 use super::journal::Entry;
+use super::journal::new_stamp;
 use super::reason::DISK_IS_FULL;
 use super::segment::Segment;
 use super::{Log, MARKS_AT_ONCE, Tag, forgotten};
@@ -101,7 +102,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         for segment in gone {
             let is_whole = segment.bytes == self.segment_bytes;
             if !(is_whole && self.dir.give_place(segment.place, usize::from(self.shards))) {
-                self.disk.submit(Tag::Remove, remove_segment(segment.place));
+                let header =
+                    SegmentHeader { stamp: new_stamp(), number: segment.number, bytes: segment.bytes };
+                self.disk.submit(Tag::Remove, remove_segment(segment.place, header.encode()));
             }
         }
     }

@@ -4,11 +4,11 @@ use std::hash::Hash;
 use std::io;
 use std::sync::Arc;
 
-use super::disk::{Disk, Reserve, make_segment, remove_segment, save_index};
+use super::disk::{Disk, FileName, Reserve, Step, make_segment, remove_segment, save_index};
 use super::format::{PartitionId, SegmentHeader};
 use super::history::Sealed;
 use super::index::Index;
-use super::journal::{Active, Entry, Written, round_steps, stored_bytes_max};
+use super::journal::{Active, Entry, Written, new_stamp, round_steps, stored_bytes_max};
 use super::segment::{Runs, SealedSpan, Segment};
 use super::{Broken, Log, TICK_MS, Tag, forgotten, reason};
 use crate::batch::{Batch, StoredBatch};
@@ -81,9 +81,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             return;
         }
         let place = self.dir.take_place();
-        // Random, so that nothing that a client sends looks like a round of ours.
-        let stamp = uuid::Uuid::new_v4().as_u64_pair().0;
-        let header = SegmentHeader { stamp, number: place.number, bytes: self.segment_bytes };
+        let header = SegmentHeader { stamp: new_stamp(), number: place.number, bytes: self.segment_bytes };
         self.making = Some((place, header));
         let steps = make_segment(place, header.bytes, header.encode(), reserve);
         self.disk.submit(Tag::Make, steps);
@@ -101,7 +99,11 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             }
             Err(error) => {
                 // What there is of it is removed: a full disk needs the room.
-                self.disk.submit(Tag::Remove, remove_segment(place.place));
+                let steps = match place.is_new {
+                    true => vec![Step::Remove(FileName::Segment(place.place))],
+                    false => remove_segment(place.place, header.encode()),
+                };
+                self.disk.submit(Tag::Remove, steps);
                 if self.journal.active.is_none() {
                     self.fail(now, "no file for messages can be made", &error);
                 } else {
@@ -182,17 +184,24 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     }
 
     /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest, and
-    /// a mark in each partition says so after a restart, too.
+    /// a mark in each partition says so after a restart, too. A segment ends where the clock jumps, in either direction: its timestamps
+    /// and TTLs then say how long its messages live, wherever the clock was.
     pub(super) fn follow_clock(&mut self, now: Now) {
         let is_behind = now.unix_ms.saturating_add(self.clock_step_max_ms) < self.newest_ms;
-        if !is_behind || self.journal.round.is_some() || self.trouble.is_some() || self.broken.is_some() {
+        let passed_ms = now.mono_ms.saturating_sub(self.newest_mono_ms);
+        let expected_ms = self.newest_ms.saturating_add(passed_ms);
+        let is_ahead =
+            self.newest_mono_ms > 0 && now.unix_ms > expected_ms.saturating_add(self.clock_step_max_ms);
+        let is_busy = self.journal.round.is_some() || self.trouble.is_some() || self.broken.is_some();
+        if is_busy || !is_behind && !is_ahead {
             return;
         }
-        self.newest_ms = now.unix_ms;
-        // Within a segment time goes forward.
-        if let Some((segment, index)) = self.seal() {
-            self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
+        if is_ahead {
+            (self.newest_ms, self.newest_mono_ms) = (now.unix_ms, now.mono_ms);
+            return self.seal_and_index();
         }
+        self.newest_ms = now.unix_ms;
+        self.seal_and_index();
         self.kept.iter().for_each(|segment| segment.cap(now.unix_ms));
         self.backlog.forget_windows();
         for (id, partition) in &mut self.partitions {
@@ -201,6 +210,13 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 partition.is_marking = true;
                 self.journal.pending.push_back(Entry::Mark { id: *id });
             }
+        }
+    }
+
+    /// Ends the segment that is written.
+    fn seal_and_index(&mut self) {
+        if let Some((segment, index)) = self.seal() {
+            self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
         }
     }
 
@@ -216,7 +232,9 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 return self.make_segment(Reserve::Keep);
             }
         }
-        self.newest_ms = self.newest_ms.max(now.unix_ms);
+        if now.unix_ms >= self.newest_ms {
+            (self.newest_ms, self.newest_mono_ms) = (now.unix_ms, now.mono_ms);
+        }
         let partitions = &mut self.partitions;
         let round = self.journal.next_round(|entry| {
             // Its queue may have been deleted meanwhile.
@@ -242,9 +260,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 }
             }
             None => {
-                if let Some((segment, index)) = self.seal() {
-                    self.disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
-                }
+                self.seal_and_index();
                 self.write(now);
             }
         }

@@ -141,7 +141,7 @@ fn a_directory_with_a_history_is_read_and_its_stop_is_known() {
     check(&disk);
     let history = super::super::history::History::parse(&bytes(&disk, FileName::History)).unwrap();
     let stopped = history.stopped.expect("it was stopped cleanly");
-    assert_eq!(stopped.len(), 2, "each shard had something to seal: {stopped:?}");
+    assert!(!stopped.is_empty(), "what was written last is sealed");
     inspect::verify(&disk, &NOW, |verified| assert!(verified.damage.is_empty(), "{verified:?}")).unwrap();
     // What the stop has sealed is not torn, with its index or without.
     let sealed = FileName::Segment(stopped[0].place);
