@@ -89,7 +89,7 @@ impl Report {
         tracing::info!(%data_dir, queues, messages, bytes, segments, scanned, torn, "the log is open");
         if self.is_branch {
             tracing::info!(
-                "the machine was started anew, or the directory is a copy: message ids go on with a gap"
+                "nothing proves that this start goes on where the last one ended (the machine was started anew, or the directory is a copy, or of an earlier version): message ids go on with a gap"
             );
         }
         for Damaged { file, damage, means } in &self.damaged {
