@@ -1,8 +1,8 @@
 //! Refusing connections before a shard serves them: each gets an answer, and time to read it.
 //!
 //! To close a socket that holds unread bytes resets the connection, and the peer may lose the answer. Most clients send their handshake
-//! at once, so what they send is read and discarded until they close, for [`LINGER`] and [`READ_BYTES_MAX`] at most. A thread of
-//! its own does that: it keeps [`OPEN_MAX`] sockets open at most, and closes the oldest where more are refused.
+//! at once, so what they send is read and discarded until they close, for `LINGER` and `READ_BYTES_MAX` at most. A thread of
+//! its own does that: it keeps `OPEN_MAX` sockets open at most, and closes the oldest where more are refused.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
