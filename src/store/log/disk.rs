@@ -241,6 +241,11 @@ pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize
     Ok(found)
 }
 
+/// Reads a file up to that length as [`salvage`] does.
+pub fn salvage_all(directory: &dyn Directory, file: FileName, length: u64) -> io::Result<Salvaged> {
+    salvage(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))
+}
+
 /// Reads ranges as [`Step::Salvage`] does.
 pub fn salvage_ranges(directory: &dyn Directory, file: FileName, ranges: &[(u64, usize)]) -> Read {
     ranges.iter().map(|(at, length)| Ok(salvage(directory, file, *at, *length)?.bytes)).collect()

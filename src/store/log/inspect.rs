@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::DataDir;
-use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage};
+use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
 use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run, SpanHead};
 use super::os::moment;
-use super::recovery::{self, OpenError, Report, holds_live, read_index};
+use super::recovery::{self, OpenError, Report, names_live, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use crate::batch::StoredBatch;
@@ -162,7 +162,7 @@ pub fn verify(
     for (file, length) in &files {
         let mut unreadable = Vec::new();
         let mut all = || {
-            let salvaged = salvage(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?;
+            let salvaged = salvage_all(directory, *file, *length)?;
             unreadable = salvaged.unreadable;
             io::Result::Ok(salvaged.bytes)
         };
@@ -206,10 +206,7 @@ pub fn verify(
             FileName::Index(place) => {
                 let header = read(directory, FileName::Segment(place), 0, ROUNDS_AT as usize);
                 let is_gone = header.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-                let index = read_index(directory, place).ok();
-                let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
-                let unix_ms = now.unix_ns / 1_000_000;
-                if is_gone && index.is_some_and(|index| holds_live(&index, &deleted, unix_ms)) {
+                if is_gone && names_live(directory, place, &deleted, now.unix_ns / 1_000_000) {
                     take(Verified {
                         file: FileName::Segment(place),
                         damage: vec![Damage { at: 0, bytes: 0 }],

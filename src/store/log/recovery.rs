@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::catalogue;
 use super::data_dir::{DELETIONS, DataDir, State};
 use super::disk::{
-    Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage, save, save_index,
+    Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage_all, save, save_index,
 };
 use super::format::{BLOCK, OFFSET_MAX, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::history::{History, Moment, Sealed};
@@ -186,12 +186,12 @@ pub fn open(
         let is_continued = file.is_ok_and(|file| history.is_continued(now, file));
         let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
         let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
-        let before = history.clone();
+        let before = is_continued.then(|| history.clone());
         history.start(is_continued, ends, last_incarnation, random());
         report.is_branch = is_used && !is_continued;
         history.stopped = None;
         if let Err(error) = history.save(directory, now) {
-            if is_continued {
+            if let Some(before) = before {
                 // The timeline that the file names goes on: what is given out now is known to the next start.
                 history = before;
                 history.stopped = None;
@@ -205,7 +205,6 @@ pub fn open(
     state.newest_ms =
         newest.chain(state.segments.iter().map(|segment| segment.newest_ms())).max().unwrap_or(0);
     state.history = history;
-    state.stopped = stopped.clone();
     state.queues = queues;
     state.next_incarnation = last_incarnation.max(now.unix_ns);
     state.next_place = files
@@ -219,6 +218,7 @@ pub fn open(
         .map(|place| place.saturating_add(1))
         .max()
         .unwrap_or(0);
+    state.stopped = stopped;
     Ok((DataDir::new(state, deletions_end), report))
 }
 
@@ -234,7 +234,7 @@ fn open_history(
 ) -> Result<Option<History>, OpenError> {
     let file = FileName::History;
     let Some((_, length)) = files.iter().find(|(of, _)| *of == file) else { return Ok(None) };
-    let salvaged = salvage(directory, file, 0, usize::try_from(*length).unwrap_or(usize::MAX));
+    let salvaged = salvage_all(directory, file, *length);
     let parsed =
         salvaged.map_err(|_| Unreadable::Damaged).and_then(|salvaged| History::parse(&salvaged.bytes));
     match parsed {
@@ -266,7 +266,7 @@ fn open_catalogues(
     let (mut ends, mut deletions_end) = (vec![0; usize::from(shards)], 0);
     for (file, length) in files {
         let FileName::Catalogue(shard) = file else { continue };
-        let bytes = salvage(directory, *file, 0, usize::try_from(*length).unwrap_or(usize::MAX))?.bytes;
+        let bytes = salvage_all(directory, *file, *length)?.bytes;
         let found = catalogue::parse(&bytes).map_err(|why| OpenError::Version(*file, why))?;
         let rest = bytes.get(found.end as usize..).unwrap_or_default();
         let torn = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
@@ -340,7 +340,7 @@ fn open_segments(
     let (mut all, mut is_one_lost) = (Vec::new(), false);
     for (file, length) in files {
         let FileName::Segment(place) = *file else { continue };
-        let blocks = match salvage(directory, *file, 0, ROUNDS_AT as usize) {
+        let blocks = match salvage_all(directory, *file, ROUNDS_AT) {
             Ok(salvaged) => salvaged.bytes,
             Err(error) => {
                 tracing::error!(%file, %error, "cannot be read");
@@ -418,10 +418,17 @@ fn missing(place: u32) -> Damaged {
     Damaged { file: FileName::Segment(place), damage: Damage { at: 0, bytes: 0 }, means }
 }
 
-/// Whether messages that live are lost where an index is there without its segment: an index is removed first.
-pub(super) fn holds_live(index: &Index, deleted: &HashSet<u64>, unix_ms: u64) -> bool {
-    let lives = |(id, head): (&PartitionId, &SpanHead)| head.expiry_ms > unix_ms && !deleted.contains(&id.0);
-    index.spans.iter().any(|(id, head, _)| lives((id, head)))
+/// Whether the index of that place names messages that live. Without its segment it says that they are lost, as an index is removed first.
+pub(super) fn names_live(
+    directory: &dyn Directory,
+    place: u32,
+    deleted: &HashSet<u64>,
+    unix_ms: u64,
+) -> bool {
+    let index = read_index(directory, place).ok();
+    let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
+    let lives = |id: &PartitionId, head: &SpanHead| head.expiry_ms > unix_ms && !deleted.contains(&id.0);
+    index.is_some_and(|index| index.spans.iter().any(|(id, head, _)| lives(id, head)))
 }
 
 /// An index without its segment: whether messages are lost with that.
@@ -431,9 +438,7 @@ fn is_missed(
     facts: &Facts<'_>,
     report: &mut Report,
 ) -> Result<bool, OpenError> {
-    let index = read_index(directory, place).ok();
-    let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
-    let is_lost = index.is_some_and(|index| holds_live(&index, facts.deleted, facts.unix_ms));
+    let is_lost = names_live(directory, place, facts.deleted, facts.unix_ms);
     if is_lost {
         report.damaged.push(missing(place));
     } else {
@@ -450,7 +455,7 @@ fn check_stopped(
     end: u64,
     report: &mut Report,
 ) -> Result<(), OpenError> {
-    let bytes = salvage(directory, file, 0, usize::try_from(end).unwrap_or(usize::MAX))?.bytes;
+    let bytes = salvage_all(directory, file, end)?.bytes;
     for damage in scan_sealed(header, &bytes, end) {
         report.damaged.push(Damaged { file, damage, means: "messages that stood there are lost" });
     }
@@ -510,7 +515,7 @@ fn scan_segment(
     report: &mut Report,
 ) -> Result<Found, OpenError> {
     let file = FileName::Segment(place);
-    let salvaged = salvage(directory, file, 0, usize::try_from(header.bytes).unwrap_or(usize::MAX))?;
+    let salvaged = salvage_all(directory, file, header.bytes)?;
     let file_bytes = salvaged.bytes;
     let mut found = scan(header, &file_bytes);
     if let Some(end) = facts.end(place, header.stamp) {
