@@ -100,16 +100,8 @@ impl End {
 
 #[cfg(test)]
 mod tests {
+    use super::super::place::tests::marker;
     use super::*;
-    use crate::queue::{QueueId, QueueInfo};
-    use crate::session::Marker;
-
-    fn marker(incarnation: u64, positions: &[u64]) -> String {
-        let partitions = positions.len() as u16;
-        let info =
-            QueueInfo { id: QueueId(1), incarnation, partitions, hash: 7, signing: Default::default() };
-        Marker::encode(&info, positions)
-    }
 
     fn place(incarnation: u64, positions: &[u64]) -> Place {
         let mut place = Place::default();

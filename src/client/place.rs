@@ -118,11 +118,12 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::queue::{QueueId, QueueInfo};
 
-    fn marker(incarnation: u64, positions: &[u64]) -> String {
+    /// A marker of a queue in that incarnation.
+    pub(in crate::client) fn marker(incarnation: u64, positions: &[u64]) -> String {
         let partitions = positions.len() as u16;
         let info =
             QueueInfo { id: QueueId(1), incarnation, partitions, hash: 7, signing: Default::default() };
