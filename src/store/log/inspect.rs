@@ -12,7 +12,7 @@ use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run, SpanHead};
 use super::os::moment;
-use super::recovery::{self, OpenError, Report, names_live, read_index};
+use super::recovery::{self, Facts, OpenError, Report, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use crate::batch::StoredBatch;
@@ -155,10 +155,9 @@ pub fn verify(
 ) -> Result<(), OpenError> {
     let files = directory.list()?;
     let (deleted, stopped) = deleted_and_stopped(directory, &files);
-    let is_known = |place: u32| {
-        files.iter().any(|(file, _)| *file == FileName::Index(place))
-            || stopped.iter().any(|sealed| sealed.place == place)
-    };
+    let facts = Facts { stopped: &stopped, deleted: &deleted, unix_ms: now.unix_ns / 1_000_000 };
+    let is_known =
+        |place: u32| files.iter().any(|(file, _)| *file == FileName::Index(place)) || facts.names(place);
     for (file, length) in &files {
         let mut unreadable = Vec::new();
         let mut all = || {
@@ -179,8 +178,7 @@ pub fn verify(
                         let is_there = files.iter().any(|(file, _)| *file == index);
                         let index = is_there.then(|| read_index(directory, place).ok()).flatten();
                         let index = index.and_then(|bytes| Index::parse(header.stamp, &bytes).ok());
-                        let is_its = |sealed: &&Sealed| (sealed.place, sealed.stamp) == (place, header.stamp);
-                        let sealed = stopped.iter().find(is_its).map(|sealed| sealed.end);
+                        let sealed = facts.end(place, header.stamp);
                         let end = index.map(|index| index.end).or(sealed).unwrap_or(bytes.len() as u64);
                         if header.bytes > *length {
                             found.damage.push(Damage { at: *length, bytes: header.bytes - length });
@@ -206,7 +204,7 @@ pub fn verify(
             FileName::Index(place) => {
                 let header = read(directory, FileName::Segment(place), 0, ROUNDS_AT as usize);
                 let is_gone = header.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-                if is_gone && names_live(directory, place, &deleted, now.unix_ns / 1_000_000) {
+                if is_gone && facts.has_live(directory, place) {
                     take(Verified {
                         file: FileName::Segment(place),
                         damage: vec![Damage { at: 0, bytes: 0 }],

@@ -311,19 +311,36 @@ fn open_catalogues(
 }
 
 /// What is known before the segments are looked at.
-struct Facts<'a> {
+pub(super) struct Facts<'a> {
     /// What a clean stop has sealed.
-    stopped: &'a [Sealed],
+    pub stopped: &'a [Sealed],
     /// The incarnations of queues that were deleted.
-    deleted: &'a HashSet<u64>,
-    unix_ms: u64,
+    pub deleted: &'a HashSet<u64>,
+    /// Now, Unix milliseconds.
+    pub unix_ms: u64,
 }
 
 impl Facts<'_> {
     /// Where the rounds of a segment end, if a clean stop has sealed it.
-    fn end(&self, place: u32, stamp: u64) -> Option<u64> {
+    pub(super) fn end(&self, place: u32, stamp: u64) -> Option<u64> {
         let its = self.stopped.iter().find(|sealed| (sealed.place, sealed.stamp) == (place, stamp));
         its.map(|sealed| sealed.end)
+    }
+
+    /// Whether a clean stop has sealed a segment in that place.
+    pub(super) fn names(&self, place: u32) -> bool {
+        self.stopped.iter().any(|sealed| sealed.place == place)
+    }
+
+    /// Whether the index of that place names messages that live. Without its segment it says that they are lost, as an index is removed
+    /// first.
+    pub(super) fn has_live(&self, directory: &dyn Directory, place: u32) -> bool {
+        let index = read_index(directory, place).ok();
+        let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
+        let lives = |id: &PartitionId, head: &SpanHead| {
+            head.expiry_ms > self.unix_ms && !self.deleted.contains(&id.0)
+        };
+        index.is_some_and(|index| index.spans.iter().any(|(id, head, _)| lives(id, head)))
     }
 }
 
@@ -353,8 +370,7 @@ fn open_segments(
             Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
             Err(Unreadable::Damaged) => {
                 // Where the server ended before a new file had its header, it holds nothing but zeros.
-                let is_known =
-                    indexed.contains(&place) || facts.stopped.iter().any(|sealed| sealed.place == place);
+                let is_known = indexed.contains(&place) || facts.names(place);
                 match read_all(directory, *file, *length) {
                     Ok(all) if !is_known && all.iter().all(|byte| *byte == 0) => {
                         directory.run(&Step::Remove(*file))?;
@@ -418,19 +434,6 @@ fn missing(place: u32) -> Damaged {
     Damaged { file: FileName::Segment(place), damage: Damage { at: 0, bytes: 0 }, means }
 }
 
-/// Whether the index of that place names messages that live. Without its segment it says that they are lost, as an index is removed first.
-pub(super) fn names_live(
-    directory: &dyn Directory,
-    place: u32,
-    deleted: &HashSet<u64>,
-    unix_ms: u64,
-) -> bool {
-    let index = read_index(directory, place).ok();
-    let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
-    let lives = |id: &PartitionId, head: &SpanHead| head.expiry_ms > unix_ms && !deleted.contains(&id.0);
-    index.is_some_and(|index| index.spans.iter().any(|(id, head, _)| lives(id, head)))
-}
-
 /// An index without its segment: whether messages are lost with that.
 fn is_missed(
     directory: &dyn Directory,
@@ -438,7 +441,7 @@ fn is_missed(
     facts: &Facts<'_>,
     report: &mut Report,
 ) -> Result<bool, OpenError> {
-    let is_lost = names_live(directory, place, facts.deleted, facts.unix_ms);
+    let is_lost = facts.has_live(directory, place);
     if is_lost {
         report.damaged.push(missing(place));
     } else {
