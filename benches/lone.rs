@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use millstream::base::names::Project;
 use millstream::config::{ControlListen, ServerConfig, StoreKind};
-use millstream::names::Project;
 use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
 use millstream::shard::acceptor::Listener;
 use millstream::shard::executor::{ExecutorSettings, spawn};

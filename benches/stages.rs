@@ -15,17 +15,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
-use millstream::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
-use millstream::budget::Budget;
-use millstream::clock::Now;
+use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
+use millstream::base::budget::Budget;
+use millstream::base::clock::Now;
+use millstream::base::names::ClientId;
+use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::config::WhenFull;
 use millstream::latency::{Recorder, Stage};
-use millstream::names::ClientId;
+use millstream::operation::Command;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
-use millstream::queue::{PartitionKey, QueueId};
-use millstream::session::{Command, Delimiter, PbLimits, Step};
+use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::shard::inbox::inbox;
 use millstream::store::{Memory, Request, Store, Stream};
 use millstream::ws::frame::{FrameHeader, Opcode};

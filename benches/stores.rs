@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use millstream::batch::{Batch, BatchBuilder};
-use millstream::clock::Now;
+use millstream::base::batch::{Batch, BatchBuilder};
+use millstream::base::clock::Now;
+use millstream::base::names::{ClientId, Project, QueueName};
+use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::config::{Durability, KafkaConfig, LogConfig, Settings};
-use millstream::names::{ClientId, Project, QueueName};
-use millstream::queue::{PartitionKey, QueueId};
 use millstream::store::kafka::{Cluster, Kafka, News};
 use millstream::store::log::disk::{Directory, Disk, Read, Step};
 use millstream::store::log::{Log, OsDirectory, Tag, moment, open};

@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
-use millstream::clock::Now;
+use millstream::access::Tenants;
+use millstream::base::clock::Now;
+use millstream::base::names::Project;
 use millstream::config::{Settings, WhenFull};
-use millstream::names::Project;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
 use millstream::shard::core::{ConnectionId, Core, Token};
 use millstream::store::Memory;
-use millstream::tenant::Tenants;
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
 

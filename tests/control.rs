@@ -12,8 +12,8 @@ use std::time::Duration;
 use common::{
     BINARY, Client, Neighbour, Server, append, code, get, handshake, producer, request, response, status,
 };
-use millstream::error::FAILURES;
-use millstream::limits::{CONTROL_CONNECTIONS_MAX, LIVE_STREAMS_MAX};
+use millstream::base::error::FAILURES;
+use millstream::base::limits::{CONTROL_CONNECTIONS_MAX, LIVE_STREAMS_MAX};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
 
 /// Standard output and standard error of `serve`, and its exit code.

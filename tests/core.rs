@@ -11,16 +11,16 @@ use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream::clock::Now;
+use millstream::access::Tenants;
+use millstream::base::clock::Now;
+use millstream::base::names::Project;
 use millstream::config::{Settings, WhenFull};
-use millstream::names::Project;
 use millstream::pb::{
     ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest,
     ProduceSetupResponse, SetupRequest, Status,
 };
 use millstream::shard::core::{ConnectionId, Core};
 use millstream::store::Memory;
-use millstream::tenant::Tenants;
 use proptest::prelude::*;
 use prost::Message;
 use random::Random;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use common::{Client, Server, append, code, feed, get, producer, request};
-use millstream::partitioner::key_partition;
+use millstream::base::partitioner::key_partition;
 use millstream::pb::{ConsumeResponse, ProduceRequest, ProduceResponse, ProduceSetupResponse, Status};
 
 fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {

@@ -10,15 +10,15 @@ use clap::ValueEnum;
 use super::output::Output;
 use super::result_file::OutFile;
 use super::{Failure, cores, on_signal};
+use crate::base::names::Project;
 use crate::client::{Address, ClientError, Scheme, without_secret};
 use crate::control::InfoPage;
 use crate::load::{
     About, ControlPort, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile,
     RunResult, STAMP_BYTES, find_knee, run as run_load,
 };
-use crate::names::Project;
+use crate::process::terminal::{escaped, has_progress, line_start, say};
 use crate::shard::preflight;
-use crate::terminal::{escaped, has_progress, line_start, say};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeArg {

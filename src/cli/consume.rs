@@ -14,13 +14,13 @@ use glommio::timer::Timer;
 
 use super::output::{CLOSED, write_json};
 use super::{ClientArgs, Failure, notice, on_signal};
+use crate::client::session::ConsumeOptions;
 use crate::client::{Consume, Sink, run_resumed};
+use crate::operation::Marker;
 use crate::pb::ReceivedMessage;
-use crate::session::Marker;
-use crate::session::client::ConsumeOptions;
+use crate::process::terminal::{escaped, say, write_escaped};
 use crate::shard::executor::{ExecutorSettings, spawn};
 use crate::shard::preflight;
-use crate::terminal::{escaped, say, write_escaped};
 
 /// How long a server gets after SIGINT to send the last marker.
 const STOP_GRACE: Duration = Duration::from_secs(2);

@@ -9,11 +9,11 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
-use crate::names::{Project, QueueName};
-use crate::queue::message_id;
+use crate::base::names::{Project, QueueName};
+use crate::base::queue::message_id;
+use crate::process::terminal::{say, write_escaped};
 use crate::store::log::inspect::{Contents, Verified, verify};
 use crate::store::log::moment;
-use crate::terminal::{say, write_escaped};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -69,7 +69,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     }
 }
 
-fn failure(fault: crate::error::PeerFault) -> Failure {
+fn failure(fault: crate::base::error::PeerFault) -> Failure {
     Failure(fault.to_string())
 }
 

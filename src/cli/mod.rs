@@ -22,11 +22,11 @@ use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::base::names::{ClientId, Project};
 use crate::client::Target;
 use crate::config::{allowed_cores, check_cores, parse_cores};
-use crate::names::{ClientId, Project};
+use crate::process::terminal::{line_start, say};
 use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
-use crate::terminal::{line_start, say};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.
 #[derive(Debug, Parser)]

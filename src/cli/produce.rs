@@ -16,13 +16,13 @@ use futures_lite::Stream;
 use glommio::timer::Timer;
 
 use super::{ClientArgs, Failure, notice, on_signal};
-use crate::batch::Record;
+use crate::base::batch::Record;
+use crate::base::error::StatusCode;
 use crate::client::{Block, Produce, ProduceStats, Source, Target, run_resumed};
-use crate::error::StatusCode;
 use crate::latency::Summary;
+use crate::process::terminal::{has_progress, line_start, say};
 use crate::shard::executor::{ExecutorSettings, spawn};
 use crate::shard::preflight;
-use crate::terminal::{has_progress, line_start, say};
 
 /// Bytes of input that make a block.
 const BLOCK_BYTES: usize = 64 << 10;

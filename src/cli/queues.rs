@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
+use crate::base::clock::rfc3339;
+use crate::base::names::{Project, QueueName};
 use crate::client::{Address, Scheme};
-use crate::clock::rfc3339;
 use crate::control::QueueLine;
-use crate::names::{Project, QueueName};
+use crate::process::terminal::{escaped, say};
 use crate::store::log::inspect::{Contents, delete_queue};
 use crate::store::log::moment;
-use crate::terminal::{escaped, say};
 
 /// How long a running server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

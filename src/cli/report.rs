@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::Failure;
 use super::output::Output;
+use crate::process::terminal::say;
 use crate::report::{Compared, page, png, summary, svg, text};
-use crate::terminal::say;
 
 #[derive(Debug, clap::Args)]
 #[command(

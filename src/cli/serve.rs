@@ -15,19 +15,19 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use self::signals::Handling;
 use super::Failure;
 use super::output::Output;
+use crate::base::names::Project;
 use crate::config::load::{Loaded, load};
 use crate::config::setting::{Kind, default_file};
 use crate::config::table::SETTINGS;
 use crate::config::{Durability, LogFormat, ServerConfig, StoreKind, memory};
 use crate::control::{ControlPort, InfoPage};
 use crate::latency::{Stage, Summary};
-use crate::names::Project;
+use crate::process::terminal::say;
+use crate::process::{children, heap, logging};
 use crate::shard::acceptor::Listener;
 use crate::shard::server::Server;
 use crate::shard::{preflight, uring};
 use crate::store::kafka;
-use crate::terminal::say;
-use crate::{children, heap, logging};
 
 /// How often lines that were kept back are told.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use super::error::ClientError;
 use super::place::{Place, parse_id};
 use super::resume::Resume;
 use super::wire::Wire;
+use crate::client::session::{ConsumeOptions, Consumer, Outcome};
 use crate::pb::ReceivedMessage;
-use crate::session::client::{ConsumeOptions, Consumer, Outcome};
 use crate::ws::Sender;
 
 /// What takes the messages.
@@ -248,9 +248,9 @@ mod tests {
 
     use super::super::wire::Target;
     use super::*;
+    use crate::base::queue::{QueueId, QueueInfo};
+    use crate::operation::Marker;
     use crate::pb::{ConsumeResponse, MessageAndMetadata, Status};
-    use crate::queue::{QueueId, QueueInfo};
-    use crate::session::Marker;
 
     #[derive(Default)]
     struct Payloads(Vec<Vec<u8>>);

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::place::Place;
-use crate::names::QueueAddress;
+use crate::base::names::QueueAddress;
 
 /// How often a marker is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(100);

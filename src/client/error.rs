@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io;
 
-use crate::error::StatusCode;
-use crate::session::client::ServerFault;
-use crate::terminal::escaped;
+use crate::base::error::StatusCode;
+use crate::client::session::ServerFault;
+use crate::process::terminal::escaped;
 use crate::ws::CloseCode;
 use crate::ws::handshake::Refusal;
 

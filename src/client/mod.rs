@@ -23,6 +23,7 @@ mod place;
 mod produce;
 mod resolve;
 mod resume;
+pub mod session;
 mod silence;
 mod wire;
 

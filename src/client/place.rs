@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::limits::PARTITIONS_MAX;
-use crate::queue::message_id;
-use crate::session::Marker;
+use crate::base::limits::PARTITIONS_MAX;
+use crate::base::queue::message_id;
+use crate::operation::Marker;
 
 /// Separates a marker from what is known, and that from more of it. No marker contains it.
 const KNOWN: char = '~';
@@ -120,7 +120,7 @@ impl Place {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::queue::{QueueId, QueueInfo};
+    use crate::base::queue::{QueueId, QueueInfo};
 
     /// A marker of a queue in that incarnation.
     pub(in crate::client) fn marker(incarnation: u64, positions: &[u64]) -> String {

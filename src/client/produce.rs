@@ -10,9 +10,9 @@ use super::driver::{Application, Next};
 use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
-use crate::batch::Record;
+use crate::base::batch::Record;
+use crate::client::session::{Outcome, ProduceEvent, Producer};
 use crate::latency::{self, Outstanding};
-use crate::session::client::{Outcome, ProduceEvent, Producer};
 
 /// A frame is cut when its pbs have so many bytes; well below any server's `max_pb_bytes`.
 const FRAME_BYTES: usize = 128 << 10;

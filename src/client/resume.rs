@@ -5,7 +5,7 @@ use glommio::timer::Timer;
 use super::driver::{Application, connect, run};
 use super::wire::{Target, Wire};
 use super::{ClientError, backoff};
-use crate::session::client::Outcome;
+use crate::client::session::Outcome;
 
 /// An application that can go on over another connection.
 pub trait Resume: Application {

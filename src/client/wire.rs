@@ -3,8 +3,8 @@
 use super::address::{Address, Scheme};
 use super::error::ClientError;
 use super::resolve::{self, Lookup};
-use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
-use crate::names::{ClientId, Project};
+use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::base::names::{ClientId, Project};
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{ClientHandshake, ClientRequest};
 use crate::ws::{Input, Receiver, Role, Sender};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{ControlListen, ServerConfig, Settings, StoreKind, WhenFull, check_cores};
-use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
+use crate::base::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
 use crate::store::log::{BLOCK, stored_bytes_max};
 
 /// Settings that cannot work; the text names the key and the limit.
@@ -152,7 +152,7 @@ impl ServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Project;
+    use crate::base::names::Project;
     use std::time::Duration;
 
     #[test]

@@ -10,7 +10,7 @@ use config::{Config, ConfigBuilder, Environment, File, FileFormat, Map, Source, 
 use super::setting::{PREFIX, Setting};
 use super::table::SETTINGS;
 use super::{ServerConfig, Unworkable};
-use crate::names::Project;
+use crate::base::names::Project;
 
 /// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
 const OTHER_VARIABLES: [&str; 5] = ["config", "seeds", "bench_seconds", "require_kafka", "kills"];

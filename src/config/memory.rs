@@ -5,10 +5,10 @@
 
 use super::ServerConfig;
 use super::StoreKind;
-use crate::latency::Recorder;
-use crate::limits::{
+use crate::base::limits::{
     CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
 };
+use crate::latency::Recorder;
 use crate::store::Fence;
 use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
 use crate::store::log::{HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
@@ -154,7 +154,7 @@ pub fn describe(config: &ServerConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Project;
+    use crate::base::names::Project;
 
     #[test]
     fn less_of_anything_is_less_in_all() {

@@ -29,9 +29,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::limits::{CLOCK_STEP_MAX_MS, KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
-use crate::names::Project;
-use crate::session::PbLimits;
+use crate::base::limits::{CLOCK_STEP_MAX_MS, KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
+use crate::base::names::Project;
+use crate::pb::PbLimits;
 use crate::ws::handshake::Policy;
 use crate::ws::origin::{AllowedOrigins, RefusedOrigins};
 

@@ -135,7 +135,7 @@ impl ServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Project;
+    use crate::base::names::Project;
 
     #[test]
     fn secrets_are_told_by_their_names() {

@@ -219,7 +219,7 @@ pub fn markdown(defaults: &ServerConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Project;
+    use crate::base::names::Project;
 
     fn defaults() -> ServerConfig {
         ServerConfig::new(Project::parse("default").unwrap())

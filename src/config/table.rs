@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::setting::Kind::{self, Bytes, Choice, Count, Flag};
 use super::setting::{Access, GIB, Setting, parse_into};
 use super::{ControlListen, Durability, LogFormat, StoreKind, WhenFull, parse_cores};
-use crate::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
-use crate::names::Project;
+use crate::base::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
+use crate::base::names::Project;
 use crate::ws::origin::AllowedOrigins;
 
 const LISTEN: &str = "Where it listens";

@@ -40,7 +40,7 @@ impl ServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Project;
+    use crate::base::names::Project;
 
     fn config(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
         let mut config = ServerConfig::new(Project::parse("default").unwrap());

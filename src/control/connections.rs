@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::limits::LIVE_STREAMS_MAX;
+use crate::base::limits::LIVE_STREAMS_MAX;
 
 /// How long a connection lives after its last request has begun, whether its answer was read or not. Live streams are excepted.
 const REQUEST_LIFETIME: Duration = Duration::from_secs(60);

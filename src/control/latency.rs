@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 
 use super::Control;
 use super::pages::{self, JSON, Page};
-use crate::latency::{Board, Recorder, Stage, Summary, Unit, decode, encode};
+use crate::latency::{Recorder, Stage, Summary, Unit, decode, encode};
+use crate::shard::Board;
 
 /// Upper bounds of Prometheus' buckets for times, seconds: 1, 2, 5 and ten times that, from 1 µs to 2 million s. Messages wait for
 /// their consumers as long as they live, which is 14 days by default.

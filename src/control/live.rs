@@ -15,9 +15,9 @@ use tokio::sync::watch;
 
 use super::connections::{Connection, Watching};
 use super::{Control, ask_all};
-use crate::latency::Interval;
-use crate::names::FullName;
-use crate::queue::QueueInfo;
+use crate::base::names::FullName;
+use crate::base::queue::QueueInfo;
+use crate::shard::Interval;
 use crate::shard::core::{TRAFFIC_QUEUES, Traffic};
 use crate::shard::probe::Probe;
 use crate::store::Tail;
@@ -216,8 +216,8 @@ fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{Project, QueueName};
-    use crate::queue::QueueId;
+    use crate::base::names::{Project, QueueName};
+    use crate::base::queue::QueueId;
 
     #[test]
     fn lag_is_that_of_the_consumer_furthest_behind_over_all_shards() {

@@ -54,8 +54,8 @@ use self::connections::Connections;
 use self::guard::Guard;
 use self::live::Looked;
 use self::pages::{Page, Pages, Unmade};
-use crate::latency::Board;
-use crate::shard::AbortOnPanic;
+use crate::process::AbortOnPanic;
+use crate::shard::Board;
 use crate::shard::probe::Probe;
 
 /// How long a shard may take to answer.

@@ -12,7 +12,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::pages::{self, JSON, Page, Unmade};
 use super::{Control, ask_all};
-use crate::names::{Project, QueueName};
+use crate::base::names::{Project, QueueName};
 use crate::shard::probe::Probe;
 use crate::store::QueueSummary;
 

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::connections::{Connections, Entered, Watched};
 use super::guard::Guard;
-use crate::limits::CONTROL_CONNECTIONS_MAX;
+use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 
 /// How long a client may take for a request's head, counted from when the connection was accepted or the last answer was sent: so
 /// long a connection may be idle, too.

@@ -12,8 +12,8 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::reading::{Consumed, Reading};
 use super::window::Window;
+use crate::client::session::{ConsumeOptions, Consumer};
 use crate::client::{Application, ClientError, Next, Wire};
-use crate::session::client::{ConsumeOptions, Consumer};
 
 /// How often a consumer looks whether the producers have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -12,7 +12,7 @@ use super::meter::{INTERVAL, Piece};
 use super::progress::Progress;
 use super::result::IntervalResult;
 use crate::latency::{decode, encode, histogram, time};
-use crate::terminal::line_start;
+use crate::process::terminal::line_start;
 
 /// All samples of a run.
 #[derive(Debug)]

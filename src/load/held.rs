@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::plan::Plan;
 use super::progress::Progress;
+use crate::client::session::{ConsumeOptions, Consumer};
 use crate::client::{Application, ClientError, Next, Wire, connect, run_with_buffer};
-use crate::session::client::{ConsumeOptions, Consumer};
 
 /// What one reads at once, bytes: there are many, and little comes.
 const READ_BYTES: usize = 512;

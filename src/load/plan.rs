@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::interrupt::Interrupt;
 use super::server_side::ControlPort;
 use super::stamp::Stamp;
+use crate::base::names::{ClientId, Project};
 use crate::client::{ClientError, Target};
-use crate::names::{ClientId, Project};
 
 /// What a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]

@@ -11,10 +11,10 @@ use super::pacer::{Pace, Pacer};
 use super::plan::Plan;
 use super::progress::Progress;
 use super::window::{GRACE, Window};
-use crate::batch::Record;
+use crate::base::batch::Record;
+use crate::client::session::{Outcome, ProduceEvent, Producer};
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency::Outstanding;
-use crate::session::client::{Outcome, ProduceEvent, Producer};
 
 /// A frame's pbs are gathered up to so many bytes before the socket gets them.
 const GATHER_BYTES: usize = 64 << 10;

@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use super::result::{Knee, RunResult};
 use crate::client::ClientError;
-use crate::terminal::say;
+use crate::process::terminal::say;
 
 /// The first rate, as a part of what a closed loop reaches.
 const FIRST: f64 = 0.1;

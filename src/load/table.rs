@@ -6,7 +6,7 @@ use super::result::{Figures, Knee, ResultFile};
 use super::stamp::Verdict;
 use crate::control::StagePage;
 use crate::latency::{Stage, Unit, time};
-use crate::terminal::escaped;
+use crate::process::terminal::escaped;
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,7 +11,7 @@ use super::wire::{
     BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
 };
 use super::{MessageAndMetadata, Status};
-use crate::batch::Record;
+use crate::base::batch::Record;
 
 const MESSAGES_TAG: u8 = 2 << 3 | BYTES;
 const ID_TAG: u8 = 2 << 3 | BYTES;

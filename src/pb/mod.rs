@@ -4,10 +4,12 @@
 //! Bytes in, values out, and back. Knows nothing of lengths before pbs, frames or operations.
 
 mod consume_response;
+mod delimiter;
 mod produce_request;
 pub mod wire;
 
 pub use consume_response::{ConsumeResponseReader, MessageTemplate, ReceivedMessage, encode_marked};
+pub use delimiter::{Delimiter, PbLimits, Step};
 pub use produce_request::{
     ProduceField, ProduceRequestHead, decode_produce_request, encode_produce_request, first_ttl,
 };

@@ -3,7 +3,7 @@
 use super::wire::{
     BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
 };
-use crate::batch::Record;
+use crate::base::batch::Record;
 
 /// A ProduceRequest without its payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

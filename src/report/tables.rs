@@ -2,7 +2,7 @@
 
 use super::axis::count;
 use super::compared::Compared;
-use crate::clock::rfc3339;
+use crate::base::clock::rfc3339;
 use crate::latency::{Stage, Unit, time};
 use crate::load::{Figures, Knee, Verdict};
 

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::core::{Message, ShardPulse, ShardSnapshot, Traffic};
+use crate::base::names::FullName;
+use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
-use crate::names::FullName;
-use crate::queue::QueueInfo;
 use crate::store::QueueSummary;
 
 /// What comes into a shard's inbox.

@@ -7,8 +7,8 @@
 use super::files::OPEN_MAX;
 use super::preflight::Unfit;
 use super::refuser;
+use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 use crate::config::{ServerConfig, StoreKind};
-use crate::limits::CONTROL_CONNECTIONS_MAX;
 use crate::store::log::LOADS_MAX;
 
 /// Standard input, output and error; the pair of sockets that signals come through.
@@ -111,8 +111,8 @@ pub(super) fn check_client(limit: u64, executors: u64, connections: u64) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::names::Project;
     use crate::config::ControlListen;
-    use crate::names::Project;
 
     fn config(store: StoreKind, shards: usize) -> ServerConfig {
         let mut config = ServerConfig::new(Project::parse("default").unwrap());

@@ -15,7 +15,7 @@ use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
 use super::refuser::Refuser;
 use super::socket::Socket;
-use crate::clock::{Now, Step, WallClock};
+use crate::base::clock::{Now, Step, WallClock};
 use crate::config::Settings;
 use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};

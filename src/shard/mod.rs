@@ -10,10 +10,12 @@
 //! | `preflight`, `descriptors` | what the machine must allow; how many connections it leaves room for | the starting thread |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; those that are refused; stalls and lost wake-ups | their own threads |
+//! | `collector`, `interval` | histograms of all shards, collected and kept for those who look | a thread of its own |
 //! | `probe` | asking shards how they are | whoever asks |
 //! | `server` | all of it, started and stopped | the starting thread |
 
 pub mod acceptor;
+mod collector;
 pub mod core;
 pub mod delivery;
 mod descriptors;
@@ -22,6 +24,7 @@ pub mod driver;
 pub mod executor;
 pub mod files;
 pub mod inbox;
+mod interval;
 pub mod monitor;
 pub mod parker;
 pub mod preflight;
@@ -31,20 +34,8 @@ pub mod server;
 pub mod socket;
 pub mod uring;
 
-/// A thread of the server that panics takes the process with it: half a server would lose what the other half was promised.
-#[derive(Debug)]
-pub struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("a thread of the server has panicked: the process ends");
-            crate::children::end_all();
-            crate::logging::finish();
-            std::process::abort();
-        }
-    }
-}
+pub use collector::{Board, Collector, HISTORY};
+pub use interval::Interval;
 
 /// The atomics under the doorbell; loom's in its model check.
 mod sync {

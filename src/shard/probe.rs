@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::core::{ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
+use crate::base::names::FullName;
+use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
-use crate::names::FullName;
-use crate::queue::QueueInfo;
 use crate::store::QueueSummary;
 use crate::store::log::{DataDir, OsDirectory, moment};
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use glommio::ExecutorJoinHandle;
 
-use super::AbortOnPanic;
 use super::acceptor::{Listener, Target};
+use super::collector::{Board, Collector};
 use super::core::{Core, Token};
 use super::delivery::Delivery;
 use super::driver::{Driver, ShardReport, Shared};
@@ -23,12 +23,13 @@ use super::parker::{Heartbeat, Parker};
 use super::preflight;
 use super::probe::{LogFiles, Probe};
 use super::refuser::Refuser;
+use crate::access::Tenants;
 use crate::config::{KafkaConfig, LogConfig, ServerConfig, Settings, StoreKind, WhenFull};
-use crate::latency::{Board, Collector, Recorder};
+use crate::latency::Recorder;
+use crate::process::AbortOnPanic;
 use crate::store::kafka::{Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::{Memory, Store};
-use crate::tenant::Tenants;
 
 /// How long a shard whose inbox is full is given before it is told again to drain.
 const FULL_WAIT: Duration = Duration::from_millis(1);

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::{Completion, Request, Store, Stream};
-use crate::batch::{Batch, BatchBuilder, StoredBatch};
-use crate::clock::Now;
-use crate::error::StoreFault;
-use crate::names::{ClientId, Project, QueueName};
-use crate::queue::{PartitionKey, Position, QueueId};
+use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::names::{ClientId, Project, QueueName};
+use crate::base::queue::{PartitionKey, Position, QueueId};
 
 /// Where a kind of store is tried.
 pub(super) trait Lab {

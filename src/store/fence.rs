@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::Stream;
-use crate::clock::Now;
+use crate::base::clock::Now;
 
 /// How long a stream is remembered at least, milliseconds: far longer than an append is under way, because whoever is told of
 /// a failure submits no more.

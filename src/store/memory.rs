@@ -10,14 +10,14 @@ use std::sync::Arc;
 use super::read::read;
 use super::window::cap;
 use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
-use crate::batch::{Batch, Fetched, StoredBatch};
-use crate::clock::Now;
+use crate::access::{Share, Tenants};
+use crate::base::batch::{Batch, Fetched, StoredBatch};
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::limits::CLOCK_STEP_MAX_MS;
+use crate::base::names::ClientId;
+use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
 use crate::config::WhenFull;
-use crate::error::StoreFault;
-use crate::limits::CLOCK_STEP_MAX_MS;
-use crate::names::ClientId;
-use crate::queue::{PartitionKey, Position, QueueInfo, Signing};
-use crate::tenant::{Share, Tenants};
 
 /// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
 /// of arrival, the allocator's share of two allocations.
@@ -449,10 +449,10 @@ mod tests {
             false
         }
 
-        fn queue(&self) -> (crate::queue::QueueId, crate::names::QueueName) {
+        fn queue(&self) -> (crate::base::queue::QueueId, crate::base::names::QueueName) {
             self.0.set(self.0.get() + 1);
-            let name = crate::names::QueueName::parse(&format!("q{}", self.0.get())).unwrap();
-            (crate::queue::QueueId(self.0.get()), name)
+            let name = crate::base::names::QueueName::parse(&format!("q{}", self.0.get())).unwrap();
+            (crate::base::queue::QueueId(self.0.get()), name)
         }
     }
 
@@ -508,14 +508,14 @@ mod tests {
 
     #[test]
     fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
+        use crate::access::Use;
         use crate::config::ProjectLimits;
-        use crate::tenant::Use;
 
         let tenants =
             Arc::new(Tenants::new(ProjectLimits { storage_bytes: 1 << 20, ..ProjectLimits::default() }));
-        let of = |name: &str| tenants.get(&crate::names::Project::parse(name).unwrap(), 0).unwrap();
+        let of = |name: &str| tenants.get(&crate::base::names::Project::parse(name).unwrap(), 0).unwrap();
         let queue_of = |number: u64, name: &str| {
-            let queue = crate::queue::QueueId(number);
+            let queue = crate::base::queue::QueueId(number);
             tenants.hold_queue(queue, of(name).hold(Use::Queue));
             PartitionKey { queue, partition: 0 }
         };
@@ -625,7 +625,7 @@ mod tests {
     fn a_partition_that_was_only_waited_for_costs_nothing_afterwards() {
         let mut store = memory();
         for round in 0..100 {
-            let partition = PartitionKey { queue: crate::queue::QueueId(round), partition: 0 };
+            let partition = PartitionKey { queue: crate::base::queue::QueueId(round), partition: 0 };
             let fetch =
                 Request::Fetch { token: round, partition, from: 0, bytes_max: 1, exclude: None, wait: true };
             assert!(store.submit(Now::default(), fetch).is_ok());

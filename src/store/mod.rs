@@ -22,12 +22,12 @@ use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::batch::{Batch, Fetched};
-use crate::clock::Now;
-use crate::error::StoreFault;
-use crate::names::{ClientId, FullName, Project, QueueName};
-use crate::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
-use crate::tenant::Tenants;
+use crate::access::Tenants;
+use crate::base::batch::{Batch, Fetched};
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::names::{ClientId, FullName, Project, QueueName};
+use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

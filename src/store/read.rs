@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::batch::{Fetched, StoredBatch};
-use crate::clock::Now;
-use crate::names::ClientId;
+use crate::base::batch::{Fetched, StoredBatch};
+use crate::base::clock::Now;
+use crate::base::names::ClientId;
 
 /// Batches that one fetch passes over before it comes back, so that a long run of left-out batches cannot
 /// hold the shard.

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use super::memory::BATCH_OVERHEAD_BYTES;
 use super::read::read;
-use crate::batch::{Fetched, StoredBatch};
-use crate::clock::Now;
-use crate::names::ClientId;
+use crate::base::batch::{Fetched, StoredBatch};
+use crate::base::clock::Now;
+use crate::base::names::ClientId;
 
 /// A fetch that a shard has asked for.
 #[derive(Clone, Debug)]

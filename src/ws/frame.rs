@@ -1,7 +1,7 @@
 //! The frame header (RFC 6455 section 5.2): parsed and written, with every rule that one header alone can break.
 
 use super::CloseCode;
-use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 /// The longest header: two bytes, an eight-byte length, a masking key.
 pub const HEADER_BYTES_MAX: usize = 14;

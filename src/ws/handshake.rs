@@ -15,8 +15,8 @@ use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, Response, write_response};
 use tungstenite::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
-use crate::error::PeerFault;
-use crate::names::{ClientId, Project};
+use crate::base::error::PeerFault;
+use crate::base::names::{ClientId, Project};
 use crate::ws::origin::{AllowedOrigins, RefusedOrigins};
 
 /// The subprotocol's name (protocol section 1).

@@ -3,7 +3,6 @@
 //! Bytes in, pieces of frames out. Never touches sockets or clocks, never waits for the end of a frame or
 //! of a wsmessage.
 
-pub mod echo;
 pub mod frame;
 pub mod handshake;
 pub mod mask;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use super::{CloseCode, Role, mask};
-use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 /// Whether a wsmessage is text or binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::budget::Budget;
-use millstream::clock::Now;
+use millstream::access::Tenant;
+use millstream::base::budget::Budget;
+use millstream::base::clock::Now;
+use millstream::base::names::{ClientId, Project};
+use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::config::Settings;
-use millstream::names::{ClientId, Project};
+use millstream::front::{Cx, Framed, PbWriter, ServerSession, SessionCounters};
+use millstream::operation::Command;
 use millstream::pb::SetupRequest;
-use millstream::queue::{QueueId, QueueInfo};
-use millstream::session::{Command, Cx, Framed, PbWriter, ServerSession, SessionCounters};
-use millstream::tenant::Tenant;
 use millstream::ws::{Role, Sender};
 use prost::Message;
 

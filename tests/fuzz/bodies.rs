@@ -10,18 +10,19 @@ mod rig;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use millstream::batch::{BatchBuilder, Fetched, StoredBatch};
-use millstream::budget::Budget;
-use millstream::error::{Fault, PeerFault, StoreFault};
-use millstream::names::{ClientId, Project, QueueAddress};
+use millstream::access::Tenants;
+use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::budget::Budget;
+use millstream::base::error::{Fault, PeerFault, StoreFault};
+use millstream::base::names::{ClientId, Project, QueueAddress};
+use millstream::base::queue::{QueueId, QueueInfo};
+use millstream::operation::{Command, Place, Start};
 use millstream::pb::wire::Malformed;
 use millstream::pb::{
     ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField, ProduceRequest, SetupRequest,
     decode_produce_request,
 };
-use millstream::queue::{QueueId, QueueInfo};
-use millstream::session::{Command, Delimiter, PbLimits, Place, Start, Step};
-use millstream::tenant::Tenants;
+use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::ws::frame::FrameHeader;
 use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
 use millstream::ws::origin::{AllowedOrigins, RefusedOrigins};

@@ -4,7 +4,7 @@
 //! attacker with the disk could do, and what a checksum lets through once in four billion times.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
-use millstream::names::ClientId;
+use millstream::base::names::ClientId;
 use millstream::store::kafka::header::Header;
 use millstream::store::log::catalogue::{self, Record};
 use millstream::store::log::format::{

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use millstream::batch::{BatchBuilder, Fetched, StoredBatch};
-use millstream::names::ClientId;
+use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::names::ClientId;
+use millstream::front::{Cx, ServerSession};
+use millstream::operation::{Command, OperationId, Place, Start};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
-use millstream::session::{Command, Cx, OperationId, Place, ServerSession, Start};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -88,7 +89,7 @@ impl<'a> Run<'a> {
         let get = ConsumeSetupRequest {
             queue_name: Some("q".into()),
             echo_requested: Some(plan.echo),
-            starting_marker: Some(millstream::session::Marker::encode(&queue, &from)),
+            starting_marker: Some(millstream::operation::Marker::encode(&queue, &from)),
             ..Default::default()
         };
         let mut bytes = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
@@ -327,7 +328,7 @@ fn an_empty_pb_needs_no_memory_and_waits_behind_nobody() {
     let mut rig = Rig::new(Rig::defaults());
     let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
     rig.begin(&SetupRequest { get: Some(get), append: None });
-    rig.budget.set_waiting(millstream::budget::Share::Whole, 1);
+    rig.budget.set_waiting(millstream::base::budget::Share::Whole, 1);
     rig.call(|session, cx| session.handle_data(&[0], true, cx));
     rig.call(|session, cx| session.poll_transmit(cx));
     assert_eq!(rig.out, [0x80, 0], "the half ends, and nothing failed");
@@ -404,6 +405,6 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
         .flat_map(|response| response.messages)
         .map(|message| message.marker().to_owned())
         .collect();
-    let end = millstream::session::Marker::encode(&Rig::queue(1), &[5]);
+    let end = millstream::operation::Marker::encode(&Rig::queue(1), &[5]);
     assert_eq!(markers, [end]);
 }

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use millstream::front::{Cx, ServerSession};
+use millstream::operation::Command;
 use millstream::pb::wire::Reader;
-use millstream::session::{Command, Cx, ServerSession};
 use millstream::ws::{Input, Receiver, Role};
 
 use super::rig::Rig;

@@ -2,17 +2,18 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use millstream::access::Tenants;
+use millstream::base::error::StoreFault;
+use millstream::base::names::{ClientId, Project};
+use millstream::base::partitioner::{client_partition, key_partition};
+use millstream::base::queue::message_id;
 use millstream::config::ProjectLimits;
-use millstream::error::StoreFault;
-use millstream::names::{ClientId, Project};
-use millstream::partitioner::{client_partition, key_partition};
+use millstream::front::{Cx, ServerSession};
+use millstream::operation::{Command, OperationId};
 use millstream::pb::wire::write_varint;
 use millstream::pb::{
     ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest,
 };
-use millstream::queue::message_id;
-use millstream::session::{Command, Cx, OperationId, ServerSession};
-use millstream::tenant::Tenants;
 use proptest::prelude::*;
 use prost::Message;
 

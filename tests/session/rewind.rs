@@ -1,10 +1,10 @@
 //! Consumers whose queue has gone back (`protocol`, "Rewind"): where they go on, and when they hear of it.
 
-use millstream::batch::{BatchBuilder, Fetched, StoredBatch};
-use millstream::names::ClientId;
+use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::names::ClientId;
+use millstream::base::queue::{Position, QueueInfo, Signing};
+use millstream::operation::{Command, Marker, OperationId};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
-use millstream::queue::{Position, QueueInfo, Signing};
-use millstream::session::{Command, Marker, OperationId};
 use prost::Message;
 
 use super::harness::{Harness, Read};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use millstream::batch::Record;
+use millstream::base::batch::Record;
+use millstream::base::names::ClientId;
+use millstream::client::session::ConsumeOptions;
 use millstream::client::{
     Application, Block, ClientError, Consume, Next, Produce, Resume, Sink, Source, Target, Wire,
 };
-use millstream::names::ClientId;
 use millstream::pb::ReceivedMessage;
-use millstream::session::client::ConsumeOptions;
 use millstream::shard::core::ConnectionId;
 
 use super::model::Model;

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use millstream::clock::Now;
-use millstream::error::StoreFault;
-use millstream::queue::PartitionKey;
-use millstream::session::OperationId;
+use millstream::base::clock::Now;
+use millstream::base::error::StoreFault;
+use millstream::base::queue::PartitionKey;
+use millstream::operation::OperationId;
 use millstream::shard::core::{ConnectionId, Token};
 use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters};
 

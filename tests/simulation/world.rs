@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use millstream::access::Tenants;
+use millstream::base::clock::Now;
+use millstream::base::names::Project;
 use millstream::client::{Next, Resume, Wire};
-use millstream::clock::Now;
 use millstream::config::{Settings, WhenFull};
-use millstream::names::Project;
 use millstream::shard::core::{Core, Message};
 use millstream::store::{Memory, Store};
-use millstream::tenant::Tenants;
 
 use super::client::{Client, Link, Role};
 use super::model::{Asked, Model};

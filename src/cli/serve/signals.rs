@@ -11,9 +11,9 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::latency::Board;
+use crate::process::{children, logging};
+use crate::shard::Board;
 use crate::shard::server::DrainHandle;
-use crate::{children, logging};
 
 /// How much longer than `drain_timeout` a server may take to end: then a shard is stuck, and it exits all the same.
 const END_GRACE: Duration = Duration::from_secs(10);

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::error::StoreFault;
-use crate::names::FullName;
-use crate::queue::{QueueId, QueueInfo};
+use crate::base::error::StoreFault;
+use crate::base::names::FullName;
+use crate::base::queue::{QueueId, QueueInfo};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{Project, QueueName};
+    use crate::base::names::{Project, QueueName};
 
     fn record(catalogue: &mut Catalogue, name: &str) -> QueueId {
         let id = catalogue.next_id();

@@ -2,8 +2,8 @@
 //! what is stored, then whoever is left is closed.
 
 use super::{Connection, Core, Env, Message, Token};
-use crate::clock::{Now, millis};
-use crate::session::ServerSession;
+use crate::base::clock::{Now, millis};
+use crate::front::ServerSession;
 use crate::store::Store;
 use crate::ws::CloseCode;
 

@@ -1,10 +1,10 @@
 //! What shards tell each other. Whatever one has for another in a turn travels as one batch of these.
 
 use super::slab::ConnectionId;
-use crate::error::Fault;
-use crate::names::FullName;
-use crate::queue::{QueueId, QueueInfo};
-use crate::session::OperationId;
+use crate::base::error::Fault;
+use crate::base::names::FullName;
+use crate::base::queue::{QueueId, QueueInfo};
+use crate::operation::OperationId;
 use crate::store::{Completion, Request, Stream};
 
 /// Who asked, and for what: comes back with the answer, so that nobody keeps a table of questions.
@@ -20,7 +20,7 @@ pub struct Token {
     pub detail: u64,
     /// Bytes of the asker's budget that the answer gives back.
     pub reserved: usize,
-    /// Of an append its messages, and when its last stage ended ([`Now::mono_ns`](crate::clock::Now::mono_ns)).
+    /// Of an append its messages, and when its last stage ended ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)).
     pub messages: u32,
     /// See `messages`.
     pub stage_ns: u64,

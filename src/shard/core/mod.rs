@@ -25,17 +25,18 @@ use std::sync::Arc;
 use self::catalogue::Catalogue;
 use self::deadlines::Deadlines;
 use self::drain::Drain;
-use crate::budget::{Budget, Wanted};
-use crate::clock::{Now, millis};
+use crate::access::{Permit, Tenants, Use};
+use crate::base::budget::{Budget, Wanted};
+use crate::base::clock::{Now, millis};
+use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::names::{FullName, Project, QueueName, queue_hash};
+use crate::base::planted;
+use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::config::Settings;
-use crate::error::{Fault, PeerFault, StoreFault};
+use crate::front::{Framed, ServerSession, SessionCounters};
 use crate::latency::{Recorder, Stage};
-use crate::names::{FullName, Project, QueueName, queue_hash};
-use crate::planted;
-use crate::queue::{QueueId, QueueInfo, home};
-use crate::session::{Command, Framed, ServerSession, SessionCounters};
+use crate::operation::Command;
 use crate::store::{Completion, Life, Request, Store};
-use crate::tenant::{Permit, Tenants, Use};
 
 /// How often the store is ticked while it wants nothing.
 const TICK_MS: u64 = 1_000;

@@ -1,10 +1,10 @@
 //! What a shard does when memory is short: who waits gets it in the order of coming, who takes nothing is closed.
 
 use super::{Connection, Core, Token};
-use crate::budget::Share;
-use crate::clock::Now;
-use crate::names::{Project, QueueName};
-use crate::session::ServerSession;
+use crate::base::budget::Share;
+use crate::base::clock::Now;
+use crate::base::names::{Project, QueueName};
+use crate::front::ServerSession;
 use crate::store::Store;
 
 /// How long a connection must have taken nothing before it may be closed because memory is short; the same once consumers wait

@@ -1,8 +1,8 @@
 //! What a shard says of itself when it is asked.
 
 use super::CoreCounters;
-use crate::names::FullName;
-use crate::queue::QueueInfo;
+use crate::base::names::FullName;
+use crate::base::queue::QueueInfo;
 use crate::store::{StoreCounters, Tail};
 
 /// What a shard says of itself at any time, at no cost.

@@ -5,8 +5,8 @@
 //! the answers have said so for [`PROOF_MS`]: until then a leader that was deposed may have answered, or the topic may turn out to
 //! be another one of the same name, which ends its operations.
 
-use crate::clock::Now;
-use crate::queue::{PartitionKey, QueueId};
+use crate::base::clock::Now;
+use crate::base::queue::{PartitionKey, QueueId};
 use crate::store::window::Fetch;
 
 /// How long answers must say that a partition ends before a consumer's position, milliseconds. Topics under suspicion are looked

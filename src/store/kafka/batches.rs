@@ -7,9 +7,9 @@ use super::header::{HEADER, Header};
 use super::layout::Layout;
 use super::native::Message;
 use super::topics::TopicInfo;
-use crate::batch::{BatchBuilder, StoredBatch};
-use crate::clock::Now;
-use crate::names::ClientId;
+use crate::base::batch::{BatchBuilder, StoredBatch};
+use crate::base::clock::Now;
+use crate::base::names::ClientId;
 use crate::store::window::Window;
 
 /// A batch is closed when it holds so many bytes.

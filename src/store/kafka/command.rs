@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::children::Group;
+use crate::process::children::Group;
 
 /// The most that the command may print, bytes. A token has a few KiB.
 const PRINTED_BYTES_MAX: usize = 60 << 10;

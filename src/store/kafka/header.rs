@@ -14,8 +14,8 @@
 use std::ffi::CStr;
 
 use super::layout::MESSAGES_MAX;
-use crate::batch::Batch;
-use crate::names::ClientId;
+use crate::base::batch::Batch;
+use crate::base::names::ClientId;
 
 /// The header's name.
 pub const HEADER: &CStr = c"ms";

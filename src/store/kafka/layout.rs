@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
-use crate::batch::Batch;
-use crate::limits::KAFKA_PACKED_RECORD_BYTES as RECORD_BYTES;
+use crate::base::batch::Batch;
+use crate::base::limits::KAFKA_PACKED_RECORD_BYTES as RECORD_BYTES;
 
 /// Bits of an offset that number the messages of one record.
 const INDEX_BITS: u32 = 16;
@@ -79,8 +79,8 @@ pub(super) fn pack(batch: &Batch, from: usize) -> (usize, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::BatchBuilder;
-    use crate::names::ClientId;
+    use crate::base::batch::BatchBuilder;
+    use crate::base::names::ClientId;
     use proptest::prelude::*;
 
     #[test]

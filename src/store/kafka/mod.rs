@@ -69,12 +69,12 @@ use self::tokens::Tokens;
 use self::topics::{Openings, TopicInfo, Topics, Wanted, forgotten};
 use super::window::Fetch;
 use super::{Completion, Fence, Request, Store, StoreCounters};
-use crate::batch::Fetched;
-use crate::clock::{Now, millis};
+use crate::base::batch::Fetched;
+use crate::base::clock::{Now, millis};
+use crate::base::error::StoreFault;
+use crate::base::names::ClientId;
+use crate::base::queue::{PartitionKey, QueueId};
 use crate::config::{KafkaConfig, Settings};
-use crate::error::StoreFault;
-use crate::names::ClientId;
-use crate::queue::{PartitionKey, QueueId};
 
 /// The offset at which a consumer goes on after its partition has gone back: the oldest message that is left. Nothing proves which
 /// of the messages the consumer has seen: the log may have grown again since, and markers hold no leader epoch.
@@ -114,7 +114,7 @@ impl Cluster {
             layout: Layout::Plain,
             served_bytes: usize::MAX,
             passed_over: AtomicU64::new(0),
-            life: super::Life { incarnation: 1, partitions, signing: crate::queue::Signing::default() },
+            life: super::Life { incarnation: 1, partitions, signing: crate::base::queue::Signing::default() },
         };
         self.topics.insert(queue, topic);
     }

@@ -18,9 +18,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaType;
 
 use super::news::News;
-use crate::batch::Batch;
-use crate::error::StoreFault;
-use crate::queue::Signing;
+use crate::base::batch::Batch;
+use crate::base::error::StoreFault;
+use crate::base::queue::Signing;
 use crate::store::Life;
 
 /// Messages that are taken from a queue, and reports from an event, at once.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::layout::Layout;
 use super::native::{Handle, OffsetOf, PartitionOffset, Queue, Trouble};
 use super::topics::{TopicInfo, forgotten};
-use crate::error::StoreFault;
-use crate::queue::{PartitionKey, Position, QueueId};
+use crate::base::error::StoreFault;
+use crate::base::queue::{PartitionKey, Position, QueueId};
 
 /// How long Kafka may take for an answer, milliseconds.
 const ASK_TIMEOUT_MS: c_int = 10_000;

@@ -14,8 +14,8 @@ use super::layout::{Layout, pack};
 use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
-use crate::batch::Batch;
-use crate::queue::{PartitionKey, QueueId};
+use crate::base::batch::Batch;
+use crate::base::queue::{PartitionKey, QueueId};
 use crate::store::Stream;
 
 /// Records that are given to librdkafka in one call.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::native::Handle;
-use crate::clock::millis;
+use crate::base::clock::millis;
+use crate::base::limits::KAFKA_RECORD_BYTES;
 use crate::config::{KafkaConfig, Settings, Unworkable, without_secrets};
-use crate::limits::KAFKA_RECORD_BYTES;
 
 /// Properties that an operator may not set, and why.
 const REFUSED: &[(&str, &str)] = &[
@@ -195,7 +195,7 @@ pub fn warnings(config: &KafkaConfig) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Project;
+    use crate::base::names::Project;
 
     fn config() -> (KafkaConfig, Settings) {
         let config = KafkaConfig { brokers: "127.0.0.1:1".into(), ..KafkaConfig::default() };

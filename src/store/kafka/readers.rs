@@ -14,10 +14,10 @@ use super::connected::Connected;
 use super::native::{Event, Handle, Queue, Topic, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo};
-use crate::batch::Fetched;
-use crate::clock::Now;
-use crate::error::StoreFault;
-use crate::queue::{PartitionKey, QueueId};
+use crate::base::batch::Fetched;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::queue::{PartitionKey, QueueId};
 use crate::store::window::{Fetch, Window};
 
 /// What a position gets before its reader is moved to another.

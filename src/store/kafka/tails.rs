@@ -9,9 +9,9 @@ use super::connected::Connected;
 use super::native::{Event, Handle, Topic, Trouble};
 use super::news::News;
 use super::topics::{OfHandle, TopicInfo, is_unknown};
-use crate::batch::Fetched;
-use crate::clock::Now;
-use crate::queue::{PartitionKey, QueueId};
+use crate::base::batch::Fetched;
+use crate::base::clock::Now;
+use crate::base::queue::{PartitionKey, QueueId};
 use crate::store::window::{Fetch, Window};
 
 /// How long a tail runs that nobody asks for, milliseconds.

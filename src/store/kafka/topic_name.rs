@@ -7,8 +7,8 @@
 use std::ffi::CString;
 
 use super::layout::Layout;
-use crate::limits::TOPIC_NAME_CHARS_MAX;
-use crate::names::{Project, QueueName};
+use crate::base::limits::TOPIC_NAME_CHARS_MAX;
+use crate::base::names::{Project, QueueName};
 
 fn escape(name: &str, into: &mut String) {
     for character in name.chars() {

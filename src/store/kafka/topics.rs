@@ -11,12 +11,12 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::layout::Layout;
 use super::native::{Described, Handle, NewTopic, Queue, Topic, Trouble};
 use super::topic_name::topic_name;
-use crate::clock::Now;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::limits::PARTITIONS_MAX;
+use crate::base::names::{Project, QueueName};
+use crate::base::queue::QueueId;
 use crate::config::{KafkaConfig, Settings};
-use crate::error::StoreFault;
-use crate::limits::PARTITIONS_MAX;
-use crate::names::{Project, QueueName};
-use crate::queue::QueueId;
 use crate::store::Life;
 
 /// How long Kafka may take for one question about a topic, milliseconds.

@@ -10,9 +10,9 @@ use super::format::{BatchHeader, PartitionId};
 use super::index::{RUN_BYTES_MAX, Run};
 use super::scan::walk;
 use super::segment::Segment;
-use crate::batch::Fetched;
-use crate::clock::Now;
-use crate::error::StoreFault;
+use crate::base::batch::Fetched;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
 use crate::store::Completion;
 use crate::store::window::{Fetch, Window};
 

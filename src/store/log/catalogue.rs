@@ -11,8 +11,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::format::{Reader, Unreadable, behind_prefix, checksum, with_prefix};
-use crate::names::{FullName, Project, QueueName};
-use crate::queue::Signing;
+use crate::base::names::{FullName, Project, QueueName};
+use crate::base::queue::Signing;
 use crate::store::Life;
 
 const MAGIC: [u8; 8] = *b"MSTRMCAT";

@@ -11,8 +11,8 @@ use super::disk::{Directory, FileName, NewPlace, Step, run_all, save};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
-use crate::names::FullName;
-use crate::queue::{PartitionKey, QueueId, Signing, owner};
+use crate::base::names::FullName;
+use crate::base::queue::{PartitionKey, QueueId, Signing, owner};
 use crate::store::Life;
 
 /// See the module's page.

@@ -18,8 +18,8 @@
 
 use std::fmt;
 
-use crate::batch::{Batch, StoredBatch};
-use crate::names::ClientId;
+use crate::base::batch::{Batch, StoredBatch};
+use crate::base::names::ClientId;
 
 /// The one version that is written and read.
 pub const VERSION: u32 = 1;

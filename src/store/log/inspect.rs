@@ -15,8 +15,8 @@ use super::os::moment;
 use super::recovery::{self, Facts, OpenError, Report, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
-use crate::batch::StoredBatch;
-use crate::names::FullName;
+use crate::base::batch::StoredBatch;
+use crate::base::names::FullName;
 use crate::store::{Life, QueueSummary};
 
 /// A directory to which nothing is written.

@@ -9,7 +9,7 @@ use super::format::{
     batch_bytes,
 };
 use super::index::{Spans, add_to};
-use crate::batch::{Batch, StoredBatch};
+use crate::base::batch::{Batch, StoredBatch};
 use crate::store::Stream;
 
 /// Bytes of a round, but for its last batch: enough to hide what a sync costs, and not so much that whoever comes next waits.

@@ -79,13 +79,13 @@ use self::segment::{Past, Segment};
 use self::usage::Accounts;
 use super::window::Fetch;
 use super::{Completion, Fence, QueueSummary, Request, Store, StoreCounters, Tail};
-use crate::clock::{Now, millis};
+use crate::access::Tenants;
+use crate::base::clock::{Now, millis};
+use crate::base::error::StoreFault;
+use crate::base::limits::CLOCK_STEP_MAX_MS;
+use crate::base::names::FullName;
+use crate::base::queue::{PartitionKey, QueueId, QueueInfo};
 use crate::config::{Durability, LogConfig};
-use crate::error::StoreFault;
-use crate::limits::CLOCK_STEP_MAX_MS;
-use crate::names::FullName;
-use crate::queue::{PartitionKey, QueueId, QueueInfo};
-use crate::tenant::Tenants;
 
 /// Partitions of which one tick writes where they end: others have their turn.
 const MARKS_AT_ONCE: usize = 4096;

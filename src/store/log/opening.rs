@@ -8,9 +8,9 @@ use super::catalogue::Record;
 use super::disk::{Disk, FileName, Step};
 use super::reason::cannot_write;
 use super::{Log, Opening, Tag};
-use crate::error::StoreFault;
-use crate::names::FullName;
-use crate::queue::QueueId;
+use crate::base::error::StoreFault;
+use crate::base::names::FullName;
+use crate::base::queue::QueueId;
 use crate::store::Completion;
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {

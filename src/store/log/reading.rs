@@ -13,10 +13,10 @@ use super::reason::CANNOT_READ;
 use super::scan::scan;
 use super::segment::{Runs, Segment};
 use super::{Log, Tag, Wanted, forgotten};
-use crate::batch::Fetched;
-use crate::clock::Now;
-use crate::error::StoreFault;
-use crate::queue::Position;
+use crate::base::batch::Fetched;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::queue::Position;
 use crate::store::Completion;
 use crate::store::window::Fetch;
 

@@ -16,7 +16,7 @@ use super::history::{History, Moment, Sealed};
 use super::index::{INDEX_HEADER, Index, SpanHead};
 use super::scan::{Damage, scan, scan_sealed};
 use super::segment::{Past, Runs, SealedSpan, Segment};
-use crate::names::{FullName, queue_hash};
+use crate::base::names::{FullName, queue_hash};
 use crate::store::Life;
 
 /// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice. More than any number

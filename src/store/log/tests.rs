@@ -8,9 +8,9 @@ use super::disk::{Directory, FileName, Step};
 use super::random::Random;
 use super::simulated::Simulated;
 use super::*;
-use crate::batch::{BatchBuilder, Fetched};
-use crate::names::{ClientId, Project, QueueName, queue_hash};
-use crate::queue::{home, owner};
+use crate::base::batch::{BatchBuilder, Fetched};
+use crate::base::names::{ClientId, Project, QueueName, queue_hash};
+use crate::base::queue::{home, owner};
 use crate::store::conformance::{self, Lab};
 use crate::store::{Life, Stream};
 
@@ -381,7 +381,7 @@ impl World {
     }
 
     /// What a position is.
-    fn resolve(&mut self, key: PartitionKey, position: crate::queue::Position) -> u64 {
+    fn resolve(&mut self, key: PartitionKey, position: crate::base::queue::Position) -> u64 {
         self.next += 1;
         let (token, now) = (self.next, self.now);
         assert!(self.log_of(key).submit(now, Request::Resolve { token, partition: key, position }).is_ok());

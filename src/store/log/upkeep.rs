@@ -13,7 +13,7 @@ use super::journal::new_stamp;
 use super::reason::DISK_IS_FULL;
 use super::segment::Segment;
 use super::{Log, MARKS_AT_ONCE, Tag, forgotten};
-use crate::clock::Now;
+use crate::base::clock::Now;
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     /// Lets go of queues that were deleted.

@@ -11,10 +11,10 @@ use super::disk::Disk;
 use super::format::BatchHeader;
 use super::index::SpanHead;
 use super::{Log, Tag, inspect};
-use crate::clock::Now;
-use crate::queue::PartitionKey;
+use crate::access::{Share, Tenant, Tenants};
+use crate::base::clock::Now;
+use crate::base::queue::PartitionKey;
 use crate::store::QueueSummary;
-use crate::tenant::{Share, Tenant, Tenants};
 
 /// The projects whose storage is limited.
 #[derive(Debug)]
@@ -106,12 +106,12 @@ mod tests {
     use super::super::simulated::Simulated;
     use super::super::{DataDir, Moment, open};
     use super::*;
+    use crate::access::Use;
+    use crate::base::names::{FullName, Project, QueueName};
+    use crate::base::queue::QueueId;
     use crate::config::{LogConfig, ProjectLimits};
-    use crate::names::{FullName, Project, QueueName};
-    use crate::queue::QueueId;
     use crate::store::conformance::batch;
     use crate::store::{Completion, Request, Store, Stream};
-    use crate::tenant::Use;
 
     const START_MS: u64 = 1_000_000_000_000;
 

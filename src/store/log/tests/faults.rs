@@ -2,7 +2,7 @@
 //! are deleted under their readers.
 
 use super::*;
-use crate::queue::Position;
+use crate::base::queue::Position;
 
 /// The sealed and the written segments, with their lengths.
 fn segment_files(world: &World) -> Vec<(FileName, u64)> {

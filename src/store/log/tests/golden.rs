@@ -40,7 +40,7 @@ fn payloads(disk: &Simulated, project: &str, queue: &str) -> Option<Vec<String>>
     assert!(contents.report.damaged.is_empty(), "{:?}", contents.report);
     let name = (Project::parse(project).unwrap(), QueueName::parse(queue).unwrap());
     let mut all = Vec::new();
-    let take = |_, stored: crate::batch::StoredBatch| {
+    let take = |_, stored: crate::base::batch::StoredBatch| {
         all.extend(stored.batch.records().map(|record| {
             let key = String::from_utf8_lossy(record.key);
             format!(
@@ -103,13 +103,13 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
     let mut ends = Vec::new();
     for partition in 0..3 {
         let partition = PartitionKey { queue, partition };
-        let position = crate::queue::Position::Latest;
+        let position = crate::base::queue::Position::Latest;
         assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
         let Some(Completion::Resolved { result: Ok(end), .. }) = log.poll_completion(now) else { panic!() };
         ends.push(end);
         // Version 1's markers at the end or before stand; one beyond has seen what is not here.
         for (offset, goes_on) in [(end, end), (end / 2, end / 2), (end + 5, end)] {
-            let position = crate::queue::Position::After { timeline: 0, offset };
+            let position = crate::base::queue::Position::After { timeline: 0, offset };
             assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
             let Some(Completion::Resolved { result, .. }) = log.poll_completion(now) else { panic!() };
             assert_eq!(result, Ok(goes_on));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::error::PeerFault;
-use crate::limits::{PROJECT_NAME_CHARS_MAX, QUEUE_NAME_CHARS_MAX};
+use crate::base::error::PeerFault;
+use crate::base::limits::{PROJECT_NAME_CHARS_MAX, QUEUE_NAME_CHARS_MAX};
 
 /// A tenant. Queues of different projects never meet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -10,22 +10,22 @@
 //! ```
 //! A half that ends with the client's FIN already there passes `Discarding` over.
 
-use super::command::{Command, OperationId};
-use super::consume::{Beginning, Consume};
 use super::context::{Cx, status_of};
-use super::delimiter::{Delimiter, Step};
-use super::marker::{Place, Start};
-use super::produce::{Author, Produce, Routing};
-use crate::batch::Fetched;
-use crate::budget::{Budget, Remaining, Share, Wanted};
-use crate::clock::millis;
-use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::names::{ClientId, QueueAddress};
-use crate::partitioner::client_partition;
+use crate::access::{Permit, Use};
+use crate::base::batch::Fetched;
+use crate::base::budget::{Budget, Remaining, Share, Wanted};
+use crate::base::clock::millis;
+use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
+use crate::base::names::{ClientId, QueueAddress};
+use crate::base::partitioner::client_partition;
+use crate::base::planted;
+use crate::base::queue::{Position, QueueInfo};
+use crate::operation::{Author, Produce, Routing};
+use crate::operation::{Beginning, Consume};
+use crate::operation::{Command, OperationId};
+use crate::operation::{Place, Start};
 use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
-use crate::planted;
-use crate::queue::{Position, QueueInfo};
-use crate::tenant::{Permit, Use};
+use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
 use prost::Message;
 use std::ops::Range;

@@ -1,9 +1,9 @@
 //! A produce operation, client side (protocol section 5).
 
-use super::super::credit::{MsgNum, SendWindow};
-use super::super::pb_writer::PbWriter;
 use super::{Half, Outcome, ServerFault};
-use crate::batch::Record;
+use crate::base::batch::Record;
+use crate::front::PbWriter;
+use crate::operation::{MsgNum, SendWindow};
 use crate::pb::{
     ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest, encode_produce_request,
 };

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::names::ClientId;
+use crate::base::names::ClientId;
 
 /// Bytes before each payload in stored form, and as many before that in a batch with keys.
 pub const RECORD_HEADER_BYTES: usize = 4;
@@ -156,7 +156,7 @@ pub struct StoredBatch {
     pub base_offset: u64,
     /// When it was stored, Unix milliseconds. Never less than that of the batch before.
     pub timestamp_ms: u64,
-    /// The same by this server's own clock ([`Now::mono_ns`](crate::clock::Now::mono_ns)), to measure with; 0 where it does not know.
+    /// The same by this server's own clock ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)), to measure with; 0 where it does not know.
     pub stored_ns: u64,
     /// The messages.
     pub batch: Batch,

@@ -2,17 +2,8 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
-use super::{Recorder, Stage, Summary, Unit};
-use crate::shard::core::ShardPulse;
-
-/// Where the heat maps begin, nanoseconds; what is faster counts in the first row.
-pub const HEAT_FROM_NS: f64 = 1e3;
-/// Rows of a heat map to a tenfold latency.
-pub const HEAT_ROWS_A_DECADE: u32 = 8;
-/// Rows of a heat map: from 1 µs to 100 s, and what is slower in the last.
-pub const HEAT_ROWS: usize = 64;
+use super::core::ShardPulse;
+use crate::latency::{Recorder, Stage, Summary, Unit, heat_of};
 
 /// The stages that have heat maps.
 const HOT: [Stage; 3] = [Stage::Produce, Stage::Commit, Stage::DeliverLive];
@@ -46,7 +37,7 @@ pub struct StageLine {
     pub summary: Summary,
 }
 
-/// A row of counts for a heat map: [`HEAT_ROWS`], the fastest first, without the empty ones at the end.
+/// A row of counts for a heat map: [`HEAT_ROWS`](crate::latency::HEAT_ROWS), the fastest first, without the empty ones at the end.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Heat {
     /// Which stage.
@@ -73,7 +64,7 @@ pub struct ShardLine {
 
 impl Interval {
     /// The interval that ends at `unix_ms`: `merged` is the sum of `shards`.
-    pub(super) fn new(
+    pub fn new(
         number: u64,
         unix_ms: u64,
         length: Duration,
@@ -107,39 +98,5 @@ impl Interval {
             heat: heat.collect(),
             shards: shards.iter().zip(pulses).filter_map(line).collect(),
         }
-    }
-}
-
-/// How many values stand in each row of a heat map, without the empty rows at the end.
-pub fn heat_of(histogram: &Histogram<u64>) -> Vec<u64> {
-    let mut counts = Vec::new();
-    for step in histogram.iter_recorded() {
-        let value = step.value_iterated_to() as f64;
-        let row = ((value / HEAT_FROM_NS).log10() * f64::from(HEAT_ROWS_A_DECADE)).max(0.0) as usize;
-        let row = row.min(HEAT_ROWS - 1);
-        if counts.len() <= row {
-            counts.resize(row + 1, 0);
-        }
-        counts[row] += step.count_since_last_iteration();
-    }
-    counts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::latency::histogram;
-
-    #[test]
-    fn every_value_counts_in_its_row_of_the_heat_map() {
-        let mut one = histogram();
-        for (value, count) in [(10, 3), (1_500, 2), (10_010, 5), (u64::MAX, 1)] {
-            one.saturating_record_n(value, count);
-        }
-        let counts = heat_of(&one);
-        assert_eq!(counts.iter().sum::<u64>(), 11);
-        assert_eq!((counts[0], counts[1], counts[8]), (3, 2, 5));
-        assert_eq!(counts.last(), Some(&1));
-        assert!(counts.len() <= HEAT_ROWS);
     }
 }

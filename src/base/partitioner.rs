@@ -5,8 +5,8 @@
 
 use std::hash::Hasher;
 
-use crate::limits::PARTITIONS_MAX;
-use crate::names::{ClientId, StableHasher};
+use crate::base::limits::PARTITIONS_MAX;
+use crate::base::names::{ClientId, StableHasher};
 
 /// The partition of a key, as Kafka's `BuiltInPartitioner` computes it: murmur2, its sign bit cleared, modulo the number of
 /// partitions.

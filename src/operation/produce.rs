@@ -8,24 +8,24 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::command::{Command, OperationId};
-use super::context::{Cx, status_of};
 use super::credit::{MsgNum, ReceiveWindow};
-use super::framed::Origin;
-use super::pb_writer::PbWriter;
 use super::quota::Quota;
-use crate::batch::{BatchBuilder, Savepoint};
-use crate::clock::Now;
-use crate::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::limits::FATE_BYTES;
-use crate::names::ClientId;
-use crate::partitioner::key_partition;
+use crate::access::Share;
+use crate::base::batch::{BatchBuilder, Savepoint};
+use crate::base::clock::Now;
+use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
+use crate::base::limits::FATE_BYTES;
+use crate::base::names::ClientId;
+use crate::base::partitioner::key_partition;
+use crate::base::planted;
+use crate::base::queue::message_id;
+use crate::front::Origin;
+use crate::front::PbWriter;
+use crate::front::{Cx, status_of};
 use crate::pb::{
     ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
     first_ttl,
 };
-use crate::planted;
-use crate::queue::message_id;
-use crate::tenant::Share;
 
 type Fate = Result<(), Fault>;
 
@@ -61,7 +61,8 @@ struct Building {
 
 /// Who produces.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Author {
+pub struct Author {
+    /// The client.
     pub client: ClientId,
     /// It named itself.
     pub is_known: bool,
@@ -69,7 +70,7 @@ pub(super) struct Author {
 
 /// Where the messages of an operation go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Routing {
+pub struct Routing {
     /// The keyless ones: in their order, in one partition.
     pub partition: u16,
     /// The others: spread over so many; `None` where the client named the partition.
@@ -87,7 +88,7 @@ impl Routing {
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Produce {
+pub struct Produce {
     operation: OperationId,
     author: Author,
     routing: Routing,
@@ -118,7 +119,7 @@ pub(super) struct Produce {
 
 impl Produce {
     /// An operation whose setup was accepted; says so to the client.
-    pub(super) fn start(operation: OperationId, author: Author, routing: Routing, cx: &mut Cx<'_>) -> Self {
+    pub fn start(operation: OperationId, author: Author, routing: Routing, cx: &mut Cx<'_>) -> Self {
         let mut window = ReceiveWindow::new(cx.settings.produce_window);
         let mut quota = Quota::new(cx);
         let is_withheld = cx.budget.is_tight();
@@ -154,7 +155,7 @@ impl Produce {
 
     /// Whether so much is outstanding that no more may be read.
     #[inline]
-    pub(super) fn is_full(&self, cx: &Cx<'_>) -> bool {
+    pub fn is_full(&self, cx: &Cx<'_>) -> bool {
         let most = if cx.budget.is_pressed() {
             cx.settings.produce_batches_pressed
         } else {
@@ -165,17 +166,17 @@ impl Produce {
     }
 
     /// Whether the store has not answered for all that it was given.
-    pub(super) fn waits_for_store(&self) -> bool {
+    pub fn waits_for_store(&self) -> bool {
         self.batches > 0
     }
 
     /// Whether the fate of the next messages is known and not yet said.
-    pub(super) fn has_more_to_say(&self) -> bool {
+    pub fn has_more_to_say(&self) -> bool {
         self.pending.front().is_some_and(|pending| pending.waiting == 0)
     }
 
     /// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
-    pub(super) fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
+    pub fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
         if cx.settings.test_faults {
             planted::in_connection(pb);
         }
@@ -397,7 +398,7 @@ impl Produce {
     }
 
     /// Sends the open batches to the shard.
-    pub(super) fn close_batches(&mut self, cx: &mut Cx<'_>) {
+    pub fn close_batches(&mut self, cx: &mut Cx<'_>) {
         let sequence = self.first_sequence + self.pending.len() as u64;
         let place = match &self.building[..] {
             [] => return,
@@ -439,7 +440,7 @@ impl Produce {
     }
 
     /// The store's answer for one batch; a fault, where nothing later may be accepted.
-    pub(super) fn handle_appended(
+    pub fn handle_appended(
         &mut self,
         sequence: u64,
         result: Result<Option<Range<u64>>, StoreFault>,
@@ -474,7 +475,7 @@ impl Produce {
     }
 
     /// Speaks for every message whose fate is known, and gives credit.
-    pub(super) fn speak(&mut self, cx: &mut Cx<'_>) {
+    pub fn speak(&mut self, cx: &mut Cx<'_>) {
         while cx.has_space()
             && let Some(first) = self.pop(|_| true, cx)
         {
@@ -516,38 +517,38 @@ impl Produce {
 
     /// Whether more credit is wanted than the budget has allowed. What the project's rates did not allow is waited for by
     /// [`Self::next_deadline_ms`].
-    pub(super) fn is_starved(&self) -> bool {
+    pub fn is_starved(&self) -> bool {
         self.is_withheld && self.is_settled() && self.window.is_low()
     }
 
     /// When the project may have more credit to give.
-    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+    pub fn next_deadline_ms(&self) -> Option<u64> {
         self.quota.due_ms().filter(|_| self.is_settled() && self.window.is_low())
     }
 
     /// Messages that may be sent and were not.
-    pub(super) fn credit(&self) -> u64 {
+    pub fn credit(&self) -> u64 {
         self.window.granted().since(self.window.received())
     }
 
     /// Time has passed.
-    pub(super) fn handle_timeout(&mut self, now: Now) {
+    pub fn handle_timeout(&mut self, now: Now) {
         self.quota.handle_timeout(now);
     }
 
     /// Whether every message that was received is spoken for.
-    pub(super) fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.pending.is_empty() && self.building.is_empty()
     }
 
     /// All is said, and the client says no more.
-    pub(super) fn finish(&mut self, cx: &mut Cx<'_>) {
+    pub fn finish(&mut self, cx: &mut Cx<'_>) {
         self.quota.refund(cx);
         cx.reply.fin();
     }
 
     /// The pb that ends a failed operation.
-    pub(super) fn finish_failed(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
+    pub fn finish_failed(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
         self.quota.refund(cx);
         let through = match fault {
             Fault::Peer(
@@ -562,13 +563,13 @@ impl Produce {
 
     /// What it has of the budget: reserved for batches that are open, held for fates that are not said.
     #[inline]
-    pub(super) fn has(&self) -> (usize, usize) {
+    pub fn has(&self) -> (usize, usize) {
         let building = self.building.iter().map(|building| building.reserved).sum();
         (building, self.pending.len() * FATE_BYTES)
     }
 
     /// The connection is gone: gives back what no answer will give back.
-    pub(super) fn abandon(&mut self, cx: &mut Cx<'_>) {
+    pub fn abandon(&mut self, cx: &mut Cx<'_>) {
         for building in self.building.drain(..) {
             cx.budget.release(building.reserved);
         }

@@ -3,7 +3,7 @@
 //! Piece by piece, so a wsmessage of any size costs no memory. Text is checked as UTF-8 as it comes: the first
 //! byte that can never become valid ends the connection (RFC 6455 section 8.1).
 
-use super::{CloseCode, MessageKind, Sender};
+use crate::ws::{CloseCode, MessageKind, Sender};
 
 /// See the module's page.
 #[derive(Debug, Default)]

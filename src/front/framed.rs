@@ -1,6 +1,6 @@
 //! What stands framed in a connection's output and when its way began, so that its latency ends when the socket takes it.
 
-use crate::clock::Now;
+use crate::base::clock::Now;
 use crate::latency::{Recorder, Stage};
 
 /// What one connection may note at once; more are counted with those before them.
@@ -21,7 +21,7 @@ pub enum Origin {
     },
     /// For a consumer.
     Stored {
-        /// See [`StoredBatch::stored_ns`](crate::batch::StoredBatch::stored_ns).
+        /// See [`StoredBatch::stored_ns`](crate::base::batch::StoredBatch::stored_ns).
         stored_ns: u64,
         /// When they were stored, Unix milliseconds.
         timestamp_ms: u64,

@@ -6,18 +6,14 @@
 //! Rates are kept by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form): one number for each rate,
 //! the time at which all that was taken is paid for.
 
-mod share;
-
-pub use share::Share;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::base::limits::INITIAL_CREDIT;
+use crate::base::names::Project;
+use crate::base::queue::QueueId;
 use crate::config::ProjectLimits;
-use crate::limits::INITIAL_CREDIT;
-use crate::names::Project;
-use crate::queue::QueueId;
 
 /// How much of a rate may be used at once, milliseconds of it.
 const BURST_MS: u64 = 1_000;
@@ -46,8 +42,8 @@ pub struct Tenant {
     used: [AtomicU64; 3],
     limits: [u64; 3],
     /// Bytes of all [`Share`]s, and how many there may be; 0: no limit, and no shares.
-    storage: AtomicU64,
-    storage_max: u64,
+    pub(super) storage: AtomicU64,
+    pub(super) storage_max: u64,
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
 }

@@ -26,8 +26,8 @@ use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt as lines};
 
+use super::{children, terminal};
 use crate::config::{LogFormat, ServerConfig};
-use crate::{children, terminal};
 
 /// Target of lines whose number the place that makes them bounds: they are never taken for a flood.
 pub const BOUNDED: &str = concat!(module_path!(), "::bounded");

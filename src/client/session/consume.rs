@@ -1,8 +1,8 @@
 //! A consume operation, client side (protocol section 6).
 
-use super::super::credit::MsgNum;
-use super::super::pb_writer::PbWriter;
 use super::{Half, Outcome, ServerFault};
+use crate::front::PbWriter;
+use crate::operation::MsgNum;
 use crate::pb::{
     ConsumeRequest, ConsumeResponseReader, ConsumeSetupRequest, ReceivedMessage, SetupRequest, Status,
 };

@@ -2,8 +2,8 @@
 //!
 //! The receiver of messages holds a [`ReceiveWindow`], the sender a [`SendWindow`].
 
-use crate::error::PeerFault;
-use crate::limits::INITIAL_CREDIT;
+use crate::base::error::PeerFault;
+use crate::base::limits::INITIAL_CREDIT;
 
 /// A message's number in its operation: from 1, in the order sent. 0 stands before the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,17 +7,17 @@
 use std::collections::VecDeque;
 
 use super::command::{Command, OperationId};
-use super::context::{Cx, status_of};
 use super::credit::SendWindow;
-use super::framed::Origin;
 use super::marker::Marker;
-use crate::batch::{Fetched, Record, StoredBatch};
-use crate::clock::{Now, millis};
-use crate::error::{Fault, PeerFault};
-use crate::names::ClientId;
+use crate::base::batch::{Fetched, Record, StoredBatch};
+use crate::base::clock::{Now, millis};
+use crate::base::error::{Fault, PeerFault};
+use crate::base::names::ClientId;
+use crate::base::queue::{QueueInfo, message_id};
+use crate::front::Origin;
+use crate::front::{Cx, status_of};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
 use crate::pb::{ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, encode_marked};
-use crate::queue::{QueueInfo, message_id};
 use bytes::Bytes;
 use prost::Message;
 
@@ -73,7 +73,7 @@ struct Run {
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Consume {
+pub struct Consume {
     operation: OperationId,
     queue: QueueInfo,
     exclude: Option<ClientId>,
@@ -102,7 +102,7 @@ pub(super) struct Consume {
 
 /// Where a consumer begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Beginning {
+pub struct Beginning {
     /// Of every partition.
     pub positions: Vec<u64>,
     /// At least one lies before where the client's marker stood.
@@ -113,7 +113,7 @@ pub(super) struct Beginning {
 
 impl Consume {
     /// An operation whose setup was accepted, from `positions` on: of `only`, or of every partition.
-    pub(super) fn start(
+    pub fn start(
         operation: OperationId,
         queue: QueueInfo,
         exclude: Option<ClientId>,
@@ -156,7 +156,7 @@ impl Consume {
     }
 
     /// One ConsumeRequest.
-    pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
+    pub fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
         let request = ConsumeRequest::decode(pb)
             .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
         if request.commit_marker.is_some() {
@@ -171,7 +171,7 @@ impl Consume {
     }
 
     /// What a fetch brought.
-    pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
+    pub fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
         let sendable = self.window.available() > 0 && cx.has_room();
         let Some(index) = self.cursors.iter().position(|cursor| cursor.partition == partition) else {
             return;
@@ -220,7 +220,7 @@ impl Consume {
     }
 
     /// Frames what is ready and may be sent, and asks for more.
-    pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
+    pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         if self.is_rewound && self.has_extensions {
             self.is_rewound = false;
             cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
@@ -447,7 +447,7 @@ impl Consume {
     }
 
     /// From now on only what is stored, as far as the present credit goes.
-    pub(super) fn drain(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
+    pub fn drain(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
         self.drain_until_ms = Some(until_ms);
         // What was the end before may not be it now.
         self.cursors.iter_mut().for_each(|cursor| cursor.at_end = false);
@@ -455,12 +455,12 @@ impl Consume {
     }
 
     /// Each partition that is read, and the offset that comes next.
-    pub(super) fn positions(&self) -> Vec<(u16, u64)> {
+    pub fn positions(&self) -> Vec<(u16, u64)> {
         self.cursors.iter().map(|cursor| (cursor.partition, cursor.position)).collect()
     }
 
     /// Whether draining has sent what it can.
-    pub(super) fn is_drained(&self, now: Now) -> bool {
+    pub fn is_drained(&self, now: Now) -> bool {
         self.drain_until_ms.is_some_and(|until| {
             until <= now.mono_ms
                 || self.window.available() == 0
@@ -469,7 +469,7 @@ impl Consume {
     }
 
     /// Ends the half: the owed marker, then the failure if there is one, then FIN.
-    pub(super) fn finish(&mut self, failure: Option<&Fault>, cx: &mut Cx<'_>) {
+    pub fn finish(&mut self, failure: Option<&Fault>, cx: &mut Cx<'_>) {
         self.cancel(cx);
         self.pay_marker(cx);
         match failure {
@@ -482,7 +482,7 @@ impl Consume {
     }
 
     /// Takes every waiting fetch back.
-    pub(super) fn cancel(&mut self, cx: &mut Cx<'_>) {
+    pub fn cancel(&mut self, cx: &mut Cx<'_>) {
         for cursor in &self.cursors {
             if cursor.fetch != Fetch::None {
                 cx.commands.push(Command::Cancel { operation: self.operation, partition: cursor.partition });
@@ -491,7 +491,7 @@ impl Consume {
     }
 
     /// When something is due without any event.
-    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+    pub fn next_deadline_ms(&self) -> Option<u64> {
         [self.marker_due_ms, self.linger_until_ms, self.drain_until_ms].into_iter().flatten().min()
     }
 }

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::interval_log::{Lines, LogFile};
-use super::{Interval, Recorder};
+use super::core::ShardPulse;
+use super::interval::Interval;
+use super::probe::Probe;
 use crate::config::LatencyConfig;
-use crate::shard::AbortOnPanic;
-use crate::shard::core::ShardPulse;
-use crate::shard::probe::Probe;
+use crate::latency::Recorder;
+use crate::latency::{Lines, LogFile};
+use crate::process::AbortOnPanic;
 
 /// How long shards may take to answer; what comes later counts in the next interval.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);

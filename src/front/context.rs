@@ -1,14 +1,14 @@
 //! What a session borrows for one call, and how it says a fault.
 
-use super::command::Command;
 use super::framed::Framed;
 use super::pb_writer::PbWriter;
-use crate::budget::Budget;
-use crate::clock::Now;
+use crate::access::Tenant;
+use crate::base::budget::Budget;
+use crate::base::clock::Now;
+use crate::base::error::{FailureCounts, Fault};
 use crate::config::Settings;
-use crate::error::{FailureCounts, Fault};
+use crate::operation::Command;
 use crate::pb::Status;
-use crate::tenant::Tenant;
 use std::sync::Arc;
 
 /// What sessions did, counted for the operator.
@@ -57,12 +57,12 @@ pub struct Cx<'a> {
 
 impl Cx<'_> {
     /// Whether more may be encoded.
-    pub(super) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         self.writable && self.has_space() && !self.budget.is_overheld()
     }
 
     /// How much may wait to be sent before no more is encoded, bytes.
-    pub(super) fn send_limit(&self) -> usize {
+    pub fn send_limit(&self) -> usize {
         if self.budget.is_pressed() {
             self.settings.send_buffer_bytes_pressed
         } else {
@@ -71,12 +71,12 @@ impl Cx<'_> {
     }
 
     /// Whether less is encoded than may wait, whether or not the socket takes it.
-    pub(super) fn has_space(&self) -> bool {
+    pub fn has_space(&self) -> bool {
         self.reply.out.len() < self.send_limit()
     }
 }
 
 /// The status of a fault, with the reason that the peer reads.
-pub(super) fn status_of(fault: &Fault) -> Status {
+pub fn status_of(fault: &Fault) -> Status {
     Status { status_code: Some(fault.status().0), reason_phrase: Some(fault.to_string()) }
 }

@@ -12,10 +12,10 @@ use std::hash::Hasher;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::error::PeerFault;
-use crate::limits::{MARKER_CHARS_MAX, PARTITIONS_MAX};
+use crate::base::error::PeerFault;
+use crate::base::limits::{MARKER_CHARS_MAX, PARTITIONS_MAX};
+use crate::base::queue::{QueueInfo, Signing};
 use crate::pb::wire::{Reader, write_varint};
-use crate::queue::{QueueInfo, Signing};
 use siphasher::sip::SipHasher24;
 
 const UNSIGNED: u8 = 1;
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    use crate::queue::QueueId;
+    use crate::base::queue::QueueId;
 
     fn info(hash: u64, incarnation: u64, partitions: u16) -> QueueInfo {
         let signing = Signing { key: 0x5eed, timeline: 3, is_key_new: false };

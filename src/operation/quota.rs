@@ -5,10 +5,10 @@
 //! back at the end. The initial credit of the protocol is paid for at setup, its bytes as they come: whoever keeps to its credit
 //! is refused only where those are far more than the rate.
 
-use super::context::Cx;
-use crate::clock::Now;
-use crate::limits::INITIAL_CREDIT;
-use crate::tenant::Tenant;
+use crate::access::Tenant;
+use crate::base::clock::Now;
+use crate::base::limits::INITIAL_CREDIT;
+use crate::front::Cx;
 
 /// How often an operation that the rates hold back looks for more, milliseconds; and how many of a project's operations look
 /// in a millisecond at most, however many there are.
@@ -20,7 +20,7 @@ const AHEAD_PART: u64 = 10;
 
 /// See the module's page. Invariant: `messages` and `bytes` are paid for and not used.
 #[derive(Debug, Default)]
-pub(super) struct Quota {
+pub struct Quota {
     /// Whether the project has rates at all.
     is_limited: bool,
     messages: u64,
@@ -34,7 +34,7 @@ pub(super) struct Quota {
 
 impl Quota {
     /// The initial credit's messages are paid for.
-    pub(super) fn new(cx: &Cx<'_>) -> Self {
+    pub fn new(cx: &Cx<'_>) -> Self {
         let Some(tenant) = cx.tenant.filter(|tenant| tenant.has_rates()) else { return Self::default() };
         let messages = INITIAL_CREDIT as u64;
         tenant.pay(cx.now.mono_ms, messages, 0);
@@ -48,7 +48,7 @@ impl Quota {
 
     /// How many of `wanted` messages can be promised; pays for them. No more than a part of the rate is promised to one
     /// operation at once: what it does not use would be kept from the others.
-    pub(super) fn pay_for(&mut self, wanted: u64, cx: &Cx<'_>) -> u64 {
+    pub fn pay_for(&mut self, wanted: u64, cx: &Cx<'_>) -> u64 {
         let Some(tenant) = cx.tenant.filter(|_| self.is_limited) else { return wanted };
         let (messages_per_sec, bytes_per_sec) = tenant.rates();
         // Before the first has come nobody knows what they have: the initial credit is enough for that.
@@ -77,7 +77,7 @@ impl Quota {
     }
 
     /// Messages came, within the credit. False where the project has used far more bytes than it may.
-    pub(super) fn charge(&mut self, tenant: &Tenant, messages: u64, bytes: u64, now: Now) -> bool {
+    pub fn charge(&mut self, tenant: &Tenant, messages: u64, bytes: u64, now: Now) -> bool {
         self.came += messages;
         self.came_bytes += bytes;
         // Their share of what was paid for.
@@ -97,19 +97,19 @@ impl Quota {
     }
 
     /// Gives back what was not used.
-    pub(super) fn refund(&mut self, cx: &Cx<'_>) {
+    pub fn refund(&mut self, cx: &Cx<'_>) {
         if let Some(tenant) = cx.tenant.filter(|_| self.is_limited) {
             tenant.refund(std::mem::take(&mut self.messages), std::mem::take(&mut self.bytes));
         }
     }
 
     /// It is time to look, or was.
-    pub(super) fn handle_timeout(&mut self, now: Now) {
+    pub fn handle_timeout(&mut self, now: Now) {
         self.due_ms = self.due_ms.map(|due| due.max(now.mono_ms + LOOK_EVERY_MS));
     }
 
     /// When more may be given.
-    pub(super) fn due_ms(&self) -> Option<u64> {
+    pub fn due_ms(&self) -> Option<u64> {
         self.due_ms
     }
 }

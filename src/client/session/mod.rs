@@ -10,13 +10,13 @@ pub use produce::{ProduceEvent, Producer};
 
 use std::fmt;
 
-use crate::budget::Budget;
-use crate::error::StatusCode;
+use crate::base::budget::Budget;
+use crate::base::error::StatusCode;
 use crate::pb::Status;
 use crate::pb::wire::Malformed;
-use crate::terminal::escaped;
+use crate::process::terminal::escaped;
 
-use super::delimiter::{Delimiter, PbLimits, Step};
+use crate::pb::{Delimiter, PbLimits, Step};
 
 /// The longest pb that a client takes from a server, bytes.
 const PB_BYTES_MAX: usize = 64 << 20;

@@ -4,9 +4,9 @@
 //! `foothold_bytes` of a cut pb are kept without asking anybody, then memory is reserved before it is kept, at most twice
 //! what has come.
 
-use crate::budget::{Budget, Share, Wanted};
-use crate::error::PeerFault;
-use crate::limits::PB_LENGTH_BYTES_MAX;
+use crate::base::budget::{Budget, Share, Wanted};
+use crate::base::error::PeerFault;
+use crate::base::limits::PB_LENGTH_BYTES_MAX;
 
 /// How long a pb may be, and what it gets before it is whole.
 #[derive(Clone, Copy, Debug)]

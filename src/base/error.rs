@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::limits::TOPIC_NAME_CHARS_MAX;
+use crate::base::limits::TOPIC_NAME_CHARS_MAX;
 
 /// Every status that a fault can have, in rising order.
 pub const FAILURES: [u32; 9] = [400, 403, 404, 408, 410, 413, 429, 500, 503];

@@ -1,9 +1,9 @@
 //! What a session asks of its shard, and what comes back.
 
-use crate::batch::Batch;
-use crate::error::Fault;
-use crate::names::{ClientId, QueueName};
-use crate::queue::Position;
+use crate::base::batch::Batch;
+use crate::base::error::Fault;
+use crate::base::names::{ClientId, QueueName};
+use crate::base::queue::Position;
 
 /// An operation of a connection; answers to an earlier one are recognised and ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,0 +1,23 @@
+//! The words that all rooms share. No I/O.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | `names` | projects, queues and clients by name, and their stable hashes |
+//! | `queue` | a queue in this process, its partitions, and the shards that own them |
+//! | `partitioner` | the partition of a key or of a client |
+//! | `batch` | the messages of an append, in one block of memory |
+//! | `budget` | the bytes that the connections of a shard reserve and hold |
+//! | `clock` | a moment, and the wall clock without its jumps |
+//! | `error` | faults, whose fault they are, and their status |
+//! | `limits` | bounds that are no settings |
+//! | `planted` | faults that tests may plant |
+
+pub mod batch;
+pub mod budget;
+pub mod clock;
+pub mod error;
+pub mod limits;
+pub mod names;
+pub mod partitioner;
+pub mod planted;
+pub mod queue;

@@ -1,0 +1,23 @@
+//! The server's side of produce and consume, without any protocol. No I/O.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | `produce` | a produce operation: batches under way and what became of each message |
+//! | `consume` | a consume operation: a cursor for each partition |
+//! | `credit` | message numbers and how far they may go |
+//! | `quota` | what a produce operation has paid for of its project's rates |
+//! | `marker` | where a consumer is, as text |
+//! | `command` | what an operation asks of its shard |
+
+mod command;
+mod consume;
+mod credit;
+mod marker;
+mod produce;
+mod quota;
+
+pub use command::{Command, OperationId};
+pub use consume::{Beginning, Consume};
+pub use credit::{MsgNum, ReceiveWindow, SendWindow};
+pub use marker::{Marker, Place, Start};
+pub use produce::{Author, Produce, Routing};
