@@ -16,7 +16,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
 use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
-use millstream::base::budget::Budget;
+use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
@@ -96,14 +96,15 @@ fn delimiter(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("delimiter");
     let small = ProduceRequest { ttl: Some(60), payloads: vec![Bytes::from(vec![b'x'; SIZE])], keys: vec![] };
     let bytes = small.encode_length_delimited_to_vec().repeat(1_000);
-    let mut budget = Budget::new(1 << 20);
+    let (mut budget, mut account) = (Budget::new(1 << 20), Account::default());
     let limits = PbLimits { max_bytes: 1 << 20, foothold_bytes: 1 << 10, large_bytes: 64 << 10 };
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("a pb of one message", |bencher| {
         iter(bencher, || {
             let (mut delimiter, mut rest, mut pbs) = (Delimiter::default(), &bytes[..], 0);
-            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut budget) {
-                budget.release(pb.len());
+            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut budget.purse(&mut account))
+            {
+                budget.purse(&mut account).release(pb.len());
                 rest = &rest[used..];
                 pbs += 1;
             }

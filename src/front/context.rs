@@ -3,7 +3,7 @@
 use super::framed::Framed;
 use super::pb_writer::PbWriter;
 use crate::access::Tenant;
-use crate::base::budget::Budget;
+use crate::base::budget::Purse;
 use crate::base::clock::Now;
 use crate::base::error::{FailureCounts, Fault};
 use crate::config::Settings;
@@ -39,8 +39,8 @@ pub struct Cx<'a> {
     pub read_ns: u64,
     /// What it obeys.
     pub settings: &'a Settings,
-    /// The shard's bytes.
-    pub budget: &'a mut Budget,
+    /// The shard's bytes, and what its connection has of them.
+    pub budget: Purse<'a>,
     /// Where its frames go.
     pub reply: PbWriter<'a>,
     /// What of them began when.

@@ -13,7 +13,7 @@
 use super::context::{Cx, status_of};
 use crate::access::{Permit, Use};
 use crate::base::batch::Fetched;
-use crate::base::budget::{Budget, Remaining, Share, Wanted};
+use crate::base::budget::{Share, Wanted};
 use crate::base::clock::millis;
 use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::base::names::{ClientId, QueueAddress};
@@ -127,7 +127,7 @@ impl ServerSession {
             if rest.is_empty() || operations.is_blocked(cx) {
                 break;
             }
-            match delimiter.next(rest, cx.settings.pb_limits(), cx.budget) {
+            match delimiter.next(rest, cx.settings.pb_limits(), &mut cx.budget) {
                 Ok((used, Step::Pb(pb))) => {
                     rest = &rest[used..];
                     whole = true;
@@ -168,7 +168,7 @@ impl ServerSession {
         if self.operations.wanted.is_none() {
             return;
         }
-        self.operations.wanted = self.delimiter.reserve(cx.budget);
+        self.operations.wanted = self.delimiter.reserve(&mut cx.budget);
         if self.operations.wanted.is_none() {
             self.operations.pb_due_ms = Some(cx.now.mono_ms + millis(cx.settings.pb_timeout));
         }
@@ -276,7 +276,7 @@ impl ServerSession {
 
     /// What was begun of a pb is given up, and with it its time.
     fn forget_pb(&mut self, cx: &mut Cx<'_>) {
-        self.delimiter.reset(cx.budget);
+        self.delimiter.reset(&mut cx.budget);
         self.operations.pb_due_ms = None;
     }
 
@@ -289,17 +289,6 @@ impl ServerSession {
             State::AwaitingSetup | State::Opening(_) | State::Positioning(_) | State::Discarding => {}
         }
         self.operations.end_half();
-    }
-
-    /// What would be left of the budget if this session were gone, but for what its connection holds.
-    #[inline]
-    pub fn without_it(&self, budget: &Budget, held: usize, unsent: usize) -> Remaining {
-        let (reserved, (share, cut)) = self.delimiter.reserved();
-        let (building, fates) = match &self.operations.state {
-            State::Producing(produce) => produce.has(),
-            _ => (0, 0),
-        };
-        budget.without(reserved + building, held + fates, unsent).without_cut(share, cut)
     }
 
     /// Our own code has failed in the middle of something: says so, where an operation is open, without looking at anything

@@ -414,6 +414,7 @@ impl Produce {
             }
             waiting += 1;
             total += reserved;
+            cx.budget.hand_over(reserved);
             cx.commands.push(Command::Append {
                 operation: self.operation,
                 sequence,
@@ -559,13 +560,6 @@ impl Produce {
             _ => self.window.spoken_for().to_wire(),
         };
         self.respond(Some(status_of(fault)), through, None, true, &mut cx.reply);
-    }
-
-    /// What it has of the budget: reserved for batches that are open, held for fates that are not said.
-    #[inline]
-    pub fn has(&self) -> (usize, usize) {
-        let building = self.building.iter().map(|building| building.reserved).sum();
-        (building, self.pending.len() * FATE_BYTES)
     }
 
     /// The connection is gone: gives back what no answer will give back.

@@ -4,7 +4,7 @@
 //! `foothold_bytes` of a cut pb are kept without asking anybody, then memory is reserved before it is kept, at most twice
 //! what has come.
 
-use crate::base::budget::{Budget, Share, Wanted};
+use crate::base::budget::{Purse, Share, Wanted};
 use crate::base::error::PeerFault;
 use crate::base::limits::PB_LENGTH_BYTES_MAX;
 
@@ -70,7 +70,7 @@ impl Delimiter {
         &'a mut self,
         input: &'a [u8],
         limits: PbLimits,
-        budget: &mut Budget,
+        budget: &mut Purse<'_>,
     ) -> Result<(usize, Step<'a>), PeerFault> {
         if self.handed {
             self.body = Vec::new();
@@ -130,7 +130,7 @@ impl Delimiter {
     }
 
     /// Reserves what is waited for; says what that is where the budget has no room.
-    pub fn reserve(&mut self, budget: &mut Budget) -> Option<Wanted> {
+    pub fn reserve(&mut self, budget: &mut Purse<'_>) -> Option<Wanted> {
         let wanted = self.wanted?;
         // An empty pb needs nothing, and waits behind nobody.
         let bytes = if wanted.bytes == 0 { 0 } else { budget.try_reserve(wanted) };
@@ -145,14 +145,9 @@ impl Delimiter {
         None
     }
 
-    fn leave_share(&mut self, budget: &mut Budget) {
+    fn leave_share(&mut self, budget: &mut Purse<'_>) {
         let (share, bytes) = std::mem::replace(&mut self.cut, (Share::Whole, 0));
         budget.leave_share(share, bytes);
-    }
-
-    /// Bytes that it has reserved, and how many of them count in which share of cut pbs.
-    pub fn reserved(&self) -> (usize, (Share, usize)) {
-        (self.reserved, self.cut)
     }
 
     /// Whether a length or a pb has begun and not ended.
@@ -161,7 +156,7 @@ impl Delimiter {
     }
 
     /// Forgets what was begun, and gives back what was reserved for it.
-    pub fn reset(&mut self, budget: &mut Budget) {
+    pub fn reset(&mut self, budget: &mut Purse<'_>) {
         self.leave_share(budget);
         budget.release(self.reserved);
         *self = Self::default();
@@ -187,6 +182,7 @@ impl Delimiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::budget::{Account, Budget};
     use crate::pb::wire::write_varint;
     use proptest::prelude::*;
 
@@ -198,20 +194,22 @@ mod tests {
         bytes: &[u8],
         cuts: &[usize],
         max: usize,
-    ) -> (Vec<Vec<u8>>, Option<PeerFault>, Budget, Delimiter) {
+    ) -> (Vec<Vec<u8>>, Option<PeerFault>, Account, Delimiter) {
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
         ends.sort_unstable();
         ends.push(bytes.len());
-        let (mut delimiter, mut budget, mut pbs) = (Delimiter::default(), Budget::new(1 << 20), Vec::new());
+        let (mut delimiter, mut budget, mut account) =
+            (Delimiter::default(), Budget::new(1 << 20), Account::default());
+        let mut pbs = Vec::new();
         let mut from = 0;
         for end in ends {
             let mut input = &bytes[from..end];
             from = end;
             loop {
-                match delimiter.next(input, limits(max), &mut budget) {
+                match delimiter.next(input, limits(max), &mut budget.purse(&mut account)) {
                     Ok((used, Step::Pb(pb))) => {
                         pbs.push(pb.to_vec());
-                        budget.release(pb.len());
+                        budget.purse(&mut account).release(pb.len());
                         input = &input[used..];
                     }
                     Ok((used, Step::More)) => {
@@ -219,11 +217,11 @@ mod tests {
                         break;
                     }
                     Ok((_, Step::Wait(_))) => panic!("the budget is large"),
-                    Err(fault) => return (pbs, Some(fault), budget, delimiter),
+                    Err(fault) => return (pbs, Some(fault), account, delimiter),
                 }
             }
         }
-        (pbs, None, budget, delimiter)
+        (pbs, None, account, delimiter)
     }
 
     proptest! {
@@ -239,10 +237,10 @@ mod tests {
                 bytes.extend_from_slice(pb);
             }
             bytes.extend(std::iter::repeat_n(0x85, tail));
-            let (split, fault, budget, delimiter) = split(&bytes, &cuts, 1000);
+            let (split, fault, account, delimiter) = split(&bytes, &cuts, 1000);
             prop_assert_eq!(split, pbs);
             prop_assert_eq!(fault, None);
-            prop_assert_eq!(budget.reserved(), 0);
+            prop_assert!(account.is_empty());
             prop_assert_eq!(delimiter.is_inside(), tail > 0);
         }
     }
@@ -258,36 +256,40 @@ mod tests {
 
     #[test]
     fn a_whole_pb_waits_for_the_budget() {
-        let (mut delimiter, mut budget) = (Delimiter::default(), Budget::new(10));
+        let (mut delimiter, mut budget, mut account) =
+            (Delimiter::default(), Budget::new(10), Account::default());
+        let mut purse = budget.purse(&mut account);
         let whole = |bytes| Wanted { bytes, rest: bytes, share: Share::Whole };
-        assert_eq!(budget.try_reserve(whole(8)), 8);
+        assert_eq!(purse.try_reserve(whole(8)), 8);
         let input = [3, 1, 2, 3];
-        assert_eq!(delimiter.next(&input, limits(10), &mut budget), Ok((1, Step::Wait(whole(3)))));
-        budget.release(8);
-        assert_eq!(delimiter.next(&input[1..], limits(10), &mut budget), Ok((3, Step::Pb(&[1, 2, 3]))));
-        assert_eq!(budget.reserved(), 3, "and now the caller's");
+        assert_eq!(delimiter.next(&input, limits(10), &mut purse), Ok((1, Step::Wait(whole(3)))));
+        purse.release(8);
+        assert_eq!(delimiter.next(&input[1..], limits(10), &mut purse), Ok((3, Step::Pb(&[1, 2, 3]))));
+        assert_eq!(purse.reserved(), 3, "and now the caller's");
     }
 
     #[test]
     fn a_claim_costs_nothing_and_what_has_come_twice_itself() {
-        let (mut delimiter, mut budget) = (Delimiter::default(), Budget::new(64 << 20));
+        let (mut delimiter, mut budget, mut account) =
+            (Delimiter::default(), Budget::new(64 << 20), Account::default());
+        let mut purse = budget.purse(&mut account);
         let mut input = Vec::new();
         write_varint(8 << 20, &mut input);
         input.push(1);
-        assert_eq!(delimiter.next(&input, limits(8 << 20), &mut budget), Ok((input.len(), Step::More)));
-        assert_eq!((budget.reserved(), delimiter.body.capacity()), (0, 16));
+        assert_eq!(delimiter.next(&input, limits(8 << 20), &mut purse), Ok((input.len(), Step::More)));
+        assert_eq!((purse.reserved(), delimiter.body.capacity()), (0, 16));
         let more = vec![2; 99];
-        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((99, Step::More)));
-        assert_eq!((budget.reserved(), delimiter.body.capacity()), (200, 200));
-        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((99, Step::More)));
-        assert_eq!(budget.reserved(), 200);
-        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut budget), Ok((99, Step::More)));
-        assert_eq!(budget.reserved(), 2 * 298);
+        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut purse), Ok((99, Step::More)));
+        assert_eq!((purse.reserved(), delimiter.body.capacity()), (200, 200));
+        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut purse), Ok((99, Step::More)));
+        assert_eq!(purse.reserved(), 200);
+        assert_eq!(delimiter.next(&more, limits(8 << 20), &mut purse), Ok((99, Step::More)));
+        assert_eq!(purse.reserved(), 2 * 298);
         let rest = vec![3; 8 << 20];
-        let Ok((used, Step::Pb(pb))) = delimiter.next(&rest, limits(8 << 20), &mut budget) else { panic!() };
+        let Ok((used, Step::Pb(pb))) = delimiter.next(&rest, limits(8 << 20), &mut purse) else { panic!() };
         assert_eq!((used, pb.len(), pb[0], pb[1], pb[298]), ((8 << 20) - 298, 8 << 20, 1, 2, 3));
-        assert_eq!(budget.reserved(), 8 << 20);
+        assert_eq!(purse.reserved(), 8 << 20);
         let large = Wanted { bytes: 32 << 20, rest: 32 << 20, share: Share::CutLarge };
-        assert!(budget.fits(large), "it has left its share");
+        assert!(purse.fits(large), "it has left its share");
     }
 }

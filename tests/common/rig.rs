@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream::access::Tenant;
-use millstream::base::budget::Budget;
+use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
@@ -23,6 +23,7 @@ pub struct Rig {
     pub session: ServerSession,
     pub settings: Settings,
     pub budget: Budget,
+    pub account: Account,
     pub now: Now,
     /// The socket takes more.
     pub writable: bool,
@@ -42,6 +43,7 @@ impl Rig {
         Self {
             session: ServerSession::new(ClientId::from(CLIENT), true),
             budget: Budget::new(settings.shard_budget_bytes),
+            account: Account::default(),
             settings,
             now: Now::at_ms(1, 1_700_000_000_000),
             writable: true,
@@ -76,7 +78,7 @@ impl Rig {
             now: self.now,
             read_ns: self.now.mono_ns,
             settings: &self.settings,
-            budget: &mut self.budget,
+            budget: self.budget.purse(&mut self.account),
             reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
             framed: &mut self.framed,
             commands: &mut self.commands,

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use millstream::access::Tenants;
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
-use millstream::base::budget::Budget;
+use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
@@ -165,16 +165,18 @@ const PB_MAX: usize = 3_000;
 const PB_LIMITS: PbLimits = PbLimits { max_bytes: PB_MAX, foothold_bytes: 64, large_bytes: 1_000 };
 
 fn split(bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Vec<u8>>, Option<PeerFault>) {
-    let (mut delimiter, mut budget, mut pbs) = (Delimiter::default(), Budget::new(1 << 20), Vec::new());
+    let (mut delimiter, mut budget, mut account) =
+        (Delimiter::default(), Budget::new(1 << 20), Account::default());
+    let (mut purse, mut pbs) = (budget.purse(&mut account), Vec::new());
     let mut rest = bytes;
     while !rest.is_empty() {
         let (mut input, later) = rest.split_at(piece().clamp(1, rest.len()));
         rest = later;
         loop {
-            match delimiter.next(input, PB_LIMITS, &mut budget) {
+            match delimiter.next(input, PB_LIMITS, &mut purse) {
                 Ok((used, Step::Pb(pb))) => {
                     pbs.push(pb.to_vec());
-                    budget.release(pb.len());
+                    purse.release(pb.len());
                     input = &input[used..];
                 }
                 Ok((used, Step::More)) => {
@@ -185,10 +187,10 @@ fn split(bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Vec<u8>>, Optio
                 Err(fault) => return (pbs, Some(fault)),
             }
         }
-        assert!(budget.reserved() <= PB_MAX);
+        assert!(purse.reserved() <= PB_MAX);
     }
-    delimiter.reset(&mut budget);
-    assert_eq!(budget.reserved(), 0);
+    delimiter.reset(&mut purse);
+    assert_eq!(purse.reserved(), 0);
     (pbs, None)
 }
 

@@ -10,7 +10,7 @@ pub use produce::{ProduceEvent, Producer};
 
 use std::fmt;
 
-use crate::base::budget::Budget;
+use crate::base::budget::{Account, Budget};
 use crate::base::error::StatusCode;
 use crate::pb::Status;
 use crate::pb::wire::Malformed;
@@ -82,11 +82,16 @@ impl From<prost::DecodeError> for ServerFault {
 struct Half {
     delimiter: Delimiter,
     budget: Budget,
+    account: Account,
 }
 
 impl Half {
     fn new() -> Self {
-        Self { delimiter: Delimiter::default(), budget: Budget::new(PB_BYTES_MAX) }
+        Self {
+            delimiter: Delimiter::default(),
+            budget: Budget::new(PB_BYTES_MAX),
+            account: Account::default(),
+        }
     }
 
     fn each_pb(
@@ -95,9 +100,10 @@ impl Half {
         mut handle: impl FnMut(&[u8]) -> Result<(), ServerFault>,
     ) -> Result<(), ServerFault> {
         loop {
-            match self.delimiter.next(piece, PB_LIMITS, &mut self.budget) {
+            let mut purse = self.budget.purse(&mut self.account);
+            match self.delimiter.next(piece, PB_LIMITS, &mut purse) {
                 Ok((used, Step::Pb(pb))) => {
-                    self.budget.release(pb.len());
+                    purse.release(pb.len());
                     handle(pb)?;
                     piece = &piece[used..];
                 }

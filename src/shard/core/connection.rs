@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::CoreCounters;
 use super::deadlines::Armed;
 use crate::access::{Permit, Tenant, Tenants, Use};
-use crate::base::budget::{Budget, Remaining, Share, Wanted};
+use crate::base::budget::{Account, Budget, Purse, Share, Wanted};
 use crate::base::clock::{Now, millis};
 use crate::base::error::PeerFault;
 use crate::base::names::{ClientId, Project, QueueName};
@@ -56,19 +56,11 @@ pub struct Env<'a> {
     pub tenants: &'a Tenants,
 }
 
-/// Where a connection's output was before a call, and what the budget is without this connection.
+/// Where a connection's output stood before a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Checkpoint {
+pub struct Mark {
     out: usize,
     open: bool,
-    remaining: Remaining,
-}
-
-impl Checkpoint {
-    /// The connection is gone, and all that it had of the budget.
-    pub fn restore(self, budget: &mut Budget) {
-        budget.restore(self.remaining);
-    }
 }
 
 #[derive(Debug)]
@@ -85,6 +77,7 @@ struct Lent<'a> {
     sender: &'a mut Sender,
     out: &'a mut Vec<u8>,
     framed: &'a mut Framed,
+    account: &'a mut Account,
     read_ns: u64,
     writable: bool,
     tenant: Option<&'a Arc<Tenant>>,
@@ -97,6 +90,7 @@ macro_rules! parts {
             sender: &mut $connection.sender,
             out: &mut $connection.out,
             framed: &mut $connection.framed,
+            account: &mut $connection.account,
             read_ns: $connection.read_ns,
             writable: $connection.writable,
             tenant: $connection.tenant.as_ref(),
@@ -130,6 +124,8 @@ pub struct Connection {
     framed: Framed,
     /// When the socket was last read, [`Now::mono_ns`]: `inbound` is from then.
     read_ns: u64,
+    /// What it has of the budget.
+    account: Account,
     /// Bytes that are counted in the budget for `out`, while the socket has not taken all of it.
     counted: usize,
     /// The socket takes more.
@@ -170,6 +166,7 @@ impl Connection {
             sent: 0,
             framed: Framed::default(),
             read_ns: now.mono_ns,
+            account: Account::default(),
             counted: 0,
             writable: true,
             heard_ms: now.mono_ms,
@@ -211,7 +208,7 @@ impl Connection {
         let rest = &input[taken..];
         if !rest.is_empty() {
             self.inbound = rest.to_vec();
-            env.budget.hold(rest.len());
+            self.purse(env).hold(rest.len());
         }
     }
 
@@ -227,14 +224,14 @@ impl Connection {
             return false;
         }
         let mut input = std::mem::take(&mut self.inbound);
-        env.budget.drop_held(input.len());
+        self.purse(env).drop_held(input.len());
         let taken = self.process(&mut input, env);
         if taken < input.len() {
             input.drain(..taken);
             if input.capacity() > 2 * input.len() + UNSENT_SLACK_BYTES {
                 input.shrink_to_fit();
             }
-            env.budget.hold(input.len());
+            self.purse(env).hold(input.len());
             self.inbound = input;
         }
         self.with_session(env, ServerSession::flush);
@@ -268,7 +265,8 @@ impl Connection {
                 // What came behind it is taken in a call of its own: should that fail, this answer stands.
                 self.inbound.drain(..used);
                 self.inbound.shrink_to_fit();
-                env.budget.hold(self.inbound.len());
+                let left = self.inbound.len();
+                self.purse(env).hold(left);
             }
             Ok(None) => {}
             Err(refusal) => self.refuse(&refusal, env),
@@ -492,10 +490,11 @@ impl Connection {
             self.sent = 0;
         }
         let occupied = if left > 0 { self.out.capacity() } else { 0 };
+        let mut purse = budget.purse(&mut self.account);
         if occupied > self.counted {
-            budget.hold_unsent(occupied - self.counted);
+            purse.hold_unsent(occupied - self.counted);
         } else {
-            budget.drop_unsent(self.counted - occupied);
+            purse.drop_unsent(self.counted - occupied);
         }
         self.counted = occupied;
         if left > 0 {
@@ -568,10 +567,16 @@ impl Connection {
     pub fn abandon(&mut self, env: &mut Env<'_>) {
         self.with_session(env, ServerSession::abandon);
         if !matches!(self.phase, Phase::Handshaking) {
-            env.budget.drop_held(self.inbound.len());
+            let left = self.inbound.len();
+            self.purse(env).drop_held(left);
         }
-        env.budget.drop_unsent(self.counted);
-        self.counted = 0;
+        let counted = std::mem::take(&mut self.counted);
+        self.purse(env).drop_unsent(counted);
+        debug_assert!(
+            self.account.is_empty(),
+            "a connection that is gone has bytes of the budget: {:?}",
+            self.account
+        );
         self.inbound = Vec::new();
         self.out = Vec::new();
         self.sent = 0;
@@ -587,22 +592,16 @@ impl Connection {
 
     /// What [`Self::break_off`] goes back to.
     #[inline]
-    pub fn checkpoint(&self, budget: &Budget) -> Checkpoint {
-        let inbound = if matches!(self.phase, Phase::Handshaking) { 0 } else { self.inbound.len() };
-        let (held, unsent) = (inbound + self.counted, self.counted);
-        let remaining = match &self.phase {
-            Phase::Streaming(session) => session.without_it(budget, held, unsent),
-            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => budget.without(0, held, unsent),
-        };
-        Checkpoint { out: self.out.len(), open: self.sender.is_open(), remaining }
+    pub fn mark(&self) -> Mark {
+        Mark { out: self.out.len(), open: self.sender.is_open() }
     }
 
-    /// Our own code has failed in the middle of a call that began at `checkpoint`: what that call wrote and took of the budget
-    /// is taken back, and the connection ends with 500 and 1011.
-    pub fn break_off(&mut self, checkpoint: Checkpoint, env: &mut Env<'_>) {
-        self.out.truncate(checkpoint.out);
-        self.framed.truncate(checkpoint.out);
-        self.sender.roll_back(checkpoint.open);
+    /// Our own code has failed in the middle of a call that began at `mark`: takes back what that call wrote, gives back all that
+    /// the connection has of the budget, and ends the connection with 500 and 1011.
+    pub fn break_off(&mut self, mark: Mark, env: &mut Env<'_>) {
+        self.out.truncate(mark.out);
+        self.framed.truncate(mark.out);
+        self.sender.roll_back(mark.open);
         let linger_bytes = if matches!(self.phase, Phase::Handshaking) {
             Refusal::new(500, "internal: the handling of this handshake has failed").write(&mut self.out);
             REFUSED_READ_BYTES
@@ -611,9 +610,18 @@ impl Connection {
             self.sender.close(&mut self.out, Some(CloseCode::INTERNAL));
             closed_read_bytes(env.settings)
         };
-        checkpoint.restore(env.budget);
         self.counted = 0;
+        self.close_account(env.budget);
         self.begin_closing(linger_bytes, env);
+    }
+
+    /// Gives back all that the connection has of the budget.
+    pub fn close_account(&mut self, budget: &mut Budget) {
+        budget.close(&mut self.account);
+    }
+
+    fn purse<'a>(&'a mut self, env: &'a mut Env<'_>) -> Purse<'a> {
+        env.budget.purse(&mut self.account)
     }
 
     /// Whether the last bytes are on their way, so that our direction can be shut down.
@@ -674,12 +682,12 @@ fn closed_read_bytes(settings: &Settings) -> u64 {
 }
 
 fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
-    let Lent { sender, out, framed, read_ns, writable, tenant } = lent;
+    let Lent { sender, out, framed, account, read_ns, writable, tenant } = lent;
     Cx {
         now: env.now,
         read_ns,
         settings: env.settings,
-        budget: env.budget,
+        budget: env.budget.purse(account),
         reply: PbWriter { sender, out },
         framed,
         commands: env.commands,

@@ -67,9 +67,7 @@ impl<S: Store<Token>> Core<S> {
             for id in self.connections.ids().collect::<Vec<_>>() {
                 let Some(connection) = self.connections.get(id) else { continue };
                 if !connection.is_closing() && !connection.session().is_some_and(ServerSession::is_busy) {
-                    self.serve(now, id, |connection, env| connection.close(CloseCode::AWAY, env));
-                    self.mark_dirty(id);
-                    self.after(now, id);
+                    self.with_dirty(now, id, |connection, env| connection.close(CloseCode::AWAY, env));
                 }
             }
         }
@@ -77,9 +75,7 @@ impl<S: Store<Token>> Core<S> {
 
     fn for_each_connection(&mut self, now: Now, handle: impl Fn(&mut Connection, &mut Env<'_>)) {
         for id in self.connections.ids().collect::<Vec<_>>() {
-            self.serve(now, id, &handle);
-            self.mark_dirty(id);
-            self.after(now, id);
+            self.with_dirty(now, id, &handle);
         }
     }
 }

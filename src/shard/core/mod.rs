@@ -12,7 +12,7 @@ mod shortage;
 mod slab;
 mod snapshot;
 
-pub use connection::{Checkpoint, Connection, Env};
+pub use connection::{Connection, Env, Mark};
 pub use message::{Message, Token};
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
@@ -203,22 +203,20 @@ impl<S: Store<Token>> Core<S> {
         later: impl FnOnce() -> Now,
     ) -> Now {
         self.serve(now, id, |connection, env| connection.handle_received(input, env));
-        self.mark_dirty(id);
         let now = later();
         self.after(now, id);
+        self.mark_dirty(id);
         now
     }
 
     /// All that a turn brought of a connection was handed in: its batch goes to the store.
     pub fn flush(&mut self, now: Now, id: ConnectionId) {
-        self.serve(now, id, |connection, env| connection.with_session(env, |session, cx| session.flush(cx)));
-        self.after(now, id);
+        self.with(now, id, |connection, env| connection.with_session(env, |session, cx| session.flush(cx)));
     }
 
     /// The peer has gone, or the socket has failed.
     pub fn handle_gone(&mut self, now: Now, id: ConnectionId) {
-        self.serve(now, id, Connection::abandon);
-        self.route_commands(now, id);
+        self.with(now, id, Connection::abandon);
         self.connections.remove(id);
     }
 
@@ -302,10 +300,9 @@ impl<S: Store<Token>> Core<S> {
     pub fn poll_transmit(&mut self, now: Now, id: ConnectionId) -> &[u8] {
         let Some(connection) = self.connections.get_mut(id) else { return &[] };
         connection.lend_buffer(&mut self.spare, &mut self.notes);
-        if self.serve(now, id, Connection::poll_transmit) == Some(true) {
+        if self.with(now, id, Connection::poll_transmit) == Some(true) {
             self.mark_dirty(id);
         }
-        self.after(now, id);
         if let Some(connection) = self.connections.get(id)
             && connection.unsent().is_empty()
         {
@@ -382,9 +379,7 @@ impl<S: Store<Token>> Core<S> {
             if !connection.armed.fire(due_ms) {
                 continue;
             }
-            self.serve(now, id, Connection::handle_timeout);
-            self.mark_dirty(id);
-            self.after(now, id);
+            self.with_dirty(now, id, Connection::handle_timeout);
         }
         self.evict(now);
         if self.tick_due_ms <= now.mono_ms {
@@ -505,7 +500,27 @@ impl<S: Store<Token>> Core<S> {
         Some((connection, env))
     }
 
-    /// Lets a connection do something. Should its handling panic, that ends this connection and no other.
+    /// Lets a connection do something, and does what that brings: its commands go on their way, and it gets its places in the
+    /// lists of those that wait. A panic of its handling ends this connection and no other.
+    #[inline]
+    fn with<R>(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        handle: impl FnOnce(&mut Connection, &mut Env<'_>) -> R,
+    ) -> Option<R> {
+        let handled = self.serve(now, id, handle);
+        self.after(now, id);
+        handled
+    }
+
+    /// The same for what leaves the connection with something to send or to take in.
+    fn with_dirty(&mut self, now: Now, id: ConnectionId, handle: impl FnOnce(&mut Connection, &mut Env<'_>)) {
+        self.with(now, id, handle);
+        self.mark_dirty(id);
+    }
+
+    /// The first half of [`Self::with`], for callers that look at the clock before the second.
     #[inline]
     fn serve<R>(
         &mut self,
@@ -513,20 +528,24 @@ impl<S: Store<Token>> Core<S> {
         id: ConnectionId,
         handle: impl FnOnce(&mut Connection, &mut Env<'_>) -> R,
     ) -> Option<R> {
-        let checkpoint = self.connections.get(id)?.checkpoint(&self.budget);
         let (connection, mut env) = self.connection(now, id)?;
+        let mark = connection.mark();
         let handled = catch_unwind(AssertUnwindSafe(|| handle(connection, &mut env)));
         if handled.is_err() {
-            self.handle_panic(now, id, checkpoint);
+            self.handle_panic(now, id, mark);
         }
         handled.ok()
     }
 
     /// The handling of a connection has panicked; what it was about to ask is not asked.
     #[cold]
-    fn handle_panic(&mut self, now: Now, id: ConnectionId, checkpoint: Checkpoint) {
+    fn handle_panic(&mut self, now: Now, id: ConnectionId, mark: Mark) {
         self.counters.panics += 1;
-        self.commands.clear();
+        for command in self.commands.drain(..) {
+            if let Command::Append { reserved, .. } = command {
+                self.budget.release(reserved);
+            }
+        }
         let Some(connection) = self.connections.get(id) else { return };
         let project = connection.project().map(Project::to_string).unwrap_or_default();
         let queue = connection.queue_name.as_ref().map(QueueName::to_string).unwrap_or_default();
@@ -539,11 +558,12 @@ impl<S: Store<Token>> Core<S> {
             "the handling of a connection has panicked: it ends"
         );
         let Some((connection, mut env)) = self.connection(now, id) else { return };
-        if catch_unwind(AssertUnwindSafe(|| connection.break_off(checkpoint, &mut env))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| connection.break_off(mark, &mut env))).is_err() {
             // Not even that: it ends without a word.
             tracing::error!(connection = number, ?peer, project, queue, "and has panicked again");
-            checkpoint.restore(&mut self.budget);
-            self.connections.remove(id);
+            if let Some(mut connection) = self.connections.remove(id) {
+                connection.close_account(&mut self.budget);
+            }
             // So that its socket is looked at, and closed.
             self.dirty.push_back(id);
         }
@@ -691,7 +711,7 @@ impl<S: Store<Token>> Core<S> {
         // Given back on completion, whether or not the connection is still there.
         self.budget.release(token.reserved);
         let id = token.connection;
-        self.serve(now, id, |connection, env| {
+        self.with_dirty(now, id, |connection, env| {
             connection.with_session(env, |session, cx| match completion {
                 Completion::Appended { result, .. } => {
                     session.handle_appended(token.operation, token.detail, result, cx);
@@ -705,8 +725,6 @@ impl<S: Store<Token>> Core<S> {
                 Completion::Opened { .. } => {}
             });
         });
-        self.mark_dirty(id);
-        self.after(now, id);
     }
 
     /// Finds a queue for a connection of any shard; makes it, where this is its home.
@@ -818,7 +836,7 @@ impl<S: Store<Token>> Core<S> {
         let id = token.connection;
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
-        self.serve(now, id, |connection, env| {
+        self.with_dirty(now, id, |connection, env| {
             let mut local = 0;
             if let Ok(info) = &opened {
                 connection.queue = Some(*info);
@@ -830,7 +848,5 @@ impl<S: Store<Token>> Core<S> {
             connection
                 .with_session(env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
         });
-        self.mark_dirty(id);
-        self.after(now, id);
     }
 }

@@ -52,9 +52,7 @@ impl<S: Store<Token>> Core<S> {
             // The first in the queue may reserve; whoever comes behind it may not.
             self.budget.set_waiting(share, 0);
             if wanted.is_some() {
-                self.serve(now, id, Connection::retry);
-                self.mark_dirty(id);
-                self.after(now, id);
+                self.with_dirty(now, id, Connection::retry);
             }
             self.budget.set_waiting(share, self.waiting[queue].len());
         }
@@ -97,9 +95,7 @@ impl<S: Store<Token>> Core<S> {
                     "memory is short: a client that takes nothing is closed"
                 );
             }
-            self.serve(now, id, Connection::abandon);
-            self.mark_dirty(id);
-            self.after(now, id);
+            self.with_dirty(now, id, Connection::abandon);
         }
     }
 }
