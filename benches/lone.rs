@@ -21,7 +21,7 @@ use millstream::shard::executor::{ExecutorSettings, spawn};
 use millstream::shard::inbox::inbox;
 use millstream::shard::parker::Parker;
 use millstream::shard::server::Server;
-use millstream::shard::socket::Socket;
+use millstream::shard::transport::{Plain, Transport};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
 
@@ -90,7 +90,7 @@ fn echo(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
     let (accepted, _) = listener.accept().unwrap();
     let settings = ExecutorSettings { name: "echo".into(), core: Some(SERVER_CORE) };
     let server = spawn(settings, move || async move {
-        let mut socket = Socket::new(socket2::Socket::from(accepted), 0).unwrap();
+        let mut socket = Plain::new(socket2::Socket::from(accepted), 0).unwrap();
         let mut parker = Parker::new(Arc::default());
         let (_sender, inbox) = inbox::<()>(1);
         let (mut buffer, mut ready, mut worked) = (vec![0; 256 << 10], Vec::new(), Instant::now());

@@ -10,11 +10,11 @@ use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
 
-/// What comes into a shard's inbox.
+/// What comes into a shard's inbox. `A` is an accepted connection.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum Delivery<A = socket2::Socket> {
     /// From the acceptor.
-    Socket(socket2::Socket, Option<SocketAddr>),
+    Socket(A, Option<SocketAddr>),
     /// From another shard: all that it had for this one in a turn.
     Messages(Vec<Message>),
     /// The store has something for the shard.

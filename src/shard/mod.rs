@@ -3,8 +3,10 @@
 //! | file | one concept | runs on |
 //! | --- | --- | --- |
 //! | `core/` | what a shard decides, without I/O | the shard |
-//! | `driver` | turn after turn | the shard |
-//! | `socket`, `parker` | ready sockets, parking, passes of the reactor | the shard |
+//! | `turn` | one round of work, on glommio and in the simulation | the shard |
+//! | `transport/` | the bytes of a connection: TCP | the shard |
+//! | `driver` | turn after turn, passes of the reactor, parking | the shard |
+//! | `parker` | ready sockets, parking, passes of the reactor | the shard |
 //! | `files` | the embedded log's disk | the shard |
 //! | `inbox`, `doorbell`, `delivery` | what other threads send | the shard and its senders |
 //! | `preflight`, `descriptors` | what the machine must allow; how many connections it leaves room for | the starting thread |
@@ -31,7 +33,8 @@ pub mod preflight;
 pub mod probe;
 pub mod refuser;
 pub mod server;
-pub mod socket;
+pub mod transport;
+pub mod turn;
 pub mod uring;
 
 pub use collector::{Board, Collector, HISTORY};

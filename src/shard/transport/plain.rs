@@ -1,4 +1,4 @@
-//! One TCP socket of a shard, and the waker that notes its slot.
+//! TCP: one socket of a shard, and the waker that notes its slot.
 //!
 //! glommio's stream receives and sends with plain system calls that never block, and arms a poll on the ring when
 //! there was less than asked for. No buffer belongs to a socket.
@@ -13,11 +13,12 @@ use std::task::{Context, Poll, Waker};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
-use super::parker::ReadyMark;
+use super::Transport;
+use crate::shard::parker::ReadyMark;
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct Socket {
+pub struct Plain {
     stream: TcpStream,
     mark: Arc<ReadyMark>,
     waker: Waker,
@@ -26,7 +27,7 @@ pub struct Socket {
     is_shut: bool,
 }
 
-impl Socket {
+impl Plain {
     /// Takes over an accepted or connected socket, for the tenant of `slot`. Small sends leave at once.
     pub fn new(socket: socket2::Socket, slot: u32) -> io::Result<Self> {
         socket.set_nodelay(true)?;
@@ -34,26 +35,24 @@ impl Socket {
         let (mark, waker) = ReadyMark::new(slot);
         Ok(Self { stream: TcpStream::from(socket), mark, waker, readable: true, is_shut: false })
     }
+}
 
-    /// Its place in the ready list was taken. It may have been woken because it can be read, and whoever is not
-    /// read now must not forget that.
-    pub fn clear_mark(&mut self) {
+impl Transport for Plain {
+    fn clear_mark(&mut self) {
+        // The mark may say that the socket can be read, and a connection that is not read now must not forget that.
         self.mark.clear();
         self.readable = true;
     }
 
-    /// Puts it into the ready list.
-    pub fn mark(&self) {
+    fn mark(&self) {
         self.mark.mark();
     }
 
-    /// Whether a read may find something.
-    pub fn is_readable(&self) -> bool {
+    fn is_readable(&self) -> bool {
         self.readable
     }
 
-    /// Reads what is there: `None` where that is nothing, 0 at the end.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let mut cx = Context::from_waker(&self.waker);
         match Pin::new(&mut self.stream).poll_read(&mut cx, buffer) {
             Poll::Ready(result) => {
@@ -67,8 +66,7 @@ impl Socket {
         }
     }
 
-    /// Sends as much as the kernel takes; less than all means that the waker will say when it takes more.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut cx = Context::from_waker(&self.waker);
         let mut sent = 0;
         while sent < bytes.len() {
@@ -82,8 +80,7 @@ impl Socket {
         Ok(sent)
     }
 
-    /// Ends our direction, once.
-    pub fn shut_down(&mut self) {
+    fn shut_down(&mut self) {
         if !self.is_shut {
             self.is_shut = true;
             // The peer may have gone already; then there is nobody left to tell.
