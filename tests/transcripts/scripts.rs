@@ -8,8 +8,11 @@ mod websocket;
 
 use super::script::Script;
 
+/// Writes a conversation.
+pub type Write = fn(&mut Script);
+
 /// Each with its name.
-pub fn all() -> Vec<(&'static str, fn(&mut Script))> {
+pub fn all() -> Vec<(&'static str, Write)> {
     vec![
         ("consume-broken", consume::broken),
         ("consume-credit", consume::credit_and_linger),
