@@ -6,6 +6,8 @@
 
 #[path = "common/random.rs"]
 mod random;
+#[path = "common/transcript.rs"]
+mod transcript;
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
@@ -29,8 +31,11 @@ use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
+const SUITE: &str = "core";
+
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Client-ID: 67e55044-10b1-426f-9247-bb680e5fe0c8\r\n\r\n";
 
 /// A client's wsmessage: `half` in frames of drawn sizes, each masked, with pings between them.
 fn wsmessage(half: &[u8], random: &mut Random, pings: &mut u8, out: &mut Vec<u8>) {
@@ -82,6 +87,7 @@ impl Shard {
         let mut piece = input[..wanted].to_vec();
         if wanted > 0 {
             let now = self.now;
+            transcript::bytes(SUITE, "in", self.id.as_u64(), &piece);
             self.core.handle_received(now, self.id, &mut piece, || now);
         }
         wanted
@@ -100,6 +106,7 @@ impl Shard {
         while let Some(id) = self.core.poll_dirty() {
             let bytes = self.core.poll_transmit(self.now, id);
             let (length, sent) = (bytes.len(), self.random.between(0, bytes.len()));
+            transcript::bytes(SUITE, "out", id.as_u64(), &bytes[..sent]);
             self.read.extend(&bytes[..sent]);
             self.core.handle_sent(self.now, id, sent, sent == length);
             if sent < length {
@@ -242,6 +249,7 @@ impl Shard {
             }
             let later = rest.split_off(wanted);
             let now = self.now;
+            transcript::bytes(SUITE, "in", self.id.as_u64(), &rest);
             self.core.handle_received(now, self.id, &mut rest, || now);
             rest = later;
         }
@@ -254,6 +262,7 @@ impl Shard {
             while let Some(id) = self.core.poll_dirty() {
                 let bytes = self.core.poll_transmit(self.now, id);
                 let length = bytes.len();
+                transcript::bytes(SUITE, "out", id.as_u64(), bytes);
                 self.read.extend(bytes);
                 self.core.handle_sent(self.now, id, length, true);
             }

@@ -13,7 +13,8 @@ use super::{ServerConfig, Unworkable};
 use crate::base::names::Project;
 
 /// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
-const OTHER_VARIABLES: [&str; 5] = ["config", "seeds", "bench_seconds", "require_kafka", "kills"];
+const OTHER_VARIABLES: [&str; 7] =
+    ["config", "seeds", "bench_seconds", "require_kafka", "kills", "transcripts", "record"];
 
 /// Protocols of a Kubernetes service's port.
 const LINK_PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
