@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use millstream::batch::Fetched;
-use millstream::clock::Now;
+use millstream::access::Tenants;
+use millstream::base::batch::Fetched;
+use millstream::base::clock::Now;
+use millstream::base::error::StoreFault;
+use millstream::base::names::Project;
+use millstream::base::queue::Signing;
 use millstream::config::ServerConfig;
 use millstream::config::setting::Setting;
-use millstream::error::StoreFault;
-use millstream::names::Project;
-use millstream::queue::Signing;
 use millstream::shard::core::{ConnectionId, Core, Token};
 use millstream::store::{Completion, Life, Memory, Request, Store, StoreCounters};
-use millstream::tenant::Tenants;
 
 use super::conversation::{Event, Step, Trouble};
 
