@@ -6,7 +6,7 @@
 //!
 //! | room | what lives there | what never does |
 //! | --- | --- | --- |
-//! | [`base`] | the words that all rooms share: names, queues, batches, clock, faults, limits, budget | I/O |
+//! | [`base`] | the words that all rooms share: names, queues, batches, clock, faults, limits, budget, settings | I/O |
 //! | [`process`] | the allocator's settings, log lines, the terminal, commands that the server runs | |
 //! | [`ws`] | RFC 6455, server and client side | I/O, projects, queues |
 //! | [`pb`] | protobuf messages, where one ends, and the hand-written coders of the two hot ones | I/O, frames, operations |

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::core::{ConnectionId, Core, CoreCounters, Token};
+use super::core::{ConnectionId, Core, CoreCounters, Settings, Token};
 use super::delivery::{Delivery, Reply};
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
 use super::refuser::Refuser;
 use super::socket::Socket;
 use crate::base::clock::{Now, Step, WallClock};
-use crate::config::Settings;
 use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};
 
