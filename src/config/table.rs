@@ -17,8 +17,30 @@ const NOT_SHOWN: &str = "kafka_";
 pub struct Entry {
     /// What is said of it.
     pub about: &'static About,
-    get: Box<dyn Fn(&ServerConfig) -> String + Send + Sync>,
-    set: Box<dyn Fn(&mut ServerConfig, &str) -> Result<(), String> + Send + Sync>,
+    access: Box<dyn Access>,
+}
+
+/// Reads and writes one setting in the whole configuration.
+trait Access: Send + Sync {
+    fn get(&self, config: &ServerConfig) -> String;
+    fn set(&self, config: &mut ServerConfig, text: &str) -> Result<(), String>;
+}
+
+/// A room's setting, and the way to the room's settings.
+struct Lens<S: 'static> {
+    setting: &'static Setting<S>,
+    part: fn(&ServerConfig) -> &S,
+    part_mut: fn(&mut ServerConfig) -> &mut S,
+}
+
+impl<S> Access for Lens<S> {
+    fn get(&self, config: &ServerConfig) -> String {
+        self.setting.get((self.part)(config))
+    }
+
+    fn set(&self, config: &mut ServerConfig, text: &str) -> Result<(), String> {
+        self.setting.set((self.part_mut)(config), text)
+    }
 }
 
 impl fmt::Debug for Entry {
@@ -63,8 +85,7 @@ fn entries<S: Declared>(
 ) -> Vec<Entry> {
     let entry = |setting: &'static Setting<S>| Entry {
         about: &setting.about,
-        get: Box::new(move |config| setting.get(part(config))),
-        set: Box::new(move |config, text| setting.set(part_mut(config), text)),
+        access: Box::new(Lens { setting, part, part_mut }),
     };
     S::SETTINGS.iter().map(entry).collect()
 }
@@ -84,12 +105,12 @@ impl Entry {
 
     /// Sets it from text; the error says what is wrong, without the key.
     pub fn set(&self, config: &mut ServerConfig, text: &str) -> Result<(), String> {
-        (self.set)(config, text)
+        self.access.set(config, text)
     }
 
     /// Its value as text that [`Self::set`] takes.
     pub fn get(&self, config: &ServerConfig) -> String {
-        (self.get)(config)
+        self.access.get(config)
     }
 
     /// Its value as TOML.

@@ -70,8 +70,7 @@ impl World {
             failing: if random.one_in(3) { random.between(5, 40) } else { 0 },
             full: if random.one_in(3) { random.between(2, 20) } else { 0 },
         }));
-        let mut settings = Settings::default();
-        settings.partitions = random.between(1, 5) as u16;
+        let mut settings = Settings { partitions: random.between(1, 5) as u16, ..Settings::default() };
         let operation = &mut settings.operation;
         operation.max_payload_bytes = 600;
         // Some shards have hardly more memory than one pb takes.

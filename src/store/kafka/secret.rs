@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn nothing_that_shows_a_configuration_shows_a_secret() {
-        let mut config = Settings::default();
-        config.token_command = "curl -d client_secret=sesame".into();
+        let token_command = "curl -d client_secret=sesame".into();
+        let mut config = Settings { token_command, ..Settings::default() };
         for key in ["sasl.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"] {
             config.properties.insert(key.into(), "open sesame".into());
         }
