@@ -20,7 +20,7 @@
 //! | [`client`] | the client's side of the streaming protocol, and its connection on glommio | stores |
 //! | [`load`] | the load generator on `client` | |
 //! | [`report`] | what loads measured, drawn and compared | measuring |
-//! | [`config`] | the settings of all rooms, composed and checked | |
+//! | [`config`] | the settings of all rooms, composed and checked; each room declares its own (`settings!`) | knowing how one works |
 //! | [`cli`] | one file for each subcommand | logic worth testing |
 //!
 //! # The way of a message in
