@@ -20,7 +20,6 @@ use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
-use millstream::config::WhenFull;
 use millstream::latency::{Recorder, Stage};
 use millstream::operation::Command;
 use millstream::pb::{
@@ -28,7 +27,8 @@ use millstream::pb::{
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::shard::inbox::inbox;
-use millstream::store::{Memory, Request, Store, Stream};
+use millstream::store::memory::{Memory, WhenFull};
+use millstream::store::{Request, Store, Stream};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use millstream::ws::mask::apply;
 use millstream::ws::{Input, Receiver, Role};

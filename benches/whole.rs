@@ -13,15 +13,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
-use millstream::base::names::Project;
-use millstream::config::{Settings, WhenFull};
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
-use millstream::shard::core::{ConnectionId, Core, Token};
-use millstream::store::Memory;
+use millstream::shard::core::{ConnectionId, Core, Settings, Token};
+use millstream::store::memory::{Memory, WhenFull};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
 
@@ -40,8 +38,8 @@ struct Shard {
 
 impl Shard {
     fn new() -> Self {
-        let settings = Arc::new(Settings::new(Project::parse("default").unwrap()));
-        let tenants = Arc::new(Tenants::new(settings.per_project));
+        let settings = Arc::new(Settings::default());
+        let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let store = Memory::new(64 << 20, WhenFull::DropOldest, 7);
         Self { core: Core::new(0, 1, settings, tenants, store), began: Instant::now() }
     }

@@ -6,7 +6,7 @@
 //!
 //! | room | what lives there | what never does |
 //! | --- | --- | --- |
-//! | [`base`] | the words that all rooms share: names, queues, batches, clock, faults, limits, budget | I/O |
+//! | [`base`] | the words that all rooms share: names, queues, batches, clock, faults, limits, budget, settings | I/O |
 //! | [`process`] | the allocator's settings, log lines, the terminal, commands that the server runs | |
 //! | [`ws`] | RFC 6455, server and client side | I/O, projects, queues |
 //! | [`pb`] | protobuf messages, where one ends, and the hand-written coders of the two hot ones | I/O, frames, operations |
@@ -20,7 +20,7 @@
 //! | [`client`] | the client's side of the streaming protocol, and its connection on glommio | stores |
 //! | [`load`] | the load generator on `client` | |
 //! | [`report`] | what loads measured, drawn and compared | measuring |
-//! | [`config`] | the settings of all rooms, composed and checked | |
+//! | [`config`] | the settings of all rooms, composed and checked; each room declares its own (`settings!`) | knowing how one works |
 //! | [`cli`] | one file for each subcommand | logic worth testing |
 //!
 //! # The way of a message in

@@ -13,16 +13,14 @@ use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
-use millstream::base::names::Project;
-use millstream::config::{Settings, WhenFull};
 use millstream::pb::{
     ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest,
     ProduceSetupResponse, SetupRequest, Status,
 };
-use millstream::shard::core::{ConnectionId, Core};
-use millstream::store::Memory;
+use millstream::shard::core::{ConnectionId, Core, Settings};
+use millstream::store::memory::{Memory, WhenFull};
 use proptest::prelude::*;
 use prost::Message;
 use random::Random;
@@ -72,9 +70,9 @@ struct Shard {
 
 impl Shard {
     fn new(seed: u64) -> Self {
-        let settings = Arc::new(Settings::new(Project::parse("default").unwrap()));
+        let settings = Arc::new(Settings::default());
         let now = Now::at_ms(1, 1_700_000_000_000);
-        let tenants = Arc::new(Tenants::new(settings.per_project));
+        let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let mut core = Core::new(0, 1, settings, tenants, Memory::new(64 << 20, WhenFull::Refuse, 7));
         let id = core.handle_accepted(now, None).unwrap();
         Self { core, id, now, random: Random(seed), read: Vec::new() }
@@ -299,7 +297,7 @@ fn of_a_peer_that_is_turned_away_little_more_is_read() {
     assert!(shard.receive_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).is_empty());
     shard.send_all();
     assert_eq!(shard.read[..4], [0x88, 2, 0x03, 0xeb]);
-    let limit = Settings::new(Project::parse("default").unwrap()).discard_limit_bytes as usize;
+    let limit = Settings::default().operation.discard_limit_bytes as usize;
     let left = shard.receive_all(&vec![0; limit + 1_000]);
     assert_eq!(left.len(), 1_000);
     assert_eq!(shard.core.closing(shard.now, shard.id), (true, true));

@@ -6,8 +6,7 @@ use crate::access::Tenant;
 use crate::base::budget::Purse;
 use crate::base::clock::Now;
 use crate::base::error::{FailureCounts, Fault};
-use crate::config::Settings;
-use crate::operation::Command;
+use crate::operation::{Command, Settings};
 use crate::pb::Status;
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@
 //! | `credit` | message numbers and how far they may go |
 //! | `quota` | what a produce operation has paid for of its project's rates |
 //! | `marker` | where a consumer is, as text |
+//! | `settings` | sizes, lifetimes, windows and batches |
 //! | `command` | what an operation asks of its shard |
 
 mod command;
@@ -15,9 +16,11 @@ mod credit;
 mod marker;
 mod produce;
 mod quota;
+mod settings;
 
 pub use command::{Command, OperationId};
 pub use consume::{Beginning, Consume};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use marker::{Marker, Place, Start};
 pub use produce::{Author, Produce, Routing};
+pub use settings::Settings;

@@ -181,7 +181,7 @@ impl Produce {
             planted::in_connection(pb);
         }
         let before = self.window.received();
-        let guess = first_ttl(pb).unwrap_or(cx.settings.ttl_secs.0);
+        let guess = first_ttl(pb).unwrap_or(cx.settings.ttl_min_secs);
         let max = cx.settings.max_payload_bytes;
         let mut too_large = false;
         let mut copied = None;
@@ -621,9 +621,9 @@ impl Place {
 
 /// The TTL of a request's messages, or why all of them are refused.
 fn check(head: &ProduceRequestHead, cx: &Cx<'_>) -> Result<u32, PeerFault> {
-    let (shortest, longest) = cx.settings.ttl_secs;
+    let (shortest, longest) = cx.settings.ttl_secs();
     let ttl = head.ttl.filter(|ttl| (shortest..=longest).contains(ttl));
-    let ttl = ttl.ok_or(PeerFault::Ttl { ttl: head.ttl, range: cx.settings.ttl_secs })?;
+    let ttl = ttl.ok_or(PeerFault::Ttl { ttl: head.ttl, range: cx.settings.ttl_secs() })?;
     if head.keys != 0 && head.keys != head.payloads {
         return Err(PeerFault::KeyCount { keys: head.keys, payloads: head.payloads });
     }

@@ -9,8 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::executor::{IO_MEMORY, RING_DEPTH};
-use super::{descriptors, uring};
-use crate::config::ServerConfig;
+use super::{Settings, descriptors, uring};
 
 /// A kernel's version, major and minor.
 type Version = (u32, u32);
@@ -52,11 +51,12 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-/// Checks kernel, io_uring, locked memory and open files for a server. How many connections the limit of open files leaves room for,
-/// on all shards together.
-pub fn check(config: &ServerConfig) -> Result<usize, Unfit> {
-    check_executors(config.shard_cores().len())?;
-    let (connections, warning) = descriptors::connections(raise(Resource::Nofile), config)?;
+/// Checks kernel, io_uring, locked memory and open files for a server, with or without a control port. Returns how many connections
+/// the limit of open files leaves room for, on all shards together.
+pub fn check(settings: &Settings, has_control: bool) -> Result<usize, Unfit> {
+    check_executors(settings.shard_cores().len())?;
+    let limit = raise(Resource::Nofile);
+    let (connections, warning) = descriptors::connections(limit, settings, has_control)?;
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }

@@ -3,6 +3,10 @@
 //! Bounded: each batch costs its stored bytes and [`BATCH_OVERHEAD_BYTES`]. When full it drops the oldest batches
 //! of the whole shard, counts them and says so once, or refuses, as the operator chose.
 
+mod settings;
+
+pub use settings::{Settings, WhenFull};
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -17,7 +21,6 @@ use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX_MS;
 use crate::base::names::ClientId;
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
-use crate::config::WhenFull;
 
 /// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
 /// of arrival, the allocator's share of two allocations.
@@ -508,8 +511,8 @@ mod tests {
 
     #[test]
     fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
+        use crate::access::ProjectLimits;
         use crate::access::Use;
-        use crate::config::ProjectLimits;
 
         let tenants =
             Arc::new(Tenants::new(ProjectLimits { storage_bytes: 1 << 20, ..ProjectLimits::default() }));

@@ -6,8 +6,9 @@
 mod fence;
 pub mod kafka;
 pub mod log;
-mod memory;
+pub mod memory;
 mod read;
+mod settings;
 mod tail;
 mod window;
 
@@ -16,6 +17,7 @@ mod conformance;
 
 pub use fence::Fence;
 pub use memory::Memory;
+pub use settings::{Settings, StoreKind};
 pub use tail::Tail;
 
 use std::hash::Hash;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use millstream::access::Tenant;
 use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
-use millstream::base::names::{ClientId, Project};
+use millstream::base::names::ClientId;
 use millstream::base::queue::{QueueId, QueueInfo};
-use millstream::config::Settings;
 use millstream::front::{Cx, Framed, PbWriter, ServerSession, SessionCounters};
-use millstream::operation::Command;
+use millstream::operation::{Command, Settings};
 use millstream::pb::SetupRequest;
+use millstream::shard::core;
 use millstream::ws::{Role, Sender};
 use prost::Message;
 
@@ -40,9 +40,13 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(settings: Settings) -> Self {
+        Self::with_budget(settings, core::Settings::default().shard_budget_bytes)
+    }
+
+    pub fn with_budget(settings: Settings, budget_bytes: usize) -> Self {
         Self {
             session: ServerSession::new(ClientId::from(CLIENT), true),
-            budget: Budget::new(settings.shard_budget_bytes),
+            budget: Budget::new(budget_bytes),
             account: Account::default(),
             settings,
             now: Now::at_ms(1, 1_700_000_000_000),
@@ -57,9 +61,7 @@ impl Rig {
     }
 
     pub fn defaults() -> Settings {
-        let mut settings = Settings::new(Project::parse("default").unwrap());
-        settings.marker_wait = Duration::ZERO;
-        settings
+        Settings { marker_wait: Duration::ZERO, ..Settings::default() }
     }
 
     pub fn queue(partitions: u16) -> QueueInfo {

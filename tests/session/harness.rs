@@ -39,8 +39,7 @@ impl Harness {
         settings.large_pb_bytes = 200;
         settings.consume_batch_messages = 7;
         settings.consume_batch_bytes = 200;
-        settings.shard_budget_bytes = budget_bytes;
-        Self { rig: Rig::new(settings), asked: VecDeque::new() }
+        Self { rig: Rig::with_budget(settings, budget_bytes), asked: VecDeque::new() }
     }
 
     /// One call of the session, and what it wrote.

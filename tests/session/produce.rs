@@ -2,12 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::error::StoreFault;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::partitioner::{client_partition, key_partition};
 use millstream::base::queue::message_id;
-use millstream::config::ProjectLimits;
 use millstream::front::{Cx, ServerSession};
 use millstream::operation::{Command, OperationId};
 use millstream::pb::wire::write_varint;

@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
-use millstream::base::names::Project;
 use millstream::client::{Next, Resume, Wire};
-use millstream::config::{Settings, WhenFull};
-use millstream::shard::core::{Core, Message};
-use millstream::store::{Memory, Store};
+use millstream::shard::core::{Core, Message, Settings};
+use millstream::store::Store;
+use millstream::store::memory::{Memory, WhenFull};
 
 use super::client::{Client, Link, Role};
 use super::model::{Asked, Model};
@@ -71,24 +70,25 @@ impl World {
             failing: if random.one_in(3) { random.between(5, 40) } else { 0 },
             full: if random.one_in(3) { random.between(2, 20) } else { 0 },
         }));
-        let mut settings = Settings::new(Project::parse("default").unwrap());
-        settings.partitions = random.between(1, 5) as u16;
-        settings.max_payload_bytes = 600;
+        let mut settings = Settings { partitions: random.between(1, 5) as u16, ..Settings::default() };
+        let operation = &mut settings.operation;
+        operation.max_payload_bytes = 600;
         // Some shards have hardly more memory than one pb takes.
         let batch = if random.one_in(3) { 6 } else { 30 };
-        settings.max_pb_bytes = batch * 720;
-        settings.produce_window = random.between(100, 400) as u32;
-        settings.produce_window_bytes = random.between(1_000, 100_000);
-        settings.consume_batch_messages = random.between(1, 120);
-        settings.consume_batch_bytes = random.between(200, 20_000);
-        settings.shard_budget_bytes = settings.max_pb_bytes * random.between(10, 40) / 10;
-        settings.consume_linger = Duration::from_millis(if random.one_in(4) { 20 } else { 0 });
+        operation.max_pb_bytes = batch * 720;
+        operation.produce_window = random.between(100, 400) as u32;
+        operation.produce_window_bytes = random.between(1_000, 100_000);
+        operation.consume_batch_messages = random.between(1, 120);
+        operation.consume_batch_bytes = random.between(200, 20_000);
+        settings.shard_budget_bytes = operation.max_pb_bytes * random.between(10, 40) / 10;
+        operation.consume_linger = Duration::from_millis(if random.one_in(4) { 20 } else { 0 });
+        let mut limits = ProjectLimits::default();
         if seed % 4 == 3 {
-            settings.per_project.messages_per_sec = 200 + seed % 900;
-            settings.per_project.bytes_per_sec = 20_000 + seed * 37 % 60_000;
+            limits.messages_per_sec = 200 + seed % 900;
+            limits.bytes_per_sec = 20_000 + seed * 37 % 60_000;
         }
-        let is_limited = settings.per_project.messages_per_sec > 0;
-        let tenants = Arc::new(Tenants::new(settings.per_project));
+        let is_limited = limits.messages_per_sec > 0;
+        let tenants = Arc::new(Tenants::new(limits));
         let settings = Arc::new(settings);
         let count = random.between(1, 3) as u16;
         let shards = (0..count)

@@ -9,10 +9,9 @@ use millstream::access::Tenants;
 use millstream::base::batch::Fetched;
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
-use millstream::base::names::Project;
 use millstream::base::queue::Signing;
 use millstream::config::ServerConfig;
-use millstream::config::setting::Setting;
+use millstream::config::table::Entry;
 use millstream::shard::core::{ConnectionId, Core, Token};
 use millstream::store::{Completion, Life, Memory, Request, Store, StoreCounters};
 
@@ -104,9 +103,9 @@ pub struct Player {
 impl Player {
     /// A shard with the default settings but for these.
     pub fn new(settings: &[(String, String)]) -> Self {
-        let mut config = ServerConfig::new(Project::parse("default").unwrap());
+        let mut config = ServerConfig::default();
         for (key, text) in settings {
-            Setting::find(key)
+            Entry::find(key)
                 .unwrap_or_else(|| panic!("{key}: no such setting"))
                 .set(&mut config, text)
                 .unwrap();
@@ -241,9 +240,10 @@ fn core(
     timeline: u64,
     trouble: &Rc<Cell<Trouble>>,
 ) -> Core<ScriptedStore> {
-    let settings = Arc::new(config.settings.clone());
-    let tenants = Arc::new(Tenants::new(settings.per_project));
-    let memory = Memory::new(config.memory_bytes, config.memory_full, incarnation);
+    let settings = Arc::new(config.shard.core.clone());
+    let tenants = Arc::new(Tenants::new(config.shard.projects));
+    let memory = &config.shard.store.memory;
+    let memory = Memory::new(memory.bytes, memory.when_full, incarnation);
     let store = ScriptedStore { memory, timeline, trouble: trouble.clone() };
     Core::new(0, 1, settings, tenants, store)
 }

@@ -43,6 +43,7 @@ mod reason;
 mod recovery;
 pub mod scan;
 mod segment;
+mod settings;
 mod upkeep;
 mod usage;
 mod writing;
@@ -62,6 +63,7 @@ pub use history::{HISTORY_BYTES_MAX, Moment};
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use os::{DirectoryLock, OsDirectory, moment};
 pub use recovery::{Damaged, OpenError, Report, open};
+pub use settings::{Durability, Settings};
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -85,7 +87,6 @@ use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX_MS;
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, QueueInfo};
-use crate::config::{Durability, LogConfig};
 
 /// Partitions of which one tick writes where they end: others have their turn.
 const MARKS_AT_ONCE: usize = 4096;
@@ -198,7 +199,7 @@ pub struct Log<T, D> {
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
     /// The store of shard `shard` of `shards`.
-    pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &LogConfig) -> Self {
+    pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
         let Found { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
         let partition = |(id, past): (PartitionId, Past)| {
             let jump = dir.jump(id, past.end);

@@ -17,14 +17,14 @@ use crate::store::{Life, Stream};
 mod faults;
 mod golden;
 
-fn config() -> LogConfig {
-    LogConfig { segment_bytes: 64 << 10, tail_bytes: 8 << 10, ..LogConfig::default() }
+fn config() -> Settings {
+    Settings { segment_bytes: 64 << 10, tail_bytes: 8 << 10, ..Settings::default() }
 }
 
 struct Lone {
     disk: RefCell<Simulated>,
     queues: Cell<u64>,
-    config: LogConfig,
+    config: Settings,
 }
 
 impl Lab for Lone {
@@ -56,14 +56,14 @@ fn it_conforms() {
     let lone = |tail_bytes| Lone {
         disk: RefCell::new(Simulated::new(0)),
         queues: Cell::new(0),
-        config: LogConfig { tail_bytes, segment_bytes: 1 << 20, ..config() },
+        config: Settings { tail_bytes, segment_bytes: 1 << 20, ..config() },
     };
     conformance::run(&lone(8 << 10));
     // Everything is read from disk.
     conformance::run(&lone(0));
     let in_memory = lone(1 << 20);
     conformance::run(&Lone {
-        config: LogConfig { durability: Durability::Os, ..in_memory.config.clone() },
+        config: Settings { durability: Durability::Os, ..in_memory.config.clone() },
         ..in_memory
     });
 }
@@ -93,7 +93,7 @@ struct World {
     seed: u64,
     random: Random,
     disk: Simulated,
-    config: LogConfig,
+    config: Settings,
     logs: Vec<Log<u64, Simulated>>,
     now: Now,
     /// Names each message in its payload.
@@ -121,7 +121,7 @@ fn read_number(payload: &[u8]) -> u64 {
 }
 
 impl World {
-    fn new(seed: u64, config: LogConfig) -> Self {
+    fn new(seed: u64, config: Settings) -> Self {
         let mut world = Self {
             seed,
             random: Random(seed),
@@ -487,7 +487,7 @@ fn seeds() -> u64 {
 fn what_was_acknowledged_survives_power_loss_and_kill() {
     for seed in 0..seeds() {
         let durability = if seed % 4 == 0 { Durability::Os } else { Durability::Fsync };
-        let mut world = World::new(seed, LogConfig { durability, ..config() });
+        let mut world = World::new(seed, Settings { durability, ..config() });
         for _ in 0..4 {
             if world.random.one_in(2) {
                 let (after, count) = (world.random.below(300) as u64, world.random.between(1, 4) as u64);
@@ -542,8 +542,8 @@ fn a_full_disk_serves_again_once_all_has_expired_though_each_file_says_where_a_p
 
 #[test]
 fn the_oldest_files_go_where_size_or_age_is_limited() {
-    let by_size = LogConfig { max_bytes: 12 * (64 << 10), ..config() };
-    let by_age = LogConfig { max_age: std::time::Duration::from_secs(60), ..config() };
+    let by_size = Settings { max_bytes: 12 * (64 << 10), ..config() };
+    let by_age = Settings { max_age: std::time::Duration::from_secs(60), ..config() };
     for limits in [by_size, by_age] {
         let mut world = World::new(2, limits);
         assert!((0..QUEUES).all(|queue| world.open(queue)));
@@ -578,7 +578,7 @@ fn the_oldest_files_go_where_size_or_age_is_limited() {
 #[test]
 fn whoever_waits_for_older_messages_is_served_or_cancelled() {
     for seed in 0..seeds() {
-        let mut world = World::new(seed, LogConfig { tail_bytes: 0, read_bytes: 20_000, ..config() });
+        let mut world = World::new(seed, Settings { tail_bytes: 0, read_bytes: 20_000, ..config() });
         for _ in 0..200 {
             world.act();
         }
@@ -645,7 +645,7 @@ fn what_a_round_held_that_failed_does_not_come_back() {
 #[test]
 fn what_an_index_names_is_durable() {
     for seed in 0..seeds() {
-        let mut world = World::new(seed, LogConfig { durability: Durability::Os, ..config() });
+        let mut world = World::new(seed, Settings { durability: Durability::Os, ..config() });
         for _ in 0..300 {
             world.act();
         }

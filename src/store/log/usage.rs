@@ -106,11 +106,12 @@ mod tests {
     use super::super::simulated::Simulated;
     use super::super::{DataDir, Moment, open};
     use super::*;
+    use crate::access::ProjectLimits;
     use crate::access::Use;
     use crate::base::names::{FullName, Project, QueueName};
     use crate::base::queue::QueueId;
-    use crate::config::{LogConfig, ProjectLimits};
     use crate::store::conformance::batch;
+    use crate::store::log::Settings;
     use crate::store::{Completion, Request, Store, Stream};
 
     const START_MS: u64 = 1_000_000_000_000;
@@ -129,7 +130,7 @@ mod tests {
 
     impl Shard {
         fn start(disk: Simulated, now: Now) -> Self {
-            let config = LogConfig { segment_bytes: 64 << 10, ..LogConfig::default() };
+            let config = Settings { segment_bytes: 64 << 10, ..Settings::default() };
             let (dir, _) = open(&disk, 1, config.segment_bytes, &Moment::default()).unwrap();
             let dir = Arc::new(dir);
             let mut log = Log::new(dir.clone(), disk.clone(), 0, 1, &config);

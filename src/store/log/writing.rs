@@ -10,11 +10,10 @@ use super::history::Sealed;
 use super::index::Index;
 use super::journal::{Active, Entry, Written, new_stamp, round_steps, stored_bytes_max};
 use super::segment::{Runs, SealedSpan, Segment};
-use super::{Broken, Log, TICK_MS, Tag, forgotten, reason};
+use super::{Broken, Durability, Log, TICK_MS, Tag, forgotten, reason};
 use crate::base::batch::{Batch, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
-use crate::config::Durability;
 use crate::store::{Completion, Stream};
 
 impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {

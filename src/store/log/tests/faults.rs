@@ -17,7 +17,7 @@ fn all_keys() -> impl Iterator<Item = PartitionKey> {
 }
 
 /// A world with several full segments, of which nothing expires.
-fn filled(seed: u64, config: LogConfig) -> World {
+fn filled(seed: u64, config: Settings) -> World {
     let mut world = World::new(seed, config);
     assert!((0..QUEUES).all(|queue| world.open(queue)));
     for round in 0..12 {
@@ -52,7 +52,7 @@ fn read_all_numbers(world: &mut World) -> BTreeSet<u64> {
 #[test]
 fn a_block_that_cannot_be_read_costs_the_batches_in_it_and_no_others() {
     for seed in 0..seeds() {
-        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let before = read_all_numbers(&mut world);
         let files = segment_files(&world);
         let (file, length) = files[world.random.below(files.len())];
@@ -95,7 +95,7 @@ fn index_of(file: FileName) -> Option<FileName> {
 #[test]
 fn an_index_that_cannot_be_read_costs_nothing() {
     for seed in 0..seeds() / 4 {
-        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let before = read_all_numbers(&mut world);
         let files = world.disk.list().unwrap();
         for (file, length) in files {
@@ -111,7 +111,7 @@ fn an_index_that_cannot_be_read_costs_nothing() {
 
 #[test]
 fn a_device_that_is_gone_fails_fetches_and_loses_nothing() {
-    let mut world = filled(3, LogConfig { tail_bytes: 0, ..config() });
+    let mut world = filled(3, Settings { tail_bytes: 0, ..config() });
     let before = read_all_numbers(&mut world);
     let files = segment_files(&world);
     let blocks = |length: u64| 0..length / BLOCK as u64;
@@ -194,7 +194,7 @@ fn end_of(sent: &BTreeMap<u64, Message>) -> u64 {
 #[test]
 fn a_segment_that_is_gone_is_reported_and_the_rest_is_served() {
     for seed in 0..seeds() / 4 {
-        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let before = read_all_numbers(&mut world);
         world.stop();
         let files = segment_files(&world);
@@ -325,7 +325,7 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
 #[test]
 fn whoever_reads_a_queue_that_is_deleted_is_told() {
     for seed in 0..seeds() {
-        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let mut waiting = BTreeSet::new();
         let is_deleted_at = world.random.below(30);
         for number in 0..40 {
@@ -414,7 +414,7 @@ fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right(
     for is_new in [false, true] {
         // From memory, and from disk.
         for tail_bytes in [8 << 10, 0] {
-            let mut world = World::new(3, LogConfig { tail_bytes, ..config() });
+            let mut world = World::new(3, Settings { tail_bytes, ..config() });
             let key = PartitionKey { queue: QueueId(0), partition: 0 };
             assert!(world.open(0));
             let right = world.now.unix_ms;
@@ -564,7 +564,7 @@ fn consumers_are_not_locked_out_by_a_history_that_is_lost_however_often_the_serv
 
 #[test]
 fn while_the_clock_is_held_the_log_keeps_to_its_size() {
-    let mut world = filled(3, LogConfig { max_bytes: 8 * (64 << 10), ..config() });
+    let mut world = filled(3, Settings { max_bytes: 8 * (64 << 10), ..config() });
     let right = world.now;
     world.stop();
     world.set_clock(right.unix_ms + 30 * DAY);
@@ -584,7 +584,7 @@ fn while_the_clock_is_held_the_log_keeps_to_its_size() {
 #[test]
 fn a_segment_that_is_removed_in_the_middle_is_no_damage() {
     for seed in 0..seeds() / 4 {
-        let mut world = filled(seed, LogConfig { max_bytes: 4 * (64 << 10), ..config() });
+        let mut world = filled(seed, Settings { max_bytes: 4 * (64 << 10), ..config() });
         // Files go because there are too many; the server ends at any step of it.
         world.tick();
         for _ in 0..world.random.below(12) {
@@ -609,7 +609,7 @@ fn a_segment_that_is_removed_in_the_middle_is_no_damage() {
 #[test]
 fn the_place_of_a_missing_file_stays_free_so_that_it_can_be_put_back() {
     for seed in 0..seeds() / 4 {
-        let mut world = filled(seed, LogConfig { tail_bytes: 0, ..config() });
+        let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let before = read_all_numbers(&mut world);
         world.stop();
         let (file, _) = *segment_files(&world).last().unwrap();

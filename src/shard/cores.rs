@@ -1,9 +1,33 @@
 //! Lists of cores, as `taskset --cpu-list` takes them.
 
-use super::Unworkable;
+use crate::base::setting::{Kind, Unworkable, Value};
 
 /// The highest core that a list may name.
 const CORE_MAX: usize = 4095;
+
+/// The cores that a server is given; none: all that the process may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cores(pub Vec<usize>);
+
+impl Cores {
+    /// The cores to run on.
+    pub fn or_allowed(&self) -> Vec<usize> {
+        if self.0.is_empty() { allowed_cores() } else { self.0.clone() }
+    }
+}
+
+impl Value for Cores {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        if text == "all" { Ok(Self::default()) } else { parse_cores(text).map(Self).map_err(|why| why.0) }
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        if self.0.is_empty() {
+            return "all".into();
+        }
+        self.0.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+    }
+}
 
 /// Reads a list of cores: `0-3`, `0,2,4-5`.
 pub fn parse_cores(text: &str) -> Result<Vec<usize>, Unworkable> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{KafkaConfig, ServerConfig};
+use super::Settings;
 
 /// The text that replaces a secret.
 pub const HIDDEN: &str = "***";
@@ -66,7 +66,7 @@ pub fn without_secrets(properties: &BTreeMap<String, String>) -> BTreeMap<String
     properties.iter().map(shown).collect()
 }
 
-impl KafkaConfig {
+impl Settings {
     /// The same as it may be shown.
     pub fn without_secrets(&self) -> Self {
         let token_command = if self.token_command.is_empty() { "" } else { HIDDEN };
@@ -86,7 +86,7 @@ impl KafkaConfig {
 }
 
 /// Every field but those with secrets, and these without them.
-impl fmt::Debug for KafkaConfig {
+impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.without_secrets();
         // Named one by one: a new field does not compile before somebody has thought of whether it is a secret.
@@ -106,7 +106,7 @@ impl fmt::Debug for KafkaConfig {
             token_command,
             properties,
         } = &shown;
-        f.debug_struct("KafkaConfig")
+        f.debug_struct("Settings")
             .field("brokers", brokers)
             .field("topic_prefix", topic_prefix)
             .field("packed", packed)
@@ -125,17 +125,9 @@ impl fmt::Debug for KafkaConfig {
     }
 }
 
-impl ServerConfig {
-    /// The same as it may be shown.
-    pub fn without_secrets(&self) -> Self {
-        Self { kafka: self.kafka.without_secrets(), ..self.clone() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::names::Project;
 
     #[test]
     fn secrets_are_told_by_their_names() {
@@ -169,16 +161,16 @@ mod tests {
 
     #[test]
     fn nothing_that_shows_a_configuration_shows_a_secret() {
-        let mut config = ServerConfig::new(Project::parse("default").unwrap());
-        config.kafka.token_command = "curl -d client_secret=sesame".into();
+        let token_command = "curl -d client_secret=sesame".into();
+        let mut config = Settings { token_command, ..Settings::default() };
         for key in ["sasl.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"] {
-            config.kafka.properties.insert(key.into(), "open sesame".into());
+            config.properties.insert(key.into(), "open sesame".into());
         }
-        config.kafka.properties.insert("client.id".into(), "me".into());
-        let shown = format!("{config:?} {:?} {:?}", config.kafka, config.without_secrets());
+        config.properties.insert("client.id".into(), "me".into());
+        let shown = format!("{config:?} {:?}", config.without_secrets());
         assert!(!shown.contains("sesame") && !shown.contains("curl"), "{shown}");
         assert!(shown.contains("sasl.password") && shown.contains("me"), "{shown}");
-        let quoted = config.kafka.without_quotes("invalid value \"open sesame\" of client.id = me".into());
+        let quoted = config.without_quotes("invalid value \"open sesame\" of client.id = me".into());
         assert_eq!(quoted, "invalid value \"***\" of client.id = me");
     }
 }
