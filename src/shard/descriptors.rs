@@ -5,7 +5,7 @@
 //! goes beyond the rest.
 
 use super::files::OPEN_MAX;
-use super::preflight::Unfit;
+use super::unfit::Unfit;
 use super::{Settings, refuser};
 use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 use crate::store::StoreKind;

@@ -9,7 +9,7 @@
 //! | `parker` | ready sockets, parking, passes of the reactor | the shard |
 //! | `files` | the embedded log's disk | the shard |
 //! | `inbox`, `doorbell`, `delivery` | what other threads send | the shard and its senders |
-//! | `preflight`, `descriptors` | what the machine must allow; how many connections it leaves room for | the starting thread |
+//! | `preflight`, `descriptors`, `unfit` | what the machine must allow; how many connections it leaves room for | the starting thread |
 //! | `settings`, `cores` | what a server obeys; lists of cores | |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; those that are refused; stalls and lost wake-ups | their own threads |
@@ -38,6 +38,7 @@ pub mod server;
 mod settings;
 pub mod transport;
 pub mod turn;
+mod unfit;
 pub mod uring;
 
 pub use collector::{Board, Collector, HISTORY, LatencySettings};

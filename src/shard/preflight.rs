@@ -2,13 +2,12 @@
 //!
 //! Runs once, on the starting thread. Raises the soft limits as far as the hard ones allow.
 
-use std::fmt;
-
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::executor::{IO_MEMORY, RING_DEPTH};
+use super::unfit::Unfit;
 use super::{Settings, descriptors, uring};
 
 /// A kernel's version, major and minor.
@@ -38,18 +37,6 @@ const PAGE: u64 = 4096;
 const RAISE_MEMLOCK: &str = "ulimit -l, LimitMEMLOCK=infinity in systemd, docker run --ulimit memlock=-1";
 const ALLOW_URING: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in its profile (docker run \
                            --security-opt seccomp=FILE, seccompProfile in Kubernetes)";
-
-/// Why no shard can be started, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit(pub(super) String);
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unfit {}
 
 /// Checks kernel, io_uring, locked memory and open files for a server, with or without a control port. Returns how many connections
 /// the limit of open files leaves room for, on all shards together.

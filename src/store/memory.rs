@@ -12,7 +12,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::read::read;
-use super::window::cap;
+use super::window::{BATCH_OVERHEAD_BYTES, cap};
 use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
 use crate::access::{Share, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
@@ -21,10 +21,6 @@ use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX_MS;
 use crate::base::names::ClientId;
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
-
-/// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
-/// of arrival, the allocator's share of two allocations.
-pub const BATCH_OVERHEAD_BYTES: usize = 192;
 
 /// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
 const TICK_MS: u64 = 1_000;

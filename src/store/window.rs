@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::memory::BATCH_OVERHEAD_BYTES;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::names::ClientId;
+
+/// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
+/// of arrival, the allocator's share of two allocations.
+pub const BATCH_OVERHEAD_BYTES: usize = 192;
 
 /// A fetch that a shard has asked for.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{QueueId, QueueInfo};
-use millstream::front::{Cx, Framed, PbWriter, ServerSession, SessionCounters};
-use millstream::operation::{Command, Settings};
+use millstream::front::{Cx, Framed, PbWriter, ServerSession};
+use millstream::operation::{Command, Context, Counters, Settings};
 use millstream::pb::SetupRequest;
 use millstream::shard::core;
 use millstream::ws::{Role, Sender};
@@ -30,7 +30,7 @@ pub struct Rig {
     /// Its project, if that is limited.
     pub tenant: Option<Arc<Tenant>>,
     sender: Sender,
-    counters: SessionCounters,
+    counters: Counters,
     framed: Framed,
     /// Frames for the client.
     pub out: Vec<u8>,
@@ -53,7 +53,7 @@ impl Rig {
             writable: true,
             tenant: None,
             sender: Sender::new(Role::Server),
-            counters: SessionCounters::default(),
+            counters: Counters::default(),
             framed: Framed::default(),
             out: Vec::new(),
             commands: Vec::new(),
@@ -76,16 +76,19 @@ impl Rig {
 
     /// One call of the session.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> T {
-        let mut cx = Cx {
+        let operation = Context {
             now: self.now,
             read_ns: self.now.mono_ns,
             settings: &self.settings,
             budget: self.budget.purse(&mut self.account),
-            reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
-            framed: &mut self.framed,
             commands: &mut self.commands,
             counters: &mut self.counters,
             tenant: self.tenant.as_ref(),
+        };
+        let mut cx = Cx {
+            operation,
+            reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
+            framed: &mut self.framed,
             writable: self.writable,
         };
         call(&mut self.session, &mut cx)

@@ -21,7 +21,7 @@ use crate::base::queue::QueueInfo;
 use crate::front::echo::Echo;
 use crate::front::{Cx, Framed, PbWriter, ServerSession};
 use crate::latency::Recorder;
-use crate::operation::Command;
+use crate::operation::{Command, Context};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
@@ -682,16 +682,14 @@ fn closed_read_bytes(settings: &Settings) -> u64 {
 
 fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
     let Lent { sender, out, framed, account, read_ns, writable, tenant } = lent;
-    Cx {
+    let operation = Context {
         now: env.now,
         read_ns,
         settings: &env.settings.operation,
         budget: env.budget.purse(account),
-        reply: PbWriter { sender, out },
-        framed,
         commands: env.commands,
         counters: &mut env.counters.sessions,
         tenant,
-        writable,
-    }
+    };
+    Cx { operation, reply: PbWriter { sender, out }, framed, writable }
 }

@@ -10,7 +10,11 @@
 //! ```
 //! A half that ends with the client's FIN already there passes `Discarding` over.
 
-use super::context::{Cx, status_of};
+mod consume;
+mod produce;
+
+use super::Cx;
+use super::context::status_of;
 use crate::access::{Permit, Use};
 use crate::base::batch::Fetched;
 use crate::base::budget::{Share, Wanted};
@@ -20,10 +24,7 @@ use crate::base::names::{ClientId, QueueAddress};
 use crate::base::partitioner::client_partition;
 use crate::base::planted;
 use crate::base::queue::{Position, QueueInfo};
-use crate::operation::{Author, Produce, Routing};
-use crate::operation::{Beginning, Consume};
-use crate::operation::{Command, OperationId};
-use crate::operation::{Place, Start};
+use crate::operation::{Author, Beginning, Command, Consume, OperationId, Place, Produce, Routing, Start};
 use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
@@ -236,7 +237,7 @@ impl ServerSession {
             && let State::Consuming(consume) = &mut self.operations.state
         {
             match fetched {
-                Ok(fetched) => consume.handle_fetched(partition, fetched, cx),
+                Ok(fetched) => consume.handle_fetched(partition, fetched, cx.has_room(), cx),
                 Err(fault) => self.operations.fail(fault.into(), cx),
             }
         }
@@ -418,10 +419,10 @@ impl Operations {
     #[inline]
     fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
         match &mut self.state {
-            State::Producing(produce) => produce.handle_pb(pb, expected, cx),
+            State::Producing(produce) => produce::handle_pb(produce, pb, expected, cx),
             State::Consuming(consume) => {
                 cx.budget.release(pb.len());
-                consume.handle_pb(pb, cx)
+                consume::handle_pb(consume, pb, cx)
             }
             State::AwaitingSetup => {
                 cx.budget.release(pb.len());
@@ -505,7 +506,7 @@ impl Operations {
                 let author = Author { client: self.client, is_known: self.client_is_known };
                 let keyed_over = partition.is_none().then_some(queue.partitions);
                 let routing = Routing { partition: keyless, keyed_over };
-                let produce = Produce::start(self.operation, author, routing, cx);
+                let produce = produce::start(self.operation, author, routing, cx);
                 self.state = State::Producing(Box::new(produce));
             }
             Setup::Consume { partition, start, echo, has_extensions } => {
@@ -613,11 +614,11 @@ impl Operations {
     fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         match &mut self.state {
             State::Producing(produce) => {
-                produce.speak(cx);
+                produce::speak(produce, cx);
                 if produce.is_settled() {
                     match &self.failing {
-                        Some(fault) => produce.finish_failed(fault, cx),
-                        None if self.client_ended => produce.finish(cx),
+                        Some(fault) => produce::finish_failed(produce, fault, cx),
+                        None if self.client_ended => produce::finish(produce, cx),
                         None => return,
                     }
                     self.end_half();
@@ -625,13 +626,13 @@ impl Operations {
             }
             State::Consuming(consume) => {
                 if self.failing.is_none() && !self.client_ended {
-                    consume.poll_transmit(cx);
+                    consume::poll_transmit(consume, cx);
                     if consume.is_drained(cx.now) {
                         self.failing = Some(Fault::Draining);
                     }
                 }
                 if self.failing.is_some() || self.client_ended {
-                    consume.finish(self.failing.as_ref(), cx);
+                    consume::finish(consume, self.failing.as_ref(), cx);
                     self.end_half();
                 }
             }
@@ -648,8 +649,8 @@ impl Operations {
     fn end_with(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
         let status = status_of(fault);
         match &mut self.state {
-            State::Producing(produce) => produce.finish_failed(fault, cx),
-            State::Consuming(consume) => consume.finish(Some(fault), cx),
+            State::Producing(produce) => produce::finish_failed(produce, fault, cx),
+            State::Consuming(consume) => consume::finish(consume, Some(fault), cx),
             State::Opening(Setup::Produce { .. }) => {
                 let status = Some(status);
                 cx.reply.pb(&ProduceSetupResponse { status, max_msgnum_to_send: Some(0) }, true);
