@@ -17,7 +17,7 @@ pub const ROOMS: &[Room] = &[
     Room { name: "pb", may: &["base"] },
     Room { name: "latency", may: &["base"] },
     Room { name: "access", may: &["base"] },
-    Room { name: "operation", may: &["base", "pb::wire", "pb::PbLimits", "access"] },
+    Room { name: "operation", may: &["base", "pb::wire", "pb::delimiter", "access"] },
     Room { name: "front", may: &["base", "ws", "pb", "latency", "access", "operation"] },
     Room { name: "store", may: &["base", "process", "access"] },
     Room {
