@@ -480,7 +480,7 @@ impl World {
 
 /// How many seeds are tried: more where somebody asks for it.
 fn seeds() -> u64 {
-    std::env::var("MILLSTREAM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200)
+    std::env::var("TESTS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200)
 }
 
 #[test]
