@@ -1,27 +1,23 @@
 //! The memory store: a ring of batches for each partition. The reference for tests; loses all at exit.
 //!
-//! Bounded: each batch costs its stored bytes and [`BATCH_OVERHEAD_BYTES`]. When full it drops the oldest batches
+//! Bounded: each batch costs its stored bytes and [`BATCH_OVERHEAD_BYTES`](super::cost::BATCH_OVERHEAD_BYTES). When full it drops the oldest batches
 //! of the whole shard, counts them and says so once, or refuses, as the operator chose.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use super::cost::cost;
 use super::read::read;
-use super::window::cap;
+use super::window::{Fetch, cap};
 use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
 use crate::access::{Share, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX_MS;
-use crate::base::names::ClientId;
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
 use crate::config::WhenFull;
-
-/// What a batch costs beside its records: its header and reference counts, its place in the ring and in the order
-/// of arrival, the allocator's share of two allocations.
-pub const BATCH_OVERHEAD_BYTES: usize = 192;
 
 /// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
 const TICK_MS: u64 = 1_000;
@@ -33,21 +29,13 @@ const LOOK_BATCHES: usize = if cfg!(test) { 3 } else { 2048 };
 /// Places in a ring that are moved up in the time of looking at one batch.
 const MOVES_PER_BATCH: usize = 64;
 
-#[derive(Debug)]
-struct Waiting<T> {
-    token: T,
-    from: u64,
-    bytes_max: usize,
-    exclude: Option<ClientId>,
-}
-
 /// Invariant: the batches' offsets grow and all lie below `end`; so do their timestamps below `last_timestamp_ms`.
 #[derive(Debug)]
 struct Partition<T> {
     batches: VecDeque<StoredBatch>,
     end: u64,
     last_timestamp_ms: u64,
-    waiting: Vec<Waiting<T>>,
+    waiting: Vec<Fetch<T>>,
     /// It is in `Memory::woken`.
     is_woken: bool,
     /// What its batches cost, where its project's storage is limited.
@@ -112,10 +100,6 @@ pub struct Memory<T> {
     /// Partitions that got something and have fetches waiting.
     woken: Vec<PartitionKey>,
     counters: StoreCounters,
-}
-
-fn cost(batch: &Batch) -> usize {
-    batch.stored_bytes() + BATCH_OVERHEAD_BYTES
 }
 
 impl<T: Copy + Eq + Hash> Memory<T> {
@@ -308,14 +292,14 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         false
     }
 
-    fn fetch(&mut self, now: Now, wait: bool, key: PartitionKey, mut fetch: Waiting<T>) {
+    fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T>) {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
             None if fetch.from > 0 => Fetched::rewound(),
             None => Fetched { at_end: true, ..Fetched::default() },
         };
-        if wait && fetched.batches.is_empty() && fetched.at_end {
+        if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
             fetch.from = fetched.next;
             self.partitions.entry(key).or_default().waiting.push(fetch);
         } else {
@@ -327,8 +311,8 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     fn wake(&mut self, now: Now, key: PartitionKey) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         partition.is_woken = false;
-        for waiting in std::mem::take(&mut partition.waiting) {
-            self.fetch(now, true, key, waiting);
+        for fetch in std::mem::take(&mut partition.waiting) {
+            self.fetch(now, key, fetch);
         }
     }
 
@@ -359,7 +343,8 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
                 self.append(now, token, stream, partition, batch);
             }
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                self.fetch(now, wait, partition, Waiting { token, from, bytes_max, exclude });
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                self.fetch(now, partition, fetch);
             }
             Request::Resolve { token, partition, position } => {
                 let offset = self.resolve(partition, position);

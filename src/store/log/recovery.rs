@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::catalogue;
-use super::data_dir::{DELETIONS, DataDir, State};
+use super::data_dir::{DELETIONS, DataDir, SharedState};
 use super::disk::{
     Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage_all, save, save_index,
 };
@@ -100,7 +100,7 @@ impl Report {
 
 /// What one segment holds.
 #[derive(Debug)]
-struct Found {
+struct FoundSegment {
     segment: Arc<Segment>,
     spans: Vec<(PartitionId, SealedSpan)>,
     is_damaged: bool,
@@ -132,12 +132,12 @@ pub fn open(
     let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
-    let mut state = State { catalogue_ends: ends, ..State::default() };
+    let mut state = SharedState { catalogue_ends: ends, ..SharedState::default() };
     let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.number);
     let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
     let mut orphans: u64 = 0;
     let mut pasts: HashMap<PartitionId, Past> = HashMap::new();
-    for Found { segment, spans, is_damaged } in found {
+    for FoundSegment { segment, spans, is_damaged } in found {
         state.next_number = state.next_number.max(segment.number);
         if spans.is_empty() && !is_damaged && segment.bytes == segment_bytes {
             state.free.push_back(segment.place);
@@ -349,7 +349,7 @@ fn open_segments(
     files: &[(FileName, u64)],
     facts: &Facts<'_>,
     report: &mut Report,
-) -> Result<(Vec<Found>, bool), OpenError> {
+) -> Result<(Vec<FoundSegment>, bool), OpenError> {
     let indexed: HashSet<u32> = files
         .iter()
         .filter_map(|(file, _)| if let FileName::Index(place) = file { Some(*place) } else { None })
@@ -401,7 +401,7 @@ fn open_segments(
                     .spans
                     .into_iter()
                     .map(|(id, head, at)| (id, SealedSpan::new(segment.clone(), head, Runs::Index(at))));
-                Found { spans: spans.collect(), segment, is_damaged: false }
+                FoundSegment { spans: spans.collect(), segment, is_damaged: false }
             }
             None => match scan_segment(directory, place, &header, is_short, facts, report) {
                 Ok(found) => found,
@@ -516,7 +516,7 @@ fn scan_segment(
     is_short: bool,
     facts: &Facts<'_>,
     report: &mut Report,
-) -> Result<Found, OpenError> {
+) -> Result<FoundSegment, OpenError> {
     let file = FileName::Segment(place);
     let salvaged = salvage_all(directory, file, header.bytes)?;
     let file_bytes = salvaged.bytes;
@@ -574,5 +574,5 @@ fn scan_segment(
             if saved.is_ok() && !is_damaged { Runs::Index(at) } else { Runs::Memory(span.runs.into()) };
         (id, SealedSpan::new(segment.clone(), head, runs))
     });
-    Ok(Found { spans: spans.collect(), segment, is_damaged })
+    Ok(FoundSegment { spans: spans.collect(), segment, is_damaged })
 }
