@@ -47,7 +47,7 @@ pub(super) struct Segments {
 impl Segments {
     /// Those that shard `shard` of `shards` has found at the start.
     pub(super) fn new(shard: u16, shards: u16, limits: SegmentLimits, kept: Vec<Arc<Segment>>) -> Self {
-        debug_assert!(kept.is_sorted_by(|a, b| a.number < b.number), "oldest first");
+        debug_assert!(kept.is_sorted_by_key(|segment| segment.number), "oldest first");
         Self {
             shard,
             shards,

@@ -1,12 +1,9 @@
-use super::super::simulated::Simulated;
-use super::super::{DataDir, Moment, open};
+//! What is stored counts as its project's storage.
+
 use super::*;
-use crate::access::Use;
-use crate::base::names::{FullName, Project, QueueName};
-use crate::base::queue::QueueId;
-use crate::config::{LogConfig, ProjectLimits};
+use crate::access::{Tenants, Use};
+use crate::config::ProjectLimits;
 use crate::store::conformance::batch;
-use crate::store::{Completion, Request, Store, Stream};
 
 const START_MS: u64 = 1_000_000_000_000;
 
