@@ -38,7 +38,7 @@ pub(super) struct Deletion {
 #[derive(Debug, Default)]
 pub(super) struct SharedState {
     pub queues: HashMap<FullName, Life>,
-    /// Queues that are opened, by what the server calls them.
+    /// The incarnations of queues that are opened, by what the server calls them.
     pub opened: HashMap<QueueId, u64>,
     /// What was there at the start, until the shards take it: partitions with the hashes of their queues' names, and segments.
     pub pasts: Vec<(PartitionId, u64, Past)>,
@@ -232,6 +232,7 @@ impl DataDir {
 
     /// What a shard finds: its partitions, the segments that it looks after, and where its catalogue ends.
     pub(super) fn take_shard(&self, shard: u16, shards: u16) -> ShardStart {
+        debug_assert!(shard < shards && FileName::Catalogue(shard) != DELETIONS, "{shard} of {shards}");
         let mut state = self.lock();
         let is_owner = |(id, hash, _): &mut (PartitionId, u64, Past)| owner(*hash, id.1, shards) == shard;
         let is_its = |segment: &mut Arc<Segment>| segment.number % u64::from(shards) == u64::from(shard);
@@ -259,6 +260,7 @@ impl DataDir {
         let mut state = self.lock();
         let is_kept = state.free.len() < max;
         if is_kept {
+            debug_assert!(!state.free.contains(&place), "{place} is free already");
             state.free.push_back(place);
         }
         is_kept

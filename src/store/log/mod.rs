@@ -1,21 +1,32 @@
 //! The embedded durable log: what is acknowledged survives `kill -9` and, with `durability = "fsync"`, power loss.
 //!
+//! A shard's store is a [`Log`]: owners that know nothing of each other but what a call hands them, the disk, and what the shards share.
+//!
+//! | owner | file | what it owns |
+//! | --- | --- | --- |
+//! | `Queues` | `queues` | names of queues and partitions, the shard's catalogue file, deletions to be seen |
+//! | `Partitions` | `partitions`, `partition` | ends and offsets, the newest messages in memory, fetches that wait for more, what counts as storage (`usage`) |
+//! | `Segments` | `segments`, `segment` | segment files: made ahead, sealed, indexed, retired, removed |
+//! | `Writer` | `writer`, `journal` | the segment that is written, round by round; what is refused while nothing can be written |
+//! | `Timestamps` | `timestamps` | what time messages get, and jumps of the clock |
+//! | `Backlog` | `backlog`, `load` | windows of older messages, and the loads that fill them |
+//!
 //! | file | one concept |
 //! | --- | --- |
-//! | here | one shard's part: requests in, steps to the disk, completions out |
+//! | here | what a shard asks of the store |
+//! | `turn` | what the disk has done goes to its owner, and what there is to do goes to the disk |
+//! | `reading` | fetches and positions, from memory or by loads |
+//! | `tag` | what steps on the disk are for |
 //! | `format`, `scan` | bytes in segments, and reading them without an index |
-//! | `index` | which partitions a segment holds, and where |
-//! | `journal` | the segment that is written, round by round |
-//! | `writing`, `opening`, `reading`, `upkeep` | the four things that it does |
-//! | `usage` | what its partitions count as their projects' storage |
-//! | `segment`, `partition` | what is sealed, and a partition as its shard knows it |
+//! | `index`, `summary` | which partitions a segment holds, and where; what that is together |
+//! | `catalogue` | the file of queues |
 //! | `reason` | what clients are told where the disk fails |
-//! | `backlog` | reading what is older than what is in memory |
-//! | `catalogue` | the queues |
 //! | `recovery`, `data_dir` | what is found at the start, and what the shards share of it |
 //! | `history` | the starts before, and what proves that this one goes on where they ended |
 //! | `inspect` | looking into a directory that no server uses |
 //! | `disk`, `os` | what is asked of a disk, and the operating system's |
+//!
+//! No file here imports a file that imports it, but for `turn`, which is the other half of this one.
 //!
 //! A shard writes one segment at a time, in rounds: what came while the last round was written makes the next one, one write and
 //! one sync, without a timer. All partitions of the shard share it, so one file is synced whatever the number of partitions. A

@@ -25,6 +25,8 @@ use crate::base::names::queue_hash;
 /// of files holds.
 const OFFSETS_LEFT_OUT: u64 = 1 << 40;
 
+const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX, "there are offsets behind damage");
+
 /// Opens a data directory for so many shards, whose segments have so many bytes: what is there, and what is wrong with it.
 pub fn open(
     directory: &dyn Directory,
