@@ -27,12 +27,24 @@ fn rooms_know_only_what_they_may() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let no_io = ["glommio", "std::net", "socket2", "std::fs", "Instant", "SystemTime", "async "];
     let rules: [(&str, Vec<&str>); 7] = [
-        ("ws", [&no_io[..], &["crate::front", "crate::operation", "crate::store", "crate::shard", "crate::pb"]].concat()),
-        ("operation", [&no_io[..], &["crate::store", "crate::shard", "crate::client"]].concat()),
+        (
+            "ws",
+            [&no_io[..], &["crate::front", "crate::operation", "crate::store", "crate::shard", "crate::pb"]]
+                .concat(),
+        ),
+        (
+            "operation",
+            [&no_io[..], &["crate::front", "crate::ws", "crate::store", "crate::shard", "crate::client"]]
+                .concat(),
+        ),
         ("front", [&no_io[..], &["crate::store", "crate::shard", "crate::client"]].concat()),
         ("shard/core", [&no_io[..], &["super::super", "crate::client"]].concat()),
         ("store", vec!["crate::front", "crate::operation", "crate::shard", "crate::pb", "crate::ws"]),
-        ("pb", [&no_io[..], &["crate::front", "crate::operation", "crate::store", "crate::shard", "crate::ws"]].concat()),
+        (
+            "pb",
+            [&no_io[..], &["crate::front", "crate::operation", "crate::store", "crate::shard", "crate::ws"]]
+                .concat(),
+        ),
         ("client", vec!["crate::store", "crate::shard::core", "crate::load", "crate::cli::"]),
     ];
     for (room, never) in rules {

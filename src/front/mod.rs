@@ -14,7 +14,7 @@ mod framed;
 mod pb_writer;
 mod streaming;
 
-pub use context::{Cx, SessionCounters, status_of};
+pub use context::{Cx, status_of};
 pub use framed::{Framed, Origin};
 pub use pb_writer::PbWriter;
 pub use streaming::ServerSession;

@@ -2,22 +2,44 @@
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `produce` | a produce operation: batches under way and what became of each message |
-//! | `consume` | a consume operation: a cursor for each partition |
+//! | `resources` | what an operation borrows from its shard for one call |
+//! | `command` | what an operation asks of its shard |
+//! | `produce` | a produce operation: takes requests, speaks for messages, gives credit |
+//! | `request` | a request of a producer, and its payloads while they are copied |
+//! | `word` | what a producer is to hear |
+//! | `routing` | the partition of each message |
+//! | `building` | the open batches that payloads are copied into |
+//! | `fates` | what became of each message |
 //! | `credit` | message numbers and how far they may go |
 //! | `quota` | what a produce operation has paid for of its project's rates |
-//! | `marker` | where a consumer is, as text |
-//! | `command` | what an operation asks of its shard |
+//! | `position` | where a consume operation begins |
+//! | `consume` | a consume operation: whose turn it is, credit, markers that are owed |
+//! | `cursor` | a consume operation in one partition |
+//! | `marker` | positions as text |
 
+mod building;
 mod command;
 mod consume;
 mod credit;
+mod cursor;
+mod fates;
 mod marker;
+mod position;
 mod produce;
 mod quota;
+mod request;
+mod resources;
+mod routing;
+mod word;
 
 pub use command::{Command, OperationId};
-pub use consume::{Beginning, Consume};
+pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
+pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, Place, Start};
-pub use produce::{Author, Produce, Routing};
+pub use position::Positioning;
+pub use produce::Produce;
+pub use request::{Copied, Copying, Request};
+pub use resources::{OperationCounters, Resources};
+pub use routing::{Author, Routing};
+pub use word::{Acknowledged, Word};

@@ -5,10 +5,10 @@
 //! back at the end. The initial credit of the protocol is paid for at setup, its bytes as they come: whoever keeps to its credit
 //! is refused only where those are far more than the rate.
 
+use super::resources::Resources;
 use crate::access::Tenant;
 use crate::base::clock::Now;
 use crate::base::limits::INITIAL_CREDIT;
-use crate::front::Cx;
 
 /// How often an operation that the rates hold back looks for more, milliseconds; and how many of a project's operations look
 /// in a millisecond at most, however many there are.
@@ -34,10 +34,12 @@ pub struct Quota {
 
 impl Quota {
     /// The initial credit's messages are paid for.
-    pub fn new(cx: &Cx<'_>) -> Self {
-        let Some(tenant) = cx.tenant.filter(|tenant| tenant.has_rates()) else { return Self::default() };
+    pub fn new(resources: &Resources<'_>) -> Self {
+        let Some(tenant) = resources.tenant.filter(|tenant| tenant.has_rates()) else {
+            return Self::default();
+        };
         let messages = INITIAL_CREDIT as u64;
-        tenant.pay(cx.now.mono_ms, messages, 0);
+        tenant.pay(resources.now.mono_ms, messages, 0);
         Self { is_limited: true, messages, ..Self::default() }
     }
 
@@ -48,8 +50,8 @@ impl Quota {
 
     /// How many of `wanted` messages can be promised; pays for them. No more than a part of the rate is promised to one
     /// operation at once: what it does not use would be kept from the others.
-    pub fn pay_for(&mut self, wanted: u64, cx: &Cx<'_>) -> u64 {
-        let Some(tenant) = cx.tenant.filter(|_| self.is_limited) else { return wanted };
+    pub fn pay_for(&mut self, wanted: u64, resources: &Resources<'_>) -> u64 {
+        let Some(tenant) = resources.tenant.filter(|_| self.is_limited) else { return wanted };
         let (messages_per_sec, bytes_per_sec) = tenant.rates();
         // Before the first has come nobody knows what they have: the initial credit is enough for that.
         let bytes = match self.average_bytes() {
@@ -63,16 +65,16 @@ impl Quota {
         };
         let ahead = ahead(messages_per_sec, 1).min(ahead(bytes_per_sec, bytes));
         let wanted = wanted.min(ahead.saturating_sub(self.messages));
-        let count = wanted.min(tenant.available(cx.now.mono_ms, bytes));
+        let count = wanted.min(tenant.available(resources.now.mono_ms, bytes));
         if count > 0 {
-            tenant.pay(cx.now.mono_ms, count, count * bytes);
+            tenant.pay(resources.now.mono_ms, count, count * bytes);
             self.messages += count;
             self.bytes += count * bytes;
         }
         // Whoever has credit left can use that first.
         let every_ms = if self.messages == 0 { LOOK_EVERY_MS } else { 10 * LOOK_EVERY_MS };
         let every_ms = every_ms.max(tenant.operations() / LOOKS_PER_MS);
-        self.due_ms = (count < wanted).then_some(cx.now.mono_ms + every_ms);
+        self.due_ms = (count < wanted).then_some(resources.now.mono_ms + every_ms);
         count
     }
 
@@ -97,8 +99,8 @@ impl Quota {
     }
 
     /// Gives back what was not used.
-    pub fn refund(&mut self, cx: &Cx<'_>) {
-        if let Some(tenant) = cx.tenant.filter(|_| self.is_limited) {
+    pub fn refund(&mut self, resources: &Resources<'_>) {
+        if let Some(tenant) = resources.tenant.filter(|_| self.is_limited) {
             tenant.refund(std::mem::take(&mut self.messages), std::mem::take(&mut self.bytes));
         }
     }

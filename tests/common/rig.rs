@@ -10,8 +10,8 @@ use millstream::base::clock::Now;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::config::Settings;
-use millstream::front::{Cx, Framed, PbWriter, ServerSession, SessionCounters};
-use millstream::operation::Command;
+use millstream::front::{Cx, Framed, PbWriter, ServerSession};
+use millstream::operation::{Command, OperationCounters, Resources};
 use millstream::pb::SetupRequest;
 use millstream::ws::{Role, Sender};
 use prost::Message;
@@ -29,7 +29,7 @@ pub struct Rig {
     /// Its project, if that is limited.
     pub tenant: Option<Arc<Tenant>>,
     sender: Sender,
-    counters: SessionCounters,
+    counters: OperationCounters,
     framed: Framed,
     /// Frames for the client.
     pub out: Vec<u8>,
@@ -47,7 +47,7 @@ impl Rig {
             writable: true,
             tenant: None,
             sender: Sender::new(Role::Server),
-            counters: SessionCounters::default(),
+            counters: OperationCounters::default(),
             framed: Framed::default(),
             out: Vec::new(),
             commands: Vec::new(),
@@ -72,18 +72,17 @@ impl Rig {
 
     /// One call of the session.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> T {
-        let mut cx = Cx {
+        let resources = Resources {
             now: self.now,
             read_ns: self.now.mono_ns,
             settings: &self.settings,
             budget: &mut self.budget,
-            reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
-            framed: &mut self.framed,
             commands: &mut self.commands,
             counters: &mut self.counters,
             tenant: self.tenant.as_ref(),
-            writable: self.writable,
         };
+        let reply = PbWriter { sender: &mut self.sender, out: &mut self.out };
+        let mut cx = Cx { resources, reply, framed: &mut self.framed, writable: self.writable };
         call(&mut self.session, &mut cx)
     }
 

@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::front::echo::Echo;
 use crate::front::{Cx, Framed, PbWriter, ServerSession};
 use crate::latency::Recorder;
-use crate::operation::Command;
+use crate::operation::{Command, Resources};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
@@ -675,16 +675,14 @@ fn closed_read_bytes(settings: &Settings) -> u64 {
 
 fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
     let Lent { sender, out, framed, read_ns, writable, tenant } = lent;
-    Cx {
+    let resources = Resources {
         now: env.now,
         read_ns,
         settings: env.settings,
         budget: env.budget,
-        reply: PbWriter { sender, out },
-        framed,
         commands: env.commands,
         counters: &mut env.counters.sessions,
         tenant,
-        writable,
-    }
+    };
+    Cx { resources, reply: PbWriter { sender, out }, framed, writable }
 }

@@ -33,9 +33,9 @@ use crate::base::names::{FullName, Project, QueueName, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::config::Settings;
-use crate::front::{Framed, ServerSession, SessionCounters};
+use crate::front::{Framed, ServerSession};
 use crate::latency::{Recorder, Stage};
-use crate::operation::Command;
+use crate::operation::{Command, OperationCounters};
 use crate::store::{Completion, Life, Request, Store};
 
 /// How often the store is ticked while it wants nothing.
@@ -55,7 +55,7 @@ pub struct CoreCounters {
     /// Messages whose batch went to another shard's partition.
     pub messages_hopped: u64,
     /// What sessions did.
-    pub sessions: SessionCounters,
+    pub sessions: OperationCounters,
 }
 
 /// What becomes of a queue that is opened and not there.

@@ -1,0 +1,125 @@
+//! A produce operation in the streaming protocol: its requests, its responses.
+
+use crate::base::batch::Record;
+use crate::base::error::{Fault, PeerFault, StatusCode};
+use crate::base::planted;
+use crate::base::queue::message_id;
+use crate::front::{Cx, Origin, PbWriter, status_of};
+use crate::operation::{Acknowledged, Produce, Request, Word};
+use crate::pb::{
+    ProduceField, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request, first_ttl,
+};
+
+/// The setup is accepted.
+pub(super) fn accept(produce: &Produce, reply: &mut PbWriter<'_>) {
+    reply.pb(
+        &ProduceSetupResponse {
+            status: Some(status(StatusCode::CONTINUE)),
+            max_msgnum_to_send: Some(produce.granted().to_wire()),
+        },
+        false,
+    );
+}
+
+/// The setup is refused.
+pub(super) fn refuse(fault: &Fault, reply: &mut PbWriter<'_>) {
+    reply.pb(&ProduceSetupResponse { status: Some(status_of(fault)), max_msgnum_to_send: Some(0) }, true);
+}
+
+/// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
+#[inline]
+pub(super) fn handle_pb(
+    produce: &mut Produce,
+    pb: &[u8],
+    expected: usize,
+    cx: &mut Cx<'_>,
+) -> Result<(), Fault> {
+    let resources = &mut cx.resources;
+    if resources.settings.test_faults {
+        planted::in_connection(pb);
+    }
+    let (decoded, copied) = match produce.copy(pb.len(), expected, first_ttl(pb), resources) {
+        None => (decode_produce_request(pb, |_| {}), None),
+        Some(mut copying) => {
+            let decoded = decode_produce_request(pb, |field| match field {
+                ProduceField::Payload(payload) => copying.push(payload),
+                ProduceField::Key(_) => {}
+            });
+            (decoded, Some(copying.end()))
+        }
+    };
+    let why = match decoded {
+        Ok(head) if head.payloads > 0 => {
+            let request =
+                Request { ttl: head.ttl, payloads: head.payloads, keys: head.keys, bytes: pb.len() };
+            return produce.receive(request, copied, || records(pb), resources);
+        }
+        Ok(_) => "payloads: at least one",
+        Err(malformed) => malformed.0,
+    };
+    produce.give_up(copied, pb.len(), resources);
+    Err(PeerFault::PbInvalid(why.into()).into())
+}
+
+/// The messages of a ProduceRequest that was decoded before, so that it decodes.
+fn records(pb: &[u8]) -> Vec<Record<'_>> {
+    let (mut payloads, mut keys) = (Vec::new(), Vec::new());
+    let _ = decode_produce_request(pb, |field| match field {
+        ProduceField::Payload(payload) => payloads.push(payload),
+        ProduceField::Key(key) => keys.push(key),
+    });
+    let keys = keys.into_iter().chain(std::iter::repeat(&[][..]));
+    payloads.into_iter().zip(keys).map(|(payload, key)| Record { key, payload }).collect()
+}
+
+/// Speaks for every message whose fate is known, and gives credit.
+pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
+    while cx.has_space() {
+        let framed = &mut *cx.framed;
+        let acknowledge = |Acknowledged { messages, read_ns, known_ns }| {
+            framed.note(messages, Origin::Produced { read_ns, known_ns });
+        };
+        let Some(word) = produce.speak(&mut cx.resources, acknowledge) else { break };
+        respond(&word, false, &mut cx.reply);
+        cx.framed.close(cx.reply.out.len());
+    }
+    if let Some(word) = produce.speak_of_credit(&cx.resources) {
+        respond(&word, false, &mut cx.reply);
+    }
+}
+
+/// All is said, and the client says no more.
+pub(super) fn finish(produce: &mut Produce, cx: &mut Cx<'_>) {
+    produce.finish(&cx.resources);
+    cx.reply.fin();
+}
+
+/// The pb that ends a failed operation.
+pub(super) fn finish_failed(produce: &mut Produce, fault: &Fault, cx: &mut Cx<'_>) {
+    let word = produce.finish_failed(fault, &cx.resources);
+    respond(&word, true, &mut cx.reply);
+}
+
+fn respond(word: &Word, fin: bool, reply: &mut PbWriter<'_>) {
+    let status = word.fate.as_ref().map(|fate| match fate {
+        Ok(()) => status(StatusCode::CREATED),
+        Err(fault) => status_of(fault),
+    });
+    let place = word.place.as_ref();
+    let id = |offset| place.map(|place| message_id(place.partition, offset));
+    let (first, last) = place.map_or((0, 0), |place| (place.offsets.start, place.offsets.end - 1));
+    reply.pb(
+        &ProduceResponse {
+            status,
+            msgnum_status_is_thru: Some(word.through),
+            max_msgnum_to_send: Some(word.granted.to_wire()),
+            first_id: id(first),
+            last_id: id(last),
+        },
+        fin,
+    );
+}
+
+fn status(code: StatusCode) -> Status {
+    Status { status_code: Some(code.0), reason_phrase: None }
+}
