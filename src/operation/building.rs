@@ -1,7 +1,7 @@
 //! The open batches of a produce operation: messages are copied into them until they go to the store.
 
 use super::credit::MsgNum;
-use super::routing::Author;
+use super::subject::Author;
 use crate::base::batch::{BatchBuilder, Savepoint};
 
 /// One open batch.

@@ -7,15 +7,15 @@
 //! A protocol asks [`Consume::is_ready`], takes messages by [`Consume::gather`], counts them by [`Consume::send`], and in the
 //! end calls [`Consume::pump`], or [`Consume::let_go`] where it can send no more.
 
-use super::command::{Command, OperationId};
+use super::command::Command;
 use super::credit::SendWindow;
 use super::cursor::{Cursor, Fetch, Ready};
 use super::marker::Marker;
 use super::resources::Resources;
+use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::{Now, millis};
 use crate::base::names::ClientId;
-use crate::base::queue::QueueInfo;
 
 /// How a protocol writes the messages of one batch; tells how long they become.
 pub trait Form {
@@ -72,8 +72,10 @@ pub struct Marked {
 }
 
 /// Where a consumer begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Beginning {
+    /// What the operation is about.
+    pub subject: Subject,
     /// The position in every partition.
     pub positions: Vec<u64>,
     /// At least one of them lies before the client's marker.
@@ -83,8 +85,7 @@ pub struct Beginning {
 /// See the module's page.
 #[derive(Debug)]
 pub struct Consume {
-    operation: OperationId,
-    queue: QueueInfo,
+    subject: Subject,
     exclude: Option<ClientId>,
     window: SendWindow,
     cursors: Vec<Cursor>,
@@ -109,22 +110,15 @@ pub struct Consume {
 
 impl Consume {
     /// An operation whose setup was accepted, from its beginning on: of partition `only`, or of every partition.
-    pub fn start(
-        operation: OperationId,
-        queue: QueueInfo,
-        exclude: Option<ClientId>,
-        only: Option<u16>,
-        beginning: Beginning,
-    ) -> Self {
-        let Beginning { positions, is_rewound } = beginning;
+    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<u16>) -> Self {
+        let Beginning { subject, positions, is_rewound } = beginning;
         let cursors = (0..)
             .zip(&positions)
             .map(|(partition, position)| Cursor::new(partition, *position))
             .filter(|cursor| only.is_none_or(|only| only == cursor.partition))
             .collect();
         Self {
-            operation,
-            queue,
+            subject,
             exclude,
             window: SendWindow::default(),
             cursors,
@@ -137,6 +131,11 @@ impl Consume {
             drain_until_ms: None,
             is_rewound,
         }
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     /// The client gives credit, and perhaps asks for a marker.
@@ -314,7 +313,7 @@ impl Consume {
         for cursor in &self.cursors {
             self.positions[usize::from(cursor.partition)] = cursor.position;
         }
-        Marker::encode(&self.queue, &self.positions)
+        Marker::encode(&self.subject.queue, &self.positions)
     }
 
     /// Drops what cannot be sent; it is fetched again.
@@ -338,8 +337,8 @@ impl Consume {
                 cursor.fetch = Fetch::Outstanding { wait };
                 cursor.asked_ns = resources.now.mono_ns;
                 resources.commands.push(Command::Fetch {
-                    operation: self.operation,
-                    partition: cursor.partition,
+                    operation: self.subject.operation,
+                    target: self.subject.target(cursor.partition),
                     from: cursor.position,
                     exclude: self.exclude,
                     wait,
@@ -374,8 +373,8 @@ impl Consume {
     pub fn cancel(&mut self, resources: &mut Resources<'_>) {
         for cursor in &self.cursors {
             if cursor.fetch != Fetch::None {
-                let partition = cursor.partition;
-                resources.commands.push(Command::Cancel { operation: self.operation, partition });
+                let target = self.subject.target(cursor.partition);
+                resources.commands.push(Command::Cancel { operation: self.subject.operation, target });
             }
         }
     }

@@ -3,6 +3,7 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | `resources` | what an operation borrows from its shard for one call |
+//! | `subject` | who asks for an operation, and which queue it is about |
 //! | `command` | what an operation asks of its shard |
 //! | `produce` | a produce operation: takes requests, speaks for messages, gives credit |
 //! | `request` | a request of a producer, and its payloads while they are copied |
@@ -30,9 +31,10 @@ mod quota;
 mod request;
 mod resources;
 mod routing;
+mod subject;
 mod word;
 
-pub use command::{Command, OperationId};
+pub use command::{Command, OperationId, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};
@@ -41,5 +43,6 @@ pub use position::Positioning;
 pub use produce::Produce;
 pub use request::{Copied, Copying, Request};
 pub use resources::{OperationCounters, Resources};
-pub use routing::{Author, Routing};
+pub use routing::Routing;
+pub use subject::{Author, Caller, Subject};
 pub use word::{Acknowledged, Word};

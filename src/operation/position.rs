@@ -1,11 +1,12 @@
 //! Finds where a consume operation begins: some positions are known at once, the store is asked for the others.
 
-use super::command::{Command, OperationId};
+use super::command::Command;
 use super::consume::Beginning;
 use super::marker::{Place, Start};
 use super::resources::Resources;
+use super::subject::Subject;
 use crate::base::error::PeerFault;
-use crate::base::queue::{Position, QueueInfo};
+use crate::base::queue::Position;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -17,21 +18,17 @@ pub struct Positioning {
 }
 
 impl Positioning {
-    /// Begins to look for `start` in every partition of a queue.
-    pub fn start(
-        operation: OperationId,
-        queue: &QueueInfo,
-        start: &Start,
-        resources: &mut Resources<'_>,
-    ) -> Result<Self, PeerFault> {
-        let all = 0..queue.partitions;
+    /// Begins to look for `start` in every partition of the queue.
+    pub fn start(subject: Subject, start: &Start, resources: &mut Resources<'_>) -> Result<Self, PeerFault> {
+        let partitions = subject.queue.partitions;
+        let all = 0..partitions;
         let mut beginning =
-            Beginning { positions: vec![0; usize::from(queue.partitions)], is_rewound: false };
+            Beginning { subject, positions: vec![0; usize::from(partitions)], is_rewound: false };
         let resolve: Vec<(u16, Position)> = match start {
             Start::Oldest => Vec::new(),
             Start::Latest => all.map(|partition| (partition, Position::Latest)).collect(),
             Start::Time(time) => all.map(|partition| (partition, Position::Time(*time))).collect(),
-            Start::Marker(marker) => match marker.place(queue)? {
+            Start::Marker(marker) => match marker.place(&beginning.subject.queue)? {
                 Place::OtherLife => {
                     beginning.is_rewound = true;
                     Vec::new()
@@ -51,9 +48,15 @@ impl Positioning {
         };
         let waiting = resolve.len();
         for (partition, position) in resolve {
-            resources.commands.push(Command::Resolve { operation, partition, position });
+            let (operation, target) = (beginning.subject.operation, beginning.subject.target(partition));
+            resources.commands.push(Command::Resolve { operation, target, position });
         }
         Ok(Self { beginning, waiting })
+    }
+
+    /// What the operation is about.
+    pub fn subject(&self) -> &Subject {
+        &self.beginning.subject
     }
 
     /// The store has found a position.

@@ -10,13 +10,14 @@
 use std::ops::Range;
 
 use super::building::{Building, OpenBatches};
-use super::command::{Command, OperationId};
+use super::command::Command;
 use super::credit::{MsgNum, ReceiveWindow};
 use super::fates::{Answered, Fate, Fates, Pending, StoredAt};
 use super::quota::Quota;
 use super::request::{Copied, Copying, Request};
 use super::resources::Resources;
-use super::routing::{Author, Routing};
+use super::routing::Routing;
+use super::subject::Subject;
 use super::word::{Acknowledged, Word};
 use crate::access::Share;
 use crate::base::batch::Record;
@@ -26,8 +27,7 @@ use crate::base::error::{Fault, PeerFault, StoreFault};
 /// See the module's page.
 #[derive(Debug)]
 pub struct Produce {
-    operation: OperationId,
-    author: Author,
+    subject: Subject,
     routing: Routing,
     window: ReceiveWindow,
     /// The highest number that the client knows it may send.
@@ -47,21 +47,16 @@ pub struct Produce {
 
 impl Produce {
     /// An operation whose setup was accepted.
-    pub fn start(
-        operation: OperationId,
-        author: Author,
-        routing: Routing,
-        resources: &Resources<'_>,
-    ) -> Self {
+    pub fn start(subject: Subject, routing: Routing, resources: &Resources<'_>) -> Self {
         let mut window = ReceiveWindow::new(resources.settings.produce_window);
-        let mut quota = Quota::new(resources);
+        let mut quota = Quota::new(subject.caller.tenant.as_ref(), resources.now);
+        let share = subject.caller.tenant.as_ref().and_then(|tenant| tenant.share());
         let is_withheld = resources.budget.is_tight();
         if !is_withheld {
-            window.grant(quota.pay_for(window.grantable(), resources));
+            window.grant(quota.pay_for(window.grantable(), resources.now));
         }
         Self {
-            operation,
-            author,
+            subject,
             routing,
             window,
             told: window.granted(),
@@ -70,9 +65,14 @@ impl Produce {
             fates: Fates::default(),
             outstanding_bytes: 0,
             quota,
-            share: resources.tenant.and_then(|tenant| tenant.share()),
+            share,
             is_withheld,
         }
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     /// The highest number that the client may send.
@@ -180,11 +180,8 @@ impl Produce {
     fn count(&mut self, request: Request, resources: &mut Resources<'_>) -> Result<MsgNum, PeerFault> {
         let (messages, bytes) = (u64::from(request.payloads), request.bytes as u64);
         let last = self.window.receive(request.payloads)?;
-        if let Some(tenant) = resources.tenant.filter(|tenant| tenant.has_rates())
-            && !self.quota.charge(tenant, messages, bytes, resources.now)
-        {
-            return Err(PeerFault::OverRate { sent: last.to_wire(), rates: tenant.rates() });
-        }
+        let charged = self.quota.charge(messages, bytes, resources.now);
+        charged.map_err(|rates| PeerFault::OverRate { sent: last.to_wire(), rates })?;
         resources.counters.received += messages;
         resources.counters.received_bytes += bytes;
         Ok(last)
@@ -263,7 +260,7 @@ impl Produce {
         let bytes = request_bytes + expected.min(resources.settings.append_batch_bytes);
         // Four bytes before a payload take the place of two or three on the wire.
         let capacity = bytes + bytes / 16 + 16;
-        self.open.plain(self.author, self.routing.partition, ttl, capacity, resources.read_ns)
+        self.open.plain(self.subject.caller.author, self.routing.partition, ttl, capacity, resources.read_ns)
     }
 
     /// The open batch of a partition for messages with keys, if the open ones have this TTL, or a new one.
@@ -271,7 +268,7 @@ impl Produce {
         if !self.open.takes_keyed(ttl) {
             self.close_batches(resources);
         }
-        self.open.keyed(self.author, partition, ttl, resources.read_ns)
+        self.open.keyed(self.subject.caller.author, partition, ttl, resources.read_ns)
     }
 
     fn roll_back(&mut self, copied: Option<Copied>) {
@@ -306,9 +303,9 @@ impl Produce {
             waiting += 1;
             total += reserved;
             resources.commands.push(Command::Append {
-                operation: self.operation,
+                operation: self.subject.operation,
                 sequence,
-                partition,
+                target: self.subject.target(partition),
                 batch: builder.close(),
                 reserved,
                 read_ns,
@@ -376,13 +373,13 @@ impl Produce {
     }
 
     /// Ends the operation: gives back what it paid for and did not use.
-    pub fn finish(&mut self, resources: &Resources<'_>) {
-        self.quota.refund(resources);
+    pub fn finish(&mut self) {
+        self.quota.refund();
     }
 
     /// The same for an operation that fails; what the client hears last.
-    pub fn finish_failed(&mut self, fault: &Fault, resources: &Resources<'_>) -> Word {
-        self.finish(resources);
+    pub fn finish_failed(&mut self, fault: &Fault) -> Word {
+        self.finish();
         let through = match fault {
             Fault::Peer(
                 PeerFault::CreditExceeded { sent, .. }
@@ -403,7 +400,7 @@ impl Produce {
     fn grant(&mut self, resources: &Resources<'_>) {
         self.is_withheld = resources.budget.is_tight();
         if !self.is_withheld && !self.is_full(resources) {
-            self.window.grant(self.quota.pay_for(self.window.grantable(), resources));
+            self.window.grant(self.quota.pay_for(self.window.grantable(), resources.now));
         }
     }
 
@@ -446,7 +443,7 @@ impl Produce {
         }
         self.fates.clear(resources.budget);
         self.share = None;
-        self.quota.refund(resources);
+        self.quota.refund();
     }
 }
 

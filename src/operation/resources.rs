@@ -1,9 +1,6 @@
 //! What an operation borrows from its shard for one call.
 
-use std::sync::Arc;
-
 use super::command::Command;
-use crate::access::Tenant;
 use crate::base::budget::Budget;
 use crate::base::clock::Now;
 use crate::base::error::FailureCounts;
@@ -43,6 +40,4 @@ pub struct Resources<'a> {
     pub commands: &'a mut Vec<Command>,
     /// Counters.
     pub counters: &'a mut OperationCounters,
-    /// The project, where its use is limited.
-    pub tenant: Option<&'a Arc<Tenant>>,
 }

@@ -1,16 +1,7 @@
 //! Where the messages of a produce operation go.
 
-use crate::base::names::ClientId;
+use super::subject::Author;
 use crate::base::partitioner::{client_partition, key_partition};
-
-/// Who produces.
-#[derive(Clone, Copy, Debug)]
-pub struct Author {
-    /// The client.
-    pub client: ClientId,
-    /// Whether the client named itself.
-    pub is_known: bool,
-}
 
 /// See the module's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::config::Settings;
 use millstream::front::{Cx, Framed, PbWriter, ServerSession};
-use millstream::operation::{Command, OperationCounters, Resources};
+use millstream::operation::{Author, Caller, Command, OperationCounters, Resources};
 use millstream::pb::SetupRequest;
 use millstream::ws::{Role, Sender};
 use prost::Message;
@@ -26,8 +26,6 @@ pub struct Rig {
     pub now: Now,
     /// The socket takes more.
     pub writable: bool,
-    /// Its project, if that is limited.
-    pub tenant: Option<Arc<Tenant>>,
     sender: Sender,
     counters: OperationCounters,
     framed: Framed,
@@ -37,21 +35,30 @@ pub struct Rig {
     pub commands: Vec<Command>,
 }
 
+fn caller(tenant: Option<Arc<Tenant>>) -> Caller {
+    let author = Author { client: ClientId::from(CLIENT), is_known: true };
+    Caller { project: Project::parse("p").unwrap(), author, tenant }
+}
+
 impl Rig {
     pub fn new(settings: Settings) -> Self {
         Self {
-            session: ServerSession::new(ClientId::from(CLIENT), true),
+            session: ServerSession::new(caller(None)),
             budget: Budget::new(settings.shard_budget_bytes),
             settings,
             now: Now::at_ms(1, 1_700_000_000_000),
             writable: true,
-            tenant: None,
             sender: Sender::new(Role::Server),
             counters: OperationCounters::default(),
             framed: Framed::default(),
             out: Vec::new(),
             commands: Vec::new(),
         }
+    }
+
+    /// Begins anew as a client of a project whose use is limited.
+    pub fn limit(&mut self, tenant: Option<Arc<Tenant>>) {
+        self.session = ServerSession::new(caller(tenant));
     }
 
     pub fn defaults() -> Settings {
@@ -79,7 +86,6 @@ impl Rig {
             budget: &mut self.budget,
             commands: &mut self.commands,
             counters: &mut self.counters,
-            tenant: self.tenant.as_ref(),
         };
         let reply = PbWriter { sender: &mut self.sender, out: &mut self.out };
         let mut cx = Cx { resources, reply, framed: &mut self.framed, writable: self.writable };

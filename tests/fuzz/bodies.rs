@@ -276,7 +276,7 @@ pub fn session(data: &[u8]) {
     settings.per_project.bytes_per_sec = u64::from(rates >> 4) * 900;
     let tenants = Tenants::new(settings.per_project);
     let mut rig = Rig::new(settings);
-    rig.tenant = tenants.get(&Project::parse("p").unwrap(), 1);
+    rig.limit(tenants.get(&Project::parse("p").unwrap(), 1));
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;
     let mut ended = false;
@@ -411,11 +411,13 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             };
             rig.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
         }
-        Command::Resolve { operation, partition, .. } => {
+        Command::Resolve { operation, target, .. } => {
+            let partition = target.partition.partition;
             let position = if fails { Err(StoreFault::Full) } else { Ok(u64::from(bag.byte())) };
             rig.call(|session, cx| session.handle_position(operation, partition, position, cx));
         }
-        Command::Fetch { operation, partition, from, wait, .. } => {
+        Command::Fetch { operation, target, from, wait, .. } => {
+            let partition = target.partition.partition;
             let count = u64::from(bag.byte() % 20);
             if count == 0 && wait && !fails {
                 return;

@@ -129,7 +129,8 @@ impl<'a> Run<'a> {
                         self.harness.call(|session, cx| session.handle_opened(operation, Ok(queue), 0, cx));
                     self.reads.extend(reads);
                 }
-                Command::Fetch { operation, partition, from, exclude, wait } => {
+                Command::Fetch { operation, target, from, exclude, wait } => {
+                    let partition = target.partition.partition;
                     assert!(
                         self.fetches.iter().all(|fetch| fetch.partition != partition),
                         "one outstanding fetch for each partition"
@@ -137,7 +138,8 @@ impl<'a> Run<'a> {
                     let cancelled = false;
                     self.fetches.push(Fetch { operation, partition, from, exclude, wait, cancelled });
                 }
-                Command::Cancel { partition, .. } => {
+                Command::Cancel { target, .. } => {
+                    let partition = target.partition.partition;
                     self.fetches.iter_mut().filter(|fetch| fetch.partition == partition).for_each(|fetch| {
                         fetch.cancelled = true;
                     });

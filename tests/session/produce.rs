@@ -313,7 +313,8 @@ impl Run {
         while let Some(command) = self.harness.asked.pop_front() {
             match command {
                 Command::Open { operation, .. } => self.opens.push(operation),
-                Command::Append { operation, sequence, partition, batch, reserved, .. } => {
+                Command::Append { operation, sequence, target, batch, reserved, .. } => {
+                    let partition = target.partition.partition;
                     assert!(
                         self.appends.last().is_none_or(|last| last.sequence < sequence
                             || (last.sequence == sequence && last.partition != partition)),
@@ -475,7 +476,7 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
     let tenants = Tenants::new(ProjectLimits { storage_bytes: 400, ..ProjectLimits::default() });
     let tenant = tenants.get(&Project::parse("p").unwrap(), 1).unwrap();
     let mut harness = Harness::new(1 << 20);
-    harness.rig.tenant = Some(tenant.clone());
+    harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     harness.rig.begin(&SetupRequest { append: Some(append), get: None });
     // What became of the messages that it may speak for, and whether it has ended.

@@ -70,7 +70,7 @@ impl Consumer {
     /// Where each partition is read on.
     fn fetches(&mut self) -> Vec<(u16, u64)> {
         let asked = self.harness.asked.drain(..).filter_map(|command| match command {
-            Command::Fetch { partition, from, .. } => Some((partition, from)),
+            Command::Fetch { target, from, .. } => Some((target.partition.partition, from)),
             _ => None,
         });
         asked.collect()
@@ -111,7 +111,7 @@ fn a_marker_of_this_timeline_is_believed_and_one_of_another_is_asked_about() {
     let (mut consumer, asked, reads) = Consumer::begin(marker, queue(8), true);
     let position = Position::After { timeline: 7, offset: 4 };
     assert!(
-        matches!(asked[..], [Command::Resolve { partition: 0, position: of, .. }] if of == position),
+        matches!(asked[..], [Command::Resolve { target, position: of, .. }] if target.partition.partition == 0 && of == position),
         "{asked:?}"
     );
     assert!(reads.is_empty(), "nothing is said before the position is known");

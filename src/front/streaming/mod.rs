@@ -23,9 +23,9 @@ use crate::base::batch::Fetched;
 use crate::base::budget::{Budget, Remaining, Wanted};
 use crate::base::clock::millis;
 use crate::base::error::{Fault, PeerFault, StoreFault};
-use crate::base::names::ClientId;
+use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::QueueInfo;
-use crate::operation::OperationId;
+use crate::operation::{Caller, OperationId};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
 
@@ -37,9 +37,9 @@ pub struct ServerSession {
 }
 
 impl ServerSession {
-    /// A session of `client`, which said so itself or not.
-    pub fn new(client: ClientId, client_is_known: bool) -> Self {
-        Self { delimiter: Delimiter::default(), operations: Operations::new(client, client_is_known) }
+    /// A session of `caller`.
+    pub fn new(caller: Caller) -> Self {
+        Self { delimiter: Delimiter::default(), operations: Operations::new(caller) }
     }
 
     /// A piece of the client's half, and whether it ends it. Returns how much was taken; where that is not all,
@@ -278,10 +278,23 @@ impl ServerSession {
         matches!(self.operations.state, State::Consuming(_))
     }
 
-    /// Of a consume operation, each partition that it reads and the offset that comes next.
-    pub fn positions(&self) -> Option<Vec<(u16, u64)>> {
+    /// The project of all its operations.
+    pub fn project(&self) -> &Project {
+        self.operations.project()
+    }
+
+    /// The queue of the present operation.
+    pub fn queue_name(&self) -> Option<&QueueName> {
+        self.operations.queue_name()
+    }
+
+    /// Of a consume operation, its queue, each partition that it reads and the offset that comes next.
+    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
         match &self.operations.state {
-            State::Consuming(consuming) => Some(consuming.consume.positions()),
+            State::Consuming(consuming) => {
+                let consume = &consuming.consume;
+                Some((consume.subject().full_name(), consume.positions()))
+            }
             _ => None,
         }
     }

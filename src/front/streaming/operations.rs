@@ -3,20 +3,20 @@
 use super::consume::{self, Consuming};
 use super::produce;
 use super::setup::{Asked, ConsumeSetup, Setup};
-use crate::access::{Permit, Use};
+use crate::access::Permit;
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, PeerFault, StoreFault};
-use crate::base::names::ClientId;
+use crate::base::names::{Project, QueueName};
 use crate::base::planted;
 use crate::base::queue::QueueInfo;
 use crate::front::{Cx, status_of};
-use crate::operation::{Author, Command, Consume, OperationId, Positioning, Produce, Routing};
+use crate::operation::{Caller, Command, Consume, OperationId, Positioning, Produce, Routing, Subject};
 use crate::ws::CloseCode;
 
 #[derive(Debug)]
 pub(super) enum State {
     AwaitingSetup,
-    /// Waits for the catalogue. `setup` is absent where the setup is refused.
+    /// Waits for the catalogue. `setup` is absent where it is malformed.
     Opening {
         produces: bool,
         setup: Option<Setup>,
@@ -32,7 +32,6 @@ pub(super) enum State {
 /// A consume operation that waits for its positions.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    queue: QueueInfo,
     only: Option<u16>,
     echo: bool,
     has_extensions: bool,
@@ -42,8 +41,7 @@ pub(super) struct Waiting {
 /// All of a session but its delimiter, so that a pb can be handled where it lies.
 #[derive(Debug)]
 pub(super) struct Operations {
-    client: ClientId,
-    client_is_known: bool,
+    caller: Caller,
     pub(super) operation: OperationId,
     pub(super) state: State,
     /// The client's half of the present operation has ended.
@@ -63,10 +61,9 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    pub(super) fn new(client: ClientId, client_is_known: bool) -> Self {
+    pub(super) fn new(caller: Caller) -> Self {
         Self {
-            client,
-            client_is_known,
+            caller,
             operation: OperationId::default(),
             state: State::AwaitingSetup,
             client_ended: false,
@@ -77,6 +74,22 @@ impl Operations {
             wanted: None,
             pb_due_ms: None,
             close: None,
+        }
+    }
+
+    /// The project of all operations.
+    pub(super) fn project(&self) -> &Project {
+        &self.caller.project
+    }
+
+    /// The queue of the present operation.
+    pub(super) fn queue_name(&self) -> Option<&QueueName> {
+        match &self.state {
+            State::Opening { setup, .. } => setup.as_ref().map(|setup| &setup.address.queue),
+            State::Positioning(waiting) => Some(&waiting.positioning.subject().name),
+            State::Producing(produce) => Some(&produce.subject().name),
+            State::Consuming(consuming) => Some(&consuming.consume.subject().name),
+            State::AwaitingSetup | State::Discarding => None,
         }
     }
 
@@ -131,32 +144,22 @@ impl Operations {
 
     fn handle_setup(&mut self, pb: &[u8], cx: &mut Cx<'_>) -> Result<(), Fault> {
         let asked = Asked::decode(pb)?;
+        let produces = asked.produces();
         // A refusal has the form of its operation from here on.
-        self.state = State::Opening { produces: asked.produces(), setup: None };
+        self.state = State::Opening { produces, setup: None };
         let setup = asked.check()?;
+        let queue = setup.address.queue.clone();
+        self.state = State::Opening { produces, setup: Some(setup) };
         if self.draining {
             return Err(Fault::Draining);
         }
         if cx.resources.settings.test_faults {
-            planted::in_connection(setup.address.queue.as_str().as_bytes());
+            planted::in_connection(queue.as_str().as_bytes());
         }
-        self.admit(asked.produces(), cx)?;
+        self.permit = self.caller.admit(produces, cx.resources.now)?;
         cx.resources.counters.operations += 1;
-        let queue = setup.address.queue.clone();
-        cx.resources.commands.push(Command::Open { operation: self.operation, queue });
-        self.state = State::Opening { produces: asked.produces(), setup: Some(setup) };
-        Ok(())
-    }
-
-    /// Whether the project may have one more operation, and may produce at all.
-    fn admit(&mut self, produces: bool, cx: &Cx<'_>) -> Result<(), PeerFault> {
-        let Some(tenant) = cx.resources.tenant else { return Ok(()) };
-        if produces && tenant.is_over(cx.resources.now.mono_ms) {
-            return Err(PeerFault::OverRate { sent: 0, rates: tenant.rates() });
-        }
-        let key = "project_max_operations";
-        let taken = tenant.take(Use::Operation);
-        self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "operations", key, limit })?);
+        let name = (self.caller.project.clone(), queue);
+        cx.resources.commands.push(Command::Open { operation: self.operation, name });
         Ok(())
     }
 
@@ -170,27 +173,29 @@ impl Operations {
         if self.failing.is_some() {
             return;
         }
-        let Some(Setup { address, consume }) = setup.take() else { return };
         let queue = match opened {
             _ if self.draining => return self.fail(Fault::Draining, cx),
             Ok(queue) => queue,
             Err(fault) => return self.fail(fault, cx),
         };
-        let only = address.partition;
+        let only = setup.as_ref().and_then(|setup| setup.address.partition);
         if only.is_some_and(|partition| partition >= queue.partitions) {
             return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
         }
+        let Some(Setup { address, consume }) = setup.take() else { return };
+        let (operation, caller) = (self.operation, self.caller.clone());
+        let subject = Subject { operation, caller, name: address.queue, queue };
         let Some(ConsumeSetup { start, echo, has_extensions }) = consume else {
-            let author = Author { client: self.client, is_known: self.client_is_known };
+            let author = self.caller.author;
             let routing = Routing::of(author, only, queue.partitions, local_partition);
-            let produce = Produce::start(self.operation, author, routing, &cx.resources);
+            let produce = Produce::start(subject, routing, &cx.resources);
             produce::accept(&produce, &mut cx.reply);
             self.state = State::Producing(Box::new(produce));
             return;
         };
-        match Positioning::start(self.operation, &queue, &start, &mut cx.resources) {
+        match Positioning::start(subject, &start, &mut cx.resources) {
             Ok(positioning) => {
-                let waiting = Waiting { queue, only, echo, has_extensions, positioning };
+                let waiting = Waiting { only, echo, has_extensions, positioning };
                 self.state = State::Positioning(Box::new(waiting));
                 self.start_consuming(cx);
             }
@@ -219,8 +224,8 @@ impl Operations {
         if self.draining {
             return self.fail(Fault::Draining, cx);
         }
-        let exclude = (!waiting.echo).then_some(self.client);
-        let consume = Consume::start(self.operation, waiting.queue, exclude, waiting.only, beginning);
+        let exclude = (!waiting.echo).then_some(self.caller.author.client);
+        let consume = Consume::start(beginning, exclude, waiting.only);
         let consuming = Consuming { consume, has_extensions: waiting.has_extensions };
         consume::accept(&mut cx.reply);
         self.state = State::Consuming(Box::new(consuming));
@@ -248,7 +253,8 @@ impl Operations {
         self.wanted = None;
         if self.failing.is_none() {
             cx.resources.counters.failed.add(fault.status(), 1);
-            cx.resources.commands.push(Command::Report { fault: fault.clone() });
+            let (project, queue) = (self.caller.project.clone(), self.queue_name().cloned());
+            cx.resources.commands.push(Command::Report { project, queue, fault: fault.clone() });
             self.failing = Some(fault);
         }
     }

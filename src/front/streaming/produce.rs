@@ -90,13 +90,13 @@ pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
 
 /// All is said, and the client says no more.
 pub(super) fn finish(produce: &mut Produce, cx: &mut Cx<'_>) {
-    produce.finish(&cx.resources);
+    produce.finish();
     cx.reply.fin();
 }
 
 /// The pb that ends a failed operation.
 pub(super) fn finish_failed(produce: &mut Produce, fault: &Fault, cx: &mut Cx<'_>) {
-    let word = produce.finish_failed(fault, &cx.resources);
+    let word = produce.finish_failed(fault);
     respond(&word, true, &mut cx.reply);
 }
 

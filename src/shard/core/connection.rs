@@ -16,13 +16,12 @@ use crate::access::{Permit, Tenant, Tenants, Use};
 use crate::base::budget::{Budget, Remaining, Share, Wanted};
 use crate::base::clock::{Now, millis};
 use crate::base::error::PeerFault;
-use crate::base::names::{ClientId, Project, QueueName};
-use crate::base::queue::QueueInfo;
+use crate::base::names::{Project, QueueName};
 use crate::config::Settings;
 use crate::front::echo::Echo;
 use crate::front::{Cx, Framed, PbWriter, ServerSession};
 use crate::latency::Recorder;
-use crate::operation::{Command, Resources};
+use crate::operation::{Author, Caller, Command, Resources};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
@@ -87,7 +86,6 @@ struct Lent<'a> {
     framed: &'a mut Framed,
     read_ns: u64,
     writable: bool,
-    tenant: Option<&'a Arc<Tenant>>,
 }
 
 /// All but the phase that the session stands in: a method would borrow that, too.
@@ -99,7 +97,6 @@ macro_rules! parts {
             framed: &mut $connection.framed,
             read_ns: $connection.read_ns,
             writable: $connection.writable,
-            tenant: $connection.tenant.as_ref(),
         }
     };
 }
@@ -110,17 +107,10 @@ pub struct Connection {
     phase: Phase,
     receiver: Receiver,
     sender: Sender,
-    /// The tenant; of use once the handshake is done.
-    project: Option<Project>,
-    /// The same, where something of it is limited, and its permit for this connection.
-    tenant: Option<Arc<Tenant>>,
+    /// The project's permit for this connection, where its use is limited.
     permit: Option<Permit>,
     /// Where it comes from.
     peer: Option<SocketAddr>,
-    /// The queue of the present operation.
-    pub(super) queue: Option<QueueInfo>,
-    /// Its name, for the log.
-    pub(super) queue_name: Option<QueueName>,
     /// Bytes that were read and not taken; of the handshake, or behind what a blocked session takes.
     inbound: Vec<u8>,
     /// Bytes to send, and how many of them are sent.
@@ -159,12 +149,8 @@ impl Connection {
             phase: Phase::Handshaking,
             receiver: Receiver::new(Role::Server),
             sender: Sender::new(Role::Server),
-            project: None,
-            tenant: None,
             permit: None,
             peer,
-            queue: None,
-            queue_name: None,
             inbound: Vec::new(),
             out: Vec::new(),
             sent: 0,
@@ -184,9 +170,16 @@ impl Connection {
         }
     }
 
-    /// The tenant.
-    pub fn project(&self) -> Option<&Project> {
-        self.project.as_ref()
+    /// The project, and the queue of its present operation, for the log; empty where there is none.
+    pub fn names(&self) -> (&str, &str) {
+        let queue = self.session().and_then(ServerSession::queue_name);
+        let project = self.session().map(ServerSession::project);
+        (project.map_or("", Project::as_str), queue.map_or("", QueueName::as_str))
+    }
+
+    /// Whether the handshake is not done.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self.phase, Phase::Handshaking)
     }
 
     /// Where it comes from.
@@ -259,11 +252,15 @@ impl Connection {
         };
         match accepted {
             Ok(Some(Accepted { used, endpoint, project, client, client_is_known })) => {
-                if let Err(fault) = self.admit(&project, env) {
-                    self.out.clear();
-                    return self.refuse(&Refusal::new(429, fault.to_string()), env);
-                }
-                self.start(endpoint, project, client, client_is_known);
+                let tenant = match self.admit(&project, env) {
+                    Ok(tenant) => tenant,
+                    Err(fault) => {
+                        self.out.clear();
+                        return self.refuse(&Refusal::new(429, fault.to_string()), env);
+                    }
+                };
+                let author = Author { client, is_known: client_is_known };
+                self.start(endpoint, Caller { project, author, tenant });
                 self.heard_ms = env.now.mono_ms;
                 // What came behind it is taken in a call of its own: should that fail, this answer stands.
                 self.inbound.drain(..used);
@@ -276,19 +273,17 @@ impl Connection {
     }
 
     /// Whether the project may have one more connection.
-    fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<(), PeerFault> {
-        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(()) };
+    fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<Option<Arc<Tenant>>, PeerFault> {
+        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(None) };
         let key = "project_max_connections";
         let taken = tenant.take(Use::Connection);
         self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })?);
-        self.tenant = Some(tenant);
-        Ok(())
+        Ok(Some(tenant))
     }
 
-    fn start(&mut self, endpoint: Endpoint, project: Project, client: ClientId, client_is_known: bool) {
-        self.project = Some(project);
+    fn start(&mut self, endpoint: Endpoint, caller: Caller) {
         self.phase = match endpoint {
-            Endpoint::Streaming => Phase::Streaming(Box::new(ServerSession::new(client, client_is_known))),
+            Endpoint::Streaming => Phase::Streaming(Box::new(ServerSession::new(caller))),
             Endpoint::Echo => Phase::Echoing(Echo::default()),
         };
     }
@@ -674,7 +669,7 @@ fn closed_read_bytes(settings: &Settings) -> u64 {
 }
 
 fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
-    let Lent { sender, out, framed, read_ns, writable, tenant } = lent;
+    let Lent { sender, out, framed, read_ns, writable } = lent;
     let resources = Resources {
         now: env.now,
         read_ns,
@@ -682,7 +677,6 @@ fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
         budget: env.budget,
         commands: env.commands,
         counters: &mut env.counters.sessions,
-        tenant,
     };
     Cx { resources, reply: PbWriter { sender, out }, framed, writable }
 }

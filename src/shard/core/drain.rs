@@ -28,7 +28,7 @@ impl<S: Store<Token>> Core<S> {
         }
         self.drain = Drain::Producers;
         self.for_each_connection(now, |connection, env| {
-            if connection.project().is_none() {
+            if connection.is_handshaking() {
                 connection.close(CloseCode::AWAY, env);
             }
             connection.with_session(env, |session, cx| session.drain_producers(cx));

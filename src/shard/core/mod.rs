@@ -468,12 +468,7 @@ impl<S: Store<Token>> Core<S> {
                 .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
             tails.collect::<Vec<_>>()
         };
-        let consumer = |id| {
-            let connection = self.connections.get(id)?;
-            let positions = connection.session()?.positions()?;
-            let name = (connection.project()?.clone(), connection.queue_name.clone()?);
-            Some((name, positions))
-        };
+        let consumer = |id| self.connections.get(id)?.session()?.positions();
         Traffic {
             queues: self.catalogue.iter().count(),
             names: self
@@ -528,8 +523,8 @@ impl<S: Store<Token>> Core<S> {
         self.counters.panics += 1;
         self.commands.clear();
         let Some(connection) = self.connections.get(id) else { return };
-        let project = connection.project().map(Project::to_string).unwrap_or_default();
-        let queue = connection.queue_name.as_ref().map(QueueName::to_string).unwrap_or_default();
+        let (project, queue) = connection.names();
+        let (project, queue) = (project.to_owned(), queue.to_owned());
         let (number, peer) = (id.as_u64(), connection.peer());
         tracing::error!(
             connection = number,
@@ -587,9 +582,6 @@ impl<S: Store<Token>> Core<S> {
     }
 
     fn route(&mut self, now: Now, connection: ConnectionId, command: Command) {
-        if let Command::Report { fault } = command {
-            return self.report(connection, &fault);
-        }
         let shard = self.shard;
         let token = |operation, detail, reserved| Token {
             shard,
@@ -600,64 +592,56 @@ impl<S: Store<Token>> Core<S> {
             messages: 0,
             stage_ns: 0,
         };
-        if let Command::Open { operation, queue } = command {
-            let Some(connection) = self.connections.get_mut(connection) else { return };
-            connection.queue_name = Some(queue.clone());
-            let Some(project) = connection.project().cloned() else { return };
-            return self.open(now, token(operation, 0, 0), (project, queue));
-        }
-        let Some(queue) = self.connections.get(connection).and_then(|connection| connection.queue) else {
-            return;
-        };
-        let (partition, request) = match command {
-            Command::Open { .. } | Command::Report { .. } => return,
-            Command::Append { operation, sequence, partition, batch, reserved, read_ns } => {
+        let (target, request) = match command {
+            Command::Open { operation, name } => return self.open(now, token(operation, 0, 0), name),
+            Command::Report { project, queue, fault } => {
+                return self.report(connection, &project, queue.as_ref(), &fault);
+            }
+            Command::Append { operation, sequence, target, batch, reserved, read_ns } => {
                 self.latency.record(Stage::Parse, now.since_ns(read_ns), batch.count());
                 let (messages, stage_ns) = (batch.count(), now.mono_ns);
                 let token = Token { messages, stage_ns, ..token(operation, sequence, reserved) };
                 let (stream, count) = (token.stream(), batch.count());
-                let append = Request::Append { token, stream, partition: queue.key(partition), batch };
+                let append = Request::Append { token, stream, partition: target.partition, batch };
                 if self.store.appends_anywhere() {
                     return self.submit(now, append);
                 }
-                if queue.owner(partition, self.shards) != shard {
+                if target.owner(self.shards) != shard {
                     self.counters.messages_hopped += u64::from(count);
                 }
-                (partition, append)
+                (target, append)
             }
-            Command::Resolve { operation, partition, position } => {
-                let token = token(operation, u64::from(partition), 0);
-                (partition, Request::Resolve { token, partition: queue.key(partition), position })
+            Command::Resolve { operation, target, position } => {
+                let token = token(operation, u64::from(target.partition.partition), 0);
+                (target, Request::Resolve { token, partition: target.partition, position })
             }
-            Command::Fetch { operation, partition, from, exclude, wait } => {
-                let token = token(operation, u64::from(partition), 0);
-                let partition_key = queue.key(partition);
+            Command::Fetch { operation, target, from, exclude, wait } => {
+                let token = token(operation, u64::from(target.partition.partition), 0);
                 let fetch = Request::Fetch {
                     token,
-                    partition: partition_key,
+                    partition: target.partition,
                     from,
                     bytes_max: self.settings.fetch_bytes,
                     exclude,
                     wait,
                 };
-                (partition, fetch)
+                (target, fetch)
             }
-            Command::Cancel { operation, partition } => {
-                let token = token(operation, u64::from(partition), 0);
-                (partition, Request::Cancel { token, partition: queue.key(partition) })
+            Command::Cancel { operation, target } => {
+                let token = token(operation, u64::from(target.partition.partition), 0);
+                (target, Request::Cancel { token, partition: target.partition })
             }
         };
-        match queue.owner(partition, self.shards) {
+        match target.owner(self.shards) {
             owner if owner == shard => self.submit(now, request),
             owner => self.outboxes[usize::from(owner)].push(Message::Request(request)),
         }
     }
 
     /// An operation fails: in the log, where it is our fault; a peer's only for whoever looks for those.
-    fn report(&self, id: ConnectionId, fault: &Fault) {
+    fn report(&self, id: ConnectionId, project: &Project, queue: Option<&QueueName>, fault: &Fault) {
         let Some(connection) = self.connections.get(id) else { return };
-        let project = connection.project().map(Project::as_str).unwrap_or_default();
-        let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
+        let (project, queue) = (project.as_str(), queue.map_or("", QueueName::as_str));
         let (connection, peer, status) = (id.as_u64(), connection.peer(), fault.status().0);
         if status < 500 || *fault == Fault::Draining {
             tracing::debug!(connection, ?peer, project, queue, status, %fault, "an operation fails");
@@ -821,7 +805,6 @@ impl<S: Store<Token>> Core<S> {
         self.serve(now, id, |connection, env| {
             let mut local = 0;
             if let Ok(info) = &opened {
-                connection.queue = Some(*info);
                 // The partition that costs a keyless producer no hop; spread over those of this shard.
                 let owned: Vec<u16> =
                     (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();

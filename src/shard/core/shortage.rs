@@ -3,7 +3,6 @@
 use super::{Connection, Core, Token};
 use crate::base::budget::Share;
 use crate::base::clock::Now;
-use crate::base::names::{Project, QueueName};
 use crate::front::ServerSession;
 use crate::store::Store;
 
@@ -85,8 +84,7 @@ impl<S: Store<Token>> Core<S> {
             }
             self.counters.evicted += 1;
             if let Some(connection) = self.connections.get(id) {
-                let project = connection.project().map(Project::as_str).unwrap_or_default();
-                let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
+                let (project, queue) = connection.names();
                 let (connection, peer) = (id.as_u64(), connection.peer());
                 tracing::warn!(
                     connection,
