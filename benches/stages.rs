@@ -22,7 +22,7 @@ use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::config::WhenFull;
 use millstream::latency::{Recorder, Stage};
-use millstream::operation::Command;
+use millstream::operation::{Answer, Command};
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
@@ -161,7 +161,9 @@ fn session_consume(criterion: &mut Criterion) {
             let fetched =
                 Fetched { batches: vec![stored], next: base_offset, at_end: true, is_rewound: false };
             let partition = target.partition.partition;
-            rig.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Fetched { partition, result: Ok(fetched) }, cx)
+            });
             while rig.commands.is_empty() {
                 rig.call(|session, cx| session.poll_transmit(cx));
                 black_box(&rig.out);

@@ -28,14 +28,14 @@ impl Target {
 /// What an operation asks. Each but `Cancel` and `Report` is answered exactly once.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Find the queue, or create it: `ServerSession::handle_opened`.
+    /// Find the queue, or create it: [`Answer::Opened`](super::Answer::Opened).
     Open {
         /// Who asks.
         operation: OperationId,
         /// The queue.
         name: FullName,
     },
-    /// Store a batch: `handle_appended`.
+    /// Store a batch: [`Answer::Appended`](super::Answer::Appended).
     Append {
         /// Who asks.
         operation: OperationId,
@@ -50,7 +50,7 @@ pub enum Command {
         /// When the first of its messages was read.
         read_ns: u64,
     },
-    /// Find a position: `handle_position`.
+    /// Find a position: [`Answer::Resolved`](super::Answer::Resolved).
     Resolve {
         /// Who asks.
         operation: OperationId,
@@ -59,7 +59,7 @@ pub enum Command {
         /// Which.
         position: Position,
     },
-    /// Read: `handle_fetched`.
+    /// Read: [`Answer::Fetched`](super::Answer::Fetched).
     Fetch {
         /// Who asks.
         operation: OperationId,

@@ -5,6 +5,7 @@
 //! | `resources` | what an operation borrows from its shard for one call |
 //! | `subject` | who asks for an operation, and which queue it is about |
 //! | `command` | what an operation asks of its shard |
+//! | `answer` | the shard's answers |
 //! | `produce` | a produce operation: takes requests, speaks for messages, gives credit |
 //! | `request` | a request of a producer, and its payloads while they are copied |
 //! | `word` | what a producer is to hear |
@@ -18,6 +19,7 @@
 //! | `cursor` | a consume operation in one partition |
 //! | `marker` | positions as text |
 
+mod answer;
 mod building;
 mod command;
 mod consume;
@@ -34,6 +36,7 @@ mod routing;
 mod subject;
 mod word;
 
+pub use answer::Answer;
 pub use command::{Command, OperationId, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};

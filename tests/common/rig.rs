@@ -11,7 +11,7 @@ use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::config::Settings;
 use millstream::front::{Cx, Framed, PbWriter, ServerSession};
-use millstream::operation::{Author, Caller, Command, OperationCounters, Resources};
+use millstream::operation::{Answer, Author, Caller, Command, OperationCounters, Resources};
 use millstream::pb::SetupRequest;
 use millstream::ws::{Role, Sender};
 use prost::Message;
@@ -97,7 +97,13 @@ impl Rig {
         let bytes = setup.encode_length_delimited_to_vec();
         self.call(|session, cx| session.handle_data(&bytes, false, cx));
         while let Some(Command::Open { operation, .. }) = self.commands.pop() {
-            self.call(|session, cx| session.handle_opened(operation, Ok(Self::queue(1)), 0, cx));
+            self.call(|session, cx| {
+                session.answer(
+                    operation,
+                    Answer::Opened { result: Ok(Self::queue(1)), local_partition: 0 },
+                    cx,
+                )
+            });
         }
         self.call(|session, cx| session.poll_transmit(cx));
         self.out.clear();
@@ -113,7 +119,9 @@ impl Rig {
             };
             messages += batch.count() as usize;
             self.budget.release(reserved);
-            self.call(|session, cx| session.handle_appended(operation, sequence, Ok(Some(0..1)), cx));
+            self.call(|session, cx| {
+                session.answer(operation, Answer::Appended { sequence, result: Ok(Some(0..1)) }, cx)
+            });
         }
         self.commands.clear();
         self.call(|session, cx| session.poll_transmit(cx));

@@ -16,7 +16,8 @@ use millstream::base::budget::Budget;
 use millstream::base::error::{Fault, PeerFault, StoreFault};
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
-use millstream::operation::{Command, Place, Start};
+use millstream::front::DrainStep;
+use millstream::operation::{Answer, Command, Place, Start};
 use millstream::pb::wire::Malformed;
 use millstream::pb::{
     ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField, ProduceRequest, SetupRequest,
@@ -326,9 +327,9 @@ pub fn session(data: &[u8]) {
                 rig.now.unix_ms += 1_000;
                 rig.call(|session, cx| session.handle_timeout(cx));
                 if step & 0xf0 == 0xf0 {
-                    rig.call(|session, cx| session.drain_producers(cx));
-                    let until = rig.now.mono_ms + 1_000;
-                    rig.call(|session, cx| session.drain_consumers(until, cx));
+                    rig.call(|session, cx| session.drain(DrainStep::Producers, cx));
+                    let until_ms = rig.now.mono_ms + 1_000;
+                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until_ms }, cx));
                 }
             }
         }
@@ -338,7 +339,7 @@ pub fn session(data: &[u8]) {
         appends += rig.commands.iter().filter(|command| matches!(command, Command::Append { .. })).count();
         asked.extend(rig.commands.drain(..));
         assert!(appends <= data.len() * 64, "appends without bytes");
-        ended = rig.call(|session, _| session.close_code().is_some());
+        ended = rig.call(|session, _| session.status().close.is_some());
     }
     rig.call(|session, cx| session.abandon(cx));
     asked.extend(rig.commands.drain(..));
@@ -399,7 +400,9 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             } else {
                 Ok(Rig::queue(1 + u16::from(step >> 6)))
             };
-            rig.call(|session, cx| session.handle_opened(operation, opened, 0, cx));
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Opened { result: opened, local_partition: 0 }, cx)
+            });
         }
         Command::Append { operation, sequence, batch, reserved, .. } => {
             rig.budget.release(reserved);
@@ -409,12 +412,14 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             } else {
                 Ok((step & 0x20 == 0).then(|| offset..offset + u64::from(batch.count())))
             };
-            rig.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
+            rig.call(|session, cx| session.answer(operation, Answer::Appended { sequence, result }, cx));
         }
         Command::Resolve { operation, target, .. } => {
             let partition = target.partition.partition;
             let position = if fails { Err(StoreFault::Full) } else { Ok(u64::from(bag.byte())) };
-            rig.call(|session, cx| session.handle_position(operation, partition, position, cx));
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Resolved { partition, result: position }, cx)
+            });
         }
         Command::Fetch { operation, target, from, wait, .. } => {
             let partition = target.partition.partition;
@@ -430,7 +435,9 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             let batches = if count == 0 { vec![] } else { vec![stored] };
             let fetched = Fetched { batches, next: from + count, at_end: true, is_rewound: false };
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };
-            rig.call(|session, cx| session.handle_fetched(operation, partition, fetched, cx));
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Fetched { partition, result: fetched }, cx)
+            });
         }
         Command::Cancel { .. } | Command::Report { .. } => {}
     }

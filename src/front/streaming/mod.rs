@@ -15,17 +15,13 @@ mod operations;
 mod produce;
 mod setup;
 
-use std::ops::Range;
-
 use self::operations::{Operations, State};
-use super::context::Cx;
-use crate::base::batch::Fetched;
-use crate::base::budget::{Budget, Remaining, Wanted};
+use super::{Cx, DrainStep, FrontStatus};
+use crate::base::budget::{Budget, Remaining};
 use crate::base::clock::millis;
-use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::error::{Fault, PeerFault};
 use crate::base::names::{FullName, Project, QueueName};
-use crate::base::queue::QueueInfo;
-use crate::operation::{Caller, OperationId};
+use crate::operation::{Answer, Caller, OperationId};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
 
@@ -113,64 +109,28 @@ impl ServerSession {
         }
     }
 
-    /// The catalogue's answer; `local_partition` is one that costs no hop.
-    pub fn handle_opened(
-        &mut self,
-        operation: OperationId,
-        opened: Result<QueueInfo, Fault>,
-        local_partition: u16,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation {
-            self.operations.handle_opened(opened, local_partition, cx);
+    /// An answer to a command of `operation`; one to an earlier operation is ignored.
+    pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
+        let operations = &mut self.operations;
+        if operation != operations.operation {
+            return;
         }
-    }
-
-    /// The store's answer to a `Resolve`.
-    pub fn handle_position(
-        &mut self,
-        operation: OperationId,
-        partition: u16,
-        position: Result<u64, StoreFault>,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation {
-            self.operations.handle_position(partition, position, cx);
-        }
-    }
-
-    /// The store's answer to an `Append`: the offsets. The shard has given the bytes back.
-    pub fn handle_appended(
-        &mut self,
-        operation: OperationId,
-        sequence: u64,
-        result: Result<Option<Range<u64>>, StoreFault>,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation
-            && let State::Producing(produce) = &mut self.operations.state
-            && let Some(fault) = produce.handle_appended(sequence, result, cx.resources.now)
-        {
-            self.forget_pb(cx);
-            self.operations.fail(fault, cx);
-        }
-    }
-
-    /// The store's answer to a `Fetch`.
-    pub fn handle_fetched(
-        &mut self,
-        operation: OperationId,
-        partition: u16,
-        fetched: Result<Fetched, StoreFault>,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation
-            && let State::Consuming(consuming) = &mut self.operations.state
-        {
-            match fetched {
-                Ok(fetched) => consuming.handle_fetched(partition, fetched, cx),
-                Err(fault) => self.operations.fail(fault.into(), cx),
+        match (answer, &mut operations.state) {
+            (Answer::Opened { result, local_partition }, _) => {
+                operations.handle_opened(result, local_partition, cx);
             }
+            (Answer::Resolved { partition, result }, _) => operations.handle_position(partition, result, cx),
+            (Answer::Appended { sequence, result }, State::Producing(produce)) => {
+                if let Some(fault) = produce.handle_appended(sequence, result, cx.resources.now) {
+                    self.forget_pb(cx);
+                    self.operations.fail(fault, cx);
+                }
+            }
+            (Answer::Fetched { partition, result }, State::Consuming(consuming)) => match result {
+                Ok(fetched) => consuming.handle_fetched(partition, fetched, cx),
+                Err(fault) => operations.fail(fault.into(), cx),
+            },
+            (Answer::Appended { .. } | Answer::Fetched { .. }, _) => {}
         }
     }
 
@@ -185,19 +145,21 @@ impl ServerSession {
         }
     }
 
-    /// Draining, first step: no new operation; a produce operation is ended.
-    pub fn drain_producers(&mut self, cx: &mut Cx<'_>) {
-        self.operations.draining = true;
-        if matches!(self.operations.state, State::Producing(_)) {
-            self.operations.fail(Fault::Draining, cx);
-            self.forget_pb(cx);
-        }
-    }
-
-    /// Draining, second step: a consume operation sends what is stored, until then at the latest, and ends.
-    pub fn drain_consumers(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
-        if let State::Consuming(consuming) = &mut self.operations.state {
-            consuming.consume.drain(until_ms, &mut cx.resources);
+    /// Draining takes a step.
+    pub fn drain(&mut self, step: DrainStep, cx: &mut Cx<'_>) {
+        match (step, &mut self.operations.state) {
+            (DrainStep::Producers, state) => {
+                let is_producing = matches!(state, State::Producing(_));
+                self.operations.draining = true;
+                if is_producing {
+                    self.operations.fail(Fault::Draining, cx);
+                    self.forget_pb(cx);
+                }
+            }
+            (DrainStep::Consumers { until_ms }, State::Consuming(consuming)) => {
+                consuming.consume.drain(until_ms, &mut cx.resources);
+            }
+            (DrainStep::Consumers { .. }, _) => {}
         }
     }
 
@@ -247,45 +209,52 @@ impl ServerSession {
         self.operations.is_blocked(cx)
     }
 
-    /// What is waited for of the budget.
-    pub fn wanted(&self) -> Option<Wanted> {
-        self.operations.wanted
+    /// A reason to close the connection.
+    #[inline]
+    pub(super) fn close_code(&self) -> Option<CloseCode> {
+        self.operations.close
     }
 
-    /// Whether a producer waits for credit that the budget withheld.
-    pub fn is_starved(&self) -> bool {
-        match &self.operations.state {
-            State::Producing(produce) => produce.is_starved(),
-            _ => false,
+    /// What its connection must know.
+    #[inline]
+    pub fn status(&self) -> FrontStatus {
+        let Operations { state, wanted, close, pb_due_ms, .. } = &self.operations;
+        let (wanted, close) = (*wanted, *close);
+        let open = FrontStatus {
+            wanted,
+            close,
+            is_busy: true,
+            waits_for_us: wanted.is_some(),
+            next_deadline_ms: *pb_due_ms,
+            ..FrontStatus::default()
+        };
+        let earliest = |due_ms: Option<u64>| [*pb_due_ms, due_ms].into_iter().flatten().min();
+        match state {
+            State::AwaitingSetup | State::Discarding => FrontStatus { is_busy: false, ..open },
+            State::Opening { .. } | State::Positioning(_) => {
+                FrontStatus { is_producing: true, waits_for_us: true, ..open }
+            }
+            State::Producing(produce) => FrontStatus {
+                is_producing: true,
+                is_starved: produce.is_starved(),
+                waits_for_us: wanted.is_some() || produce.waits_for_store(),
+                goes_on: produce.has_more_to_say(),
+                credit: Some(produce.credit()),
+                next_deadline_ms: earliest(produce.next_deadline_ms()),
+                ..open
+            },
+            State::Consuming(consuming) => FrontStatus {
+                is_consuming: true,
+                goes_on: true,
+                next_deadline_ms: earliest(consuming.consume.next_deadline_ms()),
+                ..open
+            },
         }
     }
 
-    /// Whether an operation is open: our half of it has begun, or will.
-    pub fn is_busy(&self) -> bool {
-        !matches!(self.operations.state, State::AwaitingSetup | State::Discarding)
-    }
-
-    /// Messages that the client of a produce operation may send and has not sent.
-    pub fn credit(&self) -> Option<u64> {
-        match &self.operations.state {
-            State::Producing(produce) => Some(produce.credit()),
-            _ => None,
-        }
-    }
-
-    /// Whether a consume operation is open.
-    pub fn is_consuming(&self) -> bool {
-        matches!(self.operations.state, State::Consuming(_))
-    }
-
-    /// The project of all its operations.
-    pub fn project(&self) -> &Project {
-        self.operations.project()
-    }
-
-    /// The queue of the present operation.
-    pub fn queue_name(&self) -> Option<&QueueName> {
-        self.operations.queue_name()
+    /// The project of all its operations, and the queue of the present one.
+    pub fn names(&self) -> (&Project, Option<&QueueName>) {
+        (self.operations.project(), self.operations.queue_name())
     }
 
     /// Of a consume operation, its queue, each partition that it reads and the offset that comes next.
@@ -297,45 +266,5 @@ impl ServerSession {
             }
             _ => None,
         }
-    }
-
-    /// Whether the client waits for us: for memory, the catalogue or the store.
-    pub fn waits_for_us(&self) -> bool {
-        match &self.operations.state {
-            State::Opening { .. } | State::Positioning(_) => true,
-            State::Producing(produce) => self.operations.wanted.is_some() || produce.waits_for_store(),
-            State::AwaitingSetup | State::Consuming(_) | State::Discarding => {
-                self.operations.wanted.is_some()
-            }
-        }
-    }
-
-    /// Whether a produce operation is open.
-    pub fn is_producing(&self) -> bool {
-        matches!(self.operations.state, State::Producing(_) | State::Opening { .. } | State::Positioning(_))
-    }
-
-    /// Whether there may be more to send whenever there is room.
-    pub fn goes_on(&self) -> bool {
-        match &self.operations.state {
-            State::Producing(produce) => produce.has_more_to_say(),
-            State::Consuming(_) => true,
-            _ => false,
-        }
-    }
-
-    /// A reason to close the connection.
-    pub fn close_code(&self) -> Option<CloseCode> {
-        self.operations.close
-    }
-
-    /// When something is due without any event.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        let operation = match &self.operations.state {
-            State::Consuming(consuming) => consuming.consume.next_deadline_ms(),
-            State::Producing(produce) => produce.next_deadline_ms(),
-            _ => None,
-        };
-        [self.operations.pb_due_ms, operation].into_iter().flatten().min()
     }
 }

@@ -1,9 +1,9 @@
-//! One connection: handshake, frames, and the session or the echo behind them. Bytes in, bytes out.
+//! One connection: handshake, frames, and the front behind them. Bytes in, bytes out.
 //!
 //! ```text
-//! Handshaking ──accepted──▶ Streaming ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
-//!      │                    Echoing                                             ▲
-//!      └──────────────────refused, too slow, too long───────────────────────────┘
+//! Handshaking ──accepted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
+//!      │                                                                   ▲
+//!      └──────────────────refused, too slow, too long──────────────────────┘
 //! ```
 //! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget.
 
@@ -13,20 +13,20 @@ use std::sync::Arc;
 use super::CoreCounters;
 use super::deadlines::Armed;
 use crate::access::{Permit, Tenant, Tenants, Use};
-use crate::base::budget::{Budget, Remaining, Share, Wanted};
+use crate::base::budget::{Budget, Remaining, Share};
 use crate::base::clock::{Now, millis};
 use crate::base::error::PeerFault;
 use crate::base::names::{Project, QueueName};
 use crate::config::Settings;
 use crate::front::echo::Echo;
-use crate::front::{Cx, Framed, PbWriter, ServerSession};
+use crate::front::{Cx, Framed, Front, FrontStatus, PbWriter, ServerSession};
 use crate::latency::Recorder;
 use crate::operation::{Author, Caller, Command, Resources};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
 use crate::ws::origin::{Novelty, RefusedOrigins};
-use crate::ws::{CloseCode, Input, MessageKind, Receiver, Role, Sender};
+use crate::ws::{CloseCode, Input, Receiver, Role, Sender};
 
 /// What a buffer of unsent bytes may occupy beyond twice those.
 const UNSENT_SLACK_BYTES: usize = 4 << 10;
@@ -47,7 +47,7 @@ pub struct Env<'a> {
     pub settings: &'a Settings,
     /// The shard's bytes.
     pub budget: &'a mut Budget,
-    /// Where the session's wishes go.
+    /// Where the commands of operations go.
     pub commands: &'a mut Vec<Command>,
     /// Counters.
     pub counters: &'a mut CoreCounters,
@@ -73,13 +73,12 @@ impl Checkpoint {
 #[derive(Debug)]
 enum Phase {
     Handshaking,
-    Streaming(Box<ServerSession>),
-    Echoing(Echo),
+    Open(Front),
     /// `out` is the last that is sent.
     Closing,
 }
 
-/// What a connection lends its session for a call.
+/// What a connection lends its front for a call.
 struct Lent<'a> {
     sender: &'a mut Sender,
     out: &'a mut Vec<u8>,
@@ -88,7 +87,7 @@ struct Lent<'a> {
     writable: bool,
 }
 
-/// All but the phase that the session stands in: a method would borrow that, too.
+/// All but the phase that the front is in: a method would borrow that, too.
 macro_rules! parts {
     ($connection:expr) => {
         Lent {
@@ -111,7 +110,7 @@ pub struct Connection {
     permit: Option<Permit>,
     /// Where it comes from.
     peer: Option<SocketAddr>,
-    /// Bytes that were read and not taken; of the handshake, or behind what a blocked session takes.
+    /// Bytes that were read and not taken; of the handshake, or behind what a blocked front takes.
     inbound: Vec<u8>,
     /// Bytes to send, and how many of them are sent.
     out: Vec<u8>,
@@ -172,9 +171,10 @@ impl Connection {
 
     /// The project, and the queue of its present operation, for the log; empty where there is none.
     pub fn names(&self) -> (&str, &str) {
-        let queue = self.session().and_then(ServerSession::queue_name);
-        let project = self.session().map(ServerSession::project);
-        (project.map_or("", Project::as_str), queue.map_or("", QueueName::as_str))
+        match self.front().and_then(Front::names) {
+            Some((project, queue)) => (project.as_str(), queue.map_or("", QueueName::as_str)),
+            None => ("", ""),
+        }
     }
 
     /// Whether the handshake is not done.
@@ -195,7 +195,7 @@ impl Connection {
                 self.linger_bytes = self.linger_bytes.saturating_sub(input.len() as u64);
                 return;
             }
-            Phase::Streaming(_) | Phase::Echoing(_) => {}
+            Phase::Open(_) => {}
         }
         self.heard_ms = env.now.mono_ms;
         self.pinged = false;
@@ -208,13 +208,13 @@ impl Connection {
         }
     }
 
-    /// The budget may have room for the pb that the session waits for.
+    /// The budget may have room for what the front waits for.
     pub fn retry(&mut self, env: &mut Env<'_>) {
-        self.with_session(env, ServerSession::retry);
+        self.with_front(env, Front::retry);
         self.resume(env);
     }
 
-    /// What made the session wait may be over: takes what was left. False where nothing was.
+    /// What made the front wait may be over: takes what was left. False where nothing was.
     fn resume(&mut self, env: &mut Env<'_>) -> bool {
         if self.inbound.is_empty() || matches!(self.phase, Phase::Handshaking) || self.is_blocked(env) {
             return false;
@@ -230,7 +230,7 @@ impl Connection {
             env.budget.hold(input.len());
             self.inbound = input;
         }
-        self.with_session(env, ServerSession::flush);
+        self.with_front(env, Front::flush);
         true
     }
 
@@ -283,8 +283,8 @@ impl Connection {
 
     fn start(&mut self, endpoint: Endpoint, caller: Caller) {
         self.phase = match endpoint {
-            Endpoint::Streaming => Phase::Streaming(Box::new(ServerSession::new(caller))),
-            Endpoint::Echo => Phase::Echoing(Echo::default()),
+            Endpoint::Streaming => Phase::Open(Front::Streaming(Box::new(ServerSession::new(caller)))),
+            Endpoint::Echo => Phase::Open(Front::Echo(Echo::default())),
         };
     }
 
@@ -323,7 +323,7 @@ impl Connection {
         self.linger_bytes = linger_bytes;
     }
 
-    /// Takes frames; returns how many bytes were taken. Less than all where the session is blocked.
+    /// Takes frames; returns how many bytes were taken. Less than all where the front is blocked.
     fn process(&mut self, input: &mut [u8], env: &mut Env<'_>) -> usize {
         let mut taken = 0;
         loop {
@@ -339,29 +339,13 @@ impl Connection {
                 Ok(Input::Data { kind, payload, fin }) => {
                     let (start, length) = (payload.start, payload.len());
                     let piece = &rest[payload];
-                    let used = match &mut self.phase {
-                        Phase::Streaming(_) if kind == MessageKind::Text => {
-                            self.close(CloseCode::UNSUPPORTED, env);
+                    let Phase::Open(front) = &mut self.phase else { return input.len() };
+                    let used = match front.handle_data(kind, piece, fin, &mut cx(parts!(self), env)) {
+                        Ok(used) => used,
+                        Err(code) => {
+                            self.close(code, env);
                             return input.len();
                         }
-                        Phase::Streaming(session) => {
-                            let mut cx = cx(parts!(self), env);
-                            let used = session.handle_data(piece, fin, &mut cx);
-                            if let Some(code) = session.close_code() {
-                                self.close(code, env);
-                                return input.len();
-                            }
-                            used
-                        }
-                        Phase::Echoing(echo) => {
-                            if let Err(code) = echo.handle(&mut self.sender, &mut self.out, kind, piece, fin)
-                            {
-                                self.close(code, env);
-                                return input.len();
-                            }
-                            length
-                        }
-                        Phase::Handshaking | Phase::Closing => return input.len(),
                     };
                     self.receiver.leave(length - used);
                     taken += start + used;
@@ -388,12 +372,12 @@ impl Connection {
 
     /// Whether no frame can be taken now.
     fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
-        self.is_unread(env) || self.is_session_blocked(env)
+        self.is_unread(env) || self.is_front_blocked(env)
     }
 
     /// Whether the peer does not read its answers: then it is not asked for more questions.
     fn is_unread(&self, env: &Env<'_>) -> bool {
-        let open = matches!(self.phase, Phase::Streaming(_) | Phase::Echoing(_));
+        let open = matches!(self.phase, Phase::Open(_));
         let most = if env.budget.is_pressed() {
             env.settings.send_buffer_bytes_pressed
         } else {
@@ -402,10 +386,10 @@ impl Connection {
         open && self.out.len() - self.sent >= most
     }
 
-    fn is_session_blocked(&mut self, env: &mut Env<'_>) -> bool {
+    fn is_front_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
-            Phase::Streaming(session) => session.is_blocked(&cx(parts!(self), env)),
-            Phase::Echoing(_) | Phase::Handshaking | Phase::Closing => false,
+            Phase::Open(front) => front.is_blocked(&cx(parts!(self), env)),
+            Phase::Handshaking | Phase::Closing => false,
         }
     }
 
@@ -415,7 +399,7 @@ impl Connection {
             // One byte beyond the limit tells that a handshake is too long.
             Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
             Phase::Closing => usize::try_from(self.linger_bytes).unwrap_or(usize::MAX),
-            Phase::Streaming(_) | Phase::Echoing(_) => {
+            Phase::Open(_) => {
                 if self.inbound.is_empty() && !self.is_blocked(env) {
                     usize::MAX
                 } else {
@@ -425,39 +409,37 @@ impl Connection {
         }
     }
 
-    /// What the session waits for of the budget.
-    pub fn wanted(&self) -> Option<Wanted> {
-        match &self.phase {
-            Phase::Streaming(session) => session.wanted(),
-            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => None,
+    /// Runs `handle` on the front, if there is one.
+    pub fn with_front(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut Front, &mut Cx<'_>)) {
+        if let Phase::Open(front) = &mut self.phase {
+            handle(front, &mut cx(parts!(self), env));
         }
     }
 
-    /// Runs `handle` on the session, if there is one.
-    pub fn with_session(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
-        if let Phase::Streaming(session) = &mut self.phase {
-            handle(session, &mut cx(parts!(self), env));
+    /// The front, if there is one.
+    pub fn front(&self) -> Option<&Front> {
+        match &self.phase {
+            Phase::Open(front) => Some(front),
+            Phase::Handshaking | Phase::Closing => None,
         }
     }
 
-    /// The session, if there is one.
-    pub fn session(&self) -> Option<&ServerSession> {
-        match &self.phase {
-            Phase::Streaming(session) => Some(session),
-            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => None,
-        }
+    /// How its front is.
+    #[inline]
+    pub fn status(&self) -> FrontStatus {
+        self.front().map(Front::status).unwrap_or_default()
     }
 
     /// Writes what is due; takes what was left, where that is possible again. True where that was so, and there
     /// may be more to write.
     pub fn poll_transmit(&mut self, env: &mut Env<'_>) -> bool {
-        self.with_session(env, ServerSession::poll_transmit);
+        self.with_front(env, Front::poll_transmit);
         self.resume(env)
     }
 
     /// Whether there may be more to write, or to take in, once what waits to be sent is sent.
     pub fn goes_on(&self) -> bool {
-        !self.inbound.is_empty() || self.session().is_some_and(ServerSession::goes_on)
+        !self.inbound.is_empty() || self.status().goes_on
     }
 
     /// What is to be sent.
@@ -542,10 +524,10 @@ impl Connection {
         if matches!(self.phase, Phase::Closing) {
             return;
         }
-        self.with_session(env, |session, cx| {
+        self.with_front(env, |front, cx| {
             // What is known to be stored is still said.
-            session.poll_transmit(cx);
-            session.abandon(cx);
+            front.poll_transmit(cx);
+            front.abandon(cx);
         });
         if matches!(self.phase, Phase::Handshaking) {
             Refusal::new(503, "the server is draining").write(&mut self.out);
@@ -561,7 +543,7 @@ impl Connection {
 
     /// The socket is gone: gives everything back.
     pub fn abandon(&mut self, env: &mut Env<'_>) {
-        self.with_session(env, ServerSession::abandon);
+        self.with_front(env, Front::abandon);
         if !matches!(self.phase, Phase::Handshaking) {
             env.budget.drop_held(self.inbound.len());
         }
@@ -586,8 +568,8 @@ impl Connection {
         let inbound = if matches!(self.phase, Phase::Handshaking) { 0 } else { self.inbound.len() };
         let (held, unsent) = (inbound + self.counted, self.counted);
         let remaining = match &self.phase {
-            Phase::Streaming(session) => session.without_it(budget, held, unsent),
-            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => budget.without(0, held, unsent),
+            Phase::Open(front) => front.without_it(budget, held, unsent),
+            Phase::Handshaking | Phase::Closing => budget.without(0, held, unsent),
         };
         Checkpoint { out: self.out.len(), open: self.sender.is_open(), remaining }
     }
@@ -602,7 +584,7 @@ impl Connection {
             Refusal::new(500, "internal: the handling of this handshake has failed").write(&mut self.out);
             REFUSED_READ_BYTES
         } else {
-            self.with_session(env, ServerSession::break_off);
+            self.with_front(env, Front::break_off);
             self.sender.close(&mut self.out, Some(CloseCode::INTERNAL));
             closed_read_bytes(env.settings)
         };
@@ -625,7 +607,7 @@ impl Connection {
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
         // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
         let takes = std::mem::take(&mut self.takes) && self.is_unread(env);
-        if self.session().is_some_and(ServerSession::waits_for_us) || takes {
+        if self.status().waits_for_us || takes {
             self.heard_ms = env.now.mono_ms;
         }
         let silence = env.now.mono_ms.saturating_sub(self.heard_ms);
@@ -634,7 +616,7 @@ impl Connection {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
-            Phase::Streaming(_) | Phase::Echoing(_) => {
+            Phase::Open(_) => {
                 if silence >= millis(env.settings.idle_timeout) {
                     return self.close(CloseCode::AWAY, env);
                 }
@@ -642,7 +624,7 @@ impl Connection {
                     self.pinged = true;
                     self.sender.control(&mut self.out, Opcode::Ping, b"");
                 }
-                self.with_session(env, ServerSession::handle_timeout);
+                self.with_front(env, Front::handle_timeout);
             }
             Phase::Handshaking | Phase::Closing => {}
         }
@@ -653,11 +635,10 @@ impl Connection {
         match &self.phase {
             Phase::Handshaking => Some(self.heard_ms + millis(settings.handshake_timeout)),
             Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
-            Phase::Streaming(_) | Phase::Echoing(_) => {
+            Phase::Open(front) => {
                 let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
                 let silence = self.heard_ms + millis(silence);
-                let session = self.session().and_then(ServerSession::next_deadline_ms);
-                Some(session.map_or(silence, |due| due.min(silence)))
+                Some(front.status().next_deadline_ms.map_or(silence, |due| due.min(silence)))
             }
         }
     }

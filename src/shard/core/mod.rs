@@ -33,9 +33,9 @@ use crate::base::names::{FullName, Project, QueueName, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::config::Settings;
-use crate::front::{Framed, ServerSession};
+use crate::front::{Framed, Front};
 use crate::latency::{Recorder, Stage};
-use crate::operation::{Command, OperationCounters};
+use crate::operation::{Answer, Command, OperationCounters};
 use crate::store::{Completion, Life, Request, Store};
 
 /// How often the store is ticked while it wants nothing.
@@ -211,7 +211,7 @@ impl<S: Store<Token>> Core<S> {
 
     /// All that a turn brought of a connection was handed in: its batch goes to the store.
     pub fn flush(&mut self, now: Now, id: ConnectionId) {
-        self.serve(now, id, |connection, env| connection.with_session(env, |session, cx| session.flush(cx)));
+        self.serve(now, id, |connection, env| connection.with_front(env, Front::flush));
         self.after(now, id);
     }
 
@@ -430,14 +430,13 @@ impl<S: Store<Token>> Core<S> {
 
     /// How the shard is. Looks at every connection, so it is for whoever asks now and then.
     pub fn snapshot(&self) -> ShardSnapshot {
-        let sessions = || {
-            self.connections.ids().filter_map(|id| self.connections.get(id)).filter_map(Connection::session)
-        };
+        let fronts =
+            || self.connections.ids().filter_map(|id| self.connections.get(id)).map(Connection::status);
         ShardSnapshot {
             pulse: self.pulse(),
-            producing: sessions().filter(|session| session.credit().is_some()).count(),
-            consuming: sessions().filter(|session| session.is_consuming()).count(),
-            credit: sessions().filter_map(ServerSession::credit).sum(),
+            producing: fronts().filter(|status| status.credit.is_some()).count(),
+            consuming: fronts().filter(|status| status.is_consuming).count(),
+            credit: fronts().filter_map(|status| status.credit).sum(),
             waiting_fetches: self.store.waiting(),
         }
     }
@@ -468,7 +467,7 @@ impl<S: Store<Token>> Core<S> {
                 .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
             tails.collect::<Vec<_>>()
         };
-        let consumer = |id| self.connections.get(id)?.session()?.positions();
+        let consumer = |id| self.connections.get(id)?.front()?.positions();
         Traffic {
             queues: self.catalogue.iter().count(),
             names: self
@@ -549,7 +548,8 @@ impl<S: Store<Token>> Core<S> {
     fn after(&mut self, now: Now, id: ConnectionId) {
         self.route_commands(now, id);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if let Some(Wanted { share, .. }) = connection.wanted()
+        let status = connection.status();
+        if let Some(Wanted { share, .. }) = status.wanted
             && connection.waits_in != Some(share)
         {
             connection.waits_in = Some(share);
@@ -558,8 +558,8 @@ impl<S: Store<Token>> Core<S> {
             self.budget.set_waiting(share, waiting.len());
         }
         let overheld = self.budget.is_overheld();
-        let starves = |session: &ServerSession| session.is_starved() || overheld && session.is_consuming();
-        if connection.session().is_some_and(starves) && !connection.is_starved {
+        let starves = status.is_starved || overheld && status.is_consuming;
+        if starves && !connection.is_starved {
             connection.is_starved = true;
             self.starved.push(id);
         }
@@ -675,19 +675,17 @@ impl<S: Store<Token>> Core<S> {
         // Given back on completion, whether or not the connection is still there.
         self.budget.release(token.reserved);
         let id = token.connection;
+        let answer = match completion {
+            Completion::Appended { result, .. } => Answer::Appended { sequence: token.detail, result },
+            Completion::Fetched { result, .. } => Answer::Fetched { partition: token.detail as u16, result },
+            Completion::Resolved { result, .. } => {
+                Answer::Resolved { partition: token.detail as u16, result }
+            }
+            // The queue's home finishes these.
+            Completion::Opened { .. } => return,
+        };
         self.serve(now, id, |connection, env| {
-            connection.with_session(env, |session, cx| match completion {
-                Completion::Appended { result, .. } => {
-                    session.handle_appended(token.operation, token.detail, result, cx);
-                }
-                Completion::Fetched { result, .. } => {
-                    session.handle_fetched(token.operation, token.detail as u16, result, cx);
-                }
-                Completion::Resolved { result, .. } => {
-                    session.handle_position(token.operation, token.detail as u16, result, cx);
-                }
-                Completion::Opened { .. } => {}
-            });
+            connection.with_front(env, |front, cx| front.answer(token.operation, answer, cx));
         });
         self.mark_dirty(id);
         self.after(now, id);
@@ -803,15 +801,15 @@ impl<S: Store<Token>> Core<S> {
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
         self.serve(now, id, |connection, env| {
-            let mut local = 0;
+            let mut local_partition = 0;
             if let Ok(info) = &opened {
                 // The partition that costs a keyless producer no hop; spread over those of this shard.
                 let owned: Vec<u16> =
                     (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
-                local = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
+                local_partition = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
             }
-            connection
-                .with_session(env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
+            let answer = Answer::Opened { result: opened, local_partition };
+            connection.with_front(env, |front, cx| front.answer(token.operation, answer, cx));
         });
         self.mark_dirty(id);
         self.after(now, id);

@@ -3,7 +3,6 @@
 use super::{Connection, Core, Token};
 use crate::base::budget::Share;
 use crate::base::clock::Now;
-use crate::front::ServerSession;
 use crate::store::Store;
 
 /// How long a connection must have taken nothing before it may be closed because memory is short; the same once consumers wait
@@ -23,7 +22,7 @@ impl<S: Store<Token>> Core<S> {
         if !tight || !overheld {
             for id in std::mem::take(&mut self.starved) {
                 let Some(connection) = self.connections.get_mut(id) else { continue };
-                let consumes = connection.session().is_some_and(ServerSession::is_consuming);
+                let consumes = connection.status().is_consuming;
                 if if consumes { overheld } else { tight } {
                     self.starved.push(id);
                 } else {
@@ -40,7 +39,9 @@ impl<S: Store<Token>> Core<S> {
             let Some(id) = self.waiting[queue].front().copied() else { break };
             // One that waits in another list by now has only left its place here.
             let waits = self.connections.get(id).filter(|connection| connection.waits_in == Some(share));
-            let wanted = waits.and_then(Connection::wanted).filter(|wanted| wanted.share == share);
+            let wanted = waits
+                .and_then(|connection| connection.status().wanted)
+                .filter(|wanted| wanted.share == share);
             if wanted.is_some_and(|wanted| !self.budget.fits(wanted)) {
                 break;
             }
