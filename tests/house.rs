@@ -29,8 +29,12 @@ fn rooms_know_only_what_they_may() {
     let rules: [(&str, Vec<&str>); 7] = [
         (
             "ws",
-            [&no_io[..], &["crate::front", "crate::operation", "crate::store", "crate::shard", "crate::pb"]]
-                .concat(),
+            [
+                &no_io[..],
+                &["crate::base::names", "crate::front", "crate::operation"],
+                &["crate::store", "crate::shard", "crate::pb"],
+            ]
+            .concat(),
         ),
         (
             "operation",

@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use crate::base::limits::{CLOCK_STEP_MAX_MS, KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
 use crate::base::names::Project;
+use crate::front::Policy;
 use crate::pb::PbLimits;
-use crate::ws::handshake::Policy;
 use crate::ws::origin::{AllowedOrigins, RefusedOrigins};
 
 /// What every connection of the server obeys.

@@ -5,20 +5,26 @@
 //! | here | the protocol of a connection, whichever it is |
 //! | `streaming` | the streaming protocol: one operation after the other on a connection |
 //! | `echo` | the echo of WebSocket conformance suites |
+//! | `handshake` | a handshake: which front a path leads to, and whether the request is acceptable |
+//! | `identity` | who asks |
 //! | `status` | what a connection must know of its front |
 //! | `context` | what a front borrows for one call |
 //! | `framed` | when the messages that are framed began their way |
 //! | `pb_writer` | how a pb becomes a frame |
 
 mod context;
-pub mod echo;
+mod echo;
 mod framed;
+mod handshake;
+mod identity;
 mod pb_writer;
 mod status;
 mod streaming;
 
 pub use context::{Cx, status_of};
 pub use framed::{Framed, Origin};
+pub use handshake::{Endpoint, Handshake, Policy, SUBPROTOCOL};
+pub use identity::{Credentials, Identity};
 pub use pb_writer::PbWriter;
 pub use status::FrontStatus;
 pub use streaming::ServerSession;
@@ -26,7 +32,7 @@ pub use streaming::ServerSession;
 use self::echo::Echo;
 use crate::base::budget::{Budget, Remaining};
 use crate::base::names::{FullName, Project, QueueName};
-use crate::operation::{Answer, OperationId};
+use crate::operation::{Answer, Caller, OperationId};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The protocol that a connection speaks, and all that it keeps.
@@ -51,6 +57,14 @@ pub enum DrainStep {
 }
 
 impl Front {
+    /// The front of an endpoint, for a caller who is let in.
+    pub fn new(endpoint: Endpoint, caller: Caller) -> Self {
+        match endpoint {
+            Endpoint::Streaming => Self::Streaming(Box::new(ServerSession::new(caller))),
+            Endpoint::Echo => Self::Echo(Echo::default()),
+        }
+    }
+
     /// A piece of a wsmessage, and whether it ends it. Returns how much was taken; where that is not all, the rest must be
     /// brought again once [`Self::is_blocked`] is false. A close code ends the connection.
     #[inline]

@@ -10,7 +10,7 @@ use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::QueueInfo;
 
 /// The client of an operation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author {
     /// The client.
     pub client: ClientId,

@@ -16,7 +16,7 @@ use millstream::base::budget::Budget;
 use millstream::base::error::{Fault, PeerFault, StoreFault};
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
-use millstream::front::DrainStep;
+use millstream::front::{DrainStep, Handshake, Policy};
 use millstream::operation::{Answer, Command, Place, Start};
 use millstream::pb::wire::Malformed;
 use millstream::pb::{
@@ -25,7 +25,7 @@ use millstream::pb::{
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::ws::frame::FrameHeader;
-use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
+use millstream::ws::handshake::{ClientHandshake, ClientRequest};
 use millstream::ws::origin::{AllowedOrigins, RefusedOrigins};
 use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
 use prost::Message;
@@ -148,17 +148,17 @@ pub fn handshake(data: &[u8]) {
         test_echo: true,
     };
     let mut out = Vec::new();
-    if let Ok(Some(accepted)) = accept(data, &policy, &mut out) {
+    if let Ok(Some(handshake)) = Handshake::read(data, &policy) {
+        handshake.accept(&mut out).unwrap();
+        let used = handshake.used();
         assert!(out.starts_with(b"HTTP/1.1 101 ") && out.ends_with(b"\r\n\r\n"));
-        assert!(accepted.used <= data.len());
-        for end in [0, 1, accepted.used / 2, accepted.used - 1] {
-            let mut none = Vec::new();
-            assert!(!matches!(accept(&data[..end], &policy, &mut none), Ok(Some(_))));
+        assert!(used <= data.len());
+        for end in [0, 1, used / 2, used - 1] {
+            assert!(!matches!(Handshake::read(&data[..end], &policy), Ok(Some(_))));
         }
-        let mut again = Vec::new();
-        assert!(matches!(accept(&data[..accepted.used], &policy, &mut again), Ok(Some(_))));
+        assert!(matches!(Handshake::read(&data[..used], &policy), Ok(Some(_))));
     }
-    let request = ClientRequest { host: "h", path: "/", project: None, client: None };
+    let request = ClientRequest { host: "h", path: "/", subprotocol: "s", headers: &[] };
     let _ = ClientHandshake::start(&request, &mut Vec::new()).handle(data);
 }
 

@@ -18,13 +18,12 @@ use crate::base::clock::{Now, millis};
 use crate::base::error::PeerFault;
 use crate::base::names::{Project, QueueName};
 use crate::config::Settings;
-use crate::front::echo::Echo;
-use crate::front::{Cx, Framed, Front, FrontStatus, PbWriter, ServerSession};
+use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity, PbWriter};
 use crate::latency::Recorder;
-use crate::operation::{Author, Caller, Command, Resources};
+use crate::operation::{Caller, Command, Resources};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
-use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
+use crate::ws::handshake::Refusal;
 use crate::ws::origin::{Novelty, RefusedOrigins};
 use crate::ws::{CloseCode, Input, Receiver, Role, Sender};
 
@@ -243,30 +242,18 @@ impl Connection {
         let end = text[seen..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| seen + at + 4);
         let starts = text.iter().zip(b"GET ").all(|(byte, expected)| byte == expected);
         let max = env.settings.handshake_max_bytes;
-        let accepted = if end.unwrap_or(text.len()) > max {
+        let handshake = if end.unwrap_or(text.len()) > max {
             Err(Refusal::new(431, format!("handshake: longer than handshake_max_bytes = {max}")))
         } else if end.is_some() || !starts {
-            accept(text, &env.settings.policy, &mut self.out)
+            Handshake::read(text, &env.settings.policy)
         } else {
             return;
         };
-        match accepted {
-            Ok(Some(Accepted { used, endpoint, project, client, client_is_known })) => {
-                let tenant = match self.admit(&project, env) {
-                    Ok(tenant) => tenant,
-                    Err(fault) => {
-                        self.out.clear();
-                        return self.refuse(&Refusal::new(429, fault.to_string()), env);
-                    }
-                };
-                let author = Author { client, is_known: client_is_known };
-                self.start(endpoint, Caller { project, author, tenant });
-                self.heard_ms = env.now.mono_ms;
-                // What came behind it is taken in a call of its own: should that fail, this answer stands.
-                self.inbound.drain(..used);
-                self.inbound.shrink_to_fit();
-                env.budget.hold(self.inbound.len());
-            }
+        match handshake {
+            Ok(Some(handshake)) => match self.admit(&handshake.identity.project, env) {
+                Ok(tenant) => self.open(handshake, tenant, env),
+                Err(fault) => self.refuse(&Refusal::new(429, fault.to_string()), env),
+            },
             Ok(None) => {}
             Err(refusal) => self.refuse(&refusal, env),
         }
@@ -281,11 +268,19 @@ impl Connection {
         Ok(Some(tenant))
     }
 
-    fn start(&mut self, endpoint: Endpoint, caller: Caller) {
-        self.phase = match endpoint {
-            Endpoint::Streaming => Phase::Open(Front::Streaming(Box::new(ServerSession::new(caller)))),
-            Endpoint::Echo => Phase::Open(Front::Echo(Echo::default())),
-        };
+    /// Accepts a handshake whose project may have one more connection.
+    fn open(&mut self, handshake: Handshake, tenant: Option<Arc<Tenant>>, env: &mut Env<'_>) {
+        if let Err(refusal) = handshake.accept(&mut self.out) {
+            return self.refuse(&refusal, env);
+        }
+        let used = handshake.used();
+        let Handshake { endpoint, identity: Identity { project, author }, .. } = handshake;
+        self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
+        self.heard_ms = env.now.mono_ms;
+        // What came behind it is taken in a call of its own: should that fail, this answer stands.
+        self.inbound.drain(..used);
+        self.inbound.shrink_to_fit();
+        env.budget.hold(self.inbound.len());
     }
 
     /// Answers a request that is refused, and closes.
