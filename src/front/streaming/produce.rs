@@ -5,9 +5,11 @@ use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::planted;
 use crate::base::queue::message_id;
 use crate::front::{Cx, Origin, PbWriter, status_of};
-use crate::operation::{Acknowledged, Produce, Request, Word};
+use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Word};
+use crate::pb::wire::Malformed;
 use crate::pb::{
-    ProduceField, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request, first_ttl,
+    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
+    first_ttl,
 };
 
 /// The setup is accepted.
@@ -40,12 +42,9 @@ pub(super) fn handle_pb(
     }
     let (decoded, copied) = match produce.copy(pb.len(), expected, first_ttl(pb), resources) {
         None => (decode_produce_request(pb, |_| {}), None),
-        Some(mut copying) => {
-            let decoded = decode_produce_request(pb, |field| match field {
-                ProduceField::Payload(payload) => copying.push(payload),
-                ProduceField::Key(_) => {}
-            });
-            (decoded, Some(copying.end()))
+        Some(copying) => {
+            let (decoded, copied) = copy(pb, copying);
+            (decoded, Some(copied))
         }
     };
     let why = match decoded {
@@ -59,6 +58,17 @@ pub(super) fn handle_pb(
     };
     produce.give_up(copied, pb.len(), resources);
     Err(PeerFault::PbInvalid(why.into()).into())
+}
+
+/// Copies the payloads of a ProduceRequest as they are read. A function of its own: inlined, its loop does not keep what it needs in
+/// registers (8 instructions a message).
+#[inline(never)]
+fn copy(pb: &[u8], mut copying: Copying<'_>) -> (Result<ProduceRequestHead, Malformed>, Copied) {
+    let decoded = decode_produce_request(pb, |field| match field {
+        ProduceField::Payload(payload) => copying.push(payload),
+        ProduceField::Key(_) => {}
+    });
+    (decoded, copying.end())
 }
 
 /// The messages of a ProduceRequest that was decoded before, so that it decodes.
