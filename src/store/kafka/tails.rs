@@ -8,7 +8,7 @@ use super::batches::{Batches, Reads};
 use super::connected::Connected;
 use super::native::{Event, Handle, Topic, Trouble};
 use super::news::News;
-use super::topics::{OfHandle, TopicInfo, is_unknown};
+use super::topics::{OfHandle, TopicInfo};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::queue::{PartitionKey, QueueId};
@@ -175,7 +175,7 @@ impl<T: Copy + Eq> Tails<T> {
                 }
                 if let Some(trouble) = message.trouble() {
                     tracing::debug!(?key, %trouble, "a tail");
-                    if is_unknown(&trouble) {
+                    if trouble.is_unknown() {
                         self.suspects.push(key.queue);
                     }
                     return;

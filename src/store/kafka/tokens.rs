@@ -88,6 +88,8 @@ fn supply(command: &str, new: &Receiver<WeakHandle>, stop: BorrowedFd<'_>) {
                 if let Some(token) = &token {
                     give(token, &handle);
                 }
+                // While the command fails, `give` removes none of the dead ones.
+                handles.retain(WeakHandle::is_alive);
                 handles.push(handle);
             }
             Err(RecvTimeoutError::Timeout) => match fetch(command, stop) {
@@ -141,7 +143,7 @@ struct Token {
 
 /// A token endpoint's answer (RFC 6749, section 5.1).
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     access_token: String,
     expires_in: Option<u32>,
 }
@@ -159,7 +161,7 @@ impl Token {
         let answer = match printed.trim() {
             json if json.starts_with('{') => serde_json::from_str(json)
                 .map_err(|error| format!("what it prints is no answer of a token endpoint: {error}"))?,
-            bare => Answer { access_token: bare.to_owned(), expires_in: None },
+            bare => TokenResponse { access_token: bare.to_owned(), expires_in: None },
         };
         let value = answer.access_token;
         // RFC 6750, section 2.1: what comes behind "Bearer".

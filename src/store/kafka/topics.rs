@@ -369,7 +369,7 @@ impl<T: Copy> Openings<T> {
                 opening.step = Step::Checking { life };
                 self.ask(asked, to);
             }
-            Err(trouble) if is_unknown(&trouble) => match (opening.partitions, opening.looks) {
+            Err(trouble) if trouble.is_unknown() => match (opening.partitions, opening.looks) {
                 (None, _) => self.finish(asked, Err(StoreFault::NoQueue)),
                 (Some(_), 1) => {
                     opening.step = Step::Making;
@@ -488,11 +488,11 @@ impl<T: Copy> Openings<T> {
             let is_same = match result {
                 Ok(found) => *life == found,
                 // One broker may not have heard of it yet: it is asked once more.
-                Err(trouble) if is_unknown(&trouble) && self.doubted.insert(queue) => {
+                Err(trouble) if trouble.is_unknown() && self.doubted.insert(queue) => {
                     self.suspects.insert(name);
                     continue;
                 }
-                Err(trouble) => !is_unknown(&trouble),
+                Err(trouble) => !trouble.is_unknown(),
             };
             self.doubted.remove(&queue);
             if !is_same {
@@ -541,11 +541,6 @@ impl<T: Copy> Openings<T> {
 /// To whoever asks for a queue that this server has forgotten.
 pub(super) fn forgotten() -> StoreFault {
     StoreFault::Unavailable("the queue's topic is not known")
-}
-
-pub(super) fn is_unknown(trouble: &Trouble) -> bool {
-    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
-    matches!(trouble.code, UnknownTopicOrPartition | UnknownTopic | UnknownPartition)
 }
 
 #[cfg(test)]
