@@ -12,14 +12,14 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::read::read;
-use super::window::{BATCH_OVERHEAD_BYTES, cap};
+use super::waiting::Waiting;
+use super::window::{BATCH_OVERHEAD_BYTES, Fetch, cap};
 use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
 use crate::access::{Share, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX_MS;
-use crate::base::names::ClientId;
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
 
 /// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
@@ -32,21 +32,13 @@ const LOOK_BATCHES: usize = if cfg!(test) { 3 } else { 2048 };
 /// Places in a ring that are moved up in the time of looking at one batch.
 const MOVES_PER_BATCH: usize = 64;
 
-#[derive(Debug)]
-struct Waiting<T> {
-    token: T,
-    from: u64,
-    bytes_max: usize,
-    exclude: Option<ClientId>,
-}
-
 /// Invariant: the batches' offsets grow and all lie below `end`; so do their timestamps below `last_timestamp_ms`.
 #[derive(Debug)]
 struct Partition<T> {
     batches: VecDeque<StoredBatch>,
     end: u64,
     last_timestamp_ms: u64,
-    waiting: Vec<Waiting<T>>,
+    waiting: Waiting<T>,
     /// It is in `Memory::woken`.
     is_woken: bool,
     /// What its batches cost, where its project's storage is limited.
@@ -59,7 +51,7 @@ impl<T> Default for Partition<T> {
             batches: VecDeque::new(),
             end: 0,
             last_timestamp_ms: 0,
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             is_woken: false,
             share: None,
         }
@@ -307,14 +299,14 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         false
     }
 
-    fn fetch(&mut self, now: Now, wait: bool, key: PartitionKey, mut fetch: Waiting<T>) {
+    fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T>) {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
             None if fetch.from > 0 => Fetched::rewound(),
             None => Fetched { at_end: true, ..Fetched::default() },
         };
-        if wait && fetched.batches.is_empty() && fetched.at_end {
+        if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
             fetch.from = fetched.next;
             self.partitions.entry(key).or_default().waiting.push(fetch);
         } else {
@@ -326,8 +318,8 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     fn wake(&mut self, now: Now, key: PartitionKey) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         partition.is_woken = false;
-        for waiting in std::mem::take(&mut partition.waiting) {
-            self.fetch(now, true, key, waiting);
+        for fetch in partition.waiting.take() {
+            self.fetch(now, key, fetch);
         }
     }
 
@@ -358,7 +350,8 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
                 self.append(now, token, stream, partition, batch);
             }
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                self.fetch(now, wait, partition, Waiting { token, from, bytes_max, exclude });
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                self.fetch(now, partition, fetch);
             }
             Request::Resolve { token, partition, position } => {
                 let offset = self.resolve(partition, position);
@@ -366,16 +359,12 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
             }
             Request::Cancel { token, partition } => {
                 let Some(of) = self.partitions.get_mut(&partition) else { return Ok(()) };
-                if let Some(index) = of.waiting.iter().position(|waiting| waiting.token == token) {
-                    let waiting = of.waiting.swap_remove(index);
-                    let fetched = Fetched { next: waiting.from, ..Fetched::default() };
+                if let Some(fetch) = of.waiting.cancel(token) {
+                    let fetched = Fetched { next: fetch.from, ..Fetched::default() };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
-                    if of.waiting.is_empty() {
-                        of.waiting = Vec::new();
-                        // A partition that nothing was ever stored in is known by nobody else.
-                        if of.end == 0 {
-                            self.partitions.remove(&partition);
-                        }
+                    // A partition that nothing was ever stored in is known by nobody else.
+                    if of.waiting.is_empty() && of.end == 0 {
+                        self.partitions.remove(&partition);
                     }
                 }
             }

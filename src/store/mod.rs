@@ -10,6 +10,7 @@ pub mod memory;
 mod read;
 mod settings;
 mod tail;
+mod waiting;
 mod window;
 
 #[cfg(test)]

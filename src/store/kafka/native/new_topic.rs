@@ -1,6 +1,6 @@
 //! `rd_kafka_NewTopic_t`: a topic to be made.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char};
 
 use rdkafka::bindings as rd;
 
@@ -20,15 +20,8 @@ pub struct NewTopic<'a> {
 
 impl Handle {
     /// Makes a topic. The answer comes to `queue` as `Event::Created`.
-    pub fn create_topic(
-        &self,
-        queue: &Queue,
-        asked: usize,
-        topic: &NewTopic<'_>,
-        timeout_ms: c_int,
-    ) -> Result<(), Trouble> {
-        let options =
-            Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, asked, timeout_ms);
+    pub fn create_topic(&self, queue: &Queue, asked: usize, topic: &NewTopic<'_>) -> Result<(), Trouble> {
+        let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, asked);
         let mut why = [0 as c_char; 256];
         // SAFETY: all that is passed lives during the calls, which copy what they keep; the buffer has the stated size.
         unsafe {

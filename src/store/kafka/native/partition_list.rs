@@ -30,15 +30,8 @@ pub struct PartitionOffset {
 impl Handle {
     /// Asks for offsets: of each partition either the end, or the first record at or after a time (Unix milliseconds). `of` names
     /// each partition once. The answer comes to `queue` as `Event::Offsets`, in no particular order.
-    pub fn list_offsets(
-        &self,
-        queue: &Queue,
-        asked: usize,
-        of: &[(Arc<CString>, i32, OffsetOf)],
-        timeout_ms: c_int,
-    ) {
-        let options =
-            Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, asked, timeout_ms);
+    pub fn list_offsets(&self, queue: &Queue, asked: usize, of: &[(Arc<CString>, i32, OffsetOf)]) {
+        let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, asked);
         // SAFETY: all arguments live during the calls, which copy what they keep; an element of the list is written before the list
         // grows again.
         unsafe {

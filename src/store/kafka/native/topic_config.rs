@@ -1,6 +1,6 @@
 //! `rd_kafka_ConfigResource_t`: a topic's configuration.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 
 use rdkafka::bindings as rd;
 
@@ -11,9 +11,8 @@ use super::trouble::{Trouble, check, text_of};
 
 impl Handle {
     /// Asks for a topic's configuration. The answer comes to `queue` as `Event::Configs`.
-    pub fn describe_config(&self, queue: &Queue, asked: usize, topic: &CStr, timeout_ms: c_int) {
-        let options =
-            Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, asked, timeout_ms);
+    pub fn describe_config(&self, queue: &Queue, asked: usize, topic: &CStr) {
+        let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, asked);
         // SAFETY: the name, the options, the queue and the handle live during the calls, which copy what they keep.
         unsafe {
             let resource = rd::rd_kafka_ConfigResource_new(

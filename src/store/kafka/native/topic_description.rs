@@ -1,6 +1,6 @@
 //! `rd_kafka_TopicDescription_t`: which topics there are, with their ids and partitions.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char};
 use std::sync::Arc;
 
 use rdkafka::bindings as rd;
@@ -21,9 +21,8 @@ pub struct Described {
 
 impl Handle {
     /// Asks for topics: their ids and partitions. The answer comes to `queue` as `Event::Described`.
-    pub fn describe_topics(&self, queue: &Queue, asked: usize, topics: &[Arc<CString>], timeout_ms: c_int) {
-        let options =
-            Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, asked, timeout_ms);
+    pub fn describe_topics(&self, queue: &Queue, asked: usize, topics: &[Arc<CString>]) {
+        let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, asked);
         let mut names: Vec<*const c_char> = topics.iter().map(|topic| topic.as_ptr()).collect();
         // SAFETY: the names, the options, the queue and the handle live during the call, which copies what it keeps.
         unsafe {

@@ -26,7 +26,7 @@ impl Trouble {
         Self { code, text: if text.is_empty() { code.to_string() } else { text }, words: None }
     }
 
-    pub(super) fn of(code: rd::rd_kafka_resp_err_t) -> Self {
+    pub fn of(code: rd::rd_kafka_resp_err_t) -> Self {
         Self::new(code.into(), String::new())
     }
 
