@@ -106,9 +106,9 @@ fn delimiter(criterion: &mut Criterion) {
     group.bench_function("a pb of one message", |bencher| {
         iter(bencher, 1_000, "pb", || {
             let (mut delimiter, mut rest, mut pbs) = (Delimiter::default(), &bytes[..], 0);
-            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut budget.purse(&mut account))
-            {
-                budget.purse(&mut account).release(pb.len());
+            let mut purse = budget.purse(&mut account);
+            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut purse) {
+                purse.release(pb.len());
                 rest = &rest[used..];
                 pbs += 1;
             }

@@ -34,6 +34,21 @@
 //! Out it is the same backwards: a fetch for each partition, parked at its owner; batches shared, not copied; framed
 //! within the consumer's credit; many frames in one system call.
 //!
+//! # Where to look
+//!
+//! | you look for | it is in |
+//! | --- | --- |
+//! | how much a producer may send | `operation::credit`, and `operation::quota` for its project's rates |
+//! | when a message is synced | `store::log`: a round is written and synced in `writing` |
+//! | what an error means, and its status | `base::error` |
+//! | a setting | `settings.rs` of the room that obeys it; combinations in `config::check` |
+//! | a metric | `control::metrics`; what it counts is counted where it happens, and gathered in `shard::core::snapshot` |
+//! | what the wire looks like | `front::streaming`, `pb`, `ws` |
+//!
+//! What is to come has its place: TLS is a transport in `shard::transport`; authentication is in `access`; another protocol is a
+//! front beside `front::streaming`, on the same operations; claims are records of a partition's state in `store`, and a kind of
+//! operation in `operation`.
+//!
 //! # Glossary
 //!
 //! *pb*: a protobuf message on the wire. *message*: a payload in a queue. *operation*: one produce or one consume.

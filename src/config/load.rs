@@ -12,9 +12,8 @@ use super::service_link::is_service_link;
 use super::table::{Entry, SETTINGS};
 use crate::base::setting::{PREFIX, Unworkable};
 
-/// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
-const OTHER_VARIABLES: [&str; 7] =
-    ["config", "seeds", "bench_seconds", "require_kafka", "kills", "transcripts", "record"];
+/// The variable that names the file: no setting.
+const FILE: &str = "config";
 
 /// A configuration, and where each value came from.
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ pub fn load(
     let variables = of_environment.collect().map_err(|error| Unworkable(error.to_string()))?;
     let is_ours = |key: &str, value: &Value| {
         let is_link = || is_service_link(key, &value.clone().into_string().unwrap_or_default());
-        !OTHER_VARIABLES.contains(&key) && (Entry::find(key).is_some() || !is_link())
+        key != FILE && (Entry::find(key).is_some() || !is_link())
     };
     let variables = variables.into_iter().filter(|(key, value)| is_ours(key, value));
     let named = |(key, value): (String, Value)| {

@@ -3,6 +3,7 @@
 //! A store belongs to one shard and holds the partitions that the shard owns. It is asked by `submit` and
 //! answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
 
+mod cost;
 mod fence;
 pub mod kafka;
 pub mod log;

@@ -18,14 +18,14 @@ impl<T, A> Default for Waiting<T, A> {
     }
 }
 
-impl<T: Copy + Eq> Waiting<T> {
+impl<T> Waiting<T> {
     /// Adds a fetch about which its place knows nothing more.
     pub(super) fn push(&mut self, fetch: Fetch<T>) {
         self.push_with((), fetch);
     }
 }
 
-impl<T: Copy + Eq, A> Waiting<T, A> {
+impl<T, A> Waiting<T, A> {
     /// Adds a fetch.
     pub(super) fn push_with(&mut self, about: A, fetch: Fetch<T>) {
         self.fetches.push_back((about, fetch));
@@ -43,7 +43,10 @@ impl<T: Copy + Eq, A> Waiting<T, A> {
     }
 
     /// Removes a fetch.
-    pub(super) fn cancel(&mut self, token: T) -> Option<Fetch<T>> {
+    pub(super) fn cancel(&mut self, token: T) -> Option<Fetch<T>>
+    where
+        T: Eq,
+    {
         let index = self.fetches.iter().position(|(_, fetch)| fetch.token == token)?;
         let fetch = self.fetches.remove(index).map(|(_, fetch)| fetch);
         debug_assert!(self.fetches.iter().all(|(_, fetch)| fetch.token != token), "a token waits twice");

@@ -1,6 +1,6 @@
 //! Transcripts of tests: every byte that goes into and comes out of what a test drives.
 //!
-//! Where `MILLSTREAM_TRANSCRIPTS` names a directory, each test writes `<directory>/<suite>/<test>`. Two versions of the server
+//! Where `TESTS_TRANSCRIPTS` names a directory, each test writes `<directory>/<suite>/<test>`. Two versions of the server
 //! behave alike where `diff -r` finds no difference between their directories. Tests draw their cases by lot, so a comparison
 //! needs `PROPTEST_RNG_SEED`. libtest names a thread after its test, but only where more than one thread runs.
 #![allow(dead_code)]
@@ -22,7 +22,7 @@ thread_local! {
 /// Writes a line to the transcript of this thread's test, if there is one. Call it with what is cheap to make: `line` is made
 /// only then.
 pub fn line<L: Display>(suite: &str, line: impl FnOnce() -> L) {
-    let Some(directory) = std::env::var_os("MILLSTREAM_TRANSCRIPTS") else { return };
+    let Some(directory) = std::env::var_os("TESTS_TRANSCRIPTS") else { return };
     FILE.with_borrow_mut(|file| {
         let file = file.get_or_insert_with(|| open(&Path::new(&directory).join(suite)));
         writeln!(file, "{}", line()).unwrap();

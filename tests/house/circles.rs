@@ -13,10 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Names, and the names that each one knows.
 pub type Graph = BTreeMap<String, BTreeSet<String>>;
 
+/// For each arrow, a place in the sources.
+type Examples = BTreeMap<(String, String), String>;
+
 /// The circles among siblings, at every depth below the rooms, one line each with an example of every arrow.
 pub fn among_siblings(house: &House) -> Vec<String> {
-    // By parent: who knows whom, and where an example is.
-    let mut levels: BTreeMap<Vec<String>, (Graph, BTreeMap<(String, String), String>)> = BTreeMap::new();
+    let mut levels: BTreeMap<Vec<String>, (Graph, Examples)> = BTreeMap::new();
     for reference in references(house).iter().filter(|reference| !reference.mention.test) {
         for target in &reference.chain {
             let Target::Inside { module, .. } = target else { continue };

@@ -19,7 +19,7 @@ pub const ROOMS: &[Room] = &[
     Room { name: "access", may: &["base"] },
     Room { name: "operation", may: &["base", "pb::wire", "pb::delimiter", "access"] },
     Room { name: "front", may: &["base", "ws", "pb", "latency", "access", "operation"] },
-    Room { name: "store", may: &["base", "process", "access"] },
+    Room { name: "store", may: &["base", "process::children", "access"] },
     Room {
         name: "shard",
         may: &["base", "process", "ws", "pb", "latency", "access", "operation", "front", "store"],

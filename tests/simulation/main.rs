@@ -2,7 +2,7 @@
 //! injected, and an independent model that judges what the clients saw.
 //!
 //! One seed in four ends with the servers draining in the middle of it all. Everything but the kernel and the driver's
-//! system calls is the real code: `client`, `ws`, `session`, `shard::core`, `store::Memory`. `perf` and CI run the same seeds; `MILLSTREAM_SEEDS=FROM..TO` runs others.
+//! system calls is the real code: `client`, `ws`, `session`, `shard::core`, `store::Memory`. `perf` and CI run the same seeds; `TESTS_SEEDS=FROM..TO` runs others.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod client;
@@ -18,8 +18,8 @@ use world::World;
 const SEEDS: std::ops::Range<u64> = 0..400;
 
 fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("MILLSTREAM_SEEDS") else { return SEEDS };
-    let (from, to) = text.split_once("..").expect("MILLSTREAM_SEEDS=FROM..TO");
+    let Ok(text) = std::env::var("TESTS_SEEDS") else { return SEEDS };
+    let (from, to) = text.split_once("..").expect("TESTS_SEEDS=FROM..TO");
     from.parse().unwrap()..to.parse().unwrap()
 }
 

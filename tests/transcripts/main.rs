@@ -1,7 +1,7 @@
 //! What the server says to the byte, in conversations that are kept in `tests/golden/transcripts`.
 //!
 //! Each is played again to a core in virtual time, and those without time and markers to a real server. A change of what the
-//! server says is intended or a fault: `MILLSTREAM_RECORD=1` has the scripts write the files anew, and git shows the difference.
+//! server says is intended or a fault: `TESTS_RECORD=1` has the scripts write the files anew, and git shows the difference.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../common/mod.rs"]
@@ -26,7 +26,7 @@ fn directory() -> PathBuf {
 
 /// Has the scripts write the files anew, where that is asked for.
 fn record() {
-    if std::env::var_os("MILLSTREAM_RECORD").is_none() {
+    if std::env::var_os("TESTS_RECORD").is_none() {
         return;
     }
     let _ = fs::remove_dir_all(directory());

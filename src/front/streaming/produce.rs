@@ -1,13 +1,16 @@
 //! A produce operation in the streaming protocol (protocol section 5): its pbs, read and written.
 
+use crate::base::batch::BatchBuilder;
 use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::planted;
 use crate::base::queue::message_id;
 use crate::front::Cx;
 use crate::front::context::status_of;
 use crate::operation::{Author, Messages, OperationId, Produce, Request, Routing, Said, StoredAt};
+use crate::pb::wire::Malformed;
 use crate::pb::{
-    ProduceField, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request, first_ttl,
+    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
+    first_ttl,
 };
 
 /// Begins an operation whose setup was accepted, and says so.
@@ -34,14 +37,9 @@ pub(super) fn handle_pb(
     }
     let ttl = first_ttl(pb).unwrap_or(cx.settings.ttl_min_secs);
     let max = cx.settings.max_payload_bytes;
-    let mut is_too_large = false;
-    let decoded = match produce.copy_into(ttl, pb.len(), expected, cx) {
-        None => decode_produce_request(pb, |_| {}),
-        Some(batch) => decode_produce_request(pb, |field| match field {
-            ProduceField::Payload(payload) if payload.len() > max => is_too_large = true,
-            ProduceField::Payload(payload) => batch.push(payload),
-            ProduceField::Key(_) => {}
-        }),
+    let (decoded, is_too_large) = match produce.copy_into(ttl, pb.len(), expected, cx) {
+        None => (decode_produce_request(pb, |_| {}), false),
+        Some(batch) => copy(pb, batch, max),
     };
     let request = match decoded {
         Ok(head) if head.payloads == 0 => Err(PeerFault::PbInvalid("payloads: at least one".into())),
@@ -52,6 +50,19 @@ pub(super) fn handle_pb(
         Err(malformed) => Err(PeerFault::PbInvalid(malformed.0.into())),
     };
     produce.handle_request(request, pb.len(), || messages(pb), cx)
+}
+
+/// Copies payloads of at most `max` bytes into a batch as they are read, and says whether another was longer. A function of its own:
+/// inlined, its loop would not keep what it needs in registers (6 instructions a message).
+#[inline(never)]
+fn copy(pb: &[u8], batch: &mut BatchBuilder, max: usize) -> (Result<ProduceRequestHead, Malformed>, bool) {
+    let mut is_too_large = false;
+    let decoded = decode_produce_request(pb, |field| match field {
+        ProduceField::Payload(payload) if payload.len() > max => is_too_large = true,
+        ProduceField::Payload(payload) => batch.push(payload),
+        ProduceField::Key(_) => {}
+    });
+    (decoded, is_too_large)
 }
 
 fn messages(pb: &[u8]) -> Messages<'_> {

@@ -90,6 +90,8 @@ pub enum Reserve {
 /// Bytes of a segment that are made at once: whatever else may block waits as long.
 const ZEROS_AT_ONCE: u64 = 8 << 20;
 
+const _: () = assert!(ZEROS_AT_ONCE.is_multiple_of(BLOCK as u64), "zeros are written in whole blocks");
+
 /// One thing that a disk does.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -176,6 +178,8 @@ pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -
 
 /// Bytes that [`salvage`] tries to read at once before it goes block by block.
 const SALVAGE_AT_ONCE: usize = 1 << 20;
+
+const _: () = assert!(SALVAGE_AT_ONCE.is_multiple_of(BLOCK), "a stretch that fails is read block by block");
 
 /// What could be read of a range.
 #[derive(Clone, Debug, Default)]

@@ -77,7 +77,7 @@ struct Under {
 }
 
 #[derive(Debug)]
-struct State {
+struct DiskState {
     random: Random,
     files: Vec<File>,
     names: Names,
@@ -111,14 +111,14 @@ impl Backup {
 /// See the module's page. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub(super) struct Simulated {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
     /// Whose steps are told to whom.
     user: u16,
 }
 
 impl Simulated {
     pub(super) fn new(seed: u64) -> Self {
-        let state = State {
+        let state = DiskState {
             random: Random(seed),
             files: Vec::new(),
             names: Names::new(),
@@ -140,7 +140,7 @@ impl Simulated {
         Self { user, ..self.clone() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DiskState> {
         self.state.lock().unwrap()
     }
 
@@ -196,7 +196,7 @@ impl Simulated {
     /// The power goes: of what was not synced, some is kept and some is not.
     pub(super) fn lose_power(&self) {
         let mut state = self.lock();
-        let State { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
+        let DiskState { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
         under_way.clear();
         done.clear();
         let kept = random.below(changes.len() + 1);
@@ -285,7 +285,7 @@ impl Simulated {
     }
 }
 
-impl State {
+impl DiskState {
     fn file(&mut self, name: FileName) -> io::Result<&mut File> {
         let index = self.names.get(&name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(&mut self.files[*index])
