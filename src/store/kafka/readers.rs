@@ -23,7 +23,7 @@ use crate::store::window::Fetch;
 /// What a reader keeps of what it has read, bytes.
 pub const WINDOW_BYTES: usize = 8 << 20;
 
-const _: () = assert!(STAY_BYTES <= WINDOW_BYTES);
+const _: () = assert!(STAY_BYTES <= WINDOW_BYTES, "a stay fits into its window");
 
 #[derive(Debug)]
 enum ReaderState {

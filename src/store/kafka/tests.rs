@@ -1,4 +1,4 @@
-//! The store on a real broker.
+//! The store on a real broker, and on librdkafka's mock cluster.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
