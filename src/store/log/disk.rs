@@ -157,6 +157,11 @@ pub trait Directory: fmt::Debug + Send + Sync {
 
     /// What tells a file from its copies.
     fn identity(&self, file: FileName) -> io::Result<Identity>;
+
+    /// A number that nobody can guess.
+    fn random(&self) -> u128 {
+        uuid::Uuid::new_v4().as_u128()
+    }
 }
 
 /// Does steps one after the other until one fails.

@@ -51,6 +51,7 @@ mod writing;
 #[path = "../../../tests/common/random.rs"]
 mod random;
 #[cfg(test)]
+#[path = "../../../tests/common/simulated.rs"]
 mod simulated;
 #[cfg(test)]
 mod tests;

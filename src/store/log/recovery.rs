@@ -180,14 +180,14 @@ pub fn open(
     }
     report.queues = queues.len();
     let is_used = !queues.is_empty() || !state.segments.is_empty();
-    let mut history = found_history.unwrap_or_else(|| History::begin(is_used, random()));
+    let mut history = found_history.unwrap_or_else(|| History::begin(is_used, directory.random()));
     if shards > 0 {
         let file = directory.identity(FileName::History);
         let is_continued = file.is_ok_and(|file| history.is_continued(now, file));
         let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
         let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
         let before = is_continued.then(|| history.clone());
-        history.start(is_continued, ends, last_incarnation, random());
+        history.start(is_continued, ends, last_incarnation, directory.random());
         report.is_branch = is_used && !is_continued;
         history.stopped = None;
         if let Err(error) = history.save(directory, now) {
@@ -222,10 +222,6 @@ pub fn open(
     Ok((DataDir::new(state, deletions_end), report))
 }
 
-fn random() -> u128 {
-    uuid::Uuid::new_v4().as_u128()
-}
-
 /// What is known of the starts before this one; nothing where no server has kept that yet.
 fn open_history(
     directory: &dyn Directory,
@@ -243,7 +239,7 @@ fn open_history(
         Err(Unreadable::Damaged) => {
             let means = "consumers that come back begin at the oldest message";
             report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes: *length }, means });
-            Ok(Some(History::lost(random())))
+            Ok(Some(History::lost(directory.random())))
         }
     }
 }
