@@ -80,7 +80,10 @@ struct Under {
 
 #[derive(Debug)]
 struct State {
+    /// Draws what the disk does.
     random: Random,
+    /// Draws what a server asks of it as numbers that nobody can guess.
+    entropy: Random,
     files: Vec<File>,
     names: Names,
     durable_names: Names,
@@ -122,6 +125,7 @@ impl Simulated {
     pub fn new(seed: u64) -> Self {
         let state = State {
             random: Random(seed),
+            entropy: Random(!seed),
             files: Vec::new(),
             names: Names::new(),
             durable_names: Names::new(),
@@ -431,7 +435,7 @@ impl Directory for Simulated {
     }
 
     fn random(&self) -> u128 {
-        let random = &mut self.lock().random;
+        let random = &mut self.lock().entropy;
         u128::from(random.next()) << 64 | u128::from(random.next())
     }
 

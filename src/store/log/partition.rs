@@ -67,6 +67,12 @@ impl<T> Partition<T> {
         }
     }
 
+    /// Where it ends, with what the round that is being made holds. The offsets that a start leaves out lie behind it until a message
+    /// is stored: a reader that went on behind them would stand beyond the end.
+    pub(super) fn end(&self) -> u64 {
+        if self.next == self.floor { self.window.end() } else { self.next }
+    }
+
     /// Where it ends, and how many messages are before that.
     pub(super) fn tail(&self) -> Tail {
         let end = self.window.end();

@@ -241,7 +241,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             let Some(partition) = partitions.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
             partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
             let timestamp_ms = partition.past.last_ms;
-            let Entry::Append { batch, .. } = entry else { return (None, partition.next, timestamp_ms) };
+            let Entry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };
             let base_offset = partition.next;
             partition.next += u64::from(batch.count());
             (
