@@ -4,7 +4,7 @@
 //! from one shard's outbox to the other's hands (hop), how many turns and reactor passes that took, and what
 //! a pass costs; then, for two shards that park after every batch, that no wake-up is lost (each batch is
 //! answered; both sides compare their counters); then the CPU time of two idle shards.
-//! `MILLSTREAM_BENCH_SECONDS` sets the length of each part (default 5); `-- no-pass`, `saturated`, `parking`
+//! `TESTS_BENCH_SECONDS` sets the length of each part (default 5); `-- no-pass`, `saturated`, `parking`
 //! and `idle` choose parts.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -197,7 +197,7 @@ fn print(name: &str, reports: &[Report; 2]) {
 }
 
 fn main() {
-    let seconds = std::env::var("MILLSTREAM_BENCH_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
+    let seconds = std::env::var("TESTS_BENCH_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     for (name, part) in [
         ("no-pass", Part::Saturated { passes: false }),

@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use millstream::base::names::Project;
-use millstream::config::{ControlListen, ServerConfig, StoreKind};
 use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
+use millstream::shard::Settings;
 use millstream::shard::acceptor::Listener;
+use millstream::shard::cores::Cores;
 use millstream::shard::executor::{ExecutorSettings, spawn};
 use millstream::shard::inbox::inbox;
 use millstream::shard::parker::Parker;
 use millstream::shard::server::Server;
 use millstream::shard::transport::{Plain, Transport};
+use millstream::store::StoreKind;
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
 
@@ -126,15 +127,11 @@ fn echo(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
 }
 
 fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
-    let config = ServerConfig {
-        cores: vec![SERVER_CORE],
-        control_listen: ControlListen::Off,
-        spin_before_park: spin,
-        store: StoreKind::Memory,
-        ..ServerConfig::new(Project::parse("default").unwrap())
-    };
-    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), config.listen_backlog).unwrap();
-    let server = Server::start(&config, listener).unwrap();
+    let mut settings =
+        Settings { cores: Cores(vec![SERVER_CORE]), spin_before_park: spin, ..Settings::default() };
+    settings.store.kind = StoreKind::Memory;
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), settings.listen_backlog).unwrap();
+    let server = Server::start(&settings, listener).unwrap();
     let mut client = dial(server.address());
     client.write_all(HANDSHAKE.as_bytes()).unwrap();
     let mut head = Vec::new();

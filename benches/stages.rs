@@ -20,7 +20,6 @@ use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
-use millstream::config::WhenFull;
 use millstream::latency::{Recorder, Stage};
 use millstream::operation::Command;
 use millstream::pb::{
@@ -28,7 +27,8 @@ use millstream::pb::{
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::shard::inbox::inbox;
-use millstream::store::{Memory, Request, Store, Stream};
+use millstream::store::memory::{Memory, WhenFull};
+use millstream::store::{Request, Store, Stream};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use millstream::ws::mask::apply;
 use millstream::ws::{Input, Receiver, Role};
@@ -41,6 +41,10 @@ const BATCH: usize = 100;
 const SIZE: usize = 100;
 /// Pbs that one read of a socket brings.
 const PBS: usize = 25;
+/// Frames of [`frames`].
+const FRAMES: usize = 16;
+/// A recorder counts noted values this many at a time.
+const VALUES: usize = 512;
 
 fn requests() -> Vec<u8> {
     let request =
@@ -51,7 +55,7 @@ fn requests() -> Vec<u8> {
 /// 16 frames of 16 KiB, as a client sends them.
 fn frames() -> Vec<u8> {
     let mut out = Vec::new();
-    for number in 0..16u32 {
+    for number in 0..FRAMES as u32 {
         let opcode = if number == 0 { Opcode::Binary } else { Opcode::Continuation };
         let mask = Some(number.wrapping_mul(0x9e37_79b9).to_ne_bytes());
         FrameHeader { fin: false, opcode, mask, length: 16 << 10 }.write(&mut out);
@@ -65,7 +69,7 @@ fn frame(criterion: &mut Criterion) {
     let mut bytes = frames();
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("decode and unmask, 16 KiB", |bencher| {
-        iter(bencher, || {
+        iter(bencher, FRAMES, "frame", || {
             // Unmasking twice gives the same bytes again, and headers are left alone: each pass does the same work.
             let mut receiver = Receiver::new(Role::Server);
             let mut rest = &mut bytes[..];
@@ -77,7 +81,7 @@ fn frame(criterion: &mut Criterion) {
     });
     let (from, mut to) = (frames(), frames());
     group.bench_function("copy_from_slice of the same", |bencher| {
-        iter(bencher, || black_box(&mut to[..]).copy_from_slice(black_box(&from)));
+        bencher.iter(|| black_box(&mut to[..]).copy_from_slice(black_box(&from)));
     });
     group.finish();
 }
@@ -87,7 +91,7 @@ fn unmask(criterion: &mut Criterion) {
     let mut bytes = vec![7; 64 << 10];
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("64 KiB in place", |bencher| {
-        iter(bencher, || apply(black_box(&mut bytes), [0x12, 0x34, 0x56, 0x78], 0));
+        iter(bencher, 64, "KiB", || apply(black_box(&mut bytes), [0x12, 0x34, 0x56, 0x78], 0));
     });
     group.finish();
 }
@@ -100,11 +104,11 @@ fn delimiter(criterion: &mut Criterion) {
     let limits = PbLimits { max_bytes: 1 << 20, foothold_bytes: 1 << 10, large_bytes: 64 << 10 };
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("a pb of one message", |bencher| {
-        iter(bencher, || {
+        iter(bencher, 1_000, "pb", || {
             let (mut delimiter, mut rest, mut pbs) = (Delimiter::default(), &bytes[..], 0);
-            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut budget.purse(&mut account))
-            {
-                budget.purse(&mut account).release(pb.len());
+            let mut purse = budget.purse(&mut account);
+            while let Ok((used, Step::Pb(pb))) = delimiter.next(rest, limits, &mut purse) {
+                purse.release(pb.len());
                 rest = &rest[used..];
                 pbs += 1;
             }
@@ -123,7 +127,7 @@ fn session_produce(criterion: &mut Criterion) {
     let bytes = requests();
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("decode, check, append, acknowledge: pbs of 100 x 100 B", |bencher| {
-        iter(bencher, || {
+        iter(bencher, PBS * BATCH, "message", || {
             assert_eq!(rig.call(|session, cx| session.handle_data(&bytes, false, cx)), bytes.len());
             rig.call(|session, cx| session.flush(cx));
             assert_eq!(rig.store(), PBS * BATCH);
@@ -150,7 +154,7 @@ fn session_consume(criterion: &mut Criterion) {
     let mut base_offset = 0;
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("frame a batch of 2,500 x 100 B", |bencher| {
-        iter(bencher, || {
+        iter(bencher, PBS * BATCH, "message", || {
             let Some(Command::Fetch { operation, partition, .. }) = rig.commands.pop() else {
                 unreachable!()
             };
@@ -188,7 +192,7 @@ fn memory(criterion: &mut Criterion) {
     };
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("append a batch of 2,500 messages", |bencher| {
-        iter(bencher, || {
+        iter(bencher, 1, "batch", || {
             append(&mut store);
             stored += (PBS * BATCH) as u64;
         });
@@ -196,7 +200,7 @@ fn memory(criterion: &mut Criterion) {
     append(&mut store);
     group.bench_function("fetch a batch of 2,500 messages", |bencher| {
         let from = stored;
-        iter(bencher, || {
+        iter(bencher, 1, "batch", || {
             let (token, bytes_max) = (1, 1 << 20);
             let fetch = Request::Fetch { token, partition: key, from, bytes_max, exclude: None, wait: true };
             assert!(store.submit(now, fetch).is_ok());
@@ -210,11 +214,13 @@ fn histogram(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("histogram");
     let mut recorder = Recorder::default();
     let mut nanos = 1_000;
-    group.throughput(Throughput::Elements(1));
+    group.throughput(Throughput::Elements(VALUES as u64));
     group.bench_function("record a value", |bencher| {
-        iter(bencher, || {
-            nanos = nanos * 5 % 10_007 + 1_000;
-            recorder.record(Stage::Commit, black_box(nanos), 1);
+        iter(bencher, VALUES, "value", || {
+            for _ in 0..VALUES {
+                nanos = nanos * 5 % 10_007 + 1_000;
+                recorder.record(Stage::Commit, black_box(nanos), 1);
+            }
         });
     });
     group.finish();
@@ -226,7 +232,7 @@ fn hop(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let (sender, own) = inbox::<u64>(1024);
     group.bench_function("same core", |bencher| {
-        iter(bencher, || {
+        iter(bencher, 1, "hop", || {
             sender.send(black_box(7)).unwrap();
             own.poll().unwrap()
         });

@@ -15,10 +15,10 @@ use millstream::base::batch::{Batch, BatchBuilder};
 use millstream::base::clock::Now;
 use millstream::base::names::{ClientId, Project, QueueName};
 use millstream::base::queue::{PartitionKey, QueueId};
-use millstream::config::{Durability, KafkaConfig, LogConfig, Settings};
-use millstream::store::kafka::{Cluster, Kafka, News};
+use millstream::shard;
+use millstream::store::kafka::{self, Cluster, Kafka, News};
 use millstream::store::log::disk::{Directory, Disk, Read, Step};
-use millstream::store::log::{Log, OsDirectory, Tag, moment, open};
+use millstream::store::log::{self, Durability, Log, OsDirectory, Tag, moment, open};
 use millstream::store::{Completion, Request, Store, Stream};
 use rdkafka::mocking::MockCluster;
 
@@ -92,7 +92,7 @@ fn log_append(criterion: &mut Criterion) {
         let home = Directories(std::env::temp_dir().join(format!("millstream-bench-{}", std::process::id())));
         std::fs::create_dir_all(&home.0).unwrap();
         let directory = Arc::new(OsDirectory::new(&home.0, 0));
-        let config = LogConfig { durability, max_bytes: 1 << 30, ..LogConfig::default() };
+        let config = log::Settings { durability, max_bytes: 1 << 30, ..log::Settings::default() };
         let (dir, _) = open(&*directory, 1, config.segment_bytes, &moment()).unwrap();
         let disk = Direct { directory, done: VecDeque::new() };
         let mut store: Log<u64, Direct> = Log::new(Arc::new(dir), disk, 0, 1, &config);
@@ -121,11 +121,11 @@ fn kafka_produce(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("kafka produce");
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic("bench.mocked", 1, 1).unwrap();
-    let config = KafkaConfig { brokers: mock.bootstrap_servers(), ..KafkaConfig::default() };
+    let config = kafka::Settings { brokers: mock.bootstrap_servers(), ..kafka::Settings::default() };
     let cluster = Cluster::start(&config).unwrap();
     cluster.assume(QueueId(1), c"bench.mocked".to_owned(), 1);
-    let settings = Settings::new(Project::parse("default").unwrap());
-    let mut store: Kafka<u64> = Kafka::new(cluster, &config, &settings, 1, Arc::new(News::new(|| {})));
+    let bounds = shard::Settings::default().kafka_bounds();
+    let mut store: Kafka<u64> = Kafka::new(cluster, &config, &bounds, 1, Arc::new(News::new(|| {})));
     let (clock, batch) = (Clock(Instant::now()), batch());
     let partition = PartitionKey { queue: QueueId(1), partition: 0 };
     group.throughput(Throughput::Elements(BATCH as u64));

@@ -6,7 +6,7 @@
 //!
 //! | room | what lives there | what never does |
 //! | --- | --- | --- |
-//! | [`base`] | the words that all rooms share: names, queues, batches, clock, faults, limits, budget | I/O |
+//! | [`base`] | the words that all rooms share: names, queues, batches, clock, faults, limits, budget, settings | I/O |
 //! | [`process`] | the allocator's settings, log lines, the terminal, commands that the server runs | |
 //! | [`ws`] | RFC 6455, server and client side | I/O, projects, queues |
 //! | [`pb`] | protobuf messages, where one ends, and the hand-written coders of the two hot ones | I/O, frames, operations |
@@ -20,7 +20,7 @@
 //! | [`client`] | the client's side of the streaming protocol, and its connection on glommio | stores |
 //! | [`load`] | the load generator on `client` | |
 //! | [`report`] | what loads measured, drawn and compared | measuring |
-//! | [`config`] | the settings of all rooms, composed and checked | |
+//! | [`config`] | the settings of all rooms, composed and checked; each room declares its own (`settings!`) | knowing how one works |
 //! | [`cli`] | one file for each subcommand | logic worth testing |
 //!
 //! # The way of a message in
@@ -33,6 +33,21 @@
 //!
 //! Out it is the same backwards: a fetch for each partition, parked at its owner; batches shared, not copied; framed
 //! within the consumer's credit; many frames in one system call.
+//!
+//! # Where to look
+//!
+//! | you look for | it is in |
+//! | --- | --- |
+//! | how much a producer may send | `operation::credit`, and `operation::quota` for its project's rates |
+//! | when a message is synced | `store::log`: a round is written and synced in `writing` |
+//! | what an error means, and its status | `base::error` |
+//! | a setting | `settings.rs` of the room that obeys it; combinations in `config::check` |
+//! | a metric | `control::metrics`; what it counts is counted where it happens, and gathered in `shard::core::snapshot` |
+//! | what the wire looks like | `front::streaming`, `pb`, `ws` |
+//!
+//! What is to come has its place: TLS is a transport in `shard::transport`; authentication is in `access`; another protocol is a
+//! front beside `front::streaming`, on the same operations; claims are records of a partition's state in `store`, and a kind of
+//! operation in `operation`.
 //!
 //! # Glossary
 //!

@@ -6,21 +6,21 @@
 
 #[path = "common/random.rs"]
 mod random;
+#[path = "common/transcript.rs"]
+mod transcript;
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
-use millstream::base::names::Project;
-use millstream::config::{Settings, WhenFull};
 use millstream::pb::{
     ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest,
     ProduceSetupResponse, SetupRequest, Status,
 };
-use millstream::shard::core::{ConnectionId, Core};
-use millstream::store::Memory;
+use millstream::shard::core::{ConnectionId, Core, Settings};
+use millstream::store::memory::{Memory, WhenFull};
 use proptest::prelude::*;
 use prost::Message;
 use random::Random;
@@ -29,8 +29,11 @@ use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
+const SUITE: &str = "core";
+
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Client-ID: 67e55044-10b1-426f-9247-bb680e5fe0c8\r\n\r\n";
 
 /// A client's wsmessage: `half` in frames of drawn sizes, each masked, with pings between them.
 fn wsmessage(half: &[u8], random: &mut Random, pings: &mut u8, out: &mut Vec<u8>) {
@@ -67,9 +70,9 @@ struct Shard {
 
 impl Shard {
     fn new(seed: u64) -> Self {
-        let settings = Arc::new(Settings::new(Project::parse("default").unwrap()));
+        let settings = Arc::new(Settings::default());
         let now = Now::at_ms(1, 1_700_000_000_000);
-        let tenants = Arc::new(Tenants::new(settings.per_project));
+        let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let mut core = Core::new(0, 1, settings, tenants, Memory::new(64 << 20, WhenFull::Refuse, 7));
         let id = core.handle_accepted(now, None).unwrap();
         Self { core, id, now, random: Random(seed), read: Vec::new() }
@@ -82,6 +85,7 @@ impl Shard {
         let mut piece = input[..wanted].to_vec();
         if wanted > 0 {
             let now = self.now;
+            transcript::bytes(SUITE, "in", self.id.as_u64(), &piece);
             self.core.handle_received(now, self.id, &mut piece, || now);
         }
         wanted
@@ -100,6 +104,7 @@ impl Shard {
         while let Some(id) = self.core.poll_dirty() {
             let bytes = self.core.poll_transmit(self.now, id);
             let (length, sent) = (bytes.len(), self.random.between(0, bytes.len()));
+            transcript::bytes(SUITE, "out", id.as_u64(), &bytes[..sent]);
             self.read.extend(&bytes[..sent]);
             self.core.handle_sent(self.now, id, sent, sent == length);
             if sent < length {
@@ -242,6 +247,7 @@ impl Shard {
             }
             let later = rest.split_off(wanted);
             let now = self.now;
+            transcript::bytes(SUITE, "in", self.id.as_u64(), &rest);
             self.core.handle_received(now, self.id, &mut rest, || now);
             rest = later;
         }
@@ -254,6 +260,7 @@ impl Shard {
             while let Some(id) = self.core.poll_dirty() {
                 let bytes = self.core.poll_transmit(self.now, id);
                 let length = bytes.len();
+                transcript::bytes(SUITE, "out", id.as_u64(), bytes);
                 self.read.extend(bytes);
                 self.core.handle_sent(self.now, id, length, true);
             }
@@ -290,7 +297,7 @@ fn of_a_peer_that_is_turned_away_little_more_is_read() {
     assert!(shard.receive_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).is_empty());
     shard.send_all();
     assert_eq!(shard.read[..4], [0x88, 2, 0x03, 0xeb]);
-    let limit = Settings::new(Project::parse("default").unwrap()).discard_limit_bytes as usize;
+    let limit = Settings::default().operation.discard_limit_bytes as usize;
     let left = shard.receive_all(&vec![0; limit + 1_000]);
     assert_eq!(left.len(), 1_000);
     assert_eq!(shard.core.closing(shard.now, shard.id), (true, true));

@@ -21,7 +21,7 @@ use service::{Feed, Service, check};
 
 /// How often the server is killed: more where somebody asks for it.
 fn kills() -> u64 {
-    std::env::var("MILLSTREAM_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10)
+    std::env::var("TESTS_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10)
 }
 
 #[test]

@@ -3,10 +3,13 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | `tenants` | projects whose use is limited, and permits for what they use |
+//! | `limits` | what one project may have and do |
 //! | `share` | what of a project's rates one operation has taken |
 
+mod limits;
 mod share;
 mod tenants;
 
+pub use limits::ProjectLimits;
 pub use share::Share;
 pub use tenants::{Permit, Tenant, Tenants, Use};

@@ -73,8 +73,8 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use super::super::Tenants;
+    use crate::access::ProjectLimits;
     use crate::base::names::Project;
-    use crate::config::ProjectLimits;
 
     #[test]
     fn shares_of_a_project_are_limited_together_and_given_back() {

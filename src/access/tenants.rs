@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::limits::ProjectLimits;
 use crate::base::limits::INITIAL_CREDIT;
 use crate::base::names::Project;
 use crate::base::queue::QueueId;
-use crate::config::ProjectLimits;
 
 /// How much of a rate may be used at once, milliseconds of it.
 const BURST_MS: u64 = 1_000;

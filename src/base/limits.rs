@@ -1,6 +1,6 @@
 //! Every bound that is not a setting: those of the protocol, and what things cost in memory.
 //!
-//! Constants only. The settings, with their defaults, stand in `config`.
+//! Constants only. Each room declares its settings, with their defaults, beside its code (`setting`).
 
 /// Messages that a sender may send before it has heard of any credit (protocol section 4).
 pub const INITIAL_CREDIT: i64 = 100;

@@ -11,6 +11,7 @@
 //! | `error` | faults, whose fault they are, and their status |
 //! | `limits` | bounds that are no settings |
 //! | `planted` | faults that tests may plant |
+//! | `setting` | settings: how rooms declare their own, and how one of them is read and shown |
 
 pub mod batch;
 pub mod budget;
@@ -21,3 +22,4 @@ pub mod names;
 pub mod partitioner;
 pub mod planted;
 pub mod queue;
+pub mod setting;

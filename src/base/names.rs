@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::base::error::PeerFault;
 use crate::base::limits::{PROJECT_NAME_CHARS_MAX, QUEUE_NAME_CHARS_MAX};
+use crate::base::setting::{Kind, Value};
 
 /// A tenant. Queues of different projects never meet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +63,23 @@ impl Project {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// `default`: the project of clients that name none, unless a setting names another.
+impl Default for Project {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+impl Value for Project {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        Self::parse(text).map_err(|error| error.to_string())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.to_string()
     }
 }
 

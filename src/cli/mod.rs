@@ -24,8 +24,8 @@ use signal_hook::iterator::Signals;
 
 use crate::base::names::{ClientId, Project};
 use crate::client::Target;
-use crate::config::{allowed_cores, check_cores, parse_cores};
 use crate::process::terminal::{line_start, say};
+use crate::shard::cores::{allowed_cores, check_cores, parse_cores};
 use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
 
 /// A WebSocket queue-streaming server, its clients and its load generator.

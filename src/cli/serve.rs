@@ -15,19 +15,20 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use self::signals::Handling;
 use super::Failure;
 use super::output::Output;
-use crate::base::names::Project;
+use crate::base::setting::Kind;
 use crate::config::load::{Loaded, load};
-use crate::config::setting::{Kind, default_file};
-use crate::config::table::SETTINGS;
-use crate::config::{Durability, LogFormat, ServerConfig, StoreKind, memory};
+use crate::config::table::{SETTINGS, default_file};
+use crate::config::{ServerConfig, memory};
 use crate::control::{ControlPort, InfoPage};
 use crate::latency::{Stage, Summary};
+use crate::process::logging::LogFormat;
 use crate::process::terminal::say;
 use crate::process::{children, heap, logging};
 use crate::shard::acceptor::Listener;
 use crate::shard::server::Server;
 use crate::shard::{preflight, uring};
-use crate::store::kafka;
+use crate::store::log::Durability;
+use crate::store::{StoreKind, kafka};
 
 /// How often lines that were kept back are told.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
@@ -84,20 +85,20 @@ impl clap::Args for Args {
                     .action(ArgAction::SetTrue)
                     .help("Print a file of all settings with their defaults, commented; then end"),
             );
-        let defaults = defaults();
-        for setting in SETTINGS {
-            let default = defaults.as_ref().map(|defaults| setting.get(defaults)).unwrap_or_default();
+        let defaults = ServerConfig::default();
+        for entry in SETTINGS.iter() {
+            let (setting, default) = (entry.about, entry.get(&defaults));
             let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
             let mut arg = Arg::new(setting.key)
                 .long(setting.flag())
                 .overrides_with(setting.key)
-                .help_heading(setting.section)
+                .help_heading(setting.section.title())
                 .help(format!("{}{default}", setting.help));
-            arg = match setting.kind {
+            arg = match &setting.kind {
                 Kind::Flag => arg.num_args(0..=1).default_missing_value("true").value_name("true|false"),
-                Kind::Bytes => arg.value_name("BYTES"),
-                Kind::Count => arg.value_name("N"),
-                Kind::Duration => arg.value_name("TIME"),
+                Kind::Bytes(_) => arg.value_name("BYTES"),
+                Kind::Count(_) | Kind::Micros(_) => arg.value_name("N"),
+                Kind::Duration(_) => arg.value_name("TIME"),
                 Kind::Choice(choices) => arg.value_name(choices.join("|")),
                 Kind::Text => arg.value_name(setting.key.to_ascii_uppercase()),
             };
@@ -118,7 +119,7 @@ impl FromArgMatches for Args {
             config: matches.get_one("config").cloned(),
             check_config: matches.get_flag("check_config"),
             print_default_config: matches.get_flag("print_default_config"),
-            settings: SETTINGS.iter().filter_map(|setting| given(setting.key)).collect(),
+            settings: SETTINGS.iter().filter_map(|entry| given(entry.about.key)).collect(),
         })
     }
 
@@ -126,10 +127,6 @@ impl FromArgMatches for Args {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
-}
-
-fn defaults() -> Option<ServerConfig> {
-    Project::parse("default").ok().map(ServerConfig::new)
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
@@ -151,16 +148,17 @@ pub(super) fn run(args: Args) -> ExitCode {
 fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     if args.print_default_config {
         let mut out = Output::new();
-        write!(out, "{}", defaults().as_ref().map(default_file).unwrap_or_default())?;
+        write!(out, "{}", default_file())?;
         out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
     let loaded = load(args.config.as_deref(), environment(), args.settings)?;
-    *is_json = loaded.config.log_format == LogFormat::Json;
+    *is_json = loaded.config.logging.format == LogFormat::Json;
     if args.check_config {
-        if loaded.config.store == StoreKind::Kafka {
-            kafka::check(&loaded.config.kafka, &loaded.config.settings)?;
-            for warning in kafka::warnings(&loaded.config.kafka) {
+        let shard = &loaded.config.shard;
+        if shard.store.kind == StoreKind::Kafka {
+            kafka::check(&shard.store.kafka, &shard.kafka_bounds())?;
+            for warning in kafka::warnings(&shard.store.kafka) {
                 say(format_args!("millstream: {warning}"));
             }
         }
@@ -242,12 +240,15 @@ fn environment() -> HashMap<String, String> {
 }
 
 fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode, Failure> {
-    let mut teller = logging::start(config);
-    let connections_max = preflight::check(config)?;
-    if config.store == StoreKind::Kafka {
-        kafka::check(&config.kafka, &config.settings)?;
+    let ServerConfig { shard, control, logging } = config;
+    let store = &shard.store;
+    let mut teller = logging::start(logging);
+    let control_address = control.listen.address(shard.listen);
+    let connections_max = preflight::check(shard, control_address.is_some())?;
+    if store.kind == StoreKind::Kafka {
+        kafka::check(&store.kafka, &shard.kafka_bounds())?;
     }
-    if config.store == StoreKind::Log && config.embedded.durability == Durability::Os {
+    if store.kind == StoreKind::Log && store.log.durability == Durability::Os {
         tracing::warn!(
             "durability = os: what was acknowledged last is lost where the machine ends, not where the server does"
         );
@@ -256,38 +257,39 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     if !heap::keep() {
         tracing::warn!("the C library's allocator takes no settings: large batches will cost more");
     }
-    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", config.listen));
-    let listener = Listener::bind(config.listen, config.listen_backlog).map_err(cannot)?;
+    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", shard.listen));
+    let listener = Listener::bind(shard.listen, shard.listen_backlog).map_err(cannot)?;
     let listener = listener.with_connections_max(connections_max);
-    let control = config.control_listen.address(config.listen).map(|address| {
+    let port = control_address.map(|address| {
         ControlPort::bind(address).map_err(|error| {
             let cannot = format!("cannot serve health and metrics on {address}: {error}");
             Failure(format!("{cannot}; control_listen says where, off does without"))
         })
     });
-    let control = control.transpose()?;
-    let server = Server::start(config, listener).map_err(cannot)?;
+    let port = port.transpose()?;
+    let server = Server::start(shard, listener).map_err(cannot)?;
     // Before anybody is told that it serves: a signal that comes then drains.
-    handling.serve(server.drain_handle(), server.board(), config.settings.drain_timeout);
+    handling.serve(server.drain_handle(), server.board(), shard.core.drain_timeout);
     tracing::info!(
         listen = %server.address(),
-        control = control.as_ref().map(|control| tracing::field::display(control.address())),
-        cores = ?config.shard_cores(),
-        store = StoreKind::name(config.store),
-        data_dir = (config.store == StoreKind::Log).then(|| config.embedded.data_dir.display().to_string()),
-        brokers = (config.store == StoreKind::Kafka).then_some(&config.kafka.brokers),
-        memory_bytes = (config.store == StoreKind::Memory).then_some(config.memory_bytes),
-        partitions = config.settings.partitions,
+        control = port.as_ref().map(|port| tracing::field::display(port.address())),
+        cores = ?shard.shard_cores(),
+        store = StoreKind::name(store.kind),
+        data_dir = (store.kind == StoreKind::Log).then(|| store.log.data_dir.display().to_string()),
+        brokers = (store.kind == StoreKind::Kafka).then_some(&store.kafka.brokers),
+        memory_bytes = (store.kind == StoreKind::Memory).then_some(store.memory.bytes),
+        partitions = shard.core.partitions,
         memory_at_worst_bytes = memory::worst_case(config),
         task_run = ?uring::task_run(),
-        test_echo = config.settings.policy.test_echo,
+        test_echo = shard.core.policy.test_echo,
         "millstream serves"
     );
-    if config.settings.test_faults {
+    if shard.core.operation.test_faults {
         tracing::warn!("test_faults is on: any client can end this process");
     }
-    if let Some(control) = control {
-        control.serve(server.probe(), server.board(), InfoPage::new(config), config.control_hosts.clone())?;
+    if let Some(port) = port {
+        let info = InfoPage::new(shard, config.open_settings());
+        port.serve(server.probe(), server.board(), info, control.hosts.0.clone())?;
     }
     std::thread::spawn(move || {
         loop {

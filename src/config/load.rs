@@ -7,36 +7,13 @@ use std::path::{Path, PathBuf};
 use config::builder::DefaultState;
 use config::{Config, ConfigBuilder, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::setting::{PREFIX, Setting};
-use super::table::SETTINGS;
-use super::{ServerConfig, Unworkable};
-use crate::base::names::Project;
+use super::ServerConfig;
+use super::service_link::is_service_link;
+use super::table::{Entry, SETTINGS};
+use crate::base::setting::{PREFIX, Unworkable};
 
-/// Variables of that kind that are no settings: where the file is; what this project's tests and benches are told by.
-const OTHER_VARIABLES: [&str; 5] = ["config", "seeds", "bench_seconds", "require_kafka", "kills"];
-
-/// Protocols of a Kubernetes service's port.
-const LINK_PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
-
-/// Whether Kubernetes or Docker has set this variable for a service or a container whose name begins with `millstream`, such as
-/// `MILLSTREAM_METRICS_PORT_9001_TCP`. `key` lacks the prefix. What else follows the service's name is in no setting's key.
-fn is_service_link(key: &str, value: &str) -> bool {
-    let words: Vec<&str> = key.split('_').collect();
-    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
-    (0..words.len()).any(|at| match &words[at..] {
-        ["service", "host"] | ["service", "port", ..] => true,
-        ["port"] => value.contains("://"),
-        ["port", number, protocol, rest @ ..] => {
-            is_number(number)
-                && LINK_PROTOCOLS.contains(protocol)
-                && matches!(rest, [] | ["proto" | "port" | "addr"])
-        }
-        // Docker's links: the container's path, and its own environment.
-        ["name"] => value.starts_with('/'),
-        ["env", _, ..] => true,
-        _ => false,
-    })
-}
+/// The variable that names the file: no setting.
+const FILE: &str = "config";
 
 /// A configuration, and where each value came from.
 #[derive(Clone, Debug)]
@@ -77,7 +54,7 @@ pub fn load(
     let variables = of_environment.collect().map_err(|error| Unworkable(error.to_string()))?;
     let is_ours = |key: &str, value: &Value| {
         let is_link = || is_service_link(key, &value.clone().into_string().unwrap_or_default());
-        !OTHER_VARIABLES.contains(&key) && (Setting::find(key).is_some() || !is_link())
+        key != FILE && (Entry::find(key).is_some() || !is_link())
     };
     let variables = variables.into_iter().filter(|(key, value)| is_ours(key, value));
     let named = |(key, value): (String, Value)| {
@@ -91,25 +68,24 @@ pub fn load(
     let builder = builder.add_source(Values(variables.map(named).collect()));
     let builder = builder.add_source(Values(flags.into_iter().map(flag).collect()));
     let merged = collect(builder).map_err(|error| Unworkable(error.to_string()))?;
-    let default_project = Project::parse("default").map_err(|error| Unworkable(error.to_string()))?;
-    let mut loaded = Loaded { config: ServerConfig::new(default_project), origins: BTreeMap::new() };
+    let mut loaded = Loaded { config: ServerConfig::default(), origins: BTreeMap::new() };
     for (key, value) in merged {
         let origin = value.origin().unwrap_or("").to_owned();
-        let Some(setting) = Setting::find(&key) else {
+        let Some(entry) = Entry::find(&key) else {
             let nearest =
-                Setting::nearest(&key).map_or(String::new(), |near| format!("; the nearest is {near}"));
+                Entry::nearest(&key).map_or(String::new(), |near| format!("; the nearest is {near}"));
             return Err(Unworkable(format!("{key} (from {origin}): no such setting{nearest}")));
         };
         let text = text_of(value).map_err(|why| Unworkable(format!("{key} (from {origin}): {why}")))?;
-        setting
+        entry
             .set(&mut loaded.config, &text)
             .map_err(|why| Unworkable(format!("{key} (from {origin}): {why}")))?;
-        loaded.origins.insert(setting.key, origin);
+        loaded.origins.insert(entry.about.key, origin);
     }
     // A shorter time for draining shortens the part of it that nobody set.
     if !loaded.origins.contains_key("drain_consume_timeout") {
-        let settings = &mut loaded.config.settings;
-        settings.drain_consume_timeout = settings.drain_consume_timeout.min(settings.drain_timeout);
+        let core = &mut loaded.config.shard.core;
+        core.drain_consume_timeout = core.drain_consume_timeout.min(core.drain_timeout);
     }
     loaded.config.check()?;
     Ok(loaded)
@@ -198,9 +174,10 @@ impl Loaded {
         let shown = self.config.without_secrets();
         let rows: Vec<[String; 3]> = SETTINGS
             .iter()
-            .map(|setting| {
-                let origin = self.origins.get(setting.key).map_or("default", String::as_str);
-                [setting.key.to_owned(), setting.get_toml(&shown), origin.to_owned()]
+            .map(|entry| {
+                let key = entry.about.key;
+                let origin = self.origins.get(key).map_or("default", String::as_str);
+                [key.to_owned(), entry.get_toml(&shown), origin.to_owned()]
             })
             .collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -234,48 +211,6 @@ mod tests {
     }
 
     #[test]
-    fn service_links_of_any_service_are_no_settings() {
-        let links = |service: &str| {
-            let name = format!("MILLSTREAM{}", service.replace('-', "_").to_ascii_uppercase());
-            let link = |suffix: &str, value: &str| (format!("{name}_{suffix}"), value.to_owned());
-            HashMap::from([
-                link("SERVICE_HOST", "10.0.0.7"),
-                link("SERVICE_PORT", "9000"),
-                link("SERVICE_PORT_WS", "9000"),
-                link("SERVICE_PORT_HTTP_ALT", "9000"),
-                link("PORT", "tcp://10.0.0.7:9000"),
-                link("PORT_9000_TCP", "tcp://10.0.0.7:9000"),
-                link("PORT_9000_TCP_PROTO", "tcp"),
-                link("PORT_9000_TCP_PORT", "9000"),
-                link("PORT_9000_TCP_ADDR", "10.0.0.7"),
-                link("PORT_53_UDP", "udp://10.0.0.7:53"),
-                link("PORT_5000_SCTP_ADDR", "10.0.0.7"),
-                link("NAME", "/web/millstream"),
-                link("ENV_PATH", "/usr/bin"),
-            ])
-        };
-        for service in ["", "-control", "-metrics", "-headless", "-cores", "-max-queues"] {
-            let loaded = load(None, links(service), HashMap::new());
-            assert_eq!(loaded.map(|loaded| loaded.origins), Ok(BTreeMap::new()), "millstream{service}");
-        }
-        // What only looks like one is told.
-        let misspelt = [
-            ("MILLSTREAM_PORT", "9000"),
-            ("MILLSTREAM_CONTROL_PORT", "9001"),
-            ("MILLSTREAM_PORT_9000", "x"),
-            ("MILLSTREAM_PORT_X_TCP", "x"),
-            ("MILLSTREAM_PORT_9000_TCP_OTHER", "x"),
-            ("MILLSTREAM_SERVICES", "x"),
-            ("MILLSTREAM_NAME", "x"),
-            ("MILLSTREAM_PARTITION", "4"),
-        ];
-        for (variable, value) in misspelt {
-            let why = load(None, strings(&[(variable, value)]), HashMap::new()).unwrap_err().0;
-            assert!(why.contains(variable), "{variable}: {why}");
-        }
-    }
-
-    #[test]
     fn flags_go_before_the_environment_and_that_before_the_file() {
         let path = written(
             "partitions = 2\nproduce_window = 200\nidle_timeout = \"40s\"\nauto_create = false\n\
@@ -289,24 +224,24 @@ mod tests {
         ]);
         let flags = strings(&[("partitions", "4")]);
         let loaded = load(Some(&path), environment.clone(), flags).unwrap();
-        let settings = &loaded.config.settings;
-        assert_eq!((settings.partitions, settings.produce_window, settings.auto_create), (4, 300, false));
-        assert_eq!(settings.idle_timeout.as_secs(), 40);
-        assert_eq!(settings.policy.allowed_origins.to_string(), "https://a.example,https://b.example");
+        let core = &loaded.config.shard.core;
+        assert_eq!((core.partitions, core.operation.produce_window, core.auto_create), (4, 300, false));
+        assert_eq!(core.idle_timeout.as_secs(), 40);
+        assert_eq!(core.policy.allowed_origins.to_string(), "https://a.example,https://b.example");
         assert_eq!(loaded.origins["partitions"], "--partitions");
         assert_eq!(loaded.origins["produce_window"], "MILLSTREAM_PRODUCE_WINDOW");
         assert_eq!(loaded.origins["idle_timeout"], path.display().to_string());
         assert!(loaded.describe().contains("max_pb_bytes"));
         let mut named = environment;
         named.insert("MILLSTREAM_CONFIG".into(), path.display().to_string());
-        assert_eq!(load(None, named, HashMap::new()).unwrap().config.settings.partitions, 3);
+        assert_eq!(load(None, named, HashMap::new()).unwrap().config.shard.core.partitions, 3);
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn the_default_file_is_a_file_of_defaults() {
-        let defaults = ServerConfig::new(Project::parse("default").unwrap());
-        let text = super::super::setting::default_file(&defaults);
+        let defaults = ServerConfig::default();
+        let text = super::super::table::default_file();
         let uncommented: String = text
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
@@ -314,8 +249,8 @@ mod tests {
             .collect();
         let loaded = load_text(&uncommented).unwrap();
         assert_eq!(loaded.origins.len(), SETTINGS.len());
-        for setting in SETTINGS {
-            assert_eq!(setting.get(&loaded.config), setting.get(&defaults), "{}", setting.key);
+        for entry in SETTINGS.iter() {
+            assert_eq!(entry.get(&loaded.config), entry.get(&defaults), "{}", entry.about.key);
         }
     }
 
@@ -324,7 +259,7 @@ mod tests {
         let text =
             "[kafka.properties]\n\"sasl.password\" = \"open sesame\"\nsocket.keepalive.enable = true\n";
         let loaded = load_text(text).unwrap();
-        let properties = &loaded.config.kafka.properties;
+        let properties = &loaded.config.shard.store.kafka.properties;
         assert_eq!(properties["sasl.password"], "open sesame");
         assert_eq!(properties["socket.keepalive.enable"], "true");
         let described = loaded.describe();
@@ -333,7 +268,7 @@ mod tests {
         let flags = strings(&[("kafka_properties", "a.b=1; c=2=3")]);
         let loaded = load(None, HashMap::new(), flags).unwrap();
         assert_eq!(
-            loaded.config.kafka.properties,
+            loaded.config.shard.store.kafka.properties,
             [("a.b".into(), "1".into()), ("c".into(), "2=3".into())].into()
         );
         let why = load_text("[kafka]\nbrokers = \"x\"\n").unwrap_err().0;
@@ -343,7 +278,7 @@ mod tests {
     #[test]
     fn the_token_command_is_not_shown_and_a_file_that_does_not_parse_is_not_quoted() {
         let loaded = load_text("kafka_token_command = \"curl -d client_secret=sesame\"\n").unwrap();
-        assert_eq!(loaded.config.kafka.token_command, "curl -d client_secret=sesame");
+        assert_eq!(loaded.config.shard.store.kafka.token_command, "curl -d client_secret=sesame");
         let described = loaded.describe();
         let line = described.lines().find(|line| line.starts_with("kafka_token_command ")).unwrap();
         assert!(line.contains("\"***\"") && line.contains(".toml"), "{line}");
@@ -404,7 +339,7 @@ mod tests {
         );
         let flags = strings(&[("drain_timeout", "1")]);
         assert_eq!(
-            load(None, HashMap::new(), flags).unwrap().config.settings.drain_consume_timeout.as_secs(),
+            load(None, HashMap::new(), flags).unwrap().config.shard.core.drain_consume_timeout.as_secs(),
             1
         );
     }

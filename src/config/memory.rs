@@ -4,14 +4,14 @@
 //! kernel's socket buffers come beside them; `net.ipv4.tcp_mem` bounds those.
 
 use super::ServerConfig;
-use super::StoreKind;
 use crate::base::limits::{
     CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
 };
 use crate::latency::Recorder;
-use crate::store::Fence;
+use crate::shard;
 use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
 use crate::store::log::{HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
+use crate::store::{Fence, StoreKind};
 
 /// One kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,51 +26,48 @@ pub struct Item {
 
 /// Every kind of memory of a configuration.
 pub fn items(config: &ServerConfig) -> Vec<Item> {
-    let settings = &config.settings;
-    let shards = config.shard_cores().len() as u64;
+    let shard::Settings { core, store, .. } = &config.shard;
+    let operation = &core.operation;
+    let shards = config.shard.shard_cores().len() as u64;
     let of_shards = |bytes: usize| shards * bytes as u64;
-    let streaming = settings.receive_bytes_pressed
-        + settings.send_buffer_bytes_pressed
-        + settings.foothold_bytes
-        + settings.produce_batches_pressed * FATE_BYTES
-        + CURSOR_BYTES * usize::from(settings.partitions);
-    let of_connection = CONNECTION_BYTES + streaming.max(settings.handshake_max_bytes);
-    let largest = settings.max_pb_bytes.max(settings.send_buffer_bytes + settings.consume_batch_bytes);
-    let of_queue = QUEUE_BYTES * shards as usize + PARTITION_BYTES * usize::from(settings.partitions);
-    let mut items = match config.store {
+    let streaming = core.receive_bytes_pressed
+        + operation.send_buffer_bytes_pressed
+        + operation.foothold_bytes
+        + operation.produce_batches_pressed * FATE_BYTES
+        + CURSOR_BYTES * usize::from(core.partitions);
+    let of_connection = CONNECTION_BYTES + streaming.max(core.handshake_max_bytes);
+    let largest = operation.max_pb_bytes.max(operation.send_buffer_bytes + operation.consume_batch_bytes);
+    let of_queue = QUEUE_BYTES * shards as usize + PARTITION_BYTES * usize::from(core.partitions);
+    let mut items = match store.kind {
         // A batch may have an eighth of spare room.
         StoreKind::Memory => {
             vec![Item {
                 what: "stored messages",
                 keys: "memory_bytes",
-                bytes: config.memory_bytes as u64 / 8 * 9,
+                bytes: store.memory.bytes as u64 / 8 * 9,
             }]
         }
-        StoreKind::Log => of_log(config, shards),
-        StoreKind::Kafka => of_kafka(config, shards),
+        StoreKind::Log => of_log(&config.shard, shards),
+        StoreKind::Kafka => of_kafka(&config.shard, shards),
     };
     items.extend([
         Item {
             what: "what connections reserve and hold",
             keys: "shard_budget_bytes, max_pb_bytes",
-            bytes: of_shards(3 * settings.shard_budget_bytes + 2 * largest),
+            bytes: of_shards(3 * core.shard_budget_bytes + 2 * largest),
         },
         Item {
             what: "what each connection may have beyond that",
             keys: "max_connections, handshake_max_bytes, …_pressed, foothold_bytes, partitions",
-            bytes: of_shards(settings.max_connections * of_connection),
+            bytes: of_shards(core.max_connections * of_connection),
         },
-        Item {
-            what: "queues",
-            keys: "max_queues, partitions",
-            bytes: of_shards(settings.max_queues * of_queue),
-        },
+        Item { what: "queues", keys: "max_queues, partitions", bytes: of_shards(core.max_queues * of_queue) },
         Item {
             what: "buffers of the shards",
             keys: "receive_window_bytes",
             bytes: of_shards(
-                settings.receive_window_bytes
-                    + settings.spare_buffers * settings.spare_buffer_bytes
+                core.receive_window_bytes
+                    + core.spare_buffers * core.spare_buffer_bytes
                     + Fence::BYTES_MAX
                     + SHARD_BYTES,
             ),
@@ -88,9 +85,9 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
 }
 
 /// What the log takes beside what it knows of each segment.
-fn of_log(config: &ServerConfig, shards: u64) -> Vec<Item> {
-    let (log, settings) = (&config.embedded, &config.settings);
-    let largest = settings.largest_batch();
+fn of_log(settings: &shard::Settings, shards: u64) -> Vec<Item> {
+    let log = &settings.store.log;
+    let largest = settings.core.operation.largest_batch();
     vec![
         Item { what: "newest messages", keys: "log_tail_bytes", bytes: log.tail_bytes as u64 / 8 * 9 },
         Item {
@@ -108,11 +105,11 @@ fn of_log(config: &ServerConfig, shards: u64) -> Vec<Item> {
 }
 
 /// What the Kafka store and librdkafka take.
-fn of_kafka(config: &ServerConfig, shards: u64) -> Vec<Item> {
-    let (kafka, settings) = (&config.kafka, &config.settings);
+fn of_kafka(settings: &shard::Settings, shards: u64) -> Vec<Item> {
+    let (kafka, bounds) = (&settings.store.kafka, settings.kafka_bounds());
     let readers = (kafka.catch_up_readers as u64).next_multiple_of(shards);
     // librdkafka holds the answer, and the batches that are made of it take the same size again.
-    let answers = 2 * kafka.answer_bytes(settings) as u64;
+    let answers = 2 * kafka.answer_bytes(&bounds) as u64;
     vec![
         Item { what: "ends of partitions", keys: "kafka_tail_bytes", bytes: kafka.tail_bytes as u64 / 8 * 9 },
         Item {
@@ -128,7 +125,7 @@ fn of_kafka(config: &ServerConfig, shards: u64) -> Vec<Item> {
         Item {
             what: "librdkafka's own of messages on their way",
             keys: "shard_budget_bytes",
-            bytes: shards * settings.shard_budget_bytes as u64 / 2,
+            bytes: shards * bounds.shard_budget_bytes as u64 / 2,
         },
     ]
 }
@@ -154,31 +151,32 @@ pub fn describe(config: &ServerConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::names::Project;
+    use crate::shard::cores::Cores;
 
     #[test]
     fn less_of_anything_is_less_in_all() {
         let config = || {
-            let mut config = ServerConfig::new(Project::parse("default").unwrap());
-            config.cores = vec![0];
+            let mut config = ServerConfig::default();
+            config.shard.cores = Cores(vec![0]);
             config
         };
         let less_in = |store, change: fn(&mut ServerConfig)| {
-            let all = ServerConfig { store, ..config() };
+            let mut all = config();
+            all.shard.store.kind = store;
             let mut smaller = all.clone();
             change(&mut smaller);
             assert!(worst_case(&smaller) < worst_case(&all));
         };
         let less = |change| less_in(StoreKind::Memory, change);
-        less(|c| c.memory_bytes /= 2);
-        less_in(StoreKind::Log, |c| c.embedded.tail_bytes /= 2);
-        less_in(StoreKind::Log, |c| c.embedded.read_bytes /= 2);
-        less_in(StoreKind::Log, |c| c.embedded.segment_bytes /= 2);
-        less_in(StoreKind::Kafka, |c| c.kafka.receive_bytes /= 2);
-        less_in(StoreKind::Kafka, |c| c.kafka.catch_up_readers /= 2);
-        less(|c| c.settings.shard_budget_bytes /= 2);
-        less(|c| c.settings.max_connections /= 2);
-        less(|c| c.settings.max_queues /= 2);
+        less(|c| c.shard.store.memory.bytes /= 2);
+        less_in(StoreKind::Log, |c| c.shard.store.log.tail_bytes /= 2);
+        less_in(StoreKind::Log, |c| c.shard.store.log.read_bytes /= 2);
+        less_in(StoreKind::Log, |c| c.shard.store.log.segment_bytes /= 2);
+        less_in(StoreKind::Kafka, |c| c.shard.store.kafka.receive_bytes /= 2);
+        less_in(StoreKind::Kafka, |c| c.shard.store.kafka.catch_up_readers /= 2);
+        less(|c| c.shard.core.shard_budget_bytes /= 2);
+        less(|c| c.shard.core.max_connections /= 2);
+        less(|c| c.shard.core.max_queues /= 2);
         assert!(describe(&config()).contains("at worst"));
     }
 }

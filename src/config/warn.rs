@@ -1,6 +1,8 @@
 //! Combinations of settings that work, but not as one may expect: each is said at the start.
 
-use super::{ServerConfig, StoreKind, WhenFull};
+use super::ServerConfig;
+use crate::store::StoreKind;
+use crate::store::memory::WhenFull;
 
 impl ServerConfig {
     /// What to say of this configuration when the server starts.
@@ -10,15 +12,16 @@ impl ServerConfig {
 
     /// A store that drops its oldest messages when it is full drops those of any project.
     fn drops_of_others(&self) -> Option<String> {
-        let (key, bytes) = match self.store {
-            StoreKind::Log if self.embedded.max_bytes > 0 => ("log_max_bytes", self.embedded.max_bytes),
-            StoreKind::Memory if self.memory_full == WhenFull::DropOldest => {
-                ("memory_bytes", self.memory_bytes as u64)
+        let store = &self.shard.store;
+        let (key, bytes) = match store.kind {
+            StoreKind::Log if store.log.max_bytes > 0 => ("log_max_bytes", store.log.max_bytes),
+            StoreKind::Memory if store.memory.when_full == WhenFull::DropOldest => {
+                ("memory_bytes", store.memory.bytes as u64)
             }
             _ => return None,
         };
-        let share = bytes / (self.shard_cores().len() as u64).max(1);
-        let who = match self.settings.per_project.storage_bytes {
+        let share = bytes / (self.shard.shard_cores().len() as u64).max(1);
+        let who = match self.shard.projects.storage_bytes {
             0 => "one project alone can store as much, as project_storage_bytes is 0".to_owned(),
             limit if limit >= share => format!(
                 "one project alone can store as much on a shard, as project_storage_bytes = {limit} is not below a \
@@ -40,11 +43,11 @@ impl ServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::names::Project;
+    use crate::shard::cores::Cores;
 
     fn config(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
-        let mut config = ServerConfig::new(Project::parse("default").unwrap());
-        config.cores = vec![0, 1];
+        let mut config = ServerConfig::default();
+        config.shard.cores = Cores(vec![0, 1]);
         change(&mut config);
         config
     }
@@ -58,35 +61,35 @@ mod tests {
                 assert!(warning.contains(word), "{warning:?} does not say {word:?}");
             }
         };
-        says(|c| c.embedded.max_bytes = 1000, &["log_max_bytes = 1000", "project_storage_bytes is 0"]);
+        says(|c| c.shard.store.log.max_bytes = 1000, &["log_max_bytes = 1000", "project_storage_bytes is 0"]);
         says(
             |c| {
-                c.embedded.max_bytes = 1000;
-                c.settings.per_project.storage_bytes = 500;
+                c.shard.store.log.max_bytes = 1000;
+                c.shard.projects.storage_bytes = 500;
             },
             &["log_max_bytes", "one project alone", "project_storage_bytes = 500"],
         );
         says(
             |c| {
-                c.embedded.max_bytes = 1000;
-                c.settings.per_project.storage_bytes = 200;
+                c.shard.store.log.max_bytes = 1000;
+                c.shard.projects.storage_bytes = 200;
             },
             &["log_max_bytes", "3 projects", "project_storage_bytes = 200"],
         );
-        says(|c| c.store = StoreKind::Memory, &["memory_bytes = 1073741824"]);
+        says(|c| c.shard.store.kind = StoreKind::Memory, &["memory_bytes = 1073741824"]);
     }
 
     #[test]
     fn a_store_that_drops_nothing_of_others_is_not() {
         assert!(config(|_| ()).warnings().is_empty());
         let refusing = config(|c| {
-            c.store = StoreKind::Memory;
-            c.memory_full = WhenFull::Refuse;
+            c.shard.store.kind = StoreKind::Memory;
+            c.shard.store.memory.when_full = WhenFull::Refuse;
         });
         assert!(refusing.warnings().is_empty());
         let kafka = config(|c| {
-            c.store = StoreKind::Kafka;
-            c.embedded.max_bytes = 1000;
+            c.shard.store.kind = StoreKind::Kafka;
+            c.shard.store.log.max_bytes = 1000;
         });
         assert!(kafka.warnings().is_empty());
     }

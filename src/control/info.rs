@@ -8,12 +8,9 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
 use super::Control;
-use crate::config::setting::Setting;
-use crate::config::table::SETTINGS;
-use crate::config::{Durability, ServerConfig, StoreKind};
-
-/// What settings may hold that is nobody's business: the section of Kafka, whose properties have passwords.
-const SECRET: &str = "kafka_";
+use crate::shard;
+use crate::store::StoreKind;
+use crate::store::log::Durability;
 
 /// See the module's page.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -35,9 +32,9 @@ pub struct InfoPage {
 }
 
 impl InfoPage {
-    /// Of a server with this configuration.
-    pub fn new(config: &ServerConfig) -> Self {
-        let durability = match (config.store, config.embedded.durability) {
+    /// Of a server that obeys `shard`; `settings` are those that may be shown, by key.
+    pub fn new(shard: &shard::Settings, settings: BTreeMap<String, String>) -> Self {
+        let durability = match (shard.store.kind, shard.store.log.durability) {
             (StoreKind::Log, Durability::Fsync) => "on the disk and synced before it is acknowledged",
             (StoreKind::Log, Durability::Os) => {
                 "written before it is acknowledged, synced when the system likes"
@@ -45,16 +42,14 @@ impl InfoPage {
             (StoreKind::Memory, _) => "in memory: lost when the server ends",
             (StoreKind::Kafka, _) => "in Kafka, on all in-sync replicas (acks=all) before it is acknowledged",
         };
-        let open = SETTINGS.iter().filter(|setting| !setting.key.starts_with(SECRET));
-        let shown = |setting: &Setting| (setting.key.to_owned(), setting.get(config));
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             revision: env!("GIT_REVISION").into(),
             is_release: !cfg!(debug_assertions),
-            store: config.store.name().into(),
+            store: shard.store.kind.name().into(),
             durability: durability.into(),
-            cores: config.shard_cores(),
-            settings: open.map(shown).collect(),
+            cores: shard.shard_cores(),
+            settings,
         }
     }
 }

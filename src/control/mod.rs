@@ -31,10 +31,12 @@ mod paced;
 mod pages;
 mod queues;
 mod serving;
+mod settings;
 
 pub use info::InfoPage;
 pub use latency::{LatencyPage, StagePage};
 pub use queues::QueueLine;
+pub use settings::{ControlListen, Hosts, Settings};
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

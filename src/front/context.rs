@@ -1,58 +1,38 @@
-//! What a session borrows for one call, and how it says a fault.
+//! What a protocol borrows for one call, and how it says a fault.
+
+use std::ops::{Deref, DerefMut};
 
 use super::framed::Framed;
 use super::pb_writer::PbWriter;
-use crate::access::Tenant;
-use crate::base::budget::Purse;
-use crate::base::clock::Now;
-use crate::base::error::{FailureCounts, Fault};
-use crate::config::Settings;
-use crate::operation::Command;
+use crate::base::error::Fault;
+use crate::operation::Context;
 use crate::pb::Status;
-use std::sync::Arc;
 
-/// What sessions did, counted for the operator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct SessionCounters {
-    /// Messages framed for consumers, and the bytes of the responses that they stand in.
-    pub delivered: u64,
-    /// See `delivered`.
-    pub delivered_bytes: u64,
-    /// Messages that producers sent and that were not refused at once, and the bytes of the requests that they stand in.
-    pub received: u64,
-    /// See `received`.
-    pub received_bytes: u64,
-    /// Operations begun.
-    pub operations: u64,
-    /// Operations that failed, by status.
-    pub failed: FailureCounts,
-    /// Messages that were refused by number while the operation went on, by status.
-    pub refused: FailureCounts,
-}
-
-/// What a session borrows for one call.
+/// What a protocol borrows for one call: what its operation does, and the sending side of the connection.
 #[derive(Debug)]
 pub struct Cx<'a> {
-    /// The time.
-    pub now: Now,
-    /// When the bytes that are handed in were read, [`Now::mono_ns`].
-    pub read_ns: u64,
-    /// What it obeys.
-    pub settings: &'a Settings,
-    /// The shard's bytes, and what its connection has of them.
-    pub budget: Purse<'a>,
+    /// What the operation borrows.
+    pub operation: Context<'a>,
     /// Where its frames go.
     pub reply: PbWriter<'a>,
-    /// What of them began when.
+    /// When what they hold began.
     pub framed: &'a mut Framed,
-    /// Where its wishes go.
-    pub commands: &'a mut Vec<Command>,
-    /// Counters.
-    pub counters: &'a mut SessionCounters,
-    /// Its project, where something of it is limited.
-    pub tenant: Option<&'a Arc<Tenant>>,
     /// The socket took everything that it was given.
     pub writable: bool,
+}
+
+impl<'a> Deref for Cx<'a> {
+    type Target = Context<'a>;
+
+    fn deref(&self) -> &Context<'a> {
+        &self.operation
+    }
+}
+
+impl DerefMut for Cx<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.operation
+    }
 }
 
 impl Cx<'_> {

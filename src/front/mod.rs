@@ -2,7 +2,7 @@
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `streaming` | the streaming protocol: one operation after the other on a connection |
+//! | `streaming/` | the streaming protocol: one operation after the other on a connection |
 //! | `echo` | the echo of WebSocket conformance suites |
 //! | `context` | what a protocol borrows for one call |
 //! | `framed` | when what is framed began its way |
@@ -14,7 +14,7 @@ mod framed;
 mod pb_writer;
 mod streaming;
 
-pub use context::{Cx, SessionCounters, status_of};
-pub use framed::{Framed, Origin};
+pub use context::Cx;
+pub use framed::Framed;
 pub use pb_writer::PbWriter;
 pub use streaming::ServerSession;

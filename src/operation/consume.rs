@@ -1,4 +1,4 @@
-//! One consume operation, server side (protocol section 6).
+//! One consume operation.
 //!
 //! Each partition has a cursor with at most one fetch outstanding. What a fetch brought is framed at once, as far
 //! as credit and the send buffer go; the rest is let go and fetched again later, so that a slow consumer costs
@@ -7,19 +7,14 @@
 use std::collections::VecDeque;
 
 use super::command::{Command, OperationId};
+use super::context::Context;
 use super::credit::SendWindow;
 use super::marker::Marker;
+use super::origin::Origin;
 use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::{Now, millis};
-use crate::base::error::{Fault, PeerFault};
 use crate::base::names::ClientId;
-use crate::base::queue::{QueueInfo, message_id};
-use crate::front::Origin;
-use crate::front::{Cx, status_of};
-use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
-use crate::pb::{ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, encode_marked};
-use bytes::Bytes;
-use prost::Message;
+use crate::base::queue::QueueInfo;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fetch {
@@ -60,15 +55,43 @@ struct Cursor {
     at_end: bool,
 }
 
+/// How long a protocol's responses become.
+pub trait Framing {
+    /// What the messages of one batch have in common in a response.
+    type Template;
+
+    /// That of a batch.
+    fn template(partition: u16, stored: &StoredBatch, now: Now) -> Self::Template;
+
+    /// What one message takes, bytes.
+    fn length(template: &Self::Template, offset: u64, message: Record<'_>) -> usize;
+}
+
 /// Messages of one batch that go into one response.
 #[derive(Debug)]
-struct Run {
-    stored: StoredBatch,
-    template: MessageTemplate,
-    offset: u64,
-    record: usize,
-    count: u64,
+pub struct Run<T> {
+    /// The batch.
+    pub stored: StoredBatch,
+    /// See [`Framing`].
+    pub template: T,
+    /// The first message: its offset.
+    pub offset: u64,
+    /// See `offset`; where its record is in the batch.
+    pub record: usize,
+    /// How many they are.
+    pub count: u64,
     is_live: bool,
+}
+
+/// A marker, and the message that it comes with if there is one.
+#[derive(Debug)]
+pub struct Marked {
+    /// Where the consumer is behind that message.
+    pub marker: String,
+    /// The message: its batch, where its record is in it, and its origin.
+    pub message: Option<(StoredBatch, usize, Origin)>,
+    /// Partition and offset of that message, or of the last one that was sent.
+    pub last: Option<(u16, u64)>,
 }
 
 /// See the module's page.
@@ -155,24 +178,24 @@ impl Consume {
         }
     }
 
-    /// One ConsumeRequest.
-    pub fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
-        let request = ConsumeRequest::decode(pb)
-            .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
-        if request.commit_marker.is_some() {
-            return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
-        }
-        self.has_extensions |= uses_extensions(pb);
-        self.window.raise(request.max_msgnum_to_send);
-        if request.send_marker() {
-            self.marker_due_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.marker_wait));
-        }
-        Ok(())
+    /// The client may be sent messages up to `number`.
+    pub fn raise_credit(&mut self, number: Option<i64>) {
+        self.window.raise(number);
     }
 
-    /// What a fetch brought.
-    pub fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
-        let sendable = self.window.available() > 0 && cx.has_room();
+    /// The client wants a marker: with the next message, or soon without one.
+    pub fn owe_marker(&mut self, cx: &Context<'_>) {
+        self.marker_due_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.marker_wait));
+    }
+
+    /// The client uses the protocol's extensions.
+    pub fn set_extensions(&mut self) {
+        self.has_extensions = true;
+    }
+
+    /// What a fetch brought; `has_room` where the client takes what is sent.
+    pub fn handle_fetched(&mut self, partition: u16, fetched: Fetched, has_room: bool, cx: &Context<'_>) {
+        let sendable = self.window.available() > 0 && has_room;
         let Some(index) = self.cursors.iter().position(|cursor| cursor.partition == partition) else {
             return;
         };
@@ -219,21 +242,24 @@ impl Consume {
         cursor.is_caught_up = fetched.at_end && (sendable || is_empty);
     }
 
-    /// Frames what is ready and may be sent, and asks for more.
-    pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
-        if self.is_rewound && self.has_extensions {
-            self.is_rewound = false;
-            cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
-        }
-        while self.first.is_none() && cx.has_room() && self.window.available() > 0 && !self.lingers(cx) {
-            if !self.send_response(cx) {
-                break;
-            }
-        }
-        if self.marker_due_ms.is_some_and(|due| due <= cx.now.mono_ms) {
-            self.pay_marker(cx);
-        }
-        if !cx.has_room() || self.window.available() == 0 {
+    /// Whether the client is to be told, without waiting for a message, that the queue has gone back.
+    pub fn take_rewound_at_once(&mut self) -> bool {
+        self.has_extensions && self.take_rewound()
+    }
+
+    /// Whether the next response is to say that the queue has gone back.
+    pub fn take_rewound(&mut self) -> bool {
+        std::mem::take(&mut self.is_rewound)
+    }
+
+    /// Whether what is ready may be sent, where the client takes it.
+    pub fn may_send(&mut self, cx: &Context<'_>) -> bool {
+        self.first.is_none() && self.window.available() > 0 && !self.lingers(cx)
+    }
+
+    /// All that could be sent is: asks for more, or lets go of the rest.
+    pub fn go_on(&mut self, has_room: bool, cx: &mut Context<'_>) {
+        if !has_room || self.window.available() == 0 {
             self.let_go();
         } else {
             self.pump(cx);
@@ -241,7 +267,7 @@ impl Consume {
     }
 
     /// Whether the messages that are ready wait for company.
-    fn lingers(&mut self, cx: &Cx<'_>) -> bool {
+    fn lingers(&mut self, cx: &Context<'_>) -> bool {
         let Some(until) = self.linger_until_ms else { return false };
         let ready: usize = self
             .cursors
@@ -260,58 +286,28 @@ impl Consume {
         waits
     }
 
-    /// One ConsumeResponse of what is ready. False where nothing is.
-    fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
-        let mut marked = None;
-        let mut length = 0;
-        let mut count = 0;
-        if self.marker_due_ms.is_some() {
-            let Some((message, origin)) = self.take_marked(cx.now) else { return false };
-            let body = message.encoded_len();
-            length += 1 + varint_length(body as u64) + body;
-            count += 1;
-            marked = Some((message, origin));
-        }
-        let (runs, length) = self.gather(count, length, cx);
-        count += runs.iter().map(|run| run.count).sum::<u64>();
-        if count == 0 {
-            return false;
-        }
+    /// A response was framed with `count` messages in `bytes`.
+    pub fn count_sent(&mut self, count: u64, bytes: usize, cx: &mut Context<'_>) {
         self.window.send(count);
         cx.counters.delivered += count;
-        cx.counters.delivered_bytes += length as u64;
-        // Before the messages, so that a client that reads field by field knows when they come.
-        let rewound: &[u8] = if std::mem::take(&mut self.is_rewound) { &REWOUND } else { &[] };
-        cx.reply.raw(rewound.len() + length, false, |out| {
-            out.extend_from_slice(rewound);
-            if let Some((message, _)) = &marked {
-                encode_marked(message, out);
-            }
-            for run in &runs {
-                let mut record = run.record;
-                for offset in run.offset..run.offset + run.count {
-                    if let Some((next, message)) = run.stored.batch.record_at(record) {
-                        run.template.encode(offset, message, out);
-                        record = next;
-                    }
-                }
-            }
-        });
-        let of_marked = marked.map(|(_, origin)| (1, origin));
-        for (messages, origin) in
-            of_marked.into_iter().chain(runs.iter().map(|run| (run.count, run.origin())))
-        {
-            cx.framed.note(u32::try_from(messages).unwrap_or(u32::MAX), origin);
-        }
-        cx.framed.close(cx.reply.out.len());
-        true
+        cx.counters.delivered_bytes += bytes as u64;
     }
 
-    /// Takes the messages of a response off the cursors; `count` and `length` are what it has already.
-    fn gather(&mut self, mut count: u64, mut length: usize, cx: &Cx<'_>) -> (Vec<Run>, usize) {
+    /// Whether the next response is to begin with a marker.
+    pub fn owes_marker(&self) -> bool {
+        self.marker_due_ms.is_some()
+    }
+
+    /// Takes the messages of a response off the cursors; `count` and `length` are what it has already. No more than `bytes_max` come
+    /// together, unless one message alone is longer. Returns the length with them.
+    pub fn gather<F: Framing>(
+        &mut self,
+        mut count: u64,
+        mut length: usize,
+        bytes_max: usize,
+        cx: &Context<'_>,
+    ) -> (Vec<Run<F::Template>>, usize) {
         let messages_max = (cx.settings.consume_batch_messages as u64).min(self.window.available());
-        // Under pressure no more than that may come to lie in the send buffer.
-        let bytes_max = cx.settings.consume_batch_bytes.min(cx.send_limit());
         let mut runs = Vec::new();
         let cursors = self.cursors.len();
         let mut full = count >= messages_max;
@@ -319,7 +315,7 @@ impl Consume {
             let cursor = &mut self.cursors[self.turn];
             let partition = cursor.partition;
             while !full && let Some(ready) = cursor.front(cx.now) {
-                let template = ready.template(partition, cx.now);
+                let template = F::template(partition, &ready.stored, cx.now);
                 let (offset, record, is_live) = (ready.offset, ready.record, ready.is_live);
                 let end = ready.stored.end_offset();
                 while ready.offset < end && !full {
@@ -328,7 +324,7 @@ impl Consume {
                         ready.offset = end;
                         break;
                     };
-                    let bytes = template.encoded_length(ready.offset, message);
+                    let bytes = F::length(&template, ready.offset, message);
                     if count > 0 && length + bytes > bytes_max {
                         full = true;
                         break;
@@ -356,7 +352,7 @@ impl Consume {
     }
 
     /// The next message alone, with the marker that is owed.
-    fn take_marked(&mut self, now: Now) -> Option<(MessageAndMetadata, Origin)> {
+    pub fn take_marked(&mut self, now: Now) -> Option<Marked> {
         let (later, first) = self.cursors.split_at_mut(self.turn);
         let cursor = first.iter_mut().chain(later).find_map(|cursor| {
             let has_some = cursor.front(now).is_some();
@@ -364,25 +360,26 @@ impl Consume {
         })?;
         let partition = cursor.partition;
         let ready = cursor.front(now)?;
-        let offset = ready.offset;
-        let (next, Record { key, payload }) = ready.stored.batch.record_at(ready.record)?;
-        let message = MessageAndMetadata {
-            marker: None,
-            id: Some(message_id(partition, offset)),
-            ttl: Some(ready.stored.batch.ttl_secs()),
-            age: Some(ready.stored.age_secs(now.unix_ms)),
-            claim: None,
-            payload: Some(Bytes::copy_from_slice(payload)),
-            key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
-            timestamp_ms: i64::try_from(ready.stored.timestamp_ms).ok(),
-        };
-        let origin = origin(&ready.stored, ready.is_live);
+        let (next, _) = ready.stored.batch.record_at(ready.record)?;
+        let origin = Origin::of(&ready.stored, ready.is_live);
+        let message = Some((ready.stored.clone(), ready.record, origin));
+        self.last_sent = Some((partition, ready.offset));
         ready.offset += 1;
         ready.record = next;
         cursor.advance();
-        self.last_sent = Some((partition, offset));
         self.marker_due_ms = None;
-        Some((MessageAndMetadata { marker: Some(self.marker()), ..message }, origin))
+        Some(Marked { marker: self.marker(), message, last: self.last_sent })
+    }
+
+    /// The owed marker, once it is due without a message.
+    pub fn take_due_marker(&mut self, now: Now) -> Option<Marked> {
+        if self.marker_due_ms? <= now.mono_ms { self.take_marker() } else { None }
+    }
+
+    /// The owed marker, without a message.
+    pub fn take_marker(&mut self) -> Option<Marked> {
+        self.marker_due_ms.take()?;
+        Some(Marked { marker: self.marker(), message: None, last: self.last_sent })
     }
 
     /// Where the operation is, behind the last message sent.
@@ -391,21 +388,6 @@ impl Consume {
             self.positions[usize::from(cursor.partition)] = cursor.position;
         }
         Marker::encode(&self.queue, &self.positions)
-    }
-
-    /// Pays an owed marker without a message.
-    fn pay_marker(&mut self, cx: &mut Cx<'_>) {
-        if self.marker_due_ms.take().is_some() {
-            let message = MessageAndMetadata {
-                marker: Some(self.marker()),
-                id: Some(
-                    self.last_sent.map_or(String::new(), |(partition, offset)| message_id(partition, offset)),
-                ),
-                ..Default::default()
-            };
-            let messages = vec![message];
-            cx.reply.pb(&ConsumeResponse { messages, ..ConsumeResponse::default() }, false);
-        }
     }
 
     /// Lets go of what cannot be sent now; it is fetched again.
@@ -425,7 +407,7 @@ impl Consume {
     }
 
     /// Asks for more where nothing is ready and nothing was asked for.
-    fn pump(&mut self, cx: &mut Cx<'_>) {
+    fn pump(&mut self, cx: &mut Context<'_>) {
         let drains = self.drain_until_ms.is_some();
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             // What all others wait for is answered at once, even if it should have expired meanwhile. A cursor that does not know yet
@@ -447,7 +429,7 @@ impl Consume {
     }
 
     /// From now on only what is stored, as far as the present credit goes.
-    pub fn drain(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
+    pub fn drain(&mut self, until_ms: u64, cx: &mut Context<'_>) {
         self.drain_until_ms = Some(until_ms);
         // What was the end before may not be it now.
         self.cursors.iter_mut().for_each(|cursor| cursor.at_end = false);
@@ -468,21 +450,8 @@ impl Consume {
         })
     }
 
-    /// Ends the half: the owed marker, then the failure if there is one, then FIN.
-    pub fn finish(&mut self, failure: Option<&Fault>, cx: &mut Cx<'_>) {
-        self.cancel(cx);
-        self.pay_marker(cx);
-        match failure {
-            Some(fault) => {
-                let status = Some(status_of(fault));
-                cx.reply.pb(&ConsumeResponse { status, ..ConsumeResponse::default() }, true);
-            }
-            None => cx.reply.fin(),
-        }
-    }
-
     /// Takes every waiting fetch back.
-    pub fn cancel(&mut self, cx: &mut Cx<'_>) {
+    pub fn cancel(&mut self, cx: &mut Context<'_>) {
         for cursor in &self.cursors {
             if cursor.fetch != Fetch::None {
                 cx.commands.push(Command::Cancel { operation: self.operation, partition: cursor.partition });
@@ -496,25 +465,10 @@ impl Consume {
     }
 }
 
-impl Run {
-    fn origin(&self) -> Origin {
-        origin(&self.stored, self.is_live)
-    }
-}
-
-fn origin(stored: &StoredBatch, is_live: bool) -> Origin {
-    Origin::Stored { stored_ns: stored.stored_ns, timestamp_ms: stored.timestamp_ms, is_live }
-}
-
-impl Ready {
-    fn template(&self, partition: u16, now: Now) -> MessageTemplate {
-        let stored = &self.stored;
-        MessageTemplate::new(
-            partition,
-            stored.batch.ttl_secs(),
-            stored.age_secs(now.unix_ms),
-            stored.timestamp_ms,
-        )
+impl<T> Run<T> {
+    /// Where its messages come from.
+    pub fn origin(&self) -> Origin {
+        Origin::of(&self.stored, self.is_live)
     }
 }
 

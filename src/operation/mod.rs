@@ -7,17 +7,26 @@
 //! | `credit` | message numbers and how far they may go |
 //! | `quota` | what a produce operation has paid for of its project's rates |
 //! | `marker` | where a consumer is, as text |
+//! | `settings` | sizes, lifetimes, windows and batches |
 //! | `command` | what an operation asks of its shard |
+//! | `context` | what an operation borrows for one call |
+//! | `origin` | where the messages of a response come from, and when |
 
 mod command;
 mod consume;
+mod context;
 mod credit;
 mod marker;
+mod origin;
 mod produce;
 mod quota;
+mod settings;
 
 pub use command::{Command, OperationId};
-pub use consume::{Beginning, Consume};
+pub use consume::{Beginning, Consume, Framing, Marked, Run};
+pub use context::{Context, Counters};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
 pub use marker::{Marker, Place, Start};
-pub use produce::{Author, Produce, Routing};
+pub use origin::Origin;
+pub use produce::{Author, Messages, Produce, Request, Routing, Said, StoredAt};
+pub use settings::Settings;

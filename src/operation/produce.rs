@@ -1,4 +1,4 @@
-//! One produce operation, server side (protocol section 5).
+//! One produce operation.
 //!
 //! Payloads are copied into the open batch; a batch that is closed goes to the shard and waits in `pending`
 //! until its fate is known; numbers are spoken for in order. Messages with keys are copied into a batch for each partition
@@ -8,24 +8,17 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::command::{Command, OperationId};
+use super::context::Context;
 use super::credit::{MsgNum, ReceiveWindow};
+use super::origin::Origin;
 use super::quota::Quota;
 use crate::access::Share;
 use crate::base::batch::{BatchBuilder, Savepoint};
 use crate::base::clock::Now;
-use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
+use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::limits::FATE_BYTES;
 use crate::base::names::ClientId;
 use crate::base::partitioner::key_partition;
-use crate::base::planted;
-use crate::base::queue::message_id;
-use crate::front::Origin;
-use crate::front::PbWriter;
-use crate::front::{Cx, status_of};
-use crate::pb::{
-    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
-    first_ttl,
-};
 
 type Fate = Result<(), Fault>;
 
@@ -38,17 +31,62 @@ struct Pending {
     /// Batches of it that the store has not answered for; with none left the fate is known.
     waiting: u16,
     fate: Fate,
-    place: Option<Place>,
+    stored: Option<StoredAt>,
     /// When the first of them was read, and when their fate was known.
     read_ns: u64,
     known_ns: u64,
 }
 
-/// Where messages are stored, one after the other: known once their fate is.
+/// Where messages are stored, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAt {
+    /// Their partition.
+    pub partition: u16,
+    /// Their offsets.
+    pub offsets: Range<u64>,
+}
+
+/// What is to be said of messages with one fate: of every one behind those that were spoken for before, up to `through`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// They are stored, or why they are refused.
+    pub fate: Result<(), Fault>,
+    /// The last of them.
+    pub through: MsgNum,
+    /// Where they are stored, if that is one stretch of one partition.
+    pub stored: Option<StoredAt>,
+}
+
+/// One request of a producer, without its messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// How many messages it has.
+    pub payloads: u32,
+    /// How many keys: none, or one for each message.
+    pub keys: u32,
+    /// Their time to live, seconds.
+    pub ttl: Option<u32>,
+    /// A payload is larger than allowed, so that it was not copied.
+    pub is_too_large: bool,
+    /// What it takes on the wire, bytes: reserved for it.
+    pub bytes: usize,
+}
+
+/// The messages of a request. `keys` is empty, or has a key for each payload.
+#[derive(Debug, Default)]
+pub struct Messages<'a> {
+    /// Their payloads.
+    pub payloads: Vec<&'a [u8]>,
+    /// Their keys.
+    pub keys: Vec<&'a [u8]>,
+}
+
+/// Payloads that were copied into the open batch before their request was judged.
 #[derive(Debug)]
-struct Place {
-    partition: u16,
-    offsets: Range<u64>,
+struct Copied {
+    savepoint: Savepoint,
+    /// The TTL of the batch.
+    ttl: u32,
 }
 
 /// A batch that payloads are copied into.
@@ -103,6 +141,8 @@ pub struct Produce {
     building_read_ns: u64,
     /// The last request had keys, so that the next is likely to.
     expects_keys: bool,
+    /// Of the request that is being handled.
+    copied: Option<Copied>,
     /// The oldest first; those before `first_sequence` are spoken for.
     pending: VecDeque<Pending>,
     first_sequence: u64,
@@ -118,21 +158,14 @@ pub struct Produce {
 }
 
 impl Produce {
-    /// An operation whose setup was accepted; says so to the client.
-    pub fn start(operation: OperationId, author: Author, routing: Routing, cx: &mut Cx<'_>) -> Self {
+    /// An operation whose setup was accepted. The client is to be told its first credit.
+    pub fn start(operation: OperationId, author: Author, routing: Routing, cx: &mut Context<'_>) -> Self {
         let mut window = ReceiveWindow::new(cx.settings.produce_window);
         let mut quota = Quota::new(cx);
         let is_withheld = cx.budget.is_tight();
         if !is_withheld {
             window.grant(quota.pay_for(window.grantable(), cx));
         }
-        cx.reply.pb(
-            &ProduceSetupResponse {
-                status: Some(status(StatusCode::CONTINUE)),
-                max_msgnum_to_send: Some(window.granted().to_wire()),
-            },
-            false,
-        );
         Self {
             operation,
             author,
@@ -143,6 +176,7 @@ impl Produce {
             building_through: MsgNum::ZERO,
             building_read_ns: 0,
             expects_keys: false,
+            copied: None,
             pending: VecDeque::new(),
             first_sequence: 0,
             batches: 0,
@@ -155,7 +189,7 @@ impl Produce {
 
     /// Whether so much is outstanding that no more may be read.
     #[inline]
-    pub fn is_full(&self, cx: &Cx<'_>) -> bool {
+    pub fn is_full(&self, cx: &Context<'_>) -> bool {
         let most = if cx.budget.is_pressed() {
             cx.settings.produce_batches_pressed
         } else {
@@ -175,70 +209,75 @@ impl Produce {
         self.pending.front().is_some_and(|pending| pending.waiting == 0)
     }
 
-    /// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
-    pub fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        if cx.settings.test_faults {
-            planted::in_connection(pb);
+    /// The batch to copy the payloads of the next request into as they are read; `bytes` of it are reserved, and `expected` more
+    /// bytes have come already. `None` if the request is likely to have keys: then nothing is copied before it is judged.
+    #[inline]
+    pub fn copy_into(
+        &mut self,
+        ttl: u32,
+        bytes: usize,
+        expected: usize,
+        cx: &mut Context<'_>,
+    ) -> Option<&mut BatchBuilder> {
+        if self.expects_keys {
+            return None;
         }
+        self.open_plain(ttl, bytes, expected, cx);
+        let builder = &mut self.building[0].builder;
+        self.copied = Some(Copied { savepoint: builder.savepoint(), ttl });
+        Some(builder)
+    }
+
+    /// One request, or why it cannot be read; `bytes` are reserved for it. `messages` gives those that were not copied, and is asked
+    /// only where that is needed.
+    pub fn handle_request<'a>(
+        &mut self,
+        request: Result<Request, PeerFault>,
+        bytes: usize,
+        messages: impl FnOnce() -> Messages<'a>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Fault> {
         let before = self.window.received();
-        let guess = first_ttl(pb).unwrap_or(cx.settings.ttl_secs.0);
-        let max = cx.settings.max_payload_bytes;
-        let mut too_large = false;
-        let mut copied = None;
-        // Where no keys are expected, payloads are copied as they are read.
-        let decoded = if self.expects_keys {
-            decode_produce_request(pb, |_| {})
-        } else {
-            let builder = &mut self.open_plain(guess, pb.len(), expected, cx).builder;
-            copied = Some(builder.savepoint());
-            decode_produce_request(pb, |field| match field {
-                ProduceField::Payload(payload) if payload.len() > max => too_large = true,
-                ProduceField::Payload(payload) => builder.push(payload),
-                ProduceField::Key(_) => {}
-            })
-        };
-        let judged = match decoded {
-            Ok(head) if head.payloads == 0 => Err(PeerFault::PbInvalid("payloads: at least one".into())),
-            Ok(head) => self.receive(&head, pb.len(), cx).map(|last| (head, last)),
-            Err(malformed) => Err(PeerFault::PbInvalid(malformed.0.into())),
-        };
-        let (head, last) = match judged {
+        let copied = self.copied.take();
+        let judged = request.and_then(|request| self.receive(&request, cx).map(|last| (request, last)));
+        let (request, last) = match judged {
             Ok(judged) => judged,
             Err(fault) => {
                 self.roll_back(copied);
-                cx.budget.release(pb.len());
+                cx.budget.release(bytes);
                 return Err(fault.into());
             }
         };
-        self.expects_keys = head.keys > 0;
-        let ttl = match check(&head, cx) {
+        self.expects_keys = request.keys > 0;
+        let ttl = match check(&request, cx) {
             Ok(ttl) => ttl,
             Err(fault) => {
                 self.roll_back(copied);
                 self.refuse(last, fault, cx);
-                cx.budget.release(pb.len());
+                cx.budget.release(bytes);
                 return Ok(());
             }
         };
         // That is the operation's end: nothing sent behind it may overtake it, once there is room again.
-        if let Err(limit) = self.reserve(pb.len()) {
+        if let Err(limit) = self.reserve(bytes) {
             self.roll_back(copied);
-            cx.budget.release(pb.len());
+            cx.budget.release(bytes);
             return Err(PeerFault::StorageFull { sent: last.to_wire(), limit }.into());
         }
+        let is_copied = copied.as_ref().is_some_and(|copied| copied.ttl == ttl);
         match self.building.first_mut() {
-            Some(building) if copied.is_some() && head.keys == 0 && ttl == guess && !too_large => {
-                building.reserved += pb.len();
+            Some(building) if is_copied && request.keys == 0 && !request.is_too_large => {
+                building.reserved += bytes;
                 self.building_through = last;
-                self.outstanding_bytes += pb.len();
+                self.outstanding_bytes += bytes;
             }
             _ => {
                 self.roll_back(copied);
-                self.store_one_by_one(pb, before, ttl, cx);
+                self.store_one_by_one(&messages(), bytes, before, ttl, cx);
             }
         }
-        let bytes: usize = self.building.iter().map(|building| building.builder.stored_bytes()).sum();
-        if bytes >= cx.settings.append_batch_bytes {
+        let stored: usize = self.building.iter().map(|building| building.builder.stored_bytes()).sum();
+        if stored >= cx.settings.append_batch_bytes {
             self.close_batches(cx);
         }
         self.count_outstanding();
@@ -258,36 +297,34 @@ impl Produce {
     }
 
     /// Counts a request's messages: within the credit, and within what the project may produce.
-    fn receive(
-        &mut self,
-        head: &ProduceRequestHead,
-        bytes: usize,
-        cx: &mut Cx<'_>,
-    ) -> Result<MsgNum, PeerFault> {
-        let last = self.window.receive(head.payloads)?;
+    fn receive(&mut self, request: &Request, cx: &mut Context<'_>) -> Result<MsgNum, PeerFault> {
+        let (messages, bytes) = (u64::from(request.payloads), request.bytes as u64);
+        let last = self.window.receive(request.payloads)?;
         if let Some(tenant) = cx.tenant.filter(|tenant| tenant.has_rates())
-            && !self.quota.charge(tenant, u64::from(head.payloads), bytes as u64, cx.now)
+            && !self.quota.charge(tenant, messages, bytes, cx.now)
         {
             return Err(PeerFault::OverRate { sent: last.to_wire(), rates: tenant.rates() });
         }
-        cx.counters.received += u64::from(head.payloads);
-        cx.counters.received_bytes += bytes as u64;
+        cx.counters.received += messages;
+        cx.counters.received_bytes += bytes;
         Ok(last)
     }
 
-    /// Messages with keys; and the rare cases: a TTL that comes late in the pb, payloads that are too large among others.
-    fn store_one_by_one(&mut self, pb: &[u8], before: MsgNum, ttl: u32, cx: &mut Cx<'_>) {
+    /// Messages with keys; and the rare cases: a TTL that the request names behind its payloads, payloads that are too large among
+    /// others.
+    fn store_one_by_one(
+        &mut self,
+        messages: &Messages<'_>,
+        bytes: usize,
+        before: MsgNum,
+        ttl: u32,
+        cx: &mut Context<'_>,
+    ) {
         let (max, max_key) = (cx.settings.max_payload_bytes, cx.settings.max_key_bytes);
-        let (mut payloads, mut keys) = (Vec::new(), Vec::new());
-        // It was decoded before, so it decodes.
-        let _ = decode_produce_request(pb, |field| match field {
-            ProduceField::Payload(payload) => payloads.push(payload),
-            ProduceField::Key(key) => keys.push(key),
-        });
         let mut kept = 0;
-        for (index, payload) in payloads.into_iter().enumerate() {
+        for (index, payload) in messages.payloads.iter().enumerate() {
             let number = before.plus(index as u64 + 1);
-            let key = keys.get(index).copied();
+            let key = messages.keys.get(index).copied();
             let key_bytes = key.map_or(0, <[u8]>::len);
             if payload.len() > max {
                 self.refuse(number, PeerFault::PayloadTooLarge { bytes: payload.len(), max }, cx);
@@ -304,7 +341,7 @@ impl Produce {
                     building
                 }
                 None => {
-                    let building = self.open_plain(ttl, pb.len(), 0, cx);
+                    let building = self.open_plain(ttl, bytes, 0, cx);
                     building.builder.push(payload);
                     building
                 }
@@ -314,8 +351,8 @@ impl Produce {
             self.outstanding_bytes += key_bytes + payload.len();
             self.building_through = number;
         }
-        // Records have longer headers than fields: what is left of the pb's bytes stays with the last batch.
-        let left = pb.len() - kept;
+        // Records have longer headers than fields: what is left of the request's bytes stays with the last batch.
+        let left = bytes - kept;
         match self.building.last_mut() {
             Some(building) if kept > 0 || building.builder.count() > 0 => {
                 building.reserved += left;
@@ -327,7 +364,13 @@ impl Produce {
 
     /// The open batch of messages without keys, if it has this TTL, or a new one.
     #[inline]
-    fn open_plain(&mut self, ttl: u32, pb_bytes: usize, expected: usize, cx: &mut Cx<'_>) -> &mut Building {
+    fn open_plain(
+        &mut self,
+        ttl: u32,
+        pb_bytes: usize,
+        expected: usize,
+        cx: &mut Context<'_>,
+    ) -> &mut Building {
         match self.building.first_mut().map(|building| &mut building.builder) {
             Some(open) if !open.has_keys() && open.ttl_secs() == ttl => {}
             Some(open) if !open.has_keys() && open.count() == 0 => open.set_ttl_secs(ttl),
@@ -345,7 +388,7 @@ impl Produce {
     }
 
     /// The open batch of a partition for messages with keys, if the open ones have this TTL, or a new one.
-    fn open_keyed(&mut self, ttl: u32, partition: u16, cx: &mut Cx<'_>) -> &mut Building {
+    fn open_keyed(&mut self, ttl: u32, partition: u16, cx: &mut Context<'_>) -> &mut Building {
         let fits = |open: &BatchBuilder| open.has_keys() && open.ttl_secs() == ttl;
         if !self.building.first().is_some_and(|building| fits(&building.builder)) {
             self.close_batches(cx);
@@ -364,8 +407,8 @@ impl Produce {
     }
 
     /// Forgets what was copied since.
-    fn roll_back(&mut self, savepoint: Option<Savepoint>) {
-        if let Some(savepoint) = savepoint
+    fn roll_back(&mut self, copied: Option<Copied>) {
+        if let Some(Copied { savepoint, .. }) = copied
             && let Some(Building { builder, reserved, .. }) = self.building.first_mut()
         {
             builder.roll_back(savepoint);
@@ -375,13 +418,13 @@ impl Produce {
         }
     }
 
-    fn push(&mut self, pending: Pending, cx: &mut Cx<'_>) {
+    fn push(&mut self, pending: Pending, cx: &mut Context<'_>) {
         cx.budget.hold(FATE_BYTES);
         self.pending.push_back(pending);
     }
 
     /// The oldest, if its fate is known and `wanted`.
-    fn pop(&mut self, wanted: impl FnOnce(&Fate) -> bool, cx: &mut Cx<'_>) -> Option<Pending> {
+    fn pop(&mut self, wanted: impl FnOnce(&Fate) -> bool, cx: &mut Context<'_>) -> Option<Pending> {
         let known = |pending: &mut Pending| pending.waiting == 0 && wanted(&pending.fate);
         let pending = self.pending.pop_front_if(known)?;
         cx.budget.drop_held(FATE_BYTES);
@@ -390,19 +433,19 @@ impl Produce {
     }
 
     /// Every message up to `through` that is not in a batch has this fate.
-    fn refuse(&mut self, through: MsgNum, fault: PeerFault, cx: &mut Cx<'_>) {
+    fn refuse(&mut self, through: MsgNum, fault: PeerFault, cx: &mut Context<'_>) {
         self.close_batches(cx);
         let fate = Err(fault.into());
         let (read_ns, known_ns) = (cx.read_ns, cx.now.mono_ns);
-        self.push(Pending { through, reserved: 0, waiting: 0, fate, place: None, read_ns, known_ns }, cx);
+        self.push(Pending { through, reserved: 0, waiting: 0, fate, stored: None, read_ns, known_ns }, cx);
     }
 
     /// Sends the open batches to the shard.
-    pub fn close_batches(&mut self, cx: &mut Cx<'_>) {
+    pub fn close_batches(&mut self, cx: &mut Context<'_>) {
         let sequence = self.first_sequence + self.pending.len() as u64;
-        let place = match &self.building[..] {
+        let stored = match &self.building[..] {
             [] => return,
-            [one] => Some(Place { partition: one.partition, offsets: 0..0 }),
+            [one] => Some(StoredAt { partition: one.partition, offsets: 0..0 }),
             _ => None,
         };
         let (mut waiting, mut total) = (0, 0);
@@ -431,7 +474,7 @@ impl Produce {
                 reserved: total,
                 waiting,
                 fate: Ok(()),
-                place,
+                stored,
                 read_ns: self.building_read_ns,
                 known_ns: 0,
             };
@@ -461,8 +504,8 @@ impl Produce {
         }
         match result {
             Ok(offsets) => {
-                pending.place =
-                    pending.place.take().zip(offsets).map(|(place, offsets)| Place { offsets, ..place });
+                let stored = pending.stored.take().zip(offsets);
+                pending.stored = stored.map(|(stored, offsets)| StoredAt { offsets, ..stored });
                 None
             }
             Err(fault) => {
@@ -475,41 +518,41 @@ impl Produce {
         }
     }
 
-    /// Speaks for every message whose fate is known, and gives credit.
-    pub fn speak(&mut self, cx: &mut Cx<'_>) {
-        while cx.has_space()
-            && let Some(first) = self.pop(|_| true, cx)
-        {
-            let before = self.window.spoken_for();
-            first.note(before, cx);
-            let Pending { mut through, fate, mut place, .. } = first;
-            while let Some(next) = self.pop(|next| *next == fate, cx) {
-                next.note(through, cx);
-                through = next.through;
-                place = Place::join(place, next.place);
-            }
-            let status = match &fate {
-                Ok(()) => status(StatusCode::CREATED),
-                Err(fault) => {
-                    cx.counters.refused.add(fault.status(), through.since(before));
-                    status_of(fault)
-                }
-            };
-            self.window.speak_for(through);
-            self.grant(cx);
-            let place = place.filter(|_| fate.is_ok());
-            self.respond(Some(status), through.to_wire(), place, false, &mut cx.reply);
-            cx.framed.close(cx.reply.out.len());
+    /// Speaks for the next messages whose fate is known and one, and raises the credit; `note` is told of those that are stored, and
+    /// how many they are.
+    pub fn speak(&mut self, cx: &mut Context<'_>, mut note: impl FnMut(u32, Origin)) -> Option<Said> {
+        let first = self.pop(|_| true, cx)?;
+        let before = self.window.spoken_for();
+        first.note(before, &mut note);
+        let Pending { mut through, fate, mut stored, .. } = first;
+        while let Some(next) = self.pop(|next| *next == fate, cx) {
+            next.note(through, &mut note);
+            through = next.through;
+            stored = StoredAt::join(stored, next.stored);
         }
-        // Credit alone, where no response is to come that could carry it.
+        if let Err(fault) = &fate {
+            cx.counters.refused.add(fault.status(), through.since(before));
+        }
+        self.window.speak_for(through);
         self.grant(cx);
-        if self.is_settled() && self.window.granted() > self.told {
-            self.respond(None, self.window.spoken_for().to_wire(), None, false, &mut cx.reply);
-        }
+        let stored = stored.filter(|_| fate.is_ok());
+        Some(Said { fate, through, stored })
+    }
+
+    /// The last message that was spoken for, if there is credit to be told and no response to come that could carry it.
+    pub fn owes_credit(&mut self, cx: &Context<'_>) -> Option<MsgNum> {
+        self.grant(cx);
+        (self.is_settled() && self.window.granted() > self.told).then(|| self.window.spoken_for())
+    }
+
+    /// The credit: the last message that the client may send. It is told now.
+    pub fn tell_credit(&mut self) -> MsgNum {
+        self.told = self.window.granted();
+        self.told
     }
 
     /// Raises the credit, unless memory is short, as far as the project's rates go.
-    fn grant(&mut self, cx: &Cx<'_>) {
+    fn grant(&mut self, cx: &Context<'_>) {
         self.is_withheld = cx.budget.is_tight();
         if !self.is_withheld && !self.is_full(cx) {
             self.window.grant(self.quota.pay_for(self.window.grantable(), cx));
@@ -542,28 +585,25 @@ impl Produce {
         self.pending.is_empty() && self.building.is_empty()
     }
 
-    /// All is said, and the client says no more.
-    pub fn finish(&mut self, cx: &mut Cx<'_>) {
+    /// All is said: gives back what the project has paid for and not used.
+    pub fn finish(&mut self, cx: &mut Context<'_>) {
         self.quota.refund(cx);
-        cx.reply.fin();
     }
 
-    /// The pb that ends a failed operation.
-    pub fn finish_failed(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
-        self.quota.refund(cx);
-        let through = match fault {
+    /// The message up to which `fault` holds, if it ends the operation.
+    pub fn through(&self, fault: &Fault) -> i64 {
+        match fault {
             Fault::Peer(
                 PeerFault::CreditExceeded { sent, .. }
                 | PeerFault::OverRate { sent, .. }
                 | PeerFault::StorageFull { sent, .. },
             ) => *sent,
             _ => self.window.spoken_for().to_wire(),
-        };
-        self.respond(Some(status_of(fault)), through, None, true, &mut cx.reply);
+        }
     }
 
     /// The connection is gone: gives back what no answer will give back.
-    pub fn abandon(&mut self, cx: &mut Cx<'_>) {
+    pub fn abandon(&mut self, cx: &mut Context<'_>) {
         for building in self.building.drain(..) {
             cx.budget.release(building.reserved);
         }
@@ -572,44 +612,20 @@ impl Produce {
         self.share = None;
         self.quota.refund(cx);
     }
-
-    fn respond(
-        &mut self,
-        status: Option<Status>,
-        through: i64,
-        place: Option<Place>,
-        fin: bool,
-        reply: &mut PbWriter<'_>,
-    ) {
-        self.told = self.window.granted();
-        let id = |offset| place.as_ref().map(|place| message_id(place.partition, offset));
-        let (first, last) =
-            place.as_ref().map_or((0, 0), |place| (place.offsets.start, place.offsets.end - 1));
-        reply.pb(
-            &ProduceResponse {
-                status,
-                msgnum_status_is_thru: Some(through),
-                max_msgnum_to_send: Some(self.told.to_wire()),
-                first_id: id(first),
-                last_id: id(last),
-            },
-            fin,
-        );
-    }
 }
 
 impl Pending {
     /// They are spoken for behind `before`: stored ones are measured until the socket has that.
-    fn note(&self, before: MsgNum, cx: &mut Cx<'_>) {
+    fn note(&self, before: MsgNum, note: &mut impl FnMut(u32, Origin)) {
         if self.fate.is_ok() {
             let (read_ns, known_ns) = (self.read_ns, self.known_ns);
             let messages = u32::try_from(self.through.since(before)).unwrap_or(u32::MAX);
-            cx.framed.note(messages, Origin::Produced { read_ns, known_ns });
+            note(messages, Origin::Produced { read_ns, known_ns });
         }
     }
 }
 
-impl Place {
+impl StoredAt {
     /// Both together, where the second goes on where the first ends.
     fn join(first: Option<Self>, second: Option<Self>) -> Option<Self> {
         let (first, second) = (first?, second?);
@@ -620,16 +636,12 @@ impl Place {
 }
 
 /// The TTL of a request's messages, or why all of them are refused.
-fn check(head: &ProduceRequestHead, cx: &Cx<'_>) -> Result<u32, PeerFault> {
-    let (shortest, longest) = cx.settings.ttl_secs;
-    let ttl = head.ttl.filter(|ttl| (shortest..=longest).contains(ttl));
-    let ttl = ttl.ok_or(PeerFault::Ttl { ttl: head.ttl, range: cx.settings.ttl_secs })?;
-    if head.keys != 0 && head.keys != head.payloads {
-        return Err(PeerFault::KeyCount { keys: head.keys, payloads: head.payloads });
+fn check(request: &Request, cx: &Context<'_>) -> Result<u32, PeerFault> {
+    let (shortest, longest) = cx.settings.ttl_secs();
+    let ttl = request.ttl.filter(|ttl| (shortest..=longest).contains(ttl));
+    let ttl = ttl.ok_or(PeerFault::Ttl { ttl: request.ttl, range: cx.settings.ttl_secs() })?;
+    if request.keys != 0 && request.keys != request.payloads {
+        return Err(PeerFault::KeyCount { keys: request.keys, payloads: request.payloads });
     }
     Ok(ttl)
-}
-
-fn status(code: StatusCode) -> Status {
-    Status { status_code: Some(code.0), reason_phrase: None }
 }

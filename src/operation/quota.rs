@@ -5,10 +5,10 @@
 //! back at the end. The initial credit of the protocol is paid for at setup, its bytes as they come: whoever keeps to its credit
 //! is refused only where those are far more than the rate.
 
+use super::context::Context;
 use crate::access::Tenant;
 use crate::base::clock::Now;
 use crate::base::limits::INITIAL_CREDIT;
-use crate::front::Cx;
 
 /// How often an operation that the rates hold back looks for more, milliseconds; and how many of a project's operations look
 /// in a millisecond at most, however many there are.
@@ -34,7 +34,7 @@ pub struct Quota {
 
 impl Quota {
     /// The initial credit's messages are paid for.
-    pub fn new(cx: &Cx<'_>) -> Self {
+    pub fn new(cx: &Context<'_>) -> Self {
         let Some(tenant) = cx.tenant.filter(|tenant| tenant.has_rates()) else { return Self::default() };
         let messages = INITIAL_CREDIT as u64;
         tenant.pay(cx.now.mono_ms, messages, 0);
@@ -48,7 +48,7 @@ impl Quota {
 
     /// How many of `wanted` messages can be promised; pays for them. No more than a part of the rate is promised to one
     /// operation at once: what it does not use would be kept from the others.
-    pub fn pay_for(&mut self, wanted: u64, cx: &Cx<'_>) -> u64 {
+    pub fn pay_for(&mut self, wanted: u64, cx: &Context<'_>) -> u64 {
         let Some(tenant) = cx.tenant.filter(|_| self.is_limited) else { return wanted };
         let (messages_per_sec, bytes_per_sec) = tenant.rates();
         // Before the first has come nobody knows what they have: the initial credit is enough for that.
@@ -97,7 +97,7 @@ impl Quota {
     }
 
     /// Gives back what was not used.
-    pub fn refund(&mut self, cx: &Cx<'_>) {
+    pub fn refund(&mut self, cx: &Context<'_>) {
         if let Some(tenant) = cx.tenant.filter(|_| self.is_limited) {
             tenant.refund(std::mem::take(&mut self.messages), std::mem::take(&mut self.bytes));
         }

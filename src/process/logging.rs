@@ -27,10 +27,37 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt as lines};
 
 use super::{children, terminal};
-use crate::config::{LogFormat, ServerConfig};
+use crate::base::setting::{choice, settings};
 
 /// Target of lines whose number the place that makes them bounds: they are never taken for a flood.
 pub const BOUNDED: &str = concat!(module_path!(), "::bounded");
+
+choice! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// For people.
+        #[default]
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+settings! {
+    /// Log lines.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        in Logs:
+        /// What is logged: a level, or directives like millstream=debug,warn
+        filter: String = "millstream=info,warn".into(), "log", Text, check_filter;
+        /// text for people, json for machines
+        format: LogFormat = LogFormat::default(), "log_format", Choice(LogFormat::NAMES);
+    }
+}
+
+fn check_filter(text: &str) -> Result<(), String> {
+    EnvFilter::try_new(text).map(drop).map_err(|error| error.to_string())
+}
 
 /// How long equal lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -222,8 +249,8 @@ pub fn finish() -> bool {
     has_ended && !IS_WRITING.load(Ordering::SeqCst)
 }
 
-/// Begins to log as `config` says. Panics are logged, too.
-pub fn start(config: &ServerConfig) -> Teller {
+/// Begins to log as `settings` say. Panics are logged, too.
+pub fn start(settings: &Settings) -> Teller {
     let floods = Floods::default();
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -232,8 +259,8 @@ pub fn start(config: &ServerConfig) -> Teller {
         .finish(StandardError);
     let dropped = writer.error_counter();
     // Checked when the setting was read.
-    let directives = EnvFilter::new(&config.log);
-    let layer = match config.log_format {
+    let directives = EnvFilter::new(&settings.filter);
+    let layer = match settings.format {
         LogFormat::Text => lines::layer().with_writer(writer).with_ansi(terminal::has_colours()).boxed(),
         LogFormat::Json => lines::layer().with_writer(writer).json().boxed(),
     };

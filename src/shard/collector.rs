@@ -1,11 +1,11 @@
 //! The thread that asks the shards for their histograms, adds them up, and keeps what the control port shows.
 //!
-//! Every [`LatencyConfig::interval`](crate::config::LatencyConfig) each shard is sent empty histograms and sends back full ones. What is
+//! Every [`LatencySettings::interval`] each shard is sent empty histograms and sends back full ones. What is
 //! merged is counts, so percentiles are those of all messages.
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::core::ShardPulse;
 use super::interval::Interval;
 use super::probe::Probe;
-use crate::config::LatencyConfig;
+use crate::base::setting::settings;
 use crate::latency::Recorder;
 use crate::latency::{Lines, LogFile};
 use crate::process::AbortOnPanic;
@@ -29,6 +29,19 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// Intervals that are kept to be shown: five minutes of a second each (some 20 KiB each, whatever the traffic).
 pub const HISTORY: usize = 300;
+
+settings! {
+    /// What becomes of the latency histograms.
+    #[derive(Clone, Debug)]
+    pub struct LatencySettings {
+        in Latency:
+        /// An HdrHistogram interval log (.hlog) to append each stage's histogram to; some 4 KiB an interval under load; empty:
+        /// none
+        log: Option<PathBuf> = None, "latency_log", Text;
+        /// How often the shards' histograms are collected: the resolution of latency_log and of the live page
+        interval: Duration = Duration::from_secs(1), "latency_interval", Duration(100..=3_600_000);
+    }
+}
 
 /// What a shard answers.
 type Answer = (usize, Recorder, ShardPulse);
@@ -112,7 +125,7 @@ impl Board {
 
 impl Collector {
     /// Opens the latency log, if there is to be one: before a server starts, so that what is wrong with it is known at once.
-    pub fn open_log(config: &LatencyConfig) -> io::Result<Option<LogFile>> {
+    pub fn open_log(config: &LatencySettings) -> io::Result<Option<LogFile>> {
         let open = |path: &Path| {
             LogFile::open(path)
                 .map_err(|error| io::Error::other(format!("latency_log = {}: {error}", path.display())))

@@ -5,10 +5,10 @@
 //! goes beyond the rest.
 
 use super::files::OPEN_MAX;
-use super::preflight::Unfit;
-use super::refuser;
+use super::unfit::Unfit;
+use super::{Settings, refuser};
 use crate::base::limits::CONTROL_CONNECTIONS_MAX;
-use crate::config::{ServerConfig, StoreKind};
+use crate::store::StoreKind;
 use crate::store::log::LOADS_MAX;
 
 /// Standard input, output and error; the pair of sockets that signals come through.
@@ -47,34 +47,34 @@ const CLIENT: u64 = 32;
 pub(super) const RAISE: &str = "ulimit -n, LimitNOFILE= in systemd, docker run --ulimit nofile=N";
 
 /// Files that the server itself has open at most, whoever connects.
-fn needed(config: &ServerConfig) -> u64 {
-    let shards = config.shard_cores().len() as u64;
-    let store = match config.store {
+fn needed(settings: &Settings, has_control: bool) -> u64 {
+    let shards = settings.shard_cores().len() as u64;
+    let store = match settings.store.kind {
         StoreKind::Memory => 0,
         StoreKind::Log => DATA_DIR + shards * SHARD_LOG,
         StoreKind::Kafka => {
-            let kafka = &config.kafka;
+            let kafka = &settings.store.kafka;
             let brokers = (kafka.brokers.split(',').count() as u64).max(KAFKA_BROKERS) + KAFKA_OWN_BROKERS;
             // On each shard a producer, a consumer of the tails, and its part of the readers.
             let clients = shards * (2 + (kafka.catch_up_readers as u64).div_ceil(shards.max(1)));
             KAFKA_TOKENS + clients * brokers * KAFKA_BROKER
         }
     };
-    let control = if config.control_listen.address(config.listen).is_some() {
-        CONTROL + CONTROL_CONNECTIONS_MAX as u64
-    } else {
-        0
-    };
-    let latency_log = if config.latency.log.is_some() { LATENCY_LOG } else { 0 };
+    let control = if has_control { CONTROL + CONTROL_CONNECTIONS_MAX as u64 } else { 0 };
+    let latency_log = if settings.latency.log.is_some() { LATENCY_LOG } else { 0 };
     PROCESS + ACCEPTOR + REFUSED + control + latency_log + shards * SHARD + store + PASSING
 }
 
 /// How many connections all shards together may have where `limit` files may be open, and a warning where the settings allow more.
 ///
 /// Without the warning the number is more than `max_connections` allows: then a shard refuses, for a reason of its own.
-pub(super) fn connections(limit: u64, config: &ServerConfig) -> Result<(usize, Option<String>), Unfit> {
-    let needed = needed(config);
-    let shards = config.shard_cores().len();
+pub(super) fn connections(
+    limit: u64,
+    settings: &Settings,
+    has_control: bool,
+) -> Result<(usize, Option<String>), Unfit> {
+    let needed = needed(settings, has_control);
+    let shards = settings.shard_cores().len();
     if limit <= needed {
         return Err(Unfit(format!(
             "only {limit} files may be open (RLIMIT_NOFILE); the server itself needs {needed}, and one more for each connection: \
@@ -82,7 +82,7 @@ pub(super) fn connections(limit: u64, config: &ServerConfig) -> Result<(usize, O
         )));
     }
     let room = usize::try_from(limit - needed).unwrap_or(usize::MAX);
-    let wanted = shards.saturating_mul(config.settings.max_connections);
+    let wanted = shards.saturating_mul(settings.core.max_connections);
     let warning = (room < wanted).then(|| {
         format!(
             "{limit} files may be open (RLIMIT_NOFILE), of which the server itself needs {needed}: beyond {room} connections clients \
@@ -111,38 +111,37 @@ pub(super) fn check_client(limit: u64, executors: u64, connections: u64) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::names::Project;
-    use crate::config::ControlListen;
+    use crate::shard::cores::Cores;
 
-    fn config(store: StoreKind, shards: usize) -> ServerConfig {
-        let mut config = ServerConfig::new(Project::parse("default").unwrap());
-        config.store = store;
-        config.cores = (0..shards).collect();
-        config
+    fn settings(store: StoreKind, shards: usize) -> Settings {
+        let mut settings = Settings::default();
+        settings.store.kind = store;
+        settings.cores = Cores((0..shards).collect());
+        settings
     }
 
     #[test]
     fn connections_get_what_the_server_does_not_need() {
-        let mut config = config(StoreKind::Log, 1);
-        let needed = needed(&config);
+        let mut settings = settings(StoreKind::Log, 1);
+        let needed = needed(&settings, true);
         assert!((60..120).contains(&needed), "{needed}");
-        let why = connections(needed, &config).unwrap_err().0;
+        let why = connections(needed, &settings, true).unwrap_err().0;
         let (open, wanted) = (format!("only {needed} files"), format!("needs {needed}"));
         for words in [&open[..], "RLIMIT_NOFILE", &wanted[..], "ulimit -n", "fewer cores (cores)"] {
             assert!(why.contains(words), "{words}: {why}");
         }
-        let (room, warning) = connections(needed + 10, &config).unwrap();
+        let (room, warning) = connections(needed + 10, &settings, true).unwrap();
         assert_eq!(room, 10);
         let warning = warning.unwrap();
         assert!(
             warning.contains("503") && warning.contains(&format!("raise the limit to {}", needed + 65_536)),
             "{warning}"
         );
-        config.settings.max_connections = 10;
+        settings.core.max_connections = 10;
         // `max_connections` is reached first, and the shard says so.
-        assert_eq!(connections(needed + 10, &config), Ok((11, None)));
-        assert_eq!(connections(needed + 20, &config), Ok((20, None)));
-        let (room, warning) = connections(u64::MAX, &config).unwrap();
+        assert_eq!(connections(needed + 10, &settings, true), Ok((11, None)));
+        assert_eq!(connections(needed + 20, &settings, true), Ok((20, None)));
+        let (room, warning) = connections(u64::MAX, &settings, true).unwrap();
         assert!(room > 10 && warning.is_none(), "{room}");
     }
 
@@ -158,19 +157,18 @@ mod tests {
 
     #[test]
     fn every_part_of_the_server_counts() {
-        let base = needed(&config(StoreKind::Memory, 1));
-        assert_eq!(needed(&config(StoreKind::Memory, 3)), base + 2 * SHARD);
-        assert_eq!(needed(&config(StoreKind::Log, 3)), base + 2 * SHARD + DATA_DIR + 3 * SHARD_LOG);
-        let mut kafka = config(StoreKind::Kafka, 2);
-        kafka.kafka.brokers = "one:9092".into();
-        let few = needed(&kafka);
+        let base = needed(&settings(StoreKind::Memory, 1), true);
+        assert_eq!(needed(&settings(StoreKind::Memory, 3), true), base + 2 * SHARD);
+        assert_eq!(needed(&settings(StoreKind::Log, 3), true), base + 2 * SHARD + DATA_DIR + 3 * SHARD_LOG);
+        let mut kafka = settings(StoreKind::Kafka, 2);
+        kafka.store.kafka.brokers = "one:9092".into();
+        let few = needed(&kafka, true);
         assert!(few > base + 2 * 2 * KAFKA_BROKERS * KAFKA_BROKER, "{few}");
-        kafka.kafka.brokers = vec!["broker:9092"; 20].join(",");
-        assert!(needed(&kafka) > few, "more brokers are named than are assumed");
-        let mut bare = config(StoreKind::Memory, 1);
-        bare.control_listen = ControlListen::Off;
-        assert_eq!(needed(&bare), base - CONTROL - CONTROL_CONNECTIONS_MAX as u64);
+        kafka.store.kafka.brokers = vec!["broker:9092"; 20].join(",");
+        assert!(needed(&kafka, true) > few, "more brokers are named than are assumed");
+        let mut bare = settings(StoreKind::Memory, 1);
+        assert_eq!(needed(&bare, false), base - CONTROL - CONTROL_CONNECTIONS_MAX as u64);
         bare.latency.log = Some("latency.hlog".into());
-        assert_eq!(needed(&bare), base - CONTROL - CONTROL_CONNECTIONS_MAX as u64 + LATENCY_LOG);
+        assert_eq!(needed(&bare, false), base - CONTROL - CONTROL_CONNECTIONS_MAX as u64 + LATENCY_LOG);
     }
 }

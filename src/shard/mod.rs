@@ -9,7 +9,8 @@
 //! | `parker` | ready sockets, parking, passes of the reactor | the shard |
 //! | `files` | the embedded log's disk | the shard |
 //! | `inbox`, `doorbell`, `delivery` | what other threads send | the shard and its senders |
-//! | `preflight`, `descriptors` | what the machine must allow; how many connections it leaves room for | the starting thread |
+//! | `preflight`, `descriptors`, `unfit` | what the machine must allow; how many connections it leaves room for | the starting thread |
+//! | `settings`, `cores` | what a server obeys; lists of cores | |
 //! | `executor`, `uring` | how glommio is set up | the starting thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; those that are refused; stalls and lost wake-ups | their own threads |
 //! | `collector`, `interval` | histograms of all shards, collected and kept for those who look | a thread of its own |
@@ -19,6 +20,7 @@
 pub mod acceptor;
 mod collector;
 pub mod core;
+pub mod cores;
 pub mod delivery;
 mod descriptors;
 pub mod doorbell;
@@ -33,12 +35,15 @@ pub mod preflight;
 pub mod probe;
 pub mod refuser;
 pub mod server;
+mod settings;
 pub mod transport;
 pub mod turn;
+mod unfit;
 pub mod uring;
 
-pub use collector::{Board, Collector, HISTORY};
+pub use collector::{Board, Collector, HISTORY, LatencySettings};
 pub use interval::Interval;
+pub use settings::Settings;
 
 /// The atomics under the doorbell; loom's in its model check.
 mod sync {

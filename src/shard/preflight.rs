@@ -2,15 +2,13 @@
 //!
 //! Runs once, on the starting thread. Raises the soft limits as far as the hard ones allow.
 
-use std::fmt;
-
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::executor::{IO_MEMORY, RING_DEPTH};
-use super::{descriptors, uring};
-use crate::config::ServerConfig;
+use super::unfit::Unfit;
+use super::{Settings, descriptors, uring};
 
 /// A kernel's version, major and minor.
 type Version = (u32, u32);
@@ -40,23 +38,12 @@ const RAISE_MEMLOCK: &str = "ulimit -l, LimitMEMLOCK=infinity in systemd, docker
 const ALLOW_URING: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in its profile (docker run \
                            --security-opt seccomp=FILE, seccompProfile in Kubernetes)";
 
-/// Why no shard can be started, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit(pub(super) String);
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unfit {}
-
-/// Checks kernel, io_uring, locked memory and open files for a server. How many connections the limit of open files leaves room for,
-/// on all shards together.
-pub fn check(config: &ServerConfig) -> Result<usize, Unfit> {
-    check_executors(config.shard_cores().len())?;
-    let (connections, warning) = descriptors::connections(raise(Resource::Nofile), config)?;
+/// Checks kernel, io_uring, locked memory and open files for a server, with or without a control port. Returns how many connections
+/// the limit of open files leaves room for, on all shards together.
+pub fn check(settings: &Settings, has_control: bool) -> Result<usize, Unfit> {
+    check_executors(settings.shard_cores().len())?;
+    let limit = raise(Resource::Nofile);
+    let (connections, warning) = descriptors::connections(limit, settings, has_control)?;
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }

@@ -12,7 +12,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::{Listener, Target};
 use super::collector::{Board, Collector};
-use super::core::{Core, Token};
+use super::core::{self, Core, Token};
 use super::delivery::Delivery;
 use super::driver::{Driver, ShardReport, Shared};
 use super::executor::{ExecutorSettings, spawn};
@@ -23,13 +23,14 @@ use super::parker::{Heartbeat, Parker};
 use super::preflight;
 use super::probe::{LogFiles, Probe};
 use super::refuser::Refuser;
+use super::settings::Settings;
 use crate::access::Tenants;
-use crate::config::{KafkaConfig, LogConfig, ServerConfig, Settings, StoreKind, WhenFull};
 use crate::latency::Recorder;
 use crate::process::AbortOnPanic;
-use crate::store::kafka::{Cluster, Kafka, News};
+use crate::store::kafka::{self, Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
-use crate::store::{Memory, Store};
+use crate::store::memory::{self, Memory};
+use crate::store::{Store, StoreKind};
 
 /// How long a shard whose inbox is full is given before it is told again to drain.
 const FULL_WAIT: Duration = Duration::from_millis(1);
@@ -81,18 +82,19 @@ impl DrainHandle {
 /// What the shards' stores are made of.
 #[derive(Clone, Debug)]
 enum Stores {
-    Log { dir: Arc<DataDir>, directory: Arc<OsDirectory>, config: LogConfig, _lock: Arc<DirectoryLock> },
-    Memory { bytes: usize, when_full: WhenFull, incarnation: u64 },
-    Kafka(Cluster, Box<KafkaConfig>),
+    Log { dir: Arc<DataDir>, directory: Arc<OsDirectory>, config: log::Settings, _lock: Arc<DirectoryLock> },
+    Memory(memory::Settings, u64),
+    Kafka(Cluster, Box<kafka::Settings>, kafka::Bounds),
 }
 
 impl Stores {
-    fn of(config: &ServerConfig, shards: usize) -> io::Result<Self> {
+    fn of(settings: &Settings, shards: usize) -> io::Result<Self> {
         // Two lives of a queue never share an incarnation: the clock's nanoseconds tell them apart.
         let now = log::moment();
-        match config.store {
+        let store = &settings.store;
+        match store.kind {
             StoreKind::Log => {
-                let LogConfig { data_dir, min_free_bytes, segment_bytes, .. } = &config.embedded;
+                let log::Settings { data_dir, min_free_bytes, segment_bytes, .. } = &store.log;
                 let failed = |error: &dyn Display| {
                     io::Error::other(format!("data_dir = {}: {error}", data_dir.display()))
                 };
@@ -101,21 +103,18 @@ impl Stores {
                 let (dir, report) = log::open(&directory, shards as u16, *segment_bytes, &now)
                     .map_err(|error| failed(&error))?;
                 report.say(data_dir);
-                warn_of_little_room(&config.embedded);
-                let config = config.embedded.clone();
+                warn_of_little_room(&store.log);
                 Ok(Self::Log {
                     dir: Arc::new(dir),
                     directory: Arc::new(directory),
-                    config,
+                    config: store.log.clone(),
                     _lock: Arc::new(lock),
                 })
             }
-            StoreKind::Memory => {
-                let (bytes, when_full) = (config.memory_bytes, config.memory_full);
-                Ok(Self::Memory { bytes, when_full, incarnation: now.unix_ns })
-            }
+            StoreKind::Memory => Ok(Self::Memory(store.memory, now.unix_ns)),
             StoreKind::Kafka => {
-                Ok(Self::Kafka(Cluster::start(&config.kafka)?, Box::new(config.kafka.clone())))
+                let cluster = Cluster::start(&store.kafka)?;
+                Ok(Self::Kafka(cluster, Box::new(store.kafka.clone()), settings.kafka_bounds()))
             }
         }
     }
@@ -136,7 +135,7 @@ impl Stores {
 struct ShardPart {
     number: u16,
     shards: u16,
-    settings: Arc<Settings>,
+    settings: Arc<core::Settings>,
     tenants: Arc<Tenants>,
     parker: Parker,
     inbox: Inbox<Delivery>,
@@ -155,10 +154,10 @@ impl ShardPart {
 
 impl Server {
     /// Starts a shard on each core, to serve who comes to `listener`.
-    pub fn start(config: &ServerConfig, listener: Listener) -> io::Result<Self> {
+    pub fn start(settings: &Settings, listener: Listener) -> io::Result<Self> {
         let address = listener.local_address()?;
-        let latency_log = Collector::open_log(&config.latency)?;
-        let cores = config.shard_cores();
+        let latency_log = Collector::open_log(&settings.latency)?;
+        let cores = settings.shard_cores();
         let count = cores.len();
         let shared = Arc::new(Shared {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
@@ -167,20 +166,21 @@ impl Server {
             refuser: Refuser::start()?,
             epoch: Instant::now(),
         });
-        let settings = Arc::new(config.settings.clone());
-        let tenants = Arc::new(Tenants::new(settings.per_project));
-        let stores = Stores::of(config, count)?;
+        let core_settings = Arc::new(settings.core.clone());
+        let tenants = Arc::new(Tenants::new(settings.projects));
+        let stores = Stores::of(settings, count)?;
         let log = stores.log_files();
-        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(settings.inbox_batches)).unzip();
+        let inbox_batches = core_settings.inbox_batches;
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
         let stalls: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();
         let (mut watched, mut targets) = (Vec::new(), Vec::new());
         for ((shard, core), inbox) in cores.into_iter().enumerate().zip(inboxes) {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
-            let (settings, tenants) = (settings.clone(), tenants.clone());
+            let (core_settings, tenants) = (core_settings.clone(), tenants.clone());
             let (shared, peers) = (shared.clone(), senders.clone());
-            let spin = config.spin_before_park;
+            let spin = settings.spin_before_park;
             let stores = stores.clone();
             let bell = senders[shard].clone();
             let heartbeat: Arc<Heartbeat> = Arc::default();
@@ -199,7 +199,7 @@ impl Server {
                 let part = ShardPart {
                     number: shard as u16,
                     shards: count as u16,
-                    settings,
+                    settings: core_settings,
                     tenants,
                     parker: Parker::new(heartbeat),
                     inbox,
@@ -215,12 +215,12 @@ impl Server {
                         let store = Log::new(dir, files, part.number, part.shards, &config);
                         part.run(store).await
                     }
-                    Stores::Memory { bytes, when_full, incarnation } => {
+                    Stores::Memory(memory::Settings { bytes, when_full }, incarnation) => {
                         part.run(Memory::new(bytes / count, when_full, incarnation)).await
                     }
-                    Stores::Kafka(cluster, kafka) => {
+                    Stores::Kafka(cluster, kafka, bounds) => {
                         let news = Arc::new(News::new(wake));
-                        let store = Kafka::new(cluster, &kafka, &part.settings, count, news);
+                        let store = Kafka::new(cluster, &kafka, &bounds, count, news);
                         part.run(store).await
                     }
                 }
@@ -246,7 +246,7 @@ impl Server {
         let probe = Probe::new(senders.clone(), stalls, refused, draining.clone(), log);
         Ok(Self {
             address,
-            collector: Collector::start(config.latency.interval, latency_log, probe.clone())?,
+            collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
             handle: DrainHandle { listener, shards: senders, draining },
             shards,
@@ -296,7 +296,7 @@ impl Server {
 }
 
 /// Says at the start that no file for messages can be made, rather than when the first of them comes.
-fn warn_of_little_room(LogConfig { data_dir, min_free_bytes, segment_bytes, .. }: &LogConfig) {
+fn warn_of_little_room(log::Settings { data_dir, min_free_bytes, segment_bytes, .. }: &log::Settings) {
     let Ok(stat) = rustix::fs::statvfs(data_dir) else { return };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < min_free_bytes.saturating_add(*segment_bytes) {

@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::core::Settings;
 use super::core::{ConnectionId, Core, Message, Token};
 use super::delivery::{Delivery, Reply};
 use super::transport::Transport;
 use crate::base::clock::{Now, Step};
-use crate::config::Settings;
 use crate::latency::Stage;
 use crate::store::Store;
 

@@ -3,11 +3,13 @@
 //! A store belongs to one shard and holds the partitions that the shard owns. It is asked by `submit` and
 //! answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
 
+mod cost;
 mod fence;
 pub mod kafka;
 pub mod log;
-mod memory;
+pub mod memory;
 mod read;
+mod settings;
 mod tail;
 mod window;
 
@@ -16,6 +18,7 @@ mod conformance;
 
 pub use fence::Fence;
 pub use memory::Memory;
+pub use settings::{Settings, StoreKind};
 pub use tail::Tail;
 
 use std::hash::Hash;

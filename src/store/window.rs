@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::memory::BATCH_OVERHEAD_BYTES;
+use super::cost::cost;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
@@ -28,12 +28,15 @@ pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix_ms: u64) {
     }
 }
 
-/// See the module's page. Invariant: `batches` are in order, the first ends behind `start` and the last at `end` at the latest.
+/// See the module's page.
 #[derive(Debug)]
 pub(super) struct Window {
+    /// In the order of their offsets: the first ends behind `start`, the last at `end` or before it.
     batches: VecDeque<StoredBatch>,
+    /// Never beyond `end`.
     start: u64,
     end: u64,
+    /// The cost of all batches.
     bytes: usize,
 }
 
@@ -47,7 +50,7 @@ impl Window {
     pub(super) fn push(&mut self, stored: StoredBatch) {
         debug_assert!(stored.base_offset >= self.end, "{} is before {}", stored.base_offset, self.end);
         self.end = stored.end_offset();
-        self.bytes += stored.batch.stored_bytes() + BATCH_OVERHEAD_BYTES;
+        self.bytes += cost(&stored.batch);
         self.batches.push_back(stored);
     }
 
@@ -85,8 +88,10 @@ impl Window {
     /// Lets the oldest batch go.
     pub(super) fn pop_oldest(&mut self) {
         if let Some(oldest) = self.batches.pop_front() {
-            self.bytes -= oldest.batch.stored_bytes() + BATCH_OVERHEAD_BYTES;
+            self.bytes -= cost(&oldest.batch);
             self.start = oldest.end_offset();
+            debug_assert!(self.start <= self.end, "{} is behind the end {}", self.start, self.end);
+            debug_assert!(!self.batches.is_empty() || self.bytes == 0, "{} bytes of nothing", self.bytes);
         }
     }
 

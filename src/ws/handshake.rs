@@ -17,7 +17,8 @@ use tungstenite::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, hea
 
 use crate::base::error::PeerFault;
 use crate::base::names::{ClientId, Project};
-use crate::ws::origin::{AllowedOrigins, RefusedOrigins};
+
+pub use super::policy::Policy;
 
 /// The subprotocol's name (protocol section 1).
 pub const SUBPROTOCOL: &str = "queuing-streaming.v1";
@@ -38,19 +39,6 @@ static LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
-
-/// What the server accepts.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// The project of a client that names none.
-    pub default_project: Project,
-    /// Origins accepted beside the host that was asked.
-    pub allowed_origins: AllowedOrigins,
-    /// Origins that were refused, for the log.
-    pub refused_origins: RefusedOrigins,
-    /// Whether `/echo` is there.
-    pub test_echo: bool,
-}
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -350,15 +338,15 @@ impl ClientHandshake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ws::origin::AllowedOrigins;
 
     const UUID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
     fn policy() -> Policy {
         Policy {
-            default_project: Project::parse("default").unwrap(),
             allowed_origins: AllowedOrigins::parse("https://console.example").unwrap(),
-            refused_origins: RefusedOrigins::default(),
             test_echo: true,
+            ..Policy::default()
         }
     }
 

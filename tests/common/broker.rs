@@ -29,7 +29,7 @@ pub fn is_possible() -> bool {
     if missing.is_empty() {
         return true;
     }
-    let must = std::env::var_os("MILLSTREAM_REQUIRE_KAFKA").is_some();
+    let must = std::env::var_os("TESTS_REQUIRE_KAFKA").is_some();
     assert!(!must, "the Kafka tests need {missing:?}");
     eprintln!("\n*** SKIPPED: the Kafka tests need {missing:?}. Nothing was tested here. ***\n");
     false

@@ -7,12 +7,12 @@ use std::time::Duration;
 use millstream::access::Tenant;
 use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
-use millstream::base::names::{ClientId, Project};
+use millstream::base::names::ClientId;
 use millstream::base::queue::{QueueId, QueueInfo};
-use millstream::config::Settings;
-use millstream::front::{Cx, Framed, PbWriter, ServerSession, SessionCounters};
-use millstream::operation::Command;
+use millstream::front::{Cx, Framed, PbWriter, ServerSession};
+use millstream::operation::{Command, Context, Counters, Settings};
 use millstream::pb::SetupRequest;
+use millstream::shard::core;
 use millstream::ws::{Role, Sender};
 use prost::Message;
 
@@ -30,7 +30,7 @@ pub struct Rig {
     /// Its project, if that is limited.
     pub tenant: Option<Arc<Tenant>>,
     sender: Sender,
-    counters: SessionCounters,
+    counters: Counters,
     framed: Framed,
     /// Frames for the client.
     pub out: Vec<u8>,
@@ -40,16 +40,20 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(settings: Settings) -> Self {
+        Self::with_budget(settings, core::Settings::default().shard_budget_bytes)
+    }
+
+    pub fn with_budget(settings: Settings, budget_bytes: usize) -> Self {
         Self {
             session: ServerSession::new(ClientId::from(CLIENT), true),
-            budget: Budget::new(settings.shard_budget_bytes),
+            budget: Budget::new(budget_bytes),
             account: Account::default(),
             settings,
             now: Now::at_ms(1, 1_700_000_000_000),
             writable: true,
             tenant: None,
             sender: Sender::new(Role::Server),
-            counters: SessionCounters::default(),
+            counters: Counters::default(),
             framed: Framed::default(),
             out: Vec::new(),
             commands: Vec::new(),
@@ -57,9 +61,7 @@ impl Rig {
     }
 
     pub fn defaults() -> Settings {
-        let mut settings = Settings::new(Project::parse("default").unwrap());
-        settings.marker_wait = Duration::ZERO;
-        settings
+        Settings { marker_wait: Duration::ZERO, ..Settings::default() }
     }
 
     pub fn queue(partitions: u16) -> QueueInfo {
@@ -74,16 +76,19 @@ impl Rig {
 
     /// One call of the session.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> T {
-        let mut cx = Cx {
+        let operation = Context {
             now: self.now,
             read_ns: self.now.mono_ns,
             settings: &self.settings,
             budget: self.budget.purse(&mut self.account),
-            reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
-            framed: &mut self.framed,
             commands: &mut self.commands,
             counters: &mut self.counters,
             tenant: self.tenant.as_ref(),
+        };
+        let mut cx = Cx {
+            operation,
+            reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
+            framed: &mut self.framed,
             writable: self.writable,
         };
         call(&mut self.session, &mut cx)

@@ -79,7 +79,7 @@ struct Under {
 }
 
 #[derive(Debug)]
-struct State {
+struct DiskState {
     /// Draws what the disk does.
     random: Random,
     /// Draws what a server asks of it as numbers that nobody can guess.
@@ -116,14 +116,14 @@ impl Backup {
 /// See the module's page. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct Simulated {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
     /// Whose steps are told to whom.
     user: u16,
 }
 
 impl Simulated {
     pub fn new(seed: u64) -> Self {
-        let state = State {
+        let state = DiskState {
             random: Random(seed),
             entropy: Random(!seed),
             files: Vec::new(),
@@ -146,7 +146,7 @@ impl Simulated {
         Self { user, ..self.clone() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DiskState> {
         self.state.lock().unwrap()
     }
 
@@ -207,7 +207,7 @@ impl Simulated {
     /// The power goes: of what was not synced, some is kept and some is not.
     pub fn lose_power(&self) {
         let mut state = self.lock();
-        let State { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
+        let DiskState { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
         under_way.clear();
         done.clear();
         let kept = random.below(changes.len() + 1);
@@ -302,7 +302,7 @@ impl Simulated {
     }
 }
 
-impl State {
+impl DiskState {
     fn file(&mut self, name: FileName) -> io::Result<&mut File> {
         let index = self.names.get(&name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(&mut self.files[*index])

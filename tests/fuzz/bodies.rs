@@ -10,7 +10,7 @@ mod rig;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
@@ -25,7 +25,7 @@ use millstream::pb::{
 use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::ws::frame::FrameHeader;
 use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
-use millstream::ws::origin::{AllowedOrigins, RefusedOrigins};
+use millstream::ws::origin::AllowedOrigins;
 use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
 use prost::Message;
 use rig::Rig;
@@ -141,10 +141,9 @@ pub fn frames(data: &[u8]) {
 /// The handshake: refused, accepted or not yet whole, the same for every beginning that is long enough.
 pub fn handshake(data: &[u8]) {
     let policy = Policy {
-        default_project: Project::parse("default").unwrap(),
         allowed_origins: AllowedOrigins::parse("https://console.example").unwrap(),
-        refused_origins: RefusedOrigins::default(),
         test_echo: true,
+        ..Policy::default()
     };
     let mut out = Vec::new();
     if let Ok(Some(accepted)) = accept(data, &policy, &mut out) {
@@ -272,12 +271,14 @@ pub fn session(data: &[u8]) {
     settings.consume_batch_messages = 1 + usize::from(bag.byte() % 9);
     settings.consume_batch_bytes = 300;
     settings.discard_limit_bytes = 20_000;
-    settings.shard_budget_bytes = PB_MAX + 64 * usize::from(bag.byte());
+    let budget_bytes = PB_MAX + 64 * usize::from(bag.byte());
     let rates = bag.byte();
-    settings.per_project.messages_per_sec = u64::from(rates & 15) * 20;
-    settings.per_project.bytes_per_sec = u64::from(rates >> 4) * 900;
-    let tenants = Tenants::new(settings.per_project);
-    let mut rig = Rig::new(settings);
+    let tenants = Tenants::new(ProjectLimits {
+        messages_per_sec: u64::from(rates & 15) * 20,
+        bytes_per_sec: u64::from(rates >> 4) * 900,
+        ..ProjectLimits::default()
+    });
+    let mut rig = Rig::with_budget(settings, budget_bytes);
     rig.tenant = tenants.get(&Project::parse("p").unwrap(), 1);
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;

@@ -10,7 +10,7 @@ use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, Setup
 use proptest::prelude::*;
 use prost::Message;
 
-use super::harness::{Harness, PB_MAX, Read};
+use super::harness::{Harness, PB_MAX, Read, note_input};
 use super::random::Random;
 use super::rig::{CLIENT, Rig};
 
@@ -168,6 +168,7 @@ impl<'a> Run<'a> {
         let (blocked, _) = self.harness.call(|session, cx| session.is_blocked(cx));
         if !blocked {
             let mut used = 0;
+            note_input(piece, fin);
             self.call(|session, cx| used = session.handle_data(piece, fin, cx));
             self.taken += used;
             self.fin = fin && used == piece.len();

@@ -8,6 +8,9 @@ use millstream::pb::wire::Reader;
 use millstream::ws::{Input, Receiver, Role};
 
 use super::rig::Rig;
+use super::transcript;
+
+const SUITE: &str = "session";
 
 pub const PAYLOAD_MAX: usize = 50;
 pub const PB_MAX: usize = 1_000;
@@ -36,15 +39,53 @@ impl Harness {
         settings.large_pb_bytes = 200;
         settings.consume_batch_messages = 7;
         settings.consume_batch_bytes = 200;
-        settings.shard_budget_bytes = budget_bytes;
-        Self { rig: Rig::new(settings), asked: VecDeque::new() }
+        Self { rig: Rig::with_budget(settings, budget_bytes), asked: VecDeque::new() }
     }
 
     /// One call of the session, and what it wrote.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> (T, Vec<Read>) {
         let returned = self.rig.call(call);
+        transcript::bytes(SUITE, "out", 0, &self.rig.out);
+        self.rig.commands.iter().for_each(|command| transcript::line(SUITE, || summary(command)));
         self.asked.extend(self.rig.commands.drain(..));
         (returned, read(std::mem::take(&mut self.rig.out)))
+    }
+
+    /// Bytes of the client's half come in; how many the session took, and what it wrote.
+    pub fn receive(&mut self, bytes: &[u8], fin: bool) -> (usize, Vec<Read>) {
+        note_input(bytes, fin);
+        self.call(|session, cx| session.handle_data(bytes, fin, cx))
+    }
+}
+
+/// Writes what is about to come in to the transcript.
+pub fn note_input(bytes: &[u8], fin: bool) {
+    transcript::bytes(SUITE, if fin { "in and fin" } else { "in" }, 0, bytes);
+}
+
+/// A command without what only the shard's bookkeeping needs.
+fn summary(command: &Command) -> String {
+    match command {
+        Command::Open { operation, queue } => format!("open {} {queue}", operation.0),
+        Command::Append { operation, sequence, partition, batch, .. } => {
+            let mut records = Vec::new();
+            for record in batch.records() {
+                records.extend([record.key.len(), record.payload.len()].map(usize::to_be_bytes).concat());
+                records.extend_from_slice(record.key);
+                records.extend_from_slice(record.payload);
+            }
+            let (ttl, count, hash) = (batch.ttl_secs(), batch.count(), transcript::hash(&records));
+            format!("append {} {sequence} {partition} {ttl} {count} {hash:016x}", operation.0)
+        }
+        Command::Resolve { operation, partition, position } => {
+            format!("resolve {} {partition} {position:?}", operation.0)
+        }
+        Command::Fetch { operation, partition, from, exclude, wait } => {
+            let exclude = exclude.map(|client| client.to_string());
+            format!("fetch {} {partition} {from} {exclude:?} {wait}", operation.0)
+        }
+        Command::Report { fault } => format!("report {fault}"),
+        Command::Cancel { operation, partition } => format!("cancel {} {partition}", operation.0),
     }
 }
 

@@ -12,3 +12,5 @@ mod random;
 mod rewind;
 #[path = "../common/rig.rs"]
 mod rig;
+#[path = "../common/transcript.rs"]
+mod transcript;

@@ -2,12 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::error::StoreFault;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::partitioner::{client_partition, key_partition};
 use millstream::base::queue::message_id;
-use millstream::config::ProjectLimits;
 use millstream::front::{Cx, ServerSession};
 use millstream::operation::{Command, OperationId};
 use millstream::pb::wire::write_varint;
@@ -17,7 +16,7 @@ use millstream::pb::{
 use proptest::prelude::*;
 use prost::Message;
 
-use super::harness::{Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW};
+use super::harness::{Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW, note_input};
 use super::random::Random;
 use super::rig::{CLIENT, Rig};
 
@@ -280,7 +279,7 @@ impl Run {
         let rest = &bytes[self.taken.0..];
         let cut = self.schedule.below(rest.len() + 1);
         let fin = cut == rest.len() && self.schedule.below(2) == 0;
-        let (used, reads) = self.harness.call(|session, cx| session.handle_data(&rest[..cut], fin, cx));
+        let (used, reads) = self.harness.receive(&rest[..cut], fin);
         self.taken = (self.taken.0 + used, fin && used == cut);
         self.note(reads);
     }
@@ -457,7 +456,7 @@ fn a_server_that_drains_begins_no_operation() {
         let mut harness = Harness::new(10 * PB_MAX);
         harness.call(|session, cx| session.drain_producers(cx));
         let bytes = setup.encode_length_delimited_to_vec();
-        harness.call(|session, cx| session.handle_data(&bytes, true, cx));
+        harness.receive(&bytes, true);
         let ((), reads) = harness.call(|session, cx| session.poll_transmit(cx));
         let [Read::Pb(pb), Read::End] = &reads[..] else { panic!("{reads:?}") };
         if setup.append.is_some() {
@@ -500,6 +499,7 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
         let payloads = vec![vec![7u8; 40].into(); 4];
         let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
         let bytes = request.encode_length_delimited_to_vec();
+        note_input(&bytes, false);
         harness.call(|session, cx| {
             session.handle_data(&bytes, false, cx);
             session.flush(cx);
@@ -525,7 +525,7 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
     for (stored, is_refused) in [(231, true), (230, false)] {
         let mut share = tenant.share().unwrap();
         share.add(stored);
-        harness.call(|session, cx| session.handle_data(&[], true, cx));
+        harness.receive(&[], true);
         harness.call(|session, cx| session.poll_transmit(cx));
         let append = ProduceSetupRequest { queue_name: Some("q".into()) };
         harness.rig.begin(&SetupRequest { append: Some(append), get: None });

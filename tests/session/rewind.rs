@@ -32,7 +32,7 @@ impl Consumer {
             ..ConsumeSetupRequest::default()
         });
         let bytes = SetupRequest { get, append: None }.encode_length_delimited_to_vec();
-        harness.call(|session, cx| session.handle_data(&bytes, false, cx));
+        harness.receive(&bytes, false);
         let Some(Command::Open { operation, .. }) = harness.asked.pop_front() else {
             panic!("no queue is asked for")
         };
@@ -64,7 +64,7 @@ impl Consumer {
     fn ask_for_marker(&mut self) -> Vec<Read> {
         let request = ConsumeRequest { send_marker: Some(true), ..ConsumeRequest::default() };
         let bytes = request.encode_length_delimited_to_vec();
-        self.harness.call(|session, cx| session.handle_data(&bytes, false, cx)).1
+        self.harness.receive(&bytes, false).1
     }
 
     /// Where each partition is read on.

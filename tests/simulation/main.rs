@@ -15,10 +15,10 @@
 //! Everything but the kernel, the disk and the driver's system calls is the real code: `client`, `ws`, `front`, `operation`,
 //! `shard::core`, `shard::turn`, `base::clock`, and as store mostly `store::log`, else `store::Memory`.
 //!
-//! A seed has one history. A failure names the seed, and `MILLSTREAM_SEEDS=FROM..TO` runs others than CI's, or that one again:
+//! A seed has one history. A failure names the seed, and `TESTS_SEEDS=FROM..TO` runs others than CI's, or that one again:
 //!
 //! ```text
-//! MILLSTREAM_SEEDS=43..44 cargo test --test simulation
+//! TESTS_SEEDS=43..44 cargo test --test simulation
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
@@ -52,8 +52,8 @@ const SEEDS: std::ops::Range<u64> = 0..600;
 const SEEDS_RUN_TWICE: usize = 20;
 
 fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("MILLSTREAM_SEEDS") else { return SEEDS };
-    let (from, to) = text.split_once("..").expect("MILLSTREAM_SEEDS=FROM..TO");
+    let Ok(text) = std::env::var("TESTS_SEEDS") else { return SEEDS };
+    let (from, to) = text.split_once("..").expect("TESTS_SEEDS=FROM..TO");
     from.parse().unwrap()..to.parse().unwrap()
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use millstream::access::Tenants;
 use millstream::base::clock::Now;
-use millstream::config::{LogConfig, Settings, WhenFull};
-use millstream::shard::core::Core;
+use millstream::shard::core::{Core, Settings};
 use millstream::shard::delivery::Delivery;
 use millstream::shard::turn::{Shard, Turn};
-use millstream::store::Memory;
+use millstream::store::log;
+use millstream::store::memory::{Memory, WhenFull};
 
 use super::clock::Clock;
 use super::disk::{DataDir, Log, Moment, Report, Simulated, open};
@@ -122,7 +122,7 @@ impl Server {
     /// Starts so many shards. What the log found comes with it.
     pub fn start(machine: &Machine, plan: &Plan, shards: u16) -> Result<(Self, Report), String> {
         let inboxes: Rc<[Inbox]> = (0..shards).map(|_| Inbox::new(plan.settings.inbox_batches)).collect();
-        let tenants = Arc::new(Tenants::new(plan.settings.per_project));
+        let tenants = Arc::new(Tenants::new(plan.limits));
         let place = Place { machine, settings: &plan.settings, tenants, inboxes: inboxes.clone(), shards };
         let (mut dir, mut found) = (None, Report::default());
         let drivers = match &plan.log {
@@ -264,7 +264,7 @@ impl Place<'_> {
         &self,
         dir: &Arc<DataDir>,
         number: u16,
-        config: &LogConfig,
+        config: &log::Settings,
     ) -> Log<T, Simulated> {
         Log::new(dir.clone(), self.machine.disk.of(number), number, self.shards, config)
     }

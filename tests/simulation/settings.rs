@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::base::names::Project;
-use millstream::config::{Durability, LogConfig, Settings};
+use millstream::access::ProjectLimits;
+use millstream::shard::core::Settings;
+use millstream::store::log::{self, Durability};
 
 use super::random::Random;
 
@@ -18,8 +19,9 @@ pub const APPEND_BATCH_BYTES: usize = 4 << 10;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub settings: Arc<Settings>,
+    pub limits: ProjectLimits,
     /// The log's settings; without them messages are kept in memory.
-    pub log: Option<LogConfig>,
+    pub log: Option<log::Settings>,
     /// Messages in a pb at most.
     pub batch: usize,
     /// Disasters in the storm at most.
@@ -42,18 +44,17 @@ pub struct Plan {
 
 impl Plan {
     pub fn draw(seed: u64, random: &mut Random) -> Self {
-        let mut settings = Settings::new(Project::parse("default").unwrap());
-        settings.partitions = random.between(1, 5) as u16;
-        settings.max_payload_bytes = PAYLOAD_BYTES_MAX;
+        let mut settings = Settings { partitions: random.between(1, 5) as u16, ..Settings::default() };
+        settings.operation.max_payload_bytes = PAYLOAD_BYTES_MAX;
         // Some shards have hardly more memory than one pb takes.
         let batch = if random.one_in(3) { 6 } else { 30 };
-        settings.max_pb_bytes = batch * 720;
-        settings.produce_window = random.between(100, 400) as u32;
-        settings.produce_window_bytes = random.between(1_000, 100_000);
-        settings.consume_batch_messages = random.between(1, 120);
-        settings.consume_batch_bytes = random.between(200, 20_000);
-        settings.shard_budget_bytes = settings.max_pb_bytes * random.between(10, 40) / 10;
-        settings.consume_linger = Duration::from_millis(if random.one_in(4) { 20 } else { 0 });
+        settings.operation.max_pb_bytes = batch * 720;
+        settings.operation.produce_window = random.between(100, 400) as u32;
+        settings.operation.produce_window_bytes = random.between(1_000, 100_000);
+        settings.operation.consume_batch_messages = random.between(1, 120);
+        settings.operation.consume_batch_bytes = random.between(200, 20_000);
+        settings.shard_budget_bytes = settings.operation.max_pb_bytes * random.between(10, 40) / 10;
+        settings.operation.consume_linger = Duration::from_millis(if random.one_in(4) { 20 } else { 0 });
         if random.one_in(3) {
             settings.receive_bytes_per_turn = random.between(500, 5_000);
         }
@@ -61,19 +62,20 @@ impl Plan {
         settings.drain_timeout = Duration::from_secs(8);
         settings.clock_step_max = Duration::from_secs(if random.one_in(2) { 60 } else { 3_600 });
         let is_limited = seed % 4 == 3;
+        let mut limits = ProjectLimits::default();
         if is_limited {
-            settings.per_project.messages_per_sec = 200 + seed % 900;
-            settings.per_project.bytes_per_sec = 20_000 + seed * 37 % 60_000;
+            limits.messages_per_sec = 200 + seed % 900;
+            limits.bytes_per_sec = 20_000 + seed * 37 % 60_000;
         }
         let is_log = !random.one_in(4);
         let log = is_log.then(|| {
-            settings.append_batch_bytes = APPEND_BATCH_BYTES;
-            LogConfig {
+            settings.operation.append_batch_bytes = APPEND_BATCH_BYTES;
+            log::Settings {
                 durability: if random.one_in(4) { Durability::Os } else { Durability::Fsync },
                 segment_bytes: 64 << 10,
                 tail_bytes: if random.one_in(3) { 0 } else { random.between(1 << 10, 64 << 10) },
                 read_bytes: random.between(20, 200) << 10,
-                ..LogConfig::default()
+                ..log::Settings::default()
             }
         });
         let mut lot = |odds| is_log && random.one_in(odds);
@@ -82,6 +84,7 @@ impl Plan {
         let fails = lot(3) && !spoils;
         Self {
             settings: Arc::new(settings),
+            limits,
             log,
             batch,
             disasters: random.between(0, 4),

@@ -10,19 +10,18 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use super::CoreCounters;
 use super::deadlines::Armed;
+use super::{CoreCounters, Settings};
 use crate::access::{Permit, Tenant, Tenants, Use};
 use crate::base::budget::{Account, Budget, Purse, Share, Wanted};
 use crate::base::clock::{Now, millis};
 use crate::base::error::PeerFault;
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::QueueInfo;
-use crate::config::Settings;
 use crate::front::echo::Echo;
 use crate::front::{Cx, Framed, PbWriter, ServerSession};
 use crate::latency::Recorder;
-use crate::operation::Command;
+use crate::operation::{Command, Context};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
@@ -398,9 +397,9 @@ impl Connection {
     fn is_unread(&self, env: &Env<'_>) -> bool {
         let open = matches!(self.phase, Phase::Streaming(_) | Phase::Echoing(_));
         let most = if env.budget.is_pressed() {
-            env.settings.send_buffer_bytes_pressed
+            env.settings.operation.send_buffer_bytes_pressed
         } else {
-            env.settings.send_buffer_bytes
+            env.settings.operation.send_buffer_bytes
         };
         open && self.out.len() - self.sent >= most
     }
@@ -678,21 +677,19 @@ impl Connection {
 
 /// How much is read of a connection after the server's Close, bytes.
 fn closed_read_bytes(settings: &Settings) -> u64 {
-    settings.discard_limit_bytes.max(REFUSED_READ_BYTES)
+    settings.operation.discard_limit_bytes.max(REFUSED_READ_BYTES)
 }
 
 fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
     let Lent { sender, out, framed, account, read_ns, writable, tenant } = lent;
-    Cx {
+    let operation = Context {
         now: env.now,
         read_ns,
-        settings: env.settings,
+        settings: &env.settings.operation,
         budget: env.budget.purse(account),
-        reply: PbWriter { sender, out },
-        framed,
         commands: env.commands,
         counters: &mut env.counters.sessions,
         tenant,
-        writable,
-    }
+    };
+    Cx { operation, reply: PbWriter { sender, out }, framed, writable }
 }

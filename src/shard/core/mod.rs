@@ -8,12 +8,14 @@ mod connection;
 mod deadlines;
 mod drain;
 mod message;
+mod settings;
 mod shortage;
 mod slab;
 mod snapshot;
 
 pub use connection::{Connection, Env, Mark};
 pub use message::{Message, Token};
+pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
 
@@ -32,10 +34,9 @@ use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::names::{FullName, Project, QueueName, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
-use crate::config::Settings;
-use crate::front::{Framed, ServerSession, SessionCounters};
+use crate::front::{Framed, ServerSession};
 use crate::latency::{Recorder, Stage};
-use crate::operation::Command;
+use crate::operation::{Command, Counters};
 use crate::store::{Completion, Life, Request, Store};
 
 /// How often the store is ticked while it wants nothing.
@@ -55,7 +56,7 @@ pub struct CoreCounters {
     /// Messages whose batch went to another shard's partition.
     pub messages_hopped: u64,
     /// What sessions did.
-    pub sessions: SessionCounters,
+    pub sessions: Counters,
 }
 
 /// What becomes of a queue that is opened and not there.
@@ -656,7 +657,7 @@ impl<S: Store<Token>> Core<S> {
                     token,
                     partition: partition_key,
                     from,
-                    bytes_max: self.settings.fetch_bytes,
+                    bytes_max: self.settings.operation.fetch_bytes,
                     exclude,
                     wait,
                 };
@@ -737,7 +738,7 @@ impl<S: Store<Token>> Core<S> {
         if home != self.shard {
             return self.outboxes[usize::from(home)].push(Message::Open { token, name });
         }
-        if self.settings.test_faults {
+        if self.settings.operation.test_faults {
             planted::in_shard(name.1.as_str());
         }
         if let Some(opening) = self.opening_names.get(&name).and_then(|queue| self.opening.get_mut(queue)) {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | here | one shard's part: requests in, librdkafka's events and completions out |
 //! | `topic_name`, `header`, `layout` | how names and messages look in Kafka, plain or packed |
+//! | `settings`, `secret` | the operator's settings; which of them are secrets |
 //! | `properties` | librdkafka's settings: ours, and those that an operator may add |
 //! | `topics` | queues found or made as topics |
 //! | `producer` | appends on their way |
@@ -36,6 +37,8 @@ mod properties;
 #[cfg(feature = "peers")]
 mod reader;
 mod readers;
+mod secret;
+mod settings;
 mod tails;
 mod tokens;
 mod topic_name;
@@ -47,6 +50,7 @@ pub use properties::{READ_AHEAD_KIB, check, warnings};
 #[cfg(feature = "peers")]
 pub use reader::TopicReader;
 pub use readers::WINDOW_BYTES;
+pub use settings::{Bounds, Settings};
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -74,7 +78,6 @@ use crate::base::clock::{Now, millis};
 use crate::base::error::StoreFault;
 use crate::base::names::ClientId;
 use crate::base::queue::{PartitionKey, QueueId};
-use crate::config::{KafkaConfig, Settings};
 
 /// The offset at which a consumer goes on after its partition has gone back: the oldest message that is left. Nothing proves which
 /// of the messages the consumer has seen: the log may have grown again since, and markers hold no leader epoch.
@@ -93,7 +96,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Begins the threads that serve all shards: to be called where they may run on any core.
-    pub fn start(config: &KafkaConfig) -> std::io::Result<Self> {
+    pub fn start(config: &Settings) -> std::io::Result<Self> {
         for warning in warnings(config) {
             tracing::warn!("{warning}");
         }
@@ -163,23 +166,17 @@ pub struct Kafka<T> {
 
 impl<T: Copy + Eq + Hash> Kafka<T> {
     /// The store of one of `shards` shards; `news` wakes it.
-    pub fn new(
-        cluster: Cluster,
-        config: &KafkaConfig,
-        settings: &Settings,
-        shards: usize,
-        news: Arc<News>,
-    ) -> Self {
+    pub fn new(cluster: Cluster, config: &Settings, bounds: &Bounds, shards: usize, news: Arc<News>) -> Self {
         // A record that says nothing of who stored it is nobody's, and no client has this id.
         let nobody = ClientId::random();
         let passed_over = Arc::new(AtomicU64::new(0));
-        let clock_step_max_ms = millis(settings.clock_step_max);
+        let clock_step_max_ms = millis(bounds.clock_step_max);
         let reads = Reads { nobody, passed_over: passed_over.clone(), clock_step_max_ms };
         let store = Self {
-            properties: Arc::new(Properties::new(config, settings)),
+            properties: Arc::new(Properties::new(config, bounds)),
             returns: Returns::new(&news),
             producer: Producer::new(),
-            openings: Openings::new(cluster.topics.clone(), Wanted::new(config, settings)),
+            openings: Openings::new(cluster.topics.clone(), Wanted::new(config, bounds)),
             offsets: Offsets::new(),
             ahead: Ahead::new(),
             tails: Tails::new(config.tail_bytes / shards.max(1), reads.clone()),

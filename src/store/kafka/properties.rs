@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::native::Handle;
+use super::secret::without_secrets;
+use super::settings::{Bounds, Settings};
 use crate::base::clock::millis;
 use crate::base::limits::KAFKA_RECORD_BYTES;
-use crate::config::{KafkaConfig, Settings, Unworkable, without_secrets};
+use crate::base::setting::Unworkable;
 
 /// Properties that an operator may not set, and why.
 const REFUSED: &[(&str, &str)] = &[
@@ -79,7 +81,7 @@ impl fmt::Debug for Properties {
 }
 
 impl Properties {
-    pub(super) fn new(config: &KafkaConfig, settings: &Settings) -> Self {
+    pub(super) fn new(config: &Settings, bounds: &Bounds) -> Self {
         let with = |own: Vec<(&str, String)>| {
             let mut all: BTreeMap<String, String> = config.properties.clone();
             all.insert("bootstrap.servers".into(), config.brokers.clone());
@@ -96,8 +98,8 @@ impl Properties {
             ("batch.num.messages", "1000000".into()),
             ("compression.type", config.compression.clone()),
             ("delivery.timeout.ms", millis(config.delivery_timeout).to_string()),
-            ("message.max.bytes", config.record_bytes(settings).to_string()),
-            ("queue.buffering.max.messages", messages_max(settings).to_string()),
+            ("message.max.bytes", config.record_bytes(bounds).to_string()),
+            ("queue.buffering.max.messages", messages_max(bounds).to_string()),
             // Payloads count in the shard's budget, which is smaller.
             ("queue.buffering.max.kbytes", i32::MAX.to_string()),
         ]);
@@ -110,7 +112,7 @@ impl Properties {
                 ("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string()),
                 ("fetch.message.max.bytes", FETCH_BYTES.to_string()),
                 ("fetch.max.bytes", FETCH_BYTES_OF_BROKER.to_string()),
-                ("receive.message.max.bytes", config.answer_bytes(settings).to_string()),
+                ("receive.message.max.bytes", config.answer_bytes(bounds).to_string()),
                 // librdkafka waits for so long after its queue was full: a second by default.
                 ("fetch.queue.backoff.ms", "10".into()),
             ];
@@ -126,13 +128,13 @@ impl Properties {
 }
 
 /// Messages that one shard's producer takes at most: what librdkafka keeps of each costs memory beside its payload.
-fn messages_max(settings: &Settings) -> usize {
-    (settings.shard_budget_bytes / (2 * KAFKA_RECORD_BYTES)).clamp(1_000, 10_000_000)
+fn messages_max(bounds: &Bounds) -> usize {
+    (bounds.shard_budget_bytes / (2 * KAFKA_RECORD_BYTES)).clamp(1_000, 10_000_000)
 }
 
 /// Refuses properties that librdkafka does not know, or that would break a promise; says which. Makes a client of each kind for
 /// that, and no connection that matters.
-pub fn check(config: &KafkaConfig, settings: &Settings) -> Result<(), Unworkable> {
+pub fn check(config: &Settings, bounds: &Bounds) -> Result<(), Unworkable> {
     if config.brokers.trim().is_empty() {
         return Err(Unworkable(
             "brokers: the Kafka store needs at least one, like kafka1:9092,kafka2:9092".into(),
@@ -152,7 +154,7 @@ pub fn check(config: &KafkaConfig, settings: &Settings) -> Result<(), Unworkable
             "kafka_token_command, which prints tokens, and sasl.mechanism=OAUTHBEARER of kafka_properties want each other".into(),
         ));
     }
-    let properties = Properties::new(config, settings);
+    let properties = Properties::new(config, bounds);
     let wrong = |why: String| Unworkable(format!("kafka_properties: {}", config.without_quotes(why)));
     Handle::producer(&properties.producer).map_err(wrong)?;
     Handle::consumer(&properties.readers).map_err(wrong)?;
@@ -160,7 +162,7 @@ pub fn check(config: &KafkaConfig, settings: &Settings) -> Result<(), Unworkable
 }
 
 /// Warnings for the operator about protections that a configuration turns off.
-pub fn warnings(config: &KafkaConfig) -> Vec<String> {
+pub fn warnings(config: &Settings) -> Vec<String> {
     let lower = |key: &str| config.properties.get(key).map(|value| value.trim().to_ascii_lowercase());
     let mut warnings = Vec::new();
     // As librdkafka reads it.
@@ -195,20 +197,19 @@ pub fn warnings(config: &KafkaConfig) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::names::Project;
 
-    fn config() -> (KafkaConfig, Settings) {
-        let config = KafkaConfig { brokers: "127.0.0.1:1".into(), ..KafkaConfig::default() };
-        (config, Settings::new(Project::parse("default").unwrap()))
+    fn config() -> (Settings, Bounds) {
+        let config = Settings { brokers: "127.0.0.1:1".into(), ..Settings::default() };
+        (config, Bounds::of_tests())
     }
 
     #[test]
     fn ours_are_taken_and_what_would_break_a_promise_is_refused() {
-        let (mut config, settings) = config();
-        assert_eq!(check(&config, &settings), Ok(()));
+        let (mut config, bounds) = config();
+        assert_eq!(check(&config, &bounds), Ok(()));
         let mut why = |key: &str, value: &str| {
             config.properties = [(key.to_owned(), value.to_owned())].into();
-            check(&config, &settings).map_err(|error| error.0)
+            check(&config, &bounds).map_err(|error| error.0)
         };
         assert_eq!(why("socket.keepalive.enable", "true"), Ok(()));
         assert!(why("acks", "1").unwrap_err().contains("acks cannot be set"));
@@ -223,16 +224,16 @@ mod tests {
             .chain([("sasl.username", "me"), ("sasl.password", "secret")])
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        assert_eq!(check(&config, &settings), Ok(()));
+        assert_eq!(check(&config, &bounds), Ok(()));
         config.token_command = "cat token".into();
-        assert!(check(&config, &settings).is_err());
+        assert!(check(&config, &bounds).is_err());
         config.properties.insert("sasl.mechanism".into(), "OAUTHBEARER".into());
-        assert_eq!(check(&config, &settings), Ok(()));
+        assert_eq!(check(&config, &bounds), Ok(()));
     }
 
     #[test]
     fn code_is_not_loaded_and_memory_stays_bounded() {
-        let (mut config, settings) = config();
+        let (mut config, bounds) = config();
         for (key, value, says) in [
             ("plugin.library.paths", "/tmp/evil", "loads no code"),
             ("ssl.engine.location", "/tmp/evil.so", "loads no code"),
@@ -240,27 +241,27 @@ mod tests {
             ("fetch.max.bytes", "2147483135", "memory"),
         ] {
             config.properties = [(key.to_owned(), value.to_owned())].into();
-            let why = check(&config, &settings).unwrap_err().0;
+            let why = check(&config, &bounds).unwrap_err().0;
             assert!(why.contains(says) && !why.contains(value), "{key}: {why}");
         }
         // A batch that this server writes always fits.
-        let settings = Settings { max_payload_bytes: 64 << 20, ..settings };
-        let config = KafkaConfig { properties: BTreeMap::new(), ..config };
-        assert!(config.answer_bytes(&settings) > config.record_bytes(&settings));
-        let properties = Properties::new(&config, &settings);
+        let bounds = Bounds { max_payload_bytes: 64 << 20, ..bounds };
+        let config = Settings { properties: BTreeMap::new(), ..config };
+        assert!(config.answer_bytes(&bounds) > config.record_bytes(&bounds));
+        let properties = Properties::new(&config, &bounds);
         for consumer in [&properties.tails, &properties.readers] {
             let number = |key: &str| consumer[key].parse::<usize>().unwrap();
-            assert_eq!(number("receive.message.max.bytes"), config.answer_bytes(&settings));
+            assert_eq!(number("receive.message.max.bytes"), config.answer_bytes(&bounds));
             assert!(number("fetch.max.bytes") + 512 <= number("receive.message.max.bytes"));
         }
-        assert_eq!(check(&config, &settings), Ok(()));
+        assert_eq!(check(&config, &bounds), Ok(()));
     }
 
     #[test]
     fn what_a_client_is_made_with_is_not_shown() {
-        let (mut config, settings) = config();
+        let (mut config, bounds) = config();
         config.properties.insert("sasl.password".into(), "open sesame".into());
-        let shown = format!("{:?}", Properties::new(&config, &settings));
+        let shown = format!("{:?}", Properties::new(&config, &bounds));
         assert!(shown.contains("sasl.password") && !shown.contains("sesame"), "{shown}");
     }
 

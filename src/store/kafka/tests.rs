@@ -12,6 +12,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Code};
 
 use super::broker::{Brokers, is_possible};
 use super::layout::Layout;
+use super::settings::{Bounds, Settings};
 use super::tails::Place;
 use super::topics::TopicInfo;
 use super::{Cluster, Kafka, News, OLDEST, WINDOW_BYTES};
@@ -20,7 +21,6 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
-use crate::config::{KafkaConfig, Settings};
 use crate::store::conformance::{self, Lab, batch};
 use crate::store::window::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
@@ -39,8 +39,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// A store that nobody shares, and what it is tried with.
 struct Lone {
-    config: KafkaConfig,
-    settings: Settings,
+    config: Settings,
+    bounds: Bounds,
     rung: Receiver<()>,
     ring: mpsc::Sender<()>,
     queues: Cell<u64>,
@@ -50,15 +50,15 @@ struct Lone {
 impl Lone {
     fn on(broker: &Brokers) -> Self {
         let lone = Self::on_nothing();
-        Self { config: KafkaConfig { brokers: broker.addresses.clone(), ..lone.config.clone() }, ..lone }
+        Self { config: Settings { brokers: broker.addresses.clone(), ..lone.config.clone() }, ..lone }
     }
 
     /// Where nobody listens.
     fn on_nothing() -> Self {
         let (ring, rung) = mpsc::channel();
-        let config = KafkaConfig { brokers: "127.0.0.1:1".into(), replication: 1, ..KafkaConfig::default() };
-        let settings = Settings::new(Project::parse("default").unwrap());
-        Self { config, settings, rung, ring, queues: Cell::new(0), heard: Cell::new(Instant::now()) }
+        let config = Settings { brokers: "127.0.0.1:1".into(), replication: 1, ..Settings::default() };
+        let bounds = Bounds::of_tests();
+        Self { config, bounds, rung, ring, queues: Cell::new(0), heard: Cell::new(Instant::now()) }
     }
 
     fn now(&self) -> Now {
@@ -138,7 +138,7 @@ impl Lab for Lone {
         let news = News::new(move || {
             let _ = ring.send(());
         });
-        Kafka::new(Cluster::start(&self.config).unwrap(), &self.config, &self.settings, 1, Arc::new(news))
+        Kafka::new(Cluster::start(&self.config).unwrap(), &self.config, &self.bounds, 1, Arc::new(news))
     }
 
     fn unix_ms(&self) -> Option<u64> {
@@ -168,7 +168,7 @@ fn it_conforms() {
 fn packed_it_conforms() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
-    let config = KafkaConfig { packed: true, ..lone.config.clone() };
+    let config = Settings { packed: true, ..lone.config.clone() };
     conformance::run(&Lone { config, ..lone });
 }
 
@@ -192,8 +192,8 @@ fn a_producer_that_fails_for_good_is_replaced() {
 fn messages_larger_than_what_a_reader_keeps_are_read() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
-    let settings = Settings { max_payload_bytes: 12 << 20, max_pb_bytes: 16 << 20, ..lone.settings.clone() };
-    let lone = Lone { settings, ..lone };
+    let bounds = Bounds { max_payload_bytes: 12 << 20, max_pb_bytes: 16 << 20, ..lone.bounds };
+    let lone = Lone { bounds, ..lone };
     let mut store = lone.store();
     let partition = lone.open(&mut store, "large");
     let payloads = [b'a', b'b', b'c'].map(|letter| vec![letter; WINDOW_BYTES + 1000]);
@@ -240,13 +240,13 @@ fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then
 /// A cluster of librdkafka's own, that fails as it is told, with a topic of one partition; and a store on it. It knows no controller to
 /// open a queue with, so the queue is known from the start.
 fn mocked(
-    config: KafkaConfig,
-    settings: Settings,
+    config: Settings,
+    bounds: Bounds,
 ) -> (MockCluster<'static, DefaultProducerContext>, Lone, Kafka<u64>, PartitionKey) {
     let mock = MockCluster::new(3).unwrap();
     mock.create_topic("lone.mocked", 1, 3).unwrap();
-    let config = KafkaConfig { brokers: mock.bootstrap_servers(), ..config };
-    let lone = Lone { config, settings, ..Lone::on_nothing() };
+    let config = Settings { brokers: mock.bootstrap_servers(), ..config };
+    let lone = Lone { config, bounds, ..Lone::on_nothing() };
     let store = lone.store();
     let (queue, _) = lone.queue();
     store.cluster.assume(queue, c"lone.mocked".to_owned(), 1);
@@ -255,8 +255,8 @@ fn mocked(
 
 #[test]
 fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
-    let Lone { config, settings, .. } = Lone::on_nothing();
-    let (mock, lone, mut store, partition) = mocked(config, settings);
+    let Lone { config, bounds, .. } = Lone::on_nothing();
+    let (mock, lone, mut store, partition) = mocked(config, bounds);
     mock.broker_round_trip_time(1, Duration::from_millis(30)).unwrap();
     let passing = [
         Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
@@ -301,8 +301,8 @@ const FEW: usize = 1_000;
 fn more_than_librdkafka_takes_waits_and_is_stored_in_order() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
-    let settings = Settings { shard_budget_bytes: 4096, ..lone.settings.clone() };
-    let lone = Lone { settings, ..lone };
+    let bounds = Bounds { shard_budget_bytes: 4096, ..lone.bounds };
+    let lone = Lone { bounds, ..lone };
     let mut store = lone.store();
     let partition = lone.open(&mut store, "more");
     let messages = vec![&b"x"[..]; FEW * 2 / 3];
@@ -318,10 +318,9 @@ fn more_than_librdkafka_takes_waits_and_is_stored_in_order() {
 
 #[test]
 fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
-    let Lone { config, settings, .. } = Lone::on_nothing();
-    let config = KafkaConfig { delivery_timeout: Duration::from_secs(1), ..config };
-    let (mock, lone, mut store, partition) =
-        mocked(config, Settings { shard_budget_bytes: 4096, ..settings });
+    let Lone { config, bounds, .. } = Lone::on_nothing();
+    let config = Settings { delivery_timeout: Duration::from_secs(1), ..config };
+    let (mock, lone, mut store, partition) = mocked(config, Bounds { shard_budget_bytes: 4096, ..bounds });
     let messages = vec![&b"x"[..]; FEW * 2 / 3];
     lone.append(&mut store, partition, 1, &messages);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
@@ -347,8 +346,8 @@ fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
 
 #[test]
 fn a_position_beyond_the_end_goes_on_at_the_oldest() {
-    let Lone { config, settings, .. } = Lone::on_nothing();
-    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    let Lone { config, bounds, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, bounds);
     for (token, payload) in (1..).zip([b"one", b"two"]) {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
@@ -376,8 +375,8 @@ fn a_position_beyond_the_end_goes_on_at_the_oldest() {
 
 #[test]
 fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
-    let Lone { config, settings, .. } = Lone::on_nothing();
-    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    let Lone { config, bounds, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, bounds);
     for (token, payload) in (1..).zip([b"one", b"two"]) {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
@@ -402,8 +401,8 @@ fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
 
 #[test]
 fn a_fetch_beyond_the_end_can_be_taken_back() {
-    let Lone { config, settings, .. } = Lone::on_nothing();
-    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    let Lone { config, bounds, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, bounds);
     lone.append(&mut store, partition, 1, &[b"one"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
     // The tail runs.
@@ -421,8 +420,8 @@ fn a_fetch_beyond_the_end_can_be_taken_back() {
 
 #[test]
 fn a_record_that_is_too_large_is_passed_over_and_counted() {
-    let Lone { config, settings, .. } = Lone::on_nothing();
-    let (_mock, lone, mut store, partition) = mocked(config, settings);
+    let Lone { config, bounds, .. } = Lone::on_nothing();
+    let (_mock, lone, mut store, partition) = mocked(config, bounds);
     let info = TopicInfo {
         name: Arc::new(c"lone.mocked".to_owned()),
         default_ttl_secs: 1000,
@@ -452,8 +451,8 @@ fn a_record_that_is_too_large_is_passed_over_and_counted() {
 
 #[test]
 fn payloads_live_as_long_as_the_handle_that_may_send_them() {
-    let Lone { config, settings, .. } = Lone::on_nothing();
-    let (mock, lone, mut store, partition) = mocked(config, settings);
+    let Lone { config, bounds, .. } = Lone::on_nothing();
+    let (mock, lone, mut store, partition) = mocked(config, bounds);
     lone.append(&mut store, partition, 1, &[b"stored"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
     (1..=3).for_each(|broker| mock.broker_down(broker).unwrap());

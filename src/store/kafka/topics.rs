@@ -10,13 +10,13 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::layout::Layout;
 use super::native::{Described, Handle, NewTopic, Queue, Topic, Trouble};
+use super::settings::{Bounds, Settings};
 use super::topic_name::topic_name;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::QueueId;
-use crate::config::{KafkaConfig, Settings};
 use crate::store::Life;
 
 /// How long Kafka may take for one question about a topic, milliseconds.
@@ -150,9 +150,9 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn new(config: &KafkaConfig, settings: &Settings) -> Self {
-        let record_bytes = config.record_bytes(settings) as u64;
-        let ttl_max_secs = settings.ttl_secs.1;
+    pub(super) fn new(config: &Settings, bounds: &Bounds) -> Self {
+        let record_bytes = config.record_bytes(bounds) as u64;
+        let ttl_max_secs = bounds.ttl_max_secs;
         let mut configs = vec![
             ("message.timestamp.type", "LogAppendTime".to_owned()),
             ("unclean.leader.election.enable", "false".to_owned()),
@@ -169,8 +169,8 @@ impl Wanted {
             replication: i32::from(config.replication),
             ttl_max_secs,
             record_bytes,
-            served_bytes: config.served_record_bytes(settings),
-            answer_bytes: config.answer_bytes(settings) as u64,
+            served_bytes: config.served_record_bytes(bounds),
+            answer_bytes: config.answer_bytes(bounds) as u64,
             is_strict: config.strict_topics,
             configs: configs.into_iter().map(|(key, value)| (text(key), text(&value))).collect(),
         }
@@ -553,9 +553,9 @@ mod tests {
     use super::*;
 
     fn openings(strict: bool) -> Openings<u64> {
-        let config = KafkaConfig { strict_topics: strict, ..KafkaConfig::default() };
-        let settings = Settings::new(Project::parse("default").unwrap());
-        Openings::new(Arc::default(), Wanted::new(&config, &settings))
+        let config = Settings { strict_topics: strict, ..Settings::default() };
+        let bounds = Bounds::of_tests();
+        Openings::new(Arc::default(), Wanted::new(&config, &bounds))
     }
 
     fn life(incarnation: u64) -> Life {

@@ -7,7 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::format::{BatchHeader, PartitionId};
-use super::index::{RUN_BYTES_MAX, Run};
+use super::index::Run;
+use super::load::{LOAD_BYTES, LOADS_MAX, Load};
+use super::reason::CANNOT_READ;
 use super::scan::walk;
 use super::segment::Segment;
 use crate::base::batch::Fetched;
@@ -16,31 +18,21 @@ use crate::base::error::StoreFault;
 use crate::store::Completion;
 use crate::store::window::{Fetch, Window};
 
-/// Bytes that one load reads, but for its last run.
-pub const LOAD_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
-
-/// Runs that one load reads.
-const LOAD_RUNS: usize = 64;
-
-/// Loads of a shard under way at once: what keeps a disk busy. Few in tests, so that some have to wait there, too.
-pub const LOADS_MAX: usize = if cfg!(test) { 2 } else { 16 };
-
-/// What a load takes at worst, bytes: twice as it came from the disk, and as batches.
-pub const LOAD_COST_MAX: usize = 3 * (LOAD_BYTES as usize + RUN_BYTES_MAX as usize);
-
 /// Chunks of a window.
 const CHUNKS: usize = 3;
 
+const _: () = assert!(CHUNKS >= 2, "what is loaded ahead leaves the chunk before it in memory");
+
 /// Somebody who waits for a part of a partition.
 #[derive(Clone, Debug)]
-pub(super) enum Job<T> {
+pub(super) enum Waiter<T> {
     /// A fetch.
     Fetch(Fetch<T>),
     /// The first message since a time, Unix milliseconds, which is not before `from`.
     Resolve { token: T, unix_ms: u64, from: u64 },
 }
 
-impl<T> Job<T> {
+impl<T> Waiter<T> {
     /// The first offset wanted.
     pub(super) fn from(&self) -> u64 {
         match self {
@@ -58,6 +50,7 @@ impl<T> Job<T> {
     }
 }
 
+/// A stretch of a partition in memory.
 #[derive(Debug)]
 struct ReadWindow {
     window: Window,
@@ -71,53 +64,11 @@ impl ReadWindow {
     }
 }
 
-/// What is read of a segment.
-#[derive(Clone, Debug)]
-pub struct Load {
-    pub(super) segment: Arc<Segment>,
-    /// Where the window goes on.
-    pub(super) from: u64,
-    pub(super) runs: Vec<Run>,
-    /// Where the window ends once the runs are read, whatever of them is whole.
-    pub(super) end: u64,
-    /// A part of the runs could not be read: the rest is read around it.
-    pub(super) is_salvage: bool,
-}
-
-impl Load {
-    /// The first of `runs` that hold something from `from` on. Behind the last of them nothing comes before `end`.
-    pub(super) fn plan(segment: Arc<Segment>, from: u64, runs: &[Run], end: u64) -> Self {
-        let first = runs.partition_point(|run| run.end <= from);
-        let mut bytes = 0;
-        let chosen = runs[first..].iter().take(LOAD_RUNS).take_while(|run| {
-            let goes_on = bytes < LOAD_BYTES;
-            bytes += run.bytes;
-            goes_on
-        });
-        let chosen: Vec<Run> = chosen.copied().collect();
-        let is_last = first + chosen.len() == runs.len();
-        let read = chosen.last().map_or(from, |run| run.end);
-        let end = if is_last { read.max(end) } else { read };
-        Self { segment, from, runs: chosen, end, is_salvage: false }
-    }
-
-    /// Its first run alone, so that the others do not fail with it.
-    pub(super) fn first_run(&self) -> Self {
-        let runs = self.runs[..self.runs.len().min(1)].to_vec();
-        let end = runs.last().map_or(self.end, |run| run.end);
-        Self { runs, end, ..self.clone() }
-    }
-
-    /// Where they are in the file.
-    pub(super) fn ranges(&self) -> Vec<(u64, usize)> {
-        self.runs.iter().map(|run| (run.at, run.bytes as usize)).collect()
-    }
-}
-
+/// What is read of one partition.
 #[derive(Debug)]
-struct Reading<T> {
+struct PartitionReads<T> {
     windows: Vec<ReadWindow>,
-    jobs: Vec<Job<T>>,
+    waiters: Vec<Waiter<T>>,
     is_loading: bool,
     /// Who has come so far that what follows there is loaded.
     ahead: Option<u64>,
@@ -127,11 +78,11 @@ struct Reading<T> {
     is_stalled: bool,
 }
 
-impl<T> Default for Reading<T> {
+impl<T> Default for PartitionReads<T> {
     fn default() -> Self {
         Self {
             windows: Vec::new(),
-            jobs: Vec::new(),
+            waiters: Vec::new(),
             is_loading: false,
             ahead: None,
             runs: None,
@@ -143,11 +94,14 @@ impl<T> Default for Reading<T> {
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Backlog<T> {
-    of: HashMap<PartitionId, Reading<T>>,
-    /// The partitions that are read, those first that are let go of first.
+    shard: u16,
+    of: HashMap<PartitionId, PartitionReads<T>>,
+    /// The partitions of `of`, each once, those first that are let go of first.
     order: VecDeque<PartitionId>,
+    /// What all windows hold.
     bytes: usize,
     bytes_max: usize,
+    /// Loads under way, at most [`LOADS_MAX`].
     loads: usize,
     /// Partitions that want a load and have to wait for another to end.
     stalled: VecDeque<PartitionId>,
@@ -155,62 +109,72 @@ pub(super) struct Backlog<T> {
 
 impl<T: Copy + Eq> Backlog<T> {
     /// One of at most so many bytes, beside the window that was loaded last.
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(super) fn new(shard: u16, bytes_max: usize) -> Self {
         let (of, order, stalled) = (HashMap::new(), VecDeque::new(), VecDeque::new());
-        Self { of, order, bytes: 0, bytes_max, loads: 0, stalled }
+        Self { shard, of, order, bytes: 0, bytes_max, loads: 0, stalled }
+    }
+
+    /// Whether the counts are those of what is there.
+    fn is_sound(&self) -> bool {
+        let windows = self.of.values().flat_map(|reads| &reads.windows);
+        let bytes: usize = windows.map(|read| read.window.bytes()).sum();
+        self.bytes == bytes && self.order.len() == self.of.len() && self.loads <= LOADS_MAX
     }
 
     /// Somebody waits.
-    pub(super) fn add(&mut self, id: PartitionId, job: Job<T>) {
+    pub(super) fn add(&mut self, id: PartitionId, waiter: Waiter<T>) {
         let order = &mut self.order;
-        let reading = self.of.entry(id).or_insert_with(|| {
+        let reads = self.of.entry(id).or_insert_with(|| {
             order.push_back(id);
-            Reading::default()
+            PartitionReads::default()
         });
-        reading.jobs.push(job);
+        reads.waiters.push(waiter);
     }
 
     /// Takes a fetch back.
     pub(super) fn cancel(&mut self, id: PartitionId, token: T) -> Option<Fetch<T>> {
-        let jobs = &mut self.of.get_mut(&id)?.jobs;
-        let index = jobs.iter().position(|job| matches!(job, Job::Fetch(fetch) if fetch.token == token))?;
-        match jobs.swap_remove(index) {
-            Job::Fetch(fetch) => Some(fetch),
-            Job::Resolve { .. } => None,
+        let waiters = &mut self.of.get_mut(&id)?.waiters;
+        let index = waiters
+            .iter()
+            .position(|waiter| matches!(waiter, Waiter::Fetch(fetch) if fetch.token == token))?;
+        match waiters.swap_remove(index) {
+            Waiter::Fetch(fetch) => Some(fetch),
+            Waiter::Resolve { .. } => None,
         }
     }
 
     /// Whoever waits for a partition that is no more.
-    pub(super) fn remove(&mut self, id: PartitionId) -> Vec<Job<T>> {
-        let Some(reading) = self.of.remove(&id) else { return Vec::new() };
+    pub(super) fn remove(&mut self, id: PartitionId) -> Vec<Waiter<T>> {
+        let Some(reads) = self.of.remove(&id) else { return Vec::new() };
         self.order.retain(|other| *other != id);
-        self.bytes -= reading.windows.iter().map(|read| read.window.bytes()).sum::<usize>();
-        reading.jobs
+        self.bytes -= reads.windows.iter().map(|read| read.window.bytes()).sum::<usize>();
+        debug_assert!(self.is_sound());
+        reads.waiters
     }
 
     /// Serves whoever can be served of what is in memory.
     pub(super) fn serve(&mut self, now: Now, id: PartitionId, completions: &mut VecDeque<Completion<T>>) {
-        let Some(reading) = self.of.get_mut(&id) else { return };
-        for job in std::mem::take(&mut reading.jobs) {
-            let Some(read) = reading.windows.iter().find(|read| read.holds(job.from())) else {
-                reading.jobs.push(job);
+        let Some(reads) = self.of.get_mut(&id) else { return };
+        for waiter in std::mem::take(&mut reads.waiters) {
+            let Some(read) = reads.windows.iter().find(|read| read.holds(waiter.from())) else {
+                reads.waiters.push(waiter);
                 continue;
             };
-            match job {
-                Job::Fetch(fetch) => {
+            match waiter {
+                Waiter::Fetch(fetch) => {
                     let fetched = Fetched { at_end: false, ..read.window.read(now, &fetch) };
                     if fetched.next >= read.chunk {
-                        reading.ahead = Some(read.window.end());
+                        reads.ahead = Some(read.window.end());
                     }
                     completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
                 }
-                Job::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
+                Waiter::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
                     Some(offset) => {
                         completions.push_back(Completion::Resolved { token, result: Ok(offset) });
                     }
                     None => {
                         let from = read.window.end();
-                        reading.jobs.push(Job::Resolve { token, unix_ms, from });
+                        reads.waiters.push(Waiter::Resolve { token, unix_ms, from });
                     }
                 },
             }
@@ -219,33 +183,33 @@ impl<T: Copy + Eq> Backlog<T> {
 
     /// Where the next load of a partition begins, if one is wanted and none under way.
     pub(super) fn wants(&mut self, id: PartitionId) -> Option<u64> {
-        let reading = self.of.get_mut(&id)?;
-        if reading.is_loading {
+        let reads = self.of.get_mut(&id)?;
+        if reads.is_loading {
             return None;
         }
         if self.loads == LOADS_MAX {
             // Nobody waits for what is read ahead.
-            reading.ahead = None;
-            if !reading.jobs.is_empty() && !std::mem::replace(&mut reading.is_stalled, true) {
+            reads.ahead = None;
+            if !reads.waiters.is_empty() && !std::mem::replace(&mut reads.is_stalled, true) {
                 self.stalled.push_back(id);
             }
             return None;
         }
-        let ahead = reading.ahead.take();
-        match reading.jobs.first() {
-            Some(job) => Some(job.from()),
+        let ahead = reads.ahead.take();
+        match reads.waiters.first() {
+            Some(waiter) => Some(waiter.from()),
             // What follows a window that is still there, and is not there yet.
             None => ahead.filter(|from| {
-                reading.windows.iter().any(|read| read.window.end() == *from)
-                    && !reading.windows.iter().any(|read| read.holds(*from))
+                reads.windows.iter().any(|read| read.window.end() == *from)
+                    && !reads.windows.iter().any(|read| read.holds(*from))
             }),
         }
     }
 
-    /// Takes the jobs that begin at an offset or later: what they want is elsewhere.
-    pub(super) fn take_from(&mut self, id: PartitionId, offset: u64) -> Vec<Job<T>> {
-        let Some(reading) = self.of.get_mut(&id) else { return Vec::new() };
-        reading.jobs.extract_if(.., |job| job.from() >= offset).collect()
+    /// Takes the waiters that begin at an offset or later: what they want is elsewhere.
+    pub(super) fn take_from(&mut self, id: PartitionId, offset: u64) -> Vec<Waiter<T>> {
+        let Some(reads) = self.of.get_mut(&id) else { return Vec::new() };
+        reads.waiters.extract_if(.., |waiter| waiter.from() >= offset).collect()
     }
 
     /// The runs that were read last of a partition, if they are those of that segment.
@@ -256,24 +220,26 @@ impl<T: Copy + Eq> Backlog<T> {
 
     /// The runs of a segment were read.
     pub(super) fn handle_runs(&mut self, id: PartitionId, segment: &Segment, runs: Arc<[Run]>) {
-        if let Some(reading) = self.of.get_mut(&id) {
-            reading.runs = Some((segment.number, runs));
+        if let Some(reads) = self.of.get_mut(&id) {
+            reads.runs = Some((segment.number, runs));
         }
     }
 
     /// A load begins.
     pub(super) fn handle_begun(&mut self, id: PartitionId) {
         self.loads += 1;
-        if let Some(reading) = self.of.get_mut(&id) {
-            reading.is_loading = true;
+        debug_assert!(self.loads <= LOADS_MAX, "{} loads are under way", self.loads);
+        if let Some(reads) = self.of.get_mut(&id) {
+            reads.is_loading = true;
         }
     }
 
     /// A load has ended.
     pub(super) fn handle_ended(&mut self, id: PartitionId) {
+        debug_assert!(self.loads > 0, "a load ends that has not begun");
         self.loads -= 1;
-        if let Some(reading) = self.of.get_mut(&id) {
-            reading.is_loading = false;
+        if let Some(reads) = self.of.get_mut(&id) {
+            reads.is_loading = false;
         }
     }
 
@@ -283,15 +249,24 @@ impl<T: Copy + Eq> Backlog<T> {
             return None;
         }
         let id = self.stalled.pop_front()?;
-        if let Some(reading) = self.of.get_mut(&id) {
-            reading.is_stalled = false;
+        if let Some(reads) = self.of.get_mut(&id) {
+            reads.is_stalled = false;
         }
         Some(id)
     }
 
-    /// Whoever waits for a partition that cannot be read.
-    pub(super) fn take_jobs(&mut self, id: PartitionId) -> Vec<Job<T>> {
-        self.of.get_mut(&id).map(|reading| std::mem::take(&mut reading.jobs)).unwrap_or_default()
+    /// A partition cannot be read: everybody who waits for it is told.
+    pub(super) fn handle_failed(
+        &mut self,
+        id: PartitionId,
+        why: &str,
+        completions: &mut VecDeque<Completion<T>>,
+    ) {
+        tracing::error!(shard = self.shard, why, told = CANNOT_READ, "older messages cannot be read");
+        let waiters = self.of.get_mut(&id).map(|reads| std::mem::take(&mut reads.waiters));
+        for waiter in waiters.into_iter().flatten() {
+            completions.push_back(waiter.fail(StoreFault::Unavailable(CANNOT_READ)));
+        }
     }
 
     /// What a load brought, as it stands in the file, all stored at `cap_ms` at the latest. `damaged` is told of what is not what was written.
@@ -303,14 +278,14 @@ impl<T: Copy + Eq> Backlog<T> {
         read: &[Vec<u8>],
         mut damaged: impl FnMut(u64, u64),
     ) {
-        let Some(reading) = self.of.get_mut(&id) else { return };
+        let Some(reads) = self.of.get_mut(&id) else { return };
         let first = load.runs.first().map_or(load.from, |run| run.first);
-        let goes_on = reading.windows.iter().position(|read| read.window.end() == load.from);
+        let goes_on = reads.windows.iter().position(|read| read.window.end() == load.from);
         let index = goes_on.unwrap_or_else(|| {
-            reading.windows.push(ReadWindow { window: Window::new(load.from.min(first)), chunk: load.from });
-            reading.windows.len() - 1
+            reads.windows.push(ReadWindow { window: Window::new(load.from.min(first)), chunk: load.from });
+            reads.windows.len() - 1
         });
-        let ReadWindow { window, chunk } = &mut reading.windows[index];
+        let ReadWindow { window, chunk } = &mut reads.windows[index];
         let before = window.bytes();
         *chunk = load.from;
         for (run, bytes) in load.runs.iter().zip(read) {
@@ -337,17 +312,19 @@ impl<T: Copy + Eq> Backlog<T> {
         window.keep(kept);
         self.bytes -= before - window.bytes();
         // What was loaded last goes last.
-        let loaded = reading.windows.remove(index);
-        reading.windows.push(loaded);
+        let loaded = reads.windows.remove(index);
+        reads.windows.push(loaded);
         self.let_go(id);
+        debug_assert!(self.is_sound());
     }
 
     /// Lets all windows go: what they hold is read again.
     pub(super) fn forget_windows(&mut self) {
-        for reading in self.of.values_mut() {
-            self.bytes -= reading.windows.drain(..).map(|read| read.window.bytes()).sum::<usize>();
-            reading.ahead = None;
+        for reads in self.of.values_mut() {
+            self.bytes -= reads.windows.drain(..).map(|read| read.window.bytes()).sum::<usize>();
+            reads.ahead = None;
         }
+        debug_assert_eq!(self.bytes, 0, "no window is left");
     }
 
     /// Lets windows go until the rest is within the bound, but for the last one of `id`.
@@ -358,9 +335,9 @@ impl<T: Copy + Eq> Backlog<T> {
             }
             let Some(oldest) = self.order.pop_front() else { return };
             self.order.push_back(oldest);
-            if let Some(reading) = self.of.get_mut(&oldest) {
+            if let Some(reads) = self.of.get_mut(&oldest) {
                 let kept = usize::from(oldest == id);
-                let gone = reading.windows.drain(..reading.windows.len().saturating_sub(kept));
+                let gone = reads.windows.drain(..reads.windows.len().saturating_sub(kept));
                 self.bytes -= gone.map(|read| read.window.bytes()).sum::<usize>();
             }
         }
@@ -370,22 +347,23 @@ impl<T: Copy + Eq> Backlog<T> {
     pub(super) fn trim(&mut self) {
         let (of, bytes) = (&mut self.of, &mut self.bytes);
         self.order.retain(|id| {
-            let Some(reading) = of.get_mut(id) else { return false };
+            let Some(reads) = of.get_mut(id) else { return false };
             // Somebody slow may come back to it, and has it loaded again.
-            let is_idle = reading.jobs.is_empty() && !reading.is_loading && reading.ahead.is_none();
-            if is_idle && reading.windows.is_empty() {
+            let is_idle = reads.waiters.is_empty() && !reads.is_loading && reads.ahead.is_none();
+            if is_idle && reads.windows.is_empty() {
                 of.remove(id);
                 return false;
             }
             if is_idle {
-                *bytes -= reading.windows.remove(0).window.bytes();
+                *bytes -= reads.windows.remove(0).window.bytes();
             }
             true
         });
+        debug_assert!(self.is_sound());
     }
 
     /// Fetches that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.of.values().map(|reading| reading.jobs.len()).sum()
+        self.of.values().map(|reads| reads.waiters.len()).sum()
     }
 }

@@ -18,7 +18,7 @@ use crate::store::Life;
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct DataDir {
-    state: Mutex<State>,
+    state: Mutex<SharedState>,
     /// Where the catalogue of deletions ends; held while one is written.
     deletions_end: Mutex<u64>,
     /// How many queues were deleted since the start.
@@ -36,9 +36,9 @@ pub(super) struct Deletion {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct SharedState {
     pub queues: HashMap<FullName, Life>,
-    /// Queues that are opened, by what the server calls them.
+    /// The incarnations of queues that are opened, by what the server calls them.
     pub opened: HashMap<QueueId, u64>,
     /// What was there at the start, until the shards take it: partitions with the hashes of their queues' names, and segments.
     pub pasts: Vec<(PartitionId, u64, Past)>,
@@ -49,8 +49,8 @@ pub(super) struct State {
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
-    /// Deleted since the start.
-    pub deleted: Vec<Deletion>,
+    /// Deletions that each shard has yet to see.
+    pub deleted: Vec<Vec<Deletion>>,
     /// Where the shards' catalogues end.
     pub catalogue_ends: Vec<u64>,
     /// The starts before this one.
@@ -65,7 +65,7 @@ pub(super) struct State {
     pub orphaned: Vec<Arc<Segment>>,
 }
 
-impl State {
+impl SharedState {
     /// How markers are signed.
     pub(super) fn signing(&self) -> Signing {
         let History { key, timeline, is_key_new, .. } = self.history;
@@ -75,7 +75,7 @@ impl State {
 
 /// What a shard finds at the start.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ShardStart {
     pub pasts: Vec<(PartitionId, Past)>,
     pub segments: Vec<Arc<Segment>>,
     pub catalogue_end: u64,
@@ -87,7 +87,8 @@ const NEW_DELETIONS: FileName = FileName::NewCatalogue(u16::MAX);
 
 impl DataDir {
     /// What recovery found.
-    pub(super) fn new(state: State, deletions_end: u64) -> Self {
+    pub(super) fn new(mut state: SharedState, deletions_end: u64) -> Self {
+        state.deleted = state.catalogue_ends.iter().map(|_| Vec::new()).collect();
         let deletions_end = Mutex::new(deletions_end);
         let (deletions, retirements) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { state: Mutex::new(state), deletions_end, deletions, retirements }
@@ -116,9 +117,11 @@ impl DataDir {
         *end += length;
         let mut state = self.lock();
         state.queues.remove(name);
-        let queues = state.opened.extract_if(|_, of| *of == incarnation).map(|(queue, _)| queue).collect();
-        state.deleted.push(Deletion { incarnation, queues });
-        self.deletions.store(state.deleted.len(), Ordering::Release);
+        let opened = state.opened.extract_if(|_, of| *of == incarnation);
+        let queues = opened.map(|(queue, _)| queue).collect();
+        let deletion = Deletion { incarnation, queues };
+        state.deleted.iter_mut().for_each(|of_shard| of_shard.push(deletion.clone()));
+        self.deletions.fetch_add(1, Ordering::Release);
         Ok(true)
     }
 
@@ -169,7 +172,7 @@ impl DataDir {
 
     /// A segment is to be let go of, by all shards.
     pub(super) fn retire(&self, segment: &Segment) {
-        segment.is_retired.store(true, Ordering::Relaxed);
+        segment.retire();
         self.retirements.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -178,9 +181,9 @@ impl DataDir {
         self.deletions.load(Ordering::Acquire)
     }
 
-    /// Those deleted after so many others.
-    pub(super) fn deleted_since(&self, seen: usize) -> Vec<Deletion> {
-        self.lock().deleted.get(seen..).unwrap_or_default().to_vec()
+    /// The deletions that a shard has not seen yet: it has then.
+    pub(super) fn take_deleted(&self, shard: u16) -> Vec<Deletion> {
+        self.lock().deleted.get_mut(usize::from(shard)).map(std::mem::take).unwrap_or_default()
     }
 
     /// The queues, by incarnation.
@@ -189,7 +192,7 @@ impl DataDir {
         state.queues.iter().map(|(name, life)| (life.incarnation, (name.clone(), life.partitions))).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SharedState> {
         // Nothing is left half done where a shard panicked, and the process ends then.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -228,11 +231,12 @@ impl DataDir {
     }
 
     /// What a shard finds: its partitions, the segments that it looks after, and where its catalogue ends.
-    pub(super) fn take_shard(&self, shard: u16, shards: u16) -> Found {
+    pub(super) fn take_shard(&self, shard: u16, shards: u16) -> ShardStart {
+        debug_assert!(shard < shards && FileName::Catalogue(shard) != DELETIONS, "{shard} of {shards}");
         let mut state = self.lock();
         let is_owner = |(id, hash, _): &mut (PartitionId, u64, Past)| owner(*hash, id.1, shards) == shard;
         let is_its = |segment: &mut Arc<Segment>| segment.number % u64::from(shards) == u64::from(shard);
-        Found {
+        ShardStart {
             pasts: state.pasts.extract_if(.., is_owner).map(|(id, _, past)| (id, past)).collect(),
             segments: state.segments.extract_if(.., is_its).collect(),
             catalogue_end: state.catalogue_ends.get(usize::from(shard)).copied().unwrap_or_default(),
@@ -256,6 +260,7 @@ impl DataDir {
         let mut state = self.lock();
         let is_kept = state.free.len() < max;
         if is_kept {
+            debug_assert!(!state.free.contains(&place), "{place} is free already");
             state.free.push_back(place);
         }
         is_kept

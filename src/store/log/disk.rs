@@ -90,6 +90,8 @@ pub enum Reserve {
 /// Bytes of a segment that are made at once: whatever else may block waits as long.
 const ZEROS_AT_ONCE: u64 = 8 << 20;
 
+const _: () = assert!(ZEROS_AT_ONCE.is_multiple_of(BLOCK as u64), "zeros are written in whole blocks");
+
 /// One thing that a disk does.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -158,7 +160,7 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// What tells a file from its copies.
     fn identity(&self, file: FileName) -> io::Result<Identity>;
 
-    /// A number that nobody can guess.
+    /// A number that nobody can guess, and that is not given twice.
     fn random(&self) -> u128 {
         uuid::Uuid::new_v4().as_u128()
     }
@@ -181,6 +183,8 @@ pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -
 
 /// Bytes that [`salvage`] tries to read at once before it goes block by block.
 const SALVAGE_AT_ONCE: usize = 1 << 20;
+
+const _: () = assert!(SALVAGE_AT_ONCE.is_multiple_of(BLOCK), "a stretch that fails is read block by block");
 
 /// What could be read of a range.
 #[derive(Clone, Debug, Default)]

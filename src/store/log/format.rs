@@ -52,6 +52,12 @@ const SEGMENT_MAGIC: [u8; 8] = *b"MSTRMLOG";
 const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"rnd\xd1");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"bat\xd1");
 
+const _: () = assert!(FILE_HEADER <= BLOCK, "a segment's header is in its first block");
+const _: () = assert!(
+    ROUND_HEADER.is_multiple_of(ALIGN) && BATCH_HEADER.is_multiple_of(ALIGN) && BLOCK.is_multiple_of(ALIGN),
+    "what follows a header is aligned"
+);
+
 const HAS_KEYS: u16 = 1;
 const IS_ANONYMOUS: u16 = 1 << 1;
 

@@ -46,7 +46,7 @@ pub const HISTORY_BYTES_MAX: usize = 2 * ENDS_MAX * 40 + 2 * ENDS_MAX * 18;
 pub const FORGOTTEN_MAX: usize = 4_096;
 
 /// The least number of offsets that a new timeline leaves out: more than any partition stores after a backup was made.
-const JUMP_MIN: u64 = 1 << 40;
+pub(super) const JUMP_MIN: u64 = 1 << 40;
 
 /// What the random part of a jump is a multiple of, and how many multiples there are. Two timelines that begin at the same message
 /// give out the same ids only where they jump equally far, to within the number of messages that they store.
@@ -55,6 +55,8 @@ const JUMP_STEPS: u64 = 1 << 16;
 
 /// No partition jumps beyond this.
 const JUMP_END: u64 = OFFSET_MAX / 2;
+
+const _: () = assert!(JUMP_MIN + JUMP_STEPS * JUMP_STEP <= JUMP_END, "every jump is one that can be read");
 
 /// The timeline of directories that were written before there were timelines, and of markers from that time.
 pub const LEGACY: u64 = 0;

@@ -37,6 +37,8 @@ const RUN_GAP: u64 = 4096;
 /// A run is not continued beyond so much: it is read as a whole.
 pub const RUN_BYTES_MAX: u64 = 256 << 10;
 
+const _: () = assert!(RUN_GAP < RUN_BYTES_MAX, "a run spans more than one gap");
+
 /// See the module's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {

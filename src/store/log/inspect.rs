@@ -10,11 +10,12 @@ use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
 use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::history::{History, Moment, Sealed};
-use super::index::{Index, Run, SpanHead};
+use super::index::{Index, Run};
 use super::os::moment;
 use super::recovery::{self, Facts, OpenError, Report, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
+use super::summary;
 use crate::base::batch::StoredBatch;
 use crate::base::names::FullName;
 use crate::store::{Life, QueueSummary};
@@ -42,15 +43,6 @@ impl Directory for ReadOnly<'_> {
     }
 }
 
-/// Adds what a partition holds to what its queue does.
-pub(super) fn add<'a>(to: &mut QueueSummary, heads: impl Iterator<Item = &'a SpanHead>, unix_ms: u64) {
-    for head in heads.filter(|head| head.messages > 0 && head.expiry_ms > unix_ms) {
-        let (oldest_ms, newest_ms) = (Some(head.first_ms), Some(head.last_ms));
-        let (messages, bytes) = (head.messages, head.bytes);
-        to.merge(&QueueSummary { messages, bytes, oldest_ms, newest_ms, ..*to });
-    }
-}
-
 /// What a directory holds.
 #[derive(Debug)]
 pub struct Contents {
@@ -71,11 +63,11 @@ impl Contents {
     /// The queues, by name.
     pub fn queues(&self, unix_ms: u64) -> Vec<(&FullName, QueueSummary)> {
         let summary = |life: &Life| {
-            let mut summary = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
+            let mut held = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
             for (_, past) in self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX)) {
-                add(&mut summary, past.spans.iter().map(|span| &span.head), unix_ms);
+                summary::add(&mut held, past.spans.iter().map(|span| &span.head), unix_ms);
             }
-            summary
+            held
         };
         self.queues.iter().map(|(name, life)| (name, summary(life))).collect()
     }

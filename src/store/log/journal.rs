@@ -15,16 +15,18 @@ use crate::store::Stream;
 /// Bytes of a round, but for its last batch: enough to hide what a sync costs, and not so much that whoever comes next waits.
 pub const ROUND_BYTES: usize = 1 << 20;
 
+const _: () = assert!(ROUNDS_AT.is_multiple_of(BLOCK as u64), "rounds are written in whole blocks");
+
 /// What is to be written.
 #[derive(Clone, Debug)]
-pub(super) enum Entry<T> {
+pub(super) enum JournalEntry<T> {
     /// Messages.
     Append { token: T, stream: Stream, id: PartitionId, batch: Batch },
     /// Where a partition ends.
     Mark { id: PartitionId },
 }
 
-impl<T> Entry<T> {
+impl<T> JournalEntry<T> {
     pub(super) fn id(&self) -> PartitionId {
         match self {
             Self::Append { id, .. } | Self::Mark { id } => *id,
@@ -42,7 +44,7 @@ impl<T> Entry<T> {
 /// What a round makes of it.
 #[derive(Clone, Debug)]
 pub(super) struct Written<T> {
-    pub entry: Entry<T>,
+    pub entry: JournalEntry<T>,
     /// Its header, and where it stands in the segment.
     pub header: BatchHeader,
     pub at: u64,
@@ -55,9 +57,9 @@ pub(super) struct Written<T> {
 pub(super) struct Active {
     pub place: u32,
     pub header: SegmentHeader,
-    /// Where the next round begins.
+    /// Where the next round begins, at most `header.bytes`.
     pub end: u64,
-    /// What stands between the last multiple of a block and there: it is written again with what follows.
+    /// What stands between the last multiple of a block and `end`: it is written again with what follows.
     last_block: Vec<u8>,
     /// What it holds.
     pub spans: Spans,
@@ -87,9 +89,9 @@ pub fn stored_bytes_max(segment_bytes: u64) -> u64 {
 
 /// A round under way.
 #[derive(Debug)]
-pub(super) struct Round<T> {
-    pub written: Vec<Written<T>>,
-    /// Where it ends.
+struct Round<T> {
+    written: Vec<Written<T>>,
+    /// Where it ends, within the segment.
     end: u64,
     last_block: Vec<u8>,
 }
@@ -97,14 +99,57 @@ pub(super) struct Round<T> {
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Journal<T> {
-    pub active: Option<Active>,
-    pub pending: VecDeque<Entry<T>>,
-    pub round: Option<Round<T>>,
+    /// The segment that is written.
+    active: Option<Active>,
+    /// What the next rounds hold, in order.
+    pending: VecDeque<JournalEntry<T>>,
+    /// The round under way. It belongs to `active`, which is not sealed before it has ended.
+    round: Option<Round<T>>,
 }
 
 impl<T> Journal<T> {
     pub(super) fn new() -> Self {
         Self { active: None, pending: VecDeque::new(), round: None }
+    }
+
+    /// The segment that is written.
+    #[inline]
+    pub(super) fn active(&self) -> Option<&Active> {
+        self.active.as_ref()
+    }
+
+    /// Goes on in a new segment.
+    pub(super) fn begin(&mut self, segment: Active) {
+        debug_assert!(self.active.is_none() && self.round.is_none(), "one segment is written at a time");
+        self.active = Some(segment);
+    }
+
+    /// Ends the segment that is written.
+    pub(super) fn take_active(&mut self) -> Option<Active> {
+        debug_assert!(self.round.is_none(), "a round is under way");
+        self.active.take()
+    }
+
+    /// The next thing to write.
+    #[inline]
+    pub(super) fn push(&mut self, entry: JournalEntry<T>) {
+        self.pending.push_back(entry);
+    }
+
+    /// Whether a round is under way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// Whether something waits to be written.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Takes out all that is being written and all that waits for it.
+    pub(super) fn take_all(&mut self) -> Vec<JournalEntry<T>> {
+        let round = self.round.take().map(|round| round.written).unwrap_or_default();
+        round.into_iter().map(|written| written.entry).chain(std::mem::take(&mut self.pending)).collect()
     }
 
     /// How many of what waits make the next round; none where the segment has no room for the first.
@@ -125,17 +170,18 @@ impl<T> Journal<T> {
     /// `None` where the segment has no room.
     pub(super) fn next_round(
         &mut self,
-        mut place: impl FnMut(&Entry<T>) -> (Option<StoredBatch>, u64, u64),
+        mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, u64, u64),
     ) -> Option<(FileName, u64, Vec<u8>)> {
+        debug_assert!(self.round.is_none(), "one round is written at a time");
         let count = self.next_count(self.active.as_ref()?);
         if count == 0 {
             return None;
         }
         let active = self.active.as_ref()?;
-        let mut entries: Vec<Entry<T>> = self.pending.drain(..count).collect();
-        entries.sort_by_key(Entry::id);
+        let mut entries: Vec<JournalEntry<T>> = self.pending.drain(..count).collect();
+        entries.sort_by_key(JournalEntry::id);
         let begins = active.end - active.last_block.len() as u64;
-        let bytes: usize = entries.iter().map(Entry::bytes).sum();
+        let bytes: usize = entries.iter().map(JournalEntry::bytes).sum();
         let mut buffer =
             Vec::with_capacity((active.last_block.len() + ROUND_HEADER + bytes).next_multiple_of(BLOCK));
         buffer.extend_from_slice(&active.last_block);
@@ -153,6 +199,8 @@ impl<T> Journal<T> {
         let end = begins + buffer.len() as u64;
         let last_block = buffer[buffer.len() / BLOCK * BLOCK..].to_vec();
         buffer.resize(buffer.len().next_multiple_of(BLOCK), 0);
+        debug_assert!(begins.is_multiple_of(BLOCK as u64), "{begins} is within a block");
+        debug_assert!((active.end..=active.header.bytes).contains(&end), "{end} is not in {active:?}");
         self.round = Some(Round { written, end, last_block });
         Some((FileName::Segment(active.place), begins, buffer))
     }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::format::PartitionId;
-use super::index::Run;
+use super::history::JUMP_MIN;
+use super::index::{Run, SpanHead};
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
 use super::usage::Account;
@@ -16,20 +17,22 @@ const GAP_MIN: u64 = 1 << 20;
 /// Gaps that are remembered of a partition, the newest of them: 16 bytes each, and nearly every partition has none.
 const GAPS_MAX: usize = 64;
 
-/// See the module's page. Invariant: `window` ends where what is durable ends, at or before `next`.
+const _: () = assert!(GAP_MIN <= JUMP_MIN, "what a start leaves out is remembered");
+
+/// See the module's page.
 #[derive(Debug)]
 pub(super) struct Partition<T> {
     pub past: Past,
-    /// The newest messages.
+    /// The newest messages. It ends where what is durable ends, never beyond `next`.
     pub window: Window,
-    /// The offset of the next message that is written.
+    /// The offset of the next message that is written, never below `floor`.
     pub next: u64,
     /// No message gets an offset below this: those may have been given out in another timeline.
     pub floor: u64,
     /// Offsets that this start and earlier ones have left out, and those of messages that were gone by then, as far as they are many.
     pub gaps: Vec<Range<u64>>,
     pub waiting: Vec<Fetch<T>>,
-    /// It is in `Log::woken`.
+    /// It is in `Partitions::woken`.
     pub is_woken: bool,
     /// A mark of its end is on its way.
     pub is_marking: bool,
@@ -39,7 +42,7 @@ pub(super) struct Partition<T> {
 
 /// Where a partition's messages are from an offset on.
 #[derive(Debug)]
-pub(super) enum Place<'a> {
+pub(super) enum Origin<'a> {
     /// In a sealed segment.
     Sealed(&'a SealedSpan),
     /// In the segment that is written.
@@ -73,6 +76,33 @@ impl<T> Partition<T> {
         if self.next == self.floor { self.window.end() } else { self.next }
     }
 
+    /// Gives the offsets of `count` messages to what is written next. Returns the first.
+    pub(super) fn give_offsets(&mut self, count: u32) -> u64 {
+        let first = self.next;
+        self.next += u64::from(count);
+        first
+    }
+
+    /// Takes back the offsets of messages that are not stored: the next ones get them.
+    pub(super) fn take_offsets_back(&mut self) {
+        self.next = self.window.end().max(self.floor);
+    }
+
+    /// Whether its ends are in order.
+    pub(super) fn is_sound(&self) -> bool {
+        self.window.end() <= self.next && self.floor <= self.next
+    }
+
+    /// What it holds: in sealed segments, and in the one that is written.
+    pub(super) fn heads<'a>(
+        &'a self,
+        id: PartitionId,
+        active: Option<&'a Active>,
+    ) -> impl Iterator<Item = &'a SpanHead> + Clone {
+        let sealed = self.past.spans.iter().map(|span| &span.head);
+        sealed.chain(active.and_then(|active| active.spans.get(&id)).map(|span| &span.head))
+    }
+
     /// Where it ends, and how many messages are before that.
     pub(super) fn tail(&self) -> Tail {
         let end = self.window.end();
@@ -80,17 +110,17 @@ impl<T> Partition<T> {
     }
 
     /// Where what begins there or later is first.
-    pub(super) fn place<'a>(&'a self, id: PartitionId, active: Option<&'a Active>, from: u64) -> Place<'a> {
+    pub(super) fn origin<'a>(&'a self, id: PartitionId, active: Option<&'a Active>, from: u64) -> Origin<'a> {
         if self.window.covers(from) {
-            return Place::Tail;
+            return Origin::Tail;
         }
         let index = self.past.spans.partition_point(|span| span.head.end <= from);
         if let Some(span) = self.past.spans.get(index) {
-            return Place::Sealed(span);
+            return Origin::Sealed(span);
         }
         match active.and_then(|active| active.spans.get(&id)) {
-            Some(span) if span.head.end > from => Place::Active(&span.runs),
-            _ => Place::Tail,
+            Some(span) if span.head.end > from => Origin::Active(&span.runs),
+            _ => Origin::Tail,
         }
     }
 
@@ -100,9 +130,7 @@ impl<T> Partition<T> {
         if self.window.oldest_ms().is_some_and(|oldest| oldest < unix_ms) {
             return Since::At(self.window.since(unix_ms));
         }
-        let sealed = self.past.spans.iter().map(|span| &span.head);
-        let written = active.and_then(|active| active.spans.get(&id)).map(|span| &span.head);
-        match sealed.chain(written).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
+        match self.heads(id, active).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
             Some(head) if head.first_ms >= unix_ms => Since::At(head.first),
             Some(head) => Since::From(head.first),
             None => Since::At(self.window.since(unix_ms)),

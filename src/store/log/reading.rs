@@ -1,18 +1,21 @@
 //! Fetching: what is in memory at once, what is older by loads.
 
-use std::hash::Hash;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::backlog::{Job, Load};
+use super::backlog::{Backlog, Waiter};
+use super::data_dir::DataDir;
 use super::disk::{self, Disk, FileName, Step, is_unreadable};
 use super::format::{PartitionId, SegmentHeader};
 use super::index::{Run, RunsAt};
-use super::partition::{Place, Since};
-use super::reason::CANNOT_READ;
+use super::journal::Active;
+use super::load::Load;
+use super::partition::{Origin, Since};
+use super::partitions::Partitions;
 use super::scan::scan;
 use super::segment::{Runs, Segment};
-use super::{Log, Tag, Wanted, forgotten};
+use super::tag::{ReadPurpose, Tag};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -20,31 +23,48 @@ use crate::base::queue::Position;
 use crate::store::Completion;
 use crate::store::window::Fetch;
 
-impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
-    pub(super) fn fetch(&mut self, now: Now, id: PartitionId, fetch: Fetch<T>) {
-        let Some(partition) = self.partitions.get(&id) else {
-            return self.completions.push_back(Job::Fetch(fetch).fail(forgotten()));
+/// What reading takes of a shard's store.
+#[derive(Debug)]
+pub(super) struct Fetcher<'a, T, D> {
+    pub now: Now,
+    pub dir: &'a DataDir,
+    pub disk: &'a mut D,
+    pub partitions: &'a mut Partitions<T>,
+    /// The segment that is written.
+    pub active: Option<&'a Active>,
+    pub backlog: &'a mut Backlog<T>,
+    pub completions: &'a mut VecDeque<Completion<T>>,
+}
+
+impl<T: Copy + Eq, D: Disk<Tag>> Fetcher<'_, T, D> {
+    /// Answers a fetch, or has it wait for a load or for what comes.
+    pub(super) fn fetch(&mut self, id: PartitionId, fetch: Fetch<T>) {
+        let Some(partition) = self.partitions.get(id) else {
+            return self.completions.push_back(Waiter::Fetch(fetch).fail(StoreFault::Deleted));
         };
-        if matches!(partition.place(id, self.journal.active.as_ref(), fetch.from), Place::Tail) {
-            return self.read_tail(now, id, Job::Fetch(fetch));
+        if matches!(partition.origin(id, self.active, fetch.from), Origin::Tail) {
+            return self.read_tail(id, Waiter::Fetch(fetch));
         }
-        self.backlog.add(id, Job::Fetch(fetch));
-        self.read_on(now, id);
+        self.backlog.add(id, Waiter::Fetch(fetch));
+        self.read_on(id);
     }
 
-    pub(super) fn resolve(&mut self, now: Now, token: T, id: PartitionId, position: Position) {
-        let Some(partition) = self.partitions.get(&id) else {
-            return self.completions.push_back(Completion::Resolved { token, result: Err(forgotten()) });
+    /// Finds the offset of a position, or has it wait for loads.
+    pub(super) fn resolve(&mut self, token: T, id: PartitionId, position: Position) {
+        let Some(partition) = self.partitions.get(id) else {
+            return self
+                .completions
+                .push_back(Completion::Resolved { token, result: Err(StoreFault::Deleted) });
         };
         let since = match position {
             Position::Latest => Since::At(partition.window.end()),
-            Position::Time(unix_ms) => partition.since(id, self.journal.active.as_ref(), unix_ms),
+            Position::Time(unix_ms) => partition.since(id, self.active, unix_ms),
             Position::After { timeline, offset } => Since::At(self.dir.resume(timeline, id, offset)),
         };
         match (since, position) {
             (Since::From(from), Position::Time(unix_ms)) => {
-                self.backlog.add(id, Job::Resolve { token, unix_ms, from });
-                self.read_on(now, id);
+                self.backlog.add(id, Waiter::Resolve { token, unix_ms, from });
+                self.read_on(id);
             }
             (Since::At(offset) | Since::From(offset), _) => {
                 self.completions.push_back(Completion::Resolved { token, result: Ok(offset) });
@@ -52,38 +72,40 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    /// Serves those who wait for older messages of what is in memory.
-    pub(super) fn serve(&mut self, now: Now, id: PartitionId) {
-        self.backlog.serve(now, id, &mut self.completions);
+    /// Serves those who wait for older messages from what is in memory.
+    fn serve(&mut self, id: PartitionId) {
+        self.backlog.serve(self.now, id, self.completions);
     }
 
     /// The same, and has more loaded.
-    pub(super) fn read_on(&mut self, now: Now, id: PartitionId) {
-        self.serve(now, id);
+    fn read_on(&mut self, id: PartitionId) {
+        self.serve(id);
         while let Some(from) = self.backlog.wants(id) {
-            let Some(partition) = self.partitions.get(&id) else { return self.tell_forgotten(id) };
-            let load = match partition.place(id, self.journal.active.as_ref(), from) {
-                // Others' jobs may lie before.
-                Place::Tail => {
-                    for job in self.backlog.take_from(id, from) {
-                        self.read_tail(now, id, job);
+            let Some(partition) = self.partitions.get(id) else {
+                return forget(id, self.partitions, self.backlog, self.completions);
+            };
+            let load = match partition.origin(id, self.active, from) {
+                // Others may wait for what lies before.
+                Origin::Tail => {
+                    for waiter in self.backlog.take_from(id, from) {
+                        self.read_tail(id, waiter);
                     }
                     continue;
                 }
-                Place::Active(runs) => {
-                    let Some(active) = &self.journal.active else { return };
+                Origin::Active(runs) => {
+                    let Some(active) = self.active else { return };
                     let segment = Segment::new(active.place, &active.header, std::iter::empty());
                     Load::plan(Arc::new(segment), from, runs, from)
                 }
-                Place::Sealed(span) => match &span.runs {
+                Origin::Sealed(span) => match &span.runs {
                     Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs, span.head.end),
                     Runs::Index(at) => match self.backlog.runs(id, &span.segment) {
                         Some(runs) => Load::plan(span.segment.clone(), from, &runs, span.head.end),
                         None => {
                             let step =
                                 Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);
-                            let wanted = Wanted::Runs(from, span.segment.clone(), *at);
-                            return self.begin(id, wanted, step);
+                            let purpose = ReadPurpose::Runs(from, span.segment.clone(), *at);
+                            return self.begin(id, purpose, step);
                         }
                     },
                 },
@@ -92,29 +114,29 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    pub(super) fn load(&mut self, id: PartitionId, load: Load) {
+    fn load(&mut self, id: PartitionId, load: Load) {
         let (file, ranges) = (FileName::Segment(load.segment.place), load.ranges());
         let step = if load.is_salvage { Step::Salvage(file, ranges) } else { Step::Read(file, ranges) };
-        self.begin(id, Wanted::Messages(load), step);
+        self.begin(id, ReadPurpose::Messages(load), step);
     }
 
-    pub(super) fn begin(&mut self, id: PartitionId, wanted: Wanted, step: Step) {
+    fn begin(&mut self, id: PartitionId, purpose: ReadPurpose, step: Step) {
         self.backlog.handle_begun(id);
-        self.disk.submit(Tag::Read(id, wanted), vec![step]);
+        self.disk.submit(Tag::Read(id, purpose), vec![step]);
     }
 
     /// What is wanted is in memory, or there is nothing.
-    pub(super) fn read_tail(&mut self, now: Now, id: PartitionId, job: Job<T>) {
-        let Some(partition) = self.partitions.get_mut(&id) else {
-            return self.completions.push_back(job.fail(forgotten()));
+    fn read_tail(&mut self, id: PartitionId, waiter: Waiter<T>) {
+        let Some(partition) = self.partitions.get_mut(id) else {
+            return self.completions.push_back(waiter.fail(StoreFault::Deleted));
         };
         let window = &partition.window;
-        match job {
-            Job::Fetch(mut fetch) => {
+        match waiter {
+            Waiter::Fetch(mut fetch) => {
                 fetch.from = fetch.from.max(window.start());
                 let fetched = match fetch.from > window.end() {
                     true => Fetched::rewound(),
-                    false => window.read(now, &fetch),
+                    false => window.read(self.now, &fetch),
                 };
                 if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
                     fetch.from = fetched.next;
@@ -124,28 +146,29 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                     self.completions.push_back(Completion::Fetched { token: fetch.token, result });
                 }
             }
-            Job::Resolve { token, unix_ms, .. } => {
+            Waiter::Resolve { token, unix_ms, .. } => {
                 let result = Ok(window.since(unix_ms));
                 self.completions.push_back(Completion::Resolved { token, result });
             }
         }
     }
 
-    pub(super) fn handle_read(&mut self, now: Now, id: PartitionId, wanted: Wanted, read: disk::Read) {
+    /// The disk has read something.
+    pub(super) fn handle_read(&mut self, id: PartitionId, purpose: ReadPurpose, read: disk::Read) {
         self.backlog.handle_ended(id);
-        match wanted {
-            Wanted::Runs(from, segment, at) => self.handle_runs(id, from, segment, at, read),
-            Wanted::Segment(segment) => self.handle_rescanned(id, &segment, read),
-            Wanted::Messages(load) => self.handle_loaded(now, id, &load, read),
+        match purpose {
+            ReadPurpose::Runs(from, segment, at) => self.handle_runs(id, from, segment, at, read),
+            ReadPurpose::Segment(segment) => self.handle_rescanned(id, &segment, read),
+            ReadPurpose::Messages(load) => self.handle_loaded(id, &load, read),
         }
         // Those first that had to wait.
         while let Some(stalled) = self.backlog.poll_stalled() {
-            self.read_on(now, stalled);
+            self.read_on(stalled);
         }
-        self.read_on(now, id);
+        self.read_on(id);
     }
 
-    pub(super) fn handle_runs(
+    fn handle_runs(
         &mut self,
         id: PartitionId,
         from: u64,
@@ -171,10 +194,10 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         let (index, file) = (FileName::Index(segment.place), FileName::Segment(segment.place));
         tracing::error!(%index, %file, "the index is damaged: its segment is read instead");
         let all = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
-        self.begin(id, Wanted::Segment(segment), Step::Salvage(file, vec![(0, all)]));
+        self.begin(id, ReadPurpose::Segment(segment), Step::Salvage(file, vec![(0, all)]));
     }
 
-    pub(super) fn handle_rescanned(&mut self, id: PartitionId, segment: &Segment, read: disk::Read) {
+    fn handle_rescanned(&mut self, id: PartitionId, segment: &Segment, read: disk::Read) {
         let &Segment { stamp, number, bytes, place, .. } = segment;
         let name = FileName::Segment(place);
         let file = match read {
@@ -184,7 +207,7 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         };
         let found = scan(&SegmentHeader { stamp, number, bytes }, &file);
         let mut runs = found.spans().remove(&id).map(|span| span.runs).unwrap_or_default();
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(partition) = self.partitions.get_mut(id) else { return };
         let span = partition.past.spans.iter_mut().find(|span| span.segment.number == number);
         if let Some(span) = span {
             // Behind the end may stand what a round held that failed.
@@ -197,10 +220,10 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    pub(super) fn handle_loaded(&mut self, now: Now, id: PartitionId, load: &Load, read: disk::Read) {
+    fn handle_loaded(&mut self, id: PartitionId, load: &Load, read: disk::Read) {
         let file = FileName::Segment(load.segment.place);
         // As it is now: the clock may have been set right since the load began.
-        let spans = self.partitions.get(&id).map(|partition| &partition.past.spans);
+        let spans = self.partitions.get(id).map(|partition| &partition.past.spans);
         let span = spans
             .and_then(|spans| spans.iter().rev().find(|span| span.segment.number == load.segment.number));
         let cap_ms = span.map_or(u64::MAX, |span| span.cap_ms);
@@ -209,8 +232,8 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
                 self.backlog.handle_loaded(id, load, cap_ms, &read, |at, bytes| {
                     tracing::error!(%file, at, bytes, "damaged: messages that stood there are lost");
                 });
-                // Who is served leaves his place to those who had to wait.
-                self.serve(now, id);
+                // Waiters that are served leave their place to those that had to wait.
+                self.serve(id);
             }
             // What can be read is read: run by run, and then around what cannot.
             Err(_) if load.runs.len() > 1 => self.load(id, load.first_run()),
@@ -218,21 +241,19 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             Err(error) if is_gone(&error) => {
                 tracing::error!(%file, %error, "the file is gone: its messages are lost");
                 self.backlog.handle_loaded(id, load, cap_ms, &[], |_, _| {});
-                self.serve(now, id);
+                self.serve(id);
             }
             Err(error) => self.cannot_read(id, &format!("{file}: {error}")),
         }
     }
 
-    pub(super) fn cannot_read(&mut self, id: PartitionId, why: &str) {
-        tracing::error!(shard = self.shard, why, told = CANNOT_READ, "older messages cannot be read");
-        for job in self.backlog.take_jobs(id) {
-            self.completions.push_back(job.fail(StoreFault::Unavailable(CANNOT_READ)));
-        }
+    fn cannot_read(&mut self, id: PartitionId, why: &str) {
+        self.backlog.handle_failed(id, why, self.completions);
     }
 
+    /// Completes a fetch that waits, empty.
     pub(super) fn cancel(&mut self, id: PartitionId, token: T) {
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(partition) = self.partitions.get_mut(id) else { return };
         let fetch = match partition.waiting.iter().position(|fetch| fetch.token == token) {
             Some(index) => Some(partition.waiting.swap_remove(index)),
             None => self.backlog.cancel(id, token),
@@ -241,6 +262,20 @@ impl<T: Copy + Eq + Hash, D: Disk<Tag>> Log<T, D> {
             let fetched = Fetched { next: fetch.from, ..Fetched::default() };
             self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
         }
+    }
+}
+
+/// Tells everybody who waits for a partition that it is no more.
+pub(super) fn forget<T: Copy + Eq>(
+    id: PartitionId,
+    partitions: &mut Partitions<T>,
+    backlog: &mut Backlog<T>,
+    completions: &mut VecDeque<Completion<T>>,
+) {
+    let waiting = partitions.get_mut(id).map(|partition| std::mem::take(&mut partition.waiting));
+    let fetches = waiting.into_iter().flatten().map(Waiter::Fetch);
+    for waiter in fetches.chain(backlog.remove(id)) {
+        completions.push_back(waiter.fail(StoreFault::Deleted));
     }
 }
 

@@ -9,7 +9,7 @@ pub(super) const DISK_IS_FULL: &str = "the disk is full";
 /// Stored messages cannot be read.
 pub(super) const CANNOT_READ: &str = "the store cannot read these messages";
 
-/// More in one append than a file of the log takes. `ServerConfig::check` sees to it that no batch is.
+/// More in one append than a file of the log takes. `config` sees to it that no batch is.
 pub(super) const TOO_LARGE: &str = "more bytes at once than log_segment_bytes allows";
 
 /// Nothing can be written.

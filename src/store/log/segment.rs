@@ -25,7 +25,7 @@ pub struct Segment {
     /// It was stored at that time at the latest, whatever its timestamps say.
     cap_ms: AtomicU64,
     /// Whether it is to be let go of although its messages have not expired: there are too many, or it is too old.
-    pub is_retired: AtomicBool,
+    is_retired: AtomicBool,
 }
 
 impl Segment {
@@ -47,6 +47,16 @@ impl Segment {
     /// When the last of its messages to end ends.
     pub fn expiry_ms(&self) -> u64 {
         self.expiry_ms.saturating_sub(self.newest_ms - self.newest_ms())
+    }
+
+    /// Whether it is to be let go of although its messages have not expired.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
+    }
+
+    /// It is to be let go of.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
     }
 
     /// Its messages were stored at that time at the latest.
@@ -155,7 +165,7 @@ impl Past {
     /// the partition ends. How many messages they held: expired ones, and those whose segments were retired.
     pub fn expire(&mut self, unix_ms: u64, is_end_told: bool) -> (u64, u64) {
         let (last, mut index, mut expired, mut dropped) = (self.spans.len(), 0, 0, 0);
-        let due_ms = |span: &SealedSpan| match span.segment.is_retired.load(Ordering::Relaxed) {
+        let due_ms = |span: &SealedSpan| match span.segment.is_retired() {
             true => 0,
             false => span.head.expiry_ms,
         };

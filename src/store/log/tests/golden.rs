@@ -90,7 +90,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
     let disk = directory("version-1");
     let (dir, report) = open(&disk, 1, SEGMENT_BYTES, &NOW).unwrap();
     assert!(report.damaged.is_empty() && report.is_branch, "nothing proves that it is no backup: {report:?}");
-    let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::default() };
+    let config = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
     let dir = Arc::new(dir);
     let mut log: Log<u64, Simulated> = Log::new(dir.clone(), disk.clone(), 0, 1, &config);
     let now = Now::at_ms(1, NOW.unix_ns / 1_000_000);

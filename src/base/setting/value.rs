@@ -1,0 +1,116 @@
+//! The types that a setting's field may have. Types of one room implement [`Value`] in that room.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::Kind;
+
+/// A value that is read from text and shown as text.
+pub trait Value: Sized {
+    /// Reads a text, which has no space around it. The error says what is wrong, without the key.
+    fn read(text: &str, kind: &Kind) -> Result<Self, String>;
+
+    /// Shows it as text that [`Self::read`] takes.
+    fn show(&self, kind: &Kind) -> String;
+}
+
+/// Parses a text; `wanted` completes the error's "is not".
+pub fn parse<T: FromStr>(text: &str, wanted: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is not {wanted}"))
+}
+
+macro_rules! whole_numbers {
+    ($($type:ty),+) => {
+        $(impl Value for $type {
+            fn read(text: &str, kind: &Kind) -> Result<Self, String> {
+                Self::try_from(kind.parse_number(text)?).map_err(|_| kind.out_of_range(text))
+            }
+
+            fn show(&self, kind: &Kind) -> String {
+                kind.show_number(*self as u64)
+            }
+        })+
+    };
+}
+
+whole_numbers!(u16, u32, u64, usize);
+
+impl Value for Duration {
+    fn read(text: &str, kind: &Kind) -> Result<Self, String> {
+        let number = kind.parse_number(text)?;
+        Ok(if matches!(kind, Kind::Micros(_)) {
+            Self::from_micros(number)
+        } else {
+            Self::from_millis(number)
+        })
+    }
+
+    fn show(&self, kind: &Kind) -> String {
+        let number = if matches!(kind, Kind::Micros(_)) { self.as_micros() } else { self.as_millis() };
+        kind.show_number(number as u64)
+    }
+}
+
+impl Value for bool {
+    fn read(text: &str, kind: &Kind) -> Result<Self, String> {
+        text.parse().map_err(|_| kind.refusal(text))
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for String {
+    fn read(text: &str, kind: &Kind) -> Result<Self, String> {
+        match kind {
+            Kind::Choice(choices) if !choices.contains(&text) => Err(kind.refusal(text)),
+            _ => Ok(text.to_owned()),
+        }
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.clone()
+    }
+}
+
+/// A directory.
+impl Value for PathBuf {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        if text.is_empty() { Err("names no directory".into()) } else { Ok(text.into()) }
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.display().to_string()
+    }
+}
+
+/// A file; empty: none.
+impl Value for Option<PathBuf> {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.as_ref().map_or(String::new(), |path| path.display().to_string())
+    }
+}
+
+/// `key=value` with `;` between.
+impl Value for BTreeMap<String, String> {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        let pairs = text.split(';').map(str::trim).filter(|pair| !pair.is_empty());
+        pairs
+            .map(|pair| {
+                let (key, value) = pair.split_once('=').ok_or("one of them is not key=value")?;
+                Ok((key.trim().to_owned(), value.trim().to_owned()))
+            })
+            .collect()
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(";")
+    }
+}

@@ -1,0 +1,110 @@
+//! Where the control port is, and the names that it is asked by.
+
+use std::net::SocketAddr;
+
+use crate::base::setting::{Kind, Value, parse, settings};
+
+/// Where the control port is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ControlListen {
+    /// On 127.0.0.1, the port after the one of `listen` (where that is 0: any).
+    #[default]
+    Next,
+    /// There.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
+}
+
+impl ControlListen {
+    /// The address beside a server that listens at `listen`.
+    pub fn address(self, listen: SocketAddr) -> Option<SocketAddr> {
+        match self {
+            Self::Next => {
+                let port = if listen.port() == 0 { Some(0) } else { listen.port().checked_add(1) };
+                port.map(|port| ([127, 0, 0, 1], port).into())
+            }
+            Self::At(address) => Some(address),
+            Self::Off => None,
+        }
+    }
+}
+
+impl Value for ControlListen {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        match text {
+            "next" => Ok(Self::Next),
+            "off" => Ok(Self::Off),
+            _ => parse(text, "next, off, or an address and a port").map(Self::At),
+        }
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        match self {
+            Self::Next => "next".into(),
+            Self::At(address) => address.to_string(),
+            Self::Off => "off".into(),
+        }
+    }
+}
+
+/// Names of hosts, in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts(pub Vec<String>);
+
+impl Value for Hosts {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        let names = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+        names.map(host_name).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.0.join(",")
+    }
+}
+
+/// A host's name in lower case, without the root's dot.
+fn host_name(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Err(format!(
+            "{text:?} is not a host's name like metrics.example: no scheme, no port, no path"
+        ));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+settings! {
+    /// The control port.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        in Listen:
+        /// Address and port of health and metrics; next: 127.0.0.1 and the port after the one of listen; off: none
+        listen: ControlListen = ControlListen::default(), "control_listen", Text;
+        /// Names that the control port is asked by, beside localhost and IP addresses, without ports and with commas
+        /// between; a request for another name gets 421
+        hosts: Hosts = Hosts::default(), "control_hosts", Text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_without_scheme_port_or_path() {
+        let read = |text| Hosts::read(text, &Kind::Text);
+        let hosts = Hosts(vec!["metrics.example".into(), "millstream".into()]);
+        assert_eq!(read("Metrics.Example., millstream"), Ok(hosts));
+        assert!(read("metrics.example:9001").unwrap_err().contains("no port"));
+        assert!(read("http://metrics.example").unwrap_err().contains("no scheme"));
+    }
+
+    #[test]
+    fn the_next_port_is_on_the_loopback_interface() {
+        let next = |port: u16| ControlListen::Next.address(([10, 0, 0, 1], port).into());
+        assert_eq!(next(9000), Some(([127, 0, 0, 1], 9001).into()));
+        assert_eq!(next(0), Some(([127, 0, 0, 1], 0).into()));
+        assert_eq!(next(u16::MAX), None);
+    }
+}

@@ -1,0 +1,310 @@
+//! The partitions of a shard: their ends and offsets, the newest messages in memory, and what is counted of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::format::PartitionId;
+use super::index::{RunsAt, SpanHead, Spans};
+use super::journal::{Active, JournalEntry, Written};
+use super::partition::Partition;
+use super::segment::{Runs, SealedSpan, Segment};
+use super::summary;
+use super::usage::{Account, Accounts};
+use crate::access::Tenants;
+use crate::base::batch::StoredBatch;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::names::FullName;
+use crate::base::queue::PartitionKey;
+use crate::store::window::Fetch;
+use crate::store::{Completion, QueueSummary, StoreCounters, Tail};
+
+/// Partitions of which one tick writes where they end: others have their turn.
+const MARKS_AT_ONCE: usize = 4096;
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Partitions<T> {
+    of: HashMap<PartitionId, Partition<T>>,
+    /// Where a project's storage is limited.
+    accounts: Option<Accounts>,
+    /// The batches in memory and their cost, in the order of their arrival. Some may be of partitions that are gone.
+    arrivals: VecDeque<(PartitionId, usize)>,
+    /// The cost of all `arrivals`, at most `tail_bytes_max` between two batches.
+    tail_bytes: usize,
+    tail_bytes_max: usize,
+    /// Partitions that got something and have fetches waiting, each once.
+    woken: Vec<PartitionId>,
+    /// Retirements of segments that were seen.
+    retirements: usize,
+    /// What became of messages; `refused` is the writer's.
+    counters: StoreCounters,
+}
+
+impl<T> Partitions<T> {
+    /// Those that the start has found, of whose messages `tail_bytes_max` stay in memory.
+    pub(super) fn new(
+        found: impl Iterator<Item = (PartitionId, Partition<T>)>,
+        tail_bytes_max: usize,
+    ) -> Self {
+        Self {
+            of: found.collect(),
+            accounts: None,
+            arrivals: VecDeque::new(),
+            tail_bytes: 0,
+            tail_bytes_max,
+            woken: Vec::new(),
+            retirements: 0,
+            counters: StoreCounters::default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, id: PartitionId) -> Option<&Partition<T>> {
+        self.of.get(&id)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition<T>> {
+        self.of.get_mut(&id)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// One that is asked for first: it may be empty.
+    pub(super) fn add(&mut self, key: PartitionKey, id: PartitionId) {
+        let accounts = &self.accounts;
+        self.of.entry(id).or_insert_with(|| {
+            let account = accounts.as_ref().and_then(|accounts| accounts.of(key));
+            Partition { account, ..Partition::new(Default::default(), 0) }
+        });
+    }
+
+    /// Takes out the partitions of a queue that was deleted.
+    pub(super) fn remove(&mut self, id: PartitionId) {
+        self.of.remove(&id);
+    }
+
+    /// The partitions of a queue.
+    pub(super) fn of_queue(&self, incarnation: u64) -> Vec<PartitionId> {
+        self.of.keys().filter(|id| id.0 == incarnation).copied().collect()
+    }
+
+    /// What a round makes of an entry: the batch as it is stored, or for a mark nothing, with the partition's end and a time.
+    #[inline]
+    pub(super) fn assign(&mut self, now: Now, entry: &JournalEntry<T>) -> (Option<StoredBatch>, u64, u64) {
+        // Its queue may have been deleted meanwhile.
+        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
+        partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
+        let timestamp_ms = partition.past.last_ms;
+        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };
+        let base_offset = partition.give_offsets(batch.count());
+        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: batch.clone() };
+        (Some(stored), partition.next, timestamp_ms)
+    }
+
+    /// What a round held is as durable as it is meant to be.
+    #[inline]
+    pub(super) fn store(&mut self, now: Now, written: Written<T>, completions: &mut VecDeque<Completion<T>>) {
+        let id = written.entry.id();
+        let partition = self.of.get_mut(&id);
+        let (token, partition, mut stored) = match (written.entry, partition, written.stored) {
+            (JournalEntry::Append { token, .. }, Some(partition), Some(stored)) => (token, partition, stored),
+            (JournalEntry::Append { token, .. }, ..) => {
+                return completions
+                    .push_back(Completion::Appended { token, result: Err(StoreFault::Deleted) });
+            }
+            (JournalEntry::Mark { .. }, Some(partition), _) => return partition.is_marking = false,
+            (JournalEntry::Mark { .. }, None, _) => return,
+        };
+        stored.stored_ns = now.mono_ns;
+        if let Some(account) = &mut partition.account {
+            account.add(&written.header);
+        }
+        let range = stored.base_offset..stored.end_offset();
+        self.counters.stored += range.end - range.start;
+        let before = partition.window.bytes();
+        partition.window.push(stored);
+        debug_assert!(partition.is_sound(), "{id:?}: {} is stored before {}", range.end, partition.next);
+        let cost = partition.window.bytes() - before;
+        if !partition.waiting.is_empty() && !partition.is_woken {
+            partition.is_woken = true;
+            self.woken.push(id);
+        }
+        self.arrivals.push_back((id, cost));
+        self.tail_bytes += cost;
+        self.let_oldest_go();
+        completions.push_back(Completion::Appended { token, result: Ok(Some(range)) });
+    }
+
+    /// Lets the oldest batches in memory go until the rest is within the bound.
+    #[inline]
+    fn let_oldest_go(&mut self) {
+        while self.tail_bytes > self.tail_bytes_max
+            && let Some((id, cost)) = self.arrivals.pop_front()
+        {
+            self.tail_bytes -= cost;
+            if let Some(partition) = self.of.get_mut(&id) {
+                partition.window.pop_oldest();
+            }
+        }
+        debug_assert!(
+            !self.arrivals.is_empty() || self.tail_bytes == 0,
+            "{} bytes of nothing",
+            self.tail_bytes
+        );
+    }
+
+    /// An entry is not written.
+    pub(super) fn handle_refused(&mut self, entry: &JournalEntry<T>) {
+        let Some(partition) = self.of.get_mut(&entry.id()) else { return };
+        partition.take_offsets_back();
+        if matches!(entry, JournalEntry::Mark { .. }) {
+            partition.is_marking = false;
+        }
+        debug_assert!(partition.is_sound(), "{:?}", entry.id());
+    }
+
+    /// The segment that was written is sealed, and holds that.
+    pub(super) fn seal(&mut self, segment: &Arc<Segment>, spans: Spans) {
+        for (id, span) in spans {
+            if let Some(partition) = self.of.get_mut(&id) {
+                let runs = Runs::Memory(span.runs.into());
+                partition.past.push(SealedSpan::new(segment.clone(), span.head, runs));
+            }
+        }
+    }
+
+    /// The index of a sealed segment is on the disk: it needs no memory any more.
+    pub(super) fn handle_indexed(&mut self, number: u64, spans: Vec<(PartitionId, SpanHead, RunsAt)>) {
+        for (id, _, at) in spans {
+            let Some(partition) = self.of.get_mut(&id) else { continue };
+            let mut newest = partition.past.spans.iter_mut().rev();
+            if let Some(span) = newest.find(|span| span.segment.number == number) {
+                span.runs = Runs::Index(at);
+            }
+        }
+    }
+
+    /// Everything that is stored was stored at that time at the latest, Unix milliseconds. Calls `mark` for each partition whose
+    /// timestamps said otherwise.
+    pub(super) fn cap(&mut self, unix_ms: u64, mut mark: impl FnMut(PartitionId)) {
+        for (id, partition) in &mut self.of {
+            partition.window.cap(unix_ms);
+            if partition.past.cap(unix_ms) && !partition.is_marking {
+                partition.is_marking = true;
+                mark(*id);
+            }
+        }
+    }
+
+    /// Calls `mark` for each partition that ends behind what is known of it, because something behind that was lost.
+    pub(super) fn mark_ends(&mut self, mut mark: impl FnMut(PartitionId)) {
+        for (id, partition) in &mut self.of {
+            if partition.past.spans.back().map_or(0, |span| span.head.end) < partition.past.end {
+                partition.is_marking = true;
+                mark(*id);
+            }
+        }
+    }
+
+    /// Lets go of what has expired at `unix_ms` and of what was retired. Calls `mark` for partitions whose last span has expired, as
+    /// that span alone says where they end.
+    pub(super) fn expire(
+        &mut self,
+        unix_ms: u64,
+        retirements: usize,
+        active: Option<&Active>,
+        may_mark: bool,
+        mut mark: impl FnMut(PartitionId),
+    ) {
+        let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
+        let mut marks = 0;
+        for (id, partition) in &mut self.of {
+            if partition.past.due_ms > unix_ms && !is_any_retired {
+                continue;
+            }
+            // Something must say where the partition ends once its last span is gone.
+            let is_told = active.is_some_and(|active| active.spans.contains_key(id));
+            let (expired, dropped) = partition.past.expire(unix_ms, is_told);
+            self.counters.expired += expired;
+            self.counters.dropped += dropped;
+            if let Some(account) = &mut partition.account {
+                account.set_due();
+            }
+            let wants_mark = partition.past.due_ms <= unix_ms && !partition.is_marking;
+            if wants_mark && may_mark && marks < MARKS_AT_ONCE {
+                marks += 1;
+                partition.is_marking = true;
+                mark(*id);
+            }
+        }
+    }
+
+    /// Counts from now on what is stored, beginning with what was found at the start: until the first tick also what has expired
+    /// of it. `names` are the queues by incarnation.
+    pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
+        for (id, partition) in &mut self.of {
+            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, 0));
+            let Some(mut account) = tenant.as_ref().and_then(Account::new) else { continue };
+            account.count(partition.heads(*id, None), 0);
+            account.set_due();
+            partition.account = Some(account);
+        }
+        self.accounts = Some(Accounts::new(tenants));
+    }
+
+    /// Counts the partitions anew of which something has expired or was let go of.
+    pub(super) fn count_due(&mut self, now: Now, active: Option<&Active>) {
+        let Some(accounts) = &mut self.accounts else { return };
+        let is_set_back = accounts.look(now.unix_ms);
+        for (id, partition) in &mut self.of {
+            let Some(mut account) =
+                partition.account.take_if(|account| is_set_back || account.is_due(now.unix_ms))
+            else {
+                continue;
+            };
+            account.count(partition.heads(*id, active), now.unix_ms);
+            partition.account = Some(account);
+        }
+    }
+
+    /// The fetches that waited for a partition that has got something.
+    #[inline]
+    pub(super) fn poll_woken(&mut self) -> Option<(PartitionId, Vec<Fetch<T>>)> {
+        while let Some(id) = self.woken.pop() {
+            // Its queue may have been deleted meanwhile.
+            if let Some(partition) = self.of.get_mut(&id) {
+                partition.is_woken = false;
+                return Some((id, std::mem::take(&mut partition.waiting)));
+            }
+        }
+        None
+    }
+
+    /// Where a partition ends; nothing is stored in one that is not known.
+    pub(super) fn tail(&self, id: PartitionId) -> Tail {
+        self.of.get(&id).map(Partition::tail).unwrap_or_default()
+    }
+
+    /// What each queue holds, by incarnation.
+    pub(super) fn summaries(&self, active: Option<&Active>, unix_ms: u64) -> HashMap<u64, QueueSummary> {
+        let mut of: HashMap<u64, QueueSummary> = HashMap::new();
+        for (id, partition) in &self.of {
+            summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix_ms);
+        }
+        of
+    }
+
+    /// What became of messages, but for those that were refused.
+    pub(super) fn counters(&self) -> StoreCounters {
+        self.counters
+    }
+
+    /// Fetches that wait for what comes.
+    pub(super) fn waiting(&self) -> usize {
+        self.of.values().map(|partition| partition.waiting.len()).sum()
+    }
+}

@@ -1,0 +1,75 @@
+//! The shards' catalogues: read, and written again as they are believed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::report::{Damaged, OpenError, Report};
+use crate::base::names::FullName;
+use crate::store::Life;
+use crate::store::log::catalogue;
+use crate::store::log::data_dir::DELETIONS;
+use crate::store::log::disk::{Directory, FileName, Step, run_all, salvage_all, save};
+use crate::store::log::scan::Damage;
+
+/// What the catalogues say, and where each ends.
+pub(super) struct Catalogues {
+    pub queues: HashMap<FullName, Life>,
+    pub deleted: HashSet<u64>,
+    pub ends: Vec<u64>,
+    pub deletions_end: u64,
+}
+
+/// Reads the catalogues, and makes those that shards lack.
+pub(super) fn open_catalogues(
+    directory: &dyn Directory,
+    files: &[(FileName, u64)],
+    shards: u16,
+    report: &mut Report,
+) -> Result<Catalogues, OpenError> {
+    let mut records = Vec::new();
+    let (mut ends, mut deletions_end) = (vec![0; usize::from(shards)], 0);
+    for (file, length) in files {
+        let FileName::Catalogue(shard) = file else { continue };
+        let bytes = salvage_all(directory, *file, *length)?.bytes;
+        let found = catalogue::parse(&bytes).map_err(|why| OpenError::Version(*file, why))?;
+        let rest = bytes.get(found.end as usize..).unwrap_or_default();
+        let torn = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+        report.torn += torn;
+        for &(at, bytes) in &found.damage {
+            let means =
+                "a queue may be lost with its messages; they are kept, and the catalogue as it was found";
+            report.damaged.push(Damaged { file: *file, damage: Damage { at, bytes }, means });
+        }
+        // As with segments: what is believed from now on is written again. What is not, is kept beside it: whether a last
+        // record that is not whole was never spoken of or is damaged, nobody knows.
+        let mut whole = catalogue::beginning();
+        found.records.iter().for_each(|record| whole.extend(record.encode()));
+        let end = whole.len() as u64;
+        let mut steps = Vec::new();
+        if !found.damage.is_empty() || torn > 0 {
+            let kept = FileName::DamagedCatalogue(*shard);
+            steps.extend([Step::Create(kept), Step::Write(kept, 0, Arc::new(bytes)), Step::Sync(kept)]);
+        }
+        steps.extend(save(FileName::NewCatalogue(*shard), *file, whole));
+        let saved = if shards > 0 { run_all(directory, &steps) } else { Ok(()) };
+        if let Err(error) = &saved {
+            tracing::warn!(%file, %error, "it cannot be written again; it is used as it is");
+        }
+        let end = if saved.is_ok() { end } else { found.end };
+        if *file == DELETIONS {
+            deletions_end = end;
+        } else if let Some(place) = ends.get_mut(usize::from(*shard)) {
+            *place = end;
+        }
+        records.extend(found.records);
+    }
+    for (shard, end) in (0..shards).zip(&mut ends) {
+        if *end == 0 {
+            let beginning = catalogue::beginning();
+            *end = beginning.len() as u64;
+            run_all(directory, &save(FileName::NewCatalogue(shard), FileName::Catalogue(shard), beginning))?;
+        }
+    }
+    let (queues, deleted) = catalogue::merge(records.into_iter());
+    Ok(Catalogues { queues, deleted, ends, deletions_end })
+}

@@ -1,0 +1,130 @@
+//! From the files of a data directory to what they hold: at the start, and for the tools that look into it.
+
+mod catalogues;
+mod facts;
+mod report;
+mod segments;
+mod starts;
+
+pub(super) use facts::{Facts, read_index};
+pub use report::{Damaged, OpenError, Report};
+
+use std::collections::{HashMap, HashSet};
+
+use self::catalogues::{Catalogues, open_catalogues};
+use self::segments::{FoundSegment, open_segments};
+use self::starts::{open_history, start};
+use super::data_dir::{DataDir, SharedState};
+use super::disk::{Directory, FileName, Step};
+use super::format::{OFFSET_MAX, PartitionId};
+use super::history::{History, Moment};
+use super::segment::Past;
+use crate::base::names::queue_hash;
+
+/// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice. More than any number
+/// of files holds.
+const OFFSETS_LEFT_OUT: u64 = 1 << 40;
+
+const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX, "there are offsets behind damage");
+
+/// Opens a data directory for so many shards, whose segments have so many bytes: what is there, and what is wrong with it.
+pub fn open(
+    directory: &dyn Directory,
+    shards: u16,
+    segment_bytes: u64,
+    now: &Moment,
+) -> Result<(DataDir, Report), OpenError> {
+    let mut report = Report::default();
+    let files = directory.list()?;
+    for (file, _) in &files {
+        if matches!(file, FileName::NewIndex(_) | FileName::NewCatalogue(_) | FileName::NewHistory) {
+            directory.run(&Step::Remove(*file))?;
+        }
+    }
+    let found_history = open_history(directory, &files, &mut report)?;
+    let Catalogues { queues, deleted, ends, deletions_end } =
+        open_catalogues(directory, &files, shards, &mut report)?;
+    let stopped = found_history.as_ref().and_then(|history| history.stopped.clone());
+    let facts = Facts {
+        stopped: stopped.as_deref().unwrap_or_default(),
+        deleted: &deleted,
+        unix_ms: now.unix_ns / 1_000_000,
+    };
+    let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &mut report)?;
+    found.sort_by_key(|found| found.segment.number);
+    let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
+    let mut state = SharedState { catalogue_ends: ends, ..SharedState::default() };
+    let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.number);
+    let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
+    let mut orphans: u64 = 0;
+    let mut pasts: HashMap<PartitionId, Past> = HashMap::new();
+    for FoundSegment { segment, spans, is_damaged } in found {
+        state.next_number = state.next_number.max(segment.number);
+        if spans.is_empty() && !is_damaged && segment.bytes == segment_bytes {
+            state.free.push_back(segment.place);
+            continue;
+        }
+        let is_orphan = |id: &PartitionId| !live.contains(&id.0) && !deleted.contains(&id.0);
+        if spans.iter().any(|(id, _)| is_orphan(id)) {
+            state.orphaned.push(segment.clone());
+        }
+        for (id, span) in spans {
+            last_incarnation = last_incarnation.max(id.0);
+            if live.contains(&id.0) {
+                report.messages += span.head.messages;
+                report.bytes += span.head.bytes;
+                pasts.entry(id).or_default().push(span);
+            } else if !deleted.contains(&id.0) {
+                orphans += span.head.messages;
+            }
+        }
+        state.segments.push(segment);
+    }
+    for ((project, queue), life) in &queues {
+        let hash = queue_hash(project, queue);
+        for partition in 0..life.partitions {
+            let id = (life.incarnation, partition);
+            let mut past = pasts.remove(&id).unwrap_or_default();
+            past.sort();
+            let newest = past.spans.back().map(|span| span.segment.number);
+            if is_one_lost || last_damaged >= newest && last_damaged.is_some() {
+                past.end = past.end.saturating_add(OFFSETS_LEFT_OUT).min(OFFSET_MAX);
+            }
+            state.pasts.push((id, hash, past));
+        }
+    }
+    if orphans > 0 {
+        tracing::error!(
+            messages = orphans,
+            "messages of queues that no catalogue knows are not served; their files are kept"
+        );
+    }
+    report.queues = queues.len();
+    let is_used = !queues.is_empty() || !state.segments.is_empty();
+    let mut history = found_history.unwrap_or_else(|| History::begin(is_used, directory.random()));
+    if shards > 0 {
+        let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
+        let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
+        let is_continued = start(&mut history, directory, now, ends, last_incarnation);
+        report.is_branch = is_used && !is_continued;
+    }
+    let newest = state.pasts.iter().map(|(.., past)| past.last_ms);
+    state.newest_ms =
+        newest.chain(state.segments.iter().map(|segment| segment.newest_ms())).max().unwrap_or(0);
+    state.history = history;
+    state.queues = queues;
+    state.next_incarnation = last_incarnation.max(now.unix_ns);
+    state.next_place = files
+        .iter()
+        .filter_map(|(file, _)| match file {
+            FileName::Segment(place) | FileName::Index(place) => Some(*place),
+            _ => None,
+        })
+        // The place of a file that is missing is kept, so that it can be put back.
+        .chain(stopped.iter().flatten().map(|sealed| sealed.place))
+        .map(|place| place.saturating_add(1))
+        .max()
+        .unwrap_or(0);
+    state.stopped = stopped;
+    Ok((DataDir::new(state, deletions_end), report))
+}

@@ -1,0 +1,247 @@
+//! The segments: known by their indexes, or scanned and given one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::facts::{Facts, read_index};
+use super::report::{Damaged, OpenError, Report};
+use crate::store::log::disk::{
+    Directory, FileName, Step, is_unreadable, read_all, run_all, salvage_all, save_index,
+};
+use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use crate::store::log::history::Sealed;
+use crate::store::log::index::{INDEX_HEADER, Index};
+use crate::store::log::scan::{Damage, scan, scan_sealed};
+use crate::store::log::segment::{Runs, SealedSpan, Segment};
+
+/// What one segment holds.
+#[derive(Debug)]
+pub(super) struct FoundSegment {
+    pub segment: Arc<Segment>,
+    pub spans: Vec<(PartitionId, SealedSpan)>,
+    pub is_damaged: bool,
+}
+
+/// Reads all segments. The flag says that one is lost with all that it held.
+pub(super) fn open_segments(
+    directory: &dyn Directory,
+    files: &[(FileName, u64)],
+    facts: &Facts<'_>,
+    report: &mut Report,
+) -> Result<(Vec<FoundSegment>, bool), OpenError> {
+    let indexed: HashSet<u32> = files
+        .iter()
+        .filter_map(|(file, _)| if let FileName::Index(place) = file { Some(*place) } else { None })
+        .collect();
+    let (mut all, mut is_one_lost) = (Vec::new(), false);
+    for (file, length) in files {
+        let FileName::Segment(place) = *file else { continue };
+        let blocks = match salvage_all(directory, *file, ROUNDS_AT) {
+            Ok(salvaged) => salvaged.bytes,
+            Err(error) => {
+                tracing::error!(%file, %error, "cannot be read");
+                lose(*file, *length, report, &mut is_one_lost);
+                continue;
+            }
+        };
+        let header = match SegmentHeader::parse(&blocks) {
+            Ok(header) => header,
+            Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
+            Err(Unreadable::Damaged) => {
+                // Where the server ended before a new file had its header, it holds nothing but zeros.
+                let is_known = indexed.contains(&place) || facts.names(place);
+                match read_all(directory, *file, *length) {
+                    Ok(all) if !is_known && all.iter().all(|byte| *byte == 0) => {
+                        directory.run(&Step::Remove(*file))?;
+                    }
+                    _ => lose(*file, *length, report, &mut is_one_lost),
+                }
+                continue;
+            }
+        };
+        let index =
+            if indexed.contains(&place) { open_index(directory, place, header.stamp, report)? } else { None };
+        // A file is as long as it was made before its header is there.
+        if *length < header.bytes {
+            let damage = Damage { at: *length, bytes: header.bytes - length };
+            let means = "the file is shorter than it was made; messages that stood there are lost";
+            report.damaged.push(Damaged { file: *file, damage, means });
+        }
+        let is_short = *length < header.bytes;
+        let header = SegmentHeader { bytes: *length, ..header };
+        let found = match index {
+            Some(index) => {
+                if facts.end(place, header.stamp).is_some() {
+                    check_stopped(directory, *file, &header, index.end, report)?;
+                }
+                let heads = index.spans.iter().map(|(_, head, _)| head);
+                let segment = Arc::new(Segment::new(place, &header, heads));
+                let spans = index
+                    .spans
+                    .into_iter()
+                    .map(|(id, head, at)| (id, SealedSpan::new(segment.clone(), head, Runs::Index(at))));
+                FoundSegment { spans: spans.collect(), segment, is_damaged: false }
+            }
+            None => match scan_segment(directory, place, &header, is_short, facts, report) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::error!(%file, %error, "cannot be read");
+                    lose(*file, *length, report, &mut is_one_lost);
+                    continue;
+                }
+            },
+        };
+        report.segments += usize::from(!found.spans.is_empty());
+        all.push(found);
+    }
+    let is_there = |place: u32| files.iter().any(|(file, _)| *file == FileName::Segment(place));
+    for place in indexed.iter().copied().filter(|place| !is_there(*place)) {
+        is_one_lost |= is_missed(directory, place, facts, report)?;
+    }
+    for Sealed { place, .. } in facts.stopped.iter().filter(|sealed| !is_there(sealed.place)) {
+        if !indexed.contains(place) {
+            is_one_lost = true;
+            report.damaged.push(missing(*place));
+        }
+    }
+    Ok((all, is_one_lost))
+}
+
+/// A segment that should be there and is not.
+fn missing(place: u32) -> Damaged {
+    let means = "the file is missing; its messages are lost, unless it is put back while no server runs";
+    Damaged { file: FileName::Segment(place), damage: Damage { at: 0, bytes: 0 }, means }
+}
+
+/// An index without its segment: whether messages are lost with that.
+fn is_missed(
+    directory: &dyn Directory,
+    place: u32,
+    facts: &Facts<'_>,
+    report: &mut Report,
+) -> Result<bool, OpenError> {
+    let is_lost = facts.has_live(directory, place);
+    if is_lost {
+        report.damaged.push(missing(place));
+    } else {
+        directory.run(&Step::Remove(FileName::Index(place)))?;
+    }
+    Ok(is_lost)
+}
+
+/// A segment that a clean stop has sealed is whole up to there: nothing of it can be torn. What is not is reported.
+fn check_stopped(
+    directory: &dyn Directory,
+    file: FileName,
+    header: &SegmentHeader,
+    end: u64,
+    report: &mut Report,
+) -> Result<(), OpenError> {
+    let bytes = salvage_all(directory, file, end)?.bytes;
+    for damage in scan_sealed(header, &bytes, end) {
+        report.damaged.push(Damaged { file, damage, means: "messages that stood there are lost" });
+    }
+    Ok(())
+}
+
+/// A segment cannot be read: it is left alone.
+fn lose(file: FileName, bytes: u64, report: &mut Report, is_one_lost: &mut bool) {
+    let means = "what it held is not served; the file is left alone";
+    report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes }, means });
+    *is_one_lost = true;
+}
+
+/// The index of a segment, if there is one that can be believed.
+fn open_index(
+    directory: &dyn Directory,
+    place: u32,
+    stamp: u64,
+    report: &mut Report,
+) -> Result<Option<Index>, OpenError> {
+    let file = FileName::Index(place);
+    let bytes = match read_index(directory, place) {
+        Ok(bytes) => bytes,
+        Err(error) if is_unreadable(&error) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    match Index::parse(stamp, &bytes) {
+        Ok(index) => Ok(Some(index)),
+        Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
+        // One of an earlier life of its segment is none.
+        Err(Unreadable::Damaged) if Index::stamp(&bytes).is_ok_and(|of| of != stamp) => Ok(None),
+        Err(Unreadable::Damaged) => {
+            let damage = Damage { at: 0, bytes: INDEX_HEADER as u64 };
+            report.damaged.push(Damaged { file, damage, means: "its segment is read instead" });
+            Ok(None)
+        }
+    }
+}
+
+/// Reads a segment without an index, and gives it one.
+fn scan_segment(
+    directory: &dyn Directory,
+    place: u32,
+    header: &SegmentHeader,
+    is_short: bool,
+    facts: &Facts<'_>,
+    report: &mut Report,
+) -> Result<FoundSegment, OpenError> {
+    let file = FileName::Segment(place);
+    let salvaged = salvage_all(directory, file, header.bytes)?;
+    let file_bytes = salvaged.bytes;
+    let mut found = scan(header, &file_bytes);
+    if let Some(end) = facts.end(place, header.stamp) {
+        // What a clean stop has sealed is not torn.
+        found.damage = scan_sealed(header, &file_bytes, end);
+        found.torn = 0;
+    }
+    report.scanned += usize::from(!found.batches.is_empty());
+    report.torn += found.torn;
+    let is_unreadable = !salvaged.unreadable.is_empty();
+    let is_damaged = !found.damage.is_empty() || is_short || is_unreadable;
+    for (at, bytes) in &salvaged.unreadable {
+        tracing::error!(%file, at, bytes, "cannot be read; what stands around it is served");
+    }
+    if is_unreadable && found.damage.is_empty() {
+        // It may have held the last messages of the file, or none.
+        let means = "it cannot be read; messages that stood there are lost";
+        let unreadable = salvaged.unreadable.iter().filter(|(at, _)| *at >= ROUNDS_AT);
+        report.damaged.extend(unreadable.map(|&(at, bytes)| Damaged {
+            file,
+            damage: Damage { at, bytes },
+            means,
+        }));
+    }
+    let spans = found.spans();
+    report.damaged.extend(found.damage.into_iter().map(|damage| Damaged {
+        file,
+        damage,
+        means: "messages that stood there are lost",
+    }));
+    let segment = Arc::new(Segment::new(place, header, spans.values().map(|span| &span.head)));
+    let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
+    // The server may have ended because a sync failed: what the system shows of the file then need not be on the disk, and another sync
+    // would not bring it there. What is served from now on is written again.
+    let end = (found.end as usize).next_multiple_of(BLOCK).min(file_bytes.len());
+    let rounds = file_bytes.get(ROUNDS_AT as usize..end).unwrap_or_default().to_vec();
+    let mut steps = vec![Step::Write(file, ROUNDS_AT, Arc::new(rounds))];
+    if is_unreadable {
+        // Another tool may yet read what this start could not.
+        steps.clear();
+    } else if is_damaged {
+        // An index would hide from the next start that something is lost.
+        steps.push(Step::Sync(file));
+    } else {
+        steps.extend(save_index(place, index_bytes));
+    }
+    let saved = run_all(directory, &steps);
+    if let Err(error) = &saved {
+        tracing::warn!(%file, %error, "its index cannot be written; it is kept in memory");
+    }
+    let spans = index.spans.into_iter().zip(spans.into_values()).map(|((id, head, at), span)| {
+        let runs =
+            if saved.is_ok() && !is_damaged { Runs::Index(at) } else { Runs::Memory(span.runs.into()) };
+        (id, SealedSpan::new(segment.clone(), head, runs))
+    });
+    Ok(FoundSegment { spans: spans.collect(), segment, is_damaged })
+}

@@ -1,0 +1,135 @@
+//! What clients read, judged by what they know.
+
+use super::*;
+
+fn read_number(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(payload[..8].try_into().unwrap())
+}
+
+impl World {
+    /// Every acknowledged message is there, where it was said to be; nothing is there twice, or that nobody sent.
+    pub(super) fn check(&mut self) {
+        for queue in 0..QUEUES {
+            if !self.open(queue) {
+                continue;
+            }
+            for partition in 0..PARTITIONS {
+                let key = PartitionKey { queue: QueueId(queue), partition };
+                self.check_partition(key);
+            }
+        }
+    }
+
+    pub(super) fn check_partition(&mut self, key: PartitionKey) {
+        let (seed, unix_ms) = (self.seed, self.now.unix_ms);
+        let read = self.read(key, 0).unwrap();
+        assert!(read.is_sorted_by(|a, b| a.0 < b.0), "seed {seed}: offsets grow: {read:?}");
+        let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
+        let mut seen = BTreeMap::new();
+        for (offset, number) in read {
+            let message = sent.get_mut(&number).expect("somebody sent it");
+            assert_eq!(seen.insert(number, offset), None, "seed {seed}: {number} is there twice");
+            match message.fate {
+                Fate::Acknowledged(at) => assert_eq!(at, offset, "seed {seed}: of {number}"),
+                _ => message.fate = Fate::Acknowledged(offset),
+            }
+        }
+        for (number, message) in sent.iter() {
+            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry_ms <= unix_ms) {
+                assert!(seen.contains_key(number), "seed {seed}: {number} at {offset} of {key:?} is lost");
+            }
+        }
+        let by_offset: BTreeMap<u64, u64> = sent
+            .iter()
+            .filter_map(|(number, message)| match message.fate {
+                Fate::Acknowledged(offset) => Some((offset, *number)),
+                _ => None,
+            })
+            .collect();
+        let acknowledged =
+            sent.values().filter(|message| matches!(message.fate, Fate::Acknowledged(_))).count();
+        assert_eq!(by_offset.len(), acknowledged, "seed {seed}: an offset was given twice");
+        assert!(
+            by_offset.values().is_sorted(),
+            "seed {seed}: messages stand in the order in which they were sent"
+        );
+    }
+
+    /// Reads a partition from an offset to its end: offsets and numbers.
+    pub(super) fn read(&mut self, key: PartitionKey, mut from: u64) -> Result<Vec<(u64, u64)>, StoreFault> {
+        let mut all = Vec::new();
+        loop {
+            self.next += 1;
+            let (token, now) = (self.next, self.now);
+            let request =
+                Request::Fetch { token, partition: key, from, bytes_max: 2000, exclude: None, wait: false };
+            assert!(self.log_of(key).submit(now, request).is_ok());
+            let fetched = loop {
+                self.poll();
+                match self.reads.remove(&token) {
+                    Some(fetched) => break fetched?,
+                    None => assert!(self.disk.advance(), "a fetch is answered"),
+                }
+            };
+            for stored in &fetched.batches {
+                for (index, payload) in stored.batch.payloads().enumerate() {
+                    let offset = stored.base_offset + index as u64;
+                    let number = read_number(payload);
+                    assert!(payload[8..].iter().all(|byte| *byte == number as u8), "a payload is another's");
+                    if offset >= from {
+                        all.push((offset, number));
+                    }
+                }
+            }
+            if fetched.is_rewound {
+                // Beyond the end.
+                return Ok(all);
+            }
+            assert!(fetched.next >= from);
+            if fetched.at_end {
+                return Ok(all);
+            }
+            from = fetched.next;
+        }
+    }
+
+    /// What a position is.
+    pub(super) fn resolve(&mut self, key: PartitionKey, position: Position) -> u64 {
+        self.next += 1;
+        let (token, now) = (self.next, self.now);
+        assert!(self.log_of(key).submit(now, Request::Resolve { token, partition: key, position }).is_ok());
+        loop {
+            for completion in self.poll() {
+                if let Completion::Resolved { token: of, result } = completion
+                    && of == token
+                {
+                    return result.unwrap();
+                }
+            }
+            assert!(self.disk.advance(), "a position is found");
+        }
+    }
+
+    pub(super) fn timestamps(&mut self, key: PartitionKey) -> Vec<u64> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            self.next += 1;
+            let (token, now) = (self.next, self.now);
+            let (bytes_max, exclude, wait) = (1 << 20, None, false);
+            let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+            assert!(self.log_of(key).submit(now, request).is_ok());
+            let fetched = loop {
+                self.poll();
+                match self.reads.remove(&token) {
+                    Some(fetched) => break fetched.unwrap(),
+                    None => assert!(self.disk.advance(), "a fetch is answered"),
+                }
+            };
+            all.extend(fetched.batches.iter().map(|stored| stored.timestamp_ms));
+            from = fetched.next;
+            if fetched.at_end {
+                return all;
+            }
+        }
+    }
+}

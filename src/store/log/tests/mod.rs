@@ -1,0 +1,44 @@
+//! The log on a simulated disk. A world of shards and clients goes on step by step; what its clients know judges it.
+
+mod clock;
+mod conformance;
+mod filled;
+mod golden;
+mod judge;
+mod missing;
+mod restores;
+mod room;
+mod storage;
+mod survival;
+mod unreadable;
+mod waiting;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use self::filled::*;
+use self::world::*;
+use super::disk::{Directory, FileName, Step};
+use super::random::Random;
+use super::simulated::Simulated;
+use super::*;
+use crate::base::batch::{BatchBuilder, Fetched};
+use crate::base::names::{ClientId, Project, QueueName};
+use crate::base::queue::{PartitionKey, Position};
+use crate::store::Stream;
+
+fn config() -> Settings {
+    Settings { segment_bytes: 64 << 10, tail_bytes: 8 << 10, ..Settings::default() }
+}
+
+const QUEUES: u64 = 3;
+const PARTITIONS: u16 = 2;
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// How many seeds are tried: more where somebody asks for it.
+fn seeds() -> u64 {
+    std::env::var("TESTS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200)
+}

@@ -1,0 +1,89 @@
+//! Readers that wait: served, cancelled, or told that their queue is gone.
+
+use super::*;
+
+#[test]
+fn whoever_waits_for_older_messages_is_served_or_cancelled() {
+    for seed in 0..seeds() {
+        let mut world = World::new(seed, Settings { tail_bytes: 0, read_bytes: 20_000, ..config() });
+        for _ in 0..200 {
+            world.act();
+        }
+        world.settle();
+        let keys: Vec<PartitionKey> = world.sent.keys().copied().collect();
+        let mut waiting = BTreeMap::new();
+        for _ in 0..300 {
+            let key = keys[world.random.below(keys.len())];
+            world.next += 1;
+            let (token, now) = (world.next, world.now);
+            if world.random.one_in(4)
+                && let Some((token, partition)) = waiting.pop_first()
+            {
+                assert!(world.log_of(partition).submit(now, Request::Cancel { token, partition }).is_ok());
+            } else {
+                waiting.insert(token, key);
+                let from = world.random.below(world.sent[&key].len()) as u64;
+                let (bytes_max, exclude, wait) = (500, None, false);
+                let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+                assert!(world.log_of(key).submit(now, request).is_ok());
+            }
+            if world.random.one_in(3) {
+                world.disk.advance();
+            }
+            world.poll();
+            waiting.retain(|token, _| !world.reads.contains_key(token));
+        }
+        world.settle();
+        waiting.retain(|token, _| !world.reads.contains_key(token));
+        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
+        assert!(world.logs.iter().all(|log| log.waiting() == 0));
+    }
+}
+
+#[test]
+fn whoever_reads_a_queue_that_is_deleted_is_told() {
+    for seed in 0..seeds() {
+        let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
+        let mut waiting = BTreeSet::new();
+        let is_deleted_at = world.random.below(30);
+        for number in 0..40 {
+            let key = PartitionKey { queue: QueueId(0), partition: world.random.below(2) as u16 };
+            let now = world.now;
+            if number == is_deleted_at {
+                let dir = world.dir.clone().unwrap();
+                assert!(dir.delete_queue(&world.disk, &name(0)).unwrap());
+                world.open.remove(&0);
+            }
+            world.next += 1;
+            let token = world.next;
+            waiting.insert(token);
+            let (from, bytes_max, exclude) = (world.random.below(30) as u64, 500, None);
+            let request = match world.random.below(3) {
+                0 => Request::Resolve { token, partition: key, position: Position::Time(1 + number as u64) },
+                1 => Request::Resolve { token, partition: key, position: Position::Latest },
+                _ => {
+                    Request::Fetch { token, partition: key, from, bytes_max, exclude, wait: number % 2 == 0 }
+                }
+            };
+            assert!(world.log_of(key).submit(now, request).is_ok());
+            if world.random.one_in(2) {
+                world.disk.advance();
+            }
+            for completion in world.poll() {
+                waiting.remove(&completion.token());
+            }
+        }
+        loop {
+            for completion in world.poll() {
+                waiting.remove(&completion.token());
+            }
+            if !world.disk.advance() {
+                break;
+            }
+        }
+        for completion in world.poll() {
+            waiting.remove(&completion.token());
+        }
+        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
+    }
+}

@@ -1,0 +1,317 @@
+//! A server's shards without the rest, and what their clients know.
+
+use super::*;
+use crate::base::names::queue_hash;
+use crate::base::queue::{home, owner};
+use crate::store::Life;
+
+/// What became of a message, as far as its producer knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    UnderWay,
+    /// It has that offset.
+    Acknowledged(u64),
+    /// It is stored, or it is not.
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) fate: Fate,
+    /// When it may be gone, at the earliest: Unix milliseconds.
+    pub(super) expiry_ms: u64,
+}
+
+/// A server's shards without the rest, and what their clients know.
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) random: Random,
+    pub(super) disk: Simulated,
+    pub(super) config: Settings,
+    pub(super) logs: Vec<Log<u64, Simulated>>,
+    pub(super) now: Now,
+    /// Names each message in its payload.
+    pub(super) next: u64,
+    /// Of each partition, what was sent to it.
+    pub(super) sent: BTreeMap<PartitionKey, BTreeMap<u64, Message>>,
+    pub(super) appends: HashMap<u64, (PartitionKey, Vec<u64>)>,
+    pub(super) open: BTreeSet<u64>,
+    pub(super) reads: HashMap<u64, Result<Fetched, StoreFault>>,
+    /// Whether every message ends soon: else whole segments never do.
+    pub(super) all_end: bool,
+    /// Whether the machine may lose power: else only the process may end.
+    pub(super) power_fails: bool,
+    /// The boot of the machine.
+    pub(super) boot: u128,
+    pub(super) dir: Option<Arc<DataDir>>,
+}
+
+pub(super) fn name(queue: u64) -> (Project, QueueName) {
+    (Project::parse("p").unwrap(), QueueName::parse(&format!("queue-{queue}")).unwrap())
+}
+
+impl World {
+    pub(super) fn new(seed: u64, config: Settings) -> Self {
+        let mut world = Self {
+            seed,
+            random: Random(seed),
+            disk: Simulated::new(seed ^ 0x5eed),
+            power_fails: config.durability == Durability::Fsync,
+            config,
+            logs: Vec::new(),
+            now: Now::at_ms(1, 1_000_000_000_000),
+            next: 0,
+            sent: BTreeMap::new(),
+            appends: HashMap::new(),
+            open: BTreeSet::new(),
+            reads: HashMap::new(),
+            all_end: seed.is_multiple_of(3),
+            boot: 1,
+            dir: None,
+        };
+        world.start();
+        world
+    }
+
+    pub(super) fn shards(&self) -> u16 {
+        self.logs.len() as u16
+    }
+
+    /// With as many shards as it likes. Where the disk fails, it is healed.
+    pub(super) fn start(&mut self) -> Report {
+        let shards = self.random.between(1, 3) as u16;
+        let now = self.moment();
+        let open = || open(&self.disk, shards, self.config.segment_bytes, &now);
+        let (dir, report) = open().unwrap_or_else(|error| {
+            assert!(matches!(error, OpenError::Io(_)), "{error}");
+            self.disk.heal();
+            open().unwrap()
+        });
+        let dir = Arc::new(dir);
+        self.dir = Some(dir.clone());
+        self.logs = (0..shards)
+            .map(|shard| Log::new(dir.clone(), self.disk.of(shard), shard, shards, &self.config))
+            .collect();
+        self.open.clear();
+        report
+    }
+
+    pub(super) fn log_of(&mut self, key: PartitionKey) -> &mut Log<u64, Simulated> {
+        let (project, queue) = name(key.queue.0);
+        let shard = owner(queue_hash(&project, &queue), key.partition, self.shards());
+        &mut self.logs[usize::from(shard)]
+    }
+
+    /// Opens a queue; false where it cannot be opened now.
+    pub(super) fn open(&mut self, queue: u64) -> bool {
+        if self.open.contains(&queue) {
+            return true;
+        }
+        let name = name(queue);
+        let shard = usize::from(home(queue_hash(&name.0, &name.1), self.shards()));
+        let request =
+            Request::Open { token: u64::MAX, queue: QueueId(queue), name, create: Some(PARTITIONS) };
+        assert!(self.logs[shard].submit(self.now, request).is_ok());
+        loop {
+            for completion in self.poll() {
+                if let Completion::Opened { result, .. } = completion {
+                    if let Ok(Life { partitions, .. }) = result {
+                        assert_eq!(partitions, PARTITIONS);
+                        self.open.insert(queue);
+                    }
+                    return result.is_ok();
+                }
+            }
+            assert!(self.disk.advance(), "an opening is answered");
+        }
+    }
+
+    /// Sends a batch of a few messages.
+    pub(super) fn append(&mut self, key: PartitionKey, ttl: u32) {
+        let sizes: Vec<usize> = (0..self.random.between(1, 3))
+            .map(|_| {
+                let more = if self.random.below(8) == 0 { 9_000 } else { 200 };
+                self.random.below(more)
+            })
+            .collect();
+        self.append_sized(key, ttl, &sizes);
+    }
+
+    /// Sends a batch of messages with so many bytes beside their numbers.
+    pub(super) fn append_sized(&mut self, key: PartitionKey, ttl: u32, sizes: &[usize]) {
+        let mut builder = BatchBuilder::new(ClientId::from(7), ttl, 0);
+        let mut numbers = Vec::new();
+        for size in sizes {
+            let mut payload = self.next.to_le_bytes().to_vec();
+            payload.resize(8 + size, self.next as u8);
+            builder.push(&payload);
+            let expiry_ms = self.now.unix_ms + u64::from(ttl) * 1000;
+            let message = Message { fate: Fate::UnderWay, expiry_ms };
+            self.sent.entry(key).or_default().insert(self.next, message);
+            numbers.push(self.next);
+            self.next += 1;
+        }
+        let (now, token) = (self.now, self.next);
+        self.appends.insert(token, (key, numbers));
+        // A producer gives up once it is told of a failure; the next one is another.
+        let request =
+            Request::Append { token, stream: Stream(token.into()), partition: key, batch: builder.close() };
+        assert!(self.log_of(key).submit(now, request).is_ok());
+    }
+
+    /// What the shards say; what it means for messages is noted.
+    pub(super) fn poll(&mut self) -> Vec<Completion<u64>> {
+        let mut all = Vec::new();
+        for log in &mut self.logs {
+            while let Some(completion) = log.poll_completion(self.now) {
+                all.push(completion);
+            }
+        }
+        for completion in &all {
+            match completion {
+                Completion::Appended { token, result } => {
+                    let (key, numbers) = self.appends.remove(token).expect("a token completes once");
+                    let sent = self.sent.get_mut(&key).unwrap();
+                    for (index, number) in numbers.iter().enumerate() {
+                        let message = sent.get_mut(number).unwrap();
+                        message.fate = match result {
+                            Ok(range) => Fate::Acknowledged(range.clone().unwrap().start + index as u64),
+                            Err(_) => Fate::Unknown,
+                        };
+                    }
+                }
+                Completion::Fetched { token, result } => {
+                    self.reads.insert(*token, result.clone());
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
+    pub(super) fn settle(&mut self) {
+        loop {
+            self.poll();
+            if !self.disk.advance() && self.poll().is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// The server is gone, and starts again.
+    pub(super) fn crash(&mut self) -> Report {
+        if self.power_fails && self.random.one_in(2) {
+            self.disk.lose_power();
+            self.boot += 1;
+        } else {
+            self.disk.kill();
+        }
+        self.appends.clear();
+        for message in self.sent.values_mut().flat_map(BTreeMap::values_mut) {
+            if message.fate == Fate::UnderWay {
+                message.fate = Fate::Unknown;
+            }
+        }
+        self.start()
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment { unix_ns: self.now.unix_ms * 1_000_000, boot: self.boot }
+    }
+
+    /// The present stretch of the directory's life.
+    pub(super) fn timeline(&self) -> u64 {
+        self.dir.as_ref().unwrap().signing().timeline
+    }
+
+    /// The server stops as it should, and starts again.
+    pub(super) fn restart(&mut self) -> Report {
+        self.stop();
+        self.start()
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.settle();
+        for _ in 0..1000 {
+            let is_stopped =
+                self.logs.iter_mut().map(|log| log.handle_stop(self.now)).fold(true, |all, one| all & one);
+            if is_stopped {
+                let now = self.moment();
+                self.dir.as_ref().unwrap().mark_stopped(&self.disk, &now).unwrap();
+                return;
+            }
+            self.disk.advance();
+        }
+        panic!("seed {}: the stores do not stop", self.seed);
+    }
+
+    /// What the producers know is final: what is not there now does not come.
+    pub(super) fn forget_unknown(&mut self) {
+        for sent in self.sent.values_mut() {
+            sent.retain(|_, message| message.fate != Fate::Unknown);
+        }
+    }
+
+    /// So much later. What says where a partition ends is written at one tick, and lets go of its files at the next.
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
+        for _ in 0..3 {
+            self.tick();
+            self.settle();
+        }
+    }
+
+    /// How many files of messages there are.
+    pub(super) fn segments(&self) -> usize {
+        let files = self.disk.list().unwrap();
+        files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).count()
+    }
+
+    pub(super) fn tick(&mut self) {
+        for log in &mut self.logs {
+            log.handle_tick(self.now);
+        }
+    }
+
+    pub(super) fn act(&mut self) {
+        let key = PartitionKey {
+            queue: QueueId(self.random.below(QUEUES as usize) as u64),
+            partition: self.random.below(PARTITIONS.into()) as u16,
+        };
+        match self.random.below(16) {
+            0..=6 if self.open(key.queue.0) => {
+                let ttl = if self.all_end || self.random.one_in(2) { 20 } else { 100_000 };
+                self.append(key, ttl);
+            }
+            7..=12 => {
+                for _ in 0..self.random.below(8) {
+                    self.disk.advance();
+                }
+                self.poll();
+            }
+            13 => {
+                let ms = self.random.below(3_000) as u64;
+                self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
+                self.tick();
+            }
+            14 if self.open.contains(&key.queue.0) => {
+                let sent = self.sent.get(&key).map_or(0, BTreeMap::len);
+                let from = self.random.below(sent + 1) as u64;
+                // Where the disk fails, so may this.
+                let _ = self.read(key, from);
+            }
+            _ => {}
+        }
+    }
+
+    /// The clock reads something else, a second later.
+    pub(super) fn set_clock(&mut self, unix_ms: u64) {
+        self.now = Now::at_ms(self.now.mono_ms + 1_000, unix_ms);
+    }
+
+    pub(super) fn append_one(&mut self, key: PartitionKey, ttl: u32) -> u64 {
+        self.append_sized(key, ttl, &[100]);
+        self.settle();
+        self.next - 1
+    }
+}

@@ -1,0 +1,241 @@
+//! A shard's turn: what the disk has done goes to its owner, and what there is to do goes to the disk.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Log;
+use super::disk::{Disk, Reserve};
+use super::format::PartitionId;
+use super::journal::{Active, round_steps};
+use super::reading::{Fetcher, forget};
+use super::segment::Segment;
+use super::segments::submit_index;
+use super::tag::Tag;
+use super::timestamps::ClockJump;
+use crate::base::clock::Now;
+use crate::base::queue::PartitionKey;
+
+/// How often expired segments are looked for, and what failed is tried again, milliseconds.
+pub(super) const TICK_MS: u64 = 1_000;
+
+impl<T: Copy + Eq, D: Disk<Tag>> Log<T, D> {
+    /// What the log calls a partition; `None` where its queue is not open.
+    #[inline]
+    pub(super) fn id(&mut self, key: PartitionKey) -> Option<PartitionId> {
+        let Self { queues, partitions, dir, .. } = self;
+        queues.id(dir, key, |id| partitions.add(key, id))
+    }
+
+    /// What reading takes.
+    #[inline]
+    pub(super) fn fetcher(&mut self, now: Now) -> Fetcher<'_, T, D> {
+        Fetcher {
+            now,
+            dir: &self.dir,
+            disk: &mut self.disk,
+            partitions: &mut self.partitions,
+            active: self.writer.active(),
+            backlog: &mut self.backlog,
+            completions: &mut self.completions,
+        }
+    }
+
+    /// Takes what the disk has done, and gives it more to do.
+    pub(super) fn work(&mut self, now: Now) {
+        while let Some((tag, read)) = self.disk.poll() {
+            match tag {
+                Tag::Round => self.handle_round(now, read.map(drop)),
+                Tag::Make => self.handle_made(now, read.map(drop)),
+                Tag::Index(number) => self.handle_indexed(now, number, read.map(drop)),
+                Tag::Remove => {
+                    if let Err(error) = read {
+                        tracing::warn!(%error, "a file that is not needed any more cannot be removed");
+                    }
+                }
+                Tag::Catalogue => {
+                    self.queues.handle_written(&self.dir, &read.map(drop), &mut self.completions);
+                }
+                Tag::Read(id, purpose) => self.fetcher(now).handle_read(id, purpose, read),
+            }
+        }
+        self.write(now);
+        self.queues.write(&self.dir, &mut self.disk);
+        for incarnation in self.queues.poll_deleted(&self.dir) {
+            for id in self.partitions.of_queue(incarnation) {
+                forget(id, &mut self.partitions, &mut self.backlog, &mut self.completions);
+                self.partitions.remove(id);
+            }
+        }
+    }
+
+    /// Begins the next round, if there is something to write and nothing under way.
+    fn write(&mut self, now: Now) {
+        while self.writer.wants_round() {
+            self.follow_clock(now);
+            if self.writer.active().is_none() {
+                match self.segments.take_spare() {
+                    Some(segment) => self.writer.journal().begin(segment),
+                    None => return self.make_segment(Reserve::Keep),
+                }
+            }
+            self.timestamps.give(now);
+            let Self { writer, partitions, .. } = self;
+            match writer.journal().next_round(|entry| partitions.assign(now, entry)) {
+                Some((file, at, bytes)) => {
+                    let is_synced = self.writer.is_synced();
+                    self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
+                    if self.writer.active().is_some_and(Active::is_half_full) {
+                        self.segments.make_ahead(now, &self.dir, &mut self.disk);
+                    }
+                }
+                // The segment has no room for it.
+                None => self.seal_and_index(),
+            }
+        }
+    }
+
+    fn handle_round(&mut self, now: Now, result: io::Result<()>) {
+        match result {
+            Ok(()) => {
+                for written in self.writer.handle_stored() {
+                    self.partitions.store(now, written, &mut self.completions);
+                }
+            }
+            Err(error) => {
+                // Nobody knows what of the round is on the disk. The segment ends before it, and that is made durable before anything
+                // else is stored: else its messages might be there twice after a restart, or others under their offsets.
+                self.fail(now, "a round cannot be written", &error);
+                if let Some((segment, index)) = self.seal() {
+                    submit_index(&mut self.disk, &segment, index.clone());
+                    self.writer.cut(segment, index);
+                }
+            }
+        }
+    }
+
+    /// Nothing can be stored until it is tried again.
+    fn fail(&mut self, now: Now, what: &str, error: &io::Error) {
+        self.writer.fail(now, what, error, &mut self.partitions, &mut self.completions);
+    }
+
+    /// Has a segment made, unless one is ready or on its way.
+    pub(super) fn make_segment(&mut self, reserve: Reserve) {
+        self.segments.make(&self.dir, &mut self.disk, reserve);
+    }
+
+    fn handle_made(&mut self, now: Now, result: io::Result<()>) {
+        self.segments.handle_made(now, TICK_MS, &result, &mut self.disk);
+        match result {
+            Ok(()) if self.writer.is_cut() => {}
+            Ok(()) => self.writer.recover(),
+            Err(error) if self.writer.active().is_none() => {
+                self.fail(now, "no file for messages can be made", &error);
+            }
+            Err(error) => {
+                tracing::warn!(shard = self.segments.shard(), %error, "no file for more messages can be made")
+            }
+        }
+    }
+
+    /// Ends the segment that is written. Returns it with its index's file.
+    fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
+        let active = self.writer.journal().take_active()?;
+        let (segment, index) = self.segments.seal(&active);
+        self.partitions.seal(&segment, active.spans);
+        Some((segment, index))
+    }
+
+    /// Ends the segment that is written, and writes its index.
+    fn seal_and_index(&mut self) {
+        if let Some((segment, index)) = self.seal() {
+            submit_index(&mut self.disk, &segment, index);
+        }
+    }
+
+    fn handle_indexed(&mut self, now: Now, number: u64, result: io::Result<()>) {
+        let is_cut = self.writer.handle_saved(number);
+        match result {
+            Ok(()) => {
+                let Some(index) = self.segments.handle_indexed(&self.dir, number) else { return };
+                self.partitions.handle_indexed(number, index.spans);
+                if is_cut {
+                    self.writer.end_cut();
+                    if self.segments.has_spare() {
+                        self.writer.recover();
+                    }
+                    self.make_segment(Reserve::Keep);
+                }
+            }
+            Err(error) if is_cut => self.fail(now, "an index cannot be written", &error),
+            Err(error) => self.segments.handle_not_indexed(number, &error),
+        }
+    }
+
+    /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest, and
+    /// a mark in each partition says so after a restart, too. A segment ends where the clock jumps, in either direction: its timestamps
+    /// and TTLs then say how long its messages live, wherever the clock was.
+    pub(super) fn follow_clock(&mut self, now: Now) {
+        if self.writer.is_busy() {
+            return;
+        }
+        let Some(jump) = self.timestamps.jump(now) else { return };
+        self.timestamps.follow(now, jump);
+        self.seal_and_index();
+        if jump == ClockJump::Back {
+            self.segments.cap(now.unix_ms);
+            self.backlog.forget_windows();
+            let Self { partitions, writer, .. } = self;
+            partitions.cap(now.unix_ms, |id| writer.mark(id));
+        }
+    }
+
+    /// Lets go of what has expired, and of what is too much or too old.
+    pub(super) fn let_go(&mut self, now: Now) {
+        let is_held = self.timestamps.is_held(now, self.writer.is_disk_full());
+        self.segments.retire(now, is_held, &self.dir);
+        let unix_ms = if is_held { 0 } else { now.unix_ms };
+        let mut marks = Vec::new();
+        self.partitions.expire(
+            unix_ms,
+            self.dir.retirements(),
+            self.writer.active(),
+            !self.writer.is_in_trouble(),
+            |id| marks.push(id),
+        );
+        marks.into_iter().for_each(|id| self.writer.mark(id));
+        self.segments.remove_gone(&self.dir, &mut self.disk);
+        self.partitions.count_due(now, self.writer.active());
+        self.backlog.trim();
+    }
+
+    /// Tries again what failed, so that messages can be stored.
+    pub(super) fn retry(&mut self, now: Now) {
+        if !self.writer.is_in_trouble() {
+            return;
+        }
+        if let Some((segment, index)) = self.writer.next_save() {
+            submit_index(&mut self.disk, &segment, index);
+        } else if !self.writer.is_cut() {
+            let pays = self.segments.frees_room(now.unix_ms);
+            self.make_segment(if pays { Reserve::Use } else { Reserve::Keep });
+        }
+    }
+
+    /// Seals the segment that is written, so that the next start knows where it ends. True once nothing is under way.
+    pub(super) fn stop(&mut self) -> bool {
+        if self.writer.is_in_trouble() {
+            return true;
+        }
+        if self.writer.is_busy() || self.writer.journal().has_pending() {
+            return false;
+        }
+        let end = self.writer.active().filter(|active| !active.spans.is_empty()).map(|active| active.end);
+        if let Some(end) = end
+            && let Some((segment, index)) = self.seal()
+        {
+            self.segments.stop_behind(&segment, end);
+            submit_index(&mut self.disk, &segment, index);
+        }
+        !self.segments.is_indexing()
+    }
+}

@@ -1,0 +1,113 @@
+//! The batches of the whole memory store in the order of arrival, and a look at all of them, a part at a time.
+//!
+//! Batches mostly expire in the order in which they came. A look is due where one expires before an older one. It goes over all batches and
+//! moves up what stays: `kept` places at the front are right, those from there to `at` mean nothing any more, those behind are
+//! still to be looked at.
+
+use std::collections::VecDeque;
+
+use crate::base::queue::PartitionKey;
+
+/// A batch: its partition and base offset.
+type Arrival = (PartitionKey, u64);
+
+/// A look at all batches for those that expire before older ones do.
+#[derive(Debug)]
+struct Sweep {
+    at: usize,
+    /// At most `at`.
+    kept: usize,
+    /// The latest expiry of what was kept, and the earliest of what expires before something older.
+    latest_ms: u64,
+    due_ms: u64,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { at: 0, kept: 0, latest_ms: 0, due_ms: u64::MAX }
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    /// Each batch in the order of arrival; some of those may be gone.
+    order: VecDeque<Arrival>,
+    sweep: Sweep,
+    /// The latest expiry of any batch, Unix milliseconds.
+    latest_expiry_ms: u64,
+    /// The earliest expiry of those that expire before an older one.
+    due_ms: u64,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), sweep: Sweep::default(), latest_expiry_ms: 0, due_ms: u64::MAX }
+    }
+}
+
+impl Arrivals {
+    /// A batch has come that expires then.
+    pub(super) fn push(&mut self, key: PartitionKey, base_offset: u64, expiry_ms: u64) {
+        self.order.push_back((key, base_offset));
+        if expiry_ms < self.latest_expiry_ms {
+            self.due_ms = self.due_ms.min(expiry_ms);
+        }
+        self.latest_expiry_ms = self.latest_expiry_ms.max(expiry_ms);
+    }
+
+    /// The oldest batch, though it may be gone.
+    pub(super) fn oldest(&mut self) -> Option<Arrival> {
+        if self.sweep.kept == 0 {
+            self.order.drain(..self.sweep.at);
+            self.sweep.at = 0;
+        }
+        self.order.front().copied()
+    }
+
+    /// Takes the oldest batch out.
+    pub(super) fn pop_oldest(&mut self) -> Option<Arrival> {
+        let oldest = self.oldest()?;
+        self.order.pop_front();
+        self.sweep.at = self.sweep.at.saturating_sub(1);
+        self.sweep.kept = self.sweep.kept.saturating_sub(1);
+        debug_assert!(self.sweep.kept <= self.sweep.at, "{:?}", self.sweep);
+        Some(oldest)
+    }
+
+    /// Whether all batches are to be looked at.
+    pub(super) fn is_look_due(&self, unix_ms: u64) -> bool {
+        self.sweep.at > 0 || self.due_ms <= unix_ms
+    }
+
+    /// The next batch to look at; `None` ends the look. What is not kept is gone.
+    pub(super) fn look(&mut self) -> Option<Arrival> {
+        let next = self.order.get(self.sweep.at).copied();
+        if next.is_some() {
+            self.sweep.at += 1;
+        } else {
+            self.order.truncate(self.sweep.kept);
+            self.due_ms = std::mem::take(&mut self.sweep).due_ms;
+        }
+        next
+    }
+
+    /// The batch that was looked at last stays, and expires then.
+    pub(super) fn keep(&mut self, arrival: Arrival, expiry_ms: u64) {
+        debug_assert!(self.sweep.kept < self.sweep.at, "{:?}", self.sweep);
+        if expiry_ms < self.sweep.latest_ms {
+            self.sweep.due_ms = self.sweep.due_ms.min(expiry_ms);
+        }
+        self.sweep.latest_ms = self.sweep.latest_ms.max(expiry_ms);
+        self.order[self.sweep.kept] = arrival;
+        self.sweep.kept += 1;
+    }
+
+    /// Batches expire in another order than before: all are looked at again.
+    pub(super) fn begin_anew(&mut self, unix_ms: u64, latest_expiry_ms: u64) {
+        self.order.drain(self.sweep.kept..self.sweep.at);
+        self.sweep = Sweep::default();
+        self.due_ms = unix_ms;
+        self.latest_expiry_ms = latest_expiry_ms;
+    }
+}

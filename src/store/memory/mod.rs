@@ -1,0 +1,376 @@
+//! The memory store: a ring of batches for each partition. The reference for tests; loses all at exit.
+//!
+//! Bounded: each batch costs its stored bytes and [`BATCH_OVERHEAD_BYTES`](super::cost::BATCH_OVERHEAD_BYTES). When full it drops the oldest batches
+//! of the whole shard, counts them and says so once, or refuses, as the operator chose.
+
+mod arrivals;
+#[cfg(test)]
+mod tests;
+
+mod settings;
+
+pub use settings::{Settings, WhenFull};
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use self::arrivals::Arrivals;
+use super::cost::cost;
+use super::read::read;
+use super::window::{Fetch, cap};
+use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
+use crate::access::{Share, Tenants};
+use crate::base::batch::{Batch, Fetched, StoredBatch};
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::limits::CLOCK_STEP_MAX_MS;
+use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
+
+/// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
+const TICK_MS: u64 = 1_000;
+const BUSY_TICK_MS: u64 = 10;
+
+/// Batches that one look takes: about 0.2 ms of the shard's time. Few in tests, so that looks are cut short there, too.
+const LOOK_BATCHES: usize = if cfg!(test) { 3 } else { 2048 };
+
+/// Places in a ring that are moved up in the time of looking at one batch.
+const MOVES_PER_BATCH: usize = 64;
+
+const _: () = assert!(BUSY_TICK_MS < TICK_MS, "the rest of a look comes before the next one");
+
+#[derive(Debug)]
+struct Partition<T> {
+    /// Their offsets grow and lie below `end`; their timestamps do not fall and lie at `last_timestamp_ms` or below it.
+    batches: VecDeque<StoredBatch>,
+    end: u64,
+    last_timestamp_ms: u64,
+    waiting: Vec<Fetch<T>>,
+    /// It is in `Memory::woken`.
+    is_woken: bool,
+    /// What its batches cost, where its project's storage is limited.
+    share: Option<Share>,
+}
+
+impl<T> Default for Partition<T> {
+    fn default() -> Self {
+        Self {
+            batches: VecDeque::new(),
+            end: 0,
+            last_timestamp_ms: 0,
+            waiting: Vec::new(),
+            is_woken: false,
+            share: None,
+        }
+    }
+}
+
+impl<T> Partition<T> {
+    /// Gives back what a batch cost that was taken out.
+    fn give_back(&mut self, stored: &StoredBatch) -> usize {
+        let cost = cost(&stored.batch);
+        if let Some(share) = &mut self.share {
+            share.subtract(cost as u64);
+        }
+        cost
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Memory<T> {
+    partitions: HashMap<PartitionKey, Partition<T>>,
+    arrivals: Arrivals,
+    /// The latest timestamp that was given, and how far the clock may fall behind it.
+    newest_ms: u64,
+    clock_step_max_ms: u64,
+    /// How many batches all partitions have.
+    batches: usize,
+    /// What they cost, at most `bytes_max`.
+    bytes: usize,
+    bytes_max: usize,
+    when_full: WhenFull,
+    incarnation: u64,
+    signing: Signing,
+    /// Where a project's storage is limited.
+    tenants: Option<Arc<Tenants>>,
+    fence: Fence,
+    completions: VecDeque<Completion<T>>,
+    /// Partitions that got something and have fetches waiting.
+    woken: Vec<PartitionKey>,
+    counters: StoreCounters,
+}
+
+impl<T: Copy + Eq + Hash> Memory<T> {
+    /// A store of at most `bytes_max` bytes, whose queues live in `incarnation`.
+    pub fn new(bytes_max: usize, when_full: WhenFull, incarnation: u64) -> Self {
+        Self {
+            partitions: HashMap::new(),
+            arrivals: Arrivals::default(),
+            newest_ms: 0,
+            clock_step_max_ms: CLOCK_STEP_MAX_MS,
+            batches: 0,
+            bytes: 0,
+            bytes_max,
+            when_full,
+            incarnation,
+            signing: Signing { key: uuid::Uuid::new_v4().as_u128(), ..Signing::default() },
+            tenants: None,
+            fence: Fence::default(),
+            completions: VecDeque::new(),
+            woken: Vec::new(),
+            counters: StoreCounters::default(),
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn append(&mut self, now: Now, token: T, stream: Stream, key: PartitionKey, batch: Batch) {
+        self.follow_clock(now);
+        let cost = cost(&batch);
+        let count = u64::from(batch.count());
+        if self.fence.is_closed(stream) {
+            return self.refuse(token, count, StoreFault::Fenced);
+        }
+        let fits = self.bytes + cost <= self.bytes_max;
+        if !fits && (self.when_full == WhenFull::Refuse || cost > self.bytes_max) {
+            self.fence.close(now, stream);
+            return self.refuse(token, count, StoreFault::Full);
+        }
+        while self.bytes + cost > self.bytes_max {
+            self.drop_oldest();
+        }
+        let partition = self.partitions.entry(key).or_default();
+        if partition.share.is_none() {
+            let tenant = self.tenants.as_ref().and_then(|tenants| tenants.of_queue(key.queue));
+            partition.share = tenant.and_then(|tenant| tenant.share());
+        }
+        if let Some(share) = &mut partition.share {
+            share.add(cost as u64);
+        }
+        let base_offset = partition.end;
+        partition.end += count;
+        partition.last_timestamp_ms = partition.last_timestamp_ms.max(now.unix_ms);
+        let (timestamp_ms, stored_ns) = (partition.last_timestamp_ms, now.mono_ns);
+        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns, batch };
+        let expiry_ms = stored.expiry_ms();
+        partition.batches.push_back(stored);
+        if !partition.waiting.is_empty() && !partition.is_woken {
+            partition.is_woken = true;
+            self.woken.push(key);
+        }
+        self.completions
+            .push_back(Completion::Appended { token, result: Ok(Some(base_offset..partition.end)) });
+        self.arrivals.push(key, base_offset, expiry_ms);
+        self.batches += 1;
+        self.bytes += cost;
+        self.counters.stored += count;
+        debug_assert!(self.bytes <= self.bytes_max, "{} of {} bytes", self.bytes, self.bytes_max);
+    }
+
+    /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest.
+    fn follow_clock(&mut self, now: Now) {
+        let is_behind = now.unix_ms.saturating_add(self.clock_step_max_ms) < self.newest_ms;
+        self.newest_ms = if is_behind { now.unix_ms } else { self.newest_ms.max(now.unix_ms) };
+        if !is_behind {
+            return;
+        }
+        for partition in self.partitions.values_mut() {
+            cap(&mut partition.batches, now.unix_ms);
+            partition.last_timestamp_ms = partition.last_timestamp_ms.min(now.unix_ms);
+        }
+        // Batches that were in the order of their expiry need not be any more: all are looked at again.
+        let batches = self.partitions.values().flat_map(|partition| &partition.batches);
+        let latest_expiry_ms = batches.map(StoredBatch::expiry_ms).max().unwrap_or(0);
+        self.arrivals.begin_anew(now.unix_ms, latest_expiry_ms);
+    }
+
+    fn refuse(&mut self, token: T, count: u64, fault: StoreFault) {
+        self.counters.refused += count;
+        self.completions.push_back(Completion::Appended { token, result: Err(fault) });
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(stored) = self.pop_oldest() else { return };
+        if self.counters.dropped == 0 {
+            tracing::warn!(
+                memory_bytes = self.bytes_max,
+                "the memory store is full: the oldest messages are dropped"
+            );
+        }
+        self.counters.dropped += u64::from(stored.batch.count());
+    }
+
+    /// A batch of that cost is no more.
+    fn count_removed(&mut self, cost: usize) {
+        self.bytes -= cost;
+        self.batches -= 1;
+        debug_assert!(self.batches > 0 || self.bytes == 0, "{} bytes of nothing", self.bytes);
+    }
+
+    /// Takes the oldest batch out; `None` where what stood there is gone already.
+    fn pop_oldest(&mut self) -> Option<StoredBatch> {
+        let (key, base_offset) = self.arrivals.pop_oldest()?;
+        let partition = self.partitions.get_mut(&key)?;
+        let stored = partition.batches.pop_front_if(|stored| stored.base_offset == base_offset)?;
+        let cost = partition.give_back(&stored);
+        self.count_removed(cost);
+        Some(stored)
+    }
+
+    /// Removes the oldest batches as long as they have expired. False where it did not come to the end of them.
+    fn expire_oldest(&mut self, now: Now) -> bool {
+        for _ in 0..LOOK_BATCHES {
+            let Some((key, base_offset)) = self.arrivals.oldest() else { return true };
+            let front = self.partitions.get(&key).and_then(|partition| partition.batches.front());
+            if front.is_some_and(|front| front.base_offset == base_offset && !front.is_expired(now.unix_ms)) {
+                return true;
+            }
+            if let Some(expired) = self.pop_oldest() {
+                self.counters.expired += u64::from(expired.batch.count());
+            }
+        }
+        false
+    }
+
+    /// Looks at the next batches for those that have expired though older ones have not. False where there are more.
+    fn sweep(&mut self, now: Now) -> bool {
+        let mut effort = 0;
+        while effort < LOOK_BATCHES {
+            let Some((key, base_offset)) = self.arrivals.look() else { return true };
+            effort += 1;
+            let Some(partition) = self.partitions.get_mut(&key) else { continue };
+            let index = partition.batches.binary_search_by_key(&base_offset, |stored| stored.base_offset);
+            let Ok(index) = index else { continue };
+            let expiry_ms = partition.batches[index].expiry_ms();
+            if expiry_ms <= now.unix_ms {
+                effort += index.min(partition.batches.len() - index) / MOVES_PER_BATCH;
+                if let Some(stored) = partition.batches.remove(index) {
+                    let cost = partition.give_back(&stored);
+                    self.count_removed(cost);
+                    self.counters.expired += u64::from(stored.batch.count());
+                }
+                continue;
+            }
+            self.arrivals.keep((key, base_offset), expiry_ms);
+        }
+        false
+    }
+
+    fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T>) {
+        let fetched = match self.partitions.get(&key) {
+            Some(of) if fetch.from > of.end => Fetched::rewound(),
+            Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
+            None if fetch.from > 0 => Fetched::rewound(),
+            None => Fetched { at_end: true, ..Fetched::default() },
+        };
+        if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
+            fetch.from = fetched.next;
+            self.partitions.entry(key).or_default().waiting.push(fetch);
+        } else {
+            self.completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
+        }
+    }
+
+    /// Looks again at the fetches that wait for a partition.
+    fn wake(&mut self, now: Now, key: PartitionKey) {
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        partition.is_woken = false;
+        for fetch in std::mem::take(&mut partition.waiting) {
+            self.fetch(now, key, fetch);
+        }
+    }
+
+    fn resolve(&self, key: PartitionKey, position: Position) -> u64 {
+        let Some(partition) = self.partitions.get(&key) else { return 0 };
+        match position {
+            // The store has one timeline in each incarnation.
+            Position::After { offset, .. } => offset.min(partition.end),
+            Position::Latest => partition.end,
+            Position::Time(time) => {
+                let index = partition.batches.partition_point(|stored| stored.timestamp_ms < time);
+                partition.batches.get(index).map_or(partition.end, |stored| stored.base_offset)
+            }
+        }
+    }
+}
+
+impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
+    fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
+        match request {
+            Request::Open { token, create, .. } => {
+                let life =
+                    |partitions| Life { incarnation: self.incarnation, partitions, signing: self.signing };
+                let result = create.map(life).ok_or(StoreFault::NoQueue);
+                self.completions.push_back(Completion::Opened { token, result });
+            }
+            Request::Append { token, stream, partition, batch } => {
+                self.append(now, token, stream, partition, batch);
+            }
+            Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                self.fetch(now, partition, fetch);
+            }
+            Request::Resolve { token, partition, position } => {
+                let offset = self.resolve(partition, position);
+                self.completions.push_back(Completion::Resolved { token, result: Ok(offset) });
+            }
+            Request::Cancel { token, partition } => {
+                let Some(of) = self.partitions.get_mut(&partition) else { return Ok(()) };
+                if let Some(index) = of.waiting.iter().position(|waiting| waiting.token == token) {
+                    let waiting = of.waiting.swap_remove(index);
+                    let fetched = Fetched { next: waiting.from, ..Fetched::default() };
+                    self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
+                    if of.waiting.is_empty() {
+                        of.waiting = Vec::new();
+                        // A partition that nothing was ever stored in is known by nobody else.
+                        if of.end == 0 {
+                            self.partitions.remove(&partition);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<T>> {
+        while self.completions.is_empty() {
+            let key = self.woken.pop()?;
+            self.wake(now, key);
+        }
+        self.completions.pop_front()
+    }
+
+    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+        self.follow_clock(now);
+        let mut done = self.expire_oldest(now);
+        if self.arrivals.is_look_due(now.unix_ms) {
+            done &= self.sweep(now);
+        }
+        (self.batches > 0).then_some(now.mono_ms + if done { TICK_MS } else { BUSY_TICK_MS })
+    }
+
+    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
+        Some(Tail::new(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end)))
+    }
+
+    fn set_clock_step_max(&mut self, ms: u64) {
+        self.clock_step_max_ms = ms;
+    }
+
+    fn count_for(&mut self, tenants: &Arc<Tenants>) {
+        self.tenants = tenants.limits_storage().then(|| tenants.clone());
+    }
+
+    fn counters(&self) -> StoreCounters {
+        self.counters
+    }
+
+    fn waiting(&self) -> usize {
+        self.partitions.values().map(|partition| partition.waiting.len()).sum()
+    }
+}

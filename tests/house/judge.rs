@@ -1,0 +1,150 @@
+//! Holds every path of the crate against the rules.
+
+use crate::resolve::Target;
+use crate::rules::{NEVER, ONLY, ROOMS};
+use crate::source::{House, Mention};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A path in a module, and what it names step by step.
+#[derive(Debug)]
+pub struct Reference<'a> {
+    pub from: &'a [String],
+    pub file: &'a Path,
+    pub mention: &'a Mention,
+    pub chain: Vec<Target>,
+}
+
+impl Reference<'_> {
+    pub fn room(&self) -> &str {
+        &self.from[0]
+    }
+
+    /// The steps that lead to other rooms, or to the root. Where a room re-exports an item of its own, the item's
+    /// module counts, not the place of the re-export.
+    pub fn arrows(&self) -> impl Iterator<Item = &Target> {
+        let last = self.chain.last();
+        let end = last.and_then(Target::room);
+        self.chain.iter().filter(move |step| {
+            let inside = matches!(step, Target::Inside { .. });
+            inside && step.room() != Some(self.room()) && (Some(*step) == last || step.room() != end)
+        })
+    }
+
+    /// The file, the line, and the way from the path as written to what it names.
+    fn place(&self, message: &str) -> String {
+        let written = &self.mention.written;
+        let colons = if written.outer && written.segments != ["async"] { "::" } else { "" };
+        let star = if written.glob { "::*" } else { "" };
+        let mut steps = vec![format!("`{colons}{}{star}`", written.segments.join("::"))];
+        steps.extend(self.chain.iter().map(|target| from_crate(target).join("::")));
+        let test = if self.mention.test { " (test code)" } else { "" };
+        format!("{}:{}: {message}{test}: {}", self.file.display(), self.mention.line, steps.join(" -> "))
+    }
+}
+
+/// Every reference of the crate, the root's apart: the root only declares the rooms.
+pub fn references(house: &House) -> Vec<Reference<'_>> {
+    let mut found = Vec::new();
+    for (from, module) in house.modules.iter().filter(|(from, _)| !from.is_empty()) {
+        for mention in &module.mentions {
+            found.extend(house.resolve(from, &mention.written).into_iter().map(|chain| Reference {
+                from,
+                file: &module.file,
+                mention,
+                chain,
+            }));
+        }
+    }
+    found
+}
+
+/// What breaks a rule, one line each, in the order of the files. A file that breaks a rule with the same item more than
+/// once is reported at the first line.
+pub fn problems(house: &House) -> Vec<String> {
+    let mut broken = BTreeMap::new();
+    for reference in references(house) {
+        for target in &reference.chain {
+            let rules = between_rooms(&reference, target).into_iter();
+            let rules = rules.chain(never(&reference, target)).chain(only(&reference, target));
+            for message in rules {
+                let place = (reference.mention.line, reference.place(&message));
+                let first = broken
+                    .entry((reference.file.to_owned(), message, target.segments()))
+                    .or_insert_with(|| place.clone());
+                *first = place.min(first.clone());
+            }
+        }
+    }
+    let mut lines: Vec<_> =
+        broken.into_iter().map(|((file, ..), (line, problem))| (file, line, problem)).collect();
+    lines.extend(house.unreached.iter().map(|file| {
+        let problem = format!("{}: no `mod` reaches the file", file.display());
+        (file.clone(), 0, problem)
+    }));
+    lines.sort();
+    lines.into_iter().map(|(.., problem)| problem).collect()
+}
+
+fn between_rooms(reference: &Reference<'_>, target: &Target) -> Option<String> {
+    let from = reference.room();
+    let path = target.segments();
+    if !reference.arrows().any(|arrow| arrow == target) {
+        return None;
+    }
+    let Some(to) = target.room() else {
+        return Some(format!("`{from}` names the crate's root, and with it every room"));
+    };
+    let Some(room) = ROOMS.iter().find(|room| room.name == from) else {
+        return Some(format!("`{from}` is no room of the table"));
+    };
+    let allowed = room.may.iter().any(|may| starts_with(&path, may));
+    (!allowed).then(|| match (height(from), height(to)) {
+        (Some(own), Some(other)) if own < other => format!("`{from}` imports `{to}`, which is above it"),
+        _ => format!("`{from}` may not know `{}`", path.join("::")),
+    })
+}
+
+fn never(reference: &Reference<'_>, target: &Target) -> Vec<String> {
+    let glob = reference.mention.written.glob;
+    let path = from_crate(target);
+    let rules = NEVER.iter().filter(|rule| starts_with(reference.from, rule.within));
+    rules
+        .filter(|rule| !rule.save.iter().any(|save| starts_with(&path, save)))
+        .flat_map(|rule| {
+            let named = rule.paths.iter().find(|never| {
+                // `std::time::*` brings `Instant`.
+                let brings = glob && starts_with(&split(never), &path.join("::"));
+                starts_with(&path, never) || brings && matches!(target, Target::Outside(_))
+            });
+            named.map(|never| format!("`{}` never knows `{never}`", rule.within))
+        })
+        .collect()
+}
+
+fn only(reference: &Reference<'_>, target: &Target) -> Option<String> {
+    let Target::Outside(path) = target else { return None };
+    let rule = ONLY.iter().find(|rule| starts_with(path, rule.path))?;
+    let known = rule.by.iter().any(|by| starts_with(reference.from, by));
+    (!known).then(|| format!("only {} may know `{}`", rule.by.join(" and "), rule.path))
+}
+
+/// The target's path, from `crate` if it is of the crate.
+fn from_crate(target: &Target) -> Vec<String> {
+    let root = matches!(target, Target::Inside { .. }).then(|| "crate".to_owned());
+    root.into_iter().chain(target.segments()).collect()
+}
+
+/// A room's place from the bottom.
+pub fn height(room: &str) -> Option<usize> {
+    ROOMS.iter().position(|known| known.name == room)
+}
+
+fn split(path: &str) -> Vec<String> {
+    path.split("::").map(str::to_owned).collect()
+}
+
+/// Whether `path` is `start` or below it.
+fn starts_with(path: &[String], start: &str) -> bool {
+    path.starts_with(&split(start))
+}

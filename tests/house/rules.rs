@@ -1,0 +1,148 @@
+//! The rules, as data: change a rule here, and only here.
+
+/// A room: a top-level module of `src`, and what it may know.
+#[derive(Debug)]
+pub struct Room {
+    pub name: &'static str,
+    /// Rooms further down, or modules of them.
+    pub may: &'static [&'static str],
+}
+
+/// All rooms from the bottom to the top. A room may know only rooms before it, and of those only the ones in its list.
+/// Tests inside `src` follow the same rules.
+pub const ROOMS: &[Room] = &[
+    Room { name: "base", may: &[] },
+    Room { name: "process", may: &["base"] },
+    Room { name: "ws", may: &["base"] },
+    Room { name: "pb", may: &["base"] },
+    Room { name: "latency", may: &["base"] },
+    Room { name: "access", may: &["base"] },
+    Room { name: "operation", may: &["base", "pb::wire", "pb::delimiter", "access"] },
+    Room { name: "front", may: &["base", "ws", "pb", "latency", "access", "operation"] },
+    Room { name: "store", may: &["base", "process::children", "access"] },
+    Room {
+        name: "shard",
+        may: &["base", "process", "ws", "pb", "latency", "access", "operation", "front", "store"],
+    },
+    Room { name: "control", may: &["base", "process", "latency", "access", "store", "shard"] },
+    Room {
+        name: "client",
+        may: &["base", "process", "ws", "pb", "latency", "operation", "front", "shard::executor"],
+    },
+    Room {
+        name: "load",
+        may: &[
+            "base",
+            "process",
+            "ws",
+            "pb",
+            "latency",
+            "access",
+            "operation",
+            "front",
+            "store",
+            "shard",
+            "control",
+            "client",
+        ],
+    },
+    Room { name: "report", may: &["base", "process", "latency", "load"] },
+    Room {
+        name: "config",
+        may: &[
+            "base",
+            "process",
+            "ws",
+            "pb",
+            "latency",
+            "access",
+            "operation",
+            "front",
+            "store",
+            "shard",
+            "control",
+            "client",
+            "load",
+            "report",
+        ],
+    },
+    Room {
+        name: "cli",
+        may: &[
+            "base",
+            "process",
+            "ws",
+            "pb",
+            "latency",
+            "access",
+            "operation",
+            "front",
+            "store",
+            "shard",
+            "control",
+            "client",
+            "load",
+            "report",
+            "config",
+        ],
+    },
+    // The binary's `main.rs`: a crate of its own, which has no row in the map.
+    Room { name: MAIN, may: &["cli"] },
+];
+
+/// `main.rs` among the rooms.
+pub const MAIN: &str = "main";
+
+/// What code without I/O never names. `core` counts as `std`.
+pub const IO: &[&str] = &[
+    "std::net",
+    "std::fs",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "glommio",
+    "socket2",
+    "rustix",
+    "libc",
+    "tokio",
+    "ureq",
+    "async",
+];
+
+/// Paths that a module and the modules inside it never name.
+#[derive(Debug)]
+pub struct Never {
+    pub within: &'static str,
+    /// Paths of the crate (from `crate`), or of other crates.
+    pub paths: &'static [&'static str],
+    /// What the rule spares among those paths.
+    pub save: &'static [&'static str],
+}
+
+/// Rules beyond those between rooms.
+pub const NEVER: &[Never] = &[
+    // A planted fault holds a thread up.
+    Never { within: "base", paths: IO, save: &["std::thread::sleep"] },
+    // An address is a value.
+    Never { within: "ws", paths: IO, save: &["std::net::Ipv6Addr"] },
+    Never { within: "pb", paths: IO, save: &[] },
+    Never { within: "access", paths: IO, save: &[] },
+    Never { within: "operation", paths: IO, save: &[] },
+    Never { within: "front", paths: IO, save: &[] },
+    Never { within: "shard::core", paths: IO, save: &["std::net::SocketAddr"] },
+    Never { within: "shard::core", paths: &["crate::shard"], save: &["crate::shard::core"] },
+];
+
+/// A crate that only some modules know.
+#[derive(Debug)]
+pub struct Only {
+    pub path: &'static str,
+    pub by: &'static [&'static str],
+}
+
+pub const ONLY: &[Only] = &[
+    // One room knows rdkafka, and the load against Kafka itself.
+    Only { path: "rdkafka", by: &["store::kafka", "load::peers::kafka"] },
+];
