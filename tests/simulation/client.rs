@@ -1,8 +1,8 @@
 //! The real clients on a simulated connection.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use millstream::base::batch::Record;
@@ -12,45 +12,39 @@ use millstream::client::{
     Application, Block, ClientError, Consume, Next, Produce, Resume, Sink, Source, Target, Wire,
 };
 use millstream::pb::ReceivedMessage;
-use millstream::shard::core::ConnectionId;
 
-use super::model::Model;
+use super::clock::Clock;
+use super::model::{Asked, Handed, Model, Seen};
+use super::pipe::{Pipe, ServerEnd, Shared};
 use super::random::Random;
-
-/// One message as a consumer saw it.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    pub id: String,
-    pub payload: Vec<u8>,
-    pub key: Vec<u8>,
-    pub age: u32,
-    pub ttl: u32,
-    pub timestamp_ms: i64,
-}
 
 /// Blocks that are there from the beginning.
 pub struct Blocks {
     left: VecDeque<Block>,
-    pub acknowledged: Arc<AtomicU64>,
+    /// When each message was handed to the client.
+    handed: Handed,
+    clock: Clock,
 }
 
 impl Source for Blocks {
     fn poll_block(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Block>> {
-        Poll::Ready(self.left.pop_front())
+        let block = self.left.pop_front();
+        let count = block.as_ref().map_or(0, Block::len);
+        self.handed.borrow_mut().extend(std::iter::repeat_n(self.clock.true_unix_ms(), count));
+        Poll::Ready(block)
     }
 
-    fn handle_acknowledged(&mut self, count: u64) {
-        self.acknowledged.fetch_add(count, Ordering::Relaxed);
-    }
+    fn handle_acknowledged(&mut self, _count: u64) {}
 }
 
 /// Everything that came.
-pub struct Log {
+pub struct Seeing {
     pub seen: Vec<Seen>,
-    pub stop: Arc<AtomicBool>,
+    pub stop: Rc<Cell<bool>>,
+    clock: Clock,
 }
 
-impl Sink for Log {
+impl Sink for Seeing {
     fn handle(&mut self, message: &ReceivedMessage<'_>) {
         self.seen.push(Seen {
             id: message.id.to_owned(),
@@ -59,37 +53,32 @@ impl Sink for Log {
             age: message.age,
             ttl: message.ttl,
             timestamp_ms: message.timestamp_ms.expect("every message has a timestamp"),
+            came_ms: self.clock.true_unix_ms(),
         });
     }
 
     fn poll_stop(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        if self.stop.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+        if self.stop.get() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 pub enum Role {
     Producer(Produce<Blocks>),
-    Consumer(Consume<Log>),
-    /// Sends whatever comes to its mind, and is not asked how it fares.
+    Consumer(Consume<Seeing>, Asked),
+    /// Sends random bytes. Nobody cares how it fares.
     Vandal,
 }
 
-/// Both directions of a connection, and where its server side is.
+/// A connection, and what the client has to send over it.
 pub struct Link {
-    pub shard: usize,
-    pub id: ConnectionId,
-    pub wire: Wire,
-    pub up: VecDeque<u8>,
-    pub down: VecDeque<u8>,
-    /// The server will send no more; it goes when `down` is empty.
-    pub ended: bool,
-    /// The server waits for room in `down`.
-    pub full: bool,
+    pub pipe: Shared,
+    wire: Wire,
+    out: VecDeque<u8>,
 }
 
 pub struct Client {
     pub role: Role,
-    pub target: Target,
+    target: Target,
     pub link: Option<Link>,
 }
 
@@ -99,15 +88,11 @@ impl Client {
         Self { role, target, link: None }
     }
 
-    pub fn producer(
-        client: u128,
-        queue: &str,
-        payloads: &[Vec<u8>],
-        batch: usize,
-        random: &mut Random,
-    ) -> Self {
+    /// The producer of that number in the model.
+    pub fn producer(model: &Model, number: usize, batch: usize, clock: &Clock, random: &mut Random) -> Self {
         let mut left = VecDeque::new();
-        let mut rest = payloads;
+        let producer = &model.producers[number];
+        let mut rest = &producer.payloads[..];
         while !rest.is_empty() {
             let (some, later) = rest.split_at(random.between(1, rest.len().min(40)));
             let mut block = Block::default();
@@ -115,16 +100,19 @@ impl Client {
             left.push_back(block);
             rest = later;
         }
-        let blocks = Blocks { left, acknowledged: Arc::default() };
+        let blocks = Blocks { left, handed: producer.handed.clone(), clock: clock.clone() };
         let batch = random.between(1, batch);
-        Self::new(Role::Producer(Produce::new(queue.into(), Model::TTL, batch, blocks)), client)
+        let produce = Produce::new(Model::QUEUE.into(), producer.ttl, batch, blocks);
+        Self::new(Role::Producer(produce), producer.client)
     }
 
-    pub fn consumer(client: u128, queue: &str, echo: bool, count: Option<u64>, random: &mut Random) -> Self {
+    pub fn consumer(asked: Asked, clock: &Clock, random: &mut Random) -> Self {
         let window = random.between(100, 400) as u64;
-        let options = ConsumeOptions { queue: queue.into(), from: String::new(), echo, window, count };
-        let log = Log { seen: Vec::new(), stop: Arc::default() };
-        Self::new(Role::Consumer(Consume::new(options, log)), client)
+        let (queue, from) = (Model::QUEUE.into(), String::new());
+        let options = ConsumeOptions { queue, from, echo: asked.echo, window, count: asked.count };
+        let sink = Seeing { seen: Vec::new(), stop: Rc::default(), clock: clock.clone() };
+        let client = asked.client;
+        Self::new(Role::Consumer(Consume::new(options, sink), asked), client)
     }
 
     pub fn vandal(client: u128) -> Self {
@@ -134,7 +122,7 @@ impl Client {
     pub fn is_complete(&self) -> bool {
         match &self.role {
             Role::Producer(produce) => produce.is_complete(),
-            Role::Consumer(consume) => consume.is_complete(),
+            Role::Consumer(consume, _) => consume.is_complete(),
             Role::Vandal => true,
         }
     }
@@ -144,39 +132,92 @@ impl Client {
         matches!(self.role, Role::Producer(_)) && !self.is_complete()
     }
 
-    pub fn reset(&mut self) {
-        self.link = None;
+    /// Connects by a pipe that the server has.
+    pub fn connect(&mut self, pipe: Shared) {
+        self.link = Some(Link { pipe, wire: Wire::start(&self.target), out: VecDeque::new() });
+    }
+
+    /// Closes its connection, if it has one.
+    pub fn cut(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        link.pipe.borrow_mut().close();
         match &mut self.role {
             Role::Producer(produce) => produce.reset(),
-            Role::Consumer(consume) => consume.reset(),
+            Role::Consumer(consume, _) => consume.reset(),
             Role::Vandal => {}
         }
     }
 
-    /// Bytes from the server; then what the client has to say. `Done` where it needs the connection no longer.
-    pub fn handle_received(&mut self, bytes: &mut [u8]) -> Result<Next, ClientError> {
-        let Self { role, link: Some(link), .. } = self else { return Ok(Next::Wait) };
-        link.wire.handle_received(bytes, |piece, fin| match role {
-            Role::Producer(produce) => produce.handle_data(piece, fin),
-            Role::Consumer(consume) => consume.handle_data(piece, fin),
-            Role::Vandal => Ok(()),
-        })?;
-        self.poll()
+    /// Sends at most so many bytes; false where there was nothing to send, or no room.
+    pub fn send(&mut self, most: usize) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        link.pipe.borrow_mut().send(&mut link.out, most) > 0
+    }
+
+    /// Takes at most so many bytes, and does what they bring; false where there was nothing.
+    pub fn receive(&mut self, most: usize) -> bool {
+        let Some(link) = &self.link else { return false };
+        let (mut bytes, server) = {
+            let mut pipe = link.pipe.borrow_mut();
+            (Pipe::receive(&mut pipe, most), pipe.server)
+        };
+        if bytes.is_empty() {
+            if server != ServerEnd::Open {
+                self.cut();
+            }
+            return self.link.is_none();
+        }
+        match self.handle_received(&mut bytes) {
+            Ok(Next::Done) | Err(_) => self.cut(),
+            Ok(_) => self.poll(),
+        }
+        true
     }
 
     /// Lets the application write.
-    pub fn poll(&mut self) -> Result<Next, ClientError> {
+    pub fn poll(&mut self) {
+        loop {
+            match self.poll_once() {
+                Ok(Next::Done) | Err(_) => return self.cut(),
+                Ok(Next::Again) => {}
+                Ok(_) => return,
+            }
+        }
+    }
+
+    /// A vandal with nothing under way sends so many random bytes.
+    pub fn vandalize(&mut self, random: &mut Random) {
+        if let Self { role: Role::Vandal, link: Some(link), .. } = self
+            && link.wire.is_open()
+            && link.out.is_empty()
+        {
+            let count = random.below(200);
+            link.out.extend((0..count).map(|_| random.next() as u8));
+        }
+    }
+
+    fn handle_received(&mut self, bytes: &mut [u8]) -> Result<Next, ClientError> {
+        let Self { role, link: Some(link), .. } = self else { return Ok(Next::Wait) };
+        link.wire.handle_received(bytes, |piece, fin| match role {
+            Role::Producer(produce) => produce.handle_data(piece, fin),
+            Role::Consumer(consume, _) => consume.handle_data(piece, fin),
+            Role::Vandal => Ok(()),
+        })?;
+        Ok(Next::Wait)
+    }
+
+    fn poll_once(&mut self) -> Result<Next, ClientError> {
         let Self { role, link: Some(link), .. } = self else { return Ok(Next::Wait) };
         let mut next = Next::Wait;
         if link.wire.is_open() {
             let cx = &mut Context::from_waker(Waker::noop());
             next = match role {
                 Role::Producer(produce) => produce.poll(cx, &mut link.wire)?,
-                Role::Consumer(consume) => consume.poll(cx, &mut link.wire)?,
+                Role::Consumer(consume, _) => consume.poll(cx, &mut link.wire)?,
                 Role::Vandal => Next::Wait,
             };
         }
-        link.up.extend(link.wire.out.drain(..));
+        link.out.extend(link.wire.out.drain(..));
         Ok(next)
     }
 }

@@ -11,6 +11,7 @@ use millstream::operation::OperationId;
 use millstream::shard::core::{ConnectionId, Token};
 use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters};
 
+use super::disk::{Log, Simulated};
 use super::random::Random;
 
 /// What the world does to a store.
@@ -47,8 +48,7 @@ impl WeatheredStore {
         }
     }
 
-    /// Every payload that is stored.
-    pub fn contents(&self, now: Now) -> Vec<Vec<u8>> {
+    fn payloads(&self, now: Now) -> Vec<Vec<u8>> {
         let mut payloads = Vec::new();
         let token = Token {
             shard: 0,
@@ -94,6 +94,22 @@ impl WeatheredStore {
     }
 }
 
+/// What the simulation asks of a store beside its requests.
+pub trait Contents: Store<Token> {
+    /// Every payload that is stored; nothing where only consumers can tell.
+    fn contents(&self, _now: Now) -> Option<Vec<Vec<u8>>> {
+        None
+    }
+}
+
+impl Contents for Log<Token, Simulated> {}
+
+impl Contents for WeatheredStore {
+    fn contents(&self, now: Now) -> Option<Vec<Vec<u8>>> {
+        Some(self.payloads(now))
+    }
+}
+
 impl Store<Token> for WeatheredStore {
     fn submit(&mut self, now: Now, request: Request<Token>) -> Result<(), Request<Token>> {
         let (slow, full) = {
@@ -122,6 +138,10 @@ impl Store<Token> for WeatheredStore {
             self.let_in(now, request);
         }
         self.ready.pop_front().or_else(|| self.memory.borrow_mut().poll_completion(now))
+    }
+
+    fn set_clock_step_max(&mut self, ms: u64) {
+        self.memory.borrow_mut().set_clock_step_max(ms);
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<u64> {

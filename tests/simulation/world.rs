@@ -1,28 +1,24 @@
-//! Clients, network, shards and stores, one step at a time.
+//! Clients, network, servers and disk, one step at a time.
 //!
-//! First the storm: every step is drawn by lot, connections break, stores are slow, full or failing. Then the calm:
-//! nothing fails any more and everything that is due is done, but no shard is looked at without a reason that the real
-//! driver would have had, too: a socket, the inbox, the store's doorbell, work left. And no time passes but that
-//! of an owed marker, so that no timer hides a lost wake-up.
+//! First the storm: every step is drawn by lot, connections break, stores are slow, full or failing, servers die and start again.
+//! Then the calm: nothing fails any more and everything that is due is done, but no shard has a turn without a reason that wakes the
+//! real driver, too: a socket, the inbox, the store's doorbell, a deadline, work left. And no time passes but that of an owed
+//! marker, so that no timer hides a lost wake-up.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use millstream::access::{ProjectLimits, Tenants};
-use millstream::base::clock::Now;
-use millstream::client::{Next, Resume, Wire};
-use millstream::shard::core::{Core, Message, Settings};
-use millstream::store::Store;
-use millstream::store::memory::{Memory, WhenFull};
-
-use super::client::{Client, Link, Role};
+use super::client::{Client, Role};
+use super::clock::Clock;
+use super::disasters::Snapshot;
+use super::disk::Simulated;
 use super::model::{Asked, Model};
+use super::pipe::{Kernel, Pipe};
 use super::random::Random;
-use super::store::{Weather, WeatheredStore};
+use super::server::{Machine, Server};
+use super::settings::{PAYLOAD_BYTES_MAX, Plan};
+use super::store::Weather;
 
 /// Most steps of a storm: a short one leaves the work to the calm, where nothing comes to a sleeper's help. And passes of
 /// the calm after which something hangs.
@@ -32,243 +28,284 @@ const CALM_PASSES: usize = 20_000;
 const CALM_MS: u64 = 700;
 /// The same where a project must wait for its rates.
 const LIMITED_CALM_MS: u64 = 20_000;
+/// Time in which a store finds out that its disk works again, milliseconds: a few of its ticks.
+const RECOVERY_MS: u64 = 4_000;
 /// Time that draining may take, milliseconds: what consumers get of it, and the time in which a peer is to close.
 const DRAIN_MS: u64 = 8_000;
 
-struct Shard {
-    core: Core<WeatheredStore>,
-    inbox: VecDeque<Vec<Message>>,
-    /// Something has happened that wakes the driver.
-    woken: bool,
-}
-
 pub struct World {
-    random: Random,
-    now: Now,
-    shards: Vec<Shard>,
-    weather: Rc<RefCell<Weather>>,
-    clients: Vec<Client>,
-    asked: Vec<Option<Asked>>,
-    model: Model,
+    pub(super) random: Random,
+    pub(super) plan: Plan,
+    pub(super) machine: Machine,
+    pub(super) server: Option<Server>,
+    pub(super) clients: Vec<Client>,
+    pub(super) model: Model,
     /// Bytes that a connection holds in each direction.
     pipe_bytes: usize,
-    /// How often a turn looks at the store's answers and sends: the real driver's choice, of no concern to the core.
-    rounds: usize,
     /// Consumers come when the producers have ended, so that nobody else wakes their shards.
     late: bool,
-    /// The project's rates are limited.
-    is_limited: bool,
-    storm: bool,
+    pub(super) is_storm: bool,
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Something on the disk is not what was written.
+    pub(super) is_spoiled: bool,
+    /// When the wall clock is right again; 0 where it is.
+    pub(super) right_again_ms: u64,
+    /// By how much it is wrong then, as it has jumped back for good.
+    pub(super) base_error_ms: i64,
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Result<Self, String> {
         let mut random = Random(seed);
-        let weather = Rc::new(RefCell::new(Weather {
+        let plan = Plan::draw(seed, &mut random);
+        let weather = Weather {
             random: Random(seed ^ 0xdead_beef),
             slow: random.one_in(2),
             failing: if random.one_in(3) { random.between(5, 40) } else { 0 },
             full: if random.one_in(3) { random.between(2, 20) } else { 0 },
-        }));
-        let mut settings = Settings { partitions: random.between(1, 5) as u16, ..Settings::default() };
-        let operation = &mut settings.operation;
-        operation.max_payload_bytes = 600;
-        // Some shards have hardly more memory than one pb takes.
-        let batch = if random.one_in(3) { 6 } else { 30 };
-        operation.max_pb_bytes = batch * 720;
-        operation.produce_window = random.between(100, 400) as u32;
-        operation.produce_window_bytes = random.between(1_000, 100_000);
-        operation.consume_batch_messages = random.between(1, 120);
-        operation.consume_batch_bytes = random.between(200, 20_000);
-        settings.shard_budget_bytes = operation.max_pb_bytes * random.between(10, 40) / 10;
-        operation.consume_linger = Duration::from_millis(if random.one_in(4) { 20 } else { 0 });
-        let mut limits = ProjectLimits::default();
-        if seed % 4 == 3 {
-            limits.messages_per_sec = 200 + seed % 900;
-            limits.bytes_per_sec = 20_000 + seed * 37 % 60_000;
-        }
-        let is_limited = limits.messages_per_sec > 0;
-        let tenants = Arc::new(Tenants::new(limits));
-        let settings = Arc::new(settings);
-        let count = random.between(1, 3) as u16;
-        let shards = (0..count)
-            .map(|shard| {
-                let memory = Memory::new(64 << 20, WhenFull::Refuse, 7);
-                let store = WeatheredStore::new(memory, weather.clone());
-                let core = Core::new(shard, count, settings.clone(), tenants.clone(), store);
-                Shard { core, inbox: VecDeque::new(), woken: true }
-            })
-            .collect();
-        let mut model = Model::new(600);
-        let (mut clients, mut asked) = (Vec::new(), Vec::new());
+        };
+        let kernel = Kernel {
+            random: RefCell::new(Random(seed ^ 0x00c0_ffee)),
+            failing: Cell::new(if random.one_in(3) { random.between(30, 300) } else { 0 }),
+            piecemeal: Cell::new(random.one_in(2)),
+        };
+        let machine = Machine {
+            disk: Simulated::new(seed ^ 0x0d15_c0d1),
+            clock: Clock::new(random.between(100, 100_000) as u64),
+            kernel: Rc::new(kernel),
+            weather: Rc::new(RefCell::new(weather)),
+            boot: 1,
+        };
+        let mut world = Self {
+            model: Model::new(PAYLOAD_BYTES_MAX, plan.knows_the_time()),
+            server: None,
+            clients: Vec::new(),
+            pipe_bytes: random.between(300, 60_000),
+            late: random.one_in(3),
+            is_storm: true,
+            snapshots: Vec::new(),
+            is_spoiled: false,
+            right_again_ms: 0,
+            base_error_ms: 0,
+            random,
+            plan,
+            machine,
+        };
+        world.invite();
+        world.start()?;
+        Ok(world)
+    }
+
+    fn invite(&mut self) {
+        let Self { random, plan, machine: Machine { clock, .. }, clients, model, .. } = self;
         let producers = random.between(1, 4);
-        for producer in 0..producers {
+        for number in 0..producers {
             let messages = random.between(1, 500);
             let large = random.between(2, 60);
-            let payloads: Vec<Vec<u8>> = (0..messages)
-                .map(|sequence| {
-                    let padding =
-                        if random.one_in(large) { random.between(560, 700) } else { random.below(80) };
-                    Model::payload(producer, sequence, padding)
-                })
-                .collect();
-            clients.push(Client::producer(producer as u128 + 1, "simulated", &payloads, batch, &mut random));
-            asked.push(None);
-            model.producers.push((producer as u128 + 1, payloads));
+            let ttl = if plan.is_short_lived && random.one_in(2) { Model::SHORT_TTL } else { Model::TTL };
+            let mut payload = |sequence| {
+                let padding = if random.one_in(large) { random.between(560, 700) } else { random.below(80) };
+                Model::payload(number, sequence, padding)
+            };
+            model.add(number as u128 + 1, ttl, (0..messages).map(&mut payload).collect());
+            clients.push(Client::producer(model, number, plan.batch, clock, random));
         }
+        let stored: usize = (0..producers).map(|producer| model.storable(producer)).sum();
         for consumer in 0..random.between(1, 4) {
             // Some share their Client-ID with a producer: the echo is told by it.
             let client = random.between(1, producers) as u128 + if random.one_in(2) { 0 } else { 100 };
             let echo = random.one_in(2);
-            let stored: usize = model
-                .producers
-                .iter()
-                .flat_map(|(_, sent)| sent)
-                .filter(|payload| payload.len() <= 600)
-                .count();
-            let count = (echo && consumer > 0 && random.one_in(2)).then(|| random.below(stored + 1) as u64);
-            let count = count.filter(|count| *count > 0);
-            clients.push(Client::consumer(client, "simulated", echo, count, &mut random));
-            asked.push(Some(Asked { client, echo, count }));
+            let is_counted = echo && consumer > 0 && plan.keeps_all() && random.one_in(2);
+            let count = is_counted.then(|| random.below(stored + 1) as u64).filter(|count| *count > 0);
+            clients.push(Client::consumer(Asked::new(client, echo, count), clock, random));
         }
         if random.one_in(3) {
             clients.push(Client::vandal(999));
-            asked.push(None);
-        }
-        let now = Now::at_ms(1, 1_700_000_000_000);
-        let pipe_bytes = random.between(300, 60_000);
-        let rounds = if random.one_in(2) { 1 } else { random.between(2, 4) };
-        let late = random.one_in(3);
-        Self {
-            random,
-            now,
-            shards,
-            weather,
-            clients,
-            asked,
-            model,
-            pipe_bytes,
-            rounds,
-            late,
-            is_limited,
-            storm: true,
         }
     }
 
-    pub fn run(mut self) -> Result<(), String> {
-        for _ in 0..self.random.between(0, STORM_STEPS_MAX) {
-            self.step();
-        }
-        self.storm = false;
-        {
-            let mut weather = self.weather.borrow_mut();
-            (weather.slow, weather.failing, weather.full) = (false, 0, 0);
-        }
-        // The last time that the stores ring without a reason.
-        self.shards.iter_mut().for_each(|shard| shard.woken = true);
-        if self.random.one_in(4) {
-            return self.drain();
-        }
-        self.calm()?;
-        self.judge()?;
-        for client in &self.clients {
-            if let Role::Consumer(consume) = &client.role {
-                consume.sink.stop.store(true, Ordering::Relaxed);
+    /// Runs to the end. What is returned tells one history from others.
+    pub fn run(mut self) -> Result<u64, String> {
+        let steps = self.random.between(0, STORM_STEPS_MAX);
+        let disasters: Vec<usize> = (0..self.plan.disasters).map(|_| self.random.below(steps + 1)).collect();
+        for step in 0..steps {
+            self.step()?;
+            for _ in disasters.iter().filter(|at| **at == step) {
+                self.strike()?;
             }
         }
-        (0..self.clients.len()).for_each(|client| self.poll_client(client));
+        self.clear_up();
+        if self.random.one_in(4) {
+            self.drain()?;
+            if self.plan.log.is_none() {
+                return Ok(self.digest());
+            }
+            self.restart()?;
+        }
+        self.recover()?;
+        self.calm()?;
+        self.judge()?;
+        self.leave()?;
+        if self.plan.log.is_some() {
+            // What they have seen is there for one that comes after the next end of the server, too.
+            self.end_and_start()?;
+            let auditor =
+                Client::consumer(Asked::new(5_000, true, None), &self.machine.clock, &mut self.random);
+            self.clients.push(auditor);
+            self.recover()?;
+            self.calm()?;
+            self.judge()?;
+            self.leave()?;
+        }
+        Ok(self.digest())
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.machine.clock.mono().hash(&mut hasher);
+        for client in &self.clients {
+            let Role::Consumer(consume, _) = &client.role else { continue };
+            consume.sink.seen.iter().for_each(|seen| (&seen.id, seen.came_ms).hash(&mut hasher));
+        }
+        hasher.finish()
+    }
+
+    /// The storm is over: nothing fails any more.
+    fn clear_up(&mut self) {
+        self.is_storm = false;
+        self.set_right();
+        let Machine { disk, kernel, weather, .. } = &self.machine;
+        disk.heal();
+        disk.limit(u64::MAX);
+        kernel.failing.set(0);
+        kernel.piecemeal.set(false);
+        let mut weather = weather.borrow_mut();
+        (weather.slow, weather.failing, weather.full) = (false, 0, 0);
+        drop(weather);
+        // The last time that the stores ring without a reason.
+        self.server.iter_mut().for_each(Server::wake);
+    }
+
+    /// A store whose disk failed or was full tries it again with its next ticks.
+    fn recover(&mut self) -> Result<(), String> {
+        if !self.plan.fails {
+            return Ok(());
+        }
+        let until = self.machine.clock.mono_ms() + RECOVERY_MS;
+        for _ in 0..CALM_PASSES {
+            if self.machine.clock.mono_ms() > until {
+                return Ok(());
+            }
+            if !self.pass() {
+                self.pass_time(500);
+            }
+        }
+        Err("it never recovers".into())
+    }
+
+    /// Consumers stop, and everything is given back.
+    fn leave(&mut self) -> Result<(), String> {
+        for client in &self.clients {
+            if let Role::Consumer(consume, _) = &client.role {
+                consume.sink.stop.set(true);
+            }
+        }
+        self.clients.iter_mut().for_each(Client::poll);
         self.calm()?;
         if let Some(client) = self.clients.iter().position(|client| !client.is_complete()) {
             return Err(format!("client {client} has not ended"));
         }
-        (0..self.clients.len()).for_each(|client| self.cut(client));
+        self.clients.iter_mut().for_each(Client::cut);
         self.calm()?;
-        self.all_is_given_back()
+        self.is_given_back()
     }
 
-    /// The servers are told to stop, in the middle of everything: all of it ends, and what was acknowledged is stored.
-    fn drain(mut self) -> Result<(), String> {
-        self.shards.iter_mut().for_each(|shard| shard.core.handle_drain(self.now));
-        let until = self.now.mono_ms + DRAIN_MS;
-        while !self.shards.iter().all(|shard| shard.core.is_drained() && shard.inbox.is_empty()) {
-            if self.now.mono_ms > until {
+    fn is_given_back(&self) -> Result<(), String> {
+        self.server.as_ref().and_then(Server::leak).map_or(Ok(()), Err)
+    }
+
+    /// The server is told to stop, in the middle of everything. All operations end, and what was acknowledged is stored.
+    pub(super) fn drain(&mut self) -> Result<(), String> {
+        let was_storm = std::mem::replace(&mut self.is_storm, false);
+        self.server.iter_mut().for_each(Server::drain);
+        let until = self.machine.clock.mono_ms() + DRAIN_MS;
+        let mut passes = 0..CALM_PASSES;
+        while !self.server.as_ref().is_none_or(Server::is_over) {
+            if self.machine.clock.mono_ms() > until || passes.next().is_none() {
                 return Err("draining does not end".into());
             }
             if !self.pass() {
                 self.pass_time(50);
             }
         }
-        self.all_is_given_back()?;
-        let stored: Vec<Vec<u8>> =
-            self.shards.iter().flat_map(|shard| shard.core.store().contents(self.now)).collect();
-        for (number, client) in self.clients.iter().enumerate() {
-            match (&client.role, &self.asked[number]) {
-                (Role::Producer(produce), _) => {
-                    let sent = &self.model.producers[number].1;
-                    let there = sent.iter().filter(|payload| stored.contains(payload)).count() as u64;
-                    if there < produce.stats.acknowledged {
-                        let acknowledged = produce.stats.acknowledged;
-                        return Err(format!(
-                            "producer {number}: {there} of {acknowledged} acknowledged are there"
-                        ));
-                    }
-                }
-                (Role::Consumer(consume), Some(asked)) => {
-                    let resent = self.resent();
-                    self.model
-                        .judge(asked, &consume.sink.seen, &resent, false)
-                        .map_err(|why| format!("client {number}: {why}"))?;
-                }
-                _ => {}
-            }
+        // Operations whose connections broke may be under way in the store.
+        while self.pass() {
+            passes.next().ok_or("there is always something to do")?;
         }
-        Ok(())
-    }
-
-    fn all_is_given_back(&self) -> Result<(), String> {
-        for (number, shard) in self.shards.iter().enumerate() {
-            let (bytes, parked) =
-                (shard.core.budget().reserved() + shard.core.budget().held(), shard.core.store().waiting());
-            if (bytes, parked, shard.core.connections()) != (0, 0, 0) {
-                return Err(format!("shard {number} is left with {bytes} bytes and {parked} fetches"));
+        self.is_storm = was_storm;
+        self.is_given_back()?;
+        self.judge_some()?;
+        let Some(stored) = self.server.as_ref().and_then(Server::contents) else { return Ok(()) };
+        for (number, client) in self.clients.iter().enumerate() {
+            let Role::Producer(produce) = &client.role else { continue };
+            let sent = &self.model.producers[number].payloads;
+            let there = sent.iter().filter(|payload| stored.contains(payload)).count() as u64;
+            let acknowledged = produce.stats.acknowledged;
+            let may_end = self.model.producers[number].ttl == Model::SHORT_TTL;
+            if there < acknowledged && !may_end {
+                return Err(format!("producer {number}: {there} of {acknowledged} acknowledged are there"));
             }
         }
         Ok(())
     }
 
     /// One thing, drawn by lot.
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), String> {
         let client = self.random.below(self.clients.len());
-        let shard = self.random.below(self.shards.len());
-        match self.random.below(20) {
-            0..=5 => drop(self.deliver_up(client)),
-            6..=10 => drop(self.deliver_down(client)),
-            11..=14 => self.turn(shard),
-            15 => self.deliver_inbox(shard),
-            16 => self.connect(client),
-            17 => self.pass_time(self.random.0 % 30),
-            18 => self.shards[shard].woken = true,
+        let shards = self.server.as_ref().map_or(1, Server::shards);
+        let shard = self.random.below(shards);
+        match self.random.below(22) {
+            0..=4 => drop(self.send(client)),
+            5..=9 => drop(self.receive(client)),
+            10..=14 => drop(self.turn(shard)),
+            15..=16 => drop((0..self.random.below(6)).map(|_| self.machine.disk.advance()).count()),
+            17 => self.connect(client),
+            18 => {
+                let ms = self.random.next() % 30;
+                self.pass_time(ms);
+                if self.plan.is_short_lived && self.random.one_in(20) {
+                    let ms = self.random.between(1_000, 15_000) as u64;
+                    self.pass_time(ms);
+                }
+            }
+            19 => match &self.clients[client].link {
+                Some(link) if self.random.one_in(2) => link.pipe.borrow().mark_idly(),
+                _ => self.server.iter_mut().for_each(Server::wake),
+            },
+            20 if self.plan.rolls_back && self.random.one_in(12) => self.take_snapshot(),
             _ if self.random.one_in(12) => self.cut(client),
-            _ => self.poll_client(client),
+            _ => self.poll(client),
         }
+        Ok(())
     }
 
     /// Everything that is due, until nothing is.
     fn calm(&mut self) -> Result<(), String> {
-        let until = self.now.mono_ms + if self.is_limited { LIMITED_CALM_MS } else { CALM_MS };
+        let is_limited = self.plan.is_limited;
+        let until = self.machine.clock.mono_ms() + if is_limited { LIMITED_CALM_MS } else { CALM_MS };
         for _ in 0..CALM_PASSES {
             let mut progress = false;
             for client in 0..self.clients.len() {
                 if self.clients[client].link.is_none() && !self.clients[client].is_complete() {
                     self.connect(client);
                     // Clients wait a little before they come again.
-                    self.pass_time(if self.is_limited { 10 } else { 0 });
+                    self.pass_time(if is_limited { 10 } else { 0 });
                     progress = true;
                 }
             }
             progress |= self.pass();
             if !progress {
-                if self.now.mono_ms >= until {
+                if self.machine.clock.mono_ms() >= until {
                     return Ok(());
                 }
                 self.pass_time(50);
@@ -278,221 +315,74 @@ impl World {
     }
 
     /// Everything once. False where there was nothing to do.
-    fn pass(&mut self) -> bool {
+    pub(super) fn pass(&mut self) -> bool {
         let mut progress = false;
         for client in 0..self.clients.len() {
-            progress |= self.deliver_up(client);
-            progress |= self.deliver_down(client);
+            progress |= self.send(client);
+            progress |= self.receive(client);
         }
-        for shard in 0..self.shards.len() {
-            if !self.shards[shard].inbox.is_empty() {
-                self.deliver_inbox(shard);
-                progress = true;
-            }
-            if self.shards[shard].woken {
-                self.turn(shard);
-                progress = true;
-            }
+        while self.machine.disk.advance() {
+            progress = true;
+        }
+        for shard in 0..self.server.as_ref().map_or(0, Server::shards) {
+            progress |= self.turn(shard);
         }
         progress
     }
 
-    fn pass_time(&mut self, ms: u64) {
-        self.now.mono_ms += ms;
-        self.now.unix_ms += ms;
-        for shard in &mut self.shards {
-            shard.woken |= shard.core.next_deadline_ms().is_some_and(|due| due <= self.now.mono_ms);
+    pub(super) fn pass_time(&mut self, ms: u64) {
+        self.machine.clock.pass(ms);
+        if self.machine.clock.mono_ms() >= self.right_again_ms && self.right_again_ms > 0 {
+            self.set_right();
         }
     }
 
     fn connect(&mut self, client: usize) {
-        if self.clients[client].link.is_some() || self.clients[client].is_complete() && !self.storm {
+        let Some(server) = &self.server else { return };
+        if self.clients[client].link.is_some() || self.clients[client].is_complete() && !self.is_storm {
             return;
         }
-        let is_consumer = matches!(self.clients[client].role, Role::Consumer(_));
-        if self.late && is_consumer && self.clients.iter().any(|client| client.is_producing()) {
+        let is_consumer = matches!(self.clients[client].role, Role::Consumer(..));
+        if self.late && is_consumer && self.clients.iter().any(Client::is_producing) {
             return;
         }
-        let shard = self.random.below(self.shards.len());
-        let Some(id) = self.shards[shard].core.handle_accepted(self.now, None) else { return };
-        let wire = Wire::start(&self.clients[client].target);
-        let (up, down) = (VecDeque::new(), VecDeque::new());
-        self.clients[client].link = Some(Link { shard, id, wire, up, down, ended: false, full: false });
-        self.poll_client(client);
+        let pipe = Pipe::new(self.pipe_bytes);
+        if server.accept(self.random.below(server.shards()), pipe.clone()) {
+            self.clients[client].connect(pipe);
+            self.poll(client);
+        }
     }
 
-    /// The connection breaks: what is under way is lost.
+    /// A connection breaks. What is under way may be lost.
     fn cut(&mut self, client: usize) {
-        let Some(link) = &self.clients[client].link else { return };
-        let shard = &mut self.shards[link.shard];
-        shard.core.handle_gone(self.now, link.id);
-        shard.woken = true;
-        self.clients[client].reset();
-    }
-
-    fn poll_client(&mut self, client: usize) {
-        match self.clients[client].poll() {
-            Ok(Next::Done) | Err(_) => self.cut(client),
-            Ok(Next::Again) => self.poll_client(client),
-            Ok(_) => {}
-        }
-        let Self { clients, random, storm: true, .. } = self else { return };
-        if let Client { role: Role::Vandal, link: Some(link), .. } = &mut clients[client]
-            && link.wire.is_open()
-            && link.up.is_empty()
+        if let Some(link) = &self.clients[client].link
+            && self.random.one_in(2)
         {
-            let bytes = random.below(200);
-            link.up.extend((0..bytes).map(|_| random.next() as u8));
+            link.pipe.borrow_mut().lose();
+        }
+        self.clients[client].cut();
+    }
+
+    fn poll(&mut self, client: usize) {
+        self.clients[client].poll();
+        if self.is_storm {
+            self.clients[client].vandalize(&mut self.random);
         }
     }
 
-    /// Some bytes reach the server.
-    fn deliver_up(&mut self, client: usize) -> bool {
-        let Some(link) = &mut self.clients[client].link else { return false };
-        let shard = &mut self.shards[link.shard];
-        let most = self.random.between(1, 5_000).min(link.up.len());
-        let wanted = shard.core.wanted_read(self.now, link.id, most);
-        if wanted == 0 {
-            return false;
-        }
-        let mut bytes: Vec<u8> = link.up.drain(..wanted).collect();
-        let now = self.now;
-        shard.core.handle_received(now, link.id, &mut bytes, || now);
-        if !self.storm || self.random.one_in(2) {
-            shard.core.flush(self.now, link.id);
-        }
-        shard.woken = true;
-        true
+    fn send(&mut self, client: usize) -> bool {
+        let most = self.random.between(1, 5_000);
+        self.clients[client].send(most)
     }
 
-    /// Some bytes reach the client.
-    fn deliver_down(&mut self, client: usize) -> bool {
-        let Some(link) = &mut self.clients[client].link else { return false };
-        if link.down.is_empty() {
-            if link.ended {
-                self.cut(client);
-            }
-            return self.clients[client].link.is_none();
-        }
-        let most = self.random.between(1, 8_000).min(link.down.len());
-        let mut bytes: Vec<u8> = link.down.drain(..most).collect();
-        if link.full && link.down.len() < self.pipe_bytes / 2 {
-            link.full = false;
-            let shard = &mut self.shards[link.shard];
-            shard.core.handle_writable(link.id);
-            shard.woken = true;
-        }
-        match self.clients[client].handle_received(&mut bytes) {
-            Ok(Next::Done) | Err(_) => self.cut(client),
-            Ok(_) => self.poll_client(client),
-        }
-        true
+    fn receive(&mut self, client: usize) -> bool {
+        let most = self.random.between(1, 8_000);
+        self.clients[client].receive(most)
     }
 
-    fn deliver_inbox(&mut self, shard: usize) {
-        let shard = &mut self.shards[shard];
-        for message in shard.inbox.pop_front().into_iter().flatten() {
-            shard.core.handle_message(self.now, message);
-        }
-        shard.woken = true;
-    }
-
-    /// One turn, as `shard::driver` does it.
-    fn turn(&mut self, shard: usize) {
-        if !std::mem::take(&mut self.shards[shard].woken) {
-            return;
-        }
-        for client in 0..self.clients.len() {
-            if let Some(link) = &self.clients[client].link
-                && link.shard == shard
-            {
-                self.shards[shard].core.flush(self.now, link.id);
-            }
-        }
-        for _ in 0..self.rounds {
-            let core = &mut self.shards[shard].core;
-            core.handle_completions(self.now);
-            if core.next_deadline_ms().is_some_and(|due| due <= self.now.mono_ms) {
-                core.handle_timeouts(self.now);
-            }
-            if !core.has_work() {
-                break;
-            }
-            self.transmit(shard);
-        }
-        for to in 0..self.shards.len() {
-            if let Some(messages) = self.shards[shard].core.poll_outbox(to as u16) {
-                self.shards[to].inbox.push_back(messages);
-            }
-        }
-        let has_work = self.shards[shard].core.has_work();
+    fn turn(&mut self, shard: usize) -> bool {
         // A store that keeps something back rings its doorbell when that is done.
-        let rings = self.storm && self.random.one_in(2);
-        self.shards[shard].woken |= has_work || rings;
-    }
-
-    fn transmit(&mut self, shard: usize) {
-        for _ in 0..self.shards[shard].core.dirty() {
-            let core = &mut self.shards[shard].core;
-            let Some(id) = core.poll_dirty() else { return };
-            let link = self.clients.iter_mut().filter_map(|client| client.link.as_mut());
-            let Some(link) = link.into_iter().find(|link| (link.shard, link.id) == (shard, id)) else {
-                continue;
-            };
-            let bytes = core.poll_transmit(self.now, id);
-            if !bytes.is_empty() {
-                let room = self.pipe_bytes.saturating_sub(link.down.len());
-                let (length, sent) = (bytes.len(), bytes.len().min(room));
-                link.down.extend(&bytes[..sent]);
-                link.full = sent < length;
-                core.handle_sent(self.now, id, sent, sent == length);
-            }
-            let (sent_all, over) = core.closing(self.now, id);
-            link.ended |= sent_all || over;
-        }
-    }
-
-    /// Messages that each producer's client has sent again.
-    fn resent(&self) -> Vec<u64> {
-        let resent = self.clients.iter().filter_map(|client| match &client.role {
-            Role::Producer(produce) => Some(produce.stats.resent),
-            _ => None,
-        });
-        resent.collect()
-    }
-
-    fn judge(&mut self) -> Result<(), String> {
-        let resent = self.resent();
-        for (number, client) in self.clients.iter().enumerate() {
-            match (&client.role, &self.asked[number]) {
-                (Role::Producer(produce), _) => {
-                    let sent = &self.model.producers[number].1;
-                    let storable = sent.iter().filter(|payload| payload.len() <= 600).count() as u64;
-                    let (stored, refused) = (produce.stats.acknowledged, produce.stats.refused);
-                    if (stored, refused) != (storable, sent.len() as u64 - storable) {
-                        return Err(format!(
-                            "producer {number}: {stored} acknowledged and {refused} refused of {}, {storable} of \
-                             them storable; failure {:?}",
-                            sent.len(),
-                            produce.failure()
-                        ));
-                    }
-                }
-                (Role::Consumer(consume), Some(asked)) => {
-                    let seen = &consume.sink.seen;
-                    self.model
-                        .judge(asked, seen, &resent, true)
-                        .map_err(|why| format!("client {number}: {why}"))?;
-                    let now = self.now.unix_ms as i64;
-                    if let Some(late) =
-                        seen.iter().find(|message| i64::from(message.age) * 1000 > now - message.timestamp_ms)
-                    {
-                        return Err(format!("client {number}: {} is older than it can be", late.id));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        let rings_idly = self.is_storm && self.plan.log.is_none() && self.random.one_in(2);
+        self.server.as_mut().is_some_and(|server| server.turn(shard, rings_idly))
     }
 }

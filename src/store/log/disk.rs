@@ -159,6 +159,11 @@ pub trait Directory: fmt::Debug + Send + Sync {
 
     /// What tells a file from its copies.
     fn identity(&self, file: FileName) -> io::Result<Identity>;
+
+    /// A number that nobody can guess, and that is not given twice.
+    fn random(&self) -> u128 {
+        uuid::Uuid::new_v4().as_u128()
+    }
 }
 
 /// Does steps one after the other until one fails.

@@ -69,6 +69,7 @@ mod writer;
 #[path = "../../../tests/common/random.rs"]
 mod random;
 #[cfg(test)]
+#[path = "../../../tests/common/simulated.rs"]
 mod simulated;
 #[cfg(test)]
 mod tests;

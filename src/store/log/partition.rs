@@ -71,6 +71,12 @@ impl<T> Partition<T> {
         }
     }
 
+    /// Where it ends, with what the round that is being made holds. The offsets that a start leaves out lie behind it until a message
+    /// is stored: a reader that went on behind them would stand beyond the end.
+    pub(super) fn end(&self) -> u64 {
+        if self.next == self.floor { self.window.end() } else { self.next }
+    }
+
     /// Gives the offsets of `count` messages to what is written next. Returns the first.
     pub(super) fn give_offsets(&mut self, count: u32) -> u64 {
         let first = self.next;

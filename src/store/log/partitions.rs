@@ -99,7 +99,7 @@ impl<T> Partitions<T> {
         let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
         partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
         let timestamp_ms = partition.past.last_ms;
-        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.next, timestamp_ms) };
+        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };
         let base_offset = partition.give_offsets(batch.count());
         let stored = StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: batch.clone() };
         (Some(stored), partition.next, timestamp_ms)

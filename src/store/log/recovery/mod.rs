@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 
 use self::catalogues::{Catalogues, open_catalogues};
 use self::segments::{FoundSegment, open_segments};
-use self::starts::{open_history, random, start};
+use self::starts::{open_history, start};
 use super::data_dir::{DataDir, SharedState};
 use super::disk::{Directory, FileName, Step};
 use super::format::{OFFSET_MAX, PartitionId};
@@ -101,7 +101,7 @@ pub fn open(
     }
     report.queues = queues.len();
     let is_used = !queues.is_empty() || !state.segments.is_empty();
-    let mut history = found_history.unwrap_or_else(|| History::begin(is_used, random()));
+    let mut history = found_history.unwrap_or_else(|| History::begin(is_used, directory.random()));
     if shards > 0 {
         let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
         let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();

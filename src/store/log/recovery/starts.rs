@@ -8,11 +8,6 @@ use crate::store::log::format::{PartitionId, Unreadable};
 use crate::store::log::history::{History, Moment};
 use crate::store::log::scan::Damage;
 
-/// A number that nobody can guess, and that is not given twice.
-pub(super) fn random() -> u128 {
-    uuid::Uuid::new_v4().as_u128()
-}
-
 /// What is known of the starts before this one; nothing where no server has kept that yet.
 pub(super) fn open_history(
     directory: &dyn Directory,
@@ -30,7 +25,7 @@ pub(super) fn open_history(
         Err(Unreadable::Damaged) => {
             let means = "consumers that come back begin at the oldest message";
             report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes: *length }, means });
-            Ok(Some(History::lost(random())))
+            Ok(Some(History::lost(directory.random())))
         }
     }
 }
@@ -46,7 +41,7 @@ pub(super) fn start(
     let file = directory.identity(FileName::History);
     let is_continued = file.is_ok_and(|file| history.is_continued(now, file));
     let before = is_continued.then(|| history.clone());
-    history.start(is_continued, ends, last_incarnation, random());
+    history.start(is_continued, ends, last_incarnation, directory.random());
     history.stopped = None;
     if let Err(error) = history.save(directory, now) {
         if let Some(before) = before {

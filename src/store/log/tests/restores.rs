@@ -215,3 +215,29 @@ fn offsets_that_a_start_leaves_out_do_not_count_as_messages() {
     store(&mut world, 1);
     assert_eq!(counted(&mut world), (1, 6, 4, end + 1));
 }
+
+#[test]
+fn a_mark_behind_offsets_that_are_left_out_sends_no_reader_back() {
+    let mut world = World::new(1, config());
+    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    assert!(world.open(0));
+    world.append(key, 20);
+    world.settle();
+    // The machine starts anew, and says where the partition ends once all has expired.
+    world.disk.lose_power();
+    world.boot += 1;
+    assert!(world.start().is_branch && world.open(0));
+    world.pass(30_000);
+    let mut from = 0;
+    for _ in 0..4 {
+        world.next += 1;
+        let (token, now) = (world.next, world.now);
+        let (bytes_max, exclude, wait) = (2000, None, false);
+        let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+        assert!(world.log_of(key).submit(now, request).is_ok());
+        world.settle();
+        let fetched = world.reads.remove(&token).unwrap().unwrap();
+        assert!(!fetched.is_rewound, "nothing has gone back: {from}");
+        from = fetched.next;
+    }
+}

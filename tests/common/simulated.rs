@@ -1,14 +1,16 @@
-//! A disk that keeps what was synced, and of the rest what it likes: in sectors of 512 bytes, in any order. It fails where it is
-//! told to.
+//! A disk that keeps what was synced, and of the rest any sectors of 512 bytes. It fails on demand.
+//!
+//! The unit tests of `store::log` and `tests/simulation` include this file, each in a module that has the log's `disk`, `Tag` and
+//! `BLOCK` and the tests' `random` beside it.
+#![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::Tag;
 use super::disk::{Directory, Disk, FileName, Identity, Read, Reserve, Step, salvage_ranges};
-use super::format::BLOCK;
 use super::random::Random;
+use super::{BLOCK, Tag};
 
 const SECTOR: usize = 512;
 
@@ -78,7 +80,10 @@ struct Under {
 
 #[derive(Debug)]
 struct DiskState {
+    /// Draws what the disk does.
     random: Random,
+    /// Draws what a server asks of it as numbers that nobody can guess.
+    entropy: Random,
     files: Vec<File>,
     names: Names,
     durable_names: Names,
@@ -98,11 +103,11 @@ struct DiskState {
 
 /// A copy of a disk.
 #[derive(Clone, Debug)]
-pub(super) struct Backup(Vec<(FileName, usize, Vec<u8>)>);
+pub struct Backup(Vec<(FileName, usize, Vec<u8>)>);
 
 impl Backup {
     /// Where what a file holds ends: behind it are zeros.
-    pub(super) fn used(&self, name: FileName) -> usize {
+    pub fn used(&self, name: FileName) -> usize {
         let file = self.0.iter().find(|(of, ..)| *of == name);
         file.and_then(|(.., bytes)| bytes.iter().rposition(|byte| *byte != 0)).map_or(0, |last| last + 1)
     }
@@ -110,16 +115,17 @@ impl Backup {
 
 /// See the module's page. Clones are the same disk.
 #[derive(Clone, Debug)]
-pub(super) struct Simulated {
+pub struct Simulated {
     state: Arc<Mutex<DiskState>>,
     /// Whose steps are told to whom.
     user: u16,
 }
 
 impl Simulated {
-    pub(super) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let state = DiskState {
             random: Random(seed),
+            entropy: Random(!seed),
             files: Vec::new(),
             names: Names::new(),
             durable_names: Names::new(),
@@ -136,7 +142,7 @@ impl Simulated {
     }
 
     /// The same disk for another shard.
-    pub(super) fn of(&self, user: u16) -> Self {
+    pub fn of(&self, user: u16) -> Self {
         Self { user, ..self.clone() }
     }
 
@@ -144,8 +150,13 @@ impl Simulated {
         self.state.lock().unwrap()
     }
 
+    /// Whether something of this shard's is done that it has not polled.
+    pub fn has_done(&self) -> bool {
+        self.lock().done.iter().any(|(user, ..)| *user == self.user)
+    }
+
     /// Does one step of something under way; false where there is nothing.
-    pub(super) fn advance(&self) -> bool {
+    pub fn advance(&self) -> bool {
         let mut state = self.lock();
         if state.under_way.is_empty() {
             return false;
@@ -179,22 +190,22 @@ impl Simulated {
     }
 
     /// Has the step fail that comes so many later, and so many after it.
-    pub(super) fn fail_after(&self, steps: u64, errno: i32, count: u64) {
+    pub fn fail_after(&self, steps: u64, errno: i32, count: u64) {
         let mut state = self.lock();
         state.fails = Some((state.steps + steps, errno, count));
     }
 
     /// So much fits from now on.
-    pub(super) fn limit(&self, bytes_max: u64) {
+    pub fn limit(&self, bytes_max: u64) {
         self.lock().bytes_max = Some(bytes_max);
     }
 
-    pub(super) fn heal(&self) {
+    pub fn heal(&self) {
         self.lock().fails = None;
     }
 
     /// The power goes: of what was not synced, some is kept and some is not.
-    pub(super) fn lose_power(&self) {
+    pub fn lose_power(&self) {
         let mut state = self.lock();
         let DiskState { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
         under_way.clear();
@@ -214,24 +225,24 @@ impl Simulated {
     }
 
     /// The process ends: what was written stays.
-    pub(super) fn kill(&self) {
+    pub fn kill(&self) {
         let mut state = self.lock();
         state.under_way.clear();
         state.done.clear();
     }
 
     /// A block of a file cannot be read any more.
-    pub(super) fn spoil(&self, name: FileName, block: u64) {
+    pub fn spoil(&self, name: FileName, block: u64) {
         self.lock().bad.insert((name, block));
     }
 
     /// Everything can be read again.
-    pub(super) fn cure(&self) {
+    pub fn cure(&self) {
         self.lock().bad.clear();
     }
 
     /// A file ends there.
-    pub(super) fn cut(&self, name: FileName, length: usize) {
+    pub fn cut(&self, name: FileName, length: usize) {
         let mut state = self.lock();
         let file = state.names[&name];
         state.files[file].now.truncate(length);
@@ -239,15 +250,21 @@ impl Simulated {
         state.files[file].dirty.clear();
     }
 
-    /// What is durable now, as a copy elsewhere.
-    pub(super) fn backup(&self) -> Backup {
+    /// What a file holds.
+    pub fn bytes(&self, name: FileName) -> Vec<u8> {
+        let state = self.lock();
+        state.files[state.names[&name]].now.clone()
+    }
+
+    /// Everything that is written, as a copy elsewhere.
+    pub fn backup(&self) -> Backup {
         let state = self.lock();
         let of = |(name, index): (&FileName, &usize)| (*name, *index, state.files[*index].now.clone());
         Backup(state.names.iter().map(of).collect())
     }
 
     /// Everything is as the backup has it: in files that are new, or, where the file system itself was rolled back, in those of then.
-    pub(super) fn restore(&self, backup: &Backup, is_rolled_back: bool) {
+    pub fn restore(&self, backup: &Backup, is_rolled_back: bool) {
         let mut state = self.lock();
         state.under_way.clear();
         state.done.clear();
@@ -268,7 +285,7 @@ impl Simulated {
     }
 
     /// One file is as the backup has it.
-    pub(super) fn put_back(&self, backup: &Backup, name: FileName) {
+    pub fn put_back(&self, backup: &Backup, name: FileName) {
         let (_, index, bytes) = backup.0.iter().find(|(of, ..)| *of == name).unwrap();
         let mut state = self.lock();
         state.files[*index] = File { now: bytes.clone(), durable: bytes.clone(), dirty: BTreeSet::new() };
@@ -277,7 +294,7 @@ impl Simulated {
     }
 
     /// Changes a byte of a file.
-    pub(super) fn flip(&self, name: FileName, at: usize, bits: u8) {
+    pub fn flip(&self, name: FileName, at: usize, bits: u8) {
         let mut state = self.lock();
         let file = state.names[&name];
         state.files[file].now[at] ^= bits;
@@ -305,6 +322,7 @@ impl DiskState {
         }
         match step {
             Step::Create(name) => {
+                self.bad.retain(|(of, _)| of != name);
                 self.files.push(File::default());
                 self.change(Change::Put(*name, self.files.len() - 1));
             }
@@ -315,15 +333,26 @@ impl DiskState {
                 }
                 self.file(*file)?.write(*at as usize, &vec![0; *bytes as usize]);
             }
-            Step::Write(name, at, bytes) => self.file(*name)?.write(*at as usize, bytes),
+            Step::Write(name, at, bytes) => {
+                self.file(*name)?.write(*at as usize, bytes);
+                // A device gives a block that is written another place on the medium.
+                let blocks = at.div_ceil(BLOCK as u64)..(at + bytes.len() as u64) / BLOCK as u64;
+                self.bad.retain(|(of, block)| of != name || !blocks.contains(block));
+            }
             Step::Sync(name) => {
                 let file = self.file(*name)?;
                 for sector in std::mem::take(&mut file.dirty) {
                     file.persist(sector);
                 }
             }
-            Step::Rename(from, to) => self.change(Change::Move(*from, *to)),
-            Step::Remove(name) => self.change(Change::Take(*name)),
+            Step::Rename(from, to) => {
+                self.bad.retain(|(of, _)| of != to);
+                self.change(Change::Move(*from, *to));
+            }
+            Step::Remove(name) => {
+                self.bad.retain(|(of, _)| of != name);
+                self.change(Change::Take(*name));
+            }
             Step::SyncDirectory => {
                 self.changes.clear();
                 self.durable_names.clone_from(&self.names);
@@ -403,6 +432,11 @@ impl Directory for Simulated {
         let state = self.lock();
         let index = state.names.get(&file).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(Identity { inode: *index as u64, made_ns: 1 + state.copies, mount: 1, is_touched: false })
+    }
+
+    fn random(&self) -> u128 {
+        let random = &mut self.lock().entropy;
+        u128::from(random.next()) << 64 | u128::from(random.next())
     }
 
     fn run(&self, step: &Step) -> Read {

@@ -1,0 +1,311 @@
+//! What befalls a server, its disk and its clock.
+
+use super::client::{Client, Role};
+use super::disk::{BLOCK, Backup, Directory, FileName, Report, Step};
+use super::model::Lost;
+use super::pipe::ServerEnd;
+use super::server::Server;
+use super::settings::APPEND_BATCH_BYTES;
+use super::world::World;
+
+/// What a batch takes beside the messages that make it full, bytes: the last of them, keys and headers.
+const BATCH_SURPLUS_BYTES: usize = 2 << 10;
+
+/// Passes of everything between two looks at a clock that is ahead.
+const PASSES_AHEAD: usize = 20;
+
+const DAY_MS: i64 = 24 * 3_600_000;
+
+/// The disk as it was, and what the model knew then.
+pub struct Snapshot {
+    disk: Backup,
+    settled: Vec<usize>,
+    lost: Lost,
+}
+
+/// How a server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It stops, and says so on the disk.
+    Stop,
+    /// Its process is killed. What was written stays.
+    Kill,
+    /// The machine loses power. Of what was not synced anything may be lost.
+    PowerLoss,
+}
+
+impl World {
+    /// A disaster, drawn by lot.
+    pub(super) fn strike(&mut self) -> Result<(), String> {
+        let is_log = self.plan.log.is_some();
+        let is_spoiling = is_log && self.plan.spoils;
+        match self.random.below(10) {
+            0 | 1 if self.plan.jumps || self.plan.jumps_for_good => {
+                self.jump();
+                Ok(())
+            }
+            2 if self.plan.jumps_for_good && is_log => self.start_ahead(),
+            3 | 4 if is_log && self.plan.fails => {
+                self.fail_disk();
+                Ok(())
+            }
+            3 if is_spoiling => {
+                self.spoil_block();
+                Ok(())
+            }
+            // A file that lives again still holds older batches behind the newest, and one that was found damaged has no index.
+            4 if is_spoiling && !self.plan.reuses_files() && !self.is_spoiled => self.flip_newest(),
+            5 | 6 if !self.snapshots.is_empty() => self.roll_back(),
+            _ if is_log => self.end_and_start(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The server ends in some way, and starts again.
+    pub(super) fn end_and_start(&mut self) -> Result<(), String> {
+        match self.random.below(3) {
+            0 => self.restart(),
+            1 => self.crash(End::Kill),
+            _ => self.crash(End::PowerLoss),
+        }
+    }
+
+    /// The server stops as it should, and starts again.
+    pub(super) fn restart(&mut self) -> Result<(), String> {
+        self.stop()?;
+        self.start()
+    }
+
+    fn crash(&mut self, end: End) -> Result<(), String> {
+        self.end(end);
+        let ms = self.random.below(2_000) as u64;
+        self.pass_time(ms);
+        self.start()
+    }
+
+    /// The server drains and stops.
+    fn stop(&mut self) -> Result<(), String> {
+        self.drain()?;
+        self.stop_drained()
+    }
+
+    fn stop_drained(&mut self) -> Result<(), String> {
+        let is_stopped = self.server.as_mut().is_some_and(Server::stop);
+        if !is_stopped && !self.plan.fails {
+            return Err("the stores do not stop".into());
+        }
+        self.end(End::Stop);
+        Ok(())
+    }
+
+    /// The server is gone.
+    fn end(&mut self, end: End) {
+        self.server = None;
+        for client in &mut self.clients {
+            if let Some(link) = &client.link {
+                link.pipe.borrow_mut().server = ServerEnd::Gone;
+            }
+            if end == End::PowerLoss {
+                client.cut();
+            }
+        }
+        if end != End::PowerLoss {
+            return self.machine.disk.kill();
+        }
+        self.machine.disk.lose_power();
+        self.machine.boot += 1;
+        if !self.plan.is_synced() {
+            self.model.lose_all();
+            // Holes between what was written by chance.
+            self.is_spoiled = true;
+            self.rewind();
+        }
+    }
+
+    /// With as many shards as it likes.
+    pub(super) fn start(&mut self) -> Result<(), String> {
+        self.set_right();
+        self.start_as_it_is()
+    }
+
+    fn start_as_it_is(&mut self) -> Result<(), String> {
+        self.start_and_report().map(drop)
+    }
+
+    fn start_and_report(&mut self) -> Result<Report, String> {
+        self.machine.disk.heal();
+        let shards = self.random.between(1, 3) as u16;
+        let (server, report) = Server::start(&self.machine, &self.plan, shards)?;
+        if let Some(damaged) = report.damaged.first()
+            && !self.is_spoiled
+        {
+            return Err(format!("nothing was damaged, and the log finds {damaged:?}"));
+        }
+        self.server = Some(server);
+        Ok(report)
+    }
+
+    pub(super) fn take_snapshot(&mut self) {
+        let settled = self.settled();
+        // Before anything is stored there may be no queue yet, and ids are unique in one life of it.
+        if settled.iter().any(|count| *count > 0) {
+            let (disk, lost) = (self.machine.disk.backup(), self.model.lost.clone());
+            self.snapshots.push(Snapshot { disk, settled, lost });
+        }
+    }
+
+    /// An older state of the disk comes back: from a backup, or as the file system is rolled back.
+    fn roll_back(&mut self) -> Result<(), String> {
+        if self.random.one_in(3) {
+            self.stop()?;
+        }
+        let now = self.settled();
+        self.clients.iter_mut().for_each(Client::cut);
+        self.end(End::Kill);
+        let Snapshot { disk, settled, lost } = &self.snapshots[self.random.below(self.snapshots.len())];
+        let is_in_place = self.random.one_in(2);
+        self.machine.disk.restore(disk, is_in_place);
+        self.machine.disk.cure();
+        if is_in_place || self.random.one_in(2) {
+            self.machine.boot += 1;
+        }
+        self.model.handle_rollback(settled, lost, &now);
+        self.rewind();
+        self.start()
+    }
+
+    /// From here on consumers may see messages again.
+    fn rewind(&mut self) {
+        for client in &mut self.clients {
+            client.cut();
+            if let Role::Consumer(consume, asked) = &mut client.role {
+                asked.rewinds.push(consume.sink.seen.len());
+            }
+        }
+    }
+
+    /// Steps of the disk fail, or it is full.
+    fn fail_disk(&mut self) {
+        let disk = &self.machine.disk;
+        match self.random.below(3) {
+            0 => disk.limit(self.random.between(0, 6) as u64 * (64 << 10)),
+            kind => {
+                let errno = if kind == 1 { libc::EIO } else { libc::ENOSPC };
+                let (after, count) = (self.random.below(60) as u64, self.random.between(1, 2) as u64);
+                disk.fail_after(after, errno, count);
+            }
+        }
+    }
+
+    /// The files of messages that hold some, and where each ends.
+    fn used_files(&self) -> Vec<(FileName, Vec<u8>)> {
+        let files = self.machine.disk.list().expect("it lists");
+        let segments = files.into_iter().filter(|(file, _)| matches!(file, FileName::Segment(_)));
+        let used = segments.map(|(file, _)| {
+            let mut bytes = self.machine.disk.bytes(file);
+            bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+            (file, bytes)
+        });
+        used.filter(|(_, bytes)| bytes.len() > 2 * BLOCK).collect()
+    }
+
+    /// The batches that stand, even in part, in a stretch of a file may be gone.
+    fn lose_batches(&mut self, bytes: &[u8], from: usize, until: usize) {
+        let reach = APPEND_BATCH_BYTES + BATCH_SURPLUS_BYTES;
+        let (from, until) = (from.saturating_sub(reach), (until + reach).min(bytes.len()));
+        self.model.lose_stretch(&bytes[from..until]);
+        self.is_spoiled = true;
+    }
+
+    /// A block of messages cannot be read any more, or one of an index.
+    fn spoil_block(&mut self) {
+        let files = self.used_files();
+        if files.is_empty() {
+            return;
+        }
+        let (file, bytes) = &files[self.random.below(files.len())];
+        let FileName::Segment(place) = *file else { return };
+        if self.random.one_in(3) {
+            self.is_spoiled = true;
+            return self.machine.disk.spoil(FileName::Index(place), 0);
+        }
+        let block = self.random.between(2, (bytes.len() - 1) / BLOCK);
+        self.machine.disk.spoil(*file, block as u64);
+        self.lose_batches(bytes, block * BLOCK, (block + 1) * BLOCK);
+    }
+
+    /// The server stops as it should, and a byte of the newest batch of a file changes. The next start notices, whether there is an index
+    /// or not: nothing of such a file is torn.
+    fn flip_newest(&mut self) -> Result<(), String> {
+        self.drain()?;
+        let is_indexed = |file: &FileName| match *file {
+            FileName::Segment(place) => {
+                let files = self.machine.disk.list().expect("it lists");
+                files.iter().any(|(file, _)| *file == FileName::Index(place))
+            }
+            _ => true,
+        };
+        let written: Vec<FileName> =
+            self.used_files().into_iter().map(|(file, _)| file).filter(|file| !is_indexed(file)).collect();
+        self.stop_drained()?;
+        let files = self.used_files();
+        if let Some((file, bytes)) = files.iter().find(|(file, _)| written.contains(file)) {
+            let at = bytes.len() - 1;
+            self.machine.disk.flip(*file, at, 1);
+            self.lose_batches(bytes, at, at + 1);
+            if let FileName::Segment(place) = *file
+                && self.random.one_in(2)
+            {
+                self.machine.disk.run(&Step::Remove(FileName::Index(place))).expect("it is removed");
+            }
+            let report = self.start_and_report()?;
+            let is_told = report.damaged.iter().any(|damaged| damaged.file == *file);
+            return if is_told {
+                Ok(())
+            } else {
+                Err(format!("the end of {file} is damaged, and nobody says so"))
+            };
+        }
+        self.start()
+    }
+
+    /// The wall clock jumps: far ahead and back before anyone may believe it, or back for good.
+    fn jump(&mut self) {
+        let clock = &self.machine.clock;
+        let far_ms = self.random.between(2, 40) as i64 * DAY_MS;
+        if self.plan.jumps_for_good && (!self.plan.jumps || self.random.one_in(2)) {
+            self.base_error_ms -= far_ms / 10;
+            self.set_right();
+        } else {
+            clock.set_error_ms(self.base_error_ms + far_ms);
+            self.right_again_ms = clock.mono_ms() + self.random.between(10, 50_000) as u64;
+        }
+    }
+
+    /// A jump ahead is over.
+    pub(super) fn set_right(&mut self) {
+        self.right_again_ms = 0;
+        self.machine.clock.set_error_ms(self.base_error_ms);
+    }
+
+    /// A server runs for a while on a machine whose clock is far ahead. It serves nothing of before, and loses nothing of it.
+    fn start_ahead(&mut self) -> Result<(), String> {
+        self.stop()?;
+        self.machine.clock.set_error_ms(self.base_error_ms + 30 * DAY_MS);
+        self.start_as_it_is()?;
+        for client in &mut self.clients {
+            if let Role::Consumer(_, asked) = &mut client.role {
+                asked.may_skip = true;
+            }
+        }
+        for _ in 0..self.random.below(12) {
+            let ms = self.random.below(4_000) as u64;
+            self.pass_time(ms);
+            for _ in 0..PASSES_AHEAD {
+                self.pass();
+            }
+        }
+        self.set_right();
+        Ok(())
+    }
+}

@@ -1,0 +1,10 @@
+//! The log on the simulated disk of its own tests.
+
+use super::random;
+pub use millstream::store::log::disk::{Directory, FileName, Step};
+pub use millstream::store::log::{BLOCK, DataDir, Log, Moment, Report, Tag, disk, open};
+
+#[path = "../common/simulated.rs"]
+mod simulated;
+
+pub use simulated::{Backup, Simulated};

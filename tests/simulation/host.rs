@@ -1,0 +1,138 @@
+//! A shard's surroundings in the simulation: clocks, pipes, and the inboxes of the other shards.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use millstream::base::clock::{Now, Step, WallClock};
+use millstream::shard::core::Message;
+use millstream::shard::delivery::Delivery;
+use millstream::shard::turn::Host;
+
+use super::clock::Clock;
+use super::pipe::{Kernel, Ready, ServerEnd, Shared, Socket};
+
+/// A bounded inbox.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: RefCell<VecDeque<Delivery<Shared>>>,
+    capacity: usize,
+}
+
+impl Inbox {
+    pub fn new(capacity: usize) -> Self {
+        Self { queue: RefCell::default(), capacity }
+    }
+
+    pub fn send(&self, delivery: Delivery<Shared>) -> Result<(), Delivery<Shared>> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() >= self.capacity {
+            return Err(delivery);
+        }
+        queue.push_back(delivery);
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Surroundings {
+    number: u16,
+    inboxes: Rc<[Inbox]>,
+    ready: Ready,
+    kernel: Rc<Kernel>,
+    clock: Clock,
+    /// When the server started.
+    epoch: Duration,
+    wall: WallClock,
+    /// Connections that were given to the shard and are not gone.
+    connections: Rc<Cell<usize>>,
+}
+
+impl Surroundings {
+    pub fn new(
+        number: u16,
+        inboxes: Rc<[Inbox]>,
+        kernel: Rc<Kernel>,
+        clock: Clock,
+        step_max: Duration,
+        connections: Rc<Cell<usize>>,
+    ) -> Self {
+        let (epoch, wall, ready) = (clock.mono(), WallClock::new(step_max), Ready::default());
+        wall.look(Duration::ZERO, clock.unix_ms());
+        Self { number, inboxes, ready, kernel, clock, epoch, wall, connections }
+    }
+
+    /// The time since the server's start, without a look that takes time.
+    pub fn since_start(&self) -> Duration {
+        self.clock.mono() - self.epoch
+    }
+
+    /// Whether something waits in the inbox, or a socket is ready.
+    pub fn has_news(&self) -> bool {
+        !self.inboxes[usize::from(self.number)].is_empty() || self.has_ready()
+    }
+}
+
+impl Host for Surroundings {
+    type Accepted = Shared;
+    type Transport = Socket;
+
+    fn elapsed(&self) -> Duration {
+        self.clock.look() - self.epoch
+    }
+
+    fn now(&self) -> Now {
+        let elapsed = self.elapsed();
+        self.wall.look(elapsed, self.clock.unix_ms())
+    }
+
+    fn take_step(&mut self) -> Option<Step> {
+        self.wall.take_step()
+    }
+
+    fn inbox_depth(&self) -> usize {
+        self.inboxes[usize::from(self.number)].queue.borrow().len()
+    }
+
+    fn poll_inbox(&mut self) -> Option<Delivery<Shared>> {
+        self.inboxes[usize::from(self.number)].queue.borrow_mut().pop_front()
+    }
+
+    fn send(&mut self, shard: u16, messages: Vec<Message>) -> Result<(), Vec<Message>> {
+        match self.inboxes[usize::from(shard)].send(Delivery::Messages(messages)) {
+            Err(Delivery::Messages(messages)) => Err(messages),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_ready(&mut self, slots: &mut Vec<u32>) {
+        slots.append(&mut self.ready.borrow_mut());
+    }
+
+    fn has_ready(&self) -> bool {
+        !self.ready.borrow().is_empty()
+    }
+
+    fn accept(&mut self, accepted: Shared, slot: u32) -> io::Result<Socket> {
+        if self.kernel.fails() {
+            accepted.borrow_mut().server = ServerEnd::Gone;
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(Socket::new(accepted, slot, self.ready.clone(), self.kernel.clone()))
+    }
+
+    fn refuse(&mut self, accepted: Shared, _why: &str) {
+        accepted.borrow_mut().server = ServerEnd::Gone;
+    }
+
+    fn count_gone(&mut self) {
+        self.connections.set(self.connections.get() - 1);
+    }
+}

@@ -1,0 +1,57 @@
+//! What the model says of the world.
+
+use millstream::client::Resume;
+
+use super::client::{Client, Role};
+use super::model::Known;
+use super::world::World;
+
+impl World {
+    /// How many messages of each producer have their fate.
+    pub(super) fn settled(&self) -> Vec<usize> {
+        let settled = |client: &Client| match &client.role {
+            Role::Producer(produce) => Some((produce.stats.acknowledged + produce.stats.refused) as usize),
+            _ => None,
+        };
+        self.clients.iter().filter_map(settled).collect()
+    }
+
+    /// Every producer's messages have their fate, and every consumer has seen what it was to see.
+    pub(super) fn judge(&mut self) -> Result<(), String> {
+        for (number, client) in self.clients.iter().enumerate() {
+            let Role::Producer(produce) = &client.role else { continue };
+            let (sent, storable) = (self.model.producers[number].payloads.len(), self.model.storable(number));
+            let (stored, refused) = (produce.stats.acknowledged, produce.stats.refused);
+            if (stored, refused) != (storable as u64, (sent - storable) as u64) {
+                return Err(format!(
+                    "producer {number}: {stored} acknowledged and {refused} refused of {sent}, {storable} of \
+                     them storable; failure {:?}",
+                    produce.failure()
+                ));
+            }
+        }
+        self.judge_consumers(true)
+    }
+
+    /// Consumers have seen nothing that they were not to see.
+    pub(super) fn judge_some(&mut self) -> Result<(), String> {
+        self.judge_consumers(false)
+    }
+
+    fn judge_consumers(&mut self, is_complete: bool) -> Result<(), String> {
+        let resent = |client: &Client| match &client.role {
+            Role::Producer(produce) => Some(produce.stats.resent),
+            _ => None,
+        };
+        let resent: Vec<u64> = self.clients.iter().filter_map(resent).collect();
+        let (settled, now_ms) = (self.settled(), self.machine.clock.true_unix_ms());
+        let known = Known { settled: &settled, resent: &resent, now_ms, is_complete };
+        for (number, client) in self.clients.iter().enumerate() {
+            let Role::Consumer(consume, asked) = &client.role else { continue };
+            self.model
+                .judge(asked, &consume.sink.seen, &known)
+                .map_err(|why| format!("client {number}: {why}"))?;
+        }
+        Ok(())
+    }
+}
