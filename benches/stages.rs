@@ -21,7 +21,7 @@ use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::latency::{Recorder, Stage};
-use millstream::operation::Command;
+use millstream::operation::{Answer, Command};
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
@@ -155,9 +155,7 @@ fn session_consume(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("frame a batch of 2,500 x 100 B", |bencher| {
         iter(bencher, PBS * BATCH, "message", || {
-            let Some(Command::Fetch { operation, partition, .. }) = rig.commands.pop() else {
-                unreachable!()
-            };
+            let Some(Command::Fetch { operation, target, .. }) = rig.commands.pop() else { unreachable!() };
             let stored = StoredBatch {
                 base_offset,
                 timestamp_ms: 1_700_000_000_000,
@@ -167,7 +165,10 @@ fn session_consume(criterion: &mut Criterion) {
             base_offset = stored.end_offset();
             let fetched =
                 Fetched { batches: vec![stored], next: base_offset, at_end: true, is_rewound: false };
-            rig.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
+            let partition = target.partition.partition;
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Fetched { partition, result: Ok(fetched) }, cx)
+            });
             while rig.commands.is_empty() {
                 rig.call(|session, cx| session.poll_transmit(cx));
                 black_box(&rig.out);

@@ -12,8 +12,8 @@ use common::{
     Client, Server, append, code, eventually, frame, handshake, others_are_served, producer, request,
     response, status,
 };
+use millstream::front::SUBPROTOCOL;
 use millstream::pb::{ProduceResponse, ProduceSetupResponse};
-use millstream::ws::handshake::SUBPROTOCOL;
 use prost::Message;
 use socket2::{Domain, Socket, Type};
 

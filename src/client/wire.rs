@@ -5,6 +5,7 @@ use super::error::ClientError;
 use super::resolve::{self, Lookup};
 use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::base::names::{ClientId, Project};
+use crate::front::SUBPROTOCOL;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{ClientHandshake, ClientRequest};
 use crate::ws::{Input, Receiver, Role, Sender};
@@ -50,11 +51,14 @@ impl Wire {
     /// Begins a connection: its handshake is the first that is sent.
     pub fn start(target: &Target) -> Self {
         let mut out = Vec::new();
+        let project = target.project.as_ref().map(|project| ("X-Project-Id", project.to_string()));
+        let client = target.client.map(|client| ("Client-ID", client.to_string()));
+        let headers: Vec<_> = project.into_iter().chain(client).collect();
         let request = ClientRequest {
             host: target.address.authority(),
             path: target.address.path(),
-            project: target.project.as_ref(),
-            client: target.client,
+            subprotocol: SUBPROTOCOL,
+            headers: &headers,
         };
         let handshake = ClientHandshake::start(&request, &mut out);
         let (receiver, sender) = (Receiver::new(Role::Client), Sender::new(Role::Client));

@@ -1,52 +1,37 @@
-//! What a protocol borrows for one call, and how it says a fault.
-
-use std::ops::{Deref, DerefMut};
+//! What a front borrows from its connection for one call, and how it says a fault.
 
 use super::framed::Framed;
 use super::pb_writer::PbWriter;
 use crate::base::error::Fault;
-use crate::operation::Context;
+use crate::operation::Resources;
 use crate::pb::Status;
 
-/// What a protocol borrows for one call: what its operation does, and the sending side of the connection.
+/// What a front borrows from its connection for one call.
 #[derive(Debug)]
 pub struct Cx<'a> {
-    /// What the operation borrows.
-    pub operation: Context<'a>,
+    /// What its operations borrow.
+    pub resources: Resources<'a>,
     /// Where its frames go.
     pub reply: PbWriter<'a>,
-    /// When what they hold began.
+    /// When their messages began.
     pub framed: &'a mut Framed,
     /// The socket took everything that it was given.
     pub writable: bool,
 }
 
-impl<'a> Deref for Cx<'a> {
-    type Target = Context<'a>;
-
-    fn deref(&self) -> &Context<'a> {
-        &self.operation
-    }
-}
-
-impl DerefMut for Cx<'_> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.operation
-    }
-}
-
 impl Cx<'_> {
     /// Whether more may be encoded.
     pub fn has_room(&self) -> bool {
-        self.writable && self.has_space() && !self.budget.is_overheld()
+        self.writable && self.has_space() && !self.resources.budget.is_overheld()
     }
 
     /// How much may wait to be sent before no more is encoded, bytes.
     pub fn send_limit(&self) -> usize {
-        if self.budget.is_pressed() {
-            self.settings.send_buffer_bytes_pressed
+        let settings = self.resources.settings;
+        if self.resources.budget.is_pressed() {
+            settings.send_buffer_bytes_pressed
         } else {
-            self.settings.send_buffer_bytes
+            settings.send_buffer_bytes
         }
     }
 

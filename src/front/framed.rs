@@ -2,7 +2,6 @@
 
 use crate::base::clock::Now;
 use crate::latency::{Recorder, Stage};
-use crate::operation::Origin;
 
 /// What one connection may note at once; more are counted with those before them.
 const NOTES_MAX: usize = 4_096;
@@ -10,36 +9,59 @@ const NOTES_MAX: usize = 4_096;
 /// What a connection keeps whose socket does not take everything (640 bytes); neighbours become one, as old as the older.
 const NOTES_KEPT: usize = 16;
 
-/// The socket has taken messages of this origin.
-fn record(origin: Origin, now: Now, messages: u32, latency: &mut Recorder) {
-    match origin {
-        Origin::Produced { read_ns, known_ns } => {
-            latency.record(Stage::Ack, now.since_ns(known_ns), messages);
-            latency.record(Stage::Produce, now.since_ns(read_ns), messages);
-        }
-        Origin::Stored { stored_ns, timestamp_ms, is_live } => {
-            let nanos = match stored_ns {
-                0 => now.unix_ms.saturating_sub(timestamp_ms).saturating_mul(1_000_000),
-                stored_ns => now.since_ns(stored_ns),
-            };
-            let stage = if is_live { Stage::DeliverLive } else { Stage::DeliverBacklog };
-            latency.record(stage, nanos, messages);
-        }
-    }
+/// Where messages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A producer's, acknowledged.
+    Produced {
+        /// When their bytes were read, [`Now::mono_ns`].
+        read_ns: u64,
+        /// When the connection's shard knew that they are stored.
+        known_ns: u64,
+    },
+    /// For a consumer.
+    Stored {
+        /// See [`StoredBatch::stored_ns`](crate::base::batch::StoredBatch::stored_ns).
+        stored_ns: u64,
+        /// When they were stored, Unix milliseconds.
+        timestamp_ms: u64,
+        /// The consumer had everything before them.
+        is_live: bool,
+    },
 }
 
-/// The one that began earlier.
-fn older(one: Origin, other: Origin) -> Origin {
-    match (one, other) {
-        (Origin::Produced { read_ns, .. }, Origin::Produced { read_ns: others, .. }) if others < read_ns => {
-            other
+impl Origin {
+    /// They are with the socket.
+    fn record(self, now: Now, messages: u32, latency: &mut Recorder) {
+        match self {
+            Self::Produced { read_ns, known_ns } => {
+                latency.record(Stage::Ack, now.since_ns(known_ns), messages);
+                latency.record(Stage::Produce, now.since_ns(read_ns), messages);
+            }
+            Self::Stored { stored_ns, timestamp_ms, is_live } => {
+                let nanos = match stored_ns {
+                    0 => now.unix_ms.saturating_sub(timestamp_ms).saturating_mul(1_000_000),
+                    stored_ns => now.since_ns(stored_ns),
+                };
+                let stage = if is_live { Stage::DeliverLive } else { Stage::DeliverBacklog };
+                latency.record(stage, nanos, messages);
+            }
         }
-        (Origin::Stored { timestamp_ms, .. }, Origin::Stored { timestamp_ms: others, .. })
-            if others < timestamp_ms =>
-        {
-            other
+    }
+
+    /// The one that began earlier.
+    fn older(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Produced { read_ns, .. }, Self::Produced { read_ns: others, .. }) if others < read_ns => {
+                other
+            }
+            (Self::Stored { timestamp_ms, .. }, Self::Stored { timestamp_ms: others, .. })
+                if others < timestamp_ms =>
+            {
+                other
+            }
+            _ => self,
         }
-        _ => one,
     }
 }
 
@@ -87,7 +109,7 @@ impl Framed {
     pub fn record(&mut self, sent: usize, now: Now, latency: &mut Recorder) {
         let taken = self.0.iter().take_while(|note| note.end <= sent).count();
         for Note { messages, origin, .. } in self.0.drain(..taken) {
-            record(origin, now, messages, latency);
+            origin.record(now, messages, latency);
         }
     }
 
@@ -104,7 +126,7 @@ impl Framed {
                 notes.iter().copied().reduce(|one, other| Note {
                     end: other.end,
                     messages: one.messages.saturating_add(other.messages),
-                    origin: older(one.origin, other.origin),
+                    origin: one.origin.older(other.origin),
                 })
             };
             self.0 = self.0.chunks(together).filter_map(join).collect();

@@ -1,32 +1,48 @@
-//! What a session asks of its shard, and what comes back.
+//! What an operation asks of its shard.
 
 use crate::base::batch::Batch;
 use crate::base::error::Fault;
-use crate::base::names::{ClientId, QueueName};
-use crate::base::queue::Position;
+use crate::base::names::{ClientId, FullName, Project, QueueName};
+use crate::base::queue::{PartitionKey, Position, owner};
 
 /// An operation of a connection; answers to an earlier one are recognised and ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(pub u32);
 
-/// A wish of a session. Each but `Cancel` and `Report` is answered exactly once.
+/// One partition of a queue, and what its owner is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The partition.
+    pub partition: PartitionKey,
+    /// The stable hash of the queue.
+    pub hash: u64,
+}
+
+impl Target {
+    /// The shard that owns the partition, of `shards`.
+    pub fn owner(&self, shards: u16) -> u16 {
+        owner(self.hash, self.partition.partition, shards)
+    }
+}
+
+/// What an operation asks. Each but `Cancel` and `Report` is answered exactly once.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Find the queue, or create it: `ServerSession::handle_opened`.
+    /// Find the queue, or create it: [`Answer::Opened`](super::Answer::Opened).
     Open {
         /// Who asks.
         operation: OperationId,
-        /// In the connection's project.
-        queue: QueueName,
+        /// The queue.
+        name: FullName,
     },
-    /// Store a batch: `handle_appended`.
+    /// Store a batch: [`Answer::Appended`](super::Answer::Appended).
     Append {
         /// Who asks.
         operation: OperationId,
         /// The operation's batches, counted from 0.
         sequence: u64,
         /// Where to.
-        partition: u16,
+        target: Target,
         /// What.
         batch: Batch,
         /// Bytes of the budget that the shard gives back when the answer is there.
@@ -34,21 +50,21 @@ pub enum Command {
         /// When the first of its messages was read.
         read_ns: u64,
     },
-    /// Find a position: `handle_position`.
+    /// Find a position: [`Answer::Resolved`](super::Answer::Resolved).
     Resolve {
         /// Who asks.
         operation: OperationId,
         /// Of which partition.
-        partition: u16,
+        target: Target,
         /// Which.
         position: Position,
     },
-    /// Read: `handle_fetched`.
+    /// Read: [`Answer::Fetched`](super::Answer::Fetched).
     Fetch {
         /// Who asks.
         operation: OperationId,
         /// Of which partition.
-        partition: u16,
+        target: Target,
         /// The first offset wanted.
         from: u64,
         /// Leave out what this client stored.
@@ -58,6 +74,10 @@ pub enum Command {
     },
     /// Tell the operator that the operation fails.
     Report {
+        /// Whose operation.
+        project: Project,
+        /// Its queue, where the setup names one.
+        queue: Option<QueueName>,
         /// Why.
         fault: Fault,
     },
@@ -66,6 +86,6 @@ pub enum Command {
         /// Who asks.
         operation: OperationId,
         /// Of which partition.
-        partition: u16,
+        target: Target,
     },
 }

@@ -1,112 +1,99 @@
-//! One consume operation.
+//! One consume operation, server side (protocol section 6).
 //!
-//! Each partition has a cursor with at most one fetch outstanding. What a fetch brought is framed at once, as far
+//! Each partition has a cursor with at most one fetch outstanding. What a fetch brought is sent at once, as far
 //! as credit and the send buffer go; the rest is let go and fetched again later, so that a slow consumer costs
 //! nothing but its cursors.
+//!
+//! A protocol asks [`Consume::is_ready`], takes messages by [`Consume::gather`], counts them by [`Consume::send`], and in the
+//! end calls [`Consume::pump`], or [`Consume::let_go`] where it can send no more.
 
-use std::collections::VecDeque;
-
-use super::command::{Command, OperationId};
-use super::context::Context;
+use super::command::Command;
 use super::credit::SendWindow;
+use super::cursor::{Cursor, Fetch, Ready};
 use super::marker::Marker;
-use super::origin::Origin;
+use super::resources::Resources;
+use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::{Now, millis};
 use crate::base::names::ClientId;
-use crate::base::queue::QueueInfo;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fetch {
-    None,
-    /// Outstanding; `wait` as it was asked for.
-    Outstanding {
-        wait: bool,
-    },
-}
+/// How a protocol writes the messages of one batch; tells how long they become.
+pub trait Form {
+    /// The form of a batch of that partition.
+    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self;
 
-/// A batch that was fetched and not yet sent.
-#[derive(Debug)]
-struct Ready {
-    stored: StoredBatch,
-    /// The next message: its offset, and where its record stands.
-    offset: u64,
-    record: usize,
-    /// Everything before it was sent when it was stored.
-    is_live: bool,
-}
-
-#[derive(Debug)]
-struct Cursor {
-    partition: u16,
-    /// The offset that comes next.
-    position: u64,
-    fetch: Fetch,
-    /// When that was asked, [`Now::mono_ns`]; and whether all that was stored until the last answer has been sent.
-    asked_ns: u64,
-    is_caught_up: bool,
-    ready: VecDeque<Ready>,
-    /// Where to go on once `ready` is empty.
-    next: u64,
-    /// Where a batch that was let go is to be gone on with: its base offset, the next message's offset and record. Spares
-    /// walking over the records before it.
-    left: Option<(u64, u64, usize)>,
-    /// A fetch that does not wait found nothing.
-    at_end: bool,
-}
-
-/// How long a protocol's responses become.
-pub trait Framing {
-    /// What the messages of one batch have in common in a response.
-    type Template;
-
-    /// That of a batch.
-    fn template(partition: u16, stored: &StoredBatch, now: Now) -> Self::Template;
-
-    /// What one message takes, bytes.
-    fn length(template: &Self::Template, offset: u64, message: Record<'_>) -> usize;
+    /// Bytes of one message.
+    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize;
 }
 
 /// Messages of one batch that go into one response.
 #[derive(Debug)]
-pub struct Run<T> {
+pub struct Run<F> {
     /// The batch.
     pub stored: StoredBatch,
-    /// See [`Framing`].
-    pub template: T,
-    /// The first message: its offset.
+    /// Its form.
+    pub form: F,
+    /// The offset of the first message, and where its record begins.
     pub offset: u64,
-    /// See `offset`; where its record is in the batch.
+    /// See `offset`.
     pub record: usize,
-    /// How many they are.
+    /// How many messages.
     pub count: u64,
-    is_live: bool,
+    /// Everything before them was sent when they were stored.
+    pub is_live: bool,
 }
 
-/// A marker, and the message that it comes with if there is one.
+/// The messages of a response, and their bytes.
+#[derive(Debug)]
+pub struct Gathered<F> {
+    /// The messages.
+    pub runs: Vec<Run<F>>,
+    /// How many messages the response has.
+    pub count: u64,
+    /// Bytes of all of them.
+    pub length: usize,
+}
+
+/// A message, and the marker behind it.
 #[derive(Debug)]
 pub struct Marked {
-    /// Where the consumer is behind that message.
+    /// The partition of the message.
+    pub partition: u16,
+    /// Its batch.
+    pub stored: StoredBatch,
+    /// Its offset, and where its record begins.
+    pub offset: u64,
+    /// See `offset`.
+    pub record: usize,
+    /// Everything before it was sent when it was stored.
+    pub is_live: bool,
+    /// Where the operation is behind it.
     pub marker: String,
-    /// The message: its batch, where its record is in it, and its origin.
-    pub message: Option<(StoredBatch, usize, Origin)>,
-    /// Partition and offset of that message, or of the last one that was sent.
-    pub last: Option<(u16, u64)>,
+}
+
+/// Where a consumer begins.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// What the operation is about.
+    pub subject: Subject,
+    /// The position in every partition.
+    pub positions: Vec<u64>,
+    /// At least one of them lies before the client's marker.
+    pub is_rewound: bool,
 }
 
 /// See the module's page.
 #[derive(Debug)]
 pub struct Consume {
-    operation: OperationId,
-    queue: QueueInfo,
+    subject: Subject,
     exclude: Option<ClientId>,
     window: SendWindow,
     cursors: Vec<Cursor>,
-    /// Where every partition of the queue stands for a marker; those with a cursor are taken from there.
+    /// The position in every partition of the queue, for markers; those of cursors are taken from there.
     positions: Vec<u64>,
     /// The cursor whose turn it is; the one before it was served last.
     turn: usize,
-    /// The cursor that is sent before any other: what it had was let go because another used up the credit or the room.
+    /// The cursor that is sent before any other: its messages were let go because another used up the credit or the room.
     /// Else a partition that always answers first would starve the others.
     first: Option<usize>,
     /// Partition and offset of the last message sent.
@@ -117,52 +104,21 @@ pub struct Consume {
     linger_until_ms: Option<u64>,
     /// Draining: only what is stored, and only until then.
     drain_until_ms: Option<u64>,
-    /// The queue has gone back, and the client has not heard.
+    /// The queue has gone back, and the client does not know it yet.
     is_rewound: bool,
-    /// The client uses the protocol's extensions, and is told of a rewind at once.
-    has_extensions: bool,
-}
-
-/// Where a consumer begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beginning {
-    /// Of every partition.
-    pub positions: Vec<u64>,
-    /// At least one lies before where the client's marker stood.
-    pub is_rewound: bool,
-    /// The client uses the protocol's extensions.
-    pub has_extensions: bool,
 }
 
 impl Consume {
-    /// An operation whose setup was accepted, from `positions` on: of `only`, or of every partition.
-    pub fn start(
-        operation: OperationId,
-        queue: QueueInfo,
-        exclude: Option<ClientId>,
-        only: Option<u16>,
-        beginning: Beginning,
-    ) -> Self {
-        let Beginning { positions, is_rewound, has_extensions } = beginning;
-        let cursors = positions
-            .iter()
-            .enumerate()
-            .map(|(partition, position)| Cursor {
-                partition: partition as u16,
-                position: *position,
-                fetch: Fetch::None,
-                asked_ns: 0,
-                is_caught_up: false,
-                ready: VecDeque::new(),
-                next: *position,
-                left: None,
-                at_end: false,
-            })
+    /// An operation whose setup was accepted, from its beginning on: of partition `only`, or of every partition.
+    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<u16>) -> Self {
+        let Beginning { subject, positions, is_rewound } = beginning;
+        let cursors = (0..)
+            .zip(&positions)
+            .map(|(partition, position)| Cursor::new(partition, *position))
             .filter(|cursor| only.is_none_or(|only| only == cursor.partition))
             .collect();
         Self {
-            operation,
-            queue,
+            subject,
             exclude,
             window: SendWindow::default(),
             cursors,
@@ -174,33 +130,36 @@ impl Consume {
             linger_until_ms: None,
             drain_until_ms: None,
             is_rewound,
-            has_extensions,
         }
     }
 
-    /// The client may be sent messages up to `number`.
-    pub fn raise_credit(&mut self, number: Option<i64>) {
-        self.window.raise(number);
+    /// What it is about.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
     }
 
-    /// The client wants a marker: with the next message, or soon without one.
-    pub fn owe_marker(&mut self, cx: &Context<'_>) {
-        self.marker_due_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.marker_wait));
+    /// The client gives credit, and perhaps asks for a marker.
+    pub fn handle_request(&mut self, credit: Option<i64>, wants_marker: bool, resources: &Resources<'_>) {
+        self.window.raise(credit);
+        if wants_marker {
+            let due_ms = resources.now.mono_ms + millis(resources.settings.marker_wait);
+            self.marker_due_ms.get_or_insert(due_ms);
+        }
     }
 
-    /// The client uses the protocol's extensions.
-    pub fn set_extensions(&mut self) {
-        self.has_extensions = true;
-    }
-
-    /// What a fetch brought; `has_room` where the client takes what is sent.
-    pub fn handle_fetched(&mut self, partition: u16, fetched: Fetched, has_room: bool, cx: &Context<'_>) {
-        let sendable = self.window.available() > 0 && has_room;
+    /// What a fetch brought; `has_room` says whether more may be sent.
+    pub fn handle_fetched(
+        &mut self,
+        partition: u16,
+        fetched: Fetched,
+        has_room: bool,
+        resources: &Resources<'_>,
+    ) {
+        let sendable = self.credit() > 0 && has_room;
         let Some(index) = self.cursors.iter().position(|cursor| cursor.partition == partition) else {
             return;
         };
         let was_served = (index + 1) % self.cursors.len() == self.turn;
-        let cursor = &mut self.cursors[index];
         let is_empty = fetched.batches.is_empty();
         if !is_empty && !sendable {
             self.first = self.first.or((!was_served).then_some(index));
@@ -208,66 +167,31 @@ impl Consume {
             self.first = None;
             self.turn = index;
         }
-        let waited = std::mem::replace(&mut cursor.fetch, Fetch::None) == Fetch::Outstanding { wait: true };
-        if fetched.is_rewound {
-            // The position stands behind messages that are no more; what is stored from now on would be before it.
-            let goes_on = fetched.batches.first().map_or(fetched.next, |first| first.base_offset);
-            cursor.position = cursor.position.min(goes_on);
-            cursor.left = None;
-            self.is_rewound = true;
+        self.is_rewound |= fetched.is_rewound;
+        self.cursors[index].handle_fetched(fetched, sendable);
+        if !is_empty && sendable && !resources.settings.consume_linger.is_zero() {
+            let until_ms = resources.now.mono_ms + millis(resources.settings.consume_linger);
+            self.linger_until_ms.get_or_insert(until_ms);
         }
-        if is_empty {
-            cursor.position = cursor.position.max(fetched.next);
-            cursor.next = cursor.position;
-            cursor.at_end = !waited && fetched.at_end;
-        } else if sendable {
-            cursor.next = fetched.next;
-            let left = cursor.left.take();
-            let (is_caught_up, asked_ns) = (cursor.is_caught_up, cursor.asked_ns);
-            cursor.ready.extend(fetched.batches.into_iter().map(|stored| {
-                let offset = stored.base_offset.max(cursor.position);
-                let record = match left {
-                    Some((base_offset, at, record)) if (base_offset, at) == (stored.base_offset, offset) => {
-                        record
-                    }
-                    _ => stored.batch.position_of((offset - stored.base_offset) as u32),
-                };
-                let is_live = is_caught_up || stored.stored_ns > asked_ns;
-                Ready { stored, offset, record, is_live }
-            }));
-            if !cx.settings.consume_linger.is_zero() {
-                self.linger_until_ms.get_or_insert(cx.now.mono_ms + millis(cx.settings.consume_linger));
-            }
-        }
-        cursor.is_caught_up = fetched.at_end && (sendable || is_empty);
     }
 
-    /// Whether the client is to be told, without waiting for a message, that the queue has gone back.
-    pub fn take_rewound_at_once(&mut self) -> bool {
-        self.has_extensions && self.take_rewound()
+    /// Messages that the client lets us send.
+    pub fn credit(&self) -> u64 {
+        self.window.available()
     }
 
-    /// Whether the next response is to say that the queue has gone back.
+    /// Whether the queue has gone back and the client does not know it yet; from here on the client knows.
     pub fn take_rewound(&mut self) -> bool {
         std::mem::take(&mut self.is_rewound)
     }
 
-    /// Whether what is ready may be sent, where the client takes it.
-    pub fn may_send(&mut self, cx: &Context<'_>) -> bool {
-        self.first.is_none() && self.window.available() > 0 && !self.lingers(cx)
-    }
-
-    /// All that could be sent is: asks for more, or lets go of the rest.
-    pub fn go_on(&mut self, has_room: bool, cx: &mut Context<'_>) {
-        if !has_room || self.window.available() == 0 {
-            self.let_go();
-        } else {
-            self.pump(cx);
-        }
+    /// Whether messages that are ready may be sent.
+    pub fn is_ready(&mut self, resources: &Resources<'_>) -> bool {
+        self.first.is_none() && self.credit() > 0 && !self.lingers(resources)
     }
 
     /// Whether the messages that are ready wait for company.
-    fn lingers(&mut self, cx: &Context<'_>) -> bool {
+    fn lingers(&mut self, resources: &Resources<'_>) -> bool {
         let Some(until) = self.linger_until_ms else { return false };
         let ready: usize = self
             .cursors
@@ -275,10 +199,10 @@ impl Consume {
             .flat_map(|cursor| &cursor.ready)
             .map(|ready| ready.stored.batch.count() as usize)
             .sum();
-        let waits = until > cx.now.mono_ms
+        let waits = until > resources.now.mono_ms
             && self.drain_until_ms.is_none()
             && ready > 0
-            && ready < cx.settings.consume_batch_messages
+            && ready < resources.settings.consume_batch_messages
             && self.marker_due_ms.is_none();
         if !waits {
             self.linger_until_ms = None;
@@ -286,36 +210,26 @@ impl Consume {
         waits
     }
 
-    /// A response was framed with `count` messages in `bytes`.
-    pub fn count_sent(&mut self, count: u64, bytes: usize, cx: &mut Context<'_>) {
-        self.window.send(count);
-        cx.counters.delivered += count;
-        cx.counters.delivered_bytes += bytes as u64;
-    }
-
-    /// Whether the next response is to begin with a marker.
-    pub fn owes_marker(&self) -> bool {
-        self.marker_due_ms.is_some()
-    }
-
-    /// Takes the messages of a response off the cursors; `count` and `length` are what it has already. No more than `bytes_max` come
-    /// together, unless one message alone is longer. Returns the length with them.
-    pub fn gather<F: Framing>(
+    /// Takes the messages of a response off the cursors; the response has `count` messages of `length` bytes already, and may
+    /// have `bytes_max`, unless the first message alone is longer.
+    #[inline]
+    pub fn gather<F: Form>(
         &mut self,
         mut count: u64,
         mut length: usize,
         bytes_max: usize,
-        cx: &Context<'_>,
-    ) -> (Vec<Run<F::Template>>, usize) {
-        let messages_max = (cx.settings.consume_batch_messages as u64).min(self.window.available());
+        resources: &Resources<'_>,
+    ) -> Gathered<F> {
+        let now = resources.now;
+        let messages_max = (resources.settings.consume_batch_messages as u64).min(self.credit());
         let mut runs = Vec::new();
         let cursors = self.cursors.len();
         let mut full = count >= messages_max;
         for _ in 0..cursors {
             let cursor = &mut self.cursors[self.turn];
             let partition = cursor.partition;
-            while !full && let Some(ready) = cursor.front(cx.now) {
-                let template = F::template(partition, &ready.stored, cx.now);
+            while !full && let Some(ready) = cursor.front(now) {
+                let form = F::of(partition, &ready.stored, now);
                 let (offset, record, is_live) = (ready.offset, ready.record, ready.is_live);
                 let end = ready.stored.end_offset();
                 while ready.offset < end && !full {
@@ -324,7 +238,7 @@ impl Consume {
                         ready.offset = end;
                         break;
                     };
-                    let bytes = F::length(&template, ready.offset, message);
+                    let bytes = form.encoded_length(ready.offset, message);
                     if count > 0 && length + bytes > bytes_max {
                         full = true;
                         break;
@@ -339,7 +253,7 @@ impl Consume {
                     self.last_sent = Some((partition, ready.offset - 1));
                     let count = ready.offset - offset;
                     let stored = ready.stored.clone();
-                    runs.push(Run { stored, template, offset, record, count, is_live });
+                    runs.push(Run { stored, form, offset, record, count, is_live });
                 }
                 cursor.advance();
             }
@@ -348,7 +262,24 @@ impl Consume {
                 break;
             }
         }
-        (runs, length)
+        Gathered { runs, count, length }
+    }
+
+    /// Messages of a response are sent.
+    pub fn send(&mut self, count: u64, length: usize, resources: &mut Resources<'_>) {
+        self.window.send(count);
+        resources.counters.delivered += count;
+        resources.counters.delivered_bytes += length as u64;
+    }
+
+    /// Whether a marker is owed, so that the next message comes by [`Self::take_marked`].
+    pub fn owes_marker(&self) -> bool {
+        self.marker_due_ms.is_some()
+    }
+
+    /// Whether an owed marker has waited for a message long enough.
+    pub fn is_marker_due(&self, now: Now) -> bool {
+        self.marker_due_ms.is_some_and(|due| due <= now.mono_ms)
     }
 
     /// The next message alone, with the marker that is owed.
@@ -360,26 +291,21 @@ impl Consume {
         })?;
         let partition = cursor.partition;
         let ready = cursor.front(now)?;
-        let (next, _) = ready.stored.batch.record_at(ready.record)?;
-        let origin = Origin::of(&ready.stored, ready.is_live);
-        let message = Some((ready.stored.clone(), ready.record, origin));
-        self.last_sent = Some((partition, ready.offset));
+        let Ready { offset, record, is_live, .. } = *ready;
+        let (next, _) = ready.stored.batch.record_at(record)?;
+        let stored = ready.stored.clone();
         ready.offset += 1;
         ready.record = next;
         cursor.advance();
+        self.last_sent = Some((partition, offset));
         self.marker_due_ms = None;
-        Some(Marked { marker: self.marker(), message, last: self.last_sent })
+        Some(Marked { partition, stored, offset, record, is_live, marker: self.marker() })
     }
 
-    /// The owed marker, once it is due without a message.
-    pub fn take_due_marker(&mut self, now: Now) -> Option<Marked> {
-        if self.marker_due_ms? <= now.mono_ms { self.take_marker() } else { None }
-    }
-
-    /// The owed marker, without a message.
-    pub fn take_marker(&mut self) -> Option<Marked> {
+    /// The marker that is owed, without a message; and partition and offset of the last message sent.
+    pub fn take_marker(&mut self) -> Option<(String, Option<(u16, u64)>)> {
         self.marker_due_ms.take()?;
-        Some(Marked { marker: self.marker(), message: None, last: self.last_sent })
+        Some((self.marker(), self.last_sent))
     }
 
     /// Where the operation is, behind the last message sent.
@@ -387,39 +313,32 @@ impl Consume {
         for cursor in &self.cursors {
             self.positions[usize::from(cursor.partition)] = cursor.position;
         }
-        Marker::encode(&self.queue, &self.positions)
+        Marker::encode(&self.subject.queue, &self.positions)
     }
 
-    /// Lets go of what cannot be sent now; it is fetched again.
-    fn let_go(&mut self) {
+    /// Drops what cannot be sent; it is fetched again.
+    pub fn let_go(&mut self) {
         self.linger_until_ms = None;
         let cursors = self.cursors.len();
         let mut in_turn = (0..cursors.saturating_sub(1)).map(|after| (self.turn + after) % cursors);
         self.first = self.first.or_else(|| in_turn.find(|index| !self.cursors[*index].ready.is_empty()));
-        for cursor in &mut self.cursors {
-            if let Some(front) = cursor.ready.front() {
-                cursor.left = Some((front.stored.base_offset, front.offset, front.record));
-            }
-            // What is stored until it asks again has waited for the client.
-            cursor.is_caught_up &= cursor.ready.is_empty() && cursor.fetch != Fetch::None;
-            cursor.ready.clear();
-        }
+        self.cursors.iter_mut().for_each(Cursor::let_go);
     }
 
     /// Asks for more where nothing is ready and nothing was asked for.
-    fn pump(&mut self, cx: &mut Context<'_>) {
+    pub fn pump(&mut self, resources: &mut Resources<'_>) {
         let drains = self.drain_until_ms.is_some();
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
-            // What all others wait for is answered at once, even if it should have expired meanwhile. A cursor that does not know yet
-            // that it is at the end does not wait either: the answer moves it behind what is left out there (echo, TTL), so that
-            // markers say so.
+            // A cursor that all others wait for is answered at once, even if its messages have expired meanwhile. A cursor that
+            // does not know yet that it is at the end does not wait either: the answer moves it behind what is left out there
+            // (echo, TTL), so that markers say so.
             let wait = !drains && self.first != Some(index) && cursor.is_caught_up;
             if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (!drains || !cursor.at_end) {
                 cursor.fetch = Fetch::Outstanding { wait };
-                cursor.asked_ns = cx.now.mono_ns;
-                cx.commands.push(Command::Fetch {
-                    operation: self.operation,
-                    partition: cursor.partition,
+                cursor.asked_ns = resources.now.mono_ns;
+                resources.commands.push(Command::Fetch {
+                    operation: self.subject.operation,
+                    target: self.subject.target(cursor.partition),
                     from: cursor.position,
                     exclude: self.exclude,
                     wait,
@@ -428,12 +347,12 @@ impl Consume {
         }
     }
 
-    /// From now on only what is stored, as far as the present credit goes.
-    pub fn drain(&mut self, until_ms: u64, cx: &mut Context<'_>) {
+    /// Sends only what is stored from here on, as far as the present credit goes, and only until then.
+    pub fn drain(&mut self, until_ms: u64, resources: &mut Resources<'_>) {
         self.drain_until_ms = Some(until_ms);
-        // What was the end before may not be it now.
+        // What was the end before may not be it any more.
         self.cursors.iter_mut().for_each(|cursor| cursor.at_end = false);
-        self.cancel(cx);
+        self.cancel(resources);
     }
 
     /// Each partition that is read, and the offset that comes next.
@@ -445,16 +364,17 @@ impl Consume {
     pub fn is_drained(&self, now: Now) -> bool {
         self.drain_until_ms.is_some_and(|until| {
             until <= now.mono_ms
-                || self.window.available() == 0
+                || self.credit() == 0
                 || self.cursors.iter().all(|cursor| cursor.at_end && cursor.ready.is_empty())
         })
     }
 
     /// Takes every waiting fetch back.
-    pub fn cancel(&mut self, cx: &mut Context<'_>) {
+    pub fn cancel(&mut self, resources: &mut Resources<'_>) {
         for cursor in &self.cursors {
             if cursor.fetch != Fetch::None {
-                cx.commands.push(Command::Cancel { operation: self.operation, partition: cursor.partition });
+                let target = self.subject.target(cursor.partition);
+                resources.commands.push(Command::Cancel { operation: self.subject.operation, target });
             }
         }
     }
@@ -462,37 +382,5 @@ impl Consume {
     /// When something is due without any event.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         [self.marker_due_ms, self.linger_until_ms, self.drain_until_ms].into_iter().flatten().min()
-    }
-}
-
-impl<T> Run<T> {
-    /// Where its messages come from.
-    pub fn origin(&self) -> Origin {
-        Origin::of(&self.stored, self.is_live)
-    }
-}
-
-impl Cursor {
-    /// The batch that is sent next; those whose TTL has ended are passed over.
-    fn front(&mut self, now: Now) -> Option<&mut Ready> {
-        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix_ms)) {
-            if let Some(ready) = self.ready.front_mut() {
-                ready.offset = ready.stored.end_offset();
-            }
-            self.advance();
-        }
-        self.ready.front_mut()
-    }
-
-    /// The front batch was used: moves the position, and drops the batch if nothing of it is left.
-    fn advance(&mut self) {
-        let Some(ready) = self.ready.front() else { return };
-        self.position = ready.offset;
-        if ready.offset >= ready.stored.end_offset() {
-            self.ready.pop_front();
-            if self.ready.is_empty() {
-                self.position = self.next;
-            }
-        }
     }
 }

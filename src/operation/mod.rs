@@ -2,31 +2,53 @@
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `produce` | a produce operation: batches under way and what became of each message |
-//! | `consume` | a consume operation: a cursor for each partition |
+//! | `resources` | what an operation borrows from its shard for one call |
+//! | `subject` | who asks for an operation, and which queue it is about |
+//! | `command` | what an operation asks of its shard |
+//! | `answer` | the shard's answers |
+//! | `produce` | a produce operation: takes requests, speaks for messages, gives credit |
+//! | `request` | a request of a producer, and its payloads while they are copied |
+//! | `word` | what a producer is to hear |
+//! | `routing` | the partition of each message |
+//! | `building` | the open batches that payloads are copied into |
+//! | `fates` | what became of each message |
 //! | `credit` | message numbers and how far they may go |
 //! | `quota` | what a produce operation has paid for of its project's rates |
-//! | `marker` | where a consumer is, as text |
+//! | `position` | where a consume operation begins |
+//! | `consume` | a consume operation: whose turn it is, credit, markers that are owed |
+//! | `cursor` | a consume operation in one partition |
+//! | `marker` | positions as text |
 //! | `settings` | sizes, lifetimes, windows and batches |
-//! | `command` | what an operation asks of its shard |
-//! | `context` | what an operation borrows for one call |
-//! | `origin` | where the messages of a response come from, and when |
 
+mod answer;
+mod building;
 mod command;
 mod consume;
-mod context;
 mod credit;
+mod cursor;
+mod fates;
 mod marker;
-mod origin;
+mod position;
 mod produce;
 mod quota;
+mod request;
+mod resources;
+mod routing;
 mod settings;
+mod subject;
+mod word;
 
-pub use command::{Command, OperationId};
-pub use consume::{Beginning, Consume, Framing, Marked, Run};
-pub use context::{Context, Counters};
+pub use answer::Answer;
+pub use command::{Command, OperationId, Target};
+pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{MsgNum, ReceiveWindow, SendWindow};
+pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, Place, Start};
-pub use origin::Origin;
-pub use produce::{Author, Messages, Produce, Request, Routing, Said, StoredAt};
+pub use position::Positioning;
+pub use produce::Produce;
+pub use request::{Copied, Copying, Request};
+pub use resources::{OperationCounters, Resources};
+pub use routing::Routing;
 pub use settings::Settings;
+pub use subject::{Author, Caller, Subject};
+pub use word::{Acknowledged, Word};

@@ -5,7 +5,8 @@
 //! back at the end. The initial credit of the protocol is paid for at setup, its bytes as they come: whoever keeps to its credit
 //! is refused only where those are far more than the rate.
 
-use super::context::Context;
+use std::sync::Arc;
+
 use crate::access::Tenant;
 use crate::base::clock::Now;
 use crate::base::limits::INITIAL_CREDIT;
@@ -21,8 +22,8 @@ const AHEAD_PART: u64 = 10;
 /// See the module's page. Invariant: `messages` and `bytes` are paid for and not used.
 #[derive(Debug, Default)]
 pub struct Quota {
-    /// Whether the project has rates at all.
-    is_limited: bool,
+    /// The project, where it has rates.
+    tenant: Option<Arc<Tenant>>,
     messages: u64,
     bytes: u64,
     /// Of all that came.
@@ -34,11 +35,11 @@ pub struct Quota {
 
 impl Quota {
     /// The initial credit's messages are paid for.
-    pub fn new(cx: &Context<'_>) -> Self {
-        let Some(tenant) = cx.tenant.filter(|tenant| tenant.has_rates()) else { return Self::default() };
+    pub fn new(tenant: Option<&Arc<Tenant>>, now: Now) -> Self {
+        let Some(tenant) = tenant.filter(|tenant| tenant.has_rates()) else { return Self::default() };
         let messages = INITIAL_CREDIT as u64;
-        tenant.pay(cx.now.mono_ms, messages, 0);
-        Self { is_limited: true, messages, ..Self::default() }
+        tenant.pay(now.mono_ms, messages, 0);
+        Self { tenant: Some(tenant.clone()), messages, ..Self::default() }
     }
 
     /// What the messages so far had on average, bytes.
@@ -48,8 +49,8 @@ impl Quota {
 
     /// How many of `wanted` messages can be promised; pays for them. No more than a part of the rate is promised to one
     /// operation at once: what it does not use would be kept from the others.
-    pub fn pay_for(&mut self, wanted: u64, cx: &Context<'_>) -> u64 {
-        let Some(tenant) = cx.tenant.filter(|_| self.is_limited) else { return wanted };
+    pub fn pay_for(&mut self, wanted: u64, now: Now) -> u64 {
+        let Some(tenant) = &self.tenant else { return wanted };
         let (messages_per_sec, bytes_per_sec) = tenant.rates();
         // Before the first has come nobody knows what they have: the initial credit is enough for that.
         let bytes = match self.average_bytes() {
@@ -63,21 +64,22 @@ impl Quota {
         };
         let ahead = ahead(messages_per_sec, 1).min(ahead(bytes_per_sec, bytes));
         let wanted = wanted.min(ahead.saturating_sub(self.messages));
-        let count = wanted.min(tenant.available(cx.now.mono_ms, bytes));
+        let count = wanted.min(tenant.available(now.mono_ms, bytes));
         if count > 0 {
-            tenant.pay(cx.now.mono_ms, count, count * bytes);
+            tenant.pay(now.mono_ms, count, count * bytes);
             self.messages += count;
             self.bytes += count * bytes;
         }
         // Whoever has credit left can use that first.
         let every_ms = if self.messages == 0 { LOOK_EVERY_MS } else { 10 * LOOK_EVERY_MS };
         let every_ms = every_ms.max(tenant.operations() / LOOKS_PER_MS);
-        self.due_ms = (count < wanted).then_some(cx.now.mono_ms + every_ms);
+        self.due_ms = (count < wanted).then_some(now.mono_ms + every_ms);
         count
     }
 
-    /// Messages came, within the credit. False where the project has used far more bytes than it may.
-    pub fn charge(&mut self, tenant: &Tenant, messages: u64, bytes: u64, now: Now) -> bool {
+    /// Messages came, within the credit. The rates, where the project has used far more bytes than it may.
+    pub fn charge(&mut self, messages: u64, bytes: u64, now: Now) -> Result<(), (u64, u64)> {
+        let Some(tenant) = &self.tenant else { return Ok(()) };
         self.came += messages;
         self.came_bytes += bytes;
         // Their share of what was paid for.
@@ -89,16 +91,16 @@ impl Quota {
         self.bytes -= paid_bytes;
         if bytes > paid_bytes && tenant.owes_bytes(now.mono_ms) {
             tenant.refund(messages, paid_bytes);
-            return false;
+            return Err(tenant.rates());
         }
         tenant.pay(now.mono_ms, 0, bytes.saturating_sub(paid_bytes));
         tenant.refund(0, paid_bytes.saturating_sub(bytes));
-        true
+        Ok(())
     }
 
     /// Gives back what was not used.
-    pub fn refund(&mut self, cx: &Context<'_>) {
-        if let Some(tenant) = cx.tenant.filter(|_| self.is_limited) {
+    pub fn refund(&mut self) {
+        if let Some(tenant) = &self.tenant {
             tenant.refund(std::mem::take(&mut self.messages), std::mem::take(&mut self.bytes));
         }
     }

@@ -11,6 +11,7 @@ pub mod memory;
 mod read;
 mod settings;
 mod tail;
+mod waiting;
 mod window;
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub struct Keys(u64);
 impl Keys {
     /// Seeded by the operating system's randomness.
     pub fn new() -> Self {
-        Self(crate::base::names::ClientId::random().as_u128() as u64)
+        Self(uuid::Uuid::new_v4().as_u128() as u64)
     }
 
     /// The next key.

@@ -7,7 +7,6 @@ pub mod frame;
 pub mod handshake;
 pub mod mask;
 pub mod origin;
-mod policy;
 mod receiver;
 mod sender;
 

@@ -3,6 +3,7 @@
 //! The origin of a page is admitted where its host and port are those of the request's `Host`, or where the operator allows it.
 //! Plain values without I/O.
 
+use crate::base::setting::{Kind, Value};
 use core::net::Ipv6Addr;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -217,6 +218,16 @@ impl Remembered {
         self.origins.insert(origin.clone());
         self.order.push_back((origin, now_ms));
         if !is_full && self.order.len() == RefusedOrigins::MAX { Novelty::Last } else { Novelty::New }
+    }
+}
+
+impl Value for AllowedOrigins {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        Self::parse(text)
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.to_string()
     }
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use millstream::access::Tenant;
 use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
-use millstream::base::names::ClientId;
+use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::front::{Cx, Framed, PbWriter, ServerSession};
-use millstream::operation::{Command, Context, Counters, Settings};
+use millstream::operation::{Answer, Author, Caller, Command, OperationCounters, Resources, Settings};
 use millstream::pb::SetupRequest;
 use millstream::shard::core;
 use millstream::ws::{Role, Sender};
@@ -27,15 +27,18 @@ pub struct Rig {
     pub now: Now,
     /// The socket takes more.
     pub writable: bool,
-    /// Its project, if that is limited.
-    pub tenant: Option<Arc<Tenant>>,
     sender: Sender,
-    counters: Counters,
+    counters: OperationCounters,
     framed: Framed,
     /// Frames for the client.
     pub out: Vec<u8>,
     /// What the session asked.
     pub commands: Vec<Command>,
+}
+
+fn caller(tenant: Option<Arc<Tenant>>) -> Caller {
+    let author = Author { client: ClientId::from(CLIENT), is_known: true };
+    Caller { project: Project::parse("p").unwrap(), author, tenant }
 }
 
 impl Rig {
@@ -45,19 +48,23 @@ impl Rig {
 
     pub fn with_budget(settings: Settings, budget_bytes: usize) -> Self {
         Self {
-            session: ServerSession::new(ClientId::from(CLIENT), true),
+            session: ServerSession::new(caller(None)),
             budget: Budget::new(budget_bytes),
             account: Account::default(),
             settings,
             now: Now::at_ms(1, 1_700_000_000_000),
             writable: true,
-            tenant: None,
             sender: Sender::new(Role::Server),
-            counters: Counters::default(),
+            counters: OperationCounters::default(),
             framed: Framed::default(),
             out: Vec::new(),
             commands: Vec::new(),
         }
+    }
+
+    /// Begins anew as a client of a project whose use is limited.
+    pub fn limit(&mut self, tenant: Option<Arc<Tenant>>) {
+        self.session = ServerSession::new(caller(tenant));
     }
 
     pub fn defaults() -> Settings {
@@ -76,21 +83,16 @@ impl Rig {
 
     /// One call of the session.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> T {
-        let operation = Context {
+        let resources = Resources {
             now: self.now,
             read_ns: self.now.mono_ns,
             settings: &self.settings,
             budget: self.budget.purse(&mut self.account),
             commands: &mut self.commands,
             counters: &mut self.counters,
-            tenant: self.tenant.as_ref(),
         };
-        let mut cx = Cx {
-            operation,
-            reply: PbWriter { sender: &mut self.sender, out: &mut self.out },
-            framed: &mut self.framed,
-            writable: self.writable,
-        };
+        let reply = PbWriter { sender: &mut self.sender, out: &mut self.out };
+        let mut cx = Cx { resources, reply, framed: &mut self.framed, writable: self.writable };
         call(&mut self.session, &mut cx)
     }
 
@@ -99,7 +101,13 @@ impl Rig {
         let bytes = setup.encode_length_delimited_to_vec();
         self.call(|session, cx| session.handle_data(&bytes, false, cx));
         while let Some(Command::Open { operation, .. }) = self.commands.pop() {
-            self.call(|session, cx| session.handle_opened(operation, Ok(Self::queue(1)), 0, cx));
+            self.call(|session, cx| {
+                session.answer(
+                    operation,
+                    Answer::Opened { result: Ok(Self::queue(1)), local_partition: 0 },
+                    cx,
+                )
+            });
         }
         self.call(|session, cx| session.poll_transmit(cx));
         self.out.clear();
@@ -115,7 +123,9 @@ impl Rig {
             };
             messages += batch.count() as usize;
             self.budget.release(reserved);
-            self.call(|session, cx| session.handle_appended(operation, sequence, Ok(Some(0..1)), cx));
+            self.call(|session, cx| {
+                session.answer(operation, Answer::Appended { sequence, result: Ok(Some(0..1)) }, cx)
+            });
         }
         self.commands.clear();
         self.call(|session, cx| session.poll_transmit(cx));

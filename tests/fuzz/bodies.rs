@@ -16,7 +16,8 @@ use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
-use millstream::operation::{Command, Place, Start};
+use millstream::front::{DrainStep, Handshake, Policy};
+use millstream::operation::{Answer, Command, Place, Start};
 use millstream::pb::wire::Malformed;
 use millstream::pb::{
     ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField, ProduceRequest, SetupRequest,
@@ -24,7 +25,7 @@ use millstream::pb::{
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::ws::frame::FrameHeader;
-use millstream::ws::handshake::{ClientHandshake, ClientRequest, Policy, accept};
+use millstream::ws::handshake::{ClientHandshake, ClientRequest};
 use millstream::ws::origin::AllowedOrigins;
 use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
 use prost::Message;
@@ -146,17 +147,17 @@ pub fn handshake(data: &[u8]) {
         ..Policy::default()
     };
     let mut out = Vec::new();
-    if let Ok(Some(accepted)) = accept(data, &policy, &mut out) {
+    if let Ok(Some(handshake)) = Handshake::read(data, &policy) {
+        handshake.accept(&mut out).unwrap();
+        let used = handshake.used();
         assert!(out.starts_with(b"HTTP/1.1 101 ") && out.ends_with(b"\r\n\r\n"));
-        assert!(accepted.used <= data.len());
-        for end in [0, 1, accepted.used / 2, accepted.used - 1] {
-            let mut none = Vec::new();
-            assert!(!matches!(accept(&data[..end], &policy, &mut none), Ok(Some(_))));
+        assert!(used <= data.len());
+        for end in [0, 1, used / 2, used - 1] {
+            assert!(!matches!(Handshake::read(&data[..end], &policy), Ok(Some(_))));
         }
-        let mut again = Vec::new();
-        assert!(matches!(accept(&data[..accepted.used], &policy, &mut again), Ok(Some(_))));
+        assert!(matches!(Handshake::read(&data[..used], &policy), Ok(Some(_))));
     }
-    let request = ClientRequest { host: "h", path: "/", project: None, client: None };
+    let request = ClientRequest { host: "h", path: "/", subprotocol: "s", headers: &[] };
     let _ = ClientHandshake::start(&request, &mut Vec::new()).handle(data);
 }
 
@@ -279,7 +280,7 @@ pub fn session(data: &[u8]) {
         ..ProjectLimits::default()
     });
     let mut rig = Rig::with_budget(settings, budget_bytes);
-    rig.tenant = tenants.get(&Project::parse("p").unwrap(), 1);
+    rig.limit(tenants.get(&Project::parse("p").unwrap(), 1));
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;
     let mut ended = false;
@@ -329,9 +330,9 @@ pub fn session(data: &[u8]) {
                 rig.now.unix_ms += 1_000;
                 rig.call(|session, cx| session.handle_timeout(cx));
                 if step & 0xf0 == 0xf0 {
-                    rig.call(|session, cx| session.drain_producers(cx));
-                    let until = rig.now.mono_ms + 1_000;
-                    rig.call(|session, cx| session.drain_consumers(until, cx));
+                    rig.call(|session, cx| session.drain(DrainStep::Producers, cx));
+                    let until_ms = rig.now.mono_ms + 1_000;
+                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until_ms }, cx));
                 }
             }
         }
@@ -341,7 +342,7 @@ pub fn session(data: &[u8]) {
         appends += rig.commands.iter().filter(|command| matches!(command, Command::Append { .. })).count();
         asked.extend(rig.commands.drain(..));
         assert!(appends <= data.len() * 64, "appends without bytes");
-        ended = rig.call(|session, _| session.close_code().is_some());
+        ended = rig.call(|session, _| session.status().close.is_some());
     }
     rig.call(|session, cx| session.abandon(cx));
     asked.extend(rig.commands.drain(..));
@@ -402,7 +403,9 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             } else {
                 Ok(Rig::queue(1 + u16::from(step >> 6)))
             };
-            rig.call(|session, cx| session.handle_opened(operation, opened, 0, cx));
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Opened { result: opened, local_partition: 0 }, cx)
+            });
         }
         Command::Append { operation, sequence, batch, reserved, .. } => {
             rig.budget.release(reserved);
@@ -412,13 +415,17 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             } else {
                 Ok((step & 0x20 == 0).then(|| offset..offset + u64::from(batch.count())))
             };
-            rig.call(|session, cx| session.handle_appended(operation, sequence, result, cx));
+            rig.call(|session, cx| session.answer(operation, Answer::Appended { sequence, result }, cx));
         }
-        Command::Resolve { operation, partition, .. } => {
+        Command::Resolve { operation, target, .. } => {
+            let partition = target.partition.partition;
             let position = if fails { Err(StoreFault::Full) } else { Ok(u64::from(bag.byte())) };
-            rig.call(|session, cx| session.handle_position(operation, partition, position, cx));
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Resolved { partition, result: position }, cx)
+            });
         }
-        Command::Fetch { operation, partition, from, wait, .. } => {
+        Command::Fetch { operation, target, from, wait, .. } => {
+            let partition = target.partition.partition;
             let count = u64::from(bag.byte() % 20);
             if count == 0 && wait && !fails {
                 return;
@@ -431,7 +438,9 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             let batches = if count == 0 { vec![] } else { vec![stored] };
             let fetched = Fetched { batches, next: from + count, at_end: true, is_rewound: false };
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };
-            rig.call(|session, cx| session.handle_fetched(operation, partition, fetched, cx));
+            rig.call(|session, cx| {
+                session.answer(operation, Answer::Fetched { partition, result: fetched }, cx)
+            });
         }
         Command::Cancel { .. } | Command::Report { .. } => {}
     }

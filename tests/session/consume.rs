@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::names::ClientId;
 use millstream::front::{Cx, ServerSession};
-use millstream::operation::{Command, OperationId, Place, Start};
+use millstream::operation::{Answer, Command, OperationId, Place, Start};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
 use proptest::prelude::*;
 use prost::Message;
@@ -125,11 +125,17 @@ impl<'a> Run<'a> {
             match command {
                 Command::Open { operation, .. } => {
                     let queue = Rig::queue(self.store.len() as u16);
-                    let (_, reads) =
-                        self.harness.call(|session, cx| session.handle_opened(operation, Ok(queue), 0, cx));
+                    let (_, reads) = self.harness.call(|session, cx| {
+                        session.answer(
+                            operation,
+                            Answer::Opened { result: Ok(queue), local_partition: 0 },
+                            cx,
+                        )
+                    });
                     self.reads.extend(reads);
                 }
-                Command::Fetch { operation, partition, from, exclude, wait } => {
+                Command::Fetch { operation, target, from, exclude, wait } => {
+                    let partition = target.partition.partition;
                     assert!(
                         self.fetches.iter().all(|fetch| fetch.partition != partition),
                         "one outstanding fetch for each partition"
@@ -137,7 +143,8 @@ impl<'a> Run<'a> {
                     let cancelled = false;
                     self.fetches.push(Fetch { operation, partition, from, exclude, wait, cancelled });
                 }
-                Command::Cancel { partition, .. } => {
+                Command::Cancel { target, .. } => {
+                    let partition = target.partition.partition;
                     self.fetches.iter_mut().filter(|fetch| fetch.partition == partition).for_each(|fetch| {
                         fetch.cancelled = true;
                     });
@@ -210,7 +217,9 @@ impl<'a> Run<'a> {
             }
         }
         let Fetch { operation, partition, .. } = fetch;
-        self.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
+        self.call(|session, cx| {
+            session.answer(operation, Answer::Fetched { partition, result: Ok(fetched) }, cx)
+        });
     }
 
     /// Nothing is left to draw: whatever can still happen happens.

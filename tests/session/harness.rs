@@ -66,8 +66,9 @@ pub fn note_input(bytes: &[u8], fin: bool) {
 /// A command without what only the shard's bookkeeping needs.
 fn summary(command: &Command) -> String {
     match command {
-        Command::Open { operation, queue } => format!("open {} {queue}", operation.0),
-        Command::Append { operation, sequence, partition, batch, .. } => {
+        Command::Open { operation, name: (_, queue) } => format!("open {} {queue}", operation.0),
+        Command::Append { operation, sequence, target, batch, .. } => {
+            let partition = target.partition.partition;
             let mut records = Vec::new();
             for record in batch.records() {
                 records.extend([record.key.len(), record.payload.len()].map(usize::to_be_bytes).concat());
@@ -77,15 +78,19 @@ fn summary(command: &Command) -> String {
             let (ttl, count, hash) = (batch.ttl_secs(), batch.count(), transcript::hash(&records));
             format!("append {} {sequence} {partition} {ttl} {count} {hash:016x}", operation.0)
         }
-        Command::Resolve { operation, partition, position } => {
+        Command::Resolve { operation, target, position } => {
+            let partition = target.partition.partition;
             format!("resolve {} {partition} {position:?}", operation.0)
         }
-        Command::Fetch { operation, partition, from, exclude, wait } => {
+        Command::Fetch { operation, target, from, exclude, wait } => {
+            let partition = target.partition.partition;
             let exclude = exclude.map(|client| client.to_string());
             format!("fetch {} {partition} {from} {exclude:?} {wait}", operation.0)
         }
-        Command::Report { fault } => format!("report {fault}"),
-        Command::Cancel { operation, partition } => format!("cancel {} {partition}", operation.0),
+        Command::Report { fault, .. } => format!("report {fault}"),
+        Command::Cancel { operation, target } => {
+            format!("cancel {} {}", operation.0, target.partition.partition)
+        }
     }
 }
 

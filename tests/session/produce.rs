@@ -7,8 +7,8 @@ use millstream::base::error::StoreFault;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::partitioner::{client_partition, key_partition};
 use millstream::base::queue::message_id;
-use millstream::front::{Cx, ServerSession};
-use millstream::operation::{Command, OperationId};
+use millstream::front::{Cx, DrainStep, ServerSession};
+use millstream::operation::{Answer, Command, OperationId};
 use millstream::pb::wire::write_varint;
 use millstream::pb::{
     ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest,
@@ -288,7 +288,9 @@ impl Run {
     fn answer(&mut self) {
         if let Some(operation) = self.opens.pop() {
             let queue = Rig::queue(PARTITIONS);
-            return self.call(|session, cx| session.handle_opened(operation, Ok(queue), 2, cx));
+            return self.call(|session, cx| {
+                session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: 2 }, cx)
+            });
         }
         let open: Vec<usize> = (0..self.appends.len()).filter(|index| self.appends[*index].open).collect();
         if open.is_empty() {
@@ -304,7 +306,9 @@ impl Run {
         }
         let result = if fails { Err(StoreFault::Unavailable("planned")) } else { Ok(offset..offset + count) };
         self.harness.rig.budget.release(reserved);
-        self.call(|session, cx| session.handle_appended(operation, sequence, result.map(Some), cx));
+        self.call(|session, cx| {
+            session.answer(operation, Answer::Appended { sequence, result: result.map(Some) }, cx)
+        });
     }
 
     fn note(&mut self, reads: Vec<Read>) {
@@ -312,7 +316,8 @@ impl Run {
         while let Some(command) = self.harness.asked.pop_front() {
             match command {
                 Command::Open { operation, .. } => self.opens.push(operation),
-                Command::Append { operation, sequence, partition, batch, reserved, .. } => {
+                Command::Append { operation, sequence, target, batch, reserved, .. } => {
+                    let partition = target.partition.partition;
                     assert!(
                         self.appends.last().is_none_or(|last| last.sequence < sequence
                             || (last.sequence == sequence && last.partition != partition)),
@@ -454,7 +459,7 @@ fn a_server_that_drains_begins_no_operation() {
         [SetupRequest { append: Some(append), get: None }, SetupRequest { get: Some(get), append: None }]
     {
         let mut harness = Harness::new(10 * PB_MAX);
-        harness.call(|session, cx| session.drain_producers(cx));
+        harness.call(|session, cx| session.drain(DrainStep::Producers, cx));
         let bytes = setup.encode_length_delimited_to_vec();
         harness.receive(&bytes, true);
         let ((), reads) = harness.call(|session, cx| session.poll_transmit(cx));
@@ -474,7 +479,7 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
     let tenants = Tenants::new(ProjectLimits { storage_bytes: 400, ..ProjectLimits::default() });
     let tenant = tenants.get(&Project::parse("p").unwrap(), 1).unwrap();
     let mut harness = Harness::new(1 << 20);
-    harness.rig.tenant = Some(tenant.clone());
+    harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     harness.rig.begin(&SetupRequest { append: Some(append), get: None });
     // What became of the messages that it may speak for, and whether it has ended.
@@ -510,7 +515,9 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
         while let Some(command) = harness.asked.pop_front() {
             let Command::Append { operation, sequence, reserved, .. } = command else { continue };
             harness.rig.budget.release(reserved);
-            harness.call(|session, cx| session.handle_appended(operation, sequence, Ok(Some(0..4)), cx));
+            harness.call(|session, cx| {
+                session.answer(operation, Answer::Appended { sequence, result: Ok(Some(0..4)) }, cx)
+            });
         }
         fates(harness.call(|session, cx| session.poll_transmit(cx)).1)
     };

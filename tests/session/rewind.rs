@@ -3,7 +3,7 @@
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::names::ClientId;
 use millstream::base::queue::{Position, QueueInfo, Signing};
-use millstream::operation::{Command, Marker, OperationId};
+use millstream::operation::{Answer, Command, Marker, OperationId};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
 use prost::Message;
 
@@ -36,7 +36,9 @@ impl Consumer {
         let Some(Command::Open { operation, .. }) = harness.asked.pop_front() else {
             panic!("no queue is asked for")
         };
-        let (_, mut reads) = harness.call(|session, cx| session.handle_opened(operation, Ok(queue), 0, cx));
+        let (_, mut reads) = harness.call(|session, cx| {
+            session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: 0 }, cx)
+        });
         let ((), more) = harness.call(|session, cx| session.poll_transmit(cx));
         reads.extend(more);
         let asked = harness.asked.drain(..).collect();
@@ -45,8 +47,9 @@ impl Consumer {
 
     fn resolve(&mut self, partition: u16, position: u64) -> Vec<Read> {
         let operation = self.operation;
-        let (_, mut reads) =
-            self.harness.call(|session, cx| session.handle_position(operation, partition, Ok(position), cx));
+        let (_, mut reads) = self.harness.call(|session, cx| {
+            session.answer(operation, Answer::Resolved { partition, result: Ok(position) }, cx)
+        });
         let ((), more) = self.harness.call(|session, cx| session.poll_transmit(cx));
         reads.extend(more);
         reads
@@ -54,8 +57,9 @@ impl Consumer {
 
     fn fetched(&mut self, partition: u16, fetched: Fetched) -> Vec<Read> {
         let operation = self.operation;
-        let (_, mut reads) =
-            self.harness.call(|session, cx| session.handle_fetched(operation, partition, Ok(fetched), cx));
+        let (_, mut reads) = self.harness.call(|session, cx| {
+            session.answer(operation, Answer::Fetched { partition, result: Ok(fetched) }, cx)
+        });
         let ((), more) = self.harness.call(|session, cx| session.poll_transmit(cx));
         reads.extend(more);
         reads
@@ -70,7 +74,7 @@ impl Consumer {
     /// Where each partition is read on.
     fn fetches(&mut self) -> Vec<(u16, u64)> {
         let asked = self.harness.asked.drain(..).filter_map(|command| match command {
-            Command::Fetch { partition, from, .. } => Some((partition, from)),
+            Command::Fetch { target, from, .. } => Some((target.partition.partition, from)),
             _ => None,
         });
         asked.collect()
@@ -111,7 +115,7 @@ fn a_marker_of_this_timeline_is_believed_and_one_of_another_is_asked_about() {
     let (mut consumer, asked, reads) = Consumer::begin(marker, queue(8), true);
     let position = Position::After { timeline: 7, offset: 4 };
     assert!(
-        matches!(asked[..], [Command::Resolve { partition: 0, position: of, .. }] if of == position),
+        matches!(asked[..], [Command::Resolve { target, position: of, .. }] if target.partition.partition == 0 && of == position),
         "{asked:?}"
     );
     assert!(reads.is_empty(), "nothing is said before the position is known");

@@ -1,120 +1,160 @@
-//! A consume operation in the streaming protocol (protocol section 6): its pbs, read and written.
+//! A consume operation in the streaming protocol: its requests, its responses.
 
 use bytes::Bytes;
 use prost::Message;
 
-use crate::base::batch::{Record, StoredBatch};
+use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::Now;
-use crate::base::error::{Fault, PeerFault};
+use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::queue::message_id;
-use crate::front::Cx;
-use crate::front::context::status_of;
-use crate::operation::{Consume, Framing, Marked, Origin};
+use crate::front::{Cx, Origin, PbWriter, status_of};
+use crate::operation::{Consume, Form, Gathered, Marked};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
-use crate::pb::{ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, encode_marked};
+use crate::pb::{
+    ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
+};
 
-/// ConsumeResponses.
-struct Responses;
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Consuming {
+    pub(super) consume: Consume,
+    /// The client uses the protocol's extensions, so that it hears of a rewind at once.
+    pub(super) has_extensions: bool,
+}
 
-impl Framing for Responses {
-    type Template = MessageTemplate;
+impl Form for MessageTemplate {
+    #[inline]
+    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self {
+        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix_ms), stored.timestamp_ms)
+    }
 
     #[inline]
-    fn template(partition: u16, stored: &StoredBatch, now: Now) -> MessageTemplate {
-        let (ttl, age) = (stored.batch.ttl_secs(), stored.age_secs(now.unix_ms));
-        MessageTemplate::new(partition, ttl, age, stored.timestamp_ms)
-    }
-
-    #[inline]
-    fn length(template: &MessageTemplate, offset: u64, message: Record<'_>) -> usize {
-        template.encoded_length(offset, message)
+    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize {
+        MessageTemplate::encoded_length(self, offset, record)
     }
 }
 
-/// One ConsumeRequest.
-pub(super) fn handle_pb(consume: &mut Consume, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
-    let request = ConsumeRequest::decode(pb)
-        .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
-    if request.commit_marker.is_some() {
-        return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
-    }
-    if uses_extensions(pb) {
-        consume.set_extensions();
-    }
-    consume.raise_credit(request.max_msgnum_to_send);
-    if request.send_marker() {
-        consume.owe_marker(cx);
-    }
-    Ok(())
+/// The setup is accepted.
+pub(super) fn accept(reply: &mut PbWriter<'_>) {
+    reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), reason_phrase: None }, false);
 }
 
-/// Frames what is ready and may be sent, and asks for more.
-pub(super) fn poll_transmit(consume: &mut Consume, cx: &mut Cx<'_>) {
-    if consume.take_rewound_at_once() {
-        cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
-    }
-    while cx.has_room() && consume.may_send(cx) {
-        if !send_response(consume, cx) {
-            break;
+impl Consuming {
+    /// One ConsumeRequest.
+    pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
+        let request = ConsumeRequest::decode(pb)
+            .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
+        if request.commit_marker.is_some() {
+            return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
         }
+        self.has_extensions |= uses_extensions(pb);
+        self.consume.handle_request(request.max_msgnum_to_send, request.send_marker(), &cx.resources);
+        Ok(())
     }
-    if let Some(marked) = consume.take_due_marker(cx.now) {
-        send_marker(marked, cx);
-    }
-    consume.go_on(cx.has_room(), cx);
-}
 
-/// One ConsumeResponse of what is ready. False where nothing is.
-fn send_response(consume: &mut Consume, cx: &mut Cx<'_>) -> bool {
-    let mut marked = None;
-    let (mut length, mut count) = (0, 0);
-    if consume.owes_marker() {
-        let taken = consume.take_marked(cx.now).and_then(|marked| message_of(marked, cx.now));
-        let Some((message, origin)) = taken else { return false };
-        let body = message.encoded_len();
-        length += 1 + varint_length(body as u64) + body;
-        count += 1;
-        marked = Some((message, origin));
+    /// What a fetch brought.
+    pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
+        self.consume.handle_fetched(partition, fetched, cx.has_room(), &cx.resources);
     }
-    // Under pressure no more than that may come to lie in the send buffer.
-    let bytes_max = cx.settings.consume_batch_bytes.min(cx.send_limit());
-    let (runs, length) = consume.gather::<Responses>(count, length, bytes_max, cx);
-    count += runs.iter().map(|run| run.count).sum::<u64>();
-    if count == 0 {
-        return false;
-    }
-    consume.count_sent(count, length, cx);
-    // Before the messages, so that a client that reads field by field knows when they come.
-    let rewound: &[u8] = if consume.take_rewound() { &REWOUND } else { &[] };
-    cx.reply.raw(rewound.len() + length, false, |out| {
-        out.extend_from_slice(rewound);
-        if let Some((message, _)) = &marked {
-            encode_marked(message, out);
+
+    /// Frames what is ready and may be sent, and asks for more.
+    pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
+        if self.has_extensions && self.consume.take_rewound() {
+            cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
         }
-        for run in &runs {
-            let mut record = run.record;
-            for offset in run.offset..run.offset + run.count {
-                if let Some((next, message)) = run.stored.batch.record_at(record) {
-                    run.template.encode(offset, message, out);
-                    record = next;
-                }
+        while cx.has_room() && self.consume.is_ready(&cx.resources) {
+            if !self.send_response(cx) {
+                break;
             }
         }
-    });
-    let of_marked = marked.map(|(_, origin)| (1, origin));
-    for (messages, origin) in of_marked.into_iter().chain(runs.iter().map(|run| (run.count, run.origin()))) {
-        cx.framed.note(u32::try_from(messages).unwrap_or(u32::MAX), origin);
+        if self.consume.is_marker_due(cx.resources.now) {
+            self.pay_marker(cx);
+        }
+        if !cx.has_room() || self.consume.credit() == 0 {
+            self.consume.let_go();
+        } else {
+            self.consume.pump(&mut cx.resources);
+        }
     }
-    cx.framed.close(cx.reply.out.len());
-    true
+
+    /// One ConsumeResponse of what is ready. False where nothing is.
+    fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
+        let mut marked = None;
+        let mut length = 0;
+        if self.consume.owes_marker() {
+            let Some(taken) = self.consume.take_marked(cx.resources.now) else { return false };
+            let origin = origin(&taken.stored, taken.is_live);
+            let message = marked_message(taken, cx.resources.now);
+            let body = message.encoded_len();
+            length = 1 + varint_length(body as u64) + body;
+            marked = Some((message, origin));
+        }
+        // Under pressure no more than that may come to lie in the send buffer.
+        let bytes_max = cx.resources.settings.consume_batch_bytes.min(cx.send_limit());
+        let has = u64::from(marked.is_some());
+        let Gathered { runs, count, length } =
+            self.consume.gather::<MessageTemplate>(has, length, bytes_max, &cx.resources);
+        if count == 0 {
+            return false;
+        }
+        self.consume.send(count, length, &mut cx.resources);
+        // Before the messages, so that a client that reads field by field knows when they come.
+        let rewound: &[u8] = if self.consume.take_rewound() { &REWOUND } else { &[] };
+        cx.reply.raw(rewound.len() + length, false, |out| {
+            out.extend_from_slice(rewound);
+            if let Some((message, _)) = &marked {
+                encode_marked(message, out);
+            }
+            for run in &runs {
+                let mut record = run.record;
+                for offset in run.offset..run.offset + run.count {
+                    if let Some((next, message)) = run.stored.batch.record_at(record) {
+                        run.form.encode(offset, message, out);
+                        record = next;
+                    }
+                }
+            }
+        });
+        let of_marked = marked.map(|(_, origin)| (1, origin));
+        let of_runs = runs.iter().map(|run| (run.count, origin(&run.stored, run.is_live)));
+        for (messages, origin) in of_marked.into_iter().chain(of_runs) {
+            cx.framed.note(u32::try_from(messages).unwrap_or(u32::MAX), origin);
+        }
+        cx.framed.close(cx.reply.out.len());
+        true
+    }
+
+    /// Pays an owed marker without a message.
+    fn pay_marker(&mut self, cx: &mut Cx<'_>) {
+        if let Some((marker, last_sent)) = self.consume.take_marker() {
+            let id = last_sent.map_or(String::new(), |(partition, offset)| message_id(partition, offset));
+            let message =
+                MessageAndMetadata { marker: Some(marker), id: Some(id), ..MessageAndMetadata::default() };
+            let messages = vec![message];
+            cx.reply.pb(&ConsumeResponse { messages, ..ConsumeResponse::default() }, false);
+        }
+    }
+
+    /// Ends the half: the owed marker, then the failure if there is one, then FIN.
+    pub(super) fn finish(&mut self, failure: Option<&Fault>, cx: &mut Cx<'_>) {
+        self.consume.cancel(&mut cx.resources);
+        self.pay_marker(cx);
+        match failure {
+            Some(fault) => {
+                let status = Some(status_of(fault));
+                cx.reply.pb(&ConsumeResponse { status, ..ConsumeResponse::default() }, true);
+            }
+            None => cx.reply.fin(),
+        }
+    }
 }
 
-/// The message that a marker comes with.
-fn message_of(marked: Marked, now: Now) -> Option<(MessageAndMetadata, Origin)> {
-    let ((partition, offset), (stored, record, origin)) = marked.last.zip(marked.message)?;
-    let (_, Record { key, payload }) = stored.batch.record_at(record)?;
-    let message = MessageAndMetadata {
-        marker: Some(marked.marker),
+fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
+    let Marked { partition, stored, offset, record, marker, .. } = marked;
+    let Record { key, payload } =
+        stored.batch.record_at(record).map_or(Record { key: &[], payload: &[] }, |(_, record)| record);
+    MessageAndMetadata {
+        marker: Some(marker),
         id: Some(message_id(partition, offset)),
         ttl: Some(stored.batch.ttl_secs()),
         age: Some(stored.age_secs(now.unix_ms)),
@@ -122,28 +162,9 @@ fn message_of(marked: Marked, now: Now) -> Option<(MessageAndMetadata, Origin)> 
         payload: Some(Bytes::copy_from_slice(payload)),
         key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
         timestamp_ms: i64::try_from(stored.timestamp_ms).ok(),
-    };
-    Some((message, origin))
+    }
 }
 
-/// A marker without a message; with the id of the last message that was sent.
-fn send_marker(marked: Marked, cx: &mut Cx<'_>) {
-    let id = marked.last.map_or(String::new(), |(partition, offset)| message_id(partition, offset));
-    let message = MessageAndMetadata { marker: Some(marked.marker), id: Some(id), ..Default::default() };
-    cx.reply.pb(&ConsumeResponse { messages: vec![message], ..ConsumeResponse::default() }, false);
-}
-
-/// Ends the half: the owed marker, then the failure if there is one, then FIN.
-pub(super) fn finish(consume: &mut Consume, failure: Option<&Fault>, cx: &mut Cx<'_>) {
-    consume.cancel(cx);
-    if let Some(marked) = consume.take_marker() {
-        send_marker(marked, cx);
-    }
-    match failure {
-        Some(fault) => {
-            let status = Some(status_of(fault));
-            cx.reply.pb(&ConsumeResponse { status, ..ConsumeResponse::default() }, true);
-        }
-        None => cx.reply.fin(),
-    }
+fn origin(stored: &StoredBatch, is_live: bool) -> Origin {
+    Origin::Stored { stored_ns: stored.stored_ns, timestamp_ms: stored.timestamp_ms, is_live }
 }

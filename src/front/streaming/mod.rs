@@ -9,56 +9,28 @@
 //!       └──────────── client FIN ──────────────────────────────── Discarding
 //! ```
 //! A half that ends with the client's FIN already there passes `Discarding` over.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | here | the client's half, pb by pb |
+//! | `operations` | which operation is open, and which halves have ended |
+//! | `setup` | what a SetupRequest asks for |
+//! | `produce` | requests and responses of a produce operation |
+//! | `consume` | requests and responses of a consume operation |
 
 mod consume;
+mod operations;
 mod produce;
+mod setup;
 
-use super::Cx;
-use super::context::status_of;
-use crate::access::{Permit, Use};
-use crate::base::batch::Fetched;
-use crate::base::budget::{Share, Wanted};
+use self::operations::{Operations, State};
+use super::{Cx, DrainStep, FrontStatus};
 use crate::base::clock::millis;
-use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
-use crate::base::names::{ClientId, QueueAddress};
-use crate::base::partitioner::client_partition;
-use crate::base::planted;
-use crate::base::queue::{Position, QueueInfo};
-use crate::operation::{Author, Beginning, Command, Consume, OperationId, Place, Produce, Routing, Start};
-use crate::pb::{ConsumeSetupRequest, ProduceSetupResponse, SetupRequest, Status};
+use crate::base::error::{Fault, PeerFault};
+use crate::base::names::{FullName, Project, QueueName};
+use crate::operation::{Answer, Caller, OperationId};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
-use prost::Message;
-use std::ops::Range;
-
-#[derive(Debug)]
-enum Setup {
-    Produce { partition: Option<u16> },
-    Consume { partition: Option<u16>, start: Start, echo: bool, has_extensions: bool },
-}
-
-#[derive(Debug)]
-enum State {
-    AwaitingSetup,
-    /// Waits for the catalogue.
-    Opening(Setup),
-    /// Waits for the positions of `waiting` partitions.
-    Positioning(Box<Positioning>),
-    Producing(Box<Produce>),
-    Consuming(Box<Consume>),
-    /// Our half has ended, the client's has not.
-    Discarding,
-}
-
-#[derive(Debug)]
-struct Positioning {
-    queue: QueueInfo,
-    partition: Option<u16>,
-    echo: bool,
-    /// As far as they are known: what is asked for stands where the client's marker stands.
-    beginning: Beginning,
-    waiting: usize,
-}
 
 /// See the module's page.
 #[derive(Debug)]
@@ -67,49 +39,10 @@ pub struct ServerSession {
     operations: Operations,
 }
 
-/// All but the delimiter, so that a pb can be handled where it lies.
-#[derive(Debug)]
-struct Operations {
-    client: ClientId,
-    client_is_known: bool,
-    operation: OperationId,
-    state: State,
-    /// The client's half of the present operation has ended.
-    client_ended: bool,
-    /// The project's permit for the present operation.
-    permit: Option<Permit>,
-    /// The operation ends with this once all that was accepted is spoken for.
-    failing: Option<Fault>,
-    /// Bytes of the present half that were discarded.
-    discarded: u64,
-    draining: bool,
-    /// Bytes that the delimiter waits for.
-    wanted: Option<Wanted>,
-    /// When the pb that was begun must be whole.
-    pb_due_ms: Option<u64>,
-    close: Option<CloseCode>,
-}
-
 impl ServerSession {
-    /// A session of `client`, which said so itself or not.
-    pub fn new(client: ClientId, client_is_known: bool) -> Self {
-        Self {
-            delimiter: Delimiter::default(),
-            operations: Operations {
-                client,
-                client_is_known,
-                operation: OperationId::default(),
-                state: State::AwaitingSetup,
-                client_ended: false,
-                permit: None,
-                failing: None,
-                discarded: 0,
-                draining: false,
-                wanted: None,
-                pb_due_ms: None,
-                close: None,
-            },
-        }
+    /// A session of `caller`.
+    pub fn new(caller: Caller) -> Self {
+        Self { delimiter: Delimiter::default(), operations: Operations::new(caller) }
     }
 
     /// A piece of the client's half, and whether it ends it. Returns how much was taken; where that is not all,
@@ -121,14 +54,14 @@ impl ServerSession {
         operations.wanted = None;
         loop {
             if operations.discards() {
-                operations.discard(rest.len(), cx.settings.discard_limit_bytes);
+                operations.discard(rest.len(), cx.resources.settings.discard_limit_bytes);
                 rest = &[];
                 break;
             }
             if rest.is_empty() || operations.is_blocked(cx) {
                 break;
             }
-            match delimiter.next(rest, cx.settings.pb_limits(), &mut cx.budget) {
+            match delimiter.next(rest, cx.resources.settings.pb_limits(), &mut cx.resources.budget) {
                 Ok((used, Step::Pb(pb))) => {
                     rest = &rest[used..];
                     whole = true;
@@ -159,7 +92,7 @@ impl ServerSession {
             // The pb's time begins when there is room for it.
             operations.pb_due_ms = None;
         } else if whole || operations.pb_due_ms.is_none() {
-            operations.pb_due_ms = Some(cx.now.mono_ms + millis(cx.settings.pb_timeout));
+            operations.pb_due_ms = Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
         }
         taken
     }
@@ -169,104 +102,71 @@ impl ServerSession {
         if self.operations.wanted.is_none() {
             return;
         }
-        self.operations.wanted = self.delimiter.reserve(&mut cx.budget);
+        self.operations.wanted = self.delimiter.reserve(&mut cx.resources.budget);
         if self.operations.wanted.is_none() {
-            self.operations.pb_due_ms = Some(cx.now.mono_ms + millis(cx.settings.pb_timeout));
+            self.operations.pb_due_ms =
+                Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
         }
     }
 
     /// All bytes of a turn were handed in: what they brought goes to the shard.
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
         if let State::Producing(produce) = &mut self.operations.state {
-            produce.close_batches(cx);
+            produce.close_batches(&mut cx.resources);
         }
     }
 
-    /// The catalogue's answer; `local_partition` is one that costs no hop.
-    pub fn handle_opened(
-        &mut self,
-        operation: OperationId,
-        opened: Result<QueueInfo, Fault>,
-        local_partition: u16,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation {
-            self.operations.handle_opened(opened, local_partition, cx);
+    /// An answer to a command of `operation`; one to an earlier operation is ignored.
+    pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
+        let operations = &mut self.operations;
+        if operation != operations.operation {
+            return;
         }
-    }
-
-    /// The store's answer to a `Resolve`.
-    pub fn handle_position(
-        &mut self,
-        operation: OperationId,
-        partition: u16,
-        position: Result<u64, StoreFault>,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation {
-            self.operations.handle_position(partition, position, cx);
-        }
-    }
-
-    /// The store's answer to an `Append`: the offsets. The shard has given the bytes back.
-    pub fn handle_appended(
-        &mut self,
-        operation: OperationId,
-        sequence: u64,
-        result: Result<Option<Range<u64>>, StoreFault>,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation
-            && let State::Producing(produce) = &mut self.operations.state
-            && let Some(fault) = produce.handle_appended(sequence, result, cx.now)
-        {
-            self.forget_pb(cx);
-            self.operations.fail(fault, cx);
-        }
-    }
-
-    /// The store's answer to a `Fetch`.
-    pub fn handle_fetched(
-        &mut self,
-        operation: OperationId,
-        partition: u16,
-        fetched: Result<Fetched, StoreFault>,
-        cx: &mut Cx<'_>,
-    ) {
-        if operation == self.operations.operation
-            && let State::Consuming(consume) = &mut self.operations.state
-        {
-            match fetched {
-                Ok(fetched) => consume.handle_fetched(partition, fetched, cx.has_room(), cx),
-                Err(fault) => self.operations.fail(fault.into(), cx),
+        match (answer, &mut operations.state) {
+            (Answer::Opened { result, local_partition }, _) => {
+                operations.handle_opened(result, local_partition, cx);
             }
+            (Answer::Resolved { partition, result }, _) => operations.handle_position(partition, result, cx),
+            (Answer::Appended { sequence, result }, State::Producing(produce)) => {
+                if let Some(fault) = produce.handle_appended(sequence, result, cx.resources.now) {
+                    self.forget_pb(cx);
+                    self.operations.fail(fault, cx);
+                }
+            }
+            (Answer::Fetched { partition, result }, State::Consuming(consuming)) => match result {
+                Ok(fetched) => consuming.handle_fetched(partition, fetched, cx),
+                Err(fault) => operations.fail(fault.into(), cx),
+            },
+            (Answer::Appended { .. } | Answer::Fetched { .. }, _) => {}
         }
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
         if let State::Producing(produce) = &mut self.operations.state {
-            produce.handle_timeout(cx.now);
+            produce.handle_timeout(cx.resources.now);
         }
-        if self.operations.pb_due_ms.is_some_and(|due| due <= cx.now.mono_ms) {
+        if self.operations.pb_due_ms.is_some_and(|due| due <= cx.resources.now.mono_ms) {
             self.forget_pb(cx);
             self.operations.fail(PeerFault::PbTimeout.into(), cx);
         }
     }
 
-    /// Draining, first step: no new operation; a produce operation is ended.
-    pub fn drain_producers(&mut self, cx: &mut Cx<'_>) {
-        self.operations.draining = true;
-        if matches!(self.operations.state, State::Producing(_)) {
-            self.operations.fail(Fault::Draining, cx);
-            self.forget_pb(cx);
-        }
-    }
-
-    /// Draining, second step: a consume operation sends what is stored, until then at the latest, and ends.
-    pub fn drain_consumers(&mut self, until_ms: u64, cx: &mut Cx<'_>) {
-        if let State::Consuming(consume) = &mut self.operations.state {
-            consume.drain(until_ms, cx);
+    /// Draining takes a step.
+    pub fn drain(&mut self, step: DrainStep, cx: &mut Cx<'_>) {
+        match (step, &mut self.operations.state) {
+            (DrainStep::Producers, state) => {
+                let is_producing = matches!(state, State::Producing(_));
+                self.operations.draining = true;
+                if is_producing {
+                    self.operations.fail(Fault::Draining, cx);
+                    self.forget_pb(cx);
+                }
+            }
+            (DrainStep::Consumers { until_ms }, State::Consuming(consuming)) => {
+                consuming.consume.drain(until_ms, &mut cx.resources);
+            }
+            (DrainStep::Consumers { .. }, _) => {}
         }
     }
 
@@ -277,7 +177,7 @@ impl ServerSession {
 
     /// What was begun of a pb is given up, and with it its time.
     fn forget_pb(&mut self, cx: &mut Cx<'_>) {
-        self.delimiter.reset(&mut cx.budget);
+        self.delimiter.reset(&mut cx.resources.budget);
         self.operations.pb_due_ms = None;
     }
 
@@ -285,9 +185,9 @@ impl ServerSession {
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
         self.forget_pb(cx);
         match &mut self.operations.state {
-            State::Producing(produce) => produce.abandon(cx),
-            State::Consuming(consume) => consume.cancel(cx),
-            State::AwaitingSetup | State::Opening(_) | State::Positioning(_) | State::Discarding => {}
+            State::Producing(produce) => produce.abandon(&mut cx.resources),
+            State::Consuming(consuming) => consuming.consume.cancel(&mut cx.resources),
+            State::AwaitingSetup | State::Opening { .. } | State::Positioning(_) | State::Discarding => {}
         }
         self.operations.end_half();
     }
@@ -296,7 +196,7 @@ impl ServerSession {
     /// that may be half done. Nothing may follow.
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
         let fault = Fault::Internal("this connection's handling has failed; the log says where");
-        cx.counters.failed.add(fault.status(), 1);
+        cx.resources.counters.failed.add(fault.status(), 1);
         self.operations.end_with(&fault, cx);
     }
 
@@ -305,387 +205,62 @@ impl ServerSession {
         self.operations.is_blocked(cx)
     }
 
-    /// What is waited for of the budget.
-    pub fn wanted(&self) -> Option<Wanted> {
-        self.operations.wanted
-    }
-
-    /// Whether a producer waits for credit that the budget withheld.
-    pub fn is_starved(&self) -> bool {
-        match &self.operations.state {
-            State::Producing(produce) => produce.is_starved(),
-            _ => false,
-        }
-    }
-
-    /// Whether an operation is open: our half of it has begun, or will.
-    pub fn is_busy(&self) -> bool {
-        !matches!(self.operations.state, State::AwaitingSetup | State::Discarding)
-    }
-
-    /// Messages that the client of a produce operation may send and has not sent.
-    pub fn credit(&self) -> Option<u64> {
-        match &self.operations.state {
-            State::Producing(produce) => Some(produce.credit()),
-            _ => None,
-        }
-    }
-
-    /// Whether a consume operation is open.
-    pub fn is_consuming(&self) -> bool {
-        matches!(self.operations.state, State::Consuming(_))
-    }
-
-    /// Of a consume operation, each partition that it reads and the offset that comes next.
-    pub fn positions(&self) -> Option<Vec<(u16, u64)>> {
-        match &self.operations.state {
-            State::Consuming(consume) => Some(consume.positions()),
-            _ => None,
-        }
-    }
-
-    /// Whether the client waits for us: for memory, the catalogue or the store.
-    pub fn waits_for_us(&self) -> bool {
-        match &self.operations.state {
-            State::Opening(_) | State::Positioning(_) => true,
-            State::Producing(produce) => self.operations.wanted.is_some() || produce.waits_for_store(),
-            State::AwaitingSetup | State::Consuming(_) | State::Discarding => {
-                self.operations.wanted.is_some()
-            }
-        }
-    }
-
-    /// Whether a produce operation is open.
-    pub fn is_producing(&self) -> bool {
-        matches!(self.operations.state, State::Producing(_) | State::Opening(_) | State::Positioning(_))
-    }
-
-    /// Whether there may be more to send whenever there is room.
-    pub fn goes_on(&self) -> bool {
-        match &self.operations.state {
-            State::Producing(produce) => produce.has_more_to_say(),
-            State::Consuming(_) => true,
-            _ => false,
-        }
-    }
-
     /// A reason to close the connection.
-    pub fn close_code(&self) -> Option<CloseCode> {
+    #[inline]
+    pub(super) fn close_code(&self) -> Option<CloseCode> {
         self.operations.close
     }
 
-    /// When something is due without any event.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        let operation = match &self.operations.state {
-            State::Consuming(consume) => consume.next_deadline_ms(),
-            State::Producing(produce) => produce.next_deadline_ms(),
+    /// What its connection must know.
+    #[inline]
+    pub fn status(&self) -> FrontStatus {
+        let Operations { state, wanted, close, pb_due_ms, .. } = &self.operations;
+        let (wanted, close) = (*wanted, *close);
+        let open = FrontStatus {
+            wanted,
+            close,
+            is_busy: true,
+            waits_for_us: wanted.is_some(),
+            next_deadline_ms: *pb_due_ms,
+            ..FrontStatus::default()
+        };
+        let earliest = |due_ms: Option<u64>| [*pb_due_ms, due_ms].into_iter().flatten().min();
+        match state {
+            State::AwaitingSetup | State::Discarding => FrontStatus { is_busy: false, ..open },
+            State::Opening { .. } | State::Positioning(_) => {
+                FrontStatus { is_producing: true, waits_for_us: true, ..open }
+            }
+            State::Producing(produce) => FrontStatus {
+                is_producing: true,
+                is_starved: produce.is_starved(),
+                waits_for_us: wanted.is_some() || produce.waits_for_store(),
+                goes_on: produce.has_more_to_say(),
+                credit: Some(produce.credit()),
+                next_deadline_ms: earliest(produce.next_deadline_ms()),
+                ..open
+            },
+            State::Consuming(consuming) => FrontStatus {
+                is_consuming: true,
+                goes_on: true,
+                next_deadline_ms: earliest(consuming.consume.next_deadline_ms()),
+                ..open
+            },
+        }
+    }
+
+    /// The project of all its operations, and the queue of the present one.
+    pub fn names(&self) -> (&Project, Option<&QueueName>) {
+        (self.operations.project(), self.operations.queue_name())
+    }
+
+    /// Of a consume operation, its queue, each partition that it reads and the offset that comes next.
+    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
+        match &self.operations.state {
+            State::Consuming(consuming) => {
+                let consume = &consuming.consume;
+                Some((consume.subject().full_name(), consume.positions()))
+            }
             _ => None,
-        };
-        [self.operations.pb_due_ms, operation].into_iter().flatten().min()
-    }
-}
-
-impl Operations {
-    /// Whether what is waited for is memory that the store will give back. Memory that other peers must give back is waited
-    /// for in the pb's own time.
-    fn waits_for_the_store(&self) -> bool {
-        self.wanted.is_some_and(|wanted| wanted.share == Share::Whole)
-    }
-
-    /// Whether the client's bytes mean nothing any more.
-    fn discards(&self) -> bool {
-        !self.client_ended && (self.failing.is_some() || matches!(self.state, State::Discarding))
-    }
-
-    fn discard(&mut self, bytes: usize, limit: u64) {
-        self.discarded += bytes as u64;
-        if self.discarded > limit {
-            self.close = Some(CloseCode::POLICY);
         }
     }
-
-    #[inline]
-    fn is_blocked(&self, cx: &Cx<'_>) -> bool {
-        if self.client_ended || self.wanted.is_some() {
-            return true;
-        }
-        match &self.state {
-            State::Opening(_) | State::Positioning(_) => true,
-            State::Producing(produce) => self.failing.is_none() && produce.is_full(cx),
-            State::AwaitingSetup | State::Consuming(_) | State::Discarding => false,
-        }
-    }
-
-    #[inline]
-    fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        match &mut self.state {
-            State::Producing(produce) => produce::handle_pb(produce, pb, expected, cx),
-            State::Consuming(consume) => {
-                cx.budget.release(pb.len());
-                consume::handle_pb(consume, pb, cx)
-            }
-            State::AwaitingSetup => {
-                cx.budget.release(pb.len());
-                self.handle_setup(pb, cx)
-            }
-            State::Opening(_) | State::Positioning(_) | State::Discarding => {
-                cx.budget.release(pb.len());
-                Err(Fault::Internal("a pb in a state that takes none"))
-            }
-        }
-    }
-
-    fn handle_setup(&mut self, pb: &[u8], cx: &mut Cx<'_>) -> Result<(), Fault> {
-        let request = SetupRequest::decode(pb)
-            .map_err(|error| PeerFault::PbInvalid(format!("SetupRequest: {error}")))?;
-        let (setup, address) = match (request.get, request.append) {
-            (None, Some(append)) => {
-                self.state = State::Opening(Setup::Produce { partition: None });
-                let address = QueueAddress::parse(append.queue_name())?;
-                (Setup::Produce { partition: address.partition }, address)
-            }
-            (Some(get), None) => {
-                self.state = State::Opening(Setup::Consume {
-                    partition: None,
-                    start: Start::Oldest,
-                    echo: false,
-                    has_extensions: false,
-                });
-                parse_consume(&get)?
-            }
-            _ => {
-                return Err(PeerFault::PbInvalid("SetupRequest: exactly one of get and append".into()).into());
-            }
-        };
-        if self.draining {
-            return Err(Fault::Draining);
-        }
-        if cx.settings.test_faults {
-            planted::in_connection(address.queue.as_str().as_bytes());
-        }
-        self.admit(matches!(setup, Setup::Produce { .. }), cx)?;
-        cx.counters.operations += 1;
-        self.state = State::Opening(setup);
-        cx.commands.push(Command::Open { operation: self.operation, queue: address.queue });
-        Ok(())
-    }
-
-    /// Whether the project may have one more operation, and may produce at all.
-    fn admit(&mut self, produces: bool, cx: &Cx<'_>) -> Result<(), PeerFault> {
-        let Some(tenant) = cx.tenant else { return Ok(()) };
-        if produces && tenant.is_over(cx.now.mono_ms) {
-            return Err(PeerFault::OverRate { sent: 0, rates: tenant.rates() });
-        }
-        let key = "project_max_operations";
-        let taken = tenant.take(Use::Operation);
-        self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "operations", key, limit })?);
-        Ok(())
-    }
-
-    fn handle_opened(&mut self, opened: Result<QueueInfo, Fault>, local_partition: u16, cx: &mut Cx<'_>) {
-        let State::Opening(setup) = &self.state else { return };
-        if self.failing.is_some() {
-            return;
-        }
-        let queue = match opened {
-            _ if self.draining => return self.fail(Fault::Draining, cx),
-            Ok(queue) => queue,
-            Err(fault) => return self.fail(fault, cx),
-        };
-        let (Setup::Produce { partition } | Setup::Consume { partition, .. }) = setup;
-        if partition.is_some_and(|partition| partition >= queue.partitions) {
-            return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
-        }
-        match setup {
-            Setup::Produce { partition } => {
-                let keyless = match partition {
-                    Some(partition) => *partition,
-                    None if self.client_is_known => client_partition(self.client, queue.partitions),
-                    None => local_partition.min(queue.partitions - 1),
-                };
-                let author = Author { client: self.client, is_known: self.client_is_known };
-                let keyed_over = partition.is_none().then_some(queue.partitions);
-                let routing = Routing { partition: keyless, keyed_over };
-                let produce = produce::start(self.operation, author, routing, cx);
-                self.state = State::Producing(Box::new(produce));
-            }
-            Setup::Consume { partition, start, echo, has_extensions } => {
-                let all = 0..queue.partitions;
-                let mut beginning = Beginning {
-                    positions: vec![0; usize::from(queue.partitions)],
-                    is_rewound: false,
-                    has_extensions: *has_extensions,
-                };
-                let resolve: Vec<(u16, Position)> = match start {
-                    Start::Oldest => Vec::new(),
-                    Start::Latest => all.map(|partition| (partition, Position::Latest)).collect(),
-                    Start::Time(time) => all.map(|partition| (partition, Position::Time(*time))).collect(),
-                    Start::Marker(marker) => match marker.place(&queue) {
-                        Err(fault) => return self.fail(fault.into(), cx),
-                        Ok(Place::OtherLife) => {
-                            beginning.is_rewound = true;
-                            Vec::new()
-                        }
-                        Ok(Place::Here(positions)) => {
-                            beginning.positions = positions;
-                            Vec::new()
-                        }
-                        Ok(Place::OtherTimeline(timeline, positions)) => {
-                            beginning.positions = positions;
-                            let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > 0);
-                            asked
-                                .map(|(partition, offset)| {
-                                    (partition, Position::After { timeline, offset: *offset })
-                                })
-                                .collect()
-                        }
-                    },
-                };
-                let waiting = resolve.len();
-                for (partition, position) in resolve {
-                    cx.commands.push(Command::Resolve { operation: self.operation, partition, position });
-                }
-                let positioning =
-                    Positioning { queue, partition: *partition, echo: *echo, beginning, waiting };
-                self.state = State::Positioning(Box::new(positioning));
-                self.start_consuming(cx);
-            }
-        }
-    }
-
-    fn handle_position(&mut self, partition: u16, position: Result<u64, StoreFault>, cx: &mut Cx<'_>) {
-        let State::Positioning(positioning) = &mut self.state else { return };
-        match position {
-            Ok(position) => {
-                let beginning = &mut positioning.beginning;
-                let asked = std::mem::replace(&mut beginning.positions[usize::from(partition)], position);
-                beginning.is_rewound |= position < asked;
-            }
-            Err(fault) => return self.fail(fault.into(), cx),
-        }
-        positioning.waiting -= 1;
-        self.start_consuming(cx);
-    }
-
-    /// The positions are fixed: says 100.
-    fn start_consuming(&mut self, cx: &mut Cx<'_>) {
-        let State::Positioning(positioning) = &mut self.state else { return };
-        if positioning.waiting > 0 || self.failing.is_some() {
-            return;
-        }
-        if self.draining {
-            return self.fail(Fault::Draining, cx);
-        }
-        let beginning = positioning.beginning.clone();
-        let exclude = (!positioning.echo).then_some(self.client);
-        let consume =
-            Consume::start(self.operation, positioning.queue, exclude, positioning.partition, beginning);
-        self.state = State::Consuming(Box::new(consume));
-        cx.reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), reason_phrase: None }, false);
-    }
-
-    /// The client's half ends.
-    fn handle_fin(&mut self, cx: &mut Cx<'_>) {
-        if matches!(self.state, State::Discarding) {
-            return self.end_operation();
-        }
-        if matches!(self.state, State::AwaitingSetup) && self.failing.is_none() {
-            self.fail(PeerFault::PbInvalid("SetupRequest: absent".into()).into(), cx);
-        }
-        self.client_ended = true;
-    }
-
-    /// The operation ends with `fault`, once all that was accepted is spoken for. The first fault counts.
-    fn fail(&mut self, fault: Fault, cx: &mut Cx<'_>) {
-        if matches!(self.state, State::Discarding) {
-            return;
-        }
-        if let State::Producing(produce) = &mut self.state {
-            produce.close_batches(cx);
-        }
-        self.wanted = None;
-        if self.failing.is_none() {
-            cx.counters.failed.add(fault.status(), 1);
-            cx.commands.push(Command::Report { fault: fault.clone() });
-            self.failing = Some(fault);
-        }
-    }
-
-    fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
-        match &mut self.state {
-            State::Producing(produce) => {
-                produce::speak(produce, cx);
-                if produce.is_settled() {
-                    match &self.failing {
-                        Some(fault) => produce::finish_failed(produce, fault, cx),
-                        None if self.client_ended => produce::finish(produce, cx),
-                        None => return,
-                    }
-                    self.end_half();
-                }
-            }
-            State::Consuming(consume) => {
-                if self.failing.is_none() && !self.client_ended {
-                    consume::poll_transmit(consume, cx);
-                    if consume.is_drained(cx.now) {
-                        self.failing = Some(Fault::Draining);
-                    }
-                }
-                if self.failing.is_some() || self.client_ended {
-                    consume::finish(consume, self.failing.as_ref(), cx);
-                    self.end_half();
-                }
-            }
-            State::AwaitingSetup | State::Opening(_) | State::Positioning(_) => {
-                let Some(fault) = self.failing.take() else { return };
-                self.end_with(&fault, cx);
-                self.end_half();
-            }
-            State::Discarding => {}
-        }
-    }
-
-    /// Writes the pb that ends the operation with `fault`.
-    fn end_with(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
-        let status = status_of(fault);
-        match &mut self.state {
-            State::Producing(produce) => produce::finish_failed(produce, fault, cx),
-            State::Consuming(consume) => consume::finish(consume, Some(fault), cx),
-            State::Opening(Setup::Produce { .. }) => {
-                let status = Some(status);
-                cx.reply.pb(&ProduceSetupResponse { status, max_msgnum_to_send: Some(0) }, true);
-            }
-            State::AwaitingSetup | State::Opening(_) | State::Positioning(_) => cx.reply.pb(&status, true),
-            State::Discarding => {}
-        }
-    }
-
-    /// Our half has ended.
-    fn end_half(&mut self) {
-        self.state = State::Discarding;
-        self.failing = None;
-        self.permit = None;
-        self.operation.0 = self.operation.0.wrapping_add(1);
-        if self.client_ended {
-            self.end_operation();
-        }
-    }
-
-    /// Both halves have ended.
-    fn end_operation(&mut self) {
-        self.state = State::AwaitingSetup;
-        self.client_ended = false;
-        self.discarded = 0;
-    }
-}
-
-fn parse_consume(get: &ConsumeSetupRequest) -> Result<(Setup, QueueAddress), Fault> {
-    if get.group.is_some() {
-        return Err(PeerFault::PbInvalid("group: not served yet".into()).into());
-    }
-    let address = QueueAddress::parse(get.queue_name())?;
-    let start = Start::parse(get.starting_marker())?;
-    let (partition, echo) = (address.partition, get.echo_requested());
-    let has_extensions = get.without_headers.is_some();
-    Ok((Setup::Consume { partition, start, echo, has_extensions }, address))
 }

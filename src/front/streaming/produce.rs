@@ -1,27 +1,31 @@
-//! A produce operation in the streaming protocol (protocol section 5): its pbs, read and written.
+//! A produce operation in the streaming protocol: its requests, its responses.
 
-use crate::base::batch::BatchBuilder;
+use crate::base::batch::Record;
 use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::planted;
 use crate::base::queue::message_id;
-use crate::front::Cx;
-use crate::front::context::status_of;
-use crate::operation::{Author, Messages, OperationId, Produce, Request, Routing, Said, StoredAt};
+use crate::front::{Cx, Origin, PbWriter, status_of};
+use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Word};
 use crate::pb::wire::Malformed;
 use crate::pb::{
     ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
     first_ttl,
 };
 
-/// Begins an operation whose setup was accepted, and says so.
-pub(super) fn start(operation: OperationId, author: Author, routing: Routing, cx: &mut Cx<'_>) -> Produce {
-    let mut produce = Produce::start(operation, author, routing, cx);
-    let response = ProduceSetupResponse {
-        status: Some(status(StatusCode::CONTINUE)),
-        max_msgnum_to_send: Some(produce.tell_credit().to_wire()),
-    };
-    cx.reply.pb(&response, false);
-    produce
+/// The setup is accepted.
+pub(super) fn accept(produce: &Produce, reply: &mut PbWriter<'_>) {
+    reply.pb(
+        &ProduceSetupResponse {
+            status: Some(status(StatusCode::CONTINUE)),
+            max_msgnum_to_send: Some(produce.granted().to_wire()),
+        },
+        false,
+    );
+}
+
+/// The setup is refused.
+pub(super) fn refuse(fault: &Fault, reply: &mut PbWriter<'_>) {
+    reply.pb(&ProduceSetupResponse { status: Some(status_of(fault)), max_msgnum_to_send: Some(0) }, true);
 }
 
 /// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
@@ -32,101 +36,98 @@ pub(super) fn handle_pb(
     expected: usize,
     cx: &mut Cx<'_>,
 ) -> Result<(), Fault> {
-    if cx.settings.test_faults {
+    let resources = &mut cx.resources;
+    if resources.settings.test_faults {
         planted::in_connection(pb);
     }
-    let ttl = first_ttl(pb).unwrap_or(cx.settings.ttl_min_secs);
-    let max = cx.settings.max_payload_bytes;
-    let (decoded, is_too_large) = match produce.copy_into(ttl, pb.len(), expected, cx) {
-        None => (decode_produce_request(pb, |_| {}), false),
-        Some(batch) => copy(pb, batch, max),
-    };
-    let request = match decoded {
-        Ok(head) if head.payloads == 0 => Err(PeerFault::PbInvalid("payloads: at least one".into())),
-        Ok(head) => {
-            let (payloads, keys, bytes) = (head.payloads, head.keys, pb.len());
-            Ok(Request { payloads, keys, ttl: head.ttl, is_too_large, bytes })
+    let (decoded, copied) = match produce.copy(pb.len(), expected, first_ttl(pb), resources) {
+        None => (decode_produce_request(pb, |_| {}), None),
+        Some(copying) => {
+            let (decoded, copied) = copy(pb, copying);
+            (decoded, Some(copied))
         }
-        Err(malformed) => Err(PeerFault::PbInvalid(malformed.0.into())),
     };
-    produce.handle_request(request, pb.len(), || messages(pb), cx)
+    let why = match decoded {
+        Ok(head) if head.payloads > 0 => {
+            let request =
+                Request { ttl: head.ttl, payloads: head.payloads, keys: head.keys, bytes: pb.len() };
+            return produce.receive(request, copied, || records(pb), resources);
+        }
+        Ok(_) => "payloads: at least one",
+        Err(malformed) => malformed.0,
+    };
+    produce.give_up(copied, pb.len(), resources);
+    Err(PeerFault::PbInvalid(why.into()).into())
 }
 
-/// Copies payloads of at most `max` bytes into a batch as they are read, and says whether another was longer. A function of its own:
-/// inlined, its loop would not keep what it needs in registers (6 instructions a message).
+/// Copies the payloads of a ProduceRequest as they are read. A function of its own: inlined, its loop does not keep what it needs in
+/// registers (8 instructions a message).
 #[inline(never)]
-fn copy(pb: &[u8], batch: &mut BatchBuilder, max: usize) -> (Result<ProduceRequestHead, Malformed>, bool) {
-    let mut is_too_large = false;
+fn copy(pb: &[u8], mut copying: Copying<'_>) -> (Result<ProduceRequestHead, Malformed>, Copied) {
     let decoded = decode_produce_request(pb, |field| match field {
-        ProduceField::Payload(payload) if payload.len() > max => is_too_large = true,
-        ProduceField::Payload(payload) => batch.push(payload),
+        ProduceField::Payload(payload) => copying.push(payload),
         ProduceField::Key(_) => {}
     });
-    (decoded, is_too_large)
+    (decoded, copying.end())
 }
 
-fn messages(pb: &[u8]) -> Messages<'_> {
-    let mut messages = Messages::default();
-    // It was decoded before, so it decodes.
+/// The messages of a ProduceRequest that was decoded before, so that it decodes.
+fn records(pb: &[u8]) -> Vec<Record<'_>> {
+    let (mut payloads, mut keys) = (Vec::new(), Vec::new());
     let _ = decode_produce_request(pb, |field| match field {
-        ProduceField::Payload(payload) => messages.payloads.push(payload),
-        ProduceField::Key(key) => messages.keys.push(key),
+        ProduceField::Payload(payload) => payloads.push(payload),
+        ProduceField::Key(key) => keys.push(key),
     });
-    messages
+    let keys = keys.into_iter().chain(std::iter::repeat(&[][..]));
+    payloads.into_iter().zip(keys).map(|(payload, key)| Record { key, payload }).collect()
 }
 
-/// Writes a response for every run of messages whose fate is known, and gives credit.
+/// Speaks for every message whose fate is known, and gives credit.
 pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
     while cx.has_space() {
-        let Cx { operation, framed, .. } = cx;
-        let Some(said) = produce.speak(operation, |messages, origin| framed.note(messages, origin)) else {
-            break;
+        let framed = &mut *cx.framed;
+        let acknowledge = |Acknowledged { messages, read_ns, known_ns }| {
+            framed.note(messages, Origin::Produced { read_ns, known_ns });
         };
-        let Said { fate, through, stored } = said;
-        let status = match &fate {
-            Ok(()) => status(StatusCode::CREATED),
-            Err(fault) => status_of(fault),
-        };
-        respond(produce, Some(status), through.to_wire(), stored, false, cx);
+        let Some(word) = produce.speak(&mut cx.resources, acknowledge) else { break };
+        respond(&word, false, &mut cx.reply);
         cx.framed.close(cx.reply.out.len());
     }
-    if let Some(through) = produce.owes_credit(cx) {
-        respond(produce, None, through.to_wire(), None, false, cx);
+    if let Some(word) = produce.speak_of_credit(&cx.resources) {
+        respond(&word, false, &mut cx.reply);
     }
 }
 
-/// Ends the half: all is said, and the client says no more.
+/// All is said, and the client says no more.
 pub(super) fn finish(produce: &mut Produce, cx: &mut Cx<'_>) {
-    produce.finish(cx);
+    produce.finish();
     cx.reply.fin();
 }
 
-/// Ends the half of an operation that has failed.
+/// The pb that ends a failed operation.
 pub(super) fn finish_failed(produce: &mut Produce, fault: &Fault, cx: &mut Cx<'_>) {
-    produce.finish(cx);
-    let through = produce.through(fault);
-    respond(produce, Some(status_of(fault)), through, None, true, cx);
+    let word = produce.finish_failed(fault);
+    respond(&word, true, &mut cx.reply);
 }
 
-fn respond(
-    produce: &mut Produce,
-    status: Option<Status>,
-    through: i64,
-    stored: Option<StoredAt>,
-    fin: bool,
-    cx: &mut Cx<'_>,
-) {
-    let id = |offset| stored.as_ref().map(|stored| message_id(stored.partition, offset));
-    let (first, last) =
-        stored.as_ref().map_or((0, 0), |stored| (stored.offsets.start, stored.offsets.end - 1));
-    let response = ProduceResponse {
-        status,
-        msgnum_status_is_thru: Some(through),
-        max_msgnum_to_send: Some(produce.tell_credit().to_wire()),
-        first_id: id(first),
-        last_id: id(last),
-    };
-    cx.reply.pb(&response, fin);
+fn respond(word: &Word, fin: bool, reply: &mut PbWriter<'_>) {
+    let status = word.fate.as_ref().map(|fate| match fate {
+        Ok(()) => status(StatusCode::CREATED),
+        Err(fault) => status_of(fault),
+    });
+    let place = word.place.as_ref();
+    let id = |offset| place.map(|place| message_id(place.partition, offset));
+    let (first, last) = place.map_or((0, 0), |place| (place.offsets.start, place.offsets.end - 1));
+    reply.pb(
+        &ProduceResponse {
+            status,
+            msgnum_status_is_thru: Some(word.through),
+            max_msgnum_to_send: Some(word.granted.to_wire()),
+            first_id: id(first),
+            last_id: id(last),
+        },
+        fin,
+    );
 }
 
 fn status(code: StatusCode) -> Status {

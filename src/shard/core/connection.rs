@@ -1,9 +1,9 @@
-//! One connection: handshake, frames, and the session or the echo behind them. Bytes in, bytes out.
+//! One connection: handshake, frames, and the front behind them. Bytes in, bytes out.
 //!
 //! ```text
-//! Handshaking ──accepted──▶ Streaming ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
-//!      │                    Echoing                                             ▲
-//!      └──────────────────refused, too slow, too long───────────────────────────┘
+//! Handshaking ──accepted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
+//!      │                                                                   ▲
+//!      └──────────────────refused, too slow, too long──────────────────────┘
 //! ```
 //! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget.
 
@@ -13,20 +13,18 @@ use std::sync::Arc;
 use super::deadlines::Armed;
 use super::{CoreCounters, Settings};
 use crate::access::{Permit, Tenant, Tenants, Use};
-use crate::base::budget::{Account, Budget, Purse, Share, Wanted};
+use crate::base::budget::{Account, Budget, Purse, Share};
 use crate::base::clock::{Now, millis};
 use crate::base::error::PeerFault;
-use crate::base::names::{ClientId, Project, QueueName};
-use crate::base::queue::QueueInfo;
-use crate::front::echo::Echo;
-use crate::front::{Cx, Framed, PbWriter, ServerSession};
+use crate::base::names::{Project, QueueName};
+use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity, PbWriter};
 use crate::latency::Recorder;
-use crate::operation::{Command, Context};
+use crate::operation::{Caller, Command, Resources};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
-use crate::ws::handshake::{Accepted, Endpoint, Refusal, accept};
+use crate::ws::handshake::Refusal;
 use crate::ws::origin::{Novelty, RefusedOrigins};
-use crate::ws::{CloseCode, Input, MessageKind, Receiver, Role, Sender};
+use crate::ws::{CloseCode, Input, Receiver, Role, Sender};
 
 /// What a buffer of unsent bytes may occupy beyond twice those.
 const UNSENT_SLACK_BYTES: usize = 4 << 10;
@@ -47,7 +45,7 @@ pub struct Env<'a> {
     pub settings: &'a Settings,
     /// The shard's bytes.
     pub budget: &'a mut Budget,
-    /// Where the session's wishes go.
+    /// Where the commands of operations go.
     pub commands: &'a mut Vec<Command>,
     /// Counters.
     pub counters: &'a mut CoreCounters,
@@ -55,7 +53,7 @@ pub struct Env<'a> {
     pub tenants: &'a Tenants,
 }
 
-/// Where a connection's output stood before a call.
+/// Where a connection's output ended before a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
     out: usize,
@@ -65,13 +63,12 @@ pub struct Mark {
 #[derive(Debug)]
 enum Phase {
     Handshaking,
-    Streaming(Box<ServerSession>),
-    Echoing(Echo),
+    Open(Front),
     /// `out` is the last that is sent.
     Closing,
 }
 
-/// What a connection lends its session for a call.
+/// What a connection lends its front for a call.
 struct Lent<'a> {
     sender: &'a mut Sender,
     out: &'a mut Vec<u8>,
@@ -79,10 +76,9 @@ struct Lent<'a> {
     account: &'a mut Account,
     read_ns: u64,
     writable: bool,
-    tenant: Option<&'a Arc<Tenant>>,
 }
 
-/// All but the phase that the session stands in: a method would borrow that, too.
+/// All but the phase that the front is in: a method would borrow that, too.
 macro_rules! parts {
     ($connection:expr) => {
         Lent {
@@ -92,7 +88,6 @@ macro_rules! parts {
             account: &mut $connection.account,
             read_ns: $connection.read_ns,
             writable: $connection.writable,
-            tenant: $connection.tenant.as_ref(),
         }
     };
 }
@@ -103,18 +98,11 @@ pub struct Connection {
     phase: Phase,
     receiver: Receiver,
     sender: Sender,
-    /// The tenant; of use once the handshake is done.
-    project: Option<Project>,
-    /// The same, where something of it is limited, and its permit for this connection.
-    tenant: Option<Arc<Tenant>>,
+    /// The project's permit for this connection, where its use is limited.
     permit: Option<Permit>,
     /// Where it comes from.
     peer: Option<SocketAddr>,
-    /// The queue of the present operation.
-    pub(super) queue: Option<QueueInfo>,
-    /// Its name, for the log.
-    pub(super) queue_name: Option<QueueName>,
-    /// Bytes that were read and not taken; of the handshake, or behind what a blocked session takes.
+    /// Bytes that were read and not taken; of the handshake, or behind what a blocked front takes.
     inbound: Vec<u8>,
     /// Bytes to send, and how many of them are sent.
     out: Vec<u8>,
@@ -154,12 +142,8 @@ impl Connection {
             phase: Phase::Handshaking,
             receiver: Receiver::new(Role::Server),
             sender: Sender::new(Role::Server),
-            project: None,
-            tenant: None,
             permit: None,
             peer,
-            queue: None,
-            queue_name: None,
             inbound: Vec::new(),
             out: Vec::new(),
             sent: 0,
@@ -180,9 +164,17 @@ impl Connection {
         }
     }
 
-    /// The tenant.
-    pub fn project(&self) -> Option<&Project> {
-        self.project.as_ref()
+    /// The project, and the queue of its present operation, for the log; empty where there is none.
+    pub fn names(&self) -> (&str, &str) {
+        match self.front().and_then(Front::names) {
+            Some((project, queue)) => (project.as_str(), queue.map_or("", QueueName::as_str)),
+            None => ("", ""),
+        }
+    }
+
+    /// Whether the handshake is not done.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self.phase, Phase::Handshaking)
     }
 
     /// Where it comes from.
@@ -198,7 +190,7 @@ impl Connection {
                 self.linger_bytes = self.linger_bytes.saturating_sub(input.len() as u64);
                 return;
             }
-            Phase::Streaming(_) | Phase::Echoing(_) => {}
+            Phase::Open(_) => {}
         }
         self.heard_ms = env.now.mono_ms;
         self.pinged = false;
@@ -211,13 +203,13 @@ impl Connection {
         }
     }
 
-    /// The budget may have room for the pb that the session waits for.
+    /// The budget may have room for what the front waits for.
     pub fn retry(&mut self, env: &mut Env<'_>) {
-        self.with_session(env, ServerSession::retry);
+        self.with_front(env, Front::retry);
         self.resume(env);
     }
 
-    /// What made the session wait may be over: takes what was left. False where nothing was.
+    /// What made the front wait may be over: takes what was left. False where nothing was.
     fn resume(&mut self, env: &mut Env<'_>) -> bool {
         if self.inbound.is_empty() || matches!(self.phase, Phase::Handshaking) || self.is_blocked(env) {
             return false;
@@ -233,7 +225,7 @@ impl Connection {
             self.purse(env).hold(input.len());
             self.inbound = input;
         }
-        self.with_session(env, ServerSession::flush);
+        self.with_front(env, Front::flush);
         true
     }
 
@@ -246,48 +238,46 @@ impl Connection {
         let end = text[seen..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| seen + at + 4);
         let starts = text.iter().zip(b"GET ").all(|(byte, expected)| byte == expected);
         let max = env.settings.handshake_max_bytes;
-        let accepted = if end.unwrap_or(text.len()) > max {
+        let handshake = if end.unwrap_or(text.len()) > max {
             Err(Refusal::new(431, format!("handshake: longer than handshake_max_bytes = {max}")))
         } else if end.is_some() || !starts {
-            accept(text, &env.settings.policy, &mut self.out)
+            Handshake::read(text, &env.settings.policy)
         } else {
             return;
         };
-        match accepted {
-            Ok(Some(Accepted { used, endpoint, project, client, client_is_known })) => {
-                if let Err(fault) = self.admit(&project, env) {
-                    self.out.clear();
-                    return self.refuse(&Refusal::new(429, fault.to_string()), env);
-                }
-                self.start(endpoint, project, client, client_is_known);
-                self.heard_ms = env.now.mono_ms;
-                // What came behind it is taken in a call of its own: should that fail, this answer stands.
-                self.inbound.drain(..used);
-                self.inbound.shrink_to_fit();
-                let left = self.inbound.len();
-                self.purse(env).hold(left);
-            }
+        match handshake {
+            Ok(Some(handshake)) => match self.admit(&handshake.identity.project, env) {
+                Ok(tenant) => self.open(handshake, tenant, env),
+                Err(fault) => self.refuse(&Refusal::new(429, fault.to_string()), env),
+            },
             Ok(None) => {}
             Err(refusal) => self.refuse(&refusal, env),
         }
     }
 
     /// Whether the project may have one more connection.
-    fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<(), PeerFault> {
-        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(()) };
+    fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<Option<Arc<Tenant>>, PeerFault> {
+        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(None) };
         let key = "project_max_connections";
         let taken = tenant.take(Use::Connection);
         self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })?);
-        self.tenant = Some(tenant);
-        Ok(())
+        Ok(Some(tenant))
     }
 
-    fn start(&mut self, endpoint: Endpoint, project: Project, client: ClientId, client_is_known: bool) {
-        self.project = Some(project);
-        self.phase = match endpoint {
-            Endpoint::Streaming => Phase::Streaming(Box::new(ServerSession::new(client, client_is_known))),
-            Endpoint::Echo => Phase::Echoing(Echo::default()),
-        };
+    /// Accepts a handshake whose project may have one more connection.
+    fn open(&mut self, handshake: Handshake, tenant: Option<Arc<Tenant>>, env: &mut Env<'_>) {
+        if let Err(refusal) = handshake.accept(&mut self.out) {
+            return self.refuse(&refusal, env);
+        }
+        let used = handshake.used();
+        let Handshake { endpoint, identity: Identity { project, author }, .. } = handshake;
+        self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
+        self.heard_ms = env.now.mono_ms;
+        // What came behind it is taken in a call of its own: should that fail, this answer stands.
+        self.inbound.drain(..used);
+        self.inbound.shrink_to_fit();
+        let left = self.inbound.len();
+        self.purse(env).hold(left);
     }
 
     /// Answers a request that is refused, and closes.
@@ -325,7 +315,7 @@ impl Connection {
         self.linger_bytes = linger_bytes;
     }
 
-    /// Takes frames; returns how many bytes were taken. Less than all where the session is blocked.
+    /// Takes frames; returns how many bytes were taken. Less than all where the front is blocked.
     fn process(&mut self, input: &mut [u8], env: &mut Env<'_>) -> usize {
         let mut taken = 0;
         loop {
@@ -341,29 +331,13 @@ impl Connection {
                 Ok(Input::Data { kind, payload, fin }) => {
                     let (start, length) = (payload.start, payload.len());
                     let piece = &rest[payload];
-                    let used = match &mut self.phase {
-                        Phase::Streaming(_) if kind == MessageKind::Text => {
-                            self.close(CloseCode::UNSUPPORTED, env);
+                    let Phase::Open(front) = &mut self.phase else { return input.len() };
+                    let used = match front.handle_data(kind, piece, fin, &mut cx(parts!(self), env)) {
+                        Ok(used) => used,
+                        Err(code) => {
+                            self.close(code, env);
                             return input.len();
                         }
-                        Phase::Streaming(session) => {
-                            let mut cx = cx(parts!(self), env);
-                            let used = session.handle_data(piece, fin, &mut cx);
-                            if let Some(code) = session.close_code() {
-                                self.close(code, env);
-                                return input.len();
-                            }
-                            used
-                        }
-                        Phase::Echoing(echo) => {
-                            if let Err(code) = echo.handle(&mut self.sender, &mut self.out, kind, piece, fin)
-                            {
-                                self.close(code, env);
-                                return input.len();
-                            }
-                            length
-                        }
-                        Phase::Handshaking | Phase::Closing => return input.len(),
                     };
                     self.receiver.leave(length - used);
                     taken += start + used;
@@ -390,12 +364,12 @@ impl Connection {
 
     /// Whether no frame can be taken now.
     fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
-        self.is_unread(env) || self.is_session_blocked(env)
+        self.is_unread(env) || self.is_front_blocked(env)
     }
 
     /// Whether the peer does not read its answers: then it is not asked for more questions.
     fn is_unread(&self, env: &Env<'_>) -> bool {
-        let open = matches!(self.phase, Phase::Streaming(_) | Phase::Echoing(_));
+        let open = matches!(self.phase, Phase::Open(_));
         let most = if env.budget.is_pressed() {
             env.settings.operation.send_buffer_bytes_pressed
         } else {
@@ -404,10 +378,10 @@ impl Connection {
         open && self.out.len() - self.sent >= most
     }
 
-    fn is_session_blocked(&mut self, env: &mut Env<'_>) -> bool {
+    fn is_front_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
-            Phase::Streaming(session) => session.is_blocked(&cx(parts!(self), env)),
-            Phase::Echoing(_) | Phase::Handshaking | Phase::Closing => false,
+            Phase::Open(front) => front.is_blocked(&cx(parts!(self), env)),
+            Phase::Handshaking | Phase::Closing => false,
         }
     }
 
@@ -417,7 +391,7 @@ impl Connection {
             // One byte beyond the limit tells that a handshake is too long.
             Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
             Phase::Closing => usize::try_from(self.linger_bytes).unwrap_or(usize::MAX),
-            Phase::Streaming(_) | Phase::Echoing(_) => {
+            Phase::Open(_) => {
                 if self.inbound.is_empty() && !self.is_blocked(env) {
                     usize::MAX
                 } else {
@@ -427,39 +401,37 @@ impl Connection {
         }
     }
 
-    /// What the session waits for of the budget.
-    pub fn wanted(&self) -> Option<Wanted> {
-        match &self.phase {
-            Phase::Streaming(session) => session.wanted(),
-            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => None,
+    /// Runs `handle` on the front, if there is one.
+    pub fn with_front(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut Front, &mut Cx<'_>)) {
+        if let Phase::Open(front) = &mut self.phase {
+            handle(front, &mut cx(parts!(self), env));
         }
     }
 
-    /// Runs `handle` on the session, if there is one.
-    pub fn with_session(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
-        if let Phase::Streaming(session) = &mut self.phase {
-            handle(session, &mut cx(parts!(self), env));
+    /// The front, if there is one.
+    pub fn front(&self) -> Option<&Front> {
+        match &self.phase {
+            Phase::Open(front) => Some(front),
+            Phase::Handshaking | Phase::Closing => None,
         }
     }
 
-    /// The session, if there is one.
-    pub fn session(&self) -> Option<&ServerSession> {
-        match &self.phase {
-            Phase::Streaming(session) => Some(session),
-            Phase::Handshaking | Phase::Echoing(_) | Phase::Closing => None,
-        }
+    /// How its front is.
+    #[inline]
+    pub fn status(&self) -> FrontStatus {
+        self.front().map(Front::status).unwrap_or_default()
     }
 
     /// Writes what is due; takes what was left, where that is possible again. True where that was so, and there
     /// may be more to write.
     pub fn poll_transmit(&mut self, env: &mut Env<'_>) -> bool {
-        self.with_session(env, ServerSession::poll_transmit);
+        self.with_front(env, Front::poll_transmit);
         self.resume(env)
     }
 
     /// Whether there may be more to write, or to take in, once what waits to be sent is sent.
     pub fn goes_on(&self) -> bool {
-        !self.inbound.is_empty() || self.session().is_some_and(ServerSession::goes_on)
+        !self.inbound.is_empty() || self.status().goes_on
     }
 
     /// What is to be sent.
@@ -545,10 +517,10 @@ impl Connection {
         if matches!(self.phase, Phase::Closing) {
             return;
         }
-        self.with_session(env, |session, cx| {
+        self.with_front(env, |front, cx| {
             // What is known to be stored is still said.
-            session.poll_transmit(cx);
-            session.abandon(cx);
+            front.poll_transmit(cx);
+            front.abandon(cx);
         });
         if matches!(self.phase, Phase::Handshaking) {
             Refusal::new(503, "the server is draining").write(&mut self.out);
@@ -564,7 +536,7 @@ impl Connection {
 
     /// The socket is gone: gives everything back.
     pub fn abandon(&mut self, env: &mut Env<'_>) {
-        self.with_session(env, ServerSession::abandon);
+        self.with_front(env, Front::abandon);
         if !matches!(self.phase, Phase::Handshaking) {
             let left = self.inbound.len();
             self.purse(env).drop_held(left);
@@ -605,7 +577,7 @@ impl Connection {
             Refusal::new(500, "internal: the handling of this handshake has failed").write(&mut self.out);
             REFUSED_READ_BYTES
         } else {
-            self.with_session(env, ServerSession::break_off);
+            self.with_front(env, Front::break_off);
             self.sender.close(&mut self.out, Some(CloseCode::INTERNAL));
             closed_read_bytes(env.settings)
         };
@@ -637,7 +609,7 @@ impl Connection {
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
         // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
         let takes = std::mem::take(&mut self.takes) && self.is_unread(env);
-        if self.session().is_some_and(ServerSession::waits_for_us) || takes {
+        if self.status().waits_for_us || takes {
             self.heard_ms = env.now.mono_ms;
         }
         let silence = env.now.mono_ms.saturating_sub(self.heard_ms);
@@ -646,7 +618,7 @@ impl Connection {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
-            Phase::Streaming(_) | Phase::Echoing(_) => {
+            Phase::Open(_) => {
                 if silence >= millis(env.settings.idle_timeout) {
                     return self.close(CloseCode::AWAY, env);
                 }
@@ -654,7 +626,7 @@ impl Connection {
                     self.pinged = true;
                     self.sender.control(&mut self.out, Opcode::Ping, b"");
                 }
-                self.with_session(env, ServerSession::handle_timeout);
+                self.with_front(env, Front::handle_timeout);
             }
             Phase::Handshaking | Phase::Closing => {}
         }
@@ -665,11 +637,10 @@ impl Connection {
         match &self.phase {
             Phase::Handshaking => Some(self.heard_ms + millis(settings.handshake_timeout)),
             Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
-            Phase::Streaming(_) | Phase::Echoing(_) => {
+            Phase::Open(front) => {
                 let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
                 let silence = self.heard_ms + millis(silence);
-                let session = self.session().and_then(ServerSession::next_deadline_ms);
-                Some(session.map_or(silence, |due| due.min(silence)))
+                Some(front.status().next_deadline_ms.map_or(silence, |due| due.min(silence)))
             }
         }
     }
@@ -681,15 +652,14 @@ fn closed_read_bytes(settings: &Settings) -> u64 {
 }
 
 fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
-    let Lent { sender, out, framed, account, read_ns, writable, tenant } = lent;
-    let operation = Context {
+    let Lent { sender, out, framed, account, read_ns, writable } = lent;
+    let resources = Resources {
         now: env.now,
         read_ns,
         settings: &env.settings.operation,
         budget: env.budget.purse(account),
         commands: env.commands,
         counters: &mut env.counters.sessions,
-        tenant,
     };
-    Cx { operation, reply: PbWriter { sender, out }, framed, writable }
+    Cx { resources, reply: PbWriter { sender, out }, framed, writable }
 }

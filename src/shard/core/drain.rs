@@ -3,7 +3,7 @@
 
 use super::{Connection, Core, Env, Message, Token};
 use crate::base::clock::{Now, millis};
-use crate::front::ServerSession;
+use crate::front::DrainStep;
 use crate::store::Store;
 use crate::ws::CloseCode;
 
@@ -28,10 +28,10 @@ impl<S: Store<Token>> Core<S> {
         }
         self.drain = Drain::Producers;
         self.for_each_connection(now, |connection, env| {
-            if connection.project().is_none() {
+            if connection.is_handshaking() {
                 connection.close(CloseCode::AWAY, env);
             }
-            connection.with_session(env, |session, cx| session.drain_producers(cx));
+            connection.with_front(env, |front, cx| front.drain(DrainStep::Producers, cx));
         });
     }
 
@@ -44,12 +44,10 @@ impl<S: Store<Token>> Core<S> {
 
     /// Draining goes on: producers, those of all shards, consumers, then whoever is left.
     pub(super) fn advance_drain(&mut self, now: Now) {
-        let sessions = |core: &Self, wanted: fn(&ServerSession) -> bool| {
-            core.connections
-                .ids()
-                .any(|id| core.connections.get(id).and_then(Connection::session).is_some_and(wanted))
+        let is_producing = |core: &Self, id| {
+            core.connections.get(id).is_some_and(|connection| connection.status().is_producing)
         };
-        if self.drain == Drain::Producers && !sessions(self, ServerSession::is_producing) {
+        if self.drain == Drain::Producers && !self.connections.ids().any(|id| is_producing(self, id)) {
             self.drain = Drain::ProducersDone;
             self.shards_done += 1;
             for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
@@ -58,15 +56,15 @@ impl<S: Store<Token>> Core<S> {
         }
         if self.drain == Drain::ProducersDone && self.shards_done == self.shards {
             self.drain = Drain::Consumers;
-            let until = now.mono_ms + millis(self.settings.drain_consume_timeout);
+            let until_ms = now.mono_ms + millis(self.settings.drain_consume_timeout);
             self.for_each_connection(now, |connection, env| {
-                connection.with_session(env, |session, cx| session.drain_consumers(until, cx));
+                connection.with_front(env, |front, cx| front.drain(DrainStep::Consumers { until_ms }, cx));
             });
         }
         if self.drain == Drain::Consumers {
             for id in self.connections.ids().collect::<Vec<_>>() {
                 let Some(connection) = self.connections.get(id) else { continue };
-                if !connection.is_closing() && !connection.session().is_some_and(ServerSession::is_busy) {
+                if !connection.is_closing() && !connection.status().is_busy {
                     self.with_dirty(now, id, |connection, env| connection.close(CloseCode::AWAY, env));
                 }
             }

@@ -34,9 +34,9 @@ use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::names::{FullName, Project, QueueName, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
-use crate::front::{Framed, ServerSession};
+use crate::front::{Framed, Front};
 use crate::latency::{Recorder, Stage};
-use crate::operation::{Command, Counters};
+use crate::operation::{Answer, Command, OperationCounters};
 use crate::store::{Completion, Life, Request, Store};
 
 /// How often the store is ticked while it wants nothing.
@@ -56,7 +56,7 @@ pub struct CoreCounters {
     /// Messages whose batch went to another shard's partition.
     pub messages_hopped: u64,
     /// What sessions did.
-    pub sessions: Counters,
+    pub sessions: OperationCounters,
 }
 
 /// What becomes of a queue that is opened and not there.
@@ -212,7 +212,7 @@ impl<S: Store<Token>> Core<S> {
 
     /// All that a turn brought of a connection was handed in: its batch goes to the store.
     pub fn flush(&mut self, now: Now, id: ConnectionId) {
-        self.with(now, id, |connection, env| connection.with_session(env, |session, cx| session.flush(cx)));
+        self.with(now, id, |connection, env| connection.with_front(env, Front::flush));
     }
 
     /// The peer has gone, or the socket has failed.
@@ -426,14 +426,13 @@ impl<S: Store<Token>> Core<S> {
 
     /// How the shard is. Looks at every connection, so it is for whoever asks now and then.
     pub fn snapshot(&self) -> ShardSnapshot {
-        let sessions = || {
-            self.connections.ids().filter_map(|id| self.connections.get(id)).filter_map(Connection::session)
-        };
+        let fronts =
+            || self.connections.ids().filter_map(|id| self.connections.get(id)).map(Connection::status);
         ShardSnapshot {
             pulse: self.pulse(),
-            producing: sessions().filter(|session| session.credit().is_some()).count(),
-            consuming: sessions().filter(|session| session.is_consuming()).count(),
-            credit: sessions().filter_map(ServerSession::credit).sum(),
+            producing: fronts().filter(|status| status.credit.is_some()).count(),
+            consuming: fronts().filter(|status| status.is_consuming).count(),
+            credit: fronts().filter_map(|status| status.credit).sum(),
             waiting_fetches: self.store.waiting(),
         }
     }
@@ -464,12 +463,7 @@ impl<S: Store<Token>> Core<S> {
                 .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
             tails.collect::<Vec<_>>()
         };
-        let consumer = |id| {
-            let connection = self.connections.get(id)?;
-            let positions = connection.session()?.positions()?;
-            let name = (connection.project()?.clone(), connection.queue_name.clone()?);
-            Some((name, positions))
-        };
+        let consumer = |id| self.connections.get(id)?.front()?.positions();
         Traffic {
             queues: self.catalogue.iter().count(),
             names: self
@@ -548,8 +542,8 @@ impl<S: Store<Token>> Core<S> {
             }
         }
         let Some(connection) = self.connections.get(id) else { return };
-        let project = connection.project().map(Project::to_string).unwrap_or_default();
-        let queue = connection.queue_name.as_ref().map(QueueName::to_string).unwrap_or_default();
+        let (project, queue) = connection.names();
+        let (project, queue) = (project.to_owned(), queue.to_owned());
         let (number, peer) = (id.as_u64(), connection.peer());
         tracing::error!(
             connection = number,
@@ -575,7 +569,8 @@ impl<S: Store<Token>> Core<S> {
     fn after(&mut self, now: Now, id: ConnectionId) {
         self.route_commands(now, id);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if let Some(Wanted { share, .. }) = connection.wanted()
+        let status = connection.status();
+        if let Some(Wanted { share, .. }) = status.wanted
             && connection.waits_in != Some(share)
         {
             connection.waits_in = Some(share);
@@ -584,8 +579,8 @@ impl<S: Store<Token>> Core<S> {
             self.budget.set_waiting(share, waiting.len());
         }
         let overheld = self.budget.is_overheld();
-        let starves = |session: &ServerSession| session.is_starved() || overheld && session.is_consuming();
-        if connection.session().is_some_and(starves) && !connection.is_starved {
+        let starves = status.is_starved || overheld && status.is_consuming;
+        if starves && !connection.is_starved {
             connection.is_starved = true;
             self.starved.push(id);
         }
@@ -608,9 +603,6 @@ impl<S: Store<Token>> Core<S> {
     }
 
     fn route(&mut self, now: Now, connection: ConnectionId, command: Command) {
-        if let Command::Report { fault } = command {
-            return self.report(connection, &fault);
-        }
         let shard = self.shard;
         let token = |operation, detail, reserved| Token {
             shard,
@@ -621,64 +613,56 @@ impl<S: Store<Token>> Core<S> {
             messages: 0,
             stage_ns: 0,
         };
-        if let Command::Open { operation, queue } = command {
-            let Some(connection) = self.connections.get_mut(connection) else { return };
-            connection.queue_name = Some(queue.clone());
-            let Some(project) = connection.project().cloned() else { return };
-            return self.open(now, token(operation, 0, 0), (project, queue));
-        }
-        let Some(queue) = self.connections.get(connection).and_then(|connection| connection.queue) else {
-            return;
-        };
-        let (partition, request) = match command {
-            Command::Open { .. } | Command::Report { .. } => return,
-            Command::Append { operation, sequence, partition, batch, reserved, read_ns } => {
+        let (target, request) = match command {
+            Command::Open { operation, name } => return self.open(now, token(operation, 0, 0), name),
+            Command::Report { project, queue, fault } => {
+                return self.report(connection, &project, queue.as_ref(), &fault);
+            }
+            Command::Append { operation, sequence, target, batch, reserved, read_ns } => {
                 self.latency.record(Stage::Parse, now.since_ns(read_ns), batch.count());
                 let (messages, stage_ns) = (batch.count(), now.mono_ns);
                 let token = Token { messages, stage_ns, ..token(operation, sequence, reserved) };
                 let (stream, count) = (token.stream(), batch.count());
-                let append = Request::Append { token, stream, partition: queue.key(partition), batch };
+                let append = Request::Append { token, stream, partition: target.partition, batch };
                 if self.store.appends_anywhere() {
                     return self.submit(now, append);
                 }
-                if queue.owner(partition, self.shards) != shard {
+                if target.owner(self.shards) != shard {
                     self.counters.messages_hopped += u64::from(count);
                 }
-                (partition, append)
+                (target, append)
             }
-            Command::Resolve { operation, partition, position } => {
-                let token = token(operation, u64::from(partition), 0);
-                (partition, Request::Resolve { token, partition: queue.key(partition), position })
+            Command::Resolve { operation, target, position } => {
+                let token = token(operation, u64::from(target.partition.partition), 0);
+                (target, Request::Resolve { token, partition: target.partition, position })
             }
-            Command::Fetch { operation, partition, from, exclude, wait } => {
-                let token = token(operation, u64::from(partition), 0);
-                let partition_key = queue.key(partition);
+            Command::Fetch { operation, target, from, exclude, wait } => {
+                let token = token(operation, u64::from(target.partition.partition), 0);
                 let fetch = Request::Fetch {
                     token,
-                    partition: partition_key,
+                    partition: target.partition,
                     from,
                     bytes_max: self.settings.operation.fetch_bytes,
                     exclude,
                     wait,
                 };
-                (partition, fetch)
+                (target, fetch)
             }
-            Command::Cancel { operation, partition } => {
-                let token = token(operation, u64::from(partition), 0);
-                (partition, Request::Cancel { token, partition: queue.key(partition) })
+            Command::Cancel { operation, target } => {
+                let token = token(operation, u64::from(target.partition.partition), 0);
+                (target, Request::Cancel { token, partition: target.partition })
             }
         };
-        match queue.owner(partition, self.shards) {
+        match target.owner(self.shards) {
             owner if owner == shard => self.submit(now, request),
             owner => self.outboxes[usize::from(owner)].push(Message::Request(request)),
         }
     }
 
     /// An operation fails: in the log, where it is our fault; a peer's only for whoever looks for those.
-    fn report(&self, id: ConnectionId, fault: &Fault) {
+    fn report(&self, id: ConnectionId, project: &Project, queue: Option<&QueueName>, fault: &Fault) {
         let Some(connection) = self.connections.get(id) else { return };
-        let project = connection.project().map(Project::as_str).unwrap_or_default();
-        let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
+        let (project, queue) = (project.as_str(), queue.map_or("", QueueName::as_str));
         let (connection, peer, status) = (id.as_u64(), connection.peer(), fault.status().0);
         if status < 500 || *fault == Fault::Draining {
             tracing::debug!(connection, ?peer, project, queue, status, %fault, "an operation fails");
@@ -712,19 +696,17 @@ impl<S: Store<Token>> Core<S> {
         // Given back on completion, whether or not the connection is still there.
         self.budget.release(token.reserved);
         let id = token.connection;
+        let answer = match completion {
+            Completion::Appended { result, .. } => Answer::Appended { sequence: token.detail, result },
+            Completion::Fetched { result, .. } => Answer::Fetched { partition: token.detail as u16, result },
+            Completion::Resolved { result, .. } => {
+                Answer::Resolved { partition: token.detail as u16, result }
+            }
+            // The queue's home finishes these.
+            Completion::Opened { .. } => return,
+        };
         self.with_dirty(now, id, |connection, env| {
-            connection.with_session(env, |session, cx| match completion {
-                Completion::Appended { result, .. } => {
-                    session.handle_appended(token.operation, token.detail, result, cx);
-                }
-                Completion::Fetched { result, .. } => {
-                    session.handle_fetched(token.operation, token.detail as u16, result, cx);
-                }
-                Completion::Resolved { result, .. } => {
-                    session.handle_position(token.operation, token.detail as u16, result, cx);
-                }
-                Completion::Opened { .. } => {}
-            });
+            connection.with_front(env, |front, cx| front.answer(token.operation, answer, cx));
         });
     }
 
@@ -838,16 +820,15 @@ impl<S: Store<Token>> Core<S> {
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
         self.with_dirty(now, id, |connection, env| {
-            let mut local = 0;
+            let mut local_partition = 0;
             if let Ok(info) = &opened {
-                connection.queue = Some(*info);
                 // The partition that costs a keyless producer no hop; spread over those of this shard.
                 let owned: Vec<u16> =
                     (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
-                local = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
+                local_partition = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
             }
-            connection
-                .with_session(env, |session, cx| session.handle_opened(token.operation, opened, local, cx));
+            let answer = Answer::Opened { result: opened, local_partition };
+            connection.with_front(env, |front, cx| front.answer(token.operation, answer, cx));
         });
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::base::limits::{CLOCK_STEP_MAX_MS, PARTITIONS_MAX};
 use crate::base::setting::{GIB, LONGEST_MS, SHORTEST_MS, settings};
+use crate::front::Policy;
 use crate::operation;
-use crate::ws::handshake::Policy;
 
 settings! {
     /// What a shard and its connections obey.

@@ -3,8 +3,6 @@
 use super::{Connection, Core, Token};
 use crate::base::budget::Share;
 use crate::base::clock::Now;
-use crate::base::names::{Project, QueueName};
-use crate::front::ServerSession;
 use crate::store::Store;
 
 /// How long a connection must have taken nothing before it may be closed because memory is short; the same once consumers wait
@@ -24,7 +22,7 @@ impl<S: Store<Token>> Core<S> {
         if !tight || !overheld {
             for id in std::mem::take(&mut self.starved) {
                 let Some(connection) = self.connections.get_mut(id) else { continue };
-                let consumes = connection.session().is_some_and(ServerSession::is_consuming);
+                let consumes = connection.status().is_consuming;
                 if if consumes { overheld } else { tight } {
                     self.starved.push(id);
                 } else {
@@ -41,7 +39,9 @@ impl<S: Store<Token>> Core<S> {
             let Some(id) = self.waiting[queue].front().copied() else { break };
             // One that waits in another list by now has only left its place here.
             let waits = self.connections.get(id).filter(|connection| connection.waits_in == Some(share));
-            let wanted = waits.and_then(Connection::wanted).filter(|wanted| wanted.share == share);
+            let wanted = waits
+                .and_then(|connection| connection.status().wanted)
+                .filter(|wanted| wanted.share == share);
             if wanted.is_some_and(|wanted| !self.budget.fits(wanted)) {
                 break;
             }
@@ -83,8 +83,7 @@ impl<S: Store<Token>> Core<S> {
             }
             self.counters.evicted += 1;
             if let Some(connection) = self.connections.get(id) {
-                let project = connection.project().map(Project::as_str).unwrap_or_default();
-                let queue = connection.queue_name.as_ref().map(QueueName::as_str).unwrap_or_default();
+                let (project, queue) = connection.names();
                 let (connection, peer) = (id.as_u64(), connection.peer());
                 tracing::warn!(
                     connection,

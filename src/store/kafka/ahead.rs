@@ -1,121 +1,120 @@
 //! Fetches from beyond the end that is known here. Either this shard lags behind another connection of its own, or the partition
 //! has gone back: it was restored from a backup, or an unclean leader election has cut it.
 //!
-//! Only Kafka's own answer to a question that was asked after the fetch came tells them apart. A partition counts as gone back once
-//! the answers have said so for [`PROOF_MS`]: until then a leader that was deposed may have answered, or the topic may turn out to
-//! be another one of the same name, which ends its operations.
+//! Only Kafka's answer to a question that was asked after the fetch arrived tells these apart. A partition counts as gone back once
+//! the answers have said so for [`PROOF_MS`]. Before that, a deposed leader may have answered, or the topic may turn out to be
+//! another one of the same name, which ends its operations.
 
+use super::TICK_MS;
+use super::watch::SUSPICION_MS;
 use crate::base::clock::Now;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::store::waiting::Waiting;
 use crate::store::window::Fetch;
 
-/// How long answers must say that a partition ends before a consumer's position, milliseconds. Topics under suspicion are looked
-/// at within that time.
+/// How long answers must say that a partition ends before a consumer's position, milliseconds.
 const PROOF_MS: u64 = 3_000;
 
+// Within that time a suspected topic is looked at.
+const _: () = assert!(SUSPICION_MS + TICK_MS < PROOF_MS);
+
+/// What is known about a waiting fetch from beyond the end.
 #[derive(Debug)]
-struct One<T> {
+struct Doubt {
     key: PartitionKey,
-    fetch: Fetch<T>,
-    /// The last question that was asked before it came, or that is answered: only later ones prove anything.
+    /// The last question that was asked before the fetch arrived, or that was answered since. Only later ones prove anything.
     after: usize,
-    /// Since when the answers put the end before it, `mono_ms`.
-    doubted_ms: Option<u64>,
-    /// Records before its position came although they were not asked for: the partition has gone back, wherever it ends by now.
+    /// When an answer first put the end before the fetch, `mono_ms`.
+    since_ms: Option<u64>,
+    /// Records before the position arrived although nothing had asked for them: the partition has gone back, wherever it ends.
     went_back: bool,
 }
 
-/// The consequences of an answer.
+/// What follows from an answer.
 #[derive(Debug)]
 pub(super) struct Settled<T> {
-    /// The partition reaches as far as these want.
+    /// The partition reaches the positions of these.
     pub reached: Vec<Fetch<T>>,
     /// The partition has gone back behind these.
     pub rewound: Vec<Fetch<T>>,
-    /// It is doubted for the first time.
+    /// The end is before a fetch for the first time.
     pub is_new: bool,
-    /// The question is to be asked again.
+    /// The question must be asked again.
     pub asks_again: bool,
 }
 
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Ahead<T> {
-    open: Vec<One<T>>,
+    waiting: Waiting<T, Doubt>,
 }
 
 impl<T: Copy + Eq> Ahead<T> {
     pub(super) fn new() -> Self {
-        Self { open: Vec::new() }
+        Self { waiting: Waiting::default() }
     }
 
-    /// A fetch from beyond the end; `asked` is the number of the last question.
+    /// Takes a fetch from beyond the end; `asked` is the number of the last question.
     pub(super) fn push(&mut self, key: PartitionKey, fetch: Fetch<T>, asked: usize) {
-        self.open.push(One { key, fetch, after: asked, doubted_ms: None, went_back: false });
+        self.waiting.push_with(Doubt { key, after: asked, since_ms: None, went_back: false }, fetch);
     }
 
-    /// The same where the partition has been seen to go back.
+    /// Takes a fetch of a partition that was seen to go back.
     pub(super) fn push_gone_back(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>, asked: usize) {
-        let doubted_ms = Some(now.mono_ms);
-        self.open.push(One { key, fetch, after: asked, doubted_ms, went_back: true });
+        let since_ms = Some(now.mono_ms);
+        self.waiting.push_with(Doubt { key, after: asked, since_ms, went_back: true }, fetch);
     }
 
-    /// Kafka's answer to question number `asked`: where the partition ends.
+    /// Handles Kafka's answer to question number `asked`: where the partition ends.
     pub(super) fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64) -> Settled<T> {
         let mut settled =
             Settled { reached: Vec::new(), rewound: Vec::new(), is_new: false, asks_again: false };
-        for mut one in std::mem::take(&mut self.open) {
-            if one.key != key || asked <= one.after {
-                self.open.push(one);
-                continue;
+        self.waiting.serve(|doubt, mut fetch| {
+            if doubt.key != key || asked <= doubt.after {
+                return Some(fetch);
             }
-            if one.fetch.from <= end && !one.went_back {
-                settled.reached.push(one.fetch);
-                continue;
+            if fetch.from <= end && !doubt.went_back {
+                settled.reached.push(fetch);
+                return None;
             }
-            settled.is_new |= one.doubted_ms.is_none();
-            let since_ms = *one.doubted_ms.get_or_insert(now.mono_ms);
+            settled.is_new |= doubt.since_ms.is_none();
+            let since_ms = *doubt.since_ms.get_or_insert(now.mono_ms);
             if now.mono_ms >= since_ms + PROOF_MS {
-                settled.rewound.push(one.fetch);
-            } else {
-                one.after = asked;
-                // Kafka has answered: from now on its next answer is waited for.
-                one.fetch.since_ms = now.mono_ms;
-                settled.asks_again = true;
-                self.open.push(one);
+                settled.rewound.push(fetch);
+                return None;
             }
-        }
+            doubt.after = asked;
+            // Kafka has answered. The fetch waits for its next answer from here on.
+            fetch.since_ms = now.mono_ms;
+            settled.asks_again = true;
+            Some(fetch)
+        });
         settled
     }
 
-    /// Whether somebody waits for the end of a partition to be known.
+    /// Whether a fetch waits for the end of a partition to be known.
     pub(super) fn is_wanted(&self, key: PartitionKey) -> bool {
-        self.open.iter().any(|one| one.key == key)
+        self.waiting.abouts().any(|doubt| doubt.key == key)
     }
 
-    /// Takes a fetch back.
+    /// Removes a fetch.
     pub(super) fn cancel(&mut self, token: T) -> Option<Fetch<T>> {
-        let index = self.open.iter().position(|one| one.fetch.token == token)?;
-        Some(self.open.swap_remove(index).fetch)
+        self.waiting.cancel(token)
     }
 
-    /// Fetches that wait for an answer since before `before_ms`.
+    /// Removes the fetches that wait for an answer since before `before_ms`.
     pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
-        self.take(|one| one.fetch.since_ms < before_ms)
+        self.waiting.take_older(before_ms)
     }
 
-    /// A queue is not served any more under this number: its fetches are given back.
+    /// The server no longer serves the queue under this number: removes its fetches.
     pub(super) fn forget(&mut self, queue: QueueId) -> Vec<Fetch<T>> {
-        self.take(|one| one.key.queue == queue)
+        self.waiting.take_if(|doubt, _| doubt.key.queue == queue)
     }
 
-    fn take(&mut self, is_meant: impl Fn(&One<T>) -> bool) -> Vec<Fetch<T>> {
-        self.open.extract_if(.., |one| is_meant(one)).map(|one| one.fetch).collect()
-    }
-
-    /// Fetches that wait.
+    /// The number of waiting fetches.
     pub(super) fn waiting(&self) -> usize {
-        self.open.len()
+        self.waiting.len()
     }
 }
 

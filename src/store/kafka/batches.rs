@@ -1,4 +1,4 @@
-//! Kafka's records as batches of the stored form: neighbours that share client, TTL and time become one batch.
+//! Kafka's records as batches in stored form: neighbours with the same client, TTL and time become one batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,21 +12,21 @@ use crate::base::clock::Now;
 use crate::base::names::ClientId;
 use crate::store::window::Window;
 
-/// A batch is closed when it holds so many bytes.
+/// A batch is closed once it holds this many bytes.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// State that a shard's tails and readers share.
+/// What the tails and readers of a shard share.
 #[derive(Clone, Debug)]
 pub(super) struct Reads {
-    /// The client of records that name none.
+    /// The client that records get which name none.
     pub nobody: ClientId,
-    /// Records that were too large to be served.
+    /// The number of records that were too large to serve.
     pub passed_over: Arc<AtomicU64>,
     /// How far the clock may fall behind timestamps before they follow it, milliseconds.
     pub clock_step_max_ms: u64,
 }
 
-/// The times of one partition's records, which never run backwards but with the clock.
+/// The times of one partition's records. They run backwards only with the clock.
 #[derive(Debug)]
 struct Times {
     last_ms: u64,
@@ -34,7 +34,7 @@ struct Times {
 }
 
 impl Times {
-    /// Whether the clock has stepped back so far that times follow it: what was read before counts as stored now at the latest.
+    /// Follows the clock if it has stepped back far. True if so: what was read before then counts as stored now at the latest.
     fn follow(&mut self, now_ms: u64) -> bool {
         let is_behind = now_ms.saturating_add(self.clock_step_max_ms) < self.last_ms;
         if is_behind {
@@ -43,15 +43,15 @@ impl Times {
         is_behind
     }
 
-    /// The time of a record whose producer, or broker, says `said_ms`.
+    /// The time of a record for which its producer or broker states `said_ms`.
     fn of(&mut self, now_ms: u64, said_ms: u64) -> u64 {
-        // A producer may set any time, where the topic lets it: one from the future would hold for all that follow.
+        // Some topics let producers set any time. One from the future would hold for all later records.
         self.last_ms = said_ms.min(now_ms).max(self.last_ms);
         self.last_ms
     }
 }
 
-/// Records of one partition, in order, on their way into batches.
+/// Records of one partition, in order, on their way into batches. Invariant: `open` begins at the window's end or later.
 #[derive(Debug)]
 pub(super) struct Batches {
     topic: Arc<TopicInfo>,
@@ -76,8 +76,8 @@ impl Batches {
         Self { topic, partition, reads, open: None, times }
     }
 
-    /// The next record: goes into `window`, now or with what comes. False where it lies before what was there: the same topic
-    /// never goes back.
+    /// Takes the next record into `window`, now or together with later ones. False if its offset lies before earlier ones: the
+    /// partition has gone back.
     pub(super) fn push(&mut self, now: Now, message: &Message<'_>, window: &mut Window) -> bool {
         let offset = self.topic.layout.offset(message.offset());
         if offset < self.open.as_ref().map_or(window.end(), |open| open.next_offset) {
@@ -155,9 +155,10 @@ impl Batches {
         }
     }
 
-    /// The batch that was begun is whole.
+    /// Ends the open batch.
     pub(super) fn close(&mut self, window: &mut Window) {
         if let Some(Open { base_offset, timestamp_ms, builder, .. }) = self.open.take() {
+            debug_assert!(base_offset >= window.end(), "{base_offset} is before {}", window.end());
             window.push(StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: builder.close() });
         }
     }

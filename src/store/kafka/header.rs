@@ -1,4 +1,4 @@
-//! The one header of a Kafka record of ours: what the record's value, key and timestamp do not say.
+//! The one header of this server's Kafka records: what value, key and timestamp do not say.
 //!
 //! | byte | |
 //! | --- | --- |
@@ -8,8 +8,8 @@
 //! | then | the client's id (16 bytes, as in a UUID), where flag 2 is set |
 //! | then | how many messages the record holds (u32, big-endian), where flag 4 is set |
 //!
-//! Bytes behind these are a later version's and mean nothing here. A record without the header, or with one that does not read,
-//! has the topic's default TTL and is nobody's: it goes to every consumer.
+//! Bytes behind these belong to a later version and are ignored. A record without the header, or with an unreadable one, has the
+//! topic's default TTL and names no client: it goes to every consumer.
 
 use std::ffi::CStr;
 
@@ -26,10 +26,10 @@ const HAS_CLIENT: u8 = 2;
 const IS_PACKED: u8 = 4;
 const HAS_KEYS: u8 = 8;
 
-/// The longest header.
-const BYTES_MAX: usize = 26;
+/// The longest header: version and flags, TTL, client, number of messages.
+const BYTES_MAX: usize = 2 + size_of::<u32>() + size_of::<u128>() + size_of::<u32>();
 
-/// What a packed record's value is.
+/// The content of a packed record's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed {
     /// Messages.
@@ -39,7 +39,7 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// The messages of a record's value; `None` where they are not as the header says.
+    /// The messages of a record's value; `None` if they are not as the header says.
     pub fn batch(self, client: ClientId, ttl_secs: u32, value: &[u8]) -> Option<Batch> {
         let Self { count, has_keys } = self;
         if count > MESSAGES_MAX {
@@ -49,14 +49,14 @@ impl Packed {
     }
 }
 
-/// What a header says.
+/// The content of a header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Time to live, seconds, where it is not the topic's default.
+    /// Time to live, seconds, unless it is the topic's default.
     pub ttl_secs: Option<u32>,
-    /// Who stored it, where that matters.
+    /// The client that stored the record, unless it is anonymous.
     pub client: Option<ClientId>,
-    /// The value holds messages in stored form.
+    /// Set if the value holds messages in stored form.
     pub packed: Option<Packed>,
 }
 
@@ -75,7 +75,7 @@ impl Encoded {
 }
 
 impl Header {
-    /// The value; `None` where it would say nothing.
+    /// The encoded header; `None` if it would say nothing.
     pub fn encode(&self) -> Option<Encoded> {
         if *self == Self::default() {
             return None;
@@ -100,7 +100,7 @@ impl Header {
         Some(encoded)
     }
 
-    /// Reads a value; what does not read says nothing.
+    /// Reads a header. An unreadable one says nothing.
     pub fn decode(value: &[u8]) -> Self {
         Self::read(value).unwrap_or_default()
     }

@@ -1,5 +1,5 @@
-//! The one thread of a server that does what blocks, or what must not happen on a shard's core: librdkafka's threads inherit the
-//! cores of the thread that makes a handle.
+//! One thread of the server for calls that block, and for making handles: librdkafka's threads inherit the cores of the thread that
+//! makes a handle, and must not inherit a shard's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,28 +7,28 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::news::News;
 
-type Chore = Box<dyn FnOnce() + Send>;
+type Work = Box<dyn FnOnce() + Send>;
 
-/// Takes chores; its thread ends with the last clone of it.
+/// Takes work for its thread, which ends with the last clone.
 #[derive(Clone)]
-pub struct Janitor(Sender<Chore>);
+pub struct Janitor(Sender<Work>);
 
 impl Janitor {
-    /// Begins the thread, which may run wherever the caller may.
+    /// Starts the thread. It may run on the caller's cores.
     pub fn start() -> std::io::Result<Self> {
-        let (sender, receiver): (Sender<Chore>, Receiver<Chore>) = mpsc::channel();
+        let (sender, receiver): (Sender<Work>, Receiver<Work>) = mpsc::channel();
         std::thread::Builder::new().name("kafka-janitor".into()).spawn(move || {
-            for chore in receiver {
-                chore();
+            for work in receiver {
+                work();
             }
         })?;
         Ok(Self(sender))
     }
 
-    /// Does something on that thread.
-    pub(super) fn run(&self, chore: impl FnOnce() + Send + 'static) {
-        // The thread ends behind its senders alone.
-        let _ = self.0.send(Box::new(chore));
+    /// Runs `work` on the thread.
+    pub(super) fn run(&self, work: impl FnOnce() + Send + 'static) {
+        // Never fails: the thread ends after its senders.
+        let _ = self.0.send(Box::new(work));
     }
 }
 
@@ -38,7 +38,7 @@ impl fmt::Debug for Janitor {
     }
 }
 
-/// What chores brought, for one store.
+/// What the janitor's work brings back for one store.
 #[derive(Debug)]
 pub(super) struct Returns<R> {
     sender: Sender<R>,
@@ -52,16 +52,17 @@ impl<R: Send + 'static> Returns<R> {
         Self { sender, receiver, news: news.clone() }
     }
 
-    /// Has `janitor` do something and bring what comes of it.
-    pub(super) fn ask(&self, janitor: &Janitor, chore: impl FnOnce() -> R + Send + 'static) {
+    /// Has `janitor` run `work` and bring its result back.
+    pub(super) fn ask(&self, janitor: &Janitor, work: impl FnOnce() -> R + Send + 'static) {
         let (sender, news) = (self.sender.clone(), self.news.clone());
         janitor.run(move || {
-            // Fails where the store is gone, whom it would have concerned.
-            let _ = sender.send(chore());
+            // Fails if the store is gone, and then nobody needs the result.
+            let _ = sender.send(work());
             news.ring();
         });
     }
 
+    /// The next result.
     pub(super) fn poll(&self) -> Option<R> {
         self.receiver.try_recv().ok()
     }

@@ -1,9 +1,9 @@
-//! How messages lie in a topic's records, and what that makes of offsets.
+//! How the records of a topic hold messages, and the offsets that follow from it.
 //!
-//! Plain: a message is a record, so that any Kafka client reads and writes queues, and an offset is Kafka's. Packed: a record holds
-//! messages of one batch in stored form, so that librdkafka and the broker have to do with one thing for a hundred; only Millstream
-//! reads them. An offset is then Kafka's, and behind it the message's number in its record, in [`INDEX_BITS`] bits; between records
-//! offsets are left out.
+//! Plain: a message is a record. Any Kafka client reads and writes such queues, and offsets are Kafka's. Packed: a record holds
+//! messages of one batch in stored form, so that librdkafka and the broker handle one thing in place of a hundred. Only Millstream
+//! reads these. An offset is then Kafka's, followed by the message's number in its record, in [`INDEX_BITS`] bits; between records
+//! there are gaps.
 
 use std::ops::Range;
 
@@ -13,10 +13,10 @@ use crate::base::limits::KAFKA_PACKED_RECORD_BYTES as RECORD_BYTES;
 /// Bits of an offset that number the messages of one record.
 const INDEX_BITS: u32 = 16;
 
-/// Messages in one record.
+/// The most messages in one record.
 pub(super) const MESSAGES_MAX: u32 = 1 << INDEX_BITS;
 
-/// See the module's page. A topic's never changes: packed ones have names of their own.
+/// See the module's page. The layout of a topic never changes: packed topics have names of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     /// A message is a record.
@@ -33,17 +33,17 @@ impl Layout {
         }
     }
 
-    /// The offset of a record's first message; of the end, where that is Kafka's.
+    /// The offset of a record's first message; or the end, if `of_kafka` is Kafka's end.
     pub(super) fn offset(self, of_kafka: i64) -> u64 {
         u64::try_from(of_kafka).unwrap_or(0) << self.bits()
     }
 
-    /// The record that holds a message, or the next one.
+    /// Kafka's offset of the record that holds a message, or of the next record.
     pub(super) fn of_kafka(self, offset: u64) -> u64 {
         offset >> self.bits()
     }
 
-    /// The offset where that record begins.
+    /// The offset at which that record begins.
     pub(super) fn record_start(self, offset: u64) -> u64 {
         offset >> self.bits() << self.bits()
     }

@@ -1,29 +1,29 @@
-//! Whether librdkafka has something for a shard's store: told from its threads, taken by the shard.
+//! Whether librdkafka has something for a shard's store: its threads say so, and the shard takes it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag, and what wakes the shard that looks at it.
+/// A flag, and the function that wakes its shard.
 pub struct News {
     is_there: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl News {
-    /// `wake` is called on any thread once for all that comes until it is taken; it must not wait.
+    /// Calls `wake` once for all that arrives until the shard takes it; on any thread. `wake` must not block.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        // Whatever was there before anybody looked.
+        // Something may have arrived before the first look.
         Self { is_there: AtomicBool::new(true), wake: Box::new(wake) }
     }
 
-    /// There is something.
+    /// Something has arrived.
     pub(super) fn ring(&self) {
         if !self.is_there.swap(true, Ordering::SeqCst) {
             (self.wake)();
         }
     }
 
-    /// Whether there was something. What comes from now on rings again.
+    /// Whether something has arrived. Later arrivals ring again.
     #[inline]
     pub(super) fn take(&self) -> bool {
         self.is_there.load(Ordering::Relaxed) && self.is_there.swap(false, Ordering::SeqCst)

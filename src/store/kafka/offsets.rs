@@ -1,20 +1,19 @@
-//! Questions for offsets: where a partition ends, or which record is the first at or after a time. What comes in one turn is
-//! asked together.
+//! Questions for offsets: where a partition ends, or which record is the first at or after a time. Those of one turn are asked
+//! together.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::ffi::{CString, c_int};
+use std::ffi::CString;
 use std::sync::Arc;
 
+use super::client::Client;
 use super::layout::Layout;
-use super::native::{Handle, OffsetOf, PartitionOffset, Queue, Trouble};
+use super::native::{OffsetOf, PartitionOffset, Trouble};
 use super::topics::{TopicInfo, forgotten};
 use crate::base::error::StoreFault;
 use crate::base::queue::{PartitionKey, Position, QueueId};
 
-/// How long Kafka may take for an answer, milliseconds.
-const ASK_TIMEOUT_MS: c_int = 10_000;
-
-/// How often a question is asked again, a tick apart, that Kafka cannot answer now.
+/// How often a question is repeated, a tick apart, while Kafka cannot answer it.
 const TRIES_MAX: u32 = 40;
 
 /// Partitions in one question.
@@ -23,15 +22,15 @@ const PARTITIONS_PER_QUESTION: usize = 1000;
 /// Why an offset is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Why<T> {
-    /// A shard wants it.
+    /// For a request of the shard.
     Resolve(T),
-    /// The tail of that partition begins there.
+    /// For the tail of that partition, which begins there.
     Tail(PartitionKey),
-    /// A consumer's position lies beyond the end of that partition, as far as its tail knows.
+    /// For a consumer whose position lies beyond the end that the tail of that partition knows.
     Ahead(PartitionKey),
 }
 
-/// What is known now.
+/// An answer.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub why: Why<T>,
@@ -45,9 +44,9 @@ struct Ask<T> {
     why: Why<T>,
     key: PartitionKey,
     of: OffsetOf,
-    /// Of its topic; known once it is asked.
+    /// That of its topic, once it is asked.
     layout: Layout,
-    /// How often it was asked in vain.
+    /// How often it was asked without an answer.
     tries: u32,
 }
 
@@ -57,17 +56,19 @@ impl<T> Ask<T> {
     }
 }
 
-/// A question: by topic and partition who wants to know, all of them the same.
+/// One question to Kafka, by topic and partition. Invariant: the asks of one partition are at least one, and equal in `of`.
 type Question<T> = HashMap<(Arc<CString>, i32), Vec<Ask<T>>>;
 
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Offsets<T> {
     asks: VecDeque<Ask<T>>,
-    /// To be asked at the next tick.
+    /// For the next tick.
     later: Vec<Ask<T>>,
+    /// Questions without an answer, by number.
     open: HashMap<usize, Question<T>>,
-    next: usize,
+    /// The number of the last question.
+    last: usize,
     answers: VecDeque<Answer<T>>,
 }
 
@@ -77,16 +78,17 @@ impl<T: Copy> Offsets<T> {
             asks: VecDeque::new(),
             later: Vec::new(),
             open: HashMap::new(),
-            next: 0,
+            last: 0,
             answers: VecDeque::new(),
         }
     }
 
+    /// Asks for the offset of a position.
     pub(super) fn resolve(&mut self, token: T, key: PartitionKey, position: Position) {
         let of = match position {
             Position::Latest => OffsetOf::End,
             Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
-            // The store has one timeline: whether the topic has gone back, a fetch finds out.
+            // The store has one timeline. A fetch finds out whether the topic has gone back.
             Position::After { offset, .. } => {
                 let answer = Answer { why: Why::Resolve(token), asked: 0, result: Ok(offset) };
                 return self.answers.push_back(answer);
@@ -95,63 +97,66 @@ impl<T: Copy> Offsets<T> {
         self.asks.push_back(Ask { why: Why::Resolve(token), key, of, layout: Layout::Plain, tries: 0 });
     }
 
+    /// Asks for the end at which a tail begins.
     pub(super) fn ask_end(&mut self, key: PartitionKey) {
         self.asks.push_back(Ask::end(Why::Tail(key), key));
     }
 
+    /// The same, at the next tick.
     pub(super) fn ask_end_later(&mut self, key: PartitionKey) {
         self.later.push(Ask::end(Why::Tail(key), key));
     }
 
-    /// Asks for the end behind which somebody wants to read.
+    /// Asks for the end beyond which a fetch wants to read.
     pub(super) fn ask_ahead(&mut self, key: PartitionKey) {
         self.asks.push_back(Ask::end(Why::Ahead(key), key));
     }
 
+    /// The same, at the next tick.
     pub(super) fn ask_ahead_later(&mut self, key: PartitionKey) {
         self.later.push(Ask::end(Why::Ahead(key), key));
     }
 
     /// The number of the last question; later questions have greater numbers.
     pub(super) fn asked(&self) -> usize {
-        self.next
+        self.last
     }
 
-    /// Time has passed.
+    /// A tick has passed.
     pub(super) fn retry(&mut self) {
         self.asks.extend(self.later.drain(..));
     }
 
-    /// The handle that was asked is gone, and its answers with it.
-    pub(super) fn handle_lost(&mut self) {
+    /// The client that was asked is gone, and its answers with it.
+    pub(super) fn handle_client_lost(&mut self) {
         for (_, question) in self.open.drain() {
             self.asks.extend(question.into_values().flatten());
         }
     }
 
-    /// Asks all that is to be asked, if there is a handle to ask.
+    /// Asks everything, if there is a client to ask.
     pub(super) fn ask(
         &mut self,
-        to: Option<(&Handle, &Queue)>,
-        topic: impl Fn(QueueId) -> Option<Arc<TopicInfo>>,
+        client: Option<&Client>,
+        mut topic: impl FnMut(QueueId) -> Option<Arc<TopicInfo>>,
     ) {
-        let Some((handle, queue)) = to else { return };
+        let Some(Client { handle, events, .. }) = client else { return };
         while !self.asks.is_empty() {
             let mut question: Question<T> = HashMap::new();
-            // A question names a partition once: whoever asks something else of it is in the next.
+            // A question names a partition once: an ask for another offset of it goes into the next question.
             for _ in 0..self.asks.len() {
                 let Some(ask) = self.asks.pop_front() else { break };
                 let Some(topic) = topic(ask.key.queue) else {
-                    let asked = self.next;
+                    let asked = self.last;
                     self.answers.push_back(Answer { why: ask.why, asked, result: Err(forgotten()) });
                     continue;
                 };
                 let room = question.len() < PARTITIONS_PER_QUESTION;
                 match question.entry((topic.name.clone(), i32::from(ask.key.partition))) {
-                    std::collections::hash_map::Entry::Occupied(mut same) if same.get()[0].of == ask.of => {
+                    Entry::Occupied(mut same) if same.get()[0].of == ask.of => {
                         same.get_mut().push(Ask { layout: topic.layout, ..ask });
                     }
-                    std::collections::hash_map::Entry::Vacant(vacant) if room => {
+                    Entry::Vacant(vacant) if room => {
                         vacant.insert(vec![Ask { layout: topic.layout, ..ask }]);
                     }
                     _ => self.asks.push_back(ask),
@@ -160,17 +165,19 @@ impl<T: Copy> Offsets<T> {
             if question.is_empty() {
                 return;
             }
+            let is_uniform = |asks: &Vec<Ask<T>>| asks.iter().all(|ask| ask.of == asks[0].of);
+            debug_assert!(question.values().all(|asks| !asks.is_empty() && is_uniform(asks)));
             let of: Vec<_> = question
                 .iter()
                 .map(|((name, partition), asks)| (name.clone(), *partition, asks[0].of))
                 .collect();
-            self.next += 1;
-            handle.list_offsets(queue, self.next, &of, ASK_TIMEOUT_MS);
-            self.open.insert(self.next, question);
+            self.last += 1;
+            handle.list_offsets(events, self.last, &of);
+            self.open.insert(self.last, question);
         }
     }
 
-    /// Kafka has answered a question.
+    /// Handles Kafka's answer to a question.
     pub(super) fn handle_answer(&mut self, asked: usize, result: Result<Vec<PartitionOffset>, Trouble>) {
         let Some(mut question) = self.open.remove(&asked) else { return };
         match result {
@@ -178,7 +185,7 @@ impl<T: Copy> Offsets<T> {
                 for PartitionOffset { topic, partition, offset } in offsets {
                     for ask in question.remove(&(Arc::new(topic.clone()), partition)).into_iter().flatten() {
                         let result = match &offset {
-                            // Nothing is that young.
+                            // No record is that young.
                             Ok(..0) if ask.of != OffsetOf::End => {
                                 self.asks.push_back(Ask { of: OffsetOf::End, ..ask });
                                 continue;
@@ -210,10 +217,12 @@ impl<T: Copy> Offsets<T> {
         }
     }
 
+    /// The next answer.
     pub(super) fn poll(&mut self) -> Option<Answer<T>> {
         self.answers.pop_front()
     }
 
+    /// Whether nothing is asked.
     pub(super) fn is_idle(&self) -> bool {
         self.asks.is_empty() && self.later.is_empty() && self.open.is_empty()
     }

@@ -1,7 +1,7 @@
-//! Appends on their way into Kafka: one producer handle, what it has not reported yet, and what waits for room in it.
+//! Appends on their way into Kafka: one producing client, what it has not reported yet, and what waits for room in it.
 //!
-//! An append is spoken for by the delivery reports of all its records. Its payloads stay in its batch, where librdkafka reads
-//! them; the batch is let go with the last report.
+//! The delivery reports of all its records complete an append. librdkafka reads the payloads inside the append's batch, which is
+//! kept until the last report.
 
 #![allow(unsafe_code)]
 
@@ -9,19 +9,20 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::client::Client;
 use super::header::{HEADER, Header, Packed};
 use super::layout::{Layout, pack};
 use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
-use super::topics::{OfHandle, TopicInfo};
+use super::topics::TopicInfo;
 use crate::base::batch::Batch;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::store::Stream;
 
-/// Records that are given to librdkafka in one call.
+/// Records in one call of librdkafka.
 const RECORDS_AT_ONCE: usize = 512;
 
-/// An append, and where it goes.
+/// An append and its destination.
 #[derive(Debug)]
 pub(super) struct Append<T> {
     pub token: T,
@@ -29,34 +30,37 @@ pub(super) struct Append<T> {
     pub partition: PartitionKey,
     pub topic: Arc<TopicInfo>,
     pub batch: Batch,
-    /// When it came, `mono_ms`.
+    /// When it arrived, `mono_ms`.
     pub since_ms: u64,
 }
 
-/// What became of an append.
+/// The result of an append.
 #[derive(Debug)]
 pub(super) struct Outcome<T> {
     pub token: T,
     pub stream: Stream,
     pub queue: QueueId,
     pub count: u32,
-    /// The offsets, where they are known and stand one after the other.
+    /// The offsets, if they are known and consecutive.
     pub result: Result<Option<Range<u64>>, Trouble>,
 }
 
+/// An append that is not completed.
 #[derive(Debug)]
 struct InFlight<T> {
     append: Append<T>,
-    /// Where the first record stands that librdkafka has not got; `None` once it has all, or gets no more.
+    /// The position of the first record that librdkafka has not taken; `None` once it has all, or gets no more.
     rest: Option<usize>,
-    /// It is in `Producer::waiting`.
+    /// Its slot is in `Producer::waiting`.
     is_waiting: bool,
-    /// Records that it has got, and those that it has not reported.
+    /// The records that librdkafka has taken.
     records: u32,
+    /// Those of them without a report. Invariant: at most `records`.
     open: u32,
+    /// The smallest and the greatest offset that was reported.
     least: i64,
     most: i64,
-    /// Of one record nobody knows where it is stored.
+    /// The offset of a stored record is unknown.
     is_unknown: bool,
     failed: Option<Trouble>,
 }
@@ -64,30 +68,24 @@ struct InFlight<T> {
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Producer<T> {
-    /// Goes before its handle.
-    connected: Option<Connected>,
-    /// A fatal error was reported: nothing more is given to this handle.
+    client: Option<Client>,
+    /// The client had a fatal error, and gets nothing more.
     is_broken: bool,
+    /// An append's slot is its number for librdkafka. There are as many as were ever used at once, which the shard's budget bounds.
     slots: Vec<Option<InFlight<T>>>,
+    /// The empty slots.
     free: Vec<usize>,
-    /// Slots whose append is not wholly given to librdkafka, in order.
+    /// The slots of appends that librdkafka does not have as a whole, in order.
     waiting: VecDeque<usize>,
     scratch: Scratch,
     done: VecDeque<Outcome<T>>,
 }
 
-#[derive(Debug)]
-struct Connected {
-    topics: OfHandle,
-    queue: Queue,
-    handle: Handle,
-}
-
 impl<T: Copy> Producer<T> {
-    /// One that has no handle yet.
+    /// A producer without a client.
     pub(super) fn new() -> Self {
         Self {
-            connected: None,
+            client: None,
             is_broken: false,
             slots: Vec::new(),
             free: Vec::new(),
@@ -97,23 +95,21 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// Its handle has been made.
+    /// Its handle is made.
     pub(super) fn connect(&mut self, handle: Handle, news: &Arc<News>) {
-        self.connected =
-            Queue::main(&handle, news).map(|queue| Connected { topics: OfHandle::default(), queue, handle });
+        self.client = Client::new(handle, news);
         self.is_broken = false;
         self.submit_waiting();
     }
 
-    /// The handle and its queue, where there is one that works.
-    pub(super) fn connection(&self) -> Option<(&Handle, &Queue)> {
-        let connected = self.connected.as_ref().filter(|_| !self.is_broken)?;
-        Some((&connected.handle, &connected.queue))
+    /// The client, if it works.
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.client.as_ref().filter(|_| !self.is_broken)
     }
 
-    /// What the handle reports, also one that is broken.
-    pub(super) fn queue(&self) -> Option<&Queue> {
-        self.connected.as_ref().map(|connected| &connected.queue)
+    /// The client's events, also those of a broken one.
+    pub(super) fn events(&self) -> Option<&Queue> {
+        self.client.as_ref().map(|client| &client.events)
     }
 
     /// Takes an append.
@@ -139,13 +135,14 @@ impl<T: Copy> Producer<T> {
                 self.slots.len() - 1
             }
         };
+        debug_assert!(!self.waiting.contains(&slot), "slot {slot} waits already");
         self.waiting.push_back(slot);
         if self.waiting.len() == 1 {
             self.submit_waiting();
         }
     }
 
-    /// Gives librdkafka what it has room for.
+    /// Gives waiting records to librdkafka, as far as it has room.
     pub(super) fn submit_waiting(&mut self) {
         while let Some(slot) = self.waiting.front().copied() {
             if !self.submit(slot) {
@@ -159,16 +156,16 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// False where there is no room for all of it.
+    /// False if there is no room for all of it.
     fn submit(&mut self, slot: usize) -> bool {
         let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return true };
         if one.rest.is_none() {
             return true;
         }
-        let Some(connected) = self.connected.as_mut().filter(|_| !self.is_broken) else { return false };
+        let Some(client) = self.client.as_mut().filter(|_| !self.is_broken) else { return false };
         let info = &one.append.topic;
         let queue = one.append.partition.queue;
-        let topic = match connected.topics.get(&connected.handle, queue, info) {
+        let topic = match client.topics.get(&client.handle, queue, info) {
             Ok(topic) => topic,
             Err(trouble) => {
                 one.failed = Some(trouble);
@@ -213,17 +210,17 @@ impl<T: Copy> Producer<T> {
                 break;
             }
             let header = header.as_ref().map(|header| (HEADER, header.as_bytes()));
-            // SAFETY: `one` keeps the batch until its last report, and `drop` hands on what is not reported by then; a batch's
-            // bytes never move.
+            // SAFETY: `one` keeps the batch until its last report, and `drop` hands what has no report by then to the handle; the bytes
+            // of a batch never move.
             let (taken, result) =
                 unsafe { topic.produce(partition, slot, header, &records, &mut self.scratch) };
             one.open += taken as u32;
             one.records += taken as u32;
             match result {
-                // It will do nothing more, as its own event says in a moment: the next handle gets this.
-                Err(_) if taken == 0 && connected.handle.has_failed() => {
+                // The client does nothing more, as an event will say: the next client gets this.
+                Err(_) if taken == 0 && client.handle.has_failed() => {
                     self.is_broken = true;
-                    connected.handle.purge();
+                    client.handle.purge();
                     return false;
                 }
                 Err(trouble) => {
@@ -232,7 +229,7 @@ impl<T: Copy> Producer<T> {
                 }
                 Ok(()) if taken == records.len() => one.rest = Some(position),
                 Ok(()) => {
-                    // Of packed records there is one: none was taken.
+                    // A packed record is alone in its call: it was not taken.
                     one.rest =
                         Some((0..taken).fold(from, |at, _| batch.record_at(at).map_or(at, |(next, _)| next)));
                     return false;
@@ -242,17 +239,17 @@ impl<T: Copy> Producer<T> {
         true
     }
 
-    /// Fates of records. Room for others is there once `reports` is dropped.
+    /// Handles delivery reports. librdkafka has room for others once `reports` drops.
     pub(super) fn handle_reports(&mut self, reports: &Reports) {
         reports.each(|report| self.handle_report(report));
     }
 
-    /// An append of a stream has failed: what waits behind it is not stored.
+    /// An append of a stream has failed: fails those that wait behind it.
     pub(super) fn fence(&mut self, stream: Stream) {
         self.give_up("messages before these were not stored", |one| one.append.stream == stream);
     }
 
-    /// Appends that have waited for a handle or for room since before `before_ms` fail.
+    /// Fails appends that have waited for a client or for room since before `before_ms`.
     pub(super) fn fail_unsent(&mut self, before_ms: u64) {
         self.give_up("Kafka takes no messages: no broker is within reach", |one| {
             one.append.since_ms < before_ms
@@ -260,7 +257,7 @@ impl<T: Copy> Producer<T> {
         self.submit_waiting();
     }
 
-    /// Those that wait and of which librdkafka has nothing.
+    /// Fails waiting appends of which librdkafka has no record.
     fn give_up(&mut self, why: &'static str, is_meant: impl Fn(&InFlight<T>) -> bool) {
         for slot in &self.waiting {
             if let Some(one) = self.slots.get_mut(*slot).and_then(Option::as_mut)
@@ -274,13 +271,14 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// Whether appends wait for a handle or for room.
+    /// Whether appends wait for a client or for room.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
     fn handle_report(&mut self, report: Report) {
         let Some(one) = self.slots.get_mut(report.opaque).and_then(Option::as_mut) else { return };
+        debug_assert!((1..=one.records).contains(&one.open), "{} of {} records open", one.open, one.records);
         one.open -= 1;
         match report.result {
             Ok(offset) if offset >= 0 => {
@@ -290,7 +288,7 @@ impl<T: Copy> Producer<T> {
             Ok(_) => one.is_unknown = true,
             Err(trouble) => {
                 one.failed.get_or_insert(trouble);
-                // What it has not got of this append it does not get.
+                // librdkafka does not get the rest of this append.
                 one.rest = None;
             }
         }
@@ -299,12 +297,13 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// Lets an append go that is spoken for.
+    /// Removes an append from its slot if it is done.
     fn finish(&mut self, slot: usize) {
         let Some(one) = self.slots.get_mut(slot) else { return };
         let is_done = |one: &mut InFlight<T>| one.open == 0 && one.rest.is_none() && !one.is_waiting;
         let Some(done) = one.take_if(is_done) else { return };
         self.free.push(slot);
+        debug_assert!(self.free.len() <= self.slots.len(), "a slot is free once");
         let count = done.append.batch.count();
         let result = match done.failed {
             Some(trouble) => Err(trouble),
@@ -315,40 +314,40 @@ impl<T: Copy> Producer<T> {
         self.done.push_back(Outcome { token, stream, queue: partition.queue, count, result });
     }
 
-    /// The next append that is spoken for.
+    /// The next append that is done.
     pub(super) fn poll(&mut self) -> Option<Outcome<T>> {
         self.done.pop_front()
     }
 
-    /// A queue is not served any more under this number.
+    /// The server no longer serves the queue under this number.
     pub(super) fn forget(&mut self, queue: QueueId) {
-        if let Some(connected) = &mut self.connected {
-            connected.topics.forget(queue);
+        if let Some(client) = &mut self.client {
+            client.topics.forget(queue);
         }
     }
 
-    /// The handle will do nothing more: everything on its way fails, and once that is told the handle can go.
+    /// The client does nothing more: everything on its way fails. Once that is reported, the client can go.
     pub(super) fn handle_fatal(&mut self) {
         self.is_broken = true;
-        if let Some(connected) = &self.connected {
-            connected.handle.purge();
+        if let Some(client) = &self.client {
+            client.handle.purge();
         }
     }
 
-    /// Takes a broken handle of which everything is told, to be dropped where that may block.
-    pub(super) fn take_broken(&mut self) -> Option<impl Send + 'static> {
-        let is_told = self.slots.iter().flatten().all(|one| one.open == 0);
-        if self.is_broken && is_told { self.connected.take() } else { None }
+    /// Takes a broken client of which everything is reported. Dropping it blocks.
+    pub(super) fn take_broken(&mut self) -> Option<Client> {
+        let is_reported = self.slots.iter().flatten().all(|one| one.open == 0);
+        if self.is_broken && is_reported { self.client.take() } else { None }
     }
 }
 
-/// Where the drain's time is over, messages are still on their way. Their payloads go with the client, not with this: its handle may
-/// live a little longer elsewhere, as while a token is given to it.
+/// When the drain's time is over, messages may still be on their way. Their payloads must live as long as the client, which may
+/// outlive the producer: another thread may hold its handle, for example while it sets a token.
 impl<T> Drop for Producer<T> {
     fn drop(&mut self) {
-        let Some(connected) = &self.connected else { return };
+        let Some(client) = &self.client else { return };
         for one in self.slots.iter().flatten().filter(|one| one.open > 0) {
-            connected.handle.keep(one.append.batch.clone());
+            client.handle.keep(one.append.batch.clone());
         }
     }
 }

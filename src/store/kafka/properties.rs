@@ -1,4 +1,5 @@
-//! librdkafka's settings: those that Millstream's promises rest on, those that its own settings make, and what an operator adds.
+//! librdkafka's settings: those on which Millstream's promises rest, those that follow from its own settings, and those that an
+//! operator adds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,15 +55,17 @@ const REFUSED: &[(&str, &str)] = &[
     ("ssl.engine.location", "the server loads no code that a setting names"),
 ];
 
-/// What librdkafka may read ahead of a consumer, KiB: of each partition whose tail is followed, and of each reader.
+/// What librdkafka may read ahead, KiB: of each partition with a tail, and for each reader.
 pub const READ_AHEAD_KIB: usize = 4096;
 
-/// Bytes of one partition that a consumer asks for at once, and of all partitions of a broker. Brokers go beyond where the first
+/// Bytes that a consumer asks for at once: of one partition, and of all partitions of a broker. Brokers send more if the first
 /// batch is larger.
 const FETCH_BYTES: usize = 1 << 20;
 const FETCH_BYTES_OF_BROKER: usize = READ_AHEAD_KIB * 1024;
 
-/// The properties of each kind of client.
+const _: () = assert!(FETCH_BYTES <= FETCH_BYTES_OF_BROKER);
+
+/// The properties of each kind of client. Its `Debug` shows no secret.
 #[derive(Clone)]
 pub(super) struct Properties {
     pub producer: BTreeMap<String, String>,
@@ -127,13 +130,13 @@ impl Properties {
     }
 }
 
-/// Messages that one shard's producer takes at most: what librdkafka keeps of each costs memory beside its payload.
+/// The most messages that one shard's producer takes: each costs librdkafka memory beside its payload.
 fn messages_max(bounds: &Bounds) -> usize {
     (bounds.shard_budget_bytes / (2 * KAFKA_RECORD_BYTES)).clamp(1_000, 10_000_000)
 }
 
-/// Refuses properties that librdkafka does not know, or that would break a promise; says which. Makes a client of each kind for
-/// that, and no connection that matters.
+/// Refuses properties that librdkafka does not know, or that would break a promise. Makes a client of each kind to find out,
+/// without waiting for a connection.
 pub fn check(config: &Settings, bounds: &Bounds) -> Result<(), Unworkable> {
     if config.brokers.trim().is_empty() {
         return Err(Unworkable(

@@ -1,292 +1,258 @@
 //! Reading what is older than the tails: few readers, each at one position, moved from one to the next.
 //!
 //! A reader keeps the last part of what it has read, so that consumers near each other share it, and librdkafka reads ahead of
-//! it. It goes on where it stands for whoever comes there, and is moved away once it has brought [`STAY_BYTES`] or nobody has
-//! come for [`IDLE_MS`].
+//! it. It serves every fetch near its position. While others wait for a reader, it moves once it has brought `STAY_BYTES` or had
+//! no fetch for `IDLE_MS` (`stay`).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rdkafka::error::RDKafkaErrorCode;
-
-use super::batches::{Batches, Reads};
-use super::connected::Connected;
-use super::native::{Event, Handle, Queue, Topic, Trouble};
+use super::batches::Reads;
+use super::chores::{Chore, Role};
+use super::client::Consumer;
+use super::native::{Event, Handle, Trouble};
 use super::news::News;
-use super::topics::{OfHandle, TopicInfo};
+use super::stay::{STAY_BYTES, Stay};
+use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::queue::{PartitionKey, QueueId};
-use crate::store::window::{Fetch, Window};
+use crate::store::waiting::Waiting;
+use crate::store::window::Fetch;
 
-/// What a position gets before its reader is moved to another.
-pub const STAY_BYTES: usize = 4 << 20;
-
-/// How long a reader stays where nobody asks for more while others wait, milliseconds.
-const IDLE_MS: u64 = 200;
-
-/// What a reader keeps of what it has read.
+/// What a reader keeps of what it has read, bytes.
 pub const WINDOW_BYTES: usize = 8 << 20;
 
+const _: () = assert!(STAY_BYTES <= WINDOW_BYTES, "a stay fits into its window");
+
 #[derive(Debug)]
-enum State {
+enum ReaderState {
     /// Its handle is being made.
     Making,
-    /// It could not be made.
+    /// Its handle could not be made.
     Unmade,
     Idle,
-    Reading(Box<Reading>),
+    Reading(Box<Stay>),
+    /// Its partition is being stopped.
     Stopping,
 }
 
 #[derive(Debug)]
-struct Reading {
-    key: PartitionKey,
-    topic: Arc<Topic>,
-    info: Arc<TopicInfo>,
-    /// Where it began.
-    from: u64,
-    window: Window,
-    batches: Batches,
-    /// The partition has gone back since it began: nothing more is served from here.
-    is_stale: bool,
-    /// What it has brought at this position.
-    brought: usize,
-    used_ms: u64,
-}
-
-#[derive(Debug)]
 struct Reader<T> {
-    state: State,
-    waiting: Vec<Fetch<T>>,
-    topics: OfHandle,
-    connected: Option<Connected>,
+    state: ReaderState,
+    /// Fetches that its stay serves. Invariant: there are none in any other state.
+    waiting: Waiting<T>,
+    consumer: Option<Consumer>,
 }
 
-/// What is to be done where it may block.
+/// What is known about a fetch that waits for a reader.
 #[derive(Debug)]
-pub(super) enum Chore {
-    /// Make a handle for a reader.
-    Make(usize),
-    /// Stop a reader's partition.
-    Stop(usize, Arc<Topic>, i32),
+struct Behind {
+    key: PartitionKey,
+    info: Arc<TopicInfo>,
 }
 
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Readers<T> {
+    /// Invariant: at most `max`.
     readers: Vec<Reader<T>>,
     max: usize,
-    /// Fetches that no reader is near to.
-    behind: VecDeque<(PartitionKey, Arc<TopicInfo>, Fetch<T>)>,
-    /// When a reader last brought something.
+    /// Fetches without a reader near them.
+    behind: Waiting<T, Behind>,
+    /// When a reader last brought something, `mono_ms`.
     progress_ms: u64,
     reads: Reads,
-    /// Partitions whose records restarted at a smaller offset.
+    /// Partitions whose records restarted at a smaller offset, not yet taken.
     gone_back: Vec<PartitionKey>,
 }
 
 impl<T: Copy + Eq> Readers<T> {
-    /// At most so many.
+    /// At most `max` readers.
     pub(super) fn new(max: usize, reads: Reads) -> Self {
         Self {
             readers: Vec::new(),
             max,
-            behind: VecDeque::new(),
+            behind: Waiting::default(),
             progress_ms: 0,
             reads,
             gone_back: Vec::new(),
         }
     }
 
-    /// A fetch of what is older than the tail.
+    /// Takes a fetch of what is older than the tail.
     pub(super) fn fetch(&mut self, now: Now, key: PartitionKey, info: Arc<TopicInfo>, fetch: Fetch<T>) {
         for reader in &mut self.readers {
-            if let State::Reading(reading) = &mut reader.state
-                && reading.serves(key, fetch.from)
+            if let ReaderState::Reading(stay) = &mut reader.state
+                && stay.serves(key, fetch.from)
             {
-                reading.used_ms = now.mono_ms;
+                stay.used_ms = now.mono_ms;
                 return reader.waiting.push(fetch);
             }
         }
-        self.behind.push_back((key, info, fetch));
+        self.behind.push_with(Behind { key, info }, fetch);
     }
 
-    /// Reads on where somebody waits, and answers.
+    /// Reads on where fetches wait, and answers them.
     pub(super) fn poll(&mut self, now: Now, mut answer: impl FnMut(Fetch<T>, Fetched)) {
         for reader in &mut self.readers {
-            let Some(Connected { messages, .. }) = &reader.connected else { continue };
-            let State::Reading(reading) = &mut reader.state else { continue };
-            while !reading.is_stale {
-                for fetch in std::mem::take(&mut reader.waiting) {
-                    let fetched = reading.window.read(now, &fetch);
-                    // At the end of what was read, but not of what there is.
+            let Some(Consumer { messages, .. }) = &reader.consumer else { continue };
+            let ReaderState::Reading(stay) = &mut reader.state else {
+                debug_assert!(reader.waiting.is_empty(), "fetches wait for {:?}", reader.state);
+                continue;
+            };
+            while !stay.is_stale {
+                reader.waiting.serve(|(), fetch| {
+                    let fetched = stay.window.read(now, &fetch);
+                    // At the end of what was read, but not of the partition.
                     if fetched.batches.is_empty() && fetched.at_end && fetched.next <= fetch.from {
-                        reader.waiting.push(fetch);
-                        continue;
+                        return Some(fetch);
                     }
-                    reading.used_ms = now.mono_ms;
+                    stay.used_ms = now.mono_ms;
                     self.progress_ms = now.mono_ms;
-                    reading.brought +=
+                    stay.brought +=
                         fetched.batches.iter().map(|stored| stored.batch.stored_bytes()).sum::<usize>();
                     answer(fetch, Fetched { at_end: false, ..fetched });
-                }
-                // Whoever waits has had what there is: nothing is let go unread.
-                reading.window.keep(WINDOW_BYTES);
-                if reader.waiting.is_empty() || !reading.advance(now, messages) {
+                    None
+                });
+                // Waiting fetches have had what there is: this drops nothing unread.
+                stay.window.keep(WINDOW_BYTES);
+                if reader.waiting.is_empty() || !stay.advance(now, messages) {
                     break;
                 }
-                if reading.is_stale {
-                    self.gone_back.push(reading.key);
+                if stay.is_stale {
+                    self.gone_back.push(stay.key);
                 }
             }
         }
     }
 
-    /// Gives readers to those who wait for one.
+    /// Gives readers to the fetches that wait for one.
     pub(super) fn assign(
         &mut self,
         now: Now,
-        mut ask: impl FnMut(Chore),
+        chores: &mut Vec<Chore>,
         mut fail: impl FnMut(Fetch<T>, StoreFault),
     ) {
-        for _ in 0..self.behind.len() {
-            let Some((key, info, fetch)) = self.behind.pop_front() else { return };
-            let near = self.readers.iter_mut().find(
-                |reader| matches!(&reader.state, State::Reading(reading) if reading.serves(key, fetch.from)),
-            );
-            if let Some(reader) = near {
+        let Self { readers, behind, reads, .. } = self;
+        behind.serve(|Behind { key, info }, fetch| {
+            let is_near = |reader: &&mut Reader<T>| matches!(&reader.state, ReaderState::Reading(stay) if stay.serves(*key, fetch.from));
+            if let Some(reader) = readers.iter_mut().find(is_near) {
                 reader.waiting.push(fetch);
-            } else if let Some(index) =
-                self.readers.iter().position(|reader| matches!(reader.state, State::Idle))
-            {
-                if let Err(fault) = self.readers[index].start(now, key, &info, fetch.from, self.reads.clone())
-                {
-                    fail(fetch, fault);
-                } else {
-                    // It is Kafka's turn from now on.
-                    self.readers[index].waiting.push(Fetch { since_ms: now.mono_ms, ..fetch });
-                }
-            } else {
-                self.behind.push_back((key, info, fetch));
+                return None;
             }
-        }
+            let idle = readers.iter_mut().find(|reader| matches!(reader.state, ReaderState::Idle));
+            let Some(reader) = idle else { return Some(fetch) };
+            match reader.start(now, *key, info, fetch.from, reads.clone()) {
+                Err(fault) => fail(fetch, fault),
+                // From here on the fetch waits for Kafka.
+                Ok(()) => reader.waiting.push(Fetch { since_ms: now.mono_ms, ..fetch }),
+            }
+            None
+        });
+        self.free(now, chores);
+    }
+
+    /// Makes readers, or has readers leave their stay, for the fetches that still wait for one.
+    fn free(&mut self, now: Now, chores: &mut Vec<Chore>) {
         if self.behind.is_empty() {
             return;
         }
-        let busy =
-            |reader: &Reader<T>| matches!(reader.state, State::Making | State::Unmade | State::Stopping);
-        let coming = self.readers.iter().filter(|reader| busy(reader)).count();
+        let is_coming = |reader: &&Reader<T>| {
+            matches!(reader.state, ReaderState::Making | ReaderState::Unmade | ReaderState::Stopping)
+        };
+        let coming = self.readers.iter().filter(is_coming).count();
         for _ in coming..self.behind.len() {
             if self.readers.len() < self.max {
-                ask(Chore::Make(self.readers.len()));
+                chores.push(Chore::Make(Role::Reader(self.readers.len())));
                 self.readers.push(Reader {
-                    state: State::Making,
-                    waiting: Vec::new(),
-                    topics: OfHandle::default(),
-                    connected: None,
+                    state: ReaderState::Making,
+                    waiting: Waiting::default(),
+                    consumer: None,
                 });
                 continue;
             }
-            let leaves = |reader: &Reader<T>| match &reader.state {
-                State::Reading(reading) => {
-                    reader.waiting.is_empty()
-                        && (reading.is_stale
-                            || reading.brought >= STAY_BYTES
-                            || reading.used_ms + IDLE_MS <= now.mono_ms)
-                }
-                _ => false,
+            debug_assert_eq!(self.readers.len(), self.max);
+            let may_leave = |reader: &Reader<T>| {
+                reader.waiting.is_empty()
+                    && matches!(&reader.state, ReaderState::Reading(stay) if stay.is_over(now))
             };
-            let Some(index) = self.readers.iter().position(leaves) else { return };
-            let State::Reading(reading) = std::mem::replace(&mut self.readers[index].state, State::Stopping)
-            else {
-                return;
-            };
-            ask(Chore::Stop(index, reading.topic, i32::from(reading.key.partition)));
+            let Some(index) = self.readers.iter().position(may_leave) else { return };
+            let state = &mut self.readers[index].state;
+            let ReaderState::Reading(stay) = std::mem::replace(state, ReaderState::Stopping) else { return };
+            chores.push(Chore::StopReader(index, stay.topic, stay.key.partition));
         }
     }
 
-    /// A reader has its handle.
+    /// A reader's handle is made.
     pub(super) fn handle_made(&mut self, index: usize, handle: Handle, news: &Arc<News>) {
         if let Some(reader) = self.readers.get_mut(index) {
-            reader.connected = Connected::new(handle, news);
-            reader.state = State::Idle;
+            reader.consumer = Consumer::new(handle, news);
+            reader.state = ReaderState::Idle;
         }
     }
 
     /// A reader's handle could not be made.
     pub(super) fn handle_not_made(&mut self, index: usize) {
         if let Some(reader) = self.readers.get_mut(index) {
-            reader.state = State::Unmade;
+            reader.state = ReaderState::Unmade;
         }
     }
 
-    /// Time has passed: handles that could not be made are tried again.
-    pub(super) fn retry(&mut self) -> Vec<Chore> {
-        let unmade =
-            self.readers.iter_mut().enumerate().filter(|(_, reader)| matches!(reader.state, State::Unmade));
-        unmade
-            .map(|(index, reader)| {
-                reader.state = State::Making;
-                Chore::Make(index)
-            })
-            .collect()
+    /// A tick has passed: tries again to make handles.
+    pub(super) fn retry(&mut self, chores: &mut Vec<Chore>) {
+        for (index, reader) in self.readers.iter_mut().enumerate() {
+            if matches!(reader.state, ReaderState::Unmade) {
+                reader.state = ReaderState::Making;
+                chores.push(Chore::Make(Role::Reader(index)));
+            }
+        }
     }
 
-    /// What the readers' handles have to say.
+    /// The next event of a reader's client.
     pub(super) fn poll_event(&self) -> Option<Event> {
-        self.readers.iter().find_map(|reader| reader.connected.as_ref()?.events.poll())
+        self.readers.iter().find_map(|reader| reader.consumer.as_ref()?.client.events.poll())
     }
 
-    /// A reader has left its position.
+    /// A reader's partition was stopped.
     pub(super) fn handle_stopped(&mut self, index: usize) {
         if let Some(reader) = self.readers.get_mut(index) {
-            reader.state = State::Idle;
+            reader.state = ReaderState::Idle;
         }
     }
 
-    /// Takes a fetch back.
+    /// Removes a fetch.
     pub(super) fn cancel(&mut self, token: T) -> Option<Fetch<T>> {
-        if let Some(index) = self.behind.iter().position(|(_, _, fetch)| fetch.token == token) {
-            return self.behind.remove(index).map(|(_, _, fetch)| fetch);
-        }
-        self.readers.iter_mut().find_map(|reader| {
-            let index = reader.waiting.iter().position(|fetch| fetch.token == token)?;
-            Some(reader.waiting.swap_remove(index))
-        })
+        let behind = self.behind.cancel(token);
+        behind.or_else(|| self.readers.iter_mut().find_map(|reader| reader.waiting.cancel(token)))
     }
 
-    /// Fetches whose reader has brought nothing since before `before_ms`; and those that wait for one, if none has.
+    /// Removes the fetches whose reader has brought nothing since before `before_ms`; and those that wait for a reader, if none has
+    /// brought anything.
     pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for reader in &mut self.readers {
-            old.extend(reader.waiting.extract_if(.., |fetch| fetch.since_ms < before_ms));
+            old.extend(reader.waiting.take_older(before_ms));
         }
-        if self.progress_ms >= before_ms {
-            return old;
-        }
-        for _ in 0..self.behind.len() {
-            let Some(one) = self.behind.pop_front() else { break };
-            if one.2.since_ms < before_ms { old.push(one.2) } else { self.behind.push_back(one) }
+        if self.progress_ms < before_ms {
+            old.extend(self.behind.take_older(before_ms));
         }
         old
     }
 
-    /// A queue is not served any more under this number: its fetches are given back.
+    /// The server no longer serves the queue under this number: removes its fetches.
     pub(super) fn forget(&mut self, queue: QueueId) -> Vec<Fetch<T>> {
-        let mut given_back = Vec::new();
+        let mut removed = Vec::new();
         for reader in &mut self.readers {
-            reader.topics.forget(queue);
-            if matches!(&reader.state, State::Reading(reading) if reading.key.queue == queue) {
-                given_back.append(&mut reader.waiting);
+            if let Some(consumer) = &mut reader.consumer {
+                consumer.client.topics.forget(queue);
+            }
+            if matches!(&reader.state, ReaderState::Reading(stay) if stay.key.queue == queue) {
+                removed.extend(reader.waiting.take());
             }
         }
-        let (of_queue, rest): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.behind).into_iter().partition(|(key, ..)| key.queue == queue);
-        self.behind = rest;
-        given_back.extend(of_queue.into_iter().map(|(_, _, fetch)| fetch));
-        given_back
+        removed.extend(self.behind.take_if(|behind, _| behind.key.queue == queue));
+        removed
     }
 
     /// The next partition whose records restart at a smaller offset.
@@ -294,40 +260,49 @@ impl<T: Copy + Eq> Readers<T> {
         self.gone_back.pop()
     }
 
-    /// Retires the readers of a partition that has gone back, and returns their waiting fetches.
+    /// Ends the stays at a partition that has gone back, and removes their waiting fetches.
     pub(super) fn go_back(&mut self, key: PartitionKey) -> Vec<Fetch<T>> {
         let mut fetches = Vec::new();
         for reader in &mut self.readers {
-            if let State::Reading(reading) = &mut reader.state
-                && reading.key == key
-            {
-                reading.is_stale = true;
-                fetches.append(&mut reader.waiting);
+            if reader.retire(key) {
+                fetches.extend(reader.waiting.take());
             }
         }
         fetches
     }
 
-    /// Retires the readers of a partition; other readers serve their waiting fetches, from Kafka.
+    /// Ends the stays at a partition. Other readers serve their waiting fetches, from Kafka.
     pub(super) fn read_again(&mut self, key: PartitionKey) {
         for reader in &mut self.readers {
-            if let State::Reading(reading) = &mut reader.state
-                && reading.key == key
+            if reader.retire(key)
+                && let ReaderState::Reading(stay) = &reader.state
             {
-                reading.is_stale = true;
-                let waiting = reader.waiting.drain(..);
-                self.behind.extend(waiting.map(|fetch| (key, reading.info.clone(), fetch)));
+                for fetch in reader.waiting.take() {
+                    self.behind.push_with(Behind { key, info: stay.info.clone() }, fetch);
+                }
             }
         }
     }
 
-    /// Fetches that wait.
+    /// The number of waiting fetches.
     pub(super) fn waiting(&self) -> usize {
         self.behind.len() + self.readers.iter().map(|reader| reader.waiting.len()).sum::<usize>()
     }
 }
 
 impl<T> Reader<T> {
+    /// Marks its stay as stale if that is at this partition. True if so.
+    fn retire(&mut self, key: PartitionKey) -> bool {
+        match &mut self.state {
+            ReaderState::Reading(stay) if stay.key == key => {
+                stay.is_stale = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Begins a stay.
     fn start(
         &mut self,
         now: Now,
@@ -336,55 +311,13 @@ impl<T> Reader<T> {
         from: u64,
         reads: Reads,
     ) -> Result<(), StoreFault> {
-        let Some(Connected { messages, handle, .. }) = &self.connected else {
+        let Some(Consumer { messages, client }) = &mut self.consumer else {
             return Err(StoreFault::Unavailable("Kafka cannot be read now"));
         };
         let report = |trouble: Trouble| trouble.report("read older messages");
-        let topic = self.topics.get(handle, key.queue, info).map_err(report)?.clone();
+        let topic = client.topics.get(&client.handle, key.queue, info).map_err(report)?.clone();
         topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages).map_err(report)?;
-        self.state = State::Reading(Box::new(Reading {
-            key,
-            topic,
-            info: info.clone(),
-            from,
-            window: Window::new(info.layout.record_start(from)),
-            batches: Batches::new(info.clone(), key.partition, reads),
-            is_stale: false,
-            brought: 0,
-            used_ms: now.mono_ms,
-        }));
+        self.state = ReaderState::Reading(Box::new(Stay::new(now, key, topic, info.clone(), from, reads)));
         Ok(())
-    }
-}
-
-impl Reading {
-    /// Whether a fetch from there on is served from here.
-    fn serves(&self, key: PartitionKey, from: u64) -> bool {
-        self.key == key && !self.is_stale && self.window.covers(from)
-    }
-
-    /// Takes what librdkafka has read ahead; false where that is nothing.
-    fn advance(&mut self, now: Now, queue: &Queue) -> bool {
-        let Self { key, topic, info, from, window, batches, is_stale, .. } = self;
-        let of = (topic.number(), i32::from(key.partition));
-        let count = queue.consume(|message| {
-            if message.from() != of || *is_stale {
-                return;
-            }
-            match message.trouble() {
-                // librdkafka goes back to the oldest record where its position is out of range (`auto.offset.reset`). A position
-                // that is gone because it is too old leads forward.
-                None => *is_stale = !batches.push(now, &message, window),
-                Some(trouble) if trouble.code == RDKafkaErrorCode::PartitionEOF => {
-                    batches.close(window);
-                    let end = info.layout.offset(message.offset());
-                    *is_stale = end < window.end() || end < *from;
-                    window.advance(end);
-                }
-                Some(trouble) => tracing::debug!(?key, %trouble, "a reader"),
-            }
-        });
-        batches.close(window);
-        count > 0
     }
 }

@@ -1,48 +1,59 @@
-//! The ends of partitions: each read once, whatever the number of consumers, and kept in memory as far as there is room.
+//! The ends of partitions: each is read once, whatever the number of consumers, and kept in memory as far as there is room.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::TICK_MS;
 use super::batches::{Batches, Reads};
-use super::connected::Connected;
+use super::chores::{Chore, Role};
+use super::client::Consumer;
 use super::native::{Event, Handle, Topic, Trouble};
 use super::news::News;
-use super::topics::{OfHandle, TopicInfo, is_unknown};
+use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::store::waiting::Waiting;
 use crate::store::window::{Fetch, Window};
 
-/// How long a tail runs that nobody asks for, milliseconds.
+/// How long a tail runs without a fetch, milliseconds.
 const UNUSED_MS: u64 = 10_000;
 
-/// Messages that are taken from librdkafka before fetches are answered.
+const _: () = assert!(TICK_MS < UNUSED_MS);
+
+/// Messages taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
 
-/// A partition that is to be stopped, where that may block.
-pub(super) type ToStop = (PartitionKey, Arc<Topic>);
-
-/// Where a fetch went.
+/// What the tail of a partition did with a fetch.
 #[derive(Debug)]
-pub(super) enum Place<T> {
-    /// It is answered.
+pub(super) enum AtTail<T> {
+    /// Answered it.
     Answered(Fetch<T>, Fetched),
-    /// It waits; the end of the partition must be asked for, if that is said.
+    /// Has it wait; the partition's end must be asked for if `ask_end`.
     Waits { ask_end: bool },
-    /// What it wants is older than what is here.
+    /// Gave it back: it wants older messages.
     Behind(Fetch<T>),
-    /// Its offset lies beyond the tail's end: Kafka must be asked whether the partition reaches it.
+    /// Gave it back: its offset lies beyond the tail's end, and Kafka must be asked whether the partition reaches it.
     Ahead(Fetch<T>),
 }
 
 #[derive(Debug)]
-enum State {
-    /// Where it begins is being asked.
+enum TailState {
+    /// Kafka is being asked where it begins.
     Asking,
     Running(Box<Running>),
-    /// It is being stopped.
+    /// Its partition is being stopped.
     Stopping,
+}
+
+/// The client of the tails.
+#[derive(Debug)]
+enum TailsClient {
+    Absent,
+    /// Its handle is being made.
+    Making,
+    Made(Consumer),
 }
 
 #[derive(Debug)]
@@ -54,8 +65,9 @@ struct Running {
 
 #[derive(Debug)]
 struct Tail<T> {
-    state: State,
-    waiting: Vec<Fetch<T>>,
+    state: TailState,
+    waiting: Waiting<T>,
+    /// When it last had a fetch, or began; `mono_ms`.
     used_ms: u64,
 }
 
@@ -63,27 +75,26 @@ struct Tail<T> {
 #[derive(Debug)]
 pub(super) struct Tails<T> {
     tails: HashMap<PartitionKey, Tail<T>>,
+    /// The running tails, by topic number and partition.
     by_number: HashMap<(usize, i32), PartitionKey>,
-    topics: OfHandle,
-    connected: Option<Connected>,
-    /// What is being stopped: nothing of it can be started before.
+    client: TailsClient,
+    /// The partitions that are being stopped: they cannot start again before that is done. None of them is in `by_number`.
     stopping: HashSet<(usize, i32)>,
     bytes_max: usize,
     reads: Reads,
-    /// Queues whose topics Kafka does not know any more.
+    /// Queues whose topics Kafka no longer knows, not yet taken.
     suspects: Vec<QueueId>,
-    /// Partitions whose records restarted at a smaller offset.
+    /// Partitions whose records restarted at a smaller offset, not yet taken.
     gone_back: Vec<PartitionKey>,
 }
 
 impl<T: Copy + Eq> Tails<T> {
-    /// Tails that keep so many bytes together.
+    /// Tails that keep at most `bytes_max` together.
     pub(super) fn new(bytes_max: usize, reads: Reads) -> Self {
         Self {
             tails: HashMap::new(),
             by_number: HashMap::new(),
-            topics: OfHandle::default(),
-            connected: None,
+            client: TailsClient::Absent,
             stopping: HashSet::new(),
             bytes_max,
             reads,
@@ -92,48 +103,65 @@ impl<T: Copy + Eq> Tails<T> {
         }
     }
 
-    /// Its handle has been made.
-    pub(super) fn connect(&mut self, handle: Handle, news: &Arc<News>) {
-        self.connected = Connected::new(handle, news);
+    /// The chore that makes the client, if there is none and none is being made.
+    pub(super) fn make(&mut self) -> Option<Chore> {
+        if !matches!(self.client, TailsClient::Absent) {
+            return None;
+        }
+        self.client = TailsClient::Making;
+        Some(Chore::Make(Role::Tails))
     }
 
-    /// Answers a fetch, has it wait, or says that it is not for the tail. `is_reached`: since it came, Kafka has said that the
-    /// partition reaches as far as it wants.
+    /// The client's handle is made.
+    pub(super) fn handle_made(&mut self, handle: Handle, news: &Arc<News>) {
+        if let Some(consumer) = Consumer::new(handle, news) {
+            self.client = TailsClient::Made(consumer);
+        }
+    }
+
+    /// The client's handle could not be made: the next fetch has it made.
+    pub(super) fn handle_not_made(&mut self) {
+        self.client = TailsClient::Absent;
+    }
+
+    /// Answers a fetch, has it wait, or gives it back. `is_reached`: since it arrived, Kafka has said that the partition reaches its
+    /// offset.
     pub(super) fn place(
         &mut self,
         now: Now,
         key: PartitionKey,
         fetch: Fetch<T>,
         is_reached: bool,
-    ) -> Place<T> {
+    ) -> AtTail<T> {
         let (tail, is_new) = match self.tails.entry(key) {
             Entry::Occupied(known) => (known.into_mut(), false),
             Entry::Vacant(vacant) => {
-                (vacant.insert(Tail { state: State::Asking, waiting: Vec::new(), used_ms: 0 }), true)
+                let waiting = Waiting::default();
+                (vacant.insert(Tail { state: TailState::Asking, waiting, used_ms: 0 }), true)
             }
         };
         tail.used_ms = now.mono_ms;
-        if let State::Running(running) = &tail.state {
+        if let TailState::Running(running) = &tail.state {
             let window = &running.window;
             if fetch.from < window.start() {
-                return Place::Behind(fetch);
+                return AtTail::Behind(fetch);
             }
             if fetch.from > window.end() && !is_reached {
-                return Place::Ahead(fetch);
+                return AtTail::Ahead(fetch);
             }
             let mut fetched = window.read(now, &fetch);
-            // A reader's connection was faster than the tail's: what it has brought does not come again.
+            // A reader was faster than the tail: the consumer does not get that part again.
             fetched.next = fetched.next.max(fetch.from);
             if !fetch.wait || !fetched.batches.is_empty() || !fetched.at_end {
-                return Place::Answered(fetch, fetched);
+                return AtTail::Answered(fetch, fetched);
             }
         }
         tail.waiting.push(fetch);
-        Place::Waits { ask_end: is_new }
+        AtTail::Waits { ask_end: is_new }
     }
 
-    /// A partition's end is known: its tail begins there. Returns the fetches to be placed again; `None` where it cannot begin
-    /// now, and the end must be asked for once more.
+    /// Starts a tail at the end of its partition. Returns the fetches to be placed again; `None` if it cannot start now, and the end
+    /// must be asked for again.
     pub(super) fn start(
         &mut self,
         now: Now,
@@ -141,26 +169,30 @@ impl<T: Copy + Eq> Tails<T> {
         end: u64,
         info: Arc<TopicInfo>,
     ) -> Result<Option<Vec<Fetch<T>>>, Trouble> {
-        let Some(tail) = self.tails.get_mut(&key).filter(|tail| matches!(tail.state, State::Asking)) else {
+        let Some(tail) = self.tails.get_mut(&key).filter(|tail| matches!(tail.state, TailState::Asking))
+        else {
             return Ok(Some(Vec::new()));
         };
-        let Some(Connected { messages: queue, handle, .. }) = &self.connected else { return Ok(None) };
-        let topic = self.topics.get(handle, key.queue, &info)?.clone();
+        let TailsClient::Made(Consumer { messages: queue, client }) = &mut self.client else {
+            return Ok(None);
+        };
+        let topic = client.topics.get(&client.handle, key.queue, &info)?.clone();
         let partition = i32::from(key.partition);
         if self.stopping.contains(&(topic.number(), partition)) {
             return Ok(None);
         }
         topic.start(partition, info.layout.of_kafka(end), queue)?;
         self.by_number.insert((topic.number(), partition), key);
+        debug_assert!(self.stopping.iter().all(|number| !self.by_number.contains_key(number)));
         let batches = Batches::new(info, key.partition, self.reads.clone());
-        tail.state = State::Running(Box::new(Running { topic, window: Window::new(end), batches }));
+        tail.state = TailState::Running(Box::new(Running { topic, window: Window::new(end), batches }));
         tail.used_ms = now.mono_ms;
-        Ok(Some(std::mem::take(&mut tail.waiting)))
+        Ok(Some(tail.waiting.take().collect()))
     }
 
-    /// Takes what librdkafka has and answers whoever waited for it. True where there may be more.
+    /// Takes what librdkafka has read, and answers waiting fetches. True if there may be more.
     pub(super) fn poll(&mut self, now: Now, mut answer: impl FnMut(Fetch<T>, Fetched)) -> bool {
-        let Some(Connected { messages: queue, .. }) = &self.connected else { return false };
+        let TailsClient::Made(Consumer { messages: queue, .. }) = &self.client else { return false };
         let mut touched: Vec<PartitionKey> = Vec::new();
         let mut taken = 0;
         let mut count = 1;
@@ -168,14 +200,14 @@ impl<T: Copy + Eq> Tails<T> {
             count = queue.consume(|message| {
                 let Some(key) = self.by_number.get(&message.from()).copied() else { return };
                 let Some(tail) = self.tails.get_mut(&key) else { return };
-                let State::Running(running) = &mut tail.state else { return };
+                let TailState::Running(running) = &mut tail.state else { return };
                 let Running { window, batches, .. } = &mut **running;
                 if touched.last() != Some(&key) {
                     touched.push(key);
                 }
                 if let Some(trouble) = message.trouble() {
                     tracing::debug!(?key, %trouble, "a tail");
-                    if is_unknown(&trouble) {
+                    if trouble.is_unknown() {
                         self.suspects.push(key.queue);
                     }
                     return;
@@ -189,84 +221,89 @@ impl<T: Copy + Eq> Tails<T> {
         }
         touched.sort_unstable();
         touched.dedup();
-        let share = self.bytes_max / self.tails.len().max(1);
+        let share = self.share();
         for key in touched {
             let Some(tail) = self.tails.get_mut(&key) else { continue };
-            let State::Running(running) = &mut tail.state else { continue };
+            let TailState::Running(running) = &mut tail.state else { continue };
             let Running { window, batches, .. } = &mut **running;
             batches.close(window);
-            for mut fetch in std::mem::take(&mut tail.waiting) {
+            tail.waiting.serve(|(), mut fetch| {
                 let fetched = window.read(now, &fetch);
                 if fetched.batches.is_empty() && fetched.at_end {
                     fetch.from = fetch.from.max(fetched.next);
-                    tail.waiting.push(fetch);
-                } else {
-                    answer(fetch, fetched);
+                    return Some(fetch);
                 }
-            }
+                answer(fetch, fetched);
+                None
+            });
             window.keep(share);
         }
         count > 0
     }
 
-    /// Time has passed: every tail keeps its present share at most, and those end that nobody waits for and that never began.
+    fn share(&self) -> usize {
+        self.bytes_max / self.tails.len().max(1)
+    }
+
+    /// A tick has passed: removes tails that have not begun and for which no fetch waits, and reduces the others to their share.
     pub(super) fn trim(&mut self) {
-        self.tails.retain(|_, tail| !(matches!(tail.state, State::Asking) && tail.waiting.is_empty()));
-        let share = self.bytes_max / self.tails.len().max(1);
+        self.tails.retain(|_, tail| !(matches!(tail.state, TailState::Asking) && tail.waiting.is_empty()));
+        let share = self.share();
         for tail in self.tails.values_mut() {
-            if let State::Running(running) = &mut tail.state {
+            if let TailState::Running(running) = &mut tail.state {
                 running.window.keep(share);
             }
         }
     }
 
-    /// Whether somebody waits for the end of a partition to be known.
+    /// Whether a fetch waits for the end of a partition to be known.
     pub(super) fn is_wanted(&self, key: PartitionKey) -> bool {
         self.tails
             .get(&key)
-            .is_some_and(|tail| matches!(tail.state, State::Asking) && !tail.waiting.is_empty())
+            .is_some_and(|tail| matches!(tail.state, TailState::Asking) && !tail.waiting.is_empty())
     }
 
-    /// What the handle has to say.
+    /// The next event of the client.
     pub(super) fn poll_event(&self) -> Option<Event> {
-        self.connected.as_ref()?.events.poll()
+        match &self.client {
+            TailsClient::Made(consumer) => consumer.client.events.poll(),
+            TailsClient::Absent | TailsClient::Making => None,
+        }
     }
 
-    /// Takes a fetch back that waits here.
+    /// Removes a fetch that waits here.
     pub(super) fn cancel(&mut self, key: PartitionKey, token: T) -> Option<Fetch<T>> {
-        let tail = self.tails.get_mut(&key)?;
-        let index = tail.waiting.iter().position(|fetch| fetch.token == token)?;
-        Some(tail.waiting.swap_remove(index))
+        self.tails.get_mut(&key)?.waiting.cancel(token)
     }
 
-    /// Tails that nobody asks for end: returns what is to be stopped where it may block.
-    pub(super) fn stop_unused(&mut self, now: Now) -> Vec<ToStop> {
+    /// Ends the tails without fetches.
+    pub(super) fn stop_unused(&mut self, now: Now) -> Vec<Chore> {
         self.stop(|_, tail| tail.waiting.is_empty() && tail.used_ms + UNUSED_MS <= now.mono_ms)
     }
 
-    fn stop(&mut self, is_over: impl Fn(&PartitionKey, &Tail<T>) -> bool) -> Vec<ToStop> {
+    fn stop(&mut self, is_over: impl Fn(&PartitionKey, &Tail<T>) -> bool) -> Vec<Chore> {
         let mut stopped = Vec::new();
         for (key, tail) in &mut self.tails {
             if is_over(key, tail)
-                && matches!(tail.state, State::Running(_))
-                && let State::Running(running) = std::mem::replace(&mut tail.state, State::Stopping)
+                && matches!(tail.state, TailState::Running(_))
+                && let TailState::Running(running) = std::mem::replace(&mut tail.state, TailState::Stopping)
             {
                 let number = (running.topic.number(), i32::from(key.partition));
                 if self.by_number.get(&number) == Some(key) {
                     self.by_number.remove(&number);
                 }
                 self.stopping.insert(number);
-                stopped.push((*key, running.topic));
+                stopped.push(Chore::StopTail(*key, running.topic));
             }
         }
         stopped
     }
 
-    /// It was stopped. True where somebody has asked for it meanwhile, so that its end must be asked for.
+    /// A tail's partition was stopped. True if a fetch waits for it, so that the end must be asked for.
     pub(super) fn handle_stopped(&mut self, key: PartitionKey, number: usize) -> bool {
         self.stopping.remove(&(number, i32::from(key.partition)));
         let Some(tail) = self.tails.get_mut(&key) else { return false };
-        tail.state = State::Asking;
+        tail.state = TailState::Asking;
         if tail.waiting.is_empty() {
             self.tails.remove(&key);
             return false;
@@ -274,11 +311,11 @@ impl<T: Copy + Eq> Tails<T> {
         true
     }
 
-    /// Fetches that wait for a partition whose end nobody tells since before `before_ms`.
+    /// Removes the fetches that wait for the end of a partition to be known since before `before_ms`.
     pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
-        for tail in self.tails.values_mut().filter(|tail| matches!(tail.state, State::Asking)) {
-            old.extend(tail.waiting.extract_if(.., |fetch| fetch.since_ms < before_ms));
+        for tail in self.tails.values_mut().filter(|tail| matches!(tail.state, TailState::Asking)) {
+            old.extend(tail.waiting.take_older(before_ms));
         }
         old
     }
@@ -288,35 +325,38 @@ impl<T: Copy + Eq> Tails<T> {
         self.gone_back.pop()
     }
 
-    /// Ends the tail of a partition that has gone back. Returns its waiting fetches, and the topic to stop.
-    pub(super) fn go_back(&mut self, key: PartitionKey) -> (Vec<Fetch<T>>, Vec<ToStop>) {
+    /// Ends the tail of a partition that has gone back, and removes its waiting fetches.
+    pub(super) fn go_back(&mut self, key: PartitionKey) -> (Vec<Fetch<T>>, Vec<Chore>) {
         let fetches = match self.tails.get_mut(&key) {
-            Some(tail) if matches!(tail.state, State::Running(_)) => std::mem::take(&mut tail.waiting),
+            Some(tail) if matches!(tail.state, TailState::Running(_)) => tail.waiting.take().collect(),
             // Fetches that wait for the end are placed when it is known.
             _ => Vec::new(),
         };
         (fetches, self.stop(|of, _| *of == key))
     }
 
-    /// A queue whose topic may not be what it was.
+    /// The next queue whose topic may have changed.
     pub(super) fn poll_suspect(&mut self) -> Option<QueueId> {
         self.suspects.pop()
     }
 
-    /// A queue is not served any more under this number: its fetches are given back, and what is to be stopped.
-    pub(super) fn forget(&mut self, queue: QueueId) -> (Vec<Fetch<T>>, Vec<ToStop>) {
-        self.topics.forget(queue);
+    /// The server no longer serves the queue under this number: removes its fetches, and ends its tails.
+    pub(super) fn forget(&mut self, queue: QueueId) -> (Vec<Fetch<T>>, Vec<Chore>) {
+        if let TailsClient::Made(consumer) = &mut self.client {
+            consumer.client.topics.forget(queue);
+        }
         let of_queue = self.tails.iter_mut().filter(|(key, _)| key.queue == queue);
-        let fetches = of_queue.flat_map(|(_, tail)| std::mem::take(&mut tail.waiting)).collect();
-        self.tails.retain(|key, tail| key.queue != queue || !matches!(tail.state, State::Asking));
+        let fetches = of_queue.flat_map(|(_, tail)| tail.waiting.take()).collect();
+        self.tails.retain(|key, tail| key.queue != queue || !matches!(tail.state, TailState::Asking));
         (fetches, self.stop(|key, _| key.queue == queue))
     }
 
-    /// Fetches that wait.
+    /// The number of waiting fetches.
     pub(super) fn waiting(&self) -> usize {
         self.tails.values().map(|tail| tail.waiting.len()).sum()
     }
 
+    /// Whether there is no tail.
     pub(super) fn is_idle(&self) -> bool {
         self.tails.is_empty()
     }

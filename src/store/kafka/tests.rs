@@ -1,4 +1,4 @@
-//! The store on a real broker.
+//! The store on a real broker, and on librdkafka's mock cluster.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -13,9 +13,9 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Code};
 use super::broker::{Brokers, is_possible};
 use super::layout::Layout;
 use super::settings::{Bounds, Settings};
-use super::tails::Place;
+use super::tails::AtTail;
 use super::topics::TopicInfo;
-use super::{Cluster, Kafka, News, OLDEST, WINDOW_BYTES};
+use super::{Cluster, Kafka, News, WINDOW_BYTES};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -64,6 +64,14 @@ impl Lone {
     fn now(&self) -> Now {
         let unix_ms = self.unix_ms().unwrap();
         Now::at_ms(unix_ms, unix_ms)
+    }
+
+    fn store_on(&self, cluster: Cluster) -> Kafka<u64> {
+        let ring = self.ring.clone();
+        let news = News::new(move || {
+            let _ = ring.send(());
+        });
+        Kafka::new(cluster, &self.config, &self.bounds, 1, Arc::new(news))
     }
 
     /// What comes next.
@@ -134,11 +142,7 @@ impl Lab for Lone {
     type Store = Kafka<u64>;
 
     fn store(&self) -> Kafka<u64> {
-        let ring = self.ring.clone();
-        let news = News::new(move || {
-            let _ = ring.send(());
-        });
-        Kafka::new(Cluster::start(&self.config).unwrap(), &self.config, &self.bounds, 1, Arc::new(news))
+        self.store_on(Cluster::start(&self.config).unwrap())
     }
 
     fn unix_ms(&self) -> Option<u64> {
@@ -180,7 +184,7 @@ fn a_producer_that_fails_for_good_is_replaced() {
     let partition = lone.open(&mut store, "replaced");
     lone.append(&mut store, partition, 1, &[b"before"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
-    store.producer.connection().expect("it is connected").0.fail_for_good();
+    store.appends.client().expect("it is connected").handle.fail_for_good();
     // What it has not got waits for the next one.
     lone.append(&mut store, partition, 2, &[b"meanwhile"]);
     assert_eq!(lone.appended(&mut store), (2, Ok(())));
@@ -237,8 +241,8 @@ fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then
     assert!(!store.needs_ticks());
 }
 
-/// A cluster of librdkafka's own, that fails as it is told, with a topic of one partition; and a store on it. It knows no controller to
-/// open a queue with, so the queue is known from the start.
+/// librdkafka's mock cluster with a topic of one partition, and a store on it. The mock has no controller to open a queue with, so
+/// the store knows the queue from the start.
 fn mocked(
     config: Settings,
     bounds: Bounds,
@@ -247,9 +251,10 @@ fn mocked(
     mock.create_topic("lone.mocked", 1, 3).unwrap();
     let config = Settings { brokers: mock.bootstrap_servers(), ..config };
     let lone = Lone { config, bounds, ..Lone::on_nothing() };
-    let store = lone.store();
+    let cluster = Cluster::start(&lone.config).unwrap();
     let (queue, _) = lone.queue();
-    store.cluster.assume(queue, c"lone.mocked".to_owned(), 1);
+    cluster.assume(queue, c"lone.mocked".to_owned(), 1);
+    let store = lone.store_on(cluster);
     (mock, lone, store, PartitionKey { queue, partition: 0 })
 }
 
@@ -330,7 +335,7 @@ fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
         let (of, result) = lone.appended(&mut store);
         assert!(of == token && result.is_err(), "{of} {result:?}");
     }
-    assert!(!store.producer.is_waiting());
+    assert!(store.appends.is_idle());
     (1..=3).for_each(|broker| mock.broker_up(broker).unwrap());
     // Until it is connected again, some may fail yet.
     let mut token = 10;
@@ -356,9 +361,9 @@ fn a_position_beyond_the_end_goes_on_at_the_oldest() {
     for beyond in [1_000, 3] {
         let fetched = lone.fetched(&mut store, partition, beyond);
         assert!(fetched.batches.is_empty() && !fetched.at_end, "{fetched:?}");
-        assert_eq!(fetched.next, OLDEST);
+        assert_eq!(fetched.next, Fetched::rewound().next);
     }
-    assert_eq!(lone.read(&mut store, partition, OLDEST, 2), [b"one", b"two"]);
+    assert_eq!(lone.read(&mut store, partition, 0, 2), [b"one", b"two"]);
     assert_eq!(store.waiting(), 0);
     // A fetch at the end waits, and gets the next message.
     let fetch =
@@ -382,7 +387,7 @@ fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
     // The tail runs from here on.
-    assert_eq!(lone.read(&mut store, partition, OLDEST, 2), [b"one", b"two"]);
+    assert_eq!(lone.read(&mut store, partition, 0, 2), [b"one", b"two"]);
     // A reader has brought the consumer further, and Kafka has confirmed that the partition reaches so far.
     let fetch = Fetch {
         token: 9,
@@ -392,7 +397,7 @@ fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
         wait: false,
         since_ms: lone.now().mono_ms,
     };
-    let Place::Answered(_, fetched) = store.tails.place(lone.now(), partition, fetch, true) else {
+    let AtTail::Answered(_, fetched) = store.fetches.tails.place(lone.now(), partition, fetch, true) else {
         panic!("it does not wait")
     };
     assert!(fetched.batches.is_empty() && fetched.next == 5, "{fetched:?}");
@@ -421,7 +426,8 @@ fn a_fetch_beyond_the_end_can_be_taken_back() {
 #[test]
 fn a_record_that_is_too_large_is_passed_over_and_counted() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
-    let (_mock, lone, mut store, partition) = mocked(config, bounds);
+    let (_mock, lone, _, partition) = mocked(config, bounds);
+    let cluster = Cluster::start(&lone.config).unwrap();
     let info = TopicInfo {
         name: Arc::new(c"lone.mocked".to_owned()),
         default_ttl_secs: 1000,
@@ -431,7 +437,8 @@ fn a_record_that_is_too_large_is_passed_over_and_counted() {
         passed_over: AtomicU64::new(0),
         life: Life { incarnation: 1, partitions: 1, signing: Signing::default() },
     };
-    store.cluster.topics.insert(partition.queue, info);
+    cluster.topics.insert(partition.queue, info);
+    let mut store = lone.store_on(cluster);
     let payloads: [&[u8]; 4] = [b"8 bytes.", b"9 bytes..", b"many more than eight bytes", b"last"];
     for (token, payload) in (1..).zip(payloads) {
         lone.append(&mut store, partition, token, &[payload]);
@@ -460,7 +467,7 @@ fn payloads_live_as_long_as_the_handle_that_may_send_them() {
     let append = Request::Append { token: 2, stream: Stream(2), partition, batch: batch.clone() };
     assert!(store.submit(lone.now(), append).is_ok());
     // As the thread does that gives it a token.
-    let held = store.producer.connection().expect("it is connected").0.clone();
+    let held = store.appends.client().expect("it is connected").handle.clone();
     drop(store);
     // Only an unshared batch can be changed.
     let batch = batch.anonymous(true);

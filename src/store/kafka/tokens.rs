@@ -1,7 +1,7 @@
-//! SASL's OAUTHBEARER (RFC 7628): tokens that the operator's command prints, given to every handle before they run out.
+//! SASL's OAUTHBEARER (RFC 7628): tokens that the operator's command prints, set on every handle before the last one expires.
 //!
-//! librdkafka can fetch tokens itself only where it is built with curl, and then from one kind of provider; a command serves any.
-//! One thread runs it, once for all handles.
+//! librdkafka can fetch tokens itself only if it is built with curl, and then from one kind of provider; a command serves any. One
+//! thread runs it, once for all handles.
 
 use std::fmt;
 use std::io::PipeWriter;
@@ -21,28 +21,28 @@ use super::native::{Handle, WeakHandle};
 /// How long the command may run, its output included.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long after a failure it is run again.
+/// How long after a failure the command runs again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How long after a token the next one is fetched, at least.
+/// The shortest time between two tokens.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
-/// Of the time that a token has left when it comes, the part after which the next one is fetched.
+/// The part of a new token's remaining time after which the next one is fetched.
 const REFRESH_AT: f64 = 0.8;
 
-/// Gives tokens to handles; its thread, and the command that may run then, end with the last clone of it.
+/// Sets tokens on handles. Its thread, and a running command, end with the last clone.
 #[derive(Clone)]
 pub(super) struct Tokens(Arc<Supply>);
 
 struct Supply {
     handles: Option<Sender<WeakHandle>>,
-    /// Closing it ends a command that runs.
+    /// Closing it ends a running command.
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Tokens {
-    /// Begins the thread, which may run wherever the caller may.
+    /// Starts the thread. It may run on the caller's cores.
     pub(super) fn start(command: String) -> std::io::Result<Self> {
         let (sender, handles) = mpsc::channel();
         let (stopped, stop) = std::io::pipe()?;
@@ -52,10 +52,10 @@ impl Tokens {
         Ok(Self(Arc::new(Supply { handles: Some(sender), stop: Some(stop), thread: Some(thread) })))
     }
 
-    /// Has the handle get tokens from now on, as long as it lives.
+    /// Sets tokens on the handle as long as it lives.
     pub(super) fn supply(&self, handle: &Handle) {
         if let Some(handles) = &self.0.handles {
-            // The thread ends behind its senders alone.
+            // Never fails: the thread ends after its senders.
             let _ = handles.send(handle.downgrade());
         }
     }
@@ -66,7 +66,7 @@ impl Drop for Supply {
         drop(self.handles.take());
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of it harms no one now.
+            // A panic of the thread has no effect any more.
             let _ = thread.join();
         }
     }
@@ -88,6 +88,8 @@ fn supply(command: &str, new: &Receiver<WeakHandle>, stop: BorrowedFd<'_>) {
                 if let Some(token) = &token {
                     give(token, &handle);
                 }
+                // While the command fails, `give` removes none of the dead ones.
+                handles.retain(WeakHandle::is_alive);
                 handles.push(handle);
             }
             Err(RecvTimeoutError::Timeout) => match fetch(command, stop) {
@@ -107,9 +109,9 @@ fn supply(command: &str, new: &Receiver<WeakHandle>, stop: BorrowedFd<'_>) {
     }
 }
 
-/// Whether the handle still lives.
+/// Sets a token. False if the handle's client is gone.
 ///
-/// While this runs, the client survives its owner's drop. So the batches that its messages point into must live as long as the client
+/// During the call the client survives its owner's drop. So batches into which its messages point must live as long as the client
 /// ([`Handle::keep`]).
 fn give(token: &Token, handle: &WeakHandle) -> bool {
     let Some(handle) = handle.upgrade() else { return false };
@@ -123,30 +125,30 @@ fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Runs the command: its token; `None` where it was stopped.
+/// Runs the command and returns its token; `None` if it was stopped.
 fn fetch(command: &str, stop: BorrowedFd<'_>) -> Result<Option<Token>, String> {
     let Some(printed) = command::run(command, COMMAND_LIMIT, stop)? else { return Ok(None) };
     Token::parse(&printed, unix_now()).map(Some)
 }
 
-/// What a broker takes as the proof of who we are.
+/// What a broker takes as proof of identity.
 #[derive(Clone, PartialEq, Eq)]
 struct Token {
     value: String,
-    /// Whom it speaks for, where it says so.
+    /// The identity that it proves.
     principal: String,
-    /// When it ends, Unix milliseconds.
+    /// When it expires, Unix milliseconds.
     expires_ms: i64,
 }
 
 /// A token endpoint's answer (RFC 6749, section 5.1).
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     access_token: String,
     expires_in: Option<u32>,
 }
 
-/// What a JSON Web Token says in the open (RFC 7519, section 4.1).
+/// The claims of a JSON Web Token that are used here (RFC 7519, section 4.1).
 #[derive(Default, Deserialize)]
 struct Claims {
     sub: Option<String>,
@@ -159,10 +161,10 @@ impl Token {
         let answer = match printed.trim() {
             json if json.starts_with('{') => serde_json::from_str(json)
                 .map_err(|error| format!("what it prints is no answer of a token endpoint: {error}"))?,
-            bare => Answer { access_token: bare.to_owned(), expires_in: None },
+            bare => TokenResponse { access_token: bare.to_owned(), expires_in: None },
         };
         let value = answer.access_token;
-        // RFC 6750, section 2.1: what comes behind "Bearer".
+        // RFC 6750, section 2.1: what may follow "Bearer".
         let is_b64 = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
         if value.is_empty() || !value.bytes().all(is_b64) {
             return Err("it prints no token".into());
@@ -181,7 +183,7 @@ impl Token {
         Ok(Self { value, principal, expires_ms })
     }
 
-    /// How long it is good for.
+    /// How long it is still valid.
     fn left(&self, now: Duration) -> Duration {
         Duration::from_millis(self.expires_ms.unsigned_abs()).saturating_sub(now)
     }

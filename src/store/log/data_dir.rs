@@ -266,3 +266,28 @@ impl DataDir {
         is_kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulated::Simulated;
+    use super::*;
+    use crate::base::names::{Project, QueueName};
+
+    #[test]
+    fn a_deletion_is_kept_until_each_shard_has_seen_it() {
+        let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
+        let life = Life { incarnation: 5, partitions: 1, signing: Signing::default() };
+        let queues = [(name.clone(), life)].into();
+        let dir =
+            DataDir::new(SharedState { queues, catalogue_ends: vec![0; 2], ..SharedState::default() }, 0);
+        let disk = Simulated::new(1);
+        assert!(dir.delete_queue(&disk, &name).unwrap() && !dir.delete_queue(&disk, &name).unwrap());
+        assert_eq!(dir.deletions(), 1);
+        for shard in [0, 1] {
+            let seen: Vec<u64> =
+                dir.take_deleted(shard).iter().map(|deletion| deletion.incarnation).collect();
+            assert_eq!(seen, [5]);
+        }
+        assert!(dir.lock().deleted.iter().all(Vec::is_empty));
+    }
+}

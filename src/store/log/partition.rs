@@ -9,7 +9,8 @@ use super::journal::Active;
 use super::segment::{Past, SealedSpan};
 use super::usage::Account;
 use crate::store::Tail;
-use crate::store::window::{Fetch, Window};
+use crate::store::waiting::Waiting;
+use crate::store::window::Window;
 
 /// The fewest offsets whose absence is remembered: a start leaves out that many at least.
 const GAP_MIN: u64 = 1 << 20;
@@ -31,7 +32,7 @@ pub(super) struct Partition<T> {
     pub floor: u64,
     /// Offsets that this start and earlier ones have left out, and those of messages that were gone by then, as far as they are many.
     pub gaps: Vec<Range<u64>>,
-    pub waiting: Vec<Fetch<T>>,
+    pub waiting: Waiting<T>,
     /// It is in `Partitions::woken`.
     pub is_woken: bool,
     /// A mark of its end is on its way.
@@ -63,7 +64,7 @@ impl<T> Partition<T> {
             window: Window::new(end),
             next: floor,
             floor,
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             is_woken: false,
             is_marking: false,
             account: None,

@@ -273,12 +273,12 @@ impl<T> Partitions<T> {
 
     /// The fetches that waited for a partition that has got something.
     #[inline]
-    pub(super) fn poll_woken(&mut self) -> Option<(PartitionId, Vec<Fetch<T>>)> {
+    pub(super) fn poll_woken(&mut self) -> Option<(PartitionId, impl Iterator<Item = Fetch<T>> + use<T>)> {
         while let Some(id) = self.woken.pop() {
             // Its queue may have been deleted meanwhile.
             if let Some(partition) = self.of.get_mut(&id) {
                 partition.is_woken = false;
-                return Some((id, std::mem::take(&mut partition.waiting)));
+                return Some((id, partition.waiting.take()));
             }
         }
         None

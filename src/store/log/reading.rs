@@ -254,11 +254,8 @@ impl<T: Copy + Eq, D: Disk<Tag>> Fetcher<'_, T, D> {
     /// Completes a fetch that waits, empty.
     pub(super) fn cancel(&mut self, id: PartitionId, token: T) {
         let Some(partition) = self.partitions.get_mut(id) else { return };
-        let fetch = match partition.waiting.iter().position(|fetch| fetch.token == token) {
-            Some(index) => Some(partition.waiting.swap_remove(index)),
-            None => self.backlog.cancel(id, token),
-        };
-        if let Some(fetch) = fetch {
+        let fetch = partition.waiting.cancel(token);
+        if let Some(fetch) = fetch.or_else(|| self.backlog.cancel(id, token)) {
             let fetched = Fetched { next: fetch.from, ..Fetched::default() };
             self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
         }
@@ -272,7 +269,7 @@ pub(super) fn forget<T: Copy + Eq>(
     backlog: &mut Backlog<T>,
     completions: &mut VecDeque<Completion<T>>,
 ) {
-    let waiting = partitions.get_mut(id).map(|partition| std::mem::take(&mut partition.waiting));
+    let waiting = partitions.get_mut(id).map(|partition| partition.waiting.take());
     let fetches = waiting.into_iter().flatten().map(Waiter::Fetch);
     for waiter in fetches.chain(backlog.remove(id)) {
         completions.push_back(waiter.fail(StoreFault::Deleted));

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use self::arrivals::Arrivals;
 use super::cost::cost;
 use super::read::read;
+use super::waiting::Waiting;
 use super::window::{Fetch, cap};
 use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
 use crate::access::{Share, Tenants};
@@ -45,7 +46,7 @@ struct Partition<T> {
     batches: VecDeque<StoredBatch>,
     end: u64,
     last_timestamp_ms: u64,
-    waiting: Vec<Fetch<T>>,
+    waiting: Waiting<T>,
     /// It is in `Memory::woken`.
     is_woken: bool,
     /// What its batches cost, where its project's storage is limited.
@@ -58,7 +59,7 @@ impl<T> Default for Partition<T> {
             batches: VecDeque::new(),
             end: 0,
             last_timestamp_ms: 0,
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             is_woken: false,
             share: None,
         }
@@ -279,7 +280,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     fn wake(&mut self, now: Now, key: PartitionKey) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         partition.is_woken = false;
-        for fetch in std::mem::take(&mut partition.waiting) {
+        for fetch in partition.waiting.take() {
             self.fetch(now, key, fetch);
         }
     }
@@ -320,16 +321,12 @@ impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
             }
             Request::Cancel { token, partition } => {
                 let Some(of) = self.partitions.get_mut(&partition) else { return Ok(()) };
-                if let Some(index) = of.waiting.iter().position(|waiting| waiting.token == token) {
-                    let waiting = of.waiting.swap_remove(index);
-                    let fetched = Fetched { next: waiting.from, ..Fetched::default() };
+                if let Some(fetch) = of.waiting.cancel(token) {
+                    let fetched = Fetched { next: fetch.from, ..Fetched::default() };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
-                    if of.waiting.is_empty() {
-                        of.waiting = Vec::new();
-                        // A partition that nothing was ever stored in is known by nobody else.
-                        if of.end == 0 {
-                            self.partitions.remove(&partition);
-                        }
+                    // A partition that nothing was ever stored in is known by nobody else.
+                    if of.waiting.is_empty() && of.end == 0 {
+                        self.partitions.remove(&partition);
                     }
                 }
             }

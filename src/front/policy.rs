@@ -1,8 +1,8 @@
 //! Who may connect, and as which project.
 
-use super::origin::{AllowedOrigins, RefusedOrigins};
 use crate::base::names::Project;
-use crate::base::setting::{Kind, Value, settings};
+use crate::base::setting::settings;
+use crate::ws::origin::{AllowedOrigins, RefusedOrigins};
 
 settings! {
     /// What the server accepts.
@@ -21,15 +21,5 @@ settings! {
     } with {
         /// Origins that were refused, for the log.
         refused_origins: RefusedOrigins,
-    }
-}
-
-impl Value for AllowedOrigins {
-    fn read(text: &str, _: &Kind) -> Result<Self, String> {
-        Self::parse(text)
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        self.to_string()
     }
 }

@@ -1,0 +1,266 @@
+//! The server's side of a handshake: which front a path leads to, and who asks. Between [`Handshake::read`] and
+//! [`Handshake::accept`] the caller decides whether they may come in.
+
+use super::identity::{Credentials, Identity};
+use super::policy::Policy;
+use crate::base::error::PeerFault;
+use crate::ws::handshake::{Refusal, UpgradeRequest, UpgradeResponse};
+
+/// The subprotocol's name (protocol section 1).
+pub const SUBPROTOCOL: &str = "queuing-streaming.v1";
+
+/// The front that a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The streaming protocol.
+    Streaming,
+    /// `/echo` under `--test-echo`.
+    Echo,
+}
+
+/// A handshake that is acceptable and not yet accepted.
+#[derive(Debug)]
+pub struct Handshake {
+    /// What the client asks for.
+    pub endpoint: Endpoint,
+    /// Who asks.
+    pub identity: Identity,
+    used: usize,
+    response: UpgradeResponse,
+}
+
+impl Handshake {
+    /// Reads a request from the start of `bytes`; `None` where more bytes are needed.
+    pub fn read(bytes: &[u8], policy: &Policy) -> Result<Option<Self>, Refusal> {
+        let Some(request) = UpgradeRequest::parse(bytes)? else { return Ok(None) };
+        let endpoint = Endpoint::of(request.path(), policy.test_echo)?;
+        let mut response = request.accept(&policy.allowed_origins, endpoint.subprotocol())?;
+        let identity = Credentials::read(&request)?.identify(&policy.default_project)?;
+        if !identity.author.is_known && endpoint == Endpoint::Streaming {
+            response.set_header("Client-ID", &identity.author.client.to_string());
+        }
+        Ok(Some(Self { endpoint, identity, used: request.used(), response }))
+    }
+
+    /// Bytes of the request; frames follow.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Appends the response that accepts the request.
+    pub fn accept(&self, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        self.response.write(out)
+    }
+}
+
+impl Endpoint {
+    fn of(path: &str, test_echo: bool) -> Result<Self, Refusal> {
+        match path {
+            "/echo" if test_echo => Ok(Self::Echo),
+            _ if path == "/v2" || path.starts_with("/v2/") => {
+                Err(Refusal::new(404, "path: /v2 is not the streaming protocol's"))
+            }
+            _ => Ok(Self::Streaming),
+        }
+    }
+
+    fn subprotocol(self) -> Option<&'static str> {
+        match self {
+            Self::Streaming => Some(SUBPROTOCOL),
+            Self::Echo => None,
+        }
+    }
+}
+
+/// A name that breaks its rules.
+impl From<PeerFault> for Refusal {
+    fn from(fault: PeerFault) -> Self {
+        Self::new(400, fault.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::names::ClientId;
+    use crate::base::names::Project;
+    use crate::operation::Author;
+    use crate::ws::handshake::{ClientHandshake, ClientRequest};
+    use crate::ws::origin::AllowedOrigins;
+    use tungstenite::handshake::derive_accept_key;
+    use tungstenite::handshake::headers::MAX_HEADERS;
+
+    const UUID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+
+    fn policy() -> Policy {
+        Policy {
+            allowed_origins: AllowedOrigins::parse("https://console.example").unwrap(),
+            test_echo: true,
+            ..Policy::default()
+        }
+    }
+
+    fn request(path: &str, extra: &str) -> String {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: h:9000\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
+        )
+    }
+
+    fn answer(text: &str) -> Result<(Handshake, String), u16> {
+        let mut out = Vec::new();
+        match Handshake::read(text.as_bytes(), &policy()) {
+            Ok(Some(handshake)) => {
+                handshake.accept(&mut out).unwrap();
+                Ok((handshake, String::from_utf8(out).unwrap()))
+            }
+            Ok(None) => panic!("the request is whole"),
+            Err(refusal) => Err(refusal.status),
+        }
+    }
+
+    #[test]
+    fn a_handshake_is_accepted_as_rfc_6455_shows_it_and_what_follows_is_left() {
+        let text = request("/any/path", "") + "\u{1}\u{2}";
+        let (accepted, response) = answer(&text).unwrap();
+        assert_eq!(accepted.used(), text.len() - 2);
+        assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
+        assert!(response.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{response}");
+        assert!(response.to_lowercase().contains(&format!("client-id: {}", accepted.identity.author.client)));
+        assert!(!response.to_lowercase().contains("sec-websocket-protocol"));
+        for end in 0..text.len() - 2 {
+            assert!(Handshake::read(&text.as_bytes()[..end], &policy()).unwrap().is_none(), "{end}");
+        }
+    }
+
+    #[test]
+    fn identity_comes_from_headers_or_from_the_query() {
+        let (accepted, response) =
+            answer(&request("/", &format!("X-Project-Id: acme\r\nClient-ID: {UUID}\r\n"))).unwrap();
+        assert_eq!((accepted.identity.project.as_str(), accepted.identity.author.is_known), ("acme", true));
+        assert!(!response.to_lowercase().contains("client-id"));
+        let (accepted, _) = answer(&request(&format!("/?project_id=b&client_id={UUID}"), "")).unwrap();
+        assert_eq!((accepted.identity.project.as_str(), accepted.identity.author.is_known), ("b", true));
+        let (accepted, _) = answer(&request("/?project_id=b", "X-Project-Id: header\r\n")).unwrap();
+        assert_eq!(accepted.identity.project.as_str(), "header");
+        for extra in [
+            "X-Project-Id: \r\n",
+            "X-Project-Id: a\r\nX-Project-Id: a\r\n",
+            "X-Project-Id: a/b\r\n",
+            "Client-ID: 1\r\n",
+            "Client-ID: \r\n",
+            "X-Auth-Token: \r\n",
+        ] {
+            assert_eq!(answer(&request("/", extra)).err(), Some(400), "{extra}");
+        }
+        assert_eq!(answer(&request("/?project_id=", "")).err(), Some(400));
+        assert_eq!(answer(&request("/?project_id=a&project_id=b", "")).err(), Some(400));
+    }
+
+    #[test]
+    fn subprotocols_paths_versions_and_origins_are_judged() {
+        let offer = |names: &str| answer(&request("/", &format!("Sec-WebSocket-Protocol: {names}\r\n")));
+        for ours in [
+            "other, queuing-streaming.v1",
+            "queuing-streaming.v1,queuing-streaming.v1",
+            "other,other, queuing-streaming.v1",
+            ",queuing-streaming.v1,",
+            "other\r\nSec-WebSocket-Protocol: queuing-streaming.v1",
+            "\r\nSec-WebSocket-Protocol: queuing-streaming.v1",
+        ] {
+            assert!(offer(ours).unwrap().1.contains(SUBPROTOCOL), "{ours}");
+        }
+        for nothing in ["", " ", ",", " ,\t,", "\r\nSec-WebSocket-Protocol: "] {
+            assert!(!offer(nothing).unwrap().1.contains(SUBPROTOCOL), "{nothing:?}");
+        }
+        for others in [
+            "other",
+            "Queuing-Streaming.v1",
+            "queuing-streaming.v1.x",
+            "queuing-streaming",
+            ",other",
+            "\u{fc}",
+        ] {
+            assert_eq!(offer(others).err(), Some(400), "{others}");
+        }
+        assert_eq!(answer(&request("/v2/queues", "")).err(), Some(404));
+        assert_eq!(answer(&request("/echo", "")).unwrap().0.endpoint, Endpoint::Echo);
+        assert_eq!(answer(&request("/", "").replace("Version: 13", "Version: 8")).err(), Some(426));
+        assert_eq!(answer(&request("/", "").replace("Upgrade: WebSocket\r\n", "")).err(), Some(400));
+        assert_eq!(answer("GET / HTTP/1.1\r\nHost: h\r\n\r\n").err(), Some(400));
+        assert_eq!(answer("POST / HTTP/1.1\r\nHost: h\r\n\r\n").err(), Some(400));
+        assert!(answer(&request("/", "Origin: http://H:9000\r\n")).is_ok());
+        assert!(answer(&request("/", "Origin: https://console.example\r\n")).is_ok());
+        assert!(answer(&request("/", "Origin: H:9000\r\n")).is_ok());
+        assert_eq!(answer(&request("/", "Origin: http://evil\r\n")).err(), Some(403));
+        assert_eq!(answer(&request("/", "Origin: null\r\n")).err(), Some(403));
+        let text = request("/", "Origin: http://evil\r\n");
+        let refusal = Handshake::read(text.as_bytes(), &policy()).unwrap_err();
+        assert_eq!(refusal.origin.as_deref(), Some("http://evil"), "the log names it");
+        assert!(refusal.reason.contains("allowed_origins"), "{}", refusal.reason);
+    }
+
+    #[test]
+    fn a_key_is_16_bytes_whatever_bits_its_last_letter_has_left() {
+        let with = |key: &str| answer(&request("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", key));
+        for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEA==", "AAAAAAAAAAAAAAAAAAAAAB=="] {
+            let accept = derive_accept_key(key.as_bytes());
+            assert!(with(key).unwrap().1.contains(&accept), "of the key as it was sent: {key}");
+        }
+        for key in [
+            "AAAA",
+            "AQIDBAUGBwgJCgsMDQ4PEC",
+            "AQIDBAUGBwgJCgsMDQ4PEC=",
+            "AQIDBAUGBwgJCgsMDQ4PE===",
+            "AQIDBAUGBwgJCgsMDQ4PECA=",
+            "AQIDBAUGBwgJCgsMDQ4P_-==",
+            "JCMCrKJENqcrTU9erFxGoiP5P8JhjeocERQs9vgR/Y4=",
+            "b'tb4IfqY2SEcIEy0pv0opLQ=='",
+        ] {
+            assert_eq!(with(key).err(), Some(400), "{key}");
+        }
+    }
+
+    #[test]
+    fn too_many_headers_are_431() {
+        // Beside those that a handshake needs.
+        let with = |more: usize| answer(&request("/", &"X: y\r\n".repeat(more)));
+        let has = request("/", "").matches("\r\n").count() - 2;
+        assert!(with(MAX_HEADERS - has).is_ok());
+        assert_eq!(with(MAX_HEADERS - has + 1).err(), Some(431));
+    }
+
+    #[test]
+    fn projects_of_dots_alone_are_no_names() {
+        for (name, expected) in
+            [(".", Some(400)), ("..", Some(400)), ("...", None), (".a", None), ("a..b", None)]
+        {
+            assert_eq!(answer(&request("/", &format!("X-Project-Id: {name}\r\n"))).err(), expected, "{name}");
+            assert_eq!(answer(&request(&format!("/?project_id={name}"), "")).err(), expected, "{name}");
+        }
+        assert_eq!(answer(&request("/?project_id=%2E%2e", "")).err(), Some(400));
+    }
+
+    #[test]
+    fn the_clients_side_meets_the_servers() {
+        let (mut asked, mut said) = (Vec::new(), Vec::new());
+        let project = Project::parse("acme").unwrap();
+        let client = ClientId::parse(UUID).unwrap();
+        let request = ClientRequest {
+            host: "127.0.0.1:9000",
+            path: "/",
+            subprotocol: SUBPROTOCOL,
+            headers: &[("X-Project-Id", project.to_string()), ("Client-ID", client.to_string())],
+        };
+        let handshake = ClientHandshake::start(&request, &mut asked);
+        let accepted = Handshake::read(&asked, &policy()).unwrap().unwrap();
+        accepted.accept(&mut said).unwrap();
+        let author = Author { client, is_known: true };
+        assert_eq!(accepted.identity, Identity { project, author });
+        assert_eq!(handshake.handle(&said[..said.len() - 1]), Ok(None));
+        assert_eq!(handshake.handle(&said), Ok(Some(said.len())));
+        let mut refused = Vec::new();
+        Refusal::new(403, "no").write(&mut refused);
+        assert_eq!(handshake.handle(&refused), Err(Refusal::new(403, "no")));
+    }
+}

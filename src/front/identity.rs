@@ -1,0 +1,75 @@
+//! Who asks: from headers, or from the query string where a browser cannot set headers.
+
+use crate::base::error::PeerFault;
+use crate::base::names::{ClientId, Project};
+use crate::operation::Author;
+use crate::ws::handshake::{Refusal, UpgradeRequest};
+
+/// The request header of the project.
+const PROJECT_HEADER: &str = "x-project-id";
+/// The request header of the client's identity.
+const CLIENT_HEADER: &str = "client-id";
+/// The request header of the token.
+const TOKEN_HEADER: &str = "x-auth-token";
+
+/// The texts that a client names itself by.
+#[derive(Default)]
+pub struct Credentials {
+    /// The project.
+    pub project: Option<String>,
+    /// The client.
+    pub client: Option<String>,
+    /// The proof.
+    pub token: Option<String>,
+}
+
+/// Who asks, before anybody has looked whether they may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The project.
+    pub project: Project,
+    /// The client.
+    pub author: Author,
+}
+
+impl Credentials {
+    /// Reads headers and query string; a header counts more.
+    pub fn read(request: &UpgradeRequest) -> Result<Self, Refusal> {
+        let mut credentials = Self::default();
+        for (key, value) in form_urlencoded::parse(request.query().as_bytes()) {
+            let field = match &*key {
+                "project_id" => &mut credentials.project,
+                "client_id" => &mut credentials.client,
+                "token" => &mut credentials.token,
+                _ => continue,
+            };
+            if value.is_empty() || field.is_some() {
+                return Err(Refusal::new(400, format!("{key}: empty or given twice")));
+            }
+            *field = Some(value.into_owned());
+        }
+        for (name, field) in [
+            (PROJECT_HEADER, &mut credentials.project),
+            (CLIENT_HEADER, &mut credentials.client),
+            (TOKEN_HEADER, &mut credentials.token),
+        ] {
+            if let Some(value) = request.header(name)? {
+                *field = Some(value.to_owned());
+            }
+        }
+        Ok(credentials)
+    }
+
+    /// Who that is; a client without a name gets a random one.
+    pub fn identify(&self, default_project: &Project) -> Result<Identity, PeerFault> {
+        let project = match &self.project {
+            Some(name) => Project::parse(name)?,
+            None => default_project.clone(),
+        };
+        let author = match &self.client {
+            Some(id) => Author { client: ClientId::parse(id)?, is_known: true },
+            None => Author { client: ClientId::random(), is_known: false },
+        };
+        Ok(Identity { project, author })
+    }
+}

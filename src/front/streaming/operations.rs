@@ -1,0 +1,326 @@
+//! The operations of a connection, one after the other: which is open, and which halves have ended.
+
+use super::consume::{self, Consuming};
+use super::produce;
+use super::setup::{Asked, ConsumeSetup, Setup};
+use crate::access::Permit;
+use crate::base::budget::{Share, Wanted};
+use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::names::{Project, QueueName};
+use crate::base::planted;
+use crate::base::queue::QueueInfo;
+use crate::front::{Cx, status_of};
+use crate::operation::{Caller, Command, Consume, OperationId, Positioning, Produce, Routing, Subject};
+use crate::ws::CloseCode;
+
+#[derive(Debug)]
+pub(super) enum State {
+    AwaitingSetup,
+    /// Waits for the catalogue. `setup` is absent where it is malformed.
+    Opening {
+        produces: bool,
+        setup: Option<Setup>,
+    },
+    /// Waits for positions.
+    Positioning(Box<Waiting>),
+    Producing(Box<Produce>),
+    Consuming(Box<Consuming>),
+    /// Our half has ended, the client's has not.
+    Discarding,
+}
+
+/// A consume operation that waits for its positions.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    only: Option<u16>,
+    echo: bool,
+    has_extensions: bool,
+    positioning: Positioning,
+}
+
+/// All of a session but its delimiter, so that a pb can be handled where it lies.
+#[derive(Debug)]
+pub(super) struct Operations {
+    caller: Caller,
+    pub(super) operation: OperationId,
+    pub(super) state: State,
+    /// The client's half of the present operation has ended.
+    pub(super) client_ended: bool,
+    /// The project's permit for the present operation.
+    permit: Option<Permit>,
+    /// The operation ends with this once all that was accepted is spoken for.
+    failing: Option<Fault>,
+    /// Bytes of the present half that were discarded.
+    discarded: u64,
+    pub(super) draining: bool,
+    /// Bytes that the delimiter waits for.
+    pub(super) wanted: Option<Wanted>,
+    /// When the pb that was begun must be whole.
+    pub(super) pb_due_ms: Option<u64>,
+    pub(super) close: Option<CloseCode>,
+}
+
+impl Operations {
+    pub(super) fn new(caller: Caller) -> Self {
+        Self {
+            caller,
+            operation: OperationId::default(),
+            state: State::AwaitingSetup,
+            client_ended: false,
+            permit: None,
+            failing: None,
+            discarded: 0,
+            draining: false,
+            wanted: None,
+            pb_due_ms: None,
+            close: None,
+        }
+    }
+
+    /// The project of all operations.
+    pub(super) fn project(&self) -> &Project {
+        &self.caller.project
+    }
+
+    /// The queue of the present operation.
+    pub(super) fn queue_name(&self) -> Option<&QueueName> {
+        match &self.state {
+            State::Opening { setup, .. } => setup.as_ref().map(|setup| &setup.address.queue),
+            State::Positioning(waiting) => Some(&waiting.positioning.subject().name),
+            State::Producing(produce) => Some(&produce.subject().name),
+            State::Consuming(consuming) => Some(&consuming.consume.subject().name),
+            State::AwaitingSetup | State::Discarding => None,
+        }
+    }
+
+    /// Whether what is waited for is memory that the store will give back. Memory that other peers must give back is waited
+    /// for in the pb's own time.
+    pub(super) fn waits_for_the_store(&self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.share == Share::Whole)
+    }
+
+    /// Whether the client's bytes mean nothing any more.
+    pub(super) fn discards(&self) -> bool {
+        !self.client_ended && (self.failing.is_some() || matches!(self.state, State::Discarding))
+    }
+
+    pub(super) fn discard(&mut self, bytes: usize, limit: u64) {
+        self.discarded += bytes as u64;
+        if self.discarded > limit {
+            self.close = Some(CloseCode::POLICY);
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_blocked(&self, cx: &Cx<'_>) -> bool {
+        if self.client_ended || self.wanted.is_some() {
+            return true;
+        }
+        match &self.state {
+            State::Opening { .. } | State::Positioning(_) => true,
+            State::Producing(produce) => self.failing.is_none() && produce.is_full(&cx.resources),
+            State::AwaitingSetup | State::Consuming(_) | State::Discarding => false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        match &mut self.state {
+            State::Producing(produce) => produce::handle_pb(produce, pb, expected, cx),
+            State::Consuming(consuming) => {
+                cx.resources.budget.release(pb.len());
+                consuming.handle_pb(pb, cx)
+            }
+            State::AwaitingSetup => {
+                cx.resources.budget.release(pb.len());
+                self.handle_setup(pb, cx)
+            }
+            State::Opening { .. } | State::Positioning(_) | State::Discarding => {
+                cx.resources.budget.release(pb.len());
+                Err(Fault::Internal("a pb in a state that takes none"))
+            }
+        }
+    }
+
+    fn handle_setup(&mut self, pb: &[u8], cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let asked = Asked::decode(pb)?;
+        let produces = asked.produces();
+        // A refusal has the form of its operation from here on.
+        self.state = State::Opening { produces, setup: None };
+        let setup = asked.check()?;
+        let queue = setup.address.queue.clone();
+        self.state = State::Opening { produces, setup: Some(setup) };
+        if self.draining {
+            return Err(Fault::Draining);
+        }
+        if cx.resources.settings.test_faults {
+            planted::in_connection(queue.as_str().as_bytes());
+        }
+        self.permit = self.caller.admit(produces, cx.resources.now)?;
+        cx.resources.counters.operations += 1;
+        let name = (self.caller.project.clone(), queue);
+        cx.resources.commands.push(Command::Open { operation: self.operation, name });
+        Ok(())
+    }
+
+    pub(super) fn handle_opened(
+        &mut self,
+        opened: Result<QueueInfo, Fault>,
+        local_partition: u16,
+        cx: &mut Cx<'_>,
+    ) {
+        let State::Opening { setup, .. } = &mut self.state else { return };
+        if self.failing.is_some() {
+            return;
+        }
+        let queue = match opened {
+            _ if self.draining => return self.fail(Fault::Draining, cx),
+            Ok(queue) => queue,
+            Err(fault) => return self.fail(fault, cx),
+        };
+        let only = setup.as_ref().and_then(|setup| setup.address.partition);
+        if only.is_some_and(|partition| partition >= queue.partitions) {
+            return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
+        }
+        let Some(Setup { address, consume }) = setup.take() else { return };
+        let (operation, caller) = (self.operation, self.caller.clone());
+        let subject = Subject { operation, caller, name: address.queue, queue };
+        let Some(ConsumeSetup { start, echo, has_extensions }) = consume else {
+            let author = self.caller.author;
+            let routing = Routing::of(author, only, queue.partitions, local_partition);
+            let produce = Produce::start(subject, routing, &cx.resources);
+            produce::accept(&produce, &mut cx.reply);
+            self.state = State::Producing(Box::new(produce));
+            return;
+        };
+        match Positioning::start(subject, &start, &mut cx.resources) {
+            Ok(positioning) => {
+                let waiting = Waiting { only, echo, has_extensions, positioning };
+                self.state = State::Positioning(Box::new(waiting));
+                self.start_consuming(cx);
+            }
+            Err(fault) => self.fail(fault.into(), cx),
+        }
+    }
+
+    pub(super) fn handle_position(
+        &mut self,
+        partition: u16,
+        position: Result<u64, StoreFault>,
+        cx: &mut Cx<'_>,
+    ) {
+        let State::Positioning(waiting) = &mut self.state else { return };
+        match position {
+            Ok(position) => waiting.positioning.handle_position(partition, position),
+            Err(fault) => return self.fail(fault.into(), cx),
+        }
+        self.start_consuming(cx);
+    }
+
+    /// Once the positions are known, says 100.
+    fn start_consuming(&mut self, cx: &mut Cx<'_>) {
+        let State::Positioning(waiting) = &mut self.state else { return };
+        let Some(beginning) = waiting.positioning.found().filter(|_| self.failing.is_none()) else { return };
+        if self.draining {
+            return self.fail(Fault::Draining, cx);
+        }
+        let exclude = (!waiting.echo).then_some(self.caller.author.client);
+        let consume = Consume::start(beginning, exclude, waiting.only);
+        let consuming = Consuming { consume, has_extensions: waiting.has_extensions };
+        consume::accept(&mut cx.reply);
+        self.state = State::Consuming(Box::new(consuming));
+    }
+
+    /// The client's half ends.
+    pub(super) fn handle_fin(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.state, State::Discarding) {
+            return self.end_operation();
+        }
+        if matches!(self.state, State::AwaitingSetup) && self.failing.is_none() {
+            self.fail(PeerFault::PbInvalid("SetupRequest: absent".into()).into(), cx);
+        }
+        self.client_ended = true;
+    }
+
+    /// The operation ends with `fault`, once all that was accepted is spoken for. The first fault counts.
+    pub(super) fn fail(&mut self, fault: Fault, cx: &mut Cx<'_>) {
+        if matches!(self.state, State::Discarding) {
+            return;
+        }
+        if let State::Producing(produce) = &mut self.state {
+            produce.close_batches(&mut cx.resources);
+        }
+        self.wanted = None;
+        if self.failing.is_none() {
+            cx.resources.counters.failed.add(fault.status(), 1);
+            let (project, queue) = (self.caller.project.clone(), self.queue_name().cloned());
+            cx.resources.commands.push(Command::Report { project, queue, fault: fault.clone() });
+            self.failing = Some(fault);
+        }
+    }
+
+    pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
+        match &mut self.state {
+            State::Producing(produce) => {
+                produce::speak(produce, cx);
+                if produce.is_settled() {
+                    match &self.failing {
+                        Some(fault) => produce::finish_failed(produce, fault, cx),
+                        None if self.client_ended => produce::finish(produce, cx),
+                        None => return,
+                    }
+                    self.end_half();
+                }
+            }
+            State::Consuming(consuming) => {
+                if self.failing.is_none() && !self.client_ended {
+                    consuming.poll_transmit(cx);
+                    if consuming.consume.is_drained(cx.resources.now) {
+                        self.failing = Some(Fault::Draining);
+                    }
+                }
+                if self.failing.is_some() || self.client_ended {
+                    consuming.finish(self.failing.as_ref(), cx);
+                    self.end_half();
+                }
+            }
+            State::AwaitingSetup | State::Opening { .. } | State::Positioning(_) => {
+                let Some(fault) = self.failing.take() else { return };
+                self.end_with(&fault, cx);
+                self.end_half();
+            }
+            State::Discarding => {}
+        }
+    }
+
+    /// Writes the pb that ends the operation with `fault`.
+    pub(super) fn end_with(&mut self, fault: &Fault, cx: &mut Cx<'_>) {
+        match &mut self.state {
+            State::Producing(produce) => produce::finish_failed(produce, fault, cx),
+            State::Consuming(consuming) => consuming.finish(Some(fault), cx),
+            State::Opening { produces: true, .. } => produce::refuse(fault, &mut cx.reply),
+            State::AwaitingSetup | State::Opening { .. } | State::Positioning(_) => {
+                cx.reply.pb(&status_of(fault), true);
+            }
+            State::Discarding => {}
+        }
+    }
+
+    /// Our half has ended.
+    pub(super) fn end_half(&mut self) {
+        self.state = State::Discarding;
+        self.failing = None;
+        self.permit = None;
+        self.operation.0 = self.operation.0.wrapping_add(1);
+        if self.client_ended {
+            self.end_operation();
+        }
+    }
+
+    /// Both halves have ended.
+    fn end_operation(&mut self) {
+        self.state = State::AwaitingSetup;
+        self.client_ended = false;
+        self.discarded = 0;
+    }
+}

@@ -1,0 +1,144 @@
+//! A shard's appends: refused behind a failure of their stream, given to the producer, and completed by its outcomes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::client::Client;
+use super::native::{Handle, Queue, Reports};
+use super::news::News;
+use super::producer::{Append, Producer};
+use super::queues::Queues;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::queue::QueueId;
+use crate::store::{Completion, Fence, StoreCounters};
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Appends<T> {
+    producer: Producer<T>,
+    /// The producer's handle could not be made: the next tick tries again.
+    wants_handle: bool,
+    fence: Fence,
+    completions: VecDeque<Completion<T>>,
+    stored: u64,
+    refused: u64,
+}
+
+impl<T: Copy> Appends<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            producer: Producer::new(),
+            wants_handle: false,
+            fence: Fence::default(),
+            completions: VecDeque::new(),
+            stored: 0,
+            refused: 0,
+        }
+    }
+
+    /// Takes an append.
+    pub(super) fn append(&mut self, now: Now, append: Append<T>, queues: &mut Queues<T>) {
+        if self.fence.is_closed(append.stream) {
+            self.refused += u64::from(append.batch.count());
+            return self.fail(append.token, StoreFault::Fenced);
+        }
+        self.producer.append(append);
+        self.take_outcomes(now, queues);
+    }
+
+    /// Completes an append with a fault, without any effect on its stream.
+    pub(super) fn fail(&mut self, token: T, fault: StoreFault) {
+        self.completions.push_back(Completion::Appended { token, result: Err(fault) });
+    }
+
+    /// Gives the producer's waiting records to librdkafka, and completes appends.
+    pub(super) fn work(&mut self, now: Now, queues: &mut Queues<T>) {
+        self.producer.submit_waiting();
+        self.take_outcomes(now, queues);
+    }
+
+    fn take_outcomes(&mut self, now: Now, queues: &mut Queues<T>) {
+        while let Some(outcome) = self.producer.poll() {
+            let result = match outcome.result {
+                Ok(offsets) => {
+                    self.stored += u64::from(outcome.count);
+                    Ok(offsets)
+                }
+                Err(trouble) => {
+                    self.refused += u64::from(outcome.count);
+                    // Later appends of the stream fail as well: one log line for all of them.
+                    let is_first = !self.fence.is_closed(outcome.stream);
+                    let fault = if is_first { trouble.report("store messages") } else { trouble.fault() };
+                    self.fence.close(now, outcome.stream);
+                    self.producer.fence(outcome.stream);
+                    queues.suspect(outcome.queue);
+                    Err(fault)
+                }
+            };
+            self.completions.push_back(Completion::Appended { token: outcome.token, result });
+        }
+    }
+
+    /// The producer's client, if it works.
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.producer.client()
+    }
+
+    /// The producer's events, also those of a broken client.
+    pub(super) fn events(&self) -> Option<&Queue> {
+        self.producer.events()
+    }
+
+    /// Handles delivery reports.
+    pub(super) fn handle_reports(&mut self, reports: &Reports) {
+        self.producer.handle_reports(reports);
+    }
+
+    /// The producer's handle is made.
+    pub(super) fn handle_made(&mut self, handle: Handle, news: &Arc<News>) {
+        self.producer.connect(handle, news);
+    }
+
+    /// The producer's handle could not be made.
+    pub(super) fn handle_not_made(&mut self) {
+        self.wants_handle = true;
+    }
+
+    /// The producer's client does nothing more.
+    pub(super) fn handle_fatal(&mut self) {
+        self.producer.handle_fatal();
+    }
+
+    /// Takes a broken client of which everything is reported. Another one must be made.
+    pub(super) fn take_broken(&mut self) -> Option<Client> {
+        self.producer.take_broken()
+    }
+
+    /// A tick has passed: fails what has waited since before `before_ms`. True if a handle must be made.
+    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64, queues: &mut Queues<T>) -> bool {
+        self.producer.fail_unsent(before_ms);
+        self.take_outcomes(now, queues);
+        std::mem::take(&mut self.wants_handle)
+    }
+
+    /// The next completion.
+    pub(super) fn poll(&mut self) -> Option<Completion<T>> {
+        self.completions.pop_front()
+    }
+
+    /// The server no longer serves the queue under this number.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.producer.forget(queue);
+    }
+
+    /// Whether time changes nothing here.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.producer.is_waiting() && !self.wants_handle
+    }
+
+    /// What became of the appends.
+    pub(super) fn counters(&self) -> StoreCounters {
+        StoreCounters { stored: self.stored, refused: self.refused, ..StoreCounters::default() }
+    }
+}

@@ -1,0 +1,51 @@
+//! What every shard of a server shares of its Kafka cluster.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::janitor::Janitor;
+use super::layout::Layout;
+use super::properties::warnings;
+use super::settings::Settings;
+use super::tokens::Tokens;
+use super::topics::{TopicInfo, Topics};
+use crate::base::queue::{QueueId, Signing};
+use crate::store::Life;
+
+/// See the module's page.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub(super) topics: Arc<Topics>,
+    pub(super) janitor: Janitor,
+    pub(super) tokens: Option<Tokens>,
+}
+
+impl Cluster {
+    /// Starts the threads that serve all shards. They may run on the caller's cores.
+    pub fn start(config: &Settings) -> std::io::Result<Self> {
+        for warning in warnings(config) {
+            tracing::warn!("{warning}");
+        }
+        let command = Some(config.token_command.clone()).filter(|command| !command.is_empty());
+        Ok(Self {
+            topics: Arc::default(),
+            janitor: Janitor::start()?,
+            tokens: command.map(Tokens::start).transpose()?,
+        })
+    }
+
+    /// Knows a queue's topic without asking. For tests and benchmarks on librdkafka's mock cluster, which has no controller to ask.
+    pub fn assume(&self, queue: QueueId, topic: CString, partitions: u16) {
+        let topic = TopicInfo {
+            name: Arc::new(topic),
+            default_ttl_secs: 1000,
+            is_default_known: true,
+            layout: Layout::Plain,
+            served_bytes: usize::MAX,
+            passed_over: AtomicU64::new(0),
+            life: Life { incarnation: 1, partitions, signing: Signing::default() },
+        };
+        self.topics.insert(queue, topic);
+    }
+}

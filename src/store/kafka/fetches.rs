@@ -1,0 +1,354 @@
+//! A shard's fetches and questions for offsets: each fetch goes to the tail of its partition, to a reader, or to `ahead`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::ahead::Ahead;
+use super::batches::Reads;
+use super::chores::Chore;
+use super::client::Client;
+use super::native::{Event, Handle, PartitionOffset, Trouble};
+use super::news::News;
+use super::offsets::{Answer, Offsets, Why};
+use super::queues::Queues;
+use super::readers::Readers;
+use super::tails::{AtTail, Tails};
+use super::topics::forgotten;
+use crate::base::batch::Fetched;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::queue::{PartitionKey, Position, QueueId};
+use crate::store::Completion;
+use crate::store::window::Fetch;
+
+/// What a shard keeps of what it reads, and with how many clients.
+#[derive(Debug)]
+pub(super) struct Extent {
+    /// The bytes of all tails together.
+    pub tail_bytes: usize,
+    /// The number of readers.
+    pub readers: usize,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Fetches<T> {
+    pub tails: Tails<T>,
+    readers: Readers<T>,
+    ahead: Ahead<T>,
+    offsets: Offsets<T>,
+    /// Records that were too large to serve.
+    passed_over: Arc<AtomicU64>,
+    completions: VecDeque<Completion<T>>,
+    /// What may block, not yet taken.
+    chores: Vec<Chore>,
+    /// There is work that no event announces.
+    has_more: bool,
+}
+
+impl<T: Copy + Eq> Fetches<T> {
+    pub(super) fn new(extent: &Extent, reads: Reads) -> Self {
+        Self {
+            passed_over: reads.passed_over.clone(),
+            tails: Tails::new(extent.tail_bytes, reads.clone()),
+            readers: Readers::new(extent.readers, reads),
+            ahead: Ahead::new(),
+            offsets: Offsets::new(),
+            completions: VecDeque::new(),
+            chores: Vec::new(),
+            has_more: false,
+        }
+    }
+
+    /// Takes a fetch.
+    pub(super) fn fetch(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>, queues: &mut Queues<T>) {
+        self.place(now, key, fetch, false, queues);
+    }
+
+    /// Gives a fetch to the tail, a reader or `ahead`. `is_reached`: since it arrived, Kafka has said that the partition reaches its
+    /// offset.
+    fn place(
+        &mut self,
+        now: Now,
+        key: PartitionKey,
+        fetch: Fetch<T>,
+        is_reached: bool,
+        queues: &mut Queues<T>,
+    ) {
+        let Some(info) = queues.topic(key.queue) else { return self.answer(fetch.token, Err(forgotten())) };
+        self.chores.extend(self.tails.make());
+        match self.tails.place(now, key, fetch, is_reached) {
+            AtTail::Answered(fetch, fetched) => self.answer(fetch.token, Ok(fetched)),
+            AtTail::Waits { ask_end: false } => {}
+            AtTail::Waits { ask_end: true } => self.offsets.ask_end(key),
+            AtTail::Behind(fetch) => {
+                self.readers.fetch(now, key, info.clone(), fetch);
+                self.has_more = true;
+            }
+            AtTail::Ahead(fetch) => {
+                self.ahead.push(key, fetch, self.offsets.asked());
+                self.offsets.ask_ahead(key);
+                self.has_more = true;
+            }
+        }
+    }
+
+    /// Asks for the offset of a position.
+    pub(super) fn resolve(&mut self, token: T, key: PartitionKey, position: Position) {
+        self.offsets.resolve(token, key, position);
+    }
+
+    /// Answers a waiting fetch now, without messages.
+    pub(super) fn cancel(&mut self, token: T, key: PartitionKey) {
+        let fetch = self.tails.cancel(key, token).or_else(|| self.readers.cancel(token));
+        if let Some(fetch) = fetch.or_else(|| self.ahead.cancel(token)) {
+            self.answer(token, Ok(Fetched { next: fetch.from, ..Fetched::default() }));
+        }
+    }
+
+    fn answer(&mut self, token: T, result: Result<Fetched, StoreFault>) {
+        self.completions.push_back(Completion::Fetched { token, result });
+    }
+
+    /// Takes what librdkafka has read, answers fetches, and moves readers.
+    pub(super) fn work(&mut self, now: Now, queues: &mut Queues<T>) {
+        let completions = &mut self.completions;
+        let mut answer = |fetch: Fetch<T>, fetched| {
+            completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
+        };
+        self.has_more |= self.tails.poll(now, &mut answer);
+        self.readers.poll(now, answer);
+        while let Some(queue) = self.tails.poll_suspect() {
+            queues.suspect(queue);
+        }
+        while let Some(key) = self.tails.poll_gone_back().or_else(|| self.readers.poll_gone_back()) {
+            self.go_back(now, key, queues);
+        }
+        self.assign(now);
+    }
+
+    fn assign(&mut self, now: Now) {
+        let Self { readers, chores, completions, .. } = self;
+        readers.assign(now, chores, |fetch, fault| {
+            completions.push_back(Completion::Fetched { token: fetch.token, result: Err(fault) });
+        });
+    }
+
+    /// Handles a partition whose records restart at a smaller offset, because librdkafka's position was beyond the end. Its tail and
+    /// readers start again. Their fetches are answered as rewound once the topic proves to be the same.
+    fn go_back(&mut self, now: Now, key: PartitionKey, queues: &mut Queues<T>) {
+        queues.suspect(key.queue);
+        let (mut fetches, stops) = self.tails.go_back(key);
+        self.chores.extend(stops);
+        fetches.extend(self.readers.go_back(key));
+        for fetch in fetches {
+            self.ahead.push_gone_back(now, key, fetch, self.offsets.asked());
+        }
+        if self.ahead.is_wanted(key) {
+            self.offsets.ask_ahead(key);
+        }
+    }
+
+    /// Asks `client` for the offsets that are wanted.
+    pub(super) fn ask(&mut self, now: Now, client: Option<&Client>, queues: &mut Queues<T>) {
+        self.offsets.ask(client, |queue| queues.topic(queue).cloned());
+        // Some cannot be asked for.
+        self.handle_answers(now, queues);
+    }
+
+    /// Handles Kafka's answer about offsets.
+    pub(super) fn handle_offsets(
+        &mut self,
+        now: Now,
+        asked: usize,
+        result: Result<Vec<PartitionOffset>, Trouble>,
+        queues: &mut Queues<T>,
+    ) {
+        self.offsets.handle_answer(asked, result);
+        self.handle_answers(now, queues);
+    }
+
+    fn handle_answers(&mut self, now: Now, queues: &mut Queues<T>) {
+        while let Some(Answer { why, asked, result }) = self.offsets.poll() {
+            match (why, result) {
+                (Why::Resolve(token), result) => {
+                    self.completions.push_back(Completion::Resolved { token, result });
+                }
+                (Why::Tail(key), Ok(end)) => self.start_tail(now, key, end, queues),
+                // The tick answers fetches that wait too long for it.
+                (Why::Tail(key), Err(_))
+                    if self.tails.is_wanted(key) && queues.topic(key.queue).is_some() =>
+                {
+                    self.offsets.ask_end_later(key);
+                }
+                (Why::Ahead(key), Ok(end)) => self.settle(now, key, asked, end, queues),
+                (Why::Ahead(key), Err(_))
+                    if self.ahead.is_wanted(key) && queues.topic(key.queue).is_some() =>
+                {
+                    self.offsets.ask_ahead_later(key);
+                }
+                (Why::Tail(_) | Why::Ahead(_), Err(_)) => {}
+            }
+        }
+    }
+
+    fn start_tail(&mut self, now: Now, key: PartitionKey, end: u64, queues: &mut Queues<T>) {
+        let Some(info) = queues.topic(key.queue) else { return };
+        match self.tails.start(now, key, end, info.clone()) {
+            Ok(Some(fetches)) => fetches.into_iter().for_each(|fetch| self.fetch(now, key, fetch, queues)),
+            Ok(None) => self.offsets.ask_end_later(key),
+            Err(trouble) => {
+                tracing::warn!(?key, %trouble, "a partition cannot be read");
+                self.offsets.ask_end_later(key);
+            }
+        }
+    }
+
+    /// Handles Kafka's answer about a partition's end for the fetches that lie beyond the tail.
+    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64, queues: &mut Queues<T>) {
+        let settled = self.ahead.settle(now, key, asked, end);
+        if settled.is_new {
+            // Another topic with that name is no rewind.
+            queues.suspect(key.queue);
+        }
+        if settled.asks_again {
+            self.offsets.ask_ahead_later(key);
+        }
+        for fetch in settled.reached {
+            self.place(now, key, fetch, true, queues);
+        }
+        if !settled.rewound.is_empty() {
+            // The readers' windows may be older than the rewind.
+            self.readers.read_again(key);
+        }
+        for fetch in settled.rewound {
+            self.answer_rewound(key, &fetch, end, queues);
+        }
+    }
+
+    /// Answers a fetch whose position lies beyond the end: its partition has gone back. The consumer goes on at the oldest message
+    /// that is left. Nothing proves which of the messages it has seen: the log may have grown again since, and markers hold no
+    /// leader epoch.
+    fn answer_rewound(&mut self, key: PartitionKey, fetch: &Fetch<T>, end: u64, queues: &mut Queues<T>) {
+        let topic = queues.topic(key.queue).map(|info| info.name.to_string_lossy().into_owned());
+        tracing::warn!(
+            topic,
+            partition = key.partition,
+            position = fetch.from,
+            end,
+            "a partition has gone back behind a consumer's position (an unclean leader election, or a restored backup): the \
+             consumer begins again at the oldest message"
+        );
+        self.answer(fetch.token, Ok(Fetched::rewound()));
+    }
+
+    /// The next event of the tails' client or a reader's.
+    pub(super) fn poll_event(&self) -> Option<Event> {
+        self.tails.poll_event().or_else(|| self.readers.poll_event())
+    }
+
+    /// The handle of the tails' client was made, or could not be.
+    pub(super) fn handle_tails_made(&mut self, now: Now, handle: Option<Handle>, news: &Arc<News>) {
+        match handle {
+            Some(handle) => {
+                self.tails.handle_made(handle, news);
+                self.offsets.retry();
+            }
+            None => self.tails.handle_not_made(),
+        }
+        self.assign(now);
+    }
+
+    /// The handle of a reader was made, or could not be.
+    pub(super) fn handle_reader_made(
+        &mut self,
+        now: Now,
+        index: usize,
+        handle: Option<Handle>,
+        news: &Arc<News>,
+    ) {
+        match handle {
+            Some(handle) => self.readers.handle_made(index, handle, news),
+            None => self.readers.handle_not_made(index),
+        }
+        self.assign(now);
+    }
+
+    /// The partition of a tail was stopped; `number` is its topic's.
+    pub(super) fn handle_tail_stopped(&mut self, now: Now, key: PartitionKey, number: usize) {
+        if self.tails.handle_stopped(key, number) {
+            self.offsets.ask_end(key);
+        }
+        self.assign(now);
+    }
+
+    /// The partition of a reader was stopped.
+    pub(super) fn handle_reader_stopped(&mut self, now: Now, index: usize) {
+        self.readers.handle_stopped(index);
+        self.assign(now);
+    }
+
+    /// The client that was asked for offsets is gone, and its answers with it.
+    pub(super) fn handle_client_lost(&mut self) {
+        self.offsets.handle_client_lost();
+    }
+
+    /// A tick has passed. Fails fetches that wait for Kafka since before `before_ms`.
+    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64) {
+        self.chores.extend(self.tails.stop_unused(now));
+        let mut unanswered = self.tails.take_unanswered(before_ms);
+        unanswered.extend(self.readers.take_unanswered(before_ms));
+        unanswered.extend(self.ahead.take_unanswered(before_ms));
+        for fetch in unanswered {
+            let why = "Kafka does not answer: no broker, or no leader of the partition, is within reach";
+            self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
+        }
+        self.tails.trim();
+        self.readers.retry(&mut self.chores);
+        self.offsets.retry();
+    }
+
+    /// The server no longer serves the queue under this number: fails its fetches.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        let (fetches, stops) = self.tails.forget(queue);
+        self.chores.extend(stops);
+        for fetch in fetches.into_iter().chain(self.readers.forget(queue)).chain(self.ahead.forget(queue)) {
+            let why = "the queue's topic was deleted, made again, or has other partitions now";
+            self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
+        }
+    }
+
+    /// Takes the chores, in order.
+    pub(super) fn take_chores(&mut self) -> Vec<Chore> {
+        std::mem::take(&mut self.chores)
+    }
+
+    /// Whether there is work that no event announces; then false until there is more of it.
+    pub(super) fn take_more(&mut self) -> bool {
+        std::mem::take(&mut self.has_more)
+    }
+
+    /// The next completion.
+    pub(super) fn poll(&mut self) -> Option<Completion<T>> {
+        self.completions.pop_front()
+    }
+
+    /// Whether time changes nothing here.
+    pub(super) fn is_idle(&self) -> bool {
+        self.tails.is_idle()
+            && self.offsets.is_idle()
+            && self.readers.waiting() == 0
+            && self.ahead.waiting() == 0
+    }
+
+    /// The number of waiting fetches.
+    pub(super) fn waiting(&self) -> usize {
+        self.tails.waiting() + self.readers.waiting() + self.ahead.waiting()
+    }
+
+    /// The number of records that were too large to serve, each time that one was read.
+    pub(super) fn passed_over(&self) -> u64 {
+        self.passed_over.load(Ordering::Relaxed)
+    }
+}

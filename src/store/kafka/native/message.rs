@@ -1,0 +1,104 @@
+//! `rd_kafka_message_t`: a message that was read.
+
+use std::ffi::{CStr, c_void};
+use std::marker::PhantomData;
+use std::ptr;
+
+use rdkafka::bindings as rd;
+
+use super::AT_ONCE;
+use super::queue::Queue;
+use super::trouble::{NO_ERROR, Trouble, check, text_of};
+
+/// A message of a partition, or an error of that partition.
+#[derive(Debug)]
+pub struct Message<'a> {
+    raw: *mut rd::rd_kafka_message_t,
+    lives: PhantomData<&'a ()>,
+}
+
+impl Queue {
+    /// Calls `handle` with up to [`AT_ONCE`] messages; returns their number.
+    pub fn consume(&self, mut handle: impl FnMut(Message<'_>)) -> usize {
+        let mut messages = [ptr::null_mut(); AT_ONCE];
+        // SAFETY: the array has the stated size; the returned messages are ours to destroy.
+        let count =
+            unsafe { rd::rd_kafka_consume_batch_queue(self.raw(), 0, messages.as_mut_ptr(), AT_ONCE) };
+        let count = usize::try_from(count).unwrap_or(0);
+        for raw in &messages[..count] {
+            handle(Message { raw: *raw, lives: PhantomData });
+            // SAFETY: destroyed once; every borrow of it has ended with the call above.
+            unsafe { rd::rd_kafka_message_destroy(*raw) };
+        }
+        count
+    }
+}
+
+impl Message<'_> {
+    fn get(&self) -> &rd::rd_kafka_message_t {
+        // SAFETY: the message lives as long as `self`.
+        unsafe { &*self.raw }
+    }
+
+    /// The topic's number (`Topic::number`) and the partition.
+    pub fn from(&self) -> (usize, i32) {
+        (self.get().rkt as usize, self.get().partition)
+    }
+
+    /// The error, where it is no message. The end of a partition is one of the errors.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let code = check(self.get().err).err()?.code;
+        // SAFETY: the message lives, and so does the text of its error.
+        let text = unsafe { text_of(rd::rd_kafka_message_errstr(self.raw)) };
+        Some(Trouble::new(code, text))
+    }
+
+    /// Its offset; of the end of a partition, that end.
+    pub fn offset(&self) -> i64 {
+        self.get().offset
+    }
+
+    /// Its timestamp, Unix milliseconds; 0 if it has none.
+    pub fn timestamp_ms(&self) -> u64 {
+        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message lives; the call writes `kind` before it returns.
+        let time = unsafe { rd::rd_kafka_message_timestamp(self.raw, &mut kind) };
+        u64::try_from(time).unwrap_or(0)
+    }
+
+    /// The key; empty if there is none.
+    pub fn key(&self) -> &[u8] {
+        // SAFETY: pointer and length are librdkafka's, and the message lives.
+        unsafe { bytes_of(self.get().key, self.get().key_len) }
+    }
+
+    /// The payload; empty if there is none.
+    pub fn payload(&self) -> &[u8] {
+        // SAFETY: as for the key.
+        unsafe { bytes_of(self.get().payload, self.get().len) }
+    }
+
+    /// The last header of that name.
+    pub fn header(&self, name: &CStr) -> Option<&[u8]> {
+        let (mut headers, mut value, mut length) = (ptr::null_mut(), ptr::null(), 0);
+        // SAFETY: the message lives, and its headers and values with it.
+        unsafe {
+            if rd::rd_kafka_message_headers(self.raw, &mut headers) != NO_ERROR
+                || rd::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut length) != NO_ERROR
+            {
+                return None;
+            }
+            Some(bytes_of(value, length))
+        }
+    }
+}
+
+/// # Safety
+/// `length` bytes live at `at` for `'a`, or it is null.
+unsafe fn bytes_of<'a>(at: *const c_void, length: usize) -> &'a [u8] {
+    if at.is_null() || length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(at.cast(), length) }
+}

@@ -1,0 +1,347 @@
+//! Queues that a shard opens: their topics are found or made, and checked against what Millstream promises.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::client::Client;
+use super::native::{Described, NewTopic, Trouble};
+use super::topic_rules::TopicRules;
+use super::topics::{TopicInfo, Topics};
+use super::watch::WATCHING;
+use crate::base::error::StoreFault;
+use crate::base::limits::PARTITIONS_MAX;
+use crate::base::names::{Project, QueueName};
+use crate::base::queue::QueueId;
+use crate::store::Life;
+
+/// The incarnation of a topic without an id.
+const WITHOUT_ID: u64 = 0;
+
+/// More partitions than a queue can have.
+const PARTITIONS_MORE: u16 = PARTITIONS_MAX + 1;
+
+/// How often a new topic is looked for on brokers that do not know of it yet, before a tick passes in between.
+const LOOKS_AT_ONCE: u32 = 5;
+
+/// How often it is looked for in all, from then on a tick apart. Then it is not there.
+const LOOKS_MAX: u32 = 20;
+
+const _: () = assert!(LOOKS_AT_ONCE < LOOKS_MAX);
+
+/// What a client is told if a topic has more than [`PARTITIONS_MAX`].
+const TOO_WIDE: &str = "the queue's topic in Kafka has more partitions than a queue may have";
+
+/// What a client is told if a topic is weaker than allowed.
+const TOO_WEAK: &str = "the queue's topic in Kafka promises less than kafka_strict_topics asks for";
+
+/// What Kafka is asked.
+#[derive(Debug)]
+enum Step {
+    /// Whether the topic is there.
+    Looking,
+    /// To make the topic.
+    Making,
+    /// How the topic is configured.
+    Checking { life: Life },
+}
+
+#[derive(Debug)]
+struct Opening<T> {
+    token: T,
+    queue: QueueId,
+    name: Arc<CString>,
+    /// The partitions of the topic if it is made; `None`: it must not be made.
+    create: Option<u16>,
+    step: Step,
+    looks: u32,
+    /// Its question waits for the next tick, or for a client.
+    is_waiting: bool,
+}
+
+/// See the module's page. Kafka has at most one question of each.
+#[derive(Debug)]
+pub(super) struct Openings<T> {
+    topics: Arc<Topics>,
+    rules: TopicRules,
+    /// By the number of their questions.
+    open: HashMap<usize, Opening<T>>,
+    /// The last number that was given.
+    last: usize,
+    done: Vec<(T, Result<Life, StoreFault>)>,
+}
+
+impl<T: Copy> Openings<T> {
+    pub(super) fn new(topics: Arc<Topics>, rules: TopicRules) -> Self {
+        Self { topics, rules, open: HashMap::new(), last: WATCHING, done: Vec::new() }
+    }
+
+    /// Opens a queue. Makes its topic if there is none and `create` states the number of partitions.
+    pub(super) fn open(
+        &mut self,
+        token: T,
+        queue: QueueId,
+        (project, name): &(Project, QueueName),
+        create: Option<u16>,
+        client: Option<&Client>,
+    ) {
+        let Some(name) = self.rules.topic_name(project, name) else {
+            return self.done.push((token, Err(StoreFault::NameTooLong)));
+        };
+        self.last += 1;
+        let opening = Opening {
+            token,
+            queue,
+            name: Arc::new(name),
+            create,
+            step: Step::Looking,
+            looks: 0,
+            is_waiting: true,
+        };
+        self.open.insert(self.last, opening);
+        self.ask(self.last, client);
+    }
+
+    fn ask(&mut self, asked: usize, client: Option<&Client>) {
+        let Some(opening) = self.open.get_mut(&asked) else { return };
+        let Some(Client { handle, events, .. }) = client else {
+            opening.is_waiting = true;
+            return;
+        };
+        opening.is_waiting = false;
+        match opening.step {
+            Step::Looking => {
+                handle.describe_topics(events, asked, std::slice::from_ref(&opening.name));
+            }
+            Step::Making => {
+                let topic = NewTopic {
+                    name: &opening.name,
+                    partitions: i32::from(opening.create.unwrap_or(1)),
+                    replication: self.rules.replication,
+                    configs: &self.rules.configs,
+                };
+                if let Err(trouble) = handle.create_topic(events, asked, &topic) {
+                    let fault = trouble.report(&format!("make topic {}", opening.name.to_string_lossy()));
+                    self.finish(asked, Err(fault));
+                }
+            }
+            Step::Checking { .. } => handle.describe_config(events, asked, &opening.name),
+        }
+    }
+
+    fn finish(&mut self, asked: usize, result: Result<Life, StoreFault>) {
+        if let Some(opening) = self.open.remove(&asked) {
+            self.done.push((opening.token, result));
+        }
+    }
+
+    /// Handles the answer to whether a topic is there.
+    pub(super) fn handle_described(
+        &mut self,
+        asked: usize,
+        result: Result<Vec<Described>, Trouble>,
+        client: Option<&Client>,
+    ) {
+        let Some(opening) = self.open.get_mut(&asked) else { return };
+        opening.looks += 1;
+        let result = result.and_then(|topics| match topics.into_iter().next() {
+            Some(topic) => topic.result,
+            None => Err(Trouble::nothing()),
+        });
+        match result {
+            Ok(Life { partitions: partitions @ PARTITIONS_MORE.., .. }) => {
+                let topic = opening.name.to_string_lossy();
+                tracing::warn!(%topic, partitions, max = PARTITIONS_MAX, told = TOO_WIDE, "a topic is no queue");
+                self.finish(asked, Err(StoreFault::Unavailable(TOO_WIDE)));
+            }
+            Ok(life) => {
+                if life.incarnation == WITHOUT_ID {
+                    self.topics.warn_without_ids(&opening.name);
+                }
+                opening.step = Step::Checking { life };
+                self.ask(asked, client);
+            }
+            Err(trouble) if trouble.is_unknown() => match (opening.create, opening.looks) {
+                (None, _) => self.finish(asked, Err(StoreFault::NoQueue)),
+                (Some(_), 1) => {
+                    opening.step = Step::Making;
+                    self.ask(asked, client);
+                }
+                (Some(_), LOOKS_MAX..) => {
+                    let fault = trouble.report(&format!("find topic {}", opening.name.to_string_lossy()));
+                    self.finish(asked, Err(fault));
+                }
+                // It was made; this broker does not know of it yet.
+                (Some(_), ..=LOOKS_AT_ONCE) => self.ask(asked, client),
+                (Some(_), _) => opening.is_waiting = true,
+            },
+            Err(trouble) => {
+                let fault = trouble.report(&format!("describe topic {}", opening.name.to_string_lossy()));
+                self.finish(asked, Err(fault));
+            }
+        }
+    }
+
+    /// Handles the answer to whether a topic was made.
+    pub(super) fn handle_created(
+        &mut self,
+        asked: usize,
+        result: Result<(), Trouble>,
+        client: Option<&Client>,
+    ) {
+        let Some(opening) = self.open.get_mut(&asked) else { return };
+        match result {
+            Ok(()) => {
+                tracing::info!(topic = %opening.name.to_string_lossy(), "a topic was made");
+                opening.step = Step::Looking;
+                self.ask(asked, client);
+            }
+            // Another server was faster.
+            Err(trouble) if trouble.code == RDKafkaErrorCode::TopicAlreadyExists => {
+                opening.step = Step::Looking;
+                self.ask(asked, client);
+            }
+            Err(trouble) => {
+                let topic = opening.name.to_string_lossy();
+                let replication = self.rules.replication;
+                let fault =
+                    trouble.report(&format!("make topic {topic} with kafka_replication = {replication}"));
+                self.finish(asked, Err(fault));
+            }
+        }
+    }
+
+    /// Handles a topic's configuration. Returns the queue that this opens, and its topic.
+    pub(super) fn handle_configs(
+        &mut self,
+        asked: usize,
+        result: Result<Vec<(String, String)>, Trouble>,
+    ) -> Option<(QueueId, Arc<TopicInfo>)> {
+        let opening = self.open.get(&asked)?;
+        let Step::Checking { life } = opening.step else { return None };
+        let (configs, weak) = match result {
+            Ok(configs) => {
+                let configs: HashMap<String, String> = configs.into_iter().collect();
+                let weak = self.rules.weaknesses(&configs);
+                (configs, weak)
+            }
+            Err(trouble) => (HashMap::new(), vec![format!("its configuration is not told: {trouble}")]),
+        };
+        let topic = opening.name.to_string_lossy();
+        if !weak.is_empty() {
+            let weak = weak.join("; ");
+            tracing::warn!(%topic, weak, "a topic promises less than Millstream does");
+            if self.rules.is_strict {
+                self.finish(asked, Err(StoreFault::Unavailable(TOO_WEAK)));
+                return None;
+            }
+        }
+        let info = TopicInfo {
+            name: opening.name.clone(),
+            default_ttl_secs: self.rules.default_ttl_secs(&configs),
+            is_default_known: !configs.is_empty(),
+            layout: self.rules.layout,
+            served_bytes: self.rules.served_bytes,
+            passed_over: AtomicU64::new(0),
+            life,
+        };
+        let queue = opening.queue;
+        let info = self.topics.insert(queue, info);
+        self.finish(asked, Ok(life));
+        Some((queue, info))
+    }
+
+    /// Asks again what waits: a tick has passed, or there is a new client.
+    pub(super) fn retry(&mut self, client: Option<&Client>) {
+        let waiting: Vec<usize> =
+            self.open.iter().filter(|(_, opening)| opening.is_waiting).map(|(asked, _)| *asked).collect();
+        for asked in waiting {
+            self.ask(asked, client);
+        }
+    }
+
+    /// The client that was asked is gone, and its answers with it.
+    pub(super) fn handle_client_lost(&mut self) {
+        self.open.values_mut().for_each(|opening| opening.is_waiting = true);
+    }
+
+    /// The next opening that is done.
+    pub(super) fn poll(&mut self) -> Option<(T, Result<Life, StoreFault>)> {
+        self.done.pop()
+    }
+
+    /// Whether nothing is being opened.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::kafka::settings::{Bounds, Settings};
+
+    fn openings(strict: bool) -> Openings<u64> {
+        let config = Settings { strict_topics: strict, ..Settings::default() };
+        let bounds = Bounds::of_tests();
+        Openings::new(Arc::default(), TopicRules::new(&config, &bounds))
+    }
+
+    fn life(incarnation: u64) -> Life {
+        Life { incarnation, partitions: 3, signing: Default::default() }
+    }
+
+    /// Opens a queue whose topic is there with this id, and is configured so.
+    fn open(openings: &mut Openings<u64>, id: u64, configs: &[(&str, &str)]) -> Result<Life, StoreFault> {
+        let name = (Project::parse("default").unwrap(), QueueName::parse("q").unwrap());
+        openings.open(1, QueueId(1), &name, None, None);
+        let asked = openings.last;
+        let topic = Described { topic: c"default.q".to_owned(), result: Ok(life(id)) };
+        openings.handle_described(asked, Ok(vec![topic]), None);
+        let configs = configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        openings.handle_configs(asked, Ok(configs));
+        openings.poll().unwrap().1
+    }
+
+    #[test]
+    fn brokers_without_topic_ids_are_told_of_once() {
+        let mut openings = openings(false);
+        let said = |openings: &Openings<u64>| openings.topics.has_warned_without_ids();
+        assert_eq!(open(&mut openings, 7, &[]), Ok(life(7)));
+        assert!(!said(&openings));
+        assert_eq!(open(&mut openings, 0, &[]), Ok(life(0)));
+        assert!(said(&openings));
+    }
+
+    #[test]
+    fn a_topic_that_takes_larger_batches_than_are_read_is_weak() {
+        let (largest, larger) = (32 << 20, (32 << 20) + 1);
+        let configs = |bytes: u64| [("max.message.bytes", bytes.to_string())];
+        let open = |bytes| {
+            let configs = configs(bytes);
+            let configs: Vec<(&str, &str)> = configs.iter().map(|(key, value)| (*key, &value[..])).collect();
+            open(&mut openings(true), 7, &configs)
+        };
+        assert!(open(largest).is_ok());
+        assert_eq!(open(larger), Err(StoreFault::Unavailable(TOO_WEAK)));
+        let configs = configs(larger).map(|(key, value)| (key.to_owned(), value));
+        let why = openings(true).rules.weaknesses(&configs.into()).join("; ");
+        assert!(why.contains("max.message.bytes") && why.contains("kafka_receive_bytes"), "{why}");
+    }
+
+    #[test]
+    fn a_record_that_is_passed_over_is_told_once_for_each_partition() {
+        let mut openings = openings(false);
+        open(&mut openings, 7, &[]).unwrap();
+        let info = openings.topics.get(QueueId(1)).unwrap();
+        // `max_pb_bytes`.
+        assert_eq!(info.served_bytes, 8 << 20);
+        for partition in [0, 63] {
+            assert!(info.is_first_passed_over(partition));
+            assert!(!info.is_first_passed_over(partition));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A shard's queues as topics: opened, known, and watched.
+
+use std::sync::Arc;
+
+use super::client::Client;
+use super::native::{Described, Trouble};
+use super::openings::Openings;
+use super::topic_rules::TopicRules;
+use super::topics::{KnownTopics, TopicInfo, Topics};
+use super::watch::{WATCHING, Watch};
+use crate::base::clock::Now;
+use crate::base::names::{Project, QueueName};
+use crate::base::queue::QueueId;
+use crate::store::Completion;
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Queues<T> {
+    openings: Openings<T>,
+    known: KnownTopics,
+    watch: Watch,
+}
+
+impl<T: Copy> Queues<T> {
+    pub(super) fn new(topics: Arc<Topics>, rules: TopicRules) -> Self {
+        Self {
+            openings: Openings::new(topics.clone(), rules),
+            known: KnownTopics::new(topics),
+            watch: Watch::new(),
+        }
+    }
+
+    /// Opens a queue. Makes its topic if there is none and `create` states the number of partitions.
+    pub(super) fn open(
+        &mut self,
+        token: T,
+        queue: QueueId,
+        name: &(Project, QueueName),
+        create: Option<u16>,
+        client: Option<&Client>,
+    ) {
+        self.openings.open(token, queue, name, create, client);
+    }
+
+    /// The topic of a queue; none once it is forgotten.
+    pub(super) fn topic(&mut self, queue: QueueId) -> Option<&Arc<TopicInfo>> {
+        self.known.get(queue)
+    }
+
+    /// Something went wrong with a queue: looks soon at whether its topic is still the same.
+    pub(super) fn suspect(&mut self, queue: QueueId) {
+        if let Some(info) = self.known.get(queue) {
+            self.watch.suspect(queue, info);
+        }
+    }
+
+    /// Handles a description of topics.
+    pub(super) fn handle_described(
+        &mut self,
+        asked: usize,
+        result: Result<Vec<Described>, Trouble>,
+        client: Option<&Client>,
+    ) {
+        if asked == WATCHING {
+            self.watch.handle_described(result);
+        } else {
+            self.openings.handle_described(asked, result, client);
+        }
+    }
+
+    /// Handles the answer to whether a topic was made.
+    pub(super) fn handle_created(
+        &mut self,
+        asked: usize,
+        result: Result<(), Trouble>,
+        client: Option<&Client>,
+    ) {
+        self.openings.handle_created(asked, result, client);
+    }
+
+    /// Handles a topic's configuration.
+    pub(super) fn handle_configs(&mut self, asked: usize, result: Result<Vec<(String, String)>, Trouble>) {
+        if let Some((queue, info)) = self.openings.handle_configs(asked, result) {
+            self.watch.add(queue, &info);
+        }
+    }
+
+    /// There is a new client: asks what waits for it.
+    pub(super) fn handle_client(&mut self, client: Option<&Client>) {
+        self.openings.retry(client);
+    }
+
+    /// The client that was asked is gone, and its answers with it.
+    pub(super) fn handle_client_lost(&mut self) {
+        self.openings.handle_client_lost();
+    }
+
+    /// A tick has passed: asks again what waits for one, and looks at topics if it is time.
+    pub(super) fn handle_tick(&mut self, now: Now, client: Option<&Client>) {
+        self.openings.retry(client);
+        self.watch.look(now, client);
+    }
+
+    /// The next queue that was opened, or could not be.
+    pub(super) fn poll(&mut self) -> Option<Completion<T>> {
+        self.openings.poll().map(|(token, result)| Completion::Opened { token, result })
+    }
+
+    /// The next queue whose topic has changed.
+    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
+        self.watch.poll_gone()
+    }
+
+    /// The server no longer serves the queue under this number.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.known.forget(queue);
+        self.watch.forget(queue);
+    }
+
+    /// Whether time changes nothing here.
+    pub(super) fn is_idle(&self) -> bool {
+        self.openings.is_idle() && self.watch.is_idle()
+    }
+}

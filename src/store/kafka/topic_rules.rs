@@ -1,0 +1,113 @@
+//! What a topic must be like: how one is made, and which weaknesses one that is there has.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+
+use super::layout::Layout;
+use super::settings::{Bounds, Settings};
+use super::topic_name::topic_name;
+use crate::base::names::{Project, QueueName};
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct TopicRules {
+    prefix: String,
+    pub layout: Layout,
+    pub replication: i32,
+    ttl_max_secs: u32,
+    /// The largest batch that this server writes.
+    record_bytes: u64,
+    /// The largest record that is served, key and value.
+    pub served_bytes: usize,
+    /// The largest answer of a broker that consumers read. Invariant: larger than `record_bytes`.
+    answer_bytes: u64,
+    /// Whether a topic with a weakness is refused.
+    pub is_strict: bool,
+    /// The configuration of topics that are made.
+    pub configs: Vec<(CString, CString)>,
+}
+
+impl TopicRules {
+    pub(super) fn new(config: &Settings, bounds: &Bounds) -> Self {
+        let record_bytes = config.record_bytes(bounds) as u64;
+        let ttl_max_secs = bounds.ttl_max_secs;
+        let mut configs = vec![
+            ("message.timestamp.type", "LogAppendTime".to_owned()),
+            ("unclean.leader.election.enable", "false".to_owned()),
+            ("retention.ms", (u64::from(ttl_max_secs) * 1000).to_string()),
+            ("max.message.bytes", record_bytes.to_string()),
+        ];
+        if config.replication >= 3 {
+            configs.push(("min.insync.replicas", "2".to_owned()));
+        }
+        let answer_bytes = config.answer_bytes(bounds) as u64;
+        debug_assert!(record_bytes < answer_bytes, "a batch that this server writes is readable");
+        let text = |text: &str| CString::new(text).unwrap_or_default();
+        Self {
+            prefix: config.topic_prefix.clone(),
+            layout: if config.packed { Layout::Packed } else { Layout::Plain },
+            replication: i32::from(config.replication),
+            ttl_max_secs,
+            record_bytes,
+            served_bytes: config.served_record_bytes(bounds),
+            answer_bytes,
+            is_strict: config.strict_topics,
+            configs: configs.into_iter().map(|(key, value)| (text(key), text(&value))).collect(),
+        }
+    }
+
+    /// The name of a queue's topic; none if it is too long for Kafka.
+    pub(super) fn topic_name(&self, project: &Project, name: &QueueName) -> Option<CString> {
+        topic_name(&self.prefix, project, name, self.layout)
+    }
+
+    /// The settings of a topic that promise less than Millstream does: key, value, and what the value should be.
+    pub(super) fn weaknesses(&self, configs: &HashMap<String, String>) -> Vec<String> {
+        let number = |key: &str| configs.get(key).and_then(|value| value.parse::<i64>().ok());
+        let mut weak = Vec::new();
+        let mut check = |key: &str, is_weak: bool, wanted: String| {
+            if is_weak {
+                let value = configs.get(key).map_or("?", String::as_str);
+                weak.push(format!("{key} = {value} should be {wanted}"));
+            }
+        };
+        let retention = i64::from(self.ttl_max_secs) * 1000;
+        check(
+            "retention.ms",
+            number("retention.ms").is_some_and(|ms| (0..retention).contains(&ms)),
+            format!("at least {retention}, ttl_max"),
+        );
+        check(
+            "max.message.bytes",
+            number("max.message.bytes").is_some_and(|bytes| bytes < self.record_bytes as i64),
+            format!("at least {}", self.record_bytes),
+        );
+        check(
+            "max.message.bytes",
+            number("max.message.bytes").is_some_and(|bytes| bytes > self.answer_bytes as i64),
+            format!(
+                "at most {}, which kafka_receive_bytes can raise: a larger batch stops its partition",
+                self.answer_bytes
+            ),
+        );
+        check(
+            "min.insync.replicas",
+            self.replication >= 3 && number("min.insync.replicas").is_some_and(|replicas| replicas < 2),
+            "at least 2".into(),
+        );
+        let is = |key: &str, value: &str| configs.get(key).is_some_and(|is| is.contains(value));
+        check("unclean.leader.election.enable", is("unclean.leader.election.enable", "true"), "false".into());
+        check("message.timestamp.type", is("message.timestamp.type", "CreateTime"), "LogAppendTime".into());
+        check("cleanup.policy", is("cleanup.policy", "compact"), "delete".into());
+        weak
+    }
+
+    /// The time to live of records that do not state one: as long as the topic keeps them, at most `ttl_max`.
+    pub(super) fn default_ttl_secs(&self, configs: &HashMap<String, String>) -> u32 {
+        let retention = configs.get("retention.ms").and_then(|value| value.parse::<i64>().ok());
+        match retention {
+            Some(ms) if ms >= 0 => u32::try_from(ms / 1000).unwrap_or(u32::MAX).min(self.ttl_max_secs),
+            _ => self.ttl_max_secs,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A look from time to time at whether the topics of the open queues are still the same.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::sync::Arc;
+
+use super::client::Client;
+use super::native::{Described, Trouble};
+use super::topics::TopicInfo;
+use crate::base::clock::Now;
+use crate::base::queue::QueueId;
+use crate::store::Life;
+
+/// How often all topics are looked at, milliseconds.
+const WATCH_MS: u64 = 30_000;
+
+/// How soon suspected topics are looked at, milliseconds.
+pub(super) const SUSPICION_MS: u64 = 1_000;
+
+const _: () = assert!(SUSPICION_MS < WATCH_MS);
+
+/// Topics in one question.
+const TOPICS_PER_QUESTION: usize = 500;
+
+/// The number of all questions of the watch. Those of openings have greater numbers.
+pub(super) const WATCHING: usize = 0;
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// The topics, with the life that each had when its queue was opened.
+    watched: HashMap<Arc<CString>, (QueueId, Life)>,
+    /// When topics were last looked at, `mono_ms`.
+    looked_ms: u64,
+    /// Topics to look at soon.
+    suspects: HashSet<Arc<CString>>,
+    /// Queues whose topics one broker did not know. A second such answer means that the topic is gone.
+    doubted: HashSet<QueueId>,
+    /// Queues whose topics have changed, not yet taken.
+    gone: Vec<QueueId>,
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self {
+            watched: HashMap::new(),
+            looked_ms: 0,
+            suspects: HashSet::new(),
+            doubted: HashSet::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Watches the topic of a queue that was opened.
+    pub(super) fn add(&mut self, queue: QueueId, info: &TopicInfo) {
+        self.watched.insert(info.name.clone(), (queue, info.life));
+    }
+
+    /// Something went wrong with a queue: looks at its topic soon, whichever shard has opened it.
+    pub(super) fn suspect(&mut self, queue: QueueId, info: &TopicInfo) {
+        self.watched.entry(info.name.clone()).or_insert((queue, info.life));
+        self.suspects.insert(info.name.clone());
+    }
+
+    /// Asks about topics if it is time.
+    pub(super) fn look(&mut self, now: Now, client: Option<&Client>) {
+        let Some(Client { handle, events, .. }) = client else { return };
+        let since = now.mono_ms.saturating_sub(self.looked_ms);
+        let topics: Vec<Arc<CString>> = if since >= WATCH_MS {
+            self.watched.keys().cloned().collect()
+        } else if since >= SUSPICION_MS {
+            std::mem::take(&mut self.suspects).into_iter().collect()
+        } else {
+            return;
+        };
+        if !topics.is_empty() {
+            self.looked_ms = now.mono_ms;
+        }
+        for some in topics.chunks(TOPICS_PER_QUESTION) {
+            handle.describe_topics(events, WATCHING, some);
+        }
+    }
+
+    /// Compares Kafka's answer with what the topics were.
+    pub(super) fn handle_described(&mut self, result: Result<Vec<Described>, Trouble>) {
+        // A cluster out of reach says nothing about its topics.
+        for Described { topic, result } in result.into_iter().flatten() {
+            let Some((name, (queue, life))) = self.watched.get_key_value(&topic) else { continue };
+            let (name, queue) = (name.clone(), *queue);
+            let is_same = match result {
+                Ok(found) => *life == found,
+                // One broker may not know of it yet: Kafka is asked once more.
+                Err(trouble) if trouble.is_unknown() && self.doubted.insert(queue) => {
+                    self.suspects.insert(name);
+                    continue;
+                }
+                Err(trouble) => !trouble.is_unknown(),
+            };
+            self.doubted.remove(&queue);
+            if !is_same {
+                let topic = topic.to_string_lossy();
+                tracing::warn!(%topic, "a topic was deleted, made again, or has other partitions");
+                self.watched.remove(&name);
+                self.gone.push(queue);
+            }
+        }
+    }
+
+    /// The next queue whose topic has changed.
+    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
+        self.gone.pop()
+    }
+
+    /// The server no longer serves the queue under this number.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        let Self { watched, suspects, doubted, .. } = self;
+        doubted.remove(&queue);
+        watched.retain(|name, (watched, _)| {
+            let is_other = *watched != queue;
+            if !is_other {
+                suspects.remove(name);
+            }
+            is_other
+        });
+    }
+
+    /// Whether it watches nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.watched.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::queue::Signing;
+    use crate::store::kafka::layout::Layout;
+    use std::sync::atomic::AtomicU64;
+
+    const QUEUE: QueueId = QueueId(1);
+
+    fn life(incarnation: u64) -> Life {
+        Life { incarnation, partitions: 3, signing: Signing::default() }
+    }
+
+    fn info() -> TopicInfo {
+        TopicInfo {
+            name: Arc::new(c"default.q".to_owned()),
+            default_ttl_secs: 1000,
+            is_default_known: true,
+            layout: Layout::Plain,
+            served_bytes: usize::MAX,
+            passed_over: AtomicU64::new(0),
+            life: life(7),
+        }
+    }
+
+    fn described(result: Result<Life, Trouble>) -> Result<Vec<Described>, Trouble> {
+        Ok(vec![Described { topic: c"default.q".to_owned(), result }])
+    }
+
+    fn unknown() -> Trouble {
+        Trouble::of(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+    }
+
+    #[test]
+    fn a_topic_is_gone_once_it_is_another_or_unknown_twice() {
+        let mut watch = Watch::new();
+        watch.add(QUEUE, &info());
+        watch.handle_described(described(Ok(life(7))));
+        watch.handle_described(described(Err(Trouble::nothing())));
+        watch.handle_described(described(Err(unknown())));
+        assert_eq!(watch.poll_gone(), None);
+        watch.handle_described(described(Err(unknown())));
+        assert_eq!((watch.poll_gone(), watch.poll_gone()), (Some(QUEUE), None));
+        watch.add(QUEUE, &info());
+        watch.handle_described(described(Ok(life(8))));
+        assert_eq!(watch.poll_gone(), Some(QUEUE));
+        assert!(watch.is_idle());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_forgotten_queue() {
+        let mut watch = Watch::new();
+        watch.suspect(QUEUE, &info());
+        watch.handle_described(described(Err(unknown())));
+        watch.forget(QUEUE);
+        assert!(watch.is_idle() && watch.suspects.is_empty() && watch.doubted.is_empty());
+    }
+}

@@ -1,0 +1,61 @@
+//! The client's side of the opening handshake.
+
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::http::{HeaderValue, header};
+
+use super::refusal::Refusal;
+
+/// A client's side of the handshake.
+#[derive(Clone, Debug)]
+pub struct ClientHandshake {
+    key: String,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct ClientRequest<'a> {
+    /// The `Host` header.
+    pub host: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// The subprotocol that it offers.
+    pub subprotocol: &'a str,
+    /// Further headers.
+    pub headers: &'a [(&'static str, String)],
+}
+
+impl ClientHandshake {
+    /// Appends the request to `out`.
+    pub fn start(request: &ClientRequest<'_>, out: &mut Vec<u8>) -> Self {
+        let key = tungstenite::handshake::client::generate_key();
+        let mut text = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {}\r\n",
+            request.path, request.host, request.subprotocol
+        );
+        for (name, value) in request.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+        out.extend_from_slice(text.as_bytes());
+        Self { key }
+    }
+
+    /// Reads the response from the start of `bytes`: how many bytes it has, `None` where more are needed.
+    pub fn handle(&self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        let parsed = tungstenite::handshake::client::Response::try_parse(bytes)
+            .map_err(|error| Refusal::new(400, format!("no WebSocket server: {error}")))?;
+        let Some((used, response)) = parsed else { return Ok(None) };
+        let status = response.status().as_u16();
+        if status != 101 {
+            let body = String::from_utf8_lossy(&bytes[used..]);
+            return Err(Refusal::new(status, body.trim()));
+        }
+        let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
+        if accepted != Some(derive_accept_key(self.key.as_bytes()).as_bytes()) {
+            return Err(Refusal::new(400, "no WebSocket server: wrong Sec-WebSocket-Accept"));
+        }
+        Ok(Some(used))
+    }
+}

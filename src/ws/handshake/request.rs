@@ -1,0 +1,186 @@
+//! A client's request to upgrade, and the response that accepts it.
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use tungstenite::error::CapacityError;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::headers::MAX_HEADERS;
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::handshake::server::{Request, Response, write_response};
+use tungstenite::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+
+use super::refusal::Refusal;
+use crate::ws::origin::AllowedOrigins;
+
+/// The reason that a client reads where our own code has failed.
+const INTERNAL: &str = "internal: the response to this handshake cannot be written";
+
+/// Standard base64 whose last letter may have bits that no byte needs: RFC 6455's own example of a key has some.
+static LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// A whole request, of which nothing is checked yet.
+#[derive(Debug)]
+pub struct UpgradeRequest {
+    used: usize,
+    request: Request,
+}
+
+/// The response that accepts a request: 101.
+#[derive(Debug)]
+pub struct UpgradeResponse(Response);
+
+impl UpgradeRequest {
+    /// Reads a request from the start of `bytes`; `None` where more bytes are needed.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
+        let parsed = Request::try_parse(bytes).map_err(|error| match error {
+            tungstenite::Error::Capacity(CapacityError::TooManyHeaders) => {
+                Refusal::new(431, format!("handshake: more than {MAX_HEADERS} header lines"))
+            }
+            error => Refusal::new(400, format!("no handshake: {error}")),
+        })?;
+        Ok(parsed.map(|(used, request)| Self { used, request }))
+    }
+
+    /// Bytes of the request; frames follow.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// The path.
+    pub fn path(&self) -> &str {
+        self.request.uri().path()
+    }
+
+    /// The query string; empty where there is none.
+    pub fn query(&self) -> &str {
+        self.request.uri().query().unwrap_or("")
+    }
+
+    /// The one value of a header; absent is fine, twice or empty or not ASCII is not.
+    pub fn header(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        single(self.request.headers(), name)
+    }
+
+    /// Checks the request: what RFC 6455 asks of it, where it comes from, and which subprotocols it offers, where one is
+    /// spoken.
+    pub fn accept(
+        &self,
+        origins: &AllowedOrigins,
+        subprotocol: Option<&'static str>,
+    ) -> Result<UpgradeResponse, Refusal> {
+        let headers = self.request.headers();
+        check_upgrade(&self.request)?;
+        match single(headers, header::SEC_WEBSOCKET_VERSION.as_str())? {
+            Some("13") => {}
+            Some(other) => {
+                return Err(Refusal::new(426, format!("Sec-WebSocket-Version: {other} is not 13")));
+            }
+            None => return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Version is absent")),
+        }
+        let key = single(headers, header::SEC_WEBSOCKET_KEY.as_str())?.unwrap_or("");
+        if !LENIENT.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
+            return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Key is not 16 bytes in base64"));
+        }
+        check_origin(headers, origins)?;
+        let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+            .map_err(|_| Refusal::new(500, INTERNAL))?;
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers_out = response.headers_mut();
+        headers_out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers_out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers_out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        if let Some(subprotocol) = subprotocol
+            && offers(headers, subprotocol)?
+        {
+            headers_out.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+        }
+        Ok(UpgradeResponse(response))
+    }
+}
+
+impl UpgradeResponse {
+    /// Adds a header. A value that cannot stand in one is left out.
+    pub fn set_header(&mut self, name: &'static str, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.0.headers_mut().insert(name, value);
+        }
+    }
+
+    /// Appends the whole response.
+    pub fn write(&self, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        write_response(out, &self.0).map_err(|_| Refusal::new(500, INTERNAL))
+    }
+}
+
+/// RFC 6455 section 4.2.1, 1 to 4: a GET of HTTP/1.1 with one Host, that asks for an upgrade to WebSocket.
+fn check_upgrade(request: &Request) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let why = if request.method() != Method::GET {
+        "the method is not GET"
+    } else if request.version() < Version::HTTP_11 {
+        "the version is below HTTP/1.1"
+    } else if single(headers, header::HOST.as_str())?.is_none() {
+        "Host is absent"
+    } else if !has_token(headers, &header::CONNECTION, "upgrade") {
+        "Connection does not say Upgrade"
+    } else if !has_token(headers, &header::UPGRADE, "websocket") {
+        "Upgrade does not say websocket"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(400, format!("no handshake: {why}")))
+}
+
+/// Whether a list of tokens, in one header or in several (RFC 9110 section 5.6.1), holds `token`.
+fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
+}
+
+/// The one value of a header; absent is fine, twice or empty or not ASCII is not.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::new(400, format!("{name}: given twice")));
+    }
+    match value.to_str() {
+        Ok(value) if !value.trim().is_empty() => Ok(Some(value.trim())),
+        _ => Err(Refusal::new(400, format!("{name}: empty or not plain text"))),
+    }
+}
+
+/// A browser's origin must be the host that was asked, or one that the operator allows.
+fn check_origin(headers: &HeaderMap, allowed: &AllowedOrigins) -> Result<(), Refusal> {
+    let Some(origin) = single(headers, "origin")? else { return Ok(()) };
+    let host = single(headers, "host")?.unwrap_or("");
+    if allowed.admits(origin, host) {
+        return Ok(());
+    }
+    let reason = format!("origin: {origin} is neither {host} nor in allowed_origins");
+    Err(Refusal { origin: Some(origin.to_owned()), ..Refusal::new(403, reason) })
+}
+
+/// Whether the client offers the subprotocol. One that offers none, or an empty list, gets it unsaid.
+fn offers(headers: &HeaderMap, subprotocol: &str) -> Result<bool, Refusal> {
+    let mut any = false;
+    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+        // Bytes that are no text name no subprotocol of ours.
+        for offered in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+            if offered == subprotocol {
+                return Ok(true);
+            }
+            any |= !offered.is_empty();
+        }
+    }
+    if any {
+        Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {subprotocol} is spoken")))
+    } else {
+        Ok(false)
+    }
+}
