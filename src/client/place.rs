@@ -5,7 +5,8 @@
 //! `<marker>~<partition>.<offset>~…`, with the offset behind the last message taken of each such partition, as in a message's id.
 //! A server is never sent more than the marker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::queue::message_id;
@@ -14,12 +15,53 @@ use crate::operation::Marker;
 /// Separates a marker from what is known, and that from more of it. No marker contains it.
 const KNOWN: char = '~';
 
+/// The fewest offsets without a message that are remembered as not taken. A start of the server that nothing proves to go on leaves out
+/// more than any file holds.
+const GAP_MIN: u64 = 1 << 20;
+
+/// Gaps that are remembered of a partition, the newest of them.
+const GAPS_MAX: usize = 64;
+
+/// What was taken of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Taken {
+    /// The offset behind the last message.
+    next: u64,
+    /// Offsets before `next` under which nothing came, in order. A queue that was restored from a backup may give them out: it leaves out
+    /// other offsets than before.
+    gaps: VecDeque<Range<u64>>,
+}
+
+impl Taken {
+    fn until(next: u64) -> Self {
+        Self { next, gaps: VecDeque::new() }
+    }
+
+    fn knows(&self, offset: u64) -> bool {
+        offset < self.next && !self.gaps.iter().any(|gap| gap.contains(&offset))
+    }
+
+    fn take(&mut self, offset: u64) {
+        // What comes in a gap shows that the queue has gone back: what was taken behind that is no more.
+        self.gaps.retain(|gap| gap.start < offset);
+        match self.gaps.back_mut() {
+            Some(last) if last.end > offset => last.end = offset,
+            _ if offset.saturating_sub(self.next) >= GAP_MIN => self.gaps.push_back(self.next..offset),
+            _ => {}
+        }
+        if self.gaps.len() > GAPS_MAX {
+            self.gaps.pop_front();
+        }
+        self.next = offset.saturating_add(1);
+    }
+}
+
 /// See the module's page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     marker: Option<String>,
-    /// The offset behind the last message taken, for each partition.
-    taken: BTreeMap<u16, u64>,
+    /// For each partition.
+    taken: BTreeMap<u16, Taken>,
     /// The queue may have gone back since the marker came.
     is_doubted: bool,
 }
@@ -42,7 +84,8 @@ impl Place {
     pub(super) fn parse(text: &str) -> (Self, String) {
         let mut parts = text.split(KNOWN);
         let start = parts.next().unwrap_or_default().to_owned();
-        let taken: BTreeMap<u16, u64> = parts.filter_map(parse_id).collect();
+        let taken = parts.filter_map(parse_id).map(|(partition, next)| (partition, Taken::until(next)));
+        let taken: BTreeMap<u16, Taken> = taken.collect();
         let marker = (!taken.is_empty()).then(|| start.clone());
         (Self { marker, taken, is_doubted: false }, start)
     }
@@ -51,7 +94,7 @@ impl Place {
     pub(super) fn text(&self) -> Option<String> {
         let mut text = self.marker.clone()?;
         let positions = Marker::positions(&text).unwrap_or_default();
-        for (partition, next) in &self.taken {
+        for (partition, Taken { next, .. }) in &self.taken {
             if positions.get(usize::from(*partition)).is_none_or(|position| position < next) {
                 text.push(KNOWN);
                 text.push_str(&message_id(*partition, *next));
@@ -87,12 +130,12 @@ impl Place {
 
     /// Whether a message was taken before.
     pub(super) fn knows(&self, partition: u16, offset: u64) -> bool {
-        self.taken.get(&partition).is_some_and(|next| offset < *next)
+        self.taken.get(&partition).is_some_and(|taken| taken.knows(offset))
     }
 
     /// A message is taken.
     pub(super) fn take(&mut self, partition: u16, offset: u64) {
-        self.taken.insert(partition, offset.saturating_add(1));
+        self.taken.entry(partition).or_default().take(offset);
     }
 
     /// Whether it is of the same life of a queue as a marker.
@@ -111,7 +154,7 @@ impl Place {
         (0..).zip(end).filter(|(partition, _)| only.is_none_or(|only| only == *partition)).all(
             |(partition, end)| {
                 let marked = own.get(usize::from(partition)).copied().unwrap_or(0);
-                marked.max(self.taken.get(&partition).copied().unwrap_or(0)) >= end
+                marked.max(self.taken.get(&partition).map_or(0, |taken| taken.next)) >= end
             },
         )
     }
@@ -155,6 +198,19 @@ pub(super) mod tests {
         place.take(0, 5);
         place.handle_rewind();
         assert!(!place.knows(0, 5));
+    }
+
+    #[test]
+    fn offsets_that_were_left_out_are_not_known_when_a_restored_queue_gives_them() {
+        let (mut place, _) = Place::parse("");
+        place.take(0, 7);
+        place.take(0, 8 << 40);
+        place.take(0, (8 << 40) + 1);
+        assert!(place.knows(0, 7) && place.knows(0, 8 << 40) && !place.knows(0, 3 << 40));
+        // The same again from a backup, which leaves out fewer.
+        place.take(0, 3 << 40);
+        assert!(place.knows(0, 3 << 40) && place.knows(0, 7));
+        assert!(!place.knows(0, (3 << 40) + 1) && !place.knows(0, 8 << 40) && !place.knows(0, 2 << 40));
     }
 
     #[test]

@@ -46,7 +46,7 @@ use std::thread::{self, available_parallelism};
 use world::World;
 
 /// The seeds of CI.
-const SEEDS: std::ops::Range<u64> = 0..600;
+const SEEDS: std::ops::Range<u64> = 0..800;
 
 /// Of these so many are run twice.
 const SEEDS_RUN_TWICE: usize = 20;

@@ -53,6 +53,8 @@ trait Running {
     fn is_drained(&self) -> bool;
     /// Bytes of the budget in use, fetches that wait, connections.
     fn left(&self) -> (usize, usize, usize);
+    /// Connections whose handling panicked. The shard survives that.
+    fn panics(&self) -> u64;
     fn contents(&self, now: Now) -> Option<Vec<Vec<u8>>>;
 }
 
@@ -89,6 +91,10 @@ impl<S: Contents> Running for Shard<S, Surroundings> {
     fn left(&self) -> (usize, usize, usize) {
         let budget = self.core().budget();
         (budget.reserved() + budget.held(), self.core().store().waiting(), self.core().connections())
+    }
+
+    fn panics(&self) -> u64 {
+        self.core().counters().panics
     }
 
     fn contents(&self, now: Now) -> Option<Vec<Vec<u8>>> {
@@ -223,6 +229,11 @@ impl Server {
                 )
             })
         })
+    }
+
+    /// Whether the handling of a connection has panicked.
+    pub fn has_panicked(&self) -> bool {
+        self.drivers.iter().any(|driver| driver.shard.panics() > 0)
     }
 
     /// Every payload in the stores, where those can tell.

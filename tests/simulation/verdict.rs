@@ -4,6 +4,7 @@ use millstream::client::Resume;
 
 use super::client::{Client, Role};
 use super::model::Known;
+use super::server::Server;
 use super::world::World;
 
 impl World {
@@ -39,6 +40,9 @@ impl World {
     }
 
     fn judge_consumers(&mut self, is_complete: bool) -> Result<(), String> {
+        if self.server.as_ref().is_some_and(Server::has_panicked) {
+            return Err("the handling of a connection panicked, see above".into());
+        }
         let resent = |client: &Client| match &client.role {
             Role::Producer(produce) => Some(produce.stats.resent),
             _ => None,
