@@ -1,9 +1,11 @@
 //! What a shard says of itself when it is asked.
 
-use super::CoreCounters;
+use std::collections::VecDeque;
+
+use super::{Connection, Core, CoreCounters, Token};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
-use crate::store::{StoreCounters, Tail};
+use crate::store::{Store, StoreCounters, Tail};
 
 /// What a shard says of itself at any time, at no cost.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -65,4 +67,59 @@ pub struct BudgetSnapshot {
     pub held: usize,
     /// Connections that wait for some.
     pub waiting: usize,
+}
+
+impl<S: Store<Token>> Core<S> {
+    /// How the shard is. Looks at every connection, so it is for whoever asks now and then.
+    pub fn snapshot(&self) -> ShardSnapshot {
+        let fronts =
+            || self.connections.ids().filter_map(|id| self.connections.get(id)).map(Connection::status);
+        ShardSnapshot {
+            pulse: self.pulse(),
+            producing: fronts().filter(|status| status.credit.is_some()).count(),
+            consuming: fronts().filter(|status| status.is_consuming).count(),
+            credit: fronts().filter_map(|status| status.credit).sum(),
+            waiting_fetches: self.store.waiting(),
+        }
+    }
+
+    /// How the shard is, as far as it knows that anyway.
+    pub fn pulse(&self) -> ShardPulse {
+        ShardPulse {
+            shard: self.shard,
+            connections: self.connections.len(),
+            budget: BudgetSnapshot {
+                ceiling: self.budget.ceiling(),
+                reserved: self.budget.reserved(),
+                held: self.budget.held(),
+                waiting: self.waiting.iter().map(VecDeque::len).sum(),
+            },
+            counters: self.counters.clone(),
+            store: self.store.counters(),
+        }
+    }
+
+    /// Where this shard's partitions of these queues end, and where its consumers are. For whoever asks now and then, like
+    /// [`Self::snapshot`].
+    pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
+        let tails = |(name, info): &(FullName, QueueInfo)| {
+            let owned =
+                (0..info.partitions).filter(|partition| info.owner(*partition, self.shards) == self.shard);
+            let tails = owned
+                .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
+            tails.collect::<Vec<_>>()
+        };
+        let consumer = |id| self.connections.get(id)?.front()?.positions();
+        Traffic {
+            queues: self.catalogue.iter().count(),
+            names: self
+                .catalogue
+                .iter()
+                .take(TRAFFIC_QUEUES)
+                .map(|(name, info)| (name.clone(), *info))
+                .collect(),
+            tails: of.iter().flat_map(tails).collect(),
+            consumers: self.connections.ids().filter_map(consumer).take(TRAFFIC_CONSUMERS).collect(),
+        }
+    }
 }

@@ -1,0 +1,174 @@
+//! Queues: found in the catalogue, opened or created by their home shard, forgotten by all.
+
+use super::{Core, Message, Token};
+use crate::access::{Permit, Use};
+use crate::base::clock::Now;
+use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::names::{FullName, Project, queue_hash};
+use crate::base::planted;
+use crate::base::queue::{QueueId, QueueInfo, home};
+use crate::operation::Answer;
+use crate::store::{Life, Request, Store};
+
+/// What becomes of a queue that is opened and not there.
+#[derive(Debug)]
+enum Creation {
+    /// It is created: a place in the catalogue is kept for it, and one of its project's, where that is limited.
+    Allowed(Option<Permit>),
+    /// It is not, as there are too many.
+    Refused(Fault),
+    /// It is not, as `auto_create` is off.
+    Off,
+}
+
+/// A queue that its home is opening.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) name: FullName,
+    creation: Creation,
+    /// Who else has asked for it meanwhile.
+    others: Vec<Token>,
+}
+
+impl<S: Store<Token>> Core<S> {
+    /// Queues of an earlier run whose home this shard is are known, and count, from the start.
+    pub(super) fn adopt_queues(&mut self) {
+        for name in self.store.names() {
+            if home(queue_hash(&name.0, &name.1), self.shards) != self.shard {
+                continue;
+            }
+            let id = self.catalogue.next_id();
+            if let Some(life) = self.store.adopt(id, &name) {
+                self.record(0, id, name, life, None);
+            }
+        }
+    }
+
+    /// Finds a queue for a connection of any shard; makes it, where this is its home.
+    pub(super) fn open(&mut self, now: Now, token: Token, name: FullName) {
+        if let Some(info) = self.catalogue.get(&name) {
+            return self.answer_opened(now, token, name, Ok(info));
+        }
+        let hash = queue_hash(&name.0, &name.1);
+        let home = home(hash, self.shards);
+        if home != self.shard {
+            return self.outboxes[usize::from(home)].push(Message::Open { token, name });
+        }
+        if self.settings.operation.test_faults {
+            planted::in_shard(name.1.as_str());
+        }
+        if let Some(opening) = self.opening_names.get(&name).and_then(|queue| self.opening.get_mut(queue)) {
+            return opening.others.push(token);
+        }
+        // The store may have the queue although it is not in the catalogue: then it is opened whatever the limits.
+        let creation = self.creation(now, &name.0);
+        let create = matches!(creation, Creation::Allowed(_)).then_some(self.settings.partitions);
+        let queue = self.catalogue.next_id();
+        self.opening_names.insert(name.clone(), queue);
+        self.opening.insert(queue, Opening { name: name.clone(), creation, others: Vec::new() });
+        // The store answers with the token alone, so the queue's number travels in it.
+        let token = Token { detail: queue.0, ..token };
+        self.submit(now, Request::Open { token, queue, name, create });
+    }
+
+    /// Whether a project may have one more queue here; keeps the places for it.
+    fn creation(&mut self, now: Now, project: &Project) -> Creation {
+        if !self.settings.auto_create {
+            return Creation::Off;
+        }
+        let permit = self.tenants.get(project, now.mono_ms).map(|tenant| tenant.take(Use::Queue)).transpose();
+        match permit {
+            Ok(permit) => match self.catalogue.reserve() {
+                Ok(()) => Creation::Allowed(permit),
+                Err(fault) => Creation::Refused(fault.into()),
+            },
+            Err(limit) => {
+                let fault = PeerFault::TooMany { what: "queues", key: "project_max_queues", limit };
+                Creation::Refused(fault.into())
+            }
+        }
+    }
+
+    /// A queue of this home is there.
+    fn record(
+        &mut self,
+        now_ms: u64,
+        id: QueueId,
+        name: FullName,
+        life: Life,
+        permit: Option<Permit>,
+    ) -> QueueInfo {
+        let held = || self.tenants.get(&name.0, now_ms).map(|tenant| tenant.hold(Use::Queue));
+        if let Some(permit) = permit.or_else(held) {
+            self.tenants.hold_queue(id, permit);
+        }
+        let Life { incarnation, partitions, signing } = life;
+        let hash = queue_hash(&name.0, &name.1);
+        self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing })
+    }
+
+    /// The store has begun a queue's life: this shard is its home.
+    pub(super) fn handle_made(&mut self, now: Now, token: Token, result: Result<Life, StoreFault>) {
+        let id = QueueId(token.detail);
+        let Some(Opening { name, creation, others }) = self.opening.remove(&id) else { return };
+        self.opening_names.remove(&name);
+        let (permit, refusal) = match creation {
+            Creation::Allowed(permit) => {
+                self.catalogue.unreserve();
+                (permit, None)
+            }
+            Creation::Refused(fault) => (None, Some(fault)),
+            Creation::Off => (None, None),
+        };
+        let result = match result {
+            Ok(life) => Ok(self.record(now.mono_ms, id, name.clone(), life, permit)),
+            Err(StoreFault::NoQueue) => Err(refusal.unwrap_or(Fault::Store(StoreFault::NoQueue))),
+            Err(fault) => Err(fault.into()),
+        };
+        for token in others {
+            self.answer_opened(now, token, name.clone(), result.clone());
+        }
+        self.answer_opened(now, token, name, result);
+    }
+
+    /// A queue is not what it was: whoever asks for it finds it anew.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        // A partition's owner may know the queue in its store alone.
+        self.catalogue.forget(queue);
+        self.tenants.release_queue(queue);
+        self.store.forget(queue);
+        self.is_asked = true;
+    }
+
+    fn answer_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, Fault>) {
+        if token.shard == self.shard {
+            self.handle_opened(now, token, name, result);
+        } else {
+            self.outboxes[usize::from(token.shard)].push(Message::Opened { token, name, result });
+        }
+    }
+
+    /// A queue that a connection of this shard asked for.
+    pub(super) fn handle_opened(
+        &mut self,
+        now: Now,
+        token: Token,
+        name: FullName,
+        result: Result<QueueInfo, Fault>,
+    ) {
+        let id = token.connection;
+        let (shard, shards) = (self.shard, self.shards);
+        let opened = result.map(|info| self.catalogue.record(name, info));
+        self.with_dirty(now, id, |connection, env| {
+            let mut local_partition = 0;
+            if let Ok(info) = &opened {
+                // The partition that costs a keyless producer no hop; spread over those of this shard.
+                let owned: Vec<u16> =
+                    (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
+                local_partition = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
+            }
+            let answer = Answer::Opened { result: opened, local_partition };
+            connection.with_front(env, |front, cx| front.answer(token.operation, answer, cx));
+        });
+    }
+}
