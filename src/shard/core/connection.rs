@@ -11,23 +11,21 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 
 use super::deadlines::Armed;
+use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::{CoreCounters, Settings};
 use crate::access::{Permit, Tenant, Tenants, Use};
 use crate::base::budget::{Account, Budget, Purse, Share};
 use crate::base::clock::{Now, millis};
 use crate::base::error::PeerFault;
 use crate::base::names::{Project, QueueName};
-use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity, PbWriter};
+use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
 use crate::operation::{Caller, Command, Resources};
 use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
 use crate::ws::origin::{Novelty, RefusedOrigins};
-use crate::ws::{CloseCode, Input, Receiver, Role, Sender};
-
-/// What a buffer of unsent bytes may occupy beyond twice those.
-const UNSENT_SLACK_BYTES: usize = 4 << 10;
+use crate::ws::{CloseCode, Input, Receiver, Role};
 
 /// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
 const CLOSE_LINGER_MS: u64 = 2_000;
@@ -53,43 +51,29 @@ pub struct Env<'a> {
     pub tenants: &'a Tenants,
 }
 
-/// Where a connection's output ended before a call.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark {
-    out: usize,
-    open: bool,
-}
-
 #[derive(Debug)]
 enum Phase {
     Handshaking,
     Open(Front),
-    /// `out` is the last that is sent.
+    /// The output holds the last that is sent.
     Closing,
 }
 
-/// What a connection lends its front for a call.
-struct Lent<'a> {
-    sender: &'a mut Sender,
-    out: &'a mut Vec<u8>,
-    framed: &'a mut Framed,
-    account: &'a mut Account,
-    read_ns: u64,
-    writable: bool,
-}
-
-/// All but the phase that the front is in: a method would borrow that, too.
-macro_rules! parts {
-    ($connection:expr) => {
-        Lent {
-            sender: &mut $connection.sender,
-            out: &mut $connection.out,
-            framed: &mut $connection.framed,
-            account: &mut $connection.account,
+/// All but the phase that the front is in, lent to it for a call: a method would borrow that, too.
+macro_rules! cx {
+    ($connection:expr, $env:expr) => {{
+        let resources = Resources {
+            now: $env.now,
             read_ns: $connection.read_ns,
-            writable: $connection.writable,
-        }
-    };
+            settings: &$env.settings.operation,
+            budget: $env.budget.purse(&mut $connection.account),
+            commands: $env.commands,
+            counters: &mut $env.counters.sessions,
+        };
+        let writable = $connection.output.is_writable();
+        let (reply, framed) = $connection.output.lend();
+        Cx { resources, reply, framed, writable }
+    }};
 }
 
 /// See the module's page.
@@ -97,35 +81,23 @@ macro_rules! parts {
 pub struct Connection {
     phase: Phase,
     receiver: Receiver,
-    sender: Sender,
     /// The project's permit for this connection, where its use is limited.
     permit: Option<Permit>,
     /// Where it comes from.
     peer: Option<SocketAddr>,
     /// Bytes that were read and not taken; of the handshake, or behind what a blocked front takes.
     inbound: Vec<u8>,
-    /// Bytes to send, and how many of them are sent.
-    out: Vec<u8>,
-    sent: usize,
-    /// When what stands there began.
-    framed: Framed,
+    output: Output,
     /// When the socket was last read, [`Now::mono_ns`]: `inbound` is from then.
     read_ns: u64,
     /// What it has of the budget.
     account: Account,
-    /// Bytes that are counted in the budget for `out`, while the socket has not taken all of it.
-    counted: usize,
-    /// The socket takes more.
-    writable: bool,
     /// When the phase began, or the peer was last heard.
     heard_ms: u64,
     /// While closing, how much more is read.
     linger_bytes: u64,
     /// It was pinged since.
     pinged: bool,
-    /// The socket took something since the last timeout; and when it took something last.
-    takes: bool,
-    took_ms: u64,
     pub(super) armed: Armed,
     /// It is in the shard's list of those with something to do.
     pub(super) is_dirty: bool,
@@ -141,22 +113,15 @@ impl Connection {
         Self {
             phase: Phase::Handshaking,
             receiver: Receiver::new(Role::Server),
-            sender: Sender::new(Role::Server),
             permit: None,
             peer,
             inbound: Vec::new(),
-            out: Vec::new(),
-            sent: 0,
-            framed: Framed::default(),
+            output: Output::new(now),
             read_ns: now.mono_ns,
             account: Account::default(),
-            counted: 0,
-            writable: true,
             heard_ms: now.mono_ms,
             linger_bytes: 0,
             pinged: false,
-            takes: false,
-            took_ms: now.mono_ms,
             armed: Armed::default(),
             is_dirty: false,
             waits_in: None,
@@ -266,7 +231,7 @@ impl Connection {
 
     /// Accepts a handshake whose project may have one more connection.
     fn open(&mut self, handshake: Handshake, tenant: Option<Arc<Tenant>>, env: &mut Env<'_>) {
-        if let Err(refusal) = handshake.accept(&mut self.out) {
+        if let Err(refusal) = handshake.accept(self.output.bytes()) {
             return self.refuse(&refusal, env);
         }
         let used = handshake.used();
@@ -303,7 +268,7 @@ impl Connection {
                 );
             }
         }
-        refusal.write(&mut self.out);
+        self.output.refuse(refusal);
         self.begin_closing(REFUSED_READ_BYTES, env);
     }
 
@@ -332,7 +297,7 @@ impl Connection {
                     let (start, length) = (payload.start, payload.len());
                     let piece = &rest[payload];
                     let Phase::Open(front) = &mut self.phase else { return input.len() };
-                    let used = match front.handle_data(kind, piece, fin, &mut cx(parts!(self), env)) {
+                    let used = match front.handle_data(kind, piece, fin, &mut cx!(self, env)) {
                         Ok(used) => used,
                         Err(code) => {
                             self.close(code, env);
@@ -347,7 +312,7 @@ impl Connection {
                 }
                 Ok(Input::Ping { used, payload }) => {
                     taken += used;
-                    self.sender.control(&mut self.out, Opcode::Pong, payload.as_slice());
+                    self.output.control(Opcode::Pong, payload.as_slice());
                 }
                 Ok(Input::Pong { used }) => taken += used,
                 Ok(Input::Close { code }) => {
@@ -375,12 +340,12 @@ impl Connection {
         } else {
             env.settings.operation.send_buffer_bytes
         };
-        open && self.out.len() - self.sent >= most
+        open && self.output.unsent().len() >= most
     }
 
     fn is_front_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
-            Phase::Open(front) => front.is_blocked(&cx(parts!(self), env)),
+            Phase::Open(front) => front.is_blocked(&cx!(self, env)),
             Phase::Handshaking | Phase::Closing => false,
         }
     }
@@ -404,7 +369,7 @@ impl Connection {
     /// Runs `handle` on the front, if there is one.
     pub fn with_front(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut Front, &mut Cx<'_>)) {
         if let Phase::Open(front) = &mut self.phase {
-            handle(front, &mut cx(parts!(self), env));
+            handle(front, &mut cx!(self, env));
         }
     }
 
@@ -436,7 +401,7 @@ impl Connection {
 
     /// What is to be sent.
     pub fn unsent(&self) -> &[u8] {
-        &self.out[self.sent..]
+        self.output.unsent()
     }
 
     /// The socket took `bytes`. Where that was all, gives the buffer for reuse by others.
@@ -447,65 +412,32 @@ impl Connection {
         budget: &mut Budget,
         latency: &mut Recorder,
     ) -> Option<Vec<u8>> {
-        self.sent += bytes;
-        self.framed.record(self.sent, now, latency);
-        if bytes > 0 {
-            self.takes = true;
-            self.took_ms = now.mono_ms;
-        }
-        let left = self.out.len() - self.sent;
-        // What is counted is what it occupies, so it must not occupy much more than is left.
-        if left > 0 && self.out.capacity() > 2 * left + UNSENT_SLACK_BYTES {
-            self.out = self.unsent().to_vec();
-            self.framed.rebase(self.sent);
-            self.sent = 0;
-        }
-        let occupied = if left > 0 { self.out.capacity() } else { 0 };
-        let mut purse = budget.purse(&mut self.account);
-        if occupied > self.counted {
-            purse.hold_unsent(occupied - self.counted);
-        } else {
-            purse.drop_unsent(self.counted - occupied);
-        }
-        self.counted = occupied;
-        if left > 0 {
-            self.framed.compact();
-            return None;
-        }
-        self.sent = 0;
-        let mut buffer = std::mem::take(&mut self.out);
-        buffer.clear();
-        Some(buffer)
+        self.output.handle_sent(now, bytes, budget.purse(&mut self.account), latency)
     }
 
     /// A buffer to encode into, where there is none, and room for notes.
     pub fn lend_buffer(&mut self, spare: &mut Vec<Vec<u8>>, notes: &mut Framed) {
-        self.framed.lend(notes);
-        if self.out.capacity() == 0
-            && let Some(buffer) = spare.pop()
-        {
-            self.out = buffer;
-        }
+        self.output.borrow_buffer(spare, notes);
     }
 
     /// Gives the room for notes back.
     pub fn return_notes(&mut self, notes: &mut Framed) {
-        self.framed.give_back(notes);
+        self.output.return_notes(notes);
     }
 
     /// Whether everything was sent.
     pub fn is_flushed(&self) -> bool {
-        self.sent == self.out.len()
+        self.output.is_flushed()
     }
 
     /// Whether the socket took all that it was given.
     pub fn is_writable(&self) -> bool {
-        self.writable
+        self.output.is_writable()
     }
 
     /// The socket took no more; or takes more again.
     pub fn set_writable(&mut self, writable: bool) {
-        self.writable = writable;
+        self.output.set_writable(writable);
     }
 
     /// Violation, silence, drained: says so and ends.
@@ -523,10 +455,10 @@ impl Connection {
             front.abandon(cx);
         });
         if matches!(self.phase, Phase::Handshaking) {
-            Refusal::new(503, "the server is draining").write(&mut self.out);
+            self.output.refuse(&Refusal::new(503, "the server is draining"));
             self.begin_closing(REFUSED_READ_BYTES, env);
         } else {
-            self.sender.close(&mut self.out, code);
+            self.output.close(code);
             // What stays in `inbound` counts in the budget until it is let go.
             self.phase = Phase::Closing;
             self.heard_ms = env.now.mono_ms;
@@ -541,16 +473,13 @@ impl Connection {
             let left = self.inbound.len();
             self.purse(env).drop_held(left);
         }
-        let counted = std::mem::take(&mut self.counted);
-        self.purse(env).drop_unsent(counted);
+        self.output.drop_all(env.budget.purse(&mut self.account));
         debug_assert!(
             self.account.is_empty(),
             "a connection that is gone has bytes of the budget: {:?}",
             self.account
         );
         self.inbound = Vec::new();
-        self.out = Vec::new();
-        self.sent = 0;
         self.phase = Phase::Closing;
         self.linger_bytes = closed_read_bytes(env.settings);
         self.permit = None;
@@ -558,30 +487,27 @@ impl Connection {
 
     /// Since when its socket has taken nothing of what waits to be sent.
     pub fn stuck_since_ms(&self) -> Option<u64> {
-        (!self.writable && !self.is_flushed()).then_some(self.took_ms)
+        self.output.stuck_since_ms()
     }
 
     /// What [`Self::break_off`] goes back to.
     #[inline]
     pub fn mark(&self) -> Mark {
-        Mark { out: self.out.len(), open: self.sender.is_open() }
+        self.output.mark()
     }
 
     /// Our own code has failed in the middle of a call that began at `mark`: takes back what that call wrote, gives back all that
     /// the connection has of the budget, and ends the connection with 500 and 1011.
     pub fn break_off(&mut self, mark: Mark, env: &mut Env<'_>) {
-        self.out.truncate(mark.out);
-        self.framed.truncate(mark.out);
-        self.sender.roll_back(mark.open);
+        self.output.cut_back(mark);
         let linger_bytes = if matches!(self.phase, Phase::Handshaking) {
-            Refusal::new(500, "internal: the handling of this handshake has failed").write(&mut self.out);
+            self.output.refuse(&Refusal::new(500, "internal: the handling of this handshake has failed"));
             REFUSED_READ_BYTES
         } else {
             self.with_front(env, Front::break_off);
-            self.sender.close(&mut self.out, Some(CloseCode::INTERNAL));
+            self.output.close(Some(CloseCode::INTERNAL));
             closed_read_bytes(env.settings)
         };
-        self.counted = 0;
         self.close_account(env.budget);
         self.begin_closing(linger_bytes, env);
     }
@@ -608,7 +534,7 @@ impl Connection {
     /// Time has passed.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
         // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
-        let takes = std::mem::take(&mut self.takes) && self.is_unread(env);
+        let takes = self.output.take_sign_of_life() && self.is_unread(env);
         if self.status().waits_for_us || takes {
             self.heard_ms = env.now.mono_ms;
         }
@@ -624,7 +550,7 @@ impl Connection {
                 }
                 if silence >= millis(env.settings.ping_interval) && !self.pinged {
                     self.pinged = true;
-                    self.sender.control(&mut self.out, Opcode::Ping, b"");
+                    self.output.control(Opcode::Ping, b"");
                 }
                 self.with_front(env, Front::handle_timeout);
             }
@@ -649,17 +575,4 @@ impl Connection {
 /// How much is read of a connection after the server's Close, bytes.
 fn closed_read_bytes(settings: &Settings) -> u64 {
     settings.operation.discard_limit_bytes.max(REFUSED_READ_BYTES)
-}
-
-fn cx<'a>(lent: Lent<'a>, env: &'a mut Env<'_>) -> Cx<'a> {
-    let Lent { sender, out, framed, account, read_ns, writable } = lent;
-    let resources = Resources {
-        now: env.now,
-        read_ns,
-        settings: &env.settings.operation,
-        budget: env.budget.purse(account),
-        commands: env.commands,
-        counters: &mut env.counters.sessions,
-    };
-    Cx { resources, reply: PbWriter { sender, out }, framed, writable }
 }

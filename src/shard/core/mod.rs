@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | here | what a turn calls |
 //! | `connection` | one connection: handshake, frames, and the front behind them |
+//! | `output` | what a connection sends: framed bytes, and how many its transport took |
 //! | `serving` | one call of a connection's handling, and what that brings |
 //! | `routing` | commands on their way to the stores, answers on their way back |
 //! | `queues` | queues opened, created and forgotten; `catalogue` knows them |
@@ -22,6 +23,7 @@ mod connection;
 mod deadlines;
 mod drain;
 mod message;
+mod output;
 mod queues;
 mod routing;
 mod serving;
@@ -30,7 +32,7 @@ mod shortage;
 mod slab;
 mod snapshot;
 
-pub use connection::{Connection, Env, Mark};
+pub use connection::{Connection, Env};
 pub use message::{Message, Token};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};

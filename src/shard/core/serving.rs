@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::connection::Mark;
+use super::output::Mark;
 use super::{Connection, ConnectionId, Core, Env, Token};
 use crate::base::budget::Wanted;
 use crate::base::clock::Now;
