@@ -268,7 +268,11 @@ impl World {
             0..=4 => drop(self.send(client)),
             5..=9 => drop(self.receive(client)),
             10..=14 => drop(self.turn(shard)),
-            15..=16 => drop((0..self.random.below(6)).map(|_| self.machine.disk.advance()).count()),
+            15..=16 => {
+                for _ in 0..self.random.below(6) {
+                    self.machine.disk.advance();
+                }
+            }
             17 => self.connect(client),
             18 => {
                 let ms = self.random.next() % 30;
