@@ -216,8 +216,9 @@ impl Model {
             }
         }
         for ((producer, key), order) in order {
-            if let Some(pair) = order.windows(2).find(|pair| pair[0] > pair[1]) {
-                let (before, after) = (pair[0], pair[1]);
+            if let Some((before, after)) =
+                order.iter().zip(&order[1..]).find(|(before, after)| before > after)
+            {
                 let key = String::from_utf8_lossy(key);
                 return Err(format!("producer {producer}, key {key:?}: {after} came behind {before}"));
             }

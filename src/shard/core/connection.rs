@@ -632,15 +632,15 @@ impl Connection {
         }
     }
 
-    /// When something is due without any event.
-    pub fn next_deadline_ms(&self, settings: &Settings) -> Option<u64> {
+    /// When something is due without any event; `status` is [`Self::status`].
+    pub fn next_deadline_ms(&self, status: &FrontStatus, settings: &Settings) -> Option<u64> {
         match &self.phase {
             Phase::Handshaking => Some(self.heard_ms + millis(settings.handshake_timeout)),
             Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
-            Phase::Open(front) => {
+            Phase::Open(_) => {
                 let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
                 let silence = self.heard_ms + millis(silence);
-                Some(front.status().next_deadline_ms.map_or(silence, |due| due.min(silence)))
+                Some(status.next_deadline_ms.map_or(silence, |due| due.min(silence)))
             }
         }
     }

@@ -185,7 +185,7 @@ impl<S: Store<Token>> Core<S> {
         }
         self.counters.connections += 1;
         let id = self.connections.insert(Connection::new(now, peer));
-        self.arm(id);
+        self.after(now, id);
         Some(id)
     }
 
@@ -584,14 +584,8 @@ impl<S: Store<Token>> Core<S> {
             connection.is_starved = true;
             self.starved.push(id);
         }
-        self.arm(id);
-    }
-
-    fn arm(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            let due = connection.next_deadline_ms(&self.settings);
-            self.deadlines.arm(id, &mut connection.armed, due);
-        }
+        let due = connection.next_deadline_ms(&status, &self.settings);
+        self.deadlines.arm(id, &mut connection.armed, due);
     }
 
     fn route_commands(&mut self, now: Now, id: ConnectionId) {
