@@ -61,6 +61,10 @@ impl Plan {
         settings.inbox_batches = if random.one_in(3) { random.between(1, 4) } else { 1024 };
         settings.drain_timeout = Duration::from_secs(8);
         settings.clock_step_max = Duration::from_secs(if random.one_in(2) { 60 } else { 3_600 });
+        if seed % 3 == 1 {
+            // A turn ends before all is sent.
+            settings.operation.send_buffer_bytes = 500 + seed as usize * 131 % 4_000;
+        }
         let is_limited = seed % 4 == 3;
         let mut limits = ProjectLimits::default();
         if is_limited {
