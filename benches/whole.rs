@@ -19,7 +19,7 @@ use millstream::base::clock::Now;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
-use millstream::shard::core::{ConnectionId, Core, Settings, Token};
+use millstream::shard::core::{ConnectionId, Connections, Core, Settings};
 use millstream::store::memory::{Memory, WhenFull};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
@@ -36,7 +36,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConn
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 struct Shard {
-    core: Core<Memory<Token>>,
+    core: Core<Memory<Connections>>,
     /// Looks at the clock.
     looks: Cell<u32>,
 }

@@ -60,7 +60,7 @@ fn masked(mut frame: Frame, random: &mut Random, out: &mut Vec<u8>) {
 }
 
 struct Shard {
-    core: Core<Memory<millstream::shard::core::Token>>,
+    core: Core<Memory<millstream::shard::core::Connections>>,
     id: ConnectionId,
     now: Now,
     random: Random,

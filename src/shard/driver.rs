@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::core::{Core, CoreCounters, Message, Token};
+use super::core::{Connections, Core, CoreCounters, Message};
 use super::delivery::Delivery;
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
@@ -125,7 +125,7 @@ pub struct Driver<S> {
     is_counted: bool,
 }
 
-impl<S: Store<Token>> Driver<S> {
+impl<S: Store<Connections>> Driver<S> {
     /// The driver of `core`, shard number `shard`; `peers` are the inboxes of all shards. For `spin` it waits for something to do
     /// before it parks, with passes of the reactor: glommio's own setting of that kind looks at the rings' memory alone, and a ring
     /// of ours shows nothing there before a system call (`uring`).

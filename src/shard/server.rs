@@ -12,7 +12,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::{Listener, Target};
 use super::collector::{Board, Collector};
-use super::core::{self, Core, Token};
+use super::core::{self, Connections, Core};
 use super::delivery::Delivery;
 use super::driver::{Driver, ShardReport, Shared};
 use super::executor::{ExecutorSettings, spawn};
@@ -145,7 +145,7 @@ struct ShardPart {
 }
 
 impl ShardPart {
-    async fn run<S: Store<Token>>(self, store: S) -> ShardReport {
+    async fn run<S: Store<Connections>>(self, store: S) -> ShardReport {
         let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin } = self;
         let core = Core::new(number, shards, settings, tenants, store);
         Driver::new(number, core, parker, inbox, peers, shared, spin).run().await

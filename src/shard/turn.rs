@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Settings;
-use super::core::{ConnectionId, Core, Message, Token};
+use super::core::{ConnectionId, Connections, Core, Message};
 use super::delivery::{Delivery, Reply};
 use super::transport::Transport;
 use crate::base::clock::{Now, Step};
@@ -97,7 +97,7 @@ pub struct Shard<S, H: Host> {
     drain_until: Option<Duration>,
 }
 
-impl<S: Store<Token>, H: Host> Shard<S, H> {
+impl<S: Store<Connections>, H: Host> Shard<S, H> {
     /// Shard number `number` of `shards`.
     pub fn new(number: u16, shards: u16, core: Core<S>, host: H) -> Self {
         let settings = Arc::clone(core.settings());

@@ -22,7 +22,7 @@ pub use memory::Memory;
 pub use settings::{Settings, StoreKind};
 pub use tail::Tail;
 
-use std::hash::Hash;
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -37,14 +37,34 @@ use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stream(pub u128);
 
-/// What a store is asked. `T` is the asker's token, told back with the completion: each token completes exactly
-/// once, a cancelled one too.
+/// The side that asks a store, and the tokens that it gives to each kind of request. A token comes back with the completion of its request, exactly
+/// once, also if the request was cancelled.
+pub trait Asker {
+    /// Of [`Request::Open`].
+    type Open: Copy + Debug;
+    /// Of [`Request::Append`].
+    type Append: Copy + Debug;
+    /// Of [`Request::Fetch`]; a waiting fetch is cancelled by it.
+    type Fetch: Copy + Debug + Eq;
+    /// Of [`Request::Resolve`].
+    type Resolve: Copy + Debug;
+}
+
+/// An asker for whom a number is enough: a test, a bench.
+impl Asker for u64 {
+    type Open = Self;
+    type Append = Self;
+    type Fetch = Self;
+    type Resolve = Self;
+}
+
+/// What a store is asked.
 #[derive(Clone, Debug)]
-pub enum Request<T> {
+pub enum Request<T: Asker> {
     /// Begin the life of a queue, if it has not begun.
     Open {
         /// The asker's.
-        token: T,
+        token: T::Open,
         /// The queue, as this server numbers it.
         queue: QueueId,
         /// The queue, as everyone knows it.
@@ -56,7 +76,7 @@ pub enum Request<T> {
     /// failed, all later ones of that stream fail, too ([`Fence`]).
     Append {
         /// The asker's.
-        token: T,
+        token: T::Append,
         /// One producer's appends, in its order.
         stream: Stream,
         /// Where to.
@@ -68,7 +88,7 @@ pub enum Request<T> {
     /// partition has gone back: see [`Fetched::is_rewound`].
     Fetch {
         /// The asker's.
-        token: T,
+        token: T::Fetch,
         /// Of which partition.
         partition: PartitionKey,
         /// The first offset wanted.
@@ -83,7 +103,7 @@ pub enum Request<T> {
     /// Find an offset.
     Resolve {
         /// The asker's.
-        token: T,
+        token: T::Resolve,
         /// Of which partition.
         partition: PartitionKey,
         /// Which.
@@ -92,39 +112,26 @@ pub enum Request<T> {
     /// Complete a waiting fetch now, empty. Has no completion of its own.
     Cancel {
         /// The fetch's.
-        token: T,
+        token: T::Fetch,
         /// The fetch's.
         partition: PartitionKey,
     },
 }
 
-impl<T: Copy> Request<T> {
-    /// Whose it is.
-    pub fn token(&self) -> T {
-        match self {
-            Self::Open { token, .. }
-            | Self::Append { token, .. }
-            | Self::Fetch { token, .. }
-            | Self::Resolve { token, .. }
-            | Self::Cancel { token, .. } => *token,
-        }
-    }
-}
-
 /// A store's answer.
 #[derive(Clone, Debug)]
-pub enum Completion<T> {
+pub enum Completion<T: Asker> {
     /// To `Open`.
     Opened {
         /// The asker's.
-        token: T,
+        token: T::Open,
         /// The queue's life.
         result: Result<Life, StoreFault>,
     },
     /// To `Append`. The batch is as durable as the store promises.
     Appended {
         /// The asker's.
-        token: T,
+        token: T::Append,
         /// The offsets, from the first message to behind the last; `None` where the messages do not stand one after the other,
         /// or nobody knows where.
         result: Result<Option<Range<u64>>, StoreFault>,
@@ -132,22 +139,22 @@ pub enum Completion<T> {
     /// To `Fetch`.
     Fetched {
         /// The asker's.
-        token: T,
+        token: T::Fetch,
         /// What there is.
         result: Result<Fetched, StoreFault>,
     },
     /// To `Resolve`.
     Resolved {
         /// The asker's.
-        token: T,
+        token: T::Resolve,
         /// The offset.
         result: Result<u64, StoreFault>,
     },
 }
 
-impl<T: Copy> Completion<T> {
-    /// Whose it is.
-    pub fn token(&self) -> T {
+impl Completion<u64> {
+    /// The token of the request.
+    pub fn token(&self) -> u64 {
         match self {
             Self::Opened { token, .. }
             | Self::Appended { token, .. }
@@ -210,7 +217,7 @@ impl QueueSummary {
 }
 
 /// See the module's page.
-pub trait Store<T: Copy + Eq + Hash> {
+pub trait Store<T: Asker> {
     /// Takes a request; gives it back where the store has no room for more of them now.
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>>;
 

@@ -10,6 +10,7 @@ use millstream::base::clock::Now;
 use millstream::shard::core::{Core, Settings};
 use millstream::shard::delivery::Delivery;
 use millstream::shard::turn::{Shard, Turn};
+use millstream::store::Asker;
 use millstream::store::log;
 use millstream::store::memory::{Memory, WhenFull};
 
@@ -271,12 +272,7 @@ impl Place<'_> {
         Driver { shard, disk: machine.disk.of(number), is_awake: true, connections, is_counted: false }
     }
 
-    fn log<T: Copy + Eq + std::hash::Hash>(
-        &self,
-        dir: &Arc<DataDir>,
-        number: u16,
-        config: &log::Settings,
-    ) -> Log<T, Simulated> {
+    fn log<T: Asker>(&self, dir: &Arc<DataDir>, number: u16, config: &log::Settings) -> Log<T, Simulated> {
         Log::new(dir.clone(), self.machine.disk.of(number), number, self.shards, config)
     }
 }

@@ -8,7 +8,7 @@ use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
 use millstream::base::queue::PartitionKey;
 use millstream::operation::OperationId;
-use millstream::shard::core::{ConnectionId, Token};
+use millstream::shard::core::{Asking, ConnectionId, Connections, PartitionToken};
 use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters};
 
 use super::disk::{Log, Simulated};
@@ -26,18 +26,18 @@ pub struct Weather {
 }
 
 pub struct WeatheredStore {
-    memory: RefCell<Memory<Token>>,
+    memory: RefCell<Memory<Connections>>,
     weather: Rc<RefCell<Weather>>,
     /// Requests that wait, and answers that are ready, in order.
     fence: Fence,
     /// Partitions that were appended to.
     partitions: BTreeSet<PartitionKey>,
-    held: VecDeque<Request<Token>>,
-    ready: VecDeque<Completion<Token>>,
+    held: VecDeque<Request<Connections>>,
+    ready: VecDeque<Completion<Connections>>,
 }
 
 impl WeatheredStore {
-    pub fn new(memory: Memory<Token>, weather: Rc<RefCell<Weather>>) -> Self {
+    pub fn new(memory: Memory<Connections>, weather: Rc<RefCell<Weather>>) -> Self {
         Self {
             memory: RefCell::new(memory),
             weather,
@@ -50,15 +50,8 @@ impl WeatheredStore {
 
     fn payloads(&self, now: Now) -> Vec<Vec<u8>> {
         let mut payloads = Vec::new();
-        let token = Token {
-            shard: 0,
-            connection: ConnectionId::default(),
-            operation: OperationId::default(),
-            detail: 0,
-            reserved: 0,
-            messages: 0,
-            stage_ns: 0,
-        };
+        let by = Asking { shard: 0, connection: ConnectionId::default(), operation: OperationId::default() };
+        let token = PartitionToken { by, partition: 0 };
         let mut memory = self.memory.borrow_mut();
         for partition in self.partitions.iter().copied() {
             let (from, bytes_max) = (0, usize::MAX);
@@ -74,7 +67,7 @@ impl WeatheredStore {
         payloads
     }
 
-    fn let_in(&mut self, now: Now, request: Request<Token>) {
+    fn let_in(&mut self, now: Now, request: Request<Connections>) {
         let mut weather = self.weather.borrow_mut();
         let odds = weather.failing;
         if let Request::Append { token, stream, .. } = &request
@@ -95,14 +88,14 @@ impl WeatheredStore {
 }
 
 /// What the simulation asks of a store beside its requests.
-pub trait Contents: Store<Token> {
+pub trait Contents: Store<Connections> {
     /// Every payload that is stored; nothing where only consumers can tell.
     fn contents(&self, _now: Now) -> Option<Vec<Vec<u8>>> {
         None
     }
 }
 
-impl Contents for Log<Token, Simulated> {}
+impl Contents for Log<Connections, Simulated> {}
 
 impl Contents for WeatheredStore {
     fn contents(&self, now: Now) -> Option<Vec<Vec<u8>>> {
@@ -110,8 +103,8 @@ impl Contents for WeatheredStore {
     }
 }
 
-impl Store<Token> for WeatheredStore {
-    fn submit(&mut self, now: Now, request: Request<Token>) -> Result<(), Request<Token>> {
+impl Store<Connections> for WeatheredStore {
+    fn submit(&mut self, now: Now, request: Request<Connections>) -> Result<(), Request<Connections>> {
         let (slow, full) = {
             let mut weather = self.weather.borrow_mut();
             let odds = weather.full;
@@ -128,7 +121,7 @@ impl Store<Token> for WeatheredStore {
         Ok(())
     }
 
-    fn poll_completion(&mut self, now: Now) -> Option<Completion<Token>> {
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<Connections>> {
         let lets = {
             let mut weather = self.weather.borrow_mut();
             if weather.slow { weather.random.below(3) } else { usize::MAX }

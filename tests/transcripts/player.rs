@@ -12,7 +12,7 @@ use millstream::base::error::StoreFault;
 use millstream::base::queue::Signing;
 use millstream::config::ServerConfig;
 use millstream::config::table::Entry;
-use millstream::shard::core::{ConnectionId, Core, Token};
+use millstream::shard::core::{ConnectionId, Connections, Core};
 use millstream::store::{Completion, Life, Memory, Request, Store, StoreCounters};
 
 use super::conversation::{Event, Step, Trouble};
@@ -25,17 +25,17 @@ const ROUNDS_MAX: usize = 10_000;
 
 /// A memory store whose markers are the same in every run, and that fails when it is told to.
 struct ScriptedStore {
-    memory: Memory<Token>,
+    memory: Memory<Connections>,
     timeline: u64,
     trouble: Rc<Cell<Trouble>>,
 }
 
-impl Store<Token> for ScriptedStore {
-    fn submit(&mut self, now: Now, request: Request<Token>) -> Result<(), Request<Token>> {
+impl Store<Connections> for ScriptedStore {
+    fn submit(&mut self, now: Now, request: Request<Connections>) -> Result<(), Request<Connections>> {
         self.memory.submit(now, request)
     }
 
-    fn poll_completion(&mut self, now: Now) -> Option<Completion<Token>> {
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<Connections>> {
         let fault = match self.trouble.get() {
             Trouble::None => None,
             Trouble::Deleted => Some(StoreFault::Deleted),

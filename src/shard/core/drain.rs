@@ -1,7 +1,7 @@
 //! How a shard drains (protocol section 3): producers get their answers, then those of all shards have them, then consumers get
 //! what is stored, then whoever is left is closed.
 
-use super::{Connection, Core, Env, Message, Token};
+use super::{Connection, Connections, Core, Env, Message};
 use crate::base::clock::{Now, millis};
 use crate::front::DrainStep;
 use crate::store::Store;
@@ -20,7 +20,7 @@ pub(super) enum Drain {
     Consumers,
 }
 
-impl<S: Store<Token>> Core<S> {
+impl<S: Store<Connections>> Core<S> {
     /// Draining begins (protocol section 3).
     pub fn handle_drain(&mut self, now: Now) {
         if self.drain != Drain::No {

@@ -5,29 +5,65 @@ use crate::base::error::Fault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
 use crate::operation::OperationId;
-use crate::store::{Completion, Request, Stream};
+use crate::store::{Asker, Completion, Request, Stream};
 
-/// Who asked, and for what: comes back with the answer, so that nobody keeps a table of questions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token {
-    /// The asker's shard.
+/// The connections of all shards, as they ask a store. Tokens come back with the answers, so that nobody keeps a table of questions.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections;
+
+impl Asker for Connections {
+    type Open = OpenToken;
+    type Append = AppendToken;
+    type Fetch = PartitionToken;
+    type Resolve = PartitionToken;
+}
+
+/// The operation that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// The shard of its connection.
     pub shard: u16,
-    /// The asker.
+    /// Its connection.
     pub connection: ConnectionId,
-    /// Its operation.
+    /// The operation.
     pub operation: OperationId,
-    /// Of an append its sequence, of all else the partition.
-    pub detail: u64,
+}
+
+/// Of a queue that is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenToken {
+    /// The first that asked for it.
+    pub by: Asking,
+    /// What its home calls it.
+    pub queue: QueueId,
+}
+
+/// Of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendToken {
+    /// Who asks.
+    pub by: Asking,
+    /// Which of the operation's batches.
+    pub sequence: u64,
     /// Bytes of the asker's budget that the answer gives back.
     pub reserved: usize,
-    /// Of an append its messages, and when its last stage ended ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)).
+    /// Its messages.
     pub messages: u32,
-    /// See `messages`.
+    /// When its last stage ended, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
     pub stage_ns: u64,
 }
 
-impl Token {
-    /// The appends of its operation.
+/// Of a fetch, or of a question for a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionToken {
+    /// Who asks.
+    pub by: Asking,
+    /// Of which partition of its queue.
+    pub partition: u16,
+}
+
+impl Asking {
+    /// The appends of the operation.
     pub fn stream(&self) -> Stream {
         let of_shard = u128::from(self.connection.as_u64()) << 32 | u128::from(self.operation.0);
         Stream(u128::from(self.shard) << 96 | of_shard)
@@ -40,23 +76,23 @@ pub enum Message {
     /// To a queue's home: find or make it.
     Open {
         /// Who asks.
-        token: Token,
+        by: Asking,
         /// Which.
         name: FullName,
     },
     /// The home's answer.
     Opened {
         /// Who asked.
-        token: Token,
+        by: Asking,
         /// Which.
         name: FullName,
         /// What it is.
         result: Result<QueueInfo, Fault>,
     },
     /// To a partition's owner.
-    Request(Request<Token>),
+    Request(Request<Connections>),
     /// The owner's answer.
-    Completion(Completion<Token>),
+    Completion(Completion<Connections>),
     /// A queue is not what it was.
     Forget(QueueId),
     /// Draining: the sender's producers are all answered.

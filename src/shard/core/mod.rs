@@ -33,7 +33,7 @@ mod slab;
 mod snapshot;
 
 pub use connection::{Connection, Env};
-pub use message::{Message, Token};
+pub use message::{AppendToken, Asking, Connections, Message, OpenToken, PartitionToken};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
@@ -93,7 +93,7 @@ pub struct Core<S> {
     /// For each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
-    refused: VecDeque<Request<Token>>,
+    refused: VecDeque<Request<Connections>>,
     /// The store was asked something since its answers were last taken.
     is_asked: bool,
     /// Of the connection that is being served.
@@ -118,7 +118,7 @@ pub struct Core<S> {
     latency: Recorder,
 }
 
-impl<S: Store<Token>> Core<S> {
+impl<S: Store<Connections>> Core<S> {
     /// Shard number `shard` of `shards`.
     pub fn new(
         shard: u16,
@@ -214,22 +214,8 @@ impl<S: Store<Token>> Core<S> {
                 break;
             }
         }
-        while let Some(mut completion) = self.store.poll_completion(now) {
-            if let Completion::Appended { token, result } = &mut completion {
-                if result.is_ok() {
-                    self.latency.record(Stage::Commit, now.since_ns(token.stage_ns), token.messages);
-                }
-                token.stage_ns = now.mono_ns;
-            }
-            let shard = completion.token().shard;
-            if let Completion::Opened { token, result } = completion {
-                // Ours to finish, whoever asked: this shard is the queue's home.
-                self.handle_made(now, token, result);
-            } else if shard == self.shard {
-                self.handle_completion(now, completion);
-            } else {
-                self.outboxes[usize::from(shard)].push(Message::Completion(completion));
-            }
+        while let Some(completion) = self.store.poll_completion(now) {
+            self.handle_done(now, completion);
         }
         while let Some(queue) = self.store.poll_gone() {
             self.forget(queue);
@@ -247,14 +233,18 @@ impl<S: Store<Token>> Core<S> {
     /// Something from another shard.
     pub fn handle_message(&mut self, now: Now, message: Message) {
         match message {
-            Message::Open { token, name } => self.open(now, token, name),
-            Message::Opened { token, name, result } => self.handle_opened(now, token, name, result),
+            Message::Open { by, name } => self.open(now, by, name),
+            Message::Opened { by, name, result } => self.handle_opened(now, by, name, result),
             Message::Request(request) => {
-                self.record_hop(Stage::Hop, now, request.token());
+                if let Request::Append { token, .. } = &request {
+                    self.record_hop(Stage::Hop, now, token);
+                }
                 self.submit(now, request);
             }
             Message::Completion(completion) => {
-                self.record_hop(Stage::HopBack, now, completion.token());
+                if let Completion::Appended { token, .. } = &completion {
+                    self.record_hop(Stage::HopBack, now, token);
+                }
                 self.handle_completion(now, completion);
             }
             Message::Forget(queue) => self.forget(queue),

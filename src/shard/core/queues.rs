@@ -1,6 +1,6 @@
 //! Queues: found in the catalogue, opened or created by their home shard, forgotten by all.
 
-use super::{Core, Message, Token};
+use super::{Asking, Connections, Core, Message, OpenToken};
 use crate::access::{Permit, Use};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
@@ -27,10 +27,10 @@ pub(super) struct Opening {
     pub(super) name: FullName,
     creation: Creation,
     /// Who else has asked for it meanwhile.
-    others: Vec<Token>,
+    others: Vec<Asking>,
 }
 
-impl<S: Store<Token>> Core<S> {
+impl<S: Store<Connections>> Core<S> {
     /// Queues of an earlier run whose home this shard is are known, and count, from the start.
     pub(super) fn adopt_queues(&mut self) {
         for name in self.store.names() {
@@ -45,20 +45,20 @@ impl<S: Store<Token>> Core<S> {
     }
 
     /// Finds a queue for a connection of any shard; makes it, where this is its home.
-    pub(super) fn open(&mut self, now: Now, token: Token, name: FullName) {
+    pub(super) fn open(&mut self, now: Now, by: Asking, name: FullName) {
         if let Some(info) = self.catalogue.get(&name) {
-            return self.answer_opened(now, token, name, Ok(info));
+            return self.answer_opened(now, by, name, Ok(info));
         }
         let hash = queue_hash(&name.0, &name.1);
         let home = home(hash, self.shards);
         if home != self.shard {
-            return self.outboxes[usize::from(home)].push(Message::Open { token, name });
+            return self.outboxes[usize::from(home)].push(Message::Open { by, name });
         }
         if self.settings.operation.test_faults {
             planted::in_shard(name.1.as_str());
         }
         if let Some(opening) = self.opening_names.get(&name).and_then(|queue| self.opening.get_mut(queue)) {
-            return opening.others.push(token);
+            return opening.others.push(by);
         }
         // The store may have the queue although it is not in the catalogue: then it is opened whatever the limits.
         let creation = self.creation(now, &name.0);
@@ -66,8 +66,7 @@ impl<S: Store<Token>> Core<S> {
         let queue = self.catalogue.next_id();
         self.opening_names.insert(name.clone(), queue);
         self.opening.insert(queue, Opening { name: name.clone(), creation, others: Vec::new() });
-        // The store answers with the token alone, so the queue's number travels in it.
-        let token = Token { detail: queue.0, ..token };
+        let token = OpenToken { by, queue };
         self.submit(now, Request::Open { token, queue, name, create });
     }
 
@@ -108,8 +107,8 @@ impl<S: Store<Token>> Core<S> {
     }
 
     /// The store has begun a queue's life: this shard is its home.
-    pub(super) fn handle_made(&mut self, now: Now, token: Token, result: Result<Life, StoreFault>) {
-        let id = QueueId(token.detail);
+    pub(super) fn handle_made(&mut self, now: Now, token: OpenToken, result: Result<Life, StoreFault>) {
+        let OpenToken { by, queue: id } = token;
         let Some(Opening { name, creation, others }) = self.opening.remove(&id) else { return };
         self.opening_names.remove(&name);
         let (permit, refusal) = match creation {
@@ -125,10 +124,10 @@ impl<S: Store<Token>> Core<S> {
             Err(StoreFault::NoQueue) => Err(refusal.unwrap_or(Fault::Store(StoreFault::NoQueue))),
             Err(fault) => Err(fault.into()),
         };
-        for token in others {
-            self.answer_opened(now, token, name.clone(), result.clone());
+        for other in others {
+            self.answer_opened(now, other, name.clone(), result.clone());
         }
-        self.answer_opened(now, token, name, result);
+        self.answer_opened(now, by, name, result);
     }
 
     /// A queue is not what it was: whoever asks for it finds it anew.
@@ -140,11 +139,11 @@ impl<S: Store<Token>> Core<S> {
         self.is_asked = true;
     }
 
-    fn answer_opened(&mut self, now: Now, token: Token, name: FullName, result: Result<QueueInfo, Fault>) {
-        if token.shard == self.shard {
-            self.handle_opened(now, token, name, result);
+    fn answer_opened(&mut self, now: Now, by: Asking, name: FullName, result: Result<QueueInfo, Fault>) {
+        if by.shard == self.shard {
+            self.handle_opened(now, by, name, result);
         } else {
-            self.outboxes[usize::from(token.shard)].push(Message::Opened { token, name, result });
+            self.outboxes[usize::from(by.shard)].push(Message::Opened { by, name, result });
         }
     }
 
@@ -152,11 +151,11 @@ impl<S: Store<Token>> Core<S> {
     pub(super) fn handle_opened(
         &mut self,
         now: Now,
-        token: Token,
+        by: Asking,
         name: FullName,
         result: Result<QueueInfo, Fault>,
     ) {
-        let id = token.connection;
+        let id = by.connection;
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
         self.with_dirty(now, id, |connection, env| {
@@ -168,7 +167,7 @@ impl<S: Store<Token>> Core<S> {
                 local_partition = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
             }
             let answer = Answer::Opened { result: opened, local_partition };
-            connection.with_front(env, |front, cx| front.answer(token.operation, answer, cx));
+            connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });
     }
 }

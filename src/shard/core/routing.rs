@@ -1,14 +1,14 @@
 //! The way of commands to the stores that own their partitions, and of the stores' answers back.
 
-use super::{ConnectionId, Core, Message, Token};
+use super::{AppendToken, Asking, ConnectionId, Connections, Core, Message, PartitionToken};
 use crate::base::clock::Now;
 use crate::base::error::Fault;
 use crate::base::names::{Project, QueueName};
 use crate::latency::Stage;
-use crate::operation::{Answer, Command};
+use crate::operation::{Answer, Command, Target};
 use crate::store::{Completion, Request, Store};
 
-impl<S: Store<Token>> Core<S> {
+impl<S: Store<Connections>> Core<S> {
     pub(super) fn route_commands(&mut self, now: Now, id: ConnectionId) {
         let mut commands = std::mem::take(&mut self.commands);
         for command in commands.drain(..) {
@@ -19,40 +19,36 @@ impl<S: Store<Token>> Core<S> {
 
     fn route(&mut self, now: Now, connection: ConnectionId, command: Command) {
         let shard = self.shard;
-        let token = |operation, detail, reserved| Token {
-            shard,
-            connection,
-            operation,
-            detail,
-            reserved,
-            messages: 0,
-            stage_ns: 0,
+        let by = |operation| Asking { shard, connection, operation };
+        let of = |operation, target: Target| PartitionToken {
+            by: by(operation),
+            partition: target.partition.partition,
         };
         let (target, request) = match command {
-            Command::Open { operation, name } => return self.open(now, token(operation, 0, 0), name),
+            Command::Open { operation, name } => return self.open(now, by(operation), name),
             Command::Report { project, queue, fault } => {
                 return self.report(connection, &project, queue.as_ref(), &fault);
             }
             Command::Append { operation, sequence, target, batch, reserved, read_ns } => {
                 self.latency.record(Stage::Parse, now.since_ns(read_ns), batch.count());
-                let (messages, stage_ns) = (batch.count(), now.mono_ns);
-                let token = Token { messages, stage_ns, ..token(operation, sequence, reserved) };
-                let (stream, count) = (token.stream(), batch.count());
+                let (by, messages, stage_ns) = (by(operation), batch.count(), now.mono_ns);
+                let token = AppendToken { by, sequence, reserved, messages, stage_ns };
+                let stream = by.stream();
                 let append = Request::Append { token, stream, partition: target.partition, batch };
                 if self.store.appends_anywhere() {
                     return self.submit(now, append);
                 }
                 if target.owner(self.shards) != shard {
-                    self.counters.messages_hopped += u64::from(count);
+                    self.counters.messages_hopped += u64::from(messages);
                 }
                 (target, append)
             }
             Command::Resolve { operation, target, position } => {
-                let token = token(operation, u64::from(target.partition.partition), 0);
+                let token = of(operation, target);
                 (target, Request::Resolve { token, partition: target.partition, position })
             }
             Command::Fetch { operation, target, from, exclude, wait } => {
-                let token = token(operation, u64::from(target.partition.partition), 0);
+                let token = of(operation, target);
                 let fetch = Request::Fetch {
                     token,
                     partition: target.partition,
@@ -64,7 +60,7 @@ impl<S: Store<Token>> Core<S> {
                 (target, fetch)
             }
             Command::Cancel { operation, target } => {
-                let token = token(operation, u64::from(target.partition.partition), 0);
+                let token = of(operation, target);
                 (target, Request::Cancel { token, partition: target.partition })
             }
         };
@@ -86,7 +82,7 @@ impl<S: Store<Token>> Core<S> {
         }
     }
 
-    pub(super) fn submit(&mut self, now: Now, mut request: Request<Token>) {
+    pub(super) fn submit(&mut self, now: Now, mut request: Request<Connections>) {
         self.is_asked = true;
         if let Request::Append { token, batch, .. } = &mut request {
             self.latency.record(Stage::BatchMessages, batch.count().into(), 1);
@@ -100,28 +96,52 @@ impl<S: Store<Token>> Core<S> {
     }
 
     /// An append, or its answer, has come from another shard.
-    pub(super) fn record_hop(&mut self, stage: Stage, now: Now, token: Token) {
-        if token.messages > 0 {
-            self.latency.record(stage, now.since_ns(token.stage_ns), token.messages);
+    pub(super) fn record_hop(&mut self, stage: Stage, now: Now, token: &AppendToken) {
+        self.latency.record(stage, now.since_ns(token.stage_ns), token.messages);
+    }
+
+    /// The store of this shard is done with a request, of whichever shard.
+    pub(super) fn handle_done(&mut self, now: Now, mut completion: Completion<Connections>) {
+        let shard = match &mut completion {
+            Completion::Opened { token, .. } => token.by.shard,
+            Completion::Appended { token, result } => {
+                if result.is_ok() {
+                    self.latency.record(Stage::Commit, now.since_ns(token.stage_ns), token.messages);
+                }
+                token.stage_ns = now.mono_ns;
+                token.by.shard
+            }
+            Completion::Fetched { token, .. } | Completion::Resolved { token, .. } => token.by.shard,
+        };
+        if let Completion::Opened { token, result } = completion {
+            // Ours to finish, whoever asked: this shard is the queue's home.
+            self.handle_made(now, token, result);
+        } else if shard == self.shard {
+            self.handle_completion(now, completion);
+        } else {
+            self.outboxes[usize::from(shard)].push(Message::Completion(completion));
         }
     }
 
-    pub(super) fn handle_completion(&mut self, now: Now, completion: Completion<Token>) {
-        let token = completion.token();
-        // Given back on completion, whether or not the connection is still there.
-        self.budget.release(token.reserved);
-        let id = token.connection;
-        let answer = match completion {
-            Completion::Appended { result, .. } => Answer::Appended { sequence: token.detail, result },
-            Completion::Fetched { result, .. } => Answer::Fetched { partition: token.detail as u16, result },
-            Completion::Resolved { result, .. } => {
-                Answer::Resolved { partition: token.detail as u16, result }
+    /// The answer to a request of this shard.
+    pub(super) fn handle_completion(&mut self, now: Now, completion: Completion<Connections>) {
+        let (by, answer) = match completion {
+            Completion::Appended { token, result } => {
+                // Given back on completion, whether or not the connection is still there.
+                self.budget.release(token.reserved);
+                (token.by, Answer::Appended { sequence: token.sequence, result })
+            }
+            Completion::Fetched { token, result } => {
+                (token.by, Answer::Fetched { partition: token.partition, result })
+            }
+            Completion::Resolved { token, result } => {
+                (token.by, Answer::Resolved { partition: token.partition, result })
             }
             // The queue's home finishes these.
             Completion::Opened { .. } => return,
         };
-        self.with_dirty(now, id, |connection, env| {
-            connection.with_front(env, |front, cx| front.answer(token.operation, answer, cx));
+        self.with_dirty(now, by.connection, |connection, env| {
+            connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });
     }
 }

@@ -3,13 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::output::Mark;
-use super::{Connection, ConnectionId, Core, Env, Token};
+use super::{Connection, ConnectionId, Connections, Core, Env};
 use crate::base::budget::Wanted;
 use crate::base::clock::Now;
 use crate::operation::Command;
 use crate::store::Store;
 
-impl<S: Store<Token>> Core<S> {
+impl<S: Store<Connections>> Core<S> {
     /// Lets a connection do something, and does what that brings: its commands go on their way, and it gets its places in the
     /// lists of those that wait. A panic of its handling ends this connection and no other.
     #[inline]

@@ -1,6 +1,6 @@
 //! What a shard does when memory is short: who waits gets it in the order of coming, who takes nothing is closed.
 
-use super::{Connection, Core, Token};
+use super::{Connection, Connections, Core};
 use crate::base::budget::Share;
 use crate::base::clock::Now;
 use crate::store::Store;
@@ -11,7 +11,7 @@ const EVICT_AFTER_MS: u64 = 1_000;
 const EVICT_OVERHELD_AFTER_MS: u64 = 250;
 const EVICT_EVERY_MS: u64 = 50;
 
-impl<S: Store<Token>> Core<S> {
+impl<S: Store<Connections>> Core<S> {
     /// Whoever waits for memory gets it, in the order of coming.
     pub(super) fn wake_waiting(&mut self, now: Now) {
         for share in Share::ALL {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Connection, Core, CoreCounters, Token};
+use super::{Connection, Connections, Core, CoreCounters};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::store::{Store, StoreCounters, Tail};
@@ -69,7 +69,7 @@ pub struct BudgetSnapshot {
     pub waiting: usize,
 }
 
-impl<S: Store<Token>> Core<S> {
+impl<S: Store<Connections>> Core<S> {
     /// How the shard is. Looks at every connection, so it is for whoever asks now and then.
     pub fn snapshot(&self) -> ShardSnapshot {
         let fronts =

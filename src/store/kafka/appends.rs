@@ -11,12 +11,12 @@ use super::queues::Queues;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::queue::QueueId;
-use crate::store::{Completion, Fence, StoreCounters};
+use crate::store::{Asker, Completion, Fence, StoreCounters};
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Appends<T> {
-    producer: Producer<T>,
+pub(super) struct Appends<T: Asker> {
+    producer: Producer<T::Append>,
     /// The producer's handle could not be made: the next tick tries again.
     wants_handle: bool,
     fence: Fence,
@@ -25,7 +25,7 @@ pub(super) struct Appends<T> {
     refused: u64,
 }
 
-impl<T: Copy> Appends<T> {
+impl<T: Asker> Appends<T> {
     pub(super) fn new() -> Self {
         Self {
             producer: Producer::new(),
@@ -38,7 +38,7 @@ impl<T: Copy> Appends<T> {
     }
 
     /// Takes an append.
-    pub(super) fn append(&mut self, now: Now, append: Append<T>, queues: &mut Queues<T>) {
+    pub(super) fn append(&mut self, now: Now, append: Append<T::Append>, queues: &mut Queues<T>) {
         if self.fence.is_closed(append.stream) {
             self.refused += u64::from(append.batch.count());
             return self.fail(append.token, StoreFault::Fenced);
@@ -48,7 +48,7 @@ impl<T: Copy> Appends<T> {
     }
 
     /// Completes an append with a fault, without any effect on its stream.
-    pub(super) fn fail(&mut self, token: T, fault: StoreFault) {
+    pub(super) fn fail(&mut self, token: T::Append, fault: StoreFault) {
         self.completions.push_back(Completion::Appended { token, result: Err(fault) });
     }
 

@@ -19,8 +19,8 @@ use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::queue::{PartitionKey, Position, QueueId};
-use crate::store::Completion;
 use crate::store::window::Fetch;
+use crate::store::{Asker, Completion};
 
 /// What a shard keeps of what it reads, and with how many clients.
 #[derive(Debug)]
@@ -33,11 +33,11 @@ pub(super) struct Extent {
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Fetches<T> {
-    pub tails: Tails<T>,
-    readers: Readers<T>,
-    ahead: Ahead<T>,
-    offsets: Offsets<T>,
+pub(super) struct Fetches<T: Asker> {
+    pub tails: Tails<T::Fetch>,
+    readers: Readers<T::Fetch>,
+    ahead: Ahead<T::Fetch>,
+    offsets: Offsets<T::Resolve>,
     /// Records that were too large to serve.
     passed_over: Arc<AtomicU64>,
     completions: VecDeque<Completion<T>>,
@@ -47,7 +47,7 @@ pub(super) struct Fetches<T> {
     has_more: bool,
 }
 
-impl<T: Copy + Eq> Fetches<T> {
+impl<T: Asker> Fetches<T> {
     pub(super) fn new(extent: &Extent, reads: Reads) -> Self {
         Self {
             passed_over: reads.passed_over.clone(),
@@ -62,7 +62,13 @@ impl<T: Copy + Eq> Fetches<T> {
     }
 
     /// Takes a fetch.
-    pub(super) fn fetch(&mut self, now: Now, key: PartitionKey, fetch: Fetch<T>, queues: &mut Queues<T>) {
+    pub(super) fn fetch(
+        &mut self,
+        now: Now,
+        key: PartitionKey,
+        fetch: Fetch<T::Fetch>,
+        queues: &mut Queues<T>,
+    ) {
         self.place(now, key, fetch, false, queues);
     }
 
@@ -72,7 +78,7 @@ impl<T: Copy + Eq> Fetches<T> {
         &mut self,
         now: Now,
         key: PartitionKey,
-        fetch: Fetch<T>,
+        fetch: Fetch<T::Fetch>,
         is_reached: bool,
         queues: &mut Queues<T>,
     ) {
@@ -95,26 +101,26 @@ impl<T: Copy + Eq> Fetches<T> {
     }
 
     /// Asks for the offset of a position.
-    pub(super) fn resolve(&mut self, token: T, key: PartitionKey, position: Position) {
+    pub(super) fn resolve(&mut self, token: T::Resolve, key: PartitionKey, position: Position) {
         self.offsets.resolve(token, key, position);
     }
 
     /// Answers a waiting fetch now, without messages.
-    pub(super) fn cancel(&mut self, token: T, key: PartitionKey) {
+    pub(super) fn cancel(&mut self, token: T::Fetch, key: PartitionKey) {
         let fetch = self.tails.cancel(key, token).or_else(|| self.readers.cancel(token));
         if let Some(fetch) = fetch.or_else(|| self.ahead.cancel(token)) {
             self.answer(token, Ok(Fetched { next: fetch.from, ..Fetched::default() }));
         }
     }
 
-    fn answer(&mut self, token: T, result: Result<Fetched, StoreFault>) {
+    fn answer(&mut self, token: T::Fetch, result: Result<Fetched, StoreFault>) {
         self.completions.push_back(Completion::Fetched { token, result });
     }
 
     /// Takes what librdkafka has read, answers fetches, and moves readers.
     pub(super) fn work(&mut self, now: Now, queues: &mut Queues<T>) {
         let completions = &mut self.completions;
-        let mut answer = |fetch: Fetch<T>, fetched| {
+        let mut answer = |fetch: Fetch<T::Fetch>, fetched| {
             completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
         };
         self.has_more |= self.tails.poll(now, &mut answer);
@@ -230,7 +236,13 @@ impl<T: Copy + Eq> Fetches<T> {
     /// Answers a fetch whose position lies beyond the end: its partition has gone back. The consumer goes on at the oldest message
     /// that is left. Nothing proves which of the messages it has seen: the log may have grown again since, and markers hold no
     /// leader epoch.
-    fn answer_rewound(&mut self, key: PartitionKey, fetch: &Fetch<T>, end: u64, queues: &mut Queues<T>) {
+    fn answer_rewound(
+        &mut self,
+        key: PartitionKey,
+        fetch: &Fetch<T::Fetch>,
+        end: u64,
+        queues: &mut Queues<T>,
+    ) {
         let topic = queues.topic(key.queue).map(|info| info.name.to_string_lossy().into_owned());
         tracing::warn!(
             topic,

@@ -82,7 +82,6 @@ pub use reader::TopicReader;
 pub use readers::WINDOW_BYTES;
 pub use settings::{Bounds, Settings};
 
-use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -97,7 +96,7 @@ use self::queues::Queues;
 use self::topic_rules::TopicRules;
 use self::topics::forgotten;
 use super::window::Fetch;
-use super::{Completion, Request, Store, StoreCounters};
+use super::{Asker, Completion, Request, Store, StoreCounters};
 use crate::base::clock::{Now, millis};
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
@@ -113,7 +112,7 @@ const SYSLOG_WARNING: i32 = 4;
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct Kafka<T> {
+pub struct Kafka<T: Asker> {
     chores: Chores,
     queues: Queues<T>,
     appends: Appends<T>,
@@ -125,7 +124,7 @@ pub struct Kafka<T> {
     patience_ms: u64,
 }
 
-impl<T: Copy + Eq + Hash> Kafka<T> {
+impl<T: Asker> Kafka<T> {
     /// The store of one of `shards` shards; `news` wakes it.
     pub fn new(cluster: Cluster, config: &Settings, bounds: &Bounds, shards: usize, news: Arc<News>) -> Self {
         let shards = shards.max(1);
@@ -245,7 +244,7 @@ fn log_error(trouble: &Trouble) {
     }
 }
 
-impl<T: Copy + Eq + Hash> Store<T> for Kafka<T> {
+impl<T: Asker> Store<T> for Kafka<T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, queue, name, create } => {

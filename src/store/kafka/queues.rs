@@ -11,17 +11,17 @@ use super::watch::{WATCHING, Watch};
 use crate::base::clock::Now;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::QueueId;
-use crate::store::Completion;
+use crate::store::{Asker, Completion};
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Queues<T> {
-    openings: Openings<T>,
+pub(super) struct Queues<T: Asker> {
+    openings: Openings<T::Open>,
     known: KnownTopics,
     watch: Watch,
 }
 
-impl<T: Copy> Queues<T> {
+impl<T: Asker> Queues<T> {
     pub(super) fn new(topics: Arc<Topics>, rules: TopicRules) -> Self {
         Self {
             openings: Openings::new(topics.clone(), rules),
@@ -33,7 +33,7 @@ impl<T: Copy> Queues<T> {
     /// Opens a queue. Makes its topic if there is none and `create` states the number of partitions.
     pub(super) fn open(
         &mut self,
-        token: T,
+        token: T::Open,
         queue: QueueId,
         name: &(Project, QueueName),
         create: Option<u16>,

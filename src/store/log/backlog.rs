@@ -15,8 +15,8 @@ use super::segment::Segment;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
-use crate::store::Completion;
 use crate::store::window::{Fetch, Window};
+use crate::store::{Asker, Completion};
 
 /// Chunks of a window.
 const CHUNKS: usize = 3;
@@ -25,14 +25,14 @@ const _: () = assert!(CHUNKS >= 2, "what is loaded ahead leaves the chunk before
 
 /// Somebody who waits for a part of a partition.
 #[derive(Clone, Debug)]
-pub(super) enum Waiter<T> {
+pub(super) enum Waiter<T: Asker> {
     /// A fetch.
-    Fetch(Fetch<T>),
+    Fetch(Fetch<T::Fetch>),
     /// The first message since a time, Unix milliseconds, which is not before `from`.
-    Resolve { token: T, unix_ms: u64, from: u64 },
+    Resolve { token: T::Resolve, unix_ms: u64, from: u64 },
 }
 
-impl<T> Waiter<T> {
+impl<T: Asker> Waiter<T> {
     /// The first offset wanted.
     pub(super) fn from(&self) -> u64 {
         match self {
@@ -66,7 +66,7 @@ impl ReadWindow {
 
 /// What is read of one partition.
 #[derive(Debug)]
-struct PartitionReads<T> {
+struct PartitionReads<T: Asker> {
     windows: Vec<ReadWindow>,
     waiters: Vec<Waiter<T>>,
     is_loading: bool,
@@ -78,7 +78,7 @@ struct PartitionReads<T> {
     is_stalled: bool,
 }
 
-impl<T> Default for PartitionReads<T> {
+impl<T: Asker> Default for PartitionReads<T> {
     fn default() -> Self {
         Self {
             windows: Vec::new(),
@@ -93,7 +93,7 @@ impl<T> Default for PartitionReads<T> {
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Backlog<T> {
+pub(super) struct Backlog<T: Asker> {
     shard: u16,
     of: HashMap<PartitionId, PartitionReads<T>>,
     /// The partitions of `of`, each once, those first that are let go of first.
@@ -107,7 +107,7 @@ pub(super) struct Backlog<T> {
     stalled: VecDeque<PartitionId>,
 }
 
-impl<T: Copy + Eq> Backlog<T> {
+impl<T: Asker> Backlog<T> {
     /// One of at most so many bytes, beside the window that was loaded last.
     pub(super) fn new(shard: u16, bytes_max: usize) -> Self {
         let (of, order, stalled) = (HashMap::new(), VecDeque::new(), VecDeque::new());
@@ -132,7 +132,7 @@ impl<T: Copy + Eq> Backlog<T> {
     }
 
     /// Takes a fetch back.
-    pub(super) fn cancel(&mut self, id: PartitionId, token: T) -> Option<Fetch<T>> {
+    pub(super) fn cancel(&mut self, id: PartitionId, token: T::Fetch) -> Option<Fetch<T::Fetch>> {
         let waiters = &mut self.of.get_mut(&id)?.waiters;
         let index = waiters
             .iter()

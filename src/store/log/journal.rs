@@ -10,7 +10,7 @@ use super::format::{
 };
 use super::index::{Spans, add_to};
 use crate::base::batch::{Batch, StoredBatch};
-use crate::store::Stream;
+use crate::store::{Asker, Stream};
 
 /// Bytes of a round, but for its last batch: enough to hide what a sync costs, and not so much that whoever comes next waits.
 pub const ROUND_BYTES: usize = 1 << 20;
@@ -19,14 +19,14 @@ const _: () = assert!(ROUNDS_AT.is_multiple_of(BLOCK as u64), "rounds are writte
 
 /// What is to be written.
 #[derive(Clone, Debug)]
-pub(super) enum JournalEntry<T> {
+pub(super) enum JournalEntry<T: Asker> {
     /// Messages.
-    Append { token: T, stream: Stream, id: PartitionId, batch: Batch },
+    Append { token: T::Append, stream: Stream, id: PartitionId, batch: Batch },
     /// Where a partition ends.
     Mark { id: PartitionId },
 }
 
-impl<T> JournalEntry<T> {
+impl<T: Asker> JournalEntry<T> {
     pub(super) fn id(&self) -> PartitionId {
         match self {
             Self::Append { id, .. } | Self::Mark { id } => *id,
@@ -43,7 +43,7 @@ impl<T> JournalEntry<T> {
 
 /// What a round makes of it.
 #[derive(Clone, Debug)]
-pub(super) struct Written<T> {
+pub(super) struct Written<T: Asker> {
     pub entry: JournalEntry<T>,
     /// Its header, and where it stands in the segment.
     pub header: BatchHeader,
@@ -89,7 +89,7 @@ pub fn stored_bytes_max(segment_bytes: u64) -> u64 {
 
 /// A round under way.
 #[derive(Debug)]
-struct Round<T> {
+struct Round<T: Asker> {
     written: Vec<Written<T>>,
     /// Where it ends, within the segment.
     end: u64,
@@ -98,7 +98,7 @@ struct Round<T> {
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Journal<T> {
+pub(super) struct Journal<T: Asker> {
     /// The segment that is written.
     active: Option<Active>,
     /// What the next rounds hold, in order.
@@ -107,7 +107,7 @@ pub(super) struct Journal<T> {
     round: Option<Round<T>>,
 }
 
-impl<T> Journal<T> {
+impl<T: Asker> Journal<T> {
     pub(super) fn new() -> Self {
         Self { active: None, pending: VecDeque::new(), round: None }
     }

@@ -85,7 +85,6 @@ pub use settings::{Durability, Settings};
 pub use tag::{ReadPurpose, Tag};
 
 use std::collections::VecDeque;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use self::backlog::Backlog;
@@ -106,10 +105,11 @@ use crate::base::clock::{Now, millis};
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
+use crate::store::Asker;
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct Log<T, D> {
+pub struct Log<T: Asker, D> {
     disk: D,
     /// What the shards share.
     dir: Arc<DataDir>,
@@ -123,7 +123,7 @@ pub struct Log<T, D> {
     completions: VecDeque<Completion<T>>,
 }
 
-impl<T: Copy + Eq, D: Disk<Tag>> Log<T, D> {
+impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// The store of shard `shard` of `shards`.
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
         let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
@@ -156,7 +156,7 @@ impl<T: Copy + Eq, D: Disk<Tag>> Log<T, D> {
     }
 }
 
-impl<T: Copy + Eq + Hash, D: Disk<Tag>> Store<T> for Log<T, D> {
+impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, queue, name, create } => {

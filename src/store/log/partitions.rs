@@ -17,15 +17,15 @@ use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
 use crate::store::window::Fetch;
-use crate::store::{Completion, QueueSummary, StoreCounters, Tail};
+use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
 /// Partitions of which one tick writes where they end: others have their turn.
 const MARKS_AT_ONCE: usize = 4096;
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Partitions<T> {
-    of: HashMap<PartitionId, Partition<T>>,
+pub(super) struct Partitions<T: Asker> {
+    of: HashMap<PartitionId, Partition<T::Fetch>>,
     /// Where a project's storage is limited.
     accounts: Option<Accounts>,
     /// The batches in memory and their cost, in the order of their arrival. Some may be of partitions that are gone.
@@ -41,10 +41,10 @@ pub(super) struct Partitions<T> {
     counters: StoreCounters,
 }
 
-impl<T> Partitions<T> {
+impl<T: Asker> Partitions<T> {
     /// Those that the start has found, of whose messages `tail_bytes_max` stay in memory.
     pub(super) fn new(
-        found: impl Iterator<Item = (PartitionId, Partition<T>)>,
+        found: impl Iterator<Item = (PartitionId, Partition<T::Fetch>)>,
         tail_bytes_max: usize,
     ) -> Self {
         Self {
@@ -60,12 +60,12 @@ impl<T> Partitions<T> {
     }
 
     #[inline]
-    pub(super) fn get(&self, id: PartitionId) -> Option<&Partition<T>> {
+    pub(super) fn get(&self, id: PartitionId) -> Option<&Partition<T::Fetch>> {
         self.of.get(&id)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition<T>> {
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition<T::Fetch>> {
         self.of.get_mut(&id)
     }
 
@@ -273,7 +273,9 @@ impl<T> Partitions<T> {
 
     /// The fetches that waited for a partition that has got something.
     #[inline]
-    pub(super) fn poll_woken(&mut self) -> Option<(PartitionId, impl Iterator<Item = Fetch<T>> + use<T>)> {
+    pub(super) fn poll_woken(
+        &mut self,
+    ) -> Option<(PartitionId, impl Iterator<Item = Fetch<T::Fetch>> + use<T>)> {
         while let Some(id) = self.woken.pop() {
             // Its queue may have been deleted meanwhile.
             if let Some(partition) = self.of.get_mut(&id) {

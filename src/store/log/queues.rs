@@ -13,12 +13,12 @@ use super::tag::Tag;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId};
-use crate::store::{Completion, Life};
+use crate::store::{Asker, Completion, Life};
 
 /// A queue that is to be made.
 #[derive(Debug)]
-struct NewQueue<T> {
-    token: T,
+struct NewQueue<T: Asker> {
+    token: T::Open,
     queue: QueueId,
     name: FullName,
     partitions: u16,
@@ -26,8 +26,8 @@ struct NewQueue<T> {
 
 /// A queue whose record is being written.
 #[derive(Debug)]
-struct Conceived<T> {
-    token: T,
+struct Conceived<T: Asker> {
+    token: T::Open,
     queue: QueueId,
     name: FullName,
     life: Life,
@@ -35,7 +35,7 @@ struct Conceived<T> {
 
 /// See the module's page. Owns the shard's catalogue file.
 #[derive(Debug)]
-pub(super) struct Queues<T> {
+pub(super) struct Queues<T: Asker> {
     shard: u16,
     /// What the log calls the partitions that were asked for.
     known: HashMap<PartitionKey, PartitionId>,
@@ -53,7 +53,7 @@ pub(super) struct Queues<T> {
     gone: VecDeque<QueueId>,
 }
 
-impl<T: Copy> Queues<T> {
+impl<T: Asker> Queues<T> {
     /// Those of a shard whose catalogue ends there.
     pub(super) fn new(shard: u16, end: u64) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl<T: Copy> Queues<T> {
     pub(super) fn open(
         &mut self,
         dir: &DataDir,
-        token: T,
+        token: T::Open,
         queue: QueueId,
         name: FullName,
         create: Option<u16>,

@@ -20,12 +20,12 @@ use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::queue::Position;
-use crate::store::Completion;
 use crate::store::window::Fetch;
+use crate::store::{Asker, Completion};
 
 /// What reading takes of a shard's store.
 #[derive(Debug)]
-pub(super) struct Fetcher<'a, T, D> {
+pub(super) struct Fetcher<'a, T: Asker, D> {
     pub now: Now,
     pub dir: &'a DataDir,
     pub disk: &'a mut D,
@@ -36,9 +36,9 @@ pub(super) struct Fetcher<'a, T, D> {
     pub completions: &'a mut VecDeque<Completion<T>>,
 }
 
-impl<T: Copy + Eq, D: Disk<Tag>> Fetcher<'_, T, D> {
+impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
     /// Answers a fetch, or has it wait for a load or for what comes.
-    pub(super) fn fetch(&mut self, id: PartitionId, fetch: Fetch<T>) {
+    pub(super) fn fetch(&mut self, id: PartitionId, fetch: Fetch<T::Fetch>) {
         let Some(partition) = self.partitions.get(id) else {
             return self.completions.push_back(Waiter::Fetch(fetch).fail(StoreFault::Deleted));
         };
@@ -50,7 +50,7 @@ impl<T: Copy + Eq, D: Disk<Tag>> Fetcher<'_, T, D> {
     }
 
     /// Finds the offset of a position, or has it wait for loads.
-    pub(super) fn resolve(&mut self, token: T, id: PartitionId, position: Position) {
+    pub(super) fn resolve(&mut self, token: T::Resolve, id: PartitionId, position: Position) {
         let Some(partition) = self.partitions.get(id) else {
             return self
                 .completions
@@ -252,7 +252,7 @@ impl<T: Copy + Eq, D: Disk<Tag>> Fetcher<'_, T, D> {
     }
 
     /// Completes a fetch that waits, empty.
-    pub(super) fn cancel(&mut self, id: PartitionId, token: T) {
+    pub(super) fn cancel(&mut self, id: PartitionId, token: T::Fetch) {
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let fetch = partition.waiting.cancel(token);
         if let Some(fetch) = fetch.or_else(|| self.backlog.cancel(id, token)) {
@@ -263,7 +263,7 @@ impl<T: Copy + Eq, D: Disk<Tag>> Fetcher<'_, T, D> {
 }
 
 /// Tells everybody who waits for a partition that it is no more.
-pub(super) fn forget<T: Copy + Eq>(
+pub(super) fn forget<T: Asker>(
     id: PartitionId,
     partitions: &mut Partitions<T>,
     backlog: &mut Backlog<T>,

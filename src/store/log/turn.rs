@@ -14,11 +14,12 @@ use super::tag::Tag;
 use super::timestamps::ClockJump;
 use crate::base::clock::Now;
 use crate::base::queue::PartitionKey;
+use crate::store::Asker;
 
 /// How often expired segments are looked for, and what failed is tried again, milliseconds.
 pub(super) const TICK_MS: u64 = 1_000;
 
-impl<T: Copy + Eq, D: Disk<Tag>> Log<T, D> {
+impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// What the log calls a partition; `None` where its queue is not open.
     #[inline]
     pub(super) fn id(&mut self, key: PartitionKey) -> Option<PartitionId> {

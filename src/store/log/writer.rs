@@ -12,7 +12,7 @@ use super::segment::Segment;
 use crate::base::batch::Batch;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
-use crate::store::{Completion, Fence, Stream};
+use crate::store::{Asker, Completion, Fence, Stream};
 
 /// The segment of a round that failed.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ struct Cut {
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Writer<T> {
+pub(super) struct Writer<T: Asker> {
     shard: u16,
     /// Whether a round is durable before it is acknowledged.
     is_synced: bool,
@@ -42,7 +42,7 @@ pub(super) struct Writer<T> {
     refused: u64,
 }
 
-impl<T> Writer<T> {
+impl<T: Asker> Writer<T> {
     /// The writer of a shard whose segments have so many bytes.
     pub(super) fn new(shard: u16, segment_bytes: u64, is_synced: bool) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl<T> Writer<T> {
     pub(super) fn append(
         &mut self,
         now: Now,
-        token: T,
+        token: T::Append,
         stream: Stream,
         id: PartitionId,
         batch: Batch,
@@ -102,7 +102,7 @@ impl<T> Writer<T> {
     fn refuse(
         &mut self,
         now: Now,
-        token: T,
+        token: T::Append,
         stream: Stream,
         batch: &Batch,
         fault: StoreFault,

@@ -12,7 +12,6 @@ mod settings;
 pub use settings::{Settings, WhenFull};
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
 use std::sync::Arc;
 
 use self::arrivals::Arrivals;
@@ -20,7 +19,7 @@ use super::cost::cost;
 use super::read::read;
 use super::waiting::Waiting;
 use super::window::{Fetch, cap};
-use super::{Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
+use super::{Asker, Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
 use crate::access::{Share, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
@@ -41,19 +40,19 @@ const MOVES_PER_BATCH: usize = 64;
 const _: () = assert!(BUSY_TICK_MS < TICK_MS, "the rest of a look comes before the next one");
 
 #[derive(Debug)]
-struct Partition<T> {
+struct Partition<F> {
     /// Their offsets grow and lie below `end`; their timestamps do not fall and lie at `last_timestamp_ms` or below it.
     batches: VecDeque<StoredBatch>,
     end: u64,
     last_timestamp_ms: u64,
-    waiting: Waiting<T>,
+    waiting: Waiting<F>,
     /// It is in `Memory::woken`.
     is_woken: bool,
     /// What its batches cost, where its project's storage is limited.
     share: Option<Share>,
 }
 
-impl<T> Default for Partition<T> {
+impl<F> Default for Partition<F> {
     fn default() -> Self {
         Self {
             batches: VecDeque::new(),
@@ -66,7 +65,7 @@ impl<T> Default for Partition<T> {
     }
 }
 
-impl<T> Partition<T> {
+impl<F> Partition<F> {
     /// Gives back what a batch cost that was taken out.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
         let cost = cost(&stored.batch);
@@ -79,8 +78,8 @@ impl<T> Partition<T> {
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct Memory<T> {
-    partitions: HashMap<PartitionKey, Partition<T>>,
+pub struct Memory<T: Asker> {
+    partitions: HashMap<PartitionKey, Partition<T::Fetch>>,
     arrivals: Arrivals,
     /// The latest timestamp that was given, and how far the clock may fall behind it.
     newest_ms: u64,
@@ -102,7 +101,7 @@ pub struct Memory<T> {
     counters: StoreCounters,
 }
 
-impl<T: Copy + Eq + Hash> Memory<T> {
+impl<T: Asker> Memory<T> {
     /// A store of at most `bytes_max` bytes, whose queues live in `incarnation`.
     pub fn new(bytes_max: usize, when_full: WhenFull, incarnation: u64) -> Self {
         Self {
@@ -129,7 +128,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         self.bytes
     }
 
-    fn append(&mut self, now: Now, token: T, stream: Stream, key: PartitionKey, batch: Batch) {
+    fn append(&mut self, now: Now, token: T::Append, stream: Stream, key: PartitionKey, batch: Batch) {
         self.follow_clock(now);
         let cost = cost(&batch);
         let count = u64::from(batch.count());
@@ -189,7 +188,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         self.arrivals.begin_anew(now.unix_ms, latest_expiry_ms);
     }
 
-    fn refuse(&mut self, token: T, count: u64, fault: StoreFault) {
+    fn refuse(&mut self, token: T::Append, count: u64, fault: StoreFault) {
         self.counters.refused += count;
         self.completions.push_back(Completion::Appended { token, result: Err(fault) });
     }
@@ -261,7 +260,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
         false
     }
 
-    fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T>) {
+    fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T::Fetch>) {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
@@ -299,7 +298,7 @@ impl<T: Copy + Eq + Hash> Memory<T> {
     }
 }
 
-impl<T: Copy + Eq + Hash> Store<T> for Memory<T> {
+impl<T: Asker> Store<T> for Memory<T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, create, .. } => {
