@@ -8,9 +8,9 @@ use super::fates::{Fate, StoredAt};
 pub struct Acknowledged {
     /// How many.
     pub messages: u32,
-    /// When the first of them was read, [`Now::mono_ns`].
+    /// When the first of them was read, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
     pub read_ns: u64,
-    /// When their fate was known, [`Now::mono_ns`].
+    /// When their fate was known, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
     pub known_ns: u64,
 }
 

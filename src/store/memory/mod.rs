@@ -1,6 +1,6 @@
 //! The memory store: a ring of batches for each partition. The reference for tests; loses all at exit.
 //!
-//! Bounded: each batch costs its stored bytes and [`BATCH_OVERHEAD_BYTES`](super::cost::BATCH_OVERHEAD_BYTES). When full it drops the oldest batches
+//! Bounded: each batch costs its stored bytes and `BATCH_OVERHEAD_BYTES`. When full it drops the oldest batches
 //! of the whole shard, counts them and says so once, or refuses, as the operator chose.
 
 mod arrivals;
