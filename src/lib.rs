@@ -25,7 +25,7 @@
 //!
 //! # The way of a message in
 //!
-//! 1. `shard::driver` reads a ready socket into the shard's one receive buffer.
+//! 1. `shard::turn` reads a ready connection's transport into the shard's one receive buffer.
 //! 2. `shard::core::Connection` hands the bytes to `ws::Receiver`, which unmasks in place.
 //! 3. `front::streaming` splits pbs; `operation::produce` checks credit and limits, and copies payloads once, into an append batch.
 //! 4. `shard::core` sends the batch to the partition's owner: its own store, or another shard's inbox.
@@ -38,8 +38,8 @@
 //!
 //! | you look for | it is in |
 //! | --- | --- |
-//! | how much a producer may send | `operation::credit`, and `operation::quota` for its project's rates |
-//! | when a message is synced | `store::log`: a round is written and synced in `writing` |
+//! | how much a producer may send | `operation::credit` for the window, `operation::produce` for when it is raised, `operation::quota` for its project's rates |
+//! | when a message is synced | `store::log::writer`: a round is written and synced, and only then acknowledged; `journal` has its steps |
 //! | what an error means, and its status | `base::error` |
 //! | a setting | `settings.rs` of the room that obeys it; combinations in `config::check` |
 //! | a metric | `control::metrics`; what it counts is counted where it happens, and gathered in `shard::core::snapshot` |
