@@ -2,19 +2,20 @@
 //!
 //! # The rooms
 //!
-//! From the bottom to the top. An arrow points down: a room knows the rooms above its row in this table, and no other.
+//! From the bottom to the top. A room imports rooms further up in this table alone, and not all of them: `tests/house/rules.rs` has
+//! the list for each, and that test proves it.
 //!
 //! | room | what lives there | what never does |
 //! | --- | --- | --- |
 //! | [`base`] | the words that all rooms share: names, queues, batches, clock, faults, limits, budget, settings | I/O |
-//! | [`process`] | the allocator's settings, log lines, the terminal, commands that the server runs | |
+//! | [`process`] | the allocator's settings, log lines, the terminal, commands that the server runs, the end at a panic | |
 //! | [`ws`] | RFC 6455, server and client side | I/O, projects, queues |
 //! | [`pb`] | protobuf messages, where one ends, and the hand-written coders of the two hot ones | I/O, frames, operations |
-//! | [`latency`] | histograms of each stage, merged and exported | the data path |
+//! | [`latency`] | histograms of each stage, recorded, merged and exported | shards, sockets |
 //! | [`access`] | projects, what they use, and their limits | I/O |
 //! | [`operation`] | produce and consume on the server's side: fates, windows, cursors, positions, credit | I/O, protocols |
 //! | [`front`] | how a client speaks: the streaming protocol, the echo | I/O, stores |
-//! | [`store`] | the `Store` trait; the embedded `log`, the memory store, and `kafka`, the only room that knows rdkafka | protocols |
+//! | [`store`] | the `Store` trait; the embedded `log`, the memory store, and `kafka`, the server's only room that knows rdkafka | protocols |
 //! | [`shard`] | glommio: turns, sockets, inboxes; `shard::core` decides, without I/O | protocol decisions |
 //! | [`control`] | health, metrics and the live page over HTTP, on a thread of its own | the data path |
 //! | [`client`] | the client's side of the streaming protocol, and its connection on glommio | stores |
@@ -39,14 +40,15 @@
 //! | you look for | it is in |
 //! | --- | --- |
 //! | how much a producer may send | `operation::credit` for the window, `operation::produce` for when it is raised, `operation::quota` for its project's rates |
-//! | when a message is synced | `store::log::writer`: a round is written and synced, and only then acknowledged; `journal` has its steps |
+//! | when a message is synced | `store::log::turn` gives a round to the disk, written and synced, and acknowledges it afterwards; `shard::files` does both in one write |
 //! | what an error means, and its status | `base::error` |
-//! | a setting | `settings.rs` of the room that obeys it; combinations in `config::check` |
+//! | a setting | a `settings!` of the room that obeys it, mostly in its `settings.rs`; combinations in `config::check` and `config::warn` |
 //! | a metric | `control::metrics`; what it counts is counted where it happens, and gathered in `shard::core::snapshot` |
 //! | what the wire looks like | `front::streaming`, `pb`, `ws` |
 //!
-//! What is to come has its place: TLS is a transport in `shard::transport`; authentication is in `access`; another protocol is a
-//! front beside `front::streaming`, on the same operations; claims are records of a partition's state in `store`, and a kind of
+//! What is to come has its place: TLS is a transport in `shard::transport`; authentication decides where `shard::core::connection` admits a
+//! handshake, on what `front::identity` has read, and its rules are in `access`; another protocol over WebSocket is a front beside
+//! `front::streaming`, on the same operations; claims are records of a partition's state in `store`, and a kind of
 //! operation in `operation`.
 //!
 //! # Glossary

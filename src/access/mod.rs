@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `tenants` | projects whose use is limited, and permits for what they use |
 //! | `limits` | what one project may have and do |
-//! | `share` | what of a project's rates one operation has taken |
+//! | `share` | what of a project's storage one operation or partition takes |
 
 mod limits;
 mod share;

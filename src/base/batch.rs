@@ -1,6 +1,6 @@
 //! An append batch: messages of one client with one TTL, contiguous, immutable once closed, in stored form.
 //!
-//! Built by a session on the shard that received the payloads (the one copy that they undergo), stored by a
+//! Built by an operation on the shard that received the payloads (the one copy that they undergo), stored by a
 //! partition's owner, shared by all its readers. What two shards write is its reference count alone.
 //!
 //! Stored form: for each message the length of its payload (u32, little-endian), in a batch with keys that of its key, too,

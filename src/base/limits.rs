@@ -58,11 +58,11 @@ pub const SHARD_BYTES: usize = 24 << 20;
 /// gives way. Each takes a descriptor, and at most some 600 KiB beside the page that all who ask at once share.
 pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 
-/// How far the clock may step back before timestamps follow it, and how long it must stay ahead to be followed: `clock_step_max`.
-pub const CLOCK_STEP_MAX_MS: u64 = 3_600_000;
-
 /// Streams of `/live` among them; the others are left for everything else.
 pub const LIVE_STREAMS_MAX: usize = 16;
+
+/// How far the clock may step back before timestamps follow it, and how long it must stay ahead to be followed, unless the setting `clock_step_max` says otherwise.
+pub const CLOCK_STEP_MAX_MS: u64 = 3_600_000;
 
 /// What the process costs before it serves anybody, bytes: its code, the other threads.
 pub const PROCESS_BYTES: usize = 64 << 20;

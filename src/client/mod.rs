@@ -1,9 +1,10 @@
-//! The client that `produce`, `consume`, `bench` and the tests use: the session's client side on glommio.
+//! The client that `produce`, `consume`, `bench` and the tests use: the streaming protocol's client side, on glommio.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `address` | a server's URL |
 //! | `resolve` | the addresses of its name |
+//! | `session/` | a produce and a consume operation, without I/O |
 //! | `wire` | handshake and frames of one connection, without I/O |
 //! | `error` | why a connection ended, and whether another try may go better |
 //! | `silence` | how long a server may be silent |

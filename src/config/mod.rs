@@ -8,7 +8,7 @@
 //! | `table` | every setting of every room: flags, environment, file, `--help` and README come from it |
 //! | `load` | defaults, file, environment and flags merged, in rising order |
 //! | `service_link` | variables of Kubernetes and Docker that are no settings |
-//! | `check` | combinations that cannot work |
+//! | `check` | values and combinations that cannot work |
 //! | `warn` | combinations that work otherwise than one may expect |
 //! | `memory` | what a configuration can take at worst |
 

@@ -19,6 +19,8 @@
 //! | `connections` | how long each may take, and which gives way when there are too many |
 //! | `guard` | which requests are refused: those that a web page from elsewhere may be behind |
 //! | `pages`, `paced` | answers of the shards, each made once for all who wait for it |
+//! | `settings` | where it listens, and by which names |
+//! | here | health and readiness, and all pages together |
 //! | the others | a page each |
 
 mod connections;

@@ -5,7 +5,7 @@ use prost::Message;
 use crate::pb::wire::{varint_length, write_varint};
 use crate::ws::{MessageKind, Sender};
 
-/// The connection's sending side, lent to a session.
+/// The connection's sending side, lent to a front.
 #[derive(Debug)]
 pub struct PbWriter<'a> {
     /// The connection's frames.

@@ -99,7 +99,7 @@ impl ReceiveWindow {
         self.granted
     }
 
-    /// Whether the sender has used half of what it was granted, so that more should be said.
+    /// Whether the sender has less than half of the window left, so that credit is worth a message of its own.
     pub fn is_low(&self) -> bool {
         self.granted.since(self.received) < u64::from(self.window) / 2
     }

@@ -13,7 +13,7 @@ pub struct OperationCounters {
     pub delivered: u64,
     /// See `delivered`.
     pub delivered_bytes: u64,
-    /// Messages that producers sent and that were not refused at once, and the bytes of their requests.
+    /// Messages that producers sent within their credit and rates, and the bytes of their requests.
     pub received: u64,
     /// See `received`.
     pub received_bytes: u64,

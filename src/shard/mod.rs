@@ -1,4 +1,4 @@
-//! Everything glommio: executors, drivers, sockets, inboxes, and the threads beside them.
+//! Shards on glommio: executors, drivers, sockets, inboxes, and the threads beside them.
 //!
 //! | file | one concept | runs on |
 //! | --- | --- | --- |

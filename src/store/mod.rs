@@ -1,7 +1,22 @@
 //! Where messages are kept: one trait, and the stores behind it.
 //!
-//! A store belongs to one shard and holds the partitions that the shard owns. It is asked by `submit` and
-//! answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
+//! A store belongs to one shard and holds the partitions that the shard owns; one that takes appends to any partition says so. It is
+//! asked by `submit` and answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | here | what a store is asked, what it answers, and the trait |
+//! | `log/` | the embedded log |
+//! | `memory/` | messages in memory alone |
+//! | `kafka/` | a Kafka cluster |
+//! | `settings` | which store, and the settings of all three |
+//! | `fence` | nothing is stored behind an append that has failed |
+//! | `window` | a part of a partition in memory |
+//! | `read` | what of it a fetch is given |
+//! | `waiting` | fetches that wait |
+//! | `tail` | where a partition ends |
+//! | `cost` | what a batch costs in memory |
+//! | `conformance` | the tests that every store passes |
 
 mod cost;
 mod fence;

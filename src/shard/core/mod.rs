@@ -1,7 +1,7 @@
 //! What a shard decides, without I/O: connections, budget, catalogue, ownership, fetches, draining.
 //!
 //! Sockets' bytes, other shards' messages and the time go in; bytes for sockets and messages for other shards
-//! come out. Never touches glommio, sockets or clocks: the driver does, and the simulation in the tests.
+//! come out. Never touches glommio, sockets or clocks: `turn` does, for the driver and for the simulation in the tests.
 //!
 //! | file | one concept |
 //! | --- | --- |
@@ -59,7 +59,7 @@ use crate::store::{Completion, Request, Store};
 /// How often the store is ticked while it wants nothing.
 const TICK_MS: u64 = 1_000;
 
-/// What a shard did, for its last words and for the tests.
+/// What a shard did: for `/metrics`, the live page, its last words, and the tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CoreCounters {
     /// Connections accepted.

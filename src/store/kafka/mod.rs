@@ -1,4 +1,4 @@
-//! The Kafka store: a queue is a topic, a partition a partition, a payload a record's value. The only room that knows rdkafka.
+//! The Kafka store: a queue is a topic, a partition a partition, a payload a record's value. Of the server only this room knows rdkafka.
 //!
 //! | file | one concept |
 //! | --- | --- |
