@@ -134,11 +134,6 @@ impl Purse<'_> {
         let bytes = taken(bytes, &mut self.account.held, "dropped than held");
         self.budget.held -= bytes;
     }
-
-    /// Gives back everything that the connection has.
-    pub fn close(&mut self) {
-        self.budget.close(self.account);
-    }
 }
 
 impl Deref for Purse<'_> {
@@ -323,7 +318,7 @@ mod tests {
         assert!(one.is_empty() && !other.is_empty());
         assert_eq!((budget.reserved(), budget.held(), budget.unsent()), (150 + 70, 25, 5));
         budget.release(70);
-        budget.purse(&mut other).close();
+        budget.close(&mut other);
         assert_eq!((budget.reserved(), budget.held(), budget.unsent()), (70, 0, 0));
         budget.release(70);
         assert_eq!((budget.reserved(), budget.cut), (0, [0; 3]));

@@ -8,6 +8,27 @@ pub struct Room {
     pub may: &'static [&'static str],
 }
 
+/// Every room up to `client`, and more.
+macro_rules! up_to_client {
+    ($($more:literal),*) => {
+        &[
+            "base",
+            "process",
+            "ws",
+            "pb",
+            "latency",
+            "access",
+            "operation",
+            "front",
+            "store",
+            "shard",
+            "control",
+            "client",
+            $($more,)*
+        ]
+    };
+}
+
 /// All rooms from the bottom to the top. A room may know only rooms before it, and of those only the ones in its list.
 /// Tests inside `src` follow the same rules.
 pub const ROOMS: &[Room] = &[
@@ -29,63 +50,10 @@ pub const ROOMS: &[Room] = &[
         name: "client",
         may: &["base", "process", "ws", "pb", "latency", "operation", "front", "shard::executor"],
     },
-    Room {
-        name: "load",
-        may: &[
-            "base",
-            "process",
-            "ws",
-            "pb",
-            "latency",
-            "access",
-            "operation",
-            "front",
-            "store",
-            "shard",
-            "control",
-            "client",
-        ],
-    },
+    Room { name: "load", may: up_to_client!() },
     Room { name: "report", may: &["base", "process", "latency", "load"] },
-    Room {
-        name: "config",
-        may: &[
-            "base",
-            "process",
-            "ws",
-            "pb",
-            "latency",
-            "access",
-            "operation",
-            "front",
-            "store",
-            "shard",
-            "control",
-            "client",
-            "load",
-            "report",
-        ],
-    },
-    Room {
-        name: "cli",
-        may: &[
-            "base",
-            "process",
-            "ws",
-            "pb",
-            "latency",
-            "access",
-            "operation",
-            "front",
-            "store",
-            "shard",
-            "control",
-            "client",
-            "load",
-            "report",
-            "config",
-        ],
-    },
+    Room { name: "config", may: up_to_client!("load", "report") },
+    Room { name: "cli", may: up_to_client!("load", "report", "config") },
     // The binary's `main.rs`: a crate of its own, which has no row in the map.
     Room { name: MAIN, may: &["cli"] },
 ];
