@@ -164,7 +164,7 @@ fn session_consume(criterion: &mut Criterion) {
             };
             base_offset = stored.end_offset();
             let fetched =
-                Fetched { batches: vec![stored], next: base_offset, at_end: true, is_rewound: false };
+                Fetched { batches: vec![stored], next: base_offset, at_end: true, ..Fetched::default() };
             let partition = target.partition.partition;
             rig.call(|session, cx| {
                 session.answer(operation, Answer::Fetched { partition, result: Ok(fetched) }, cx)

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::base::hidden::Hidden;
 use crate::base::names::ClientId;
 
 /// Bytes before each payload in stored form, and as many before that in a batch with keys.
@@ -187,8 +188,10 @@ impl StoredBatch {
 /// What a fetch brought.
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
-    /// In order of their offsets. The first may begin before what was asked for.
+    /// In order of their offsets.
     pub batches: Vec<StoredBatch>,
+    /// The messages of these batches that are not for the asker. A store leaves a batch out if it has expired or is the asker's own.
+    pub hidden: Hidden,
     /// Where to go on: behind the last batch and behind what was left out.
     pub next: u64,
     /// Nothing is stored from `next` on.

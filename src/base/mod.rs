@@ -6,6 +6,7 @@
 //! | `queue` | a queue in this process, its partitions, and the shards that own them |
 //! | `partitioner` | the partition of a key or of a client |
 //! | `batch` | the messages of an append, in one block of memory |
+//! | `hidden` | messages of fetched batches that are not for the asker |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
 //! | `clock` | a moment, and the wall clock without its jumps |
 //! | `error` | faults, whose fault they are, and their status |
@@ -17,6 +18,7 @@ pub mod batch;
 pub mod budget;
 pub mod clock;
 pub mod error;
+pub mod hidden;
 pub mod limits;
 pub mod names;
 pub mod partitioner;

@@ -231,7 +231,7 @@ impl Consume {
             while !full && let Some(ready) = cursor.front(now) {
                 let form = F::of(partition, &ready.stored, now);
                 let (offset, record, is_live) = (ready.offset, ready.record, ready.is_live);
-                let end = ready.stored.end_offset();
+                let end = ready.until;
                 while ready.offset < end && !full {
                     let Some((next, message)) = ready.stored.batch.record_at(ready.record) else {
                         debug_assert!(false, "a batch holds as many records as it says");

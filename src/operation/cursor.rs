@@ -1,9 +1,11 @@
 //! Where a consume operation is in one partition, and what it has fetched and not yet sent.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::hidden::Hidden;
 
 /// The fetch of a cursor; it has at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +23,27 @@ pub(super) struct Ready {
     /// The offset of the next message, and where its record begins.
     pub(super) offset: u64,
     pub(super) record: usize,
+    /// The end of the run of visible messages at `offset`.
+    pub(super) until: u64,
     /// Everything before it was sent when it was stored.
     pub(super) is_live: bool,
+}
+
+impl Ready {
+    /// Skips the hidden messages at `offset`.
+    fn skip_hidden(&mut self, hidden: &Hidden) {
+        let end = self.stored.end_offset();
+        if self.until == end {
+            return;
+        }
+        let Range { start, end: until } = hidden.visible(self.offset, end);
+        for _ in self.offset..start {
+            if let Some((next, _)) = self.stored.batch.record_at(self.record) {
+                self.record = next;
+            }
+        }
+        (self.offset, self.until) = (start, until);
+    }
 }
 
 /// The place in a batch at which a cursor goes on. Spares walking over the records before it.
@@ -45,6 +66,8 @@ pub(super) struct Cursor {
     /// All that was stored until the last answer has been sent.
     pub(super) is_caught_up: bool,
     pub(super) ready: VecDeque<Ready>,
+    /// The hidden messages of the last fetch.
+    hidden: Hidden,
     /// Where to go on once `ready` is empty.
     pub(super) next: u64,
     left: Option<Left>,
@@ -61,6 +84,7 @@ impl Cursor {
             asked_ns: 0,
             is_caught_up: false,
             ready: VecDeque::new(),
+            hidden: Hidden::default(),
             next: position,
             left: None,
             at_end: false,
@@ -83,10 +107,16 @@ impl Cursor {
             self.at_end = !waited && fetched.at_end;
         } else if sendable {
             self.next = fetched.next;
+            self.hidden = fetched.hidden;
+            let hidden = &self.hidden;
             let left = self.left.take();
             let (is_caught_up, asked_ns) = (self.is_caught_up, self.asked_ns);
-            self.ready.extend(fetched.batches.into_iter().map(|stored| {
-                let offset = stored.base_offset.max(self.position);
+            self.ready.extend(fetched.batches.into_iter().filter_map(|stored| {
+                let Range { start: offset, end: until } =
+                    hidden.visible(stored.base_offset, stored.end_offset());
+                if offset == until {
+                    return None;
+                }
                 let record = match left {
                     Some(left) if (left.base_offset, left.offset) == (stored.base_offset, offset) => {
                         left.record
@@ -94,8 +124,12 @@ impl Cursor {
                     _ => stored.batch.position_of((offset - stored.base_offset) as u32),
                 };
                 let is_live = is_caught_up || stored.stored_ns > asked_ns;
-                Ready { stored, offset, record, is_live }
+                Some(Ready { stored, offset, record, until, is_live })
             }));
+            match self.ready.front() {
+                Some(first) => debug_assert!(first.offset >= self.position, "what was sent comes again"),
+                None => self.position = self.next,
+            }
         }
         self.is_caught_up = fetched.at_end && (sendable || is_empty);
     }
@@ -113,7 +147,10 @@ impl Cursor {
 
     /// The front batch was used: moves the position, and drops the batch if nothing of it is left.
     pub(super) fn advance(&mut self) {
-        let Some(ready) = self.ready.front() else { return };
+        let Some(ready) = self.ready.front_mut() else { return };
+        if ready.offset >= ready.until {
+            ready.skip_hidden(&self.hidden);
+        }
         self.position = ready.offset;
         if ready.offset >= ready.stored.end_offset() {
             self.ready.pop_front();

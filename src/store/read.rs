@@ -10,7 +10,8 @@ use crate::base::names::ClientId;
 /// hold the shard.
 const SCAN_BATCHES: usize = 4096;
 
-/// Batches from an offset on, without those that have expired or that `exclude` stored. `end` is where what is stored ends.
+/// Reads batches from an offset on, without those that have expired or that `exclude` stored. Hides the messages before the offset.
+/// `end` is the end of the partition.
 pub(super) fn read(
     batches: &VecDeque<StoredBatch>,
     end: u64,
@@ -31,6 +32,9 @@ pub(super) fn read(
             bytes += stored.batch.stored_bytes();
             fetched.batches.push(stored.clone());
         }
+    }
+    if let Some(first) = fetched.batches.first().filter(|first| first.base_offset < from) {
+        fetched.hidden.push(first.base_offset..from);
     }
     fetched.at_end = batches.back().is_none_or(|last| fetched.next >= last.end_offset());
     if fetched.at_end {

@@ -436,7 +436,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             let stored =
                 StoredBatch { base_offset: from, timestamp_ms, stored_ns: 0, batch: builder.close() };
             let batches = if count == 0 { vec![] } else { vec![stored] };
-            let fetched = Fetched { batches, next: from + count, at_end: true, is_rewound: false };
+            let fetched = Fetched { batches, next: from + count, at_end: true, ..Fetched::default() };
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };
             rig.call(|session, cx| {
                 session.answer(operation, Answer::Fetched { partition, result: fetched }, cx)

@@ -48,6 +48,8 @@ struct Fetch {
 
 struct Run<'a> {
     plan: &'a Plan,
+    /// How long the stretches of messages are that the store hides; 0: it hides none.
+    hides: u64,
     harness: Harness,
     schedule: Random,
     store: Vec<Vec<StoredBatch>>,
@@ -106,6 +108,7 @@ impl<'a> Run<'a> {
         let store = build(&plan.partitions);
         Self {
             plan,
+            hides: 0,
             harness: Harness::new(10 * PB_MAX),
             schedule: Random(seed),
             there: vec![0; store.len()],
@@ -212,6 +215,10 @@ impl<'a> Run<'a> {
             for stored in rest.into_iter().take(most) {
                 fetched.next = stored.end_offset();
                 if fetch.exclude != Some(stored.batch.client()) {
+                    let of_batch = stored.base_offset..stored.end_offset();
+                    of_batch
+                        .filter(|offset| *offset < from || self.is_hidden(*offset))
+                        .for_each(|offset| fetched.hidden.push(offset..offset + 1));
                     fetched.batches.push(stored.clone());
                 }
             }
@@ -220,6 +227,11 @@ impl<'a> Run<'a> {
         self.call(|session, cx| {
             session.answer(operation, Answer::Fetched { partition, result: Ok(fetched) }, cx)
         });
+    }
+
+    /// Stretches of different lengths, some at the edges of batches.
+    fn is_hidden(&self, offset: u64) -> bool {
+        self.hides > 0 && (offset % 7 == 3 || offset / self.hides % 3 == 1)
     }
 
     /// Nothing is left to draw: whatever can still happen happens.
@@ -255,7 +267,8 @@ impl<'a> Run<'a> {
                     |stored: &&StoredBatch| self.plan.echo || stored.batch.client() != ClientId::from(CLIENT);
                 let offsets =
                     batches.iter().filter(comes).flat_map(|stored| stored.base_offset..stored.end_offset());
-                offsets.filter(move |offset| *offset >= from).map(move |offset| (partition, offset))
+                let is_visible = move |offset: &u64| *offset >= from && !self.is_hidden(*offset);
+                offsets.filter(is_visible).map(move |offset| (partition, offset))
             })
             .collect();
         let mut seen = BTreeSet::new();
@@ -325,6 +338,22 @@ proptest! {
         steps in 0usize..2_000,
     ) {
         let mut run = Run::new(&plan, seed);
+        for _ in 0..steps {
+            run.step();
+        }
+        run.settle();
+        run.judge();
+    }
+
+    #[test]
+    fn of_a_batch_every_message_comes_but_those_that_the_store_hides(
+        plan in plan(),
+        hides in 1u64..6,
+        seed in any::<u64>(),
+        steps in 0usize..1_000,
+    ) {
+        let mut run = Run::new(&plan, seed);
+        run.hides = hides;
         for _ in 0..steps {
             run.step();
         }

@@ -156,7 +156,7 @@ fn a_partition_that_goes_back_under_its_consumer_is_read_from_there_and_old_clie
         assert_eq!(consumer.fetches(), [(0, 10)], "the position does not stay beyond the end");
         consumer.ask_for_marker();
         let fetched =
-            Fetched { batches: vec![stored(10, now_ms)], next: 11, at_end: true, is_rewound: false };
+            Fetched { batches: vec![stored(10, now_ms)], next: 11, at_end: true, ..Fetched::default() };
         let reads = consumer.fetched(0, fetched);
         assert_eq!(responses(&reads), [(!has_extensions, vec!["0.a".to_owned()])]);
         let Read::Pb(pb) = &reads[0] else { panic!() };

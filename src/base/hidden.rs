@@ -1,0 +1,70 @@
+//! Messages of fetched batches that are not for the asker.
+
+use std::ops::Range;
+
+/// Hidden offsets: ascending ranges that do not overlap. A fetch brings batches whole, and says here which of their messages to skip.
+///
+/// The first range needs no allocation: most fetches hide nothing, and a fetch from within a batch hides only the messages before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// Empty where nothing is hidden.
+    first: Range<u64>,
+    rest: Vec<Range<u64>>,
+}
+
+impl Hidden {
+    /// Hides a range that lies behind all hidden ones.
+    pub fn push(&mut self, range: Range<u64>) {
+        let last = self.rest.last().unwrap_or(&self.first);
+        debug_assert!(last.end <= range.start, "{range:?} is not behind {last:?}");
+        if range.is_empty() {
+            return;
+        }
+        if self.first.is_empty() {
+            self.first = range;
+        } else {
+            self.rest.push(range);
+        }
+    }
+
+    /// Returns the first run of visible offsets between `from` and `end`: an empty one at `end` if all of them are hidden.
+    #[inline]
+    pub fn visible(&self, mut from: u64, end: u64) -> Range<u64> {
+        for hidden in std::iter::once(&self.first).chain(&self.rest) {
+            if hidden.start > from {
+                return from.min(end)..hidden.start.min(end);
+            }
+            from = from.max(hidden.end);
+        }
+        from.min(end)..end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_visible_lies_between_what_is_hidden() {
+        let mut hidden = Hidden::default();
+        assert_eq!(hidden.visible(3, 9), 3..9);
+        hidden.push(4..4);
+        for range in [5..7, 7..8, 10..12] {
+            hidden.push(range);
+        }
+        for (from, end, visible) in [
+            (0, 20, 0..5),
+            (3, 4, 3..4),
+            (5, 20, 8..10),
+            (6, 20, 8..10),
+            (5, 7, 7..7),
+            (8, 9, 8..9),
+            (9, 11, 9..10),
+            (10, 12, 12..12),
+            (11, 20, 12..20),
+            (12, 12, 12..12),
+        ] {
+            assert_eq!(hidden.visible(from, end), visible, "from {from} to {end}");
+        }
+    }
+}
