@@ -173,6 +173,8 @@ pub enum StoreFault {
     Deleted,
     /// The queue's name, with its project's, is longer than the store takes.
     NameTooLong,
+    /// The store keeps no catalogue of its queues, so it neither lists nor deletes them.
+    NoCatalogue,
     /// It is out of reach or failed. The client reads these words: they are fixed, so that nothing of the machine (a path, an
     /// address, an error of the system) can get into them. The log has the details, beside the same words.
     Unavailable(&'static str),
@@ -215,7 +217,7 @@ impl Fault {
                 | PeerFault::StorageFull { .. }
                 | PeerFault::TooMany { .. } => 429,
             },
-            Self::Store(StoreFault::NoQueue) => 404,
+            Self::Store(StoreFault::NoQueue | StoreFault::NoCatalogue) => 404,
             Self::Store(StoreFault::Deleted) => 410,
             Self::Store(StoreFault::NameTooLong) => 400,
             Self::Store(
@@ -308,6 +310,9 @@ impl fmt::Display for StoreFault {
                 f,
                 "queue_name: with its project's, its topic's name is longer than the {TOPIC_NAME_CHARS_MAX} characters that Kafka takes"
             ),
+            Self::NoCatalogue => {
+                f.write_str("queues are listed and deleted where the embedded log is the store")
+            }
             Self::Unavailable(why) => write!(f, "store: {why}"),
         }
     }

@@ -10,13 +10,18 @@ use super::{Directory, Failure, say_damage};
 use crate::base::clock::rfc3339;
 use crate::base::names::{Project, QueueName};
 use crate::client::{Address, Scheme};
-use crate::control::QueueLine;
+use crate::control::{DELETION_TIMEOUT, QueueLine};
 use crate::process::terminal::{escaped, say};
 use crate::store::log::inspect::{Contents, delete_queue};
 use crate::store::log::moment;
 
 /// How long a running server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(
+    DELETION_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs(),
+    "the server says what became of a deletion"
+);
 
 /// Where the queues are.
 #[derive(Debug, clap::Args)]

@@ -8,7 +8,7 @@
 //! | `/healthz` | 200 while every shard answers within a second, else 503 |
 //! | `/readyz` | the same, and 503 once the server drains: send it nobody new |
 //! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
-//! | `DELETE /queues/PROJECT/QUEUE` | deletes one: 204, or 404 where there is none |
+//! | `DELETE /queues/PROJECT/QUEUE` | deletes one: 204, 202 while a shard may still serve it, or 404 where there is none |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
 //! | `/info` | version, store, settings, as JSON |
 //! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` all of each histogram |
@@ -37,7 +37,7 @@ mod settings;
 
 pub use info::InfoPage;
 pub use latency::{LatencyPage, StagePage};
-pub use queues::QueueLine;
+pub use queues::{DELETION_TIMEOUT, QueueLine};
 pub use settings::{ControlListen, Hosts, Settings};
 
 use std::io;
@@ -72,7 +72,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// nothing would pass for one that does.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 
-/// Queues that are deleted at once: each takes a thread while it waits for the disk.
+/// Deletions under way at once. Each one is an entry in the tables of the queue's home.
 const DELETIONS_MAX: usize = 2;
 
 /// What the pages are made of.
@@ -113,11 +113,7 @@ impl ControlPort {
 
     /// Serves until the process ends; `hosts` are names, in lower case, that it is asked by beside IP addresses and `localhost`.
     pub fn serve(self, probe: Probe, board: Board, info: InfoPage, hosts: Vec<String>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .max_blocking_threads(DELETIONS_MAX)
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let connections = Connections::default();
         let control = Control {
             probe,
@@ -160,17 +156,7 @@ async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bo
     let until = Instant::now() + ANSWER_TIMEOUT;
     let mut answers = Vec::new();
     for shard in 0..probe.shards() {
-        loop {
-            let (reply, answer) = oneshot::channel();
-            if ask(shard, reply) {
-                answers.push(answer);
-                break;
-            }
-            if Instant::now() >= until {
-                return Err(shard);
-            }
-            tokio::time::sleep(ASK_AGAIN_AFTER).await;
-        }
+        answers.push(ask_one(until, |reply| ask(shard, reply)).await.ok_or(shard)?);
     }
     let mut given = Vec::new();
     for (shard, answer) in answers.into_iter().enumerate() {
@@ -180,6 +166,23 @@ async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bo
         }
     }
     Ok(given)
+}
+
+/// Sends a question to a shard, and returns the receiver of the answer; `None` if the shard's inbox stays full until then.
+async fn ask_one<T>(
+    until: Instant,
+    ask: impl Fn(oneshot::Sender<T>) -> bool,
+) -> Option<oneshot::Receiver<T>> {
+    loop {
+        let (reply, answer) = oneshot::channel();
+        if ask(reply) {
+            return Some(answer);
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    }
 }
 
 /// Asks every shard whether it is there.

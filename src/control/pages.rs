@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::ANSWER_TIMEOUT;
 use super::paced::Paced;
+use crate::base::error::StoreFault;
 
 /// How often the shards are asked whether they are there.
 const HEALTH_PACE: Duration = Duration::from_millis(10);
@@ -29,6 +30,8 @@ pub(super) type Page = Result<Bytes, Unmade>;
 pub(super) enum Unmade {
     /// This shard has not answered in time.
     Silent(usize),
+    /// The store does not know the answer.
+    Unknown(StoreFault),
     /// What the shards said cannot be written as a page.
     Failed(String),
 }
@@ -40,6 +43,7 @@ impl IntoResponse for Unmade {
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("shard {shard} has not answered within {ANSWER_TIMEOUT:?}\n"),
             ),
+            Self::Unknown(fault) => (StatusCode::NOT_FOUND, format!("{fault}\n")),
             Self::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         };
         (status, why).into_response()

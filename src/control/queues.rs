@@ -1,18 +1,21 @@
 //! The queues of the embedded log: what there is of each, and deleting one.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::JoinError;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::pages::{self, JSON, Page, Unmade};
-use super::{Control, ask_all};
-use crate::base::names::{Project, QueueName};
+use super::{ANSWER_TIMEOUT, Control, ask_all, ask_one};
+use crate::base::error::{Fault, StoreFault};
+use crate::base::names::{FullName, Project, QueueName};
+use crate::shard::core::{Deleted, FORGET_MS};
 use crate::shard::probe::Probe;
 use crate::store::QueueSummary;
 
@@ -37,32 +40,31 @@ pub struct QueueLine {
 
 impl QueueLine {
     /// The line of a queue.
-    pub fn new((project, queue): &(Project, QueueName), summary: &QueueSummary) -> Self {
+    pub fn new((project, queue): &FullName, summary: &QueueSummary) -> Self {
         let QueueSummary { partitions, messages, bytes, oldest_ms, newest_ms } = *summary;
         let (project, queue) = (project.to_string(), queue.to_string());
         Self { project, queue, partitions, messages, bytes, oldest_ms, newest_ms }
     }
 }
 
-fn no_log() -> Response {
-    (StatusCode::NOT_FOUND, "queues are listed and deleted where the embedded log is the store\n")
-        .into_response()
-}
+/// The longest that a queue's home may take to delete it: it waits for the disk, and then for the other shards.
+pub const DELETION_TIMEOUT: Duration = Duration::from_secs(20);
+
+const _: () = assert!(FORGET_MS < DELETION_TIMEOUT.as_millis() as u64, "the home answers first");
 
 async fn make(probe: &Probe) -> Page {
     let asked = ask_all(probe, |shard, reply| probe.queues(shard, move |answer| drop(reply.send(answer))));
     let shards = asked.await.map_err(Unmade::Silent)?;
     let mut all: BTreeMap<_, QueueSummary> = BTreeMap::new();
-    for (name, summary) in shards.into_iter().flatten() {
-        all.entry(name).or_default().merge(&summary);
+    for of_shard in shards {
+        for (name, summary) in of_shard.map_err(Unmade::Unknown)? {
+            all.entry(name).or_default().merge(&summary);
+        }
     }
     pages::json(&all.iter().map(|(name, summary)| QueueLine::new(name, summary)).collect::<Vec<_>>())
 }
 
 pub(super) async fn list(State(control): State<Control>) -> Response {
-    if control.probe.log().is_none() {
-        return no_log();
-    }
     pages::response(control.pages.queues.get(make(&control.probe)).await, JSON)
 }
 
@@ -70,7 +72,6 @@ pub(super) async fn delete(
     State(Control { probe, deletions, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
 ) -> Response {
-    let Some(log) = probe.log().cloned() else { return no_log() };
     let name = Project::parse_stored(&project).and_then(|project| Ok((project, QueueName::parse(&queue)?)));
     let name = match name {
         Ok(name) => name,
@@ -79,137 +80,144 @@ pub(super) async fn delete(
     // A client that leaves before its turn has asked for nothing. Nobody closes the semaphore.
     let Ok(permit) = deletions.acquire_owned().await else { return failed("no deletion is begun any more") };
     let shown = format!("{project}/{queue}");
-    let delete = move || -> io::Result<bool> {
-        let is_deleted = log.delete_queue(&name)?;
-        if is_deleted {
-            tracing::info!(project, queue, "a queue is deleted");
-        }
-        Ok(is_deleted)
-    };
-    let settle = move || {
-        let probe = probe.clone();
-        async move {
-            let settle = |shard, reply: oneshot::Sender<()>| {
-                probe.settle(shard, move |()| {
-                    // Fails where nobody waits any more.
-                    let _ = reply.send(());
-                })
-            };
-            ask_all(&probe, settle).await.map(drop)
-        }
-    };
-    match delete_and_settle(permit, delete, settle).await {
-        Ok(Deletion::Settled) => StatusCode::NO_CONTENT.into_response(),
-        Ok(Deletion::Unsettled(shard)) => {
-            let text = format!(
-                "queue {shown} is deleted, but shard {shard} does not answer: it may still serve it\n"
-            );
-            (StatusCode::ACCEPTED, text).into_response()
-        }
-        Ok(Deletion::Unknown) => {
-            (StatusCode::NOT_FOUND, format!("queue {shown}: no such queue\n")).into_response()
-        }
-        Ok(Deletion::Failed(error)) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+    match to_its_end(permit, async move { ask_home(&probe, &name).await }).await {
+        Ok(outcome) => {
+            if matches!(outcome, Outcome::Answered(Ok(_))) {
+                tracing::info!(project, queue, "a queue is deleted");
+            }
+            outcome.response(&shown)
         }
         Err(error) => failed(&error.to_string()),
     }
+}
+
+/// Does the work in its own task. A client that leaves drops the future of its request, and would free its permit too early.
+async fn to_its_end<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, JoinError> {
+    let task = tokio::spawn(async move {
+        let _permit = permit;
+        work.await
+    });
+    task.await
 }
 
 fn failed(why: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response()
 }
 
-/// What became of a deletion.
+/// The result of a deletion, as far as the control port knows it.
 #[derive(Debug)]
-enum Deletion {
-    /// It is done, and every shard knows.
-    Settled,
-    /// It is done, and this shard does not answer: it stands still, or has ended as the server drains.
-    Unsettled(usize),
-    /// There is no such queue.
-    Unknown,
-    /// The disk failed.
-    Failed(io::Error),
+enum Outcome {
+    /// The home has answered.
+    Answered(Result<Deleted, StoreFault>),
+    /// The home does not answer, and was asked for nothing.
+    Silent(usize),
+    /// The home was asked and does not answer.
+    Lost(usize),
 }
 
-/// Deletes a queue and has every shard take notice: in a task of its own, as a client that leaves takes its request's future with it.
-/// Each settling ends with [`super::ANSWER_TIMEOUT`].
-async fn delete_and_settle<S>(
-    permit: OwnedSemaphorePermit,
-    delete: impl FnOnce() -> io::Result<bool> + Send + 'static,
-    settle: impl Fn() -> S + Send + Sync + 'static,
-) -> Result<Deletion, JoinError>
-where
-    S: Future<Output = Result<(), usize>> + Send + 'static,
-{
-    let task = tokio::spawn(async move {
-        let _permit = permit;
-        match spawn_blocking(delete).await? {
-            Ok(true) => {}
-            Ok(false) => return Ok(Deletion::Unknown),
-            Err(error) => return Ok(Deletion::Failed(error)),
-        }
-        // Twice: what a shard has told the others before it knew has arrived once they have settled again.
-        for _ in 0..2 {
-            if let Err(shard) = settle().await {
-                return Ok(Deletion::Unsettled(shard));
+impl Outcome {
+    fn response(self, queue: &str) -> Response {
+        match self {
+            Self::Answered(Ok(Deleted::Everywhere)) => StatusCode::NO_CONTENT.into_response(),
+            Self::Answered(Ok(Deleted::NotBy(shard))) => {
+                let text = format!(
+                    "queue {queue} is deleted, but shard {shard} does not answer: it may still serve it\n"
+                );
+                (StatusCode::ACCEPTED, text).into_response()
+            }
+            Self::Answered(Err(StoreFault::NoQueue)) => {
+                (StatusCode::NOT_FOUND, format!("queue {queue}: no such queue\n")).into_response()
+            }
+            Self::Answered(Err(fault)) => {
+                let status = u16::try_from(Fault::from(fault.clone()).status().0).unwrap_or_default();
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                (status, format!("{fault}\n")).into_response()
+            }
+            Self::Silent(home) => Unmade::Silent(home).into_response(),
+            Self::Lost(home) => {
+                let text = format!(
+                    "shard {home} does not answer: queue {queue} may be deleted, or be deleted later\n"
+                );
+                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
             }
         }
-        Ok::<_, JoinError>(Deletion::Settled)
-    });
-    task.await?
+    }
+}
+
+/// Asks a queue's home to delete it.
+async fn ask_home(probe: &Probe, name: &FullName) -> Outcome {
+    let home = probe.home(name);
+    let until = Instant::now() + ANSWER_TIMEOUT;
+    // A shard that is stuck would delete the queue much later. The ping comes first, so that a stuck shard is asked for nothing.
+    let ping = |reply: oneshot::Sender<()>| {
+        probe.ping(home, move |there| {
+            // Fails if the client has left.
+            let _ = reply.send(there);
+        })
+    };
+    let there = ask_one(until, ping).await;
+    let Some(there) = there else { return Outcome::Silent(home) };
+    if !matches!(timeout_at(until, there).await, Ok(Ok(()))) {
+        return Outcome::Silent(home);
+    }
+    let ask =
+        |reply: oneshot::Sender<_>| probe.delete(name.clone(), move |deleted| drop(reply.send(deleted)));
+    let Some(answer) = ask_one(until, ask).await else { return Outcome::Silent(home) };
+    match timeout(DELETION_TIMEOUT, answer).await {
+        Ok(Ok(deleted)) => Outcome::Answered(deleted),
+        _ => Outcome::Lost(home),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc};
+    use std::sync::Arc;
     use std::task::{Context, Waker};
 
     use tokio::sync::Semaphore;
 
     use super::*;
 
-    fn permit() -> OwnedSemaphorePermit {
-        Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
-    }
-
     #[test]
-    fn a_deletion_is_settled_though_its_client_has_left() {
+    fn a_deletion_goes_on_in_its_place_though_its_client_has_left() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (release, released) = mpsc::channel::<()>();
-            let (settled, mut settlings) = tokio::sync::mpsc::unbounded_channel();
-            let delete = move || {
-                released.recv().unwrap();
-                Ok(true)
+            let places = Arc::new(Semaphore::new(1));
+            let permit = places.clone().try_acquire_owned().unwrap();
+            let (release, released) = oneshot::channel::<()>();
+            let (done, is_done) = oneshot::channel();
+            let work = async move {
+                released.await.unwrap();
+                done.send(()).unwrap();
             };
-            let settle = move || {
-                settled.send(()).unwrap();
-                std::future::ready(Ok(()))
-            };
-            let mut request = Box::pin(delete_and_settle(permit(), delete, settle));
+            let mut request = Box::pin(to_its_end(permit, work));
             assert!(request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             // As the server does where the connection has ended.
             drop(request);
+            tokio::task::yield_now().await;
+            assert_eq!(places.available_permits(), 0, "it is still under way");
             release.send(()).unwrap();
-            let mut count = 0;
-            while settlings.recv().await.is_some() {
-                count += 1;
-            }
-            assert_eq!(count, 2);
+            is_done.await.unwrap();
+            drop(places.acquire().await.unwrap());
         });
     }
 
     #[test]
-    fn a_shard_that_does_not_settle_is_named_and_nothing_is_settled_where_nothing_was_deleted() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let ended = |deleted: io::Result<bool>| {
-            let settle = || std::future::ready(Err(3));
-            runtime.block_on(delete_and_settle(permit(), move || deleted, settle)).unwrap()
-        };
-        assert!(matches!(ended(Ok(true)), Deletion::Unsettled(3)));
-        assert!(matches!(ended(Ok(false)), Deletion::Unknown));
-        assert!(matches!(ended(Err(io::Error::other("full"))), Deletion::Failed(_)));
+    fn every_outcome_has_its_status() {
+        for (outcome, status) in [
+            (Outcome::Answered(Ok(Deleted::Everywhere)), 204),
+            (Outcome::Answered(Ok(Deleted::NotBy(3))), 202),
+            (Outcome::Answered(Err(StoreFault::NoQueue)), 404),
+            (Outcome::Answered(Err(StoreFault::NoCatalogue)), 404),
+            (Outcome::Answered(Err(StoreFault::Unavailable("the disk is full"))), 503),
+            (Outcome::Silent(1), 503),
+            (Outcome::Lost(1), 503),
+        ] {
+            let shown = format!("{outcome:?}");
+            assert_eq!(outcome.response("p/q").status(), status, "{shown}");
+        }
     }
 }

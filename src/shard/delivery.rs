@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::core::{Message, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{Deleted, Message, ShardPulse, ShardSnapshot, Traffic};
+use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
@@ -20,7 +21,7 @@ pub enum Delivery<A = socket2::Socket> {
     /// The store has something for the shard.
     StoreNews,
     /// Say what the shard's store holds of each queue.
-    Queues(Reply<Vec<(FullName, QueueSummary)>>),
+    Queues(Reply<Result<Vec<(FullName, QueueSummary)>, StoreFault>>),
     /// Say how long what took, and go on with these, which are empty; and how the shard is.
     Latency(Recorder, Reply<(Recorder, ShardPulse)>),
     /// Say where partitions of these queues end and where consumers are.
@@ -29,8 +30,8 @@ pub enum Delivery<A = socket2::Socket> {
     Snapshot(Reply<ShardSnapshot>),
     /// Say that it is there.
     Ping(Reply<()>),
-    /// Take what the store's files say now, tell the other shards, and say so.
-    Settle(Reply<()>),
+    /// Delete a queue. The shard is its home.
+    Delete(FullName, Reply<Result<Deleted, StoreFault>>),
     /// Stop, as the protocol says.
     Drain,
 }

@@ -21,8 +21,8 @@ const REFUSED: u64 = refuser::OPEN_MAX as u64;
 const CONTROL: u64 = 5;
 /// The latency log, and its successor while it is reopened.
 const LATENCY_LOG: u64 = 2;
-/// The data directory's lock, the directory itself, and a file that a deletion writes.
-const DATA_DIR: u64 = 3;
+/// The data directory's lock, and the directory itself.
+const DATA_DIR: u64 = 2;
 /// An executor's three rings, and the eventfd that wakes it.
 const SHARD: u64 = 4;
 /// Files of the log on one shard that are read: one for each load of older messages, or as many as are kept open without one.

@@ -2,18 +2,17 @@
 //!
 //! Runs on whatever thread asks; the answer is made on the shard's. Never waits.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::core::{ShardPulse, ShardSnapshot, Traffic};
+use super::core::{Deleted, ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
-use crate::base::names::FullName;
-use crate::base::queue::QueueInfo;
+use crate::base::error::StoreFault;
+use crate::base::names::{FullName, queue_hash};
+use crate::base::queue::{QueueInfo, home};
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
-use crate::store::log::{DataDir, OsDirectory, moment};
 
 /// To ask the shards of a server with; any thread's.
 #[derive(Clone, Debug)]
@@ -22,28 +21,6 @@ pub struct Probe {
     stalls: Vec<Arc<AtomicU64>>,
     refused_by_acceptor: Arc<AtomicU64>,
     draining: Arc<AtomicBool>,
-    log: Option<LogFiles>,
-}
-
-/// The embedded log's directory, and what the shards share of it.
-#[derive(Clone, Debug)]
-pub struct LogFiles {
-    pub(super) dir: Arc<DataDir>,
-    pub(super) directory: Arc<OsDirectory>,
-}
-
-impl LogFiles {
-    /// Deletes a queue; false where there is none of that name. Waits for the disk.
-    pub fn delete_queue(&self, name: &FullName) -> io::Result<bool> {
-        self.dir.delete_queue(&*self.directory, name)
-    }
-
-    /// Every shard has stopped. Waits for the disk.
-    pub(super) fn mark_stopped(&self) {
-        if let Err(error) = self.dir.mark_stopped(&*self.directory, &moment()) {
-            tracing::warn!(%error, "a clean stop cannot be noted: the next start will take damage to the newest messages for a torn write");
-        }
-    }
 }
 
 impl Probe {
@@ -52,9 +29,8 @@ impl Probe {
         stalls: Vec<Arc<AtomicU64>>,
         refused_by_acceptor: Arc<AtomicU64>,
         draining: Arc<AtomicBool>,
-        log: Option<LogFiles>,
     ) -> Self {
-        Self { shards, stalls, refused_by_acceptor, draining, log }
+        Self { shards, stalls, refused_by_acceptor, draining }
     }
 
     /// How many there are.
@@ -83,17 +59,25 @@ impl Probe {
         self.send(shard, Delivery::Latency(empty, Reply::new(reply)))
     }
 
-    /// Has one take what its store's files say now, as after a queue was deleted; `reply` runs once it has, and has told the other
-    /// shards. False where its inbox is full.
-    pub fn settle(&self, shard: usize, reply: impl FnOnce(()) + Send + 'static) -> bool {
-        self.send(shard, Delivery::Settle(Reply::new(reply)))
+    /// The shard that creates and deletes a queue.
+    pub fn home(&self, name: &FullName) -> usize {
+        usize::from(home(queue_hash(&name.0, &name.1), self.shards.len() as u16))
+    }
+
+    /// Asks a queue's home to delete it. False if the home's inbox is full.
+    pub fn delete(
+        &self,
+        name: FullName,
+        reply: impl FnOnce(Result<Deleted, StoreFault>) + Send + 'static,
+    ) -> bool {
+        self.send(self.home(&name), Delivery::Delete(name, Reply::new(reply)))
     }
 
     /// Asks one what its store holds of each queue. False where its inbox is full.
     pub fn queues(
         &self,
         shard: usize,
-        reply: impl FnOnce(Vec<(FullName, QueueSummary)>) + Send + 'static,
+        reply: impl FnOnce(Result<Vec<(FullName, QueueSummary)>, StoreFault>) + Send + 'static,
     ) -> bool {
         self.send(shard, Delivery::Queues(Reply::new(reply)))
     }
@@ -106,11 +90,6 @@ impl Probe {
         reply: impl FnOnce(Traffic) + Send + 'static,
     ) -> bool {
         self.send(shard, Delivery::Traffic(of, Reply::new(reply)))
-    }
-
-    /// What deletes queues, where the store can.
-    pub fn log(&self) -> Option<&LogFiles> {
-        self.log.as_ref()
     }
 
     /// Has every shard look at its store.

@@ -21,7 +21,7 @@ use super::inbox::{Inbox, Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::{Heartbeat, Parker};
 use super::preflight;
-use super::probe::{LogFiles, Probe};
+use super::probe::Probe;
 use super::refuser::Refuser;
 use super::settings::Settings;
 use crate::access::Tenants;
@@ -40,6 +40,7 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 pub struct Server {
     address: SocketAddr,
     handle: DrainHandle,
+    stores: Stores,
     probe: Probe,
     collector: Collector,
     shards: Vec<ExecutorJoinHandle<ShardReport>>,
@@ -121,12 +122,12 @@ impl Stores {
 }
 
 impl Stores {
-    fn log_files(&self) -> Option<LogFiles> {
-        match self {
-            Self::Log { dir, directory, .. } => {
-                Some(LogFiles { dir: dir.clone(), directory: directory.clone() })
-            }
-            _ => None,
+    /// Every shard has stopped. Waits for the disk.
+    fn mark_stopped(&self) {
+        if let Self::Log { dir, directory, .. } = self
+            && let Err(error) = dir.mark_stopped(&**directory, &log::moment())
+        {
+            tracing::warn!(%error, "a clean stop cannot be noted: the next start will take damage to the newest messages for a torn write");
         }
     }
 }
@@ -169,7 +170,6 @@ impl Server {
         let core_settings = Arc::new(settings.core.clone());
         let tenants = Arc::new(Tenants::new(settings.projects));
         let stores = Stores::of(settings, count)?;
-        let log = stores.log_files();
         let inbox_batches = core_settings.inbox_batches;
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
@@ -243,11 +243,12 @@ impl Server {
             accepting.run(&targets, &shared);
         })?;
         let draining = Arc::new(AtomicBool::new(false));
-        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone(), log);
+        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone());
         Ok(Self {
             address,
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
+            stores,
             handle: DrainHandle { listener, shards: senders, draining },
             shards,
             acceptor,
@@ -282,10 +283,8 @@ impl Server {
         for shard in self.shards {
             reports.push(shard.join().map_err(|error| io::Error::other(error.to_string()))?);
         }
-        if let Some(log) = self.probe.log()
-            && reports.iter().all(|report| report.is_stopped)
-        {
-            log.mark_stopped();
+        if reports.iter().all(|report| report.is_stopped) {
+            self.stores.mark_stopped();
         }
         self.stop_monitor.store(true, Ordering::Relaxed);
         let ended = self.acceptor.join().and_then(|()| self.monitor.join());

@@ -3,17 +3,18 @@
 //! What is in the inbox; the sockets that are ready; what the store has done; what is to be sent; what goes to other shards. A turn
 //! decides nothing, the core does; and it knows its surroundings by [`Host`] alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Settings;
-use super::core::{ConnectionId, Connections, Core, Message};
+use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Message};
 use super::delivery::{Delivery, Reply};
 use super::transport::Transport;
 use crate::base::clock::{Now, Step};
+use crate::base::error::StoreFault;
 use crate::latency::Stage;
 use crate::store::Store;
 
@@ -90,8 +91,8 @@ pub struct Shard<S, H: Host> {
     /// Of the present turn; kept for its room.
     woken: Vec<u32>,
     buffer: Vec<u8>,
-    /// Callers that wait until the messages of this turn are on their way to other shards.
-    settling: Vec<Reply<()>>,
+    /// The replies to deletions that are under way.
+    deletions: HashMap<DeletionId, Reply<Result<Deleted, StoreFault>>>,
     settings: Arc<Settings>,
     /// When draining ends at the latest, if it has begun.
     drain_until: Option<Duration>,
@@ -110,7 +111,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             ready: VecDeque::new(),
             woken: Vec::new(),
             buffer: vec![0; settings.receive_window_bytes],
-            settling: Vec::new(),
+            deletions: HashMap::new(),
             settings,
             drain_until: None,
         }
@@ -165,8 +166,10 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             self.say_step(step);
         }
         let refused = self.flush_outboxes();
-        if !refused {
-            self.settling.drain(..).for_each(|reply| reply.give(()));
+        while let Some((id, result)) = self.core.poll_deleted() {
+            if let Some(reply) = self.deletions.remove(&id) {
+                reply.give(result);
+            }
         }
         // A socket that had more than its part of the turn is ready again. To park would be to return at once, without a pass
         // of the reactor, and nobody else's socket would ever be looked at.
@@ -229,12 +232,12 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 // It has woken the shard, which asks its store in every turn.
                 Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
-                Some(Delivery::Settle(reply)) => {
-                    self.core.handle_completions(self.host.now());
-                    self.settling.push(reply);
+                Some(Delivery::Delete(name, reply)) => {
+                    let id = self.core.delete(self.host.now(), name);
+                    self.deletions.insert(id, reply);
                 }
                 Some(Delivery::Queues(reply)) => {
-                    reply.give(self.core.store().queues(self.host.now().unix_ms));
+                    reply.give(self.core.store().describe(self.host.now().unix_ms));
                 }
                 Some(Delivery::Latency(empty, reply)) => {
                     let full = std::mem::replace(self.core.latency(), empty);

@@ -25,6 +25,11 @@ pub(super) trait Lab {
 
     /// A queue that no other trial has.
     fn queue(&self) -> (QueueId, QueueName);
+
+    /// Whether the store keeps a catalogue of its queues.
+    fn has_catalogue(&self) -> bool {
+        false
+    }
 }
 
 pub(super) fn key(partition: u16) -> PartitionKey {
@@ -44,6 +49,7 @@ struct Trial<'a, L: Lab> {
     lab: &'a L,
     store: L::Store,
     queue: QueueId,
+    name: QueueName,
     base_ms: u64,
     now: Now,
     next_token: u64,
@@ -55,7 +61,8 @@ impl<'a, L: Lab> Trial<'a, L> {
         let (queue, name) = lab.queue();
         let now = Now::at_ms(1, 1_000_000_000);
         let (next_token, open, base_ms) = (0, HashMap::new(), 0);
-        let mut trial = Self { lab, store: lab.store(), queue, base_ms, now, next_token, open };
+        let store = lab.store();
+        let mut trial = Self { lab, store, queue, name: name.clone(), base_ms, now, next_token, open };
         let life = trial.open_queue(name, Some(PARTITIONS)).unwrap();
         assert_eq!(life.partitions, PARTITIONS);
         trial.base_ms = lab.unix_ms().unwrap_or(1_000_000_000);
@@ -97,6 +104,15 @@ impl<'a, L: Lab> Trial<'a, L> {
             self.submit("open", |token| Request::Open { token, queue, name: (project, name), create });
         match self.completion_of(token) {
             Completion::Opened { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn delete_queue(&mut self) -> Result<u64, StoreFault> {
+        let name = (Project::parse("conformance").unwrap(), self.name.clone());
+        let token = self.submit("delete", |token| Request::Delete { token, name });
+        match self.completion_of(token) {
+            Completion::Deleted { result, .. } => result,
             other => panic!("{other:?}"),
         }
     }
@@ -234,6 +250,11 @@ fn payloads(batches: &[StoredBatch]) -> Vec<Vec<u8>> {
 
 pub(super) fn run<L: Lab>(lab: &L) {
     a_queue_that_may_not_be_made_is_not(lab);
+    if lab.has_catalogue() {
+        a_deleted_queue_is_gone_and_another_takes_its_name(lab);
+    } else {
+        a_store_without_a_catalogue_deletes_nothing(lab);
+    }
     offsets_count_up_in_each_partition(lab);
     a_fetch_brings_what_was_stored_from_its_offset_on(lab);
     a_fetch_waits_for_the_next_append(lab);
@@ -252,6 +273,50 @@ fn a_queue_that_may_not_be_made_is_not<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let (_, other) = lab.queue();
     assert_eq!(trial.open_queue(other, None), Err(StoreFault::NoQueue));
+}
+
+fn a_deleted_queue_is_gone_and_another_takes_its_name<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let name = trial.name.clone();
+    let life = trial.open_queue(name.clone(), None).unwrap();
+    trial.store(0, 1, &[b"a"]);
+    let described = trial.store.describe(trial.now.unix_ms).unwrap();
+    assert_eq!(described.iter().map(|((_, queue), _)| queue).collect::<Vec<_>>(), [&name]);
+    let (parked, _) = trial.park(1, 0, None);
+    assert_eq!(trial.delete_queue(), Ok(life.incarnation));
+    trial.store.forget(trial.queue, life.incarnation);
+    let is_deleted = |completion: Completion<u64>| match completion {
+        Completion::Appended { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Fetched { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Resolved { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Opened { .. } | Completion::Deleted { .. } => false,
+    };
+    let told = trial.completion_of(parked);
+    assert!(is_deleted(told), "a fetch that waits is told");
+    let append = trial.append(0, batch(1, 60, &[b"b"]));
+    assert!(is_deleted(trial.completion_of(append)));
+    let fetch = trial.fetch(0, 0, None, true);
+    assert!(is_deleted(trial.completion_of(fetch)));
+    let partition = trial.key(0);
+    let latest = |token| Request::Resolve { token, partition, position: Position::Latest };
+    let resolve = trial.submit("resolve", latest);
+    assert!(is_deleted(trial.completion_of(resolve)));
+    assert_eq!(trial.store.describe(trial.now.unix_ms), Ok(vec![]));
+    assert_eq!(trial.delete_queue(), Err(StoreFault::NoQueue));
+    assert_eq!(trial.open_queue(name.clone(), None), Err(StoreFault::NoQueue));
+    let next = trial.open_queue(name, Some(PARTITIONS)).unwrap();
+    assert!(next.incarnation != life.incarnation, "ids are unique in an incarnation");
+    assert_eq!(trial.store(0, 1, &[b"c"]), 0..1);
+    assert_eq!(payloads(&trial.read(0, 0, None, 1).0), [b"c"]);
+    assert_eq!(trial.store.waiting(), 0);
+}
+
+fn a_store_without_a_catalogue_deletes_nothing<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    trial.store(0, 1, &[b"a"]);
+    assert_eq!(trial.delete_queue(), Err(StoreFault::NoCatalogue));
+    assert_eq!(trial.store.describe(trial.now.unix_ms), Err(StoreFault::NoCatalogue));
+    assert_eq!(payloads(&trial.read(0, 0, None, 1).0), [b"a"]);
 }
 
 fn offsets_count_up_in_each_partition<L: Lab>(lab: &L) {

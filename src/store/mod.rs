@@ -1,7 +1,8 @@
 //! Where messages are kept: one trait, and the stores behind it.
 //!
-//! A store belongs to one shard and holds the partitions that the shard owns; one that takes appends to any partition says so. It is
-//! asked by `submit` and answers by completions, never by blocking. Knows nothing of the protocol, of connections or of credit.
+//! A store belongs to one shard and holds the partitions that the shard owns; one that takes appends to any partition says so
+//! ([`Placement`]). It takes requests and answers them by completions, never by blocking; what it reports without a request is an
+//! [`Event`]. Knows nothing of the protocol, of connections or of credit.
 //!
 //! | file | one concept |
 //! | --- | --- |
@@ -45,7 +46,7 @@ use crate::access::Tenants;
 use crate::base::batch::{Batch, Fetched};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
-use crate::base::names::{ClientId, FullName, Project, QueueName};
+use crate::base::names::{ClientId, FullName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
@@ -63,6 +64,8 @@ pub trait Asker {
     type Fetch: Copy + Debug + Eq;
     /// Of [`Request::Resolve`].
     type Resolve: Copy + Debug;
+    /// Of [`Request::Delete`].
+    type Delete: Copy + Debug;
 }
 
 /// An asker for whom a number is enough: a test, a bench.
@@ -71,6 +74,7 @@ impl Asker for u64 {
     type Append = Self;
     type Fetch = Self;
     type Resolve = Self;
+    type Delete = Self;
 }
 
 /// What a store is asked.
@@ -83,7 +87,7 @@ pub enum Request<T: Asker> {
         /// The queue, as this server numbers it.
         queue: QueueId,
         /// The queue, as everyone knows it.
-        name: (Project, QueueName),
+        name: FullName,
         /// How many partitions it gets where it is not there; `None`: then it is not made.
         create: Option<u16>,
     },
@@ -123,6 +127,13 @@ pub enum Request<T: Asker> {
         partition: PartitionKey,
         /// Which.
         position: Position,
+    },
+    /// End the life of a queue. Of a name, at most one `Open` or `Delete` is under way at a time.
+    Delete {
+        /// The asker's.
+        token: T::Delete,
+        /// The queue, as everyone knows it.
+        name: FullName,
     },
     /// Complete a waiting fetch now, empty. Has no completion of its own.
     Cancel {
@@ -165,6 +176,35 @@ pub enum Completion<T: Asker> {
         /// The offset.
         result: Result<u64, StoreFault>,
     },
+    /// To `Delete`. The deletion is as durable as the store promises, and every shard's store has to [forget](Store::forget) the queue.
+    /// After a failure, a restart may still find the queue deleted, until the store has erased the record of the deletion.
+    Deleted {
+        /// The asker's.
+        token: T::Delete,
+        /// The incarnation that has ended; [`StoreFault::NoQueue`] if there is no queue of that name.
+        result: Result<u64, StoreFault>,
+    },
+}
+
+/// What a store reports without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The life of a queue has ended without [`Request::Delete`], or the queue has other partitions. Every shard has to forget it.
+    Gone {
+        /// The queue, as this server numbers it.
+        queue: QueueId,
+        /// The life that has ended.
+        incarnation: u64,
+    },
+}
+
+/// Which shard's store takes a partition's appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// That of the partition's owner.
+    Owner,
+    /// Any shard's.
+    Anywhere,
 }
 
 impl Completion<u64> {
@@ -174,7 +214,8 @@ impl Completion<u64> {
             Self::Opened { token, .. }
             | Self::Appended { token, .. }
             | Self::Fetched { token, .. }
-            | Self::Resolved { token, .. } => *token,
+            | Self::Resolved { token, .. }
+            | Self::Deleted { token, .. } => *token,
         }
     }
 }
@@ -232,7 +273,13 @@ impl QueueSummary {
 }
 
 /// See the module's page.
+///
+/// A new kind of work is a variant of [`Request`], with its token in [`Asker`] and its answer in [`Completion`]. A new kind of news is a
+/// variant of [`Event`].
 pub trait Store<T: Asker> {
+    /// Which shard's store takes a partition's appends.
+    const APPENDS: Placement = Placement::Owner;
+
     /// Takes a request; gives it back where the store has no room for more of them now.
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>>;
 
@@ -252,27 +299,23 @@ pub trait Store<T: Asker> {
         self.counters().stored > 0
     }
 
-    /// Whether every shard's store takes appends to any partition. Else they go to the one of the partition's owner.
-    fn appends_anywhere(&self) -> bool {
-        false
-    }
-
-    /// A queue that is not what it was: deleted, or with other partitions. It is to be forgotten everywhere.
-    fn poll_gone(&mut self) -> Option<QueueId> {
+    /// The next event.
+    fn poll_event(&mut self) -> Option<Event> {
         None
     }
 
-    /// Such a queue, of whichever shard: whoever waits for something of it is told.
-    fn forget(&mut self, _queue: QueueId) {}
+    /// Forgets a life of a queue that has ended. Every request of it that is under way, and every later one, completes with
+    /// [`StoreFault::Deleted`]. This store may hold partitions of the queue although no request has named it.
+    fn forget(&mut self, _queue: QueueId, _incarnation: u64) {}
 
     /// Where a partition ends, and how many messages are before that, if it is this store's and it knows.
     fn tail(&self, _queue: &QueueInfo, _partition: u16) -> Option<Tail> {
         None
     }
 
-    /// The queues that are there, and what this store holds of each; nothing where it does not know their names.
-    fn queues(&self, _unix_ms: u64) -> Vec<((Project, QueueName), QueueSummary)> {
-        Vec::new()
+    /// All queues, and what this store holds of each.
+    fn describe(&self, _unix_ms: u64) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
+        Err(StoreFault::NoCatalogue)
     }
 
     /// Nothing more will be asked: prepares for the next start. Call it until it returns true. What is left out costs the next start

@@ -50,7 +50,7 @@ impl<S: Store<Connections>> Core<S> {
         if self.drain == Drain::Producers && !self.connections.ids().any(|id| is_producing(self, id)) {
             self.drain = Drain::ProducersDone;
             self.shards_done += 1;
-            for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
+            for shard in self.others() {
                 self.outboxes[usize::from(shard)].push(Message::ProducersDrained);
             }
         }

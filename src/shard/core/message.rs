@@ -16,6 +16,7 @@ impl Asker for Connections {
     type Append = AppendToken;
     type Fetch = PartitionToken;
     type Resolve = PartitionToken;
+    type Delete = DeletionId;
 }
 
 /// The operation that asks.
@@ -62,6 +63,10 @@ pub struct PartitionToken {
     pub partition: u16,
 }
 
+/// Of a deletion, as the queue's home numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeletionId(pub(super) u64);
+
 impl Asking {
     /// The appends of the operation.
     pub fn stream(&self) -> Stream {
@@ -93,8 +98,22 @@ pub enum Message {
     Request(Request<Connections>),
     /// The owner's answer.
     Completion(Completion<Connections>),
-    /// A queue is not what it was.
-    Forget(QueueId),
+    /// To every other shard: a life of a queue has ended.
+    Forget {
+        /// The sender.
+        by: u16,
+        /// The queue.
+        queue: QueueId,
+        /// The life.
+        incarnation: u64,
+    },
+    /// The answer to `Forget`: the sender has forgotten the queue.
+    Forgotten {
+        /// The sender.
+        shard: u16,
+        /// The queue.
+        queue: QueueId,
+    },
     /// Draining: the sender's producers are all answered.
     ProducersDrained,
 }

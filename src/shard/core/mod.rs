@@ -11,6 +11,7 @@
 //! | `serving` | one call of a connection's handling, and what that brings |
 //! | `routing` | commands on their way to the stores, answers on their way back |
 //! | `queues` | queues opened, created and forgotten; `catalogue` knows them |
+//! | `deletions` | queues deleted |
 //! | `message` | what shards send each other |
 //! | `shortage` | what happens when memory is short |
 //! | `deadlines`, `slab` | when connections are due; connections by number |
@@ -21,6 +22,7 @@
 mod catalogue;
 mod connection;
 mod deadlines;
+mod deletions;
 mod drain;
 mod message;
 mod output;
@@ -33,28 +35,28 @@ mod slab;
 mod snapshot;
 
 pub use connection::{Connection, Env};
-pub use message::{AppendToken, Asking, Connections, Message, OpenToken, PartitionToken};
+pub use deletions::{Deleted, FORGET_MS};
+pub use message::{AppendToken, Asking, Connections, DeletionId, Message, OpenToken, PartitionToken};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
 
 use core::net::SocketAddr;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use self::catalogue::Catalogue;
 use self::deadlines::Deadlines;
+use self::deletions::Deletions;
 use self::drain::Drain;
-use self::queues::Opening;
+use self::queues::Openings;
 use crate::access::Tenants;
 use crate::base::budget::Budget;
 use crate::base::clock::{Now, millis};
-use crate::base::names::FullName;
-use crate::base::queue::QueueId;
 use crate::front::{Framed, Front};
 use crate::latency::{Recorder, Stage};
 use crate::operation::{Command, OperationCounters};
-use crate::store::{Completion, Request, Store};
+use crate::store::{Completion, Event, Request, Store};
 
 /// How often the store is ticked while it wants nothing.
 const TICK_MS: u64 = 1_000;
@@ -87,9 +89,9 @@ pub struct Core<S> {
     budget: Budget,
     catalogue: Catalogue,
     store: S,
-    /// Queues that this shard, their home, is opening in its store.
-    opening: HashMap<QueueId, Opening>,
-    opening_names: HashMap<FullName, QueueId>,
+    /// Queues that this shard, their home, is opening in its store, and those that it is deleting.
+    openings: Openings,
+    deletions: Deletions,
     /// For each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
@@ -138,8 +140,8 @@ impl<S: Store<Connections>> Core<S> {
             settings,
             connections: Slab::default(),
             store,
-            opening: HashMap::new(),
-            opening_names: HashMap::new(),
+            openings: Openings::default(),
+            deletions: Deletions::default(),
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             refused: VecDeque::new(),
             is_asked: false,
@@ -217,10 +219,9 @@ impl<S: Store<Connections>> Core<S> {
         while let Some(completion) = self.store.poll_completion(now) {
             self.handle_done(now, completion);
         }
-        while let Some(queue) = self.store.poll_gone() {
-            self.forget(queue);
-            for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
-                self.outboxes[usize::from(shard)].push(Message::Forget(queue));
+        while let Some(event) = self.store.poll_event() {
+            match event {
+                Event::Gone { queue, incarnation } => self.tell_gone(queue, incarnation),
             }
         }
         self.evict(now);
@@ -247,7 +248,12 @@ impl<S: Store<Connections>> Core<S> {
                 }
                 self.handle_completion(now, completion);
             }
-            Message::Forget(queue) => self.forget(queue),
+            Message::Forget { by, queue, incarnation } => {
+                self.forget(queue, incarnation);
+                let shard = self.shard;
+                self.outboxes[usize::from(by)].push(Message::Forgotten { shard, queue });
+            }
+            Message::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
             Message::ProducersDrained => self.shards_done += 1,
         }
     }
@@ -356,6 +362,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             self.with_dirty(now, id, Connection::handle_timeout);
         }
+        self.deletions.handle_timeouts(now);
         self.evict(now);
         if self.tick_due_ms <= now.mono_ms {
             self.tick_due_ms = self.store.handle_tick(now).unwrap_or(now.mono_ms + TICK_MS);
@@ -365,7 +372,10 @@ impl<S: Store<Connections>> Core<S> {
     /// When [`Self::handle_timeouts`] is to be called, in `mono_ms`; `None` where nothing is due ever.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let tick = self.store.needs_ticks().then_some(self.tick_due_ms);
-        [self.deadlines.next_ms(), self.evict_due_ms, tick].into_iter().flatten().min()
+        [self.deadlines.next_ms(), self.deletions.next_deadline_ms(), self.evict_due_ms, tick]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What the shard did.
@@ -401,6 +411,12 @@ impl<S: Store<Connections>> Core<S> {
     /// Connections open now.
     pub fn connections(&self) -> usize {
         self.connections.len()
+    }
+
+    /// The other shards.
+    fn others(&self) -> impl Iterator<Item = u16> + use<S> {
+        let shard = self.shard;
+        (0..self.shards).filter(move |other| *other != shard)
     }
 
     fn connection(&mut self, now: Now, id: ConnectionId) -> Option<(&mut Connection, Env<'_>)> {

@@ -1,5 +1,8 @@
 //! Queues: found in the catalogue, opened or created by their home shard, forgotten by all.
 
+use std::collections::{HashMap, VecDeque};
+
+use super::deletions::Waiter;
 use super::{Asking, Connections, Core, Message, OpenToken};
 use crate::access::{Permit, Use};
 use crate::base::clock::Now;
@@ -8,7 +11,7 @@ use crate::base::names::{FullName, Project, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::operation::Answer;
-use crate::store::{Life, Request, Store};
+use crate::store::{Completion, Life, Request, Store};
 
 /// What becomes of a queue that is opened and not there.
 #[derive(Debug)]
@@ -23,11 +26,42 @@ enum Creation {
 
 /// A queue that its home is opening.
 #[derive(Debug)]
-pub(super) struct Opening {
-    pub(super) name: FullName,
+struct Opening {
+    name: FullName,
     creation: Creation,
-    /// Who else has asked for it meanwhile.
+    /// Other operations that open the queue. They get the same answer.
     others: Vec<Asking>,
+    /// A deletion of the queue, and all requests behind it.
+    waiters: VecDeque<Waiter>,
+}
+
+/// The queues that a home is opening.
+#[derive(Debug, Default)]
+pub(super) struct Openings {
+    of: HashMap<QueueId, Opening>,
+    names: HashMap<FullName, QueueId>,
+}
+
+impl Openings {
+    fn get_mut(&mut self, name: &FullName) -> Option<&mut Opening> {
+        self.names.get(name).and_then(|queue| self.of.get_mut(queue))
+    }
+
+    fn insert(&mut self, queue: QueueId, opening: Opening) {
+        self.names.insert(opening.name.clone(), queue);
+        self.of.insert(queue, opening);
+    }
+
+    fn remove(&mut self, queue: QueueId) -> Option<Opening> {
+        let opening = self.of.remove(&queue)?;
+        self.names.remove(&opening.name);
+        Some(opening)
+    }
+
+    /// The requests that wait for the opening of a queue; `None` if it is not being opened.
+    pub(super) fn waiters(&mut self, name: &FullName) -> Option<&mut VecDeque<Waiter>> {
+        self.get_mut(name).map(|opening| &mut opening.waiters)
+    }
 }
 
 impl<S: Store<Connections>> Core<S> {
@@ -46,6 +80,9 @@ impl<S: Store<Connections>> Core<S> {
 
     /// Finds a queue for a connection of any shard; makes it, where this is its home.
     pub(super) fn open(&mut self, now: Now, by: Asking, name: FullName) {
+        if let Some(waiters) = self.deletions.waiters(&name) {
+            return waiters.push_back(Waiter::Open(by));
+        }
         if let Some(info) = self.catalogue.get(&name) {
             return self.answer_opened(now, by, name, Ok(info));
         }
@@ -57,15 +94,20 @@ impl<S: Store<Connections>> Core<S> {
         if self.settings.operation.test_faults {
             planted::in_shard(name.1.as_str());
         }
-        if let Some(opening) = self.opening_names.get(&name).and_then(|queue| self.opening.get_mut(queue)) {
-            return opening.others.push(by);
+        if let Some(opening) = self.openings.get_mut(&name) {
+            if opening.waiters.is_empty() {
+                opening.others.push(by);
+            } else {
+                opening.waiters.push_back(Waiter::Open(by));
+            }
+            return;
         }
         // The store may have the queue although it is not in the catalogue: then it is opened whatever the limits.
         let creation = self.creation(now, &name.0);
         let create = matches!(creation, Creation::Allowed(_)).then_some(self.settings.partitions);
         let queue = self.catalogue.next_id();
-        self.opening_names.insert(name.clone(), queue);
-        self.opening.insert(queue, Opening { name: name.clone(), creation, others: Vec::new() });
+        let (others, waiters) = (Vec::new(), VecDeque::new());
+        self.openings.insert(queue, Opening { name: name.clone(), creation, others, waiters });
         let token = OpenToken { by, queue };
         self.submit(now, Request::Open { token, queue, name, create });
     }
@@ -106,11 +148,20 @@ impl<S: Store<Connections>> Core<S> {
         self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing })
     }
 
+    /// The store has begun or ended a queue's life, or has failed to.
+    pub(super) fn handle_changed(&mut self, now: Now, completion: Completion<Connections>) {
+        match completion {
+            Completion::Opened { token, result } => self.handle_made(now, token, result),
+            Completion::Deleted { token, result } => self.handle_deleted(now, token, result),
+            // No change of a queue.
+            Completion::Appended { .. } | Completion::Fetched { .. } | Completion::Resolved { .. } => {}
+        }
+    }
+
     /// The store has begun a queue's life: this shard is its home.
-    pub(super) fn handle_made(&mut self, now: Now, token: OpenToken, result: Result<Life, StoreFault>) {
+    fn handle_made(&mut self, now: Now, token: OpenToken, result: Result<Life, StoreFault>) {
         let OpenToken { by, queue: id } = token;
-        let Some(Opening { name, creation, others }) = self.opening.remove(&id) else { return };
-        self.opening_names.remove(&name);
+        let Some(Opening { name, creation, others, waiters }) = self.openings.remove(id) else { return };
         let (permit, refusal) = match creation {
             Creation::Allowed(permit) => {
                 self.catalogue.unreserve();
@@ -127,15 +178,16 @@ impl<S: Store<Connections>> Core<S> {
         for other in others {
             self.answer_opened(now, other, name.clone(), result.clone());
         }
-        self.answer_opened(now, by, name, result);
+        self.answer_opened(now, by, name.clone(), result);
+        self.resume(now, &name, waiters);
     }
 
-    /// A queue is not what it was: whoever asks for it finds it anew.
-    pub(super) fn forget(&mut self, queue: QueueId) {
+    /// A life of a queue has ended. The next operation that opens the queue asks its home again.
+    pub(super) fn forget(&mut self, queue: QueueId, incarnation: u64) {
         // A partition's owner may know the queue in its store alone.
         self.catalogue.forget(queue);
         self.tenants.release_queue(queue);
-        self.store.forget(queue);
+        self.store.forget(queue, incarnation);
         self.is_asked = true;
     }
 

@@ -6,7 +6,7 @@ use crate::base::error::Fault;
 use crate::base::names::{Project, QueueName};
 use crate::latency::Stage;
 use crate::operation::{Answer, Command, Target};
-use crate::store::{Completion, Request, Store};
+use crate::store::{Completion, Placement, Request, Store};
 
 impl<S: Store<Connections>> Core<S> {
     pub(super) fn route_commands(&mut self, now: Now, id: ConnectionId) {
@@ -35,7 +35,7 @@ impl<S: Store<Connections>> Core<S> {
                 let token = AppendToken { by, sequence, reserved, messages, stage_ns };
                 let stream = by.stream();
                 let append = Request::Append { token, stream, partition: target.partition, batch };
-                if self.store.appends_anywhere() {
+                if S::APPENDS == Placement::Anywhere {
                     return self.submit(now, append);
                 }
                 if target.owner(self.shards) != shard {
@@ -103,7 +103,10 @@ impl<S: Store<Connections>> Core<S> {
     /// The store of this shard is done with a request, of whichever shard.
     pub(super) fn handle_done(&mut self, now: Now, mut completion: Completion<Connections>) {
         let shard = match &mut completion {
-            Completion::Opened { token, .. } => token.by.shard,
+            // This shard is the queue's home, and finishes these for all shards.
+            Completion::Opened { .. } | Completion::Deleted { .. } => {
+                return self.handle_changed(now, completion);
+            }
             Completion::Appended { token, result } => {
                 if result.is_ok() {
                     self.latency.record(Stage::Commit, now.since_ns(token.stage_ns), token.messages);
@@ -113,10 +116,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             Completion::Fetched { token, .. } | Completion::Resolved { token, .. } => token.by.shard,
         };
-        if let Completion::Opened { token, result } = completion {
-            // Ours to finish, whoever asked: this shard is the queue's home.
-            self.handle_made(now, token, result);
-        } else if shard == self.shard {
+        if shard == self.shard {
             self.handle_completion(now, completion);
         } else {
             self.outboxes[usize::from(shard)].push(Message::Completion(completion));
@@ -138,7 +138,7 @@ impl<S: Store<Connections>> Core<S> {
                 (token.by, Answer::Resolved { partition: token.partition, result })
             }
             // The queue's home finishes these.
-            Completion::Opened { .. } => return,
+            Completion::Opened { .. } | Completion::Deleted { .. } => return,
         };
         self.with_dirty(now, by.connection, |connection, env| {
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));

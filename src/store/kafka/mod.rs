@@ -96,7 +96,7 @@ use self::queues::Queues;
 use self::topic_rules::TopicRules;
 use self::topics::forgotten;
 use super::window::Fetch;
-use super::{Asker, Completion, Request, Store, StoreCounters};
+use super::{Asker, Completion, Event as StoreEvent, Placement, Request, Store, StoreCounters};
 use crate::base::clock::{Now, millis};
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
@@ -245,6 +245,8 @@ fn log_error(trouble: &Trouble) {
 }
 
 impl<T: Asker> Store<T> for Kafka<T> {
+    const APPENDS: Placement = Placement::Anywhere;
+
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, queue, name, create } => {
@@ -272,6 +274,7 @@ impl<T: Asker> Store<T> for Kafka<T> {
                 self.has_more = true;
             }
             Request::Cancel { token, partition } => self.fetches.cancel(token, partition),
+            Request::Delete { token, .. } => self.queues.refuse_deletion(token),
         }
         Ok(())
     }
@@ -305,19 +308,15 @@ impl<T: Asker> Store<T> for Kafka<T> {
         !(self.queues.is_idle() && self.fetches.is_idle() && self.appends.is_idle())
     }
 
-    fn poll_gone(&mut self) -> Option<QueueId> {
-        self.queues.poll_gone()
+    fn poll_event(&mut self) -> Option<StoreEvent> {
+        self.queues.poll_event()
     }
 
-    fn forget(&mut self, queue: QueueId) {
+    fn forget(&mut self, queue: QueueId, _incarnation: u64) {
         self.queues.forget(queue);
         self.appends.forget(queue);
         self.fetches.forget(queue);
         self.run_chores();
-    }
-
-    fn appends_anywhere(&self) -> bool {
-        true
     }
 
     fn counters(&self) -> StoreCounters {

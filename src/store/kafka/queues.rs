@@ -1,5 +1,6 @@
 //! A shard's queues as topics: opened, known, and watched.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::client::Client;
@@ -9,9 +10,10 @@ use super::topic_rules::TopicRules;
 use super::topics::{KnownTopics, TopicInfo, Topics};
 use super::watch::{WATCHING, Watch};
 use crate::base::clock::Now;
+use crate::base::error::StoreFault;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::QueueId;
-use crate::store::{Asker, Completion};
+use crate::store::{Asker, Completion, Event};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(super) struct Queues<T: Asker> {
     openings: Openings<T::Open>,
     known: KnownTopics,
     watch: Watch,
+    /// Deletions that were asked for.
+    refused: VecDeque<T::Delete>,
 }
 
 impl<T: Asker> Queues<T> {
@@ -27,6 +31,7 @@ impl<T: Asker> Queues<T> {
             openings: Openings::new(topics.clone(), rules),
             known: KnownTopics::new(topics),
             watch: Watch::new(),
+            refused: VecDeque::new(),
         }
     }
 
@@ -101,14 +106,21 @@ impl<T: Asker> Queues<T> {
         self.watch.look(now, client);
     }
 
-    /// The next queue that was opened, or could not be.
+    /// Refuses to delete a queue: topics belong to the cluster's operator.
+    pub(super) fn refuse_deletion(&mut self, token: T::Delete) {
+        self.refused.push_back(token);
+    }
+
+    /// The next queue that was opened, or could not be opened or deleted.
     pub(super) fn poll(&mut self) -> Option<Completion<T>> {
-        self.openings.poll().map(|(token, result)| Completion::Opened { token, result })
+        let refused = |token| Completion::Deleted { token, result: Err(StoreFault::NoCatalogue) };
+        let opened = self.openings.poll().map(|(token, result)| Completion::Opened { token, result });
+        opened.or_else(|| self.refused.pop_front().map(refused))
     }
 
     /// The next queue whose topic has changed.
-    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
-        self.watch.poll_gone()
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        self.watch.poll_event()
     }
 
     /// The server no longer serves the queue under this number.

@@ -9,7 +9,7 @@ use super::native::{Described, Trouble};
 use super::topics::TopicInfo;
 use crate::base::clock::Now;
 use crate::base::queue::QueueId;
-use crate::store::Life;
+use crate::store::{Event, Life};
 
 /// How often all topics are looked at, milliseconds.
 const WATCH_MS: u64 = 30_000;
@@ -36,8 +36,8 @@ pub(super) struct Watch {
     suspects: HashSet<Arc<CString>>,
     /// Queues whose topics one broker did not know. A second such answer means that the topic is gone.
     doubted: HashSet<QueueId>,
-    /// Queues whose topics have changed, not yet taken.
-    gone: Vec<QueueId>,
+    /// Queues whose topics have changed, not yet reported.
+    gone: Vec<Event>,
 }
 
 impl Watch {
@@ -86,7 +86,7 @@ impl Watch {
         // A cluster out of reach says nothing about its topics.
         for Described { topic, result } in result.into_iter().flatten() {
             let Some((name, (queue, life))) = self.watched.get_key_value(&topic) else { continue };
-            let (name, queue) = (name.clone(), *queue);
+            let (name, queue, incarnation) = (name.clone(), *queue, life.incarnation);
             let is_same = match result {
                 Ok(found) => *life == found,
                 // One broker may not know of it yet: Kafka is asked once more.
@@ -101,13 +101,13 @@ impl Watch {
                 let topic = topic.to_string_lossy();
                 tracing::warn!(%topic, "a topic was deleted, made again, or has other partitions");
                 self.watched.remove(&name);
-                self.gone.push(queue);
+                self.gone.push(Event::Gone { queue, incarnation });
             }
         }
     }
 
     /// The next queue whose topic has changed.
-    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.gone.pop()
     }
 
@@ -170,12 +170,13 @@ mod tests {
         watch.handle_described(described(Ok(life(7))));
         watch.handle_described(described(Err(Trouble::nothing())));
         watch.handle_described(described(Err(unknown())));
-        assert_eq!(watch.poll_gone(), None);
+        assert_eq!(watch.poll_event(), None);
         watch.handle_described(described(Err(unknown())));
-        assert_eq!((watch.poll_gone(), watch.poll_gone()), (Some(QUEUE), None));
+        let gone = Some(Event::Gone { queue: QUEUE, incarnation: 7 });
+        assert_eq!((watch.poll_event(), watch.poll_event()), (gone, None));
         watch.add(QUEUE, &info());
         watch.handle_described(described(Ok(life(8))));
-        assert_eq!(watch.poll_gone(), Some(QUEUE));
+        assert_eq!(watch.poll_event(), gone);
         assert!(watch.is_idle());
     }
 

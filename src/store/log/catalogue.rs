@@ -6,7 +6,7 @@
 //!          length u16 of the project's name, length u16 of the queue's; the names (made only)
 //! ```
 //!
-//! A queue is gone where any file says that its incarnation was deleted.
+//! A queue is gone where any file says that its incarnation was deleted: no two queues share an incarnation.
 
 use std::collections::{HashMap, HashSet};
 

@@ -6,8 +6,8 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::catalogue::{self, Record};
-use super::disk::{Directory, FileName, NewPlace, Step, run_all, save};
+use super::catalogue::Record;
+use super::disk::{Directory, FileName, NewPlace, Step, run_all};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
@@ -19,20 +19,8 @@ use crate::store::Life;
 #[derive(Debug, Default)]
 pub struct DataDir {
     state: Mutex<SharedState>,
-    /// Where the catalogue of deletions ends; held while one is written.
-    deletions_end: Mutex<u64>,
-    /// How many queues were deleted since the start.
-    deletions: AtomicUsize,
     /// How many segments were retired since the start.
     retirements: AtomicUsize,
-}
-
-/// A queue that was deleted while the server ran.
-#[derive(Clone, Debug)]
-pub(super) struct Deletion {
-    pub incarnation: u64,
-    /// What the server called it.
-    pub queues: Vec<QueueId>,
 }
 
 #[derive(Debug, Default)]
@@ -49,8 +37,6 @@ pub(super) struct SharedState {
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
-    /// Deletions that each shard has yet to see.
-    pub deleted: Vec<Vec<Deletion>>,
     /// Where the shards' catalogues end.
     pub catalogue_ends: Vec<u64>,
     /// The starts before this one.
@@ -81,17 +67,10 @@ pub(super) struct ShardStart {
     pub catalogue_end: u64,
 }
 
-/// The catalogue of queues that were deleted by whoever runs the server: no shard's.
-pub(super) const DELETIONS: FileName = FileName::Catalogue(u16::MAX);
-const NEW_DELETIONS: FileName = FileName::NewCatalogue(u16::MAX);
-
 impl DataDir {
     /// What recovery found.
-    pub(super) fn new(mut state: SharedState, deletions_end: u64) -> Self {
-        state.deleted = state.catalogue_ends.iter().map(|_| Vec::new()).collect();
-        let deletions_end = Mutex::new(deletions_end);
-        let (deletions, retirements) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { state: Mutex::new(state), deletions_end, deletions, retirements }
+    pub(super) fn new(state: SharedState) -> Self {
+        Self { state: Mutex::new(state), retirements: AtomicUsize::new(0) }
     }
 
     /// What recovery found, for tools.
@@ -101,27 +80,13 @@ impl DataDir {
         (state.queues.into_iter().collect(), pasts.collect())
     }
 
-    /// Deletes a queue; false where there is none of that name. Waits for the disk: not for a shard. Shards see it once they look.
-    pub fn delete_queue(&self, directory: &dyn Directory, name: &FullName) -> io::Result<bool> {
-        let mut end = self.deletions_end.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Life { incarnation, .. }) = self.lock().queues.get(name).copied() else { return Ok(false) };
-        if *end == 0 {
-            let beginning = catalogue::beginning();
-            let length = beginning.len() as u64;
-            run_all(directory, &save(NEW_DELETIONS, DELETIONS, beginning))?;
-            *end = length;
-        }
-        let record = Record::Deleted(incarnation).encode();
-        let length = record.len() as u64;
-        run_all(directory, &[Step::Write(DELETIONS, *end, Arc::new(record)), Step::Sync(DELETIONS)])?;
-        *end += length;
-        let mut state = self.lock();
-        state.queues.remove(name);
-        let opened = state.opened.extract_if(|_, of| *of == incarnation);
-        let queues = opened.map(|(queue, _)| queue).collect();
-        let deletion = Deletion { incarnation, queues };
-        state.deleted.iter_mut().for_each(|of_shard| of_shard.push(deletion.clone()));
-        self.deletions.fetch_add(1, Ordering::Release);
+    /// Deletes a queue of a directory that no server uses; false if there is no queue of that name. Waits for the disk.
+    pub(super) fn delete_offline(&self, directory: &dyn Directory, name: &FullName) -> io::Result<bool> {
+        let Some(incarnation) = self.incarnation(name) else { return Ok(false) };
+        let end = self.lock().catalogue_ends.first().copied().unwrap_or_default();
+        let (file, record) = (FileName::Catalogue(0), Arc::new(Record::Deleted(incarnation).encode()));
+        run_all(directory, &[Step::Write(file, end, record), Step::Sync(file)])?;
+        self.delete(name, incarnation);
         Ok(true)
     }
 
@@ -176,16 +141,6 @@ impl DataDir {
         self.retirements.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How many queues were deleted since the start.
-    pub(super) fn deletions(&self) -> usize {
-        self.deletions.load(Ordering::Acquire)
-    }
-
-    /// The deletions that a shard has not seen yet: it has then.
-    pub(super) fn take_deleted(&self, shard: u16) -> Vec<Deletion> {
-        self.lock().deleted.get_mut(usize::from(shard)).map(std::mem::take).unwrap_or_default()
-    }
-
     /// The queues, by incarnation.
     pub(super) fn names(&self) -> HashMap<u64, (FullName, u16)> {
         let state = self.lock();
@@ -220,9 +175,16 @@ impl DataDir {
         Life { signing: state.signing(), ..life }
     }
 
-    /// The server calls a queue so no more.
-    pub(super) fn forget(&self, id: QueueId) {
-        self.lock().opened.remove(&id);
+    /// The incarnation of a queue; `None` if there is no queue of that name.
+    pub(super) fn incarnation(&self, name: &FullName) -> Option<u64> {
+        self.lock().queues.get(name).map(|life| life.incarnation)
+    }
+
+    /// Removes a queue whose deletion is written. A shard that has not used one of its partitions cannot find it any more.
+    pub(super) fn delete(&self, name: &FullName, incarnation: u64) {
+        let mut state = self.lock();
+        state.queues.remove(name);
+        state.opened.retain(|_, of| *of != incarnation);
     }
 
     /// What the log calls a partition; `None` where its queue is not open.
@@ -232,7 +194,7 @@ impl DataDir {
 
     /// What a shard finds: its partitions, the segments that it looks after, and where its catalogue ends.
     pub(super) fn take_shard(&self, shard: u16, shards: u16) -> ShardStart {
-        debug_assert!(shard < shards && FileName::Catalogue(shard) != DELETIONS, "{shard} of {shards}");
+        debug_assert!(shard < shards, "{shard} of {shards}");
         let mut state = self.lock();
         let is_owner = |(id, hash, _): &mut (PartitionId, u64, Past)| owner(*hash, id.1, shards) == shard;
         let is_its = |segment: &mut Arc<Segment>| segment.number % u64::from(shards) == u64::from(shard);
@@ -264,30 +226,5 @@ impl DataDir {
             state.free.push_back(place);
         }
         is_kept
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::simulated::Simulated;
-    use super::*;
-    use crate::base::names::{Project, QueueName};
-
-    #[test]
-    fn a_deletion_is_kept_until_each_shard_has_seen_it() {
-        let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
-        let life = Life { incarnation: 5, partitions: 1, signing: Signing::default() };
-        let queues = [(name.clone(), life)].into();
-        let dir =
-            DataDir::new(SharedState { queues, catalogue_ends: vec![0; 2], ..SharedState::default() }, 0);
-        let disk = Simulated::new(1);
-        assert!(dir.delete_queue(&disk, &name).unwrap() && !dir.delete_queue(&disk, &name).unwrap());
-        assert_eq!(dir.deletions(), 1);
-        for shard in [0, 1] {
-            let seen: Vec<u64> =
-                dir.take_deleted(shard).iter().map(|deletion| deletion.incarnation).collect();
-            assert_eq!(seen, [5]);
-        }
-        assert!(dir.lock().deleted.iter().all(Vec::is_empty));
     }
 }

@@ -289,7 +289,7 @@ fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
 pub fn delete_queue(directory: &dyn Directory, name: &FullName) -> Result<bool, OpenError> {
     let now = moment();
     let (dir, _) = recovery::open(directory, 1, 0, &now)?;
-    let is_deleted = dir.delete_queue(directory, name)?;
+    let is_deleted = dir.delete_offline(directory, name)?;
     dir.mark_as_found(directory, &now)?;
     Ok(is_deleted)
 }

@@ -4,7 +4,7 @@
 //!
 //! | owner | file | what it owns |
 //! | --- | --- | --- |
-//! | `Queues` | `queues` | names of queues and partitions, the shard's catalogue file, deletions to be seen |
+//! | `Queues` | `queues` | names of queues and partitions, the shard's catalogue file |
 //! | `Partitions` | `partitions`, `partition` | ends and offsets, the newest messages in memory, fetches that wait for more, what counts as storage (`usage`) |
 //! | `Segments` | `segments`, `segment` | segment files: made ahead, sealed, indexed, retired, removed |
 //! | `Writer` | `writer`, `journal` | the segment that is written, round by round; what is refused while nothing can be written |
@@ -162,6 +162,9 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             Request::Open { token, queue, name, create } => {
                 self.queues.open(&self.dir, token, queue, name, create, &mut self.completions);
             }
+            Request::Delete { token, name } => {
+                self.queues.delete(&self.dir, token, name, &mut self.completions);
+            }
             Request::Append { token, stream, partition, batch } => match self.id(partition) {
                 Some(id) => self.writer.append(now, token, stream, id, batch, &mut self.completions),
                 None => self
@@ -208,6 +211,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.follow_clock(now);
         self.let_go(now);
         self.retry(now);
+        self.queues.erase_failed(&mut self.disk);
         self.work(now);
         Some(now.mono_ms + TICK_MS)
     }
@@ -220,13 +224,11 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             || self.writer.is_in_trouble()
     }
 
-    fn poll_gone(&mut self) -> Option<QueueId> {
-        self.queues.poll_gone()
-    }
-
-    fn forget(&mut self, queue: QueueId) {
-        for id in self.queues.forget(&self.dir, queue) {
+    fn forget(&mut self, queue: QueueId, incarnation: u64) {
+        self.queues.forget(queue);
+        for id in self.partitions.of_queue(incarnation) {
             forget(id, &mut self.partitions, &mut self.backlog, &mut self.completions);
+            self.partitions.remove(id);
         }
     }
 
@@ -234,14 +236,14 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         Some(self.partitions.tail((queue.incarnation, partition)))
     }
 
-    fn queues(&self, unix_ms: u64) -> Vec<(FullName, QueueSummary)> {
+    fn describe(&self, unix_ms: u64) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
         let names = self.dir.names();
         let held = self.partitions.summaries(self.writer.active(), unix_ms);
         let summary = |(incarnation, (name, partitions)): (u64, (FullName, u16))| {
             let held = held.get(&incarnation).copied().unwrap_or_default();
             (name, QueueSummary { partitions, ..held })
         };
-        names.into_iter().map(summary).collect()
+        Ok(names.into_iter().map(summary).collect())
     }
 
     fn handle_stop(&mut self, now: Now) -> bool {

@@ -1,11 +1,11 @@
-//! The queues that a shard's clients use: found, made and forgotten.
+//! The queues that a shard's clients use: found, made, deleted and forgotten.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
 use super::catalogue::Record;
-use super::data_dir::{DataDir, Deletion};
+use super::data_dir::DataDir;
 use super::disk::{Disk, FileName, Step};
 use super::format::PartitionId;
 use super::reason::cannot_write;
@@ -24,13 +24,26 @@ struct NewQueue<T: Asker> {
     partitions: u16,
 }
 
-/// A queue whose record is being written.
+/// A queue that is to be deleted.
 #[derive(Debug)]
-struct Conceived<T: Asker> {
-    token: T::Open,
-    queue: QueueId,
+struct OldQueue<T: Asker> {
+    token: T::Delete,
     name: FullName,
-    life: Life,
+    incarnation: u64,
+}
+
+/// A change that waits to be written into the catalogue.
+#[derive(Debug)]
+enum Change<T: Asker> {
+    Make(NewQueue<T>),
+    Delete(OldQueue<T>),
+}
+
+/// A change whose record is being written.
+#[derive(Debug)]
+enum Writing<T: Asker> {
+    Made(NewQueue<T>, Life),
+    Deleted(OldQueue<T>),
 }
 
 /// See the module's page. Owns the shard's catalogue file.
@@ -39,18 +52,16 @@ pub(super) struct Queues<T: Asker> {
     shard: u16,
     /// What the log calls the partitions that were asked for.
     known: HashMap<PartitionKey, PartitionId>,
-    /// Queues that wait for the catalogue.
-    openings: VecDeque<NewQueue<T>>,
-    /// Queues that are being written into it.
-    writing: Vec<Conceived<T>>,
+    /// Changes that wait to be written, in order. Of a name there is at most one, here or in `writing`.
+    waiting: VecDeque<Change<T>>,
+    /// Changes that are being written.
+    writing: Vec<Writing<T>>,
     /// Where the catalogue ends.
     end: u64,
-    /// Where the catalogue may end, as a write may have failed; 0 before the first write. Not before `end` after that.
+    /// The end of the catalogue after the write that is under way.
+    end_written: Option<u64>,
+    /// The end of what a failed write may have left behind; never before `end`.
     dirty_end: u64,
-    /// Deletions that the shard has seen.
-    deletions: usize,
-    /// Queues that the server is to forget.
-    gone: VecDeque<QueueId>,
 }
 
 impl<T: Asker> Queues<T> {
@@ -59,12 +70,11 @@ impl<T: Asker> Queues<T> {
         Self {
             shard,
             known: HashMap::new(),
-            openings: VecDeque::new(),
+            waiting: VecDeque::new(),
             writing: Vec::new(),
             end,
-            dirty_end: 0,
-            deletions: 0,
-            gone: VecDeque::new(),
+            end_written: None,
+            dirty_end: end,
         }
     }
 
@@ -95,87 +105,128 @@ impl<T: Asker> Queues<T> {
         create: Option<u16>,
         completions: &mut VecDeque<Completion<T>>,
     ) {
+        debug_assert!(!self.is_changing(&name), "{name:?} is changed already");
         let result = match (dir.open(queue, &name), create) {
             (Some(life), _) => Ok(life),
             (None, None) => Err(StoreFault::NoQueue),
             (None, Some(partitions)) => {
-                return self.openings.push_back(NewQueue { token, queue, name, partitions });
+                let new = NewQueue { token, queue, name, partitions };
+                return self.waiting.push_back(Change::Make(new));
             }
         };
         completions.push_back(Completion::Opened { token, result });
     }
 
-    /// Writes the queues that wait for it into the catalogue, one write at a time.
+    /// Deletes a queue. [`Self::handle_written`] answers, or this itself if there is no such queue.
+    pub(super) fn delete(
+        &mut self,
+        dir: &DataDir,
+        token: T::Delete,
+        name: FullName,
+        completions: &mut VecDeque<Completion<T>>,
+    ) {
+        debug_assert!(!self.is_changing(&name), "{name:?} is changed already");
+        match dir.incarnation(&name) {
+            Some(incarnation) => {
+                self.waiting.push_back(Change::Delete(OldQueue { token, name, incarnation }));
+            }
+            None => completions.push_back(Completion::Deleted { token, result: Err(StoreFault::NoQueue) }),
+        }
+    }
+
+    /// Whether a change of a queue of that name is under way.
+    fn is_changing(&self, name: &FullName) -> bool {
+        let waiting = self.waiting.iter().map(|change| match change {
+            Change::Make(new) => &new.name,
+            Change::Delete(old) => &old.name,
+        });
+        let writing = self.writing.iter().map(|writing| match writing {
+            Writing::Made(new, _) => &new.name,
+            Writing::Deleted(old) => &old.name,
+        });
+        waiting.chain(writing).any(|of| of == name)
+    }
+
+    /// Writes the waiting changes into the catalogue, one write at a time.
     #[inline]
     pub(super) fn write(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        if self.writing.is_empty() && !self.openings.is_empty() {
-            disk.submit(Tag::Catalogue, self.begin(dir));
+        if self.end_written.is_none() && !self.waiting.is_empty() {
+            let records = self.begin(dir);
+            self.submit(records, disk);
         }
     }
 
-    fn begin(&mut self, dir: &DataDir) -> Vec<Step> {
-        let mut records = Vec::new();
-        for NewQueue { token, queue, name, partitions } in self.openings.drain(..) {
-            let life = dir.conceive(partitions);
-            records.extend(Record::Made(name.clone(), life).encode());
-            self.writing.push(Conceived { token, queue, name, life });
+    /// Erases what a failed write has left behind the end of the catalogue. Otherwise a restart would read the record of a deletion that
+    /// failed, and drop a queue that has taken messages since. A tick calls this, because the disk may fail again.
+    pub(super) fn erase_failed(&mut self, disk: &mut impl Disk<Tag>) {
+        if self.end_written.is_none() && self.dirty_end > self.end {
+            self.submit(Vec::new(), disk);
         }
-        // What a write that failed may have left behind is no queue's, and no damage.
+    }
+
+    fn begin(&mut self, dir: &DataDir) -> Vec<u8> {
+        let mut records = Vec::new();
+        for change in self.waiting.drain(..) {
+            let (writing, record) = match change {
+                Change::Make(new) => {
+                    let life = dir.conceive(new.partitions);
+                    let record = Record::Made(new.name.clone(), life);
+                    (Writing::Made(new, life), record)
+                }
+                Change::Delete(old) => {
+                    let record = Record::Deleted(old.incarnation);
+                    (Writing::Deleted(old), record)
+                }
+            };
+            records.extend(record.encode());
+            self.writing.push(writing);
+        }
+        records
+    }
+
+    fn submit(&mut self, mut records: Vec<u8>, disk: &mut impl Disk<Tag>) {
         let end = self.end + records.len() as u64;
+        // Zeros overwrite what a failed write may have left behind.
         records.resize(records.len() + self.dirty_end.saturating_sub(end) as usize, 0);
         self.dirty_end = self.dirty_end.max(end);
+        self.end_written = Some(end);
         let file = FileName::Catalogue(self.shard);
-        vec![Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]
+        disk.submit(Tag::Catalogue, vec![Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
     }
 
-    /// The catalogue is written: the queues are made, or are not.
+    /// The catalogue is written: the queues are made or deleted, or are not.
     pub(super) fn handle_written(
         &mut self,
         dir: &DataDir,
         result: &io::Result<()>,
         completions: &mut VecDeque<Completion<T>>,
     ) {
+        let end = self.end_written.take();
         if let Err(error) = result {
             let told = cannot_write(error);
             tracing::error!(shard = self.shard, told, %error, "queues cannot be written into the catalogue");
+        } else if let Some(end) = end {
+            (self.end, self.dirty_end) = (end, end);
         }
-        for Conceived { token, queue, name, life } in std::mem::take(&mut self.writing) {
-            let result = match result {
-                Ok(()) => {
-                    self.end += Record::Made(name.clone(), life).encode().len() as u64;
-                    Ok(dir.record(queue, name, life))
+        let failed = |error| StoreFault::Unavailable(cannot_write(error));
+        for writing in self.writing.drain(..) {
+            let completion = match writing {
+                Writing::Made(NewQueue { token, queue, name, .. }, life) => {
+                    let made = result.as_ref().map(|()| dir.record(queue, name, life));
+                    Completion::Opened { token, result: made.map_err(failed) }
                 }
-                Err(error) => Err(StoreFault::Unavailable(cannot_write(error))),
+                Writing::Deleted(OldQueue { token, name, incarnation }) => {
+                    let deleted = result.as_ref().map(|()| dir.delete(&name, incarnation));
+                    Completion::Deleted { token, result: deleted.map(|()| incarnation).map_err(failed) }
+                }
             };
-            completions.push_back(Completion::Opened { token, result });
+            completions.push_back(completion);
         }
         debug_assert!(self.end <= self.dirty_end, "{} is behind {}", self.end, self.dirty_end);
     }
 
-    /// The server calls a queue so no more: its partitions.
-    pub(super) fn forget(&mut self, dir: &DataDir, queue: QueueId) -> Vec<PartitionId> {
-        dir.forget(queue);
-        self.known.extract_if(|key, _| key.queue == queue).map(|(_, id)| id).collect()
-    }
-
-    /// The incarnations of the queues that were deleted since the last call.
-    #[inline]
-    pub(super) fn poll_deleted(&mut self, dir: &DataDir) -> Vec<u64> {
-        let deletions = dir.deletions();
-        if deletions == self.deletions {
-            return Vec::new();
-        }
-        self.deletions = deletions;
-        let deleted = dir.take_deleted(self.shard).into_iter();
-        let forget = |Deletion { incarnation, queues }| {
-            self.gone.extend(queues);
-            incarnation
-        };
-        deleted.map(forget).collect()
-    }
-
-    /// A queue that the server is to forget.
-    pub(super) fn poll_gone(&mut self) -> Option<QueueId> {
-        self.gone.pop_front()
+    /// The life that the server calls `queue` has ended.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.known.retain(|key, _| key.queue != queue);
     }
 }

@@ -18,7 +18,7 @@ pub enum Tag {
     Index(u64),
     /// Remove the files of a segment that nobody needs any more.
     Remove,
-    /// Write new queues into the catalogue.
+    /// Write queues that are made or deleted into the catalogue.
     Catalogue,
     /// Read something of a partition.
     Read(PartitionId, ReadPurpose),

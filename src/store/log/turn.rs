@@ -7,7 +7,7 @@ use super::Log;
 use super::disk::{Disk, Reserve};
 use super::format::PartitionId;
 use super::journal::{Active, round_steps};
-use super::reading::{Fetcher, forget};
+use super::reading::Fetcher;
 use super::segment::Segment;
 use super::segments::submit_index;
 use super::tag::Tag;
@@ -61,12 +61,6 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         }
         self.write(now);
         self.queues.write(&self.dir, &mut self.disk);
-        for incarnation in self.queues.poll_deleted(&self.dir) {
-            for id in self.partitions.of_queue(incarnation) {
-                forget(id, &mut self.partitions, &mut self.backlog, &mut self.completions);
-                self.partitions.remove(id);
-            }
-        }
     }
 
     /// Begins the next round, if there is something to write and nothing under way.

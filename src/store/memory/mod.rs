@@ -307,6 +307,10 @@ impl<T: Asker> Store<T> for Memory<T> {
                 let result = create.map(life).ok_or(StoreFault::NoQueue);
                 self.completions.push_back(Completion::Opened { token, result });
             }
+            Request::Delete { token, .. } => {
+                let result = Err(StoreFault::NoCatalogue);
+                self.completions.push_back(Completion::Deleted { token, result });
+            }
             Request::Append { token, stream, partition, batch } => {
                 self.append(now, token, stream, partition, batch);
             }

@@ -1,4 +1,7 @@
 //! The shards' catalogues: read, and written again as they are believed.
+//!
+//! One file may say that a queue was made, and another that it was deleted. The home of a queue changes with the number of shards, and
+//! earlier servers wrote all deletions into the file with the number `u16::MAX`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,7 +10,6 @@ use super::report::{Damaged, OpenError, Report};
 use crate::base::names::FullName;
 use crate::store::Life;
 use crate::store::log::catalogue;
-use crate::store::log::data_dir::DELETIONS;
 use crate::store::log::disk::{Directory, FileName, Step, run_all, salvage_all, save};
 use crate::store::log::scan::Damage;
 
@@ -16,7 +18,6 @@ pub(super) struct Catalogues {
     pub queues: HashMap<FullName, Life>,
     pub deleted: HashSet<u64>,
     pub ends: Vec<u64>,
-    pub deletions_end: u64,
 }
 
 /// Reads the catalogues, and makes those that shards lack.
@@ -27,7 +28,7 @@ pub(super) fn open_catalogues(
     report: &mut Report,
 ) -> Result<Catalogues, OpenError> {
     let mut records = Vec::new();
-    let (mut ends, mut deletions_end) = (vec![0; usize::from(shards)], 0);
+    let mut ends = vec![0; usize::from(shards)];
     for (file, length) in files {
         let FileName::Catalogue(shard) = file else { continue };
         let bytes = salvage_all(directory, *file, *length)?.bytes;
@@ -56,9 +57,7 @@ pub(super) fn open_catalogues(
             tracing::warn!(%file, %error, "it cannot be written again; it is used as it is");
         }
         let end = if saved.is_ok() { end } else { found.end };
-        if *file == DELETIONS {
-            deletions_end = end;
-        } else if let Some(place) = ends.get_mut(usize::from(*shard)) {
+        if let Some(place) = ends.get_mut(usize::from(*shard)) {
             *place = end;
         }
         records.extend(found.records);
@@ -71,5 +70,5 @@ pub(super) fn open_catalogues(
         }
     }
     let (queues, deleted) = catalogue::merge(records.into_iter());
-    Ok(Catalogues { queues, deleted, ends, deletions_end })
+    Ok(Catalogues { queues, deleted, ends })
 }

@@ -42,8 +42,7 @@ pub fn open(
         }
     }
     let found_history = open_history(directory, &files, &mut report)?;
-    let Catalogues { queues, deleted, ends, deletions_end } =
-        open_catalogues(directory, &files, shards, &mut report)?;
+    let Catalogues { queues, deleted, ends } = open_catalogues(directory, &files, shards, &mut report)?;
     let stopped = found_history.as_ref().and_then(|history| history.stopped.clone());
     let facts = Facts {
         stopped: stopped.as_deref().unwrap_or_default(),
@@ -126,5 +125,5 @@ pub fn open(
         .max()
         .unwrap_or(0);
     state.stopped = stopped;
-    Ok((DataDir::new(state, deletions_end), report))
+    Ok((DataDir::new(state), report))
 }

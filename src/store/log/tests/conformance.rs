@@ -25,6 +25,10 @@ impl Lab for Lone {
         None
     }
 
+    fn has_catalogue(&self) -> bool {
+        true
+    }
+
     fn wait(&self) -> bool {
         self.disk.borrow().advance()
     }

@@ -75,6 +75,8 @@ fn check(disk: &Simulated) {
 #[test]
 fn a_directory_of_version_1_is_read() {
     let disk = directory("version-1");
+    let deletions = FileName::Catalogue(u16::MAX);
+    assert!(disk.list().unwrap().iter().any(|(file, _)| *file == deletions), "a file that is no shard's");
     check(&disk);
     let mut whole = 0;
     inspect::verify(&disk, &NOW, |verified| {

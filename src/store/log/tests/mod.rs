@@ -2,6 +2,7 @@
 
 mod clock;
 mod conformance;
+mod deletion;
 mod filled;
 mod golden;
 mod judge;

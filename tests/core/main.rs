@@ -4,9 +4,10 @@
 //! between them, a consume operation that reads everything back, a Close. tungstenite reads what the server wrote.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "common/random.rs"]
+mod deletions;
+#[path = "../common/random.rs"]
 mod random;
-#[path = "common/transcript.rs"]
+#[path = "../common/transcript.rs"]
 mod transcript;
 
 use std::io::{self, Cursor, Read, Write};

@@ -1,0 +1,184 @@
+//! Deletions of queues. The queue's home deletes it in its store, then every shard forgets it.
+//!
+//! ```text
+//! asked ──▶ waits while the queue is opened, or deleted by another
+//!   │                            │
+//!   ▼                            ▼
+//! in the store ──▶ forgotten here, and by each other shard ──▶ answered
+//!   └── the store fails ────────────────────────────────────────▲
+//! ```
+//!
+//! Messages from one shard to another arrive in order, and shards learn of queues from the home alone. So a shard that has forgotten a
+//! queue does not learn of it again, and one round of messages is enough.
+
+use std::collections::VecDeque;
+
+use super::{Asking, Connections, Core, DeletionId, Message};
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::names::FullName;
+use crate::base::queue::{QueueId, QueueInfo};
+use crate::store::{Request, Store};
+
+/// The longest that a deletion waits for the other shards to forget the queue, milliseconds.
+pub const FORGET_MS: u64 = 1_000;
+
+/// The state of a deletion when it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// No shard serves the queue any more.
+    Everywhere,
+    /// The queue is deleted, but this shard did not confirm in time that it has forgotten it.
+    NotBy(u16),
+}
+
+/// A request that waits for the end of an opening or a deletion of the same queue.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// An operation that opens the queue.
+    Open(Asking),
+    /// Another deletion.
+    Delete(DeletionId),
+}
+
+/// A deletion that the store works on.
+#[derive(Debug)]
+struct Deleting {
+    id: DeletionId,
+    name: FullName,
+    waiters: VecDeque<Waiter>,
+}
+
+/// A deletion that the other shards have to confirm.
+#[derive(Debug)]
+struct Forgetting {
+    id: DeletionId,
+    queue: QueueId,
+    /// The shards that have not confirmed it; at least one.
+    missing: Vec<u16>,
+    /// When the deletion is answered without their confirmation, `mono_ms`.
+    due_ms: u64,
+}
+
+/// The deletions that a home has under way. They are few, as the control port bounds them.
+#[derive(Debug, Default)]
+pub(super) struct Deletions {
+    next: u64,
+    deleting: Vec<Deleting>,
+    forgetting: Vec<Forgetting>,
+    answers: VecDeque<(DeletionId, Result<Deleted, StoreFault>)>,
+}
+
+impl Deletions {
+    /// The requests that wait for the deletion of a queue; `None` if the store does not work on one.
+    pub(super) fn waiters(&mut self, name: &FullName) -> Option<&mut VecDeque<Waiter>> {
+        self.deleting.iter_mut().find(|deleting| deleting.name == *name).map(|deleting| &mut deleting.waiters)
+    }
+
+    /// When the next deletion is due without all confirmations, `mono_ms`.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.forgetting.iter().map(|forgetting| forgetting.due_ms).min()
+    }
+
+    fn answer(&mut self, id: DeletionId, result: Result<Deleted, StoreFault>) {
+        self.answers.push_back((id, result));
+    }
+
+    /// Another shard has forgotten a queue.
+    pub(super) fn handle_forgotten(&mut self, shard: u16, queue: QueueId) {
+        // There is none if the confirmation is late, or if the store itself reported that the queue is gone.
+        let Some(index) = self.forgetting.iter().position(|forgetting| forgetting.queue == queue) else {
+            return;
+        };
+        let missing = &mut self.forgetting[index].missing;
+        missing.retain(|of| *of != shard);
+        if missing.is_empty() {
+            let Forgetting { id, .. } = self.forgetting.swap_remove(index);
+            self.answer(id, Ok(Deleted::Everywhere));
+        }
+    }
+
+    /// Answers the deletions that are due.
+    pub(super) fn handle_timeouts(&mut self, now: Now) {
+        let Self { forgetting, answers, .. } = self;
+        forgetting.retain(|forgetting| {
+            let waits = forgetting.due_ms > now.mono_ms;
+            if !waits && let Some(shard) = forgetting.missing.first() {
+                answers.push_back((forgetting.id, Ok(Deleted::NotBy(*shard))));
+            }
+            waits
+        });
+    }
+}
+
+impl<S: Store<Connections>> Core<S> {
+    /// Deletes a queue whose home is this shard. [`Self::poll_deleted`] returns the answer.
+    pub fn delete(&mut self, now: Now, name: FullName) -> DeletionId {
+        self.deletions.next += 1;
+        let id = DeletionId(self.deletions.next);
+        self.begin_deletion(now, id, name);
+        id
+    }
+
+    /// Returns the next answer to a deletion: [`StoreFault::NoQueue`] if there is no queue of that name.
+    pub fn poll_deleted(&mut self) -> Option<(DeletionId, Result<Deleted, StoreFault>)> {
+        self.deletions.answers.pop_front()
+    }
+
+    fn begin_deletion(&mut self, now: Now, id: DeletionId, name: FullName) {
+        let waiters = self.openings.waiters(&name).or_else(|| self.deletions.waiters(&name));
+        if let Some(waiters) = waiters {
+            return waiters.push_back(Waiter::Delete(id));
+        }
+        self.deletions.deleting.push(Deleting { id, name: name.clone(), waiters: VecDeque::new() });
+        self.submit(now, Request::Delete { token: id, name });
+    }
+
+    /// The store has deleted a queue, or has failed to.
+    pub(super) fn handle_deleted(&mut self, now: Now, id: DeletionId, result: Result<u64, StoreFault>) {
+        let Some(index) = self.deletions.deleting.iter().position(|deleting| deleting.id == id) else {
+            return;
+        };
+        let Deleting { name, waiters, .. } = self.deletions.deleting.swap_remove(index);
+        match result {
+            Ok(incarnation) => self.forget_everywhere(now, id, &name, incarnation),
+            Err(fault) => self.deletions.answer(id, Err(fault)),
+        }
+        self.resume(now, &name, waiters);
+    }
+
+    fn forget_everywhere(&mut self, now: Now, id: DeletionId, name: &FullName, incarnation: u64) {
+        let known = self.catalogue.get(name);
+        debug_assert!(known.is_some_and(|info| info.incarnation == incarnation), "{name:?}: {known:?}");
+        // The home knows every queue.
+        let Some(QueueInfo { id: queue, .. }) = known else {
+            return self.deletions.answer(id, Err(StoreFault::NoQueue));
+        };
+        self.tell_gone(queue, incarnation);
+        let missing: Vec<u16> = self.others().collect();
+        if missing.is_empty() {
+            return self.deletions.answer(id, Ok(Deleted::Everywhere));
+        }
+        let due_ms = now.mono_ms + FORGET_MS;
+        self.deletions.forgetting.push(Forgetting { id, queue, missing, due_ms });
+    }
+
+    /// A life of a queue has ended. Forgets it, and tells the other shards to.
+    pub(super) fn tell_gone(&mut self, queue: QueueId, incarnation: u64) {
+        self.forget(queue, incarnation);
+        let by = self.shard;
+        for shard in self.others() {
+            self.outboxes[usize::from(shard)].push(Message::Forget { by, queue, incarnation });
+        }
+    }
+
+    /// An opening or a deletion of a queue has ended. Continues with the requests that waited for it, in order.
+    pub(super) fn resume(&mut self, now: Now, name: &FullName, waiters: VecDeque<Waiter>) {
+        for waiter in waiters {
+            match waiter {
+                Waiter::Open(by) => self.open(now, by, name.clone()),
+                Waiter::Delete(id) => self.begin_deletion(now, id, name.clone()),
+            }
+        }
+    }
+}

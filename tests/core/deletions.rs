@@ -1,0 +1,277 @@
+//! Queues that are deleted: by their home, and forgotten by every shard before that is said.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use millstream::access::{ProjectLimits, Tenants};
+use millstream::base::clock::Now;
+use millstream::base::error::{Fault, StoreFault};
+use millstream::base::names::{FullName, Project, QueueName, queue_hash};
+use millstream::base::queue::{QueueId, QueueInfo, Signing, home};
+use millstream::operation::OperationId;
+use millstream::shard::core::{
+    Asking, ConnectionId, Connections, Core, Deleted, FORGET_MS, Message, Settings,
+};
+use millstream::store::{Completion, Event, Life, Request, Store, StoreCounters};
+
+const SHARDS: u16 = 3;
+
+/// What a store was asked, and what it is to say.
+#[derive(Default)]
+struct Script {
+    asked: VecDeque<Request<Connections>>,
+    answers: VecDeque<Completion<Connections>>,
+    events: VecDeque<Event>,
+    forgotten: Vec<(QueueId, u64)>,
+}
+
+/// A store that answers when the test says so.
+struct ScriptedStore(Rc<RefCell<Script>>);
+
+impl Store<Connections> for ScriptedStore {
+    fn submit(&mut self, _now: Now, request: Request<Connections>) -> Result<(), Request<Connections>> {
+        self.0.borrow_mut().asked.push_back(request);
+        Ok(())
+    }
+
+    fn poll_completion(&mut self, _now: Now) -> Option<Completion<Connections>> {
+        self.0.borrow_mut().answers.pop_front()
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.0.borrow_mut().events.pop_front()
+    }
+
+    fn forget(&mut self, queue: QueueId, incarnation: u64) {
+        self.0.borrow_mut().forgotten.push((queue, incarnation));
+    }
+
+    fn handle_tick(&mut self, _now: Now) -> Option<u64> {
+        None
+    }
+
+    fn counters(&self) -> StoreCounters {
+        StoreCounters::default()
+    }
+
+    fn waiting(&self) -> usize {
+        0
+    }
+}
+
+/// A queue whose home is shard 0.
+fn name() -> FullName {
+    let project = Project::parse("p").unwrap();
+    let names = (0..).map(|number| QueueName::parse(&format!("q{number}")).unwrap());
+    let queue = names.into_iter().find(|queue| home(queue_hash(&project, queue), SHARDS) == 0).unwrap();
+    (project, queue)
+}
+
+/// The queue's home, or another shard.
+struct Shard {
+    core: Core<ScriptedStore>,
+    script: Rc<RefCell<Script>>,
+    now: Now,
+}
+
+impl Shard {
+    fn new(number: u16, shards: u16) -> Self {
+        let script = Rc::new(RefCell::new(Script::default()));
+        let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
+        let (settings, store) = (Arc::new(Settings::default()), ScriptedStore(script.clone()));
+        let core = Core::new(number, shards, settings, tenants, store);
+        Self { core, script, now: Now::at_ms(1, 1_700_000_000_000) }
+    }
+
+    /// A connection of shard 1 wants to open the queue.
+    fn open(&mut self, operation: u32) {
+        let (connection, operation) = (ConnectionId::default(), OperationId(operation));
+        let by = Asking { shard: 1, connection, operation };
+        self.core.handle_message(self.now, Message::Open { by, name: name() });
+    }
+
+    fn says(&mut self, completion: Completion<Connections>) {
+        self.script.borrow_mut().answers.push_back(completion);
+        self.core.handle_completions(self.now);
+    }
+
+    /// The store is asked to open the queue, and does so. Returns what the server calls it.
+    fn opens(&mut self, incarnation: u64) -> QueueId {
+        let Some(Request::Open { token, queue, .. }) = self.script.borrow_mut().asked.pop_front() else {
+            panic!("it is asked to open a queue")
+        };
+        let life = Life { incarnation, partitions: 3, signing: Signing::default() };
+        self.says(Completion::Opened { token, result: Ok(life) });
+        queue
+    }
+
+    /// The store is asked to delete the queue, and answers.
+    fn deletes(&mut self, result: Result<u64, StoreFault>) {
+        let Some(Request::Delete { token, name: asked }) = self.script.borrow_mut().asked.pop_front() else {
+            panic!("it is asked to delete a queue")
+        };
+        assert_eq!(asked, name());
+        self.says(Completion::Deleted { token, result });
+    }
+
+    fn is_asked(&self) -> bool {
+        !self.script.borrow().asked.is_empty()
+    }
+
+    /// The operations of shard 1 that were answered, each with the incarnation of its queue.
+    fn opened(&mut self) -> Vec<(u32, Result<u64, Fault>)> {
+        let messages = self.core.poll_outbox(1).unwrap_or_default().into_iter();
+        let opened = messages.filter_map(|message| match message {
+            Message::Opened { by, result, .. } => {
+                Some((by.operation.0, result.map(|info: QueueInfo| info.incarnation)))
+            }
+            _ => None,
+        });
+        opened.collect()
+    }
+
+    /// What another shard is told to forget.
+    fn forgets(&mut self, shard: u16) -> Vec<(u16, QueueId, u64)> {
+        let messages = self.core.poll_outbox(shard).unwrap_or_default().into_iter();
+        let forgets = messages.filter_map(|message| match message {
+            Message::Forget { by, queue, incarnation } => Some((by, queue, incarnation)),
+            _ => None,
+        });
+        forgets.collect()
+    }
+
+    fn has_forgotten(&mut self, shard: u16, queue: QueueId) {
+        self.core.handle_message(self.now, Message::Forgotten { shard, queue });
+    }
+}
+
+#[test]
+fn a_deletion_is_answered_once_every_shard_has_forgotten() {
+    let mut home = Shard::new(0, SHARDS);
+    home.open(1);
+    let queue = home.opens(5);
+    home.opened();
+    let id = home.core.delete(home.now, name());
+    assert_eq!(home.core.poll_deleted(), None, "not before the store has deleted it");
+    home.deletes(Ok(5));
+    assert_eq!(home.script.borrow().forgotten, [(queue, 5)]);
+    assert_eq!((home.forgets(1), home.forgets(2)), (vec![(0, queue, 5)], vec![(0, queue, 5)]));
+    assert_eq!(home.core.poll_deleted(), None);
+    home.has_forgotten(2, queue);
+    home.has_forgotten(2, queue);
+    assert_eq!(home.core.poll_deleted(), None, "shard 1 may still serve it");
+    home.has_forgotten(1, queue);
+    assert_eq!(home.core.poll_deleted(), Some((id, Ok(Deleted::Everywhere))));
+    assert_eq!((home.core.poll_deleted(), home.core.next_deadline_ms()), (None, None));
+}
+
+#[test]
+fn one_shard_alone_has_nobody_to_wait_for() {
+    let mut home = Shard::new(0, 1);
+    home.core.delete(home.now, name());
+    home.deletes(Err(StoreFault::NoQueue));
+    assert!(matches!(home.core.poll_deleted(), Some((_, Err(StoreFault::NoQueue)))));
+    home.core.handle_message(
+        home.now,
+        Message::Open {
+            by: Asking { shard: 0, connection: ConnectionId::default(), operation: OperationId(1) },
+            name: name(),
+        },
+    );
+    home.opens(5);
+    home.core.delete(home.now, name());
+    home.deletes(Ok(5));
+    assert!(matches!(home.core.poll_deleted(), Some((_, Ok(Deleted::Everywhere)))));
+}
+
+#[test]
+fn a_shard_that_does_not_answer_is_named() {
+    let mut home = Shard::new(0, SHARDS);
+    home.open(1);
+    let queue = home.opens(5);
+    let id = home.core.delete(home.now, name());
+    home.deletes(Ok(5));
+    home.has_forgotten(1, queue);
+    let due_ms = home.now.mono_ms + FORGET_MS;
+    assert_eq!(home.core.next_deadline_ms(), Some(due_ms));
+    home.now = Now::at_ms(due_ms - 1, home.now.unix_ms);
+    home.core.handle_timeouts(home.now);
+    assert_eq!(home.core.poll_deleted(), None);
+    home.now = Now::at_ms(due_ms, home.now.unix_ms);
+    home.core.handle_timeouts(home.now);
+    assert_eq!(home.core.poll_deleted(), Some((id, Ok(Deleted::NotBy(2)))));
+    home.has_forgotten(2, queue);
+    assert_eq!((home.core.poll_deleted(), home.core.next_deadline_ms()), (None, None));
+}
+
+#[test]
+fn openings_and_deletions_of_a_queue_are_done_in_their_order() {
+    let mut home = Shard::new(0, SHARDS);
+    home.open(1);
+    home.open(2);
+    let first = home.core.delete(home.now, name());
+    home.open(3);
+    let second = home.core.delete(home.now, name());
+    let third = home.core.delete(home.now, name());
+    assert_eq!(home.script.borrow().asked.len(), 1, "one change at a time");
+    let old = home.opens(5);
+    let mut opened = home.opened();
+    opened.sort_by_key(|(operation, _)| *operation);
+    assert_eq!(opened, [(1, Ok(5)), (2, Ok(5))]);
+    home.deletes(Ok(5));
+    assert_eq!(home.opened(), [], "who has asked since waits for another queue");
+    let new = home.opens(6);
+    assert!(new != old);
+    assert_eq!(home.opened(), [(3, Ok(6))]);
+    home.deletes(Ok(6));
+    home.deletes(Err(StoreFault::NoQueue));
+    assert_eq!(home.core.poll_deleted(), Some((third, Err(StoreFault::NoQueue))), "nothing is left of it");
+    for (id, queue) in [(second, new), (first, old)] {
+        home.has_forgotten(1, queue);
+        home.has_forgotten(2, queue);
+        assert_eq!(home.core.poll_deleted(), Some((id, Ok(Deleted::Everywhere))));
+    }
+    assert!(!home.is_asked());
+}
+
+#[test]
+fn a_queue_that_cannot_be_deleted_is_there_as_before() {
+    let mut home = Shard::new(0, SHARDS);
+    home.open(1);
+    home.opens(5);
+    home.opened();
+    let id = home.core.delete(home.now, name());
+    home.open(2);
+    assert_eq!(home.opened(), []);
+    let fault = StoreFault::Unavailable("the disk is full");
+    home.deletes(Err(fault.clone()));
+    assert_eq!(home.core.poll_deleted(), Some((id, Err(fault))));
+    assert_eq!(home.opened(), [(2, Ok(5))]);
+    assert!(!home.is_asked() && home.script.borrow().forgotten.is_empty());
+}
+
+#[test]
+fn another_shard_forgets_before_it_says_so() {
+    let mut other = Shard::new(2, SHARDS);
+    let queue = QueueId(9);
+    other.core.handle_message(other.now, Message::Forget { by: 0, queue, incarnation: 5 });
+    assert_eq!(other.script.borrow().forgotten, [(queue, 5)], "also what was never opened here");
+    let said = other.core.poll_outbox(0).unwrap();
+    assert!(matches!(said[..], [Message::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
+    assert!(other.core.poll_outbox(1).is_none());
+}
+
+#[test]
+fn every_shard_forgets_a_queue_that_a_store_reports_as_gone() {
+    let mut shard = Shard::new(1, SHARDS);
+    let queue = QueueId(9);
+    shard.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation: 5 });
+    shard.core.handle_completions(shard.now);
+    assert_eq!(shard.script.borrow().forgotten, [(queue, 5)]);
+    assert_eq!((shard.forgets(0), shard.forgets(2)), (vec![(1, queue, 5)], vec![(1, queue, 5)]));
+    shard.has_forgotten(0, queue);
+    shard.has_forgotten(2, queue);
+    assert_eq!(shard.core.poll_deleted(), None, "nobody has asked");
+}
