@@ -152,6 +152,14 @@ impl<T: Asker> Journal<T> {
         round.into_iter().map(|written| written.entry).chain(std::mem::take(&mut self.pending)).collect()
     }
 
+    /// Takes out the waiting entries of a life of a queue.
+    pub(super) fn take_pending(&mut self, incarnation: u64) -> Vec<JournalEntry<T>> {
+        let all = std::mem::take(&mut self.pending).into_iter();
+        let (taken, left): (Vec<_>, Vec<_>) = all.partition(|entry| entry.id().0 == incarnation);
+        self.pending = left.into();
+        taken
+    }
+
     /// How many of what waits make the next round; none where the segment has no room for the first.
     fn next_count(&self, active: &Active) -> usize {
         let (mut bytes, room) = (0, active.room());

@@ -226,6 +226,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
 
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
         self.queues.forget(queue);
+        self.writer.forget(incarnation);
         for id in self.partitions.of_queue(incarnation) {
             forget(id, &mut self.partitions, &mut self.backlog, &mut self.completions);
             self.partitions.remove(id);

@@ -95,8 +95,10 @@ impl<T: Asker> Partitions<T> {
     /// What a round makes of an entry: the batch as it is stored, or for a mark nothing, with the partition's end and a time.
     #[inline]
     pub(super) fn assign(&mut self, now: Now, entry: &JournalEntry<T>) -> (Option<StoredBatch>, u64, u64) {
-        // Its queue may have been deleted meanwhile.
-        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
+        let Some(partition) = self.of.get_mut(&entry.id()) else {
+            debug_assert!(false, "{:?} is gone, and its entries are not", entry.id());
+            return (None, 0, now.unix_ms);
+        };
         partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
         let timestamp_ms = partition.past.last_ms;
         let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };

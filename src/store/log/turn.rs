@@ -66,6 +66,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Begins the next round, if there is something to write and nothing under way.
     fn write(&mut self, now: Now) {
         while self.writer.wants_round() {
+            if self.writer.drop_forgotten(&mut self.completions) {
+                continue;
+            }
             self.follow_clock(now);
             if self.writer.active().is_none() {
                 match self.segments.take_spare() {

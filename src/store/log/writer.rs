@@ -40,6 +40,8 @@ pub(super) struct Writer<T: Asker> {
     cut: Option<Cut>,
     /// Messages that were refused.
     refused: u64,
+    /// Ended lives of queues. The next round begins without their entries.
+    forgotten: Vec<u64>,
 }
 
 impl<T: Asker> Writer<T> {
@@ -54,6 +56,7 @@ impl<T: Asker> Writer<T> {
             trouble: None,
             cut: None,
             refused: 0,
+            forgotten: Vec::new(),
         }
     }
 
@@ -115,6 +118,30 @@ impl<T: Asker> Writer<T> {
     /// Takes a mark to be written of where a partition ends.
     pub(super) fn mark(&mut self, id: PartitionId) {
         self.journal.push(JournalEntry::Mark { id });
+    }
+
+    /// A life of a queue has ended. Its waiting entries are not written.
+    pub(super) fn forget(&mut self, incarnation: u64) {
+        if self.journal.has_pending() {
+            self.forgotten.push(incarnation);
+        }
+    }
+
+    /// Drops the waiting entries of ended lives; false if no life has ended. No round may be under way, because a partition's appends
+    /// complete in order.
+    #[inline]
+    pub(super) fn drop_forgotten(&mut self, completions: &mut VecDeque<Completion<T>>) -> bool {
+        debug_assert!(!self.journal.is_writing(), "the round's appends are answered first");
+        let is_any = !self.forgotten.is_empty();
+        for incarnation in self.forgotten.drain(..) {
+            for entry in self.journal.take_pending(incarnation) {
+                if let JournalEntry::Append { token, .. } = entry {
+                    let result = Err(StoreFault::Deleted);
+                    completions.push_back(Completion::Appended { token, result });
+                }
+            }
+        }
+        is_any
     }
 
     /// Nothing can be stored until it is tried again: refuses all that is to be written.

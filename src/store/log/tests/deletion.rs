@@ -60,7 +60,8 @@ fn what_is_deleted_stays_deleted_and_nothing_else_goes() {
             for _ in 0..world.random.below(100) {
                 world.act();
             }
-            world.crash();
+            let report = world.crash();
+            assert!(report.damaged.is_empty(), "seed {seed}: {report:?}");
             world.check();
             world.forget_unknown();
         }
