@@ -89,7 +89,14 @@ impl Client {
     }
 
     /// The producer of that number in the model.
-    pub fn producer(model: &Model, number: usize, batch: usize, clock: &Clock, random: &mut Random) -> Self {
+    pub fn producer(
+        model: &Model,
+        number: usize,
+        queue: &str,
+        batch: usize,
+        clock: &Clock,
+        random: &mut Random,
+    ) -> Self {
         let mut left = VecDeque::new();
         let producer = &model.producers[number];
         let mut rest = &producer.payloads[..];
@@ -102,13 +109,13 @@ impl Client {
         }
         let blocks = Blocks { left, handed: producer.handed.clone(), clock: clock.clone() };
         let batch = random.between(1, batch);
-        let produce = Produce::new(Model::QUEUE.into(), producer.ttl, batch, blocks);
+        let produce = Produce::new(queue.into(), producer.ttl, batch, blocks);
         Self::new(Role::Producer(produce), producer.client)
     }
 
-    pub fn consumer(asked: Asked, clock: &Clock, random: &mut Random) -> Self {
+    pub fn consumer(asked: Asked, queue: &str, clock: &Clock, random: &mut Random) -> Self {
         let window = random.between(100, 400) as u64;
-        let (queue, from) = (Model::QUEUE.into(), String::new());
+        let (queue, from) = (queue.into(), String::new());
         let options = ConsumeOptions { queue, from, echo: asked.echo, window, count: asked.count };
         let sink = Seeing { seen: Vec::new(), stop: Rc::default(), clock: clock.clone() };
         let client = asked.client;

@@ -2,6 +2,7 @@
 
 use super::client::{Client, Role};
 use super::disk::{BLOCK, Backup, Directory, FileName, Report, Step};
+use super::doomed::Doomed;
 use super::model::Lost;
 use super::pipe::ServerEnd;
 use super::server::Server;
@@ -101,6 +102,7 @@ impl World {
     /// The server is gone.
     fn end(&mut self, end: End) {
         self.server = None;
+        self.doomed.iter_mut().for_each(Doomed::handle_end);
         for client in &mut self.clients {
             if let Some(link) = &client.link {
                 link.pipe.borrow_mut().server = ServerEnd::Gone;
@@ -116,6 +118,7 @@ impl World {
         self.machine.boot += 1;
         if !self.plan.is_synced() {
             self.model.lose_all();
+            self.doomed.iter_mut().for_each(Doomed::forget);
             // Holes between what was written by chance.
             self.is_spoiled = true;
             self.rewind();
@@ -170,6 +173,7 @@ impl World {
             self.machine.boot += 1;
         }
         self.model.handle_rollback(settled, lost, &now);
+        self.doomed.iter_mut().for_each(Doomed::handle_rollback);
         self.rewind();
         self.start()
     }
@@ -214,6 +218,7 @@ impl World {
         let reach = APPEND_BATCH_BYTES + BATCH_SURPLUS_BYTES;
         let (from, until) = (from.saturating_sub(reach), (until + reach).min(bytes.len()));
         self.model.lose_stretch(&bytes[from..until]);
+        self.doomed.iter_mut().for_each(Doomed::forget);
         self.is_spoiled = true;
     }
 

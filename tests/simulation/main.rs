@@ -11,6 +11,7 @@
 //! | `host`, `pipe`, `clock`, `disk` | what a shard's turn finds around it |
 //! | `store` | a memory store that is slow, full or failing |
 //! | `client` | the real clients |
+//! | `doomed` | a second queue, which is deleted now and then |
 //!
 //! Everything but the kernel, the disk and the driver's system calls is the real code: `client`, `ws`, `front`, `operation`,
 //! `shard::core`, `shard::turn`, `base::clock`, and as store mostly `store::log`, else `store::Memory`.
@@ -26,6 +27,7 @@ mod client;
 mod clock;
 mod disasters;
 mod disk;
+mod doomed;
 mod host;
 mod model;
 mod pipe;

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use millstream::access::Tenants;
 use millstream::base::clock::Now;
-use millstream::shard::core::{Core, Settings};
-use millstream::shard::delivery::Delivery;
+use millstream::base::error::StoreFault;
+use millstream::base::names::{FullName, queue_hash};
+use millstream::base::queue::home;
+use millstream::shard::core::{Core, Deleted, Settings};
+use millstream::shard::delivery::{Delivery, Reply};
 use millstream::shard::turn::{Shard, Turn};
 use millstream::store::Asker;
 use millstream::store::log;
@@ -156,6 +159,12 @@ impl Server {
         let connections = &self.drivers[shard].connections;
         connections.set(connections.get() + usize::from(is_given));
         is_given
+    }
+
+    /// Asks a queue's home to delete it, as the control port does; false where its inbox is full.
+    pub fn delete(&self, name: FullName, reply: Reply<Result<Deleted, StoreFault>>) -> bool {
+        let home = home(queue_hash(&name.0, &name.1), self.shards() as u16);
+        self.inboxes[usize::from(home)].send(Delivery::Delete(name, reply)).is_ok()
     }
 
     /// Wakes every shard, as a doorbell may without a reason.

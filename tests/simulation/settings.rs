@@ -40,6 +40,8 @@ pub struct Plan {
     pub is_short_lived: bool,
     /// The project's rates are limited.
     pub is_limited: bool,
+    /// A second queue is deleted now and then.
+    pub deletes: bool,
 }
 
 impl Plan {
@@ -99,6 +101,7 @@ impl Plan {
             jumps_for_good: random.one_in(5),
             is_short_lived: random.one_in(3),
             is_limited,
+            deletes: is_log && !is_limited && seed % 3 == 2,
         }
     }
 

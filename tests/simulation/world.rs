@@ -13,6 +13,7 @@ use super::client::{Client, Role};
 use super::clock::Clock;
 use super::disasters::Snapshot;
 use super::disk::Simulated;
+use super::doomed::Doomed;
 use super::model::{Asked, Model};
 use super::pipe::{Kernel, Pipe};
 use super::random::Random;
@@ -40,6 +41,7 @@ pub struct World {
     pub(super) server: Option<Server>,
     pub(super) clients: Vec<Client>,
     pub(super) model: Model,
+    pub(super) doomed: Option<Doomed>,
     /// Bytes that a connection holds in each direction.
     pipe_bytes: usize,
     /// Consumers come when the producers have ended, so that nobody else wakes their shards.
@@ -76,8 +78,11 @@ impl World {
             weather: Rc::new(RefCell::new(weather)),
             boot: 1,
         };
+        let may_hide = plan.jumps || plan.jumps_for_good;
+        let doomed = || Doomed::new(Random(seed ^ 0xde1e_7e00), machine.clock.clone(), may_hide);
         let mut world = Self {
             model: Model::new(PAYLOAD_BYTES_MAX, plan.knows_the_time()),
+            doomed: plan.deletes.then(doomed),
             server: None,
             clients: Vec::new(),
             pipe_bytes: random.between(300, 60_000),
@@ -108,7 +113,7 @@ impl World {
                 Model::payload(number, sequence, padding)
             };
             model.add(number as u128 + 1, ttl, (0..messages).map(&mut payload).collect());
-            clients.push(Client::producer(model, number, plan.batch, clock, random));
+            clients.push(Client::producer(model, number, Model::QUEUE, plan.batch, clock, random));
         }
         let stored: usize = (0..producers).map(|producer| model.storable(producer)).sum();
         for consumer in 0..random.between(1, 4) {
@@ -117,7 +122,7 @@ impl World {
             let echo = random.one_in(2);
             let is_counted = echo && consumer > 0 && plan.keeps_all() && random.one_in(2);
             let count = is_counted.then(|| random.below(stored + 1) as u64).filter(|count| *count > 0);
-            clients.push(Client::consumer(Asked::new(client, echo, count), clock, random));
+            clients.push(Client::consumer(Asked::new(client, echo, count), Model::QUEUE, clock, random));
         }
         if random.one_in(3) {
             clients.push(Client::vandal(999));
@@ -145,19 +150,30 @@ impl World {
         self.recover()?;
         self.calm()?;
         self.judge()?;
+        self.audit_doomed()?;
         self.leave()?;
         if self.plan.log.is_some() {
             // What they have seen is there for one that comes after the next end of the server, too.
             self.end_and_start()?;
-            let auditor =
-                Client::consumer(Asked::new(5_000, true, None), &self.machine.clock, &mut self.random);
+            let (asked, clock) = (Asked::new(5_000, true, None), &self.machine.clock);
+            let auditor = Client::consumer(asked, Model::QUEUE, clock, &mut self.random);
             self.clients.push(auditor);
             self.recover()?;
             self.calm()?;
             self.judge()?;
+            self.audit_doomed()?;
             self.leave()?;
         }
         Ok(self.digest())
+    }
+
+    /// The second queue holds what it is to hold.
+    fn audit_doomed(&mut self) -> Result<(), String> {
+        let (Some(doomed), Some(server)) = (&mut self.doomed, &self.server) else { return Ok(()) };
+        doomed.judge_rest()?;
+        doomed.begin_audit(server)?;
+        self.calm()?;
+        self.doomed.as_mut().map_or(Ok(()), Doomed::end_audit)
     }
 
     fn digest(&self) -> u64 {
@@ -216,6 +232,7 @@ impl World {
             return Err(format!("client {client} has not ended"));
         }
         self.clients.iter_mut().for_each(Client::cut);
+        self.doomed.iter_mut().for_each(Doomed::leave_all);
         self.calm()?;
         self.is_given_back()
     }
@@ -290,7 +307,10 @@ impl World {
             _ if self.random.one_in(12) => self.cut(client),
             _ => self.poll(client),
         }
-        Ok(())
+        match (&mut self.doomed, &self.server) {
+            (Some(doomed), Some(server)) => doomed.step(server),
+            _ => Ok(()),
+        }
     }
 
     /// Everything that is due, until nothing is.
@@ -325,6 +345,7 @@ impl World {
             progress |= self.send(client);
             progress |= self.receive(client);
         }
+        progress |= self.doomed.as_mut().is_some_and(Doomed::pass);
         while self.machine.disk.advance() {
             progress = true;
         }
