@@ -1,4 +1,4 @@
-//! Commands in surroundings that a test makes for them: a terminal, or a kernel that forbids system calls.
+//! Commands in surroundings that a test makes for them: a terminal, a network, or a kernel that forbids system calls.
 #![allow(dead_code, unsafe_code)]
 
 use std::ffi::{CStr, OsStr};
@@ -40,6 +40,30 @@ pub fn forbid(command: &mut Command, calls: RangeInclusive<u32>, errno: i32) {
     };
     // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
     unsafe { command.pre_exec(install) };
+}
+
+/// Gives a command a network of its own, where every port of 127.0.0.1 is free. A kernel that forbids it leaves the command in ours.
+pub fn give_network(command: &mut Command) {
+    let enter = || {
+        // SAFETY: system calls on values of this function.
+        unsafe {
+            // With a user namespace nobody needs to be root.
+            if libc::unshare(libc::CLONE_NEWNET) != 0
+                && libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) != 0
+            {
+                return Ok(());
+            }
+            // The loopback device of a new network is down.
+            let mut request: libc::ifreq = std::mem::zeroed();
+            request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+            request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+            let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+            let is_up = socket >= 0 && libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) == 0;
+            if is_up { Ok(()) } else { Err(io::Error::last_os_error()) }
+        }
+    };
+    // SAFETY: between fork and exec it makes system calls, and allocates nothing.
+    unsafe { command.pre_exec(enter) };
 }
 
 /// A new terminal: the end of who looks at it, and the end of a command.
