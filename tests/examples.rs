@@ -16,6 +16,7 @@ mod place;
 mod surroundings;
 
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,9 @@ fn run(name: &str, text: &str, limit: Duration) -> Result<(), String> {
     let mut command = Command::new("bash");
     let path = format!("{}:{}", place.0.join("bin").display(), std::env::var("PATH").unwrap());
     command.args(["--norc", "-e", "-o", "pipefail"]).arg(&file).current_dir(&work).process_group(0);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"MILLSTREAM_")) {
+        command.env_remove(name);
+    }
     command.env("PATH", path).env("BASH_ENV", &before).env("HOME", &work);
     command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said);
     give_network(&mut command);
