@@ -42,7 +42,7 @@ struct Known {
 pub struct Tenant {
     used: [AtomicU64; 3],
     limits: [u64; 3],
-    /// Bytes of all [`Share`]s, and how many there may be; 0: no limit, and no shares.
+    /// Bytes of all [`super::Share`]s, and how many there may be; 0: no limit, and no shares.
     pub(super) storage: AtomicU64,
     pub(super) storage_max: u64,
     messages: Option<Bucket>,

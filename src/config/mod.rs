@@ -13,8 +13,8 @@
 //! | `memory` | what a configuration can take at worst |
 
 mod check;
-pub mod load;
-pub mod memory;
+pub(crate) mod load;
+pub(crate) mod memory;
 mod service_link;
 pub mod table;
 mod warn;
