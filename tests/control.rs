@@ -125,7 +125,7 @@ fn a_shard_that_stands_still_makes_health_fail_with_its_number() {
         let answer = server.control("/healthz");
         (answer.0 != 200).then_some(answer)
     });
-    assert_eq!((failed, &text[..]), (503, "shard 0 has not answered within 1s\n"));
+    assert_eq!((failed, &text[..]), (503, "shard 0 did not answer within 1s\n"));
     common::eventually("health again", || (server.control("/healthz").0 == 200).then_some(()));
     assert!(server.metric("millstream_shard_stalls_total") >= 1);
 }
@@ -436,8 +436,5 @@ fn a_panic_of_a_shard_ends_the_process_with_an_error_at_once() {
     let ended = server.ended_within(Duration::from_secs(10));
     assert_eq!(ended.signal(), Some(6), "{ended}: aborted");
     let log = server.log().join("\n");
-    assert!(
-        log.contains("planted by test_faults") && log.contains("server thread panicked"),
-        "{log}"
-    );
+    assert!(log.contains("planted by test_faults") && log.contains("server thread panicked"), "{log}");
 }

@@ -15,7 +15,7 @@ settings! {
         /// the start count
         queues: u64 = 0, "project_max_queues", Count(0..=i64::MAX as u64);
         /// Most bytes of stored, unexpired messages of a project, as /queues counts them; further messages
-        /// get 429; ignored with Kafka, which has its own quotas
+        /// get 429; not allowed with Kafka, which has its own quotas
         storage_bytes: u64 = 0, "project_storage_bytes", Bytes(0..=1024 * 1024 * GIB);
         /// Most messages that a project may produce per second; beyond, it gets less credit, and messages
         /// sent without credit get 429

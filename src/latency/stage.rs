@@ -109,9 +109,7 @@ impl Stage {
             Self::Ack => "until the producer's socket accepted the acknowledgement",
             Self::Produce => "all stages: from reading the socket until it accepted the acknowledgement",
             Self::DeliverLive => "from storing to the consumer's socket, for consumers that keep up",
-            Self::DeliverBacklog => {
-                "from storing to the consumer's socket, for consumers that are behind"
-            }
+            Self::DeliverBacklog => "from storing to the consumer's socket, for consumers that are behind",
             Self::Turn => "one turn of a shard's driver, during which it serves nobody else",
             Self::BatchMessages => "messages in a stored batch",
             Self::InboxDepth => "deliveries in a shard's inbox at the start of a turn",
