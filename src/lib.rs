@@ -2,8 +2,8 @@
 //!
 //! # The rooms
 //!
-//! Listed from bottom to top. A room (a top-level module) may import only rooms above it in this table, and
-//! not all of those: `tests/house/rules.rs` lists the allowed imports, and its test checks them.
+//! Listed from bottom to top. A room (a top-level module) may import only rooms listed before it, and not all
+//! of those: `tests/house/rules.rs` lists the allowed imports, and its test checks them.
 //!
 //! | room | contents | what it must not contain |
 //! | --- | --- | --- |

@@ -195,8 +195,7 @@ impl ServerSession {
     /// Ends the current operation with an internal error after a panic, without touching state that may be
     /// inconsistent. No other call may follow.
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
-        let fault =
-            Fault::Internal("the server failed while handling this connection; see its log");
+        let fault = Fault::Internal("the server failed while handling this connection; see its log");
         cx.resources.counters.failed.add(fault.status(), 1);
         self.operations.end_with(&fault, cx);
     }
