@@ -38,7 +38,7 @@ impl Section {
             Self::Log => "Embedded log (store = log)",
             Self::Kafka => "Kafka (store = kafka)",
             Self::Messages => "Limits on what clients send",
-            Self::Times => "Timeouts",
+            Self::Times => "Timeouts and intervals",
             Self::Flow => "Flow control",
             Self::Clients => "Clients of a shard, and limits of a project in the whole server (0: no limit)",
             Self::Memory => "Memory and pacing of a shard (measure before changing)",
