@@ -165,7 +165,7 @@ impl fmt::Display for AllowedOrigins {
 pub enum Novelty {
     /// It was refused before, or there is no room to remember it.
     Known,
-    /// It is refused for the first time.
+    /// It is refused for the first time, or for the first time since it was forgotten.
     New,
     /// Like `New`, but the memory is full: further origins are `Known` until the oldest expires.
     Last,

@@ -151,13 +151,12 @@ impl Simulated {
         self.state.lock().unwrap()
     }
 
-    /// Returns whether this shard has a completion that it has not polled. Runs one step of a random pending
-    /// request. Returns false if none is pending.
+    /// Returns whether this shard has a completion that it has not polled.
     pub fn has_done(&self) -> bool {
         self.lock().done.iter().any(|(user, ..)| *user == self.user)
     }
 
-    /// Does one step of something under way; false where there is nothing.
+    /// Runs one step of a random pending request. Returns false if none is pending.
     pub fn advance(&self) -> bool {
         let mut state = self.lock();
         if state.under_way.is_empty() {

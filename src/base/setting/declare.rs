@@ -142,7 +142,7 @@ mod tests {
     }
 
     settings! {
-        /// All that there is.
+        /// The settings of this test.
         #[derive(Debug)]
         pub struct Settings {
             in Flow:
@@ -155,7 +155,7 @@ mod tests {
             /// The name
             name: String = "x".into(), "name", Text, is_lower_case;
         } with {
-            /// No setting.
+            /// Not a setting.
             rest: Vec<u8>,
         }
     }
