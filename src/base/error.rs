@@ -273,15 +273,17 @@ impl fmt::Display for PeerFault {
             }
             Self::StorageFull { limit, .. } => write!(
                 f,
-                "project: its stored messages leave no room for these within project_storage_bytes = {limit}; try again \
-                 once some have expired"
+                "project: storing these messages would exceed project_storage_bytes = {limit}; try again when older \
+                 messages have expired"
             ),
             Self::OverRate { rates: (messages, bytes), .. } => write!(
                 f,
                 "project: produces faster than project_messages_per_sec = {messages}, project_bytes_per_sec = {bytes} \
                  allow (0: no limit); try again later"
             ),
-            Self::KeyTooLarge { bytes, max } => write!(f, "keys: one of {bytes} bytes is longer than {max}"),
+            Self::KeyTooLarge { bytes, max } => {
+                write!(f, "key: {bytes} bytes are more than max_key_bytes = {max}")
+            }
             Self::KeyCount { keys, payloads } => {
                 write!(f, "keys: {keys} for {payloads} payloads; none, or one for each")
             }

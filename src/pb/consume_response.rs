@@ -161,7 +161,7 @@ pub struct ConsumeResponseReader<'a> {
 }
 
 fn text(bytes: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is no UTF-8"))
+    std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is not UTF-8"))
 }
 
 impl<'a> ConsumeResponseReader<'a> {

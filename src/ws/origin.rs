@@ -128,7 +128,7 @@ impl AllowedOrigins {
             let is_whole = |origin: &Origin| origin.scheme.is_some() || origin.authority.port.is_some();
             let origin = Origin::parse(entry).filter(is_whole).ok_or_else(|| {
                 format!(
-                    "{entry:?} is no origin: write scheme, host and an optional port, as in https://console.example:8443, \
+                    "{entry:?} is not an origin: write scheme, host and an optional port, as in https://console.example:8443, \
                      without a path; or * for every origin except null"
                 )
             })?;
@@ -354,7 +354,7 @@ mod tests {
         ] {
             let text = format!("https://console.example,{malformed}");
             let why = AllowedOrigins::parse(&text).unwrap_err();
-            assert!(why.contains(&format!("{malformed:?} is no origin")), "{why}");
+            assert!(why.contains(&format!("{malformed:?} is not an origin")), "{why}");
         }
     }
 

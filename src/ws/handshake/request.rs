@@ -41,7 +41,7 @@ impl UpgradeRequest {
             tungstenite::Error::Capacity(CapacityError::TooManyHeaders) => {
                 Refusal::new(431, format!("handshake: more than {MAX_HEADERS} header lines"))
             }
-            error => Refusal::new(400, format!("no handshake: {error}")),
+            error => Refusal::new(400, format!("invalid handshake: {error}")),
         })?;
         Ok(parsed.map(|(used, request)| Self { used, request }))
     }
@@ -81,11 +81,11 @@ impl UpgradeRequest {
             Some(other) => {
                 return Err(Refusal::new(426, format!("Sec-WebSocket-Version: {other} is not 13")));
             }
-            None => return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Version is absent")),
+            None => return Err(Refusal::new(400, "invalid handshake: Sec-WebSocket-Version is absent")),
         }
         let key = single(headers, header::SEC_WEBSOCKET_KEY.as_str())?.unwrap_or("");
         if !LENIENT.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
-            return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Key is not 16 bytes in base64"));
+            return Err(Refusal::new(400, "invalid handshake: Sec-WebSocket-Key is not 16 bytes in base64"));
         }
         check_origin(headers, origins)?;
         let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
@@ -136,7 +136,7 @@ fn check_upgrade(request: &Request) -> Result<(), Refusal> {
     } else {
         return Ok(());
     };
-    Err(Refusal::new(400, format!("no handshake: {why}")))
+    Err(Refusal::new(400, format!("invalid handshake: {why}")))
 }
 
 /// Returns whether a list of tokens, in one header line or several (RFC 9110 section 5.6.1), contains
@@ -185,7 +185,7 @@ fn offers(headers: &HeaderMap, subprotocol: &str) -> Result<bool, Refusal> {
         }
     }
     if any {
-        Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {subprotocol} is spoken")))
+        Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {subprotocol} is supported")))
     } else {
         Ok(false)
     }
