@@ -210,7 +210,7 @@ mod tests {
             "\"zip\" is not none or lz4 or zstd or snappy or gzip"
         );
         assert!(why(set("kafka_topic_prefix", "a_b")).contains("other characters than letters"));
-        assert!(why(set("data_dir", " ")).contains("names no directory"));
+        assert!(why(set("data_dir", " ")).contains("name a directory"));
         assert!(why(set("pb_timeout", "soon")).contains("a duration like"));
         assert!(why(set("max_pb_bytes", "lots")).contains("a number of bytes like"));
         assert!(why(set("auto_create", "maybe")).contains("true or false"));
