@@ -135,7 +135,7 @@ fn what_is_no_result_is_told_by_its_name() {
     let results = Results::new("bad");
     let cases = [
         ("text", "no JSON at all", "text: expected"),
-        ("other", "{\"a\": 1}", "other: no result of `millstream bench --out`"),
+        ("other", "{\"a\": 1}", "other: not a result of `millstream bench --out`"),
         ("later", "{\"millstream_bench\": 99}", "later: its format is 99; this program reads 1"),
         ("half", "{\"millstream_bench\": 1}", "half: missing field"),
     ];

@@ -410,7 +410,7 @@ fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Fail
     preflight::check_client(executors, connections)?;
     let (control, server) = control_port(args, &address)?.unzip();
     plan.control = control;
-    let unknown = || "unknown: the control port was not asked".to_owned();
+    let unknown = || "as durable as its store promises (the control port was not asked)".to_owned();
     let about = About {
         version: server.as_ref().map_or(String::new(), |info| info.version.clone()),
         durability: server.as_ref().map_or_else(unknown, |info| info.durability.clone()),
