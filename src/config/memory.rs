@@ -53,12 +53,12 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
     };
     items.extend([
         Item {
-            what: "what connections reserve and hold",
+            what: "connections, within the shard's budget",
             keys: "shard_budget_bytes, max_pb_bytes",
             bytes: of_shards(3 * core.shard_budget_bytes + 2 * largest),
         },
         Item {
-            what: "what connections hold in addition",
+            what: "connections, outside of the shard's budget",
             keys: "max_connections, handshake_max_bytes, …_pressed, foothold_bytes, partitions",
             bytes: of_shards(core.max_connections * of_connection),
         },
@@ -114,7 +114,7 @@ fn of_kafka(settings: &shard::Settings, shards: u64) -> Vec<Item> {
     vec![
         Item { what: "newest messages", keys: "kafka_tail_bytes", bytes: kafka.tail_bytes as u64 / 8 * 9 },
         Item {
-            what: "what is prefetched for them",
+            what: "prefetched messages",
             keys: "kafka_tail_bytes, kafka_receive_bytes; the same again for each further broker, plus the expansion of compressed batches",
             bytes: kafka.tail_bytes as u64 + shards * answers,
         },
