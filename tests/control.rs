@@ -75,7 +75,7 @@ fn what_cannot_be_served_is_refused_with_exit_code_2_and_the_way_out() {
     refused(&["--cores", "0", "--listen", &taken], &[], &format!("cannot serve on {taken}"));
     let control = format!("127.0.0.1:{}", server.control);
     let flags = ["--cores", "0", "--listen", "127.0.0.1:0", "--control-listen", &control];
-    refused(&flags, &[], "control_listen says where");
+    refused(&flags, &[], "set control_listen to a free address");
 }
 
 #[test]

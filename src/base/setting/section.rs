@@ -1,8 +1,4 @@
-<<<<<<< /tmp/tmpnck1pm_6.rs
 //! The headings of `--help`, the file of defaults and the table of `docs/configuration.md`.
-=======
-//! The headings of `--help`, of the file of defaults and of the table of settings in the documentation.
->>>>>>> /tmp/tmp_0j9z6sp.rs
 
 /// A heading. Its settings may come from several rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
