@@ -46,8 +46,8 @@
 //! | a metric | `control::metrics`; what it counts is counted where it happens, and gathered in `shard::core::snapshot` |
 //! | what the wire looks like | `front::streaming`, `pb`, `ws` |
 //!
-//! What is to come has its place: TLS is a transport in `shard::transport`; authentication decides where `shard::core::connection` admits a
-//! handshake, on what `front::identity` has read, and its rules are in `access`; another protocol over WebSocket is a front beside
+//! What is to come has its place: TLS is a transport in `shard::transport`; authentication gives its verdict to
+//! `shard::core::admission`, on what `front::identity` has read, and its rules are in `access`; another protocol over WebSocket is a front beside
 //! `front::streaming`, on the same operations; claims are records of a partition's state in `store`, and a kind of
 //! operation in `operation`.
 //!
@@ -56,6 +56,9 @@
 //! *pb*: a protobuf message on the wire. *message*: a payload in a queue. *operation*: one produce or one consume.
 //! *half*: one side's WebSocket message of an operation. *spoken for*: acknowledged or refused. *incarnation*: one
 //! life of a queue. *hop*: a batch's way from the shard of its connection to the shard that owns its partition.
+
+// The documentation is for developers: `cargo doc --document-private-items` shows what these links name.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod access;
 pub mod base;
@@ -68,8 +71,8 @@ pub mod latency;
 pub mod load;
 pub mod operation;
 pub mod pb;
-pub mod process;
-pub mod report;
+pub(crate) mod process;
+pub(crate) mod report;
 pub mod shard;
 pub mod store;
 pub mod ws;

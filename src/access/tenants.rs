@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::limits::ProjectLimits;
+use crate::base::error::PeerFault;
 use crate::base::limits::INITIAL_CREDIT;
 use crate::base::names::Project;
 use crate::base::queue::QueueId;
@@ -41,7 +42,7 @@ struct Known {
 pub struct Tenant {
     used: [AtomicU64; 3],
     limits: [u64; 3],
-    /// Bytes of all [`Share`]s, and how many there may be; 0: no limit, and no shares.
+    /// Bytes of all [`super::Share`]s, and how many there may be; 0: no limit, and no shares.
     pub(super) storage: AtomicU64,
     pub(super) storage_max: u64,
     messages: Option<Bucket>,
@@ -89,6 +90,14 @@ impl Tenants {
         let tenant = Arc::new(Tenant::new(self.limits));
         known.by_name.insert(project.clone(), tenant.clone());
         Some(tenant)
+    }
+
+    /// Counts one more connection of a project; `None` if nothing is limited.
+    pub fn admit(&self, project: &Project, now_ms: u64) -> Result<Option<Permit>, PeerFault> {
+        let Some(tenant) = self.get(project, now_ms) else { return Ok(None) };
+        let key = "project_max_connections";
+        let permit = tenant.take(Use::Connection);
+        permit.map(Some).map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })
     }
 
     /// Whether a project's storage is limited.
@@ -218,6 +227,13 @@ impl Tenant {
         self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
             && self.storage() == 0
             && [&self.messages, &self.bytes].into_iter().flatten().all(full)
+    }
+}
+
+impl Permit {
+    /// The project that it counts for.
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.tenant
     }
 }
 

@@ -20,6 +20,6 @@ pub mod error;
 pub mod limits;
 pub mod names;
 pub mod partitioner;
-pub mod planted;
+pub(crate) mod planted;
 pub mod queue;
-pub mod setting;
+pub(crate) mod setting;

@@ -5,7 +5,7 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | here | the settings of all rooms together |
-//! | `table` | every setting of every room: flags, environment, file, `--help` and README come from it |
+//! | `table` | every setting of every room: flags, environment, file, `--help` and the table of `docs/configuration.md` come from it |
 //! | `load` | defaults, file, environment and flags merged, in rising order |
 //! | `service_link` | variables of Kubernetes and Docker that are no settings |
 //! | `check` | values and combinations that cannot work |
@@ -13,8 +13,8 @@
 //! | `memory` | what a configuration can take at worst |
 
 mod check;
-pub mod load;
-pub mod memory;
+pub(crate) mod load;
+pub(crate) mod memory;
 mod service_link;
 pub mod table;
 mod warn;

@@ -1,14 +1,14 @@
 //! Every setting of the server: the tables of all rooms, each with the way to the room's settings.
 //!
-//! The flags of `serve`, the variables `MILLSTREAM_…`, the file's keys, `--help`, `--print-default-config` and the README's
-//! table are made from this.
+//! The flags of `serve`, the variables `MILLSTREAM_…`, the file's keys, `--help`, `--print-default-config` and the table of
+//! `docs/configuration.md` are made from this.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::LazyLock;
 
 use super::ServerConfig;
-use crate::base::setting::{About, Declared, Setting};
+use crate::base::setting::{About, Declared, Kind, Setting};
 
 /// Keys that begin with this are not shown to those who ask a running server: passwords may be among their values.
 const NOT_SHOWN: &str = "kafka_";
@@ -148,18 +148,22 @@ pub fn default_file() -> String {
     text
 }
 
-/// The README's table.
+/// Returns the table of `docs/configuration.md`.
 pub fn markdown() -> String {
     let defaults = ServerConfig::default();
-    let mut text = String::from("| key | default | what it is for |\n| --- | --- | --- |\n");
+    let mut text = String::from("| key | default | range | what it is for |\n| --- | --- | --- | --- |\n");
     let mut section = None;
     for entry in SETTINGS.iter() {
+        let About { key, help, kind, .. } = entry.about;
         if section.replace(entry.about.section) != Some(entry.about.section) {
-            let _ = writeln!(text, "| **{}** | | |", entry.about.section.title());
+            let _ = writeln!(text, "| **{}** | | | |", entry.about.section.title());
         }
         let default = entry.get(&defaults);
         let default = if default.is_empty() { "none".into() } else { format!("`{default}`") };
-        let _ = writeln!(text, "| `{}` | {default} | {} |", entry.about.key, entry.about.help);
+        let range = if *kind == Kind::Text { String::new() } else { format!("{} ", kind.wanted()) };
+        // Markdown takes `<project>` for a tag.
+        let help = help.replace('<', "&lt;");
+        let _ = writeln!(text, "| `{key}` | {default} | {range}| {help} |");
     }
     text
 }
@@ -181,11 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_shows_this_table() {
-        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    fn the_page_of_settings_shows_this_table() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let page = std::fs::read_to_string(page).unwrap();
         let table = markdown();
         // After a change of a setting, paste what this prints.
-        assert!(readme.contains(&table), "README.md does not hold:\n{table}");
+        assert!(page.contains(&table), "docs/configuration.md does not hold:\n{table}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod interrupt;
 mod meter;
 mod pacer;
 #[cfg(feature = "peers")]
-pub mod peers;
+pub(crate) mod peers;
 mod plan;
 mod producer;
 mod progress;

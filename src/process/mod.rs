@@ -9,9 +9,9 @@
 //! | `abort` | a panic of one thread ends the process |
 
 mod abort;
-pub mod children;
-pub mod heap;
-pub mod logging;
-pub mod terminal;
+pub(crate) mod children;
+pub(crate) mod heap;
+pub(crate) mod logging;
+pub(crate) mod terminal;
 
 pub use abort::AbortOnPanic;

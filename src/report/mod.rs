@@ -28,9 +28,8 @@ mod theme;
 mod timeline;
 mod waterfall;
 
-pub use chart::{Chart, charts};
 pub use compared::Compared;
 pub use html::page;
 pub use json::summary;
 pub use markdown::text;
-pub use picture::{PictureError, png, svg};
+pub use picture::{png, svg};

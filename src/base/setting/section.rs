@@ -1,4 +1,4 @@
-//! The headings of `--help`, the file of defaults and the README's table.
+//! The headings of `--help`, the file of defaults and the table of `docs/configuration.md`.
 
 /// A heading. Its settings may come from several rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
