@@ -191,7 +191,7 @@ impl World {
             0 => disk.limit(self.random.between(0, 6) as u64 * (64 << 10)),
             kind => {
                 let errno = if kind == 1 { libc::EIO } else { libc::ENOSPC };
-                let (after, count) = (self.random.below(60) as u64, self.random.between(1, 2) as u64);
+                let (after, count) = (self.random.below(60) as u64, self.random.between(1, 12) as u64);
                 disk.fail_after(after, errno, count);
             }
         }

@@ -1,30 +1,28 @@
 //! One connection: handshake, frames, and the front behind them. Bytes in, bytes out.
 //!
 //! ```text
-//! Handshaking ──accepted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
-//!      │                                                                   ▲
-//!      └──────────────────refused, too slow, too long──────────────────────┘
+//! Handshaking ──whole──▶ Admitting ──admitted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
+//!      │                     │                                                                  ▲
+//!      └──too long, invalid──┴──────────────────refused, too slow───────────────────────────────┘
 //! ```
-//! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget.
+//! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget once the connection is
+//! open; before that `handshake_max_bytes` bounds them.
 
 use core::net::SocketAddr;
-use std::sync::Arc;
 
 use super::deadlines::Armed;
+use super::entry;
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::{CoreCounters, Settings};
-use crate::access::{Permit, Tenant, Tenants, Use};
+use crate::access::Permit;
 use crate::base::budget::{Account, Budget, Purse, Share};
 use crate::base::clock::{Now, millis};
-use crate::base::error::PeerFault;
 use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
 use crate::operation::{Caller, Command, Resources};
-use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
-use crate::ws::origin::{Novelty, RefusedOrigins};
 use crate::ws::{CloseCode, Input, Receiver, Role};
 
 /// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
@@ -47,13 +45,14 @@ pub struct Env<'a> {
     pub commands: &'a mut Vec<Command>,
     /// Counters.
     pub counters: &'a mut CoreCounters,
-    /// Projects whose use is limited.
-    pub tenants: &'a Tenants,
 }
 
 #[derive(Debug)]
 enum Phase {
+    /// The request is not whole.
     Handshaking,
+    /// The request is acceptable. Somebody decides whether its client may connect; until then the socket is not read.
+    Admitting(Box<Handshake>),
     Open(Front),
     /// The output holds the last that is sent.
     Closing,
@@ -137,9 +136,17 @@ impl Connection {
         }
     }
 
-    /// Whether the handshake is not done.
+    /// Whether the handshake has no answer yet.
     pub fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Handshaking)
+        matches!(self.phase, Phase::Handshaking | Phase::Admitting(_))
+    }
+
+    /// The project of a client that waits for [`Self::handle_verdict`].
+    pub fn applicant(&self) -> Option<&Project> {
+        match &self.phase {
+            Phase::Admitting(handshake) => Some(&handshake.identity.project),
+            Phase::Handshaking | Phase::Open(_) | Phase::Closing => None,
+        }
     }
 
     /// Where it comes from.
@@ -147,15 +154,15 @@ impl Connection {
         self.peer
     }
 
-    /// Bytes from the socket: no more than [`Self::wanted_read`] says.
-    pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) {
+    /// Bytes from the socket: no more than [`Self::wanted_read`] says. True if the client waits for [`Self::handle_verdict`].
+    pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) -> bool {
         match self.phase {
             Phase::Handshaking => return self.handle_handshake(input, env),
             Phase::Closing => {
                 self.linger_bytes = self.linger_bytes.saturating_sub(input.len() as u64);
-                return;
+                return false;
             }
-            Phase::Open(_) => {}
+            Phase::Admitting(_) | Phase::Open(_) => {}
         }
         self.heard_ms = env.now.mono_ms;
         self.pinged = false;
@@ -166,6 +173,7 @@ impl Connection {
             self.inbound = rest.to_vec();
             self.purse(env).hold(rest.len());
         }
+        false
     }
 
     /// The budget may have room for what the front waits for.
@@ -176,7 +184,7 @@ impl Connection {
 
     /// What made the front wait may be over: takes what was left. False where nothing was.
     fn resume(&mut self, env: &mut Env<'_>) -> bool {
-        if self.inbound.is_empty() || matches!(self.phase, Phase::Handshaking) || self.is_blocked(env) {
+        if self.inbound.is_empty() || self.is_handshaking() || self.is_blocked(env) {
             return false;
         }
         let mut input = std::mem::take(&mut self.inbound);
@@ -194,51 +202,45 @@ impl Connection {
         true
     }
 
-    fn handle_handshake(&mut self, input: &[u8], env: &mut Env<'_>) {
+    /// Reads the request; true if it is acceptable.
+    fn handle_handshake(&mut self, input: &[u8], env: &mut Env<'_>) -> bool {
         let had = self.inbound.len();
         self.inbound.extend_from_slice(input);
-        let text = &self.inbound;
-        // Only a whole request is parsed, so that one that comes byte by byte costs no more than another.
-        let seen = had.saturating_sub(3);
-        let end = text[seen..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| seen + at + 4);
-        let starts = text.iter().zip(b"GET ").all(|(byte, expected)| byte == expected);
-        let max = env.settings.handshake_max_bytes;
-        let handshake = if end.unwrap_or(text.len()) > max {
-            Err(Refusal::new(431, format!("handshake: longer than handshake_max_bytes = {max}")))
-        } else if end.is_some() || !starts {
-            Handshake::read(text, &env.settings.policy)
-        } else {
-            return;
-        };
-        match handshake {
-            Ok(Some(handshake)) => match self.admit(&handshake.identity.project, env) {
-                Ok(tenant) => self.open(handshake, tenant, env),
-                Err(fault) => self.refuse(&Refusal::new(429, fault.to_string()), env),
-            },
+        match entry::read(&self.inbound, had, env.settings) {
+            Ok(Some(handshake)) => {
+                self.phase = Phase::Admitting(Box::new(handshake));
+                return true;
+            }
             Ok(None) => {}
             Err(refusal) => self.refuse(&refusal, env),
         }
+        false
     }
 
-    /// Whether the project may have one more connection.
-    fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<Option<Arc<Tenant>>, PeerFault> {
-        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(None) };
-        let key = "project_max_connections";
-        let taken = tenant.take(Use::Connection);
-        self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })?);
-        Ok(Some(tenant))
+    /// Answers the handshake: the client may connect, with its project's permit if that is limited; or may not. A verdict that
+    /// nobody waits for any more is dropped, and its permit with it.
+    pub fn handle_verdict(&mut self, verdict: Result<Option<Permit>, Refusal>, env: &mut Env<'_>) {
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Handshaking) {
+            Phase::Admitting(handshake) => match verdict {
+                Ok(permit) => return self.open(*handshake, permit, env),
+                Err(refusal) => return self.refuse(&refusal, env),
+            },
+            other => other,
+        };
     }
 
-    /// Accepts a handshake whose project may have one more connection.
-    fn open(&mut self, handshake: Handshake, tenant: Option<Arc<Tenant>>, env: &mut Env<'_>) {
+    /// Accepts a handshake.
+    fn open(&mut self, handshake: Handshake, permit: Option<Permit>, env: &mut Env<'_>) {
         if let Err(refusal) = handshake.accept(self.output.bytes()) {
             return self.refuse(&refusal, env);
         }
         let used = handshake.used();
         let Handshake { endpoint, identity: Identity { project, author }, .. } = handshake;
+        let tenant = permit.as_ref().map(Permit::tenant).cloned();
+        self.permit = permit;
         self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
         self.heard_ms = env.now.mono_ms;
-        // What came behind it is taken in a call of its own: should that fail, this answer stands.
+        // Bytes behind the handshake are taken in a call of their own: if that one fails, this answer has been sent.
         self.inbound.drain(..used);
         self.inbound.shrink_to_fit();
         let left = self.inbound.len();
@@ -248,26 +250,7 @@ impl Connection {
     /// Answers a request that is refused, and closes.
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
-        if let Some(origin) = &refusal.origin {
-            let (origin, novelty) = env.settings.policy.refused_origins.remember(origin, env.now.mono_ms);
-            if novelty != Novelty::Known {
-                tracing::warn!(
-                    target: BOUNDED,
-                    origin,
-                    peer = ?self.peer,
-                    "a page of this origin is refused with 403; if it is yours, add the origin to allowed_origins (null is never \
-                     admitted)"
-                );
-            }
-            if novelty == Novelty::Last {
-                tracing::warn!(
-                    target: BOUNDED,
-                    origins = RefusedOrigins::MAX,
-                    minutes = RefusedOrigins::KEPT_MS / 60_000,
-                    "the log has named as many refused origins as it remembers: it names others once the oldest of them is that old"
-                );
-            }
-        }
+        entry::log_refused_origin(refusal, self.peer, env.settings, env.now);
         self.output.refuse(refusal);
         self.begin_closing(REFUSED_READ_BYTES, env);
     }
@@ -346,7 +329,7 @@ impl Connection {
     fn is_front_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
             Phase::Open(front) => front.is_blocked(&cx!(self, env)),
-            Phase::Handshaking | Phase::Closing => false,
+            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => false,
         }
     }
 
@@ -355,6 +338,7 @@ impl Connection {
         match self.phase {
             // One byte beyond the limit tells that a handshake is too long.
             Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
+            Phase::Admitting(_) => 0,
             Phase::Closing => usize::try_from(self.linger_bytes).unwrap_or(usize::MAX),
             Phase::Open(_) => {
                 if self.inbound.is_empty() && !self.is_blocked(env) {
@@ -377,7 +361,7 @@ impl Connection {
     pub fn front(&self) -> Option<&Front> {
         match &self.phase {
             Phase::Open(front) => Some(front),
-            Phase::Handshaking | Phase::Closing => None,
+            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => None,
         }
     }
 
@@ -454,7 +438,7 @@ impl Connection {
             front.poll_transmit(cx);
             front.abandon(cx);
         });
-        if matches!(self.phase, Phase::Handshaking) {
+        if self.is_handshaking() {
             self.output.refuse(&Refusal::new(503, "the server is draining"));
             self.begin_closing(REFUSED_READ_BYTES, env);
         } else {
@@ -469,7 +453,7 @@ impl Connection {
     /// The socket is gone: gives everything back.
     pub fn abandon(&mut self, env: &mut Env<'_>) {
         self.with_front(env, Front::abandon);
-        if !matches!(self.phase, Phase::Handshaking) {
+        if !self.is_handshaking() {
             let left = self.inbound.len();
             self.purse(env).drop_held(left);
         }
@@ -500,7 +484,7 @@ impl Connection {
     /// the connection has of the budget, and ends the connection with 500 and 1011.
     pub fn break_off(&mut self, mark: Mark, env: &mut Env<'_>) {
         self.output.cut_back(mark);
-        let linger_bytes = if matches!(self.phase, Phase::Handshaking) {
+        let linger_bytes = if self.is_handshaking() {
             self.output.refuse(&Refusal::new(500, "internal: the handling of this handshake has failed"));
             REFUSED_READ_BYTES
         } else {
@@ -544,6 +528,10 @@ impl Connection {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
+            Phase::Admitting(_) if silence >= millis(env.settings.handshake_timeout) => {
+                let refusal = Refusal::new(503, "handshake: not decided within handshake_timeout");
+                self.refuse(&refusal, env);
+            }
             Phase::Open(_) => {
                 if silence >= millis(env.settings.idle_timeout) {
                     return self.close(CloseCode::AWAY, env);
@@ -554,14 +542,16 @@ impl Connection {
                 }
                 self.with_front(env, Front::handle_timeout);
             }
-            Phase::Handshaking | Phase::Closing => {}
+            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => {}
         }
     }
 
     /// When something is due without any event; `status` is [`Self::status`].
     pub fn next_deadline_ms(&self, status: &FrontStatus, settings: &Settings) -> Option<u64> {
         match &self.phase {
-            Phase::Handshaking => Some(self.heard_ms + millis(settings.handshake_timeout)),
+            Phase::Handshaking | Phase::Admitting(_) => {
+                Some(self.heard_ms + millis(settings.handshake_timeout))
+            }
             Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
             Phase::Open(_) => {
                 let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | here | what a turn calls |
 //! | `connection` | one connection: handshake, frames, and the front behind them |
+//! | `entry` | the request that opens a connection; `admission`: whether its client may connect |
 //! | `output` | what a connection sends: framed bytes, and how many its transport took |
 //! | `serving` | one call of a connection's handling, and what that brings |
 //! | `routing` | commands on their way to the stores, answers on their way back |
@@ -18,10 +19,12 @@
 //! | `snapshot` | how a shard is, for those who ask |
 //! | `settings` | bounds of a shard and of its connections |
 
+mod admission;
 mod catalogue;
 mod connection;
 mod deadlines;
 mod drain;
+mod entry;
 mod message;
 mod output;
 mod queues;
@@ -187,8 +190,11 @@ impl<S: Store<Connections>> Core<S> {
         input: &mut [u8],
         later: impl FnOnce() -> Now,
     ) -> Now {
-        self.serve(now, id, |connection, env| connection.handle_received(input, env));
+        let applies = self.serve(now, id, |connection, env| connection.handle_received(input, env));
         let now = later();
+        if applies == Some(true) {
+            self.admit(now, id);
+        }
         self.after(now, id);
         self.mark_dirty(id);
         now
@@ -411,7 +417,6 @@ impl<S: Store<Connections>> Core<S> {
             budget: &mut self.budget,
             commands: &mut self.commands,
             counters: &mut self.counters,
-            tenants: &self.tenants,
         };
         Some((connection, env))
     }

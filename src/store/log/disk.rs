@@ -206,8 +206,9 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 
 /// Reads a range of a file of which a part cannot be read: the rest is returned, with zeros in the gaps.
 ///
-/// A device that is gone fails everywhere. Nothing is given up on its word: where the file's first blocks cannot be read either,
-/// the error is returned. So are errors that say nothing of the medium.
+/// Only the medium is believed. If the device is gone, the file's first blocks cannot be read either: then this returns the error.
+/// If the failures were a burst, a block that failed is readable when it is tried again: then this returns an error that is not
+/// [`is_unreadable`], and the caller may ask again. It also returns errors that say nothing about the medium.
 pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize) -> io::Result<Salvaged> {
     let mut found = Salvaged::default();
     let mut is_device_there = false;
@@ -247,7 +248,13 @@ pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize
         }
         step = if position.is_multiple_of(SALVAGE_AT_ONCE as u64) { SALVAGE_AT_ONCE } else { BLOCK };
     }
-    Ok(found)
+    match found.unreadable.iter().find(|(at, _)| read(directory, file, *at, 1).is_ok()) {
+        Some((at, _)) => Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            format!("byte {at} could not be read and now can: the disk fails at times"),
+        )),
+        None => Ok(found),
+    }
 }
 
 /// Reads a file up to that length as [`salvage`] does.
@@ -313,7 +320,67 @@ pub fn save(new: FileName, file: FileName, bytes: Vec<u8>) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+
+    /// A file of zeros. Reads that touch `bad` fail with EIO; so do the first `burst` reads.
+    #[derive(Debug)]
+    struct Failing {
+        length: u64,
+        bad: Range<u64>,
+        burst: AtomicU64,
+    }
+
+    impl Directory for Failing {
+        fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+            Ok(vec![(FileName::Segment(0), self.length)])
+        }
+
+        fn run(&self, step: &Step) -> Read {
+            let Step::Read(_, ranges) = step else { panic!("only reads: {step:?}") };
+            let (at, length) = ranges[0];
+            let end = (at + length as u64).min(self.length);
+            let fails = |left: u64| left.checked_sub(1);
+            if self.burst.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails).is_ok()
+                || (at < self.bad.end && end > self.bad.start)
+            {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            Ok(vec![vec![0; end.saturating_sub(at) as usize]])
+        }
+
+        fn identity(&self, _: FileName) -> io::Result<Identity> {
+            Ok(Identity::default())
+        }
+    }
+
+    fn salvaged(bad: Range<u64>, burst: u64) -> io::Result<Salvaged> {
+        let disk = Failing { length: 8 * BLOCK as u64, bad, burst: AtomicU64::new(burst) };
+        salvage_all(&disk, FileName::Segment(0), disk.length)
+    }
+
+    #[test]
+    fn what_surrounds_bad_blocks_is_salvaged() {
+        let block = BLOCK as u64;
+        let found = salvaged(3 * block..5 * block, 0).unwrap();
+        assert_eq!(found.unreadable, [(3 * block, 2 * block)]);
+        assert_eq!(found.bytes.len(), 8 * BLOCK);
+        assert!(salvaged(0..8 * block, 0).is_err_and(|error| is_unreadable(&error)), "the device is gone");
+    }
+
+    #[test]
+    fn a_burst_of_failures_gives_up_no_block() {
+        // However many reads fail, one after the other: all is read, or the caller may ask again.
+        for burst in 0..12 {
+            match salvaged(0..0, burst) {
+                Ok(found) => assert_eq!(found.unreadable, [], "{burst}"),
+                Err(error) => assert!(burst > 1, "{burst}: {error}"),
+            }
+        }
+        assert!(salvaged(0..0, 2).is_err_and(|error| !is_unreadable(&error)));
+    }
 
     #[test]
     fn names_are_read_as_they_are_written() {

@@ -44,7 +44,7 @@ pub mod disk;
 pub mod format;
 pub mod history;
 pub mod index;
-pub mod inspect;
+pub(crate) mod inspect;
 mod journal;
 mod load;
 mod os;

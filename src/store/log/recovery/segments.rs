@@ -1,6 +1,7 @@
 //! The segments: known by their indexes, or scanned and given one.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 
 use super::facts::{Facts, read_index};
@@ -38,6 +39,8 @@ pub(super) fn open_segments(
         let FileName::Segment(place) = *file else { continue };
         let blocks = match salvage_all(directory, *file, ROUNDS_AT) {
             Ok(salvaged) => salvaged.bytes,
+            // The disk fails at times: another start may read it.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error.into()),
             Err(error) => {
                 tracing::error!(%file, %error, "cannot be read");
                 lose(*file, *length, report, &mut is_one_lost);

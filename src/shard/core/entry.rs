@@ -1,0 +1,50 @@
+//! The request that opens a connection: reads it from the bytes that came, and logs origins that are refused.
+
+use core::net::SocketAddr;
+
+use super::Settings;
+use crate::base::clock::Now;
+use crate::front::Handshake;
+use crate::process::logging::BOUNDED;
+use crate::ws::handshake::Refusal;
+use crate::ws::origin::{Novelty, RefusedOrigins};
+
+/// Reads a request from the start of `text`, of which the first `seen` bytes did not end it. `None` asks for more bytes.
+///
+/// Only a whole request is parsed, so that one that comes byte by byte costs no more than another.
+pub(super) fn read(text: &[u8], seen: usize, settings: &Settings) -> Result<Option<Handshake>, Refusal> {
+    let from = seen.saturating_sub(3);
+    let end = text[from..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4);
+    let starts = text.iter().zip(b"GET ").all(|(byte, expected)| byte == expected);
+    let max = settings.handshake_max_bytes;
+    if end.unwrap_or(text.len()) > max {
+        Err(Refusal::new(431, format!("handshake: longer than handshake_max_bytes = {max}")))
+    } else if end.is_some() || !starts {
+        Handshake::read(text, &settings.policy)
+    } else {
+        Ok(None)
+    }
+}
+
+/// Logs the origin of a web page whose handshake is refused, once in a while for each origin.
+pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, settings: &Settings, now: Now) {
+    let Some(origin) = &refusal.origin else { return };
+    let (origin, novelty) = settings.policy.refused_origins.remember(origin, now.mono_ms);
+    if novelty != Novelty::Known {
+        tracing::warn!(
+            target: BOUNDED,
+            origin,
+            ?peer,
+            "a page of this origin is refused with 403; if it is yours, add the origin to allowed_origins (null is never \
+             admitted)"
+        );
+    }
+    if novelty == Novelty::Last {
+        tracing::warn!(
+            target: BOUNDED,
+            origins = RefusedOrigins::MAX,
+            minutes = RefusedOrigins::KEPT_MS / 60_000,
+            "the log has named as many refused origins as it remembers: it names others once the oldest of them is that old"
+        );
+    }
+}
