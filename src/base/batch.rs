@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
 /// Bytes before each payload in stored form, and as many before that in a batch with keys.
 pub const RECORD_HEADER_BYTES: usize = 4;
@@ -153,7 +154,7 @@ impl Batch {
 #[derive(Clone, Debug)]
 pub struct StoredBatch {
     /// The offset of its first message; the others follow.
-    pub base_offset: u64,
+    pub base_offset: Offset,
     /// When it was stored, Unix milliseconds. Never less than that of the batch before.
     pub timestamp_ms: u64,
     /// The same by this server's own clock ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)), to measure with; 0 where it does not know.
@@ -164,7 +165,7 @@ pub struct StoredBatch {
 
 impl StoredBatch {
     /// The offset behind its last message.
-    pub fn end_offset(&self) -> u64 {
+    pub fn end_offset(&self) -> Offset {
         self.base_offset + u64::from(self.batch.count())
     }
 
@@ -190,7 +191,7 @@ pub struct Fetched {
     /// In order of their offsets. The first may begin before what was asked for.
     pub batches: Vec<StoredBatch>,
     /// Where to go on: behind the last batch and behind what was left out.
-    pub next: u64,
+    pub next: Offset,
     /// Nothing is stored from `next` on.
     pub at_end: bool,
     /// The offset that was asked for lies beyond the partition's end: the partition has gone back, as it never does but where

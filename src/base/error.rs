@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::base::limits::TOPIC_NAME_CHARS_MAX;
+use crate::base::units::MsgNum;
 
 /// Every status that a fault can have, in rising order.
 pub const FAILURES: [u32; 9] = [400, 403, 404, 408, 410, 413, 429, 500, 503];
@@ -133,23 +134,23 @@ pub enum PeerFault {
     /// The project has as many bytes stored as it may have.
     StorageFull {
         /// The number of the last message sent.
-        sent: i64,
+        sent: MsgNum,
         /// `project_storage_bytes`.
         limit: u64,
     },
     /// The project produces faster than it may.
     OverRate {
         /// The number of the last message sent; 0 at setup.
-        sent: i64,
+        sent: MsgNum,
         /// Messages and bytes a second; 0: no limit.
         rates: (u64, u64),
     },
     /// More messages were sent than were granted.
     CreditExceeded {
         /// The number of the last message sent.
-        sent: i64,
+        sent: MsgNum,
         /// The highest number granted.
-        granted: i64,
+        granted: MsgNum,
     },
     /// The queue has no such partition.
     NoPartition {
@@ -349,10 +350,10 @@ mod tests {
             (PeerFault::PbTimeout.into(), 408),
             (PeerFault::PbTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::PayloadTooLarge { bytes: 9, max: 8 }.into(), 413),
-            (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
-            (PeerFault::OverRate { sent: 1, rates: (1, 0) }.into(), 429),
+            (PeerFault::CreditExceeded { sent: MsgNum::new(101), granted: MsgNum::new(100) }.into(), 429),
+            (PeerFault::OverRate { sent: MsgNum::new(1), rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
-            (PeerFault::StorageFull { sent: 1, limit: 1 }.into(), 429),
+            (PeerFault::StorageFull { sent: MsgNum::new(1), limit: 1 }.into(), 429),
             (StoreFault::NameTooLong.into(), 400),
             (StoreFault::TooManyQueues.into(), 503),
             (StoreFault::Full.into(), 503),

@@ -11,6 +11,7 @@
 //! | `error` | faults, whose fault they are, and their status |
 //! | `limits` | bounds that are no settings |
 //! | `planted` | faults that tests may plant |
+//! | `units` | offsets, partitions, sequences and message numbers: numbers with types of their own |
 //! | `setting` | settings: how rooms declare their own, and how one of them is read and shown |
 
 pub mod batch;
@@ -23,3 +24,4 @@ pub mod partitioner;
 pub mod planted;
 pub mod queue;
 pub mod setting;
+pub mod units;

@@ -1,5 +1,7 @@
 //! What shards know of a queue, and where its partitions live.
 
+use crate::base::units::{Offset, Partition};
+
 /// A queue in this process; never shown outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
@@ -38,24 +40,29 @@ pub struct PartitionKey {
     /// Whose.
     pub queue: QueueId,
     /// From 0.
-    pub partition: u16,
+    pub partition: Partition,
 }
 
 impl QueueInfo {
     /// One of its partitions.
-    pub fn key(&self, partition: u16) -> PartitionKey {
+    pub fn key(&self, partition: Partition) -> PartitionKey {
         PartitionKey { queue: self.id, partition }
     }
 
+    /// All of its partitions.
+    pub fn all(&self) -> impl Iterator<Item = Partition> + use<> {
+        Partition::all(self.partitions)
+    }
+
     /// The shard that owns a partition, of `shards`: neighbours go to neighbouring shards.
-    pub fn owner(&self, partition: u16, shards: u16) -> u16 {
+    pub fn owner(&self, partition: Partition, shards: u16) -> u16 {
         owner(self.hash, partition, shards)
     }
 }
 
 /// The shard that owns a partition of the queue of that hash, of `shards`.
-pub fn owner(hash: u64, partition: u16, shards: u16) -> u16 {
-    (hash.wrapping_add(u64::from(partition)) % u64::from(shards)) as u16
+pub fn owner(hash: u64, partition: Partition, shards: u16) -> u16 {
+    (hash.wrapping_add(u64::from(partition.0)) % u64::from(shards)) as u16
 }
 
 /// The shard that creates a queue, of `shards`.
@@ -64,8 +71,8 @@ pub fn home(hash: u64, shards: u16) -> u16 {
 }
 
 /// A message's id (protocol section 6): unique in the queue's incarnation.
-pub fn message_id(partition: u16, offset: u64) -> String {
-    format!("{partition:x}.{offset:x}")
+pub fn message_id(partition: Partition, offset: Offset) -> String {
+    format!("{:x}.{:x}", partition.0, offset.0)
 }
 
 /// Where a partition's position is looked for.
@@ -80,6 +87,6 @@ pub enum Position {
         /// Which.
         timeline: u64,
         /// Where it stood.
-        offset: u64,
+        offset: Offset,
     },
 }

@@ -119,7 +119,9 @@ fn dump(
         &directory.files,
         name,
         |partition, stored| {
-            for (offset, record) in (stored.base_offset..).zip(stored.batch.records()) {
+            for (offset, record) in
+                stored.base_offset.following(u64::from(stored.batch.count())).zip(stored.batch.records())
+            {
                 if json {
                     let line = Line {
                         id: message_id(partition, offset),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::place::Place;
 use crate::base::names::QueueAddress;
+use crate::base::units::Partition;
 
 /// How often a marker is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -36,7 +37,7 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) struct End {
     /// The one partition that is read, if it is one.
-    only: Option<u16>,
+    only: Option<Partition>,
     /// The end, once it is known.
     marker: Option<String>,
     ask_at: Option<Instant>,

@@ -34,6 +34,7 @@ pub use streaming::ServerSession;
 
 use self::echo::Echo;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
 use crate::ws::{CloseCode, MessageKind};
 
@@ -173,7 +174,7 @@ impl Front {
     }
 
     /// Of a consume operation, its queue, each partition that it reads and the offset that comes next.
-    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
+    pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match self {
             Self::Streaming(session) => session.positions(),
             Self::Echo(_) => None,

@@ -16,14 +16,15 @@ use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::{Now, millis};
 use crate::base::names::ClientId;
+use crate::base::units::{Offset, Partition};
 
 /// How a protocol writes the messages of one batch; tells how long they become.
 pub trait Form {
     /// The form of a batch of that partition.
-    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self;
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self;
 
     /// Bytes of one message.
-    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize;
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize;
 }
 
 /// Messages of one batch that go into one response.
@@ -34,7 +35,7 @@ pub struct Run<F> {
     /// Its form.
     pub form: F,
     /// The offset of the first message, and where its record begins.
-    pub offset: u64,
+    pub offset: Offset,
     /// See `offset`.
     pub record: usize,
     /// How many messages.
@@ -58,11 +59,11 @@ pub struct Gathered<F> {
 #[derive(Debug)]
 pub struct Marked {
     /// The partition of the message.
-    pub partition: u16,
+    pub partition: Partition,
     /// Its batch.
     pub stored: StoredBatch,
     /// Its offset, and where its record begins.
-    pub offset: u64,
+    pub offset: Offset,
     /// See `offset`.
     pub record: usize,
     /// Everything before it was sent when it was stored.
@@ -77,7 +78,7 @@ pub struct Beginning {
     /// What the operation is about.
     pub subject: Subject,
     /// The position in every partition.
-    pub positions: Vec<u64>,
+    pub positions: Vec<Offset>,
     /// At least one of them lies before the client's marker.
     pub is_rewound: bool,
 }
@@ -90,14 +91,14 @@ pub struct Consume {
     window: SendWindow,
     cursors: Vec<Cursor>,
     /// The position in every partition of the queue, for markers; those of cursors are taken from there.
-    positions: Vec<u64>,
+    positions: Vec<Offset>,
     /// The cursor whose turn it is; the one before it was served last.
     turn: usize,
     /// The cursor that is sent before any other: its messages were let go because another used up the credit or the room.
     /// Else a partition that always answers first would starve the others.
     first: Option<usize>,
     /// Partition and offset of the last message sent.
-    last_sent: Option<(u16, u64)>,
+    last_sent: Option<(Partition, Offset)>,
     /// A marker is owed; when it must be paid without a message.
     marker_due_ms: Option<u64>,
     /// The messages that are ready may wait for company until then.
@@ -110,9 +111,10 @@ pub struct Consume {
 
 impl Consume {
     /// An operation whose setup was accepted, from its beginning on: of partition `only`, or of every partition.
-    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<u16>) -> Self {
+    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<Partition>) -> Self {
         let Beginning { subject, positions, is_rewound } = beginning;
         let cursors = (0..)
+            .map(Partition)
             .zip(&positions)
             .map(|(partition, position)| Cursor::new(partition, *position))
             .filter(|cursor| only.is_none_or(|only| only == cursor.partition))
@@ -150,7 +152,7 @@ impl Consume {
     /// What a fetch brought; `has_room` says whether more may be sent.
     pub fn handle_fetched(
         &mut self,
-        partition: u16,
+        partition: Partition,
         fetched: Fetched,
         has_room: bool,
         resources: &Resources<'_>,
@@ -250,8 +252,8 @@ impl Consume {
                     full = count >= messages_max;
                 }
                 if ready.offset > offset {
-                    self.last_sent = Some((partition, ready.offset - 1));
-                    let count = ready.offset - offset;
+                    self.last_sent = Some((partition, ready.offset.previous()));
+                    let count = ready.offset.since(offset);
                     let stored = ready.stored.clone();
                     runs.push(Run { stored, form, offset, record, count, is_live });
                 }
@@ -303,7 +305,7 @@ impl Consume {
     }
 
     /// The marker that is owed, without a message; and partition and offset of the last message sent.
-    pub fn take_marker(&mut self) -> Option<(String, Option<(u16, u64)>)> {
+    pub fn take_marker(&mut self) -> Option<(String, Option<(Partition, Offset)>)> {
         self.marker_due_ms.take()?;
         Some((self.marker(), self.last_sent))
     }
@@ -311,7 +313,7 @@ impl Consume {
     /// Where the operation is, behind the last message sent.
     fn marker(&mut self) -> String {
         for cursor in &self.cursors {
-            self.positions[usize::from(cursor.partition)] = cursor.position;
+            self.positions[cursor.partition.index()] = cursor.position;
         }
         Marker::encode(&self.subject.queue, &self.positions)
     }
@@ -356,7 +358,7 @@ impl Consume {
     }
 
     /// Each partition that is read, and the offset that comes next.
-    pub fn positions(&self) -> Vec<(u16, u64)> {
+    pub fn positions(&self) -> Vec<(Partition, Offset)> {
         self.cursors.iter().map(|cursor| (cursor.partition, cursor.position)).collect()
     }
 

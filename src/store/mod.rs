@@ -47,6 +47,7 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
+use crate::base::units::{Offset, Partition};
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,7 +108,7 @@ pub enum Request<T: Asker> {
         /// Of which partition.
         partition: PartitionKey,
         /// The first offset wanted.
-        from: u64,
+        from: Offset,
         /// No further batch once there are as many bytes.
         bytes_max: usize,
         /// Leave out what this client stored.
@@ -149,7 +150,7 @@ pub enum Completion<T: Asker> {
         token: T::Append,
         /// The offsets, from the first message to behind the last; `None` where the messages do not stand one after the other,
         /// or nobody knows where.
-        result: Result<Option<Range<u64>>, StoreFault>,
+        result: Result<Option<Range<Offset>>, StoreFault>,
     },
     /// To `Fetch`.
     Fetched {
@@ -163,7 +164,7 @@ pub enum Completion<T: Asker> {
         /// The asker's.
         token: T::Resolve,
         /// The offset.
-        result: Result<u64, StoreFault>,
+        result: Result<Offset, StoreFault>,
     },
 }
 
@@ -266,7 +267,7 @@ pub trait Store<T: Asker> {
     fn forget(&mut self, _queue: QueueId) {}
 
     /// Where a partition ends, and how many messages are before that, if it is this store's and it knows.
-    fn tail(&self, _queue: &QueueInfo, _partition: u16) -> Option<Tail> {
+    fn tail(&self, _queue: &QueueInfo, _partition: Partition) -> Option<Tail> {
         None
     }
 

@@ -102,12 +102,13 @@ impl<T, A> Waiting<T, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::units::Offset;
 
     fn waiting(tokens: impl IntoIterator<Item = u64>) -> Waiting<u64> {
         let mut waiting = Waiting::default();
         for token in tokens {
             let (exclude, since_ms) = (None, token);
-            waiting.push(Fetch { token, from: 0, bytes_max: 1, exclude, wait: true, since_ms });
+            waiting.push(Fetch { token, from: Offset(0), bytes_max: 1, exclude, wait: true, since_ms });
         }
         waiting
     }

@@ -7,12 +7,13 @@ use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
 /// A fetch that a shard has asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Fetch<T> {
     pub token: T,
-    pub from: u64,
+    pub from: Offset,
     pub bytes_max: usize,
     pub exclude: Option<ClientId>,
     pub wait: bool,
@@ -34,15 +35,15 @@ pub(super) struct Window {
     /// In the order of their offsets: the first ends behind `start`, the last at `end` or before it.
     batches: VecDeque<StoredBatch>,
     /// Never beyond `end`.
-    start: u64,
-    end: u64,
+    start: Offset,
+    end: Offset,
     /// The cost of all batches.
     bytes: usize,
 }
 
 impl Window {
     /// An empty one.
-    pub(super) fn new(at: u64) -> Self {
+    pub(super) fn new(at: Offset) -> Self {
         Self { batches: VecDeque::new(), start: at, end: at, bytes: 0 }
     }
 
@@ -55,7 +56,7 @@ impl Window {
     }
 
     /// There is nothing before that offset.
-    pub(super) fn advance(&mut self, end: u64) {
+    pub(super) fn advance(&mut self, end: Offset) {
         self.end = self.end.max(end);
     }
 
@@ -70,13 +71,13 @@ impl Window {
     }
 
     /// The offset of the first message that was stored at that time or later, Unix milliseconds.
-    pub(super) fn first_since(&self, unix_ms: u64) -> Option<u64> {
+    pub(super) fn first_since(&self, unix_ms: u64) -> Option<Offset> {
         let index = self.batches.partition_point(|stored| stored.timestamp_ms < unix_ms);
         self.batches.get(index).map(|stored| stored.base_offset)
     }
 
     /// The same, or the end.
-    pub(super) fn since(&self, unix_ms: u64) -> u64 {
+    pub(super) fn since(&self, unix_ms: u64) -> Offset {
         self.first_since(unix_ms).unwrap_or(self.end)
     }
 
@@ -103,15 +104,15 @@ impl Window {
     }
 
     /// Whether a fetch from there on is served from here, now or with what comes.
-    pub(super) fn covers(&self, from: u64) -> bool {
+    pub(super) fn covers(&self, from: Offset) -> bool {
         (self.start..=self.end).contains(&from)
     }
 
-    pub(super) fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> Offset {
         self.start
     }
 
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> Offset {
         self.end
     }
 

@@ -16,6 +16,7 @@ use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
+use millstream::base::units::{Offset, Partition};
 use millstream::front::{DrainStep, Handshake, Policy};
 use millstream::operation::{Answer, Command, Place, Start};
 use millstream::pb::wire::Malformed;
@@ -404,12 +405,16 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
                 Ok(Rig::queue(1 + u16::from(step >> 6)))
             };
             rig.call(|session, cx| {
-                session.answer(operation, Answer::Opened { result: opened, local_partition: 0 }, cx)
+                session.answer(
+                    operation,
+                    Answer::Opened { result: opened, local_partition: Partition(0) },
+                    cx,
+                )
             });
         }
         Command::Append { operation, sequence, batch, reserved, .. } => {
             rig.budget.release(reserved);
-            let offset = u64::from(bag.byte());
+            let offset = Offset(u64::from(bag.byte()));
             let result = if fails {
                 Err(StoreFault::Full)
             } else {
@@ -419,7 +424,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
         }
         Command::Resolve { operation, target, .. } => {
             let partition = target.partition.partition;
-            let position = if fails { Err(StoreFault::Full) } else { Ok(u64::from(bag.byte())) };
+            let position = if fails { Err(StoreFault::Full) } else { Ok(Offset(u64::from(bag.byte()))) };
             rig.call(|session, cx| {
                 session.answer(operation, Answer::Resolved { partition, result: position }, cx)
             });

@@ -1,8 +1,8 @@
 //! A consume operation, client side (protocol section 6).
 
 use super::{Half, Outcome, ServerFault};
+use crate::base::units::MsgNum;
 use crate::front::PbWriter;
-use crate::operation::MsgNum;
 use crate::pb::{
     ConsumeRequest, ConsumeResponseReader, ConsumeSetupRequest, ReceivedMessage, SetupRequest, Status,
 };

@@ -2,8 +2,9 @@
 
 use super::{Half, Outcome, ServerFault};
 use crate::base::batch::Record;
+use crate::base::units::MsgNum;
 use crate::front::PbWriter;
-use crate::operation::{MsgNum, SendWindow};
+use crate::operation::SendWindow;
 use crate::pb::{
     ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest, encode_produce_request,
 };

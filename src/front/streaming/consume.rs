@@ -7,6 +7,7 @@ use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::queue::message_id;
+use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, Origin, PbWriter, status_of};
 use crate::operation::{Consume, Form, Gathered, Marked};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
@@ -24,12 +25,12 @@ pub(super) struct Consuming {
 
 impl Form for MessageTemplate {
     #[inline]
-    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self {
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
         Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix_ms), stored.timestamp_ms)
     }
 
     #[inline]
-    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize {
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         MessageTemplate::encoded_length(self, offset, record)
     }
 }
@@ -53,7 +54,7 @@ impl Consuming {
     }
 
     /// What a fetch brought.
-    pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
+    pub(super) fn handle_fetched(&mut self, partition: Partition, fetched: Fetched, cx: &Cx<'_>) {
         self.consume.handle_fetched(partition, fetched, cx.has_room(), &cx.resources);
     }
 
@@ -107,7 +108,7 @@ impl Consuming {
             }
             for run in &runs {
                 let mut record = run.record;
-                for offset in run.offset..run.offset + run.count {
+                for offset in run.offset.following(run.count) {
                     if let Some((next, message)) = run.stored.batch.record_at(record) {
                         run.form.encode(offset, message, out);
                         record = next;

@@ -28,6 +28,7 @@ use super::{Cx, DrainStep, FrontStatus};
 use crate::base::clock::millis;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
@@ -254,7 +255,7 @@ impl ServerSession {
     }
 
     /// Of a consume operation, its queue, each partition that it reads and the offset that comes next.
-    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
+    pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match &self.operations.state {
             State::Consuming(consuming) => {
                 let consume = &consuming.consume;

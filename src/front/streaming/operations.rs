@@ -9,6 +9,7 @@ use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, status_of};
 use crate::operation::{Caller, Command, Consume, OperationId, Positioning, Produce, Routing, Subject};
 use crate::ws::CloseCode;
@@ -32,7 +33,7 @@ pub(super) enum State {
 /// A consume operation that waits for its positions.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    only: Option<u16>,
+    only: Option<Partition>,
     echo: bool,
     has_extensions: bool,
     positioning: Positioning,
@@ -166,7 +167,7 @@ impl Operations {
     pub(super) fn handle_opened(
         &mut self,
         opened: Result<QueueInfo, Fault>,
-        local_partition: u16,
+        local_partition: Partition,
         cx: &mut Cx<'_>,
     ) {
         let State::Opening { setup, .. } = &mut self.state else { return };
@@ -179,7 +180,7 @@ impl Operations {
             Err(fault) => return self.fail(fault, cx),
         };
         let only = setup.as_ref().and_then(|setup| setup.address.partition);
-        if only.is_some_and(|partition| partition >= queue.partitions) {
+        if only.is_some_and(|partition| partition.0 >= queue.partitions) {
             return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
         }
         let Some(Setup { address, consume }) = setup.take() else { return };
@@ -205,8 +206,8 @@ impl Operations {
 
     pub(super) fn handle_position(
         &mut self,
-        partition: u16,
-        position: Result<u64, StoreFault>,
+        partition: Partition,
+        position: Result<Offset, StoreFault>,
         cx: &mut Cx<'_>,
     ) {
         let State::Positioning(waiting) = &mut self.state else { return };

@@ -7,6 +7,7 @@ use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::names::{FullName, Project, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
+use crate::base::units::Partition;
 use crate::operation::Answer;
 use crate::store::{Life, Request, Store};
 
@@ -159,12 +160,12 @@ impl<S: Store<Connections>> Core<S> {
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
         self.with_dirty(now, id, |connection, env| {
-            let mut local_partition = 0;
+            let mut local_partition = Partition::default();
             if let Ok(info) = &opened {
                 // The partition that costs a keyless producer no hop; spread over those of this shard.
-                let owned: Vec<u16> =
-                    (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
-                local_partition = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
+                let owned: Vec<Partition> = info.all().filter(|p| info.owner(*p, shards) == shard).collect();
+                local_partition =
+                    owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or_default();
             }
             let answer = Answer::Opened { result: opened, local_partition };
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));

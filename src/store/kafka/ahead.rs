@@ -9,6 +9,7 @@ use super::TICK_MS;
 use super::watch::SUSPICION_MS;
 use crate::base::clock::Now;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::Offset;
 use crate::store::waiting::Waiting;
 use crate::store::window::Fetch;
 
@@ -66,7 +67,7 @@ impl<T: Copy + Eq> Ahead<T> {
     }
 
     /// Handles Kafka's answer to question number `asked`: where the partition ends.
-    pub(super) fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64) -> Settled<T> {
+    pub(super) fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: Offset) -> Settled<T> {
         let mut settled =
             Settled { reached: Vec::new(), rewound: Vec::new(), is_new: false, asks_again: false };
         self.waiting.serve(|doubt, mut fetch| {
@@ -121,14 +122,15 @@ impl<T: Copy + Eq> Ahead<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::units::Partition;
 
-    const KEY: PartitionKey = PartitionKey { queue: QueueId(1), partition: 2 };
+    const KEY: PartitionKey = PartitionKey { queue: QueueId(1), partition: Partition(2) };
 
     fn at(mono_ms: u64) -> Now {
         Now::at_ms(mono_ms, mono_ms)
     }
 
-    fn fetch(token: u64, from: u64) -> Fetch<u64> {
+    fn fetch(token: u64, from: Offset) -> Fetch<u64> {
         Fetch { token, from, bytes_max: 1, exclude: None, wait: true, since_ms: 0 }
     }
 
@@ -139,13 +141,13 @@ mod tests {
     #[test]
     fn a_shard_that_lags_is_told_from_a_partition_that_went_back() {
         let mut ahead = Ahead::new();
-        ahead.push(KEY, fetch(1, 100), 0);
-        ahead.push(KEY, fetch(2, 101), 0);
-        let settled = ahead.settle(at(0), KEY, 1, 100);
+        ahead.push(KEY, fetch(1, Offset(100)), 0);
+        ahead.push(KEY, fetch(2, Offset(101)), 0);
+        let settled = ahead.settle(at(0), KEY, 1, Offset(100));
         assert_eq!((tokens(&settled.reached), tokens(&settled.rewound)), (vec![1], vec![]));
         assert!(settled.is_new && settled.asks_again);
         // Once more, and the end may have come to be there.
-        let settled = ahead.settle(at(PROOF_MS), KEY, 2, 101);
+        let settled = ahead.settle(at(PROOF_MS), KEY, 2, Offset(101));
         assert_eq!((tokens(&settled.reached), tokens(&settled.rewound)), (vec![2], vec![]));
         assert!(!settled.asks_again && ahead.waiting() == 0);
     }
@@ -153,13 +155,13 @@ mod tests {
     #[test]
     fn only_answers_that_say_so_for_a_while_prove_a_rewind() {
         let mut ahead = Ahead::new();
-        ahead.push(KEY, fetch(1, 100), 0);
+        ahead.push(KEY, fetch(1, Offset(100)), 0);
         for (question, ms) in [(1, 0), (2, 250), (3, PROOF_MS - 1)] {
-            let settled = ahead.settle(at(ms), KEY, question, 99);
+            let settled = ahead.settle(at(ms), KEY, question, Offset(99));
             assert!(settled.rewound.is_empty() && settled.asks_again, "{ms}");
             assert_eq!(settled.is_new, question == 1);
         }
-        let settled = ahead.settle(at(PROOF_MS), KEY, 4, 99);
+        let settled = ahead.settle(at(PROOF_MS), KEY, 4, Offset(99));
         assert_eq!(tokens(&settled.rewound), [1]);
         assert!(!settled.asks_again && !ahead.is_wanted(KEY));
     }
@@ -167,40 +169,40 @@ mod tests {
     #[test]
     fn an_answer_to_an_older_question_or_of_another_partition_proves_nothing() {
         let mut ahead = Ahead::new();
-        ahead.push(KEY, fetch(1, 100), 7);
-        let other = PartitionKey { partition: 3, ..KEY };
+        ahead.push(KEY, fetch(1, Offset(100)), 7);
+        let other = PartitionKey { partition: Partition(3), ..KEY };
         for (key, question) in [(KEY, 7), (KEY, 6), (other, 8)] {
-            let settled = ahead.settle(at(0), key, question, 0);
+            let settled = ahead.settle(at(0), key, question, Offset(0));
             assert!(settled.rewound.is_empty() && settled.reached.is_empty() && !settled.asks_again);
         }
         assert!(ahead.is_wanted(KEY) && !ahead.is_wanted(other));
         // Nor does the same answer twice.
-        assert!(ahead.settle(at(0), KEY, 8, 0).asks_again);
-        assert!(ahead.settle(at(PROOF_MS), KEY, 8, 0).rewound.is_empty());
-        assert_eq!(tokens(&ahead.settle(at(PROOF_MS), KEY, 9, 0).rewound), [1]);
+        assert!(ahead.settle(at(0), KEY, 8, Offset(0)).asks_again);
+        assert!(ahead.settle(at(PROOF_MS), KEY, 8, Offset(0)).rewound.is_empty());
+        assert_eq!(tokens(&ahead.settle(at(PROOF_MS), KEY, 9, Offset(0)).rewound), [1]);
     }
 
     #[test]
     fn what_was_seen_to_go_back_stays_so_where_the_log_has_outgrown_it() {
         let mut ahead = Ahead::new();
-        ahead.push_gone_back(at(0), KEY, fetch(1, 100), 0);
-        assert!(ahead.settle(at(1), KEY, 1, 1_000).asks_again);
-        assert_eq!(tokens(&ahead.settle(at(PROOF_MS), KEY, 2, 1_000).rewound), [1]);
+        ahead.push_gone_back(at(0), KEY, fetch(1, Offset(100)), 0);
+        assert!(ahead.settle(at(1), KEY, 1, Offset(1_000)).asks_again);
+        assert_eq!(tokens(&ahead.settle(at(PROOF_MS), KEY, 2, Offset(1_000)).rewound), [1]);
     }
 
     #[test]
     fn fetches_are_cancelled_given_back_and_told_when_nobody_answers() {
         let mut ahead = Ahead::new();
         for token in 1..=3 {
-            ahead.push(KEY, fetch(token, 100), 0);
+            ahead.push(KEY, fetch(token, Offset(100)), 0);
         }
         assert_eq!(ahead.cancel(2).map(|fetch| fetch.token), Some(2));
         assert!(ahead.cancel(2).is_none());
         // An answer renews the patience.
-        ahead.settle(at(500), KEY, 1, 0);
+        ahead.settle(at(500), KEY, 1, Offset(0));
         assert!(ahead.take_unanswered(500).is_empty());
         assert_eq!(tokens(&ahead.take_unanswered(501)), [1, 3]);
-        ahead.push(KEY, fetch(4, 100), 0);
+        ahead.push(KEY, fetch(4, Offset(100)), 0);
         assert!(ahead.forget(QueueId(9)).is_empty());
         assert_eq!(tokens(&ahead.forget(KEY.queue)), [4]);
         assert_eq!(ahead.waiting(), 0);

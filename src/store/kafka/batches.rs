@@ -10,6 +10,7 @@ use super::topics::TopicInfo;
 use crate::base::batch::{BatchBuilder, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::names::ClientId;
+use crate::base::units::{Offset, Partition};
 use crate::store::window::Window;
 
 /// A batch is closed once it holds this many bytes.
@@ -55,7 +56,7 @@ impl Times {
 #[derive(Debug)]
 pub(super) struct Batches {
     topic: Arc<TopicInfo>,
-    partition: u16,
+    partition: Partition,
     reads: Reads,
     open: Option<Open>,
     times: Times,
@@ -64,14 +65,14 @@ pub(super) struct Batches {
 #[derive(Debug)]
 struct Open {
     client: ClientId,
-    base_offset: u64,
-    next_offset: u64,
+    base_offset: Offset,
+    next_offset: Offset,
     timestamp_ms: u64,
     builder: BatchBuilder,
 }
 
 impl Batches {
-    pub(super) fn new(topic: Arc<TopicInfo>, partition: u16, reads: Reads) -> Self {
+    pub(super) fn new(topic: Arc<TopicInfo>, partition: Partition, reads: Reads) -> Self {
         let times = Times { last_ms: 0, clock_step_max_ms: reads.clock_step_max_ms };
         Self { topic, partition, reads, open: None, times }
     }
@@ -145,7 +146,7 @@ impl Batches {
         if self.topic.is_first_passed_over(self.partition) {
             tracing::error!(
                 topic = %self.topic.name.to_string_lossy(),
-                partition = self.partition,
+                partition = self.partition.0,
                 offset = message.offset(),
                 bytes = message.key().len() + message.payload().len(),
                 largest = self.topic.served_bytes,

@@ -19,6 +19,7 @@ use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::queue::{PartitionKey, Position, QueueId};
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion};
 
@@ -199,7 +200,7 @@ impl<T: Asker> Fetches<T> {
         }
     }
 
-    fn start_tail(&mut self, now: Now, key: PartitionKey, end: u64, queues: &mut Queues<T>) {
+    fn start_tail(&mut self, now: Now, key: PartitionKey, end: Offset, queues: &mut Queues<T>) {
         let Some(info) = queues.topic(key.queue) else { return };
         match self.tails.start(now, key, end, info.clone()) {
             Ok(Some(fetches)) => fetches.into_iter().for_each(|fetch| self.fetch(now, key, fetch, queues)),
@@ -212,7 +213,7 @@ impl<T: Asker> Fetches<T> {
     }
 
     /// Handles Kafka's answer about a partition's end for the fetches that lie beyond the tail.
-    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64, queues: &mut Queues<T>) {
+    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: Offset, queues: &mut Queues<T>) {
         let settled = self.ahead.settle(now, key, asked, end);
         if settled.is_new {
             // Another topic with that name is no rewind.
@@ -240,15 +241,15 @@ impl<T: Asker> Fetches<T> {
         &mut self,
         key: PartitionKey,
         fetch: &Fetch<T::Fetch>,
-        end: u64,
+        end: Offset,
         queues: &mut Queues<T>,
     ) {
         let topic = queues.topic(key.queue).map(|info| info.name.to_string_lossy().into_owned());
         tracing::warn!(
             topic,
-            partition = key.partition,
-            position = fetch.from,
-            end,
+            partition = key.partition.0,
+            position = fetch.from.0,
+            end = end.0,
             "a partition has gone back behind a consumer's position (an unclean leader election, or a restored backup): the \
              consumer begins again at the oldest message"
         );

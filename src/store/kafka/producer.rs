@@ -17,6 +17,7 @@ use super::news::News;
 use super::topics::TopicInfo;
 use crate::base::batch::Batch;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::Offset;
 use crate::store::Stream;
 
 /// Records in one call of librdkafka.
@@ -42,7 +43,7 @@ pub(super) struct Outcome<T> {
     pub queue: QueueId,
     pub count: u32,
     /// The offsets, if they are known and consecutive.
-    pub result: Result<Option<Range<u64>>, Trouble>,
+    pub result: Result<Option<Range<Offset>>, Trouble>,
 }
 
 /// An append that is not completed.
@@ -180,7 +181,7 @@ impl<T: Copy> Producer<T> {
             client: (!batch.is_anonymous()).then_some(batch.client()),
             packed: None,
         };
-        let partition = i32::from(one.append.partition.partition);
+        let partition = one.append.partition.partition;
         let mut records: Vec<(&[u8], &[u8])> = Vec::with_capacity(RECORDS_AT_ONCE);
         while let Some(from) = one.rest {
             records.clear();

@@ -17,6 +17,7 @@ use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::Offset;
 use crate::store::waiting::Waiting;
 use crate::store::window::Fetch;
 
@@ -308,7 +309,7 @@ impl<T> Reader<T> {
         now: Now,
         key: PartitionKey,
         info: &Arc<TopicInfo>,
-        from: u64,
+        from: Offset,
         reads: Reads,
     ) -> Result<(), StoreFault> {
         let Some(Consumer { messages, client }) = &mut self.consumer else {
@@ -316,7 +317,7 @@ impl<T> Reader<T> {
         };
         let report = |trouble: Trouble| trouble.report("read older messages");
         let topic = client.topics.get(&client.handle, key.queue, info).map_err(report)?.clone();
-        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages).map_err(report)?;
+        topic.start(key.partition, info.layout.of_kafka(from), messages).map_err(report)?;
         self.state = ReaderState::Reading(Box::new(Stay::new(now, key, topic, info.clone(), from, reads)));
         Ok(())
     }

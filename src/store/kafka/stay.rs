@@ -9,6 +9,7 @@ use super::native::{Queue, Topic};
 use super::topics::TopicInfo;
 use crate::base::clock::Now;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 use crate::store::window::Window;
 
 /// How much a reader brings at one position before it may move to another, bytes.
@@ -24,7 +25,7 @@ pub(super) struct Stay {
     pub topic: Arc<Topic>,
     pub info: Arc<TopicInfo>,
     /// The offset where it began.
-    from: u64,
+    from: Offset,
     pub window: Window,
     batches: Batches,
     /// The partition has gone back since it began: it serves nothing more.
@@ -42,7 +43,7 @@ impl Stay {
         key: PartitionKey,
         topic: Arc<Topic>,
         info: Arc<TopicInfo>,
-        from: u64,
+        from: Offset,
         reads: Reads,
     ) -> Self {
         Self {
@@ -59,7 +60,7 @@ impl Stay {
     }
 
     /// Whether it serves a fetch from an offset on.
-    pub(super) fn serves(&self, key: PartitionKey, from: u64) -> bool {
+    pub(super) fn serves(&self, key: PartitionKey, from: Offset) -> bool {
         self.key == key && !self.is_stale && self.window.covers(from)
     }
 
@@ -71,7 +72,7 @@ impl Stay {
     /// Takes what librdkafka has read ahead. False if that is nothing.
     pub(super) fn advance(&mut self, now: Now, messages: &Queue) -> bool {
         let Self { key, topic, info, from, window, batches, is_stale, .. } = self;
-        let of = (topic.number(), i32::from(key.partition));
+        let of = (topic.number(), key.partition);
         let count = messages.consume(|message| {
             if message.from() != of || *is_stale {
                 return;

@@ -14,6 +14,7 @@ use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::{Offset, Partition};
 use crate::store::waiting::Waiting;
 use crate::store::window::{Fetch, Window};
 
@@ -76,10 +77,10 @@ struct Tail<T> {
 pub(super) struct Tails<T> {
     tails: HashMap<PartitionKey, Tail<T>>,
     /// The running tails, by topic number and partition.
-    by_number: HashMap<(usize, i32), PartitionKey>,
+    by_number: HashMap<(usize, Partition), PartitionKey>,
     client: TailsClient,
     /// The partitions that are being stopped: they cannot start again before that is done. None of them is in `by_number`.
-    stopping: HashSet<(usize, i32)>,
+    stopping: HashSet<(usize, Partition)>,
     bytes_max: usize,
     reads: Reads,
     /// Queues whose topics Kafka no longer knows, not yet taken.
@@ -166,7 +167,7 @@ impl<T: Copy + Eq> Tails<T> {
         &mut self,
         now: Now,
         key: PartitionKey,
-        end: u64,
+        end: Offset,
         info: Arc<TopicInfo>,
     ) -> Result<Option<Vec<Fetch<T>>>, Trouble> {
         let Some(tail) = self.tails.get_mut(&key).filter(|tail| matches!(tail.state, TailState::Asking))
@@ -177,7 +178,7 @@ impl<T: Copy + Eq> Tails<T> {
             return Ok(None);
         };
         let topic = client.topics.get(&client.handle, key.queue, &info)?.clone();
-        let partition = i32::from(key.partition);
+        let partition = key.partition;
         if self.stopping.contains(&(topic.number(), partition)) {
             return Ok(None);
         }
@@ -288,7 +289,7 @@ impl<T: Copy + Eq> Tails<T> {
                 && matches!(tail.state, TailState::Running(_))
                 && let TailState::Running(running) = std::mem::replace(&mut tail.state, TailState::Stopping)
             {
-                let number = (running.topic.number(), i32::from(key.partition));
+                let number = (running.topic.number(), key.partition);
                 if self.by_number.get(&number) == Some(key) {
                     self.by_number.remove(&number);
                 }
@@ -301,7 +302,7 @@ impl<T: Copy + Eq> Tails<T> {
 
     /// A tail's partition was stopped. True if a fetch waits for it, so that the end must be asked for.
     pub(super) fn handle_stopped(&mut self, key: PartitionKey, number: usize) -> bool {
-        self.stopping.remove(&(number, i32::from(key.partition)));
+        self.stopping.remove(&(number, key.partition));
         let Some(tail) = self.tails.get_mut(&key) else { return false };
         tail.state = TailState::Asking;
         if tail.waiting.is_empty() {

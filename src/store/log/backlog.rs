@@ -15,6 +15,7 @@ use super::segment::Segment;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::units::Offset;
 use crate::store::window::{Fetch, Window};
 use crate::store::{Asker, Completion};
 
@@ -29,12 +30,12 @@ pub(super) enum Waiter<T: Asker> {
     /// A fetch.
     Fetch(Fetch<T::Fetch>),
     /// The first message since a time, Unix milliseconds, which is not before `from`.
-    Resolve { token: T::Resolve, unix_ms: u64, from: u64 },
+    Resolve { token: T::Resolve, unix_ms: u64, from: Offset },
 }
 
 impl<T: Asker> Waiter<T> {
     /// The first offset wanted.
-    pub(super) fn from(&self) -> u64 {
+    pub(super) fn from(&self) -> Offset {
         match self {
             Self::Fetch(fetch) => fetch.from,
             Self::Resolve { from, .. } => *from,
@@ -55,11 +56,11 @@ impl<T: Asker> Waiter<T> {
 struct ReadWindow {
     window: Window,
     /// Where the chunk begins that was loaded last.
-    chunk: u64,
+    chunk: Offset,
 }
 
 impl ReadWindow {
-    fn holds(&self, offset: u64) -> bool {
+    fn holds(&self, offset: Offset) -> bool {
         (self.window.start()..self.window.end()).contains(&offset)
     }
 }
@@ -71,7 +72,7 @@ struct PartitionReads<T: Asker> {
     waiters: Vec<Waiter<T>>,
     is_loading: bool,
     /// Who has come so far that what follows there is loaded.
-    ahead: Option<u64>,
+    ahead: Option<Offset>,
     /// The runs of the sealed segment that is read.
     runs: Option<(u64, Arc<[Run]>)>,
     /// It is in `Backlog::stalled`.
@@ -182,7 +183,7 @@ impl<T: Asker> Backlog<T> {
     }
 
     /// Where the next load of a partition begins, if one is wanted and none under way.
-    pub(super) fn wants(&mut self, id: PartitionId) -> Option<u64> {
+    pub(super) fn wants(&mut self, id: PartitionId) -> Option<Offset> {
         let reads = self.of.get_mut(&id)?;
         if reads.is_loading {
             return None;
@@ -207,7 +208,7 @@ impl<T: Asker> Backlog<T> {
     }
 
     /// Takes the waiters that begin at an offset or later: what they want is elsewhere.
-    pub(super) fn take_from(&mut self, id: PartitionId, offset: u64) -> Vec<Waiter<T>> {
+    pub(super) fn take_from(&mut self, id: PartitionId, offset: Offset) -> Vec<Waiter<T>> {
         let Some(reads) = self.of.get_mut(&id) else { return Vec::new() };
         reads.waiters.extract_if(.., |waiter| waiter.from() >= offset).collect()
     }

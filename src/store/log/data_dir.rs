@@ -13,6 +13,7 @@ use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, Signing, owner};
+use crate::base::units::Offset;
 use crate::store::Life;
 
 /// See the module's page.
@@ -156,12 +157,12 @@ impl DataDir {
     }
 
     /// How many offsets are left out before the next message of a partition that ends there.
-    pub(super) fn jump(&self, id: PartitionId, end: u64) -> u64 {
+    pub(super) fn jump(&self, id: PartitionId, end: Offset) -> u64 {
         self.lock().history.jump(id, end)
     }
 
     /// Where a consumer goes on that stood at `position` in that timeline.
-    pub(super) fn resume(&self, timeline: u64, id: PartitionId, position: u64) -> u64 {
+    pub(super) fn resume(&self, timeline: u64, id: PartitionId, position: Offset) -> Offset {
         self.lock().history.resume(timeline, id, position)
     }
 

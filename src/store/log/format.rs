@@ -20,6 +20,7 @@ use std::fmt;
 
 use crate::base::batch::{Batch, StoredBatch};
 use crate::base::names::ClientId;
+use crate::base::units::{Offset, Partition};
 
 /// The one version that is written and read.
 pub const VERSION: u32 = 1;
@@ -43,7 +44,7 @@ pub const BATCH_HEADER: usize = 72;
 pub const FILE_HEADER: usize = 40;
 
 /// No message has this offset or a later one, so adding to an offset never overflows.
-pub const OFFSET_MAX: u64 = 1 << 63;
+pub const OFFSET_MAX: Offset = Offset(1 << 63);
 
 /// Nothing was stored at this time, Unix milliseconds, or later.
 pub const TIME_MAX_MS: u64 = 1 << 62;
@@ -186,7 +187,7 @@ impl SegmentHeader {
 }
 
 /// A partition in one life of its queue: the incarnation, and which.
-pub type PartitionId = (u64, u16);
+pub type PartitionId = (u64, Partition);
 
 /// What a batch's header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,9 +195,9 @@ pub struct BatchHeader {
     /// The life of its queue.
     pub incarnation: u64,
     /// Its partition.
-    pub partition: u16,
+    pub partition: Partition,
     /// The offset of its first message.
-    pub base_offset: u64,
+    pub base_offset: Offset,
     /// When it was stored, Unix milliseconds.
     pub timestamp_ms: u64,
     client: ClientId,
@@ -211,7 +212,7 @@ pub struct BatchHeader {
 
 impl BatchHeader {
     /// The offset behind its last message.
-    pub fn end_offset(&self) -> u64 {
+    pub fn end_offset(&self) -> Offset {
         self.base_offset.saturating_add(u64::from(self.count))
     }
 
@@ -235,12 +236,12 @@ impl BatchHeader {
         put(&self.records_checksum.to_le_bytes());
         put(&self.records.to_le_bytes());
         put(&self.incarnation.to_le_bytes());
-        put(&self.base_offset.to_le_bytes());
+        put(&self.base_offset.0.to_le_bytes());
         put(&self.timestamp_ms.to_le_bytes());
         put(&self.client.as_u128().to_le_bytes());
         put(&self.ttl_secs.to_le_bytes());
         put(&self.count.to_le_bytes());
-        put(&self.partition.to_le_bytes());
+        put(&self.partition.0.to_le_bytes());
         put(&self.flags.to_le_bytes());
         bytes[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
         let sum = checksum(&[&stamp.to_le_bytes(), &bytes[8..]]);
@@ -260,12 +261,12 @@ impl BatchHeader {
             records_checksum: fields.u32()?,
             records: fields.u32()?,
             incarnation: fields.u64()?,
-            base_offset: fields.u64()?,
+            base_offset: Offset(fields.u64()?),
             timestamp_ms: fields.u64()?,
             client: ClientId::from(fields.u128()?),
             ttl_secs: fields.u32()?,
             count: fields.u32()?,
-            partition: fields.u16()?,
+            partition: Partition(fields.u16()?),
             flags: fields.u16()?,
         };
         let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp_ms <= TIME_MAX_MS;
@@ -344,7 +345,7 @@ impl RoundWriter {
         &mut self,
         buffer: &mut Vec<u8>,
         id: PartitionId,
-        end: u64,
+        end: Offset,
         timestamp_ms: u64,
     ) -> (BatchHeader, usize) {
         let header = BatchHeader {

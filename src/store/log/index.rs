@@ -20,6 +20,7 @@ use super::format::{
     BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX_MS, Unreadable, behind_prefix, checksum,
     with_prefix,
 };
+use crate::base::units::{Offset, Partition};
 
 const MAGIC: [u8; 8] = *b"MSTRMIDX";
 
@@ -43,9 +44,9 @@ const _: () = assert!(RUN_GAP < RUN_BYTES_MAX, "a run spans more than one gap");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The offset of its first message.
-    pub first: u64,
+    pub first: Offset,
     /// The offset behind its last.
-    pub end: u64,
+    pub end: Offset,
     /// When its first batch was stored, Unix milliseconds.
     pub timestamp_ms: u64,
     /// Where it begins in the segment.
@@ -58,9 +59,9 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanHead {
     /// The offset of its first message.
-    pub first: u64,
+    pub first: Offset,
     /// The offset behind its last.
-    pub end: u64,
+    pub end: Offset,
     /// When its first batch was stored, Unix milliseconds.
     pub first_ms: u64,
     /// When its last was.
@@ -170,8 +171,8 @@ impl RunsAt {
             .map(|run| {
                 let mut fields = Reader(run);
                 let run = Run {
-                    first: fields.u64()?,
-                    end: fields.u64()?,
+                    first: Offset(fields.u64()?),
+                    end: Offset(fields.u64()?),
                     timestamp_ms: fields.u64()?,
                     at: fields.u64()?,
                     bytes: fields.u64()?,
@@ -199,13 +200,13 @@ impl Index {
         for (id, span) in spans {
             let begins = all_runs.len();
             for run in &span.runs {
-                [run.first, run.end, run.timestamp_ms, run.at, run.bytes]
+                [run.first.0, run.end.0, run.timestamp_ms, run.at, run.bytes]
                     .iter()
                     .for_each(|field| all_runs.extend(field.to_le_bytes()));
             }
             let (count, checksum) = (span.runs.len() as u32, checksum(&[&all_runs[begins..]]));
             let SpanHead { first, end, first_ms, last_ms, expiry_ms, bytes, messages } = span.head;
-            [id.0, u64::from(id.1), first, end, first_ms, last_ms, expiry_ms, bytes, messages]
+            [id.0, u64::from(id.1.0), first.0, end.0, first_ms, last_ms, expiry_ms, bytes, messages]
                 .iter()
                 .for_each(|field| heads.extend(field.to_le_bytes()));
             heads.extend(count.to_le_bytes());
@@ -237,10 +238,10 @@ impl Index {
         let spans = heads.chunks_exact(SPAN_BYTES).map(|head| {
             let mut fields = Reader(head);
             let mut field = || fields.u64();
-            let id = (field()?, u16::try_from(field()?).ok()?);
+            let id = (field()?, Partition(u16::try_from(field()?).ok()?));
             let head = SpanHead {
-                first: field()?,
-                end: field()?,
+                first: Offset(field()?),
+                end: Offset(field()?),
                 first_ms: field()?,
                 last_ms: field()?,
                 expiry_ms: field()?,

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
-use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::format::{BatchHeader, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run};
 use super::os::moment;
@@ -18,6 +19,7 @@ use super::segment::{Past, Runs, SealedSpan};
 use super::summary;
 use crate::base::batch::StoredBatch;
 use crate::base::names::FullName;
+use crate::base::units::Partition;
 use crate::store::{Life, QueueSummary};
 
 /// A directory to which nothing is written.
@@ -47,7 +49,7 @@ impl Directory for ReadOnly<'_> {
 #[derive(Debug)]
 pub struct Contents {
     queues: BTreeMap<FullName, Life>,
-    pasts: BTreeMap<(u64, u16), Past>,
+    pasts: BTreeMap<PartitionId, Past>,
     /// What was found wrong on the way.
     pub report: Report,
 }
@@ -64,7 +66,7 @@ impl Contents {
     pub fn queues(&self, unix_ms: u64) -> Vec<(&FullName, QueueSummary)> {
         let summary = |life: &Life| {
             let mut held = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
-            for (_, past) in self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX)) {
+            for (_, past) in self.pasts.range(partitions_of(life)) {
                 summary::add(&mut held, past.spans.iter().map(|span| &span.head), unix_ms);
             }
             held
@@ -78,14 +80,12 @@ impl Contents {
         &self,
         directory: &dyn Directory,
         name: &FullName,
-        mut take: impl FnMut(u16, StoredBatch) -> io::Result<()>,
+        mut take: impl FnMut(Partition, StoredBatch) -> io::Result<()>,
         mut damaged: impl FnMut(FileName, Damage),
     ) -> Option<io::Result<()>> {
         let life = self.queues.get(name)?;
         let mut dump = || {
-            for ((incarnation, partition), past) in
-                self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX))
-            {
+            for ((incarnation, partition), past) in self.pasts.range(partitions_of(life)) {
                 for span in &past.spans {
                     let file = FileName::Segment(span.segment.place);
                     for run in &*runs(directory, span)? {
@@ -107,6 +107,11 @@ impl Contents {
         };
         Some(dump())
     }
+}
+
+/// From the first partition that a life of a queue may have to the last.
+fn partitions_of(life: &Life) -> RangeInclusive<PartitionId> {
+    (life.incarnation, Partition(0))..=(life.incarnation, Partition(u16::MAX))
 }
 
 fn runs(directory: &dyn Directory, span: &SealedSpan) -> io::Result<Arc<[Run]>> {

@@ -10,6 +10,7 @@ use super::format::{
 };
 use super::index::{Spans, add_to};
 use crate::base::batch::{Batch, StoredBatch};
+use crate::base::units::Offset;
 use crate::store::{Asker, Stream};
 
 /// Bytes of a round, but for its last batch: enough to hide what a sync costs, and not so much that whoever comes next waits.
@@ -170,7 +171,7 @@ impl<T: Asker> Journal<T> {
     /// `None` where the segment has no room.
     pub(super) fn next_round(
         &mut self,
-        mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, u64, u64),
+        mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, Offset, u64),
     ) -> Option<(FileName, u64, Vec<u8>)> {
         debug_assert!(self.round.is_none(), "one round is written at a time");
         let count = self.next_count(self.active.as_ref()?);

@@ -90,7 +90,7 @@ use std::sync::Arc;
 use self::backlog::Backlog;
 use self::data_dir::ShardStart;
 use self::disk::{Disk, Reserve};
-use self::partition::Partition;
+use self::partition::LogPartition;
 use self::partitions::Partitions;
 use self::queues::Queues;
 use self::reading::forget;
@@ -105,6 +105,7 @@ use crate::base::clock::{Now, millis};
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
+use crate::base::units::Partition;
 use crate::store::Asker;
 
 /// See the module's page.
@@ -129,7 +130,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
         let found = pasts.into_iter().map(|(id, past)| {
             let jump = dir.jump(id, past.end);
-            (id, Partition::new(past, jump))
+            (id, LogPartition::new(past, jump))
         });
         let share = |bytes: usize| bytes / usize::from(shards.max(1));
         let limits = SegmentLimits {
@@ -230,7 +231,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         }
     }
 
-    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
+    fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
         Some(self.partitions.tail((queue.incarnation, partition)))
     }
 

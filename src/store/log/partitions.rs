@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::format::PartitionId;
 use super::index::{RunsAt, SpanHead, Spans};
 use super::journal::{Active, JournalEntry, Written};
-use super::partition::Partition;
+use super::partition::LogPartition;
 use super::segment::{Runs, SealedSpan, Segment};
 use super::summary;
 use super::usage::{Account, Accounts};
@@ -16,6 +16,7 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
@@ -25,7 +26,7 @@ const MARKS_AT_ONCE: usize = 4096;
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Partitions<T: Asker> {
-    of: HashMap<PartitionId, Partition<T::Fetch>>,
+    of: HashMap<PartitionId, LogPartition<T::Fetch>>,
     /// Where a project's storage is limited.
     accounts: Option<Accounts>,
     /// The batches in memory and their cost, in the order of their arrival. Some may be of partitions that are gone.
@@ -44,7 +45,7 @@ pub(super) struct Partitions<T: Asker> {
 impl<T: Asker> Partitions<T> {
     /// Those that the start has found, of whose messages `tail_bytes_max` stay in memory.
     pub(super) fn new(
-        found: impl Iterator<Item = (PartitionId, Partition<T::Fetch>)>,
+        found: impl Iterator<Item = (PartitionId, LogPartition<T::Fetch>)>,
         tail_bytes_max: usize,
     ) -> Self {
         Self {
@@ -60,12 +61,12 @@ impl<T: Asker> Partitions<T> {
     }
 
     #[inline]
-    pub(super) fn get(&self, id: PartitionId) -> Option<&Partition<T::Fetch>> {
+    pub(super) fn get(&self, id: PartitionId) -> Option<&LogPartition<T::Fetch>> {
         self.of.get(&id)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition<T::Fetch>> {
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut LogPartition<T::Fetch>> {
         self.of.get_mut(&id)
     }
 
@@ -78,7 +79,7 @@ impl<T: Asker> Partitions<T> {
         let accounts = &self.accounts;
         self.of.entry(id).or_insert_with(|| {
             let account = accounts.as_ref().and_then(|accounts| accounts.of(key));
-            Partition { account, ..Partition::new(Default::default(), 0) }
+            LogPartition { account, ..LogPartition::new(Default::default(), 0) }
         });
     }
 
@@ -94,9 +95,9 @@ impl<T: Asker> Partitions<T> {
 
     /// What a round makes of an entry: the batch as it is stored, or for a mark nothing, with the partition's end and a time.
     #[inline]
-    pub(super) fn assign(&mut self, now: Now, entry: &JournalEntry<T>) -> (Option<StoredBatch>, u64, u64) {
+    pub(super) fn assign(&mut self, now: Now, entry: &JournalEntry<T>) -> (Option<StoredBatch>, Offset, u64) {
         // Its queue may have been deleted meanwhile.
-        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
+        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, Offset::ZERO, now.unix_ms) };
         partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
         let timestamp_ms = partition.past.last_ms;
         let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };
@@ -124,7 +125,7 @@ impl<T: Asker> Partitions<T> {
             account.add(&written.header);
         }
         let range = stored.base_offset..stored.end_offset();
-        self.counters.stored += range.end - range.start;
+        self.counters.stored += range.end.since(range.start);
         let before = partition.window.bytes();
         partition.window.push(stored);
         debug_assert!(partition.is_sound(), "{id:?}: {} is stored before {}", range.end, partition.next);
@@ -203,7 +204,7 @@ impl<T: Asker> Partitions<T> {
     /// Calls `mark` for each partition that ends behind what is known of it, because something behind that was lost.
     pub(super) fn mark_ends(&mut self, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
-            if partition.past.spans.back().map_or(0, |span| span.head.end) < partition.past.end {
+            if partition.past.spans.back().map_or(Offset::ZERO, |span| span.head.end) < partition.past.end {
                 partition.is_marking = true;
                 mark(*id);
             }
@@ -288,7 +289,7 @@ impl<T: Asker> Partitions<T> {
 
     /// Where a partition ends; nothing is stored in one that is not known.
     pub(super) fn tail(&self, id: PartitionId) -> Tail {
-        self.of.get(&id).map(Partition::tail).unwrap_or_default()
+        self.of.get(&id).map(LogPartition::tail).unwrap_or_default()
     }
 
     /// What each queue holds, by incarnation.

@@ -20,6 +20,7 @@ use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::queue::Position;
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion};
 
@@ -171,7 +172,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
     fn handle_runs(
         &mut self,
         id: PartitionId,
-        from: u64,
+        from: Offset,
         segment: Arc<Segment>,
         at: RunsAt,
         read: disk::Read,
@@ -214,7 +215,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
             runs.retain(|run| run.first < span.head.end);
             let found = runs.last().map_or(span.head.first, |run| run.end);
             if found < span.head.end {
-                tracing::error!(file = %name, from = found, to = span.head.end, "damaged: messages at these offsets are lost");
+                tracing::error!(file = %name, from = found.0, to = span.head.end.0, "damaged: messages at these offsets are lost");
             }
             span.runs = Runs::Memory(runs.into());
         }

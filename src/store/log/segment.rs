@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::format::SegmentHeader;
 use super::index::{Run, RunsAt, SpanHead};
+use crate::base::units::Offset;
 
 /// A segment that is not written any more. It lives as long as a partition has something in it.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ pub struct Past {
     /// In order of their offsets.
     pub spans: VecDeque<SealedSpan>,
     /// The offset behind the last message that was ever stored.
-    pub end: u64,
+    pub end: Offset,
     /// No later message may be older, Unix milliseconds.
     pub last_ms: u64,
     /// When the first of the spans expires.
@@ -122,7 +123,7 @@ pub struct Past {
 
 impl Default for Past {
     fn default() -> Self {
-        Self { spans: VecDeque::new(), end: 0, last_ms: 0, due_ms: u64::MAX }
+        Self { spans: VecDeque::new(), end: Offset::ZERO, last_ms: 0, due_ms: u64::MAX }
     }
 }
 

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 
 /// A batch: its partition and base offset.
-type Arrival = (PartitionKey, u64);
+type Arrival = (PartitionKey, Offset);
 
 /// A look at all batches for those that expire before older ones do.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Default for Arrivals {
 
 impl Arrivals {
     /// A batch has come that expires then.
-    pub(super) fn push(&mut self, key: PartitionKey, base_offset: u64, expiry_ms: u64) {
+    pub(super) fn push(&mut self, key: PartitionKey, base_offset: Offset, expiry_ms: u64) {
         self.order.push_back((key, base_offset));
         if expiry_ms < self.latest_expiry_ms {
             self.due_ms = self.due_ms.min(expiry_ms);

@@ -26,6 +26,7 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX_MS;
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
+use crate::base::units::{Offset, Partition};
 
 /// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
 const TICK_MS: u64 = 1_000;
@@ -39,11 +40,12 @@ const MOVES_PER_BATCH: usize = 64;
 
 const _: () = assert!(BUSY_TICK_MS < TICK_MS, "the rest of a look comes before the next one");
 
+/// The batches of one partition.
 #[derive(Debug)]
-struct Partition<F> {
+struct Ring<F> {
     /// Their offsets grow and lie below `end`; their timestamps do not fall and lie at `last_timestamp_ms` or below it.
     batches: VecDeque<StoredBatch>,
-    end: u64,
+    end: Offset,
     last_timestamp_ms: u64,
     waiting: Waiting<F>,
     /// It is in `Memory::woken`.
@@ -52,11 +54,11 @@ struct Partition<F> {
     share: Option<Share>,
 }
 
-impl<F> Default for Partition<F> {
+impl<F> Default for Ring<F> {
     fn default() -> Self {
         Self {
             batches: VecDeque::new(),
-            end: 0,
+            end: Offset::ZERO,
             last_timestamp_ms: 0,
             waiting: Waiting::default(),
             is_woken: false,
@@ -65,7 +67,7 @@ impl<F> Default for Partition<F> {
     }
 }
 
-impl<F> Partition<F> {
+impl<F> Ring<F> {
     /// Gives back what a batch cost that was taken out.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
         let cost = cost(&stored.batch);
@@ -79,7 +81,7 @@ impl<F> Partition<F> {
 /// See the module's page.
 #[derive(Debug)]
 pub struct Memory<T: Asker> {
-    partitions: HashMap<PartitionKey, Partition<T::Fetch>>,
+    partitions: HashMap<PartitionKey, Ring<T::Fetch>>,
     arrivals: Arrivals,
     /// The latest timestamp that was given, and how far the clock may fall behind it.
     newest_ms: u64,
@@ -264,7 +266,7 @@ impl<T: Asker> Memory<T> {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
-            None if fetch.from > 0 => Fetched::rewound(),
+            None if fetch.from > Offset::ZERO => Fetched::rewound(),
             None => Fetched { at_end: true, ..Fetched::default() },
         };
         if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
@@ -284,8 +286,8 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    fn resolve(&self, key: PartitionKey, position: Position) -> u64 {
-        let Some(partition) = self.partitions.get(&key) else { return 0 };
+    fn resolve(&self, key: PartitionKey, position: Position) -> Offset {
+        let Some(partition) = self.partitions.get(&key) else { return Offset::ZERO };
         match position {
             // The store has one timeline in each incarnation.
             Position::After { offset, .. } => offset.min(partition.end),
@@ -324,7 +326,7 @@ impl<T: Asker> Store<T> for Memory<T> {
                     let fetched = Fetched { next: fetch.from, ..Fetched::default() };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
                     // A partition that nothing was ever stored in is known by nobody else.
-                    if of.waiting.is_empty() && of.end == 0 {
+                    if of.waiting.is_empty() && of.end == Offset::ZERO {
                         self.partitions.remove(&partition);
                     }
                 }
@@ -350,8 +352,10 @@ impl<T: Asker> Store<T> for Memory<T> {
         (self.batches > 0).then_some(now.mono_ms + if done { TICK_MS } else { BUSY_TICK_MS })
     }
 
-    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
-        Some(Tail::new(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end)))
+    fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
+        Some(Tail::new(
+            self.partitions.get(&queue.key(partition)).map_or(Offset::ZERO, |partition| partition.end),
+        ))
     }
 
     fn set_clock_step_max(&mut self, ms: u64) {

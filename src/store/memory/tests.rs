@@ -43,8 +43,8 @@ fn one_answer_brings_what_one_turn_stored_and_a_clock_that_is_set_back_changes_n
     let at = |unix_ms| Now::at_ms(0, unix_ms);
     let fetch = |token| Request::Fetch {
         token,
-        partition: key(0),
-        from: 0,
+        partition: key(Partition(0)),
+        from: Offset(0),
         bytes_max: 1 << 20,
         exclude: None,
         wait: true,
@@ -52,7 +52,7 @@ fn one_answer_brings_what_one_turn_stored_and_a_clock_that_is_set_back_changes_n
     assert!(store.submit(at(0), fetch(9)).is_ok() && store.poll_completion(at(0)).is_none());
     for (token, unix_ms) in [(0, 20_000), (1, 10_000)] {
         let (stream, batch) = (Stream(0), batch(1, 60, &[b"x"]));
-        let append = Request::Append { token, stream, partition: key(0), batch };
+        let append = Request::Append { token, stream, partition: key(Partition(0)), batch };
         assert!(store.submit(at(unix_ms), append).is_ok());
     }
     let answers: Vec<_> = std::iter::from_fn(|| store.poll_completion(at(20_000))).collect();
@@ -72,14 +72,18 @@ fn when_full_it_drops_the_oldest_of_the_shard_and_counts_them() {
         let append = Request::Append {
             token,
             stream: Stream(0),
-            partition: key(partition),
+            partition: key(Partition(partition)),
             batch: batch(1, 60, &[&[0; 100]]),
         };
         assert!(store.submit(now, append).is_ok());
     }
     assert_eq!((store.counters().dropped, store.bytes()), (1, 3 * one));
-    assert_eq!(store.partitions[&key(1)].batches[0].base_offset, 1, "the oldest was partition 1's first");
-    assert_eq!(store.partitions[&key(0)].batches.len(), 2);
+    assert_eq!(
+        store.partitions[&key(Partition(1))].batches[0].base_offset,
+        Offset(1),
+        "the oldest was partition 1's first"
+    );
+    assert_eq!(store.partitions[&key(Partition(0))].batches.len(), 2);
 }
 
 #[test]
@@ -93,7 +97,7 @@ fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
     let queue_of = |number: u64, name: &str| {
         let queue = crate::base::queue::QueueId(number);
         tenants.hold_queue(queue, of(name).hold(Use::Queue));
-        PartitionKey { queue, partition: 0 }
+        PartitionKey { queue, partition: Partition(0) }
     };
     let (of_a, of_b) = (queue_of(1, "a"), queue_of(2, "b"));
     let one = cost(&batch(1, 60, &[b"x"]));
@@ -126,7 +130,7 @@ fn told_to_refuse_it_refuses() {
         let append = Request::Append {
             token,
             stream: Stream(0),
-            partition: key(0),
+            partition: key(Partition(0)),
             batch: batch(1, 60, &[&[0; 100]]),
         };
         assert!(store.submit(Now::default(), append).is_ok());
@@ -144,7 +148,7 @@ fn nothing_of_a_stream_is_stored_behind_what_was_refused() {
     let mut store: Memory<u64> = Memory::new(one, WhenFull::Refuse, 7);
     for (token, (stream, bytes)) in (0..).zip([(1, 101), (1, 100), (2, 100)]) {
         let batch = batch(1, 60, &[&vec![0; bytes]]);
-        let append = Request::Append { token, stream: Stream(stream), partition: key(0), batch };
+        let append = Request::Append { token, stream: Stream(stream), partition: key(Partition(0)), batch };
         assert!(store.submit(Now::default(), append).is_ok());
     }
     let results: Vec<_> = std::iter::from_fn(|| store.poll_completion(Now::default()))
@@ -153,21 +157,21 @@ fn nothing_of_a_stream_is_stored_behind_what_was_refused() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(Some(0..1))]);
+    assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(Some(Offset(0)..Offset(1)))]);
 }
 
 proptest! {
     #[test]
     fn what_has_expired_is_freed_and_nothing_else_is(
-        steps in proptest::collection::vec((0u16..3, 60u32..90, 0u64..4, any::<bool>()), 1..120),
+        steps in proptest::collection::vec(((0u16..3).prop_map(Partition), 60u32..90, 0u64..4, any::<bool>()), 1..120),
         room in 3usize..60,
     ) {
         let one = cost(&batch(1, 60, &[b"x"]));
         let mut store: Memory<u64> = Memory::new(room * one, WhenFull::DropOldest, 7);
         let mut now = Now::at_ms(1, 1_000_000);
         // What is there: partition, offset, expiry. The oldest first.
-        let mut there: Vec<(u16, u64, u64)> = Vec::new();
-        let mut ends = [0u64; 3];
+        let mut there: Vec<(Partition, Offset, u64)> = Vec::new();
+        let mut ends = [Offset::ZERO; 3];
         for (token, (partition, ttl, seconds, tick)) in (0..).zip(steps) {
             now.unix_ms += seconds * 1000;
             now.mono_ms += seconds * 1000;
@@ -182,18 +186,18 @@ proptest! {
             if there.len() == room {
                 there.remove(0);
             }
-            there.push((partition, ends[usize::from(partition)], now.unix_ms + u64::from(ttl) * 1000));
-            ends[usize::from(partition)] += 1;
+            there.push((partition, ends[partition.index()], now.unix_ms + u64::from(ttl) * 1000));
+            ends[partition.index()] += 1;
             prop_assert_eq!((store.batches, store.bytes), (there.len(), there.len() * one));
         }
-        for (partition, end) in (0..).zip(ends) {
+        for (partition, end) in Partition::all(3).zip(ends) {
             let held = store.partitions.get(&key(partition)).map(|partition| &partition.batches);
-            let held: Vec<u64> = held.into_iter().flatten().map(|stored| stored.base_offset).collect();
+            let held: Vec<Offset> = held.into_iter().flatten().map(|stored| stored.base_offset).collect();
             let expected = there.iter().filter(|(of, _, _)| *of == partition).map(|(_, offset, _)| *offset);
             prop_assert_eq!(held, expected.collect::<Vec<_>>());
             prop_assert_eq!(store.resolve(key(partition), Position::Latest), end);
         }
-        prop_assert_eq!(store.counters().stored, ends.iter().sum::<u64>());
+        prop_assert_eq!(store.counters().stored, ends.iter().map(|end| end.0).sum::<u64>());
     }
 }
 
@@ -201,9 +205,15 @@ proptest! {
 fn a_partition_that_was_only_waited_for_costs_nothing_afterwards() {
     let mut store = memory();
     for round in 0..100 {
-        let partition = PartitionKey { queue: crate::base::queue::QueueId(round), partition: 0 };
-        let fetch =
-            Request::Fetch { token: round, partition, from: 0, bytes_max: 1, exclude: None, wait: true };
+        let partition = PartitionKey { queue: crate::base::queue::QueueId(round), partition: Partition(0) };
+        let fetch = Request::Fetch {
+            token: round,
+            partition,
+            from: Offset(0),
+            bytes_max: 1,
+            exclude: None,
+            wait: true,
+        };
         assert!(store.submit(Now::default(), fetch).is_ok());
         assert!(store.submit(Now::default(), Request::Cancel { token: round, partition }).is_ok());
     }
@@ -215,8 +225,12 @@ fn expired_batches_give_their_bytes_back_wherever_they_stand() {
     let mut store = memory();
     let now = Now::default();
     for (token, ttl) in [(0, 100), (1, 60), (2, 60)] {
-        let append =
-            Request::Append { token, stream: Stream(0), partition: key(0), batch: batch(1, ttl, &[b"x"]) };
+        let append = Request::Append {
+            token,
+            stream: Stream(0),
+            partition: key(Partition(0)),
+            batch: batch(1, ttl, &[b"x"]),
+        };
         assert!(store.submit(now, append).is_ok());
     }
     let later = |seconds: u64| Now::at_ms(seconds * 1000, seconds * 1000);

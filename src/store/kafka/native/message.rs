@@ -7,8 +7,10 @@ use std::ptr;
 use rdkafka::bindings as rd;
 
 use super::AT_ONCE;
+use super::partition::from_c;
 use super::queue::Queue;
 use super::trouble::{NO_ERROR, Trouble, check, text_of};
+use crate::base::units::Partition;
 
 /// A message of a partition, or an error of that partition.
 #[derive(Debug)]
@@ -41,8 +43,8 @@ impl Message<'_> {
     }
 
     /// The topic's number (`Topic::number`) and the partition.
-    pub fn from(&self) -> (usize, i32) {
-        (self.get().rkt as usize, self.get().partition)
+    pub fn from(&self) -> (usize, Partition) {
+        (self.get().rkt as usize, from_c(self.get().partition))
     }
 
     /// The error, where it is no message. The end of a partition is one of the errors.

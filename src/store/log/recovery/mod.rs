@@ -20,12 +20,13 @@ use super::format::{OFFSET_MAX, PartitionId};
 use super::history::{History, Moment};
 use super::segment::Past;
 use crate::base::names::queue_hash;
+use crate::base::units::{Offset, Partition};
 
 /// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice. More than any number
 /// of files holds.
 const OFFSETS_LEFT_OUT: u64 = 1 << 40;
 
-const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX, "there are offsets behind damage");
+const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX.0, "there are offsets behind damage");
 
 /// Opens a data directory for so many shards, whose segments have so many bytes: what is there, and what is wrong with it.
 pub fn open(
@@ -82,7 +83,7 @@ pub fn open(
     }
     for ((project, queue), life) in &queues {
         let hash = queue_hash(project, queue);
-        for partition in 0..life.partitions {
+        for partition in Partition::all(life.partitions) {
             let id = (life.incarnation, partition);
             let mut past = pasts.remove(&id).unwrap_or_default();
             past.sort();
@@ -103,7 +104,7 @@ pub fn open(
     let is_used = !queues.is_empty() || !state.segments.is_empty();
     let mut history = found_history.unwrap_or_else(|| History::begin(is_used, directory.random()));
     if shards > 0 {
-        let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
+        let ends = state.pasts.iter().filter(|(.., past)| past.end > Offset::ZERO);
         let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
         let is_continued = start(&mut history, directory, now, ends, last_incarnation);
         report.is_branch = is_used && !is_continued;

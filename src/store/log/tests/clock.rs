@@ -11,7 +11,7 @@ fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right(
         // From memory, and from disk.
         for tail_bytes in [8 << 10, 0] {
             let mut world = World::new(3, Settings { tail_bytes, ..config() });
-            let key = PartitionKey { queue: QueueId(0), partition: 0 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
             assert!(world.open(0));
             let right = world.now.unix_ms;
             world.append_one(key, 3600);
@@ -39,9 +39,9 @@ fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right(
             let since = world.resolve(key, Position::Time(world.now.unix_ms));
             let last = world.read(key, since).unwrap();
             assert_eq!(last.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [after]);
-            assert!(world.read(key, 0).unwrap().iter().any(|(_, number)| *number == ahead));
+            assert!(world.read(key, Offset(0)).unwrap().iter().any(|(_, number)| *number == ahead));
             world.set_clock(right + 2 * HOUR);
-            assert!(world.read(key, 0).unwrap().is_empty(), "all have lived an hour");
+            assert!(world.read(key, Offset(0)).unwrap().is_empty(), "all have lived an hour");
             for _ in 0..3 {
                 world.pass(HOUR);
             }
@@ -64,7 +64,7 @@ fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right(
 #[test]
 fn small_steps_back_repeat_the_last_timestamp() {
     let mut world = World::new(3, config());
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     assert!(world.open(0));
     let right = world.now.unix_ms;
     world.append_one(key, 3600);
@@ -101,13 +101,13 @@ fn a_shard_that_keeps_files_of_others_alone_holds_the_clock_too() {
     let mut world = (0..).map(|seed| World::new(seed, config())).find(|world| world.shards() == 3).unwrap();
     world.config.max_age = std::time::Duration::from_secs(7 * 24 * 3600);
     // One partition, whose files every shard keeps after a restart.
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     assert!(world.open(0));
     for _ in 0..40 {
         world.append_sized(key, 1_000_000, &[9_000]);
         world.settle();
     }
-    let before = world.read(key, 0).unwrap();
+    let before = world.read(key, Offset(0)).unwrap();
     world.stop();
     let right = world.now.unix_ms;
     world.set_clock(right + 30 * DAY);
@@ -119,7 +119,7 @@ fn a_shard_that_keeps_files_of_others_alone_holds_the_clock_too() {
     world.set_clock(right + 120_000);
     world.start();
     assert!(world.open(0));
-    assert_eq!(world.read(key, 0).unwrap(), before, "the clock was wrong, and nothing had gone");
+    assert_eq!(world.read(key, Offset(0)).unwrap(), before, "the clock was wrong, and nothing had gone");
 }
 
 #[test]

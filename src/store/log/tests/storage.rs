@@ -55,7 +55,7 @@ impl Shard {
         self.settle();
     }
 
-    fn append(&mut self, number: u64, partition: u16, ttl: u32, count: usize) {
+    fn append(&mut self, number: u64, partition: Partition, ttl: u32, count: usize) {
         for _ in 0..count {
             let partition = PartitionKey { queue: QueueId(number), partition };
             let batch = batch(1, ttl, &[&[7; 10_000]]);
@@ -90,10 +90,10 @@ fn what_is_stored_counts_from_one_run_to_the_next_until_it_expires_or_is_deleted
     shard.open(2, "b");
     assert_eq!(shard.storage(), [0, 0]);
     // Several segments of both, and one that is written.
-    shard.append(1, 0, 60, 10);
-    shard.append(2, 0, 100, 4);
-    shard.append(1, 1, 1_000, 10);
-    shard.append(2, 1, 1_000, 1);
+    shard.append(1, Partition(0), 60, 10);
+    shard.append(2, Partition(0), 100, 4);
+    shard.append(1, Partition(1), 1_000, 10);
+    shard.append(2, Partition(1), 1_000, 1);
     let before = shard.storage();
     assert!(before[0] > 200_000 && before[1] > 50_000, "{before:?}");
     let mut shard = Shard::start(shard.disk.clone(), shard.now);
@@ -102,7 +102,7 @@ fn what_is_stored_counts_from_one_run_to_the_next_until_it_expires_or_is_deleted
     assert_eq!(shard.storage(), before);
     // One partition of each expires: both of what is sealed and of what was written last.
     shard.open(1, "a");
-    shard.append(1, 0, 60, 1);
+    shard.append(1, Partition(0), 60, 1);
     shard.tick(START_MS + 62_000);
     let [of_a, of_b] = shard.storage();
     assert!(of_a < before[0] - 90_000 && of_b == before[1], "{of_a} {of_b} of {before:?}");

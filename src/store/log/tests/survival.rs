@@ -27,7 +27,7 @@ fn what_was_acknowledged_survives_power_loss_and_kill() {
 
 #[test]
 fn what_a_round_held_that_failed_does_not_come_back() {
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     for seed in 0..seeds() {
         let mut world = World::new(seed, config());
         assert!(world.open(0));
@@ -90,7 +90,7 @@ fn whichever_step_fails_nothing_acknowledged_is_lost_and_service_resumes() {
                 world.tick();
                 world.settle();
             }
-            let key = PartitionKey { queue: QueueId(0), partition: 1 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(1) };
             assert!(world.open(0), "step {step}");
             world.append(key, 100_000);
             world.settle();

@@ -10,7 +10,7 @@ use crate::store::Life;
 pub(super) enum Fate {
     UnderWay,
     /// It has that offset.
-    Acknowledged(u64),
+    Acknowledged(Offset),
     /// It is stored, or it is not.
     Unknown,
 }
@@ -276,7 +276,7 @@ impl World {
     pub(super) fn act(&mut self) {
         let key = PartitionKey {
             queue: QueueId(self.random.below(QUEUES as usize) as u64),
-            partition: self.random.below(PARTITIONS.into()) as u16,
+            partition: Partition(self.random.below(PARTITIONS.into()) as u16),
         };
         match self.random.below(16) {
             0..=6 if self.open(key.queue.0) => {
@@ -298,7 +298,7 @@ impl World {
                 let sent = self.sent.get(&key).map_or(0, BTreeMap::len);
                 let from = self.random.below(sent + 1) as u64;
                 // Where the disk fails, so may this.
-                let _ = self.read(key, from);
+                let _ = self.read(key, Offset(from));
             }
             _ => {}
         }
