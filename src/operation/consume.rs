@@ -16,7 +16,7 @@ use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::{Now, millis};
 use crate::base::names::ClientId;
-use crate::base::units::{Offset, Partition};
+use crate::base::units::{MsgNum, Offset, Partition};
 
 /// How a protocol writes the messages of one batch; tells how long they become.
 pub trait Form {
@@ -141,7 +141,7 @@ impl Consume {
     }
 
     /// The client gives credit, and perhaps asks for a marker.
-    pub fn handle_request(&mut self, credit: Option<i64>, wants_marker: bool, resources: &Resources<'_>) {
+    pub fn handle_request(&mut self, credit: MsgNum, wants_marker: bool, resources: &Resources<'_>) {
         self.window.raise(credit);
         if wants_marker {
             let due_ms = resources.now.mono_ms + millis(resources.settings.marker_wait);

@@ -98,9 +98,9 @@ impl Default for SendWindow {
 }
 
 impl SendWindow {
-    /// The receiver said how far we may go. Absent, lower and nonsensical numbers are ignored.
-    pub fn raise(&mut self, granted: Option<i64>) {
-        self.granted = self.granted.max(MsgNum::from_wire(granted));
+    /// The receiver said how far we may go. Lower numbers are ignored.
+    pub fn raise(&mut self, granted: MsgNum) {
+        self.granted = self.granted.max(granted);
     }
 
     /// How many more may be sent.
@@ -153,10 +153,10 @@ mod tests {
                     }
                     _ => {
                         let granted = receiver.grant(receiver.grantable() - u64::from(count).min(receiver.grantable()));
-                        sender.raise(Some(granted.to_wire()));
-                        sender.raise(Some(granted.to_wire() - 5));
-                        sender.raise(Some(-1));
-                        sender.raise(None);
+                        sender.raise(granted);
+                        sender.raise(MsgNum::from_wire(Some(granted.to_wire() - 5)));
+                        sender.raise(MsgNum::from_wire(Some(-1)));
+                        sender.raise(MsgNum::from_wire(None));
                     }
                 }
                 let outstanding = receiver.received().since(receiver.spoken_for());

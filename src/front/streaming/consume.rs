@@ -7,7 +7,7 @@ use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::queue::message_id;
-use crate::base::units::{Offset, Partition};
+use crate::base::units::{MsgNum, Offset, Partition};
 use crate::front::{Cx, Origin, PbWriter, status_of};
 use crate::operation::{Consume, Form, Gathered, Marked};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
@@ -49,7 +49,8 @@ impl Consuming {
             return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
         }
         self.has_extensions |= uses_extensions(pb);
-        self.consume.handle_request(request.max_msgnum_to_send, request.send_marker(), &cx.resources);
+        let credit = MsgNum::from_wire(request.max_msgnum_to_send);
+        self.consume.handle_request(credit, request.send_marker(), &cx.resources);
         Ok(())
     }
 
