@@ -18,6 +18,7 @@ use measured::iter;
 use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::base::units::{Offset, Partition};
@@ -159,7 +160,7 @@ fn session_consume(criterion: &mut Criterion) {
             let Some(Command::Fetch { operation, target, .. }) = rig.commands.pop() else { unreachable!() };
             let stored = StoredBatch {
                 base_offset,
-                timestamp_ms: 1_700_000_000_000,
+                timestamp: UnixMillis::new(1_700_000_000_000),
                 stored_ns: 0,
                 batch: batch.clone(),
             };

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millstream::base::batch::{Batch, BatchBuilder};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::{ClientId, Project, QueueName};
 use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::base::units::Partition;
@@ -39,7 +40,7 @@ struct Clock(Instant);
 impl Clock {
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        Now::new(self.0.elapsed(), unix.as_millis() as u64)
+        Now::new(self.0.elapsed(), UnixMillis::from_epoch(unix))
     }
 }
 

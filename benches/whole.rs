@@ -16,6 +16,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
@@ -52,7 +53,7 @@ impl Shard {
     /// A time of its own, so that each run does the same: between two looks passes a part of a turn.
     fn now(&self) -> Now {
         self.looks.set(self.looks.get().wrapping_add(1));
-        Now::new(LOOK * self.looks.get(), 1_700_000_000_000)
+        Now::new(LOOK * self.looks.get(), UnixMillis::new(1_700_000_000_000))
     }
 
     /// A connection that has said this.

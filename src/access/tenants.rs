@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::limits::ProjectLimits;
 use crate::base::limits::INITIAL_CREDIT;
+use crate::base::millis::Millis;
 use crate::base::names::Project;
 use crate::base::queue::QueueId;
 
-/// How much of a rate may be used at once, milliseconds of it.
-const BURST_MS: u64 = 1_000;
+/// How much of a rate may be used at once.
+const BURST: Millis = Millis::new(1_000);
 
 /// Tenants that are kept before those without any use are looked for.
 const TENANTS_BEFORE_SWEEP: usize = 1_024;
@@ -74,7 +75,7 @@ impl Tenants {
     }
 
     /// A project as a tenant; `None` where nothing is limited.
-    pub fn get(&self, project: &Project, now_ms: u64) -> Option<Arc<Tenant>> {
+    pub fn get(&self, project: &Project, now: Millis) -> Option<Arc<Tenant>> {
         if self.limits == ProjectLimits::default() {
             return None;
         }
@@ -83,7 +84,7 @@ impl Tenants {
             return Some(tenant.clone());
         }
         if known.by_name.len() >= known.sweep_at {
-            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now_ms));
+            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now));
             known.sweep_at = TENANTS_BEFORE_SWEEP.max(2 * known.by_name.len());
         }
         let tenant = Arc::new(Tenant::new(self.limits));
@@ -158,37 +159,37 @@ impl Tenant {
     }
 
     /// How many messages may be sent now, whatever their size.
-    fn messages_left(&self, now_ms: u64) -> u64 {
-        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now_ms))
+    fn messages_left(&self, now: Millis) -> u64 {
+        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now))
     }
 
     /// How many messages of about `bytes` each may be promised now.
-    pub fn available(&self, now_ms: u64, bytes: u64) -> u64 {
+    pub fn available(&self, now: Millis, bytes: u64) -> u64 {
         let of_bytes = self.bytes.as_ref().map_or(u64::MAX, |bucket| {
             // One that is larger than all that may be saved up is let through when all of that is there.
-            let is_full = bucket.is_full(now_ms);
-            (bucket.balance(now_ms) / bytes.max(1)).max(u64::from(is_full))
+            let is_full = bucket.is_full(now);
+            (bucket.balance(now) / bytes.max(1)).max(u64::from(is_full))
         });
-        self.messages_left(now_ms).min(of_bytes)
+        self.messages_left(now).min(of_bytes)
     }
 
     /// Whether more than a whole burst of bytes is owed. Less is: messages may be larger than those before.
-    pub fn owes_bytes(&self, now_ms: u64) -> bool {
-        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now_ms))
+    pub fn owes_bytes(&self, now: Millis) -> bool {
+        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now))
     }
 
     /// Whether it has used up one of its rates.
-    pub fn is_over(&self, now_ms: u64) -> bool {
-        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now_ms) == 0)
+    pub fn is_over(&self, now: Millis) -> bool {
+        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now) == 0)
     }
 
     /// Pays for messages and bytes, also where the balance falls below nothing.
-    pub fn pay(&self, now_ms: u64, messages: u64, bytes: u64) {
+    pub fn pay(&self, now: Millis, messages: u64, bytes: u64) {
         if let Some(bucket) = &self.messages {
-            bucket.pay(now_ms, messages);
+            bucket.pay(now, messages);
         }
         if let Some(bucket) = &self.bytes {
-            bucket.pay(now_ms, bytes);
+            bucket.pay(now, bytes);
         }
     }
 
@@ -213,8 +214,8 @@ impl Tenant {
         (rate(&self.messages), rate(&self.bytes))
     }
 
-    fn is_unused(&self, now_ms: u64) -> bool {
-        let full = |bucket: &Bucket| bucket.is_full(now_ms);
+    fn is_unused(&self, now: Millis) -> bool {
+        let full = |bucket: &Bucket| bucket.is_full(now);
         self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
             && self.storage() == 0
             && [&self.messages, &self.bytes].into_iter().flatten().all(full)
@@ -246,29 +247,29 @@ impl Bucket {
 
     /// The burst in the rate's time.
     fn burst_ns(&self) -> u64 {
-        self.ns(self.burst).max(BURST_MS * 1_000_000)
+        self.ns(self.burst).max(BURST.as_nanos())
     }
 
     /// Units that may be used now.
-    fn balance(&self, now_ms: u64) -> u64 {
-        let now = now_ms.saturating_mul(1_000_000);
+    fn balance(&self, now: Millis) -> u64 {
+        let now = now.as_nanos();
         let paid = self.paid_until_ns.load(Ordering::Relaxed).max(now);
         let left_ns = (now + self.burst_ns()).saturating_sub(paid);
         u64::try_from(u128::from(left_ns) * u128::from(self.per_sec) / 1_000_000_000).unwrap_or(u64::MAX)
     }
 
     /// Whether nothing is owed: all that may be saved up is there.
-    fn is_full(&self, now_ms: u64) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) <= now_ms.saturating_mul(1_000_000)
+    fn is_full(&self, now: Millis) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) <= now.as_nanos()
     }
 
     /// Whether what was used beyond the balance is more than a burst.
-    fn owes_burst(&self, now_ms: u64) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) > now_ms.saturating_mul(1_000_000) + 2 * self.burst_ns()
+    fn owes_burst(&self, now: Millis) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) > now.as_nanos() + 2 * self.burst_ns()
     }
 
-    fn pay(&self, now_ms: u64, units: u64) {
-        let (now, ns) = (now_ms.saturating_mul(1_000_000), self.ns(units));
+    fn pay(&self, now: Millis, units: u64) {
+        let (now, ns) = (now.as_nanos(), self.ns(units));
         // Never fails: the closure always has a next value.
         let _ = self.paid_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| {
             Some(paid.max(now).saturating_add(ns))
@@ -296,21 +297,21 @@ mod tests {
     fn uses_are_counted_for_each_project_and_given_back() {
         let limits = ProjectLimits { connections: 2, ..ProjectLimits::default() };
         let tenants = Tenants::new(limits);
-        let tenant = tenants.get(&project("a"), 0).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
         let first = tenant.take(Use::Connection).unwrap();
-        let _second = tenants.get(&project("a"), 0).unwrap().take(Use::Connection).unwrap();
+        let _second = tenants.get(&project("a"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
         assert_eq!(tenant.take(Use::Connection).map(drop), Err(2));
-        assert!(tenants.get(&project("b"), 0).unwrap().take(Use::Connection).is_ok());
+        assert!(tenants.get(&project("b"), Millis::ZERO).unwrap().take(Use::Connection).is_ok());
         drop(first);
         assert!(tenant.take(Use::Connection).is_ok());
         assert!(tenant.take(Use::Queue).is_ok(), "what is not limited is only counted");
-        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), 0).is_none());
+        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), Millis::ZERO).is_none());
     }
 
     #[test]
     fn queues_that_are_there_count_also_beyond_the_limit() {
         let tenants = Tenants::new(ProjectLimits { queues: 2, ..ProjectLimits::default() });
-        let tenant = tenants.get(&project("a"), 0).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
         for id in 0..3 {
             tenants.hold_queue(QueueId(id), tenant.hold(Use::Queue));
         }
@@ -327,45 +328,46 @@ mod tests {
     #[test]
     fn a_rate_allows_its_burst_then_its_pace_and_what_is_unused_comes_back() {
         let limits = ProjectLimits { messages_per_sec: 1_000, bytes_per_sec: 50_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
-        let start = 5_000;
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        let at = |ms: u64| Millis::new(5_000 + ms);
+        let start = at(0);
         assert_eq!(tenant.available(start, 10), 1_000);
         assert_eq!(tenant.available(start, 100), 500);
         tenant.pay(start, 1_000, 10_000);
         assert!(tenant.is_over(start));
-        assert_eq!(tenant.available(start + 250, 10), 250);
-        tenant.pay(start + 250, 1_250, 0);
-        assert_eq!(tenant.available(start + 1_000, 10), 0, "a debt is paid off first");
+        assert_eq!(tenant.available(at(250), 10), 250);
+        tenant.pay(at(250), 1_250, 0);
+        assert_eq!(tenant.available(at(1_000), 10), 0, "a debt is paid off first");
         tenant.pay(start, 0, 85_000);
         assert!(!tenant.owes_bytes(start));
         tenant.pay(start, 0, 10_000);
         assert!(tenant.owes_bytes(start));
         tenant.refund(0, 95_000);
-        assert_eq!(tenant.available(start + 1_500, 10), 250);
+        assert_eq!(tenant.available(at(1_500), 10), 250);
         tenant.refund(100, 0);
-        assert_eq!(tenant.available(start + 1_500, 10), 350);
-        assert_eq!(tenant.available(start + 60_000, 10), 1_000, "no more than the burst is saved up");
+        assert_eq!(tenant.available(at(1_500), 10), 350);
+        assert_eq!(tenant.available(at(60_000), 10), 1_000, "no more than the burst is saved up");
     }
 
     #[test]
     fn a_message_larger_than_the_burst_is_let_through_alone() {
         let limits = ProjectLimits { bytes_per_sec: 1_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
-        assert_eq!(tenant.available(5_000, 3_000), 1);
-        tenant.pay(5_000, 1, 3_000);
-        assert_eq!(tenant.available(7_000, 3_000), 0);
-        assert_eq!(tenant.available(8_000, 3_000), 1);
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        assert_eq!(tenant.available(Millis::new(5_000), 3_000), 1);
+        tenant.pay(Millis::new(5_000), 1, 3_000);
+        assert_eq!(tenant.available(Millis::new(7_000), 3_000), 0);
+        assert_eq!(tenant.available(Millis::new(8_000), 3_000), 1);
     }
 
     #[test]
     fn projects_without_use_are_forgotten() {
         let limits = ProjectLimits { connections: 1, messages_per_sec: 7, ..Default::default() };
         let tenants = Tenants::new(limits);
-        let held = tenants.get(&project("held"), 0).unwrap().take(Use::Connection).unwrap();
-        let queue = tenants.get(&project("queue"), 0).unwrap().take(Use::Queue).unwrap();
-        tenants.get(&project("busy"), 0).unwrap().pay(0, 1_000, 0);
+        let held = tenants.get(&project("held"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
+        let queue = tenants.get(&project("queue"), Millis::ZERO).unwrap().take(Use::Queue).unwrap();
+        tenants.get(&project("busy"), Millis::ZERO).unwrap().pay(Millis::ZERO, 1_000, 0);
         for number in 0..10 * TENANTS_BEFORE_SWEEP {
-            tenants.get(&project(&format!("p{number}")), 10).unwrap();
+            tenants.get(&project(&format!("p{number}")), Millis::new(10)).unwrap();
         }
         let known = tenants.known.lock().unwrap();
         assert!(known.by_name.len() <= 2 * TENANTS_BEFORE_SWEEP);

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 
@@ -156,7 +157,7 @@ pub struct StoredBatch {
     /// The offset of its first message; the others follow.
     pub base_offset: Offset,
     /// When it was stored, Unix milliseconds. Never less than that of the batch before.
-    pub timestamp_ms: u64,
+    pub timestamp: UnixMillis,
     /// The same by this server's own clock ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)), to measure with; 0 where it does not know.
     pub stored_ns: u64,
     /// The messages.
@@ -170,18 +171,18 @@ impl StoredBatch {
     }
 
     /// Whole seconds since it was stored.
-    pub fn age_secs(&self, unix_ms: u64) -> u32 {
-        u32::try_from(unix_ms.saturating_sub(self.timestamp_ms) / 1000).unwrap_or(u32::MAX)
+    pub fn age_secs(&self, unix: UnixMillis) -> u32 {
+        unix.since(self.timestamp).as_secs()
     }
 
     /// When its messages' age reaches their TTL, Unix milliseconds.
-    pub fn expiry_ms(&self) -> u64 {
-        self.timestamp_ms + u64::from(self.batch.ttl_secs()) * 1000
+    pub fn expiry(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.batch.ttl_secs())
     }
 
     /// Whether its messages' age has reached their TTL.
-    pub fn is_expired(&self, unix_ms: u64) -> bool {
-        self.expiry_ms() <= unix_ms
+    pub fn is_expired(&self, unix: UnixMillis) -> bool {
+        self.expiry() <= unix
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Constants only. Each room declares its settings, with their defaults, beside its code (`setting`).
 
+use crate::base::millis::Millis;
+
 /// Messages that a sender may send before it has heard of any credit (protocol section 4).
 pub const INITIAL_CREDIT: i64 = 100;
 
@@ -62,7 +64,7 @@ pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 pub const LIVE_STREAMS_MAX: usize = 16;
 
 /// How far the clock may step back before timestamps follow it, and how long it must stay ahead to be followed, unless the setting `clock_step_max` says otherwise.
-pub const CLOCK_STEP_MAX_MS: u64 = 3_600_000;
+pub const CLOCK_STEP_MAX: Millis = Millis::new(3_600_000);
 
 /// What the process costs before it serves anybody, bytes: its code, the other threads.
 pub const PROCESS_BYTES: usize = 64 << 20;

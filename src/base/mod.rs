@@ -8,6 +8,7 @@
 //! | `batch` | the messages of an append, in one block of memory |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
 //! | `clock` | a moment, and the wall clock without its jumps |
+//! | `millis` | milliseconds: a length, and a moment of Unix time |
 //! | `error` | faults, whose fault they are, and their status |
 //! | `limits` | bounds that are no settings |
 //! | `planted` | faults that tests may plant |
@@ -19,6 +20,7 @@ pub mod budget;
 pub mod clock;
 pub mod error;
 pub mod limits;
+pub mod millis;
 pub mod names;
 pub mod partitioner;
 pub mod planted;

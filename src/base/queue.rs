@@ -1,5 +1,6 @@
 //! What shards know of a queue, and where its partitions live.
 
+use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
 
 /// A queue in this process; never shown outside.
@@ -81,7 +82,7 @@ pub enum Position {
     /// Behind what is acknowledged now.
     Latest,
     /// The first message stored at or after it, Unix milliseconds; the end where there is none.
-    Time(u64),
+    Time(UnixMillis),
     /// The oldest message that a consumer may not have seen that stood at `offset` in another timeline ([`Signing::timeline`]).
     After {
         /// Which.

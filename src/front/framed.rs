@@ -1,6 +1,7 @@
 //! What stands framed in a connection's output and when its way began, so that its latency ends when the socket takes it.
 
 use crate::base::clock::Now;
+use crate::base::millis::UnixMillis;
 use crate::latency::{Recorder, Stage};
 
 /// What one connection may note at once; more are counted with those before them.
@@ -24,7 +25,7 @@ pub enum Origin {
         /// See [`StoredBatch::stored_ns`](crate::base::batch::StoredBatch::stored_ns).
         stored_ns: u64,
         /// When they were stored, Unix milliseconds.
-        timestamp_ms: u64,
+        timestamp: UnixMillis,
         /// The consumer had everything before them.
         is_live: bool,
     },
@@ -38,9 +39,9 @@ impl Origin {
                 latency.record(Stage::Ack, now.since_ns(known_ns), messages);
                 latency.record(Stage::Produce, now.since_ns(read_ns), messages);
             }
-            Self::Stored { stored_ns, timestamp_ms, is_live } => {
+            Self::Stored { stored_ns, timestamp, is_live } => {
                 let nanos = match stored_ns {
-                    0 => now.unix_ms.saturating_sub(timestamp_ms).saturating_mul(1_000_000),
+                    0 => now.unix.since(timestamp).as_nanos(),
                     stored_ns => now.since_ns(stored_ns),
                 };
                 let stage = if is_live { Stage::DeliverLive } else { Stage::DeliverBacklog };
@@ -55,8 +56,8 @@ impl Origin {
             (Self::Produced { read_ns, .. }, Self::Produced { read_ns: others, .. }) if others < read_ns => {
                 other
             }
-            (Self::Stored { timestamp_ms, .. }, Self::Stored { timestamp_ms: others, .. })
-                if others < timestamp_ms =>
+            (Self::Stored { timestamp, .. }, Self::Stored { timestamp: others, .. })
+                if others < timestamp =>
             {
                 other
             }
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     fn stored(stored_ns: u64) -> Origin {
-        Origin::Stored { stored_ns, timestamp_ms: stored_ns, is_live: true }
+        Origin::Stored { stored_ns, timestamp: UnixMillis::new(stored_ns), is_live: true }
     }
 
     #[test]

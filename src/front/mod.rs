@@ -33,6 +33,7 @@ pub use status::FrontStatus;
 pub use streaming::ServerSession;
 
 use self::echo::Echo;
+use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
@@ -55,7 +56,7 @@ pub enum DrainStep {
     /// A consume operation sends what is stored, and ends.
     Consumers {
         /// When it ends at the latest.
-        until_ms: u64,
+        until: Millis,
     },
 }
 

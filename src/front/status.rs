@@ -1,6 +1,7 @@
 //! What a connection must know of its front.
 
 use crate::base::budget::Wanted;
+use crate::base::millis::Millis;
 use crate::ws::CloseCode;
 
 /// See the module's page. The default is that of a front which is idle.
@@ -25,5 +26,5 @@ pub struct FrontStatus {
     /// Messages that the client of a produce operation may send and has not sent.
     pub credit: Option<u64>,
     /// When something is due without any event.
-    pub next_deadline_ms: Option<u64>,
+    pub next_deadline: Option<Millis>,
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::environment::Environment;
 use super::plan::Mode;
 use super::stamp::Verdict;
+use crate::base::millis::UnixMillis;
 use crate::control::{InfoPage, StagePage};
 use crate::latency::{Stage, Summary};
 
@@ -26,7 +27,8 @@ pub struct ResultFile {
     /// What an acknowledged message survives there, in a sentence.
     pub durability: String,
     /// When it began, Unix milliseconds.
-    pub began_unix_ms: u64,
+    #[serde(rename = "began_unix_ms")]
+    pub began: UnixMillis,
     /// The arguments.
     pub command: Vec<String>,
     /// Where the load ran.

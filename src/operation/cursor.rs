@@ -103,7 +103,7 @@ impl Cursor {
 
     /// The batch that is sent next; those whose TTL has ended are passed over.
     pub(super) fn front(&mut self, now: Now) -> Option<&mut Ready> {
-        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix_ms)) {
+        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix)) {
             if let Some(ready) = self.ready.front_mut() {
                 ready.offset = ready.stored.end_offset();
             }

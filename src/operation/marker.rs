@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::base::error::PeerFault;
 use crate::base::limits::{MARKER_CHARS_MAX, PARTITIONS_MAX};
+use crate::base::millis::UnixMillis;
 use crate::base::queue::{QueueInfo, Signing};
 use crate::base::units::Offset;
 use crate::pb::wire::{Reader, write_varint};
@@ -33,7 +34,7 @@ pub enum Start {
     /// What is acknowledged from now on.
     Latest,
     /// The first message of each partition stored at or after it, Unix milliseconds.
-    Time(u64),
+    Time(UnixMillis),
     /// Behind what a marker says.
     Marker(Marker),
 }
@@ -83,7 +84,7 @@ fn parse_time(digits: &str) -> Result<Start, PeerFault> {
         return Err(bad);
     }
     match digits.parse::<i64>() {
-        Ok(time) => Ok(Start::Time(time as u64)),
+        Ok(time) => Ok(Start::Time(UnixMillis::new(time as u64))),
         Err(_) => Err(bad),
     }
 }
@@ -276,8 +277,11 @@ mod tests {
         assert_eq!(Start::parse(""), Ok(Start::Oldest));
         assert_eq!(Start::parse("0"), Ok(Start::Oldest));
         assert_eq!(Start::parse("latest"), Ok(Start::Latest));
-        assert_eq!(Start::parse("time:0"), Ok(Start::Time(0)));
-        assert_eq!(Start::parse("time:9223372036854775807"), Ok(Start::Time(i64::MAX as u64)));
+        assert_eq!(Start::parse("time:0"), Ok(Start::Time(UnixMillis::ZERO)));
+        assert_eq!(
+            Start::parse("time:9223372036854775807"),
+            Ok(Start::Time(UnixMillis::new(i64::MAX as u64)))
+        );
         for bad in
             ["time:", "time:-1", "time:+1", "time:9223372036854775808", "time:1.5", "LATEST", "1", "AQ", "Ag"]
         {

@@ -23,6 +23,7 @@ use crate::access::Share;
 use crate::base::batch::Record;
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::millis::Millis;
 use crate::base::units::{MsgNum, Offset, Partition, Sequence};
 
 /// See the module's page.
@@ -410,14 +411,14 @@ impl Produce {
     }
 
     /// Whether more credit is wanted than the budget has allowed. What the project's rates did not allow is waited for by
-    /// [`Self::next_deadline_ms`].
+    /// [`Self::next_deadline`].
     pub fn is_starved(&self) -> bool {
         self.is_withheld && self.is_settled() && self.window.is_low()
     }
 
     /// When the project may have more credit to give.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.quota.due_ms().filter(|_| self.is_settled() && self.window.is_low())
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.quota.due().filter(|_| self.is_settled() && self.window.is_low())
     }
 
     /// Messages that may be sent and were not.

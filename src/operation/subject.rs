@@ -35,7 +35,7 @@ impl Caller {
     /// is limited.
     pub fn admit(&self, produces: bool, now: Now) -> Result<Option<Permit>, PeerFault> {
         let Some(tenant) = &self.tenant else { return Ok(None) };
-        if produces && tenant.is_over(now.mono_ms) {
+        if produces && tenant.is_over(now.mono) {
             return Err(PeerFault::OverRate { sent: MsgNum::ZERO, rates: tenant.rates() });
         }
         let key = "project_max_operations";

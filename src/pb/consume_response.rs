@@ -12,6 +12,7 @@ use super::wire::{
 };
 use super::{MessageAndMetadata, Status};
 use crate::base::batch::Record;
+use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
 
 const MESSAGES_TAG: u8 = 2 << 3 | BYTES;
@@ -46,7 +47,7 @@ fn hex_length(value: u64) -> usize {
 
 impl MessageTemplate {
     /// The template of a batch of `partition`: TTL and age in seconds, the time stored in Unix milliseconds.
-    pub fn new(partition: Partition, ttl: u32, age: u32, timestamp_ms: u64) -> Self {
+    pub fn new(partition: Partition, ttl: u32, age: u32, timestamp: UnixMillis) -> Self {
         let mut template = Self {
             partition: [0; 5],
             partition_length: hex_length(u64::from(partition.0)) as u8 + 1,
@@ -62,7 +63,7 @@ impl MessageTemplate {
         template.meta[at] = AGE_TAG;
         template.meta_length = put_varint(u64::from(age), &mut template.meta, at + 1) as u8;
         template.time[..2].copy_from_slice(&TIMESTAMP_TAG);
-        template.time_length = put_varint(timestamp_ms, &mut template.time, 2) as u8;
+        template.time_length = put_varint(timestamp.get(), &mut template.time, 2) as u8;
         template
     }
 
@@ -275,7 +276,7 @@ mod tests {
                 let (partition, offset) = message.id().split_once('.').unwrap();
                 let partition = Partition(u16::from_str_radix(partition, 16).unwrap());
                 let offset = Offset(u64::from_str_radix(offset, 16).unwrap());
-                let template = MessageTemplate::new(partition, message.ttl(), message.age(), message.timestamp_ms() as u64);
+                let template = MessageTemplate::new(partition, message.ttl(), message.age(), UnixMillis::new(message.timestamp_ms() as u64));
                 let record = Record { key: message.key(), payload: message.payload() };
                 length += template.encoded_length(offset, record);
                 template.encode(offset, record, &mut ours);

@@ -7,6 +7,7 @@ use super::{Completion, Request, Store, Stream};
 use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId};
 use crate::base::units::{Offset, Partition};
@@ -19,7 +20,7 @@ pub(super) trait Lab {
     fn store(&self) -> Self::Store;
 
     /// The time on the store's own clock, Unix milliseconds, if it has one.
-    fn unix_ms(&self) -> Option<u64>;
+    fn unix(&self) -> Option<UnixMillis>;
 
     /// Waits until the store may have more to say; false where it has said all.
     fn wait(&self) -> bool;
@@ -45,7 +46,7 @@ struct Trial<'a, L: Lab> {
     lab: &'a L,
     store: L::Store,
     queue: QueueId,
-    base_ms: u64,
+    base: UnixMillis,
     now: Now,
     next_token: u64,
     open: HashMap<u64, &'static str>,
@@ -55,26 +56,25 @@ impl<'a, L: Lab> Trial<'a, L> {
     fn new(lab: &'a L) -> Self {
         let (queue, name) = lab.queue();
         let now = Now::at_ms(1, 1_000_000_000);
-        let (next_token, open, base_ms) = (0, HashMap::new(), 0);
-        let mut trial = Self { lab, store: lab.store(), queue, base_ms, now, next_token, open };
+        let (next_token, open, base) = (0, HashMap::new(), UnixMillis::ZERO);
+        let mut trial = Self { lab, store: lab.store(), queue, base, now, next_token, open };
         let life = trial.open_queue(name, Some(PARTITIONS)).unwrap();
         assert_eq!(life.partitions, PARTITIONS);
-        trial.base_ms = lab.unix_ms().unwrap_or(1_000_000_000);
+        trial.base = lab.unix().unwrap_or(now.unix);
         trial.at(0);
         trial
     }
 
     /// It is so many seconds after the beginning.
-    fn at(&mut self, seconds: u64) {
-        self.now = Now::at_ms(1 + seconds * 1000, self.base_ms + seconds * 1000);
+    fn at(&mut self, seconds: u32) {
+        self.now = Now::at_ms(1, self.base.get()).later(Millis::from_secs(seconds));
     }
 
     /// What is stored from now on is stored later than what was before.
     fn let_time_pass(&mut self) {
-        self.now.mono_ms += 10_000;
-        self.now.unix_ms += 10_000;
-        if let Some(before) = self.lab.unix_ms() {
-            while self.lab.unix_ms().is_some_and(|now| now < before + 3) {
+        self.now = self.now.later(Millis::new(10_000));
+        if let Some(before) = self.lab.unix() {
+            while self.lab.unix().is_some_and(|now| now < before + Millis::new(3)) {
                 std::hint::spin_loop();
             }
         }
@@ -128,7 +128,7 @@ impl<'a, L: Lab> Trial<'a, L> {
     fn wait(&mut self) -> bool {
         let goes_on = self.lab.wait();
         // A store may want to be asked again after a while.
-        self.now.mono_ms += 100;
+        self.now.mono = self.now.mono + Millis::new(100);
         self.store.handle_tick(self.now);
         goes_on
     }
@@ -376,15 +376,15 @@ fn positions_are_found_by_end_and_by_time<L: Lab>(lab: &L) {
     });
     let (batches, end) = trial.read(Partition(0), Offset(0), None, 6);
     let time_of = |offset: Offset| {
-        batches.iter().find(|stored| stored.end_offset() > offset).expect("it was read").timestamp_ms
+        batches.iter().find(|stored| stored.end_offset() > offset).expect("it was read").timestamp
     };
     let (second, third) = (stored[1].start, stored[2].start);
     for (position, expected) in [
         (Position::Latest, stored[2].end),
-        (Position::Time(0), Offset(0)),
+        (Position::Time(UnixMillis::ZERO), Offset(0)),
         (Position::Time(time_of(second)), second),
-        (Position::Time(time_of(second) + 1), third),
-        (Position::Time(time_of(third) + 1), stored[2].end),
+        (Position::Time(time_of(second) + Millis::new(1)), third),
+        (Position::Time(time_of(third) + Millis::new(1)), stored[2].end),
     ] {
         let partition = trial.key(Partition(0));
         let token = trial.submit("resolve", |token| Request::Resolve { token, partition, position });
@@ -404,7 +404,7 @@ fn timestamps_never_run_backwards<L: Lab>(lab: &L) {
     trial.at(10);
     trial.store(Partition(0), 1, &[b"b"]);
     let (batches, _) = trial.read(Partition(0), Offset(0), None, 2);
-    assert!(batches.iter().map(|stored| stored.timestamp_ms).is_sorted());
+    assert!(batches.iter().map(|stored| stored.timestamp).is_sorted());
 }
 
 fn park_and_cancel_leaves_no_fetch_behind<L: Lab>(lab: &L) {

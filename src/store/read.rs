@@ -28,7 +28,7 @@ pub(super) fn read(
             break;
         }
         fetched.next = stored.end_offset();
-        if !stored.is_expired(now.unix_ms) && exclude != Some(stored.batch.client()) {
+        if !stored.is_expired(now.unix) && exclude != Some(stored.batch.client()) {
             bytes += stored.batch.stored_bytes();
             fetched.batches.push(stored.clone());
         }

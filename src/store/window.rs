@@ -6,6 +6,7 @@ use super::cost::cost;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 
@@ -17,15 +18,15 @@ pub(super) struct Fetch<T> {
     pub bytes_max: usize,
     pub exclude: Option<ClientId>,
     pub wait: bool,
-    /// When it came, `mono_ms`.
-    pub since_ms: u64,
+    /// When it came, by the monotonic clock.
+    pub since: Millis,
 }
 
-/// Corrects the timestamps of batches that were stored while the clock was ahead: all were stored at `unix_ms` at the latest. A batch
+/// Corrects the timestamps of batches that were stored while the clock was ahead: all were stored at `unix` at the latest. A batch
 /// before one with a correct timestamp is correct, too.
-pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix_ms: u64) {
-    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp_ms > unix_ms) {
-        stored.timestamp_ms = unix_ms;
+pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix: UnixMillis) {
+    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp > unix) {
+        stored.timestamp = unix;
     }
 }
 
@@ -61,8 +62,8 @@ impl Window {
     }
 
     /// Everything that it holds was stored at that time at the latest, Unix milliseconds.
-    pub(super) fn cap(&mut self, unix_ms: u64) {
-        cap(&mut self.batches, unix_ms);
+    pub(super) fn cap(&mut self, unix: UnixMillis) {
+        cap(&mut self.batches, unix);
     }
 
     /// Bytes that it holds.
@@ -71,19 +72,19 @@ impl Window {
     }
 
     /// The offset of the first message that was stored at that time or later, Unix milliseconds.
-    pub(super) fn first_since(&self, unix_ms: u64) -> Option<Offset> {
-        let index = self.batches.partition_point(|stored| stored.timestamp_ms < unix_ms);
+    pub(super) fn first_since(&self, unix: UnixMillis) -> Option<Offset> {
+        let index = self.batches.partition_point(|stored| stored.timestamp < unix);
         self.batches.get(index).map(|stored| stored.base_offset)
     }
 
     /// The same, or the end.
-    pub(super) fn since(&self, unix_ms: u64) -> Offset {
-        self.first_since(unix_ms).unwrap_or(self.end)
+    pub(super) fn since(&self, unix: UnixMillis) -> Offset {
+        self.first_since(unix).unwrap_or(self.end)
     }
 
     /// When its oldest batch was stored, Unix milliseconds.
-    pub(super) fn oldest_ms(&self) -> Option<u64> {
-        self.batches.front().map(|stored| stored.timestamp_ms)
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        self.batches.front().map(|stored| stored.timestamp)
     }
 
     /// Lets the oldest batch go.

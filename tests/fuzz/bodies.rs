@@ -14,6 +14,7 @@ use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
+use millstream::base::millis::Millis;
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::base::units::{Offset, Partition};
@@ -281,7 +282,7 @@ pub fn session(data: &[u8]) {
         ..ProjectLimits::default()
     });
     let mut rig = Rig::with_budget(settings, budget_bytes);
-    rig.limit(tenants.get(&Project::parse("p").unwrap(), 1));
+    rig.limit(tenants.get(&Project::parse("p").unwrap(), Millis::new(1)));
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;
     let mut ended = false;
@@ -327,13 +328,13 @@ pub fn session(data: &[u8]) {
                 rig.call(|session, cx| session.retry(cx));
             }
             _ => {
-                rig.now.mono_ms += u64::from(bag.byte()) * 200;
-                rig.now.unix_ms += 1_000;
+                rig.now.mono = rig.now.mono + Millis::new(u64::from(bag.byte()) * 200);
+                rig.now.unix = rig.now.unix + Millis::new(1_000);
                 rig.call(|session, cx| session.handle_timeout(cx));
                 if step & 0xf0 == 0xf0 {
                     rig.call(|session, cx| session.drain(DrainStep::Producers, cx));
-                    let until_ms = rig.now.mono_ms + 1_000;
-                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until_ms }, cx));
+                    let until = rig.now.mono + Millis::new(1_000);
+                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until }, cx));
                 }
             }
         }
@@ -437,9 +438,8 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             }
             let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
             (0..count).for_each(|index| builder.push(&[7; 90][..index as usize * 4]));
-            let timestamp_ms = rig.now.unix_ms - u64::from(step) * 400;
-            let stored =
-                StoredBatch { base_offset: from, timestamp_ms, stored_ns: 0, batch: builder.close() };
+            let timestamp = rig.now.unix.saturating_sub(Millis::new(u64::from(step) * 400));
+            let stored = StoredBatch { base_offset: from, timestamp, stored_ns: 0, batch: builder.close() };
             let batches = if count == 0 { vec![] } else { vec![stored] };
             let fetched = Fetched { batches, next: from + count, at_end: true, is_rewound: false };
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::units::{Offset, Partition};
 use millstream::front::{Cx, ServerSession};
@@ -62,7 +63,7 @@ struct Run<'a> {
 }
 
 fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
-    let now = 1_700_000_000_000;
+    let now = UnixMillis::new(1_700_000_000_000);
     let build = |batches: &Vec<Stored>| {
         let mut base_offset = Offset::ZERO;
         let each = |(client, sizes): &Stored| {
@@ -70,7 +71,7 @@ fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
             for (offset, size) in base_offset.following(sizes.len() as u64).zip(sizes) {
                 builder.push(&payload(offset, *size));
             }
-            let stored = StoredBatch { base_offset, timestamp_ms: now, stored_ns: 0, batch: builder.close() };
+            let stored = StoredBatch { base_offset, timestamp: now, stored_ns: 0, batch: builder.close() };
             base_offset = stored.end_offset();
             stored
         };

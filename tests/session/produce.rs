@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::partitioner::{client_partition, key_partition};
 use millstream::base::queue::message_id;
@@ -486,7 +487,7 @@ fn a_server_that_drains_begins_no_operation() {
 #[test]
 fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
     let tenants = Tenants::new(ProjectLimits { storage_bytes: 400, ..ProjectLimits::default() });
-    let tenant = tenants.get(&Project::parse("p").unwrap(), 1).unwrap();
+    let tenant = tenants.get(&Project::parse("p").unwrap(), Millis::new(1)).unwrap();
     let mut harness = Harness::new(1 << 20);
     harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };

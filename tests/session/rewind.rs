@@ -1,6 +1,7 @@
 //! Consumers whose queue has gone back (`protocol`, "Rewind"): where they go on, and when they hear of it.
 
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{Position, QueueInfo, Signing};
 use millstream::base::units::{Offset, Partition};
@@ -82,10 +83,10 @@ impl Consumer {
     }
 }
 
-fn stored(base_offset: Offset, timestamp_ms: u64) -> StoredBatch {
+fn stored(base_offset: Offset, timestamp: UnixMillis) -> StoredBatch {
     let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
     builder.push(b"new");
-    StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: builder.close() }
+    StoredBatch { base_offset, timestamp, stored_ns: 0, batch: builder.close() }
 }
 
 /// Each response: whether it says that the queue has gone back, and its messages' ids.
@@ -150,7 +151,7 @@ fn a_partition_that_goes_back_under_its_consumer_is_read_from_there_and_old_clie
     for has_extensions in [false, true] {
         let marker = Marker::encode(&queue(7), &[Offset(50), Offset(0)]);
         let (mut consumer, _, _) = Consumer::begin(marker, queue(7), has_extensions);
-        let now_ms = consumer.harness.rig.now.unix_ms;
+        let now = consumer.harness.rig.now.unix;
         let back = Fetched { next: Offset(10), is_rewound: true, ..Fetched::default() };
         let reads = consumer.fetched(Partition(0), back);
         let at_once: &[(bool, Vec<String>)] = if has_extensions { &[(true, vec![])] } else { &[] };
@@ -162,7 +163,7 @@ fn a_partition_that_goes_back_under_its_consumer_is_read_from_there_and_old_clie
         );
         consumer.ask_for_marker();
         let fetched = Fetched {
-            batches: vec![stored(Offset(10), now_ms)],
+            batches: vec![stored(Offset(10), now)],
             next: Offset(11),
             at_end: true,
             is_rewound: false,

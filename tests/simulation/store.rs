@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::queue::PartitionKey;
 use millstream::base::units::{Offset, Partition};
 use millstream::operation::OperationId;
@@ -134,11 +135,11 @@ impl Store<Connections> for WeatheredStore {
         self.ready.pop_front().or_else(|| self.memory.borrow_mut().poll_completion(now))
     }
 
-    fn set_clock_step_max(&mut self, ms: u64) {
-        self.memory.borrow_mut().set_clock_step_max(ms);
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.memory.borrow_mut().set_clock_step_max(by);
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.memory.borrow_mut().handle_tick(now)
     }
 

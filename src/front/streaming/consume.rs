@@ -26,7 +26,7 @@ pub(super) struct Consuming {
 impl Form for MessageTemplate {
     #[inline]
     fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
-        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix_ms), stored.timestamp_ms)
+        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix), stored.timestamp)
     }
 
     #[inline]
@@ -159,14 +159,14 @@ fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
         marker: Some(marker),
         id: Some(message_id(partition, offset)),
         ttl: Some(stored.batch.ttl_secs()),
-        age: Some(stored.age_secs(now.unix_ms)),
+        age: Some(stored.age_secs(now.unix)),
         claim: None,
         payload: Some(Bytes::copy_from_slice(payload)),
         key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
-        timestamp_ms: i64::try_from(stored.timestamp_ms).ok(),
+        timestamp_ms: i64::try_from(stored.timestamp.get()).ok(),
     }
 }
 
 fn origin(stored: &StoredBatch, is_live: bool) -> Origin {
-    Origin::Stored { stored_ns: stored.stored_ns, timestamp_ms: stored.timestamp_ms, is_live }
+    Origin::Stored { stored_ns: stored.stored_ns, timestamp: stored.timestamp, is_live }
 }

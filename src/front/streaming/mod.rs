@@ -25,8 +25,8 @@ mod setup;
 
 use self::operations::{Operations, State};
 use super::{Cx, DrainStep, FrontStatus};
-use crate::base::clock::millis;
 use crate::base::error::{Fault, PeerFault};
+use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
@@ -91,9 +91,9 @@ impl ServerSession {
             self.operations.wanted = None;
         } else if operations.waits_for_the_store() {
             // The pb's time begins when there is room for it.
-            operations.pb_due_ms = None;
-        } else if whole || operations.pb_due_ms.is_none() {
-            operations.pb_due_ms = Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
+            operations.pb_due = None;
+        } else if whole || operations.pb_due.is_none() {
+            operations.pb_due = Some(cx.resources.now.mono + Millis::from(cx.resources.settings.pb_timeout));
         }
         taken
     }
@@ -105,8 +105,8 @@ impl ServerSession {
         }
         self.operations.wanted = self.delimiter.reserve(&mut cx.resources.budget);
         if self.operations.wanted.is_none() {
-            self.operations.pb_due_ms =
-                Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
+            self.operations.pb_due =
+                Some(cx.resources.now.mono + Millis::from(cx.resources.settings.pb_timeout));
         }
     }
 
@@ -147,7 +147,7 @@ impl ServerSession {
         if let State::Producing(produce) = &mut self.operations.state {
             produce.handle_timeout(cx.resources.now);
         }
-        if self.operations.pb_due_ms.is_some_and(|due| due <= cx.resources.now.mono_ms) {
+        if self.operations.pb_due.is_some_and(|due| due <= cx.resources.now.mono) {
             self.forget_pb(cx);
             self.operations.fail(PeerFault::PbTimeout.into(), cx);
         }
@@ -164,8 +164,8 @@ impl ServerSession {
                     self.forget_pb(cx);
                 }
             }
-            (DrainStep::Consumers { until_ms }, State::Consuming(consuming)) => {
-                consuming.consume.drain(until_ms, &mut cx.resources);
+            (DrainStep::Consumers { until }, State::Consuming(consuming)) => {
+                consuming.consume.drain(until, &mut cx.resources);
             }
             (DrainStep::Consumers { .. }, _) => {}
         }
@@ -179,7 +179,7 @@ impl ServerSession {
     /// What was begun of a pb is given up, and with it its time.
     fn forget_pb(&mut self, cx: &mut Cx<'_>) {
         self.delimiter.reset(&mut cx.resources.budget);
-        self.operations.pb_due_ms = None;
+        self.operations.pb_due = None;
     }
 
     /// The connection is gone.
@@ -215,17 +215,17 @@ impl ServerSession {
     /// What its connection must know.
     #[inline]
     pub fn status(&self) -> FrontStatus {
-        let Operations { state, wanted, close, pb_due_ms, .. } = &self.operations;
+        let Operations { state, wanted, close, pb_due, .. } = &self.operations;
         let (wanted, close) = (*wanted, *close);
         let open = FrontStatus {
             wanted,
             close,
             is_busy: true,
             waits_for_us: wanted.is_some(),
-            next_deadline_ms: *pb_due_ms,
+            next_deadline: *pb_due,
             ..FrontStatus::default()
         };
-        let earliest = |due_ms: Option<u64>| [*pb_due_ms, due_ms].into_iter().flatten().min();
+        let earliest = |due: Option<Millis>| [*pb_due, due].into_iter().flatten().min();
         match state {
             State::AwaitingSetup | State::Discarding => FrontStatus { is_busy: false, ..open },
             State::Opening { .. } | State::Positioning(_) => {
@@ -237,13 +237,13 @@ impl ServerSession {
                 waits_for_us: wanted.is_some() || produce.waits_for_store(),
                 goes_on: produce.has_more_to_say(),
                 credit: Some(produce.credit()),
-                next_deadline_ms: earliest(produce.next_deadline_ms()),
+                next_deadline: earliest(produce.next_deadline()),
                 ..open
             },
             State::Consuming(consuming) => FrontStatus {
                 is_consuming: true,
                 goes_on: true,
-                next_deadline_ms: earliest(consuming.consume.next_deadline_ms()),
+                next_deadline: earliest(consuming.consume.next_deadline()),
                 ..open
             },
         }

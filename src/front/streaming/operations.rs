@@ -6,6 +6,7 @@ use super::setup::{Asked, ConsumeSetup, Setup};
 use crate::access::Permit;
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
 use crate::base::queue::QueueInfo;
@@ -57,7 +58,7 @@ pub(super) struct Operations {
     /// Bytes that the delimiter waits for.
     pub(super) wanted: Option<Wanted>,
     /// When the pb that was begun must be whole.
-    pub(super) pb_due_ms: Option<u64>,
+    pub(super) pb_due: Option<Millis>,
     pub(super) close: Option<CloseCode>,
 }
 
@@ -73,7 +74,7 @@ impl Operations {
             discarded: 0,
             draining: false,
             wanted: None,
-            pb_due_ms: None,
+            pb_due: None,
             close: None,
         }
     }

@@ -15,8 +15,9 @@ use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::{CoreCounters, Settings};
 use crate::access::{Permit, Tenant, Tenants, Use};
 use crate::base::budget::{Account, Budget, Purse, Share};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
 use crate::base::error::PeerFault;
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
@@ -28,7 +29,7 @@ use crate::ws::origin::{Novelty, RefusedOrigins};
 use crate::ws::{CloseCode, Input, Receiver, Role};
 
 /// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
-const CLOSE_LINGER_MS: u64 = 2_000;
+const CLOSE_LINGER: Millis = Millis::new(2_000);
 
 /// How much it reads meanwhile where the handshake was refused, bytes: to close a socket that holds unread bytes resets the
 /// connection, and the peer may lose the answer. After a Close it is `discard_limit_bytes`, if that is more.
@@ -93,7 +94,7 @@ pub struct Connection {
     /// What it has of the budget.
     account: Account,
     /// When the phase began, or the peer was last heard.
-    heard_ms: u64,
+    heard: Millis,
     /// While closing, how much more is read.
     linger_bytes: u64,
     /// It was pinged since.
@@ -119,7 +120,7 @@ impl Connection {
             output: Output::new(now),
             read_ns: now.mono_ns,
             account: Account::default(),
-            heard_ms: now.mono_ms,
+            heard: now.mono,
             linger_bytes: 0,
             pinged: false,
             armed: Armed::default(),
@@ -157,7 +158,7 @@ impl Connection {
             }
             Phase::Open(_) => {}
         }
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         self.pinged = false;
         self.read_ns = env.now.mono_ns;
         let taken = self.process(input, env);
@@ -222,7 +223,7 @@ impl Connection {
 
     /// Whether the project may have one more connection.
     fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<Option<Arc<Tenant>>, PeerFault> {
-        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(None) };
+        let Some(tenant) = env.tenants.get(project, env.now.mono) else { return Ok(None) };
         let key = "project_max_connections";
         let taken = tenant.take(Use::Connection);
         self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })?);
@@ -237,7 +238,7 @@ impl Connection {
         let used = handshake.used();
         let Handshake { endpoint, identity: Identity { project, author }, .. } = handshake;
         self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         // What came behind it is taken in a call of its own: should that fail, this answer stands.
         self.inbound.drain(..used);
         self.inbound.shrink_to_fit();
@@ -249,7 +250,7 @@ impl Connection {
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
         if let Some(origin) = &refusal.origin {
-            let (origin, novelty) = env.settings.policy.refused_origins.remember(origin, env.now.mono_ms);
+            let (origin, novelty) = env.settings.policy.refused_origins.remember(origin, env.now.mono);
             if novelty != Novelty::Known {
                 tracing::warn!(
                     target: BOUNDED,
@@ -263,7 +264,7 @@ impl Connection {
                 tracing::warn!(
                     target: BOUNDED,
                     origins = RefusedOrigins::MAX,
-                    minutes = RefusedOrigins::KEPT_MS / 60_000,
+                    minutes = RefusedOrigins::KEPT.get() / 60_000,
                     "the log has named as many refused origins as it remembers: it names others once the oldest of them is that old"
                 );
             }
@@ -276,7 +277,7 @@ impl Connection {
     fn begin_closing(&mut self, linger_bytes: u64, env: &Env<'_>) {
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         self.linger_bytes = linger_bytes;
     }
 
@@ -461,7 +462,7 @@ impl Connection {
             self.output.close(code);
             // What stays in `inbound` counts in the budget until it is let go.
             self.phase = Phase::Closing;
-            self.heard_ms = env.now.mono_ms;
+            self.heard = env.now.mono;
             self.linger_bytes = closed_read_bytes(env.settings);
         }
     }
@@ -486,8 +487,8 @@ impl Connection {
     }
 
     /// Since when its socket has taken nothing of what waits to be sent.
-    pub fn stuck_since_ms(&self) -> Option<u64> {
-        self.output.stuck_since_ms()
+    pub fn stuck_since(&self) -> Option<Millis> {
+        self.output.stuck_since()
     }
 
     /// What [`Self::break_off`] goes back to.
@@ -528,7 +529,7 @@ impl Connection {
 
     /// Whether the peer was given its time to close, or has sent more than is read meanwhile.
     pub fn is_over(&self, now: Now) -> bool {
-        self.is_closing() && (self.linger_bytes == 0 || now.mono_ms >= self.heard_ms + CLOSE_LINGER_MS)
+        self.is_closing() && (self.linger_bytes == 0 || now.mono >= self.heard + CLOSE_LINGER)
     }
 
     /// Time has passed.
@@ -536,19 +537,19 @@ impl Connection {
         // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
         let takes = self.output.take_sign_of_life() && self.is_unread(env);
         if self.status().waits_for_us || takes {
-            self.heard_ms = env.now.mono_ms;
+            self.heard = env.now.mono;
         }
-        let silence = env.now.mono_ms.saturating_sub(self.heard_ms);
+        let silence = env.now.mono.since(self.heard);
         match &self.phase {
-            Phase::Handshaking if silence >= millis(env.settings.handshake_timeout) => {
+            Phase::Handshaking if silence >= Millis::from(env.settings.handshake_timeout) => {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
             Phase::Open(_) => {
-                if silence >= millis(env.settings.idle_timeout) {
+                if silence >= Millis::from(env.settings.idle_timeout) {
                     return self.close(CloseCode::AWAY, env);
                 }
-                if silence >= millis(env.settings.ping_interval) && !self.pinged {
+                if silence >= Millis::from(env.settings.ping_interval) && !self.pinged {
                     self.pinged = true;
                     self.output.control(Opcode::Ping, b"");
                 }
@@ -559,14 +560,14 @@ impl Connection {
     }
 
     /// When something is due without any event; `status` is [`Self::status`].
-    pub fn next_deadline_ms(&self, status: &FrontStatus, settings: &Settings) -> Option<u64> {
+    pub fn next_deadline(&self, status: &FrontStatus, settings: &Settings) -> Option<Millis> {
         match &self.phase {
-            Phase::Handshaking => Some(self.heard_ms + millis(settings.handshake_timeout)),
-            Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
+            Phase::Handshaking => Some(self.heard + Millis::from(settings.handshake_timeout)),
+            Phase::Closing => Some(self.heard + CLOSE_LINGER),
             Phase::Open(_) => {
                 let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
-                let silence = self.heard_ms + millis(silence);
-                Some(status.next_deadline_ms.map_or(silence, |due| due.min(silence)))
+                let silence = self.heard + Millis::from(silence);
+                Some(status.next_deadline.map_or(silence, |due| due.min(silence)))
             }
         }
     }

@@ -18,6 +18,7 @@ use super::topics::forgotten;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, Position, QueueId};
 use crate::base::units::Offset;
 use crate::store::window::Fetch;
@@ -307,12 +308,12 @@ impl<T: Asker> Fetches<T> {
         self.offsets.handle_client_lost();
     }
 
-    /// A tick has passed. Fails fetches that wait for Kafka since before `before_ms`.
-    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64) {
+    /// A tick has passed. Fails fetches that wait for Kafka since before that moment.
+    pub(super) fn handle_tick(&mut self, now: Now, before: Millis) {
         self.chores.extend(self.tails.stop_unused(now));
-        let mut unanswered = self.tails.take_unanswered(before_ms);
-        unanswered.extend(self.readers.take_unanswered(before_ms));
-        unanswered.extend(self.ahead.take_unanswered(before_ms));
+        let mut unanswered = self.tails.take_unanswered(before);
+        unanswered.extend(self.readers.take_unanswered(before));
+        unanswered.extend(self.ahead.take_unanswered(before));
         for fetch in unanswered {
             let why = "Kafka does not answer: no broker, or no leader of the partition, is within reach";
             self.answer(fetch.token, Err(StoreFault::Unavailable(why)));

@@ -88,7 +88,7 @@ impl<T: Copy> Offsets<T> {
     pub(super) fn resolve(&mut self, token: T, key: PartitionKey, position: Position) {
         let of = match position {
             Position::Latest => OffsetOf::End,
-            Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
+            Position::Time(unix) => OffsetOf::Time(unix),
             // The store has one timeline. A fetch finds out whether the topic has gone back.
             Position::After { offset, .. } => {
                 let answer = Answer { why: Why::Resolve(token), asked: 0, result: Ok(offset) };

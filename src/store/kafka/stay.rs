@@ -8,6 +8,7 @@ use super::batches::{Batches, Reads};
 use super::native::{Queue, Topic};
 use super::topics::TopicInfo;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::PartitionKey;
 use crate::base::units::Offset;
 use crate::store::window::Window;
@@ -15,8 +16,8 @@ use crate::store::window::Window;
 /// How much a reader brings at one position before it may move to another, bytes.
 pub(super) const STAY_BYTES: usize = 4 << 20;
 
-/// How long a reader stays without a fetch while others wait, milliseconds.
-pub(super) const IDLE_MS: u64 = 200;
+/// How long a reader stays without a fetch while others wait.
+pub(super) const IDLE: Millis = Millis::new(200);
 
 /// See the module's page.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ pub(super) struct Stay {
     pub is_stale: bool,
     /// The bytes that it has brought.
     pub brought: usize,
-    /// When it last had a fetch, `mono_ms`.
-    pub used_ms: u64,
+    /// When it last had a fetch, by the monotonic clock.
+    pub used: Millis,
 }
 
 impl Stay {
@@ -55,7 +56,7 @@ impl Stay {
             info,
             is_stale: false,
             brought: 0,
-            used_ms: now.mono_ms,
+            used: now.mono,
         }
     }
 
@@ -66,7 +67,7 @@ impl Stay {
 
     /// Whether a reader without waiting fetches may leave it.
     pub(super) fn is_over(&self, now: Now) -> bool {
-        self.is_stale || self.brought >= STAY_BYTES || self.used_ms + IDLE_MS <= now.mono_ms
+        self.is_stale || self.brought >= STAY_BYTES || self.used + IDLE <= now.mono
     }
 
     /// Takes what librdkafka has read ahead. False if that is nothing.

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::TICK_MS;
+use super::TICK;
 use super::batches::{Batches, Reads};
 use super::chores::{Chore, Role};
 use super::client::Consumer;
@@ -13,15 +13,16 @@ use super::news::News;
 use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::base::units::{Offset, Partition};
 use crate::store::waiting::Waiting;
 use crate::store::window::{Fetch, Window};
 
-/// How long a tail runs without a fetch, milliseconds.
-const UNUSED_MS: u64 = 10_000;
+/// How long a tail runs without a fetch.
+const UNUSED: Millis = Millis::new(10_000);
 
-const _: () = assert!(TICK_MS < UNUSED_MS);
+const _: () = assert!(TICK.get() < UNUSED.get());
 
 /// Messages taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
@@ -68,8 +69,8 @@ struct Running {
 struct Tail<T> {
     state: TailState,
     waiting: Waiting<T>,
-    /// When it last had a fetch, or began; `mono_ms`.
-    used_ms: u64,
+    /// When it last had a fetch, or began, by the monotonic clock.
+    used: Millis,
 }
 
 /// See the module's page.
@@ -138,10 +139,10 @@ impl<T: Copy + Eq> Tails<T> {
             Entry::Occupied(known) => (known.into_mut(), false),
             Entry::Vacant(vacant) => {
                 let waiting = Waiting::default();
-                (vacant.insert(Tail { state: TailState::Asking, waiting, used_ms: 0 }), true)
+                (vacant.insert(Tail { state: TailState::Asking, waiting, used: Millis::ZERO }), true)
             }
         };
-        tail.used_ms = now.mono_ms;
+        tail.used = now.mono;
         if let TailState::Running(running) = &tail.state {
             let window = &running.window;
             if fetch.from < window.start() {
@@ -187,7 +188,7 @@ impl<T: Copy + Eq> Tails<T> {
         debug_assert!(self.stopping.iter().all(|number| !self.by_number.contains_key(number)));
         let batches = Batches::new(info, key.partition, self.reads.clone());
         tail.state = TailState::Running(Box::new(Running { topic, window: Window::new(end), batches }));
-        tail.used_ms = now.mono_ms;
+        tail.used = now.mono;
         Ok(Some(tail.waiting.take().collect()))
     }
 
@@ -279,7 +280,7 @@ impl<T: Copy + Eq> Tails<T> {
 
     /// Ends the tails without fetches.
     pub(super) fn stop_unused(&mut self, now: Now) -> Vec<Chore> {
-        self.stop(|_, tail| tail.waiting.is_empty() && tail.used_ms + UNUSED_MS <= now.mono_ms)
+        self.stop(|_, tail| tail.waiting.is_empty() && tail.used + UNUSED <= now.mono)
     }
 
     fn stop(&mut self, is_over: impl Fn(&PartitionKey, &Tail<T>) -> bool) -> Vec<Chore> {
@@ -312,11 +313,11 @@ impl<T: Copy + Eq> Tails<T> {
         true
     }
 
-    /// Removes the fetches that wait for the end of a partition to be known since before `before_ms`.
-    pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
+    /// Removes the fetches that wait for the end of a partition to be known since before that moment.
+    pub(super) fn take_unanswered(&mut self, before: Millis) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for tail in self.tails.values_mut().filter(|tail| matches!(tail.state, TailState::Asking)) {
-            old.extend(tail.waiting.take_older(before_ms));
+            old.extend(tail.waiting.take_older(before));
         }
         old
     }

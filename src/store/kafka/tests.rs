@@ -19,6 +19,7 @@ use super::{Cluster, Kafka, News, WINDOW_BYTES};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
 use crate::base::units::{Offset, Partition};
@@ -63,8 +64,8 @@ impl Lone {
     }
 
     fn now(&self) -> Now {
-        let unix_ms = self.unix_ms().unwrap();
-        Now::at_ms(unix_ms, unix_ms)
+        let unix = self.unix().unwrap();
+        Now::at_ms(unix.get(), unix.get())
     }
 
     fn store_on(&self, cluster: Cluster) -> Kafka<u64> {
@@ -146,8 +147,8 @@ impl Lab for Lone {
         self.store_on(Cluster::start(&self.config).unwrap())
     }
 
-    fn unix_ms(&self) -> Option<u64> {
-        Some(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64)
+    fn unix(&self) -> Option<UnixMillis> {
+        Some(UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap()))
     }
 
     fn wait(&self) -> bool {
@@ -402,7 +403,7 @@ fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
         bytes_max: 1 << 20,
         exclude: None,
         wait: false,
-        since_ms: lone.now().mono_ms,
+        since: lone.now().mono,
     };
     let AtTail::Answered(_, fetched) = store.fetches.tails.place(lone.now(), partition, fetch, true) else {
         panic!("it does not wait")

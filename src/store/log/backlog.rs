@@ -15,6 +15,7 @@ use super::segment::Segment;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
 use crate::store::window::{Fetch, Window};
 use crate::store::{Asker, Completion};
@@ -30,7 +31,7 @@ pub(super) enum Waiter<T: Asker> {
     /// A fetch.
     Fetch(Fetch<T::Fetch>),
     /// The first message since a time, Unix milliseconds, which is not before `from`.
-    Resolve { token: T::Resolve, unix_ms: u64, from: Offset },
+    Resolve { token: T::Resolve, unix: UnixMillis, from: Offset },
 }
 
 impl<T: Asker> Waiter<T> {
@@ -169,13 +170,13 @@ impl<T: Asker> Backlog<T> {
                     }
                     completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
                 }
-                Waiter::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
+                Waiter::Resolve { token, unix, .. } => match read.window.first_since(unix) {
                     Some(offset) => {
                         completions.push_back(Completion::Resolved { token, result: Ok(offset) });
                     }
                     None => {
                         let from = read.window.end();
-                        reads.waiters.push(Waiter::Resolve { token, unix_ms, from });
+                        reads.waiters.push(Waiter::Resolve { token, unix, from });
                     }
                 },
             }
@@ -270,12 +271,12 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// What a load brought, as it stands in the file, all stored at `cap_ms` at the latest. `damaged` is told of what is not what was written.
+    /// What a load brought, as it stands in the file, all stored at `cap` at the latest. `damaged` is told of what is not what was written.
     pub(super) fn handle_loaded(
         &mut self,
         id: PartitionId,
         load: &Load,
-        cap_ms: u64,
+        cap: UnixMillis,
         read: &[Vec<u8>],
         mut damaged: impl FnMut(u64, u64),
     ) {
@@ -298,7 +299,7 @@ impl<T: Asker> Backlog<T> {
                 // Before the window's end lies what was read before of a run that has grown since.
                 let is_new = header.base_offset >= window.end();
                 if let Some(mut stored) = header.batch(records).filter(|_| is_new) {
-                    stored.timestamp_ms = stored.timestamp_ms.min(cap_ms);
+                    stored.timestamp = stored.timestamp.min(cap);
                     window.push(stored);
                 }
             });

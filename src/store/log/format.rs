@@ -19,6 +19,7 @@
 use std::fmt;
 
 use crate::base::batch::{Batch, StoredBatch};
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::{Offset, Partition};
 
@@ -47,7 +48,7 @@ pub const FILE_HEADER: usize = 40;
 pub const OFFSET_MAX: Offset = Offset(1 << 63);
 
 /// Nothing was stored at this time, Unix milliseconds, or later.
-pub const TIME_MAX_MS: u64 = 1 << 62;
+pub const TIME_MAX: UnixMillis = UnixMillis::new(1 << 62);
 
 const SEGMENT_MAGIC: [u8; 8] = *b"MSTRMLOG";
 const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"rnd\xd1");
@@ -199,7 +200,7 @@ pub struct BatchHeader {
     /// The offset of its first message.
     pub base_offset: Offset,
     /// When it was stored, Unix milliseconds.
-    pub timestamp_ms: u64,
+    pub timestamp: UnixMillis,
     client: ClientId,
     ttl_secs: u32,
     /// Messages in it. None is a mark: it says where its partition ends, as all that it held has expired, and its offsets go on.
@@ -217,8 +218,8 @@ impl BatchHeader {
     }
 
     /// When its messages end, Unix milliseconds.
-    pub fn expiry_ms(&self) -> u64 {
-        self.timestamp_ms.saturating_add(u64::from(self.ttl_secs) * 1000)
+    pub fn expiry(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.ttl_secs)
     }
 
     /// Bytes that it takes with its records.
@@ -237,7 +238,7 @@ impl BatchHeader {
         put(&self.records.to_le_bytes());
         put(&self.incarnation.to_le_bytes());
         put(&self.base_offset.0.to_le_bytes());
-        put(&self.timestamp_ms.to_le_bytes());
+        put(&self.timestamp.get().to_le_bytes());
         put(&self.client.as_u128().to_le_bytes());
         put(&self.ttl_secs.to_le_bytes());
         put(&self.count.to_le_bytes());
@@ -262,14 +263,14 @@ impl BatchHeader {
             records: fields.u32()?,
             incarnation: fields.u64()?,
             base_offset: Offset(fields.u64()?),
-            timestamp_ms: fields.u64()?,
+            timestamp: UnixMillis::new(fields.u64()?),
             client: ClientId::from(fields.u128()?),
             ttl_secs: fields.u32()?,
             count: fields.u32()?,
             partition: Partition(fields.u16()?),
             flags: fields.u16()?,
         };
-        let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp_ms <= TIME_MAX_MS;
+        let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp <= TIME_MAX;
         is_sound.then_some(header)
     }
 
@@ -284,12 +285,7 @@ impl BatchHeader {
         let has_keys = self.flags & HAS_KEYS != 0;
         let batch = Batch::from_stored(self.client, self.ttl_secs, has_keys, self.count, records)?;
         let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0);
-        Some(StoredBatch {
-            base_offset: self.base_offset,
-            timestamp_ms: self.timestamp_ms,
-            stored_ns: 0,
-            batch,
-        })
+        Some(StoredBatch { base_offset: self.base_offset, timestamp: self.timestamp, stored_ns: 0, batch })
     }
 }
 
@@ -328,7 +324,7 @@ impl RoundWriter {
             incarnation: id.0,
             partition: id.1,
             base_offset: stored.base_offset,
-            timestamp_ms: stored.timestamp_ms,
+            timestamp: stored.timestamp,
             client: batch.client(),
             ttl_secs: batch.ttl_secs(),
             count: batch.count(),
@@ -346,13 +342,13 @@ impl RoundWriter {
         buffer: &mut Vec<u8>,
         id: PartitionId,
         end: Offset,
-        timestamp_ms: u64,
+        timestamp: UnixMillis,
     ) -> (BatchHeader, usize) {
         let header = BatchHeader {
             incarnation: id.0,
             partition: id.1,
             base_offset: end,
-            timestamp_ms,
+            timestamp,
             client: ClientId::from(0),
             ttl_secs: 0,
             count: 0,

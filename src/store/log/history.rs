@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use super::disk::{Directory, FileName, Identity, Step, run_all};
 use super::format::{OFFSET_MAX, PartitionId, Reader, Unreadable, behind_prefix, with_prefix};
+use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
 
 const MAGIC: [u8; 8] = *b"MSTRMHIS";
@@ -69,6 +70,13 @@ pub struct Moment {
     pub unix_ns: u64,
     /// The boot of the machine, from `/proc/sys/kernel/random/boot_id`; 0 where the system does not say.
     pub boot: u128,
+}
+
+impl Moment {
+    /// The same Unix time in milliseconds.
+    pub fn unix(&self) -> UnixMillis {
+        UnixMillis::new(self.unix_ns / 1_000_000)
+    }
 }
 
 /// A segment that a clean stop has sealed.

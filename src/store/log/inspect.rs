@@ -18,6 +18,7 @@ use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use super::summary;
 use crate::base::batch::StoredBatch;
+use crate::base::millis::UnixMillis;
 use crate::base::names::FullName;
 use crate::base::units::Partition;
 use crate::store::{Life, QueueSummary};
@@ -63,11 +64,11 @@ impl Contents {
     }
 
     /// The queues, by name.
-    pub fn queues(&self, unix_ms: u64) -> Vec<(&FullName, QueueSummary)> {
+    pub fn queues(&self, unix: UnixMillis) -> Vec<(&FullName, QueueSummary)> {
         let summary = |life: &Life| {
             let mut held = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
             for (_, past) in self.pasts.range(partitions_of(life)) {
-                summary::add(&mut held, past.spans.iter().map(|span| &span.head), unix_ms);
+                summary::add(&mut held, past.spans.iter().map(|span| &span.head), unix);
             }
             held
         };
@@ -152,7 +153,7 @@ pub fn verify(
 ) -> Result<(), OpenError> {
     let files = directory.list()?;
     let (deleted, stopped) = deleted_and_stopped(directory, &files);
-    let facts = Facts { stopped: &stopped, deleted: &deleted, unix_ms: now.unix_ns / 1_000_000 };
+    let facts = Facts { stopped: &stopped, deleted: &deleted, unix: now.unix() };
     let is_known =
         |place: u32| files.iter().any(|(file, _)| *file == FileName::Index(place)) || facts.names(place);
     for (file, length) in &files {

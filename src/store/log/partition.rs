@@ -8,6 +8,7 @@ use super::index::{Run, SpanHead};
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
 use super::usage::Account;
+use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
 use crate::store::Tail;
 use crate::store::waiting::Waiting;
@@ -133,14 +134,14 @@ impl<T> LogPartition<T> {
 
     /// An offset from which on every message was stored at that time or later, and before which none was, as far as is known
     /// without reading; or one from where on it is to be looked for.
-    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix_ms: u64) -> Since {
-        if self.window.oldest_ms().is_some_and(|oldest| oldest < unix_ms) {
-            return Since::At(self.window.since(unix_ms));
+    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix: UnixMillis) -> Since {
+        if self.window.oldest().is_some_and(|oldest| oldest < unix) {
+            return Since::At(self.window.since(unix));
         }
-        match self.heads(id, active).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
-            Some(head) if head.first_ms >= unix_ms => Since::At(head.first),
+        match self.heads(id, active).find(|head| head.messages > 0 && head.newest >= unix) {
+            Some(head) if head.oldest >= unix => Since::At(head.first),
             Some(head) => Since::From(head.first),
-            None => Since::At(self.window.since(unix_ms)),
+            None => Since::At(self.window.since(unix)),
         }
     }
 }

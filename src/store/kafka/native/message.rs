@@ -10,6 +10,7 @@ use super::AT_ONCE;
 use super::partition::from_c;
 use super::queue::Queue;
 use super::trouble::{NO_ERROR, Trouble, check, text_of};
+use crate::base::millis::UnixMillis;
 use crate::base::units::Partition;
 
 /// A message of a partition, or an error of that partition.
@@ -61,11 +62,11 @@ impl Message<'_> {
     }
 
     /// Its timestamp, Unix milliseconds; 0 if it has none.
-    pub fn timestamp_ms(&self) -> u64 {
+    pub fn timestamp(&self) -> UnixMillis {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message lives; the call writes `kind` before it returns.
         let time = unsafe { rd::rd_kafka_message_timestamp(self.raw, &mut kind) };
-        u64::try_from(time).unwrap_or(0)
+        UnixMillis::new(u64::try_from(time).unwrap_or(0))
     }
 
     /// The key; empty if there is none.

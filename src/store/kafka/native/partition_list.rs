@@ -10,6 +10,7 @@ use super::handle::Handle;
 use super::partition::{from_c, to_c};
 use super::queue::Queue;
 use super::trouble::{Trouble, check};
+use crate::base::millis::UnixMillis;
 use crate::base::units::Partition;
 
 /// Which offset of a partition is asked for.
@@ -18,7 +19,7 @@ pub enum OffsetOf {
     /// Where the partition ends.
     End,
     /// That of the first record at or after this time, Unix milliseconds.
-    Time(u64),
+    Time(UnixMillis),
 }
 
 /// An offset of a partition.
@@ -42,7 +43,7 @@ impl Handle {
                 let one = rd::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), to_c(*partition));
                 (*one).offset = match which {
                     OffsetOf::End => rd::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64,
-                    OffsetOf::Time(unix_ms) => i64::try_from(*unix_ms).unwrap_or(i64::MAX),
+                    OffsetOf::Time(unix) => i64::try_from(unix.get()).unwrap_or(i64::MAX),
                 };
             }
             rd::rd_kafka_ListOffsets(self.raw(), list, options.raw(), queue.raw());

@@ -46,11 +46,8 @@ pub fn open(
     let Catalogues { queues, deleted, ends, deletions_end } =
         open_catalogues(directory, &files, shards, &mut report)?;
     let stopped = found_history.as_ref().and_then(|history| history.stopped.clone());
-    let facts = Facts {
-        stopped: stopped.as_deref().unwrap_or_default(),
-        deleted: &deleted,
-        unix_ms: now.unix_ns / 1_000_000,
-    };
+    let facts =
+        Facts { stopped: stopped.as_deref().unwrap_or_default(), deleted: &deleted, unix: now.unix() };
     let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
@@ -109,9 +106,9 @@ pub fn open(
         let is_continued = start(&mut history, directory, now, ends, last_incarnation);
         report.is_branch = is_used && !is_continued;
     }
-    let newest = state.pasts.iter().map(|(.., past)| past.last_ms);
-    state.newest_ms =
-        newest.chain(state.segments.iter().map(|segment| segment.newest_ms())).max().unwrap_or(0);
+    let newest = state.pasts.iter().map(|(.., past)| past.newest);
+    state.newest =
+        newest.chain(state.segments.iter().map(|segment| segment.newest())).max().unwrap_or_default();
     state.history = history;
     state.queues = queues;
     state.next_incarnation = last_incarnation.max(now.unix_ns);

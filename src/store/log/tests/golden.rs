@@ -93,7 +93,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
     let config = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
     let dir = Arc::new(dir);
     let mut log: Log<u64, Simulated> = Log::new(dir.clone(), disk.clone(), 0, 1, &config);
-    let now = Now::at_ms(1, NOW.unix_ns / 1_000_000);
+    let now = Now::at_ms(1, NOW.unix().get());
     let name = (Project::parse("default").unwrap(), QueueName::parse("plain").unwrap());
     let queue = QueueId(1);
     assert!(log.submit(now, Request::Open { token: 1, queue, name, create: None }).is_ok());

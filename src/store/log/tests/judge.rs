@@ -1,6 +1,7 @@
 //! What clients read, judged by what they know.
 
 use super::*;
+use crate::base::millis::UnixMillis;
 
 fn read_number(payload: &[u8]) -> u64 {
     u64::from_le_bytes(payload[..8].try_into().unwrap())
@@ -21,7 +22,7 @@ impl World {
     }
 
     pub(super) fn check_partition(&mut self, key: PartitionKey) {
-        let (seed, unix_ms) = (self.seed, self.now.unix_ms);
+        let (seed, unix) = (self.seed, self.now.unix);
         let read = self.read(key, Offset(0)).unwrap();
         assert!(read.is_sorted_by(|a, b| a.0 < b.0), "seed {seed}: offsets grow: {read:?}");
         let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
@@ -35,7 +36,7 @@ impl World {
             }
         }
         for (number, message) in sent.iter() {
-            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry_ms <= unix_ms) {
+            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry <= unix) {
                 assert!(seen.contains_key(number), "seed {seed}: {number} at {offset} of {key:?} is lost");
             }
         }
@@ -114,7 +115,7 @@ impl World {
         }
     }
 
-    pub(super) fn timestamps(&mut self, key: PartitionKey) -> Vec<u64> {
+    pub(super) fn timestamps(&mut self, key: PartitionKey) -> Vec<UnixMillis> {
         let (mut all, mut from) = (Vec::new(), Offset::ZERO);
         loop {
             self.next += 1;
@@ -129,7 +130,7 @@ impl World {
                     None => assert!(self.disk.advance(), "a fetch is answered"),
                 }
             };
-            all.extend(fetched.batches.iter().map(|stored| stored.timestamp_ms));
+            all.extend(fetched.batches.iter().map(|stored| stored.timestamp));
             from = fetched.next;
             if fetched.at_end {
                 return all;

@@ -1,6 +1,7 @@
 //! Directories that are restored or rolled back, and starts that leave out offsets.
 
 use super::*;
+use crate::base::millis::Millis;
 
 /// A consumer's marker: where it stands in every partition, and in which timeline.
 #[derive(Clone, Debug)]
@@ -227,7 +228,7 @@ fn a_mark_behind_offsets_that_are_left_out_sends_no_reader_back() {
     world.disk.lose_power();
     world.boot += 1;
     assert!(world.start().is_branch && world.open(0));
-    world.pass(30_000);
+    world.pass(Millis::new(30_000));
     let mut from = Offset::ZERO;
     for _ in 0..4 {
         world.next += 1;

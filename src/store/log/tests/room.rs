@@ -1,6 +1,7 @@
 //! Files that go: on a full disk, beyond a size or an age, once all in them has expired.
 
 use super::*;
+use crate::base::millis::Millis;
 
 #[test]
 fn a_full_disk_serves_again_once_all_has_expired_though_each_file_says_where_a_partition_ends() {
@@ -22,8 +23,7 @@ fn a_full_disk_serves_again_once_all_has_expired_though_each_file_says_where_a_p
     world.settle();
     assert_eq!(world.logs[0].counters().refused, 1, "the disk is full");
     for _ in 0..10 {
-        world.now.mono_ms += 30_000;
-        world.now.unix_ms += 30_000;
+        world.now = world.now.later(Millis::new(30_000));
         world.tick();
         world.settle();
     }
@@ -53,7 +53,7 @@ fn the_oldest_files_go_where_size_or_age_is_limited() {
                 world.append(key, 100_000);
             }
             world.settle();
-            world.pass(20_000);
+            world.pass(Millis::new(20_000));
         }
         let segments = world.segments();
         assert!(segments <= 12 + 2 * usize::from(world.shards()), "{segments} files");
@@ -87,7 +87,7 @@ fn offsets_go_on_behind_what_has_expired_and_its_files_are_used_again() {
             world.append(PartitionKey { queue, partition: Partition((number / 2) as u16 % PARTITIONS) }, 1);
         }
         world.settle();
-        world.pass(5_000);
+        world.pass(Millis::new(5_000));
     }
     let segments = world.segments();
     assert!(segments <= 3 * usize::from(world.shards()), "{segments} files for what one or two would hold");

@@ -1,6 +1,7 @@
 //! Power that is lost, processes that are killed, steps that fail: nothing acknowledged is lost, and service resumes.
 
 use super::*;
+use crate::base::millis::Millis;
 
 #[test]
 fn what_was_acknowledged_survives_power_loss_and_kill() {
@@ -86,7 +87,7 @@ fn whichever_step_fails_nothing_acknowledged_is_lost_and_service_resumes() {
             world.disk.heal();
             world.settle();
             for second in 1..5 {
-                world.now.mono_ms += second * 1000;
+                world.now.mono = world.now.mono + Millis::from_secs(second);
                 world.tick();
                 world.settle();
             }

@@ -43,11 +43,11 @@ fn a_flipped_byte_costs_one_batch_at_most_and_is_reported() {
                 .into_iter()
                 .map(|(offset, number)| (number, offset))
                 .collect();
-            let unix_ms = world.now.unix_ms;
+            let unix = world.now.unix;
             world.sent.get_mut(&key).unwrap().retain(|number, message| {
                 match (there.get(number), message.fate) {
                     (Some(offset), Fate::Acknowledged(at)) => assert_eq!(*offset, at),
-                    (None, _) => lost += u64::from(message.expiry_ms > unix_ms),
+                    (None, _) => lost += u64::from(message.expiry > unix),
                     (Some(_), fate) => panic!("{number}: {fate:?}"),
                 }
                 there.contains_key(number)

@@ -1,6 +1,7 @@
 //! Readers that wait: served, cancelled, or told that their queue is gone.
 
 use super::*;
+use crate::base::millis::UnixMillis;
 
 #[test]
 fn whoever_waits_for_older_messages_is_served_or_cancelled() {
@@ -59,7 +60,11 @@ fn whoever_reads_a_queue_that_is_deleted_is_told() {
             waiting.insert(token);
             let (from, bytes_max, exclude) = (Offset(world.random.below(30) as u64), 500, None);
             let request = match world.random.below(3) {
-                0 => Request::Resolve { token, partition: key, position: Position::Time(1 + number as u64) },
+                0 => Request::Resolve {
+                    token,
+                    partition: key,
+                    position: Position::Time(UnixMillis::new(1 + number as u64)),
+                },
                 1 => Request::Resolve { token, partition: key, position: Position::Latest },
                 _ => {
                     Request::Fetch { token, partition: key, from, bytes_max, exclude, wait: number % 2 == 0 }
