@@ -422,7 +422,7 @@ fn sizes_9_and_10() {
             }
             echo(kind, frames, usize::MAX, &payload);
         }
-        // 9.5 and 9.6: 1 MiB in pieces of a frame.
+        // 9.5 and 9.6: a frame of 1 MiB in small writes.
         let payload = vec![b'*'; 1 << 20];
         for chop in [64, 128, 256, 512, 1024, 2048] {
             echo(kind, frame(FIN | kind, &payload), chop, &payload);

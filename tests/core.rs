@@ -1,4 +1,4 @@
-//! Tests a shard's core with one connection, under every split of the bytes it receives and sends.
+//! Tests a shard's core with one connection, under random splits of the bytes it receives and sends.
 //!
 //! Covers the whole life of a connection: a handshake with bytes pipelined after it, a produce operation in
 //! fragments with pings between them, a consume operation that reads everything back, and a Close.
