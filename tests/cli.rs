@@ -484,5 +484,5 @@ fn exit_at_end_ends_whatever_the_last_messages_are() {
 
     // Expired messages are not sent.
     assert!(feed(server.run(&["produce", "short", "--ttl", "1"]), b"gone soon\n").status.success());
-    eventually("an expired end", || to_the_end(&server, &["short"]).is_empty().then_some(()));
+    eventually("the last message expires", || to_the_end(&server, &["short"]).is_empty().then_some(()));
 }

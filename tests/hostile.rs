@@ -40,7 +40,7 @@ fn server(more: &[&str]) -> Server {
 
 /// Checks the conditions that must hold after every attack.
 fn is_sound(server: &Server, neighbour: Neighbour) {
-    // The attack may have been too short for that.
+    // Even a short attack must not end before the neighbour has been served a few times.
     neighbour.await_served(6);
     neighbour.leave();
     others_are_served(server);
@@ -368,7 +368,7 @@ fn accepting_resumes_after_descriptors_run_out() {
     let held: Vec<TcpStream> = (0..250).map(|_| server.dial()).collect();
     server.wait_for_log("connections are refused with 503: the limit of open files leaves no room for more");
     drop(held);
-    eventually("a new connection", || {
+    eventually("a new connection is accepted", || {
         let mut stream = server.dial();
         stream.write_all(handshake("/", "").as_bytes()).ok()?;
         let mut head = [0; 12];

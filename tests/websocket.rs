@@ -37,7 +37,7 @@ fn handshakes_get_the_right_status() {
         ),
         ("another subprotocol", handshake("/", "Sec-WebSocket-Protocol: x\r\n"), 400),
         (
-            "a subprotocol in other letters",
+            "a subprotocol in upper case",
             handshake("/", &format!("Sec-WebSocket-Protocol: {}\r\n", SUBPROTOCOL.to_uppercase())),
             400,
         ),
@@ -49,7 +49,7 @@ fn handshakes_get_the_right_status() {
         ("no Host", handshake("/", "").replace("Host: here:9000\r\n", ""), 400),
         ("a short key", handshake("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhl"), 400),
         (
-            "a key with loose bits",
+            "a key with nonzero unused bits",
             handshake("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "AQIDBAUGBwgJCgsMDQ4PEC=="),
             101,
         ),

@@ -241,7 +241,7 @@ impl World {
         self.drain()?;
         let is_indexed = |file: &FileName| match *file {
             FileName::Segment(place) => {
-                let files = self.machine.disk.list().expect("it lists");
+                let files = self.machine.disk.list().expect("a directory must be listed");
                 files.iter().any(|(file, _)| *file == FileName::Index(place))
             }
             _ => true,

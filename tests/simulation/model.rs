@@ -267,7 +267,7 @@ impl Model {
         }
         let age_ms = message.came_ms as i64 - message.timestamp_ms;
         if self.knows_the_time && i64::from(message.age) * 1000 > age_ms {
-            return Err(format!("{what} is {} s old after {age_ms} ms", message.age));
+            return Err(format!("{what} has age {} s only {age_ms} ms after it was stored", message.age));
         }
         Ok((producer, sequence))
     }

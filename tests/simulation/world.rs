@@ -28,7 +28,7 @@ const STORM_STEPS_MAX: usize = 3_000;
 const CALM_PASSES: usize = 20_000;
 /// The time that the calm may take, in milliseconds: that of the owed markers of a few operations.
 const CALM_MS: u64 = 700;
-/// The same if a project must wait for its rates.
+/// The time that the calm may take if a project must wait for its rates, in milliseconds.
 const LIMITED_CALM_MS: u64 = 20_000;
 /// The time in which a store notices that its disk works again, in milliseconds: a few of its ticks.
 const RECOVERY_MS: u64 = 4_000;
