@@ -1,4 +1,5 @@
-//! What watches a server uses metrics, labels and stages that a server exports: the alerting rules, and the page that explains metrics.
+//! Checks that the alerting rules and the documentation of the metrics use only metrics, labels and stages
+//! that a server exports.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -13,17 +14,17 @@ const RULES: &str = include_str!("../deploy/prometheus/millstream.rules.yml");
 const RULES_TESTS: &str = include_str!("../deploy/prometheus/millstream.rules.test.yml");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 
-/// Labels that Prometheus adds.
+/// The labels that Prometheus adds.
 const TARGET_LABELS: [&str; 2] = ["instance", "job"];
 
-/// The labels of each series name, and the values that each label has.
+/// The labels of each series, and the values of each label.
 type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// `name="value"`, with commas between.
+/// Parses `name="value"` pairs, separated by commas.
 fn labels(text: &str) -> Vec<(&str, &str)> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     pairs
@@ -31,7 +32,7 @@ fn labels(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// What a server exports to which nothing has happened yet.
+/// Returns what a server exports before anything has happened.
 fn exported() -> Exported {
     let server = Server::start(&["--cores", "0"]);
     let (_, page) = server.control("/metrics");
@@ -48,7 +49,7 @@ fn exported() -> Exported {
     exported
 }
 
-/// The expressions of the rules, each on one line.
+/// Returns the expressions of the rules, each on one line.
 fn expressions() -> Vec<String> {
     let mut expressions = Vec::new();
     let mut lines = RULES.lines().peekable();
@@ -65,7 +66,7 @@ fn expressions() -> Vec<String> {
     expressions
 }
 
-/// The metrics that an expression names, each with its matchers.
+/// Returns the metrics in an expression, each with its matchers.
 fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
     let starts = expression.match_indices("millstream_");
     starts
@@ -78,7 +79,7 @@ fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
         .collect()
 }
 
-/// The labels that an expression groups or joins by.
+/// Returns the labels that an expression groups or joins by.
 fn grouped_by(expression: &str) -> Vec<&str> {
     let lists = ["by (", "on (", "without ("].into_iter().flat_map(|word| expression.split(word).skip(1));
     lists.flat_map(|list| list.split(')').next().unwrap().split(',').map(str::trim)).collect()
@@ -112,16 +113,16 @@ fn alerting_rules_use_metrics_and_labels_that_a_server_exports() {
 }
 
 #[test]
-fn each_alert_has_a_unit_test_in_which_it_fires() {
+fn each_alert_fires_in_a_unit_test() {
     let alerts = RULES.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     for alert in alerts {
         let fires = format!("alertname: {alert}\n");
-        assert!(RULES_TESTS.contains(&fires), "promtool never sees {alert} fire");
+        assert!(RULES_TESTS.contains(&fires), "no promtool test has {alert} fire");
     }
 }
 
 #[test]
-fn the_page_on_operations_explains_each_metric_and_each_stage() {
+fn the_operations_page_explains_each_metric_and_stage() {
     let family = |name: &str| {
         let histogram =
             ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));

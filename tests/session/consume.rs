@@ -1,4 +1,5 @@
-//! Consume operations: every message once, in the order of its partition, and markers that say exactly what was read.
+//! Tests consume operations: each message comes once, in the order of its partition, and markers state
+//! exactly what was sent.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +17,17 @@ use super::harness::{Harness, PB_MAX, Read, note_input};
 use super::random::Random;
 use super::rig::{CLIENT, Rig};
 
-/// One batch of a partition: who stored it, and the sizes of its payloads.
+/// A batch of a partition: the client that stored it, and the sizes of its payloads.
 type Stored = (u128, Vec<usize>);
 
 #[derive(Clone, Debug)]
 struct Plan {
-    /// For each partition its batches, in order.
+    /// The batches of each partition, in order.
     partitions: Vec<Vec<Stored>>,
     echo: bool,
-    /// Where to start; behind the end is the end.
+    /// The offset to start at in each partition. Values beyond the end mean the end.
     from: Vec<Offset>,
-    /// What each ConsumeRequest adds to the credit, and whether it asks for a marker.
+    /// For each ConsumeRequest: the increase of the credit, and whether it requests a marker.
     requests: Vec<(i64, bool)>,
 }
 
@@ -38,7 +39,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(partitions, echo, from, requests)| Plan { partitions, echo, from, requests })
 }
 
-/// A fetch that the session waits for.
+/// A fetch of the session that has no answer yet.
 struct Fetch {
     operation: OperationId,
     partition: Partition,
@@ -53,7 +54,7 @@ struct Run<'a> {
     harness: Harness,
     schedule: Random,
     store: Vec<Vec<StoredBatch>>,
-    /// How many batches of each partition are there by now.
+    /// The number of batches in each partition so far.
     there: Vec<usize>,
     fetches: Vec<Fetch>,
     bytes: Vec<u8>,
@@ -140,7 +141,7 @@ impl<'a> Run<'a> {
                     let partition = target.partition.partition;
                     assert!(
                         self.fetches.iter().all(|fetch| fetch.partition != partition),
-                        "one outstanding fetch for each partition"
+                        "a partition must have at most one outstanding fetch"
                     );
                     let cancelled = false;
                     self.fetches.push(Fetch { operation, partition, from, exclude, wait, cancelled });
@@ -151,7 +152,7 @@ impl<'a> Run<'a> {
                         fetch.cancelled = true;
                     });
                 }
-                other => panic!("a consumer asks for {other:?}"),
+                other => panic!("a consumer must not ask for {other:?}"),
             }
         }
     }
@@ -184,7 +185,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The store answers one of its fetches, in any order, with as much as it likes.
+    /// Answers one of the session's fetches, in random order, with a random number of batches.
     fn answer(&mut self) {
         let answerable = |fetch: &Fetch| {
             let stored = &self.store[fetch.partition.index()][..self.there[fetch.partition.index()]];
@@ -223,7 +224,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Nothing is left to draw: whatever can still happen happens.
+    /// Ends the random schedule: does everything that can still happen.
     fn settle(&mut self) {
         self.harness.rig.writable = true;
         for _ in 0..2_000 {
@@ -238,15 +239,17 @@ impl<'a> Run<'a> {
             self.call(|session, cx| session.poll_transmit(cx));
         }
         while !self.fetches.is_empty() {
-            self.fetches.iter().for_each(|fetch| assert!(fetch.cancelled, "an ended operation waits on"));
+            self.fetches
+                .iter()
+                .for_each(|fetch| assert!(fetch.cancelled, "an ended operation must cancel its fetches"));
             self.answer();
         }
     }
 
-    /// Compares what the client read with what is stored.
+    /// Compares what the client has read with what is stored.
     fn judge(&self) {
         let mut reads = self.reads.iter();
-        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup has no answer") };
+        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup must have an answer") };
         assert_eq!(Status::decode(&pb[..]).unwrap().status_code(), 100);
         let wanted: BTreeSet<(Partition, Offset)> = (0..)
             .map(Partition)
@@ -275,9 +278,12 @@ impl<'a> Run<'a> {
                 });
                 if let Some(sent) = &message.payload {
                     let (partition, offset) = id.unwrap();
-                    assert!(wanted.contains(&(partition, offset)), "it was asked for");
+                    assert!(wanted.contains(&(partition, offset)), "only requested messages may come");
                     let later = seen.range((partition, offset)..).next();
-                    assert!(later.is_none_or(|(of, _)| *of != partition), "once, and in order");
+                    assert!(
+                        later.is_none_or(|(of, _)| *of != partition),
+                        "each message must come once, and in order"
+                    );
                     seen.insert((partition, offset));
                     let batches = &self.store[partition.index()];
                     let batch = batches.iter().find(|stored| stored.end_offset() > offset).unwrap();
@@ -297,13 +303,13 @@ impl<'a> Run<'a> {
             Some(*credit)
         });
         let credit = credit.max().unwrap_or(100).max(100) as usize;
-        assert_eq!(seen.len(), wanted.len().min(credit), "all that was stored, as far as credit goes");
+        assert_eq!(seen.len(), wanted.len().min(credit), "all stored messages must come, within the credit");
         assert_eq!(markers > 0, requests.iter().any(|(_, marker)| *marker));
         assert_eq!(self.reads.last(), Some(&Read::End));
         assert_eq!(self.harness.rig.budget.reserved(), 0);
     }
 
-    /// What stands before a marker was read, what stands behind it was not.
+    /// Checks that exactly the messages before a marker were read.
     fn judge_marker(
         &self,
         marker: &str,
@@ -329,7 +335,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn every_cut_and_every_order_of_fetches_brings_each_message_once_and_exact_markers(
+    fn any_split_and_order_of_fetches_delivers_each_message_once_with_exact_markers(
         plan in plan(),
         seed in any::<u64>(),
         steps in 0usize..2_000,
@@ -344,14 +350,14 @@ proptest! {
 }
 
 #[test]
-fn an_empty_pb_needs_no_memory_and_waits_behind_nobody() {
+fn an_empty_pb_does_not_wait_for_memory() {
     let mut rig = Rig::new(Rig::defaults());
     let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
     rig.begin(&SetupRequest { get: Some(get), append: None });
     rig.budget.set_waiting(millstream::base::budget::Share::Whole, 1);
     rig.call(|session, cx| session.handle_data(&[0], true, cx));
     rig.call(|session, cx| session.poll_transmit(cx));
-    assert_eq!(rig.out, [0x80, 0], "the half ends, and nothing failed");
+    assert_eq!(rig.out, [0x80, 0], "the half must end without a failure");
 }
 
 #[test]
@@ -366,7 +372,7 @@ fn a_busy_partition_does_not_starve_the_others() {
     run.receive(&run.bytes.clone(), false);
     let mut credit = 100;
     for _ in 0..20 {
-        // The busy partition answers first, always, and with more than the credit.
+        // The busy partition always answers first, and with more than the credit.
         for partition in Partition::all(2) {
             let index = run.fetches.iter().position(|fetch| {
                 let parked = fetch.wait && partition == Partition(1) && fetch.from > Offset::ZERO;
@@ -392,8 +398,8 @@ fn a_busy_partition_does_not_starve_the_others() {
 }
 
 #[test]
-fn a_marker_stands_behind_what_is_left_out_at_the_end() {
-    // All of it is the consumer's own.
+fn a_marker_follows_excluded_messages_at_the_end() {
+    // All messages are the consumer's own.
     let plan = Plan {
         partitions: vec![vec![(CLIENT, vec![3; 5])]],
         echo: false,
@@ -404,11 +410,14 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
     run.there = vec![1];
     run.receive(&run.bytes.clone(), false);
     run.call(|session, cx| session.poll_transmit(cx));
-    assert!(!run.fetches[0].wait, "a fetch that waits is not answered where all is left out");
+    assert!(
+        !run.fetches[0].wait,
+        "the fetch must not wait: a waiting fetch gets no answer if all messages are excluded"
+    );
     run.answer_one(0);
     run.call(|session, cx| session.poll_transmit(cx));
-    assert!(run.fetches[0].wait && run.fetches[0].from == Offset(5), "at the end it waits");
-    // The rig pays a marker at once.
+    assert!(run.fetches[0].wait && run.fetches[0].from == Offset(5), "at the end, the fetch must wait");
+    // The rig sends an owed marker at once.
     let request = run.bytes[run.taken..].to_vec();
     run.receive(&request, false);
     assert_eq!(run.taken, run.bytes.len());

@@ -1,4 +1,5 @@
-//! Consumers whose queue has gone back (`protocol`, "Rewind"): where they go on, and when they hear of it.
+//! Tests consumers whose queue has gone back (`protocol`, "Rewind"): where they resume, and when they learn
+//! of it.
 
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::millis::UnixMillis;
@@ -12,7 +13,7 @@ use prost::Message;
 use super::harness::{Harness, Read};
 use super::rig::Rig;
 
-/// A queue of two partitions in that timeline of its store.
+/// Returns a queue of two partitions in this timeline of its store.
 fn queue(timeline: u64) -> QueueInfo {
     QueueInfo { signing: Signing { key: 5, timeline, is_key_new: false }, ..Rig::queue(2) }
 }
@@ -23,7 +24,8 @@ struct Consumer {
 }
 
 impl Consumer {
-    /// Begins at a marker, on the queue as it is now; what is asked for first, and what the client reads.
+    /// Begins at a marker, on the queue's current state. Also returns the first commands, and what the client
+    /// reads.
     fn begin(marker: String, queue: QueueInfo, has_extensions: bool) -> (Self, Vec<Command>, Vec<Read>) {
         let mut harness = Harness::new(10_000);
         let get = Some(ConsumeSetupRequest {
@@ -36,7 +38,7 @@ impl Consumer {
         let bytes = SetupRequest { get, append: None }.encode_length_delimited_to_vec();
         harness.receive(&bytes, false);
         let Some(Command::Open { operation, .. }) = harness.asked.pop_front() else {
-            panic!("no queue is asked for")
+            panic!("the session must open a queue")
         };
         let (_, mut reads) = harness.call(|session, cx| {
             session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: Partition(0) }, cx)
@@ -73,7 +75,7 @@ impl Consumer {
         self.harness.receive(&bytes, false).1
     }
 
-    /// Where each partition is read on.
+    /// Returns the offset of each partition's next fetch.
     fn fetches(&mut self) -> Vec<(Partition, Offset)> {
         let asked = self.harness.asked.drain(..).filter_map(|command| match command {
             Command::Fetch { target, from, .. } => Some((target.partition.partition, from)),
@@ -89,7 +91,7 @@ fn stored(base_offset: Offset, timestamp: UnixMillis) -> StoredBatch {
     StoredBatch { base_offset, timestamp, stored_ns: 0, batch: builder.close() }
 }
 
-/// Each response: whether it says that the queue has gone back, and its messages' ids.
+/// Returns for each response whether it reports a rewind, and the ids of its messages.
 fn responses(reads: &[Read]) -> Vec<(bool, Vec<String>)> {
     let pbs = reads.iter().filter_map(|read| match read {
         Read::Pb(pb) => Some(ConsumeResponse::decode(&pb[..]).unwrap()),
@@ -107,7 +109,7 @@ fn is_accepted(reads: &[Read]) -> bool {
 }
 
 #[test]
-fn a_marker_of_this_timeline_is_believed_and_one_of_another_is_asked_about() {
+fn only_a_marker_of_another_timeline_is_resolved_by_the_store() {
     let marker = Marker::encode(&queue(7), &[Offset(4), Offset(0)]);
     let (_, asked, reads) = Consumer::begin(marker.clone(), queue(7), false);
     assert!(
@@ -120,15 +122,15 @@ fn a_marker_of_this_timeline_is_believed_and_one_of_another_is_asked_about() {
         matches!(asked[..], [Command::Resolve { target, position: of, .. }] if target.partition.partition == Partition(0) && of == position),
         "{asked:?}"
     );
-    assert!(reads.is_empty(), "nothing is said before the position is known");
+    assert!(reads.is_empty(), "nothing may be sent before the position is known");
     let reads = consumer.resolve(Partition(0), Offset(3));
     assert!(is_accepted(&reads));
-    assert_eq!(responses(&reads[1..]), [(true, vec![])], "the client hears at once");
+    assert_eq!(responses(&reads[1..]), [(true, vec![])], "the client must learn of the rewind at once");
     assert_eq!(consumer.fetches(), [(Partition(0), Offset(3)), (Partition(1), Offset(0))]);
 }
 
 #[test]
-fn a_marker_that_stands_where_both_timelines_agree_is_no_rewind() {
+fn a_marker_where_both_timelines_agree_causes_no_rewind() {
     let (mut consumer, _, _) =
         Consumer::begin(Marker::encode(&queue(7), &[Offset(4), Offset(0)]), queue(8), true);
     let reads = consumer.resolve(Partition(0), Offset(4));
@@ -147,7 +149,7 @@ fn a_changed_marker_is_refused() {
 }
 
 #[test]
-fn a_partition_that_goes_back_under_its_consumer_is_read_from_there_and_old_clients_hear_with_the_messages() {
+fn a_rewound_partition_is_read_from_its_new_position_and_old_clients_learn_with_the_next_messages() {
     for has_extensions in [false, true] {
         let marker = Marker::encode(&queue(7), &[Offset(50), Offset(0)]);
         let (mut consumer, _, _) = Consumer::begin(marker, queue(7), has_extensions);
@@ -159,7 +161,7 @@ fn a_partition_that_goes_back_under_its_consumer_is_read_from_there_and_old_clie
         assert_eq!(
             consumer.fetches(),
             [(Partition(0), Offset(10))],
-            "the position does not stay beyond the end"
+            "the position must not stay beyond the end"
         );
         consumer.ask_for_marker();
         let fetched = Fetched {

@@ -1,9 +1,10 @@
 //! Clients, network, servers and disk, one step at a time.
 //!
-//! First the storm: every step is drawn by lot, connections break, stores are slow, full or failing, servers die and start again.
-//! Then the calm: nothing fails any more and everything that is due is done, but no shard has a turn without a reason that wakes the
-//! real driver, too: a socket, the inbox, the store's doorbell, a deadline, work left. And no time passes but that of an owed
-//! marker, so that no timer hides a lost wake-up.
+//! First comes the storm: each step is random, connections break, stores are slow, full or failing, and
+//! servers end and start again. Then comes the calm: nothing fails any more, and all pending work is done. A
+//! shard gets a turn only for a reason that also wakes the real driver: a socket, the inbox, the store's
+//! doorbell, a deadline, or remaining work. No time passes except that of an owed marker, so that no timer
+//! hides a lost wake-up.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,17 +22,18 @@ use super::settings::{PAYLOAD_BYTES_MAX, Plan};
 use super::store::Weather;
 use millstream::base::millis::Millis;
 
-/// Most steps of a storm: a short one leaves the work to the calm, where nothing comes to a sleeper's help. And passes of
-/// the calm after which something hangs.
+/// The most steps of a storm. A short storm leaves the work to the calm, where nothing else helps a sleeping
+/// shard.
 const STORM_STEPS_MAX: usize = 3_000;
+/// The number of passes after which a calm counts as hung.
 const CALM_PASSES: usize = 20_000;
-/// Time that the calm may take, milliseconds: owed markers of a few operations.
+/// The time that the calm may take, in milliseconds: that of the owed markers of a few operations.
 const CALM: Millis = Millis::new(700);
-/// The same where a project must wait for its rates.
+/// The time that the calm may take if a project must wait for its rates, in milliseconds.
 const LIMITED_CALM: Millis = Millis::new(20_000);
-/// Time in which a store finds out that its disk works again, milliseconds: a few of its ticks.
+/// The time in which a store notices that its disk works again, in milliseconds: a few of its ticks.
 const RECOVERY: Millis = Millis::new(4_000);
-/// Time that draining may take, milliseconds: what consumers get of it, and the time in which a peer is to close.
+/// The time that draining may take, in milliseconds: the consumers' part, and the time for peers to close.
 const DRAIN: Millis = Millis::new(8_000);
 
 pub struct World {
@@ -41,17 +43,18 @@ pub struct World {
     pub(super) server: Option<Server>,
     pub(super) clients: Vec<Client>,
     pub(super) model: Model,
-    /// Bytes that a connection holds in each direction.
+    /// The capacity of each direction of a connection, in bytes.
     pipe_bytes: usize,
-    /// Consumers come when the producers have ended, so that nobody else wakes their shards.
+    /// Whether consumers connect only after the producers have ended, so that no other client wakes their
+    /// shards.
     late: bool,
     pub(super) is_storm: bool,
     pub(super) snapshots: Vec<Snapshot>,
-    /// Something on the disk is not what was written.
+    /// Whether the disk's contents differ from what was written.
     pub(super) is_spoiled: bool,
-    /// When the wall clock is right again; 0 where it is.
+    /// When a jump of the wall clock ends, or 0 without such a jump.
     pub(super) right_again: Millis,
-    /// By how much it is wrong then, as it has jumped back for good.
+    /// The lasting error of the wall clock, from jumps back for good.
     pub(super) base_error_ms: i64,
 }
 
@@ -113,7 +116,7 @@ impl World {
         }
         let stored: usize = (0..producers).map(|producer| model.storable(producer)).sum();
         for consumer in 0..random.between(1, 4) {
-            // Some share their Client-ID with a producer: the echo is told by it.
+            // Some consumers share their Client-ID with a producer, to test the echo.
             let client = random.between(1, producers) as u128 + if random.one_in(2) { 0 } else { 100 };
             let echo = random.one_in(2);
             let is_counted = echo && consumer > 0 && plan.keeps_all() && random.one_in(2);
@@ -125,7 +128,7 @@ impl World {
         }
     }
 
-    /// Runs to the end. What is returned tells one history from others.
+    /// Runs the seed to its end. Returns a digest of the history.
     pub fn run(mut self) -> Result<u64, String> {
         let steps = self.random.between(0, STORM_STEPS_MAX);
         let disasters: Vec<usize> = (0..self.plan.disasters).map(|_| self.random.below(steps + 1)).collect();
@@ -148,7 +151,7 @@ impl World {
         self.judge()?;
         self.leave()?;
         if self.plan.log.is_some() {
-            // What they have seen is there for one that comes after the next end of the server, too.
+            // What consumers have seen must still exist for a new consumer after the server's next end.
             self.end_and_start()?;
             let auditor =
                 Client::consumer(Asked::new(5_000, true, None), &self.machine.clock, &mut self.random);
@@ -171,7 +174,7 @@ impl World {
         hasher.finish()
     }
 
-    /// The storm is over: nothing fails any more.
+    /// Ends the storm: nothing fails any more.
     fn clear_up(&mut self) {
         self.is_storm = false;
         self.set_right();
@@ -183,11 +186,11 @@ impl World {
         let mut weather = weather.borrow_mut();
         (weather.slow, weather.failing, weather.full) = (false, 0, 0);
         drop(weather);
-        // The last time that the stores ring without a reason.
+        // The stores ring without a reason for the last time.
         self.server.iter_mut().for_each(Server::wake);
     }
 
-    /// A store whose disk failed or was full tries it again with its next ticks.
+    /// Lets time pass so that stores whose disk failed or was full try again.
     fn recover(&mut self) -> Result<(), String> {
         if !self.plan.fails {
             return Ok(());
@@ -201,10 +204,10 @@ impl World {
                 self.pass_time(500);
             }
         }
-        Err("it never recovers".into())
+        Err("a store never recovers".into())
     }
 
-    /// Consumers stop, and everything is given back.
+    /// Stops the consumers and checks that the server releases everything.
     fn leave(&mut self) -> Result<(), String> {
         for client in &self.clients {
             if let Role::Consumer(consume, _) = &client.role {
@@ -225,7 +228,8 @@ impl World {
         self.server.as_ref().and_then(Server::leak).map_or(Ok(()), Err)
     }
 
-    /// The server is told to stop, in the middle of everything. All operations end, and what was acknowledged is stored.
+    /// Drains the server in the middle of everything. All operations must end, and acknowledged messages must
+    /// be stored.
     pub(super) fn drain(&mut self) -> Result<(), String> {
         let was_storm = std::mem::replace(&mut self.is_storm, false);
         self.server.iter_mut().for_each(Server::drain);
@@ -233,15 +237,15 @@ impl World {
         let mut passes = 0..CALM_PASSES;
         while !self.server.as_ref().is_none_or(Server::is_over) {
             if self.machine.clock.millis() > until || passes.next().is_none() {
-                return Err("draining does not end".into());
+                return Err("draining did not end".into());
             }
             if !self.pass() {
                 self.pass_time(50);
             }
         }
-        // Operations whose connections broke may be under way in the store.
+        // Operations of broken connections may still run in the store.
         while self.pass() {
-            passes.next().ok_or("there is always something to do")?;
+            passes.next().ok_or("the shards never run out of work")?;
         }
         self.is_storm = was_storm;
         self.is_given_back()?;
@@ -254,13 +258,15 @@ impl World {
             let acknowledged = produce.stats.acknowledged;
             let may_end = self.model.producers[number].ttl == Model::SHORT_TTL;
             if there < acknowledged && !may_end {
-                return Err(format!("producer {number}: {there} of {acknowledged} acknowledged are there"));
+                return Err(format!(
+                    "producer {number}: {there} of {acknowledged} acknowledged messages are stored"
+                ));
             }
         }
         Ok(())
     }
 
-    /// One thing, drawn by lot.
+    /// Runs a random step.
     fn step(&mut self) -> Result<(), String> {
         let client = self.random.below(self.clients.len());
         let shards = self.server.as_ref().map_or(1, Server::shards);
@@ -294,7 +300,7 @@ impl World {
         Ok(())
     }
 
-    /// Everything that is due, until nothing is.
+    /// Does all pending work until none is left.
     fn calm(&mut self) -> Result<(), String> {
         let is_limited = self.plan.is_limited;
         let until = self.machine.clock.millis() + if is_limited { LIMITED_CALM } else { CALM };
@@ -303,7 +309,7 @@ impl World {
             for client in 0..self.clients.len() {
                 if self.clients[client].link.is_none() && !self.clients[client].is_complete() {
                     self.connect(client);
-                    // Clients wait a little before they come again.
+                    // Clients wait a little before they reconnect.
                     self.pass_time(if is_limited { 10 } else { 0 });
                     progress = true;
                 }
@@ -316,10 +322,10 @@ impl World {
                 self.pass_time(50);
             }
         }
-        Err("it never comes to rest".into())
+        Err("the world never comes to rest".into())
     }
 
-    /// Everything once. False where there was nothing to do.
+    /// Does everything once. Returns false if there was nothing to do.
     pub(super) fn pass(&mut self) -> bool {
         let mut progress = false;
         for client in 0..self.clients.len() {
@@ -358,7 +364,7 @@ impl World {
         }
     }
 
-    /// A connection breaks. What is under way may be lost.
+    /// Breaks a connection. Bytes in flight may be lost.
     fn cut(&mut self, client: usize) {
         if let Some(link) = &self.clients[client].link
             && self.random.one_in(2)
@@ -386,7 +392,7 @@ impl World {
     }
 
     fn turn(&mut self, shard: usize) -> bool {
-        // A store that keeps something back rings its doorbell when that is done.
+        // A store that holds requests back rings its doorbell when it releases them.
         let rings_idly = self.is_storm && self.plan.log.is_none() && self.random.one_in(2);
         self.server.as_mut().is_some_and(|server| server.turn(shard, rings_idly))
     }

@@ -1,4 +1,4 @@
-//! Plays a conversation: a core and its sockets, in a time that passes only when the conversation says so.
+//! Plays a conversation with a core and its sockets. Time passes only when a step says so.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -18,13 +18,13 @@ use millstream::store::{Completion, Life, Memory, Request, Store, StoreCounters}
 
 use super::conversation::{Event, Step, Trouble};
 
-/// The key of the markers' check.
+/// The key that markers are signed with.
 const MARKER_KEY: u128 = 5;
 
-/// Rounds after which a conversation that does not come to rest is given up.
+/// The number of rounds after which a conversation that does not settle fails.
 const ROUNDS_MAX: usize = 10_000;
 
-/// A memory store whose markers are the same in every run, and that fails when it is told to.
+/// A memory store whose markers are the same in every run, and that fails on request.
 struct ScriptedStore {
     memory: Memory<Connections>,
     timeline: u64,
@@ -53,7 +53,7 @@ impl Store<Connections> for ScriptedStore {
             (Completion::Appended { token, .. }, Some(fault)) => {
                 Completion::Appended { token, result: Err(fault) }
             }
-            // A fetch that was cancelled finds nothing and is no failure.
+            // A cancelled fetch finds nothing. It does not fail.
             (Completion::Fetched { token, result: Ok(Fetched { batches, .. }) }, Some(fault))
                 if !batches.is_empty() =>
             {
@@ -82,17 +82,17 @@ impl Store<Connections> for ScriptedStore {
 
 struct Socket {
     id: ConnectionId,
-    /// Bytes of the peer that the connection does not want to read yet.
+    /// Bytes from the peer that the connection does not read yet.
     unread: Vec<u8>,
-    /// What was sent since the last step.
+    /// Bytes sent since the last step.
     sent: Vec<u8>,
     is_shut: bool,
-    /// The conversation says so already.
+    /// Whether an event has reported the end of the server's half.
     is_shut_told: bool,
     is_over: bool,
 }
 
-/// See the module's page.
+/// Plays the steps of a conversation.
 pub struct Player {
     config: ServerConfig,
     core: Core<ScriptedStore>,
@@ -102,7 +102,7 @@ pub struct Player {
 }
 
 impl Player {
-    /// A shard with the default settings but for these.
+    /// Creates a shard with default settings, except for these.
     pub fn new(settings: &[(String, String)]) -> Self {
         let mut config = ServerConfig::default();
         for (key, text) in settings {
@@ -117,7 +117,7 @@ impl Player {
         Self { config, core, now, trouble, sockets: BTreeMap::new() }
     }
 
-    /// Does one step, and says what came of it, connection by connection.
+    /// Plays a step. Returns its events, ordered by connection.
     pub fn play(&mut self, step: &Step) -> Vec<Event> {
         let mut events = Vec::new();
         match step {
@@ -126,7 +126,7 @@ impl Player {
                     let (unread, sent) = (Vec::new(), Vec::new());
                     let socket =
                         Socket { id, unread, sent, is_shut: false, is_shut_told: false, is_over: false };
-                    assert!(self.sockets.insert(name.clone(), socket).is_none(), "{name} is open");
+                    assert!(self.sockets.insert(name.clone(), socket).is_none(), "{name} is already open");
                 }
                 None => events.push(Event::Refused(name.clone())),
             },
@@ -160,7 +160,7 @@ impl Player {
         events
     }
 
-    /// Time passes, from one deadline to the next.
+    /// Lets time pass, from one deadline to the next.
     fn wait(&mut self, ms: u64) {
         let until = self.now.mono + Millis::new(ms);
         for _ in 0..ROUNDS_MAX {
@@ -171,10 +171,10 @@ impl Player {
                 return;
             }
         }
-        panic!("a deadline does not pass");
+        panic!("a deadline must pass");
     }
 
-    /// Everything that is due, as the driver does it, until nothing is.
+    /// Does all pending work in the order of the driver.
     fn settle(&mut self) {
         for _ in 0..ROUNDS_MAX {
             let has_read = self.read();
@@ -187,10 +187,10 @@ impl Player {
             }
             self.transmit();
         }
-        panic!("it never comes to rest");
+        panic!("the conversation must settle");
     }
 
-    /// Reads what the connections want. False where that is nothing.
+    /// Reads what the connections want. Returns false if they want nothing.
     fn read(&mut self) -> bool {
         let mut any = false;
         for socket in self.sockets.values_mut().filter(|socket| !socket.unread.is_empty() && !socket.is_over)
