@@ -69,7 +69,7 @@ fn what_cannot_be_served_is_refused_with_exit_code_2_and_the_way_out() {
     refused(&["--max-pb-bytes", "64MiB"], &[], "an eighth of shard_budget_bytes = 33554432");
     refused(&[], &[("MILLSTREAM_IDLE_TIMOUT", "5s")], "the nearest is idle_timeout");
     refused(&["--config", "/nowhere/millstream.toml"], &[], "/nowhere/millstream.toml");
-    refused(&["--cores", "4000"], &[], "core 4000 is not among those allowed here");
+    refused(&["--cores", "4000"], &[], "this process may not run on core 4000");
     let server = Server::start(&["--cores", "0"]);
     let taken = format!("127.0.0.1:{}", server.port);
     refused(&["--cores", "0", "--listen", &taken], &[], &format!("cannot serve on {taken}"));

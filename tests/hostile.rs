@@ -354,7 +354,7 @@ fn accepting_resumes_after_descriptors_ran_out() {
     let server = Server::start_with_files(160, &SMALL);
     let neighbour = Neighbour::beside(&server);
     let held: Vec<TcpStream> = (0..250).map(|_| server.dial()).collect();
-    server.wait_for_log("connections are refused with 503: the limit of open files leaves no room for more");
+    server.wait_for_log("refusing connections with 503: the limit of open files leaves no room for more");
     drop(held);
     eventually("a new connection", || {
         let mut stream = server.dial();

@@ -455,7 +455,7 @@ fn a_hangup_has_the_latency_log_reopened_and_disturbs_nobody() {
     eventually("a line", || (lines(&path) > 0).then_some(()));
     std::fs::rename(&path, &moved).unwrap();
     server.signal("HUP");
-    server.wait_for_log("the latency log is reopened");
+    server.wait_for_log("latency log reopened");
     let before = lines(&moved);
     assert_eq!(store(&mut client, b"after"), 201);
     eventually("a line in the new file", || (lines(&path) > 0).then_some(()));
