@@ -243,7 +243,7 @@ fn consumers_that_read_a_byte_a_second() {
     }
     println!("held {} MiB", server.metric("millstream_budget_held_bytes") >> 20);
     assert!(server.metric("millstream_connections_evicted_total") > 0, "some had to go");
-    server.wait_for_log("memory is short: a client that takes nothing is closed");
+    server.wait_for_log("memory is short: closing a client that reads nothing");
     consumers.into_iter().for_each(vanish);
     eventually("their memory", || (server.metric("millstream_budget_held_bytes") == 0).then_some(()));
     is_sound(&server, neighbour);
