@@ -37,8 +37,7 @@ settings! {
         produce_window_bytes: usize = 16 << 20, "produce_window_bytes", Bytes(1..=GIB);
         /// Batches and refusals that a produce operation may have outstanding; beyond, its socket is not read
         produce_batches: usize = 1024, "produce_batches", Count(1..=1 << 20);
-        /// produce_batches while the budget is exhausted; each connection may hold this many beyond the
-        /// budget
+        /// As produce_batches, while the budget is exhausted; each connection may hold this many beyond the budget
         produce_batches_pressed: usize = 64, "produce_batches_pressed", Count(1..=1 << 20);
         /// Size at which an append batch is closed
         append_batch_bytes: usize = 256 << 10, "append_batch_bytes", Bytes(1..=GIB);
@@ -48,7 +47,7 @@ settings! {
         consume_batch_bytes: usize = 256 << 10, "consume_batch_bytes", Bytes(1..=GIB);
         /// How long messages wait for more messages to share their ConsumeResponse
         consume_linger: Duration = Duration::ZERO, "consume_linger", Duration(0..=LONGEST_MS);
-        /// How long an owed marker waits for a message to accompany
+        /// How long an owed marker waits for a message to travel with
         marker_wait: Duration = Duration::from_millis(100), "marker_wait", Duration(0..=LONGEST_MS);
         /// Bytes that one fetch reads from a partition, rounded up to whole batches
         fetch_bytes: usize = 512 << 10, "fetch_bytes", Bytes(1..=GIB);
@@ -63,7 +62,7 @@ settings! {
         large_pb_bytes: usize = 64 << 10, "large_pb_bytes", Bytes(1..=GIB);
         /// A connection encodes more only while fewer bytes than this wait to be sent
         send_buffer_bytes: usize = 256 << 10, "send_buffer_bytes", Bytes(1..=GIB);
-        /// send_buffer_bytes while the budget is exhausted; each connection may hold this much beyond the
+        /// As send_buffer_bytes, while the budget is exhausted; each connection may hold this much beyond the
         /// budget
         send_buffer_bytes_pressed: usize = 4 << 10, "send_buffer_bytes_pressed", Bytes(1..=GIB);
 

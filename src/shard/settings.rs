@@ -20,7 +20,7 @@ settings! {
         listen: SocketAddr = ([127, 0, 0, 1], 9000).into(), "listen", Text;
         /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn
         listen_backlog: u32 = 4096, "listen_backlog", Count(1..=1 << 20);
-        /// Cores to run on, with a shard on each: 0-3 or 0,2; all: all that the process may use
+        /// Cores to run on, one shard on each, as in 0-3 or 0,2; all: every core that the process may use
         cores: Cores = Cores::default(), "cores", Text;
 
         in Memory:

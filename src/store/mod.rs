@@ -86,7 +86,7 @@ pub enum Request<T: Asker> {
         queue: QueueId,
         /// The project and the name of the queue.
         name: (Project, QueueName),
-        /// The number of partitions of a new queue. `None` forbids to create it.
+        /// The number of partitions of a new queue. `None` forbids creating it.
         create: Option<u16>,
     },
     /// Append a batch to a partition. The appends to a partition complete in order. After an append of a

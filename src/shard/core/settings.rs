@@ -16,8 +16,8 @@ settings! {
         partitions: u16 = 8, "partitions", Count(1..=PARTITIONS_MAX as u64);
         /// Create queues on first use; otherwise 404
         auto_create: bool = true, "auto_create", Flag;
-        /// Queues of which one shard is the home; beyond, no more are created: 503; with Kafka, the queues
-        /// opened since the start count
+        /// Most queues of which one shard is the home; beyond, creating one gets 503; with Kafka, counts the queues
+        /// opened since the start
         max_queues: usize = 100_000, "max_queues", Count(1..=100_000_000);
 
         in Messages:
@@ -33,7 +33,7 @@ settings! {
         idle_timeout: Duration = Duration::from_secs(90), "idle_timeout", Duration(SHORTEST_MS..=LONGEST_MS);
         /// How long draining may take after SIGTERM
         drain_timeout: Duration = Duration::from_secs(30), "drain_timeout", Duration(0..=LONGEST_MS);
-        /// How much of drain_timeout consumers get for stored messages
+        /// How much of drain_timeout consumers get to receive stored messages
         drain_consume_timeout: Duration = Duration::from_secs(5), "drain_consume_timeout", Duration(0..=LONGEST_MS);
         /// How far the system's clock may step back before message timestamps follow it; and how long it must
         /// stay ahead after a jump before messages expire by it
