@@ -48,7 +48,7 @@ pub struct Run<F> {
 pub struct Gathered<F> {
     /// The messages, grouped by batch.
     pub runs: Vec<Run<F>>,
-    /// The number of messages in the response, including those that were there before the call.
+    /// The number of messages in the response, including the earlier ones.
     pub count: u64,
     /// The encoded length of all of them, in bytes.
     pub length: usize,
@@ -349,8 +349,8 @@ impl Consume {
         }
     }
 
-    /// Starts draining: sends only messages that are already stored, within the present credit, and only
-    /// until `until_ms`.
+    /// Starts draining: sends the stored messages, as far as the credit allows and at most until `until_ms`,
+    /// and does not wait for more.
     pub fn drain(&mut self, until_ms: u64, resources: &mut Resources<'_>) {
         self.drain_until_ms = Some(until_ms);
         // More messages may have been stored since the last fetch.

@@ -108,7 +108,7 @@ impl Quota {
         }
     }
 
-    /// Delays the next attempt, if it is due.
+    /// Schedules the next attempt, if there is one, no sooner than `LOOK_EVERY_MS` from now.
     pub fn handle_timeout(&mut self, now: Now) {
         self.due_ms = self.due_ms.map(|due| due.max(now.mono_ms + LOOK_EVERY_MS));
     }

@@ -50,7 +50,7 @@ pub struct Subject {
     pub operation: OperationId,
     /// The client.
     pub caller: Caller,
-    /// The queue's name.
+    /// The name of the queue in its project.
     pub name: QueueName,
     /// The opened queue.
     pub queue: QueueInfo,

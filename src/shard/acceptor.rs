@@ -1,4 +1,4 @@
-//! The acceptor: a thread that accepts connections and gives each to the shard with the fewest.
+//! The acceptor: a thread that accepts connections, and gives each to the shard with the fewest connections.
 //!
 //! There is one listening socket without SO_REUSEPORT, for two reasons: a second server on the same port
 //! fails to start, and the kernel's hashing distributes few connections unevenly.

@@ -1,8 +1,8 @@
 //! A turn of a shard: one round of work, the same on glommio and in the simulation.
 //!
 //! A turn handles the inbox, the ready sockets, the store's completions, bytes to send, and messages to other
-//! shards, in this order. It makes no decisions, which are the core's. It accesses its environment only
-//! through [`Host`].
+//! shards, in this order. The core makes all decisions. A turn accesses its environment only through
+//! [`Host`].
 
 use std::collections::VecDeque;
 use std::io;

@@ -99,12 +99,12 @@ pub struct Connection {
     heard_ms: u64,
     /// While closing, the number of bytes that may still be read.
     linger_bytes: u64,
-    /// A ping was sent since.
+    /// A ping was sent since the peer was last heard.
     pinged: bool,
     pub(super) armed: Armed,
     /// It is in the shard's list of connections with something to do.
     pub(super) is_dirty: bool,
-    /// The list of connections waiting for the budget that it is in.
+    /// The waiting list for bytes of the budget that it is in, if any.
     pub(super) waits_in: Option<Share>,
     /// It is in the shard's list of connections that wait for credit.
     pub(super) is_starved: bool,
@@ -410,7 +410,7 @@ impl Connection {
         self.output.borrow_buffer(spare, notes);
     }
 
-    /// Returns the space for notes.
+    /// Gives back the space for notes.
     pub fn return_notes(&mut self, notes: &mut Framed) {
         self.output.return_notes(notes);
     }
@@ -486,8 +486,9 @@ impl Connection {
         self.output.mark()
     }
 
-    /// Ends the connection with 500 or 1011, after a panic in a call that began at `mark`. Removes the output
-    /// of that call, and releases all that the connection has of the budget.
+    /// Ends the connection after a panic in a call that began at `mark`: with 500 in place of the handshake's
+    /// answer, otherwise with 500 and 1011. Removes the output of that call, and releases all that the
+    /// connection has of the budget.
     pub fn break_off(&mut self, mark: Mark, env: &mut Env<'_>) {
         self.output.cut_back(mark);
         let linger_bytes = if self.is_handshaking() {

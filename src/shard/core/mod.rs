@@ -289,7 +289,7 @@ impl<S: Store<Connections>> Core<S> {
         if let Some(connection) = self.connections.get(id)
             && connection.unsent().is_empty()
         {
-            // Returns the lent buffer.
+            // Gives back the lent buffer.
             self.handle_sent(now, id, 0, connection.is_writable());
         }
         self.connections.get(id).map_or(&[], Connection::unsent)

@@ -162,7 +162,7 @@ impl Output {
         }
     }
 
-    /// Returns the space for notes.
+    /// Gives back the space for notes.
     pub(super) fn return_notes(&mut self, notes: &mut Framed) {
         self.framed.give_back(notes);
     }

@@ -38,7 +38,7 @@ impl<S: Store<Connections>> Core<S> {
         let queue = share as usize;
         for _ in 0..self.waiting[queue].len() {
             let Some(id) = self.waiting[queue].front().copied() else { break };
-            // A connection that waits in another list now left only an outdated entry here.
+            // A connection that has moved to another list left only an outdated entry here.
             let waits = self.connections.get(id).filter(|connection| connection.waits_in == Some(share));
             let wanted = waits
                 .and_then(|connection| connection.status().wanted)
