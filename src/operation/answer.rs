@@ -13,7 +13,7 @@ pub enum Answer {
     Opened {
         /// The queue, or why it could not be opened.
         result: Result<QueueInfo, Fault>,
-        /// A partition that the asking shard owns, so that it costs no hop.
+        /// A partition that the asking shard owns, so that it costs no hop; 0 if it owns none.
         local_partition: u16,
     },
     /// The answer to `Append`. The shard has already released the batch's bytes from the budget.
