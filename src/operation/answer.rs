@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::base::batch::Fetched;
 use crate::base::error::{Fault, StoreFault};
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition, Sequence};
 
 /// An answer of the shard to a [`Command`](super::Command).
 #[derive(Clone, Debug)]
@@ -14,27 +15,27 @@ pub enum Answer {
         /// The queue, or why it could not be opened.
         result: Result<QueueInfo, Fault>,
         /// A partition that the asking shard owns, so that it costs no hop; 0 if it owns none.
-        local_partition: u16,
+        local_partition: Partition,
     },
     /// The answer to `Append`. The shard has already released the batch's bytes from the budget.
     Appended {
         /// The sequence number of the batch in the operation.
-        sequence: u64,
+        sequence: Sequence,
         /// The offsets, from the first message to one past the last. `None` if they are not contiguous.
-        result: Result<Option<Range<u64>>, StoreFault>,
+        result: Result<Option<Range<Offset>>, StoreFault>,
     },
     /// The answer to `Fetch`.
     Fetched {
         /// The partition that was read.
-        partition: u16,
+        partition: Partition,
         /// The messages found.
         result: Result<Fetched, StoreFault>,
     },
     /// The answer to `Resolve`.
     Resolved {
         /// The partition of the position.
-        partition: u16,
+        partition: Partition,
         /// The offset of the position.
-        result: Result<u64, StoreFault>,
+        result: Result<Offset, StoreFault>,
     },
 }

@@ -4,6 +4,7 @@ use crate::base::batch::Batch;
 use crate::base::error::Fault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, owner};
+use crate::base::units::{Offset, Sequence};
 
 /// The number of an operation on its connection. Answers to earlier operations are recognised by it and
 /// ignored.
@@ -41,7 +42,7 @@ pub enum Command {
         /// The asking operation.
         operation: OperationId,
         /// The sequence number of the batch in the operation, from 0.
-        sequence: u64,
+        sequence: Sequence,
         /// The partition to append to.
         target: Target,
         /// The messages.
@@ -67,7 +68,7 @@ pub enum Command {
         /// The partition to read.
         target: Target,
         /// The first offset wanted.
-        from: u64,
+        from: Offset,
         /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
         /// Answer only when messages are available.

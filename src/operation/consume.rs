@@ -14,16 +14,18 @@ use super::marker::Marker;
 use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::ClientId;
+use crate::base::units::{MsgNum, Offset, Partition};
 
 /// The encoding of the messages of one batch in a protocol. Used to compute their encoded length.
 pub trait Form {
     /// Creates the form of a batch of `partition`.
-    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self;
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self;
 
     /// Returns the encoded length of one message, in bytes.
-    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize;
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize;
 }
 
 /// Consecutive messages of one batch that go into one response.
@@ -34,7 +36,7 @@ pub struct Run<F> {
     /// The encoding of the batch.
     pub form: F,
     /// The offset of the first message.
-    pub offset: u64,
+    pub offset: Offset,
     /// The position of its record in the batch.
     pub record: usize,
     /// The number of messages.
@@ -58,11 +60,11 @@ pub struct Gathered<F> {
 #[derive(Debug)]
 pub struct Marked {
     /// The partition of the message.
-    pub partition: u16,
+    pub partition: Partition,
     /// The batch of the message.
     pub stored: StoredBatch,
     /// The offset of the message.
-    pub offset: u64,
+    pub offset: Offset,
     /// The position of its record in the batch.
     pub record: usize,
     /// Whether the consumer was caught up: all earlier messages were sent when they were stored.
@@ -77,7 +79,7 @@ pub struct Beginning {
     /// The client and the queue of the operation.
     pub subject: Subject,
     /// The first offset to read, for each partition.
-    pub positions: Vec<u64>,
+    pub positions: Vec<Offset>,
     /// At least one of them is before the position in the client's marker.
     pub is_rewound: bool,
 }
@@ -91,7 +93,7 @@ pub struct Consume {
     cursors: Vec<Cursor>,
     /// The position in every partition of the queue, for markers. Refreshed from the cursors before each
     /// marker.
-    positions: Vec<u64>,
+    positions: Vec<Offset>,
     /// The index of the cursor to serve next. The cursor before it was served last.
     turn: usize,
     /// The index of the cursor to serve before any other: its messages were dropped because another cursor
@@ -99,22 +101,23 @@ pub struct Consume {
     /// the others.
     first: Option<usize>,
     /// The partition and the offset of the last message sent.
-    last_sent: Option<(u16, u64)>,
+    last_sent: Option<(Partition, Offset)>,
     /// When an owed marker must be sent without a message. `None` if no marker is owed.
-    marker_due_ms: Option<u64>,
+    marker_due: Option<Millis>,
     /// Until when ready messages may wait for more, to share a response.
-    linger_until_ms: Option<u64>,
+    linger_until: Option<Millis>,
     /// Set while the operation drains: it sends only stored messages, and only until then.
-    drain_until_ms: Option<u64>,
+    drain_until: Option<Millis>,
     /// The queue was rewound, and the client does not know it yet.
     is_rewound: bool,
 }
 
 impl Consume {
     /// Starts an operation whose setup was accepted. Reads partition `only`, or every partition if `None`.
-    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<u16>) -> Self {
+    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<Partition>) -> Self {
         let Beginning { subject, positions, is_rewound } = beginning;
         let cursors = (0..)
+            .map(Partition)
             .zip(&positions)
             .map(|(partition, position)| Cursor::new(partition, *position))
             .filter(|cursor| only.is_none_or(|only| only == cursor.partition))
@@ -128,9 +131,9 @@ impl Consume {
             turn: 0,
             first: None,
             last_sent: None,
-            marker_due_ms: None,
-            linger_until_ms: None,
-            drain_until_ms: None,
+            marker_due: None,
+            linger_until: None,
+            drain_until: None,
             is_rewound,
         }
     }
@@ -141,18 +144,18 @@ impl Consume {
     }
 
     /// Handles a request of the client: more credit, and optionally a wish for a marker.
-    pub fn handle_request(&mut self, credit: Option<i64>, wants_marker: bool, resources: &Resources<'_>) {
+    pub fn handle_request(&mut self, credit: MsgNum, wants_marker: bool, resources: &Resources<'_>) {
         self.window.raise(credit);
         if wants_marker {
-            let due_ms = resources.now.mono_ms + millis(resources.settings.marker_wait);
-            self.marker_due_ms.get_or_insert(due_ms);
+            let due = resources.now.mono + Millis::from(resources.settings.marker_wait);
+            self.marker_due.get_or_insert(due);
         }
     }
 
     /// Handles the result of a fetch. `has_room` tells whether the send buffer has room for more.
     pub fn handle_fetched(
         &mut self,
-        partition: u16,
+        partition: Partition,
         fetched: Fetched,
         has_room: bool,
         resources: &Resources<'_>,
@@ -172,8 +175,8 @@ impl Consume {
         self.is_rewound |= fetched.is_rewound;
         self.cursors[index].handle_fetched(fetched, sendable);
         if !is_empty && sendable && !resources.settings.consume_linger.is_zero() {
-            let until_ms = resources.now.mono_ms + millis(resources.settings.consume_linger);
-            self.linger_until_ms.get_or_insert(until_ms);
+            let until = resources.now.mono + Millis::from(resources.settings.consume_linger);
+            self.linger_until.get_or_insert(until);
         }
     }
 
@@ -194,20 +197,20 @@ impl Consume {
 
     /// Returns whether the ready messages should wait for more.
     fn lingers(&mut self, resources: &Resources<'_>) -> bool {
-        let Some(until) = self.linger_until_ms else { return false };
+        let Some(until) = self.linger_until else { return false };
         let ready: usize = self
             .cursors
             .iter()
             .flat_map(|cursor| &cursor.ready)
             .map(|ready| ready.stored.batch.count() as usize)
             .sum();
-        let waits = until > resources.now.mono_ms
-            && self.drain_until_ms.is_none()
+        let waits = until > resources.now.mono
+            && self.drain_until.is_none()
             && ready > 0
             && ready < resources.settings.consume_batch_messages
-            && self.marker_due_ms.is_none();
+            && self.marker_due.is_none();
         if !waits {
-            self.linger_until_ms = None;
+            self.linger_until = None;
         }
         waits
     }
@@ -252,8 +255,8 @@ impl Consume {
                     full = count >= messages_max;
                 }
                 if ready.offset > offset {
-                    self.last_sent = Some((partition, ready.offset - 1));
-                    let count = ready.offset - offset;
+                    self.last_sent = Some((partition, ready.offset.previous()));
+                    let count = ready.offset.since(offset);
                     let stored = ready.stored.clone();
                     runs.push(Run { stored, form, offset, record, count, is_live });
                 }
@@ -276,12 +279,12 @@ impl Consume {
 
     /// Returns whether a marker is owed. If so, the next message must be taken with [`Self::take_marked`].
     pub fn owes_marker(&self) -> bool {
-        self.marker_due_ms.is_some()
+        self.marker_due.is_some()
     }
 
     /// Returns whether an owed marker has waited long enough for a message.
     pub fn is_marker_due(&self, now: Now) -> bool {
-        self.marker_due_ms.is_some_and(|due| due <= now.mono_ms)
+        self.marker_due.is_some_and(|due| due <= now.mono)
     }
 
     /// Takes the next message, with the owed marker.
@@ -300,27 +303,27 @@ impl Consume {
         ready.record = next;
         cursor.advance();
         self.last_sent = Some((partition, offset));
-        self.marker_due_ms = None;
+        self.marker_due = None;
         Some(Marked { partition, stored, offset, record, is_live, marker: self.marker() })
     }
 
     /// Takes the owed marker without a message, with the partition and the offset of the last message sent.
-    pub fn take_marker(&mut self) -> Option<(String, Option<(u16, u64)>)> {
-        self.marker_due_ms.take()?;
+    pub fn take_marker(&mut self) -> Option<(String, Option<(Partition, Offset)>)> {
+        self.marker_due.take()?;
         Some((self.marker(), self.last_sent))
     }
 
     /// Returns the marker after the last message sent.
     fn marker(&mut self) -> String {
         for cursor in &self.cursors {
-            self.positions[usize::from(cursor.partition)] = cursor.position;
+            self.positions[cursor.partition.index()] = cursor.position;
         }
         Marker::encode(&self.subject.queue, &self.positions)
     }
 
     /// Drops the ready messages that cannot be sent. They are fetched again.
     pub fn let_go(&mut self) {
-        self.linger_until_ms = None;
+        self.linger_until = None;
         let cursors = self.cursors.len();
         let mut in_turn = (0..cursors.saturating_sub(1)).map(|after| (self.turn + after) % cursors);
         self.first = self.first.or_else(|| in_turn.find(|index| !self.cursors[*index].ready.is_empty()));
@@ -329,7 +332,7 @@ impl Consume {
 
     /// Starts a fetch for each cursor that has neither ready messages nor an outstanding fetch.
     pub fn pump(&mut self, resources: &mut Resources<'_>) {
-        let drains = self.drain_until_ms.is_some();
+        let drains = self.drain_until.is_some();
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             // The cursor that is served first holds up all others, so its fetch does not wait, even if its
             // messages have expired. Neither does the fetch of a cursor that may not be at the end: the
@@ -349,24 +352,24 @@ impl Consume {
         }
     }
 
-    /// Starts draining: sends the stored messages, as far as the credit allows and at most until `until_ms`,
-    /// and does not wait for more.
-    pub fn drain(&mut self, until_ms: u64, resources: &mut Resources<'_>) {
-        self.drain_until_ms = Some(until_ms);
+    /// Starts draining: sends the stored messages, as far as the credit allows and at most until `until`, and
+    /// does not wait for more.
+    pub fn drain(&mut self, until: Millis, resources: &mut Resources<'_>) {
+        self.drain_until = Some(until);
         // More messages may have been stored since the last fetch.
         self.cursors.iter_mut().for_each(|cursor| cursor.at_end = false);
         self.cancel(resources);
     }
 
     /// Returns each partition that is read, and its next offset.
-    pub fn positions(&self) -> Vec<(u16, u64)> {
+    pub fn positions(&self) -> Vec<(Partition, Offset)> {
         self.cursors.iter().map(|cursor| (cursor.partition, cursor.position)).collect()
     }
 
     /// Returns whether draining is complete: nothing more can be sent.
     pub fn is_drained(&self, now: Now) -> bool {
-        self.drain_until_ms.is_some_and(|until| {
-            until <= now.mono_ms
+        self.drain_until.is_some_and(|until| {
+            until <= now.mono
                 || self.credit() == 0
                 || self.cursors.iter().all(|cursor| cursor.at_end && cursor.ready.is_empty())
         })
@@ -383,7 +386,7 @@ impl Consume {
     }
 
     /// Returns when the operation must be called again, even without an event.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.marker_due_ms, self.linger_until_ms, self.drain_until_ms].into_iter().flatten().min()
+    pub fn next_deadline(&self) -> Option<Millis> {
+        [self.marker_due, self.linger_until, self.drain_until].into_iter().flatten().min()
     }
 }

@@ -1,39 +1,13 @@
-//! Message numbers and credit (protocol section 4). Only this file adds and compares message numbers.
+//! Credit (protocol section 4): how many messages may be sent.
 //!
 //! The receiver of messages holds a [`ReceiveWindow`], the sender a [`SendWindow`].
 
 use crate::base::error::PeerFault;
 use crate::base::limits::INITIAL_CREDIT;
+use crate::base::units::MsgNum;
 
-/// The number of a message in its operation: from 1, in the order sent. 0 means before the first message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MsgNum(i64);
-
-impl MsgNum {
-    /// The number before the first message.
-    pub const ZERO: Self = Self(0);
-
-    /// Returns the number as sent on the wire.
-    pub fn to_wire(self) -> i64 {
-        self.0
-    }
-
-    /// Converts a number from the wire. Absent and negative numbers become 0.
-    pub fn from_wire(number: Option<i64>) -> Self {
-        Self(number.unwrap_or(0).max(0))
-    }
-
-    /// Returns how many messages follow `earlier`, up to and including this one. 0 if this one is not later.
-    pub fn since(self, earlier: Self) -> u64 {
-        u64::try_from(self.0 - earlier.0).unwrap_or(0)
-    }
-
-    /// Returns the number `count` messages later.
-    #[must_use]
-    pub fn plus(self, count: u64) -> Self {
-        Self(self.0.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)))
-    }
-}
+/// The highest number that may be sent before the first grant of credit.
+const INITIAL: MsgNum = MsgNum::new(INITIAL_CREDIT as u64);
 
 /// The state of a receiver of messages. Every mutator checks the invariant `spoken_for ≤ received ≤ granted ≤
 /// max(initial credit, spoken_for + window)`.
@@ -49,7 +23,7 @@ impl ReceiveWindow {
     /// Creates a window with nothing received and the initial credit granted. `window` is the most messages
     /// that may be unanswered.
     pub fn new(window: u32) -> Self {
-        Self { spoken_for: MsgNum::ZERO, received: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT), window }
+        Self { spoken_for: MsgNum::ZERO, received: MsgNum::ZERO, granted: INITIAL, window }
     }
 
     /// Returns the last number that was answered: acknowledged or refused.
@@ -71,7 +45,7 @@ impl ReceiveWindow {
     pub fn receive(&mut self, count: u32) -> Result<MsgNum, PeerFault> {
         let last = self.received.plus(u64::from(count));
         if last > self.granted {
-            return Err(PeerFault::CreditExceeded { sent: last.0, granted: self.granted.0 });
+            return Err(PeerFault::CreditExceeded { sent: last, granted: self.granted });
         }
         self.received = last;
         self.check();
@@ -108,9 +82,7 @@ impl ReceiveWindow {
 
     fn check(&self) {
         debug_assert!(self.spoken_for <= self.received && self.received <= self.granted);
-        debug_assert!(
-            self.granted <= MsgNum(INITIAL_CREDIT).max(self.spoken_for.plus(u64::from(self.window)))
-        );
+        debug_assert!(self.granted <= INITIAL.max(self.spoken_for.plus(u64::from(self.window))));
     }
 }
 
@@ -123,14 +95,14 @@ pub struct SendWindow {
 
 impl Default for SendWindow {
     fn default() -> Self {
-        Self { sent: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT) }
+        Self { sent: MsgNum::ZERO, granted: INITIAL }
     }
 }
 
 impl SendWindow {
-    /// Raises the credit to the number that the receiver sent. Ignores absent, negative and lower numbers.
-    pub fn raise(&mut self, granted: Option<i64>) {
-        self.granted = self.granted.max(MsgNum::from_wire(granted));
+    /// Raises the credit to the number that the receiver sent. Ignores lower numbers.
+    pub fn raise(&mut self, granted: MsgNum) {
+        self.granted = self.granted.max(granted);
     }
 
     /// Returns how many more messages may be sent.
@@ -187,10 +159,10 @@ mod tests {
                     }
                     _ => {
                         let granted = receiver.grant(receiver.grantable() - u64::from(count).min(receiver.grantable()));
-                        sender.raise(Some(granted.to_wire()));
-                        sender.raise(Some(granted.to_wire() - 5));
-                        sender.raise(Some(-1));
-                        sender.raise(None);
+                        sender.raise(granted);
+                        sender.raise(MsgNum::from_wire(Some(granted.to_wire() - 5)));
+                        sender.raise(MsgNum::from_wire(Some(-1)));
+                        sender.raise(MsgNum::from_wire(None));
                     }
                 }
                 let outstanding = receiver.received().since(receiver.spoken_for());

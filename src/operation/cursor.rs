@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::units::{Offset, Partition};
 
 /// The fetch of a cursor, at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) enum Fetch {
 pub(super) struct Ready {
     pub(super) stored: StoredBatch,
     /// The offset of the next message, and the position of its record in the batch.
-    pub(super) offset: u64,
+    pub(super) offset: Offset,
     pub(super) record: usize,
     /// Whether the consumer was caught up: all earlier messages were sent when they were stored.
     pub(super) is_live: bool,
@@ -28,17 +29,17 @@ pub(super) struct Ready {
 /// The place in a batch from which a cursor continues. Saves walking over the earlier records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Left {
-    base_offset: u64,
-    offset: u64,
+    base_offset: Offset,
+    offset: Offset,
     record: usize,
 }
 
 /// The progress of a consume operation in one partition.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    pub(super) partition: u16,
+    pub(super) partition: Partition,
     /// The next offset to send.
-    pub(super) position: u64,
+    pub(super) position: Offset,
     pub(super) fetch: Fetch,
     /// When the last fetch was sent, [`Now::mono_ns`].
     pub(super) asked_ns: u64,
@@ -46,14 +47,14 @@ pub(super) struct Cursor {
     pub(super) is_caught_up: bool,
     pub(super) ready: VecDeque<Ready>,
     /// The position once `ready` is empty.
-    pub(super) next: u64,
+    pub(super) next: Offset,
     left: Option<Left>,
     /// A fetch that does not wait found nothing.
     pub(super) at_end: bool,
 }
 
 impl Cursor {
-    pub(super) fn new(partition: u16, position: u64) -> Self {
+    pub(super) fn new(partition: Partition, position: Offset) -> Self {
         Self {
             partition,
             position,
@@ -91,7 +92,7 @@ impl Cursor {
                     Some(left) if (left.base_offset, left.offset) == (stored.base_offset, offset) => {
                         left.record
                     }
-                    _ => stored.batch.position_of((offset - stored.base_offset) as u32),
+                    _ => stored.batch.position_of(offset.since(stored.base_offset) as u32),
                 };
                 let is_live = is_caught_up || stored.stored_ns > asked_ns;
                 Ready { stored, offset, record, is_live }
@@ -102,7 +103,7 @@ impl Cursor {
 
     /// Returns the next batch to send. Skips expired batches.
     pub(super) fn front(&mut self, now: Now) -> Option<&mut Ready> {
-        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix_ms)) {
+        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix)) {
             if let Some(ready) = self.ready.front_mut() {
                 ready.offset = ready.stored.end_offset();
             }

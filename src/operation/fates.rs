@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::credit::MsgNum;
 use crate::base::budget::Purse;
 use crate::base::error::{Fault, StoreFault};
 use crate::base::limits::FATE_BYTES;
+use crate::base::units::{MsgNum, Offset, Partition, Sequence};
 
 /// The outcome of a message: stored, or refused with a reason.
 pub type Fate = Result<(), Fault>;
@@ -31,9 +31,9 @@ pub(super) struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAt {
     /// The partition of the messages.
-    pub partition: u16,
+    pub partition: Partition,
     /// The offsets, from the first message to one past the last.
-    pub offsets: Range<u64>,
+    pub offsets: Range<Offset>,
 }
 
 impl StoredAt {
@@ -60,15 +60,15 @@ pub(super) struct Answered {
 pub(super) struct Fates {
     /// The pending fates, oldest first. All before `first_sequence` are already answered.
     pending: VecDeque<Pending>,
-    first_sequence: u64,
+    first_sequence: Sequence,
     /// The number of batches in `pending` that the store has not answered yet.
     batches: usize,
 }
 
 impl Fates {
     /// Returns the sequence number of the next batch.
-    pub(super) fn next_sequence(&self) -> u64 {
-        self.first_sequence + self.pending.len() as u64
+    pub(super) fn next_sequence(&self) -> Sequence {
+        self.first_sequence.plus(self.pending.len() as u64)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,7 +113,7 @@ impl Fates {
         let known = |pending: &mut Pending| pending.waiting == 0 && wanted(&pending.fate);
         let pending = self.pending.pop_front_if(known)?;
         budget.drop_held(FATE_BYTES);
-        self.first_sequence += 1;
+        self.first_sequence = self.first_sequence.plus(1);
         Some(pending)
     }
 
@@ -121,11 +121,11 @@ impl Fates {
     /// outstanding.
     pub(super) fn handle_appended(
         &mut self,
-        sequence: u64,
-        result: Result<Option<Range<u64>>, StoreFault>,
+        sequence: Sequence,
+        result: Result<Option<Range<Offset>>, StoreFault>,
         now_ns: u64,
     ) -> Option<Answered> {
-        let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
+        let index = usize::try_from(sequence.checked_since(self.first_sequence)?).ok()?;
         let pending = self.pending.get_mut(index)?;
         debug_assert!(pending.waiting > 0, "the store answers each batch once");
         pending.waiting -= 1;

@@ -12,7 +12,7 @@
 //! | `routing` | the partition of each message |
 //! | `building` | the open batches, which collect payloads |
 //! | `fates` | the outcome of each message: pending, stored or refused |
-//! | `credit` | message numbers and credit windows |
+//! | `credit` | credit windows |
 //! | `quota` | a produce operation's share of its project's rates |
 //! | `position` | the starting positions of a consume operation |
 //! | `consume` | a consume operation: fairness between partitions, credit, markers |
@@ -41,7 +41,7 @@ mod word;
 pub use answer::Answer;
 pub use command::{Command, OperationId, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
-pub use credit::{MsgNum, ReceiveWindow, SendWindow};
+pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, Place, Start};
 pub use position::Positioning;

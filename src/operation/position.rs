@@ -8,6 +8,7 @@ use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::error::PeerFault;
 use crate::base::queue::Position;
+use crate::base::units::{Offset, Partition};
 
 /// A search for the starting positions of one operation.
 #[derive(Debug)]
@@ -22,10 +23,10 @@ impl Positioning {
     /// Starts the search for `start` in every partition of the queue.
     pub fn start(subject: Subject, start: &Start, resources: &mut Resources<'_>) -> Result<Self, PeerFault> {
         let partitions = subject.queue.partitions;
-        let all = 0..partitions;
+        let all = subject.queue.all();
         let mut beginning =
-            Beginning { subject, positions: vec![0; usize::from(partitions)], is_rewound: false };
-        let resolve: Vec<(u16, Position)> = match start {
+            Beginning { subject, positions: vec![Offset::ZERO; usize::from(partitions)], is_rewound: false };
+        let resolve: Vec<(Partition, Position)> = match start {
             Start::Oldest => Vec::new(),
             Start::Latest => all.map(|partition| (partition, Position::Latest)).collect(),
             Start::Time(time) => all.map(|partition| (partition, Position::Time(*time))).collect(),
@@ -40,7 +41,7 @@ impl Positioning {
                 }
                 Place::OtherTimeline(timeline, positions) => {
                     beginning.positions = positions;
-                    let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > 0);
+                    let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > Offset::ZERO);
                     asked
                         .map(|(partition, offset)| (partition, Position::After { timeline, offset: *offset }))
                         .collect()
@@ -61,9 +62,9 @@ impl Positioning {
     }
 
     /// Handles a position that the store has resolved.
-    pub fn handle_position(&mut self, partition: u16, position: u64) {
+    pub fn handle_position(&mut self, partition: Partition, position: Offset) {
         let beginning = &mut self.beginning;
-        let asked = std::mem::replace(&mut beginning.positions[usize::from(partition)], position);
+        let asked = std::mem::replace(&mut beginning.positions[partition.index()], position);
         beginning.is_rewound |= position < asked;
         self.waiting -= 1;
     }

@@ -1,7 +1,7 @@
 //! The answers to a producer.
 
-use super::credit::MsgNum;
 use super::fates::{Fate, StoredAt};
+use crate::base::units::MsgNum;
 
 /// Stored messages that are about to be acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ pub struct Word {
     /// grants credit.
     pub fate: Option<Fate>,
     /// The last number that this answer covers.
-    pub through: i64,
+    pub through: MsgNum,
     /// The highest number that the client may send.
     pub granted: MsgNum,
     /// Where the messages are stored, if they are in contiguous offsets of one partition.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::core::ShardPulse;
+use crate::base::millis::UnixMillis;
 use crate::latency::{Recorder, Stage, Summary, Unit, heat_of};
 
 /// The stages that have heat maps.
@@ -14,8 +15,9 @@ const HOT: [Stage; 3] = [Stage::Produce, Stage::Commit, Stage::DeliverLive];
 pub struct Interval {
     /// The number of the interval, from 1, without gaps.
     pub number: u64,
-    /// The end of the interval, in Unix milliseconds.
-    pub unix_ms: u64,
+    /// The end of the interval.
+    #[serde(rename = "unix_ms")]
+    pub unix: UnixMillis,
     /// The length of the interval, in seconds.
     pub seconds: f64,
     /// The stages that have values, over all shards.
@@ -65,10 +67,10 @@ pub struct ShardLine {
 }
 
 impl Interval {
-    /// Creates the data of the interval that ends at `unix_ms`. `merged` is the sum of `shards`.
+    /// Creates the data of the interval that ends at `unix`. `merged` is the sum of `shards`.
     pub fn new(
         number: u64,
-        unix_ms: u64,
+        unix: UnixMillis,
         length: Duration,
         merged: &Recorder,
         shards: &[Recorder],
@@ -94,7 +96,7 @@ impl Interval {
         };
         Self {
             number,
-            unix_ms,
+            unix,
             seconds: length.as_secs_f64(),
             stages: stages.collect(),
             heat: heat.collect(),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::delivery::Delivery;
 use super::inbox::Sender;
 use super::parker::Heartbeat;
+use crate::base::millis::Millis;
 
 /// The time between two checks while any shard works.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -23,8 +24,8 @@ const LOOK_EVERY_IDLE: Duration = Duration::from_millis(50);
 /// The number of checks after which a shard without progress counts as stalled.
 const STALL_LOOKS: u32 = 20;
 
-fn still_ms(looks: u32) -> u64 {
-    LOOK_EVERY.as_millis() as u64 * u64::from(looks)
+fn still(looks: u32) -> Millis {
+    Millis::from(LOOK_EVERY * looks)
 }
 
 /// One shard as the monitor sees it.
@@ -77,7 +78,7 @@ fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Du
             if seen.still == 0 {
                 if before.still >= STALL_LOOKS {
                     watched.heartbeat.set_stands_still(false);
-                    tracing::warn!(shard = index, still_ms = still_ms(before.still), "shard recovered");
+                    tracing::warn!(shard = index, still_ms = still(before.still).get(), "shard recovered");
                 }
                 idle &= seen.turns == before.turns;
             } else {
@@ -86,7 +87,7 @@ fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Du
             if seen.still == STALL_LOOKS && before.still < STALL_LOOKS {
                 watched.heartbeat.set_stands_still(true);
                 watched.stalls.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(shard = index, still_ms = still_ms(seen.still), "shard stalled");
+                tracing::warn!(shard = index, still_ms = still(seen.still).get(), "shard stalled");
             }
             if is_to_be_woken {
                 watched.sender.wake();

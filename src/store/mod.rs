@@ -46,8 +46,10 @@ use crate::access::Tenants;
 use crate::base::batch::{Batch, Fetched};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
+use crate::base::units::{Offset, Partition};
 
 /// The id of a sequence of appends that must keep their order, such as those of one operation. Unique in the
 /// server while any of them is in flight.
@@ -109,7 +111,7 @@ pub enum Request<T: Asker> {
         /// The partition to read.
         partition: PartitionKey,
         /// The first offset wanted.
-        from: u64,
+        from: Offset,
         /// The size in bytes at which no further batch is added.
         bytes_max: usize,
         /// Leave out messages that this client stored.
@@ -152,7 +154,7 @@ pub enum Completion<T: Asker> {
         token: T::Append,
         /// The offsets, from the first message to one past the last. `None` if they are not contiguous, or
         /// unknown.
-        result: Result<Option<Range<u64>>, StoreFault>,
+        result: Result<Option<Range<Offset>>, StoreFault>,
     },
     /// The completion of `Fetch`.
     Fetched {
@@ -166,7 +168,7 @@ pub enum Completion<T: Asker> {
         /// The token of the request.
         token: T::Resolve,
         /// The offset of the position.
-        result: Result<u64, StoreFault>,
+        result: Result<Offset, StoreFault>,
     },
 }
 
@@ -218,10 +220,10 @@ pub struct QueueSummary {
     pub messages: u64,
     /// The size of the messages, in bytes.
     pub bytes: u64,
-    /// When the oldest message was stored, in Unix milliseconds. `None` if unknown or if the queue is empty.
-    pub oldest_ms: Option<u64>,
-    /// When the newest message was stored, in Unix milliseconds.
-    pub newest_ms: Option<u64>,
+    /// When the oldest message was stored. `None` if unknown or if the queue is empty.
+    pub oldest: Option<UnixMillis>,
+    /// When the newest message was stored.
+    pub newest: Option<UnixMillis>,
 }
 
 impl QueueSummary {
@@ -230,8 +232,8 @@ impl QueueSummary {
         self.partitions = self.partitions.max(other.partitions);
         self.messages += other.messages;
         self.bytes += other.bytes;
-        self.oldest_ms = [self.oldest_ms, other.oldest_ms].into_iter().flatten().min();
-        self.newest_ms = self.newest_ms.max(other.newest_ms);
+        self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
+        self.newest = self.newest.max(other.newest);
     }
 }
 
@@ -248,8 +250,9 @@ pub trait Store<T: Asker> {
         false
     }
 
-    /// Handles the passing of time: frees expired messages. Returns when to call this again, in `mono_ms`.
-    fn handle_tick(&mut self, now: Now) -> Option<u64>;
+    /// Handles the passing of time: frees expired messages. Returns when to call this again, by the monotonic
+    /// clock.
+    fn handle_tick(&mut self, now: Now) -> Option<Millis>;
 
     /// Returns whether the store holds anything that changes with time.
     fn needs_ticks(&self) -> bool {
@@ -271,12 +274,12 @@ pub trait Store<T: Asker> {
     fn forget(&mut self, _queue: QueueId) {}
 
     /// Returns the end of a partition, if the store holds the partition and knows the end.
-    fn tail(&self, _queue: &QueueInfo, _partition: u16) -> Option<Tail> {
+    fn tail(&self, _queue: &QueueInfo, _partition: Partition) -> Option<Tail> {
         None
     }
 
     /// Returns all queues, and what this store holds of each. Empty if the store does not know their names.
-    fn queues(&self, _unix_ms: u64) -> Vec<((Project, QueueName), QueueSummary)> {
+    fn queues(&self, _unix: UnixMillis) -> Vec<((Project, QueueName), QueueSummary)> {
         Vec::new()
     }
 
@@ -298,7 +301,7 @@ pub trait Store<T: Asker> {
 
     /// Sets how far the clock may step back before timestamps follow it. They then run backwards once in each
     /// partition.
-    fn set_clock_step_max(&mut self, _ms: u64) {}
+    fn set_clock_step_max(&mut self, _by: Millis) {}
 
     /// Charges the messages that the store holds and will hold to the storage limits of their projects. A
     /// store that does not know how much it holds charges nothing.

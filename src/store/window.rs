@@ -6,25 +6,27 @@ use super::cost::cost;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
 /// A fetch request of a shard.
 #[derive(Clone, Debug)]
 pub(super) struct Fetch<T> {
     pub token: T,
-    pub from: u64,
+    pub from: Offset,
     pub bytes_max: usize,
     pub exclude: Option<ClientId>,
     pub wait: bool,
-    /// When the fetch arrived, in `mono_ms`.
-    pub since_ms: u64,
+    /// When the fetch arrived, by the monotonic clock.
+    pub since: Millis,
 }
 
 /// Corrects the timestamps of batches that were stored while the clock was ahead: none was stored after
-/// `unix_ms`. Timestamps are in order, so this stops at the last batch with a correct timestamp.
-pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix_ms: u64) {
-    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp_ms > unix_ms) {
-        stored.timestamp_ms = unix_ms;
+/// `unix`. Timestamps are in order, so this stops at the last batch with a correct timestamp.
+pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix: UnixMillis) {
+    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp > unix) {
+        stored.timestamp = unix;
     }
 }
 
@@ -34,15 +36,15 @@ pub(super) struct Window {
     /// In the order of their offsets. The first ends after `start`, the last at or before `end`.
     batches: VecDeque<StoredBatch>,
     /// Never greater than `end`.
-    start: u64,
-    end: u64,
+    start: Offset,
+    end: Offset,
     /// The memory that all batches cost.
     bytes: usize,
 }
 
 impl Window {
     /// Creates an empty window that starts and ends at `at`.
-    pub(super) fn new(at: u64) -> Self {
+    pub(super) fn new(at: Offset) -> Self {
         Self { batches: VecDeque::new(), start: at, end: at, bytes: 0 }
     }
 
@@ -55,13 +57,13 @@ impl Window {
     }
 
     /// Moves the end to `end`, because no message lies before it.
-    pub(super) fn advance(&mut self, end: u64) {
+    pub(super) fn advance(&mut self, end: Offset) {
         self.end = self.end.max(end);
     }
 
-    /// Corrects timestamps: everything in the window was stored at or before `unix_ms`.
-    pub(super) fn cap(&mut self, unix_ms: u64) {
-        cap(&mut self.batches, unix_ms);
+    /// Corrects timestamps: everything in the window was stored at or before `unix`.
+    pub(super) fn cap(&mut self, unix: UnixMillis) {
+        cap(&mut self.batches, unix);
     }
 
     /// Returns the memory that the batches cost, in bytes.
@@ -69,20 +71,20 @@ impl Window {
         self.bytes
     }
 
-    /// Returns the offset of the first batch that was stored at or after `unix_ms`.
-    pub(super) fn first_since(&self, unix_ms: u64) -> Option<u64> {
-        let index = self.batches.partition_point(|stored| stored.timestamp_ms < unix_ms);
+    /// Returns the offset of the first batch that was stored at or after `unix`.
+    pub(super) fn first_since(&self, unix: UnixMillis) -> Option<Offset> {
+        let index = self.batches.partition_point(|stored| stored.timestamp < unix);
         self.batches.get(index).map(|stored| stored.base_offset)
     }
 
-    /// Returns the offset of the first batch that was stored at or after `unix_ms`, or the end.
-    pub(super) fn since(&self, unix_ms: u64) -> u64 {
-        self.first_since(unix_ms).unwrap_or(self.end)
+    /// Returns the offset of the first batch that was stored at or after `unix`, or the end.
+    pub(super) fn since(&self, unix: UnixMillis) -> Offset {
+        self.first_since(unix).unwrap_or(self.end)
     }
 
-    /// Returns when the oldest batch was stored, in Unix milliseconds.
-    pub(super) fn oldest_ms(&self) -> Option<u64> {
-        self.batches.front().map(|stored| stored.timestamp_ms)
+    /// Returns when the oldest batch was stored.
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        self.batches.front().map(|stored| stored.timestamp)
     }
 
     /// Drops the oldest batch.
@@ -103,15 +105,15 @@ impl Window {
     }
 
     /// Returns whether the window can serve a fetch from this offset, now or with the next messages.
-    pub(super) fn covers(&self, from: u64) -> bool {
+    pub(super) fn covers(&self, from: Offset) -> bool {
         (self.start..=self.end).contains(&from)
     }
 
-    pub(super) fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> Offset {
         self.start
     }
 
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> Offset {
         self.end
     }
 

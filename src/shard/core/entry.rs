@@ -30,21 +30,21 @@ pub(super) fn read(text: &[u8], seen: usize, settings: &Settings) -> Result<Opti
 /// Logs the origin of a web page whose handshake is refused. Repeats it only occasionally for each origin.
 pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, settings: &Settings, now: Now) {
     let Some(origin) = &refusal.origin else { return };
-    let (origin, novelty) = settings.policy.refused_origins.remember(origin, now.mono_ms);
+    let (origin, novelty) = settings.policy.refused_origins.remember(origin, now.mono);
     if novelty != Novelty::Known {
         tracing::warn!(
             target: BOUNDED,
             origin,
             ?peer,
             "refusing pages of this origin with 403; if the origin is yours, add it to allowed_origins (null is never \
-              accepted)"
+             accepted)"
         );
     }
     if novelty == Novelty::Last {
         tracing::warn!(
             target: BOUNDED,
             origins = RefusedOrigins::MAX,
-            minutes = RefusedOrigins::KEPT_MS / 60_000,
+            minutes = RefusedOrigins::KEPT.get() / 60_000,
             "memory for refused origins is full: new origins are logged again when the oldest is forgotten after these minutes"
         );
     }

@@ -52,7 +52,8 @@ use self::drain::Drain;
 use self::queues::Opening;
 use crate::access::Tenants;
 use crate::base::budget::Budget;
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::FullName;
 use crate::base::queue::QueueId;
 use crate::front::{Framed, Front};
@@ -61,7 +62,7 @@ use crate::operation::{Command, OperationCounters};
 use crate::store::{Completion, Request, Store};
 
 /// The time between two ticks of a store that asks for none.
-const TICK_MS: u64 = 1_000;
+const TICK: Millis = Millis::new(1_000);
 
 /// The counters of a shard: for `/metrics`, the live page, the last log lines, and the tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -110,8 +111,8 @@ pub struct Core<S> {
     starved: Vec<ConnectionId>,
     deadlines: Deadlines,
     /// When to check again for connections to evict. Set while too much is held.
-    evict_due_ms: Option<u64>,
-    tick_due_ms: u64,
+    evict_due: Option<Millis>,
+    tick_due: Millis,
     spare: Vec<Vec<u8>>,
     /// The notes of the connection that is being sent to.
     notes: Framed,
@@ -132,7 +133,7 @@ impl<S: Store<Connections>> Core<S> {
         mut store: S,
     ) -> Self {
         store.count_for(&tenants);
-        store.set_clock_step_max(millis(settings.clock_step_max));
+        store.set_clock_step_max(Millis::from(settings.clock_step_max));
         let mut core = Self {
             shard,
             shards,
@@ -152,8 +153,8 @@ impl<S: Store<Connections>> Core<S> {
             waiting: Default::default(),
             starved: Vec::new(),
             deadlines: Deadlines::default(),
-            evict_due_ms: None,
-            tick_due_ms: 0,
+            evict_due: None,
+            tick_due: Millis::ZERO,
             spare: Vec::new(),
             notes: Framed::default(),
             drain: Drain::No,
@@ -358,24 +359,24 @@ impl<S: Store<Connections>> Core<S> {
     pub fn handle_timeouts(&mut self, now: Now) {
         // All due entries are taken first: a deadline that is still due afterwards (a marker that the next
         // transmit sends) must not be handled again here.
-        let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono_ms)).collect();
-        for (id, due_ms) in due {
+        let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono)).collect();
+        for (id, due) in due {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if !connection.armed.fire(due_ms) {
+            if !connection.armed.fire(due) {
                 continue;
             }
             self.with_dirty(now, id, Connection::handle_timeout);
         }
         self.evict(now);
-        if self.tick_due_ms <= now.mono_ms {
-            self.tick_due_ms = self.store.handle_tick(now).unwrap_or(now.mono_ms + TICK_MS);
+        if self.tick_due <= now.mono {
+            self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
         }
     }
 
-    /// Returns when to call [`Self::handle_timeouts`], in `mono_ms`. `None` if nothing will be due.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        let tick = self.store.needs_ticks().then_some(self.tick_due_ms);
-        [self.deadlines.next_ms(), self.evict_due_ms, tick].into_iter().flatten().min()
+    /// Returns when to call [`Self::handle_timeouts`], by the monotonic clock. `None` if nothing will be due.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let tick = self.store.needs_ticks().then_some(self.tick_due);
+        [self.deadlines.next_due(), self.evict_due, tick].into_iter().flatten().min()
     }
 
     /// Returns the counters of the shard.

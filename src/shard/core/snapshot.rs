@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{Connection, Connections, Core, CoreCounters};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::store::{Store, StoreCounters, Tail};
 
 /// The part of a shard's state that is always at hand.
@@ -52,10 +53,10 @@ pub struct Traffic {
     /// At most [`TRAFFIC_QUEUES`] of them.
     pub names: Vec<(FullName, QueueInfo)>,
     /// For the requested queues: the queue, each partition that the shard owns, and its end.
-    pub tails: Vec<(FullName, u16, Tail)>,
+    pub tails: Vec<(FullName, Partition, Tail)>,
     /// For at most [`TRAFFIC_CONSUMERS`] consume operations: the queue, and the next offset in each
     /// partition.
-    pub consumers: Vec<(FullName, Vec<(u16, u64)>)>,
+    pub consumers: Vec<(FullName, Vec<(Partition, Offset)>)>,
 }
 
 /// The use of a budget at one moment, in bytes.
@@ -105,8 +106,7 @@ impl<S: Store<Connections>> Core<S> {
     /// expensive as [`Self::snapshot`].
     pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
         let tails = |(name, info): &(FullName, QueueInfo)| {
-            let owned =
-                (0..info.partitions).filter(|partition| info.owner(*partition, self.shards) == self.shard);
+            let owned = info.all().filter(|partition| info.owner(*partition, self.shards) == self.shard);
             let tails = owned
                 .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
             tails.collect::<Vec<_>>()

@@ -10,6 +10,7 @@ use super::producer::{Append, Producer};
 use super::queues::Queues;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::QueueId;
 use crate::store::{Asker, Completion, Fence, StoreCounters};
 
@@ -115,9 +116,9 @@ impl<T: Asker> Appends<T> {
         self.producer.take_broken()
     }
 
-    /// A tick has passed: fails what has waited since before `before_ms`. True if a handle must be made.
-    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64, queues: &mut Queues<T>) -> bool {
-        self.producer.fail_unsent(before_ms);
+    /// A tick has passed: fails what has waited since before that moment. True if a handle must be made.
+    pub(super) fn handle_tick(&mut self, now: Now, before: Millis, queues: &mut Queues<T>) -> bool {
+        self.producer.fail_unsent(before);
         self.take_outcomes(now, queues);
         std::mem::take(&mut self.wants_handle)
     }

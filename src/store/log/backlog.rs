@@ -15,6 +15,8 @@ use super::segment::Segment;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::window::{Fetch, Window};
 use crate::store::{Asker, Completion};
 
@@ -29,12 +31,12 @@ pub(super) enum Waiter<T: Asker> {
     /// A fetch.
     Fetch(Fetch<T::Fetch>),
     /// The first message since a time, Unix milliseconds, which is not before `from`.
-    Resolve { token: T::Resolve, unix_ms: u64, from: u64 },
+    Resolve { token: T::Resolve, unix: UnixMillis, from: Offset },
 }
 
 impl<T: Asker> Waiter<T> {
     /// The first offset wanted.
-    pub(super) fn from(&self) -> u64 {
+    pub(super) fn from(&self) -> Offset {
         match self {
             Self::Fetch(fetch) => fetch.from,
             Self::Resolve { from, .. } => *from,
@@ -55,11 +57,11 @@ impl<T: Asker> Waiter<T> {
 struct ReadWindow {
     window: Window,
     /// Where the chunk begins that was loaded last.
-    chunk: u64,
+    chunk: Offset,
 }
 
 impl ReadWindow {
-    fn holds(&self, offset: u64) -> bool {
+    fn holds(&self, offset: Offset) -> bool {
         (self.window.start()..self.window.end()).contains(&offset)
     }
 }
@@ -71,7 +73,7 @@ struct PartitionReads<T: Asker> {
     waiters: Vec<Waiter<T>>,
     is_loading: bool,
     /// Who has come so far that what follows there is loaded.
-    ahead: Option<u64>,
+    ahead: Option<Offset>,
     /// The runs of the sealed segment that is read.
     runs: Option<(u64, Arc<[Run]>)>,
     /// It is in `Backlog::stalled`.
@@ -168,13 +170,13 @@ impl<T: Asker> Backlog<T> {
                     }
                     completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
                 }
-                Waiter::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
+                Waiter::Resolve { token, unix, .. } => match read.window.first_since(unix) {
                     Some(offset) => {
                         completions.push_back(Completion::Resolved { token, result: Ok(offset) });
                     }
                     None => {
                         let from = read.window.end();
-                        reads.waiters.push(Waiter::Resolve { token, unix_ms, from });
+                        reads.waiters.push(Waiter::Resolve { token, unix, from });
                     }
                 },
             }
@@ -182,7 +184,7 @@ impl<T: Asker> Backlog<T> {
     }
 
     /// Where the next load of a partition begins, if one is wanted and none under way.
-    pub(super) fn wants(&mut self, id: PartitionId) -> Option<u64> {
+    pub(super) fn wants(&mut self, id: PartitionId) -> Option<Offset> {
         let reads = self.of.get_mut(&id)?;
         if reads.is_loading {
             return None;
@@ -207,7 +209,7 @@ impl<T: Asker> Backlog<T> {
     }
 
     /// Takes the waiters that begin at an offset or later: what they want is elsewhere.
-    pub(super) fn take_from(&mut self, id: PartitionId, offset: u64) -> Vec<Waiter<T>> {
+    pub(super) fn take_from(&mut self, id: PartitionId, offset: Offset) -> Vec<Waiter<T>> {
         let Some(reads) = self.of.get_mut(&id) else { return Vec::new() };
         reads.waiters.extract_if(.., |waiter| waiter.from() >= offset).collect()
     }
@@ -269,12 +271,12 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// What a load brought, as it stands in the file, all stored at `cap_ms` at the latest. `damaged` is told of what is not what was written.
+    /// What a load brought, as it stands in the file, all stored at `cap` at the latest. `damaged` is told of what is not what was written.
     pub(super) fn handle_loaded(
         &mut self,
         id: PartitionId,
         load: &Load,
-        cap_ms: u64,
+        cap: UnixMillis,
         read: &[Vec<u8>],
         mut damaged: impl FnMut(u64, u64),
     ) {
@@ -297,7 +299,7 @@ impl<T: Asker> Backlog<T> {
                 // Before the window's end lies what was read before of a run that has grown since.
                 let is_new = header.base_offset >= window.end();
                 if let Some(mut stored) = header.batch(records).filter(|_| is_new) {
-                    stored.timestamp_ms = stored.timestamp_ms.min(cap_ms);
+                    stored.timestamp = stored.timestamp.min(cap);
                     window.push(stored);
                 }
             });

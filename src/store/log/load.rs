@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::index::{RUN_BYTES_MAX, Run};
 use super::segment::Segment;
+use crate::base::units::Offset;
 
 /// Bytes that one load reads, but for its last run.
 pub(super) const LOAD_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
@@ -25,17 +26,17 @@ const _: () = assert!(cfg!(test) || LOAD_BYTES >= RUN_BYTES_MAX, "a load reads m
 pub struct Load {
     pub(super) segment: Arc<Segment>,
     /// Where the window goes on.
-    pub(super) from: u64,
+    pub(super) from: Offset,
     pub(super) runs: Vec<Run>,
     /// Where the window ends once the runs are read, whatever of them is whole.
-    pub(super) end: u64,
+    pub(super) end: Offset,
     /// A part of the runs could not be read: the rest is read around it.
     pub(super) is_salvage: bool,
 }
 
 impl Load {
     /// The first of `runs` that hold something from `from` on. Behind the last of them nothing comes before `end`.
-    pub(super) fn plan(segment: Arc<Segment>, from: u64, runs: &[Run], end: u64) -> Self {
+    pub(super) fn plan(segment: Arc<Segment>, from: Offset, runs: &[Run], end: Offset) -> Self {
         let first = runs.partition_point(|run| run.end <= from);
         let mut bytes = 0;
         let chosen = runs[first..].iter().take(LOAD_RUNS).take_while(|run| {

@@ -8,6 +8,8 @@ use super::index::{Run, SpanHead};
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
 use super::usage::Account;
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::Tail;
 use crate::store::waiting::Waiting;
 use crate::store::window::Window;
@@ -22,16 +24,16 @@ const _: () = assert!(GAP_MIN <= JUMP_MIN, "what a start leaves out is remembere
 
 /// See the module's page.
 #[derive(Debug)]
-pub(super) struct Partition<T> {
+pub(super) struct LogPartition<T> {
     pub past: Past,
     /// The newest messages. It ends where what is durable ends, never beyond `next`.
     pub window: Window,
     /// The offset of the next message that is written, never below `floor`.
-    pub next: u64,
+    pub next: Offset,
     /// No message gets an offset below this: those may have been given out in another timeline.
-    pub floor: u64,
+    pub floor: Offset,
     /// Offsets that this start and earlier ones have left out, and those of messages that were gone by then, as far as they are many.
-    pub gaps: Vec<Range<u64>>,
+    pub gaps: Vec<Range<Offset>>,
     pub waiting: Waiting<T>,
     /// It is in `Partitions::woken`.
     pub is_woken: bool,
@@ -52,7 +54,7 @@ pub(super) enum Origin<'a> {
     Tail,
 }
 
-impl<T> Partition<T> {
+impl<T> LogPartition<T> {
     /// One that leaves out `jump` offsets before its next message.
     pub(super) fn new(past: Past, jump: u64) -> Self {
         let end = past.end;
@@ -73,12 +75,12 @@ impl<T> Partition<T> {
 
     /// Where it ends, with what the round that is being made holds. The offsets that a start leaves out lie behind it until a message
     /// is stored: a reader that went on behind them would stand beyond the end.
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> Offset {
         if self.next == self.floor { self.window.end() } else { self.next }
     }
 
     /// Gives the offsets of `count` messages to what is written next. Returns the first.
-    pub(super) fn give_offsets(&mut self, count: u32) -> u64 {
+    pub(super) fn give_offsets(&mut self, count: u32) -> Offset {
         let first = self.next;
         self.next += u64::from(count);
         first
@@ -107,11 +109,16 @@ impl<T> Partition<T> {
     /// Where it ends, and how many messages are before that.
     pub(super) fn tail(&self) -> Tail {
         let end = self.window.end();
-        Tail { end, stored: end.saturating_sub(self.floor), gaps: self.gaps.clone() }
+        Tail { end, stored: end.saturating_since(self.floor), gaps: self.gaps.clone() }
     }
 
     /// Where what begins there or later is first.
-    pub(super) fn origin<'a>(&'a self, id: PartitionId, active: Option<&'a Active>, from: u64) -> Origin<'a> {
+    pub(super) fn origin<'a>(
+        &'a self,
+        id: PartitionId,
+        active: Option<&'a Active>,
+        from: Offset,
+    ) -> Origin<'a> {
         if self.window.covers(from) {
             return Origin::Tail;
         }
@@ -127,26 +134,26 @@ impl<T> Partition<T> {
 
     /// An offset from which on every message was stored at that time or later, and before which none was, as far as is known
     /// without reading; or one from where on it is to be looked for.
-    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix_ms: u64) -> Since {
-        if self.window.oldest_ms().is_some_and(|oldest| oldest < unix_ms) {
-            return Since::At(self.window.since(unix_ms));
+    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix: UnixMillis) -> Since {
+        if self.window.oldest().is_some_and(|oldest| oldest < unix) {
+            return Since::At(self.window.since(unix));
         }
-        match self.heads(id, active).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
-            Some(head) if head.first_ms >= unix_ms => Since::At(head.first),
+        match self.heads(id, active).find(|head| head.messages > 0 && head.newest >= unix) {
+            Some(head) if head.oldest >= unix => Since::At(head.first),
             Some(head) => Since::From(head.first),
-            None => Since::At(self.window.since(unix_ms)),
+            None => Since::At(self.window.since(unix)),
         }
     }
 }
 
 /// The offsets before `floor` under which nothing is stored, as far as they are many.
-fn gaps(past: &Past, floor: u64) -> Vec<Range<u64>> {
+fn gaps(past: &Past, floor: Offset) -> Vec<Range<Offset>> {
     let mut gaps = Vec::new();
-    let mut end = 0;
+    let mut end = Offset::ZERO;
     for (first, next) in
         past.spans.iter().map(|span| (span.head.first, span.head.end)).chain([(floor, floor)])
     {
-        if first.saturating_sub(end) >= GAP_MIN {
+        if first.saturating_since(end) >= GAP_MIN {
             gaps.push(end..first);
         }
         end = end.max(next);
@@ -155,11 +162,11 @@ fn gaps(past: &Past, floor: u64) -> Vec<Range<u64>> {
     gaps
 }
 
-/// See [`Partition::since`].
+/// See [`LogPartition::since`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     /// There.
-    At(u64),
+    At(Offset),
     /// There or later: to be read.
-    From(u64),
+    From(Offset),
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::format::PartitionId;
 use super::index::{RunsAt, SpanHead, Spans};
 use super::journal::{Active, JournalEntry, Written};
-use super::partition::Partition;
+use super::partition::LogPartition;
 use super::segment::{Runs, SealedSpan, Segment};
 use super::summary;
 use super::usage::{Account, Accounts};
@@ -14,8 +14,10 @@ use crate::access::Tenants;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
@@ -25,7 +27,7 @@ const MARKS_AT_ONCE: usize = 4096;
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Partitions<T: Asker> {
-    of: HashMap<PartitionId, Partition<T::Fetch>>,
+    of: HashMap<PartitionId, LogPartition<T::Fetch>>,
     /// Where a project's storage is limited.
     accounts: Option<Accounts>,
     /// The batches in memory and their cost, in the order of their arrival. Some may be of partitions that are gone.
@@ -44,7 +46,7 @@ pub(super) struct Partitions<T: Asker> {
 impl<T: Asker> Partitions<T> {
     /// Those that the start has found, of whose messages `tail_bytes_max` stay in memory.
     pub(super) fn new(
-        found: impl Iterator<Item = (PartitionId, Partition<T::Fetch>)>,
+        found: impl Iterator<Item = (PartitionId, LogPartition<T::Fetch>)>,
         tail_bytes_max: usize,
     ) -> Self {
         Self {
@@ -60,12 +62,12 @@ impl<T: Asker> Partitions<T> {
     }
 
     #[inline]
-    pub(super) fn get(&self, id: PartitionId) -> Option<&Partition<T::Fetch>> {
+    pub(super) fn get(&self, id: PartitionId) -> Option<&LogPartition<T::Fetch>> {
         self.of.get(&id)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition<T::Fetch>> {
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut LogPartition<T::Fetch>> {
         self.of.get_mut(&id)
     }
 
@@ -78,7 +80,7 @@ impl<T: Asker> Partitions<T> {
         let accounts = &self.accounts;
         self.of.entry(id).or_insert_with(|| {
             let account = accounts.as_ref().and_then(|accounts| accounts.of(key));
-            Partition { account, ..Partition::new(Default::default(), 0) }
+            LogPartition { account, ..LogPartition::new(Default::default(), 0) }
         });
     }
 
@@ -94,15 +96,19 @@ impl<T: Asker> Partitions<T> {
 
     /// What a round makes of an entry: the batch as it is stored, or for a mark nothing, with the partition's end and a time.
     #[inline]
-    pub(super) fn assign(&mut self, now: Now, entry: &JournalEntry<T>) -> (Option<StoredBatch>, u64, u64) {
+    pub(super) fn assign(
+        &mut self,
+        now: Now,
+        entry: &JournalEntry<T>,
+    ) -> (Option<StoredBatch>, Offset, UnixMillis) {
         // Its queue may have been deleted meanwhile.
-        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
-        partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
-        let timestamp_ms = partition.past.last_ms;
-        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };
+        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, Offset::ZERO, now.unix) };
+        partition.past.newest = partition.past.newest.max(now.unix);
+        let timestamp = partition.past.newest;
+        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp) };
         let base_offset = partition.give_offsets(batch.count());
-        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: batch.clone() };
-        (Some(stored), partition.next, timestamp_ms)
+        let stored = StoredBatch { base_offset, timestamp, stored_ns: 0, batch: batch.clone() };
+        (Some(stored), partition.next, timestamp)
     }
 
     /// What a round held is as durable as it is meant to be.
@@ -124,7 +130,7 @@ impl<T: Asker> Partitions<T> {
             account.add(&written.header);
         }
         let range = stored.base_offset..stored.end_offset();
-        self.counters.stored += range.end - range.start;
+        self.counters.stored += range.end.since(range.start);
         let before = partition.window.bytes();
         partition.window.push(stored);
         debug_assert!(partition.is_sound(), "{id:?}: {} is stored before {}", range.end, partition.next);
@@ -190,10 +196,10 @@ impl<T: Asker> Partitions<T> {
 
     /// Everything that is stored was stored at that time at the latest, Unix milliseconds. Calls `mark` for each partition whose
     /// timestamps said otherwise.
-    pub(super) fn cap(&mut self, unix_ms: u64, mut mark: impl FnMut(PartitionId)) {
+    pub(super) fn cap(&mut self, unix: UnixMillis, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
-            partition.window.cap(unix_ms);
-            if partition.past.cap(unix_ms) && !partition.is_marking {
+            partition.window.cap(unix);
+            if partition.past.cap(unix) && !partition.is_marking {
                 partition.is_marking = true;
                 mark(*id);
             }
@@ -203,18 +209,18 @@ impl<T: Asker> Partitions<T> {
     /// Calls `mark` for each partition that ends behind what is known of it, because something behind that was lost.
     pub(super) fn mark_ends(&mut self, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
-            if partition.past.spans.back().map_or(0, |span| span.head.end) < partition.past.end {
+            if partition.past.spans.back().map_or(Offset::ZERO, |span| span.head.end) < partition.past.end {
                 partition.is_marking = true;
                 mark(*id);
             }
         }
     }
 
-    /// Lets go of what has expired at `unix_ms` and of what was retired. Calls `mark` for partitions whose last span has expired, as
+    /// Lets go of what has expired at `unix` and of what was retired. Calls `mark` for partitions whose last span has expired, as
     /// that span alone says where they end.
     pub(super) fn expire(
         &mut self,
-        unix_ms: u64,
+        unix: UnixMillis,
         retirements: usize,
         active: Option<&Active>,
         may_mark: bool,
@@ -223,18 +229,18 @@ impl<T: Asker> Partitions<T> {
         let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
         let mut marks = 0;
         for (id, partition) in &mut self.of {
-            if partition.past.due_ms > unix_ms && !is_any_retired {
+            if partition.past.due > unix && !is_any_retired {
                 continue;
             }
             // Something must say where the partition ends once its last span is gone.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
-            let (expired, dropped) = partition.past.expire(unix_ms, is_told);
+            let (expired, dropped) = partition.past.expire(unix, is_told);
             self.counters.expired += expired;
             self.counters.dropped += dropped;
             if let Some(account) = &mut partition.account {
                 account.set_due();
             }
-            let wants_mark = partition.past.due_ms <= unix_ms && !partition.is_marking;
+            let wants_mark = partition.past.due <= unix && !partition.is_marking;
             if wants_mark && may_mark && marks < MARKS_AT_ONCE {
                 marks += 1;
                 partition.is_marking = true;
@@ -247,9 +253,9 @@ impl<T: Asker> Partitions<T> {
     /// of it. `names` are the queues by incarnation.
     pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
         for (id, partition) in &mut self.of {
-            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, 0));
+            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, Millis::ZERO));
             let Some(mut account) = tenant.as_ref().and_then(Account::new) else { continue };
-            account.count(partition.heads(*id, None), 0);
+            account.count(partition.heads(*id, None), UnixMillis::ZERO);
             account.set_due();
             partition.account = Some(account);
         }
@@ -259,14 +265,14 @@ impl<T: Asker> Partitions<T> {
     /// Counts the partitions anew of which something has expired or was let go of.
     pub(super) fn count_due(&mut self, now: Now, active: Option<&Active>) {
         let Some(accounts) = &mut self.accounts else { return };
-        let is_set_back = accounts.look(now.unix_ms);
+        let is_set_back = accounts.look(now.unix);
         for (id, partition) in &mut self.of {
             let Some(mut account) =
-                partition.account.take_if(|account| is_set_back || account.is_due(now.unix_ms))
+                partition.account.take_if(|account| is_set_back || account.is_due(now.unix))
             else {
                 continue;
             };
-            account.count(partition.heads(*id, active), now.unix_ms);
+            account.count(partition.heads(*id, active), now.unix);
             partition.account = Some(account);
         }
     }
@@ -288,14 +294,14 @@ impl<T: Asker> Partitions<T> {
 
     /// Where a partition ends; nothing is stored in one that is not known.
     pub(super) fn tail(&self, id: PartitionId) -> Tail {
-        self.of.get(&id).map(Partition::tail).unwrap_or_default()
+        self.of.get(&id).map(LogPartition::tail).unwrap_or_default()
     }
 
     /// What each queue holds, by incarnation.
-    pub(super) fn summaries(&self, active: Option<&Active>, unix_ms: u64) -> HashMap<u64, QueueSummary> {
+    pub(super) fn summaries(&self, active: Option<&Active>, unix: UnixMillis) -> HashMap<u64, QueueSummary> {
         let mut of: HashMap<u64, QueueSummary> = HashMap::new();
         for (id, partition) in &self.of {
-            summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix_ms);
+            summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix);
         }
         of
     }

@@ -13,6 +13,7 @@ use super::journal::{Active, new_stamp};
 use super::segment::Segment;
 use super::tag::Tag;
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 
 /// How large segments are, and how many of them stay.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +23,7 @@ pub(super) struct SegmentLimits {
     /// Bytes of all segments of the server; 0: no limit.
     pub max_bytes: u64,
     /// How old a segment's newest message gets, milliseconds; 0: no limit.
-    pub max_age_ms: u64,
+    pub max_age: Millis,
 }
 
 /// See the module's page.
@@ -34,8 +35,8 @@ pub(super) struct Segments {
     /// A segment that is ready. There is none while one is being made.
     spare: Option<Active>,
     making: Option<(NewPlace, SegmentHeader)>,
-    /// When one may be made ahead again, `mono_ms`: the last could not.
-    make_again_ms: u64,
+    /// When one may be made ahead again, by the monotonic clock: the last could not.
+    make_again: Millis,
     /// Sealed segments whose indexes are being written, by number.
     indexing: HashMap<u64, Index>,
     /// The number of the segment that was sealed as the shard stopped, until its index is written.
@@ -54,7 +55,7 @@ impl Segments {
             limits,
             spare: None,
             making: None,
-            make_again_ms: 0,
+            make_again: Millis::ZERO,
             indexing: HashMap::new(),
             stopping: None,
             kept,
@@ -93,22 +94,22 @@ impl Segments {
 
     /// Makes the next segment ahead of need. One that could not be made is not tried again at once.
     pub(super) fn make_ahead(&mut self, now: Now, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        if self.make_again_ms <= now.mono_ms {
+        if self.make_again <= now.mono {
             self.make(dir, disk, Reserve::Keep);
         }
     }
 
-    /// A segment is made, or is not and `again_ms` later may be tried again: then what there is of it is removed.
+    /// A segment is made, or is not and `again` later may be tried again: then what there is of it is removed.
     pub(super) fn handle_made(
         &mut self,
         now: Now,
-        again_ms: u64,
+        again: Millis,
         result: &io::Result<()>,
         disk: &mut impl Disk<Tag>,
     ) {
         let Some((place, header)) = self.making.take() else { return };
         debug_assert!(self.spare.is_none(), "one is made while none is ready");
-        self.make_again_ms = if result.is_err() { now.mono_ms + again_ms } else { 0 };
+        self.make_again = if result.is_err() { now.mono + again } else { Millis::ZERO };
         if result.is_ok() {
             self.spare = Some(Active::new(place, header));
             return;
@@ -160,26 +161,26 @@ impl Segments {
     }
 
     /// Everything in sealed segments was stored at that time at the latest, Unix milliseconds.
-    pub(super) fn cap(&self, unix_ms: u64) {
-        self.kept.iter().for_each(|segment| segment.cap(unix_ms));
+    pub(super) fn cap(&self, unix: UnixMillis) {
+        self.kept.iter().for_each(|segment| segment.cap(unix));
     }
 
     /// Whether a new segment that takes the marks of where partitions end makes more room than it takes: then the files come back of
     /// which every message has expired.
-    pub(super) fn frees_room(&self, unix_ms: u64) -> bool {
-        self.kept.iter().filter(|segment| segment.expiry_ms() <= unix_ms).count() > 1
+    pub(super) fn frees_room(&self, unix: UnixMillis) -> bool {
+        self.kept.iter().filter(|segment| segment.expiry() <= unix).count() > 1
     }
 
     /// Retires the oldest segments where there are too many, and unless the clock is held those that are too old.
     pub(super) fn retire(&self, now: Now, is_held: bool, dir: &DataDir) {
-        let SegmentLimits { segment_bytes, max_bytes, max_age_ms } = self.limits;
+        let SegmentLimits { segment_bytes, max_bytes, max_age } = self.limits;
         let share = max_bytes / u64::from(self.shards);
         let is_left = |segment: &&Arc<Segment>| !segment.is_retired();
         let mut bytes: u64 = self.kept.iter().filter(is_left).map(|segment| segment.bytes).sum();
         for segment in self.kept.iter().filter(is_left) {
             let is_too_much = max_bytes > 0 && bytes + segment_bytes > share;
-            let age_end_ms = segment.newest_ms().saturating_add(max_age_ms);
-            let is_too_old = max_age_ms > 0 && age_end_ms <= now.unix_ms && !is_held;
+            let age_end = segment.newest() + max_age;
+            let is_too_old = max_age > Millis::ZERO && age_end <= now.unix && !is_held;
             if is_too_much || is_too_old {
                 bytes -= segment.bytes;
                 dir.retire(segment);

@@ -10,6 +10,7 @@ use super::format::BatchHeader;
 use super::index::SpanHead;
 use super::summary;
 use crate::access::{Share, Tenant, Tenants};
+use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
 use crate::store::QueueSummary;
 
@@ -18,18 +19,18 @@ use crate::store::QueueSummary;
 pub(super) struct Accounts {
     tenants: Arc<Tenants>,
     /// When expired messages were looked for last, Unix milliseconds.
-    counted_ms: u64,
+    counted: UnixMillis,
 }
 
 impl Accounts {
     /// Those of a server whose projects are limited.
     pub(super) fn new(tenants: &Arc<Tenants>) -> Self {
-        Self { tenants: tenants.clone(), counted_ms: 0 }
+        Self { tenants: tenants.clone(), counted: UnixMillis::ZERO }
     }
 
     /// Whether the clock is behind where it was when expired messages were looked for last: what had expired then has not.
-    pub(super) fn look(&mut self, unix_ms: u64) -> bool {
-        unix_ms < std::mem::replace(&mut self.counted_ms, unix_ms)
+    pub(super) fn look(&mut self, unix: UnixMillis) -> bool {
+        unix < std::mem::replace(&mut self.counted, unix)
     }
 
     /// The account of a partition of a queue that is open.
@@ -43,37 +44,37 @@ impl Accounts {
 pub(super) struct Account {
     share: Share,
     /// When it is to be counted anew, Unix milliseconds: some of it has expired then.
-    due_ms: u64,
+    due: UnixMillis,
 }
 
 impl Account {
     /// The account of a partition of that project; `None` where its storage is not limited.
     pub(super) fn new(tenant: &Arc<Tenant>) -> Option<Self> {
-        tenant.share().map(|share| Self { share, due_ms: 0 })
+        tenant.share().map(|share| Self { share, due: UnixMillis::ZERO })
     }
 
     /// A batch was stored.
     pub(super) fn add(&mut self, header: &BatchHeader) {
         self.share.add(header.bytes() as u64);
-        self.due_ms = self.due_ms.min(header.expiry_ms());
+        self.due = self.due.min(header.expiry());
     }
 
     /// Spans were let go of.
     pub(super) fn set_due(&mut self) {
-        self.due_ms = 0;
+        self.due = UnixMillis::ZERO;
     }
 
     /// Whether it is to be counted anew.
-    pub(super) fn is_due(&self, unix_ms: u64) -> bool {
-        self.due_ms <= unix_ms
+    pub(super) fn is_due(&self, unix: UnixMillis) -> bool {
+        self.due <= unix
     }
 
     /// Counts the spans of the partition that have not expired.
-    pub(super) fn count<'a>(&mut self, heads: impl Iterator<Item = &'a SpanHead> + Clone, unix_ms: u64) {
+    pub(super) fn count<'a>(&mut self, heads: impl Iterator<Item = &'a SpanHead> + Clone, unix: UnixMillis) {
         let mut held = QueueSummary::default();
-        summary::add(&mut held, heads.clone(), unix_ms);
+        summary::add(&mut held, heads.clone(), unix);
         self.share.set(held.bytes);
-        let unexpired = heads.map(|head| head.expiry_ms).filter(|expiry_ms| *expiry_ms > unix_ms);
-        self.due_ms = unexpired.min().unwrap_or(u64::MAX);
+        let unexpired = heads.map(|head| head.expiry).filter(|expiry| *expiry > unix);
+        self.due = unexpired.min().unwrap_or(UnixMillis::MAX);
     }
 }

@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 
+use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 
 /// A batch: its partition and base offset.
-type Arrival = (PartitionKey, u64);
+type Arrival = (PartitionKey, Offset);
 
 /// A look at all batches for those that expire before older ones do.
 #[derive(Debug)]
@@ -18,13 +20,13 @@ struct Sweep {
     /// At most `at`.
     kept: usize,
     /// The latest expiry of what was kept, and the earliest of what expires before something older.
-    latest_ms: u64,
-    due_ms: u64,
+    latest: UnixMillis,
+    due: UnixMillis,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { at: 0, kept: 0, latest_ms: 0, due_ms: u64::MAX }
+        Self { at: 0, kept: 0, latest: UnixMillis::ZERO, due: UnixMillis::MAX }
     }
 }
 
@@ -35,25 +37,30 @@ pub(super) struct Arrivals {
     order: VecDeque<Arrival>,
     sweep: Sweep,
     /// The latest expiry of any batch, Unix milliseconds.
-    latest_expiry_ms: u64,
+    latest_expiry: UnixMillis,
     /// The earliest expiry of those that expire before an older one.
-    due_ms: u64,
+    due: UnixMillis,
 }
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { order: VecDeque::new(), sweep: Sweep::default(), latest_expiry_ms: 0, due_ms: u64::MAX }
+        Self {
+            order: VecDeque::new(),
+            sweep: Sweep::default(),
+            latest_expiry: UnixMillis::ZERO,
+            due: UnixMillis::MAX,
+        }
     }
 }
 
 impl Arrivals {
     /// A batch has come that expires then.
-    pub(super) fn push(&mut self, key: PartitionKey, base_offset: u64, expiry_ms: u64) {
+    pub(super) fn push(&mut self, key: PartitionKey, base_offset: Offset, expiry: UnixMillis) {
         self.order.push_back((key, base_offset));
-        if expiry_ms < self.latest_expiry_ms {
-            self.due_ms = self.due_ms.min(expiry_ms);
+        if expiry < self.latest_expiry {
+            self.due = self.due.min(expiry);
         }
-        self.latest_expiry_ms = self.latest_expiry_ms.max(expiry_ms);
+        self.latest_expiry = self.latest_expiry.max(expiry);
     }
 
     /// The oldest batch, though it may be gone.
@@ -76,8 +83,8 @@ impl Arrivals {
     }
 
     /// Whether all batches are to be looked at.
-    pub(super) fn is_look_due(&self, unix_ms: u64) -> bool {
-        self.sweep.at > 0 || self.due_ms <= unix_ms
+    pub(super) fn is_look_due(&self, unix: UnixMillis) -> bool {
+        self.sweep.at > 0 || self.due <= unix
     }
 
     /// The next batch to look at; `None` ends the look. What is not kept is gone.
@@ -87,27 +94,27 @@ impl Arrivals {
             self.sweep.at += 1;
         } else {
             self.order.truncate(self.sweep.kept);
-            self.due_ms = std::mem::take(&mut self.sweep).due_ms;
+            self.due = std::mem::take(&mut self.sweep).due;
         }
         next
     }
 
     /// The batch that was looked at last stays, and expires then.
-    pub(super) fn keep(&mut self, arrival: Arrival, expiry_ms: u64) {
+    pub(super) fn keep(&mut self, arrival: Arrival, expiry: UnixMillis) {
         debug_assert!(self.sweep.kept < self.sweep.at, "{:?}", self.sweep);
-        if expiry_ms < self.sweep.latest_ms {
-            self.sweep.due_ms = self.sweep.due_ms.min(expiry_ms);
+        if expiry < self.sweep.latest {
+            self.sweep.due = self.sweep.due.min(expiry);
         }
-        self.sweep.latest_ms = self.sweep.latest_ms.max(expiry_ms);
+        self.sweep.latest = self.sweep.latest.max(expiry);
         self.order[self.sweep.kept] = arrival;
         self.sweep.kept += 1;
     }
 
     /// Batches expire in another order than before: all are looked at again.
-    pub(super) fn begin_anew(&mut self, unix_ms: u64, latest_expiry_ms: u64) {
+    pub(super) fn begin_anew(&mut self, unix: UnixMillis, latest_expiry: UnixMillis) {
         self.order.drain(self.sweep.kept..self.sweep.at);
         self.sweep = Sweep::default();
-        self.due_ms = unix_ms;
-        self.latest_expiry_ms = latest_expiry_ms;
+        self.due = unix;
+        self.latest_expiry = latest_expiry;
     }
 }

@@ -93,7 +93,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
     let config = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
     let dir = Arc::new(dir);
     let mut log: Log<u64, Simulated> = Log::new(dir.clone(), disk.clone(), 0, 1, &config);
-    let now = Now::at_ms(1, NOW.unix_ns / 1_000_000);
+    let now = Now::at_ms(1, NOW.unix().get());
     let name = (Project::parse("default").unwrap(), QueueName::parse("plain").unwrap());
     let queue = QueueId(1);
     assert!(log.submit(now, Request::Open { token: 1, queue, name, create: None }).is_ok());
@@ -101,14 +101,14 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
     assert_eq!(life.partitions, 3);
     assert!(life.signing.timeline != 0, "timeline 0 is that of markers of version 1");
     let mut ends = Vec::new();
-    for partition in 0..3 {
+    for partition in Partition::all(3) {
         let partition = PartitionKey { queue, partition };
         let position = crate::base::queue::Position::Latest;
         assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
         let Some(Completion::Resolved { result: Ok(end), .. }) = log.poll_completion(now) else { panic!() };
         ends.push(end);
         // Version 1's markers at the end or before stand; one beyond has seen what is not here.
-        for (offset, goes_on) in [(end, end), (end / 2, end / 2), (end + 5, end)] {
+        for (offset, goes_on) in [(end, end), (Offset(end.0 / 2), Offset(end.0 / 2)), (end + 5, end)] {
             let position = crate::base::queue::Position::After { timeline: 0, offset };
             assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
             let Some(Completion::Resolved { result, .. }) = log.poll_completion(now) else { panic!() };
@@ -126,7 +126,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
         };
         assert!(stored.start > end + (1 << 40), "ids go on with a gap");
     }
-    assert_eq!(ends.iter().sum::<u64>(), 100);
+    assert_eq!(ends.iter().map(|end: &Offset| end.0).sum::<u64>(), 100);
     while !log.handle_stop(now) {
         assert!(disk.advance());
     }
