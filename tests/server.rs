@@ -331,7 +331,7 @@ fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
     let mut first = producer(&server, "q");
     assert_eq!(store(&mut first, b"before the crowd"), 201);
     let crowd: Vec<_> = (0..250).map(|_| server.dial()).collect();
-    server.wait_for_log("connections are refused with 503");
+    server.wait_for_log("refusing connections with 503");
     // The next files of the log.
     for number in 0..40 {
         assert_eq!(store(&mut first, &[0; 1_000_000]), 201, "message {number}");
