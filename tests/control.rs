@@ -70,7 +70,7 @@ fn invalid_configuration_is_refused_with_exit_code_2_and_a_remedy() {
     refused(&["--max-pb-bytes", "64MiB"], &[], "an eighth of shard_budget_bytes = 33554432");
     refused(&[], &[("MILLSTREAM_IDLE_TIMOUT", "5s")], "the nearest is idle_timeout");
     refused(&["--config", "/nowhere/millstream.toml"], &[], "/nowhere/millstream.toml");
-    refused(&["--cores", "4000"], &[], "core 4000 is not among those allowed here");
+    refused(&["--cores", "4000"], &[], "this process may not run on core 4000");
     let server = Server::start(&["--cores", "0"]);
     let taken = format!("127.0.0.1:{}", server.port);
     refused(&["--cores", "0", "--listen", &taken], &[], &format!("cannot serve on {taken}"));
@@ -361,7 +361,7 @@ fn json_log_lines_name_the_failed_client_and_never_a_token() {
     client.receive_as::<ProduceSetupResponse>();
     client.send(&request(Some(60), &[b"x"]));
     assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 503);
-    let line = server.wait_for_log("an operation fails");
+    let line = server.wait_for_log("operation failed");
     let json: serde_json::Value = serde_json::from_str(&line).unwrap();
     let fields = &json["fields"];
     assert_eq!(json["level"], "WARN");
@@ -393,7 +393,7 @@ fn repeated_errors_are_counted_not_logged() {
     }
     let count = server.wait_for_log("repeated log lines suppressed");
     assert!(count.contains("kept_back=195"), "{count}");
-    let told = server.log().iter().filter(|line| line.contains("an operation fails")).count();
+    let told = server.log().iter().filter(|line| line.contains("operation failed")).count();
     assert_eq!(told, 5);
 }
 
@@ -421,7 +421,7 @@ fn a_panic_in_a_connection_ends_only_that_connection() {
     assert_eq!((code(&failure.status), failure.msgnum_status_is_thru()), (500, 0));
     assert_eq!(client.receive(), None);
     assert_eq!(client.close_code(), 1011);
-    let line = server.wait_for_log("the handling of a connection has panicked");
+    let line = server.wait_for_log("connection handler panicked");
     assert!(line.contains("unlucky") && line.contains("127.0.0.1:"), "{line}");
     assert!(server.wait_for_log("thread panicked").contains("planted by test_faults"));
     neighbour.leave();

@@ -249,7 +249,7 @@ fn consumers_that_read_one_byte_per_second() {
     }
     println!("held {} MiB", server.metric("millstream_budget_held_bytes") >> 20);
     assert!(server.metric("millstream_connections_evicted_total") > 0, "some consumers must be evicted");
-    server.wait_for_log("memory is short: a client that takes nothing is closed");
+    server.wait_for_log("memory is short: closing a client that reads nothing");
     consumers.into_iter().for_each(vanish);
     eventually("their memory is released", || {
         (server.metric("millstream_budget_held_bytes") == 0).then_some(())
@@ -366,7 +366,7 @@ fn accepting_resumes_after_descriptors_run_out() {
     let server = Server::start_with_files(160, &SMALL);
     let neighbour = Neighbour::beside(&server);
     let held: Vec<TcpStream> = (0..250).map(|_| server.dial()).collect();
-    server.wait_for_log("connections are refused with 503: the limit of open files leaves no room for more");
+    server.wait_for_log("refusing connections with 503: the limit of open files leaves no room for more");
     drop(held);
     eventually("a new connection is accepted", || {
         let mut stream = server.dial();

@@ -331,7 +331,7 @@ fn clients_cannot_take_the_descriptors_that_the_server_needs() {
     let mut first = producer(&server, "q");
     assert_eq!(store(&mut first, b"before the crowd"), 201);
     let crowd: Vec<_> = (0..250).map(|_| server.dial()).collect();
-    server.wait_for_log("connections are refused with 503");
+    server.wait_for_log("refusing connections with 503");
     // The log needs new files for these messages.
     for number in 0..40 {
         assert_eq!(store(&mut first, &[0; 1_000_000]), 201, "message {number}");
@@ -455,7 +455,7 @@ fn sighup_reopens_the_latency_log_and_disturbs_no_client() {
     eventually("the log has a line", || (lines(&path) > 0).then_some(()));
     std::fs::rename(&path, &moved).unwrap();
     server.signal("HUP");
-    server.wait_for_log("the latency log is reopened");
+    server.wait_for_log("latency log reopened");
     let before = lines(&moved);
     assert_eq!(store(&mut client, b"after"), 201);
     eventually("the new file has a line", || (lines(&path) > 0).then_some(()));

@@ -1,4 +1,5 @@
-//! Finds where a consume operation begins: some positions are known at once, the store is asked for the others.
+//! Finds the starting positions of a consume operation. Some are known at once, the store resolves the
+//! others.
 
 use super::command::Command;
 use super::consume::Beginning;
@@ -9,17 +10,17 @@ use crate::base::error::PeerFault;
 use crate::base::queue::Position;
 use crate::base::units::{Offset, Partition};
 
-/// See the module's page.
+/// A search for the starting positions of one operation.
 #[derive(Debug)]
 pub struct Positioning {
-    /// As far as it is known: what is asked for is at the client's marker.
+    /// The result so far. Positions that the store still resolves hold the marker's position, or 0.
     beginning: Beginning,
-    /// Positions that the store has not found yet.
+    /// The number of positions that the store has not resolved yet.
     waiting: usize,
 }
 
 impl Positioning {
-    /// Begins to look for `start` in every partition of the queue.
+    /// Starts the search for `start` in every partition of the queue.
     pub fn start(subject: Subject, start: &Start, resources: &mut Resources<'_>) -> Result<Self, PeerFault> {
         let partitions = subject.queue.partitions;
         let all = subject.queue.all();
@@ -55,12 +56,12 @@ impl Positioning {
         Ok(Self { beginning, waiting })
     }
 
-    /// What the operation is about.
+    /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.beginning.subject
     }
 
-    /// The store has found a position.
+    /// Handles a position that the store has resolved.
     pub fn handle_position(&mut self, partition: Partition, position: Offset) {
         let beginning = &mut self.beginning;
         let asked = std::mem::replace(&mut beginning.positions[partition.index()], position);
@@ -68,7 +69,7 @@ impl Positioning {
         self.waiting -= 1;
     }
 
-    /// Where the operation begins, once every position is known.
+    /// Returns the starting point, once every position is known.
     pub fn found(&self) -> Option<Beginning> {
         (self.waiting == 0).then(|| self.beginning.clone())
     }

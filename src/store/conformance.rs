@@ -1,4 +1,4 @@
-//! What every store must do, whatever it is made of: one suite, run by each store's own tests.
+//! The tests that every store must pass. Each store's own tests run them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,20 +12,20 @@ use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId};
 use crate::base::units::{Offset, Partition};
 
-/// Where a kind of store is tried.
+/// The environment in which a kind of store is tested.
 pub(super) trait Lab {
     type Store: Store<u64>;
 
-    /// A new store.
+    /// Creates a store.
     fn store(&self) -> Self::Store;
 
-    /// The time on the store's own clock, Unix milliseconds, if it has one.
+    /// Returns the time of the store's own clock, if it has one.
     fn unix(&self) -> Option<UnixMillis>;
 
-    /// Waits until the store may have more to say; false where it has said all.
+    /// Waits until the store may have more completions. Returns false if it has none left.
     fn wait(&self) -> bool;
 
-    /// A queue that no other trial has.
+    /// Returns a queue that no other test uses.
     fn queue(&self) -> (QueueId, QueueName);
 }
 
@@ -41,7 +41,7 @@ pub(super) fn batch(client: u128, ttl: u32, payloads: &[&[u8]]) -> Batch {
 
 const PARTITIONS: u16 = 3;
 
-/// A store, a queue in it, and the tokens that wait for their completion.
+/// A store, a queue in it, and the tokens of open requests.
 struct Trial<'a, L: Lab> {
     lab: &'a L,
     store: L::Store,
@@ -65,12 +65,12 @@ impl<'a, L: Lab> Trial<'a, L> {
         trial
     }
 
-    /// It is so many seconds after the beginning.
+    /// Sets the time to `seconds` after the start.
     fn at(&mut self, seconds: u32) {
         self.now = Now::at_ms(1, self.base.get()).later(Millis::from_secs(seconds));
     }
 
-    /// What is stored from now on is stored later than what was before.
+    /// Advances the time, so that later messages have later timestamps than earlier ones.
     fn let_time_pass(&mut self) {
         self.now = self.now.later(Millis::new(10_000));
         if let Some(before) = self.lab.unix() {
@@ -124,16 +124,16 @@ impl<'a, L: Lab> Trial<'a, L> {
         assert!(self.store.submit(self.now, Request::Cancel { token, partition }).is_ok());
     }
 
-    /// Waits until the store may have more to say; false where it has said all.
+    /// Waits until the store may have more completions. Returns false if it has none left.
     fn wait(&mut self) -> bool {
         let goes_on = self.lab.wait();
-        // A store may want to be asked again after a while.
+        // A store may only be able to continue after some time.
         self.now.mono = self.now.mono + Millis::new(100);
         self.store.handle_tick(self.now);
         goes_on
     }
 
-    /// What is there now.
+    /// Returns all present completions.
     fn completions(&mut self) -> Vec<Completion<u64>> {
         let mut all = Vec::new();
         while let Some(completion) = self.store.poll_completion(self.now) {
@@ -144,7 +144,7 @@ impl<'a, L: Lab> Trial<'a, L> {
         all
     }
 
-    /// The completion of that token, which is the only one to come.
+    /// Waits for the completion of `token`, which must be the only one.
     fn completion_of(&mut self, token: u64) -> Completion<u64> {
         loop {
             let mut all = self.completions();
@@ -168,7 +168,7 @@ impl<'a, L: Lab> Trial<'a, L> {
         }
     }
 
-    /// What a fetch brings: batches, where to go on, and whether that is the end.
+    /// Returns the result of a fetch: batches, the next offset, and whether that is the end.
     fn fetched(&mut self, token: u64) -> (Vec<StoredBatch>, Offset, bool) {
         match self.completion_of(token) {
             Completion::Fetched { result: Ok(fetched), .. } => {
@@ -178,7 +178,7 @@ impl<'a, L: Lab> Trial<'a, L> {
         }
     }
 
-    /// Fetches until there are so many messages; what came, and where to go on.
+    /// Fetches until `count` messages have arrived. Returns them and the next offset.
     fn read(
         &mut self,
         partition: Partition,
@@ -190,14 +190,14 @@ impl<'a, L: Lab> Trial<'a, L> {
         while payloads(&batches).len() < count {
             let token = self.fetch(partition, from, exclude, true);
             let (more, next, _) = self.fetched(token);
-            assert!(next > from, "a fetch that waits brings something, or passes something over");
+            assert!(next > from, "a waiting fetch returns messages or skips some");
             batches.extend(more);
             from = next;
         }
         (batches, from)
     }
 
-    /// Reads on to the end, without waiting.
+    /// Reads to the end, without waiting.
     fn read_to_end(&mut self, partition: Partition, mut from: Offset) -> (Vec<StoredBatch>, Offset) {
         let mut batches = Vec::new();
         loop {
@@ -211,9 +211,9 @@ impl<'a, L: Lab> Trial<'a, L> {
         }
     }
 
-    /// A fetch that has found nothing and waits; where.
+    /// Starts a fetch that finds nothing and waits. Returns its token and its offset.
     fn park(&mut self, partition: Partition, mut from: Offset, exclude: Option<u128>) -> (u64, Offset) {
-        // Until the end is known to the store, there may be answers that only pass over what is left out.
+        // Until the store knows the end, a fetch may complete only to skip messages that are left out.
         self.read_to_end(partition, from);
         loop {
             let token = self.fetch(partition, from, exclude, true);
@@ -234,53 +234,53 @@ fn payloads(batches: &[StoredBatch]) -> Vec<Vec<u8>> {
 }
 
 pub(super) fn run<L: Lab>(lab: &L) {
-    a_queue_that_may_not_be_made_is_not(lab);
-    offsets_count_up_in_each_partition(lab);
-    a_fetch_brings_what_was_stored_from_its_offset_on(lab);
+    a_queue_is_not_created_without_permission(lab);
+    offsets_increase_in_each_partition(lab);
+    a_fetch_returns_the_messages_from_its_offset_on(lab);
     a_fetch_waits_for_the_next_append(lab);
-    a_fetch_that_does_not_wait_says_that_the_end_is_reached(lab);
-    what_a_client_stored_is_left_out_for_it(lab);
-    keys_come_back_with_their_payloads(lab);
+    a_fetch_that_does_not_wait_reports_the_end(lab);
+    a_clients_own_messages_are_left_out_for_it(lab);
+    keys_are_returned_with_their_payloads(lab);
     expired_batches_are_not_read(lab);
     positions_are_found_by_end_and_by_time(lab);
     timestamps_never_run_backwards(lab);
-    park_and_cancel_leaves_no_fetch_behind(lab);
-    a_limit_of_bytes_ends_a_fetch_between_batches(lab);
-    many_batches_come_back_whole_and_in_order(lab);
+    cancelled_fetches_leave_nothing_behind(lab);
+    the_byte_limit_ends_a_fetch_between_batches(lab);
+    many_batches_are_returned_complete_and_in_order(lab);
 }
 
-fn a_queue_that_may_not_be_made_is_not<L: Lab>(lab: &L) {
+fn a_queue_is_not_created_without_permission<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let (_, other) = lab.queue();
     assert_eq!(trial.open_queue(other, None), Err(StoreFault::NoQueue));
 }
 
-fn offsets_count_up_in_each_partition<L: Lab>(lab: &L) {
+fn offsets_increase_in_each_partition<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     assert_eq!(trial.store(Partition(0), 1, &[b"a", b"b"]), Offset(0)..Offset(2));
     assert_eq!(trial.store(Partition(1), 1, &[b"c"]), Offset(0)..Offset(1));
-    // Between two appends a store may leave offsets out.
+    // A store may leave offsets unused between two appends.
     let third = trial.store(Partition(0), 1, &[b"d", b"e", b"f"]);
     assert!(third.start >= Offset(2) && third.end == third.start + 3, "{third:?}");
     assert_eq!(trial.store.counters().stored, 6);
 }
 
-fn a_fetch_brings_what_was_stored_from_its_offset_on<L: Lab>(lab: &L) {
+fn a_fetch_returns_the_messages_from_its_offset_on<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     trial.store(Partition(0), 1, &[b"a", b"b"]);
     let last = trial.store(Partition(0), 1, &[b"c"]);
     let (batches, next) = trial.read(Partition(0), Offset(1), None, 2);
     let wanted: Vec<Vec<u8>> = [b"a", b"b", b"c"].map(|payload| payload.to_vec()).to_vec();
-    // The first batch may begin before what was asked for.
+    // The first batch may start before the requested offset.
     assert_eq!(payloads(&batches), wanted[batches[0].base_offset.0 as usize..]);
     assert!(batches[0].base_offset <= Offset(1) && next >= last.end);
     let (batches, _) = trial.read(Partition(0), last.start, None, 1);
     assert_eq!(payloads(&batches).last(), wanted.last());
     let token = trial.fetch(Partition(0), Offset(99 << 32), None, false);
     let Completion::Fetched { result: Ok(fetched), .. } = trial.completion_of(token) else { panic!() };
-    assert!(fetched.is_rewound, "the consumer is told that its position is beyond the end");
-    assert!(fetched.batches.is_empty(), "nothing of what is here was asked for");
-    assert_eq!(fetched.next, Offset(0), "what was stored since may lie before the end that is there now");
+    assert!(fetched.is_rewound, "the position is beyond the end");
+    assert!(fetched.batches.is_empty(), "no existing message was requested");
+    assert_eq!(fetched.next, Offset(0), "newer messages may lie before the present end");
 }
 
 fn a_fetch_waits_for_the_next_append<L: Lab>(lab: &L) {
@@ -301,13 +301,13 @@ fn a_fetch_waits_for_the_next_append<L: Lab>(lab: &L) {
     assert_eq!(trial.open.keys().collect::<Vec<_>>(), [&other]);
 }
 
-fn a_fetch_that_does_not_wait_says_that_the_end_is_reached<L: Lab>(lab: &L) {
+fn a_fetch_that_does_not_wait_reports_the_end<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let token = trial.fetch(Partition(0), Offset(0), None, false);
     assert!(trial.fetched(token).2);
 }
 
-fn what_a_client_stored_is_left_out_for_it<L: Lab>(lab: &L) {
+fn a_clients_own_messages_are_left_out_for_it<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     trial.store(Partition(0), 1, &[b"mine"]);
     trial.store(Partition(0), 2, &[b"theirs"]);
@@ -336,13 +336,13 @@ fn what_a_client_stored_is_left_out_for_it<L: Lab>(lab: &L) {
     assert_eq!(seen, [b"theirs, too"]);
 }
 
-fn keys_come_back_with_their_payloads<L: Lab>(lab: &L) {
+fn keys_are_returned_with_their_payloads<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let mut builder = BatchBuilder::with_keys(ClientId::from(1), 1000, 0);
     let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
     messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
     let token = trial.append(Partition(2), builder.close());
-    assert_eq!(trial.appended(token), Offset(0)..Offset(3), "the first of a queue");
+    assert_eq!(trial.appended(token), Offset(0)..Offset(3), "the first messages of a queue");
     let (batches, _) = trial.read(Partition(2), Offset(0), None, 3);
     let records: Vec<_> = batches
         .iter()
@@ -365,7 +365,7 @@ fn expired_batches_are_not_read<L: Lab>(lab: &L) {
     trial.at(2000);
     trial.store.handle_tick(trial.now);
     let (batches, after) = trial.read_to_end(Partition(0), Offset(0));
-    assert_eq!((payloads(&batches).len(), after), (0, next), "offsets go on behind what is gone");
+    assert_eq!((payloads(&batches).len(), after), (0, next), "offsets continue after the removed messages");
 }
 
 fn positions_are_found_by_end_and_by_time<L: Lab>(lab: &L) {
@@ -389,7 +389,7 @@ fn positions_are_found_by_end_and_by_time<L: Lab>(lab: &L) {
         let partition = trial.key(Partition(0));
         let token = trial.submit("resolve", |token| Request::Resolve { token, partition, position });
         let Completion::Resolved { result: Ok(found), .. } = trial.completion_of(token) else { panic!() };
-        // The end may be behind what a store leaves out.
+        // The end may include offsets that the store leaves unused.
         assert!(
             found == expected || expected == stored[2].end && found >= end,
             "{position:?}: {found}, not {expected}"
@@ -407,7 +407,7 @@ fn timestamps_never_run_backwards<L: Lab>(lab: &L) {
     assert!(batches.iter().map(|stored| stored.timestamp).is_sorted());
 }
 
-fn park_and_cancel_leaves_no_fetch_behind<L: Lab>(lab: &L) {
+fn cancelled_fetches_leave_nothing_behind<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     Partition::all(PARTITIONS).for_each(|partition| {
         let (token, _) = trial.park(partition, Offset(0), None);
@@ -421,14 +421,14 @@ fn park_and_cancel_leaves_no_fetch_behind<L: Lab>(lab: &L) {
         trial.cancel(token, partition);
         assert_eq!(trial.completions().len(), 1);
         trial.cancel(token, partition);
-        assert!(trial.completions().is_empty(), "a fetch that is done cannot be cancelled");
+        assert!(trial.completions().is_empty(), "a completed fetch cannot be cancelled");
     }
     assert_eq!(trial.store.waiting(), 0);
     trial.store(Partition(0), 1, &[b"a"]);
     assert!(trial.open.is_empty(), "{:?}", trial.open);
 }
 
-fn a_limit_of_bytes_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
+fn the_byte_limit_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let last = [(); 4].map(|()| trial.store(Partition(0), 1, &[&[0; 600_000]]).end)[3];
     let (mut from, mut fetches) = (Offset::ZERO, 0);
@@ -441,7 +441,7 @@ fn a_limit_of_bytes_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
     assert!(fetches >= 2, "{fetches}");
 }
 
-fn many_batches_come_back_whole_and_in_order<L: Lab>(lab: &L) {
+fn many_batches_are_returned_complete_and_in_order<L: Lab>(lab: &L) {
     const BATCHES: u32 = 200;
     const MESSAGES: u32 = 100;
     let mut trial = Trial::new(lab);
@@ -456,7 +456,7 @@ fn many_batches_come_back_whole_and_in_order<L: Lab>(lab: &L) {
         for completion in trial.completions() {
             let Completion::Appended { result, .. } = completion else { panic!("{completion:?}") };
             let offsets = result.unwrap().expect("nobody else stores here");
-            assert!(offsets.start >= next_offset, "they complete in order");
+            assert!(offsets.start >= next_offset, "appends complete in order");
             assert_eq!(offsets.end, offsets.start + u64::from(MESSAGES));
             next_offset = offsets.end;
         }

@@ -1,4 +1,4 @@
-//! Reading a run of stored batches: what a fetch is given, and what is left out.
+//! Reads from a run of stored batches, for a fetch.
 
 use std::collections::VecDeque;
 
@@ -7,11 +7,12 @@ use crate::base::clock::Now;
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 
-/// Batches that one fetch passes over before it comes back, so that a long run of left-out batches cannot
-/// hold the shard.
+/// The most batches that one fetch scans, so that a long run of batches that are left out cannot block the
+/// shard.
 const SCAN_BATCHES: usize = 4096;
 
-/// Batches from an offset on, without those that have expired or that `exclude` stored. `end` is where what is stored ends.
+/// Returns the batches from an offset on, without expired ones and those that `exclude` stored. `end` is the
+/// end of the stored messages.
 pub(super) fn read(
     batches: &VecDeque<StoredBatch>,
     end: Offset,

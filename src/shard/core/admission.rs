@@ -1,8 +1,9 @@
-//! Admission: whether a client that asks to connect may.
+//! Admission: decides whether a client may connect.
 //!
-//! A connection whose request is acceptable waits, unread, for a verdict: at most `handshake_timeout`, then it is refused with
-//! 503. The answer to the handshake is written when the verdict comes, not before. A verdict names its connection by
-//! [`ConnectionId`]; the generation in it keeps a late one from the next connection in the same slot.
+//! A connection with an acceptable request waits for a verdict, and is not read meanwhile. After
+//! `handshake_timeout` it is refused with 503. The answer to the handshake is written when the verdict
+//! arrives. A verdict names its connection by [`ConnectionId`], whose generation keeps a late verdict from
+//! the next connection in the same slot.
 
 use super::{Connection, ConnectionId, Connections, Core};
 use crate::access::Permit;
@@ -10,11 +11,12 @@ use crate::base::clock::Now;
 use crate::store::Store;
 use crate::ws::handshake::Refusal;
 
-/// The permit of a client that may connect, if its project is limited; or the answer to one that may not.
+/// The result of admission. `Ok` holds the permit, if the project is limited. `Err` holds the answer to a
+/// client that may not connect.
 pub type Verdict = Result<Option<Permit>, Refusal>;
 
 impl<S: Store<Connections>> Core<S> {
-    /// Decides on a connection that has asked for admission: its project may have one more, or not.
+    /// Decides whether the project of a waiting connection may have one more connection.
     pub(super) fn admit(&mut self, now: Now, id: ConnectionId) {
         let Some(project) = self.connections.get(id).and_then(Connection::applicant) else { return };
         let permit = self.tenants.admit(project, now.mono);
@@ -51,7 +53,7 @@ mod tests {
         Core::new(0, 1, Arc::new(settings), Arc::new(tenants), Memory::new(1 << 20, WhenFull::Refuse, 7))
     }
 
-    /// A connection whose request is read and not decided.
+    /// Returns a connection that waits for its verdict.
     fn applicant(core: &mut Core<Memory<Connections>>) -> ConnectionId {
         let id = core.handle_accepted(START, None).unwrap();
         let mut request = REQUEST.to_vec();
@@ -61,7 +63,7 @@ mod tests {
         id
     }
 
-    /// What the connection has to say, all of which its socket takes.
+    /// Returns the output of the connection, and marks all of it as sent.
     fn answer(core: &mut Core<Memory<Connections>>, id: ConnectionId) -> String {
         let said = String::from_utf8_lossy(core.poll_transmit(START, id)).into_owned();
         core.handle_sent(START, id, said.len(), true);
@@ -88,7 +90,7 @@ mod tests {
         assert!(core.wanted_read(START, id, 4_096) > 0);
         assert!(is_full(&core), "the connection holds the permit");
         core.handle_gone(START, id);
-        assert!(!is_full(&core), "a connection that ends returns it");
+        assert!(!is_full(&core), "a closed connection returns it");
     }
 
     #[test]
@@ -111,12 +113,12 @@ mod tests {
         assert!(answer(&mut core, id).starts_with("HTTP/1.1 503 "));
         let permit = permit(&core);
         core.handle_verdict(late, id, Ok(permit));
-        assert!(core.closing(late, id).0, "a verdict that comes too late changes nothing");
+        assert!(core.closing(late, id).0, "a late verdict has no effect");
         assert!(!is_full(&core), "and its permit is returned");
     }
 
     #[test]
-    fn a_verdict_never_reaches_the_next_connection_in_the_slot() {
+    fn a_late_verdict_never_reaches_the_next_connection_in_the_slot() {
         let mut core = shard();
         let first = applicant(&mut core);
         core.handle_gone(START, first);

@@ -1,12 +1,12 @@
-//! One connection: handshake, frames, and the front behind them. Bytes in, bytes out.
+//! One connection: its handshake, its frames, and the front that handles their content. Bytes in, bytes out.
 //!
 //! ```text
 //! Handshaking ──whole──▶ Admitting ──admitted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
 //!      │                     │                                                                  ▲
 //!      └──too long, invalid──┴──────────────────refused, too slow───────────────────────────────┘
 //! ```
-//! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget once the connection is
-//! open; before that `handshake_max_bytes` bounds them.
+//! Bytes that cannot be processed yet stay in `inbound`. Meanwhile the socket is not read. Those bytes count
+//! in the budget once the connection is open. Before that, `handshake_max_bytes` bounds them.
 
 use core::net::SocketAddr;
 
@@ -26,40 +26,44 @@ use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
 use crate::ws::{CloseCode, Input, Receiver, Role};
 
-/// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
+/// How long a connection that the server closes waits for the peer to close, so that the peer can read the
+/// reason.
 const CLOSE_LINGER: Millis = Millis::new(2_000);
 
-/// How much it reads meanwhile where the handshake was refused, bytes: to close a socket that holds unread bytes resets the
-/// connection, and the peer may lose the answer. After a Close it is `discard_limit_bytes`, if that is more.
+/// How much of a refused connection is read during that time, in bytes. Closing a socket with unread bytes
+/// resets the connection, and the peer may lose the answer. After a Close frame the limit is
+/// `discard_limit_bytes`, if that is more.
 const REFUSED_READ_BYTES: u64 = 64 << 10;
 
-/// What a connection borrows from its shard for one call.
+/// The parts of a shard that a connection borrows for one call.
 #[derive(Debug)]
 pub struct Env<'a> {
-    /// The time.
+    /// The present time.
     pub now: Now,
-    /// What it obeys.
+    /// The settings of the shard.
     pub settings: &'a Settings,
-    /// The shard's bytes.
+    /// The budget of the shard.
     pub budget: &'a mut Budget,
-    /// Where the commands of operations go.
+    /// Collects the commands of operations.
     pub commands: &'a mut Vec<Command>,
-    /// Counters.
+    /// The counters of the shard.
     pub counters: &'a mut CoreCounters,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// The request is not whole.
+    /// The request is incomplete.
     Handshaking,
-    /// The request is acceptable. Somebody decides whether its client may connect; until then the socket is not read.
+    /// The request is acceptable, and the connection waits for the verdict on its client. The socket is not
+    /// read.
     Admitting(Box<Handshake>),
     Open(Front),
-    /// The output holds the last that is sent.
+    /// The output holds the last bytes to send.
     Closing,
 }
 
-/// All but the phase that the front is in, lent to it for a call: a method would borrow that, too.
+/// Lends the front everything except the phase, which holds the front itself. A method would borrow the phase
+/// too.
 macro_rules! cx {
     ($connection:expr, $env:expr) => {{
         let resources = Resources {
@@ -76,39 +80,39 @@ macro_rules! cx {
     }};
 }
 
-/// See the module's page.
+/// The state of one connection.
 #[derive(Debug)]
 pub struct Connection {
     phase: Phase,
     receiver: Receiver,
-    /// The project's permit for this connection, where its use is limited.
+    /// The project's permit for this connection, if the project is limited.
     permit: Option<Permit>,
-    /// Where it comes from.
+    /// The address of the peer.
     peer: Option<SocketAddr>,
-    /// Bytes that were read and not taken; of the handshake, or behind what a blocked front takes.
+    /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
     inbound: Vec<u8>,
     output: Output,
-    /// When the socket was last read, [`Now::mono_ns`]: `inbound` is from then.
+    /// When the socket was last read, [`Now::mono_ns`]. `inbound` is from then.
     read_ns: u64,
-    /// What it has of the budget.
+    /// Its part of the budget.
     account: Account,
-    /// When the phase began, or the peer was last heard.
+    /// When the phase started, or the peer was last heard.
     heard: Millis,
-    /// While closing, how much more is read.
+    /// While closing, the number of bytes that may still be read.
     linger_bytes: u64,
-    /// It was pinged since.
+    /// A ping was sent since the peer was last heard.
     pinged: bool,
     pub(super) armed: Armed,
-    /// It is in the shard's list of those with something to do.
+    /// It is in the shard's list of connections with something to do.
     pub(super) is_dirty: bool,
-    /// In which of the shard's lists of those that wait for bytes of the budget it is.
+    /// The waiting list for bytes of the budget that it is in, if any.
     pub(super) waits_in: Option<Share>,
-    /// It is in the shard's list of those that wait for credit.
+    /// It is in the shard's list of connections that wait for credit.
     pub(super) is_starved: bool,
 }
 
 impl Connection {
-    /// A connection that was just accepted.
+    /// Creates the state of a connection that was just accepted.
     pub fn new(now: Now, peer: Option<SocketAddr>) -> Self {
         Self {
             phase: Phase::Handshaking,
@@ -129,7 +133,7 @@ impl Connection {
         }
     }
 
-    /// The project, and the queue of its present operation, for the log; empty where there is none.
+    /// Returns the project and the queue of the present operation, for the log; empty if there is none.
     pub fn names(&self) -> (&str, &str) {
         match self.front().and_then(Front::names) {
             Some((project, queue)) => (project.as_str(), queue.map_or("", QueueName::as_str)),
@@ -137,12 +141,12 @@ impl Connection {
         }
     }
 
-    /// Whether the handshake has no answer yet.
+    /// Returns whether the handshake is not answered yet.
     pub fn is_handshaking(&self) -> bool {
         matches!(self.phase, Phase::Handshaking | Phase::Admitting(_))
     }
 
-    /// The project of a client that waits for [`Self::handle_verdict`].
+    /// Returns the project of a client that waits for [`Self::handle_verdict`].
     pub fn applicant(&self) -> Option<&Project> {
         match &self.phase {
             Phase::Admitting(handshake) => Some(&handshake.identity.project),
@@ -150,12 +154,13 @@ impl Connection {
         }
     }
 
-    /// Where it comes from.
+    /// Returns the address of the peer.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// Bytes from the socket: no more than [`Self::wanted_read`] says. True if the client waits for [`Self::handle_verdict`].
+    /// Handles bytes from the socket, at most as many as [`Self::wanted_read`] allows. Returns true if the
+    /// client now waits for [`Self::handle_verdict`].
     pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) -> bool {
         match self.phase {
             Phase::Handshaking => return self.handle_handshake(input, env),
@@ -177,13 +182,13 @@ impl Connection {
         false
     }
 
-    /// The budget may have room for what the front waits for.
+    /// Retries what the front waits for, because the budget may have room.
     pub fn retry(&mut self, env: &mut Env<'_>) {
         self.with_front(env, Front::retry);
         self.resume(env);
     }
 
-    /// What made the front wait may be over: takes what was left. False where nothing was.
+    /// Processes the waiting bytes, if the front is no longer blocked. Returns whether there were any.
     fn resume(&mut self, env: &mut Env<'_>) -> bool {
         if self.inbound.is_empty() || self.is_handshaking() || self.is_blocked(env) {
             return false;
@@ -203,7 +208,7 @@ impl Connection {
         true
     }
 
-    /// Reads the request; true if it is acceptable.
+    /// Parses the request. Returns true if it is acceptable.
     fn handle_handshake(&mut self, input: &[u8], env: &mut Env<'_>) -> bool {
         let had = self.inbound.len();
         self.inbound.extend_from_slice(input);
@@ -218,8 +223,8 @@ impl Connection {
         false
     }
 
-    /// Answers the handshake: the client may connect, with its project's permit if that is limited; or may not. A verdict that
-    /// nobody waits for any more is dropped, and its permit with it.
+    /// Answers the handshake with the verdict on the client. A verdict that nothing waits for any more is
+    /// dropped together with its permit.
     pub fn handle_verdict(&mut self, verdict: Result<Option<Permit>, Refusal>, env: &mut Env<'_>) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Handshaking) {
             Phase::Admitting(handshake) => match verdict {
@@ -241,14 +246,15 @@ impl Connection {
         self.permit = permit;
         self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
         self.heard = env.now.mono;
-        // Bytes behind the handshake are taken in a call of their own: if that one fails, this answer has been sent.
+        // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
+        // already sent.
         self.inbound.drain(..used);
         self.inbound.shrink_to_fit();
         let left = self.inbound.len();
         self.purse(env).hold(left);
     }
 
-    /// Answers a request that is refused, and closes.
+    /// Answers a refused request, and closes.
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
         entry::log_refused_origin(refusal, self.peer, env.settings, env.now);
@@ -256,7 +262,7 @@ impl Connection {
         self.begin_closing(REFUSED_READ_BYTES, env);
     }
 
-    /// What was to be said is in `out`.
+    /// Starts to close, after the last bytes were written to the output.
     fn begin_closing(&mut self, linger_bytes: u64, env: &Env<'_>) {
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
@@ -264,7 +270,7 @@ impl Connection {
         self.linger_bytes = linger_bytes;
     }
 
-    /// Takes frames; returns how many bytes were taken. Less than all where the front is blocked.
+    /// Processes frames, and returns how many bytes were processed: not all if the front is blocked.
     fn process(&mut self, input: &mut [u8], env: &mut Env<'_>) -> usize {
         let mut taken = 0;
         loop {
@@ -311,12 +317,12 @@ impl Connection {
         }
     }
 
-    /// Whether no frame can be taken now.
+    /// Returns whether no frame can be processed now.
     fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
         self.is_unread(env) || self.is_front_blocked(env)
     }
 
-    /// Whether the peer does not read its answers: then it is not asked for more questions.
+    /// Returns whether the peer does not read its answers. Then no more of its requests are read.
     fn is_unread(&self, env: &Env<'_>) -> bool {
         let open = matches!(self.phase, Phase::Open(_));
         let most = if env.budget.is_pressed() {
@@ -334,10 +340,10 @@ impl Connection {
         }
     }
 
-    /// How much of the socket is to be read at most, bytes; 0 where it is not to be read.
+    /// Returns how many bytes of the socket may be read at most; 0 if it must not be read.
     pub fn wanted_read(&mut self, env: &mut Env<'_>) -> usize {
         match self.phase {
-            // One byte beyond the limit tells that a handshake is too long.
+            // One byte over the limit shows that a handshake is too long.
             Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
             Phase::Admitting(_) => 0,
             Phase::Closing => usize::try_from(self.linger_bytes).unwrap_or(usize::MAX),
@@ -351,14 +357,14 @@ impl Connection {
         }
     }
 
-    /// Runs `handle` on the front, if there is one.
+    /// Runs `handle` on the front, if the connection is open.
     pub fn with_front(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut Front, &mut Cx<'_>)) {
         if let Phase::Open(front) = &mut self.phase {
             handle(front, &mut cx!(self, env));
         }
     }
 
-    /// The front, if there is one.
+    /// Returns the front, if the connection is open.
     pub fn front(&self) -> Option<&Front> {
         match &self.phase {
             Phase::Open(front) => Some(front),
@@ -366,30 +372,30 @@ impl Connection {
         }
     }
 
-    /// How its front is.
+    /// Returns the status of the front.
     #[inline]
     pub fn status(&self) -> FrontStatus {
         self.front().map(Front::status).unwrap_or_default()
     }
 
-    /// Writes what is due; takes what was left, where that is possible again. True where that was so, and there
-    /// may be more to write.
+    /// Writes due output, and processes waiting bytes if that is possible again. Returns true if it processed
+    /// any: then there may be more to write.
     pub fn poll_transmit(&mut self, env: &mut Env<'_>) -> bool {
         self.with_front(env, Front::poll_transmit);
         self.resume(env)
     }
 
-    /// Whether there may be more to write, or to take in, once what waits to be sent is sent.
+    /// Returns whether there may be more to write or to process after the present output is sent.
     pub fn goes_on(&self) -> bool {
         !self.inbound.is_empty() || self.status().goes_on
     }
 
-    /// What is to be sent.
+    /// Returns the bytes to send.
     pub fn unsent(&self) -> &[u8] {
         self.output.unsent()
     }
 
-    /// The socket took `bytes`. Where that was all, gives the buffer for reuse by others.
+    /// Handles that the socket accepted `bytes`. If that was all, returns the buffer for reuse.
     pub fn handle_sent(
         &mut self,
         now: Now,
@@ -400,32 +406,32 @@ impl Connection {
         self.output.handle_sent(now, bytes, budget.purse(&mut self.account), latency)
     }
 
-    /// A buffer to encode into, where there is none, and room for notes.
+    /// Lends a buffer to encode into, if the connection has none, and space for notes.
     pub fn lend_buffer(&mut self, spare: &mut Vec<Vec<u8>>, notes: &mut Framed) {
         self.output.borrow_buffer(spare, notes);
     }
 
-    /// Gives the room for notes back.
+    /// Gives back the space for notes.
     pub fn return_notes(&mut self, notes: &mut Framed) {
         self.output.return_notes(notes);
     }
 
-    /// Whether everything was sent.
+    /// Returns whether everything was sent.
     pub fn is_flushed(&self) -> bool {
         self.output.is_flushed()
     }
 
-    /// Whether the socket took all that it was given.
+    /// Returns whether the socket accepted everything that it was given.
     pub fn is_writable(&self) -> bool {
         self.output.is_writable()
     }
 
-    /// The socket took no more; or takes more again.
+    /// Sets whether the socket accepts more bytes.
     pub fn set_writable(&mut self, writable: bool) {
         self.output.set_writable(writable);
     }
 
-    /// Violation, silence, drained: says so and ends.
+    /// Closes the connection with a code, after a violation, silence or draining.
     pub fn close(&mut self, code: CloseCode, env: &mut Env<'_>) {
         self.finish(Some(code), env);
     }
@@ -435,7 +441,7 @@ impl Connection {
             return;
         }
         self.with_front(env, |front, cx| {
-            // What is known to be stored is still said.
+            // Acknowledgements of messages that are already stored are still sent.
             front.poll_transmit(cx);
             front.abandon(cx);
         });
@@ -444,14 +450,14 @@ impl Connection {
             self.begin_closing(REFUSED_READ_BYTES, env);
         } else {
             self.output.close(code);
-            // What stays in `inbound` counts in the budget until it is let go.
+            // The bytes in `inbound` count in the budget until they are released.
             self.phase = Phase::Closing;
             self.heard = env.now.mono;
             self.linger_bytes = closed_read_bytes(env.settings);
         }
     }
 
-    /// The socket is gone: gives everything back.
+    /// Releases everything, because the socket is closed.
     pub fn abandon(&mut self, env: &mut Env<'_>) {
         self.with_front(env, Front::abandon);
         if !self.is_handshaking() {
@@ -461,7 +467,7 @@ impl Connection {
         self.output.drop_all(env.budget.purse(&mut self.account));
         debug_assert!(
             self.account.is_empty(),
-            "a connection that is gone has bytes of the budget: {:?}",
+            "a closed connection still holds bytes of the budget: {:?}",
             self.account
         );
         self.inbound = Vec::new();
@@ -470,23 +476,24 @@ impl Connection {
         self.permit = None;
     }
 
-    /// Since when its socket has taken nothing of what waits to be sent.
+    /// Returns since when its socket has accepted none of the waiting bytes.
     pub fn stuck_since(&self) -> Option<Millis> {
         self.output.stuck_since()
     }
 
-    /// What [`Self::break_off`] goes back to.
+    /// Returns the state that [`Self::break_off`] restores.
     #[inline]
     pub fn mark(&self) -> Mark {
         self.output.mark()
     }
 
-    /// Our own code has failed in the middle of a call that began at `mark`: takes back what that call wrote, gives back all that
-    /// the connection has of the budget, and ends the connection with 500 and 1011.
+    /// Ends the connection after a panic in a call that began at `mark`: with 500 in place of the handshake's
+    /// answer, otherwise with 500 and 1011. Removes the output of that call, and releases all that the
+    /// connection has of the budget.
     pub fn break_off(&mut self, mark: Mark, env: &mut Env<'_>) {
         self.output.cut_back(mark);
         let linger_bytes = if self.is_handshaking() {
-            self.output.refuse(&Refusal::new(500, "internal: the handling of this handshake has failed"));
+            self.output.refuse(&Refusal::new(500, "internal: the server failed to handle this handshake"));
             REFUSED_READ_BYTES
         } else {
             self.with_front(env, Front::break_off);
@@ -497,7 +504,7 @@ impl Connection {
         self.begin_closing(linger_bytes, env);
     }
 
-    /// Gives back all that the connection has of the budget.
+    /// Releases all that the connection has of the budget.
     pub fn close_account(&mut self, budget: &mut Budget) {
         budget.close(&mut self.account);
     }
@@ -506,19 +513,20 @@ impl Connection {
         env.budget.purse(&mut self.account)
     }
 
-    /// Whether the last bytes are on their way, so that our direction can be shut down.
+    /// Returns whether the last bytes are written, so that the sending direction can be shut down.
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing)
     }
 
-    /// Whether the peer was given its time to close, or has sent more than is read meanwhile.
+    /// Returns whether the peer's time to close is over, or it has sent more than may be read.
     pub fn is_over(&self, now: Now) -> bool {
         self.is_closing() && (self.linger_bytes == 0 || now.mono >= self.heard + CLOSE_LINGER)
     }
 
-    /// Time has passed.
+    /// Handles the passing of time.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
-        // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
+        // A peer cannot be heard while its socket is not read. If that is because of us, it counts as alive.
+        // If that is because it does not read its answers, it counts as alive while its socket accepts bytes.
         let takes = self.output.take_sign_of_life() && self.is_unread(env);
         if self.status().waits_for_us || takes {
             self.heard = env.now.mono;
@@ -547,7 +555,7 @@ impl Connection {
         }
     }
 
-    /// When something is due without any event; `status` is [`Self::status`].
+    /// Returns when the connection must be served without an event. `status` is [`Self::status`].
     pub fn next_deadline(&self, status: &FrontStatus, settings: &Settings) -> Option<Millis> {
         match &self.phase {
             Phase::Handshaking | Phase::Admitting(_) => {
@@ -563,7 +571,7 @@ impl Connection {
     }
 }
 
-/// How much is read of a connection after the server's Close, bytes.
+/// Returns how much of a connection is read after the server's Close frame, in bytes.
 fn closed_read_bytes(settings: &Settings) -> u64 {
     settings.operation.discard_limit_bytes.max(REFUSED_READ_BYTES)
 }

@@ -1,4 +1,4 @@
-//! The request that opens a connection: reads it from the bytes that came, and logs origins that are refused.
+//! The request that opens a connection: parses it from the received bytes, and logs refused origins.
 
 use core::net::SocketAddr;
 
@@ -9,9 +9,10 @@ use crate::process::logging::BOUNDED;
 use crate::ws::handshake::Refusal;
 use crate::ws::origin::{Novelty, RefusedOrigins};
 
-/// Reads a request from the start of `text`, of which the first `seen` bytes did not end it. `None` asks for more bytes.
+/// Parses a request from the start of `text`. The first `seen` bytes are known not to hold its end. Returns
+/// `None` if the request is incomplete.
 ///
-/// Only a whole request is parsed, so that one that comes byte by byte costs no more than another.
+/// Only a complete request is parsed, so that one that arrives byte by byte costs no more than another.
 pub(super) fn read(text: &[u8], seen: usize, settings: &Settings) -> Result<Option<Handshake>, Refusal> {
     let from = seen.saturating_sub(3);
     let end = text[from..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4);
@@ -26,7 +27,7 @@ pub(super) fn read(text: &[u8], seen: usize, settings: &Settings) -> Result<Opti
     }
 }
 
-/// Logs the origin of a web page whose handshake is refused, once in a while for each origin.
+/// Logs the origin of a web page whose handshake is refused. Repeats it only occasionally for each origin.
 pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, settings: &Settings, now: Now) {
     let Some(origin) = &refusal.origin else { return };
     let (origin, novelty) = settings.policy.refused_origins.remember(origin, now.mono);
@@ -35,8 +36,8 @@ pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, se
             target: BOUNDED,
             origin,
             ?peer,
-            "a page of this origin is refused with 403; if it is yours, add the origin to allowed_origins (null is never \
-             admitted)"
+            "refusing pages of this origin with 403; if the origin is yours, add it to allowed_origins (null is never \
+             accepted)"
         );
     }
     if novelty == Novelty::Last {
@@ -44,7 +45,7 @@ pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, se
             target: BOUNDED,
             origins = RefusedOrigins::MAX,
             minutes = RefusedOrigins::KEPT.get() / 60_000,
-            "the log has named as many refused origins as it remembers: it names others once the oldest of them is that old"
+            "memory for refused origins is full: new origins are logged again when the oldest is forgotten after these minutes"
         );
     }
 }
