@@ -1,7 +1,9 @@
-//! The stores that others wait for: the embedded log on this machine's disk, Kafka on librdkafka's own mock cluster.
+//! Measures the stores that wait for other systems: the embedded log on this machine's disk, and Kafka on
+//! librdkafka's mock cluster.
 //!
-//! `cargo bench --bench stores`. The log's files lie in the system's temporary directory (`TMPDIR`): what syncing there costs is in the
-//! numbers. The mock cluster answers in this process and keeps nothing: what is left is librdkafka and the store.
+//! Run with `cargo bench --bench stores`. The log's files are in the system's temporary directory (`TMPDIR`),
+//! so the numbers include the cost of fsync there. The mock cluster runs in this process and stores nothing,
+//! so the numbers show only librdkafka and the store.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;
@@ -22,7 +24,7 @@ use millstream::store::log::{self, Durability, Log, OsDirectory, Tag, moment, op
 use millstream::store::{Completion, Request, Store, Stream};
 use rdkafka::mocking::MockCluster;
 
-/// Messages of a batch, and bytes of a message.
+/// The number of messages in a batch, and the size of a message in bytes.
 const BATCH: usize = 2_500;
 const SIZE: usize = 100;
 
@@ -32,7 +34,7 @@ fn batch() -> Batch {
     builder.close()
 }
 
-/// A clock as the driver has it.
+/// A clock like that of the driver.
 struct Clock(Instant);
 
 impl Clock {
@@ -42,7 +44,7 @@ impl Clock {
     }
 }
 
-/// The store's next answer.
+/// Waits for the store's next completion.
 fn answer(store: &mut impl Store<u64>, clock: &Clock) -> Completion<u64> {
     loop {
         if let Some(completion) = store.poll_completion(clock.now()) {
@@ -57,7 +59,7 @@ fn append(store: &mut impl Store<u64>, clock: &Clock, partition: PartitionKey, b
     assert!(store.submit(clock.now(), append).is_ok());
 }
 
-/// A disk that does each step when it is told to: what the shard's own does beside it, in a line.
+/// A disk that runs each step before `submit` returns. The shard's own disk runs them asynchronously.
 struct Direct {
     directory: Arc<OsDirectory>,
     done: VecDeque<(Tag, Read)>,
@@ -75,7 +77,7 @@ impl Disk<Tag> for Direct {
     }
 }
 
-/// A directory that is gone when the bench is.
+/// A directory that is removed when the benchmark ends.
 struct Directories(PathBuf);
 
 impl Drop for Directories {

@@ -226,7 +226,7 @@ fn addresses_are_taken_as_people_write_them_and_told_where_they_cannot_be() {
     let by_name = format!("ws://localhost:{}/", server.port);
     assert!(produce(&by_name).status.success(), "localhost may be ::1 first");
     let refused = [
-        ("wss://{}/", "TLS is not spoken yet"),
+        ("wss://{}/", "TLS is not supported"),
         ("http://{}/", "not a ws:// address"),
         ("{}", "ws://"),
         ("ws://me:hidden@{}/", "@"),
@@ -241,7 +241,7 @@ fn addresses_are_taken_as_people_write_them_and_told_where_they_cannot_be() {
         let mut command = Command::new(BINARY);
         let output = command.args(arguments).args(["--control", "https://127.0.0.1:9001/"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(said(&output).contains("TLS is not spoken yet"), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("TLS is not supported"), "{arguments:?}: {}", said(&output));
     }
 }
 

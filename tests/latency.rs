@@ -149,7 +149,7 @@ fn a_log_that_others_can_read_is_warned_about() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         let server = Server::start(&["--cores", "0", "--latency-log", path.to_str().unwrap()]);
         // Lines before the one with the port are there.
-        let warning = "other users can look into the latency log";
+        let warning = "latency log accessible to other users";
         assert_eq!(server.log().iter().any(|line| line.contains(warning)), is_open, "{mode:o}");
         assert_eq!(server.stop(), 0);
     }

@@ -119,7 +119,7 @@ fn a_comparison_is_one_page_and_pictures_and_tables_that_agree() {
     assert!((18_000..=20_000).contains(&samples), "of both runs: {first}");
     let markdown = fs::read_to_string(&markdown).unwrap();
     assert!(markdown.contains("\n| first | ") && markdown.contains("](svg/percentiles.svg)"), "{markdown}");
-    assert!(markdown.contains("the knee: the most with p99 under 5.00 s is"), "{markdown}");
+    assert!(markdown.contains("knee: the highest rate with p99 under 5.00 s is"), "{markdown}");
 
     let pictures: Vec<PathBuf> = fs::read_dir(&png).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(pictures.len() >= 9, "{pictures:?}");
@@ -135,7 +135,7 @@ fn what_is_no_result_is_told_by_its_name() {
     let results = Results::new("bad");
     let cases = [
         ("text", "no JSON at all", "text: expected"),
-        ("other", "{\"a\": 1}", "other: no result of `millstream bench --out`"),
+        ("other", "{\"a\": 1}", "other: not a result of `millstream bench --out`"),
         ("later", "{\"millstream_bench\": 99}", "later: its format is 99; this program reads 1"),
         ("half", "{\"millstream_bench\": 1}", "half: missing field"),
     ];

@@ -502,5 +502,5 @@ fn a_server_that_is_told_to_end_while_it_reads_its_log_ends_at_once() {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(ended.code(), Some(0), "{said}");
-    assert!(said.contains("told to end before it served"), "{said}");
+    assert!(said.contains("stopped before serving"), "{said}");
 }

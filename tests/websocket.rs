@@ -155,7 +155,7 @@ fn a_malformed_origin_stops_the_server_at_the_start() {
             Command::new(common::BINARY).args(serve).env(common::STORE.0, common::STORE.1).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(if is_well { 0 } else { 2 }), "{origins}: {said}");
-        assert!(is_well || said.contains("allowed_origins") && said.contains("is no origin"), "{said}");
+        assert!(is_well || said.contains("allowed_origins") && said.contains("is not an origin"), "{said}");
     }
 }
 

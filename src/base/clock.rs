@@ -1,75 +1,76 @@
-//! The time as the cores see it: passed in, never asked for.
+//! The time as the shards see it: passed in, never read from the system.
 
 use std::cell::Cell;
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// One look at both clocks of the machine.
+/// A reading of both clocks of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Milliseconds that never go backwards; deadlines are in it. Its start means nothing.
+    /// Monotonic time in milliseconds, for deadlines. Its zero has no meaning.
     pub mono_ms: u64,
-    /// The same in nanoseconds; latencies are in it. All shards of a server share its start.
+    /// The same in nanoseconds, for latencies. All shards of a server share the zero.
     pub mono_ns: u64,
-    /// Unix time, milliseconds; timestamps of messages are in it.
+    /// Unix time in milliseconds, for the timestamps of messages.
     pub unix_ms: u64,
 }
 
 impl Now {
-    /// So long after the start.
+    /// Creates a reading from the time since the start and the Unix time.
     pub fn new(mono: Duration, unix_ms: u64) -> Self {
         let mono_ns = u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX);
         Self { mono_ms: mono_ns / 1_000_000, mono_ns, unix_ms }
     }
 
-    /// A moment in whole milliseconds.
+    /// Creates a reading from whole milliseconds.
     pub fn at_ms(mono_ms: u64, unix_ms: u64) -> Self {
         Self::new(Duration::from_millis(mono_ms), unix_ms)
     }
 
-    /// Nanoseconds since an earlier `mono_ns`.
+    /// Returns the nanoseconds since an earlier `mono_ns`.
     pub fn since_ns(&self, earlier_ns: u64) -> u64 {
         self.mono_ns.saturating_sub(earlier_ns)
     }
 }
 
-/// What a shard takes for Unix time: the system's clock, but for jumps ahead that nothing confirms.
+/// The Unix time of a shard: the system's clock, except that unconfirmed jumps ahead are held back.
 ///
 /// ```text
-/// follows ── ahead by more than step_max ──▶ holds: time goes on at the pace of the monotonic clock
+/// follows ── ahead by more than step_max ──▶ holds: time continues at the pace of the monotonic clock
 ///    ▲                                         │ back again, or ahead for step_max
 ///    └─────────────────────────────────────────┘
 /// ```
-/// Everything that expires would be gone for good if the clock was ahead for a moment. A clock that steps back is followed at once.
+/// A clock that is wrongly ahead for a moment would otherwise expire messages for good. A step back is followed
+/// at once.
 #[derive(Debug)]
 pub struct WallClock {
     step_max_ms: u64,
-    /// The last look.
+    /// The last reading.
     last: Cell<Option<Now>>,
-    /// When the system's clock was first found ahead, `mono_ms`.
+    /// When the system's clock was first found ahead, as `mono_ms`.
     ahead_since_ms: Cell<Option<u64>>,
     step: Cell<Option<Step>>,
 }
 
-/// The system's clock has jumped.
+/// A jump of the system's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Ahead by so many milliseconds. It is not followed yet.
+    /// Ahead by this many milliseconds, and not followed yet.
     Held(u64),
-    /// It has stayed ahead by so much: it is followed.
+    /// Still ahead by this many milliseconds after `step_max`, and now followed.
     Ahead(u64),
-    /// Back by so much.
+    /// Back by this many milliseconds.
     Back(u64),
 }
 
 impl WallClock {
-    /// One that holds back jumps ahead of more than `step_max`, for as long.
+    /// Creates a clock that holds back jumps of more than `step_max`, for the time `step_max`.
     pub fn new(step_max: Duration) -> Self {
         let (last, ahead_since_ms, step) = (Cell::new(None), Cell::new(None), Cell::new(None));
         Self { step_max_ms: millis(step_max), last, ahead_since_ms, step }
     }
 
-    /// Looks at both clocks: `mono` since the start, `unix_ms` as the system has it.
+    /// Reads both clocks: `mono` is the time since the start, `unix_ms` the system's time.
     #[inline]
     pub fn look(&self, mono: Duration, unix_ms: u64) -> Now {
         let mut now = Now::new(mono, unix_ms);
@@ -83,7 +84,7 @@ impl WallClock {
         now
     }
 
-    /// The system's clock has jumped, or had before: the time to go on with.
+    /// Handles a jump of the system's clock, or the time after one. Returns the Unix time to continue with.
     #[cold]
     fn handle_jump(&self, now: Now, expected_ms: u64) -> u64 {
         if now.unix_ms <= expected_ms.saturating_add(self.step_max_ms) {
@@ -109,18 +110,19 @@ impl WallClock {
         }
     }
 
-    /// The jump that was found since this was asked last.
+    /// Returns the jump found since the last call.
     pub fn take_step(&self) -> Option<Step> {
         self.step.take()
     }
 }
 
-/// A `Duration` in whole milliseconds, as deadlines count them.
+/// Converts a duration to whole milliseconds, as deadlines use them.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
-/// A Unix time in milliseconds as people read it (RFC 3339, whole seconds); nothing for one that has no such text, as it may stand in a file.
+/// Formats a Unix time in milliseconds (RFC 3339, whole seconds). Returns `None` if the time has no such
+/// form, which a damaged file may cause.
 pub fn rfc3339(unix_ms: u64) -> Option<String> {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms))?;
     let mut text = String::new();
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_by_people_as_far_as_there_are_words_for_them() {
+    fn times_that_cannot_be_formatted_are_none() {
         assert_eq!(rfc3339(1_000_000_000_999).as_deref(), Some("2001-09-09T01:46:40Z"));
         assert_eq!(rfc3339(u64::MAX), None);
     }

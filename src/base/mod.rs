@@ -1,17 +1,17 @@
-//! The words that all rooms share. No I/O.
+//! The vocabulary that all rooms share. No I/O.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `names` | projects, queues and clients by name, and their stable hashes |
-//! | `queue` | a queue in this process, its partitions, and the shards that own them |
+//! | `queue` | the id of a queue in this process, its partitions, and the shards that own them |
 //! | `partitioner` | the partition of a key or of a client |
-//! | `batch` | the messages of an append, in one block of memory |
+//! | `batch` | the messages of an append in one block of memory |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
-//! | `clock` | a moment, and the wall clock without its jumps |
-//! | `error` | faults, whose fault they are, and their status |
-//! | `limits` | bounds that are no settings |
-//! | `planted` | faults that tests may plant |
-//! | `setting` | settings: how rooms declare their own, and how one of them is read and shown |
+//! | `clock` | a point in time, and a wall clock that resists jumps |
+//! | `error` | faults, who caused them, and their status |
+//! | `limits` | bounds that are not settings |
+//! | `planted` | faults that tests can inject |
+//! | `setting` | how rooms declare settings, and how a setting is read and shown |
 
 pub mod batch;
 pub mod budget;

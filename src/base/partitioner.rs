@@ -1,21 +1,23 @@
-//! Which partition a message goes to, where its producer does not say so.
+//! Chooses the partition of a message if its producer does not.
 //!
-//! Keyed messages go where Kafka's default partitioner puts them, so that other Kafka producers of the same queue agree
-//! (protocol section 7). Keyless ones follow their client.
+//! Messages with a key go to the partition that Kafka's default partitioner chooses, so that other Kafka
+//! producers of the same queue agree (protocol section 7). Messages without a key go to the partition of
+//! their client.
 
 use std::hash::Hasher;
 
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::names::{ClientId, StableHasher};
 
-/// The partition of a key, as Kafka's `BuiltInPartitioner` computes it: murmur2, its sign bit cleared, modulo the number of
-/// partitions.
+/// Returns the partition of a key as Kafka's `BuiltInPartitioner` does: murmur2 without the sign bit, modulo
+/// the number of partitions.
 pub fn key_partition(key: &[u8], partitions: u16) -> u16 {
     debug_assert!((1..=PARTITIONS_MAX).contains(&partitions));
     ((murmur2(key) & 0x7fff_ffff) % u32::from(partitions)) as u16
 }
 
-/// The partition that a client's keyless messages go to, so that their order survives a reconnect.
+/// Returns the partition for a client's messages without a key. It is always the same, so that their order
+/// survives a reconnect.
 pub fn client_partition(client: ClientId, partitions: u16) -> u16 {
     debug_assert!((1..=PARTITIONS_MAX).contains(&partitions));
     let mut hasher = StableHasher::default();
@@ -23,7 +25,7 @@ pub fn client_partition(client: ClientId, partitions: u16) -> u16 {
     (hasher.finish() % u64::from(partitions)) as u16
 }
 
-/// MurmurHash2 of 32 bits (Austin Appleby) with the seed that Kafka uses (`org.apache.kafka.common.utils.Utils.murmur2`).
+/// 32-bit MurmurHash2 (Austin Appleby) with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
 fn murmur2(bytes: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
@@ -49,8 +51,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn murmur2_is_kafkas() {
-        // The vectors of Kafka's own UtilsTest.testMurmur2.
+    fn murmur2_matches_kafka() {
+        // The vectors of Kafka's UtilsTest.testMurmur2.
         let vectors: [(&str, i32); 6] = [
             ("21", -973_932_308),
             ("foobar", -790_332_482),
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_one_of_the_partitions() {
+    fn clients_spread_over_all_partitions() {
         assert_eq!(client_partition(ClientId::from(1), 1), 0);
         let partitions: std::collections::HashSet<u16> =
             (0..1000).map(|client| client_partition(ClientId::from(client), 8)).collect();

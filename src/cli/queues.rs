@@ -1,4 +1,4 @@
-//! `millstream queues` and `millstream queue delete`: of a data directory, or of a running server.
+//! `millstream queues` and `millstream queue delete`, for a data directory or a running server.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,25 +18,37 @@ use crate::store::log::moment;
 /// How long a running server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the queues are.
+/// Where the queues are stored.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// The data directory, where no server uses it
+    /// Data directory of the embedded log. No server may use it at the same time; for a running server give
+    /// --control
     #[arg(long, default_value = "millstream-data", conflicts_with = "control")]
     data_dir: PathBuf,
-    /// Ask the running server whose control port this is, like http://127.0.0.1:9001
+    /// Address of a running server's control port, such as http://127.0.0.1:9001
     #[arg(long)]
     control: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Messages that have expired are counted as long as their file holds others.\n\
-                  Exit codes: 0 done; 2 the directory cannot be read, a server uses it, or the server cannot be asked; \
-                  141 standard output was closed.")]
+#[command(after_help = "\
+Prints partitions, messages, bytes, and the times of the oldest and newest
+message of each queue. Messages that have expired still count while their file
+holds others that have not.
+
+Examples:
+  millstream queues                                  read ./millstream-data
+  millstream queues --control http://127.0.0.1:9001  ask a running server
+
+Exit codes:
+  0    done
+  2    the directory cannot be read, a server uses it, or the running server
+       cannot be asked
+  141  standard output was closed")]
 pub(super) struct ListArgs {
     #[command(flatten)]
     place: Place,
-    /// One JSON object a line
+    /// Print one JSON object per queue
     #[arg(long)]
     json: bool,
 }
@@ -49,15 +61,25 @@ pub(super) struct QueueArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Delete a queue and its messages; their room is free once their files expire
-    #[command(
-        after_help = "Exit codes: 0 deleted; 1 there is no such queue; 2 the directory cannot be written, a server uses \
-                      it, or the server cannot be asked."
-    )]
+    /// Delete a queue and all of its messages
+    #[command(after_help = "\
+The disk space becomes free when the files that hold the messages expire: a
+file stays as long as its longest-lived message.
+
+Examples:
+  millstream queue delete greetings
+  millstream queue delete greetings --control http://127.0.0.1:9001
+
+Exit codes:
+  0    deleted
+  1    the queue does not exist
+  2    the directory cannot be written, a server uses it, or the running server
+       cannot be asked
+  141  standard output was closed")]
     Delete {
-        /// The queue
+        /// Name of the queue
         queue: String,
-        /// The project
+        /// Project that owns the queue
         #[arg(long, default_value = "default")]
         project: String,
         #[command(flatten)]
@@ -69,14 +91,14 @@ fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
-/// When that was, as people read it.
+/// Formats a time for people, or `-` if there is none.
 fn when(unix_ms: Option<u64>) -> String {
     unix_ms.and_then(rfc3339).unwrap_or_else(|| "-".into())
 }
 
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
-        // A control port is on the machine or near it: `http_proxy` is not for it.
+        // A control port is usually on this machine or network, so ignore `http_proxy`.
         .proxy(None)
         .timeout_global(Some(ANSWER_TIMEOUT))
         .http_status_as_error(false)
@@ -95,7 +117,7 @@ fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
             return Err(Failure(format!("{control}: {}: {why}", answer.status())));
         }
         return serde_json::from_str(&text).map_err(|error| {
-            Failure(format!("{control}: no list of queues: {}", escaped(&error.to_string())))
+            Failure(format!("{control}: the answer is not a list of queues: {}", escaped(&error.to_string())))
         });
     }
     let directory = Directory::open(&place.data_dir)?;
@@ -104,7 +126,7 @@ fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
     Ok(contents.queues(unix_ms()).iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
 }
 
-/// Lists queues.
+/// Runs `millstream queues`.
 pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
     let lines = lines(&args.place)?;
     let mut out = Output::new();
@@ -127,7 +149,7 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does something to a queue.
+/// Runs `millstream queue`.
 pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
     let Command::Delete { queue, project, place } = &args.command;
     let parsed = Project::parse_stored(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));

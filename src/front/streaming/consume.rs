@@ -1,4 +1,4 @@
-//! A consume operation in the streaming protocol: its requests, its responses.
+//! The requests and responses of a consume operation.
 
 use bytes::Bytes;
 use prost::Message;
@@ -14,11 +14,11 @@ use crate::pb::{
     ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
 };
 
-/// See the module's page.
+/// A consume operation, and what its client understands.
 #[derive(Debug)]
 pub(super) struct Consuming {
     pub(super) consume: Consume,
-    /// The client uses the protocol's extensions, so that it hears of a rewind at once.
+    /// Whether the client uses the protocol's extensions. If so, it gets the news of a rewind at once.
     pub(super) has_extensions: bool,
 }
 
@@ -34,30 +34,30 @@ impl Form for MessageTemplate {
     }
 }
 
-/// The setup is accepted.
+/// Writes the response that accepts the setup.
 pub(super) fn accept(reply: &mut PbWriter<'_>) {
     reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), reason_phrase: None }, false);
 }
 
 impl Consuming {
-    /// One ConsumeRequest.
+    /// Handles a ConsumeRequest.
     pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
         let request = ConsumeRequest::decode(pb)
             .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
         if request.commit_marker.is_some() {
-            return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
+            return Err(PeerFault::PbInvalid("commit_marker: groups are not supported yet".into()).into());
         }
         self.has_extensions |= uses_extensions(pb);
         self.consume.handle_request(request.max_msgnum_to_send, request.send_marker(), &cx.resources);
         Ok(())
     }
 
-    /// What a fetch brought.
+    /// Handles the result of a fetch.
     pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
         self.consume.handle_fetched(partition, fetched, cx.has_room(), &cx.resources);
     }
 
-    /// Frames what is ready and may be sent, and asks for more.
+    /// Frames the messages that are ready and may be sent, and fetches more.
     pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         if self.has_extensions && self.consume.take_rewound() {
             cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
@@ -77,7 +77,7 @@ impl Consuming {
         }
     }
 
-    /// One ConsumeResponse of what is ready. False where nothing is.
+    /// Writes a ConsumeResponse with messages that are ready. Returns false if none are.
     fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
         let mut marked = None;
         let mut length = 0;
@@ -89,7 +89,7 @@ impl Consuming {
             length = 1 + varint_length(body as u64) + body;
             marked = Some((message, origin));
         }
-        // Under pressure no more than that may come to lie in the send buffer.
+        // Under pressure, the send limit bounds what one response adds to the send buffer.
         let bytes_max = cx.resources.settings.consume_batch_bytes.min(cx.send_limit());
         let has = u64::from(marked.is_some());
         let Gathered { runs, count, length } =
@@ -98,7 +98,7 @@ impl Consuming {
             return false;
         }
         self.consume.send(count, length, &mut cx.resources);
-        // Before the messages, so that a client that reads field by field knows when they come.
+        // In front of the messages, so that a client that reads field by field sees it first.
         let rewound: &[u8] = if self.consume.take_rewound() { &REWOUND } else { &[] };
         cx.reply.raw(rewound.len() + length, false, |out| {
             out.extend_from_slice(rewound);
@@ -124,7 +124,7 @@ impl Consuming {
         true
     }
 
-    /// Pays an owed marker without a message.
+    /// Writes an owed marker without a message.
     fn pay_marker(&mut self, cx: &mut Cx<'_>) {
         if let Some((marker, last_sent)) = self.consume.take_marker() {
             let id = last_sent.map_or(String::new(), |(partition, offset)| message_id(partition, offset));
@@ -135,7 +135,7 @@ impl Consuming {
         }
     }
 
-    /// Ends the half: the owed marker, then the failure if there is one, then FIN.
+    /// Ends the half: writes the owed marker, then the failure if any, then FIN.
     pub(super) fn finish(&mut self, failure: Option<&Fault>, cx: &mut Cx<'_>) {
         self.consume.cancel(&mut cx.resources);
         self.pay_marker(cx);
