@@ -256,7 +256,7 @@ pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize
     match found.unreadable.iter().find(|(at, _)| read(directory, file, *at, 1).is_ok()) {
         Some((at, _)) => Err(io::Error::new(
             io::ErrorKind::Interrupted,
-            format!("the first read of byte {at} failed, a second one succeeded: the disk fails intermittently"),
+            format!("byte {at} was unreadable and then readable: the disk fails intermittently"),
         )),
         None => Ok(found),
     }

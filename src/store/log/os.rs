@@ -95,7 +95,7 @@ impl OsDirectory {
         if reserve == Reserve::Keep && free < bytes.saturating_add(self.min_free_bytes) {
             return Err(io::Error::new(
                 ErrorKind::StorageFull,
-                format!("{free} bytes are free, and log_min_free_bytes = {} must stay free", self.min_free_bytes),
+                format!("{free} bytes are free; log_min_free_bytes = {} must stay free", self.min_free_bytes),
             ));
         }
         // Without the page cache, if possible: nobody reads the zeros, and copying them costs a fifth of a

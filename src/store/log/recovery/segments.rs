@@ -67,7 +67,7 @@ pub(super) fn open_segments(
         // A file has its full length before it has its header.
         if *length < header.bytes {
             let damage = Damage { at: *length, bytes: header.bytes - length };
-            let means = "the file is shorter than it was when it was made; the messages in the missing part are lost";
+            let means = "the file was cut short; the messages in the missing part are lost";
             report.damaged.push(Damaged { file: *file, damage, means });
         }
         let is_short = *length < header.bytes;

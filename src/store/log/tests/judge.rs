@@ -76,7 +76,10 @@ impl World {
                 for (index, payload) in stored.batch.payloads().enumerate() {
                     let offset = stored.base_offset + index as u64;
                     let number = read_number(payload);
-                    assert!(payload[8..].iter().all(|byte| *byte == number as u8), "a payload belongs to another message");
+                    assert!(
+                        payload[8..].iter().all(|byte| *byte == number as u8),
+                        "a payload belongs to another message"
+                    );
                     if offset >= from {
                         all.push((offset, number));
                     }

@@ -130,14 +130,14 @@ fn the_name_of_a_missing_file_is_not_reused_so_that_it_can_be_put_back() {
             }
             world.settle();
         }
-        assert!(
-            !segment_files(&world).iter().any(|(of, _)| *of == file),
-            "seed {seed}: {file} was reused"
-        );
+        assert!(!segment_files(&world).iter().any(|(of, _)| *of == file), "seed {seed}: {file} was reused");
         world.stop();
         world.disk.put_back(&backup, file);
         let report = world.start();
         assert!(report.damaged.is_empty(), "seed {seed}: {report:?}");
-        assert!(before.is_subset(&read_all_numbers(&mut world)), "seed {seed}: some messages are still missing");
+        assert!(
+            before.is_subset(&read_all_numbers(&mut world)),
+            "seed {seed}: some messages are still missing"
+        );
     }
 }

@@ -90,7 +90,10 @@ fn offsets_continue_after_expired_messages_and_their_files_are_reused() {
         world.pass(5_000);
     }
     let segments = world.segments();
-    assert!(segments <= 3 * usize::from(world.shards()), "{segments} files, although one or two would suffice");
+    assert!(
+        segments <= 3 * usize::from(world.shards()),
+        "{segments} files, although one or two would suffice"
+    );
     world.disk.lose_power();
     world.crash();
     assert!(world.open(0));
