@@ -1,27 +1,28 @@
-//! How the records of a topic hold messages, and the offsets that follow from it.
+//! How the records of a topic hold messages, and which offsets follow from that.
 //!
-//! Plain: a message is a record. Any Kafka client reads and writes such queues, and offsets are Kafka's. Packed: a record holds
-//! messages of one batch in stored form, so that librdkafka and the broker handle one thing in place of a hundred. Only Millstream
-//! reads these. An offset is then Kafka's, followed by the message's number in its record, in [`INDEX_BITS`] bits; between records
-//! there are gaps.
+//! Plain: each message is a record. Any Kafka client can read and write such queues, and offsets are Kafka's.
+//! Packed: a record holds messages of one batch in stored form, so that librdkafka and the broker handle one
+//! record instead of a hundred. Only Millstream can read these. An offset is then Kafka's, followed by the
+//! message's number in its record, in [`INDEX_BITS`] bits; between records there are gaps.
 
 use std::ops::Range;
 
 use crate::base::batch::Batch;
 use crate::base::limits::KAFKA_PACKED_RECORD_BYTES as RECORD_BYTES;
 
-/// Bits of an offset that number the messages of one record.
+/// The bits of an offset that number the messages of one record.
 const INDEX_BITS: u32 = 16;
 
 /// The most messages in one record.
 pub(super) const MESSAGES_MAX: u32 = 1 << INDEX_BITS;
 
-/// See the module's page. The layout of a topic never changes: packed topics have names of their own.
+/// How the records of a topic hold messages. The layout of a topic never changes: packed topics have their
+/// own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// A message is a record.
+    /// Each message is a record.
     Plain,
-    /// A record holds many.
+    /// A record holds many messages.
     Packed,
 }
 
@@ -33,23 +34,23 @@ impl Layout {
         }
     }
 
-    /// The offset of a record's first message; or the end, if `of_kafka` is Kafka's end.
+    /// Returns the offset of a record's first message. If `of_kafka` is Kafka's end, returns the end.
     pub(super) fn offset(self, of_kafka: i64) -> u64 {
         u64::try_from(of_kafka).unwrap_or(0) << self.bits()
     }
 
-    /// Kafka's offset of the record that holds a message, or of the next record.
+    /// Returns Kafka's offset of the record that holds a message, or of the next record.
     pub(super) fn of_kafka(self, offset: u64) -> u64 {
         offset >> self.bits()
     }
 
-    /// The offset at which that record begins.
+    /// Returns the offset of the first message in the record that holds `offset`.
     pub(super) fn record_start(self, offset: u64) -> u64 {
         offset >> self.bits() << self.bits()
     }
 
-    /// The offsets of an append of `count` messages whose records have offsets from `least` to `most`, where the messages stand
-    /// one after the other.
+    /// Returns the offsets of an append of `count` messages whose records have offsets from `least` to
+    /// `most`. Returns `None` if the messages are not consecutive.
     pub(super) fn appended(self, count: u32, records: u32, least: i64, most: i64) -> Option<Range<u64>> {
         let is_in_one = match self {
             Self::Plain => most - least + 1 == i64::from(count),
@@ -60,14 +61,15 @@ impl Layout {
     }
 }
 
-/// The part of a batch from a position on that goes into one record: where it ends, and how many messages it holds.
+/// Returns where the part of a batch ends that begins at `from` and goes into one record, and its number of
+/// messages.
 pub(super) fn pack(batch: &Batch, from: usize) -> (usize, u32) {
     let (mut end, mut count) = (from, 0);
     while count < MESSAGES_MAX
         && end - from < RECORD_BYTES
         && let Some((next, record)) = batch.record_at(end)
     {
-        // A large message is alone.
+        // A large message gets a record of its own.
         if count > 0 && next - from > RECORD_BYTES && record.payload.len() > RECORD_BYTES {
             break;
         }
