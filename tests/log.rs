@@ -229,7 +229,7 @@ fn a_full_disk_is_503_for_producers_and_nothing_to_consumers() {
     };
     // The operator reads how much is free, the client that it is too little.
     assert_eq!((told.status_code(), told.reason_phrase()), (503, "store: the disk is full"));
-    let said = server.wait_for_log("messages are refused until the next retry succeeds");
+    let said = server.wait_for_log("messages are refused until a retry succeeds");
     assert!(said.contains("the disk is full") && said.contains("log_min_free_bytes"), "{said}");
     assert_eq!(get(&server, "queue", 100), numbers(100), "what is there is served");
     assert_eq!(server.stop(), 0);

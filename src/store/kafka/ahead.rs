@@ -39,7 +39,7 @@ struct Doubt {
 pub(super) struct Settled<T> {
     /// The fetches whose positions the partition reaches.
     pub reached: Vec<Fetch<T>>,
-    /// The fetches before whose positions the partition has gone back.
+    /// The fetches whose positions are beyond the end, because the partition has gone back.
     pub rewound: Vec<Fetch<T>>,
     /// Whether the end is before a fetch for the first time.
     pub is_new: bool,

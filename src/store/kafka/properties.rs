@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn no_property_loads_code_or_unbounds_memory() {
+    fn no_property_loads_code_or_removes_a_memory_limit() {
         let (mut config, bounds) = config();
         for (key, value, says) in [
             ("plugin.library.paths", "/tmp/evil", "loads no code"),

@@ -44,7 +44,7 @@ impl<T: Asker> Waiter<T> {
         }
     }
 
-    /// Returns its failed completion.
+    /// Returns the completion that fails the request with `fault`.
     pub(super) fn fail(self, fault: StoreFault) -> Completion<T> {
         match self {
             Self::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(fault) },
@@ -202,7 +202,7 @@ impl<T: Asker> Backlog<T> {
         let ahead = reads.ahead.take();
         match reads.waiters.first() {
             Some(waiter) => Some(waiter.from()),
-            // What follows a window that still exists, and is not in memory yet.
+            // Load what follows a window, if that window still exists and no other one holds it.
             None => ahead.filter(|from| {
                 reads.windows.iter().any(|read| read.window.end() == *from)
                     && !reads.windows.iter().any(|read| read.holds(*from))

@@ -128,7 +128,7 @@ pub enum Step {
 /// The result of steps: what was read, in order.
 pub type Read = io::Result<Vec<Vec<u8>>>;
 
-/// Runs steps while the shard goes on.
+/// Runs steps while the shard continues its work.
 pub trait Disk<Tag> {
     /// Starts steps, which run in order until one fails. Steps of different calls run in any order.
     fn submit(&mut self, tag: Tag, steps: Vec<Step>);
@@ -272,8 +272,8 @@ pub fn salvage_ranges(directory: &dyn Directory, file: FileName, ranges: &[(u64,
     ranges.iter().map(|(at, length)| Ok(salvage(directory, file, *at, *length)?.bytes)).collect()
 }
 
-/// Returns the steps that make a segment file. A new file is filled with zeros; a reused one keeps its bytes,
-/// whose stamp is another.
+/// Returns the steps that make a segment file. A new file is filled with zeros. A reused file keeps its old
+/// bytes, which have another stamp.
 pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reserve) -> Vec<Step> {
     let NewPlace { place, is_new, .. } = place;
     let file = FileName::Segment(place);

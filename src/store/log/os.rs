@@ -15,8 +15,8 @@ use super::history::Moment;
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// How long after it is made the server may write a file's content, and after that change its inode, in
-/// nanoseconds.
+/// The longest time that the server itself leaves between making a file and writing its content, and between
+/// that and changing its inode, in nanoseconds. A longer time points to another tool.
 const TOUCHED_NS: u64 = 60_000_000_000;
 
 /// Zeros written at once, in bytes.

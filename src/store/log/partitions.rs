@@ -259,7 +259,7 @@ impl<T: Asker> Partitions<T> {
         self.accounts = Some(Accounts::new(tenants));
     }
 
-    /// Recounts the partitions of which something expired or was released.
+    /// Recounts the partitions in which messages expired or were released.
     pub(super) fn count_due(&mut self, now: Now, active: Option<&Active>) {
         let Some(accounts) = &mut self.accounts else { return };
         let is_set_back = accounts.look(now.unix_ms);

@@ -95,8 +95,8 @@ impl SealedSpan {
     }
 
     /// Limits the timestamps to `unix_ms`, at which something later was stored, and with them the expiry. A
-    /// segment ends where the clock steps back, so after its first message, a message lives at most as long
-    /// as the timestamps say.
+    /// segment ends where the clock jumps, so the time from the span's first timestamp to its expiry is right.
+    /// The span expires at most that long after `unix_ms`.
     fn cap(&mut self, unix_ms: u64) {
         let SpanHead { first_ms, last_ms, expiry_ms, .. } = self.head;
         if last_ms <= unix_ms {
@@ -156,8 +156,8 @@ impl Past {
         true
     }
 
-    /// Sorts its spans. Another number of shards may have written them, so that they are in segments of
-    /// several shards.
+    /// Sorts its spans by offset. They come in the order of their segments' numbers, which can be another one
+    /// after the number of shards has changed.
     pub fn sort(&mut self) {
         let mut spans: Vec<SealedSpan> = std::mem::take(&mut self.spans).into();
         spans.sort_by_key(|span| span.head.first);

@@ -166,8 +166,8 @@ impl Segments {
         self.kept.iter().for_each(|segment| segment.cap(unix_ms));
     }
 
-    /// Returns whether a new segment for the marks that keep the ends of partitions frees more room than it
-    /// takes. It frees the files whose messages have all expired.
+    /// Returns whether a new segment would free more room than it takes: once it holds the marks of partitions'
+    /// ends, the files whose messages have all expired are released.
     pub(super) fn frees_room(&self, unix_ms: u64) -> bool {
         self.kept.iter().filter(|segment| segment.expiry_ms() <= unix_ms).count() > 1
     }

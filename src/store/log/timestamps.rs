@@ -6,7 +6,7 @@ use crate::base::limits::CLOCK_STEP_MAX_MS;
 /// A jump of the clock, larger than the steps that are tolerated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClockJump {
-    /// The clock is ahead of the time that has passed.
+    /// The clock has advanced by more than the time that has passed.
     Ahead,
     /// The clock is behind the latest timestamp.
     Back,

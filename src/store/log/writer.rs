@@ -32,7 +32,7 @@ pub(super) struct Writer<T: Asker> {
     /// The size of the largest batch that fits into a segment, in bytes.
     batch_bytes_max: u64,
     journal: Journal<T>,
-    /// The streams of which an append was refused.
+    /// The streams in which an append was refused.
     fence: Fence,
     /// The reason that nothing can be stored, if so.
     trouble: Option<&'static str>,
@@ -129,7 +129,7 @@ impl<T: Asker> Writer<T> {
     ) {
         let why = cannot_write(error);
         if self.trouble.is_none() {
-            tracing::error!(shard = self.shard, told = why, what, %error, "messages are refused until the next retry succeeds");
+            tracing::error!(shard = self.shard, told = why, what, %error, "messages are refused until a retry succeeds");
         }
         for entry in self.journal.take_all() {
             partitions.handle_refused(&entry);

@@ -28,7 +28,7 @@ impl World {
         let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
         let mut seen = BTreeMap::new();
         for (offset, number) in read {
-            let message = sent.get_mut(&number).expect("somebody sent it");
+            let message = sent.get_mut(&number).expect("a message that was sent");
             assert_eq!(seen.insert(number, offset), None, "seed {seed}: {number} exists twice");
             match message.fate {
                 Fate::Acknowledged(at) => assert_eq!(at, offset, "seed {seed}: of {number}"),
