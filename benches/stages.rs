@@ -18,8 +18,10 @@ use measured::iter;
 use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
+use millstream::base::units::{Offset, Partition};
 use millstream::latency::{Recorder, Stage};
 use millstream::operation::{Answer, Command};
 use millstream::pb::{
@@ -151,14 +153,14 @@ fn session_consume(criterion: &mut Criterion) {
     let credit = credit.encode_length_delimited_to_vec();
     rig.call(|session, cx| session.handle_data(&credit, false, cx));
     let batch = batch();
-    let mut base_offset = 0;
+    let mut base_offset = Offset::ZERO;
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("frame a batch of 2,500 x 100 B", |bencher| {
         iter(bencher, PBS * BATCH, "message", || {
             let Some(Command::Fetch { operation, target, .. }) = rig.commands.pop() else { unreachable!() };
             let stored = StoredBatch {
                 base_offset,
-                timestamp_ms: 1_700_000_000_000,
+                timestamp: UnixMillis::new(1_700_000_000_000),
                 stored_ns: 0,
                 batch: batch.clone(),
             };
@@ -181,11 +183,11 @@ fn session_consume(criterion: &mut Criterion) {
 
 fn memory(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("memory store");
-    let key = PartitionKey { queue: QueueId(1), partition: 0 };
+    let key = PartitionKey { queue: QueueId(1), partition: Partition(0) };
     let now = Now::at_ms(1, 1_700_000_000_000);
     let mut store: Memory<u64> = Memory::new(64 << 20, WhenFull::DropOldest, 1);
     let batch = batch();
-    let mut stored = 0;
+    let mut stored = Offset::ZERO;
     let append = |store: &mut Memory<u64>| {
         let append = Request::Append { token: 0, stream: Stream(0), partition: key, batch: batch.clone() };
         assert!(store.submit(now, append).is_ok());

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millstream::base::batch::{Batch, BatchBuilder};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::{ClientId, Project, QueueName};
 use millstream::base::queue::{PartitionKey, QueueId};
+use millstream::base::units::Partition;
 use millstream::shard;
 use millstream::store::kafka::{self, Cluster, Kafka, News};
 use millstream::store::log::disk::{Directory, Disk, Read, Step};
@@ -40,7 +42,7 @@ struct Clock(Instant);
 impl Clock {
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        Now::new(self.0.elapsed(), unix.as_millis() as u64)
+        Now::new(self.0.elapsed(), UnixMillis::from_epoch(unix))
     }
 }
 
@@ -103,7 +105,7 @@ fn log_append(criterion: &mut Criterion) {
         let open = Request::Open { token: 0, queue: QueueId(1), name: name_of, create: Some(1) };
         assert!(store.submit(clock.now(), open).is_ok());
         assert!(matches!(answer(&mut store, &clock), Completion::Opened { result: Ok(_), .. }));
-        let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+        let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };
         group.bench_function(
             format!("{name}: a batch of 2,500 x 100 B, written and acknowledged"),
             |bencher| {
@@ -129,7 +131,7 @@ fn kafka_produce(criterion: &mut Criterion) {
     let bounds = shard::Settings::default().kafka_bounds();
     let mut store: Kafka<u64> = Kafka::new(cluster, &config, &bounds, 1, Arc::new(News::new(|| {})));
     let (clock, batch) = (Clock(Instant::now()), batch());
-    let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+    let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };
     group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function("batches of 2,500 x 100 B, eight under way", |bencher| {
         bencher.iter_custom(|batches| {

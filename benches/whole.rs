@@ -16,6 +16,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
@@ -54,7 +55,7 @@ impl Shard {
     /// part of a turn.
     fn now(&self) -> Now {
         self.looks.set(self.looks.get().wrapping_add(1));
-        Now::new(LOOK * self.looks.get(), 1_700_000_000_000)
+        Now::new(LOOK * self.looks.get(), UnixMillis::new(1_700_000_000_000))
     }
 
     /// Opens a connection and sends these bytes.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use common::{Client, Server, append, code, feed, get, producer, request};
 use millstream::base::partitioner::key_partition;
+use millstream::base::units::{Offset, Partition};
 use millstream::pb::{ConsumeResponse, ProduceRequest, ProduceResponse, ProduceSetupResponse, Status};
 
 fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
@@ -20,9 +21,10 @@ fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
 }
 
 /// Partition and offset of an id.
-fn place(id: &str) -> (u16, u64) {
+fn place(id: &str) -> (Partition, Offset) {
     let (partition, offset) = id.split_once('.').unwrap();
-    (u16::from_str_radix(partition, 16).unwrap(), u64::from_str_radix(offset, 16).unwrap())
+    let (partition, offset) = (u16::from_str_radix(partition, 16), u64::from_str_radix(offset, 16));
+    (Partition(partition.unwrap()), Offset(offset.unwrap()))
 }
 
 /// The first `count` messages of a queue.

@@ -74,13 +74,14 @@ impl Drop for Share {
 mod tests {
     use super::super::Tenants;
     use crate::access::ProjectLimits;
+    use crate::base::millis::Millis;
     use crate::base::names::Project;
 
     #[test]
     fn shares_of_a_project_are_limited_together_and_released() {
         let limits = ProjectLimits { storage_bytes: 100, ..ProjectLimits::default() };
         let tenants = Tenants::new(limits);
-        let get = |name| tenants.get(&Project::parse(name).unwrap(), 0).unwrap();
+        let get = |name| tenants.get(&Project::parse(name).unwrap(), Millis::ZERO).unwrap();
         let (tenant, other) = (get("a"), get("b"));
         let mut stored = tenant.share().unwrap();
         let mut sent = get("a").share().unwrap();
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn no_share_exists_if_storage_is_not_limited() {
         let limits = ProjectLimits { connections: 1, ..ProjectLimits::default() };
-        let tenant = Tenants::new(limits).get(&Project::parse("a").unwrap(), 0).unwrap();
+        let tenant = Tenants::new(limits).get(&Project::parse("a").unwrap(), Millis::ZERO).unwrap();
         assert!(tenant.share().is_none());
     }
 }

@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::limits::ProjectLimits;
 use crate::base::error::PeerFault;
 use crate::base::limits::INITIAL_CREDIT;
+use crate::base::millis::Millis;
 use crate::base::names::Project;
 use crate::base::queue::QueueId;
 
-/// The part of a rate that may be used at once, in milliseconds of the rate.
-const BURST_MS: u64 = 1_000;
+/// The part of a rate that may be used at once, as time at that rate.
+const BURST: Millis = Millis::new(1_000);
 
 /// The number of tenants at which unused ones are removed for the first time.
 const TENANTS_BEFORE_SWEEP: usize = 1_024;
@@ -76,7 +77,7 @@ impl Tenants {
     }
 
     /// Returns the tenant of a project, which is created if missing. Returns `None` if no limit is set.
-    pub fn get(&self, project: &Project, now_ms: u64) -> Option<Arc<Tenant>> {
+    pub fn get(&self, project: &Project, now: Millis) -> Option<Arc<Tenant>> {
         if self.limits == ProjectLimits::default() {
             return None;
         }
@@ -85,7 +86,7 @@ impl Tenants {
             return Some(tenant.clone());
         }
         if known.by_name.len() >= known.sweep_at {
-            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now_ms));
+            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now));
             known.sweep_at = TENANTS_BEFORE_SWEEP.max(2 * known.by_name.len());
         }
         let tenant = Arc::new(Tenant::new(self.limits));
@@ -94,8 +95,8 @@ impl Tenants {
     }
 
     /// Counts one more connection of a project; `None` if nothing is limited.
-    pub fn admit(&self, project: &Project, now_ms: u64) -> Result<Option<Permit>, PeerFault> {
-        let Some(tenant) = self.get(project, now_ms) else { return Ok(None) };
+    pub fn admit(&self, project: &Project, now: Millis) -> Result<Option<Permit>, PeerFault> {
+        let Some(tenant) = self.get(project, now) else { return Ok(None) };
         let key = "project_max_connections";
         let permit = tenant.take(Use::Connection);
         permit.map(Some).map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })
@@ -168,38 +169,38 @@ impl Tenant {
     }
 
     /// Returns how many messages may be sent now, ignoring their size.
-    fn messages_left(&self, now_ms: u64) -> u64 {
-        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now_ms))
+    fn messages_left(&self, now: Millis) -> u64 {
+        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now))
     }
 
     /// Returns how many messages of about `bytes` each may be promised now.
-    pub fn available(&self, now_ms: u64, bytes: u64) -> u64 {
+    pub fn available(&self, now: Millis, bytes: u64) -> u64 {
         let of_bytes = self.bytes.as_ref().map_or(u64::MAX, |bucket| {
             // A message larger than the burst is allowed when the whole burst is available.
-            let is_full = bucket.is_full(now_ms);
-            (bucket.balance(now_ms) / bytes.max(1)).max(u64::from(is_full))
+            let is_full = bucket.is_full(now);
+            (bucket.balance(now) / bytes.max(1)).max(u64::from(is_full))
         });
-        self.messages_left(now_ms).min(of_bytes)
+        self.messages_left(now).min(of_bytes)
     }
 
     /// Returns whether the project owes more than a whole burst of bytes. A smaller debt is normal, because
     /// messages may be larger than the ones before.
-    pub fn owes_bytes(&self, now_ms: u64) -> bool {
-        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now_ms))
+    pub fn owes_bytes(&self, now: Millis) -> bool {
+        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now))
     }
 
     /// Returns whether the project has used up one of its rates.
-    pub fn is_over(&self, now_ms: u64) -> bool {
-        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now_ms) == 0)
+    pub fn is_over(&self, now: Millis) -> bool {
+        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now) == 0)
     }
 
     /// Pays for messages and bytes, even if the balance becomes negative.
-    pub fn pay(&self, now_ms: u64, messages: u64, bytes: u64) {
+    pub fn pay(&self, now: Millis, messages: u64, bytes: u64) {
         if let Some(bucket) = &self.messages {
-            bucket.pay(now_ms, messages);
+            bucket.pay(now, messages);
         }
         if let Some(bucket) = &self.bytes {
-            bucket.pay(now_ms, bytes);
+            bucket.pay(now, bytes);
         }
     }
 
@@ -224,8 +225,8 @@ impl Tenant {
         (rate(&self.messages), rate(&self.bytes))
     }
 
-    fn is_unused(&self, now_ms: u64) -> bool {
-        let full = |bucket: &Bucket| bucket.is_full(now_ms);
+    fn is_unused(&self, now: Millis) -> bool {
+        let full = |bucket: &Bucket| bucket.is_full(now);
         self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
             && self.storage() == 0
             && [&self.messages, &self.bytes].into_iter().flatten().all(full)
@@ -264,29 +265,29 @@ impl Bucket {
 
     /// Returns the burst as time at this rate.
     fn burst_ns(&self) -> u64 {
-        self.ns(self.burst).max(BURST_MS * 1_000_000)
+        self.ns(self.burst).max(BURST.as_nanos())
     }
 
     /// Returns the units that may be used now.
-    fn balance(&self, now_ms: u64) -> u64 {
-        let now = now_ms.saturating_mul(1_000_000);
+    fn balance(&self, now: Millis) -> u64 {
+        let now = now.as_nanos();
         let paid = self.paid_until_ns.load(Ordering::Relaxed).max(now);
         let left_ns = (now + self.burst_ns()).saturating_sub(paid);
         u64::try_from(u128::from(left_ns) * u128::from(self.per_sec) / 1_000_000_000).unwrap_or(u64::MAX)
     }
 
     /// Returns whether the whole burst is available.
-    fn is_full(&self, now_ms: u64) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) <= now_ms.saturating_mul(1_000_000)
+    fn is_full(&self, now: Millis) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) <= now.as_nanos()
     }
 
     /// Returns whether the debt is larger than a burst.
-    fn owes_burst(&self, now_ms: u64) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) > now_ms.saturating_mul(1_000_000) + 2 * self.burst_ns()
+    fn owes_burst(&self, now: Millis) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) > now.as_nanos() + 2 * self.burst_ns()
     }
 
-    fn pay(&self, now_ms: u64, units: u64) {
-        let (now, ns) = (now_ms.saturating_mul(1_000_000), self.ns(units));
+    fn pay(&self, now: Millis, units: u64) {
+        let (now, ns) = (now.as_nanos(), self.ns(units));
         // Cannot fail: the closure always returns a value.
         let _ = self.paid_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| {
             Some(paid.max(now).saturating_add(ns))
@@ -314,21 +315,21 @@ mod tests {
     fn uses_are_counted_for_each_project_and_released() {
         let limits = ProjectLimits { connections: 2, ..ProjectLimits::default() };
         let tenants = Tenants::new(limits);
-        let tenant = tenants.get(&project("a"), 0).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
         let first = tenant.take(Use::Connection).unwrap();
-        let _second = tenants.get(&project("a"), 0).unwrap().take(Use::Connection).unwrap();
+        let _second = tenants.get(&project("a"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
         assert_eq!(tenant.take(Use::Connection).map(drop), Err(2));
-        assert!(tenants.get(&project("b"), 0).unwrap().take(Use::Connection).is_ok());
+        assert!(tenants.get(&project("b"), Millis::ZERO).unwrap().take(Use::Connection).is_ok());
         drop(first);
         assert!(tenant.take(Use::Connection).is_ok());
         assert!(tenant.take(Use::Queue).is_ok(), "an unlimited use is only counted");
-        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), 0).is_none());
+        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), Millis::ZERO).is_none());
     }
 
     #[test]
     fn existing_queues_count_even_beyond_the_limit() {
         let tenants = Tenants::new(ProjectLimits { queues: 2, ..ProjectLimits::default() });
-        let tenant = tenants.get(&project("a"), 0).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
         for id in 0..3 {
             tenants.hold_queue(QueueId(id), tenant.hold(Use::Queue));
         }
@@ -345,45 +346,46 @@ mod tests {
     #[test]
     fn a_rate_allows_its_burst_then_its_pace_and_refunds_count() {
         let limits = ProjectLimits { messages_per_sec: 1_000, bytes_per_sec: 50_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
-        let start = 5_000;
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        let at = |ms: u64| Millis::new(5_000 + ms);
+        let start = at(0);
         assert_eq!(tenant.available(start, 10), 1_000);
         assert_eq!(tenant.available(start, 100), 500);
         tenant.pay(start, 1_000, 10_000);
         assert!(tenant.is_over(start));
-        assert_eq!(tenant.available(start + 250, 10), 250);
-        tenant.pay(start + 250, 1_250, 0);
-        assert_eq!(tenant.available(start + 1_000, 10), 0, "a debt is paid off first");
+        assert_eq!(tenant.available(at(250), 10), 250);
+        tenant.pay(at(250), 1_250, 0);
+        assert_eq!(tenant.available(at(1_000), 10), 0, "a debt is paid off first");
         tenant.pay(start, 0, 85_000);
         assert!(!tenant.owes_bytes(start));
         tenant.pay(start, 0, 10_000);
         assert!(tenant.owes_bytes(start));
         tenant.refund(0, 95_000);
-        assert_eq!(tenant.available(start + 1_500, 10), 250);
+        assert_eq!(tenant.available(at(1_500), 10), 250);
         tenant.refund(100, 0);
-        assert_eq!(tenant.available(start + 1_500, 10), 350);
-        assert_eq!(tenant.available(start + 60_000, 10), 1_000, "at most the burst is saved up");
+        assert_eq!(tenant.available(at(1_500), 10), 350);
+        assert_eq!(tenant.available(at(60_000), 10), 1_000, "at most the burst is saved up");
     }
 
     #[test]
     fn a_message_larger_than_the_burst_is_allowed_alone() {
         let limits = ProjectLimits { bytes_per_sec: 1_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
-        assert_eq!(tenant.available(5_000, 3_000), 1);
-        tenant.pay(5_000, 1, 3_000);
-        assert_eq!(tenant.available(7_000, 3_000), 0);
-        assert_eq!(tenant.available(8_000, 3_000), 1);
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        assert_eq!(tenant.available(Millis::new(5_000), 3_000), 1);
+        tenant.pay(Millis::new(5_000), 1, 3_000);
+        assert_eq!(tenant.available(Millis::new(7_000), 3_000), 0);
+        assert_eq!(tenant.available(Millis::new(8_000), 3_000), 1);
     }
 
     #[test]
     fn projects_without_use_are_removed() {
         let limits = ProjectLimits { connections: 1, messages_per_sec: 7, ..Default::default() };
         let tenants = Tenants::new(limits);
-        let held = tenants.get(&project("held"), 0).unwrap().take(Use::Connection).unwrap();
-        let queue = tenants.get(&project("queue"), 0).unwrap().take(Use::Queue).unwrap();
-        tenants.get(&project("busy"), 0).unwrap().pay(0, 1_000, 0);
+        let held = tenants.get(&project("held"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
+        let queue = tenants.get(&project("queue"), Millis::ZERO).unwrap().take(Use::Queue).unwrap();
+        tenants.get(&project("busy"), Millis::ZERO).unwrap().pay(Millis::ZERO, 1_000, 0);
         for number in 0..10 * TENANTS_BEFORE_SWEEP {
-            tenants.get(&project(&format!("p{number}")), 10).unwrap();
+            tenants.get(&project(&format!("p{number}")), Millis::new(10)).unwrap();
         }
         let known = tenants.known.lock().unwrap();
         assert!(known.by_name.len() <= 2 * TENANTS_BEFORE_SWEEP);

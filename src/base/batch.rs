@@ -10,7 +10,9 @@
 
 use std::sync::Arc;
 
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
 /// The size of a length field, in bytes. A record has one, in a batch with keys two.
 pub const RECORD_HEADER_BYTES: usize = 4;
@@ -156,9 +158,9 @@ impl Batch {
 #[derive(Clone, Debug)]
 pub struct StoredBatch {
     /// The offset of the first message. The others follow without gaps.
-    pub base_offset: u64,
+    pub base_offset: Offset,
     /// When the batch was stored, in Unix milliseconds. Never less than for the batch before it.
-    pub timestamp_ms: u64,
+    pub timestamp: UnixMillis,
     /// When it was stored, by this server's monotonic clock
     /// ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)), for measurements; 0 if unknown.
     pub stored_ns: u64,
@@ -168,23 +170,23 @@ pub struct StoredBatch {
 
 impl StoredBatch {
     /// Returns the offset after the last message.
-    pub fn end_offset(&self) -> u64 {
+    pub fn end_offset(&self) -> Offset {
         self.base_offset + u64::from(self.batch.count())
     }
 
     /// Returns the age of the batch, in whole seconds.
-    pub fn age_secs(&self, unix_ms: u64) -> u32 {
-        u32::try_from(unix_ms.saturating_sub(self.timestamp_ms) / 1000).unwrap_or(u32::MAX)
+    pub fn age_secs(&self, unix: UnixMillis) -> u32 {
+        unix.since(self.timestamp).as_secs()
     }
 
     /// Returns when the messages expire, in Unix milliseconds.
-    pub fn expiry_ms(&self) -> u64 {
-        self.timestamp_ms + u64::from(self.batch.ttl_secs()) * 1000
+    pub fn expiry(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.batch.ttl_secs())
     }
 
     /// Returns whether the messages have expired.
-    pub fn is_expired(&self, unix_ms: u64) -> bool {
-        self.expiry_ms() <= unix_ms
+    pub fn is_expired(&self, unix: UnixMillis) -> bool {
+        self.expiry() <= unix
     }
 }
 
@@ -194,7 +196,7 @@ pub struct Fetched {
     /// The batches, ordered by offset. The first may start before the requested offset.
     pub batches: Vec<StoredBatch>,
     /// The offset to continue at, after the last batch and after everything that was left out.
-    pub next: u64,
+    pub next: Offset,
     /// Whether nothing is stored from `next` on.
     pub at_end: bool,
     /// Whether the requested offset lies beyond the partition's end. The partition has gone back, which

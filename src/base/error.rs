@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::base::limits::TOPIC_NAME_CHARS_MAX;
+use crate::base::units::MsgNum;
 
 /// Every status that a fault can have, in ascending order.
 pub const FAILURES: [u32; 9] = [400, 403, 404, 408, 410, 413, 429, 500, 503];
@@ -133,23 +134,23 @@ pub enum PeerFault {
     /// The project is at its storage limit.
     StorageFull {
         /// The number of the last message sent.
-        sent: i64,
+        sent: MsgNum,
         /// `project_storage_bytes`.
         limit: u64,
     },
     /// The project produces faster than allowed.
     OverRate {
         /// The number of the last message sent; 0 at setup.
-        sent: i64,
+        sent: MsgNum,
         /// The limits in messages and bytes per second; 0 means no limit.
         rates: (u64, u64),
     },
     /// The client sent more messages than it had credit for.
     CreditExceeded {
         /// The number of the last message sent.
-        sent: i64,
+        sent: MsgNum,
         /// The highest number granted.
-        granted: i64,
+        granted: MsgNum,
     },
     /// The queue has no such partition.
     NoPartition {
@@ -352,10 +353,10 @@ mod tests {
             (PeerFault::PbTimeout.into(), 408),
             (PeerFault::PbTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::PayloadTooLarge { bytes: 9, max: 8 }.into(), 413),
-            (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
-            (PeerFault::OverRate { sent: 1, rates: (1, 0) }.into(), 429),
+            (PeerFault::CreditExceeded { sent: MsgNum::new(101), granted: MsgNum::new(100) }.into(), 429),
+            (PeerFault::OverRate { sent: MsgNum::new(1), rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
-            (PeerFault::StorageFull { sent: 1, limit: 1 }.into(), 429),
+            (PeerFault::StorageFull { sent: MsgNum::new(1), limit: 1 }.into(), 429),
             (StoreFault::NameTooLong.into(), 400),
             (StoreFault::TooManyQueues.into(), 503),
             (StoreFault::Full.into(), 503),

@@ -3,6 +3,8 @@
 //! Contains only constants. Each room declares its settings, with their defaults, next to its code
 //! (`setting`).
 
+use crate::base::millis::Millis;
+
 /// The number of messages that a sender may send before it receives credit (protocol section 4).
 pub const INITIAL_CREDIT: i64 = 100;
 
@@ -71,7 +73,7 @@ pub const LIVE_STREAMS_MAX: usize = 16;
 
 /// How far the clock may step back before timestamps follow it, and how long it must stay ahead before they
 /// follow, in milliseconds. The default of the setting `clock_step_max`.
-pub const CLOCK_STEP_MAX_MS: u64 = 3_600_000;
+pub const CLOCK_STEP_MAX: Millis = Millis::new(3_600_000);
 
 /// The memory of the process before it serves clients, in bytes: its code and the other threads.
 pub const PROCESS_BYTES: usize = 64 << 20;

@@ -8,9 +8,11 @@
 //! | `batch` | the messages of an append in one block of memory |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
 //! | `clock` | a point in time, and a wall clock that resists jumps |
+//! | `millis` | milliseconds: a length, and a moment of Unix time |
 //! | `error` | faults, who caused them, and their status |
 //! | `limits` | bounds that are not settings |
 //! | `planted` | faults that tests can inject |
+//! | `units` | offsets, partitions, sequences and message numbers: numbers with types of their own |
 //! | `setting` | how rooms declare settings, and how a setting is read and shown |
 
 pub mod batch;
@@ -18,8 +20,10 @@ pub mod budget;
 pub mod clock;
 pub mod error;
 pub mod limits;
+pub mod millis;
 pub mod names;
 pub mod partitioner;
 pub(crate) mod planted;
 pub mod queue;
 pub(crate) mod setting;
+pub mod units;

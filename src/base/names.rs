@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::base::error::PeerFault;
 use crate::base::limits::{PROJECT_NAME_CHARS_MAX, QUEUE_NAME_CHARS_MAX};
 use crate::base::setting::{Kind, Value};
+use crate::base::units::Partition;
 
 /// The name of a project, which is a tenant. Projects do not share queues.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +28,7 @@ pub struct QueueAddress {
     /// The queue.
     pub queue: QueueName,
     /// The number `n` of `queue/<n>`; `None` for the whole queue.
-    pub partition: Option<u16>,
+    pub partition: Option<Partition>,
 }
 
 /// The identity of a client across its connections: the 128 bits of a UUID.
@@ -114,7 +115,7 @@ impl QueueAddress {
         // A well-formed number that is too large names a partition that does not exist: that gets 404 later,
         // not 400.
         let partition = partition.parse().unwrap_or(u16::MAX);
-        Ok(Self { queue: QueueName::parse(queue)?, partition: Some(partition) })
+        Ok(Self { queue: QueueName::parse(queue)?, partition: Some(Partition(partition)) })
     }
 }
 
@@ -213,9 +214,9 @@ mod tests {
         let address =
             |text: &str| QueueAddress::parse(text).map(|a| (a.queue.as_str().to_owned(), a.partition));
         assert_eq!(address("orders"), Ok(("orders".into(), None)));
-        assert_eq!(address("or.de-r_s/0"), Ok(("or.de-r_s".into(), Some(0))));
-        assert_eq!(address("orders/63"), Ok(("orders".into(), Some(63))));
-        assert_eq!(address("orders/42949672950"), Ok(("orders".into(), Some(u16::MAX))));
+        assert_eq!(address("or.de-r_s/0"), Ok(("or.de-r_s".into(), Some(Partition(0)))));
+        assert_eq!(address("orders/63"), Ok(("orders".into(), Some(Partition(63)))));
+        assert_eq!(address("orders/42949672950"), Ok(("orders".into(), Some(Partition(u16::MAX)))));
         for bad in
             ["", ".", "..", "/1", "a/", "a/00", "a/01", "a/+1", "a/-1", "a/1/2", "a/1x", "ä", "a b", "../1"]
         {

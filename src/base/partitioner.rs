@@ -8,21 +8,22 @@ use std::hash::Hasher;
 
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::names::{ClientId, StableHasher};
+use crate::base::units::Partition;
 
 /// Returns the partition of a key as Kafka's `BuiltInPartitioner` does: murmur2 without the sign bit, modulo
 /// the number of partitions.
-pub fn key_partition(key: &[u8], partitions: u16) -> u16 {
+pub fn key_partition(key: &[u8], partitions: u16) -> Partition {
     debug_assert!((1..=PARTITIONS_MAX).contains(&partitions));
-    ((murmur2(key) & 0x7fff_ffff) % u32::from(partitions)) as u16
+    Partition(((murmur2(key) & 0x7fff_ffff) % u32::from(partitions)) as u16)
 }
 
 /// Returns the partition for a client's messages without a key. It is always the same, so that their order
 /// survives a reconnect.
-pub fn client_partition(client: ClientId, partitions: u16) -> u16 {
+pub fn client_partition(client: ClientId, partitions: u16) -> Partition {
     debug_assert!((1..=PARTITIONS_MAX).contains(&partitions));
     let mut hasher = StableHasher::default();
     hasher.write(&client.as_u128().to_be_bytes());
-    (hasher.finish() % u64::from(partitions)) as u16
+    Partition((hasher.finish() % u64::from(partitions)) as u16)
 }
 
 /// 32-bit MurmurHash2 (Austin Appleby) with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
@@ -63,14 +64,18 @@ mod tests {
         ];
         for (key, hash) in vectors {
             assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
-            assert_eq!(key_partition(key.as_bytes(), 7), ((hash & 0x7fff_ffff) % 7) as u16, "{key}");
+            assert_eq!(
+                key_partition(key.as_bytes(), 7),
+                Partition(((hash & 0x7fff_ffff) % 7) as u16),
+                "{key}"
+            );
         }
     }
 
     #[test]
     fn clients_spread_over_all_partitions() {
-        assert_eq!(client_partition(ClientId::from(1), 1), 0);
-        let partitions: std::collections::HashSet<u16> =
+        assert_eq!(client_partition(ClientId::from(1), 1), Partition(0));
+        let partitions: std::collections::HashSet<Partition> =
             (0..1000).map(|client| client_partition(ClientId::from(client), 8)).collect();
         assert_eq!(partitions.len(), 8);
     }

@@ -1,5 +1,8 @@
 //! Queues as the shards know them, and the placement of partitions.
 
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
+
 /// The id of a queue in this process. Never shown outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
@@ -38,24 +41,29 @@ pub struct PartitionKey {
     /// The queue.
     pub queue: QueueId,
     /// The number of the partition, from 0.
-    pub partition: u16,
+    pub partition: Partition,
 }
 
 impl QueueInfo {
     /// Returns the key of one of the partitions.
-    pub fn key(&self, partition: u16) -> PartitionKey {
+    pub fn key(&self, partition: Partition) -> PartitionKey {
         PartitionKey { queue: self.id, partition }
     }
 
+    /// Returns all of its partitions.
+    pub fn all(&self) -> impl Iterator<Item = Partition> + use<> {
+        Partition::all(self.partitions)
+    }
+
     /// Returns which of `shards` owns a partition. Neighbouring partitions go to neighbouring shards.
-    pub fn owner(&self, partition: u16, shards: u16) -> u16 {
+    pub fn owner(&self, partition: Partition, shards: u16) -> u16 {
         owner(self.hash, partition, shards)
     }
 }
 
 /// Returns which of `shards` owns a partition of the queue with this hash.
-pub fn owner(hash: u64, partition: u16, shards: u16) -> u16 {
-    (hash.wrapping_add(u64::from(partition)) % u64::from(shards)) as u16
+pub fn owner(hash: u64, partition: Partition, shards: u16) -> u16 {
+    (hash.wrapping_add(u64::from(partition.0)) % u64::from(shards)) as u16
 }
 
 /// Returns which of `shards` creates a queue.
@@ -64,8 +72,8 @@ pub fn home(hash: u64, shards: u16) -> u16 {
 }
 
 /// Returns the id of a message (protocol section 6), unique within the queue's incarnation.
-pub fn message_id(partition: u16, offset: u64) -> String {
-    format!("{partition:x}.{offset:x}")
+pub fn message_id(partition: Partition, offset: Offset) -> String {
+    format!("{:x}.{:x}", partition.0, offset.0)
 }
 
 /// A place to look for in a partition.
@@ -74,13 +82,13 @@ pub enum Position {
     /// The end of what is acknowledged now.
     Latest,
     /// The first message stored at or after this Unix time in milliseconds, or the end if none exists.
-    Time(u64),
+    Time(UnixMillis),
     /// The oldest message that may be unseen by a consumer whose position was `offset` in another timeline
     /// ([`Signing::timeline`]).
     After {
         /// The other timeline.
         timeline: u64,
         /// The consumer's position in that timeline.
-        offset: u64,
+        offset: Offset,
     },
 }

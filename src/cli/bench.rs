@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use super::output::Output;
 use super::result_file::OutFile;
 use super::{Failure, cores, on_signal};
+use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
 use crate::client::{Address, ClientError, Scheme, without_secret};
 use crate::control::InfoPage;
@@ -439,7 +440,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let out = args.out.as_deref().map(OutFile::check).transpose()?;
     let (about, server) = about(args, &mut plan)?;
     interrupt_on_signal(&plan.interrupt)?;
-    let began_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let began = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     let (runs, knee) = match measure(args, &plan) {
         Ok(measured) => measured,
         Err(error @ ClientError::Address(_)) => return Err(error.into()),
@@ -455,7 +456,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         system: system.into(),
         system_version: about.version,
         durability: about.durability,
-        began_unix_ms,
+        began,
         command: std::env::args().skip(1).map(|argument| without_secret(&argument)).collect(),
         environment: Environment::here(&plan.cores),
         server,

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::message_id;
 use crate::process::terminal::{say, write_escaped};
@@ -119,7 +120,7 @@ fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
 #[derive(serde::Serialize)]
 struct Line {
     id: String,
-    timestamp: u64,
+    timestamp: UnixMillis,
     ttl: u32,
     client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,11 +142,13 @@ fn dump(
         &directory.files,
         name,
         |partition, stored| {
-            for (offset, record) in (stored.base_offset..).zip(stored.batch.records()) {
+            for (offset, record) in
+                stored.base_offset.following(u64::from(stored.batch.count())).zip(stored.batch.records())
+            {
                 if json {
                     let line = Line {
                         id: message_id(partition, offset),
-                        timestamp: stored.timestamp_ms,
+                        timestamp: stored.timestamp,
                         ttl: stored.batch.ttl_secs(),
                         client: stored.batch.client().to_string(),
                         key: Some(record.key).filter(|key| !key.is_empty()).map(|key| STANDARD.encode(key)),

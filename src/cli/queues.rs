@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
 use crate::base::clock::rfc3339;
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::client::{Address, Scheme};
 use crate::control::QueueLine;
@@ -87,13 +88,13 @@ Exit codes:
     },
 }
 
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+fn now() -> UnixMillis {
+    UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Formats a time for people, or `-` if there is none.
-fn when(unix_ms: Option<u64>) -> String {
-    unix_ms.and_then(rfc3339).unwrap_or_else(|| "-".into())
+fn when(unix: Option<UnixMillis>) -> String {
+    unix.and_then(rfc3339).unwrap_or_else(|| "-".into())
 }
 
 fn agent() -> ureq::Agent {
@@ -123,7 +124,7 @@ fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
     let directory = Directory::open(&place.data_dir)?;
     let contents = Contents::read(&directory.files, &moment())?;
     say_damage(&contents.report);
-    Ok(contents.queues(unix_ms()).iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
+    Ok(contents.queues(now()).iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
 }
 
 /// Runs `millstream queues`.
@@ -140,9 +141,9 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
         "{:<40} {:>10} {:>14} {:>16}  {:<20}  {:<20}",
         "queue", "partitions", "messages", "bytes", "oldest", "newest"
     )?;
-    for QueueLine { project, queue, partitions, messages, bytes, oldest_ms, newest_ms } in lines {
+    for QueueLine { project, queue, partitions, messages, bytes, oldest, newest } in lines {
         let name = format!("{project}/{queue}");
-        let (name, oldest, newest) = (escaped(&name), when(oldest_ms), when(newest_ms));
+        let (name, oldest, newest) = (escaped(&name), when(oldest), when(newest));
         writeln!(out, "{name:<40} {partitions:>10} {messages:>14} {bytes:>16}  {oldest:<20}  {newest:<20}")?;
     }
     out.finish()?;

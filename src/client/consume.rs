@@ -255,6 +255,7 @@ mod tests {
     use super::super::wire::Target;
     use super::*;
     use crate::base::queue::{QueueId, QueueInfo};
+    use crate::base::units::Offset;
     use crate::operation::Marker;
     use crate::pb::{ConsumeResponse, MessageAndMetadata, Status};
 
@@ -308,7 +309,7 @@ mod tests {
     fn marker(position: u64) -> MessageAndMetadata {
         let info =
             QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 7, signing: Default::default() };
-        MessageAndMetadata { marker: Some(Marker::encode(&info, &[position])), ..Default::default() }
+        MessageAndMetadata { marker: Some(Marker::encode(&info, &[Offset(position)])), ..Default::default() }
     }
 
     fn says(messages: Vec<MessageAndMetadata>) -> ConsumeResponse {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::place::Place;
 use crate::base::names::QueueAddress;
+use crate::base::units::Partition;
 
 /// The interval between two requests for a marker.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -39,7 +40,7 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) struct End {
     /// The partition to read, if only one is read.
-    only: Option<u16>,
+    only: Option<Partition>,
     /// A marker of the end, once it is known.
     marker: Option<String>,
     ask_at: Option<Instant>,

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::queue::message_id;
+use crate::base::units::{Offset, Partition};
 use crate::operation::Marker;
 
 /// Separates the marker and the parts after it. No marker contains it.
@@ -26,28 +27,28 @@ const GAPS_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Taken {
     /// The offset after the last message taken.
-    next: u64,
+    next: Offset,
     /// Offsets below `next` that had no messages, in order. A queue that was restored from a backup may use
     /// them, because it skips other offsets than before.
-    gaps: VecDeque<Range<u64>>,
+    gaps: VecDeque<Range<Offset>>,
 }
 
 impl Taken {
-    fn until(next: u64) -> Self {
+    fn until(next: Offset) -> Self {
         Self { next, gaps: VecDeque::new() }
     }
 
-    fn knows(&self, offset: u64) -> bool {
+    fn knows(&self, offset: Offset) -> bool {
         offset < self.next && !self.gaps.iter().any(|gap| gap.contains(&offset))
     }
 
-    fn take(&mut self, offset: u64) {
+    fn take(&mut self, offset: Offset) {
         // A message inside a gap shows that the queue was rewound. Whatever was taken past it no longer
         // exists.
         self.gaps.retain(|gap| gap.start < offset);
         match self.gaps.back_mut() {
             Some(last) if last.end > offset => last.end = offset,
-            _ if offset.saturating_sub(self.next) >= GAP_MIN => self.gaps.push_back(self.next..offset),
+            _ if offset.saturating_since(self.next) >= GAP_MIN => self.gaps.push_back(self.next..offset),
             _ => {}
         }
         if self.gaps.len() > GAPS_MAX {
@@ -62,13 +63,13 @@ impl Taken {
 pub(super) struct Place {
     marker: Option<String>,
     /// The messages taken from each partition.
-    taken: BTreeMap<u16, Taken>,
+    taken: BTreeMap<Partition, Taken>,
     /// The queue may have been rewound since the marker arrived.
     is_doubted: bool,
 }
 
 /// Parses a message id into partition and offset. Returns `None` for an id that this server never creates.
-pub(super) fn parse_id(id: &str) -> Option<(u16, u64)> {
+pub(super) fn parse_id(id: &str) -> Option<(Partition, Offset)> {
     let (partition, offset) = id.split_once('.')?;
     // `from_str_radix` also accepts a sign, so check the digits first.
     let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -77,7 +78,7 @@ pub(super) fn parse_id(id: &str) -> Option<(u16, u64)> {
     }
     let partition =
         u16::from_str_radix(partition, 16).ok().filter(|partition| *partition < PARTITIONS_MAX)?;
-    Some((partition, u64::from_str_radix(offset, 16).ok()?))
+    Some((Partition(partition), Offset(u64::from_str_radix(offset, 16).ok()?)))
 }
 
 impl Place {
@@ -87,7 +88,7 @@ impl Place {
         let mut parts = text.split(KNOWN);
         let start = parts.next().unwrap_or_default().to_owned();
         let taken = parts.filter_map(parse_id).map(|(partition, next)| (partition, Taken::until(next)));
-        let taken: BTreeMap<u16, Taken> = taken.collect();
+        let taken: BTreeMap<Partition, Taken> = taken.collect();
         let marker = (!taken.is_empty()).then(|| start.clone());
         (Self { marker, taken, is_doubted: false }, start)
     }
@@ -97,7 +98,7 @@ impl Place {
         let mut text = self.marker.clone()?;
         let positions = Marker::positions(&text).unwrap_or_default();
         for (partition, Taken { next, .. }) in &self.taken {
-            if positions.get(usize::from(*partition)).is_none_or(|position| position < next) {
+            if positions.get(partition.index()).is_none_or(|position| position < next) {
                 text.push(KNOWN);
                 text.push_str(&message_id(*partition, *next));
             }
@@ -134,12 +135,12 @@ impl Place {
     }
 
     /// Returns whether this message was taken before.
-    pub(super) fn knows(&self, partition: u16, offset: u64) -> bool {
+    pub(super) fn knows(&self, partition: Partition, offset: Offset) -> bool {
         self.taken.get(&partition).is_some_and(|taken| taken.knows(offset))
     }
 
     /// Records that this message was taken.
-    pub(super) fn take(&mut self, partition: u16, offset: u64) {
+    pub(super) fn take(&mut self, partition: Partition, offset: Offset) {
         self.taken.entry(partition).or_default().take(offset);
     }
 
@@ -150,16 +151,16 @@ impl Place {
 
     /// Returns whether the position is at or past the marker `end`, in partition `only` or in every
     /// partition. Returns false after the start of an operation or a rewind, until the next marker arrives.
-    pub(super) fn reaches(&self, end: &str, only: Option<u16>) -> bool {
+    pub(super) fn reaches(&self, end: &str, only: Option<Partition>) -> bool {
         let own = self.marker.as_deref().and_then(Marker::positions);
         let is_comparable = self.is_of(end) && !self.is_doubted;
         let (Some(own), Some(end), true) = (own, Marker::positions(end), is_comparable) else {
             return false;
         };
-        (0..).zip(end).filter(|(partition, _)| only.is_none_or(|only| only == *partition)).all(
+        (0..).map(Partition).zip(end).filter(|(partition, _)| only.is_none_or(|only| only == *partition)).all(
             |(partition, end)| {
-                let marked = own.get(usize::from(partition)).copied().unwrap_or(0);
-                marked.max(self.taken.get(&partition).map_or(0, |taken| taken.next)) >= end
+                let marked = own.get(partition.index()).copied().unwrap_or_default();
+                marked.max(self.taken.get(&partition).map_or(Offset::ZERO, |taken| taken.next)) >= end
             },
         )
     }
@@ -175,7 +176,8 @@ pub(super) mod tests {
         let partitions = positions.len() as u16;
         let info =
             QueueInfo { id: QueueId(1), incarnation, partitions, hash: 7, signing: Default::default() };
-        Marker::encode(&info, positions)
+        let positions: Vec<Offset> = positions.iter().copied().map(Offset).collect();
+        Marker::encode(&info, &positions)
     }
 
     #[test]
@@ -183,8 +185,8 @@ pub(super) mod tests {
         let (mut place, start) = Place::parse("latest");
         assert_eq!((place.text(), start.as_str()), (None, "latest"));
         place.handle_marker(&marker(1, &[3, 20]));
-        place.take(0, 0x1f);
-        place.take(1, 18);
+        place.take(Partition(0), Offset(0x1f));
+        place.take(Partition(1), Offset(18));
         let text = place.text().unwrap();
         assert_eq!(
             text,
@@ -193,7 +195,11 @@ pub(super) mod tests {
         );
         let (again, start) = Place::parse(&text);
         assert_eq!(start, marker(1, &[3, 20]));
-        assert!(again.knows(0, 0x1f) && !again.knows(0, 0x20) && !again.knows(1, 0));
+        assert!(
+            again.knows(Partition(0), Offset(0x1f))
+                && !again.knows(Partition(0), Offset(0x20))
+                && !again.knows(Partition(1), Offset(0))
+        );
         assert_eq!(again.text(), Some(text));
     }
 
@@ -201,30 +207,38 @@ pub(super) mod tests {
     fn another_life_of_the_queue_or_a_rewind_forgets_everything() {
         let (mut place, _) = Place::parse(&format!("{}~0.20", marker(1, &[3])));
         place.handle_marker(&marker(1, &[9]));
-        assert!(place.knows(0, 0x1f));
+        assert!(place.knows(Partition(0), Offset(0x1f)));
         place.handle_marker(&marker(2, &[0]));
-        assert!(!place.knows(0, 0));
-        place.take(0, 5);
+        assert!(!place.knows(Partition(0), Offset(0)));
+        place.take(Partition(0), Offset(5));
         place.handle_rewind();
-        assert!(!place.knows(0, 5));
+        assert!(!place.knows(Partition(0), Offset(5)));
     }
 
     #[test]
     fn skipped_offsets_are_unknown_when_a_restored_queue_uses_them() {
         let (mut place, _) = Place::parse("");
-        place.take(0, 7);
-        place.take(0, 8 << 40);
-        place.take(0, (8 << 40) + 1);
-        assert!(place.knows(0, 7) && place.knows(0, 8 << 40) && !place.knows(0, 3 << 40));
+        place.take(Partition(0), Offset(7));
+        place.take(Partition(0), Offset(8 << 40));
+        place.take(Partition(0), Offset((8 << 40) + 1));
+        assert!(
+            place.knows(Partition(0), Offset(7))
+                && place.knows(Partition(0), Offset(8 << 40))
+                && !place.knows(Partition(0), Offset(3 << 40))
+        );
         // The queue continues from a backup, which skips fewer offsets.
-        place.take(0, 3 << 40);
-        assert!(place.knows(0, 3 << 40) && place.knows(0, 7));
-        assert!(!place.knows(0, (3 << 40) + 1) && !place.knows(0, 8 << 40) && !place.knows(0, 2 << 40));
+        place.take(Partition(0), Offset(3 << 40));
+        assert!(place.knows(Partition(0), Offset(3 << 40)) && place.knows(Partition(0), Offset(7)));
+        assert!(
+            !place.knows(Partition(0), Offset((3 << 40) + 1))
+                && !place.knows(Partition(0), Offset(8 << 40))
+                && !place.knows(Partition(0), Offset(2 << 40))
+        );
     }
 
     #[test]
     fn invalid_ids_are_refused_and_the_last_offset_does_not_overflow() {
-        assert_eq!(parse_id("3f.ffffffffffffffff"), Some((63, u64::MAX)));
+        assert_eq!(parse_id("3f.ffffffffffffffff"), Some((Partition(63), Offset(u64::MAX))));
         for id in [
             "",
             ".",
@@ -242,9 +256,9 @@ pub(super) mod tests {
             assert_eq!(parse_id(id), None, "{id}");
         }
         let mut place = Place::default();
-        place.take(0, u64::MAX - 1);
-        place.take(0, u64::MAX);
-        assert!(place.knows(0, u64::MAX - 1));
+        place.take(Partition(0), Offset(u64::MAX - 1));
+        place.take(Partition(0), Offset(u64::MAX));
+        assert!(place.knows(Partition(0), Offset(u64::MAX - 1)));
     }
 
     #[test]
@@ -265,8 +279,8 @@ pub(super) mod tests {
         let end = marker(1, &[3, 5]);
         let at = |positions: &[u64], taken: &str| Place::parse(&format!("{}{taken}", marker(1, positions))).0;
         let mut place = at(&[3, 0], "~1.4");
-        assert!(!place.reaches(&end, None) && place.reaches(&end, Some(0)));
-        place.take(1, 4);
+        assert!(!place.reaches(&end, None) && place.reaches(&end, Some(Partition(0))));
+        place.take(Partition(1), Offset(4));
         assert!(place.reaches(&end, None));
         assert!(!place.reaches(&marker(2, &[0, 0]), None), "the marker is of another life of the queue");
         assert!(!Place::default().reaches(&end, None));

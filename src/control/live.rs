@@ -18,6 +18,7 @@ use super::connections::{Connection, Watching};
 use super::{Control, ask_all};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::shard::Interval;
 use crate::shard::core::{TRAFFIC_QUEUES, Traffic};
 use crate::shard::probe::Probe;
@@ -190,7 +191,7 @@ fn sum(counts: impl Iterator<Item = u64>) -> u64 {
 
 /// Combines the shards' answers about the queues `of`.
 fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
-    let mut tails: BTreeMap<&FullName, BTreeMap<u16, &Tail>> = BTreeMap::new();
+    let mut tails: BTreeMap<&FullName, BTreeMap<Partition, &Tail>> = BTreeMap::new();
     for (name, partition, tail) in shards.iter().flat_map(|shard| &shard.tails) {
         tails.entry(name).or_default().insert(*partition, tail);
     }
@@ -203,7 +204,7 @@ fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
     let mut of: BTreeMap<FullName, QueueTraffic> = of.iter().filter_map(line).collect();
     for (name, positions) in shards.iter().flat_map(|shard| &shard.consumers) {
         let Some(queue) = of.get_mut(name) else { continue };
-        let lag = |(partition, next): &(u16, u64)| {
+        let lag = |(partition, next): &(Partition, Offset)| {
             tails.get(name).and_then(|of| of.get(partition)).map_or(0, |tail| tail.messages_from(*next))
         };
         let lag = sum(positions.iter().map(lag));
@@ -238,15 +239,21 @@ mod tests {
         let one = Traffic {
             queues: 2,
             names: Vec::new(),
-            tails: vec![(name("a"), 0, Tail::new(100)), (name("b"), 0, Tail::new(5))],
-            consumers: vec![(name("a"), vec![(0, 90), (1, 30)])],
+            tails: vec![
+                (name("a"), Partition(0), Tail::new(Offset(100))),
+                (name("b"), Partition(0), Tail::new(Offset(5))),
+            ],
+            consumers: vec![(name("a"), vec![(Partition(0), Offset(90)), (Partition(1), Offset(30))])],
         };
         let other = Traffic {
             queues: 2,
             names: Vec::new(),
-            tails: vec![(name("a"), 1, Tail::new(50))],
+            tails: vec![(name("a"), Partition(1), Tail::new(Offset(50)))],
             // The second consumer reads only one partition. A position beyond the known end is no lag.
-            consumers: vec![(name("a"), vec![(0, 10)]), (name("b"), vec![(0, 9)])],
+            consumers: vec![
+                (name("a"), vec![(Partition(0), Offset(10))]),
+                (name("b"), vec![(Partition(0), Offset(9))]),
+            ],
         };
         let queues = queues(&of, &[one, other]);
         let seen: Vec<_> =
@@ -259,13 +266,13 @@ mod tests {
         let name = (Project::parse("p").unwrap(), QueueName::parse("a").unwrap());
         let info =
             QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 0, signing: Default::default() };
-        let far: u64 = 1 << 40;
-        let tail = Tail { end: far + 5, stored: 5, gaps: std::iter::once(10..far).collect() };
+        let far = Offset(1 << 40);
+        let tail = Tail { end: far + 5, stored: 5, gaps: std::iter::once(Offset(10)..far).collect() };
         let shard = Traffic {
             queues: 1,
             names: Vec::new(),
-            tails: vec![(name.clone(), 0, tail)],
-            consumers: vec![(name.clone(), vec![(0, 8)])],
+            tails: vec![(name.clone(), Partition(0), tail)],
+            consumers: vec![(name.clone(), vec![(Partition(0), Offset(8))])],
         };
         let queues = queues(&[(name, info)], &[shard]);
         assert_eq!((queues.shown[0].stored, queues.shown[0].lag), (5, 7));

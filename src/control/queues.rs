@@ -12,6 +12,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::pages::{self, JSON, Page, Unmade};
 use super::{Control, ask_all};
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::shard::probe::Probe;
 use crate::store::QueueSummary;
@@ -30,17 +31,19 @@ pub struct QueueLine {
     /// Bytes on the disk.
     pub bytes: u64,
     /// When the oldest was stored, Unix milliseconds.
-    pub oldest_ms: Option<u64>,
+    #[serde(rename = "oldest_ms")]
+    pub oldest: Option<UnixMillis>,
     /// When the newest was.
-    pub newest_ms: Option<u64>,
+    #[serde(rename = "newest_ms")]
+    pub newest: Option<UnixMillis>,
 }
 
 impl QueueLine {
     /// The line of a queue.
     pub fn new((project, queue): &(Project, QueueName), summary: &QueueSummary) -> Self {
-        let QueueSummary { partitions, messages, bytes, oldest_ms, newest_ms } = *summary;
+        let QueueSummary { partitions, messages, bytes, oldest, newest } = *summary;
         let (project, queue) = (project.to_string(), queue.to_string());
-        Self { project, queue, partitions, messages, bytes, oldest_ms, newest_ms }
+        Self { project, queue, partitions, messages, bytes, oldest, newest }
     }
 }
 
@@ -169,6 +172,15 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+
+    #[test]
+    fn a_line_names_its_times_as_milliseconds() {
+        let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
+        let times = (Some(UnixMillis::new(7)), None);
+        let summary = QueueSummary { oldest: times.0, newest: times.1, ..QueueSummary::default() };
+        let line = serde_json::to_value(QueueLine::new(&name, &summary)).unwrap();
+        assert_eq!((&line["oldest_ms"], line.get("newest_ms")), (&7.into(), Some(&serde_json::Value::Null)));
+    }
 
     fn permit() -> OwnedSemaphorePermit {
         Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()

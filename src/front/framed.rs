@@ -2,6 +2,7 @@
 //! accepts the messages.
 
 use crate::base::clock::Now;
+use crate::base::millis::UnixMillis;
 use crate::latency::{Recorder, Stage};
 
 /// The most notes of a connection. Further messages are added to the last note.
@@ -26,7 +27,7 @@ pub enum Origin {
         /// When they were stored, as [`StoredBatch::stored_ns`](crate::base::batch::StoredBatch::stored_ns).
         stored_ns: u64,
         /// When they were stored, in Unix milliseconds.
-        timestamp_ms: u64,
+        timestamp: UnixMillis,
         /// Whether the consumer had received everything before them.
         is_live: bool,
     },
@@ -40,9 +41,9 @@ impl Origin {
                 latency.record(Stage::Ack, now.since_ns(known_ns), messages);
                 latency.record(Stage::Produce, now.since_ns(read_ns), messages);
             }
-            Self::Stored { stored_ns, timestamp_ms, is_live } => {
+            Self::Stored { stored_ns, timestamp, is_live } => {
                 let nanos = match stored_ns {
-                    0 => now.unix_ms.saturating_sub(timestamp_ms).saturating_mul(1_000_000),
+                    0 => now.unix.since(timestamp).as_nanos(),
                     stored_ns => now.since_ns(stored_ns),
                 };
                 let stage = if is_live { Stage::DeliverLive } else { Stage::DeliverBacklog };
@@ -57,8 +58,8 @@ impl Origin {
             (Self::Produced { read_ns, .. }, Self::Produced { read_ns: others, .. }) if others < read_ns => {
                 other
             }
-            (Self::Stored { timestamp_ms, .. }, Self::Stored { timestamp_ms: others, .. })
-                if others < timestamp_ms =>
+            (Self::Stored { timestamp, .. }, Self::Stored { timestamp: others, .. })
+                if others < timestamp =>
             {
                 other
             }
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     fn stored(stored_ns: u64) -> Origin {
-        Origin::Stored { stored_ns, timestamp_ms: stored_ns, is_live: true }
+        Origin::Stored { stored_ns, timestamp: UnixMillis::new(stored_ns), is_live: true }
     }
 
     #[test]

@@ -33,7 +33,9 @@ pub use status::FrontStatus;
 pub use streaming::ServerSession;
 
 use self::echo::Echo;
+use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
 use crate::ws::{CloseCode, MessageKind};
 
@@ -54,7 +56,7 @@ pub enum DrainStep {
     /// Consume operations send what is stored and then end.
     Consumers {
         /// When they end at the latest, by the monotonic clock in milliseconds.
-        until_ms: u64,
+        until: Millis,
     },
 }
 
@@ -175,7 +177,7 @@ impl Front {
     }
 
     /// Returns the queue of a consume operation, and each partition that it reads with the next offset.
-    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
+    pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match self {
             Self::Streaming(session) => session.positions(),
             Self::Echo(_) => None,

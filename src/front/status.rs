@@ -1,6 +1,7 @@
 //! What a front reports to its connection.
 
 use crate::base::budget::Wanted;
+use crate::base::millis::Millis;
 use crate::ws::CloseCode;
 
 /// The state of a front. The default is an idle front.
@@ -25,5 +26,5 @@ pub struct FrontStatus {
     /// The number of messages that the client of a produce operation may still send.
     pub credit: Option<u64>,
     /// The next deadline, by the monotonic clock in milliseconds.
-    pub next_deadline_ms: Option<u64>,
+    pub next_deadline: Option<Millis>,
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::environment::Environment;
 use super::plan::Mode;
 use super::stamp::Verdict;
+use crate::base::millis::UnixMillis;
 use crate::control::{InfoPage, StagePage};
 use crate::latency::{Stage, Summary};
 
@@ -28,7 +29,8 @@ pub struct ResultFile {
     /// What an acknowledged message survives there, in a sentence.
     pub durability: String,
     /// When the load began, in Unix milliseconds.
-    pub began_unix_ms: u64,
+    #[serde(rename = "began_unix_ms")]
+    pub began: UnixMillis,
     /// The arguments of the command, without secrets.
     pub command: Vec<String>,
     /// The machine that the load ran on.

@@ -1,13 +1,13 @@
 //! The open batches of a produce operation: messages are copied into them until they go to the store.
 
-use super::credit::MsgNum;
 use super::subject::Author;
 use crate::base::batch::{BatchBuilder, Savepoint};
+use crate::base::units::{MsgNum, Partition};
 
 /// One open batch.
 #[derive(Debug)]
 pub(super) struct Building {
-    pub(super) partition: u16,
+    pub(super) partition: Partition,
     pub(super) builder: BatchBuilder,
     /// Bytes of the budget that are reserved for it.
     pub(super) reserved: usize,
@@ -35,7 +35,7 @@ impl OpenBatches {
     }
 
     /// The partition of the only open batch; `None` where there are several.
-    pub(super) fn only_partition(&self) -> Option<u16> {
+    pub(super) fn only_partition(&self) -> Option<Partition> {
         match &self.batches[..] {
             [one] => Some(one.partition),
             _ => None,
@@ -84,7 +84,7 @@ impl OpenBatches {
     pub(super) fn plain(
         &mut self,
         author: Author,
-        partition: u16,
+        partition: Partition,
         ttl: u32,
         capacity: usize,
         read_ns: u64,
@@ -98,7 +98,13 @@ impl OpenBatches {
     }
 
     /// The batch of a partition for messages with keys, opened where there is none. What is open must fit.
-    pub(super) fn keyed(&mut self, author: Author, partition: u16, ttl: u32, read_ns: u64) -> &mut Building {
+    pub(super) fn keyed(
+        &mut self,
+        author: Author,
+        partition: Partition,
+        ttl: u32,
+        read_ns: u64,
+    ) -> &mut Building {
         if self.batches.is_empty() {
             self.read_ns = read_ns;
         }

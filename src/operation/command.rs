@@ -4,6 +4,7 @@ use crate::base::batch::Batch;
 use crate::base::error::Fault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, owner};
+use crate::base::units::{Offset, Sequence};
 
 /// An operation of a connection; answers to an earlier one are recognised and ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,7 +41,7 @@ pub enum Command {
         /// Who asks.
         operation: OperationId,
         /// The operation's batches, counted from 0.
-        sequence: u64,
+        sequence: Sequence,
         /// Where to.
         target: Target,
         /// What.
@@ -66,7 +67,7 @@ pub enum Command {
         /// Of which partition.
         target: Target,
         /// The first offset wanted.
-        from: u64,
+        from: Offset,
         /// Leave out what this client stored.
         exclude: Option<ClientId>,
         /// Answer only when there is something.

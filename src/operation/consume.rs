@@ -14,16 +14,18 @@ use super::marker::Marker;
 use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::ClientId;
+use crate::base::units::{MsgNum, Offset, Partition};
 
 /// How a protocol writes the messages of one batch; tells how long they become.
 pub trait Form {
     /// The form of a batch of that partition.
-    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self;
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self;
 
     /// Bytes of one message.
-    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize;
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize;
 }
 
 /// Messages of one batch that go into one response.
@@ -34,7 +36,7 @@ pub struct Run<F> {
     /// Its form.
     pub form: F,
     /// The offset of the first message, and where its record begins.
-    pub offset: u64,
+    pub offset: Offset,
     /// See `offset`.
     pub record: usize,
     /// How many messages.
@@ -58,11 +60,11 @@ pub struct Gathered<F> {
 #[derive(Debug)]
 pub struct Marked {
     /// The partition of the message.
-    pub partition: u16,
+    pub partition: Partition,
     /// Its batch.
     pub stored: StoredBatch,
     /// Its offset, and where its record begins.
-    pub offset: u64,
+    pub offset: Offset,
     /// See `offset`.
     pub record: usize,
     /// Everything before it was sent when it was stored.
@@ -77,7 +79,7 @@ pub struct Beginning {
     /// What the operation is about.
     pub subject: Subject,
     /// The position in every partition.
-    pub positions: Vec<u64>,
+    pub positions: Vec<Offset>,
     /// At least one of them lies before the client's marker.
     pub is_rewound: bool,
 }
@@ -90,29 +92,30 @@ pub struct Consume {
     window: SendWindow,
     cursors: Vec<Cursor>,
     /// The position in every partition of the queue, for markers; those of cursors are taken from there.
-    positions: Vec<u64>,
+    positions: Vec<Offset>,
     /// The cursor whose turn it is; the one before it was served last.
     turn: usize,
     /// The cursor that is sent before any other: its messages were let go because another used up the credit or the room.
     /// Else a partition that always answers first would starve the others.
     first: Option<usize>,
     /// Partition and offset of the last message sent.
-    last_sent: Option<(u16, u64)>,
+    last_sent: Option<(Partition, Offset)>,
     /// A marker is owed; when it must be paid without a message.
-    marker_due_ms: Option<u64>,
+    marker_due: Option<Millis>,
     /// The messages that are ready may wait for company until then.
-    linger_until_ms: Option<u64>,
+    linger_until: Option<Millis>,
     /// Draining: only what is stored, and only until then.
-    drain_until_ms: Option<u64>,
+    drain_until: Option<Millis>,
     /// The queue has gone back, and the client does not know it yet.
     is_rewound: bool,
 }
 
 impl Consume {
     /// An operation whose setup was accepted, from its beginning on: of partition `only`, or of every partition.
-    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<u16>) -> Self {
+    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<Partition>) -> Self {
         let Beginning { subject, positions, is_rewound } = beginning;
         let cursors = (0..)
+            .map(Partition)
             .zip(&positions)
             .map(|(partition, position)| Cursor::new(partition, *position))
             .filter(|cursor| only.is_none_or(|only| only == cursor.partition))
@@ -126,9 +129,9 @@ impl Consume {
             turn: 0,
             first: None,
             last_sent: None,
-            marker_due_ms: None,
-            linger_until_ms: None,
-            drain_until_ms: None,
+            marker_due: None,
+            linger_until: None,
+            drain_until: None,
             is_rewound,
         }
     }
@@ -139,18 +142,18 @@ impl Consume {
     }
 
     /// The client gives credit, and perhaps asks for a marker.
-    pub fn handle_request(&mut self, credit: Option<i64>, wants_marker: bool, resources: &Resources<'_>) {
+    pub fn handle_request(&mut self, credit: MsgNum, wants_marker: bool, resources: &Resources<'_>) {
         self.window.raise(credit);
         if wants_marker {
-            let due_ms = resources.now.mono_ms + millis(resources.settings.marker_wait);
-            self.marker_due_ms.get_or_insert(due_ms);
+            let due = resources.now.mono + Millis::from(resources.settings.marker_wait);
+            self.marker_due.get_or_insert(due);
         }
     }
 
     /// What a fetch brought; `has_room` says whether more may be sent.
     pub fn handle_fetched(
         &mut self,
-        partition: u16,
+        partition: Partition,
         fetched: Fetched,
         has_room: bool,
         resources: &Resources<'_>,
@@ -170,8 +173,8 @@ impl Consume {
         self.is_rewound |= fetched.is_rewound;
         self.cursors[index].handle_fetched(fetched, sendable);
         if !is_empty && sendable && !resources.settings.consume_linger.is_zero() {
-            let until_ms = resources.now.mono_ms + millis(resources.settings.consume_linger);
-            self.linger_until_ms.get_or_insert(until_ms);
+            let until = resources.now.mono + Millis::from(resources.settings.consume_linger);
+            self.linger_until.get_or_insert(until);
         }
     }
 
@@ -192,20 +195,20 @@ impl Consume {
 
     /// Whether the messages that are ready wait for company.
     fn lingers(&mut self, resources: &Resources<'_>) -> bool {
-        let Some(until) = self.linger_until_ms else { return false };
+        let Some(until) = self.linger_until else { return false };
         let ready: usize = self
             .cursors
             .iter()
             .flat_map(|cursor| &cursor.ready)
             .map(|ready| ready.stored.batch.count() as usize)
             .sum();
-        let waits = until > resources.now.mono_ms
-            && self.drain_until_ms.is_none()
+        let waits = until > resources.now.mono
+            && self.drain_until.is_none()
             && ready > 0
             && ready < resources.settings.consume_batch_messages
-            && self.marker_due_ms.is_none();
+            && self.marker_due.is_none();
         if !waits {
-            self.linger_until_ms = None;
+            self.linger_until = None;
         }
         waits
     }
@@ -250,8 +253,8 @@ impl Consume {
                     full = count >= messages_max;
                 }
                 if ready.offset > offset {
-                    self.last_sent = Some((partition, ready.offset - 1));
-                    let count = ready.offset - offset;
+                    self.last_sent = Some((partition, ready.offset.previous()));
+                    let count = ready.offset.since(offset);
                     let stored = ready.stored.clone();
                     runs.push(Run { stored, form, offset, record, count, is_live });
                 }
@@ -274,12 +277,12 @@ impl Consume {
 
     /// Whether a marker is owed, so that the next message comes by [`Self::take_marked`].
     pub fn owes_marker(&self) -> bool {
-        self.marker_due_ms.is_some()
+        self.marker_due.is_some()
     }
 
     /// Whether an owed marker has waited for a message long enough.
     pub fn is_marker_due(&self, now: Now) -> bool {
-        self.marker_due_ms.is_some_and(|due| due <= now.mono_ms)
+        self.marker_due.is_some_and(|due| due <= now.mono)
     }
 
     /// The next message alone, with the marker that is owed.
@@ -298,27 +301,27 @@ impl Consume {
         ready.record = next;
         cursor.advance();
         self.last_sent = Some((partition, offset));
-        self.marker_due_ms = None;
+        self.marker_due = None;
         Some(Marked { partition, stored, offset, record, is_live, marker: self.marker() })
     }
 
     /// The marker that is owed, without a message; and partition and offset of the last message sent.
-    pub fn take_marker(&mut self) -> Option<(String, Option<(u16, u64)>)> {
-        self.marker_due_ms.take()?;
+    pub fn take_marker(&mut self) -> Option<(String, Option<(Partition, Offset)>)> {
+        self.marker_due.take()?;
         Some((self.marker(), self.last_sent))
     }
 
     /// Where the operation is, behind the last message sent.
     fn marker(&mut self) -> String {
         for cursor in &self.cursors {
-            self.positions[usize::from(cursor.partition)] = cursor.position;
+            self.positions[cursor.partition.index()] = cursor.position;
         }
         Marker::encode(&self.subject.queue, &self.positions)
     }
 
     /// Drops what cannot be sent; it is fetched again.
     pub fn let_go(&mut self) {
-        self.linger_until_ms = None;
+        self.linger_until = None;
         let cursors = self.cursors.len();
         let mut in_turn = (0..cursors.saturating_sub(1)).map(|after| (self.turn + after) % cursors);
         self.first = self.first.or_else(|| in_turn.find(|index| !self.cursors[*index].ready.is_empty()));
@@ -327,7 +330,7 @@ impl Consume {
 
     /// Asks for more where nothing is ready and nothing was asked for.
     pub fn pump(&mut self, resources: &mut Resources<'_>) {
-        let drains = self.drain_until_ms.is_some();
+        let drains = self.drain_until.is_some();
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             // A cursor that all others wait for is answered at once, even if its messages have expired meanwhile. A cursor that
             // does not know yet that it is at the end does not wait either: the answer moves it behind what is left out there
@@ -348,22 +351,22 @@ impl Consume {
     }
 
     /// Sends only what is stored from here on, as far as the present credit goes, and only until then.
-    pub fn drain(&mut self, until_ms: u64, resources: &mut Resources<'_>) {
-        self.drain_until_ms = Some(until_ms);
+    pub fn drain(&mut self, until: Millis, resources: &mut Resources<'_>) {
+        self.drain_until = Some(until);
         // What was the end before may not be it any more.
         self.cursors.iter_mut().for_each(|cursor| cursor.at_end = false);
         self.cancel(resources);
     }
 
     /// Each partition that is read, and the offset that comes next.
-    pub fn positions(&self) -> Vec<(u16, u64)> {
+    pub fn positions(&self) -> Vec<(Partition, Offset)> {
         self.cursors.iter().map(|cursor| (cursor.partition, cursor.position)).collect()
     }
 
     /// Whether draining has sent what it can.
     pub fn is_drained(&self, now: Now) -> bool {
-        self.drain_until_ms.is_some_and(|until| {
-            until <= now.mono_ms
+        self.drain_until.is_some_and(|until| {
+            until <= now.mono
                 || self.credit() == 0
                 || self.cursors.iter().all(|cursor| cursor.at_end && cursor.ready.is_empty())
         })
@@ -380,7 +383,7 @@ impl Consume {
     }
 
     /// When something is due without any event.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.marker_due_ms, self.linger_until_ms, self.drain_until_ms].into_iter().flatten().min()
+    pub fn next_deadline(&self) -> Option<Millis> {
+        [self.marker_due, self.linger_until, self.drain_until].into_iter().flatten().min()
     }
 }

@@ -1,39 +1,13 @@
-//! Message numbers and credit (protocol section 4): the one place that adds and compares them.
+//! Credit (protocol section 4): how far the numbers of messages may go.
 //!
 //! The receiver of messages holds a [`ReceiveWindow`], the sender a [`SendWindow`].
 
 use crate::base::error::PeerFault;
 use crate::base::limits::INITIAL_CREDIT;
+use crate::base::units::MsgNum;
 
-/// A message's number in its operation: from 1, in the order sent. 0 stands before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MsgNum(i64);
-
-impl MsgNum {
-    /// Before the first.
-    pub const ZERO: Self = Self(0);
-
-    /// As on the wire.
-    pub fn to_wire(self) -> i64 {
-        self.0
-    }
-
-    /// From the wire: absent and negative ones count as 0.
-    pub fn from_wire(number: Option<i64>) -> Self {
-        Self(number.unwrap_or(0).max(0))
-    }
-
-    /// How many messages stand after `earlier`, up to this one.
-    pub fn since(self, earlier: Self) -> u64 {
-        u64::try_from(self.0 - earlier.0).unwrap_or(0)
-    }
-
-    /// The number `count` later.
-    #[must_use]
-    pub fn plus(self, count: u64) -> Self {
-        Self(self.0.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)))
-    }
-}
+/// The highest number that may be sent before any credit was given.
+const INITIAL: MsgNum = MsgNum::new(INITIAL_CREDIT as u64);
 
 /// What a receiver of messages keeps. Invariant, checked in every mutator:
 /// `spoken_for ≤ received ≤ granted ≤ max(initial credit, spoken_for + window)`.
@@ -48,7 +22,7 @@ pub struct ReceiveWindow {
 impl ReceiveWindow {
     /// Nothing received, the initial credit granted.
     pub fn new(window: u32) -> Self {
-        Self { spoken_for: MsgNum::ZERO, received: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT), window }
+        Self { spoken_for: MsgNum::ZERO, received: MsgNum::ZERO, granted: INITIAL, window }
     }
 
     /// The last number that was spoken for.
@@ -70,7 +44,7 @@ impl ReceiveWindow {
     pub fn receive(&mut self, count: u32) -> Result<MsgNum, PeerFault> {
         let last = self.received.plus(u64::from(count));
         if last > self.granted {
-            return Err(PeerFault::CreditExceeded { sent: last.0, granted: self.granted.0 });
+            return Err(PeerFault::CreditExceeded { sent: last, granted: self.granted });
         }
         self.received = last;
         self.check();
@@ -106,9 +80,7 @@ impl ReceiveWindow {
 
     fn check(&self) {
         debug_assert!(self.spoken_for <= self.received && self.received <= self.granted);
-        debug_assert!(
-            self.granted <= MsgNum(INITIAL_CREDIT).max(self.spoken_for.plus(u64::from(self.window)))
-        );
+        debug_assert!(self.granted <= INITIAL.max(self.spoken_for.plus(u64::from(self.window))));
     }
 }
 
@@ -121,14 +93,14 @@ pub struct SendWindow {
 
 impl Default for SendWindow {
     fn default() -> Self {
-        Self { sent: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT) }
+        Self { sent: MsgNum::ZERO, granted: INITIAL }
     }
 }
 
 impl SendWindow {
-    /// The receiver said how far we may go. Absent, lower and nonsensical numbers are ignored.
-    pub fn raise(&mut self, granted: Option<i64>) {
-        self.granted = self.granted.max(MsgNum::from_wire(granted));
+    /// The receiver said how far we may go. Lower numbers are ignored.
+    pub fn raise(&mut self, granted: MsgNum) {
+        self.granted = self.granted.max(granted);
     }
 
     /// How many more may be sent.
@@ -181,10 +153,10 @@ mod tests {
                     }
                     _ => {
                         let granted = receiver.grant(receiver.grantable() - u64::from(count).min(receiver.grantable()));
-                        sender.raise(Some(granted.to_wire()));
-                        sender.raise(Some(granted.to_wire() - 5));
-                        sender.raise(Some(-1));
-                        sender.raise(None);
+                        sender.raise(granted);
+                        sender.raise(MsgNum::from_wire(Some(granted.to_wire() - 5)));
+                        sender.raise(MsgNum::from_wire(Some(-1)));
+                        sender.raise(MsgNum::from_wire(None));
                     }
                 }
                 let outstanding = receiver.received().since(receiver.spoken_for());

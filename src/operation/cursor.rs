@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::units::{Offset, Partition};
 
 /// The fetch of a cursor; it has at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) enum Fetch {
 pub(super) struct Ready {
     pub(super) stored: StoredBatch,
     /// The offset of the next message, and where its record begins.
-    pub(super) offset: u64,
+    pub(super) offset: Offset,
     pub(super) record: usize,
     /// Everything before it was sent when it was stored.
     pub(super) is_live: bool,
@@ -28,17 +29,17 @@ pub(super) struct Ready {
 /// The place in a batch at which a cursor goes on. Spares walking over the records before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Left {
-    base_offset: u64,
-    offset: u64,
+    base_offset: Offset,
+    offset: Offset,
     record: usize,
 }
 
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    pub(super) partition: u16,
+    pub(super) partition: Partition,
     /// The offset that comes next.
-    pub(super) position: u64,
+    pub(super) position: Offset,
     pub(super) fetch: Fetch,
     /// When the last fetch was asked for, [`Now::mono_ns`].
     pub(super) asked_ns: u64,
@@ -46,14 +47,14 @@ pub(super) struct Cursor {
     pub(super) is_caught_up: bool,
     pub(super) ready: VecDeque<Ready>,
     /// Where to go on once `ready` is empty.
-    pub(super) next: u64,
+    pub(super) next: Offset,
     left: Option<Left>,
     /// A fetch that does not wait found nothing.
     pub(super) at_end: bool,
 }
 
 impl Cursor {
-    pub(super) fn new(partition: u16, position: u64) -> Self {
+    pub(super) fn new(partition: Partition, position: Offset) -> Self {
         Self {
             partition,
             position,
@@ -91,7 +92,7 @@ impl Cursor {
                     Some(left) if (left.base_offset, left.offset) == (stored.base_offset, offset) => {
                         left.record
                     }
-                    _ => stored.batch.position_of((offset - stored.base_offset) as u32),
+                    _ => stored.batch.position_of(offset.since(stored.base_offset) as u32),
                 };
                 let is_live = is_caught_up || stored.stored_ns > asked_ns;
                 Ready { stored, offset, record, is_live }
@@ -102,7 +103,7 @@ impl Cursor {
 
     /// The batch that is sent next; those whose TTL has ended are passed over.
     pub(super) fn front(&mut self, now: Now) -> Option<&mut Ready> {
-        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix_ms)) {
+        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix)) {
             if let Some(ready) = self.ready.front_mut() {
                 ready.offset = ready.stored.end_offset();
             }

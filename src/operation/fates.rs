@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::credit::MsgNum;
 use crate::base::budget::Purse;
 use crate::base::error::{Fault, StoreFault};
 use crate::base::limits::FATE_BYTES;
+use crate::base::units::{MsgNum, Offset, Partition, Sequence};
 
 /// What became of a message: stored, or refused.
 pub type Fate = Result<(), Fault>;
@@ -31,9 +31,9 @@ pub(super) struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAt {
     /// The partition.
-    pub partition: u16,
+    pub partition: Partition,
     /// From the first message to behind the last.
-    pub offsets: Range<u64>,
+    pub offsets: Range<Offset>,
 }
 
 impl StoredAt {
@@ -60,15 +60,15 @@ pub(super) struct Answered {
 pub(super) struct Fates {
     /// The oldest first; all before `first_sequence` are spoken for.
     pending: VecDeque<Pending>,
-    first_sequence: u64,
+    first_sequence: Sequence,
     /// Batches of `pending` that the store has not answered for.
     batches: usize,
 }
 
 impl Fates {
     /// The sequence of the next batch.
-    pub(super) fn next_sequence(&self) -> u64 {
-        self.first_sequence + self.pending.len() as u64
+    pub(super) fn next_sequence(&self) -> Sequence {
+        self.first_sequence.plus(self.pending.len() as u64)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,18 +113,18 @@ impl Fates {
         let known = |pending: &mut Pending| pending.waiting == 0 && wanted(&pending.fate);
         let pending = self.pending.pop_front_if(known)?;
         budget.drop_held(FATE_BYTES);
-        self.first_sequence += 1;
+        self.first_sequence = self.first_sequence.plus(1);
         Some(pending)
     }
 
     /// The store's answer for one batch of `sequence`; `None` where nothing of that sequence is outstanding.
     pub(super) fn handle_appended(
         &mut self,
-        sequence: u64,
-        result: Result<Option<Range<u64>>, StoreFault>,
+        sequence: Sequence,
+        result: Result<Option<Range<Offset>>, StoreFault>,
         now_ns: u64,
     ) -> Option<Answered> {
-        let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
+        let index = usize::try_from(sequence.checked_since(self.first_sequence)?).ok()?;
         let pending = self.pending.get_mut(index)?;
         debug_assert!(pending.waiting > 0, "a batch is answered once");
         pending.waiting -= 1;

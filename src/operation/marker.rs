@@ -14,7 +14,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::base::error::PeerFault;
 use crate::base::limits::{MARKER_CHARS_MAX, PARTITIONS_MAX};
+use crate::base::millis::UnixMillis;
 use crate::base::queue::{QueueInfo, Signing};
+use crate::base::units::Offset;
 use crate::pb::wire::{Reader, write_varint};
 use siphasher::sip::SipHasher24;
 
@@ -32,7 +34,7 @@ pub enum Start {
     /// What is acknowledged from now on.
     Latest,
     /// The first message of each partition stored at or after it, Unix milliseconds.
-    Time(u64),
+    Time(UnixMillis),
     /// Behind what a marker says.
     Marker(Marker),
 }
@@ -43,7 +45,7 @@ pub struct Marker {
     queue: u64,
     incarnation: u64,
     timeline: u64,
-    positions: Vec<u64>,
+    positions: Vec<Offset>,
     /// What the check is of, and the check; nothing in a marker of version 1.
     signed: Option<(Vec<u8>, [u8; CHECK])>,
 }
@@ -52,9 +54,9 @@ pub struct Marker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A position for each partition.
-    Here(Vec<u64>),
+    Here(Vec<Offset>),
     /// The same, in that timeline of the store.
-    OtherTimeline(u64, Vec<u64>),
+    OtherTimeline(u64, Vec<Offset>),
     /// Nothing: it is of another incarnation.
     OtherLife,
 }
@@ -82,14 +84,14 @@ fn parse_time(digits: &str) -> Result<Start, PeerFault> {
         return Err(bad);
     }
     match digits.parse::<i64>() {
-        Ok(time) => Ok(Start::Time(time as u64)),
+        Ok(time) => Ok(Start::Time(UnixMillis::new(time as u64))),
         Err(_) => Err(bad),
     }
 }
 
 impl Marker {
     /// A marker of `queue` at `positions`, one for each partition.
-    pub fn encode(queue: &QueueInfo, positions: &[u64]) -> String {
+    pub fn encode(queue: &QueueInfo, positions: &[Offset]) -> String {
         let mut bytes = Vec::with_capacity(26 + CHECK + positions.len() * 5);
         bytes.push(VERSION);
         for field in [queue.hash, queue.incarnation, queue.signing.timeline] {
@@ -97,7 +99,7 @@ impl Marker {
         }
         bytes.push(positions.len() as u8);
         for position in positions {
-            write_varint(*position, &mut bytes);
+            write_varint(position.0, &mut bytes);
         }
         let check = check(&queue.signing, &bytes);
         bytes.extend_from_slice(&check);
@@ -119,7 +121,7 @@ impl Marker {
     }
 
     /// The position of each partition. For our own clients, too.
-    pub fn positions(text: &str) -> Option<Vec<u64>> {
+    pub fn positions(text: &str) -> Option<Vec<Offset>> {
         Some(Self::decode(text).ok()?.positions)
     }
 
@@ -144,7 +146,7 @@ impl Marker {
             return Err(bad);
         }
         let mut reader = Reader(rest);
-        let positions: Result<Vec<u64>, _> = (0..*count).map(|_| reader.varint()).collect();
+        let positions: Result<Vec<Offset>, _> = (0..*count).map(|_| reader.varint().map(Offset)).collect();
         match positions {
             Ok(positions) if reader.0.is_empty() => Ok(Self {
                 queue: u64::from_be_bytes(*queue),
@@ -170,7 +172,7 @@ impl Marker {
         if !is_signed && !signing.is_key_new {
             return Err(PeerFault::Marker("not as a server gave it out"));
         }
-        let mut positions = vec![0; usize::from(queue.partitions)];
+        let mut positions = vec![Offset::ZERO; usize::from(queue.partitions)];
         positions.iter_mut().zip(&self.positions).for_each(|(to, from)| *to = *from);
         Ok(match is_signed && self.timeline == signing.timeline {
             true => Place::Here(positions),
@@ -207,7 +209,7 @@ mod tests {
         fn a_marker_comes_back_and_is_short_and_unreserved(
             hash in any::<u64>(),
             incarnation in any::<u64>(),
-            positions in proptest::collection::vec(any::<u64>(), 1..=64),
+            positions in proptest::collection::vec(any::<u64>().prop_map(Offset), 1..=64),
         ) {
             let queue = info(hash, incarnation, positions.len() as u16);
             let text = Marker::encode(&queue, &positions);
@@ -223,7 +225,7 @@ mod tests {
 
         #[test]
         fn nobody_changes_a_marker(
-            positions in proptest::collection::vec(any::<u64>(), 1..=64),
+            positions in proptest::collection::vec(any::<u64>().prop_map(Offset), 1..=64),
             at in any::<prop::sample::Index>(),
             bit in 0u8..8,
         ) {
@@ -248,22 +250,25 @@ mod tests {
         // Version 1, hash 7, incarnation 9, two partitions at 3 and 300.
         let text =
             URL_SAFE_NO_PAD.encode([1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 2, 3, 0xac, 0x02]);
-        assert_eq!(read(&text).place(&info(7, 9, 2)), Ok(Place::OtherTimeline(0, vec![3, 300])));
+        assert_eq!(
+            read(&text).place(&info(7, 9, 2)),
+            Ok(Place::OtherTimeline(0, vec![Offset(3), Offset(300)]))
+        );
         let first = QueueInfo { signing: Signing { key: 1, ..Signing::default() }, ..info(7, 9, 2) };
-        assert_eq!(read(&text).place(&first), Ok(Place::Here(vec![3, 300])));
+        assert_eq!(read(&text).place(&first), Ok(Place::Here(vec![Offset(3), Offset(300)])));
     }
 
     #[test]
     fn where_the_key_was_lost_no_position_is_believed_and_no_client_is_locked_out() {
-        let text = Marker::encode(&info(7, 9, 1), &[5]);
+        let text = Marker::encode(&info(7, 9, 1), &[Offset(5)]);
         let signing = Signing { key: 2, timeline: 3, is_key_new: true };
         let queue = QueueInfo { signing, ..info(7, 9, 1) };
-        assert_eq!(read(&text).place(&queue), Ok(Place::OtherTimeline(3, vec![5])));
+        assert_eq!(read(&text).place(&queue), Ok(Place::OtherTimeline(3, vec![Offset(5)])));
     }
 
     #[test]
     fn what_a_marker_looks_like_is_known_without_a_key() {
-        assert!(Marker::is_well_formed(&Marker::encode(&info(7, 9, 1), &[5])));
+        assert!(Marker::is_well_formed(&Marker::encode(&info(7, 9, 1), &[Offset(5)])));
         assert!(!Marker::is_well_formed("$(reboot)") && !Marker::is_well_formed(""));
     }
 
@@ -272,8 +277,11 @@ mod tests {
         assert_eq!(Start::parse(""), Ok(Start::Oldest));
         assert_eq!(Start::parse("0"), Ok(Start::Oldest));
         assert_eq!(Start::parse("latest"), Ok(Start::Latest));
-        assert_eq!(Start::parse("time:0"), Ok(Start::Time(0)));
-        assert_eq!(Start::parse("time:9223372036854775807"), Ok(Start::Time(i64::MAX as u64)));
+        assert_eq!(Start::parse("time:0"), Ok(Start::Time(UnixMillis::ZERO)));
+        assert_eq!(
+            Start::parse("time:9223372036854775807"),
+            Ok(Start::Time(UnixMillis::new(i64::MAX as u64)))
+        );
         for bad in
             ["time:", "time:-1", "time:+1", "time:9223372036854775808", "time:1.5", "LATEST", "1", "AQ", "Ag"]
         {

@@ -12,7 +12,7 @@
 //! | `routing` | the partition of each message |
 //! | `building` | the open batches that payloads are copied into |
 //! | `fates` | what became of each message |
-//! | `credit` | message numbers and how far they may go |
+//! | `credit` | how far the numbers of messages may go |
 //! | `quota` | what a produce operation has paid for of its project's rates |
 //! | `position` | where a consume operation begins |
 //! | `consume` | a consume operation: whose turn it is, credit, markers that are owed |
@@ -41,7 +41,7 @@ mod word;
 pub use answer::Answer;
 pub use command::{Command, OperationId, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
-pub use credit::{MsgNum, ReceiveWindow, SendWindow};
+pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, Place, Start};
 pub use position::Positioning;

@@ -7,6 +7,7 @@ use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::error::PeerFault;
 use crate::base::queue::Position;
+use crate::base::units::{Offset, Partition};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -21,10 +22,10 @@ impl Positioning {
     /// Begins to look for `start` in every partition of the queue.
     pub fn start(subject: Subject, start: &Start, resources: &mut Resources<'_>) -> Result<Self, PeerFault> {
         let partitions = subject.queue.partitions;
-        let all = 0..partitions;
+        let all = subject.queue.all();
         let mut beginning =
-            Beginning { subject, positions: vec![0; usize::from(partitions)], is_rewound: false };
-        let resolve: Vec<(u16, Position)> = match start {
+            Beginning { subject, positions: vec![Offset::ZERO; usize::from(partitions)], is_rewound: false };
+        let resolve: Vec<(Partition, Position)> = match start {
             Start::Oldest => Vec::new(),
             Start::Latest => all.map(|partition| (partition, Position::Latest)).collect(),
             Start::Time(time) => all.map(|partition| (partition, Position::Time(*time))).collect(),
@@ -39,7 +40,7 @@ impl Positioning {
                 }
                 Place::OtherTimeline(timeline, positions) => {
                     beginning.positions = positions;
-                    let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > 0);
+                    let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > Offset::ZERO);
                     asked
                         .map(|(partition, offset)| (partition, Position::After { timeline, offset: *offset }))
                         .collect()
@@ -60,9 +61,9 @@ impl Positioning {
     }
 
     /// The store has found a position.
-    pub fn handle_position(&mut self, partition: u16, position: u64) {
+    pub fn handle_position(&mut self, partition: Partition, position: Offset) {
         let beginning = &mut self.beginning;
-        let asked = std::mem::replace(&mut beginning.positions[usize::from(partition)], position);
+        let asked = std::mem::replace(&mut beginning.positions[partition.index()], position);
         beginning.is_rewound |= position < asked;
         self.waiting -= 1;
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::building::{Building, OpenBatches};
 use super::command::Command;
-use super::credit::{MsgNum, ReceiveWindow};
+use super::credit::ReceiveWindow;
 use super::fates::{Answered, Fate, Fates, Pending, StoredAt};
 use super::quota::Quota;
 use super::request::{Copied, Copying, Request};
@@ -23,6 +23,8 @@ use crate::access::Share;
 use crate::base::batch::Record;
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::millis::Millis;
+use crate::base::units::{MsgNum, Offset, Partition, Sequence};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -156,7 +158,7 @@ impl Produce {
         // A full storage ends the operation: nothing sent behind this request may overtake it once there is room again.
         if let Err(limit) = self.reserve(request.bytes) {
             self.give_up(copied, request.bytes, resources);
-            return Err(PeerFault::StorageFull { sent: last.to_wire(), limit }.into());
+            return Err(PeerFault::StorageFull { sent: last, limit }.into());
         }
         match self.open.first_mut() {
             Some(building) if copied.is_some_and(|copied| copied.holds_all(request, ttl)) => {
@@ -181,7 +183,7 @@ impl Produce {
         let (messages, bytes) = (u64::from(request.payloads), request.bytes as u64);
         let last = self.window.receive(request.payloads)?;
         let charged = self.quota.charge(messages, bytes, resources.now);
-        charged.map_err(|rates| PeerFault::OverRate { sent: last.to_wire(), rates })?;
+        charged.map_err(|rates| PeerFault::OverRate { sent: last, rates })?;
         resources.counters.received += messages;
         resources.counters.received_bytes += bytes;
         Ok(last)
@@ -264,7 +266,7 @@ impl Produce {
     }
 
     /// The open batch of a partition for messages with keys, if the open ones have this TTL, or a new one.
-    fn open_keyed(&mut self, ttl: u32, partition: u16, resources: &mut Resources<'_>) -> &mut Building {
+    fn open_keyed(&mut self, ttl: u32, partition: Partition, resources: &mut Resources<'_>) -> &mut Building {
         if !self.open.takes_keyed(ttl) {
             self.close_batches(resources);
         }
@@ -292,7 +294,10 @@ impl Produce {
             return;
         }
         let (sequence, read_ns) = (self.fates.next_sequence(), self.open.read_ns);
-        let place = self.open.only_partition().map(|partition| StoredAt { partition, offsets: 0..0 });
+        let place = self
+            .open
+            .only_partition()
+            .map(|partition| StoredAt { partition, offsets: Offset::ZERO..Offset::ZERO });
         let (mut waiting, mut total) = (0, 0);
         for Building { partition, builder, reserved } in self.open.drain() {
             if builder.count() == 0 {
@@ -330,8 +335,8 @@ impl Produce {
     /// The store's answer for one batch; a fault, where nothing later may be accepted.
     pub fn handle_appended(
         &mut self,
-        sequence: u64,
-        result: Result<Option<Range<u64>>, StoreFault>,
+        sequence: Sequence,
+        result: Result<Option<Range<Offset>>, StoreFault>,
         now: Now,
     ) -> Option<Fault> {
         let Answered { released, fault } = self.fates.handle_appended(sequence, result, now.mono_ns)?;
@@ -363,14 +368,14 @@ impl Produce {
         }
         self.window.speak_for(through);
         self.grant(resources);
-        Some(self.word(Some(fate), through.to_wire(), place))
+        Some(self.word(Some(fate), through, place))
     }
 
     /// Gives credit alone, where no message is left whose fate could carry it.
     pub fn speak_of_credit(&mut self, resources: &Resources<'_>) -> Option<Word> {
         self.grant(resources);
         let is_news = self.is_settled() && self.window.granted() > self.told;
-        is_news.then(|| self.word(None, self.window.spoken_for().to_wire(), None))
+        is_news.then(|| self.word(None, self.window.spoken_for(), None))
     }
 
     /// Ends the operation: gives back what it paid for and did not use.
@@ -387,12 +392,12 @@ impl Produce {
                 | PeerFault::OverRate { sent, .. }
                 | PeerFault::StorageFull { sent, .. },
             ) => *sent,
-            _ => self.window.spoken_for().to_wire(),
+            _ => self.window.spoken_for(),
         };
         self.word(Some(Err(fault.clone())), through, None)
     }
 
-    fn word(&mut self, fate: Option<Fate>, through: i64, place: Option<StoredAt>) -> Word {
+    fn word(&mut self, fate: Option<Fate>, through: MsgNum, place: Option<StoredAt>) -> Word {
         self.told = self.window.granted();
         Word { fate, through, granted: self.told, place }
     }
@@ -406,14 +411,14 @@ impl Produce {
     }
 
     /// Whether more credit is wanted than the budget has allowed. What the project's rates did not allow is waited for by
-    /// [`Self::next_deadline_ms`].
+    /// [`Self::next_deadline`].
     pub fn is_starved(&self) -> bool {
         self.is_withheld && self.is_settled() && self.window.is_low()
     }
 
     /// When the project may have more credit to give.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.quota.due_ms().filter(|_| self.is_settled() && self.window.is_low())
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.quota.due().filter(|_| self.is_settled() && self.window.is_low())
     }
 
     /// Messages that may be sent and were not.

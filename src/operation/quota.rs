@@ -10,10 +10,11 @@ use std::sync::Arc;
 use crate::access::Tenant;
 use crate::base::clock::Now;
 use crate::base::limits::INITIAL_CREDIT;
+use crate::base::millis::Millis;
 
-/// How often an operation that the rates hold back looks for more, milliseconds; and how many of a project's operations look
+/// How often an operation that the rates hold back looks for more; and how many of a project's operations look
 /// in a millisecond at most, however many there are.
-const LOOK_EVERY_MS: u64 = 20;
+const LOOK_EVERY: Millis = Millis::new(20);
 const LOOKS_PER_MS: u64 = 50;
 
 /// One operation may be promised this part of a second's messages or bytes, or the initial credit, where that is more.
@@ -30,7 +31,7 @@ pub struct Quota {
     came: u64,
     came_bytes: u64,
     /// Less was given than was asked for; when to ask again.
-    due_ms: Option<u64>,
+    due: Option<Millis>,
 }
 
 impl Quota {
@@ -38,7 +39,7 @@ impl Quota {
     pub fn new(tenant: Option<&Arc<Tenant>>, now: Now) -> Self {
         let Some(tenant) = tenant.filter(|tenant| tenant.has_rates()) else { return Self::default() };
         let messages = INITIAL_CREDIT as u64;
-        tenant.pay(now.mono_ms, messages, 0);
+        tenant.pay(now.mono, messages, 0);
         Self { tenant: Some(tenant.clone()), messages, ..Self::default() }
     }
 
@@ -64,16 +65,16 @@ impl Quota {
         };
         let ahead = ahead(messages_per_sec, 1).min(ahead(bytes_per_sec, bytes));
         let wanted = wanted.min(ahead.saturating_sub(self.messages));
-        let count = wanted.min(tenant.available(now.mono_ms, bytes));
+        let count = wanted.min(tenant.available(now.mono, bytes));
         if count > 0 {
-            tenant.pay(now.mono_ms, count, count * bytes);
+            tenant.pay(now.mono, count, count * bytes);
             self.messages += count;
             self.bytes += count * bytes;
         }
         // Whoever has credit left can use that first.
-        let every_ms = if self.messages == 0 { LOOK_EVERY_MS } else { 10 * LOOK_EVERY_MS };
-        let every_ms = every_ms.max(tenant.operations() / LOOKS_PER_MS);
-        self.due_ms = (count < wanted).then_some(now.mono_ms + every_ms);
+        let every = if self.messages == 0 { LOOK_EVERY.get() } else { 10 * LOOK_EVERY.get() };
+        let every = Millis::new(every.max(tenant.operations() / LOOKS_PER_MS));
+        self.due = (count < wanted).then_some(now.mono + every);
         count
     }
 
@@ -89,11 +90,11 @@ impl Quota {
         };
         self.messages = self.messages.saturating_sub(messages);
         self.bytes -= paid_bytes;
-        if bytes > paid_bytes && tenant.owes_bytes(now.mono_ms) {
+        if bytes > paid_bytes && tenant.owes_bytes(now.mono) {
             tenant.refund(messages, paid_bytes);
             return Err(tenant.rates());
         }
-        tenant.pay(now.mono_ms, 0, bytes.saturating_sub(paid_bytes));
+        tenant.pay(now.mono, 0, bytes.saturating_sub(paid_bytes));
         tenant.refund(0, paid_bytes.saturating_sub(bytes));
         Ok(())
     }
@@ -107,11 +108,11 @@ impl Quota {
 
     /// It is time to look, or was.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.due_ms = self.due_ms.map(|due| due.max(now.mono_ms + LOOK_EVERY_MS));
+        self.due = self.due.map(|due| due.max(now.mono + LOOK_EVERY));
     }
 
     /// When more may be given.
-    pub fn due_ms(&self) -> Option<u64> {
-        self.due_ms
+    pub fn due(&self) -> Option<Millis> {
+        self.due
     }
 }

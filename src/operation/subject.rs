@@ -8,6 +8,7 @@ use crate::base::clock::Now;
 use crate::base::error::PeerFault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::QueueInfo;
+use crate::base::units::{MsgNum, Partition};
 
 /// The client of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +35,8 @@ impl Caller {
     /// is limited.
     pub fn admit(&self, produces: bool, now: Now) -> Result<Option<Permit>, PeerFault> {
         let Some(tenant) = &self.tenant else { return Ok(None) };
-        if produces && tenant.is_over(now.mono_ms) {
-            return Err(PeerFault::OverRate { sent: 0, rates: tenant.rates() });
+        if produces && tenant.is_over(now.mono) {
+            return Err(PeerFault::OverRate { sent: MsgNum::ZERO, rates: tenant.rates() });
         }
         let key = "project_max_operations";
         let taken = tenant.take(Use::Operation);
@@ -58,7 +59,7 @@ pub struct Subject {
 
 impl Subject {
     /// One partition of the queue.
-    pub fn target(&self, partition: u16) -> Target {
+    pub fn target(&self, partition: Partition) -> Target {
         Target { partition: self.queue.key(partition), hash: self.queue.hash }
     }
 

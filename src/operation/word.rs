@@ -1,7 +1,7 @@
 //! What a producer is to hear.
 
-use super::credit::MsgNum;
 use super::fates::{Fate, StoredAt};
+use crate::base::units::MsgNum;
 
 /// Messages that are stored and about to be acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub struct Word {
     /// The fate of every message behind the last one spoken for, up to `through`; `None` where this only gives credit.
     pub fate: Option<Fate>,
     /// The last number that is spoken for.
-    pub through: i64,
+    pub through: MsgNum,
     /// The highest number that may be sent.
     pub granted: MsgNum,
     /// Where the messages are stored, where they stand one after the other.

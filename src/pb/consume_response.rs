@@ -13,6 +13,8 @@ use super::wire::{
 };
 use super::{MessageAndMetadata, Status};
 use crate::base::batch::Record;
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
 
 const MESSAGES_TAG: u8 = 2 << 3 | BYTES;
 const ID_TAG: u8 = 2 << 3 | BYTES;
@@ -48,33 +50,33 @@ fn hex_length(value: u64) -> usize {
 impl MessageTemplate {
     /// Creates the template for a batch of `partition`. TTL and age are in seconds, the time in Unix
     /// milliseconds.
-    pub fn new(partition: u16, ttl: u32, age: u32, timestamp_ms: u64) -> Self {
+    pub fn new(partition: Partition, ttl: u32, age: u32, timestamp: UnixMillis) -> Self {
         let mut template = Self {
             partition: [0; 5],
-            partition_length: hex_length(u64::from(partition)) as u8 + 1,
+            partition_length: hex_length(u64::from(partition.0)) as u8 + 1,
             meta: [0; 12],
             meta_length: 0,
             time: [0; 12],
             time_length: 0,
         };
         // Cannot fail: any u16 in hexadecimal and the point fit into five bytes.
-        let _ = write!(&mut template.partition[..], "{partition:x}.");
+        let _ = write!(&mut template.partition[..], "{:x}.", partition.0);
         template.meta[0] = TTL_TAG;
         let at = put_varint(u64::from(ttl), &mut template.meta, 1);
         template.meta[at] = AGE_TAG;
         template.meta_length = put_varint(u64::from(age), &mut template.meta, at + 1) as u8;
         template.time[..2].copy_from_slice(&TIMESTAMP_TAG);
-        template.time_length = put_varint(timestamp_ms, &mut template.time, 2) as u8;
+        template.time_length = put_varint(timestamp.get(), &mut template.time, 2) as u8;
         template
     }
 
     /// Returns the length of a message without its tag and length prefix, in bytes.
     #[inline]
-    fn body_length(&self, offset: u64, record: Record<'_>) -> usize {
+    fn body_length(&self, offset: Offset, record: Record<'_>) -> usize {
         let (key, payload) = (record.key.len(), record.payload.len());
         let keyed = if key == 0 { 0 } else { KEY_TAG.len() + varint_length(key as u64) + key };
         2 + usize::from(self.partition_length)
-            + hex_length(offset)
+            + hex_length(offset.0)
             + usize::from(self.meta_length)
             + 1
             + varint_length(payload as u64)
@@ -85,19 +87,19 @@ impl MessageTemplate {
 
     /// Returns the number of bytes that [`Self::encode`] appends for a message.
     #[inline]
-    pub fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize {
+    pub fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         let body = self.body_length(offset, record);
         1 + varint_length(body as u64) + body
     }
 
     /// Appends one entry of `messages`.
     #[inline]
-    pub fn encode(&self, offset: u64, record: Record<'_>, out: &mut Vec<u8>) {
+    pub fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
         let Record { key, payload } = record;
         let mut head = [0u8; HEAD_BYTES_MAX];
         head[0] = MESSAGES_TAG;
         let mut at = put_varint(self.body_length(offset, record) as u64, &mut head, 1);
-        let digits = hex_length(offset);
+        let digits = hex_length(offset.0);
         let partition = usize::from(self.partition_length);
         head[at] = ID_TAG;
         head[at + 1] = (partition + digits) as u8;
@@ -105,7 +107,7 @@ impl MessageTemplate {
         head[at..at + 5].copy_from_slice(&self.partition);
         at += partition;
         for digit in (0..digits).rev() {
-            head[at] = b"0123456789abcdef"[(offset >> (4 * digit)) as usize & 15];
+            head[at] = b"0123456789abcdef"[(offset.0 >> (4 * digit)) as usize & 15];
             at += 1;
         }
         head[at..at + 12].copy_from_slice(&self.meta);
@@ -276,9 +278,9 @@ mod tests {
             let mut length = 0;
             for message in &messages {
                 let (partition, offset) = message.id().split_once('.').unwrap();
-                let partition = u16::from_str_radix(partition, 16).unwrap();
-                let offset = u64::from_str_radix(offset, 16).unwrap();
-                let template = MessageTemplate::new(partition, message.ttl(), message.age(), message.timestamp_ms() as u64);
+                let partition = Partition(u16::from_str_radix(partition, 16).unwrap());
+                let offset = Offset(u64::from_str_radix(offset, 16).unwrap());
+                let template = MessageTemplate::new(partition, message.ttl(), message.age(), UnixMillis::new(message.timestamp_ms() as u64));
                 let record = Record { key: message.key(), payload: message.payload() };
                 length += template.encoded_length(offset, record);
                 template.encode(offset, record, &mut ours);

@@ -154,7 +154,7 @@ pub(super) fn environments(all: &[Compared]) -> Table {
             format!("Linux {}", at.kernel),
             format!("clients on {:?}; governor {governor}; isolated {isolated}", at.client_cores),
             format!("{}, revision {}{build}", at.version, at.revision),
-            rfc3339(one.file.began_unix_ms).unwrap_or_else(|| "unknown".into()),
+            rfc3339(one.file.began).unwrap_or_else(|| "unknown".into()),
         ]
     });
     Table::new(

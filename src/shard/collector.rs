@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::core::ShardPulse;
 use super::interval::Interval;
 use super::probe::Probe;
+use crate::base::millis::UnixMillis;
 use crate::base::setting::settings;
 use crate::latency::Recorder;
 use crate::latency::{Lines, LogFile};
@@ -314,9 +315,9 @@ impl Work {
         {
             *lines = None;
         }
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let unix = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
         let number = *self.tell.borrow() + 1;
-        let interval = Interval::new(number, unix_ms, length, &merged, &self.present, &self.pulses);
+        let interval = Interval::new(number, unix, length, &merged, &self.present, &self.pulses);
         self.present.iter_mut().for_each(Recorder::clear);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.history.push_back(Arc::new(interval));

@@ -13,6 +13,7 @@ use super::refuser::Refuser;
 use super::transport::Plain;
 use super::turn::{Host, Shard, Turn};
 use crate::base::clock::{Now, Step, WallClock};
+use crate::base::millis::{Millis, UnixMillis};
 use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};
 
@@ -70,7 +71,7 @@ impl Host for Reactor {
 
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.clock.look(self.elapsed(), unix.as_millis() as u64)
+        self.clock.look(self.elapsed(), UnixMillis::from_epoch(unix))
     }
 
     fn take_step(&mut self) -> Option<Step> {
@@ -176,7 +177,7 @@ impl<S: Store<Connections>> Driver<S> {
                 self.shard.host().parker.reactor_pass().await;
                 passed = Instant::now();
             } else {
-                let deadline = self.shard.core().next_deadline_ms().map(Duration::from_millis);
+                let deadline = self.shard.core().next_deadline().map(Millis::as_duration);
                 let deadline = [deadline, self.shard.drain_until()].into_iter().flatten().min();
                 if self.park(deadline).await {
                     passed = Instant::now();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::core::ShardPulse;
+use crate::base::millis::UnixMillis;
 use crate::latency::{Recorder, Stage, Summary, Unit, heat_of};
 
 /// The stages that have heat maps.
@@ -14,7 +15,8 @@ pub struct Interval {
     /// From 1; each is one more than the one before.
     pub number: u64,
     /// Its end, Unix milliseconds.
-    pub unix_ms: u64,
+    #[serde(rename = "unix_ms")]
+    pub unix: UnixMillis,
     /// Its length.
     pub seconds: f64,
     /// Of all shards together; those that have something.
@@ -63,10 +65,10 @@ pub struct ShardLine {
 }
 
 impl Interval {
-    /// The interval that ends at `unix_ms`: `merged` is the sum of `shards`.
+    /// The interval that ends at `unix`: `merged` is the sum of `shards`.
     pub fn new(
         number: u64,
-        unix_ms: u64,
+        unix: UnixMillis,
         length: Duration,
         merged: &Recorder,
         shards: &[Recorder],
@@ -92,7 +94,7 @@ impl Interval {
         };
         Self {
             number,
-            unix_ms,
+            unix,
             seconds: length.as_secs_f64(),
             stages: stages.collect(),
             heat: heat.collect(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::delivery::Delivery;
 use super::inbox::Sender;
 use super::parker::Heartbeat;
+use crate::base::millis::Millis;
 
 /// How often it looks while any shard works.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -22,8 +23,8 @@ const LOOK_EVERY_IDLE: Duration = Duration::from_millis(50);
 /// A shard that stood still for so many looks is said to have stalled.
 const STALL_LOOKS: u32 = 20;
 
-fn still_ms(looks: u32) -> u64 {
-    LOOK_EVERY.as_millis() as u64 * u64::from(looks)
+fn still(looks: u32) -> Millis {
+    Millis::from(LOOK_EVERY * looks)
 }
 
 /// One shard as the monitor sees it.
@@ -75,7 +76,11 @@ fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Du
             if seen.still == 0 {
                 if before.still >= STALL_LOOKS {
                     watched.heartbeat.set_stands_still(false);
-                    tracing::warn!(shard = index, still_ms = still_ms(before.still), "a shard stood still");
+                    tracing::warn!(
+                        shard = index,
+                        still_ms = still(before.still).get(),
+                        "a shard stood still"
+                    );
                 }
                 idle &= seen.turns == before.turns;
             } else {
@@ -84,7 +89,7 @@ fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Du
             if seen.still == STALL_LOOKS && before.still < STALL_LOOKS {
                 watched.heartbeat.set_stands_still(true);
                 watched.stalls.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(shard = index, still_ms = still_ms(seen.still), "a shard stands still");
+                tracing::warn!(shard = index, still_ms = still(seen.still).get(), "a shard stands still");
             }
             if is_to_be_woken {
                 watched.sender.wake();

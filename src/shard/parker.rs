@@ -129,9 +129,9 @@ impl Heartbeat {
     }
 
     fn park_until(&self, deadline: Option<Instant>) {
-        let until =
+        let until_ms =
             deadline.map_or(u64::MAX, |at| at.saturating_duration_since(self.began).as_millis() as u64);
-        self.until_ms.store(until, Ordering::Relaxed);
+        self.until_ms.store(until_ms, Ordering::Relaxed);
     }
 }
 

@@ -14,6 +14,7 @@ use super::core::{ConnectionId, Connections, Core, Message};
 use super::delivery::{Delivery, Reply};
 use super::transport::Transport;
 use crate::base::clock::{Now, Step};
+use crate::base::millis::Millis;
 use crate::latency::Stage;
 use crate::store::Store;
 
@@ -152,7 +153,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         for _ in 0..TRANSMIT_ROUNDS {
             let now = self.host.now();
             self.core.handle_completions(now);
-            if self.core.next_deadline_ms().is_some_and(|due| due <= now.mono_ms) {
+            if self.core.next_deadline().is_some_and(|due| due <= now.mono) {
                 self.core.handle_timeouts(now);
             }
             if !self.core.has_work() {
@@ -196,7 +197,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             return;
         }
         let held_for = humantime::format_duration(self.settings.clock_step_max);
-        let seconds = |ms: u64| ms / 1000;
+        let seconds = |by: Millis| by.get() / 1000;
         match step {
             Step::Held(by) => tracing::error!(
                 seconds = seconds(by),
@@ -234,7 +235,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                     self.settling.push(reply);
                 }
                 Some(Delivery::Queues(reply)) => {
-                    reply.give(self.core.store().queues(self.host.now().unix_ms));
+                    reply.give(self.core.store().queues(self.host.now().unix));
                 }
                 Some(Delivery::Latency(empty, reply)) => {
                     let full = std::mem::replace(self.core.latency(), empty);
@@ -343,7 +344,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 let length = bytes.len();
                 match socket.write(bytes) {
                     Ok(sent) => {
-                        let now = Now::new(self.host.elapsed(), now.unix_ms);
+                        let now = Now::new(self.host.elapsed(), now.unix);
                         self.core.handle_sent(now, id, sent, sent == length);
                     }
                     Err(_) => {

@@ -7,10 +7,11 @@ use std::collections::HashSet;
 
 use super::Stream;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 
-/// How long a stream is remembered at least, milliseconds: far longer than an append is under way, because whoever is told of
+/// How long a stream is remembered at least: far longer than an append is under way, because whoever is told of
 /// a failure submits no more.
-const REMEMBERED_MS: u64 = 5_000;
+const REMEMBERED: Millis = Millis::new(5_000);
 
 /// Streams remembered in each of two generations. Beyond it the older generation is forgotten early.
 const STREAMS_MAX: usize = 65_536;
@@ -20,7 +21,7 @@ const STREAMS_MAX: usize = 65_536;
 pub struct Fence {
     young: HashSet<Stream>,
     old: HashSet<Stream>,
-    turned_ms: u64,
+    turned: Millis,
 }
 
 impl Fence {
@@ -29,8 +30,8 @@ impl Fence {
 
     /// An append of `stream` has failed.
     pub fn close(&mut self, now: Now, stream: Stream) {
-        if self.young.len() >= STREAMS_MAX || now.mono_ms >= self.turned_ms + REMEMBERED_MS {
-            self.turned_ms = now.mono_ms;
+        if self.young.len() >= STREAMS_MAX || now.mono >= self.turned + REMEMBERED {
+            self.turned = now.mono;
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(stream);
@@ -51,14 +52,14 @@ mod tests {
     #[test]
     fn a_stream_is_remembered_long_enough_and_in_bounded_memory() {
         let mut fence = Fence::default();
-        let at = |mono_ms| Now::at_ms(mono_ms, 0);
-        fence.close(at(10_000), Stream(1));
-        fence.close(at(10_000 + REMEMBERED_MS), Stream(2));
+        let at = |length: Millis| Now::at_ms(10_000, 0).later(length);
+        fence.close(at(Millis::ZERO), Stream(1));
+        fence.close(at(REMEMBERED), Stream(2));
         assert!(fence.is_closed(Stream(1)) && fence.is_closed(Stream(2)) && !fence.is_closed(Stream(3)));
-        fence.close(at(10_000 + 2 * REMEMBERED_MS), Stream(3));
+        fence.close(at(REMEMBERED + REMEMBERED), Stream(3));
         assert!(!fence.is_closed(Stream(1)) && fence.is_closed(Stream(2)));
         for stream in 0..3 * STREAMS_MAX as u128 {
-            fence.close(at(10_000 + 2 * REMEMBERED_MS), Stream(stream));
+            fence.close(at(REMEMBERED + REMEMBERED), Stream(stream));
         }
         assert!(fence.young.len() + fence.old.len() <= 2 * STREAMS_MAX);
     }

@@ -45,8 +45,10 @@ use crate::access::Tenants;
 use crate::base::batch::{Batch, Fetched};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
+use crate::base::units::{Offset, Partition};
 
 /// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,7 +109,7 @@ pub enum Request<T: Asker> {
         /// Of which partition.
         partition: PartitionKey,
         /// The first offset wanted.
-        from: u64,
+        from: Offset,
         /// No further batch once there are as many bytes.
         bytes_max: usize,
         /// Leave out what this client stored.
@@ -149,7 +151,7 @@ pub enum Completion<T: Asker> {
         token: T::Append,
         /// The offsets, from the first message to behind the last; `None` where the messages do not stand one after the other,
         /// or nobody knows where.
-        result: Result<Option<Range<u64>>, StoreFault>,
+        result: Result<Option<Range<Offset>>, StoreFault>,
     },
     /// To `Fetch`.
     Fetched {
@@ -163,7 +165,7 @@ pub enum Completion<T: Asker> {
         /// The asker's.
         token: T::Resolve,
         /// The offset.
-        result: Result<u64, StoreFault>,
+        result: Result<Offset, StoreFault>,
     },
 }
 
@@ -215,9 +217,9 @@ pub struct QueueSummary {
     /// Bytes that they take.
     pub bytes: u64,
     /// When the oldest was stored, Unix milliseconds.
-    pub oldest_ms: Option<u64>,
+    pub oldest: Option<UnixMillis>,
     /// When the newest was.
-    pub newest_ms: Option<u64>,
+    pub newest: Option<UnixMillis>,
 }
 
 impl QueueSummary {
@@ -226,8 +228,8 @@ impl QueueSummary {
         self.partitions = self.partitions.max(other.partitions);
         self.messages += other.messages;
         self.bytes += other.bytes;
-        self.oldest_ms = [self.oldest_ms, other.oldest_ms].into_iter().flatten().min();
-        self.newest_ms = self.newest_ms.max(other.newest_ms);
+        self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
+        self.newest = self.newest.max(other.newest);
     }
 }
 
@@ -244,8 +246,8 @@ pub trait Store<T: Asker> {
         false
     }
 
-    /// Time has passed: frees what has expired. Returns when it wants to be called again, in `mono_ms`.
-    fn handle_tick(&mut self, now: Now) -> Option<u64>;
+    /// Time has passed: frees what has expired. Returns when it wants to be called again, by the monotonic clock.
+    fn handle_tick(&mut self, now: Now) -> Option<Millis>;
 
     /// Whether there is anything that time changes.
     fn needs_ticks(&self) -> bool {
@@ -266,12 +268,12 @@ pub trait Store<T: Asker> {
     fn forget(&mut self, _queue: QueueId) {}
 
     /// Where a partition ends, and how many messages are before that, if it is this store's and it knows.
-    fn tail(&self, _queue: &QueueInfo, _partition: u16) -> Option<Tail> {
+    fn tail(&self, _queue: &QueueInfo, _partition: Partition) -> Option<Tail> {
         None
     }
 
     /// The queues that are there, and what this store holds of each; nothing where it does not know their names.
-    fn queues(&self, _unix_ms: u64) -> Vec<((Project, QueueName), QueueSummary)> {
+    fn queues(&self, _unix: UnixMillis) -> Vec<((Project, QueueName), QueueSummary)> {
         Vec::new()
     }
 
@@ -292,7 +294,7 @@ pub trait Store<T: Asker> {
     }
 
     /// A clock that has stepped back further than this is followed: timestamps of a partition run backwards once.
-    fn set_clock_step_max(&mut self, _ms: u64) {}
+    fn set_clock_step_max(&mut self, _by: Millis) {}
 
     /// Counts from now on what it stores, and has stored, as its projects' storage, where that is limited. A store that does not
     /// know how much it stores counts nothing.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
 /// Batches that one fetch passes over before it comes back, so that a long run of left-out batches cannot
 /// hold the shard.
@@ -13,9 +14,9 @@ const SCAN_BATCHES: usize = 4096;
 /// Batches from an offset on, without those that have expired or that `exclude` stored. `end` is where what is stored ends.
 pub(super) fn read(
     batches: &VecDeque<StoredBatch>,
-    end: u64,
+    end: Offset,
     now: Now,
-    from: u64,
+    from: Offset,
     bytes_max: usize,
     exclude: Option<ClientId>,
 ) -> Fetched {
@@ -27,7 +28,7 @@ pub(super) fn read(
             break;
         }
         fetched.next = stored.end_offset();
-        if !stored.is_expired(now.unix_ms) && exclude != Some(stored.batch.client()) {
+        if !stored.is_expired(now.unix) && exclude != Some(stored.batch.client()) {
             bytes += stored.batch.stored_bytes();
             fetched.batches.push(stored.clone());
         }

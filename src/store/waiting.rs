@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::window::Fetch;
+use crate::base::millis::Millis;
 
 /// Waiting fetches, in the order of their arrival, each with an `A`: what its place knows about it.
 ///
@@ -93,21 +94,22 @@ impl<T, A> Waiting<T, A> {
         taken
     }
 
-    /// Removes the fetches that wait since before `before_ms`.
-    pub(super) fn take_older(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
-        self.take_if(|_, fetch| fetch.since_ms < before_ms)
+    /// Removes the fetches that wait since before that moment.
+    pub(super) fn take_older(&mut self, before: Millis) -> Vec<Fetch<T>> {
+        self.take_if(|_, fetch| fetch.since < before)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::units::Offset;
 
     fn waiting(tokens: impl IntoIterator<Item = u64>) -> Waiting<u64> {
         let mut waiting = Waiting::default();
         for token in tokens {
-            let (exclude, since_ms) = (None, token);
-            waiting.push(Fetch { token, from: 0, bytes_max: 1, exclude, wait: true, since_ms });
+            let (exclude, since) = (None, Millis::new(token));
+            waiting.push(Fetch { token, from: Offset(0), bytes_max: 1, exclude, wait: true, since });
         }
         waiting
     }
@@ -134,8 +136,8 @@ mod tests {
     #[test]
     fn old_fetches_are_removed() {
         let mut waiting = waiting(1..=4);
-        assert_eq!(tokens(waiting.take_older(3)), [1, 2]);
+        assert_eq!(tokens(waiting.take_older(Millis::new(3))), [1, 2]);
         assert_eq!(waiting.len(), 2);
-        assert!(waiting.take_older(3).is_empty());
+        assert!(waiting.take_older(Millis::new(3)).is_empty());
     }
 }

@@ -6,25 +6,27 @@ use super::cost::cost;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
 /// A fetch that a shard has asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Fetch<T> {
     pub token: T,
-    pub from: u64,
+    pub from: Offset,
     pub bytes_max: usize,
     pub exclude: Option<ClientId>,
     pub wait: bool,
-    /// When it came, `mono_ms`.
-    pub since_ms: u64,
+    /// When it came, by the monotonic clock.
+    pub since: Millis,
 }
 
-/// Corrects the timestamps of batches that were stored while the clock was ahead: all were stored at `unix_ms` at the latest. A batch
+/// Corrects the timestamps of batches that were stored while the clock was ahead: all were stored at `unix` at the latest. A batch
 /// before one with a correct timestamp is correct, too.
-pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix_ms: u64) {
-    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp_ms > unix_ms) {
-        stored.timestamp_ms = unix_ms;
+pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix: UnixMillis) {
+    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp > unix) {
+        stored.timestamp = unix;
     }
 }
 
@@ -34,15 +36,15 @@ pub(super) struct Window {
     /// In the order of their offsets: the first ends behind `start`, the last at `end` or before it.
     batches: VecDeque<StoredBatch>,
     /// Never beyond `end`.
-    start: u64,
-    end: u64,
+    start: Offset,
+    end: Offset,
     /// The cost of all batches.
     bytes: usize,
 }
 
 impl Window {
     /// An empty one.
-    pub(super) fn new(at: u64) -> Self {
+    pub(super) fn new(at: Offset) -> Self {
         Self { batches: VecDeque::new(), start: at, end: at, bytes: 0 }
     }
 
@@ -55,13 +57,13 @@ impl Window {
     }
 
     /// There is nothing before that offset.
-    pub(super) fn advance(&mut self, end: u64) {
+    pub(super) fn advance(&mut self, end: Offset) {
         self.end = self.end.max(end);
     }
 
     /// Everything that it holds was stored at that time at the latest, Unix milliseconds.
-    pub(super) fn cap(&mut self, unix_ms: u64) {
-        cap(&mut self.batches, unix_ms);
+    pub(super) fn cap(&mut self, unix: UnixMillis) {
+        cap(&mut self.batches, unix);
     }
 
     /// Bytes that it holds.
@@ -70,19 +72,19 @@ impl Window {
     }
 
     /// The offset of the first message that was stored at that time or later, Unix milliseconds.
-    pub(super) fn first_since(&self, unix_ms: u64) -> Option<u64> {
-        let index = self.batches.partition_point(|stored| stored.timestamp_ms < unix_ms);
+    pub(super) fn first_since(&self, unix: UnixMillis) -> Option<Offset> {
+        let index = self.batches.partition_point(|stored| stored.timestamp < unix);
         self.batches.get(index).map(|stored| stored.base_offset)
     }
 
     /// The same, or the end.
-    pub(super) fn since(&self, unix_ms: u64) -> u64 {
-        self.first_since(unix_ms).unwrap_or(self.end)
+    pub(super) fn since(&self, unix: UnixMillis) -> Offset {
+        self.first_since(unix).unwrap_or(self.end)
     }
 
     /// When its oldest batch was stored, Unix milliseconds.
-    pub(super) fn oldest_ms(&self) -> Option<u64> {
-        self.batches.front().map(|stored| stored.timestamp_ms)
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        self.batches.front().map(|stored| stored.timestamp)
     }
 
     /// Lets the oldest batch go.
@@ -103,15 +105,15 @@ impl Window {
     }
 
     /// Whether a fetch from there on is served from here, now or with what comes.
-    pub(super) fn covers(&self, from: u64) -> bool {
+    pub(super) fn covers(&self, from: Offset) -> bool {
         (self.start..=self.end).contains(&from)
     }
 
-    pub(super) fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> Offset {
         self.start
     }
 
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> Offset {
         self.end
     }
 

@@ -3,6 +3,7 @@
 //! An origin is admitted if its host and port are those of the request's `Host` header, or if the operator
 //! allows it. Plain values without I/O.
 
+use crate::base::millis::Millis;
 use crate::base::setting::{Kind, Value};
 use core::net::Ipv6Addr;
 use std::collections::{HashSet, VecDeque};
@@ -173,7 +174,7 @@ pub enum Novelty {
 
 /// Refused origins, remembered so that the log names each of them once. Clones share them.
 ///
-/// A new origin replaces the oldest, but only after [`Self::KEPT_MS`]. So the log names at most [`Self::MAX`]
+/// A new origin replaces the oldest, but only after [`Self::KEPT`]. So the log names at most [`Self::MAX`]
 /// origins within that time, however many clients invent.
 #[derive(Clone, Debug, Default)]
 pub struct RefusedOrigins(Arc<Mutex<Remembered>>);
@@ -183,7 +184,7 @@ struct Remembered {
     /// In lower case.
     origins: HashSet<Arc<str>>,
     /// The same origins with the time when they were first refused, oldest first.
-    order: VecDeque<(Arc<str>, u64)>,
+    order: VecDeque<(Arc<str>, Millis)>,
 }
 
 impl RefusedOrigins {
@@ -191,33 +192,31 @@ impl RefusedOrigins {
     pub const MAX: usize = 1_000;
     /// The number of characters to remember of each origin.
     pub const CHARS_MAX: usize = 256;
-    /// The shortest time for which an origin is remembered, in milliseconds.
-    pub const KEPT_MS: u64 = 600_000;
+    /// The shortest time for which an origin is remembered.
+    pub const KEPT: Millis = Millis::new(600_000);
 
-    /// Remembers an origin that is refused at `now_ms`. Returns the part of it that a log may show.
-    pub fn remember(&self, origin: &str, now_ms: u64) -> (String, Novelty) {
+    /// Remembers an origin that is refused at `now`. Returns the part of it that a log may show.
+    pub fn remember(&self, origin: &str, now: Millis) -> (String, Novelty) {
         let short: String = origin.chars().take(Self::CHARS_MAX).collect();
-        let novelty = self.0.lock().unwrap_or_else(PoisonError::into_inner).add(&short, now_ms);
+        let novelty = self.0.lock().unwrap_or_else(PoisonError::into_inner).add(&short, now);
         (short, novelty)
     }
 }
 
 impl Remembered {
-    fn add(&mut self, origin: &str, now_ms: u64) -> Novelty {
+    fn add(&mut self, origin: &str, now: Millis) -> Novelty {
         let origin: Arc<str> = origin.to_ascii_lowercase().into();
         if self.origins.contains(&origin) {
             return Novelty::Known;
         }
         let is_full = self.order.len() == RefusedOrigins::MAX;
         if is_full {
-            let is_old = |(_, since_ms): &mut (Arc<str>, u64)| {
-                since_ms.saturating_add(RefusedOrigins::KEPT_MS) <= now_ms
-            };
+            let is_old = |(_, since): &mut (Arc<str>, Millis)| *since + RefusedOrigins::KEPT <= now;
             let Some((oldest, _)) = self.order.pop_front_if(is_old) else { return Novelty::Known };
             self.origins.remove(&oldest);
         }
         self.origins.insert(origin.clone());
-        self.order.push_back((origin, now_ms));
+        self.order.push_back((origin, now));
         if !is_full && self.order.len() == RefusedOrigins::MAX { Novelty::Last } else { Novelty::New }
     }
 }
@@ -371,25 +370,26 @@ mod tests {
     fn refused_origins_are_new_once_and_memory_is_bounded() {
         let refused = RefusedOrigins::default();
         let shared = refused.clone();
-        let of = |origin: &str, now_ms| refused.remember(origin, now_ms).1;
+        let at = Millis::new;
+        let of = |origin: &str, now| refused.remember(origin, now).1;
         assert_eq!(
-            refused.remember("https://Evil.example", 5),
+            refused.remember("https://Evil.example", at(5)),
             ("https://Evil.example".into(), Novelty::New)
         );
-        assert_eq!(shared.remember("https://evil.example", 5).1, Novelty::Known);
+        assert_eq!(shared.remember("https://evil.example", at(5)).1, Novelty::Known);
         let long = "x".repeat(RefusedOrigins::CHARS_MAX + 1);
-        assert_eq!(refused.remember(&long, 6).0.len(), RefusedOrigins::CHARS_MAX);
+        assert_eq!(refused.remember(&long, at(6)).0.len(), RefusedOrigins::CHARS_MAX);
         for number in 2..RefusedOrigins::MAX - 1 {
-            assert_eq!(of(&format!("https://{number}"), 6), Novelty::New, "{number}");
+            assert_eq!(of(&format!("https://{number}"), at(6)), Novelty::New, "{number}");
         }
-        assert_eq!(of("https://last", 6), Novelty::Last);
+        assert_eq!(of("https://last", at(6)), Novelty::Last);
         // The oldest is replaced once it has expired.
-        let later = 5 + RefusedOrigins::KEPT_MS;
-        assert_eq!(of("https://another", later - 1), Novelty::Known);
+        let later = at(5) + RefusedOrigins::KEPT;
+        assert_eq!(of("https://another", later.saturating_sub(at(1))), Novelty::Known);
         assert_eq!(of("https://another", later), Novelty::New);
         assert_eq!(of("https://another", later), Novelty::Known);
         assert_eq!(of("https://yet.another", later), Novelty::Known, "the next oldest has not expired");
-        assert_eq!(of("https://evil.example", later + 1), Novelty::New);
+        assert_eq!(of("https://evil.example", later + at(1)), Novelty::New);
         let remembered = refused.0.lock().unwrap();
         let bounds = (remembered.origins.len(), remembered.order.len());
         assert_eq!(bounds, (RefusedOrigins::MAX, RefusedOrigins::MAX));

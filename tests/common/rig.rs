@@ -9,6 +9,7 @@ use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
+use millstream::base::units::{Offset, Partition};
 use millstream::front::{Cx, Framed, PbWriter, ServerSession};
 use millstream::operation::{Answer, Author, Caller, Command, OperationCounters, Resources, Settings};
 use millstream::pb::SetupRequest;
@@ -104,7 +105,7 @@ impl Rig {
             self.call(|session, cx| {
                 session.answer(
                     operation,
-                    Answer::Opened { result: Ok(Self::queue(1)), local_partition: 0 },
+                    Answer::Opened { result: Ok(Self::queue(1)), local_partition: Partition(0) },
                     cx,
                 )
             });
@@ -124,7 +125,11 @@ impl Rig {
             messages += batch.count() as usize;
             self.budget.release(reserved);
             self.call(|session, cx| {
-                session.answer(operation, Answer::Appended { sequence, result: Ok(Some(0..1)) }, cx)
+                session.answer(
+                    operation,
+                    Answer::Appended { sequence, result: Ok(Some(Offset(0)..Offset(1))) },
+                    cx,
+                )
             });
         }
         self.commands.clear();

@@ -8,7 +8,7 @@ use super::page::Page;
 use super::root;
 
 /// Where references are looked for, as far as it exists.
-const PLACES: [&str; 5] = ["src", "tests", "benches", "proto", "clients"];
+const PLACES: [&str; 7] = ["src", "tests", "benches", "proto", "clients", "docs", "perf"];
 
 /// What begins a comment, or goes on with one.
 const COMMENT_MARKS: [&str; 4] = ["//", "///", "//!", "#"];

@@ -14,8 +14,10 @@ use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
+use millstream::base::millis::Millis;
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
+use millstream::base::units::{Offset, Partition};
 use millstream::front::{DrainStep, Handshake, Policy};
 use millstream::operation::{Answer, Command, Place, Start};
 use millstream::pb::wire::Malformed;
@@ -280,7 +282,7 @@ pub fn session(data: &[u8]) {
         ..ProjectLimits::default()
     });
     let mut rig = Rig::with_budget(settings, budget_bytes);
-    rig.limit(tenants.get(&Project::parse("p").unwrap(), 1));
+    rig.limit(tenants.get(&Project::parse("p").unwrap(), Millis::new(1)));
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;
     let mut ended = false;
@@ -326,13 +328,13 @@ pub fn session(data: &[u8]) {
                 rig.call(|session, cx| session.retry(cx));
             }
             _ => {
-                rig.now.mono_ms += u64::from(bag.byte()) * 200;
-                rig.now.unix_ms += 1_000;
+                rig.now.mono = rig.now.mono + Millis::new(u64::from(bag.byte()) * 200);
+                rig.now.unix = rig.now.unix + Millis::new(1_000);
                 rig.call(|session, cx| session.handle_timeout(cx));
                 if step & 0xf0 == 0xf0 {
                     rig.call(|session, cx| session.drain(DrainStep::Producers, cx));
-                    let until_ms = rig.now.mono_ms + 1_000;
-                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until_ms }, cx));
+                    let until = rig.now.mono + Millis::new(1_000);
+                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until }, cx));
                 }
             }
         }
@@ -404,12 +406,16 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
                 Ok(Rig::queue(1 + u16::from(step >> 6)))
             };
             rig.call(|session, cx| {
-                session.answer(operation, Answer::Opened { result: opened, local_partition: 0 }, cx)
+                session.answer(
+                    operation,
+                    Answer::Opened { result: opened, local_partition: Partition(0) },
+                    cx,
+                )
             });
         }
         Command::Append { operation, sequence, batch, reserved, .. } => {
             rig.budget.release(reserved);
-            let offset = u64::from(bag.byte());
+            let offset = Offset(u64::from(bag.byte()));
             let result = if fails {
                 Err(StoreFault::Full)
             } else {
@@ -419,7 +425,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
         }
         Command::Resolve { operation, target, .. } => {
             let partition = target.partition.partition;
-            let position = if fails { Err(StoreFault::Full) } else { Ok(u64::from(bag.byte())) };
+            let position = if fails { Err(StoreFault::Full) } else { Ok(Offset(u64::from(bag.byte()))) };
             rig.call(|session, cx| {
                 session.answer(operation, Answer::Resolved { partition, result: position }, cx)
             });
@@ -432,9 +438,8 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             }
             let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
             (0..count).for_each(|index| builder.push(&[7; 90][..index as usize * 4]));
-            let timestamp_ms = rig.now.unix_ms - u64::from(step) * 400;
-            let stored =
-                StoredBatch { base_offset: from, timestamp_ms, stored_ns: 0, batch: builder.close() };
+            let timestamp = rig.now.unix.saturating_sub(Millis::new(u64::from(step) * 400));
+            let stored = StoredBatch { base_offset: from, timestamp, stored_ns: 0, batch: builder.close() };
             let batches = if count == 0 { vec![] } else { vec![stored] };
             let fetched = Fetched { batches, next: from + count, at_end: true, is_rewound: false };
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };

@@ -66,9 +66,9 @@ pub fn segment(data: &[u8]) {
         let records = batch.records(&file[*at as usize..]).expect("a batch that is found is whole");
         if let Some(stored) = batch.batch(records) {
             assert_eq!(u64::from(stored.batch.count()), u64::from(batch.count));
-            let _ = (stored.end_offset(), stored.expiry_ms());
+            let _ = (stored.end_offset(), stored.expiry());
         }
-        let _ = (batch.end_offset(), batch.expiry_ms());
+        let _ = (batch.end_offset(), batch.expiry());
     }
     for span in found.spans().values() {
         assert!(span.head.first <= span.head.end || span.head.messages > 0);

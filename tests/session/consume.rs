@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
+use millstream::base::units::{Offset, Partition};
 use millstream::front::{Cx, ServerSession};
 use millstream::operation::{Answer, Command, OperationId, Place, Start};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
@@ -23,7 +25,7 @@ struct Plan {
     partitions: Vec<Vec<Stored>>,
     echo: bool,
     /// Where to start; behind the end is the end.
-    from: Vec<u64>,
+    from: Vec<Offset>,
     /// What each ConsumeRequest adds to the credit, and whether it asks for a marker.
     requests: Vec<(i64, bool)>,
 }
@@ -32,15 +34,15 @@ fn plan() -> impl Strategy<Value = Plan> {
     let batch = (prop_oneof![Just(CLIENT), Just(CLIENT + 1)], proptest::collection::vec(0usize..90, 1..40));
     let partitions = proptest::collection::vec(proptest::collection::vec(batch, 0..6), 1..5);
     let requests = proptest::collection::vec((-20i64..60, any::<bool>()), 0..20);
-    (partitions, any::<bool>(), proptest::collection::vec(0u64..60, 4), requests)
+    (partitions, any::<bool>(), proptest::collection::vec((0u64..60).prop_map(Offset), 4), requests)
         .prop_map(|(partitions, echo, from, requests)| Plan { partitions, echo, from, requests })
 }
 
 /// A fetch that the session waits for.
 struct Fetch {
     operation: OperationId,
-    partition: u16,
-    from: u64,
+    partition: Partition,
+    from: Offset,
     exclude: Option<ClientId>,
     wait: bool,
     cancelled: bool,
@@ -61,15 +63,15 @@ struct Run<'a> {
 }
 
 fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
-    let now = 1_700_000_000_000;
+    let now = UnixMillis::new(1_700_000_000_000);
     let build = |batches: &Vec<Stored>| {
-        let mut base_offset = 0;
+        let mut base_offset = Offset::ZERO;
         let each = |(client, sizes): &Stored| {
             let mut builder = BatchBuilder::new(ClientId::from(*client), 60, 0);
-            for (offset, size) in (base_offset..).zip(sizes) {
+            for (offset, size) in base_offset.following(sizes.len() as u64).zip(sizes) {
                 builder.push(&payload(offset, *size));
             }
-            let stored = StoredBatch { base_offset, timestamp_ms: now, stored_ns: 0, batch: builder.close() };
+            let stored = StoredBatch { base_offset, timestamp: now, stored_ns: 0, batch: builder.close() };
             base_offset = stored.end_offset();
             stored
         };
@@ -78,14 +80,14 @@ fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
     partitions.iter().map(build).collect()
 }
 
-fn payload(offset: u64, size: usize) -> Vec<u8> {
-    (0..size).map(|index| (offset as usize * 17 + index) as u8).collect()
+fn payload(offset: Offset, size: usize) -> Vec<u8> {
+    (0..size).map(|index| (offset.0 as usize * 17 + index) as u8).collect()
 }
 
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, seed: u64) -> Self {
         let queue = Rig::queue(plan.partitions.len() as u16);
-        let from: Vec<u64> = plan.from[..plan.partitions.len()].to_vec();
+        let from: Vec<Offset> = plan.from[..plan.partitions.len()].to_vec();
         let get = ConsumeSetupRequest {
             queue_name: Some("q".into()),
             echo_requested: Some(plan.echo),
@@ -128,7 +130,7 @@ impl<'a> Run<'a> {
                     let (_, reads) = self.harness.call(|session, cx| {
                         session.answer(
                             operation,
-                            Answer::Opened { result: Ok(queue), local_partition: 0 },
+                            Answer::Opened { result: Ok(queue), local_partition: Partition(0) },
                             cx,
                         )
                     });
@@ -185,8 +187,7 @@ impl<'a> Run<'a> {
     /// The store answers one of its fetches, in any order, with as much as it likes.
     fn answer(&mut self) {
         let answerable = |fetch: &Fetch| {
-            let stored =
-                &self.store[usize::from(fetch.partition)][..self.there[usize::from(fetch.partition)]];
+            let stored = &self.store[fetch.partition.index()][..self.there[fetch.partition.index()]];
             let has_more = stored.last().is_some_and(|last| last.end_offset() > fetch.from);
             has_more || !fetch.wait || fetch.cancelled
         };
@@ -201,11 +202,11 @@ impl<'a> Run<'a> {
 
     fn answer_one(&mut self, index: usize) {
         let fetch = self.fetches.swap_remove(index);
-        let there = self.there[usize::from(fetch.partition)];
+        let there = self.there[fetch.partition.index()];
         let mut fetched = Fetched { next: fetch.from, ..Fetched::default() };
         if !fetch.cancelled {
             let from = fetch.from;
-            let stored = self.store[usize::from(fetch.partition)][..there].iter();
+            let stored = self.store[fetch.partition.index()][..there].iter();
             let rest: Vec<_> = stored.filter(|stored| stored.end_offset() > from).collect();
             let most = self.schedule.between(1, rest.len().max(1));
             fetched.at_end = most >= rest.len();
@@ -247,14 +248,17 @@ impl<'a> Run<'a> {
         let mut reads = self.reads.iter();
         let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup has no answer") };
         assert_eq!(Status::decode(&pb[..]).unwrap().status_code(), 100);
-        let wanted: BTreeSet<(u16, u64)> = (0u16..)
+        let wanted: BTreeSet<(Partition, Offset)> = (0..)
+            .map(Partition)
             .zip(&self.store)
             .flat_map(|(partition, batches)| {
-                let from = self.plan.from[usize::from(partition)];
+                let from = self.plan.from[partition.index()];
                 let comes =
                     |stored: &&StoredBatch| self.plan.echo || stored.batch.client() != ClientId::from(CLIENT);
-                let offsets =
-                    batches.iter().filter(comes).flat_map(|stored| stored.base_offset..stored.end_offset());
+                let offsets = batches
+                    .iter()
+                    .filter(comes)
+                    .flat_map(|stored| stored.base_offset.following(u64::from(stored.batch.count())));
                 offsets.filter(move |offset| *offset >= from).map(move |offset| (partition, offset))
             })
             .collect();
@@ -266,7 +270,8 @@ impl<'a> Run<'a> {
             assert_eq!(response.status, None);
             for message in &response.messages {
                 let id = message.id().split_once('.').map(|(partition, offset)| {
-                    (u16::from_str_radix(partition, 16).unwrap(), u64::from_str_radix(offset, 16).unwrap())
+                    let partition = u16::from_str_radix(partition, 16).unwrap();
+                    (Partition(partition), Offset(u64::from_str_radix(offset, 16).unwrap()))
                 });
                 if let Some(sent) = &message.payload {
                     let (partition, offset) = id.unwrap();
@@ -274,9 +279,9 @@ impl<'a> Run<'a> {
                     let later = seen.range((partition, offset)..).next();
                     assert!(later.is_none_or(|(of, _)| *of != partition), "once, and in order");
                     seen.insert((partition, offset));
-                    let batches = &self.store[usize::from(partition)];
+                    let batches = &self.store[partition.index()];
                     let batch = batches.iter().find(|stored| stored.end_offset() > offset).unwrap();
-                    let index = (offset - batch.base_offset) as usize;
+                    let index = offset.since(batch.base_offset) as usize;
                     assert_eq!(batch.batch.payloads().nth(index), Some(&sent[..]));
                     assert_eq!((message.ttl, message.age), (Some(60), Some(0)));
                 }
@@ -299,13 +304,18 @@ impl<'a> Run<'a> {
     }
 
     /// What stands before a marker was read, what stands behind it was not.
-    fn judge_marker(&self, marker: &str, wanted: &BTreeSet<(u16, u64)>, seen: &BTreeSet<(u16, u64)>) {
+    fn judge_marker(
+        &self,
+        marker: &str,
+        wanted: &BTreeSet<(Partition, Offset)>,
+        seen: &BTreeSet<(Partition, Offset)>,
+    ) {
         let Ok(Start::Marker(marker)) = Start::parse(marker) else { panic!("no marker: {marker}") };
         let Ok(Place::Here(positions)) = marker.place(&Rig::queue(self.store.len() as u16)) else {
             panic!("{marker:?}")
         };
         for (partition, offset) in wanted {
-            let before = *offset < positions[usize::from(*partition)];
+            let before = *offset < positions[partition.index()];
             assert_eq!(
                 before,
                 seen.contains(&(*partition, *offset)),
@@ -350,16 +360,16 @@ fn a_busy_partition_does_not_starve_the_others() {
         (0..10).map(|_| (CLIENT + 1, vec![3; 120])).collect::<Vec<Stored>>(),
         vec![(CLIENT + 1, vec![7])],
     ];
-    let plan = Plan { partitions, echo: true, from: vec![0; 2], requests: vec![] };
+    let plan = Plan { partitions, echo: true, from: vec![Offset::ZERO; 2], requests: vec![] };
     let mut run = Run::new(&plan, 1);
     run.there = vec![10, 1];
     run.receive(&run.bytes.clone(), false);
     let mut credit = 100;
     for _ in 0..20 {
         // The busy partition answers first, always, and with more than the credit.
-        for partition in 0..2 {
+        for partition in Partition::all(2) {
             let index = run.fetches.iter().position(|fetch| {
-                let parked = fetch.wait && partition == 1 && fetch.from > 0;
+                let parked = fetch.wait && partition == Partition(1) && fetch.from > Offset::ZERO;
                 fetch.partition == partition && !parked
             });
             if let Some(index) = index {
@@ -387,7 +397,7 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
     let plan = Plan {
         partitions: vec![vec![(CLIENT, vec![3; 5])]],
         echo: false,
-        from: vec![0; 2],
+        from: vec![Offset::ZERO; 2],
         requests: vec![(0, true)],
     };
     let mut run = Run::new(&plan, 1);
@@ -397,7 +407,7 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
     assert!(!run.fetches[0].wait, "a fetch that waits is not answered where all is left out");
     run.answer_one(0);
     run.call(|session, cx| session.poll_transmit(cx));
-    assert!(run.fetches[0].wait && run.fetches[0].from == 5, "at the end it waits");
+    assert!(run.fetches[0].wait && run.fetches[0].from == Offset(5), "at the end it waits");
     // The rig pays a marker at once.
     let request = run.bytes[run.taken..].to_vec();
     run.receive(&request, false);
@@ -415,6 +425,6 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
         .flat_map(|response| response.messages)
         .map(|message| message.marker().to_owned())
         .collect();
-    let end = millstream::operation::Marker::encode(&Rig::queue(1), &[5]);
+    let end = millstream::operation::Marker::encode(&Rig::queue(1), &[Offset(5)]);
     assert_eq!(markers, [end]);
 }

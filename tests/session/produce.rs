@@ -4,9 +4,11 @@ use std::collections::{HashMap, VecDeque};
 
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::partitioner::{client_partition, key_partition};
 use millstream::base::queue::message_id;
+use millstream::base::units::{Offset, Partition, Sequence};
 use millstream::front::{Cx, DrainStep, ServerSession};
 use millstream::operation::{Answer, Command, OperationId};
 use millstream::pb::wire::write_varint;
@@ -98,7 +100,7 @@ fn key(number: i64) -> Vec<u8> {
 /// A message that is to be stored, or was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stored {
-    partition: u16,
+    partition: Partition,
     ttl: u32,
     key: Vec<u8>,
     payload: Vec<u8>,
@@ -216,10 +218,10 @@ fn length(bytes: usize) -> Vec<u8> {
 /// A batch that the session asked to have stored.
 struct Append {
     operation: OperationId,
-    sequence: u64,
+    sequence: Sequence,
     reserved: usize,
-    partition: u16,
-    offset: u64,
+    partition: Partition,
+    offset: Offset,
     count: u64,
     /// Not yet answered.
     open: bool,
@@ -232,9 +234,9 @@ struct Run {
     appends: Vec<Append>,
     /// The messages that were to be stored, in the order of their partitions, with their offsets and the places of their
     /// batches in `appends`.
-    stored: HashMap<u16, VecDeque<(Stored, u64, usize)>>,
+    stored: HashMap<Partition, VecDeque<(Stored, Offset, usize)>>,
     /// Where the next batch of each partition is stored.
-    ends: HashMap<u16, u64>,
+    ends: HashMap<Partition, Offset>,
     reads: Vec<Read>,
     /// Answers until one says that the store has failed.
     fails_in: Option<usize>,
@@ -289,7 +291,11 @@ impl Run {
         if let Some(operation) = self.opens.pop() {
             let queue = Rig::queue(PARTITIONS);
             return self.call(|session, cx| {
-                session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: 2 }, cx)
+                session.answer(
+                    operation,
+                    Answer::Opened { result: Ok(queue), local_partition: Partition(2) },
+                    cx,
+                )
             });
         }
         let open: Vec<usize> = (0..self.appends.len()).filter(|index| self.appends[*index].open).collect();
@@ -331,10 +337,12 @@ impl Run {
                     let offset = *end + gap;
                     *end = offset + count;
                     let of_partition = self.stored.entry(partition).or_default();
-                    of_partition.extend((offset..).zip(batch.records()).map(|(offset, record)| {
-                        let (key, payload) = (record.key.to_vec(), record.payload.to_vec());
-                        (Stored { partition, ttl, key, payload }, offset, index)
-                    }));
+                    of_partition.extend(offset.following(count).zip(batch.records()).map(
+                        |(offset, record)| {
+                            let (key, payload) = (record.key.to_vec(), record.payload.to_vec());
+                            (Stored { partition, ttl, key, payload }, offset, index)
+                        },
+                    ));
                     self.appends.push(Append {
                         operation,
                         sequence,
@@ -410,10 +418,12 @@ impl Run {
         assert!(stored.values().all(VecDeque::is_empty), "nothing is stored that is not spoken for");
         assert_eq!(spoken, fates);
         for (numbers, first_id, last_id) in places {
-            let ids: Vec<(u16, u64)> = ids[numbers.clone()].iter().copied().flatten().collect();
-            let neighbours = |pair: &[(u16, u64)]| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1;
+            let ids: Vec<(Partition, Offset)> = ids[numbers.clone()].iter().copied().flatten().collect();
+            let neighbours =
+                |pair: &[(Partition, Offset)]| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1;
             let in_a_row = spoken[numbers.start] == 201 && ids.windows(2).all(neighbours);
-            let id = |of: Option<&(u16, u64)>| of.filter(|_| in_a_row).map(|(p, o)| message_id(*p, *o));
+            let id =
+                |of: Option<&(Partition, Offset)>| of.filter(|_| in_a_row).map(|(p, o)| message_id(*p, *o));
             assert_eq!((first_id, last_id), (id(ids.first()), id(ids.last())));
         }
         assert_eq!(end, if failed_first.is_some() { Some((503, accepted)) } else { expected.failure });
@@ -477,7 +487,7 @@ fn a_server_that_drains_begins_no_operation() {
 #[test]
 fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
     let tenants = Tenants::new(ProjectLimits { storage_bytes: 400, ..ProjectLimits::default() });
-    let tenant = tenants.get(&Project::parse("p").unwrap(), 1).unwrap();
+    let tenant = tenants.get(&Project::parse("p").unwrap(), Millis::new(1)).unwrap();
     let mut harness = Harness::new(1 << 20);
     harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
@@ -516,7 +526,11 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
             let Command::Append { operation, sequence, reserved, .. } = command else { continue };
             harness.rig.budget.release(reserved);
             harness.call(|session, cx| {
-                session.answer(operation, Answer::Appended { sequence, result: Ok(Some(0..4)) }, cx)
+                session.answer(
+                    operation,
+                    Answer::Appended { sequence, result: Ok(Some(Offset(0)..Offset(4))) },
+                    cx,
+                )
             });
         }
         fates(harness.call(|session, cx| session.poll_transmit(cx)).1)

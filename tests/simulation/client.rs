@@ -30,7 +30,7 @@ impl Source for Blocks {
     fn poll_block(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Block>> {
         let block = self.left.pop_front();
         let count = block.as_ref().map_or(0, Block::len);
-        self.handed.borrow_mut().extend(std::iter::repeat_n(self.clock.true_unix_ms(), count));
+        self.handed.borrow_mut().extend(std::iter::repeat_n(self.clock.true_unix(), count));
         Poll::Ready(block)
     }
 
@@ -53,7 +53,7 @@ impl Sink for Seeing {
             age: message.age,
             ttl: message.ttl,
             timestamp_ms: message.timestamp_ms.expect("every message has a timestamp"),
-            came_ms: self.clock.true_unix_ms(),
+            came: self.clock.true_unix(),
         });
     }
 

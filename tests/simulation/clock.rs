@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Unix time when the machine starts, milliseconds.
-const START_UNIX_MS: u64 = 1_700_000_000_000;
+use millstream::base::millis::{Millis, UnixMillis};
+
+/// Unix time when the machine starts.
+const START_UNIX: UnixMillis = UnixMillis::new(1_700_000_000_000);
 
 /// See the module's page. Clones are the same clock.
 #[derive(Clone, Debug)]
@@ -37,25 +39,26 @@ impl Clock {
         Duration::from_nanos(self.0.mono_ns.get())
     }
 
-    pub fn mono_ms(&self) -> u64 {
-        self.0.mono_ns.get() / 1_000_000
+    /// The monotonic clock in whole milliseconds.
+    pub fn millis(&self) -> Millis {
+        Millis::from(self.mono())
     }
 
     /// Unix time as it is, milliseconds.
-    pub fn true_unix_ms(&self) -> u64 {
-        START_UNIX_MS + self.mono_ms()
+    pub fn true_unix(&self) -> UnixMillis {
+        START_UNIX + self.millis()
     }
 
     /// Unix time as the system says it, milliseconds.
-    pub fn unix_ms(&self) -> u64 {
-        self.true_unix_ms().saturating_add_signed(self.0.error_ms.get())
+    pub fn unix(&self) -> UnixMillis {
+        UnixMillis::new(self.true_unix().get().saturating_add_signed(self.0.error_ms.get()))
     }
 
     pub fn set_error_ms(&self, error_ms: i64) {
         self.0.error_ms.set(error_ms);
     }
 
-    pub fn pass(&self, ms: u64) {
-        self.0.mono_ns.set(self.0.mono_ns.get() + ms * 1_000_000);
+    pub fn pass(&self, length: Millis) {
+        self.0.mono_ns.set(self.0.mono_ns.get() + length.as_nanos());
     }
 }

@@ -7,6 +7,7 @@ use super::pipe::ServerEnd;
 use super::server::Server;
 use super::settings::APPEND_BATCH_BYTES;
 use super::world::World;
+use millstream::base::millis::Millis;
 
 /// What a batch takes beside the messages that make it full, bytes: the last of them, keys and headers.
 const BATCH_SURPLUS_BYTES: usize = 2 << 10;
@@ -278,13 +279,13 @@ impl World {
             self.set_right();
         } else {
             clock.set_error_ms(self.base_error_ms + far_ms);
-            self.right_again_ms = clock.mono_ms() + self.random.between(10, 50_000) as u64;
+            self.right_again = clock.millis() + Millis::new(self.random.between(10, 50_000) as u64);
         }
     }
 
     /// A jump ahead is over.
     pub(super) fn set_right(&mut self) {
-        self.right_again_ms = 0;
+        self.right_again = Millis::ZERO;
         self.machine.clock.set_error_ms(self.base_error_ms);
     }
 

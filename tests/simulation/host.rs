@@ -65,7 +65,7 @@ impl Surroundings {
         connections: Rc<Cell<usize>>,
     ) -> Self {
         let (epoch, wall, ready) = (clock.mono(), WallClock::new(step_max), Ready::default());
-        wall.look(Duration::ZERO, clock.unix_ms());
+        wall.look(Duration::ZERO, clock.unix());
         Self { number, inboxes, ready, kernel, clock, epoch, wall, connections }
     }
 
@@ -90,7 +90,7 @@ impl Host for Surroundings {
 
     fn now(&self) -> Now {
         let elapsed = self.elapsed();
-        self.wall.look(elapsed, self.clock.unix_ms())
+        self.wall.look(elapsed, self.clock.unix())
     }
 
     fn take_step(&mut self) -> Option<Step> {

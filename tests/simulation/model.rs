@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
+use millstream::base::millis::{Millis, UnixMillis};
+
 /// One message as a consumer saw it.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -14,11 +16,11 @@ pub struct Seen {
     pub ttl: u32,
     pub timestamp_ms: i64,
     /// The true Unix time when it came.
-    pub came_ms: u64,
+    pub came: UnixMillis,
 }
 
 /// When each of a producer's messages was handed to its client, in true Unix time, milliseconds.
-pub type Handed = Rc<RefCell<Vec<u64>>>;
+pub type Handed = Rc<RefCell<Vec<UnixMillis>>>;
 
 /// A producer, and what it sends.
 pub struct Producer {
@@ -31,9 +33,9 @@ pub struct Producer {
 
 impl Producer {
     /// Whether the TTL of a message's first copy may have ended by then. Clocks that jump make no message end earlier.
-    fn may_have_ended(&self, sequence: usize, now_ms: u64) -> bool {
-        let handed_ms = self.handed.borrow().get(sequence).copied().unwrap_or(u64::MAX);
-        now_ms >= handed_ms.saturating_add(u64::from(self.ttl) * 1000)
+    fn may_have_ended(&self, sequence: usize, now: UnixMillis) -> bool {
+        let handed = self.handed.borrow().get(sequence).copied().unwrap_or(UnixMillis::MAX);
+        now >= handed + Millis::from_secs(self.ttl)
     }
 }
 
@@ -61,7 +63,7 @@ pub struct Known<'a> {
     /// How many messages each producer's client has sent again.
     pub resent: &'a [u64],
     /// The true Unix time, milliseconds.
-    pub now_ms: u64,
+    pub now: UnixMillis,
     /// The consumer had the time to see everything.
     pub is_complete: bool,
 }
@@ -163,7 +165,7 @@ impl Model {
         let of = &self.producers[producer];
         sequence < known.settled[producer]
             && of.payloads[sequence].len() <= self.max_payload_bytes
-            && !of.may_have_ended(sequence, known.now_ms)
+            && !of.may_have_ended(sequence, known.now)
             && !self.lost[producer].contains(&sequence)
     }
 
@@ -210,7 +212,7 @@ impl Model {
             *count += 1;
             // Of what was lost, or has ended, a later copy may be left.
             let may_be_later = self.lost[producer].contains(&sequence)
-                || self.producers[producer].may_have_ended(sequence, message.came_ms);
+                || self.producers[producer].may_have_ended(sequence, message.came);
             if *count == 1 && before.insert(&message.payload) && !may_be_later {
                 order.entry((producer, Self::key(&message.payload))).or_default().push(sequence);
             }
@@ -261,7 +263,7 @@ impl Model {
         if message.ttl != of.ttl || message.age >= message.ttl {
             return Err(format!("{what} has ttl {} and age {}", message.ttl, message.age));
         }
-        let age_ms = message.came_ms as i64 - message.timestamp_ms;
+        let age_ms = message.came.get() as i64 - message.timestamp_ms;
         if self.knows_the_time && i64::from(message.age) * 1000 > age_ms {
             return Err(format!("{what} is {} s old after {age_ms} ms", message.age));
         }

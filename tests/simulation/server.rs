@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use millstream::access::Tenants;
 use millstream::base::clock::Now;
+use millstream::base::millis::Millis;
 use millstream::shard::core::{Core, Settings};
 use millstream::shard::delivery::Delivery;
 use millstream::shard::turn::{Shard, Turn};
@@ -37,7 +38,7 @@ pub struct Machine {
 
 impl Machine {
     fn moment(&self) -> Moment {
-        Moment { unix_ns: self.clock.unix_ms() * 1_000_000, boot: self.boot }
+        Moment { unix_ns: self.clock.unix().get() * 1_000_000, boot: self.boot }
     }
 }
 
@@ -77,7 +78,7 @@ impl<S: Contents> Running for Shard<S, Surroundings> {
     }
 
     fn deadline(&self) -> Option<Duration> {
-        let deadline = self.core().next_deadline_ms().map(Duration::from_millis);
+        let deadline = self.core().next_deadline().map(Millis::as_duration);
         [deadline, Shard::drain_until(self)].into_iter().flatten().min()
     }
 
@@ -212,7 +213,7 @@ impl Server {
                 return marked.is_none_or(|marked| marked.is_ok());
             }
             if !self.machine.disk.advance() {
-                self.machine.clock.pass(100);
+                self.machine.clock.pass(Millis::new(100));
             }
         }
         false
@@ -239,7 +240,7 @@ impl Server {
 
     /// Every payload in the stores, where those can tell.
     pub fn contents(&self) -> Option<Vec<Vec<u8>>> {
-        let now = Now::new(self.machine.clock.mono(), self.machine.clock.unix_ms());
+        let now = Now::new(self.machine.clock.mono(), self.machine.clock.unix());
         let of_shards: Option<Vec<_>> =
             self.drivers.iter().map(|driver| driver.shard.contents(now)).collect();
         of_shards.map(|of_shards| of_shards.concat())

@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::queue::PartitionKey;
+use millstream::base::units::{Offset, Partition};
 use millstream::operation::OperationId;
 use millstream::shard::core::{Asking, ConnectionId, Connections, PartitionToken};
 use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters};
@@ -51,10 +53,10 @@ impl WeatheredStore {
     fn payloads(&self, now: Now) -> Vec<Vec<u8>> {
         let mut payloads = Vec::new();
         let by = Asking { shard: 0, connection: ConnectionId::default(), operation: OperationId::default() };
-        let token = PartitionToken { by, partition: 0 };
+        let token = PartitionToken { by, partition: Partition(0) };
         let mut memory = self.memory.borrow_mut();
         for partition in self.partitions.iter().copied() {
-            let (from, bytes_max) = (0, usize::MAX);
+            let (from, bytes_max) = (Offset::ZERO, usize::MAX);
             let fetch = Request::Fetch { token, partition, from, bytes_max, exclude: None, wait: false };
             assert!(memory.submit(now, fetch).is_ok());
             let Some(Completion::Fetched { result: Ok(fetched), .. }) = memory.poll_completion(now) else {
@@ -133,11 +135,11 @@ impl Store<Connections> for WeatheredStore {
         self.ready.pop_front().or_else(|| self.memory.borrow_mut().poll_completion(now))
     }
 
-    fn set_clock_step_max(&mut self, ms: u64) {
-        self.memory.borrow_mut().set_clock_step_max(ms);
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.memory.borrow_mut().set_clock_step_max(by);
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.memory.borrow_mut().handle_tick(now)
     }
 

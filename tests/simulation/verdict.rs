@@ -48,8 +48,8 @@ impl World {
             _ => None,
         };
         let resent: Vec<u64> = self.clients.iter().filter_map(resent).collect();
-        let (settled, now_ms) = (self.settled(), self.machine.clock.true_unix_ms());
-        let known = Known { settled: &settled, resent: &resent, now_ms, is_complete };
+        let (settled, now) = (self.settled(), self.machine.clock.true_unix());
+        let known = Known { settled: &settled, resent: &resent, now, is_complete };
         for (number, client) in self.clients.iter().enumerate() {
             let Role::Consumer(consume, asked) = &client.role else { continue };
             self.model

@@ -19,19 +19,20 @@ use super::random::Random;
 use super::server::{Machine, Server};
 use super::settings::{PAYLOAD_BYTES_MAX, Plan};
 use super::store::Weather;
+use millstream::base::millis::Millis;
 
 /// Most steps of a storm: a short one leaves the work to the calm, where nothing comes to a sleeper's help. And passes of
 /// the calm after which something hangs.
 const STORM_STEPS_MAX: usize = 3_000;
 const CALM_PASSES: usize = 20_000;
 /// Time that the calm may take, milliseconds: owed markers of a few operations.
-const CALM_MS: u64 = 700;
+const CALM: Millis = Millis::new(700);
 /// The same where a project must wait for its rates.
-const LIMITED_CALM_MS: u64 = 20_000;
+const LIMITED_CALM: Millis = Millis::new(20_000);
 /// Time in which a store finds out that its disk works again, milliseconds: a few of its ticks.
-const RECOVERY_MS: u64 = 4_000;
+const RECOVERY: Millis = Millis::new(4_000);
 /// Time that draining may take, milliseconds: what consumers get of it, and the time in which a peer is to close.
-const DRAIN_MS: u64 = 8_000;
+const DRAIN: Millis = Millis::new(8_000);
 
 pub struct World {
     pub(super) random: Random,
@@ -49,7 +50,7 @@ pub struct World {
     /// Something on the disk is not what was written.
     pub(super) is_spoiled: bool,
     /// When the wall clock is right again; 0 where it is.
-    pub(super) right_again_ms: u64,
+    pub(super) right_again: Millis,
     /// By how much it is wrong then, as it has jumped back for good.
     pub(super) base_error_ms: i64,
 }
@@ -85,7 +86,7 @@ impl World {
             is_storm: true,
             snapshots: Vec::new(),
             is_spoiled: false,
-            right_again_ms: 0,
+            right_again: Millis::ZERO,
             base_error_ms: 0,
             random,
             plan,
@@ -165,7 +166,7 @@ impl World {
         self.machine.clock.mono().hash(&mut hasher);
         for client in &self.clients {
             let Role::Consumer(consume, _) = &client.role else { continue };
-            consume.sink.seen.iter().for_each(|seen| (&seen.id, seen.came_ms).hash(&mut hasher));
+            consume.sink.seen.iter().for_each(|seen| (&seen.id, seen.came).hash(&mut hasher));
         }
         hasher.finish()
     }
@@ -191,9 +192,9 @@ impl World {
         if !self.plan.fails {
             return Ok(());
         }
-        let until = self.machine.clock.mono_ms() + RECOVERY_MS;
+        let until = self.machine.clock.millis() + RECOVERY;
         for _ in 0..CALM_PASSES {
-            if self.machine.clock.mono_ms() > until {
+            if self.machine.clock.millis() > until {
                 return Ok(());
             }
             if !self.pass() {
@@ -228,10 +229,10 @@ impl World {
     pub(super) fn drain(&mut self) -> Result<(), String> {
         let was_storm = std::mem::replace(&mut self.is_storm, false);
         self.server.iter_mut().for_each(Server::drain);
-        let until = self.machine.clock.mono_ms() + DRAIN_MS;
+        let until = self.machine.clock.millis() + DRAIN;
         let mut passes = 0..CALM_PASSES;
         while !self.server.as_ref().is_none_or(Server::is_over) {
-            if self.machine.clock.mono_ms() > until || passes.next().is_none() {
+            if self.machine.clock.millis() > until || passes.next().is_none() {
                 return Err("draining does not end".into());
             }
             if !self.pass() {
@@ -296,7 +297,7 @@ impl World {
     /// Everything that is due, until nothing is.
     fn calm(&mut self) -> Result<(), String> {
         let is_limited = self.plan.is_limited;
-        let until = self.machine.clock.mono_ms() + if is_limited { LIMITED_CALM_MS } else { CALM_MS };
+        let until = self.machine.clock.millis() + if is_limited { LIMITED_CALM } else { CALM };
         for _ in 0..CALM_PASSES {
             let mut progress = false;
             for client in 0..self.clients.len() {
@@ -309,7 +310,7 @@ impl World {
             }
             progress |= self.pass();
             if !progress {
-                if self.machine.clock.mono_ms() >= until {
+                if self.machine.clock.millis() >= until {
                     return Ok(());
                 }
                 self.pass_time(50);
@@ -335,8 +336,8 @@ impl World {
     }
 
     pub(super) fn pass_time(&mut self, ms: u64) {
-        self.machine.clock.pass(ms);
-        if self.machine.clock.mono_ms() >= self.right_again_ms && self.right_again_ms > 0 {
+        self.machine.clock.pass(Millis::new(ms));
+        if self.machine.clock.millis() >= self.right_again && self.right_again > Millis::ZERO {
             self.set_right();
         }
     }

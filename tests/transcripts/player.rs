@@ -9,6 +9,7 @@ use millstream::access::Tenants;
 use millstream::base::batch::Fetched;
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::queue::Signing;
 use millstream::config::ServerConfig;
 use millstream::config::table::Entry;
@@ -62,7 +63,7 @@ impl Store<Connections> for ScriptedStore {
         })
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.memory.handle_tick(now)
     }
 
@@ -161,11 +162,10 @@ impl Player {
 
     /// Time passes, from one deadline to the next.
     fn wait(&mut self, ms: u64) {
-        let until = self.now.mono_ms + ms;
+        let until = self.now.mono + Millis::new(ms);
         for _ in 0..ROUNDS_MAX {
-            let due = self.core.next_deadline_ms().filter(|due| *due < until).unwrap_or(until);
-            let passed = due.saturating_sub(self.now.mono_ms);
-            self.now = Now::at_ms(self.now.mono_ms + passed, self.now.unix_ms + passed);
+            let due = self.core.next_deadline().filter(|due| *due < until).unwrap_or(until);
+            self.now = self.now.later(due.since(self.now.mono));
             self.settle();
             if due == until {
                 return;
@@ -179,7 +179,7 @@ impl Player {
         for _ in 0..ROUNDS_MAX {
             let has_read = self.read();
             self.core.handle_completions(self.now);
-            if self.core.next_deadline_ms().is_some_and(|due| due <= self.now.mono_ms) {
+            if self.core.next_deadline().is_some_and(|due| due <= self.now.mono) {
                 self.core.handle_timeouts(self.now);
             }
             if !self.core.has_work() && !has_read {

@@ -1,8 +1,8 @@
 //! The client side of a consume operation (protocol section 6).
 
 use super::{Half, Outcome, ServerFault};
+use crate::base::units::MsgNum;
 use crate::front::PbWriter;
-use crate::operation::MsgNum;
 use crate::pb::{
     ConsumeRequest, ConsumeResponseReader, ConsumeSetupRequest, ReceivedMessage, SetupRequest, Status,
 };

@@ -2,8 +2,9 @@
 
 use super::{Half, Outcome, ServerFault};
 use crate::base::batch::Record;
+use crate::base::units::MsgNum;
 use crate::front::PbWriter;
-use crate::operation::{MsgNum, SendWindow};
+use crate::operation::SendWindow;
 use crate::pb::{
     ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest, encode_produce_request,
 };
@@ -98,14 +99,14 @@ impl Producer {
                 *accepted = true;
                 let setup = ProduceSetupResponse::decode(pb)?;
                 let status = setup.status.unwrap_or_default();
-                window.raise(setup.max_msgnum_to_send);
+                window.raise(MsgNum::from_wire(setup.max_msgnum_to_send));
                 let outcome = Outcome::from(&status);
                 *failed = !outcome.code.is_success();
                 each(if *failed { ProduceEvent::Failed(outcome) } else { ProduceEvent::Accepted });
                 return Ok(());
             }
             let response = ProduceResponse::decode(pb)?;
-            window.raise(response.max_msgnum_to_send);
+            window.raise(MsgNum::from_wire(response.max_msgnum_to_send));
             let Some(status) = &response.status else { return Ok(()) };
             let through = MsgNum::from_wire(response.msgnum_status_is_thru);
             let outcome = Outcome::from(status);

@@ -7,6 +7,7 @@ use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::queue::message_id;
+use crate::base::units::{MsgNum, Offset, Partition};
 use crate::front::{Cx, Origin, PbWriter, status_of};
 use crate::operation::{Consume, Form, Gathered, Marked};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
@@ -24,12 +25,12 @@ pub(super) struct Consuming {
 
 impl Form for MessageTemplate {
     #[inline]
-    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self {
-        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix_ms), stored.timestamp_ms)
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
+        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix), stored.timestamp)
     }
 
     #[inline]
-    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize {
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         MessageTemplate::encoded_length(self, offset, record)
     }
 }
@@ -48,12 +49,13 @@ impl Consuming {
             return Err(PeerFault::PbInvalid("commit_marker: groups are not supported yet".into()).into());
         }
         self.has_extensions |= uses_extensions(pb);
-        self.consume.handle_request(request.max_msgnum_to_send, request.send_marker(), &cx.resources);
+        let credit = MsgNum::from_wire(request.max_msgnum_to_send);
+        self.consume.handle_request(credit, request.send_marker(), &cx.resources);
         Ok(())
     }
 
     /// Handles the result of a fetch.
-    pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
+    pub(super) fn handle_fetched(&mut self, partition: Partition, fetched: Fetched, cx: &Cx<'_>) {
         self.consume.handle_fetched(partition, fetched, cx.has_room(), &cx.resources);
     }
 
@@ -107,7 +109,7 @@ impl Consuming {
             }
             for run in &runs {
                 let mut record = run.record;
-                for offset in run.offset..run.offset + run.count {
+                for offset in run.offset.following(run.count) {
                     if let Some((next, message)) = run.stored.batch.record_at(record) {
                         run.form.encode(offset, message, out);
                         record = next;
@@ -157,14 +159,14 @@ fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
         marker: Some(marker),
         id: Some(message_id(partition, offset)),
         ttl: Some(stored.batch.ttl_secs()),
-        age: Some(stored.age_secs(now.unix_ms)),
+        age: Some(stored.age_secs(now.unix)),
         claim: None,
         payload: Some(Bytes::copy_from_slice(payload)),
         key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
-        timestamp_ms: i64::try_from(stored.timestamp_ms).ok(),
+        timestamp_ms: i64::try_from(stored.timestamp.get()).ok(),
     }
 }
 
 fn origin(stored: &StoredBatch, is_live: bool) -> Origin {
-    Origin::Stored { stored_ns: stored.stored_ns, timestamp_ms: stored.timestamp_ms, is_live }
+    Origin::Stored { stored_ns: stored.stored_ns, timestamp: stored.timestamp, is_live }
 }

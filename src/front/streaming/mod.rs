@@ -25,9 +25,10 @@ mod setup;
 
 use self::operations::{Operations, State};
 use super::{Cx, DrainStep, FrontStatus};
-use crate::base::clock::millis;
 use crate::base::error::{Fault, PeerFault};
+use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
@@ -90,9 +91,9 @@ impl ServerSession {
             self.operations.wanted = None;
         } else if operations.waits_for_the_store() {
             // The timeout of the pb starts when there is room for it.
-            operations.pb_due_ms = None;
-        } else if whole || operations.pb_due_ms.is_none() {
-            operations.pb_due_ms = Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
+            operations.pb_due = None;
+        } else if whole || operations.pb_due.is_none() {
+            operations.pb_due = Some(cx.resources.now.mono + Millis::from(cx.resources.settings.pb_timeout));
         }
         taken
     }
@@ -104,8 +105,8 @@ impl ServerSession {
         }
         self.operations.wanted = self.delimiter.reserve(&mut cx.resources.budget);
         if self.operations.wanted.is_none() {
-            self.operations.pb_due_ms =
-                Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
+            self.operations.pb_due =
+                Some(cx.resources.now.mono + Millis::from(cx.resources.settings.pb_timeout));
         }
     }
 
@@ -146,7 +147,7 @@ impl ServerSession {
         if let State::Producing(produce) = &mut self.operations.state {
             produce.handle_timeout(cx.resources.now);
         }
-        if self.operations.pb_due_ms.is_some_and(|due| due <= cx.resources.now.mono_ms) {
+        if self.operations.pb_due.is_some_and(|due| due <= cx.resources.now.mono) {
             self.forget_pb(cx);
             self.operations.fail(PeerFault::PbTimeout.into(), cx);
         }
@@ -163,8 +164,8 @@ impl ServerSession {
                     self.forget_pb(cx);
                 }
             }
-            (DrainStep::Consumers { until_ms }, State::Consuming(consuming)) => {
-                consuming.consume.drain(until_ms, &mut cx.resources);
+            (DrainStep::Consumers { until }, State::Consuming(consuming)) => {
+                consuming.consume.drain(until, &mut cx.resources);
             }
             (DrainStep::Consumers { .. }, _) => {}
         }
@@ -178,7 +179,7 @@ impl ServerSession {
     /// Drops a pb that has started, and its timeout.
     fn forget_pb(&mut self, cx: &mut Cx<'_>) {
         self.delimiter.reset(&mut cx.resources.budget);
-        self.operations.pb_due_ms = None;
+        self.operations.pb_due = None;
     }
 
     /// Releases everything, because the connection is closed.
@@ -214,17 +215,17 @@ impl ServerSession {
     /// Returns what the connection must know.
     #[inline]
     pub fn status(&self) -> FrontStatus {
-        let Operations { state, wanted, close, pb_due_ms, .. } = &self.operations;
+        let Operations { state, wanted, close, pb_due, .. } = &self.operations;
         let (wanted, close) = (*wanted, *close);
         let open = FrontStatus {
             wanted,
             close,
             is_busy: true,
             waits_for_us: wanted.is_some(),
-            next_deadline_ms: *pb_due_ms,
+            next_deadline: *pb_due,
             ..FrontStatus::default()
         };
-        let earliest = |due_ms: Option<u64>| [*pb_due_ms, due_ms].into_iter().flatten().min();
+        let earliest = |due: Option<Millis>| [*pb_due, due].into_iter().flatten().min();
         match state {
             State::AwaitingSetup | State::Discarding => FrontStatus { is_busy: false, ..open },
             State::Opening { .. } | State::Positioning(_) => {
@@ -236,13 +237,13 @@ impl ServerSession {
                 waits_for_us: wanted.is_some() || produce.waits_for_store(),
                 goes_on: produce.has_more_to_say(),
                 credit: Some(produce.credit()),
-                next_deadline_ms: earliest(produce.next_deadline_ms()),
+                next_deadline: earliest(produce.next_deadline()),
                 ..open
             },
             State::Consuming(consuming) => FrontStatus {
                 is_consuming: true,
                 goes_on: true,
-                next_deadline_ms: earliest(consuming.consume.next_deadline_ms()),
+                next_deadline: earliest(consuming.consume.next_deadline()),
                 ..open
             },
         }
@@ -254,7 +255,7 @@ impl ServerSession {
     }
 
     /// Returns the queue of a consume operation, and each partition that it reads with the next offset.
-    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
+    pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match &self.operations.state {
             State::Consuming(consuming) => {
                 let consume = &consuming.consume;

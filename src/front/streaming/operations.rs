@@ -6,9 +6,11 @@ use super::setup::{Asked, ConsumeSetup, Setup};
 use crate::access::Permit;
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, status_of};
 use crate::operation::{Caller, Command, Consume, OperationId, Positioning, Produce, Routing, Subject};
 use crate::ws::CloseCode;
@@ -32,7 +34,7 @@ pub(super) enum State {
 /// A consume operation that waits for its positions.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    only: Option<u16>,
+    only: Option<Partition>,
     echo: bool,
     has_extensions: bool,
     positioning: Positioning,
@@ -56,7 +58,7 @@ pub(super) struct Operations {
     /// The reservation that the delimiter waits for.
     pub(super) wanted: Option<Wanted>,
     /// When the pb that has started must be complete.
-    pub(super) pb_due_ms: Option<u64>,
+    pub(super) pb_due: Option<Millis>,
     pub(super) close: Option<CloseCode>,
 }
 
@@ -72,7 +74,7 @@ impl Operations {
             discarded: 0,
             draining: false,
             wanted: None,
-            pb_due_ms: None,
+            pb_due: None,
             close: None,
         }
     }
@@ -166,7 +168,7 @@ impl Operations {
     pub(super) fn handle_opened(
         &mut self,
         opened: Result<QueueInfo, Fault>,
-        local_partition: u16,
+        local_partition: Partition,
         cx: &mut Cx<'_>,
     ) {
         let State::Opening { setup, .. } = &mut self.state else { return };
@@ -179,7 +181,7 @@ impl Operations {
             Err(fault) => return self.fail(fault, cx),
         };
         let only = setup.as_ref().and_then(|setup| setup.address.partition);
-        if only.is_some_and(|partition| partition >= queue.partitions) {
+        if only.is_some_and(|partition| partition.0 >= queue.partitions) {
             return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
         }
         let Some(Setup { address, consume }) = setup.take() else { return };
@@ -205,8 +207,8 @@ impl Operations {
 
     pub(super) fn handle_position(
         &mut self,
-        partition: u16,
-        position: Result<u64, StoreFault>,
+        partition: Partition,
+        position: Result<Offset, StoreFault>,
         cx: &mut Cx<'_>,
     ) {
         let State::Positioning(waiting) = &mut self.state else { return };

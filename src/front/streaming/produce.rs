@@ -116,15 +116,15 @@ fn respond(word: &Word, fin: bool, reply: &mut PbWriter<'_>) {
         Err(fault) => status_of(fault),
     });
     let place = word.place.as_ref();
-    let id = |offset| place.map(|place| message_id(place.partition, offset));
-    let (first, last) = place.map_or((0, 0), |place| (place.offsets.start, place.offsets.end - 1));
+    let first_id = place.map(|place| message_id(place.partition, place.offsets.start));
+    let last_id = place.map(|place| message_id(place.partition, place.offsets.end.previous()));
     reply.pb(
         &ProduceResponse {
             status,
-            msgnum_status_is_thru: Some(word.through),
+            msgnum_status_is_thru: Some(word.through.to_wire()),
             max_msgnum_to_send: Some(word.granted.to_wire()),
-            first_id: id(first),
-            last_id: id(last),
+            first_id,
+            last_id,
         },
         fin,
     );

@@ -18,6 +18,7 @@ use super::super::pacer::{Pace, Pacer};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
 use super::{Consumed, Failed, Job, LOOK_EVERY};
+use crate::base::units::Offset;
 use crate::store::kafka::TopicReader;
 
 /// How long the cluster may take to answer.
@@ -227,7 +228,7 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
     let mut offsets = Vec::new();
     for partition in 0..partitions(asker.client(), &job.queue)? {
         let (oldest, end) = asker.fetch_watermarks(&job.queue, partition, ANSWER_TIMEOUT)?;
-        offsets.push(u64::try_from(if plan.mode == Mode::Both { end } else { oldest })?);
+        offsets.push(Offset(u64::try_from(if plan.mode == Mode::Both { end } else { oldest })?));
     }
     drop(asker);
     let config = config(&plan);

@@ -17,7 +17,7 @@ impl<S: Store<Connections>> Core<S> {
     /// Decides on a connection that has asked for admission: its project may have one more, or not.
     pub(super) fn admit(&mut self, now: Now, id: ConnectionId) {
         let Some(project) = self.connections.get(id).and_then(Connection::applicant) else { return };
-        let permit = self.tenants.admit(project, now.mono_ms);
+        let permit = self.tenants.admit(project, now.mono);
         self.handle_verdict(now, id, permit.map_err(|fault| Refusal::new(429, fault.to_string())));
     }
 
@@ -35,12 +35,15 @@ mod tests {
     use super::super::{Core, Settings};
     use super::*;
     use crate::access::{ProjectLimits, Tenants};
+    use crate::base::millis::{Millis, UnixMillis};
+    use crate::base::names::Project;
     use crate::store::Memory;
     use crate::store::memory::WhenFull;
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    const START: Now = Now { mono_ms: 1, mono_ns: 1_000_000, unix_ms: 1_700_000_000_000 };
+    const START: Now =
+        Now { mono: Millis::new(1), mono_ns: 1_000_000, unix: UnixMillis::new(1_700_000_000_000) };
 
     fn shard() -> Core<Memory<Connections>> {
         let settings = Settings { handshake_timeout: Duration::from_secs(5), ..Settings::default() };
@@ -66,11 +69,11 @@ mod tests {
     }
 
     fn permit(core: &Core<Memory<Connections>>) -> Option<Permit> {
-        core.tenants.admit(&crate::base::names::Project::default(), START.mono_ms).unwrap()
+        core.tenants.admit(&Project::default(), START.mono).unwrap()
     }
 
     fn is_full(core: &Core<Memory<Connections>>) -> bool {
-        core.tenants.admit(&crate::base::names::Project::default(), START.mono_ms).is_err()
+        core.tenants.admit(&Project::default(), START.mono).is_err()
     }
 
     #[test]
@@ -103,7 +106,7 @@ mod tests {
     fn an_applicant_without_a_verdict_is_refused_in_time() {
         let mut core = shard();
         let id = applicant(&mut core);
-        let late = Now::at_ms(START.mono_ms + 5_000, START.unix_ms + 5_000);
+        let late = Now::at_ms(5_001, 1_700_000_005_000);
         core.handle_timeouts(late);
         assert!(answer(&mut core, id).starts_with("HTTP/1.1 503 "));
         let permit = permit(&core);

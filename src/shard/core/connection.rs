@@ -16,7 +16,8 @@ use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::{CoreCounters, Settings};
 use crate::access::Permit;
 use crate::base::budget::{Account, Budget, Purse, Share};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
@@ -26,7 +27,7 @@ use crate::ws::handshake::Refusal;
 use crate::ws::{CloseCode, Input, Receiver, Role};
 
 /// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
-const CLOSE_LINGER_MS: u64 = 2_000;
+const CLOSE_LINGER: Millis = Millis::new(2_000);
 
 /// How much it reads meanwhile where the handshake was refused, bytes: to close a socket that holds unread bytes resets the
 /// connection, and the peer may lose the answer. After a Close it is `discard_limit_bytes`, if that is more.
@@ -92,7 +93,7 @@ pub struct Connection {
     /// What it has of the budget.
     account: Account,
     /// When the phase began, or the peer was last heard.
-    heard_ms: u64,
+    heard: Millis,
     /// While closing, how much more is read.
     linger_bytes: u64,
     /// It was pinged since.
@@ -118,7 +119,7 @@ impl Connection {
             output: Output::new(now),
             read_ns: now.mono_ns,
             account: Account::default(),
-            heard_ms: now.mono_ms,
+            heard: now.mono,
             linger_bytes: 0,
             pinged: false,
             armed: Armed::default(),
@@ -164,7 +165,7 @@ impl Connection {
             }
             Phase::Admitting(_) | Phase::Open(_) => {}
         }
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         self.pinged = false;
         self.read_ns = env.now.mono_ns;
         let taken = self.process(input, env);
@@ -239,7 +240,7 @@ impl Connection {
         let tenant = permit.as_ref().map(Permit::tenant).cloned();
         self.permit = permit;
         self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         // Bytes behind the handshake are taken in a call of their own: if that one fails, this answer has been sent.
         self.inbound.drain(..used);
         self.inbound.shrink_to_fit();
@@ -259,7 +260,7 @@ impl Connection {
     fn begin_closing(&mut self, linger_bytes: u64, env: &Env<'_>) {
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         self.linger_bytes = linger_bytes;
     }
 
@@ -445,7 +446,7 @@ impl Connection {
             self.output.close(code);
             // What stays in `inbound` counts in the budget until it is let go.
             self.phase = Phase::Closing;
-            self.heard_ms = env.now.mono_ms;
+            self.heard = env.now.mono;
             self.linger_bytes = closed_read_bytes(env.settings);
         }
     }
@@ -470,8 +471,8 @@ impl Connection {
     }
 
     /// Since when its socket has taken nothing of what waits to be sent.
-    pub fn stuck_since_ms(&self) -> Option<u64> {
-        self.output.stuck_since_ms()
+    pub fn stuck_since(&self) -> Option<Millis> {
+        self.output.stuck_since()
     }
 
     /// What [`Self::break_off`] goes back to.
@@ -512,7 +513,7 @@ impl Connection {
 
     /// Whether the peer was given its time to close, or has sent more than is read meanwhile.
     pub fn is_over(&self, now: Now) -> bool {
-        self.is_closing() && (self.linger_bytes == 0 || now.mono_ms >= self.heard_ms + CLOSE_LINGER_MS)
+        self.is_closing() && (self.linger_bytes == 0 || now.mono >= self.heard + CLOSE_LINGER)
     }
 
     /// Time has passed.
@@ -520,23 +521,23 @@ impl Connection {
         // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
         let takes = self.output.take_sign_of_life() && self.is_unread(env);
         if self.status().waits_for_us || takes {
-            self.heard_ms = env.now.mono_ms;
+            self.heard = env.now.mono;
         }
-        let silence = env.now.mono_ms.saturating_sub(self.heard_ms);
+        let silence = env.now.mono.since(self.heard);
         match &self.phase {
-            Phase::Handshaking if silence >= millis(env.settings.handshake_timeout) => {
+            Phase::Handshaking if silence >= Millis::from(env.settings.handshake_timeout) => {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
-            Phase::Admitting(_) if silence >= millis(env.settings.handshake_timeout) => {
+            Phase::Admitting(_) if silence >= Millis::from(env.settings.handshake_timeout) => {
                 let refusal = Refusal::new(503, "handshake: not decided within handshake_timeout");
                 self.refuse(&refusal, env);
             }
             Phase::Open(_) => {
-                if silence >= millis(env.settings.idle_timeout) {
+                if silence >= Millis::from(env.settings.idle_timeout) {
                     return self.close(CloseCode::AWAY, env);
                 }
-                if silence >= millis(env.settings.ping_interval) && !self.pinged {
+                if silence >= Millis::from(env.settings.ping_interval) && !self.pinged {
                     self.pinged = true;
                     self.output.control(Opcode::Ping, b"");
                 }
@@ -547,16 +548,16 @@ impl Connection {
     }
 
     /// When something is due without any event; `status` is [`Self::status`].
-    pub fn next_deadline_ms(&self, status: &FrontStatus, settings: &Settings) -> Option<u64> {
+    pub fn next_deadline(&self, status: &FrontStatus, settings: &Settings) -> Option<Millis> {
         match &self.phase {
             Phase::Handshaking | Phase::Admitting(_) => {
-                Some(self.heard_ms + millis(settings.handshake_timeout))
+                Some(self.heard + Millis::from(settings.handshake_timeout))
             }
-            Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
+            Phase::Closing => Some(self.heard + CLOSE_LINGER),
             Phase::Open(_) => {
                 let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
-                let silence = self.heard_ms + millis(silence);
-                Some(status.next_deadline_ms.map_or(silence, |due| due.min(silence)))
+                let silence = self.heard + Millis::from(silence);
+                Some(status.next_deadline.map_or(silence, |due| due.min(silence)))
             }
         }
     }

@@ -2,7 +2,8 @@
 //! what is stored, then whoever is left is closed.
 
 use super::{Connection, Connections, Core, Env, Message};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::front::DrainStep;
 use crate::store::Store;
 use crate::ws::CloseCode;
@@ -56,9 +57,9 @@ impl<S: Store<Connections>> Core<S> {
         }
         if self.drain == Drain::ProducersDone && self.shards_done == self.shards {
             self.drain = Drain::Consumers;
-            let until_ms = now.mono_ms + millis(self.settings.drain_consume_timeout);
+            let until = now.mono + Millis::from(self.settings.drain_consume_timeout);
             self.for_each_connection(now, |connection, env| {
-                connection.with_front(env, |front, cx| front.drain(DrainStep::Consumers { until_ms }, cx));
+                connection.with_front(env, |front, cx| front.drain(DrainStep::Consumers { until }, cx));
             });
         }
         if self.drain == Drain::Consumers {

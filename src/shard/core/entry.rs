@@ -29,7 +29,7 @@ pub(super) fn read(text: &[u8], seen: usize, settings: &Settings) -> Result<Opti
 /// Logs the origin of a web page whose handshake is refused, once in a while for each origin.
 pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, settings: &Settings, now: Now) {
     let Some(origin) = &refusal.origin else { return };
-    let (origin, novelty) = settings.policy.refused_origins.remember(origin, now.mono_ms);
+    let (origin, novelty) = settings.policy.refused_origins.remember(origin, now.mono);
     if novelty != Novelty::Known {
         tracing::warn!(
             target: BOUNDED,
@@ -43,7 +43,7 @@ pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, se
         tracing::warn!(
             target: BOUNDED,
             origins = RefusedOrigins::MAX,
-            minutes = RefusedOrigins::KEPT_MS / 60_000,
+            minutes = RefusedOrigins::KEPT.get() / 60_000,
             "the log has named as many refused origins as it remembers: it names others once the oldest of them is that old"
         );
     }

@@ -51,7 +51,8 @@ use self::drain::Drain;
 use self::queues::Opening;
 use crate::access::Tenants;
 use crate::base::budget::Budget;
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::FullName;
 use crate::base::queue::QueueId;
 use crate::front::{Framed, Front};
@@ -60,7 +61,7 @@ use crate::operation::{Command, OperationCounters};
 use crate::store::{Completion, Request, Store};
 
 /// How often the store is ticked while it wants nothing.
-const TICK_MS: u64 = 1_000;
+const TICK: Millis = Millis::new(1_000);
 
 /// What a shard did: for `/metrics`, the live page, its last words, and the tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -109,8 +110,8 @@ pub struct Core<S> {
     starved: Vec<ConnectionId>,
     deadlines: Deadlines,
     /// More is held than may be; when that is looked at next.
-    evict_due_ms: Option<u64>,
-    tick_due_ms: u64,
+    evict_due: Option<Millis>,
+    tick_due: Millis,
     spare: Vec<Vec<u8>>,
     /// Of the connection that is being sent to.
     notes: Framed,
@@ -131,7 +132,7 @@ impl<S: Store<Connections>> Core<S> {
         mut store: S,
     ) -> Self {
         store.count_for(&tenants);
-        store.set_clock_step_max(millis(settings.clock_step_max));
+        store.set_clock_step_max(Millis::from(settings.clock_step_max));
         let mut core = Self {
             shard,
             shards,
@@ -151,8 +152,8 @@ impl<S: Store<Connections>> Core<S> {
             waiting: Default::default(),
             starved: Vec::new(),
             deadlines: Deadlines::default(),
-            evict_due_ms: None,
-            tick_due_ms: 0,
+            evict_due: None,
+            tick_due: Millis::ZERO,
             spare: Vec::new(),
             notes: Framed::default(),
             drain: Drain::No,
@@ -354,24 +355,24 @@ impl<S: Store<Connections>> Core<S> {
     /// Time has passed.
     pub fn handle_timeouts(&mut self, now: Now) {
         // Taken first: what is still due afterwards (a marker that the next transmit pays) must not come again here.
-        let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono_ms)).collect();
-        for (id, due_ms) in due {
+        let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono)).collect();
+        for (id, due) in due {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if !connection.armed.fire(due_ms) {
+            if !connection.armed.fire(due) {
                 continue;
             }
             self.with_dirty(now, id, Connection::handle_timeout);
         }
         self.evict(now);
-        if self.tick_due_ms <= now.mono_ms {
-            self.tick_due_ms = self.store.handle_tick(now).unwrap_or(now.mono_ms + TICK_MS);
+        if self.tick_due <= now.mono {
+            self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
         }
     }
 
-    /// When [`Self::handle_timeouts`] is to be called, in `mono_ms`; `None` where nothing is due ever.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        let tick = self.store.needs_ticks().then_some(self.tick_due_ms);
-        [self.deadlines.next_ms(), self.evict_due_ms, tick].into_iter().flatten().min()
+    /// When [`Self::handle_timeouts`] is to be called, by the monotonic clock; `None` where nothing is due ever.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let tick = self.store.needs_ticks().then_some(self.tick_due);
+        [self.deadlines.next_due(), self.evict_due, tick].into_iter().flatten().min()
     }
 
     /// What the shard did.

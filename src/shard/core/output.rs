@@ -5,6 +5,7 @@
 
 use crate::base::budget::Purse;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::front::{Framed, PbWriter};
 use crate::latency::Recorder;
 use crate::ws::frame::Opcode;
@@ -38,7 +39,7 @@ pub(super) struct Output {
     /// The transport took something since that was asked last.
     takes: bool,
     /// When it took something last.
-    took_ms: u64,
+    took: Millis,
 }
 
 impl Output {
@@ -51,7 +52,7 @@ impl Output {
             counted: 0,
             is_writable: true,
             takes: false,
-            took_ms: now.mono_ms,
+            took: now.mono,
         }
     }
 
@@ -109,8 +110,8 @@ impl Output {
     }
 
     /// Since when the transport has taken nothing of what waits.
-    pub(super) fn stuck_since_ms(&self) -> Option<u64> {
-        (!self.is_writable && !self.is_flushed()).then_some(self.took_ms)
+    pub(super) fn stuck_since(&self) -> Option<Millis> {
+        (!self.is_writable && !self.is_flushed()).then_some(self.took)
     }
 
     /// The transport took `bytes`. If that was all, gives the buffer for reuse by others.
@@ -126,7 +127,7 @@ impl Output {
         self.framed.record(self.sent, now, latency);
         if bytes > 0 {
             self.takes = true;
-            self.took_ms = now.mono_ms;
+            self.took = now.mono;
         }
         let left = self.bytes.len() - self.sent;
         // What is counted is what it occupies, so it must not occupy much more than is left.

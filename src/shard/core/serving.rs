@@ -104,7 +104,7 @@ impl<S: Store<Connections>> Core<S> {
             connection.is_starved = true;
             self.starved.push(id);
         }
-        let due = connection.next_deadline_ms(&status, &self.settings);
+        let due = connection.next_deadline(&status, &self.settings);
         self.deadlines.arm(id, &mut connection.armed, due);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::limits::{CLOCK_STEP_MAX_MS, PARTITIONS_MAX};
+use crate::base::limits::{CLOCK_STEP_MAX, PARTITIONS_MAX};
 use crate::base::setting::{GIB, LONGEST_MS, SHORTEST_MS, settings};
 use crate::front::Policy;
 use crate::operation;
@@ -37,7 +37,7 @@ settings! {
         drain_consume_timeout: Duration = Duration::from_secs(5), "drain_consume_timeout", Duration(0..=LONGEST_MS);
         /// How far the system's clock may step back before timestamps follow it, and how long it must stay ahead before
         /// messages expire by it
-        clock_step_max: Duration = Duration::from_millis(CLOCK_STEP_MAX_MS), "clock_step_max", Duration(1_000..=LONGEST_MS);
+        clock_step_max: Duration = CLOCK_STEP_MAX.as_duration(), "clock_step_max", Duration(1_000..=LONGEST_MS);
 
         in Clients:
         /// Connections of one shard; beyond: 503

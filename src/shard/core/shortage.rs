@@ -3,13 +3,14 @@
 use super::{Connection, Connections, Core};
 use crate::base::budget::Share;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::store::Store;
 
 /// How long a connection must have taken nothing before it may be closed because memory is short; the same once consumers wait
 /// for it; and how often that is looked at.
-const EVICT_AFTER_MS: u64 = 1_000;
-const EVICT_OVERHELD_AFTER_MS: u64 = 250;
-const EVICT_EVERY_MS: u64 = 50;
+const EVICT_AFTER: Millis = Millis::new(1_000);
+const EVICT_OVERHELD_AFTER: Millis = Millis::new(250);
+const EVICT_EVERY: Millis = Millis::new(50);
 
 impl<S: Store<Connections>> Core<S> {
     /// Whoever waits for memory gets it, in the order of coming.
@@ -63,22 +64,21 @@ impl<S: Store<Connections>> Core<S> {
     pub(super) fn evict(&mut self, now: Now) {
         let ceiling = self.budget.ceiling();
         if self.budget.unsent() < ceiling / 4 * 3 {
-            self.evict_due_ms = None;
+            self.evict_due = None;
             return;
         }
-        if *self.evict_due_ms.get_or_insert(now.mono_ms) > now.mono_ms {
+        if *self.evict_due.get_or_insert(now.mono) > now.mono {
             return;
         }
-        self.evict_due_ms = Some(now.mono_ms + EVICT_EVERY_MS);
-        let stuck =
-            |id| self.connections.get(id).and_then(Connection::stuck_since_ms).map(|since| (since, id));
+        self.evict_due = Some(now.mono + EVICT_EVERY);
+        let stuck = |id| self.connections.get(id).and_then(Connection::stuck_since).map(|since| (since, id));
         let mut stuck: Vec<_> = self.connections.ids().filter_map(stuck).collect();
         stuck.sort_unstable();
         // While others are kept from theirs there is less patience.
-        let after_ms = if self.budget.is_overheld() { EVICT_OVERHELD_AFTER_MS } else { EVICT_AFTER_MS };
-        for (since_ms, id) in stuck {
-            let stuck_ms = now.mono_ms - since_ms;
-            if stuck_ms < after_ms || self.budget.unsent() <= ceiling / 2 {
+        let after = if self.budget.is_overheld() { EVICT_OVERHELD_AFTER } else { EVICT_AFTER };
+        for (since, id) in stuck {
+            let stuck = now.mono.since(since);
+            if stuck < after || self.budget.unsent() <= ceiling / 2 {
                 return;
             }
             self.counters.evicted += 1;
@@ -90,7 +90,7 @@ impl<S: Store<Connections>> Core<S> {
                     ?peer,
                     project,
                     queue,
-                    stuck_ms,
+                    stuck_ms = stuck.get(),
                     "memory is short: a client that takes nothing is closed"
                 );
             }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{Connection, Connections, Core, CoreCounters};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::store::{Store, StoreCounters, Tail};
 
 /// What a shard says of itself at any time, at no cost.
@@ -51,9 +52,9 @@ pub struct Traffic {
     /// [`TRAFFIC_QUEUES`] of them.
     pub names: Vec<(FullName, QueueInfo)>,
     /// Of the queues that it was asked for: the queue, its own partition, and where it ends.
-    pub tails: Vec<(FullName, u16, Tail)>,
+    pub tails: Vec<(FullName, Partition, Tail)>,
     /// Of [`TRAFFIC_CONSUMERS`] consume operations: its queue, and the offset of the next message of each of its partitions.
-    pub consumers: Vec<(FullName, Vec<(u16, u64)>)>,
+    pub consumers: Vec<(FullName, Vec<(Partition, Offset)>)>,
 }
 
 /// A budget at one moment, bytes.
@@ -103,8 +104,7 @@ impl<S: Store<Connections>> Core<S> {
     /// [`Self::snapshot`].
     pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
         let tails = |(name, info): &(FullName, QueueInfo)| {
-            let owned =
-                (0..info.partitions).filter(|partition| info.owner(*partition, self.shards) == self.shard);
+            let owned = info.all().filter(|partition| info.owner(*partition, self.shards) == self.shard);
             let tails = owned
                 .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
             tails.collect::<Vec<_>>()

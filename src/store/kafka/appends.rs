@@ -11,6 +11,7 @@ use super::producer::{Append, Producer};
 use super::queues::Queues;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::QueueId;
 use crate::store::{Asker, Completion, Fence, StoreCounters};
 
@@ -116,9 +117,9 @@ impl<T: Asker> Appends<T> {
         self.producer.take_broken()
     }
 
-    /// Fails appends that have waited since before `before_ms`. Returns whether a handle must be created.
-    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64, queues: &mut Queues<T>) -> bool {
-        self.producer.fail_unsent(before_ms);
+    /// Fails appends that have waited since a time before `before`. Returns whether a handle must be created.
+    pub(super) fn handle_tick(&mut self, now: Now, before: Millis, queues: &mut Queues<T>) -> bool {
+        self.producer.fail_unsent(before);
         self.take_outcomes(now, queues);
         std::mem::take(&mut self.wants_handle)
     }

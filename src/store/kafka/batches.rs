@@ -10,7 +10,9 @@ use super::native::Message;
 use super::topics::TopicInfo;
 use crate::base::batch::{BatchBuilder, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::{Offset, Partition};
 use crate::store::window::Window;
 
 /// The size at which a batch is closed, in bytes.
@@ -23,33 +25,33 @@ pub(super) struct Reads {
     pub nobody: ClientId,
     /// The number of records that were too large to serve.
     pub passed_over: Arc<AtomicU64>,
-    /// How far the clock may be behind timestamps before they follow it, in milliseconds.
-    pub clock_step_max_ms: u64,
+    /// How far the clock may be behind timestamps before they follow it.
+    pub clock_step_max: Millis,
 }
 
 /// The times of one partition's records. They run backwards only if the clock does.
 #[derive(Debug)]
 struct Times {
-    last_ms: u64,
-    clock_step_max_ms: u64,
+    last: UnixMillis,
+    clock_step_max: Millis,
 }
 
 impl Times {
     /// Follows the clock if it has stepped back far. Returns true if so: everything that was read before then
     /// counts as stored now or earlier.
-    fn follow(&mut self, now_ms: u64) -> bool {
-        let is_behind = now_ms.saturating_add(self.clock_step_max_ms) < self.last_ms;
+    fn follow(&mut self, now: UnixMillis) -> bool {
+        let is_behind = now + self.clock_step_max < self.last;
         if is_behind {
-            self.last_ms = now_ms;
+            self.last = now;
         }
         is_behind
     }
 
-    /// Returns the time of a record for which its producer or broker states `said_ms`.
-    fn of(&mut self, now_ms: u64, said_ms: u64) -> u64 {
+    /// Returns the time of a record for which its producer or broker states `said`.
+    fn of(&mut self, now: UnixMillis, said: UnixMillis) -> UnixMillis {
         // Some topics let producers set any time. A time in the future would apply to all later records.
-        self.last_ms = said_ms.min(now_ms).max(self.last_ms);
-        self.last_ms
+        self.last = said.min(now).max(self.last);
+        self.last
     }
 }
 
@@ -58,7 +60,7 @@ impl Times {
 #[derive(Debug)]
 pub(super) struct Batches {
     topic: Arc<TopicInfo>,
-    partition: u16,
+    partition: Partition,
     reads: Reads,
     open: Option<Open>,
     times: Times,
@@ -67,15 +69,15 @@ pub(super) struct Batches {
 #[derive(Debug)]
 struct Open {
     client: ClientId,
-    base_offset: u64,
-    next_offset: u64,
-    timestamp_ms: u64,
+    base_offset: Offset,
+    next_offset: Offset,
+    timestamp: UnixMillis,
     builder: BatchBuilder,
 }
 
 impl Batches {
-    pub(super) fn new(topic: Arc<TopicInfo>, partition: u16, reads: Reads) -> Self {
-        let times = Times { last_ms: 0, clock_step_max_ms: reads.clock_step_max_ms };
+    pub(super) fn new(topic: Arc<TopicInfo>, partition: Partition, reads: Reads) -> Self {
+        let times = Times { last: UnixMillis::ZERO, clock_step_max: reads.clock_step_max };
         Self { topic, partition, reads, open: None, times }
     }
 
@@ -93,16 +95,16 @@ impl Batches {
         let header = message.header(HEADER).map(Header::decode).unwrap_or_default();
         let ttl_secs = header.ttl_secs.unwrap_or(self.topic.default_ttl_secs);
         let client = header.client.unwrap_or(self.reads.nobody);
-        if self.times.follow(now.unix_ms) {
+        if self.times.follow(now.unix) {
             self.close(window);
-            window.cap(now.unix_ms);
+            window.cap(now.unix);
         }
-        let timestamp_ms = self.times.of(now.unix_ms, message.timestamp_ms());
+        let timestamp = self.times.of(now.unix, message.timestamp());
         if let Some(packed) = header.packed.filter(|_| self.topic.layout == Layout::Packed) {
             self.close(window);
             match packed.batch(client, ttl_secs, message.payload()) {
                 Some(batch) => {
-                    window.push(StoredBatch { base_offset: offset, timestamp_ms, stored_ns: 0, batch })
+                    window.push(StoredBatch { base_offset: offset, timestamp, stored_ns: 0, batch })
                 }
                 None => {
                     let topic = self.topic.name.to_string_lossy();
@@ -114,7 +116,7 @@ impl Batches {
         let key = message.key();
         let belongs = |open: &Open| {
             open.next_offset == offset
-                && open.timestamp_ms == timestamp_ms
+                && open.timestamp == timestamp
                 && open.client == client
                 && open.builder.ttl_secs() == ttl_secs
                 && open.builder.has_keys() != key.is_empty()
@@ -129,7 +131,7 @@ impl Batches {
             } else {
                 BatchBuilder::with_keys(client, ttl_secs, 0)
             };
-            Open { client, base_offset: offset, next_offset: offset, timestamp_ms, builder }
+            Open { client, base_offset: offset, next_offset: offset, timestamp, builder }
         });
         if key.is_empty() {
             open.builder.push(message.payload());
@@ -148,7 +150,7 @@ impl Batches {
         if self.topic.is_first_passed_over(self.partition) {
             tracing::error!(
                 topic = %self.topic.name.to_string_lossy(),
-                partition = self.partition,
+                partition = self.partition.0,
                 offset = message.offset(),
                 bytes = message.key().len() + message.payload().len(),
                 largest = self.topic.served_bytes,
@@ -160,9 +162,9 @@ impl Batches {
 
     /// Closes the open batch.
     pub(super) fn close(&mut self, window: &mut Window) {
-        if let Some(Open { base_offset, timestamp_ms, builder, .. }) = self.open.take() {
+        if let Some(Open { base_offset, timestamp, builder, .. }) = self.open.take() {
             debug_assert!(base_offset >= window.end(), "{base_offset} is before {}", window.end());
-            window.push(StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: builder.close() });
+            window.push(StoredBatch { base_offset, timestamp, stored_ns: 0, batch: builder.close() });
         }
     }
 }
@@ -173,14 +175,15 @@ mod tests {
 
     #[test]
     fn times_follow_a_clock_that_has_stepped_back_far() {
-        let mut times = Times { last_ms: 0, clock_step_max_ms: 1_000 };
-        assert_eq!((times.follow(50_000), times.of(50_000, 49_000)), (false, 49_000));
-        assert_eq!(times.of(50_000, 48_000), 49_000, "times never run backwards");
-        assert_eq!(times.of(50_000, 90_000), 50_000, "times never lie in the future");
+        let at = UnixMillis::new;
+        let mut times = Times { last: at(0), clock_step_max: Millis::new(1_000) };
+        assert_eq!((times.follow(at(50_000)), times.of(at(50_000), at(49_000))), (false, at(49_000)));
+        assert_eq!(times.of(at(50_000), at(48_000)), at(49_000), "times never run backwards");
+        assert_eq!(times.of(at(50_000), at(90_000)), at(50_000), "times never lie in the future");
         // A small step back keeps them at the last time.
-        assert_eq!((times.follow(49_000), times.of(49_000, 49_000)), (false, 50_000));
+        assert_eq!((times.follow(at(49_000)), times.of(at(49_000), at(49_000))), (false, at(50_000)));
         // They follow a large step.
-        assert_eq!((times.follow(48_999), times.of(48_999, 48_999)), (true, 48_999));
-        assert_eq!((times.follow(49_500), times.of(49_500, 49_200)), (false, 49_200));
+        assert_eq!((times.follow(at(48_999)), times.of(at(48_999), at(48_999))), (true, at(48_999)));
+        assert_eq!((times.follow(at(49_500)), times.of(at(49_500), at(49_200))), (false, at(49_200)));
     }
 }

@@ -9,6 +9,7 @@ use super::news::News;
 use super::properties::Properties;
 use super::tokens::Tokens;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Partition;
 
 /// A client of a shard.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +28,7 @@ pub(super) enum Chore {
     /// Stop reading the end of a partition.
     StopTail(PartitionKey, Arc<Topic>),
     /// Stop the reader with this index at a partition.
-    StopReader(usize, Arc<Topic>, u16),
+    StopReader(usize, Arc<Topic>, Partition),
 }
 
 /// The result of a chore.
@@ -63,11 +64,11 @@ impl Chores {
         match chore {
             Chore::Make(role) => self.make(role),
             Chore::StopTail(key, topic) => self.returns.ask(&self.janitor, move || {
-                topic.stop(i32::from(key.partition));
+                topic.stop(key.partition);
                 Return::TailStopped(key, topic.number())
             }),
             Chore::StopReader(index, topic, partition) => self.returns.ask(&self.janitor, move || {
-                topic.stop(i32::from(partition));
+                topic.stop(partition);
                 Return::ReaderStopped(index)
             }),
         }

@@ -19,7 +19,9 @@ use super::topics::forgotten;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, Position, QueueId};
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion};
 
@@ -201,7 +203,7 @@ impl<T: Asker> Fetches<T> {
         }
     }
 
-    fn start_tail(&mut self, now: Now, key: PartitionKey, end: u64, queues: &mut Queues<T>) {
+    fn start_tail(&mut self, now: Now, key: PartitionKey, end: Offset, queues: &mut Queues<T>) {
         let Some(info) = queues.topic(key.queue) else { return };
         match self.tails.start(now, key, end, info.clone()) {
             Ok(Some(fetches)) => fetches.into_iter().for_each(|fetch| self.fetch(now, key, fetch, queues)),
@@ -214,7 +216,7 @@ impl<T: Asker> Fetches<T> {
     }
 
     /// Handles Kafka's answer about a partition's end, for the fetches beyond the tail.
-    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64, queues: &mut Queues<T>) {
+    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: Offset, queues: &mut Queues<T>) {
         let settled = self.ahead.settle(now, key, asked, end);
         if settled.is_new {
             // If the topic is a new one with the same name, this is not a rewind.
@@ -242,15 +244,15 @@ impl<T: Asker> Fetches<T> {
         &mut self,
         key: PartitionKey,
         fetch: &Fetch<T::Fetch>,
-        end: u64,
+        end: Offset,
         queues: &mut Queues<T>,
     ) {
         let topic = queues.topic(key.queue).map(|info| info.name.to_string_lossy().into_owned());
         tracing::warn!(
             topic,
-            partition = key.partition,
-            position = fetch.from,
-            end,
+            partition = key.partition.0,
+            position = fetch.from.0,
+            end = end.0,
             "a partition has gone back to before a consumer's position (an unclean leader election, or a restored backup); the \
              consumer restarts at the oldest message"
         );
@@ -308,12 +310,13 @@ impl<T: Asker> Fetches<T> {
         self.offsets.handle_client_lost();
     }
 
-    /// Fails fetches that have waited for Kafka since before `before_ms`, stops unused tails, and retries.
-    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64) {
+    /// Fails fetches that have waited for Kafka since a time before `before`, stops unused tails, and
+    /// retries.
+    pub(super) fn handle_tick(&mut self, now: Now, before: Millis) {
         self.chores.extend(self.tails.stop_unused(now));
-        let mut unanswered = self.tails.take_unanswered(before_ms);
-        unanswered.extend(self.readers.take_unanswered(before_ms));
-        unanswered.extend(self.ahead.take_unanswered(before_ms));
+        let mut unanswered = self.tails.take_unanswered(before);
+        unanswered.extend(self.readers.take_unanswered(before));
+        unanswered.extend(self.ahead.take_unanswered(before));
         for fetch in unanswered {
             let why = "Kafka does not answer: no broker, or no leader of the partition, is reachable";
             self.answer(fetch.token, Err(StoreFault::Unavailable(why)));

@@ -98,12 +98,13 @@ use self::topic_rules::TopicRules;
 use self::topics::forgotten;
 use super::window::Fetch;
 use super::{Asker, Completion, Request, Store, StoreCounters};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
 
-/// The store's tick, in milliseconds.
-const TICK_MS: u64 = 250;
+/// The store's tick.
+const TICK: Millis = Millis::new(250);
 
 /// A part of librdkafka's error message for an answer longer than `receive.message.max.bytes`.
 const TOO_LARGE: &str = "increase receive.message.max.bytes";
@@ -121,8 +122,8 @@ pub struct Kafka<T: Asker> {
     news: Arc<News>,
     /// Whether there is work that `News` does not announce.
     has_more: bool,
-    /// How long appends and fetches may wait for Kafka, in milliseconds.
-    patience_ms: u64,
+    /// How long appends and fetches may wait for Kafka.
+    patience: Millis,
 }
 
 impl<T: Asker> Kafka<T> {
@@ -137,7 +138,7 @@ impl<T: Asker> Kafka<T> {
             // Records that name no client get this id, which belongs to no client.
             nobody: ClientId::random(),
             passed_over: Arc::new(AtomicU64::new(0)),
-            clock_step_max_ms: millis(bounds.clock_step_max),
+            clock_step_max: Millis::from(bounds.clock_step_max),
         };
         let properties = Properties::new(config, bounds);
         let store = Self {
@@ -147,7 +148,7 @@ impl<T: Asker> Kafka<T> {
             fetches: Fetches::new(&extent, reads),
             news,
             has_more: false,
-            patience_ms: millis(config.delivery_timeout),
+            patience: Millis::from(config.delivery_timeout),
         };
         store.chores.run(Chore::Make(Role::Producer));
         store
@@ -254,15 +255,15 @@ impl<T: Asker> Store<T> for Kafka<T> {
             Request::Append { token, stream, partition, batch } => {
                 match self.queues.topic(partition.queue).cloned() {
                     Some(topic) => {
-                        let since_ms = now.mono_ms;
-                        let append = Append { token, stream, partition, topic, batch, since_ms };
+                        let since = now.mono;
+                        let append = Append { token, stream, partition, topic, batch, since };
                         self.appends.append(now, append, &mut self.queues);
                     }
                     None => self.appends.fail(token, forgotten()),
                 }
             }
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
                 self.fetches.fetch(now, partition, fetch, &mut self.queues);
                 self.run_chores();
                 self.has_more = true;
@@ -289,16 +290,16 @@ impl<T: Asker> Store<T> for Kafka<T> {
         self.has_more
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
-        let before_ms = now.mono_ms.saturating_sub(self.patience_ms);
-        self.fetches.handle_tick(now, before_ms);
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
+        let before = now.mono.saturating_sub(self.patience);
+        self.fetches.handle_tick(now, before);
         self.run_chores();
-        if self.appends.handle_tick(now, before_ms, &mut self.queues) {
+        if self.appends.handle_tick(now, before, &mut self.queues) {
             self.chores.run(Chore::Make(Role::Producer));
         }
         self.queues.handle_tick(now, self.appends.client());
         self.has_more = true;
-        Some(now.mono_ms + TICK_MS)
+        Some(now.mono + TICK)
     }
 
     fn needs_ticks(&self) -> bool {

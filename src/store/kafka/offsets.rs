@@ -12,6 +12,7 @@ use super::native::{OffsetOf, PartitionOffset, Trouble};
 use super::topics::{TopicInfo, forgotten};
 use crate::base::error::StoreFault;
 use crate::base::queue::{PartitionKey, Position, QueueId};
+use crate::base::units::{Offset, Partition};
 
 /// How often a question is repeated, at intervals of a tick, while Kafka cannot answer it.
 const TRIES_MAX: u32 = 40;
@@ -36,7 +37,7 @@ pub(super) struct Answer<T> {
     pub why: Why<T>,
     /// The number of the question.
     pub asked: usize,
-    pub result: Result<u64, StoreFault>,
+    pub result: Result<Offset, StoreFault>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,7 @@ impl<T> Ask<T> {
 
 /// One question to Kafka, by topic and partition. Invariant: each partition has at least one ask, and all its
 /// asks have the same `of`.
-type Question<T> = HashMap<(Arc<CString>, i32), Vec<Ask<T>>>;
+type Question<T> = HashMap<(Arc<CString>, Partition), Vec<Ask<T>>>;
 
 /// The questions of a shard for offsets.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ impl<T: Copy> Offsets<T> {
     pub(super) fn resolve(&mut self, token: T, key: PartitionKey, position: Position) {
         let of = match position {
             Position::Latest => OffsetOf::End,
-            Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
+            Position::Time(unix) => OffsetOf::Time(unix),
             // The store has one timeline. A fetch finds out whether the topic has gone back.
             Position::After { offset, .. } => {
                 let answer = Answer { why: Why::Resolve(token), asked: 0, result: Ok(offset) };
@@ -154,7 +155,7 @@ impl<T: Copy> Offsets<T> {
                     continue;
                 };
                 let room = question.len() < PARTITIONS_PER_QUESTION;
-                match question.entry((topic.name.clone(), i32::from(ask.key.partition))) {
+                match question.entry((topic.name.clone(), ask.key.partition)) {
                     Entry::Occupied(mut same) if same.get()[0].of == ask.of => {
                         same.get_mut().push(Ask { layout: topic.layout, ..ask });
                     }

@@ -282,6 +282,7 @@ impl<T: Copy> Openings<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::units::Partition;
     use crate::store::kafka::settings::{Bounds, Settings};
 
     fn openings(strict: bool) -> Openings<u64> {
@@ -339,7 +340,7 @@ mod tests {
         let info = openings.topics.get(QueueId(1)).unwrap();
         // `max_pb_bytes`.
         assert_eq!(info.served_bytes, 8 << 20);
-        for partition in [0, 63] {
+        for partition in [Partition(0), Partition(63)] {
             assert!(info.is_first_passed_over(partition));
             assert!(!info.is_first_passed_over(partition));
         }

@@ -17,7 +17,9 @@ use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
 use super::topics::TopicInfo;
 use crate::base::batch::Batch;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::Offset;
 use crate::store::Stream;
 
 /// The most records in one call of librdkafka.
@@ -31,8 +33,8 @@ pub(super) struct Append<T> {
     pub partition: PartitionKey,
     pub topic: Arc<TopicInfo>,
     pub batch: Batch,
-    /// When it arrived, `mono_ms`.
-    pub since_ms: u64,
+    /// When it arrived, by the monotonic clock.
+    pub since: Millis,
 }
 
 /// The result of an append.
@@ -43,7 +45,7 @@ pub(super) struct Outcome<T> {
     pub queue: QueueId,
     pub count: u32,
     /// The offsets, if they are known and consecutive.
-    pub result: Result<Option<Range<u64>>, Trouble>,
+    pub result: Result<Option<Range<Offset>>, Trouble>,
 }
 
 /// An append that is not completed.
@@ -183,7 +185,7 @@ impl<T: Copy> Producer<T> {
             client: (!batch.is_anonymous()).then_some(batch.client()),
             packed: None,
         };
-        let partition = i32::from(one.append.partition.partition);
+        let partition = one.append.partition.partition;
         let mut records: Vec<(&[u8], &[u8])> = Vec::with_capacity(RECORDS_AT_ONCE);
         while let Some(from) = one.rest {
             records.clear();
@@ -252,11 +254,9 @@ impl<T: Copy> Producer<T> {
         self.give_up("messages before these were not stored", |one| one.append.stream == stream);
     }
 
-    /// Fails appends that have waited for a client or for room since before `before_ms`.
-    pub(super) fn fail_unsent(&mut self, before_ms: u64) {
-        self.give_up("Kafka takes no messages: no broker is reachable", |one| {
-            one.append.since_ms < before_ms
-        });
+    /// Fails appends that have waited for a client or for room since a time before `before`.
+    pub(super) fn fail_unsent(&mut self, before: Millis) {
+        self.give_up("Kafka takes no messages: no broker is reachable", |one| one.append.since < before);
         self.submit_waiting();
     }
 

@@ -7,8 +7,8 @@ use std::fmt;
 use super::native::Handle;
 use super::secret::without_secrets;
 use super::settings::{Bounds, Settings};
-use crate::base::clock::millis;
 use crate::base::limits::KAFKA_RECORD_BYTES;
+use crate::base::millis::Millis;
 use crate::base::setting::Unworkable;
 
 /// Properties that an operator may not set, each with the reason.
@@ -100,7 +100,7 @@ impl Properties {
             // Bytes limit a batch, not messages.
             ("batch.num.messages", "1000000".into()),
             ("compression.type", config.compression.clone()),
-            ("delivery.timeout.ms", millis(config.delivery_timeout).to_string()),
+            ("delivery.timeout.ms", Millis::from(config.delivery_timeout).to_string()),
             ("message.max.bytes", config.record_bytes(bounds).to_string()),
             ("queue.buffering.max.messages", messages_max(bounds).to_string()),
             // The shard's budget, which is smaller, already limits payloads.

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::layout::Layout;
 use super::native::{Handle, Queue, Topic, Trouble};
 use super::news::News;
+use crate::base::units::{Offset, Partition};
 
 /// How long it sleeps if the queue is empty.
 const NAP: Duration = Duration::from_micros(200);
@@ -17,7 +19,7 @@ const NAP: Duration = Duration::from_micros(200);
 #[derive(Debug)]
 pub struct TopicReader {
     topic: Topic,
-    started: Vec<i32>,
+    started: Vec<Partition>,
     queue: Queue,
 }
 
@@ -26,15 +28,15 @@ impl TopicReader {
     pub fn start(
         properties: &BTreeMap<String, String>,
         topic: &str,
-        offsets: &[u64],
+        offsets: &[Offset],
     ) -> Result<Self, String> {
         let handle = Handle::consumer(properties)?;
         let name = CString::new(topic).map_err(|error| error.to_string())?;
         let topic = Topic::new(&handle, &name).map_err(|trouble| trouble.to_string())?;
         let queue = Queue::new(&handle, &Arc::new(News::new(|| {}))).ok_or("no queue")?;
         let mut reader = Self { topic, started: Vec::new(), queue };
-        for (partition, offset) in (0..).zip(offsets) {
-            let started = reader.topic.start(partition, *offset, &reader.queue);
+        for (partition, offset) in (0..).map(Partition).zip(offsets) {
+            let started = reader.topic.start(partition, Layout::Plain.of_kafka(*offset), &reader.queue);
             started.map_err(|trouble| trouble.to_string())?;
             reader.started.push(partition);
         }

@@ -3,7 +3,7 @@
 //!
 //! A reader keeps the last part of what it has read, so that consumers near each other share it, and
 //! librdkafka reads ahead. It serves every fetch near its position. While others wait for a reader, it moves
-//! once it has brought `STAY_BYTES` or had no fetch for `IDLE_MS` (`stay`).
+//! once it has brought `STAY_BYTES` or had no fetch for `IDLE` (`stay`).
 
 use std::sync::Arc;
 
@@ -17,7 +17,9 @@ use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::Offset;
 use crate::store::waiting::Waiting;
 use crate::store::window::Fetch;
 
@@ -61,8 +63,8 @@ pub(super) struct Readers<T> {
     max: usize,
     /// The fetches without a reader near them.
     behind: Waiting<T, Behind>,
-    /// When a reader last brought messages, `mono_ms`.
-    progress_ms: u64,
+    /// When a reader last brought messages, by the monotonic clock.
+    progress: Millis,
     reads: Reads,
     /// Partitions whose records restarted at a smaller offset, not taken yet.
     gone_back: Vec<PartitionKey>,
@@ -75,7 +77,7 @@ impl<T: Copy + Eq> Readers<T> {
             readers: Vec::new(),
             max,
             behind: Waiting::default(),
-            progress_ms: 0,
+            progress: Millis::ZERO,
             reads,
             gone_back: Vec::new(),
         }
@@ -87,7 +89,7 @@ impl<T: Copy + Eq> Readers<T> {
             if let ReaderState::Reading(stay) = &mut reader.state
                 && stay.serves(key, fetch.from)
             {
-                stay.used_ms = now.mono_ms;
+                stay.used = now.mono;
                 return reader.waiting.push(fetch);
             }
         }
@@ -109,8 +111,8 @@ impl<T: Copy + Eq> Readers<T> {
                     if fetched.batches.is_empty() && fetched.at_end && fetched.next <= fetch.from {
                         return Some(fetch);
                     }
-                    stay.used_ms = now.mono_ms;
-                    self.progress_ms = now.mono_ms;
+                    stay.used = now.mono;
+                    self.progress = now.mono;
                     stay.brought +=
                         fetched.batches.iter().map(|stored| stored.batch.stored_bytes()).sum::<usize>();
                     answer(fetch, Fetched { at_end: false, ..fetched });
@@ -147,7 +149,7 @@ impl<T: Copy + Eq> Readers<T> {
             match reader.start(now, *key, info, fetch.from, reads.clone()) {
                 Err(fault) => fail(fetch, fault),
                 // From here on the fetch waits for Kafka.
-                Ok(()) => reader.waiting.push(Fetch { since_ms: now.mono_ms, ..fetch }),
+                Ok(()) => reader.waiting.push(Fetch { since: now.mono, ..fetch }),
             }
             None
         });
@@ -228,15 +230,15 @@ impl<T: Copy + Eq> Readers<T> {
         behind.or_else(|| self.readers.iter_mut().find_map(|reader| reader.waiting.cancel(token)))
     }
 
-    /// Removes the fetches whose reader has brought nothing since before `before_ms`. Also removes those that
-    /// have waited for a reader as long, if no reader has brought anything.
-    pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
+    /// Removes the fetches whose reader has brought nothing since a time before `before`. Also removes those
+    /// that have waited for a reader as long, if no reader has brought anything.
+    pub(super) fn take_unanswered(&mut self, before: Millis) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for reader in &mut self.readers {
-            old.extend(reader.waiting.take_older(before_ms));
+            old.extend(reader.waiting.take_older(before));
         }
-        if self.progress_ms < before_ms {
-            old.extend(self.behind.take_older(before_ms));
+        if self.progress < before {
+            old.extend(self.behind.take_older(before));
         }
         old
     }
@@ -309,7 +311,7 @@ impl<T> Reader<T> {
         now: Now,
         key: PartitionKey,
         info: &Arc<TopicInfo>,
-        from: u64,
+        from: Offset,
         reads: Reads,
     ) -> Result<(), StoreFault> {
         let Some(Consumer { messages, client }) = &mut self.consumer else {
@@ -317,7 +319,7 @@ impl<T> Reader<T> {
         };
         let report = |trouble: Trouble| trouble.report("read older messages");
         let topic = client.topics.get(&client.handle, key.queue, info).map_err(report)?.clone();
-        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages).map_err(report)?;
+        topic.start(key.partition, info.layout.of_kafka(from), messages).map_err(report)?;
         self.state = ReaderState::Reading(Box::new(Stay::new(now, key, topic, info.clone(), from, reads)));
         Ok(())
     }

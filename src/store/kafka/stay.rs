@@ -8,14 +8,16 @@ use super::batches::{Batches, Reads};
 use super::native::{Queue, Topic};
 use super::topics::TopicInfo;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 use crate::store::window::Window;
 
 /// How much a reader brings at one position before it may move to another, in bytes.
 pub(super) const STAY_BYTES: usize = 4 << 20;
 
-/// How long a reader without a fetch stays while others wait, in milliseconds.
-pub(super) const IDLE_MS: u64 = 200;
+/// How long a reader without a fetch stays while others wait.
+pub(super) const IDLE: Millis = Millis::new(200);
 
 /// A reader's stay at one position.
 #[derive(Debug)]
@@ -24,15 +26,15 @@ pub(super) struct Stay {
     pub topic: Arc<Topic>,
     pub info: Arc<TopicInfo>,
     /// The offset at which it began.
-    from: u64,
+    from: Offset,
     pub window: Window,
     batches: Batches,
     /// Whether the partition has gone back since it began. Then it serves nothing more.
     pub is_stale: bool,
     /// The bytes that it has brought.
     pub brought: usize,
-    /// When it last had a fetch, `mono_ms`.
-    pub used_ms: u64,
+    /// When it last had a fetch, by the monotonic clock.
+    pub used: Millis,
 }
 
 impl Stay {
@@ -42,7 +44,7 @@ impl Stay {
         key: PartitionKey,
         topic: Arc<Topic>,
         info: Arc<TopicInfo>,
-        from: u64,
+        from: Offset,
         reads: Reads,
     ) -> Self {
         Self {
@@ -54,24 +56,24 @@ impl Stay {
             info,
             is_stale: false,
             brought: 0,
-            used_ms: now.mono_ms,
+            used: now.mono,
         }
     }
 
     /// Returns whether it serves a fetch from this offset on.
-    pub(super) fn serves(&self, key: PartitionKey, from: u64) -> bool {
+    pub(super) fn serves(&self, key: PartitionKey, from: Offset) -> bool {
         self.key == key && !self.is_stale && self.window.covers(from)
     }
 
     /// Returns whether a reader without waiting fetches may leave it.
     pub(super) fn is_over(&self, now: Now) -> bool {
-        self.is_stale || self.brought >= STAY_BYTES || self.used_ms + IDLE_MS <= now.mono_ms
+        self.is_stale || self.brought >= STAY_BYTES || self.used + IDLE <= now.mono
     }
 
     /// Handles what librdkafka has read ahead. Returns false if that is nothing.
     pub(super) fn advance(&mut self, now: Now, messages: &Queue) -> bool {
         let Self { key, topic, info, from, window, batches, is_stale, .. } = self;
-        let of = (topic.number(), i32::from(key.partition));
+        let of = (topic.number(), key.partition);
         let count = messages.consume(|message| {
             if message.from() != of || *is_stale {
                 return;

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::TICK_MS;
+use super::TICK;
 use super::batches::{Batches, Reads};
 use super::chores::{Chore, Role};
 use super::client::Consumer;
@@ -14,14 +14,16 @@ use super::news::News;
 use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::{Offset, Partition};
 use crate::store::waiting::Waiting;
 use crate::store::window::{Fetch, Window};
 
-/// How long a tail runs without a fetch, in milliseconds.
-const UNUSED_MS: u64 = 10_000;
+/// How long a tail runs without a fetch.
+const UNUSED: Millis = Millis::new(10_000);
 
-const _: () = assert!(TICK_MS < UNUSED_MS);
+const _: () = assert!(TICK.get() < UNUSED.get());
 
 /// The most messages that are taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
@@ -69,8 +71,8 @@ struct Running {
 struct Tail<T> {
     state: TailState,
     waiting: Waiting<T>,
-    /// When it last had a fetch or began, `mono_ms`.
-    used_ms: u64,
+    /// When it last had a fetch or began, by the monotonic clock.
+    used: Millis,
 }
 
 /// The tails of a shard.
@@ -78,11 +80,11 @@ struct Tail<T> {
 pub(super) struct Tails<T> {
     tails: HashMap<PartitionKey, Tail<T>>,
     /// The running tails, by topic number and partition.
-    by_number: HashMap<(usize, i32), PartitionKey>,
+    by_number: HashMap<(usize, Partition), PartitionKey>,
     client: TailsClient,
     /// The partitions that are being stopped, which cannot start again before that is done. None of them is
     /// in `by_number`.
-    stopping: HashSet<(usize, i32)>,
+    stopping: HashSet<(usize, Partition)>,
     bytes_max: usize,
     reads: Reads,
     /// Queues whose topics Kafka no longer knows, not taken yet.
@@ -140,10 +142,10 @@ impl<T: Copy + Eq> Tails<T> {
             Entry::Occupied(known) => (known.into_mut(), false),
             Entry::Vacant(vacant) => {
                 let waiting = Waiting::default();
-                (vacant.insert(Tail { state: TailState::Asking, waiting, used_ms: 0 }), true)
+                (vacant.insert(Tail { state: TailState::Asking, waiting, used: Millis::ZERO }), true)
             }
         };
-        tail.used_ms = now.mono_ms;
+        tail.used = now.mono;
         if let TailState::Running(running) = &tail.state {
             let window = &running.window;
             if fetch.from < window.start() {
@@ -169,7 +171,7 @@ impl<T: Copy + Eq> Tails<T> {
         &mut self,
         now: Now,
         key: PartitionKey,
-        end: u64,
+        end: Offset,
         info: Arc<TopicInfo>,
     ) -> Result<Option<Vec<Fetch<T>>>, Trouble> {
         let Some(tail) = self.tails.get_mut(&key).filter(|tail| matches!(tail.state, TailState::Asking))
@@ -180,7 +182,7 @@ impl<T: Copy + Eq> Tails<T> {
             return Ok(None);
         };
         let topic = client.topics.get(&client.handle, key.queue, &info)?.clone();
-        let partition = i32::from(key.partition);
+        let partition = key.partition;
         if self.stopping.contains(&(topic.number(), partition)) {
             return Ok(None);
         }
@@ -189,7 +191,7 @@ impl<T: Copy + Eq> Tails<T> {
         debug_assert!(self.stopping.iter().all(|number| !self.by_number.contains_key(number)));
         let batches = Batches::new(info, key.partition, self.reads.clone());
         tail.state = TailState::Running(Box::new(Running { topic, window: Window::new(end), batches }));
-        tail.used_ms = now.mono_ms;
+        tail.used = now.mono;
         Ok(Some(tail.waiting.take().collect()))
     }
 
@@ -283,7 +285,7 @@ impl<T: Copy + Eq> Tails<T> {
 
     /// Stops the tails that had no fetch for a while. Returns the chores for that.
     pub(super) fn stop_unused(&mut self, now: Now) -> Vec<Chore> {
-        self.stop(|_, tail| tail.waiting.is_empty() && tail.used_ms + UNUSED_MS <= now.mono_ms)
+        self.stop(|_, tail| tail.waiting.is_empty() && tail.used + UNUSED <= now.mono)
     }
 
     fn stop(&mut self, is_over: impl Fn(&PartitionKey, &Tail<T>) -> bool) -> Vec<Chore> {
@@ -293,7 +295,7 @@ impl<T: Copy + Eq> Tails<T> {
                 && matches!(tail.state, TailState::Running(_))
                 && let TailState::Running(running) = std::mem::replace(&mut tail.state, TailState::Stopping)
             {
-                let number = (running.topic.number(), i32::from(key.partition));
+                let number = (running.topic.number(), key.partition);
                 if self.by_number.get(&number) == Some(key) {
                     self.by_number.remove(&number);
                 }
@@ -307,7 +309,7 @@ impl<T: Copy + Eq> Tails<T> {
     /// Handles that a tail stopped reading its partition. Returns true if a fetch waits for it, so that the
     /// end must be asked for.
     pub(super) fn handle_stopped(&mut self, key: PartitionKey, number: usize) -> bool {
-        self.stopping.remove(&(number, i32::from(key.partition)));
+        self.stopping.remove(&(number, key.partition));
         let Some(tail) = self.tails.get_mut(&key) else { return false };
         tail.state = TailState::Asking;
         if tail.waiting.is_empty() {
@@ -317,11 +319,11 @@ impl<T: Copy + Eq> Tails<T> {
         true
     }
 
-    /// Removes the fetches that have waited for the end of a partition since before `before_ms`.
-    pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
+    /// Removes the fetches that have waited for the end of a partition since a time before `before`.
+    pub(super) fn take_unanswered(&mut self, before: Millis) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for tail in self.tails.values_mut().filter(|tail| matches!(tail.state, TailState::Asking)) {
-            old.extend(tail.waiting.take_older(before_ms));
+            old.extend(tail.waiting.take_older(before));
         }
         old
     }

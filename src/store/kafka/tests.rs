@@ -19,8 +19,10 @@ use super::{Cluster, Kafka, News, WINDOW_BYTES};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
+use crate::base::units::{Offset, Partition};
 use crate::store::conformance::{self, Lab, batch};
 use crate::store::window::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
@@ -62,8 +64,8 @@ impl Lone {
     }
 
     fn now(&self) -> Now {
-        let unix_ms = self.unix_ms().unwrap();
-        Now::at_ms(unix_ms, unix_ms)
+        let unix = self.unix().unwrap();
+        Now::at_ms(unix.get(), unix.get())
     }
 
     fn store_on(&self, cluster: Cluster) -> Kafka<u64> {
@@ -92,7 +94,7 @@ impl Lone {
         assert!(store.submit(self.now(), Request::Open { token: 0, queue, name, create: Some(1) }).is_ok());
         let opened = self.next(store);
         assert!(matches!(opened, Completion::Opened { result: Ok(_), .. }), "{opened:?}");
-        PartitionKey { queue, partition: 0 }
+        PartitionKey { queue, partition: Partition(0) }
     }
 
     fn append(&self, store: &mut Kafka<u64>, partition: PartitionKey, token: u64, payloads: &[&[u8]]) {
@@ -101,7 +103,7 @@ impl Lone {
     }
 
     /// Returns the result of a waiting fetch from an offset.
-    fn fetched(&self, store: &mut Kafka<u64>, partition: PartitionKey, from: u64) -> Fetched {
+    fn fetched(&self, store: &mut Kafka<u64>, partition: PartitionKey, from: Offset) -> Fetched {
         let fetch =
             Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
         assert!(store.submit(self.now(), fetch).is_ok());
@@ -116,7 +118,7 @@ impl Lone {
         &self,
         store: &mut Kafka<u64>,
         partition: PartitionKey,
-        mut from: u64,
+        mut from: Offset,
         count: usize,
     ) -> Vec<Vec<u8>> {
         let mut read = Vec::new();
@@ -145,8 +147,8 @@ impl Lab for Lone {
         self.store_on(Cluster::start(&self.config).unwrap())
     }
 
-    fn unix_ms(&self) -> Option<u64> {
-        Some(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64)
+    fn unix(&self) -> Option<UnixMillis> {
+        Some(UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap()))
     }
 
     fn wait(&self) -> bool {
@@ -205,9 +207,9 @@ fn messages_larger_than_what_a_reader_keeps_are_read() {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    let mut from = 0;
+    let mut from = Offset::ZERO;
     let mut read = Vec::new();
-    while from < 3 {
+    while from < Offset(3) {
         let fetch =
             Request::Fetch { token: 9, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
         assert!(store.submit(lone.now(), fetch).is_ok());
@@ -234,7 +236,7 @@ fn without_a_broker_appends_fail_in_time_and_the_store_needs_no_more_ticks() {
         matches!(opened, Completion::Opened { result: Err(StoreFault::Unavailable(_)), .. }),
         "{opened:?}"
     );
-    let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+    let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };
     lone.append(&mut store, partition, 1, &[b"lost"]);
     assert!(matches!(lone.appended(&mut store), (1, Err(StoreFault::Unavailable(_)))));
     store.handle_tick(lone.now());
@@ -255,7 +257,7 @@ fn mocked(
     let (queue, _) = lone.queue();
     cluster.assume(queue, c"lone.mocked".to_owned(), 1);
     let store = lone.store_on(cluster);
-    (mock, lone, store, PartitionKey { queue, partition: 0 })
+    (mock, lone, store, PartitionKey { queue, partition: Partition(0) })
 }
 
 #[test]
@@ -277,7 +279,7 @@ fn temporary_errors_of_brokers_do_not_reach_clients_and_order_is_kept() {
     for token in 1..=500 {
         assert_eq!(lone.appended(&mut store), (token, Ok(())), "a partition's appends complete in order");
     }
-    let (mut from, mut read) = (0, Vec::new());
+    let (mut from, mut read) = (Offset::ZERO, Vec::new());
     while read.len() < numbers.len() {
         let fetch =
             Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
@@ -316,7 +318,7 @@ fn messages_beyond_librdkafkas_limit_wait_and_are_stored_in_order() {
         let Completion::Appended { token: of, result: Ok(Some(offsets)) } = lone.next(&mut store) else {
             panic!("it is stored")
         };
-        let first = (token - 1) * messages.len() as u64;
+        let first = Offset((token - 1) * messages.len() as u64);
         assert_eq!((of, offsets), (token, first..first + messages.len() as u64));
     }
 }
@@ -358,16 +360,22 @@ fn a_position_beyond_the_end_continues_at_the_oldest() {
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
     // The first fetch starts the tail; at the second, the tail is running.
-    for beyond in [1_000, 3] {
+    for beyond in [Offset(1_000), Offset(3)] {
         let fetched = lone.fetched(&mut store, partition, beyond);
         assert!(fetched.batches.is_empty() && !fetched.at_end, "{fetched:?}");
         assert_eq!(fetched.next, Fetched::rewound().next);
     }
-    assert_eq!(lone.read(&mut store, partition, 0, 2), [b"one", b"two"]);
+    assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [b"one", b"two"]);
     assert_eq!(store.waiting(), 0);
     // A fetch at the end waits, and gets the next message.
-    let fetch =
-        Request::Fetch { token: 9, partition, from: 2, bytes_max: 1 << 20, exclude: None, wait: true };
+    let fetch = Request::Fetch {
+        token: 9,
+        partition,
+        from: Offset(2),
+        bytes_max: 1 << 20,
+        exclude: None,
+        wait: true,
+    };
     assert!(store.submit(lone.now(), fetch).is_ok());
     lone.append(&mut store, partition, 3, &[b"three"]);
     let mut next = || match lone.next(&mut store) {
@@ -375,7 +383,7 @@ fn a_position_beyond_the_end_continues_at_the_oldest() {
         _ => None,
     };
     let both = [next(), next()];
-    assert!(both.contains(&Some(2)), "{both:?}");
+    assert!(both.contains(&Some(Offset(2))), "{both:?}");
 }
 
 #[test]
@@ -387,20 +395,20 @@ fn a_consumer_ahead_of_the_tail_gets_no_rewind() {
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
     // The tail runs from here on.
-    assert_eq!(lone.read(&mut store, partition, 0, 2), [b"one", b"two"]);
+    assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [b"one", b"two"]);
     // A reader has brought the consumer further, and Kafka has confirmed that the partition reaches that far.
     let fetch = Fetch {
         token: 9,
-        from: 5,
+        from: Offset(5),
         bytes_max: 1 << 20,
         exclude: None,
         wait: false,
-        since_ms: lone.now().mono_ms,
+        since: lone.now().mono,
     };
     let AtTail::Answered(_, fetched) = store.fetches.tails.place(lone.now(), partition, fetch, true) else {
         panic!("it does not wait")
     };
-    assert!(fetched.batches.is_empty() && fetched.next == 5, "{fetched:?}");
+    assert!(fetched.batches.is_empty() && fetched.next == Offset(5), "{fetched:?}");
     assert!(!fetched.is_rewound, "{fetched:?}");
 }
 
@@ -411,15 +419,16 @@ fn a_fetch_beyond_the_end_can_be_cancelled() {
     lone.append(&mut store, partition, 1, &[b"one"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
     // This starts the tail.
-    lone.read(&mut store, partition, 0, 1);
-    let fetch = Request::Fetch { token: 9, partition, from: 1_000, bytes_max: 1, exclude: None, wait: true };
+    lone.read(&mut store, partition, Offset(0), 1);
+    let fetch =
+        Request::Fetch { token: 9, partition, from: Offset(1_000), bytes_max: 1, exclude: None, wait: true };
     assert!(store.submit(lone.now(), fetch).is_ok());
     assert_eq!(store.waiting(), 1);
     assert!(store.submit(lone.now(), Request::Cancel { token: 9, partition }).is_ok());
     let Completion::Fetched { token: 9, result: Ok(fetched) } = lone.next(&mut store) else {
         panic!("it is cancelled")
     };
-    assert!(fetched.batches.is_empty() && fetched.next == 1_000);
+    assert!(fetched.batches.is_empty() && fetched.next == Offset(1_000));
     assert_eq!(store.waiting(), 0);
 }
 
@@ -445,14 +454,14 @@ fn a_record_that_is_too_large_is_passed_over_and_counted() {
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
     // A reader passes them over.
-    assert_eq!(lone.read(&mut store, partition, 0, 2), [&b"8 bytes."[..], b"last"]);
+    assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [&b"8 bytes."[..], b"last"]);
     assert_eq!(store.counters().passed_over, 2);
     // The tail passes them over.
     for (token, payload) in (5..).zip([&b"again 9 bytes"[..], b"end"]) {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    assert_eq!(lone.read(&mut store, partition, 4, 1), [b"end"]);
+    assert_eq!(lone.read(&mut store, partition, Offset(4), 1), [b"end"]);
     assert!(store.counters().passed_over > 2);
 }
 

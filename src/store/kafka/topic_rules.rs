@@ -6,6 +6,7 @@ use std::ffi::CString;
 use super::layout::Layout;
 use super::settings::{Bounds, Settings};
 use super::topic_name::topic_name;
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 
 /// The rules for topics.
@@ -34,7 +35,7 @@ impl TopicRules {
         let mut configs = vec![
             ("message.timestamp.type", "LogAppendTime".to_owned()),
             ("unclean.leader.election.enable", "false".to_owned()),
-            ("retention.ms", (u64::from(ttl_max_secs) * 1000).to_string()),
+            ("retention.ms", Millis::from_secs(ttl_max_secs).to_string()),
             ("max.message.bytes", record_bytes.to_string()),
         ];
         if config.replication >= 3 {
@@ -72,7 +73,7 @@ impl TopicRules {
                 weak.push(format!("{key} = {value} should be {wanted}"));
             }
         };
-        let retention = i64::from(self.ttl_max_secs) * 1000;
+        let retention = Millis::from_secs(self.ttl_max_secs).get() as i64;
         check(
             "retention.ms",
             number("retention.ms").is_some_and(|ms| (0..retention).contains(&ms)),
@@ -108,7 +109,7 @@ impl TopicRules {
     pub(super) fn default_ttl_secs(&self, configs: &HashMap<String, String>) -> u32 {
         let retention = configs.get("retention.ms").and_then(|value| value.parse::<i64>().ok());
         match retention {
-            Some(ms) if ms >= 0 => u32::try_from(ms / 1000).unwrap_or(u32::MAX).min(self.ttl_max_secs),
+            Some(ms) if ms >= 0 => Millis::new(ms as u64).as_secs().min(self.ttl_max_secs),
             _ => self.ttl_max_secs,
         }
     }

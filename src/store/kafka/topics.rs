@@ -10,6 +10,7 @@ use super::layout::Layout;
 use crate::base::error::StoreFault;
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::queue::QueueId;
+use crate::base::units::Partition;
 use crate::store::Life;
 
 /// What every shard can know about the topic of a queue.
@@ -32,9 +33,9 @@ const _: () = assert!(PARTITIONS_MAX as u32 <= u64::BITS, "`passed_over` has a b
 
 impl TopicInfo {
     /// Marks a partition as having a record passed over. Returns true the first time.
-    pub(super) fn is_first_passed_over(&self, partition: u16) -> bool {
-        debug_assert!(partition < PARTITIONS_MAX, "partition {partition}");
-        let bit = 1 << (u32::from(partition) % u64::BITS);
+    pub(super) fn is_first_passed_over(&self, partition: Partition) -> bool {
+        debug_assert!(partition.0 < PARTITIONS_MAX, "partition {partition}");
+        let bit = 1 << (u32::from(partition.0) % u64::BITS);
         self.passed_over.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 }

@@ -8,16 +8,17 @@ use super::client::Client;
 use super::native::{Described, Trouble};
 use super::topics::TopicInfo;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::QueueId;
 use crate::store::Life;
 
-/// The interval at which all topics are checked, in milliseconds.
-const WATCH_MS: u64 = 30_000;
+/// The interval at which all topics are checked.
+const WATCH: Millis = Millis::new(30_000);
 
-/// The shortest time between two checks, and so until suspected topics are checked, in milliseconds.
-pub(super) const SUSPICION_MS: u64 = 1_000;
+/// The shortest time between two checks, and so until suspected topics are checked.
+pub(super) const SUSPICION: Millis = Millis::new(1_000);
 
-const _: () = assert!(SUSPICION_MS < WATCH_MS);
+const _: () = assert!(SUSPICION.get() < WATCH.get());
 
 /// The most topics in one question.
 const TOPICS_PER_QUESTION: usize = 500;
@@ -30,8 +31,8 @@ pub(super) const WATCHING: usize = 0;
 pub(super) struct Watch {
     /// The topics, each with the life that it had when its queue was opened.
     watched: HashMap<Arc<CString>, (QueueId, Life)>,
-    /// When topics were last checked, `mono_ms`.
-    looked_ms: u64,
+    /// When topics were last checked, by the monotonic clock.
+    looked: Millis,
     /// Topics to check soon.
     suspects: HashSet<Arc<CString>>,
     /// Queues whose topics one broker did not know. A second such answer means that the topic was deleted.
@@ -44,7 +45,7 @@ impl Watch {
     pub(super) fn new() -> Self {
         Self {
             watched: HashMap::new(),
-            looked_ms: 0,
+            looked: Millis::ZERO,
             suspects: HashSet::new(),
             doubted: HashSet::new(),
             gone: Vec::new(),
@@ -66,16 +67,16 @@ impl Watch {
     /// Asks Kafka about topics if it is time.
     pub(super) fn look(&mut self, now: Now, client: Option<&Client>) {
         let Some(Client { handle, events, .. }) = client else { return };
-        let since = now.mono_ms.saturating_sub(self.looked_ms);
-        let topics: Vec<Arc<CString>> = if since >= WATCH_MS {
+        let since = now.mono.since(self.looked);
+        let topics: Vec<Arc<CString>> = if since >= WATCH {
             self.watched.keys().cloned().collect()
-        } else if since >= SUSPICION_MS {
+        } else if since >= SUSPICION {
             std::mem::take(&mut self.suspects).into_iter().collect()
         } else {
             return;
         };
         if !topics.is_empty() {
-            self.looked_ms = now.mono_ms;
+            self.looked = now.mono;
         }
         for some in topics.chunks(TOPICS_PER_QUESTION) {
             handle.describe_topics(events, WATCHING, some);

@@ -17,6 +17,8 @@ use super::segment::Segment;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::window::{Fetch, Window};
 use crate::store::{Asker, Completion};
 
@@ -30,14 +32,14 @@ const _: () = assert!(CHUNKS >= 2, "loading ahead keeps the chunk before it in m
 pub(super) enum Waiter<T: Asker> {
     /// A fetch.
     Fetch(Fetch<T::Fetch>),
-    /// A search for the first message since a time, Unix milliseconds. That message has offset `from` or a
+    /// A search for the first message since a time. That message has offset `from` or a
     /// later one.
-    Resolve { token: T::Resolve, unix_ms: u64, from: u64 },
+    Resolve { token: T::Resolve, unix: UnixMillis, from: Offset },
 }
 
 impl<T: Asker> Waiter<T> {
     /// Returns the first wanted offset.
-    pub(super) fn from(&self) -> u64 {
+    pub(super) fn from(&self) -> Offset {
         match self {
             Self::Fetch(fetch) => fetch.from,
             Self::Resolve { from, .. } => *from,
@@ -58,11 +60,11 @@ impl<T: Asker> Waiter<T> {
 struct ReadWindow {
     window: Window,
     /// The offset of the chunk that was loaded last.
-    chunk: u64,
+    chunk: Offset,
 }
 
 impl ReadWindow {
-    fn holds(&self, offset: u64) -> bool {
+    fn holds(&self, offset: Offset) -> bool {
         (self.window.start()..self.window.end()).contains(&offset)
     }
 }
@@ -74,7 +76,7 @@ struct PartitionReads<T: Asker> {
     waiters: Vec<Waiter<T>>,
     is_loading: bool,
     /// The offset to load from next, because a reader has entered the last chunk before it.
-    ahead: Option<u64>,
+    ahead: Option<Offset>,
     /// The runs of the sealed segment that is being read, with its number.
     runs: Option<(u64, Arc<[Run]>)>,
     /// Whether it is in `Backlog::stalled`.
@@ -171,13 +173,13 @@ impl<T: Asker> Backlog<T> {
                     }
                     completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
                 }
-                Waiter::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
+                Waiter::Resolve { token, unix, .. } => match read.window.first_since(unix) {
                     Some(offset) => {
                         completions.push_back(Completion::Resolved { token, result: Ok(offset) });
                     }
                     None => {
                         let from = read.window.end();
-                        reads.waiters.push(Waiter::Resolve { token, unix_ms, from });
+                        reads.waiters.push(Waiter::Resolve { token, unix, from });
                     }
                 },
             }
@@ -186,7 +188,7 @@ impl<T: Asker> Backlog<T> {
 
     /// Returns the offset at which the next load of a partition begins, if one is wanted and none is in
     /// progress.
-    pub(super) fn wants(&mut self, id: PartitionId) -> Option<u64> {
+    pub(super) fn wants(&mut self, id: PartitionId) -> Option<Offset> {
         let reads = self.of.get_mut(&id)?;
         if reads.is_loading {
             return None;
@@ -211,7 +213,7 @@ impl<T: Asker> Backlog<T> {
     }
 
     /// Takes the waiters that begin at `offset` or later, because their messages are elsewhere.
-    pub(super) fn take_from(&mut self, id: PartitionId, offset: u64) -> Vec<Waiter<T>> {
+    pub(super) fn take_from(&mut self, id: PartitionId, offset: Offset) -> Vec<Waiter<T>> {
         let Some(reads) = self.of.get_mut(&id) else { return Vec::new() };
         reads.waiters.extract_if(.., |waiter| waiter.from() >= offset).collect()
     }
@@ -273,13 +275,13 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// Handles the bytes that a load brought. All of them were stored at `cap_ms` or earlier. Calls `damaged`
+    /// Handles the bytes that a load brought. All of them were stored at `cap` or earlier. Calls `damaged`
     /// with the position and length of what is damaged.
     pub(super) fn handle_loaded(
         &mut self,
         id: PartitionId,
         load: &Load,
-        cap_ms: u64,
+        cap: UnixMillis,
         read: &[Vec<u8>],
         mut damaged: impl FnMut(u64, u64),
     ) {
@@ -302,7 +304,7 @@ impl<T: Asker> Backlog<T> {
                 // Batches before the window's end were read before: their run has grown since.
                 let is_new = header.base_offset >= window.end();
                 if let Some(mut stored) = header.batch(records).filter(|_| is_new) {
-                    stored.timestamp_ms = stored.timestamp_ms.min(cap_ms);
+                    stored.timestamp = stored.timestamp.min(cap);
                     window.push(stored);
                 }
             });

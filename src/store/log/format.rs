@@ -21,7 +21,9 @@
 use std::fmt;
 
 use crate::base::batch::{Batch, StoredBatch};
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::{Offset, Partition};
 
 /// The only version that is written and read.
 pub const VERSION: u32 = 1;
@@ -46,10 +48,10 @@ pub const BATCH_HEADER: usize = 72;
 pub const FILE_HEADER: usize = 40;
 
 /// No message has this offset or a later one, so adding to an offset never overflows.
-pub const OFFSET_MAX: u64 = 1 << 63;
+pub const OFFSET_MAX: Offset = Offset(1 << 63);
 
-/// No message is stored at this time or later, Unix milliseconds.
-pub const TIME_MAX_MS: u64 = 1 << 62;
+/// No message is stored at this time or later.
+pub const TIME_MAX: UnixMillis = UnixMillis::new(1 << 62);
 
 const SEGMENT_MAGIC: [u8; 8] = *b"MSTRMLOG";
 const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"rnd\xd1");
@@ -190,7 +192,7 @@ impl SegmentHeader {
 }
 
 /// A partition of one incarnation of a queue: the incarnation, and the partition's number.
-pub type PartitionId = (u64, u16);
+pub type PartitionId = (u64, Partition);
 
 /// The header of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,11 +200,11 @@ pub struct BatchHeader {
     /// The incarnation of its queue.
     pub incarnation: u64,
     /// Its partition.
-    pub partition: u16,
+    pub partition: Partition,
     /// The offset of its first message.
-    pub base_offset: u64,
-    /// When it was stored, Unix milliseconds.
-    pub timestamp_ms: u64,
+    pub base_offset: Offset,
+    /// When it was stored.
+    pub timestamp: UnixMillis,
     client: ClientId,
     ttl_secs: u32,
     /// The number of its messages. A batch without messages is a mark: it keeps the end of a partition whose
@@ -216,13 +218,13 @@ pub struct BatchHeader {
 
 impl BatchHeader {
     /// Returns the offset after its last message.
-    pub fn end_offset(&self) -> u64 {
+    pub fn end_offset(&self) -> Offset {
         self.base_offset.saturating_add(u64::from(self.count))
     }
 
-    /// Returns when its messages expire, Unix milliseconds.
-    pub fn expiry_ms(&self) -> u64 {
-        self.timestamp_ms.saturating_add(u64::from(self.ttl_secs) * 1000)
+    /// Returns when its messages expire.
+    pub fn expiry(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.ttl_secs)
     }
 
     /// Returns its size with its records, in bytes.
@@ -240,12 +242,12 @@ impl BatchHeader {
         put(&self.records_checksum.to_le_bytes());
         put(&self.records.to_le_bytes());
         put(&self.incarnation.to_le_bytes());
-        put(&self.base_offset.to_le_bytes());
-        put(&self.timestamp_ms.to_le_bytes());
+        put(&self.base_offset.0.to_le_bytes());
+        put(&self.timestamp.get().to_le_bytes());
         put(&self.client.as_u128().to_le_bytes());
         put(&self.ttl_secs.to_le_bytes());
         put(&self.count.to_le_bytes());
-        put(&self.partition.to_le_bytes());
+        put(&self.partition.0.to_le_bytes());
         put(&self.flags.to_le_bytes());
         bytes[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
         let sum = checksum(&[&stamp.to_le_bytes(), &bytes[8..]]);
@@ -266,15 +268,15 @@ impl BatchHeader {
             records_checksum: fields.u32()?,
             records: fields.u32()?,
             incarnation: fields.u64()?,
-            base_offset: fields.u64()?,
-            timestamp_ms: fields.u64()?,
+            base_offset: Offset(fields.u64()?),
+            timestamp: UnixMillis::new(fields.u64()?),
             client: ClientId::from(fields.u128()?),
             ttl_secs: fields.u32()?,
             count: fields.u32()?,
-            partition: fields.u16()?,
+            partition: Partition(fields.u16()?),
             flags: fields.u16()?,
         };
-        let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp_ms <= TIME_MAX_MS;
+        let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp <= TIME_MAX;
         is_sound.then_some(header)
     }
 
@@ -289,12 +291,7 @@ impl BatchHeader {
         let has_keys = self.flags & HAS_KEYS != 0;
         let batch = Batch::from_stored(self.client, self.ttl_secs, has_keys, self.count, records)?;
         let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0);
-        Some(StoredBatch {
-            base_offset: self.base_offset,
-            timestamp_ms: self.timestamp_ms,
-            stored_ns: 0,
-            batch,
-        })
+        Some(StoredBatch { base_offset: self.base_offset, timestamp: self.timestamp, stored_ns: 0, batch })
     }
 }
 
@@ -333,7 +330,7 @@ impl RoundWriter {
             incarnation: id.0,
             partition: id.1,
             base_offset: stored.base_offset,
-            timestamp_ms: stored.timestamp_ms,
+            timestamp: stored.timestamp,
             client: batch.client(),
             ttl_secs: batch.ttl_secs(),
             count: batch.count(),
@@ -350,14 +347,14 @@ impl RoundWriter {
         &mut self,
         buffer: &mut Vec<u8>,
         id: PartitionId,
-        end: u64,
-        timestamp_ms: u64,
+        end: Offset,
+        timestamp: UnixMillis,
     ) -> (BatchHeader, usize) {
         let header = BatchHeader {
             incarnation: id.0,
             partition: id.1,
             base_offset: end,
-            timestamp_ms,
+            timestamp,
             client: ClientId::from(0),
             ttl_secs: 0,
             count: 0,

@@ -29,6 +29,8 @@ use std::sync::Arc;
 
 use super::disk::{Directory, FileName, Identity, Step, run_all};
 use super::format::{OFFSET_MAX, PartitionId, Reader, Unreadable, behind_prefix, with_prefix};
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
 
 const MAGIC: [u8; 8] = *b"MSTRMHIS";
 
@@ -60,9 +62,9 @@ const JUMP_STEP: u64 = 1 << 32;
 const JUMP_STEPS: u64 = 1 << 16;
 
 /// No partition jumps beyond this offset.
-const JUMP_END: u64 = OFFSET_MAX / 2;
+const JUMP_END: Offset = Offset(OFFSET_MAX.0 / 2);
 
-const _: () = assert!(JUMP_MIN + JUMP_STEPS * JUMP_STEP <= JUMP_END, "every jump can be read back");
+const _: () = assert!(JUMP_MIN + JUMP_STEPS * JUMP_STEP <= JUMP_END.0, "every jump can be read back");
 
 /// The timeline of directories that were written before timelines existed, and of markers from that time.
 pub const LEGACY: u64 = 0;
@@ -74,6 +76,13 @@ pub struct Moment {
     pub unix_ns: u64,
     /// The boot of the machine, from `/proc/sys/kernel/random/boot_id`; 0 if the system does not report it.
     pub boot: u128,
+}
+
+impl Moment {
+    /// Returns the same Unix time in milliseconds.
+    pub fn unix(&self) -> UnixMillis {
+        UnixMillis::new(self.unix_ns / 1_000_000)
+    }
 }
 
 /// A segment that a clean stop sealed.
@@ -92,7 +101,7 @@ pub struct Sealed {
 struct Timeline {
     id: u64,
     /// The end of each partition that held anything, when the next timeline began.
-    ends: HashMap<PartitionId, u64>,
+    ends: HashMap<PartitionId, Offset>,
 }
 
 /// The timelines of a directory.
@@ -113,7 +122,7 @@ pub struct History {
     /// The ids of still earlier timelines, whose ends are not kept.
     forgotten: VecDeque<u64>,
     /// The end of each partition before the jump.
-    floor: HashMap<PartitionId, u64>,
+    floor: HashMap<PartitionId, Offset>,
     /// The segments that the last clean stop sealed, or `None` if the server did not stop cleanly.
     pub stopped: Option<Vec<Sealed>>,
 }
@@ -142,7 +151,7 @@ impl History {
     pub fn start(
         &mut self,
         is_continued: bool,
-        ends: HashMap<PartitionId, u64>,
+        ends: HashMap<PartitionId, Offset>,
         incarnation: u64,
         random: u128,
     ) {
@@ -166,14 +175,14 @@ impl History {
 
     /// Returns how many offsets are skipped before the next message of a partition that ends at `end`: 0 if
     /// it got a message since the jump.
-    pub fn jump(&self, id: PartitionId, end: u64) -> u64 {
-        let is_old = id.0 <= self.incarnation && end <= self.floor.get(&id).copied().unwrap_or(0);
-        if is_old { self.jump.min(JUMP_END.saturating_sub(end)) } else { 0 }
+    pub fn jump(&self, id: PartitionId, end: Offset) -> u64 {
+        let is_old = id.0 <= self.incarnation && end <= self.floor.get(&id).copied().unwrap_or_default();
+        if is_old { self.jump.min(JUMP_END.saturating_since(end)) } else { 0 }
     }
 
     /// Returns where a consumer continues that had `position` in a partition in this timeline: at the oldest
     /// message that it may not have seen.
-    pub fn resume(&self, timeline: u64, id: PartitionId, position: u64) -> u64 {
+    pub fn resume(&self, timeline: u64, id: PartitionId, position: Offset) -> Offset {
         if timeline == self.timeline {
             return position;
         }
@@ -182,7 +191,7 @@ impl History {
             true => self.earlier.front(),
             false => self.earlier.iter().find(|earlier| earlier.id == timeline),
         };
-        known.map_or(0, |known| known.ends.get(&id).copied().unwrap_or(0).min(position))
+        known.map_or(Offset::ZERO, |known| known.ends.get(&id).copied().unwrap_or_default().min(position))
     }
 
     /// Writes the history of a server that started at `now`.
@@ -253,7 +262,7 @@ impl History {
         };
         let sealed = (0..count).map(|_| sealed(fields)).collect::<Option<Vec<_>>>()?;
         let stopped = is_stopped.then_some(sealed);
-        let is_sound = jump <= JUMP_END;
+        let is_sound = jump <= JUMP_END.0;
         is_sound.then_some(Self {
             key,
             is_key_new,
@@ -270,17 +279,18 @@ impl History {
     }
 }
 
-fn put_ends(ends: &HashMap<PartitionId, u64>, fields: &mut Vec<u8>) {
+fn put_ends(ends: &HashMap<PartitionId, Offset>, fields: &mut Vec<u8>) {
     fields.extend((ends.len() as u32).to_le_bytes());
     for ((incarnation, partition), end) in ends {
         fields.extend(incarnation.to_le_bytes());
-        fields.extend(partition.to_le_bytes());
-        fields.extend(end.to_le_bytes());
+        fields.extend(partition.0.to_le_bytes());
+        fields.extend(end.0.to_le_bytes());
     }
 }
 
-fn read_ends(fields: &mut Reader<'_>) -> Option<HashMap<PartitionId, u64>> {
-    let end = |fields: &mut Reader<'_>| Some(((fields.u64()?, fields.u16()?), fields.u64()?));
+fn read_ends(fields: &mut Reader<'_>) -> Option<HashMap<PartitionId, Offset>> {
+    let end =
+        |fields: &mut Reader<'_>| Some(((fields.u64()?, Partition(fields.u16()?)), Offset(fields.u64()?)));
     let ends = (0..fields.u32()?).map(|_| end(fields)).collect::<Option<HashMap<_, _>>>()?;
     ends.values().all(|end| *end <= OFFSET_MAX).then_some(ends)
 }
@@ -294,9 +304,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ID: PartitionId = (5, 0);
+    const ID: PartitionId = (5, Partition(0));
 
-    fn ends(end: u64) -> HashMap<PartitionId, u64> {
+    fn ends(end: Offset) -> HashMap<PartitionId, Offset> {
         [(ID, end)].into()
     }
 
@@ -304,16 +314,31 @@ mod tests {
     fn a_marker_continues_where_both_timelines_still_agree() {
         let mut ours = History::begin(false, 1);
         let first = ours.timeline;
-        ours.start(true, ends(10), 5, 2);
+        ours.start(true, ends(Offset(10)), 5, 2);
         let second = ours.timeline;
-        ours.start(true, ends(30), 5, 3);
+        ours.start(true, ends(Offset(30)), 5, 3);
         let mut theirs = History::begin(false, 1);
-        theirs.start(true, ends(10), 5, 77);
-        assert_eq!(ours.resume(ours.timeline, ID, 99), 99, "positions of the present timeline are kept");
-        assert_eq!((ours.resume(first, ID, 4), ours.resume(first, ID, 12)), (4, 10));
-        assert_eq!(ours.resume(second, ID, 29), 29);
-        assert_eq!(ours.resume(second, (5, 1), 29), 0, "the partition was empty when it ended");
-        assert_eq!(ours.resume(theirs.timeline, ID, 12), 0, "it is unknown where another branch began");
+        theirs.start(true, ends(Offset(10)), 5, 77);
+        assert_eq!(
+            ours.resume(ours.timeline, ID, Offset(99)),
+            Offset(99),
+            "positions of the present timeline are kept"
+        );
+        assert_eq!(
+            (ours.resume(first, ID, Offset(4)), ours.resume(first, ID, Offset(12))),
+            (Offset(4), Offset(10))
+        );
+        assert_eq!(ours.resume(second, ID, Offset(29)), Offset(29));
+        assert_eq!(
+            ours.resume(second, (5, Partition(1)), Offset(29)),
+            Offset(0),
+            "the partition was empty when it ended"
+        );
+        assert_eq!(
+            ours.resume(theirs.timeline, ID, Offset(12)),
+            Offset(0),
+            "it is unknown where another branch began"
+        );
     }
 
     #[test]
@@ -321,39 +346,43 @@ mod tests {
         let mut history = History::begin(false, 1);
         let first = history.timeline;
         for round in 0..2 * TIMELINES_MAX as u64 {
-            history.start(true, ends(100 + round), 5, u128::from(round + 1_000));
+            history.start(true, ends(Offset(100 + round)), 5, u128::from(round + 1_000));
         }
         assert_eq!(history.earlier.len(), TIMELINES_MAX);
-        assert_eq!(history.resume(first, ID, 50), 50);
-        assert_eq!(history.resume(987_654, ID, 50), 0, "a timeline of another branch is not known");
+        assert_eq!(history.resume(first, ID, Offset(50)), Offset(50));
+        assert_eq!(
+            history.resume(987_654, ID, Offset(50)),
+            Offset(0),
+            "a timeline of another branch is not known"
+        );
         let again = History::parse(&history.encode()).unwrap();
-        assert_eq!(again.resume(first, ID, 50), 50);
+        assert_eq!(again.resume(first, ID, Offset(50)), Offset(50));
     }
 
     #[test]
     fn offsets_are_skipped_once_and_not_for_newer_queues() {
         let mut history = History::begin(true, 1);
-        history.start(true, ends(7), 5, 123 << 32);
-        assert_eq!(history.jump(ID, 7), 0, "it is proven to continue");
-        history.start(false, ends(7), 5, 123 << 32);
-        assert_eq!(history.jump(ID, 7), JUMP_MIN + 123 * JUMP_STEP);
-        history.start(true, ends(7), 6, 1 << 32);
-        assert_eq!(history.jump(ID, 7), JUMP_MIN + 123 * JUMP_STEP);
-        assert_eq!(history.jump(ID, 8 + history.jump(ID, 7)), 0, "it got a message since");
-        assert_eq!(history.jump((6, 0), 0), 0, "its queue is newer");
+        history.start(true, ends(Offset(7)), 5, 123 << 32);
+        assert_eq!(history.jump(ID, Offset(7)), 0, "it is proven to continue");
+        history.start(false, ends(Offset(7)), 5, 123 << 32);
+        assert_eq!(history.jump(ID, Offset(7)), JUMP_MIN + 123 * JUMP_STEP);
+        history.start(true, ends(Offset(7)), 6, 1 << 32);
+        assert_eq!(history.jump(ID, Offset(7)), JUMP_MIN + 123 * JUMP_STEP);
+        assert_eq!(history.jump(ID, Offset(8) + history.jump(ID, Offset(7))), 0, "it got a message since");
+        assert_eq!(history.jump((6, Partition(0)), Offset(0)), 0, "its queue is newer");
         assert_eq!(
-            history.jump((5, 1), 0),
+            history.jump((5, Partition(1)), Offset(0)),
             history.jump,
             "its queue is older, and another branch may have used it"
         );
-        history.start(false, ends(JUMP_END - 1), 5, 1 << 32);
-        assert_eq!(history.jump(ID, JUMP_END - 1), 1, "offsets do not overflow");
+        history.start(false, ends(JUMP_END.previous()), 5, 1 << 32);
+        assert_eq!(history.jump(ID, JUMP_END.previous()), 1, "offsets do not overflow");
     }
 
     proptest! {
         #[test]
         fn a_history_is_read_back_as_written_or_is_damaged(
-            all in proptest::collection::vec((any::<u64>(), any::<u16>(), 0..=OFFSET_MAX), 0..20),
+            all in proptest::collection::vec((any::<u64>(), any::<u16>().prop_map(Partition), (0..=OFFSET_MAX.0).prop_map(Offset)), 0..20),
             stopped in proptest::option::of(proptest::collection::vec((any::<u32>(), any::<u64>(), any::<u64>()), 0..4)),
             cut in any::<usize>(),
         ) {

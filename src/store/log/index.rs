@@ -18,9 +18,10 @@
 use std::collections::BTreeMap;
 
 use super::format::{
-    BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX_MS, Unreadable, behind_prefix, checksum,
-    with_prefix,
+    BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX, Unreadable, behind_prefix, checksum, with_prefix,
 };
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
 
 const MAGIC: [u8; 8] = *b"MSTRMIDX";
 
@@ -44,11 +45,11 @@ const _: () = assert!(RUN_GAP < RUN_BYTES_MAX, "a run spans more than one gap");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The offset of its first message.
-    pub first: u64,
+    pub first: Offset,
     /// The offset after its last message.
-    pub end: u64,
-    /// When its first batch was stored, Unix milliseconds.
-    pub timestamp_ms: u64,
+    pub end: Offset,
+    /// When its first batch was stored.
+    pub timestamp: UnixMillis,
     /// Its position in the segment.
     pub at: u64,
     /// Its length, in bytes.
@@ -59,15 +60,15 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanHead {
     /// The offset of its first message.
-    pub first: u64,
+    pub first: Offset,
     /// The offset after its last message.
-    pub end: u64,
-    /// When its first batch was stored, Unix milliseconds.
-    pub first_ms: u64,
-    /// When its last batch was stored, Unix milliseconds.
-    pub last_ms: u64,
-    /// When the last of its messages expires, Unix milliseconds.
-    pub expiry_ms: u64,
+    pub end: Offset,
+    /// When its first batch was stored.
+    pub oldest: UnixMillis,
+    /// When its last batch was stored.
+    pub newest: UnixMillis,
+    /// When the last of its messages expires.
+    pub expiry: UnixMillis,
     /// The size of its batches, in bytes.
     pub bytes: u64,
     /// The number of its messages.
@@ -77,7 +78,7 @@ pub struct SpanHead {
 impl SpanHead {
     /// Returns whether its numbers can be those of a span.
     fn is_sound(&self) -> bool {
-        self.first <= self.end && self.end <= OFFSET_MAX && self.first_ms.max(self.last_ms) <= TIME_MAX_MS
+        self.first <= self.end && self.end <= OFFSET_MAX && self.oldest.max(self.newest) <= TIME_MAX
     }
 }
 
@@ -97,9 +98,9 @@ impl Span {
             head: SpanHead {
                 first: header.base_offset,
                 end: header.base_offset,
-                first_ms: header.timestamp_ms,
-                last_ms: 0,
-                expiry_ms: 0,
+                oldest: header.timestamp,
+                newest: UnixMillis::ZERO,
+                expiry: UnixMillis::ZERO,
                 bytes: 0,
                 messages: 0,
             },
@@ -114,8 +115,8 @@ impl Span {
         let bytes = header.bytes() as u64;
         let head = &mut self.head;
         head.end = header.end_offset();
-        head.last_ms = header.timestamp_ms;
-        head.expiry_ms = head.expiry_ms.max(header.expiry_ms());
+        head.newest = header.timestamp;
+        head.expiry = head.expiry.max(header.expiry());
         head.bytes += bytes;
         head.messages += u64::from(header.count);
         match self.runs.last_mut() {
@@ -126,7 +127,7 @@ impl Span {
             _ => self.runs.push(Run {
                 first: header.base_offset,
                 end: head.end,
-                timestamp_ms: header.timestamp_ms,
+                timestamp: header.timestamp,
                 at,
                 bytes,
             }),
@@ -171,9 +172,9 @@ impl RunsAt {
             .map(|run| {
                 let mut fields = Reader(run);
                 let run = Run {
-                    first: fields.u64()?,
-                    end: fields.u64()?,
-                    timestamp_ms: fields.u64()?,
+                    first: Offset(fields.u64()?),
+                    end: Offset(fields.u64()?),
+                    timestamp: UnixMillis::new(fields.u64()?),
                     at: fields.u64()?,
                     bytes: fields.u64()?,
                 };
@@ -200,15 +201,25 @@ impl Index {
         for (id, span) in spans {
             let begins = all_runs.len();
             for run in &span.runs {
-                [run.first, run.end, run.timestamp_ms, run.at, run.bytes]
+                [run.first.0, run.end.0, run.timestamp.get(), run.at, run.bytes]
                     .iter()
                     .for_each(|field| all_runs.extend(field.to_le_bytes()));
             }
             let (count, checksum) = (span.runs.len() as u32, checksum(&[&all_runs[begins..]]));
-            let SpanHead { first, end, first_ms, last_ms, expiry_ms, bytes, messages } = span.head;
-            [id.0, u64::from(id.1), first, end, first_ms, last_ms, expiry_ms, bytes, messages]
-                .iter()
-                .for_each(|field| heads.extend(field.to_le_bytes()));
+            let SpanHead { first, end, oldest, newest, expiry, bytes, messages } = span.head;
+            [
+                id.0,
+                u64::from(id.1.0),
+                first.0,
+                end.0,
+                oldest.get(),
+                newest.get(),
+                expiry.get(),
+                bytes,
+                messages,
+            ]
+            .iter()
+            .for_each(|field| heads.extend(field.to_le_bytes()));
             heads.extend(count.to_le_bytes());
             heads.extend(checksum.to_le_bytes());
             index.push((*id, span.head, RunsAt { at: runs_at as u64, count, checksum }));
@@ -238,13 +249,13 @@ impl Index {
         let spans = heads.chunks_exact(SPAN_BYTES).map(|head| {
             let mut fields = Reader(head);
             let mut field = || fields.u64();
-            let id = (field()?, u16::try_from(field()?).ok()?);
+            let id = (field()?, Partition(u16::try_from(field()?).ok()?));
             let head = SpanHead {
-                first: field()?,
-                end: field()?,
-                first_ms: field()?,
-                last_ms: field()?,
-                expiry_ms: field()?,
+                first: Offset(field()?),
+                end: Offset(field()?),
+                oldest: UnixMillis::new(field()?),
+                newest: UnixMillis::new(field()?),
+                expiry: UnixMillis::new(field()?),
                 bytes: field()?,
                 messages: field()?,
             };

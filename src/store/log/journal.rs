@@ -10,6 +10,8 @@ use super::format::{
 };
 use super::index::{Spans, add_to};
 use crate::base::batch::{Batch, StoredBatch};
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::{Asker, Stream};
 
 /// The size up to which a round grows, in bytes; its last batch may exceed it. Large enough to hide the cost
@@ -173,7 +175,7 @@ impl<T: Asker> Journal<T> {
     /// Returns `None` if the segment has no room.
     pub(super) fn next_round(
         &mut self,
-        mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, u64, u64),
+        mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, Offset, UnixMillis),
     ) -> Option<(FileName, u64, Vec<u8>)> {
         debug_assert!(self.round.is_none(), "one round is written at a time");
         let count = self.next_count(self.active.as_ref()?);
@@ -191,10 +193,10 @@ impl<T: Asker> Journal<T> {
         let mut writer = RoundWriter::begin(&mut buffer, active.header.stamp);
         let mut written = Vec::with_capacity(entries.len());
         for entry in entries {
-            let (stored, end, timestamp_ms) = place(&entry);
+            let (stored, end, timestamp) = place(&entry);
             let (header, at) = match &stored {
                 Some(stored) => writer.push(&mut buffer, entry.id(), stored),
-                None => writer.push_mark(&mut buffer, entry.id(), end, timestamp_ms),
+                None => writer.push_mark(&mut buffer, entry.id(), end, timestamp),
             };
             written.push(Written { entry, header, at: begins + at as u64, stored });
         }

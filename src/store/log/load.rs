@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::index::{RUN_BYTES_MAX, Run};
 use super::segment::Segment;
+use crate::base::units::Offset;
 
 /// The size up to which a load grows, in bytes; its last run may exceed it.
 pub(super) const LOAD_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
@@ -25,10 +26,10 @@ const _: () = assert!(cfg!(test) || LOAD_BYTES >= RUN_BYTES_MAX, "a load reads m
 pub struct Load {
     pub(super) segment: Arc<Segment>,
     /// The offset from which on it is read.
-    pub(super) from: u64,
+    pub(super) from: Offset,
     pub(super) runs: Vec<Run>,
     /// The offset at which the window ends once the runs are read, even if they are damaged.
-    pub(super) end: u64,
+    pub(super) end: Offset,
     /// Whether a part of the runs is unreadable, so that only the rest is read.
     pub(super) is_salvage: bool,
 }
@@ -36,7 +37,7 @@ pub struct Load {
 impl Load {
     /// Plans a load of the first of `runs` that hold messages from `from` on. After the last of all runs,
     /// there are no messages before `end`.
-    pub(super) fn plan(segment: Arc<Segment>, from: u64, runs: &[Run], end: u64) -> Self {
+    pub(super) fn plan(segment: Arc<Segment>, from: Offset, runs: &[Run], end: Offset) -> Self {
         let first = runs.partition_point(|run| run.end <= from);
         let mut bytes = 0;
         let chosen = runs[first..].iter().take(LOAD_RUNS).take_while(|run| {

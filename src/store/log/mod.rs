@@ -91,21 +91,23 @@ use std::sync::Arc;
 use self::backlog::Backlog;
 use self::data_dir::ShardStart;
 use self::disk::{Disk, Reserve};
-use self::partition::Partition;
+use self::partition::LogPartition;
 use self::partitions::Partitions;
 use self::queues::Queues;
 use self::reading::forget;
 use self::segments::{SegmentLimits, Segments};
 use self::timestamps::Timestamps;
-use self::turn::TICK_MS;
+use self::turn::TICK;
 use self::writer::Writer;
 use super::window::Fetch;
 use super::{Completion, QueueSummary, Request, Store, StoreCounters, Tail};
 use crate::access::Tenants;
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
+use crate::base::units::Partition;
 use crate::store::Asker;
 
 /// The embedded log, as one shard's store.
@@ -130,13 +132,13 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
         let found = pasts.into_iter().map(|(id, past)| {
             let jump = dir.jump(id, past.end);
-            (id, Partition::new(past, jump))
+            (id, LogPartition::new(past, jump))
         });
         let share = |bytes: usize| bytes / usize::from(shards.max(1));
         let limits = SegmentLimits {
             segment_bytes: config.segment_bytes,
             max_bytes: config.max_bytes,
-            max_age_ms: millis(config.max_age),
+            max_age: Millis::from(config.max_age),
         };
         let is_synced = config.durability == Durability::Fsync;
         let mut log = Self {
@@ -144,7 +146,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             partitions: Partitions::new(found, share(config.tail_bytes)),
             segments: Segments::new(shard, shards, limits, segments),
             writer: Writer::new(shard, config.segment_bytes, is_synced),
-            timestamps: Timestamps::new(dir.newest_ms()),
+            timestamps: Timestamps::new(dir.newest()),
             backlog: Backlog::new(shard, share(config.read_bytes)),
             completions: VecDeque::new(),
             disk,
@@ -171,7 +173,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             },
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => match self.id(partition) {
                 Some(id) => {
-                    let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                    let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
                     self.fetcher(now).fetch(id, fetch);
                 }
                 None => self
@@ -205,12 +207,12 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.completions.pop_front()
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.follow_clock(now);
         self.let_go(now);
         self.retry(now);
         self.work(now);
-        Some(now.mono_ms + TICK_MS)
+        Some(now.mono + TICK)
     }
 
     fn needs_ticks(&self) -> bool {
@@ -232,13 +234,13 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         }
     }
 
-    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
+    fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
         Some(self.partitions.tail((queue.incarnation, partition)))
     }
 
-    fn queues(&self, unix_ms: u64) -> Vec<(FullName, QueueSummary)> {
+    fn queues(&self, unix: UnixMillis) -> Vec<(FullName, QueueSummary)> {
         let names = self.dir.names();
-        let held = self.partitions.summaries(self.writer.active(), unix_ms);
+        let held = self.partitions.summaries(self.writer.active(), unix);
         let summary = |(incarnation, (name, partitions)): (u64, (FullName, u16))| {
             let held = held.get(&incarnation).copied().unwrap_or_default();
             (name, QueueSummary { partitions, ..held })
@@ -259,8 +261,8 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.dir.open(queue, name)
     }
 
-    fn set_clock_step_max(&mut self, ms: u64) {
-        self.timestamps.set_step_max(ms);
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.timestamps.set_step_max(by);
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {

@@ -9,6 +9,8 @@ use super::index::{Run, SpanHead};
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
 use super::usage::Account;
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::Tail;
 use crate::store::waiting::Waiting;
 use crate::store::window::Window;
@@ -24,17 +26,17 @@ const _: () = assert!(GAP_MIN <= JUMP_MIN, "the offsets that a start skips are r
 
 /// A partition of the shard.
 #[derive(Debug)]
-pub(super) struct Partition<T> {
+pub(super) struct LogPartition<T> {
     pub past: Past,
     /// The newest messages in memory. It ends where the durable messages end, never beyond `next`.
     pub window: Window,
     /// The offset of the next message that is written, never below `floor`.
-    pub next: u64,
+    pub next: Offset,
     /// No new message gets an offset below this, because another timeline may have given those out.
-    pub floor: u64,
+    pub floor: Offset,
     /// Large ranges of offsets without messages: skipped by this start or earlier ones, or of messages that
     /// had been deleted by this start.
-    pub gaps: Vec<Range<u64>>,
+    pub gaps: Vec<Range<Offset>>,
     pub waiting: Waiting<T>,
     /// Whether it is in `Partitions::woken`.
     pub is_woken: bool,
@@ -55,7 +57,7 @@ pub(super) enum Origin<'a> {
     Tail,
 }
 
-impl<T> Partition<T> {
+impl<T> LogPartition<T> {
     /// Creates a partition that skips `jump` offsets before its next message.
     pub(super) fn new(past: Past, jump: u64) -> Self {
         let end = past.end;
@@ -76,12 +78,12 @@ impl<T> Partition<T> {
 
     /// Returns its end, including the round that is being made. Offsets that a start skips come after this
     /// end until a message is stored: otherwise a reader would wait at an offset beyond the end.
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> Offset {
         if self.next == self.floor { self.window.end() } else { self.next }
     }
 
     /// Assigns offsets to `count` messages that are written next. Returns the first.
-    pub(super) fn give_offsets(&mut self, count: u32) -> u64 {
+    pub(super) fn give_offsets(&mut self, count: u32) -> Offset {
         let first = self.next;
         self.next += u64::from(count);
         first
@@ -110,11 +112,16 @@ impl<T> Partition<T> {
     /// Returns its end, and the number of messages before it.
     pub(super) fn tail(&self) -> Tail {
         let end = self.window.end();
-        Tail { end, stored: end.saturating_sub(self.floor), gaps: self.gaps.clone() }
+        Tail { end, stored: end.saturating_since(self.floor), gaps: self.gaps.clone() }
     }
 
     /// Returns the source of the first message at offset `from` or later.
-    pub(super) fn origin<'a>(&'a self, id: PartitionId, active: Option<&'a Active>, from: u64) -> Origin<'a> {
+    pub(super) fn origin<'a>(
+        &'a self,
+        id: PartitionId,
+        active: Option<&'a Active>,
+        from: Offset,
+    ) -> Origin<'a> {
         if self.window.covers(from) {
             return Origin::Tail;
         }
@@ -128,28 +135,28 @@ impl<T> Partition<T> {
         }
     }
 
-    /// Returns the offset of the first message that was stored at `unix_ms` or later, if it is known without
+    /// Returns the offset of the first message that was stored at `unix` or later, if it is known without
     /// reading. Otherwise returns an offset from which to search for it.
-    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix_ms: u64) -> Since {
-        if self.window.oldest_ms().is_some_and(|oldest| oldest < unix_ms) {
-            return Since::At(self.window.since(unix_ms));
+    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix: UnixMillis) -> Since {
+        if self.window.oldest().is_some_and(|oldest| oldest < unix) {
+            return Since::At(self.window.since(unix));
         }
-        match self.heads(id, active).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
-            Some(head) if head.first_ms >= unix_ms => Since::At(head.first),
+        match self.heads(id, active).find(|head| head.messages > 0 && head.newest >= unix) {
+            Some(head) if head.oldest >= unix => Since::At(head.first),
             Some(head) => Since::From(head.first),
-            None => Since::At(self.window.since(unix_ms)),
+            None => Since::At(self.window.since(unix)),
         }
     }
 }
 
 /// Returns the large ranges of offsets below `floor` at which nothing is stored.
-fn gaps(past: &Past, floor: u64) -> Vec<Range<u64>> {
+fn gaps(past: &Past, floor: Offset) -> Vec<Range<Offset>> {
     let mut gaps = Vec::new();
-    let mut end = 0;
+    let mut end = Offset::ZERO;
     for (first, next) in
         past.spans.iter().map(|span| (span.head.first, span.head.end)).chain([(floor, floor)])
     {
-        if first.saturating_sub(end) >= GAP_MIN {
+        if first.saturating_since(end) >= GAP_MIN {
             gaps.push(end..first);
         }
         end = end.max(next);
@@ -158,11 +165,11 @@ fn gaps(past: &Past, floor: u64) -> Vec<Range<u64>> {
     gaps
 }
 
-/// The result of [`Partition::since`].
+/// The result of [`LogPartition::since`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     /// The message has this offset.
-    At(u64),
+    At(Offset),
     /// The message has this offset or a later one; finding it takes a read.
-    From(u64),
+    From(Offset),
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::format::PartitionId;
 use super::index::{RunsAt, SpanHead, Spans};
 use super::journal::{Active, JournalEntry, Written};
-use super::partition::Partition;
+use super::partition::LogPartition;
 use super::segment::{Runs, SealedSpan, Segment};
 use super::summary;
 use super::usage::{Account, Accounts};
@@ -14,8 +14,10 @@ use crate::access::Tenants;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
@@ -25,7 +27,7 @@ const MARKS_AT_ONCE: usize = 4096;
 /// The partitions of a shard.
 #[derive(Debug)]
 pub(super) struct Partitions<T: Asker> {
-    of: HashMap<PartitionId, Partition<T::Fetch>>,
+    of: HashMap<PartitionId, LogPartition<T::Fetch>>,
     /// The accounts of projects, if storage is limited.
     accounts: Option<Accounts>,
     /// The batches in memory and their cost, in the order of arrival. Some may belong to partitions that were
@@ -46,7 +48,7 @@ impl<T: Asker> Partitions<T> {
     /// Creates the partitions that were found at the start. `tail_bytes_max` bounds their newest messages in
     /// memory.
     pub(super) fn new(
-        found: impl Iterator<Item = (PartitionId, Partition<T::Fetch>)>,
+        found: impl Iterator<Item = (PartitionId, LogPartition<T::Fetch>)>,
         tail_bytes_max: usize,
     ) -> Self {
         Self {
@@ -62,12 +64,12 @@ impl<T: Asker> Partitions<T> {
     }
 
     #[inline]
-    pub(super) fn get(&self, id: PartitionId) -> Option<&Partition<T::Fetch>> {
+    pub(super) fn get(&self, id: PartitionId) -> Option<&LogPartition<T::Fetch>> {
         self.of.get(&id)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition<T::Fetch>> {
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut LogPartition<T::Fetch>> {
         self.of.get_mut(&id)
     }
 
@@ -80,7 +82,7 @@ impl<T: Asker> Partitions<T> {
         let accounts = &self.accounts;
         self.of.entry(id).or_insert_with(|| {
             let account = accounts.as_ref().and_then(|accounts| accounts.of(key));
-            Partition { account, ..Partition::new(Default::default(), 0) }
+            LogPartition { account, ..LogPartition::new(Default::default(), 0) }
         });
     }
 
@@ -97,15 +99,19 @@ impl<T: Asker> Partitions<T> {
     /// Returns what an entry becomes in a round: the batch as it is stored (`None` for a mark), the
     /// partition's end and a timestamp.
     #[inline]
-    pub(super) fn assign(&mut self, now: Now, entry: &JournalEntry<T>) -> (Option<StoredBatch>, u64, u64) {
+    pub(super) fn assign(
+        &mut self,
+        now: Now,
+        entry: &JournalEntry<T>,
+    ) -> (Option<StoredBatch>, Offset, UnixMillis) {
         // Its queue may have been deleted since.
-        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, 0, now.unix_ms) };
-        partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
-        let timestamp_ms = partition.past.last_ms;
-        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };
+        let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, Offset::ZERO, now.unix) };
+        partition.past.newest = partition.past.newest.max(now.unix);
+        let timestamp = partition.past.newest;
+        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp) };
         let base_offset = partition.give_offsets(batch.count());
-        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: batch.clone() };
-        (Some(stored), partition.next, timestamp_ms)
+        let stored = StoredBatch { base_offset, timestamp, stored_ns: 0, batch: batch.clone() };
+        (Some(stored), partition.next, timestamp)
     }
 
     /// Handles an entry of a round that is as durable as the settings ask for.
@@ -127,7 +133,7 @@ impl<T: Asker> Partitions<T> {
             account.add(&written.header);
         }
         let range = stored.base_offset..stored.end_offset();
-        self.counters.stored += range.end - range.start;
+        self.counters.stored += range.end.since(range.start);
         let before = partition.window.bytes();
         partition.window.push(stored);
         debug_assert!(partition.is_sound(), "{id:?}: {} is stored before {}", range.end, partition.next);
@@ -191,12 +197,12 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// Records that everything that is stored was stored at `unix_ms` or earlier. Calls `mark` for each
+    /// Records that everything that is stored was stored at `unix` or earlier. Calls `mark` for each
     /// partition with later timestamps.
-    pub(super) fn cap(&mut self, unix_ms: u64, mut mark: impl FnMut(PartitionId)) {
+    pub(super) fn cap(&mut self, unix: UnixMillis, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
-            partition.window.cap(unix_ms);
-            if partition.past.cap(unix_ms) && !partition.is_marking {
+            partition.window.cap(unix);
+            if partition.past.cap(unix) && !partition.is_marking {
                 partition.is_marking = true;
                 mark(*id);
             }
@@ -206,18 +212,18 @@ impl<T: Asker> Partitions<T> {
     /// Calls `mark` for each partition that ends after its last span, because later messages were lost.
     pub(super) fn mark_ends(&mut self, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
-            if partition.past.spans.back().map_or(0, |span| span.head.end) < partition.past.end {
+            if partition.past.spans.back().map_or(Offset::ZERO, |span| span.head.end) < partition.past.end {
                 partition.is_marking = true;
                 mark(*id);
             }
         }
     }
 
-    /// Releases the spans that have expired at `unix_ms`, and those in retired segments. Calls `mark` for
+    /// Releases the spans that have expired at `unix`, and those in retired segments. Calls `mark` for
     /// partitions whose last span has expired: only that span says where they end.
     pub(super) fn expire(
         &mut self,
-        unix_ms: u64,
+        unix: UnixMillis,
         retirements: usize,
         active: Option<&Active>,
         may_mark: bool,
@@ -226,18 +232,18 @@ impl<T: Asker> Partitions<T> {
         let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
         let mut marks = 0;
         for (id, partition) in &mut self.of {
-            if partition.past.due_ms > unix_ms && !is_any_retired {
+            if partition.past.due > unix && !is_any_retired {
                 continue;
             }
             // After its last span is released, something else must say where the partition ends.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
-            let (expired, dropped) = partition.past.expire(unix_ms, is_told);
+            let (expired, dropped) = partition.past.expire(unix, is_told);
             self.counters.expired += expired;
             self.counters.dropped += dropped;
             if let Some(account) = &mut partition.account {
                 account.set_due();
             }
-            let wants_mark = partition.past.due_ms <= unix_ms && !partition.is_marking;
+            let wants_mark = partition.past.due <= unix && !partition.is_marking;
             if wants_mark && may_mark && marks < MARKS_AT_ONCE {
                 marks += 1;
                 partition.is_marking = true;
@@ -250,9 +256,9 @@ impl<T: Asker> Partitions<T> {
     /// until the first tick. `names` are the queues by incarnation.
     pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
         for (id, partition) in &mut self.of {
-            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, 0));
+            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, Millis::ZERO));
             let Some(mut account) = tenant.as_ref().and_then(Account::new) else { continue };
-            account.count(partition.heads(*id, None), 0);
+            account.count(partition.heads(*id, None), UnixMillis::ZERO);
             account.set_due();
             partition.account = Some(account);
         }
@@ -262,14 +268,14 @@ impl<T: Asker> Partitions<T> {
     /// Recounts the partitions in which messages expired or were released.
     pub(super) fn count_due(&mut self, now: Now, active: Option<&Active>) {
         let Some(accounts) = &mut self.accounts else { return };
-        let is_set_back = accounts.look(now.unix_ms);
+        let is_set_back = accounts.look(now.unix);
         for (id, partition) in &mut self.of {
             let Some(mut account) =
-                partition.account.take_if(|account| is_set_back || account.is_due(now.unix_ms))
+                partition.account.take_if(|account| is_set_back || account.is_due(now.unix))
             else {
                 continue;
             };
-            account.count(partition.heads(*id, active), now.unix_ms);
+            account.count(partition.heads(*id, active), now.unix);
             partition.account = Some(account);
         }
     }
@@ -291,14 +297,14 @@ impl<T: Asker> Partitions<T> {
 
     /// Returns the end of a partition. An unknown partition is empty.
     pub(super) fn tail(&self, id: PartitionId) -> Tail {
-        self.of.get(&id).map(Partition::tail).unwrap_or_default()
+        self.of.get(&id).map(LogPartition::tail).unwrap_or_default()
     }
 
     /// Returns what each queue holds, by incarnation.
-    pub(super) fn summaries(&self, active: Option<&Active>, unix_ms: u64) -> HashMap<u64, QueueSummary> {
+    pub(super) fn summaries(&self, active: Option<&Active>, unix: UnixMillis) -> HashMap<u64, QueueSummary> {
         let mut of: HashMap<u64, QueueSummary> = HashMap::new();
         for (id, partition) in &self.of {
-            summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix_ms);
+            summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix);
         }
         of
     }

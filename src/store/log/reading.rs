@@ -19,7 +19,9 @@ use super::tag::{ReadPurpose, Tag};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
 use crate::base::queue::Position;
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion};
 
@@ -58,12 +60,12 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         };
         let since = match position {
             Position::Latest => Since::At(partition.window.end()),
-            Position::Time(unix_ms) => partition.since(id, self.active, unix_ms),
+            Position::Time(unix) => partition.since(id, self.active, unix),
             Position::After { timeline, offset } => Since::At(self.dir.resume(timeline, id, offset)),
         };
         match (since, position) {
-            (Since::From(from), Position::Time(unix_ms)) => {
-                self.backlog.add(id, Waiter::Resolve { token, unix_ms, from });
+            (Since::From(from), Position::Time(unix)) => {
+                self.backlog.add(id, Waiter::Resolve { token, unix, from });
                 self.read_on(id);
             }
             (Since::At(offset) | Since::From(offset), _) => {
@@ -146,8 +148,8 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
                     self.completions.push_back(Completion::Fetched { token: fetch.token, result });
                 }
             }
-            Waiter::Resolve { token, unix_ms, .. } => {
-                let result = Ok(window.since(unix_ms));
+            Waiter::Resolve { token, unix, .. } => {
+                let result = Ok(window.since(unix));
                 self.completions.push_back(Completion::Resolved { token, result });
             }
         }
@@ -171,7 +173,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
     fn handle_runs(
         &mut self,
         id: PartitionId,
-        from: u64,
+        from: Offset,
         segment: Arc<Segment>,
         at: RunsAt,
         read: disk::Read,
@@ -214,7 +216,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
             runs.retain(|run| run.first < span.head.end);
             let found = runs.last().map_or(span.head.first, |run| run.end);
             if found < span.head.end {
-                tracing::error!(file = %name, from = found, to = span.head.end, "segment is damaged; the messages at these offsets are lost");
+                tracing::error!(file = %name, from = found.0, to = span.head.end.0, "segment is damaged; the messages at these offsets are lost");
             }
             span.runs = Runs::Memory(runs.into());
         }
@@ -226,10 +228,10 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         let spans = self.partitions.get(id).map(|partition| &partition.past.spans);
         let span = spans
             .and_then(|spans| spans.iter().rev().find(|span| span.segment.number == load.segment.number));
-        let cap_ms = span.map_or(u64::MAX, |span| span.cap_ms);
+        let cap = span.map_or(UnixMillis::MAX, |span| span.cap);
         match read {
             Ok(read) => {
-                self.backlog.handle_loaded(id, load, cap_ms, &read, |at, bytes| {
+                self.backlog.handle_loaded(id, load, cap, &read, |at, bytes| {
                     tracing::error!(%file, at, bytes, "segment is damaged; the messages in this range are lost");
                 });
                 // Waiters that are served here need no other load, which leaves it to partitions that had to
@@ -241,7 +243,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
             Err(_) if !load.is_salvage => self.load(id, Load { is_salvage: true, ..load.clone() }),
             Err(error) if is_gone(&error) => {
                 tracing::error!(%file, %error, "segment is missing; its messages are lost");
-                self.backlog.handle_loaded(id, load, cap_ms, &[], |_, _| {});
+                self.backlog.handle_loaded(id, load, cap, &[], |_, _| {});
                 self.serve(id);
             }
             Err(error) => self.cannot_read(id, &format!("{file}: {error}")),

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::format::SegmentHeader;
 use super::index::{Run, RunsAt, SpanHead};
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 
 /// A segment that is no longer written. It is kept while a partition has messages in it.
 #[derive(Debug)]
@@ -18,10 +20,10 @@ pub struct Segment {
     pub stamp: u64,
     /// The size of its file, in bytes.
     pub bytes: u64,
-    /// When its newest message was stored, Unix milliseconds, according to its timestamps.
-    newest_ms: u64,
-    /// When the last of its messages expires, Unix milliseconds, according to its timestamps.
-    expiry_ms: u64,
+    /// When its newest message was stored, according to its timestamps.
+    newest: UnixMillis,
+    /// When the last of its messages expires, according to its timestamps.
+    expiry: UnixMillis,
     /// Its messages were stored at this time or earlier, whatever their timestamps say.
     cap_ms: AtomicU64,
     /// Whether partitions must release it before its messages have expired: the log is too large, or the
@@ -33,21 +35,21 @@ impl Segment {
     /// Creates the segment with this header in file `place`, which holds the spans in `heads`.
     pub fn new<'a>(place: u32, header: &SegmentHeader, heads: impl Iterator<Item = &'a SpanHead>) -> Self {
         let SegmentHeader { stamp, number, bytes } = *header;
-        let (newest_ms, expiry_ms) = heads.fold((0, 0), |(newest, expiry): (u64, u64), head| {
-            (newest.max(head.last_ms), expiry.max(head.expiry_ms))
+        let (newest, expiry) = heads.fold((UnixMillis::ZERO, UnixMillis::ZERO), |(newest, expiry), head| {
+            (newest.max(head.newest), expiry.max(head.expiry))
         });
         let (cap_ms, is_retired) = (AtomicU64::new(u64::MAX), AtomicBool::new(false));
-        Self { place, number, stamp, bytes, newest_ms, expiry_ms, cap_ms, is_retired }
+        Self { place, number, stamp, bytes, newest, expiry, cap_ms, is_retired }
     }
 
-    /// Returns when its newest message was stored, Unix milliseconds.
-    pub fn newest_ms(&self) -> u64 {
-        self.newest_ms.min(self.cap_ms.load(Ordering::Relaxed))
+    /// Returns when its newest message was stored.
+    pub fn newest(&self) -> UnixMillis {
+        self.newest.min(UnixMillis::new(self.cap_ms.load(Ordering::Relaxed)))
     }
 
-    /// Returns when the last of its messages expires, Unix milliseconds.
-    pub fn expiry_ms(&self) -> u64 {
-        self.expiry_ms.saturating_sub(self.newest_ms - self.newest_ms())
+    /// Returns when the last of its messages expires.
+    pub fn expiry(&self) -> UnixMillis {
+        self.expiry.saturating_sub(self.newest.since(self.newest()))
     }
 
     /// Returns whether partitions must release it before its messages have expired.
@@ -60,9 +62,9 @@ impl Segment {
         self.is_retired.store(true, Ordering::Relaxed);
     }
 
-    /// Records that its messages were stored at `unix_ms` or earlier.
-    pub fn cap(&self, unix_ms: u64) {
-        self.cap_ms.fetch_min(unix_ms, Ordering::Relaxed);
+    /// Records that its messages were stored at `unix` or earlier.
+    pub fn cap(&self, unix: UnixMillis) {
+        self.cap_ms.fetch_min(unix.get(), Ordering::Relaxed);
     }
 }
 
@@ -84,28 +86,28 @@ pub struct SealedSpan {
     pub head: SpanHead,
     /// Where its batches are.
     pub runs: Runs,
-    /// Its batches were stored at this time or earlier, whatever their timestamps say, Unix milliseconds.
-    pub cap_ms: u64,
+    /// Its batches were stored at this time or earlier, whatever their timestamps say.
+    pub cap: UnixMillis,
 }
 
 impl SealedSpan {
     /// Creates a span of `segment`.
     pub fn new(segment: Arc<Segment>, head: SpanHead, runs: Runs) -> Self {
-        Self { segment, head, runs, cap_ms: u64::MAX }
+        Self { segment, head, runs, cap: UnixMillis::MAX }
     }
 
-    /// Limits the timestamps to `unix_ms`, at which something later was stored, and with them the expiry. A
-    /// segment ends where the clock jumps, so the time from the span's first timestamp to its expiry is right.
-    /// The span expires at most that long after `unix_ms`.
-    fn cap(&mut self, unix_ms: u64) {
-        let SpanHead { first_ms, last_ms, expiry_ms, .. } = self.head;
-        if last_ms <= unix_ms {
+    /// Limits the timestamps to `unix`, at which something later was stored, and with them the expiry. A
+    /// segment ends where the clock jumps, so the time from the span's first timestamp to its expiry is
+    /// right. The span expires at most that long after `unix`.
+    fn cap(&mut self, unix: UnixMillis) {
+        let SpanHead { oldest, newest, expiry, .. } = self.head;
+        if newest <= unix {
             return;
         }
-        self.cap_ms = self.cap_ms.min(unix_ms);
-        self.head.first_ms = first_ms.min(unix_ms);
-        self.head.last_ms = unix_ms;
-        self.head.expiry_ms = expiry_ms.min(unix_ms.saturating_add(expiry_ms.saturating_sub(first_ms)));
+        self.cap = self.cap.min(unix);
+        self.head.oldest = oldest.min(unix);
+        self.head.newest = unix;
+        self.head.expiry = expiry.min(unix + expiry.since(oldest));
     }
 }
 
@@ -115,44 +117,44 @@ pub struct Past {
     /// Its spans, in the order of their offsets.
     pub spans: VecDeque<SealedSpan>,
     /// The offset after the last message that was ever stored.
-    pub end: u64,
-    /// The lowest timestamp that a later message may have, Unix milliseconds.
-    pub last_ms: u64,
-    /// When the first of the spans expires, Unix milliseconds.
-    pub due_ms: u64,
+    pub end: Offset,
+    /// The lowest timestamp that a later message may have.
+    pub newest: UnixMillis,
+    /// When the first of the spans expires.
+    pub due: UnixMillis,
 }
 
 impl Default for Past {
     fn default() -> Self {
-        Self { spans: VecDeque::new(), end: 0, last_ms: 0, due_ms: u64::MAX }
+        Self { spans: VecDeque::new(), end: Offset::ZERO, newest: UnixMillis::ZERO, due: UnixMillis::MAX }
     }
 }
 
 impl Past {
     /// Adds the next span.
     pub fn push(&mut self, span: SealedSpan) {
-        if self.spans.back().is_some_and(|before| before.head.last_ms > span.head.first_ms) {
-            self.cap(span.head.first_ms);
+        if self.spans.back().is_some_and(|before| before.head.newest > span.head.oldest) {
+            self.cap(span.head.oldest);
         }
         self.end = self.end.max(span.head.end);
-        self.last_ms = span.head.last_ms;
-        self.due_ms = self.due_ms.min(span.head.expiry_ms);
+        self.newest = span.head.newest;
+        self.due = self.due.min(span.head.expiry);
         self.spans.push_back(span);
     }
 
-    /// Records that all its messages were stored at `unix_ms` or earlier. Returns whether timestamps said
+    /// Records that all its messages were stored at `unix` or earlier. Returns whether timestamps said
     /// otherwise.
-    pub fn cap(&mut self, unix_ms: u64) -> bool {
-        if self.last_ms <= unix_ms {
+    pub fn cap(&mut self, unix: UnixMillis) -> bool {
+        if self.newest <= unix {
             return false;
         }
-        self.last_ms = unix_ms;
+        self.newest = unix;
         self.spans
             .iter_mut()
             .rev()
-            .take_while(|span| span.head.last_ms > unix_ms)
-            .for_each(|span| span.cap(unix_ms));
-        self.due_ms = self.spans.iter().map(|span| span.head.expiry_ms).min().unwrap_or(u64::MAX);
+            .take_while(|span| span.head.newest > unix)
+            .for_each(|span| span.cap(unix));
+        self.due = self.spans.iter().map(|span| span.head.expiry).min().unwrap_or(UnixMillis::MAX);
         true
     }
 
@@ -161,29 +163,29 @@ impl Past {
     pub fn sort(&mut self) {
         let mut spans: Vec<SealedSpan> = std::mem::take(&mut self.spans).into();
         spans.sort_by_key(|span| span.head.first);
-        (self.last_ms, self.due_ms) = (0, u64::MAX);
+        (self.newest, self.due) = (UnixMillis::ZERO, UnixMillis::MAX);
         spans.into_iter().for_each(|span| self.push(span));
     }
 
     /// Releases the spans that have expired or whose segments are retired. Unless `is_end_told`, it keeps the
     /// last span, because nothing else says where the partition ends. Returns how many messages they held:
     /// expired ones, and others in retired segments.
-    pub fn expire(&mut self, unix_ms: u64, is_end_told: bool) -> (u64, u64) {
+    pub fn expire(&mut self, unix: UnixMillis, is_end_told: bool) -> (u64, u64) {
         let (last, mut index, mut expired, mut dropped) = (self.spans.len(), 0, 0, 0);
-        let due_ms = |span: &SealedSpan| match span.segment.is_retired() {
-            true => 0,
-            false => span.head.expiry_ms,
+        let due = |span: &SealedSpan| match span.segment.is_retired() {
+            true => UnixMillis::ZERO,
+            false => span.head.expiry,
         };
         self.spans.retain(|span| {
             index += 1;
-            if due_ms(span) > unix_ms || index == last && !is_end_told {
+            if due(span) > unix || index == last && !is_end_told {
                 return true;
             }
-            let has_expired = span.head.expiry_ms <= unix_ms;
+            let has_expired = span.head.expiry <= unix;
             *(if has_expired { &mut expired } else { &mut dropped }) += span.head.messages;
             false
         });
-        self.due_ms = self.spans.iter().map(due_ms).min().unwrap_or(u64::MAX);
+        self.due = self.spans.iter().map(due).min().unwrap_or(UnixMillis::MAX);
         (expired, dropped)
     }
 }

@@ -13,6 +13,7 @@ use super::journal::{Active, new_stamp};
 use super::segment::Segment;
 use super::tag::Tag;
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 
 /// The size of segments, and the limits for keeping them.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +22,8 @@ pub(super) struct SegmentLimits {
     pub segment_bytes: u64,
     /// The size of all segments of the server, in bytes; 0: no limit.
     pub max_bytes: u64,
-    /// The age of its newest message at which a segment is retired, in milliseconds; 0: no limit.
-    pub max_age_ms: u64,
+    /// The age of its newest message at which a segment is retired; 0: no limit.
+    pub max_age: Millis,
 }
 
 /// The segments of a shard.
@@ -34,8 +35,8 @@ pub(super) struct Segments {
     /// A segment that is ready to be written. It is `None` while one is being made.
     spare: Option<Active>,
     making: Option<(NewPlace, SegmentHeader)>,
-    /// When a segment may be made ahead again, `mono_ms`, after a failure.
-    make_again_ms: u64,
+    /// When a segment may be made ahead again, by the monotonic clock, after a failure.
+    make_again: Millis,
     /// Sealed segments whose indexes are being written, by number.
     indexing: HashMap<u64, Index>,
     /// The segment that was sealed as the shard stopped, by number, until its index is written.
@@ -54,7 +55,7 @@ impl Segments {
             limits,
             spare: None,
             making: None,
-            make_again_ms: 0,
+            make_again: Millis::ZERO,
             indexing: HashMap::new(),
             stopping: None,
             kept,
@@ -93,23 +94,23 @@ impl Segments {
 
     /// Makes the next segment ahead of need. After a failure, it waits before it tries again.
     pub(super) fn make_ahead(&mut self, now: Now, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        if self.make_again_ms <= now.mono_ms {
+        if self.make_again <= now.mono {
             self.make(dir, disk, Reserve::Keep);
         }
     }
 
     /// Handles the result of making a segment. After a failure, it removes what exists of the segment, and
-    /// allows another attempt `again_ms` later.
+    /// allows another attempt `again` later.
     pub(super) fn handle_made(
         &mut self,
         now: Now,
-        again_ms: u64,
+        again: Millis,
         result: &io::Result<()>,
         disk: &mut impl Disk<Tag>,
     ) {
         let Some((place, header)) = self.making.take() else { return };
         debug_assert!(self.spare.is_none(), "one is made while none is ready");
-        self.make_again_ms = if result.is_err() { now.mono_ms + again_ms } else { 0 };
+        self.make_again = if result.is_err() { now.mono + again } else { Millis::ZERO };
         if result.is_ok() {
             self.spare = Some(Active::new(place, header));
             return;
@@ -161,28 +162,28 @@ impl Segments {
         self.stopping.take_if(|(of, _)| *of == number);
     }
 
-    /// Records that everything in sealed segments was stored at `unix_ms` or earlier.
-    pub(super) fn cap(&self, unix_ms: u64) {
-        self.kept.iter().for_each(|segment| segment.cap(unix_ms));
+    /// Records that everything in sealed segments was stored at `unix` or earlier.
+    pub(super) fn cap(&self, unix: UnixMillis) {
+        self.kept.iter().for_each(|segment| segment.cap(unix));
     }
 
-    /// Returns whether a new segment would free more room than it takes: once it holds the marks of partitions'
-    /// ends, the files whose messages have all expired are released.
-    pub(super) fn frees_room(&self, unix_ms: u64) -> bool {
-        self.kept.iter().filter(|segment| segment.expiry_ms() <= unix_ms).count() > 1
+    /// Returns whether a new segment would free more room than it takes: once it holds the marks of
+    /// partitions' ends, the files whose messages have all expired are released.
+    pub(super) fn frees_room(&self, unix: UnixMillis) -> bool {
+        self.kept.iter().filter(|segment| segment.expiry() <= unix).count() > 1
     }
 
     /// Retires the oldest segments while the log is too large, and those that are too old unless the clock is
     /// held.
     pub(super) fn retire(&self, now: Now, is_held: bool, dir: &DataDir) {
-        let SegmentLimits { segment_bytes, max_bytes, max_age_ms } = self.limits;
+        let SegmentLimits { segment_bytes, max_bytes, max_age } = self.limits;
         let share = max_bytes / u64::from(self.shards);
         let is_left = |segment: &&Arc<Segment>| !segment.is_retired();
         let mut bytes: u64 = self.kept.iter().filter(is_left).map(|segment| segment.bytes).sum();
         for segment in self.kept.iter().filter(is_left) {
             let is_too_much = max_bytes > 0 && bytes + segment_bytes > share;
-            let age_end_ms = segment.newest_ms().saturating_add(max_age_ms);
-            let is_too_old = max_age_ms > 0 && age_end_ms <= now.unix_ms && !is_held;
+            let age_end = segment.newest() + max_age;
+            let is_too_old = max_age > Millis::ZERO && age_end <= now.unix && !is_held;
             if is_too_much || is_too_old {
                 bytes -= segment.bytes;
                 dir.retire(segment);

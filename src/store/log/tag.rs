@@ -6,6 +6,7 @@ use super::format::PartitionId;
 use super::index::RunsAt;
 use super::load::Load;
 use super::segment::Segment;
+use crate::base::units::Offset;
 
 /// The purpose of steps.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ pub enum Tag {
 #[derive(Clone, Debug)]
 pub enum ReadPurpose {
     /// The runs of a span, for a reader that wants the messages from an offset on.
-    Runs(u64, Arc<Segment>, RunsAt),
+    Runs(Offset, Arc<Segment>, RunsAt),
     /// A whole segment, because its index does not say where the messages are.
     Segment(Arc<Segment>),
     /// Messages.

@@ -13,11 +13,12 @@ use super::segments::submit_index;
 use super::tag::Tag;
 use super::timestamps::ClockJump;
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::queue::PartitionKey;
 use crate::store::Asker;
 
-/// The interval at which expired segments are looked for and failures are retried, in milliseconds.
-pub(super) const TICK_MS: u64 = 1_000;
+/// The interval at which expired segments are looked for and failures are retried.
+pub(super) const TICK: Millis = Millis::new(1_000);
 
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Returns the log's id of a partition, or `None` if its queue is not open.
@@ -126,7 +127,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
-        self.segments.handle_made(now, TICK_MS, &result, &mut self.disk);
+        self.segments.handle_made(now, TICK, &result, &mut self.disk);
         match result {
             Ok(()) if self.writer.is_cut() => {}
             Ok(()) => self.writer.recover(),
@@ -184,10 +185,10 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.timestamps.follow(now, jump);
         self.seal_and_index();
         if jump == ClockJump::Back {
-            self.segments.cap(now.unix_ms);
+            self.segments.cap(now.unix);
             self.backlog.forget_windows();
             let Self { partitions, writer, .. } = self;
-            partitions.cap(now.unix_ms, |id| writer.mark(id));
+            partitions.cap(now.unix, |id| writer.mark(id));
         }
     }
 
@@ -195,10 +196,10 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     pub(super) fn let_go(&mut self, now: Now) {
         let is_held = self.timestamps.is_held(now, self.writer.is_disk_full());
         self.segments.retire(now, is_held, &self.dir);
-        let unix_ms = if is_held { 0 } else { now.unix_ms };
+        let unix = if is_held { UnixMillis::ZERO } else { now.unix };
         let mut marks = Vec::new();
         self.partitions.expire(
-            unix_ms,
+            unix,
             self.dir.retirements(),
             self.writer.active(),
             !self.writer.is_in_trouble(),
@@ -218,7 +219,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         if let Some((segment, index)) = self.writer.next_save() {
             submit_index(&mut self.disk, &segment, index);
         } else if !self.writer.is_cut() {
-            let pays = self.segments.frees_room(now.unix_ms);
+            let pays = self.segments.frees_room(now.unix);
             self.make_segment(if pays { Reserve::Use } else { Reserve::Keep });
         }
     }

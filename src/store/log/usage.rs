@@ -11,6 +11,7 @@ use super::format::BatchHeader;
 use super::index::SpanHead;
 use super::summary;
 use crate::access::{Share, Tenant, Tenants};
+use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
 use crate::store::QueueSummary;
 
@@ -18,20 +19,20 @@ use crate::store::QueueSummary;
 #[derive(Debug)]
 pub(super) struct Accounts {
     tenants: Arc<Tenants>,
-    /// When expired messages were last counted, Unix milliseconds.
-    counted_ms: u64,
+    /// When expired messages were last counted.
+    counted: UnixMillis,
 }
 
 impl Accounts {
     /// Creates the accounts of a server that limits storage.
     pub(super) fn new(tenants: &Arc<Tenants>) -> Self {
-        Self { tenants: tenants.clone(), counted_ms: 0 }
+        Self { tenants: tenants.clone(), counted: UnixMillis::ZERO }
     }
 
     /// Records the time of a count. Returns whether the clock is behind the last count, so that messages that
     /// had expired then have not expired now.
-    pub(super) fn look(&mut self, unix_ms: u64) -> bool {
-        unix_ms < std::mem::replace(&mut self.counted_ms, unix_ms)
+    pub(super) fn look(&mut self, unix: UnixMillis) -> bool {
+        unix < std::mem::replace(&mut self.counted, unix)
     }
 
     /// Returns the account of a partition of an open queue.
@@ -44,39 +45,39 @@ impl Accounts {
 #[derive(Debug)]
 pub(super) struct Account {
     share: Share,
-    /// When it must be recounted, Unix milliseconds, because something has expired by then.
-    due_ms: u64,
+    /// When it must be recounted, because something has expired by then.
+    due: UnixMillis,
 }
 
 impl Account {
     /// Creates the account of a partition of this project. Returns `None` if the project's storage is not
     /// limited.
     pub(super) fn new(tenant: &Arc<Tenant>) -> Option<Self> {
-        tenant.share().map(|share| Self { share, due_ms: 0 })
+        tenant.share().map(|share| Self { share, due: UnixMillis::ZERO })
     }
 
     /// Counts a batch that was stored.
     pub(super) fn add(&mut self, header: &BatchHeader) {
         self.share.add(header.bytes() as u64);
-        self.due_ms = self.due_ms.min(header.expiry_ms());
+        self.due = self.due.min(header.expiry());
     }
 
     /// Requests a recount, because spans were released.
     pub(super) fn set_due(&mut self) {
-        self.due_ms = 0;
+        self.due = UnixMillis::ZERO;
     }
 
     /// Returns whether it must be recounted.
-    pub(super) fn is_due(&self, unix_ms: u64) -> bool {
-        self.due_ms <= unix_ms
+    pub(super) fn is_due(&self, unix: UnixMillis) -> bool {
+        self.due <= unix
     }
 
     /// Recounts the spans of the partition that have not expired.
-    pub(super) fn count<'a>(&mut self, heads: impl Iterator<Item = &'a SpanHead> + Clone, unix_ms: u64) {
+    pub(super) fn count<'a>(&mut self, heads: impl Iterator<Item = &'a SpanHead> + Clone, unix: UnixMillis) {
         let mut held = QueueSummary::default();
-        summary::add(&mut held, heads.clone(), unix_ms);
+        summary::add(&mut held, heads.clone(), unix);
         self.share.set(held.bytes);
-        let unexpired = heads.map(|head| head.expiry_ms).filter(|expiry_ms| *expiry_ms > unix_ms);
-        self.due_ms = unexpired.min().unwrap_or(u64::MAX);
+        let unexpired = heads.map(|head| head.expiry).filter(|expiry| *expiry > unix);
+        self.due = unexpired.min().unwrap_or(UnixMillis::MAX);
     }
 }

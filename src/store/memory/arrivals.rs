@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 
+use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 
 /// A batch: its partition and base offset.
-type Arrival = (PartitionKey, u64);
+type Arrival = (PartitionKey, Offset);
 
 /// The progress of a look at all batches, for those that expire before older ones.
 #[derive(Debug)]
@@ -19,13 +21,13 @@ struct Sweep {
     kept: usize,
     /// The latest expiry of the batches kept, and the earliest expiry of those that expire before an older
     /// one.
-    latest_ms: u64,
-    due_ms: u64,
+    latest: UnixMillis,
+    due: UnixMillis,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { at: 0, kept: 0, latest_ms: 0, due_ms: u64::MAX }
+        Self { at: 0, kept: 0, latest: UnixMillis::ZERO, due: UnixMillis::MAX }
     }
 }
 
@@ -35,26 +37,31 @@ pub(super) struct Arrivals {
     /// The batches in the order of arrival. Some may have been removed from their partitions.
     order: VecDeque<Arrival>,
     sweep: Sweep,
-    /// The latest expiry of any batch, Unix milliseconds.
-    latest_expiry_ms: u64,
+    /// The latest expiry of any batch.
+    latest_expiry: UnixMillis,
     /// The earliest expiry of the batches that expire before an older one.
-    due_ms: u64,
+    due: UnixMillis,
 }
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { order: VecDeque::new(), sweep: Sweep::default(), latest_expiry_ms: 0, due_ms: u64::MAX }
+        Self {
+            order: VecDeque::new(),
+            sweep: Sweep::default(),
+            latest_expiry: UnixMillis::ZERO,
+            due: UnixMillis::MAX,
+        }
     }
 }
 
 impl Arrivals {
-    /// Adds a batch that expires at `expiry_ms`.
-    pub(super) fn push(&mut self, key: PartitionKey, base_offset: u64, expiry_ms: u64) {
+    /// Adds a batch that expires at `expiry`.
+    pub(super) fn push(&mut self, key: PartitionKey, base_offset: Offset, expiry: UnixMillis) {
         self.order.push_back((key, base_offset));
-        if expiry_ms < self.latest_expiry_ms {
-            self.due_ms = self.due_ms.min(expiry_ms);
+        if expiry < self.latest_expiry {
+            self.due = self.due.min(expiry);
         }
-        self.latest_expiry_ms = self.latest_expiry_ms.max(expiry_ms);
+        self.latest_expiry = self.latest_expiry.max(expiry);
     }
 
     /// Returns the oldest batch, which may have been removed from its partition.
@@ -77,8 +84,8 @@ impl Arrivals {
     }
 
     /// Returns whether all batches must be looked at.
-    pub(super) fn is_look_due(&self, unix_ms: u64) -> bool {
-        self.sweep.at > 0 || self.due_ms <= unix_ms
+    pub(super) fn is_look_due(&self, unix: UnixMillis) -> bool {
+        self.sweep.at > 0 || self.due <= unix
     }
 
     /// Returns the next batch to look at, or `None` at the end of the look. Batches that are not kept are
@@ -89,27 +96,27 @@ impl Arrivals {
             self.sweep.at += 1;
         } else {
             self.order.truncate(self.sweep.kept);
-            self.due_ms = std::mem::take(&mut self.sweep).due_ms;
+            self.due = std::mem::take(&mut self.sweep).due;
         }
         next
     }
 
-    /// Keeps the batch that was returned last, which expires at `expiry_ms`.
-    pub(super) fn keep(&mut self, arrival: Arrival, expiry_ms: u64) {
+    /// Keeps the batch that was returned last, which expires at `expiry`.
+    pub(super) fn keep(&mut self, arrival: Arrival, expiry: UnixMillis) {
         debug_assert!(self.sweep.kept < self.sweep.at, "{:?}", self.sweep);
-        if expiry_ms < self.sweep.latest_ms {
-            self.sweep.due_ms = self.sweep.due_ms.min(expiry_ms);
+        if expiry < self.sweep.latest {
+            self.sweep.due = self.sweep.due.min(expiry);
         }
-        self.sweep.latest_ms = self.sweep.latest_ms.max(expiry_ms);
+        self.sweep.latest = self.sweep.latest.max(expiry);
         self.order[self.sweep.kept] = arrival;
         self.sweep.kept += 1;
     }
 
     /// Requests a new look at all batches, because their order of expiry has changed.
-    pub(super) fn begin_anew(&mut self, unix_ms: u64, latest_expiry_ms: u64) {
+    pub(super) fn begin_anew(&mut self, unix: UnixMillis, latest_expiry: UnixMillis) {
         self.order.drain(self.sweep.kept..self.sweep.at);
         self.sweep = Sweep::default();
-        self.due_ms = unix_ms;
-        self.latest_expiry_ms = latest_expiry_ms;
+        self.due = unix;
+        self.latest_expiry = latest_expiry;
     }
 }

@@ -26,13 +26,15 @@ use crate::access::{Share, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
-use crate::base::limits::CLOCK_STEP_MAX_MS;
+use crate::base::limits::CLOCK_STEP_MAX;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
+use crate::base::units::{Offset, Partition};
 
-/// The interval at which expired batches are looked for, in milliseconds, and the shorter one while a look
+/// The interval at which expired batches are looked for, and the shorter one while a look
 /// has not finished.
-const TICK_MS: u64 = 1_000;
-const BUSY_TICK_MS: u64 = 10;
+const TICK: Millis = Millis::new(1_000);
+const BUSY_TICK: Millis = Millis::new(10);
 
 /// The most batches that one look visits: about 0.2 ms of the shard's time. Few in tests, so that looks are
 /// interrupted.
@@ -41,14 +43,15 @@ const LOOK_BATCHES: usize = if cfg!(test) { 3 } else { 2048 };
 /// The number of batches that can be moved in memory in the time that a visit takes.
 const MOVES_PER_BATCH: usize = 64;
 
-const _: () = assert!(BUSY_TICK_MS < TICK_MS, "a look is continued before the next one is due");
+const _: () = assert!(BUSY_TICK.get() < TICK.get(), "a look is continued before the next one is due");
 
+/// The batches of one partition.
 #[derive(Debug)]
-struct Partition<F> {
-    /// Offsets increase and are below `end`. Timestamps never decrease and are at most `last_timestamp_ms`.
+struct Ring<F> {
+    /// Offsets increase and are below `end`. Timestamps never decrease and are at most `last_timestamp`.
     batches: VecDeque<StoredBatch>,
-    end: u64,
-    last_timestamp_ms: u64,
+    end: Offset,
+    last_timestamp: UnixMillis,
     waiting: Waiting<F>,
     /// Whether it is in `Memory::woken`.
     is_woken: bool,
@@ -56,12 +59,12 @@ struct Partition<F> {
     share: Option<Share>,
 }
 
-impl<F> Default for Partition<F> {
+impl<F> Default for Ring<F> {
     fn default() -> Self {
         Self {
             batches: VecDeque::new(),
-            end: 0,
-            last_timestamp_ms: 0,
+            end: Offset::ZERO,
+            last_timestamp: UnixMillis::ZERO,
             waiting: Waiting::default(),
             is_woken: false,
             share: None,
@@ -69,7 +72,7 @@ impl<F> Default for Partition<F> {
     }
 }
 
-impl<F> Partition<F> {
+impl<F> Ring<F> {
     /// Subtracts a batch that was removed from the share. Returns its cost.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
         let cost = cost(&stored.batch);
@@ -83,11 +86,11 @@ impl<F> Partition<F> {
 /// The memory store of one shard.
 #[derive(Debug)]
 pub struct Memory<T: Asker> {
-    partitions: HashMap<PartitionKey, Partition<T::Fetch>>,
+    partitions: HashMap<PartitionKey, Ring<T::Fetch>>,
     arrivals: Arrivals,
-    /// The latest timestamp that was given, and how far the clock may be behind it, both in milliseconds.
-    newest_ms: u64,
-    clock_step_max_ms: u64,
+    /// The latest timestamp that was given, and how far the clock may be behind it.
+    newest: UnixMillis,
+    clock_step_max: Millis,
     /// The number of batches in all partitions.
     batches: usize,
     /// Their cost, at most `bytes_max`.
@@ -111,8 +114,8 @@ impl<T: Asker> Memory<T> {
         Self {
             partitions: HashMap::new(),
             arrivals: Arrivals::default(),
-            newest_ms: 0,
-            clock_step_max_ms: CLOCK_STEP_MAX_MS,
+            newest: UnixMillis::ZERO,
+            clock_step_max: CLOCK_STEP_MAX,
             batches: 0,
             bytes: 0,
             bytes_max,
@@ -157,10 +160,10 @@ impl<T: Asker> Memory<T> {
         }
         let base_offset = partition.end;
         partition.end += count;
-        partition.last_timestamp_ms = partition.last_timestamp_ms.max(now.unix_ms);
-        let (timestamp_ms, stored_ns) = (partition.last_timestamp_ms, now.mono_ns);
-        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns, batch };
-        let expiry_ms = stored.expiry_ms();
+        partition.last_timestamp = partition.last_timestamp.max(now.unix);
+        let (timestamp, stored_ns) = (partition.last_timestamp, now.mono_ns);
+        let stored = StoredBatch { base_offset, timestamp, stored_ns, batch };
+        let expiry = stored.expiry();
         partition.batches.push_back(stored);
         if !partition.waiting.is_empty() && !partition.is_woken {
             partition.is_woken = true;
@@ -168,7 +171,7 @@ impl<T: Asker> Memory<T> {
         }
         self.completions
             .push_back(Completion::Appended { token, result: Ok(Some(base_offset..partition.end)) });
-        self.arrivals.push(key, base_offset, expiry_ms);
+        self.arrivals.push(key, base_offset, expiry);
         self.batches += 1;
         self.bytes += cost;
         self.counters.stored += count;
@@ -178,19 +181,19 @@ impl<T: Asker> Memory<T> {
     /// Follows the clock. After it steps back by more than the tolerance, everything that is stored counts as
     /// stored now or earlier.
     fn follow_clock(&mut self, now: Now) {
-        let is_behind = now.unix_ms.saturating_add(self.clock_step_max_ms) < self.newest_ms;
-        self.newest_ms = if is_behind { now.unix_ms } else { self.newest_ms.max(now.unix_ms) };
+        let is_behind = now.unix + self.clock_step_max < self.newest;
+        self.newest = if is_behind { now.unix } else { self.newest.max(now.unix) };
         if !is_behind {
             return;
         }
         for partition in self.partitions.values_mut() {
-            cap(&mut partition.batches, now.unix_ms);
-            partition.last_timestamp_ms = partition.last_timestamp_ms.min(now.unix_ms);
+            cap(&mut partition.batches, now.unix);
+            partition.last_timestamp = partition.last_timestamp.min(now.unix);
         }
         // The batches may no longer be in the order of their expiry, so all must be looked at again.
         let batches = self.partitions.values().flat_map(|partition| &partition.batches);
-        let latest_expiry_ms = batches.map(StoredBatch::expiry_ms).max().unwrap_or(0);
-        self.arrivals.begin_anew(now.unix_ms, latest_expiry_ms);
+        let latest_expiry = batches.map(StoredBatch::expiry).max().unwrap_or_default();
+        self.arrivals.begin_anew(now.unix, latest_expiry);
     }
 
     fn refuse(&mut self, token: T::Append, count: u64, fault: StoreFault) {
@@ -228,7 +231,7 @@ impl<T: Asker> Memory<T> {
         for _ in 0..LOOK_BATCHES {
             let Some((key, base_offset)) = self.arrivals.oldest() else { return true };
             let front = self.partitions.get(&key).and_then(|partition| partition.batches.front());
-            if front.is_some_and(|front| front.base_offset == base_offset && !front.is_expired(now.unix_ms)) {
+            if front.is_some_and(|front| front.base_offset == base_offset && !front.is_expired(now.unix)) {
                 return true;
             }
             if let Some(expired) = self.pop_oldest() {
@@ -247,8 +250,8 @@ impl<T: Asker> Memory<T> {
             let Some(partition) = self.partitions.get_mut(&key) else { continue };
             let index = partition.batches.binary_search_by_key(&base_offset, |stored| stored.base_offset);
             let Ok(index) = index else { continue };
-            let expiry_ms = partition.batches[index].expiry_ms();
-            if expiry_ms <= now.unix_ms {
+            let expiry = partition.batches[index].expiry();
+            if expiry <= now.unix {
                 effort += index.min(partition.batches.len() - index) / MOVES_PER_BATCH;
                 if let Some(stored) = partition.batches.remove(index) {
                     let cost = partition.give_back(&stored);
@@ -257,7 +260,7 @@ impl<T: Asker> Memory<T> {
                 }
                 continue;
             }
-            self.arrivals.keep((key, base_offset), expiry_ms);
+            self.arrivals.keep((key, base_offset), expiry);
         }
         false
     }
@@ -266,7 +269,7 @@ impl<T: Asker> Memory<T> {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
-            None if fetch.from > 0 => Fetched::rewound(),
+            None if fetch.from > Offset::ZERO => Fetched::rewound(),
             None => Fetched { at_end: true, ..Fetched::default() },
         };
         if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
@@ -286,14 +289,14 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    fn resolve(&self, key: PartitionKey, position: Position) -> u64 {
-        let Some(partition) = self.partitions.get(&key) else { return 0 };
+    fn resolve(&self, key: PartitionKey, position: Position) -> Offset {
+        let Some(partition) = self.partitions.get(&key) else { return Offset::ZERO };
         match position {
             // The store has one timeline in each incarnation.
             Position::After { offset, .. } => offset.min(partition.end),
             Position::Latest => partition.end,
             Position::Time(time) => {
-                let index = partition.batches.partition_point(|stored| stored.timestamp_ms < time);
+                let index = partition.batches.partition_point(|stored| stored.timestamp < time);
                 partition.batches.get(index).map_or(partition.end, |stored| stored.base_offset)
             }
         }
@@ -313,7 +316,7 @@ impl<T: Asker> Store<T> for Memory<T> {
                 self.append(now, token, stream, partition, batch);
             }
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
                 self.fetch(now, partition, fetch);
             }
             Request::Resolve { token, partition, position } => {
@@ -326,7 +329,7 @@ impl<T: Asker> Store<T> for Memory<T> {
                     let fetched = Fetched { next: fetch.from, ..Fetched::default() };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
                     // Nothing was ever stored in the partition, so only the fetch knew it.
-                    if of.waiting.is_empty() && of.end == 0 {
+                    if of.waiting.is_empty() && of.end == Offset::ZERO {
                         self.partitions.remove(&partition);
                     }
                 }
@@ -343,21 +346,23 @@ impl<T: Asker> Store<T> for Memory<T> {
         self.completions.pop_front()
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.follow_clock(now);
         let mut done = self.expire_oldest(now);
-        if self.arrivals.is_look_due(now.unix_ms) {
+        if self.arrivals.is_look_due(now.unix) {
             done &= self.sweep(now);
         }
-        (self.batches > 0).then_some(now.mono_ms + if done { TICK_MS } else { BUSY_TICK_MS })
+        (self.batches > 0).then_some(now.mono + if done { TICK } else { BUSY_TICK })
     }
 
-    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
-        Some(Tail::new(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end)))
+    fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
+        Some(Tail::new(
+            self.partitions.get(&queue.key(partition)).map_or(Offset::ZERO, |partition| partition.end),
+        ))
     }
 
-    fn set_clock_step_max(&mut self, ms: u64) {
-        self.clock_step_max_ms = ms;
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.clock_step_max = by;
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {

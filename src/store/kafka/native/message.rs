@@ -7,8 +7,11 @@ use std::ptr;
 use rdkafka::bindings as rd;
 
 use super::AT_ONCE;
+use super::partition::from_c;
 use super::queue::Queue;
 use super::trouble::{NO_ERROR, Trouble, check, text_of};
+use crate::base::millis::UnixMillis;
+use crate::base::units::Partition;
 
 /// A message of a partition, or an error of that partition.
 #[derive(Debug)]
@@ -41,8 +44,8 @@ impl Message<'_> {
     }
 
     /// Returns the topic's number (`Topic::number`) and the partition.
-    pub fn from(&self) -> (usize, i32) {
-        (self.get().rkt as usize, self.get().partition)
+    pub fn from(&self) -> (usize, Partition) {
+        (self.get().rkt as usize, from_c(self.get().partition))
     }
 
     /// Returns the error, if this is not a message. The end of a partition is one of the errors.
@@ -58,12 +61,12 @@ impl Message<'_> {
         self.get().offset
     }
 
-    /// Returns its timestamp, Unix milliseconds, or 0 if it has none.
-    pub fn timestamp_ms(&self) -> u64 {
+    /// Returns its timestamp, or 0 if it has none.
+    pub fn timestamp(&self) -> UnixMillis {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message lives; the call writes `kind` before it returns.
         let time = unsafe { rd::rd_kafka_message_timestamp(self.raw, &mut kind) };
-        u64::try_from(time).unwrap_or(0)
+        UnixMillis::new(u64::try_from(time).unwrap_or(0))
     }
 
     /// Returns the key, which is empty if there is none.

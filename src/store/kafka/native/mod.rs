@@ -18,6 +18,7 @@
 //! | `topic_description` | `rd_kafka_TopicDescription_t`: ids and partitions of topics |
 //! | `new_topic` | `rd_kafka_NewTopic_t`: creating a topic |
 //! | `topic_config` | `rd_kafka_ConfigResource_t`: a topic's configuration |
+//! | `partition` | `int32_t`: a partition's number |
 //! | `partition_list` | `rd_kafka_topic_partition_list_t`: offsets of partitions |
 
 #![allow(unsafe_code)]
@@ -27,6 +28,7 @@ mod event;
 mod handle;
 mod message;
 mod new_topic;
+mod partition;
 mod partition_list;
 mod produce;
 mod queue;

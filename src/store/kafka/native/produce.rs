@@ -5,8 +5,10 @@ use std::ptr;
 
 use rdkafka::bindings as rd;
 
+use super::partition::to_c;
 use super::topic::Topic;
 use super::trouble::{NO_ERROR, Trouble};
+use crate::base::units::Partition;
 
 /// Memory for the messages of one call, reused by the next.
 #[derive(Debug, Default)]
@@ -23,12 +25,13 @@ impl Topic {
     /// of the handle keep the client alive: see `Handle::keep`.
     pub unsafe fn produce(
         &self,
-        partition: i32,
+        partition: Partition,
         opaque: usize,
         header: Option<(&CStr, &[u8])>,
         records: &[(&[u8], &[u8])],
         scratch: &mut Scratch,
     ) -> (usize, Result<(), Trouble>) {
+        let partition = to_c(partition);
         match header {
             // SAFETY: the caller's promise.
             None => unsafe { self.produce_plain(partition, opaque, records, scratch) },

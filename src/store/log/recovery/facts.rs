@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 
+use crate::base::millis::UnixMillis;
 use crate::store::log::disk::{Directory, FileName, read};
 use crate::store::log::format::PartitionId;
 use crate::store::log::history::Sealed;
@@ -14,8 +15,8 @@ pub(in crate::store::log) struct Facts<'a> {
     pub stopped: &'a [Sealed],
     /// The incarnations of queues that were deleted.
     pub deleted: &'a HashSet<u64>,
-    /// Now, Unix milliseconds.
-    pub unix_ms: u64,
+    /// The current time.
+    pub unix: UnixMillis,
 }
 
 impl Facts<'_> {
@@ -35,9 +36,8 @@ impl Facts<'_> {
     pub(in crate::store::log) fn has_live(&self, directory: &dyn Directory, place: u32) -> bool {
         let index = read_index(directory, place).ok();
         let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
-        let lives = |id: &PartitionId, head: &SpanHead| {
-            head.expiry_ms > self.unix_ms && !self.deleted.contains(&id.0)
-        };
+        let lives =
+            |id: &PartitionId, head: &SpanHead| head.expiry > self.unix && !self.deleted.contains(&id.0);
         index.is_some_and(|index| index.spans.iter().any(|(id, head, _)| lives(id, head)))
     }
 }

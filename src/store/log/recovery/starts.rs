@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::report::{Damaged, OpenError, Report};
+use crate::base::units::Offset;
 use crate::store::log::disk::{Directory, FileName, salvage_all};
 use crate::store::log::format::{PartitionId, Unreadable};
 use crate::store::log::history::{History, Moment};
@@ -36,7 +37,7 @@ pub(super) fn start(
     history: &mut History,
     directory: &dyn Directory,
     now: &Moment,
-    ends: HashMap<PartitionId, u64>,
+    ends: HashMap<PartitionId, Offset>,
     last_incarnation: u64,
 ) -> bool {
     let file = directory.identity(FileName::History);

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::*;
+use crate::base::millis::UnixMillis;
 use crate::store::conformance::{self, Lab};
 
 struct Lone {
@@ -21,7 +22,7 @@ impl Lab for Lone {
         Log::new(Arc::new(dir), disk, 0, 1, &self.config)
     }
 
-    fn unix_ms(&self) -> Option<u64> {
+    fn unix(&self) -> Option<UnixMillis> {
         None
     }
 

@@ -17,7 +17,7 @@ pub(super) fn index_of(file: FileName) -> Option<FileName> {
 
 pub(super) fn all_keys() -> impl Iterator<Item = PartitionKey> {
     (0..QUEUES).flat_map(|queue| {
-        (0..PARTITIONS).map(move |partition| PartitionKey { queue: QueueId(queue), partition })
+        Partition::all(PARTITIONS).map(move |partition| PartitionKey { queue: QueueId(queue), partition })
     })
 }
 
@@ -45,7 +45,7 @@ pub(super) fn read_all_numbers(world: &mut World) -> BTreeSet<u64> {
         assert!(world.open(key.queue.0));
         all.extend(
             world
-                .read(key, 0)
+                .read(key, Offset(0))
                 .expect("an unreadable part fails no fetch")
                 .into_iter()
                 .map(|(_, number)| number),

@@ -94,7 +94,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_stay_valid() {
     let config = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
     let dir = Arc::new(dir);
     let mut log: Log<u64, Simulated> = Log::new(dir.clone(), disk.clone(), 0, 1, &config);
-    let now = Now::at_ms(1, NOW.unix_ns / 1_000_000);
+    let now = Now::at_ms(1, NOW.unix().get());
     let name = (Project::parse("default").unwrap(), QueueName::parse("plain").unwrap());
     let queue = QueueId(1);
     assert!(log.submit(now, Request::Open { token: 1, queue, name, create: None }).is_ok());
@@ -102,7 +102,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_stay_valid() {
     assert_eq!(life.partitions, 3);
     assert!(life.signing.timeline != 0, "timeline 0 belongs to the markers of version 1");
     let mut ends = Vec::new();
-    for partition in 0..3 {
+    for partition in Partition::all(3) {
         let partition = PartitionKey { queue, partition };
         let position = crate::base::queue::Position::Latest;
         assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
@@ -110,7 +110,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_stay_valid() {
         ends.push(end);
         // A marker of version 1 keeps its position up to the end. A position beyond the end continues at the
         // end.
-        for (offset, goes_on) in [(end, end), (end / 2, end / 2), (end + 5, end)] {
+        for (offset, goes_on) in [(end, end), (Offset(end.0 / 2), Offset(end.0 / 2)), (end + 5, end)] {
             let position = crate::base::queue::Position::After { timeline: 0, offset };
             assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
             let Some(Completion::Resolved { result, .. }) = log.poll_completion(now) else { panic!() };
@@ -128,7 +128,7 @@ fn a_directory_of_version_1_is_served_and_its_markers_stay_valid() {
         };
         assert!(stored.start > end + (1 << 40), "ids continue after a gap");
     }
-    assert_eq!(ends.iter().sum::<u64>(), 100);
+    assert_eq!(ends.iter().map(|end: &Offset| end.0).sum::<u64>(), 100);
     while !log.handle_stop(now) {
         assert!(disk.advance());
     }

@@ -1,6 +1,7 @@
 //! Checks what clients read against what they know.
 
 use super::*;
+use crate::base::millis::UnixMillis;
 
 fn read_number(payload: &[u8]) -> u64 {
     u64::from_le_bytes(payload[..8].try_into().unwrap())
@@ -14,7 +15,7 @@ impl World {
             if !self.open(queue) {
                 continue;
             }
-            for partition in 0..PARTITIONS {
+            for partition in Partition::all(PARTITIONS) {
                 let key = PartitionKey { queue: QueueId(queue), partition };
                 self.check_partition(key);
             }
@@ -22,8 +23,8 @@ impl World {
     }
 
     pub(super) fn check_partition(&mut self, key: PartitionKey) {
-        let (seed, unix_ms) = (self.seed, self.now.unix_ms);
-        let read = self.read(key, 0).unwrap();
+        let (seed, unix) = (self.seed, self.now.unix);
+        let read = self.read(key, Offset(0)).unwrap();
         assert!(read.is_sorted_by(|a, b| a.0 < b.0), "seed {seed}: offsets grow: {read:?}");
         let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
         let mut seen = BTreeMap::new();
@@ -36,11 +37,11 @@ impl World {
             }
         }
         for (number, message) in sent.iter() {
-            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry_ms <= unix_ms) {
+            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry <= unix) {
                 assert!(seen.contains_key(number), "seed {seed}: {number} at {offset} of {key:?} is lost");
             }
         }
-        let by_offset: BTreeMap<u64, u64> = sent
+        let by_offset: BTreeMap<Offset, u64> = sent
             .iter()
             .filter_map(|(number, message)| match message.fate {
                 Fate::Acknowledged(offset) => Some((offset, *number)),
@@ -57,7 +58,11 @@ impl World {
     }
 
     /// Reads a partition from an offset to its end. Returns offsets and numbers.
-    pub(super) fn read(&mut self, key: PartitionKey, mut from: u64) -> Result<Vec<(u64, u64)>, StoreFault> {
+    pub(super) fn read(
+        &mut self,
+        key: PartitionKey,
+        mut from: Offset,
+    ) -> Result<Vec<(Offset, u64)>, StoreFault> {
         let mut all = Vec::new();
         loop {
             self.next += 1;
@@ -98,7 +103,7 @@ impl World {
     }
 
     /// Resolves a position to an offset.
-    pub(super) fn resolve(&mut self, key: PartitionKey, position: Position) -> u64 {
+    pub(super) fn resolve(&mut self, key: PartitionKey, position: Position) -> Offset {
         self.next += 1;
         let (token, now) = (self.next, self.now);
         assert!(self.log_of(key).submit(now, Request::Resolve { token, partition: key, position }).is_ok());
@@ -114,8 +119,8 @@ impl World {
         }
     }
 
-    pub(super) fn timestamps(&mut self, key: PartitionKey) -> Vec<u64> {
-        let (mut all, mut from) = (Vec::new(), 0);
+    pub(super) fn timestamps(&mut self, key: PartitionKey) -> Vec<UnixMillis> {
+        let (mut all, mut from) = (Vec::new(), Offset::ZERO);
         loop {
             self.next += 1;
             let (token, now) = (self.next, self.now);
@@ -129,7 +134,7 @@ impl World {
                     None => assert!(self.disk.advance(), "a fetch is answered"),
                 }
             };
-            all.extend(fetched.batches.iter().map(|stored| stored.timestamp_ms));
+            all.extend(fetched.batches.iter().map(|stored| stored.timestamp));
             from = fetched.next;
             if fetched.at_end {
                 return all;

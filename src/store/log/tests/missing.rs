@@ -14,7 +14,7 @@ fn after_a_clean_stop_nothing_is_torn_and_damage_to_the_newest_message_is_report
             .map(|active| FileName::Segment(active.place))
             .collect();
         world.stop();
-        let ends: BTreeMap<PartitionKey, u64> =
+        let ends: BTreeMap<PartitionKey, Offset> =
             world.sent.iter().map(|(key, sent)| (*key, end_of(sent))).collect();
         let mut newest = segment_files(&world);
         newest.retain(|(file, _)| world.disk.backup().used(*file) > BLOCK * 2);
@@ -60,12 +60,12 @@ fn after_a_clean_stop_nothing_is_torn_and_damage_to_the_newest_message_is_report
     }
 }
 
-fn end_of(sent: &BTreeMap<u64, Message>) -> u64 {
+fn end_of(sent: &BTreeMap<u64, Message>) -> Offset {
     let offsets = sent.values().filter_map(|message| match message.fate {
         Fate::Acknowledged(offset) => Some(offset + 1),
         _ => None,
     });
-    offsets.max().unwrap_or(0)
+    offsets.max().unwrap_or_default()
 }
 
 #[test]

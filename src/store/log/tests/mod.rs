@@ -27,6 +27,7 @@ use super::*;
 use crate::base::batch::{BatchBuilder, Fetched};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position};
+use crate::base::units::Offset;
 use crate::store::Stream;
 
 fn config() -> Settings {

@@ -1,12 +1,13 @@
 //! Directories that are restored or rolled back, and starts that skip offsets.
 
 use super::*;
+use crate::base::millis::Millis;
 
 /// A consumer's marker: its position in every partition, and its timeline.
 #[derive(Clone, Debug)]
 struct Stand {
     timeline: u64,
-    positions: BTreeMap<PartitionKey, u64>,
+    positions: BTreeMap<PartitionKey, Offset>,
     /// The messages that it has seen.
     seen: BTreeSet<u64>,
 }
@@ -18,8 +19,8 @@ impl Stand {
             Self { timeline: world.timeline(), positions: BTreeMap::new(), seen: BTreeSet::new() };
         for key in all_keys() {
             assert!(world.open(key.queue.0));
-            let read = world.read(key, 0).unwrap();
-            stand.positions.insert(key, read.last().map_or(0, |(offset, _)| offset + 1));
+            let read = world.read(key, Offset(0)).unwrap();
+            stand.positions.insert(key, read.last().map_or(Offset::ZERO, |(offset, _)| *offset + 1));
             stand.seen.extend(read.iter().map(|(_, number)| *number));
         }
         stand
@@ -44,14 +45,14 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
     for seed in 0..seeds() {
         let mut world = World::new(seed, config());
         let mut stands = Vec::new();
-        let mut given: BTreeMap<PartitionKey, BTreeSet<u64>> = BTreeMap::new();
+        let mut given: BTreeMap<PartitionKey, BTreeSet<Offset>> = BTreeMap::new();
         let mut backups = Vec::new();
         let mut was_restored = false;
         for _ in 0..6 {
             for _ in 0..world.random.below(60) {
                 let key = PartitionKey {
                     queue: QueueId(world.random.below(QUEUES as usize) as u64),
-                    partition: world.random.below(PARTITIONS.into()) as u16,
+                    partition: Partition(world.random.below(PARTITIONS.into()) as u16),
                 };
                 assert!(world.open(key.queue.0));
                 world.append(key, 100_000);
@@ -172,10 +173,14 @@ fn a_lost_history_never_locks_consumers_out_however_often_the_server_starts() {
                 signing.is_key_new && signing.key != marks.key,
                 "markers with the lost key are accepted as the queue's"
             );
-            let key = PartitionKey { queue: QueueId(0), partition: 0 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
             assert!(world.open(0));
-            let position = Position::After { timeline: marks.timeline, offset: 3 };
-            assert_eq!(world.resolve(key, position), 0, "such a consumer begins at the oldest message");
+            let position = Position::After { timeline: marks.timeline, offset: Offset(3) };
+            assert_eq!(
+                world.resolve(key, position),
+                Offset(0),
+                "such a consumer begins at the oldest message"
+            );
             world.stop();
         }
     }
@@ -183,7 +188,7 @@ fn a_lost_history_never_locks_consumers_out_however_often_the_server_starts() {
 
 #[test]
 fn offsets_that_a_start_skips_do_not_count_as_messages() {
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     // Returns the messages stored since the start, all messages, those from the third on, and the end of the
     // partition.
     let counted = |world: &mut World| {
@@ -192,25 +197,25 @@ fn offsets_that_a_start_skips_do_not_count_as_messages() {
         let signing = Default::default();
         let info = QueueInfo { id: key.queue, incarnation, partitions: PARTITIONS, hash: 0, signing };
         let tail = world.log_of(key).tail(&info, key.partition).unwrap();
-        (tail.stored, tail.messages_from(0), tail.messages_from(2), tail.end)
+        (tail.stored, tail.messages_from(Offset(0)), tail.messages_from(Offset(2)), tail.end)
     };
     let store = |world: &mut World, count: usize| {
         world.append_sized(key, 100_000, &vec![1; count]);
         world.settle();
     };
     let mut world = World::new(7, config());
-    assert_eq!(counted(&mut world), (0, 0, 0, 0));
+    assert_eq!(counted(&mut world), (0, 0, 0, Offset(0)));
     store(&mut world, 3);
-    assert_eq!(counted(&mut world), (3, 3, 1, 3));
+    assert_eq!(counted(&mut world), (3, 3, 1, Offset(3)));
     world.stop();
     // In another boot, offsets are skipped before the next message.
     world.boot += 1;
     world.start();
-    assert_eq!(counted(&mut world), (0, 3, 1, 3));
+    assert_eq!(counted(&mut world), (0, 3, 1, Offset(3)));
     store(&mut world, 2);
     let (stored, all, from, end) = counted(&mut world);
     assert_eq!((stored, all, from), (2, 5, 3));
-    assert!(end > 1 << 40, "offsets were skipped: {end}");
+    assert!(end > Offset(1 << 40), "offsets were skipped: {end}");
     // In the same boot, the offsets that the previous start skipped are still known.
     world.restart();
     assert_eq!(counted(&mut world), (0, 5, 3, end));
@@ -221,7 +226,7 @@ fn offsets_that_a_start_skips_do_not_count_as_messages() {
 #[test]
 fn a_mark_after_skipped_offsets_sends_no_reader_back() {
     let mut world = World::new(1, config());
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     assert!(world.open(0));
     world.append(key, 20);
     world.settle();
@@ -229,8 +234,8 @@ fn a_mark_after_skipped_offsets_sends_no_reader_back() {
     world.disk.lose_power();
     world.boot += 1;
     assert!(world.start().is_branch && world.open(0));
-    world.pass(30_000);
-    let mut from = 0;
+    world.pass(Millis::new(30_000));
+    let mut from = Offset::ZERO;
     for _ in 0..4 {
         world.next += 1;
         let (token, now) = (world.next, world.now);

@@ -1,6 +1,7 @@
 //! Power loss, killed processes and failing steps: nothing acknowledged is lost, and service resumes.
 
 use super::*;
+use crate::base::millis::Millis;
 
 #[test]
 fn acknowledged_messages_survive_power_loss_and_kill() {
@@ -27,7 +28,7 @@ fn acknowledged_messages_survive_power_loss_and_kill() {
 
 #[test]
 fn messages_of_a_failed_round_do_not_come_back() {
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     for seed in 0..seeds() {
         let mut world = World::new(seed, config());
         assert!(world.open(0));
@@ -86,11 +87,11 @@ fn whichever_step_fails_nothing_acknowledged_is_lost_and_service_resumes() {
             world.disk.heal();
             world.settle();
             for second in 1..5 {
-                world.now.mono_ms += second * 1000;
+                world.now.mono = world.now.mono + Millis::from_secs(second);
                 world.tick();
                 world.settle();
             }
-            let key = PartitionKey { queue: QueueId(0), partition: 1 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(1) };
             assert!(world.open(0), "step {step}");
             world.append(key, 100_000);
             world.settle();

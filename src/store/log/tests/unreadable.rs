@@ -37,13 +37,17 @@ fn a_flipped_byte_costs_one_batch_at_most_and_is_reported() {
         let mut keys: BTreeSet<PartitionKey> = before.iter().map(|(key, _)| *key).collect();
         keys.retain(|key| world.open.contains(&key.queue.0));
         for key in keys {
-            let there: BTreeMap<u64, u64> =
-                world.read(key, 0).unwrap().into_iter().map(|(offset, number)| (number, offset)).collect();
-            let unix_ms = world.now.unix_ms;
+            let there: BTreeMap<u64, Offset> = world
+                .read(key, Offset(0))
+                .unwrap()
+                .into_iter()
+                .map(|(offset, number)| (number, offset))
+                .collect();
+            let unix = world.now.unix;
             world.sent.get_mut(&key).unwrap().retain(|number, message| {
                 match (there.get(number), message.fate) {
                     (Some(offset), Fate::Acknowledged(at)) => assert_eq!(*offset, at),
-                    (None, _) => lost += u64::from(message.expiry_ms > unix_ms),
+                    (None, _) => lost += u64::from(message.expiry > unix),
                     (Some(_), fate) => panic!("{number}: {fate:?}"),
                 }
                 there.contains_key(number)
@@ -127,7 +131,7 @@ fn a_lost_device_fails_fetches_and_loses_no_messages() {
     world.logs.iter_mut().for_each(|log| log.backlog.trim());
     world.logs.iter_mut().for_each(|log| log.backlog.trim());
     world.logs.iter_mut().for_each(|log| log.backlog.trim());
-    let failed = all_keys().filter(|key| world.read(*key, 0).is_err()).count();
+    let failed = all_keys().filter(|key| world.read(*key, Offset(0)).is_err()).count();
     assert!(failed > 0, "fetches fail if no file can be read");
     world.disk.cure();
     assert_eq!(read_all_numbers(&mut world), before);

@@ -1,6 +1,7 @@
 //! Readers that wait: served, cancelled, or failed because their queue is deleted.
 
 use super::*;
+use crate::base::millis::UnixMillis;
 
 #[test]
 fn waiters_for_older_messages_are_served_or_cancelled() {
@@ -22,7 +23,7 @@ fn waiters_for_older_messages_are_served_or_cancelled() {
                 assert!(world.log_of(partition).submit(now, Request::Cancel { token, partition }).is_ok());
             } else {
                 waiting.insert(token, key);
-                let from = world.random.below(world.sent[&key].len()) as u64;
+                let from = Offset(world.random.below(world.sent[&key].len()) as u64);
                 let (bytes_max, exclude, wait) = (500, None, false);
                 let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
                 assert!(world.log_of(key).submit(now, request).is_ok());
@@ -47,7 +48,7 @@ fn readers_of_a_deleted_queue_get_an_answer() {
         let mut waiting = BTreeSet::new();
         let is_deleted_at = world.random.below(30);
         for number in 0..40 {
-            let key = PartitionKey { queue: QueueId(0), partition: world.random.below(2) as u16 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(world.random.below(2) as u16) };
             let now = world.now;
             if number == is_deleted_at {
                 let dir = world.dir.clone().unwrap();
@@ -57,9 +58,13 @@ fn readers_of_a_deleted_queue_get_an_answer() {
             world.next += 1;
             let token = world.next;
             waiting.insert(token);
-            let (from, bytes_max, exclude) = (world.random.below(30) as u64, 500, None);
+            let (from, bytes_max, exclude) = (Offset(world.random.below(30) as u64), 500, None);
             let request = match world.random.below(3) {
-                0 => Request::Resolve { token, partition: key, position: Position::Time(1 + number as u64) },
+                0 => Request::Resolve {
+                    token,
+                    partition: key,
+                    position: Position::Time(UnixMillis::new(1 + number as u64)),
+                },
                 1 => Request::Resolve { token, partition: key, position: Position::Latest },
                 _ => {
                     Request::Fetch { token, partition: key, from, bytes_max, exclude, wait: number % 2 == 0 }

@@ -1,6 +1,7 @@
 //! The shards of a server without the rest, and what their clients know.
 
 use super::*;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::queue_hash;
 use crate::base::queue::{home, owner};
 use crate::store::Life;
@@ -10,7 +11,7 @@ use crate::store::Life;
 pub(super) enum Fate {
     UnderWay,
     /// It was stored at this offset.
-    Acknowledged(u64),
+    Acknowledged(Offset),
     /// It may be stored or not.
     Unknown,
 }
@@ -18,8 +19,8 @@ pub(super) enum Fate {
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) fate: Fate,
-    /// When it may expire, at the earliest: Unix milliseconds.
-    pub(super) expiry_ms: u64,
+    /// When it may expire, at the earliest.
+    pub(super) expiry: UnixMillis,
 }
 
 /// The shards of a server without the rest, and what their clients know.
@@ -145,8 +146,8 @@ impl World {
             let mut payload = self.next.to_le_bytes().to_vec();
             payload.resize(8 + size, self.next as u8);
             builder.push(&payload);
-            let expiry_ms = self.now.unix_ms + u64::from(ttl) * 1000;
-            let message = Message { fate: Fate::UnderWay, expiry_ms };
+            let expiry = self.now.unix + Millis::from_secs(ttl);
+            let message = Message { fate: Fate::UnderWay, expiry };
             self.sent.entry(key).or_default().insert(self.next, message);
             numbers.push(self.next);
             self.next += 1;
@@ -216,7 +217,7 @@ impl World {
     }
 
     pub(super) fn moment(&self) -> Moment {
-        Moment { unix_ns: self.now.unix_ms * 1_000_000, boot: self.boot }
+        Moment { unix_ns: self.now.unix.get() * 1_000_000, boot: self.boot }
     }
 
     /// Returns the present timeline of the directory.
@@ -253,8 +254,8 @@ impl World {
     }
 
     /// Lets time pass. One tick writes the marks of partitions' ends; the next one releases their files.
-    pub(super) fn pass(&mut self, ms: u64) {
-        self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
+    pub(super) fn pass(&mut self, length: Millis) {
+        self.now = self.now.later(length);
         for _ in 0..3 {
             self.tick();
             self.settle();
@@ -276,7 +277,7 @@ impl World {
     pub(super) fn act(&mut self) {
         let key = PartitionKey {
             queue: QueueId(self.random.below(QUEUES as usize) as u64),
-            partition: self.random.below(PARTITIONS.into()) as u16,
+            partition: Partition(self.random.below(PARTITIONS.into()) as u16),
         };
         match self.random.below(16) {
             0..=6 if self.open(key.queue.0) => {
@@ -291,22 +292,22 @@ impl World {
             }
             13 => {
                 let ms = self.random.below(3_000) as u64;
-                self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
+                self.now = self.now.later(Millis::new(ms));
                 self.tick();
             }
             14 if self.open.contains(&key.queue.0) => {
                 let sent = self.sent.get(&key).map_or(0, BTreeMap::len);
                 let from = self.random.below(sent + 1) as u64;
                 // While the disk fails, this may fail, too.
-                let _ = self.read(key, from);
+                let _ = self.read(key, Offset(from));
             }
             _ => {}
         }
     }
 
-    /// Sets the clock to `unix_ms`, a second later.
-    pub(super) fn set_clock(&mut self, unix_ms: u64) {
-        self.now = Now::at_ms(self.now.mono_ms + 1_000, unix_ms);
+    /// Sets the clock to `unix`, a second later.
+    pub(super) fn set_clock(&mut self, unix: UnixMillis) {
+        self.now = Now { unix, ..self.now.later(Millis::new(1_000)) };
     }
 
     pub(super) fn append_one(&mut self, key: PartitionKey, ttl: u32) -> u64 {
