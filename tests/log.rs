@@ -229,7 +229,7 @@ fn a_full_disk_refuses_producers_with_503_and_serves_consumers() {
     };
     // The log tells the operator how much space is free. The client learns only that the disk is full.
     assert_eq!((told.status_code(), told.reason_phrase()), (503, "store: the disk is full"));
-    let said = server.wait_for_log("nothing can be stored for now");
+    let said = server.wait_for_log("messages are refused until a retry succeeds");
     assert!(said.contains("the disk is full") && said.contains("log_min_free_bytes"), "{said}");
     assert_eq!(get(&server, "queue", 100), numbers(100), "stored messages must be served");
     assert_eq!(server.stop(), 0);

@@ -161,7 +161,7 @@ fn files_are_private_and_an_open_directory_causes_a_warning() {
     assert!(files >= 4, "segment, index, catalogue, history");
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
     let server = serve(&data);
-    server.wait_for_log("other users can look into the data directory");
+    server.wait_for_log("data directory accessible to other users");
     assert_eq!(server.stop(), 0);
 }
 
@@ -184,7 +184,7 @@ fn a_flipped_bit_in_the_newest_message_is_found_after_a_clean_stop() {
     fs::write(&path, bytes).unwrap();
     assert_eq!(verify().status.code(), Some(1), "{}", String::from_utf8_lossy(&verify().stdout));
     let server = serve(&data);
-    server.wait_for_log("damaged: messages that stood there are lost");
+    server.wait_for_log("damaged: the messages in this range are lost");
     put(&server, "q", "another\n");
     let output = consume(&server, &["--count", "2", "--json"]);
     let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&output.stdout)

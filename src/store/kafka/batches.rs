@@ -1,4 +1,5 @@
-//! Kafka's records as batches in stored form: neighbours with the same client, TTL and time become one batch.
+//! Turns Kafka's records into batches in stored form: neighbours with the same client, TTL and time become
+//! one batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,21 +15,21 @@ use crate::base::names::ClientId;
 use crate::base::units::{Offset, Partition};
 use crate::store::window::Window;
 
-/// A batch is closed once it holds this many bytes.
+/// The size at which a batch is closed, in bytes.
 const BATCH_BYTES: usize = 256 << 10;
 
 /// What the tails and readers of a shard share.
 #[derive(Clone, Debug)]
 pub(super) struct Reads {
-    /// The client that records get which name none.
+    /// The client id for records that name no client.
     pub nobody: ClientId,
     /// The number of records that were too large to serve.
     pub passed_over: Arc<AtomicU64>,
-    /// How far the clock may fall behind timestamps before they follow it, milliseconds.
+    /// How far the clock may be behind timestamps before they follow it.
     pub clock_step_max: Millis,
 }
 
-/// The times of one partition's records. They run backwards only with the clock.
+/// The times of one partition's records. They run backwards only if the clock does.
 #[derive(Debug)]
 struct Times {
     last: UnixMillis,
@@ -36,7 +37,8 @@ struct Times {
 }
 
 impl Times {
-    /// Follows the clock if it has stepped back far. True if so: what was read before then counts as stored now at the latest.
+    /// Follows the clock if it has stepped back far. Returns true if so: everything that was read before then
+    /// counts as stored now or earlier.
     fn follow(&mut self, now: UnixMillis) -> bool {
         let is_behind = now + self.clock_step_max < self.last;
         if is_behind {
@@ -45,15 +47,16 @@ impl Times {
         is_behind
     }
 
-    /// The time of a record for which its producer or broker states `said`.
+    /// Returns the time of a record for which its producer or broker states `said`.
     fn of(&mut self, now: UnixMillis, said: UnixMillis) -> UnixMillis {
-        // Some topics let producers set any time. One from the future would hold for all later records.
+        // Some topics let producers set any time. A time in the future would apply to all later records.
         self.last = said.min(now).max(self.last);
         self.last
     }
 }
 
-/// Records of one partition, in order, on their way into batches. Invariant: `open` begins at the window's end or later.
+/// The records of one partition, in order, while they become batches. Invariant: `open` begins at the
+/// window's end or later.
 #[derive(Debug)]
 pub(super) struct Batches {
     topic: Arc<TopicInfo>,
@@ -78,8 +81,8 @@ impl Batches {
         Self { topic, partition, reads, open: None, times }
     }
 
-    /// Takes the next record into `window`, now or together with later ones. False if its offset lies before earlier ones: the
-    /// partition has gone back.
+    /// Adds the next record to `window`, now or together with later ones. Returns false if its offset is
+    /// before earlier ones, because the partition has gone back.
     pub(super) fn push(&mut self, now: Now, message: &Message<'_>, window: &mut Window) -> bool {
         let offset = self.topic.layout.offset(message.offset());
         if offset < self.open.as_ref().map_or(window.end(), |open| open.next_offset) {
@@ -105,7 +108,7 @@ impl Batches {
                 }
                 None => {
                     let topic = self.topic.name.to_string_lossy();
-                    tracing::error!(%topic, offset = message.offset(), "a packed record does not read: it is left out");
+                    tracing::error!(%topic, offset = message.offset(), "skipping a packed record that cannot be parsed");
                 }
             }
             return true;
@@ -139,7 +142,7 @@ impl Batches {
         true
     }
 
-    /// Skips a record that is too large to serve: counts it, and logs the first of each partition.
+    /// Skips a record that is too large to serve: counts it, and logs the first in each partition.
     fn pass_over(&mut self, message: &Message<'_>, window: &mut Window) {
         self.close(window);
         window.advance(self.topic.layout.offset(message.offset() + 1));
@@ -151,13 +154,13 @@ impl Batches {
                 offset = message.offset(),
                 bytes = message.key().len() + message.payload().len(),
                 largest = self.topic.served_bytes,
-                "a record is larger than max_pb_bytes: no consumer gets it; further ones of this partition are only counted \
+                "skipping a record larger than max_pb_bytes; further ones in this partition are only counted \
                  (millstream_store_records_passed_over_total)"
             );
         }
     }
 
-    /// Ends the open batch.
+    /// Closes the open batch.
     pub(super) fn close(&mut self, window: &mut Window) {
         if let Some(Open { base_offset, timestamp, builder, .. }) = self.open.take() {
             debug_assert!(base_offset >= window.end(), "{base_offset} is before {}", window.end());
@@ -175,11 +178,11 @@ mod tests {
         let at = UnixMillis::new;
         let mut times = Times { last: at(0), clock_step_max: Millis::new(1_000) };
         assert_eq!((times.follow(at(50_000)), times.of(at(50_000), at(49_000))), (false, at(49_000)));
-        assert_eq!(times.of(at(50_000), at(48_000)), at(49_000), "they never run backwards");
-        assert_eq!(times.of(at(50_000), at(90_000)), at(50_000), "nor into the future");
-        // A small step holds them.
+        assert_eq!(times.of(at(50_000), at(48_000)), at(49_000), "times never run backwards");
+        assert_eq!(times.of(at(50_000), at(90_000)), at(50_000), "times never lie in the future");
+        // A small step back keeps them at the last time.
         assert_eq!((times.follow(at(49_000)), times.of(at(49_000), at(49_000))), (false, at(50_000)));
-        // A large one does not.
+        // They follow a large step.
         assert_eq!((times.follow(at(48_999)), times.of(at(48_999), at(48_999))), (true, at(48_999)));
         assert_eq!((times.follow(at(49_500)), times.of(at(49_500), at(49_200))), (false, at(49_200)));
     }

@@ -1,4 +1,4 @@
-//! A shard's chores: what would block it, done by the janitor.
+//! A shard's chores: blocking work that the janitor does.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::tokens::Tokens;
 use crate::base::queue::PartitionKey;
 use crate::base::units::Partition;
 
-/// Which client of a shard.
+/// A client of a shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Role {
     Producer,
@@ -20,10 +20,10 @@ pub(super) enum Role {
     Reader(usize),
 }
 
-/// Something that may block.
+/// Work that may block.
 #[derive(Debug)]
 pub(super) enum Chore {
-    /// Make a client's handle.
+    /// Create a client's handle.
     Make(Role),
     /// Stop reading the end of a partition.
     StopTail(PartitionKey, Arc<Topic>),
@@ -31,7 +31,7 @@ pub(super) enum Chore {
     StopReader(usize, Arc<Topic>, Partition),
 }
 
-/// What a chore brings back.
+/// The result of a chore.
 #[derive(Debug)]
 pub(super) enum Return {
     Made(Role, Result<Handle, String>),
@@ -40,7 +40,7 @@ pub(super) enum Return {
     ReaderStopped(usize),
 }
 
-/// Gives chores to the janitor, and takes what they bring back.
+/// Passes chores to the janitor, and receives their results.
 #[derive(Debug)]
 pub(super) struct Chores {
     janitor: Janitor,
@@ -59,7 +59,7 @@ impl Chores {
         Self { janitor, tokens, properties: Arc::new(properties), returns: Returns::new(news) }
     }
 
-    /// Has a chore done.
+    /// Lets the janitor do a chore.
     pub(super) fn run(&self, chore: Chore) {
         match chore {
             Chore::Make(role) => self.make(role),
@@ -89,12 +89,12 @@ impl Chores {
         });
     }
 
-    /// Drops a client, which blocks.
+    /// Lets the janitor drop a client, which blocks.
     pub(super) fn discard(&self, client: Client) {
         self.janitor.run(move || drop(client));
     }
 
-    /// The next thing that a chore has brought back.
+    /// Returns the next result of a chore.
     pub(super) fn poll(&self) -> Option<Return> {
         self.returns.poll()
     }

@@ -1,9 +1,12 @@
-//! How the records of a topic hold messages, and the offsets that follow from it.
+//! How the records of a topic hold messages, and which offsets follow from that.
 //!
-//! Plain: a message is a record. Any Kafka client reads and writes such queues, and offsets are Kafka's. Packed: a record holds
-//! messages of one batch in stored form, so that librdkafka and the broker handle one thing in place of a hundred. Only Millstream
-//! reads these. An offset is then Kafka's, followed by the message's number in its record, in [`INDEX_BITS`] bits; between records
-//! there are gaps. Only this file converts them: an `i64` is Kafka's offset of a record, an [`Offset`] is ours of a message.
+//! Plain: each message is a record. Any Kafka client can read and write such queues, and offsets are Kafka's.
+//! Packed: a record holds messages of one batch in stored form, so that librdkafka and the broker handle one
+//! record instead of a hundred. Only Millstream can read these. An offset is then Kafka's, followed by the
+//! message's number in its record, in [`INDEX_BITS`] bits; between records there are gaps.
+//!
+//! Only this file converts offsets: an `i64` is Kafka's offset of a record, an [`Offset`] is Millstream's
+//! offset of a message.
 
 use std::ops::Range;
 
@@ -11,18 +14,19 @@ use crate::base::batch::Batch;
 use crate::base::limits::KAFKA_PACKED_RECORD_BYTES as RECORD_BYTES;
 use crate::base::units::Offset;
 
-/// Bits of an offset that number the messages of one record.
+/// The bits of an offset that number the messages of one record.
 const INDEX_BITS: u32 = 16;
 
 /// The most messages in one record.
 pub(super) const MESSAGES_MAX: u32 = 1 << INDEX_BITS;
 
-/// See the module's page. The layout of a topic never changes: packed topics have names of their own.
+/// How the records of a topic hold messages. The layout of a topic never changes: packed topics have their
+/// own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// A message is a record.
+    /// Each message is a record.
     Plain,
-    /// A record holds many.
+    /// A record holds many messages.
     Packed,
 }
 
@@ -34,24 +38,26 @@ impl Layout {
         }
     }
 
-    /// The offset of a record's first message; or the end, if `of_kafka` is Kafka's end. A negative number, such as Kafka's mark for an
-    /// unknown offset, becomes the first offset.
+    /// Returns the offset of a record's first message. If `of_kafka` is Kafka's end, returns the end. A
+    /// negative number, such as Kafka's mark for an unknown offset, becomes the first offset. unknown offset,
+    /// becomes the first offset.
     pub(super) fn offset(self, of_kafka: i64) -> Offset {
         Offset(u64::try_from(of_kafka).unwrap_or(0) << self.bits())
     }
 
-    /// Kafka's offset of the record that holds a message, or of the next record. An offset beyond Kafka's range becomes its last one.
+    /// Returns Kafka's offset of the record that holds a message, or of the next record. An offset beyond
+    /// Kafka's range becomes its last one.
     pub(super) fn of_kafka(self, offset: Offset) -> i64 {
         i64::try_from(offset.0 >> self.bits()).unwrap_or(i64::MAX)
     }
 
-    /// The offset at which that record begins.
+    /// Returns the offset of the first message in the record that holds `offset`.
     pub(super) fn record_start(self, offset: Offset) -> Offset {
         Offset(offset.0 >> self.bits() << self.bits())
     }
 
-    /// The offsets of an append of `count` messages whose records have offsets from `least` to `most`, where the messages stand
-    /// one after the other.
+    /// Returns the offsets of an append of `count` messages whose records have offsets from `least` to
+    /// `most`. Returns `None` if the messages are not consecutive.
     pub(super) fn appended(self, count: u32, records: u32, least: i64, most: i64) -> Option<Range<Offset>> {
         let is_in_one = match self {
             Self::Plain => most - least + 1 == i64::from(count),
@@ -62,14 +68,15 @@ impl Layout {
     }
 }
 
-/// The part of a batch from a position on that goes into one record: where it ends, and how many messages it holds.
+/// Returns where the part of a batch ends that begins at `from` and goes into one record, and its number of
+/// messages.
 pub(super) fn pack(batch: &Batch, from: usize) -> (usize, u32) {
     let (mut end, mut count) = (from, 0);
     while count < MESSAGES_MAX
         && end - from < RECORD_BYTES
         && let Some((next, record)) = batch.record_at(end)
     {
-        // A large message is alone.
+        // A large message gets a record of its own.
         if count > 0 && next - from > RECORD_BYTES && record.payload.len() > RECORD_BYTES {
             break;
         }

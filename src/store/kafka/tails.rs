@@ -1,4 +1,5 @@
-//! The ends of partitions: each is read once, whatever the number of consumers, and kept in memory as far as there is room.
+//! The ends of partitions. Each is read once, whatever the number of consumers, and kept in memory within a
+//! limit.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -24,25 +25,26 @@ const UNUSED: Millis = Millis::new(10_000);
 
 const _: () = assert!(TICK.get() < UNUSED.get());
 
-/// Messages taken from librdkafka before fetches are answered.
+/// The most messages that are taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
 
-/// What the tail of a partition did with a fetch.
+/// What happened to a fetch at the tail of its partition.
 #[derive(Debug)]
 pub(super) enum AtTail<T> {
-    /// Answered it.
+    /// It was answered.
     Answered(Fetch<T>, Fetched),
-    /// Has it wait; the partition's end must be asked for if `ask_end`.
+    /// It waits. If `ask_end`, Kafka must be asked for the partition's end.
     Waits { ask_end: bool },
-    /// Gave it back: it wants older messages.
+    /// It is given back, because it wants older messages.
     Behind(Fetch<T>),
-    /// Gave it back: its offset lies beyond the tail's end, and Kafka must be asked whether the partition reaches it.
+    /// It is given back, because its offset is beyond the tail's end. Kafka must be asked whether the
+    /// partition reaches it.
     Ahead(Fetch<T>),
 }
 
 #[derive(Debug)]
 enum TailState {
-    /// Kafka is being asked where it begins.
+    /// Kafka is being asked for its start.
     Asking,
     Running(Box<Running>),
     /// Its partition is being stopped.
@@ -53,7 +55,7 @@ enum TailState {
 #[derive(Debug)]
 enum TailsClient {
     Absent,
-    /// Its handle is being made.
+    /// Its handle is being created.
     Making,
     Made(Consumer),
 }
@@ -69,29 +71,30 @@ struct Running {
 struct Tail<T> {
     state: TailState,
     waiting: Waiting<T>,
-    /// When it last had a fetch, or began, by the monotonic clock.
+    /// When it last had a fetch or began, by the monotonic clock.
     used: Millis,
 }
 
-/// See the module's page.
+/// The tails of a shard.
 #[derive(Debug)]
 pub(super) struct Tails<T> {
     tails: HashMap<PartitionKey, Tail<T>>,
     /// The running tails, by topic number and partition.
     by_number: HashMap<(usize, Partition), PartitionKey>,
     client: TailsClient,
-    /// The partitions that are being stopped: they cannot start again before that is done. None of them is in `by_number`.
+    /// The partitions that are being stopped, which cannot start again before that is done. None of them is
+    /// in `by_number`.
     stopping: HashSet<(usize, Partition)>,
     bytes_max: usize,
     reads: Reads,
-    /// Queues whose topics Kafka no longer knows, not yet taken.
+    /// Queues whose topics Kafka no longer knows, not taken yet.
     suspects: Vec<QueueId>,
-    /// Partitions whose records restarted at a smaller offset, not yet taken.
+    /// Partitions whose records restarted at a smaller offset, not taken yet.
     gone_back: Vec<PartitionKey>,
 }
 
 impl<T: Copy + Eq> Tails<T> {
-    /// Tails that keep at most `bytes_max` together.
+    /// Creates tails that keep at most `bytes_max` together.
     pub(super) fn new(bytes_max: usize, reads: Reads) -> Self {
         Self {
             tails: HashMap::new(),
@@ -105,7 +108,7 @@ impl<T: Copy + Eq> Tails<T> {
         }
     }
 
-    /// The chore that makes the client, if there is none and none is being made.
+    /// Returns the chore that creates the client, unless it exists or is being created.
     pub(super) fn make(&mut self) -> Option<Chore> {
         if !matches!(self.client, TailsClient::Absent) {
             return None;
@@ -114,20 +117,20 @@ impl<T: Copy + Eq> Tails<T> {
         Some(Chore::Make(Role::Tails))
     }
 
-    /// The client's handle is made.
+    /// Creates the client from its handle.
     pub(super) fn handle_made(&mut self, handle: Handle, news: &Arc<News>) {
         if let Some(consumer) = Consumer::new(handle, news) {
             self.client = TailsClient::Made(consumer);
         }
     }
 
-    /// The client's handle could not be made: the next fetch has it made.
+    /// Handles that the client's handle could not be created. The next fetch requests it again.
     pub(super) fn handle_not_made(&mut self) {
         self.client = TailsClient::Absent;
     }
 
-    /// Answers a fetch, has it wait, or gives it back. `is_reached`: since it arrived, Kafka has said that the partition reaches its
-    /// offset.
+    /// Answers a fetch, lets it wait, or gives it back. `is_reached` says that since the fetch arrived, Kafka
+    /// has confirmed that the partition reaches its offset.
     pub(super) fn place(
         &mut self,
         now: Now,
@@ -152,7 +155,7 @@ impl<T: Copy + Eq> Tails<T> {
                 return AtTail::Ahead(fetch);
             }
             let mut fetched = window.read(now, &fetch);
-            // A reader was faster than the tail: the consumer does not get that part again.
+            // A reader was faster than the tail: the consumer must not get that part again.
             fetched.next = fetched.next.max(fetch.from);
             if !fetch.wait || !fetched.batches.is_empty() || !fetched.at_end {
                 return AtTail::Answered(fetch, fetched);
@@ -162,8 +165,8 @@ impl<T: Copy + Eq> Tails<T> {
         AtTail::Waits { ask_end: is_new }
     }
 
-    /// Starts a tail at the end of its partition. Returns the fetches to be placed again; `None` if it cannot start now, and the end
-    /// must be asked for again.
+    /// Starts a tail at the end of its partition. Returns the fetches that must be placed again. Returns
+    /// `None` if the tail cannot start now; then the end must be asked for again.
     pub(super) fn start(
         &mut self,
         now: Now,
@@ -192,7 +195,7 @@ impl<T: Copy + Eq> Tails<T> {
         Ok(Some(tail.waiting.take().collect()))
     }
 
-    /// Takes what librdkafka has read, and answers waiting fetches. True if there may be more.
+    /// Handles what librdkafka has read, and answers waiting fetches. Returns true if there may be more.
     pub(super) fn poll(&mut self, now: Now, mut answer: impl FnMut(Fetch<T>, Fetched)) -> bool {
         let TailsClient::Made(Consumer { messages: queue, .. }) = &self.client else { return false };
         let mut touched: Vec<PartitionKey> = Vec::new();
@@ -214,7 +217,8 @@ impl<T: Copy + Eq> Tails<T> {
                     }
                     return;
                 }
-                // librdkafka goes back to the oldest record where its position is out of range (`auto.offset.reset`).
+                // librdkafka goes back to the oldest record if its position is out of range
+                // (`auto.offset.reset`).
                 if !batches.push(now, &message, window) && !self.gone_back.contains(&key) {
                     self.gone_back.push(key);
                 }
@@ -247,7 +251,8 @@ impl<T: Copy + Eq> Tails<T> {
         self.bytes_max / self.tails.len().max(1)
     }
 
-    /// A tick has passed: removes tails that have not begun and for which no fetch waits, and reduces the others to their share.
+    /// Removes tails that have not begun and for which no fetch waits, and reduces the others to their share
+    /// of the memory.
     pub(super) fn trim(&mut self) {
         self.tails.retain(|_, tail| !(matches!(tail.state, TailState::Asking) && tail.waiting.is_empty()));
         let share = self.share();
@@ -258,14 +263,14 @@ impl<T: Copy + Eq> Tails<T> {
         }
     }
 
-    /// Whether a fetch waits for the end of a partition to be known.
+    /// Returns whether a fetch waits until the end of a partition is known.
     pub(super) fn is_wanted(&self, key: PartitionKey) -> bool {
         self.tails
             .get(&key)
             .is_some_and(|tail| matches!(tail.state, TailState::Asking) && !tail.waiting.is_empty())
     }
 
-    /// The next event of the client.
+    /// Returns the next event of the client.
     pub(super) fn poll_event(&self) -> Option<Event> {
         match &self.client {
             TailsClient::Made(consumer) => consumer.client.events.poll(),
@@ -278,7 +283,7 @@ impl<T: Copy + Eq> Tails<T> {
         self.tails.get_mut(&key)?.waiting.cancel(token)
     }
 
-    /// Ends the tails without fetches.
+    /// Stops the tails that had no fetch for a while. Returns the chores for that.
     pub(super) fn stop_unused(&mut self, now: Now) -> Vec<Chore> {
         self.stop(|_, tail| tail.waiting.is_empty() && tail.used + UNUSED <= now.mono)
     }
@@ -301,7 +306,8 @@ impl<T: Copy + Eq> Tails<T> {
         stopped
     }
 
-    /// A tail's partition was stopped. True if a fetch waits for it, so that the end must be asked for.
+    /// Handles that a tail stopped reading its partition. Returns true if a fetch waits for it, so that the
+    /// end must be asked for.
     pub(super) fn handle_stopped(&mut self, key: PartitionKey, number: usize) -> bool {
         self.stopping.remove(&(number, key.partition));
         let Some(tail) = self.tails.get_mut(&key) else { return false };
@@ -313,7 +319,7 @@ impl<T: Copy + Eq> Tails<T> {
         true
     }
 
-    /// Removes the fetches that wait for the end of a partition to be known since before that moment.
+    /// Removes the fetches that have waited for the end of a partition since a time before `before`.
     pub(super) fn take_unanswered(&mut self, before: Millis) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for tail in self.tails.values_mut().filter(|tail| matches!(tail.state, TailState::Asking)) {
@@ -322,27 +328,27 @@ impl<T: Copy + Eq> Tails<T> {
         old
     }
 
-    /// The next partition whose records restart at a smaller offset.
+    /// Returns the next partition whose records restarted at a smaller offset.
     pub(super) fn poll_gone_back(&mut self) -> Option<PartitionKey> {
         self.gone_back.pop()
     }
 
-    /// Ends the tail of a partition that has gone back, and removes its waiting fetches.
+    /// Stops the tail of a partition that has gone back, and removes its waiting fetches.
     pub(super) fn go_back(&mut self, key: PartitionKey) -> (Vec<Fetch<T>>, Vec<Chore>) {
         let fetches = match self.tails.get_mut(&key) {
             Some(tail) if matches!(tail.state, TailState::Running(_)) => tail.waiting.take().collect(),
-            // Fetches that wait for the end are placed when it is known.
+            // Fetches that wait for the end are placed once it is known.
             _ => Vec::new(),
         };
         (fetches, self.stop(|of, _| *of == key))
     }
 
-    /// The next queue whose topic may have changed.
+    /// Returns the next queue whose topic may have changed.
     pub(super) fn poll_suspect(&mut self) -> Option<QueueId> {
         self.suspects.pop()
     }
 
-    /// The server no longer serves the queue under this number: removes its fetches, and ends its tails.
+    /// Removes the fetches of a queue that the server no longer serves, and stops its tails.
     pub(super) fn forget(&mut self, queue: QueueId) -> (Vec<Fetch<T>>, Vec<Chore>) {
         if let TailsClient::Made(consumer) = &mut self.client {
             consumer.client.topics.forget(queue);
@@ -353,12 +359,12 @@ impl<T: Copy + Eq> Tails<T> {
         (fetches, self.stop(|key, _| key.queue == queue))
     }
 
-    /// The number of waiting fetches.
+    /// Returns the number of waiting fetches.
     pub(super) fn waiting(&self) -> usize {
         self.tails.values().map(|tail| tail.waiting.len()).sum()
     }
 
-    /// Whether there is no tail.
+    /// Returns whether no tail exists.
     pub(super) fn is_idle(&self) -> bool {
         self.tails.is_empty()
     }

@@ -33,13 +33,13 @@ fn broker() -> Option<&'static Brokers> {
     BROKER.get_or_init(|| is_possible().then(|| Brokers::start(1))).as_ref()
 }
 
-/// How long a store may say nothing before it is taken to have said all.
+/// How long a store may be silent before it counts as finished.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// How often it is ticked meanwhile.
+/// How often it gets a tick while the test waits.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A store that nobody shares, and what it is tried with.
+/// A store for one test, and its settings.
 struct Lone {
     config: Settings,
     bounds: Bounds,
@@ -55,7 +55,7 @@ impl Lone {
         Self { config: Settings { brokers: broker.addresses.clone(), ..lone.config.clone() }, ..lone }
     }
 
-    /// Where nobody listens.
+    /// Uses an address at which no broker listens.
     fn on_nothing() -> Self {
         let (ring, rung) = mpsc::channel();
         let config = Settings { brokers: "127.0.0.1:1".into(), replication: 1, ..Settings::default() };
@@ -76,7 +76,7 @@ impl Lone {
         Kafka::new(cluster, &self.config, &self.bounds, 1, Arc::new(news))
     }
 
-    /// What comes next.
+    /// Waits for the next completion.
     fn next(&self, store: &mut Kafka<u64>) -> Completion<u64> {
         loop {
             if let Some(completion) = store.poll_completion(self.now()) {
@@ -102,7 +102,7 @@ impl Lone {
         assert!(store.submit(self.now(), Request::Append { token, stream, partition, batch }).is_ok());
     }
 
-    /// The result of a waiting fetch from an offset.
+    /// Returns the result of a waiting fetch from an offset.
     fn fetched(&self, store: &mut Kafka<u64>, partition: PartitionKey, from: Offset) -> Fetched {
         let fetch =
             Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
@@ -113,7 +113,7 @@ impl Lone {
         }
     }
 
-    /// So many payloads from an offset on.
+    /// Reads at least `count` payloads from an offset on.
     fn read(
         &self,
         store: &mut Kafka<u64>,
@@ -165,13 +165,13 @@ impl Lab for Lone {
 }
 
 #[test]
-fn it_conforms() {
+fn the_kafka_store_conforms() {
     let Some(broker) = broker() else { return };
     conformance::run(&Lone::on(broker));
 }
 
 #[test]
-fn packed_it_conforms() {
+fn the_packed_kafka_store_conforms() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
     let config = Settings { packed: true, ..lone.config.clone() };
@@ -179,7 +179,7 @@ fn packed_it_conforms() {
 }
 
 #[test]
-fn a_producer_that_fails_for_good_is_replaced() {
+fn a_producer_that_fails_fatally_is_replaced() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
     let mut store = lone.store();
@@ -187,7 +187,7 @@ fn a_producer_that_fails_for_good_is_replaced() {
     lone.append(&mut store, partition, 1, &[b"before"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
     store.appends.client().expect("it is connected").handle.fail_for_good();
-    // What it has not got waits for the next one.
+    // Records that the failed producer has not taken wait for the next one.
     lone.append(&mut store, partition, 2, &[b"meanwhile"]);
     assert_eq!(lone.appended(&mut store), (2, Ok(())));
     lone.append(&mut store, partition, 3, &[b"after"]);
@@ -225,7 +225,7 @@ fn messages_larger_than_what_a_reader_keeps_are_read() {
 }
 
 #[test]
-fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then() {
+fn without_a_broker_appends_fail_in_time_and_the_store_needs_no_more_ticks() {
     let lone = Lone::on_nothing();
     let mut store = lone.store();
     let name = (Project::parse("lone").unwrap(), QueueName::parse("nowhere").unwrap());
@@ -243,8 +243,8 @@ fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then
     assert!(!store.needs_ticks());
 }
 
-/// librdkafka's mock cluster with a topic of one partition, and a store on it. The mock has no controller to open a queue with, so
-/// the store knows the queue from the start.
+/// Creates librdkafka's mock cluster with a topic of one partition, and a store on it. The mock has no
+/// controller that could open a queue, so the store knows the queue from the start.
 fn mocked(
     config: Settings,
     bounds: Bounds,
@@ -261,7 +261,7 @@ fn mocked(
 }
 
 #[test]
-fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
+fn temporary_errors_of_brokers_do_not_reach_clients_and_order_is_kept() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (mock, lone, mut store, partition) = mocked(config, bounds);
     mock.broker_round_trip_time(1, Duration::from_millis(30)).unwrap();
@@ -291,7 +291,7 @@ fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
         from = fetched.next;
     }
     assert_eq!(read, numbers, "each once, in order");
-    // One that does not pass is the client's, at once.
+    // A permanent error reaches the client immediately.
     mock.request_errors(RDKafkaApiKey::Produce, &[Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
     lone.append(&mut store, partition, 999, &[b"refused"]);
     let (token, result) = lone.appended(&mut store);
@@ -301,11 +301,11 @@ fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
     );
 }
 
-/// Messages that the producer of the next two tests takes at most.
+/// The most messages that the producer of the next two tests takes.
 const FEW: usize = 1_000;
 
 #[test]
-fn more_than_librdkafka_takes_waits_and_is_stored_in_order() {
+fn messages_beyond_librdkafkas_limit_wait_and_are_stored_in_order() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
     let bounds = Bounds { shard_budget_bytes: 4096, ..lone.bounds };
@@ -324,7 +324,7 @@ fn more_than_librdkafka_takes_waits_and_is_stored_in_order() {
 }
 
 #[test]
-fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
+fn messages_waiting_for_room_fail_with_the_rest_and_room_comes_back() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let config = Settings { delivery_timeout: Duration::from_secs(1), ..config };
     let (mock, lone, mut store, partition) = mocked(config, Bounds { shard_budget_bytes: 4096, ..bounds });
@@ -339,7 +339,7 @@ fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
     }
     assert!(store.appends.is_idle());
     (1..=3).for_each(|broker| mock.broker_up(broker).unwrap());
-    // Until it is connected again, some may fail yet.
+    // Until it is connected again, some may still fail.
     let mut token = 10;
     loop {
         lone.append(&mut store, partition, token, &messages);
@@ -352,14 +352,14 @@ fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
 }
 
 #[test]
-fn a_position_beyond_the_end_goes_on_at_the_oldest() {
+fn a_position_beyond_the_end_continues_at_the_oldest() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (_mock, lone, mut store, partition) = mocked(config, bounds);
     for (token, payload) in (1..).zip([b"one", b"two"]) {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    // Whether the tail begins there, or runs already.
+    // The first fetch starts the tail; at the second, the tail is running.
     for beyond in [Offset(1_000), Offset(3)] {
         let fetched = lone.fetched(&mut store, partition, beyond);
         assert!(fetched.batches.is_empty() && !fetched.at_end, "{fetched:?}");
@@ -387,7 +387,7 @@ fn a_position_beyond_the_end_goes_on_at_the_oldest() {
 }
 
 #[test]
-fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
+fn a_consumer_ahead_of_the_tail_gets_no_rewind() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (_mock, lone, mut store, partition) = mocked(config, bounds);
     for (token, payload) in (1..).zip([b"one", b"two"]) {
@@ -396,7 +396,7 @@ fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
     }
     // The tail runs from here on.
     assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [b"one", b"two"]);
-    // A reader has brought the consumer further, and Kafka has confirmed that the partition reaches so far.
+    // A reader has brought the consumer further, and Kafka has confirmed that the partition reaches that far.
     let fetch = Fetch {
         token: 9,
         from: Offset(5),
@@ -413,12 +413,12 @@ fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
 }
 
 #[test]
-fn a_fetch_beyond_the_end_can_be_taken_back() {
+fn a_fetch_beyond_the_end_can_be_cancelled() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (_mock, lone, mut store, partition) = mocked(config, bounds);
     lone.append(&mut store, partition, 1, &[b"one"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
-    // The tail runs.
+    // This starts the tail.
     lone.read(&mut store, partition, Offset(0), 1);
     let fetch =
         Request::Fetch { token: 9, partition, from: Offset(1_000), bytes_max: 1, exclude: None, wait: true };
@@ -453,10 +453,10 @@ fn a_record_that_is_too_large_is_passed_over_and_counted() {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    // By a reader.
+    // A reader passes them over.
     assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [&b"8 bytes."[..], b"last"]);
     assert_eq!(store.counters().passed_over, 2);
-    // By the tail.
+    // The tail passes them over.
     for (token, payload) in (5..).zip([&b"again 9 bytes"[..], b"end"]) {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
@@ -475,7 +475,7 @@ fn payloads_live_as_long_as_the_handle_that_may_send_them() {
     let batch = batch(1, 1000, &[b"on its way"]);
     let append = Request::Append { token: 2, stream: Stream(2), partition, batch: batch.clone() };
     assert!(store.submit(lone.now(), append).is_ok());
-    // As the thread does that gives it a token.
+    // Hold the handle, as the thread does that sets a token on it.
     let held = store.appends.client().expect("it is connected").handle.clone();
     drop(store);
     // Only an unshared batch can be changed.

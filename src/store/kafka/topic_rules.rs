@@ -1,4 +1,4 @@
-//! What a topic must be like: how one is made, and which weaknesses one that is there has.
+//! The rules for topics: how they are created, and which weaknesses an existing one has.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -9,22 +9,22 @@ use super::topic_name::topic_name;
 use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 
-/// See the module's page.
+/// The rules for topics.
 #[derive(Debug)]
 pub(super) struct TopicRules {
     prefix: String,
     pub layout: Layout,
     pub replication: i32,
     ttl_max_secs: u32,
-    /// The largest batch that this server writes.
+    /// The largest batch that this server writes, in bytes.
     record_bytes: u64,
-    /// The largest record that is served, key and value.
+    /// The largest record that is served, key and value, in bytes.
     pub served_bytes: usize,
-    /// The largest answer of a broker that consumers read. Invariant: larger than `record_bytes`.
+    /// The largest answer of a broker that consumers read, in bytes. Invariant: larger than `record_bytes`.
     answer_bytes: u64,
     /// Whether a topic with a weakness is refused.
     pub is_strict: bool,
-    /// The configuration of topics that are made.
+    /// The configuration of new topics.
     pub configs: Vec<(CString, CString)>,
 }
 
@@ -57,12 +57,13 @@ impl TopicRules {
         }
     }
 
-    /// The name of a queue's topic; none if it is too long for Kafka.
+    /// Returns the name of a queue's topic, or `None` if it is too long for Kafka.
     pub(super) fn topic_name(&self, project: &Project, name: &QueueName) -> Option<CString> {
         topic_name(&self.prefix, project, name, self.layout)
     }
 
-    /// The settings of a topic that promise less than Millstream does: key, value, and what the value should be.
+    /// Returns the settings of a topic that promise less than Millstream does: each with its value, and what
+    /// it should be.
     pub(super) fn weaknesses(&self, configs: &HashMap<String, String>) -> Vec<String> {
         let number = |key: &str| configs.get(key).and_then(|value| value.parse::<i64>().ok());
         let mut weak = Vec::new();
@@ -103,7 +104,8 @@ impl TopicRules {
         weak
     }
 
-    /// The time to live of records that do not state one: as long as the topic keeps them, at most `ttl_max`.
+    /// Returns the TTL of records that do not state one: as long as the topic keeps them, but at most
+    /// `ttl_max`.
     pub(super) fn default_ttl_secs(&self, configs: &HashMap<String, String>) -> u32 {
         let retention = configs.get("retention.ms").and_then(|value| value.parse::<i64>().ok());
         match retention {

@@ -1,41 +1,42 @@
-//! The embedded durable log: what is acknowledged survives `kill -9` and, with `durability = "fsync"`, power loss.
+//! The embedded durable log: acknowledged messages survive `kill -9` and, with `durability = "fsync"`, power
+//! loss.
 //!
-//! A shard's store is a [`Log`]: owners that know nothing of each other but what a call hands them, the disk, and what the shards share.
+//! A shard's store is a [`Log`]: the owners below, the disk, and the [`DataDir`] that all shards share.
+//! Owners do not know each other; calls pass them what they need.
 //!
 //! | owner | file | what it owns |
 //! | --- | --- | --- |
-//! | `Queues` | `queues` | names of queues and partitions, the shard's catalogue file, deletions to be seen |
-//! | `Partitions` | `partitions`, `partition` | ends and offsets, the newest messages in memory, fetches that wait for more, what counts as storage (`usage`) |
+//! | `Queues` | `queues` | names of queues and partitions, the shard's catalogue file, deletions that the shard must learn of |
+//! | `Partitions` | `partitions`, `partition` | ends and offsets, the newest messages in memory, fetches that wait for more, the bytes that count as storage (`usage`) |
 //! | `Segments` | `segments`, `segment` | segment files: made ahead, sealed, indexed, retired, removed |
-//! | `Writer` | `writer`, `journal` | the segment that is written, round by round; what is refused while nothing can be written |
-//! | `Timestamps` | `timestamps` | what time messages get, and jumps of the clock |
+//! | `Writer` | `writer`, `journal` | the segment that is written, round by round; refusals while nothing can be written |
+//! | `Timestamps` | `timestamps` | the timestamps of messages, and jumps of the clock |
 //! | `Backlog` | `backlog`, `load` | windows of older messages, and the loads that fill them |
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | here | what a shard asks of the store |
-//! | `turn` | what the disk has done goes to its owner, and what there is to do goes to the disk |
+//! | here | the requests of a shard |
+//! | `turn` | delivers the disk's results to their owners, and submits new work to the disk |
 //! | `reading` | fetches and positions, from memory or by loads |
-//! | `tag` | what steps on the disk are for |
+//! | `tag` | the purpose of steps on the disk |
 //! | `format`, `scan` | bytes in segments, and reading them without an index |
-//! | `index`, `summary` | which partitions a segment holds, and where; what that is together |
+//! | `index`, `summary` | which partitions a segment holds, and where; their totals for a queue |
 //! | `catalogue` | the file of queues |
-//! | `reason` | what clients are told where the disk fails |
-//! | `recovery`, `data_dir` | what is found at the start, and what the shards share of it |
-//! | `history` | the starts before, and what proves that this one goes on where they ended |
-//! | `inspect` | looking into a directory that no server uses |
-//! | `disk`, `os` | what is asked of a disk, and the operating system's |
+//! | `reason` | the reasons that clients get when the disk fails |
+//! | `recovery`, `data_dir` | what is found at the start, and the part of it that the shards share |
+//! | `history` | the earlier starts, and the proof that this one continues where they ended |
+//! | `inspect` | reading a directory that no server uses |
+//! | `disk`, `os` | the operations of a disk, and the operating system's implementation of them |
 //!
-//! No file here imports a file that imports it, but for `turn`, which is the other half of this one.
+//! No file here imports a file that imports it, except `turn`, which is the other half of this one.
 //!
-//! A shard writes one segment at a time, in rounds: what came while the last round was written makes the next one, one write and
-//! one sync, without a timer. All partitions of the shard share it, so one file is synced whatever the number of partitions. A
-//! full segment is sealed: its index is written behind it, and a file whose messages have all expired becomes another segment.
+//! A shard writes one segment at a time, in rounds. Batches that arrive during a round make up the next one.
+//! A round is one write and one sync; there is no timer. All partitions of the shard share the segment, so
+//! only one file is synced, whatever the number of partitions. A full segment is sealed: its index is written
+//! to a file of its own. A segment file whose messages have all expired is reused for another segment.
 //!
-//! The other way, a journal and a file for each partition written behind it, was tried with 1,000 partitions (`perf/README.md`): 3.9
-//! million messages of 100 B a second instead of 15.7, twice the bytes, six times the CPU time, and checkpoints of 0.3 s. It reads
-//! one of 1,000 partitions back at 10.5 million a second instead of 4.5, and at 6.2 instead of 0.07 where each batch is one message.
-//! A third, in which full segments are grouped by partition behind the writing, has most of both; it can be built on this one.
+//! `docs/decisions/the-journal-is-the-log.md` compares this with a file for each partition: that reads one of
+//! many partitions back faster, but writes four times as slowly and takes twice the disk.
 
 mod backlog;
 pub mod catalogue;
@@ -109,24 +110,24 @@ use crate::base::queue::{QueueId, QueueInfo};
 use crate::base::units::Partition;
 use crate::store::Asker;
 
-/// See the module's page.
+/// The embedded log, as one shard's store.
 #[derive(Debug)]
 pub struct Log<T: Asker, D> {
     disk: D,
-    /// What the shards share.
+    /// The part of the data directory that the shards share.
     dir: Arc<DataDir>,
     queues: Queues<T>,
     partitions: Partitions<T>,
     segments: Segments,
     writer: Writer<T>,
     timestamps: Timestamps,
-    /// Reading what is older than what is in memory.
+    /// Reads messages that are older than those in memory.
     backlog: Backlog<T>,
     completions: VecDeque<Completion<T>>,
 }
 
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
-    /// The store of shard `shard` of `shards`.
+    /// Creates the store of shard `shard` of `shards`.
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
         let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
         let found = pasts.into_iter().map(|(id, past)| {
@@ -215,7 +216,8 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn needs_ticks(&self) -> bool {
-        // Another shard may keep the segments that this shard's partitions have messages in, and waits for it to let go of them.
+        // An idle shard, too, must release expired messages: another shard may own the segments that they are
+        // in, and waits for that.
         !self.segments.kept().is_empty()
             || !self.partitions.is_empty()
             || self.partitions.counters().stored > 0

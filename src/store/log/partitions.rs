@@ -1,4 +1,4 @@
-//! The partitions of a shard: their ends and offsets, the newest messages in memory, and what is counted of them.
+//! The partitions of a shard: their ends and offsets, their newest messages in memory, and their counters.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,30 +21,32 @@ use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
-/// Partitions of which one tick writes where they end: others have their turn.
+/// The most marks that one tick writes, so that other work gets its turn.
 const MARKS_AT_ONCE: usize = 4096;
 
-/// See the module's page.
+/// The partitions of a shard.
 #[derive(Debug)]
 pub(super) struct Partitions<T: Asker> {
     of: HashMap<PartitionId, LogPartition<T::Fetch>>,
-    /// Where a project's storage is limited.
+    /// The accounts of projects, if storage is limited.
     accounts: Option<Accounts>,
-    /// The batches in memory and their cost, in the order of their arrival. Some may be of partitions that are gone.
+    /// The batches in memory and their cost, in the order of arrival. Some may belong to partitions that were
+    /// deleted.
     arrivals: VecDeque<(PartitionId, usize)>,
-    /// The cost of all `arrivals`, at most `tail_bytes_max` between two batches.
+    /// The total cost of `arrivals`, at most `tail_bytes_max` between two batches.
     tail_bytes: usize,
     tail_bytes_max: usize,
-    /// Partitions that got something and have fetches waiting, each once.
+    /// Partitions that got messages and have fetches waiting, each once.
     woken: Vec<PartitionId>,
-    /// Retirements of segments that were seen.
+    /// The number of retirements of segments that were handled.
     retirements: usize,
-    /// What became of messages; `refused` is the writer's.
+    /// Counts of messages. `refused` is counted by the writer.
     counters: StoreCounters,
 }
 
 impl<T: Asker> Partitions<T> {
-    /// Those that the start has found, of whose messages `tail_bytes_max` stay in memory.
+    /// Creates the partitions that were found at the start. `tail_bytes_max` bounds their newest messages in
+    /// memory.
     pub(super) fn new(
         found: impl Iterator<Item = (PartitionId, LogPartition<T::Fetch>)>,
         tail_bytes_max: usize,
@@ -75,7 +77,7 @@ impl<T: Asker> Partitions<T> {
         self.of.is_empty()
     }
 
-    /// One that is asked for first: it may be empty.
+    /// Adds a partition on first use, unless it exists.
     pub(super) fn add(&mut self, key: PartitionKey, id: PartitionId) {
         let accounts = &self.accounts;
         self.of.entry(id).or_insert_with(|| {
@@ -84,24 +86,25 @@ impl<T: Asker> Partitions<T> {
         });
     }
 
-    /// Takes out the partitions of a queue that was deleted.
+    /// Removes a partition of a deleted queue.
     pub(super) fn remove(&mut self, id: PartitionId) {
         self.of.remove(&id);
     }
 
-    /// The partitions of a queue.
+    /// Returns the partitions of a queue.
     pub(super) fn of_queue(&self, incarnation: u64) -> Vec<PartitionId> {
         self.of.keys().filter(|id| id.0 == incarnation).copied().collect()
     }
 
-    /// What a round makes of an entry: the batch as it is stored, or for a mark nothing, with the partition's end and a time.
+    /// Returns what an entry becomes in a round: the batch as it is stored (`None` for a mark), the
+    /// partition's end and a timestamp.
     #[inline]
     pub(super) fn assign(
         &mut self,
         now: Now,
         entry: &JournalEntry<T>,
     ) -> (Option<StoredBatch>, Offset, UnixMillis) {
-        // Its queue may have been deleted meanwhile.
+        // Its queue may have been deleted since.
         let Some(partition) = self.of.get_mut(&entry.id()) else { return (None, Offset::ZERO, now.unix) };
         partition.past.newest = partition.past.newest.max(now.unix);
         let timestamp = partition.past.newest;
@@ -111,7 +114,7 @@ impl<T: Asker> Partitions<T> {
         (Some(stored), partition.next, timestamp)
     }
 
-    /// What a round held is as durable as it is meant to be.
+    /// Handles an entry of a round that is as durable as the settings ask for.
     #[inline]
     pub(super) fn store(&mut self, now: Now, written: Written<T>, completions: &mut VecDeque<Completion<T>>) {
         let id = written.entry.id();
@@ -145,7 +148,7 @@ impl<T: Asker> Partitions<T> {
         completions.push_back(Completion::Appended { token, result: Ok(Some(range)) });
     }
 
-    /// Lets the oldest batches in memory go until the rest is within the bound.
+    /// Releases the oldest batches in memory until the rest is within the limit.
     #[inline]
     fn let_oldest_go(&mut self) {
         while self.tail_bytes > self.tail_bytes_max
@@ -158,12 +161,12 @@ impl<T: Asker> Partitions<T> {
         }
         debug_assert!(
             !self.arrivals.is_empty() || self.tail_bytes == 0,
-            "{} bytes of nothing",
+            "no batch is left, but {} bytes are",
             self.tail_bytes
         );
     }
 
-    /// An entry is not written.
+    /// Handles an entry that could not be written.
     pub(super) fn handle_refused(&mut self, entry: &JournalEntry<T>) {
         let Some(partition) = self.of.get_mut(&entry.id()) else { return };
         partition.take_offsets_back();
@@ -173,7 +176,7 @@ impl<T: Asker> Partitions<T> {
         debug_assert!(partition.is_sound(), "{:?}", entry.id());
     }
 
-    /// The segment that was written is sealed, and holds that.
+    /// Adds the spans of the segment that was sealed.
     pub(super) fn seal(&mut self, segment: &Arc<Segment>, spans: Spans) {
         for (id, span) in spans {
             if let Some(partition) = self.of.get_mut(&id) {
@@ -183,7 +186,7 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// The index of a sealed segment is on the disk: it needs no memory any more.
+    /// Refers to the index of a sealed segment on the disk, which frees its runs in memory.
     pub(super) fn handle_indexed(&mut self, number: u64, spans: Vec<(PartitionId, SpanHead, RunsAt)>) {
         for (id, _, at) in spans {
             let Some(partition) = self.of.get_mut(&id) else { continue };
@@ -194,8 +197,8 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// Everything that is stored was stored at that time at the latest, Unix milliseconds. Calls `mark` for each partition whose
-    /// timestamps said otherwise.
+    /// Records that everything that is stored was stored at `unix` or earlier. Calls `mark` for each
+    /// partition with later timestamps.
     pub(super) fn cap(&mut self, unix: UnixMillis, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
             partition.window.cap(unix);
@@ -206,7 +209,7 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// Calls `mark` for each partition that ends behind what is known of it, because something behind that was lost.
+    /// Calls `mark` for each partition that ends after its last span, because later messages were lost.
     pub(super) fn mark_ends(&mut self, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
             if partition.past.spans.back().map_or(Offset::ZERO, |span| span.head.end) < partition.past.end {
@@ -216,8 +219,8 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// Lets go of what has expired at `unix` and of what was retired. Calls `mark` for partitions whose last span has expired, as
-    /// that span alone says where they end.
+    /// Releases the spans that have expired at `unix`, and those in retired segments. Calls `mark` for
+    /// partitions whose last span has expired: only that span says where they end.
     pub(super) fn expire(
         &mut self,
         unix: UnixMillis,
@@ -232,7 +235,7 @@ impl<T: Asker> Partitions<T> {
             if partition.past.due > unix && !is_any_retired {
                 continue;
             }
-            // Something must say where the partition ends once its last span is gone.
+            // After its last span is released, something else must say where the partition ends.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
             let (expired, dropped) = partition.past.expire(unix, is_told);
             self.counters.expired += expired;
@@ -249,8 +252,8 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// Counts from now on what is stored, beginning with what was found at the start: until the first tick also what has expired
-    /// of it. `names` are the queues by incarnation.
+    /// Counts what is stored from now on. Begins with what was found at the start, including expired messages
+    /// until the first tick. `names` are the queues by incarnation.
     pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
         for (id, partition) in &mut self.of {
             let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, Millis::ZERO));
@@ -262,7 +265,7 @@ impl<T: Asker> Partitions<T> {
         self.accounts = Some(Accounts::new(tenants));
     }
 
-    /// Counts the partitions anew of which something has expired or was let go of.
+    /// Recounts the partitions in which messages expired or were released.
     pub(super) fn count_due(&mut self, now: Now, active: Option<&Active>) {
         let Some(accounts) = &mut self.accounts else { return };
         let is_set_back = accounts.look(now.unix);
@@ -277,13 +280,13 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// The fetches that waited for a partition that has got something.
+    /// Returns the fetches that waited for a partition that got messages.
     #[inline]
     pub(super) fn poll_woken(
         &mut self,
     ) -> Option<(PartitionId, impl Iterator<Item = Fetch<T::Fetch>> + use<T>)> {
         while let Some(id) = self.woken.pop() {
-            // Its queue may have been deleted meanwhile.
+            // Its queue may have been deleted since.
             if let Some(partition) = self.of.get_mut(&id) {
                 partition.is_woken = false;
                 return Some((id, partition.waiting.take()));
@@ -292,12 +295,12 @@ impl<T: Asker> Partitions<T> {
         None
     }
 
-    /// Where a partition ends; nothing is stored in one that is not known.
+    /// Returns the end of a partition. An unknown partition is empty.
     pub(super) fn tail(&self, id: PartitionId) -> Tail {
         self.of.get(&id).map(LogPartition::tail).unwrap_or_default()
     }
 
-    /// What each queue holds, by incarnation.
+    /// Returns what each queue holds, by incarnation.
     pub(super) fn summaries(&self, active: Option<&Active>, unix: UnixMillis) -> HashMap<u64, QueueSummary> {
         let mut of: HashMap<u64, QueueSummary> = HashMap::new();
         for (id, partition) in &self.of {
@@ -306,12 +309,12 @@ impl<T: Asker> Partitions<T> {
         of
     }
 
-    /// What became of messages, but for those that were refused.
+    /// Returns the counts of messages, without those that were refused.
     pub(super) fn counters(&self) -> StoreCounters {
         self.counters
     }
 
-    /// Fetches that wait for what comes.
+    /// Returns the number of fetches that wait for new messages.
     pub(super) fn waiting(&self) -> usize {
         self.of.values().map(|partition| partition.waiting.len()).sum()
     }

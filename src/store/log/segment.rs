@@ -1,4 +1,4 @@
-//! Sealed segments, and what they hold of a partition.
+//! Sealed segments, and what they hold of each partition.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,29 +9,30 @@ use super::index::{Run, RunsAt, SpanHead};
 use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
 
-/// A segment that is not written any more. It lives as long as a partition has something in it.
+/// A segment that is no longer written. It is kept while a partition has messages in it.
 #[derive(Debug)]
 pub struct Segment {
-    /// Its file's number.
+    /// The number of its file.
     pub place: u32,
-    /// Which one it is: later ones have higher numbers.
+    /// The number of the segment. Later segments have higher numbers.
     pub number: u64,
-    /// What its rounds bear.
+    /// The stamp of its rounds.
     pub stamp: u64,
-    /// Its file's size.
+    /// The size of its file, in bytes.
     pub bytes: u64,
-    /// When its newest message was stored, Unix milliseconds, as its timestamps say.
+    /// When its newest message was stored, according to its timestamps.
     newest: UnixMillis,
-    /// When the last of its messages to end ends, likewise.
+    /// When the last of its messages expires, according to its timestamps.
     expiry: UnixMillis,
-    /// It was stored at that time at the latest, whatever its timestamps say.
+    /// Its messages were stored at this time or earlier, whatever their timestamps say.
     cap_ms: AtomicU64,
-    /// Whether it is to be let go of although its messages have not expired: there are too many, or it is too old.
+    /// Whether partitions must release it before its messages have expired: the log is too large, or the
+    /// segment too old.
     is_retired: AtomicBool,
 }
 
 impl Segment {
-    /// The segment of that header in that file, which holds that.
+    /// Creates the segment with this header in file `place`, which holds the spans in `heads`.
     pub fn new<'a>(place: u32, header: &SegmentHeader, heads: impl Iterator<Item = &'a SpanHead>) -> Self {
         let SegmentHeader { stamp, number, bytes } = *header;
         let (newest, expiry) = heads.fold((UnixMillis::ZERO, UnixMillis::ZERO), |(newest, expiry), head| {
@@ -41,62 +42,63 @@ impl Segment {
         Self { place, number, stamp, bytes, newest, expiry, cap_ms, is_retired }
     }
 
-    /// When its newest message was stored, Unix milliseconds.
+    /// Returns when its newest message was stored.
     pub fn newest(&self) -> UnixMillis {
         self.newest.min(UnixMillis::new(self.cap_ms.load(Ordering::Relaxed)))
     }
 
-    /// When the last of its messages to end ends.
+    /// Returns when the last of its messages expires.
     pub fn expiry(&self) -> UnixMillis {
         self.expiry.saturating_sub(self.newest.since(self.newest()))
     }
 
-    /// Whether it is to be let go of although its messages have not expired.
+    /// Returns whether partitions must release it before its messages have expired.
     pub fn is_retired(&self) -> bool {
         self.is_retired.load(Ordering::Relaxed)
     }
 
-    /// It is to be let go of.
+    /// Makes partitions release it before its messages have expired.
     pub fn retire(&self) {
         self.is_retired.store(true, Ordering::Relaxed);
     }
 
-    /// Its messages were stored at that time at the latest.
+    /// Records that its messages were stored at `unix` or earlier.
     pub fn cap(&self, unix: UnixMillis) {
         self.cap_ms.fetch_min(unix.get(), Ordering::Relaxed);
     }
 }
 
-/// Where a span's runs are known from.
+/// The source of a span's runs.
 #[derive(Clone, Debug)]
 pub enum Runs {
     /// The segment's index, on disk.
     Index(RunsAt),
-    /// Memory: the index is not written yet, or could not be.
+    /// Memory: the index is not written yet, or could not be written.
     Memory(Arc<[Run]>),
 }
 
-/// What a sealed segment holds of a partition.
+/// The messages of one partition in a sealed segment.
 #[derive(Clone, Debug)]
 pub struct SealedSpan {
-    /// Which segment.
+    /// The segment.
     pub segment: Arc<Segment>,
-    /// What.
+    /// Its offsets, times and sizes.
     pub head: SpanHead,
-    /// Where.
+    /// Where its batches are.
     pub runs: Runs,
-    /// Its batches were stored at that time at the latest, whatever their timestamps say: Unix milliseconds.
+    /// Its batches were stored at this time or earlier, whatever their timestamps say.
     pub cap: UnixMillis,
 }
 
 impl SealedSpan {
-    /// What a segment holds there.
+    /// Creates a span of `segment`.
     pub fn new(segment: Arc<Segment>, head: SpanHead, runs: Runs) -> Self {
         Self { segment, head, runs, cap: UnixMillis::MAX }
     }
 
-    /// Something later was stored at that time: its timestamps lie no later, and it expires by them. A segment ends where the clock
-    /// steps back, so its messages live at most as long after the first of them as it says.
+    /// Limits the timestamps to `unix`, at which something later was stored, and with them the expiry. A
+    /// segment ends where the clock jumps, so the time from the span's first timestamp to its expiry is
+    /// right. The span expires at most that long after `unix`.
     fn cap(&mut self, unix: UnixMillis) {
         let SpanHead { oldest, newest, expiry, .. } = self.head;
         if newest <= unix {
@@ -112,11 +114,11 @@ impl SealedSpan {
 /// A partition's messages in sealed segments.
 #[derive(Clone, Debug)]
 pub struct Past {
-    /// In order of their offsets.
+    /// Its spans, in the order of their offsets.
     pub spans: VecDeque<SealedSpan>,
-    /// The offset behind the last message that was ever stored.
+    /// The offset after the last message that was ever stored.
     pub end: Offset,
-    /// No later message may be older, Unix milliseconds.
+    /// The lowest timestamp that a later message may have.
     pub newest: UnixMillis,
     /// When the first of the spans expires.
     pub due: UnixMillis,
@@ -129,7 +131,7 @@ impl Default for Past {
 }
 
 impl Past {
-    /// The next span.
+    /// Adds the next span.
     pub fn push(&mut self, span: SealedSpan) {
         if self.spans.back().is_some_and(|before| before.head.newest > span.head.oldest) {
             self.cap(span.head.oldest);
@@ -140,7 +142,8 @@ impl Past {
         self.spans.push_back(span);
     }
 
-    /// Everything that it holds was stored at that time at the latest. True where timestamps said otherwise.
+    /// Records that all its messages were stored at `unix` or earlier. Returns whether timestamps said
+    /// otherwise.
     pub fn cap(&mut self, unix: UnixMillis) -> bool {
         if self.newest <= unix {
             return false;
@@ -155,7 +158,8 @@ impl Past {
         true
     }
 
-    /// Puts its spans in order: shards may have been more or fewer, and a partition's segments another shard's.
+    /// Sorts its spans by offset. They come in the order of their segments' numbers, which can be another one
+    /// after the number of shards has changed.
     pub fn sort(&mut self) {
         let mut spans: Vec<SealedSpan> = std::mem::take(&mut self.spans).into();
         spans.sort_by_key(|span| span.head.first);
@@ -163,8 +167,9 @@ impl Past {
         spans.into_iter().for_each(|span| self.push(span));
     }
 
-    /// Lets go of the spans that have expired, or whose segments are to go, but for the last one where nobody else tells where
-    /// the partition ends. How many messages they held: expired ones, and those whose segments were retired.
+    /// Releases the spans that have expired or whose segments are retired. Unless `is_end_told`, it keeps the
+    /// last span, because nothing else says where the partition ends. Returns how many messages they held:
+    /// expired ones, and others in retired segments.
     pub fn expire(&mut self, unix: UnixMillis, is_end_told: bool) -> (u64, u64) {
         let (last, mut index, mut expired, mut dropped) = (self.spans.len(), 0, 0, 0);
         let due = |span: &SealedSpan| match span.segment.is_retired() {

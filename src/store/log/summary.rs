@@ -1,4 +1,4 @@
-//! What the spans of a queue hold together.
+//! The totals of a queue, from the spans of its partitions.
 
 use super::index::SpanHead;
 use crate::base::millis::UnixMillis;

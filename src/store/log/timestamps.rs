@@ -1,43 +1,43 @@
-//! The timestamps that a shard gives to messages, and what it does where the clock jumps.
+//! The timestamps that a shard gives to messages, and its response to jumps of the clock.
 
 use crate::base::clock::Now;
 use crate::base::limits::CLOCK_STEP_MAX;
 use crate::base::millis::{Millis, UnixMillis};
 
-/// A jump of the clock that is too far to be passed over.
+/// A jump of the clock, larger than the steps that are tolerated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClockJump {
-    /// Ahead of the time that has passed.
+    /// The clock has advanced by more than the time that has passed.
     Ahead,
-    /// Back behind what was stored.
+    /// The clock is behind the latest timestamp.
     Back,
 }
 
-/// See the module's page.
+/// The latest timestamp of a shard, and what the clock is compared with.
 #[derive(Debug)]
 pub(super) struct Timestamps {
-    /// The latest timestamp that was given, Unix milliseconds.
+    /// The latest timestamp that was given.
     newest: UnixMillis,
-    /// When it was given, by the monotonic clock; 0 before the first.
+    /// When it was given, by the monotonic clock; 0 until the first is given.
     newest_mono: Millis,
-    /// How far the clock may be off before that is a jump.
+    /// The largest deviation of the clock that is not a jump.
     step_max: Millis,
-    /// Until then the clock lets nothing go, by the monotonic clock. Unknown before the first tick.
+    /// The time of the monotonic clock until which nothing expires. `None` until the first tick.
     held_until: Option<Millis>,
 }
 
 impl Timestamps {
-    /// Those of a shard that starts in a directory whose latest timestamp is `newest`.
+    /// Starts in a directory whose latest timestamp is `newest`.
     pub(super) fn new(newest: UnixMillis) -> Self {
         Self { newest, newest_mono: Millis::ZERO, step_max: CLOCK_STEP_MAX, held_until: None }
     }
 
-    /// Takes a clock that is off by more than this for one that has jumped.
+    /// Sets the largest deviation of the clock that is not a jump.
     pub(super) fn set_step_max(&mut self, by: Millis) {
         self.step_max = by;
     }
 
-    /// Whether the clock has jumped since the latest timestamp was given.
+    /// Returns whether the clock has jumped since the latest timestamp was given.
     #[inline]
     pub(super) fn jump(&self, now: Now) -> Option<ClockJump> {
         let is_behind = now.unix + self.step_max < self.newest;
@@ -51,7 +51,7 @@ impl Timestamps {
         Some(if is_ahead { ClockJump::Ahead } else { ClockJump::Back })
     }
 
-    /// Goes on from where the clock is after a jump.
+    /// Continues from the clock's time after a jump.
     pub(super) fn follow(&mut self, now: Now, jump: ClockJump) {
         self.newest = now.unix;
         if jump == ClockJump::Ahead {
@@ -59,7 +59,7 @@ impl Timestamps {
         }
     }
 
-    /// Messages get their timestamps. A clock that is back by less than a jump changes nothing.
+    /// Gives messages the clock's time as their timestamp. A clock that is slightly behind changes nothing.
     #[inline]
     pub(super) fn give(&mut self, now: Now) {
         if now.unix >= self.newest {
@@ -67,11 +67,11 @@ impl Timestamps {
         }
     }
 
-    /// Whether the clock lets nothing go yet that has expired by it.
+    /// Returns whether files are kept although their messages have expired by the clock.
     ///
-    /// A server that was down for long and a machine that has begun with a wrong clock look alike: both find the clock far ahead of what
-    /// was stored last. What has expired is not served. Its files go once the clock has stood as long as after any other jump
-    /// ahead, or where the disk has no room without that.
+    /// A server that was down for a long time looks like one on a machine that booted with a wrong clock:
+    /// both find the clock far ahead of the last timestamp. Expired messages are not served. Their files are
+    /// kept until the server has run for `step_max`, or until the disk is full.
     pub(super) fn is_held(&mut self, now: Now, is_disk_full: bool) -> bool {
         let Self { newest, step_max, .. } = *self;
         let held_until = *self.held_until.get_or_insert_with(|| {
@@ -90,7 +90,7 @@ mod tests {
     fn only_a_step_beyond_the_limit_is_a_jump() {
         let mut timestamps = Timestamps::new(UnixMillis::new(1_000_000));
         timestamps.set_step_max(Millis::new(5_000));
-        assert_eq!(timestamps.jump(Now::at_ms(1, 9_000_000)), None, "nothing was given since the start");
+        assert_eq!(timestamps.jump(Now::at_ms(1, 9_000_000)), None, "no timestamp was given since the start");
         assert_eq!(timestamps.jump(Now::at_ms(1, 994_000)), Some(ClockJump::Back));
         timestamps.give(Now::at_ms(10, 1_000_000));
         assert_eq!(timestamps.jump(Now::at_ms(2_010, 1_007_000)), None);

@@ -1,7 +1,9 @@
-//! The memory store: a ring of batches for each partition. The reference for tests; loses all at exit.
+//! The memory store: a queue of batches for each partition. It is the reference for tests, and loses
+//! everything at exit.
 //!
-//! Bounded: each batch costs its stored bytes and `BATCH_OVERHEAD_BYTES`. When full it drops the oldest batches
-//! of the whole shard, counts them and says so once, or refuses, as the operator chose.
+//! It is bounded: each batch costs its stored bytes and `BATCH_OVERHEAD_BYTES`. Depending on the settings, a
+//! full store drops the oldest batches of the whole shard, counts them and warns once, or it refuses new
+//! ones.
 
 mod arrivals;
 #[cfg(test)]
@@ -29,29 +31,31 @@ use crate::base::millis::{Millis, UnixMillis};
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
 use crate::base::units::{Offset, Partition};
 
-/// How often expired batches are looked for; and while there are more of them than one look takes.
+/// The interval at which expired batches are looked for, and the shorter one while a look
+/// has not finished.
 const TICK: Millis = Millis::new(1_000);
 const BUSY_TICK: Millis = Millis::new(10);
 
-/// Batches that one look takes: about 0.2 ms of the shard's time. Few in tests, so that looks are cut short there, too.
+/// The most batches that one look visits: about 0.2 ms of the shard's time. Few in tests, so that looks are
+/// interrupted.
 const LOOK_BATCHES: usize = if cfg!(test) { 3 } else { 2048 };
 
-/// Places in a ring that are moved up in the time of looking at one batch.
+/// The number of batches that can be moved in memory in the time that a visit takes.
 const MOVES_PER_BATCH: usize = 64;
 
-const _: () = assert!(BUSY_TICK.get() < TICK.get(), "the rest of a look comes before the next one");
+const _: () = assert!(BUSY_TICK.get() < TICK.get(), "a look is continued before the next one is due");
 
 /// The batches of one partition.
 #[derive(Debug)]
 struct Ring<F> {
-    /// Their offsets grow and lie below `end`; their timestamps do not fall and lie at `last_timestamp` or below it.
+    /// Offsets increase and are below `end`. Timestamps never decrease and are at most `last_timestamp`.
     batches: VecDeque<StoredBatch>,
     end: Offset,
     last_timestamp: UnixMillis,
     waiting: Waiting<F>,
-    /// It is in `Memory::woken`.
+    /// Whether it is in `Memory::woken`.
     is_woken: bool,
-    /// What its batches cost, where its project's storage is limited.
+    /// The cost of its batches as a share of its project's storage, if that is limited.
     share: Option<Share>,
 }
 
@@ -69,7 +73,7 @@ impl<F> Default for Ring<F> {
 }
 
 impl<F> Ring<F> {
-    /// Gives back what a batch cost that was taken out.
+    /// Subtracts a batch that was removed from the share. Returns its cost.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
         let cost = cost(&stored.batch);
         if let Some(share) = &mut self.share {
@@ -79,33 +83,33 @@ impl<F> Ring<F> {
     }
 }
 
-/// See the module's page.
+/// The memory store of one shard.
 #[derive(Debug)]
 pub struct Memory<T: Asker> {
     partitions: HashMap<PartitionKey, Ring<T::Fetch>>,
     arrivals: Arrivals,
-    /// The latest timestamp that was given, and how far the clock may fall behind it.
+    /// The latest timestamp that was given, and how far the clock may be behind it.
     newest: UnixMillis,
     clock_step_max: Millis,
-    /// How many batches all partitions have.
+    /// The number of batches in all partitions.
     batches: usize,
-    /// What they cost, at most `bytes_max`.
+    /// Their cost, at most `bytes_max`.
     bytes: usize,
     bytes_max: usize,
     when_full: WhenFull,
     incarnation: u64,
     signing: Signing,
-    /// Where a project's storage is limited.
+    /// The projects, if their storage is limited.
     tenants: Option<Arc<Tenants>>,
     fence: Fence,
     completions: VecDeque<Completion<T>>,
-    /// Partitions that got something and have fetches waiting.
+    /// Partitions that got messages and have fetches waiting.
     woken: Vec<PartitionKey>,
     counters: StoreCounters,
 }
 
 impl<T: Asker> Memory<T> {
-    /// A store of at most `bytes_max` bytes, whose queues live in `incarnation`.
+    /// Creates a store of at most `bytes_max` bytes, whose queues have the incarnation `incarnation`.
     pub fn new(bytes_max: usize, when_full: WhenFull, incarnation: u64) -> Self {
         Self {
             partitions: HashMap::new(),
@@ -126,7 +130,7 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    /// Bytes held.
+    /// Returns the cost of all batches, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -174,7 +178,8 @@ impl<T: Asker> Memory<T> {
         debug_assert!(self.bytes <= self.bytes_max, "{} of {} bytes", self.bytes, self.bytes_max);
     }
 
-    /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest.
+    /// Follows the clock. After it steps back by more than the tolerance, everything that is stored counts as
+    /// stored now or earlier.
     fn follow_clock(&mut self, now: Now) {
         let is_behind = now.unix + self.clock_step_max < self.newest;
         self.newest = if is_behind { now.unix } else { self.newest.max(now.unix) };
@@ -185,7 +190,7 @@ impl<T: Asker> Memory<T> {
             cap(&mut partition.batches, now.unix);
             partition.last_timestamp = partition.last_timestamp.min(now.unix);
         }
-        // Batches that were in the order of their expiry need not be any more: all are looked at again.
+        // The batches may no longer be in the order of their expiry, so all must be looked at again.
         let batches = self.partitions.values().flat_map(|partition| &partition.batches);
         let latest_expiry = batches.map(StoredBatch::expiry).max().unwrap_or_default();
         self.arrivals.begin_anew(now.unix, latest_expiry);
@@ -199,22 +204,19 @@ impl<T: Asker> Memory<T> {
     fn drop_oldest(&mut self) {
         let Some(stored) = self.pop_oldest() else { return };
         if self.counters.dropped == 0 {
-            tracing::warn!(
-                memory_bytes = self.bytes_max,
-                "the memory store is full: the oldest messages are dropped"
-            );
+            tracing::warn!(memory_bytes = self.bytes_max, "memory store full; dropping the oldest messages");
         }
         self.counters.dropped += u64::from(stored.batch.count());
     }
 
-    /// A batch of that cost is no more.
+    /// Counts a batch of this cost as removed.
     fn count_removed(&mut self, cost: usize) {
         self.bytes -= cost;
         self.batches -= 1;
-        debug_assert!(self.batches > 0 || self.bytes == 0, "{} bytes of nothing", self.bytes);
+        debug_assert!(self.batches > 0 || self.bytes == 0, "no batch is left, but {} bytes are", self.bytes);
     }
 
-    /// Takes the oldest batch out; `None` where what stood there is gone already.
+    /// Removes the oldest batch. Returns `None` if the batch at that place was already removed.
     fn pop_oldest(&mut self) -> Option<StoredBatch> {
         let (key, base_offset) = self.arrivals.pop_oldest()?;
         let partition = self.partitions.get_mut(&key)?;
@@ -224,7 +226,7 @@ impl<T: Asker> Memory<T> {
         Some(stored)
     }
 
-    /// Removes the oldest batches as long as they have expired. False where it did not come to the end of them.
+    /// Removes the oldest batches that have expired. Returns false if it did not reach the end of them.
     fn expire_oldest(&mut self, now: Now) -> bool {
         for _ in 0..LOOK_BATCHES {
             let Some((key, base_offset)) = self.arrivals.oldest() else { return true };
@@ -239,7 +241,7 @@ impl<T: Asker> Memory<T> {
         false
     }
 
-    /// Looks at the next batches for those that have expired though older ones have not. False where there are more.
+    /// Looks for batches that have expired before older ones. Returns false if it has not visited all.
     fn sweep(&mut self, now: Now) -> bool {
         let mut effort = 0;
         while effort < LOOK_BATCHES {
@@ -278,7 +280,7 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    /// Looks again at the fetches that wait for a partition.
+    /// Retries the fetches that wait for a partition.
     fn wake(&mut self, now: Now, key: PartitionKey) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         partition.is_woken = false;
@@ -326,7 +328,7 @@ impl<T: Asker> Store<T> for Memory<T> {
                 if let Some(fetch) = of.waiting.cancel(token) {
                     let fetched = Fetched { next: fetch.from, ..Fetched::default() };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
-                    // A partition that nothing was ever stored in is known by nobody else.
+                    // Nothing was ever stored in the partition, so only the fetch knew it.
                     if of.waiting.is_empty() && of.end == Offset::ZERO {
                         self.partitions.remove(&partition);
                     }

@@ -1,4 +1,4 @@
-//! The memory store alone: what it drops, expires and counts.
+//! The memory store on its own: what it drops, expires and counts.
 
 use super::*;
 use crate::base::millis::{Millis, UnixMillis};
@@ -34,12 +34,12 @@ impl conformance::Lab for Here {
 }
 
 #[test]
-fn it_conforms() {
+fn the_memory_store_conforms() {
     conformance::run(&Here(std::cell::Cell::new(0)));
 }
 
 #[test]
-fn one_answer_brings_what_one_turn_stored_and_a_clock_that_is_set_back_changes_no_order() {
+fn one_answer_has_all_batches_of_a_turn_and_a_clock_set_back_keeps_their_order() {
     let mut store = memory();
     let at = |unix| Now::at_ms(0, unix);
     let fetch = |token| Request::Fetch {
@@ -65,7 +65,7 @@ fn one_answer_brings_what_one_turn_stored_and_a_clock_that_is_set_back_changes_n
 }
 
 #[test]
-fn when_full_it_drops_the_oldest_of_the_shard_and_counts_them() {
+fn a_full_store_drops_and_counts_the_oldest_of_the_shard() {
     let one = cost(&batch(1, 60, &[&[0; 100]]));
     let mut store: Memory<u64> = Memory::new(3 * one, WhenFull::DropOldest, 7);
     let now = Now::default();
@@ -88,7 +88,7 @@ fn when_full_it_drops_the_oldest_of_the_shard_and_counts_them() {
 }
 
 #[test]
-fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
+fn stored_batches_count_for_their_project_until_they_expire_or_are_dropped() {
     use crate::access::ProjectLimits;
     use crate::access::Use;
 
@@ -117,7 +117,7 @@ fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
     assert_eq!(append(&mut store, of_b, 100), (bytes, bytes));
     assert_eq!(append(&mut store, of_a, 60), (2 * bytes, bytes));
     assert_eq!(append(&mut store, of_b, 60), (bytes, 2 * bytes), "the oldest was dropped");
-    // What expires ahead of something older, and the oldest.
+    // The first expires before an older one; then the oldest expires.
     while store.handle_tick(later(60)) == Some(Millis::new(60_000) + BUSY_TICK) {}
     assert_eq!((of("a").storage(), of("b").storage()), (0, bytes));
     assert_eq!(store.handle_tick(later(100)), None);
@@ -125,7 +125,7 @@ fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
 }
 
 #[test]
-fn told_to_refuse_it_refuses() {
+fn a_full_store_refuses_if_so_configured() {
     let one = cost(&batch(1, 60, &[&[0; 100]]));
     let mut store: Memory<u64> = Memory::new(one, WhenFull::Refuse, 7);
     for token in 0..2 {
@@ -145,7 +145,7 @@ fn told_to_refuse_it_refuses() {
 }
 
 #[test]
-fn nothing_of_a_stream_is_stored_behind_what_was_refused() {
+fn nothing_of_a_stream_is_stored_after_a_refusal() {
     let one = cost(&batch(1, 60, &[&[0; 100]]));
     let mut store: Memory<u64> = Memory::new(one, WhenFull::Refuse, 7);
     for (token, (stream, bytes)) in (0..).zip([(1, 101), (1, 100), (2, 100)]) {
@@ -164,14 +164,14 @@ fn nothing_of_a_stream_is_stored_behind_what_was_refused() {
 
 proptest! {
     #[test]
-    fn what_has_expired_is_freed_and_nothing_else_is(
+    fn exactly_the_expired_batches_are_freed(
         steps in proptest::collection::vec(((0u16..3).prop_map(Partition), 60u32..90, 0u32..4, any::<bool>()), 1..120),
         room in 3usize..60,
     ) {
         let one = cost(&batch(1, 60, &[b"x"]));
         let mut store: Memory<u64> = Memory::new(room * one, WhenFull::DropOldest, 7);
         let mut now = Now::at_ms(1, 1_000_000);
-        // What is there: partition, offset, expiry. The oldest first.
+        // The expected batches, oldest first: partition, offset, expiry.
         let mut there: Vec<(Partition, Offset, UnixMillis)> = Vec::new();
         let mut ends = [Offset::ZERO; 3];
         for (token, (partition, ttl, seconds, tick)) in (0..).zip(steps) {
@@ -203,7 +203,7 @@ proptest! {
 }
 
 #[test]
-fn a_partition_that_was_only_waited_for_costs_nothing_afterwards() {
+fn a_partition_with_only_cancelled_fetches_is_removed() {
     let mut store = memory();
     for round in 0..100 {
         let partition = PartitionKey { queue: crate::base::queue::QueueId(round), partition: Partition(0) };
@@ -222,7 +222,7 @@ fn a_partition_that_was_only_waited_for_costs_nothing_afterwards() {
 }
 
 #[test]
-fn expired_batches_give_their_bytes_back_wherever_they_stand() {
+fn expired_batches_free_their_bytes_at_any_place() {
     let mut store = memory();
     let now = Now::default();
     for (token, ttl) in [(0, 100), (1, 60), (2, 60)] {

@@ -8,13 +8,13 @@ const NONE: Partition = Partition(u16::MAX);
 
 const _: () = assert!(PARTITIONS_MAX < NONE.0, "every partition of a queue has a lower number");
 
-/// The number for librdkafka.
+/// Returns the number for librdkafka.
 pub(super) fn to_c(partition: Partition) -> i32 {
     i32::from(partition.0)
 }
 
-/// The partition of a number from librdkafka. A negative number (`RD_KAFKA_PARTITION_UA`: no partition) and one above 65,535 become
-/// [`NONE`].
+/// Returns the partition with this number from librdkafka. A negative number (`RD_KAFKA_PARTITION_UA`: no
+/// partition) and a number above 65,535 become [`NONE`].
 #[inline]
 pub(super) fn from_c(number: i32) -> Partition {
     u16::try_from(number).map_or(NONE, Partition)

@@ -13,12 +13,12 @@ use super::trouble::{Trouble, check};
 use crate::base::millis::UnixMillis;
 use crate::base::units::Partition;
 
-/// Which offset of a partition is asked for.
+/// The offset of a partition that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OffsetOf {
-    /// Where the partition ends.
+    /// The end of the partition.
     End,
-    /// That of the first record at or after this time, Unix milliseconds.
+    /// The offset of the first record at or after this time.
     Time(UnixMillis),
 }
 
@@ -31,12 +31,12 @@ pub struct PartitionOffset {
 }
 
 impl Handle {
-    /// Asks for offsets: of each partition either the end, or the first record at or after a time (Unix milliseconds). `of` names
-    /// each partition once. The answer comes to `queue` as `Event::Offsets`, in no particular order.
+    /// Asks for offsets: for each partition either the end, or the first record at or after a time. `of` has
+    /// each partition only once. The answer comes to `queue` as `Event::Offsets`, in no particular order.
     pub fn list_offsets(&self, queue: &Queue, asked: usize, of: &[(Arc<CString>, Partition, OffsetOf)]) {
         let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, asked);
-        // SAFETY: all arguments live during the calls, which copy what they keep; an element of the list is written before the list
-        // grows again.
+        // SAFETY: all arguments live during the calls, which copy what they keep; an element of the list is
+        // written before the list grows again.
         unsafe {
             let list = rd::rd_kafka_topic_partition_list_new(of.len() as c_int);
             for (topic, partition, which) in of {

@@ -1,4 +1,4 @@
-//! `rd_kafka_topic_t`: a topic of a handle, and its partitions that are read.
+//! `rd_kafka_topic_t`: a topic of a handle, and reading its partitions.
 
 use std::ffi::CStr;
 use std::ptr::{self, NonNull};
@@ -24,7 +24,7 @@ unsafe impl Send for Topic {}
 unsafe impl Sync for Topic {}
 
 impl Topic {
-    /// The topic of that name.
+    /// Creates the topic with this name.
     pub fn new(handle: &Handle, name: &CStr) -> Result<Self, Trouble> {
         // SAFETY: the handle and the name live; the returned reference is ours.
         let raw = unsafe { rd::rd_kafka_topic_new(handle.raw(), name.as_ptr(), ptr::null_mut()) };
@@ -42,7 +42,7 @@ impl Topic {
         &self.handle
     }
 
-    /// The number by which `Message::from` names it.
+    /// Returns the number that `Message::from` names it by.
     pub fn number(&self) -> usize {
         self.raw.as_ptr() as usize
     }

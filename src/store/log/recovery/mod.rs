@@ -1,4 +1,4 @@
-//! From the files of a data directory to what they hold: at the start, and for the tools that look into it.
+//! Reads the files of a data directory: for a start, and for the tools that inspect it.
 
 mod catalogues;
 mod facts;
@@ -22,13 +22,14 @@ use super::segment::Past;
 use crate::base::names::queue_hash;
 use crate::base::units::{Offset, Partition};
 
-/// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice. More than any number
-/// of files holds.
+/// The number of offsets that are skipped after damage. It is unknown how many messages were damaged, and no
+/// id may be given out twice. More than any number of files holds.
 const OFFSETS_LEFT_OUT: u64 = 1 << 40;
 
-const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX.0, "there are offsets behind damage");
+const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX.0, "offsets remain after damage");
 
-/// Opens a data directory for so many shards, whose segments have so many bytes: what is there, and what is wrong with it.
+/// Opens a data directory for `shards` shards, whose segments have `segment_bytes` each. Returns its content,
+/// and a report of what is wrong with it.
 pub fn open(
     directory: &dyn Directory,
     shards: u16,
@@ -94,7 +95,7 @@ pub fn open(
     if orphans > 0 {
         tracing::error!(
             messages = orphans,
-            "messages of queues that no catalogue knows are not served; their files are kept"
+            "not serving messages of queues that no catalogue contains; their files are kept"
         );
     }
     report.queues = queues.len();
@@ -118,7 +119,7 @@ pub fn open(
             FileName::Segment(place) | FileName::Index(place) => Some(*place),
             _ => None,
         })
-        // The place of a file that is missing is kept, so that it can be put back.
+        // The number of a missing file is not reused, so that the file can be put back.
         .chain(stopped.iter().flatten().map(|sealed| sealed.place))
         .map(|place| place.saturating_add(1))
         .max()

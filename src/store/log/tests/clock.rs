@@ -1,4 +1,4 @@
-//! Clocks that are wrong, and set right.
+//! Clocks that are wrong, and that are set right.
 
 use super::*;
 use crate::base::millis::Millis;
@@ -7,9 +7,9 @@ const HOUR: Millis = Millis::from_secs(3_600);
 const MONTH: Millis = Millis::from_secs(30 * 86_400);
 
 #[test]
-fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right() {
+fn after_a_clock_ahead_is_set_right_messages_live_for_their_ttl() {
     for is_new in [false, true] {
-        // From memory, and from disk.
+        // Read from memory, and from disk.
         for tail_bytes in [8 << 10, 0] {
             let mut world = World::new(3, Settings { tail_bytes, ..config() });
             let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
@@ -28,12 +28,12 @@ fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right(
             assert_eq!(
                 stamps,
                 [right, right + Millis::new(2_000)],
-                "what was stored ahead counts as stored when that was seen"
+                "a message stored with the clock ahead counts as stored when the clock was set right"
             );
             world.set_clock(world.now.unix + Millis::new(5));
             let after = world.append_one(key, 3600);
             assert_eq!(world.timestamps(key).last(), Some(&world.now.unix), "timestamps follow the clock");
-            // After a restart, too, the timestamps on disk are not believed.
+            // After a restart, too, the wrong timestamps on the disk are corrected.
             world.restart();
             assert!(world.open(0));
             assert!(world.timestamps(key).iter().all(|stamp| *stamp <= world.now.unix));
@@ -42,7 +42,10 @@ fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right(
             assert_eq!(last.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [after]);
             assert!(world.read(key, Offset(0)).unwrap().iter().any(|(_, number)| *number == ahead));
             world.set_clock(right + HOUR + HOUR);
-            assert!(world.read(key, Offset(0)).unwrap().is_empty(), "all have lived an hour");
+            assert!(
+                world.read(key, Offset(0)).unwrap().is_empty(),
+                "all are older than their TTL of an hour"
+            );
             for _ in 0..3 {
                 world.pass(HOUR);
             }
@@ -51,7 +54,7 @@ fn messages_of_a_clock_that_was_ahead_live_their_ttl_from_when_it_was_set_right(
                 assert_eq!(
                     kept.count(),
                     0,
-                    "no file waits for a clock that was wrong: {:?} {:?} {:?}",
+                    "a file is kept by a timestamp of the wrong clock: {:?} {:?} {:?}",
                     log.segments.kept(),
                     log.partitions,
                     world.now
@@ -74,7 +77,7 @@ fn small_steps_back_repeat_the_last_timestamp() {
 }
 
 #[test]
-fn a_server_that_starts_far_ahead_lets_nothing_go_at_once() {
+fn a_server_that_starts_with_the_clock_far_ahead_removes_nothing_at_once() {
     let mut world = filled(3, config());
     let before = read_all_numbers(&mut world);
     let (right, files) = (world.now, world.segments());
@@ -82,7 +85,7 @@ fn a_server_that_starts_far_ahead_lets_nothing_go_at_once() {
     world.set_clock(right.unix + MONTH);
     world.start();
     world.pass(Millis::new(60_000));
-    assert!(world.segments() >= files && read_all_numbers(&mut world).is_empty(), "expired, and not gone");
+    assert!(world.segments() >= files && read_all_numbers(&mut world).is_empty(), "expired, and not removed");
     world.stop();
     world.set_clock(right.unix + Millis::new(60_000));
     world.start();
@@ -97,7 +100,7 @@ fn a_server_that_starts_far_ahead_lets_nothing_go_at_once() {
 }
 
 #[test]
-fn a_shard_that_keeps_files_of_others_alone_holds_the_clock_too() {
+fn a_shard_that_only_keeps_files_of_others_removes_nothing_at_once_either() {
     let mut world = (0..).map(|seed| World::new(seed, config())).find(|world| world.shards() == 3).unwrap();
     world.config.max_age = std::time::Duration::from_secs(7 * 24 * 3600);
     // One partition, whose files every shard keeps after a restart.
@@ -119,11 +122,11 @@ fn a_shard_that_keeps_files_of_others_alone_holds_the_clock_too() {
     world.set_clock(right + Millis::new(120_000));
     world.start();
     assert!(world.open(0));
-    assert_eq!(world.read(key, Offset(0)).unwrap(), before, "the clock was wrong, and nothing had gone");
+    assert_eq!(world.read(key, Offset(0)).unwrap(), before, "the clock was wrong, and nothing was removed");
 }
 
 #[test]
-fn while_the_clock_is_held_the_log_keeps_to_its_size() {
+fn the_size_limit_holds_while_the_clock_is_not_trusted() {
     let mut world = filled(3, Settings { max_bytes: 8 * (64 << 10), ..config() });
     let right = world.now;
     world.stop();

@@ -1,8 +1,8 @@
-//! Worlds with files in them, and what is in these.
+//! Worlds with full files, and helpers to read them.
 
 use super::*;
 
-/// The sealed and the written segments, with their lengths.
+/// Returns the files of the sealed segments and of those that are being written, with their lengths.
 pub(super) fn segment_files(world: &World) -> Vec<(FileName, u64)> {
     let files = world.disk.list().unwrap();
     files.into_iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).collect()
@@ -21,7 +21,7 @@ pub(super) fn all_keys() -> impl Iterator<Item = PartitionKey> {
     })
 }
 
-/// A world with several full segments, of which nothing expires.
+/// Creates a world with several full segments, in which nothing expires.
 pub(super) fn filled(seed: u64, config: Settings) -> World {
     let mut world = World::new(seed, config);
     assert!((0..QUEUES).all(|queue| world.open(queue)));
@@ -38,7 +38,7 @@ pub(super) fn filled(seed: u64, config: Settings) -> World {
     world
 }
 
-/// Reads every partition: the numbers of the messages that are there.
+/// Reads every partition. Returns the numbers of the messages that exist.
 pub(super) fn read_all_numbers(world: &mut World) -> BTreeSet<u64> {
     let mut all = BTreeSet::new();
     for key in all_keys() {
@@ -46,7 +46,7 @@ pub(super) fn read_all_numbers(world: &mut World) -> BTreeSet<u64> {
         all.extend(
             world
                 .read(key, Offset(0))
-                .expect("a part that cannot be read fails no fetch")
+                .expect("an unreadable part fails no fetch")
                 .into_iter()
                 .map(|(_, number)| number),
         );

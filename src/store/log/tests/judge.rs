@@ -1,4 +1,4 @@
-//! What clients read, judged by what they know.
+//! Checks what clients read against what they know.
 
 use super::*;
 use crate::base::millis::UnixMillis;
@@ -8,7 +8,8 @@ fn read_number(payload: &[u8]) -> u64 {
 }
 
 impl World {
-    /// Every acknowledged message is there, where it was said to be; nothing is there twice, or that nobody sent.
+    /// Checks that every acknowledged message exists at its offset, and that nothing exists twice or was
+    /// never sent.
     pub(super) fn check(&mut self) {
         for queue in 0..QUEUES {
             if !self.open(queue) {
@@ -28,8 +29,8 @@ impl World {
         let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
         let mut seen = BTreeMap::new();
         for (offset, number) in read {
-            let message = sent.get_mut(&number).expect("somebody sent it");
-            assert_eq!(seen.insert(number, offset), None, "seed {seed}: {number} is there twice");
+            let message = sent.get_mut(&number).expect("a message that was sent");
+            assert_eq!(seen.insert(number, offset), None, "seed {seed}: {number} exists twice");
             match message.fate {
                 Fate::Acknowledged(at) => assert_eq!(at, offset, "seed {seed}: of {number}"),
                 _ => message.fate = Fate::Acknowledged(offset),
@@ -52,11 +53,11 @@ impl World {
         assert_eq!(by_offset.len(), acknowledged, "seed {seed}: an offset was given twice");
         assert!(
             by_offset.values().is_sorted(),
-            "seed {seed}: messages stand in the order in which they were sent"
+            "seed {seed}: messages are not in the order in which they were sent"
         );
     }
 
-    /// Reads a partition from an offset to its end: offsets and numbers.
+    /// Reads a partition from an offset to its end. Returns offsets and numbers.
     pub(super) fn read(
         &mut self,
         key: PartitionKey,
@@ -80,14 +81,17 @@ impl World {
                 for (index, payload) in stored.batch.payloads().enumerate() {
                     let offset = stored.base_offset + index as u64;
                     let number = read_number(payload);
-                    assert!(payload[8..].iter().all(|byte| *byte == number as u8), "a payload is another's");
+                    assert!(
+                        payload[8..].iter().all(|byte| *byte == number as u8),
+                        "a payload belongs to another message"
+                    );
                     if offset >= from {
                         all.push((offset, number));
                     }
                 }
             }
             if fetched.is_rewound {
-                // Beyond the end.
+                // The offset is beyond the end.
                 return Ok(all);
             }
             assert!(fetched.next >= from);
@@ -98,7 +102,7 @@ impl World {
         }
     }
 
-    /// What a position is.
+    /// Resolves a position to an offset.
     pub(super) fn resolve(&mut self, key: PartitionKey, position: Position) -> Offset {
         self.next += 1;
         let (token, now) = (self.next, self.now);

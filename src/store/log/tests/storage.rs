@@ -1,4 +1,4 @@
-//! What is stored counts as its project's storage.
+//! Stored messages count towards their project's storage.
 
 use super::*;
 use crate::access::ProjectLimits;
@@ -66,14 +66,15 @@ impl Shard {
         }
     }
 
-    /// A second passes, and the clock reads `length` after [`START`].
+    /// Lets a second pass, and sets the clock to `length` after [`START`].
     fn tick(&mut self, length: Millis) {
         self.now = Now { unix: START.unix + length, ..self.now.later(Millis::new(1_000)) };
         self.log.handle_tick(self.now);
         self.settle();
     }
 
-    /// What the projects a and b have stored, and that it is what is said of their queues.
+    /// Returns what the projects a and b have stored, after checking it against the summaries of their
+    /// queues.
     fn storage(&self) -> [u64; 2] {
         let queues = self.log.queues(self.now.unix);
         ["a", "b"].map(|project| {
@@ -86,12 +87,12 @@ impl Shard {
 }
 
 #[test]
-fn what_is_stored_counts_from_one_run_to_the_next_until_it_expires_or_is_deleted() {
+fn stored_messages_count_across_restarts_until_they_expire_or_are_deleted() {
     let mut shard = Shard::start(Simulated::new(1), START);
     shard.open(1, "a");
     shard.open(2, "b");
     assert_eq!(shard.storage(), [0, 0]);
-    // Several segments of both, and one that is written.
+    // Several segments with messages of both, and one that is being written.
     shard.append(1, Partition(0), 60, 10);
     shard.append(2, Partition(0), 100, 4);
     shard.append(1, Partition(1), 1_000, 10);
@@ -99,10 +100,10 @@ fn what_is_stored_counts_from_one_run_to_the_next_until_it_expires_or_is_deleted
     let before = shard.storage();
     assert!(before[0] > 200_000 && before[1] > 50_000, "{before:?}");
     let mut shard = Shard::start(shard.disk.clone(), shard.now);
-    assert_eq!(shard.storage(), before, "nobody has opened a queue yet");
+    assert_eq!(shard.storage(), before, "no queue has been opened yet");
     shard.tick(Millis::new(1_000));
     assert_eq!(shard.storage(), before);
-    // One partition of each expires: both of what is sealed and of what was written last.
+    // One partition of each expires: in sealed segments, and in the one that is being written.
     shard.open(1, "a");
     shard.append(1, Partition(0), 60, 1);
     shard.tick(Millis::new(62_000));
@@ -111,7 +112,7 @@ fn what_is_stored_counts_from_one_run_to_the_next_until_it_expires_or_is_deleted
     shard.tick(Millis::new(102_000));
     let [of_a, of_b] = shard.storage();
     assert!(of_a > 90_000 && (1..before[1] - 30_000).contains(&of_b), "{of_a} {of_b} of {before:?}");
-    // A clock that was set back and forth.
+    // Set the clock forth and back.
     shard.tick(Millis::new(2_000_000));
     shard.storage();
     shard.tick(Millis::new(103_000));

@@ -1,10 +1,10 @@
-//! Readers that wait: served, cancelled, or told that their queue is gone.
+//! Readers that wait: served, cancelled, or failed because their queue is deleted.
 
 use super::*;
 use crate::base::millis::UnixMillis;
 
 #[test]
-fn whoever_waits_for_older_messages_is_served_or_cancelled() {
+fn waiters_for_older_messages_are_served_or_cancelled() {
     for seed in 0..seeds() {
         let mut world = World::new(seed, Settings { tail_bytes: 0, read_bytes: 20_000, ..config() });
         for _ in 0..200 {
@@ -36,13 +36,13 @@ fn whoever_waits_for_older_messages_is_served_or_cancelled() {
         }
         world.settle();
         waiting.retain(|token, _| !world.reads.contains_key(token));
-        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
+        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait forever");
         assert!(world.logs.iter().all(|log| log.waiting() == 0));
     }
 }
 
 #[test]
-fn whoever_reads_a_queue_that_is_deleted_is_told() {
+fn readers_of_a_deleted_queue_get_an_answer() {
     for seed in 0..seeds() {
         let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let mut waiting = BTreeSet::new();
@@ -89,6 +89,6 @@ fn whoever_reads_a_queue_that_is_deleted_is_told() {
         for completion in world.poll() {
             waiting.remove(&completion.token());
         }
-        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
+        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait forever");
     }
 }
