@@ -76,7 +76,7 @@ fn get(server: &Server, queue: &str, count: u64) -> String {
 }
 
 #[test]
-fn tools_list_a_directorys_contents_and_damage() {
+fn tools_list_the_contents_and_the_damage_of_a_directory() {
     let data = Place::new("tools");
     let server = serve(&data, &[]);
     put(&server, "one", 1000);

@@ -46,7 +46,7 @@ pub const FATE_BYTES: usize = 256;
 
 /// The most memory of a connection in addition to what is counted elsewhere, in bytes: its state and its
 /// socket's. An idle connection takes 1.4 KiB, one that consumes 8 partitions 3.3 KiB (measured,
-/// `perf/README.md`).
+/// `docs/performance.md`).
 pub const CONNECTION_BYTES: usize = 4 << 10;
 
 /// The memory of a consumer's place in a partition, in bytes: its cursor, and the fetch that waits at the
@@ -81,6 +81,6 @@ pub const PROCESS_BYTES: usize = 64 << 20;
 // Live streams must not use up all connections.
 const _: () = assert!(LIVE_STREAMS_MAX + 1 < CONTROL_CONNECTIONS_MAX);
 
-// A marker contains version, queue, incarnation and a varint of up to ten bytes for each partition, in
-// base64.
-const _: () = assert!((1 + 8 + 8 + 1 + PARTITIONS_MAX as usize * 10).div_ceil(3) * 4 <= MARKER_CHARS_MAX);
+// A marker contains version, queue, incarnation, timeline, the number of partitions, a varint of up to ten bytes
+// for each partition, and the check, in base64.
+const _: () = assert!((1 + 3 * 8 + 1 + PARTITIONS_MAX as usize * 10 + 8).div_ceil(3) * 4 <= MARKER_CHARS_MAX);
