@@ -1,7 +1,7 @@
-//! Compiles `proto/` (protox: no protoc needed), asks the linker to route glommio's ring set-up through `src/shard/uring.rs`, and
-//! tells the program which revision it is.
+//! Compiles `proto/` with protox, which needs no protoc. Tells the linker to route glommio's creation of rings
+//! through `src/shard/uring.rs`. Passes the git revision to the program.
 
-/// The git revision, for reports; `unknown` outside of a checkout.
+/// Returns the git revision for reports, or `unknown` outside of a checkout.
 fn revision() -> String {
     let output =
         std::process::Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
@@ -13,9 +13,9 @@ fn revision() -> String {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
-    // A tree with changes says so.
+    // The revision depends on the sources, because it marks a changed tree as dirty.
     println!("cargo:rerun-if-changed=src");
-    // What is named and not there would build everything again each time.
+    // A missing file would cause a rebuild each time.
     for file in [".git/HEAD", ".git/logs/HEAD"].into_iter().filter(|file| std::path::Path::new(file).exists())
     {
         println!("cargo:rerun-if-changed={file}");

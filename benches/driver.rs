@@ -1,11 +1,14 @@
-//! The shard driver alone: two shards, synthetic work, batches passed through their inboxes.
+//! Measures the shard driver by itself: two shards, synthetic work, and batches passed through their inboxes.
 //!
-//! `cargo bench --bench driver` prints, for two shards that never run out of work: how long a batch takes
-//! from one shard's outbox to the other's hands (hop), how many turns and reactor passes that took, and what
-//! a pass costs; then, for two shards that park after every batch, that no wake-up is lost (each batch is
-//! answered; both sides compare their counters); then the CPU time of two idle shards.
-//! `TESTS_BENCH_SECONDS` sets the length of each part (default 5); `-- no-pass`, `saturated`, `parking`
-//! and `idle` choose parts.
+//! `cargo bench --bench driver` runs these parts:
+//!
+//! - `no-pass` and `saturated`: two shards that always have work, without and with a reactor pass in each
+//!   turn. Prints how long a batch takes from one shard to the other (hop), and the cost of a reactor pass.
+//! - `parking`: two shards that park after every batch. Every batch must be answered, so no wake-up is lost.
+//! - `idle`: the CPU time of two idle shards.
+//!
+//! All parts with batches check that no batch is lost. `TESTS_BENCH_SECONDS` sets the length of each part
+//! (default 5). Arguments select parts: `cargo bench --bench driver -- parking idle`.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
@@ -19,9 +22,9 @@ use millstream::shard::inbox::{Inbox, Sender, inbox};
 use millstream::shard::parker::Parker;
 
 const INBOX_BATCHES: usize = 1024;
-/// Synthetic work between two looks into the inbox, as a turn's share for one connection would be.
+/// The time of synthetic work between two polls of the inbox: the share of one connection in a turn.
 const SLICE: Duration = Duration::from_micros(50);
-/// Slices in a turn.
+/// How many slices make a turn.
 const SLICES: usize = 4;
 
 enum Note {
@@ -68,11 +71,14 @@ impl Shard {
                     continue;
                 }
             };
-            assert!(self.peer.send(reply).is_ok(), "an inbox of {INBOX_BATCHES} is never full here");
+            assert!(
+                self.peer.send(reply).is_ok(),
+                "the inbox must have room: it holds {INBOX_BATCHES} batches"
+            );
         }
     }
 
-    /// Never out of work: one ping in every turn while the last is answered.
+    /// Runs a shard that always has work. Sends one ping per turn while fewer than eight are unanswered.
     async fn saturated(self, passes: bool) -> Report {
         let mut report = report();
         while !self.stop.load(Ordering::Relaxed) {
@@ -94,7 +100,7 @@ impl Shard {
         self.settle(report).await
     }
 
-    /// Parks whenever there is nothing: every batch must wake the other shard.
+    /// Runs a shard that parks whenever its inbox is empty, so every batch must wake it.
     async fn parking(mut self, starts: bool) -> Report {
         let mut report = report();
         let mut next = Instant::now();
@@ -115,7 +121,7 @@ impl Shard {
         if starts || report.seen > 0 { self.settle(report).await } else { report }
     }
 
-    /// Answers what is still under way, so that the counters of both sides can be compared.
+    /// Handles batches that are still in flight, so that both sides' counters can be compared.
     async fn settle(self, mut report: Report) -> Report {
         let until = Instant::now() + Duration::from_millis(200);
         while Instant::now() < until {

@@ -1,8 +1,11 @@
-//! One message, alone: from a produce request to its 201, beside a bare TCP echo on the same kind of executor.
+//! Measures the latency of a single message, from the produce request to its 201, next to a plain TCP echo on
+//! the same kind of executor.
 //!
-//! `cargo bench --bench lone`: the server on core 0, a blocking client on core 1, one round trip after the other. First with shards
-//! that never sleep (awake), then with a pause before each round trip, so that the shard has parked. Echo and Millstream
-//! alternate. `MILLSTREAM_BENCH_ROUNDS` sets the round trips of each part (default 20,000; a tenth of it parked).
+//! Run with `cargo bench --bench lone`. The server runs on core 0 and a blocking client on core 1, one round
+//! trip after another. In the first part the shards never sleep (awake). In the second part the client pauses
+//! before each round trip, so that the shard has parked. Echo and Millstream alternate.
+//! `MILLSTREAM_BENCH_ROUNDS` sets the number of round trips per part (default 20,000; the parked part runs a
+//! tenth of it).
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::io::{Read, Write};
@@ -28,9 +31,9 @@ use prost::Message;
 
 const SERVER_CORE: usize = 0;
 const CLIENT_CORE: usize = 1;
-/// Longer than any pause: the shard never sleeps.
+/// The spin time for a shard that never sleeps: longer than any pause.
 const AWAKE: Duration = Duration::from_secs(10);
-/// Long enough for a shard to have parked.
+/// The pause after which a shard has parked.
 const PAUSE: Duration = Duration::from_millis(1);
 const ALTERNATIONS: usize = 5;
 
@@ -45,7 +48,7 @@ fn frame(opcode: Opcode, pb: &impl Message) -> Vec<u8> {
     out
 }
 
-/// A message of 100 bytes, and nothing else.
+/// Returns a request with one message of 100 bytes.
 fn request() -> Vec<u8> {
     let payloads = vec![Bytes::from(vec![b'x'; 100])];
     frame(Opcode::Continuation, &ProduceRequest { ttl: Some(60), payloads, keys: vec![] })
@@ -57,7 +60,7 @@ fn dial(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads one short frame of the server's.
+/// Reads one short frame from the server.
 fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = [0; 2];
     stream.read_exact(&mut head).unwrap();
@@ -75,7 +78,7 @@ fn time(rounds: usize, pause: Duration, mut trip: impl FnMut()) -> Histogram<u64
         }
         let began = Instant::now();
         trip();
-        // The first tenth warms up.
+        // The first rounds only warm up.
         if round >= rounds / 10 {
             histogram.saturating_record(began.elapsed().as_nanos() as u64);
         }
@@ -83,7 +86,7 @@ fn time(rounds: usize, pause: Duration, mut trip: impl FnMut()) -> Histogram<u64
     histogram
 }
 
-/// An echo that waits for its socket as the driver does, and does nothing else.
+/// Measures a TCP echo that waits for its socket like the driver does, and does nothing else.
 fn echo(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -160,7 +163,7 @@ fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> 
 }
 
 fn main() {
-    // An executor for nothing but its core: the client blocks.
+    // The executor only pins the client to its core: the client blocks.
     let client = ExecutorSettings { name: "client".into(), core: Some(CLIENT_CORE) };
     spawn(client, || async { measure() }).unwrap().join().unwrap();
 }

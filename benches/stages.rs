@@ -1,7 +1,7 @@
-//! The stages of the data path, one by one, on one core: what a shard does with bytes between two system calls.
+//! Measures the stages of the data path one by one, on one core: what a shard does between two system calls.
 //!
-//! `cargo bench --bench stages`. Throughput is bytes or messages a second; `frame` stands beside a plain copy of the same
-//! bytes, which is the measure for it.
+//! Run with `cargo bench --bench stages`. Throughput is in bytes or messages per second. Compare `frame` with
+//! the plain copy of the same bytes.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "common/measured.rs"]
@@ -18,8 +18,10 @@ use measured::iter;
 use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
+use millstream::base::units::{Offset, Partition};
 use millstream::latency::{Recorder, Stage};
 use millstream::operation::{Answer, Command};
 use millstream::pb::{
@@ -36,14 +38,14 @@ use prost::Message;
 use rig::Rig;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// Messages in a pb, and bytes in a message.
+/// The number of messages in a pb, and the size of a message in bytes.
 const BATCH: usize = 100;
 const SIZE: usize = 100;
-/// Pbs that one read of a socket brings.
+/// The number of pbs in one read of a socket.
 const PBS: usize = 25;
-/// Frames of [`frames`].
+/// The number of frames that [`frames`] returns.
 const FRAMES: usize = 16;
-/// A recorder counts noted values this many at a time.
+/// The number of values that a recorder collects before it counts them.
 const VALUES: usize = 512;
 
 fn requests() -> Vec<u8> {
@@ -52,7 +54,7 @@ fn requests() -> Vec<u8> {
     request.encode_length_delimited_to_vec().repeat(PBS)
 }
 
-/// 16 frames of 16 KiB, as a client sends them.
+/// Returns 16 frames of 16 KiB, as a client sends them.
 fn frames() -> Vec<u8> {
     let mut out = Vec::new();
     for number in 0..FRAMES as u32 {
@@ -70,7 +72,7 @@ fn frame(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("decode and unmask, 16 KiB", |bencher| {
         iter(bencher, FRAMES, "frame", || {
-            // Unmasking twice gives the same bytes again, and headers are left alone: each pass does the same work.
+            // Unmasking twice restores the bytes, and headers do not change, so each pass does the same work.
             let mut receiver = Receiver::new(Role::Server);
             let mut rest = &mut bytes[..];
             while let Ok(Input::Data { payload, .. }) = receiver.handle(rest) {
@@ -151,14 +153,14 @@ fn session_consume(criterion: &mut Criterion) {
     let credit = credit.encode_length_delimited_to_vec();
     rig.call(|session, cx| session.handle_data(&credit, false, cx));
     let batch = batch();
-    let mut base_offset = 0;
+    let mut base_offset = Offset::ZERO;
     group.throughput(Throughput::Elements((PBS * BATCH) as u64));
     group.bench_function("frame a batch of 2,500 x 100 B", |bencher| {
         iter(bencher, PBS * BATCH, "message", || {
             let Some(Command::Fetch { operation, target, .. }) = rig.commands.pop() else { unreachable!() };
             let stored = StoredBatch {
                 base_offset,
-                timestamp_ms: 1_700_000_000_000,
+                timestamp: UnixMillis::new(1_700_000_000_000),
                 stored_ns: 0,
                 batch: batch.clone(),
             };
@@ -181,11 +183,11 @@ fn session_consume(criterion: &mut Criterion) {
 
 fn memory(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("memory store");
-    let key = PartitionKey { queue: QueueId(1), partition: 0 };
+    let key = PartitionKey { queue: QueueId(1), partition: Partition(0) };
     let now = Now::at_ms(1, 1_700_000_000_000);
     let mut store: Memory<u64> = Memory::new(64 << 20, WhenFull::DropOldest, 1);
     let batch = batch();
-    let mut stored = 0;
+    let mut stored = Offset::ZERO;
     let append = |store: &mut Memory<u64>| {
         let append = Request::Append { token: 0, stream: Stream(0), partition: key, batch: batch.clone() };
         assert!(store.submit(now, append).is_ok());
@@ -227,7 +229,7 @@ fn histogram(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Batches through an inbox: on one core, and between two that never sleep.
+/// Measures batches through an inbox: on one core, and between two cores that never sleep.
 fn hop(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inbox hop");
     group.throughput(Throughput::Elements(1));
@@ -269,7 +271,7 @@ fn hop(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// This thread stays on that core, where the machine has so many.
+/// Pins this thread to a core, if the machine has it.
 fn pin(core: usize) {
     let mut cores = CpuSet::new();
     cores.set(core);

@@ -1,7 +1,9 @@
-//! The stores that others wait for: the embedded log on this machine's disk, Kafka on librdkafka's own mock cluster.
+//! Measures the stores that wait for other systems: the embedded log on this machine's disk, and Kafka on
+//! librdkafka's mock cluster.
 //!
-//! `cargo bench --bench stores`. The log's files lie in the system's temporary directory (`TMPDIR`): what syncing there costs is in the
-//! numbers. The mock cluster answers in this process and keeps nothing: what is left is librdkafka and the store.
+//! Run with `cargo bench --bench stores`. The log's files are in the system's temporary directory (`TMPDIR`),
+//! so the numbers include the cost of fsync there. The mock cluster runs in this process and stores nothing,
+//! so the numbers show only librdkafka and the store.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;
@@ -13,8 +15,10 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millstream::base::batch::{Batch, BatchBuilder};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::{ClientId, Project, QueueName};
 use millstream::base::queue::{PartitionKey, QueueId};
+use millstream::base::units::Partition;
 use millstream::shard;
 use millstream::store::kafka::{self, Cluster, Kafka, News};
 use millstream::store::log::disk::{Directory, Disk, Read, Step};
@@ -22,7 +26,7 @@ use millstream::store::log::{self, Durability, Log, OsDirectory, Tag, moment, op
 use millstream::store::{Completion, Request, Store, Stream};
 use rdkafka::mocking::MockCluster;
 
-/// Messages of a batch, and bytes of a message.
+/// The number of messages in a batch, and the size of a message in bytes.
 const BATCH: usize = 2_500;
 const SIZE: usize = 100;
 
@@ -32,17 +36,17 @@ fn batch() -> Batch {
     builder.close()
 }
 
-/// A clock as the driver has it.
+/// A clock like that of the driver.
 struct Clock(Instant);
 
 impl Clock {
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        Now::new(self.0.elapsed(), unix.as_millis() as u64)
+        Now::new(self.0.elapsed(), UnixMillis::from_epoch(unix))
     }
 }
 
-/// The store's next answer.
+/// Waits for the store's next completion.
 fn answer(store: &mut impl Store<u64>, clock: &Clock) -> Completion<u64> {
     loop {
         if let Some(completion) = store.poll_completion(clock.now()) {
@@ -57,7 +61,7 @@ fn append(store: &mut impl Store<u64>, clock: &Clock, partition: PartitionKey, b
     assert!(store.submit(clock.now(), append).is_ok());
 }
 
-/// A disk that does each step when it is told to: what the shard's own does beside it, in a line.
+/// A disk that runs each step before `submit` returns. The shard's own disk runs them asynchronously.
 struct Direct {
     directory: Arc<OsDirectory>,
     done: VecDeque<(Tag, Read)>,
@@ -75,7 +79,7 @@ impl Disk<Tag> for Direct {
     }
 }
 
-/// A directory that is gone when the bench is.
+/// A directory that is removed when the benchmark ends.
 struct Directories(PathBuf);
 
 impl Drop for Directories {
@@ -101,7 +105,7 @@ fn log_append(criterion: &mut Criterion) {
         let open = Request::Open { token: 0, queue: QueueId(1), name: name_of, create: Some(1) };
         assert!(store.submit(clock.now(), open).is_ok());
         assert!(matches!(answer(&mut store, &clock), Completion::Opened { result: Ok(_), .. }));
-        let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+        let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };
         group.bench_function(
             format!("{name}: a batch of 2,500 x 100 B, written and acknowledged"),
             |bencher| {
@@ -127,7 +131,7 @@ fn kafka_produce(criterion: &mut Criterion) {
     let bounds = shard::Settings::default().kafka_bounds();
     let mut store: Kafka<u64> = Kafka::new(cluster, &config, &bounds, 1, Arc::new(News::new(|| {})));
     let (clock, batch) = (Clock(Instant::now()), batch());
-    let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+    let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };
     group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function("batches of 2,500 x 100 B, eight under way", |bencher| {
         bencher.iter_custom(|batches| {

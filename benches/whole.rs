@@ -1,7 +1,7 @@
-//! The whole path in one process, without sockets: a producer's bytes into a shard's core with the memory store, its acknowledgement and
-//! a consumer's messages out.
+//! Measures the whole path in one process, without sockets: a producer's bytes go into a shard's core with
+//! the memory store; the acknowledgement and the consumer's messages come out.
 //!
-//! `cargo bench --bench whole`. Beside what the kernel does with the same bytes, this is what a message costs.
+//! Run with `cargo bench --bench whole`. A message costs this plus the kernel's work on the same bytes.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "common/measured.rs"]
@@ -16,6 +16,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
+use millstream::base::millis::UnixMillis;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
@@ -24,12 +25,13 @@ use millstream::store::memory::{Memory, WhenFull};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
 
-/// Messages of a pb, bytes of a message, pbs that one read of a socket brings.
+/// The number of messages in a pb, the size of a message in bytes, and the number of pbs in one read of a
+/// socket.
 const BATCH: usize = 100;
 const SIZE: usize = 100;
 const PBS: usize = 25;
 
-/// What passes between two looks at the clock.
+/// How far the clock advances from one look to the next.
 const LOOK: Duration = Duration::from_micros(5);
 
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -37,7 +39,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConn
 
 struct Shard {
     core: Core<Memory<Connections>>,
-    /// Looks at the clock.
+    /// How often the clock was read.
     looks: Cell<u32>,
 }
 
@@ -49,13 +51,14 @@ impl Shard {
         Self { core: Core::new(0, 1, settings, tenants, store), looks: Cell::new(0) }
     }
 
-    /// A time of its own, so that each run does the same: between two looks passes a part of a turn.
+    /// Returns a time from a synthetic clock, so that each run does the same work. Each look advances it by a
+    /// part of a turn.
     fn now(&self) -> Now {
         self.looks.set(self.looks.get().wrapping_add(1));
-        Now::new(LOOK * self.looks.get(), 1_700_000_000_000)
+        Now::new(LOOK * self.looks.get(), UnixMillis::new(1_700_000_000_000))
     }
 
-    /// A connection that has said this.
+    /// Opens a connection and sends these bytes.
     fn connect(&mut self, said: &[Vec<u8>]) -> ConnectionId {
         let id = self.core.handle_accepted(self.now(), None).unwrap();
         self.receive(id, HANDSHAKE.as_bytes().to_vec());
@@ -65,10 +68,11 @@ impl Shard {
         id
     }
 
-    /// A turn of the driver that brings these bytes of a connection; the bytes that all sockets took.
+    /// Runs a turn of the driver that receives these bytes from a connection. Returns how many bytes all
+    /// sockets accepted.
     fn receive(&mut self, id: ConnectionId, mut input: Vec<u8>) -> usize {
         let wanted = self.core.wanted_read(self.now(), id, input.len());
-        assert_eq!(wanted, input.len(), "nothing holds it up");
+        assert_eq!(wanted, input.len(), "nothing limits the read");
         let later = self.now();
         self.core.handle_received(later, id, &mut input, || later);
         self.core.flush(self.now(), id);
@@ -89,7 +93,7 @@ impl Shard {
     }
 }
 
-/// A client's frame of pbs; its mask changes nothing, so that no time goes into making it.
+/// Returns a client's frame of pbs. Its mask is zero, so creating the frame takes no time for masking.
 fn frame(opcode: Opcode, pbs: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     FrameHeader { fin: false, opcode, mask: Some([0; 4]), length: pbs.len() as u64 }.write(&mut out);
@@ -123,7 +127,7 @@ fn whole(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             iter(bencher, messages, "message", || {
                 let sent = shard.receive(producer, requests.clone());
-                assert!(sent >= consumers * messages * SIZE, "every consumer gets everything");
+                assert!(sent >= consumers * messages * SIZE, "every consumer receives every message");
             });
         });
     }

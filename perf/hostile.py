@@ -1,4 +1,4 @@
-"""Hostile clients, all kinds at once, for perf/soak: each kind a process of the lowest priority, until it is ended."""
+"""Hostile clients for perf/soak. Each kind runs in its own process with the lowest priority, until the attack ends."""
 
 import multiprocessing
 import os
@@ -51,7 +51,7 @@ MESSAGE = frame(0x00, pb(b"\x08\x3c" + field(2, b"some payload")))
 
 
 class Crowd:
-    """So many connections that a step keeps as they should be; those that end are opened anew."""
+    """A number of connections. A kind calls `refill` and `reap` to replace those that have ended."""
 
     def __init__(self, port, count, greeting):
         self.port, self.count, self.greeting = port, count, greeting
@@ -68,7 +68,7 @@ class Crowd:
                 time.sleep(0.05)
 
     def reap(self):
-        """Reads what there is, and closes whoever was ended by the server."""
+        """Reads available bytes, and closes connections that the server has ended."""
         selector = selectors.DefaultSelector()
         for one in self.open:
             selector.register(one, selectors.EVENT_READ)
@@ -113,13 +113,13 @@ def endless(port, _):
 
 
 def announce(port, _):
-    """5,000 that announce a pb of 8 MiB and send one byte of it."""
+    """5,000 connections announce a pb of 8 MiB and send one byte of it."""
     crowd = Crowd(port, 5000, HANDSHAKE + APPEND + frame(0x00, varint(8 << 20) + b"\x08"))
     while True:
         crowd.refill()
         crowd.reap()
         time.sleep(0.2)
-        # Those that were answered with 408 stay; every minute they are others.
+        # Connections stay open after the 408, so some are closed every minute to make room for new ones.
         if int(time.time()) % 60 == 0:
             for one in crowd.open[:2500]:
                 one.close()
@@ -163,7 +163,7 @@ def vanish(port, _):
         try:
             one = socket.create_connection(("127.0.0.1", port), timeout=5)
             one.sendall(HANDSHAKE + APPEND + MESSAGE + MESSAGE[: number % len(MESSAGE)])
-            # Reset: gone in the middle.
+            # Close with a reset in the middle of the operation.
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             one.close()
         except OSError:
@@ -178,7 +178,7 @@ def pings(port, _):
         crowd.refill()
         for one in crowd.open:
             try:
-                # Where a frame is cut here, the next is garbage: the connection ends, and another comes.
+                # A partial send makes the next one invalid. The server then closes the connection, and a new one replaces it.
                 one.send(storm)
             except OSError:
                 pass
@@ -186,7 +186,7 @@ def pings(port, _):
 
 
 def descriptors(port, _):
-    """Once in a while more connections than the server may open."""
+    """Regularly opens as many connections as the server's limit of open files allows, and more."""
     while True:
         crowd = Crowd(port, 3000, b"")
         for _ in range(15):
@@ -198,7 +198,7 @@ def descriptors(port, _):
 
 
 def stopped(port, binary):
-    """Real clients that are stopped in the middle, and others once those were closed."""
+    """Stops real clients during their operations, and replaces them after the server has closed them."""
     url = f"ws://127.0.0.1:{port}/"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     while True:
@@ -243,12 +243,12 @@ def run(kind, port, binary):
         try:
             kind(port, binary)
         except OSError:
-            # The server refused or closed something: that is its right.
+            # The server may refuse or close any of these connections.
             time.sleep(0.05)
 
 
 class Attack:
-    """All kinds at once."""
+    """An attack by all kinds of clients at once."""
 
     def __init__(self, port, binary, kinds=KINDS):
         self.processes = [multiprocessing.Process(target=run, args=(kind, port, binary)) for kind in kinds]
@@ -258,7 +258,7 @@ class Attack:
     def end(self):
         for process in self.processes:
             try:
-                # With the clients that it has started.
+                # The group includes the clients that the process has started.
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 process.kill()

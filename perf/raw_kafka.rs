@@ -1,9 +1,9 @@
-//! What librdkafka does without Millstream: the least loop around `rd_kafka_produce_batch`, and a consumer beside it, to compare with
-//! (`perf/kafka-ratios`).
+//! Measures librdkafka without Millstream: a minimal loop around `rd_kafka_produce_batch`, and a consumer, as
+//! the baseline of `perf/kafka-ratios`.
 //!
-//! Without `--rate` it keeps a window of messages outstanding and counts delivery reports; with `--rate` it produces by schedule
-//! and consumes what it produces, and measures from the scheduled time to receipt. Payloads look like those of `millstream bench`.
-//! Prints one line of JSON.
+//! Without `--rate` it keeps a window of messages in flight and counts delivery reports. With `--rate` it
+//! produces on a schedule, consumes the same messages, and measures from the scheduled time to the receipt.
+//! Payloads look like those of `millstream bench`. Prints one line of JSON.
 #![allow(missing_docs, unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::ffi::{CString, c_void};
@@ -17,7 +17,7 @@ use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::types::RDKafkaType;
 
-/// Produces into one partition of a topic that is there.
+/// Produces into one partition of an existing topic
 #[derive(Clone, Debug, Parser)]
 struct Args {
     #[arg(long)]
@@ -38,15 +38,15 @@ struct Args {
     /// batch.size
     #[arg(long, default_value = "1048576")]
     batch: String,
-    /// Messages outstanding
+    /// Messages in flight
     #[arg(long, default_value_t = 200_000)]
     window: u64,
-    /// Messages a second, by schedule
+    /// Messages per second, sent on a schedule
     #[arg(long)]
     rate: Option<f64>,
 }
 
-/// Messages in one call.
+/// Messages per call.
 const BATCH: usize = 100;
 const WARM_UP: Duration = Duration::from_secs(2);
 const OK: rd::rd_kafka_resp_err_t = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -69,7 +69,7 @@ fn main() {
     let consumer = args.rate.map(|_| {
         let (args, (ready, is_ready)) = (args.clone(), std::sync::mpsc::channel());
         let thread = std::thread::spawn(move || consume(&args, began, &ready));
-        is_ready.recv().expect("the consumer begins");
+        is_ready.recv().expect("the consumer starts");
         thread
     });
     let (count, elapsed, cpu, failed) = produce(&args, began);
@@ -90,11 +90,12 @@ fn main() {
         );
     }
     println!("{{{line}}}");
-    // What is outstanding means nothing any more.
+    // Messages still in flight do not matter any more.
     std::process::exit(i32::from(failed > 0));
 }
 
-/// Messages delivered while it was measured, seconds, CPU seconds of the process, and messages that failed.
+/// Returns the messages delivered in the measured time, its length and the process's CPU time in seconds, and
+/// how many messages failed.
 fn produce(args: &Args, epoch: Instant) -> (u64, f64, f64, u64) {
     let properties = [
         ("enable.idempotence", "true"),
@@ -157,11 +158,11 @@ fn produce(args: &Args, epoch: Instant) -> (u64, f64, f64, u64) {
             sent += taken as u64;
         }
         let mut wait_ms = 1;
-        // SAFETY: an event is ours until it is destroyed, and its messages with it.
+        // SAFETY: an event and its messages are ours until the event is destroyed.
         while let Some(event) = ptr::NonNull::new(unsafe { rd::rd_kafka_queue_poll(queue, wait_ms) }) {
             wait_ms = 0;
             let mut messages = [ptr::null(); 256];
-            // SAFETY: likewise.
+            // SAFETY: as above.
             unsafe {
                 loop {
                     let count = rd::rd_kafka_event_message_array(
@@ -186,7 +187,7 @@ fn produce(args: &Args, epoch: Instant) -> (u64, f64, f64, u64) {
     result
 }
 
-/// Latencies in nanoseconds of what came while it was measured.
+/// Returns the latencies, in nanoseconds, of messages received in the measured time.
 fn consume(args: &Args, epoch: Instant, ready: &std::sync::mpsc::Sender<()>) -> Histogram<u64> {
     let properties = [
         ("fetch.wait.max.ms", "500"),
@@ -218,7 +219,7 @@ fn consume(args: &Args, epoch: Instant, ready: &std::sync::mpsc::Sender<()>) -> 
         (Instant::now() + WARM_UP, Instant::now() + WARM_UP + Duration::from_secs_f64(args.seconds));
     let mut messages = [ptr::null_mut(); 1024];
     while Instant::now() < until {
-        // SAFETY: the array has the size that is said; messages are ours until they are destroyed.
+        // SAFETY: the array has the given size, and messages are ours until they are destroyed.
         unsafe {
             let count = rd::rd_kafka_consume_batch_queue(queue, 1, messages.as_mut_ptr(), messages.len());
             let now = Instant::now();
@@ -229,7 +230,7 @@ fn consume(args: &Args, epoch: Instant, ready: &std::sync::mpsc::Sender<()>) -> 
                         (**message).payload.cast::<u8>().add(16).cast::<[u8; 8]>().read_unaligned();
                     latency
                         .record(now_ns.saturating_sub(u64::from_le_bytes(intended)).max(1))
-                        .expect("it resizes");
+                        .expect("the histogram resizes itself");
                 }
                 rd::rd_kafka_message_destroy(*message);
             }
@@ -239,7 +240,7 @@ fn consume(args: &Args, epoch: Instant, ready: &std::sync::mpsc::Sender<()>) -> 
     latency
 }
 
-/// User and system time of this process.
+/// Returns the user and system time of this process, in seconds.
 fn cpu_seconds() -> f64 {
     // SAFETY: getrusage fills the structure that it is given.
     let usage = unsafe {

@@ -1,4 +1,4 @@
-"""A server for one measurement, and what the scripts here share."""
+"""Starts and stops a server for a measurement, for the scripts in this directory."""
 
 import os
 import pathlib
@@ -17,12 +17,12 @@ def build(*arguments):
 
 
 class Server:
-    """`millstream serve` with `arguments` on a free port; with `files`, it may open no more."""
+    """A `millstream serve` with `arguments` on a free port. `files` limits its open files."""
 
     def __init__(self, *arguments, files=None):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         command = [BINARY, "serve", "--listen", "127.0.0.1:0", *arguments]
-        # Where the arguments name no store, messages are kept in memory.
+        # The store is in memory, unless the arguments name another.
         environment = {**os.environ, "MILLSTREAM_STORE": "memory"}
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
         self.process = subprocess.Popen(command, stderr=self.log, env=environment, preexec_fn=limit)
@@ -34,14 +34,14 @@ class Server:
         self.control = int(control[1]) if control else None
         self.pid = self.process.pid
         self.url = f"ws://127.0.0.1:{self.port}/"
-        # Where `bench` finds it, and its own histograms.
+        # The arguments with which `bench` finds the server and its histograms.
         self.address = ["--url", self.url] + (["--control", f"http://127.0.0.1:{self.control}"] if self.control else [])
 
     def text(self):
         return pathlib.Path(self.log.name).read_text()
 
     def stop(self):
-        """What the shards said in the end: messages stored, and messages that hopped."""
+        """Stops the server. Returns the messages that each shard has stored, and those that hopped from it."""
         self.process.terminate()
         if self.process.wait() != 0:
             sys.exit(f"the server ended with {self.process.returncode}: {self.text()}")

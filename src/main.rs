@@ -1,4 +1,4 @@
-//! The millstream binary: see `millstream::cli`.
+//! The millstream binary. See `millstream::cli`.
 
 fn main() -> std::process::ExitCode {
     millstream::cli::run()

@@ -1,4 +1,4 @@
-//! Producing allocates for a batch, never for a message.
+//! Checks that producing allocates memory per batch, never per message.
 #![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "common/rig.rs"]
@@ -12,29 +12,30 @@ use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
 use prost::Message;
 use rig::Rig;
 
-/// The system's allocator, counting what each thread asks of it.
+/// The system's allocator, with a count of each thread's requests.
 struct Counting;
 
 thread_local! {
     static ASKED: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call goes on to the system's allocator unchanged; the counter is a thread's own and allocates nothing.
+// SAFETY: every call goes to the system's allocator unchanged. The counter is a thread-local and allocates
+// nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.with(|asked| asked.set(asked.get() + 1));
-        // SAFETY: as the caller promised for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promised for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ASKED.with(|asked| asked.set(asked.get() + 1));
-        // SAFETY: as the caller promised for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -43,7 +44,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 #[test]
-fn a_turn_allocates_as_much_for_2500_messages_as_for_25() {
+fn allocations_do_not_grow_with_messages() {
     let turn = |messages: usize| {
         let setup =
             SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
@@ -53,7 +54,7 @@ fn a_turn_allocates_as_much_for_2500_messages_as_for_25() {
         let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
         let bytes = request.encode_length_delimited_to_vec().repeat(25);
         let mut asked = 0;
-        // The first turns let the session's own buffers grow.
+        // The session's own buffers grow in the first turns.
         for _ in 0..10 {
             let before = ASKED.get();
             assert_eq!(rig.call(|session, cx| session.handle_data(&bytes, false, cx)), bytes.len());
@@ -64,7 +65,7 @@ fn a_turn_allocates_as_much_for_2500_messages_as_for_25() {
         asked
     };
     let (few, many) = (turn(1), turn(100));
-    assert!(few > 0, "the counter counts");
-    // Ten times the bytes may close one more batch.
+    assert!(few > 0, "the counter must count");
+    // A hundred times the messages may close one more batch.
     assert!(many <= few + 4, "{many} allocations for 2,500 messages, {few} for 25");
 }

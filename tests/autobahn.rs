@@ -1,5 +1,8 @@
-//! The rules of the Autobahn test suite's cases, on the real binary's `/echo`: framing, pings, reserved bits and opcodes,
-//! fragmentation, UTF-8, the closing handshake, size. Named after the suite's sections; compression (12, 13) is not spoken.
+//! Checks the real binary's `/echo` against the rules of the Autobahn test suite: framing, pings, reserved
+//! bits and opcodes, fragmentation, UTF-8, the closing handshake and size.
+//!
+//! The tests have the names of the suite's sections. Sections 12 and 13 are left out: the server does not
+//! support compression.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -16,7 +19,7 @@ const CLOSE: u8 = FIN | 8;
 const PING: u8 = FIN | 9;
 const PONG: u8 = FIN | 10;
 
-/// What the server sent: a whole message, a control frame, or the end of the connection.
+/// An event from the server: a whole message, a control frame, or the end of the connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Got {
     Message(u8, Vec<u8>),
@@ -34,7 +37,7 @@ fn server() -> Server {
     Server::start(&["--cores", "0", "--test-echo"])
 }
 
-/// A frame of a client, masked.
+/// Returns a client's frame, masked with a fixed key.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = common::frame(first, payload);
     let (key, start) = ([0x37, 0xfa, 0x21, 0x3d], bytes.len() - payload.len());
@@ -55,7 +58,7 @@ impl Peer {
         self.stream.write_all(&frame(first, payload)).unwrap();
     }
 
-    /// The same in pieces, each a write of its own.
+    /// Sends a frame in pieces of `size` bytes, each with its own write.
     fn send_chopped(&mut self, first: u8, payload: &[u8], size: usize) {
         for piece in frame(first, payload).chunks(size) {
             self.stream.write_all(piece).unwrap();
@@ -68,8 +71,8 @@ impl Peer {
             if self.stream.read_exact(&mut head).is_err() {
                 return Got::End;
             }
-            assert_eq!(head[1] & 0x80, 0, "servers do not mask");
-            assert_eq!(head[0] & 0x70, 0, "no extension was agreed on");
+            assert_eq!(head[1] & 0x80, 0, "a server's frame must not be masked");
+            assert_eq!(head[0] & 0x70, 0, "no extension was negotiated");
             let length = match head[1] {
                 126 => {
                     let mut wide = [0; 2];
@@ -107,13 +110,14 @@ impl Peer {
     fn expect_echo(&mut self, kind: u8, payload: &[u8]) {
         match self.next() {
             Got::Message(of, echo) => {
-                assert!(of == kind && echo == payload, "another echo of {} bytes", payload.len())
+                assert!(of == kind && echo == payload, "wrong echo of {} bytes", payload.len())
             }
-            other => panic!("{other:?} in place of an echo of {} bytes", payload.len()),
+            other => panic!("expected an echo of {} bytes, got {other:?}", payload.len()),
         }
     }
 
-    /// The server fails the connection with this code, and ends it; pieces of an echo may have come before.
+    /// Expects the server to fail the connection with this code and to end it. Parts of an echo may come
+    /// first.
     fn expect_failure(&mut self, code: u16) {
         loop {
             match self.next() {
@@ -212,7 +216,7 @@ fn fragmentation_5() {
     }
     for size in [usize::MAX, 1] {
         let mut peer = Peer::connect(&server);
-        // 5.3 to 5.5, then 5.6 to 5.8: with a ping between the fragments.
+        // 5.3 to 5.5, then 5.6 to 5.8 with a ping between the fragments.
         peer.send_chopped(TEXT, b"fragment1", size);
         peer.send_chopped(FIN, b"fragment2", size);
         peer.expect_echo(TEXT, b"fragment1fragment2");
@@ -221,7 +225,7 @@ fn fragmentation_5() {
         peer.send_chopped(FIN, b"fragment2", size);
         assert_eq!(peer.next(), Got::Pong(b"ping payload".to_vec()));
         peer.expect_echo(TEXT, b"fragment1fragment2");
-        // 5.19, 5.20: five fragments, pings between.
+        // 5.19 and 5.20: five fragments with pings between them.
         for number in 1..=5u8 {
             let first = if number == 1 { TEXT } else { 0 } | if number == 5 { FIN } else { 0 };
             peer.send_chopped(first, format!("fragment{number}").as_bytes(), size);
@@ -231,14 +235,14 @@ fn fragmentation_5() {
             }
         }
         peer.expect_echo(TEXT, b"fragment1fragment2fragment3fragment4fragment5");
-        // 5.9 to 5.14: a continuation of nothing.
+        // 5.9 to 5.14: a continuation frame without a message to continue.
         for first in [FIN, 0] {
             let mut peer = Peer::connect(&server);
             peer.send_chopped(first, b"non-continuation payload", size);
             peer.send_chopped(FIN | TEXT, b"Hello, world!", size);
             peer.expect_failure(1002);
         }
-        // 5.15: after a whole message, too.
+        // 5.15: a continuation frame after a whole message.
         let mut peer = Peer::connect(&server);
         peer.send_chopped(TEXT, b"fragment1", size);
         peer.send_chopped(FIN, b"fragment2", size);
@@ -246,7 +250,7 @@ fn fragmentation_5() {
         peer.send_chopped(FIN | TEXT, b"fragment4", size);
         peer.expect_echo(TEXT, b"fragment1fragment2");
         peer.expect_failure(1002);
-        // 5.18: a new message inside another.
+        // 5.18: a new message before the end of another.
         let mut peer = Peer::connect(&server);
         peer.send_chopped(TEXT, b"fragment1", size);
         peer.send_chopped(FIN | TEXT, b"fragment2", size);
@@ -278,14 +282,15 @@ fn utf8_6() {
             let mut peer = Peer::connect(&server);
             peer.send_chopped(FIN | TEXT, text, size);
             peer.expect_echo(TEXT, text);
-            // Every byte a fragment of its own (6.2.3, 6.2.4).
+            // Each byte in its own fragment (6.2.3, 6.2.4).
             peer.send(TEXT, b"");
             text.iter().for_each(|byte| peer.send(0, &[*byte]));
             peer.send(FIN, b"");
             peer.expect_echo(TEXT, text);
         }
     }
-    // Continuations alone, beginnings alone, overlong, surrogates, beyond U+10FFFF, five and six bytes, impossible bytes.
+    // Lone continuation bytes, lone start bytes, overlong forms, surrogates, code points above U+10FFFF,
+    // forms of five and six bytes, and bytes that are never valid.
     let invalid: [&[u8]; 24] = [
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80\x65\x64\x69\x74\x65\x64",
         b"\xf8\x88\x80\x80\x80",
@@ -319,7 +324,7 @@ fn utf8_6() {
             peer.expect_failure(1007);
         }
     }
-    // 6.4: at the first byte that can never become valid, though neither frame nor message has ended.
+    // 6.4: the server fails at the first byte that cannot become valid, before the frame or message ends.
     let mut peer = Peer::connect(&server);
     peer.send(TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5");
     peer.send(0, b"\xf4\x90");
@@ -328,7 +333,7 @@ fn utf8_6() {
     let whole = frame(FIN | TEXT, &[b"\xce\xba\xf4\x90".as_slice(), &[b'x'; 60]].concat());
     peer.stream.write_all(&whole[..6 + 4]).unwrap();
     peer.expect_failure(1007);
-    // A character cut by a ping between its fragments.
+    // A ping between two fragments splits a character.
     let mut peer = Peer::connect(&server);
     peer.send(TEXT, b"\xe2\x82");
     peer.send(PING, b"between");
@@ -346,17 +351,18 @@ fn closing_7() {
         peer.expect_echo(TEXT, b"Hello World!");
         peer.send(CLOSE, payload);
         let got = peer.next();
-        assert_eq!(peer.next(), Got::End, "the server ends the connection");
+        assert_eq!(peer.next(), Got::End, "the server must end the connection");
         got
     };
-    // 7.3: empty, one byte, code alone, reason, longest reason, one too long.
+    // 7.3: an empty Close, one byte, only a code, a reason, the longest reason, and a reason one byte too
+    // long.
     assert_eq!(close(b""), Got::Close(None));
     assert_eq!(close(b"a"), Got::Close(Some(1002)));
     assert_eq!(close(b"\x03\xe8"), Got::Close(Some(1000)));
     assert_eq!(close(b"\x03\xe8Hello World!"), Got::Close(Some(1000)));
     assert_eq!(close(&[b"\x03\xe8".as_slice(), &[b'*'; 123]].concat()), Got::Close(Some(1000)));
     assert_eq!(close(&[b"\x03\xe8".as_slice(), &[b'*'; 124]].concat()), Got::Close(Some(1002)));
-    // 7.5: a reason that is no UTF-8.
+    // 7.5: a reason that is not UTF-8.
     assert_eq!(close(b"\x03\xe8\xce\xba\xe1\xbd\xb9\xed\xa0\x80"), Got::Close(Some(1007)));
     // 7.7, 7.9, 7.13.
     for code in [1000u16, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
@@ -365,7 +371,7 @@ fn closing_7() {
     for code in [0u16, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999, 5000, 65_535] {
         assert_eq!(close(&code.to_be_bytes()), Got::Close(Some(1002)), "{code}");
     }
-    // 7.1.2 to 7.1.5: what follows a close means nothing.
+    // 7.1.2 to 7.1.5: the server ignores what follows a Close.
     for after in [
         frame(CLOSE, b"\x03\xe8"),
         frame(PING, b"after"),
@@ -378,7 +384,7 @@ fn closing_7() {
         assert_eq!(peer.next(), Got::Close(Some(1000)));
         assert_eq!(peer.next(), Got::End);
     }
-    // 7.1.6: a large message before.
+    // 7.1.6: a large message before the Close.
     let mut peer = Peer::connect(&server);
     let large = vec![b'B'; 256 << 10];
     peer.send(FIN | TEXT, &large);
@@ -400,12 +406,12 @@ fn sizes_9_and_10() {
         });
     };
     for kind in [TEXT, BINARY] {
-        // 9.1, 9.2: one frame of 64 KiB to 16 MiB.
+        // 9.1 and 9.2: one frame of 64 KiB to 16 MiB.
         for length in [64 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20, 16 << 20] {
             let payload = vec![b'*'; length];
             echo(kind, frame(FIN | kind, &payload), usize::MAX, &payload);
         }
-        // 9.3, 9.4: 4 MiB in fragments.
+        // 9.3 and 9.4: 4 MiB in fragments.
         let payload: Vec<u8> = (0..4 << 20).map(|index| b'a' + (index % 23) as u8).collect();
         for size in [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20] {
             let mut frames = Vec::new();
@@ -416,12 +422,12 @@ fn sizes_9_and_10() {
             }
             echo(kind, frames, usize::MAX, &payload);
         }
-        // 9.5, 9.6: 1 MiB in chops.
+        // 9.5 and 9.6: a frame of 1 MiB in small writes.
         let payload = vec![b'*'; 1 << 20];
         for chop in [64, 128, 256, 512, 1024, 2048] {
             echo(kind, frame(FIN | kind, &payload), chop, &payload);
         }
-        // 9.7, 9.8: two hundred messages, one after the other.
+        // 9.7 and 9.8: two hundred messages in sequence.
         for length in [0, 16, 64, 256, 1024, 4096] {
             let payload = vec![b'*'; length];
             for _ in 0..200 {

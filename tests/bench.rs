@@ -1,4 +1,5 @@
-//! The load generator of the real binary against the real server: what it measures, what it cannot be fooled by, what it keeps.
+//! Tests `millstream bench` against the real server: what it measures, that a stalled server cannot hide its
+//! latency, and which files it keeps.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -16,7 +17,7 @@ struct Load {
     output: Output,
 }
 
-/// `bench` with these arguments, and the file that it wrote.
+/// Runs `bench` with these arguments and reads the file that it wrote.
 fn bench(server: &Server, name: &str, arguments: &[&str]) -> Load {
     let out = std::env::temp_dir().join(format!("millstream-bench-{name}-{}.json", std::process::id()));
     let control = format!("http://127.0.0.1:{}", server.control);
@@ -37,7 +38,7 @@ impl Load {
     fn sound(&self) -> &ResultFile {
         let said = String::from_utf8_lossy(&self.output.stdout);
         assert!(self.output.status.success(), "{said}{}", String::from_utf8_lossy(&self.output.stderr));
-        self.result.as_ref().expect("a result")
+        self.result.as_ref().expect("bench must write a result")
     }
 
     fn run(&self) -> &RunResult {
@@ -45,11 +46,11 @@ impl Load {
     }
 }
 
-/// Messages a second of the runs by schedule.
+/// The rate of the runs that send on a schedule, in messages per second.
 const RATE: u64 = 4_000;
 
 #[test]
-fn a_server_that_stands_still_cannot_hide_it() {
+fn a_stalled_server_cannot_hide_its_latency() {
     let server = Server::start(&["--cores", "0"]);
     let rate = RATE.to_string();
     let began = Instant::now();
@@ -58,8 +59,8 @@ fn a_server_that_stands_still_cannot_hide_it() {
             let load = ["both", "--rate", &rate, "--warmup", "0", "--seconds", "5", "--batch", "10"];
             bench(&server, "stall", &load)
         });
-        // In the midst of it, whenever that begins on a busy machine.
-        eventually("a run under way", || {
+        // The server must stall while the load runs, however late the load starts on a busy machine.
+        eventually("the load runs", || {
             (server.metric("millstream_messages_received_total") > 0).then_some(())
         });
         server.signal("STOP");
@@ -72,9 +73,9 @@ fn a_server_that_stands_still_cannot_hide_it() {
     });
     let figures = &load.run().figures;
     assert!(began.elapsed() < Duration::from_secs(30));
-    // A tenth of the messages were due meanwhile, and waited a quarter of a second on average.
+    // A tenth of the messages were due during the stall, and waited a quarter of a second on average.
     for latency in [figures.produce_latency.unwrap(), figures.end_to_end_latency.unwrap()] {
-        // But for those that were due before the connections were there.
+        // Messages that were due before the connections were open are missing.
         assert!((5 * RATE - RATE / 2..=5 * RATE).contains(&latency.count), "{latency:?}");
         assert!(latency.p99 >= 400_000_000, "{latency:?}");
         assert!(latency.max >= 450_000_000, "{latency:?}");
@@ -83,14 +84,17 @@ fn a_server_that_stands_still_cannot_hide_it() {
     let mut report = std::process::Command::new(common::BINARY);
     report.arg("report").arg(&load.out).args(["--json", "-"]);
     let report: serde_json::Value = serde_json::from_slice(&report.output().unwrap().stdout).unwrap();
-    assert!(report[0]["latency"]["p99"].as_u64().unwrap() >= 400_000_000, "the report shows it: {report}");
+    assert!(
+        report[0]["latency"]["p99"].as_u64().unwrap() >= 400_000_000,
+        "the report must show the stall: {report}"
+    );
     let worst = load.run().intervals.iter().filter_map(|interval| interval.end_to_end.as_deref());
     let worst = worst.map(|text| millstream::latency::decode(text).unwrap().max()).max().unwrap();
-    assert!(worst >= 450_000_000, "it shows over time, too: {worst}");
+    assert!(worst >= 450_000_000, "the intervals must show the stall, too: {worst}");
 }
 
 #[test]
-fn the_servers_histograms_and_the_clients_are_of_the_same_messages() {
+fn server_and_client_histograms_cover_the_same_messages() {
     let server = Server::start(&["--cores", "0-1", "--partitions", "2"]);
     let rate = RATE.to_string();
     let load = bench(&server, "agree", &["both", "--rate", &rate, "--warmup", "1", "--seconds", "3"]);
@@ -98,7 +102,7 @@ fn the_servers_histograms_and_the_clients_are_of_the_same_messages() {
     let client = run.figures.produce_latency.unwrap();
     let stage = |name: &str| run.stages.iter().find(|stage| stage.stage == name).unwrap().summary;
     let whole = stage("produce");
-    // The server counts from the window's beginning as well, within what is under way at the edges.
+    // The server counts from the start of the window, too, except for messages in flight at its edges.
     assert!(whole.count.abs_diff(client.count) <= RATE / 2, "{} and {}", whole.count, client.count);
     assert!(whole.p50 <= client.p50 && whole.mean <= client.mean, "{whole:?} {client:?}");
     let parts = ["parse", "commit", "ack"].map(|name| stage(name).mean).iter().sum::<f64>();
@@ -106,7 +110,7 @@ fn the_servers_histograms_and_the_clients_are_of_the_same_messages() {
     let hop = run.stages.iter().filter(|stage| stage.stage.starts_with("hop"));
     let hop: f64 = hop.map(|stage| stage.summary.mean * stage.summary.count as f64 / hops).sum();
     let error = (parts + hop) / whole.mean - 1.0;
-    assert!(error.abs() < 0.05, "the stages make the whole: {parts} + {hop} of {}", whole.mean);
+    assert!(error.abs() < 0.05, "the stages must add up to the whole: {parts} + {hop} of {}", whole.mean);
 }
 
 #[test]
@@ -139,24 +143,24 @@ fn keys_fan_out_idle_connections_and_stalled_readers_are_verified_together() {
 }
 
 #[test]
-fn what_cannot_be_sent_in_time_counts_as_late() {
+fn messages_that_cannot_be_sent_in_time_count_as_late() {
     let server = Server::start(&["--cores", "0", "--project-messages-per-sec", "1000"]);
     let load = ["produce", "--rate", "20000", "--warmup", "0", "--seconds", "1", "--in-flight", "100"];
     let load = bench(&server, "late", &load);
     let figures = &load.run().figures;
     let latency = figures.produce_latency.unwrap();
     assert!(figures.unsent > 5_000, "{} were not sent", figures.unsent);
-    assert!(latency.p50 > 5_000_000_000, "{latency:?}: most waited until the grace was over");
+    assert!(latency.p50 > 5_000_000_000, "{latency:?}: most must wait until the grace period ends");
     assert_eq!(
         latency.count,
         figures.acknowledged + figures.unsent,
-        "a sample for each message that was due"
+        "each message that was due must have a sample"
     );
     assert!(String::from_utf8_lossy(&load.output.stdout).contains("not sustained"));
 }
 
 #[test]
-fn runs_are_kept_with_their_spread_and_a_knee_is_found() {
+fn repeated_runs_report_their_spread_and_find_knee_finds_a_rate() {
     let server = Server::start(&["--cores", "0"]);
     let runs = bench(&server, "runs", &["produce", "--runs", "3", "--seconds", "0.3", "--warmup", "0.1"]);
     assert_eq!(runs.sound().runs.len(), 3);
@@ -187,7 +191,7 @@ fn runs_are_kept_with_their_spread_and_a_knee_is_found() {
 }
 
 #[test]
-fn a_result_that_cannot_be_written_is_told_before_anything_is_measured() {
+fn an_unwritable_result_file_is_an_error_before_the_run() {
     let began = Instant::now();
     let output = std::process::Command::new(common::BINARY)
         .args(["bench", "produce", "--seconds", "600", "--out", "/nowhere/at/all.json"])
@@ -198,14 +202,14 @@ fn a_result_that_cannot_be_written_is_told_before_anything_is_measured() {
     assert!(began.elapsed() < Duration::from_secs(60));
 }
 
-/// The names of what stands in a directory.
+/// Returns the names of the entries of a directory.
 fn names(folder: &std::path::Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]
-fn a_load_that_fails_leaves_nothing_and_one_that_is_interrupted_keeps_what_it_has() {
+fn a_failed_run_leaves_no_file_and_an_interrupted_run_keeps_its_result() {
     let folder = std::env::temp_dir().join(format!("millstream-interrupt-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let out = folder.join("r.json");
@@ -233,7 +237,7 @@ fn a_load_that_fails_leaves_nothing_and_one_that_is_interrupted_keeps_what_it_ha
         let mut command = server.run(&["bench", mode, "--seconds", "600", "--warmup", "0", "--rate", "2000"]);
         command.args(["--control", "off", "--out"]).arg(&out);
         let child = common::spawn(command);
-        eventually("a run under way", || {
+        eventually("the load runs", || {
             (server.metric("millstream_messages_received_total") > before + 1_000).then_some(())
         });
         if hangs {
@@ -258,15 +262,15 @@ fn a_load_that_fails_leaves_nothing_and_one_that_is_interrupted_keeps_what_it_ha
 }
 
 #[test]
-fn bytes_are_counted_as_they_came() {
+fn received_bytes_are_counted_by_actual_size() {
     let server = Server::start(&["--cores", "0"]);
     let fill = ["produce", "--queue", "sized", "--size", "1000", "--count", "5000", "--connections", "1"];
     bench(&server, "fill-sized", &fill).sound();
-    // It expects messages of 100 bytes.
+    // This run expects messages of 100 bytes; they have 1,000.
     let read = bench(&server, "read-sized", &["consume", "--queue", "sized", "--count", "5000"]);
     let figures = &read.run().figures;
     assert!(figures.verified.received >= 5_000, "{figures:?}");
     assert_eq!(figures.verified.received_bytes, figures.verified.received * 1_000);
     let each = figures.received_bytes() / figures.received_per_second;
-    assert!((each - 1_000.0).abs() < 1e-6, "{each} bytes a message");
+    assert!((each - 1_000.0).abs() < 1e-6, "{each} bytes per message");
 }

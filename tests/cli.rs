@@ -1,4 +1,4 @@
-//! The command line in trouble: what it says, with which exit code it ends, and that it ends.
+//! Tests the command line when something is wrong: its messages, its exit codes, and that it ends.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -17,7 +17,7 @@ fn said(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// The number before `word` in what was said.
+/// Returns the number before `word` in the output.
 fn number(said: &str, word: &str) -> u64 {
     let before = said.split(word).next().unwrap().trim_end();
     let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap();
@@ -30,7 +30,7 @@ fn interrupt(child: &Child) {
 }
 
 #[test]
-fn a_connection_that_fails_for_good_holds_nobody_up_and_what_it_had_is_counted() {
+fn a_failed_connection_does_not_stop_the_others_and_its_messages_are_counted() {
     let server = Server::start(&["--cores", "0", "--max-payload-bytes", "1000", "--max-pb-bytes", "10000"]);
     let mut input: Vec<u8> = (0..50_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
     input.extend([&[b'x'; 20_000][..], b"\n"].concat());
@@ -41,11 +41,11 @@ fn a_connection_that_fails_for_good_holds_nobody_up_and_what_it_had_is_counted()
     assert!(said.contains("413"), "{said}");
     let (acknowledged, refused) = (number(&said, " acknowledged"), number(&said, " refused"));
     assert_eq!(acknowledged + refused + number(&said, " not delivered"), 100_001, "{said}");
-    assert!(acknowledged > 50_000, "the others took the rest: {said}");
+    assert!(acknowledged > 50_000, "the other connections must send the rest: {said}");
 }
 
 #[test]
-fn a_line_that_no_server_takes_is_refused_alone() {
+fn an_oversized_line_is_refused_and_the_others_are_stored() {
     let server = Server::start(&["--cores", "0"]);
     let input = [&b"one\n"[..], &vec![b'x'; 9 << 20], b"\ntwo\n\nlast without newline"].concat();
     let output = feed(server.run(&["produce", "long"]), &input);
@@ -59,26 +59,27 @@ fn a_line_that_no_server_takes_is_refused_alone() {
 }
 
 #[test]
-fn who_cannot_write_gives_no_marker() {
+fn a_consumer_whose_output_is_closed_prints_no_marker() {
     let server = Server::start(&["--cores", "0"]);
     let lines: Vec<u8> = (0..100_000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
     assert!(feed(server.run(&["produce", "pipe"]), &lines).status.success());
     let mut child = spawn(server.run(&["consume", "pipe"]));
     let mut first = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-    // The reader is gone with this line.
+    // The reader of standard output has closed it.
     let output = child.wait_with_output().unwrap();
     assert_eq!((first.as_str(), output.status.code()), ("0\n", Some(141)));
     assert_eq!(said(&output), "");
 }
 
 #[test]
-fn a_signal_ends_clients_whatever_the_server_does() {
+fn a_signal_ends_clients_of_a_stopped_server() {
     let server = Server::start(&["--cores", "0"]);
     server.signal("STOP");
     let consume = spawn(server.run(&["consume", "silent"]));
     let produce = spawn(server.run(&["produce", "silent", "--count", "5", "--size", "5"]));
-    // Both have taken their signal handlers once they have connected; the kernel accepts for the stopped server.
+    // Clients install their signal handlers before they connect. The kernel accepts connections for the
+    // stopped server.
     wait_for_connections(server.port, 2);
     let began = Instant::now();
     interrupt(&consume);
@@ -100,13 +101,13 @@ fn a_signal_ends_clients_whatever_the_server_does() {
     assert_eq!(retrying.wait().unwrap().code(), Some(0));
 }
 
-/// Waits until so many connections to `port` are established.
+/// Waits until `count` connections to `port` are established.
 fn wait_for_connections(port: u16, count: usize) {
     let wanted = format!(":{port:04X} 01 ");
     let began = Instant::now();
     loop {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        // Of each line the remote address and the state.
+        // The remote address and the state of each line.
         let established = table.lines().filter(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             fields.len() > 3 && format!("{} {} ", &fields[2][8..], fields[3]) == wanted
@@ -114,13 +115,13 @@ fn wait_for_connections(port: u16, count: usize) {
         if established.count() >= count {
             return;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "no connections");
+        assert!(began.elapsed() < Duration::from_secs(20), "the connections are not established");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn what_cannot_work_is_refused_with_the_name_of_the_setting() {
+fn invalid_settings_are_refused_by_name() {
     let cases: [(&[&str], &str); 10] = [
         (&["serve", "--store", "memory", "--memory-bytes", "1000"], "memory_bytes"),
         (&["serve", "--ping-interval", "0"], "ping_interval"),
@@ -141,16 +142,16 @@ fn what_cannot_work_is_refused_with_the_name_of_the_setting() {
 }
 
 #[test]
-fn a_bench_by_schedule_ends_with_its_window() {
+fn a_scheduled_bench_ends_with_its_window() {
     let server = Server::start(&["--cores", "0"]);
     let began = Instant::now();
     let slow = ["bench", "produce", "--rate", "1", "--seconds", "1", "--warmup", "0", "--json"];
     let output = feed(server.run(&slow), b"");
     assert!(output.status.success(), "{output:?}");
-    assert!(began.elapsed() < Duration::from_secs(15), "it waited for what was due after its end");
+    assert!(began.elapsed() < Duration::from_secs(15), "it must not wait for messages due after its end");
 }
 
-/// Runs a command whose standard output, or standard error, was closed by its reader.
+/// Runs a command whose standard output (or standard error, if `is_error`) was closed by its reader.
 fn run_closed(mut command: Command, is_error: bool) -> Output {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -161,7 +162,7 @@ fn run_closed(mut command: Command, is_error: bool) -> Output {
         command.stdout(writer)
     };
     let child = command.spawn().unwrap();
-    // Its own copy of the end that it writes to goes with the command.
+    // The command holds its own copy of the write end.
     drop(command);
     child.wait_with_output().unwrap()
 }
@@ -199,7 +200,7 @@ fn a_closed_pipe_ends_every_listing_quietly() {
         assert_eq!(output.status.code(), Some(141), "{shown}: {}", said(&output));
         assert!(!said(&output).contains("panic"), "{shown}: {}", said(&output));
     }
-    // Nobody hears what is said on standard error: the work is done all the same.
+    // A closed standard error does not stop the work.
     let produced = run_closed(of_server(&["produce", "unheard", "--count", "5", "--size", "5"]), true);
     assert_eq!(produced.status.code(), Some(0));
     let consumed = run_closed(of_server(&["consume", "unheard", "--count", "5"]), true);
@@ -210,7 +211,7 @@ fn a_closed_pipe_ends_every_listing_quietly() {
 }
 
 #[test]
-fn addresses_are_taken_as_people_write_them_and_told_where_they_cannot_be() {
+fn common_forms_of_addresses_work_and_others_are_explained() {
     let server = Server::start(&["--cores", "0"]);
     let produce = |url: &str| {
         let mut command = Command::new(BINARY);
@@ -224,9 +225,9 @@ fn addresses_are_taken_as_people_write_them_and_told_where_they_cannot_be() {
         assert!(output.status.success(), "{url}: {}", said(&output));
     }
     let by_name = format!("ws://localhost:{}/", server.port);
-    assert!(produce(&by_name).status.success(), "localhost may be ::1 first");
+    assert!(produce(&by_name).status.success(), "a client must try each address of localhost");
     let refused = [
-        ("wss://{}/", "TLS is not spoken yet"),
+        ("wss://{}/", "TLS is not supported"),
         ("http://{}/", "not a ws:// address"),
         ("{}", "ws://"),
         ("ws://me:hidden@{}/", "@"),
@@ -241,12 +242,12 @@ fn addresses_are_taken_as_people_write_them_and_told_where_they_cannot_be() {
         let mut command = Command::new(BINARY);
         let output = command.args(arguments).args(["--control", "https://127.0.0.1:9001/"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(said(&output).contains("TLS is not spoken yet"), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("TLS is not supported"), "{arguments:?}: {}", said(&output));
     }
 }
 
 #[test]
-fn a_client_that_cannot_run_here_says_what_to_raise_and_does_not_panic() {
+fn a_client_without_resources_names_the_limit_to_raise() {
     let with_limit = |limit: &str, arguments: &[&str]| {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\""), BINARY]).args(arguments);
@@ -268,7 +269,7 @@ fn a_client_that_cannot_run_here_says_what_to_raise_and_does_not_panic() {
 }
 
 #[test]
-fn where_io_uring_is_forbidden_one_line_says_so_and_what_needs_none_works() {
+fn without_io_uring_the_error_is_one_line_and_other_commands_work() {
     let run = |arguments: &[&str], calls, errno| {
         let mut command = Command::new(BINARY);
         command.args(arguments).stdin(Stdio::null());
@@ -290,7 +291,7 @@ fn where_io_uring_is_forbidden_one_line_says_so_and_what_needs_none_works() {
     ];
     for arguments in &needing {
         for errno in [libc::EPERM, libc::ENOSYS] {
-            // All of its calls, and each of them alone.
+            // All io_uring calls together, and each call by itself.
             let each = IO_URING.map(|call| call..=call);
             for calls in std::iter::once(IO_URING).chain(each) {
                 let output = run(arguments, calls.clone(), errno);
@@ -330,7 +331,7 @@ fn where_io_uring_is_forbidden_one_line_says_so_and_what_needs_none_works() {
 }
 
 #[test]
-fn payloads_have_no_effect_on_a_terminal_unless_raw_is_said() {
+fn payloads_are_escaped_on_a_terminal_without_raw() {
     let data = std::env::temp_dir().join(format!("millstream-terminal-{}", std::process::id()));
     let path = data.to_str().unwrap();
     let server = Server::start(&["--cores", "0", "--store", "log", "--data-dir", path]);
@@ -343,11 +344,11 @@ fn payloads_have_no_effect_on_a_terminal_unless_raw_is_said() {
         assert!(output.status.success(), "{}", said(&output));
         shown
     };
-    // A terminal's driver makes two characters of the end of a line.
+    // A terminal's driver turns "\n" into "\r\n".
     let (escaped, raw) = (&b"\\u{1b}[2Jgone \\xff\\u{7}\r\n"[..], [&payload[..], b"\r\n"].concat());
     assert_eq!(on_terminal(consume(&[])), escaped);
     assert_eq!(on_terminal(consume(&["--raw"])), raw);
-    assert_eq!(feed(consume(&[]), b"").stdout, line, "a pipe gets what was stored");
+    assert_eq!(feed(consume(&[]), b"").stdout, line, "a pipe gets the payload unchanged");
     assert_eq!(server.stop(), 0);
     let dump = |more: &[&str]| {
         let mut command = Command::new(BINARY);
@@ -361,14 +362,14 @@ fn payloads_have_no_effect_on_a_terminal_unless_raw_is_said() {
 }
 
 #[test]
-fn a_proxy_of_the_environment_is_not_asked_for_a_control_port() {
+fn control_requests_ignore_proxy_variables() {
     let data = std::env::temp_dir().join(format!("millstream-proxy-{}", std::process::id()));
     let server = Server::start(&["--cores", "0", "--store", "log", "--data-dir", data.to_str().unwrap()]);
     assert!(feed(server.run(&["produce", "behind"]), b"one\n").status.success());
     let control = format!("http://127.0.0.1:{}", server.control);
     let run = |mut command: Command| {
         for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
-            // Nobody listens there.
+            // Nothing listens on this port.
             command.env(name, "http://127.0.0.1:1");
         }
         command.env_remove("no_proxy").env_remove("NO_PROXY");
@@ -384,20 +385,20 @@ fn a_proxy_of_the_environment_is_not_asked_for_a_control_port() {
     run(alone(&["queues"]));
     run(alone(&["queue", "delete", "behind"]));
     let said = run(server.run(&["bench", "produce", "--count", "100", "--connections", "1"]));
-    assert!(!said.contains("histograms"), "bench reads the server's: {said}");
+    assert!(!said.contains("histograms"), "bench must read the server's histograms: {said}");
     assert_eq!(server.stop(), 0);
     std::fs::remove_dir_all(data).unwrap();
 }
 
 #[test]
-fn help_says_what_consume_takes_to_go_on_from() {
+fn help_explains_where_consume_can_resume() {
     let output = Command::new(BINARY).args(["consume", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(help.contains("an earlier consume printed") && help.contains("~PARTITION.OFFSET"), "{help}");
 }
 
 #[test]
-fn text_of_a_server_has_no_effect_on_a_terminal() {
+fn text_from_a_server_is_escaped_on_a_terminal() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let hostile = std::thread::spawn(move || {
@@ -423,7 +424,7 @@ fn text_of_a_server_has_no_effect_on_a_terminal() {
 }
 
 #[test]
-fn why_a_server_with_a_json_log_cannot_start_is_json() {
+fn a_start_error_is_json_if_the_log_is_json() {
     let server = Server::start(&["--cores", "0"]);
     let listen = format!("127.0.0.1:{}", server.port);
     let broken = std::env::temp_dir().join(format!("millstream-json-{}.toml", std::process::id()));
@@ -443,14 +444,14 @@ fn why_a_server_with_a_json_log_cannot_start_is_json() {
                 serde_json::from_str(line).unwrap_or_else(|error| panic!("{case:?}: {error}: {line}"))
             })
             .collect();
-        let last = lines.last().expect("a reason");
+        let last = lines.last().expect("the log must give a reason");
         assert_eq!(last["level"], "ERROR");
         assert!(!last["fields"]["message"].as_str().unwrap().is_empty() && last["timestamp"].is_string());
     }
     std::fs::remove_file(broken).unwrap();
 }
 
-/// What `consume --exit-at-end` printed, in order of its lines.
+/// Returns the lines that `consume --exit-at-end` prints, sorted.
 fn to_the_end(server: &Server, arguments: &[&str]) -> Vec<String> {
     let output = feed(server.run(&[&["consume", "--exit-at-end"], arguments].concat()), b"");
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
@@ -461,7 +462,7 @@ fn to_the_end(server: &Server, arguments: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn consume_ends_at_the_end_whatever_stands_there() {
+fn exit_at_end_ends_whatever_the_last_messages_are() {
     let server = Server::start(&["--cores", "0-1", "--ttl-min", "1"]);
     let id = ["--client-id", "11111111-2222-3333-4444-555555555555"];
     assert!(to_the_end(&server, &["nothing-here"]).is_empty());
@@ -474,14 +475,14 @@ fn consume_ends_at_the_end_whatever_stands_there() {
     assert!(to_the_end(&server, &["job", "--from", "latest"]).is_empty());
     assert_eq!(to_the_end(&server, &["job", "--count", "3"]).len(), 3);
     let parts: usize = (0..8).map(|n| to_the_end(&server, &[&format!("job/{n}")]).len()).sum();
-    assert_eq!(parts, 20_000, "each partition ends by itself");
+    assert_eq!(parts, 20_000, "each partition must end");
 
-    // The client's own messages are left out, at the end and alone.
+    // The client's own messages are skipped, both at the end of a queue and when they are its only messages.
     assert!(feed(server.run(&[&["produce", "mine"], &id[..]].concat()), b"own\n").status.success());
     assert!(to_the_end(&server, &[&["mine"], &id[..]].concat()).is_empty());
     assert_eq!(to_the_end(&server, &["mine"]), ["own"]);
 
-    // Messages that have expired are never sent.
+    // Expired messages are not sent.
     assert!(feed(server.run(&["produce", "short", "--ttl", "1"]), b"gone soon\n").status.success());
-    eventually("an expired end", || to_the_end(&server, &["short"]).is_empty().then_some(()));
+    eventually("the last message expires", || to_the_end(&server, &["short"]).is_empty().then_some(()));
 }

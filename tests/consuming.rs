@@ -1,4 +1,5 @@
-//! The real binary and section 6 of the protocol: where a consumer starts, what it gets, how it ends.
+//! Tests section 6 of the protocol on the real binary: where a consumer starts, what it receives, and how it
+//! ends.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -12,7 +13,7 @@ use prost::Message;
 const ONE: &str = "00000000-0000-0000-0000-000000000001";
 const TWO: &str = "00000000-0000-0000-0000-000000000002";
 
-/// Stores `payloads` as `client`, and waits until they are stored.
+/// Produces `payloads` as `client` and waits until they are stored.
 fn store(server: &Server, client: &str, queue: &str, ttl: u32, payloads: &[&[u8]]) {
     let mut producer = Client::connect_with(server, &[("Client-ID", client)]);
     producer.begin(&append(queue));
@@ -22,7 +23,7 @@ fn store(server: &Server, client: &str, queue: &str, ttl: u32, payloads: &[&[u8]
     assert_eq!((code(&answer.status), answer.msgnum_status_is_thru()), (201, payloads.len() as i64));
 }
 
-/// A consumer that was told 100.
+/// Opens a consumer and expects its setup's 100.
 fn consumer(server: &Server, client: &str, queue: &str, from: &str, echo: bool) -> Client {
     let mut consumer = Client::connect_with(server, &[("Client-ID", client)]);
     consumer.begin(&get(queue, from, echo));
@@ -30,14 +31,15 @@ fn consumer(server: &Server, client: &str, queue: &str, from: &str, echo: bool) 
     consumer
 }
 
-/// What is there for a consumer now: all that comes before the marker that it asks for. And the marker.
+/// Returns the messages available to a consumer: all that arrive before the marker that it requests. Also
+/// returns the marker.
 fn there(consumer: &mut Client) -> (Vec<Vec<u8>>, String) {
     consumer.send(&ConsumeRequest { send_marker: Some(true), ..Default::default() });
     let mut payloads = Vec::new();
     loop {
         for message in consumer.receive_as::<ConsumeResponse>().messages {
             payloads.extend(message.payload.as_ref().map(|payload| payload.to_vec()));
-            // One that came with a message may have others behind it.
+            // More messages may follow a marker that has a payload.
             if message.marker.is_some() && message.payload.is_none() {
                 return (payloads, message.marker().to_owned());
             }
@@ -49,7 +51,7 @@ fn there(consumer: &mut Client) -> (Vec<Vec<u8>>, String) {
 }
 
 #[test]
-fn what_a_client_stored_itself_comes_only_with_echo() {
+fn a_client_receives_its_own_messages_only_with_echo() {
     let server = Server::start(&["--cores", "0-1"]);
     store(&server, ONE, "echo/2", 60, &[b"of one"]);
     store(&server, TWO, "echo/2", 60, &[b"of two"]);
@@ -61,12 +63,12 @@ fn what_a_client_stored_itself_comes_only_with_echo() {
 }
 
 #[test]
-fn latest_and_time_start_where_they_say() {
+fn latest_and_time_start_at_the_right_message() {
     let server = Server::start(&["--cores", "0-1"]);
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     store(&server, ONE, "starts", 60, &[b"first"]);
     let stored_by = now();
-    // Timestamps are milliseconds: the next message must not share the first one's.
+    // Timestamps are in milliseconds. The next message must not share the timestamp of the first.
     while now() <= stored_by {
         std::thread::yield_now();
     }
@@ -82,7 +84,7 @@ fn latest_and_time_start_where_they_say() {
     assert_eq!(from("0").len(), 3);
     let (_, marker) = there(&mut consumer(&server, TWO, "starts/0", "", false));
     store(&server, ONE, "starts", 60, &[b"fourth"]);
-    assert!(from(&marker).contains(&b"fourth".to_vec()), "a partition and its queue share markers");
+    assert!(from(&marker).contains(&b"fourth".to_vec()), "a partition and its queue must share markers");
 }
 
 #[test]
@@ -99,13 +101,13 @@ fn a_message_whose_age_has_reached_its_ttl_is_never_sent() {
             break;
         }
         assert_eq!(payloads, both);
-        assert!(began.elapsed().as_secs() < 10, "it never expires");
+        assert!(began.elapsed().as_secs() < 10, "it must expire");
     }
-    assert!(began.elapsed().as_millis() >= 900, "it expired early");
+    assert!(began.elapsed().as_millis() >= 900, "it must not expire early");
 }
 
 #[test]
-fn a_broken_consumer_is_told_why_after_the_marker_that_it_is_owed() {
+fn a_failed_consumer_gets_its_marker_and_then_the_reason() {
     let server = Server::start(&["--cores", "0", "--pb-timeout", "0.2"]);
     store(&server, ONE, "broken", 60, &[b"x"]);
     let (_, marker) = there(&mut consumer(&server, TWO, "broken", "", false));
@@ -138,11 +140,11 @@ fn a_broken_consumer_is_told_why_after_the_marker_that_it_is_owed() {
     }
     let mut client = Client::connect(&server);
     client.begin(&get("another", &marker, true));
-    assert_eq!(client.receive_as::<Status>().status_code(), 400, "a marker of another queue");
+    assert_eq!(client.receive_as::<Status>().status_code(), 400, "a marker of another queue must be refused");
 }
 
 #[test]
-fn credit_is_never_passed_and_never_lowered() {
+fn credit_is_never_exceeded_and_never_lowered() {
     let server = Server::start(&["--cores", "0"]);
     store(&server, ONE, "credit", 60, &vec![&b"x"[..]; 500]);
     let mut client = consumer(&server, TWO, "credit", "", false);
@@ -153,12 +155,16 @@ fn credit_is_never_passed_and_never_lowered() {
         }
         messages
     };
-    assert_eq!(count(&mut client, 100), 100, "what may be sent before any credit is heard of");
+    assert_eq!(count(&mut client, 100), 100, "a consumer starts with credit for 100 messages");
     for credit in [99, 0, -5, i64::MIN, 100] {
         client.send(&ConsumeRequest { max_msgnum_to_send: Some(credit), ..Default::default() });
     }
     client.send(&ConsumeRequest { send_marker: Some(true), ..Default::default() });
-    assert_eq!(client.receive_as::<ConsumeResponse>().messages[0].payload, None, "the owed marker, alone");
+    assert_eq!(
+        client.receive_as::<ConsumeResponse>().messages[0].payload,
+        None,
+        "only the owed marker must come"
+    );
     client.send(&ConsumeRequest { max_msgnum_to_send: Some(130), ..Default::default() });
     assert_eq!(count(&mut client, 30), 30);
     client.send(&ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() });
@@ -168,7 +174,7 @@ fn credit_is_never_passed_and_never_lowered() {
 }
 
 #[test]
-fn projects_never_meet() {
+fn projects_are_isolated() {
     let server = Server::start(&["--cores", "0-1"]);
     let as_project = |project| [("X-Project-Id", project), ("Client-ID", ONE)];
     let mut producer = Client::connect_with(&server, &as_project("a"));
@@ -191,11 +197,11 @@ fn a_second_signal_exits_at_once() {
         store(&server, ONE, "stuck", 60, &vec![&[0; 1000][..]; 1_000]);
     }
     let mut stuck = consumer(&server, TWO, "stuck", "", false);
-    // Never read: draining would wait for it.
+    // This client never reads, so draining would wait for it.
     stuck.send(&ConsumeRequest { max_msgnum_to_send: Some(1 << 40), ..Default::default() });
     let _held = producer(&server, "held");
     server.signal("TERM");
-    // Draining has begun when nobody new is let in.
+    // A draining server stops listening.
     while server.is_listening() {
         std::thread::yield_now();
     }
@@ -204,7 +210,7 @@ fn a_second_signal_exits_at_once() {
 }
 
 #[test]
-fn draining_gives_a_consumer_what_is_stored_as_far_as_its_credit_goes() {
+fn draining_delivers_stored_messages_within_the_credit() {
     let server = Server::start(&["--cores", "0-1"]);
     store(&server, ONE, "drained", 60, &[&b"x"[..]; 300]);
     let mut client = consumer(&server, TWO, "drained", "", false);
@@ -214,7 +220,7 @@ fn draining_gives_a_consumer_what_is_stored_as_far_as_its_credit_goes() {
     server.signal("TERM");
     let (mut messages, mut markers, mut status) = (0, 0, None);
     while let Some(pb) = client.receive() {
-        assert_eq!(status, None, "nothing follows the status");
+        assert_eq!(status, None, "nothing may follow the status");
         let response = ConsumeResponse::decode(&pb[..]).unwrap();
         messages += response.messages.iter().filter(|message| message.payload.is_some()).count();
         markers += response.messages.iter().filter(|message| message.marker.is_some()).count();
@@ -228,7 +234,7 @@ fn draining_gives_a_consumer_what_is_stored_as_far_as_its_credit_goes() {
 }
 
 #[test]
-fn a_marker_of_an_earlier_life_of_the_queue_starts_at_the_oldest() {
+fn a_marker_from_an_earlier_life_of_the_queue_starts_at_the_oldest() {
     let before = Server::start(&["--cores", "0"]);
     store(&before, ONE, "lives", 60, &[b"lost with its server", b"this too"]);
     let (_, marker) = there(&mut consumer(&before, TWO, "lives", "", false));
@@ -239,7 +245,7 @@ fn a_marker_of_an_earlier_life_of_the_queue_starts_at_the_oldest() {
 }
 
 #[test]
-fn a_queue_of_64_partitions_is_read_and_resumed_as_a_whole() {
+fn a_queue_of_64_partitions_is_read_and_resumed_completely() {
     let server = Server::start(&["--cores", "0-1", "--partitions", "64"]);
     for partition in [0, 31, 63] {
         store(&server, ONE, &format!("wide/{partition}"), 60, &[b"before"]);
@@ -254,7 +260,7 @@ fn a_queue_of_64_partitions_is_read_and_resumed_as_a_whole() {
 }
 
 #[test]
-fn age_is_whole_seconds_rounded_down() {
+fn age_is_in_whole_seconds_rounded_down() {
     let server = Server::start(&["--cores", "0"]);
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
     store(&server, ONE, "age", 60, &[b"x"]);
@@ -264,7 +270,7 @@ fn age_is_whole_seconds_rounded_down() {
         let message = reader.receive_as::<ConsumeResponse>().messages.remove(0);
         let age = i64::from(message.age());
         let stored = message.timestamp_ms();
-        // It was framed between the setup's answer, or a little before that was read, and now.
+        // The server framed the message between the setup's answer, or a little before it was read, and now.
         assert!(age >= 0 && age <= (now() - stored) / 1000, "{age} of {}", now() - stored);
         assert!(age >= (earliest - 500 - stored) / 1000, "{age} of {}", earliest - stored);
         if age > 0 {

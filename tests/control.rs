@@ -1,4 +1,5 @@
-//! The real binary for those who run it: configuration, health, metrics, log lines, and what a panic costs.
+//! Tests the real binary as operators see it: configuration, health, metrics, log lines, and the effect of a
+//! panic.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -16,7 +17,7 @@ use millstream::base::error::FAILURES;
 use millstream::base::limits::{CONTROL_CONNECTIONS_MAX, LIVE_STREAMS_MAX};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
 
-/// Standard output and standard error of `serve`, and its exit code.
+/// Runs `serve`. Returns its standard output, its standard error and its exit code.
 fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> (String, String, Option<i32>) {
     let mut command = Command::new(BINARY);
     command.arg("serve").args(arguments).envs(variables.iter().copied());
@@ -26,7 +27,7 @@ fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> (String, String, Opt
 }
 
 #[test]
-fn the_effective_configuration_is_shown_with_its_origins_and_its_memory() {
+fn check_config_shows_each_setting_with_its_source_and_the_memory() {
     let path = std::env::temp_dir().join(format!("millstream-control-{}.toml", std::process::id()));
     std::fs::write(&path, "partitions = 3\nidle_timeout = \"2min\"\n").unwrap();
     let file = path.to_str().unwrap();
@@ -48,18 +49,18 @@ fn the_effective_configuration_is_shown_with_its_origins_and_its_memory() {
 }
 
 #[test]
-fn the_printed_default_file_is_one_that_serve_takes() {
+fn serve_accepts_the_printed_default_file() {
     let (text, _, code) = serve(&["--print-default-config"], &[]);
     assert_eq!(code, Some(0));
     let path = std::env::temp_dir().join(format!("millstream-default-{}.toml", std::process::id()));
     std::fs::write(&path, text).unwrap();
     let (said, _, code) = serve(&["--config", path.to_str().unwrap(), "--check-config"], &[]);
     std::fs::remove_file(&path).unwrap();
-    assert_eq!((code, said.contains("default-")), (Some(0), false), "comments set nothing: {said}");
+    assert_eq!((code, said.contains("default-")), (Some(0), false), "comments must not set anything: {said}");
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_with_exit_code_2_and_the_way_out() {
+fn invalid_configuration_is_refused_with_exit_code_2_and_a_remedy() {
     let refused = |arguments: &[&str], variables: &[(&str, &str)], words: &str| {
         let (_, said, code) = serve(arguments, variables);
         assert_eq!(code, Some(2), "{said}");
@@ -69,17 +70,17 @@ fn what_cannot_be_served_is_refused_with_exit_code_2_and_the_way_out() {
     refused(&["--max-pb-bytes", "64MiB"], &[], "an eighth of shard_budget_bytes = 33554432");
     refused(&[], &[("MILLSTREAM_IDLE_TIMOUT", "5s")], "the nearest is idle_timeout");
     refused(&["--config", "/nowhere/millstream.toml"], &[], "/nowhere/millstream.toml");
-    refused(&["--cores", "4000"], &[], "core 4000 is not among those allowed here");
+    refused(&["--cores", "4000"], &[], "this process may not run on core 4000");
     let server = Server::start(&["--cores", "0"]);
     let taken = format!("127.0.0.1:{}", server.port);
     refused(&["--cores", "0", "--listen", &taken], &[], &format!("cannot serve on {taken}"));
     let control = format!("127.0.0.1:{}", server.control);
     let flags = ["--cores", "0", "--listen", "127.0.0.1:0", "--control-listen", &control];
-    refused(&flags, &[], "control_listen says where");
+    refused(&flags, &[], "set control_listen to a free address");
 }
 
 #[test]
-fn too_little_lockable_memory_is_told_with_what_to_do() {
+fn too_little_lockable_memory_is_refused_with_a_remedy() {
     let output = Command::new("sh")
         .args(["-c", "ulimit -l 64 && exec \"$0\" serve --listen 127.0.0.1:0", BINARY])
         .output()
@@ -95,12 +96,12 @@ fn too_little_lockable_memory_is_told_with_what_to_do() {
 }
 
 #[test]
-fn health_says_ready_until_the_server_drains() {
+fn the_server_is_ready_until_it_drains() {
     let server = Server::start(&["--cores", "0-1"]);
     assert_eq!(server.control("/healthz"), (200, "ok\n".into()));
     assert_eq!(server.control("/readyz"), (200, "ok\n".into()));
     assert_eq!(server.control("/elsewhere").0, 404);
-    // A client that does not answer the server's Close holds the drain up for a while.
+    // A client that does not answer the server's Close delays the end of the drain.
     let mut slow = Client::connect(&server);
     slow.begin(&append("open"));
     assert_eq!(code(&slow.receive_as::<ProduceSetupResponse>().status), 100);
@@ -109,28 +110,30 @@ fn health_says_ready_until_the_server_drains() {
     assert_eq!(code(&ended.status), 503);
     assert_eq!(slow.receive(), None);
     assert_eq!(server.control("/readyz"), (503, "draining\n".into()));
-    assert_eq!(server.control("/healthz").0, 200, "it lives, but wants nobody new");
+    assert_eq!(server.control("/healthz").0, 200, "a draining server is healthy but not ready");
     assert_eq!(server.metric("millstream_draining"), 1);
     drop(slow);
     assert_eq!(server.wait(), 0);
 }
 
 #[test]
-fn a_shard_that_stands_still_makes_health_fail_with_its_number() {
+fn a_stalled_shard_fails_the_health_check_with_its_number() {
     let server = Server::start(&["--cores", "0", "--test-faults", "true"]);
     assert_eq!(server.control("/healthz").0, 200);
     let mut client = Client::connect(&server);
     client.begin(&append("stall-shard"));
-    let (failed, text) = common::eventually("a failing health check", || {
+    let (failed, text) = common::eventually("the health check fails", || {
         let answer = server.control("/healthz");
         (answer.0 != 200).then_some(answer)
     });
-    assert_eq!((failed, &text[..]), (503, "shard 0 has not answered within 1s\n"));
-    common::eventually("health again", || (server.control("/healthz").0 == 200).then_some(()));
+    assert_eq!((failed, &text[..]), (503, "shard 0 did not answer within 1s\n"));
+    common::eventually("the health check succeeds again", || {
+        (server.control("/healthz").0 == 200).then_some(())
+    });
     assert!(server.metric("millstream_shard_stalls_total") >= 1);
 }
 
-/// A connection to the control port on which this was said.
+/// Opens a connection to the control port and sends `said`.
 fn dial_control(server: &Server, said: &str) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", server.control)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -143,12 +146,12 @@ fn await_end(stream: &mut TcpStream) {
     match stream.read_to_end(&mut Vec::new()) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        Err(error) => panic!("it is still held: {error}"),
+        Err(error) => panic!("the connection is still open: {error}"),
     }
 }
 
 #[test]
-fn half_sent_requests_at_the_control_port_take_nobodys_place_and_end() {
+fn half_sent_control_requests_block_no_others_and_end() {
     let server = Server::start(&["--cores", "0"]);
     assert_eq!(server.control("/healthz").0, 200);
     let before = server.open_files();
@@ -156,13 +159,13 @@ fn half_sent_requests_at_the_control_port_take_nobodys_place_and_end() {
     let mut halves: Vec<TcpStream> = (0..200).map(|_| dial_control(&server, half)).collect();
     assert_eq!(server.control("/healthz"), (200, "ok\n".into()));
     let open = server.open_files();
-    assert!(open <= before + CONTROL_CONNECTIONS_MAX, "{open} files are open, {before} without them");
+    assert!(open <= before + CONTROL_CONNECTIONS_MAX, "{open} files are open, {before} were open before");
     halves.iter_mut().for_each(await_end);
     assert_eq!(server.stop(), 0);
 }
 
 #[test]
-fn an_idle_connection_ends_and_nobody_waits_for_a_body() {
+fn idle_control_connections_end_and_no_body_is_awaited() {
     let server = Server::start(&["--cores", "0"]);
     let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
     let mut waiting = dial_control(&server, &format!("{get}Content-Length: 1000000\r\n\r\n"));
@@ -174,7 +177,7 @@ fn an_idle_connection_ends_and_nobody_waits_for_a_body() {
 }
 
 #[test]
-fn a_web_page_from_elsewhere_gets_nothing_from_the_control_port() {
+fn a_foreign_web_page_gets_nothing_from_the_control_port() {
     let server = Server::start(&["--cores", "0", "--control-hosts", "ops.example"]);
     let port = server.control;
     let ask = |request: &str, headers: &str| {
@@ -204,7 +207,7 @@ fn a_web_page_from_elsewhere_gets_nothing_from_the_control_port() {
     }
     let foreign = format!("{own}Origin: http://127.0.0.1:3000\r\n");
     assert_eq!(ask("DELETE /queues/p/q HTTP/1.1", &foreign).0, 403);
-    assert_eq!(ask("GET /healthz HTTP/1.0", "").0, 200, "a simple probe names no host");
+    assert_eq!(ask("GET /healthz HTTP/1.0", "").0, 200, "a simple probe sends no Host");
     assert!(server.wait_for_log("control_hosts").contains("evil.example"));
 }
 
@@ -221,11 +224,11 @@ impl Live {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        assert!(self.0.read_line(&mut line).unwrap() > 0, "the stream has ended");
+        assert!(self.0.read_line(&mut line).unwrap() > 0, "the stream must not end");
         line
     }
 
-    /// Waits for so many intervals; none of them may be the last word.
+    /// Waits for `count` intervals. No other event may come.
     fn await_events(&mut self, count: usize) {
         let mut seen = 0;
         while seen < count {
@@ -241,7 +244,7 @@ impl Live {
 }
 
 #[test]
-fn live_streams_that_nobody_reads_do_not_lock_the_page_out() {
+fn unread_live_streams_do_not_lock_out_the_page() {
     let server = Server::start(&["--cores", "0", "--latency-interval", "100ms"]);
     let said = "GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let unread: Vec<_> = (0..2 * LIVE_STREAMS_MAX).map(|_| dial_control(&server, said)).collect();
@@ -251,7 +254,7 @@ fn live_streams_that_nobody_reads_do_not_lock_the_page_out() {
 }
 
 #[test]
-fn one_live_stream_too_many_ends_the_oldest_with_a_word_about_it() {
+fn one_live_stream_too_many_displaces_the_oldest() {
     let server = Server::start(&["--cores", "0", "--latency-interval", "100ms"]);
     let mut streams: Vec<Live> = (0..LIVE_STREAMS_MAX).map(|_| Live::open(&server)).collect();
     streams.iter_mut().for_each(|stream| stream.await_events(1));
@@ -263,12 +266,12 @@ fn one_live_stream_too_many_ends_the_oldest_with_a_word_about_it() {
 }
 
 #[test]
-fn metrics_that_have_not_counted_yet_are_zero() {
+fn metrics_start_at_zero() {
     let server = Server::start(&["--cores", "0-1"]);
     let (_, page) = server.control("/metrics");
     let zero = |series: String| {
         let wanted = format!("{series} 0");
-        assert!(page.lines().any(|line| line == wanted), "{wanted} is not there: {page}");
+        assert!(page.lines().any(|line| line == wanted), "{wanted} is missing: {page}");
     };
     for shard in 0..2 {
         for status in [400, 403, 404, 408, 426, 429, 431, 500, 503] {
@@ -284,7 +287,7 @@ fn metrics_that_have_not_counted_yet_are_zero() {
 }
 
 #[test]
-fn metrics_count_what_happened() {
+fn metrics_count_messages_operations_and_refusals() {
     let server = Server::start(&["--cores", "0-1"]);
     let mut client = producer(&server, "counted/0");
     client.send(&request(Some(60), &[b"one", b"two", b"three"]));
@@ -330,7 +333,7 @@ fn metrics_count_what_happened() {
 }
 
 #[test]
-fn log_lines_can_be_json_and_carry_who_failed_but_never_a_token() {
+fn json_log_lines_name_the_failed_client_and_never_a_token() {
     let server = Server::start(&[
         "--cores",
         "0",
@@ -358,7 +361,7 @@ fn log_lines_can_be_json_and_carry_who_failed_but_never_a_token() {
     client.receive_as::<ProduceSetupResponse>();
     client.send(&request(Some(60), &[b"x"]));
     assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 503);
-    let line = server.wait_for_log("an operation fails");
+    let line = server.wait_for_log("operation failed");
     let json: serde_json::Value = serde_json::from_str(&line).unwrap();
     let fields = &json["fields"];
     assert_eq!(json["level"], "WARN");
@@ -378,7 +381,7 @@ fn log_lines_can_be_json_and_carry_who_failed_but_never_a_token() {
 }
 
 #[test]
-fn a_flood_of_equal_errors_is_counted_not_repeated() {
+fn repeated_errors_are_counted_not_logged() {
     let server = Server::start(&["--cores", "0", "--memory-bytes", "1", "--memory-full", "refuse"]);
     let mut client = Client::connect(&server);
     for _ in 0..200 {
@@ -388,14 +391,14 @@ fn a_flood_of_equal_errors_is_counted_not_repeated() {
         while client.receive().is_some() {}
         client.finish();
     }
-    let count = server.wait_for_log("lines like an earlier one were only counted");
+    let count = server.wait_for_log("repeated log lines suppressed");
     assert!(count.contains("kept_back=195"), "{count}");
-    let told = server.log().iter().filter(|line| line.contains("an operation fails")).count();
+    let told = server.log().iter().filter(|line| line.contains("operation failed")).count();
     assert_eq!(told, 5);
 }
 
 #[test]
-fn a_panic_in_the_handling_of_a_connection_ends_that_connection_alone() {
+fn a_panic_in_a_connection_ends_only_that_connection() {
     let server = Server::start(&["--cores", "0", "--test-faults", "true"]);
     let neighbour = Neighbour::beside(&server);
     for number in 1..=3 {
@@ -411,16 +414,16 @@ fn a_panic_in_the_handling_of_a_connection_ends_that_connection_alone() {
         assert_eq!(client.close_code(), 1011);
         assert_eq!(server.metric("millstream_connection_panics_total"), number);
     }
-    // In the middle of a produce operation, with messages under way.
+    // A panic during a produce operation, with messages in flight.
     let mut client = producer(&server, "fine");
     client.send(&request(Some(60), &[b"one", b"panic-connection"]));
     let failure: ProduceResponse = client.receive_as();
     assert_eq!((code(&failure.status), failure.msgnum_status_is_thru()), (500, 0));
     assert_eq!(client.receive(), None);
     assert_eq!(client.close_code(), 1011);
-    let line = server.wait_for_log("the handling of a connection has panicked");
+    let line = server.wait_for_log("connection handler panicked");
     assert!(line.contains("unlucky") && line.contains("127.0.0.1:"), "{line}");
-    assert!(server.wait_for_log("a panic").contains("planted by test_faults"));
+    assert!(server.wait_for_log("thread panicked").contains("planted by test_faults"));
     neighbour.leave();
     drop(client);
     assert_eq!(server.metric("millstream_budget_reserved_bytes"), 0);
@@ -429,15 +432,12 @@ fn a_panic_in_the_handling_of_a_connection_ends_that_connection_alone() {
 }
 
 #[test]
-fn a_panic_of_a_shard_ends_the_process_with_an_error_at_once() {
+fn a_panic_in_a_shard_aborts_the_process() {
     let mut server = Server::start(&["--cores", "0-1", "--test-faults", "true"]);
     let mut client = Client::connect(&server);
     client.begin(&append("panic-shard"));
     let ended = server.ended_within(Duration::from_secs(10));
-    assert_eq!(ended.signal(), Some(6), "{ended}: aborted");
+    assert_eq!(ended.signal(), Some(6), "{ended}: the process must abort");
     let log = server.log().join("\n");
-    assert!(
-        log.contains("planted by test_faults") && log.contains("a thread of the server has panicked"),
-        "{log}"
-    );
+    assert!(log.contains("planted by test_faults") && log.contains("server thread panicked"), "{log}");
 }

@@ -1,8 +1,8 @@
-//! The doorbell under loom: no interleaving of a sender and a parking shard loses a wake-up, and no more than one
-//! sender wakes it.
+//! Tests the doorbell under loom: no interleaving of senders and a parking shard loses a wake-up, and at most
+//! one sender wakes the shard.
 #![allow(missing_docs)]
 
-/// What the file under test takes for `std::sync::atomic`.
+/// Replaces `std::sync::atomic` in the file under test.
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, Ordering, fence};
 }
@@ -16,7 +16,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 #[test]
-fn what_is_sent_to_a_parking_shard_is_seen_or_wakes_it() {
+fn a_batch_sent_to_a_parking_shard_is_seen_or_wakes_it() {
     loom::model(|| {
         let bell = Arc::new(Doorbell::new());
         let queue = Arc::new(AtomicUsize::new(0));
@@ -36,9 +36,9 @@ fn what_is_sent_to_a_parking_shard_is_seen_or_wakes_it() {
         let seen_before_parking = queue.load(Ordering::Acquire);
         senders.into_iter().for_each(|sender| sender.join().unwrap());
         let wakes = wakes.load(Ordering::Relaxed);
-        assert!(wakes <= 1, "only one sender wakes");
+        assert!(wakes <= 1, "at most one sender may wake the shard");
         assert!(seen_before_parking == 2 || wakes == 1, "{seen_before_parking} seen, {wakes} wakes");
         bell.disarm();
-        assert!(!bell.ring(), "a shard that is awake is not woken");
+        assert!(!bell.ring(), "a shard that is awake must not be woken");
     });
 }

@@ -1,4 +1,4 @@
-//! The fuzz targets' bodies on their committed corpora: what fuzzing has found once stays found.
+//! Runs the fuzz targets' bodies on their committed corpora, so that past findings stay fixed.
 //!
 //! `perf/fuzz` runs the fuzzers themselves.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
@@ -13,7 +13,8 @@ mod random;
 
 use random::Random;
 
-/// Runs a body on changed inputs of its corpus, too: as many as `MILLSTREAM_MUTATIONS` says, 500 by default.
+/// Runs a body on its corpus, and on random changes to its inputs: `MILLSTREAM_MUTATIONS` of them (default
+/// 500).
 fn run_mutated(target: &str, body: fn(&[u8])) {
     run(target, body);
     let corpus = format!("{}/tests/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! The real server on real Kafka brokers.
+//! Tests the real server on real Kafka brokers.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "common/broker.rs"]
@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use broker::{Brokers, is_possible};
 use common::{BINARY, Server};
 
-/// One broker for the tests that do not harm it.
+/// The broker for all tests that do not harm it.
 fn broker() -> Option<&'static Brokers> {
     static BROKER: OnceLock<Option<Brokers>> = OnceLock::new();
     BROKER.get_or_init(|| is_possible().then(|| Brokers::start(1))).as_ref()
@@ -26,7 +26,7 @@ fn serve(brokers: &str, replication: usize, more: &[&str]) -> Server {
     Server::start(&[&base[..], more].concat())
 }
 
-/// Puts numbered lines into a queue, with `millstream produce`.
+/// Produces numbered lines into a queue, with `millstream produce`.
 fn produce(server: &Server, queue: &str, lines: impl Iterator<Item = String>, more: &[&str]) -> Output {
     let mut producer = server
         .run(&[&["produce", queue], more].concat())
@@ -40,7 +40,7 @@ fn produce(server: &Server, queue: &str, lines: impl Iterator<Item = String>, mo
     producer.wait_with_output().unwrap()
 }
 
-/// So many lines of a queue, by `millstream consume`.
+/// Starts `millstream consume` for `count` lines of a queue.
 fn consume(server: &Server, queue: &str, count: usize, more: &[&str]) -> Child {
     let count = count.to_string();
     server
@@ -56,13 +56,14 @@ fn lines(child: Child) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// Everything that producers `0..producers` said is there once, each one's in its order.
+/// Checks that each line of producers `0..producers` occurs once, and that each producer's lines are in
+/// order.
 fn assert_all_in_order(lines: &[String], producers: usize, each: usize) {
     let mut next: BTreeMap<&str, usize> = BTreeMap::new();
     for line in lines {
         let (producer, number) = line.split_once(' ').unwrap();
         let expected = next.entry(producer).or_default();
-        assert_eq!(number.parse::<usize>().unwrap(), *expected, "of producer {producer}");
+        assert_eq!(number.parse::<usize>().unwrap(), *expected, "wrong line of producer {producer}");
         *expected += 1;
     }
     assert_eq!(next.len(), producers);
@@ -89,14 +90,14 @@ fn two_servers_two_producers_and_two_consumers_share_the_same_queues() {
         for consumer in consumers {
             assert_all_in_order(&lines(consumer), 2, EACH);
         }
-        // What comes later, from the oldest, sees the same.
+        // A late consumer that starts at the oldest message sees the same.
         assert_all_in_order(&lines(consume(&servers[0], queue, 2 * EACH, &[])), 2, EACH);
     }
     servers.into_iter().for_each(|server| assert_eq!(server.stop(), 0));
 }
 
 #[test]
-fn kafkas_own_tools_read_what_was_produced_and_what_they_produce_is_consumed() {
+fn kafkas_own_tools_and_millstream_read_each_others_messages() {
     let Some(brokers) = broker() else { return };
     let server = serve(&brokers.addresses, 1, &[]);
     let messages: Vec<(String, String)> =
@@ -121,7 +122,7 @@ fn kafkas_own_tools_read_what_was_produced_and_what_they_produce_is_consumed() {
         formats.iter().for_each(|format| arguments.extend(["--formatter-property", format]));
         brokers.tool(&arguments, "")
     };
-    // Each key's partition, and its values in order.
+    // Groups by key: the partitions, and the values in order.
     let by_key = |text: &str| {
         let mut keys: BTreeMap<String, (BTreeSet<String>, Vec<String>)> = BTreeMap::new();
         for line in text.lines() {
@@ -136,12 +137,12 @@ fn kafkas_own_tools_read_what_was_produced_and_what_they_produce_is_consumed() {
     let ours = by_key(&read("default.tools", 100));
     assert_eq!(ours.len(), 7);
     for (key, (partitions, values)) in &ours {
-        assert_eq!(partitions.len(), 1, "{key} has one partition");
+        assert_eq!(partitions.len(), 1, "{key} must have one partition");
         let wanted: Vec<&String> =
             messages.iter().filter(|(of, _)| of == key).map(|(_, value)| value).collect();
         assert_eq!(values.iter().collect::<Vec<_>>(), wanted, "{key}");
     }
-    // Kafka's own producer puts the same keys into the same partitions.
+    // Kafka's own producer maps the same keys to the same partitions.
     let text: String = messages.iter().map(|(key, value)| format!("{key}\t{value} again\n")).collect();
     let producer = ["org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", &brokers.addresses];
     let properties = ["--topic", "default.tools", "--reader-property", "parse.key=true"];
@@ -157,11 +158,11 @@ fn kafkas_own_tools_read_what_was_produced_and_what_they_produce_is_consumed() {
 }
 
 #[test]
-fn consumers_that_come_late_and_catch_up_miss_nothing_and_get_nothing_twice() {
+fn late_consumers_catch_up_without_loss_or_duplicates() {
     let Some(brokers) = broker() else { return };
     const COUNT: usize = 300_000;
     for packed in ["false", "true"] {
-        // A tail so short that consumers fall behind it and join it again.
+        // The tail is so short that consumers fall behind it and catch up again.
         let more = ["--cores", "0-1", "--kafka-tail-bytes", "1MiB", "--kafka-packed", packed];
         let server = serve(&brokers.addresses, 1, &more);
         let mut producer =
@@ -188,7 +189,7 @@ fn consumers_that_come_late_and_catch_up_miss_nothing_and_get_nothing_twice() {
     }
 }
 
-/// A server that shows this to a broker with TLS.
+/// Starts a server with these properties for a broker that requires TLS.
 fn serve_secure(brokers: &Brokers, properties: &str, more: &[&str]) -> Server {
     let trust = format!("security.protocol=SASL_SSL;ssl.ca.location={}", brokers.certificate().display());
     let properties = format!("{trust};{properties}");
@@ -196,7 +197,7 @@ fn serve_secure(brokers: &Brokers, properties: &str, more: &[&str]) -> Server {
 }
 
 #[test]
-fn tls_and_each_sasl_mechanism_lead_to_a_broker_that_wants_them() {
+fn tls_and_each_sasl_mechanism_connect_to_a_broker_that_requires_them() {
     if !is_possible() {
         return;
     }
@@ -222,7 +223,7 @@ print(".".join([part({"alg": "none"}), part({"sub": "me", "iat": now, "exp": now
     );
     let fetched = || std::fs::read_to_string(&counted).map_or(0, |text| text.lines().count());
     let server = serve_secure(&brokers, "sasl.mechanism=OAUTHBEARER", &["--kafka-token-command", &command]);
-    // Each token is good for 5 s.
+    // Each token is valid for 5 s.
     let mut producers = 0;
     while fetched() < 4 {
         let output = produce(&server, "renewed", (0..100).map(|number| format!("{producers} {number}")), &[]);
@@ -234,7 +235,7 @@ print(".".join([part({"alg": "none"}), part({"sub": "me", "iat": now, "exp": now
 }
 
 #[test]
-fn check_config_shows_no_secret_and_says_which_protection_is_off() {
+fn check_config_shows_no_secret_and_warns_about_missing_protection() {
     let secrets = [
         ("sasl.password", "sesame-1"),
         ("ssl.key.password", "sesame-2"),

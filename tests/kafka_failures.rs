@@ -1,4 +1,5 @@
-//! The real server while real Kafka brokers fail: nothing that was acknowledged is missing, and clients are told what they must know.
+//! Tests the real server while real Kafka brokers fail: no acknowledged message is lost, and clients get
+//! correct statuses.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "common/broker.rs"]
@@ -16,7 +17,8 @@ use common::{Client, Server, append, code, eventually, get, request};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
 use service::{Feed, Service, check};
 
-/// One test after the other: each has brokers of its own, and they want the machine. `None` where Kafka cannot run here.
+/// Runs the tests one after another, because each starts its own brokers. Returns `None` if Kafka cannot run
+/// here.
 fn turn() -> Option<MutexGuard<'static, ()>> {
     static TURN: Mutex<()> = Mutex::new(());
     is_possible().then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
@@ -27,7 +29,7 @@ fn serve(brokers: &Brokers, more: &[&str]) -> Service {
     Service::start(&[&base[..], more].concat())
 }
 
-/// The broker that leads a topic's only partition.
+/// Returns the broker that leads a topic's only partition.
 fn leader(brokers: &Brokers, topic: &str) -> usize {
     let describe =
         ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", &brokers.addresses, "--describe"];
@@ -37,7 +39,7 @@ fn leader(brokers: &Brokers, topic: &str) -> usize {
 }
 
 #[test]
-fn brokers_and_servers_are_killed_under_load_and_nothing_acknowledged_is_missing() {
+fn no_acknowledged_message_is_lost_when_brokers_and_servers_are_killed() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(3);
     let mut service = serve(&brokers, &[]);
@@ -47,26 +49,26 @@ fn brokers_and_servers_are_killed_under_load_and_nothing_acknowledged_is_missing
     brokers.signal(killed, "KILL");
     feed.await_progress("progress without the leader");
     brokers.restart(killed);
-    feed.await_progress("progress with it back");
+    feed.await_progress("progress after the leader's restart");
     service.kill();
     service.restart();
-    feed.await_progress("progress with the server back");
+    feed.await_progress("progress after the server's restart");
     let killed = leader(&brokers, "default.load");
     brokers.signal(killed, "KILL");
     service.kill();
     service.restart();
     brokers.restart(killed);
-    feed.await_progress("progress with both back");
+    feed.await_progress("progress after both restarts");
     for broker in 1..=3 {
         brokers.end(broker);
         brokers.restart(broker);
-        feed.await_progress("progress in a rolling restart");
+        feed.await_progress("progress during a rolling restart");
     }
     let (numbers, again) = feed.end();
     check(&service, "load", numbers, again);
 }
 
-/// Begins to produce, as a client by the byte.
+/// Begins a produce operation, with a client that controls each byte.
 fn producer(server: &Server, queue: &str) -> Client {
     let mut client = Client::connect(server);
     begin(&mut client, queue);
@@ -78,7 +80,7 @@ fn begin(client: &mut Client, queue: &str) {
     assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 100);
 }
 
-/// Sends one message; its status and reason.
+/// Sends one message. Returns its status and reason.
 fn send(client: &mut Client, payload: &[u8]) -> (u32, String) {
     client.send(&request(Some(3600), &[payload]));
     loop {
@@ -89,16 +91,17 @@ fn send(client: &mut Client, payload: &[u8]) -> (u32, String) {
     }
 }
 
-/// After a 5xx: the server has ended its half, the client ends its own, and the connection goes on.
+/// After a 5xx, the server has ended its half. Ends the client's half and begins another operation on the
+/// connection.
 fn begin_again(client: &mut Client, queue: &str) {
-    // The failure's own response, and the end.
+    // Skip the failure's response, up to the end.
     while client.receive().is_some() {}
     client.finish();
     begin(client, queue);
 }
 
 #[test]
-fn a_broker_that_stands_still_is_503_in_time_and_all_goes_on_with_it() {
+fn a_stopped_broker_causes_503_in_time_and_service_resumes_with_it() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let service = serve(&brokers, &["--kafka-replication", "1", "--kafka-delivery-timeout", "2s"]);
@@ -125,12 +128,12 @@ fn a_broker_that_stands_still_is_503_in_time_and_all_goes_on_with_it() {
     begin_again(&mut client, "still");
     assert_eq!(send(&mut client, b"after").0, 201);
     read(b"after", &mut seen);
-    // What was told to be unknown may be there, but nothing twice.
+    // A message with an unknown outcome may be stored, but no message twice.
     assert_eq!(seen.len(), seen.iter().collect::<HashSet<_>>().len(), "{seen:?}");
 }
 
 #[test]
-fn too_few_replicas_are_503_until_there_are_enough() {
+fn too_few_replicas_cause_503_until_enough_are_back() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(3);
     let topic = [
@@ -146,7 +149,7 @@ fn too_few_replicas_are_503_until_there_are_enough() {
     let service = serve(&brokers, &["--kafka-delivery-timeout", "3s"]);
     let mut client = producer(service.server(), "few");
     assert_eq!(send(&mut client, b"while there are").0, 201);
-    // A topic that promises less than ours is named, with what it should be.
+    // The log names a topic with weaker settings than the server's, and the settings that it should have.
     let line = service.server().wait_for_log("a topic promises less");
     assert!(line.contains("default.few") && line.contains("retention.ms"), "{line}");
     let described = brokers.tool(&[&topic[..], &["--describe"]].concat(), "");
@@ -167,7 +170,7 @@ fn too_few_replicas_are_503_until_there_are_enough() {
 }
 
 #[test]
-fn a_topic_deleted_under_its_clients_is_made_again() {
+fn a_topic_deleted_under_its_clients_is_created_again() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let more = ["--kafka-replication", "1", "--kafka-delivery-timeout", "5s"];
@@ -191,11 +194,11 @@ fn a_topic_deleted_under_its_clients_is_made_again() {
         "default.gone",
     ];
     brokers.tool(&[&topic[..], &["--delete"]].concat(), "");
-    // What is sent now is refused, or went into what is deleted a moment later: the client sends until it is told 201 and the
-    // consumer has it.
+    // A message sent now is refused, or goes into the topic just before its deletion. The client sends until
+    // one is acknowledged and the consumer has received it.
     let waiting = std::thread::spawn(move || consumer.wait_with_output().unwrap());
     let mut refused = 0;
-    eventually("the consumer goes on in the new topic", || {
+    eventually("the consumer continues in the new topic", || {
         if send(&mut client, b"after").0 != 201 {
             refused += 1;
             begin_again(&mut client, "gone");
@@ -205,11 +208,11 @@ fn a_topic_deleted_under_its_clients_is_made_again() {
     let output = waiting.join().unwrap();
     assert!(output.status.success());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "before\nafter\n");
-    println!("{refused} messages were refused meanwhile");
+    println!("{refused} messages were refused");
 }
 
 #[test]
-fn a_topic_that_gains_partitions_is_read_and_written_whole() {
+fn all_partitions_of_a_grown_topic_are_read_and_written() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let service = serve(&brokers, &["--kafka-replication", "1", "--cores", "0-1", "--partitions", "2"]);
@@ -227,7 +230,7 @@ fn a_topic_that_gains_partitions_is_read_and_written_whole() {
         .spawn()
         .unwrap();
     let delivered = || server.metric("millstream_messages_delivered_total");
-    eventually("what was there is delivered", || (delivered() >= 200).then_some(()));
+    eventually("the existing messages are delivered", || (delivered() >= 200).then_some(()));
     let topic = [
         "org.apache.kafka.tools.TopicCommand",
         "--bootstrap-server",
@@ -241,7 +244,7 @@ fn a_topic_that_gains_partitions_is_read_and_written_whole() {
     let output = consumer.wait_with_output().unwrap();
     assert!(output.status.success());
     let lines: HashSet<&str> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
-    // Each once, although the consumer was told to begin again where it was.
+    // Each message comes once, although the consumer had to restart at its position.
     assert_eq!(lines.len(), 400);
     let offsets = [
         "org.apache.kafka.tools.GetOffsetShell",
@@ -256,22 +259,22 @@ fn a_topic_that_gains_partitions_is_read_and_written_whole() {
 }
 
 #[test]
-fn a_broker_whose_disk_is_full_loses_nothing_that_was_acknowledged() {
+fn a_full_broker_disk_loses_no_acknowledged_message() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start_small(24 << 20);
     let more = ["--kafka-replication", "1", "--kafka-compression", "none", "--kafka-delivery-timeout", "3s"];
     let service = serve(&brokers, &more);
     let feed = Feed::into(&service, "full");
     brokers.await_end(1);
-    // There is room again.
+    // The disk has room again.
     brokers.restart(1);
-    feed.await_progress("progress with room");
+    feed.await_progress("progress with free space");
     let (numbers, again) = feed.end();
     check(&service, "full", numbers, again);
 }
 
 #[test]
-fn strict_topics_are_refused_with_what_they_should_be() {
+fn strict_topics_are_refused_with_the_required_settings() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let topic = ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", &brokers.addresses, "--create"];
@@ -285,12 +288,12 @@ fn strict_topics_are_refused_with_what_they_should_be() {
     assert!(status.reason_phrase().contains("kafka_strict_topics"), "{status:?}");
     let said = service.server().wait_for_log("a topic promises less than Millstream does");
     assert!(said.contains("retention.ms = 1000 should be at least 1209600000"), "{said}");
-    // Those that the server makes are as they should be.
+    // Topics that the server creates have the right settings.
     producer(service.server(), "strong");
 }
 
 #[test]
-fn what_is_gone_is_passed_over_and_others_records_have_the_topics_time_to_live() {
+fn deleted_records_are_skipped_and_foreign_records_get_the_topics_ttl() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     let service = serve(&brokers, &["--kafka-replication", "1"]);
@@ -320,7 +323,7 @@ fn what_is_gone_is_passed_over_and_others_records_have_the_topics_time_to_live()
 }
 
 #[test]
-fn a_partition_that_has_gone_back_skips_nothing_that_is_stored_afterwards() {
+fn nothing_stored_after_a_partition_has_gone_back_is_skipped() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(1);
     for packed in ["false", "true"] {
@@ -353,9 +356,9 @@ fn a_partition_that_has_gone_back_skips_nothing_that_is_stored_afterwards() {
             begin_again(&mut client, "back");
             None
         });
-        // It lies where the consumer has been before.
+        // The message gets an offset that the consumer has already passed.
         read_until(b"after", &mut seen);
         let before = ["one", "two", "three"].map(|payload| payload.as_bytes().to_vec());
-        assert_eq!(seen[..3], before, "each once, in order");
+        assert_eq!(seen[..3], before, "each message must come once, in order");
     }
 }

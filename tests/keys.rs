@@ -1,4 +1,5 @@
-//! The real binary and section 7 of the protocol: keys, ids of what was stored, times; and the command line's share in them.
+//! Tests section 7 of the protocol on the real binary: keys, ids of stored messages, and timestamps. Also
+//! tests the commands that use them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -8,6 +9,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use common::{Client, Server, append, code, feed, get, producer, request};
 use millstream::base::partitioner::key_partition;
+use millstream::base::units::{Offset, Partition};
 use millstream::pb::{ConsumeResponse, ProduceRequest, ProduceResponse, ProduceSetupResponse, Status};
 
 fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
@@ -19,13 +21,14 @@ fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
     }
 }
 
-/// Partition and offset of an id.
-fn place(id: &str) -> (u16, u64) {
+/// Returns the partition and the offset in an id.
+fn place(id: &str) -> (Partition, Offset) {
     let (partition, offset) = id.split_once('.').unwrap();
-    (u16::from_str_radix(partition, 16).unwrap(), u64::from_str_radix(offset, 16).unwrap())
+    let (partition, offset) = (u16::from_str_radix(partition, 16), u64::from_str_radix(offset, 16));
+    (Partition(partition.unwrap()), Offset(offset.unwrap()))
 }
 
-/// The first `count` messages of a queue.
+/// Returns the first `count` messages of a queue.
 fn messages(server: &Server, queue: &str, count: usize) -> Vec<millstream::pb::MessageAndMetadata> {
     let mut consumer = Client::connect(server);
     consumer.begin(&get(queue, "", true));
@@ -38,7 +41,7 @@ fn messages(server: &Server, queue: &str, count: usize) -> Vec<millstream::pb::M
 }
 
 #[test]
-fn messages_of_one_key_share_the_partition_that_kafka_gives_them_and_keep_their_order() {
+fn messages_of_one_key_go_to_kafkas_partition_in_order() {
     let server = Server::start(&["--cores", "0-1", "--partitions", "7"]);
     let mut client = producer(&server, "keyed");
     let sent: Vec<(String, String)> =
@@ -70,7 +73,7 @@ fn messages_of_one_key_share_the_partition_that_kafka_gives_them_and_keep_their_
 }
 
 #[test]
-fn a_response_says_where_its_messages_are_stored_when_that_is_one_row() {
+fn a_response_has_ids_if_its_messages_are_contiguous() {
     let server = Server::start(&["--cores", "0-1"]);
     let mut client = producer(&server, "placed/3");
     client.send(&request(Some(60), &[b"one", b"two"]));
@@ -79,7 +82,7 @@ fn a_response_says_where_its_messages_are_stored_when_that_is_one_row() {
     client.send(&request(None, &[b"no ttl"]));
     let refused: ProduceResponse = client.receive_as();
     assert_eq!((code(&refused.status), &refused.first_id, &refused.last_id), (400, &None, &None));
-    // To a named partition keys only travel along.
+    // With a named partition, keys do not select the partition.
     client.send(&keyed(&[("a", "three"), ("b", "four")]));
     let response: ProduceResponse = client.receive_as();
     assert_eq!((response.first_id(), response.last_id()), ("3.2", "3.3"));
@@ -88,7 +91,7 @@ fn a_response_says_where_its_messages_are_stored_when_that_is_one_row() {
 }
 
 #[test]
-fn keys_that_are_too_few_refuse_their_request_and_one_too_long_its_message_alone() {
+fn too_few_keys_refuse_the_request_and_a_long_key_only_its_message() {
     let server = Server::start(&["--cores", "0"]);
     let mut client = producer(&server, "bad-keys");
     let mut fewer = keyed(&[("a", "one"), ("b", "two")]);
@@ -114,7 +117,7 @@ fn keys_that_are_too_few_refuse_their_request_and_one_too_long_its_message_alone
 }
 
 #[test]
-fn an_empty_key_is_none() {
+fn an_empty_key_counts_as_no_key() {
     let server = Server::start(&["--cores", "0"]);
     let headers = [("Client-ID", "67e55044-10b1-426f-9247-bb680e5fe0c8")];
     let mut client = Client::connect_with(&server, &headers);
@@ -129,12 +132,16 @@ fn an_empty_key_is_none() {
     let mut stored: Vec<_> = messages(&server, "half-keyed", 3);
     stored.sort_by_key(|message| message.key.is_some());
     assert!(stored[..2].iter().all(|message| message.key.is_none()));
-    assert_eq!(place(stored[0].id()).0, place(stored[1].id()).0, "keyless ones keep to one partition");
+    assert_eq!(
+        place(stored[0].id()).0,
+        place(stored[1].id()).0,
+        "messages without a key must share a partition"
+    );
     assert_eq!(stored[2].key(), &b"k"[..]);
 }
 
 #[test]
-fn the_command_line_takes_keys_before_a_separator_and_shows_them_as_json() {
+fn produce_reads_keys_before_a_separator_and_consume_shows_them_as_json() {
     let server = Server::start(&["--cores", "0-1"]);
     let input = b"a=>1\nb=>2\nno key\na=>3=>4\n=>empty\n";
     let produced = feed(server.run(&["produce", "shell", "--key-separator", "=>"]), input);

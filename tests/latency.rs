@@ -1,4 +1,5 @@
-//! The latency histograms of the real binary: every message counts once in each of its stages, and every way out says the same.
+//! Tests the latency histograms of the real binary: each message counts once in each of its stages, and all
+//! outputs agree.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -12,7 +13,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use millstream::control::LatencyPage;
 use millstream::latency::{Stage, decode, histogram};
 
-/// Messages of a run.
+/// The number of messages in a run.
 const COUNT: u64 = 20_000;
 
 fn page(server: &Server) -> LatencyPage {
@@ -21,12 +22,12 @@ fn page(server: &Server) -> LatencyPage {
     serde_json::from_str(&body).unwrap()
 }
 
-/// How many values each stage has.
+/// Returns the number of values in each stage.
 fn counts(page: &LatencyPage) -> BTreeMap<&str, u64> {
     page.stages.iter().map(|line| (line.stage.as_str(), line.summary.count)).collect()
 }
 
-/// `COUNT` messages produced and consumed, by two producers, one on each partition.
+/// Produces and consumes `COUNT` messages with two producers, each on its own partition.
 fn run_both(server: &Server) {
     let count = COUNT.to_string();
     let placed = ["--partitions", "2", "--partition-offset", "0", "--connections", "2"];
@@ -40,7 +41,7 @@ fn log_path(name: &str) -> PathBuf {
 }
 
 #[test]
-fn every_message_counts_once_in_each_stage_and_every_way_out_says_so() {
+fn each_message_counts_once_per_stage_and_all_outputs_agree() {
     let path = log_path("stages");
     let server = Server::start(&[
         "--cores",
@@ -72,7 +73,7 @@ fn every_message_counts_once_in_each_stage_and_every_way_out_says_so() {
     let of_metrics =
         |stage| server.metric(&format!("millstream_stage_duration_seconds_count{{stage=\"{stage}\"}}"));
     assert_eq!((of_metrics("produce"), of_metrics("commit")), (COUNT, COUNT));
-    // Of values that HdrHistogram does not tell apart, a thousandth at most.
+    // The sum of a histogram is exact to a thousandth.
     assert!(server.metric("millstream_batch_messages_sum").abs_diff(COUNT) <= COUNT / 1000);
 
     assert_eq!(server.stop(), 0);
@@ -91,7 +92,7 @@ fn every_message_counts_once_in_each_stage_and_every_way_out_says_so() {
 }
 
 #[test]
-fn a_latency_log_that_cannot_be_written_is_told_at_the_start() {
+fn an_unwritable_latency_log_is_refused_at_the_start() {
     let mut command = std::process::Command::new(common::BINARY);
     command.args(["serve", "--listen", "127.0.0.1:0", "--store", "memory", "--cores", "0"]);
     let output = command.args(["--latency-log", "/nowhere/at/all.hlog"]).output().unwrap();
@@ -100,7 +101,7 @@ fn a_latency_log_that_cannot_be_written_is_told_at_the_start() {
     assert!(said.contains("latency_log = /nowhere/at/all.hlog"), "{said}");
 }
 
-/// Names of metrics in the expressions of the Grafana dashboard.
+/// Collects the metric names in the expressions of the Grafana dashboard.
 fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -120,14 +121,14 @@ fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_grafana_dashboard_asks_for_metrics_and_stages_that_are_there() {
+fn the_grafana_dashboard_uses_existing_metrics_and_stages() {
     let text = include_str!("../perf/grafana.json");
     let dashboard = serde_json::from_str(text).unwrap();
     let mut asked = BTreeSet::new();
     names(&dashboard, &mut asked);
     assert!(asked.len() > 15, "{asked:?}");
     let server = Server::start(&["--cores", "0"]);
-    // Nothing has happened yet: what has not counted is there all the same.
+    // The server has not counted anything yet, but it must export every metric.
     let (_, metrics) = server.control("/metrics");
     for name in &asked {
         let has = |line: &str| line.split(['{', ' ']).next() == Some(name);
@@ -141,15 +142,15 @@ fn the_grafana_dashboard_asks_for_metrics_and_stages_that_are_there() {
 }
 
 #[test]
-fn a_log_that_others_can_read_is_warned_about() {
+fn a_latency_log_that_others_can_read_causes_a_warning() {
     let name = format!("readable-{}.hlog", std::process::id());
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, "").unwrap();
     for (mode, is_open) in [(0o640, true), (0o600, false)] {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         let server = Server::start(&["--cores", "0", "--latency-log", path.to_str().unwrap()]);
-        // Lines before the one with the port are there.
-        let warning = "other users can look into the latency log";
+        // The server logs the warning before its port, so it is in the log when the start returns.
+        let warning = "latency log accessible to other users";
         assert_eq!(server.log().iter().any(|line| line.contains(warning)), is_open, "{mode:o}");
         assert_eq!(server.stop(), 0);
     }

@@ -1,4 +1,5 @@
-//! The real binary at each of its limits: what a client sees there, and that a well-behaved one beside it sees nothing.
+//! Tests the real binary at each of its limits: what the client sees, and that a well-behaved client is not
+//! affected.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -17,7 +18,7 @@ use place::Place;
 
 const ACME: (&str, &str) = ("X-Project-Id", "acme");
 
-/// The status with which a handshake is answered.
+/// Returns the status of a handshake's response.
 fn handshake_status(server: &Server, extra: &str) -> u16 {
     let mut stream = server.dial();
     stream.write_all(handshake("/", extra).as_bytes()).unwrap();
@@ -29,13 +30,13 @@ fn setup(client: &mut Client, queue: &str) -> u32 {
     code(&client.receive_as::<ProduceSetupResponse>().status)
 }
 
-/// Ends an operation that failed, so that the next may begin.
+/// Ends a failed operation, so that the next may begin.
 fn end(client: &mut Client) {
     client.finish();
     while client.receive().is_some() {}
 }
 
-/// A server on that directory, with small files.
+/// Starts a server with small files in this data directory.
 fn serve(data: &Place, more: &[&str]) -> Server {
     let base =
         ["--store", "log", "--data-dir", data.text(), "--partitions", "2", "--log-segment-bytes", "16MiB"];
@@ -48,7 +49,7 @@ fn delete_queue(server: &Server, project: &str, queue: &str) {
     assert!(Command::new(common::BINARY).args(arguments).status().unwrap().success());
 }
 
-/// The answer to a setup on a queue, and its reason.
+/// Begins a produce operation. Returns the status and the reason.
 fn try_setup(client: &mut Client, queue: &str) -> (u32, String) {
     client.begin(&append(queue));
     let answer: ProduceSetupResponse = client.receive_as();
@@ -57,7 +58,8 @@ fn try_setup(client: &mut Client, queue: &str) -> (u32, String) {
     (status.status_code(), status.reason_phrase().to_owned())
 }
 
-/// Sends a request within an operation; what becomes of its messages, the reason, and the last of them.
+/// Sends a request within an operation. Returns the status of its messages, the reason, and the number of the
+/// last of them.
 fn fate(client: &mut Client, ttl: u32, payloads: &[&[u8]]) -> (u32, String, i64) {
     client.send(&request(Some(ttl), payloads));
     loop {
@@ -70,7 +72,7 @@ fn fate(client: &mut Client, ttl: u32, payloads: &[&[u8]]) -> (u32, String, i64)
 }
 
 #[test]
-fn connections_are_limited_in_all() {
+fn all_connections_are_limited() {
     let server = Server::start(&["--cores", "0", "--max-connections", "4"]);
     let neighbour = Neighbour::beside(&server);
     let held: Vec<Client> = (0..2).map(|_| Client::connect(&server)).collect();
@@ -89,12 +91,12 @@ fn connections_are_limited_in_all() {
     let lines = server.log();
     assert!(!lines.iter().any(|line| line.contains("open files")), "{lines:?}");
     drop(held);
-    common::eventually("a free place", || (handshake_status(&server, "") == 101).then_some(()));
+    common::eventually("a connection is free", || (handshake_status(&server, "") == 101).then_some(()));
     neighbour.leave();
 }
 
 #[test]
-fn connections_operations_and_queues_are_limited_for_each_project() {
+fn connections_operations_and_queues_are_limited_per_project() {
     let server = Server::start(&[
         "--cores",
         "0-1",
@@ -113,7 +115,7 @@ fn connections_operations_and_queues_are_limited_for_each_project() {
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(status(&text), 429, "{text}");
     assert!(text.contains("project_max_connections = 6") && text.contains("\r\nRetry-After: "), "{text}");
-    // Operations: three are open, on two queues.
+    // The limit on operations: three are open, on two queues.
     for (number, client) in clients.iter_mut().take(3).enumerate() {
         assert_eq!(setup(client, if number == 0 { "one" } else { "two" }), 100);
     }
@@ -122,7 +124,7 @@ fn connections_operations_and_queues_are_limited_for_each_project() {
     assert_eq!((code(&refused.status), refused.max_msgnum_to_send), (429, Some(0)));
     assert!(refused.status.unwrap().reason_phrase().contains("project_max_operations = 3"));
     end(&mut clients[3]);
-    // One ends, so another may begin; but not on a third queue.
+    // When one ends, another may begin, but not on a third queue.
     clients[0].finish();
     assert_eq!(clients[0].receive(), None);
     clients[3].begin(&get("three", "", true));
@@ -131,9 +133,9 @@ fn connections_operations_and_queues_are_limited_for_each_project() {
     assert!(refused.reason_phrase().contains("project_max_queues = 2"), "{refused:?}");
     end(&mut clients[3]);
     assert_eq!(setup(&mut clients[3], "one"), 100);
-    // Who goes gives everything back.
+    // A closed connection frees its operations and queues, too.
     clients.truncate(2);
-    common::eventually("a free place", || {
+    common::eventually("a connection is free", || {
         (handshake_status(&server, "X-Project-Id: acme\r\n") == 101).then_some(())
     });
     assert_eq!(setup(&mut clients[0], "two"), 100);
@@ -141,7 +143,7 @@ fn connections_operations_and_queues_are_limited_for_each_project() {
     assert_eq!(server.stop(), 0);
 }
 
-/// Sends within its credit for a while, as fast as it may; how many messages were acknowledged in the time.
+/// Sends as fast as its credit allows for a while. Returns the number of acknowledged messages.
 fn send_within_credit(client: &mut Client, payload: &[u8], lasting: Duration) -> u64 {
     let began = Instant::now();
     assert_eq!(setup(client, "paced"), 100);
@@ -166,23 +168,23 @@ fn send_within_credit(client: &mut Client, payload: &[u8], lasting: Duration) ->
 }
 
 #[test]
-fn messages_a_second_are_paced_by_credit() {
+fn messages_per_second_are_paced_by_credit() {
     let server = Server::start(&["--cores", "0-1", "--project-messages-per-sec", "2000"]);
     let neighbour = Neighbour::beside(&server);
     let mut client = Client::connect_with(&server, &[ACME]);
     let acknowledged = send_within_credit(&mut client, b"x", Duration::from_secs(3));
-    // A burst of one second, then the rate; and never a refusal for whoever keeps to the credit.
-    assert!((5_000..=8_100).contains(&acknowledged), "{acknowledged} in 3 s at 2,000 a second");
+    // A burst of one second, then the rate. The server never refuses messages within the credit.
+    assert!((5_000..=8_100).contains(&acknowledged), "{acknowledged} in 3 s at 2,000 per second");
     neighbour.leave();
 }
 
 #[test]
-fn who_sends_far_more_bytes_than_the_rate_is_refused_with_429() {
+fn far_more_bytes_than_the_rate_are_refused_with_429() {
     let server = Server::start(&["--cores", "0", "--project-bytes-per-sec", "10KB"]);
     let neighbour = Neighbour::beside(&server);
     let mut client = Client::connect_with(&server, &[ACME]);
     assert_eq!(setup(&mut client, "heavy"), 100);
-    // Within the initial credit, whose bytes nobody could know.
+    // The initial credit allows these messages: it counts messages, not bytes.
     for _ in 0..10 {
         client.send(&request(Some(60), &[&[b'x'; 10_000]]));
     }
@@ -197,8 +199,8 @@ fn who_sends_far_more_bytes_than_the_rate_is_refused_with_429() {
     assert!(status.reason_phrase().contains("project_bytes_per_sec = 10000"), "{status:?}");
     assert!(refusal.msgnum_status_is_thru() < 10);
     end(&mut client);
-    // Larger than a second's bytes: let through alone, when nothing is owed.
-    common::eventually("one more", || {
+    // A message larger than a second's bytes is accepted by itself, when no debt is left.
+    common::eventually("a large message is accepted", || {
         if setup(&mut client, "heavy") != 100 {
             end(&mut client);
             return None;
@@ -212,7 +214,7 @@ fn who_sends_far_more_bytes_than_the_rate_is_refused_with_429() {
 }
 
 #[test]
-fn queues_of_a_shard_and_times_to_live_are_limited() {
+fn queues_per_shard_and_ttls_are_limited() {
     let server = Server::start(&["--cores", "0", "--max-queues", "3", "--ttl-max", "100"]);
     let neighbour = Neighbour::beside(&server);
     let mut client = Client::connect(&server);
@@ -220,9 +222,9 @@ fn queues_of_a_shard_and_times_to_live_are_limited() {
         assert_eq!(setup(&mut client, queue), 100);
         end(&mut client);
     }
-    assert_eq!(setup(&mut client, "three"), 503, "the neighbour has one, too");
+    assert_eq!(setup(&mut client, "three"), 503, "the neighbour's queue counts, too");
     end(&mut client);
-    assert_eq!(setup(&mut client, "one"), 100, "what is there is served");
+    assert_eq!(setup(&mut client, "one"), 100, "an existing queue must be served");
     client.send(&request(Some(101), &[b"too long"]));
     client.send(&request(Some(100), &[b"not too long"]));
     let fates: Vec<u32> = (0..2).map(|_| code(&client.receive_as::<ProduceResponse>().status)).collect();
@@ -231,7 +233,7 @@ fn queues_of_a_shard_and_times_to_live_are_limited() {
 }
 
 #[test]
-fn a_producer_that_is_idle_does_not_keep_the_rate_from_others() {
+fn idle_producers_do_not_take_the_rate_from_others() {
     let server = Server::start(&["--cores", "0-1", "--project-messages-per-sec", "2000"]);
     let mut idle: Vec<Client> = (0..5).map(|_| Client::connect_with(&server, &[ACME])).collect();
     for client in &mut idle {
@@ -241,8 +243,8 @@ fn a_producer_that_is_idle_does_not_keep_the_rate_from_others() {
     }
     let mut client = Client::connect_with(&server, &[ACME]);
     let acknowledged = send_within_credit(&mut client, b"x", Duration::from_secs(3));
-    assert!((5_000..=8_100).contains(&acknowledged), "{acknowledged} in 3 s at 2,000 a second");
-    // Nor do they keep a shard awake: waiting for credit is sleeping.
+    assert!((5_000..=8_100).contains(&acknowledged), "{acknowledged} in 3 s at 2,000 per second");
+    // Idle producers must not keep a shard awake: waiting for credit uses no CPU time.
     let before = server.cpu_time();
     std::thread::sleep(Duration::from_secs(2));
     let used = server.cpu_time() - before;
@@ -250,24 +252,27 @@ fn a_producer_that_is_idle_does_not_keep_the_rate_from_others() {
 }
 
 #[test]
-fn bytes_a_second_are_paced_by_credit() {
+fn bytes_per_second_are_paced_by_credit() {
     let server = Server::start(&["--cores", "0-1", "--project-bytes-per-sec", "400KB"]);
     let neighbour = Neighbour::beside(&server);
     let mut client = Client::connect_with(&server, &[ACME]);
     let acknowledged = send_within_credit(&mut client, &[b'x'; 1_000], Duration::from_secs(3));
-    assert!((900..=1_700).contains(&acknowledged), "{acknowledged} of 1,000 bytes in 3 s at 400 KB a second");
+    assert!(
+        (900..=1_700).contains(&acknowledged),
+        "{acknowledged} of 1,000 bytes in 3 s at 400 KB per second"
+    );
     neighbour.leave();
 }
 
 #[test]
-fn who_sends_past_the_rate_is_refused_with_429_and_stays_connected() {
+fn messages_beyond_the_rate_are_refused_with_429_and_the_connection_stays() {
     let server = Server::start(&["--cores", "0", "--project-messages-per-sec", "100"]);
     let neighbour = Neighbour::beside(&server);
     let mut client = Client::connect_with(&server, &[ACME]);
     assert_eq!(setup(&mut client, "fast"), 100);
     client.send(&request(Some(60), &[&b"x"[..]; 100]));
     let mut stored = 0;
-    // The initial credit of new operations is more than the rate, so one of them goes past it.
+    // The initial credits of new operations exceed the rate, so one of them must be refused.
     let refusal = loop {
         let response: ProduceResponse = client.receive_as();
         let Some(status) = &response.status else { continue };
@@ -284,15 +289,15 @@ fn who_sends_past_the_rate_is_refused_with_429_and_stays_connected() {
             break ProduceResponse::default();
         }
         client.send(&request(Some(60), &[&b"x"[..]; 100]));
-        assert!(stored < 10, "the rate is never felt");
+        assert!(stored < 10, "the rate must be enforced");
     };
     if let Some(status) = &refusal.status {
-        assert_eq!(refusal.msgnum_status_is_thru(), 100, "none of the request is stored");
+        assert_eq!(refusal.msgnum_status_is_thru(), 100, "the whole request must be refused");
         assert!(status.reason_phrase().contains("try again later"), "{status:?}");
     }
     end(&mut client);
-    // On the same connection, once the rate allows it again.
-    common::eventually("another operation", || {
+    // The same connection works again when the rate allows it.
+    common::eventually("another operation is accepted", || {
         let accepted = setup(&mut client, "fast") == 100;
         if !accepted {
             end(&mut client);
@@ -317,7 +322,7 @@ fn handshakes_are_limited_in_time_and_size() {
 }
 
 #[test]
-fn a_pb_is_limited_in_time_and_what_is_discarded_in_size() {
+fn a_pbs_time_and_the_discarded_bytes_are_limited() {
     let server = Server::start(&["--cores", "0", "--pb-timeout", "300ms", "--discard-limit-bytes", "100KB"]);
     let neighbour = Neighbour::beside(&server);
     let mut client = producer(&server, "slow");
@@ -327,7 +332,7 @@ fn a_pb_is_limited_in_time_and_what_is_discarded_in_size() {
     assert_eq!(client.receive(), None);
     client.send_raw(&[0; 60_000]);
     client.finish();
-    assert_eq!(setup(&mut client, "slow"), 100, "as long as that is little");
+    assert_eq!(setup(&mut client, "slow"), 100, "a little discarded input must be tolerated");
     client.send_raw(&[100, 8]);
     assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 408);
     assert_eq!(client.receive(), None);
@@ -338,12 +343,12 @@ fn a_pb_is_limited_in_time_and_what_is_discarded_in_size() {
 }
 
 #[test]
-fn silence_is_answered_with_a_ping_and_then_with_1001() {
+fn a_silent_client_is_pinged_and_then_closed_with_1001() {
     let server = Server::start(&["--cores", "0", "--ping-interval", "200ms", "--idle-timeout", "600ms"]);
     let neighbour = Neighbour::beside(&server);
     let mut silent = Client::connect(&server);
     let (_, opcode, _) = silent.read_frame();
-    assert_eq!(opcode, 9, "a ping");
+    assert_eq!(opcode, 9, "the server must ping");
     assert_eq!(silent.close_code(), 1001);
     let mut answers = Client::connect(&server);
     for _ in 0..5 {
@@ -356,7 +361,7 @@ fn silence_is_answered_with_a_ping_and_then_with_1001() {
 }
 
 #[test]
-fn queues_of_an_earlier_run_count_and_are_never_refused() {
+fn queues_of_an_earlier_run_count_and_are_not_refused() {
     let data = Place::new("queues-count");
     let server = serve(&data, &["--cores", "0-1"]);
     let mut client = Client::connect_with(&server, &[ACME]);
@@ -364,7 +369,7 @@ fn queues_of_an_earlier_run_count_and_are_never_refused() {
         assert_eq!(try_setup(&mut client, queue).0, 100);
     }
     assert_eq!(server.stop(), 0);
-    // One shard in place of two, so that another is home of some.
+    // One shard instead of two, so that some queues have another home shard.
     let server = serve(&data, &["--cores", "0", "--project-max-queues", "3"]);
     let mut client = Client::connect_with(&server, &[ACME]);
     let (status, why) = try_setup(&mut client, "four");
@@ -374,19 +379,19 @@ fn queues_of_an_earlier_run_count_and_are_never_refused() {
     }
     let mut other = Client::connect_with(&server, &[("X-Project-Id", "other")]);
     assert_eq!(try_setup(&mut other, "four").0, 100, "another project has its own limit");
-    // A queue that nobody opened in this run gives its place back, too.
+    // Deleting a queue that was not opened in this run also frees its place.
     assert_eq!(server.stop(), 0);
     let server = serve(&data, &["--cores", "0-1", "--project-max-queues", "3"]);
     let mut client = Client::connect_with(&server, &[ACME]);
     assert_eq!(try_setup(&mut client, "four").0, 429);
     delete_queue(&server, "acme", "one");
-    common::eventually("a place for a queue", || (try_setup(&mut client, "four").0 == 100).then_some(()));
+    common::eventually("a queue is free", || (try_setup(&mut client, "four").0 == 100).then_some(()));
     assert_eq!(try_setup(&mut client, "five").0, 429);
     delete_queue(&server, "acme", "four");
-    common::eventually("the place again", || (try_setup(&mut client, "five").0 == 100).then_some(()));
+    common::eventually("the queue is free again", || (try_setup(&mut client, "five").0 == 100).then_some(()));
     assert_eq!(try_setup(&mut client, "six").0, 429);
     assert_eq!(server.stop(), 0);
-    // With a limit that is below what there is.
+    // The limit is below the number of existing queues.
     let server = serve(&data, &["--cores", "0", "--project-max-queues", "1", "--auto-create", "false"]);
     let mut client = Client::connect_with(&server, &[ACME]);
     for (queue, status) in [("two", 100), ("three", 100), ("five", 100), ("six", 404)] {
@@ -396,7 +401,7 @@ fn queues_of_an_earlier_run_count_and_are_never_refused() {
 }
 
 #[test]
-fn queues_of_a_shard_count_from_one_run_to_the_next() {
+fn queues_per_shard_count_across_runs() {
     let data = Place::new("max-queues");
     let server = serve(&data, &["--cores", "0", "--max-queues", "2"]);
     let mut client = Client::connect(&server);
@@ -413,11 +418,12 @@ fn queues_of_a_shard_count_from_one_run_to_the_next() {
     }
     delete_queue(&server, "default", "one");
     delete_queue(&server, "default", "two");
-    common::eventually("a place for a queue", || (try_setup(&mut client, "three").0 == 100).then_some(()));
+    common::eventually("a queue is free", || (try_setup(&mut client, "three").0 == 100).then_some(()));
     assert_eq!(server.stop(), 0);
 }
 
-/// Fills a project up to its limit of 1 MiB, which ends the operation; the number of the last message that was stored.
+/// Fills a project up to its limit of 1 MiB, which ends the operation. Returns the number of the last stored
+/// message.
 fn fill(client: &mut Client, queue: &str, ttl: u32, least: i64) -> i64 {
     assert_eq!(setup(client, queue), 100);
     let payload = [7u8; 50_000];
@@ -426,26 +432,30 @@ fn fill(client: &mut Client, queue: &str, ttl: u32, least: i64) -> i64 {
         let (status, why, thru) = fate(client, ttl, &[&payload[..], &payload[..]]);
         if status == 201 {
             stored = thru;
-            assert!(stored <= 20 || ttl < 60, "more than 1 MiB is stored");
+            assert!(stored <= 20 || ttl < 60, "no more than 1 MiB may be stored");
             continue;
         }
-        assert_eq!((status, thru), (429, stored + 2), "both messages of the request are refused by number");
+        assert_eq!(
+            (status, thru),
+            (429, stored + 2),
+            "both messages of the request must be refused by number"
+        );
         assert!(why.contains("project_storage_bytes = 1048576"), "{why}");
         assert!(stored >= least, "{stored} messages fit");
         return stored;
     }
 }
 
-/// Another project stores a message.
+/// Stores a message of another project.
 fn store_beside(server: &Server) {
     let mut other = Client::connect_with(server, &[("X-Project-Id", "other")]);
     assert_eq!(setup(&mut other, "beside"), 100);
     assert_eq!(fate(&mut other, 3_600, &[&[7; 10_000]]).0, 201);
 }
 
-/// Waits until a message of the project is stored again.
+/// Waits until the project can store a message again.
 fn await_room(client: &mut Client, queue: &str) {
-    common::eventually("room for messages", || {
+    common::eventually("the project has room", || {
         assert_eq!(setup(client, queue), 100);
         let stored = fate(client, 3_600, &[&[7; 50_000]]).0 == 201;
         end(client);
@@ -454,7 +464,7 @@ fn await_room(client: &mut Client, queue: &str) {
 }
 
 #[test]
-fn what_a_project_stores_in_the_log_is_limited_from_one_run_to_the_next() {
+fn a_projects_storage_in_the_log_is_limited_across_runs() {
     let data = Place::new("storage");
     let limits = ["--project-storage-bytes", "1MiB", "--ttl-min", "1"];
     let server = serve(&data, &[&limits[..], &["--cores", "0-1"]].concat());
@@ -466,19 +476,19 @@ fn what_a_project_stores_in_the_log_is_limited_from_one_run_to_the_next() {
     let server = serve(&data, &[&limits[..], &["--cores", "0"]].concat());
     let mut client = Client::connect_with(&server, &[ACME]);
     assert_eq!(setup(&mut client, "two"), 100);
-    assert_eq!(fate(&mut client, 3_600, &[&[7; 100_000]]).0, 429, "what an earlier run stored counts");
+    assert_eq!(fate(&mut client, 3_600, &[&[7; 100_000]]).0, 429, "messages of an earlier run must count");
     end(&mut client);
-    // The queue was not opened in this run.
+    // This run has not opened the queue.
     delete_queue(&server, "acme", "one");
     await_room(&mut client, "two");
     delete_queue(&server, "acme", "two");
-    common::eventually("an empty project", || {
+    common::eventually("the project is empty", || {
         let (status, queues) = server.control("/queues");
         (status == 200 && !queues.contains("acme")).then_some(())
     });
-    // What expires gives its room back.
+    // Expired messages free their room.
     let mut client = Client::connect_with(&server, &[ACME]);
-    common::eventually("the room of the queue", || {
+    common::eventually("the room of the queue is free", || {
         assert_eq!(setup(&mut client, "three"), 100);
         let stored = fate(&mut client, 1, &[&[7; 600_000][..], &[7; 420_000][..]]).0 == 201;
         end(&mut client);
@@ -489,17 +499,17 @@ fn what_a_project_stores_in_the_log_is_limited_from_one_run_to_the_next() {
 }
 
 #[test]
-fn what_a_project_stores_in_memory_is_limited() {
+fn a_projects_storage_in_memory_is_limited() {
     let server = Server::start(&["--cores", "0-1", "--project-storage-bytes", "1MiB", "--ttl-min", "1"]);
     server.wait_for_log("memory_bytes = 1073741824");
     let mut client = Client::connect_with(&server, &[ACME]);
     fill(&mut client, "one", 5, 10);
     end(&mut client);
-    // Once they have expired.
+    // The messages have expired.
     await_room(&mut client, "one");
-    // From another connection, into another queue.
+    // Another connection fills another queue.
     let mut client = Client::connect_with(&server, &[ACME]);
-    // What has not expired yet may still take most of the room.
+    // Messages that have not expired may still take most of the room.
     fill(&mut client, "two", 3_600, 0);
     end(&mut client);
     assert_eq!(setup(&mut client, "one"), 100);

@@ -1,4 +1,4 @@
-//! The real server on its embedded log: killed under load, opened again, and what its tools say.
+//! Tests the real server on its embedded log: kills under load, restarts, and the tools for data directories.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -19,13 +19,13 @@ use place::Place;
 use random::Random;
 use service::{Feed, Service, check};
 
-/// How often the server is killed: more where somebody asks for it.
+/// Returns how often to kill the server. `TESTS_KILLS` sets it (default 10).
 fn kills() -> u64 {
     std::env::var("TESTS_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10)
 }
 
 #[test]
-fn killed_at_random_moments_it_has_everything_that_it_acknowledged_once_and_in_order() {
+fn random_kills_lose_repeat_and_reorder_nothing_acknowledged() {
     let data = Place::new("killed");
     let mut random = Random(std::process::id().into());
     let base = ["--store", "log", "--data-dir", data.text(), "--partitions", "1", "--log-tail-bytes", "1MiB"];
@@ -43,7 +43,7 @@ fn killed_at_random_moments_it_has_everything_that_it_acknowledged_once_and_in_o
     }
 }
 
-/// What `millstream` says with these arguments, and its exit code.
+/// Runs `millstream` with these arguments. Returns its standard output, its standard error and its exit code.
 fn tool(arguments: &[&str]) -> (String, String, i32) {
     let output = Command::new(common::BINARY).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -51,13 +51,13 @@ fn tool(arguments: &[&str]) -> (String, String, i32) {
 }
 
 fn serve(data: &Place, more: &[&str]) -> Server {
-    // Small files: a debug build scans them slowly.
+    // Small files, because a debug build scans them slowly.
     let base =
         ["--store", "log", "--data-dir", data.text(), "--partitions", "1", "--log-segment-bytes", "16MiB"];
     Server::start(&[&base[..], more].concat())
 }
 
-/// Puts numbers from 0 on into a queue.
+/// Produces the numbers below `count` into a queue.
 fn put(server: &Server, queue: &str, count: u64) {
     let mut producer = server.run(&["produce", queue]).stdin(Stdio::piped()).spawn().unwrap();
     producer.stdin.take().unwrap().write_all(numbers(count).as_bytes()).unwrap();
@@ -68,7 +68,7 @@ fn numbers(count: u64) -> String {
     (0..count).map(|number| format!("{number}\n")).collect()
 }
 
-/// What a queue holds, from the oldest on.
+/// Returns the first `count` messages of a queue, from the oldest.
 fn get(server: &Server, queue: &str, count: u64) -> String {
     let output = server.run(&["consume", queue, "--count", &count.to_string()]).output().unwrap();
     assert!(output.status.success());
@@ -76,7 +76,7 @@ fn get(server: &Server, queue: &str, count: u64) -> String {
 }
 
 #[test]
-fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
+fn tools_list_the_contents_and_the_damage_of_a_directory() {
     let data = Place::new("tools");
     let server = serve(&data, &[]);
     put(&server, "one", 1000);
@@ -89,7 +89,7 @@ fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
         .args(["serve", "--listen", "127.0.0.1:0", "--control-listen", "off", "--data-dir", data.text()])
         .output()
         .unwrap();
-    assert_eq!(second.status.code(), Some(2), "two servers never share a directory");
+    assert_eq!(second.status.code(), Some(2), "two servers must not share a directory");
     assert_eq!(server.stop(), 0);
     let (table, _, code) = tool(&["log", "verify", data.text()]);
     assert!(code == 0 && table.contains("1010"), "{table}");
@@ -101,7 +101,7 @@ fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
     assert_eq!((counts, code), (vec![("one", Some(1000)), ("two", Some(10))], 0));
     assert_eq!(tool(&["log", "dump", data.text(), "one"]), (numbers(1000), String::new(), 0));
     assert_eq!(tool(&["log", "dump", data.text(), "three"]).2, 2);
-    // A byte of a message of the first queue is not what it was.
+    // Damage one byte of a message in the first queue.
     let segment = std::fs::read_dir(&data.0).unwrap().map(|entry| entry.unwrap().path());
     let holds =
         |path: &PathBuf| std::fs::read(path).unwrap().windows(4).position(|bytes| bytes == b"\x03\0\0\0");
@@ -119,7 +119,7 @@ fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
     let server = serve(&data, &[]);
     let said = server.wait_for_log("damaged");
     assert!(said.contains(".segment"), "{said}");
-    assert_eq!(get(&server, "two", 10), numbers(10), "what is whole is served");
+    assert_eq!(get(&server, "two", 10), numbers(10), "the undamaged queue must be served");
     assert_eq!(server.stop(), 0);
     assert_eq!(tool(&["queue", "delete", "one", "--data-dir", data.text()]).2, 0);
     assert_eq!(tool(&["queue", "delete", "one", "--data-dir", data.text()]).2, 1);
@@ -128,7 +128,7 @@ fn tools_say_what_a_directory_holds_and_whether_it_is_whole() {
 }
 
 #[test]
-fn a_copy_is_a_backup_and_shards_may_be_more_or_fewer() {
+fn a_copy_is_a_backup_and_the_number_of_shards_may_change() {
     let data = Place::new("backup");
     let server = serve(&data, &["--cores", "0"]);
     put(&server, "queue", 1000);
@@ -146,7 +146,7 @@ fn a_copy_is_a_backup_and_shards_may_be_more_or_fewer() {
 }
 
 #[test]
-fn a_format_of_another_version_is_refused() {
+fn another_version_of_the_format_is_refused() {
     let data = Place::new("version");
     let server = serve(&data, &[]);
     put(&server, "queue", 10);
@@ -165,7 +165,7 @@ fn a_format_of_another_version_is_refused() {
 }
 
 #[test]
-fn an_unknown_directory_is_not_made_by_a_look_at_it() {
+fn listing_a_missing_directory_does_not_create_it() {
     let (_, said, code) = tool(&["queues", "--data-dir", "/no/such/directory"]);
     assert!(code == 2 && said.contains("no such directory"), "{said}");
 }
@@ -187,21 +187,21 @@ fn a_running_server_lists_its_queues_and_deletes_them() {
             .collect::<Vec<_>>()
     };
     assert_eq!(list(), [("one".into(), 100), ("two".into(), 10)]);
-    // Whoever follows a queue that is deleted is told so, and finds the next queue of that name.
+    // A consumer of a deleted queue gets a status, and can open the next queue with that name.
     let mut follower = Client::connect(&server);
     follower.begin(&common::get("one", "latest", true));
     assert_eq!(follower.receive_as::<Status>().status_code(), 100);
     let delete = || tool(&["queue", "delete", "one", "--control", &control]).2;
     assert_eq!((delete(), delete()), (0, 1));
     let told: ConsumeResponse = follower.receive_as();
-    let told = told.status.expect("the operation ends");
+    let told = told.status.expect("the operation must end");
     assert!(told.status_code() == 410 && told.reason_phrase().contains("deleted"), "{told:?}");
     assert_eq!(list(), [("two".into(), 10)]);
     put(&server, "one", 5);
-    assert_eq!(get(&server, "one", 5), numbers(5), "a queue of the same name is another one");
+    assert_eq!(get(&server, "one", 5), numbers(5), "the new queue must hold only its own messages");
     assert_eq!(server.stop(), 0);
     let server = serve(&data, &[]);
-    assert_eq!(get(&server, "one", 5), numbers(5), "what was deleted stays deleted");
+    assert_eq!(get(&server, "one", 5), numbers(5), "the deleted messages must stay deleted");
     assert_eq!(get(&server, "two", 10), numbers(10));
     let memory = Server::start(&["--cores", "0"]);
     let other = format!("http://127.0.0.1:{}", memory.control);
@@ -210,12 +210,12 @@ fn a_running_server_lists_its_queues_and_deletes_them() {
 }
 
 #[test]
-fn a_full_disk_is_503_for_producers_and_nothing_to_consumers() {
+fn a_full_disk_refuses_producers_with_503_and_serves_consumers() {
     let data = Place::new("full");
     let server = serve(&data, &["--cores", "0"]);
     put(&server, "queue", 100);
     assert_eq!(server.stop(), 0);
-    // More than any disk has free.
+    // More free space than any disk has.
     let server = serve(&data, &["--cores", "0", "--log-min-free-bytes", "1024GiB"]);
     let mut producer = Client::connect(&server);
     producer.begin(&common::append("queue"));
@@ -227,11 +227,11 @@ fn a_full_disk_is_503_for_producers_and_nothing_to_consumers() {
             break status;
         }
     };
-    // The operator reads how much is free, the client that it is too little.
+    // The log tells the operator how much space is free. The client learns only that the disk is full.
     assert_eq!((told.status_code(), told.reason_phrase()), (503, "store: the disk is full"));
-    let said = server.wait_for_log("nothing can be stored for now");
+    let said = server.wait_for_log("messages are refused until a retry succeeds");
     assert!(said.contains("the disk is full") && said.contains("log_min_free_bytes"), "{said}");
-    assert_eq!(get(&server, "queue", 100), numbers(100), "what is there is served");
+    assert_eq!(get(&server, "queue", 100), numbers(100), "stored messages must be served");
     assert_eq!(server.stop(), 0);
     let server = serve(&data, &["--cores", "0"]);
     put(&server, "queue", 1);

@@ -1,4 +1,5 @@
-//! The load against other servers, each a real one that is started here: every message is produced, received and verified.
+//! Runs the load generator against other real servers, which the tests start. Each message is produced,
+//! received and verified.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader};
@@ -7,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use millstream::load::ResultFile;
 
-/// A server of one of `perf/`'s scripts; it ends with its standard input.
+/// A server that one of `perf/`'s scripts runs. It ends when its standard input is closed.
 struct Peer {
     script: Child,
     url: String,
@@ -25,7 +26,7 @@ impl Peer {
             .unwrap();
         let mut url = String::new();
         BufReader::new(script.stdout.take().unwrap()).read_line(&mut url).unwrap();
-        assert!(!url.is_empty(), "perf/{name} could not start it");
+        assert!(!url.is_empty(), "perf/{name} must start the server");
         Self { script, url: url.trim().to_owned() }
     }
 }
@@ -41,7 +42,7 @@ fn out(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("millstream-peer-{name}-{}.json", std::process::id()))
 }
 
-/// `bench` against it: keyless, with keys, by schedule, and what lies there.
+/// Runs `bench` against the server: without keys, with keys, on a schedule, and with the stored messages.
 fn is_measured(peer: &Peer, name: &str) {
     let out = out(name);
     let loads: [(&[&str], u64); 4] = [
@@ -74,7 +75,7 @@ fn is_measured(peer: &Peer, name: &str) {
 }
 
 #[test]
-fn kafka_is_put_under_the_same_load() {
+fn bench_measures_kafka() {
     is_measured(
         &Peer::start("kafka", &["up", "1", "--port", "19292", "--dir", "target/kafka/peer"]),
         "kafka",
@@ -82,6 +83,6 @@ fn kafka_is_put_under_the_same_load() {
 }
 
 #[test]
-fn nats_is_put_under_the_same_load() {
+fn bench_measures_nats() {
     is_measured(&Peer::start("nats", &["up", "--port", "18180"]), "nats");
 }

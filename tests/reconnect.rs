@@ -1,4 +1,4 @@
-//! The real clients through a proxy that breaks their connections: nothing lost, nothing printed twice.
+//! Tests the real clients through a proxy that breaks their connections: nothing is lost or printed twice.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{BINARY, Server, consume, feed};
 
-/// Passes connections on to a server and breaks all but the later ones after so many bytes of either direction.
+/// A proxy that breaks its first connections after a number of bytes in either direction.
 struct Proxy {
     port: u16,
     broken: Arc<AtomicUsize>,
 }
 
 impl Proxy {
-    /// `breaks`: after how many bytes towards the server, and from it, each connection breaks, in order.
+    /// Starts the proxy. Each entry of `breaks` is for one connection, in order of connection: the bytes to
+    /// the server, and the bytes from it, after which the connection breaks.
     fn start(server: u16, breaks: Vec<(usize, usize)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -38,7 +39,7 @@ impl Proxy {
                         if pass(&from, &to, bytes) {
                             counter.fetch_add(1, Ordering::SeqCst);
                         }
-                        // Fails where the other direction was there first.
+                        // Fails if the other direction has done it already.
                         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
                     });
                 }
@@ -58,7 +59,7 @@ impl Proxy {
     }
 }
 
-/// True where it ended because `bytes` had passed.
+/// Copies up to `bytes` bytes. Returns true if all of them have passed.
 fn pass(mut from: &TcpStream, mut to: &TcpStream, mut bytes: usize) -> bool {
     let mut buffer = [0; 16 << 10];
     while bytes > 0 {
@@ -82,28 +83,28 @@ fn produce(command: Command, lines: &[String]) {
 }
 
 #[test]
-fn what_was_not_acknowledged_is_sent_again_and_nothing_is_lost() {
+fn unacknowledged_messages_are_sent_again_and_none_is_lost() {
     let server = Server::start(&["--cores", "0-1"]);
-    // In the handshake, in the setup, in the middle of pbs, and where only answers are lost.
+    // Breaks in the handshake, in the setup, in the middle of pbs, and where only answers are lost.
     let breaks = vec![(50, 9_999), (9_999, 60), (400, 9_999_999), (30_000, 9_999_999), (9_999_999, 150)];
     let proxy = Proxy::start(server.port, breaks);
     let sent = lines(20_000);
     let client = ["--client-id", "11111111-2222-3333-4444-555555555555"];
     produce(proxy.run(&[&["produce", "again", "--batch", "7"], &client[..]].concat()), &sent);
-    assert!(proxy.broken() >= 5, "{} connections were broken", proxy.broken());
-    // At least once: what is not known to be stored may be stored twice. --from oldest, and a second of silence.
+    assert!(proxy.broken() >= 5, "{} connections broke", proxy.broken());
+    // At least once: a message without an acknowledgement may be stored twice.
     let stored = stored(&server, "again");
     let mut seen: HashMap<&str, usize> = HashMap::new();
     stored.iter().for_each(|line| *seen.entry(line).or_default() += 1);
     let missing = sent.iter().filter(|line| !seen.contains_key(line.as_str())).count();
     assert_eq!((missing, seen.len()), (0, sent.len()));
-    // A named client stays with one partition, so the first copy of each line stands in the order sent.
+    // A client with an id keeps to one partition, so the first copies of the lines are in the order sent.
     let mut copies: HashMap<&str, ()> = HashMap::new();
     let first: Vec<&String> = stored.iter().filter(|line| copies.insert(line, ()).is_none()).collect();
-    assert!(first.into_iter().eq(&sent), "the first copies are in the order sent");
+    assert!(first.into_iter().eq(&sent), "the first copies must be in the order sent");
 }
 
-/// Everything in a queue: a produce of one last line tells where it ends.
+/// Returns everything in a queue. Produces a last line to find the end.
 fn stored(server: &Server, queue: &str) -> Vec<String> {
     let client = ["--client-id", "11111111-2222-3333-4444-555555555555"];
     produce(server.run(&[&["produce", queue], &client[..]].concat()), &["the end".to_owned()]);
@@ -122,24 +123,25 @@ fn stored(server: &Server, queue: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_consumer_goes_on_where_its_connection_broke_without_loss_or_repeat() {
+fn a_consumer_resumes_where_its_connection_broke_without_loss_or_repeat() {
     let server = Server::start(&["--cores", "0-1"]);
     let sent = lines(30_000);
     produce(server.run(&["produce", "follow", "--connections", "6"]), &sent);
     let breaks = vec![(9_999, 100), (9_999, 260), (9_999, 5_000), (9_999, 300_001), (9_999, 70_000)];
     let proxy = Proxy::start(server.port, breaks);
     let (mut received, _) = consume(proxy.run(&["consume", "follow", "--count", "30000"]));
-    assert!(proxy.broken() >= 5, "{} connections were broken", proxy.broken());
+    assert!(proxy.broken() >= 5, "{} connections broke", proxy.broken());
     let mut expected = sent;
     received.sort();
     expected.sort();
-    assert!(received == expected, "{} lines of {}", received.len(), expected.len());
+    assert!(received == expected, "received {} lines of {}", received.len(), expected.len());
 }
 
 #[test]
-fn the_marker_stands_behind_the_last_line_printed_whatever_came_beyond_it() {
+fn the_marker_follows_the_last_printed_line_even_if_more_was_received() {
     let server = Server::start(&["--cores", "0-1"]);
-    // A few messages in each partition: the first 100, which no client can refuse, are of several.
+    // A few messages in each partition: the first 100, which no client can refuse, come from several
+    // partitions.
     let mut expected = Vec::new();
     for partition in 0..8 {
         let some: Vec<String> = (0..30).map(|n| format!("{partition} {n}")).collect();

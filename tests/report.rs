@@ -1,4 +1,4 @@
-//! `millstream report` on results of real loads: every way out, and what it must not do.
+//! Tests `millstream report` on results of real loads: all output formats, and refused inputs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use common::Server;
 
-/// A directory of results, gone when the test is.
+/// A directory of results that is removed at the end of the test.
 struct Results(PathBuf);
 
 impl Drop for Results {
@@ -42,11 +42,11 @@ fn report(arguments: &[&Path]) -> Output {
     Command::new(common::BINARY).arg("report").args(arguments).output().unwrap()
 }
 
-/// What nobody may slip into a page.
+/// A result's name that tries to inject HTML into the page.
 const HOSTILE: &str = "<script>alert(1)</script> & \"others\"";
 
 #[test]
-fn a_comparison_is_one_page_and_pictures_and_tables_that_agree() {
+fn all_outputs_of_a_comparison_agree() {
     let server = Server::start(&["--cores", "0-1"]);
     let results = Results::new("all");
     let timed = ["--seconds", "2", "--warmup", "0.2"];
@@ -82,11 +82,11 @@ fn a_comparison_is_one_page_and_pictures_and_tables_that_agree() {
     assert!(output.status.success(), "{output:?}");
 
     let page = fs::read_to_string(&html).unwrap();
-    assert!(!page.contains("<script"), "what a result is called is text");
+    assert!(!page.contains("<script"), "a result's name must be escaped");
     assert!(page.contains("&lt;script&gt;"));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
     for word in ["src=", "href=", "url(", "@import", "<link"] {
-        assert!(!outside.contains(word), "the page needs something else: {word}");
+        assert!(!outside.contains(word), "the page must not load anything: {word}");
     }
     for heading in [
         "Results",
@@ -104,22 +104,22 @@ fn a_comparison_is_one_page_and_pictures_and_tables_that_agree() {
     ] {
         assert!(page.contains(&format!("<h2>{heading}</h2>")), "{heading}");
     }
-    assert!(page.contains("first (2)"), "two of one name are told apart");
+    assert!(page.contains("first (2)"), "two results with the same name must get different names");
     for nowhere in ["NaN", "\"inf", ",inf", "\"-inf"] {
-        assert!(!page.contains(nowhere), "every place is a number: {nowhere}");
+        assert!(!page.contains(nowhere), "every coordinate must be a finite number: {nowhere}");
     }
 
     let lines: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     let (first, second) = (&lines[0], &lines[1]);
     assert_eq!(first["throughput_of_first"], 1.0);
-    assert!(second["throughput_of_first"].is_null(), "they did not do the same");
+    assert!(second["throughput_of_first"].is_null(), "different loads must not be compared");
     let rate = first["throughput_per_second"].as_f64().unwrap();
     assert!((4_500.0..5_500.0).contains(&rate), "{rate}");
     let samples = first["latency"]["count"].as_u64().unwrap();
-    assert!((18_000..=20_000).contains(&samples), "of both runs: {first}");
+    assert!((18_000..=20_000).contains(&samples), "the samples of both runs must count: {first}");
     let markdown = fs::read_to_string(&markdown).unwrap();
     assert!(markdown.contains("\n| first | ") && markdown.contains("](svg/percentiles.svg)"), "{markdown}");
-    assert!(markdown.contains("the knee: the most with p99 under 5.00 s is"), "{markdown}");
+    assert!(markdown.contains("knee: the highest rate with p99 under 5.00 s is"), "{markdown}");
 
     let pictures: Vec<PathBuf> = fs::read_dir(&png).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(pictures.len() >= 9, "{pictures:?}");
@@ -131,11 +131,11 @@ fn a_comparison_is_one_page_and_pictures_and_tables_that_agree() {
 }
 
 #[test]
-fn what_is_no_result_is_told_by_its_name() {
+fn invalid_results_are_refused_by_name() {
     let results = Results::new("bad");
     let cases = [
         ("text", "no JSON at all", "text: expected"),
-        ("other", "{\"a\": 1}", "other: no result of `millstream bench --out`"),
+        ("other", "{\"a\": 1}", "other: not a result of `millstream bench --out`"),
         ("later", "{\"millstream_bench\": 99}", "later: its format is 99; this program reads 1"),
         ("half", "{\"millstream_bench\": 1}", "half: missing field"),
     ];

@@ -1,4 +1,4 @@
-//! The real server on data directories that were copied, restored, damaged, or opened twice.
+//! Tests the real server on data directories that were copied, restored, damaged, or opened twice.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -45,7 +45,7 @@ fn consume(server: &Server, arguments: &[&str]) -> Output {
     server.run(&[&["consume", "q"], arguments].concat()).output().unwrap()
 }
 
-/// Where a consumer was told to go on from.
+/// Returns the marker that a consumer printed to resume from.
 fn marker(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let (_, rest) = said.split_once("--from ").unwrap_or_else(|| panic!("{said}"));
@@ -57,7 +57,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_consumer_whose_marker_lies_beyond_a_restored_backup_gets_all_that_is_stored_after_it() {
+fn a_marker_beyond_a_restored_backup_misses_no_later_message() {
     let place = Place::new("restored");
     let (data, backup) = (place.data(), place.0.join("backup"));
     let server = serve(&data);
@@ -72,7 +72,7 @@ fn a_consumer_whose_marker_lies_beyond_a_restored_backup_gets_all_that_is_stored
     fs::remove_dir_all(&data).unwrap();
     copy(&backup, &data);
     let server = serve(&data);
-    // One that asks for fields from 100 up hears at once, before anything is stored.
+    // A consumer that opts in to fields from 100 up learns of the rewind at once, before anything is stored.
     let mut client = Client::connect(&server);
     let mut setup = common::get("q", late.split('~').next().unwrap(), true);
     setup.get.as_mut().unwrap().without_headers = Some(false);
@@ -91,19 +91,19 @@ fn a_consumer_whose_marker_lies_beyond_a_restored_backup_gets_all_that_is_stored
     }
     let payloads: Vec<&[u8]> = got.iter().map(|(_, payload)| &payload[..]).collect();
     assert_eq!(payloads, [&b"old 1"[..], b"old 2", b"new 1", b"new 2"]);
-    // Ids of what is gone are not given again.
+    // Ids of lost messages are not assigned again.
     assert!(got[2..].iter().all(|(id, _)| !["0.2", "0.3", "0.4"].contains(&id.as_str())), "{got:?}");
-    // A marker from before the backup goes on where it stands.
+    // A marker from before the backup still works.
     let output = consume(&server, &["--from", &early, "--count", "2"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "new 1\nnew 2\n");
-    // And what the command line gave out behind the backup is good, too.
+    // The command line's marker from after the backup works, too.
     let output = consume(&server, &["--from", &late, "--count", "4"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "old 1\nold 2\nnew 1\nnew 2\n");
     assert_eq!(server.stop(), 0);
 }
 
 #[test]
-fn a_marker_goes_on_over_restarts_and_kills_without_a_repeat() {
+fn a_marker_survives_restarts_and_kills_without_repeats() {
     let place = Place::new("restarted");
     let data = place.data();
     let mut from = "oldest".to_owned();
@@ -122,7 +122,7 @@ fn a_marker_goes_on_over_restarts_and_kills_without_a_repeat() {
 }
 
 #[test]
-fn a_directory_whose_lock_file_was_removed_stays_one_servers() {
+fn a_directory_without_its_lock_file_stays_locked() {
     let place = Place::new("locked");
     let data = place.data();
     let server = serve(&data);
@@ -143,7 +143,7 @@ fn a_directory_whose_lock_file_was_removed_stays_one_servers() {
 }
 
 #[test]
-fn files_are_their_owners_alone_and_an_open_directory_is_warned_about() {
+fn files_are_private_and_an_open_directory_causes_a_warning() {
     let place = Place::new("private");
     let (data, latency) = (place.data(), place.0.join("latency.hlog"));
     let log = ["--latency-log", latency.to_str().unwrap(), "--latency-interval", "100ms"];
@@ -161,12 +161,12 @@ fn files_are_their_owners_alone_and_an_open_directory_is_warned_about() {
     assert!(files >= 4, "segment, index, catalogue, history");
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
     let server = serve(&data);
-    server.wait_for_log("other users can look into the data directory");
+    server.wait_for_log("data directory accessible to other users");
     assert_eq!(server.stop(), 0);
 }
 
 #[test]
-fn a_flipped_bit_in_the_newest_message_is_damage_after_a_clean_stop() {
+fn a_flipped_bit_in_the_newest_message_is_found_after_a_clean_stop() {
     let place = Place::new("flipped");
     let data = place.data();
     let server = serve(&data);
@@ -184,7 +184,7 @@ fn a_flipped_bit_in_the_newest_message_is_damage_after_a_clean_stop() {
     fs::write(&path, bytes).unwrap();
     assert_eq!(verify().status.code(), Some(1), "{}", String::from_utf8_lossy(&verify().stdout));
     let server = serve(&data);
-    server.wait_for_log("damaged: messages that stood there are lost");
+    server.wait_for_log("damaged: the messages in this range are lost");
     put(&server, "q", "another\n");
     let output = consume(&server, &["--count", "2", "--json"]);
     let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&output.stdout)
@@ -192,6 +192,9 @@ fn a_flipped_bit_in_the_newest_message_is_damage_after_a_clean_stop() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let ids: Vec<&str> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
-    assert!(ids[0] == "0.0" && ids[1] != "0.1", "the id of what is gone names nothing else: {ids:?}");
+    assert!(
+        ids[0] == "0.0" && ids[1] != "0.1",
+        "the id of the lost message must not be assigned again: {ids:?}"
+    );
     assert_eq!(server.stop(), 0);
 }

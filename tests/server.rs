@@ -1,4 +1,4 @@
-//! The real binary on a free port over real sockets: statuses, rules, draining, clients that are not ours.
+//! Tests the real binary on a free port, over real sockets: statuses, draining, resource limits, and signals.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -30,7 +30,7 @@ fn messages_are_stored_and_come_back_with_their_metadata() {
     assert_eq!((code(&response.status), response.msgnum_status_is_thru()), (201, 3));
     client.finish();
     assert_eq!(client.receive(), None);
-    // The next operation on the same connection: its own messages only come with echo.
+    // The next operation on the same connection. The client's own messages come only with echo.
     client.begin(&get("orders", "", true));
     assert_eq!(client.receive_as::<Status>().status_code(), 100);
     let messages = client.receive_as::<ConsumeResponse>().messages;
@@ -46,7 +46,7 @@ fn messages_are_stored_and_come_back_with_their_metadata() {
     assert_eq!(client.receive_as::<Status>().status_code(), 100);
     client.send(&ConsumeRequest { send_marker: Some(true), ..Default::default() });
     let owed = client.receive_as::<ConsumeResponse>().messages.remove(0);
-    assert_eq!(owed.id.as_deref(), Some(""), "nothing was sent: present and empty");
+    assert_eq!(owed.id.as_deref(), Some(""), "before the first message, a marker's id is present and empty");
     let mut other = Client::connect(&server);
     other.begin(&get("orders", owed.marker(), false));
     assert_eq!(other.receive_as::<Status>().status_code(), 100);
@@ -54,7 +54,7 @@ fn messages_are_stored_and_come_back_with_their_metadata() {
 }
 
 #[test]
-fn a_client_of_2014_may_send_100_messages_with_its_setup() {
+fn a_client_may_send_100_messages_before_its_setup_is_answered() {
     let server = Server::start(&["--cores", "0-1"]);
     let mut client = Client::connect(&server);
     let mut bytes = varint(prost::Message::encoded_len(&append("early")) as u64);
@@ -75,7 +75,7 @@ fn a_client_of_2014_may_send_100_messages_with_its_setup() {
 }
 
 #[test]
-fn a_4xx_that_names_its_messages_is_not_the_end() {
+fn a_4xx_for_messages_does_not_end_the_operation() {
     let server = Server::start(&["--cores", "0", "--max-payload-bytes", "1000"]);
     let mut client = producer(&server, "mixed");
     client.send(&request(Some(59), &[b"ttl too short", b"both"]));
@@ -91,7 +91,7 @@ fn a_4xx_that_names_its_messages_is_not_the_end() {
 }
 
 #[test]
-fn what_ends_an_operation_names_its_status_and_leaves_the_connection_usable() {
+fn a_failed_operation_has_a_status_and_leaves_the_connection_usable() {
     let server = Server::start(&[
         "--cores",
         "0",
@@ -124,7 +124,7 @@ fn what_ends_an_operation_names_its_status_and_leaves_the_connection_usable() {
         let through = if expected == 429 { 202 } else { 1 };
         assert_eq!((code(&failure.status), failure.msgnum_status_is_thru()), (expected, through));
         assert!(!failure.status.unwrap().reason_phrase().is_empty());
-        assert_eq!(client.receive(), None, "the half ends");
+        assert_eq!(client.receive(), None, "the server must end its half");
         client.send_raw(b"discarded");
         client.finish();
         client.begin(&append("broken"));
@@ -136,7 +136,7 @@ fn what_ends_an_operation_names_its_status_and_leaves_the_connection_usable() {
 }
 
 #[test]
-fn setups_are_refused_with_their_status() {
+fn setups_are_refused_with_the_right_status() {
     let server = Server::start(&["--cores", "0", "--partitions", "4"]);
     for (queue, expected) in [("", 400), ("a b", 400), ("a/01", 400), ("a/4", 404)] {
         let mut client = Client::connect(&server);
@@ -204,7 +204,7 @@ fn draining_under_load_ends_every_operation_and_loses_nothing_acknowledged() {
             match code(&response.status) {
                 201 => last = response.msgnum_status_is_thru(),
                 503 => {
-                    assert_eq!(response.msgnum_status_is_thru(), last, "repeats the last number");
+                    assert_eq!(response.msgnum_status_is_thru(), last, "the last number must be repeated");
                     ended = true;
                 }
                 other => panic!("{other}"),
@@ -227,7 +227,7 @@ fn draining_under_load_ends_every_operation_and_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn a_consumer_that_never_reads_costs_bounded_memory_while_others_go_on() {
+fn a_consumer_that_never_reads_uses_bounded_memory_and_stops_no_others() {
     let server = Server::start(&["--cores", "0", "--memory-bytes", "20000000"]);
     let mut stuck = Client::connect(&server);
     stuck.begin(&get("stuck", "", true));
@@ -239,11 +239,11 @@ fn a_consumer_that_never_reads_costs_bounded_memory_while_others_go_on() {
     assert!(output.status.success(), "{output:?}");
     others_are_served(&server);
     let bytes = server.resident_bytes();
-    assert!(bytes < 120_000_000, "{bytes} bytes for a store of 20 MB");
+    assert!(bytes < 120_000_000, "{bytes} bytes are resident with a store of 20 MB");
 }
 
 #[test]
-fn two_hundred_clients_on_two_shards_and_every_message_is_accounted_for() {
+fn two_hundred_clients_on_two_shards_account_for_every_message() {
     let server = Server::start(&["--cores", "0-1"]);
     let output = server
         .run(&[
@@ -269,7 +269,7 @@ fn two_hundred_clients_on_two_shards_and_every_message_is_accounted_for() {
 }
 
 #[test]
-fn lines_go_through_produce_and_consume_and_resume_from_the_marker() {
+fn produce_and_consume_pass_lines_and_resume_from_the_marker() {
     let server = Server::start(&["--cores", "0-1"]);
     let lines: Vec<String> =
         (0..5_000).map(|n| if n % 100 == 0 { String::new() } else { format!("line {n}") }).collect();
@@ -303,7 +303,7 @@ fn a_second_server_on_the_port_fails_to_start() {
 }
 
 #[test]
-fn a_consumer_gets_everything_although_its_producers_have_fallen_silent() {
+fn a_consumer_gets_everything_after_its_producers_end() {
     let server = Server::start(&["--cores", "0", "--partitions", "1"]);
     let both = ["bench", "both", "--connections", "4", "--consumers", "1", "--count", "400000", "--json"];
     let output = server.run(&both).output().unwrap();
@@ -324,15 +324,15 @@ fn store(client: &mut Client, payload: &[u8]) -> u32 {
 }
 
 #[test]
-fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
+fn clients_cannot_take_the_descriptors_that_the_server_needs() {
     let data = Place::new("descriptors");
     let log = ["--store", "log", "--data-dir", data.text(), "--log-segment-bytes", "16MiB"];
     let server = Server::start_with_files(160, &[&["--cores", "0"][..], &log].concat());
     let mut first = producer(&server, "q");
     assert_eq!(store(&mut first, b"before the crowd"), 201);
     let crowd: Vec<_> = (0..250).map(|_| server.dial()).collect();
-    server.wait_for_log("connections are refused with 503");
-    // The next files of the log.
+    server.wait_for_log("refusing connections with 503");
+    // The log needs new files for these messages.
     for number in 0..40 {
         assert_eq!(store(&mut first, &[0; 1_000_000]), 201, "message {number}");
     }
@@ -345,7 +345,7 @@ fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
     let by_acceptor = "millstream_handshakes_refused_total{shard=\"acceptor\",status=\"503\"}";
     assert!(server.metric(by_acceptor) >= 1);
     drop(crowd);
-    eventually("a new client", || {
+    eventually("a new client is accepted", || {
         let mut stream = server.dial();
         stream.write_all(handshake("/", "").as_bytes()).ok()?;
         let mut head = [0; 12];
@@ -356,14 +356,14 @@ fn clients_that_take_all_descriptors_leave_the_server_those_that_it_needs() {
     assert_eq!(server.stop(), 0);
 }
 
-/// Whether a process runs: one that has ended may wait for somebody to ask how.
+/// Returns whether a process still runs. A zombie does not.
 fn runs(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
 }
 
 #[test]
-fn a_command_for_tokens_ends_with_a_server_that_exits_at_once() {
+fn a_token_command_ends_when_the_server_exits_at_once() {
     let place = Place::new("token-command");
     let pids = format!("{}/pids", place.text());
     let command = format!("sleep 1000 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; wait");
@@ -379,21 +379,21 @@ fn a_command_for_tokens_ends_with_a_server_that_exits_at_once() {
         "--kafka-token-command",
         &command,
     ]);
-    let pids = eventually("the command", || std::fs::read_to_string(&pids).ok());
+    let pids = eventually("the command has started", || std::fs::read_to_string(&pids).ok());
     let pids: Vec<&str> = pids.split_whitespace().collect();
     assert!(pids.len() == 2 && pids.iter().all(|pid| runs(pid)), "{pids:?}");
-    // To answer it, and to wait for it to close, draining takes a while.
+    // The incomplete handshake makes the drain take a while.
     let mut half = server.dial();
     half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
-    eventually("the connection", || (server.metric("millstream_connections{") == 1).then_some(()));
+    eventually("the connection is counted", || (server.metric("millstream_connections{") == 1).then_some(()));
     server.signal("TERM");
     server.wait_for_log("draining; a second signal exits at once");
     server.signal("TERM");
     assert_eq!(server.wait(), 1);
-    eventually("the end of the command", || pids.iter().all(|pid| !runs(pid)).then_some(()));
+    eventually("the command has ended", || pids.iter().all(|pid| !runs(pid)).then_some(()));
 }
 
-/// What a server says that cannot start with this limit of `ulimit`.
+/// Starts a server with this limit of `ulimit`, and returns its error message.
 fn refusal(limit: &str) -> String {
     let Output { status, stderr, .. } = Command::new("sh")
         .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\""), common::BINARY, "serve"])
@@ -415,7 +415,7 @@ fn refusal(limit: &str) -> String {
 }
 
 #[test]
-fn limits_too_small_for_the_server_are_named_with_what_it_needs() {
+fn too_small_limits_are_refused_with_the_required_values() {
     let said = refusal("-n 30");
     assert!(said.contains("only 30 files may be open (RLIMIT_NOFILE); the server itself needs "), "{said}");
     assert!(said.contains("ulimit -n"), "{said}");
@@ -425,7 +425,7 @@ fn limits_too_small_for_the_server_are_named_with_what_it_needs() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_stops_neither_clients_nor_the_end() {
+fn an_unread_standard_error_blocks_neither_clients_nor_the_stop() {
     let (mut server, _reader) = Server::start_unheard(&["--cores", "0", "--log", "debug"]);
     others_are_served(&server);
     for _ in 0..3 {
@@ -443,7 +443,7 @@ fn a_standard_error_that_nobody_reads_stops_neither_clients_nor_the_end() {
 }
 
 #[test]
-fn a_hangup_has_the_latency_log_reopened_and_disturbs_nobody() {
+fn sighup_reopens_the_latency_log_and_disturbs_no_client() {
     let place = Place::new("hangup");
     let (path, moved) = (place.0.join("latency.hlog"), place.0.join("latency.hlog.1"));
     let log = ["--latency-log", path.to_str().unwrap(), "--latency-interval", "100ms"];
@@ -452,16 +452,16 @@ fn a_hangup_has_the_latency_log_reopened_and_disturbs_nobody() {
         |path: &Path| std::fs::read_to_string(path).unwrap_or_default().matches("Tag=produce,").count();
     let mut client = producer(&server, "q");
     assert_eq!(store(&mut client, b"before"), 201);
-    eventually("a line", || (lines(&path) > 0).then_some(()));
+    eventually("the log has a line", || (lines(&path) > 0).then_some(()));
     std::fs::rename(&path, &moved).unwrap();
     server.signal("HUP");
-    server.wait_for_log("the latency log is reopened");
+    server.wait_for_log("latency log reopened");
     let before = lines(&moved);
     assert_eq!(store(&mut client, b"after"), 201);
-    eventually("a line in the new file", || (lines(&path) > 0).then_some(()));
+    eventually("the new file has a line", || (lines(&path) > 0).then_some(()));
     assert_eq!(lines(&moved), before);
     assert_eq!(server.stop(), 0);
-    // Without such a log it means nothing.
+    // Without a latency log, the signal has no effect.
     let server = Server::start(&["--cores", "0"]);
     let mut client = producer(&server, "q");
     server.signal("HUP");
@@ -470,9 +470,9 @@ fn a_hangup_has_the_latency_log_reopened_and_disturbs_nobody() {
 }
 
 #[test]
-fn a_server_that_is_told_to_end_while_it_reads_its_log_ends_at_once() {
+fn a_server_stops_at_once_during_recovery() {
     let data = Place::new("recovery");
-    // In place of two files of the log: what is opened for reading waits until somebody writes.
+    // These pipes replace two files of the log. A read waits until another process writes.
     let pipes = ["00000000.segment", "00000001.segment"].map(|name| data.0.join(name));
     assert!(Command::new("mkfifo").args(&pipes).status().unwrap().success());
     let mut child = Command::new(common::BINARY)
@@ -481,7 +481,7 @@ fn a_server_that_is_told_to_end_while_it_reads_its_log_ends_at_once() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Fails until the server has the first one open; it then waits for the second.
+    // Fails until the server has opened the first pipe. The server then waits for the second.
     let mut writing = OpenOptions::new();
     writing.write(true).custom_flags(libc::O_NONBLOCK);
     let _first = eventually("recovery", || writing.open(&pipes[0]).ok());
@@ -494,7 +494,7 @@ fn a_server_that_is_told_to_end_while_it_reads_its_log_ends_at_once() {
             None if Instant::now() > until => {
                 child.kill().unwrap();
                 child.wait().unwrap();
-                panic!("it reads on");
+                panic!("the server must stop reading");
             }
             None => std::thread::sleep(Duration::from_millis(10)),
         }
@@ -502,5 +502,5 @@ fn a_server_that_is_told_to_end_while_it_reads_its_log_ends_at_once() {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(ended.code(), Some(0), "{said}");
-    assert!(said.contains("told to end before it served"), "{said}");
+    assert!(said.contains("stopped before serving"), "{said}");
 }

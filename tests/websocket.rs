@@ -1,4 +1,4 @@
-//! The real binary and section 1 of the protocol: handshakes, WebSocket's rules, silence.
+//! Tests section 1 of the protocol on the real binary: handshakes, WebSocket's rules, and silent clients.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -20,7 +20,7 @@ use socket2::{Domain, Socket, Type};
 const UUID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
 #[test]
-fn handshakes_are_judged_with_their_status() {
+fn handshakes_get_the_right_status() {
     let server = Server::start(&["--cores", "0"]);
     let twice = format!("Client-ID: {UUID}\r\nClient-ID: {UUID}\r\n");
     let cases: &[(&str, String, u16)] = &[
@@ -37,19 +37,19 @@ fn handshakes_are_judged_with_their_status() {
         ),
         ("another subprotocol", handshake("/", "Sec-WebSocket-Protocol: x\r\n"), 400),
         (
-            "a subprotocol in other letters",
+            "a subprotocol in upper case",
             handshake("/", &format!("Sec-WebSocket-Protocol: {}\r\n", SUBPROTOCOL.to_uppercase())),
             400,
         ),
         ("an empty list of subprotocols", handshake("/", "Sec-WebSocket-Protocol: \r\n"), 101),
-        ("a version of 2010", handshake("/", "").replace("Version: 13", "Version: 8"), 426),
+        ("a draft version of 2010", handshake("/", "").replace("Version: 13", "Version: 8"), 426),
         ("no version", handshake("/", "").replace("Sec-WebSocket-Version: 13\r\n", ""), 400),
         ("no key", handshake("/", "").replace("Sec-WebSocket-Key", "X-Key"), 400),
         ("no upgrade", handshake("/", "").replace("Upgrade: websocket\r\n", ""), 400),
         ("no Host", handshake("/", "").replace("Host: here:9000\r\n", ""), 400),
         ("a short key", handshake("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhl"), 400),
         (
-            "a key with loose bits",
+            "a key with nonzero unused bits",
             handshake("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "AQIDBAUGBwgJCgsMDQ4PEC=="),
             101,
         ),
@@ -64,7 +64,7 @@ fn handshakes_are_judged_with_their_status() {
         ("Connection twice", handshake("/", "Connection: keep-alive\r\n"), 101),
         ("HTTP/1.0", handshake("/", "").replace("HTTP/1.1", "HTTP/1.0"), 400),
         ("a POST", handshake("/", "").replace("GET", "POST"), 400),
-        ("no HTTP", "\x16\x03\x01 hello, TLS".into(), 400),
+        ("not HTTP", "\x16\x03\x01 hello, TLS".into(), 400),
         ("a malformed project", handshake("/", "X-Project-Id: a b\r\n"), 400),
         ("a project of dots", handshake("/", "X-Project-Id: ..\r\n"), 400),
         ("a project of a dot from a browser", handshake("/?project_id=.", ""), 400),
@@ -94,7 +94,7 @@ fn handshakes_are_judged_with_their_status() {
         if *expected != 101 {
             let mut reason = String::new();
             stream.read_to_string(&mut reason).unwrap();
-            assert!(reason.len() > 3, "{what}: a reason, then the end");
+            assert!(reason.len() > 3, "{what}: the response must give a reason and end");
         }
     }
     others_are_served(&server);
@@ -113,7 +113,7 @@ fn a_refused_origin_is_logged_once_with_the_setting_to_change() {
         assert_eq!(ask("https://evil.example"), 403);
         assert_eq!(ask("null"), 403);
     }
-    // Logged behind them.
+    // The log has this line after all the others.
     assert_eq!(ask("https://last.example"), 403);
     server.wait_for_log("https://last.example");
     let lines = server.log();
@@ -142,7 +142,7 @@ fn each_of_many_refused_origins_is_logged() {
 }
 
 #[test]
-fn a_malformed_origin_stops_the_server_at_the_start() {
+fn a_malformed_origin_is_refused_at_the_start() {
     for (origins, is_well) in [
         ("*", true),
         ("https://console.example, http://127.0.0.1:3000", true),
@@ -155,27 +155,27 @@ fn a_malformed_origin_stops_the_server_at_the_start() {
             Command::new(common::BINARY).args(serve).env(common::STORE.0, common::STORE.1).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(if is_well { 0 } else { 2 }), "{origins}: {said}");
-        assert!(is_well || said.contains("allowed_origins") && said.contains("is no origin"), "{said}");
+        assert!(is_well || said.contains("allowed_origins") && said.contains("is not an origin"), "{said}");
     }
 }
 
-/// The most that the system keeps of what a server has not read, bytes.
+/// Returns the most bytes that the kernel buffers for a server that does not read.
 fn receive_buffer_max() -> usize {
     let limits = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rmem").unwrap();
     limits.split_whitespace().nth(2).unwrap().parse().unwrap()
 }
 
 #[test]
-fn after_a_refusal_little_more_is_read() {
+fn little_is_read_after_a_refusal() {
     let server = Server::start(&["--cores", "0"]);
     let refused = handshake("/v2", "").into_bytes();
-    // So much that the answer arrives whole.
+    // Few enough bytes that the peer receives the whole answer.
     let mut stream = server.dial();
     stream.write_all(&[refused.clone(), vec![b'x'; 32 << 10]].concat()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(status(&text), 404);
-    // Beyond it the connection ends; what fits into the system's buffers was sent.
+    // After more bytes, the connection ends. The kernel's buffers accepted some of them.
     let small = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     small.set_send_buffer_size(4 << 10).unwrap();
     small.connect(&SocketAddr::from(([127, 0, 0, 1], server.port)).into()).unwrap();
@@ -191,16 +191,16 @@ fn after_a_refusal_little_more_is_read() {
     {
         sent += bytes;
     }
-    assert!(sent <= most, "{sent} bytes were taken, {buffers} of them by buffers");
+    assert!(sent <= most, "{sent} bytes were accepted, up to {buffers} of them by buffers");
     others_are_served(&server);
 }
 
 #[test]
-fn a_handshake_that_draining_cuts_off_is_told_when_to_come_again() {
+fn a_handshake_cut_off_by_draining_gets_retry_after() {
     let server = Server::start(&["--cores", "0"]);
     let mut half = server.dial();
     half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
-    eventually("the connection", || (server.metric("millstream_connections{") == 1).then_some(()));
+    eventually("the connection is counted", || (server.metric("millstream_connections{") == 1).then_some(()));
     server.signal("TERM");
     let head = response(&mut half);
     assert_eq!(status(&head), 503);
@@ -208,7 +208,7 @@ fn a_handshake_that_draining_cuts_off_is_told_when_to_come_again() {
 }
 
 #[test]
-fn a_handshake_may_come_byte_by_byte_with_an_operation_pipelined_behind_it() {
+fn a_handshake_may_come_byte_by_byte_and_an_operation_may_follow_it_at_once() {
     let server = Server::start(&["--cores", "0"]);
     let mut bytes = handshake("/", "").into_bytes();
     bytes.extend(frame(0x02, &append("pipelined").encode_length_delimited_to_vec()));
@@ -230,7 +230,7 @@ fn a_handshake_may_come_byte_by_byte_with_an_operation_pipelined_behind_it() {
 }
 
 #[test]
-fn each_broken_rule_has_its_close_code_and_a_neighbour_works_on() {
+fn each_violation_has_its_close_code_and_affects_no_neighbour() {
     let server = Server::start(&["--cores", "0"]);
     let mut neighbour = producer(&server, "neighbour");
     let mut stored = 0;
@@ -242,7 +242,7 @@ fn each_broken_rule_has_its_close_code_and_a_neighbour_works_on() {
         ("reserved bit 3", frame(0x92, b""), 1002),
         ("reserved data opcode", frame(0x83, b""), 1002),
         ("reserved control opcode", frame(0x8b, b""), 1002),
-        ("a continuation of nothing", frame(0x80, b""), 1002),
+        ("a continuation without a message", frame(0x80, b""), 1002),
         ("a new data frame inside a wsmessage", [frame(0x02, b""), frame(0x02, b"")].concat(), 1002),
         ("a text frame inside a wsmessage", [frame(0x02, b""), frame(0x81, b"")].concat(), 1002),
         ("text", frame(0x81, b"x"), 1003),
@@ -261,7 +261,7 @@ fn each_broken_rule_has_its_close_code_and_a_neighbour_works_on() {
         ("a close with 1005", frame(0x88, &1005u16.to_be_bytes()), 1002),
         ("a close with 2000", frame(0x88, &2000u16.to_be_bytes()), 1002),
         ("a close with 5000", frame(0x88, &5000u16.to_be_bytes()), 1002),
-        ("a reason that is no UTF-8", frame(0x88, &[0x03, 0xe8, 0xff]), 1007),
+        ("a reason that is not UTF-8", frame(0x88, &[0x03, 0xe8, 0xff]), 1007),
         ("a good close", frame(0x88, &[0x03, 0xe8, b'x']), 1000),
         ("a close with 4999", frame(0x88, &4999u16.to_be_bytes()), 4999),
     ];
@@ -271,7 +271,7 @@ fn each_broken_rule_has_its_close_code_and_a_neighbour_works_on() {
         assert_eq!(client.close_code(), expected, "{what}");
         let mut rest = Vec::new();
         client.0.get_mut().read_to_end(&mut rest).unwrap();
-        assert!(rest.is_empty(), "{what}: nothing follows a Close");
+        assert!(rest.is_empty(), "{what}: nothing may follow a Close");
         neighbour.send(&request(Some(60), &[b"undisturbed"]));
         stored += 1;
         let answer: ProduceResponse = neighbour.receive_as();
@@ -283,18 +283,18 @@ fn each_broken_rule_has_its_close_code_and_a_neighbour_works_on() {
         .get_mut()
         .write_all(&[frame(0x02, b""), frame(0x89, b"abc"), frame(0x8a, b"unasked")].concat())
         .unwrap();
-    assert_eq!(client.read_frame(), (true, 10, b"abc".to_vec()), "a ping is answered between fragments");
+    assert_eq!(client.read_frame(), (true, 10, b"abc".to_vec()), "a ping must be answered between fragments");
 }
 
 #[test]
-fn who_goes_on_sending_what_is_discarded_is_closed_with_1008() {
+fn too_much_discarded_input_is_closed_with_1008() {
     let server = Server::start(&["--cores", "0", "--discard-limit-bytes", "100000"]);
     let mut client = Client::connect(&server);
     client.begin(&append("no such name"));
     assert_eq!(code(&client.receive_as::<ProduceSetupResponse>().status), 400);
     assert_eq!(client.receive(), None);
     client.send_raw(&[0; 100_000]);
-    // Still there: a ping is answered.
+    // The connection is still open: a ping is answered.
     client.0.get_mut().write_all(&frame(0x89, b"a")).unwrap();
     assert_eq!(client.read_frame().1, 10);
     client.send_raw(&[0; 1]);
@@ -303,25 +303,25 @@ fn who_goes_on_sending_what_is_discarded_is_closed_with_1008() {
 }
 
 #[test]
-fn who_is_silent_is_pinged_then_closed_with_1001_and_who_dribbles_a_handshake_gets_408() {
+fn silent_clients_are_closed_with_1001_and_slow_handshakes_get_408() {
     let silence = ["--ping-interval", "0.1", "--idle-timeout", "0.4", "--handshake-timeout", "0.2"];
     let server = Server::start(&[&["--cores", "0"][..], &silence].concat());
     let mut slow = server.dial();
     slow.write_all(b"GET / HTTP/1.1\r\nHost:").unwrap();
     assert_eq!(status(&response(&mut slow)), 408);
     let mut silent = Client::connect(&server);
-    assert_eq!(silent.read_frame(), (true, 9, vec![]), "a ping");
+    assert_eq!(silent.read_frame(), (true, 9, vec![]), "the server must ping");
     assert_eq!(silent.close_code(), 1001);
     let mut alive = Client::connect(&server);
-    // Far longer than idle_timeout, because each ping is answered.
+    // The connection outlives idle_timeout by far, because it answers each ping.
     for _ in 0..8 {
-        assert_eq!(alive.read_frame(), (true, 9, vec![]), "pinged again, not closed");
+        assert_eq!(alive.read_frame(), (true, 9, vec![]), "the server must ping again, not close");
         alive.0.get_mut().write_all(&frame(0x8a, b"")).unwrap();
     }
 }
 
 #[test]
-fn test_echo_echoes_text_and_binary_of_tungstenite() {
+fn test_echo_echoes_tungstenites_text_and_binary() {
     let server = Server::start(&["--cores", "0", "--test-echo"]);
     let url = format!("ws://127.0.0.1:{}/echo", server.port);
     let (mut socket, _) = tungstenite::connect(url).unwrap();

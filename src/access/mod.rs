@@ -1,10 +1,10 @@
-//! Who may do how much: projects, what they use, and their limits. No I/O.
+//! Projects, what they use, and their limits. No I/O.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `tenants` | projects whose use is limited, and permits for what they use |
-//! | `limits` | what one project may have and do |
-//! | `share` | what of a project's storage one operation or partition takes |
+//! | `tenants` | projects whose use is limited, and permits for that use |
+//! | `limits` | the limits of one project |
+//! | `share` | the part of a project's storage that one operation or partition uses |
 
 mod limits;
 mod share;

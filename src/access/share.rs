@@ -1,12 +1,12 @@
-//! Parts of a project's storage: bytes of stored messages, and of messages that are about to be stored.
+//! Shares of a project's storage: bytes of messages that are stored or about to be stored.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Tenant;
 
-/// Bytes that one holder counts against its project's `project_storage_bytes`: a partition for what it stores, an operation for
-/// what it has sent to the store. Gives them back when it is dropped.
+/// The bytes that one holder counts against its project's `project_storage_bytes`. A partition counts what it
+/// stores, an operation what it has sent to the store. Dropping a share releases its bytes.
 #[derive(Debug)]
 pub struct Share {
     tenant: Arc<Tenant>,
@@ -14,19 +14,19 @@ pub struct Share {
 }
 
 impl Tenant {
-    /// An empty share of the project's storage; `None` where storage is not limited.
+    /// Creates an empty share of the project's storage. Returns `None` if storage is not limited.
     pub fn share(self: &Arc<Self>) -> Option<Share> {
         (self.storage_max > 0).then(|| Share { tenant: self.clone(), bytes: 0 })
     }
 
-    /// Bytes of all shares.
+    /// Returns the bytes of all shares.
     pub fn storage(&self) -> u64 {
         self.storage.load(Ordering::Relaxed)
     }
 }
 
 impl Share {
-    /// Adds bytes if the project's limit allows them; else returns the limit.
+    /// Adds bytes if the project's limit allows them. Returns the limit otherwise.
     pub fn try_add(&mut self, bytes: u64) -> Result<(), u64> {
         let limit = self.tenant.storage_max;
         let added = self.tenant.storage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -41,19 +41,19 @@ impl Share {
         }
     }
 
-    /// Adds bytes, also beyond the limit.
+    /// Adds bytes, even beyond the limit.
     pub fn add(&mut self, bytes: u64) {
         self.set(self.bytes.saturating_add(bytes));
     }
 
-    /// Gives bytes back.
+    /// Releases bytes.
     pub fn subtract(&mut self, bytes: u64) {
         self.set(self.bytes.saturating_sub(bytes));
     }
 
-    /// Sets how many bytes it counts, also beyond the limit.
+    /// Sets the number of bytes, even beyond the limit.
     pub fn set(&mut self, bytes: u64) {
-        // The counter is shared by all shards: it is left alone where nothing changes.
+        // All shards share the counter, so do not touch it if nothing changes.
         let storage = &self.tenant.storage;
         if bytes > self.bytes {
             storage.fetch_add(bytes - self.bytes, Ordering::Relaxed);
@@ -74,13 +74,14 @@ impl Drop for Share {
 mod tests {
     use super::super::Tenants;
     use crate::access::ProjectLimits;
+    use crate::base::millis::Millis;
     use crate::base::names::Project;
 
     #[test]
-    fn shares_of_a_project_are_limited_together_and_given_back() {
+    fn shares_of_a_project_are_limited_together_and_released() {
         let limits = ProjectLimits { storage_bytes: 100, ..ProjectLimits::default() };
         let tenants = Tenants::new(limits);
-        let get = |name| tenants.get(&Project::parse(name).unwrap(), 0).unwrap();
+        let get = |name| tenants.get(&Project::parse(name).unwrap(), Millis::ZERO).unwrap();
         let (tenant, other) = (get("a"), get("b"));
         let mut stored = tenant.share().unwrap();
         let mut sent = get("a").share().unwrap();
@@ -91,7 +92,7 @@ mod tests {
         assert_eq!(other.share().unwrap().try_add(100), Ok(()), "another project has its own limit");
         assert_eq!(other.storage(), 0);
         stored.add(40);
-        assert_eq!(tenant.storage(), 140, "what is stored counts, also beyond the limit");
+        assert_eq!(tenant.storage(), 140, "stored bytes count even beyond the limit");
         sent.set(0);
         stored.subtract(30);
         assert_eq!(sent.try_add(30), Ok(()));
@@ -102,9 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn no_share_is_kept_where_storage_is_not_limited() {
+    fn no_share_exists_if_storage_is_not_limited() {
         let limits = ProjectLimits { connections: 1, ..ProjectLimits::default() };
-        let tenant = Tenants::new(limits).get(&Project::parse("a").unwrap(), 0).unwrap();
+        let tenant = Tenants::new(limits).get(&Project::parse("a").unwrap(), Millis::ZERO).unwrap();
         assert!(tenant.share().is_none());
     }
 }

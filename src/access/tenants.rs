@@ -1,32 +1,35 @@
 //! Projects as tenants: what each has open and stored, and how fast it produces, in the whole server.
 //!
-//! Shared by the shards, because a tenant's connections are spread over them: a map that is locked at handshakes and when a
-//! queue is made, and counters beyond that. Where no limit is set there are no tenants, and nothing of this is touched.
+//! All shards share the tenants, because a project's connections are spread over the shards. A map is locked
+//! during handshakes and when a queue is created or deleted; everything else is atomic counters. If no limit
+//! is set, no tenants exist and none of this is touched.
 //!
-//! Rates are kept by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form): one number for each rate,
-//! the time at which all that was taken is paid for.
+//! Rates use the generic cell rate algorithm (ITU-T I.371, virtual scheduling). It keeps one number for each
+//! rate: the time at which everything taken so far is paid for.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::limits::ProjectLimits;
+use crate::base::error::PeerFault;
 use crate::base::limits::INITIAL_CREDIT;
+use crate::base::millis::Millis;
 use crate::base::names::Project;
 use crate::base::queue::QueueId;
 
-/// How much of a rate may be used at once, milliseconds of it.
-const BURST_MS: u64 = 1_000;
+/// The part of a rate that may be used at once, as time at that rate.
+const BURST: Millis = Millis::new(1_000);
 
-/// Tenants that are kept before those without any use are looked for.
+/// The number of tenants at which unused ones are removed for the first time.
 const TENANTS_BEFORE_SWEEP: usize = 1_024;
 
-/// All tenants of a server.
+/// The tenants of a server.
 #[derive(Debug)]
 pub struct Tenants {
     limits: ProjectLimits,
     known: Mutex<Known>,
-    /// The queues that there are, as this server numbers them.
+    /// The counted queues, by their ids in this process.
     queues: Mutex<HashMap<QueueId, Permit>>,
 }
 
@@ -36,30 +39,30 @@ struct Known {
     sweep_at: usize,
 }
 
-/// One project.
+/// The use and the limits of one project.
 #[derive(Debug)]
 pub struct Tenant {
     used: [AtomicU64; 3],
     limits: [u64; 3],
-    /// Bytes of all [`Share`]s, and how many there may be; 0: no limit, and no shares.
+    /// The bytes of all [`Share`](super::Share)s and their limit; 0 means no limit and no shares.
     pub(super) storage: AtomicU64,
     pub(super) storage_max: u64,
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
 }
 
-/// What is counted.
+/// A counted resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// A connection that is open.
+    /// An open connection.
     Connection,
-    /// An operation that is open.
+    /// An open operation.
     Operation,
-    /// A queue that is there.
+    /// An existing queue.
     Queue,
 }
 
-/// One use; given back when it is dropped.
+/// One counted use. Dropping it releases the use.
 #[derive(Debug)]
 pub struct Permit {
     tenant: Arc<Tenant>,
@@ -67,14 +70,14 @@ pub struct Permit {
 }
 
 impl Tenants {
-    /// No tenants yet, each to be held to `limits`.
+    /// Creates an empty set of tenants, each with the limits `limits`.
     pub fn new(limits: ProjectLimits) -> Self {
         let known = Known { by_name: HashMap::new(), sweep_at: TENANTS_BEFORE_SWEEP };
         Self { limits, known: Mutex::new(known), queues: Mutex::default() }
     }
 
-    /// A project as a tenant; `None` where nothing is limited.
-    pub fn get(&self, project: &Project, now_ms: u64) -> Option<Arc<Tenant>> {
+    /// Returns the tenant of a project, which is created if missing. Returns `None` if no limit is set.
+    pub fn get(&self, project: &Project, now: Millis) -> Option<Arc<Tenant>> {
         if self.limits == ProjectLimits::default() {
             return None;
         }
@@ -83,7 +86,7 @@ impl Tenants {
             return Some(tenant.clone());
         }
         if known.by_name.len() >= known.sweep_at {
-            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now_ms));
+            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now));
             known.sweep_at = TENANTS_BEFORE_SWEEP.max(2 * known.by_name.len());
         }
         let tenant = Arc::new(Tenant::new(self.limits));
@@ -91,7 +94,15 @@ impl Tenants {
         Some(tenant)
     }
 
-    /// Whether a project's storage is limited.
+    /// Counts one more connection of a project; `None` if nothing is limited.
+    pub fn admit(&self, project: &Project, now: Millis) -> Result<Option<Permit>, PeerFault> {
+        let Some(tenant) = self.get(project, now) else { return Ok(None) };
+        let key = "project_max_connections";
+        let permit = tenant.take(Use::Connection);
+        permit.map(Some).map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })
+    }
+
+    /// Returns whether the storage of projects is limited.
     pub fn limits_storage(&self) -> bool {
         self.limits.storage_bytes > 0
     }
@@ -105,12 +116,12 @@ impl Tenants {
         self.queues().insert(queue, permit);
     }
 
-    /// A queue is not there any more.
+    /// Stops counting a queue that was deleted.
     pub fn release_queue(&self, queue: QueueId) {
         self.queues().remove(&queue);
     }
 
-    /// The project of a queue that is counted.
+    /// Returns the project of a counted queue.
     pub fn of_queue(&self, queue: QueueId) -> Option<Arc<Tenant>> {
         self.queues().get(&queue).map(|permit| permit.tenant.clone())
     }
@@ -118,7 +129,7 @@ impl Tenants {
 
 impl Tenant {
     fn new(limits: ProjectLimits) -> Self {
-        // The initial credit is no more than what a producer may send without asking.
+        // A burst must hold the initial credit, which every producer may send without asking.
         let messages = (limits.messages_per_sec > 0).then(|| {
             Bucket::new(limits.messages_per_sec, limits.messages_per_sec.max(INITIAL_CREDIT as u64))
         });
@@ -134,7 +145,7 @@ impl Tenant {
         }
     }
 
-    /// One more use; the limit, where that would be too many.
+    /// Takes one use. Returns the limit if it is reached.
     pub fn take(self: &Arc<Self>, what: Use) -> Result<Permit, u64> {
         let (used, limit) = (&self.used[what as usize], self.limits[what as usize]);
         let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -146,53 +157,54 @@ impl Tenant {
         }
     }
 
-    /// One more use, whatever the limit: of something that is there already.
+    /// Takes one use regardless of the limit, for something that already exists.
     pub fn hold(self: &Arc<Self>, what: Use) -> Permit {
         self.used[what as usize].fetch_add(1, Ordering::Relaxed);
         Permit { tenant: self.clone(), what }
     }
 
-    /// Whether its rates are limited.
+    /// Returns whether a rate of the project is limited.
     pub fn has_rates(&self) -> bool {
         self.messages.is_some() || self.bytes.is_some()
     }
 
-    /// How many messages may be sent now, whatever their size.
-    fn messages_left(&self, now_ms: u64) -> u64 {
-        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now_ms))
+    /// Returns how many messages may be sent now, ignoring their size.
+    fn messages_left(&self, now: Millis) -> u64 {
+        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now))
     }
 
-    /// How many messages of about `bytes` each may be promised now.
-    pub fn available(&self, now_ms: u64, bytes: u64) -> u64 {
+    /// Returns how many messages of about `bytes` each may be promised now.
+    pub fn available(&self, now: Millis, bytes: u64) -> u64 {
         let of_bytes = self.bytes.as_ref().map_or(u64::MAX, |bucket| {
-            // One that is larger than all that may be saved up is let through when all of that is there.
-            let is_full = bucket.is_full(now_ms);
-            (bucket.balance(now_ms) / bytes.max(1)).max(u64::from(is_full))
+            // A message larger than the burst is allowed when the whole burst is available.
+            let is_full = bucket.is_full(now);
+            (bucket.balance(now) / bytes.max(1)).max(u64::from(is_full))
         });
-        self.messages_left(now_ms).min(of_bytes)
+        self.messages_left(now).min(of_bytes)
     }
 
-    /// Whether more than a whole burst of bytes is owed. Less is: messages may be larger than those before.
-    pub fn owes_bytes(&self, now_ms: u64) -> bool {
-        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now_ms))
+    /// Returns whether the project owes more than a whole burst of bytes. A smaller debt is normal, because
+    /// messages may be larger than the ones before.
+    pub fn owes_bytes(&self, now: Millis) -> bool {
+        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now))
     }
 
-    /// Whether it has used up one of its rates.
-    pub fn is_over(&self, now_ms: u64) -> bool {
-        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now_ms) == 0)
+    /// Returns whether the project has used up one of its rates.
+    pub fn is_over(&self, now: Millis) -> bool {
+        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now) == 0)
     }
 
-    /// Pays for messages and bytes, also where the balance falls below nothing.
-    pub fn pay(&self, now_ms: u64, messages: u64, bytes: u64) {
+    /// Pays for messages and bytes, even if the balance becomes negative.
+    pub fn pay(&self, now: Millis, messages: u64, bytes: u64) {
         if let Some(bucket) = &self.messages {
-            bucket.pay(now_ms, messages);
+            bucket.pay(now, messages);
         }
         if let Some(bucket) = &self.bytes {
-            bucket.pay(now_ms, bytes);
+            bucket.pay(now, bytes);
         }
     }
 
-    /// Gives back what was paid for and not used.
+    /// Refunds messages and bytes that were paid for and not used.
     pub fn refund(&self, messages: u64, bytes: u64) {
         if let Some(bucket) = &self.messages {
             bucket.refund(messages);
@@ -202,22 +214,29 @@ impl Tenant {
         }
     }
 
-    /// Operations open now.
+    /// Returns the number of open operations.
     pub fn operations(&self) -> u64 {
         self.used[Use::Operation as usize].load(Ordering::Relaxed)
     }
 
-    /// The rates, messages and bytes a second; 0 for none.
+    /// Returns the rates in messages and bytes per second; 0 means no limit.
     pub fn rates(&self) -> (u64, u64) {
         let rate = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |bucket| bucket.per_sec);
         (rate(&self.messages), rate(&self.bytes))
     }
 
-    fn is_unused(&self, now_ms: u64) -> bool {
-        let full = |bucket: &Bucket| bucket.is_full(now_ms);
+    fn is_unused(&self, now: Millis) -> bool {
+        let full = |bucket: &Bucket| bucket.is_full(now);
         self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
             && self.storage() == 0
             && [&self.messages, &self.bytes].into_iter().flatten().all(full)
+    }
+}
+
+impl Permit {
+    /// The project that it counts for.
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.tenant
     }
 }
 
@@ -227,7 +246,7 @@ impl Drop for Permit {
     }
 }
 
-/// One rate. `paid_until_ns` is the theoretical arrival time of the algorithm.
+/// One rate. `paid_until_ns` is the algorithm's theoretical arrival time.
 #[derive(Debug)]
 struct Bucket {
     per_sec: u64,
@@ -244,32 +263,32 @@ impl Bucket {
         u64::try_from(u128::from(units) * 1_000_000_000 / u128::from(self.per_sec)).unwrap_or(u64::MAX / 4)
     }
 
-    /// The burst in the rate's time.
+    /// Returns the burst as time at this rate.
     fn burst_ns(&self) -> u64 {
-        self.ns(self.burst).max(BURST_MS * 1_000_000)
+        self.ns(self.burst).max(BURST.as_nanos())
     }
 
-    /// Units that may be used now.
-    fn balance(&self, now_ms: u64) -> u64 {
-        let now = now_ms.saturating_mul(1_000_000);
+    /// Returns the units that may be used now.
+    fn balance(&self, now: Millis) -> u64 {
+        let now = now.as_nanos();
         let paid = self.paid_until_ns.load(Ordering::Relaxed).max(now);
         let left_ns = (now + self.burst_ns()).saturating_sub(paid);
         u64::try_from(u128::from(left_ns) * u128::from(self.per_sec) / 1_000_000_000).unwrap_or(u64::MAX)
     }
 
-    /// Whether nothing is owed: all that may be saved up is there.
-    fn is_full(&self, now_ms: u64) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) <= now_ms.saturating_mul(1_000_000)
+    /// Returns whether the whole burst is available.
+    fn is_full(&self, now: Millis) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) <= now.as_nanos()
     }
 
-    /// Whether what was used beyond the balance is more than a burst.
-    fn owes_burst(&self, now_ms: u64) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) > now_ms.saturating_mul(1_000_000) + 2 * self.burst_ns()
+    /// Returns whether the debt is larger than a burst.
+    fn owes_burst(&self, now: Millis) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) > now.as_nanos() + 2 * self.burst_ns()
     }
 
-    fn pay(&self, now_ms: u64, units: u64) {
-        let (now, ns) = (now_ms.saturating_mul(1_000_000), self.ns(units));
-        // Never fails: the closure always has a next value.
+    fn pay(&self, now: Millis, units: u64) {
+        let (now, ns) = (now.as_nanos(), self.ns(units));
+        // Cannot fail: the closure always returns a value.
         let _ = self.paid_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| {
             Some(paid.max(now).saturating_add(ns))
         });
@@ -277,7 +296,7 @@ impl Bucket {
 
     fn refund(&self, units: u64) {
         let ns = self.ns(units);
-        // Never fails: the closure always has a next value.
+        // Cannot fail: the closure always returns a value.
         let _ = self
             .paid_until_ns
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| Some(paid.saturating_sub(ns)));
@@ -293,24 +312,24 @@ mod tests {
     }
 
     #[test]
-    fn uses_are_counted_for_each_project_and_given_back() {
+    fn uses_are_counted_for_each_project_and_released() {
         let limits = ProjectLimits { connections: 2, ..ProjectLimits::default() };
         let tenants = Tenants::new(limits);
-        let tenant = tenants.get(&project("a"), 0).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
         let first = tenant.take(Use::Connection).unwrap();
-        let _second = tenants.get(&project("a"), 0).unwrap().take(Use::Connection).unwrap();
+        let _second = tenants.get(&project("a"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
         assert_eq!(tenant.take(Use::Connection).map(drop), Err(2));
-        assert!(tenants.get(&project("b"), 0).unwrap().take(Use::Connection).is_ok());
+        assert!(tenants.get(&project("b"), Millis::ZERO).unwrap().take(Use::Connection).is_ok());
         drop(first);
         assert!(tenant.take(Use::Connection).is_ok());
-        assert!(tenant.take(Use::Queue).is_ok(), "what is not limited is only counted");
-        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), 0).is_none());
+        assert!(tenant.take(Use::Queue).is_ok(), "an unlimited use is only counted");
+        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), Millis::ZERO).is_none());
     }
 
     #[test]
-    fn queues_that_are_there_count_also_beyond_the_limit() {
+    fn existing_queues_count_even_beyond_the_limit() {
         let tenants = Tenants::new(ProjectLimits { queues: 2, ..ProjectLimits::default() });
-        let tenant = tenants.get(&project("a"), 0).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
         for id in 0..3 {
             tenants.hold_queue(QueueId(id), tenant.hold(Use::Queue));
         }
@@ -318,54 +337,55 @@ mod tests {
         tenants.release_queue(QueueId(1));
         assert_eq!(tenant.take(Use::Queue).map(drop), Err(2), "two are left");
         tenants.release_queue(QueueId(1));
-        assert_eq!(tenant.take(Use::Queue).map(drop), Err(2), "a place is given back once");
+        assert_eq!(tenant.take(Use::Queue).map(drop), Err(2), "releasing a queue twice has no effect");
         tenants.release_queue(QueueId(0));
         assert!(tenant.take(Use::Queue).is_ok());
         assert!(tenants.of_queue(QueueId(0)).is_none());
     }
 
     #[test]
-    fn a_rate_allows_its_burst_then_its_pace_and_what_is_unused_comes_back() {
+    fn a_rate_allows_its_burst_then_its_pace_and_refunds_count() {
         let limits = ProjectLimits { messages_per_sec: 1_000, bytes_per_sec: 50_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
-        let start = 5_000;
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        let at = |ms: u64| Millis::new(5_000 + ms);
+        let start = at(0);
         assert_eq!(tenant.available(start, 10), 1_000);
         assert_eq!(tenant.available(start, 100), 500);
         tenant.pay(start, 1_000, 10_000);
         assert!(tenant.is_over(start));
-        assert_eq!(tenant.available(start + 250, 10), 250);
-        tenant.pay(start + 250, 1_250, 0);
-        assert_eq!(tenant.available(start + 1_000, 10), 0, "a debt is paid off first");
+        assert_eq!(tenant.available(at(250), 10), 250);
+        tenant.pay(at(250), 1_250, 0);
+        assert_eq!(tenant.available(at(1_000), 10), 0, "a debt is paid off first");
         tenant.pay(start, 0, 85_000);
         assert!(!tenant.owes_bytes(start));
         tenant.pay(start, 0, 10_000);
         assert!(tenant.owes_bytes(start));
         tenant.refund(0, 95_000);
-        assert_eq!(tenant.available(start + 1_500, 10), 250);
+        assert_eq!(tenant.available(at(1_500), 10), 250);
         tenant.refund(100, 0);
-        assert_eq!(tenant.available(start + 1_500, 10), 350);
-        assert_eq!(tenant.available(start + 60_000, 10), 1_000, "no more than the burst is saved up");
+        assert_eq!(tenant.available(at(1_500), 10), 350);
+        assert_eq!(tenant.available(at(60_000), 10), 1_000, "at most the burst is saved up");
     }
 
     #[test]
-    fn a_message_larger_than_the_burst_is_let_through_alone() {
+    fn a_message_larger_than_the_burst_is_allowed_alone() {
         let limits = ProjectLimits { bytes_per_sec: 1_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), 0).unwrap();
-        assert_eq!(tenant.available(5_000, 3_000), 1);
-        tenant.pay(5_000, 1, 3_000);
-        assert_eq!(tenant.available(7_000, 3_000), 0);
-        assert_eq!(tenant.available(8_000, 3_000), 1);
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        assert_eq!(tenant.available(Millis::new(5_000), 3_000), 1);
+        tenant.pay(Millis::new(5_000), 1, 3_000);
+        assert_eq!(tenant.available(Millis::new(7_000), 3_000), 0);
+        assert_eq!(tenant.available(Millis::new(8_000), 3_000), 1);
     }
 
     #[test]
-    fn projects_without_use_are_forgotten() {
+    fn projects_without_use_are_removed() {
         let limits = ProjectLimits { connections: 1, messages_per_sec: 7, ..Default::default() };
         let tenants = Tenants::new(limits);
-        let held = tenants.get(&project("held"), 0).unwrap().take(Use::Connection).unwrap();
-        let queue = tenants.get(&project("queue"), 0).unwrap().take(Use::Queue).unwrap();
-        tenants.get(&project("busy"), 0).unwrap().pay(0, 1_000, 0);
+        let held = tenants.get(&project("held"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
+        let queue = tenants.get(&project("queue"), Millis::ZERO).unwrap().take(Use::Queue).unwrap();
+        tenants.get(&project("busy"), Millis::ZERO).unwrap().pay(Millis::ZERO, 1_000, 0);
         for number in 0..10 * TENANTS_BEFORE_SWEEP {
-            tenants.get(&project(&format!("p{number}")), 10).unwrap();
+            tenants.get(&project(&format!("p{number}")), Millis::new(10)).unwrap();
         }
         let known = tenants.known.lock().unwrap();
         assert!(known.by_name.len() <= 2 * TENANTS_BEFORE_SWEEP);

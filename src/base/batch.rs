@@ -1,29 +1,33 @@
-//! An append batch: messages of one client with one TTL, contiguous, immutable once closed, in stored form.
+//! An append batch: messages of one client with one TTL, contiguous, in stored form, immutable once closed.
 //!
-//! Built by an operation on the shard that received the payloads (the one copy that they undergo), stored by a
-//! partition's owner, shared by all its readers. What two shards write is its reference count alone.
+//! An operation builds it on the shard that received the payloads, which are copied only then. The owner of a
+//! partition stores it, and all readers share it. Shards never write to a shared batch except for its
+//! reference count.
 //!
-//! Stored form: for each message the length of its payload (u32, little-endian), in a batch with keys that of its key, too,
-//! then the key and the payload. Few queues have keys, and those without pay nothing for them.
+//! Stored form of a message: the length of the payload (u32, little-endian), in a batch with keys also the
+//! length of the key, then the key and the payload. Few queues use keys, and batches without keys do not pay
+//! for them.
 
 use std::sync::Arc;
 
 use crate::base::hidden::Hidden;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
-/// Bytes before each payload in stored form, and as many before that in a batch with keys.
+/// The size of a length field, in bytes. A record has one, in a batch with keys two.
 pub const RECORD_HEADER_BYTES: usize = 4;
 
-/// One message of a batch.
+/// A message in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Empty where it has none.
+    /// The key; empty if the message has none.
     pub key: &'a [u8],
-    /// May be empty.
+    /// The payload; may be empty.
     pub payload: &'a [u8],
 }
 
-/// A closed batch. Invariant: `records` holds exactly `count` whole records.
+/// A closed batch. Clones share the messages. Invariant: `records` contains exactly `count` whole records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch(Arc<Closed>);
 
@@ -38,7 +42,7 @@ struct Closed {
 }
 
 impl Batch {
-    /// The same of a client that did not name itself.
+    /// Sets whether the client is anonymous. Has no effect on a batch that is already shared.
     pub fn anonymous(mut self, is_anonymous: bool) -> Self {
         if let Some(closed) = Arc::get_mut(&mut self.0) {
             closed.is_anonymous = is_anonymous;
@@ -46,37 +50,38 @@ impl Batch {
         self
     }
 
-    /// Who stored it: the `Client-ID` that echo filtering compares.
+    /// Returns the client that produced the messages: the `Client-ID` that echo filtering compares.
     pub fn client(&self) -> ClientId {
         self.0.client
     }
 
-    /// Whether that client did not name itself: its id was made for one connection and means nothing behind that.
+    /// Returns whether the client sent no id. Its generated id is valid only for one connection.
     pub fn is_anonymous(&self) -> bool {
         self.0.is_anonymous
     }
 
-    /// Time to live of its messages, seconds.
+    /// Returns the time to live of the messages, in seconds.
     pub fn ttl_secs(&self) -> u32 {
         self.0.ttl_secs
     }
 
-    /// Messages in it; at least one.
+    /// Returns the number of messages, which is at least one.
     pub fn count(&self) -> u32 {
         self.0.count
     }
 
-    /// Bytes in stored form.
+    /// Returns the size of the stored form, in bytes.
     pub fn stored_bytes(&self) -> usize {
         self.0.records.len()
     }
 
-    /// The records in stored form.
+    /// Returns the records in stored form.
     pub fn as_stored(&self) -> &[u8] {
         &self.0.records
     }
 
-    /// A batch of records in stored form, of whatever wrote them; `None` where they are not `count` whole records, at least one.
+    /// Creates a batch from untrusted records in stored form. Returns `None` unless they are exactly `count`
+    /// whole records, and at least one.
     pub fn from_stored(
         client: ClientId,
         ttl_secs: u32,
@@ -100,13 +105,13 @@ impl Batch {
         (count > 0 && whole == count && end == records.len()).then_some(batch)
     }
 
-    /// Whether its messages may have keys.
+    /// Returns whether the messages may have keys.
     pub fn has_keys(&self) -> bool {
         self.0.has_keys
     }
 
-    /// Where the record after the one at `position` begins, and the message at `position`.
-    /// `None` at the end.
+    /// Returns the message at `position`, preceded by the position of the next one. Returns `None` at the
+    /// end.
     #[inline]
     pub fn record_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
         let rest = self.0.records.get(position..)?;
@@ -122,7 +127,7 @@ impl Batch {
         Some((self.0.records.len() - rest.len(), Record { key, payload }))
     }
 
-    /// Where the record number `index` begins; the end where there are fewer.
+    /// Returns the position of record number `index`, or the end if the batch has fewer records.
     pub fn position_of(&self, index: u32) -> usize {
         let mut position = 0;
         for _ in 0..index {
@@ -134,7 +139,7 @@ impl Batch {
         position
     }
 
-    /// The messages, in order.
+    /// Returns the messages in order.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let mut position = 0;
         std::iter::from_fn(move || {
@@ -144,65 +149,69 @@ impl Batch {
         })
     }
 
-    /// The payloads, in order.
+    /// Returns the payloads in order.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         self.records().map(|record| record.payload)
     }
 }
 
-/// A batch where it is stored.
+/// A batch with its place in a partition.
 #[derive(Clone, Debug)]
 pub struct StoredBatch {
-    /// The offset of its first message; the others follow.
-    pub base_offset: u64,
-    /// When it was stored, Unix milliseconds. Never less than that of the batch before.
-    pub timestamp_ms: u64,
-    /// The same by this server's own clock ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)), to measure with; 0 where it does not know.
+    /// The offset of the first message. The others follow without gaps.
+    pub base_offset: Offset,
+    /// When the batch was stored, in Unix milliseconds. Never less than for the batch before it.
+    pub timestamp: UnixMillis,
+    /// When it was stored, by this server's monotonic clock
+    /// ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)), for measurements; 0 if unknown.
     pub stored_ns: u64,
     /// The messages.
     pub batch: Batch,
 }
 
 impl StoredBatch {
-    /// The offset behind its last message.
-    pub fn end_offset(&self) -> u64 {
+    /// Returns the offset after the last message.
+    pub fn end_offset(&self) -> Offset {
         self.base_offset + u64::from(self.batch.count())
     }
 
-    /// Whole seconds since it was stored.
-    pub fn age_secs(&self, unix_ms: u64) -> u32 {
-        u32::try_from(unix_ms.saturating_sub(self.timestamp_ms) / 1000).unwrap_or(u32::MAX)
+    /// Returns the age of the batch, in whole seconds.
+    pub fn age_secs(&self, unix: UnixMillis) -> u32 {
+        unix.since(self.timestamp).as_secs()
     }
 
-    /// When its messages' age reaches their TTL, Unix milliseconds.
-    pub fn expiry_ms(&self) -> u64 {
-        self.timestamp_ms + u64::from(self.batch.ttl_secs()) * 1000
+    /// Returns when the messages expire, in Unix milliseconds.
+    pub fn expiry(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.batch.ttl_secs())
     }
 
-    /// Whether its messages' age has reached their TTL.
-    pub fn is_expired(&self, unix_ms: u64) -> bool {
-        self.expiry_ms() <= unix_ms
+    /// Returns whether the messages have expired.
+    pub fn is_expired(&self, unix: UnixMillis) -> bool {
+        self.expiry() <= unix
     }
 }
 
-/// What a fetch brought.
+/// The result of a fetch.
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
-    /// In order of their offsets.
+    /// The batches, ordered by offset.
     pub batches: Vec<StoredBatch>,
-    /// The messages of these batches that are not for the asker. A store leaves a batch out if it has expired or is the asker's own.
+    /// The messages of these batches that are not for the asker. A store leaves a batch out if it has expired
+    /// or is the asker's own.
     pub hidden: Hidden,
-    /// Where to go on: behind the last batch and behind what was left out.
-    pub next: u64,
-    /// Nothing is stored from `next` on.
+    /// The offset to continue at, after the last batch and after everything that was left out.
+    pub next: Offset,
+    /// Whether nothing is stored from `next` on.
     pub at_end: bool,
-    /// The offset that was asked for lies beyond the partition's end: the partition has gone back, as it never does but where
-    /// its store was restored or has lost its tail. What is here begins before that offset, and may have been read before.
+    /// Whether the requested offset lies beyond the partition's end. The partition has gone back, which
+    /// happens only if its store was restored or lost its tail. Messages of this result start before that
+    /// offset and may have been read before.
     pub is_rewound: bool,
 }
 
 impl Fetched {
-    /// The answer to a fetch from beyond the end: to go on at the oldest message, as nobody knows which of what is here the asker has seen.
+    /// Returns the answer to a fetch from beyond the end: continue at the oldest message, because nobody
+    /// knows which of the present messages the consumer has seen.
     pub fn rewound() -> Self {
         Self { is_rewound: true, ..Self::default() }
     }
@@ -219,7 +228,7 @@ pub struct BatchBuilder {
     records: Vec<u8>,
 }
 
-/// A place in a builder to return to.
+/// A state of a builder to roll back to.
 #[derive(Clone, Copy, Debug)]
 pub struct Savepoint {
     count: u32,
@@ -227,7 +236,7 @@ pub struct Savepoint {
 }
 
 impl BatchBuilder {
-    /// An empty batch with room for `capacity` bytes in stored form.
+    /// Creates an empty batch with room for `capacity` bytes in stored form.
     pub fn new(client: ClientId, ttl_secs: u32, capacity: usize) -> Self {
         Self {
             client,
@@ -239,19 +248,19 @@ impl BatchBuilder {
         }
     }
 
-    /// The same of a client that did not name itself.
+    /// Sets whether the client is anonymous.
     pub fn anonymous(self, is_anonymous: bool) -> Self {
         Self { is_anonymous, ..self }
     }
 
-    /// The same for messages with keys: for [`Self::push_keyed`] alone.
+    /// Creates an empty batch with keys. Use only [`Self::push_keyed`] on it.
     pub fn with_keys(client: ClientId, ttl_secs: u32, capacity: usize) -> Self {
         Self { has_keys: true, ..Self::new(client, ttl_secs, capacity) }
     }
 
-    /// Copies one message in, with its key; an empty one is none.
+    /// Appends a copy of a message and its key. An empty key means none.
     pub fn push_keyed(&mut self, key: &[u8], payload: &[u8]) {
-        debug_assert!(self.has_keys, "a batch has keys from its first message on");
+        debug_assert!(self.has_keys, "use push for a batch without keys");
         self.records.reserve(2 * RECORD_HEADER_BYTES + key.len() + payload.len());
         self.records.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.records.extend_from_slice(&(key.len() as u32).to_le_bytes());
@@ -260,54 +269,54 @@ impl BatchBuilder {
         self.count += 1;
     }
 
-    /// Copies one payload in.
+    /// Appends a copy of a payload.
     #[inline]
     pub fn push(&mut self, payload: &[u8]) {
-        debug_assert!(!self.has_keys, "a batch has keys from its first message on");
+        debug_assert!(!self.has_keys, "use push_keyed for a batch with keys");
         self.records.reserve(RECORD_HEADER_BYTES + payload.len());
         self.records.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.records.extend_from_slice(payload);
         self.count += 1;
     }
 
-    /// The present end.
+    /// Returns the current state.
     pub fn savepoint(&self) -> Savepoint {
         Savepoint { count: self.count, bytes: self.records.len() }
     }
 
-    /// Forgets what was pushed since.
+    /// Removes everything that was pushed after `to`.
     pub fn roll_back(&mut self, to: Savepoint) {
         self.count = to.count;
         self.records.truncate(to.bytes);
     }
 
-    /// Time to live of its messages, seconds.
+    /// Returns the time to live of the messages, in seconds.
     pub fn ttl_secs(&self) -> u32 {
         self.ttl_secs
     }
 
-    /// Changes the TTL of a batch that is still empty.
+    /// Changes the TTL. The batch must be empty.
     pub fn set_ttl_secs(&mut self, ttl_secs: u32) {
         debug_assert_eq!(self.count, 0);
         self.ttl_secs = ttl_secs;
     }
 
-    /// Whether its messages may have keys.
+    /// Returns whether the messages may have keys.
     pub fn has_keys(&self) -> bool {
         self.has_keys
     }
 
-    /// Messages so far.
+    /// Returns the number of messages so far.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Bytes so far, in stored form.
+    /// Returns the size so far in stored form, in bytes.
     pub fn stored_bytes(&self) -> usize {
         self.records.len()
     }
 
-    /// Closes it. What it holds is what it will cost: spare room is given back.
+    /// Closes the batch. Frees unused capacity, so that its memory matches its size.
     pub fn close(mut self) -> Batch {
         if self.records.capacity() > self.records.len() + self.records.len() / 8 + 64 {
             self.records.shrink_to_fit();
@@ -328,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads_come_back_in_order_and_a_roll_back_forgets_the_later_ones() {
+    fn payloads_come_back_in_order_and_a_roll_back_removes_later_ones() {
         let mut builder = BatchBuilder::new(ClientId::from(7), 60, 0);
         builder.push(b"one");
         builder.push(b"");
@@ -345,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_bytes_are_a_batch_only_where_they_are_whole_records() {
+    fn stored_bytes_must_be_whole_records() {
         let mut builder = BatchBuilder::with_keys(ClientId::from(7), 60, 0);
         builder.push_keyed(b"k", b"one");
         builder.push_keyed(b"", b"two");

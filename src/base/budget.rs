@@ -1,51 +1,52 @@
-//! The byte budget of a shard: what its connections may hold at once.
+//! The byte budget of a shard: how much memory its connections may use at once.
 //!
-//! Plain arithmetic on the shard's own thread. Two kinds of bytes:
+//! Plain arithmetic on the shard's own thread. There are two kinds of bytes:
 //!
-//! - **reserved**, before they are accepted: pbs and append batches. Never above the ceiling; given back by the store's
-//!   answer or by `pb_timeout`, whatever the peer does.
-//! - **held**, because they exist already: what was read and waits for a reservation, what the socket did not take.
-//!   Given back when the peer reads, or when a reservation is made. They never keep anybody from reserving: else
-//!   those who wait for memory would block themselves, and a peer that does not read would block all others. They
-//!   count as pressure, under which reads and send buffers shrink.
+//! - **Reserved** bytes are counted before they are accepted: pbs and append batches. They never exceed the
+//!   ceiling. The store's answer or `pb_timeout` releases them, whatever the peer does.
+//! - **Held** bytes already exist: input that waits for a reservation, and output that the socket did not
+//!   accept. They are released when the peer reads or when a reservation succeeds. They never prevent a
+//!   reservation: otherwise connections that wait for memory would block themselves, and a peer that does not
+//!   read would block all others. They count as pressure, under which reads and send buffers shrink.
 //!
-//! A pb that is whole waits for nobody but the store. One that is cut waits for its peer, which may never send the rest:
-//! therefore cut pbs have a [`Share`] each of the ceiling, and queues of their own.
+//! A whole pb waits only for the store. A cut pb waits for its peer, which may never send the rest. So cut
+//! pbs are limited to a [`Share`] of the ceiling and wait in their own queues.
 //!
-//! Once as much waits to be sent as may be reserved, consumers encode no more, and whoever takes nothing of what waits for him is
-//! closed. Worst case: the ceiling reserved, nearly as much held when the pressure is felt, as much again unsent before
-//! consumers stop, and what was under way in that turn.
+//! When the unsent bytes reach the ceiling, consumers encode no more, and connections that accept none of
+//! their output are closed. Worst case: the ceiling reserved, nearly as much held before the pressure takes
+//! effect, the same amount again unsent before consumers stop, and the work in progress of that turn.
 
 use std::ops::Deref;
 
-/// What a reservation is for, and so how much of the ceiling there is for it.
+/// The purpose of a reservation, which decides how much of the ceiling is available for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
-    /// A pb that is whole: all of it.
+    /// A whole pb: the whole ceiling.
     Whole,
-    /// A cut pb of at most `large_pb_bytes`: an eighth.
+    /// A cut pb of at most `large_pb_bytes`: an eighth of the ceiling.
     CutSmall,
-    /// A longer one: a half.
+    /// A larger cut pb: half of the ceiling.
     CutLarge,
 }
 
 impl Share {
-    /// All, in the order in which they are served.
+    /// All shares, in the order in which waiting connections are served.
     pub const ALL: [Self; 3] = [Self::Whole, Self::CutSmall, Self::CutLarge];
 }
 
-/// Bytes to be reserved.
+/// A request for a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// How many now.
+    /// The number of bytes needed now.
     pub bytes: usize,
-    /// How many in the end: what a share that is full gives to one after the other, so that all come through.
+    /// The number of bytes needed in the end. If the share is full, one connection after the other gets all
+    /// of it at once, so that each can finish.
     pub rest: usize,
-    /// What for.
+    /// The purpose.
     pub share: Share,
 }
 
-/// What one connection has of a budget.
+/// The bytes that one connection uses of a budget.
 #[derive(Debug, Default)]
 pub struct Account {
     reserved: usize,
@@ -55,13 +56,13 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whether the connection has nothing of the budget.
+    /// Returns whether the connection uses nothing of the budget.
     pub fn is_empty(&self) -> bool {
         self.reserved == 0 && self.held == 0 && self.cut == [0; 3] && self.unsent == 0
     }
 }
 
-/// A budget and the account of the connection that draws on it.
+/// A budget together with the account of a connection that draws on it.
 #[derive(Debug)]
 pub struct Purse<'a> {
     budget: &'a mut Budget,
@@ -69,8 +70,8 @@ pub struct Purse<'a> {
 }
 
 impl Purse<'_> {
-    /// Reserves bytes if there is room and no connection waits: as many as are wanted now, or all the rest. Returns 0 if there is
-    /// no room.
+    /// Reserves bytes if there is room and no connection waits for this share: either the bytes wanted now or
+    /// all the rest. Returns the number of reserved bytes; 0 means no room.
     #[must_use]
     pub fn try_reserve(&mut self, wanted: Wanted) -> usize {
         let Wanted { share, .. } = wanted;
@@ -87,7 +88,8 @@ impl Purse<'_> {
         bytes
     }
 
-    /// A cut pb is whole, or given up: its bytes no longer count in its share. They are still reserved.
+    /// Stops counting bytes in the share of cut pbs, because the pb is complete or abandoned. The bytes stay
+    /// reserved.
     pub fn leave_share(&mut self, share: Share, bytes: usize) {
         if share != Share::Whole {
             let at = share as usize;
@@ -96,40 +98,40 @@ impl Purse<'_> {
         }
     }
 
-    /// Gives reserved bytes back.
+    /// Releases reserved bytes.
     pub fn release(&mut self, bytes: usize) {
         let bytes = taken(bytes, &mut self.account.reserved, "released than reserved");
         self.budget.reserved -= bytes;
     }
 
-    /// Hands reserved bytes over to the store: they stay reserved, and [`Budget::release`] gives them back once the store has
-    /// answered, even if the connection is gone by then.
+    /// Hands reserved bytes over to the store. They stay reserved until [`Budget::release`], which is called
+    /// when the store answers, even if the connection is closed by then.
     pub fn hand_over(&mut self, bytes: usize) {
         let bytes = taken(bytes, &mut self.account.reserved, "handed over than reserved");
         self.budget.handed_over += bytes;
     }
 
-    /// Counts bytes that exist already.
+    /// Counts bytes that already exist.
     pub fn hold(&mut self, bytes: usize) {
         self.budget.held += bytes;
         self.account.held += bytes;
     }
 
-    /// Counts bytes that wait to be sent. They count among those held, too.
+    /// Counts bytes that wait to be sent. They also count as held.
     pub fn hold_unsent(&mut self, bytes: usize) {
         self.hold(bytes);
         self.budget.unsent += bytes;
         self.account.unsent += bytes;
     }
 
-    /// Stops counting bytes that wait to be sent.
+    /// Stops counting bytes that were waiting to be sent.
     pub fn drop_unsent(&mut self, bytes: usize) {
         self.drop_held(bytes);
         let bytes = taken(bytes, &mut self.account.unsent, "sent than waited");
         self.budget.unsent -= bytes;
     }
 
-    /// Stops counting bytes that existed.
+    /// Stops counting held bytes.
     pub fn drop_held(&mut self, bytes: usize) {
         let bytes = taken(bytes, &mut self.account.held, "dropped than held");
         self.budget.held -= bytes;
@@ -144,7 +146,7 @@ impl Deref for Purse<'_> {
     }
 }
 
-/// Takes `bytes` from `of`, and no more than it has. To take more is a bug: `what` names it.
+/// Subtracts `bytes` from `of`, but at most what it has. Subtracting more is a bug; `what` describes it.
 fn taken(bytes: usize, of: &mut usize, what: &str) -> usize {
     debug_assert!(bytes <= *of, "more bytes {what}");
     let bytes = bytes.min(*of);
@@ -152,42 +154,42 @@ fn taken(bytes: usize, of: &mut usize, what: &str) -> usize {
     bytes
 }
 
-/// The bytes of a shard's connections.
+/// The byte budget of a shard.
 #[derive(Debug)]
 pub struct Budget {
     ceiling: usize,
-    /// The sum of all accounts and of `handed_over`; at most `ceiling`.
+    /// The sum of all accounts and `handed_over`; at most `ceiling`.
     reserved: usize,
-    /// The part of `reserved` that the store has and that is in no account.
+    /// The part of `reserved` that the store has. It is in no account.
     handed_over: usize,
-    /// The part of `reserved` that cut pbs have, by share: the sum of all accounts.
+    /// The part of `reserved` for cut pbs, by share: the sum of all accounts.
     cut: [usize; 3],
     /// The sum of all accounts.
     held: usize,
     /// The part of `held` that waits to be sent.
     unsent: usize,
-    /// Connections that wait for bytes, by share. While there are any, newcomers wait behind them.
+    /// The number of connections that wait for bytes, by share. New requests queue behind them.
     waiting: [usize; 3],
 }
 
 impl Budget {
-    /// A budget of `ceiling` bytes.
+    /// Creates a budget of `ceiling` bytes.
     pub fn new(ceiling: usize) -> Self {
         Self { ceiling, reserved: 0, handed_over: 0, cut: [0; 3], held: 0, unsent: 0, waiting: [0; 3] }
     }
 
-    /// The budget together with the account of the connection that draws on it.
+    /// Returns the budget together with the account of a connection.
     pub fn purse<'a>(&'a mut self, account: &'a mut Account) -> Purse<'a> {
         Purse { budget: self, account }
     }
 
-    /// Gives back bytes that [`Purse::hand_over`] handed over.
+    /// Releases bytes that were handed over with [`Purse::hand_over`].
     pub fn release(&mut self, bytes: usize) {
         let bytes = taken(bytes, &mut self.handed_over, "released than handed over");
         self.reserved -= bytes;
     }
 
-    /// Gives back everything that an account has. Bytes that were handed over are no longer in it.
+    /// Releases all bytes of an account. Bytes that were handed over are no longer in it.
     pub fn close(&mut self, account: &mut Account) {
         let Account { reserved, cut, held, unsent } = std::mem::take(account);
         self.reserved -= reserved;
@@ -198,12 +200,12 @@ impl Budget {
         }
     }
 
-    /// How many connections wait; kept by the shard, which owns the queues of them.
+    /// Sets the number of waiting connections. The shard calls it, because it owns their queues.
     pub fn set_waiting(&mut self, share: Share, connections: usize) {
         self.waiting[share as usize] = connections;
     }
 
-    /// Whether there would be room for the first that waits.
+    /// Returns whether there is room for the first waiting connection.
     pub fn fits(&self, wanted: Wanted) -> bool {
         wanted.bytes == 0 || self.room_for(wanted) > 0
     }
@@ -228,37 +230,37 @@ impl Budget {
         }
     }
 
-    /// Whether credit must not grow.
+    /// Returns whether credit must not grow.
     pub fn is_tight(&self) -> bool {
         self.waiting[Share::Whole as usize] > 0 || self.reserved >= self.ceiling / 8 * 7
     }
 
-    /// Whether reads and send buffers must shrink.
+    /// Returns whether reads and send buffers must shrink.
     pub fn is_pressed(&self) -> bool {
         self.is_tight() || self.reserved + self.held >= self.ceiling / 8 * 7
     }
 
-    /// Whether so much waits to be sent that it must not grow.
+    /// Returns whether the unsent bytes have reached the ceiling and must not grow.
     pub fn is_overheld(&self) -> bool {
         self.unsent >= self.ceiling
     }
 
-    /// Bytes that wait to be sent.
+    /// Returns the bytes that wait to be sent.
     pub fn unsent(&self) -> usize {
         self.unsent
     }
 
-    /// Bytes reserved now.
+    /// Returns the reserved bytes.
     pub fn reserved(&self) -> usize {
         self.reserved
     }
 
-    /// Bytes held now.
+    /// Returns the held bytes.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// The ceiling, bytes.
+    /// Returns the ceiling in bytes.
     pub fn ceiling(&self) -> usize {
         self.ceiling
     }
@@ -273,7 +275,7 @@ mod tests {
         let (mut budget, mut account) = (Budget::new(8 << 20), Account::default());
         let wanted = |bytes, share| Wanted { bytes, rest: bytes, share };
         let large = wanted(1 << 20, Share::CutLarge);
-        // The last one may go past the share: one after the other comes through.
+        // The last reservation may exceed the share, so that each pb finishes in turn.
         assert_eq!((0..10).filter(|_| budget.purse(&mut account).try_reserve(large) > 0).count(), 5);
         budget.set_waiting(Share::CutLarge, 1);
         let small = wanted(64 << 10, Share::CutSmall);
@@ -282,16 +284,16 @@ mod tests {
         assert!(budget.purse(&mut account).try_reserve(wanted(512 << 10, Share::Whole)) > 0);
         budget.purse(&mut account).leave_share(Share::CutLarge, 1 << 20);
         budget.purse(&mut account).release(1 << 20);
-        assert!(budget.fits(large), "what is given back is there for the first that waits");
-        assert_eq!(budget.purse(&mut account).try_reserve(large), 0, "but not for those behind");
+        assert!(budget.fits(large), "released bytes are available for the first in the queue");
+        assert_eq!(budget.purse(&mut account).try_reserve(large), 0, "but not for newcomers");
         budget.set_waiting(Share::CutLarge, 0);
         budget.set_waiting(Share::Whole, 1);
-        assert_eq!(budget.purse(&mut account).try_reserve(large), 0, "and whole ones go before");
+        assert_eq!(budget.purse(&mut account).try_reserve(large), 0, "whole pbs go first");
         assert!(budget.is_tight());
     }
 
     #[test]
-    fn a_full_share_gives_the_rest_at_once_so_that_nobody_waits_for_ever() {
+    fn a_full_share_grants_all_the_rest_at_once_so_that_nobody_waits_forever() {
         let (mut budget, mut account) = (Budget::new(8 << 20), Account::default());
         let step = Wanted { bytes: 512 << 10, rest: 1 << 20, share: Share::CutLarge };
         let given: Vec<usize> = (0..10).map(|_| budget.purse(&mut account).try_reserve(step)).collect();
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_that_is_closed_gives_back_all_but_what_was_handed_over() {
+    fn closing_an_account_releases_all_but_what_was_handed_over() {
         let mut budget = Budget::new(1000);
         let (mut one, mut other) = (Account::default(), Account::default());
         let wanted = |bytes, share| Wanted { bytes, rest: bytes, share };

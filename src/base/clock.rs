@@ -1,128 +1,132 @@
-//! The time as the cores see it: passed in, never asked for.
+//! The time as the shards see it: passed in, never read from the system.
 
 use std::cell::Cell;
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// One look at both clocks of the machine.
+use super::millis::{Millis, UnixMillis};
+
+/// A reading of both clocks of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Milliseconds that never go backwards; deadlines are in it. Its start means nothing.
-    pub mono_ms: u64,
-    /// The same in nanoseconds; latencies are in it. All shards of a server share its start.
+    /// Monotonic time in milliseconds, for deadlines. Its zero has no meaning.
+    pub mono: Millis,
+    /// The same in nanoseconds, for latencies. All shards of a server share the zero.
     pub mono_ns: u64,
-    /// Unix time, milliseconds; timestamps of messages are in it.
-    pub unix_ms: u64,
+    /// Unix time in milliseconds, for the timestamps of messages.
+    pub unix: UnixMillis,
 }
 
 impl Now {
-    /// So long after the start.
-    pub fn new(mono: Duration, unix_ms: u64) -> Self {
+    /// Creates a reading from the time since the start and the Unix time.
+    pub fn new(mono: Duration, unix: UnixMillis) -> Self {
         let mono_ns = u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX);
-        Self { mono_ms: mono_ns / 1_000_000, mono_ns, unix_ms }
+        Self { mono: Millis::new(mono_ns / 1_000_000), mono_ns, unix }
     }
 
-    /// A moment in whole milliseconds.
+    /// Creates a reading from whole milliseconds.
     pub fn at_ms(mono_ms: u64, unix_ms: u64) -> Self {
-        Self::new(Duration::from_millis(mono_ms), unix_ms)
+        Self::new(Duration::from_millis(mono_ms), UnixMillis::new(unix_ms))
     }
 
-    /// Nanoseconds since an earlier `mono_ns`.
+    /// Both clocks `length` later.
+    pub fn later(self, length: Millis) -> Self {
+        Self::new(Duration::from_nanos(self.mono_ns) + length.as_duration(), self.unix + length)
+    }
+
+    /// Returns the nanoseconds since an earlier `mono_ns`.
     pub fn since_ns(&self, earlier_ns: u64) -> u64 {
         self.mono_ns.saturating_sub(earlier_ns)
     }
 }
 
-/// What a shard takes for Unix time: the system's clock, but for jumps ahead that nothing confirms.
+/// The Unix time of a shard: the system's clock, except that unconfirmed jumps ahead are held back.
 ///
 /// ```text
-/// follows ── ahead by more than step_max ──▶ holds: time goes on at the pace of the monotonic clock
+/// follows ── ahead by more than step_max ──▶ holds: time continues at the pace of the monotonic clock
 ///    ▲                                         │ back again, or ahead for step_max
 ///    └─────────────────────────────────────────┘
 /// ```
-/// Everything that expires would be gone for good if the clock was ahead for a moment. A clock that steps back is followed at once.
+/// A clock that is wrongly ahead for a moment would otherwise expire messages for good. A step back is followed
+/// at once.
 #[derive(Debug)]
 pub struct WallClock {
-    step_max_ms: u64,
-    /// The last look.
+    step_max: Millis,
+    /// The last reading.
     last: Cell<Option<Now>>,
-    /// When the system's clock was first found ahead, `mono_ms`.
-    ahead_since_ms: Cell<Option<u64>>,
+    /// When the system's clock was first found ahead, by the monotonic clock.
+    ahead_since: Cell<Option<Millis>>,
     step: Cell<Option<Step>>,
 }
 
-/// The system's clock has jumped.
+/// A jump of the system's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Ahead by so many milliseconds. It is not followed yet.
-    Held(u64),
-    /// It has stayed ahead by so much: it is followed.
-    Ahead(u64),
-    /// Back by so much.
-    Back(u64),
+    /// Ahead by this many milliseconds, and not followed yet.
+    Held(Millis),
+    /// Still ahead by this many milliseconds after `step_max`, and now followed.
+    Ahead(Millis),
+    /// Back by this many milliseconds.
+    Back(Millis),
 }
 
 impl WallClock {
-    /// One that holds back jumps ahead of more than `step_max`, for as long.
+    /// Creates a clock that holds back jumps of more than `step_max`, for the time `step_max`.
     pub fn new(step_max: Duration) -> Self {
-        let (last, ahead_since_ms, step) = (Cell::new(None), Cell::new(None), Cell::new(None));
-        Self { step_max_ms: millis(step_max), last, ahead_since_ms, step }
+        let (last, ahead_since, step) = (Cell::new(None), Cell::new(None), Cell::new(None));
+        Self { step_max: Millis::from(step_max), last, ahead_since, step }
     }
 
-    /// Looks at both clocks: `mono` since the start, `unix_ms` as the system has it.
+    /// Reads both clocks: `mono` is the time since the start, `unix` the system's time.
     #[inline]
-    pub fn look(&self, mono: Duration, unix_ms: u64) -> Now {
-        let mut now = Now::new(mono, unix_ms);
+    pub fn look(&self, mono: Duration, unix: UnixMillis) -> Now {
+        let mut now = Now::new(mono, unix);
         if let Some(last) = self.last.get() {
-            let expected_ms = last.unix_ms + (now.mono_ms - last.mono_ms);
-            if unix_ms.abs_diff(expected_ms) > self.step_max_ms || self.ahead_since_ms.get().is_some() {
-                now.unix_ms = self.handle_jump(now, expected_ms);
+            let expected = last.unix + now.mono.since(last.mono);
+            if unix.abs_diff(expected) > self.step_max || self.ahead_since.get().is_some() {
+                now.unix = self.handle_jump(now, expected);
             }
         }
         self.last.set(Some(now));
         now
     }
 
-    /// The system's clock has jumped, or had before: the time to go on with.
+    /// Handles a jump of the system's clock, or the time after one. Returns the Unix time to continue with.
     #[cold]
-    fn handle_jump(&self, now: Now, expected_ms: u64) -> u64 {
-        if now.unix_ms <= expected_ms.saturating_add(self.step_max_ms) {
-            self.ahead_since_ms.set(None);
-            if now.unix_ms.saturating_add(self.step_max_ms) < expected_ms {
-                self.step.set(Some(Step::Back(expected_ms - now.unix_ms)));
+    fn handle_jump(&self, now: Now, expected: UnixMillis) -> UnixMillis {
+        if now.unix <= expected + self.step_max {
+            self.ahead_since.set(None);
+            if now.unix + self.step_max < expected {
+                self.step.set(Some(Step::Back(expected.since(now.unix))));
             }
-            return now.unix_ms;
+            return now.unix;
         }
-        let by_ms = now.unix_ms - expected_ms;
-        match self.ahead_since_ms.get() {
-            Some(since_ms) if now.mono_ms - since_ms >= self.step_max_ms => {
-                self.ahead_since_ms.set(None);
-                self.step.set(Some(Step::Ahead(by_ms)));
-                now.unix_ms
+        let by = now.unix.since(expected);
+        match self.ahead_since.get() {
+            Some(since) if now.mono.since(since) >= self.step_max => {
+                self.ahead_since.set(None);
+                self.step.set(Some(Step::Ahead(by)));
+                now.unix
             }
-            Some(_) => expected_ms,
+            Some(_) => expected,
             None => {
-                self.ahead_since_ms.set(Some(now.mono_ms));
-                self.step.set(Some(Step::Held(by_ms)));
-                expected_ms
+                self.ahead_since.set(Some(now.mono));
+                self.step.set(Some(Step::Held(by)));
+                expected
             }
         }
     }
 
-    /// The jump that was found since this was asked last.
+    /// Returns the jump found since the last call.
     pub fn take_step(&self) -> Option<Step> {
         self.step.take()
     }
 }
 
-/// A `Duration` in whole milliseconds, as deadlines count them.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
-}
-
-/// A Unix time in milliseconds as people read it (RFC 3339, whole seconds); nothing for one that has no such text, as it may stand in a file.
-pub fn rfc3339(unix_ms: u64) -> Option<String> {
-    let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms))?;
+/// Formats a Unix time (RFC 3339, whole seconds). Returns `None` if the time has no such form, which a damaged
+/// file may cause.
+pub fn rfc3339(unix: UnixMillis) -> Option<String> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix.get()))?;
     let mut text = String::new();
     write!(text, "{}", humantime::format_rfc3339_seconds(at)).ok()?;
     Some(text)
@@ -137,9 +141,9 @@ mod tests {
 
     fn looks(clock: &WallClock, looks: &[(u64, u64, u64, Option<Step>)]) {
         for (index, (mono_ms, system_ms, unix_ms, step)) in looks.iter().enumerate() {
-            let now = clock.look(Duration::from_millis(*mono_ms), *system_ms);
+            let now = clock.look(Duration::from_millis(*mono_ms), UnixMillis::new(*system_ms));
             assert_eq!(
-                (now.mono_ms, now.unix_ms, clock.take_step()),
+                (now.mono.get(), now.unix.get(), clock.take_step()),
                 (*mono_ms, *unix_ms, *step),
                 "look {index}"
             );
@@ -154,7 +158,7 @@ mod tests {
             &[
                 (0, DAY, DAY, None),
                 (10, DAY + 20, DAY + 20, None),
-                (20, 31 * DAY, DAY + 30, Some(Step::Held(30 * DAY - 30))),
+                (20, 31 * DAY, DAY + 30, Some(Step::Held(Millis::new(30 * DAY - 30)))),
                 (HOUR, 31 * DAY + HOUR, DAY + HOUR + 10, None),
                 (HOUR + 10, DAY + HOUR, DAY + HOUR, None),
                 (3 * HOUR, DAY + 3 * HOUR, DAY + 3 * HOUR, None),
@@ -169,9 +173,9 @@ mod tests {
             &clock,
             &[
                 (0, DAY, DAY, None),
-                (1, 31 * DAY, DAY + 1, Some(Step::Held(30 * DAY - 1))),
-                (1 + HOUR, 31 * DAY + HOUR, 31 * DAY + HOUR, Some(Step::Ahead(30 * DAY - 1))),
-                (2 + HOUR, DAY, DAY, Some(Step::Back(30 * DAY + HOUR + 1))),
+                (1, 31 * DAY, DAY + 1, Some(Step::Held(Millis::new(30 * DAY - 1)))),
+                (1 + HOUR, 31 * DAY + HOUR, 31 * DAY + HOUR, Some(Step::Ahead(Millis::new(30 * DAY - 1)))),
+                (2 + HOUR, DAY, DAY, Some(Step::Back(Millis::new(30 * DAY + HOUR + 1)))),
                 (3 + HOUR, DAY + 1, DAY + 1, None),
             ],
         );
@@ -184,8 +188,8 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_by_people_as_far_as_there_are_words_for_them() {
-        assert_eq!(rfc3339(1_000_000_000_999).as_deref(), Some("2001-09-09T01:46:40Z"));
-        assert_eq!(rfc3339(u64::MAX), None);
+    fn times_that_cannot_be_formatted_are_none() {
+        assert_eq!(rfc3339(UnixMillis::new(1_000_000_000_999)).as_deref(), Some("2001-09-09T01:46:40Z"));
+        assert_eq!(rfc3339(UnixMillis::MAX), None);
     }
 }

@@ -1,20 +1,21 @@
-//! Whose fault something is (the peer's, the store's, ours), and the ONE map to a status.
+//! Faults of the peer, the store and the server, and the only map from a fault to a status.
 //!
-//! Plain values without I/O. A fault's `Display` is the reason that the peer reads: it names the field and
-//! the limit. WebSocket violations have their own map, `ws::CloseCode`.
+//! Plain values without I/O. The `Display` text of a fault is the reason that the peer reads; it names the
+//! field and the limit. WebSocket violations have their own map, `ws::CloseCode`.
 
 use std::fmt;
 
 use crate::base::limits::TOPIC_NAME_CHARS_MAX;
+use crate::base::units::MsgNum;
 
-/// Every status that a fault can have, in rising order.
+/// Every status that a fault can have, in ascending order.
 pub const FAILURES: [u32; 9] = [400, 403, 404, 408, 410, 413, 429, 500, 503];
 
-/// How often each of [`FAILURES`] happened.
+/// A count for each of [`FAILURES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailureCounts([u64; FAILURES.len()]);
 
-/// Those that happened, by status.
+/// Writes the non-zero counts by status.
 impl serde::Serialize for FailureCounts {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter().filter(|(_, count)| *count > 0))
@@ -22,179 +23,180 @@ impl serde::Serialize for FailureCounts {
 }
 
 impl FailureCounts {
-    /// It happened so many times more.
+    /// Adds `count` failures with this status.
     pub fn add(&mut self, status: StatusCode, count: u64) {
         if let Some(index) = FAILURES.iter().position(|code| *code == status.0) {
             self.0[index] += count;
         }
     }
 
-    /// Each status and its count.
+    /// Returns each status with its count.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> {
         FAILURES.into_iter().zip(self.0)
     }
 
-    /// How many were the peers' fault (4xx), and how many ours (5xx).
+    /// Returns how many failures were caused by peers (4xx) and how many by the server (5xx).
     pub fn by_fault(&self) -> (u64, u64) {
         let sum = |ours: bool| self.iter().filter(|(code, _)| (*code >= 500) == ours).map(|(_, n)| n).sum();
         (sum(false), sum(true))
     }
 
-    /// Those of two together.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.0.iter_mut().zip(other.0).for_each(|(to, count)| *to += count);
     }
 }
 
-/// An HTTP status code as the protocol uses it (section 3).
+/// A status code of the protocol (section 3), with the meaning that it has in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusCode(pub u32);
 
 impl StatusCode {
-    /// Setup: go on.
+    /// Setup succeeded.
     pub const CONTINUE: Self = Self(100);
     /// Stored as durably as the store promises.
     pub const CREATED: Self = Self(201);
 
-    /// Any 1xx or 2xx.
+    /// Returns whether the code is 1xx or 2xx.
     pub fn is_success(self) -> bool {
         (100..300).contains(&self.0)
     }
 
-    /// Whether another try may help: the server has trouble, or the project has or does as much as it may.
+    /// Returns whether a retry may succeed, because the server has a problem or the project is at a limit.
     pub fn is_transient(self) -> bool {
         self.0 >= 500 || self.0 == 429
     }
 }
 
-/// What a peer did wrong.
+/// A fault of the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerFault {
-    /// A project's name breaks the rules.
+    /// The project name is invalid.
     ProjectName,
-    /// A queue's name, or its `/<partition>`, breaks the rules.
+    /// The queue name, or its `/<partition>`, is invalid.
     QueueName,
-    /// A Client-ID is no UUID of 36 characters.
+    /// The Client-ID is not a UUID of 36 characters.
     ClientId,
-    /// A starting marker is none of ours, or another queue's.
+    /// The starting marker is invalid, or belongs to another queue.
     Marker(&'static str),
-    /// A pb's length is longer than five bytes.
+    /// The length prefix of a pb is longer than five bytes.
     PbLength,
-    /// A pb is longer than allowed.
+    /// A pb is larger than allowed.
     PbTooLarge {
-        /// Its announced length, bytes.
+        /// The announced length in bytes.
         bytes: u64,
         /// `max_pb_bytes`.
         max: usize,
     },
-    /// A pb was begun and not completed in time.
+    /// A pb was started and not completed in time.
     PbTimeout,
-    /// The half ended inside a pb or a length.
+    /// The half ended inside a pb or its length.
     PbCut,
-    /// A pb does not parse, or breaks a rule of its type.
+    /// A pb cannot be parsed, or violates a rule of its type.
     PbInvalid(String),
-    /// A TTL is absent or out of range.
+    /// The TTL is absent or out of range.
     Ttl {
-        /// As sent.
+        /// The TTL as sent, in seconds.
         ttl: Option<u32>,
-        /// `ttl_min` and `ttl_max`, seconds.
+        /// `ttl_min` and `ttl_max`, in seconds.
         range: (u32, u32),
     },
     /// A payload is larger than allowed.
     PayloadTooLarge {
-        /// Its length, bytes.
+        /// The length in bytes.
         bytes: usize,
         /// `max_payload_bytes`.
         max: usize,
     },
     /// A key is larger than allowed.
     KeyTooLarge {
-        /// Its length, bytes.
+        /// The length in bytes.
         bytes: usize,
-        /// The limit.
+        /// `max_key_bytes`.
         max: usize,
     },
-    /// There are keys, but not one for each payload.
+    /// The request has keys, but not one for each payload.
     KeyCount {
-        /// How many keys.
+        /// The number of keys.
         keys: u32,
-        /// How many payloads.
+        /// The number of payloads.
         payloads: u32,
     },
-    /// The project has as many as it may have.
+    /// The project is at the limit for a kind of object.
     TooMany {
-        /// Of what.
+        /// The kind, in the plural.
         what: &'static str,
-        /// The setting.
+        /// The setting that limits it.
         key: &'static str,
-        /// Its value.
+        /// The value of the setting.
         limit: u64,
     },
-    /// The project has as many bytes stored as it may have.
+    /// The project is at its storage limit.
     StorageFull {
         /// The number of the last message sent.
-        sent: i64,
+        sent: MsgNum,
         /// `project_storage_bytes`.
         limit: u64,
     },
-    /// The project produces faster than it may.
+    /// The project produces faster than allowed.
     OverRate {
         /// The number of the last message sent; 0 at setup.
-        sent: i64,
-        /// Messages and bytes a second; 0: no limit.
+        sent: MsgNum,
+        /// The limits in messages and bytes per second; 0 means no limit.
         rates: (u64, u64),
     },
-    /// More messages were sent than were granted.
+    /// The client sent more messages than it had credit for.
     CreditExceeded {
         /// The number of the last message sent.
-        sent: i64,
+        sent: MsgNum,
         /// The highest number granted.
-        granted: i64,
+        granted: MsgNum,
     },
     /// The queue has no such partition.
     NoPartition {
-        /// How many it has.
+        /// The number of partitions of the queue.
         partitions: u16,
     },
 }
 
-/// What a store could not do.
+/// A fault of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreFault {
-    /// It has no room, and was told to refuse rather than drop.
+    /// The store has no room, and is configured to refuse messages instead of dropping old ones.
     Full,
-    /// It refused or lost an earlier append of the same operation.
+    /// The store refused or lost an earlier append of the same operation.
     Fenced,
-    /// No more queues fit.
+    /// The store is at the limit for queues.
     TooManyQueues,
-    /// The queue is not there, and may not be made.
+    /// The queue does not exist, and must not be created.
     NoQueue,
-    /// The queue was deleted under the operation.
+    /// The queue was deleted during the operation.
     Deleted,
-    /// The queue's name, with its project's, is longer than the store takes.
+    /// The queue name together with the project name is longer than the store allows.
     NameTooLong,
     /// The store keeps no catalogue of its queues, so it neither lists nor deletes them.
     NoCatalogue,
-    /// It is out of reach or failed. The client reads these words: they are fixed, so that nothing of the machine (a path, an
-    /// address, an error of the system) can get into them. The log has the details, beside the same words.
+    /// The store is unreachable or failed. The client reads this text. It is fixed, so that it cannot leak
+    /// details of the machine (a path, an address, a system error). The log has the same text with the
+    /// details.
     Unavailable(&'static str),
 }
 
-/// Why an operation, or some of its messages, failed.
+/// The reason why an operation, or some of its messages, failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The peer's.
+    /// A fault of the peer.
     Peer(PeerFault),
-    /// The store's.
+    /// A fault of the store.
     Store(StoreFault),
-    /// Nobody's: the server is stopping.
+    /// The server is shutting down.
     Draining,
-    /// Ours. The client reads these words; the log has the details.
+    /// A fault of the server. The client reads this text; the log has the details.
     Internal(&'static str),
 }
 
 impl Fault {
-    /// The one map from a fault to a status.
+    /// Returns the status of the fault. This is the only map from faults to statuses.
     pub fn status(&self) -> StatusCode {
         StatusCode(match self {
             Self::Peer(peer) => match peer {
@@ -274,15 +276,17 @@ impl fmt::Display for PeerFault {
             }
             Self::StorageFull { limit, .. } => write!(
                 f,
-                "project: its stored messages leave no room for these within project_storage_bytes = {limit}; try again \
-                 once some have expired"
+                "project: storing these messages would exceed project_storage_bytes = {limit}; try again when older \
+                 messages have expired"
             ),
             Self::OverRate { rates: (messages, bytes), .. } => write!(
                 f,
                 "project: produces faster than project_messages_per_sec = {messages}, project_bytes_per_sec = {bytes} \
                  allow (0: no limit); try again later"
             ),
-            Self::KeyTooLarge { bytes, max } => write!(f, "keys: one of {bytes} bytes is longer than {max}"),
+            Self::KeyTooLarge { bytes, max } => {
+                write!(f, "key: {bytes} bytes are more than max_key_bytes = {max}")
+            }
             Self::KeyCount { keys, payloads } => {
                 write!(f, "keys: {keys} for {payloads} payloads; none, or one for each")
             }
@@ -308,7 +312,7 @@ impl fmt::Display for StoreFault {
             Self::Deleted => f.write_str("the queue was deleted"),
             Self::NameTooLong => write!(
                 f,
-                "queue_name: with its project's, its topic's name is longer than the {TOPIC_NAME_CHARS_MAX} characters that Kafka takes"
+                "queue_name: the topic name made of project and queue is longer than Kafka's {TOPIC_NAME_CHARS_MAX} characters"
             ),
             Self::NoCatalogue => {
                 f.write_str("queues are listed and deleted where the embedded log is the store")
@@ -338,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fault_has_the_status_that_the_protocol_names() {
+    fn every_fault_has_the_status_of_the_protocol() {
         let table: [(Fault, u32); 23] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
@@ -354,10 +358,10 @@ mod tests {
             (PeerFault::PbTimeout.into(), 408),
             (PeerFault::PbTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::PayloadTooLarge { bytes: 9, max: 8 }.into(), 413),
-            (PeerFault::CreditExceeded { sent: 101, granted: 100 }.into(), 429),
-            (PeerFault::OverRate { sent: 1, rates: (1, 0) }.into(), 429),
+            (PeerFault::CreditExceeded { sent: MsgNum::new(101), granted: MsgNum::new(100) }.into(), 429),
+            (PeerFault::OverRate { sent: MsgNum::new(1), rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
-            (PeerFault::StorageFull { sent: 1, limit: 1 }.into(), 429),
+            (PeerFault::StorageFull { sent: MsgNum::new(1), limit: 1 }.into(), 429),
             (StoreFault::NameTooLong.into(), 400),
             (StoreFault::TooManyQueues.into(), 503),
             (StoreFault::Full.into(), 503),

@@ -2,19 +2,21 @@
 
 use std::ops::Range;
 
+use crate::base::units::Offset;
+
 /// Hidden offsets: ascending ranges that do not overlap. A fetch brings batches whole, and says here which of their messages to skip.
 ///
 /// The first range needs no allocation: most fetches hide nothing, and a fetch from within a batch hides only the messages before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
     /// Empty where nothing is hidden.
-    first: Range<u64>,
-    rest: Vec<Range<u64>>,
+    first: Range<Offset>,
+    rest: Vec<Range<Offset>>,
 }
 
 impl Hidden {
     /// Hides a range that lies behind all hidden ones.
-    pub fn push(&mut self, range: Range<u64>) {
+    pub fn push(&mut self, range: Range<Offset>) {
         let last = self.rest.last().unwrap_or(&self.first);
         debug_assert!(last.end <= range.start, "{range:?} is not behind {last:?}");
         if range.is_empty() {
@@ -29,7 +31,7 @@ impl Hidden {
 
     /// Returns the first run of visible offsets between `from` and `end`: an empty one at `end` if all of them are hidden.
     #[inline]
-    pub fn visible(&self, mut from: u64, end: u64) -> Range<u64> {
+    pub fn visible(&self, mut from: Offset, end: Offset) -> Range<Offset> {
         for hidden in std::iter::once(&self.first).chain(&self.rest) {
             if hidden.start > from {
                 return from.min(end)..hidden.start.min(end);
@@ -46,11 +48,11 @@ mod tests {
 
     #[test]
     fn what_is_visible_lies_between_what_is_hidden() {
+        let offsets = |range: Range<u64>| Offset(range.start)..Offset(range.end);
         let mut hidden = Hidden::default();
-        assert_eq!(hidden.visible(3, 9), 3..9);
-        hidden.push(4..4);
-        for range in [5..7, 7..8, 10..12] {
-            hidden.push(range);
+        assert_eq!(hidden.visible(Offset(3), Offset(9)), offsets(3..9));
+        for range in [4..4, 5..7, 7..8, 10..12] {
+            hidden.push(offsets(range));
         }
         for (from, end, visible) in [
             (0, 20, 0..5),
@@ -64,7 +66,8 @@ mod tests {
             (11, 20, 12..20),
             (12, 12, 12..12),
         ] {
-            assert_eq!(hidden.visible(from, end), visible, "from {from} to {end}");
+            let found = hidden.visible(Offset(from), Offset(end));
+            assert_eq!(found, offsets(visible), "from {from} to {end}");
         }
     }
 }

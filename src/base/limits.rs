@@ -1,74 +1,86 @@
-//! Every bound that is not a setting: those of the protocol, and what things cost in memory.
+//! Bounds that are not settings: those of the protocol, and the memory costs of objects.
 //!
-//! Constants only. Each room declares its settings, with their defaults, beside its code (`setting`).
+//! Contains only constants. Each room declares its settings, with their defaults, next to its code
+//! (`setting`).
 
-/// Messages that a sender may send before it has heard of any credit (protocol section 4).
+use crate::base::millis::Millis;
+
+/// The number of messages that a sender may send before it receives credit (protocol section 4).
 pub const INITIAL_CREDIT: i64 = 100;
 
-/// Partitions of a queue (protocol section 6). A marker holds a position for each.
+/// The most partitions of a queue (protocol section 6). A marker contains a position for each.
 pub const PARTITIONS_MAX: u16 = 64;
 
-/// Characters of a marker (protocol section 6).
+/// The longest marker, in characters (protocol section 6).
 pub const MARKER_CHARS_MAX: usize = 1024;
 
-/// Characters of a queue's name, without `/<partition>` (protocol section 8).
+/// The longest queue name without `/<partition>`, in characters (protocol section 8).
 pub const QUEUE_NAME_CHARS_MAX: usize = 64;
 
-/// Characters of a project's name (protocol section 8).
+/// The longest project name, in characters (protocol section 8).
 pub const PROJECT_NAME_CHARS_MAX: usize = 128;
 
-/// Characters of a Kafka topic's name (Kafka's `Topic.MAX_NAME_LENGTH`).
+/// The longest name of a Kafka topic, in characters (Kafka's `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_CHARS_MAX: usize = 249;
 
-/// What librdkafka keeps of a message beside its payload until it is delivered, bytes.
+/// The memory that librdkafka needs for a message in addition to its payload, until it is delivered, in
+/// bytes.
 pub const KAFKA_RECORD_BYTES: usize = 256;
 
-/// A packed Kafka record takes no further message once it has so many bytes; a message that is larger is alone.
+/// The size in bytes at which a packed Kafka record accepts no further message. A larger message gets its own
+/// record.
 pub const KAFKA_PACKED_RECORD_BYTES: usize = 256 << 10;
 
-/// What a Kafka record may have beside its payload, bytes: its key, header, and what is around them.
+/// The most bytes of a Kafka record in addition to its payload: key, header and framing.
 pub const KAFKA_RECORD_OVERHEAD_BYTES: usize = 64 << 10;
 
-/// Bytes of a pb's length, a base-128 varint (protocol section 2).
+/// The longest length prefix of a pb, a base-128 varint, in bytes (protocol section 2).
 pub const PB_LENGTH_BYTES_MAX: usize = 5;
 
-/// Payload bytes of a control frame (RFC 6455 section 5.5).
+/// The largest payload of a control frame, in bytes (RFC 6455 section 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
-/// What a batch or a refusal that is not spoken for costs beside its messages, bytes: its place in the queue, the reason.
+/// The memory of a batch or refusal that is not acknowledged yet, without its messages, in bytes: its entry
+/// in the queue, the reason.
 pub const FATE_BYTES: usize = 256;
 
-/// What a connection costs at most beside what is counted, bytes: its state and its socket's. Idle it is 1.4 KiB, consuming 8
-/// partitions 3.3 KiB (measured, `perf/README.md`).
+/// The most memory of a connection in addition to what is counted elsewhere, in bytes: its state and its
+/// socket's. An idle connection takes 1.4 KiB, one that consumes 8 partitions 3.3 KiB (measured,
+/// `docs/performance.md`).
 pub const CONNECTION_BYTES: usize = 4 << 10;
 
-/// What a consumer's place in a partition costs, bytes: its cursor, and the fetch that waits at the partition's owner.
+/// The memory of a consumer's place in a partition, in bytes: its cursor, and the fetch that waits at the
+/// partition's owner.
 pub const CURSOR_BYTES: usize = 512;
 
-/// What a queue costs in each shard's catalogue, bytes.
+/// The memory of a queue in each shard's catalogue, in bytes.
 pub const QUEUE_BYTES: usize = 500;
 
-/// What a partition costs at its owner beside its messages, bytes.
+/// The memory of a partition at its owner, without its messages, in bytes.
 pub const PARTITION_BYTES: usize = 600;
 
-/// What a shard costs beside all that is counted, bytes: rings, inbox, deadlines, its thread's stack.
+/// The memory of a shard in addition to everything counted elsewhere, in bytes: rings, inbox, deadlines, the
+/// stack of its thread.
 pub const SHARD_BYTES: usize = 24 << 20;
 
-/// Connections of the control port, of which one is being let in. Beyond that the one that has been at its request the longest
-/// gives way. Each takes a descriptor, and at most some 600 KiB beside the page that all who ask at once share.
+/// The most connections of the control port, including one that is being accepted. At the limit, the
+/// connection with the oldest request is closed. Each takes a file descriptor and at most some 600 KiB, in
+/// addition to the page that concurrent requests share.
 pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 
-/// Streams of `/live` among them; the others are left for everything else.
+/// The most `/live` streams among the connections of the control port. The rest are left for other requests.
 pub const LIVE_STREAMS_MAX: usize = 16;
 
-/// How far the clock may step back before timestamps follow it, and how long it must stay ahead to be followed, unless the setting `clock_step_max` says otherwise.
-pub const CLOCK_STEP_MAX_MS: u64 = 3_600_000;
+/// How far the clock may step back before timestamps follow it, and how long it must stay ahead before they
+/// follow, in milliseconds. The default of the setting `clock_step_max`.
+pub const CLOCK_STEP_MAX: Millis = Millis::new(3_600_000);
 
-/// What the process costs before it serves anybody, bytes: its code, the other threads.
+/// The memory of the process before it serves clients, in bytes: its code and the other threads.
 pub const PROCESS_BYTES: usize = 64 << 20;
 
-// Live streams never use up the connections.
+// Live streams must not use up all connections.
 const _: () = assert!(LIVE_STREAMS_MAX + 1 < CONTROL_CONNECTIONS_MAX);
 
-// Version, queue, incarnation and one ten-byte varint for each partition, in base64.
-const _: () = assert!((1 + 8 + 8 + 1 + PARTITIONS_MAX as usize * 10).div_ceil(3) * 4 <= MARKER_CHARS_MAX);
+// A marker contains version, queue, incarnation, timeline, the number of partitions, a varint of up to ten bytes
+// for each partition, and the check, in base64.
+const _: () = assert!((1 + 3 * 8 + 1 + PARTITIONS_MAX as usize * 10 + 8).div_ceil(3) * 4 <= MARKER_CHARS_MAX);

@@ -1,18 +1,20 @@
-//! The words that all rooms share. No I/O.
+//! The vocabulary that all rooms share. No I/O.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `names` | projects, queues and clients by name, and their stable hashes |
-//! | `queue` | a queue in this process, its partitions, and the shards that own them |
+//! | `queue` | the id of a queue in this process, its partitions, and the shards that own them |
 //! | `partitioner` | the partition of a key or of a client |
-//! | `batch` | the messages of an append, in one block of memory |
+//! | `batch` | the messages of an append in one block of memory |
 //! | `hidden` | messages of fetched batches that are not for the asker |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
-//! | `clock` | a moment, and the wall clock without its jumps |
-//! | `error` | faults, whose fault they are, and their status |
-//! | `limits` | bounds that are no settings |
-//! | `planted` | faults that tests may plant |
-//! | `setting` | settings: how rooms declare their own, and how one of them is read and shown |
+//! | `clock` | a point in time, and a wall clock that resists jumps |
+//! | `millis` | milliseconds: a length, and a moment of Unix time |
+//! | `error` | faults, who caused them, and their status |
+//! | `limits` | bounds that are not settings |
+//! | `planted` | faults that tests can inject |
+//! | `units` | offsets, partitions, sequences and message numbers: numbers with types of their own |
+//! | `setting` | how rooms declare settings, and how a setting is read and shown |
 
 pub mod batch;
 pub mod budget;
@@ -20,8 +22,10 @@ pub mod clock;
 pub mod error;
 pub mod hidden;
 pub mod limits;
+pub mod millis;
 pub mod names;
 pub mod partitioner;
-pub mod planted;
+pub(crate) mod planted;
 pub mod queue;
-pub mod setting;
+pub(crate) mod setting;
+pub mod units;

@@ -1,4 +1,4 @@
-//! Names that come from outside, checked once: projects, queues, clients (protocol sections 1 and 8).
+//! Names from outside, validated once: projects, queues, clients (protocol sections 1 and 8).
 
 use std::fmt;
 use std::hash::Hasher;
@@ -9,28 +9,29 @@ use uuid::Uuid;
 use crate::base::error::PeerFault;
 use crate::base::limits::{PROJECT_NAME_CHARS_MAX, QUEUE_NAME_CHARS_MAX};
 use crate::base::setting::{Kind, Value};
+use crate::base::units::Partition;
 
-/// A tenant. Queues of different projects never meet.
+/// The name of a project, which is a tenant. Projects do not share queues.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Project(Arc<str>);
 
-/// A queue's name, without a partition.
+/// The name of a queue, without a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueName(Arc<str>);
 
-/// A queue's full name.
+/// The full name of a queue.
 pub type FullName = (Project, QueueName);
 
-/// What a client writes as `queue_name`: a queue, or one partition of it.
+/// The value of `queue_name` in a request: a queue, or one partition of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueAddress {
     /// The queue.
     pub queue: QueueName,
-    /// `n` of `queue/<n>`.
-    pub partition: Option<u16>,
+    /// The number `n` of `queue/<n>`; `None` for the whole queue.
+    pub partition: Option<Partition>,
 }
 
-/// A client across its connections: the 128 bits of a UUID.
+/// The identity of a client across its connections: the 128 bits of a UUID.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u128);
 
@@ -40,18 +41,18 @@ fn is_name(text: &str, chars_max: usize) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
-/// Names that a path in a URL or in a file system does not keep.
+/// Returns whether a path in a URL or a file system would not preserve the name.
 fn is_dots(text: &str) -> bool {
     matches!(text, "." | "..")
 }
 
 impl Project {
-    /// 1 to 128 characters of `A-Z a-z 0-9 _ - .`, but not `.` or `..`.
+    /// Parses a project name: 1 to 128 characters of `A-Z a-z 0-9 _ - .`, except `.` and `..`.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
         if is_dots(text) { Err(PeerFault::ProjectName) } else { Self::parse_stored(text) }
     }
 
-    /// The same of a name that a store has kept: earlier versions took `.` and `..`.
+    /// Parses a project name that a store has kept. Accepts `.` and `..`, as earlier versions did.
     pub fn parse_stored(text: &str) -> Result<Self, PeerFault> {
         if is_name(text, PROJECT_NAME_CHARS_MAX) {
             Ok(Self(text.into()))
@@ -60,13 +61,13 @@ impl Project {
         }
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// `default`: the project of clients that name none, unless a setting names another.
+/// The project `default`, for clients that name none unless a setting names another.
 impl Default for Project {
     fn default() -> Self {
         Self("default".into())
@@ -84,7 +85,7 @@ impl Value for Project {
 }
 
 impl QueueName {
-    /// 1 to 64 characters of `A-Z a-z 0-9 _ - .`, but not `.` or `..`.
+    /// Parses a queue name: 1 to 64 characters of `A-Z a-z 0-9 _ - .`, except `.` and `..`.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
         if is_name(text, QUEUE_NAME_CHARS_MAX) && !is_dots(text) {
             Ok(Self(text.into()))
@@ -93,14 +94,14 @@ impl QueueName {
         }
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl QueueAddress {
-    /// A queue name with an optional `/<partition>`: decimal, no sign, no leading zero.
+    /// Parses a queue name with an optional `/<partition>`: decimal, without sign or leading zeros.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
         let Some((queue, partition)) = text.split_once('/') else {
             return Ok(Self { queue: QueueName::parse(text)?, partition: None });
@@ -111,14 +112,15 @@ impl QueueAddress {
         if !canonical {
             return Err(PeerFault::QueueName);
         }
-        // A well-formed number beyond any partition is a partition that does not exist: 404 later, not 400.
+        // A well-formed number that is too large names a partition that does not exist: that gets 404 later,
+        // not 400.
         let partition = partition.parse().unwrap_or(u16::MAX);
-        Ok(Self { queue: QueueName::parse(queue)?, partition: Some(partition) })
+        Ok(Self { queue: QueueName::parse(queue)?, partition: Some(Partition(partition)) })
     }
 }
 
 impl ClientId {
-    /// The 36-character form of a UUID, compared without case.
+    /// Parses the 36-character form of a UUID. Ignores case.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
         match Uuid::try_parse(text) {
             Ok(uuid) if text.len() == uuid::fmt::Hyphenated::LENGTH => Ok(Self(uuid.as_u128())),
@@ -126,12 +128,12 @@ impl ClientId {
         }
     }
 
-    /// A new random one.
+    /// Creates a random id.
     pub fn random() -> Self {
         Self(Uuid::new_v4().as_u128())
     }
 
-    /// The 128 bits.
+    /// Returns the 128 bits.
     pub fn as_u128(self) -> u128 {
         self.0
     }
@@ -167,8 +169,8 @@ impl fmt::Display for QueueName {
     }
 }
 
-/// A hash that is the same in every process, on every machine and in every release: FNV-1a, 64 bits,
-/// with a final mix (SplitMix64's), because placement takes it modulo small numbers.
+/// A hash that is the same in every process, on every machine and in every release: 64-bit FNV-1a with
+/// SplitMix64's final mix, because placement takes it modulo small numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct StableHasher(u64);
 
@@ -193,7 +195,8 @@ impl Hasher for StableHasher {
     }
 }
 
-/// The stable hash of a project's queue: decides its home and owners, and stands in its markers.
+/// Returns the stable hash of a project's queue. It decides the queue's home and owners, and is part of its
+/// markers.
 pub fn queue_hash(project: &Project, queue: &QueueName) -> u64 {
     let mut hasher = StableHasher::default();
     hasher.write(project.as_str().as_bytes());
@@ -211,9 +214,9 @@ mod tests {
         let address =
             |text: &str| QueueAddress::parse(text).map(|a| (a.queue.as_str().to_owned(), a.partition));
         assert_eq!(address("orders"), Ok(("orders".into(), None)));
-        assert_eq!(address("or.de-r_s/0"), Ok(("or.de-r_s".into(), Some(0))));
-        assert_eq!(address("orders/63"), Ok(("orders".into(), Some(63))));
-        assert_eq!(address("orders/42949672950"), Ok(("orders".into(), Some(u16::MAX))));
+        assert_eq!(address("or.de-r_s/0"), Ok(("or.de-r_s".into(), Some(Partition(0)))));
+        assert_eq!(address("orders/63"), Ok(("orders".into(), Some(Partition(63)))));
+        assert_eq!(address("orders/42949672950"), Ok(("orders".into(), Some(Partition(u16::MAX)))));
         for bad in
             ["", ".", "..", "/1", "a/", "a/00", "a/01", "a/+1", "a/-1", "a/1/2", "a/1x", "ä", "a b", "../1"]
         {
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_is_no_path() {
+    fn a_project_name_is_not_a_path() {
         let project = |text: &str| Project::parse(text).map(|project| project.as_str().to_owned());
         for good in ["a", "...", ".a", "a..b", "..a", "-", &"p".repeat(128)] {
             assert_eq!(project(good), Ok(good.to_owned()));
@@ -232,7 +235,7 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "../a", "./", "a b", "ä", &"p".repeat(129)] {
             assert_eq!(project(bad), Err(PeerFault::ProjectName), "{bad}");
         }
-        // What is stored stays readable.
+        // Stored names stay readable.
         for stored in [".", ".."] {
             assert_eq!(Project::parse_stored(stored).map(|project| project.to_string()), Ok(stored.into()));
         }

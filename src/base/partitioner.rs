@@ -1,29 +1,32 @@
-//! Which partition a message goes to, where its producer does not say so.
+//! Chooses the partition of a message if its producer does not.
 //!
-//! Keyed messages go where Kafka's default partitioner puts them, so that other Kafka producers of the same queue agree
-//! (protocol section 7). Keyless ones follow their client.
+//! Messages with a key go to the partition that Kafka's default partitioner chooses, so that other Kafka
+//! producers of the same queue agree (protocol section 7). Messages without a key go to the partition of
+//! their client.
 
 use std::hash::Hasher;
 
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::names::{ClientId, StableHasher};
+use crate::base::units::Partition;
 
-/// The partition of a key, as Kafka's `BuiltInPartitioner` computes it: murmur2, its sign bit cleared, modulo the number of
-/// partitions.
-pub fn key_partition(key: &[u8], partitions: u16) -> u16 {
+/// Returns the partition of a key as Kafka's `BuiltInPartitioner` does: murmur2 without the sign bit, modulo
+/// the number of partitions.
+pub fn key_partition(key: &[u8], partitions: u16) -> Partition {
     debug_assert!((1..=PARTITIONS_MAX).contains(&partitions));
-    ((murmur2(key) & 0x7fff_ffff) % u32::from(partitions)) as u16
+    Partition(((murmur2(key) & 0x7fff_ffff) % u32::from(partitions)) as u16)
 }
 
-/// The partition that a client's keyless messages go to, so that their order survives a reconnect.
-pub fn client_partition(client: ClientId, partitions: u16) -> u16 {
+/// Returns the partition for a client's messages without a key. It is always the same, so that their order
+/// survives a reconnect.
+pub fn client_partition(client: ClientId, partitions: u16) -> Partition {
     debug_assert!((1..=PARTITIONS_MAX).contains(&partitions));
     let mut hasher = StableHasher::default();
     hasher.write(&client.as_u128().to_be_bytes());
-    (hasher.finish() % u64::from(partitions)) as u16
+    Partition((hasher.finish() % u64::from(partitions)) as u16)
 }
 
-/// MurmurHash2 of 32 bits (Austin Appleby) with the seed that Kafka uses (`org.apache.kafka.common.utils.Utils.murmur2`).
+/// 32-bit MurmurHash2 (Austin Appleby) with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
 fn murmur2(bytes: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
@@ -49,8 +52,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn murmur2_is_kafkas() {
-        // The vectors of Kafka's own UtilsTest.testMurmur2.
+    fn murmur2_matches_kafka() {
+        // The vectors of Kafka's UtilsTest.testMurmur2.
         let vectors: [(&str, i32); 6] = [
             ("21", -973_932_308),
             ("foobar", -790_332_482),
@@ -61,14 +64,18 @@ mod tests {
         ];
         for (key, hash) in vectors {
             assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
-            assert_eq!(key_partition(key.as_bytes(), 7), ((hash & 0x7fff_ffff) % 7) as u16, "{key}");
+            assert_eq!(
+                key_partition(key.as_bytes(), 7),
+                Partition(((hash & 0x7fff_ffff) % 7) as u16),
+                "{key}"
+            );
         }
     }
 
     #[test]
-    fn a_client_has_one_of_the_partitions() {
-        assert_eq!(client_partition(ClientId::from(1), 1), 0);
-        let partitions: std::collections::HashSet<u16> =
+    fn clients_spread_over_all_partitions() {
+        assert_eq!(client_partition(ClientId::from(1), 1), Partition(0));
+        let partitions: std::collections::HashSet<Partition> =
             (0..1000).map(|client| client_partition(ClientId::from(client), 8)).collect();
         assert_eq!(partitions.len(), 8);
     }

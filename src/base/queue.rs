@@ -1,85 +1,94 @@
-//! What shards know of a queue, and where its partitions live.
+//! Queues as the shards know them, and the placement of partitions.
 
-/// A queue in this process; never shown outside.
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
+
+/// The id of a queue in this process. Never shown outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
 
-/// What the home shard recorded when it created the queue, and the others cache.
+/// A queue as its home shard created it. The other shards cache this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueInfo {
-    /// Its number.
+    /// The id in this process.
     pub id: QueueId,
-    /// The life of the queue that markers name.
+    /// The incarnation of the queue: one life from creation to deletion. Markers contain it.
     pub incarnation: u64,
-    /// How many; 1 to 64.
+    /// The number of partitions, 1 to 64.
     pub partitions: u16,
     /// The stable hash of project and name (`names::queue_hash`).
     pub hash: u64,
-    /// How its markers are signed.
+    /// The signing of its markers.
     pub signing: Signing,
 }
 
-/// How the markers of a queue are signed, and which stretch of its store's life they are of.
+/// The signing of a queue's markers, and the timeline that they belong to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signing {
-    /// The key of their check, known to the deployment alone.
+    /// The key that signs markers. Only the deployment knows it.
     pub key: u128,
-    /// A stretch of the store's life in which it has not gone back: no position of it lies beyond the end. 0 where the store has one
-    /// alone.
+    /// A period in which the store has not gone back, so that no position of this period lies beyond the end.
+    /// 0 if the store has only one.
     pub timeline: u64,
-    /// The key is younger than the queue, as the one before was lost: markers that it has not signed are believed to be the
-    /// queue's, and not what they say.
+    /// Whether the key is newer than the queue, because the previous key was lost. Markers with another
+    /// signature are then accepted as the queue's, but their content is not trusted.
     pub is_key_new: bool,
 }
 
 /// One partition of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartitionKey {
-    /// Whose.
+    /// The queue.
     pub queue: QueueId,
-    /// From 0.
-    pub partition: u16,
+    /// The number of the partition, from 0.
+    pub partition: Partition,
 }
 
 impl QueueInfo {
-    /// One of its partitions.
-    pub fn key(&self, partition: u16) -> PartitionKey {
+    /// Returns the key of one of the partitions.
+    pub fn key(&self, partition: Partition) -> PartitionKey {
         PartitionKey { queue: self.id, partition }
     }
 
-    /// The shard that owns a partition, of `shards`: neighbours go to neighbouring shards.
-    pub fn owner(&self, partition: u16, shards: u16) -> u16 {
+    /// Returns all of its partitions.
+    pub fn all(&self) -> impl Iterator<Item = Partition> + use<> {
+        Partition::all(self.partitions)
+    }
+
+    /// Returns which of `shards` owns a partition. Neighbouring partitions go to neighbouring shards.
+    pub fn owner(&self, partition: Partition, shards: u16) -> u16 {
         owner(self.hash, partition, shards)
     }
 }
 
-/// The shard that owns a partition of the queue of that hash, of `shards`.
-pub fn owner(hash: u64, partition: u16, shards: u16) -> u16 {
-    (hash.wrapping_add(u64::from(partition)) % u64::from(shards)) as u16
+/// Returns which of `shards` owns a partition of the queue with this hash.
+pub fn owner(hash: u64, partition: Partition, shards: u16) -> u16 {
+    (hash.wrapping_add(u64::from(partition.0)) % u64::from(shards)) as u16
 }
 
-/// The shard that creates a queue, of `shards`.
+/// Returns which of `shards` creates a queue.
 pub fn home(hash: u64, shards: u16) -> u16 {
     ((hash >> 32) % u64::from(shards)) as u16
 }
 
-/// A message's id (protocol section 6): unique in the queue's incarnation.
-pub fn message_id(partition: u16, offset: u64) -> String {
-    format!("{partition:x}.{offset:x}")
+/// Returns the id of a message (protocol section 6), unique within the queue's incarnation.
+pub fn message_id(partition: Partition, offset: Offset) -> String {
+    format!("{:x}.{:x}", partition.0, offset.0)
 }
 
-/// Where a partition's position is looked for.
+/// A place to look for in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// Behind what is acknowledged now.
+    /// The end of what is acknowledged now.
     Latest,
-    /// The first message stored at or after it, Unix milliseconds; the end where there is none.
-    Time(u64),
-    /// The oldest message that a consumer may not have seen that stood at `offset` in another timeline ([`Signing::timeline`]).
+    /// The first message stored at or after this Unix time in milliseconds, or the end if none exists.
+    Time(UnixMillis),
+    /// The oldest message that may be unseen by a consumer whose position was `offset` in another timeline
+    /// ([`Signing::timeline`]).
     After {
-        /// Which.
+        /// The other timeline.
         timeline: u64,
-        /// Where it stood.
-        offset: u64,
+        /// The consumer's position in that timeline.
+        offset: Offset,
     },
 }

@@ -1,4 +1,4 @@
-//! `millstream bench`.
+//! `millstream bench`: puts a load on a server and measures it.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use super::output::Output;
 use super::result_file::OutFile;
 use super::{Failure, cores, on_signal};
+use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
 use crate::client::{Address, ClientError, Scheme, without_secret};
 use crate::control::InfoPage;
@@ -24,21 +25,21 @@ use crate::shard::preflight;
 enum ModeArg {
     /// Producers only
     Produce,
-    /// Consumers only, from --from on
+    /// Consumers only, starting at --from
     Consume,
-    /// Both at once, with the latency from intended send to receipt
+    /// Producers and consumers at once. Latency counts from the intended send to the receipt
     Both,
-    /// The same with ten consumers, each of which gets everything of its queue
+    /// Like both, with ten consumers. Each gets every message of its queue
     FanOut,
-    /// Neither: --idle connections that only are there, for what they cost
+    /// No load, only --idle open connections, to measure what they cost
     Idle,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PeerArg {
-    /// Apache Kafka: a topic for each queue, acks=all
+    /// Apache Kafka: one topic per queue, acks=all
     Kafka,
-    /// NATS JetStream, over its WebSocket port: a stream for each queue
+    /// NATS JetStream, over its WebSocket port: one stream per queue
     Nats,
 }
 
@@ -61,142 +62,166 @@ impl Args {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Without --rate each producer sends as fast as its credit allows (closed loop: the most that goes; latency is then \
-                  mostly queueing). With --rate requests are sent by schedule (open loop), and latency counts from the scheduled \
-                  time, so that a server that stands still cannot hide it.\n\
-                  Every message is verified and is one sample. --out keeps all of it: `millstream report` draws it and compares \
-                  several.\n\
-                  Ctrl-C and SIGTERM end the load early, and what was measured until then is reported and kept; a second one ends at \
-                  once.\n\
-                  Exit codes: 0 sound; 1 a message was lost, repeated, out of order or refused, or the server could not be \
-                  reached; 2 usage, or no client can run here; 130 ended early; 141 standard output was closed."
-)]
+#[command(after_help = "\
+Without --rate, each producer sends as fast as its credit allows (closed
+loop). That shows the highest throughput; latency is then mostly queueing.
+With --rate, requests follow a schedule (open loop) and latency counts from
+the scheduled time, so a server that stalls cannot hide it.
+
+Every message is verified and is one latency sample. --out keeps all
+measurements: `millstream report` draws them and compares several runs. The
+first Ctrl-C or SIGTERM ends the load early and reports what was measured up
+to then; the second exits at once.
+
+Examples:
+  millstream bench both                                  highest throughput
+  millstream bench both --rate 100000 --out result.json  latency at 100,000/s
+  millstream bench both --find-knee --p99-max 5ms        highest rate with p99 < 5 ms
+  millstream bench both --against kafka --rate 100000    the same load on Kafka
+
+Exit codes:
+  0    every message arrived as it should
+  1    a message was lost, repeated, out of order or refused, or the server
+       could not be reached
+  2    bad usage, or this machine cannot run the clients
+  130  a signal ended the load early
+  141  standard output was closed")]
 pub(super) struct Args {
+    /// What to measure
     mode: ModeArg,
-    /// The server [default: ws://127.0.0.1:9000/; of Kafka its brokers, 127.0.0.1:9092; of NATS ws://127.0.0.1:8080]
+    /// Address of the server [default: ws://127.0.0.1:9000/; with --against kafka: 127.0.0.1:9092 (its
+    /// brokers); with --against nats: ws://127.0.0.1:8080]
     #[arg(long)]
     url: Option<String>,
-    /// Put another server that you run under the same load: the same schedule, messages, acknowledgement and verification, with that
-    /// server's own best client. Needs a build with --features peers
+    /// Load another server, which you run, instead of Millstream: same schedule, messages, acknowledgement
+    /// and verification, with that server's own best client. Needs a build with --features peers
     #[arg(long, value_name = "SERVER")]
     against: Option<PeerArg>,
-    /// The project (tenant)
+    /// Project (tenant) that owns the queues [default: the server's default project]
     #[arg(long)]
     project: Option<String>,
-    /// Name of the queue; several get -0, -1 … appended
+    /// Name of the queue. With --queues, -0, -1 and so on are appended
     #[arg(long, default_value = "bench")]
     queue: String,
-    /// Queues to spread the connections over
+    /// Number of queues to spread the connections over
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     queues: u32,
-    /// Producing connections
+    /// Number of producing connections
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Consuming connections [default: 1; with fan-out: 10]
+    /// Number of consuming connections [default: 1; with fan-out: 10]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     consumers: Option<u32>,
-    /// Connections beside the load that consume nothing [default: 0; with idle: 1000]
+    /// Number of additional connections that stay idle [default: 0; with idle: 1000]
     #[arg(long)]
     idle: Option<u32>,
-    /// Consumers beside the load that give credit for everything and read nothing
+    /// Number of additional consumers that grant credit for every message and read nothing
     #[arg(long, default_value_t = 0)]
     stalled: u32,
-    /// Messages have keys, so many different ones in turn: each is verified in the order of its key
+    /// Give messages keys, cycling through this many, and verify the order of each key. 0 sends no keys
     #[arg(long, default_value_t = 0)]
     keys: u32,
-    /// Where consumers begin: oldest, latest, time:MS or a marker [default: oldest; with both: latest]
+    /// Start position of consumers: oldest, latest, time:MS (Unix milliseconds) or a marker [default: oldest;
+    /// with both and fan-out: latest]
     #[arg(long)]
     from: Option<String>,
-    /// Bytes of each message
+    /// Size of each message, in bytes
     #[arg(long, default_value_t = 100)]
     size: usize,
-    /// Messages in each ProduceRequest
+    /// Messages per ProduceRequest
     #[arg(long, default_value_t = 100)]
     batch: usize,
-    /// ProduceRequests in each WebSocket frame
+    /// ProduceRequests per WebSocket frame
     #[arg(long, default_value_t = 1)]
     pbs_per_frame: usize,
-    /// Messages that a producer may have outstanding [default: all its credit]
+    /// Unacknowledged messages that a producer may have [default: all its credit]
     #[arg(long)]
     in_flight: Option<u64>,
-    /// Messages that a consumer may have under way
+    /// Messages that the server may send ahead of what a consumer has processed
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(100..))]
     window: u64,
-    /// With both and without --rate: messages that producers may be ahead of the slowest consumer
+    /// Messages that producers may be ahead of the slowest consumer. Only for both and fan-out without --rate
     #[arg(long, default_value_t = 200_000)]
     lag: u64,
-    /// Messages a second over all producers, by schedule
+    /// Messages per second over all producers, sent on a schedule
     #[arg(long)]
     rate: Option<f64>,
-    /// Look for the highest rate at which p99 stays under --p99-max: first without a rate, then upwards from --rate (or a tenth of
-    /// that), then between
+    /// Search for the highest rate with a p99 latency below --p99-max. Starts with a run without a rate, then
+    /// raises the rate from --rate (or from a tenth of the first run's throughput), then narrows it down
     #[arg(long, conflicts_with_all = ["count", "runs"])]
     find_knee: bool,
-    /// The bound of --find-knee
+    /// Latency bound of --find-knee
     #[arg(long, default_value = "10ms", value_parser = humantime::parse_duration)]
     p99_max: Duration,
-    /// How often, one after the other
+    /// Number of runs, one after another
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Stop after so many messages instead of after --seconds
+    /// Stop after this many messages instead of after --seconds
     #[arg(long)]
     count: Option<u64>,
-    /// With consume and --count: begin again after so many messages, until --seconds are over
+    /// With consume and --count: start over after --count messages, until --seconds have passed
     #[arg(long, requires = "count")]
     repeat: bool,
-    /// Seconds before anything is measured
+    /// Seconds to run before measuring
     #[arg(long, default_value_t = 2.0)]
     warmup: f64,
-    /// Seconds that are measured
+    /// Seconds to measure
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
-    /// Time to live of the messages, seconds
+    /// Time to live of the messages, in seconds
     #[arg(long, default_value_t = 3_600)]
     ttl: u32,
-    /// Send no Client-ID: on Kafka, messages without one, with the topic's default time to live, need no record header
+    /// Send no Client-ID. On Kafka, messages without one need no record header if they use the topic's
+    /// default time to live
     #[arg(long)]
     anonymous: bool,
-    /// Producer i sends to partition (i + this) mod --partitions of its queue
+    /// Producer number i sends to partition (i + PARTITION_OFFSET) mod --partitions of its queue [default:
+    /// the server chooses]
     #[arg(long)]
     partition_offset: Option<u32>,
-    /// Partitions of the queue, with --partition-offset
+    /// Number of partitions of the queue, for --partition-offset
     #[arg(long, default_value_t = 8)]
     partitions: u32,
-    /// Cores for the clients [default: all that the process may use]
+    /// Cores for the clients, such as 0,2-3 [default: all that the process may use]
     #[arg(long)]
     cores: Option<String>,
-    /// The server's process id: measures its CPU time and memory
+    /// Process id of the server, to measure its CPU time and memory
     #[arg(long)]
     server_pid: Option<u32>,
-    /// The server's control port, for its own histograms and settings; none: off [default: the port after the one of --url]
+    /// Address of the server's control port, which gives its own histograms and settings; off for none
+    /// [default: the port after that of --url]
     #[arg(long)]
     control: Option<String>,
-    /// What the result is called in reports [default: the system's name]
+    /// Name of the result in reports [default: the name of the system]
     #[arg(long)]
     name: Option<String>,
-    /// Write everything that was measured to this file, for `millstream report`
+    /// Write all measurements to this file, for `millstream report`
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print JSON instead of a table: the numbers of the run that stands for all, the median one or the one at the knee
+    /// Print JSON instead of a table: the numbers of the median run, or of the run at the knee
     #[arg(long)]
     json: bool,
 }
 
-/// Messages a second that a schedule may have.
+/// The allowed rates, in messages per second.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e9;
-/// Seconds that a run may measure: to a month.
+/// The allowed times to measure, in seconds. The longest is 31 days.
 const SECONDS: std::ops::RangeInclusive<f64> = 0.01..=2_678_400.0;
-/// Bytes of a message at most.
+/// The largest message, in bytes.
 const SIZE_MAX: usize = 64 << 20;
-/// Messages of a request at most.
+/// The most messages in a request.
 const BATCH_MAX: usize = 1_000_000;
 
 fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
-    if value >= least { Ok(value) } else { Err(Failure(format!("--{name} {value}: at least {least}"))) }
+    if value >= least {
+        Ok(value)
+    } else {
+        Err(Failure(format!("--{name} {value}: must be at least {least}")))
+    }
 }
 
-/// The control port that is asked, and what the server is, where one answers: without it there are no stages in the result.
+/// Returns the server's control port and what the server says about itself, if the port answers. Without it,
+/// the result has no stages.
 fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlPort, InfoPage)>, Failure> {
     let url = match args.control.as_deref() {
         Some("off") => return Ok(None),
@@ -210,14 +235,14 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlPort, In
     Ok(match control.info() {
         Ok(info) => Some((control, info)),
         Err(error) => {
-            let what = "without the server's own histograms, --control says where they are";
+            let what = "no histograms of the server; set --control to its control port, or to off";
             say(format_args!("millstream: {what}: {}", escaped(&error)));
             None
         }
     })
 }
 
-/// What the arguments ask for; the error says which one cannot be.
+/// Builds the plan that the arguments describe. The error names the argument that is invalid.
 fn plan(args: &Args) -> Result<Plan, Failure> {
     let mode = match args.mode {
         ModeArg::Produce => Mode::Produce,
@@ -231,33 +256,36 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         Duration::try_from_secs_f64(value).map_err(|error| Failure(format!("--{name} {value}: {error}")))
     };
     if args.rate.is_some_and(|rate| !RATES.contains(&rate)) {
-        return Err(Failure(format!("--rate: {} to {}", RATES.start(), RATES.end())));
+        return Err(Failure(format!("--rate: must be from {} to {}", RATES.start(), RATES.end())));
     }
     for (name, value, most) in [("size", args.size, SIZE_MAX), ("batch", args.batch, BATCH_MAX)] {
         if value > most {
-            return Err(Failure(format!("--{name} {value}: at most {most}")));
+            return Err(Failure(format!("--{name} {value}: must be at most {most}")));
         }
     }
-    // Each producer of a queue gets an equal part of the lag, and a request must fit into it.
+    // The producers of a queue share the lag equally, and each share must have room for one request.
     let lag_least = args.batch as u64 * u64::from(args.connections);
     if mode == Mode::Both && args.lag < lag_least {
-        return Err(Failure(format!("--lag {}: at least --batch x --connections = {lag_least}", args.lag)));
+        return Err(Failure(format!(
+            "--lag {}: must be at least --batch x --connections = {lag_least}",
+            args.lag
+        )));
     }
     if args.repeat && mode != Mode::Consume {
-        return Err(Failure("--repeat: only with consume".into()));
+        return Err(Failure("--repeat: works only with consume".into()));
     }
     if args.find_knee && !matches!(mode, Mode::Produce | Mode::Both) {
-        return Err(Failure("--find-knee: only with produce, both and fan-out".into()));
+        return Err(Failure("--find-knee: works only with produce, both and fan-out".into()));
     }
     if u64::from(args.keys) * u64::from(args.connections) > u64::from(u32::MAX) {
-        return Err(Failure(format!("--keys {}: times --connections below 4294967296", args.keys)));
+        return Err(Failure(format!("--keys {}: times --connections must be below 4294967296", args.keys)));
     }
     if args.in_flight.is_some_and(|messages| messages < args.batch as u64) {
-        return Err(Failure(format!("--in-flight: below --batch = {}, nothing could be sent", args.batch)));
+        return Err(Failure(format!("--in-flight: must be at least --batch = {}", args.batch)));
     }
     if !SECONDS.contains(&args.seconds) || !(0.0..=*SECONDS.end()).contains(&args.warmup) {
         return Err(Failure(format!(
-            "--seconds: {} to {}; --warmup: no more",
+            "--seconds: must be from {} to {}; --warmup: at most the same",
             SECONDS.start(),
             SECONDS.end()
         )));
@@ -266,7 +294,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     let ours = only_ours || args.project.is_some() || args.partition_offset.is_some() || args.anonymous;
     if args.against.is_some() && ours {
         let flags = "--project, --partition-offset, --anonymous, --idle, --stalled and --repeat";
-        return Err(Failure(format!("--against: not with idle, {flags}")));
+        return Err(Failure(format!("--against: does not work with idle, {flags}")));
     }
     Ok(Plan {
         mode,
@@ -309,7 +337,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     })
 }
 
-/// What is printed as JSON: the numbers of the run that stands for all, and the knee.
+/// What `--json` prints: the numbers of the chosen run, and the knee.
 #[derive(serde::Serialize)]
 struct Printed<'a> {
     #[serde(flatten)]
@@ -317,7 +345,7 @@ struct Printed<'a> {
     knee: Option<Knee>,
 }
 
-/// Runs all that is asked for; with progress, says what each run gave.
+/// Runs every run that the arguments ask for. With progress, prints the outcome of each.
 fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), ClientError> {
     let tell = |run: &RunResult| {
         if plan.progress && (args.find_knee || args.runs > 1) {
@@ -333,7 +361,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), C
     if args.find_knee {
         let bound = u64::try_from(args.p99_max.as_nanos()).unwrap_or(u64::MAX);
         let (runs, knee) = find_knee(plan, bound, run, tell)?;
-        // A search that was ended before it found anything has no knee.
+        // A search that was interrupted before any rate passed has no knee.
         let knee = Some(knee).filter(|knee| knee.rate.is_some() || !plan.interrupt.is_raised());
         return Ok((runs, knee));
     }
@@ -348,7 +376,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), C
 #[cfg(feature = "peers")]
 use crate::load::peers as peer;
 
-/// A build without the peers' client libraries.
+/// A stand-in for builds without the peers' client libraries.
 #[cfg(not(feature = "peers"))]
 mod peer {
     use crate::client::ClientError;
@@ -357,7 +385,7 @@ mod peer {
     fn missing(peer: Peer) -> ClientError {
         let name = peer.name();
         ClientError::Address(format!(
-            "--against {name}: this build has no client for it: cargo build --release --features peers"
+            "--against {name}: this build has no client for it; build with: cargo build --release --features peers"
         ))
     }
 
@@ -370,12 +398,12 @@ mod peer {
     }
 }
 
-/// What is under load, as it says itself.
+/// Describes the server under load, in its own words.
 fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Failure> {
     if let Some(peer) = args.peer() {
         return Ok((peer::prepare(peer, plan)?, None));
     }
-    // An address that is none is told before anybody is asked.
+    // Report an invalid address before anything connects.
     let address = Address::parse(&plan.url, Scheme::Ws)?;
     let held = u64::from(plan.idle) + u64::from(plan.stalled);
     let executors = plan.cores.len() as u64 * if held > 0 { 2 } else { 1 };
@@ -383,7 +411,7 @@ fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Fail
     preflight::check_client(executors, connections)?;
     let (control, server) = control_port(args, &address)?.unzip();
     plan.control = control;
-    let unknown = || "as its store promises; its control port was not asked".to_owned();
+    let unknown = || "as durable as its store promises (the control port was not asked)".to_owned();
     let about = About {
         version: server.as_ref().map_or(String::new(), |info| info.version.clone()),
         durability: server.as_ref().map_or_else(unknown, |info| info.durability.clone()),
@@ -391,15 +419,15 @@ fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Fail
     Ok((about, server))
 }
 
-/// The exit code of a run that a signal has ended early, whatever it measured.
+/// The exit code of a run that a signal ended early, regardless of what it measured.
 const INTERRUPTED: u8 = 130;
 
-/// The first SIGINT or SIGTERM ends the load early, the second the process.
+/// Ends the load early at the first SIGINT or SIGTERM. The second one ends the process.
 fn interrupt_on_signal(interrupt: &Interrupt) -> Result<(), Failure> {
     let stopped = on_signal()?;
     let interrupt = interrupt.clone();
     std::thread::spawn(move || {
-        // Nothing comes: this is the signal.
+        // The channel carries no messages. It closes at a signal.
         let _ = stopped.recv_blocking();
         interrupt.raise();
     });
@@ -408,11 +436,11 @@ fn interrupt_on_signal(interrupt: &Interrupt) -> Result<(), Failure> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut plan = plan(args)?;
-    // Before anything is measured that could not be written.
+    // Fail before measuring anything if the result could not be written.
     let out = args.out.as_deref().map(OutFile::check).transpose()?;
     let (about, server) = about(args, &mut plan)?;
     interrupt_on_signal(&plan.interrupt)?;
-    let began_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let began = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     let (runs, knee) = match measure(args, &plan) {
         Ok(measured) => measured,
         Err(error @ ClientError::Address(_)) => return Err(error.into()),
@@ -428,7 +456,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         system: system.into(),
         system_version: about.version,
         durability: about.durability,
-        began_unix_ms,
+        began,
         command: std::env::args().skip(1).map(|argument| without_secret(&argument)).collect(),
         environment: Environment::here(&plan.cores),
         server,

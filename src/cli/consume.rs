@@ -1,4 +1,4 @@
-//! `millstream consume`.
+//! `millstream consume`: prints the messages of a queue.
 
 use std::io::{BufWriter, IsTerminal, Stdout, Write};
 use std::pin::Pin;
@@ -22,42 +22,59 @@ use crate::process::terminal::{escaped, say, write_escaped};
 use crate::shard::executor::{ExecutorSettings, spawn};
 use crate::shard::preflight;
 
-/// How long a server gets after SIGINT to send the last marker.
+/// How long the server may take after SIGINT to send the last marker.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Follows the queue until --count messages came, its end is reached (--exit-at-end), or SIGINT; then says on \
-                  standard error where to go on from: the server's marker, and where it has printed more than that, ~PARTITION.OFFSET \
-                  parts that say how far. They are for another consume's --from alone: a server takes only what is before the first ~.\n\
-                  Exit codes: 0 done; 1 the server refused or could not be reached, or standard output could not be written \
-                  (then no marker is given); 2 usage, or no client can run here; 141 standard output was closed (then no \
-                  marker is given)."
-)]
+#[command(after_help = "\
+Prints each payload on one line and follows the queue. Stops after --count
+messages, at the end of the queue (--exit-at-end), or on SIGINT or SIGTERM.
+Reconnects if the connection is lost.
+
+At the end it prints on standard error how to resume: --from and a marker. If
+it printed messages beyond the server's marker, ~PARTITION.OFFSET parts
+follow. Only this command understands those parts: give other clients just the
+marker, up to the first ~.
+
+Examples:
+  millstream consume greetings                      follow from the oldest message
+  millstream consume greetings --from latest        follow new messages only
+  millstream consume greetings --exit-at-end        print what is stored, then stop
+  millstream consume greetings --from time:1795603784154 --count 10 --json
+
+Exit codes:
+  0    done
+  1    the server refused or could not be reached, or standard output could not
+       be written (no marker is printed)
+  2    bad usage, or this machine cannot run a client
+  130  a second signal ended the command
+  141  standard output was closed (no marker is printed)")]
 pub(super) struct Args {
-    /// The queue, or QUEUE/N for its partition N alone
+    /// Name of the queue, or QUEUE/N for its partition N only
     queue: String,
     #[command(flatten)]
     client: ClientArgs,
-    /// Where to begin: oldest, latest, time:MS (Unix milliseconds), a marker, or what an earlier consume printed after --from
+    /// Start position: oldest, latest, time:MS (Unix milliseconds), a marker, or what an earlier consume
+    /// printed after --from
     #[arg(long, default_value = "oldest")]
     from: String,
-    /// Stop after so many messages
+    /// Stop after this many messages
     #[arg(long)]
     count: Option<u64>,
-    /// Stop when every partition is read to the end that it had at the start
+    /// Stop once every partition is read up to the end that it had at the start
     #[arg(long, short = 'e')]
     exit_at_end: bool,
-    /// Write payloads to a terminal as they are; without it control characters are shown escaped there
+    /// Write payloads to a terminal unchanged. By default, control characters are escaped on a terminal
     #[arg(long, conflicts_with = "json")]
     raw: bool,
-    /// One JSON object a line: id, age, ttl, timestamp (Unix milliseconds), key (where there is one) and payload, both in base64
+    /// Print one JSON object per message: id, age and ttl (seconds), timestamp (Unix milliseconds), key (if
+    /// any) and payload. Key and payload are base64
     #[arg(long)]
     json: bool,
-    /// Read messages of the same client id, too
+    /// Also read messages that were sent with this client's own id (see --client-id)
     #[arg(long)]
     echo: bool,
-    /// How many messages may be under way
+    /// How many messages the server may send ahead of what this client has processed
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     window: u64,
 }
@@ -73,14 +90,14 @@ struct Line<'a> {
     payload: String,
 }
 
-/// Prints messages.
+/// Prints messages to standard output.
 struct Printer {
     out: BufWriter<Stdout>,
     json: bool,
-    /// People read it.
+    /// Standard output is a terminal, so control characters are escaped.
     escape: bool,
     broken: Option<std::io::Error>,
-    /// Closes when it is to stop.
+    /// Closes when a signal asks the command to stop.
     stopped: Pin<Box<Receiver<()>>>,
 }
 
@@ -143,7 +160,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         let mut consume = if exit_at_end { consume.until_end() } else { consume };
         let resumed = run_resumed(&target, &mut consume, retries, notice);
         let abandoned = async {
-            // Nothing comes: this is its end. A server that does not answer then keeps nobody here.
+            // The channel carries no messages and closes at a signal. A server that then does not answer
+            // cannot keep the command running.
             let _ = stopped.recv().await;
             Timer::new(STOP_GRACE).await;
             Ok(())
@@ -155,17 +173,17 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     .map_err(|error| Failure(error.to_string()))?;
     let (received, marker, failure, broken) = executor.join().map_err(|error| Failure(error.to_string()))?;
     if let Some(error) = broken {
-        // How much of it was written nobody knows, so there is no marker to go on from.
+        // Nobody knows how much was written, so there is no marker to resume from.
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Ok(ExitCode::from(CLOSED));
         }
-        say(format_args!("millstream: cannot write: {error}"));
+        say(format_args!("millstream: cannot write to standard output: {error}"));
         return Ok(ExitCode::FAILURE);
     }
     say(format_args!("{received} messages"));
     match marker {
-        Some(marker) if Marker::is_well_formed(&marker) => say(format_args!("go on with: --from {marker}")),
-        // It would be pasted into a shell.
+        Some(marker) if Marker::is_well_formed(&marker) => say(format_args!("resume with: --from {marker}")),
+        // A user would paste the marker into a shell.
         Some(marker) => {
             say(format_args!("millstream: the server's marker is malformed: {}", escaped(&marker)))
         }

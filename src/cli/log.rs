@@ -1,4 +1,4 @@
-//! `millstream log verify` and `millstream log dump`.
+//! `millstream log verify` and `millstream log dump`: check or print the files of the embedded log.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::message_id;
 use crate::process::terminal::{say, write_escaped};
@@ -23,39 +24,61 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Check every checksum of a data directory that no server uses, file by file; writes nothing
-    #[command(
-        after_help = "Exit codes: 0 all is whole; 1 something is damaged; 2 it cannot be read, or a server uses it; \
-                      141 standard output was closed."
-    )]
+    /// Check every checksum of the embedded log, file by file; changes nothing
+    #[command(after_help = "\
+Prints one line per file: its length, the batches or records that are whole
+and their messages, the unfinished (torn) bytes at its end, and the damaged
+byte ranges. Torn bytes are normal after a crash: with the default durability,
+no client got an answer for them.
+
+No server may use the directory at the same time.
+
+Example:
+  millstream log verify millstream-data
+
+Exit codes:
+  0    every file is intact
+  1    a file is damaged
+  2    the directory cannot be read, or a server uses it
+  141  standard output was closed")]
     Verify {
-        /// The data directory
+        /// The data directory, such as millstream-data
         dir: PathBuf,
     },
-    /// Print a queue's messages, expired ones with them, from a data directory that no server uses: partition by partition,
-    /// payloads to standard output, one a line
-    #[command(
-        after_help = "Exit codes: 0 done; 1 something is damaged and left out; 2 it cannot be read, or there is no such queue; \
-                      141 standard output was closed."
-    )]
+    /// Print a queue's messages from the files of the embedded log
+    #[command(after_help = "\
+Prints the queue partition by partition, in order of offset: one payload per
+line. Includes messages that have expired but are still stored.
+
+No server may use the directory at the same time.
+
+Example:
+  millstream log dump millstream-data greetings --json
+
+Exit codes:
+  0    done
+  1    a file is damaged; its damaged messages are left out
+  2    the directory cannot be read, a server uses it, or the queue does not exist
+  141  standard output was closed")]
     Dump {
-        /// The data directory
+        /// The data directory, such as millstream-data
         dir: PathBuf,
-        /// The queue
+        /// Name of the queue
         queue: String,
-        /// The project
+        /// Project that owns the queue
         #[arg(long, default_value = "default")]
         project: String,
-        /// One JSON object a line: id, timestamp and ttl (Unix milliseconds, seconds), client, key (where there is one) and payload, both in base64
+        /// Print one JSON object per message: id, timestamp (Unix milliseconds), ttl (seconds), client, key
+        /// (if any) and payload. Key and payload are base64
         #[arg(long)]
         json: bool,
-        /// Write payloads to a terminal as they are; without it control characters are shown escaped there
+        /// Write payloads to a terminal unchanged. By default, control characters are escaped on a terminal
         #[arg(long, conflicts_with = "json")]
         raw: bool,
     },
 }
 
-/// Looks into a data directory.
+/// Runs `millstream log`.
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Verify { dir } => run_verify(&Directory::open(&dir)?),
@@ -86,7 +109,7 @@ fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
         let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
         let line = format!("{file:<28} {length:>12} {whole:>10} {messages:>12} {torn:>10}  {said}\n");
         if written.is_ok() {
-            // A line at a time: files are large, and somebody may be looking.
+            // Flush each line: files are large, and someone may be watching.
             written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
         }
     })?;
@@ -97,7 +120,7 @@ fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
 #[derive(serde::Serialize)]
 struct Line {
     id: String,
-    timestamp: u64,
+    timestamp: UnixMillis,
     ttl: u32,
     client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,11 +142,13 @@ fn dump(
         &directory.files,
         name,
         |partition, stored| {
-            for (offset, record) in (stored.base_offset..).zip(stored.batch.records()) {
+            for (offset, record) in
+                stored.base_offset.following(u64::from(stored.batch.count())).zip(stored.batch.records())
+            {
                 if json {
                     let line = Line {
                         id: message_id(partition, offset),
-                        timestamp: stored.timestamp_ms,
+                        timestamp: stored.timestamp,
                         ttl: stored.batch.ttl_secs(),
                         client: stored.batch.client().to_string(),
                         key: Some(record.key).filter(|key| !key.is_empty()).map(|key| STANDARD.encode(key)),

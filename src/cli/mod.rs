@@ -1,4 +1,7 @@
-//! The command line: one file for each subcommand. Parses, prints and sets exit codes; no logic worth testing.
+//! The command line, with one file per subcommand.
+//!
+//! This module parses arguments, prints results and sets exit codes. It holds no logic that needs tests of
+//! its own.
 
 mod bench;
 mod consume;
@@ -28,7 +31,7 @@ use crate::process::terminal::{line_start, say};
 use crate::shard::cores::{allowed_cores, check_cores, parse_cores};
 use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
 
-/// A WebSocket queue-streaming server, its clients and its load generator.
+/// A WebSocket queue-streaming server, its clients and its load generator
 #[derive(Debug, Parser)]
 #[command(name = "millstream", version, about, long_about = LONG_ABOUT)]
 struct Cli {
@@ -37,34 +40,40 @@ struct Cli {
 }
 
 const LONG_ABOUT: &str = "\
-Millstream keeps message queues for many tenants and streams messages in and out over long-lived WebSocket
-connections, with flow control by message number.
+Millstream is a message queue server. Many tenants (projects) share one
+server. Clients stream messages in and out over long-lived WebSocket
+connections, under flow control.
 
-  millstream serve                          run a server on 127.0.0.1:9000
-  echo hello | millstream produce greetings  put a line into a queue
-  millstream consume greetings --count 1     read it";
+Try it:
+
+  millstream serve                            run a server on 127.0.0.1:9000
+  echo hello | millstream produce greetings   append a message to a queue
+  millstream consume greetings --count 1      read it back
+
+Each command explains its defaults, examples and exit codes: millstream
+COMMAND --help";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a server until SIGTERM or SIGINT
+    /// Run a server
     Serve(serve::Args),
-    /// Put messages into a queue: one for each line of standard input or of a file
+    /// Append messages to a queue, one per line of input
     Produce(produce::Args),
-    /// Read a queue: payloads to standard output, one a line
+    /// Read messages from a queue
     Consume(consume::Args),
-    /// List the queues of a data directory
+    /// List queues
     Queues(queues::ListArgs),
-    /// Delete a queue of a data directory
+    /// Manage a queue: delete it
     Queue(queues::QueueArgs),
-    /// Look into the embedded log's files
+    /// Check or print the files of the embedded log
     Log(log::Args),
-    /// Put a load on a server, verify every message, and measure
+    /// Load a server, verify every message, and measure throughput and latency
     Bench(bench::Args),
-    /// Draw and compare what bench measured: a page, pictures, tables
+    /// Draw and compare the results of bench: web page, charts, tables
     Report(report::Args),
 }
 
-/// Runs what the command line asks for.
+/// Parses the command line and runs its subcommand.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -93,7 +102,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// A data directory that no server uses, locked for a command.
+/// A data directory, locked for one command. No server can use it at the same time.
 #[derive(Debug)]
 struct Directory {
     files: OsDirectory,
@@ -103,7 +112,7 @@ struct Directory {
 impl Directory {
     fn open(path: &Path) -> Result<Self, Failure> {
         let failed = |error: &dyn Display| Failure(format!("{}: {error}", path.display()));
-        // A directory that is not there is not made by a look at it.
+        // Looking at a directory must not create it.
         if !path.is_dir() {
             return Err(failed(&"no such directory"));
         }
@@ -112,7 +121,7 @@ impl Directory {
     }
 }
 
-/// Says what was found damaged on the way; whether anything was.
+/// Reports damaged files on standard error. Returns whether there were any.
 fn say_damage(report: &Report) -> bool {
     for Damaged { file, damage, means } in &report.damaged {
         let (at, bytes) = (damage.at, damage.bytes);
@@ -121,7 +130,7 @@ fn say_damage(report: &Report) -> bool {
     !report.damaged.is_empty()
 }
 
-/// Why a command could not do its work; the text is for the person at the terminal.
+/// The reason why a command failed, written for the user.
 #[derive(Debug)]
 struct Failure(String);
 
@@ -137,12 +146,13 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// How often the same reason is told again.
+/// The shortest time between two notices with the same text.
 const NOTICE_EVERY: Duration = Duration::from_secs(5);
-/// Reasons that are remembered; more are told each time.
+/// How many texts are remembered. Further texts are printed every time.
 const NOTICES_MAX: usize = 64;
 
-/// Tells the person at the terminal why clients try again: of many connections with one reason the first.
+/// Prints why a client retries. When many connections fail for one reason, prints it only once per
+/// [`NOTICE_EVERY`].
 fn notice(why: &str) {
     static TOLD: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,17 +162,18 @@ fn notice(why: &str) {
     if told.len() < NOTICES_MAX {
         told.insert(why.to_owned(), Instant::now());
     }
-    // A line of progress may stand there.
-    say(format_args!("{}millstream: {why}; trying again", line_start()));
+    // Clears the progress line, if there is one.
+    say(format_args!("{}millstream: {why}; retrying", line_start()));
 }
 
-/// A channel on which nothing comes and that closes at the first SIGINT or SIGTERM; the second ends the process with 130.
+/// Returns a channel that carries no messages and closes at the first SIGINT or SIGTERM. The second signal
+/// exits with 130.
 fn on_signal() -> std::io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (sender, receiver) = async_channel::bounded(1);
     std::thread::spawn(move || {
         for _ in signals.forever() {
-            // False where it was closed before.
+            // `close` returns false if the channel was already closed: this is the second signal.
             if !sender.close() {
                 std::process::exit(130);
             }
@@ -171,19 +182,20 @@ fn on_signal() -> std::io::Result<Receiver<()>> {
     Ok(receiver)
 }
 
-/// Where a client connects, and as whom.
+/// Where a client connects, and under which names.
 #[derive(Clone, Debug, clap::Args)]
 struct ClientArgs {
-    /// The server
+    /// Address of the server. The query string may also name the project: ws://HOST:PORT/?project_id=NAME
     #[arg(long, default_value = "ws://127.0.0.1:9000/")]
     url: String,
-    /// The project (tenant) [default: the server's default project]
+    /// Project (tenant) that owns the queue [default: the server's default project]
     #[arg(long)]
     project: Option<String>,
-    /// The client's id, a UUID: keeps order and echo across connections [default: a new one for each connection]
+    /// Client id, a UUID. Keep one id across connections to keep message order and to skip your own messages
+    /// when consuming [default: a new id per connection]
     #[arg(long)]
     client_id: Option<String>,
-    /// How often to try again in a row without any progress before giving up
+    /// Retries in a row without progress before giving up
     #[arg(long, default_value_t = 10)]
     retries: u32,
 }
@@ -199,7 +211,8 @@ impl ClientArgs {
     }
 }
 
-/// The cores of `--cores`, which must be among those that this process may run on; all of those where it is absent.
+/// Returns the cores that `--cores` lists, or all allowed cores without it. Fails if the process may not run
+/// on one of them.
 fn cores(list: Option<&str>) -> Result<Vec<usize>, Failure> {
     let Some(list) = list else { return Ok(allowed_cores()) };
     let cores = parse_cores(list)?;

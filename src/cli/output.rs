@@ -1,4 +1,4 @@
-//! Standard output of the subcommands that print.
+//! Standard output of subcommands that print results.
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 
@@ -8,10 +8,12 @@ use serde_json::ser::Formatter;
 
 use super::Failure;
 
-/// The exit code where standard output was closed before all was written: what a shell shows of a command that SIGPIPE has ended.
+/// The exit code when the reader closes standard output early. A shell shows the same code for a command that
+/// SIGPIPE ended.
 pub(super) const CLOSED: u8 = 141;
 
-/// Standard output. The process ends quietly with [`CLOSED`] where its reader is gone; [`Self::finish`] writes what is left.
+/// Buffered standard output. If its reader is gone, the process exits quietly with [`CLOSED`]. Call
+/// [`Self::finish`] to write what is still buffered.
 #[derive(Debug)]
 pub(super) struct Output(BufWriter<Stdout>);
 
@@ -20,12 +22,12 @@ impl Output {
         Self(BufWriter::new(io::stdout()))
     }
 
-    /// Whether people read it.
+    /// Returns whether standard output is a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.0.get_ref().is_terminal()
     }
 
-    /// Writes what is left.
+    /// Flushes the buffer.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         Ok(self.flush()?)
     }
@@ -34,7 +36,7 @@ impl Output {
 fn checked<T>(result: io::Result<T>) -> io::Result<T> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(i32::from(CLOSED)),
-        // The caller tries again.
+        // `write_all` retries after this error.
         Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
         Err(error) => Err(io::Error::new(error.kind(), format!("standard output: {error}"))),
         written => written,
@@ -51,13 +53,13 @@ impl Write for Output {
     }
 }
 
-/// Writes a value as one line of JSON. Characters beyond ASCII are escaped where they could have an effect on a terminal.
+/// Writes a value as one line of JSON. Escapes non-ASCII characters that could affect a terminal.
 pub(super) fn write_json(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {
     value.serialize(&mut Serializer::with_formatter(&mut out, Harmless))?;
     out.write_all(b"\n")
 }
 
-/// JSON's own escapes reach only to U+001F.
+/// A JSON formatter that also escapes control characters above U+001F, which JSON itself allows unescaped.
 struct Harmless;
 
 impl Formatter for Harmless {
@@ -65,7 +67,7 @@ impl Formatter for Harmless {
     where
         W: ?Sized + Write,
     {
-        // Base64 is, and it may be long.
+        // The fast path, for example for long base64 text.
         if fragment.bytes().all(|byte| byte.is_ascii() && byte != 0x7f) {
             return writer.write_all(fragment.as_bytes());
         }
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_has_no_effect_on_a_terminal_and_says_the_same() {
+    fn json_is_harmless_on_a_terminal_and_keeps_the_text() {
         let text = "\x1b[31m \u{9b}31m \u{202e} \u{7f} ü 😀 \"q\"\n";
         let mut out = Vec::new();
         write_json(&mut out, &text).unwrap();

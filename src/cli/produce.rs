@@ -1,4 +1,4 @@
-//! `millstream produce`.
+//! `millstream produce`: sends lines of text, or generated messages, to a queue.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -24,66 +24,79 @@ use crate::process::terminal::{has_progress, line_start, say};
 use crate::shard::executor::{ExecutorSettings, spawn};
 use crate::shard::preflight;
 
-/// Bytes of input that make a block.
+/// The target size of a block of input, in bytes.
 const BLOCK_BYTES: usize = 64 << 10;
-/// Blocks that wait for each connection; more are not read.
+/// How many blocks may wait per connection before the reader pauses.
 const BLOCKS_WAITING: usize = 16;
-/// The most that wait in all: 64 MiB.
+/// The largest number of waiting blocks over all connections: 64 MiB of input.
 const BLOCKS_WAITING_MAX: usize = 1024;
-/// How long a reader gets to see that no connection is left. One that waits for a terminal does not see it.
+/// How long to wait at the end for the reader thread to report. A reader that is blocked on a terminal does
+/// not report.
 const READER_GRACE: Duration = Duration::from_secs(1);
-/// The longest line that is sent, bytes: a little less than a server's largest pb, unless it was told otherwise.
+/// The longest line to send, in bytes: a little less than the server's default `max_pb_bytes`.
 const LINE_BYTES_MAX: usize = (8 << 20) - (64 << 10);
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Exit codes: 0 all acknowledged; 1 a message was refused or could not be delivered; 2 usage, or no client \
-                  can run here."
-)]
+#[command(after_help = "\
+Reads lines and sends each as one message, without its newline. Waits until
+the server has acknowledged all of them, then prints a summary on standard
+error. If the connection is lost, it reconnects and resends what was not
+acknowledged, so a message may be stored twice.
+
+Examples:
+  echo hello | millstream produce greetings
+  millstream produce events --file events.txt --key-separator :
+  millstream produce load --count 1000000 --size 100 --connections 4
+
+Exit codes:
+  0    every message was acknowledged
+  1    a message was refused or not delivered, or a signal interrupted the command
+  2    bad usage, or this machine cannot run a client
+  130  a second signal ended the command")]
 pub(super) struct Args {
-    /// The queue, or QUEUE/N for its partition N alone
+    /// Name of the queue, or QUEUE/N for its partition N only
     queue: String,
     #[command(flatten)]
     client: ClientArgs,
     /// Read lines from this file [default: standard input]
     #[arg(long, conflicts_with = "count")]
     file: Option<PathBuf>,
-    /// Send so many generated messages instead of reading lines
+    /// Send this many generated messages instead of lines. Needs --size
     #[arg(long, requires = "size")]
     count: Option<u64>,
-    /// Bytes of each generated message
+    /// Size of each generated message, in bytes
     #[arg(long, requires = "count")]
     size: Option<usize>,
-    /// Connections to spread the messages over
+    /// Number of connections to spread the messages over
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     connections: u16,
-    /// Time to live, seconds
+    /// Time to live of the messages, in seconds
     #[arg(long, default_value_t = 3_600)]
     ttl: u32,
-    /// What stands before the first one of these in a line is its key: messages of one key keep their order, in one
-    /// partition. A line without it has no key
+    /// Split each line at the first occurrence of this text. The part before it becomes the message's key.
+    /// Messages with equal keys go to one partition and keep their order. A line without it has no key
     #[arg(long, conflicts_with = "count", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
-    /// Messages in each ProduceRequest
+    /// Messages per ProduceRequest
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
 }
 
-/// What one connection sends.
+/// The messages of one connection.
 struct Input {
     payloads: Payloads,
-    /// Of all connections, for the progress line.
+    /// Acknowledged messages of all connections, for the progress line.
     acknowledged: Arc<AtomicU64>,
 }
 
-/// Blocks of a file, which whoever has credit takes, or generated ones.
+/// Either blocks of lines, which go to the first connection with credit, or generated messages.
 enum Payloads {
     Lines(Pin<Box<Receiver<Block>>>),
     Generated { left: u64, payload: Vec<u8> },
 }
 
 impl Input {
-    /// Generated messages that were not asked for.
+    /// Returns how many generated messages were not sent yet.
     fn left(&self) -> u64 {
         match self.payloads {
             Payloads::Lines(_) => 0,
@@ -116,7 +129,7 @@ impl Source for Input {
     }
 }
 
-/// What became of the input: lines that were read, and those of them that no connection was given.
+/// The outcome of reading the input.
 #[derive(Default)]
 struct Reading {
     too_long: u64,
@@ -124,7 +137,7 @@ struct Reading {
     failure: Option<String>,
 }
 
-/// A line as a message: its key stands before the first separator.
+/// Converts a line to a message, with the text before the first separator as its key.
 fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> Record<'a> {
     let keyless = Record { key: &[], payload: line };
     let Some(separator) = separator.map(str::as_bytes) else { return keyless };
@@ -134,8 +147,8 @@ fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> Record<'a> {
     }
 }
 
-/// Reads lines and hands them on, a block at a time: on a thread of its own, because reading a terminal or a pipe
-/// blocks.
+/// Reads lines and sends them to `to` in blocks. Runs on a thread of its own, because reading a terminal or a
+/// pipe blocks.
 fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>) -> Reading {
     let mut reading = Reading::default();
     let mut buffer = vec![0; BLOCK_BYTES];
@@ -152,7 +165,7 @@ fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>)
         };
         let mut block = Block::default();
         let mut rest = &buffer[..bytes];
-        // The end of the input ends a line that was begun.
+        // The end of the input also ends an unfinished line.
         while let Some(end) =
             rest.iter().position(|byte| *byte == b'\n').or((bytes == 0 && line_bytes > 0).then_some(0))
         {
@@ -174,7 +187,7 @@ fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>)
         if !block.is_empty()
             && let Err(back) = to.send_blocking(block)
         {
-            // No connection is left.
+            // Every connection has ended.
             reading.left += back.0.len() as u64;
             return reading;
         }
@@ -186,7 +199,7 @@ fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>)
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let connections = usize::from(args.connections);
-    // An address or a machine that cannot work is told before anything is read.
+    // Report a bad address or an unsuitable machine before reading any input.
     let target = args.client.target()?;
     preflight::check_client(1, u64::from(args.connections))?;
     let mut inputs = Vec::new();
@@ -212,7 +225,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
                 Some(file) => read_lines(file, separator.as_deref(), &sender),
                 None => read_lines(std::io::stdin().lock(), separator.as_deref(), &sender),
             };
-            // Fails where nobody asks any more.
+            // Fails if the main thread no longer waits for the result.
             let _ = end.send(reading);
         });
         reader = Some((ended, blocks));
@@ -223,7 +236,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     for payloads in inputs {
         let input = Input { payloads, acknowledged: acknowledged.clone() };
         let produce = Produce::new(args.queue.clone(), args.ttl, args.batch as usize, input);
-        // Each connection has an id of its own, unless one was given.
+        // Each connection gets its own client id, unless `--client-id` sets one.
         let target = if args.client.client_id.is_some() { target.clone() } else { args.client.target()? };
         producers.push((target, produce));
     }
@@ -237,7 +250,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             async move {
                 let resumed = run_resumed(&target, &mut produce, retries, notice);
                 let interrupted = async {
-                    // Nothing comes: this is its end.
+                    // The channel carries no messages. It closes at a signal.
                     let _ = stopped.recv().await;
                     Err("interrupted".to_owned())
                 };
@@ -296,7 +309,7 @@ async fn show_progress(acknowledged: Arc<AtomicU64>) {
     while has_progress() {
         Timer::new(Duration::from_secs(1)).await;
         let now = acknowledged.load(Ordering::Relaxed);
-        // Nobody is left to see it where it fails.
+        // If standard error is closed, nobody sees the progress.
         let _ = write!(std::io::stderr(), "\r{now} acknowledged, {}/s   ", now - before);
         before = now;
     }

@@ -1,4 +1,4 @@
-//! `millstream queues` and `millstream queue delete`: of a data directory, or of a running server.
+//! `millstream queues` and `millstream queue delete`, for a data directory or a running server.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
 use crate::base::clock::rfc3339;
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::client::{Address, Scheme};
 use crate::control::{DELETION_TIMEOUT, QueueLine};
@@ -23,25 +24,37 @@ const _: () = assert!(
     "the server says what became of a deletion"
 );
 
-/// Where the queues are.
+/// Where the queues are stored.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// The data directory, where no server uses it
+    /// Data directory of the embedded log. No server may use it at the same time; for a running server give
+    /// --control
     #[arg(long, default_value = "millstream-data", conflicts_with = "control")]
     data_dir: PathBuf,
-    /// Ask the running server whose control port this is, like http://127.0.0.1:9001
+    /// Address of a running server's control port, such as http://127.0.0.1:9001
     #[arg(long)]
     control: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Messages that have expired are counted as long as their file holds others.\n\
-                  Exit codes: 0 done; 2 the directory cannot be read, a server uses it, or the server cannot be asked; \
-                  141 standard output was closed.")]
+#[command(after_help = "\
+Prints partitions, messages, bytes, and the times of the oldest and newest
+message of each queue. Messages that have expired still count while their file
+holds others that have not.
+
+Examples:
+  millstream queues                                  read ./millstream-data
+  millstream queues --control http://127.0.0.1:9001  ask a running server
+
+Exit codes:
+  0    done
+  2    the directory cannot be read, a server uses it, or the running server
+       cannot be asked
+  141  standard output was closed")]
 pub(super) struct ListArgs {
     #[command(flatten)]
     place: Place,
-    /// One JSON object a line
+    /// Print one JSON object per queue
     #[arg(long)]
     json: bool,
 }
@@ -54,15 +67,25 @@ pub(super) struct QueueArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Delete a queue and its messages; their room is free once their files expire
-    #[command(
-        after_help = "Exit codes: 0 deleted; 1 there is no such queue; 2 the directory cannot be written, a server uses \
-                      it, or the server cannot be asked."
-    )]
+    /// Delete a queue and all of its messages
+    #[command(after_help = "\
+The disk space becomes free when the files that hold the messages expire: a
+file stays as long as its longest-lived message.
+
+Examples:
+  millstream queue delete greetings
+  millstream queue delete greetings --control http://127.0.0.1:9001
+
+Exit codes:
+  0    deleted
+  1    the queue does not exist
+  2    the directory cannot be written, a server uses it, or the running server
+       cannot be asked
+  141  standard output was closed")]
     Delete {
-        /// The queue
+        /// Name of the queue
         queue: String,
-        /// The project
+        /// Project that owns the queue
         #[arg(long, default_value = "default")]
         project: String,
         #[command(flatten)]
@@ -70,18 +93,18 @@ enum Command {
     },
 }
 
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+fn now() -> UnixMillis {
+    UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// When that was, as people read it.
-fn when(unix_ms: Option<u64>) -> String {
-    unix_ms.and_then(rfc3339).unwrap_or_else(|| "-".into())
+/// Formats a time for people, or `-` if there is none.
+fn when(unix: Option<UnixMillis>) -> String {
+    unix.and_then(rfc3339).unwrap_or_else(|| "-".into())
 }
 
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
-        // A control port is on the machine or near it: `http_proxy` is not for it.
+        // A control port is usually on this machine or network, so ignore `http_proxy`.
         .proxy(None)
         .timeout_global(Some(ANSWER_TIMEOUT))
         .http_status_as_error(false)
@@ -100,16 +123,16 @@ fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
             return Err(Failure(format!("{control}: {}: {why}", answer.status())));
         }
         return serde_json::from_str(&text).map_err(|error| {
-            Failure(format!("{control}: no list of queues: {}", escaped(&error.to_string())))
+            Failure(format!("{control}: the answer is not a list of queues: {}", escaped(&error.to_string())))
         });
     }
     let directory = Directory::open(&place.data_dir)?;
     let contents = Contents::read(&directory.files, &moment())?;
     say_damage(&contents.report);
-    Ok(contents.queues(unix_ms()).iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
+    Ok(contents.queues(now()).iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
 }
 
-/// Lists queues.
+/// Runs `millstream queues`.
 pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
     let lines = lines(&args.place)?;
     let mut out = Output::new();
@@ -123,16 +146,16 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
         "{:<40} {:>10} {:>14} {:>16}  {:<20}  {:<20}",
         "queue", "partitions", "messages", "bytes", "oldest", "newest"
     )?;
-    for QueueLine { project, queue, partitions, messages, bytes, oldest_ms, newest_ms } in lines {
+    for QueueLine { project, queue, partitions, messages, bytes, oldest, newest } in lines {
         let name = format!("{project}/{queue}");
-        let (name, oldest, newest) = (escaped(&name), when(oldest_ms), when(newest_ms));
+        let (name, oldest, newest) = (escaped(&name), when(oldest), when(newest));
         writeln!(out, "{name:<40} {partitions:>10} {messages:>14} {bytes:>16}  {oldest:<20}  {newest:<20}")?;
     }
     out.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does something to a queue.
+/// Runs `millstream queue`.
 pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
     let Command::Delete { queue, project, place } = &args.command;
     let parsed = Project::parse_stored(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));

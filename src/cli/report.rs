@@ -1,4 +1,4 @@
-//! `millstream report`.
+//! `millstream report`: draws and compares results of `bench --out`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,26 +9,33 @@ use crate::process::terminal::say;
 use crate::report::{Compared, page, png, summary, svg, text};
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Results are what `millstream bench --out FILE` writes. The first is what the others are compared with. A page needs \
-                  nothing else: no network, no other file.\n\
-                  Exit codes: 0 written; 2 a file cannot be read, is no result, or cannot be written; 141 \
-                  standard output was closed."
-)]
+#[command(after_help = "\
+Reads files that `millstream bench --out FILE` wrote. Compares every result
+with the first. The web page is one self-contained file and needs no network.
+
+Examples:
+  millstream report result.json                           write report.html
+  millstream report before.json after.json --html c.html  compare two results
+  millstream report result.json --markdown -              print tables
+
+Exit codes:
+  0    written
+  2    a file cannot be read or written, or is not a result of bench
+  141  standard output was closed")]
 pub(super) struct Args {
-    /// Results of `bench --out`
+    /// Files that `bench --out` wrote. The first is the baseline
     #[arg(required = true)]
     results: Vec<PathBuf>,
-    /// The heading
+    /// Heading of the page
     #[arg(long, default_value = "Millstream: a load")]
     title: String,
-    /// Write the page here [default: report.html, where nothing else is asked for]
+    /// Write the web page to this file [default: report.html, if no other output is requested]
     #[arg(long)]
     html: Option<PathBuf>,
-    /// Write the numbers here as JSON; - for standard output
+    /// Write the numbers as JSON to this file; - for standard output
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write the tables here as Markdown, with the charts of --svg; - for standard output
+    /// Write the tables as Markdown to this file, with links to the charts of --svg; - for standard output
     #[arg(long)]
     markdown: Option<PathBuf>,
     /// Write each chart as SVG into this directory
@@ -75,7 +82,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write(path, (summary(&all)? + "\n").as_bytes())?;
     }
     if let Some(path) = markdown {
-        // As seen from the file that links to them.
+        // Links are relative to the Markdown file.
         let beside = path.parent().unwrap_or(Path::new(""));
         let pictures =
             args.svg.as_deref().map(|svg| svg.strip_prefix(beside).unwrap_or(svg).display().to_string());

@@ -1,4 +1,5 @@
-//! The file of `bench --out`: what was there stays until the result is whole, and a run that fails or is killed leaves nothing behind.
+//! The output file of `bench --out`. An existing file is replaced only by a complete result. A run that fails
+//! or is killed leaves no partial file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -6,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 
-/// Where a result goes.
+/// The destination of a result.
 #[derive(Debug)]
 pub(super) struct OutFile {
     path: PathBuf,
-    /// The name under which it is written first; none for what is no file, like a pipe.
+    /// The temporary file that is written first, then renamed to `path`. `None` if `path` is not a regular
+    /// file, such as a pipe.
     beside: Option<PathBuf>,
 }
 
@@ -19,12 +21,12 @@ fn failed(path: &Path, error: &dyn std::fmt::Display) -> Failure {
 }
 
 impl OutFile {
-    /// Looks whether the result can be written there, before anything is measured. Leaves everything as it was.
+    /// Checks that the result can be written, before anything is measured. Leaves the directory unchanged.
     pub(super) fn check(path: &Path) -> Result<Self, Failure> {
-        // A link stays one.
+        // Write through a symbolic link instead of replacing it.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         match fs::metadata(&real) {
-            Ok(there) if there.is_dir() => return Err(failed(path, &"it is a directory")),
+            Ok(there) if there.is_dir() => return Err(failed(path, &"is a directory; name a file")),
             Ok(there) if !there.is_file() => return Ok(Self { path: real, beside: None }),
             _ => {}
         }
@@ -41,7 +43,7 @@ impl OutFile {
         Ok(Self { path: real, beside: Some(beside) })
     }
 
-    /// Writes the result.
+    /// Writes the result, replacing an existing file.
     pub(super) fn write(&self, text: &str) -> Result<(), Failure> {
         let Some(beside) = &self.beside else {
             let written = OpenOptions::new()
@@ -54,7 +56,7 @@ impl OutFile {
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .and_then(|()| fs::rename(beside, &self.path));
         written.map_err(|error| {
-            // A part of a result is none. It may not even be there.
+            // Remove the partial result. It may not even exist, so an error does not matter.
             let _ = fs::remove_file(beside);
             failed(&self.path, &error)
         })
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_there_before_the_result_is_and_links_stay_links() {
+    fn no_file_exists_before_the_result_and_links_stay_links() {
         let folder = std::env::temp_dir().join(format!("millstream-out-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let names = || {
@@ -87,7 +89,7 @@ mod tests {
         assert!(OutFile::check(&folder.join("none/r.json")).is_err());
         let null = OutFile::check(Path::new("/dev/null")).unwrap();
         null.write("lost").unwrap();
-        assert!(!fs::metadata("/dev/null").unwrap().is_file(), "it stays what it is");
+        assert!(!fs::metadata("/dev/null").unwrap().is_file(), "the device is not replaced");
         fs::remove_dir_all(&folder).unwrap();
     }
 }

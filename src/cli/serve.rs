@@ -1,4 +1,4 @@
-//! `millstream serve`.
+//! `millstream serve`: reads the settings, runs the server and logs its totals at the end.
 
 mod signals;
 
@@ -30,20 +30,20 @@ use crate::shard::{preflight, uring};
 use crate::store::log::Durability;
 use crate::store::{StoreKind, kafka};
 
-/// How often lines that were kept back are told.
+/// How often the log reports lines that its flood limit held back.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
 
-/// The flags: one for each setting, and those that say where settings come from.
+/// The flags: one for each setting, plus those that control where settings come from.
 #[derive(Clone)]
 pub(super) struct Args {
     config: Option<PathBuf>,
     check_config: bool,
     print_default_config: bool,
-    /// By key.
+    /// Values from the command line, by setting key.
     settings: HashMap<String, String>,
 }
 
-/// Without the values, of which some are secrets.
+/// Omits the values, because some of them are secrets.
 impl fmt::Debug for Args {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Args")
@@ -54,13 +54,29 @@ impl fmt::Debug for Args {
 }
 
 const AFTER_HELP: &str = "\
-Settings come from defaults, the file of --config, the environment (MILLSTREAM_ and the key in capitals: MILLSTREAM_PARTITIONS=4) \
-and flags; each goes before those ahead of it. --print-default-config prints a file to begin with.
+Each setting can be given in three places. Flags override environment
+variables, which override the file of --config. The variable of a setting is
+MILLSTREAM_ and its key in capitals, for example MILLSTREAM_PARTITIONS=4;
+MILLSTREAM_CONFIG names the file. Bytes take units (64MiB), times too (30s).
 
-SIGTERM and SIGINT drain: producers get their answers, consumers what is stored as far as their credit goes; a second signal exits \
-at once, and so does the first one before the server listens. SIGHUP reopens latency_log, so that it can be rotated.
-Exit codes: 0 drained, or ended before it served; 1 told twice to end, or broken; 2 usage, or it cannot serve; 141 standard \
-output was closed. With log_format = json the reason is one line of JSON.";
+Examples:
+  millstream serve                                       use ./millstream-data
+  millstream serve --store memory                        keep messages in memory
+  millstream serve --print-default-config > server.toml  write a file to edit
+  millstream serve --config server.toml --check-config   check it, do not serve
+
+Signals:
+  SIGTERM, SIGINT  drain, then exit: producers get their answers, consumers get
+                   what is stored as far as their credit allows; a second signal
+                   exits at once, and so does the first if the server is not ready
+  SIGHUP           reopen latency_log, for log rotation
+
+Exit codes:
+  0    drained, or stopped before it was ready
+  1    stopped by a second signal, or the drain did not finish in time
+  2    bad usage or settings, or the server cannot run; with log_format = json,
+       the reason is one line of JSON on standard error
+  141  standard output was closed";
 
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
@@ -71,19 +87,19 @@ impl clap::Args for Args {
                     .long("config")
                     .value_name("FILE")
                     .value_parser(clap::value_parser!(PathBuf))
-                    .help("Read settings from this file, in TOML [default: the one of MILLSTREAM_CONFIG, if set]"),
+                    .help("Read settings from this TOML file [default: the file that MILLSTREAM_CONFIG names, if set]"),
             )
             .arg(
                 Arg::new("check_config")
                     .long("check-config")
                     .action(ArgAction::SetTrue)
-                    .help("Print the effective settings, where each came from, and the memory that they can take; then end"),
+                    .help("Check the settings and exit. Prints each value, where it came from, and the most memory that the server can use"),
             )
             .arg(
                 Arg::new("print_default_config")
                     .long("print-default-config")
                     .action(ArgAction::SetTrue)
-                    .help("Print a file of all settings with their defaults, commented; then end"),
+                    .help("Print a TOML file with every setting, its default and its description, then exit"),
             );
         let defaults = ServerConfig::default();
         for entry in SETTINGS.iter() {
@@ -144,7 +160,8 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
-/// `is_json` says whether a failure is told as JSON: as the configuration says, once it is read.
+/// Runs the command. Sets `is_json` to the configured log format once the settings are read, so that a
+/// failure is reported in that format.
 fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     if args.print_default_config {
         let mut out = Output::new();
@@ -169,10 +186,10 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     }
     let handling = Handling::start()?;
     let ended = serve(&loaded, &handling);
-    // Threads that own one may still run.
+    // Threads that own child processes may still run.
     children::end_all();
     match ended {
-        // Nobody reads standard error, and to say why would be to wait for ever.
+        // Standard error is blocked because nobody reads it. Reporting the error would wait forever.
         Err(_) if !logging::finish() => Ok(ExitCode::from(2)),
         Ok(code) => {
             logging::finish();
@@ -182,7 +199,7 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Says on standard error why the server ends, as its log's lines of JSON are.
+/// Reports on standard error why the server ends, as one JSON line in the format of the log.
 pub(super) fn say_json(why: &str) {
     let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
     let fields = serde_json::json!({ "message": why.trim_end() });
@@ -195,10 +212,10 @@ pub(super) fn say_json(why: &str) {
     say(format_args!("{line}"));
 }
 
-/// The variable that asks for JSON, and what it says then.
+/// The environment variable for the log format, and its value for JSON.
 const JSON_VARIABLE: (&str, &str) = ("MILLSTREAM_LOG_FORMAT", "json");
 
-/// Whether a command line that cannot be read asks for a server whose log is JSON.
+/// Returns whether an invalid command line is for `serve` and asks for a JSON log.
 pub(super) fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
     let arguments: Vec<String> = arguments.map(|one| one.to_string_lossy().into_owned()).collect();
     let is_flag = |pair: &[String]| pair[0] == "--log-format" && pair[1] == "json";
@@ -207,7 +224,7 @@ pub(super) fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
     is_serve && (by_flag || std::env::var(JSON_VARIABLE.0).is_ok_and(|value| value == JSON_VARIABLE.1))
 }
 
-/// Whether the text of a configuration file that may be broken asks for JSON.
+/// Returns whether a configuration file, possibly malformed, asks for a JSON log.
 fn file_asks_for_json(text: &str) -> bool {
     text.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
@@ -219,7 +236,7 @@ fn file_asks_for_json(text: &str) -> bool {
 }
 
 impl Args {
-    /// The format of the log as far as it can be told while the configuration is not read, or cannot be.
+    /// Guesses the log format before the configuration is read, or when it cannot be read.
     fn asks_for_json(&self) -> bool {
         let variable = |name| std::env::var(name).ok();
         let said = self.settings.get("log_format").cloned().or_else(|| variable(JSON_VARIABLE.0));
@@ -232,7 +249,7 @@ impl Args {
     }
 }
 
-/// The environment; what is no text is none of ours.
+/// Returns the environment variables that are valid UTF-8. All of the server's own variables are.
 fn environment() -> HashMap<String, String> {
     let text =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
@@ -250,25 +267,25 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     }
     if store.kind == StoreKind::Log && store.log.durability == Durability::Os {
         tracing::warn!(
-            "durability = os: what was acknowledged last is lost where the machine ends, not where the server does"
+            "durability = os: a crash of the machine can lose the last acknowledged messages; a crash of the server cannot"
         );
     }
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     if !heap::keep() {
-        tracing::warn!("the C library's allocator takes no settings: large batches will cost more");
+        tracing::warn!("the C library's allocator cannot be tuned: large batches will use more CPU time");
     }
     let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", shard.listen));
     let listener = Listener::bind(shard.listen, shard.listen_backlog).map_err(cannot)?;
     let listener = listener.with_connections_max(connections_max);
     let port = control_address.map(|address| {
         ControlPort::bind(address).map_err(|error| {
-            let cannot = format!("cannot serve health and metrics on {address}: {error}");
-            Failure(format!("{cannot}; control_listen says where, off does without"))
+            let cannot = format!("cannot serve the control port on {address}: {error}");
+            Failure(format!("{cannot}; set control_listen to a free address, or to off"))
         })
     });
     let port = port.transpose()?;
     let server = Server::start(shard, listener).map_err(cannot)?;
-    // Before anybody is told that it serves: a signal that comes then drains.
+    // Before the server reports that it serves, so that a signal from then on drains it.
     handling.serve(server.drain_handle(), server.board(), shard.core.drain_timeout);
     tracing::info!(
         listen = %server.address(),
@@ -285,7 +302,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
         "millstream serves"
     );
     if shard.core.operation.test_faults {
-        tracing::warn!("test_faults is on: any client can end this process");
+        tracing::warn!("test_faults is on: any client can crash this server");
     }
     if let Some(port) = port {
         let info = InfoPage::new(shard, config.open_settings());
@@ -314,7 +331,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
             failed_by_us,
             evicted = report.counters.evicted,
             panics = report.counters.panics,
-            "shard ends"
+            "shard ended"
         );
     }
     for stage in [Stage::Produce, Stage::DeliverLive, Stage::DeliverBacklog] {
@@ -331,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_configuration_still_says_how_it_wants_to_be_told() {
+    fn a_malformed_configuration_still_selects_the_error_format() {
         assert!(file_asks_for_json("partitions = \nlog_format = \"json\" # for the collector\n"));
         assert!(file_asks_for_json("\"log_format\"='json'"));
         assert!(!file_asks_for_json("# log_format = \"json\"\nlog_format = \"text\""));

@@ -1,15 +1,15 @@
-//! A server's address: a URL, read once. The name in it is resolved at each connection.
+//! The address of a server: a parsed URL. Its host name is resolved at each connection.
 
 use url::{Host, Position, Url};
 
 use super::error::ClientError;
 
-/// What is spoken at an address.
+/// The protocol of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// WebSocket.
     Ws,
-    /// HTTP: a control port.
+    /// HTTP, for a control port.
     Http,
 }
 
@@ -21,7 +21,7 @@ impl Scheme {
         }
     }
 
-    /// The same over TLS.
+    /// Returns the name of the same protocol over TLS.
     fn secure_name(self) -> &'static str {
         match self {
             Self::Ws => "wss",
@@ -30,7 +30,7 @@ impl Scheme {
     }
 }
 
-/// A server's address.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     scheme: Scheme,
@@ -41,7 +41,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads a URL. The error says which part of it cannot be, and shows no secret.
+    /// Parses a URL. The error says which part is invalid, and shows no secret.
     pub fn parse(text: &str, scheme: Scheme) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::Address(format!("{}: {why}", without_secret(text)));
         let (name, secure) = (scheme.name(), scheme.secure_name());
@@ -49,29 +49,29 @@ impl Address {
             bad(&format!("{error}; write {name}://HOST:PORT/, an IPv6 address in brackets"))
         })?;
         if url.scheme() == secure {
-            let instead = format!("TLS is not spoken yet: use {name}://, or a proxy that ends TLS");
+            let instead = format!("TLS is not supported yet: use {name}://, or a proxy that terminates TLS");
             return Err(bad(&instead));
         }
-        // The parser takes `ws:host` and `ws:///host` for the same.
+        // The URL parser treats `ws:host` and `ws:///host` like `ws://host`, so check the text.
         let rest = text.trim().get(name.len()..).and_then(|rest| rest.strip_prefix("://"));
         let (true, Some(rest)) = (url.scheme() == name, rest) else {
             return Err(bad(&format!("not a {name}:// address")));
         };
         let Some(host) = url.host().filter(|_| !rest.starts_with(['/', '\\'])) else {
-            return Err(bad("it names no host"));
+            return Err(bad("the host is missing"));
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("a name and password before the @ are not sent: leave them out"));
+            return Err(bad("a user name and password before the @ are not supported: remove them"));
         }
         if url.fragment().is_some() {
-            return Err(bad("a fragment (#) is not sent: leave it out, or write %23"));
+            return Err(bad("a fragment (#) is not sent to servers: remove it, or write %23"));
         }
         if scheme == Scheme::Http && url.query().is_some() {
-            return Err(bad("a control port's address has no query (?)"));
+            return Err(bad("the address of a control port cannot have a query (?)"));
         }
         let port = match url.port_or_known_default() {
             Some(port) if port > 0 => port,
-            _ => return Err(bad("nothing can listen on port 0")),
+            _ => return Err(bad("port 0 is not valid")),
         };
         let authority = match url.port() {
             Some(port) => format!("{host}:{port}"),
@@ -81,27 +81,27 @@ impl Address {
         Ok(Self { scheme, host: host.to_owned(), port, authority, path })
     }
 
-    /// The host.
+    /// Returns the host.
     pub fn host(&self) -> &Host<String> {
         &self.host
     }
 
-    /// The port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Host and port as the `Host` header has them: without the scheme's own port.
+    /// Returns host and port for the `Host` header: without the port if it is the scheme's default.
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Path and query; at least `/`.
+    /// Returns path and query. The path is at least `/`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The URL without a slash at its end: paths of the server are appended to it.
+    /// Returns the URL without trailing slashes, so that a path can be appended.
     pub fn base(&self) -> String {
         format!("{}://{}{}", self.scheme.name(), self.authority, self.path.trim_end_matches('/'))
     }
@@ -110,8 +110,8 @@ impl Address {
 /// The query parameter that carries a token (protocol section 1).
 const TOKEN_PARAMETER: &str = "token";
 
-/// Text that may be a URL, as others may see it: without the name and the password before its `@`, and without a token in its query.
-/// What is no URL, or not the one that was meant, hides no less.
+/// Masks secrets in a text that may be a URL: the user name and password before an `@`, and a token in the
+/// query. Malformed URLs are masked, too.
 pub fn without_secret(text: &str) -> String {
     let shown = match text.rsplit_once('@') {
         Some((before, host)) => format!("{}…@{host}", shown_scheme(before)),
@@ -133,7 +133,7 @@ pub fn without_secret(text: &str) -> String {
     out
 }
 
-/// The part of what is before an `@` that can be no secret: `ws://`, or the same behind the name of an option.
+/// Returns the part before an `@` that cannot be secret: `ws://`, possibly after the name of an option.
 fn shown_scheme(before: &str) -> &str {
     let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.=_".contains(&byte);
     match before.find("://") {
@@ -142,9 +142,9 @@ fn shown_scheme(before: &str) -> &str {
     }
 }
 
-/// Whether a parameter is the token, however its name is written.
+/// Returns whether a parameter is the token, in any spelling of its name.
 fn is_token(parameter: &str) -> bool {
-    // A URL's parser leaves these out.
+    // URL parsers ignore these characters.
     let parameter: String = parameter.chars().filter(|char| !matches!(char, '\t' | '\r' | '\n')).collect();
     let Some((name, _)) = form_urlencoded::parse(parameter.as_bytes()).next() else { return false };
     let name = name.split('=').next().unwrap_or_default().trim();
@@ -179,15 +179,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_spoken_is_refused_with_a_reason_and_without_secrets() {
+    fn unsupported_addresses_are_refused_with_a_reason_and_without_secrets() {
         let cases = [
-            ("wss://h/", "TLS is not spoken yet"),
-            ("WSS://h:9000", "TLS is not spoken yet"),
+            ("wss://h/", "TLS is not supported"),
+            ("WSS://h:9000", "TLS is not supported"),
             ("http://h:9000/", "ws://"),
             ("127.0.0.1:9000", "ws://"),
             ("localhost:9000", "ws://"),
             ("ws:h:9000", "ws://"),
-            ("ws:///h", "no host"),
+            ("ws:///h", "host is missing"),
             ("ws://", "ws://HOST:PORT/"),
             ("ws://::1:9000/", "brackets"),
             ("ws://h:65536/", "port"),
@@ -208,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn a_control_ports_address_may_have_a_path() {
+    fn the_address_of_a_control_port_may_have_a_path() {
         let base = |text| Address::parse(text, Scheme::Http).map(|address| address.base());
         assert_eq!(base("http://127.0.0.1:9001/").unwrap(), "http://127.0.0.1:9001");
         assert_eq!(base("HTTP://[::1]:9001/behind/").unwrap(), "http://[::1]:9001/behind");
         for (text, words) in [
-            ("https://h/", "TLS is not spoken yet"),
+            ("https://h/", "TLS is not supported"),
             ("127.0.0.1:9001", "http://"),
             ("http://h/?x", "query"),
             ("ws://h/", "http://"),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_left_out_of_what_others_see() {
+    fn secrets_are_masked() {
         assert_eq!(without_secret("--url=ws://a:b@h:1/?token=t&y=2"), "--url=ws://…@h:1/?token=…&y=2");
         assert_eq!(without_secret("ws://h:1/?y=2"), "ws://h:1/?y=2");
         assert_eq!(without_secret("kafka-1:9092,kafka-2:9092"), "kafka-1:9092,kafka-2:9092");

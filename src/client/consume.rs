@@ -1,6 +1,6 @@
-//! Messages of a queue, each once, across reconnects.
+//! Reads the messages of a queue, each once, across reconnects.
 //!
-//! Where it goes on after a connection is lost is a [`Place`]: the last marker, and what was taken behind it.
+//! After a lost connection, it resumes from its [`Place`]: the last marker, and the messages taken beyond it.
 
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -15,41 +15,43 @@ use crate::client::session::{ConsumeOptions, Consumer, Outcome};
 use crate::pb::ReceivedMessage;
 use crate::ws::Sender;
 
-/// What takes the messages.
+/// A receiver of messages.
 pub trait Sink {
-    /// One message.
+    /// Handles one message.
     fn handle(&mut self, message: &ReceivedMessage<'_>);
 
-    /// Whether the consumer is to stop. Pending wakes `cx` when it is.
+    /// Returns ready once the consumer must stop. A pending sink wakes `cx` then.
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-/// One consumer across its connections.
+/// A consumer that survives reconnects.
 #[derive(Debug)]
 pub struct Consume<S> {
     options: ConsumeOptions,
-    /// What takes the messages.
+    /// The receiver of the messages.
     pub sink: S,
-    /// Messages handed to the sink.
+    /// How many messages the sink got.
     pub received: u64,
-    /// Behind the last message handed on.
+    /// The position after the last message that the sink got.
     place: Place,
-    /// The server has sent more than was wanted, as it may. Its markers stand behind that.
+    /// The server sent more than was asked for, as it may. Its markers point past the surplus, so they are
+    /// ignored.
     surplus: bool,
     consumer: Option<Consumer>,
-    /// Operations that the server accepted, before the present one.
+    /// How many operations the server accepted before the current one.
     operations: u64,
     finishing: bool,
-    /// Where the queue ended, if this is to stop there.
+    /// The end of the queue, for a consumer that stops there.
     end: Option<End>,
-    /// The present operation asks where that is.
+    /// The current operation only determines the end of the queue.
     probing: bool,
-    /// The present operation ends, and another goes on in its place.
+    /// The current operation ends, and another one replaces it.
     beginning_again: bool,
 }
 
 impl<S: Sink> Consume<S> {
-    /// A consumer that has not begun. It takes what [`Self::resume_marker`] returned as `from`, too.
+    /// Creates a consumer that has not started. `options.from` may also be a result of
+    /// [`Self::resume_marker`].
     pub fn new(options: ConsumeOptions, sink: S) -> Self {
         let (place, from) = Place::parse(&options.from);
         Self {
@@ -67,14 +69,16 @@ impl<S: Sink> Consume<S> {
         }
     }
 
-    /// The same, but it stops once it has read every partition to the end that it has when this begins.
+    /// Makes the consumer stop once it has read every partition up to the end that the partition has at the
+    /// start.
     #[must_use]
     pub fn until_end(mut self) -> Self {
         self.end = Some(End::of(&self.options.queue));
         self
     }
 
-    /// Where to go on from: behind the last message handed on. `None` where the server was never heard.
+    /// Returns the position after the last message that the sink got, to resume from. Returns `None` if the
+    /// server never sent a marker.
     pub fn resume_marker(&self) -> Option<String> {
         self.place.text()
     }
@@ -87,7 +91,7 @@ impl<S: Sink> Consume<S> {
         self.options.count.is_some_and(|count| self.received >= count)
     }
 
-    /// Begins the operation that comes next.
+    /// Starts the next operation.
     fn begin(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
         self.probing = self.end.as_ref().is_some_and(|end| !end.is_known());
         let options = if self.probing {
@@ -99,28 +103,29 @@ impl<S: Sink> Consume<S> {
         };
         let mut consumer = Consumer::start(&options, sender, out);
         if self.probing {
-            // The server pays the marker at the operation's end, without delay.
+            // The server then sends the marker at once, at the operation's end.
             consumer.finish(sender, out);
         }
         self.consumer = Some(consumer);
     }
 
-    /// What is to be done to stop at the queue's end.
+    /// Decides what to do about the queue's end. Returns `None` if the consumer does not stop there.
     fn look(&mut self, now: Instant) -> Option<Look> {
         self.end.as_mut().map(|end| end.look(now, &self.place))
     }
 
-    /// False where the message was known already.
+    /// Passes a new message to the sink and applies its marker. Returns false if the message was known
+    /// already.
     fn handle_message(&mut self, message: &ReceivedMessage<'_>) -> bool {
         if message.is_rewound {
             self.place.handle_rewind();
-            // It may lie where the queue does not reach any more.
+            // The queue may no longer reach the known end.
             if let Some(end) = &mut self.end {
                 end.forget();
             }
         }
         let place = parse_id(message.id).filter(|_| message.payload.is_some());
-        // Before anything is compared: a marker may be of another life of the queue.
+        // Apply the marker before any comparison: it may be of another life of the queue.
         let before = message.marker.map(|marker| {
             let before = self.place.clone();
             self.place.handle_marker(marker);
@@ -145,7 +150,7 @@ impl<S: Sink> Consume<S> {
 }
 
 impl<S: Sink> Resume for Consume<S> {
-    /// What was wanted is there, or it was stopped.
+    /// Everything wanted has arrived, or the sink stopped the consumer.
     fn is_complete(&self) -> bool {
         self.finishing || self.has_all()
     }
@@ -181,7 +186,8 @@ impl<S: Sink> Application for Consume<S> {
             self.consumer = Some(consumer);
             return Ok(handled?);
         }
-        // Where a connection broke before its first marker, the next one begins anew.
+        // After a connection that broke before its first marker, the next one starts over, so known messages
+        // may come again.
         let mut known = 0;
         let handled =
             consumer.handle_data(piece, fin, |message| known += u64::from(!self.handle_message(message)));
@@ -211,7 +217,7 @@ impl<S: Sink> Application for Consume<S> {
         if self.finishing {
             return Ok(Next::Wait);
         }
-        // What ends without a word more of ours.
+        // These operations end without further input from this side.
         let is_ending = self.probing || self.beginning_again;
         let look = if is_ending { None } else { self.look(Instant::now()) };
         let is_complete = self.has_all() || look == Some(Look::There);
@@ -249,6 +255,7 @@ mod tests {
     use super::super::wire::Target;
     use super::*;
     use crate::base::queue::{QueueId, QueueInfo};
+    use crate::base::units::Offset;
     use crate::operation::Marker;
     use crate::pb::{ConsumeResponse, MessageAndMetadata, Status};
 
@@ -265,7 +272,7 @@ mod tests {
         }
     }
 
-    /// A consumer of a queue with one partition, and the connection that it writes to.
+    /// A consumer of a queue with one partition, and its connection.
     struct Reader {
         consume: Consume<Payloads>,
         wire: Wire,
@@ -302,7 +309,7 @@ mod tests {
     fn marker(position: u64) -> MessageAndMetadata {
         let info =
             QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 7, signing: Default::default() };
-        MessageAndMetadata { marker: Some(Marker::encode(&info, &[position])), ..Default::default() }
+        MessageAndMetadata { marker: Some(Marker::encode(&info, &[Offset(position)])), ..Default::default() }
     }
 
     fn says(messages: Vec<MessageAndMetadata>) -> ConsumeResponse {
@@ -310,14 +317,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_to_the_end_asks_for_it_anew_where_the_queue_has_gone_back() {
+    fn a_rewind_makes_a_reader_determine_the_end_again() {
         let mut reader = Reader::until_end();
         assert_eq!(reader.poll(), Next::Wait);
         reader.accept();
         reader.handle(&says(vec![marker(5)]), true);
-        assert!(matches!(reader.poll(), Next::At(_)), "it reads");
+        assert!(matches!(reader.poll(), Next::At(_)), "the consumer reads");
         reader.accept();
-        // The queue loses all but one message, and says so.
+        // The queue loses all but one message, and the server reports the rewind.
         let message = MessageAndMetadata {
             id: Some("0.0".into()),
             payload: Some(Bytes::from_static(b"first")),
@@ -325,15 +332,15 @@ mod tests {
         };
         reader.handle(&ConsumeResponse { rewound: Some(true), ..says(vec![]) }, false);
         reader.handle(&says(vec![message]), false);
-        assert_eq!(reader.poll(), Next::Wait, "it ends its operation");
+        assert_eq!(reader.poll(), Next::Wait, "the consumer ends its operation");
         reader.handle(&says(vec![marker(1)]), true);
-        assert_eq!(reader.poll(), Next::Wait, "it asks for the end");
+        assert_eq!(reader.poll(), Next::Wait, "the consumer asks for the end");
         reader.accept();
         reader.handle(&says(vec![marker(1)]), true);
-        assert!(matches!(reader.poll(), Next::At(_)), "it reads, and trusts no marker of before");
+        assert!(matches!(reader.poll(), Next::At(_)), "the consumer reads, and trusts no earlier marker");
         reader.accept();
         reader.handle(&says(vec![marker(1)]), false);
-        assert_eq!(reader.poll(), Next::Wait, "it is there");
+        assert_eq!(reader.poll(), Next::Wait, "the end is reached");
         reader.handle(&says(vec![marker(1)]), true);
         assert_eq!(reader.poll(), Next::Done);
         assert!(reader.consume.is_complete());

@@ -1,6 +1,6 @@
-//! One client connection on a socket: reads what is there, lets the application write, sends.
+//! Runs one client connection on a socket: reads what has arrived, polls the application, writes.
 //!
-//! Runs as a task of whatever glommio executor calls it; a connection's reads and writes are one future.
+//! Reads and writes of a connection are one future. It runs on the glommio executor of its caller.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -18,46 +18,47 @@ use super::resolve::resolve;
 use super::silence::{Look, Patience, Silence};
 use super::wire::{Target, Wire};
 
-/// Read at once, bytes.
+/// The size of the read buffer, in bytes.
 const READ_BYTES: usize = 256 << 10;
 
-/// The application writes more only while less than this waits to be sent, bytes.
+/// The application is polled only while fewer bytes than this wait to be sent.
 const SEND_BYTES: usize = 256 << 10;
 
-/// How much is read and sent before other connections get their turn, rounds.
+/// How many rounds of reading and writing a connection gets before it yields to others.
 const ROUNDS: usize = 8;
 
-/// How long an address may take to accept a connection, before the next one of its name is tried.
+/// How long to wait for one address to accept the connection, before the next address of the name is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an application waits for.
+/// When to poll an application again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The server, or its own waker.
+    /// When data arrives, or the application wakes its waker.
     Wait,
-    /// The same, and that time.
+    /// As for `Wait`, and at this time at the latest.
     At(Instant),
-    /// It wants to be asked again at once, when the others had their turn.
+    /// As soon as other connections had their turn.
     Again,
-    /// Nothing: the connection is no longer needed.
+    /// Never: the application no longer needs the connection.
     Done,
 }
 
-/// What speaks over a connection.
+/// The protocol logic that runs over a connection.
 pub trait Application {
-    /// A piece of a wsmessage of the server's; `fin` where it ends it.
+    /// Handles a piece of a WebSocket message from the server. `fin` marks the last piece of a message.
     fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError>;
 
-    /// The handshake is done and there is room: appends frames to `wire.out`.
+    /// Appends frames to `wire.out`. Called once the handshake is complete, while the send buffer has room.
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError>;
 }
 
-/// Opens the TCP connection: resolves the name, then tries its addresses in turn. The error says what each of them answered.
+/// Opens a TCP connection: resolves the name, then tries its addresses in turn. The error gives the result of
+/// each address.
 pub async fn connect(target: &Target) -> Result<TcpStream, ClientError> {
     Ok(connect_first(&resolve(&target.address, target.lookup).await?).await?)
 }
 
-/// Connects to the first of the addresses that takes a connection.
+/// Connects to the first address that accepts a connection.
 async fn connect_first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut failures: Vec<String> = Vec::new();
     let mut kind = io::ErrorKind::NotFound;
@@ -90,7 +91,7 @@ fn silent(timeout: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
-/// Runs `application` over a connection until it is done, or the connection ends.
+/// Runs `application` over a connection until the application is done or the connection ends.
 pub async fn run(
     stream: &mut TcpStream,
     wire: &mut Wire,
@@ -99,7 +100,7 @@ pub async fn run(
     run_with_buffer(stream, wire, application, &mut vec![0; READ_BYTES]).await
 }
 
-/// The same for connections that are many and read little: with a buffer of the caller's size.
+/// Like [`run`], with a buffer from the caller. For many connections that each read little.
 pub async fn run_with_buffer(
     stream: &mut TcpStream,
     wire: &mut Wire,
@@ -110,7 +111,7 @@ pub async fn run_with_buffer(
     run_with_silence(stream, wire, application, buffer, &mut silence).await
 }
 
-/// The same, with what watches over the server's silence.
+/// Like [`run_with_buffer`], with the given supervision of the server's silence.
 async fn run_with_silence(
     stream: &mut TcpStream,
     wire: &mut Wire,
@@ -120,10 +121,10 @@ async fn run_with_silence(
 ) -> Result<(), ClientError> {
     let mut sent = 0;
     let mut timer: Option<(Instant, Timer)> = None;
-    // Due at once: the first look says when the next one is.
+    // The timer fires at once. The first look decides when the next one is due.
     let mut look = Timer::new(Duration::ZERO);
     poll_fn(|cx| {
-        // Until it is armed: it may be due again by then.
+        // A new timer must be polled to be armed, and by then it may have fired already.
         while Pin::new(&mut look).poll(cx).is_ready() {
             let left = match silence.look(Instant::now(), wire.is_open()) {
                 Look::Wait(left) => left,
@@ -213,10 +214,10 @@ mod tests {
     }
 
     #[test]
-    fn every_address_is_tried_in_turn() {
+    fn addresses_are_tried_in_turn() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listener.local_addr().unwrap();
-        // A port that was free a moment ago: nobody listens there.
+        // A port that was free a moment ago, so nobody listens on it.
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let peer = on_executor(move || async move {
             connect_first(&[gone, there]).await.and_then(|stream| Ok(stream.peer_addr()?))
@@ -224,11 +225,11 @@ mod tests {
         assert_eq!(peer.unwrap(), there);
         let why = on_executor(move || async move { connect_first(&[gone, gone]).await.map(drop) });
         let why = why.unwrap_err().to_string();
-        assert_eq!(why.matches(&gone.to_string()).count(), 2, "each is told: {why}");
+        assert_eq!(why.matches(&gone.to_string()).count(), 2, "the error names each address: {why}");
     }
 
     #[test]
-    fn a_name_with_addresses_of_both_families_is_reached_at_the_one_that_answers() {
+    fn a_name_with_ipv4_and_ipv6_addresses_is_reached_at_the_one_that_answers() {
         let six_first: Lookup =
             |_, port| Ok(vec![(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()]);
         let four_first: Lookup =
@@ -236,7 +237,7 @@ mod tests {
         for (at, lookup) in [("127.0.0.1:0", six_first), ("[::1]:0", four_first)] {
             let listener = match TcpListener::bind(at) {
                 Ok(listener) => listener,
-                // A machine may have no IPv6.
+                // IPv6 may be unavailable on this machine.
                 Err(_) if at.starts_with('[') => continue,
                 Err(error) => panic!("{error}"),
             };
@@ -251,7 +252,7 @@ mod tests {
         }
     }
 
-    /// Says nothing over its connection.
+    /// Sends nothing over its connection.
     struct Mute;
 
     impl Application for Mute {
@@ -272,7 +273,8 @@ mod tests {
             let (stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let mut socket = tungstenite::accept(stream).unwrap();
-            // By hand from here on: a pong would end the silence before the server's ping does.
+            // Read and write raw frames from here on. A pong from the library would end the silence before
+            // the server's ping does.
             let stream = socket.get_mut();
             let mut frame = [0; 6];
             stream.read_exact(&mut frame).unwrap();
@@ -293,13 +295,13 @@ mod tests {
                 run_with_silence(&mut stream, &mut wire, &mut Mute, &mut [0; 4096], &mut silence).await;
             (ended, silence.pace)
         });
-        assert_eq!(server.join().unwrap(), (0x89, 0x80), "a ping with a mask and nothing in it");
-        assert!(ended.is_err(), "the server is gone");
-        assert!(pace >= patience.ask_after, "its ping has ended a silence of {pace:?}");
+        assert_eq!(server.join().unwrap(), (0x89, 0x80), "a masked, empty ping");
+        assert!(ended.is_err(), "the server closed the connection");
+        assert!(pace >= patience.ask_after, "its ping ended a silence of {pace:?}");
     }
 
     #[test]
-    fn a_name_is_resolved_beside_the_executor_and_together() {
+    fn lookups_run_off_the_executor_and_are_shared() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let connected = on_executor(move || async move {
@@ -317,7 +319,7 @@ mod tests {
             Ok::<_, ClientError>(connect(&nowhere).await.map(drop))
         });
         let nowhere = connected.unwrap().unwrap_err();
-        assert!(nowhere.is_transient(), "the name may be there later");
+        assert!(nowhere.is_transient(), "the name may resolve later");
         assert!(nowhere.to_string().contains("no-such-host.invalid"), "{nowhere}");
     }
 }

@@ -1,51 +1,55 @@
-//! Where a queue ended when a reader asked, and whether the reader is there.
+//! Tracks where a queue ended at a given time, and whether a reader has reached that end.
 //!
-//! An operation that begins at `latest` and ends at once brings a marker of the end. The reader is there once its own marker, moved behind
-//! what it was sent, stands at or behind that one in every partition that it reads. Messages at the end that are never sent (echo, TTL)
-//! move only the server's markers, so the reader asks for one again and again.
+//! An operation that starts at `latest` and ends at once returns a marker of the end. The reader has reached
+//! the end once its own position is at or past that marker in every partition that it reads. Its position is
+//! its last marker, moved past the messages it has received since. Messages at the end that are never sent to
+//! the reader (its own, or expired ones) move only the server's markers, so the reader keeps asking for
+//! markers.
 //!
-//! An end that the reader may never reach is forgotten, and asked for anew: the queue has gone back, it was deleted and made again, or
-//! the reader makes no progress towards it.
+//! Some ends can never be reached. Such an end is dropped and determined anew when the queue was rewound,
+//! deleted and recreated, or when the reader makes no progress.
 
 use std::time::{Duration, Instant};
 
 use super::place::Place;
 use crate::base::names::QueueAddress;
+use crate::base::units::Partition;
 
-/// How often a marker is asked for.
+/// The interval between two requests for a marker.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// How long the reader may stay in one place before its operation is ended and begun again: a server pays the marker that it owes at the end
-/// of an operation, and looks anew at the beginning of the next. The queue may have gone back without a word to this reader, to a place
-/// before the end and behind the reader: then the end that is known is never reached.
+/// How long the reader may stay at one position before its operation is ended and started again. At the end
+/// of an operation the server sends the marker that it owes, and at the start of the next one it looks at the
+/// queue again. Without this, a rewind could go unnoticed: the queue may end before the known end but after
+/// the reader's position, and the reader would wait forever.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// What the reader is to do.
+/// What the reader does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// It is at the end.
+    /// Stop: the reader is at the end.
     There,
-    /// Ask for a marker, and look again at that time.
+    /// Ask for a marker, and look again at this time.
     Ask(Instant),
-    /// Look again at that time.
+    /// Look again at this time.
     At(Instant),
-    /// End the operation and begin it again.
+    /// End the operation and start it again.
     BeginAgain,
 }
 
-/// See the module's page.
+/// The end of a queue that a reader is to reach.
 #[derive(Debug)]
 pub(super) struct End {
-    /// The one partition that is read, if it is one.
-    only: Option<u16>,
-    /// The end, once it is known.
+    /// The partition to read, if only one is read.
+    only: Option<Partition>,
+    /// A marker of the end, once it is known.
     marker: Option<String>,
     ask_at: Option<Instant>,
-    /// Where the reader was last, and since when.
+    /// The reader's last position, and when it got there.
     place: Option<(Place, Instant)>,
 }
 
 impl End {
-    /// The end of a queue, or of one partition of it, not known yet.
+    /// Creates the end, not known yet, of a queue or of the partition that `queue` names.
     pub(super) fn of(queue: &str) -> Self {
         let only = QueueAddress::parse(queue).ok().and_then(|address| address.partition);
         Self { only, marker: None, ask_at: None, place: None }
@@ -55,25 +59,25 @@ impl End {
         self.marker.is_some()
     }
 
-    /// The end is not known any more.
+    /// Drops the known end.
     pub(super) fn forget(&mut self) {
         *self = Self { only: self.only, marker: None, ask_at: None, place: None };
     }
 
-    /// A marker of the end.
+    /// Sets the end from a marker.
     pub(super) fn learn(&mut self, marker: &str) {
         self.marker = Some(marker.to_owned());
     }
 
-    /// What a reader at `place` is to do; it has no place before its first marker.
+    /// Decides what a reader at `place` does next. The place is empty before the first marker.
     pub(super) fn look(&mut self, now: Instant, place: &Place) -> Look {
         let again = now + ASK_EVERY;
-        // Without an end, the next operation asks for it.
+        // The end is unknown. The next operation determines it.
         let Some(end) = &self.marker else { return Look::BeginAgain };
         if place.reaches(end, self.only) {
             return Look::There;
         }
-        // The queue was deleted and made again: that end is never reached.
+        // The queue was deleted and recreated, so this end is never reached.
         if place.marker().is_some() && !place.is_of(end) {
             self.forget();
             return Look::BeginAgain;
@@ -91,7 +95,7 @@ impl End {
             Some(at) if now < at => Look::At(at),
             asked => {
                 self.ask_at = Some(again);
-                // The operation's beginning has asked already.
+                // The start of the operation already asked for a marker.
                 if asked.is_some() { Look::Ask(again) } else { Look::At(again) }
             }
         }
@@ -124,24 +128,24 @@ mod tests {
     }
 
     #[test]
-    fn of_one_partition_only_that_one_counts() {
+    fn reading_one_partition_compares_only_that_one() {
         let mut end = End::of("q/1");
         end.learn(&marker(1, &[3, 5]));
         assert_eq!(end.look(Instant::now(), &place(1, &[0, 5])), Look::There);
     }
 
     #[test]
-    fn a_reader_that_stays_where_it_is_begins_again_and_so_does_one_of_a_new_life() {
+    fn a_stalled_reader_starts_again_and_so_does_one_of_a_recreated_queue() {
         let began = Instant::now();
         let here = place(1, &[0]);
         let mut end = End::of("q");
         end.learn(&marker(1, &[9]));
         end.look(began, &here);
         assert_eq!(end.look(began + STALLED_AFTER, &here), Look::BeginAgain);
-        assert!(!end.is_known(), "the queue may have gone back to before that end");
+        assert!(!end.is_known(), "the queue may have been rewound to before that end");
         assert_eq!(end.look(began + STALLED_AFTER, &here), Look::BeginAgain, "until the end is known");
         end.learn(&marker(1, &[9]));
         assert_eq!(end.look(began + STALLED_AFTER, &place(2, &[0])), Look::BeginAgain);
-        assert!(!end.is_known(), "another life has another end");
+        assert!(!end.is_known(), "a recreated queue has another end");
     }
 }

@@ -1,4 +1,4 @@
-//! Why a connection ended, and whether another try may go better.
+//! The reasons why a connection ended, and whether a retry can help.
 
 use std::fmt;
 use std::io;
@@ -9,27 +9,28 @@ use crate::process::terminal::escaped;
 use crate::ws::CloseCode;
 use crate::ws::handshake::Refusal;
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Debug)]
 pub enum ClientError {
-    /// The address is none.
+    /// The address is invalid. The text says why.
     Address(String),
-    /// The socket.
+    /// An error of the socket or of name resolution.
     Io(io::Error),
-    /// The handshake was refused.
+    /// The server refused the handshake.
     Refused(Refusal),
-    /// The server closed the connection.
+    /// The server closed the connection, with a close code if it sent one.
     Closed(Option<CloseCode>),
-    /// The server broke the protocol.
+    /// The server violated the protocol. The text says how.
     Broken(String),
 }
 
 impl ClientError {
-    /// Whether another try may go better.
+    /// Returns whether a retry can help.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Io(_) | Self::Closed(_) => true,
-            // 429: the project has as many connections as it may have, perhaps one that was lost a moment ago.
+            // A 429 is transient: the project has reached its limit of connections, and a lost connection may
+            // still count.
             Self::Refused(refusal) => StatusCode(refusal.status.into()).is_transient(),
             Self::Address(_) | Self::Broken(_) => false,
         }
@@ -44,7 +45,7 @@ impl fmt::Display for ClientError {
             Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, escaped(&refusal.reason)),
             Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),
             Self::Closed(None) => f.write_str("the server closed the connection"),
-            Self::Broken(how) => write!(f, "the server broke the protocol: {}", escaped(how)),
+            Self::Broken(how) => write!(f, "the server violated the protocol: {}", escaped(how)),
         }
     }
 }

@@ -1,19 +1,19 @@
-//! The client that `produce`, `consume`, `bench` and the tests use: the streaming protocol's client side, on glommio.
+//! The client side of the streaming protocol, on glommio. `produce`, `consume`, `bench` and the tests use it.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `address` | a server's URL |
-//! | `resolve` | the addresses of its name |
-//! | `session/` | a produce and a consume operation, without I/O |
+//! | `resolve` | name resolution |
+//! | `session/` | one produce or consume operation, without I/O |
 //! | `wire` | handshake and frames of one connection, without I/O |
-//! | `error` | why a connection ended, and whether another try may go better |
-//! | `silence` | how long a server may be silent |
-//! | `driver` | one connection on a socket: reads, lets the application write, sends |
-//! | `produce` | payloads from a source into a queue, resent until acknowledged |
-//! | `consume` | messages of a queue, once each, across reconnects |
-//! | `place` | where a consumer goes on: a marker, and what behind it is known |
-//! | `end` | where a queue ended, for a consumer that stops there |
-//! | `resume` | one of the two over as many connections as it takes |
+//! | `error` | why a connection ended, and whether a retry can help |
+//! | `silence` | pings to a silent server, and when to give it up |
+//! | `driver` | one connection on a socket: reads, polls the application, writes |
+//! | `produce` | sends messages from a source, and resends them until acknowledged |
+//! | `consume` | reads the messages of a queue, each once, across reconnects |
+//! | `place` | the position of a consumer: a marker, and the messages taken beyond it |
+//! | `end` | the end of a queue, for a consumer that stops there |
+//! | `resume` | runs `produce` or `consume` over as many connections as it takes |
 
 mod address;
 mod consume;
@@ -38,10 +38,10 @@ pub use wire::{Target, Wire};
 
 use std::time::Duration;
 
-/// The first pause before a reconnect, and the longest; each is twice the one before.
+/// The first and the longest pause before a reconnect. Each pause is twice the previous one.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// The pause before attempt number `attempt`, counted from 0.
+/// Returns the pause before attempt number `attempt`, counted from 0.
 fn backoff(attempt: u32) -> Duration {
     BACKOFF.0.saturating_mul(1 << attempt.min(16)).min(BACKOFF.1)
 }

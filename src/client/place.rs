@@ -1,52 +1,54 @@
-//! Where a consumer goes on: a marker, and which of the messages behind it are known.
+//! The position of a consumer: a marker, and the messages taken beyond it.
 //!
-//! A marker is the server's alone to make, and it stands behind the last message that the server sent when it made it. A consumer
-//! that has taken fewer messages than it was sent, or more since, says so beside the marker:
-//! `<marker>~<partition>.<offset>~…`, with the offset behind the last message taken of each such partition, as in a message's id.
-//! A server is never sent more than the marker.
+//! Only a server can create a marker. It points past the last message that the server had sent when it
+//! created the marker. A consumer may have taken fewer messages than that, or more since then. As text, a
+//! position is therefore `<marker>~<partition>.<offset>~…`. Each `~` part gives the offset after the last
+//! message taken from a partition, written as in message ids. Only the marker is ever sent to a server.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::queue::message_id;
+use crate::base::units::{Offset, Partition};
 use crate::operation::Marker;
 
-/// Separates a marker from what is known, and that from more of it. No marker contains it.
+/// Separates the marker and the parts after it. No marker contains it.
 const KNOWN: char = '~';
 
-/// The fewest offsets without a message that are remembered as not taken. A start of the server that nothing proves to go on leaves out
-/// more than any file holds.
+/// The shortest gap in the offsets that is remembered. When a server cannot prove that it continues where it
+/// ended before, it skips more offsets than any file holds.
 const GAP_MIN: u64 = 1 << 20;
 
-/// Gaps that are remembered of a partition, the newest of them.
+/// The largest number of gaps to remember per partition. The oldest are dropped.
 const GAPS_MAX: usize = 64;
 
-/// What was taken of a partition.
+/// The messages taken from one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Taken {
-    /// The offset behind the last message.
-    next: u64,
-    /// Offsets before `next` under which nothing came, in order. A queue that was restored from a backup may give them out: it leaves out
-    /// other offsets than before.
-    gaps: VecDeque<Range<u64>>,
+    /// The offset after the last message taken.
+    next: Offset,
+    /// Offsets below `next` that had no messages, in order. A queue that was restored from a backup may use
+    /// them, because it skips other offsets than before.
+    gaps: VecDeque<Range<Offset>>,
 }
 
 impl Taken {
-    fn until(next: u64) -> Self {
+    fn until(next: Offset) -> Self {
         Self { next, gaps: VecDeque::new() }
     }
 
-    fn knows(&self, offset: u64) -> bool {
+    fn knows(&self, offset: Offset) -> bool {
         offset < self.next && !self.gaps.iter().any(|gap| gap.contains(&offset))
     }
 
-    fn take(&mut self, offset: u64) {
-        // What comes in a gap shows that the queue has gone back: what was taken behind that is no more.
+    fn take(&mut self, offset: Offset) {
+        // A message inside a gap shows that the queue was rewound. Whatever was taken past it no longer
+        // exists.
         self.gaps.retain(|gap| gap.start < offset);
         match self.gaps.back_mut() {
             Some(last) if last.end > offset => last.end = offset,
-            _ if offset.saturating_sub(self.next) >= GAP_MIN => self.gaps.push_back(self.next..offset),
+            _ if offset.saturating_since(self.next) >= GAP_MIN => self.gaps.push_back(self.next..offset),
             _ => {}
         }
         if self.gaps.len() > GAPS_MAX {
@@ -56,46 +58,47 @@ impl Taken {
     }
 }
 
-/// See the module's page.
+/// The position of a consumer in a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     marker: Option<String>,
-    /// For each partition.
-    taken: BTreeMap<u16, Taken>,
-    /// The queue may have gone back since the marker came.
+    /// The messages taken from each partition.
+    taken: BTreeMap<Partition, Taken>,
+    /// The queue may have been rewound since the marker arrived.
     is_doubted: bool,
 }
 
-/// Partition and offset of a message's id; `None` for an id that no server of ours gives.
-pub(super) fn parse_id(id: &str) -> Option<(u16, u64)> {
+/// Parses a message id into partition and offset. Returns `None` for an id that this server never creates.
+pub(super) fn parse_id(id: &str) -> Option<(Partition, Offset)> {
     let (partition, offset) = id.split_once('.')?;
-    // The standard library takes a sign, too.
+    // `from_str_radix` also accepts a sign, so check the digits first.
     let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !is_hex(partition) || !is_hex(offset) {
         return None;
     }
     let partition =
         u16::from_str_radix(partition, 16).ok().filter(|partition| *partition < PARTITIONS_MAX)?;
-    Some((partition, u64::from_str_radix(offset, 16).ok()?))
+    Some((Partition(partition), Offset(u64::from_str_radix(offset, 16).ok()?)))
 }
 
 impl Place {
-    /// Reads what [`Self::text`] wrote, or a `starting_marker`: the place, and what the server is to be sent.
+    /// Parses the output of [`Self::text`], or any `starting_marker`. Returns the position and the
+    /// `starting_marker` to send.
     pub(super) fn parse(text: &str) -> (Self, String) {
         let mut parts = text.split(KNOWN);
         let start = parts.next().unwrap_or_default().to_owned();
         let taken = parts.filter_map(parse_id).map(|(partition, next)| (partition, Taken::until(next)));
-        let taken: BTreeMap<u16, Taken> = taken.collect();
+        let taken: BTreeMap<Partition, Taken> = taken.collect();
         let marker = (!taken.is_empty()).then(|| start.clone());
         (Self { marker, taken, is_doubted: false }, start)
     }
 
-    /// As text, to go on from another time. `None` where no marker ever came.
+    /// Returns the position as text, to resume from later. Returns `None` before the first marker.
     pub(super) fn text(&self) -> Option<String> {
         let mut text = self.marker.clone()?;
         let positions = Marker::positions(&text).unwrap_or_default();
         for (partition, Taken { next, .. }) in &self.taken {
-            if positions.get(usize::from(*partition)).is_none_or(|position| position < next) {
+            if positions.get(partition.index()).is_none_or(|position| position < next) {
                 text.push(KNOWN);
                 text.push_str(&message_id(*partition, *next));
             }
@@ -103,12 +106,13 @@ impl Place {
         Some(text)
     }
 
-    /// The last marker.
+    /// Returns the last marker.
     pub(super) fn marker(&self) -> Option<&str> {
         self.marker.as_deref()
     }
 
-    /// A marker came. Another life of the queue has other messages under the same ids.
+    /// Applies a marker from the server. If it is of another life of the queue, other messages have the known
+    /// ids, so forgets those.
     pub(super) fn handle_marker(&mut self, marker: &str) {
         if self.marker.as_deref().is_some_and(|known| !Marker::same_life(known, marker)) {
             self.taken.clear();
@@ -117,44 +121,46 @@ impl Place {
         self.is_doubted = false;
     }
 
-    /// The queue has gone back: what is known may come again as something else, and the marker may lie behind the queue's end.
+    /// Records a rewind. The known ids may come again with other messages, and the marker may be past the
+    /// queue's end.
     pub(super) fn handle_rewind(&mut self) {
         self.taken.clear();
         self.is_doubted = true;
     }
 
-    /// Another operation begins here. The queue may have gone back meanwhile, and the server says so before its next marker.
+    /// Records the start of another operation. The queue may have been rewound since. If so, the server says
+    /// so before its next marker.
     pub(super) fn handle_begin(&mut self) {
         self.is_doubted = true;
     }
 
-    /// Whether a message was taken before.
-    pub(super) fn knows(&self, partition: u16, offset: u64) -> bool {
+    /// Returns whether this message was taken before.
+    pub(super) fn knows(&self, partition: Partition, offset: Offset) -> bool {
         self.taken.get(&partition).is_some_and(|taken| taken.knows(offset))
     }
 
-    /// A message is taken.
-    pub(super) fn take(&mut self, partition: u16, offset: u64) {
+    /// Records that this message was taken.
+    pub(super) fn take(&mut self, partition: Partition, offset: Offset) {
         self.taken.entry(partition).or_default().take(offset);
     }
 
-    /// Whether it is of the same life of a queue as a marker.
+    /// Returns whether `marker` is of the same life of the queue as this position.
     pub(super) fn is_of(&self, marker: &str) -> bool {
         self.marker.as_deref().is_some_and(|own| Marker::same_life(own, marker))
     }
 
-    /// Whether it is at or behind `end`, a marker, in `only` or in every partition. At the beginning of an operation and after a
-    /// rewind only the next marker tells.
-    pub(super) fn reaches(&self, end: &str, only: Option<u16>) -> bool {
+    /// Returns whether the position is at or past the marker `end`, in partition `only` or in every
+    /// partition. Returns false after the start of an operation or a rewind, until the next marker arrives.
+    pub(super) fn reaches(&self, end: &str, only: Option<Partition>) -> bool {
         let own = self.marker.as_deref().and_then(Marker::positions);
         let is_comparable = self.is_of(end) && !self.is_doubted;
         let (Some(own), Some(end), true) = (own, Marker::positions(end), is_comparable) else {
             return false;
         };
-        (0..).zip(end).filter(|(partition, _)| only.is_none_or(|only| only == *partition)).all(
+        (0..).map(Partition).zip(end).filter(|(partition, _)| only.is_none_or(|only| only == *partition)).all(
             |(partition, end)| {
-                let marked = own.get(usize::from(partition)).copied().unwrap_or(0);
-                marked.max(self.taken.get(&partition).map_or(0, |taken| taken.next)) >= end
+                let marked = own.get(partition.index()).copied().unwrap_or_default();
+                marked.max(self.taken.get(&partition).map_or(Offset::ZERO, |taken| taken.next)) >= end
             },
         )
     }
@@ -165,57 +171,74 @@ pub(super) mod tests {
     use super::*;
     use crate::base::queue::{QueueId, QueueInfo};
 
-    /// A marker of a queue in that incarnation.
+    /// Creates a marker of a queue with this incarnation.
     pub(in crate::client) fn marker(incarnation: u64, positions: &[u64]) -> String {
         let partitions = positions.len() as u16;
         let info =
             QueueInfo { id: QueueId(1), incarnation, partitions, hash: 7, signing: Default::default() };
-        Marker::encode(&info, positions)
+        let positions: Vec<Offset> = positions.iter().copied().map(Offset).collect();
+        Marker::encode(&info, &positions)
     }
 
     #[test]
-    fn what_was_taken_behind_the_marker_is_known_when_it_is_read_again() {
+    fn messages_taken_past_the_marker_are_known_after_parsing() {
         let (mut place, start) = Place::parse("latest");
         assert_eq!((place.text(), start.as_str()), (None, "latest"));
         place.handle_marker(&marker(1, &[3, 20]));
-        place.take(0, 0x1f);
-        place.take(1, 18);
+        place.take(Partition(0), Offset(0x1f));
+        place.take(Partition(1), Offset(18));
         let text = place.text().unwrap();
-        assert_eq!(text, format!("{}~0.20", marker(1, &[3, 20])), "what the marker says is not said again");
+        assert_eq!(
+            text,
+            format!("{}~0.20", marker(1, &[3, 20])),
+            "positions that the marker covers are left out"
+        );
         let (again, start) = Place::parse(&text);
         assert_eq!(start, marker(1, &[3, 20]));
-        assert!(again.knows(0, 0x1f) && !again.knows(0, 0x20) && !again.knows(1, 0));
+        assert!(
+            again.knows(Partition(0), Offset(0x1f))
+                && !again.knows(Partition(0), Offset(0x20))
+                && !again.knows(Partition(1), Offset(0))
+        );
         assert_eq!(again.text(), Some(text));
     }
 
     #[test]
-    fn another_life_of_the_queue_and_a_rewind_make_everything_unknown() {
+    fn another_life_of_the_queue_or_a_rewind_forgets_everything() {
         let (mut place, _) = Place::parse(&format!("{}~0.20", marker(1, &[3])));
         place.handle_marker(&marker(1, &[9]));
-        assert!(place.knows(0, 0x1f));
+        assert!(place.knows(Partition(0), Offset(0x1f)));
         place.handle_marker(&marker(2, &[0]));
-        assert!(!place.knows(0, 0));
-        place.take(0, 5);
+        assert!(!place.knows(Partition(0), Offset(0)));
+        place.take(Partition(0), Offset(5));
         place.handle_rewind();
-        assert!(!place.knows(0, 5));
+        assert!(!place.knows(Partition(0), Offset(5)));
     }
 
     #[test]
-    fn offsets_that_were_left_out_are_not_known_when_a_restored_queue_gives_them() {
+    fn skipped_offsets_are_unknown_when_a_restored_queue_uses_them() {
         let (mut place, _) = Place::parse("");
-        place.take(0, 7);
-        place.take(0, 8 << 40);
-        place.take(0, (8 << 40) + 1);
-        assert!(place.knows(0, 7) && place.knows(0, 8 << 40) && !place.knows(0, 3 << 40));
-        // The same again from a backup, which leaves out fewer.
-        place.take(0, 3 << 40);
-        assert!(place.knows(0, 3 << 40) && place.knows(0, 7));
-        assert!(!place.knows(0, (3 << 40) + 1) && !place.knows(0, 8 << 40) && !place.knows(0, 2 << 40));
+        place.take(Partition(0), Offset(7));
+        place.take(Partition(0), Offset(8 << 40));
+        place.take(Partition(0), Offset((8 << 40) + 1));
+        assert!(
+            place.knows(Partition(0), Offset(7))
+                && place.knows(Partition(0), Offset(8 << 40))
+                && !place.knows(Partition(0), Offset(3 << 40))
+        );
+        // The queue continues from a backup, which skips fewer offsets.
+        place.take(Partition(0), Offset(3 << 40));
+        assert!(place.knows(Partition(0), Offset(3 << 40)) && place.knows(Partition(0), Offset(7)));
+        assert!(
+            !place.knows(Partition(0), Offset((3 << 40) + 1))
+                && !place.knows(Partition(0), Offset(8 << 40))
+                && !place.knows(Partition(0), Offset(2 << 40))
+        );
     }
 
     #[test]
-    fn an_id_that_no_server_gives_is_none_and_the_last_offset_does_not_overflow() {
-        assert_eq!(parse_id("3f.ffffffffffffffff"), Some((63, u64::MAX)));
+    fn invalid_ids_are_refused_and_the_last_offset_does_not_overflow() {
+        assert_eq!(parse_id("3f.ffffffffffffffff"), Some((Partition(63), Offset(u64::MAX))));
         for id in [
             "",
             ".",
@@ -233,13 +256,13 @@ pub(super) mod tests {
             assert_eq!(parse_id(id), None, "{id}");
         }
         let mut place = Place::default();
-        place.take(0, u64::MAX - 1);
-        place.take(0, u64::MAX);
-        assert!(place.knows(0, u64::MAX - 1));
+        place.take(Partition(0), Offset(u64::MAX - 1));
+        place.take(Partition(0), Offset(u64::MAX));
+        assert!(place.knows(Partition(0), Offset(u64::MAX - 1)));
     }
 
     #[test]
-    fn a_marker_of_before_a_rewind_or_of_another_operation_says_nothing_of_the_end() {
+    fn a_marker_from_before_a_rewind_or_of_another_operation_does_not_reach_the_end() {
         let mut place = Place::default();
         place.handle_marker(&marker(1, &[9]));
         assert!(place.reaches(&marker(1, &[3]), None));
@@ -252,14 +275,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_end_is_reached_in_every_partition_or_in_the_one_that_is_read() {
+    fn the_end_is_reached_in_every_partition_or_in_the_only_one_read() {
         let end = marker(1, &[3, 5]);
         let at = |positions: &[u64], taken: &str| Place::parse(&format!("{}{taken}", marker(1, positions))).0;
         let mut place = at(&[3, 0], "~1.4");
-        assert!(!place.reaches(&end, None) && place.reaches(&end, Some(0)));
-        place.take(1, 4);
+        assert!(!place.reaches(&end, None) && place.reaches(&end, Some(Partition(0))));
+        place.take(Partition(1), Offset(4));
         assert!(place.reaches(&end, None));
-        assert!(!place.reaches(&marker(2, &[0, 0]), None), "it is another life's");
+        assert!(!place.reaches(&marker(2, &[0, 0]), None), "the marker is of another life of the queue");
         assert!(!Place::default().reaches(&end, None));
     }
 }

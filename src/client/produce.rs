@@ -1,4 +1,4 @@
-//! Messages from a source into a queue, resent until they are acknowledged.
+//! Sends messages from a source to a queue, and resends them until they are acknowledged.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -14,15 +14,15 @@ use crate::base::batch::Record;
 use crate::client::session::{Outcome, ProduceEvent, Producer};
 use crate::latency::{self, Outstanding};
 
-/// A frame is cut when its pbs have so many bytes; well below any server's `max_pb_bytes`.
+/// The size at which a frame ends, in bytes of pbs; well below the `max_pb_bytes` of any server.
 const FRAME_BYTES: usize = 128 << 10;
 
-/// Messages one after the other.
+/// A sequence of messages.
 #[derive(Debug, Default)]
 pub struct Block {
-    /// Of each the key, then the payload.
+    /// The key and then the payload of each message, without gaps.
     bytes: Vec<u8>,
-    /// Where the key and the payload of each end.
+    /// For each message, the end of its key and of its payload in `bytes`.
     ends: Vec<(usize, usize)>,
 }
 
@@ -35,17 +35,17 @@ impl Block {
         self.ends.push((key, self.bytes.len()));
     }
 
-    /// Messages in it.
+    /// Returns the number of messages.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether it has none.
+    /// Returns whether the block has no messages.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Bytes of its keys and payloads.
+    /// Returns the total size of keys and payloads, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -57,27 +57,27 @@ impl Block {
     }
 }
 
-/// Where payloads come from.
+/// A source of messages.
 pub trait Source {
-    /// The next block; `None` at the end. Pending wakes `cx` when there is one.
+    /// Returns the next block, or `None` at the end. A pending source wakes `cx` when it has a block.
     fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Block>>;
 
-    /// So many more of its payloads are stored.
+    /// Called when `count` more messages from this source are stored.
     fn handle_acknowledged(&mut self, count: u64);
 }
 
-/// What became of the messages.
+/// The outcome of all messages so far.
 #[derive(Debug)]
 pub struct ProduceStats {
-    /// Stored.
+    /// How many messages are stored.
     pub acknowledged: u64,
-    /// Refused for good.
+    /// How many messages were refused for good.
     pub refused: u64,
-    /// Sent again after a connection or an operation ended.
+    /// How many messages were sent again after a connection or an operation ended.
     pub resent: u64,
-    /// The first refusal.
+    /// The first refusal, if any.
     pub first_refusal: Option<Outcome>,
-    /// From the send to the acknowledgement, nanoseconds.
+    /// The time from sending to acknowledgement, in nanoseconds.
     pub latency: Histogram<u64>,
 }
 
@@ -87,17 +87,17 @@ impl Default for ProduceStats {
     }
 }
 
-/// A block under way. Invariant: `settled ≤ sent ≤ len`.
+/// A block that is being sent. Invariant: `settled ≤ sent ≤ block.len()`.
 #[derive(Debug)]
 struct Sending {
     block: Block,
     sent: usize,
     settled: usize,
-    /// How far it was sent over any connection.
+    /// The highest value of `sent` over all connections so far. Messages below it count as resent.
     reached: usize,
 }
 
-/// One producer across its connections.
+/// A producer that survives reconnects.
 #[derive(Debug)]
 pub struct Produce<S> {
     queue: String,
@@ -106,20 +106,20 @@ pub struct Produce<S> {
     source: S,
     source_ended: bool,
     blocks: VecDeque<Sending>,
-    /// Of the present connection.
+    /// The operation on the current connection.
     producer: Option<Producer>,
-    /// Of the present connection.
+    /// The send times of unacknowledged messages on the current connection.
     outstanding: Outstanding,
     finished: bool,
     ended: bool,
     failed: Option<Outcome>,
     pbs: Vec<u8>,
-    /// What became of the messages so far.
+    /// The outcome of all messages so far.
     pub stats: ProduceStats,
 }
 
 impl<S: Source> Produce<S> {
-    /// A producer of `batch` messages in each ProduceRequest.
+    /// Creates a producer that puts at most `batch` messages into each ProduceRequest. `ttl` is in seconds.
     pub fn new(queue: String, ttl: u32, batch: usize, source: S) -> Self {
         Self {
             queue,
@@ -138,17 +138,17 @@ impl<S: Source> Produce<S> {
         }
     }
 
-    /// Where its payloads come from.
+    /// Returns the source of the messages.
     pub fn source(&self) -> &S {
         &self.source
     }
 
-    /// Messages that were taken from the source and have no fate yet.
+    /// Returns how many messages were taken from the source and are neither acknowledged nor refused yet.
     pub fn undelivered(&self) -> u64 {
         self.blocks.iter().map(|sending| (sending.block.len() - sending.settled) as u64).sum()
     }
 
-    /// The next so many messages have their fate.
+    /// Applies `outcome` to the next `count` messages.
     fn settle(&mut self, mut count: u64, outcome: &Outcome) {
         if outcome.code.is_success() {
             self.stats.acknowledged += count;
@@ -186,7 +186,7 @@ impl<S: Source> Resume for Produce<S> {
         self.stats.acknowledged + self.stats.refused
     }
 
-    /// What was not acknowledged will be sent again.
+    /// Marks everything that is not acknowledged to be sent again.
     fn reset(&mut self) {
         self.producer = None;
         self.outstanding.clear();
@@ -204,12 +204,14 @@ impl<S: Source> Application for Produce<S> {
         let Some(mut producer) = self.producer.take() else { return Ok(()) };
         let handled = producer.handle_data(piece, fin, |event| match event {
             ProduceEvent::Accepted => {}
-            // A 5xx says that they are not known to be stored, a 429 that they are not: the next operation sends them again.
+            // After a 5xx the messages may or may not be stored, after a 429 they are not. The next operation
+            // sends them again.
             ProduceEvent::Spoken { count: _, outcome } if outcome.is_transient() => {
                 self.failed = Some(outcome)
             }
             ProduceEvent::Spoken { count, outcome } => {
-                // Behind those nothing is counted: what is sent again must not be counted twice.
+                // Ignore answers after a failure: those messages are sent again and must not be counted
+                // twice.
                 if self.failed.is_none() {
                     self.settle(count, &outcome);
                 }

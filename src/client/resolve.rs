@@ -1,7 +1,7 @@
-//! The addresses of a host, asked for at each connection: a name may lead elsewhere by then.
+//! Resolves host names, anew for each connection, because the addresses of a name can change.
 //!
-//! The system's resolver blocks, so each lookup runs on a thread of its own, never on an executor. Connections that ask for the same
-//! name at the same time share one lookup, so a name has one thread at most.
+//! The system's resolver blocks, so each lookup runs on its own thread and never on an executor. Connections
+//! that look up the same name at the same time share one lookup, so there is at most one thread per name.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,16 +16,17 @@ use url::Host;
 
 use super::address::Address;
 
-/// How long a connection waits for a lookup. The lookup goes on, and the next attempt takes its answer.
+/// How long a connection waits for a lookup. The lookup itself continues, and the next attempt uses its
+/// result.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Addresses of a name that are tried.
+/// The largest number of addresses to try per name.
 const ADDRESSES_MAX: usize = 16;
 
-/// What asks for the addresses of a name; it blocks.
+/// A function that returns the addresses of a name. It may block.
 pub(super) type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
-/// Asks the system's resolver.
+/// Calls the system's resolver.
 pub(super) fn system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((name, port).to_socket_addrs()?.take(ADDRESSES_MAX).collect())
 }
@@ -33,14 +34,14 @@ pub(super) fn system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 type Key = (String, u16);
 type Answer = Result<Vec<SocketAddr>, String>;
 
-/// Lookups under way, each with the connections that wait for it.
+/// The running lookups, each with the connections that wait for it.
 static UNDER_WAY: Mutex<BTreeMap<Key, Vec<Sender<Answer>>>> = Mutex::new(BTreeMap::new());
 
 fn under_way() -> MutexGuard<'static, BTreeMap<Key, Vec<Sender<Answer>>>> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every address of a host, of both families, in the order in which the system wants them tried.
+/// Returns every IPv4 and IPv6 address of a host, in the order that the system prefers.
 pub(super) async fn resolve(address: &Address, lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
     let port = address.port();
     match address.host() {
@@ -75,7 +76,7 @@ async fn look_up(name: &str, port: u16, lookup: Lookup) -> io::Result<Vec<Socket
             }
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(why)) => Err(failed(io::ErrorKind::NotFound, &why)),
-            // The thread of the shared lookup could not be started.
+            // The connection that began this lookup could not start its thread.
             Err(_) => Err(failed(io::ErrorKind::Other, "no thread could be started for the lookup")),
         }
     };
@@ -87,13 +88,13 @@ async fn look_up(name: &str, port: u16, lookup: Lookup) -> io::Result<Vec<Socket
     futures_lite::future::or(answered, timeout).await
 }
 
-/// One lookup, on its thread.
+/// Runs one lookup on its thread.
 fn run(key: &Key, lookup: Lookup) {
     let (name, port) = key;
     let answer: Answer = lookup(name, *port).map_err(|error| error.to_string());
     let waiting = under_way().remove(key).unwrap_or_default();
     for one in waiting {
-        // Fails where the connection does not wait any more.
+        // Fails if the connection no longer waits.
         let _ = one.try_send(answer.clone());
     }
 }

@@ -1,4 +1,5 @@
-//! One application over as many connections as it takes: a pause between them, and an end to trying.
+//! Runs one application over as many connections as it takes, with a pause between them and a limit of
+//! retries.
 
 use glommio::timer::Timer;
 
@@ -7,25 +8,25 @@ use super::wire::{Target, Wire};
 use super::{ClientError, backoff};
 use crate::client::session::Outcome;
 
-/// An application that can go on over another connection.
+/// An application that can continue on another connection.
 pub trait Resume: Application {
-    /// Nothing is left to do, however the connection ended.
+    /// Returns whether nothing is left to do, however the connection ended.
     fn is_complete(&self) -> bool;
 
-    /// How the server ended the operation, if it failed.
+    /// Returns how the server ended the operation, if the operation failed.
     fn failure(&self) -> Option<&Outcome>;
 
-    /// Grows with messages that were received or have their fate, and where there may be none to come with operations that
-    /// were accepted. While it grows, the count of attempts begins anew.
+    /// Returns a number that grows with every message received, acknowledged or refused. An application that
+    /// may get no messages also counts accepted operations. Any growth resets the count of attempts.
     fn progress(&self) -> u64;
 
-    /// The connection is gone: over the next one it goes on where this one left off.
+    /// Prepares to continue on a new connection after the old one was lost.
     fn reset(&mut self);
 }
 
-/// Runs `application` until it is complete. Gives up where another try cannot help, or after `retries` tries in a
-/// row without progress; the error says why, in words for whoever started it. `notice` hears why
-/// each connection ended.
+/// Runs `application` until it is complete. Gives up if a retry cannot help, or after `retries` attempts in a
+/// row without progress. The error gives the reason, for the user. Calls `notice` with the reason each time a
+/// connection ends and a retry follows.
 pub async fn run_resumed(
     target: &Target,
     application: &mut impl Resume,
@@ -36,7 +37,7 @@ pub async fn run_resumed(
     loop {
         let before = application.progress();
         let ended = run_once(target, application).await;
-        // The end of a connection that was not orderly does no harm once everything is done.
+        // A disorderly end of the connection does no harm once everything is done.
         if application.is_complete() {
             return Ok(());
         }
@@ -47,7 +48,7 @@ pub async fn run_resumed(
         };
         let progress = application.progress() > before;
         attempt = if progress { 0 } else { attempt + 1 };
-        // A server that fails operations is in trouble, whatever little it still does.
+        // A server that fails operations is in trouble even if it makes some progress, so pause longer.
         pauses = if progress && application.failure().is_none() { 0 } else { pauses + 1 };
         if !transient || attempt > retries {
             return Err(why);
@@ -62,7 +63,7 @@ async fn run_once(target: &Target, application: &mut impl Application) -> Result
     let mut stream = connect(target).await?;
     let mut wire = Wire::start(target);
     let result = run(&mut stream, &mut wire, application).await;
-    // Where the connection has failed there is nobody left to tell.
+    // Fails if the connection has already failed, which does not matter.
     let _ = stream.shutdown(std::net::Shutdown::Both).await;
     result
 }
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
     use crate::shard::executor::{ExecutorSettings, spawn};
 
-    /// Never done.
+    /// An application that is never done.
     struct Endless;
 
     impl Application for Endless {

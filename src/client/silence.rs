@@ -1,24 +1,25 @@
-//! How long a server may be silent: when it is asked whether it is there, and when it is given up.
+//! Detects a dead server: pings a silent server, and gives it up if nothing comes back.
 //!
-//! A server pings every `ping_interval`, which a client does not know and which may be longer than any fixed limit. So the client pings a
-//! server that has been silent, and gives up only where nothing comes back. A server that pings but answers no pings for a while,
-//! because it reads nothing while it is out of memory, sets the limit by the pace of its own pings.
+//! A server pings every `ping_interval`. The client does not know that interval, and it may be longer than
+//! any fixed limit, so the client sends pings of its own. A server that is out of memory reads nothing and
+//! answers no pings for a while, but still sends its own. Their pace then extends the limit.
 
 use std::time::{Duration, Instant};
 
-/// How long a client bears a server's silence.
+/// How long a client tolerates a server's silence.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// How long a server may take to shake hands.
+    /// How long the handshake may take.
     pub handshake: Duration,
-    /// The silence after which the server is pinged.
+    /// The silence after which the client pings the server.
     pub ask_after: Duration,
-    /// The silence after which it is given up, unless its own pings come more slowly. No less than `ask_after`.
+    /// The silence after which the client gives up, unless the server's own pings come more slowly. At least
+    /// `ask_after`.
     pub give_up_after: Duration,
 }
 
 impl Patience {
-    /// That of every client.
+    /// The values that every client uses.
     pub(super) const USUAL: Self = Self {
         handshake: Duration::from_secs(10),
         ask_after: Duration::from_secs(30),
@@ -26,28 +27,28 @@ impl Patience {
     };
 }
 
-/// Pings of the server that may fail to come.
+/// How many of the server's own pings may fail to arrive.
 const PINGS_MISSED: u32 = 3;
 
-/// What to do now.
+/// What the client does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// Look again after so long.
+    /// Looks again after this time.
     Wait(Duration),
-    /// Ping the server, and look again after so long.
+    /// Pings the server, and looks again after this time.
     Ask(Duration),
-    /// The server is gone: it was silent for so long.
+    /// Gives up: the server was silent for this time.
     Over(Duration),
 }
 
-/// See the module's page.
+/// The silence of one server.
 #[derive(Debug)]
 pub(super) struct Silence {
     patience: Patience,
     heard: Instant,
-    /// Since when an answer is awaited.
+    /// When the client sent a ping that is not answered yet.
     asked: Option<Instant>,
-    /// The longest silence that a ping of the server has ended.
+    /// The longest silence that a ping from the server ended.
     pub(super) pace: Duration,
 }
 
@@ -56,7 +57,7 @@ impl Silence {
         Self { patience, heard: now, asked: None, pace: Duration::ZERO }
     }
 
-    /// Something came; `pinged`: a ping was in it.
+    /// Records that data arrived. `pinged` tells whether it contained a ping.
     pub(super) fn heard(&mut self, now: Instant, pinged: bool) {
         if pinged {
             self.pace = self.pace.max(now.saturating_duration_since(self.heard));
@@ -70,13 +71,14 @@ impl Silence {
         let quiet = now.saturating_duration_since(self.heard);
         if !is_open {
             let left = handshake.saturating_sub(quiet);
-            // Not past the time at which a server that has shaken hands at once is pinged.
+            // Look again no later than a server that completes the handshake at once would be pinged.
             return if left.is_zero() { Look::Over(quiet) } else { Look::Wait(left.min(ask_after)) };
         }
         let for_answer = give_up_after.max(self.pace * PINGS_MISSED).saturating_sub(ask_after);
         match self.asked {
             None if quiet < ask_after => Look::Wait(ask_after - quiet),
-            // Also after a long stop of this process, in which nothing could be heard.
+            // Also taken after this process was stopped for a long time, during which it could receive
+            // nothing.
             None => {
                 self.asked = Some(now);
                 Look::Ask(for_answer)
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_answers_is_never_given_up_however_rarely_it_pings() {
+    fn a_server_that_answers_is_never_given_up() {
         let began = Instant::now();
         let mut silence = silence(began);
         for round in 0..100 {
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_was_stopped_asks_before_it_gives_up() {
+    fn a_client_that_was_stopped_pings_before_it_gives_up() {
         let began = Instant::now();
         let mut silence = silence(began);
         assert_eq!(silence.look(began + secs(3_600), true), Look::Ask(secs(60)));

@@ -1,4 +1,4 @@
-//! Handshake and frames of a client's connection, without I/O.
+//! The handshake and the frames of one connection, without I/O.
 
 use super::address::{Address, Scheme};
 use super::error::ClientError;
@@ -10,45 +10,45 @@ use crate::ws::frame::Opcode;
 use crate::ws::handshake::{ClientHandshake, ClientRequest};
 use crate::ws::{Input, Receiver, Role, Sender};
 
-/// The longest response to a handshake that is read, bytes.
+/// The longest accepted response to a handshake, in bytes.
 const RESPONSE_BYTES_MAX: usize = 16 << 10;
 
-/// Where to connect, and as whom.
+/// Where to connect, and with which project and client id.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The server.
+    /// The address of the server.
     pub address: Address,
-    /// The tenant; the server's default where absent.
+    /// The project (tenant). `None` means the server's default.
     pub project: Option<Project>,
-    /// Who this client is; absent: the server names it, for one connection.
+    /// The id of this client. `None` lets the server assign one for each connection.
     pub client: Option<ClientId>,
-    /// What finds the addresses of the server's name, at each connection.
+    /// The function that resolves the server's name at each connection.
     pub(super) lookup: Lookup,
 }
 
 impl Target {
-    /// Reads a `ws://host:port/path` URL. Its name is not resolved yet.
+    /// Parses a URL like `ws://host:port/path`. Does not resolve the name.
     pub fn parse(url: &str, project: Option<Project>, client: Option<ClientId>) -> Result<Self, ClientError> {
         let address = Address::parse(url, Scheme::Ws)?;
         Ok(Self { address, project, client, lookup: resolve::system })
     }
 }
 
-/// See the module's page.
+/// The protocol state of one connection: its handshake, then its frames.
 #[derive(Debug)]
 pub struct Wire {
     handshake: Option<(ClientHandshake, Vec<u8>)>,
     receiver: Receiver,
-    /// Our frames.
+    /// Writes this client's frames.
     pub sender: Sender,
     /// Bytes to send.
     pub out: Vec<u8>,
-    /// The server has pinged since [`Self::take_pinged`].
+    /// Whether the server has pinged since [`Self::take_pinged`].
     pinged: bool,
 }
 
 impl Wire {
-    /// Begins a connection: its handshake is the first that is sent.
+    /// Starts a connection and appends its handshake to `out`.
     pub fn start(target: &Target) -> Self {
         let mut out = Vec::new();
         let project = target.project.as_ref().map(|project| ("X-Project-Id", project.to_string()));
@@ -65,22 +65,23 @@ impl Wire {
         Self { handshake: Some((handshake, Vec::new())), receiver, sender, out, pinged: false }
     }
 
-    /// Whether the server has accepted the connection.
+    /// Returns whether the handshake is complete.
     pub fn is_open(&self) -> bool {
         self.handshake.is_none()
     }
 
-    /// Whether a ping of the server came since the last call.
+    /// Returns whether the server has pinged since the last call.
     pub fn take_pinged(&mut self) -> bool {
         std::mem::take(&mut self.pinged)
     }
 
-    /// Asks the server for a sign of life.
+    /// Appends a ping, which the server has to answer.
     pub fn ping(&mut self) {
         self.sender.control(&mut self.out, Opcode::Ping, &[]);
     }
 
-    /// Bytes from the server; `each` gets every piece of its wsmessages, and whether it ends one.
+    /// Handles bytes from the server. Calls `each` with every piece of a WebSocket message, and whether the
+    /// piece is the last one.
     pub fn handle_received(
         &mut self,
         input: &mut [u8],
@@ -96,7 +97,7 @@ impl Wire {
                 self.handle_frames(&mut rest, &mut each)
             }
             None if response.len() > RESPONSE_BYTES_MAX => {
-                Err(ClientError::Broken("an endless handshake".into()))
+                Err(ClientError::Broken("the response to the handshake is too long".into()))
             }
             None => {
                 self.handshake = Some((handshake, response));
@@ -128,7 +129,7 @@ impl Wire {
                 Ok(Input::Pong { used }) => rest = &mut rest[used..],
                 Ok(Input::Close { code }) => return Err(ClientError::Closed(code)),
                 Err(code) => {
-                    return Err(ClientError::Broken(format!("frames that deserve close code {}", code.0)));
+                    return Err(ClientError::Broken(format!("invalid frame (close code {})", code.0)));
                 }
             }
         }

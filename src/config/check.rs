@@ -1,4 +1,4 @@
-//! Combinations of settings that cannot work, each refused with the key and the limit.
+//! Refuses combinations of settings that cannot work. Each error names the setting and its limit.
 
 use super::ServerConfig;
 use crate::base::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
@@ -11,7 +11,7 @@ use crate::store::StoreKind;
 use crate::store::log::{BLOCK, stored_bytes_max};
 use crate::store::memory::WhenFull;
 
-/// The first rule that is broken.
+/// Returns the first broken rule as an error.
 fn first_broken(rules: impl IntoIterator<Item = (bool, String)>) -> Result<(), Unworkable> {
     match rules.into_iter().find(|(broken, _)| *broken) {
         Some((_, rule)) => Err(Unworkable(rule)),
@@ -19,7 +19,7 @@ fn first_broken(rules: impl IntoIterator<Item = (bool, String)>) -> Result<(), U
     }
 }
 
-/// A rule that a value must not be above a limit.
+/// A rule that is broken if a value exceeds a limit.
 fn exceeds(key: &str, value: usize, limit_key: &str, limit: usize) -> (bool, String) {
     (value > limit, format!("{key}: {value} is above {limit_key} = {limit}"))
 }
@@ -90,22 +90,25 @@ fn check_core(settings: &core::Settings) -> Result<(), Unworkable> {
 }
 
 impl ServerConfig {
-    /// Refuses combinations that cannot work, by name.
+    /// Checks every combination of settings. The error names the setting to change.
     pub fn check(&self) -> Result<(), Unworkable> {
         let (shard, store) = (&self.shard, &self.shard.store);
         check_core(&shard.core)?;
         check_cores(&shard.cores.0)?;
         let shards = shard.shard_cores().len();
-        // A store that drops never refuses, so it must hold the largest batch.
+        // A store that drops its oldest messages never refuses a batch, so it must have room for the largest
+        // one.
         let largest = shard.core.operation.largest_batch();
         let least = shards * largest;
         if shard.listen.port() == u16::MAX && self.control.listen == ControlListen::Next {
-            return Err(Unworkable("control_listen: there is no port after 65535; name one, or off".into()));
+            return Err(Unworkable(
+                "control_listen: listen uses port 65535, the last one; set an address, or off".into(),
+            ));
         }
         first_broken([
             (
                 store.kind == StoreKind::Kafka && shard.projects.storage_bytes > 0,
-                "project_storage_bytes: nobody tells what a project has stored where store = kafka; set it to 0, and \
+                "project_storage_bytes: a Kafka store does not know how much a project has stored; set it to 0, and \
                  limit the topics in Kafka (quotas, retention.bytes)"
                     .into(),
             ),
@@ -123,13 +126,13 @@ impl ServerConfig {
                 store.kind == StoreKind::Log
                     && stored_bytes_max(store.log.segment_bytes) < largest as u64,
                 format!(
-                    "log_segment_bytes: {} does not hold the largest batch, max_pb_bytes + 2 × append_batch_bytes = {largest}",
+                    "log_segment_bytes: {} is too small for the largest batch, max_pb_bytes + 2 × append_batch_bytes = {largest}",
                     store.log.segment_bytes
                 ),
             ),
             (
                 !store.log.segment_bytes.is_multiple_of(BLOCK as u64),
-                format!("log_segment_bytes: {} is no multiple of {BLOCK}", store.log.segment_bytes),
+                format!("log_segment_bytes: {} is not a multiple of {BLOCK}", store.log.segment_bytes),
             ),
         ])
     }
@@ -141,7 +144,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_defaults_work_and_what_cannot_work_is_named_with_its_limit() {
+    fn the_defaults_work_and_errors_name_the_setting_and_its_limit() {
         assert_eq!(check_core(&core::Settings::default()), Ok(()));
         let broken = |change: fn(&mut core::Settings), says: &str| {
             let mut settings = core::Settings::default();
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn storage_is_limited_where_the_store_knows_it() {
+    fn storage_limits_need_a_store_that_counts() {
         let config = |store| {
             let mut config = ServerConfig::default();
             config.shard.store.kind = store;

@@ -1,4 +1,5 @@
-//! A configuration from its sources: defaults, file, environment, flags, each going before those ahead of it.
+//! Builds a configuration from its sources. Flags override environment variables, which override the file,
+//! which overrides the defaults.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -12,20 +13,20 @@ use super::service_link::is_service_link;
 use super::table::{Entry, SETTINGS};
 use crate::base::setting::{PREFIX, Unworkable};
 
-/// The variable that names the file: no setting.
+/// `MILLSTREAM_CONFIG` without its prefix. It names the file and is not a setting.
 const FILE: &str = "config";
 
-/// A configuration, and where each value came from.
+/// A configuration, and where each of its values came from.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What the server obeys.
+    /// The merged and checked settings.
     pub config: ServerConfig,
-    /// By key; what is not here is a default.
+    /// The source of each value that is not a default, by key: a file name, a variable or a flag.
     pub origins: BTreeMap<&'static str, String>,
 }
 
-/// Merges the sources, reads every value, and refuses what cannot work. `file` is the one of `--config`; without it that of
-/// `MILLSTREAM_CONFIG` is read, if there is one.
+/// Merges the sources, parses every value, and refuses settings that cannot work. Reads `file` (from
+/// `--config`), or else the file that `MILLSTREAM_CONFIG` names, if any.
 pub fn load(
     file: Option<&Path>,
     environment: HashMap<String, String>,
@@ -37,7 +38,7 @@ pub fn load(
         let name = path.display().to_string();
         let text = std::fs::read_to_string(&path).map_err(|error| Unworkable(format!("{name}: {error}")))?;
         let source = File::from_str(&text, FileFormat::Toml);
-        // Read alone first: its errors and unknown keys are told with its name.
+        // Parse the file on its own first, so that its errors and unknown keys carry its name.
         let alone = collect(Config::builder().add_source(source))
             .map_err(|error| Unworkable(format!("{name}: {}", without_quoted_line(&error.to_string()))))?;
         let mut values = Map::new();
@@ -48,7 +49,7 @@ pub fn load(
         }
         builder = builder.add_source(Values(values));
     }
-    // The crate's own words for where a value came from do not name the variable.
+    // The `config` crate describes a value's origin without naming the variable, so set the origin here.
     let of_environment =
         Environment::default().prefix(PREFIX.trim_end_matches('_')).source(Some(environment));
     let variables = of_environment.collect().map_err(|error| Unworkable(error.to_string()))?;
@@ -82,7 +83,8 @@ pub fn load(
             .map_err(|why| Unworkable(format!("{key} (from {origin}): {why}")))?;
         loaded.origins.insert(entry.about.key, origin);
     }
-    // A shorter time for draining shortens the part of it that nobody set.
+    // If only `drain_timeout` is set, and to less than the default of `drain_consume_timeout`, shorten that,
+    // too.
     if !loaded.origins.contains_key("drain_consume_timeout") {
         let core = &mut loaded.config.shard.core;
         core.drain_consume_timeout = core.drain_consume_timeout.min(core.drain_timeout);
@@ -91,9 +93,9 @@ pub fn load(
     Ok(loaded)
 }
 
-/// The TOML parser's error without the line that it quotes, which may hold a secret.
+/// Removes the lines that the TOML parser's error quotes, because they may hold a secret.
 fn without_quoted_line(error: &str) -> String {
-    // `3 | key = value`, between two lines that begin with `|`.
+    // The quoted line looks like `3 | key = value`, between two lines that begin with `|`.
     let is_quoted = |line: &&str| {
         let rest = line.trim_start_matches(|one: char| one == ' ' || one.is_ascii_digit());
         rest.starts_with('|')
@@ -102,11 +104,11 @@ fn without_quoted_line(error: &str) -> String {
     told.join(": ")
 }
 
-/// Values as they are, each with its origin.
+/// A source of values, each with its origin.
 #[derive(Clone)]
 struct Values(Map<String, Value>);
 
-/// The keys alone: a value may be a secret.
+/// Shows only the keys: a value may be a secret.
 impl fmt::Debug for Values {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -127,12 +129,13 @@ fn collect(builder: ConfigBuilder<DefaultState>) -> Result<Map<String, Value>, c
     builder.build()?.collect()
 }
 
-/// The table `[kafka.properties]` as the setting that it is; anything else as it came.
+/// Converts the table `[kafka.properties]` to the setting `kafka_properties`. Returns any other value
+/// unchanged.
 fn flattened(key: String, kind: ValueKind) -> Result<(String, ValueKind), String> {
     let ValueKind::Table(mut table) = kind else { return Ok((key, kind)) };
     let Some(properties) = table.remove("properties").filter(|_| key == "kafka" && table.is_empty()) else {
         return Err(format!(
-            "{key} is a table; settings stand at the top of the file, but for [kafka.properties]"
+            "{key} is a table; put settings at the top level of the file (only [kafka.properties] is a table)"
         ));
     };
     let mut pairs = Vec::new();
@@ -140,7 +143,7 @@ fn flattened(key: String, kind: ValueKind) -> Result<(String, ValueKind), String
     Ok(("kafka_properties".into(), ValueKind::String(pairs.join(";"))))
 }
 
-/// Dots in a key make tables of it: here they are dots again.
+/// Joins the keys of nested tables with dots. TOML splits an unquoted key such as `a.b` into tables.
 fn flatten(prefix: String, value: Value, pairs: &mut Vec<String>) -> Result<(), String> {
     if let ValueKind::Table(table) = value.kind {
         let dot = if prefix.is_empty() { "" } else { "." };
@@ -150,26 +153,26 @@ fn flatten(prefix: String, value: Value, pairs: &mut Vec<String>) -> Result<(), 
     }
     let text = text_of(value).map_err(|why| format!("kafka.properties: {prefix}: {why}"))?;
     if text.contains(';') {
-        return Err(format!("kafka.properties: {prefix}: a value with ; cannot be passed"));
+        return Err(format!("kafka.properties: {prefix}: a value must not contain ;"));
     }
     pairs.push(format!("{prefix}={text}"));
     Ok(())
 }
 
-/// A value as its setting reads it; a list as its parts with commas between.
+/// Converts a value to the text that its setting parses. A list becomes its items separated by commas.
 fn text_of(value: Value) -> Result<String, String> {
     match value.kind {
         ValueKind::Array(values) => {
             let texts: Result<Vec<String>, String> = values.into_iter().map(text_of).collect();
             Ok(texts?.join(","))
         }
-        ValueKind::Table(_) => Err("is a table; settings stand at the top of the file".into()),
+        ValueKind::Table(_) => Err("is a table; put settings at the top level of the file".into()),
         _ => value.into_string().map_err(|error| error.to_string()),
     }
 }
 
 impl Loaded {
-    /// Every setting, its value, and where that came from; no secret.
+    /// Returns a table of every setting, its value and its origin. Secrets are masked.
     pub fn describe(&self) -> String {
         let shown = self.config.without_secrets();
         let rows: Vec<[String; 3]> = SETTINGS
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_the_environment_and_that_before_the_file() {
+    fn flags_override_the_environment_which_overrides_the_file() {
         let path = written(
             "partitions = 2\nproduce_window = 200\nidle_timeout = \"40s\"\nauto_create = false\n\
              allowed_origins = [\"https://a.example\", \"https://b.example\"]\n",
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_of_librdkafka_are_a_table_of_the_file_or_a_flag_and_secrets_are_not_shown() {
+    fn librdkafka_properties_come_from_a_table_or_a_flag_and_secrets_are_masked() {
         let text =
             "[kafka.properties]\n\"sasl.password\" = \"open sesame\"\nsocket.keepalive.enable = true\n";
         let loaded = load_text(text).unwrap();
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_command_is_not_shown_and_a_file_that_does_not_parse_is_not_quoted() {
+    fn the_token_command_is_masked_and_an_invalid_file_is_not_quoted() {
         let loaded = load_text("kafka_token_command = \"curl -d client_secret=sesame\"\n").unwrap();
         assert_eq!(loaded.config.shard.store.kafka.token_command, "curl -d client_secret=sesame");
         let described = loaded.describe();
@@ -284,7 +287,7 @@ mod tests {
         assert!(line.contains("\"***\"") && line.contains(".toml"), "{line}");
         assert!(!described.contains("sesame") && !described.contains("curl"), "{described}");
         assert!(!format!("{loaded:?}").contains("sesame"));
-        // Not set, it is shown as that.
+        // An unset command is shown as empty, not masked.
         let described = load(None, HashMap::new(), HashMap::new()).unwrap().describe();
         let line = described.lines().find(|line| line.starts_with("kafka_token_command ")).unwrap();
         assert!(line.contains("\"\"") && !line.contains("***"), "{line}");
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_key_origin_and_limit() {
+    fn errors_name_the_key_the_origin_and_the_limit() {
         let why = |text: &str| load_text(text).unwrap_err().0;
         let unknown = why("max_payload_byte = 5\n");
         assert!(

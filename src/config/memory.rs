@@ -1,7 +1,8 @@
-//! What a configuration can take at worst, by what takes it.
+//! The most memory that a configuration can use, by purpose.
 //!
-//! Sums of bounds, not of measurements: a server under attack stays below them (`tests/hostile.rs` holds it to that). The
-//! kernel's socket buffers come beside them; `net.ipv4.tcp_mem` bounds those.
+//! These are sums of bounds, not measurements. Even a server under attack stays below them
+//! (`tests/hostile.rs` checks that). They exclude the kernel's socket buffers, which `net.ipv4.tcp_mem`
+//! bounds.
 
 use super::ServerConfig;
 use crate::base::limits::{
@@ -13,18 +14,18 @@ use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
 use crate::store::log::{HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
 use crate::store::{Fence, StoreKind};
 
-/// One kind of memory.
+/// One purpose of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// What takes it.
+    /// The purpose, as `describe` shows it.
     pub what: &'static str,
-    /// The keys that decide it.
+    /// The settings that determine the size. Empty if none does.
     pub keys: &'static str,
-    /// How much, in the whole server.
+    /// The largest size in the whole server, in bytes.
     pub bytes: u64,
 }
 
-/// Every kind of memory of a configuration.
+/// Returns every purpose of memory in this configuration.
 pub fn items(config: &ServerConfig) -> Vec<Item> {
     let shard::Settings { core, store, .. } = &config.shard;
     let operation = &core.operation;
@@ -39,7 +40,7 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
     let largest = operation.max_pb_bytes.max(operation.send_buffer_bytes + operation.consume_batch_bytes);
     let of_queue = QUEUE_BYTES * shards as usize + PARTITION_BYTES * usize::from(core.partitions);
     let mut items = match store.kind {
-        // A batch may have an eighth of spare room.
+        // The capacity of a batch may exceed its length by an eighth.
         StoreKind::Memory => {
             vec![Item {
                 what: "stored messages",
@@ -52,12 +53,12 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
     };
     items.extend([
         Item {
-            what: "what connections reserve and hold",
+            what: "connections, within the shard's budget",
             keys: "shard_budget_bytes, max_pb_bytes",
             bytes: of_shards(3 * core.shard_budget_bytes + 2 * largest),
         },
         Item {
-            what: "what each connection may have beyond that",
+            what: "connections, outside of the shard's budget",
             keys: "max_connections, handshake_max_bytes, …_pressed, foothold_bytes, partitions",
             bytes: of_shards(core.max_connections * of_connection),
         },
@@ -75,67 +76,67 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
         Item {
             what: "latency histograms",
             keys: "",
-            // Of each shard the one that it fills, an empty one, and the interval; of all together the interval, the total, and a
-            // copy for whoever looks.
+            // Each shard has the one that it fills, an empty one, and one for the interval. The server has
+            // one for the interval, one for the total, and a copy for a reader.
             bytes: (3 * shards + 3) * Recorder::BYTES as u64,
         },
-        Item { what: "the rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
+        Item { what: "rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
     ]);
     items
 }
 
-/// What the log takes beside what it knows of each segment.
+/// Returns the memory of the log, without its table of segments.
 fn of_log(settings: &shard::Settings, shards: u64) -> Vec<Item> {
     let log = &settings.store.log;
     let largest = settings.core.operation.largest_batch();
     vec![
         Item { what: "newest messages", keys: "log_tail_bytes", bytes: log.tail_bytes as u64 / 8 * 9 },
         Item {
-            what: "older messages that are read",
+            what: "older messages while they are read",
             keys: "log_read_bytes",
             bytes: log.read_bytes as u64 / 8 * 9 + shards * (LOADS_MAX * LOAD_COST_MAX) as u64,
         },
         Item {
-            what: "what is written, and the index of that segment",
+            what: "messages being written, and the index of their segment",
             keys: "log_segment_bytes, max_pb_bytes",
             bytes: shards * (2 * (ROUND_BYTES + largest) as u64 + log.segment_bytes / 2 * 3),
         },
-        Item { what: "where partitions stood at earlier starts", keys: "", bytes: HISTORY_BYTES_MAX as u64 },
+        Item { what: "ends of partitions at earlier starts", keys: "", bytes: HISTORY_BYTES_MAX as u64 },
     ]
 }
 
-/// What the Kafka store and librdkafka take.
+/// Returns the memory of the Kafka store and of librdkafka.
 fn of_kafka(settings: &shard::Settings, shards: u64) -> Vec<Item> {
     let (kafka, bounds) = (&settings.store.kafka, settings.kafka_bounds());
     let readers = (kafka.catch_up_readers as u64).next_multiple_of(shards);
-    // librdkafka holds the answer, and the batches that are made of it take the same size again.
+    // librdkafka holds an answer, and the batches made from it take the same size again.
     let answers = 2 * kafka.answer_bytes(&bounds) as u64;
     vec![
-        Item { what: "ends of partitions", keys: "kafka_tail_bytes", bytes: kafka.tail_bytes as u64 / 8 * 9 },
+        Item { what: "newest messages", keys: "kafka_tail_bytes", bytes: kafka.tail_bytes as u64 / 8 * 9 },
         Item {
-            what: "what is read ahead of them",
-            keys: "kafka_tail_bytes, kafka_receive_bytes; as much for each further broker, and what compressed batches expand to",
+            what: "prefetched messages",
+            keys: "kafka_tail_bytes, kafka_receive_bytes; the same again for each further broker, plus the expansion of compressed batches",
             bytes: kafka.tail_bytes as u64 + shards * answers,
         },
         Item {
-            what: "readers of what is older",
+            what: "readers of older messages",
             keys: "kafka_catch_up_readers, kafka_receive_bytes",
             bytes: readers * ((WINDOW_BYTES + 2 * READ_AHEAD_KIB * 1024) as u64 + answers),
         },
         Item {
-            what: "librdkafka's own of messages on their way",
+            what: "messages in librdkafka's queues",
             keys: "shard_budget_bytes",
             bytes: shards * bounds.shard_budget_bytes as u64 / 2,
         },
     ]
 }
 
-/// The sum of all.
+/// Returns the sum over all purposes, in bytes.
 pub fn worst_case(config: &ServerConfig) -> u64 {
     items(config).iter().map(|item| item.bytes).sum()
 }
 
-/// A table of them for people.
+/// Formats the purposes as a table, with their sum.
 pub fn describe(config: &ServerConfig) -> String {
     let mut rows: Vec<(u64, String)> = items(config)
         .into_iter()
@@ -144,7 +145,7 @@ pub fn describe(config: &ServerConfig) -> String {
             (bytes, format!("{what}{keys}"))
         })
         .collect();
-    rows.push((worst_case(config), "at worst, beside the kernel's socket buffers (net.ipv4.tcp_mem)".into()));
+    rows.push((worst_case(config), "at worst, plus the kernel's socket buffers (net.ipv4.tcp_mem)".into()));
     rows.into_iter().map(|(bytes, what)| format!("{:>9} MiB  {what}\n", bytes.div_ceil(1 << 20))).collect()
 }
 
@@ -154,7 +155,7 @@ mod tests {
     use crate::shard::cores::Cores;
 
     #[test]
-    fn less_of_anything_is_less_in_all() {
+    fn a_smaller_setting_lowers_the_worst_case() {
         let config = || {
             let mut config = ServerConfig::default();
             config.shard.cores = Cores(vec![0]);

@@ -1,39 +1,40 @@
-//! The server's settings: those of all rooms, composed, read and checked.
+//! The server's configuration: the settings of all rooms, read from their sources, merged and checked.
 //!
-//! Each room declares its own settings ([`base::setting`](crate::base::setting)). Only `cli` knows this room.
+//! Each room declares its own settings ([`base::setting`](crate::base::setting)) and does not depend on this
+//! module. Only `cli` uses it.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | here | the settings of all rooms together |
-//! | `table` | every setting of every room: flags, environment, file, `--help` and README come from it |
-//! | `load` | defaults, file, environment and flags merged, in rising order |
-//! | `service_link` | variables of Kubernetes and Docker that are no settings |
-//! | `check` | values and combinations that cannot work |
-//! | `warn` | combinations that work otherwise than one may expect |
-//! | `memory` | what a configuration can take at worst |
+//! | here | the settings of all rooms, in one struct |
+//! | `table` | the list of all settings: flags, variables, file keys, `--help` and the table of `docs/configuration.md` come from it |
+//! | `load` | merges defaults, file, environment and flags; later ones override earlier ones |
+//! | `service_link` | recognizes variables that Kubernetes and Docker set and that are not settings |
+//! | `check` | refuses values and combinations that cannot work |
+//! | `warn` | warns about combinations that can surprise |
+//! | `memory` | the most memory that a configuration can use |
 
 mod check;
-pub mod load;
-pub mod memory;
+pub(crate) mod load;
+pub(crate) mod memory;
 mod service_link;
 pub mod table;
 mod warn;
 
 use crate::{control, process::logging, shard};
 
-/// A whole server.
+/// The configuration of a whole server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerConfig {
-    /// Its shards, and what they obey.
+    /// The shards, their connections and the store.
     pub shard: shard::Settings,
     /// The control port.
     pub control: control::Settings,
-    /// Log lines.
+    /// The log of the process.
     pub logging: logging::Settings,
 }
 
 impl ServerConfig {
-    /// The same as it may be shown.
+    /// Returns a copy in which secrets are masked, fit to be shown.
     pub fn without_secrets(&self) -> Self {
         let mut shown = self.clone();
         shown.shard.store.kafka = shown.shard.store.kafka.without_secrets();

@@ -1,10 +1,12 @@
-//! Variables that Kubernetes and Docker set for services, which begin like ours.
+//! Recognizes variables that Kubernetes and Docker set for services named `millstream`. They share the prefix
+//! of the server's own variables.
 
-/// Protocols of a Kubernetes service's port.
+/// The protocols of a Kubernetes service port.
 const LINK_PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
-/// Whether Kubernetes or Docker has set this variable for a service or a container whose name begins with `millstream`, such as
-/// `MILLSTREAM_METRICS_PORT_9001_TCP`. `key` lacks the prefix. What else follows the service's name is in no setting's key.
+/// Returns whether Kubernetes or Docker set this variable for a service or container whose name begins with
+/// `millstream`, such as `MILLSTREAM_METRICS_PORT_9001_TCP`. `key` comes without the prefix. No setting's key
+/// contains the words that follow the service's name in such a variable.
 pub(super) fn is_service_link(key: &str, value: &str) -> bool {
     let words: Vec<&str> = key.split('_').collect();
     let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
@@ -16,7 +18,7 @@ pub(super) fn is_service_link(key: &str, value: &str) -> bool {
                 && LINK_PROTOCOLS.contains(protocol)
                 && matches!(rest, [] | ["proto" | "port" | "addr"])
         }
-        // Docker's links: the container's path, and its own environment.
+        // Docker links set the container's path and its environment.
         ["name"] => value.starts_with('/'),
         ["env", _, ..] => true,
         _ => false,
@@ -54,7 +56,7 @@ mod tests {
             let loaded = load(None, links(service), HashMap::new());
             assert_eq!(loaded.map(|loaded| loaded.origins), Ok(BTreeMap::new()), "millstream{service}");
         }
-        // What only looks like one is told.
+        // A variable that only resembles a link is reported as an unknown setting.
         let misspelt = [
             ("MILLSTREAM_PORT", "9000"),
             ("MILLSTREAM_CONTROL_PORT", "9001"),

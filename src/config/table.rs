@@ -1,32 +1,33 @@
-//! Every setting of the server: the tables of all rooms, each with the way to the room's settings.
+//! The list of every setting of the server, with access to its value in the whole configuration.
 //!
-//! The flags of `serve`, the variables `MILLSTREAM_…`, the file's keys, `--help`, `--print-default-config` and the README's
-//! table are made from this.
+//! The flags of `serve`, the variables `MILLSTREAM_…`, the file's keys, `--help`, `--print-default-config`
+//! and the table of `docs/configuration.md` are made from this list.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::LazyLock;
 
 use super::ServerConfig;
-use crate::base::setting::{About, Declared, Setting};
+use crate::base::setting::{About, Declared, Kind, Setting};
 
-/// Keys that begin with this are not shown to those who ask a running server: passwords may be among their values.
+/// Settings with this prefix are hidden from clients of a running server, because their values may hold
+/// passwords.
 const NOT_SHOWN: &str = "kafka_";
 
 /// One setting of the server.
 pub struct Entry {
-    /// What is said of it.
+    /// The key, section, kind and help text.
     pub about: &'static About,
     access: Box<dyn Access>,
 }
 
-/// Reads and writes one setting in the whole configuration.
+/// Reads and writes one setting of the whole configuration.
 trait Access: Send + Sync {
     fn get(&self, config: &ServerConfig) -> String;
     fn set(&self, config: &mut ServerConfig, text: &str) -> Result<(), String>;
 }
 
-/// A room's setting, and the way to the room's settings.
+/// A setting of one room, and functions that find the room's settings in the whole configuration.
 struct Lens<S: 'static> {
     setting: &'static Setting<S>,
     part: fn(&ServerConfig) -> &S,
@@ -49,9 +50,9 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// All of them, in the order in which they are shown.
+/// Every setting, in the order of `--help`.
 pub static SETTINGS: LazyLock<Vec<Entry>> = LazyLock::new(|| {
-    /// The settings that a part of the configuration declares.
+    /// Expands to the settings that one part of the configuration declares.
     macro_rules! of {
         ($($part:ident).+) => {
             entries(|config| &config.$($part).+, |config| &mut config.$($part).+)
@@ -74,7 +75,7 @@ pub static SETTINGS: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     .into_iter()
     .flatten()
     .collect();
-    // Stable: within a section the order above holds.
+    // The sort is stable, so within a section the order above remains.
     all.sort_by_key(|entry| entry.about.section);
     all
 });
@@ -91,54 +92,54 @@ fn entries<S: Declared>(
 }
 
 impl Entry {
-    /// The setting of that key.
+    /// Returns the setting with this key.
     pub fn find(key: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|entry| entry.about.key == key)
     }
 
-    /// The known key that is nearest to an unknown one, where one is near.
+    /// Returns the known key that is most similar to an unknown one, if one is similar enough.
     pub fn nearest(key: &str) -> Option<&'static str> {
         let near = |entry: &Self| strsim::jaro_winkler(key, entry.about.key);
         let best = SETTINGS.iter().max_by(|one, other| near(one).total_cmp(&near(other)))?;
         (near(best) > 0.75).then_some(best.about.key)
     }
 
-    /// Sets it from text; the error says what is wrong, without the key.
+    /// Sets the value from text. The error says what is wrong with the text, without naming the key.
     pub fn set(&self, config: &mut ServerConfig, text: &str) -> Result<(), String> {
         self.access.set(config, text)
     }
 
-    /// Its value as text that [`Self::set`] takes.
+    /// Returns the value as text that [`Self::set`] accepts.
     pub fn get(&self, config: &ServerConfig) -> String {
         self.access.get(config)
     }
 
-    /// Its value as TOML.
+    /// Returns the value in TOML syntax.
     pub fn get_toml(&self, config: &ServerConfig) -> String {
         self.about.toml(self.get(config))
     }
 }
 
 impl ServerConfig {
-    /// Every setting by key, for those who ask a running server; none of Kafka's.
+    /// Returns every setting by key, except those of Kafka. The control port shows them.
     pub fn open_settings(&self) -> BTreeMap<String, String> {
         let open = SETTINGS.iter().filter(|entry| !entry.about.key.starts_with(NOT_SHOWN));
         open.map(|entry| (entry.about.key.to_owned(), entry.get(self))).collect()
     }
 }
 
-/// Every setting with its default, commented, as a file that `--config` takes.
+/// Returns a configuration file with every setting at its default, commented out.
 pub fn default_file() -> String {
     let defaults = ServerConfig::default();
     let mut text = String::from(
         "# Millstream's configuration: every setting, with its default.\n\
-         # The environment (MILLSTREAM_ and the key in capitals) goes before this file, flags go before both.\n",
+         # Environment variables (MILLSTREAM_ and the key in capitals) override this file; flags override both.\n",
     );
     let mut section = None;
     for entry in SETTINGS.iter() {
         let About { key, help, kind, .. } = entry.about;
         if section.replace(entry.about.section) != Some(entry.about.section) {
-            // Writing to a String cannot fail.
+            // Writing to a String cannot fail, so the result is ignored.
             let _ = write!(text, "\n## {}\n", entry.about.section.title());
         }
         let wanted = kind.wanted();
@@ -148,18 +149,22 @@ pub fn default_file() -> String {
     text
 }
 
-/// The README's table.
+/// Returns the table of `docs/configuration.md`.
 pub fn markdown() -> String {
     let defaults = ServerConfig::default();
-    let mut text = String::from("| key | default | what it is for |\n| --- | --- | --- |\n");
+    let mut text = String::from("| key | default | range | what it is for |\n| --- | --- | --- | --- |\n");
     let mut section = None;
     for entry in SETTINGS.iter() {
+        let About { key, help, kind, .. } = entry.about;
         if section.replace(entry.about.section) != Some(entry.about.section) {
-            let _ = writeln!(text, "| **{}** | | |", entry.about.section.title());
+            let _ = writeln!(text, "| **{}** | | | |", entry.about.section.title());
         }
         let default = entry.get(&defaults);
         let default = if default.is_empty() { "none".into() } else { format!("`{default}`") };
-        let _ = writeln!(text, "| `{}` | {default} | {} |", entry.about.key, entry.about.help);
+        let range = if *kind == Kind::Text { String::new() } else { format!("{} ", kind.wanted()) };
+        // Markdown takes `<project>` for a tag.
+        let help = help.replace('<', "&lt;");
+        let _ = writeln!(text, "| `{key}` | {default} | {range}| {help} |");
     }
     text
 }
@@ -170,7 +175,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn every_setting_takes_what_it_shows() {
+    fn every_setting_accepts_its_own_text() {
         let mut config = ServerConfig::default();
         for entry in SETTINGS.iter() {
             let (key, text) = (entry.about.key, entry.get(&config));
@@ -181,11 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_shows_this_table() {
-        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    fn the_page_of_settings_shows_this_table() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let page = std::fs::read_to_string(page).unwrap();
         let table = markdown();
-        // After a change of a setting, paste what this prints.
-        assert!(readme.contains(&table), "README.md does not hold:\n{table}");
+        // After changing a setting, paste the output of this test into the page.
+        assert!(page.contains(&table), "docs/configuration.md does not hold:\n{table}");
     }
 
     #[test]
@@ -205,7 +211,7 @@ mod tests {
             "\"zip\" is not none or lz4 or zstd or snappy or gzip"
         );
         assert!(why(set("kafka_topic_prefix", "a_b")).contains("other characters than letters"));
-        assert!(why(set("data_dir", " ")).contains("names no directory"));
+        assert!(why(set("data_dir", " ")).contains("name a directory"));
         assert!(why(set("pb_timeout", "soon")).contains("a duration like"));
         assert!(why(set("max_pb_bytes", "lots")).contains("a number of bytes like"));
         assert!(why(set("auto_create", "maybe")).contains("true or false"));
@@ -217,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_is_told_its_neighbour() {
+    fn a_misspelt_key_gets_a_suggestion() {
         assert_eq!(Entry::nearest("max_payload_byte"), Some("max_payload_bytes"));
         assert_eq!(Entry::nearest("idletimeout"), Some("idle_timeout"));
         assert_eq!(Entry::nearest("zzz"), None);

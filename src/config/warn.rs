@@ -1,16 +1,16 @@
-//! Combinations of settings that work, but not as one may expect: each is said at the start.
+//! Warnings about combinations of settings that work, but can surprise. The server logs them at start.
 
 use super::ServerConfig;
 use crate::store::StoreKind;
 use crate::store::memory::WhenFull;
 
 impl ServerConfig {
-    /// What to say of this configuration when the server starts.
+    /// Returns the warnings to log when the server starts.
     pub fn warnings(&self) -> Vec<String> {
         self.drops_of_others().into_iter().collect()
     }
 
-    /// A store that drops its oldest messages when it is full drops those of any project.
+    /// Warns that a full store drops its oldest messages, whichever project they belong to.
     fn drops_of_others(&self) -> Option<String> {
         let store = &self.shard.store;
         let (key, bytes) = match store.kind {
@@ -22,20 +22,20 @@ impl ServerConfig {
         };
         let share = bytes / (self.shard.shard_cores().len() as u64).max(1);
         let who = match self.shard.projects.storage_bytes {
-            0 => "one project alone can store as much, as project_storage_bytes is 0".to_owned(),
+            0 => "one project can fill it, because project_storage_bytes is 0".to_owned(),
             limit if limit >= share => format!(
-                "one project alone can store as much on a shard, as project_storage_bytes = {limit} is not below a \
-                 shard's part, {share}"
+                "one project can fill a shard's part, because project_storage_bytes = {limit} is not below that \
+                 part, {share}"
             ),
             limit => {
                 let projects = share.div_ceil(limit);
                 format!(
-                    "{projects} projects with project_storage_bytes = {limit} each can store as much on a shard"
+                    "{projects} projects with project_storage_bytes = {limit} each can fill a shard's part"
                 )
             }
         };
         Some(format!(
-            "{key} = {bytes}: beyond it the oldest messages of the shard are dropped, unexpired ones of other projects, too; {who}"
+            "{key} = {bytes}: a shard that exceeds its part drops its oldest messages, even unexpired ones of other projects; {who}"
         ))
     }
 }
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_drops_messages_of_other_projects_is_warned_about() {
+    fn a_store_that_may_drop_messages_of_other_projects_gets_a_warning() {
         let says = |change: fn(&mut ServerConfig), words: &[&str]| {
             let warnings = config(change).warnings();
             let [warning] = &warnings[..] else { panic!("{warnings:?}") };
@@ -67,7 +67,7 @@ mod tests {
                 c.shard.store.log.max_bytes = 1000;
                 c.shard.projects.storage_bytes = 500;
             },
-            &["log_max_bytes", "one project alone", "project_storage_bytes = 500"],
+            &["log_max_bytes", "one project can", "project_storage_bytes = 500"],
         );
         says(
             |c| {
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_drops_nothing_of_others_is_not() {
+    fn a_store_that_drops_no_messages_of_others_gets_no_warning() {
         assert!(config(|_| ()).warnings().is_empty());
         let refusing = config(|c| {
             c.shard.store.kind = StoreKind::Memory;

@@ -1,8 +1,10 @@
-//! The connections of the control port: how long each may take, and which gives way when there are too many.
+//! The connections of the control port: how long each may take, and which one is closed when there are too
+//! many.
 //!
-//! The connection that has been at its request the longest gives way: one that sends half a request, one whose client does not read
-//! the answer, or one that is idle. So whoever comes is answered, however many others hold on. Live streams never end by
-//! themselves. They have a limit of their own, at which one of them gives way to the next.
+//! At the limit, the connection with the oldest request is closed: one that sends half a request, one whose
+//! client does not read the answer, or one that is idle. So a new client is always answered, however many
+//! others stay connected. Live streams never end by themselves. They have their own limit, at which a new
+//! stream displaces an existing one.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +18,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::base::limits::LIVE_STREAMS_MAX;
 
-/// How long a connection lives after its last request has begun, whether its answer was read or not. Live streams are excepted.
+/// The lifetime of a connection after the start of its last request, whether its answer was read or not. Live
+/// streams are exempt.
 const REQUEST_LIFETIME: Duration = Duration::from_secs(60);
 
-/// How long the client of a live stream may take nothing at all.
+/// The longest time for which the client of a live stream may read nothing.
 const STUCK_MAX: Duration = Duration::from_secs(30);
 
-/// A connection.
+/// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     state: Mutex<State>,
@@ -31,11 +34,11 @@ pub(super) struct Connection {
 
 #[derive(Debug)]
 struct State {
-    /// When its request or its live stream began, or it was accepted.
+    /// When its last request or its live stream started, or when it was accepted.
     since: Instant,
-    /// It is a live stream, which this ends.
+    /// Set for a live stream. A notification displaces it.
     live: Option<Arc<Notify>>,
-    /// When its socket began to take nothing more.
+    /// Since when its socket has accepted no bytes.
     stuck_since: Option<Instant>,
 }
 
@@ -49,12 +52,12 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request has come.
+    /// Records the start of a request.
     pub(super) fn begins(&self) {
         self.state().since = Instant::now();
     }
 
-    /// When to look at it the next time; at a time that has passed it ends.
+    /// Returns when to check the connection again. If that time has passed, the connection must end.
     fn deadline(&self, now: Instant) -> Instant {
         let state = self.state();
         match (&state.live, state.stuck_since) {
@@ -63,7 +66,7 @@ impl Connection {
         }
     }
 
-    /// Waits until it must end: its time is up, or it gives way.
+    /// Waits until the connection must end, because its time is up or it is evicted.
     pub(super) async fn must_end(&self) {
         loop {
             let now = Instant::now();
@@ -75,11 +78,11 @@ impl Connection {
     }
 }
 
-/// All that are open.
+/// All open connections. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connections(Arc<Mutex<Vec<Arc<Connection>>>>);
 
-/// One of them, until this is dropped.
+/// A registered connection. Dropping it removes the connection.
 #[derive(Debug)]
 pub(super) struct Entered {
     all: Connections,
@@ -97,14 +100,15 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more.
+    /// Registers a new connection.
     pub(super) fn enter(&self) -> Entered {
         let connection = Arc::new(Connection::new());
         self.open().push(connection.clone());
         Entered { all: self.clone(), connection }
     }
 
-    /// Ends the one that has been at its request the longest, a live stream only where there is nothing else.
+    /// Closes the connection with the oldest request. A live stream is closed only if no other connection is
+    /// open.
     pub(super) fn give_way(&self) {
         let open = self.open();
         let oldest = open.iter().min_by_key(|one| {
@@ -116,8 +120,8 @@ impl Connections {
         }
     }
 
-    /// Makes a connection a live stream. Where there are as many as may be, another ends: the one whose client has taken nothing
-    /// for the longest time, else the oldest.
+    /// Makes a connection a live stream. At the limit it displaces another: the one whose client has read
+    /// nothing for the longest time, otherwise the oldest.
     pub(super) fn watch(&self, connection: &Arc<Connection>) -> Watching {
         let open = self.open();
         let live = || open.iter().filter(|one| one.state().live.is_some());
@@ -131,7 +135,7 @@ impl Connections {
                 if let Some(displaced) = state.live.take() {
                     displaced.notify_one();
                 }
-                // From here on it has the time of any other to take its last words.
+                // The displaced stream now has the time of a normal request to send its last event.
                 state.since = Instant::now();
             }
         }
@@ -151,7 +155,7 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    /// Waits until another stream takes its place.
+    /// Waits until another stream displaces this one.
     pub(super) async fn displaced(&self) {
         self.displaced.notified().await;
     }
@@ -164,7 +168,7 @@ impl Drop for Watching {
     }
 }
 
-/// A connection's socket, which notes since when it takes nothing more.
+/// The socket of a connection. Records since when it has accepted no bytes.
 #[derive(Debug)]
 pub(super) struct Watched {
     socket: TcpStream,
@@ -245,33 +249,33 @@ mod tests {
         block_on(poll_once(watching.displaced())).is_some()
     }
 
-    /// As if it had begun so long ago.
+    /// Makes the request look as old as `time`.
     fn ago(connection: &Connection, time: Duration) {
         connection.state().since = Instant::now() - time;
     }
 
     #[test]
-    fn the_one_that_is_at_its_request_the_longest_gives_way_and_no_live_stream_does() {
+    fn the_connection_with_the_oldest_request_is_evicted_before_any_live_stream() {
         let all = Connections::default();
         let [live, old, busy, young] = [(); 4].map(|()| all.enter());
         let watching = all.watch(&live.connection);
         for (one, secs) in [(&live, 50), (&old, 40), (&busy, 45), (&young, 1)] {
             ago(&one.connection, Duration::from_secs(secs));
         }
-        // Its next request is there: it has not been idle.
+        // It has started another request, so it has not been idle.
         busy.connection.begins();
         all.give_way();
         let ends = [&live, &old, &busy, &young].map(|one| must_end_now(&one.connection));
         assert_eq!(ends, [false, true, false, false]);
         assert!(!is_displaced(&watching));
         drop((old, busy, young));
-        assert_eq!(all.open().len(), 1, "those that have ended are gone");
+        assert_eq!(all.open().len(), 1, "ended connections are removed");
         all.give_way();
-        assert!(must_end_now(&live.connection), "where there is nothing else");
+        assert!(must_end_now(&live.connection), "no other connection is open");
     }
 
     #[test]
-    fn a_request_and_a_live_stream_that_nobody_reads_have_their_time() {
+    fn unread_requests_and_live_streams_time_out() {
         let all = Connections::default();
         let entered = all.enter();
         let connection = &entered.connection;
@@ -280,16 +284,16 @@ mod tests {
         assert!(must_end_now(connection));
         let watching = all.watch(connection);
         ago(connection, 10 * REQUEST_LIFETIME);
-        assert!(!must_end_now(connection), "a live stream that is read goes on");
+        assert!(!must_end_now(connection), "a live stream that is read continues");
         connection.state().stuck_since = Some(Instant::now() - STUCK_MAX);
         assert!(must_end_now(connection));
         connection.state().stuck_since = None;
         drop(watching);
-        assert!(!must_end_now(connection), "its next request has the whole time");
+        assert!(!must_end_now(connection), "its next request gets the full time");
     }
 
     #[test]
-    fn a_live_stream_displaces_the_one_that_takes_nothing_else_the_oldest() {
+    fn a_live_stream_displaces_an_unread_one_otherwise_the_oldest() {
         let all = Connections::default();
         let entered: Vec<_> = (0..LIVE_STREAMS_MAX + 2).map(|_| all.enter()).collect();
         let watch = |one: &Entered| all.watch(&one.connection);

@@ -1,29 +1,30 @@
-//! Which requests are answered at all: none that a web page from elsewhere has made a browser send.
+//! Refuses requests that a web page from another site may have made a browser send.
 //!
 //! | header | accepted | why |
 //! | --- | --- | --- |
 //! | `Host` | IP addresses, `localhost`, `control_hosts` | a page can make its own name resolve to this port (DNS rebinding) |
-//! | `Origin` | none, or the host and port that are asked | another page sends its own |
-//! | `Sec-Fetch-Site` | none, `same-origin`, `none` | what a page embeds has no `Origin` |
+//! | `Origin` | absent, or the host and port of the request | a page from another site sends its own origin |
+//! | `Sec-Fetch-Site` | absent, `same-origin`, `none` | requests for embedded resources have no `Origin` |
 //!
-//! `same-site` is refused, too: it is another port of this host, where anybody's page may be. Only a link to `/` may come from
-//! elsewhere: the page that it opens holds nothing, and the page with the link cannot read what is shown.
+//! `same-site` is refused, too: it includes other ports of this host, where anyone may serve a page. Only a
+//! link to `/` may come from another site: the live page contains no data itself, and the linking page cannot
+//! read what it shows.
 //!
-//! A request without `Host` is HTTP/1.0, as simple probes send it, and no browser does.
+//! A request without `Host` is HTTP/1.0. Simple probes send that, browsers do not.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axum::http::{Method, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 
-/// Characters of a refused name that are said again.
+/// The most characters of a refused name to repeat in an error.
 const SHOWN_CHARS_MAX: usize = 100;
 
-/// The names that are accepted beside IP addresses and `localhost`, in lower case.
+/// The accepted names in addition to IP addresses and `localhost`, in lower case.
 #[derive(Clone, Debug)]
 pub(super) struct Guard(Vec<String>);
 
-/// A request that is not answered, and why.
+/// The status and the reason of a refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal(StatusCode, String);
 
@@ -33,7 +34,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A host, in brackets where it is an IPv6 address, and its port.
+/// A host, in brackets if it is an IPv6 address, and an optional port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct HostPort<'a> {
     host: &'a str,
@@ -57,20 +58,21 @@ impl<'a> HostPort<'a> {
 
     fn is_ip(&self) -> bool {
         match self.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            // Behind `%` stands an interface of the client's.
+            // The client's network interface follows `%`.
             Some(v6) => v6.split('%').next().is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok()),
             None => self.host.parse::<Ipv4Addr>().is_ok(),
         }
     }
 
-    /// The same host and port, where a port that is not named is this one.
+    /// Returns whether host and port are equal. A missing port means `default`.
     fn is_same(&self, other: &HostPort<'_>, default: u16) -> bool {
         self.host.eq_ignore_ascii_case(other.host)
             && self.port.unwrap_or(default) == other.port.unwrap_or(default)
     }
 }
 
-/// Whether an origin is the host and port that were asked. Its scheme does not count: a proxy may speak TLS.
+/// Returns whether an origin is the requested host and port. Ignores the scheme, because a proxy may
+/// terminate TLS.
 fn is_own_origin(origin: &str, asked: &HostPort<'_>) -> bool {
     let Some((scheme, rest)) = origin.split_once("://") else { return false };
     let default = match scheme {
@@ -81,7 +83,7 @@ fn is_own_origin(origin: &str, asked: &HostPort<'_>) -> bool {
     HostPort::parse(rest).is_some_and(|origin| origin.is_same(asked, default))
 }
 
-/// What is shown of a text from a request.
+/// Returns the part of a request's text that errors repeat.
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN_CHARS_MAX).collect()
 }
@@ -97,24 +99,25 @@ impl Guard {
         asked.is_ip() || is("localhost") || self.0.iter().any(|one| is(one))
     }
 
-    /// The host that a text of the request names, where it is one of ours.
+    /// Parses a host from the request and checks that it is an accepted one.
     fn own<'a>(&self, text: &'a str) -> Result<HostPort<'a>, Refusal> {
         let Some(asked) = HostPort::parse(text) else {
-            return Err(Refusal(StatusCode::BAD_REQUEST, format!("host: {:?} is none", shown(text))));
+            return Err(Refusal(StatusCode::BAD_REQUEST, format!("host: {:?} is invalid", shown(text))));
         };
         if self.is_ours(&asked) {
             return Ok(asked);
         }
         let host = shown(asked.host);
-        tracing::warn!(?host, "the control port was asked by a name that is not in control_hosts");
+        tracing::warn!(?host, "control port request refused: host not in control_hosts");
         let why = format!(
-            "host: {host:?} is no IP address, not localhost, and not in control_hosts; where the name is this server's, \
-             add it there"
+            "host: {host:?} is not an IP address, not localhost, and not in control_hosts; if it is a name of this \
+             server, add it to control_hosts"
         );
         Err(Refusal(StatusCode::MISDIRECTED_REQUEST, why))
     }
 
-    /// The host that is asked. A target with a host of its own is for that one, but both must be ours.
+    /// Returns the requested host. A host in the request target overrides the header, but both must be
+    /// accepted.
     fn asked<'a, B>(&self, request: &'a Request<B>) -> Result<Option<HostPort<'a>>, Refusal> {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let bad = |why: &str| Refusal(StatusCode::BAD_REQUEST, format!("host: {why}"));
@@ -130,13 +133,13 @@ impl Guard {
         }
     }
 
-    /// Refuses a request that a page from elsewhere may be behind.
+    /// Refuses a request that a page from another site may have caused.
     pub(super) fn check<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let asked = self.asked(request)?;
         let headers = request.headers();
         let foreign = |what: &str, text: &[u8]| {
             let text = shown(&String::from_utf8_lossy(text));
-            let why = format!("{what}: {text:?} is not this server's own page; open it by its address");
+            let why = format!("{what}: {text:?} is not this server; open the page by its own address");
             Err(Refusal(StatusCode::FORBIDDEN, why))
         };
         for origin in headers.get_all(header::ORIGIN) {
@@ -155,7 +158,7 @@ impl Guard {
     }
 }
 
-/// Whether a browser opens the live page in a tab.
+/// Returns whether a browser opens the live page in a tab.
 fn opens_the_page<B>(request: &Request<B>) -> bool {
     let says = |name: &str, value: &str| request.headers().get(name).is_some_and(|said| said == value);
     request.method() == Method::GET
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_addresses_localhost_and_the_names_of_the_setting() {
+    fn accepted_hosts_are_addresses_localhost_and_control_hosts() {
         for host in [
             "127.0.0.1",
             "127.0.0.1:9001",
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_the_host_and_port_that_are_asked() {
+    fn an_origin_must_match_the_requested_host_and_port() {
         let with = |host, origin| status("/queues", &[("host", host), ("origin", origin)]);
         for (host, origin) in [
             ("127.0.0.1:9001", "http://127.0.0.1:9001"),
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_page_from_elsewhere_embeds_is_refused_and_a_link_to_the_page_is_not() {
+    fn embedding_by_other_sites_is_refused_but_links_to_the_page_are_not() {
         let with = |target, site, mode, dest| {
             let fetch = [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
             status(target, &[&[("host", "127.0.0.1:9001")][..], &fetch].concat())

@@ -1,4 +1,4 @@
-//! What the server is: its version, its store and its settings, for whoever reads its numbers.
+//! The page `/info`: the server's version, store and settings, which put its numbers into context.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,32 +12,32 @@ use crate::shard;
 use crate::store::StoreKind;
 use crate::store::log::Durability;
 
-/// See the module's page.
+/// The page `/info`, as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct InfoPage {
     /// The server's version.
     pub version: String,
     /// The git revision that it was built from.
     pub revision: String,
-    /// It was built for speed.
+    /// Whether this is an optimized build.
     pub is_release: bool,
-    /// `log`, `memory` or `kafka`.
+    /// The store: `log`, `memory` or `kafka`.
     pub store: String,
-    /// What an acknowledged message survives, in a sentence.
+    /// A description of how durable an acknowledged message is.
     pub durability: String,
-    /// A shard runs on each.
+    /// The cores. A shard runs on each.
     pub cores: Vec<usize>,
-    /// Every setting but those of Kafka.
+    /// All settings except those of Kafka, by key.
     pub settings: BTreeMap<String, String>,
 }
 
 impl InfoPage {
-    /// Of a server that obeys `shard`; `settings` are those that may be shown, by key.
+    /// Creates the page of a server with the settings `shard`. `settings` are the settings to show, by key.
     pub fn new(shard: &shard::Settings, settings: BTreeMap<String, String>) -> Self {
         let durability = match (shard.store.kind, shard.store.log.durability) {
             (StoreKind::Log, Durability::Fsync) => "on the disk and synced before it is acknowledged",
             (StoreKind::Log, Durability::Os) => {
-                "written before it is acknowledged, synced when the system likes"
+                "written before it is acknowledged, synced when the system decides"
             }
             (StoreKind::Memory, _) => "in memory: lost when the server ends",
             (StoreKind::Kafka, _) => "in Kafka, on all in-sync replicas (acks=all) before it is acknowledged",

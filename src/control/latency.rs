@@ -1,4 +1,4 @@
-//! The shards' histograms over HTTP: as JSON, and as Prometheus' buckets.
+//! The page `/latency`, and the shards' histograms as Prometheus' buckets.
 
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -12,48 +12,49 @@ use super::pages::{self, JSON, Page};
 use crate::latency::{Recorder, Stage, Summary, Unit, decode, encode};
 use crate::shard::Board;
 
-/// Upper bounds of Prometheus' buckets for times, seconds: 1, 2, 5 and ten times that, from 1 µs to 2 million s. Messages wait for
-/// their consumers as long as they live, which is 14 days by default.
+/// Upper bounds of Prometheus' buckets for times, in seconds: 1, 2, 5 and their tenfolds, from 1 µs to 2
+/// million s. Messages may wait for their consumers for their whole lifetime, which is up to 14 days by
+/// default.
 const TIME_BOUNDS: [f64; 38] = [
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5,
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6,
     2e6,
 ];
 
-/// Upper bounds of its buckets for counts.
+/// Upper bounds of Prometheus' buckets for counts.
 const COUNT_BOUNDS: [f64; 16] =
     [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
 
 const NANOS: f64 = 1e-9;
 
-/// What all shards have recorded since the server began, as JSON.
+/// The page `/latency`: everything recorded by all shards since the server started, as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct LatencyPage {
     /// The server's version.
     pub version: String,
-    /// Each stage, in the order of a message's way.
+    /// All stages, in the order of a message's path.
     pub stages: Vec<StagePage>,
 }
 
-/// One stage of it.
+/// A stage on the page.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct StagePage {
-    /// Its name.
+    /// The name of the stage.
     pub stage: String,
-    /// What it is.
+    /// A description of the stage.
     pub what: String,
-    /// `nanoseconds`, or what its values count.
+    /// The unit of the values: `nanoseconds`, or what they count.
     pub unit: String,
-    /// The percentiles.
+    /// The count, the mean and the percentiles.
     #[serde(flatten)]
     pub summary: Summary,
-    /// All of it: HdrHistogram's V2 format, compressed, in base64. Where it was asked for.
+    /// The whole histogram in HdrHistogram's V2 format, compressed and in base64. Only if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<String>,
 }
 
 impl StagePage {
-    /// The whole histogram, where the page has it.
+    /// Decodes the whole histogram, if the page has it.
     pub fn decoded(&self) -> Option<Result<Histogram<u64>, String>> {
         self.histogram.as_deref().map(decode)
     }
@@ -61,20 +62,20 @@ impl StagePage {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
-    /// Whole histograms, too.
+    /// Whether to include the whole histograms.
     #[serde(default)]
     histograms: bool,
 }
 
-/// Has the shards asked, and waits for that.
+/// Makes the collector collect the shards' histograms, and waits for that.
 pub(super) async fn refresh(board: &Board) {
     let (tell, told) = oneshot::channel();
     let collecting = board.collect(move || {
-        // Fails where nobody waits any more.
+        // Fails if the request was dropped.
         let _ = tell.send(());
     });
     if collecting {
-        // An error is the collector's end: what is known stands.
+        // An error means that the collector has ended. The page then shows the last known values.
         let _ = told.await;
     }
 }
@@ -98,7 +99,8 @@ pub(super) async fn page(State(control): State<Control>, Query(wanted): Query<Wa
     pages::response(paced.get(make(&control.board, wanted.histograms)).await, JSON)
 }
 
-/// The families of `/metrics`: times with a label for the stage, and the counts each by its name.
+/// Returns the histogram families of `/metrics`: one family with a label for all stages that are times, and
+/// one family for each stage that counts.
 pub(super) fn families(total: &Recorder) -> Vec<MetricFamily> {
     let times = total.iter().filter(|(stage, _)| stage.unit() == Unit::Nanoseconds);
     let times = times.map(|(stage, histogram)| {
@@ -109,12 +111,12 @@ pub(super) fn families(total: &Recorder) -> Vec<MetricFamily> {
     });
     let times = family(
         "millstream_stage_duration_seconds",
-        "How long messages spent in each stage of their way, and the shards' turns",
+        "Time that messages spent in each stage, and duration of the shards' turns",
         times.collect(),
     );
     let counts = [
-        (Stage::BatchMessages, "millstream_batch_messages", "Messages of a stored batch"),
-        (Stage::InboxDepth, "millstream_inbox_depth", "Deliveries in a shard's inbox as a turn begins"),
+        (Stage::BatchMessages, "millstream_batch_messages", "Messages in a stored batch"),
+        (Stage::InboxDepth, "millstream_inbox_depth", "Deliveries in a shard's inbox at the start of a turn"),
     ];
     let counts = counts.map(|(stage, name, help)| {
         family(name, help, vec![metric(Vec::new(), total.of(stage), &COUNT_BOUNDS, 1.0)])
@@ -131,8 +133,8 @@ fn family(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
     family
 }
 
-/// A histogram in Prometheus' buckets: each value counts by the least that HdrHistogram cannot tell from it, which is within a
-/// thousandth.
+/// Converts a histogram into Prometheus' buckets. Each value counts as the lowest value that HdrHistogram
+/// cannot distinguish from it, which differs by at most a thousandth.
 fn metric(labels: Vec<LabelPair>, values: &Histogram<u64>, bounds: &[f64], scale: f64) -> Metric {
     let mut counts = vec![0; bounds.len()];
     let mut sum = 0.0;
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn prometheus_buckets_hold_every_value_once_and_grow() {
         let mut total = Recorder::default();
-        // Two hours, and a year.
+        // Two hours and a year.
         let long = [(7_200_000_000_000, 1), (31_536_000_000_000_000, 2)];
         for (nanos, count) in [(900, 3), (1_000_000, 4), (1_000_001, 1)].into_iter().chain(long) {
             total.record(Stage::Commit, nanos, count);
@@ -186,8 +188,8 @@ mod tests {
             .collect();
         let at = |bound| buckets.iter().find(|(upper, _)| *upper == bound).unwrap().1;
         assert_eq!((at(1e-6), at(5e-4), at(1e-3), at(100.0)), (3, 3, 8, 8));
-        assert_eq!((at(5e3), at(1e4), at(2e6)), (8, 9, 9), "an hour is no limit");
-        assert_eq!(commit.get_histogram().get_sample_count(), 11, "those beyond the last bound, too");
+        assert_eq!((at(5e3), at(1e4), at(2e6)), (8, 9, 9), "values above an hour count");
+        assert_eq!(commit.get_histogram().get_sample_count(), 11, "including values beyond the last bound");
         assert!(buckets.windows(2).all(|pair| pair[0].1 <= pair[1].1 && pair[0].0 < pair[1].0));
         let sum = commit.get_histogram().get_sample_sum();
         assert!((sum / 63_079_200.0 - 1.0).abs() < 1e-3, "{sum}");

@@ -1,4 +1,5 @@
-//! The live page: what the shards do, as it happens. Server-sent events (WHATWG HTML, section 9.2), one an interval.
+//! The live page: the activity of the shards as server-sent events (WHATWG HTML, section 9.2), one per
+//! interval.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,33 +18,36 @@ use super::connections::{Connection, Watching};
 use super::{Control, ask_all};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::shard::Interval;
 use crate::shard::core::{TRAFFIC_QUEUES, Traffic};
 use crate::shard::probe::Probe;
 use crate::store::Tail;
 
-/// The page: one file, nothing to build.
+/// The whole page in one file, without a build step.
 const PAGE: &str = include_str!("live.html");
 
-/// Nothing from elsewhere, nothing to elsewhere, and no part of a page from elsewhere.
+/// The content security policy: no resources from elsewhere, no requests to elsewhere, no embedding in other
+/// pages.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                       frame-ancestors 'none'";
 
-/// Intervals in an event, so that a page that nobody reads holds no more than some 600 KiB.
+/// The most intervals in one event. Bounds the memory for a page that nobody reads to some 600 KiB.
 const INTERVALS_AT_ONCE: usize = 30;
 
-/// The last event of a stream whose place another has taken.
+/// The name of the last event of a displaced stream.
 const DISPLACED: &str = "displaced";
 
-/// Queues that are shown: those with the most lag, and of these the busiest.
+/// The most queues on the page: those with the most lag, and among equals those with the most stored
+/// messages.
 const QUEUES_SHOWN: usize = 50;
 
-/// What the shards said of their queues: asked once an interval, for all who look.
+/// The shards' last answers about their queues. They are asked once per interval for all viewers.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
-    /// In which interval they were asked last, whether they have answered or not.
+    /// The interval in which the shards were last asked, whether they answered or not.
     number: u64,
-    /// Queues that any shard has named: each is asked for its own partitions of them the next time.
+    /// All queues that a shard has named. Every shard is asked for its own partitions of them the next time.
     named: Arc<Vec<(FullName, QueueInfo)>>,
     queues: Arc<Queues>,
 }
@@ -54,7 +58,7 @@ impl Looked {
             return self.queues.clone();
         }
         self.number = number;
-        // What is named for the first time is asked for at once.
+        // Queues that are named for the first time are asked for at once, in a second round.
         for _ in 0..2 {
             let of = self.named.clone();
             let asked = ask_all(probe, |shard, reply| {
@@ -72,27 +76,27 @@ impl Looked {
     }
 }
 
-/// A queue as the page shows it.
+/// A queue as shown on the page.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct QueueTraffic {
     project: String,
     queue: String,
     partitions: u16,
-    /// Messages that were stored in it since the server started.
+    /// Messages stored since the server started.
     stored: u64,
     consumers: usize,
-    /// Messages that the consumer which is furthest behind has before it.
+    /// The lag of the consumer that is furthest behind, in messages.
     lag: u64,
 }
 
-/// What the page shows beside the intervals.
+/// The queues on the page.
 #[derive(Clone, Debug, Default, Serialize)]
 struct Queues {
-    /// Those that the shards were asked for.
+    /// The number of queues that the shards were asked for.
     named: usize,
-    /// All that the shards know; a shard that does not know one tells of none.
+    /// The number of queues that a shard knows, for the shard that knows the most.
     known: usize,
-    /// The store says where partitions end, so that there is a lag.
+    /// Whether the store reports the ends of partitions, so that lags are known.
     has_lag: bool,
     shown: Vec<QueueTraffic>,
 }
@@ -106,12 +110,12 @@ pub(super) async fn page() -> Response {
     (headers, PAGE).into_response()
 }
 
-/// What one viewer was sent.
+/// The state of one viewer's stream.
 struct Sent {
     control: Control,
     newest: watch::Receiver<u64>,
     number: u64,
-    /// There is something to send at once.
+    /// Whether more kept intervals can be sent at once.
     has_more: bool,
     has_ended: bool,
     watching: Watching,
@@ -140,7 +144,8 @@ struct News {
 }
 
 impl Sent {
-    /// Waits for the next interval. True where another stream takes this one's place first; nothing once the server has ended.
+    /// Waits for the next interval. Returns true if another stream displaces this one first, and `None` once
+    /// the server has ended.
     async fn is_displaced(&mut self) -> Option<bool> {
         let Self { newest, watching, .. } = self;
         let displaced = async {
@@ -151,15 +156,15 @@ impl Sent {
         future::or(displaced, changed).await
     }
 
-    /// What there is since the last event: at first all that is kept, in pieces.
+    /// Returns the next event: everything since the last one. At first that is the kept history, in pieces.
     async fn next(&mut self) -> Option<Event> {
         if self.has_ended {
             return None;
         }
         if !self.has_more && self.is_displaced().await? {
             self.has_ended = true;
-            // An event without data is not one.
-            return Some(Event::default().event(DISPLACED).data("another page has taken this one's place"));
+            // Browsers ignore an event without data.
+            return Some(Event::default().event(DISPLACED).data("displaced by a newer page"));
         }
         let newest = *self.newest.borrow_and_update();
         let mut intervals = self.control.board.history(self.number);
@@ -178,14 +183,15 @@ impl Sent {
     }
 }
 
-/// Together. A store may know of fewer gaps than there are, so that each count can be near the largest.
+/// Adds counts without overflow. A store may report fewer gaps than exist, so that a single count can be
+/// close to the maximum.
 fn sum(counts: impl Iterator<Item = u64>) -> u64 {
     counts.fold(0, u64::saturating_add)
 }
 
-/// Puts together what the shards know of the queues that they were asked for.
+/// Combines the shards' answers about the queues `of`.
 fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
-    let mut tails: BTreeMap<&FullName, BTreeMap<u16, &Tail>> = BTreeMap::new();
+    let mut tails: BTreeMap<&FullName, BTreeMap<Partition, &Tail>> = BTreeMap::new();
     for (name, partition, tail) in shards.iter().flat_map(|shard| &shard.tails) {
         tails.entry(name).or_default().insert(*partition, tail);
     }
@@ -198,7 +204,7 @@ fn queues(of: &[(FullName, QueueInfo)], shards: &[Traffic]) -> Queues {
     let mut of: BTreeMap<FullName, QueueTraffic> = of.iter().filter_map(line).collect();
     for (name, positions) in shards.iter().flat_map(|shard| &shard.consumers) {
         let Some(queue) = of.get_mut(name) else { continue };
-        let lag = |(partition, next): &(u16, u64)| {
+        let lag = |(partition, next): &(Partition, Offset)| {
             tails.get(name).and_then(|of| of.get(partition)).map_or(0, |tail| tail.messages_from(*next))
         };
         let lag = sum(positions.iter().map(lag));
@@ -220,7 +226,7 @@ mod tests {
     use crate::base::queue::QueueId;
 
     #[test]
-    fn lag_is_that_of_the_consumer_furthest_behind_over_all_shards() {
+    fn the_lag_is_that_of_the_consumer_furthest_behind_over_all_shards() {
         let name = |queue| (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
         let info = |id, partitions| QueueInfo {
             id: QueueId(id),
@@ -233,15 +239,21 @@ mod tests {
         let one = Traffic {
             queues: 2,
             names: Vec::new(),
-            tails: vec![(name("a"), 0, Tail::new(100)), (name("b"), 0, Tail::new(5))],
-            consumers: vec![(name("a"), vec![(0, 90), (1, 30)])],
+            tails: vec![
+                (name("a"), Partition(0), Tail::new(Offset(100))),
+                (name("b"), Partition(0), Tail::new(Offset(5))),
+            ],
+            consumers: vec![(name("a"), vec![(Partition(0), Offset(90)), (Partition(1), Offset(30))])],
         };
         let other = Traffic {
             queues: 2,
             names: Vec::new(),
-            tails: vec![(name("a"), 1, Tail::new(50))],
-            // The second reads one partition alone; a position beyond what is known is no lag.
-            consumers: vec![(name("a"), vec![(0, 10)]), (name("b"), vec![(0, 9)])],
+            tails: vec![(name("a"), Partition(1), Tail::new(Offset(50)))],
+            // The second consumer reads only one partition. A position beyond the known end is no lag.
+            consumers: vec![
+                (name("a"), vec![(Partition(0), Offset(10))]),
+                (name("b"), vec![(Partition(0), Offset(9))]),
+            ],
         };
         let queues = queues(&of, &[one, other]);
         let seen: Vec<_> =
@@ -250,17 +262,17 @@ mod tests {
     }
 
     #[test]
-    fn offsets_that_belong_to_no_message_are_neither_lag_nor_stored() {
+    fn gaps_count_neither_as_lag_nor_as_stored() {
         let name = (Project::parse("p").unwrap(), QueueName::parse("a").unwrap());
         let info =
             QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 0, signing: Default::default() };
-        let far: u64 = 1 << 40;
-        let tail = Tail { end: far + 5, stored: 5, gaps: std::iter::once(10..far).collect() };
+        let far = Offset(1 << 40);
+        let tail = Tail { end: far + 5, stored: 5, gaps: std::iter::once(Offset(10)..far).collect() };
         let shard = Traffic {
             queues: 1,
             names: Vec::new(),
-            tails: vec![(name.clone(), 0, tail)],
-            consumers: vec![(name.clone(), vec![(0, 8)])],
+            tails: vec![(name.clone(), Partition(0), tail)],
+            consumers: vec![(name.clone(), vec![(Partition(0), Offset(8))])],
         };
         let queues = queues(&[(name, info)], &[shard]);
         assert_eq!((queues.shown[0].stored, queues.shown[0].lag), (5, 7));

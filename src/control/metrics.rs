@@ -1,6 +1,7 @@
-//! What the shards say of themselves, in Prometheus' text format.
+//! The page `/metrics`: the shards' counters and gauges in Prometheus' text format.
 //!
-//! Labels are bounded: a shard's number, a status code, a few words; never a project, a queue or a client.
+//! The number of label values is bounded: a shard's number, a status code, a few words, but never a project,
+//! a queue or a client.
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
@@ -8,14 +9,14 @@ use super::latency;
 use crate::latency::Recorder;
 use crate::shard::core::ShardSnapshot;
 
-/// Statuses that a handshake can be refused with, so that each has a series from the start: a rate needs a first value. Others
-/// have theirs once they are counted.
+/// The statuses of refused handshakes that have a series from the start, because a rate needs a first value.
+/// Other statuses get a series with their first refusal.
 const HANDSHAKE_REFUSALS: [u16; 9] = [400, 403, 404, 408, 426, 429, 431, 500, 503];
 
-/// Shard and status of a connection that the acceptor refuses before it gives it to a shard.
+/// The labels shard and status of connections that the acceptor refuses before it passes them to a shard.
 const BY_ACCEPTOR: [&str; 2] = ["acceptor", "503"];
 
-/// Families of one scrape.
+/// The metric families of one scrape.
 struct Families {
     registry: Registry,
 }
@@ -38,8 +39,8 @@ fn signed(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The whole page; `stalls_of` says how often the monitor saw a shard stand still, `refused_by_acceptor` how many connections the
-/// acceptor has refused.
+/// Creates the page. `stalls_of` returns how often the monitor saw a shard stall. `refused_by_acceptor` is
+/// the number of connections that the acceptor refused.
 pub(super) fn encode(
     shards: &[ShardSnapshot],
     stalls_of: impl Fn(usize) -> u64,
@@ -58,7 +59,7 @@ pub(super) fn encode(
     let accepted = f.counter("millstream_connections_accepted_total", "Connections accepted", shard)?;
     let evicted = f.counter(
         "millstream_connections_evicted_total",
-        "Connections closed because they took nothing while memory was short",
+        "Connections closed because they read nothing while memory was short",
         shard,
     )?;
     let panics =
@@ -72,16 +73,16 @@ pub(super) fn encode(
         f.counter("millstream_operations_failed_total", "Operations that failed, by status", by_status)?;
     let refused = f.counter(
         "millstream_messages_refused_total",
-        "Messages refused by number while their operation went on, by status",
+        "Messages refused individually while their operation continued, by status",
         by_status,
     )?;
     let received = f.counter("millstream_messages_received_total", "Messages that producers sent", shard)?;
     let received_bytes =
-        f.counter("millstream_received_bytes_total", "Bytes of the requests that brought them", shard)?;
+        f.counter("millstream_received_bytes_total", "Bytes of ProduceRequests received", shard)?;
     let delivered =
         f.counter("millstream_messages_delivered_total", "Messages framed for consumers", shard)?;
     let delivered_bytes =
-        f.counter("millstream_delivered_bytes_total", "Bytes of the responses that they stand in", shard)?;
+        f.counter("millstream_delivered_bytes_total", "Bytes of ConsumeResponses framed", shard)?;
     let hopped =
         f.counter("millstream_messages_hopped_total", "Messages whose partition another shard owns", shard)?;
     let stored = f.counter("millstream_store_messages_stored_total", "Messages stored", shard)?;
@@ -91,28 +92,25 @@ pub(super) fn encode(
         shard,
     )?;
     let expired =
-        f.counter("millstream_store_messages_expired_total", "Messages whose TTL has ended", shard)?;
+        f.counter("millstream_store_messages_expired_total", "Messages whose TTL has expired", shard)?;
     let unstored =
         f.counter("millstream_store_messages_refused_total", "Messages that the store refused", shard)?;
     let passed_over = f.counter(
         "millstream_store_records_passed_over_total",
-        "Records of Kafka that were too large to be served, each time that one was read",
+        "Kafka records skipped because they are too large, counted at each read",
         shard,
     )?;
     let waiting = f.gauge("millstream_store_waiting_fetches", "Fetches that wait for messages", shard)?;
-    let credit = f.gauge(
-        "millstream_producer_credit_messages",
-        "Messages that producers may send and have not",
-        shard,
-    )?;
+    let credit =
+        f.gauge("millstream_producer_credit_messages", "Messages that producers may still send", shard)?;
     let ceiling = f.gauge("millstream_budget_ceiling_bytes", "shard_budget_bytes", shard)?;
     let reserved =
-        f.gauge("millstream_budget_reserved_bytes", "Bytes reserved before they were accepted", shard)?;
-    let held = f.gauge("millstream_budget_held_bytes", "Bytes read and not taken, or not sent", shard)?;
+        f.gauge("millstream_budget_reserved_bytes", "Bytes reserved for input not accepted yet", shard)?;
+    let held = f.gauge("millstream_budget_held_bytes", "Bytes read and not processed, or not sent", shard)?;
     let starved =
         f.gauge("millstream_budget_waiting_connections", "Connections that wait for memory", shard)?;
     let stalls =
-        f.counter("millstream_shard_stalls_total", "Times that a shard stood still for 100 ms", shard)?;
+        f.counter("millstream_shard_stalls_total", "Times that a shard stalled for 100 ms", shard)?;
     for snapshot in shards {
         let pulse = &snapshot.pulse;
         let number = pulse.shard.to_string();

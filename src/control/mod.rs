@@ -1,27 +1,28 @@
-//! The control port: health and metrics over HTTP, on a thread of its own.
+//! The control port: health, metrics and queues over HTTP, on its own thread.
 //!
-//! Asks the shards by messages and touches nothing that they own. Never on the data path: a shard answers between two turns.
+//! It asks the shards by messages, which they answer between two turns, and touches nothing that they own. So
+//! it is never on the data path.
 //!
-//! | path | says |
+//! | path | response |
 //! | --- | --- |
-//! | `/` | the live page, for a browser; `/live` its events |
-//! | `/healthz` | 200 while every shard answers within a second, else 503 |
-//! | `/readyz` | the same, and 503 once the server drains: send it nobody new |
+//! | `/` | the live page for a browser; `/live` is its event stream |
+//! | `/healthz` | 200 while every shard answers within a second, otherwise 503 |
+//! | `/readyz` | the same, and 503 once the server drains and must get no new clients |
 //! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
-//! | `DELETE /queues/PROJECT/QUEUE` | deletes one: 204, 202 while a shard may still serve it, or 404 where there is none |
+//! | `DELETE /queues/PROJECT/QUEUE` | deletes a queue: 204, 202 while a shard may still serve it, or 404 if it does not exist |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
-//! | `/info` | version, store, settings, as JSON |
-//! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` all of each histogram |
+//! | `/info` | version, store and settings, as JSON |
+//! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` also the whole histograms |
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `serving` | accepting connections and talking HTTP on them |
-//! | `connections` | how long each may take, and which gives way when there are too many |
-//! | `guard` | which requests are refused: those that a web page from elsewhere may be behind |
-//! | `pages`, `paced` | answers of the shards, each made once for all who wait for it |
-//! | `settings` | where it listens, and by which names |
-//! | here | health and readiness, and all pages together |
-//! | the others | a page each |
+//! | `serving` | accepts connections and serves HTTP on them |
+//! | `connections` | limits how long each may take, and evicts one when there are too many |
+//! | `guard` | refuses requests that a web page from another site may have caused |
+//! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
+//! | `settings` | the address, and the host names that it accepts |
+//! | here | health and readiness, and the list of all pages |
+//! | the others | one page each |
 
 mod connections;
 mod guard;
@@ -62,20 +63,20 @@ use crate::process::AbortOnPanic;
 use crate::shard::Board;
 use crate::shard::probe::Probe;
 
-/// How long a shard may take to answer.
+/// The time that a shard has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a full inbox is given before it is asked again.
+/// The pause before asking a shard again whose inbox is full.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// What the system keeps of an answer that its client does not read, bytes (it takes twice as much). More, and a client that reads
-/// nothing would pass for one that does.
+/// The size of the socket's send buffer, in bytes (the kernel doubles it). With a larger one, a client that
+/// reads nothing would look like one that reads.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 
-/// Deletions under way at once. Each one is an entry in the tables of the queue's home.
+/// The most queues that are deleted at the same time. Each one is an entry in the tables of its home.
 const DELETIONS_MAX: usize = 2;
 
-/// What the pages are made of.
+/// The state that the request handlers share.
 #[derive(Clone, Debug)]
 struct Control {
     probe: Probe,
@@ -84,11 +85,11 @@ struct Control {
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
-    /// Places for [`DELETIONS_MAX`] deletions.
+    /// [`DELETIONS_MAX`] permits.
     deletions: Arc<Semaphore>,
 }
 
-/// A control port that listens and does not yet serve.
+/// A control port that is bound but does not serve yet.
 #[derive(Debug)]
 pub struct ControlPort {
     listener: TcpListener,
@@ -96,22 +97,23 @@ pub struct ControlPort {
 }
 
 impl ControlPort {
-    /// Binds the port: that fails where another process has it, before anything else is begun.
+    /// Binds the port. Called before anything else starts, so that an occupied port fails the start early.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        // Connections that are accepted inherit it.
+        // Accepted connections inherit it.
         SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER_BYTES)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
 
-    /// Where it listens: of use where the port was left to the system.
+    /// Returns the bound address, which tells the port if the system chose it.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until the process ends; `hosts` are names, in lower case, that it is asked by beside IP addresses and `localhost`.
+    /// Serves until the process ends. `hosts` are the names, in lower case, that it accepts in addition to IP
+    /// addresses and `localhost`.
     pub fn serve(self, probe: Probe, board: Board, info: InfoPage, hosts: Vec<String>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let connections = Connections::default();
@@ -144,14 +146,15 @@ impl ControlPort {
                 io::Result::Ok(())
             });
             if let Err(error) = served {
-                tracing::error!(%error, "the control port serves no longer");
+                tracing::error!(%error, "control port stopped serving");
             }
         })?;
         Ok(())
     }
 }
 
-/// What every shard answers; the first that does not, where there is one. A full inbox is asked again until the time is up.
+/// Asks every shard and returns all answers, or the index of the first shard that does not answer in time. A
+/// shard with a full inbox is asked again until the time is up.
 async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bool) -> Result<Vec<T>, usize> {
     let until = Instant::now() + ANSWER_TIMEOUT;
     let mut answers = Vec::new();
@@ -185,11 +188,11 @@ async fn ask_one<T>(
     }
 }
 
-/// Asks every shard whether it is there.
+/// Checks that every shard answers.
 async fn ping(probe: &Probe) -> Result<(), Unmade> {
     let asked = ask_all(probe, |shard, reply| {
         probe.ping(shard, move |there| {
-            // Fails where nobody waits any more.
+            // Fails if the request was dropped.
             let _ = reply.send(there);
         })
     });

@@ -1,7 +1,7 @@
-//! An answer that is made once for all who wait for it, and only so often.
+//! An answer that is made once for all requests that wait for it, at a limited rate.
 //!
-//! Asking the shards costs them time. However many requests come, and however fast, that cost stays bounded. No request gets an
-//! answer that was begun before the request came.
+//! Asking the shards costs them time. That cost stays bounded, however many requests arrive. A request never
+//! gets an answer whose making began before the request arrived.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// See the module's page.
+/// A source of answers, made at most once per `pace`.
 #[derive(Debug)]
 pub(super) struct Paced<T> {
     pace: Duration,
@@ -20,11 +20,11 @@ pub(super) struct Paced<T> {
 #[derive(Debug)]
 struct Last<T> {
     begun: Option<Instant>,
-    /// Kept only while others wait: nobody who comes later may have it.
+    /// The answer to share. Kept only while other requests wait, because later ones must not get it.
     made: Option<T>,
 }
 
-/// Counts a request while it waits, also one that is given up.
+/// Counts a request while it waits, even if it is cancelled.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -45,13 +45,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl<T: Clone> Paced<T> {
-    /// Answers that are begun at least `pace` apart.
+    /// Creates a source that starts making answers at least `pace` apart.
     pub(super) fn new(pace: Duration) -> Self {
         let last = Last { begun: None, made: None };
         Self { pace, waiting: AtomicUsize::new(0), last: Mutex::new(last) }
     }
 
-    /// The answer that `make` gives, or one that another request has begun to make since this one came.
+    /// Returns the answer of `make`, or one that another request started to make after this call.
     pub(super) async fn get(&self, make: impl Future<Output = T>) -> T {
         let came = Instant::now();
         let waiting = Waiting::new(&self.waiting);
@@ -62,7 +62,8 @@ impl<T: Clone> Paced<T> {
                 if let Some(begun) = last.begun {
                     sleep_until(begun + self.pace).await;
                 }
-                // Noted first: a request that is given up meanwhile has cost the shards as much.
+                // Recorded first, because a request that is cancelled during `make` has cost the shards as
+                // much.
                 last.begun = Some(Instant::now());
                 make.await
             }
@@ -80,7 +81,7 @@ mod tests {
     use std::sync::Arc;
     use tokio::sync::Notify;
 
-    /// Answers that are numbered as they are begun, each given when `go` says so.
+    /// Numbered answers. Each is returned when `go` is notified.
     struct Source {
         paced: Paced<usize>,
         begun: AtomicUsize,
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_come_while_an_answer_is_made_share_the_next_one() {
+    fn requests_that_arrive_while_an_answer_is_made_share_the_next_one() {
         block_on(async {
             let source = Source::new(Duration::ZERO);
             let first = tokio::spawn(source.clone().get());
@@ -122,15 +123,15 @@ mod tests {
             assert_eq!(first.await.unwrap(), 1);
             source.go.notify_one();
             for other in others {
-                assert_eq!(other.await.unwrap(), 2, "never the one that was begun before they came");
+                assert_eq!(other.await.unwrap(), 2, "never an answer that was begun before they arrived");
             }
             assert_eq!(source.begun.load(Ordering::Relaxed), 2);
-            assert_eq!(source.paced.last.lock().await.made, None, "the last one leaves nothing behind");
+            assert_eq!(source.paced.last.lock().await.made, None, "the last request keeps no answer");
         });
     }
 
     #[test]
-    fn a_request_that_is_given_up_counts_for_the_pace() {
+    fn a_cancelled_request_counts_for_the_pace() {
         block_on(async {
             let pace = Duration::from_millis(50);
             let source = Source::new(pace);
@@ -139,7 +140,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             let begun = source.paced.last.try_lock().is_err();
-            assert!(begun, "it holds the place");
+            assert!(begun, "the request holds the lock");
             let before = Instant::now();
             given_up.abort();
             assert!(given_up.await.unwrap_err().is_cancelled());

@@ -1,4 +1,4 @@
-//! The pages for which the shards are asked, each made once for all who wait for it.
+//! The pages that need answers of the shards. Each is made once for all requests that wait for it.
 
 use std::time::Duration;
 
@@ -10,29 +10,30 @@ use super::ANSWER_TIMEOUT;
 use super::paced::Paced;
 use crate::base::error::StoreFault;
 
-/// How often the shards are asked whether they are there.
+/// The shortest time between two health checks of the shards.
 const HEALTH_PACE: Duration = Duration::from_millis(10);
 
-/// How often each of the other pages is made: a shard looks at every connection for `/metrics`, and histograms take long to encode.
+/// The shortest time between two makings of the other pages. For `/metrics` a shard visits every connection,
+/// and histograms take long to encode.
 const PAGE_PACE: Duration = Duration::from_millis(100);
 
-/// How often `/queues` is made: each shard looks at every queue.
+/// The shortest time between two makings of `/queues`, for which each shard visits every queue.
 const QUEUES_PACE: Duration = Duration::from_millis(200);
 
-/// The type of pages of JSON.
+/// The content type of JSON pages.
 pub(super) const JSON: &str = "application/json";
 
-/// A page, or why there is none. All who read it share its bytes.
+/// A page, or the reason why it could not be made. All readers share its bytes.
 pub(super) type Page = Result<Bytes, Unmade>;
 
-/// Why there is no page.
+/// The reason why a page could not be made.
 #[derive(Clone, Debug)]
 pub(super) enum Unmade {
-    /// This shard has not answered in time.
+    /// The shard with this index did not answer in time.
     Silent(usize),
     /// The store does not know the answer.
     Unknown(StoreFault),
-    /// What the shards said cannot be written as a page.
+    /// The answers cannot be encoded as a page.
     Failed(String),
 }
 
@@ -41,7 +42,7 @@ impl IntoResponse for Unmade {
         let (status, why) = match self {
             Self::Silent(shard) => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("shard {shard} has not answered within {ANSWER_TIMEOUT:?}\n"),
+                format!("shard {shard} did not answer within {ANSWER_TIMEOUT:?}\n"),
             ),
             Self::Unknown(fault) => (StatusCode::NOT_FOUND, format!("{fault}\n")),
             Self::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
@@ -50,14 +51,14 @@ impl IntoResponse for Unmade {
     }
 }
 
-/// All of them.
+/// All pages.
 #[derive(Debug)]
 pub(super) struct Pages {
     pub(super) health: Paced<Result<(), Unmade>>,
     pub(super) metrics: Paced<Page>,
     pub(super) queues: Paced<Page>,
     pub(super) latency: Paced<Page>,
-    /// The same with whole histograms.
+    /// The page `/latency` with whole histograms.
     pub(super) histograms: Paced<Page>,
 }
 
@@ -73,13 +74,13 @@ impl Pages {
     }
 }
 
-/// A value as a page of JSON.
+/// Encodes a value as a JSON page.
 pub(super) fn json(value: &impl serde::Serialize) -> Page {
     let text = serde_json::to_vec(value).map_err(|error| Unmade::Failed(error.to_string()))?;
     Ok(text.into())
 }
 
-/// The response with a page of this type.
+/// Creates the response with a page of this content type.
 pub(super) fn response(page: Page, content_type: &'static str) -> Response {
     match page {
         Ok(bytes) => ([(header::CONTENT_TYPE, content_type)], bytes).into_response(),

@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::pages::{self, JSON, Page, Unmade};
 use super::{ANSWER_TIMEOUT, Control, ask_all, ask_one};
 use crate::base::error::{Fault, StoreFault};
+use crate::base::millis::UnixMillis;
 use crate::base::names::{FullName, Project, QueueName};
-use crate::shard::core::{Deleted, FORGET_MS};
+use crate::shard::core::{Deleted, FORGET};
 use crate::shard::probe::Probe;
 use crate::store::QueueSummary;
 
@@ -33,24 +34,27 @@ pub struct QueueLine {
     /// Bytes on the disk.
     pub bytes: u64,
     /// When the oldest was stored, Unix milliseconds.
-    pub oldest_ms: Option<u64>,
+    #[serde(rename = "oldest_ms")]
+    pub oldest: Option<UnixMillis>,
     /// When the newest was.
-    pub newest_ms: Option<u64>,
+    #[serde(rename = "newest_ms")]
+    pub newest: Option<UnixMillis>,
 }
 
 impl QueueLine {
     /// The line of a queue.
     pub fn new((project, queue): &FullName, summary: &QueueSummary) -> Self {
-        let QueueSummary { partitions, messages, bytes, oldest_ms, newest_ms } = *summary;
+        let QueueSummary { partitions, messages, bytes, oldest, newest } = *summary;
         let (project, queue) = (project.to_string(), queue.to_string());
-        Self { project, queue, partitions, messages, bytes, oldest_ms, newest_ms }
+        Self { project, queue, partitions, messages, bytes, oldest, newest }
     }
 }
 
 /// The longest that a queue's home may take to delete it: it waits for the disk, and then for the other shards.
 pub const DELETION_TIMEOUT: Duration = Duration::from_secs(20);
 
-const _: () = assert!(FORGET_MS < DELETION_TIMEOUT.as_millis() as u64, "the home answers first");
+const _: () =
+    assert!(FORGET.as_duration().as_nanos() < DELETION_TIMEOUT.as_nanos(), "the home answers first");
 
 async fn make(probe: &Probe) -> Page {
     let asked = ask_all(probe, |shard, reply| probe.queues(shard, move |answer| drop(reply.send(answer))));
@@ -180,6 +184,15 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+
+    #[test]
+    fn a_line_names_its_times_as_milliseconds() {
+        let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
+        let times = (Some(UnixMillis::new(7)), None);
+        let summary = QueueSummary { oldest: times.0, newest: times.1, ..QueueSummary::default() };
+        let line = serde_json::to_value(QueueLine::new(&name, &summary)).unwrap();
+        assert_eq!((&line["oldest_ms"], line.get("newest_ms")), (&7.into(), Some(&serde_json::Value::Null)));
+    }
 
     #[test]
     fn a_deletion_goes_on_in_its_place_though_its_client_has_left() {

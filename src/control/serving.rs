@@ -1,4 +1,4 @@
-//! Accepting connections and talking HTTP/1 on each, for so long and on so many at once.
+//! Accepts connections and serves HTTP/1 on them, with limits on time and number.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,30 +21,31 @@ use super::connections::{Connections, Entered, Watched};
 use super::guard::Guard;
 use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 
-/// How long a client may take for a request's head, counted from when the connection was accepted or the last answer was sent: so
-/// long a connection may be idle, too.
+/// The longest time for the head of a request, counted from accepting the connection or from the last answer.
+/// So it is also the longest idle time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest head; a longer one gets 431. No more is kept of an answer that is not sent, but for what was made in one piece.
+/// The longest head of a request, in bytes; longer ones get 431. Also limits the buffered part of an answer,
+/// except for a body made in one piece.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// How long accepting waits after it has failed, so that it does not use up a core.
+/// The pause after a failure to accept, so that retries do not use up a core.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Serves without end.
+/// Accepts and serves connections. Never returns.
 pub(super) async fn serve(listener: TcpListener, router: Router, guard: Guard, connections: Connections) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     let service = TowerToHyperService::new(router);
     let guard = Arc::new(guard);
-    // One more is accepted before another gives way to it.
+    // One less than the limit, because a connection is accepted before another is evicted for it.
     let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX - 1));
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
                 if !is_clients_own(&error) {
-                    tracing::warn!(%error, "the control port cannot accept a connection; it tries again");
+                    tracing::warn!(%error, "control port cannot accept a connection, retrying");
                     tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
                 }
                 continue;
@@ -53,7 +54,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, guard: Guard, c
         if places.available_permits() == 0 {
             connections.give_way();
         }
-        // Fails where it is closed, which nobody does.
+        // Cannot fail: nothing closes the semaphore.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let talk = converse(http.clone(), socket, service.clone(), guard.clone(), connections.enter());
         tokio::spawn(async move {
@@ -63,13 +64,13 @@ pub(super) async fn serve(listener: TcpListener, router: Router, guard: Guard, c
     }
 }
 
-/// The client has gone before it was accepted.
+/// Returns whether the client disconnected before it was accepted.
 fn is_clients_own(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Answers one request after the other until the client or the connection's time ends.
+/// Serves requests in order until the client disconnects or the connection must end.
 async fn converse(
     http: http1::Builder,
     socket: TcpStream,
@@ -88,13 +89,13 @@ async fn converse(
         async move {
             match refusal {
                 Some(refusal) => Ok::<_, Infallible>(refusal.into_response()),
-                // A body that comes with it is not read; hyper ends the connection then.
+                // A body of the request is not read; hyper then closes the connection.
                 None => service.call(request).await,
             }
         }
     });
     let talk = async {
-        // An error is the client's: it is gone, too slow, or does not talk HTTP.
+        // An error is the client's: it disconnected, was too slow, or did not speak HTTP.
         let _ = http.serve_connection(socket, answer).await;
     };
     future::or(talk, connection.must_end()).await;

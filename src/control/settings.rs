@@ -1,23 +1,23 @@
-//! Where the control port is, and the names that it is asked by.
+//! The address of the control port, and the host names that it accepts.
 
 use std::net::SocketAddr;
 
 use crate::base::setting::{Kind, Value, parse, settings};
 
-/// Where the control port is.
+/// The address of the control port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ControlListen {
-    /// On 127.0.0.1, the port after the one of `listen` (where that is 0: any).
+    /// The port after the one of `listen`, on 127.0.0.1. Any free port if that one is 0.
     #[default]
     Next,
-    /// There.
+    /// This address.
     At(SocketAddr),
-    /// Nowhere.
+    /// No control port.
     Off,
 }
 
 impl ControlListen {
-    /// The address beside a server that listens at `listen`.
+    /// Returns the address for a server that listens at `listen`, or `None` if there is no control port.
     pub fn address(self, listen: SocketAddr) -> Option<SocketAddr> {
         match self {
             Self::Next => {
@@ -48,7 +48,7 @@ impl Value for ControlListen {
     }
 }
 
-/// Names of hosts, in lower case.
+/// Host names, in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts(pub Vec<String>);
 
@@ -63,12 +63,12 @@ impl Value for Hosts {
     }
 }
 
-/// A host's name in lower case, without the root's dot.
+/// Checks a host name. Returns it in lower case and without the trailing dot.
 fn host_name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Err(format!(
-            "{text:?} is not a host's name like metrics.example: no scheme, no port, no path"
+            "{text:?} is not a host name: write a name like metrics.example, with no scheme, no port and no path"
         ));
     }
     Ok(name.to_ascii_lowercase())
@@ -79,10 +79,11 @@ settings! {
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Listen:
-        /// Address and port of health and metrics; next: 127.0.0.1 and the port after the one of listen; off: none
+        /// Address and port of the control port (health and metrics); next: 127.0.0.1 and the port after that
+        /// of listen; off: none
         listen: ControlListen = ControlListen::default(), "control_listen", Text;
-        /// Names that the control port is asked by, beside localhost and IP addresses, without ports and with commas
-        /// between; a request for another name gets 421
+        /// Comma-separated host names that the control port accepts in addition to localhost and IP
+        /// addresses, without ports; requests for other names get 421
         hosts: Hosts = Hosts::default(), "control_hosts", Text;
     }
 }

@@ -1,4 +1,4 @@
-//! What a front borrows from its connection for one call, and how it says a fault.
+//! What a front borrows from its connection for one call, and the status of a fault.
 
 use super::framed::Framed;
 use super::pb_writer::PbWriter;
@@ -6,26 +6,26 @@ use crate::base::error::Fault;
 use crate::operation::Resources;
 use crate::pb::Status;
 
-/// What a front borrows from its connection for one call.
+/// Everything that a front borrows from its connection for one call.
 #[derive(Debug)]
 pub struct Cx<'a> {
     /// What its operations borrow.
     pub resources: Resources<'a>,
-    /// Where its frames go.
+    /// The writer for its frames.
     pub reply: PbWriter<'a>,
-    /// When their messages began.
+    /// The messages in the connection's output, for their latencies.
     pub framed: &'a mut Framed,
-    /// The socket took everything that it was given.
+    /// Whether the socket accepted everything that it was given.
     pub writable: bool,
 }
 
 impl Cx<'_> {
-    /// Whether more may be encoded.
+    /// Returns whether more may be encoded.
     pub fn has_room(&self) -> bool {
         self.writable && self.has_space() && !self.resources.budget.is_overheld()
     }
 
-    /// How much may wait to be sent before no more is encoded, bytes.
+    /// Returns how many bytes may wait to be sent before encoding stops.
     pub fn send_limit(&self) -> usize {
         let settings = self.resources.settings;
         if self.resources.budget.is_pressed() {
@@ -35,13 +35,13 @@ impl Cx<'_> {
         }
     }
 
-    /// Whether less is encoded than may wait, whether or not the socket takes it.
+    /// Returns whether the output is below [`Self::send_limit`], even if the socket does not accept it.
     pub fn has_space(&self) -> bool {
         self.reply.out.len() < self.send_limit()
     }
 }
 
-/// The status of a fault, with the reason that the peer reads.
+/// Returns the status of a fault, with the reason for the peer.
 pub fn status_of(fault: &Fault) -> Status {
     Status { status_code: Some(fault.status().0), reason_phrase: Some(fault.to_string()) }
 }

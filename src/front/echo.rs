@@ -1,19 +1,19 @@
-//! Sends every wsmessage back, as conformance suites expect (`--test-echo`, path `/echo`).
+//! Sends every WebSocket message back, as conformance suites expect (`--test-echo`, path `/echo`).
 //!
-//! Piece by piece, so a wsmessage of any size costs no memory. Text is checked as UTF-8 as it comes: the first
-//! byte that can never become valid ends the connection (RFC 6455 section 8.1).
+//! Works piece by piece, so that a message of any size needs no memory. Text is checked as UTF-8 when it
+//! arrives: the first byte that cannot become valid ends the connection (RFC 6455 section 8.1).
 
 use crate::ws::{CloseCode, MessageKind, Sender};
 
-/// See the module's page.
+/// The state of the echo: an incomplete character of text.
 #[derive(Debug, Default)]
 pub struct Echo {
-    /// The bytes of a character that was cut: at most three.
+    /// The first bytes of an incomplete character, at most three.
     cut: Vec<u8>,
 }
 
 impl Echo {
-    /// Sends one piece of a wsmessage back.
+    /// Sends a piece of a message back.
     pub fn handle(
         &mut self,
         sender: &mut Sender,
@@ -57,7 +57,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_in_pieces_is_judged_as_text_in_one(
+        fn text_in_pieces_is_checked_like_text_in_one_piece(
             bytes in prop_oneof![
                 any::<String>().prop_map(String::into_bytes),
                 proptest::collection::vec(prop_oneof![any::<u8>(), Just(0xe2), Just(0x82), Just(0xac)], 0..12),

@@ -1,46 +1,49 @@
-//! What stands framed in a connection's output and when its way began, so that its latency ends when the socket takes it.
+//! The messages in a connection's output, with the start of their latencies, which end when the socket
+//! accepts the messages.
 
 use crate::base::clock::Now;
+use crate::base::millis::UnixMillis;
 use crate::latency::{Recorder, Stage};
 
-/// What one connection may note at once; more are counted with those before them.
+/// The most notes of a connection. Further messages are added to the last note.
 const NOTES_MAX: usize = 4_096;
 
-/// What a connection keeps whose socket does not take everything (640 bytes); neighbours become one, as old as the older.
+/// The most notes to keep while the socket accepts no more (640 bytes). Neighbouring notes are merged, with
+/// the older start.
 const NOTES_KEPT: usize = 16;
 
-/// Where messages come from.
+/// The origin of messages, which is where their latency starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A producer's, acknowledged.
+    /// Acknowledged messages of a producer.
     Produced {
-        /// When their bytes were read, [`Now::mono_ns`].
+        /// When their bytes were read, as [`Now::mono_ns`].
         read_ns: u64,
-        /// When the connection's shard knew that they are stored.
+        /// When the connection's shard learned that they were stored.
         known_ns: u64,
     },
-    /// For a consumer.
+    /// Messages for a consumer.
     Stored {
-        /// See [`StoredBatch::stored_ns`](crate::base::batch::StoredBatch::stored_ns).
+        /// When they were stored, as [`StoredBatch::stored_ns`](crate::base::batch::StoredBatch::stored_ns).
         stored_ns: u64,
-        /// When they were stored, Unix milliseconds.
-        timestamp_ms: u64,
-        /// The consumer had everything before them.
+        /// When they were stored, in Unix milliseconds.
+        timestamp: UnixMillis,
+        /// Whether the consumer had received everything before them.
         is_live: bool,
     },
 }
 
 impl Origin {
-    /// They are with the socket.
+    /// Records the latencies of `messages` that the socket accepted at `now`.
     fn record(self, now: Now, messages: u32, latency: &mut Recorder) {
         match self {
             Self::Produced { read_ns, known_ns } => {
                 latency.record(Stage::Ack, now.since_ns(known_ns), messages);
                 latency.record(Stage::Produce, now.since_ns(read_ns), messages);
             }
-            Self::Stored { stored_ns, timestamp_ms, is_live } => {
+            Self::Stored { stored_ns, timestamp, is_live } => {
                 let nanos = match stored_ns {
-                    0 => now.unix_ms.saturating_sub(timestamp_ms).saturating_mul(1_000_000),
+                    0 => now.unix.since(timestamp).as_nanos(),
                     stored_ns => now.since_ns(stored_ns),
                 };
                 let stage = if is_live { Stage::DeliverLive } else { Stage::DeliverBacklog };
@@ -49,14 +52,14 @@ impl Origin {
         }
     }
 
-    /// The one that began earlier.
+    /// Returns the origin with the earlier start.
     fn older(self, other: Self) -> Self {
         match (self, other) {
             (Self::Produced { read_ns, .. }, Self::Produced { read_ns: others, .. }) if others < read_ns => {
                 other
             }
-            (Self::Stored { timestamp_ms, .. }, Self::Stored { timestamp_ms: others, .. })
-                if others < timestamp_ms =>
+            (Self::Stored { timestamp, .. }, Self::Stored { timestamp: others, .. })
+                if others < timestamp =>
             {
                 other
             }
@@ -67,18 +70,18 @@ impl Origin {
 
 #[derive(Clone, Copy, Debug)]
 struct Note {
-    /// Where they end in the output; 0 while the frame is being written.
+    /// Where the frame of the messages ends in the output; 0 while it is being written.
     end: usize,
     messages: u32,
     origin: Origin,
 }
 
-/// See the module's page.
+/// Notes about the messages in the output, in order.
 #[derive(Debug, Default)]
 pub struct Framed(Vec<Note>);
 
 impl Framed {
-    /// Messages of the frame that is being written.
+    /// Notes messages of the frame that is being written.
     #[inline]
     pub fn note(&mut self, messages: u32, origin: Origin) {
         let is_full = self.0.len() >= NOTES_MAX;
@@ -91,7 +94,7 @@ impl Framed {
         }
     }
 
-    /// That frame ends at `end` of the output.
+    /// Notes that this frame ends at `end` of the output.
     #[inline]
     pub fn close(&mut self, end: usize) {
         for note in self.0.iter_mut().rev().take_while(|note| note.end == 0) {
@@ -99,12 +102,12 @@ impl Framed {
         }
     }
 
-    /// The output was cut there: what stood behind is not sent.
+    /// Removes the notes behind `end`, because the output was truncated there.
     pub fn truncate(&mut self, end: usize) {
         self.0.retain(|note| (1..=end).contains(&note.end));
     }
 
-    /// The socket has taken the output up to `sent`.
+    /// Records the messages whose frames end at or before `sent`, because the socket accepted them at `now`.
     #[inline]
     pub fn record(&mut self, sent: usize, now: Now, latency: &mut Recorder) {
         let taken = self.0.iter().take_while(|note| note.end <= sent).count();
@@ -113,12 +116,12 @@ impl Framed {
         }
     }
 
-    /// The output goes on without its first `sent` bytes.
+    /// Shifts the notes, because the first `sent` bytes of the output were removed.
     pub fn rebase(&mut self, sent: usize) {
         self.0.iter_mut().for_each(|note| note.end -= sent);
     }
 
-    /// The socket takes no more for now.
+    /// Merges notes, because the socket accepts no more for now.
     pub fn compact(&mut self) {
         if self.0.len() > NOTES_KEPT {
             let together = self.0.len().div_ceil(NOTES_KEPT);
@@ -134,14 +137,14 @@ impl Framed {
         self.0.shrink_to(NOTES_KEPT);
     }
 
-    /// Takes over the room of `spare`, where it has none of its own.
+    /// Takes the memory of `spare` if it has none of its own.
     pub fn lend(&mut self, spare: &mut Self) {
         if self.0.capacity() == 0 {
             std::mem::swap(self, spare);
         }
     }
 
-    /// Gives its room back, where nothing stands in it.
+    /// Gives its memory to `spare` if it is empty.
     pub fn give_back(&mut self, spare: &mut Self) {
         if self.0.is_empty() {
             *spare = std::mem::take(self);
@@ -154,11 +157,11 @@ mod tests {
     use super::*;
 
     fn stored(stored_ns: u64) -> Origin {
-        Origin::Stored { stored_ns, timestamp_ms: stored_ns, is_live: true }
+        Origin::Stored { stored_ns, timestamp: UnixMillis::new(stored_ns), is_live: true }
     }
 
     #[test]
-    fn messages_count_when_the_socket_has_taken_their_whole_frame() {
+    fn messages_count_when_the_socket_has_accepted_their_whole_frame() {
         let (mut framed, mut latency) = (Framed::default(), Recorder::default());
         let now = Now::at_ms(5, 0);
         framed.note(3, stored(1_000_000));
@@ -182,11 +185,11 @@ mod tests {
         framed.truncate(8);
         framed.record(9, now, &mut latency);
         latency.count();
-        assert_eq!(latency.of(Stage::DeliverLive).len(), 6, "what was cut off was never sent");
+        assert_eq!(latency.of(Stage::DeliverLive).len(), 6, "truncated frames were never sent");
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_as_old_as_the_oldest() {
+    fn kept_notes_are_bounded_and_lose_no_message() {
         let (mut framed, mut latency) = (Framed::default(), Recorder::default());
         for index in 0..2 * NOTES_MAX as u64 {
             framed.note(1, stored(1_000_000 + index));

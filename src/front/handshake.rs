@@ -1,36 +1,36 @@
-//! The server's side of a handshake: which front a path leads to, and who asks. Between [`Handshake::read`] and
-//! [`Handshake::accept`] the caller decides whether they may come in.
+//! The server's side of a handshake: chooses the front by the path, and reads the client's identity. Between
+//! [`Handshake::read`] and [`Handshake::accept`] the caller decides whether to admit the client.
 
 use super::identity::{Credentials, Identity};
 use super::policy::Policy;
 use crate::base::error::PeerFault;
 use crate::ws::handshake::{Refusal, UpgradeRequest, UpgradeResponse};
 
-/// The subprotocol's name (protocol section 1).
+/// The name of the subprotocol (protocol section 1).
 pub const SUBPROTOCOL: &str = "queuing-streaming.v1";
 
-/// The front that a path leads to.
+/// The front of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// The streaming protocol.
     Streaming,
-    /// `/echo` under `--test-echo`.
+    /// `/echo`, if `--test-echo` is set.
     Echo,
 }
 
-/// A handshake that is acceptable and not yet accepted.
+/// A valid handshake that has not been accepted yet.
 #[derive(Debug)]
 pub struct Handshake {
-    /// What the client asks for.
+    /// The requested front.
     pub endpoint: Endpoint,
-    /// Who asks.
+    /// The identity of the client.
     pub identity: Identity,
     used: usize,
     response: UpgradeResponse,
 }
 
 impl Handshake {
-    /// Reads a request from the start of `bytes`; `None` where more bytes are needed.
+    /// Parses and checks a request at the start of `bytes`, or returns `None` if more bytes are needed.
     pub fn read(bytes: &[u8], policy: &Policy) -> Result<Option<Self>, Refusal> {
         let Some(request) = UpgradeRequest::parse(bytes)? else { return Ok(None) };
         let endpoint = Endpoint::of(request.path(), policy.test_echo)?;
@@ -42,12 +42,12 @@ impl Handshake {
         Ok(Some(Self { endpoint, identity, used: request.used(), response }))
     }
 
-    /// Bytes of the request; frames follow.
+    /// Returns the length of the request in bytes. Frames follow.
     pub fn used(&self) -> usize {
         self.used
     }
 
-    /// Appends the response that accepts the request.
+    /// Appends the response that accepts the request to `out`.
     pub fn accept(&self, out: &mut Vec<u8>) -> Result<(), Refusal> {
         self.response.write(out)
     }
@@ -58,7 +58,7 @@ impl Endpoint {
         match path {
             "/echo" if test_echo => Ok(Self::Echo),
             _ if path == "/v2" || path.starts_with("/v2/") => {
-                Err(Refusal::new(404, "path: /v2 is not the streaming protocol's"))
+                Err(Refusal::new(404, "path: /v2 does not serve the streaming protocol"))
             }
             _ => Ok(Self::Streaming),
         }
@@ -72,7 +72,7 @@ impl Endpoint {
     }
 }
 
-/// A name that breaks its rules.
+/// Refuses an invalid name with 400.
 impl From<PeerFault> for Refusal {
     fn from(fault: PeerFault) -> Self {
         Self::new(400, fault.to_string())
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_is_accepted_as_rfc_6455_shows_it_and_what_follows_is_left() {
+    fn a_handshake_is_accepted_as_in_rfc_6455_and_following_bytes_are_left() {
         let text = request("/any/path", "") + "\u{1}\u{2}";
         let (accepted, response) = answer(&text).unwrap();
         assert_eq!(accepted.used(), text.len() - 2);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_comes_from_headers_or_from_the_query() {
+    fn identity_comes_from_headers_or_the_query() {
         let (accepted, response) =
             answer(&request("/", &format!("X-Project-Id: acme\r\nClient-ID: {UUID}\r\n"))).unwrap();
         assert_eq!((accepted.identity.project.as_str(), accepted.identity.author.is_known), ("acme", true));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn subprotocols_paths_versions_and_origins_are_judged() {
+    fn subprotocols_paths_versions_and_origins_are_checked() {
         let offer = |names: &str| answer(&request("/", &format!("Sec-WebSocket-Protocol: {names}\r\n")));
         for ours in [
             "other, queuing-streaming.v1",
@@ -196,16 +196,16 @@ mod tests {
         assert_eq!(answer(&request("/", "Origin: null\r\n")).err(), Some(403));
         let text = request("/", "Origin: http://evil\r\n");
         let refusal = Handshake::read(text.as_bytes(), &policy()).unwrap_err();
-        assert_eq!(refusal.origin.as_deref(), Some("http://evil"), "the log names it");
+        assert_eq!(refusal.origin.as_deref(), Some("http://evil"), "the log needs the origin");
         assert!(refusal.reason.contains("allowed_origins"), "{}", refusal.reason);
     }
 
     #[test]
-    fn a_key_is_16_bytes_whatever_bits_its_last_letter_has_left() {
+    fn a_key_is_16_bytes_whatever_its_trailing_bits() {
         let with = |key: &str| answer(&request("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", key));
         for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEA==", "AAAAAAAAAAAAAAAAAAAAAB=="] {
             let accept = derive_accept_key(key.as_bytes());
-            assert!(with(key).unwrap().1.contains(&accept), "of the key as it was sent: {key}");
+            assert!(with(key).unwrap().1.contains(&accept), "the accept value uses the key as sent: {key}");
         }
         for key in [
             "AAAA",
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn too_many_headers_are_431() {
-        // Beside those that a handshake needs.
+        // In addition to the required headers.
         let with = |more: usize| answer(&request("/", &"X: y\r\n".repeat(more)));
         let has = request("/", "").matches("\r\n").count() - 2;
         assert!(with(MAX_HEADERS - has).is_ok());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn projects_of_dots_alone_are_no_names() {
+    fn one_or_two_dots_are_no_project_names() {
         for (name, expected) in
             [(".", Some(400)), ("..", Some(400)), ("...", None), (".a", None), ("a..b", None)]
         {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clients_side_meets_the_servers() {
+    fn client_and_server_complete_a_handshake() {
         let (mut asked, mut said) = (Vec::new(), Vec::new());
         let project = Project::parse("acme").unwrap();
         let client = ClientId::parse(UUID).unwrap();

@@ -1,29 +1,29 @@
-//! Who asks: from headers, or from the query string where a browser cannot set headers.
+//! The identity of a client: from headers, or from the query string, because browsers cannot set headers.
 
 use crate::base::error::PeerFault;
 use crate::base::names::{ClientId, Project};
 use crate::operation::Author;
 use crate::ws::handshake::{Refusal, UpgradeRequest};
 
-/// The request header of the project.
+/// The request header with the project.
 const PROJECT_HEADER: &str = "x-project-id";
-/// The request header of the client's identity.
+/// The request header with the client's id.
 const CLIENT_HEADER: &str = "client-id";
-/// The request header of the token.
+/// The request header with the token.
 const TOKEN_HEADER: &str = "x-auth-token";
 
-/// The texts that a client names itself by.
+/// The identity of a client as sent, not checked yet.
 #[derive(Default)]
 pub struct Credentials {
-    /// The project.
+    /// The name of the project.
     pub project: Option<String>,
-    /// The client.
+    /// The id of the client.
     pub client: Option<String>,
-    /// The proof.
+    /// The token.
     pub token: Option<String>,
 }
 
-/// Who asks, before anybody has looked whether they may.
+/// The identity of a client. Nobody has checked yet whether the client may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The project.
@@ -33,7 +33,7 @@ pub struct Identity {
 }
 
 impl Credentials {
-    /// Reads headers and query string; a header counts more.
+    /// Reads the query string and the headers. Headers take precedence.
     pub fn read(request: &UpgradeRequest) -> Result<Self, Refusal> {
         let mut credentials = Self::default();
         for (key, value) in form_urlencoded::parse(request.query().as_bytes()) {
@@ -60,7 +60,7 @@ impl Credentials {
         Ok(credentials)
     }
 
-    /// Who that is; a client without a name gets a random one.
+    /// Checks the names. A client without an id gets a random one.
     pub fn identify(&self, default_project: &Project) -> Result<Identity, PeerFault> {
         let project = match &self.project {
             Some(name) => Project::parse(name)?,

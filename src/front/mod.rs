@@ -1,17 +1,17 @@
-//! How a client speaks: the protocols, each on top of the same operations. No I/O.
+//! The protocols that clients speak, each on top of the same operations. No I/O.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | here | the protocol of a connection, whichever it is |
-//! | `streaming` | the streaming protocol: one operation after the other on a connection |
+//! | here | dispatch to the protocol of a connection |
+//! | `streaming` | the streaming protocol: the operations of a connection, in sequence |
 //! | `echo` | the echo of WebSocket conformance suites |
-//! | `handshake` | a handshake: which front a path leads to, and whether the request is acceptable |
-//! | `identity` | who asks |
-//! | `policy` | who may connect, and as which project |
-//! | `status` | what a connection must know of its front |
+//! | `handshake` | a handshake: choice of the front by path, and checks of the request |
+//! | `identity` | the project and the id of a client |
+//! | `policy` | which clients are accepted, and their default project |
+//! | `status` | what a front reports to its connection |
 //! | `context` | what a front borrows for one call |
-//! | `framed` | when the messages that are framed began their way |
-//! | `pb_writer` | how a pb becomes a frame |
+//! | `framed` | the messages in the output, and when their latencies started |
+//! | `pb_writer` | writes pbs as frames |
 
 mod context;
 mod echo;
@@ -33,11 +33,13 @@ pub use status::FrontStatus;
 pub use streaming::ServerSession;
 
 use self::echo::Echo;
+use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
 use crate::ws::{CloseCode, MessageKind};
 
-/// The protocol that a connection speaks, and all that it keeps.
+/// The protocol of a connection, with its state.
 #[derive(Debug)]
 pub enum Front {
     /// The streaming protocol.
@@ -49,17 +51,17 @@ pub enum Front {
 /// A step of draining.
 #[derive(Clone, Copy, Debug)]
 pub enum DrainStep {
-    /// No new operation; a produce operation ends.
+    /// Accept no new operations and end produce operations.
     Producers,
-    /// A consume operation sends what is stored, and ends.
+    /// Consume operations send what is stored and then end.
     Consumers {
-        /// When it ends at the latest.
-        until_ms: u64,
+        /// When they end at the latest, by the monotonic clock in milliseconds.
+        until: Millis,
     },
 }
 
 impl Front {
-    /// The front of an endpoint, for a caller who is let in.
+    /// Creates the front of an endpoint for a caller that was admitted.
     pub fn new(endpoint: Endpoint, caller: Caller) -> Self {
         match endpoint {
             Endpoint::Streaming => Self::Streaming(Box::new(ServerSession::new(caller))),
@@ -67,8 +69,9 @@ impl Front {
         }
     }
 
-    /// A piece of a wsmessage, and whether it ends it. Returns how much was taken; where that is not all, the rest must be
-    /// brought again once [`Self::is_blocked`] is false. A close code ends the connection.
+    /// Handles a piece of a WebSocket message. `fin` says whether it ends the message. Returns how many bytes
+    /// were taken; pass the rest again once [`Self::is_blocked`] returns false. A close code as error ends
+    /// the connection.
     #[inline]
     pub fn handle_data(
         &mut self,
@@ -90,7 +93,7 @@ impl Front {
         }
     }
 
-    /// Whether no more of the client's bytes can be taken now.
+    /// Returns whether no more input can be taken for now.
     #[inline]
     pub fn is_blocked(&self, cx: &Cx<'_>) -> bool {
         match self {
@@ -99,63 +102,64 @@ impl Front {
         }
     }
 
-    /// The budget may have room for what the front waits for.
+    /// Retries the reservation that the front waits for, because the budget may have room.
     pub fn retry(&mut self, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.retry(cx);
         }
     }
 
-    /// All bytes of a turn were handed in: what they brought goes to the shard.
+    /// Submits the messages of this turn, after all input of the turn was passed in.
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.flush(cx);
         }
     }
 
-    /// An answer to a command of `operation`.
+    /// Handles the answer to a command of `operation`.
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.answer(operation, answer, cx);
         }
     }
 
-    /// Time has passed.
+    /// Handles the deadlines that have passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.handle_timeout(cx);
         }
     }
 
-    /// Draining takes a step.
+    /// Takes a step of draining.
     pub fn drain(&mut self, step: DrainStep, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.drain(step, cx);
         }
     }
 
-    /// Writes everything that is due now.
+    /// Writes everything that is due.
     pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.poll_transmit(cx);
         }
     }
 
-    /// The connection is gone: gives everything back.
+    /// Releases everything, because the connection is closed.
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.abandon(cx);
         }
     }
 
-    /// Our own code has failed in the middle of something: says so, without looking at anything that may be half done.
+    /// Reports an internal error to the client after a panic, without touching state that may be
+    /// inconsistent.
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
         if let Self::Streaming(session) = self {
             session.break_off(cx);
         }
     }
 
-    /// What its connection must know.
+    /// Returns what the connection must know.
     #[inline]
     pub fn status(&self) -> FrontStatus {
         match self {
@@ -164,7 +168,7 @@ impl Front {
         }
     }
 
-    /// The project, and the queue of the present operation, where there is one.
+    /// Returns the project, and the queue of the current operation if there is one.
     pub fn names(&self) -> Option<(&Project, Option<&QueueName>)> {
         match self {
             Self::Streaming(session) => Some(session.names()),
@@ -172,8 +176,8 @@ impl Front {
         }
     }
 
-    /// Of a consume operation, its queue, each partition that it reads and the offset that comes next.
-    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
+    /// Returns the queue of a consume operation, and each partition that it reads with the next offset.
+    pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match self {
             Self::Streaming(session) => session.positions(),
             Self::Echo(_) => None,

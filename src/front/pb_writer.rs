@@ -1,27 +1,28 @@
-//! Writes one side's half, the server's or a client's: one whole pb in each frame (a client of 2014 parses each frame by itself).
+//! Writes one side's half, the server's or a client's, with each pb in its own frame (a client from 2014
+//! parses each frame separately).
 
 use prost::Message;
 
 use crate::pb::wire::{varint_length, write_varint};
 use crate::ws::{MessageKind, Sender};
 
-/// The connection's sending side, lent to a front.
+/// The sending side of a connection, lent to a front.
 #[derive(Debug)]
 pub struct PbWriter<'a> {
-    /// The connection's frames.
+    /// The sender of the connection's frames.
     pub sender: &'a mut Sender,
-    /// Where to.
+    /// The output.
     pub out: &'a mut Vec<u8>,
 }
 
 impl PbWriter<'_> {
-    /// One pb in a frame of its own; with `fin` it ends the half.
+    /// Writes a pb as a frame. With `fin`, the frame ends the half.
     pub fn pb(&mut self, pb: &impl Message, fin: bool) {
         let length = pb.encoded_len();
         self.raw(length, fin, |out| pb.encode_raw(out));
     }
 
-    /// The same for a pb of `length` bytes that `write` appends.
+    /// Writes a pb of `length` bytes, which `write` appends, as a frame.
     #[inline]
     pub fn raw(&mut self, length: usize, fin: bool, write: impl FnOnce(&mut Vec<u8>)) {
         let framed = varint_length(length as u64) + length;

@@ -1,29 +1,30 @@
-//! What a connection must know of its front.
+//! What a front reports to its connection.
 
 use crate::base::budget::Wanted;
+use crate::base::millis::Millis;
 use crate::ws::CloseCode;
 
-/// See the module's page. The default is that of a front which is idle.
+/// The state of a front. The default is an idle front.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FrontStatus {
-    /// Bytes of the budget that the front waits for.
+    /// The reservation that the front waits for.
     pub wanted: Option<Wanted>,
-    /// A reason to close the connection.
+    /// The code to close the connection with.
     pub close: Option<CloseCode>,
-    /// An operation is open: our half of it has begun, or will.
+    /// Whether an operation is open, so that our half has started or will start.
     pub is_busy: bool,
-    /// A produce operation is open, or one whose queue or positions are not known yet.
+    /// Whether a produce operation is open, or an operation that still waits for its queue or positions.
     pub is_producing: bool,
-    /// A consume operation is open.
+    /// Whether a consume operation is open.
     pub is_consuming: bool,
-    /// A producer waits for credit that the budget withheld.
+    /// Whether a producer waits for credit that the budget withheld.
     pub is_starved: bool,
-    /// The client waits for us: for memory, the catalogue or the store.
+    /// Whether the client waits for the server: for memory, the catalogue or the store.
     pub waits_for_us: bool,
-    /// There may be more to send whenever there is room.
+    /// Whether more may be ready to send when the output has room.
     pub goes_on: bool,
-    /// Messages that the client of a produce operation may send and has not sent.
+    /// The number of messages that the client of a produce operation may still send.
     pub credit: Option<u64>,
-    /// When something is due without any event.
-    pub next_deadline_ms: Option<u64>,
+    /// The next deadline, by the monotonic clock in milliseconds.
+    pub next_deadline: Option<Millis>,
 }

@@ -1,4 +1,4 @@
-//! Histograms as text: HdrHistogram's V2 format, compressed, in base64, as its log files and its tools have it.
+//! Histograms as text: HdrHistogram's V2 format, compressed and in base64, as in its log files and tools.
 
 use std::io::Cursor;
 
@@ -7,7 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
-/// The text of a histogram; empty where it cannot be written, which no histogram of ours is.
+/// Encodes a histogram as text. Returns an empty string on an error, which does not happen for our
+/// histograms.
 pub fn encode(histogram: &Histogram<u64>) -> String {
     let mut bytes = Vec::new();
     match V2DeflateSerializer::new().serialize(histogram, &mut bytes) {
@@ -16,12 +17,12 @@ pub fn encode(histogram: &Histogram<u64>) -> String {
     }
 }
 
-/// The histogram of such a text.
+/// Decodes the text of a histogram.
 pub fn decode(text: &str) -> Result<Histogram<u64>, String> {
-    let bytes = STANDARD.decode(text).map_err(|error| format!("no base64: {error}"))?;
+    let bytes = STANDARD.decode(text).map_err(|error| format!("not base64: {error}"))?;
     Deserializer::new()
         .deserialize(&mut Cursor::new(bytes))
-        .map_err(|error| format!("no histogram in HdrHistogram's V2 format: {error}"))
+        .map_err(|error| format!("not a histogram in HdrHistogram's V2 format: {error}"))
 }
 
 #[cfg(test)]
@@ -30,7 +31,7 @@ mod tests {
     use crate::latency::histogram;
 
     #[test]
-    fn what_is_written_reads_the_same_and_rubbish_is_refused() {
+    fn histograms_survive_encoding_and_garbage_is_refused() {
         let mut one = histogram();
         [1, 1_000, 123_456_789].into_iter().for_each(|value| one.saturating_record(value));
         assert_eq!(decode(&encode(&one)).unwrap(), one);

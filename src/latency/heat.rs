@@ -1,15 +1,15 @@
-//! How the values of a histogram spread over the rows of a heat map.
+//! The distribution of a histogram's values over the rows of a heat map.
 
 use hdrhistogram::Histogram;
 
-/// Where the heat maps begin, nanoseconds; what is faster counts in the first row.
+/// The lower bound of a heat map, in nanoseconds. Faster values count in the first row.
 pub const HEAT_FROM_NS: f64 = 1e3;
-/// Rows of a heat map to a tenfold latency.
+/// The number of rows for a factor of ten.
 pub const HEAT_ROWS_A_DECADE: u32 = 8;
-/// Rows of a heat map: from 1 µs to 100 s, and what is slower in the last.
+/// The number of rows: from 1 µs to 100 s. Slower values count in the last row.
 pub const HEAT_ROWS: usize = 64;
 
-/// How many values stand in each row of a heat map, without the empty rows at the end.
+/// Returns the number of values in each row of a heat map, without the empty rows at the end.
 pub fn heat_of(histogram: &Histogram<u64>) -> Vec<u64> {
     let mut counts = Vec::new();
     for step in histogram.iter_recorded() {

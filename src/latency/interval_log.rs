@@ -1,9 +1,10 @@
-//! `latency_log`: an HdrHistogram interval log (format 1.3, V2 histograms), one tagged line for each stage and interval.
+//! The file of the setting `latency_log`: an HdrHistogram interval log (format 1.3, V2 histograms) with one
+//! tagged line for each stage and interval.
 //!
-//! Values are nanoseconds, or counts where a stage counts; the maximum beside each is in milliseconds, as the standard tools
-//! expect. A log that is there is continued at its end, under a header of its own. Every line goes to the file's present end, so that
-//! the file may be truncated; after it was renamed, [`LogFile::reopen`] goes on in a new one. Only a regular file is written: a pipe would
-//! make the collector wait for its reader.
+//! Values are nanoseconds, or counts for stages that count; the maximum on each line is in milliseconds, as
+//! the standard tools expect. An existing log is continued under a new header. Every line is appended to the
+//! current end of the file, so the file may be truncated. After a rename, [`LogFile::reopen`] continues in a
+//! new file. Only regular files are accepted: a pipe would make the collector wait for its reader.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, LineWriter};
@@ -18,43 +19,44 @@ use hdrhistogram::serialization::interval_log::{
 
 use super::{Recorder, Stage, Unit};
 
-/// Nanoseconds of the unit that maxima are in.
+/// The unit of the maxima, in nanoseconds.
 const MAX_UNIT_NS: f64 = 1e6;
 
-/// Who may read and write a new log: its owner.
+/// The permissions of a new log: only its owner may read and write it.
 const MODE: u32 = 0o600;
 
-/// What other users may do with a log.
+/// The permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
-/// An open log, before its first line.
+/// An open log file.
 pub struct LogFile {
     path: PathBuf,
     file: LineWriter<File>,
     serializer: V2DeflateSerializer,
 }
 
-/// Its lines.
+/// The lines under one header of a log.
 pub struct Lines<'a> {
     log: IntervalLogWriter<'a, 'a, LineWriter<File>, V2DeflateSerializer>,
     began: SystemTime,
 }
 
 impl LogFile {
-    /// Opens it for going on at its end.
+    /// Opens a log for appending. It is created if missing.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = append_to(path)?;
         let serializer = V2DeflateSerializer::new();
         Ok(Self { path: path.to_owned(), file: LineWriter::new(file), serializer })
     }
 
-    /// Goes on in the file that has the log's name now, which is made if there is none. Keeps the present one where that fails.
+    /// Closes the file and continues in the file that has the log's name, which is created if missing. Keeps
+    /// the current file on an error.
     pub fn reopen(&mut self) -> io::Result<()> {
         self.file = LineWriter::new(append_to(&self.path)?);
         Ok(())
     }
 
-    /// Writes the header: a server starts, or a new file.
+    /// Writes a header, at the start of the server or of a new file.
     pub fn begin(&mut self) -> io::Result<Lines<'_>> {
         let counts = Stage::ALL.into_iter().filter(|stage| stage.unit() != Unit::Nanoseconds);
         let counts: Vec<_> = counts.map(Stage::name).collect();
@@ -75,13 +77,13 @@ impl LogFile {
     }
 }
 
-/// Opens a log without waiting, whatever has its name by now.
+/// Opens a log for appending. Does not block, even if the path is not a regular file.
 fn append_to(path: &Path) -> io::Result<File> {
-    let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+    let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
     let opened =
         OpenOptions::new().create(true).append(true).mode(MODE).custom_flags(libc::O_NONBLOCK).open(path);
     let file = match opened {
-        // A named pipe that nobody reads, or a socket.
+        // The path is a named pipe without a reader, or a socket.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(irregular()),
         opened => opened?,
     };
@@ -90,14 +92,14 @@ fn append_to(path: &Path) -> io::Result<File> {
         return Err(irregular());
     }
     if metadata.permissions().mode() & OTHERS != 0 {
-        // An operator may have made it so for a collector of logs, so it is left as it is.
-        tracing::warn!(latency_log = %path.display(), "other users can look into the latency log: chmod 600 it");
+        // The operator may have set these permissions for a log collector, so they are not changed.
+        tracing::warn!(latency_log = %path.display(), "latency log accessible to other users: run chmod 600 on it");
     }
     Ok(file)
 }
 
 impl Lines<'_> {
-    /// A line for each stage that has something in the interval that ends now.
+    /// Writes a line for each stage that has values in the interval, which ends now and lasted `length`.
     pub fn write(&mut self, length: Duration, interval: &Recorder) -> io::Result<()> {
         let start = self.began.elapsed().unwrap_or_default().saturating_sub(length);
         for (stage, histogram) in interval.iter().filter(|(_, histogram)| !histogram.is_empty()) {
@@ -119,7 +121,7 @@ mod tests {
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
     use std::process::Command;
 
-    /// How many histograms a log holds, and whether it begins with a header.
+    /// Returns how many histograms a log has, and whether it starts with a header.
     fn contents(path: &Path) -> (usize, bool) {
         let text = std::fs::read(path).unwrap();
         let lines =
@@ -146,12 +148,12 @@ mod tests {
         let mut lines = file.begin().unwrap();
         lines.write(second, &recorder).unwrap();
         assert_eq!((contents(&moved), contents(&path)), ((2, true), (1, true)));
-        // As copytruncate does.
+        // As logrotate's copytruncate does.
         File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
         lines.write(second, &recorder).unwrap();
         drop(lines);
-        assert_eq!(contents(&path), (1, false), "no hole at its beginning");
-        // Where the new file cannot be made, the old one goes on.
+        assert_eq!(contents(&path), (1, false), "no hole at the beginning");
+        // If the new file cannot be created, the old one is continued.
         file.path = "/nowhere/at/all.hlog".into();
         assert!(file.reopen().is_err());
         file.begin().unwrap().write(second, &recorder).unwrap();
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_in_its_place_is_refused_at_once_whether_somebody_reads_it_or_not() {
+    fn a_pipe_is_refused_at_once_with_or_without_a_reader() {
         let path = std::env::temp_dir().join(format!("millstream-piped-{}.hlog", std::process::id()));
         let mut recorder = Recorder::default();
         recorder.record(Stage::Commit, 250_000, 7);
@@ -178,7 +180,7 @@ mod tests {
         assert!(is_refused(log.reopen()));
         assert!(is_refused(LogFile::open(&path).map(drop)));
         drop(reader);
-        // The present one goes on.
+        // The current file is continued.
         log.begin().unwrap().write(Duration::from_secs(1), &recorder).unwrap();
         assert_eq!(contents(&moved), (1, true));
         std::fs::remove_file(&path).unwrap();
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_gone_on_with_and_reads_as_it_was_recorded() {
+    fn a_log_is_continued_and_reads_back_as_recorded() {
         let path = std::env::temp_dir().join(format!("millstream-{}.hlog", std::process::id()));
         let mut recorder = Recorder::default();
         recorder.record(Stage::Commit, 250_000, 7);

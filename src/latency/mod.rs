@@ -1,13 +1,13 @@
-//! Latency histograms (HdrHistogram). Shards record them, always; `shard::collector` collects them.
+//! Latency histograms (HdrHistogram). Every shard always records; `shard::collector` collects.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `stage` | what is measured |
+//! | `stage` | the measured stages |
 //! | `recorder` | the histograms of one shard |
 //! | `heat` | the rows of a heat map |
 //! | `interval_log` | the `.hlog` file |
-//! | `encoded`, `summary` | a histogram as text, and in a few numbers |
-//! | `outstanding` | requests without an answer yet |
+//! | `encoded`, `summary` | a histogram as text and as a few numbers |
+//! | `outstanding` | requests without a response yet |
 
 mod encoded;
 mod heat;

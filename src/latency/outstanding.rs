@@ -1,19 +1,21 @@
-//! Requests whose answers are still to come.
+//! Requests without a response yet.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Requests under way, the oldest first: when each was sent, and how many of its messages are not spoken for.
+/// Requests in flight, oldest first: when each was sent, and how many of its messages are not acknowledged or
+/// refused yet.
 #[derive(Debug, Default)]
 pub struct Outstanding(VecDeque<(Instant, u64)>);
 
 impl Outstanding {
-    /// A request of `messages` was sent, or should have been, at `sent`.
+    /// Adds a request of `messages` that was sent, or should have been sent, at `sent`.
     pub fn push(&mut self, sent: Instant, messages: u64) {
         self.0.push_back((sent, messages));
     }
 
-    /// The next `count` messages were spoken for; `each` is told when some of them were sent, and how many.
+    /// Settles the next `count` messages, which were acknowledged or refused. Calls `each` with the time of
+    /// sending and the number of messages, for each request among them.
     pub fn settle(&mut self, mut count: u64, mut each: impl FnMut(Instant, u64)) {
         while let Some((sent, messages)) = self.0.front_mut().filter(|_| count > 0) {
             let settled = count.min(*messages);
@@ -26,7 +28,7 @@ impl Outstanding {
         }
     }
 
-    /// Their connection is gone.
+    /// Forgets all requests, because their connection is closed.
     pub fn clear(&mut self) {
         self.0.clear();
     }

@@ -1,18 +1,18 @@
-//! A shard's histograms: recorded where things happen, taken away whole, never shared.
+//! The histograms of a shard: recorded on its thread, handed over as a whole, never shared.
 
 use hdrhistogram::Histogram;
 
 use super::Stage;
 
-/// The longest latency that is told apart, nanoseconds: the longest time to live that a message can have (`ttl_max`), so that a
-/// message that waits for its consumer all its life counts with the true time.
+/// The longest latency that is distinguished, in nanoseconds. This is the longest possible time to live
+/// (`ttl_max`), so even a message that waits for its consumer that long counts with its true time.
 pub const LATENCY_NS_MAX: u64 = u32::MAX as u64 * 1_000_000_000;
 
-/// Values that are noted before they are counted. Under load the messages themselves push every histogram out of the caches:
-/// counting each value at once took 1.5 % of a shard's time.
+/// The number of values to note before they are counted. Under load, messages push the histograms out of the
+/// CPU caches: counting each value at once took 1.5 % of a shard's time.
 const NOTES: usize = 512;
 
-/// An empty histogram of nanoseconds or of counts, three significant digits (424 KiB).
+/// Creates an empty histogram of nanoseconds or counts, with three significant digits (424 KiB).
 #[allow(clippy::expect_used)]
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
@@ -26,8 +26,8 @@ struct Note {
     stage: Stage,
 }
 
-/// A histogram for each stage (4.6 MiB). Recording neither locks nor allocates: a shard's own is exchanged for an empty one that the
-/// asker brings along.
+/// A histogram for each stage (4.6 MiB). Recording neither locks nor allocates. The collector swaps a shard's
+/// recorder for an empty one that it brings along.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     histograms: Box<[Histogram<u64>]>,
@@ -44,10 +44,10 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// What one occupies at most: 424 KiB for each stage.
+    /// The largest size of a recorder in bytes: 424 KiB for each stage, and the notes.
     pub const BYTES: usize = Stage::COUNT * (424 << 10) + NOTES * size_of::<Note>();
 
-    /// `count` values.
+    /// Records `value` `count` times.
     #[inline]
     pub fn record(&mut self, stage: Stage, value: u64, count: u32) {
         if self.notes.len() == NOTES {
@@ -56,33 +56,34 @@ impl Recorder {
         self.notes.push(Note { value, count, stage });
     }
 
-    /// Counts what was noted. Whoever has taken a recorder away does this before reading it.
+    /// Counts the noted values. Call it before reading a recorder.
     pub fn count(&mut self) {
         for Note { value, count, stage } in self.notes.drain(..) {
             self.histograms[stage as usize].saturating_record_n(value, count.into());
         }
     }
 
-    /// Of one stage, what is counted.
+    /// Returns the histogram of a stage.
     pub fn of(&self, stage: Stage) -> &Histogram<u64> {
-        debug_assert!(self.notes.is_empty(), "what is read is counted first");
+        debug_assert!(self.notes.is_empty(), "call `count` before reading");
         &self.histograms[stage as usize]
     }
 
-    /// Of each stage, what is counted.
+    /// Returns each stage with its histogram.
     pub fn iter(&self) -> impl Iterator<Item = (Stage, &Histogram<u64>)> {
         Stage::ALL.into_iter().map(|stage| (stage, self.of(stage)))
     }
 
-    /// Adds all that another has counted: percentiles of the sum, not means of percentiles.
+    /// Adds the counts of another recorder. The percentiles are then those of all values, not means of
+    /// percentiles.
     pub fn add(&mut self, other: &Self) {
         for (stage, histogram) in other.iter().filter(|(_, histogram)| !histogram.is_empty()) {
-            // Equal bounds always add.
+            // Cannot fail: the bounds are equal.
             let _ = self.histograms[stage as usize].add(histogram);
         }
     }
 
-    /// Forgets everything; keeps the room.
+    /// Removes all values and keeps the memory.
     pub fn clear(&mut self) {
         self.notes.clear();
         self.histograms.iter_mut().filter(|histogram| !histogram.is_empty()).for_each(Histogram::reset);
@@ -95,7 +96,7 @@ mod tests {
     use crate::latency::{Summary, decode, encode};
 
     #[test]
-    fn a_message_counts_with_the_true_time_however_long_it_has_waited() {
+    fn a_message_counts_with_its_true_latency_however_long_it_waited() {
         let hour = 3_600_000_000_000;
         for waited in [hour - 1, hour + 1, 5 * hour, 14 * 24 * hour, 366 * 24 * hour, LATENCY_NS_MAX] {
             let mut recorder = Recorder::default();
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_has_the_percentiles_of_all_values() {
+    fn a_sum_has_the_percentiles_of_all_values() {
         let (mut one, mut other) = (Recorder::default(), Recorder::default());
         for _ in 0..2 * NOTES {
             one.record(Stage::Commit, 1_000, 99);

@@ -1,26 +1,27 @@
-//! What is measured: the stages of a message's way, and what says how a shard does.
+//! The measured stages: those on a message's path, and those that show the state of a shard.
 //!
 //! ```text
 //! producing   socket read ─parse─▶ routed ─hop─▶ owner ─commit─▶ stored ─hop_back─▶ known ─ack─▶ socket took it
 //!             └──────────────────────────────── produce ────────────────────────────────────┘
 //! consuming   stored ─deliver_live or deliver_backlog─▶ socket took it
 //! ```
-//! Each message counts once in each stage that it passes; `hop` and `hop_back` only where its partition belongs to another shard.
+//! Each message counts once in each stage that it passes. It passes `hop` and `hop_back` only if another
+//! shard owns its partition.
 
-/// What a value counts.
+/// The unit of a stage's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// Nanoseconds.
+    /// Time in nanoseconds.
     Nanoseconds,
-    /// Messages of a batch.
+    /// Messages in a batch.
     Messages,
-    /// Deliveries in an inbox, each all that another shard had in a turn.
+    /// Deliveries in an inbox. One delivery is everything that another shard sent in a turn.
     Deliveries,
 }
 
 impl Unit {
-    /// As in JSON.
+    /// Returns the name of the unit in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nanoseconds => "nanoseconds",
@@ -30,39 +31,40 @@ impl Unit {
     }
 }
 
-/// See the module's page.
+/// A measured stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Reading, unmasking, checking and copying: from the socket's bytes to the batch on its way.
+    /// Parsing, unmasking, checking and copying: from reading the socket until the batch is routed.
     Parse,
-    /// To the shard that owns the partition.
+    /// The way to the shard that owns the partition.
     Hop,
-    /// In the store, until the batch is as durable as it promises.
+    /// Time in the store, until the batch is as durable as the store promises.
     Commit,
-    /// Back to the shard of the connection.
+    /// The way back to the shard of the connection.
     HopBack,
-    /// Until the socket took the acknowledgement, those before it included.
+    /// Time until the socket accepted the acknowledgement, including the acknowledgements before it.
     Ack,
-    /// All of these.
+    /// The sum of the stages above.
     Produce,
-    /// From being stored to the consumer's socket, of consumers that had everything before.
+    /// From storing a message to writing it to the socket of a consumer that had received everything before
+    /// it.
     DeliverLive,
-    /// The same of those that had not: they read what lay there, or had no credit or no room for it.
+    /// The same for a consumer that had not: it was reading older messages, or had no credit or no room.
     DeliverBacklog,
-    /// A turn of the driver with its pass of the reactor: for so long nobody else is served. Those without anything to do do
-    /// not count.
+    /// A turn of the driver including its reactor pass. The shard serves nobody else during that time. Idle
+    /// turns do not count.
     Turn,
-    /// Of append batches, where they are stored.
+    /// Messages in an append batch, recorded when the batch is stored.
     BatchMessages,
-    /// Of a shard's inbox, as one of its turns begins and there is something.
+    /// Deliveries in a shard's inbox at the start of a turn. Empty inboxes do not count.
     InboxDepth,
 }
 
 impl Stage {
-    /// How many there are.
+    /// The number of stages.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// All of them, in their order.
+    /// All stages, in order.
     pub const ALL: [Self; 11] = [
         Self::Parse,
         Self::Hop,
@@ -77,10 +79,10 @@ impl Stage {
         Self::InboxDepth,
     ];
 
-    /// Those that follow each other from a producer's bytes to its acknowledgement.
+    /// The consecutive stages from a producer's bytes to its acknowledgement.
     pub const PRODUCING: [Self; 5] = [Self::Parse, Self::Hop, Self::Commit, Self::HopBack, Self::Ack];
 
-    /// As it is called in files, metrics and reports.
+    /// Returns the name in files, metrics and reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Parse => "parse",
@@ -97,26 +99,24 @@ impl Stage {
         }
     }
 
-    /// What it is, in a line.
+    /// Describes the stage in a line.
     pub const fn describe(self) -> &'static str {
         match self {
-            Self::Parse => "from reading the socket to the batch on its way to its partition",
-            Self::Hop => "to the shard that owns the partition, where that is another",
-            Self::Commit => "in the store, until the batch is as durable as it promises",
+            Self::Parse => "from reading the socket until the batch is routed to its partition",
+            Self::Hop => "to the shard that owns the partition, if it is another shard",
+            Self::Commit => "in the store, until the batch is as durable as the store promises",
             Self::HopBack => "back to the shard of the connection",
-            Self::Ack => "until the producer's socket took the acknowledgement",
-            Self::Produce => "the whole: from reading the socket to the acknowledgement taken",
-            Self::DeliverLive => "from being stored to the consumer's socket, of consumers that keep up",
-            Self::DeliverBacklog => {
-                "from being stored to the consumer's socket, of consumers that are behind"
-            }
-            Self::Turn => "one turn of a shard's driver: for so long nobody else is served",
-            Self::BatchMessages => "messages of a stored batch",
-            Self::InboxDepth => "deliveries in a shard's inbox as a turn begins",
+            Self::Ack => "until the producer's socket accepted the acknowledgement",
+            Self::Produce => "all stages: from reading the socket until it accepted the acknowledgement",
+            Self::DeliverLive => "from storing to the consumer's socket, for consumers that keep up",
+            Self::DeliverBacklog => "from storing to the consumer's socket, for consumers that are behind",
+            Self::Turn => "one turn of a shard's driver, during which it serves nobody else",
+            Self::BatchMessages => "messages in a stored batch",
+            Self::InboxDepth => "deliveries in a shard's inbox at the start of a turn",
         }
     }
 
-    /// What its values count.
+    /// Returns the unit of the stage's values.
     pub const fn unit(self) -> Unit {
         match self {
             Self::BatchMessages => Unit::Messages,
@@ -125,7 +125,7 @@ impl Stage {
         }
     }
 
-    /// The stage of that name.
+    /// Returns the stage with the given name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|stage| stage.name() == name)
     }

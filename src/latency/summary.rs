@@ -1,32 +1,32 @@
-//! A histogram in a few numbers.
+//! A histogram as a few numbers.
 
 use hdrhistogram::Histogram;
 
-/// The percentiles that are named everywhere, in the histogram's own unit: nanoseconds, or what it counts.
+/// The usual percentiles, in the histogram's unit: nanoseconds or a count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Summary {
-    /// Values.
+    /// The number of values.
     pub count: u64,
-    /// Their mean.
+    /// The mean.
     pub mean: f64,
-    /// The least.
+    /// The smallest value.
     pub min: u64,
-    /// Half of them are no more.
+    /// The median.
     pub p50: u64,
-    /// 90 of 100.
+    /// The 90th percentile.
     pub p90: u64,
-    /// 99 of 100.
+    /// The 99th percentile.
     pub p99: u64,
-    /// 999 of 1,000.
+    /// The 99.9th percentile.
     pub p999: u64,
-    /// 9,999 of 10,000.
+    /// The 99.99th percentile.
     pub p9999: u64,
-    /// The most.
+    /// The largest value.
     pub max: u64,
 }
 
 impl Summary {
-    /// Of a histogram; of an empty one all are 0.
+    /// Summarizes a histogram. All numbers of an empty one are 0.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         if histogram.is_empty() {
             return Self::default();
@@ -46,7 +46,7 @@ impl Summary {
     }
 }
 
-/// Of nanoseconds.
+/// Writes the percentiles as times. Only for histograms of nanoseconds.
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { p50, p99, p999, max, .. } = *self;
@@ -55,7 +55,7 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// Nanoseconds for people, three digits: `812 ns`, `97.3 µs`, `4.10 ms`, `12.0 s`.
+/// Formats nanoseconds with three digits: `812 ns`, `97.3 µs`, `4.10 ms`, `12.0 s`.
 pub fn time(nanos: u64) -> String {
     let nanos = nanos as f64;
     let (value, unit) = match nanos {

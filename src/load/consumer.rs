@@ -15,10 +15,10 @@ use super::window::Window;
 use crate::client::session::{ConsumeOptions, Consumer};
 use crate::client::{Application, ClientError, Next, Wire};
 
-/// How often a consumer looks whether the producers have ended.
+/// How often a consumer checks whether the producers have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// See the module's page.
+/// A consumer that verifies and measures every message of its queue.
 pub(super) struct LoadConsumer {
     plan: Arc<Plan>,
     queue: String,
@@ -27,7 +27,7 @@ pub(super) struct LoadConsumer {
     consumer: Option<Consumer>,
     reading: Reading,
     meter: Rc<RefCell<Meter>>,
-    /// The server has answered the setup, and the producers know.
+    /// The server has answered the setup, and this consumer counts as ready.
     is_ready: bool,
     finished: bool,
 }

@@ -1,31 +1,31 @@
-//! Where a load ran: what else a reader of its numbers must know.
+//! The machine and the build that a load ran on, which a reader of its numbers must know.
 
 use serde::{Deserialize, Serialize};
 
-/// See the module's page.
+/// The machine and the build of the load generator.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Environment {
-    /// The processor, as it calls itself.
+    /// The processor's model name.
     pub cpu: String,
-    /// Logical processors of the machine.
+    /// The number of logical processors.
     pub cpus: usize,
-    /// Those that the clients ran on.
+    /// The processors that the clients ran on.
     pub client_cores: Vec<usize>,
-    /// It is a virtual machine.
+    /// Whether the machine is virtual.
     pub is_virtual: bool,
-    /// The governor of the first of them; absent where the system shows none.
+    /// The frequency governor of the first processor, if the system reports one.
     pub governor: Option<String>,
-    /// Processors that the kernel keeps others away from (`isolcpus`).
+    /// The processors that the kernel isolates from other work (`isolcpus`).
     pub isolated: String,
-    /// The kernel.
+    /// The kernel's release.
     pub kernel: String,
-    /// Memory of the machine, bytes.
+    /// The machine's memory, in bytes.
     pub memory_bytes: u64,
-    /// The load generator's version.
+    /// The version of the load generator.
     pub version: String,
-    /// The git revision that it was built from.
+    /// The git revision of the load generator.
     pub revision: String,
-    /// It was built for speed.
+    /// Whether the load generator is a release build.
     pub is_release: bool,
 }
 
@@ -33,14 +33,15 @@ fn read(path: &str) -> Option<String> {
     Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
-/// The value behind the first line of a `/proc` file that begins with `key`.
+/// Returns the value after the colon in the first line that begins with `key`, from the text of a `/proc`
+/// file.
 fn field(text: &str, key: &str) -> Option<String> {
     let line = text.lines().find(|line| line.starts_with(key))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
 impl Environment {
-    /// This machine, for clients on these cores.
+    /// Describes this machine, for clients on these cores.
     pub fn here(client_cores: &[usize]) -> Self {
         let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
         let memory = read("/proc/meminfo").and_then(|text| field(&text, "MemTotal"));

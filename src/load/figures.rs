@@ -1,4 +1,4 @@
-//! From what the connections of a run did to its numbers.
+//! Computes the figures of a run from what its connections did.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::window::Window;
 use crate::control::StagePage;
 use crate::latency::{Summary, encode};
 
-/// What the server used and recorded.
+/// What the server used and recorded during a run.
 #[derive(Debug, Default)]
 pub(super) struct ServerUse {
     pub cpu_seconds: Option<f64>,
@@ -24,7 +24,7 @@ pub(super) struct ServerUse {
     pub stages: Vec<StagePage>,
 }
 
-/// All that there is of a run.
+/// The raw measurements of a run.
 pub(super) struct Measured {
     pub window: Window,
     pub elapsed: Duration,
@@ -39,7 +39,7 @@ fn summary(histogram: &Histogram<u64>) -> Option<Summary> {
     (!histogram.is_empty()).then(|| Summary::of(histogram))
 }
 
-/// A second in which nothing was answered is one of the run, too.
+/// Adds empty intervals for seconds without an answer, so that every measured second has one.
 fn fill(intervals: &mut Vec<IntervalResult>, measured: Duration) {
     let seconds = (measured.as_secs_f64() / INTERVAL.as_secs_f64()) as u64;
     for index in 0..seconds {
@@ -51,12 +51,13 @@ fn fill(intervals: &mut Vec<IntervalResult>, measured: Duration) {
     }
 }
 
-/// The part of a run's time that counts, and the rates in it.
+/// The part of a run's time that is measured, to compute rates.
 struct Pace {
-    /// Of a run that ends by the clock.
+    /// The measured time of a run that ends by the clock. `None` for a run that ends by a count.
     timed: Option<Duration>,
     elapsed: Duration,
-    /// When the first message was to be sent; without producers, when the first consumer asked.
+    /// When the first message should have been sent. Without producers, when the first consumer asked for
+    /// messages.
     first: Option<Instant>,
     acknowledged: Option<Instant>,
     received: Option<Instant>,
@@ -69,19 +70,20 @@ impl Pace {
         let received = consumed.iter().filter_map(|one| one.last).max();
         let sent = produced.iter().filter_map(|one| one.first).min();
         let first = sent.or_else(|| consumed.iter().filter_map(|one| one.first).min());
-        // What was under way at an interrupt is answered behind it, and counts.
+        // Messages in flight at an interrupt are answered after it, and count.
         let end = interrupted.map(|at| at.max(acknowledged.max(received).unwrap_or(at)));
         let until = end.map_or(window.until, |end| end.min(window.until));
         let timed = plan.is_timed().then(|| until.saturating_duration_since(window.from));
         Self { timed, elapsed: *elapsed, first, acknowledged, received }
     }
 
-    /// What was measured.
+    /// Returns the length of the measured time.
     fn seconds(&self) -> f64 {
         self.timed.unwrap_or(self.elapsed).as_secs_f64()
     }
 
-    /// `count` in a second, until `last` where no clock ends the run: acknowledged and received messages count from the same moment.
+    /// Returns `count` per second of the measured time. A run that ends by a count is measured from `first`
+    /// until `last`, so acknowledged and received messages count from the same moment.
     fn rate(&self, count: u64, last: Option<Instant>) -> f64 {
         let span = self.first.zip(last).map(|(first, last)| last.saturating_duration_since(first));
         let time = self.timed.or(span.filter(|span| !span.is_zero())).unwrap_or(self.elapsed);
@@ -89,7 +91,7 @@ impl Pace {
     }
 }
 
-/// The run's result.
+/// Computes the result of a run.
 pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
     let interrupted = plan.interrupt.at().filter(|at| *at < measured.window.until);
     let pace = Pace::new(plan, &measured, interrupted);
@@ -116,7 +118,7 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
     } else {
         (acknowledged, verified.received, verified.received_bytes)
     };
-    // Every consumer gets everything of its queue, unless it had to stop.
+    // Each consumer should receive every message of its queue, unless it was interrupted.
     let missing = consumed
         .iter()
         .filter(|_| plan.mode == Mode::Both && interrupted.is_none())
@@ -244,21 +246,25 @@ mod tests {
     }
 
     #[test]
-    fn the_rates_of_a_count_are_over_the_same_time_and_bytes_are_those_that_came() {
+    fn rates_of_a_counted_run_share_one_time_span_and_bytes_are_as_received() {
         let from = Instant::now();
         let at = |seconds| from + Duration::from_secs(seconds);
         let produced =
             Produced { acknowledged: 1_000, first: Some(at(1)), last: Some(at(5)), ..Produced::default() };
-        // All came in one read.
+        // Everything arrived in one read.
         let consumed = consumed(at(5), at(5), 1_000, 7_000);
         let figures = figures(&plan(Mode::Both, Some(1_000), Duration::ZERO), from, produced, consumed);
         assert_eq!((figures.acknowledged_per_second, figures.received_per_second), (250.0, 250.0));
-        assert_eq!(figures.received_bytes_per_second, Some(1_750.0), "and not those of --size");
+        assert_eq!(
+            figures.received_bytes_per_second,
+            Some(1_750.0),
+            "the bytes received, not those of --size"
+        );
         assert!(figures.is_sound() && !figures.interrupted);
     }
 
     #[test]
-    fn an_interrupted_run_is_measured_as_far_as_it_came() {
+    fn an_interrupted_run_is_measured_up_to_the_interrupt() {
         let now = Instant::now();
         let from = now.checked_sub(Duration::from_secs(4)).unwrap();
         let plan = plan(Mode::Both, None, Duration::from_secs(600));
@@ -274,7 +280,7 @@ mod tests {
         let figures = figures(&plan, from, produced, consumed(from, now, 500, 50_000));
         assert!(figures.interrupted);
         assert_eq!((figures.measured_seconds, figures.acknowledged_per_second), (100.0, 10.0));
-        assert_eq!(figures.missing, 0, "what had not come yet is not lost");
+        assert_eq!(figures.missing, 0, "messages that had not arrived yet are not lost");
     }
 
     #[test]
@@ -288,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_without_an_answer_are_there() {
+    fn seconds_without_an_answer_are_included() {
         let mut intervals =
             vec![IntervalResult::empty(0.0), IntervalResult::empty(3.0), IntervalResult::empty(7.0)];
         fill(&mut intervals, Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! Puts together what the threads of a run measure, while it runs, and tells how far it is.
+//! Collects the measurements of all threads while a run lasts, and shows progress.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,7 +22,8 @@ pub(super) struct Gathered {
     pub intervals: Vec<IntervalResult>,
 }
 
-/// Takes pieces until every thread has ended; with `tell`, says every second on standard error how far the run is.
+/// Collects pieces until every thread has ended. With `tell`, writes the progress to standard error every
+/// second.
 pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) -> Gathered {
     let (mut produce, mut end_to_end) = (histogram(), histogram());
     let mut intervals: BTreeMap<u64, IntervalResult> = BTreeMap::new();
@@ -30,7 +31,7 @@ pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) 
     loop {
         match pieces.recv_timeout(if tell { teller.due() } else { INTERVAL }) {
             Ok(piece) => {
-                // Equal bounds always add.
+                // Histograms with equal bounds can always be added.
                 let _ = produce.add(&piece.produce);
                 let _ = end_to_end.add(&piece.end_to_end);
                 teller.latest = Some(latest(&piece));
@@ -54,7 +55,8 @@ pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) 
     Gathered { produce, end_to_end, intervals: intervals.into_values().collect() }
 }
 
-/// Kept as text, which is small: a run may last for hours.
+/// Adds a piece to an interval. The interval is kept as text, which is small, because a run may last for
+/// hours.
 fn add(to: &mut Option<String>, mut piece: Histogram<u64>) {
     if piece.is_empty() {
         return;
@@ -65,13 +67,13 @@ fn add(to: &mut Option<String>, mut piece: Histogram<u64>) {
     *to = Some(encode(&piece));
 }
 
-/// p99 of a piece.
+/// Returns the p99 of a piece.
 fn latest(piece: &Piece) -> u64 {
     let latency = if piece.end_to_end.is_empty() { &piece.produce } else { &piece.end_to_end };
     latency.value_at_quantile(0.99)
 }
 
-/// Says how far a run is.
+/// Writes the progress of a run.
 struct Teller {
     began: Instant,
     told: Instant,
@@ -102,7 +104,7 @@ impl Teller {
         let (sent, received) = (rate(now.0, self.before.0), rate(now.1, self.before.1));
         let p99 = self.latest.map_or(String::new(), |p99| format!(", p99 {}", time(p99)));
         let seconds = self.began.elapsed().as_secs_f64();
-        // Nobody is left to see it where it fails.
+        // If standard error is closed, nobody sees the progress.
         let _ = write!(
             std::io::stderr(),
             "{}{seconds:.0} s: {sent:.0} sent/s, {received:.0} received/s{p99}",

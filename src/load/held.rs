@@ -1,4 +1,4 @@
-//! Connections beside the load that are only there: idle ones, and readers that have stalled.
+//! Additional connections that are only held open: idle ones, and stalled readers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,21 +10,21 @@ use super::progress::Progress;
 use crate::client::session::{ConsumeOptions, Consumer};
 use crate::client::{Application, ClientError, Next, Wire, connect, run_with_buffer};
 
-/// What one reads at once, bytes: there are many, and little comes.
+/// The size of a read buffer, in bytes. Small, because there are many such connections and little data.
 const READ_BYTES: usize = 512;
 
-/// Messages that a stalled reader gives credit for.
+/// The credit of a stalled reader, in messages.
 const EVERYTHING: u64 = 1 << 62;
 
-/// How often one looks whether the load is over.
+/// How often a connection checks whether the load is over.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What one does.
+/// The kind of a held connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// Consumes from the end of a queue of its own, in which nothing comes; answers pings.
+    /// Consumes from the end of its own queue, which stays empty, and answers pings.
     Idle,
-    /// Gives credit for all there is and reads nothing of it.
+    /// Grants credit for every message and reads nothing.
     Stalled,
 }
 
@@ -33,14 +33,15 @@ struct HeldConnection {
     kind: Held,
     progress: Arc<Progress>,
     consumer: Option<Consumer>,
-    /// Its setup is answered; and it was seen to be, so that it stays now.
+    /// `is_ready`: the setup is answered. `stays`: the connection was seen to be ready, and now stays open.
     is_ready: bool,
     stays: bool,
-    /// Where there is no load, until when it stays.
+    /// How long to stay open if there is no load.
     until: Option<Instant>,
 }
 
-/// Opens one; returns how long that took, from the first byte to the answered setup. It stays until everyone else has ended, or `until`.
+/// Opens a held connection. Returns the time from the start of connecting to the answered setup. Stays open
+/// until the load has ended, and no shorter than `until`.
 pub(super) async fn hold(
     plan: Arc<Plan>,
     number: u32,
@@ -52,7 +53,8 @@ pub(super) async fn hold(
     let target = plan.target()?;
     let mut stream = connect(&target).await?;
     let mut wire = Wire::start(&target);
-    // What a server may send without credit is none of the load's messages.
+    // An idle connection uses its own queue, so that messages which the server may send without credit do not
+    // come from the load.
     let queue = if kind == Held::Idle { format!("{}-idle", plan.queue) } else { plan.queue_of(number) };
     let mut held = HeldConnection {
         queue,
@@ -64,7 +66,7 @@ pub(super) async fn hold(
         until,
     };
     let mut buffer = [0; READ_BYTES];
-    // Until its setup is answered.
+    // Ends once the setup is answered.
     run_with_buffer(&mut stream, &mut wire, &mut held, &mut buffer).await?;
     held.stays = true;
     let took = began.elapsed();

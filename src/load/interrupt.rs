@@ -1,4 +1,4 @@
-//! A run that is to end early: everything stops, and what was measured so far is reported.
+//! The early end of a run: everything stops, and what was measured so far is reported.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use glommio::timer::Timer;
 
-/// How long connections get after the interrupt for what is under way.
+/// How long connections may continue after the interrupt, to finish what is in flight.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// Whether and when a run was interrupted. Clones share it.
+/// Whether and when a run was interrupted. Clones share this state.
 #[derive(Clone, Debug)]
 pub struct Interrupt {
     at: Arc<OnceLock<Instant>>,
-    /// Closed by the interrupt.
+    /// The interrupt closes this channel.
     channel: (Sender<()>, Receiver<()>),
 }
 
@@ -24,26 +24,27 @@ impl Default for Interrupt {
 }
 
 impl Interrupt {
-    /// Interrupts the run. False where it was interrupted before.
+    /// Interrupts the run. Returns false if it was already interrupted.
     pub fn raise(&self) -> bool {
         let is_first = self.at.set(Instant::now()).is_ok();
         self.channel.0.close();
         is_first
     }
 
-    /// When it was interrupted, if it was.
+    /// Returns when the run was interrupted, if it was.
     pub fn at(&self) -> Option<Instant> {
         self.at.get().copied()
     }
 
-    /// Whether it was.
+    /// Returns whether the run was interrupted.
     pub fn is_raised(&self) -> bool {
         self.at.get().is_some()
     }
 
-    /// Ends when a connection that is still under way is to be given up. On an executor.
+    /// Waits until a connection must be given up: [`STOP_GRACE`] after the interrupt. Needs a glommio
+    /// executor.
     pub(super) async fn give_up(&self) {
-        // Nothing is ever sent: this is the interrupt.
+        // The channel carries no messages. It closes at the interrupt.
         let _ = self.channel.1.recv().await;
         Timer::new(STOP_GRACE).await;
     }
@@ -60,7 +61,7 @@ mod tests {
         let other = interrupt.clone();
         assert!(interrupt.raise());
         let at = other.at().unwrap();
-        assert!(!other.raise(), "the second ends the process");
+        assert!(!other.raise(), "only the first call interrupts");
         assert_eq!(interrupt.at(), Some(at));
     }
 }

@@ -1,7 +1,7 @@
-//! What one thread of a load measures: a sample for each message, in intervals of a second.
+//! The measurements of one thread: a latency sample for each message, in intervals of a second.
 //!
-//! A sample counts from when its message should have been sent, and stands in the interval in which its answer came. Intervals that are
-//! over go to whoever gathers them, as whole histograms.
+//! A sample begins when its message should have been sent, and belongs to the interval in which the answer
+//! arrived. A completed interval is sent on as whole histograms.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// An interval of one thread.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// Counted from the beginning of the window.
+    /// The number of the interval, counted from the start of the window.
     pub index: u64,
-    /// Messages in it.
+    /// The number of messages acknowledged, and received, in this interval.
     pub acknowledged: u64,
     pub received: u64,
-    /// The samples in it of messages that were due within the window.
+    /// The samples in this interval whose messages were due within the window.
     pub produce: Histogram<u64>,
     pub end_to_end: Histogram<u64>,
 }
@@ -37,12 +37,12 @@ impl Piece {
     }
 }
 
-/// See the module's page.
+/// Measures the messages of one thread.
 #[derive(Debug)]
 pub(super) struct Meter {
     window: Window,
     present: Piece,
-    /// When the present interval is over.
+    /// When the current interval ends.
     ends: Instant,
     to: Sender<Piece>,
 }
@@ -52,7 +52,7 @@ impl Meter {
         Self { window, present: Piece::new(0), ends: window.from + INTERVAL, to }
     }
 
-    /// `count` messages that should have been sent at `intended` were acknowledged.
+    /// Records that `count` messages were acknowledged at `now`. They should have been sent at `intended`.
     pub(super) fn acknowledged(&mut self, now: Instant, intended: Instant, count: u64) {
         self.at(now);
         if now >= self.window.from {
@@ -61,7 +61,8 @@ impl Meter {
         self.answered(now, intended, count);
     }
 
-    /// They were refused, or will never be answered: they took as long all the same.
+    /// Records the latency of `count` messages that were answered at `now`. Refused messages, and those that
+    /// will never be answered, count with the time until now.
     pub(super) fn answered(&mut self, now: Instant, intended: Instant, count: u64) {
         self.at(now);
         if self.window.holds(intended) {
@@ -70,7 +71,7 @@ impl Meter {
         }
     }
 
-    /// `count` messages were received at `now`.
+    /// Records that `count` messages were received at `now`.
     pub(super) fn received(&mut self, now: Instant, count: u64) {
         self.at(now);
         if now >= self.window.from {
@@ -78,13 +79,13 @@ impl Meter {
         }
     }
 
-    /// One of them, in the interval of that call, took so long.
+    /// Records the latency of one message in the interval of the last [`Self::received`].
     #[inline]
     pub(super) fn end_to_end(&mut self, nanos: u64) {
         self.present.end_to_end.saturating_record(nanos.max(1));
     }
 
-    /// The interval that is open goes the way of those before it.
+    /// Sends the current interval on, although it may not be complete.
     pub(super) fn flush(&mut self) {
         let next = Piece::new(self.present.index);
         self.send(next);
@@ -102,7 +103,7 @@ impl Meter {
     fn send(&mut self, next: Piece) {
         let done = std::mem::replace(&mut self.present, next);
         if !done.is_empty() {
-            // Fails where nobody gathers any more.
+            // Fails if the receiver has ended.
             let _ = self.to.send(done);
         }
     }
@@ -114,13 +115,14 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn samples_stand_in_the_interval_of_their_answer_and_count_from_when_they_were_due() {
+    fn samples_start_when_due_and_belong_to_the_interval_of_their_answer() {
         let from = Instant::now();
         let at = |ms| from + Duration::from_millis(ms);
         let (to, pieces) = channel();
         let mut meter = Meter::new(Window { from, until: at(2_000) }, to);
         meter.acknowledged(at(100), at(90), 5);
-        // Due before the window: throughput of it, but no sample; due within and answered behind it: a sample.
+        // A message due before the window counts for throughput but is no sample. A message due within it and
+        // answered after it is a sample.
         meter.acknowledged(at(1_200), from - Duration::from_millis(1), 3);
         meter.acknowledged(at(4_500), at(1_900), 2);
         meter.acknowledged(at(4_600), at(2_000), 1);

@@ -1,25 +1,26 @@
 //! The load generator: clients that stamp, verify and measure every message.
 //!
-//! Thread-per-core on the `client/` room. Latency counts from the **intended** send time, one sample for each message, so that a server
-//! that stands still cannot hide it by holding its clients back (what Gil Tene named coordinated omission).
+//! It is thread-per-core and uses the `client` module. Latency counts from the **intended** send time, with
+//! one sample for each message, so that a server that stalls cannot hide it by holding its clients back. Gil
+//! Tene named that error coordinated omission.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `plan` | what a run is to do |
-//! | `window` | what of it is measured, and when what is due |
-//! | `stamp` | what a payload carries, and how loss, repeats and order are seen |
+//! | `plan` | the parameters of a run |
+//! | `window` | the measured part of a run, and its send schedule |
+//! | `stamp` | the content of a payload, and detection of loss, repeats and disorder |
 //! | `pacer` | when a producer sends |
-//! | `producer`, `consumer`, `held` | one connection: under load, or only there |
-//! | `reading` | what a consumer makes of its messages |
-//! | `progress` | what connections tell each other |
-//! | `interrupt` | a run that ends early |
-//! | `meter`, `gather` | samples: of a thread, and of all |
-//! | `server_side`, `server_watch` | what the server says, and looking at it while a load runs |
-//! | `run` | all of them, on their cores, from start to end |
-//! | `peers` | the same against other servers |
-//! | `sweep` | runs at one rate after the other, to find the knee |
-//! | `figures`, `result`, `environment` | what was measured, and where: the result file |
-//! | `table` | the same for people |
+//! | `producer`, `consumer`, `held` | one connection: under load, or only held open |
+//! | `reading` | verifies and counts the messages of a consumer |
+//! | `progress` | counters that the connections share |
+//! | `interrupt` | the early end of a run |
+//! | `meter`, `gather` | samples of a thread, and of all threads |
+//! | `server_side`, `server_watch` | the server's own figures, read during a run |
+//! | `run` | runs all connections on their cores, from start to end |
+//! | `peers` | the same load against other servers |
+//! | `sweep` | runs at increasing rates, to find the knee |
+//! | `figures`, `result`, `environment` | the measurements and the machine: the result file |
+//! | `table` | the result as a table for people |
 
 mod consumer;
 mod environment;
@@ -30,7 +31,7 @@ mod interrupt;
 mod meter;
 mod pacer;
 #[cfg(feature = "peers")]
-pub mod peers;
+pub(crate) mod peers;
 mod plan;
 mod producer;
 mod progress;

@@ -1,4 +1,4 @@
-//! When a producer sends what: by its schedule, or as fast as it may; and when it is over.
+//! Decides when a producer sends, on a schedule or as fast as allowed, and when it ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,43 +9,43 @@ use super::plan::Plan;
 use super::progress::{Progress, sum};
 use super::window::{GRACE, Schedule, Window};
 
-/// How often a producer that is far ahead of the consumers looks whether they have come closer.
+/// How often a producer that is far ahead of the consumers checks whether they have caught up.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
-/// In how many steps requests that were never sent are counted.
+/// The largest number of steps in which requests that were never sent are counted.
 const OVERDUE_STEPS: u64 = 100_000;
 
-/// What to do now.
+/// What a producer does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Send a request of `count` messages that should go at `intended`; then say so by [`Pacer::sent`].
+    /// Send a request of `count` messages that should go at `intended`, then call [`Pacer::sent`].
     Send { intended: Instant, count: u64 },
-    /// Wait until then, or for answers.
+    /// Wait until this time, or for answers.
     At(Instant),
     /// Wait for answers.
     Wait,
-    /// Nothing more is to be sent.
+    /// End: nothing more is to be sent.
     Over,
 }
 
-/// See the module's page.
+/// The pace of one producer.
 #[derive(Debug)]
 pub(super) struct Pacer {
     plan: Arc<Plan>,
     number: u32,
-    /// The producers and the consumers of its queue.
+    /// The producers and the consumers of this producer's queue.
     users: (Vec<u32>, Vec<u32>),
     window: Window,
     progress: Arc<Progress>,
-    /// Of an open loop, from its first look on.
+    /// The schedule of an open loop. It begins at the first look.
     schedule: Option<Schedule>,
-    /// Requests that the schedule has before the window's end.
+    /// How many requests the schedule has before the end of the window.
     due: u64,
     requests: u64,
-    /// Messages sent; how many are to be sent in all.
+    /// `sequence`: messages sent so far. `count`: messages to send in total.
     sequence: u64,
     count: u64,
-    /// How many more may be sent before the queue's slowest consumer has caught up.
+    /// How many more messages may be sent before the slowest consumer of the queue must catch up.
     lead: u64,
 }
 
@@ -71,7 +71,8 @@ impl Pacer {
         }
     }
 
-    /// The connection looks what there is to do: what others did counts from now on. Its schedule begins with its first look.
+    /// Updates the state before a round of sending: starts the schedule at the first call, or reads how far
+    /// the other connections are.
     pub(super) fn look(&mut self, now: Instant) {
         if let Some(rate) = self.plan.rate {
             if self.schedule.is_none() {
@@ -92,13 +93,13 @@ impl Pacer {
         });
     }
 
-    /// What to do, where `room` more messages may be under way.
+    /// Returns what to do next, if `room` more messages may be in flight.
     pub(super) fn next(&self, now: Instant, room: u64) -> Pace {
         if self.is_over(now) {
             return Pace::Over;
         }
         let count = (self.plan.batch as u64).min(self.count - self.sequence);
-        // The end of its time is an event, too.
+        // Wake up at the end of the window, too.
         let end = match self.window.until {
             _ if !self.plan.is_timed() => Pace::Wait,
             until if now < until => Pace::At(until),
@@ -123,38 +124,39 @@ impl Pacer {
         }
     }
 
-    /// Whether the last request is, or may be, shorter than the others.
+    /// Returns whether fewer messages are left to send than a full request has.
     pub(super) fn is_at_end(&self) -> bool {
         self.count - self.sequence < self.plan.batch as u64
     }
 
-    /// The number of the next message.
+    /// Returns the number of the next message.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// A request of `count` messages was sent.
+    /// Records that a request of `count` messages was sent.
     pub(super) fn sent(&mut self, count: u64) {
         self.sequence += count;
         self.requests += 1;
         self.lead = self.lead.saturating_sub(count);
     }
 
-    /// Tells the others how far this one is.
+    /// Publishes how many messages this producer has sent.
     pub(super) fn publish(&self) {
         self.progress.sent[self.number as usize].store(self.sequence, Ordering::Release);
     }
 
-    /// Nothing more is sent. What was due and was not sent took until now at least: it counts as that, so that a server that takes nothing
-    /// looks no better for it. Returns how many messages that were.
+    /// Ends sending. Messages that were due but never sent count as samples with the time until now, so that
+    /// a server that accepts nothing does not look better for it. Returns the number of those messages.
     pub(super) fn give_up(&self, now: Instant, meter: &mut Meter) -> u64 {
         let Some(schedule) = self.schedule.filter(|_| self.plan.is_timed()) else { return 0 };
         let batch = self.plan.batch as u64;
-        // What was due after an interrupt is nobody's fault.
+        // Requests that were due after an interrupt do not count.
         let interrupted = self.progress.interrupted_at();
         let due = interrupted.map_or(self.due, |at| self.due.min(schedule.requests_before(at)));
         let overdue = due.saturating_sub(self.requests);
-        // So many at once, each as late as the first of them: a rate may be far beyond what can be counted one by one.
+        // Count several requests at once, each as late as the first of them. At a very high rate there are
+        // too many to count one by one.
         let together = overdue.div_ceil(OVERDUE_STEPS).max(1);
         let mut request = self.requests;
         while request < due {
@@ -165,7 +167,8 @@ impl Pacer {
         overdue.saturating_mul(batch)
     }
 
-    /// What is due is sent even if the window is over, for as long as [`GRACE`] lasts.
+    /// Returns whether the producer ends. Requests that were due within the window may still be sent until
+    /// [`GRACE`] is over.
     fn is_over(&self, now: Instant) -> bool {
         let is_all_sent = self.schedule.is_none() || self.requests >= self.due;
         let is_past = now >= self.window.until && (is_all_sent || now >= self.window.until + GRACE);

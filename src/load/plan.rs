@@ -1,4 +1,4 @@
-//! What a run is to do: who sends what where, and how it is measured.
+//! The parameters of a run: its connections, its messages, and how it is measured.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::stamp::Stamp;
 use crate::base::names::{ClientId, Project};
 use crate::client::{ClientError, Target};
 
-/// What a run does.
+/// Which kinds of connections a run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -16,13 +16,13 @@ pub enum Mode {
     Produce,
     /// Consumers only.
     Consume,
-    /// Both at once, on the same queues.
+    /// Producers and consumers, on the same queues.
     Both,
-    /// Neither: connections that do nothing.
+    /// Only idle connections.
     Idle,
 }
 
-/// Another server that can be put under the same load.
+/// Another server that `bench` can put under the same load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// Apache Kafka.
@@ -32,7 +32,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// As results name it.
+    /// Returns the name in results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kafka => "kafka",
@@ -41,88 +41,91 @@ impl Peer {
     }
 }
 
-/// What is under load.
+/// A description of the server under load.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// Its version, as it says.
+    /// Its version, in its own words.
     pub version: String,
-    /// What an acknowledged message survives there, in a sentence.
+    /// What an acknowledged message survives, in a sentence.
     pub durability: String,
 }
 
-/// A run's whole description.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What it does.
+    /// Which connections the run has.
     pub mode: Mode,
-    /// The server.
+    /// The address of the server.
     pub url: String,
-    /// The tenant.
+    /// The project (tenant). `None` means the server's default.
     pub project: Option<Project>,
-    /// Queues are `<queue>-0`, `<queue>-1` …; a single one has the name alone.
+    /// The name of the queue. Several queues get `-0`, `-1` and so on appended.
     pub queue: String,
-    /// How many.
+    /// The number of queues.
     pub queues: u32,
-    /// Producing connections.
+    /// The number of producing connections.
     pub producers: u32,
-    /// Consuming connections.
+    /// The number of consuming connections.
     pub consumers: u32,
-    /// Where consumers begin.
+    /// Where consumers begin: a `starting_marker`, or empty for the oldest message.
     pub from: String,
-    /// Bytes of each payload, at least those of a stamp.
+    /// The size of each payload, in bytes. At least [`STAMP_BYTES`](super::stamp::STAMP_BYTES).
     pub size: usize,
-    /// Messages in each ProduceRequest.
+    /// Messages per ProduceRequest.
     pub batch: usize,
-    /// ProduceRequests in each frame.
+    /// ProduceRequests per frame.
     pub pbs_per_frame: usize,
-    /// Messages that a producer may have outstanding, within its credit.
+    /// The most unacknowledged messages of a producer. `None` allows all of its credit.
     pub in_flight: Option<u64>,
-    /// Messages that a consumer may have under way.
+    /// How many messages the server may send ahead of what a consumer has processed.
     pub consume_window: u64,
-    /// With both: messages that producers of a closed loop may be ahead of the slowest consumer of their queue.
+    /// How many messages the producers of a closed loop may be ahead of the slowest consumer of their queue.
+    /// Only for [`Mode::Both`].
     pub lag: u64,
-    /// Messages a second over all producers, by schedule (open loop); as fast as it goes where absent (closed loop).
+    /// Messages per second over all producers, on a schedule (open loop). `None` sends as fast as possible
+    /// (closed loop).
     pub rate: Option<f64>,
-    /// Messages have keys, so many different ones in turn; 0: none.
+    /// The number of different keys, which messages use in turn. 0 sends no keys.
     pub keys: u32,
-    /// Connections beside the load that do nothing: they consume from the end of the queue without credit.
+    /// Additional connections that consume from the end of a queue without credit.
     pub idle: u32,
-    /// Consumers beside the load that give credit for everything and read nothing.
+    /// Additional consumers that grant credit for every message and read nothing.
     pub stalled: u32,
-    /// Messages in all, in place of a time.
+    /// The number of messages after which the run ends. `None` ends it by time.
     pub count: Option<u64>,
-    /// Consumers begin again after `count` messages, until the time is over.
+    /// Whether consumers start over after `count` messages, until the time is over.
     pub repeat: bool,
-    /// Before anything is measured.
+    /// The time before the measured part.
     pub warmup: Duration,
-    /// What is measured.
+    /// The length of the measured part.
     pub measure: Duration,
-    /// Time to live, seconds.
+    /// The time to live of the messages, in seconds.
     pub ttl: u32,
-    /// Producer i sends to partition (i + this) mod `partitions`; else where its Client-ID hashes to.
+    /// Producer `i` sends to partition (i + this) mod `partitions`. `None` lets the server choose by
+    /// Client-ID.
     pub partition_offset: Option<u32>,
-    /// Clients do not name themselves.
+    /// Whether clients omit their Client-ID.
     pub anonymous: bool,
-    /// Of each queue, with `partition_offset`.
+    /// The number of partitions of each queue, for `partition_offset`.
     pub partitions: u32,
-    /// Cores for the clients.
+    /// The cores for the clients.
     pub cores: Vec<usize>,
-    /// Says on stderr every second how far it is.
+    /// Whether to write the progress to standard error every second.
     pub progress: bool,
-    /// The server's process, for its CPU time and its memory.
+    /// The server's process id, to measure its CPU time and memory.
     pub server_pid: Option<u32>,
-    /// The server's control port, for its own histograms.
+    /// The server's control port, to read its own histograms.
     pub control: Option<ControlPort>,
-    /// Ends it early.
+    /// Ends the run early.
     pub interrupt: Interrupt,
-    /// Tells this run's messages from others'.
+    /// A number that identifies the messages of this run.
     pub run: u32,
-    /// The zero of its clock.
+    /// The zero of the run's clock.
     pub epoch: Instant,
 }
 
 impl Plan {
-    /// The queue of connection number `number`.
+    /// Returns the queue of connection number `number`.
     pub fn queue_of(&self, number: u32) -> String {
         let queue = if self.queues == 1 {
             self.queue.clone()
@@ -135,47 +138,50 @@ impl Plan {
         }
     }
 
-    /// How many producers the run has.
+    /// Returns the number of producers.
     pub(super) fn producers(&self) -> u32 {
         if matches!(self.mode, Mode::Produce | Mode::Both) { self.producers } else { 0 }
     }
 
-    /// How many consumers the run has.
+    /// Returns the number of consumers.
     pub(super) fn consumers(&self) -> u32 {
         if matches!(self.mode, Mode::Consume | Mode::Both) { self.consumers } else { 0 }
     }
 
-    /// Those of `count` connections that use `queue`.
+    /// Returns the numbers of those of `count` connections that use `queue`.
     pub(super) fn users_of(&self, queue: &str, count: u32) -> Vec<u32> {
         (0..count).filter(|number| self.queue_of(*number) == queue).collect()
     }
 
-    /// Whether it ends by the clock and is measured in its window; else it is measured from its beginning to its end.
+    /// Returns whether the run ends by the clock and is measured in its window. Otherwise it is measured from
+    /// beginning to end.
     pub(super) fn is_timed(&self) -> bool {
         self.count.is_none() || self.repeat
     }
 
-    /// The same for another run: its clock begins now, and its messages are told from those before.
+    /// Returns the same plan for another run: its clock starts now, and its messages get a new run number.
     #[must_use]
     pub fn again(&self) -> Self {
         Self { run: Self::fresh_run(), epoch: Instant::now(), ..self.clone() }
     }
 
-    /// A number for a run.
+    /// Returns a random number for a run.
     pub fn fresh_run() -> u32 {
         ClientId::random().as_u128() as u32
     }
 
-    /// Nanoseconds of the run's clock.
+    /// Converts a time to nanoseconds of the run's clock.
     pub(super) fn clock_ns(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.epoch).as_nanos() as u64
     }
 
-    /// The stamp of a producer's message number `number`, and the index of its key: each key has a stream of its own.
+    /// Returns the stamp of message `number` of a producer, and the index of its key. Each key has its own
+    /// stream of sequence numbers.
     #[inline]
     pub(super) fn stamp(&self, producer: u32, number: u64, intended_ns: u64) -> (Stamp, usize) {
         let keys = self.keys.max(1);
-        // Two divisions for each message would be a tenth of a load's time.
+        // Without keys, avoid the two divisions. For each message they would take a tenth of the load
+        // generator's time.
         let (key, sequence) = match keys {
             1 => (0, number),
             _ => ((number % u64::from(keys)) as u32, number / u64::from(keys)),
@@ -184,7 +190,7 @@ impl Plan {
         (Stamp { run: self.run, stream, sequence, intended_ns }, key as usize)
     }
 
-    /// The keys, if messages have some.
+    /// Returns the keys, or an empty list if messages have none.
     pub(super) fn keys(&self) -> Vec<Vec<u8>> {
         (0..self.keys).map(|key| format!("key-{key}").into_bytes()).collect()
     }

@@ -16,26 +16,27 @@ use crate::client::session::{Outcome, ProduceEvent, Producer};
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency::Outstanding;
 
-/// A frame's pbs are gathered up to so many bytes before the socket gets them.
+/// How many bytes of pbs to collect before the socket gets them.
 const GATHER_BYTES: usize = 64 << 10;
 
 /// What one connection did.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Produced {
     pub acknowledged: u64,
-    /// Within the measured window.
+    /// Messages acknowledged within the window.
     pub acknowledged_measured: u64,
     pub refused: u64,
-    /// Due by the schedule, and never sent.
+    /// Messages that were due on the schedule and never sent.
     pub unsent: u64,
     pub failure: Option<String>,
-    /// When the first message should have been sent; and when the last answer came.
+    /// When the first message should have been sent, and when the last answer arrived.
     pub first: Option<Instant>,
     pub last: Option<Instant>,
 }
 
 impl Produced {
-    /// `count` messages that should have been sent at `intended` were answered at `now`: stored, or why not.
+    /// Records the answer to `count` messages that should have been sent at `intended`. `failure` is the reason
+    /// if they were not stored.
     pub(super) fn answered(
         &mut self,
         window: Window,
@@ -61,7 +62,7 @@ impl Produced {
     }
 }
 
-/// See the module's page.
+/// A producer that stamps its messages and measures their acknowledgement.
 pub(super) struct LoadProducer {
     plan: Arc<Plan>,
     queue: String,
@@ -74,9 +75,9 @@ pub(super) struct LoadProducer {
     keys: Vec<Vec<u8>>,
     pbs: Vec<u8>,
     pbs_in_frame: usize,
-    /// From their intended send times.
+    /// The intended send times of unacknowledged messages.
     outstanding: Outstanding,
-    /// Since when it has had credit, but less than a request needs, and nothing under way.
+    /// Since when the connection has had some credit, but less than a request needs, and nothing in flight.
     stuck: Option<Instant>,
     finished: bool,
     ended: bool,
@@ -111,7 +112,7 @@ impl LoadProducer {
         }
     }
 
-    /// One request whose messages should be sent at `intended`.
+    /// Appends a request whose messages should be sent at `intended`.
     fn send(&mut self, intended: Instant, count: u64) {
         let Some(producer) = &mut self.producer else { return };
         let size = self.plan.size;
@@ -131,7 +132,7 @@ impl LoadProducer {
         self.pacer.sent(count);
     }
 
-    /// Frames the requests that were gathered.
+    /// Puts the collected requests into a frame.
     fn frame(&mut self, wire: &mut Wire) {
         if let Some(producer) = &self.producer {
             producer.frame(&self.pbs, &mut wire.sender, &mut wire.out);
@@ -140,7 +141,8 @@ impl LoadProducer {
         self.pbs_in_frame = 0;
     }
 
-    /// A server whose credit stays below a request would be waited for without end.
+    /// Fails if the server's credit stays below the size of a request, because waiting for more would never
+    /// end.
     fn look_for_credit(&mut self, now: Instant, next: Next) -> Result<Next, ClientError> {
         let Some(producer) = &self.producer else { return Ok(next) };
         let (credit, batch) = (producer.credit(), self.plan.batch as u64);
@@ -150,8 +152,9 @@ impl LoadProducer {
         }
         let until = *self.stuck.get_or_insert(now) + GRACE;
         if now >= until {
-            let why =
-                format!("the server gives credit for {credit} messages, and a request has {batch} (--batch)");
+            let why = format!(
+                "the server grants credit for only {credit} messages, and a request has {batch}; lower --batch"
+            );
             return Err(ClientError::Broken(why));
         }
         Ok(match next {

@@ -1,4 +1,4 @@
-//! What the connections of a run tell each other: once for each read, never for each message.
+//! Counters that the connections of a run share. They change once per read, never once per message.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -6,24 +6,24 @@ use std::time::Instant;
 use super::interrupt::Interrupt;
 use super::plan::{Mode, Plan};
 
-/// See the module's page.
+/// The shared state of a run.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Messages that each producer has sent.
+    /// The number of messages that each producer has sent.
     pub sent: Vec<AtomicU64>,
-    /// Messages of each producer that were acknowledged; final once it has ended.
+    /// The number of acknowledged messages of each producer. Set when the producer ends.
     pub acknowledged: Vec<AtomicU64>,
-    /// Messages that each consumer has received.
+    /// The number of messages that each consumer has received.
     pub received: Vec<AtomicU64>,
-    /// Producers and consumers that have not ended.
+    /// How many producers and consumers have not ended.
     pub running: AtomicUsize,
-    /// Of these the producers.
+    /// How many producers have not ended.
     pub producers: AtomicUsize,
-    /// Consumers that have their setup answered.
+    /// How many consumers got an answer to their setup.
     pub consumers_ready: AtomicUsize,
-    /// Idle connections and stalled readers that are there.
+    /// How many idle connections and stalled readers are open.
     pub held_ready: AtomicUsize,
-    /// A connection failed: everyone stops.
+    /// A connection failed, so every connection stops.
     pub failed: AtomicBool,
     interrupt: Interrupt,
 }
@@ -44,7 +44,8 @@ impl Progress {
         }
     }
 
-    /// Whether a producer may begin: consumers of the same run are there before it, so that none of them begins behind what it sends.
+    /// Returns whether producers may begin. Consumers of the same run must be ready first, so that none of
+    /// them misses messages.
     pub(super) fn may_produce(&self, plan: &Plan) -> bool {
         let awaited = if plan.mode == Mode::Both { plan.consumers as usize } else { 0 };
         self.consumers_ready.load(Ordering::Acquire) >= awaited || self.is_stopping()
@@ -54,18 +55,18 @@ impl Progress {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// When the run was interrupted, if it was.
+    /// Returns when the run was interrupted, if it was.
     pub(super) fn interrupted_at(&self) -> Option<Instant> {
         self.interrupt.at()
     }
 
-    /// Whether nothing new is to be begun.
+    /// Returns whether nothing new may begin.
     pub(super) fn is_stopping(&self) -> bool {
         self.has_failed() || self.interrupt.is_raised()
     }
 }
 
-/// The sum over those of `counters` that stand for connections of one queue.
+/// Returns the sum of the counters of some connections.
 pub(super) fn sum(counters: &[AtomicU64], of: &[u32]) -> u64 {
     of.iter().map(|number| counters[*number as usize].load(Ordering::Acquire)).sum()
 }

@@ -1,4 +1,5 @@
-//! What a consumer under load makes of its messages, whoever it gets them from: verified, counted, measured; and when it is over.
+//! Verifies, counts and measures the messages of a consumer, for any server, and decides when the consumer
+//! ends.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,19 +17,19 @@ use super::window::{GRACE, Window};
 #[derive(Clone, Debug)]
 pub(super) struct Consumed {
     pub verdict: Verdict,
-    /// What the producers of its queue had acknowledged.
+    /// How many messages of its queue were acknowledged to the producers.
     pub expected: u64,
-    /// Within the measured window.
+    /// The number of messages received within the window.
     pub received_measured: u64,
-    /// Bytes of their payloads.
+    /// The payload bytes of those messages.
     pub bytes_measured: u64,
-    /// When it asked for messages, or the first came; and when the last came.
+    /// When the consumer asked for messages or the first one arrived, and when the last one arrived.
     pub first: Option<Instant>,
     pub last: Option<Instant>,
     pub failure: Option<String>,
 }
 
-/// See the module's page.
+/// The state of one consumer.
 #[derive(Debug)]
 pub(super) struct Reading {
     plan: Arc<Plan>,
@@ -36,13 +37,13 @@ pub(super) struct Reading {
     /// The producers of its queue.
     producers: Vec<u32>,
     window: Window,
-    /// The same by the run's clock.
+    /// The window in nanoseconds of the run's clock.
     measured_ns: Range<u64>,
     progress: Arc<Progress>,
     verifier: Verifier,
-    /// Of the readings that have ended, where it begins again and again.
+    /// The verdict of earlier rounds, for a consumer that starts over again and again.
     earlier: Verdict,
-    /// When the messages came that are taken now, by the run's clock, too; and how many they are.
+    /// The arrival time of the current messages, also on the run's clock, and their number.
     now: Instant,
     now_ns: u64,
     taken: u64,
@@ -51,11 +52,12 @@ pub(super) struct Reading {
     last: Option<Instant>,
     received_measured: u64,
     bytes_measured: u64,
-    /// The producers have ended; when this one gives up.
+    /// When this consumer gives up. Set once the producers have ended.
     give_up: Option<Instant>,
 }
 
-/// With producers of its own a consumer gets all that they send; else what the store still has.
+/// Creates a verifier. If the run has producers, a consumer gets all of their messages. Otherwise it gets
+/// what the store still has.
 fn verifier(plan: &Plan) -> Verifier {
     if plan.mode == Mode::Both { Verifier::of_run(plan.run) } else { Verifier::from_anywhere() }
 }
@@ -83,19 +85,19 @@ impl Reading {
         }
     }
 
-    /// It asks for messages: what it receives counts from then.
+    /// Records when the consumer asks for messages. Its rate counts from then.
     pub(super) fn ask(&mut self, now: Instant) {
         self.first.get_or_insert(now);
     }
 
-    /// Messages may have come, together.
+    /// Begins a group of messages that arrived together, possibly none.
     pub(super) fn begin(&mut self, now: Instant, meter: &mut Meter) {
         (self.now, self.now_ns) = (now, self.plan.clock_ns(now));
         (self.taken, self.taken_bytes) = (0, 0);
         meter.received(now, 0);
     }
 
-    /// One of them.
+    /// Handles one message of the group.
     #[inline]
     pub(super) fn handle(&mut self, payload: &[u8], meter: &mut Meter) {
         self.taken += 1;
@@ -108,7 +110,7 @@ impl Reading {
         }
     }
 
-    /// Those were all.
+    /// Ends the group.
     pub(super) fn end(&mut self, meter: &mut Meter) {
         if self.taken == 0 {
             return;
@@ -124,7 +126,7 @@ impl Reading {
         self.progress.received[self.number as usize].store(in_all, Ordering::Release);
     }
 
-    /// It begins again at the beginning.
+    /// Starts over at the beginning of the queue.
     pub(super) fn begin_again(&mut self) {
         let ended = std::mem::replace(&mut self.verifier, verifier(&self.plan));
         self.earlier = self.earlier + ended.verdict();

@@ -1,100 +1,104 @@
-//! What a load measured: the file that `bench --out` writes and `report` reads. JSON; times in nanoseconds; histograms in
-//! HdrHistogram's V2 format, compressed, in base64.
+//! The result of a load: the file that `bench --out` writes and `report` reads.
+//!
+//! The file is JSON. Times are in nanoseconds. Histograms are in HdrHistogram's compressed V2 format, as
+//! base64.
 
 use serde::{Deserialize, Serialize};
 
 use super::environment::Environment;
 use super::plan::Mode;
 use super::stamp::Verdict;
+use crate::base::millis::UnixMillis;
 use crate::control::{InfoPage, StagePage};
 use crate::latency::{Stage, Summary};
 
-/// The version of the file's format.
+/// The version of the file format.
 pub const FORMAT: u32 = 1;
 
 /// A load and all of its runs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ResultFile {
-    /// [`FORMAT`].
+    /// The version of the file format, [`FORMAT`].
     pub millstream_bench: u32,
-    /// What whoever ran it calls it.
+    /// The name of the result in reports, from `--name`.
     pub name: String,
-    /// What was under load: `millstream`, `kafka` or `nats`.
+    /// The server under load: `millstream`, `kafka` or `nats`.
     pub system: String,
-    /// Its version, as it says.
+    /// The version of the server, in its own words.
     pub system_version: String,
     /// What an acknowledged message survives there, in a sentence.
     pub durability: String,
-    /// When it began, Unix milliseconds.
-    pub began_unix_ms: u64,
-    /// The arguments.
+    /// When the load began, in Unix milliseconds.
+    #[serde(rename = "began_unix_ms")]
+    pub began: UnixMillis,
+    /// The arguments of the command, without secrets.
     pub command: Vec<String>,
-    /// Where the load ran.
+    /// The machine that the load ran on.
     pub environment: Environment,
-    /// What the server says of itself, where it was asked.
+    /// The server's description of itself, if its control port was asked.
     pub server: Option<InfoPage>,
-    /// Every run, in its order.
+    /// All runs, in order.
     pub runs: Vec<RunResult>,
-    /// Where the highest rate was looked for: what was found.
+    /// The outcome of a search for the highest rate.
     pub knee: Option<Knee>,
 }
 
-/// The highest rate at which a percentile stays under a bound.
+/// The highest rate at which the p99 latency stays within a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Knee {
-    /// The bound of p99.
+    /// The bound of the p99, in nanoseconds.
     pub p99_max: u64,
-    /// The highest rate that kept to it, messages a second; none did where absent.
+    /// The highest rate that kept the bound, in messages per second. `None` if no rate did.
     pub rate: Option<f64>,
-    /// The lowest that did not; all did where absent.
+    /// The lowest rate that did not keep the bound. `None` if every rate did.
     pub failed: Option<f64>,
 }
 
 /// One run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RunResult {
-    /// In numbers.
+    /// The run in numbers.
     #[serde(flatten)]
     pub figures: Figures,
-    /// Samples of the produced messages.
+    /// The latency samples of produced messages.
     pub produce: Option<String>,
-    /// Samples of the received ones.
+    /// The latency samples of received messages.
     pub end_to_end: Option<String>,
-    /// Second by second, from the beginning of what was measured.
+    /// The measured seconds, in order.
     pub intervals: Vec<IntervalResult>,
-    /// The server's own stages meanwhile, where it was asked.
+    /// The server's own stages during the measured time, if its control port was asked.
     pub stages: Vec<StagePage>,
 }
 
-/// A second of a run.
+/// One second of a run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct IntervalResult {
-    /// When it began, seconds.
+    /// When the second began, in seconds since the start of the measured time.
     pub from: f64,
-    /// Messages that were acknowledged in it.
+    /// The number of messages acknowledged in this second.
     pub acknowledged: u64,
-    /// Messages that were received in it, by all consumers together.
+    /// The number of messages received in this second, by all consumers together.
     pub received: u64,
-    /// Samples of messages whose acknowledgement came in it.
+    /// The samples of messages acknowledged in this second.
     pub produce: Option<String>,
-    /// Samples of messages that were received in it.
+    /// The samples of messages received in this second.
     pub end_to_end: Option<String>,
 }
 
 impl IntervalResult {
-    /// A second in which nothing was answered.
+    /// Creates a second in which nothing was answered.
     pub(super) fn empty(from: f64) -> Self {
         Self { from, acknowledged: 0, received: 0, produce: None, end_to_end: None }
     }
 }
 
 impl RunResult {
-    /// What the server recorded of a stage meanwhile.
+    /// Returns what the server recorded of a stage during the run.
     pub fn stage(&self, stage: Stage) -> Option<&StagePage> {
         self.stages.iter().find(|page| page.stage == stage.name())
     }
 
-    /// The samples of one of its seconds: of the same kind in all of them.
+    /// Returns the samples of one second. They are of the same kind in all seconds of the run.
     pub fn samples<'a>(&self, interval: &'a IntervalResult) -> Option<&'a str> {
         let samples = if self.end_to_end.is_some() { &interval.end_to_end } else { &interval.produce };
         samples.as_deref()
@@ -104,129 +108,131 @@ impl RunResult {
 /// A run in numbers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Figures {
-    /// What it did.
+    /// Which connections the run had.
     pub mode: Mode,
-    /// Bytes of a message.
+    /// The size of a message, in bytes.
     pub size: usize,
-    /// Messages in a request.
+    /// Messages per request.
     pub batch: usize,
-    /// Requests in a frame.
+    /// Requests per frame.
     pub pbs_per_frame: usize,
-    /// Connections that produced.
+    /// The number of producing connections.
     pub producers: u32,
-    /// Connections that consumed.
+    /// The number of consuming connections.
     pub consumers: u32,
-    /// Connections beside them that did nothing, and readers that had stalled.
+    /// The number of additional idle connections.
     pub idle: u32,
-    /// See `idle`.
+    /// The number of additional stalled readers.
     pub stalled: u32,
-    /// Queues.
+    /// The number of queues.
     pub queues: u32,
-    /// Different keys; 0: messages had none.
+    /// The number of different keys. 0 if messages had none.
     pub keys: u32,
-    /// Messages a second by schedule; absent: as fast as it went.
+    /// The scheduled rate, in messages per second. `None` for a closed loop.
     pub rate: Option<f64>,
-    /// Messages that a producer might have under way; absent: as many as its server, or the peer's client, allows.
+    /// The most messages that a producer might have in flight. `None` for as many as the server, or the
+    /// peer's client, allows.
     pub in_flight: Option<u64>,
-    /// What was measured.
+    /// The length of the measured time.
     pub measured_seconds: f64,
-    /// From the first connection to the end.
+    /// The time from the first connection to the end.
     pub elapsed_seconds: f64,
-    /// Messages acknowledged in all.
+    /// The number of acknowledged messages, also outside of the measured time.
     pub acknowledged: u64,
-    /// In what was measured.
+    /// Acknowledged messages per second of the measured time.
     pub acknowledged_per_second: f64,
-    /// Messages refused.
+    /// The number of refused messages.
     pub refused: u64,
-    /// Messages that were due and could not be sent within the grace.
+    /// The number of messages that were due and could not be sent within the grace period.
     pub unsent: u64,
-    /// By all consumers together, in what was measured.
+    /// Received messages per second of the measured time, by all consumers together.
     pub received_per_second: f64,
-    /// Bytes of their payloads, as they came; absent in older files.
+    /// Received payload bytes per second. `None` in older files.
     pub received_bytes_per_second: Option<f64>,
-    /// What verification found.
+    /// The outcome of verification.
     pub verified: Verdict,
-    /// Acknowledged, and never received.
+    /// The number of messages acknowledged but never received.
     pub missing: u64,
-    /// From when a message should have been sent to its acknowledgement.
+    /// The time from when a message should have been sent to its acknowledgement.
     pub produce_latency: Option<Summary>,
-    /// From when a message should have been sent to its receipt.
+    /// The time from when a message should have been sent to its receipt.
     pub end_to_end_latency: Option<Summary>,
-    /// From the first byte of an idle or stalled connection to its answered setup.
+    /// The time from connecting an idle or stalled connection to its answered setup.
     pub setup_latency: Option<Summary>,
-    /// CPU time of the server in what was measured.
+    /// The CPU time of the server in the measured time.
     pub server_cpu_seconds: Option<f64>,
-    /// The same for a million messages.
+    /// The same per million messages.
     pub server_cpu_seconds_per_million: Option<f64>,
-    /// Memory of the server at the end; and what idle and stalled connections had added to it before the load.
+    /// The memory of the server at the end, in bytes.
     pub server_resident_bytes: Option<u64>,
-    /// See `server_resident_bytes`.
+    /// The memory that idle and stalled connections added to the server before the load, in bytes.
     pub server_held_bytes: Option<u64>,
-    /// What failed.
+    /// The errors that occurred.
     pub failures: Vec<String>,
-    /// It was ended early: what was measured until then.
+    /// Whether the run was ended early. The figures then cover the time until then.
     #[serde(default)]
     pub interrupted: bool,
 }
 
 impl Figures {
-    /// Whether every message that was acknowledged was seen once and in order, and nothing failed.
+    /// Returns whether every acknowledged message was received once and in order, and nothing failed.
     pub fn is_sound(&self) -> bool {
         let Verdict { lost, repeated_or_out_of_order, foreign, .. } = self.verified;
         lost + repeated_or_out_of_order + foreign + self.missing + self.refused == 0
             && self.failures.is_empty()
     }
 
-    /// Whether it kept to its schedule.
+    /// Returns whether the run kept to its schedule.
     pub fn is_sustained(&self) -> bool {
         self.unsent == 0 && self.rate.is_none_or(|rate| self.acknowledged_per_second >= rate * SUSTAINED)
     }
 
-    /// The rate that counts: what consumers got, or else what producers had acknowledged.
+    /// Returns the rate that counts: of receipts if there were consumers, otherwise of acknowledgements.
     pub fn throughput(&self) -> f64 {
         if self.consumers > 0 { self.received_per_second } else { self.acknowledged_per_second }
     }
 
-    /// Bytes of payload that consumers got, a second.
+    /// Returns the payload bytes per second that consumers received.
     pub fn received_bytes(&self) -> f64 {
         self.received_bytes_per_second.unwrap_or(self.received_per_second * self.size as f64)
     }
 
-    /// Bytes of payload that producers had acknowledged, a second: each of their messages has the same size.
+    /// Returns the payload bytes per second that were acknowledged. All of these messages have the same size.
     pub fn acknowledged_bytes(&self) -> f64 {
         self.acknowledged_per_second * self.size as f64
     }
 
-    /// The same of [`Self::throughput`].
+    /// Returns the payload bytes per second of [`Self::throughput`].
     pub fn throughput_bytes(&self) -> f64 {
         if self.consumers > 0 { self.received_bytes() } else { self.acknowledged_bytes() }
     }
 
-    /// The latency that counts.
+    /// Returns the latency that counts: of receipts if there were any, otherwise of acknowledgements.
     pub fn latency(&self) -> Option<&Summary> {
         self.end_to_end_latency.as_ref().or(self.produce_latency.as_ref())
     }
 }
 
-/// A rate is sustained when so much of it was acknowledged in the measured time: a window's edges cut requests.
+/// The share of a rate that must be acknowledged in the measured time for the rate to count as sustained. It
+/// is below 1 because the edges of the window cut requests.
 const SUSTAINED: f64 = 0.97;
 
 impl ResultFile {
-    /// The run that stands for all: the one at the knee, or the one whose rate is in the middle.
+    /// Returns the run that represents the result: the run at the knee, or the median run by throughput.
     pub fn chosen(&self) -> Option<&RunResult> {
         let rate = self.knee.and_then(|knee| knee.rate);
         let at_knee = rate.and_then(|rate| self.runs.iter().find(|run| run.figures.rate == Some(rate)));
         at_knee.or_else(|| self.middle())
     }
 
-    /// The run whose rate is in the middle.
+    /// Returns the median run by throughput.
     fn middle(&self) -> Option<&RunResult> {
         let mut runs: Vec<&RunResult> = self.runs.iter().collect();
         runs.sort_by(|one, other| one.figures.throughput().total_cmp(&other.figures.throughput()));
         runs.get(runs.len().saturating_sub(1) / 2).copied()
     }
 
-    /// Reads one; the error says what is wrong with it.
+    /// Parses a result file. The error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Head {
@@ -236,7 +242,7 @@ impl ResultFile {
         match head.millstream_bench {
             Some(FORMAT) => serde_json::from_str(text).map_err(|error| error.to_string()),
             Some(other) => Err(format!("its format is {other}; this program reads {FORMAT}")),
-            None => Err("no result of `millstream bench --out`".into()),
+            None => Err("not a result of `millstream bench --out`".into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One run: its connections on their cores, from start to end.
+//! Runs all connections of a plan on their cores, from start to end.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ use crate::client::{ClientError, Wire, connect, run as run_connection};
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
 
-/// How often it is looked at what others wait for.
+/// How often to check a condition that other connections fulfil.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 enum Done {
@@ -36,7 +36,7 @@ enum Done {
     Consumed(Consumed),
 }
 
-/// Runs the plan and says what was measured.
+/// Runs the plan and returns what was measured.
 pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     plan.target()?;
     let plan = Arc::new(plan);
@@ -97,7 +97,7 @@ fn join<T: Send + 'static>(thread: ExecutorJoinHandle<T>) -> Result<T, ClientErr
     thread.join().map_err(|error| ClientError::Broken(error.to_string()))
 }
 
-/// The load of one core.
+/// Runs the connections of one core.
 async fn load(
     plan: Arc<Plan>,
     index: usize,
@@ -109,7 +109,7 @@ async fn load(
     let cores = plan.cores.len();
     let mine = |count: u32| (0..count).filter(move |number| *number as usize % cores == index);
     let common = || (plan.clone(), progress.clone(), meter.clone());
-    // Consumers first, so that none of them begins behind what the producers send.
+    // Start consumers first, so that none of them misses messages.
     let consumers = mine(plan.consumers()).map(|number| {
         let (plan, progress, meter) = common();
         glommio::spawn_local(consume(plan, number, window, progress, meter))
@@ -129,14 +129,14 @@ async fn load(
 
 type HeldThread = ExecutorJoinHandle<(Histogram<u64>, Option<ClientError>)>;
 
-/// Opens the connections that only are there, and waits until they all are.
+/// Opens the idle and stalled connections, and waits until all of them are open.
 fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread>, ClientError> {
     let kinds = [(Held::Idle, plan.idle), (Held::Stalled, plan.stalled)];
     let count = (plan.idle + plan.stalled) as usize;
     if count == 0 {
         return Ok(Vec::new());
     }
-    // Without a load they stay for its time.
+    // Without a load, they stay open for the time of the run.
     let until = (plan.mode == Mode::Idle).then(|| Instant::now() + plan.warmup + plan.measure);
     let cores = plan.cores.len();
     let mut threads = Vec::new();
@@ -178,7 +178,8 @@ fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread
     Ok(threads)
 }
 
-/// What `load` gives; `early` where the run is interrupted and it does not end soon, or fails: then what it has done so far counts.
+/// Returns what `load` returns. If the run is interrupted and `load` fails or does not end soon, returns
+/// `early` instead, so that the measurements so far count.
 async fn or_interrupted<T>(
     interrupt: &Interrupt,
     load: impl Future<Output = Result<T, ClientError>>,

@@ -1,4 +1,4 @@
-//! What the server says and shows of a run: its own histograms, its settings, its CPU time and memory.
+//! Reads the server's own figures during a run: its histograms and settings, its CPU time and memory.
 
 use std::time::Duration;
 
@@ -8,28 +8,28 @@ use serde::de::DeserializeOwned;
 use crate::control::{InfoPage, LatencyPage, StagePage};
 use crate::latency::{Summary, encode};
 
-/// Clock ticks a second in `/proc` (`USER_HZ`, 100 on every Linux that io_uring runs on).
+/// Clock ticks per second in `/proc` (`USER_HZ`). It is 100 on every Linux that has io_uring.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// How long the control port may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The control port of a server under load.
+/// The control port of the server under load.
 #[derive(Clone, Debug)]
 pub struct ControlPort(String);
 
 impl ControlPort {
-    /// The one at this URL, like `http://127.0.0.1:9001`.
+    /// Creates a client for the control port at this URL, such as `http://127.0.0.1:9001`.
     pub fn new(url: &str) -> Self {
         Self(url.trim_end_matches('/').to_owned())
     }
 
-    /// What the server is.
+    /// Returns the server's description of itself.
     pub fn info(&self) -> Result<InfoPage, String> {
         self.get("/info")
     }
 
-    /// What its shards have recorded so far.
+    /// Returns the histograms that the server's shards have recorded so far.
     pub(super) fn latency(&self) -> Result<LatencyPage, String> {
         self.get("/latency?histograms=true")
     }
@@ -37,9 +37,9 @@ impl ControlPort {
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
         let url = format!("{}{path}", self.0);
         let failed = |error: &dyn std::fmt::Display| format!("{url}: {error}");
-        // The text of a refusal says what to do, so it is no error yet.
+        // The body of an error status says what to do, so read it instead of failing at once.
         let agent: ureq::Agent = ureq::Agent::config_builder()
-            // A control port is on the machine or near it: `http_proxy` is not for it.
+            // A control port is usually on this machine or network, so ignore `http_proxy`.
             .proxy(None)
             .timeout_global(Some(ANSWER_TIMEOUT))
             .http_status_as_error(false)
@@ -59,10 +59,10 @@ impl ControlPort {
     }
 }
 
-/// The longest page that is read, bytes: a histogram with every bucket in use takes some 400 KiB.
+/// The longest accepted page, in bytes. A histogram that uses every bucket takes about 400 KiB.
 const PAGE_BYTES_MAX: u64 = 16 << 20;
 
-/// What the stages recorded between two pages.
+/// Returns what each stage recorded between two pages.
 pub(super) fn stages_between(before: &LatencyPage, after: &LatencyPage) -> Vec<StagePage> {
     let whole = |page: &LatencyPage, stage: &str| -> Option<Histogram<u64>> {
         page.stages.iter().find(|line| line.stage == stage)?.decoded()?.ok()
@@ -78,16 +78,16 @@ pub(super) fn stages_between(before: &LatencyPage, after: &LatencyPage) -> Vec<S
     after.stages.iter().filter_map(between).filter(|line| line.summary.count > 0).collect()
 }
 
-/// User and system time of a process so far, seconds.
+/// Returns the user and system time of a process so far, in seconds.
 pub(super) fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name, in parentheses, may hold anything.
+    // The command's name is in parentheses and may contain anything, so read after the last one.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-/// Resident memory of a process, bytes.
+/// Returns the resident memory of a process, in bytes.
 pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,4 +1,4 @@
-//! Looks at the server while a load runs: its CPU time in the window, its own histograms, its memory at the end.
+//! Watches the server during a run: its CPU time in the window, its own histograms, its memory at the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use super::server_side::{cpu_seconds, resident_bytes, stages_between};
 use super::window::Window;
 use crate::control::LatencyPage;
 
-/// See the module's page.
+/// A thread that reads the server's figures at the start and at the end of the window.
 pub(super) struct ServerWatch {
     plan: Arc<Plan>,
     over: Arc<AtomicBool>,
@@ -37,11 +37,11 @@ impl ServerWatch {
         Self { plan, over, watcher }
     }
 
-    /// The run is over.
+    /// Ends the watch when the run is over, and returns what it found.
     pub(super) fn finish(self) -> ServerUse {
         self.over.store(true, Ordering::Release);
         self.watcher.thread().unpark();
-        // It only looks; without it there is nothing to say.
+        // A panic of the watcher loses only these figures.
         let (cpu_seconds, before) = self.watcher.join().unwrap_or_default();
         let after = before.as_ref().and_then(|_| self.plan.control.as_ref()?.latency().ok());
         let stages = before.zip(after).map(|(before, after)| stages_between(&before, &after));

@@ -1,26 +1,26 @@
-//! What a payload under load carries, and what its receiver can tell from it.
+//! The stamp in each payload, and the verification of received stamps.
 
 use std::collections::HashMap;
 
-/// Bytes at the start of every payload: the run and the stream (u32 each), the sequence number and the intended
-/// send time in nanoseconds since the run's epoch (u64 each), little-endian.
+/// The size of a stamp, in bytes. A payload begins with its stamp: run and stream (u32 each), then sequence
+/// number and intended send time in nanoseconds of the run's clock (u64 each), all little-endian.
 pub const STAMP_BYTES: usize = 24;
 
-/// See [`STAMP_BYTES`].
+/// Identifies a message within its run. The first [`STAMP_BYTES`] bytes of a payload hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Tells this run's messages from others'.
+    /// Distinguishes the messages of different runs.
     pub run: u32,
-    /// Messages in one order: those of a producer, or of a producer and a key.
+    /// Identifies messages that have one order: those of a producer, or of a producer and a key.
     pub stream: u32,
-    /// From 0, in the order sent.
+    /// The position in the stream, counted from 0 in the order sent.
     pub sequence: u64,
-    /// When it should have been sent.
+    /// When the message should have been sent, in nanoseconds of the run's clock.
     pub intended_ns: u64,
 }
 
 impl Stamp {
-    /// Writes the stamp over the start of a payload.
+    /// Writes the stamp to the start of a payload.
     #[inline]
     pub fn write(&self, payload: &mut [u8]) {
         payload[0..4].copy_from_slice(&self.run.to_le_bytes());
@@ -29,7 +29,7 @@ impl Stamp {
         payload[16..24].copy_from_slice(&self.intended_ns.to_le_bytes());
     }
 
-    /// Reads it; `None` where the payload is too short to be one of ours.
+    /// Reads the stamp of a payload. Returns `None` if the payload is too short for one.
     #[inline]
     pub fn read(payload: &[u8]) -> Option<Self> {
         let (run, rest) = payload.split_first_chunk::<4>()?;
@@ -45,21 +45,22 @@ impl Stamp {
     }
 }
 
-/// What verification found.
+/// The outcome of verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct Verdict {
-    /// Messages received.
+    /// The number of messages received.
     pub received: u64,
-    /// Bytes of their payloads.
+    /// Their payload bytes.
     #[serde(default)]
     pub received_bytes: u64,
-    /// Never received, though a later one of the same stream was: lost, or refused.
+    /// Messages that were never received, although a later one of the same stream was. They were lost or
+    /// refused.
     pub lost: u64,
-    /// Received again, or behind a later one of the same stream.
+    /// Messages received again, or after a later one of the same stream.
     pub repeated_or_out_of_order: u64,
-    /// Without a stamp.
+    /// Messages without a stamp.
     pub foreign: u64,
-    /// Of other runs, where a run receives its own.
+    /// Messages of other runs, if only those of one run are expected.
     pub others: u64,
 }
 
@@ -78,32 +79,32 @@ impl std::ops::Add for Verdict {
     }
 }
 
-/// Checks that each stream's messages come once each and in order.
+/// Verifies that the messages of each stream arrive once and in order.
 #[derive(Debug, Default)]
 pub struct Verifier {
-    /// The next sequence number of each stream of each run; the last one looked up stands in `at`.
+    /// The next sequence number of each stream of each run. `at` is the index of the stream last looked up.
     expected: Vec<u64>,
     streams: HashMap<(u32, u32), usize>,
     at: Option<((u32, u32), usize)>,
-    /// A stream's first messages may be gone: only gaps behind the first that came are losses.
+    /// Accepts any first message of a stream. Only gaps after it count as losses.
     from_anywhere: bool,
-    /// Only this run's messages count.
+    /// Counts only messages of this run.
     run: Option<u32>,
     verdict: Verdict,
 }
 
 impl Verifier {
-    /// A verifier of what a store still has: its oldest messages may have been dropped.
+    /// Creates a verifier for what a store still has, which may have dropped its oldest messages.
     pub fn from_anywhere() -> Self {
         Self { from_anywhere: true, ..Self::default() }
     }
 
-    /// A verifier of one run's messages, which all come.
+    /// Creates a verifier for one run, all of whose messages must arrive.
     pub fn of_run(run: u32) -> Self {
         Self { run: Some(run), ..Self::default() }
     }
 
-    /// Takes a payload; gives its stamp, if it counts.
+    /// Verifies a payload. Returns its stamp if it counts.
     #[inline]
     pub fn handle(&mut self, payload: &[u8]) -> Option<Stamp> {
         let Some(stamp) = Stamp::read(payload) else {
@@ -141,7 +142,7 @@ impl Verifier {
         Some(stamp)
     }
 
-    /// What was found so far.
+    /// Returns the outcome so far.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }

@@ -1,20 +1,20 @@
-//! The knee: the highest rate at which p99 stays under a bound.
+//! Searches for the knee: the highest rate at which the p99 latency stays within a bound.
 
 use super::plan::Plan;
 use super::result::{Knee, RunResult};
 use crate::client::ClientError;
 use crate::process::terminal::say;
 
-/// The first rate, as a part of what a closed loop reaches.
+/// The first rate, as a share of the throughput of a closed loop.
 const FIRST: f64 = 0.1;
-/// Each rate is so much above the one before, until one fails.
+/// The factor from one rate to the next, until a rate fails.
 const STEP: f64 = 1.6;
-/// Rates that are tried between the last that kept to the bound and the first that did not.
+/// How many rates to try between the highest that kept the bound and the lowest that did not.
 const HALVINGS: u32 = 4;
-/// Rates that are tried upwards at most.
+/// The largest number of increasing rates to try.
 const STEPS_MAX: u32 = 12;
 
-/// Whether a run kept to the bound.
+/// Returns whether a run kept the bound.
 fn keeps(result: &RunResult, p99_max: u64) -> bool {
     let figures = &result.figures;
     let latency = if figures.consumers > 0 { &figures.end_to_end_latency } else { &figures.produce_latency };
@@ -22,7 +22,8 @@ fn keeps(result: &RunResult, p99_max: u64) -> bool {
     figures.is_sound() && figures.is_sustained() && is_quick
 }
 
-/// The same, and keeps the run. A server that ends a connection at some rate has not kept to the bound at it.
+/// Returns whether a run kept the bound, and stores the run. An error counts as not keeping it: the server
+/// ended a connection at this rate.
 fn kept(result: Result<RunResult, ClientError>, p99_max: u64, runs: &mut Vec<RunResult>) -> bool {
     match result {
         Ok(result) => {
@@ -37,7 +38,8 @@ fn kept(result: Result<RunResult, ClientError>, p99_max: u64, runs: &mut Vec<Run
     }
 }
 
-/// Finds it by what `run` measures: a closed loop for the scale, upwards until a rate fails, then between. `each` is told every run.
+/// Searches for the knee by calling `run`. The first run is a closed loop, for the scale. Then rates increase
+/// until one fails, and the search narrows the interval down. Calls `each` after every run.
 pub fn find_knee(
     plan: &Plan,
     p99_max: u64,
@@ -53,7 +55,8 @@ pub fn find_knee(
     let most = closed.figures.acknowledged_per_second;
     if most <= 0.0 && !plan.interrupt.is_raised() {
         return Err(ClientError::Broken(
-            "nothing was acknowledged without a schedule: there is no scale to search on".into(),
+            "the first run, without a rate, got no acknowledgements, so there is no rate to start from"
+                .into(),
         ));
     }
     let mut knee = Knee { p99_max, rate: None, failed: None };
@@ -61,7 +64,7 @@ pub fn find_knee(
     let mut rate = plan.rate.unwrap_or(most * FIRST);
     for _ in 0..STEPS_MAX {
         let kept = !plan.interrupt.is_raised() && kept(at(Some(rate)), p99_max, &mut runs);
-        // A run that was ended early says nothing of its rate.
+        // An interrupted run tells nothing about its rate.
         if plan.interrupt.is_raised() {
             return Ok((runs, knee));
         }
@@ -74,7 +77,7 @@ pub fn find_knee(
     }
     for _ in 0..HALVINGS {
         let Some(failed) = knee.failed else { break };
-        // Below the first rate, in the same steps.
+        // If even the first rate failed, decrease it by the same factor.
         let rate = knee.rate.map_or(failed / STEP, |kept| (kept * failed).sqrt());
         let kept = kept(at(Some(rate)), p99_max, &mut runs);
         if plan.interrupt.is_raised() {

@@ -1,4 +1,4 @@
-//! What was measured, as a table for people.
+//! The result as a table for people.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::process::terminal::escaped;
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {} B, {} a request", self.mode, self.size, self.batch)?;
+        write!(f, "{:?}: {} B, {} per request", self.mode, self.size, self.batch)?;
         write!(f, ", {} producers, {} consumers", self.producers, self.consumers)?;
         for (count, what) in [
             (self.queues, "queues"),
@@ -23,7 +23,7 @@ impl fmt::Display for Figures {
             }
         }
         match self.rate {
-            Some(rate) => writeln!(f, ", {rate:.0} /s by schedule, {:.1} s", self.measured_seconds)?,
+            Some(rate) => writeln!(f, ", {rate:.0} /s on schedule, {:.1} s", self.measured_seconds)?,
             None => writeln!(f, ", {:.1} s", self.measured_seconds)?,
         }
         if self.producers > 0 {
@@ -44,21 +44,21 @@ impl fmt::Display for Figures {
             writeln!(f, "  set up        {latency}")?;
         }
         if let (Some(seconds), Some(each)) = (self.server_cpu_seconds, self.server_cpu_seconds_per_million) {
-            writeln!(f, "  server CPU    {seconds:.2} s, {each:.3} s a million")?;
+            writeln!(f, "  server CPU    {seconds:.2} s, {each:.3} s per million messages")?;
         }
         if let Some(bytes) = self.server_resident_bytes {
             writeln!(f, "  server memory {:.0} MB", bytes as f64 / 1e6)?;
         }
         if let Some(bytes) = self.server_held_bytes {
             let each = bytes as f64 / f64::from((self.idle + self.stalled).max(1));
-            writeln!(f, "  idle memory   {each:.0} B a connection")?;
+            writeln!(f, "  idle memory   {each:.0} B per connection")?;
         }
         if self.interrupted {
-            writeln!(f, "  interrupted   this is what was measured until then")?;
+            writeln!(f, "  interrupted   figures cover the time until then")?;
         } else if self.unsent > 0 {
             writeln!(f, "  not sustained {} messages were due and could not be sent", self.unsent)?;
         } else if !self.is_sustained() {
-            writeln!(f, "  not sustained fewer were acknowledged than were due")?;
+            writeln!(f, "  not sustained fewer messages were acknowledged than were due")?;
         }
         let Verdict { received, lost, repeated_or_out_of_order, foreign, others, .. } = self.verified;
         writeln!(
@@ -68,7 +68,7 @@ impl fmt::Display for Figures {
             self.acknowledged, self.refused, self.missing
         )?;
         if others > 0 {
-            writeln!(f, "  of others     {others} messages of other runs came, too")?;
+            writeln!(f, "  of others     {others} messages of other runs also arrived")?;
         }
         for failure in &self.failures {
             writeln!(f, "  failed        {}", escaped(failure))?;
@@ -89,7 +89,7 @@ fn write_stage(f: &mut fmt::Formatter<'_>, page: &StagePage) -> fmt::Result {
     )
 }
 
-/// The least, the middle and the most of some numbers.
+/// Returns the lowest, the median and the highest of some numbers.
 fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     let at = |index: usize| values.get(index).copied().unwrap_or_default();
@@ -99,7 +99,7 @@ fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
 impl fmt::Display for ResultFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (version, durability) = (escaped(&self.system_version), escaped(&self.durability));
-        writeln!(f, "{} {version}: acknowledged is {durability}", self.system)?;
+        writeln!(f, "{} {version}: an acknowledged message is {durability}", self.system)?;
         for run in &self.runs {
             write!(f, "{}", run.figures)?;
         }
@@ -110,7 +110,7 @@ impl fmt::Display for ResultFile {
             let (least, middle, most) = of(&Figures::throughput);
             writeln!(
                 f,
-                "{} runs: {least:.0}, {middle:.0}, {most:.0} /s (least, median, most)",
+                "{} runs: {least:.0}, {middle:.0}, {most:.0} /s (lowest, median, highest)",
                 self.runs.len()
             )?;
             let (least, middle, most) = of(&|run| run.latency().map_or(0.0, |latency| latency.p99 as f64));
@@ -118,7 +118,7 @@ impl fmt::Display for ResultFile {
             writeln!(f, "  p99 {least}, {middle}, {most}")?;
         }
         if let Some(run) = self.chosen().filter(|run| !run.stages.is_empty()) {
-            writeln!(f, "in the server, of the run that stands for all:")?;
+            writeln!(f, "stages in the server, for the run that represents the result:")?;
             run.stages.iter().try_for_each(|stage| write_stage(f, stage))?;
         }
         if let Some(Knee { p99_max, rate, failed }) = self.knee {
@@ -130,7 +130,7 @@ impl fmt::Display for ResultFile {
                 (Some(rate), None) => {
                     writeln!(f, "knee: p99 stays under {bound} at {rate:.0} /s, the highest rate tried")
                 }
-                (None, _) => writeln!(f, "knee: p99 stayed under {bound} at no rate that was tried"),
+                (None, _) => writeln!(f, "knee: p99 stayed under {bound} at none of the rates tried"),
             }?;
         }
         Ok(())

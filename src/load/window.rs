@@ -1,26 +1,27 @@
-//! The measured part of a run, and when what is sent by schedule is due.
+//! The measured part of a run, and the schedule of an open loop.
 
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
 
-/// How long a run goes on behind its end for what was due before it, and for its answers.
+/// How long a run may continue after its window, to send requests that were due within it and to wait for
+/// answers.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// The measured part of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
-    /// What is due earlier is warm-up.
+    /// Messages due before this time are warm-up.
     pub from: Instant,
-    /// What is due later is not sent any more. Far away where a run ends by a count.
+    /// Messages due after this time are not sent. Far in the future for a run that ends by a count.
     pub until: Instant,
 }
 
-/// A year: the window of a run that ends by its count.
+/// The length of the window of a run that ends by a count: a year.
 const ENDLESS: Duration = Duration::from_secs(366 * 86_400);
 
 impl Window {
-    /// What is measured of a plan from `from` on.
+    /// Creates the window of a plan that starts at `from`.
     pub(super) fn of(from: Instant, plan: &Plan) -> Self {
         Self { from, until: from + if plan.is_timed() { plan.measure } else { ENDLESS } }
     }
@@ -30,7 +31,7 @@ impl Window {
     }
 }
 
-/// When the requests of one connection are due: the open loop, which does not wait for answers.
+/// When the requests of one connection are due. An open loop does not wait for answers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     first: Instant,
@@ -38,20 +39,21 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Requests of `batch` messages at `rate` messages a second over `connections`, of which this is number `number`: they do not
-    /// send at the same moment.
+    /// Creates the schedule of connection `number` out of `connections`, which together send `rate` messages
+    /// per second in requests of `batch`. The schedules are shifted, so that the connections do not send at
+    /// the same moment.
     pub(super) fn new(now: Instant, rate: f64, batch: usize, number: u32, connections: u32) -> Self {
         let interval = Duration::from_secs_f64(batch as f64 * f64::from(connections) / rate);
         let phase = f64::from(number) / f64::from(connections);
         Self { first: now + interval.mul_f64(phase), interval }
     }
 
-    /// When request number `request` is due, counted from 0.
+    /// Returns when request number `request` is due, counted from 0.
     pub(super) fn due(&self, request: u64) -> Instant {
         self.first + self.interval.mul_f64(request as f64)
     }
 
-    /// How many are due before `until`.
+    /// Returns how many requests are due before `until`.
     pub(super) fn requests_before(&self, until: Instant) -> u64 {
         let time = until.saturating_duration_since(self.first);
         (time.as_secs_f64() / self.interval.as_secs_f64()).ceil() as u64

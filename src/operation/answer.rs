@@ -5,36 +5,37 @@ use std::ops::Range;
 use crate::base::batch::Fetched;
 use crate::base::error::{Fault, StoreFault};
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition, Sequence};
 
-/// See the module's page.
+/// An answer of the shard to a [`Command`](super::Command).
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// To `Open`.
+    /// The answer to `Open`.
     Opened {
-        /// The queue.
+        /// The queue, or why it could not be opened.
         result: Result<QueueInfo, Fault>,
-        /// A partition that costs no hop.
-        local_partition: u16,
+        /// A partition that the asking shard owns, so that it costs no hop; 0 if it owns none.
+        local_partition: Partition,
     },
-    /// To `Append`. The shard has given the bytes of the budget back.
+    /// The answer to `Append`. The shard has already released the batch's bytes from the budget.
     Appended {
-        /// Which of the operation's batches.
-        sequence: u64,
-        /// The offsets, from the first message to behind the last, where the messages stand one after the other.
-        result: Result<Option<Range<u64>>, StoreFault>,
+        /// The sequence number of the batch in the operation.
+        sequence: Sequence,
+        /// The offsets, from the first message to one past the last. `None` if they are not contiguous.
+        result: Result<Option<Range<Offset>>, StoreFault>,
     },
-    /// To `Fetch`.
+    /// The answer to `Fetch`.
     Fetched {
-        /// Of which partition.
-        partition: u16,
-        /// What there is.
+        /// The partition that was read.
+        partition: Partition,
+        /// The messages found.
         result: Result<Fetched, StoreFault>,
     },
-    /// To `Resolve`.
+    /// The answer to `Resolve`.
     Resolved {
-        /// Of which partition.
-        partition: u16,
-        /// The offset.
-        result: Result<u64, StoreFault>,
+        /// The partition of the position.
+        partition: Partition,
+        /// The offset of the position.
+        result: Result<Offset, StoreFault>,
     },
 }

@@ -1,26 +1,26 @@
-//! The open batches of a produce operation: messages are copied into them until they go to the store.
+//! The open batches of a produce operation. They collect messages until they go to the store.
 
-use super::credit::MsgNum;
 use super::subject::Author;
 use crate::base::batch::{BatchBuilder, Savepoint};
+use crate::base::units::{MsgNum, Partition};
 
-/// One open batch.
+/// A batch that still accepts messages.
 #[derive(Debug)]
 pub(super) struct Building {
-    pub(super) partition: u16,
+    pub(super) partition: Partition,
     pub(super) builder: BatchBuilder,
-    /// Bytes of the budget that are reserved for it.
+    /// Bytes of the budget that are reserved for this batch.
     pub(super) reserved: usize,
 }
 
-/// The open batches. All have one TTL: either one batch without keys, or one batch for each partition that messages with
-/// keys go to. They are closed together.
+/// The open batches. All have the same TTL: either one batch without keys, or one batch for each partition
+/// that receives messages with keys. All are closed together.
 #[derive(Debug, Default)]
 pub(super) struct OpenBatches {
     batches: Vec<Building>,
-    /// The last message in them.
+    /// The number of the last message in them.
     pub(super) through: MsgNum,
-    /// When the first message in them was read.
+    /// When the first message in them was read, in monotonic nanoseconds.
     pub(super) read_ns: u64,
 }
 
@@ -29,37 +29,38 @@ impl OpenBatches {
         self.batches.is_empty()
     }
 
-    /// The open batches, emptied.
+    /// Removes and returns all open batches.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Building> {
         self.batches.drain(..)
     }
 
-    /// The partition of the only open batch; `None` where there are several.
-    pub(super) fn only_partition(&self) -> Option<u16> {
+    /// Returns the partition of the only open batch, or `None` if there are several or none.
+    pub(super) fn only_partition(&self) -> Option<Partition> {
         match &self.batches[..] {
             [one] => Some(one.partition),
             _ => None,
         }
     }
 
-    /// The first open batch.
+    /// Returns the first open batch.
     #[inline]
     pub(super) fn first_mut(&mut self) -> Option<&mut Building> {
         self.batches.first_mut()
     }
 
-    /// The batch that was opened last.
+    /// Returns the batch that was opened last.
     pub(super) fn last_mut(&mut self) -> Option<&mut Building> {
         self.batches.last_mut()
     }
 
-    /// Bytes in stored form.
+    /// Returns the total size of the batches in stored form.
     #[inline]
     pub(super) fn stored_bytes(&self) -> usize {
         self.batches.iter().map(|building| building.builder.stored_bytes()).sum()
     }
 
-    /// Whether a message without a key and with this TTL fits what is open.
+    /// Returns whether the open batches accept a message without a key and with this TTL. An empty open batch
+    /// takes over the TTL.
     #[inline]
     pub(super) fn takes_plain(&mut self, ttl: u32) -> bool {
         match self.batches.first_mut().map(|building| &mut building.builder) {
@@ -73,18 +74,19 @@ impl OpenBatches {
         }
     }
 
-    /// Whether a message with a key and with this TTL fits what is open.
+    /// Returns whether the open batches accept a message with a key and with this TTL.
     pub(super) fn takes_keyed(&self, ttl: u32) -> bool {
         let fits = |open: &BatchBuilder| open.has_keys() && open.ttl_secs() == ttl;
         self.batches.first().is_none_or(|building| fits(&building.builder))
     }
 
-    /// The batch without keys, opened with `capacity` where there is none. What is open must fit.
+    /// Returns the batch without keys. Opens it with `capacity` if no batch is open. The open batch must
+    /// accept the message, see [`Self::takes_plain`].
     #[inline]
     pub(super) fn plain(
         &mut self,
         author: Author,
-        partition: u16,
+        partition: Partition,
         ttl: u32,
         capacity: usize,
         read_ns: u64,
@@ -97,8 +99,15 @@ impl OpenBatches {
         &mut self.batches[0]
     }
 
-    /// The batch of a partition for messages with keys, opened where there is none. What is open must fit.
-    pub(super) fn keyed(&mut self, author: Author, partition: u16, ttl: u32, read_ns: u64) -> &mut Building {
+    /// Returns the batch of a partition for messages with keys. Opens it if missing. The open batches must
+    /// accept the message, see [`Self::takes_keyed`].
+    pub(super) fn keyed(
+        &mut self,
+        author: Author,
+        partition: Partition,
+        ttl: u32,
+        read_ns: u64,
+    ) -> &mut Building {
         if self.batches.is_empty() {
             self.read_ns = read_ns;
         }
@@ -111,7 +120,7 @@ impl OpenBatches {
         &mut self.batches[index]
     }
 
-    /// Drops what was copied into the first batch since `savepoint`.
+    /// Drops everything that was copied into the first batch since `savepoint`.
     pub(super) fn roll_back(&mut self, savepoint: Savepoint) {
         if let Some(Building { builder, reserved, .. }) = self.batches.first_mut() {
             builder.roll_back(savepoint);

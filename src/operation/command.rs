@@ -1,15 +1,17 @@
-//! What an operation asks of its shard.
+//! The commands of an operation to its shard.
 
 use crate::base::batch::Batch;
 use crate::base::error::Fault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, owner};
+use crate::base::units::{Offset, Sequence};
 
-/// An operation of a connection; answers to an earlier one are recognised and ignored.
+/// The number of an operation on its connection. Answers to earlier operations are recognised by it and
+/// ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(pub u32);
 
-/// One partition of a queue, and what its owner is found by.
+/// One partition of a queue, with the hash that determines its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The partition.
@@ -19,73 +21,73 @@ pub struct Target {
 }
 
 impl Target {
-    /// The shard that owns the partition, of `shards`.
+    /// Returns the shard that owns the partition, of `shards` shards.
     pub fn owner(&self, shards: u16) -> u16 {
         owner(self.hash, self.partition.partition, shards)
     }
 }
 
-/// What an operation asks. Each but `Cancel` and `Report` is answered exactly once.
+/// A command of an operation. The shard answers each exactly once, except `Cancel` and `Report`.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Find the queue, or create it: [`Answer::Opened`](super::Answer::Opened).
+    /// Find the queue, or create it. Answered by [`Answer::Opened`](super::Answer::Opened).
     Open {
-        /// Who asks.
+        /// The asking operation.
         operation: OperationId,
-        /// The queue.
+        /// The project and the name of the queue.
         name: FullName,
     },
-    /// Store a batch: [`Answer::Appended`](super::Answer::Appended).
+    /// Store a batch. Answered by [`Answer::Appended`](super::Answer::Appended).
     Append {
-        /// Who asks.
+        /// The asking operation.
         operation: OperationId,
-        /// The operation's batches, counted from 0.
-        sequence: u64,
-        /// Where to.
+        /// The sequence number of the batch in the operation, from 0.
+        sequence: Sequence,
+        /// The partition to append to.
         target: Target,
-        /// What.
+        /// The messages.
         batch: Batch,
-        /// Bytes of the budget that the shard gives back when the answer is there.
+        /// Bytes of the budget that the shard releases before it answers.
         reserved: usize,
-        /// When the first of its messages was read.
+        /// When the first message of the batch was read, in monotonic nanoseconds.
         read_ns: u64,
     },
-    /// Find a position: [`Answer::Resolved`](super::Answer::Resolved).
+    /// Find the offset of a position. Answered by [`Answer::Resolved`](super::Answer::Resolved).
     Resolve {
-        /// Who asks.
+        /// The asking operation.
         operation: OperationId,
-        /// Of which partition.
+        /// The partition to search.
         target: Target,
-        /// Which.
+        /// The position to find.
         position: Position,
     },
-    /// Read: [`Answer::Fetched`](super::Answer::Fetched).
+    /// Read messages. Answered by [`Answer::Fetched`](super::Answer::Fetched).
     Fetch {
-        /// Who asks.
+        /// The asking operation.
         operation: OperationId,
-        /// Of which partition.
+        /// The partition to read.
         target: Target,
         /// The first offset wanted.
-        from: u64,
-        /// Leave out what this client stored.
+        from: Offset,
+        /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
-        /// Answer only when there is something.
+        /// Answer only when messages are available.
         wait: bool,
     },
-    /// Tell the operator that the operation fails.
+    /// Report to the operator that the operation fails.
     Report {
-        /// Whose operation.
+        /// The project of the operation.
         project: Project,
-        /// Its queue, where the setup names one.
+        /// The queue, if the setup names one.
         queue: Option<QueueName>,
-        /// Why.
+        /// Why the operation fails.
         fault: Fault,
     },
-    /// Answer the outstanding fetch of the partition now.
+    /// Answer the outstanding fetch of the partition at once.
     Cancel {
-        /// Who asks.
+        /// The asking operation.
         operation: OperationId,
-        /// Of which partition.
+        /// The partition of the fetch.
         target: Target,
     },
 }

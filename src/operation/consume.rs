@@ -1,11 +1,11 @@
 //! One consume operation, server side (protocol section 6).
 //!
-//! Each partition has a cursor with at most one fetch outstanding. What a fetch brought is sent at once, as far
-//! as credit and the send buffer go; the rest is let go and fetched again later, so that a slow consumer costs
-//! nothing but its cursors.
+//! Each partition has a cursor with at most one outstanding fetch. Fetched messages are sent at once, as far
+//! as credit and the send buffer allow. The rest is dropped and fetched again later, so that a slow consumer
+//! costs no more memory than its cursors.
 //!
-//! A protocol asks [`Consume::is_ready`], takes messages by [`Consume::gather`], counts them by [`Consume::send`], and in the
-//! end calls [`Consume::pump`], or [`Consume::let_go`] where it can send no more.
+//! A protocol checks [`Consume::is_ready`], takes messages with [`Consume::gather`] and counts them with
+//! [`Consume::send`]. At the end it calls [`Consume::pump`], or [`Consume::let_go`] if it cannot send more.
 
 use super::command::Command;
 use super::credit::SendWindow;
@@ -14,105 +14,110 @@ use super::marker::Marker;
 use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::ClientId;
+use crate::base::units::{MsgNum, Offset, Partition};
 
-/// How a protocol writes the messages of one batch; tells how long they become.
+/// The encoding of the messages of one batch in a protocol. Used to compute their encoded length.
 pub trait Form {
-    /// The form of a batch of that partition.
-    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self;
+    /// Creates the form of a batch of `partition`.
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self;
 
-    /// Bytes of one message.
-    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize;
+    /// Returns the encoded length of one message, in bytes.
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize;
 }
 
-/// Messages of one batch that go into one response.
+/// Consecutive messages of one batch that go into one response.
 #[derive(Debug)]
 pub struct Run<F> {
-    /// The batch.
+    /// The batch of the messages.
     pub stored: StoredBatch,
-    /// Its form.
+    /// The encoding of the batch.
     pub form: F,
-    /// The offset of the first message, and where its record begins.
-    pub offset: u64,
-    /// See `offset`.
+    /// The offset of the first message.
+    pub offset: Offset,
+    /// The position of its record in the batch.
     pub record: usize,
-    /// How many messages.
+    /// The number of messages.
     pub count: u64,
-    /// Everything before them was sent when they were stored.
+    /// Whether the consumer was caught up: all earlier messages were sent when they were stored.
     pub is_live: bool,
 }
 
-/// The messages of a response, and their bytes.
+/// The messages of a response, and their size.
 #[derive(Debug)]
 pub struct Gathered<F> {
-    /// The messages.
+    /// The messages, grouped by batch.
     pub runs: Vec<Run<F>>,
-    /// How many messages the response has.
+    /// The number of messages in the response, including the earlier ones.
     pub count: u64,
-    /// Bytes of all of them.
+    /// The encoded length of all of them, in bytes.
     pub length: usize,
 }
 
-/// A message, and the marker behind it.
+/// A message, and the marker after it.
 #[derive(Debug)]
 pub struct Marked {
     /// The partition of the message.
-    pub partition: u16,
-    /// Its batch.
+    pub partition: Partition,
+    /// The batch of the message.
     pub stored: StoredBatch,
-    /// Its offset, and where its record begins.
-    pub offset: u64,
-    /// See `offset`.
+    /// The offset of the message.
+    pub offset: Offset,
+    /// The position of its record in the batch.
     pub record: usize,
-    /// Everything before it was sent when it was stored.
+    /// Whether the consumer was caught up: all earlier messages were sent when they were stored.
     pub is_live: bool,
-    /// Where the operation is behind it.
+    /// The position of the operation after the message, as a marker.
     pub marker: String,
 }
 
-/// Where a consumer begins.
+/// The starting point of a consume operation.
 #[derive(Clone, Debug)]
 pub struct Beginning {
-    /// What the operation is about.
+    /// The client and the queue of the operation.
     pub subject: Subject,
-    /// The position in every partition.
-    pub positions: Vec<u64>,
-    /// At least one of them lies before the client's marker.
+    /// The first offset to read, for each partition.
+    pub positions: Vec<Offset>,
+    /// At least one of them is before the position in the client's marker.
     pub is_rewound: bool,
 }
 
-/// See the module's page.
+/// The state of one consume operation.
 #[derive(Debug)]
 pub struct Consume {
     subject: Subject,
     exclude: Option<ClientId>,
     window: SendWindow,
     cursors: Vec<Cursor>,
-    /// The position in every partition of the queue, for markers; those of cursors are taken from there.
-    positions: Vec<u64>,
-    /// The cursor whose turn it is; the one before it was served last.
+    /// The position in every partition of the queue, for markers. Refreshed from the cursors before each
+    /// marker.
+    positions: Vec<Offset>,
+    /// The index of the cursor to serve next. The cursor before it was served last.
     turn: usize,
-    /// The cursor that is sent before any other: its messages were let go because another used up the credit or the room.
-    /// Else a partition that always answers first would starve the others.
+    /// The index of the cursor to serve before any other: its messages were dropped because another cursor
+    /// used up the credit or the send buffer. Otherwise a partition that always answers first would starve
+    /// the others.
     first: Option<usize>,
-    /// Partition and offset of the last message sent.
-    last_sent: Option<(u16, u64)>,
-    /// A marker is owed; when it must be paid without a message.
-    marker_due_ms: Option<u64>,
-    /// The messages that are ready may wait for company until then.
-    linger_until_ms: Option<u64>,
-    /// Draining: only what is stored, and only until then.
-    drain_until_ms: Option<u64>,
-    /// The queue has gone back, and the client does not know it yet.
+    /// The partition and the offset of the last message sent.
+    last_sent: Option<(Partition, Offset)>,
+    /// When an owed marker must be sent without a message. `None` if no marker is owed.
+    marker_due: Option<Millis>,
+    /// Until when ready messages may wait for more, to share a response.
+    linger_until: Option<Millis>,
+    /// Set while the operation drains: it sends only stored messages, and only until then.
+    drain_until: Option<Millis>,
+    /// The queue was rewound, and the client does not know it yet.
     is_rewound: bool,
 }
 
 impl Consume {
-    /// An operation whose setup was accepted, from its beginning on: of partition `only`, or of every partition.
-    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<u16>) -> Self {
+    /// Starts an operation whose setup was accepted. Reads partition `only`, or every partition if `None`.
+    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<Partition>) -> Self {
         let Beginning { subject, positions, is_rewound } = beginning;
         let cursors = (0..)
+            .map(Partition)
             .zip(&positions)
             .map(|(partition, position)| Cursor::new(partition, *position))
             .filter(|cursor| only.is_none_or(|only| only == cursor.partition))
@@ -126,31 +131,31 @@ impl Consume {
             turn: 0,
             first: None,
             last_sent: None,
-            marker_due_ms: None,
-            linger_until_ms: None,
-            drain_until_ms: None,
+            marker_due: None,
+            linger_until: None,
+            drain_until: None,
             is_rewound,
         }
     }
 
-    /// What it is about.
+    /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.subject
     }
 
-    /// The client gives credit, and perhaps asks for a marker.
-    pub fn handle_request(&mut self, credit: Option<i64>, wants_marker: bool, resources: &Resources<'_>) {
+    /// Handles a request of the client: more credit, and optionally a wish for a marker.
+    pub fn handle_request(&mut self, credit: MsgNum, wants_marker: bool, resources: &Resources<'_>) {
         self.window.raise(credit);
         if wants_marker {
-            let due_ms = resources.now.mono_ms + millis(resources.settings.marker_wait);
-            self.marker_due_ms.get_or_insert(due_ms);
+            let due = resources.now.mono + Millis::from(resources.settings.marker_wait);
+            self.marker_due.get_or_insert(due);
         }
     }
 
-    /// What a fetch brought; `has_room` says whether more may be sent.
+    /// Handles the result of a fetch. `has_room` tells whether the send buffer has room for more.
     pub fn handle_fetched(
         &mut self,
-        partition: u16,
+        partition: Partition,
         fetched: Fetched,
         has_room: bool,
         resources: &Resources<'_>,
@@ -170,48 +175,48 @@ impl Consume {
         self.is_rewound |= fetched.is_rewound;
         self.cursors[index].handle_fetched(fetched, sendable);
         if !is_empty && sendable && !resources.settings.consume_linger.is_zero() {
-            let until_ms = resources.now.mono_ms + millis(resources.settings.consume_linger);
-            self.linger_until_ms.get_or_insert(until_ms);
+            let until = resources.now.mono + Millis::from(resources.settings.consume_linger);
+            self.linger_until.get_or_insert(until);
         }
     }
 
-    /// Messages that the client lets us send.
+    /// Returns the number of messages that the credit still allows.
     pub fn credit(&self) -> u64 {
         self.window.available()
     }
 
-    /// Whether the queue has gone back and the client does not know it yet; from here on the client knows.
+    /// Returns whether the queue was rewound since the last call. The caller must tell the client.
     pub fn take_rewound(&mut self) -> bool {
         std::mem::take(&mut self.is_rewound)
     }
 
-    /// Whether messages that are ready may be sent.
+    /// Returns whether ready messages may be sent.
     pub fn is_ready(&mut self, resources: &Resources<'_>) -> bool {
         self.first.is_none() && self.credit() > 0 && !self.lingers(resources)
     }
 
-    /// Whether the messages that are ready wait for company.
+    /// Returns whether the ready messages should wait for more.
     fn lingers(&mut self, resources: &Resources<'_>) -> bool {
-        let Some(until) = self.linger_until_ms else { return false };
+        let Some(until) = self.linger_until else { return false };
         let ready: usize = self
             .cursors
             .iter()
             .flat_map(|cursor| &cursor.ready)
             .map(|ready| ready.stored.batch.count() as usize)
             .sum();
-        let waits = until > resources.now.mono_ms
-            && self.drain_until_ms.is_none()
+        let waits = until > resources.now.mono
+            && self.drain_until.is_none()
             && ready > 0
             && ready < resources.settings.consume_batch_messages
-            && self.marker_due_ms.is_none();
+            && self.marker_due.is_none();
         if !waits {
-            self.linger_until_ms = None;
+            self.linger_until = None;
         }
         waits
     }
 
-    /// Takes the messages of a response off the cursors; the response has `count` messages of `length` bytes already, and may
-    /// have `bytes_max`, unless the first message alone is longer.
+    /// Takes the messages of a response off the cursors. The response already has `count` messages of
+    /// `length` bytes, and may grow to `bytes_max`, unless its first message is longer by itself.
     #[inline]
     pub fn gather<F: Form>(
         &mut self,
@@ -250,8 +255,8 @@ impl Consume {
                     full = count >= messages_max;
                 }
                 if ready.offset > offset {
-                    self.last_sent = Some((partition, ready.offset - 1));
-                    let count = ready.offset - offset;
+                    self.last_sent = Some((partition, ready.offset.previous()));
+                    let count = ready.offset.since(offset);
                     let stored = ready.stored.clone();
                     runs.push(Run { stored, form, offset, record, count, is_live });
                 }
@@ -265,24 +270,24 @@ impl Consume {
         Gathered { runs, count, length }
     }
 
-    /// Messages of a response are sent.
+    /// Counts the messages of a response as sent.
     pub fn send(&mut self, count: u64, length: usize, resources: &mut Resources<'_>) {
         self.window.send(count);
         resources.counters.delivered += count;
         resources.counters.delivered_bytes += length as u64;
     }
 
-    /// Whether a marker is owed, so that the next message comes by [`Self::take_marked`].
+    /// Returns whether a marker is owed. If so, the next message must be taken with [`Self::take_marked`].
     pub fn owes_marker(&self) -> bool {
-        self.marker_due_ms.is_some()
+        self.marker_due.is_some()
     }
 
-    /// Whether an owed marker has waited for a message long enough.
+    /// Returns whether an owed marker has waited long enough for a message.
     pub fn is_marker_due(&self, now: Now) -> bool {
-        self.marker_due_ms.is_some_and(|due| due <= now.mono_ms)
+        self.marker_due.is_some_and(|due| due <= now.mono)
     }
 
-    /// The next message alone, with the marker that is owed.
+    /// Takes the next message, with the owed marker.
     pub fn take_marked(&mut self, now: Now) -> Option<Marked> {
         let (later, first) = self.cursors.split_at_mut(self.turn);
         let cursor = first.iter_mut().chain(later).find_map(|cursor| {
@@ -298,40 +303,40 @@ impl Consume {
         ready.record = next;
         cursor.advance();
         self.last_sent = Some((partition, offset));
-        self.marker_due_ms = None;
+        self.marker_due = None;
         Some(Marked { partition, stored, offset, record, is_live, marker: self.marker() })
     }
 
-    /// The marker that is owed, without a message; and partition and offset of the last message sent.
-    pub fn take_marker(&mut self) -> Option<(String, Option<(u16, u64)>)> {
-        self.marker_due_ms.take()?;
+    /// Takes the owed marker without a message, with the partition and the offset of the last message sent.
+    pub fn take_marker(&mut self) -> Option<(String, Option<(Partition, Offset)>)> {
+        self.marker_due.take()?;
         Some((self.marker(), self.last_sent))
     }
 
-    /// Where the operation is, behind the last message sent.
+    /// Returns the marker after the last message sent.
     fn marker(&mut self) -> String {
         for cursor in &self.cursors {
-            self.positions[usize::from(cursor.partition)] = cursor.position;
+            self.positions[cursor.partition.index()] = cursor.position;
         }
         Marker::encode(&self.subject.queue, &self.positions)
     }
 
-    /// Drops what cannot be sent; it is fetched again.
+    /// Drops the ready messages that cannot be sent. They are fetched again.
     pub fn let_go(&mut self) {
-        self.linger_until_ms = None;
+        self.linger_until = None;
         let cursors = self.cursors.len();
         let mut in_turn = (0..cursors.saturating_sub(1)).map(|after| (self.turn + after) % cursors);
         self.first = self.first.or_else(|| in_turn.find(|index| !self.cursors[*index].ready.is_empty()));
         self.cursors.iter_mut().for_each(Cursor::let_go);
     }
 
-    /// Asks for more where nothing is ready and nothing was asked for.
+    /// Starts a fetch for each cursor that has neither ready messages nor an outstanding fetch.
     pub fn pump(&mut self, resources: &mut Resources<'_>) {
-        let drains = self.drain_until_ms.is_some();
+        let drains = self.drain_until.is_some();
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
-            // A cursor that all others wait for is answered at once, even if its messages have expired meanwhile. A cursor that
-            // does not know yet that it is at the end does not wait either: the answer moves it behind what is left out there
-            // (echo, TTL), so that markers say so.
+            // The cursor that is served first holds up all others, so its fetch does not wait, even if its
+            // messages have expired. Neither does the fetch of a cursor that may not be at the end: the
+            // answer moves it past messages that are left out (echo, TTL), so that markers reflect that.
             let wait = !drains && self.first != Some(index) && cursor.is_caught_up;
             if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (!drains || !cursor.at_end) {
                 cursor.fetch = Fetch::Outstanding { wait };
@@ -347,29 +352,30 @@ impl Consume {
         }
     }
 
-    /// Sends only what is stored from here on, as far as the present credit goes, and only until then.
-    pub fn drain(&mut self, until_ms: u64, resources: &mut Resources<'_>) {
-        self.drain_until_ms = Some(until_ms);
-        // What was the end before may not be it any more.
+    /// Starts draining: sends the stored messages, as far as the credit allows and at most until `until`, and
+    /// does not wait for more.
+    pub fn drain(&mut self, until: Millis, resources: &mut Resources<'_>) {
+        self.drain_until = Some(until);
+        // More messages may have been stored since the last fetch.
         self.cursors.iter_mut().for_each(|cursor| cursor.at_end = false);
         self.cancel(resources);
     }
 
-    /// Each partition that is read, and the offset that comes next.
-    pub fn positions(&self) -> Vec<(u16, u64)> {
+    /// Returns each partition that is read, and its next offset.
+    pub fn positions(&self) -> Vec<(Partition, Offset)> {
         self.cursors.iter().map(|cursor| (cursor.partition, cursor.position)).collect()
     }
 
-    /// Whether draining has sent what it can.
+    /// Returns whether draining is complete: nothing more can be sent.
     pub fn is_drained(&self, now: Now) -> bool {
-        self.drain_until_ms.is_some_and(|until| {
-            until <= now.mono_ms
+        self.drain_until.is_some_and(|until| {
+            until <= now.mono
                 || self.credit() == 0
                 || self.cursors.iter().all(|cursor| cursor.at_end && cursor.ready.is_empty())
         })
     }
 
-    /// Takes every waiting fetch back.
+    /// Cancels every outstanding fetch.
     pub fn cancel(&mut self, resources: &mut Resources<'_>) {
         for cursor in &self.cursors {
             if cursor.fetch != Fetch::None {
@@ -379,8 +385,8 @@ impl Consume {
         }
     }
 
-    /// When something is due without any event.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.marker_due_ms, self.linger_until_ms, self.drain_until_ms].into_iter().flatten().min()
+    /// Returns when the operation must be called again, even without an event.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        [self.marker_due, self.linger_until, self.drain_until].into_iter().flatten().min()
     }
 }

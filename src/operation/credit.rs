@@ -1,42 +1,16 @@
-//! Message numbers and credit (protocol section 4): the one place that adds and compares them.
+//! Credit (protocol section 4): how many messages may be sent.
 //!
 //! The receiver of messages holds a [`ReceiveWindow`], the sender a [`SendWindow`].
 
 use crate::base::error::PeerFault;
 use crate::base::limits::INITIAL_CREDIT;
+use crate::base::units::MsgNum;
 
-/// A message's number in its operation: from 1, in the order sent. 0 stands before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MsgNum(i64);
+/// The highest number that may be sent before the first grant of credit.
+const INITIAL: MsgNum = MsgNum::new(INITIAL_CREDIT as u64);
 
-impl MsgNum {
-    /// Before the first.
-    pub const ZERO: Self = Self(0);
-
-    /// As on the wire.
-    pub fn to_wire(self) -> i64 {
-        self.0
-    }
-
-    /// From the wire: absent and negative ones count as 0.
-    pub fn from_wire(number: Option<i64>) -> Self {
-        Self(number.unwrap_or(0).max(0))
-    }
-
-    /// How many messages stand after `earlier`, up to this one.
-    pub fn since(self, earlier: Self) -> u64 {
-        u64::try_from(self.0 - earlier.0).unwrap_or(0)
-    }
-
-    /// The number `count` later.
-    #[must_use]
-    pub fn plus(self, count: u64) -> Self {
-        Self(self.0.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)))
-    }
-}
-
-/// What a receiver of messages keeps. Invariant, checked in every mutator:
-/// `spoken_for ≤ received ≤ granted ≤ max(initial credit, spoken_for + window)`.
+/// The state of a receiver of messages. Every mutator checks the invariant `spoken_for ≤ received ≤ granted ≤
+/// max(initial credit, spoken_for + window)`.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceiveWindow {
     spoken_for: MsgNum,
@@ -46,73 +20,73 @@ pub struct ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// Nothing received, the initial credit granted.
+    /// Creates a window with nothing received and the initial credit granted. `window` is the most messages
+    /// that may be unanswered.
     pub fn new(window: u32) -> Self {
-        Self { spoken_for: MsgNum::ZERO, received: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT), window }
+        Self { spoken_for: MsgNum::ZERO, received: MsgNum::ZERO, granted: INITIAL, window }
     }
 
-    /// The last number that was spoken for.
+    /// Returns the last number that was answered: acknowledged or refused.
     pub fn spoken_for(&self) -> MsgNum {
         self.spoken_for
     }
 
-    /// The last number that came.
+    /// Returns the last number received.
     pub fn received(&self) -> MsgNum {
         self.received
     }
 
-    /// The highest number that may come.
+    /// Returns the highest number that the sender may use.
     pub fn granted(&self) -> MsgNum {
         self.granted
     }
 
-    /// `count` messages came. None of them counts where they go past the credit.
+    /// Counts `count` received messages. If they exceed the credit, counts none of them and fails.
     pub fn receive(&mut self, count: u32) -> Result<MsgNum, PeerFault> {
         let last = self.received.plus(u64::from(count));
         if last > self.granted {
-            return Err(PeerFault::CreditExceeded { sent: last.0, granted: self.granted.0 });
+            return Err(PeerFault::CreditExceeded { sent: last, granted: self.granted });
         }
         self.received = last;
         self.check();
         Ok(last)
     }
 
-    /// Every message up to `through` is spoken for.
+    /// Marks every message up to `through` as answered.
     pub fn speak_for(&mut self, through: MsgNum) {
         assert!(
             through >= self.spoken_for && through <= self.received,
-            "numbers are spoken for once, in order"
+            "messages are answered once, in order"
         );
         self.spoken_for = through;
         self.check();
     }
 
-    /// How many more the window allows to be granted.
+    /// Returns how much more credit the window allows.
     pub fn grantable(&self) -> u64 {
         self.spoken_for.plus(u64::from(self.window)).since(self.granted)
     }
 
-    /// Grants so many more, at most [`Self::grantable`]; returns the highest number that may come.
+    /// Grants `count` more, at most [`Self::grantable`]. Returns the highest number that the sender may use.
     pub fn grant(&mut self, count: u64) -> MsgNum {
         self.granted = self.granted.plus(count.min(self.grantable()));
         self.check();
         self.granted
     }
 
-    /// Whether the sender has less than half of the window left, so that credit is worth a message of its own.
+    /// Returns whether the sender has less than half of the window left, so that more credit is worth a
+    /// message of its own.
     pub fn is_low(&self) -> bool {
         self.granted.since(self.received) < u64::from(self.window) / 2
     }
 
     fn check(&self) {
         debug_assert!(self.spoken_for <= self.received && self.received <= self.granted);
-        debug_assert!(
-            self.granted <= MsgNum(INITIAL_CREDIT).max(self.spoken_for.plus(u64::from(self.window)))
-        );
+        debug_assert!(self.granted <= INITIAL.max(self.spoken_for.plus(u64::from(self.window))));
     }
 }
 
-/// What a sender of messages keeps. Invariant: `sent ≤ granted`.
+/// The state of a sender of messages. Invariant: `sent ≤ granted`.
 #[derive(Clone, Copy, Debug)]
 pub struct SendWindow {
     sent: MsgNum,
@@ -121,29 +95,33 @@ pub struct SendWindow {
 
 impl Default for SendWindow {
     fn default() -> Self {
-        Self { sent: MsgNum::ZERO, granted: MsgNum(INITIAL_CREDIT) }
+        Self { sent: MsgNum::ZERO, granted: INITIAL }
     }
 }
 
 impl SendWindow {
-    /// The receiver said how far we may go. Absent, lower and nonsensical numbers are ignored.
-    pub fn raise(&mut self, granted: Option<i64>) {
-        self.granted = self.granted.max(MsgNum::from_wire(granted));
+    /// Raises the credit to the number that the receiver sent. Ignores lower numbers.
+    pub fn raise(&mut self, granted: MsgNum) {
+        self.granted = self.granted.max(granted);
     }
 
-    /// How many more may be sent.
+    /// Returns how many more messages may be sent.
     pub fn available(&self) -> u64 {
         self.granted.since(self.sent)
     }
 
-    /// `count` are sent; returns the last one's number. Going past the credit would be our own bug.
+    /// Counts `count` messages as sent, and returns the number of the last.
+    ///
+    /// # Panics
+    ///
+    /// If `count` exceeds the credit: that would be a bug of the server.
     pub fn send(&mut self, count: u64) -> MsgNum {
-        assert!(count <= self.available(), "never past our credit");
+        assert!(count <= self.available(), "sends within the credit");
         self.sent = self.sent.plus(count);
         self.sent
     }
 
-    /// The last number sent.
+    /// Returns the last number sent.
     pub fn sent(&self) -> MsgNum {
         self.sent
     }
@@ -156,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_invariant_holds_whatever_happens(
+        fn any_sequence_of_steps_keeps_the_invariant(
             window in 100u32..300,
             steps in proptest::collection::vec((0u8..3, 0u32..200), 0..100),
         ) {
@@ -181,10 +159,10 @@ mod tests {
                     }
                     _ => {
                         let granted = receiver.grant(receiver.grantable() - u64::from(count).min(receiver.grantable()));
-                        sender.raise(Some(granted.to_wire()));
-                        sender.raise(Some(granted.to_wire() - 5));
-                        sender.raise(Some(-1));
-                        sender.raise(None);
+                        sender.raise(granted);
+                        sender.raise(MsgNum::from_wire(Some(granted.to_wire() - 5)));
+                        sender.raise(MsgNum::from_wire(Some(-1)));
+                        sender.raise(MsgNum::from_wire(None));
                     }
                 }
                 let outstanding = receiver.received().since(receiver.spoken_for());

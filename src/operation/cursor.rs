@@ -1,4 +1,4 @@
-//! Where a consume operation is in one partition, and what it has fetched and not yet sent.
+//! The progress of a consume operation in one partition, and the messages that are fetched but not yet sent.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -6,26 +6,27 @@ use std::ops::Range;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::hidden::Hidden;
+use crate::base::units::{Offset, Partition};
 
-/// The fetch of a cursor; it has at most one.
+/// The fetch of a cursor, at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fetch {
-    /// None is outstanding.
+    /// No fetch is outstanding.
     None,
-    /// One is outstanding, which waits for messages or does not.
+    /// A fetch is outstanding. It may wait for messages.
     Outstanding { wait: bool },
 }
 
-/// A batch that was fetched and not yet sent.
+/// A batch that is fetched but not yet sent.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) stored: StoredBatch,
-    /// The offset of the next message, and where its record begins.
-    pub(super) offset: u64,
+    /// The offset of the next message, and the position of its record in the batch.
+    pub(super) offset: Offset,
     pub(super) record: usize,
     /// The end of the run of visible messages at `offset`.
-    pub(super) until: u64,
-    /// Everything before it was sent when it was stored.
+    pub(super) until: Offset,
+    /// Whether the consumer was caught up: all earlier messages were sent when they were stored.
     pub(super) is_live: bool,
 }
 
@@ -37,7 +38,7 @@ impl Ready {
             return;
         }
         let Range { start, end: until } = hidden.visible(self.offset, end);
-        for _ in self.offset..start {
+        for _ in 0..start.since(self.offset) {
             if let Some((next, _)) = self.stored.batch.record_at(self.record) {
                 self.record = next;
             }
@@ -46,37 +47,37 @@ impl Ready {
     }
 }
 
-/// The place in a batch at which a cursor goes on. Spares walking over the records before it.
+/// The place in a batch from which a cursor continues. Saves walking over the earlier records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Left {
-    base_offset: u64,
-    offset: u64,
+    base_offset: Offset,
+    offset: Offset,
     record: usize,
 }
 
-/// See the module's page.
+/// The progress of a consume operation in one partition.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    pub(super) partition: u16,
-    /// The offset that comes next.
-    pub(super) position: u64,
+    pub(super) partition: Partition,
+    /// The next offset to send.
+    pub(super) position: Offset,
     pub(super) fetch: Fetch,
-    /// When the last fetch was asked for, [`Now::mono_ns`].
+    /// When the last fetch was sent, [`Now::mono_ns`].
     pub(super) asked_ns: u64,
-    /// All that was stored until the last answer has been sent.
+    /// All messages that were stored by the time of the last answer have been sent.
     pub(super) is_caught_up: bool,
     pub(super) ready: VecDeque<Ready>,
     /// The hidden messages of the last fetch.
     hidden: Hidden,
-    /// Where to go on once `ready` is empty.
-    pub(super) next: u64,
+    /// The position once `ready` is empty.
+    pub(super) next: Offset,
     left: Option<Left>,
     /// A fetch that does not wait found nothing.
     pub(super) at_end: bool,
 }
 
 impl Cursor {
-    pub(super) fn new(partition: u16, position: u64) -> Self {
+    pub(super) fn new(partition: Partition, position: Offset) -> Self {
         Self {
             partition,
             position,
@@ -91,12 +92,12 @@ impl Cursor {
         }
     }
 
-    /// What its fetch brought; the batches are dropped where they are not `sendable`.
+    /// Handles the result of the fetch. Drops the batches if they are not `sendable`.
     pub(super) fn handle_fetched(&mut self, fetched: Fetched, sendable: bool) {
         let is_empty = fetched.batches.is_empty();
         let waited = std::mem::replace(&mut self.fetch, Fetch::None) == Fetch::Outstanding { wait: true };
         if fetched.is_rewound {
-            // The position is behind messages that no longer exist; what is stored from here on would be before it.
+            // The position is past messages that no longer exist. New messages would be stored before it.
             let goes_on = fetched.batches.first().map_or(fetched.next, |first| first.base_offset);
             self.position = self.position.min(goes_on);
             self.left = None;
@@ -121,7 +122,7 @@ impl Cursor {
                     Some(left) if (left.base_offset, left.offset) == (stored.base_offset, offset) => {
                         left.record
                     }
-                    _ => stored.batch.position_of((offset - stored.base_offset) as u32),
+                    _ => stored.batch.position_of(offset.since(stored.base_offset) as u32),
                 };
                 let is_live = is_caught_up || stored.stored_ns > asked_ns;
                 Some(Ready { stored, offset, record, until, is_live })
@@ -134,9 +135,9 @@ impl Cursor {
         self.is_caught_up = fetched.at_end && (sendable || is_empty);
     }
 
-    /// The batch that is sent next; those whose TTL has ended are passed over.
+    /// Returns the next batch to send. Skips expired batches.
     pub(super) fn front(&mut self, now: Now) -> Option<&mut Ready> {
-        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix_ms)) {
+        while self.ready.front().is_some_and(|ready| ready.stored.is_expired(now.unix)) {
             if let Some(ready) = self.ready.front_mut() {
                 ready.offset = ready.stored.end_offset();
             }
@@ -145,7 +146,7 @@ impl Cursor {
         self.ready.front_mut()
     }
 
-    /// The front batch was used: moves the position, and drops the batch if nothing of it is left.
+    /// Moves the position after the front batch was used, and drops that batch if all of it was sent.
     pub(super) fn advance(&mut self) {
         let Some(ready) = self.ready.front_mut() else { return };
         if ready.offset >= ready.until {
@@ -160,12 +161,12 @@ impl Cursor {
         }
     }
 
-    /// Drops what is ready; it is fetched again.
+    /// Drops the ready messages. They are fetched again.
     pub(super) fn let_go(&mut self) {
         if let Some(Ready { stored, offset, record, .. }) = self.ready.front() {
             self.left = Some(Left { base_offset: stored.base_offset, offset: *offset, record: *record });
         }
-        // What is stored until it asks again has waited for the client.
+        // Messages that are stored before the next fetch will have waited for the client.
         self.is_caught_up &= self.ready.is_empty() && self.fetch != Fetch::None;
         self.ready.clear();
     }

@@ -1,43 +1,43 @@
-//! What became of the messages of a produce operation, in the order of their numbers.
+//! The outcomes of the messages of a produce operation, in the order of their numbers.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::credit::MsgNum;
 use crate::base::budget::Purse;
 use crate::base::error::{Fault, StoreFault};
 use crate::base::limits::FATE_BYTES;
+use crate::base::units::{MsgNum, Offset, Partition, Sequence};
 
-/// What became of a message: stored, or refused.
+/// The outcome of a message: stored, or refused with a reason.
 pub type Fate = Result<(), Fault>;
 
-/// Messages that share one fate.
+/// Consecutive messages that share one fate.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// The last of them. Invariant of the queue of them: `through` grows.
+    /// The number of the last message. Grows along the queue of pending fates.
     pub(super) through: MsgNum,
     /// Bytes of the budget that are held until the store has answered.
     pub(super) reserved: usize,
-    /// Batches that the store has not answered for; with none left the fate is known.
+    /// The number of batches that the store has not answered yet. At 0 the fate is known.
     pub(super) waiting: u16,
     pub(super) fate: Fate,
     pub(super) place: Option<StoredAt>,
-    /// When the first of them was read, and when their fate was known.
+    /// When the first message was read, and when the fate became known.
     pub(super) read_ns: u64,
     pub(super) known_ns: u64,
 }
 
-/// Where messages are stored, one after the other: known once their fate is.
+/// Where consecutive messages are stored, in contiguous offsets. Known once their fate is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAt {
-    /// The partition.
-    pub partition: u16,
-    /// From the first message to behind the last.
-    pub offsets: Range<u64>,
+    /// The partition of the messages.
+    pub partition: Partition,
+    /// The offsets, from the first message to one past the last.
+    pub offsets: Range<Offset>,
 }
 
 impl StoredAt {
-    /// Both together, where the second begins at the end of the first.
+    /// Joins two ranges, if the second starts at the end of the first in the same partition.
     pub(super) fn join(first: Option<Self>, second: Option<Self>) -> Option<Self> {
         let (first, second) = (first?, second?);
         let joined = first.partition == second.partition && first.offsets.end == second.offsets.start;
@@ -46,52 +46,52 @@ impl StoredAt {
     }
 }
 
-/// The store's answer for one batch.
+/// The effect of the store's answer for one batch.
 #[derive(Debug)]
 pub(super) struct Answered {
     /// Bytes that are no longer outstanding.
     pub(super) released: usize,
-    /// Why the operation fails.
+    /// Why the operation fails, if it does.
     pub(super) fault: Option<Fault>,
 }
 
-/// See the module's page.
+/// The fates of a produce operation that are not yet reported to the client.
 #[derive(Debug, Default)]
 pub(super) struct Fates {
-    /// The oldest first; all before `first_sequence` are spoken for.
+    /// The pending fates, oldest first. All before `first_sequence` are already answered.
     pending: VecDeque<Pending>,
-    first_sequence: u64,
-    /// Batches of `pending` that the store has not answered for.
+    first_sequence: Sequence,
+    /// The number of batches in `pending` that the store has not answered yet.
     batches: usize,
 }
 
 impl Fates {
-    /// The sequence of the next batch.
-    pub(super) fn next_sequence(&self) -> u64 {
-        self.first_sequence + self.pending.len() as u64
+    /// Returns the sequence number of the next batch.
+    pub(super) fn next_sequence(&self) -> Sequence {
+        self.first_sequence.plus(self.pending.len() as u64)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// How much is outstanding: fates that are not said, or batches that the store has not answered for.
+    /// Returns how much is outstanding: unreported fates or unanswered batches, whichever is more.
     #[inline]
     pub(super) fn outstanding(&self) -> usize {
         self.pending.len().max(self.batches)
     }
 
-    /// Whether the store has not answered for every batch.
+    /// Returns whether the store still owes an answer for a batch.
     pub(super) fn waits_for_store(&self) -> bool {
         self.batches > 0
     }
 
-    /// Whether the oldest fate is known.
+    /// Returns whether the oldest fate is known.
     pub(super) fn is_first_known(&self) -> bool {
         self.pending.front().is_some_and(|pending| pending.waiting == 0)
     }
 
-    /// Bytes of the budget that are held for fates.
+    /// Returns the bytes of the budget that are held for fates.
     #[inline]
     pub(super) fn held(&self) -> usize {
         self.pending.len() * FATE_BYTES
@@ -103,7 +103,7 @@ impl Fates {
         self.pending.push_back(pending);
     }
 
-    /// The oldest, where its fate is known and `wanted`.
+    /// Removes and returns the oldest fate, if it is known and `wanted`.
     #[inline]
     pub(super) fn pop(
         &mut self,
@@ -113,20 +113,21 @@ impl Fates {
         let known = |pending: &mut Pending| pending.waiting == 0 && wanted(&pending.fate);
         let pending = self.pending.pop_front_if(known)?;
         budget.drop_held(FATE_BYTES);
-        self.first_sequence += 1;
+        self.first_sequence = self.first_sequence.plus(1);
         Some(pending)
     }
 
-    /// The store's answer for one batch of `sequence`; `None` where nothing of that sequence is outstanding.
+    /// Handles the store's answer for one batch of `sequence`. Returns `None` if that sequence is not
+    /// outstanding.
     pub(super) fn handle_appended(
         &mut self,
-        sequence: u64,
-        result: Result<Option<Range<u64>>, StoreFault>,
+        sequence: Sequence,
+        result: Result<Option<Range<Offset>>, StoreFault>,
         now_ns: u64,
     ) -> Option<Answered> {
-        let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
+        let index = usize::try_from(sequence.checked_since(self.first_sequence)?).ok()?;
         let pending = self.pending.get_mut(index)?;
-        debug_assert!(pending.waiting > 0, "a batch is answered once");
+        debug_assert!(pending.waiting > 0, "the store answers each batch once");
         pending.waiting -= 1;
         self.batches -= 1;
         let mut released = 0;
@@ -151,7 +152,7 @@ impl Fates {
         Some(Answered { released, fault })
     }
 
-    /// Drops all of them.
+    /// Drops all fates, and releases the bytes held for them.
     pub(super) fn clear(&mut self, budget: &mut Purse<'_>) {
         budget.drop_held(self.held());
         self.pending.clear();

@@ -1,11 +1,16 @@
-//! Markers (protocol section 6): where a consumer is in every partition of a queue, as text.
+//! Markers (protocol section 6): the position of a consumer in every partition of a queue, as text.
 //!
-//! Base64 (URL alphabet, no padding) of: version 2; the queue's hash, its incarnation and the store's timeline, eight bytes each,
-//! big-endian; the number of partitions, one byte; a varint for each partition's position; the check, eight bytes.
+//! A marker is the Base64 (URL alphabet, no padding) of these fields:
 //!
-//! The check is SipHash-2-4 (Aumasson and Bernstein, 2012) of everything before it, with a key that only the deployment has: nobody
-//! makes up positions. Markers of version 1, which earlier servers gave out, have neither timeline nor check. They are taken for
-//! markers of the timeline 0.
+//! - the version, one byte: 2
+//! - the queue's hash, its incarnation and the store's timeline, eight bytes each, big-endian
+//! - the number of partitions, one byte
+//! - the position in each partition, a varint each
+//! - the check, eight bytes
+//!
+//! The check is SipHash-2-4 (Aumasson and Bernstein, 2012) of all earlier bytes, with a key that only the
+//! deployment knows, so that clients cannot forge positions. Markers of version 1, which earlier servers
+//! issued, have neither timeline nor check. They count as markers of timeline 0.
 
 use std::hash::Hasher;
 
@@ -14,53 +19,56 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::base::error::PeerFault;
 use crate::base::limits::{MARKER_CHARS_MAX, PARTITIONS_MAX};
+use crate::base::millis::UnixMillis;
 use crate::base::queue::{QueueInfo, Signing};
+use crate::base::units::Offset;
 use crate::pb::wire::{Reader, write_varint};
 use siphasher::sip::SipHasher24;
 
 const UNSIGNED: u8 = 1;
 const VERSION: u8 = 2;
 
-/// Bytes of the check.
+/// The length of the check, in bytes.
 const CHECK: usize = 8;
 
-/// Where a consumer wants to begin.
+/// The starting point that a consumer asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// The oldest message.
     Oldest,
-    /// What is acknowledged from now on.
+    /// Messages that are acknowledged from now on.
     Latest,
-    /// The first message of each partition stored at or after it, Unix milliseconds.
-    Time(u64),
-    /// Behind what a marker says.
+    /// The first message of each partition stored at or after this time.
+    Time(UnixMillis),
+    /// The position in a marker.
     Marker(Marker),
 }
 
-/// A marker's content.
+/// A decoded marker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marker {
     queue: u64,
     incarnation: u64,
     timeline: u64,
-    positions: Vec<u64>,
-    /// What the check is of, and the check; nothing in a marker of version 1.
+    positions: Vec<Offset>,
+    /// The bytes that the check covers, and the check. `None` in a marker of version 1.
     signed: Option<(Vec<u8>, [u8; CHECK])>,
 }
 
-/// What a marker says of a queue.
+/// What a marker means for a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A position for each partition.
-    Here(Vec<u64>),
-    /// The same, in that timeline of the store.
-    OtherTimeline(u64, Vec<u64>),
-    /// Nothing: it is of another incarnation.
+    /// The marker is valid: a position for each partition.
+    Here(Vec<Offset>),
+    /// A position for each partition, in another timeline of the store, or with a check that cannot be
+    /// verified.
+    OtherTimeline(u64, Vec<Offset>),
+    /// The marker is from another incarnation of the queue, so that its positions mean nothing.
     OtherLife,
 }
 
 impl Start {
-    /// Reads `starting_marker`.
+    /// Parses `starting_marker`.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
         if text.len() > MARKER_CHARS_MAX {
             return Err(PeerFault::Marker("longer than 1024 characters"));
@@ -82,14 +90,14 @@ fn parse_time(digits: &str) -> Result<Start, PeerFault> {
         return Err(bad);
     }
     match digits.parse::<i64>() {
-        Ok(time) => Ok(Start::Time(time as u64)),
+        Ok(time) => Ok(Start::Time(UnixMillis::new(time as u64))),
         Err(_) => Err(bad),
     }
 }
 
 impl Marker {
-    /// A marker of `queue` at `positions`, one for each partition.
-    pub fn encode(queue: &QueueInfo, positions: &[u64]) -> String {
+    /// Encodes a marker of `queue` at `positions`, one for each partition.
+    pub fn encode(queue: &QueueInfo, positions: &[Offset]) -> String {
         let mut bytes = Vec::with_capacity(26 + CHECK + positions.len() * 5);
         bytes.push(VERSION);
         for field in [queue.hash, queue.incarnation, queue.signing.timeline] {
@@ -97,20 +105,22 @@ impl Marker {
         }
         bytes.push(positions.len() as u8);
         for position in positions {
-            write_varint(*position, &mut bytes);
+            write_varint(position.0, &mut bytes);
         }
         let check = check(&queue.signing, &bytes);
         bytes.extend_from_slice(&check);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Whether a text has the form that the protocol gives markers. For our own clients: any other text is shown with care.
+    /// Returns whether a text has the form that the protocol gives markers. For our own clients, which escape
+    /// any other text before they print it.
     pub fn is_well_formed(text: &str) -> bool {
         let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         !text.is_empty() && text.bytes().all(is_unreserved)
     }
 
-    /// Whether two markers are of one life of one queue. For our own clients: to others a marker is opaque.
+    /// Returns whether two markers are from the same incarnation of the same queue. For our own clients. To
+    /// others a marker is opaque.
     pub fn same_life(one: &str, other: &str) -> bool {
         match (Self::decode(one), Self::decode(other)) {
             (Ok(one), Ok(other)) => (one.queue, one.incarnation) == (other.queue, other.incarnation),
@@ -118,13 +128,13 @@ impl Marker {
         }
     }
 
-    /// The position of each partition. For our own clients, too.
-    pub fn positions(text: &str) -> Option<Vec<u64>> {
+    /// Returns the position in each partition. For our own clients.
+    pub fn positions(text: &str) -> Option<Vec<Offset>> {
         Some(Self::decode(text).ok()?.positions)
     }
 
     fn decode(text: &str) -> Result<Self, PeerFault> {
-        let bad = PeerFault::Marker("none of this service");
+        let bad = PeerFault::Marker("not a marker of this service");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad.clone())?;
         let Some((version, _)) = bytes.split_first() else { return Err(bad) };
         let (signed, check) = match (*version, bytes.split_last_chunk::<CHECK>()) {
@@ -144,7 +154,7 @@ impl Marker {
             return Err(bad);
         }
         let mut reader = Reader(rest);
-        let positions: Result<Vec<u64>, _> = (0..*count).map(|_| reader.varint()).collect();
+        let positions: Result<Vec<Offset>, _> = (0..*count).map(|_| reader.varint().map(Offset)).collect();
         match positions {
             Ok(positions) if reader.0.is_empty() => Ok(Self {
                 queue: u64::from_be_bytes(*queue),
@@ -157,7 +167,8 @@ impl Marker {
         }
     }
 
-    /// What it says of `queue`. A partition that it does not know begins at 0, the oldest message that is left.
+    /// Returns what the marker means for `queue`. Partitions that the marker does not have begin at 0, the
+    /// oldest remaining message.
     pub fn place(&self, queue: &QueueInfo) -> Result<Place, PeerFault> {
         if self.queue != queue.hash {
             return Err(PeerFault::Marker("of another queue"));
@@ -168,9 +179,9 @@ impl Marker {
         let signing = &queue.signing;
         let is_signed = self.signed.as_ref().is_none_or(|(bytes, sum)| check(signing, bytes) == *sum);
         if !is_signed && !signing.is_key_new {
-            return Err(PeerFault::Marker("not as a server gave it out"));
+            return Err(PeerFault::Marker("invalid signature; use a marker as this service issued it"));
         }
-        let mut positions = vec![0; usize::from(queue.partitions)];
+        let mut positions = vec![Offset::ZERO; usize::from(queue.partitions)];
         positions.iter_mut().zip(&self.positions).for_each(|(to, from)| *to = *from);
         Ok(match is_signed && self.timeline == signing.timeline {
             true => Place::Here(positions),
@@ -204,10 +215,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_marker_comes_back_and_is_short_and_unreserved(
+        fn markers_round_trip_and_are_short_and_unreserved(
             hash in any::<u64>(),
             incarnation in any::<u64>(),
-            positions in proptest::collection::vec(any::<u64>(), 1..=64),
+            positions in proptest::collection::vec(any::<u64>().prop_map(Offset), 1..=64),
         ) {
             let queue = info(hash, incarnation, positions.len() as u16);
             let text = Marker::encode(&queue, &positions);
@@ -222,8 +233,8 @@ mod tests {
         }
 
         #[test]
-        fn nobody_changes_a_marker(
-            positions in proptest::collection::vec(any::<u64>(), 1..=64),
+        fn a_changed_marker_is_never_accepted(
+            positions in proptest::collection::vec(any::<u64>().prop_map(Offset), 1..=64),
             at in any::<prop::sample::Index>(),
             bit in 0u8..8,
         ) {
@@ -232,48 +243,54 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             let changed = Marker::decode(&URL_SAFE_NO_PAD.encode(&bytes));
-            // Another incarnation's markers say nothing, so that there is nothing to forge.
+            // Markers of another incarnation have no effect, so that there is nothing to forge.
             let is_believed = changed.is_ok_and(|marker| !matches!(marker.place(&queue), Err(_) | Ok(Place::OtherLife)));
             prop_assert!(!is_believed, "byte {at}");
         }
 
         #[test]
-        fn any_text_is_a_start_or_a_fault(text in ".{0,60}") {
+        fn parsing_never_panics(text in ".{0,60}") {
             let _ = Start::parse(&text);
         }
     }
 
     #[test]
-    fn markers_of_earlier_servers_are_of_the_first_timeline() {
+    fn markers_of_version_1_belong_to_timeline_0() {
         // Version 1, hash 7, incarnation 9, two partitions at 3 and 300.
         let text =
             URL_SAFE_NO_PAD.encode([1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 2, 3, 0xac, 0x02]);
-        assert_eq!(read(&text).place(&info(7, 9, 2)), Ok(Place::OtherTimeline(0, vec![3, 300])));
+        assert_eq!(
+            read(&text).place(&info(7, 9, 2)),
+            Ok(Place::OtherTimeline(0, vec![Offset(3), Offset(300)]))
+        );
         let first = QueueInfo { signing: Signing { key: 1, ..Signing::default() }, ..info(7, 9, 2) };
-        assert_eq!(read(&text).place(&first), Ok(Place::Here(vec![3, 300])));
+        assert_eq!(read(&text).place(&first), Ok(Place::Here(vec![Offset(3), Offset(300)])));
     }
 
     #[test]
-    fn where_the_key_was_lost_no_position_is_believed_and_no_client_is_locked_out() {
-        let text = Marker::encode(&info(7, 9, 1), &[5]);
+    fn after_a_lost_key_no_position_is_trusted_and_no_client_is_locked_out() {
+        let text = Marker::encode(&info(7, 9, 1), &[Offset(5)]);
         let signing = Signing { key: 2, timeline: 3, is_key_new: true };
         let queue = QueueInfo { signing, ..info(7, 9, 1) };
-        assert_eq!(read(&text).place(&queue), Ok(Place::OtherTimeline(3, vec![5])));
+        assert_eq!(read(&text).place(&queue), Ok(Place::OtherTimeline(3, vec![Offset(5)])));
     }
 
     #[test]
-    fn what_a_marker_looks_like_is_known_without_a_key() {
-        assert!(Marker::is_well_formed(&Marker::encode(&info(7, 9, 1), &[5])));
+    fn the_form_of_a_marker_is_checked_without_a_key() {
+        assert!(Marker::is_well_formed(&Marker::encode(&info(7, 9, 1), &[Offset(5)])));
         assert!(!Marker::is_well_formed("$(reboot)") && !Marker::is_well_formed(""));
     }
 
     #[test]
-    fn starting_markers_are_those_of_the_protocol() {
+    fn starting_markers_follow_the_protocol() {
         assert_eq!(Start::parse(""), Ok(Start::Oldest));
         assert_eq!(Start::parse("0"), Ok(Start::Oldest));
         assert_eq!(Start::parse("latest"), Ok(Start::Latest));
-        assert_eq!(Start::parse("time:0"), Ok(Start::Time(0)));
-        assert_eq!(Start::parse("time:9223372036854775807"), Ok(Start::Time(i64::MAX as u64)));
+        assert_eq!(Start::parse("time:0"), Ok(Start::Time(UnixMillis::ZERO)));
+        assert_eq!(
+            Start::parse("time:9223372036854775807"),
+            Ok(Start::Time(UnixMillis::new(i64::MAX as u64)))
+        );
         for bad in
             ["time:", "time:-1", "time:+1", "time:9223372036854775808", "time:1.5", "LATEST", "1", "AQ", "Ag"]
         {

@@ -1,24 +1,24 @@
-//! The server's side of produce and consume, without any protocol. No I/O.
+//! The server side of produce and consume, independent of the wire protocol. Does no I/O.
 //!
-//! | file | one concept |
+//! | file | content |
 //! | --- | --- |
 //! | `resources` | what an operation borrows from its shard for one call |
-//! | `subject` | who asks for an operation, and which queue it is about |
-//! | `command` | what an operation asks of its shard |
+//! | `subject` | the client and the queue of an operation |
+//! | `command` | the commands of an operation to its shard |
 //! | `answer` | the shard's answers |
-//! | `produce` | a produce operation: takes requests, speaks for messages, gives credit |
-//! | `request` | a request of a producer, and its payloads while they are copied |
-//! | `word` | what a producer is to hear |
+//! | `produce` | a produce operation: accepts requests, answers for messages, grants credit |
+//! | `request` | a producer's request, and its payloads during the copy |
+//! | `word` | the answers to a producer |
 //! | `routing` | the partition of each message |
-//! | `building` | the open batches that payloads are copied into |
-//! | `fates` | what became of each message |
-//! | `credit` | message numbers and how far they may go |
-//! | `quota` | what a produce operation has paid for of its project's rates |
-//! | `position` | where a consume operation begins |
-//! | `consume` | a consume operation: whose turn it is, credit, markers that are owed |
-//! | `cursor` | a consume operation in one partition |
-//! | `marker` | positions as text |
-//! | `settings` | sizes, lifetimes, windows and batches |
+//! | `building` | the open batches, which collect payloads |
+//! | `fates` | the outcome of each message: pending, stored or refused |
+//! | `credit` | credit windows |
+//! | `quota` | a produce operation's share of its project's rates |
+//! | `position` | the starting positions of a consume operation |
+//! | `consume` | a consume operation: fairness between partitions, credit, markers |
+//! | `cursor` | the progress of a consume operation in one partition |
+//! | `marker` | positions encoded as text |
+//! | `settings` | limits on sizes, lifetimes, windows and batches |
 
 mod answer;
 mod building;
@@ -41,7 +41,7 @@ mod word;
 pub use answer::Answer;
 pub use command::{Command, OperationId, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
-pub use credit::{MsgNum, ReceiveWindow, SendWindow};
+pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, Place, Start};
 pub use position::Positioning;

@@ -1,4 +1,5 @@
-//! Finds where a consume operation begins: some positions are known at once, the store is asked for the others.
+//! Finds the starting positions of a consume operation. Some are known at once, the store resolves the
+//! others.
 
 use super::command::Command;
 use super::consume::Beginning;
@@ -7,24 +8,25 @@ use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::error::PeerFault;
 use crate::base::queue::Position;
+use crate::base::units::{Offset, Partition};
 
-/// See the module's page.
+/// A search for the starting positions of one operation.
 #[derive(Debug)]
 pub struct Positioning {
-    /// As far as it is known: what is asked for is at the client's marker.
+    /// The result so far. Positions that the store still resolves hold the marker's position, or 0.
     beginning: Beginning,
-    /// Positions that the store has not found yet.
+    /// The number of positions that the store has not resolved yet.
     waiting: usize,
 }
 
 impl Positioning {
-    /// Begins to look for `start` in every partition of the queue.
+    /// Starts the search for `start` in every partition of the queue.
     pub fn start(subject: Subject, start: &Start, resources: &mut Resources<'_>) -> Result<Self, PeerFault> {
         let partitions = subject.queue.partitions;
-        let all = 0..partitions;
+        let all = subject.queue.all();
         let mut beginning =
-            Beginning { subject, positions: vec![0; usize::from(partitions)], is_rewound: false };
-        let resolve: Vec<(u16, Position)> = match start {
+            Beginning { subject, positions: vec![Offset::ZERO; usize::from(partitions)], is_rewound: false };
+        let resolve: Vec<(Partition, Position)> = match start {
             Start::Oldest => Vec::new(),
             Start::Latest => all.map(|partition| (partition, Position::Latest)).collect(),
             Start::Time(time) => all.map(|partition| (partition, Position::Time(*time))).collect(),
@@ -39,7 +41,7 @@ impl Positioning {
                 }
                 Place::OtherTimeline(timeline, positions) => {
                     beginning.positions = positions;
-                    let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > 0);
+                    let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > Offset::ZERO);
                     asked
                         .map(|(partition, offset)| (partition, Position::After { timeline, offset: *offset }))
                         .collect()
@@ -54,20 +56,20 @@ impl Positioning {
         Ok(Self { beginning, waiting })
     }
 
-    /// What the operation is about.
+    /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.beginning.subject
     }
 
-    /// The store has found a position.
-    pub fn handle_position(&mut self, partition: u16, position: u64) {
+    /// Handles a position that the store has resolved.
+    pub fn handle_position(&mut self, partition: Partition, position: Offset) {
         let beginning = &mut self.beginning;
-        let asked = std::mem::replace(&mut beginning.positions[usize::from(partition)], position);
+        let asked = std::mem::replace(&mut beginning.positions[partition.index()], position);
         beginning.is_rewound |= position < asked;
         self.waiting -= 1;
     }
 
-    /// Where the operation begins, once every position is known.
+    /// Returns the starting point, once every position is known.
     pub fn found(&self) -> Option<Beginning> {
         (self.waiting == 0).then(|| self.beginning.clone())
     }

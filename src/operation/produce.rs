@@ -1,17 +1,17 @@
 //! One produce operation, server side (protocol section 5).
 //!
-//! Payloads are copied into an open batch. A closed batch goes to the shard and waits in `fates` until the store has answered;
-//! numbers are spoken for in order. Messages with keys are copied into a batch for each partition that they go to; those
-//! batches are closed together and have one fate.
+//! Payloads are copied into an open batch. A closed batch goes to the shard, and its fate waits in `fates`
+//! until the store has answered. Messages are acknowledged or refused in order. Messages with keys are copied
+//! into one batch for each target partition. Those batches are closed together and share one fate.
 //!
-//! A protocol hands in a request in three steps: [`Produce::copy`] while it reads the payloads, then either
-//! [`Produce::receive`] or, where the request is malformed, [`Produce::give_up`].
+//! A protocol passes in a request in two steps: [`Produce::copy`] while it reads the payloads, then either
+//! [`Produce::receive`] or, if the request is malformed, [`Produce::give_up`].
 
 use std::ops::Range;
 
 use super::building::{Building, OpenBatches};
 use super::command::Command;
-use super::credit::{MsgNum, ReceiveWindow};
+use super::credit::ReceiveWindow;
 use super::fates::{Answered, Fate, Fates, Pending, StoredAt};
 use super::quota::Quota;
 use super::request::{Copied, Copying, Request};
@@ -23,30 +23,32 @@ use crate::access::Share;
 use crate::base::batch::Record;
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::millis::Millis;
+use crate::base::units::{MsgNum, Offset, Partition, Sequence};
 
-/// See the module's page.
+/// The state of one produce operation.
 #[derive(Debug)]
 pub struct Produce {
     subject: Subject,
     routing: Routing,
     window: ReceiveWindow,
-    /// The highest number that the client knows it may send.
+    /// The highest number that the client was told it may send.
     told: MsgNum,
     open: OpenBatches,
-    /// The last request had keys, so that the next is likely to.
+    /// The last request had keys, so the next is likely to have keys too.
     expects_keys: bool,
     fates: Fates,
     /// Bytes reserved by `open` and `fates`.
     outstanding_bytes: usize,
     quota: Quota,
-    /// `outstanding_bytes` as a part of the project's storage, where that is limited.
+    /// Counts `outstanding_bytes` against the project's storage limit, if there is one.
     share: Option<Share>,
-    /// The budget was too short to raise the credit.
+    /// Credit was withheld because the budget is short.
     is_withheld: bool,
 }
 
 impl Produce {
-    /// An operation whose setup was accepted.
+    /// Starts an operation whose setup was accepted.
     pub fn start(subject: Subject, routing: Routing, resources: &Resources<'_>) -> Self {
         let mut window = ReceiveWindow::new(resources.settings.produce_window);
         let mut quota = Quota::new(subject.caller.tenant.as_ref(), resources.now);
@@ -70,17 +72,17 @@ impl Produce {
         }
     }
 
-    /// What it is about.
+    /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.subject
     }
 
-    /// The highest number that the client may send.
+    /// Returns the highest number that the client may send.
     pub fn granted(&self) -> MsgNum {
         self.window.granted()
     }
 
-    /// Whether so much is outstanding that no more may be read.
+    /// Returns whether the outstanding bytes or batches reach their limit, so that no more may be read.
     #[inline]
     pub fn is_full(&self, resources: &Resources<'_>) -> bool {
         let settings = resources.settings;
@@ -92,18 +94,18 @@ impl Produce {
         self.outstanding_bytes >= settings.produce_window_bytes || self.fates.outstanding() >= most
     }
 
-    /// Whether the store has not answered for all that it was given.
+    /// Returns whether the store still owes an answer.
     pub fn waits_for_store(&self) -> bool {
         self.fates.waits_for_store()
     }
 
-    /// Whether the fate of the next messages is known and not yet said.
+    /// Returns whether the fate of the next messages is known but not yet reported.
     pub fn has_more_to_say(&self) -> bool {
         self.fates.is_first_known()
     }
 
-    /// Begins a request of `bytes`, whose TTL is probably `ttl`; `expected` more bytes are there already. `None` where keys
-    /// are expected: those payloads are copied once all keys are known.
+    /// Begins to copy a request of `bytes`, whose TTL is probably `ttl`. `expected` more bytes have already
+    /// arrived. Returns `None` if keys are expected: those payloads are copied after all keys are known.
     #[inline]
     pub fn copy(
         &mut self,
@@ -120,13 +122,14 @@ impl Produce {
         Some(Copying::start(&mut building.builder, resources.settings.max_payload_bytes))
     }
 
-    /// The request is malformed: drops what was copied, and gives its bytes back.
+    /// Drops what was copied of a malformed request, and releases its bytes.
     pub fn give_up(&mut self, copied: Option<Copied>, bytes: usize, resources: &mut Resources<'_>) {
         self.roll_back(copied);
         resources.budget.release(bytes);
     }
 
-    /// A whole request; `messages` reads its messages once more, where they go one by one. A fault ends the operation.
+    /// Handles a complete request. `messages` reads its messages again, if they must be stored one by one. An
+    /// error ends the operation.
     #[inline]
     pub fn receive<'m>(
         &mut self,
@@ -153,10 +156,11 @@ impl Produce {
                 return Ok(());
             }
         };
-        // A full storage ends the operation: nothing sent behind this request may overtake it once there is room again.
+        // A full storage ends the operation. Otherwise messages sent after this request could overtake it
+        // once there is room again.
         if let Err(limit) = self.reserve(request.bytes) {
             self.give_up(copied, request.bytes, resources);
-            return Err(PeerFault::StorageFull { sent: last.to_wire(), limit }.into());
+            return Err(PeerFault::StorageFull { sent: last, limit }.into());
         }
         match self.open.first_mut() {
             Some(building) if copied.is_some_and(|copied| copied.holds_all(request, ttl)) => {
@@ -176,30 +180,32 @@ impl Produce {
         Ok(())
     }
 
-    /// Counts a request's messages: within the credit, and within what the project may produce.
+    /// Counts the messages of a request against the credit and the project's rates.
     fn count(&mut self, request: Request, resources: &mut Resources<'_>) -> Result<MsgNum, PeerFault> {
         let (messages, bytes) = (u64::from(request.payloads), request.bytes as u64);
         let last = self.window.receive(request.payloads)?;
         let charged = self.quota.charge(messages, bytes, resources.now);
-        charged.map_err(|rates| PeerFault::OverRate { sent: last.to_wire(), rates })?;
+        charged.map_err(|rates| PeerFault::OverRate { sent: last, rates })?;
         resources.counters.received += messages;
         resources.counters.received_bytes += bytes;
         Ok(last)
     }
 
-    /// Whether the project may store a request of so many bytes; what is outstanding counts like what is stored.
+    /// Reserves `bytes` of the project's storage limit, or returns the limit. Outstanding bytes count like
+    /// stored ones.
     fn reserve(&mut self, bytes: usize) -> Result<(), u64> {
         self.share.as_mut().map_or(Ok(()), |share| share.try_add(bytes as u64))
     }
 
-    /// What is outstanding has changed.
+    /// Updates the project's storage use after a change of `outstanding_bytes`.
     fn count_outstanding(&mut self) {
         if let Some(share) = &mut self.share {
             share.set(self.outstanding_bytes as u64);
         }
     }
 
-    /// Messages with keys; and the rare cases: a TTL that comes late in the request, payloads that are too large among others.
+    /// Stores messages that were not copied as a whole: messages with keys, and two rare cases, a TTL that
+    /// follows the payloads in the request, and requests in which some payloads are too large.
     fn store_one_by_one(
         &mut self,
         messages: Vec<Record<'_>>,
@@ -234,7 +240,8 @@ impl Produce {
             self.outstanding_bytes += key.len() + payload.len();
             self.open.through = number;
         }
-        // Records have longer headers than fields: what is left of the request's bytes stays with the last batch.
+        // Fields on the wire have headers too. The bytes of the request that are left count for the last
+        // batch.
         let left = request.bytes - kept;
         match self.open.last_mut() {
             Some(building) if kept > 0 || building.builder.count() > 0 => {
@@ -245,7 +252,7 @@ impl Produce {
         }
     }
 
-    /// The open batch of messages without keys, if it has this TTL, or a new one.
+    /// Returns the open batch without keys if it has this TTL, otherwise a new one.
     #[inline]
     fn open_plain(
         &mut self,
@@ -258,13 +265,14 @@ impl Produce {
             self.close_batches(resources);
         }
         let bytes = request_bytes + expected.min(resources.settings.append_batch_bytes);
-        // Four bytes before a payload take the place of two or three on the wire.
+        // Stored payloads have four bytes of header, compared with two or three on the wire.
         let capacity = bytes + bytes / 16 + 16;
         self.open.plain(self.subject.caller.author, self.routing.partition, ttl, capacity, resources.read_ns)
     }
 
-    /// The open batch of a partition for messages with keys, if the open ones have this TTL, or a new one.
-    fn open_keyed(&mut self, ttl: u32, partition: u16, resources: &mut Resources<'_>) -> &mut Building {
+    /// Returns the open batch of a partition for messages with keys if the open ones have this TTL, otherwise
+    /// a new one.
+    fn open_keyed(&mut self, ttl: u32, partition: Partition, resources: &mut Resources<'_>) -> &mut Building {
         if !self.open.takes_keyed(ttl) {
             self.close_batches(resources);
         }
@@ -277,7 +285,7 @@ impl Produce {
         }
     }
 
-    /// Every message up to `through` that is not in a batch has this fate.
+    /// Refuses every message up to `through` that is not in a batch.
     fn refuse(&mut self, through: MsgNum, fault: PeerFault, resources: &mut Resources<'_>) {
         self.close_batches(resources);
         let fate = Err(fault.into());
@@ -286,13 +294,16 @@ impl Produce {
         self.fates.push(pending, &mut resources.budget);
     }
 
-    /// Sends the open batches to the shard.
+    /// Closes the open batches and sends them to the shard.
     pub fn close_batches(&mut self, resources: &mut Resources<'_>) {
         if self.open.is_empty() {
             return;
         }
         let (sequence, read_ns) = (self.fates.next_sequence(), self.open.read_ns);
-        let place = self.open.only_partition().map(|partition| StoredAt { partition, offsets: 0..0 });
+        let place = self
+            .open
+            .only_partition()
+            .map(|partition| StoredAt { partition, offsets: Offset::ZERO..Offset::ZERO });
         let (mut waiting, mut total) = (0, 0);
         for Building { partition, builder, reserved } in self.open.drain() {
             if builder.count() == 0 {
@@ -327,11 +338,11 @@ impl Produce {
         self.count_outstanding();
     }
 
-    /// The store's answer for one batch; a fault, where nothing later may be accepted.
+    /// Handles the store's answer for one batch. Returns a fault if no later message may be accepted.
     pub fn handle_appended(
         &mut self,
-        sequence: u64,
-        result: Result<Option<Range<u64>>, StoreFault>,
+        sequence: Sequence,
+        result: Result<Option<Range<Offset>>, StoreFault>,
         now: Now,
     ) -> Option<Fault> {
         let Answered { released, fault } = self.fates.handle_appended(sequence, result, now.mono_ns)?;
@@ -340,8 +351,8 @@ impl Produce {
         fault
     }
 
-    /// Speaks for the next messages, all of one fate, and gives credit; `None` where no fate is known. `each` learns how
-    /// long the stored ones among them took.
+    /// Acknowledges or refuses the next messages, all with one fate, and grants credit. Returns `None` if no
+    /// fate is known. Calls `each` with the timing of stored messages.
     #[inline]
     pub fn speak(
         &mut self,
@@ -363,22 +374,23 @@ impl Produce {
         }
         self.window.speak_for(through);
         self.grant(resources);
-        Some(self.word(Some(fate), through.to_wire(), place))
+        Some(self.word(Some(fate), through, place))
     }
 
-    /// Gives credit alone, where no message is left whose fate could carry it.
+    /// Grants credit without a fate, if no pending fate could carry it. Returns `None` if the credit has not
+    /// grown.
     pub fn speak_of_credit(&mut self, resources: &Resources<'_>) -> Option<Word> {
         self.grant(resources);
         let is_news = self.is_settled() && self.window.granted() > self.told;
-        is_news.then(|| self.word(None, self.window.spoken_for().to_wire(), None))
+        is_news.then(|| self.word(None, self.window.spoken_for(), None))
     }
 
-    /// Ends the operation: gives back what it paid for and did not use.
+    /// Ends the operation. Refunds the part of the quota that it did not use.
     pub fn finish(&mut self) {
         self.quota.refund();
     }
 
-    /// The same for an operation that fails; what the client hears last.
+    /// Ends a failed operation. Returns the last answer to the client.
     pub fn finish_failed(&mut self, fault: &Fault) -> Word {
         self.finish();
         let through = match fault {
@@ -387,17 +399,17 @@ impl Produce {
                 | PeerFault::OverRate { sent, .. }
                 | PeerFault::StorageFull { sent, .. },
             ) => *sent,
-            _ => self.window.spoken_for().to_wire(),
+            _ => self.window.spoken_for(),
         };
         self.word(Some(Err(fault.clone())), through, None)
     }
 
-    fn word(&mut self, fate: Option<Fate>, through: i64, place: Option<StoredAt>) -> Word {
+    fn word(&mut self, fate: Option<Fate>, through: MsgNum, place: Option<StoredAt>) -> Word {
         self.told = self.window.granted();
         Word { fate, through, granted: self.told, place }
     }
 
-    /// Raises the credit, unless memory is short, as far as the project's rates go.
+    /// Raises the credit as far as the project's rates allow, unless memory is short.
     fn grant(&mut self, resources: &Resources<'_>) {
         self.is_withheld = resources.budget.is_tight();
         if !self.is_withheld && !self.is_full(resources) {
@@ -405,33 +417,33 @@ impl Produce {
         }
     }
 
-    /// Whether more credit is wanted than the budget has allowed. What the project's rates did not allow is waited for by
-    /// [`Self::next_deadline_ms`].
+    /// Returns whether the operation waits for credit that the budget did not allow. For credit that the
+    /// project's rates did not allow, see [`Self::next_deadline`].
     pub fn is_starved(&self) -> bool {
         self.is_withheld && self.is_settled() && self.window.is_low()
     }
 
-    /// When the project may have more credit to give.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.quota.due_ms().filter(|_| self.is_settled() && self.window.is_low())
+    /// Returns when the project's rates may allow more credit.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.quota.due().filter(|_| self.is_settled() && self.window.is_low())
     }
 
-    /// Messages that may be sent and were not.
+    /// Returns the number of messages that the client may still send.
     pub fn credit(&self) -> u64 {
         self.window.granted().since(self.window.received())
     }
 
-    /// Time has passed.
+    /// Handles the passing of time.
     pub fn handle_timeout(&mut self, now: Now) {
         self.quota.handle_timeout(now);
     }
 
-    /// Whether every message that was received is spoken for.
+    /// Returns whether every received message is answered.
     pub fn is_settled(&self) -> bool {
         self.fates.is_empty() && self.open.is_empty()
     }
 
-    /// The connection is gone: gives back what no answer will give back.
+    /// Releases everything that no answer of the store will release. For a connection that is lost.
     pub fn abandon(&mut self, resources: &mut Resources<'_>) {
         for building in self.open.drain() {
             resources.budget.release(building.reserved);
@@ -443,7 +455,7 @@ impl Produce {
 }
 
 impl Pending {
-    /// They are spoken for behind `before`: measures those that are stored.
+    /// Reports the timing of the messages after `before`, if they are stored.
     #[inline]
     fn acknowledge(&self, before: MsgNum, each: &mut impl FnMut(Acknowledged)) {
         if self.fate.is_ok() {

@@ -1,23 +1,23 @@
-//! A request of a producer: its head, and its payloads while they are copied.
+//! A producer's request: its head, and its payloads during the copy.
 
 use super::resources::Resources;
 use crate::base::batch::{BatchBuilder, Savepoint};
 use crate::base::error::PeerFault;
 
-/// A request without its messages.
+/// The head of a request: everything except its messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// The time to live of its messages, seconds.
+    /// The TTL of its messages, in seconds. `None` if the request has none.
     pub ttl: Option<u32>,
-    /// How many payloads it has; at least one.
+    /// The number of payloads, at least one.
     pub payloads: u32,
-    /// How many keys it has.
+    /// The number of keys.
     pub keys: u32,
-    /// Its bytes on the wire, which are reserved.
+    /// The size of the request on the wire, in bytes. That much of the budget is reserved.
     pub bytes: usize,
 }
 
-/// Copies the payloads of one request into the open batch while they are read.
+/// Copies the payloads of one request into the open batch while they are parsed.
 #[derive(Debug)]
 pub struct Copying<'a> {
     builder: &'a mut BatchBuilder,
@@ -25,7 +25,7 @@ pub struct Copying<'a> {
     payload_bytes_max: usize,
 }
 
-/// The payloads of one request that are copied and not yet accepted.
+/// The copied payloads of one request, not yet accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied {
     pub(super) savepoint: Savepoint,
@@ -34,7 +34,7 @@ pub struct Copied {
 }
 
 impl Request {
-    /// The TTL of its messages, or why all of them are refused.
+    /// Returns the TTL of the messages, or the reason to refuse all of them.
     pub(super) fn checked_ttl(&self, resources: &Resources<'_>) -> Result<u32, PeerFault> {
         let (shortest, longest) = resources.settings.ttl_secs();
         let ttl = self.ttl.filter(|ttl| (shortest..=longest).contains(ttl));
@@ -47,7 +47,7 @@ impl Request {
 }
 
 impl Copied {
-    /// Whether all messages of the request are copied as they are to be stored.
+    /// Returns whether all messages of the request are copied in the form in which they must be stored.
     #[inline]
     pub(super) fn holds_all(&self, request: Request, ttl: u32) -> bool {
         request.keys == 0 && ttl == self.ttl && !self.is_too_large
@@ -61,7 +61,7 @@ impl<'a> Copying<'a> {
         Self { builder, copied, payload_bytes_max }
     }
 
-    /// The next payload.
+    /// Copies the next payload. Skips it if it is too large.
     #[inline]
     pub fn push(&mut self, payload: &[u8]) {
         if payload.len() > self.payload_bytes_max {
@@ -71,7 +71,7 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// There are no more.
+    /// Ends the copy.
     #[inline]
     pub fn end(self) -> Copied {
         self.copied

@@ -6,38 +6,38 @@ use crate::base::budget::Purse;
 use crate::base::clock::Now;
 use crate::base::error::FailureCounts;
 
-/// What operations did, counted for the operator.
+/// Counters of operations, for the operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct OperationCounters {
-    /// Messages framed for consumers, and the bytes of their responses.
+    /// Messages encoded for consumers.
     pub delivered: u64,
-    /// See `delivered`.
+    /// Bytes of the responses that hold these messages.
     pub delivered_bytes: u64,
-    /// Messages that producers sent within their credit and rates, and the bytes of their requests.
+    /// Messages that producers sent within their credit and rates.
     pub received: u64,
-    /// See `received`.
+    /// Bytes of the requests that held these messages.
     pub received_bytes: u64,
-    /// Operations begun.
+    /// Operations started.
     pub operations: u64,
     /// Operations that failed, by status.
     pub failed: FailureCounts,
-    /// Messages that were refused by number while the operation went on, by status.
+    /// Messages that were refused individually, while the operation continued, by status.
     pub refused: FailureCounts,
 }
 
-/// See the module's page.
+/// The parts of a shard that an operation borrows for one call.
 #[derive(Debug)]
 pub struct Resources<'a> {
-    /// The time.
+    /// The present time.
     pub now: Now,
     /// When the bytes of this call were read, [`Now::mono_ns`].
     pub read_ns: u64,
-    /// Limits and windows.
+    /// The limits of operations.
     pub settings: &'a Settings,
-    /// The shard's bytes, and what the connection has of them.
+    /// The shard's budget, and the connection's part of it.
     pub budget: Purse<'a>,
-    /// Commands for the shard.
+    /// Collects the commands for the shard.
     pub commands: &'a mut Vec<Command>,
-    /// Counters.
+    /// The counters of the shard.
     pub counters: &'a mut OperationCounters,
 }

@@ -1,4 +1,4 @@
-//! What bounds an operation: sizes, lifetimes, windows and batches.
+//! The limits of an operation: sizes, lifetimes, windows and batches.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use crate::base::setting::{GIB, LONGEST_MS, SHORTEST_MS, settings};
 use crate::pb::PbLimits;
 
 settings! {
-    /// What every operation obeys.
+    /// The limits that apply to every operation.
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Messages:
-        /// Largest payload; larger ones get 413, their neighbours are stored
+        /// Largest payload; larger ones get 413, the other messages of the request are stored
         max_payload_bytes: usize = 1 << 20, "max_payload_bytes", Bytes(1..=GIB);
-        // With it, a payload of `max_payload_bytes` still fits a Kafka record of 64 KiB more.
-        /// Largest key; likewise
+        // A payload of `max_payload_bytes` and a key of this size fit a Kafka record of 64 KiB more.
+        /// Largest key; messages with larger ones get 413, the other messages of the request are stored
         max_key_bytes: usize = 32 << 10, "max_key_bytes", Bytes(1..=GIB);
         /// Largest protobuf message; larger ones end the operation with 413
         max_pb_bytes: usize = 8 << 20, "max_pb_bytes", Bytes(65..=2 * GIB);
-        /// What a client may go on sending after its operation has failed; beyond: closed with 1008
+        /// Bytes that a client may still send after its operation has failed; beyond: closed with 1008
         discard_limit_bytes: u64 = 16 << 20, "discard_limit_bytes", Bytes(0..=i64::MAX as u64);
         /// Shortest time to live of a message, seconds; shorter: 400
         ttl_min_secs: u32 = 60, "ttl_min", Count(0..=u32::MAX as u64);
@@ -26,57 +26,59 @@ settings! {
         ttl_max_secs: u32 = 1_209_600, "ttl_max", Count(0..=u32::MAX as u64);
 
         in Times:
-        /// How long a protobuf message that was begun may take; beyond: the operation ends with 408
+        /// How long a protobuf message may take to arrive, once it has begun; beyond: the operation ends with
+        /// 408
         pb_timeout: Duration = Duration::from_secs(30), "pb_timeout", Duration(SHORTEST_MS..=LONGEST_MS);
 
         in Flow:
-        /// Messages that a produce operation may have outstanding; sent beyond its credit: 429
+        /// Messages that a produce operation may have outstanding; messages sent beyond its credit: 429
         produce_window: u32 = 65_536, "produce_window", Count(INITIAL_CREDIT as u64..=u32::MAX as u64);
-        /// Bytes that a produce operation may have outstanding; beyond, it is not read
+        /// Bytes that a produce operation may have outstanding; beyond, its socket is not read
         produce_window_bytes: usize = 16 << 20, "produce_window_bytes", Bytes(1..=GIB);
-        /// Batches and refusals that a produce operation may have outstanding; beyond, it is not read
+        /// Batches and refusals that a produce operation may have outstanding; beyond, its socket is not read
         produce_batches: usize = 1024, "produce_batches", Count(1..=1 << 20);
-        /// The same while the budget is used up; each connection may hold so many beyond it
+        /// As produce_batches, while the budget is exhausted; each connection may hold this many beyond the budget
         produce_batches_pressed: usize = 64, "produce_batches_pressed", Count(1..=1 << 20);
-        /// An append batch is closed when it holds so many bytes
+        /// Size at which an append batch is closed
         append_batch_bytes: usize = 256 << 10, "append_batch_bytes", Bytes(1..=GIB);
-        /// Messages in a ConsumeResponse
+        /// Most messages in a ConsumeResponse
         consume_batch_messages: usize = 1_000, "consume_batch_messages", Count(1..=1_000_000);
-        /// Bytes in a ConsumeResponse, where it is not a single message
+        /// Most bytes in a ConsumeResponse, unless it is a single message
         consume_batch_bytes: usize = 256 << 10, "consume_batch_bytes", Bytes(1..=GIB);
-        /// How long messages wait for others to share their ConsumeResponse
+        /// How long messages wait for more messages to share their ConsumeResponse
         consume_linger: Duration = Duration::ZERO, "consume_linger", Duration(0..=LONGEST_MS);
-        /// How long an owed marker waits for a message to come with
+        /// How long an owed marker waits for a message to travel with
         marker_wait: Duration = Duration::from_millis(100), "marker_wait", Duration(0..=LONGEST_MS);
-        /// What one fetch asks a partition for
+        /// Bytes that one fetch reads from a partition, rounded up to whole batches
         fetch_bytes: usize = 512 << 10, "fetch_bytes", Bytes(1..=GIB);
 
         in Memory:
-        // A length is a claim, and thousands of connections can make it at once.
-        /// What is kept of a cut protobuf message before memory is reserved for it; each connection may hold so much
-        /// beyond the budget
+        // A client only claims the length of a message, and thousands of connections can claim at once.
+        /// Bytes of an incomplete protobuf message to keep before memory is reserved for it; each connection
+        /// may hold this much beyond the budget
         foothold_bytes: usize = 1 << 10, "foothold_bytes", Bytes(1..=GIB);
-        // Clients that send large pbs slowly hold up no client that sends small ones.
-        /// Cut protobuf messages longer than this share a half of the budget, shorter ones an eighth
+        // Clients that send large messages slowly must not hold up clients that send small ones.
+        /// Incomplete protobuf messages longer than this share half of the budget, shorter ones an eighth
         large_pb_bytes: usize = 64 << 10, "large_pb_bytes", Bytes(1..=GIB);
-        /// A connection encodes more only while less than this waits to be sent
+        /// A connection encodes more only while fewer bytes than this wait to be sent
         send_buffer_bytes: usize = 256 << 10, "send_buffer_bytes", Bytes(1..=GIB);
-        /// The same while the budget is used up; each connection may hold so much beyond it
+        /// As send_buffer_bytes, while the budget is exhausted; each connection may hold this much beyond the
+        /// budget
         send_buffer_bytes_pressed: usize = 4 << 10, "send_buffer_bytes_pressed", Bytes(1..=GIB);
 
         in Tests:
-        /// Let clients plant faults: panics of connections and shards, and stalls
+        /// Let clients cause faults for tests: panics of connections and shards, and stalls
         test_faults: bool = false, "test_faults", Flag;
     }
 }
 
 impl Settings {
-    /// The shortest and the longest time to live of a message, seconds.
+    /// Returns the shortest and the longest TTL of a message, in seconds.
     pub fn ttl_secs(&self) -> (u32, u32) {
         (self.ttl_min_secs, self.ttl_max_secs)
     }
 
-    /// How long a pb may be, and what it gets before it is whole.
+    /// Returns the limits of protobuf messages: their length, and their memory until they are complete.
     pub fn pb_limits(&self) -> PbLimits {
         PbLimits {
             max_bytes: self.max_pb_bytes,
@@ -85,7 +87,7 @@ impl Settings {
         }
     }
 
-    /// The largest batch that a store is given, bytes.
+    /// Returns the size of the largest batch that a store gets, in bytes.
     pub fn largest_batch(&self) -> usize {
         self.max_pb_bytes + 2 * self.append_batch_bytes
     }

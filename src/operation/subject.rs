@@ -1,4 +1,4 @@
-//! Who asks for an operation, and which queue it is about.
+//! The client and the queue of an operation.
 
 use std::sync::Arc;
 
@@ -8,34 +8,35 @@ use crate::base::clock::Now;
 use crate::base::error::PeerFault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::QueueInfo;
+use crate::base::units::{MsgNum, Partition};
 
-/// The client of an operation.
+/// The identity of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author {
-    /// The client.
+    /// The client's id.
     pub client: ClientId,
-    /// Whether the client named itself, so that its order survives a reconnect.
+    /// Whether the client named itself, so that its messages keep their order across reconnects.
     pub is_known: bool,
 }
 
-/// Who asks, and whose use counts.
+/// A client, and the project that is charged for it.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The project.
     pub project: Project,
-    /// The client.
+    /// The client's identity.
     pub author: Author,
-    /// The project, where its use is limited.
+    /// The usage record of the project, if the project is limited.
     pub tenant: Option<Arc<Tenant>>,
 }
 
 impl Caller {
-    /// Admits one more operation: whether the project may have it, and may produce at all. The permit is absent where nothing
-    /// is limited.
+    /// Admits one more operation, if the project's limits allow it. `produces` also checks its rates. Returns
+    /// no permit for an unlimited project.
     pub fn admit(&self, produces: bool, now: Now) -> Result<Option<Permit>, PeerFault> {
         let Some(tenant) = &self.tenant else { return Ok(None) };
-        if produces && tenant.is_over(now.mono_ms) {
-            return Err(PeerFault::OverRate { sent: 0, rates: tenant.rates() });
+        if produces && tenant.is_over(now.mono) {
+            return Err(PeerFault::OverRate { sent: MsgNum::ZERO, rates: tenant.rates() });
         }
         let key = "project_max_operations";
         let taken = tenant.take(Use::Operation);
@@ -43,26 +44,26 @@ impl Caller {
     }
 }
 
-/// What one operation is about. Fixed once its queue is opened.
+/// The client and the queue of one operation. Fixed once the queue is opened.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// The operation.
+    /// The number of the operation.
     pub operation: OperationId,
-    /// Who asks.
+    /// The client.
     pub caller: Caller,
-    /// The queue's name.
+    /// The name of the queue in its project.
     pub name: QueueName,
-    /// The queue.
+    /// The opened queue.
     pub queue: QueueInfo,
 }
 
 impl Subject {
-    /// One partition of the queue.
-    pub fn target(&self, partition: u16) -> Target {
+    /// Returns the target of one partition of the queue.
+    pub fn target(&self, partition: Partition) -> Target {
         Target { partition: self.queue.key(partition), hash: self.queue.hash }
     }
 
-    /// The queue's full name.
+    /// Returns the project and the name of the queue.
     pub fn full_name(&self) -> FullName {
         (self.caller.project.clone(), self.name.clone())
     }

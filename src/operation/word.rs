@@ -1,28 +1,29 @@
-//! What a producer is to hear.
+//! The answers to a producer.
 
-use super::credit::MsgNum;
 use super::fates::{Fate, StoredAt};
+use crate::base::units::MsgNum;
 
-/// Messages that are stored and about to be acknowledged.
+/// Stored messages that are about to be acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub struct Acknowledged {
-    /// How many.
+    /// The number of messages.
     pub messages: u32,
-    /// When the first of them was read, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
+    /// When the first message was read, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
     pub read_ns: u64,
-    /// When their fate was known, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
+    /// When their fate became known, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
     pub known_ns: u64,
 }
 
-/// What the client is to hear.
+/// One answer to the client.
 #[derive(Clone, Debug)]
 pub struct Word {
-    /// The fate of every message behind the last one spoken for, up to `through`; `None` where this only gives credit.
+    /// The fate of every message after the last answered one, up to `through`. `None` if the answer only
+    /// grants credit.
     pub fate: Option<Fate>,
-    /// The last number that is spoken for.
-    pub through: i64,
-    /// The highest number that may be sent.
+    /// The last number that this answer covers.
+    pub through: MsgNum,
+    /// The highest number that the client may send.
     pub granted: MsgNum,
-    /// Where the messages are stored, where they stand one after the other.
+    /// Where the messages are stored, if they are in contiguous offsets of one partition.
     pub place: Option<StoredAt>,
 }

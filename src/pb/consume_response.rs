@@ -1,7 +1,8 @@
-//! `ConsumeResponse { status = 1, messages = 2 }` by hand: the server's encoder, the clients' decoder.
+//! Hand-written coder of `ConsumeResponse { status = 1, messages = 2 }`: the encoder for the server, the
+//! decoder for clients.
 //!
-//! All messages of a stored batch share TTL, age and time; what differs is an offset and a payload. The encoder
-//! therefore prepares a template for each batch and then copies.
+//! All messages of a stored batch share partition, TTL, age and time. Only offset, key and payload differ. So
+//! the encoder prepares a template for each batch and then copies it.
 
 use std::io::Write;
 
@@ -12,20 +13,23 @@ use super::wire::{
 };
 use super::{MessageAndMetadata, Status};
 use crate::base::batch::Record;
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
 
 const MESSAGES_TAG: u8 = 2 << 3 | BYTES;
 const ID_TAG: u8 = 2 << 3 | BYTES;
 const TTL_TAG: u8 = 3 << 3 | VARINT;
 const AGE_TAG: u8 = 4 << 3 | VARINT;
 const PAYLOAD_TAG: u8 = 6 << 3 | BYTES;
-/// Field 101, varint: two bytes.
+/// The two-byte tag of field 101, varint.
 const TIMESTAMP_TAG: [u8; 2] = [0xa8, 0x06];
 
-/// Tag, length, five hexadecimal digits of a partition and a point, sixteen of an offset; TTL and age, each at
-/// most six bytes; the payload's tag and length; in front the message's own tag and length.
+/// The most bytes in front of a payload: the message's own tag and length, the tag and length of the id,
+/// partition and point, 16 digits of the offset, TTL and age with at most six bytes each, the payload's tag
+/// and length.
 const HEAD_BYTES_MAX: usize = 6 + 2 + 5 + 1 + 16 + 6 + 6 + 6;
 
-/// What the messages of one batch have in common, encoded.
+/// The encoded fields that the messages of a batch share.
 #[derive(Clone, Debug)]
 pub struct MessageTemplate {
     /// The partition in hexadecimal and a point.
@@ -34,7 +38,7 @@ pub struct MessageTemplate {
     /// TTL and age.
     meta: [u8; 12],
     meta_length: u8,
-    /// The time stored.
+    /// The time when the batch was stored.
     time: [u8; 12],
     time_length: u8,
 }
@@ -44,34 +48,35 @@ fn hex_length(value: u64) -> usize {
 }
 
 impl MessageTemplate {
-    /// The template of a batch of `partition`: TTL and age in seconds, the time stored in Unix milliseconds.
-    pub fn new(partition: u16, ttl: u32, age: u32, timestamp_ms: u64) -> Self {
+    /// Creates the template for a batch of `partition`. TTL and age are in seconds, the time in Unix
+    /// milliseconds.
+    pub fn new(partition: Partition, ttl: u32, age: u32, timestamp: UnixMillis) -> Self {
         let mut template = Self {
             partition: [0; 5],
-            partition_length: hex_length(u64::from(partition)) as u8 + 1,
+            partition_length: hex_length(u64::from(partition.0)) as u8 + 1,
             meta: [0; 12],
             meta_length: 0,
             time: [0; 12],
             time_length: 0,
         };
-        // Five bytes hold any u16 in hexadecimal and the point.
-        let _ = write!(&mut template.partition[..], "{partition:x}.");
+        // Cannot fail: any u16 in hexadecimal and the point fit into five bytes.
+        let _ = write!(&mut template.partition[..], "{:x}.", partition.0);
         template.meta[0] = TTL_TAG;
         let at = put_varint(u64::from(ttl), &mut template.meta, 1);
         template.meta[at] = AGE_TAG;
         template.meta_length = put_varint(u64::from(age), &mut template.meta, at + 1) as u8;
         template.time[..2].copy_from_slice(&TIMESTAMP_TAG);
-        template.time_length = put_varint(timestamp_ms, &mut template.time, 2) as u8;
+        template.time_length = put_varint(timestamp.get(), &mut template.time, 2) as u8;
         template
     }
 
-    /// Bytes of one message's body.
+    /// Returns the length of a message without its tag and length prefix, in bytes.
     #[inline]
-    fn body_length(&self, offset: u64, record: Record<'_>) -> usize {
+    fn body_length(&self, offset: Offset, record: Record<'_>) -> usize {
         let (key, payload) = (record.key.len(), record.payload.len());
         let keyed = if key == 0 { 0 } else { KEY_TAG.len() + varint_length(key as u64) + key };
         2 + usize::from(self.partition_length)
-            + hex_length(offset)
+            + hex_length(offset.0)
             + usize::from(self.meta_length)
             + 1
             + varint_length(payload as u64)
@@ -80,21 +85,21 @@ impl MessageTemplate {
             + usize::from(self.time_length)
     }
 
-    /// Bytes that [`Self::encode`] will append for a message.
+    /// Returns the number of bytes that [`Self::encode`] appends for a message.
     #[inline]
-    pub fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize {
+    pub fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         let body = self.body_length(offset, record);
         1 + varint_length(body as u64) + body
     }
 
     /// Appends one entry of `messages`.
     #[inline]
-    pub fn encode(&self, offset: u64, record: Record<'_>, out: &mut Vec<u8>) {
+    pub fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
         let Record { key, payload } = record;
         let mut head = [0u8; HEAD_BYTES_MAX];
         head[0] = MESSAGES_TAG;
         let mut at = put_varint(self.body_length(offset, record) as u64, &mut head, 1);
-        let digits = hex_length(offset);
+        let digits = hex_length(offset.0);
         let partition = usize::from(self.partition_length);
         head[at] = ID_TAG;
         head[at + 1] = (partition + digits) as u8;
@@ -102,7 +107,7 @@ impl MessageTemplate {
         head[at..at + 5].copy_from_slice(&self.partition);
         at += partition;
         for digit in (0..digits).rev() {
-            head[at] = b"0123456789abcdef"[(offset >> (4 * digit)) as usize & 15];
+            head[at] = b"0123456789abcdef"[(offset.0 >> (4 * digit)) as usize & 15];
             at += 1;
         }
         head[at..at + 12].copy_from_slice(&self.meta);
@@ -120,35 +125,36 @@ impl MessageTemplate {
     }
 }
 
-/// One entry of `messages` with a marker in it, as any other field order is not needed for so rare a message.
+/// Appends one entry of `messages` that carries a marker. Markers are rare, so prost encodes it.
 pub fn encode_marked(message: &MessageAndMetadata, out: &mut Vec<u8>) {
     out.push(MESSAGES_TAG);
     write_varint(message.encoded_len() as u64, out);
     message.encode_raw(out);
 }
 
-/// A message as a consumer receives it; borrows from the pb.
+/// A message as a consumer receives it. Borrows from the pb.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReceivedMessage<'a> {
-    /// The marker that came with it.
+    /// The marker that came with the message.
     pub marker: Option<&'a str>,
-    /// `<partition>.<offset>`.
+    /// The id, `<partition>.<offset>` in hexadecimal.
     pub id: &'a str,
-    /// Seconds.
+    /// The time to live, in seconds.
     pub ttl: u32,
-    /// Seconds.
+    /// The age, in seconds.
     pub age: u32,
-    /// Absent in a message that only brings a marker.
+    /// The payload; `None` if the message only carries a marker.
     pub payload: Option<&'a [u8]>,
-    /// The key that it was produced with.
+    /// The key with which the message was produced.
     pub key: Option<&'a [u8]>,
-    /// Unix milliseconds.
+    /// The time when the message was stored, in Unix milliseconds.
     pub timestamp_ms: Option<i64>,
-    /// From this message on the queue has gone back: what was received before may come again.
+    /// Whether the queue went back before this message, so that earlier messages may arrive again. The reader
+    /// leaves it false: `rewound` belongs to a ConsumeResponse, and the client's session copies it here.
     pub is_rewound: bool,
 }
 
-/// Reads a ConsumeResponse, message by message.
+/// Decodes a ConsumeResponse message by message.
 #[derive(Clone, Debug)]
 pub struct ConsumeResponseReader<'a> {
     reader: Reader<'a>,
@@ -157,16 +163,16 @@ pub struct ConsumeResponseReader<'a> {
 }
 
 fn text(bytes: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is no UTF-8"))
+    std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is not UTF-8"))
 }
 
 impl<'a> ConsumeResponseReader<'a> {
-    /// A reader of one whole pb.
+    /// Creates a reader for one whole pb.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { reader: Reader(bytes), status: None, is_rewound: false }
     }
 
-    /// The next message; `None` at the end, after which [`Self::status`] is known.
+    /// Returns the next message, or `None` at the end. Only then is [`Self::status`] reliable.
     #[inline]
     pub fn next_message(&mut self) -> Result<Option<ReceivedMessage<'a>>, Malformed> {
         while let Some((field, wire_type)) = self.reader.tag()? {
@@ -191,12 +197,12 @@ impl<'a> ConsumeResponseReader<'a> {
         Ok(None)
     }
 
-    /// The status, where there was one.
+    /// Returns the status, if one was read.
     pub fn status(&self) -> Option<&Status> {
         self.status.as_ref()
     }
 
-    /// Whether `rewound` was read so far. Our servers write it before the messages.
+    /// Returns whether `rewound` has been read. Our servers write it in front of the messages.
     pub fn is_rewound(&self) -> bool {
         self.is_rewound
     }
@@ -267,14 +273,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn encoding_is_prosts(messages in messages()) {
+        fn encoding_matches_prost(messages in messages()) {
             let mut ours = Vec::new();
             let mut length = 0;
             for message in &messages {
                 let (partition, offset) = message.id().split_once('.').unwrap();
-                let partition = u16::from_str_radix(partition, 16).unwrap();
-                let offset = u64::from_str_radix(offset, 16).unwrap();
-                let template = MessageTemplate::new(partition, message.ttl(), message.age(), message.timestamp_ms() as u64);
+                let partition = Partition(u16::from_str_radix(partition, 16).unwrap());
+                let offset = Offset(u64::from_str_radix(offset, 16).unwrap());
+                let template = MessageTemplate::new(partition, message.ttl(), message.age(), UnixMillis::new(message.timestamp_ms() as u64));
                 let record = Record { key: message.key(), payload: message.payload() };
                 length += template.encoded_length(offset, record);
                 template.encode(offset, record, &mut ours);
@@ -284,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_is_prosts(mut messages in messages(), marker in proptest::option::of("[a-z]{0,9}"), code in proptest::option::of(any::<u32>())) {
+        fn decoding_matches_prost(mut messages in messages(), marker in proptest::option::of("[a-z]{0,9}"), code in proptest::option::of(any::<u32>())) {
             if let Some(first) = messages.first_mut() {
                 first.marker = marker;
             }
@@ -306,7 +312,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_or_read_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let mut reader = ConsumeResponseReader::new(&bytes);
             while let Ok(Some(_)) = reader.next_message() {}
         }

@@ -1,50 +1,51 @@
-//! Splits a half into pbs (protocol section 2): a varint of at most five bytes, then as many bytes.
+//! Splits a half into pbs (protocol section 2): a varint of at most five bytes, then that number of bytes.
 //!
-//! A whole pb is handed on where it lies. Of a cut one only the missing rest is waited for. A length is only a claim: the first
-//! `foothold_bytes` of a cut pb are kept without asking anybody, then memory is reserved before it is kept, at most twice
-//! what has come.
+//! A whole pb is passed on in place. Of a cut pb the delimiter keeps the first part and waits for the rest.
+//! The length is only a claim, so a peer cannot make the server reserve memory with it: the first
+//! `foothold_bytes` of a cut pb are kept without a reservation, and later bytes are reserved before they are
+//! kept, at most twice what has arrived.
 
 use crate::base::budget::{Purse, Share, Wanted};
 use crate::base::error::PeerFault;
 use crate::base::limits::PB_LENGTH_BYTES_MAX;
 
-/// How long a pb may be, and what it gets before it is whole.
+/// The limits for one pb.
 #[derive(Clone, Copy, Debug)]
 pub struct PbLimits {
-    /// Bytes; a longer one is refused.
+    /// The largest pb, in bytes. Larger ones are refused.
     pub max_bytes: usize,
-    /// What a cut pb is given before it has brought more than that, bytes.
+    /// The number of bytes of a cut pb that are kept without a reservation.
     pub foothold_bytes: usize,
-    /// A cut pb longer than this is a large one.
+    /// The largest pb that counts as small while it is cut, in bytes.
     pub large_bytes: usize,
 }
 
-/// What stands next in a half.
+/// The result of looking for the next pb.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Nothing whole.
+    /// The input contains no whole pb.
     More,
-    /// One pb; as many bytes as it has are reserved, and now the caller's.
+    /// A whole pb. Its bytes are reserved; the caller takes over the reservation.
     Pb(&'a [u8]),
-    /// The budget has no room.
+    /// The budget has no room for these bytes.
     Wait(Wanted),
 }
 
-/// See the module's page.
+/// The state of one half: the length so far, and the kept part of a cut pb.
 #[derive(Debug)]
 pub struct Delimiter {
-    /// The length so far, and how many bytes of it came.
+    /// The length so far, and the number of its bytes that have arrived.
     length: u64,
     length_bytes: u8,
-    /// The length is whole and checked.
+    /// The length is complete and checked.
     known: bool,
-    /// Bytes reserved, and how many of them count in which share of cut pbs.
+    /// The bytes reserved, and how many of them count in which share of cut pbs.
     reserved: usize,
     cut: (Share, usize),
-    /// What [`Step::Wait`] said.
+    /// The reservation that the last [`Step::Wait`] asked for.
     wanted: Option<Wanted>,
     body: Vec<u8>,
-    /// The body was handed on by the last call.
+    /// The last call returned the body; the next call frees it.
     handed: bool,
 }
 
@@ -64,7 +65,7 @@ impl Default for Delimiter {
 }
 
 impl Delimiter {
-    /// Looks for the next pb in `input`; returns how much of it was taken.
+    /// Looks for the next pb in `input`. Returns how many bytes it took.
     #[inline]
     pub fn next<'a>(
         &'a mut self,
@@ -129,10 +130,10 @@ impl Delimiter {
         Ok((used, Step::Pb(&self.body)))
     }
 
-    /// Reserves what is waited for; says what that is where the budget has no room.
+    /// Tries again to reserve what [`Step::Wait`] asked for. Returns it if the budget still has no room.
     pub fn reserve(&mut self, budget: &mut Purse<'_>) -> Option<Wanted> {
         let wanted = self.wanted?;
-        // An empty pb needs nothing, and waits behind nobody.
+        // An empty pb needs no reservation and does not queue behind others.
         let bytes = if wanted.bytes == 0 { 0 } else { budget.try_reserve(wanted) };
         if bytes < wanted.bytes {
             return Some(wanted);
@@ -150,12 +151,12 @@ impl Delimiter {
         budget.leave_share(share, bytes);
     }
 
-    /// Whether a length or a pb has begun and not ended.
+    /// Returns whether a length or a pb has started and not ended.
     pub fn is_inside(&self) -> bool {
         self.length_bytes > 0
     }
 
-    /// Forgets what was begun, and gives back what was reserved for it.
+    /// Drops a pb that has started, and releases its reservation.
     pub fn reset(&mut self, budget: &mut Purse<'_>) {
         self.leave_share(budget);
         budget.release(self.reserved);
@@ -226,7 +227,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_way_of_cutting_gives_the_same_pbs(
+        fn the_pbs_do_not_depend_on_how_the_bytes_are_cut(
             pbs in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8),
             cuts in proptest::collection::vec(any::<usize>(), 0..12),
             tail in 0usize..3,
@@ -265,11 +266,11 @@ mod tests {
         assert_eq!(delimiter.next(&input, limits(10), &mut purse), Ok((1, Step::Wait(whole(3)))));
         purse.release(8);
         assert_eq!(delimiter.next(&input[1..], limits(10), &mut purse), Ok((3, Step::Pb(&[1, 2, 3]))));
-        assert_eq!(purse.reserved(), 3, "and now the caller's");
+        assert_eq!(purse.reserved(), 3, "the caller takes over the reservation");
     }
 
     #[test]
-    fn a_claim_costs_nothing_and_what_has_come_twice_itself() {
+    fn a_claimed_length_reserves_at_most_twice_what_has_arrived() {
         let (mut delimiter, mut budget, mut account) =
             (Delimiter::default(), Budget::new(64 << 20), Account::default());
         let mut purse = budget.purse(&mut account);

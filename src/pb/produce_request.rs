@@ -1,22 +1,22 @@
-//! `ProduceRequest { ttl = 1, payloads = 2, keys = 100 }` by hand.
+//! Hand-written coder of `ProduceRequest { ttl = 1, payloads = 2, keys = 100 }`.
 
 use super::wire::{
     BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
 };
 use crate::base::batch::Record;
 
-/// A ProduceRequest without its payloads.
+/// A ProduceRequest without its payloads and keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProduceRequestHead {
-    /// Seconds.
+    /// The time to live, in seconds.
     pub ttl: Option<u32>,
-    /// How many there were.
+    /// The number of payloads.
     pub payloads: u32,
-    /// How many there were.
+    /// The number of keys.
     pub keys: u32,
 }
 
-/// A field of a ProduceRequest that may come many times.
+/// A repeated field of a ProduceRequest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProduceField<'a> {
     /// The next payload.
@@ -25,7 +25,7 @@ pub enum ProduceField<'a> {
     Key(&'a [u8]),
 }
 
-/// Reads a ProduceRequest and hands each payload and each key, in order, to `each`.
+/// Decodes a ProduceRequest. Calls `each` with every payload and key, in order.
 #[inline]
 pub fn decode_produce_request<'a>(
     bytes: &'a [u8],
@@ -55,15 +55,16 @@ pub fn decode_produce_request<'a>(
     Ok(head)
 }
 
-/// The TTL where it is the first field, as encoders write it. Only a guess: the last one counts.
+/// Returns the TTL if it is the first field, as encoders write it. This is only a guess: a later TTL field
+/// overrides it.
 #[inline]
 pub fn first_ttl(bytes: &[u8]) -> Option<u32> {
     let rest = bytes.strip_prefix(&[1 << 3 | VARINT])?;
     Reader(rest).varint().ok().map(|ttl| ttl as u32)
 }
 
-/// Appends a ProduceRequest, preceded by its length as on the wire; returns how many bytes that took. Keys are written where
-/// any message has one.
+/// Appends a ProduceRequest with its length prefix and returns how many bytes that took. Writes keys only if
+/// at least one message has one.
 pub fn encode_produce_request<'a>(
     ttl: u32,
     records: impl Iterator<Item = Record<'a>> + Clone,
@@ -105,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
-    /// Any field: known, known with another wire type, unknown, cut.
+    /// Returns any field: known, known with a wrong wire type, unknown, or cut short.
     fn field() -> impl Strategy<Value = Vec<u8>> {
         let bytes = proptest::collection::vec(any::<u8>(), 0..20);
         let number = prop_oneof![Just(1u64), Just(2), Just(100), Just(3), 101u64..200];
@@ -125,7 +126,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_is_prosts(fields in proptest::collection::vec(field(), 0..8)) {
+        fn decoding_matches_prost(fields in proptest::collection::vec(field(), 0..8)) {
             let bytes = fields.concat();
             let (mut payloads, mut keys) = (Vec::new(), Vec::new());
             let ours = decode_produce_request(&bytes, |field| match field {
@@ -133,7 +134,7 @@ mod tests {
                 ProduceField::Key(key) => keys.push(key.to_vec()),
             });
             match ProduceRequest::decode(Bytes::from(bytes.clone())) {
-                // The garbage of one field may hold a group within, which prost skips and we refuse.
+                // The garbage of a field may contain a group, which prost skips and our decoder refuses.
                 Err(_) => prop_assert!(ours.is_err()),
                 Ok(_) if ours == Err(Malformed("a group or an unknown wire type")) => {}
                 Ok(oracle) => {
@@ -148,7 +149,7 @@ mod tests {
         }
 
         #[test]
-        fn encoding_is_prosts(
+        fn encoding_matches_prost(
             ttl in any::<u32>(),
             messages in proptest::collection::vec(
                 (prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 0..200)],
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_ttl_is_a_guess() {
+    fn the_first_ttl_is_found_only_in_front() {
         assert_eq!(first_ttl(&[8, 60, 0x12, 0]), Some(60));
         assert_eq!(first_ttl(&[0x12, 0, 8, 60]), None);
         assert_eq!(first_ttl(&[]), None);

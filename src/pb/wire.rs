@@ -1,22 +1,22 @@
 //! Base-128 varints and field tags (protobuf encoding, proto2).
 
-/// Varint.
+/// The wire type of a varint.
 pub const VARINT: u8 = 0;
-/// Length-delimited: strings, bytes, messages.
+/// The wire type of length-delimited fields: strings, bytes, messages.
 pub const BYTES: u8 = 2;
-/// `rewound` of a ConsumeResponse, field 104, and its value true.
+/// `rewound` of a ConsumeResponse (field 104) with the value true, encoded.
 pub const REWOUND: [u8; 3] = [0xc0, 0x06, 1];
-/// The tag of `keys` and of `key`, field 100, bytes: two bytes.
+/// The two-byte tag of `keys` and of `key` (field 100, bytes).
 pub const KEY_TAG: [u8; 2] = [0xa2, 0x06];
 
-/// What is wrong with a pb.
+/// The reason why a pb cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-/// Bytes of `value` as a varint.
+/// Returns the number of bytes that `value` takes as a varint.
 #[inline]
 pub const fn varint_length(value: u64) -> usize {
-    // One byte for each seven bits; zero has one, too.
+    // One byte for every seven bits. Zero takes one byte, too.
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
@@ -30,7 +30,7 @@ pub fn write_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// Writes a varint at `at` into `bytes` and returns the place behind it.
+/// Writes a varint into `bytes` at `at`. Returns the position behind it.
 #[inline]
 pub fn put_varint(mut value: u64, bytes: &mut [u8], mut at: usize) -> usize {
     while value >= 0x80 {
@@ -42,7 +42,8 @@ pub fn put_varint(mut value: u64, bytes: &mut [u8], mut at: usize) -> usize {
     at + 1
 }
 
-/// Whether a pb has a field with a number from 100 up: its sender knows the protocol's extensions. False where it is malformed.
+/// Returns whether a pb has a field numbered 100 or higher, which means that its sender knows the protocol's
+/// extensions. Returns false for a malformed pb without one.
 pub fn uses_extensions(pb: &[u8]) -> bool {
     let mut reader = Reader(pb);
     while let Ok(Some((field, wire_type))) = reader.tag() {
@@ -56,12 +57,12 @@ pub fn uses_extensions(pb: &[u8]) -> bool {
     false
 }
 
-/// Reads fields one after the other.
+/// Reads fields in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// A varint of at most ten bytes.
+    /// Reads a varint of at most ten bytes.
     #[inline]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
         if let [first @ 0..0x80, rest @ ..] = self.0 {
@@ -82,7 +83,7 @@ impl<'a> Reader<'a> {
         Err(Malformed("a varint that does not end"))
     }
 
-    /// A length and as many bytes.
+    /// Reads a length and then that number of bytes.
     #[inline]
     pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.varint()?;
@@ -95,7 +96,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Field number and wire type; `None` at the end.
+    /// Reads a field number and wire type. Returns `None` at the end.
     #[inline]
     pub fn tag(&mut self) -> Result<Option<(u32, u8)>, Malformed> {
         if self.0.is_empty() {
@@ -108,7 +109,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over the value of an unknown field.
+    /// Skips the value of an unknown field.
     pub fn skip(&mut self, wire_type: u8) -> Result<(), Malformed> {
         let fixed = match wire_type {
             VARINT => return self.varint().map(drop),
@@ -122,7 +123,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The wire type of a known field is the one it must have.
+/// Checks that a known field has the expected wire type.
 #[inline]
 pub fn expect(wire_type: u8, expected: u8) -> Result<(), Malformed> {
     if wire_type == expected { Ok(()) } else { Err(Malformed("a known field of another wire type")) }
@@ -135,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn varints_are_prosts(value in prop_oneof![any::<u64>(), 0u64..300, Just(u64::MAX)]) {
+        fn varints_are_encoded_as_in_prost(value in prop_oneof![any::<u64>(), 0u64..300, Just(u64::MAX)]) {
             let mut ours = Vec::new();
             write_varint(value, &mut ours);
             let mut oracle = Vec::new();
@@ -151,7 +152,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_varint_where_prost_says_so(bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0x80u8), Just(0xff)], 0..12)) {
+        fn varints_are_decoded_as_in_prost(bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0x80u8), Just(0xff)], 0..12)) {
             let oracle = prost::encoding::decode_varint(&mut &bytes[..]);
             prop_assert_eq!(Reader(&bytes).varint().ok(), oracle.ok());
         }

@@ -1,15 +1,16 @@
-//! A panic of one thread ends the process.
+//! Aborts the process if a thread panics.
 
 use super::{children, logging};
 
-/// A thread of the server that panics takes the process with it: half a server would lose what the other half was promised.
+/// A guard for a server thread: if the thread panics, the process aborts. A server that has lost a thread
+/// could not keep the promises that this thread made.
 #[derive(Debug)]
 pub struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a thread of the server has panicked: the process ends");
+            tracing::error!("server thread panicked: aborting the process");
             children::end_all();
             logging::finish();
             std::process::abort();

@@ -1,8 +1,9 @@
-//! Commands that the server runs, and the end of them: none outlives the server.
+//! Commands that the server runs. None of them outlives the server.
 //!
-//! A command gets a process group of its own, which is killed when its [`Group`] is dropped. Where the process exits or aborts nothing
-//! is dropped: whoever ends it calls [`end_all`] first. Only a server that is killed itself (SIGKILL) leaves a command behind: the
-//! parent-death signal of Linux would reach the shell alone, and needs a fork of the server with all its memory.
+//! Each command gets its own process group, which is killed when its [`Group`] is dropped. Nothing is dropped
+//! when the process exits or aborts, so call [`end_all`] before that. Only a SIGKILL to the server leaves a
+//! command behind. Linux's parent-death signal is no remedy: it reaches only the shell, and it needs a fork
+//! of the server with all its memory.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -13,9 +14,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 #[derive(Debug)]
 struct Groups {
-    /// Leaders that are not reaped yet: until then no other group can have such a number.
+    /// Group leaders that are not reaped yet. Until they are, no other group can get the same number.
     live: Vec<Pid>,
-    /// The process ends: no command is started any more.
+    /// Whether the process is ending, so that no command may start.
     is_over: bool,
 }
 
@@ -25,33 +26,33 @@ fn groups() -> MutexGuard<'static, Groups> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills every command and all that it has started, and starts no other: to be called before the process ends without dropping
-/// everything.
+/// Kills all commands and their descendants, and prevents new ones from starting. Call it before the process
+/// ends without dropping everything.
 pub fn end_all() {
     let mut groups = groups();
     groups.is_over = true;
     for leader in &groups.live {
-        // Fails where no process of the group is left.
+        // Fails if no process of the group is left.
         let _ = kill_process_group(*leader, Signal::KILL);
     }
 }
 
-/// A command and all that it has started; killed when this is dropped.
+/// A command and its descendants. Dropping it kills them.
 #[derive(Debug)]
 pub struct Group {
     /// The command.
     pub child: Child,
-    /// Its process group, until it is killed.
+    /// The leader of the process group; `None` after the group was killed.
     leader: Option<Pid>,
 }
 
 impl Group {
-    /// Starts a command.
+    /// Starts a command in its own process group.
     pub fn start(command: &mut Command) -> io::Result<Self> {
-        // Held meanwhile, so that no command starts behind the end of all.
+        // Held while the command starts, so that `end_all` cannot miss it.
         let mut groups = groups();
         if groups.is_over {
-            return Err(io::Error::other("the server ends"));
+            return Err(io::Error::other("the server is shutting down"));
         }
         let child = command.process_group(0).spawn()?;
         let leader = Pid::from_child(&child);
@@ -59,11 +60,11 @@ impl Group {
         Ok(Self { child, leader: Some(leader) })
     }
 
-    /// Kills every process that is left, and returns how the command ended.
+    /// Kills all remaining processes of the group. Returns the exit status of the command.
     pub fn end(&mut self) -> io::Result<ExitStatus> {
         if let Some(leader) = self.leader.take() {
             let mut groups = groups();
-            // Fails where no process of the group is left.
+            // Fails if no process of the group is left.
             let _ = kill_process_group(leader, Signal::KILL);
             groups.live.retain(|live| *live != leader);
         }

@@ -1,15 +1,16 @@
-//! Log lines: text or JSON on standard error, and no floods.
+//! Log lines: text or JSON on standard error, at a bounded rate.
 //!
-//! Lines are made on whatever thread says something. Never on the data path: nothing is said of a message, and of a connection only
-//! what went wrong.
+//! Any thread may log, but the data path does not: messages are never logged, and connections only when
+//! something goes wrong.
 //!
-//! A thread of its own writes them, so that a pipe that nobody reads stops that thread alone. Up to 4,096 lines wait for it;
-//! lines beyond are dropped and counted, and the count is told once lines are taken again. [`finish`] writes what is left before the
-//! process ends, but waits for no reader longer than 900 ms.
+//! A separate thread writes the lines, so that a pipe without a reader blocks only that thread. Up to 4,096
+//! lines wait for it. Further lines are dropped and counted, and the count is logged when lines are accepted
+//! again. [`finish`] writes the remaining lines before the process ends, but waits for a reader for at most
+//! 900 ms.
 //!
-//! A flood: warnings, errors and whatever names a connection are told five times in ten seconds for each place in the code,
-//! project and status; then they are counted, and the count is told when the window has passed. Lines of the target [`BOUNDED`] are all
-//! told.
+//! Repeated lines are limited: of warnings, errors and lines that name a connection, at most five in ten
+//! seconds are logged for the same place in the code, project and status. Further ones are counted, and the
+//! count is logged at the end of the ten seconds. Lines with the target [`BOUNDED`] are always logged.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,28 +30,28 @@ use tracing_subscriber::{EnvFilter, fmt as lines};
 use super::{children, terminal};
 use crate::base::setting::{choice, settings};
 
-/// Target of lines whose number the place that makes them bounds: they are never taken for a flood.
+/// The target of lines that are already bounded in number where they are logged. They are never suppressed.
 pub const BOUNDED: &str = concat!(module_path!(), "::bounded");
 
 choice! {
-    /// How log lines look.
+    /// The format of log lines.
     pub enum LogFormat {
-        /// For people.
+        /// Text for people.
         #[default]
         Text = "text",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json",
     }
 }
 
 settings! {
-    /// Log lines.
+    /// Settings of log lines.
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Logs:
-        /// What is logged: a level, or directives like millstream=debug,warn
+        /// Which lines are logged: a level, or directives like millstream=debug,warn
         filter: String = "millstream=info,warn".into(), "log", Text, check_filter;
-        /// text for people, json for machines
+        /// Format of log lines: text for people, json for machines
         format: LogFormat = LogFormat::default(), "log_format", Choice(LogFormat::NAMES);
     }
 }
@@ -59,27 +60,30 @@ fn check_filter(text: &str) -> Result<(), String> {
     EnvFilter::try_new(text).map(drop).map_err(|error| error.to_string())
 }
 
-/// How long equal lines are counted together.
+/// The time for which equal lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
-/// How many of them are told before.
+/// The number of equal lines to log per window before only counting.
 const TOLD_PER_WINDOW: u64 = 5;
-/// Kinds of lines that are told apart by project; beyond, only by place and status. Worst case: 300 bytes each.
+/// The number of kinds of lines that are distinguished by project. Beyond it, kinds differ only by place and
+/// status. Worst case: 300 bytes each.
 const KINDS_MAX: usize = 1024;
 
-/// Lines that wait to be written; a line is some 200 bytes, so 1 MiB.
+/// The number of lines that may wait to be written. A line takes some 200 bytes, so 1 MiB.
 const LINES_MAX: usize = 4096;
-/// How long the end of the process waits for somebody to read the last lines. Less than [`WorkerGuard`] waits, whose end then means that
-/// the thread has ended.
+/// The longest time to wait for a reader at the end of the process. Less than the timeout of [`WorkerGuard`],
+/// so that the end of its drop within this time means that the writing thread has ended.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(900);
-/// How long a standard error that was set to never block is given to take more.
+/// The pause before writing again to a full standard error in non-blocking mode.
 const FULL_WAIT: Duration = Duration::from_millis(10);
 
-/// What ends the thread that writes; there once lines go through it.
+/// The guard of the writing thread; dropping it ends the thread. `None` before [`start`] and after
+/// [`finish`].
 static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
-/// That thread is inside a system call, which lasts for as long as nobody reads.
+/// Whether the writing thread is inside a system call, which blocks until someone reads.
 static IS_WRITING: AtomicBool = AtomicBool::new(false);
 
-/// Standard error without the standard library's lock, which a write that waits for a reader would keep from everybody else.
+/// Standard error without the standard library's lock. A write that waits for a reader would hold that lock
+/// and block all other threads.
 #[derive(Debug)]
 struct StandardError;
 
@@ -89,7 +93,7 @@ impl Write for StandardError {
         let written = loop {
             match rustix::io::write(io::stderr(), bytes) {
                 Err(Errno::AGAIN) => std::thread::sleep(FULL_WAIT),
-                // It was closed before the process began: nobody wants the lines.
+                // Standard error was closed before the process started: discard the line.
                 Err(Errno::BADF) => break Ok(bytes.len()),
                 written => break written.map_err(io::Error::from),
             }
@@ -103,10 +107,10 @@ impl Write for StandardError {
     }
 }
 
-/// What makes lines equal.
+/// Lines of the same kind are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kind {
-    /// The place in the code.
+    /// The source file of the log statement.
     place: &'static str,
     line: u32,
     project: String,
@@ -120,11 +124,11 @@ struct Count {
     kept_back: u64,
 }
 
-/// Counts lines that repeat. Clones share the counts.
+/// Counts and limits repeated lines. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Floods(Arc<Mutex<HashMap<Kind, Count>>>);
 
-/// The fields that decide whether lines are equal.
+/// The fields of a line that decide about its kind.
 #[derive(Default)]
 struct Fields {
     names_connection: bool,
@@ -152,7 +156,7 @@ impl<S: Subscriber> Filter<S> for Floods {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
-        // What this module tells of floods must not be one.
+        // Lines about suppressed lines must not be suppressed.
         if [module_path!(), BOUNDED].contains(&metadata.target())
             || (!fields.names_connection && *metadata.level() > Level::WARN)
         {
@@ -171,7 +175,7 @@ impl<S: Subscriber> Filter<S> for Floods {
 impl Floods {
     fn may_tell(&self, kind: Kind, now: Instant) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Peers choose their project: beyond so many kinds it tells nothing apart.
+        // Peers choose their project, so distinguish only a limited number of them.
         let kind = if counts.len() >= KINDS_MAX && !counts.contains_key(&kind) {
             Kind { project: "(any)".into(), ..kind }
         } else {
@@ -186,14 +190,14 @@ impl Floods {
         false
     }
 
-    /// Kinds of lines whose window has passed, and how many of each were kept back.
+    /// Removes the kinds whose window has passed. Returns them with the number of suppressed lines, if any.
     fn take_passed(&self, now: Instant) -> Vec<(Kind, u64)> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = counts.extract_if(|_, count| now.duration_since(count.since) >= WINDOW);
         passed.filter(|(_, count)| count.kept_back > 0).map(|(kind, count)| (kind, count.kept_back)).collect()
     }
 
-    /// Tells how many lines were kept back, once their window has passed.
+    /// Logs how many lines were suppressed, for each kind whose window has passed.
     fn tell(&self) {
         for (Kind { place, line, project, status }, kept_back) in self.take_passed(Instant::now()) {
             tracing::warn!(
@@ -201,32 +205,32 @@ impl Floods {
                 place = format!("{place}:{line}"),
                 project,
                 status,
-                "lines like an earlier one were only counted"
+                "repeated log lines suppressed"
             );
         }
     }
 }
 
-/// Tells how many lines were left out, and why.
+/// Logs how many lines were suppressed or dropped.
 #[derive(Debug)]
 pub struct Teller {
     floods: Floods,
     dropped: ErrorCounter,
-    /// How many dropped lines were told of.
+    /// The number of dropped lines that has been logged.
     told: usize,
 }
 
 impl Teller {
-    /// Tells of lines left out since the last call. To be called every second or so.
+    /// Logs the lines that were left out since the last call. Call it about once a second.
     pub fn tell(&mut self) {
         self.floods.tell();
         let dropped = self.dropped.dropped_lines();
         if dropped > self.told {
             tracing::warn!(
                 dropped,
-                "lines were dropped since the start: standard error was not read as fast as they came"
+                "log lines dropped since the start: standard error was not read fast enough"
             );
-            // Where that line was dropped, too, it is told again.
+            // If this line was dropped, too, log it again next time.
             if self.dropped.dropped_lines() == dropped {
                 self.told = dropped;
             }
@@ -234,22 +238,25 @@ impl Teller {
     }
 }
 
-/// Writes the lines that wait, and ends the thread that writes: to be called before the process ends. False where nobody has read them
-/// all in time; another write to standard error would then wait for ever.
+/// Writes the waiting lines and ends the writing thread. Call it before the process ends.
+///
+/// Returns false if the lines were not read in time. Another write to standard error could then block
+/// forever.
 pub fn finish() -> bool {
     let Some(writer) = WRITER.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };
     let (ended, has_ended) = mpsc::channel();
-    // On a thread of its own, because it complains on standard output where it waits in vain, which may be the same pipe.
+    // In a separate thread, because a guard that waits in vain complains on standard output, which may be the
+    // same pipe.
     let ending = std::thread::Builder::new().name("log-end".into()).spawn(move || {
         drop(writer);
-        // Fails where nobody waits any more.
+        // Fails if the receiver has timed out.
         let _ = ended.send(());
     });
     let has_ended = ending.is_ok() && has_ended.recv_timeout(FINISH_TIMEOUT).is_ok();
     has_ended && !IS_WRITING.load(Ordering::SeqCst)
 }
 
-/// Begins to log as `settings` say. Panics are logged, too.
+/// Starts logging. Panics are logged, too.
 pub fn start(settings: &Settings) -> Teller {
     let floods = Floods::default();
     let (writer, guard) = NonBlockingBuilder::default()
@@ -258,7 +265,7 @@ pub fn start(settings: &Settings) -> Teller {
         .thread_name("log")
         .finish(StandardError);
     let dropped = writer.error_counter();
-    // Checked when the setting was read.
+    // The directives were checked when the setting was read.
     let directives = EnvFilter::new(&settings.filter);
     let layer = match settings.format {
         LogFormat::Text => lines::layer().with_writer(writer).with_ansi(terminal::has_colours()).boxed(),
@@ -266,7 +273,7 @@ pub fn start(settings: &Settings) -> Teller {
     };
     let subscriber =
         tracing_subscriber::registry().with(layer.with_filter(floods.clone()).with_filter(directives));
-    // Fails only where a subscriber is set already: then that one is meant.
+    // Fails only if a subscriber is already set, for example by a test. That one is used.
     if subscriber.try_init().is_ok() {
         *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     }
@@ -274,8 +281,8 @@ pub fn start(settings: &Settings) -> Teller {
         let thread = std::thread::current();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let what = panic.payload_as_str().unwrap_or("no text");
-        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, what, "a panic");
-        // It takes the process with it; what other threads do then is decided elsewhere (`AbortOnPanic`).
+        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, what, "thread panicked");
+        // A panic of the main thread ends the process. `AbortOnPanic` handles the other threads.
         if thread.name() == Some("main") {
             children::end_all();
             finish();
@@ -289,13 +296,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_lines_are_told_a_few_times_and_then_counted() {
+    fn equal_lines_are_logged_a_few_times_and_then_counted() {
         let (floods, began) = (Floods::default(), Instant::now());
         let kind =
             |project: &str| Kind { place: "a.rs", line: 1, project: project.into(), status: "503".into() };
         let told = (0..100).filter(|_| floods.may_tell(kind("a"), began)).count() as u64;
         assert_eq!(told, TOLD_PER_WINDOW);
-        assert!(floods.may_tell(kind("b"), began), "others are told");
+        assert!(floods.may_tell(kind("b"), began), "other kinds are logged");
         assert_eq!(floods.take_passed(began + WINDOW / 2), []);
         assert_eq!(floods.take_passed(began + WINDOW), [(kind("a"), 100 - TOLD_PER_WINDOW)]);
         assert!(floods.may_tell(kind("a"), began + WINDOW), "a new window");
@@ -305,7 +312,7 @@ mod tests {
         assert!(floods.0.lock().unwrap().len() <= KINDS_MAX + 1);
     }
 
-    /// A writer that waits, for each line, until the sender is gone, and says that it does.
+    /// A writer that blocks on each line until the sender is dropped, and reports when it blocks.
     struct Gate(mpsc::Sender<()>, mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
     impl Write for Gate {
@@ -322,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_nobody_takes_are_dropped_and_counted_and_told_later() {
+    fn unread_lines_are_dropped_and_counted_and_the_count_is_logged() {
         let ((entering, entered), (open, gate)) = (mpsc::channel(), mpsc::channel());
         let written = Arc::new(Mutex::new(Vec::new()));
         let gate = Gate(entering, gate, written.clone());
@@ -350,7 +357,7 @@ mod tests {
         });
         drop(guard);
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
-        assert!(text.contains("waits") && text.contains("lines were dropped since the start"), "{text}");
+        assert!(text.contains("waits") && text.contains("log lines dropped since the start"), "{text}");
         assert!(!text.contains("has no room"), "{text}");
     }
 }

@@ -1,17 +1,17 @@
-//! What belongs to the process as a whole.
+//! The process as a whole: allocator, log, terminal, child processes.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `heap` | the allocator's settings |
 //! | `logging` | log lines, at a bounded rate |
 //! | `terminal` | text for people: escaped, coloured, on standard error |
-//! | `children` | commands that the server runs; none outlives it |
-//! | `abort` | a panic of one thread ends the process |
+//! | `children` | commands that the server runs and kills |
+//! | `abort` | aborts the process if a thread panics |
 
 mod abort;
-pub mod children;
-pub mod heap;
-pub mod logging;
-pub mod terminal;
+pub(crate) mod children;
+pub(crate) mod heap;
+pub(crate) mod logging;
+pub(crate) mod terminal;
 
 pub use abort::AbortOnPanic;

@@ -1,17 +1,17 @@
-//! From values to places in a drawing, and the marks between.
+//! Axes: map values to coordinates and place their ticks.
 
 use crate::latency::time;
 
-/// How values are spread.
+/// The scale of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spread {
-    /// Evenly.
+    /// Linear.
     Linear,
-    /// By their magnitude.
+    /// Logarithmic.
     Log,
 }
 
-/// An axis: values from `low` to `high` stand from `from` to `to` of the drawing.
+/// An axis that maps the values `low` to `high` to the coordinates `from` to `to`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {
     spread: Spread,
@@ -21,30 +21,31 @@ pub(super) struct Axis {
     to: f64,
 }
 
-/// A mark: where it is, and what it says.
+/// A tick: its coordinate and its label.
 pub(super) type Tick = (f64, String);
 
 impl Axis {
-    /// From zero to a round number above `high`.
+    /// Creates a linear axis from zero to a round number at or above `high`.
     pub(super) fn linear(high: f64, from: f64, to: f64) -> Self {
         let high = if high > 0.0 { high } else { 1.0 };
         let step = nice_step(high);
         Self { spread: Spread::Linear, low: 0.0, high: (high / step).ceil() * step, from, to }
     }
 
-    /// From exactly `low` to exactly `high`.
+    /// Creates a linear axis from exactly `low` to exactly `high`.
     pub(super) fn exact(low: f64, high: f64, from: f64, to: f64) -> Self {
         Self { spread: Spread::Linear, low, high: if high > low { high } else { low + 1.0 }, from, to }
     }
 
-    /// From 1, 2 or 5 times a power of ten below `low` to one above `high`.
+    /// Creates a logarithmic axis. Its ends are 1, 2 or 5 times a power of ten, at or beyond `low` and
+    /// `high`.
     pub(super) fn log(low: f64, high: f64, from: f64, to: f64) -> Self {
         let low = round_log(low.max(1.0), false);
         let high = round_log(high.max(low * 2.0), true);
         Self { spread: Spread::Log, low, high, from, to }
     }
 
-    /// Where a value stands; one beyond an end stands there.
+    /// Returns the coordinate of a value. Values beyond an end map to that end.
     pub(super) fn at(&self, value: f64) -> f64 {
         let value = value.clamp(self.low, self.high);
         let part = match self.spread {
@@ -54,7 +55,7 @@ impl Axis {
         self.from + part * (self.to - self.from)
     }
 
-    /// The marks, each said by `say`.
+    /// Returns the ticks, with labels from `say`.
     pub(super) fn ticks(&self, say: impl Fn(f64) -> String) -> Vec<Tick> {
         let values: Vec<f64> = match self.spread {
             Spread::Linear => {
@@ -77,7 +78,7 @@ impl Axis {
     }
 }
 
-/// A step of 1, 2 or 5 that gives some five marks.
+/// Returns a step of 1, 2 or 5 times a power of ten that divides the range into about five parts.
 fn nice_step(range: f64) -> f64 {
     let rough = range / 5.0;
     let power = 10f64.powf(rough.log10().floor());
@@ -85,7 +86,7 @@ fn nice_step(range: f64) -> f64 {
     step.unwrap_or(10.0) * power
 }
 
-/// 1, 2 or 5 times a power of ten, not below or not above.
+/// Rounds up or down to 1, 2 or 5 times a power of ten.
 fn round_log(value: f64, up: bool) -> f64 {
     let power = 10f64.powf(value.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
@@ -96,7 +97,7 @@ fn round_log(value: f64, up: bool) -> f64 {
     }
 }
 
-/// The axis of HdrHistogram's plots: each nine of a percentile takes the same room.
+/// The percentile axis of HdrHistogram's plots: each further nine takes the same width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PercentileAxis {
     nines: f64,
@@ -105,12 +106,12 @@ pub(super) struct PercentileAxis {
 }
 
 impl PercentileAxis {
-    /// As far as so many samples can tell.
+    /// Creates an axis that ends at the last percentile that this number of samples can resolve.
     pub(super) fn new(samples: u64, from: f64, to: f64) -> Self {
         Self { nines: (samples.max(10) as f64).log10().clamp(2.0, 8.0), from, to }
     }
 
-    /// Where a quantile (0 to 1) stands.
+    /// Returns the coordinate of a quantile (0 to 1).
     pub(super) fn at(&self, quantile: f64) -> f64 {
         let nines = if quantile >= 1.0 { self.nines } else { -(1.0 - quantile).log10() };
         self.from + nines.min(self.nines) / self.nines * (self.to - self.from)
@@ -126,7 +127,7 @@ impl PercentileAxis {
     }
 }
 
-/// A count or a rate for people, three digits: `812`, `12.4 k`, `1.05 M`.
+/// Formats a count or a rate with three digits: `812`, `12.4 k`, `1.05 M`.
 pub(super) fn count(value: f64) -> String {
     let (value, unit) = match value.abs() {
         ..1e3 => (value, ""),
@@ -145,7 +146,7 @@ pub(super) fn count(value: f64) -> String {
     format!("{text}{unit}")
 }
 
-/// A mark of a time axis, nanoseconds: without digits that say nothing.
+/// Formats a tick of a time axis, in nanoseconds, without trailing zeros.
 pub(super) fn time_mark(nanos: f64) -> String {
     let text = time(nanos as u64);
     let Some((value, unit)) = text.split_once(' ') else { return text };
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_are_round_and_stand_within() {
+    fn ticks_are_round_and_within_the_axis() {
         let axis = Axis::linear(1_234_567.0, 0.0, 100.0);
         let ticks = axis.ticks(count);
         let said: Vec<&str> = ticks.iter().map(|(_, text)| text.as_str()).collect();
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn each_nine_takes_the_same_room() {
+    fn each_nine_takes_the_same_width() {
         let axis = PercentileAxis::new(10_000, 0.0, 400.0);
         assert_eq!(
             [0.0, 0.9, 0.99, 0.999, 1.0].map(|quantile| axis.at(quantile).round()),

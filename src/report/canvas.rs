@@ -1,23 +1,23 @@
-//! An SVG drawing: shapes and text, a frame with its two axes, a legend that never lies on what it explains.
+//! An SVG drawing: shapes, text, a frame with two axes, and a legend above the frame.
 
 use std::fmt::Write;
 
 use super::axis::Tick;
 use super::theme::{Ink, Theme, dash};
 
-/// The width of every chart, pixels of its own.
+/// The width of every chart, in SVG units.
 pub(super) const WIDTH: f64 = 880.0;
 
-/// Text in a chart.
+/// The size of text in a chart.
 const TEXT_PX: f64 = 13.0;
-/// The mean width of a letter at that size, of any face that a page may take.
+/// The mean width of a letter at that size, wide enough for any font that a page may use.
 const LETTER_PX: f64 = 7.4;
-/// A line of a legend.
+/// The height of a line of the legend.
 const LEGEND_LINE_PX: f64 = 22.0;
-/// Its sample of the line, with the gaps around it.
+/// The width of the sample line in a legend, with the gaps around it.
 const SAMPLE_PX: f64 = 44.0;
 
-/// Where text stands beside its place.
+/// Which part of a text is at its coordinates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
     Start,
@@ -25,7 +25,7 @@ pub(super) enum Anchor {
     End,
 }
 
-/// See the module's page.
+/// An SVG drawing in progress.
 #[derive(Debug)]
 pub(super) struct Canvas {
     theme: Theme,
@@ -33,7 +33,7 @@ pub(super) struct Canvas {
     body: String,
 }
 
-/// The part of a chart that values stand in.
+/// The area of a chart that holds the values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Frame {
     pub left: f64,
@@ -42,18 +42,18 @@ pub(super) struct Frame {
     pub bottom: f64,
 }
 
-/// As text of XML, in which control characters have no place.
+/// Escapes text for XML. Control characters, which XML does not allow, become spaces.
 pub(super) fn escape(text: &str) -> String {
     let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The room that a text takes, pixels.
+/// Returns the approximate width of a text.
 pub(super) fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * LETTER_PX
 }
 
-/// A text that takes no more than `width` pixels.
+/// Shortens a text to `width`, with an ellipsis.
 pub(super) fn shortened(text: &str, width: f64) -> String {
     let most = (width / LETTER_PX).max(4.0) as usize;
     if text.chars().count() <= most {
@@ -67,7 +67,7 @@ impl Canvas {
         Self { theme, height, body: String::new() }
     }
 
-    /// A line through points. Fails never: a `String` takes everything.
+    /// Draws a line through points. Writing to a `String` never fails.
     pub(super) fn line(&mut self, points: &[(f64, f64)], ink: Ink, width: f64) {
         let text: String = points.iter().map(|(x, y)| format!("{x:.1},{y:.1} ")).collect();
         let dash = match ink {
@@ -84,7 +84,7 @@ impl Canvas {
         );
     }
 
-    /// A box; with a `title` that shows when it is pointed at.
+    /// Draws a rectangle. A viewer shows a non-empty `title` on hover.
     pub(super) fn rect(
         &mut self,
         (x, y): (f64, f64),
@@ -105,7 +105,7 @@ impl Canvas {
         );
     }
 
-    /// A dot, with its `title`.
+    /// Draws a dot. A viewer shows `title` on hover.
     pub(super) fn dot(&mut self, (x, y): (f64, f64), radius: f64, ink: Ink, title: &str) {
         let colour = self.theme.colour(ink);
         let title = escape(title);
@@ -119,7 +119,7 @@ impl Canvas {
         self.turned_text((x, y), anchor, ink, text, false);
     }
 
-    /// Text that reads upwards.
+    /// Draws text, rotated to read upwards if `is_turned`.
     fn turned_text(&mut self, (x, y): (f64, f64), anchor: Anchor, ink: Ink, text: &str, is_turned: bool) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -135,7 +135,7 @@ impl Canvas {
         );
     }
 
-    /// Series and their names from `top` on, as many in a row as there is room for; where they end.
+    /// Draws a legend from `top` on, with as many entries per row as fit. Returns its bottom edge.
     pub(super) fn legend(&mut self, names: &[(usize, String)], top: f64) -> f64 {
         let (left, right) = (8.0, WIDTH - 8.0);
         let (mut x, mut y) = (left, top + LEGEND_LINE_PX / 2.0);
@@ -152,7 +152,7 @@ impl Canvas {
         y + LEGEND_LINE_PX / 2.0 + 6.0
     }
 
-    /// The axes of a frame, with their names.
+    /// Draws the grid and the axes of a frame, with their labels.
     pub(super) fn axes(&mut self, frame: Frame, x: (&[Tick], &str), y: (&[Tick], &str)) {
         for (at, text) in y.0 {
             self.line(&[(frame.left, *at), (frame.right, *at)], Ink::Grid, 1.0);
@@ -162,7 +162,7 @@ impl Canvas {
         for (at, text) in x.0 {
             self.line(&[(*at, frame.top), (*at, frame.bottom)], Ink::Grid, 1.0);
             let half = text_width(text) / 2.0;
-            // Marks that would touch the one before them keep their line alone.
+            // A label that would touch the one before it is left out. Its grid line stays.
             if at - half > free {
                 self.text((*at, frame.bottom + 19.0), Anchor::Middle, Ink::Muted, text);
                 free = at + half + 4.0;
@@ -175,7 +175,7 @@ impl Canvas {
         self.turned_text((18.0, middle), Anchor::Middle, Ink::Text, y.1, true);
     }
 
-    /// The whole drawing; `label` says what it shows to who cannot see it.
+    /// Returns the complete drawing. `label` describes it to screen readers.
     pub(super) fn finish(self, label: &str) -> String {
         let Self { theme, height, body } = self;
         let label = escape(label);
@@ -198,7 +198,7 @@ impl Canvas {
 }
 
 impl Frame {
-    /// The frame of a chart whose legend ends at `top`, in a drawing of that height.
+    /// Creates the frame of a chart with this height, below a legend that ends at `top`.
     pub(super) fn below(top: f64, height: f64) -> Self {
         Self { left: 84.0, right: WIDTH - 24.0, top: top + 10.0, bottom: height - 54.0 }
     }

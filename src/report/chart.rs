@@ -1,4 +1,4 @@
-//! Which charts there are of results, each with its title and what it says.
+//! The list of charts, each with its title and its caption.
 
 use hdrhistogram::Histogram;
 
@@ -11,13 +11,13 @@ use crate::latency::{Stage, decode};
 /// A drawn chart.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// As a file of it is called.
+    /// The name of its file, without an extension.
     pub name: String,
-    /// Its heading.
+    /// The heading.
     pub title: String,
-    /// What it shows, in a sentence or two.
+    /// A sentence or two about what the chart shows.
     pub caption: String,
-    /// The drawing.
+    /// The drawing, as SVG.
     pub svg: String,
 }
 
@@ -30,14 +30,14 @@ fn chart(
     Chart { name: name.into(), title: title.into(), caption: caption.into(), svg }
 }
 
-/// Every chart that these results give.
+/// Draws every chart that these results allow.
 pub fn charts(theme: Theme, all: &[Compared]) -> Vec<Chart> {
     let mut charts = Vec::new();
     let what = what_latency(all);
     if all.len() > 1 {
-        let caption = "A line through a bar goes from the least to the most of several runs.";
+        let caption = "A line through a bar spans the lowest to the highest of several runs.";
         charts.push(chart("throughput-compared", "Throughput", caption, ratios::throughput(theme, all)));
-        let caption = format!("Latency counts {what}. The axis is logarithmic.");
+        let caption = format!("Latency is the time {what}. The axis is logarithmic.");
         charts.extend(
             ratios::latency(theme, all).map(|svg| chart("latency-compared", "Latency", caption, svg)),
         );
@@ -47,7 +47,7 @@ pub fn charts(theme: Theme, all: &[Compared]) -> Vec<Chart> {
         measured.map(|(number, one)| (number, one.name.clone(), one.latency())).collect();
     if !series.is_empty() {
         let caption = format!(
-            "Latency counts {what}, one sample for each message. Each nine takes the same room; the end is the slowest message."
+            "Latency is the time {what}, one sample for each message. Each nine takes the same width; the end is the slowest message."
         );
         charts.push(chart(
             "percentiles",
@@ -57,15 +57,15 @@ pub fn charts(theme: Theme, all: &[Compared]) -> Vec<Chart> {
         ));
     }
     charts.extend(knee::knee(theme, all).map(|svg| {
-        let caption = "Each dot is a run at that rate; small dots were not sustained.";
+        let caption = "Each dot is a run at that rate. At small dots the rate was not sustained.";
         chart("knee", "The knee", caption, svg)
     }));
     if all.iter().any(|one| one.run().intervals.len() > 1) {
-        let caption = "Messages received in each second, or acknowledged where nobody received; of the run that stands for each result.";
+        let caption = "Messages received in each second, or acknowledged if there were no consumers. For the median run, or the run at the knee.";
         charts.push(chart("throughput", "Throughput over time", caption, timeline::throughput(theme, all)));
         if !series.is_empty() {
             let caption =
-                "A second has the messages that were answered in it, so that a stall shows where it ended.";
+                "Each second holds the messages that were answered in it, so a stall shows at its end.";
             charts.push(chart("latency", "Latency over time", caption, timeline::latency(theme, all)));
         }
     }
@@ -75,19 +75,19 @@ pub fn charts(theme: Theme, all: &[Compared]) -> Vec<Chart> {
     charts
 }
 
-/// The charts of one result alone.
+/// Draws the charts of one result.
 fn of_one(theme: Theme, one: &Compared, number: usize) -> Vec<Chart> {
     let mut charts = Vec::new();
     let name = |kind: &str| if number == 0 { kind.to_owned() } else { format!("{kind}-{}", number + 1) };
     if one.run().intervals.len() > 1
         && let Some(svg) = heat::heat(theme, one, number)
     {
-        let caption = "Every message, by the second of its answer and by its latency: the darker, the more, by magnitude.";
+        let caption = "Every message, by the second of its answer and by its latency. Darker cells hold more messages, on a logarithmic scale.";
         charts.push(chart(name("heat"), format!("All latencies over time: {}", one.name), caption, svg));
     }
     if let Some(svg) = waterfall::waterfall(theme, one) {
-        let caption = "The mean of each stage over all messages; together they are the whole. A stage that a message does not pass takes it \
-                       no time. p99 is that of the stage alone; those of several do not add up.";
+        let caption = "The mean of each stage over all messages; together they make up the whole. A stage that a message skips counts as \
+                       zero. p99 is that of each stage by itself, so the values do not add up.";
         charts.push(chart(name("waterfall"), format!("Where the time goes: {}", one.name), caption, svg));
     }
     let stages = stages(one);
@@ -95,14 +95,15 @@ fn of_one(theme: Theme, one: &Compared, number: usize) -> Vec<Chart> {
         let lines =
             stages.iter().enumerate().map(|(number, (name, histogram))| (number, name.clone(), histogram));
         let series: Vec<Line<'_>> = lines.collect();
-        let caption = "The server's own histograms of the same time, and beside them the client's.";
+        let caption = "The server's own histograms of the same time, next to those of the client.";
         let svg = percentiles::percentiles(theme, &series);
         charts.push(chart(name("stages"), format!("Stages by percentile: {}", one.name), caption, svg));
     }
     charts
 }
 
-/// The whole ways: of the client, and of the server.
+/// Returns the histograms of whole paths: those of the server, then those of the client. Empty without a
+/// server.
 fn stages(one: &Compared) -> Vec<(String, Histogram<u64>)> {
     let wanted = [Stage::Produce, Stage::Commit, Stage::DeliverLive, Stage::DeliverBacklog, Stage::Turn];
     let run = one.run();
@@ -114,7 +115,7 @@ fn stages(one: &Compared) -> Vec<(String, Histogram<u64>)> {
     if all.is_empty() {
         return all;
     }
-    // Of the same run.
+    // The client's histograms are of the same run.
     for (name, text) in [("client: acknowledged", &run.produce), ("client: received", &run.end_to_end)] {
         all.extend(text.as_deref().and_then(|text| decode(text).ok()).map(|samples| (name.into(), samples)));
     }

@@ -1,26 +1,27 @@
-//! Results as they are compared: each with its name, its samples and the run that stands for it.
+//! Results prepared for comparison: each with its name, its samples and the run that represents it.
 
 use hdrhistogram::Histogram;
 
 use crate::latency::{decode, histogram};
 use crate::load::{Figures, ResultFile, RunResult};
 
-/// A result, with its samples decoded.
+/// A result with its samples decoded.
 #[derive(Clone, Debug)]
 pub struct Compared {
-    /// Its name; of several with one name the later ones get a number.
+    /// The name of the result. Further results with the same name get a number.
     pub name: String,
-    /// All of it.
+    /// The result as it was read.
     pub file: ResultFile,
-    /// From when a message should have been sent to its acknowledgement, of all runs; of a search for the knee, of the run at it.
+    /// The time from when a message should have been sent to its acknowledgement, over all runs. For a search
+    /// for the knee, only over the run at the knee.
     pub produce: Histogram<u64>,
-    /// From when it should have been sent to its receipt.
+    /// The time from when a message should have been sent to its receipt, over the same runs.
     pub end_to_end: Histogram<u64>,
     run: RunResult,
 }
 
 impl Compared {
-    /// Reads results: their text, each with the path that it came from for its errors.
+    /// Reads results. Each file is its path, for errors, and its text.
     pub fn read(files: &[(String, String)]) -> Result<Vec<Self>, String> {
         let mut all: Vec<Self> = Vec::new();
         for (path, text) in files {
@@ -34,7 +35,7 @@ impl Compared {
     }
 
     fn new(file: ResultFile) -> Result<Self, String> {
-        let run = file.chosen().ok_or("it has no run")?.clone();
+        let run = file.chosen().ok_or("the result has no runs")?.clone();
         let used: Vec<&RunResult> = match file.knee {
             Some(_) => vec![&run],
             None => file.runs.iter().collect(),
@@ -53,36 +54,37 @@ impl Compared {
         Ok(Self { name: file.name.clone(), produce, end_to_end, run, file })
     }
 
-    /// The run that stands for all: in the middle, or the one at the knee.
+    /// Returns the run that represents the result: the median run, or the run at the knee.
     pub fn run(&self) -> &RunResult {
         &self.run
     }
 
-    /// Its numbers.
+    /// Returns the figures of that run.
     pub fn figures(&self) -> &Figures {
         &self.run().figures
     }
 
-    /// The samples that count: of receipts where there are some, else of acknowledgements.
+    /// Returns the samples to compare: of receipts if there are any, otherwise of acknowledgements.
     pub fn latency(&self) -> &Histogram<u64> {
         if self.end_to_end.is_empty() { &self.produce } else { &self.end_to_end }
     }
 
-    /// Its throughput as a part of another's; nothing where the two did not do the same.
+    /// Returns the throughput relative to another result, or `None` if the two ran different loads.
     pub fn throughput_of(&self, other: &Self) -> Option<f64> {
         let did = |one: &Self| (one.figures().mode, one.figures().consumers);
         let rate = |one: &Self| one.figures().throughput();
         (did(self) == did(other) && rate(other) > 0.0).then(|| rate(self) / rate(other))
     }
 
-    /// Its p99 as a part of another's; nothing where their latencies do not count from and to the same.
+    /// Returns the p99 relative to another result, or `None` if the two measured different latencies.
     pub fn p99_of(&self, other: &Self) -> Option<f64> {
         let counts = |one: &Self| (one.end_to_end.is_empty(), one.produce.is_empty());
         let p99 = |one: &Self| one.latency().value_at_quantile(0.99) as f64;
         (counts(self) == counts(other) && p99(other) > 0.0).then(|| p99(self) / p99(other))
     }
 
-    /// The least and the most of a number over all runs; nothing where that says nothing.
+    /// Returns the lowest and the highest value over all runs, or `None` if there is one run or they had
+    /// different rates.
     pub fn spread(&self, value: impl Fn(&Figures) -> f64) -> Option<(f64, f64)> {
         if self.file.knee.is_some() || self.file.runs.len() < 2 {
             return None;
@@ -94,13 +96,13 @@ impl Compared {
     }
 }
 
-/// What samples of these results count from and to.
+/// Describes what latency means for these results.
 pub(super) fn what_latency(all: &[Compared]) -> &'static str {
     if all.iter().all(|one| !one.end_to_end.is_empty()) {
         "from when a message should have been sent to its receipt"
     } else if all.iter().all(|one| one.end_to_end.is_empty()) {
         "from when a message should have been sent to its acknowledgement"
     } else {
-        "from when a message should have been sent to its receipt, or where nobody received to its acknowledgement"
+        "from when a message should have been sent to its receipt, or to its acknowledgement if there were no consumers"
     }
 }

@@ -1,4 +1,4 @@
-//! All latencies of a run over time: how many messages took how long in each second.
+//! The heat map of a run: how many messages had which latency in each second.
 
 use super::axis::{Axis, count, time_mark};
 use super::canvas::{Canvas, Frame};
@@ -8,18 +8,18 @@ use crate::latency::{HEAT_FROM_NS, HEAT_ROWS_A_DECADE, decode, heat_of, time};
 
 const HEIGHT: f64 = 320.0;
 
-/// Columns of a map at most: a longer run has several seconds in each.
+/// The largest number of columns. In a longer run, a column covers several seconds.
 const COLUMNS_MAX: usize = 300;
 
-/// When it begins, seconds, and the messages in each of its rows.
+/// The start of a column in seconds, and the messages in each of its rows.
 type Column = (f64, Vec<u64>);
 
-/// Latency where a row of the heat map begins, nanoseconds.
+/// Returns the latency at which a row of the heat map begins, in nanoseconds.
 fn row_ns(row: usize) -> f64 {
     HEAT_FROM_NS * 10f64.powf(row as f64 / f64::from(HEAT_ROWS_A_DECADE))
 }
 
-/// Seconds of a long run, so many together that a column is still seen.
+/// Merges seconds so that no more than [`COLUMNS_MAX`] columns remain, each wide enough to see.
 fn merged(columns: Vec<Column>) -> Vec<Column> {
     let together = columns.len().div_ceil(COLUMNS_MAX).max(1);
     let sum = |seconds: &[Column]| {
@@ -30,7 +30,7 @@ fn merged(columns: Vec<Column>) -> Vec<Column> {
     columns.chunks(together).map(sum).collect()
 }
 
-/// The map of one result, in the colour of its place among all.
+/// Draws the heat map of one result, in the colour of that result. Returns `None` without samples.
 pub(super) fn heat(theme: Theme, one: &Compared, number: usize) -> Option<String> {
     let columns: Vec<Column> = one
         .run()
@@ -61,7 +61,7 @@ pub(super) fn heat(theme: Theme, one: &Compared, number: usize) -> Option<String
         for (row, messages) in counts.iter().enumerate().filter(|(_, messages)| **messages > 0) {
             let (low, high) = (row_ns(row), row_ns(row + 1));
             let (left, right) = (x.at(*from), x.at(from + width));
-            // By magnitude, so that a single message is still seen.
+            // A logarithmic scale, so that even a single message is visible.
             let opacity = 0.12 + 0.88 * (*messages as f64).ln_1p() / (most as f64).ln_1p();
             let title = format!(
                 "{messages} messages, {} to {}, second {from:.0}",

@@ -1,4 +1,4 @@
-//! The page: one file that needs no network, in light, dark and print.
+//! The report as a web page: one file that needs no network, in light, dark and print colours.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use super::theme::{Theme, variables};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The report of these results.
+/// Returns the page for these results.
 pub fn page(title: &str, all: &[Compared]) -> String {
     let mut body = String::new();
     let title = escape(title);
@@ -23,12 +23,12 @@ pub fn page(title: &str, all: &[Compared]) -> String {
     }
     for one in all {
         if let Some(stages) = stages(one) {
-            let caption = "Recorded on the server's shards in the measured time.";
+            let caption = "Recorded on the server's shards during the measured time.";
             section(&mut body, &format!("Stages in numbers: {}", one.name), &table(&stages), caption);
         }
     }
-    section(&mut body, "What was sent, and what became of it", &table(&loads(all)), "");
-    section(&mut body, "What was under load", &table(&systems(all)), "");
+    section(&mut body, "Loads and verification", &table(&loads(all)), "");
+    section(&mut body, "Systems under load", &table(&systems(all)), "");
     section(&mut body, "Where it ran", &table(&environments(all)), "");
     let commands: String = all
         .iter()
@@ -58,7 +58,7 @@ pub fn page(title: &str, all: &[Compared]) -> String {
     )
 }
 
-/// Cells of so many letters are not broken: a number stays with its unit.
+/// Cells up to this many letters are not broken into lines, so that a number stays with its unit.
 const UNBROKEN: usize = 24;
 
 fn section(body: &mut String, title: &str, content: &str, caption: &str) {

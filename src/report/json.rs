@@ -1,4 +1,4 @@
-//! The same as JSON, for programs: without the samples, which the results themselves have.
+//! The report as JSON, for programs. It omits the samples, which are in the result files.
 
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ struct Line<'a> {
     environment: &'a Environment,
 }
 
-/// A list of the results, each beside the first.
+/// Returns a list of the results, each with its ratios to the first.
 pub fn summary(all: &[Compared]) -> serde_json::Result<String> {
     let first = all.first();
     let lines: Vec<Line<'_>> = all

@@ -1,4 +1,4 @@
-//! A search for the knee: p99 of each rate that was tried, and the bound.
+//! The chart of a search for the knee: the p99 at each rate that was tried, and its bound.
 
 use super::axis::{Axis, count, time_mark};
 use super::canvas::{Anchor, Canvas, Frame};
@@ -8,10 +8,10 @@ use crate::latency::time;
 
 const HEIGHT: f64 = 360.0;
 
-/// A run of a search: its rate, its p99, and whether it was sustained.
+/// A run of a search: its rate, its p99, and whether the rate was sustained.
 type Point = (f64, f64, bool);
 
-/// The runs of one result's search, by rate.
+/// Returns the runs of one result's search, ordered by rate.
 fn points(one: &Compared) -> Vec<Point> {
     let mut points: Vec<Point> = one
         .file
@@ -26,7 +26,7 @@ fn points(one: &Compared) -> Vec<Point> {
     points
 }
 
-/// The chart of all results that looked for a knee; nothing where none did.
+/// Draws one chart for all results that searched for a knee. Returns `None` if none did.
 pub(super) fn knee(theme: Theme, all: &[Compared]) -> Option<String> {
     let searches: Vec<(&Compared, Vec<Point>)> =
         all.iter().filter(|one| one.file.knee.is_some()).map(|one| (one, points(one))).collect();
@@ -42,7 +42,7 @@ pub(super) fn knee(theme: Theme, all: &[Compared]) -> Option<String> {
     let frame = Frame::below(canvas.legend(&names, 4.0), HEIGHT);
     let x = Axis::linear(rate, frame.left, frame.right);
     let y = Axis::log(low, high, frame.bottom, frame.top);
-    canvas.axes(frame, (&x.ticks(count), "messages a second by schedule"), (&y.ticks(time_mark), "p99"));
+    canvas.axes(frame, (&x.ticks(count), "scheduled messages per second"), (&y.ticks(time_mark), "p99"));
     for bound in &bounds {
         canvas.line(&[(frame.left, y.at(*bound)), (frame.right, y.at(*bound))], Ink::Bound, 1.5);
         let said = format!("bound: {}", time_mark(*bound));

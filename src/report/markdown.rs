@@ -1,11 +1,11 @@
-//! The same as Markdown, for people who paste into documents.
+//! The report as Markdown, for pasting into documents.
 
 use super::chart::charts;
 use super::compared::Compared;
 use super::tables::{Table, environments, loads, results, stages, systems};
 use super::theme::Theme;
 
-/// The tables of these results; with `pictures`, links to the charts that lie in that directory.
+/// Returns the tables of these results. With `pictures`, also links to the charts in that directory.
 pub fn text(title: &str, all: &[Compared], pictures: Option<&str>) -> String {
     let mut text = format!("# {}\n\n{}", line(title), table(&results(all)));
     if let Some(directory) = pictures {
@@ -21,8 +21,8 @@ pub fn text(title: &str, all: &[Compared], pictures: Option<&str>) -> String {
         }
     }
     for (heading, of) in [
-        ("What was sent, and what became of it", loads(all)),
-        ("What was under load", systems(all)),
+        ("Loads and verification", loads(all)),
+        ("Systems under load", systems(all)),
         ("Where it ran", environments(all)),
     ] {
         text += &format!("## {heading}\n\n{}", table(&of));
@@ -30,7 +30,7 @@ pub fn text(title: &str, all: &[Compared], pictures: Option<&str>) -> String {
     text
 }
 
-/// A text of one line that is nothing but text.
+/// Escapes text so that it stays on one line and has no markup.
 fn line(text: &str) -> String {
     let text = text.replace(['\n', '\r'], " ");
     let marks = ["\\", "<", "[", "]", "|", "*", "`"];

@@ -1,15 +1,15 @@
-//! Reports: what loads measured, drawn and compared, in one page that needs nothing else.
+//! Reports of measured loads: results drawn and compared, as one self-contained page and in other formats.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `compared` | results as they are compared: their samples, their names, their ratios |
-//! | `canvas` | an SVG drawing: shapes, text, legends; colours by name |
-//! | `axis` | from values to places: linear, logarithmic, and HdrHistogram's of percentiles |
-//! | `theme` | the colours: of a page, light and dark, and of a picture that stands alone |
-//! | `percentiles`, `timeline`, `heat`, `waterfall`, `ratios`, `knee` | the charts |
-//! | `chart` | which there are |
-//! | `tables` | the same in numbers |
-//! | `html`, `markdown`, `json`, `picture` | the ways out |
+//! | `compared` | results prepared for comparison: samples, names, ratios |
+//! | `canvas` | an SVG drawing: shapes, text, axes, legends |
+//! | `axis` | maps values to coordinates: linear, logarithmic, and HdrHistogram's percentile scale |
+//! | `theme` | the colours of a page, light and dark, and of a separate picture |
+//! | `percentiles`, `timeline`, `heat`, `waterfall`, `ratios`, `knee` | one chart each |
+//! | `chart` | the list of charts |
+//! | `tables` | the results in numbers |
+//! | `html`, `markdown`, `json`, `picture` | output formats |
 
 mod axis;
 mod canvas;
@@ -28,9 +28,8 @@ mod theme;
 mod timeline;
 mod waterfall;
 
-pub use chart::{Chart, charts};
 pub use compared::Compared;
 pub use html::page;
 pub use json::summary;
 pub use markdown::text;
-pub use picture::{PictureError, png, svg};
+pub use picture::{png, svg};

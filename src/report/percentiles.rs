@@ -1,4 +1,4 @@
-//! Latency by percentile, on HdrHistogram's scale.
+//! The chart of latency by percentile, on HdrHistogram's scale.
 
 use hdrhistogram::Histogram;
 
@@ -8,13 +8,13 @@ use super::theme::{Ink, Theme};
 
 const HEIGHT: f64 = 420.0;
 
-/// Points to each halving of what is left above.
+/// How many points to draw each time the remaining share of samples halves.
 const POINTS: u32 = 8;
 
-/// What one line is of: the number of its colour, its name, its samples.
+/// One line: the number of its colour, its name, its samples.
 pub(super) type Line<'a> = (usize, String, &'a Histogram<u64>);
 
-/// One line for each of these.
+/// Draws one line for each series.
 pub(super) fn percentiles(theme: Theme, series: &[Line<'_>]) -> String {
     let mut canvas = Canvas::new(theme, HEIGHT);
     let names: Vec<_> = series.iter().map(|(number, name, _)| (*number, name.clone())).collect();
@@ -27,7 +27,7 @@ pub(super) fn percentiles(theme: Theme, series: &[Line<'_>]) -> String {
     canvas.axes(frame, (&x.ticks(), "percentile of messages"), (&y.ticks(time_mark), "latency"));
     for (number, _, histogram) in series {
         let mut points = vec![(x.at(0.0), y.at(histogram.min() as f64))];
-        // As far as so many samples tell: the slowest one is the end.
+        // The samples resolve no higher percentile than this. The slowest message is at the end.
         let last = 1.0 - 1.0 / histogram.len().max(1) as f64;
         for step in histogram.iter_quantiles(POINTS) {
             let quantile = step.quantile_iterated_to().min(last);

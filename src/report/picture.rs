@@ -1,4 +1,4 @@
-//! Charts that stand alone: as SVG, and as PNG for what takes nothing else.
+//! Charts as separate files, SVG or PNG.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use super::chart::{Chart, charts};
 use super::compared::Compared;
 use super::theme::Theme;
 
-/// Pixels of a PNG to one of the drawing: sharp on dense screens and on paper.
+/// PNG pixels per unit of the drawing. Two is sharp on dense screens and on paper.
 const SCALE: f32 = 2.0;
 
-/// Why a drawing is no picture.
+/// The reason why a drawing could not be rendered.
 #[derive(Debug)]
 pub struct PictureError(String);
 
@@ -24,12 +24,12 @@ impl std::fmt::Display for PictureError {
 
 impl std::error::Error for PictureError {}
 
-/// Every chart, in the colours of a light page.
+/// Draws every chart in the colours of a light page.
 pub fn svg(all: &[Compared]) -> Vec<Chart> {
     charts(Theme::Light, all)
 }
 
-/// One of them as a PNG. Its face is built in, so that it needs none of the machine's.
+/// Renders a chart as PNG. The font is built in, so the machine's fonts do not matter.
 pub fn png(chart: &Chart) -> Result<Vec<u8>, PictureError> {
     let failed = |error: &dyn std::fmt::Display| PictureError(format!("{}: {error}", chart.name));
     let mut faces = fontdb::Database::new();
@@ -37,8 +37,10 @@ pub fn png(chart: &Chart) -> Result<Vec<u8>, PictureError> {
     faces.set_sans_serif_family("Ubuntu");
     let options = Options { fontdb: Arc::new(faces), font_family: "Ubuntu".into(), ..Options::default() };
     let tree = Tree::from_str(&chart.svg, &options).map_err(|error| failed(&error))?;
-    let size = tree.size().to_int_size().scale_by(SCALE).ok_or_else(|| failed(&"no size"))?;
-    let mut pixels = Pixmap::new(size.width(), size.height()).ok_or_else(|| failed(&"too large"))?;
+    let size =
+        tree.size().to_int_size().scale_by(SCALE).ok_or_else(|| failed(&"the drawing is too large"))?;
+    let mut pixels =
+        Pixmap::new(size.width(), size.height()).ok_or_else(|| failed(&"the picture is too large"))?;
     resvg::render(&tree, Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
     pixels.encode_png().map_err(|error| failed(&error))
 }

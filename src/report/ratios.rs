@@ -1,4 +1,4 @@
-//! Results beside each other: throughput, and latency at some percentiles.
+//! Bar charts that compare results: throughput, and latency at some percentiles.
 
 use super::axis::{Axis, count, time_mark};
 use super::canvas::{Anchor, Canvas, Frame, WIDTH, shortened, text_width};
@@ -8,10 +8,10 @@ use crate::latency::time;
 
 const ROW_PX: f64 = 26.0;
 const GAP_PX: f64 = 16.0;
-/// The most that a name takes.
+/// The most space for a name.
 const NAME_PX: f64 = 260.0;
 
-/// Throughput of each, with its spread.
+/// Draws the throughput of each result, with its spread over several runs.
 pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     let height = 74.0 + ROW_PX * all.len() as f64;
     let mut canvas = Canvas::new(theme, height);
@@ -22,7 +22,7 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
         .map(|one| one.spread(|figures| figures.throughput()).map_or(rate(one), |(_, most)| most))
         .fold(0.0, f64::max);
     let x = Axis::linear(high, frame.left, frame.right);
-    canvas.axes(frame, (&x.ticks(count), "messages a second"), (&[], ""));
+    canvas.axes(frame, (&x.ticks(count), "messages per second"), (&[], ""));
     for (number, one) in all.iter().enumerate() {
         let top = frame.top + ROW_PX * number as f64;
         let end = x.at(rate(one));
@@ -41,7 +41,7 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     canvas.finish("Throughput compared")
 }
 
-/// p50, p99 and p99.9 of each that has samples, on one axis; nothing where none has.
+/// Draws p50, p99 and p99.9 of each result that has samples, on one axis. Returns `None` if none has.
 pub(super) fn latency(theme: Theme, all: &[Compared]) -> Option<String> {
     let quantiles = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
     let measured: Vec<(usize, &Compared)> =
@@ -71,7 +71,7 @@ pub(super) fn latency(theme: Theme, all: &[Compared]) -> Option<String> {
     Some(canvas.finish("Latency compared"))
 }
 
-/// A row: its name, its bar as far as `end`, and behind `right` what it says.
+/// Draws a row: its name, its bar up to `end`, and its value after `right`.
 fn bar(
     canvas: &mut Canvas,
     frame: Frame,
@@ -86,7 +86,7 @@ fn bar(
     canvas.text((right + 8.0, text), Anchor::Start, Ink::Muted, said);
 }
 
-/// Names stand on the left, numbers behind the bars.
+/// Creates a frame with room for names on the left and for values after the bars.
 fn frame(all: &[Compared], height: f64) -> Frame {
     let names = all.iter().map(|one| text_width(&one.name)).fold(40.0, f64::max).min(NAME_PX);
     Frame { left: 64.0 + names, right: WIDTH - 110.0, top: 14.0, bottom: height - 54.0 }

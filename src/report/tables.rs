@@ -1,4 +1,4 @@
-//! Results in numbers: rows of text, for a page and for Markdown.
+//! Results in numbers: tables of text cells, for the page and for Markdown.
 
 use super::axis::count;
 use super::compared::Compared;
@@ -6,7 +6,7 @@ use crate::base::clock::rfc3339;
 use crate::latency::{Stage, Unit, time};
 use crate::load::{Figures, Knee, Verdict};
 
-/// A table: its head, and rows of as many cells.
+/// A table: its head, and rows with as many cells.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub head: Vec<String>,
@@ -19,29 +19,29 @@ impl Table {
     }
 }
 
-/// `2.41 ×`, or a dash where there is none.
+/// Formats a ratio like `2.41 ×`, or as a dash if there is none.
 fn ratio(ratio: Option<f64>) -> String {
     ratio.map_or("–".into(), |ratio| format!("{ratio:.2} ×"))
 }
 
-/// The least and the most p99 of several runs.
+/// Formats the lowest and the highest p99 of several runs.
 fn p99_spread(one: &Compared) -> String {
     let p99 = |figures: &Figures| figures.latency().map_or(0.0, |latency| latency.p99 as f64);
     let spread = one.spread(p99).map(|(low, high)| (time(low as u64), time(high as u64)));
     spread.map_or(String::new(), |(low, high)| format!(" ({low} to {high})"))
 }
 
-/// What the search of a result found.
+/// Formats the outcome of a search for the knee.
 fn knee(one: &Compared) -> Option<String> {
     let Knee { p99_max, rate, .. } = one.file.knee?;
     let bound = time(p99_max);
     Some(match rate {
-        Some(rate) => format!("; the knee: the most with p99 under {bound} is {} /s", count(rate)),
-        None => format!("; no rate that was tried kept p99 under {bound}"),
+        Some(rate) => format!("; knee: the highest rate with p99 under {bound} is {} /s", count(rate)),
+        None => format!("; no knee: no rate kept p99 under {bound}"),
     })
 }
 
-/// What each result reached; ratios to the first.
+/// Returns the table of figures, with ratios to the first result.
 pub(super) fn results(all: &[Compared]) -> Table {
     let first = all.first();
     let rows = all.iter().map(|one| {
@@ -69,25 +69,25 @@ pub(super) fn results(all: &[Compared]) -> Table {
     let head = [
         "result",
         "throughput",
-        "of the first",
+        "relative to first",
         "payload",
         "p50",
         "p99",
-        "of the first",
+        "relative to first",
         "p99.9",
         "max",
-        "server CPU a million",
+        "server CPU per million",
     ];
     Table::new(&head, rows.collect())
 }
 
-/// What the load was, and what it found.
+/// Returns the table of loads, with the outcome of verification.
 pub(super) fn loads(all: &[Compared]) -> Table {
     let rows = all.iter().map(|one| {
         let figures = one.figures();
         let mode = format!("{:?}", figures.mode).to_lowercase();
         let mut load = format!(
-            "{mode}, {} B, {} a request, {} producers, {} consumers, {} queues",
+            "{mode}, {} B, {} per request, {} producers, {} consumers, {} queues",
             figures.size, figures.batch, figures.producers, figures.consumers, figures.queues
         );
         for (number, what) in
@@ -97,7 +97,7 @@ pub(super) fn loads(all: &[Compared]) -> Table {
                 load += &format!(", {number} {what}");
             }
         }
-        let pace = figures.rate.map_or("as fast as it goes (closed loop)".into(), |rate| format!("{} /s by schedule (open loop)", count(rate)));
+        let pace = figures.rate.map_or("as fast as possible (closed loop)".into(), |rate| format!("{} /s on schedule (open loop)", count(rate)));
         let pace = pace + &knee(one).unwrap_or_default();
         let Verdict { received, lost, repeated_or_out_of_order, foreign, .. } = figures.verified;
         let sound = if figures.is_sound() { "sound" } else { "NOT SOUND" };
@@ -121,7 +121,7 @@ pub(super) fn loads(all: &[Compared]) -> Table {
     Table::new(&["result", "load", "pace", "runs", "verified"], rows.collect())
 }
 
-/// What was under load, and what it promises.
+/// Returns the table of systems under load, with the durability that each promises.
 pub(super) fn systems(all: &[Compared]) -> Table {
     let rows = all.iter().map(|one| {
         let file = &one.file;
@@ -139,13 +139,13 @@ pub(super) fn systems(all: &[Compared]) -> Table {
     Table::new(&["result", "system", "an acknowledged message is", "server"], rows.collect())
 }
 
-/// Where the load ran.
+/// Returns the table of machines that the load ran on.
 pub(super) fn environments(all: &[Compared]) -> Table {
     let rows = all.iter().map(|one| {
         let at = &one.file.environment;
         let kind = if at.is_virtual { "virtual" } else { "bare metal" };
         let build = if at.is_release { "" } else { ", A DEBUG BUILD" };
-        let governor = at.governor.clone().unwrap_or_else(|| "not shown".into());
+        let governor = at.governor.clone().unwrap_or_else(|| "unknown".into());
         let isolated = if at.isolated.is_empty() { "none" } else { &at.isolated };
         vec![
             one.name.clone(),
@@ -154,7 +154,7 @@ pub(super) fn environments(all: &[Compared]) -> Table {
             format!("Linux {}", at.kernel),
             format!("clients on {:?}; governor {governor}; isolated {isolated}", at.client_cores),
             format!("{}, revision {}{build}", at.version, at.revision),
-            rfc3339(one.file.began_unix_ms).unwrap_or_else(|| "unknown".into()),
+            rfc3339(one.file.began).unwrap_or_else(|| "unknown".into()),
         ]
     });
     Table::new(
@@ -163,7 +163,7 @@ pub(super) fn environments(all: &[Compared]) -> Table {
     )
 }
 
-/// The server's stages of one result.
+/// Returns the table of the server's stages for one result, if it has any.
 pub(super) fn stages(one: &Compared) -> Option<Table> {
     let rows: Vec<Vec<String>> = one
         .run()
@@ -182,7 +182,8 @@ pub(super) fn stages(one: &Compared) -> Option<Table> {
     (!rows.is_empty()).then(|| Table::new(&head, rows))
 }
 
-/// Every setting of the servers, beside each other.
+/// Returns the table of the servers' settings, one column per result. Returns `None` if no result has a
+/// server.
 pub(super) fn settings(all: &[Compared]) -> Option<Table> {
     let servers: Vec<_> = all.iter().filter_map(|one| Some((one, one.file.server.as_ref()?))).collect();
     let (_, first) = servers.first()?;

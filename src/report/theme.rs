@@ -1,35 +1,36 @@
-//! The colours of a drawing: Okabe and Ito's, which people who see fewer colours can tell apart, and a dash for each beside them.
+//! The colours of a drawing. They are based on those of Okabe and Ito, which people with colour vision
+//! deficiency can tell apart. Each series also has its own dash pattern.
 
-/// Whose colours a drawing takes.
+/// The colour scheme of a drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Theme {
-    /// The page's: variables that follow light, dark and print.
+    /// That of the page: CSS variables that follow light, dark and print.
     Page,
-    /// Those of a light page, written out: for a picture that stands alone.
+    /// Fixed colours for a light background, for a separate picture.
     Light,
 }
 
-/// A colour's part in a drawing.
+/// The role of a colour in a drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ink {
-    /// What is behind everything.
+    /// The background.
     Paper,
     /// Text and axes.
     Text,
-    /// Text that may be passed over.
+    /// Secondary text.
     Muted,
-    /// Lines behind the values.
+    /// Grid lines behind the values.
     Grid,
-    /// What was measured: number so and so of those in one chart.
+    /// Measured values of the series with this number in the chart.
     Series(usize),
-    /// What was asked.
+    /// The bound that was asked for.
     Bound,
 }
 
-/// How many series have colours of their own; the next begin again, with other dashes.
+/// How many series have a colour of their own. Further series reuse the colours with other dashes.
 const SERIES: usize = 7;
 
-/// Light and dark of [`Ink::Series`].
+/// The light and dark colours of [`Ink::Series`].
 pub(super) const SERIES_COLOURS: [(&str, &str); SERIES] = [
     ("#0072b2", "#56b4e9"),
     ("#d55e00", "#ff8c42"),
@@ -40,18 +41,18 @@ pub(super) const SERIES_COLOURS: [(&str, &str); SERIES] = [
     ("#332288", "#a99bff"),
 ];
 
-/// Light and dark of the others.
+/// The light and dark colours of the other inks.
 pub(super) const PAPER: (&str, &str) = ("#ffffff", "#14171c");
 pub(super) const TEXT: (&str, &str) = ("#1b1f24", "#e6e9ee");
 pub(super) const MUTED: (&str, &str) = ("#5b6470", "#98a2b0");
 pub(super) const GRID: (&str, &str) = ("#e3e6ea", "#2a2f37");
 pub(super) const BOUND: (&str, &str) = ("#a40000", "#ff6b6b");
 
-/// Dashes of the series; the first is a whole line.
+/// The dash patterns of the series. The first is a solid line.
 const DASHES: [&str; SERIES] = ["none", "7 3", "2 3", "9 3 2 3", "12 4", "4 4", "1 4"];
 
 impl Theme {
-    /// As an attribute's value.
+    /// Returns the colour as the value of an SVG attribute.
     pub(super) fn colour(self, ink: Ink) -> String {
         let ((light, _), name) = match ink {
             Ink::Paper => (PAPER, "paper".to_owned()),
@@ -68,12 +69,12 @@ impl Theme {
     }
 }
 
-/// The dash of a series.
+/// Returns the dash pattern of a series.
 pub(super) fn dash(series: usize) -> &'static str {
     DASHES[(series + series / SERIES) % SERIES]
 }
 
-/// The variables of the page, for light or dark.
+/// Returns the CSS variables of the page, for light or dark.
 pub(super) fn variables(is_dark: bool) -> String {
     let pick = |(light, dark): (&str, &str)| if is_dark { dark.to_owned() } else { light.to_owned() };
     let named = [("paper", PAPER), ("text", TEXT), ("muted", MUTED), ("grid", GRID), ("bound", BOUND)];

@@ -1,4 +1,4 @@
-//! Throughput over time, and latency over time.
+//! Charts of throughput over time and of latency over time.
 
 use super::axis::{Axis, count, time_mark};
 use super::canvas::{Canvas, Frame};
@@ -9,7 +9,7 @@ use crate::load::{IntervalResult, RunResult};
 
 const HEIGHT: f64 = 340.0;
 
-/// The whole seconds of a run: what came behind its end is not at its rate.
+/// Returns the whole seconds of a run. Messages after its end did not arrive at its rate.
 fn seconds(run: &RunResult) -> impl Iterator<Item = &IntervalResult> {
     let end = run.figures.measured_seconds;
     run.intervals.iter().filter(move |interval| interval.from + 1.0 <= end + 1e-6)
@@ -25,7 +25,7 @@ fn in_seconds(value: f64) -> String {
     format!("{} s", count(value))
 }
 
-/// Messages a second in each second: received, or acknowledged where nobody received.
+/// Draws the messages per second: received, or acknowledged if there were no consumers.
 pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     let mut canvas = Canvas::new(theme, HEIGHT);
     let names: Vec<_> = all.iter().map(|one| one.name.clone()).enumerate().collect();
@@ -38,9 +38,9 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     let end = all.iter().map(|one| one.figures().measured_seconds).fold(1.0, f64::max);
     let x = Axis::exact(0.0, end, frame.left, frame.right);
     let y = Axis::linear(high, frame.bottom, frame.top);
-    canvas.axes(frame, (&x.ticks(in_seconds), "time"), (&y.ticks(count), "messages a second"));
+    canvas.axes(frame, (&x.ticks(in_seconds), "time"), (&y.ticks(count), "messages per second"));
     for (number, one) in all.iter().enumerate() {
-        // Each second holds from its beginning to its end.
+        // Each value holds from the beginning to the end of its second.
         let points: Vec<(f64, f64)> = seconds(one.run())
             .flat_map(|interval| {
                 let at = y.at(rate(one, interval));
@@ -52,7 +52,7 @@ pub(super) fn throughput(theme: Theme, all: &[Compared]) -> String {
     canvas.finish("Throughput over time")
 }
 
-/// p99 of the samples of each second.
+/// Draws the p99 of each second.
 pub(super) fn latency(theme: Theme, all: &[Compared]) -> String {
     let mut canvas = Canvas::new(theme, HEIGHT);
     let names: Vec<_> = all.iter().map(|one| format!("{}, p99", one.name)).enumerate().collect();

@@ -1,4 +1,5 @@
-//! Where the time of a produced message goes: its stages in the server one after the other, and the rest of the way.
+//! The waterfall chart of a produced message: the server's stages one after another, then the rest of the
+//! way.
 
 use super::axis::{Axis, time_mark};
 use super::canvas::{Anchor, Canvas, Frame, WIDTH};
@@ -6,21 +7,23 @@ use super::compared::Compared;
 use super::theme::{Ink, Theme};
 use crate::latency::{Stage, time};
 
-/// A row of the waterfall.
+/// The height of a row.
 const ROW_PX: f64 = 30.0;
 
-/// A stage's part of the mean of all messages.
+/// The share of one stage in the mean latency.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Part {
-    /// What it is called.
+    /// The name of the stage.
     pub name: String,
-    /// Its mean over all messages, also those that did not pass it, nanoseconds.
+    /// The mean over all messages, including those that skipped the stage, in nanoseconds.
     pub mean: f64,
-    /// Of those that did; of a difference there is none.
+    /// The p99 of the messages that passed the stage, in nanoseconds. `None` for the rest of the way, which
+    /// is a difference of means.
     pub p99: Option<u64>,
 }
 
-/// The parts of a result, in the order of the way: what is none of the server's stages is the network and the client.
+/// Returns the stages of a result in order. The time outside of the server's stages belongs to the network
+/// and the client.
 pub(super) fn parts(one: &Compared) -> Vec<Part> {
     let run = one.run();
     let stage = |stage| run.stage(stage).map(|page| page.summary);
@@ -34,7 +37,8 @@ pub(super) fn parts(one: &Compared) -> Vec<Part> {
         })
         .collect();
     if let Some(client) = run.figures.produce_latency {
-        // Less than nothing, where the server had other clients, too: then nothing is known of it.
+        // The difference is negative if the server had other clients, too. Then nothing can be said about the
+        // rest.
         let mean = client.mean - whole.mean;
         let rest = Part { name: "network and client".into(), mean, p99: None };
         parts.extend((mean >= 0.0).then_some(rest));
@@ -42,7 +46,7 @@ pub(super) fn parts(one: &Compared) -> Vec<Part> {
     parts
 }
 
-/// The waterfall of one result.
+/// Draws the waterfall of one result.
 pub(super) fn waterfall(theme: Theme, one: &Compared) -> Option<String> {
     let parts = parts(one);
     if parts.is_empty() {
@@ -53,11 +57,7 @@ pub(super) fn waterfall(theme: Theme, one: &Compared) -> Option<String> {
     let frame = Frame { left: 170.0, right: WIDTH - 230.0, top: 14.0, bottom: height - 54.0 };
     let total: f64 = parts.iter().map(|part| part.mean).sum();
     let x = Axis::exact(0.0, total, frame.left, frame.right);
-    canvas.axes(
-        frame,
-        (&x.ticks(time_mark), "mean time of a message since it should have been sent"),
-        (&[], ""),
-    );
+    canvas.axes(frame, (&x.ticks(time_mark), "mean time since a message should have been sent"), (&[], ""));
     let mut begins = 0.0;
     for (row, part) in parts.iter().enumerate() {
         let y = frame.top + ROW_PX * row as f64;

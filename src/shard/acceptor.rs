@@ -1,11 +1,11 @@
-//! The acceptor: one thread that takes connections and gives each to the shard with the fewest.
+//! The acceptor: a thread that accepts connections, and gives each to the shard with the fewest connections.
 //!
-//! One listening socket without SO_REUSEPORT, so that a second server on the port fails to start; and because the
-//! kernel's hashing is uneven when connections are few.
+//! There is one listening socket without SO_REUSEPORT, for two reasons: a second server on the same port
+//! fails to start, and the kernel's hashing distributes few connections unevenly.
 //!
-//! A shard that stands still, or whose inbox is full, is passed over: the others serve on. A shard that stands still gets a connection
-//! only if no other moves. Beyond the connections that the limit of open files leaves room for (`descriptors`) a connection gets 503 and
-//! is closed.
+//! A shard that has stalled, or whose inbox is full, is skipped, so that the others continue to serve. A
+//! stalled shard gets connections only if all shards have stalled. If the limit of open files leaves no room
+//! for a connection (`descriptors`), the connection gets 503 and is closed.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -20,15 +20,15 @@ use super::driver::Shared;
 use super::inbox::Sender;
 use super::parker::Heartbeat;
 
-/// How long to wait when descriptors or memory have run out, before trying again.
+/// How long to wait before trying again when descriptors or memory are exhausted.
 const OUT_OF_RESOURCES_WAIT: Duration = Duration::from_millis(50);
-/// How long to wait when no shard that moves has room in its inbox, before trying again.
+/// How long to wait before trying again when no shard takes the connection, because it has stalled or its
+/// inbox is full.
 const ALL_FULL_WAIT: Duration = Duration::from_millis(1);
-/// The reason that the client gets where there is no room.
-const NO_FILES: &str =
-    "the server has no room for more connections: each takes one of its open files, whose number is limited";
+/// The reason in the 503 of the acceptor.
+const NO_FILES: &str = "the server has no room for more connections: its limit of open files is reached";
 
-/// A listening socket. Clones are the same.
+/// A listening socket. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Listener {
     socket: Arc<Socket>,
@@ -39,14 +39,14 @@ pub struct Listener {
 /// A shard as the acceptor sees it.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its inbox.
+    /// The sender to its inbox.
     pub sender: Sender<Delivery>,
-    /// Its pulse.
+    /// Shows whether it has stalled.
     pub heartbeat: Arc<Heartbeat>,
 }
 
 impl Listener {
-    /// Binds and listens; `backlog` connections may wait to be accepted.
+    /// Binds to `address` and listens. Up to `backlog` connections may wait to be accepted.
     pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -55,25 +55,25 @@ impl Listener {
         Ok(Self { socket: Arc::new(socket), is_closed: Arc::default(), connections_max: usize::MAX })
     }
 
-    /// Bounds the connections that are open at once on all shards together; without it only `max_connections` does.
+    /// Limits the open connections of all shards together. Without it only `max_connections` applies.
     #[must_use]
     pub fn with_connections_max(self, connections_max: usize) -> Self {
         Self { connections_max, ..self }
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Ends [`Self::run`], on whatever thread it runs.
+    /// Closes the socket. Ends [`Self::run`] on any thread.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
-        // Fails only where it was closed before.
+        // Fails only if it is already closed.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Accepts until it is closed.
+    /// Accepts connections until the socket is closed.
     pub fn run(&self, shards: &[Target], shared: &Shared) {
         let (mut out_of_resources, mut is_full) = (false, false);
         loop {
@@ -91,31 +91,31 @@ impl Listener {
                         is_full = true;
                         tracing::error!(
                             connections = open,
-                            "connections are refused with 503: the limit of open files leaves no room for more; raise it"
+                            "refusing connections with 503: the limit of open files leaves no room for more; raise it"
                         );
                     }
                     shared.refused_by_acceptor.fetch_add(1, Ordering::Relaxed);
                     shared.refuser.refuse(socket, NO_FILES);
                 }
                 Err(error) => match error.raw_os_error() {
-                    // Closed.
+                    // The listener is closed.
                     Some(libc::EINVAL | libc::EBADF) => return,
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         if !out_of_resources {
                             out_of_resources = true;
-                            tracing::error!(%error, "no connection can be accepted; raise the limit of open files");
+                            tracing::error!(%error, "accepting connections failed; raise the limit of open files");
                         }
                         std::thread::sleep(OUT_OF_RESOURCES_WAIT);
                     }
-                    // The peer went while it waited in the backlog (accept(2)).
+                    // The peer disconnected while it waited in the backlog (accept(2)).
                     _ => {}
                 },
             }
         }
     }
 
-    /// Gives a connection to the shard with the fewest of those that move and have room. Waits while none of them has room, and drops
-    /// the connection where the listener is closed meanwhile.
+    /// Gives a connection to the shard with the fewest connections, of those that run and have room. Waits
+    /// while none has room. Drops the connection if the listener is closed during the wait.
     fn hand_over(&self, socket: Socket, peer: Option<SocketAddr>, shards: &[Target], shared: &Shared) {
         let mut delivery = Delivery::Socket(socket, peer);
         loop {
@@ -128,7 +128,7 @@ impl Listener {
                 .collect();
             order.sort_by_cached_key(|(_, count)| count.load(Ordering::Relaxed));
             for (shard, count) in order {
-                // Before the shard can count it as gone.
+                // Counted before the send, so that the shard cannot subtract it first.
                 count.fetch_add(1, Ordering::Relaxed);
                 match shard.sender.send(delivery) {
                     Ok(()) => return,
@@ -156,7 +156,8 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::time::Instant;
 
-    /// An acceptor at work for two shards that take nothing by themselves; the inbox of the first has room for `room` deliveries.
+    /// An acceptor for two shards whose inboxes nobody polls. The inbox of the first has room for `room`
+    /// deliveries.
     struct Rig {
         listener: Listener,
         address: SocketAddr,
@@ -194,7 +195,7 @@ mod tests {
             stream
         }
 
-        /// Waits until a shard's inbox holds that many deliveries.
+        /// Waits until a shard's inbox holds `depth` deliveries.
         fn await_depth(&self, shard: usize, depth: usize) {
             let until = Instant::now() + Duration::from_secs(20);
             while self.inboxes[shard].depth() < depth {
@@ -205,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_without_room_is_passed_over() {
+    fn a_shard_without_room_is_skipped() {
         let rig = Rig::new(1, usize::MAX);
         let thread = rig.run();
         let _held: Vec<TcpStream> = (0..4).map(|_| rig.dial()).collect();
-        // The first is given one, which fills its inbox although it has the fewest connections.
+        // The first shard has the fewest connections, but one delivery fills its inbox.
         rig.await_depth(1, 3);
         assert_eq!(rig.inboxes[0].depth(), 1);
         let counts: Vec<usize> =
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_stands_still_gets_no_connections_until_it_moves() {
+    fn a_stalled_shard_gets_no_connections_until_it_recovers() {
         let rig = Rig::new(8, usize::MAX);
         rig.targets[0].heartbeat.set_stands_still(true);
         let thread = rig.run();
@@ -235,24 +236,24 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_stands_still_gets_none_because_the_others_are_full() {
+    fn a_stalled_shard_gets_no_connections_when_the_others_are_full() {
         let rig = Rig::new(8, usize::MAX);
         rig.targets[0].heartbeat.set_stands_still(true);
         while rig.targets[1].sender.send(Delivery::StoreNews).is_ok() {}
-        // Closed, it tries once.
+        // After the close it tries once.
         rig.listener.close();
         let hand_over = || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             rig.listener.hand_over(socket, None, &rig.targets, &rig.shared);
             rig.inboxes[0].depth()
         };
-        assert_eq!(hand_over(), 0, "the other has no room for a moment");
+        assert_eq!(hand_over(), 0, "the other shard is full, but runs");
         rig.targets[1].heartbeat.set_stands_still(true);
-        assert_eq!(hand_over(), 1, "no shard moves");
+        assert_eq!(hand_over(), 1, "all shards have stalled");
     }
 
     #[test]
-    fn beyond_the_room_for_connections_the_answer_is_503_and_then_it_goes_on() {
+    fn connections_beyond_the_limit_get_503_and_later_ones_are_accepted() {
         let rig = Rig::new(8, 7);
         let thread = rig.run();
         let _held: Vec<TcpStream> = (0..2).map(|_| rig.dial()).collect();
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_ends_it_although_no_shard_has_room() {
+    fn closing_ends_the_acceptor_even_if_no_shard_has_room() {
         let rig = Rig::new(1, usize::MAX);
         while rig.targets[1].sender.send(Delivery::StoreNews).is_ok() {}
         let thread = rig.run();

@@ -1,7 +1,7 @@
-//! The thread that asks the shards for their histograms, adds them up, and keeps what the control port shows.
+//! The thread that collects the histograms of the shards, merges them, and keeps them for the control port.
 //!
-//! Every [`LatencySettings::interval`] each shard is sent empty histograms and sends back full ones. What is
-//! merged is counts, so percentiles are those of all messages.
+//! Once per [`LatencySettings::interval`] each shard gets empty histograms and returns full ones. Counts are
+//! merged, so percentiles are those of all messages.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,63 +16,65 @@ use tokio::sync::watch;
 use super::core::ShardPulse;
 use super::interval::Interval;
 use super::probe::Probe;
+use crate::base::millis::UnixMillis;
 use crate::base::setting::settings;
 use crate::latency::Recorder;
 use crate::latency::{Lines, LogFile};
 use crate::process::AbortOnPanic;
 
-/// How long shards may take to answer; what comes later counts in the next interval.
+/// How long shards may take to answer. Later answers count in the next interval.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often shards are asked at most.
+/// The shortest time between two collections.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Intervals that are kept to be shown: five minutes of a second each (some 20 KiB each, whatever the traffic).
+/// The number of intervals that are kept for display: five minutes at one second each. Each takes about 20
+/// KiB at any load.
 pub const HISTORY: usize = 300;
 
 settings! {
-    /// What becomes of the latency histograms.
+    /// Settings of the latency histograms.
     #[derive(Clone, Debug)]
     pub struct LatencySettings {
         in Latency:
-        /// An HdrHistogram interval log (.hlog) to append each stage's histogram to; some 4 KiB an interval under load; empty:
-        /// none
+        /// An HdrHistogram interval log (.hlog) to append each stage's histogram to; about 4 KiB per interval
+        /// under load; empty: none
         log: Option<PathBuf> = None, "latency_log", Text;
         /// How often the shards' histograms are collected: the resolution of latency_log and of the live page
         interval: Duration = Duration::from_secs(1), "latency_interval", Duration(100..=3_600_000);
     }
 }
 
-/// What a shard answers.
+/// The answer of a shard: its number, its histograms and its state.
 type Answer = (usize, Recorder, ShardPulse);
 
 enum Wish {
-    /// Ask the shards now.
+    /// Collect from the shards now, then call this.
     Collect(Box<dyn FnOnce() + Send>),
-    /// The latency log may have been renamed: go on in a new one.
+    /// Reopen the latency log, which may have been renamed.
     ReopenLog,
-    /// The shards have ended, and this is what they had left.
+    /// End, because the shards have ended. Holds their last histograms.
     End(Vec<Recorder>),
 }
 
-/// Why the lines of a file end.
+/// What follows the lines of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// They go on in the file that has the log's name then.
+    /// The lines continue in the file that has the log's name then.
     File,
-    /// The server ends.
+    /// Nothing, because the server ends.
     Nothing,
 }
 
-/// What is known, for whoever shows it.
+/// The collected data.
 #[derive(Debug)]
 struct Known {
-    /// Of all shards together, since the server began.
+    /// The histograms of all shards since the server started.
     total: Recorder,
     history: VecDeque<Arc<Interval>>,
 }
 
-/// To look at what the collector knows; any thread's but a shard's.
+/// Access to the collected data, for any thread except a shard's.
 #[derive(Clone, Debug)]
 pub struct Board {
     known: Arc<Mutex<Known>>,
@@ -81,7 +83,7 @@ pub struct Board {
     newest: watch::Receiver<u64>,
 }
 
-/// The running thread.
+/// The handle of the running thread.
 #[derive(Debug)]
 pub struct Collector {
     board: Board,
@@ -95,36 +97,37 @@ impl std::fmt::Debug for Wish {
 }
 
 impl Board {
-    /// Has the shards asked at once; `then` is called, on the collector's thread, when they have answered or their time is up.
-    /// False where the server has ended.
+    /// Collects from the shards at once. Calls `then` on the collector's thread when they have answered or
+    /// timed out. Returns false if the server has ended.
     pub fn collect(&self, then: impl FnOnce() + Send + 'static) -> bool {
         self.wishes.send(Wish::Collect(Box::new(then))).is_ok()
     }
 
-    /// Has the latency log, if there is one, go on in the file that has its name now. False where the server has ended.
+    /// Reopens the latency log, if there is one, by its name. Returns false if the server has ended.
     pub fn reopen_log(&self) -> bool {
         self.wishes.send(Wish::ReopenLog).is_ok()
     }
 
-    /// What all shards together have recorded since the server began.
+    /// Returns the histograms of all shards since the server started.
     pub fn total(&self) -> Recorder {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).total.clone()
     }
 
-    /// The intervals behind number `after` that are still kept.
+    /// Returns the intervals after number `after` that are still kept.
     pub fn history(&self, after: u64) -> Vec<Arc<Interval>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.history.iter().filter(|interval| interval.number > after).cloned().collect()
     }
 
-    /// Tells when there is a new one.
+    /// Returns a channel with the number of the newest interval.
     pub fn newest(&self) -> watch::Receiver<u64> {
         self.newest.clone()
     }
 }
 
 impl Collector {
-    /// Opens the latency log, if there is to be one: before a server starts, so that what is wrong with it is known at once.
+    /// Opens the latency log, if it is enabled. Called before a server starts, so that an error prevents the
+    /// start.
     pub fn open_log(config: &LatencySettings) -> io::Result<Option<LogFile>> {
         let open = |path: &Path| {
             LogFile::open(path)
@@ -133,7 +136,7 @@ impl Collector {
         config.log.as_deref().map(open).transpose()
     }
 
-    /// Starts it.
+    /// Starts the thread.
     pub fn start(interval: Duration, log: Option<LogFile>, probe: Probe) -> io::Result<Self> {
         let shards = probe.shards();
         let known = Known { total: Recorder::default(), history: VecDeque::new() };
@@ -161,33 +164,34 @@ impl Collector {
         Ok(Self { board, thread })
     }
 
-    /// To look at what it knows.
+    /// Returns access to the collected data.
     pub fn board(&self) -> Board {
         self.board.clone()
     }
 
-    /// The shards have ended, and these are what they had left: the log is made whole. Everything that was recorded.
+    /// Ends the thread after the shards have ended. `left` are their last histograms. Completes the log, and
+    /// returns everything that was recorded.
     pub fn finish(self, left: Vec<Recorder>) -> Recorder {
-        // Fails where the thread has ended, which takes the process with it.
+        // Fails only if the thread has ended, which aborts the process.
         let _ = self.board.wishes.send(Wish::End(left));
         let _ = self.thread.join();
         self.board.total()
     }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Work {
     probe: Probe,
     known: Arc<Mutex<Known>>,
     tell: watch::Sender<u64>,
     reply: Sender<Answer>,
     answers: Receiver<Answer>,
-    /// Empty ones to send to each shard; one that has not answered has its.
+    /// Empty histograms to send to each shard. `None` while the shard has them.
     spare: Vec<Option<Recorder>>,
-    /// Of each shard, in the interval that runs; and what it said last of the rest.
+    /// The histograms of each shard in the present interval, and its last known state.
     present: Vec<Recorder>,
     pulses: Vec<Option<ShardPulse>>,
-    /// When that interval began, and when the shards were asked last.
+    /// When that interval started, and when the shards were last asked.
     began: Instant,
     collected: Instant,
 }
@@ -204,28 +208,28 @@ impl Work {
             }
             if let Some(log) = &mut log {
                 match log.reopen() {
-                    Ok(()) => tracing::info!("the latency log is reopened"),
+                    Ok(()) => tracing::info!("latency log reopened"),
                     Err(error) => {
-                        tracing::error!(%error, "the latency log cannot be reopened: the old file goes on")
+                        tracing::error!(%error, "reopening the latency log failed: continuing in the old file")
                     }
                 }
             }
         }
     }
 
-    /// The same, for as long as one file is written.
+    /// Runs until the lines of one file end.
     fn run_file(&mut self, every: Duration, wishes: &Receiver<Wish>, lines: &mut Option<Lines<'_>>) -> Next {
         loop {
             let due = (self.began + every).saturating_duration_since(Instant::now());
             if due.is_zero() {
-                // However many ask meanwhile.
+                // The interval ends on time, even under many requests.
                 self.collect();
                 self.end_interval(lines);
                 continue;
             }
             match wishes.recv_timeout(due) {
                 Ok(Wish::Collect(then)) => {
-                    // Whoever asks without end costs no more than whoever asks now and then.
+                    // Limits the cost of frequent requests.
                     std::thread::sleep(PACE.saturating_sub(self.collected.elapsed()));
                     let (mut asked, mut ended, mut is_renamed) = (vec![then], None, false);
                     for wish in wishes.try_iter() {
@@ -252,9 +256,9 @@ impl Work {
         }
     }
 
-    /// The shards have ended.
+    /// Handles the end of the shards.
     fn end(&mut self, left: Vec<Recorder>, lines: &mut Option<Lines<'_>>) -> Next {
-        // What a shard had given before it ended.
+        // Answers that shards sent before they ended.
         while let Ok((shard, full, pulse)) = self.answers.try_recv() {
             self.take(shard, full, pulse);
         }
@@ -266,17 +270,17 @@ impl Work {
         Next::Nothing
     }
 
-    /// Asks every shard, and waits for them, but not for long.
+    /// Asks every shard, and waits a limited time for the answers.
     fn collect(&mut self) {
         for shard in 0..self.probe.shards() {
             let Some(empty) = self.spare.get_mut(shard).and_then(Option::take) else { continue };
             let reply = self.reply.clone();
             let asked = self.probe.latency(shard, empty, move |(full, pulse)| {
-                // Fails where the collector has ended.
+                // Fails only if the collector has ended.
                 let _ = reply.send((shard, full, pulse));
             });
             if !asked {
-                // Its inbox is full: the next time.
+                // Its inbox is full. It is asked again the next time.
                 self.spare[shard] = Some(Recorder::default());
             }
         }
@@ -303,7 +307,7 @@ impl Work {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).total.add(full);
     }
 
-    /// The interval is over: it is logged and shown.
+    /// Ends the interval: writes it to the log and publishes it.
     fn end_interval(&mut self, lines: &mut Option<Lines<'_>>) {
         let length = self.began.elapsed();
         self.began = Instant::now();
@@ -314,9 +318,9 @@ impl Work {
         {
             *lines = None;
         }
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let unix = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
         let number = *self.tell.borrow() + 1;
-        let interval = Interval::new(number, unix_ms, length, &merged, &self.present, &self.pulses);
+        let interval = Interval::new(number, unix, length, &merged, &self.present, &self.pulses);
         self.present.iter_mut().for_each(Recorder::clear);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.history.push_back(Arc::new(interval));
@@ -328,7 +332,7 @@ impl Work {
     }
 }
 
-/// A latency log that cannot be written is said once, and gone without.
+/// Logs an error of the latency log. The log is then no longer written.
 fn said<T>(result: io::Result<T>) -> Option<T> {
-    result.map_err(|error| tracing::error!(%error, "the latency log cannot be written: it ends here")).ok()
+    result.map_err(|error| tracing::error!(%error, "latency log write failed: no further lines")).ok()
 }

@@ -1,16 +1,16 @@
-//! Lists of cores, as `taskset --cpu-list` takes them.
+//! Lists of cores, in the format of `taskset --cpu-list`.
 
 use crate::base::setting::{Kind, Unworkable, Value};
 
 /// The highest core that a list may name.
 const CORE_MAX: usize = 4095;
 
-/// The cores that a server is given; none: all that the process may use.
+/// The cores that a server runs on. Empty: all that the process may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cores(pub Vec<usize>);
 
 impl Cores {
-    /// The cores to run on.
+    /// Returns the listed cores, or the allowed ones if the list is empty.
     pub fn or_allowed(&self) -> Vec<usize> {
         if self.0.is_empty() { allowed_cores() } else { self.0.clone() }
     }
@@ -29,9 +29,9 @@ impl Value for Cores {
     }
 }
 
-/// Reads a list of cores: `0-3`, `0,2,4-5`.
+/// Parses a list of cores, such as `0-3` or `0,2,4-5`.
 pub fn parse_cores(text: &str) -> Result<Vec<usize>, Unworkable> {
-    let unworkable = || Unworkable(format!("{text:?} is no list like 0-3 or 0,2"));
+    let unworkable = || Unworkable(format!("{text:?} is not a list of cores like 0-3 or 0,2"));
     let mut cores = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -52,7 +52,7 @@ pub fn parse_cores(text: &str) -> Result<Vec<usize>, Unworkable> {
     }
 }
 
-/// The cores that this process may run on.
+/// Returns the cores that this process may run on.
 pub fn allowed_cores() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
@@ -64,7 +64,7 @@ pub fn check_cores(cores: &[usize]) -> Result<(), Unworkable> {
     let allowed = allowed_cores();
     match cores.iter().find(|core| !allowed.contains(core)) {
         Some(core) => {
-            Err(Unworkable(format!("cores: core {core} is not among those allowed here ({allowed:?})")))
+            Err(Unworkable(format!("cores: this process may not run on core {core}; allowed: {allowed:?}")))
         }
         None => Ok(()),
     }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn core_lists_are_those_of_taskset() {
+    fn core_lists_are_parsed_like_taskset_lists() {
         assert_eq!(parse_cores("0-2,5"), Ok(vec![0, 1, 2, 5]));
         for bad in ["", "a", "2-1", "0,0", "0-99999", "-1", "1,"] {
             assert!(parse_cores(bad).is_err(), "{bad}");

@@ -1,4 +1,4 @@
-//! What other threads may put into a shard's inbox.
+//! The messages that other threads send to a shard's inbox.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,41 +11,41 @@ use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
 
-/// What comes into a shard's inbox. `A` is an accepted connection.
+/// A message in a shard's inbox. `A` is the type of an accepted connection.
 #[derive(Debug)]
 pub enum Delivery<A = socket2::Socket> {
-    /// From the acceptor.
+    /// A connection from the acceptor, and the address of its peer.
     Socket(A, Option<SocketAddr>),
-    /// From another shard: all that it had for this one in a turn.
+    /// Everything that another shard had for this one in a turn.
     Messages(Vec<Message>),
-    /// The store has something for the shard.
+    /// The store has completions for the shard.
     StoreNews,
-    /// Say what the shard's store holds of each queue.
+    /// Report what the shard's store holds of each queue.
     Queues(Reply<Result<Vec<(FullName, QueueSummary)>, StoreFault>>),
-    /// Say how long what took, and go on with these, which are empty; and how the shard is.
+    /// Return the histograms and the state of the shard. It continues with these empty histograms.
     Latency(Recorder, Reply<(Recorder, ShardPulse)>),
-    /// Say where partitions of these queues end and where consumers are.
+    /// Report the ends of the partitions of these queues, and the positions of consumers.
     Traffic(Arc<Vec<(FullName, QueueInfo)>>, Reply<Traffic>),
-    /// Say how the shard is.
+    /// Report the state of the shard.
     Snapshot(Reply<ShardSnapshot>),
-    /// Say that it is there.
+    /// Answer, to show that the shard runs.
     Ping(Reply<()>),
     /// Delete a queue. The shard is its home.
     Delete(FullName, Reply<Result<Deleted, StoreFault>>),
-    /// Stop, as the protocol says.
+    /// Drain (protocol section 3).
     Drain,
 }
 
-/// Takes the answer, on the shard's thread: it must not wait.
+/// Receives the answer. Runs on the shard's thread, so it must not block.
 pub struct Reply<T>(Box<dyn FnOnce(T) + Send>);
 
 impl<T> Reply<T> {
-    /// Whoever asks says what is done with the answer.
+    /// Creates a reply that passes the answer to `take`.
     pub fn new(take: impl FnOnce(T) + Send + 'static) -> Self {
         Self(Box::new(take))
     }
 
-    /// Gives the answer.
+    /// Passes on the answer.
     pub fn give(self, answer: T) {
         (self.0)(answer);
     }

@@ -1,8 +1,9 @@
-//! How many files the server itself has open, and how many connections the limit leaves room for.
+//! Counts the files that the server itself may open, and so the connections that the limit of open files
+//! leaves room for.
 //!
-//! A connection takes a descriptor each. Without a bound, idle clients take those that the log needs for its next file and the control
-//! port for its next request. So everything that the server may open itself is counted here, at its most, and the acceptor refuses what
-//! goes beyond the rest.
+//! Each connection takes a descriptor. Without a limit, idle clients could take the descriptors that the log
+//! needs for its next file and the control port for its next request. So this file counts the most that the
+//! server may open itself, and the acceptor refuses connections beyond the rest.
 
 use super::files::OPEN_MAX;
 use super::unfit::Unfit;
@@ -11,42 +12,46 @@ use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 use crate::store::StoreKind;
 use crate::store::log::LOADS_MAX;
 
-/// Standard input, output and error; the pair of sockets that signals come through.
+/// Standard input, output and error; the socket pair that delivers signals.
 const PROCESS: u64 = 5;
 /// The listening socket, and a connection that is about to be refused.
 const ACCEPTOR: u64 = 2;
-/// Connections that were refused and are not closed yet, so that their clients can read why.
+/// Refused connections that stay open so that their clients can read why.
 const REFUSED: u64 = refuser::OPEN_MAX as u64;
-/// The control port's listening socket, its runtime's epoll (twice) and eventfd, and a connection that is about to be refused.
+/// The control port's listening socket, its runtime's epoll (twice) and eventfd, and a connection that is
+/// about to be refused.
 const CONTROL: u64 = 5;
-/// The latency log, and its successor while it is reopened.
+/// The latency log, and its new file during a reopen.
 const LATENCY_LOG: u64 = 2;
 /// The data directory's lock, and the directory itself.
 const DATA_DIR: u64 = 2;
 /// An executor's three rings, and the eventfd that wakes it.
 const SHARD: u64 = 4;
-/// Files of the log on one shard that are read: one for each load of older messages, or as many as are kept open without one.
+/// Files of one shard's log that are open for reading: one for each load of older messages, or the most that
+/// stay open while unused, whichever is more.
 const SHARD_LOG_READS: usize = if LOADS_MAX > OPEN_MAX { LOADS_MAX } else { OPEN_MAX };
-/// All of them: also the file that is written, in both of its ways, the next one, one that is just opened, and two of the helper thread.
+/// All files of one shard's log: the above, the written file opened in both modes, the next file, one that is
+/// just being opened, and two of the helper thread.
 const SHARD_LOG: u64 = SHARD_LOG_READS as u64 + 6;
-/// Brokers that a Kafka cluster is taken to have, unless `kafka_brokers` names more.
+/// The assumed number of brokers of a Kafka cluster, unless `kafka_brokers` names more.
 const KAFKA_BROKERS: u64 = 6;
 /// Descriptors of a librdkafka client for each broker: the socket, and the pipe that wakes its thread.
 const KAFKA_BROKER: u64 = 3;
-/// Brokers that librdkafka adds to those of the cluster: itself, and a group's coordinator.
+/// Internal brokers that librdkafka adds to those of the cluster: its own, and a group's coordinator.
 const KAFKA_OWN_BROKERS: u64 = 2;
-/// What prints tokens for Kafka: a process' pipes.
+/// The pipes of the process that prints tokens for Kafka.
 const KAFKA_TOKENS: u64 = 4;
-/// Files that are open for a moment: what the system says of a disk, of the process, of certificates; sockets whose shard is just closing them.
+/// Files that are open briefly: system information about disks and the process, certificates, and sockets
+/// that a shard is closing.
 const PASSING: u64 = 8;
 
-/// Files of a client beside those of its executors and connections.
+/// Files of a client, apart from those of its executors and connections.
 const CLIENT: u64 = 32;
 
-/// How the limit is raised.
+/// How to raise the limit, for errors.
 pub(super) const RAISE: &str = "ulimit -n, LimitNOFILE= in systemd, docker run --ulimit nofile=N";
 
-/// Files that the server itself has open at most, whoever connects.
+/// Returns the most files that the server itself has open.
 fn needed(settings: &Settings, has_control: bool) -> u64 {
     let shards = settings.shard_cores().len() as u64;
     let store = match settings.store.kind {
@@ -55,7 +60,7 @@ fn needed(settings: &Settings, has_control: bool) -> u64 {
         StoreKind::Kafka => {
             let kafka = &settings.store.kafka;
             let brokers = (kafka.brokers.split(',').count() as u64).max(KAFKA_BROKERS) + KAFKA_OWN_BROKERS;
-            // On each shard a producer, a consumer of the tails, and its part of the readers.
+            // Each shard has a producer, a consumer of the tails, and its share of the readers.
             let clients = shards * (2 + (kafka.catch_up_readers as u64).div_ceil(shards.max(1)));
             KAFKA_TOKENS + clients * brokers * KAFKA_BROKER
         }
@@ -65,9 +70,11 @@ fn needed(settings: &Settings, has_control: bool) -> u64 {
     PROCESS + ACCEPTOR + REFUSED + control + latency_log + shards * SHARD + store + PASSING
 }
 
-/// How many connections all shards together may have where `limit` files may be open, and a warning where the settings allow more.
+/// Returns how many connections all shards together may have if `limit` files may be open, and a warning if
+/// the settings allow more.
 ///
-/// Without the warning the number is more than `max_connections` allows: then a shard refuses, for a reason of its own.
+/// Without a warning the number exceeds what `max_connections` allows, so that the shards refuse connections,
+/// with that reason.
 pub(super) fn connections(
     limit: u64,
     settings: &Settings,
@@ -85,25 +92,25 @@ pub(super) fn connections(
     let wanted = shards.saturating_mul(settings.core.max_connections);
     let warning = (room < wanted).then(|| {
         format!(
-            "{limit} files may be open (RLIMIT_NOFILE), of which the server itself needs {needed}: beyond {room} connections clients \
-             are refused with 503, although max_connections on {shards} shards would be {wanted}; raise the limit to {} ({RAISE}), or \
+            "only {limit} files may be open (RLIMIT_NOFILE), and the server itself needs {needed}: connections beyond {room} are \
+             refused with 503, although max_connections allows {wanted} on {shards} shards; raise the limit to {} ({RAISE}), or \
              lower max_connections",
             needed.saturating_add(wanted as u64)
         )
     });
-    // The acceptor has a descriptor more, for a connection that is about to be refused.
+    // The acceptor has one more descriptor, for a connection that is about to be refused.
     let connections_max = if room < wanted { room } else { room.max(wanted.saturating_add(1)) };
     Ok((connections_max, warning))
 }
 
-/// Checks that a client of that many executors and connections may open its files.
+/// Checks that a client with this many executors and connections may open its files.
 pub(super) fn check_client(limit: u64, executors: u64, connections: u64) -> Result<(), Unfit> {
     let needed = CLIENT + executors * SHARD + connections;
     if limit >= needed {
         return Ok(());
     }
     Err(Unfit(format!(
-        "only {limit} files may be open (RLIMIT_NOFILE), a client of {connections} connections needs {needed}: raise the limit \
+        "only {limit} files may be open (RLIMIT_NOFILE), but a client of {connections} connections needs {needed}: raise the limit \
          ({RAISE}), or open fewer connections"
     )))
 }
@@ -121,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_get_what_the_server_does_not_need() {
+    fn connections_get_the_files_that_the_server_does_not_need() {
         let mut settings = settings(StoreKind::Log, 1);
         let needed = needed(&settings, true);
         assert!((60..120).contains(&needed), "{needed}");
@@ -138,7 +145,7 @@ mod tests {
             "{warning}"
         );
         settings.core.max_connections = 10;
-        // `max_connections` is reached first, and the shard says so.
+        // `max_connections` is reached first, so the shard refuses.
         assert_eq!(connections(needed + 10, &settings, true), Ok((11, None)));
         assert_eq!(connections(needed + 20, &settings, true), Ok((20, None)));
         let (room, warning) = connections(u64::MAX, &settings, true).unwrap();
@@ -156,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_the_server_counts() {
+    fn every_part_of_the_server_is_counted() {
         let base = needed(&settings(StoreKind::Memory, 1), true);
         assert_eq!(needed(&settings(StoreKind::Memory, 3), true), base + 2 * SHARD);
         assert_eq!(needed(&settings(StoreKind::Log, 3), true), base + 2 * SHARD + DATA_DIR + 3 * SHARD_LOG);
@@ -165,7 +172,7 @@ mod tests {
         let few = needed(&kafka, true);
         assert!(few > base + 2 * 2 * KAFKA_BROKERS * KAFKA_BROKER, "{few}");
         kafka.store.kafka.brokers = vec!["broker:9092"; 20].join(",");
-        assert!(needed(&kafka, true) > few, "more brokers are named than are assumed");
+        assert!(needed(&kafka, true) > few, "more brokers are named than assumed");
         let mut bare = settings(StoreKind::Memory, 1);
         assert_eq!(needed(&bare, false), base - CONTROL - CONTROL_CONNECTIONS_MAX as u64);
         bare.latency.log = Some("latency.hlog".into());

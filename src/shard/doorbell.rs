@@ -1,13 +1,13 @@
-//! The flag that decides whether a shard must be woken: the whole of the cross-thread protocol.
+//! The flag that tells whether a shard must be woken. It is the whole cross-thread protocol.
 //!
-//! Shared by a shard, which arms it before it parks, and by every thread that sends to it. A shard that
-//! is awake polls its inbox in every turn, so a sender then pays one load; only a parked shard is woken,
-//! and by exactly one of its senders (glommio panics when one waker is woken 32,767 times before it runs).
-//! Checked by loom in `tests/doorbell.rs`, which compiles this file with loom's atomics as `sync`.
+//! The shard arms it before it parks, and every thread that sends to the shard checks it. A shard that is
+//! awake polls its inbox in every turn, so that a send costs only one load. Only a parked shard is woken, by
+//! exactly one of its senders (glommio panics if one waker is woken 32,767 times before it runs).
+//! `tests/doorbell.rs` checks this file with loom: it compiles it with loom's atomics as `sync`.
 
 use super::sync::{AtomicBool, Ordering, fence};
 
-/// See the module's page.
+/// A flag that is armed while a shard may be parked.
 #[derive(Debug)]
 pub struct Doorbell {
     armed: AtomicBool,
@@ -20,24 +20,24 @@ impl Default for Doorbell {
 }
 
 impl Doorbell {
-    /// A bell of a shard that is awake.
+    /// Creates a doorbell that is not armed.
     pub fn new() -> Self {
         Self { armed: AtomicBool::new(false) }
     }
 
-    /// Consumer: about to park. It must look into the inbox once more after this, and park only if that
-    /// is empty.
+    /// Called by the shard before it parks. It must then check the inbox once more, and park only if the
+    /// inbox is empty.
     pub fn arm(&self) {
         self.armed.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Consumer: awake again, for whatever reason.
+    /// Called by the shard when it is awake again, for whatever reason.
     pub fn disarm(&self) {
         self.armed.store(false, Ordering::Relaxed);
     }
 
-    /// Producer: something was pushed. True for the one that must wake the consumer.
+    /// Called by a sender after a push. Returns true to the one sender that must wake the shard.
     #[must_use]
     pub fn ring(&self) -> bool {
         fence(Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The one driver of a shard on glommio: turn after turn, passes of the reactor, and parking, until it is drained.
+//! The driver of a shard on glommio: runs turns, passes of the reactor and parks, until the shard is drained.
 
 use std::io;
 use std::sync::Arc;
@@ -13,43 +13,44 @@ use super::refuser::Refuser;
 use super::transport::Plain;
 use super::turn::{Host, Shard, Turn};
 use crate::base::clock::{Now, Step, WallClock};
+use crate::base::millis::{Millis, UnixMillis};
 use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};
 
-/// How long a shard's store may take to prepare for the next start, once everything has drained.
+/// How long a shard's store may take to prepare for the next start, after everything has drained.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
-/// What the shards of a server share: nothing of the data path.
+/// The state that the shards of a server share. Not used on the data path.
 #[derive(Debug)]
 pub struct Shared {
-    /// Connections of each shard, for the acceptor's choice.
+    /// The number of connections of each shard, for the acceptor's choice.
     pub connections: Vec<AtomicUsize>,
-    /// Shards that have drained.
+    /// The number of shards that have drained.
     pub drained: AtomicUsize,
-    /// Connections that the acceptor has refused with 503.
+    /// The number of connections that the acceptor has refused with 503.
     pub refused_by_acceptor: Arc<AtomicU64>,
-    /// Answers connections that are refused.
+    /// Answers refused connections.
     pub refuser: Refuser,
-    /// Where the shards' time begins.
+    /// The zero of the shards' monotonic time.
     pub epoch: Instant,
 }
 
-/// What a shard says when it ends.
+/// The report of a shard that has ended.
 #[derive(Clone, Debug)]
 pub struct ShardReport {
-    /// Which.
+    /// The number of the shard.
     pub shard: u16,
-    /// What became of the messages that its store was given.
+    /// The counters of its store.
     pub store: StoreCounters,
-    /// The rest.
+    /// All other counters.
     pub counters: CoreCounters,
-    /// How long what took, since that was asked last.
+    /// The latencies recorded since the last collection.
     pub latency: Recorder,
-    /// Its store is ready for the next start.
+    /// Whether its store is prepared for the next start.
     pub is_stopped: bool,
 }
 
-/// A shard's surroundings in a server: its executor's reactor, and the threads beside it.
+/// The environment of a shard in a server: the reactor of its executor, and the other threads.
 #[derive(Debug)]
 pub struct Reactor {
     shard: u16,
@@ -70,7 +71,7 @@ impl Host for Reactor {
 
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.clock.look(self.elapsed(), unix.as_millis() as u64)
+        self.clock.look(self.elapsed(), UnixMillis::from_epoch(unix))
     }
 
     fn take_step(&mut self) -> Option<Step> {
@@ -115,20 +116,21 @@ impl Host for Reactor {
     }
 }
 
-/// See the module's page.
+/// The loop that drives one shard.
 #[derive(Debug)]
 pub struct Driver<S> {
     shard: Shard<S, Reactor>,
     spin: Duration,
     reactor_pass: Duration,
-    /// This shard counts among those that have drained.
+    /// This shard is counted in `drained`.
     is_counted: bool,
 }
 
 impl<S: Store<Connections>> Driver<S> {
-    /// The driver of `core`, shard number `shard`; `peers` are the inboxes of all shards. For `spin` it waits for something to do
-    /// before it parks, with passes of the reactor: glommio's own setting of that kind looks at the rings' memory alone, and a ring
-    /// of ours shows nothing there before a system call (`uring`).
+    /// Creates the driver of `core`, shard number `shard`. `peers` are the inboxes of all shards. An idle
+    /// shard polls for `spin` with passes of the reactor before it parks. glommio's own spin setting only
+    /// checks the memory of the rings, but our rings show completions there only after a system call
+    /// (`uring`).
     pub fn new(
         shard: u16,
         core: Core<S>,
@@ -144,7 +146,7 @@ impl<S: Store<Connections>> Driver<S> {
         Self { shard: Shard::new(shard, shards, core, reactor), spin, reactor_pass, is_counted: false }
     }
 
-    /// Turn after turn.
+    /// Runs turns until all shards have drained or the time is up.
     pub async fn run(mut self) -> ShardReport {
         let mut passed = Instant::now();
         let mut worked = passed;
@@ -156,7 +158,7 @@ impl<S: Store<Connections>> Driver<S> {
                 return self.finish().await;
             }
             let mut ended = Instant::now();
-            // Whatever there is to do: nobody's socket is looked at without a pass.
+            // Even a busy shard needs passes, because only a pass polls the sockets.
             if ended - passed >= self.reactor_pass {
                 self.shard.host().parker.reactor_pass().await;
                 ended = Instant::now();
@@ -176,7 +178,7 @@ impl<S: Store<Connections>> Driver<S> {
                 self.shard.host().parker.reactor_pass().await;
                 passed = Instant::now();
             } else {
-                let deadline = self.shard.core().next_deadline_ms().map(Duration::from_millis);
+                let deadline = self.shard.core().next_deadline().map(Millis::as_duration);
                 let deadline = [deadline, self.shard.drain_until()].into_iter().flatten().min();
                 if self.park(deadline).await {
                     passed = Instant::now();
@@ -185,14 +187,14 @@ impl<S: Store<Connections>> Driver<S> {
         }
     }
 
-    /// Waits for something to do, until `deadline` at the latest, by [`Host::elapsed`]. False where there was something, and the
-    /// reactor had no pass.
+    /// Waits for something to do, at most until `deadline` by [`Host::elapsed`]. Returns false if there was
+    /// something to do already, so that the reactor made no pass.
     async fn park(&mut self, deadline: Option<Duration>) -> bool {
         let Reactor { parker, inbox, shared, .. } = self.shard.host_mut();
         parker.park(inbox, deadline.map(|after| shared.epoch + after)).await
     }
 
-    /// Everything has drained, or draining has taken too long.
+    /// Stops the store and creates the report.
     async fn finish(mut self) -> ShardReport {
         let is_stopped = self.stop().await;
         ShardReport {
@@ -204,7 +206,7 @@ impl<S: Store<Connections>> Driver<S> {
         }
     }
 
-    /// Has the store prepare for the next start, for [`STOP_MAX`] at most. Whether it has.
+    /// Prepares the store for the next start, for at most [`STOP_MAX`]. Returns whether it finished.
     async fn stop(&mut self) -> bool {
         let until = self.shard.host().elapsed() + STOP_MAX;
         loop {
@@ -221,14 +223,14 @@ impl<S: Store<Connections>> Driver<S> {
         }
     }
 
-    /// Whether this shard and all others have drained, or their time is up.
+    /// Returns whether all shards have drained, or the time is up.
     fn is_over(&mut self) -> bool {
         let Some(until) = self.shard.drain_until() else { return false };
         let Reactor { shared, peers, .. } = self.shard.host();
         if self.shard.core().is_drained() && !self.is_counted {
             self.is_counted = true;
             shared.drained.fetch_add(1, Ordering::SeqCst);
-            // The others may be parked, waiting for this.
+            // The other shards may be parked, waiting for this.
             peers.iter().for_each(Sender::ring);
         }
         shared.drained.load(Ordering::SeqCst) == peers.len() || self.shard.host().elapsed() >= until

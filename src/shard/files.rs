@@ -1,5 +1,5 @@
-//! The embedded log's disk, as a shard uses it: segments by direct I/O on the shard's own ring, whatever may block on the
-//! executor's helper thread. Runs on the shard's thread.
+//! The disk of the embedded log, as a shard uses it: segments by direct I/O on the shard's own ring, other
+//! files on the executor's helper thread because they may block. Runs on the shard's thread.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,25 +13,26 @@ use glommio::io::{DmaFile, OpenOptions};
 use crate::store::log::disk::{Directory, Disk, FileName, Read, Step};
 use crate::store::log::{OsDirectory, Tag};
 
-/// Whether what is written is durable once that is said (`O_DSYNC`): a write and its sync in one go, and one pass of the reactor
-/// less until somebody can be told.
+/// Whether writes are durable when they complete (`O_DSYNC`). That combines a write and its sync, and saves
+/// one pass of the reactor before the completion is known.
 type IsSynced = bool;
 
-/// Those that were used last are last.
+/// Open files, the most recently used last.
 type Open = Vec<((FileName, IsSynced), Rc<DmaFile>)>;
 
-/// Files that a shard keeps open although nothing uses them just now. While more are in use, more are open: at most one for each load of
-/// older messages, and those that are written. One that is removed elsewhere keeps its room on the disk for as long.
+/// The most unused files that a shard keeps open. More may be open while they are used: one for each load of
+/// older messages, and those that are being written. A file that is removed elsewhere occupies its space
+/// while it is open.
 pub const OPEN_MAX: usize = 8;
 
-/// See the module's page. Clones are the same.
+/// The log's files of one shard. Clones share them.
 #[derive(Clone)]
 pub struct Files {
     directory: Arc<OsDirectory>,
-    /// Segments that are open: for writes that are synced as they are made, and for others.
+    /// Open segments, with and without `O_DSYNC`.
     open: Rc<RefCell<Open>>,
     done: Rc<RefCell<VecDeque<(Tag, Read)>>>,
-    /// Told of whatever is done.
+    /// Called after every completion.
     wake: Rc<dyn Fn()>,
 }
 
@@ -42,7 +43,7 @@ impl std::fmt::Debug for Files {
 }
 
 impl Files {
-    /// The files of that directory; `wake` is called whenever steps are done.
+    /// Creates the files of `directory`. `wake` is called whenever steps are done.
     pub fn new(directory: Arc<OsDirectory>, wake: impl Fn() + 'static) -> Self {
         Self { directory, open: Rc::default(), done: Rc::default(), wake: Rc::new(wake) }
     }
@@ -80,7 +81,7 @@ impl Files {
                 for is_synced in [false, true] {
                     let open = self.take(&(*file, is_synced));
                     if let Some(open) = open {
-                        // Fails where somebody reads it; it is closed with him then.
+                        // Fails if a read still uses it. It is closed after that read.
                         let _ = open.close_rc().await;
                     }
                 }
@@ -117,7 +118,7 @@ impl Files {
         glommio::executor().spawn_blocking(run).await
     }
 
-    /// A segment for direct I/O; `None` where its file system has none.
+    /// Returns a segment opened for direct I/O, or `None` if its file system does not support that.
     async fn open(&self, file: FileName, is_synced: IsSynced) -> io::Result<Option<Rc<DmaFile>>> {
         let key = (file, is_synced);
         if let Some(open) = self.take(&key) {
@@ -129,7 +130,8 @@ impl Files {
         match options.dma_open(self.directory.path_of(file)).await {
             Ok(open) => {
                 let open = Rc::new(open);
-                // To put aside one that is in use would close nothing, and let go of its place for another.
+                // Only unused files are removed: removing one in use would not close it, but would give its
+                // place to another.
                 let unused: Open = {
                     let mut all = self.open.borrow_mut();
                     all.push((key, open.clone()));
@@ -143,7 +145,7 @@ impl Files {
                 Ok(Some(open))
             }
             Err(why) => match error(why) {
-                // glommio keeps the kind alone.
+                // glommio preserves only the kind of an error.
                 why if why.kind() == io::ErrorKind::InvalidInput => Ok(None),
                 why => Err(why),
             },
@@ -158,7 +160,7 @@ async fn write(file: &DmaFile, at: u64, bytes: &[u8]) -> io::Result<()> {
     if written < bytes.len() {
         return Err(io::Error::new(
             io::ErrorKind::WriteZero,
-            format!("{written} of {} bytes were written", bytes.len()),
+            format!("wrote only {written} of {} bytes", bytes.len()),
         ));
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! What other threads send to a shard: a bounded lock-free queue of batches, and the bell beside it.
+//! The inbox of a shard: a bounded lock-free queue of batches from other threads, and its doorbell.
 //!
-//! The shard holds the [`Inbox`] and polls it in every turn. Everyone else holds a clone of the [`Sender`]:
-//! other shards, the acceptor, the monitor. A full inbox refuses: the sender keeps the batch and tries
-//! again in its next turn. Nothing here blocks or allocates.
+//! The shard holds the [`Inbox`] and polls it in every turn. Other shards, the acceptor and the monitor hold
+//! clones of the [`Sender`]. A full inbox refuses a batch: the sender keeps it and tries again in its next
+//! turn. Nothing here blocks or allocates.
 
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -15,15 +15,15 @@ use super::doorbell::Doorbell;
 struct Shared<T> {
     queue: ArrayQueue<T>,
     bell: Doorbell,
-    /// The driver's waker; set once, before anyone can find the bell armed.
+    /// The driver's waker. Set once, before the bell can be armed.
     waker: OnceLock<Waker>,
 }
 
-/// The receiving end; its shard's alone.
+/// The receiving end, held by the shard.
 #[derive(Debug)]
 pub struct Inbox<T>(Arc<Shared<T>>);
 
-/// The sending end; any thread's.
+/// The sending end, for any thread.
 #[derive(Debug)]
 pub struct Sender<T>(Arc<Shared<T>>);
 
@@ -33,7 +33,7 @@ impl<T> Clone for Sender<T> {
     }
 }
 
-/// An inbox of at most `capacity` batches.
+/// Creates an inbox of at most `capacity` batches.
 pub fn inbox<T>(capacity: usize) -> (Sender<T>, Inbox<T>) {
     let shared =
         Arc::new(Shared { queue: ArrayQueue::new(capacity), bell: Doorbell::new(), waker: OnceLock::new() });
@@ -41,7 +41,7 @@ pub fn inbox<T>(capacity: usize) -> (Sender<T>, Inbox<T>) {
 }
 
 impl<T> Sender<T> {
-    /// Sends one batch and wakes the shard if it is parked; gives the batch back where the inbox is full.
+    /// Sends one batch, and wakes the shard if it is parked. Returns the batch if the inbox is full.
     pub fn send(&self, batch: T) -> Result<(), T> {
         self.0.queue.push(batch)?;
         self.ring();
@@ -55,31 +55,31 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Wakes the shard whatever it does: for the monitor, which bounds how often it does that to a shard that does not move.
+    /// Wakes the shard in any state. For the monitor, which limits how often it wakes a stalled shard.
     pub fn wake(&self) {
         if let Some(waker) = self.0.waker.get() {
             waker.wake_by_ref();
         }
     }
 
-    /// Batches waiting now.
+    /// Returns the number of batches in the inbox.
     pub fn depth(&self) -> usize {
         self.0.queue.len()
     }
 }
 
 impl<T> Inbox<T> {
-    /// Batches waiting now.
+    /// Returns the number of batches in the inbox.
     pub fn depth(&self) -> usize {
         self.0.queue.len()
     }
 
-    /// The oldest batch.
+    /// Removes and returns the oldest batch.
     pub fn poll(&self) -> Option<T> {
         self.0.queue.pop()
     }
 
-    /// Arms the bell; false where something has come meanwhile, so that the shard must not park.
+    /// Arms the bell. Returns false if a batch has arrived, so that the shard must not park.
     pub fn arm(&self, waker: &Waker) -> bool {
         self.0.waker.get_or_init(|| waker.clone());
         self.0.bell.arm();
@@ -90,7 +90,7 @@ impl<T> Inbox<T> {
         false
     }
 
-    /// The shard is awake.
+    /// Disarms the bell, because the shard is awake.
     pub fn disarm(&self) {
         self.0.bell.disarm();
     }

@@ -1,72 +1,76 @@
-//! What is kept of an interval to be shown: a few numbers of each stage and shard, and how the latencies were spread.
+//! The data of an interval that is kept for display: a few numbers of each stage and shard, and the
+//! distributions of latencies.
 
 use std::time::Duration;
 
 use super::core::ShardPulse;
+use crate::base::millis::UnixMillis;
 use crate::latency::{Recorder, Stage, Summary, Unit, heat_of};
 
 /// The stages that have heat maps.
 const HOT: [Stage; 3] = [Stage::Produce, Stage::Commit, Stage::DeliverLive];
 
-/// See the module's page.
+/// The collected data of one interval.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Interval {
-    /// From 1; each is one more than the one before.
+    /// The number of the interval, from 1, without gaps.
     pub number: u64,
-    /// Its end, Unix milliseconds.
-    pub unix_ms: u64,
-    /// Its length.
+    /// The end of the interval.
+    #[serde(rename = "unix_ms")]
+    pub unix: UnixMillis,
+    /// The length of the interval, in seconds.
     pub seconds: f64,
-    /// Of all shards together; those that have something.
+    /// The stages that have values, over all shards.
     pub stages: Vec<StageLine>,
-    /// How many messages took how long.
+    /// The distributions of latencies.
     pub heat: Vec<Heat>,
-    /// One after the other; those that have answered.
+    /// The shards that have answered, in order.
     pub shards: Vec<ShardLine>,
 }
 
-/// A stage in an interval.
+/// The values of a stage in an interval.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct StageLine {
-    /// Its name.
+    /// The name of the stage.
     pub stage: &'static str,
-    /// What its values are.
+    /// The unit of its values.
     pub unit: Unit,
-    /// Its values.
+    /// A summary of its values.
     #[serde(flatten)]
     pub summary: Summary,
 }
 
-/// A row of counts for a heat map: [`HEAT_ROWS`](crate::latency::HEAT_ROWS), the fastest first, without the empty ones at the end.
+/// One column of a heat map: counts for at most [`HEAT_ROWS`](crate::latency::HEAT_ROWS) rows, the fastest
+/// first, without the empty rows at the end.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Heat {
-    /// Which stage.
+    /// The name of the stage.
     pub stage: &'static str,
-    /// Messages.
+    /// The number of messages in each row.
     pub counts: Vec<u64>,
 }
 
-/// A shard in an interval.
+/// The values of a shard in an interval.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ShardLine {
-    /// What it said of itself.
+    /// The state that it reported.
     #[serde(flatten)]
     pub pulse: ShardPulse,
-    /// From read to acknowledged.
+    /// The time from reading a message to its acknowledgement.
     pub produce: Summary,
-    /// From stored to the consumer's socket, live.
+    /// The time from storing a message to the socket of a consumer that is caught up.
     pub deliver_live: Summary,
-    /// Turns of its driver.
+    /// The duration of its turns.
     pub turn: Summary,
-    /// Deliveries in its inbox.
+    /// The number of deliveries in its inbox.
     pub inbox_depth: Summary,
 }
 
 impl Interval {
-    /// The interval that ends at `unix_ms`: `merged` is the sum of `shards`.
+    /// Creates the data of the interval that ends at `unix`. `merged` is the sum of `shards`.
     pub fn new(
         number: u64,
-        unix_ms: u64,
+        unix: UnixMillis,
         length: Duration,
         merged: &Recorder,
         shards: &[Recorder],
@@ -92,7 +96,7 @@ impl Interval {
         };
         Self {
             number,
-            unix_ms,
+            unix,
             seconds: length.as_secs_f64(),
             stages: stages.collect(),
             heat: heat.collect(),

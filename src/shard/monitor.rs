@@ -1,11 +1,12 @@
-//! The monitor: a thread beside the shards that sees when one stands still, and wakes it.
+//! The monitor: a thread that detects stalled shards and wakes them.
 //!
-//! glommio 0.9 can go to sleep with its driver runnable (a wake-up lost about once in 200,000, rarer still with
-//! the settings of `executor`). No event then ends the sleep, so another thread must look.
+//! glommio 0.9 can go to sleep although its driver could run: it loses about one wake-up in 200,000, fewer
+//! with the settings of `executor`. No event ends such a sleep, so another thread must check.
 //!
-//! A wake-up holds a reference to the driver's task until the shard takes it, and glommio aborts the process at 32,767 of them. A shard
-//! that is stuck takes none. So the monitor wakes a shard at the first look that finds it still, and again only after twice as long each
-//! time, because that wake-up may be lost as well: 16 wake-ups in the first 200 seconds, 32 at most until the shard moves.
+//! A wake-up holds a reference to the driver's task until the shard handles it, and glommio aborts the
+//! process at 32,767 of them. A stuck shard handles none. So the monitor wakes a shard when it first finds it
+//! stalled. Because that wake-up may be lost too, it wakes the shard again, after twice as long each time: 16
+//! wake-ups in the first 200 seconds, and at most 32 until the shard continues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,40 +15,42 @@ use std::time::Duration;
 use super::delivery::Delivery;
 use super::inbox::Sender;
 use super::parker::Heartbeat;
+use crate::base::millis::Millis;
 
-/// How often it looks while any shard works.
+/// The time between two checks while any shard works.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How often while all are parked.
+/// The time between two checks while all shards are parked.
 const LOOK_EVERY_IDLE: Duration = Duration::from_millis(50);
-/// A shard that stood still for so many looks is said to have stalled.
+/// The number of checks after which a shard without progress counts as stalled.
 const STALL_LOOKS: u32 = 20;
 
-fn still_ms(looks: u32) -> u64 {
-    LOOK_EVERY.as_millis() as u64 * u64::from(looks)
+fn still(looks: u32) -> Millis {
+    Millis::from(LOOK_EVERY * looks)
 }
 
 /// One shard as the monitor sees it.
 #[derive(Debug)]
 pub struct Watched {
-    /// Its pulse.
+    /// Shows its progress.
     pub heartbeat: Arc<Heartbeat>,
-    /// Its inbox.
+    /// The sender to its inbox.
     pub sender: Sender<Delivery>,
-    /// Times that it was seen to stand still.
+    /// The number of stalls so far.
     pub stalls: Arc<AtomicU64>,
 }
 
 /// What the monitor remembers of a shard.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    /// Its turns at the last look.
+    /// The number of its turns at the last check.
     turns: u64,
-    /// Looks since then that found it still.
+    /// The number of checks since then that found no progress.
     still: u32,
 }
 
 impl Seen {
-    /// Takes in a look: the shard has begun `turns`, and `waits` for something to do. True where it is to be woken.
+    /// Handles a check: the shard has begun `turns`, and `waits` if it has nothing to do. Returns whether to
+    /// wake it.
     fn look(&mut self, turns: u64, waits: bool) -> bool {
         if turns != self.turns || waits {
             *self = Self { turns, still: 0 };
@@ -58,12 +61,12 @@ impl Seen {
     }
 }
 
-/// Watches until `stop`. Never touches what a shard owns.
+/// Watches the shards until `stop`. Never accesses what a shard owns.
 pub fn watch(shards: &[Watched], stop: &AtomicBool) {
     watch_between(shards, stop, std::thread::sleep);
 }
 
-/// The same; `pause` takes the time between two looks.
+/// Watches the shards until `stop`. `pause` spends the time between two checks.
 fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Duration)) {
     let mut seen = vec![Seen::default(); shards.len()];
     while !stop.load(Ordering::Relaxed) {
@@ -75,7 +78,7 @@ fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Du
             if seen.still == 0 {
                 if before.still >= STALL_LOOKS {
                     watched.heartbeat.set_stands_still(false);
-                    tracing::warn!(shard = index, still_ms = still_ms(before.still), "a shard stood still");
+                    tracing::warn!(shard = index, still_ms = still(before.still).get(), "shard recovered");
                 }
                 idle &= seen.turns == before.turns;
             } else {
@@ -84,7 +87,7 @@ fn watch_between(shards: &[Watched], stop: &AtomicBool, mut pause: impl FnMut(Du
             if seen.still == STALL_LOOKS && before.still < STALL_LOOKS {
                 watched.heartbeat.set_stands_still(true);
                 watched.stalls.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(shard = index, still_ms = still_ms(seen.still), "a shard stands still");
+                tracing::warn!(shard = index, still_ms = still(seen.still).get(), "shard stalled");
             }
             if is_to_be_woken {
                 watched.sender.wake();
@@ -102,7 +105,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
-    /// A waker that counts.
+    /// A waker that counts its calls.
     #[derive(Default)]
     struct Woken(AtomicUsize);
 
@@ -119,10 +122,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_stands_still_for_long_gets_few_wake_ups() {
+    fn a_long_stalled_shard_gets_few_wake_ups() {
         let (sender, inbox) = inbox(1);
         let woken: Arc<Woken> = Arc::default();
-        // As a shard does that parks.
+        // Like a shard that parks.
         assert!(inbox.arm(&Waker::from(woken.clone())));
         inbox.disarm();
         let heartbeat: Arc<Heartbeat> = Arc::default();
@@ -143,11 +146,11 @@ mod tests {
         assert_eq!(stalls.load(Ordering::Relaxed), 1);
         Parker::new(heartbeat.clone()).beat();
         look(1);
-        assert_eq!(woken.take(), 0, "it has moved");
+        assert_eq!(woken.take(), 0, "it has continued");
     }
 
     #[test]
-    fn a_shard_that_moves_again_stands_still_no_longer() {
+    fn a_shard_that_continues_no_longer_counts_as_stalled() {
         let (sender, _inbox) = inbox(1);
         let heartbeat: Arc<Heartbeat> = Arc::default();
         let parker = Parker::new(heartbeat.clone());
@@ -172,18 +175,18 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_shard_is_woken_a_few_times_however_long_it_is_stuck() {
+    fn the_number_of_wake_ups_is_bounded_for_any_stall() {
         let mut seen = Seen::default();
-        assert!(!seen.look(7, false), "it has turned");
+        assert!(!seen.look(7, false), "it has made turns");
         let looks = |seen: &mut Seen, count: u32| (0..count).filter(|_| seen.look(7, false)).count();
         assert_eq!(looks(&mut seen, 1), 1, "at once");
-        assert_eq!(looks(&mut seen, 1), 1, "and again: the first may be lost");
+        assert_eq!(looks(&mut seen, 1), 1, "and again, because the first may be lost");
         // 200 seconds.
         assert_eq!(looks(&mut seen, 40_000 - 2), 14);
         seen.still = u32::MAX - 1;
         assert_eq!(looks(&mut seen, 100), 0);
-        assert!(!seen.look(8, false), "it moves");
-        assert!(seen.look(8, false), "it is stuck anew");
-        assert!(!seen.look(8, true), "it waits, and is left alone");
+        assert!(!seen.look(8, false), "it continues");
+        assert!(seen.look(8, false), "it is stuck again");
+        assert!(!seen.look(8, true), "it waits for work and is not woken");
     }
 }

@@ -1,11 +1,11 @@
-//! How a driver waits: which of its sockets are ready, parking, and passes of the reactor.
+//! How a driver waits: ready sockets, parking, and passes of the reactor.
 //!
-//! Runs on the shard's own thread, inside its one driver task. A socket's waker only notes the slot here
-//! and ends a park; it never runs anything. Never looks at what the sockets carry.
+//! Runs on the shard's own thread, inside its one driver task. A socket's waker only notes the slot here and
+//! ends a park. It never runs other code. Never accesses the data of the sockets.
 //!
-//! glommio looks at sockets and timers only between runs of its task queue. A driver that goes on working
-//! therefore ends its turn in [`Parker::reactor_pass`]; one that has nothing to do awaits [`Parker::park`],
-//! which is a pass too, and sleeps if that brought nothing.
+//! glommio polls sockets and timers only between runs of its task queue. A busy driver therefore ends its
+//! turn with [`Parker::reactor_pass`]. An idle driver awaits [`Parker::park`], which is also a pass, and
+//! sleeps if the pass found nothing.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -20,8 +20,9 @@ use glommio::timer::Timer;
 
 use super::inbox::Inbox;
 
-/// A timer this short has expired by the time the executor looks, so that it wakes the driver in the very
-/// next pass of the reactor without a sleep between. Zero would never leave the task.
+/// The delay of the timer that ends a pass. It is so short that it has expired when the executor polls it, so
+/// that it wakes the driver in the next pass of the reactor without a sleep. With zero the driver would never
+/// leave its task.
 const PASS_DELAY: Duration = Duration::from_nanos(300);
 
 thread_local! {
@@ -30,11 +31,11 @@ thread_local! {
 
 struct Ready {
     slots: Vec<u32>,
-    /// The parked driver, and what the monitor is to see once it is woken.
+    /// The waker of the parked driver, and the heartbeat that shows the monitor that it was woken.
     driver: Option<(Waker, Arc<Heartbeat>)>,
 }
 
-/// The waker of one socket: notes the slot, once until it is taken, and ends the driver's park.
+/// The waker of one socket. Notes the slot, only once until it is taken, and ends the driver's park.
 #[derive(Debug)]
 pub struct ReadyMark {
     slot: u32,
@@ -42,13 +43,13 @@ pub struct ReadyMark {
 }
 
 impl ReadyMark {
-    /// A mark for `slot`, and the waker to give to its socket. Both stay on this thread.
+    /// Creates a mark for `slot`, and the waker for its socket. Both stay on this thread.
     pub fn new(slot: u32) -> (Arc<Self>, Waker) {
         let mark = Arc::new(Self { slot, marked: AtomicBool::new(false) });
         (mark.clone(), Waker::from(mark))
     }
 
-    /// Puts the slot into the ready list unless it is there.
+    /// Adds the slot to the ready list, unless it is already in it.
     pub fn mark(&self) {
         if !self.marked.swap(true, Ordering::Relaxed) {
             READY.with(|ready| {
@@ -62,7 +63,7 @@ impl ReadyMark {
         }
     }
 
-    /// The slot was taken from the list.
+    /// Handles the removal of the slot from the list.
     pub fn clear(&self) {
         self.marked.store(false, Ordering::Relaxed);
     }
@@ -78,17 +79,17 @@ impl Wake for ReadyMark {
     }
 }
 
-/// How late a parked driver's timer may come before the monitor takes it for lost.
+/// How late the timer of a parked driver may be before the monitor considers it lost.
 const TIMER_GRACE: Duration = Duration::from_millis(20);
 
-/// What the monitor thread sees of a shard.
+/// The state of a shard that the monitor sees.
 #[derive(Debug)]
 pub struct Heartbeat {
     turns: CachePadded<AtomicU64>,
     parked: CachePadded<AtomicBool>,
-    /// When the park is to end by itself, milliseconds since `began`; `u64::MAX` for never.
+    /// When the park ends by itself, in milliseconds since `began`; `u64::MAX` means never.
     until_ms: AtomicU64,
-    /// The monitor has seen no turn for a while, although there is something to do.
+    /// The monitor considers the shard stalled: it has work, but made no turn for a while.
     stands_still: AtomicBool,
     began: Instant,
 }
@@ -106,36 +107,36 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// Turns begun so far.
+    /// Returns the number of turns begun so far.
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Whether the driver gave up its thread because it had nothing to do, no socket has woken it since, and its timer
-    /// is not overdue.
+    /// Returns whether the driver is parked: it has nothing to do, no socket has woken it, and its timer is
+    /// not overdue.
     pub fn is_parked(&self) -> bool {
         let until = Duration::from_millis(self.until_ms.load(Ordering::Relaxed));
         self.parked.load(Ordering::Relaxed) && self.began.elapsed() < until.saturating_add(TIMER_GRACE)
     }
 
-    /// Whether the monitor takes the shard for stuck.
+    /// Returns whether the monitor considers the shard stalled.
     pub fn stands_still(&self) -> bool {
         self.stands_still.load(Ordering::Relaxed)
     }
 
-    /// The monitor takes the shard for stuck, or no longer.
+    /// Sets whether the monitor considers the shard stalled.
     pub fn set_stands_still(&self, stands_still: bool) {
         self.stands_still.store(stands_still, Ordering::Relaxed);
     }
 
     fn park_until(&self, deadline: Option<Instant>) {
-        let until =
+        let until_ms =
             deadline.map_or(u64::MAX, |at| at.saturating_duration_since(self.began).as_millis() as u64);
-        self.until_ms.store(until, Ordering::Relaxed);
+        self.until_ms.store(until_ms, Ordering::Relaxed);
     }
 }
 
-/// See the module's page.
+/// The part of a driver that waits.
 #[derive(Debug, Default)]
 pub struct Parker {
     heartbeat: Arc<Heartbeat>,
@@ -143,28 +144,29 @@ pub struct Parker {
 }
 
 impl Parker {
-    /// A driver's parker, whose pulse others can see.
+    /// Creates a parker that shows its progress in `heartbeat`.
     pub fn new(heartbeat: Arc<Heartbeat>) -> Self {
         Self { heartbeat, timer: None }
     }
 
-    /// A turn begins.
+    /// Records the start of a turn.
     pub fn beat(&self) {
         self.heartbeat.turns.store(self.heartbeat.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Appends the slots that became ready to `slots`. The caller clears each one's mark as it serves it.
+    /// Appends the slots that became ready to `slots`. The caller clears the mark of each slot when it serves
+    /// it.
     pub fn take_ready(&self, slots: &mut Vec<u32>) {
         READY.with(|ready| slots.append(&mut ready.borrow_mut().slots));
     }
 
-    /// Whether a socket is ready that was not taken.
+    /// Returns whether a socket is ready that was not taken.
     pub fn has_ready(&self) -> bool {
         READY.with(|ready| !ready.borrow().slots.is_empty())
     }
 
-    /// Waits until a socket is ready, something is in the inbox, or `deadline` has come. False where that was so already, and
-    /// the reactor had no pass.
+    /// Waits until a socket is ready, the inbox has a batch, or `deadline` has passed. Returns false if that
+    /// was already true, so that the reactor made no pass.
     pub async fn park<T>(&mut self, inbox: &Inbox<T>, deadline: Option<Instant>) -> bool {
         let Self { heartbeat, timer } = self;
         if timer.as_ref().map(|(at, _)| *at) != deadline {
@@ -197,7 +199,7 @@ impl Parker {
         polled
     }
 
-    /// Lets the reactor look at the sockets and timers, and goes on without sleeping.
+    /// Lets the reactor poll the sockets and timers once, without sleeping.
     pub async fn reactor_pass(&self) {
         let mut delay = PASS_DELAY;
         let mut timer = Timer::new(delay);
@@ -207,7 +209,8 @@ impl Parker {
                 if left {
                     return Poll::Ready(());
                 }
-                // It expired before it was looked at: then the executor was not reached, and the sockets would not be either.
+                // The timer expired before it was first polled. Then the executor did not run, and would not
+                // have polled the sockets.
                 delay *= 2;
                 timer = Timer::new(delay);
             }

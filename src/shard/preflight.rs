@@ -1,6 +1,6 @@
-//! What shards need of the machine, checked before anything starts: every refusal says what to do.
+//! Checks what shards need from the machine before anything starts. Every refusal says what to do.
 //!
-//! Runs once, on the starting thread. Raises the soft limits as far as the hard ones allow.
+//! Runs once, on the starting thread. Raises the soft limits up to the hard ones.
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -10,27 +10,29 @@ use super::executor::{IO_MEMORY, RING_DEPTH};
 use super::unfit::Unfit;
 use super::{Settings, descriptors, uring};
 
-/// A kernel's version, major and minor.
+/// The version of a kernel, major and minor.
 type Version = (u32, u32);
 
-/// The kernel that glommio's operations need.
+/// The oldest kernel that supports glommio's operations.
 const KERNEL_MIN: Version = (5, 8);
 
-/// From this kernel on the memory of a ring no longer counts as locked.
+/// Since this kernel, the memory of a ring does not count as locked.
 const RINGS_UNLOCKED: Version = (5, 12);
-/// From this kernel on it counts again.
+/// Since this kernel, it counts again.
 const RINGS_LOCKED_AGAIN: Version = (6, 14);
 
-/// The limit of locked memory below which glommio starts no executor, whatever the executor locks, bytes.
+/// The limit of locked memory that glommio demands to start an executor, however little the executor locks,
+/// in bytes.
 const MEMLOCK_MIN: u64 = 512 << 10;
 
-/// Rings of an executor; each registers the executor's [`IO_MEMORY`].
+/// The number of rings of an executor. Each registers the executor's [`IO_MEMORY`].
 const RINGS: u64 = 3;
-/// Bytes of a submission, a completion and an index into the submissions; the kernel makes two completions for each submission.
+/// The sizes in bytes of a submission, a completion and an index into the submissions. The kernel makes two
+/// completions for each submission.
 const SUBMISSION: u64 = 64;
 const COMPLETION: u64 = 16;
 const INDEX: u64 = 4;
-/// The head of a ring, bytes; the kernel's is a little smaller.
+/// The size of a ring's header, in bytes. The kernel's is a little smaller.
 const RING_HEAD: u64 = 512;
 const PAGE: u64 = 4096;
 
@@ -38,8 +40,8 @@ const RAISE_MEMLOCK: &str = "ulimit -l, LimitMEMLOCK=infinity in systemd, docker
 const ALLOW_URING: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in its profile (docker run \
                            --security-opt seccomp=FILE, seccompProfile in Kubernetes)";
 
-/// Checks kernel, io_uring, locked memory and open files for a server, with or without a control port. Returns how many connections
-/// the limit of open files leaves room for, on all shards together.
+/// Checks kernel, io_uring, locked memory and open files for a server, with or without a control port.
+/// Returns how many connections the limit of open files allows on all shards together.
 pub fn check(settings: &Settings, has_control: bool) -> Result<usize, Unfit> {
     check_executors(settings.shard_cores().len())?;
     let limit = raise(Resource::Nofile);
@@ -50,7 +52,8 @@ pub fn check(settings: &Settings, has_control: bool) -> Result<usize, Unfit> {
     Ok(connections)
 }
 
-/// Checks that this process may start that many executors: for every command that has one, a client's too.
+/// Checks that this process may start this many executors. Used by every command that starts executors,
+/// including clients.
 pub fn check_executors(executors: usize) -> Result<(), Unfit> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     check_kernel(&release)?;
@@ -60,24 +63,25 @@ pub fn check_executors(executors: usize) -> Result<(), Unfit> {
     check_memlock(raise(Resource::Memlock), locked, executors)
 }
 
-/// Checks that this process may run a client of that many executors and connections: kernel, io_uring, locked memory, open files.
+/// Checks that this process may run a client with this many executors and connections: kernel, io_uring,
+/// locked memory, open files.
 pub fn check_client(executors: u64, connections: u64) -> Result<(), Unfit> {
     check_executors(usize::try_from(executors).unwrap_or(usize::MAX))?;
     descriptors::check_client(raise(Resource::Nofile), executors, connections)
 }
 
-/// What to add to the reason why an executor could not be made, where that may be the limit of locked memory: it counts the memory of
-/// all processes of a user, so that others can have used it up.
+/// Returns a hint for the error of an executor that could not start, if the limit of locked memory may be the
+/// reason. The limit counts the memory of all processes of a user, so others can have exhausted it.
 pub(super) fn about_memlock(error: &std::io::Error) -> String {
     if error.kind() != std::io::ErrorKind::OutOfMemory {
         return String::new();
     }
     format!(
-        "; perhaps other processes of this user have locked what the limit allows: raise it ({RAISE_MEMLOCK})"
+        "; other processes of this user may have exhausted the limit of locked memory: raise it ({RAISE_MEMLOCK})"
     )
 }
 
-/// The limit that is in force, once the soft one was raised as far as it goes; `u64::MAX` for none.
+/// Raises the soft limit to the hard one, and returns the effective limit; `u64::MAX` for none.
 fn raise(resource: Resource) -> u64 {
     let Rlimit { current, maximum } = getrlimit(resource);
     let raised = current != maximum && setrlimit(resource, Rlimit { current: maximum, maximum }).is_ok();
@@ -97,12 +101,13 @@ fn check_kernel(release: &str) -> Result<(), Unfit> {
     Err(Unfit(format!("Linux {release} is too old: io_uring needs {at_least}.{minor_least} or later")))
 }
 
-/// Whether a seccomp filter looks at this process' system calls; `None` where the kernel does not say.
+/// Returns whether a seccomp filter checks this process' system calls, or `None` if the kernel does not
+/// report it.
 fn is_filtered() -> Option<bool> {
     seccomp(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// The mode of `Seccomp:` in proc(5)'s status: 0 none, 1 strict, 2 a filter.
+/// Parses the mode of `Seccomp:` in the status file of proc(5): 0 none, 1 strict, 2 a filter.
 fn seccomp(status: &str) -> Option<bool> {
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"))?;
     Some(mode.trim() == "2")
@@ -124,29 +129,28 @@ fn check_uring(setting: &str, is_filtered: Option<bool>, probe: Result<(), Errno
             format!("io_uring is not allowed here ({error}); if that is a seccomp filter, {ALLOW_URING}")
         }
         (_, Errno::PERM | Errno::ACCESS) => format!(
-            "io_uring is not allowed here ({error}), and no seccomp filter is set: see whether a security module (SELinux, \
+            "io_uring is not allowed here ({error}), and no seccomp filter is set: check whether a security module (SELinux, \
              AppArmor) or the sandbox around this process forbids it"
         ),
-        (_, Errno::NOMEM) => format!("io_uring may lock no memory: raise the limit ({RAISE_MEMLOCK})"),
+        (_, Errno::NOMEM) => format!("io_uring cannot lock memory: raise the limit ({RAISE_MEMLOCK})"),
         (_, Errno::MFILE | Errno::NFILE) => {
-            format!(
-                "io_uring cannot be set up: {error}: raise the limit of open files ({})",
-                descriptors::RAISE
-            )
+            format!("io_uring setup failed: {error}: raise the limit of open files ({})", descriptors::RAISE)
         }
-        (_, error) => format!("io_uring cannot be set up: {error}"),
+        (_, error) => format!("io_uring setup failed: {error}"),
     };
     Err(Unfit(why))
 }
 
-/// Whether the kernel does not count what this process locks: it has CAP_IPC_LOCK, and not only in a user namespace of its own.
+/// Returns whether this process is exempt from the limit of locked memory: it has CAP_IPC_LOCK, and not only
+/// in its own user namespace.
 fn is_exempt() -> bool {
     let can_lock = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     can_lock && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// What that many executors lock, bytes. Measured on Linux 6.18: 104 KiB for a ring of 1,024 entries.
+/// Returns how much memory this many executors lock, in bytes. Measured on Linux 6.18: 104 KiB for a ring of
+/// 1,024 entries.
 fn locked_bytes(version: Option<Version>, executors: u64) -> u64 {
     let depth = RING_DEPTH as u64;
     let entries = (depth * SUBMISSION).next_multiple_of(PAGE);
@@ -166,7 +170,7 @@ fn check_memlock(limit: u64, locked: u64, executors: usize) -> Result<(), Unfit>
     }
     let few = if executors > 1 { ", or run fewer shards (cores)" } else { "" };
     Err(Unfit(format!(
-        "only {} KiB of memory may be locked (RLIMIT_MEMLOCK), {executors} {} {} KiB: raise the limit ({RAISE_MEMLOCK}){few}",
+        "only {} KiB of memory may be locked (RLIMIT_MEMLOCK), but {executors} {} {} KiB: raise the limit ({RAISE_MEMLOCK}){few}",
         limit >> 10,
         if executors == 1 { "shard or client needs" } else { "shards need" },
         needed >> 10,
@@ -202,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn a_seccomp_filter_is_read_from_the_process_status() {
+    fn a_seccomp_filter_is_detected_in_the_process_status() {
         assert_eq!(seccomp("Name:\tx\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n"), Some(true));
         assert_eq!(seccomp("Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n"), Some(false));
         assert_eq!(seccomp("Name:\tx\n"), None);
     }
 
     #[test]
-    fn locked_memory_is_that_of_all_shards_on_kernels_that_count_it() {
+    fn locked_memory_is_counted_for_all_shards_on_kernels_that_count_it() {
         assert_eq!(locked_bytes(Some((6, 18)), 1), 504 << 10);
         assert_eq!(locked_bytes(None, 2), 1008 << 10);
         assert_eq!(locked_bytes(Some((6, 8)), 2), 384 << 10);
@@ -224,13 +228,13 @@ mod tests {
         {
             assert!(why.contains(words), "{words}: {why}");
         }
-        // glommio asks for its minimum of everybody.
+        // glommio demands its minimum even from exempt processes.
         assert_eq!(check_memlock(MEMLOCK_MIN, 0, 2), Ok(()));
         assert!(check_memlock(MEMLOCK_MIN - 1, 0, 2).is_err());
     }
 
     #[test]
-    fn this_machine_is_fit_for_the_tests() {
+    fn this_machine_can_run_the_tests() {
         assert_eq!(uring::probe(), Ok(()));
     }
 }

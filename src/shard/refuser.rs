@@ -1,8 +1,9 @@
-//! Refusing connections before a shard serves them: each gets an answer, and time to read it.
+//! Refuses connections before a shard serves them: each gets an answer, and time to read it.
 //!
-//! To close a socket that holds unread bytes resets the connection, and the peer may lose the answer. Most clients send their handshake
-//! at once, so what they send is read and discarded until they close, for `LINGER` and `READ_BYTES_MAX` at most. A thread of
-//! its own does that: it keeps `OPEN_MAX` sockets open at most, and closes the oldest where more are refused.
+//! Closing a socket with unread bytes resets the connection, and the peer may lose the answer. Most clients
+//! send their handshake at once, so their bytes are read and discarded until they close, for at most `LINGER`
+//! and `READ_BYTES_MAX`. A separate thread does that. It keeps at most `OPEN_MAX` sockets open, and closes
+//! the oldest to accept another.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
@@ -14,34 +15,35 @@ use socket2::Socket;
 
 use crate::ws::handshake::Refusal;
 
-/// How long a refused connection stays open for its peer to close it.
+/// How long a refused connection waits for its peer to close it.
 const LINGER: Duration = Duration::from_secs(2);
-/// How much is read of it meanwhile, bytes.
+/// The most bytes that are read from it during that time.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// How often open connections are looked at.
+/// The time between two reads of the open connections.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Refused connections that the thread keeps open.
+/// The most refused connections that the thread keeps open.
 const LINGERING_MAX: usize = 8;
-/// Those that wait for the thread to take them.
+/// The most refused connections that wait for the thread.
 const WAITING_MAX: usize = 4;
-/// Descriptors of all of them, and of one that takes the place of another.
+/// The descriptors of all of them, and of one that replaces another.
 pub(super) const OPEN_MAX: usize = LINGERING_MAX + WAITING_MAX + 1;
 
-/// Refuses connections; any thread's, and never waits. Clones share one thread, which ends with the last of them.
+/// Refuses connections, from any thread, without blocking. Clones share one thread, which ends with the last
+/// clone.
 #[derive(Clone, Debug)]
 pub struct Refuser(SyncSender<Lingering>);
 
 impl Refuser {
-    /// Begins the thread.
+    /// Starts the thread.
     pub fn start() -> io::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(WAITING_MAX);
         std::thread::Builder::new().name("refuser".into()).spawn(move || linger(&receiver))?;
         Ok(Self(sender))
     }
 
-    /// Answers with 503 and the reason, and closes the connection once its peer can have read that. A peer that cannot take the answer
-    /// finds the connection closed.
+    /// Answers with 503 and the reason, and closes the connection after its peer had time to read that. If
+    /// the socket cannot take the answer, the connection is closed without it.
     pub fn refuse(&self, socket: Socket, reason: &str) {
         let mut response = Vec::new();
         Refusal::new(503, reason).write(&mut response);
@@ -54,7 +56,8 @@ impl Refuser {
         }
         let mut refused = Lingering { socket, until: Instant::now() + LINGER, left: READ_BYTES_MAX };
         if refused.discard() {
-            // Without room for it the connection is closed now: what has come is read.
+            // If the thread has no room, the connection is closed at once. The bytes that have arrived are
+            // already read.
             let _ = self.0.try_send(refused);
         }
     }
@@ -65,12 +68,12 @@ impl Refuser {
 struct Lingering {
     socket: Socket,
     until: Instant,
-    /// Bytes that may still be read.
+    /// The number of bytes that may still be read.
     left: usize,
 }
 
 impl Lingering {
-    /// Reads what has come. False once the peer has closed, or has sent too much.
+    /// Discards the bytes that have arrived. Returns false when the peer has closed or has sent too much.
     fn discard(&mut self) -> bool {
         let mut buffer = [0; 4096];
         while self.left > 0 {
@@ -116,7 +119,7 @@ mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
 
-    /// A client's connection, and the server's end of it.
+    /// Returns both ends of a connection: the client's and the server's.
     fn pair() -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_that_was_sent_already_resets_nothing() {
+    fn an_earlier_handshake_does_not_reset_the_connection() {
         let refuser = Refuser::start().unwrap();
         let (mut client, socket) = pair();
         client.write_all(&[b'x'; 8_000]).unwrap();
@@ -141,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_that_comes_later_resets_nothing() {
+    fn a_later_handshake_does_not_reset_the_connection() {
         let refuser = Refuser::start().unwrap();
         let (mut client, socket) = pair();
         refuser.refuse(socket, "no room");
-        // A second write fails where the first was answered by a reset.
+        // The second write fails if the first caused a reset.
         for _ in 0..2 {
             client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         }
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_its_bound_is_not_read_and_more_connections_than_it_keeps_are_answered_too() {
+    fn reads_are_bounded_and_connections_beyond_the_bound_are_answered_too() {
         let refuser = Refuser::start().unwrap();
         let clients: Vec<_> = (0..3 * OPEN_MAX)
             .map(|_| {

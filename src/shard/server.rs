@@ -1,4 +1,4 @@
-//! A whole server: its shards, acceptor and monitor, started and stopped together.
+//! A whole server: its shards, acceptor, monitor and collector, started and stopped together.
 
 use std::fmt::Display;
 use std::io;
@@ -32,7 +32,7 @@ use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::memory::{self, Memory};
 use crate::store::{Store, StoreKind};
 
-/// How long a shard whose inbox is full is given before it is told again to drain.
+/// How long to wait before a full inbox gets the request to drain again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
 
 /// A running server.
@@ -49,7 +49,7 @@ pub struct Server {
     stop_monitor: Arc<AtomicBool>,
 }
 
-/// Asks a server to drain, from any thread.
+/// A handle that asks a server to drain, from any thread.
 #[derive(Clone, Debug)]
 pub struct DrainHandle {
     listener: Listener,
@@ -58,7 +58,8 @@ pub struct DrainHandle {
 }
 
 impl DrainHandle {
-    /// No new connection, no new operation; what is open is ended as the protocol's section 3 says.
+    /// Starts to drain: no new connections, no new operations. Open operations end as section 3 of the
+    /// protocol describes.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.listener.close();
@@ -67,7 +68,7 @@ impl DrainHandle {
         if full.is_empty() {
             return;
         }
-        // One of them may be stuck, and whoever asks must not be: a second signal is still to be heard.
+        // A shard may be stuck, but the caller must not be: it must still handle a second signal.
         let telling = std::thread::Builder::new().name("drain".into()).spawn(move || {
             while !full.is_empty() {
                 std::thread::sleep(FULL_WAIT);
@@ -75,12 +76,12 @@ impl DrainHandle {
             }
         });
         if let Err(error) = telling {
-            tracing::error!(%error, "a shard whose inbox is full cannot be told to drain");
+            tracing::error!(%error, "starting the drain thread failed: shards with a full inbox do not drain");
         }
     }
 }
 
-/// What the shards' stores are made of.
+/// The parts from which the shards' stores are created.
 #[derive(Clone, Debug)]
 enum Stores {
     Log { dir: Arc<DataDir>, directory: Arc<OsDirectory>, config: log::Settings, _lock: Arc<DirectoryLock> },
@@ -90,7 +91,8 @@ enum Stores {
 
 impl Stores {
     fn of(settings: &Settings, shards: usize) -> io::Result<Self> {
-        // Two lives of a queue never share an incarnation: the clock's nanoseconds tell them apart.
+        // Two queues of the same name must never share an incarnation. The clock's nanoseconds make
+        // incarnations unique.
         let now = log::moment();
         let store = &settings.store;
         match store.kind {
@@ -132,7 +134,7 @@ impl Stores {
     }
 }
 
-/// What a shard is made of, whatever its store.
+/// The parts of a shard, apart from its store.
 struct ShardPart {
     number: u16,
     shards: u16,
@@ -154,7 +156,7 @@ impl ShardPart {
 }
 
 impl Server {
-    /// Starts a shard on each core, to serve who comes to `listener`.
+    /// Starts a shard on each core, and serves the connections of `listener`.
     pub fn start(settings: &Settings, listener: Listener) -> io::Result<Self> {
         let address = listener.local_address()?;
         let latency_log = Collector::open_log(&settings.latency)?;
@@ -193,7 +195,7 @@ impl Server {
             let ready = ready.clone();
             let handle = spawn(executor, move || async move {
                 let _guard = AbortOnPanic;
-                // Fails where another shard could not start; then nobody waits for this one.
+                // Fails if another shard could not start. Then nothing waits for this one.
                 let _ = ready.send(shard);
                 drop(ready);
                 let part = ShardPart {
@@ -207,7 +209,7 @@ impl Server {
                     shared,
                     spin,
                 };
-                // Where the inbox is full the shard is awake, and asks its store in every turn.
+                // If the inbox is full, the shard is awake and polls its store in every turn.
                 let wake = move || drop(bell.send(Delivery::StoreNews));
                 match stores {
                     Stores::Log { dir, directory, config, _lock } => {
@@ -257,27 +259,27 @@ impl Server {
         })
     }
 
-    /// Where it listens: of use where the port was left to the system.
+    /// Returns the address that it listens on, with the port that the system selected for port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// To stop it with.
+    /// Returns a handle to drain the server.
     pub fn drain_handle(&self) -> DrainHandle {
         self.handle.clone()
     }
 
-    /// To ask it how it is with.
+    /// Returns a handle to ask for the state of the shards.
     pub fn probe(&self) -> Probe {
         self.probe.clone()
     }
 
-    /// To look at its latencies with.
+    /// Returns access to the latencies.
     pub fn board(&self) -> Board {
         self.collector.board()
     }
 
-    /// Waits until it has drained; what each shard did, and how long what took in all of them.
+    /// Waits until the server has drained. Returns the report of each shard, and the latencies of all shards.
     pub fn join(self) -> io::Result<(Vec<ShardReport>, Recorder)> {
         let mut reports = Vec::new();
         for shard in self.shards {
@@ -294,7 +296,7 @@ impl Server {
     }
 }
 
-/// Says at the start that no file for messages can be made, rather than when the first of them comes.
+/// Warns at the start that no message file can be created, instead of when the first message arrives.
 fn warn_of_little_room(log::Settings { data_dir, min_free_bytes, segment_bytes, .. }: &log::Settings) {
     let Ok(stat) = rustix::fs::statvfs(data_dir) else { return };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -304,12 +306,13 @@ fn warn_of_little_room(log::Settings { data_dir, min_free_bytes, segment_bytes, 
             free_bytes = free,
             log_min_free_bytes = min_free_bytes,
             log_segment_bytes = segment_bytes,
-            "too little of the disk is free for another file of messages: free some, or lower log_min_free_bytes"
+            "too little free disk space for another message file: free some, or lower log_min_free_bytes"
         );
     }
 }
 
-/// Waits until every shard runs. An executor can fail on its own thread: no memory may be locked, no io_uring allowed.
+/// Waits until every shard runs. An executor can fail on its own thread, because it may not lock memory or
+/// use io_uring.
 fn await_shards(
     shards: &mut Vec<ExecutorJoinHandle<ShardReport>>,
     started: &mpsc::Receiver<usize>,
@@ -337,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_whose_inbox_is_full_keeps_nobody_from_draining() {
+    fn a_full_inbox_does_not_block_the_drain_of_other_shards() {
         let ((stuck, stuck_inbox), (other, other_inbox)) = (inbox(1), inbox(1));
         stuck.send(Delivery::StoreNews).unwrap();
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 1).unwrap();
@@ -345,7 +348,7 @@ mod tests {
         handle.drain();
         assert!(matches!(other_inbox.poll(), Some(Delivery::Drain)));
         assert!(matches!(stuck_inbox.poll(), Some(Delivery::StoreNews)));
-        // Told as soon as there is room.
+        // Sent as soon as there is room.
         let until = Instant::now() + Duration::from_secs(20);
         let told = loop {
             match stuck_inbox.poll() {

@@ -1,4 +1,4 @@
-//! A whole server but its control port: where it listens, which cores it has, and what its shards and stores obey.
+//! The settings of a server, without those of its control port: address, cores, shards and stores.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,28 +12,28 @@ use crate::store;
 use crate::store::kafka::Bounds;
 
 settings! {
-    /// What [`Server::start`](super::server::Server::start) obeys.
+    /// The settings of [`Server::start`](super::server::Server::start).
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Listen:
-        /// Address and port for clients; port 0 takes a free one
+        /// Address and port for clients; port 0 selects a free one
         listen: SocketAddr = ([127, 0, 0, 1], 9000).into(), "listen", Text;
-        /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+        /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn
         listen_backlog: u32 = 4096, "listen_backlog", Count(1..=1 << 20);
-        /// Cores to run on, a shard on each: 0-3 or 0,2; all: all that the process may use
+        /// Cores to run on, one shard on each, as in 0-3 or 0,2; all: every core that the process may use
         cores: Cores = Cores::default(), "cores", Text;
 
         in Memory:
-        /// Microseconds that a shard polls before it sleeps; 50 to 100 on dedicated cores
+        /// Microseconds that an idle shard polls before it sleeps; 50 to 100 on dedicated cores
         spin_before_park: Duration = Duration::ZERO, "spin_us", Micros(0..=60_000_000);
     } with {
-        /// What each shard obeys.
+        /// The settings of each shard.
         core: core::Settings,
-        /// Where messages are kept.
+        /// The settings of the store.
         store: store::Settings,
-        /// What each project may have and do.
+        /// The limits of each project.
         projects: ProjectLimits,
-        /// What becomes of the latency histograms.
+        /// The settings of the latency histograms.
         latency: LatencySettings,
     }
 }
@@ -49,12 +49,12 @@ impl Value for SocketAddr {
 }
 
 impl Settings {
-    /// The cores that the shards run on.
+    /// Returns the cores that the shards run on.
     pub fn shard_cores(&self) -> Vec<usize> {
         self.cores.or_allowed()
     }
 
-    /// What the Kafka store must know beside its own settings.
+    /// Returns the limits that the Kafka store needs in addition to its own settings.
     pub fn kafka_bounds(&self) -> Bounds {
         let core::Settings { operation, shard_budget_bytes, clock_step_max, .. } = &self.core;
         Bounds {

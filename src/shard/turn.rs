@@ -1,7 +1,8 @@
-//! A shard's turn: one round of work, the same on glommio and in the simulation.
+//! A turn of a shard: one round of work, the same on glommio and in the simulation.
 //!
-//! What is in the inbox; the sockets that are ready; what the store has done; what is to be sent; what goes to other shards. A turn
-//! decides nothing, the core does; and it knows its surroundings by [`Host`] alone.
+//! A turn handles the inbox, the ready sockets, the store's completions, bytes to send, and messages to other
+//! shards, in this order. The core makes all decisions. A turn accesses its environment only through
+//! [`Host`].
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -15,91 +16,93 @@ use super::delivery::{Delivery, Reply};
 use super::transport::Transport;
 use crate::base::clock::{Now, Step};
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::latency::Stage;
 use crate::store::Store;
 
-/// How long sockets are served before what they brought goes on its way, even if more are ready. Measured: at 500 µs a hop between
-/// two saturated shards stays below 1 ms (p99), and a turn still moves megabytes.
+/// The longest time for which sockets are read before their data is processed further, even if more are
+/// ready. Measured: at 500 µs a hop between two saturated shards stays below 1 ms (p99), and a turn still
+/// moves megabytes.
 const SERVE_MAX: Duration = Duration::from_micros(500);
 
-/// How often in a turn connections may be sent to again before the sockets are looked at.
+/// The most rounds of sending in a turn before the sockets are read again.
 const TRANSMIT_ROUNDS: usize = 4;
 
-/// The surroundings of a shard: time, sockets, other shards.
+/// The environment of a shard: time, sockets, other shards.
 pub trait Host {
     /// An accepted connection that no shard serves yet.
     type Accepted;
     /// The socket of a connection.
     type Transport: Transport;
 
-    /// The time since the server's start.
+    /// Returns the time since the server's start.
     fn elapsed(&self) -> Duration;
 
-    /// The time.
+    /// Returns the present time.
     fn now(&self) -> Now;
 
-    /// What the wall clock did, if it has jumped since this was asked last.
+    /// Returns the last jump of the wall clock, if there was one since the last call.
     fn take_step(&mut self) -> Option<Step>;
 
-    /// Deliveries in the inbox.
+    /// Returns the number of deliveries in the inbox.
     fn inbox_depth(&self) -> usize;
 
-    /// The oldest of them.
+    /// Removes and returns the oldest delivery.
     fn poll_inbox(&mut self) -> Option<Delivery<Self::Accepted>>;
 
-    /// Sends messages to another shard. Gives them back if its inbox is full.
+    /// Sends messages to another shard. Returns them if its inbox is full.
     fn send(&mut self, shard: u16, messages: Vec<Message>) -> Result<(), Vec<Message>>;
 
     /// Appends the slots of the connections that were marked ready.
     fn take_ready(&mut self, slots: &mut Vec<u32>);
 
-    /// Whether a connection was marked ready since.
+    /// Returns whether a connection was marked ready since [`Self::take_ready`].
     fn has_ready(&self) -> bool;
 
-    /// Takes a connection over, in a slot of the shard.
+    /// Takes over a connection, in a slot of the shard.
     fn accept(&mut self, accepted: Self::Accepted, slot: u32) -> io::Result<Self::Transport>;
 
-    /// Answers a connection that the shard does not take, and closes it.
+    /// Refuses a connection with 503 and a reason, and closes it.
     fn refuse(&mut self, accepted: Self::Accepted, why: &str);
 
-    /// A connection that was given to this shard is gone.
+    /// Counts the end of a connection that was given to this shard.
     fn count_gone(&mut self);
 }
 
-/// What a turn leaves behind.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// There is more to do at once.
+    /// More work is waiting.
     More,
-    /// All that there was is done.
+    /// All work is done.
     Worked,
-    /// There was nothing.
+    /// There was no work.
     Idle,
 }
 
-/// A core and its surroundings.
+/// A core and its environment.
 #[derive(Debug)]
 pub struct Shard<S, H: Host> {
     number: u16,
     shards: u16,
     core: Core<S>,
     host: H,
-    /// By slot.
+    /// The sockets, by slot.
     sockets: Vec<Option<(ConnectionId, H::Transport)>>,
-    /// Slots to be served, in order.
+    /// The slots to serve, in order.
     ready: VecDeque<u32>,
-    /// Of the present turn; kept for its room.
+    /// The slots that became ready in this turn. Empty between turns, kept for its capacity.
     woken: Vec<u32>,
     buffer: Vec<u8>,
     /// The replies to deletions that are under way.
     deletions: HashMap<DeletionId, Reply<Result<Deleted, StoreFault>>>,
     settings: Arc<Settings>,
-    /// When draining ends at the latest, if it has begun.
+    /// When draining ends at the latest. `None` while the shard does not drain.
     drain_until: Option<Duration>,
 }
 
 impl<S: Store<Connections>, H: Host> Shard<S, H> {
-    /// Shard number `number` of `shards`.
+    /// Creates shard number `number` of `shards`.
     pub fn new(number: u16, shards: u16, core: Core<S>, host: H) -> Self {
         let settings = Arc::clone(core.settings());
         Self {
@@ -117,32 +120,32 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         }
     }
 
-    /// The core.
+    /// Returns the core.
     pub fn core(&self) -> &Core<S> {
         &self.core
     }
 
-    /// The core, to be changed.
+    /// Returns the core, mutably.
     pub fn core_mut(&mut self) -> &mut Core<S> {
         &mut self.core
     }
 
-    /// The surroundings.
+    /// Returns the environment.
     pub fn host(&self) -> &H {
         &self.host
     }
 
-    /// The surroundings, to be changed.
+    /// Returns the environment, mutably.
     pub fn host_mut(&mut self) -> &mut H {
         &mut self.host
     }
 
-    /// When draining ends at the latest, by [`Host::elapsed`]; `None` while the shard does not drain.
+    /// Returns when draining ends at the latest, by [`Host::elapsed`]. `None` while the shard does not drain.
     pub fn drain_until(&self) -> Option<Duration> {
         self.drain_until
     }
 
-    /// One turn.
+    /// Runs one turn.
     pub fn turn(&mut self) -> Turn {
         let depth = self.host.inbox_depth() as u64;
         if depth > 0 {
@@ -153,7 +156,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         for _ in 0..TRANSMIT_ROUNDS {
             let now = self.host.now();
             self.core.handle_completions(now);
-            if self.core.next_deadline_ms().is_some_and(|due| due <= now.mono_ms) {
+            if self.core.next_deadline().is_some_and(|due| due <= now.mono) {
                 self.core.handle_timeouts(now);
             }
             if !self.core.has_work() {
@@ -171,8 +174,8 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 reply.give(result);
             }
         }
-        // A socket that had more than its part of the turn is ready again. To park would be to return at once, without a pass
-        // of the reactor, and nobody else's socket would ever be looked at.
+        // A socket that used up its share of the turn is ready again. Parking would return at once, without a
+        // pass of the reactor, and no other socket would ever be polled.
         let is_ready = !self.ready.is_empty() || self.host.has_ready();
         if refused || self.core.has_work() || is_ready {
             Turn::More
@@ -183,41 +186,41 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         }
     }
 
-    /// Has the store prepare for the next start, once everything has drained; true once it has.
+    /// Prepares the store for the next start, after everything has drained. Returns true when it is done.
     pub fn stop(&mut self) -> bool {
         self.poll_inbox();
-        // Sockets that are ready are not served any more, and must not keep the store's files from being looked at.
+        // Ready sockets are no longer served, and must not keep the driver from polling the store's files.
         self.host.take_ready(&mut self.woken);
         self.woken.clear();
         self.core.handle_stop(self.host.now())
     }
 
-    /// Says that the clock has jumped. Every shard notices; one says it.
+    /// Logs a jump of the clock. Every shard notices it, only the first logs it.
     #[cold]
     fn say_step(&self, step: Step) {
         if self.number != 0 {
             return;
         }
         let held_for = humantime::format_duration(self.settings.clock_step_max);
-        let seconds = |ms: u64| ms / 1000;
+        let seconds = |by: Millis| by.get() / 1000;
         match step {
             Step::Held(by) => tracing::error!(
                 seconds = seconds(by),
                 %held_for,
-                "the system's clock has jumped ahead: messages expire by the time before the jump until the clock has stayed there"
+                "system clock jumped ahead: messages expire by the earlier time until the clock has stayed ahead for held_for"
             ),
             Step::Ahead(by) => tracing::error!(
                 seconds = seconds(by),
-                "the system's clock has stayed ahead: it is believed, and what has expired by it goes"
+                "system clock stayed ahead: its time is used from now on, and messages expire by it"
             ),
             Step::Back(by) => tracing::error!(
                 seconds = seconds(by),
-                "the system's clock has stepped back: timestamps of messages follow it"
+                "system clock stepped back: message timestamps follow it"
             ),
         }
     }
 
-    /// True where there was something.
+    /// Handles deliveries from the inbox. Returns whether there were any.
     fn poll_inbox(&mut self) -> bool {
         for taken in 0..self.settings.inbox_batches_per_look {
             match self.host.poll_inbox() {
@@ -229,7 +232,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                         self.core.handle_message(now, message);
                     }
                 }
-                // It has woken the shard, which asks its store in every turn.
+                // Its purpose is to wake the shard, which polls its store in every turn.
                 Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
                 Some(Delivery::Delete(name, reply)) => {
@@ -237,7 +240,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                     self.deletions.insert(id, reply);
                 }
                 Some(Delivery::Queues(reply)) => {
-                    reply.give(self.core.store().describe(self.host.now().unix_ms));
+                    reply.give(self.core.store().describe(self.host.now().unix));
                 }
                 Some(Delivery::Latency(empty, reply)) => {
                     let full = std::mem::replace(self.core.latency(), empty);
@@ -276,14 +279,15 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 self.sockets[slot] = Some((id, socket));
             }
             Err(error) => {
-                tracing::warn!(%error, "a socket was closed by its peer before it was served");
+                tracing::warn!(%error, "accepting a connection failed: its peer may have closed it");
                 self.core.handle_gone(self.host.now(), id);
                 self.host.count_gone();
             }
         }
     }
 
-    /// Reads the sockets that are ready, for [`SERVE_MAX`] at most; looks into the inbox between them. True where there were any.
+    /// Reads the ready sockets, for at most [`SERVE_MAX`], and handles the inbox between them. Returns
+    /// whether any were ready.
     fn serve(&mut self) -> bool {
         self.host.take_ready(&mut self.woken);
         self.ready.extend(self.woken.drain(..));
@@ -330,7 +334,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         self.core.flush(now, id);
     }
 
-    /// Sends what the connections with something to do have to send.
+    /// Sends the output of the connections with something to do.
     fn transmit(&mut self) {
         for _ in 0..self.core.dirty() {
             let Some(id) = self.core.poll_dirty() else { return };
@@ -346,7 +350,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 let length = bytes.len();
                 match socket.write(bytes) {
                     Ok(sent) => {
-                        let now = Now::new(self.host.elapsed(), now.unix_ms);
+                        let now = Now::new(self.host.elapsed(), now.unix);
                         self.core.handle_sent(now, id, sent, sent == length);
                     }
                     Err(_) => {
@@ -361,7 +365,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             } else if sent_all {
                 socket.shut_down();
             } else if socket.is_readable() && self.core.wanted_read(now, id, 1) > 0 {
-                // What held the connection up is over, and nothing else would look at its socket.
+                // The connection may be read again, and nothing else would serve its socket.
                 socket.mark();
             }
         }
@@ -376,7 +380,8 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         self.core.handle_gone(now, id);
     }
 
-    /// Gives the other shards what this turn had for them. True where one has no room: it is tried again.
+    /// Sends this turn's messages to the other shards. Returns whether an inbox was full. Its messages are
+    /// sent again in the next turn.
     fn flush_outboxes(&mut self) -> bool {
         let mut refused = false;
         for shard in 0..self.shards {

@@ -1,8 +1,8 @@
-//! Why shards cannot start on this machine.
+//! The reason why shards cannot start on this machine.
 
 use std::fmt;
 
-/// Why no shard can be started, and what to do.
+/// The reason why no shard can start, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfit(pub(super) String);
 

@@ -1,12 +1,13 @@
-//! One flag for every io_uring that glommio creates: `IORING_SETUP_COOP_TASKRUN`.
+//! Sets the flag `IORING_SETUP_COOP_TASKRUN` on every io_uring that glommio creates.
 //!
-//! Runs at executor start, on the thread that creates the rings. Never on the data path.
+//! Runs at the start of an executor, on the thread that creates the rings. Never runs on the data path.
 //!
-//! glommio 0.9 creates its rings without flags, so the kernel interrupts a running shard for every
-//! completion of a poll. With the flag the completion waits for the shard's next system call: 128
-//! connections did 165,000 small round trips a second on one core in place of 82,000 (`perf/README.md`).
-//! The crate offers no setting, so the linker routes its calls through here (`build.rs`,
-//! `--wrap=io_uring_queue_init_params`). A kernel before 5.19 refuses the flag; it is then left out.
+//! glommio 0.9 creates its rings without flags, so the kernel interrupts a running shard for every completion
+//! of a poll. With the flag the completion waits for the shard's next system call: 128 connections made
+//! 165,000 small round trips a second on one core instead of 82,000 (`docs/decisions/coop-taskrun.md`). glommio has no
+//! setting for it, so the linker redirects its calls to this file (`build.rs`,
+//! `--wrap=io_uring_queue_init_params`). A kernel before 5.19 rejects the flag. The ring is then created
+//! without it.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint, c_void};
@@ -17,12 +18,12 @@ use rustix::io_uring::{
     IoringEnterFlags, IoringRegisterOp, io_uring_enter, io_uring_params, io_uring_register, io_uring_setup,
 };
 
-/// Kernel header `linux/io_uring.h`.
+/// From the kernel header `linux/io_uring.h`.
 const IORING_SETUP_IOPOLL: c_uint = 1 << 0;
-/// Kernel header `linux/io_uring.h`; Linux 5.19.
+/// From the kernel header `linux/io_uring.h`. Since Linux 5.19.
 const IORING_SETUP_COOP_TASKRUN: c_uint = 1 << 8;
 
-/// The head of `struct io_uring_params`; the rest is not touched.
+/// The first fields of `struct io_uring_params`. The other fields are not accessed.
 #[repr(C)]
 pub struct RingParams {
     sq_entries: c_uint,
@@ -30,10 +31,10 @@ pub struct RingParams {
     flags: c_uint,
 }
 
-/// What the kernel said to the flag.
+/// How the kernel reacted to the flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskRun {
-    /// No ring has been created yet, or the linker did not route the call through here.
+    /// No ring has been created yet, or the linker did not redirect the call to this file.
     Unknown,
     /// Completions wait for the shard's next system call.
     Cooperative,
@@ -41,14 +42,15 @@ pub enum TaskRun {
     Interrupting,
 }
 
-/// Whether a ring can be created here at all, and its two other system calls are allowed.
+/// Checks whether a ring can be created, and whether its two other system calls are allowed.
 pub fn probe() -> Result<(), Errno> {
     let mut params = io_uring_params::default();
-    // SAFETY: asks for nothing but a ring of two entries, which is closed at once and never mapped.
+    // SAFETY: only creates a ring of two entries, which is closed at once and never mapped.
     let ring = unsafe { io_uring_setup(2, &mut params) }?;
     // SAFETY: submits nothing and waits for nothing.
     unsafe { io_uring_enter(&ring, 0, 0, IoringEnterFlags::empty()) }?;
-    // SAFETY: passes no memory. There are no buffers to unregister, and the kernel says so where the call is allowed.
+    // SAFETY: passes no memory. No buffers are registered, so an allowed call fails with an error that says
+    // that.
     let registered =
         unsafe { io_uring_register(&ring, IoringRegisterOp::UnregisterBuffers, std::ptr::null(), 0) };
     match registered {
@@ -59,7 +61,7 @@ pub fn probe() -> Result<(), Errno> {
 
 static SEEN: AtomicU8 = AtomicU8::new(0);
 
-/// How completions reach the shards of this process, for the line that the server logs at start.
+/// Returns how completions reach the shards of this process, for the line that the server logs at its start.
 pub fn task_run() -> TaskRun {
     match SEEN.load(Ordering::Relaxed) {
         0 => TaskRun::Unknown,
@@ -76,18 +78,18 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Stands between glommio and liburing's function of the same name without the prefix.
+/// Replaces liburing's function, which has the same name without the prefix, for glommio's calls.
 ///
 /// # Safety
-/// As liburing's: `ring` and `params` point to the structures that it names.
+/// The same as for liburing's function: `ring` and `params` must point to valid structures of its types.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __wrap_io_uring_queue_init_params(
     entries: c_uint,
     ring: *mut c_void,
     params: *mut RingParams,
 ) -> c_int {
-    // SAFETY: the caller (glommio, through liburing's own signature) passes a valid `io_uring_params`,
-    // of which `RingParams` is the head; both pointers go on to the real function unchanged.
+    // SAFETY: the caller (glommio, through liburing's own signature) passes a valid `io_uring_params`, which
+    // starts with the fields of `RingParams`. Both pointers are passed to the real function unchanged.
     unsafe {
         let asked = (*params).flags;
         if asked & IORING_SETUP_IOPOLL != 0 {

@@ -1,4 +1,4 @@
-//! What every store must do, whatever it is made of: one suite, run by each store's own tests.
+//! The tests that every store must pass. Each store's own tests run them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,23 +7,25 @@ use super::{Completion, Request, Store, Stream};
 use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId};
+use crate::base::units::{Offset, Partition};
 
-/// Where a kind of store is tried.
+/// The environment in which a kind of store is tested.
 pub(super) trait Lab {
     type Store: Store<u64>;
 
-    /// A new store.
+    /// Creates a store.
     fn store(&self) -> Self::Store;
 
-    /// The time on the store's own clock, Unix milliseconds, if it has one.
-    fn unix_ms(&self) -> Option<u64>;
+    /// Returns the time of the store's own clock, if it has one.
+    fn unix(&self) -> Option<UnixMillis>;
 
-    /// Waits until the store may have more to say; false where it has said all.
+    /// Waits until the store may have more completions. Returns false if it has none left.
     fn wait(&self) -> bool;
 
-    /// A queue that no other trial has.
+    /// Returns a queue that no other test uses.
     fn queue(&self) -> (QueueId, QueueName);
 
     /// Whether the store keeps a catalogue of its queues.
@@ -32,7 +34,7 @@ pub(super) trait Lab {
     }
 }
 
-pub(super) fn key(partition: u16) -> PartitionKey {
+pub(super) fn key(partition: Partition) -> PartitionKey {
     PartitionKey { queue: QueueId(1), partition }
 }
 
@@ -44,13 +46,13 @@ pub(super) fn batch(client: u128, ttl: u32, payloads: &[&[u8]]) -> Batch {
 
 const PARTITIONS: u16 = 3;
 
-/// A store, a queue in it, and the tokens that wait for their completion.
+/// A store, a queue in it, and the tokens of open requests.
 struct Trial<'a, L: Lab> {
     lab: &'a L,
     store: L::Store,
     queue: QueueId,
     name: QueueName,
-    base_ms: u64,
+    base: UnixMillis,
     now: Now,
     next_token: u64,
     open: HashMap<u64, &'static str>,
@@ -60,33 +62,32 @@ impl<'a, L: Lab> Trial<'a, L> {
     fn new(lab: &'a L) -> Self {
         let (queue, name) = lab.queue();
         let now = Now::at_ms(1, 1_000_000_000);
-        let (next_token, open, base_ms) = (0, HashMap::new(), 0);
+        let (next_token, open, base) = (0, HashMap::new(), UnixMillis::ZERO);
         let store = lab.store();
-        let mut trial = Self { lab, store, queue, name: name.clone(), base_ms, now, next_token, open };
+        let mut trial = Self { lab, store, queue, name: name.clone(), base, now, next_token, open };
         let life = trial.open_queue(name, Some(PARTITIONS)).unwrap();
         assert_eq!(life.partitions, PARTITIONS);
-        trial.base_ms = lab.unix_ms().unwrap_or(1_000_000_000);
+        trial.base = lab.unix().unwrap_or(now.unix);
         trial.at(0);
         trial
     }
 
-    /// It is so many seconds after the beginning.
-    fn at(&mut self, seconds: u64) {
-        self.now = Now::at_ms(1 + seconds * 1000, self.base_ms + seconds * 1000);
+    /// Sets the time to `seconds` after the start.
+    fn at(&mut self, seconds: u32) {
+        self.now = Now::at_ms(1, self.base.get()).later(Millis::from_secs(seconds));
     }
 
-    /// What is stored from now on is stored later than what was before.
+    /// Advances the time, so that later messages have later timestamps than earlier ones.
     fn let_time_pass(&mut self) {
-        self.now.mono_ms += 10_000;
-        self.now.unix_ms += 10_000;
-        if let Some(before) = self.lab.unix_ms() {
-            while self.lab.unix_ms().is_some_and(|now| now < before + 3) {
+        self.now = self.now.later(Millis::new(10_000));
+        if let Some(before) = self.lab.unix() {
+            while self.lab.unix().is_some_and(|now| now < before + Millis::new(3)) {
                 std::hint::spin_loop();
             }
         }
     }
 
-    fn key(&self, partition: u16) -> PartitionKey {
+    fn key(&self, partition: Partition) -> PartitionKey {
         PartitionKey { queue: self.queue, partition }
     }
 
@@ -117,12 +118,12 @@ impl<'a, L: Lab> Trial<'a, L> {
         }
     }
 
-    fn append(&mut self, partition: u16, batch: Batch) -> u64 {
+    fn append(&mut self, partition: Partition, batch: Batch) -> u64 {
         let partition = self.key(partition);
         self.submit("append", |token| Request::Append { token, stream: Stream(0), partition, batch })
     }
 
-    fn fetch(&mut self, partition: u16, from: u64, exclude: Option<u128>, wait: bool) -> u64 {
+    fn fetch(&mut self, partition: Partition, from: Offset, exclude: Option<u128>, wait: bool) -> u64 {
         let (partition, exclude) = (self.key(partition), exclude.map(ClientId::from));
         self.submit("fetch", |token| Request::Fetch {
             token,
@@ -134,21 +135,21 @@ impl<'a, L: Lab> Trial<'a, L> {
         })
     }
 
-    fn cancel(&mut self, token: u64, partition: u16) {
+    fn cancel(&mut self, token: u64, partition: Partition) {
         let partition = self.key(partition);
         assert!(self.store.submit(self.now, Request::Cancel { token, partition }).is_ok());
     }
 
-    /// Waits until the store may have more to say; false where it has said all.
+    /// Waits until the store may have more completions. Returns false if it has none left.
     fn wait(&mut self) -> bool {
         let goes_on = self.lab.wait();
-        // A store may want to be asked again after a while.
-        self.now.mono_ms += 100;
+        // A store may only be able to continue after some time.
+        self.now.mono = self.now.mono + Millis::new(100);
         self.store.handle_tick(self.now);
         goes_on
     }
 
-    /// What is there now.
+    /// Returns all present completions.
     fn completions(&mut self) -> Vec<Completion<u64>> {
         let mut all = Vec::new();
         while let Some(completion) = self.store.poll_completion(self.now) {
@@ -159,7 +160,7 @@ impl<'a, L: Lab> Trial<'a, L> {
         all
     }
 
-    /// The completion of that token, which is the only one to come.
+    /// Waits for the completion of `token`, which must be the only one.
     fn completion_of(&mut self, token: u64) -> Completion<u64> {
         loop {
             let mut all = self.completions();
@@ -171,20 +172,20 @@ impl<'a, L: Lab> Trial<'a, L> {
         }
     }
 
-    fn store(&mut self, partition: u16, client: u128, payloads: &[&[u8]]) -> Range<u64> {
+    fn store(&mut self, partition: Partition, client: u128, payloads: &[&[u8]]) -> Range<Offset> {
         let token = self.append(partition, batch(client, 1000, payloads));
         self.appended(token)
     }
 
-    fn appended(&mut self, token: u64) -> Range<u64> {
+    fn appended(&mut self, token: u64) -> Range<Offset> {
         match self.completion_of(token) {
             Completion::Appended { result, .. } => result.unwrap().expect("nobody else stores here"),
             other => panic!("{other:?}"),
         }
     }
 
-    /// What a fetch brings: batches, where to go on, and whether that is the end.
-    fn fetched(&mut self, token: u64) -> (Vec<StoredBatch>, u64, bool) {
+    /// Returns the result of a fetch: batches, the next offset, and whether that is the end.
+    fn fetched(&mut self, token: u64) -> (Vec<StoredBatch>, Offset, bool) {
         match self.completion_of(token) {
             Completion::Fetched { result: Ok(fetched), .. } => {
                 (fetched.batches, fetched.next, fetched.at_end)
@@ -193,27 +194,27 @@ impl<'a, L: Lab> Trial<'a, L> {
         }
     }
 
-    /// Fetches until there are so many messages; what came, and where to go on.
+    /// Fetches until `count` messages have arrived. Returns them and the next offset.
     fn read(
         &mut self,
-        partition: u16,
-        mut from: u64,
+        partition: Partition,
+        mut from: Offset,
         exclude: Option<u128>,
         count: usize,
-    ) -> (Vec<StoredBatch>, u64) {
+    ) -> (Vec<StoredBatch>, Offset) {
         let mut batches = Vec::new();
         while payloads(&batches).len() < count {
             let token = self.fetch(partition, from, exclude, true);
             let (more, next, _) = self.fetched(token);
-            assert!(next > from, "a fetch that waits brings something, or passes something over");
+            assert!(next > from, "a waiting fetch returns messages or skips some");
             batches.extend(more);
             from = next;
         }
         (batches, from)
     }
 
-    /// Reads on to the end, without waiting.
-    fn read_to_end(&mut self, partition: u16, mut from: u64) -> (Vec<StoredBatch>, u64) {
+    /// Reads to the end, without waiting.
+    fn read_to_end(&mut self, partition: Partition, mut from: Offset) -> (Vec<StoredBatch>, Offset) {
         let mut batches = Vec::new();
         loop {
             let token = self.fetch(partition, from, None, false);
@@ -226,9 +227,9 @@ impl<'a, L: Lab> Trial<'a, L> {
         }
     }
 
-    /// A fetch that has found nothing and waits; where.
-    fn park(&mut self, partition: u16, mut from: u64, exclude: Option<u128>) -> (u64, u64) {
-        // Until the end is known to the store, there may be answers that only pass over what is left out.
+    /// Starts a fetch that finds nothing and waits. Returns its token and its offset.
+    fn park(&mut self, partition: Partition, mut from: Offset, exclude: Option<u128>) -> (u64, Offset) {
+        // Until the store knows the end, a fetch may complete only to skip messages that are left out.
         self.read_to_end(partition, from);
         loop {
             let token = self.fetch(partition, from, exclude, true);
@@ -249,27 +250,27 @@ fn payloads(batches: &[StoredBatch]) -> Vec<Vec<u8>> {
 }
 
 pub(super) fn run<L: Lab>(lab: &L) {
-    a_queue_that_may_not_be_made_is_not(lab);
+    a_queue_is_not_created_without_permission(lab);
     if lab.has_catalogue() {
         a_deleted_queue_is_gone_and_another_takes_its_name(lab);
     } else {
         a_store_without_a_catalogue_deletes_nothing(lab);
     }
-    offsets_count_up_in_each_partition(lab);
-    a_fetch_brings_what_was_stored_from_its_offset_on(lab);
+    offsets_increase_in_each_partition(lab);
+    a_fetch_returns_the_messages_from_its_offset_on(lab);
     a_fetch_waits_for_the_next_append(lab);
-    a_fetch_that_does_not_wait_says_that_the_end_is_reached(lab);
-    what_a_client_stored_is_left_out_for_it(lab);
-    keys_come_back_with_their_payloads(lab);
+    a_fetch_that_does_not_wait_reports_the_end(lab);
+    a_clients_own_messages_are_left_out_for_it(lab);
+    keys_are_returned_with_their_payloads(lab);
     expired_batches_are_not_read(lab);
     positions_are_found_by_end_and_by_time(lab);
     timestamps_never_run_backwards(lab);
-    park_and_cancel_leaves_no_fetch_behind(lab);
-    a_limit_of_bytes_ends_a_fetch_between_batches(lab);
-    many_batches_come_back_whole_and_in_order(lab);
+    cancelled_fetches_leave_nothing_behind(lab);
+    the_byte_limit_ends_a_fetch_between_batches(lab);
+    many_batches_are_returned_complete_and_in_order(lab);
 }
 
-fn a_queue_that_may_not_be_made_is_not<L: Lab>(lab: &L) {
+fn a_queue_is_not_created_without_permission<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let (_, other) = lab.queue();
     assert_eq!(trial.open_queue(other, None), Err(StoreFault::NoQueue));
@@ -279,10 +280,10 @@ fn a_deleted_queue_is_gone_and_another_takes_its_name<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let name = trial.name.clone();
     let life = trial.open_queue(name.clone(), None).unwrap();
-    trial.store(0, 1, &[b"a"]);
-    let described = trial.store.describe(trial.now.unix_ms).unwrap();
+    trial.store(Partition(0), 1, &[b"a"]);
+    let described = trial.store.describe(trial.now.unix).unwrap();
     assert_eq!(described.iter().map(|((_, queue), _)| queue).collect::<Vec<_>>(), [&name]);
-    let (parked, _) = trial.park(1, 0, None);
+    let (parked, _) = trial.park(Partition(1), Offset::ZERO, None);
     assert_eq!(trial.delete_queue(), Ok(life.incarnation));
     trial.store.forget(trial.queue, life.incarnation);
     let is_deleted = |completion: Completion<u64>| match completion {
@@ -293,53 +294,53 @@ fn a_deleted_queue_is_gone_and_another_takes_its_name<L: Lab>(lab: &L) {
     };
     let told = trial.completion_of(parked);
     assert!(is_deleted(told), "a fetch that waits is told");
-    let append = trial.append(0, batch(1, 60, &[b"b"]));
+    let append = trial.append(Partition(0), batch(1, 60, &[b"b"]));
     assert!(is_deleted(trial.completion_of(append)));
-    let fetch = trial.fetch(0, 0, None, true);
+    let fetch = trial.fetch(Partition(0), Offset::ZERO, None, true);
     assert!(is_deleted(trial.completion_of(fetch)));
-    let partition = trial.key(0);
+    let partition = trial.key(Partition(0));
     let latest = |token| Request::Resolve { token, partition, position: Position::Latest };
     let resolve = trial.submit("resolve", latest);
     assert!(is_deleted(trial.completion_of(resolve)));
-    assert_eq!(trial.store.describe(trial.now.unix_ms), Ok(vec![]));
+    assert_eq!(trial.store.describe(trial.now.unix), Ok(vec![]));
     assert_eq!(trial.delete_queue(), Err(StoreFault::NoQueue));
     assert_eq!(trial.open_queue(name.clone(), None), Err(StoreFault::NoQueue));
     let next = trial.open_queue(name, Some(PARTITIONS)).unwrap();
     assert!(next.incarnation != life.incarnation, "ids are unique in an incarnation");
-    assert_eq!(trial.store(0, 1, &[b"c"]), 0..1);
-    assert_eq!(payloads(&trial.read(0, 0, None, 1).0), [b"c"]);
+    assert_eq!(trial.store(Partition(0), 1, &[b"c"]), Offset(0)..Offset(1));
+    assert_eq!(payloads(&trial.read(Partition(0), Offset::ZERO, None, 1).0), [b"c"]);
     assert_eq!(trial.store.waiting(), 0);
 }
 
 fn a_store_without_a_catalogue_deletes_nothing<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    trial.store(0, 1, &[b"a"]);
+    trial.store(Partition(0), 1, &[b"a"]);
     assert_eq!(trial.delete_queue(), Err(StoreFault::NoCatalogue));
-    assert_eq!(trial.store.describe(trial.now.unix_ms), Err(StoreFault::NoCatalogue));
-    assert_eq!(payloads(&trial.read(0, 0, None, 1).0), [b"a"]);
+    assert_eq!(trial.store.describe(trial.now.unix), Err(StoreFault::NoCatalogue));
+    assert_eq!(payloads(&trial.read(Partition(0), Offset::ZERO, None, 1).0), [b"a"]);
 }
 
-fn offsets_count_up_in_each_partition<L: Lab>(lab: &L) {
+fn offsets_increase_in_each_partition<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    assert_eq!(trial.store(0, 1, &[b"a", b"b"]), 0..2);
-    assert_eq!(trial.store(1, 1, &[b"c"]), 0..1);
-    // Between two appends a store may leave offsets out.
-    let third = trial.store(0, 1, &[b"d", b"e", b"f"]);
-    assert!(third.start >= 2 && third.end == third.start + 3, "{third:?}");
+    assert_eq!(trial.store(Partition(0), 1, &[b"a", b"b"]), Offset(0)..Offset(2));
+    assert_eq!(trial.store(Partition(1), 1, &[b"c"]), Offset(0)..Offset(1));
+    // A store may leave offsets unused between two appends.
+    let third = trial.store(Partition(0), 1, &[b"d", b"e", b"f"]);
+    assert!(third.start >= Offset(2) && third.end == third.start + 3, "{third:?}");
     assert_eq!(trial.store.counters().stored, 6);
 }
 
-fn a_fetch_brings_what_was_stored_from_its_offset_on<L: Lab>(lab: &L) {
+fn a_fetch_returns_the_messages_from_its_offset_on<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    trial.store(0, 1, &[b"a", b"b"]);
-    let last = trial.store(0, 1, &[b"c"]);
-    let (batches, next) = trial.read(0, 1, None, 2);
+    trial.store(Partition(0), 1, &[b"a", b"b"]);
+    let last = trial.store(Partition(0), 1, &[b"c"]);
+    let (batches, next) = trial.read(Partition(0), Offset(1), None, 2);
     let wanted: Vec<Vec<u8>> = [b"a", b"b", b"c"].map(|payload| payload.to_vec()).to_vec();
     // The first batch may begin before what was asked for: then what lies before is hidden.
-    assert_eq!(payloads(&batches), wanted[batches[0].base_offset as usize..]);
-    assert!(batches[0].base_offset <= 1 && next >= last.end);
+    assert_eq!(payloads(&batches), wanted[batches[0].base_offset.0 as usize..]);
+    assert!(batches[0].base_offset <= Offset(1) && next >= last.end);
     let fetched = loop {
-        let token = trial.fetch(0, 1, None, true);
+        let token = trial.fetch(Partition(0), Offset(1), None, true);
         let Completion::Fetched { result: Ok(fetched), .. } = trial.completion_of(token) else { panic!() };
         if !fetched.batches.is_empty() {
             break fetched;
@@ -347,21 +348,21 @@ fn a_fetch_brings_what_was_stored_from_its_offset_on<L: Lab>(lab: &L) {
     };
     let first = &fetched.batches[0];
     // A store may have read both appends as one batch.
-    assert_eq!(fetched.hidden.visible(first.base_offset, first.end_offset()), 1..first.end_offset());
-    let (batches, _) = trial.read(0, last.start, None, 1);
+    assert_eq!(fetched.hidden.visible(first.base_offset, first.end_offset()), Offset(1)..first.end_offset());
+    let (batches, _) = trial.read(Partition(0), last.start, None, 1);
     assert_eq!(payloads(&batches).last(), wanted.last());
-    let token = trial.fetch(0, 99 << 32, None, false);
+    let token = trial.fetch(Partition(0), Offset(99 << 32), None, false);
     let Completion::Fetched { result: Ok(fetched), .. } = trial.completion_of(token) else { panic!() };
-    assert!(fetched.is_rewound, "the consumer is told that its position is beyond the end");
-    assert!(fetched.batches.is_empty(), "nothing of what is here was asked for");
-    assert_eq!(fetched.next, 0, "what was stored since may lie before the end that is there now");
+    assert!(fetched.is_rewound, "the position is beyond the end");
+    assert!(fetched.batches.is_empty(), "no existing message was requested");
+    assert_eq!(fetched.next, Offset(0), "newer messages may lie before the present end");
 }
 
 fn a_fetch_waits_for_the_next_append<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    let (first, _) = trial.park(0, 0, None);
-    let (other, _) = trial.park(1, 0, None);
-    trial.append(0, batch(1, 60, &[b"a"]));
+    let (first, _) = trial.park(Partition(0), Offset(0), None);
+    let (other, _) = trial.park(Partition(1), Offset(0), None);
+    trial.append(Partition(0), batch(1, 60, &[b"a"]));
     let mut left = 2;
     while left > 0 {
         for completion in trial.completions() {
@@ -375,23 +376,23 @@ fn a_fetch_waits_for_the_next_append<L: Lab>(lab: &L) {
     assert_eq!(trial.open.keys().collect::<Vec<_>>(), [&other]);
 }
 
-fn a_fetch_that_does_not_wait_says_that_the_end_is_reached<L: Lab>(lab: &L) {
+fn a_fetch_that_does_not_wait_reports_the_end<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    let token = trial.fetch(0, 0, None, false);
+    let token = trial.fetch(Partition(0), Offset(0), None, false);
     assert!(trial.fetched(token).2);
 }
 
-fn what_a_client_stored_is_left_out_for_it<L: Lab>(lab: &L) {
+fn a_clients_own_messages_are_left_out_for_it<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    trial.store(0, 1, &[b"mine"]);
-    trial.store(0, 2, &[b"theirs"]);
-    trial.store(0, 1, &[b"mine again"]);
-    let (batches, next) = trial.read(0, 0, Some(1), 1);
+    trial.store(Partition(0), 1, &[b"mine"]);
+    trial.store(Partition(0), 2, &[b"theirs"]);
+    trial.store(Partition(0), 1, &[b"mine again"]);
+    let (batches, next) = trial.read(Partition(0), Offset(0), Some(1), 1);
     assert_eq!(payloads(&batches), [b"theirs"]);
-    let (fetch, _) = trial.park(0, next, Some(1));
-    let mine = trial.append(0, batch(1, 60, &[b"mine"]));
+    let (fetch, _) = trial.park(Partition(0), next, Some(1));
+    let mine = trial.append(Partition(0), batch(1, 60, &[b"mine"]));
     trial.appended(mine);
-    trial.append(0, batch(2, 60, &[b"theirs, too"]));
+    trial.append(Partition(0), batch(2, 60, &[b"theirs, too"]));
     let mut seen = Vec::new();
     let mut waiting = fetch;
     while seen.is_empty() {
@@ -401,7 +402,7 @@ fn what_a_client_stored_is_left_out_for_it<L: Lab>(lab: &L) {
                 let fetched = result.unwrap();
                 seen.extend(payloads(&fetched.batches));
                 if seen.is_empty() {
-                    waiting = trial.fetch(0, fetched.next, Some(1), true);
+                    waiting = trial.fetch(Partition(0), fetched.next, Some(1), true);
                 }
             }
         }
@@ -410,14 +411,14 @@ fn what_a_client_stored_is_left_out_for_it<L: Lab>(lab: &L) {
     assert_eq!(seen, [b"theirs, too"]);
 }
 
-fn keys_come_back_with_their_payloads<L: Lab>(lab: &L) {
+fn keys_are_returned_with_their_payloads<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let mut builder = BatchBuilder::with_keys(ClientId::from(1), 1000, 0);
     let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
     messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
-    let token = trial.append(2, builder.close());
-    assert_eq!(trial.appended(token), 0..3, "the first of a queue");
-    let (batches, _) = trial.read(2, 0, None, 3);
+    let token = trial.append(Partition(2), builder.close());
+    assert_eq!(trial.appended(token), Offset(0)..Offset(3), "the first messages of a queue");
+    let (batches, _) = trial.read(Partition(2), Offset(0), None, 3);
     let records: Vec<_> = batches
         .iter()
         .flat_map(|stored| stored.batch.records().map(|record| (record.key, record.payload)))
@@ -428,42 +429,42 @@ fn keys_come_back_with_their_payloads<L: Lab>(lab: &L) {
 fn expired_batches_are_not_read<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     for (ttl, payload) in [(60, &b"short"[..]), (1000, b"long")] {
-        let token = trial.append(0, batch(1, ttl, &[payload]));
+        let token = trial.append(Partition(0), batch(1, ttl, &[payload]));
         trial.appended(token);
     }
     trial.at(30);
-    assert_eq!(payloads(&trial.read_to_end(0, 0).0).len(), 2);
+    assert_eq!(payloads(&trial.read_to_end(Partition(0), Offset(0)).0).len(), 2);
     trial.at(500);
-    let (batches, next) = trial.read_to_end(0, 0);
+    let (batches, next) = trial.read_to_end(Partition(0), Offset(0));
     assert_eq!(payloads(&batches), [b"long"]);
     trial.at(2000);
     trial.store.handle_tick(trial.now);
-    let (batches, after) = trial.read_to_end(0, 0);
-    assert_eq!((payloads(&batches).len(), after), (0, next), "offsets go on behind what is gone");
+    let (batches, after) = trial.read_to_end(Partition(0), Offset(0));
+    assert_eq!((payloads(&batches).len(), after), (0, next), "offsets continue after the removed messages");
 }
 
 fn positions_are_found_by_end_and_by_time<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let stored = [(); 3].map(|()| {
         trial.let_time_pass();
-        trial.store(0, 1, &[b"a", b"b"])
+        trial.store(Partition(0), 1, &[b"a", b"b"])
     });
-    let (batches, end) = trial.read(0, 0, None, 6);
-    let time_of = |offset: u64| {
-        batches.iter().find(|stored| stored.end_offset() > offset).expect("it was read").timestamp_ms
+    let (batches, end) = trial.read(Partition(0), Offset(0), None, 6);
+    let time_of = |offset: Offset| {
+        batches.iter().find(|stored| stored.end_offset() > offset).expect("it was read").timestamp
     };
     let (second, third) = (stored[1].start, stored[2].start);
     for (position, expected) in [
         (Position::Latest, stored[2].end),
-        (Position::Time(0), 0),
+        (Position::Time(UnixMillis::ZERO), Offset(0)),
         (Position::Time(time_of(second)), second),
-        (Position::Time(time_of(second) + 1), third),
-        (Position::Time(time_of(third) + 1), stored[2].end),
+        (Position::Time(time_of(second) + Millis::new(1)), third),
+        (Position::Time(time_of(third) + Millis::new(1)), stored[2].end),
     ] {
-        let partition = trial.key(0);
+        let partition = trial.key(Partition(0));
         let token = trial.submit("resolve", |token| Request::Resolve { token, partition, position });
         let Completion::Resolved { result: Ok(found), .. } = trial.completion_of(token) else { panic!() };
-        // The end may be behind what a store leaves out.
+        // The end may include offsets that the store leaves unused.
         assert!(
             found == expected || expected == stored[2].end && found >= end,
             "{position:?}: {found}, not {expected}"
@@ -474,40 +475,40 @@ fn positions_are_found_by_end_and_by_time<L: Lab>(lab: &L) {
 fn timestamps_never_run_backwards<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     trial.at(20);
-    trial.store(0, 1, &[b"a"]);
+    trial.store(Partition(0), 1, &[b"a"]);
     trial.at(10);
-    trial.store(0, 1, &[b"b"]);
-    let (batches, _) = trial.read(0, 0, None, 2);
-    assert!(batches.iter().map(|stored| stored.timestamp_ms).is_sorted());
+    trial.store(Partition(0), 1, &[b"b"]);
+    let (batches, _) = trial.read(Partition(0), Offset(0), None, 2);
+    assert!(batches.iter().map(|stored| stored.timestamp).is_sorted());
 }
 
-fn park_and_cancel_leaves_no_fetch_behind<L: Lab>(lab: &L) {
+fn cancelled_fetches_leave_nothing_behind<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    (0..PARTITIONS).for_each(|partition| {
-        let (token, _) = trial.park(partition, 0, None);
+    Partition::all(PARTITIONS).for_each(|partition| {
+        let (token, _) = trial.park(partition, Offset(0), None);
         trial.cancel(token, partition);
         trial.completion_of(token);
     });
     for round in 0..100_000u64 {
-        let partition = (round % 3) as u16;
-        let token = trial.fetch(partition, 0, None, true);
+        let partition = Partition((round % 3) as u16);
+        let token = trial.fetch(partition, Offset(0), None, true);
         assert!(trial.completions().is_empty());
         trial.cancel(token, partition);
         assert_eq!(trial.completions().len(), 1);
         trial.cancel(token, partition);
-        assert!(trial.completions().is_empty(), "a fetch that is done cannot be cancelled");
+        assert!(trial.completions().is_empty(), "a completed fetch cannot be cancelled");
     }
     assert_eq!(trial.store.waiting(), 0);
-    trial.store(0, 1, &[b"a"]);
+    trial.store(Partition(0), 1, &[b"a"]);
     assert!(trial.open.is_empty(), "{:?}", trial.open);
 }
 
-fn a_limit_of_bytes_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
+fn the_byte_limit_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    let last = [(); 4].map(|()| trial.store(0, 1, &[&[0; 600_000]]).end)[3];
-    let (mut from, mut fetches) = (0, 0);
+    let last = [(); 4].map(|()| trial.store(Partition(0), 1, &[&[0; 600_000]]).end)[3];
+    let (mut from, mut fetches) = (Offset::ZERO, 0);
     while from < last {
-        let token = trial.fetch(0, from, None, true);
+        let token = trial.fetch(Partition(0), from, None, true);
         let (batches, next, _) = trial.fetched(token);
         assert!(batches.len() <= 2 && next > from, "{from} {next}");
         (from, fetches) = (next, fetches + usize::from(!batches.is_empty()));
@@ -515,7 +516,7 @@ fn a_limit_of_bytes_ends_a_fetch_between_batches<L: Lab>(lab: &L) {
     assert!(fetches >= 2, "{fetches}");
 }
 
-fn many_batches_come_back_whole_and_in_order<L: Lab>(lab: &L) {
+fn many_batches_are_returned_complete_and_in_order<L: Lab>(lab: &L) {
     const BATCHES: u32 = 200;
     const MESSAGES: u32 = 100;
     let mut trial = Trial::new(lab);
@@ -523,20 +524,20 @@ fn many_batches_come_back_whole_and_in_order<L: Lab>(lab: &L) {
     for first in (0..BATCHES).map(|index| index * MESSAGES) {
         let numbers: Vec<_> = (first..first + MESSAGES).map(number).collect();
         let messages: Vec<&[u8]> = numbers.iter().map(|number| &number[..]).collect();
-        trial.append(1, batch(1, 1000, &messages));
+        trial.append(Partition(1), batch(1, 1000, &messages));
     }
-    let mut next_offset = 0;
+    let mut next_offset = Offset::ZERO;
     while !trial.open.is_empty() {
         for completion in trial.completions() {
             let Completion::Appended { result, .. } = completion else { panic!("{completion:?}") };
             let offsets = result.unwrap().expect("nobody else stores here");
-            assert!(offsets.start >= next_offset, "they complete in order");
+            assert!(offsets.start >= next_offset, "appends complete in order");
             assert_eq!(offsets.end, offsets.start + u64::from(MESSAGES));
             next_offset = offsets.end;
         }
         assert!(trial.open.is_empty() || trial.wait());
     }
-    let (batches, _) = trial.read(1, 0, None, (BATCHES * MESSAGES) as usize);
+    let (batches, _) = trial.read(Partition(1), Offset(0), None, (BATCHES * MESSAGES) as usize);
     let read: Vec<u32> = payloads(&batches)
         .iter()
         .map(|payload| u32::from_le_bytes(payload[..].try_into().unwrap()))

@@ -1,23 +1,23 @@
-//! Where messages are kept: one trait, and the stores behind it.
+//! The stores, which keep the messages, and their common trait.
 //!
-//! A store belongs to one shard and holds the partitions that the shard owns; one that takes appends to any partition says so
-//! ([`Placement`]). It takes requests and answers them by completions, never by blocking; what it reports without a request is an
-//! [`Event`]. Knows nothing of the protocol, of connections or of credit.
+//! A store belongs to one shard and holds the partitions that the shard owns. Some stores accept appends to
+//! any partition ([`Placement`]). Requests are submitted, and completions are polled. News without a request is
+//! an [`Event`]. No call blocks. Stores know nothing of the protocol, connections or credit.
 //!
-//! | file | one concept |
+//! | file | content |
 //! | --- | --- |
-//! | here | what a store is asked, what it answers, and the trait |
+//! | this file | requests, completions and the trait |
 //! | `log/` | the embedded log |
-//! | `memory/` | messages in memory alone |
+//! | `memory/` | messages only in memory |
 //! | `kafka/` | a Kafka cluster |
-//! | `settings` | which store, and the settings of all three |
-//! | `fence` | nothing is stored behind an append that has failed |
+//! | `settings` | the choice of the store, and the settings of all three |
+//! | `fence` | rejects the later appends of a stream after a failed one |
 //! | `window` | a part of a partition in memory |
-//! | `read` | what of it a fetch is given |
-//! | `waiting` | fetches that wait |
-//! | `tail` | where a partition ends |
-//! | `cost` | what a batch costs in memory |
-//! | `conformance` | the tests that every store passes |
+//! | `read` | reads from a window for a fetch |
+//! | `waiting` | waiting fetches |
+//! | `tail` | the end of a partition |
+//! | `cost` | the cost of a batch in memory |
+//! | `conformance` | the tests that every store must pass |
 
 mod cost;
 mod fence;
@@ -46,29 +46,32 @@ use crate::access::Tenants;
 use crate::base::batch::{Batch, Fetched};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, FullName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
+use crate::base::units::{Offset, Partition};
 
-/// Appends that belong together, told apart from all others of the server for as long as any of them is under way.
+/// The id of a sequence of appends that must keep their order, such as those of one operation. Unique in the
+/// server while any of them is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stream(pub u128);
 
-/// The side that asks a store, and the tokens that it gives to each kind of request. A token comes back with the completion of its request, exactly
-/// once, also if the request was cancelled.
+/// The types of the tokens that identify requests. A token is returned with the completion of its request,
+/// exactly once, even if the request was cancelled.
 pub trait Asker {
-    /// Of [`Request::Open`].
+    /// The token of [`Request::Open`].
     type Open: Copy + Debug;
-    /// Of [`Request::Append`].
+    /// The token of [`Request::Append`].
     type Append: Copy + Debug;
-    /// Of [`Request::Fetch`]; a waiting fetch is cancelled by it.
+    /// The token of [`Request::Fetch`]. A waiting fetch is cancelled by its token.
     type Fetch: Copy + Debug + Eq;
-    /// Of [`Request::Resolve`].
+    /// The token of [`Request::Resolve`].
     type Resolve: Copy + Debug;
     /// Of [`Request::Delete`].
     type Delete: Copy + Debug;
 }
 
-/// An asker for whom a number is enough: a test, a bench.
+/// Numbers as tokens, for tests and benches.
 impl Asker for u64 {
     type Open = Self;
     type Append = Self;
@@ -77,104 +80,105 @@ impl Asker for u64 {
     type Delete = Self;
 }
 
-/// What a store is asked.
+/// A request to a store.
 #[derive(Clone, Debug)]
 pub enum Request<T: Asker> {
-    /// Begin the life of a queue, if it has not begun.
+    /// Open a queue, or create it if it is missing and `create` allows that.
     Open {
-        /// The asker's.
+        /// Returned with the completion.
         token: T::Open,
-        /// The queue, as this server numbers it.
+        /// The id of the queue on this server.
         queue: QueueId,
-        /// The queue, as everyone knows it.
+        /// The project and the name of the queue.
         name: FullName,
-        /// How many partitions it gets where it is not there; `None`: then it is not made.
+        /// The number of partitions of a new queue. `None` forbids creating it.
         create: Option<u16>,
     },
-    /// Store a batch behind what the partition holds. A partition's appends complete in order. Once one of a stream has
-    /// failed, all later ones of that stream fail, too ([`Fence`]).
+    /// Append a batch to a partition. The appends to a partition complete in order. After an append of a
+    /// stream has failed, all later ones of that stream fail too ([`Fence`]).
     Append {
-        /// The asker's.
+        /// Returned with the completion.
         token: T::Append,
-        /// One producer's appends, in its order.
+        /// The appends of one producer, in its order.
         stream: Stream,
-        /// Where to.
+        /// The partition to append to.
         partition: PartitionKey,
-        /// What.
+        /// The messages.
         batch: Batch,
     },
-    /// Read a partition from an offset on; from the oldest that is left, where that is gone. An offset beyond the end says that the
-    /// partition has gone back: see [`Fetched::is_rewound`].
+    /// Read a partition from an offset on. If that offset no longer exists, read from the oldest remaining
+    /// message. An offset beyond the end means that the partition was rewound: see [`Fetched::is_rewound`].
     Fetch {
-        /// The asker's.
+        /// Returned with the completion.
         token: T::Fetch,
-        /// Of which partition.
+        /// The partition to read.
         partition: PartitionKey,
         /// The first offset wanted.
-        from: u64,
-        /// No further batch once there are as many bytes.
+        from: Offset,
+        /// The size in bytes at which no further batch is added.
         bytes_max: usize,
-        /// Leave out what this client stored.
+        /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
-        /// Where there is nothing: complete when something was stored, or at once.
+        /// Whether to wait until a message is stored, if there is none. Otherwise the fetch completes at
+        /// once.
         wait: bool,
     },
-    /// Find an offset.
+    /// Find the offset of a position.
     Resolve {
-        /// The asker's.
+        /// Returned with the completion.
         token: T::Resolve,
-        /// Of which partition.
+        /// The partition to search.
         partition: PartitionKey,
-        /// Which.
+        /// The position to find.
         position: Position,
     },
-    /// End the life of a queue. Of a name, at most one `Open` or `Delete` is under way at a time.
+    /// Delete a queue. Of each name, at most one `Open` or `Delete` may be in flight.
     Delete {
-        /// The asker's.
+        /// Returned with the completion.
         token: T::Delete,
-        /// The queue, as everyone knows it.
+        /// The project and the name of the queue.
         name: FullName,
     },
-    /// Complete a waiting fetch now, empty. Has no completion of its own.
+    /// Complete a waiting fetch now, without messages. Has no completion of its own.
     Cancel {
-        /// The fetch's.
+        /// The token of the fetch.
         token: T::Fetch,
-        /// The fetch's.
+        /// The partition of the fetch.
         partition: PartitionKey,
     },
 }
 
-/// A store's answer.
+/// The completion of a request.
 #[derive(Clone, Debug)]
 pub enum Completion<T: Asker> {
-    /// To `Open`.
+    /// The completion of `Open`.
     Opened {
-        /// The asker's.
+        /// The token of the request.
         token: T::Open,
-        /// The queue's life.
+        /// The opened queue.
         result: Result<Life, StoreFault>,
     },
-    /// To `Append`. The batch is as durable as the store promises.
+    /// The completion of `Append`. On success the batch is as durable as the store promises.
     Appended {
-        /// The asker's.
+        /// The token of the request.
         token: T::Append,
-        /// The offsets, from the first message to behind the last; `None` where the messages do not stand one after the other,
-        /// or nobody knows where.
-        result: Result<Option<Range<u64>>, StoreFault>,
+        /// The offsets, from the first message to one past the last. `None` if they are not contiguous, or
+        /// unknown.
+        result: Result<Option<Range<Offset>>, StoreFault>,
     },
-    /// To `Fetch`.
+    /// The completion of `Fetch`.
     Fetched {
-        /// The asker's.
+        /// The token of the request.
         token: T::Fetch,
-        /// What there is.
+        /// The messages found.
         result: Result<Fetched, StoreFault>,
     },
-    /// To `Resolve`.
+    /// The completion of `Resolve`.
     Resolved {
-        /// The asker's.
+        /// The token of the request.
         token: T::Resolve,
-        /// The offset.
-        result: Result<u64, StoreFault>,
+        /// The offset of the position.
+        result: Result<Offset, StoreFault>,
     },
     /// To `Delete`. The deletion is as durable as the store promises, and every shard's store has to [forget](Store::forget) the queue.
     /// After a failure, a restart may still find the queue deleted, until the store has erased the record of the deletion.
@@ -208,7 +212,7 @@ pub enum Placement {
 }
 
 impl Completion<u64> {
-    /// The token of the request.
+    /// Returns the token of the request.
     pub fn token(&self) -> u64 {
         match self {
             Self::Opened { token, .. }
@@ -220,59 +224,60 @@ impl Completion<u64> {
     }
 }
 
-/// One life of a queue.
+/// One incarnation of a queue, from its creation to its deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// Tells it from others of the same name.
+    /// Distinguishes it from other queues of the same name.
     pub incarnation: u64,
-    /// How many partitions it has.
+    /// The number of partitions.
     pub partitions: u16,
-    /// How its markers are signed.
+    /// The key and the timeline of its markers.
     pub signing: Signing,
 }
 
-/// What became of the messages that a store was given.
+/// Counters of the messages that a store was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StoreCounters {
-    /// Stored.
+    /// Messages stored.
     pub stored: u64,
-    /// Of these dropped unexpired, because the store was full.
+    /// Stored messages that were dropped before they expired, because the store was full.
     pub dropped: u64,
-    /// Of these removed, because their TTL had ended.
+    /// Stored messages that were removed because they had expired.
     pub expired: u64,
-    /// Refused, because the store was full or an earlier append of the same stream had failed.
+    /// Messages refused because the store was full, or because an earlier append of the same stream had
+    /// failed.
     pub refused: u64,
-    /// Records that others had stored and that were too large to be served, each time that one was read.
+    /// Records of other Kafka clients that were too large to serve, counted at each read.
     pub passed_over: u64,
 }
 
-/// What there is of a queue. Messages that have expired may be counted until their room is used again.
+/// The content of a queue. Expired messages may be included until their space is reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueSummary {
-    /// Partitions.
+    /// The number of partitions.
     pub partitions: u16,
-    /// Messages.
+    /// The number of messages.
     pub messages: u64,
-    /// Bytes that they take.
+    /// The size of the messages, in bytes.
     pub bytes: u64,
-    /// When the oldest was stored, Unix milliseconds.
-    pub oldest_ms: Option<u64>,
-    /// When the newest was.
-    pub newest_ms: Option<u64>,
+    /// When the oldest message was stored. `None` if unknown or if the queue is empty.
+    pub oldest: Option<UnixMillis>,
+    /// When the newest message was stored.
+    pub newest: Option<UnixMillis>,
 }
 
 impl QueueSummary {
-    /// Adds another part of the same queue.
+    /// Adds another shard's part of the same queue.
     pub fn merge(&mut self, other: &Self) {
         self.partitions = self.partitions.max(other.partitions);
         self.messages += other.messages;
         self.bytes += other.bytes;
-        self.oldest_ms = [self.oldest_ms, other.oldest_ms].into_iter().flatten().min();
-        self.newest_ms = self.newest_ms.max(other.newest_ms);
+        self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
+        self.newest = self.newest.max(other.newest);
     }
 }
 
-/// See the module's page.
+/// A store of messages, used by one shard.
 ///
 /// A new kind of work is a variant of [`Request`], with its token in [`Asker`] and its answer in [`Completion`]. A new kind of news is a
 /// variant of [`Event`].
@@ -280,70 +285,72 @@ pub trait Store<T: Asker> {
     /// Which shard's store takes a partition's appends.
     const APPENDS: Placement = Placement::Owner;
 
-    /// Takes a request; gives it back where the store has no room for more of them now.
+    /// Submits a request. Returns it if the store has no room for more requests now.
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>>;
 
-    /// The next answer. Fetches that wait are looked at once all that was submitted is done.
+    /// Returns the next completion. Checks waiting fetches only after all submitted requests are done.
     fn poll_completion(&mut self, now: Now) -> Option<Completion<T>>;
 
-    /// Whether an answer may be there although nothing was submitted since the last one.
+    /// Returns whether there may be a completion although nothing was submitted since the last one.
     fn has_completions(&self) -> bool {
         false
     }
 
-    /// Time has passed: frees what has expired. Returns when it wants to be called again, in `mono_ms`.
-    fn handle_tick(&mut self, now: Now) -> Option<u64>;
+    /// Handles the passing of time: frees expired messages. Returns when to call this again, by the monotonic
+    /// clock.
+    fn handle_tick(&mut self, now: Now) -> Option<Millis>;
 
-    /// Whether there is anything that time changes.
+    /// Returns whether the store holds anything that changes with time.
     fn needs_ticks(&self) -> bool {
         self.counters().stored > 0
     }
 
-    /// The next event.
+    /// Returns the next event.
     fn poll_event(&mut self) -> Option<Event> {
         None
     }
 
-    /// Forgets a life of a queue that has ended. Every request of it that is under way, and every later one, completes with
+    /// Forgets a life of a queue that has ended. Its requests in flight and all later ones complete with
     /// [`StoreFault::Deleted`]. This store may hold partitions of the queue although no request has named it.
     fn forget(&mut self, _queue: QueueId, _incarnation: u64) {}
 
-    /// Where a partition ends, and how many messages are before that, if it is this store's and it knows.
-    fn tail(&self, _queue: &QueueInfo, _partition: u16) -> Option<Tail> {
+    /// Returns the end of a partition, if the store holds the partition and knows the end.
+    fn tail(&self, _queue: &QueueInfo, _partition: Partition) -> Option<Tail> {
         None
     }
 
-    /// All queues, and what this store holds of each.
-    fn describe(&self, _unix_ms: u64) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
+    /// Returns all queues, and what this store holds of each.
+    fn describe(&self, _unix: UnixMillis) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
         Err(StoreFault::NoCatalogue)
     }
 
-    /// Nothing more will be asked: prepares for the next start. Call it until it returns true. What is left out costs the next start
-    /// time and its certainty that nothing is lost, and no message.
+    /// Prepares for the next start, after the last request. Must be called until it returns true. If that is
+    /// skipped, no message is lost, but the next start takes longer and cannot be certain of that.
     fn handle_stop(&mut self, _now: Now) -> bool {
         true
     }
 
-    /// The queues of earlier runs of the server, as far as the store knows them without asking anybody.
+    /// Returns the queues of earlier runs of the server, as far as the store knows them locally.
     fn names(&self) -> Vec<FullName> {
         Vec::new()
     }
 
-    /// The life of such a queue, which the server calls `queue` from now on; `None` where it is not there.
+    /// Opens a queue of an earlier run under the id `queue`. Returns `None` if it does not exist.
     fn adopt(&mut self, _queue: QueueId, _name: &FullName) -> Option<Life> {
         None
     }
 
-    /// A clock that has stepped back further than this is followed: timestamps of a partition run backwards once.
-    fn set_clock_step_max(&mut self, _ms: u64) {}
+    /// Sets how far the clock may step back before timestamps follow it. They then run backwards once in each
+    /// partition.
+    fn set_clock_step_max(&mut self, _by: Millis) {}
 
-    /// Counts from now on what it stores, and has stored, as its projects' storage, where that is limited. A store that does not
-    /// know how much it stores counts nothing.
+    /// Charges the messages that the store holds and will hold to the storage limits of their projects. A
+    /// store that does not know how much it holds charges nothing.
     fn count_for(&mut self, _tenants: &Arc<Tenants>) {}
 
-    /// What became of the messages.
+    /// Returns the counters of messages.
     fn counters(&self) -> StoreCounters;
 
-    /// Fetches that wait.
+    /// Returns the number of waiting fetches.
     fn waiting(&self) -> usize;
 }

@@ -1,22 +1,23 @@
-//! Reading a run of stored batches: what a fetch is given, and what is left out.
+//! Reads from a run of stored batches, for a fetch.
 
 use std::collections::VecDeque;
 
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
-/// Batches that one fetch passes over before it comes back, so that a long run of left-out batches cannot
-/// hold the shard.
+/// The most batches that one fetch scans, so that a long run of batches that are left out cannot block the
+/// shard.
 const SCAN_BATCHES: usize = 4096;
 
-/// Reads batches from an offset on, without those that have expired or that `exclude` stored. Hides the messages before the offset.
-/// `end` is the end of the partition.
+/// Returns the batches from an offset on, without expired ones and those that `exclude` stored. Hides the
+/// messages before the offset. `end` is the end of the stored messages.
 pub(super) fn read(
     batches: &VecDeque<StoredBatch>,
-    end: u64,
+    end: Offset,
     now: Now,
-    from: u64,
+    from: Offset,
     bytes_max: usize,
     exclude: Option<ClientId>,
 ) -> Fetched {
@@ -28,7 +29,7 @@ pub(super) fn read(
             break;
         }
         fetched.next = stored.end_offset();
-        if !stored.is_expired(now.unix_ms) && exclude != Some(stored.batch.client()) {
+        if !stored.is_expired(now.unix) && exclude != Some(stored.batch.client()) {
             bytes += stored.batch.stored_bytes();
             fetched.batches.push(stored.clone());
         }

@@ -1,4 +1,4 @@
-//! Which store keeps the messages, and the settings of each.
+//! The choice of the store, and the settings of each store.
 
 use super::{kafka, log, memory};
 use crate::base::setting::{choice, settings};
@@ -6,7 +6,7 @@ use crate::base::setting::{choice, settings};
 choice! {
     /// Where messages are kept.
     pub enum StoreKind {
-        /// In the embedded log, on this machine's disk.
+        /// In the embedded log, on the disk of this machine.
         #[default]
         Log = "log",
         /// In memory: bounded, and lost when the server ends.
@@ -17,11 +17,12 @@ choice! {
 }
 
 settings! {
-    /// All stores; only those of `kind` count.
+    /// The settings of all stores. Only those of the store in `kind` apply.
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Store:
-        /// log: in data_dir, durable; memory: bounded, and lost when the server ends; kafka: in the cluster of brokers
+        /// Where messages are kept; log: in data_dir, durable; memory: bounded, and lost when the server ends; kafka:
+        /// in a Kafka cluster
         kind: StoreKind = StoreKind::default(), "store", Choice(StoreKind::NAMES);
     } with {
         /// The embedded log.

@@ -1,12 +1,13 @@
-//! Fetches that wait at one place of a store.
+//! Fetches that wait at one place of a store, such as a partition.
 
 use std::collections::VecDeque;
 
 use super::window::Fetch;
+use crate::base::millis::Millis;
 
-/// Waiting fetches, in the order of their arrival, each with an `A`: what its place knows about it.
+/// Waiting fetches, in order of arrival. Each has an `A` with what its place notes about it.
 ///
-/// A token is here at most once. An empty collection holds no memory.
+/// A token occurs at most once. An empty collection holds no memory.
 #[derive(Debug)]
 pub(super) struct Waiting<T, A = ()> {
     fetches: VecDeque<(A, Fetch<T>)>,
@@ -19,14 +20,14 @@ impl<T, A> Default for Waiting<T, A> {
 }
 
 impl<T> Waiting<T> {
-    /// Adds a fetch about which its place knows nothing more.
+    /// Adds a fetch without a note.
     pub(super) fn push(&mut self, fetch: Fetch<T>) {
         self.push_with((), fetch);
     }
 }
 
 impl<T, A> Waiting<T, A> {
-    /// Adds a fetch.
+    /// Adds a fetch with a note.
     pub(super) fn push_with(&mut self, about: A, fetch: Fetch<T>) {
         self.fetches.push_back((about, fetch));
     }
@@ -42,7 +43,7 @@ impl<T, A> Waiting<T, A> {
         self.release();
     }
 
-    /// Removes a fetch.
+    /// Removes and returns the fetch with this token, if it waits.
     pub(super) fn cancel(&mut self, token: T) -> Option<Fetch<T>>
     where
         T: Eq,
@@ -54,7 +55,7 @@ impl<T, A> Waiting<T, A> {
         fetch
     }
 
-    /// Removes all fetches.
+    /// Removes and returns all fetches.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Fetch<T>> + use<T, A> {
         std::mem::take(&mut self.fetches).into_iter().map(|(_, fetch)| fetch)
     }
@@ -65,22 +66,22 @@ impl<T, A> Waiting<T, A> {
         }
     }
 
-    /// Whether no fetch waits.
+    /// Returns whether no fetch waits.
     pub(super) fn is_empty(&self) -> bool {
         self.fetches.is_empty()
     }
 
-    /// The number of fetches.
+    /// Returns the number of fetches.
     pub(super) fn len(&self) -> usize {
         self.fetches.len()
     }
 
-    /// What is known about each fetch.
+    /// Returns the note of each fetch.
     pub(super) fn abouts(&self) -> impl Iterator<Item = &A> {
         self.fetches.iter().map(|(about, _)| about)
     }
 
-    /// Removes the fetches that are meant.
+    /// Removes and returns the fetches that satisfy `is_meant`.
     pub(super) fn take_if(&mut self, is_meant: impl Fn(&A, &Fetch<T>) -> bool) -> Vec<Fetch<T>> {
         let mut taken = Vec::new();
         self.serve(|about, fetch| {
@@ -93,21 +94,22 @@ impl<T, A> Waiting<T, A> {
         taken
     }
 
-    /// Removes the fetches that wait since before `before_ms`.
-    pub(super) fn take_older(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
-        self.take_if(|_, fetch| fetch.since_ms < before_ms)
+    /// Removes and returns the fetches that have waited since before `before`.
+    pub(super) fn take_older(&mut self, before: Millis) -> Vec<Fetch<T>> {
+        self.take_if(|_, fetch| fetch.since < before)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::units::Offset;
 
     fn waiting(tokens: impl IntoIterator<Item = u64>) -> Waiting<u64> {
         let mut waiting = Waiting::default();
         for token in tokens {
-            let (exclude, since_ms) = (None, token);
-            waiting.push(Fetch { token, from: 0, bytes_max: 1, exclude, wait: true, since_ms });
+            let (exclude, since) = (None, Millis::new(token));
+            waiting.push(Fetch { token, from: Offset(0), bytes_max: 1, exclude, wait: true, since });
         }
         waiting
     }
@@ -134,8 +136,8 @@ mod tests {
     #[test]
     fn old_fetches_are_removed() {
         let mut waiting = waiting(1..=4);
-        assert_eq!(tokens(waiting.take_older(3)), [1, 2]);
+        assert_eq!(tokens(waiting.take_older(Millis::new(3))), [1, 2]);
         assert_eq!(waiting.len(), 2);
-        assert!(waiting.take_older(3).is_empty());
+        assert!(waiting.take_older(Millis::new(3)).is_empty());
     }
 }

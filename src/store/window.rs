@@ -1,4 +1,4 @@
-//! A part of a partition in memory, without gaps: from `start` to `end`.
+//! The part of a partition from `start` to `end`, in memory.
 
 use std::collections::VecDeque;
 
@@ -6,47 +6,49 @@ use super::cost::cost;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::Offset;
 
-/// A fetch that a shard has asked for.
+/// A fetch request of a shard.
 #[derive(Clone, Debug)]
 pub(super) struct Fetch<T> {
     pub token: T,
-    pub from: u64,
+    pub from: Offset,
     pub bytes_max: usize,
     pub exclude: Option<ClientId>,
     pub wait: bool,
-    /// When it came, `mono_ms`.
-    pub since_ms: u64,
+    /// When the fetch arrived, by the monotonic clock.
+    pub since: Millis,
 }
 
-/// Corrects the timestamps of batches that were stored while the clock was ahead: all were stored at `unix_ms` at the latest. A batch
-/// before one with a correct timestamp is correct, too.
-pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix_ms: u64) {
-    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp_ms > unix_ms) {
-        stored.timestamp_ms = unix_ms;
+/// Corrects the timestamps of batches that were stored while the clock was ahead: none was stored after
+/// `unix`. Timestamps are in order, so this stops at the last batch with a correct timestamp.
+pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix: UnixMillis) {
+    for stored in batches.iter_mut().rev().take_while(|stored| stored.timestamp > unix) {
+        stored.timestamp = unix;
     }
 }
 
-/// See the module's page.
+/// Batches of a partition, from one offset to another.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// In the order of their offsets: the first ends behind `start`, the last at `end` or before it.
+    /// In the order of their offsets. The first ends after `start`, the last at or before `end`.
     batches: VecDeque<StoredBatch>,
-    /// Never beyond `end`.
-    start: u64,
-    end: u64,
-    /// The cost of all batches.
+    /// Never greater than `end`.
+    start: Offset,
+    end: Offset,
+    /// The memory that all batches cost.
     bytes: usize,
 }
 
 impl Window {
-    /// An empty one.
-    pub(super) fn new(at: u64) -> Self {
+    /// Creates an empty window that starts and ends at `at`.
+    pub(super) fn new(at: Offset) -> Self {
         Self { batches: VecDeque::new(), start: at, end: at, bytes: 0 }
     }
 
-    /// What comes next. Offsets between are nobody's.
+    /// Appends the next batch. Offsets between the previous end and the batch belong to no message.
     pub(super) fn push(&mut self, stored: StoredBatch) {
         debug_assert!(stored.base_offset >= self.end, "{} is before {}", stored.base_offset, self.end);
         self.end = stored.end_offset();
@@ -54,38 +56,38 @@ impl Window {
         self.batches.push_back(stored);
     }
 
-    /// There is nothing before that offset.
-    pub(super) fn advance(&mut self, end: u64) {
+    /// Moves the end to `end`, because no message lies before it.
+    pub(super) fn advance(&mut self, end: Offset) {
         self.end = self.end.max(end);
     }
 
-    /// Everything that it holds was stored at that time at the latest, Unix milliseconds.
-    pub(super) fn cap(&mut self, unix_ms: u64) {
-        cap(&mut self.batches, unix_ms);
+    /// Corrects timestamps: everything in the window was stored at or before `unix`.
+    pub(super) fn cap(&mut self, unix: UnixMillis) {
+        cap(&mut self.batches, unix);
     }
 
-    /// Bytes that it holds.
+    /// Returns the memory that the batches cost, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The offset of the first message that was stored at that time or later, Unix milliseconds.
-    pub(super) fn first_since(&self, unix_ms: u64) -> Option<u64> {
-        let index = self.batches.partition_point(|stored| stored.timestamp_ms < unix_ms);
+    /// Returns the offset of the first batch that was stored at or after `unix`.
+    pub(super) fn first_since(&self, unix: UnixMillis) -> Option<Offset> {
+        let index = self.batches.partition_point(|stored| stored.timestamp < unix);
         self.batches.get(index).map(|stored| stored.base_offset)
     }
 
-    /// The same, or the end.
-    pub(super) fn since(&self, unix_ms: u64) -> u64 {
-        self.first_since(unix_ms).unwrap_or(self.end)
+    /// Returns the offset of the first batch that was stored at or after `unix`, or the end.
+    pub(super) fn since(&self, unix: UnixMillis) -> Offset {
+        self.first_since(unix).unwrap_or(self.end)
     }
 
-    /// When its oldest batch was stored, Unix milliseconds.
-    pub(super) fn oldest_ms(&self) -> Option<u64> {
-        self.batches.front().map(|stored| stored.timestamp_ms)
+    /// Returns when the oldest batch was stored.
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        self.batches.front().map(|stored| stored.timestamp)
     }
 
-    /// Lets the oldest batch go.
+    /// Drops the oldest batch.
     pub(super) fn pop_oldest(&mut self) {
         if let Some(oldest) = self.batches.pop_front() {
             self.bytes -= cost(&oldest.batch);
@@ -95,27 +97,27 @@ impl Window {
         }
     }
 
-    /// Lets the oldest go until the rest is at most so much.
+    /// Drops the oldest batches until the rest costs at most `bytes_max`.
     pub(super) fn keep(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && !self.batches.is_empty() {
             self.pop_oldest();
         }
     }
 
-    /// Whether a fetch from there on is served from here, now or with what comes.
-    pub(super) fn covers(&self, from: u64) -> bool {
+    /// Returns whether the window can serve a fetch from this offset, now or with the next messages.
+    pub(super) fn covers(&self, from: Offset) -> bool {
         (self.start..=self.end).contains(&from)
     }
 
-    pub(super) fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> Offset {
         self.start
     }
 
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> Offset {
         self.end
     }
 
-    /// What there is for a fetch.
+    /// Reads the messages for a fetch.
     pub(super) fn read<T>(&self, now: Now, fetch: &Fetch<T>) -> Fetched {
         read(&self.batches, self.end, now, fetch.from, fetch.bytes_max, fetch.exclude)
     }

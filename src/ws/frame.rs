@@ -1,20 +1,21 @@
-//! The frame header (RFC 6455 section 5.2): parsed and written, with every rule that one header alone can break.
+//! The frame header (RFC 6455 section 5.2): parses and writes it, and checks every rule that a single header
+//! can break.
 
 use super::CloseCode;
 use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
-/// The longest header: two bytes, an eight-byte length, a masking key.
+/// The longest header, in bytes: two bytes, an eight-byte length, a masking key.
 pub const HEADER_BYTES_MAX: usize = 14;
 
-/// What a frame is.
+/// The type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
-    /// Goes on with a wsmessage.
+    /// Continues a WebSocket message.
     Continuation = 0,
-    /// Begins a text wsmessage.
+    /// Starts a text message.
     Text = 1,
-    /// Begins a binary wsmessage.
+    /// Starts a binary message.
     Binary = 2,
     /// Ends the connection.
     Close = 8,
@@ -25,7 +26,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    /// Close, ping, pong.
+    /// Returns whether the frame is a close, a ping or a pong.
     pub fn is_control(self) -> bool {
         self as u8 & 8 != 0
     }
@@ -34,19 +35,21 @@ impl Opcode {
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// The last frame of its wsmessage.
+    /// Whether this is the last frame of its message.
     pub fin: bool,
-    /// What it is.
+    /// The type of the frame.
     pub opcode: Opcode,
-    /// The masking key; clients mask, servers do not.
+    /// The masking key. Clients mask, servers do not.
     pub mask: Option<[u8; 4]>,
-    /// Payload bytes.
+    /// The length of the payload, in bytes.
     pub length: u64,
 }
 
 impl FrameHeader {
-    /// Reads a header from the start of `bytes`: with its own length, or `None` where more bytes are needed.
-    /// A fault that shows in the first two bytes is found there.
+    /// Parses a header at the start of `bytes` and returns it with its length, or `None` if more bytes are
+    /// needed.
+    ///
+    /// Reports a fault in the first two bytes without waiting for the rest.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, CloseCode> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
@@ -126,7 +129,8 @@ mod tests {
     use std::io::Cursor;
     use tungstenite::protocol::frame::FrameHeader as Oracle;
 
-    /// What tungstenite's parser does not check, or (reserved opcodes) only once it has the whole header.
+    /// Returns whether the header breaks a rule that tungstenite's parser does not check, or checks only once
+    /// it has the whole header (reserved opcodes).
     fn breaks_a_rule_that_the_oracle_finds_late_or_never(bytes: &[u8]) -> bool {
         let control = bytes[0] & 8 != 0;
         let short = bytes[1] & 0x7f;
@@ -140,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_parses_as_tungstenite_parses_it(
+        fn headers_parse_as_in_tungstenite(
             first in prop_oneof![any::<u8>(), Just(0x82u8), Just(0x02), Just(0x89)],
             second in prop_oneof![any::<u8>(), Just(126u8), Just(127), Just(254), Just(255)],
             rest in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0)], 12),
@@ -154,7 +158,7 @@ mod tests {
             let mut cursor = Cursor::new(bytes);
             match Oracle::parse(&mut cursor) {
                 Err(_) => prop_assert!(ours.is_err()),
-                // Ours may find the fault before the oracle has the whole header.
+                // Ours may report the fault before the oracle has the whole header.
                 Ok(None) => prop_assert!(ours == Ok(None) || ours.is_err() && faulty),
                 Ok(Some(_)) if faulty => prop_assert!(ours.is_err()),
                 Ok(Some((oracle, payload))) => {

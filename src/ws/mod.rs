@@ -1,7 +1,8 @@
-//! RFC 6455 without I/O: handshake, origins, frames, masking, control frames, close rules, server and client side.
+//! RFC 6455 without I/O: handshake, origins, frames, masking, control frames and close rules, for server and
+//! client.
 //!
-//! Bytes in, pieces of frames out. Never touches sockets or clocks, never waits for the end of a frame or
-//! of a wsmessage.
+//! Takes bytes and returns pieces of frames. Never touches sockets or clocks, and never waits for the end of
+//! a frame or of a WebSocket message.
 
 pub mod frame;
 pub mod handshake;
@@ -13,12 +14,12 @@ mod sender;
 pub use receiver::{ControlPayload, Input, MessageKind, Receiver};
 pub use sender::Sender;
 
-/// Which side of the connection we are.
+/// Our side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Receives masked frames, sends unmasked ones.
     Server,
-    /// The other way round.
+    /// Receives unmasked frames, sends masked ones.
     Client,
 }
 
@@ -27,20 +28,22 @@ pub enum Role {
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// The server stops, or the peer was silent for too long.
+    /// The server is shutting down, or the peer was silent for too long.
     pub const AWAY: Self = Self(1001);
-    /// A rule of RFC 6455 was broken.
+    /// The peer broke a rule of RFC 6455.
     pub const PROTOCOL: Self = Self(1002);
-    /// A text wsmessage, where only binary ones mean something.
+    /// The peer sent a text message where only binary messages are accepted.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// Text that is no UTF-8.
+    /// The peer sent text that is not valid UTF-8.
     pub const INVALID_UTF8: Self = Self(1007);
-    /// The server's own fault.
+    /// The server failed.
     pub const INTERNAL: Self = Self(1011);
-    /// More than `discard_limit_bytes` of a discarded half.
+    /// The peer sent more than `discard_limit_bytes` of a half that is discarded.
     pub const POLICY: Self = Self(1008);
 
-    /// Reads a close frame's payload: nothing, or a code that may be sent and a reason in UTF-8.
+    /// Parses the payload of a close frame: empty, or a code that may be sent and a reason in UTF-8.
+    ///
+    /// Returns the code to close with if the payload is invalid.
     pub fn parse(payload: &[u8]) -> Result<Option<Self>, Self> {
         match payload {
             [] => Ok(None),

@@ -1,8 +1,9 @@
 //! Origins of browsers (RFC 6454): which pages may connect to which host.
 //!
-//! The origin of a page is admitted where its host and port are those of the request's `Host`, or where the operator allows it.
-//! Plain values without I/O.
+//! An origin is admitted if its host and port are those of the request's `Host` header, or if the operator
+//! allows it. Plain values without I/O.
 
+use crate::base::millis::Millis;
 use crate::base::setting::{Kind, Value};
 use core::net::Ipv6Addr;
 use std::collections::{HashSet, VecDeque};
@@ -12,24 +13,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A host, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {
-    /// A name, or an IPv4 address as it is written.
+    /// A name, or an IPv4 address as written.
     Name(String),
     V6(Ipv6Addr),
 }
 
-/// A host and, where it is written, a port: the value of `Host`, and the end of an origin.
+/// A host and an optional port: the value of `Host`, and the last part of an origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Authority {
     host: Host,
     port: Option<u16>,
 }
 
-/// An origin as the header `Origin` has it.
+/// An origin as written in the `Origin` header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Origin {
-    /// In lower case. Some WebSocket libraries leave it out.
+    /// In lower case. `None` because some WebSocket libraries leave it out.
     scheme: Option<String>,
-    /// Without a port where that is the default one of the scheme.
+    /// The port is `None` if it is the scheme's default.
     authority: Authority,
 }
 
@@ -52,7 +53,7 @@ impl Authority {
             }
         };
         let port = match port {
-            // A number's own parser takes a sign.
+            // `u16::from_str` accepts a leading sign.
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
             Some(_) => return None,
             None => None,
@@ -77,7 +78,7 @@ impl Origin {
         Some(origin)
     }
 
-    /// The port that stands for none.
+    /// Returns the default port of the scheme.
     fn default_port(&self) -> Option<u16> {
         match self.scheme.as_deref() {
             Some("http" | "ws") => Some(80),
@@ -86,7 +87,8 @@ impl Origin {
         }
     }
 
-    /// Whether it is the origin of pages of that host. The scheme is not compared: TLS may end before the server.
+    /// Returns whether pages of `host` have this origin. Ignores the scheme, because a proxy may terminate
+    /// TLS in front of the server.
     fn is_of(&self, host: &Authority) -> bool {
         let default = self.default_port();
         self.authority.host == host.host && self.authority.port.or(default) == host.port.or(default)
@@ -106,16 +108,16 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Origins that an operator admits beside the host that is asked.
+/// Origins that an operator allows in addition to the requested host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedOrigins {
-    /// `*`: every one but `null`.
+    /// Whether the list contains `*`, which allows every origin except `null`.
     any: bool,
     origins: Vec<Origin>,
 }
 
 impl AllowedOrigins {
-    /// Origins, or `*`, with commas between. The error names the entry that is neither.
+    /// Parses a comma-separated list of origins or `*`. The error names the invalid entry.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut allowed = Self::default();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -123,12 +125,12 @@ impl AllowedOrigins {
                 allowed.any = true;
                 continue;
             }
-            // Without scheme and port, a name is no origin that any browser or library sends.
+            // No browser or library sends an origin that is a name without scheme and port.
             let is_whole = |origin: &Origin| origin.scheme.is_some() || origin.authority.port.is_some();
             let origin = Origin::parse(entry).filter(is_whole).ok_or_else(|| {
                 format!(
-                    "{entry:?} is no origin: write scheme, host and perhaps a port, as in https://console.example:8443, \
-                     without a path; or * for every origin but null"
+                    "{entry:?} is not an origin: write scheme, host and an optional port, as in https://console.example:8443, \
+                     without a path; or * for every origin except null"
                 )
             })?;
             allowed.origins.push(origin);
@@ -136,9 +138,9 @@ impl AllowedOrigins {
         Ok(allowed)
     }
 
-    /// Whether a page of `origin` may connect where `host` was asked; both as the request's headers have them.
+    /// Returns whether a page of `origin` may connect to `host`. Both are values as in the request's headers.
     pub fn admits(&self, origin: &str, host: &str) -> bool {
-        // Sandboxed pages and files, of whoever made them.
+        // Any site can produce the origin `null` with a sandboxed page or a file.
         if origin.eq_ignore_ascii_case("null") {
             return false;
         }
@@ -150,7 +152,7 @@ impl AllowedOrigins {
     }
 }
 
-/// As [`AllowedOrigins::parse`] reads it.
+/// Writes the form that [`AllowedOrigins::parse`] reads.
 impl fmt::Display for AllowedOrigins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = self.any.then(|| "*".to_owned());
@@ -159,21 +161,21 @@ impl fmt::Display for AllowedOrigins {
     }
 }
 
-/// What is known of an origin that is refused.
+/// The log's view of a refused origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Novelty {
-    /// It was refused before, or has no room now.
+    /// It was refused before, or there is no room to remember it.
     Known,
-    /// It is refused for the first time.
+    /// It is refused for the first time, or for the first time since it was forgotten.
     New,
-    /// The same, and others have no room until the oldest makes some.
+    /// Like `New`, but the memory is full: further origins are `Known` until the oldest expires.
     Last,
 }
 
-/// Origins that were refused, so that the log names each of them once. Clones share them.
+/// Refused origins, remembered so that the log names each of them once. Clones share them.
 ///
-/// The oldest makes room for a new one, but only after [`Self::KEPT_MS`]: the log names [`Self::MAX`] within that time at most,
-/// however many clients make up.
+/// A new origin replaces the oldest, but only after [`Self::KEPT`]. So the log names at most [`Self::MAX`]
+/// origins within that time, however many clients invent.
 #[derive(Clone, Debug, Default)]
 pub struct RefusedOrigins(Arc<Mutex<Remembered>>);
 
@@ -181,42 +183,40 @@ pub struct RefusedOrigins(Arc<Mutex<Remembered>>);
 struct Remembered {
     /// In lower case.
     origins: HashSet<Arc<str>>,
-    /// The same with when they were first refused, the oldest first.
-    order: VecDeque<(Arc<str>, u64)>,
+    /// The same origins with the time when they were first refused, oldest first.
+    order: VecDeque<(Arc<str>, Millis)>,
 }
 
 impl RefusedOrigins {
-    /// How many are remembered: less than 1 MiB with [`Self::CHARS_MAX`], whatever clients send.
+    /// The largest number of remembered origins. With [`Self::CHARS_MAX`] they take less than 1 MiB.
     pub const MAX: usize = 1_000;
-    /// How much of each is remembered, characters.
+    /// The number of characters to remember of each origin.
     pub const CHARS_MAX: usize = 256;
-    /// How long each is remembered at least, milliseconds.
-    pub const KEPT_MS: u64 = 600_000;
+    /// The shortest time for which an origin is remembered.
+    pub const KEPT: Millis = Millis::new(600_000);
 
-    /// Remembers an origin that is refused at `now_ms`, and gives the part of it that a log may show.
-    pub fn remember(&self, origin: &str, now_ms: u64) -> (String, Novelty) {
+    /// Remembers an origin that is refused at `now`. Returns the part of it that a log may show.
+    pub fn remember(&self, origin: &str, now: Millis) -> (String, Novelty) {
         let short: String = origin.chars().take(Self::CHARS_MAX).collect();
-        let novelty = self.0.lock().unwrap_or_else(PoisonError::into_inner).add(&short, now_ms);
+        let novelty = self.0.lock().unwrap_or_else(PoisonError::into_inner).add(&short, now);
         (short, novelty)
     }
 }
 
 impl Remembered {
-    fn add(&mut self, origin: &str, now_ms: u64) -> Novelty {
+    fn add(&mut self, origin: &str, now: Millis) -> Novelty {
         let origin: Arc<str> = origin.to_ascii_lowercase().into();
         if self.origins.contains(&origin) {
             return Novelty::Known;
         }
         let is_full = self.order.len() == RefusedOrigins::MAX;
         if is_full {
-            let is_old = |(_, since_ms): &mut (Arc<str>, u64)| {
-                since_ms.saturating_add(RefusedOrigins::KEPT_MS) <= now_ms
-            };
+            let is_old = |(_, since): &mut (Arc<str>, Millis)| *since + RefusedOrigins::KEPT <= now;
             let Some((oldest, _)) = self.order.pop_front_if(is_old) else { return Novelty::Known };
             self.origins.remove(&oldest);
         }
         self.origins.insert(origin.clone());
-        self.order.push_back((origin, now_ms));
+        self.order.push_back((origin, now));
         if !is_full && self.order.len() == RefusedOrigins::MAX { Novelty::Last } else { Novelty::New }
     }
 }
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_the_host_that_was_asked_or_it_is_foreign() {
+    fn an_origin_must_match_the_requested_host() {
         for (host, origin) in [
             ("q.example", "http://q.example"),
             ("q.example", "https://q.example"),
@@ -258,7 +258,7 @@ mod tests {
             ("[2001:db8::1]", "https://[2001:db8:0:0:0:0:0:1]"),
             ("[::1]:9000", "http://[::1]:9000"),
             ("localhost", "capacitor://localhost"),
-            // Without a scheme, as it stands.
+            // Without a scheme, compared as written.
             ("127.0.0.1:9000", "127.0.0.1:9000"),
             ("q.example:9000", "Q.Example:9000"),
             ("q.example", "q.example"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_allows_origins_or_every_one_but_null() {
+    fn an_operator_can_allow_origins_or_all_except_null() {
         let allowed = "https://console.example, HTTP://Other.example:3000,127.0.0.1:9000";
         for origin in [
             "https://console.example",
@@ -353,12 +353,12 @@ mod tests {
         ] {
             let text = format!("https://console.example,{malformed}");
             let why = AllowedOrigins::parse(&text).unwrap_err();
-            assert!(why.contains(&format!("{malformed:?} is no origin")), "{why}");
+            assert!(why.contains(&format!("{malformed:?} is not an origin")), "{why}");
         }
     }
 
     #[test]
-    fn what_is_allowed_is_shown_as_it_is_read() {
+    fn allowed_origins_are_shown_as_they_are_parsed() {
         for text in ["", "*", "https://console.example,http://[::1]:3000", "*,h:1"] {
             assert_eq!(AllowedOrigins::parse(text).unwrap().to_string(), text);
         }
@@ -367,28 +367,29 @@ mod tests {
     }
 
     #[test]
-    fn refused_origins_are_told_once_in_bounded_memory() {
+    fn refused_origins_are_new_once_and_memory_is_bounded() {
         let refused = RefusedOrigins::default();
         let shared = refused.clone();
-        let of = |origin: &str, now_ms| refused.remember(origin, now_ms).1;
+        let at = Millis::new;
+        let of = |origin: &str, now| refused.remember(origin, now).1;
         assert_eq!(
-            refused.remember("https://Evil.example", 5),
+            refused.remember("https://Evil.example", at(5)),
             ("https://Evil.example".into(), Novelty::New)
         );
-        assert_eq!(shared.remember("https://evil.example", 5).1, Novelty::Known);
+        assert_eq!(shared.remember("https://evil.example", at(5)).1, Novelty::Known);
         let long = "x".repeat(RefusedOrigins::CHARS_MAX + 1);
-        assert_eq!(refused.remember(&long, 6).0.len(), RefusedOrigins::CHARS_MAX);
+        assert_eq!(refused.remember(&long, at(6)).0.len(), RefusedOrigins::CHARS_MAX);
         for number in 2..RefusedOrigins::MAX - 1 {
-            assert_eq!(of(&format!("https://{number}"), 6), Novelty::New, "{number}");
+            assert_eq!(of(&format!("https://{number}"), at(6)), Novelty::New, "{number}");
         }
-        assert_eq!(of("https://last", 6), Novelty::Last);
-        // The oldest makes room once it is old.
-        let later = 5 + RefusedOrigins::KEPT_MS;
-        assert_eq!(of("https://another", later - 1), Novelty::Known);
+        assert_eq!(of("https://last", at(6)), Novelty::Last);
+        // The oldest is replaced once it has expired.
+        let later = at(5) + RefusedOrigins::KEPT;
+        assert_eq!(of("https://another", later.saturating_sub(at(1))), Novelty::Known);
         assert_eq!(of("https://another", later), Novelty::New);
         assert_eq!(of("https://another", later), Novelty::Known);
-        assert_eq!(of("https://yet.another", later), Novelty::Known, "the next one is not old yet");
-        assert_eq!(of("https://evil.example", later + 1), Novelty::New);
+        assert_eq!(of("https://yet.another", later), Novelty::Known, "the next oldest has not expired");
+        assert_eq!(of("https://evil.example", later + at(1)), Novelty::New);
         let remembered = refused.0.lock().unwrap();
         let bounds = (remembered.origins.len(), remembered.order.len());
         assert_eq!(bounds, (RefusedOrigins::MAX, RefusedOrigins::MAX));
@@ -396,7 +397,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_port_left_out_is_the_default_one_and_every_other_difference_is_foreign(
+        fn a_missing_port_is_the_default_and_any_other_difference_is_refused(
             host in "[a-z0-9]{1,8}(\\.[a-z0-9]{1,8}){0,2}|\\[(::1|2001:db8::[1-9a-f])\\]",
             other in "[a-z0-9]{1,8}\\.example",
             is_tls: bool,

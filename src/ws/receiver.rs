@@ -1,7 +1,7 @@
-//! The receiving half of a WebSocket: bytes in, pieces of frames out (RFC 6455 sections 5 and 7).
+//! The receiving half of a WebSocket: takes bytes, returns pieces of frames (RFC 6455 sections 5 and 7).
 //!
-//! No I/O and no buffer but for a cut header and a control frame's payload: a data frame is handed on as it
-//! comes, unmasked in place, because a wsmessage of the streaming protocol can stay open for hours.
+//! Buffers only an incomplete header and the payload of a control frame. Data frames are passed on as they
+//! arrive, unmasked in place, because a message of the streaming protocol can stay open for hours.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use super::{CloseCode, Role, mask};
 use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
-/// Whether a wsmessage is text or binary.
+/// The kind of a WebSocket message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     /// Opcode 1.
@@ -18,7 +18,7 @@ pub enum MessageKind {
     Binary,
 }
 
-/// A whole control frame's payload.
+/// The complete payload of a control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlPayload {
     length: u8,
@@ -26,41 +26,41 @@ pub struct ControlPayload {
 }
 
 impl ControlPayload {
-    /// The payload.
+    /// Returns the payload.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 }
 
-/// What came next in the bytes.
+/// The next item in the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Nothing more in these bytes; all of them were taken.
+    /// The input is used up; more bytes are needed.
     More,
     /// A piece of a data frame.
     Data {
-        /// Of its wsmessage.
+        /// The kind of the message.
         kind: MessageKind,
-        /// Where in the input the unmasked payload stands. May be empty.
+        /// The position of the unmasked payload in the input. May be empty.
         payload: Range<usize>,
-        /// The piece ends its wsmessage.
+        /// Whether the piece ends the message.
         fin: bool,
     },
-    /// A whole ping; the next call begins at `used`.
+    /// A complete ping. The next call starts at `used`.
     Ping {
-        /// Bytes taken.
+        /// The number of bytes taken from the input.
         used: usize,
-        /// To be sent back.
+        /// The payload to send back.
         payload: Box<ControlPayload>,
     },
-    /// A whole pong.
+    /// A complete pong. The next call starts at `used`.
     Pong {
-        /// Bytes taken.
+        /// The number of bytes taken from the input.
         used: usize,
     },
-    /// A valid close frame. Nothing after it counts.
+    /// A valid close frame. Ignore all bytes after it.
     Close {
-        /// `None` where the frame was empty.
+        /// `None` if the frame was empty.
         code: Option<CloseCode>,
     },
 }
@@ -69,33 +69,33 @@ pub enum Input {
 #[derive(Clone, Copy, Debug)]
 struct Current {
     opcode: Opcode,
-    /// Of the wsmessage; of no use in a control frame.
+    /// The kind of the message; unused for control frames.
     kind: MessageKind,
     fin: bool,
     mask: Option<[u8; 4]>,
     phase: u8,
     remaining: u64,
-    /// All of it was handed on, and its end was told.
+    /// The whole payload and its end have been passed on.
     told: bool,
 }
 
-/// See the module's page.
+/// The receiving half of one connection: the frame in progress, and the kind of the open message.
 #[derive(Debug)]
 pub struct Receiver {
     role: Role,
-    /// The bytes of a header that was cut.
+    /// The bytes of an incomplete header.
     header: [u8; HEADER_BYTES_MAX],
     header_length: u8,
     current: Option<Current>,
-    /// The wsmessage that a continuation goes on with.
+    /// The kind of the message that a continuation frame continues.
     open: Option<MessageKind>,
-    /// How much at the start of the next input was unmasked in an earlier call and not taken.
+    /// The number of bytes at the start of the next input that an earlier call has already unmasked.
     unmasked: usize,
     control: Option<Box<ControlPayload>>,
 }
 
 impl Receiver {
-    /// A receiver for our side of the connection.
+    /// Creates a receiver for our side of the connection.
     pub fn new(role: Role) -> Self {
         Self {
             role,
@@ -108,8 +108,8 @@ impl Receiver {
         }
     }
 
-    /// Looks for what comes next in `input`. After `Data` the caller goes on behind the payload, or says with
-    /// [`Self::leave`] how much of it comes again.
+    /// Returns the next item in `input`. After `Data` the caller continues behind the payload, or calls
+    /// [`Self::leave`] for the part that it will pass again.
     #[inline]
     pub fn handle(&mut self, input: &mut [u8]) -> Result<Input, CloseCode> {
         let mut used = 0;
@@ -137,7 +137,7 @@ impl Receiver {
         if whole && fin {
             self.open = None;
         }
-        // A header without any payload yet says nothing.
+        // Report nothing for a header whose payload has not started.
         if payload.is_empty() && !whole {
             Ok(Input::More)
         } else {
@@ -145,7 +145,7 @@ impl Receiver {
         }
     }
 
-    /// The last `bytes` of the payload just handed on were not taken: they will be the start of the next input.
+    /// Puts back the last `bytes` of the payload just returned. They must be the start of the next input.
     pub fn leave(&mut self, bytes: usize) {
         if let Some(frame) = self.current.as_mut().filter(|_| bytes > 0) {
             frame.remaining += bytes as u64;
@@ -155,8 +155,8 @@ impl Receiver {
         }
     }
 
-    /// Takes a header from the start of `input`, or from what was cut earlier and `input`: how many bytes of
-    /// `input` that took, or `None` where all were taken and more are needed.
+    /// Reads a header from `input`, completing one that was cut earlier. Returns the number of bytes taken
+    /// from `input`, or `None` if all were taken and more are needed.
     #[inline]
     fn handle_header(&mut self, input: &[u8]) -> Result<Option<usize>, CloseCode> {
         let (header, used) = if self.header_length == 0 {
@@ -211,7 +211,7 @@ impl Receiver {
         Ok(Some(used))
     }
 
-    /// Gathers a control frame's payload (125 bytes at most, checked with the header).
+    /// Collects the payload of a control frame. Its length was checked with the header: at most 125 bytes.
     fn handle_control(
         &mut self,
         opcode: Opcode,
@@ -251,8 +251,8 @@ mod tests {
         Broken(CloseCode),
     }
 
-    /// Feeds `bytes` in pieces that end at `cuts`; takes only every other piece of payload at once when
-    /// `reluctant`. Pieces of one frame are joined, so that every way of cutting gives the same.
+    /// Feeds `bytes` in pieces that end at `cuts`. If `reluctant`, every second piece of payload is taken
+    /// only in part. Joins the pieces of a frame, so that the result does not depend on the cuts.
     fn receive(role: Role, bytes: &[u8], cuts: &[usize], reluctant: bool) -> Vec<Seen> {
         let mut receiver = Receiver::new(role);
         let mut seen: Vec<Seen> = Vec::new();
@@ -338,7 +338,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_way_of_cutting_the_bytes_says_the_same(
+        fn the_result_does_not_depend_on_how_the_bytes_are_cut(
             frames in proptest::collection::vec(any_frame(), 1..12),
             cuts in proptest::collection::vec(any::<usize>(), 0..20),
             reluctant in any::<bool>(),
@@ -352,7 +352,7 @@ mod tests {
         }
 
         #[test]
-        fn messages_are_those_that_tungstenite_reads(
+        fn messages_are_read_as_in_tungstenite(
             messages in proptest::collection::vec(
                 proptest::collection::vec((any::<[u8; 4]>(), proptest::collection::vec(any::<u8>(), 0..100)), 1..5), 1..5),
             cuts in proptest::collection::vec(any::<usize>(), 0..20),
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_rule_is_answered_with_1002() {
+    fn protocol_violations_are_answered_with_1002() {
         let key = Some([9, 8, 7, 6]);
         let cases: [(&str, Vec<u8>); 10] = [
             ("unmasked client frame", frame(true, Opcode::Binary, None, b"x")),
@@ -390,7 +390,7 @@ mod tests {
                 "a new message inside another",
                 [frame(false, Opcode::Binary, key, b"x"), frame(true, Opcode::Text, key, b"y")].concat(),
             ),
-            ("a length that is not minimal", vec![0x82, 0xfe, 0, 125, 0, 0, 0, 0]),
+            ("a non-minimal length", vec![0x82, 0xfe, 0, 125, 0, 0, 0, 0]),
             ("a length with its top bit set", vec![0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
             ("a close of one byte", frame(true, Opcode::Close, key, b"x")),
         ];

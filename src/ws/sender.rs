@@ -1,38 +1,39 @@
-//! The sending half of a WebSocket: frames of one wsmessage at a time, control frames between them.
+//! The sending half of a WebSocket: the frames of one message at a time, with control frames between them.
 //!
-//! Writes into a buffer that the caller owns. A client masks each frame in place after it was written.
+//! Writes into a buffer that the caller owns. A client masks each frame in place after writing it.
 
 use super::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use super::mask::{self, Keys};
 use super::{CloseCode, MessageKind, Role};
 
-/// See the module's page.
+/// The sending half of one connection.
 #[derive(Debug)]
 pub struct Sender {
-    /// A client's masking keys.
+    /// The masking keys of a client.
     keys: Option<Keys>,
-    /// A wsmessage has begun and not ended.
+    /// A message has started and not ended.
     open: bool,
 }
 
 impl Sender {
-    /// Whether a wsmessage has begun and not ended.
+    /// Returns whether a message has started and not ended.
     pub fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Forgets what was written since [`Self::is_open`] said `open`; the caller takes the bytes away.
+    /// Restores the state of when [`Self::is_open`] returned `open`. The caller removes the bytes written
+    /// since then.
     pub fn roll_back(&mut self, open: bool) {
         self.open = open;
     }
 
-    /// A sender for our side of the connection.
+    /// Creates a sender for our side of the connection.
     pub fn new(role: Role) -> Self {
         Self { keys: (role == Role::Client).then(Keys::new), open: false }
     }
 
-    /// Appends a data frame of `length` bytes, which `write` appends: the first of a wsmessage, or one that
-    /// goes on with it.
+    /// Appends a data frame of `length` bytes, which `write` appends. The frame starts a message or continues
+    /// the open one.
     #[inline]
     pub fn data(
         &mut self,

@@ -1,4 +1,4 @@
-//! Real Kafka brokers, as `perf/kafka` brings them up: gone when the process that asked for them is.
+//! Real Kafka brokers, started by `perf/kafka`. They end with the process that started them.
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Brokers {
     script: Child,
     directory: PathBuf,
-    /// `host:port`, with commas between.
+    /// Comma-separated `host:port` addresses.
     pub addresses: String,
 }
 
@@ -18,7 +18,8 @@ fn script() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("perf/kafka"))
 }
 
-/// Whether Kafka can run here. Where it cannot, that is said loudly; where it must, this fails.
+/// Returns whether Kafka can run here. If it cannot, prints a prominent notice, or fails if
+/// `TESTS_REQUIRE_KAFKA` is set.
 pub fn is_possible() -> bool {
     let there =
         |tool: &str| Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -36,22 +37,22 @@ pub fn is_possible() -> bool {
 }
 
 impl Brokers {
-    /// So many brokers; their data are gone with them.
+    /// Starts `count` brokers. Their data is deleted with them.
     pub fn start(count: usize) -> Self {
         Self::start_with(count, &[])
     }
 
-    /// One that may write no file beyond so many bytes, as if its disk were full then.
+    /// Starts a broker that cannot write files larger than `file_bytes`, as if its disk were full.
     pub fn start_small(file_bytes: usize) -> Self {
         Self::start_with(1, &["--file-bytes", &file_bytes.to_string()])
     }
 
-    /// One that wants TLS and SASL (see perf/kafka).
+    /// Starts a broker that requires TLS and SASL (see perf/kafka).
     pub fn start_secure() -> Self {
         Self::start_with(1, &["--secure"])
     }
 
-    /// Its certificate, for those who shall trust it.
+    /// Returns the broker's certificate, for clients to trust.
     pub fn certificate(&self) -> PathBuf {
         self.directory.join("1/certificate.pem")
     }
@@ -77,23 +78,23 @@ impl Brokers {
             .spawn()
             .expect("python3 runs perf/kafka");
         let mut addresses = String::new();
-        BufReader::new(script.stdout.take().expect("it is piped"))
+        BufReader::new(script.stdout.take().expect("standard output is piped"))
             .read_line(&mut addresses)
-            .expect("it is text");
+            .expect("the output is text");
         let addresses = addresses.trim().to_owned();
-        assert!(!addresses.is_empty(), "perf/kafka has said why");
+        assert!(!addresses.is_empty(), "perf/kafka failed, see its output");
         Self { script, directory, addresses }
     }
 
-    /// Sends a signal to a broker; they count from 1.
+    /// Sends a signal to a broker. Brokers are numbered from 1.
     pub fn signal(&self, broker: usize, name: &str) {
-        let pid =
-            std::fs::read_to_string(self.directory.join(broker.to_string()).join("pid")).expect("its pid");
+        let pid = std::fs::read_to_string(self.directory.join(broker.to_string()).join("pid"))
+            .expect("the broker's pid file is readable");
         let status = Command::new("kill").args([&format!("-{name}"), pid.trim()]).status();
         assert!(status.expect("kill runs").success());
     }
 
-    /// Ends a broker as an operator does, and waits for it.
+    /// Shuts a broker down normally and waits for its end.
     pub fn end(&self, broker: usize) {
         self.run("end", broker, &[]);
     }
@@ -109,18 +110,19 @@ impl Brokers {
         assert!(status.expect("python3 runs perf/kafka").success());
     }
 
-    /// Starts a broker again that has ended.
+    /// Restarts a broker that has ended.
     pub fn restart(&self, broker: usize) {
         self.run("restart", broker, &[]);
     }
 
-    /// Removes a partition's data of a broker that has ended, as if an empty backup were restored. The topic keeps its id.
+    /// Deletes a partition's data of a broker that has ended, as if an empty backup were restored. The topic
+    /// keeps its id.
     pub fn lose(&self, broker: usize, topic: &str, partition: u16) {
         let log = self.directory.join(broker.to_string()).join("data").join(format!("{topic}-{partition}"));
         std::fs::remove_dir_all(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
     }
 
-    /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`: what it printed.
+    /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`. Returns its output.
     pub fn tool(&self, arguments: &[&str], input: &str) -> String {
         use std::io::Write;
         let mut tool = script()
@@ -130,8 +132,12 @@ impl Brokers {
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3 runs perf/kafka");
-        tool.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads");
-        let output = tool.wait_with_output().expect("it ends");
+        tool.stdin
+            .take()
+            .expect("standard input is piped")
+            .write_all(input.as_bytes())
+            .expect("the tool reads its input");
+        let output = tool.wait_with_output().expect("the tool ends");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{arguments:?}: {text}");
         text
@@ -141,12 +147,12 @@ impl Brokers {
 impl Drop for Brokers {
     fn drop(&mut self) {
         drop(self.script.stdin.take());
-        // It has ended the brokers then.
+        // The script ends the brokers before it ends.
         let _ = self.script.wait();
     }
 }
 
-/// The first of so many ports in a row that nobody listens on.
+/// Returns the first of `count` consecutive free ports.
 fn free_ports(count: usize) -> u16 {
     for _ in 0..100 {
         let first = TcpListener::bind("127.0.0.1:0").expect("a port is free");

@@ -1,4 +1,4 @@
-//! A real server on a free port, and a raw client that speaks the protocol by the byte through tungstenite.
+//! A real server on a free port, and a client that speaks the protocol byte by byte through tungstenite.
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,19 +24,19 @@ use tungstenite::{Message as WsMessage, WebSocket};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_millstream");
 
-/// Where the flags of a test name no store, messages are kept in memory: nothing is left behind.
+/// The store of tests whose flags name none: memory, so that nothing is left behind.
 pub const STORE: (&str, &str) = ("MILLSTREAM_STORE", "memory");
 
 pub struct Server {
     child: Child,
     pub port: u16,
-    /// Of health and metrics.
+    /// The port of health and metrics.
     pub control: u16,
     arguments: Vec<String>,
     log: Arc<Mutex<Vec<String>>>,
 }
 
-/// The number behind `key=127.0.0.1:`, in a line of text or of JSON.
+/// Returns the port after `key=127.0.0.1:`, in a line of text or JSON.
 fn port(line: &str, key: &str) -> Option<u16> {
     let rest = [format!("{key}=127.0.0.1:"), format!("\"{key}\":\"127.0.0.1:")]
         .iter()
@@ -51,15 +51,15 @@ impl Server {
         Self::start_by(Command::new(BINARY), arguments)
     }
 
-    /// The same where at most `files` may be open.
+    /// Starts a server that may have at most `files` files open.
     pub fn start_with_files(files: u32, arguments: &[&str]) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), BINARY]);
         Self::start_by(shell, arguments)
     }
 
-    /// The same where standard error is full, and stays so while nobody reads from the other end, which is returned. Without a control
-    /// port.
+    /// Starts a server whose standard error is full, and stays full until someone reads from the returned
+    /// socket. It has no control port.
     pub fn start_unheard(arguments: &[&str]) -> (Self, UnixStream) {
         let (reader, mut writer) = UnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
@@ -92,8 +92,10 @@ impl Server {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         let (port, control) = loop {
-            let line =
-                lines.next().unwrap_or_else(|| panic!("it ended before it listened: {said:?}")).unwrap();
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("the server ended before it listened: {said:?}"))
+                .unwrap();
             let ports = (port(&line, "listen"), port(&line, "control"));
             said.push(line);
             if let (Some(listen), control) = ports {
@@ -109,19 +111,19 @@ impl Server {
         Self { child, port, control, arguments, log }
     }
 
-    /// The lines that it has logged so far.
+    /// Returns the lines logged so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits for a line that holds `words`.
+    /// Waits for a log line that contains `words`.
     pub fn wait_for_log(&self, words: &str) -> String {
         eventually(&format!("a line with {words:?}"), || {
             self.log().into_iter().find(|line| line.contains(words))
         })
     }
 
-    /// Status and body of a path of its control port.
+    /// Returns status and body of a path of the control port.
     pub fn control(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.control)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -132,7 +134,7 @@ impl Server {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// The sum over all shards of the metrics whose line begins with `name`.
+    /// Returns the sum over all shards of the metrics whose line starts with `name`.
     pub fn metric(&self, name: &str) -> u64 {
         let (status, page) = self.control("/metrics");
         assert_eq!(status, 200, "{page}");
@@ -140,7 +142,7 @@ impl Server {
         values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
     }
 
-    /// What `--check-config` says that it can take at worst, bytes.
+    /// Returns the worst-case memory that `--check-config` prints, in bytes.
     pub fn memory_at_worst(&self) -> u64 {
         let output = Command::new(BINARY)
             .args(["serve", "--check-config"])
@@ -153,12 +155,12 @@ impl Server {
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 20
     }
 
-    /// Files that it has open.
+    /// Returns the number of open files of the server.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// A bare connection, on which nothing was said yet.
+    /// Opens a TCP connection and sends nothing on it.
     pub fn dial(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -166,7 +168,7 @@ impl Server {
         stream
     }
 
-    /// Whether it takes new connections.
+    /// Returns whether the server accepts connections.
     pub fn is_listening(&self) -> bool {
         TcpStream::connect(("127.0.0.1", self.port)).is_ok()
     }
@@ -184,7 +186,7 @@ impl Server {
         assert!(status.unwrap().success());
     }
 
-    /// SIGTERM, and the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub fn stop(mut self) -> i32 {
         self.signal("TERM");
         self.child.wait().unwrap().code().unwrap_or(-1)
@@ -194,14 +196,14 @@ impl Server {
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 
-    /// How it ended, by itself.
+    /// Waits for the server to end by itself, for at most `time`.
     pub fn ended_within(&mut self, time: Duration) -> std::process::ExitStatus {
         let until = Instant::now() + time;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < until, "it has not ended");
+            assert!(Instant::now() < until, "the server has not ended");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -216,16 +218,16 @@ impl Server {
         self.memory("VmRSS:")
     }
 
-    /// CPU time that it has used.
+    /// Returns the CPU time that the server has used.
     pub fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // Behind the name, which may hold spaces: fields 14 and 15 of proc(5), in ticks of 10 ms.
+        // The fields after the name, which may contain spaces: 14 and 15 of proc(5), in ticks of 10 ms.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
     }
 
-    /// The most that it ever had.
+    /// Returns the peak of the resident memory.
     pub fn peak_bytes(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -239,13 +241,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Fails where it has ended.
+        // Fails if the server has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Looks again and again until there is what is awaited.
+/// Calls `look` repeatedly until it returns a value, for at most a minute.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + Duration::from_secs(60);
     while Instant::now() < until {
@@ -257,7 +259,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     panic!("{what} never came");
 }
 
-/// A handshake for `target`, with `extra` header lines.
+/// Returns a handshake request for `target`, with `extra` header lines.
 pub fn handshake(target: &str, extra: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: here:9000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -265,7 +267,7 @@ pub fn handshake(target: &str, extra: &str) -> String {
     )
 }
 
-/// The head of the server's response.
+/// Reads the head of the server's response.
 pub fn response(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -280,7 +282,7 @@ pub fn status(head: &str) -> u16 {
     head.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// A client's frame with the mask 0, by the byte.
+/// Returns a client's frame with the mask 0.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -299,8 +301,8 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A well-behaved client beside others: one message after the other, each acknowledged in turn and read back, within the
-/// time that a socket waits here.
+/// A well-behaved client next to the others. Produces one message at a time, waits for its acknowledgement
+/// and reads it back, all within the sockets' timeout.
 pub struct Neighbour {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
@@ -329,7 +331,7 @@ impl Neighbour {
                     granted = producer.receive_as::<ProduceResponse>().max_msgnum_to_send();
                 }
                 producer.send(&request(Some(60), &[text.as_bytes()]));
-                // Some responses only give credit.
+                // Some responses only grant credit.
                 let response = loop {
                     let response: ProduceResponse = producer.receive_as();
                     granted = response.max_msgnum_to_send();
@@ -348,7 +350,7 @@ impl Neighbour {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                // Its pace; nothing waits for it.
+                // The pace of the client; nothing depends on it.
                 std::thread::sleep(Duration::from_millis(2));
             }
             waits
@@ -356,14 +358,15 @@ impl Neighbour {
         Self { stop, served, thread }
     }
 
-    /// Waits until it has been served so often.
+    /// Waits until it has been served `times` times.
     pub fn await_served(&self, times: u64) {
         eventually("a neighbour that is served", || {
             (self.served.load(Ordering::Relaxed) >= times).then_some(())
         });
     }
 
-    /// Ends it, and fails where anything was lost, late beyond all bounds or out of order. Its round trips, sorted.
+    /// Ends the client, and fails if a message was lost, out of order or too late. Returns the round-trip
+    /// times, sorted.
     pub fn leave(self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
         let mut waits = self.thread.join().expect("the neighbour was disturbed");
@@ -380,14 +383,14 @@ impl Neighbour {
     }
 }
 
-/// As many files as the system lets this process open.
+/// Raises the limit of open files to the hard limit of this process.
 pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
-/// A WebSocket connection of tungstenite's.
+/// A WebSocket connection through tungstenite.
 pub struct Client(pub WebSocket<TcpStream>, Vec<u8>, bool);
 
 impl Client {
@@ -407,7 +410,7 @@ impl Client {
         Self(socket, Vec::new(), false)
     }
 
-    /// A connection whose handshake was made by hand.
+    /// Wraps a connection whose handshake the test performed itself.
     pub fn after_handshake(stream: TcpStream) -> Self {
         let role = tungstenite::protocol::Role::Client;
         Self(WebSocket::from_raw_socket(stream, role, None), Vec::new(), false)
@@ -418,7 +421,7 @@ impl Client {
         self.0.send(WsMessage::Frame(frame)).unwrap();
     }
 
-    /// The first frame of an operation, with one pb.
+    /// Sends the first frame of an operation, with one pb.
     pub fn begin(&mut self, pb: &impl Message) {
         self.frame(pb.encode_length_delimited_to_vec(), Data::Binary, false);
     }
@@ -439,8 +442,8 @@ impl Client {
         self.frame(Vec::new(), Data::Continue, true);
     }
 
-    /// The next pb of the server's half; `None` at its end. Reads frames by hand from the socket, because tungstenite
-    /// gives whole messages only.
+    /// Returns the next pb of the server's half, or `None` at its end. Reads the frames from the socket
+    /// itself, because tungstenite returns only whole messages.
     pub fn receive(&mut self) -> Option<Vec<u8>> {
         loop {
             let mut reader = Reader(&self.1);
@@ -469,7 +472,7 @@ impl Client {
         T::decode(&self.receive().expect("the server's half has ended")[..]).unwrap()
     }
 
-    /// The close code that the server sends next.
+    /// Returns the close code that the server sends next.
     pub fn close_code(&mut self) -> u16 {
         loop {
             let (_, opcode, payload) = self.read_frame();
@@ -502,24 +505,24 @@ impl Client {
     }
 }
 
-/// Starts a command with all its ends open.
+/// Starts a command with all three standard streams piped.
 pub fn spawn(mut command: Command) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Feeds `input` to a command; its output once it has ended.
+/// Runs a command with `input` as its standard input. Returns its output.
 pub fn feed(command: Command, input: &[u8]) -> Output {
     let mut child = spawn(command);
     child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap()
 }
 
-/// The lines that a `consume` printed, and the marker to go on from.
+/// Runs a `consume` command. Returns the lines that it printed, and the marker to continue from.
 pub fn consume(mut command: Command) -> (Vec<String>, String) {
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{said}");
-    let marker = said.split("--from ").nth(1).expect("a marker to go on from").trim().to_owned();
+    let marker = said.split("--from ").nth(1).expect("a marker to continue from").trim().to_owned();
     let text = String::from_utf8(output.stdout).unwrap();
     (text.split_terminator('\n').map(str::to_owned).collect(), marker)
 }
@@ -558,7 +561,7 @@ pub fn code(status: &Option<Status>) -> u32 {
     status.as_ref().unwrap().status_code()
 }
 
-/// A producer whose setup was accepted.
+/// Connects a producer whose setup was accepted.
 pub fn producer(server: &Server, queue: &str) -> Client {
     let mut client = Client::connect(server);
     client.begin(&append(queue));
@@ -568,7 +571,7 @@ pub fn producer(server: &Server, queue: &str) -> Client {
     client
 }
 
-/// Stores and reads back one message: the server serves others undisturbed.
+/// Stores a message and reads its acknowledgement, which shows that the server still serves others.
 pub fn others_are_served(server: &Server) {
     let mut client = producer(server, "others");
     client.send(&request(Some(60), &[b"fine"]));

@@ -1,14 +1,14 @@
-//! A directory of a test's own, which is gone with it.
+//! A directory for one test, deleted with it.
 #![allow(dead_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// See the module's page.
+/// The path of the directory. Dropping it deletes the directory.
 pub struct Place(pub PathBuf);
 
 impl Place {
-    /// An empty one.
+    /// Creates an empty directory. Its name contains `name` and the process id.
     pub fn new(name: &str) -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
@@ -16,12 +16,12 @@ impl Place {
         Self(path)
     }
 
-    /// A data directory that is not there yet.
+    /// Returns the path of a data directory in it, which does not exist yet.
     pub fn data(&self) -> PathBuf {
         self.0.join("data")
     }
 
-    /// Its path as an argument.
+    /// Returns the path of the directory as text.
     pub fn text(&self) -> &str {
         self.0.to_str().unwrap()
     }

@@ -1,4 +1,4 @@
-//! SplitMix64 (Steele, Lea, Flood 2014): the same numbers on every machine, for ever.
+//! SplitMix64 (Steele, Lea, Flood 2014): the same numbers on every machine, in every version.
 #![allow(dead_code)]
 
 #[derive(Clone, Debug)]
@@ -13,17 +13,17 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`, which is above 0.
+    /// Returns a number below `end`, which must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// From `low` to `high`, both of them possible.
+    /// Returns a number from `low` to `high`, both included.
     pub fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
 
-    /// True once in `odds`.
+    /// Returns true with a probability of 1 in `odds`.
     pub fn one_in(&mut self, odds: usize) -> bool {
         self.below(odds) == 0
     }

@@ -1,4 +1,4 @@
-//! A server's session and all that it borrows; who uses it plays the shard and the store.
+//! A server's session and everything that it borrows. The test plays the shard and the store.
 #![allow(dead_code)]
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use millstream::base::budget::{Account, Budget};
 use millstream::base::clock::Now;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
+use millstream::base::units::{Offset, Partition};
 use millstream::front::{Cx, Framed, PbWriter, ServerSession};
 use millstream::operation::{Answer, Author, Caller, Command, OperationCounters, Resources, Settings};
 use millstream::pb::SetupRequest;
@@ -16,7 +17,7 @@ use millstream::shard::core;
 use millstream::ws::{Role, Sender};
 use prost::Message;
 
-/// The client of every session here.
+/// The client of every session.
 pub const CLIENT: u128 = 7;
 
 pub struct Rig {
@@ -25,14 +26,14 @@ pub struct Rig {
     pub budget: Budget,
     pub account: Account,
     pub now: Now,
-    /// The socket takes more.
+    /// Whether the socket accepts more.
     pub writable: bool,
     sender: Sender,
     counters: OperationCounters,
     framed: Framed,
-    /// Frames for the client.
+    /// The frames for the client.
     pub out: Vec<u8>,
-    /// What the session asked.
+    /// The session's commands.
     pub commands: Vec<Command>,
 }
 
@@ -62,7 +63,7 @@ impl Rig {
         }
     }
 
-    /// Begins anew as a client of a project whose use is limited.
+    /// Starts a new session, as a client of a project with limits.
     pub fn limit(&mut self, tenant: Option<Arc<Tenant>>) {
         self.session = ServerSession::new(caller(tenant));
     }
@@ -81,7 +82,7 @@ impl Rig {
         }
     }
 
-    /// One call of the session.
+    /// Calls the session.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> T {
         let resources = Resources {
             now: self.now,
@@ -96,7 +97,7 @@ impl Rig {
         call(&mut self.session, &mut cx)
     }
 
-    /// Begins an operation on a queue of one partition.
+    /// Starts an operation on a queue with one partition.
     pub fn begin(&mut self, setup: &SetupRequest) {
         let bytes = setup.encode_length_delimited_to_vec();
         self.call(|session, cx| session.handle_data(&bytes, false, cx));
@@ -104,7 +105,7 @@ impl Rig {
             self.call(|session, cx| {
                 session.answer(
                     operation,
-                    Answer::Opened { result: Ok(Self::queue(1)), local_partition: 0 },
+                    Answer::Opened { result: Ok(Self::queue(1)), local_partition: Partition(0) },
                     cx,
                 )
             });
@@ -113,7 +114,7 @@ impl Rig {
         self.out.clear();
     }
 
-    /// Says of every append that it is stored, and lets the session speak for it; how many messages that were.
+    /// Reports every append as stored and lets the session acknowledge it. Returns the number of messages.
     pub fn store(&mut self) -> usize {
         let mut messages = 0;
         for index in 0..self.commands.len() {
@@ -124,7 +125,11 @@ impl Rig {
             messages += batch.count() as usize;
             self.budget.release(reserved);
             self.call(|session, cx| {
-                session.answer(operation, Answer::Appended { sequence, result: Ok(Some(0..1)) }, cx)
+                session.answer(
+                    operation,
+                    Answer::Appended { sequence, result: Ok(Some(Offset(0)..Offset(1))) },
+                    cx,
+                )
             });
         }
         self.commands.clear();

@@ -1,4 +1,5 @@
-//! A server that is killed and started again, and clients that go on through it and account for every message.
+//! A server that is killed and restarted, and clients that continue across that and account for every
+//! message.
 #![allow(dead_code)]
 
 use std::io::Write;
@@ -12,7 +13,7 @@ use millstream::pb::{ProduceResponse, ProduceSetupResponse};
 
 use crate::common::{Client, Server, append, code, eventually, request};
 
-/// A server that can be started again at the same port.
+/// A server that can be restarted at the same port.
 pub struct Service {
     arguments: Vec<String>,
     server: Option<Server>,
@@ -46,7 +47,7 @@ impl Service {
     }
 }
 
-/// `millstream produce`, fed with numbers for as long as it takes them.
+/// `millstream produce`, fed with numbers as fast as it reads them.
 pub struct Feed {
     child: Child,
     written: Arc<AtomicU64>,
@@ -54,7 +55,7 @@ pub struct Feed {
     writer: JoinHandle<()>,
 }
 
-/// More numbers than a client may have outstanding, its pipe and its buffers together.
+/// More numbers than a client, its pipe and its buffers can hold unacknowledged together.
 const PROGRESS: u64 = 150_000;
 
 impl Feed {
@@ -73,25 +74,25 @@ impl Feed {
             while !stopped.load(Ordering::Relaxed) {
                 let first = count.load(Ordering::Relaxed);
                 let text: String = (first..first + 1000).map(|number| format!("{number}\n")).collect();
-                input.write_all(text.as_bytes()).expect("the producer reads on");
+                input.write_all(text.as_bytes()).expect("the producer keeps reading");
                 count.store(first + 1000, Ordering::Relaxed);
             }
         });
         Self { child, written, stop, writer }
     }
 
-    /// Waits until so much more was taken that some of it is acknowledged.
+    /// Waits until enough numbers are written that some of them must be acknowledged.
     pub fn await_progress(&self, what: &str) {
         self.await_more(PROGRESS, what);
     }
 
-    /// Waits until so many more numbers were taken.
+    /// Waits until `count` more numbers are written.
     pub fn await_more(&self, count: u64, what: &str) {
         let goal = self.written.load(Ordering::Relaxed) + count;
         eventually(what, || (self.written.load(Ordering::Relaxed) >= goal).then_some(()));
     }
 
-    /// Ends it: how many numbers there were, and how many were sent again.
+    /// Ends the input. Returns how many numbers were written, and how many the client sent again.
     pub fn end(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         self.writer.join().unwrap();
@@ -104,10 +105,11 @@ impl Feed {
     }
 }
 
-/// Reads the queue to its end and checks: every number is there, first in order, and no more of them twice than were sent again.
+/// Reads the queue to its end. Checks that every number is present and in order at its first occurrence, and
+/// that no more numbers are duplicated than were sent again.
 pub fn check(service: &Service, queue: &str, numbers: u64, sent_again: u64) {
     let server = service.server();
-    // One more, so that there is an end to be seen.
+    // A last message marks the end.
     let mut last = Client::connect(server);
     last.begin(&append(queue));
     assert_eq!(code(&last.receive_as::<ProduceSetupResponse>().status), 100);
@@ -124,7 +126,7 @@ pub fn check(service: &Service, queue: &str, numbers: u64, sent_again: u64) {
         if number < next {
             twice += 1;
         } else {
-            assert_eq!(number, next, "a number is missing, or came before those ahead of it");
+            assert_eq!(number, next, "a number is missing or out of order");
             next += 1;
         }
     }
@@ -132,5 +134,5 @@ pub fn check(service: &Service, queue: &str, numbers: u64, sent_again: u64) {
     consumer.wait().unwrap();
     println!("{numbers} numbers, {sent_again} sent again, {twice} stored twice");
     assert_eq!(next, numbers);
-    assert!(twice <= sent_again, "{twice} are there twice, {sent_again} were sent again");
+    assert!(twice <= sent_again, "{twice} are stored twice, {sent_again} were sent again");
 }

@@ -1,7 +1,8 @@
-//! A disk that keeps what was synced, and of the rest any sectors of 512 bytes. It fails on demand.
+//! A simulated disk. After a power loss it keeps what was synced, and of the rest a random set of 512-byte
+//! sectors. It fails on demand.
 //!
-//! The unit tests of `store::log` and `tests/simulation` include this file, each in a module that has the log's `disk`, `Tag` and
-//! `BLOCK` and the tests' `random` beside it.
+//! The unit tests of `store::log` and `tests/simulation` include this file, each in a module that also
+//! contains the log's `disk`, `Tag` and `BLOCK` and the tests' `random`.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +19,7 @@ const SECTOR: usize = 512;
 struct File {
     now: Vec<u8>,
     durable: Vec<u8>,
-    /// Sectors that may differ.
+    /// The sectors that may differ between `now` and `durable`.
     dirty: BTreeSet<usize>,
 }
 
@@ -44,7 +45,7 @@ impl File {
     }
 }
 
-/// A change of the directory.
+/// A change of the directory that is not synced yet.
 #[derive(Clone, Debug)]
 enum Change {
     Put(FileName, usize),
@@ -80,9 +81,9 @@ struct Under {
 
 #[derive(Debug)]
 struct DiskState {
-    /// Draws what the disk does.
+    /// Decides what the disk does.
     random: Random,
-    /// Draws what a server asks of it as numbers that nobody can guess.
+    /// Generates the unpredictable numbers that a server asks for.
     entropy: Random,
     files: Vec<File>,
     names: Names,
@@ -91,13 +92,13 @@ struct DiskState {
     under_way: Vec<Under>,
     done: VecDeque<(u16, Tag, Read)>,
     steps: u64,
-    /// What fits on the disk, but for a reserve that never ends.
+    /// The capacity of the disk, without the reserve, which never runs out.
     bytes_max: Option<u64>,
-    /// The step that fails, how, and how many after it fail, too.
+    /// The number of the first step that fails, the error, and the number of steps that fail.
     fails: Option<(u64, i32, u64)>,
-    /// How often everything was copied from a backup.
+    /// How often everything was restored from a backup.
     copies: u64,
-    /// Blocks that cannot be read any more.
+    /// The blocks that cannot be read.
     bad: BTreeSet<(FileName, u64)>,
 }
 
@@ -106,18 +107,18 @@ struct DiskState {
 pub struct Backup(Vec<(FileName, usize, Vec<u8>)>);
 
 impl Backup {
-    /// Where what a file holds ends: behind it are zeros.
+    /// Returns the end of a file's contents. Only zeros follow.
     pub fn used(&self, name: FileName) -> usize {
         let file = self.0.iter().find(|(of, ..)| *of == name);
         file.and_then(|(.., bytes)| bytes.iter().rposition(|byte| *byte != 0)).map_or(0, |last| last + 1)
     }
 }
 
-/// See the module's page. Clones are the same disk.
+/// The simulated disk of one shard. Clones share the disk.
 #[derive(Clone, Debug)]
 pub struct Simulated {
     state: Arc<Mutex<DiskState>>,
-    /// Whose steps are told to whom.
+    /// The shard whose completions this handle polls.
     user: u16,
 }
 
@@ -141,7 +142,7 @@ impl Simulated {
         Self { state: Arc::new(Mutex::new(state)), user: 0 }
     }
 
-    /// The same disk for another shard.
+    /// Returns the same disk for another shard.
     pub fn of(&self, user: u16) -> Self {
         Self { user, ..self.clone() }
     }
@@ -150,12 +151,12 @@ impl Simulated {
         self.state.lock().unwrap()
     }
 
-    /// Whether something of this shard's is done that it has not polled.
+    /// Returns whether this shard has a completion that it has not polled.
     pub fn has_done(&self) -> bool {
         self.lock().done.iter().any(|(user, ..)| *user == self.user)
     }
 
-    /// Does one step of something under way; false where there is nothing.
+    /// Runs one step of a random pending request. Returns false if none is pending.
     pub fn advance(&self) -> bool {
         let mut state = self.lock();
         if state.under_way.is_empty() {
@@ -189,13 +190,13 @@ impl Simulated {
         true
     }
 
-    /// Has the step fail that comes so many later, and so many after it.
+    /// Makes the `steps`-th step from now fail, and the following ones, `count` in total.
     pub fn fail_after(&self, steps: u64, errno: i32, count: u64) {
         let mut state = self.lock();
         state.fails = Some((state.steps + steps, errno, count));
     }
 
-    /// So much fits from now on.
+    /// Limits the capacity of the disk from now on.
     pub fn limit(&self, bytes_max: u64) {
         self.lock().bytes_max = Some(bytes_max);
     }
@@ -204,7 +205,7 @@ impl Simulated {
         self.lock().fails = None;
     }
 
-    /// The power goes: of what was not synced, some is kept and some is not.
+    /// Simulates a power loss: of the unsynced data, a random part survives.
     pub fn lose_power(&self) {
         let mut state = self.lock();
         let DiskState { random, files, names, durable_names, changes, under_way, done, .. } = &mut *state;
@@ -224,24 +225,24 @@ impl Simulated {
         }
     }
 
-    /// The process ends: what was written stays.
+    /// Simulates the death of the process: everything written survives.
     pub fn kill(&self) {
         let mut state = self.lock();
         state.under_way.clear();
         state.done.clear();
     }
 
-    /// A block of a file cannot be read any more.
+    /// Makes a block of a file unreadable.
     pub fn spoil(&self, name: FileName, block: u64) {
         self.lock().bad.insert((name, block));
     }
 
-    /// Everything can be read again.
+    /// Makes all blocks readable again.
     pub fn cure(&self) {
         self.lock().bad.clear();
     }
 
-    /// A file ends there.
+    /// Truncates a file.
     pub fn cut(&self, name: FileName, length: usize) {
         let mut state = self.lock();
         let file = state.names[&name];
@@ -250,20 +251,20 @@ impl Simulated {
         state.files[file].dirty.clear();
     }
 
-    /// What a file holds.
+    /// Returns the contents of a file.
     pub fn bytes(&self, name: FileName) -> Vec<u8> {
         let state = self.lock();
         state.files[state.names[&name]].now.clone()
     }
 
-    /// Everything that is written, as a copy elsewhere.
+    /// Returns a copy of everything written.
     pub fn backup(&self) -> Backup {
         let state = self.lock();
         let of = |(name, index): (&FileName, &usize)| (*name, *index, state.files[*index].now.clone());
         Backup(state.names.iter().map(of).collect())
     }
 
-    /// Everything is as the backup has it: in files that are new, or, where the file system itself was rolled back, in those of then.
+    /// Restores a backup: into new files, or into the old ones if the file system itself was rolled back.
     pub fn restore(&self, backup: &Backup, is_rolled_back: bool) {
         let mut state = self.lock();
         state.under_way.clear();
@@ -284,7 +285,7 @@ impl Simulated {
         state.durable_names = state.names.clone();
     }
 
-    /// One file is as the backup has it.
+    /// Restores one file from a backup.
     pub fn put_back(&self, backup: &Backup, name: FileName) {
         let (_, index, bytes) = backup.0.iter().find(|(of, ..)| *of == name).unwrap();
         let mut state = self.lock();
@@ -293,7 +294,7 @@ impl Simulated {
         state.durable_names.insert(name, *index);
     }
 
-    /// Changes a byte of a file.
+    /// Flips bits in a byte of a file.
     pub fn flip(&self, name: FileName, at: usize, bits: u8) {
         let mut state = self.lock();
         let file = state.names[&name];
@@ -335,7 +336,7 @@ impl DiskState {
             }
             Step::Write(name, at, bytes) => {
                 self.file(*name)?.write(*at as usize, bytes);
-                // A device gives a block that is written another place on the medium.
+                // A device remaps a bad block to another place when it is written.
                 let blocks = at.div_ceil(BLOCK as u64)..(at + bytes.len() as u64) / BLOCK as u64;
                 self.bad.retain(|(of, block)| of != name || !blocks.contains(block));
             }
@@ -357,7 +358,7 @@ impl DiskState {
                 self.changes.clear();
                 self.durable_names.clone_from(&self.names);
             }
-            // Its ranges are read by steps of their own: see the directory.
+            // The directory reads its ranges in separate steps.
             Step::Salvage(..) => return Ok(Vec::new()),
             Step::Read(name, ranges) => {
                 let is_bad = |(at, length): &(u64, usize)| {
@@ -378,7 +379,7 @@ impl DiskState {
         Ok(Vec::new())
     }
 
-    /// What a step leaves behind that fails.
+    /// Applies the effects of a step that fails.
     fn fail(&mut self, step: &Step) {
         match step {
             Step::Write(name, at, bytes) => {
@@ -392,7 +393,7 @@ impl DiskState {
                 }
                 self.random = random;
             }
-            // The system takes what it could not write for written: the next sync says nothing of it.
+            // The system marks failed pages as clean, so the next sync succeeds without writing them.
             Step::Sync(name) => {
                 let mut random = self.random.clone();
                 if let Ok(file) = self.file(*name) {

@@ -1,8 +1,9 @@
-//! Transcripts of tests: every byte that goes into and comes out of what a test drives.
+//! Transcripts of tests: all bytes that go into and come out of the code under test.
 //!
-//! Where `TESTS_TRANSCRIPTS` names a directory, each test writes `<directory>/<suite>/<test>`. Two versions of the server
-//! behave alike where `diff -r` finds no difference between their directories. Tests draw their cases by lot, so a comparison
-//! needs `PROPTEST_RNG_SEED`. libtest names a thread after its test, but only where more than one thread runs.
+//! If `TESTS_TRANSCRIPTS` names a directory, each test writes `<directory>/<suite>/<test>`. Two versions of
+//! the server behave the same if `diff -r` finds no difference between their directories. Tests generate
+//! random cases, so a comparison needs `PROPTEST_RNG_SEED`. libtest names a thread after its test only if it
+//! uses more than one thread.
 #![allow(dead_code)]
 
 use std::cell::RefCell;
@@ -11,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// Longer pieces are written as their beginning, their length and their hash.
+/// Longer byte strings are written as their first bytes, their length and their hash.
 const WHOLE_BYTES_MAX: usize = 1024;
 const BEGINNING_BYTES: usize = 32;
 
@@ -19,8 +20,8 @@ thread_local! {
     static FILE: RefCell<Option<BufWriter<File>>> = const { RefCell::new(None) };
 }
 
-/// Writes a line to the transcript of this thread's test, if there is one. Call it with what is cheap to make: `line` is made
-/// only then.
+/// Writes a line to the transcript of this thread's test, if transcripts are enabled. `line` is called only
+/// then.
 pub fn line<L: Display>(suite: &str, line: impl FnOnce() -> L) {
     let Some(directory) = std::env::var_os("TESTS_TRANSCRIPTS") else { return };
     FILE.with_borrow_mut(|file| {
@@ -29,7 +30,7 @@ pub fn line<L: Display>(suite: &str, line: impl FnOnce() -> L) {
     });
 }
 
-/// Writes bytes that went `way` on a connection.
+/// Writes bytes that were sent on a connection in the direction `way`.
 pub fn bytes(suite: &str, way: &str, connection: u64, bytes: &[u8]) {
     if !bytes.is_empty() {
         line(suite, || format!("{way} {connection} {}", shown(bytes)));
@@ -44,7 +45,8 @@ fn open(directory: &Path) -> BufWriter<File> {
     BufWriter::new(File::create(directory.join(test.replace("::", "."))).unwrap())
 }
 
-/// Hexadecimal digits; of many bytes the first ones, the length and the hash.
+/// Returns bytes as hexadecimal digits. Long byte strings are abbreviated to the first bytes, the length and
+/// the hash.
 pub fn shown(bytes: &[u8]) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     if bytes.len() <= WHOLE_BYTES_MAX {
@@ -53,7 +55,7 @@ pub fn shown(bytes: &[u8]) -> String {
     format!("{}... {} bytes, hash {:016x}", hex(&bytes[..BEGINNING_BYTES]), bytes.len(), hash(bytes))
 }
 
-/// FNV-1a, which is the same in every version of Rust.
+/// FNV-1a, which does not depend on the version of Rust.
 pub fn hash(bytes: &[u8]) -> u64 {
     bytes
         .iter()

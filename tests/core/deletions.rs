@@ -8,12 +8,11 @@ use std::sync::Arc;
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
 use millstream::base::error::{Fault, StoreFault};
+use millstream::base::millis::Millis;
 use millstream::base::names::{FullName, Project, QueueName, queue_hash};
 use millstream::base::queue::{QueueId, QueueInfo, Signing, home};
 use millstream::operation::OperationId;
-use millstream::shard::core::{
-    Asking, ConnectionId, Connections, Core, Deleted, FORGET_MS, Message, Settings,
-};
+use millstream::shard::core::{Asking, ConnectionId, Connections, Core, Deleted, FORGET, Message, Settings};
 use millstream::store::{Completion, Event, Life, Request, Store, StoreCounters};
 
 const SHARDS: u16 = 3;
@@ -48,7 +47,7 @@ impl Store<Connections> for ScriptedStore {
         self.0.borrow_mut().forgotten.push((queue, incarnation));
     }
 
-    fn handle_tick(&mut self, _now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, _now: Now) -> Option<Millis> {
         None
     }
 
@@ -164,7 +163,7 @@ fn a_deletion_is_answered_once_every_shard_has_forgotten() {
     assert_eq!(home.core.poll_deleted(), None, "shard 1 may still serve it");
     home.has_forgotten(1, queue);
     assert_eq!(home.core.poll_deleted(), Some((id, Ok(Deleted::Everywhere))));
-    assert_eq!((home.core.poll_deleted(), home.core.next_deadline_ms()), (None, None));
+    assert_eq!((home.core.poll_deleted(), home.core.next_deadline()), (None, None));
 }
 
 #[test]
@@ -194,16 +193,16 @@ fn a_shard_that_does_not_answer_is_named() {
     let id = home.core.delete(home.now, name());
     home.deletes(Ok(5));
     home.has_forgotten(1, queue);
-    let due_ms = home.now.mono_ms + FORGET_MS;
-    assert_eq!(home.core.next_deadline_ms(), Some(due_ms));
-    home.now = Now::at_ms(due_ms - 1, home.now.unix_ms);
+    let due = home.now.mono + FORGET;
+    assert_eq!(home.core.next_deadline(), Some(due));
+    home.now = Now::at_ms(due.get() - 1, home.now.unix.get());
     home.core.handle_timeouts(home.now);
     assert_eq!(home.core.poll_deleted(), None);
-    home.now = Now::at_ms(due_ms, home.now.unix_ms);
+    home.now = Now::at_ms(due.get(), home.now.unix.get());
     home.core.handle_timeouts(home.now);
     assert_eq!(home.core.poll_deleted(), Some((id, Ok(Deleted::NotBy(2)))));
     home.has_forgotten(2, queue);
-    assert_eq!((home.core.poll_deleted(), home.core.next_deadline_ms()), (None, None));
+    assert_eq!((home.core.poll_deleted(), home.core.next_deadline()), (None, None));
 }
 
 #[test]

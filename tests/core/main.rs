@@ -1,7 +1,8 @@
-//! A shard's core with one connection, under every way of cutting its bytes, on the way in and on the way out.
+//! Tests a shard's core with one connection, under random splits of the bytes it receives and sends.
 //!
-//! The whole of a connection's life: a handshake with bytes pipelined behind it, a produce operation in fragments with pings
-//! between them, a consume operation that reads everything back, a Close. tungstenite reads what the server wrote.
+//! Covers the whole life of a connection: a handshake with bytes pipelined after it, a produce operation in
+//! fragments with pings between them, a consume operation that reads everything back, and a Close.
+//! tungstenite reads the server's output.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod deletions;
@@ -36,7 +37,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConn
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Client-ID: 67e55044-10b1-426f-9247-bb680e5fe0c8\r\n\r\n";
 
-/// A client's wsmessage: `half` in frames of drawn sizes, each masked, with pings between them.
+/// Appends a client's wsmessage to `out`: `half` in masked frames of random sizes, with pings between them.
 fn wsmessage(half: &[u8], random: &mut Random, pings: &mut u8, out: &mut Vec<u8>) {
     let mut rest = half;
     let mut opcode = Data::Binary;
@@ -65,7 +66,7 @@ struct Shard {
     id: ConnectionId,
     now: Now,
     random: Random,
-    /// What the peer read.
+    /// The bytes that the peer has read.
     read: Vec<u8>,
 }
 
@@ -79,7 +80,7 @@ impl Shard {
         Self { core, id, now, random: Random(seed), read: Vec::new() }
     }
 
-    /// Some of `input` comes in; returns how much.
+    /// Receives a part of `input`. Returns its length.
     fn receive(&mut self, input: &[u8]) -> usize {
         let most = self.random.between(1, 60).min(input.len());
         let wanted = self.core.wanted_read(self.now, self.id, most);
@@ -115,7 +116,7 @@ impl Shard {
     }
 }
 
-/// Reads what came, for tungstenite; what it writes goes nowhere.
+/// A stream for tungstenite that reads the received bytes and discards writes.
 struct Came(Cursor<Vec<u8>>);
 
 impl Read for Came {
@@ -143,7 +144,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn a_connections_life_is_the_same_however_its_bytes_are_cut(
+    fn the_split_of_the_bytes_does_not_change_a_connections_life(
         requests in proptest::collection::vec(proptest::collection::vec(0usize..300, 1..10), 1..10),
         seed in any::<u64>(),
     ) {
@@ -165,7 +166,7 @@ proptest! {
             ..Default::default()
         };
         let get = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
-        // Not ended: the server ends it when everything came.
+        // This wsmessage stays open. The server ends the operation when it has sent everything.
         masked(Frame::message(get, OpCode::Data(Data::Binary), false), &mut shard.random, &mut input);
 
         let mut taken = 0;
@@ -228,7 +229,7 @@ proptest! {
     }
 }
 
-/// A connection after its handshake, whose socket takes everything.
+/// Returns a connection after its handshake. Its socket accepts everything.
 fn connected() -> Shard {
     let mut shard = Shard::new(1);
     shard.receive_all(HANDSHAKE.as_bytes());
@@ -238,7 +239,7 @@ fn connected() -> Shard {
 }
 
 impl Shard {
-    /// As the driver does: reads as long as the connection wants to be read. Returns what was not read.
+    /// Reads like the driver, while the connection wants bytes. Returns the unread rest.
     fn receive_all(&mut self, input: &[u8]) -> Vec<u8> {
         let mut rest = input.to_vec();
         loop {
@@ -254,7 +255,7 @@ impl Shard {
         }
     }
 
-    /// Turns until there is nothing left to do.
+    /// Runs turns until no work is left.
     fn send_all(&mut self) {
         while self.core.has_work() {
             self.core.handle_completions(self.now);
@@ -270,30 +271,34 @@ impl Shard {
 }
 
 #[test]
-fn of_a_peer_that_is_turned_away_little_more_is_read() {
+fn little_is_read_from_a_refused_peer() {
     let refused = || {
         let mut shard = Shard::new(1);
         assert!(shard.receive_all(b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n").is_empty());
         shard.send_all();
         assert!(shard.read.starts_with(b"HTTP/1.1 404 "));
-        assert_eq!(shard.core.closing(shard.now, shard.id), (true, false), "it may read why");
+        assert_eq!(
+            shard.core.closing(shard.now, shard.id),
+            (true, false),
+            "the peer may still read the reason"
+        );
         shard
     };
     let mut shard = refused();
     let left = shard.receive_all(&vec![b'x'; 1 << 20]);
     assert_eq!((1 << 20) - left.len(), 64 << 10);
     assert_eq!(shard.core.closing(shard.now, shard.id), (true, true));
-    // Or none, for two seconds.
+    // The peer ends after two seconds, even if it sends nothing.
     let mut shard = refused();
     shard.now = Now::at_ms(2_001, 1_700_000_002_000);
     assert_eq!(shard.core.closing(shard.now, shard.id), (true, true));
-    // A handshake without an end is not read beyond its limit before it is refused.
+    // A handshake without an end is read up to its limit, and then refused.
     let mut shard = Shard::new(1);
     let left = shard.receive_all(&[&b"GET / HTTP/1.1\r\nX: "[..], &vec![b'x'; 1 << 20][..]].concat());
     shard.send_all();
     assert!(shard.read.starts_with(b"HTTP/1.1 431 "));
     assert_eq!((1 << 20) + 19 - left.len(), (16 << 10) + 1 + (64 << 10));
-    // After a Close (of a text frame: 1003) it is as much as after a failure.
+    // After a Close (1003, for a text frame), the server reads as much as after a failure.
     let mut shard = connected();
     assert!(shard.receive_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).is_empty());
     shard.send_all();
@@ -305,16 +310,16 @@ fn of_a_peer_that_is_turned_away_little_more_is_read() {
 }
 
 #[test]
-fn what_was_left_is_taken_once_the_answers_are_sent() {
+fn unread_input_is_read_when_the_answers_are_sent() {
     let mut shard = connected();
     let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[b'p'; 125]].concat();
     let mut left = ping.repeat(6_000);
-    // More pongs than may wait at once: the rest of a read stays with the connection.
+    // More pongs than the connection may queue: the rest of a read stays with the connection.
     while !left.is_empty() {
         let before = left.len();
         left = shard.receive_all(&left);
         shard.send_all();
-        assert!(left.len() < before, "everything is sent, nothing is left to do, and the socket is not read");
+        assert!(left.len() < before, "a connection with nothing to send must read on");
     }
     assert_eq!(shard.read.len(), 6_000 * 127);
 }
@@ -335,7 +340,7 @@ fn nothing_follows_a_close_or_a_refusal() {
 }
 
 #[test]
-fn answers_that_are_not_read_are_bounded() {
+fn unread_answers_are_bounded() {
     let mut shard = connected();
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     let mut half = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
@@ -346,7 +351,8 @@ fn answers_that_are_not_read_are_bounded() {
     half.extend(both.repeat(30_000));
     let mut input = Vec::new();
     masked(Frame::message(half, OpCode::Data(Data::Binary), false), &mut Random(1), &mut input);
-    // The setup first: the rest then comes as fast as the connection wants it, and the socket takes nothing.
+    // The setup comes first. The rest comes as fast as the connection reads it, and the socket accepts
+    // nothing.
     let mut left = shard.receive_all(&input[..100]);
     left.extend(&input[100..]);
     let mut unsent = 0;
@@ -359,8 +365,8 @@ fn answers_that_are_not_read_are_bounded() {
             shard.core.handle_sent(shard.now, id, 0, false);
         }
     }
-    assert!(unsent < 300_000, "{unsent} bytes of answers wait");
-    // Once they are read, everything is answered.
+    assert!(unsent < 300_000, "{unsent} bytes of answers are unsent");
+    // When the peer reads them, everything is answered.
     shard.core.handle_writable(shard.id);
     for _ in 0..1_000 {
         shard.send_all();

@@ -1,7 +1,8 @@
-//! What each fuzz target does with its bytes. `cargo fuzz` calls these for hours, `cargo test` on the committed corpus.
+//! The bodies of the fuzz targets. `cargo fuzz` runs them for hours, `cargo test` on the committed corpus.
 //!
-//! All that a stranger can send goes through here: frames, the handshake, lengths, pbs, markers, and a whole session whose
-//! shard and store the bytes play, too. Each body holds the code against an oracle or an invariant, not only against panics.
+//! They cover everything that an untrusted client can send: frames, the handshake, lengths, pbs, markers, and
+//! a whole session, with the shard and the store also driven by the input. Each body compares the code with
+//! an oracle or checks an invariant; it does not only look for panics.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../common/rig.rs"]
@@ -14,8 +15,10 @@ use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
+use millstream::base::millis::Millis;
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
+use millstream::base::units::{Offset, Partition};
 use millstream::front::{DrainStep, Handshake, Policy};
 use millstream::operation::{Answer, Command, Place, Start};
 use millstream::pb::wire::Malformed;
@@ -31,7 +34,7 @@ use millstream::ws::{CloseCode, Input, MessageKind, Receiver, Role};
 use prost::Message;
 use rig::Rig;
 
-/// The rest of the bytes, taken from the front.
+/// The rest of the input, consumed from the front.
 struct Bag<'a>(&'a [u8]);
 
 impl<'a> Bag<'a> {
@@ -52,7 +55,7 @@ impl<'a> Bag<'a> {
     }
 }
 
-/// What a receiver said, without the ways in which its input was cut.
+/// The output of a receiver, independent of how its input was split.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Data(MessageKind, Vec<u8>, bool),
@@ -107,7 +110,7 @@ fn hear(role: Role, bytes: &[u8], mut piece: impl FnMut() -> usize) -> Vec<Heard
     heard
 }
 
-/// Frames: every way of cutting them says the same, and a header is what tungstenite reads.
+/// Frames: every split gives the same output, and headers parse as in tungstenite.
 pub fn frames(data: &[u8]) {
     let mut bag = Bag(data);
     let flags = bag.byte();
@@ -116,7 +119,7 @@ pub fn frames(data: &[u8]) {
     let whole = hear(role, bag.0, || usize::MAX);
     let mut sizes = cuts.iter().map(|size| usize::from(*size)).chain(std::iter::repeat(1));
     let cut = hear(role, bag.0, || sizes.next().unwrap_or(1));
-    // A message that was cut by a ping is heard in two pieces or in one.
+    // A ping may split a message into two pieces.
     let text = |heard: &[Heard]| {
         let mut text: Vec<u8> = Vec::new();
         for one in heard {
@@ -139,7 +142,8 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// The handshake: refused, accepted or not yet whole, the same for every beginning that is long enough.
+/// The handshake: the result (refused, accepted or incomplete) is the same for each prefix that is long
+/// enough.
 pub fn handshake(data: &[u8]) {
     let policy = Policy {
         allowed_origins: AllowedOrigins::parse("https://console.example").unwrap(),
@@ -183,7 +187,7 @@ fn split(bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Vec<u8>>, Optio
                     assert_eq!(used, input.len());
                     break;
                 }
-                Ok((_, Step::Wait(wanted))) => panic!("a large budget has no {wanted:?}"),
+                Ok((_, Step::Wait(wanted))) => panic!("a large budget must have {wanted:?}"),
                 Err(fault) => return (pbs, Some(fault)),
             }
         }
@@ -194,7 +198,7 @@ fn split(bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Vec<u8>>, Optio
     (pbs, None)
 }
 
-/// Lengths and pbs: every way of cutting gives the same.
+/// Lengths and pbs: every split gives the same pbs.
 pub fn delimiter(data: &[u8]) {
     let mut bag = Bag(data);
     let cuts = bag.byte();
@@ -204,7 +208,7 @@ pub fn delimiter(data: &[u8]) {
     assert_eq!(split(bag.0, || usize::MAX), cut);
 }
 
-/// The pbs: the hand-written coders read what prost reads.
+/// The pbs: the hand-written decoders agree with prost.
 pub fn pbs(data: &[u8]) {
     let group = Malformed("a group or an unknown wire type");
     let (mut payloads, mut keys) = (Vec::new(), Vec::new());
@@ -213,7 +217,7 @@ pub fn pbs(data: &[u8]) {
         ProduceField::Key(key) => keys.push(Bytes::copy_from_slice(key)),
     });
     match (&ours, ProduceRequest::decode(data)) {
-        // prost passes over a group that is well-formed.
+        // prost skips a well-formed group.
         (Err(error), _) if *error == group => {}
         (Err(_), oracle) => assert!(oracle.is_err()),
         (Ok(head), Ok(oracle)) => {
@@ -231,7 +235,7 @@ pub fn pbs(data: &[u8]) {
             Err(error) => break Err(error),
         }
     };
-    // A client's reader knows fewer fields than prost does, so it takes some that prost refuses.
+    // The client's reader knows fewer fields than prost, so it accepts some input that prost refuses.
     if let (Ok(()), Ok(oracle)) = (ours, ConsumeResponse::decode(data)) {
         assert_eq!(messages.len(), oracle.messages.len());
         for ((id, payload, key, ttl), oracle) in messages.into_iter().zip(&oracle.messages) {
@@ -243,7 +247,7 @@ pub fn pbs(data: &[u8]) {
     let _ = ConsumeRequest::decode(data);
 }
 
-/// Where a consumer starts, and names: a marker that is read is written so that it reads the same.
+/// Starts of consumers, and names: a parsed marker encodes to text that parses to the same marker.
 pub fn marker(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = QueueAddress::parse(text);
@@ -258,8 +262,9 @@ pub fn marker(data: &[u8]) {
     }
 }
 
-/// A session: the bytes are the client's half, the shard's and the store's answers, and the time that passes. Whatever they
-/// do, frames are whole, memory comes back, and no append is asked for twice.
+/// A session. The input is the client's half, the answers of the shard and the store, and the passing of
+/// time. In any case, frames must be whole, all memory must be released, and no append may be requested
+/// twice.
 pub fn session(data: &[u8]) {
     let mut bag = Bag(data);
     let mut settings = Rig::defaults();
@@ -280,7 +285,7 @@ pub fn session(data: &[u8]) {
         ..ProjectLimits::default()
     });
     let mut rig = Rig::with_budget(settings, budget_bytes);
-    rig.limit(tenants.get(&Project::parse("p").unwrap(), 1));
+    rig.limit(tenants.get(&Project::parse("p").unwrap(), Millis::new(1)));
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;
     let mut ended = false;
@@ -313,7 +318,7 @@ pub fn session(data: &[u8]) {
                     }
                     rig.call(|session, cx| session.poll_transmit(cx));
                 }
-                // What a blocked session leaves is lost here; the shard's own tests bring it again.
+                // The rest is dropped if the session is blocked. The shard's own tests pass it again.
             }
             3 => rig.call(|session, cx| session.flush(cx)),
             4 | 5 => {
@@ -326,13 +331,13 @@ pub fn session(data: &[u8]) {
                 rig.call(|session, cx| session.retry(cx));
             }
             _ => {
-                rig.now.mono_ms += u64::from(bag.byte()) * 200;
-                rig.now.unix_ms += 1_000;
+                rig.now.mono = rig.now.mono + Millis::new(u64::from(bag.byte()) * 200);
+                rig.now.unix = rig.now.unix + Millis::new(1_000);
                 rig.call(|session, cx| session.handle_timeout(cx));
                 if step & 0xf0 == 0xf0 {
                     rig.call(|session, cx| session.drain(DrainStep::Producers, cx));
-                    let until_ms = rig.now.mono_ms + 1_000;
-                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until_ms }, cx));
+                    let until = rig.now.mono + Millis::new(1_000);
+                    rig.call(|session, cx| session.drain(DrainStep::Consumers { until }, cx));
                 }
             }
         }
@@ -341,7 +346,7 @@ pub fn session(data: &[u8]) {
         rig.out.clear();
         appends += rig.commands.iter().filter(|command| matches!(command, Command::Append { .. })).count();
         asked.extend(rig.commands.drain(..));
-        assert!(appends <= data.len() * 64, "appends without bytes");
+        assert!(appends <= data.len() * 64, "too many appends for the input");
         ended = rig.call(|session, _| session.status().close.is_some());
     }
     rig.call(|session, cx| session.abandon(cx));
@@ -351,7 +356,7 @@ pub fn session(data: &[u8]) {
             rig.budget.release(reserved);
         }
     }
-    assert_eq!((rig.budget.reserved(), rig.budget.held()), (0, 0), "all memory comes back");
+    assert_eq!((rig.budget.reserved(), rig.budget.held()), (0, 0), "all memory must be released");
 }
 
 fn canned_setup(variant: u8) -> Vec<u8> {
@@ -404,12 +409,16 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
                 Ok(Rig::queue(1 + u16::from(step >> 6)))
             };
             rig.call(|session, cx| {
-                session.answer(operation, Answer::Opened { result: opened, local_partition: 0 }, cx)
+                session.answer(
+                    operation,
+                    Answer::Opened { result: opened, local_partition: Partition(0) },
+                    cx,
+                )
             });
         }
         Command::Append { operation, sequence, batch, reserved, .. } => {
             rig.budget.release(reserved);
-            let offset = u64::from(bag.byte());
+            let offset = Offset(u64::from(bag.byte()));
             let result = if fails {
                 Err(StoreFault::Full)
             } else {
@@ -419,7 +428,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
         }
         Command::Resolve { operation, target, .. } => {
             let partition = target.partition.partition;
-            let position = if fails { Err(StoreFault::Full) } else { Ok(u64::from(bag.byte())) };
+            let position = if fails { Err(StoreFault::Full) } else { Ok(Offset(u64::from(bag.byte()))) };
             rig.call(|session, cx| {
                 session.answer(operation, Answer::Resolved { partition, result: position }, cx)
             });
@@ -432,9 +441,8 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             }
             let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
             (0..count).for_each(|index| builder.push(&[7; 90][..index as usize * 4]));
-            let timestamp_ms = rig.now.unix_ms - u64::from(step) * 400;
-            let stored =
-                StoredBatch { base_offset: from, timestamp_ms, stored_ns: 0, batch: builder.close() };
+            let timestamp = rig.now.unix.saturating_sub(Millis::new(u64::from(step) * 400));
+            let stored = StoredBatch { base_offset: from, timestamp, stored_ns: 0, batch: builder.close() };
             let batches = if count == 0 { vec![] } else { vec![stored] };
             let fetched = Fetched { batches, next: from + count, at_end: true, ..Fetched::default() };
             let fetched = if fails { Err(StoreFault::Full) } else { Ok(fetched) };
@@ -446,7 +454,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
     }
 }
 
-/// Whole data frames, unmasked, nothing else.
+/// Checks that the output consists of whole, unmasked data frames.
 fn check_frames(mut out: &[u8]) {
     while !out.is_empty() {
         let (header, used) = FrameHeader::parse(out).expect("a valid header").expect("a whole header");

@@ -1,7 +1,8 @@
-//! What each fuzz target does with bytes that a disk or a Kafka topic has: segments, indexes, catalogues, packed records.
+//! The bodies of the fuzz targets for bytes from a disk or a Kafka topic: segments, indexes, catalogues and
+//! packed records.
 //!
-//! Random bytes fail a checksum and go no further. So the checksums are made right first, wherever something may begin: what an
-//! attacker with the disk could do, and what a checksum lets through once in four billion times.
+//! Random bytes fail at the first checksum. So the bodies first correct the checksums wherever a structure
+//! may begin, as an attacker with access to the disk could.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use millstream::base::names::ClientId;
@@ -21,7 +22,7 @@ fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
-/// Makes the checksums of rounds and batches right, where one may begin.
+/// Corrects the checksums of rounds and batches wherever one may begin.
 fn seal_rounds(file: &mut [u8]) {
     for at in (ROUNDS_AT as usize..file.len()).step_by(ALIGN) {
         if may_be_batch(&file[at..]) && file.len() - at >= BATCH_HEADER {
@@ -49,7 +50,8 @@ fn check_damage(damage: &[Damage], end: u64) {
     }
 }
 
-/// A segment: what is found is whole, in order, and within the file; what lies before its end is found or called damaged.
+/// A segment: the batches found are whole, in order and within the file. Bytes before its end are found or
+/// damaged.
 pub fn segment(data: &[u8]) {
     let header = SegmentHeader { stamp: STAMP, number: 1, bytes: ROUNDS_AT + data.len() as u64 };
     let mut file = header.encode();
@@ -61,34 +63,38 @@ pub fn segment(data: &[u8]) {
     check_damage(&found.damage, length);
     let mut before = ROUNDS_AT;
     for (at, batch) in &found.batches {
-        assert!(*at >= before && at + batch.bytes() as u64 <= length, "a batch lies where another does");
+        assert!(*at >= before && at + batch.bytes() as u64 <= length, "batches must not overlap");
         before = at + batch.bytes() as u64;
-        let records = batch.records(&file[*at as usize..]).expect("a batch that is found is whole");
+        let records = batch.records(&file[*at as usize..]).expect("a batch that is found must be whole");
         if let Some(stored) = batch.batch(records) {
             assert_eq!(u64::from(stored.batch.count()), u64::from(batch.count));
-            let _ = (stored.end_offset(), stored.expiry_ms());
+            let _ = (stored.end_offset(), stored.expiry());
         }
-        let _ = (batch.end_offset(), batch.expiry_ms());
+        let _ = (batch.end_offset(), batch.expiry());
     }
     for span in found.spans().values() {
         assert!(span.head.first <= span.head.end || span.head.messages > 0);
         assert!(span.runs.iter().all(|run| run.at + run.bytes <= length));
     }
-    // What a clean stop has sealed has no torn end.
+    // A segment that a clean stop has sealed has no torn end.
     let damage = scan_sealed(&header, &file, length);
     check_damage(&damage, length);
-    assert!(found.end == length || !damage.is_empty(), "a torn end of a sealed segment is damage");
+    assert!(
+        found.end == length || !damage.is_empty(),
+        "a torn end of a sealed segment must be reported as damage"
+    );
     let _ = BatchHeader::parse(STAMP, data);
 }
 
-/// An index: what is read lies within the file, and a sum that is wrong is found.
+/// An index: its spans are within the file, and a wrong checksum is detected.
 pub fn index(data: &[u8]) {
     let _ = Index::parse(STAMP, data);
     let mut file = data.to_vec();
     if file.len() < INDEX_HEADER {
         return;
     }
-    // Magic and version, the stamp, and sums that are right for as many spans as there may be.
+    // The magic number and version, the stamp, and correct checksums for the largest possible number of
+    // spans.
     put(&mut file, 0, b"MSTRMIDX");
     put(&mut file, 8, &1u32.to_le_bytes());
     put(&mut file, 16, &STAMP.to_le_bytes());
@@ -102,7 +108,7 @@ pub fn index(data: &[u8]) {
     assert_eq!(Index::heads_bytes(&file), Ok(count * SPAN_BYTES));
     let Ok(index) = Index::parse(STAMP, &file) else { return };
     assert_eq!(index.spans.len(), count);
-    assert!(Index::parse(STAMP + 1, &file).is_err(), "it is another segment's");
+    assert!(Index::parse(STAMP + 1, &file).is_err(), "the index of another segment must be refused");
     for (_, _, at) in &index.spans {
         let begins = usize::try_from(at.at).unwrap_or(usize::MAX);
         let bytes = file.get(begins..).and_then(|rest| rest.get(..at.bytes()));
@@ -112,7 +118,7 @@ pub fn index(data: &[u8]) {
     }
 }
 
-/// A catalogue, and the history of starts: what is read is written so that it reads the same.
+/// A catalogue and a history of starts: what is parsed encodes to bytes that parse to the same value.
 pub fn catalogue(data: &[u8]) {
     let _ = (catalogue::parse(data), History::parse(data));
     let mut file = catalogue::beginning();
@@ -127,7 +133,7 @@ pub fn catalogue(data: &[u8]) {
             }
         }
     }
-    let found = catalogue::parse(&file).expect("the version is known");
+    let found = catalogue::parse(&file).expect("the version must be known");
     assert!(found.end <= file.len() as u64);
     assert!(found.damage.iter().all(|(at, bytes)| at + bytes <= found.end));
     let mut again = catalogue::beginning();
@@ -137,7 +143,7 @@ pub fn catalogue(data: &[u8]) {
     assert!(queues.values().all(|life| !deleted.contains(&life.incarnation)));
 }
 
-/// A packed record of a Kafka topic: its messages are the value's bytes, each once.
+/// A packed record of a Kafka topic: its messages cover the bytes of the value, each once.
 pub fn packed(data: &[u8]) {
     let (header, value) = data.split_at(data.len().min(26));
     let header = Header::decode(header);

@@ -1,29 +1,31 @@
-//! Circles: among rooms, and among the children of one module.
+//! Finds circular dependencies among rooms and among the children of a module.
 //!
-//! Within a room, a child may use what its parents define: it is a part of their implementation, and sees even what
-//! they keep private. Siblings are separate concepts, so their arrows, and those of the modules inside them, must not
-//! form a circle. A re-export of a sibling's item by the parent leads to the sibling. Test code does not count: it is
-//! not in the product, and a module's tests often need its neighbours.
+//! Within a room, a child may use what its parents define: it is part of their implementation and can access
+//! even their private items. Siblings are separate concepts, so the dependencies between them and the modules
+//! inside them must not form a circle. A re-export of a sibling's item by the parent counts as a dependency
+//! on the sibling. Test code does not count: it is not part of the product, and a module's tests often need
+//! its neighbours.
 
 use crate::judge::references;
 use crate::resolve::Target;
 use crate::source::House;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names, and the names that each one knows.
+/// For each name, the names that it depends on.
 pub type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// For each arrow, a place in the sources.
+/// For each dependency, a place in the sources.
 type Examples = BTreeMap<(String, String), String>;
 
-/// The circles among siblings, at every depth below the rooms, one line each with an example of every arrow.
+/// Returns the circles among siblings at every depth below the rooms. Each line has an example of every
+/// dependency.
 pub fn among_siblings(house: &House) -> Vec<String> {
     let mut levels: BTreeMap<Vec<String>, (Graph, Examples)> = BTreeMap::new();
     for reference in references(house).iter().filter(|reference| !reference.mention.test) {
         for target in &reference.chain {
             let Target::Inside { module, .. } = target else { continue };
             let shared = module.iter().zip(reference.from).take_while(|(to, from)| to == from).count();
-            // In different rooms, or in a module and one around it.
+            // The modules are in different rooms, or one contains the other.
             if shared == 0 || shared == module.len() || shared == reference.from.len() {
                 continue;
             }
@@ -48,7 +50,7 @@ pub fn among_siblings(house: &House) -> Vec<String> {
     found
 }
 
-/// The groups of two names or more in which each one leads to every other.
+/// Returns the groups of two or more names in which each depends on every other, directly or not.
 pub fn circles(graph: &Graph) -> Vec<BTreeSet<String>> {
     let reach: Graph = graph.keys().map(|name| (name.clone(), reachable(graph, name))).collect();
     let mut found = BTreeSet::new();

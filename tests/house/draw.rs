@@ -1,4 +1,4 @@
-//! Draws the rooms and the arrows between them, as text and for Graphviz.
+//! Draws the rooms and their dependencies, as text and for Graphviz.
 
 use crate::circles::{Graph, circles};
 use crate::judge::{height, references};
@@ -7,17 +7,17 @@ use crate::source::House;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-/// The rooms, and what each one imports of the others.
+/// The rooms and the dependencies between them.
 #[derive(Debug)]
 pub struct Drawing {
-    /// From the bottom to the top; rooms that the table lacks come last.
+    /// The rooms from bottom to top. Rooms that are not in the table come last.
     rooms: Vec<String>,
-    /// For each pair of rooms, how many different items the files of the first name in the second.
+    /// For each pair of rooms, how many different items of the second the first uses.
     arrows: BTreeMap<(String, String), usize>,
 }
 
 impl Drawing {
-    /// Of the product's code, without tests.
+    /// Creates the drawing of the product's code, without tests.
     pub fn of(house: &House) -> Self {
         let mut rooms: Vec<_> = house
             .modules
@@ -42,7 +42,7 @@ impl Drawing {
         Self { rooms, arrows }
     }
 
-    /// The circles among rooms, whatever the table says.
+    /// Returns the circles among rooms, even if the table allows the dependencies.
     pub fn circles(&self) -> Vec<BTreeSet<String>> {
         let mut graph = Graph::new();
         for (from, to) in self.arrows.keys() {
@@ -51,7 +51,7 @@ impl Drawing {
         circles(&graph)
     }
 
-    /// One line for each room, from the top to the bottom, with the number of items beside each arrow.
+    /// Returns a line for each room from top to bottom, with the number of items for each dependency.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for room in self.rooms.iter().rev() {
@@ -69,7 +69,7 @@ impl Drawing {
         text
     }
 
-    /// For Graphviz: `dot -Tsvg`. Arrows that point up are red.
+    /// Returns the drawing for Graphviz (`dot -Tsvg`). Dependencies on rooms above are red.
     pub fn dot(&self) -> String {
         let mut dot =
             "digraph house {\n  rankdir=TB;\n  node [shape=box, fontname=\"sans-serif\"];\n".to_owned();
@@ -84,7 +84,7 @@ impl Drawing {
     }
 }
 
-/// Whether the table has both rooms, and `to` is not below `from`.
+/// Returns whether the table has both rooms and `to` is above `from`.
 fn upward(from: &str, to: &str) -> bool {
     height(from).zip(height(to)).is_some_and(|(from, to)| from < to)
 }

@@ -1,4 +1,4 @@
-//! Holds every path of the crate against the rules.
+//! Checks every path in the crate against the rules.
 
 use crate::resolve::Target;
 use crate::rules::{NEVER, ONLY, ROOMS};
@@ -6,7 +6,7 @@ use crate::source::{House, Mention};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A path in a module, and what it names step by step.
+/// A path in a module, and the steps of its resolution.
 #[derive(Debug)]
 pub struct Reference<'a> {
     pub from: &'a [String],
@@ -20,8 +20,8 @@ impl Reference<'_> {
         &self.from[0]
     }
 
-    /// The steps that lead to other rooms, or to the root. Where a room re-exports an item of its own, the item's
-    /// module counts, not the place of the re-export.
+    /// Returns the steps that lead to other rooms or to the root. If a room re-exports an item of its own,
+    /// the item's module counts, not the place of the re-export.
     pub fn arrows(&self) -> impl Iterator<Item = &Target> {
         let last = self.chain.last();
         let end = last.and_then(Target::room);
@@ -31,7 +31,7 @@ impl Reference<'_> {
         })
     }
 
-    /// The file, the line, and the way from the path as written to what it names.
+    /// Formats a message with the file, the line, and the steps from the written path to its target.
     fn place(&self, message: &str) -> String {
         let written = &self.mention.written;
         let colons = if written.outer && written.segments != ["async"] { "::" } else { "" };
@@ -43,7 +43,7 @@ impl Reference<'_> {
     }
 }
 
-/// Every reference of the crate, the root's apart: the root only declares the rooms.
+/// Returns every reference in the crate, except in the root, which only declares the rooms.
 pub fn references(house: &House) -> Vec<Reference<'_>> {
     let mut found = Vec::new();
     for (from, module) in house.modules.iter().filter(|(from, _)| !from.is_empty()) {
@@ -59,8 +59,8 @@ pub fn references(house: &House) -> Vec<Reference<'_>> {
     found
 }
 
-/// What breaks a rule, one line each, in the order of the files. A file that breaks a rule with the same item more than
-/// once is reported at the first line.
+/// Returns the violations, one line each, sorted by file. A file that violates a rule several times with the
+/// same item is reported once, with the first line.
 pub fn problems(house: &House) -> Vec<String> {
     let mut broken = BTreeMap::new();
     for reference in references(house) {
@@ -93,15 +93,15 @@ fn between_rooms(reference: &Reference<'_>, target: &Target) -> Option<String> {
         return None;
     }
     let Some(to) = target.room() else {
-        return Some(format!("`{from}` names the crate's root, and with it every room"));
+        return Some(format!("`{from}` imports the crate's root, and with it every room"));
     };
     let Some(room) = ROOMS.iter().find(|room| room.name == from) else {
-        return Some(format!("`{from}` is no room of the table"));
+        return Some(format!("`{from}` is not a room of the table"));
     };
     let allowed = room.may.iter().any(|may| starts_with(&path, may));
     (!allowed).then(|| match (height(from), height(to)) {
         (Some(own), Some(other)) if own < other => format!("`{from}` imports `{to}`, which is above it"),
-        _ => format!("`{from}` may not know `{}`", path.join("::")),
+        _ => format!("`{from}` may not use `{}`", path.join("::")),
     })
 }
 
@@ -113,11 +113,11 @@ fn never(reference: &Reference<'_>, target: &Target) -> Vec<String> {
         .filter(|rule| !rule.save.iter().any(|save| starts_with(&path, save)))
         .flat_map(|rule| {
             let named = rule.paths.iter().find(|never| {
-                // `std::time::*` brings `Instant`.
+                // `std::time::*` imports `Instant`.
                 let brings = glob && starts_with(&split(never), &path.join("::"));
                 starts_with(&path, never) || brings && matches!(target, Target::Outside(_))
             });
-            named.map(|never| format!("`{}` never knows `{never}`", rule.within))
+            named.map(|never| format!("`{}` must not use `{never}`", rule.within))
         })
         .collect()
 }
@@ -126,16 +126,16 @@ fn only(reference: &Reference<'_>, target: &Target) -> Option<String> {
     let Target::Outside(path) = target else { return None };
     let rule = ONLY.iter().find(|rule| starts_with(path, rule.path))?;
     let known = rule.by.iter().any(|by| starts_with(reference.from, by));
-    (!known).then(|| format!("only {} may know `{}`", rule.by.join(" and "), rule.path))
+    (!known).then(|| format!("only {} may use `{}`", rule.by.join(" and "), rule.path))
 }
 
-/// The target's path, from `crate` if it is of the crate.
+/// Returns the target's path, starting with `crate` if it is in the crate.
 fn from_crate(target: &Target) -> Vec<String> {
     let root = matches!(target, Target::Inside { .. }).then(|| "crate".to_owned());
     root.into_iter().chain(target.segments()).collect()
 }
 
-/// A room's place from the bottom.
+/// Returns the position of a room from the bottom.
 pub fn height(room: &str) -> Option<usize> {
     ROOMS.iter().position(|known| known.name == room)
 }
@@ -144,7 +144,7 @@ fn split(path: &str) -> Vec<String> {
     path.split("::").map(str::to_owned).collect()
 }
 
-/// Whether `path` is `start` or below it.
+/// Returns whether `path` is `start` or below it.
 fn starts_with(path: &[String], start: &str) -> bool {
     path.starts_with(&split(start))
 }

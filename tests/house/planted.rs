@@ -1,11 +1,11 @@
-//! Forbidden imports, planted in small crates: the reader finds each kind, with its file, line and chain.
+//! Plants forbidden imports in small crates and checks that each kind is found, with file, line and chain.
 
 use crate::source::House;
 use crate::{circles, draw, judge};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What every planted crate has, unless it brings the file itself: some rooms with an item each.
+/// The files of every planted crate, unless it replaces them: some rooms with an item each.
 const ROOMS: [(&str, &str); 8] = [
     ("src/lib.rs", "pub mod base; pub mod client; pub mod front; pub mod shard; pub mod store; pub mod ws;"),
     ("src/base.rs", "pub struct Word; pub fn word() {}"),
@@ -17,7 +17,7 @@ const ROOMS: [(&str, &str); 8] = [
     ("src/ws.rs", ""),
 ];
 
-/// A crate of the usual rooms, with these files in place of or beside theirs.
+/// Creates a crate with the usual rooms, in which `files` replace or extend the usual files.
 fn house(files: &[(&str, &str)]) -> House {
     let mut all: BTreeMap<PathBuf, String> = BTreeMap::new();
     let core = ("src/shard/core.rs", "pub struct Core;");
@@ -28,28 +28,28 @@ fn house(files: &[(&str, &str)]) -> House {
     House::from_files(&below, |file: &Path| all.get(file).cloned())
 }
 
-/// The problems of a crate whose `ws.rs` is `text`.
+/// Returns the problems of a crate with `text` as its `ws.rs`.
 fn in_ws(text: &str) -> Vec<String> {
     judge::problems(&house(&[("src/ws.rs", text)]))
 }
 
 const UP: &str = "`ws` imports `shard`, which is above it";
 
-/// One problem, at a line of `ws.rs`, with this chain.
+/// Asserts that there is exactly one problem, at this line of `ws.rs` and with this chain.
 #[track_caller]
 fn assert_up(text: &str, line: usize, chain: &str) {
     assert_eq!(in_ws(text), [format!("src/ws.rs:{line}: {UP}: {chain}")]);
 }
 
 #[test]
-fn what_points_down_is_allowed() {
+fn imports_of_lower_rooms_are_allowed() {
     let text = "//! Not `crate::shard::core::Core`.\n\
         use crate::base::{self, Word};\nuse super::base as words;\nuse core::net::Ipv6Addr;\n\
         /// Nor [`crate::shard`].\npub(in crate::ws) struct Frame(pub(super) Word, Ipv6Addr);\n\
         fn f() { base::word(); words::word(); println!(\"crate::shard {}\", size_of::<crate::base::Word>()); }\n\
         #[cfg(test)]\nmod tests { use super::*; use crate::base::word; fn g() { word(); self::super::f(); } }";
     assert!(in_ws(text).is_empty(), "{:?}", in_ws(text));
-    // Of the room above, one module; through the room's re-export, too.
+    // Of the room above only one module, also through the room's re-export.
     let client = "use crate::shard::Executor; pub struct Client;";
     assert!(judge::problems(&house(&[("src/client.rs", client)])).is_empty());
 }
@@ -101,7 +101,7 @@ fn macros() {
     );
     assert_up("m! { super::shard::core::Core }", 1, &format!("`super::shard::core::Core` -> {core}"));
     assert_up("m! { f([(crate::shard::core::Core)]) }", 1, &format!("`{core}` -> {core}"));
-    // A macro's name, of a module and exported at the root.
+    // The name of a macro: one in a module, and one exported at the root.
     assert_up("crate::shard::core::m!();", 1, "`crate::shard::core::m` -> crate::shard::core::m");
     let exported = [
         ("src/shard/core.rs", "pub struct Core; #[macro_export] macro_rules! m { () => {} }"),
@@ -126,7 +126,7 @@ fn after_the_first_cfg_test_and_inside() {
     assert_up("#[cfg(test)]\nmod tests {}\nuse crate::shard::core::Core;", 3, &format!("`{core}` -> {core}"));
     let found = in_ws("#[cfg(test)]\nmod tests {\n    use crate::shard::core::Core;\n}");
     assert_eq!(found, [format!("src/ws.rs:3: {UP} (test code): `{core}` -> {core}")]);
-    // A file that another one declares for tests, and one outside of `src`.
+    // A file that another file declares for tests, and one outside of `src`.
     let files = [
         ("src/ws.rs", "#[cfg(all(test, unix))]\nmod tests;"),
         ("src/ws/tests.rs", "mod deep;\n#[path = \"../../tests/common/random.rs\"]\nmod random;"),
@@ -144,21 +144,18 @@ fn after_the_first_cfg_test_and_inside() {
 
 #[test]
 fn detours() {
-    // By a name that an import gives to a room, or to the crate.
+    // Through a name that an import gives to a room or to the crate.
     let text = "use super::store;\nfn f() { store::kafka::Kafka; }";
     let found = judge::problems(&house(&[("src/client.rs", text)]));
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(
-        found[1].starts_with("src/client.rs:2: `client` may not know `store::kafka::Kafka`"),
-        "{found:?}"
-    );
+    assert!(found[1].starts_with("src/client.rs:2: `client` may not use `store::kafka::Kafka`"), "{found:?}");
     let found = in_ws("use crate as house;\nfn f() { house::shard::core::Core; }");
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].contains("names the crate's root") && found[1].contains(UP), "{found:?}");
+    assert!(found[0].contains("imports the crate's root") && found[1].contains(UP), "{found:?}");
     let lib = format!("extern crate self as me; {}", ROOMS[0].1);
     let found = judge::problems(&house(&[("src/lib.rs", &lib), ("src/ws.rs", "use me::shard::core::Core;")]));
     assert!(found.len() == 1 && found[0].contains(UP), "{found:?}");
-    // By a re-export below, and by one in the room itself.
+    // Through a re-export in a lower room, and through one in the same room.
     let found = judge::problems(&house(&[
         ("src/base.rs", "pub use crate::shard::core::Core as Word;"),
         ("src/ws.rs", "use crate::base::*;\nfn f() -> Word { Word::new() }"),
@@ -173,7 +170,7 @@ fn detours() {
     let found = judge::problems(&house(&[("src/client.rs", "use crate::shard::Core;")]));
     assert_eq!(
         found,
-        ["src/client.rs:1: `client` may not know `shard::core::Core`: \
+        ["src/client.rs:1: `client` may not use `shard::core::Core`: \
           `crate::shard::Core` -> crate::shard::Core -> crate::shard::core::Core"]
     );
 }
@@ -198,47 +195,47 @@ fn inputs_and_outputs() {
     for (text, what) in cases {
         let found = in_ws(text);
         assert!(!found.is_empty(), "{text}");
-        let expected = format!("src/ws.rs:1: `ws` never knows `{what}`");
+        let expected = format!("src/ws.rs:1: `ws` must not use `{what}`");
         assert!(found.iter().any(|problem| problem.starts_with(&expected)), "{text}: {found:?}");
     }
     let found = judge::problems(&house(&[
         ("src/base.rs", "pub use std::net::TcpStream as Word;"),
         ("src/ws.rs", "use crate::base::Word;"),
     ]));
-    let laundered = "src/ws.rs:1: `ws` never knows `std::net`: `crate::base::Word` -> crate::base::Word -> std::net::TcpStream";
+    let laundered = "src/ws.rs:1: `ws` must not use `std::net`: `crate::base::Word` -> crate::base::Word -> std::net::TcpStream";
     assert!(found.iter().any(|problem| problem == laundered), "{found:?}");
-    // The same words in a room with I/O.
+    // The same in a room that may do I/O.
     assert!(judge::problems(&house(&[("src/store.rs", "use std::fs; async fn f() {}")])).is_empty());
 }
 
 #[test]
-fn what_one_room_knows_or_never_knows() {
+fn crates_for_one_room_and_paths_forbidden_to_one_room() {
     let found = judge::problems(&house(&[("src/front.rs", "use rdkafka::Message;")]));
-    assert!(found.len() == 1 && found[0].contains("may know `rdkafka`"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("may use `rdkafka`"), "{found:?}");
     let kafka = "pub mod kafka { use rdkafka::Message; }";
     assert!(judge::problems(&house(&[("src/store.rs", kafka)])).is_empty());
     let found =
         judge::problems(&house(&[("src/shard/core.rs", "pub struct Core;\nuse super::executor::Executor;")]));
     assert!(
         found.len() == 1
-            && found[0].starts_with("src/shard/core.rs:2: `shard::core` never knows `crate::shard`"),
+            && found[0].starts_with("src/shard/core.rs:2: `shard::core` must not use `crate::shard`"),
         "{found:?}"
     );
 }
 
 #[test]
-fn files_that_nobody_declares_and_rooms_that_the_table_lacks() {
+fn undeclared_files_and_rooms_missing_in_the_table() {
     let found = judge::problems(&house(&[("src/ws/lost.rs", "use crate::shard;")]));
     assert_eq!(found, ["src/ws/lost.rs: no `mod` reaches the file"]);
     let lib = format!("{} pub mod attic;", ROOMS[0].1);
     let found = judge::problems(&house(&[("src/lib.rs", &lib), ("src/attic.rs", "use crate::base::Word;")]));
     assert_eq!(
         found,
-        ["src/attic.rs:1: `attic` is no room of the table: `crate::base::Word` -> crate::base::Word"]
+        ["src/attic.rs:1: `attic` is not a room of the table: `crate::base::Word` -> crate::base::Word"]
     );
-    // The binary is a crate of its own.
+    // The binary is a separate crate.
     let found = judge::problems(&house(&[("src/main.rs", "fn main() { millstream::shard::core::run() }")]));
-    assert!(found.len() == 1 && found[0].contains("`main` may not know `shard::core::run`"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("`main` may not use `shard::core::run`"), "{found:?}");
 }
 
 #[test]
@@ -251,12 +248,12 @@ fn circles_among_siblings() {
     };
     let there = "ws: frame -> mask (src/ws.rs:2), mask -> frame (src/ws.rs:3)";
     assert_eq!(circle("use super::mask::Mask;", "use super::frame::Frame;", ""), [there]);
-    // By the parent's re-export, and from a module inside.
+    // Through the parent's re-export, and from a nested module.
     assert_eq!(
         circle("use super::Mask;", "mod deep { fn f() { crate::ws::frame::Frame; } }", "pub use mask::Mask;"),
         [there]
     );
-    // One way, from a test, or by what the parent defines.
+    // In one direction only, from a test, or through what the parent defines.
     assert!(circle("use super::mask::Mask;", "", "").is_empty());
     assert!(
         circle("use super::mask::Mask;", "#[cfg(test)] mod tests { use crate::ws::frame::Frame; }", "")

@@ -1,20 +1,20 @@
-//! Says what a written path names: an item of a module of the crate, through every rename and re-export on the way,
-//! or something of another crate.
+//! Resolves a written path to an item of a module of the crate, through every rename and re-export on the
+//! way, or to something in another crate.
 
 use crate::source::{House, Written};
 use std::collections::BTreeSet;
 
-/// What a path names in the end.
+/// The target of a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// An item of a module of the crate; without an item, the module.
+    /// An item of a module of the crate, or the module itself if `item` is `None`.
     Inside { module: Vec<String>, item: Option<String> },
-    /// A path of another crate. `core` and `alloc` count as `std`.
+    /// A path in another crate. `core` and `alloc` count as `std`.
     Outside(Vec<String>),
 }
 
 impl Target {
-    /// The room, unless the target is the crate's root or of another crate.
+    /// Returns the room, unless the target is the crate's root or in another crate.
     pub fn room(&self) -> Option<&str> {
         match self {
             Self::Inside { module, .. } => module.first().map(String::as_str),
@@ -22,7 +22,7 @@ impl Target {
         }
     }
 
-    /// The path from the crate's root, or from the other crate's name.
+    /// Returns the path from the crate's root, or from the other crate's name.
     pub fn segments(&self) -> Vec<String> {
         match self {
             Self::Inside { module, item } => module.iter().chain(item).cloned().collect(),
@@ -31,15 +31,15 @@ impl Target {
     }
 }
 
-/// The steps from a path to what it names: one for each re-export in another module, and the last.
+/// The steps from a path to its target: one for each re-export in another module, and the target.
 pub type Chain = Vec<Target>;
 
-/// The (module, name) pairs that a lookup has been at; a circle of `use` declarations ends there.
+/// The (module, name) pairs that a lookup has visited. They stop it at a circle of `use` declarations.
 type Seen = BTreeSet<(Vec<String>, String)>;
 
 impl House {
-    /// What `written` names in the module `from`. Several chains, where the module imports a name more than once
-    /// (in two functions, say).
+    /// Resolves `written` in the module `from`. Returns several chains if the module imports a name more than
+    /// once, for example in two functions.
     pub fn resolve(&self, from: &[String], written: &Written) -> Vec<Chain> {
         self.start(from, written, &mut Seen::new())
     }
@@ -71,7 +71,7 @@ impl House {
         vec![vec![Target::Outside(path)]]
     }
 
-    /// Follows `rest` from the module `at`.
+    /// Resolves `rest` from the module `at`.
     fn walk(&self, at: &[String], rest: &[String], seen: &mut Seen) -> Vec<Chain> {
         let Some(name) = rest.first() else {
             return vec![vec![Target::Inside { module: at.to_vec(), item: None }]];
@@ -106,13 +106,13 @@ impl House {
         chains
     }
 
-    /// Whether the module has the name: as a child, an item or an import.
+    /// Returns whether the module has the name as a child, an item or an import.
     fn has(&self, at: &[String], name: &String, seen: &mut Seen) -> bool {
         let Some(module) = self.modules.get(at) else { return false };
         if self.modules.contains_key(&join(at, name)) || module.items.contains(name) {
             return true;
         }
-        // An import of a crate by its own name is that crate.
+        // An import of a crate under its own name is that crate.
         let bound = |(bound, to): &(String, Written)| bound == name && to.segments != [name.clone()];
         if module.bindings.iter().any(bound) && !seen.contains(&(at.to_vec(), name.clone())) {
             return true;
@@ -121,7 +121,7 @@ impl House {
             && self.glob_sources(at, seen).iter().any(|source| self.has(source, name, seen))
     }
 
-    /// The modules of the crate that the module imports whole.
+    /// Returns the modules of the crate that the module imports with `*`.
     fn glob_sources(&self, at: &[String], seen: &mut Seen) -> Vec<Vec<String>> {
         if !seen.insert((at.to_vec(), "*".to_owned())) {
             return Vec::new();

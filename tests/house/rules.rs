@@ -1,14 +1,14 @@
-//! The rules, as data: change a rule here, and only here.
+//! The rules as data. To change a rule, change only this file.
 
-/// A room: a top-level module of `src`, and what it may know.
+/// A room (a top-level module of `src`) and its allowed imports.
 #[derive(Debug)]
 pub struct Room {
     pub name: &'static str,
-    /// Rooms further down, or modules of them.
+    /// Lower rooms, or modules of them, that the room may import.
     pub may: &'static [&'static str],
 }
 
-/// Every room up to `client`, and more.
+/// The list of every room up to `client`, and further ones.
 macro_rules! up_to_client {
     ($($more:literal),*) => {
         &[
@@ -29,8 +29,8 @@ macro_rules! up_to_client {
     };
 }
 
-/// All rooms from the bottom to the top. A room may know only rooms before it, and of those only the ones in its list.
-/// Tests inside `src` follow the same rules.
+/// All rooms from bottom to top. A room may import only rooms before it, and only those in its list. Tests
+/// inside `src` follow the same rules.
 pub const ROOMS: &[Room] = &[
     Room { name: "base", may: &[] },
     Room { name: "process", may: &["base"] },
@@ -54,14 +54,14 @@ pub const ROOMS: &[Room] = &[
     Room { name: "report", may: &["base", "process", "latency", "load"] },
     Room { name: "config", may: up_to_client!("load", "report") },
     Room { name: "cli", may: up_to_client!("load", "report", "config") },
-    // The binary's `main.rs`: a crate of its own, which has no row in the map.
+    // The binary's `main.rs`: a separate crate, which has no row in the map.
     Room { name: MAIN, may: &["cli"] },
 ];
 
-/// `main.rs` among the rooms.
+/// The name of `main.rs` among the rooms.
 pub const MAIN: &str = "main";
 
-/// What code without I/O never names. `core` counts as `std`.
+/// Paths that code without I/O must not use. `core` counts as `std`.
 pub const IO: &[&str] = &[
     "std::net",
     "std::fs",
@@ -79,21 +79,21 @@ pub const IO: &[&str] = &[
     "async",
 ];
 
-/// Paths that a module and the modules inside it never name.
+/// Paths that a module and the modules inside it must not use.
 #[derive(Debug)]
 pub struct Never {
     pub within: &'static str,
-    /// Paths of the crate (from `crate`), or of other crates.
+    /// Paths in the crate (starting with `crate`) or in other crates.
     pub paths: &'static [&'static str],
-    /// What the rule spares among those paths.
+    /// Exceptions among those paths.
     pub save: &'static [&'static str],
 }
 
-/// Rules beyond those between rooms.
+/// Rules in addition to those between rooms.
 pub const NEVER: &[Never] = &[
-    // A planted fault holds a thread up.
+    // A planted fault may block a thread.
     Never { within: "base", paths: IO, save: &["std::thread::sleep"] },
-    // An address is a value.
+    // An IP address is a plain value.
     Never { within: "ws", paths: IO, save: &["std::net::Ipv6Addr"] },
     Never { within: "pb", paths: IO, save: &[] },
     Never { within: "access", paths: IO, save: &[] },
@@ -103,7 +103,7 @@ pub const NEVER: &[Never] = &[
     Never { within: "shard::core", paths: &["crate::shard"], save: &["crate::shard::core"] },
 ];
 
-/// A crate that only some modules know.
+/// A crate that only some modules may use.
 #[derive(Debug)]
 pub struct Only {
     pub path: &'static str,
@@ -111,6 +111,6 @@ pub struct Only {
 }
 
 pub const ONLY: &[Only] = &[
-    // One room knows rdkafka, and the load against Kafka itself.
+    // Only one room uses rdkafka, plus the load generator that talks to Kafka directly.
     Only { path: "rdkafka", by: &["store::kafka", "load::peers::kafka"] },
 ];

@@ -1,4 +1,4 @@
-//! Collects the paths of one file: of `use` trees, expressions, types, patterns, attributes and macros.
+//! Collects the paths in a file: in `use` trees, expressions, types, patterns, attributes and macros.
 
 use crate::source::{House, Mention, Module, Written};
 use crate::tokens;
@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, Meta, UseTree};
 
-/// How the directory of a file's child modules follows from the file's place.
+/// The place of a file's child modules, relative to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Children {
-    /// Beside the file: `mod.rs`, a root, a file that `#[path]` names.
+    /// Next to the file: for `mod.rs`, a root, or a file named by `#[path]`.
     Beside,
     /// In a directory with the file's name.
     Below,
 }
 
-/// A module that has a file of its own.
+/// A module with its own file.
 #[derive(Debug)]
 pub struct Declared {
     pub path: Vec<String>,
-    /// Where the file may be; the first that exists counts.
+    /// The possible places of the file. The first that exists counts.
     pub files: Vec<(PathBuf, Children)>,
-    /// The declaration, or a module around it, is for tests only.
+    /// Whether the declaration, or a module around it, is for tests only.
     pub test: bool,
 }
 
@@ -32,7 +32,7 @@ impl Declared {
     }
 }
 
-/// Adds the modules of a parsed file to the house, and returns the modules that it declares in other files.
+/// Adds the modules of a parsed file to the house. Returns the modules that it declares in other files.
 pub fn file(
     house: &mut House,
     file: &Path,
@@ -62,11 +62,11 @@ pub fn file(
 struct Scan<'a> {
     house: &'a mut House,
     file: &'a Path,
-    /// The module that the visitor is in.
+    /// The current module.
     at: Vec<String>,
-    /// What a `#[path]` is relative to.
+    /// The directory that a `#[path]` is relative to.
     directory: PathBuf,
-    /// Where the files of child modules are.
+    /// The directory with the files of child modules.
     below: PathBuf,
     test: bool,
     declared: Vec<Declared>,
@@ -87,7 +87,7 @@ impl Scan<'_> {
         self.module().mentions.push(Mention { written, line, test });
     }
 
-    /// Notes that the code waits, under the name `async`, which no crate can have.
+    /// Records that the code is asynchronous, under the name `async`, which no crate can have.
     fn waits(&mut self, line: usize) {
         self.mention(Written { segments: vec!["async".to_owned()], outer: true, glob: false }, line);
     }
@@ -202,7 +202,7 @@ impl<'ast> Visit<'ast> for Scan<'_> {
     }
 
     fn visit_item_macro(&mut self, item: &'ast syn::ItemMacro) {
-        // An exported macro is an item of the root, wherever its definition is.
+        // An exported macro is an item of the root, wherever it is defined.
         if let Some(name) = &item.ident
             && item.attrs.iter().any(|attribute| attribute.path().is_ident("macro_export"))
         {
@@ -215,7 +215,7 @@ impl<'ast> Visit<'ast> for Scan<'_> {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let outer = path.leading_colon.is_some();
-        // A name alone is a local one, or one that a `use` declaration has brought.
+        // A single name is local, or imported by a `use` declaration.
         if outer || path.segments.len() > 1 {
             let segments = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
             let line = path.segments[0].ident.span().start().line;
@@ -230,7 +230,7 @@ impl<'ast> Visit<'ast> for Scan<'_> {
     }
 
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
-        // A link in a comment imports nothing.
+        // A link in a doc comment imports nothing.
         if attribute.path().is_ident("doc") {
             return;
         }
@@ -286,7 +286,7 @@ fn name_and_attributes(item: &Item) -> (Option<String>, &[Attribute]) {
     (name.map(ToString::to_string), attributes)
 }
 
-/// Whether the attribute keeps its item out of every build but tests'.
+/// Returns whether the attribute restricts its item to test builds.
 fn for_tests(attribute: &Attribute) -> bool {
     if attribute.path().is_ident("cfg") {
         return attribute.parse_args::<Meta>().is_ok_and(|condition| needs_test(&condition));
@@ -305,7 +305,7 @@ fn needs_test(condition: &Meta) -> bool {
     }
 }
 
-/// The file that a `#[path = "…"]` names.
+/// Returns the file named by `#[path = "…"]`.
 fn path_attribute(attribute: &Attribute) -> Option<String> {
     let Meta::NameValue(pair) = &attribute.meta else { return None };
     let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) = &pair.value else { return None };

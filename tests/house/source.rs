@@ -1,18 +1,18 @@
-//! Reads the crate: from its root along every `mod` declaration, each file parsed with `syn`.
+//! Reads the crate: follows every `mod` declaration from its root and parses each file with `syn`.
 
 use crate::scan::{self, Declared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// A path as the source spells it, with nested `use` groups flattened.
+/// A path as written in the source, with nested `use` groups flattened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// The segments; `crate`, `self` and `super` included.
+    /// The segments, including `crate`, `self` and `super`.
     pub segments: Vec<String>,
-    /// The path starts with `::`.
+    /// Whether the path starts with `::`.
     pub outer: bool,
-    /// The path ends with `::*`.
+    /// Whether the path ends with `::*`.
     pub glob: bool,
 }
 
@@ -22,25 +22,25 @@ impl Written {
     }
 }
 
-/// One path in a file.
+/// A path in a file.
 #[derive(Debug, Clone)]
 pub struct Mention {
     pub written: Written,
     pub line: usize,
-    /// Only a test build compiles it.
+    /// Whether only test builds compile it.
     pub test: bool,
 }
 
-/// One module of the crate, inline or with a file of its own.
+/// A module of the crate, inline or in its own file.
 #[derive(Debug, Clone, Default)]
 pub struct Module {
-    /// The file, relative to `src`'s parent.
+    /// The file, relative to the parent of `src`.
     pub file: PathBuf,
-    /// Names that `use` declarations bring into the module.
+    /// The names that `use` declarations bring into the module.
     pub bindings: Vec<(String, Written)>,
-    /// What the module imports whole.
+    /// The paths that the module imports with `*`.
     pub globs: Vec<Written>,
-    /// Names of the items that the module defines.
+    /// The names of the items that the module defines.
     pub items: BTreeSet<String>,
     pub mentions: Vec<Mention>,
 }
@@ -48,16 +48,16 @@ pub struct Module {
 /// The whole crate.
 #[derive(Debug, Default)]
 pub struct House {
-    /// By path below the crate's root; the root's path is empty.
+    /// The modules by their path from the crate's root, whose own path is empty.
     pub modules: BTreeMap<Vec<String>, Module>,
-    /// Names of the crate itself: the package's (for `main.rs`), and those of `extern crate self as`.
+    /// The names of the crate itself: the package's (for `main.rs`), and those from `extern crate self as`.
     pub own_names: BTreeSet<String>,
-    /// Files below `src` that no `mod` declaration reaches, which nobody would check.
+    /// The files below `src` that no `mod` declaration reaches, so that no rule is checked in them.
     pub unreached: Vec<PathBuf>,
 }
 
 impl House {
-    /// Reads `src` from the disk; files appear in reports relative to its parent.
+    /// Reads `src` from the disk. Reports show files relative to its parent.
     pub fn read(src: &Path) -> Self {
         let top = src.parent().unwrap();
         let mut files = Vec::new();
@@ -66,7 +66,7 @@ impl House {
         Self::from_files(&files, |file| fs::read_to_string(top.join(file)).ok())
     }
 
-    /// Reads a crate whose files are `files`. `open` also gives files elsewhere, for `#[path]` attributes.
+    /// Reads a crate with the files `files`. `open` also opens files elsewhere, for `#[path]` attributes.
     pub fn from_files(files: &[PathBuf], open: impl Fn(&Path) -> Option<String>) -> Self {
         let mut house = Self { own_names: BTreeSet::from(["millstream".to_owned()]), ..Self::default() };
         let mut reached = BTreeSet::new();
@@ -90,7 +90,7 @@ impl House {
     }
 }
 
-/// Every Rust file below `under`.
+/// Finds every Rust file below `under`.
 fn list(under: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(under).unwrap() {
         let path = entry.unwrap().path();
@@ -102,7 +102,7 @@ fn list(under: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The path without `..`, so that one file has one name.
+/// Returns the path without `..`, so that a file has only one name.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {

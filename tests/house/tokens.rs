@@ -3,10 +3,11 @@
 use crate::source::Written;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Every path of two segments or more, with its line, and the word `async`. With `strings`, also paths from `crate`
-/// and `super` in string literals, for attributes such as `#[serde(with = "crate::…")]`.
+/// Returns every path of two or more segments and every word `async`, with their lines. If `strings` is set,
+/// also finds paths from `crate`, `super` or `self` in string literals, for attributes such as `#[serde(with
+/// = "crate::…")]`.
 ///
-/// `$crate` counts as `crate`. `super` in a macro's definition counts from the module of the definition.
+/// `$crate` counts as `crate`. `super` in a macro definition is relative to the module of the definition.
 pub fn paths(tokens: TokenStream, strings: bool) -> Vec<(Written, usize)> {
     let mut found = Vec::new();
     collect(&tokens.into_iter().collect::<Vec<_>>(), strings, &mut found);
@@ -19,7 +20,7 @@ fn collect(tokens: &[TokenTree], strings: bool, found: &mut Vec<(Written, usize)
         match &tokens[at] {
             TokenTree::Ident(word) => {
                 let line = word.span().start().line;
-                // `$name::…` names what the call gives, and the call is read where it is.
+                // `$name::…` depends on the call, which is checked separately.
                 let variable = at > 0 && punct(&tokens[at - 1], '$') && word != "crate";
                 let outer = at > 1 && colons(&tokens[at - 2..]) && !follows_path(tokens, at - 2);
                 let before = found.len();
@@ -47,7 +48,7 @@ fn collect(tokens: &[TokenTree], strings: bool, found: &mut Vec<(Written, usize)
     }
 }
 
-/// Reads one path from `at` on, with the groups of a `use` tree, and returns where it ends.
+/// Reads a path from `at` on, including the groups of a `use` tree. Returns the position of its end.
 fn path(
     tokens: &[TokenTree],
     mut at: usize,
@@ -71,7 +72,7 @@ fn path(
                 }
                 return at + 1;
             }
-            // `name::<T>`: the arguments are tokens like others.
+            // In `name::<T>`, the arguments are tokens like others.
             _ => break,
         }
         at += 1;
@@ -97,10 +98,10 @@ fn colons(tokens: &[TokenTree]) -> bool {
     tokens.len() > 1 && punct(&tokens[0], ':') && punct(&tokens[1], ':')
 }
 
-/// Whether the colons at `at` continue a path: a name, `>` or a group is before them.
+/// Returns whether the colons at `at` continue a path: a name, `>` or a group precedes them.
 fn follows_path(tokens: &[TokenTree], at: usize) -> bool {
     let Some(before) = at.checked_sub(1).map(|before| &tokens[before]) else { return false };
-    // Keywords that a whole path follows.
+    // A complete path follows these keywords.
     let keyword = matches!(before, TokenTree::Ident(word) if ["use", "return", "in", "as", "dyn", "impl", "mut"]
         .iter().any(|keyword| word == keyword));
     !keyword && (matches!(before, TokenTree::Ident(_) | TokenTree::Group(_)) || punct(before, '>'))

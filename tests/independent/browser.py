@@ -1,8 +1,8 @@
-"""The pages in a real browser (Chromium, headless, over its DevTools protocol): they draw, say nothing wrong, and fit.
+"""Tests the pages in a real browser (headless Chromium, over its DevTools protocol): they draw, log no error, and fit.
 
     browser.py BINARY
 
-Leaves pictures of what it saw in target/browser.
+Writes screenshots to target/browser.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Server:
 
 
 class Browser:
-    """One tab."""
+    """A browser with one tab."""
 
     async def __aenter__(self):
         self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -105,7 +105,7 @@ class Browser:
         return result["result"].get("value")
 
     async def until(self, expression):
-        """Its value, once it has one: what it asks of may not be there before the page is."""
+        """Waits until the expression has a true value, and returns it. It may fail before the page has loaded."""
         end = time.monotonic() + WAIT_SECONDS
         while True:
             result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -121,12 +121,12 @@ class Browser:
         (SEEN / f"{name}.png").write_bytes(base64.b64decode(taken["data"]))
 
     async def fits(self):
-        """Nothing is wider than the page: what is, scrolls within itself."""
+        """Checks that the page does not scroll horizontally."""
         wide = await self.value("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"the page is {wide} pixels too wide"
 
 
-# How many colours a drawing has: a blank one has one.
+# Returns the number of colours in a drawing. A blank drawing has one.
 COLOURS = """(id => { const c = document.getElementById(id), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
   return new Set(new Uint32Array(d.buffer)).size; })"""
 
@@ -166,14 +166,14 @@ async def report(browser, server, home):
         await browser.open(f"file://{page}")
         await browser.until("document.readyState === 'complete' && document.querySelectorAll('svg').length >= 8")
         await browser.fits()
-        # No two texts of a drawing lie on each other.
+        # The texts of a drawing must not overlap.
         lies = await browser.value("""[...document.querySelectorAll('svg')].flatMap(svg => {
           const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
           return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([, q]) =>
             p.left + 1 < q.right && q.left + 1 < p.right && p.top + 3 < q.bottom && q.top + 3 < p.bottom).map(([b]) => a + ' on ' + b)); })""")
         assert not lies, lies
         papers.add((medium or scheme, await browser.value("getComputedStyle(document.documentElement).backgroundColor")))
-        assert browser.asked == [f"file://{page}"], f"the page needs more than itself: {browser.asked}"
+        assert browser.asked == [f"file://{page}"], f"the page must not load anything else: {browser.asked}"
         await browser.picture(f"report-{medium or scheme}-{width}")
     of = dict(papers)
     assert of["light"] == of["print"] != of["dark"], papers
@@ -187,7 +187,7 @@ async def main():
             print("chromium: the live page draws in light, dark and narrow")
             with tempfile.TemporaryDirectory() as home:
                 await report(browser, server, home)
-            print("chromium: the report draws in light, dark, narrow and print, and needs nothing else")
+            print("chromium: the report draws in light, dark, narrow and print, and loads nothing else")
             assert not browser.wrong, browser.wrong
     finally:
         server.process.terminate()

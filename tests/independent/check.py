@@ -1,4 +1,4 @@
-"""The real binary with clients that are not ours. Prints what held; fails at the first that does not.
+"""Tests the real binary with clients of other projects. Prints each check that passes; stops at the first failure.
 
     check.py BINARY
 """
@@ -38,15 +38,15 @@ class Server:
 async def echo(port):
     url = f"ws://127.0.0.1:{port}/echo"
     async with websockets.connect(url, max_size=None) as peer:
-        assert "Sec-WebSocket-Extensions" not in peer.response.headers, "no extension is agreed on"
+        assert "Sec-WebSocket-Extensions" not in peer.response.headers, "no extension must be negotiated"
         for size in (0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20, 16 << 20):
             text, data = "µ" * (size // 2), os.urandom(size)
             for message in (text, data):
-                # The echo begins before the message has ended, and whoever does not read is not read.
+                # The echo begins before the message ends, and the server does not read from a client that does not read.
                 sending = asyncio.create_task(peer.send(message))
                 assert await peer.recv() == message
                 await sending
-        # Fragments, and pings among them.
+        # Fragments with pings between them.
         async def fragments():
             for piece in ("frag", "ment", "s €", ""):
                 yield piece
@@ -105,7 +105,7 @@ def metrics(control):
 
 
 def latency_log(path):
-    """Every stage of the log by its tag, read to the end: how many values, and the highest."""
+    """Checks the number of values and the highest value of each stage in the latency log."""
     reader = HistogramLogReader(path, HdrHistogram(1, 3_600_000_000_000, 3))
     stages = {}
     while (interval := reader.get_next_interval_histogram()) is not None:
@@ -128,12 +128,12 @@ def main():
     server = Server(sys.argv[1], path)
     try:
         asyncio.run(echo(server.port))
-        print("websockets: echo, fragments, pings, closing and subprotocols hold")
-        print(f"prometheus-client: {metrics(server.control)} metric families hold")
+        print("websockets: echo, fragments, pings, closing and subprotocols work")
+        print(f"prometheus-client: {metrics(server.control)} metric families are valid")
         produce(sys.argv[1], server.port)
     finally:
         server.stop()
-    print(f"hdrhistogram: {latency_log(path)} stages of the latency log hold")
+    print(f"hdrhistogram: {latency_log(path)} stages of the latency log are valid")
 
 
 main()

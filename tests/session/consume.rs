@@ -1,9 +1,12 @@
-//! Consume operations: every message once, in the order of its partition, and markers that say exactly what was read.
+//! Tests consume operations: each message comes once, in the order of its partition, and markers state
+//! exactly what was sent.
 
 use std::collections::BTreeSet;
 
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
+use millstream::base::units::{Offset, Partition};
 use millstream::front::{Cx, ServerSession};
 use millstream::operation::{Answer, Command, OperationId, Place, Start};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
@@ -14,17 +17,17 @@ use super::harness::{Harness, PB_MAX, Read, note_input};
 use super::random::Random;
 use super::rig::{CLIENT, Rig};
 
-/// One batch of a partition: who stored it, and the sizes of its payloads.
+/// A batch of a partition: the client that stored it, and the sizes of its payloads.
 type Stored = (u128, Vec<usize>);
 
 #[derive(Clone, Debug)]
 struct Plan {
-    /// For each partition its batches, in order.
+    /// The batches of each partition, in order.
     partitions: Vec<Vec<Stored>>,
     echo: bool,
-    /// Where to start; behind the end is the end.
-    from: Vec<u64>,
-    /// What each ConsumeRequest adds to the credit, and whether it asks for a marker.
+    /// The offset to start at in each partition. Values beyond the end mean the end.
+    from: Vec<Offset>,
+    /// For each ConsumeRequest: the increase of the credit, and whether it requests a marker.
     requests: Vec<(i64, bool)>,
 }
 
@@ -32,15 +35,15 @@ fn plan() -> impl Strategy<Value = Plan> {
     let batch = (prop_oneof![Just(CLIENT), Just(CLIENT + 1)], proptest::collection::vec(0usize..90, 1..40));
     let partitions = proptest::collection::vec(proptest::collection::vec(batch, 0..6), 1..5);
     let requests = proptest::collection::vec((-20i64..60, any::<bool>()), 0..20);
-    (partitions, any::<bool>(), proptest::collection::vec(0u64..60, 4), requests)
+    (partitions, any::<bool>(), proptest::collection::vec((0u64..60).prop_map(Offset), 4), requests)
         .prop_map(|(partitions, echo, from, requests)| Plan { partitions, echo, from, requests })
 }
 
-/// A fetch that the session waits for.
+/// A fetch of the session that has no answer yet.
 struct Fetch {
     operation: OperationId,
-    partition: u16,
-    from: u64,
+    partition: Partition,
+    from: Offset,
     exclude: Option<ClientId>,
     wait: bool,
     cancelled: bool,
@@ -53,7 +56,7 @@ struct Run<'a> {
     harness: Harness,
     schedule: Random,
     store: Vec<Vec<StoredBatch>>,
-    /// How many batches of each partition are there by now.
+    /// The number of batches in each partition so far.
     there: Vec<usize>,
     fetches: Vec<Fetch>,
     bytes: Vec<u8>,
@@ -63,15 +66,15 @@ struct Run<'a> {
 }
 
 fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
-    let now = 1_700_000_000_000;
+    let now = UnixMillis::new(1_700_000_000_000);
     let build = |batches: &Vec<Stored>| {
-        let mut base_offset = 0;
+        let mut base_offset = Offset::ZERO;
         let each = |(client, sizes): &Stored| {
             let mut builder = BatchBuilder::new(ClientId::from(*client), 60, 0);
-            for (offset, size) in (base_offset..).zip(sizes) {
+            for (offset, size) in base_offset.following(sizes.len() as u64).zip(sizes) {
                 builder.push(&payload(offset, *size));
             }
-            let stored = StoredBatch { base_offset, timestamp_ms: now, stored_ns: 0, batch: builder.close() };
+            let stored = StoredBatch { base_offset, timestamp: now, stored_ns: 0, batch: builder.close() };
             base_offset = stored.end_offset();
             stored
         };
@@ -80,14 +83,14 @@ fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
     partitions.iter().map(build).collect()
 }
 
-fn payload(offset: u64, size: usize) -> Vec<u8> {
-    (0..size).map(|index| (offset as usize * 17 + index) as u8).collect()
+fn payload(offset: Offset, size: usize) -> Vec<u8> {
+    (0..size).map(|index| (offset.0 as usize * 17 + index) as u8).collect()
 }
 
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, seed: u64) -> Self {
         let queue = Rig::queue(plan.partitions.len() as u16);
-        let from: Vec<u64> = plan.from[..plan.partitions.len()].to_vec();
+        let from: Vec<Offset> = plan.from[..plan.partitions.len()].to_vec();
         let get = ConsumeSetupRequest {
             queue_name: Some("q".into()),
             echo_requested: Some(plan.echo),
@@ -131,7 +134,7 @@ impl<'a> Run<'a> {
                     let (_, reads) = self.harness.call(|session, cx| {
                         session.answer(
                             operation,
-                            Answer::Opened { result: Ok(queue), local_partition: 0 },
+                            Answer::Opened { result: Ok(queue), local_partition: Partition(0) },
                             cx,
                         )
                     });
@@ -141,7 +144,7 @@ impl<'a> Run<'a> {
                     let partition = target.partition.partition;
                     assert!(
                         self.fetches.iter().all(|fetch| fetch.partition != partition),
-                        "one outstanding fetch for each partition"
+                        "a partition must have at most one outstanding fetch"
                     );
                     let cancelled = false;
                     self.fetches.push(Fetch { operation, partition, from, exclude, wait, cancelled });
@@ -152,7 +155,7 @@ impl<'a> Run<'a> {
                         fetch.cancelled = true;
                     });
                 }
-                other => panic!("a consumer asks for {other:?}"),
+                other => panic!("a consumer must not ask for {other:?}"),
             }
         }
     }
@@ -185,11 +188,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The store answers one of its fetches, in any order, with as much as it likes.
+    /// Answers one of the session's fetches, in random order, with a random number of batches.
     fn answer(&mut self) {
         let answerable = |fetch: &Fetch| {
-            let stored =
-                &self.store[usize::from(fetch.partition)][..self.there[usize::from(fetch.partition)]];
+            let stored = &self.store[fetch.partition.index()][..self.there[fetch.partition.index()]];
             let has_more = stored.last().is_some_and(|last| last.end_offset() > fetch.from);
             has_more || !fetch.wait || fetch.cancelled
         };
@@ -204,18 +206,18 @@ impl<'a> Run<'a> {
 
     fn answer_one(&mut self, index: usize) {
         let fetch = self.fetches.swap_remove(index);
-        let there = self.there[usize::from(fetch.partition)];
+        let there = self.there[fetch.partition.index()];
         let mut fetched = Fetched { next: fetch.from, ..Fetched::default() };
         if !fetch.cancelled {
             let from = fetch.from;
-            let stored = self.store[usize::from(fetch.partition)][..there].iter();
+            let stored = self.store[fetch.partition.index()][..there].iter();
             let rest: Vec<_> = stored.filter(|stored| stored.end_offset() > from).collect();
             let most = self.schedule.between(1, rest.len().max(1));
             fetched.at_end = most >= rest.len();
             for stored in rest.into_iter().take(most) {
                 fetched.next = stored.end_offset();
                 if fetch.exclude != Some(stored.batch.client()) {
-                    let of_batch = stored.base_offset..stored.end_offset();
+                    let of_batch = stored.base_offset.following(u64::from(stored.batch.count()));
                     of_batch
                         .filter(|offset| *offset < from || self.is_hidden(*offset))
                         .for_each(|offset| fetched.hidden.push(offset..offset + 1));
@@ -230,11 +232,11 @@ impl<'a> Run<'a> {
     }
 
     /// Stretches of different lengths, some at the edges of batches.
-    fn is_hidden(&self, offset: u64) -> bool {
+    fn is_hidden(&self, Offset(offset): Offset) -> bool {
         self.hides > 0 && (offset % 7 == 3 || offset / self.hides % 3 == 1)
     }
 
-    /// Nothing is left to draw: whatever can still happen happens.
+    /// Ends the random schedule: does everything that can still happen.
     fn settle(&mut self) {
         self.harness.rig.writable = true;
         for _ in 0..2_000 {
@@ -249,25 +251,30 @@ impl<'a> Run<'a> {
             self.call(|session, cx| session.poll_transmit(cx));
         }
         while !self.fetches.is_empty() {
-            self.fetches.iter().for_each(|fetch| assert!(fetch.cancelled, "an ended operation waits on"));
+            self.fetches
+                .iter()
+                .for_each(|fetch| assert!(fetch.cancelled, "an ended operation must cancel its fetches"));
             self.answer();
         }
     }
 
-    /// Compares what the client read with what is stored.
+    /// Compares what the client has read with what is stored.
     fn judge(&self) {
         let mut reads = self.reads.iter();
-        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup has no answer") };
+        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup must have an answer") };
         assert_eq!(Status::decode(&pb[..]).unwrap().status_code(), 100);
-        let wanted: BTreeSet<(u16, u64)> = (0u16..)
+        let wanted: BTreeSet<(Partition, Offset)> = (0..)
+            .map(Partition)
             .zip(&self.store)
             .flat_map(|(partition, batches)| {
-                let from = self.plan.from[usize::from(partition)];
+                let from = self.plan.from[partition.index()];
                 let comes =
                     |stored: &&StoredBatch| self.plan.echo || stored.batch.client() != ClientId::from(CLIENT);
-                let offsets =
-                    batches.iter().filter(comes).flat_map(|stored| stored.base_offset..stored.end_offset());
-                let is_visible = move |offset: &u64| *offset >= from && !self.is_hidden(*offset);
+                let offsets = batches
+                    .iter()
+                    .filter(comes)
+                    .flat_map(|stored| stored.base_offset.following(u64::from(stored.batch.count())));
+                let is_visible = move |offset: &Offset| *offset >= from && !self.is_hidden(*offset);
                 offsets.filter(is_visible).map(move |offset| (partition, offset))
             })
             .collect();
@@ -279,17 +286,21 @@ impl<'a> Run<'a> {
             assert_eq!(response.status, None);
             for message in &response.messages {
                 let id = message.id().split_once('.').map(|(partition, offset)| {
-                    (u16::from_str_radix(partition, 16).unwrap(), u64::from_str_radix(offset, 16).unwrap())
+                    let partition = u16::from_str_radix(partition, 16).unwrap();
+                    (Partition(partition), Offset(u64::from_str_radix(offset, 16).unwrap()))
                 });
                 if let Some(sent) = &message.payload {
                     let (partition, offset) = id.unwrap();
-                    assert!(wanted.contains(&(partition, offset)), "it was asked for");
+                    assert!(wanted.contains(&(partition, offset)), "only requested messages may come");
                     let later = seen.range((partition, offset)..).next();
-                    assert!(later.is_none_or(|(of, _)| *of != partition), "once, and in order");
+                    assert!(
+                        later.is_none_or(|(of, _)| *of != partition),
+                        "each message must come once, and in order"
+                    );
                     seen.insert((partition, offset));
-                    let batches = &self.store[usize::from(partition)];
+                    let batches = &self.store[partition.index()];
                     let batch = batches.iter().find(|stored| stored.end_offset() > offset).unwrap();
-                    let index = (offset - batch.base_offset) as usize;
+                    let index = offset.since(batch.base_offset) as usize;
                     assert_eq!(batch.batch.payloads().nth(index), Some(&sent[..]));
                     assert_eq!((message.ttl, message.age), (Some(60), Some(0)));
                 }
@@ -305,20 +316,25 @@ impl<'a> Run<'a> {
             Some(*credit)
         });
         let credit = credit.max().unwrap_or(100).max(100) as usize;
-        assert_eq!(seen.len(), wanted.len().min(credit), "all that was stored, as far as credit goes");
+        assert_eq!(seen.len(), wanted.len().min(credit), "all stored messages must come, within the credit");
         assert_eq!(markers > 0, requests.iter().any(|(_, marker)| *marker));
         assert_eq!(self.reads.last(), Some(&Read::End));
         assert_eq!(self.harness.rig.budget.reserved(), 0);
     }
 
-    /// What stands before a marker was read, what stands behind it was not.
-    fn judge_marker(&self, marker: &str, wanted: &BTreeSet<(u16, u64)>, seen: &BTreeSet<(u16, u64)>) {
+    /// Checks that exactly the messages before a marker were read.
+    fn judge_marker(
+        &self,
+        marker: &str,
+        wanted: &BTreeSet<(Partition, Offset)>,
+        seen: &BTreeSet<(Partition, Offset)>,
+    ) {
         let Ok(Start::Marker(marker)) = Start::parse(marker) else { panic!("no marker: {marker}") };
         let Ok(Place::Here(positions)) = marker.place(&Rig::queue(self.store.len() as u16)) else {
             panic!("{marker:?}")
         };
         for (partition, offset) in wanted {
-            let before = *offset < positions[usize::from(*partition)];
+            let before = *offset < positions[partition.index()];
             assert_eq!(
                 before,
                 seen.contains(&(*partition, *offset)),
@@ -332,7 +348,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn every_cut_and_every_order_of_fetches_brings_each_message_once_and_exact_markers(
+    fn any_split_and_order_of_fetches_delivers_each_message_once_with_exact_markers(
         plan in plan(),
         seed in any::<u64>(),
         steps in 0usize..2_000,
@@ -363,14 +379,14 @@ proptest! {
 }
 
 #[test]
-fn an_empty_pb_needs_no_memory_and_waits_behind_nobody() {
+fn an_empty_pb_does_not_wait_for_memory() {
     let mut rig = Rig::new(Rig::defaults());
     let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
     rig.begin(&SetupRequest { get: Some(get), append: None });
     rig.budget.set_waiting(millstream::base::budget::Share::Whole, 1);
     rig.call(|session, cx| session.handle_data(&[0], true, cx));
     rig.call(|session, cx| session.poll_transmit(cx));
-    assert_eq!(rig.out, [0x80, 0], "the half ends, and nothing failed");
+    assert_eq!(rig.out, [0x80, 0], "the half must end without a failure");
 }
 
 #[test]
@@ -379,16 +395,16 @@ fn a_busy_partition_does_not_starve_the_others() {
         (0..10).map(|_| (CLIENT + 1, vec![3; 120])).collect::<Vec<Stored>>(),
         vec![(CLIENT + 1, vec![7])],
     ];
-    let plan = Plan { partitions, echo: true, from: vec![0; 2], requests: vec![] };
+    let plan = Plan { partitions, echo: true, from: vec![Offset::ZERO; 2], requests: vec![] };
     let mut run = Run::new(&plan, 1);
     run.there = vec![10, 1];
     run.receive(&run.bytes.clone(), false);
     let mut credit = 100;
     for _ in 0..20 {
-        // The busy partition answers first, always, and with more than the credit.
-        for partition in 0..2 {
+        // The busy partition always answers first, and with more than the credit.
+        for partition in Partition::all(2) {
             let index = run.fetches.iter().position(|fetch| {
-                let parked = fetch.wait && partition == 1 && fetch.from > 0;
+                let parked = fetch.wait && partition == Partition(1) && fetch.from > Offset::ZERO;
                 fetch.partition == partition && !parked
             });
             if let Some(index) = index {
@@ -411,23 +427,26 @@ fn a_busy_partition_does_not_starve_the_others() {
 }
 
 #[test]
-fn a_marker_stands_behind_what_is_left_out_at_the_end() {
-    // All of it is the consumer's own.
+fn a_marker_follows_excluded_messages_at_the_end() {
+    // All messages are the consumer's own.
     let plan = Plan {
         partitions: vec![vec![(CLIENT, vec![3; 5])]],
         echo: false,
-        from: vec![0; 2],
+        from: vec![Offset::ZERO; 2],
         requests: vec![(0, true)],
     };
     let mut run = Run::new(&plan, 1);
     run.there = vec![1];
     run.receive(&run.bytes.clone(), false);
     run.call(|session, cx| session.poll_transmit(cx));
-    assert!(!run.fetches[0].wait, "a fetch that waits is not answered where all is left out");
+    assert!(
+        !run.fetches[0].wait,
+        "the fetch must not wait: a waiting fetch gets no answer if all messages are excluded"
+    );
     run.answer_one(0);
     run.call(|session, cx| session.poll_transmit(cx));
-    assert!(run.fetches[0].wait && run.fetches[0].from == 5, "at the end it waits");
-    // The rig pays a marker at once.
+    assert!(run.fetches[0].wait && run.fetches[0].from == Offset(5), "at the end, the fetch must wait");
+    // The rig sends an owed marker at once.
     let request = run.bytes[run.taken..].to_vec();
     run.receive(&request, false);
     assert_eq!(run.taken, run.bytes.len());
@@ -444,6 +463,6 @@ fn a_marker_stands_behind_what_is_left_out_at_the_end() {
         .flat_map(|response| response.messages)
         .map(|message| message.marker().to_owned())
         .collect();
-    let end = millstream::operation::Marker::encode(&Rig::queue(1), &[5]);
+    let end = millstream::operation::Marker::encode(&Rig::queue(1), &[Offset(5)]);
     assert_eq!(markers, [end]);
 }

@@ -16,7 +16,7 @@ pub const PAYLOAD_MAX: usize = 50;
 pub const PB_MAX: usize = 1_000;
 pub const WINDOW: u32 = 100;
 
-/// What the client read: one whole pb in each frame, or the end of the half.
+/// What the client reads: a whole pb per frame, or the end of the half.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Read {
     Pb(Vec<u8>),
@@ -25,7 +25,7 @@ pub enum Read {
 
 pub struct Harness {
     pub rig: Rig,
-    /// What the session asked and the shard has not yet looked at.
+    /// Commands of the session that the test has not handled yet.
     pub asked: VecDeque<Command>,
 }
 
@@ -42,7 +42,7 @@ impl Harness {
         Self { rig: Rig::with_budget(settings, budget_bytes), asked: VecDeque::new() }
     }
 
-    /// One call of the session, and what it wrote.
+    /// Calls the session. Also returns what it wrote.
     pub fn call<T>(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>) -> T) -> (T, Vec<Read>) {
         let returned = self.rig.call(call);
         transcript::bytes(SUITE, "out", 0, &self.rig.out);
@@ -51,19 +51,19 @@ impl Harness {
         (returned, read(std::mem::take(&mut self.rig.out)))
     }
 
-    /// Bytes of the client's half come in; how many the session took, and what it wrote.
+    /// Passes bytes of the client's half to the session. Returns how many it accepted, and what it wrote.
     pub fn receive(&mut self, bytes: &[u8], fin: bool) -> (usize, Vec<Read>) {
         note_input(bytes, fin);
         self.call(|session, cx| session.handle_data(bytes, fin, cx))
     }
 }
 
-/// Writes what is about to come in to the transcript.
+/// Writes input to the transcript.
 pub fn note_input(bytes: &[u8], fin: bool) {
     transcript::bytes(SUITE, if fin { "in and fin" } else { "in" }, 0, bytes);
 }
 
-/// A command without what only the shard's bookkeeping needs.
+/// Returns a command's text without fields that only the shard's bookkeeping needs.
 fn summary(command: &Command) -> String {
     match command {
         Command::Open { operation, name: (_, queue) } => format!("open {} {queue}", operation.0),
@@ -94,15 +94,16 @@ fn summary(command: &Command) -> String {
     }
 }
 
-/// Takes frames apart; the protocol says that each holds one whole pb, or nothing and FIN.
+/// Splits the output into frames. The protocol requires that each holds one whole pb, or nothing and FIN.
 fn read(mut out: Vec<u8>) -> Vec<Read> {
     let mut receiver = Receiver::new(Role::Client);
     let (mut at, mut reads) = (0, Vec::new());
     while at < out.len() {
         let Ok(Input::Data { payload, fin, .. }) = receiver.handle(&mut out[at..]) else {
-            // The receiver begins anew with each call, but a half goes on: its frames are continuations.
+            // The receiver starts afresh with each call, but the half continues: its frames are
+            // continuations.
             let opcode = out[at] & 0x0f;
-            assert_eq!(opcode, 0, "whole data frames only");
+            assert_eq!(opcode, 0, "the output must consist of whole data frames");
             out[at] |= 0x02;
             receiver = Receiver::new(Role::Client);
             continue;
@@ -110,8 +111,8 @@ fn read(mut out: Vec<u8>) -> Vec<Read> {
         let piece = &out[at + payload.start..at + payload.end];
         if !piece.is_empty() {
             let mut reader = Reader(piece);
-            reads.push(Read::Pb(reader.bytes().expect("a whole pb in a frame").to_vec()));
-            assert!(reader.0.is_empty(), "one pb in a frame");
+            reads.push(Read::Pb(reader.bytes().expect("a frame must hold a whole pb").to_vec()));
+            assert!(reader.0.is_empty(), "a frame must hold only one pb");
         }
         if fin {
             reads.push(Read::End);

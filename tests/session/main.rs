@@ -1,7 +1,8 @@
-//! The server's session under every way of cutting a client's bytes and every order of the store's answers.
+//! Tests the server's session under random splits of a client's bytes and random orders of the store's
+//! answers.
 //!
-//! No shard and no store: the test is both, and answers what the session asks whenever the drawn schedule says so. What
-//! the client must then read is worked out from the protocol page, without the session's code.
+//! There is no shard and no store: the test plays both, and answers the session's commands on a random
+//! schedule. The expected output comes from the protocol page, not from the session's code.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod consume;

@@ -1,12 +1,14 @@
-//! Produce operations: every number is spoken for once, in order, with the fate that it had.
+//! Tests produce operations: each message number gets one answer, in order, with the right status.
 
 use std::collections::{HashMap, VecDeque};
 
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::names::{ClientId, Project};
 use millstream::base::partitioner::{client_partition, key_partition};
 use millstream::base::queue::message_id;
+use millstream::base::units::{Offset, Partition, Sequence};
 use millstream::front::{Cx, DrainStep, ServerSession};
 use millstream::operation::{Answer, Command, OperationId};
 use millstream::pb::wire::write_varint;
@@ -20,12 +22,12 @@ use super::harness::{Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW, note_input};
 use super::random::Random;
 use super::rig::{CLIENT, Rig};
 
-/// One ProduceRequest.
+/// A ProduceRequest.
 #[derive(Clone, Debug)]
 struct Request {
     ttl: Option<u32>,
     sizes: Vec<usize>,
-    /// The TTL stands behind the payloads.
+    /// Whether the TTL comes after the payloads.
     ttl_last: bool,
     keys: Keys,
 }
@@ -82,7 +84,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             CutInPb, CutInLength, LengthTooLong, PbTooLarge, NoPayloads, WrongWireType, TooMany,
         ]),
     ];
-    // Below the first 100 numbers, so that a budget that withholds credit changes nothing.
+    // At most the first 100 message numbers, so that a budget that withholds credit has no effect.
     (proptest::collection::vec(request(), 0..12), end).prop_map(|(requests, end)| Operation { requests, end })
 }
 
@@ -90,32 +92,32 @@ fn payload(number: i64, size: usize) -> Vec<u8> {
     (0..size).map(|index| (number as usize * 31 + index) as u8).collect()
 }
 
-/// One of four keys; the empty one is none.
+/// Returns one of four keys. The empty key counts as no key.
 fn key(number: i64) -> Vec<u8> {
     vec![b'k'; number as usize * 7 % 4]
 }
 
-/// A message that is to be stored, or was.
+/// A stored message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stored {
-    partition: u16,
+    partition: Partition,
     ttl: u32,
     key: Vec<u8>,
     payload: Vec<u8>,
 }
 
-/// What the protocol says of an operation whose appends all succeed.
+/// The outcome that the protocol requires for an operation whose appends all succeed.
 struct Expected {
     bytes: Vec<u8>,
-    /// For each whole pb of messages: where it ends in `bytes`, and its last number.
+    /// For each whole pb of messages: its end in `bytes`, and its last message number.
     numbers: Vec<(usize, i64)>,
-    /// Of each number: 201, or its own 4xx.
+    /// The status of each message number: 201, or its own 4xx.
     fates: Vec<u32>,
-    /// The messages that are to be stored.
+    /// The messages to store.
     stored: Vec<Stored>,
-    /// How the client breaks it, and through which number that is spoken for.
+    /// The client's violation, if any: the status, and the last message number that it covers.
     failure: Option<(u32, i64)>,
-    /// How many bytes, and whether the FIN, must be there for the breach to be seen.
+    /// The number of bytes, and whether FIN, that must arrive before the violation is detectable.
     breach: (usize, bool),
 }
 
@@ -153,7 +155,7 @@ impl Expected {
         expected.bytes.extend(bytes);
         expected.failure = failure;
         expected.breach = match operation.end {
-            // The sixth byte is discarded like all that follows.
+            // The sixth byte is discarded, like everything after it.
             End::LengthTooLong => (expected.bytes.len() - 1, false),
             End::CutInPb | End::CutInLength => (expected.bytes.len(), true),
             _ => (expected.bytes.len(), false),
@@ -161,7 +163,7 @@ impl Expected {
         expected
     }
 
-    /// Whether the client had broken the operation when so much of its half had been taken.
+    /// Returns whether the client has violated the protocol in this part of its half.
     fn broken_by(&self, (bytes, fin): (usize, bool)) -> bool {
         self.failure.is_some() && bytes >= self.breach.0 && (fin || !self.breach.1)
     }
@@ -213,15 +215,15 @@ fn length(bytes: usize) -> Vec<u8> {
     out
 }
 
-/// A batch that the session asked to have stored.
+/// An append that the session requested.
 struct Append {
     operation: OperationId,
-    sequence: u64,
+    sequence: Sequence,
     reserved: usize,
-    partition: u16,
-    offset: u64,
+    partition: Partition,
+    offset: Offset,
     count: u64,
-    /// Not yet answered.
+    /// Whether the append has no answer yet.
     open: bool,
 }
 
@@ -230,22 +232,22 @@ struct Run {
     schedule: Random,
     opens: Vec<OperationId>,
     appends: Vec<Append>,
-    /// The messages that were to be stored, in the order of their partitions, with their offsets and the places of their
-    /// batches in `appends`.
-    stored: HashMap<u16, VecDeque<(Stored, u64, usize)>>,
-    /// Where the next batch of each partition is stored.
-    ends: HashMap<u16, u64>,
+    /// The messages to store, in the order of their partitions, with their offsets and the index of their
+    /// batch in `appends`.
+    stored: HashMap<Partition, VecDeque<(Stored, Offset, usize)>>,
+    /// The end of each partition.
+    ends: HashMap<Partition, Offset>,
     reads: Vec<Read>,
-    /// Answers until one says that the store has failed.
+    /// The number of successful answers before the store fails.
     fails_in: Option<usize>,
-    /// Bytes of the half that were taken, and whether its FIN was.
+    /// The number of accepted bytes of the half, and whether FIN was accepted.
     taken: (usize, bool),
-    /// The same when the store failed, and which append did.
+    /// The value of `taken` when the store failed, and the index of the failed append.
     failed: Option<((usize, bool), usize)>,
 }
 
 impl Run {
-    /// One operation, from its first byte to the end of both halves.
+    /// Runs an operation, from its first byte to the end of both halves.
     fn operation(&mut self, expected: &Expected) {
         self.appends.clear();
         self.stored.clear();
@@ -263,7 +265,7 @@ impl Run {
                 _ => self.call(|session, cx| session.poll_transmit(cx)),
             }
         }
-        panic!("the operation does not end");
+        panic!("the operation must end");
     }
 
     fn call(&mut self, call: impl FnOnce(&mut ServerSession, &mut Cx<'_>)) {
@@ -284,12 +286,16 @@ impl Run {
         self.note(reads);
     }
 
-    /// The shard or the store answers something.
+    /// Answers a random outstanding command as the shard or the store.
     fn answer(&mut self) {
         if let Some(operation) = self.opens.pop() {
             let queue = Rig::queue(PARTITIONS);
             return self.call(|session, cx| {
-                session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: 2 }, cx)
+                session.answer(
+                    operation,
+                    Answer::Opened { result: Ok(queue), local_partition: Partition(2) },
+                    cx,
+                )
             });
         }
         let open: Vec<usize> = (0..self.appends.len()).filter(|index| self.appends[*index].open).collect();
@@ -321,20 +327,22 @@ impl Run {
                     assert!(
                         self.appends.last().is_none_or(|last| last.sequence < sequence
                             || (last.sequence == sequence && last.partition != partition)),
-                        "batches come in order"
+                        "batches must come in order"
                     );
                     let (ttl, index, count) =
                         (batch.ttl_secs(), self.appends.len(), u64::from(batch.count()));
-                    // Others store in between.
+                    // Other producers store messages in between.
                     let gap = self.schedule.below(3) as u64 / 2;
                     let end = self.ends.entry(partition).or_default();
                     let offset = *end + gap;
                     *end = offset + count;
                     let of_partition = self.stored.entry(partition).or_default();
-                    of_partition.extend((offset..).zip(batch.records()).map(|(offset, record)| {
-                        let (key, payload) = (record.key.to_vec(), record.payload.to_vec());
-                        (Stored { partition, ttl, key, payload }, offset, index)
-                    }));
+                    of_partition.extend(offset.following(count).zip(batch.records()).map(
+                        |(offset, record)| {
+                            let (key, payload) = (record.key.to_vec(), record.payload.to_vec());
+                            (Stored { partition, ttl, key, payload }, offset, index)
+                        },
+                    ));
                     self.appends.push(Append {
                         operation,
                         sequence,
@@ -346,15 +354,15 @@ impl Run {
                     });
                 }
                 Command::Report { .. } => {}
-                other => panic!("a producer asks for {other:?}"),
+                other => panic!("a producer must not ask for {other:?}"),
             }
         }
     }
 
-    /// Compares what the client read and what was to be stored with what the protocol says.
+    /// Compares what the client read and what the session stored with the expected outcome.
     fn judge(&self, expected: &Expected) {
         let mut reads = self.reads.iter();
-        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup has no answer") };
+        let Some(Read::Pb(pb)) = reads.next() else { panic!("the setup must have an answer") };
         let setup = ProduceSetupResponse::decode(&pb[..]).unwrap();
         assert_eq!(setup.status.as_ref().unwrap().status_code(), 100);
         let mut granted = setup.max_msgnum_to_send();
@@ -363,16 +371,20 @@ impl Run {
         let mut end = None;
         for read in reads {
             let Read::Pb(pb) = read else { break };
-            assert!(end.is_none(), "nothing follows the pb that ends an operation");
+            assert!(end.is_none(), "nothing may follow the pb that ends an operation");
             let response = ProduceResponse::decode(&pb[..]).unwrap();
-            let through = response.msgnum_status_is_thru.expect("every response has its number");
-            let grant = response.max_msgnum_to_send.expect("and credit");
+            let through = response.msgnum_status_is_thru.expect("each response must have a message number");
+            let grant = response.max_msgnum_to_send.expect("each response must have credit");
             assert!(
                 grant >= granted && grant <= spoken.len().max(through as usize) as i64 + i64::from(WINDOW)
             );
             granted = grant;
             match response.status.map(|status| status.status_code()) {
-                None => assert_eq!(through, spoken.len() as i64, "credit repeats the number"),
+                None => assert_eq!(
+                    through,
+                    spoken.len() as i64,
+                    "a response with only credit must repeat the number"
+                ),
                 Some(code) if code == 429 || through as usize <= spoken.len() => end = Some((code, through)),
                 Some(code) => {
                     places.push((spoken.len()..through as usize, response.first_id, response.last_id));
@@ -381,7 +393,7 @@ impl Run {
             }
         }
         assert_eq!(self.reads.iter().filter(|read| **read == Read::End).count(), 1);
-        // What the store failed with ends the operation, unless the client had broken it before.
+        // A store failure ends the operation, unless the client violated the protocol first.
         let failed_first = self.failed.filter(|(taken, _)| !expected.broken_by(*taken));
         let accepted = match failed_first {
             Some(((bytes, _), _)) => expected
@@ -399,7 +411,7 @@ impl Run {
         for (fate, id) in fates.iter_mut().zip(&mut ids).filter(|(fate, _)| **fate == 201) {
             let wanted = to_store.next().unwrap();
             let kept = stored.get_mut(&wanted.partition).and_then(VecDeque::pop_front);
-            let (kept, offset, append) = kept.expect("what is acknowledged was to be stored");
+            let (kept, offset, append) = kept.expect("an acknowledged message must be stored");
             assert_eq!(kept, *wanted);
             *id = Some((kept.partition, offset));
             let sequence = self.appends[append].sequence;
@@ -407,13 +419,15 @@ impl Run {
                 *fate = 503;
             }
         }
-        assert!(stored.values().all(VecDeque::is_empty), "nothing is stored that is not spoken for");
+        assert!(stored.values().all(VecDeque::is_empty), "each stored message must be acknowledged");
         assert_eq!(spoken, fates);
         for (numbers, first_id, last_id) in places {
-            let ids: Vec<(u16, u64)> = ids[numbers.clone()].iter().copied().flatten().collect();
-            let neighbours = |pair: &[(u16, u64)]| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1;
+            let ids: Vec<(Partition, Offset)> = ids[numbers.clone()].iter().copied().flatten().collect();
+            let neighbours =
+                |pair: &[(Partition, Offset)]| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1;
             let in_a_row = spoken[numbers.start] == 201 && ids.windows(2).all(neighbours);
-            let id = |of: Option<&(u16, u64)>| of.filter(|_| in_a_row).map(|(p, o)| message_id(*p, *o));
+            let id =
+                |of: Option<&(Partition, Offset)>| of.filter(|_| in_a_row).map(|(p, o)| message_id(*p, *o));
             assert_eq!((first_id, last_id), (id(ids.first()), id(ids.last())));
         }
         assert_eq!(end, if failed_first.is_some() { Some((503, accepted)) } else { expected.failure });
@@ -425,7 +439,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn every_cut_and_every_order_of_answers_says_of_each_message_what_became_of_it(
+    fn any_split_and_order_of_answers_gives_each_message_its_status(
         operations in proptest::collection::vec(operation(), 1..4),
         seed in any::<u64>(),
         fails_in in proptest::option::weighted(0.3, 0usize..6),
@@ -452,7 +466,7 @@ proptest! {
 }
 
 #[test]
-fn a_server_that_drains_begins_no_operation() {
+fn a_draining_server_begins_no_operation() {
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     let get = millstream::pb::ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
     for setup in
@@ -475,14 +489,14 @@ fn a_server_that_drains_begins_no_operation() {
 }
 
 #[test]
-fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
+fn messages_beyond_a_projects_storage_are_refused_by_number_and_end_the_operation() {
     let tenants = Tenants::new(ProjectLimits { storage_bytes: 400, ..ProjectLimits::default() });
-    let tenant = tenants.get(&Project::parse("p").unwrap(), 1).unwrap();
+    let tenant = tenants.get(&Project::parse("p").unwrap(), Millis::new(1)).unwrap();
     let mut harness = Harness::new(1 << 20);
     harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     harness.rig.begin(&SetupRequest { append: Some(append), get: None });
-    // What became of the messages that it may speak for, and whether it has ended.
+    // Returns the statuses with their message numbers, and whether the operation has ended.
     let fates = |reads: Vec<Read>| -> (Vec<(u32, i64)>, bool) {
         let is_ended = reads.contains(&Read::End);
         let pbs = reads.into_iter().filter_map(|read| match read {
@@ -499,7 +513,7 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
         });
         (told.collect(), is_ended)
     };
-    // Four messages of 170 bytes together.
+    // Sends four messages, together 170 bytes.
     let send = |harness: &mut Harness| {
         let payloads = vec![vec![7u8; 40].into(); 4];
         let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
@@ -516,19 +530,23 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
             let Command::Append { operation, sequence, reserved, .. } = command else { continue };
             harness.rig.budget.release(reserved);
             harness.call(|session, cx| {
-                session.answer(operation, Answer::Appended { sequence, result: Ok(Some(0..4)) }, cx)
+                session.answer(
+                    operation,
+                    Answer::Appended { sequence, result: Ok(Some(Offset(0)..Offset(4))) },
+                    cx,
+                )
             });
         }
         fates(harness.call(|session, cx| session.poll_transmit(cx)).1)
     };
-    // What is on its way counts.
+    // Messages in flight count.
     assert_eq!((send(&mut harness), send(&mut harness)), ((vec![], false), (vec![], false)));
     assert_eq!(tenant.storage(), 340);
-    // What is sent behind the refused messages is discarded, whatever room there is by then.
+    // Messages after the refused ones are discarded, even if the project has room again.
     assert_eq!((send(&mut harness), send(&mut harness)), ((vec![], false), (vec![], false)));
     assert_eq!(store(&mut harness), (vec![(201, 8), (429, 12)], true));
-    assert_eq!(tenant.storage(), 0, "this store counts nothing");
-    // What is stored counts, whoever has stored it.
+    assert_eq!(tenant.storage(), 0, "this store does not count messages");
+    // Stored messages count, even those of other connections.
     for (stored, is_refused) in [(231, true), (230, false)] {
         let mut share = tenant.share().unwrap();
         share.add(stored);
@@ -539,7 +557,7 @@ fn what_a_project_may_not_store_is_refused_by_number_and_ends_the_operation() {
         assert_eq!(send(&mut harness), if is_refused { (vec![(429, 4)], true) } else { (vec![], false) });
         assert_eq!(tenant.storage(), stored + if is_refused { 0 } else { 170 });
     }
-    // The connection is gone.
+    // The connection is closed.
     drop(harness);
     assert_eq!(tenant.storage(), 0);
 }

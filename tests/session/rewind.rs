@@ -1,8 +1,11 @@
-//! Consumers whose queue has gone back (`protocol`, "Rewind"): where they go on, and when they hear of it.
+//! Tests consumers whose queue has gone back (`protocol`, "Rewind"): where they resume, and when they learn
+//! of it.
 
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{Position, QueueInfo, Signing};
+use millstream::base::units::{Offset, Partition};
 use millstream::operation::{Answer, Command, Marker, OperationId};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
 use prost::Message;
@@ -10,7 +13,7 @@ use prost::Message;
 use super::harness::{Harness, Read};
 use super::rig::Rig;
 
-/// A queue of two partitions in that timeline of its store.
+/// Returns a queue of two partitions in this timeline of its store.
 fn queue(timeline: u64) -> QueueInfo {
     QueueInfo { signing: Signing { key: 5, timeline, is_key_new: false }, ..Rig::queue(2) }
 }
@@ -21,7 +24,8 @@ struct Consumer {
 }
 
 impl Consumer {
-    /// Begins at a marker, on the queue as it is now; what is asked for first, and what the client reads.
+    /// Begins at a marker, on the queue's current state. Also returns the first commands, and what the client
+    /// reads.
     fn begin(marker: String, queue: QueueInfo, has_extensions: bool) -> (Self, Vec<Command>, Vec<Read>) {
         let mut harness = Harness::new(10_000);
         let get = Some(ConsumeSetupRequest {
@@ -34,10 +38,10 @@ impl Consumer {
         let bytes = SetupRequest { get, append: None }.encode_length_delimited_to_vec();
         harness.receive(&bytes, false);
         let Some(Command::Open { operation, .. }) = harness.asked.pop_front() else {
-            panic!("no queue is asked for")
+            panic!("the session must open a queue")
         };
         let (_, mut reads) = harness.call(|session, cx| {
-            session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: 0 }, cx)
+            session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: Partition(0) }, cx)
         });
         let ((), more) = harness.call(|session, cx| session.poll_transmit(cx));
         reads.extend(more);
@@ -45,7 +49,7 @@ impl Consumer {
         (Self { harness, operation }, asked, reads)
     }
 
-    fn resolve(&mut self, partition: u16, position: u64) -> Vec<Read> {
+    fn resolve(&mut self, partition: Partition, position: Offset) -> Vec<Read> {
         let operation = self.operation;
         let (_, mut reads) = self.harness.call(|session, cx| {
             session.answer(operation, Answer::Resolved { partition, result: Ok(position) }, cx)
@@ -55,7 +59,7 @@ impl Consumer {
         reads
     }
 
-    fn fetched(&mut self, partition: u16, fetched: Fetched) -> Vec<Read> {
+    fn fetched(&mut self, partition: Partition, fetched: Fetched) -> Vec<Read> {
         let operation = self.operation;
         let (_, mut reads) = self.harness.call(|session, cx| {
             session.answer(operation, Answer::Fetched { partition, result: Ok(fetched) }, cx)
@@ -71,8 +75,8 @@ impl Consumer {
         self.harness.receive(&bytes, false).1
     }
 
-    /// Where each partition is read on.
-    fn fetches(&mut self) -> Vec<(u16, u64)> {
+    /// Returns the offset of each partition's next fetch.
+    fn fetches(&mut self) -> Vec<(Partition, Offset)> {
         let asked = self.harness.asked.drain(..).filter_map(|command| match command {
             Command::Fetch { target, from, .. } => Some((target.partition.partition, from)),
             _ => None,
@@ -81,13 +85,13 @@ impl Consumer {
     }
 }
 
-fn stored(base_offset: u64, timestamp_ms: u64) -> StoredBatch {
+fn stored(base_offset: Offset, timestamp: UnixMillis) -> StoredBatch {
     let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
     builder.push(b"new");
-    StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: builder.close() }
+    StoredBatch { base_offset, timestamp, stored_ns: 0, batch: builder.close() }
 }
 
-/// Each response: whether it says that the queue has gone back, and its messages' ids.
+/// Returns for each response whether it reports a rewind, and the ids of its messages.
 fn responses(reads: &[Read]) -> Vec<(bool, Vec<String>)> {
     let pbs = reads.iter().filter_map(|read| match read {
         Read::Pb(pb) => Some(ConsumeResponse::decode(&pb[..]).unwrap()),
@@ -105,37 +109,38 @@ fn is_accepted(reads: &[Read]) -> bool {
 }
 
 #[test]
-fn a_marker_of_this_timeline_is_believed_and_one_of_another_is_asked_about() {
-    let marker = Marker::encode(&queue(7), &[4, 0]);
+fn only_a_marker_of_another_timeline_is_resolved_by_the_store() {
+    let marker = Marker::encode(&queue(7), &[Offset(4), Offset(0)]);
     let (_, asked, reads) = Consumer::begin(marker.clone(), queue(7), false);
     assert!(
         is_accepted(&reads) && asked.iter().all(|command| matches!(command, Command::Fetch { .. })),
         "{asked:?}"
     );
     let (mut consumer, asked, reads) = Consumer::begin(marker, queue(8), true);
-    let position = Position::After { timeline: 7, offset: 4 };
+    let position = Position::After { timeline: 7, offset: Offset(4) };
     assert!(
-        matches!(asked[..], [Command::Resolve { target, position: of, .. }] if target.partition.partition == 0 && of == position),
+        matches!(asked[..], [Command::Resolve { target, position: of, .. }] if target.partition.partition == Partition(0) && of == position),
         "{asked:?}"
     );
-    assert!(reads.is_empty(), "nothing is said before the position is known");
-    let reads = consumer.resolve(0, 3);
+    assert!(reads.is_empty(), "nothing may be sent before the position is known");
+    let reads = consumer.resolve(Partition(0), Offset(3));
     assert!(is_accepted(&reads));
-    assert_eq!(responses(&reads[1..]), [(true, vec![])], "the client hears at once");
-    assert_eq!(consumer.fetches(), [(0, 3), (1, 0)]);
+    assert_eq!(responses(&reads[1..]), [(true, vec![])], "the client must learn of the rewind at once");
+    assert_eq!(consumer.fetches(), [(Partition(0), Offset(3)), (Partition(1), Offset(0))]);
 }
 
 #[test]
-fn a_marker_that_stands_where_both_timelines_agree_is_no_rewind() {
-    let (mut consumer, _, _) = Consumer::begin(Marker::encode(&queue(7), &[4, 0]), queue(8), true);
-    let reads = consumer.resolve(0, 4);
+fn a_marker_where_both_timelines_agree_causes_no_rewind() {
+    let (mut consumer, _, _) =
+        Consumer::begin(Marker::encode(&queue(7), &[Offset(4), Offset(0)]), queue(8), true);
+    let reads = consumer.resolve(Partition(0), Offset(4));
     assert!(is_accepted(&reads) && reads.len() == 1, "{reads:?}");
-    assert_eq!(consumer.fetches(), [(0, 4), (1, 0)]);
+    assert_eq!(consumer.fetches(), [(Partition(0), Offset(4)), (Partition(1), Offset(0))]);
 }
 
 #[test]
 fn a_changed_marker_is_refused() {
-    let marker = Marker::encode(&queue(7), &[4, 0]);
+    let marker = Marker::encode(&queue(7), &[Offset(4), Offset(0)]);
     let other_key = QueueInfo { signing: Signing { key: 6, timeline: 7, is_key_new: false }, ..queue(7) };
     let (_, asked, reads) = Consumer::begin(marker, other_key, false);
     let Some(Read::Pb(pb)) = reads.first() else { panic!("{reads:?}") };
@@ -144,23 +149,31 @@ fn a_changed_marker_is_refused() {
 }
 
 #[test]
-fn a_partition_that_goes_back_under_its_consumer_is_read_from_there_and_old_clients_hear_with_the_messages() {
+fn a_rewound_partition_is_read_from_its_new_position_and_old_clients_learn_with_the_next_messages() {
     for has_extensions in [false, true] {
-        let marker = Marker::encode(&queue(7), &[50, 0]);
+        let marker = Marker::encode(&queue(7), &[Offset(50), Offset(0)]);
         let (mut consumer, _, _) = Consumer::begin(marker, queue(7), has_extensions);
-        let now_ms = consumer.harness.rig.now.unix_ms;
-        let back = Fetched { next: 10, is_rewound: true, ..Fetched::default() };
-        let reads = consumer.fetched(0, back);
+        let now = consumer.harness.rig.now.unix;
+        let back = Fetched { next: Offset(10), is_rewound: true, ..Fetched::default() };
+        let reads = consumer.fetched(Partition(0), back);
         let at_once: &[(bool, Vec<String>)] = if has_extensions { &[(true, vec![])] } else { &[] };
         assert_eq!(responses(&reads), at_once);
-        assert_eq!(consumer.fetches(), [(0, 10)], "the position does not stay beyond the end");
+        assert_eq!(
+            consumer.fetches(),
+            [(Partition(0), Offset(10))],
+            "the position must not stay beyond the end"
+        );
         consumer.ask_for_marker();
-        let fetched =
-            Fetched { batches: vec![stored(10, now_ms)], next: 11, at_end: true, ..Fetched::default() };
-        let reads = consumer.fetched(0, fetched);
+        let fetched = Fetched {
+            batches: vec![stored(Offset(10), now)],
+            next: Offset(11),
+            at_end: true,
+            ..Fetched::default()
+        };
+        let reads = consumer.fetched(Partition(0), fetched);
         assert_eq!(responses(&reads), [(!has_extensions, vec!["0.a".to_owned()])]);
         let Read::Pb(pb) = &reads[0] else { panic!() };
         let marked = ConsumeResponse::decode(&pb[..]).unwrap().messages[0].marker().to_owned();
-        assert_eq!(Marker::positions(&marked), Some(vec![11, 0]));
+        assert_eq!(Marker::positions(&marked), Some(vec![Offset(11), Offset(0)]));
     }
 }

@@ -18,10 +18,10 @@ use super::model::{Asked, Handed, Model, Seen};
 use super::pipe::{Pipe, ServerEnd, Shared};
 use super::random::Random;
 
-/// Blocks that are there from the beginning.
+/// A producer's blocks, all available from the start.
 pub struct Blocks {
     left: VecDeque<Block>,
-    /// When each message was handed to the client.
+    /// When each message was passed to the client.
     handed: Handed,
     clock: Clock,
 }
@@ -30,14 +30,14 @@ impl Source for Blocks {
     fn poll_block(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Block>> {
         let block = self.left.pop_front();
         let count = block.as_ref().map_or(0, Block::len);
-        self.handed.borrow_mut().extend(std::iter::repeat_n(self.clock.true_unix_ms(), count));
+        self.handed.borrow_mut().extend(std::iter::repeat_n(self.clock.true_unix(), count));
         Poll::Ready(block)
     }
 
     fn handle_acknowledged(&mut self, _count: u64) {}
 }
 
-/// Everything that came.
+/// Collects everything that a consumer receives.
 pub struct Seeing {
     pub seen: Vec<Seen>,
     pub stop: Rc<Cell<bool>>,
@@ -52,8 +52,8 @@ impl Sink for Seeing {
             key: message.key.unwrap_or_default().to_vec(),
             age: message.age,
             ttl: message.ttl,
-            timestamp_ms: message.timestamp_ms.expect("every message has a timestamp"),
-            came_ms: self.clock.true_unix_ms(),
+            timestamp_ms: message.timestamp_ms.expect("a message must have a timestamp"),
+            came: self.clock.true_unix(),
         });
     }
 
@@ -65,11 +65,11 @@ impl Sink for Seeing {
 pub enum Role {
     Producer(Produce<Blocks>),
     Consumer(Consume<Seeing>, Asked),
-    /// Sends random bytes. Nobody cares how it fares.
+    /// Sends random bytes. Its results do not matter.
     Vandal,
 }
 
-/// A connection, and what the client has to send over it.
+/// A connection, and the bytes that the client still has to send.
 pub struct Link {
     pub pipe: Shared,
     wire: Wire,
@@ -88,7 +88,7 @@ impl Client {
         Self { role, target, link: None }
     }
 
-    /// The producer of that number in the model.
+    /// Creates the model's producer with this number.
     pub fn producer(
         model: &Model,
         number: usize,
@@ -134,17 +134,17 @@ impl Client {
         }
     }
 
-    /// Whether it is a producer that has not ended.
+    /// Returns whether this is a producer that has not ended.
     pub fn is_producing(&self) -> bool {
         matches!(self.role, Role::Producer(_)) && !self.is_complete()
     }
 
-    /// Connects by a pipe that the server has.
+    /// Connects through a pipe that the server has accepted.
     pub fn connect(&mut self, pipe: Shared) {
         self.link = Some(Link { pipe, wire: Wire::start(&self.target), out: VecDeque::new() });
     }
 
-    /// Closes its connection, if it has one.
+    /// Closes the connection, if it is open.
     pub fn cut(&mut self) {
         let Some(link) = self.link.take() else { return };
         link.pipe.borrow_mut().close();
@@ -155,13 +155,13 @@ impl Client {
         }
     }
 
-    /// Sends at most so many bytes; false where there was nothing to send, or no room.
+    /// Sends up to `most` bytes. Returns false if there was nothing to send or no room.
     pub fn send(&mut self, most: usize) -> bool {
         let Some(link) = &mut self.link else { return false };
         link.pipe.borrow_mut().send(&mut link.out, most) > 0
     }
 
-    /// Takes at most so many bytes, and does what they bring; false where there was nothing.
+    /// Receives up to `most` bytes and handles them. Returns false if nothing happened.
     pub fn receive(&mut self, most: usize) -> bool {
         let Some(link) = &self.link else { return false };
         let (mut bytes, server) = {
@@ -181,7 +181,7 @@ impl Client {
         true
     }
 
-    /// Lets the application write.
+    /// Lets the producer or consumer write.
     pub fn poll(&mut self) {
         loop {
             match self.poll_once() {
@@ -192,7 +192,7 @@ impl Client {
         }
     }
 
-    /// A vandal with nothing under way sends so many random bytes.
+    /// Lets an idle vandal send some random bytes.
     pub fn vandalize(&mut self, random: &mut Random) {
         if let Self { role: Role::Vandal, link: Some(link), .. } = self
             && link.wire.is_open()

@@ -1,4 +1,4 @@
-//! What befalls a server, its disk and its clock.
+//! Disasters of a server, its disk and its clock.
 
 use super::client::{Client, Role};
 use super::disk::{BLOCK, Backup, Directory, FileName, Report, Step};
@@ -8,16 +8,17 @@ use super::pipe::ServerEnd;
 use super::server::Server;
 use super::settings::APPEND_BATCH_BYTES;
 use super::world::World;
+use millstream::base::millis::Millis;
 
-/// What a batch takes beside the messages that make it full, bytes: the last of them, keys and headers.
+/// The most bytes in a batch besides the messages that fill it: the last message, keys and headers.
 const BATCH_SURPLUS_BYTES: usize = 2 << 10;
 
-/// Passes of everything between two looks at a clock that is ahead.
+/// The number of passes per time step while the clock is ahead.
 const PASSES_AHEAD: usize = 20;
 
 const DAY_MS: i64 = 24 * 3_600_000;
 
-/// The disk as it was, and what the model knew then.
+/// A backup of the disk, and the model's state at that time.
 pub struct Snapshot {
     disk: Backup,
     settled: Vec<usize>,
@@ -27,16 +28,16 @@ pub struct Snapshot {
 /// How a server ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// It stops, and says so on the disk.
+    /// It stops cleanly, and records that on the disk.
     Stop,
-    /// Its process is killed. What was written stays.
+    /// Its process is killed. All writes stay.
     Kill,
-    /// The machine loses power. Of what was not synced anything may be lost.
+    /// The machine loses power. Any write that was not synced may be lost.
     PowerLoss,
 }
 
 impl World {
-    /// A disaster, drawn by lot.
+    /// Runs a random disaster.
     pub(super) fn strike(&mut self) -> Result<(), String> {
         let is_log = self.plan.log.is_some();
         let is_spoiling = is_log && self.plan.spoils;
@@ -54,7 +55,7 @@ impl World {
                 self.spoil_block();
                 Ok(())
             }
-            // A file that lives again still holds older batches behind the newest, and one that was found damaged has no index.
+            // A reused file still holds older batches after the newest, and a damaged file has no index.
             4 if is_spoiling && !self.plan.reuses_files() && !self.is_spoiled => self.flip_newest(),
             5 | 6 if !self.snapshots.is_empty() => self.roll_back(),
             _ if is_log => self.end_and_start(),
@@ -62,7 +63,7 @@ impl World {
         }
     }
 
-    /// The server ends in some way, and starts again.
+    /// Ends the server in a random way and starts it again.
     pub(super) fn end_and_start(&mut self) -> Result<(), String> {
         match self.random.below(3) {
             0 => self.restart(),
@@ -71,7 +72,7 @@ impl World {
         }
     }
 
-    /// The server stops as it should, and starts again.
+    /// Stops the server cleanly and starts it again.
     pub(super) fn restart(&mut self) -> Result<(), String> {
         self.stop()?;
         self.start()
@@ -84,7 +85,7 @@ impl World {
         self.start()
     }
 
-    /// The server drains and stops.
+    /// Drains and stops the server.
     fn stop(&mut self) -> Result<(), String> {
         self.drain()?;
         self.stop_drained()
@@ -93,13 +94,13 @@ impl World {
     fn stop_drained(&mut self) -> Result<(), String> {
         let is_stopped = self.server.as_mut().is_some_and(Server::stop);
         if !is_stopped && !self.plan.fails {
-            return Err("the stores do not stop".into());
+            return Err("the stores did not stop".into());
         }
         self.end(End::Stop);
         Ok(())
     }
 
-    /// The server is gone.
+    /// Ends the server without a clean stop.
     fn end(&mut self, end: End) {
         self.server = None;
         self.doomed.iter_mut().for_each(Doomed::handle_end);
@@ -119,13 +120,13 @@ impl World {
         if !self.plan.is_synced() {
             self.model.lose_all();
             self.doomed.iter_mut().for_each(Doomed::forget);
-            // Holes between what was written by chance.
+            // The lost writes leave holes in the files.
             self.is_spoiled = true;
             self.rewind();
         }
     }
 
-    /// With as many shards as it likes.
+    /// Starts the server with a random number of shards.
     pub(super) fn start(&mut self) -> Result<(), String> {
         self.set_right();
         self.start_as_it_is()
@@ -142,7 +143,7 @@ impl World {
         if let Some(damaged) = report.damaged.first()
             && !self.is_spoiled
         {
-            return Err(format!("nothing was damaged, and the log finds {damaged:?}"));
+            return Err(format!("nothing was damaged, but the log reports {damaged:?}"));
         }
         self.server = Some(server);
         Ok(report)
@@ -150,14 +151,15 @@ impl World {
 
     pub(super) fn take_snapshot(&mut self) {
         let settled = self.settled();
-        // Before anything is stored there may be no queue yet, and ids are unique in one life of it.
+        // Before the first message is stored, the queue may not exist, and ids are unique only within one
+        // life of a queue.
         if settled.iter().any(|count| *count > 0) {
             let (disk, lost) = (self.machine.disk.backup(), self.model.lost.clone());
             self.snapshots.push(Snapshot { disk, settled, lost });
         }
     }
 
-    /// An older state of the disk comes back: from a backup, or as the file system is rolled back.
+    /// Restores an older state of the disk: from a backup, or by a rollback of the file system.
     fn roll_back(&mut self) -> Result<(), String> {
         if self.random.one_in(3) {
             self.stop()?;
@@ -178,7 +180,7 @@ impl World {
         self.start()
     }
 
-    /// From here on consumers may see messages again.
+    /// From here on, consumers may receive messages again.
     fn rewind(&mut self) {
         for client in &mut self.clients {
             client.cut();
@@ -188,22 +190,22 @@ impl World {
         }
     }
 
-    /// Steps of the disk fail, or it is full.
+    /// Makes operations of the disk fail, or fills it.
     fn fail_disk(&mut self) {
         let disk = &self.machine.disk;
         match self.random.below(3) {
             0 => disk.limit(self.random.between(0, 6) as u64 * (64 << 10)),
             kind => {
                 let errno = if kind == 1 { libc::EIO } else { libc::ENOSPC };
-                let (after, count) = (self.random.below(60) as u64, self.random.between(1, 2) as u64);
+                let (after, count) = (self.random.below(60) as u64, self.random.between(1, 12) as u64);
                 disk.fail_after(after, errno, count);
             }
         }
     }
 
-    /// The files of messages that hold some, and where each ends.
+    /// Returns the segments that hold messages, each up to its last byte that is not zero.
     fn used_files(&self) -> Vec<(FileName, Vec<u8>)> {
-        let files = self.machine.disk.list().expect("it lists");
+        let files = self.machine.disk.list().expect("a directory must be listed");
         let segments = files.into_iter().filter(|(file, _)| matches!(file, FileName::Segment(_)));
         let used = segments.map(|(file, _)| {
             let mut bytes = self.machine.disk.bytes(file);
@@ -213,7 +215,7 @@ impl World {
         used.filter(|(_, bytes)| bytes.len() > 2 * BLOCK).collect()
     }
 
-    /// The batches that stand, even in part, in a stretch of a file may be gone.
+    /// Marks all batches that overlap a range of a file as possibly lost.
     fn lose_batches(&mut self, bytes: &[u8], from: usize, until: usize) {
         let reach = APPEND_BATCH_BYTES + BATCH_SURPLUS_BYTES;
         let (from, until) = (from.saturating_sub(reach), (until + reach).min(bytes.len()));
@@ -222,7 +224,7 @@ impl World {
         self.is_spoiled = true;
     }
 
-    /// A block of messages cannot be read any more, or one of an index.
+    /// Makes a block of messages or an index unreadable.
     fn spoil_block(&mut self) {
         let files = self.used_files();
         if files.is_empty() {
@@ -239,13 +241,13 @@ impl World {
         self.lose_batches(bytes, block * BLOCK, (block + 1) * BLOCK);
     }
 
-    /// The server stops as it should, and a byte of the newest batch of a file changes. The next start notices, whether there is an index
-    /// or not: nothing of such a file is torn.
+    /// Stops the server cleanly and flips a bit in the newest batch of a file. The next start must notice,
+    /// with or without an index, because a cleanly stopped file has no torn end.
     fn flip_newest(&mut self) -> Result<(), String> {
         self.drain()?;
         let is_indexed = |file: &FileName| match *file {
             FileName::Segment(place) => {
-                let files = self.machine.disk.list().expect("it lists");
+                let files = self.machine.disk.list().expect("a directory must be listed");
                 files.iter().any(|(file, _)| *file == FileName::Index(place))
             }
             _ => true,
@@ -261,20 +263,23 @@ impl World {
             if let FileName::Segment(place) = *file
                 && self.random.one_in(2)
             {
-                self.machine.disk.run(&Step::Remove(FileName::Index(place))).expect("it is removed");
+                self.machine
+                    .disk
+                    .run(&Step::Remove(FileName::Index(place)))
+                    .expect("the index must be removed");
             }
             let report = self.start_and_report()?;
             let is_told = report.damaged.iter().any(|damaged| damaged.file == *file);
             return if is_told {
                 Ok(())
             } else {
-                Err(format!("the end of {file} is damaged, and nobody says so"))
+                Err(format!("the end of {file} is damaged, but the log does not report it"))
             };
         }
         self.start()
     }
 
-    /// The wall clock jumps: far ahead and back before anyone may believe it, or back for good.
+    /// Makes the wall clock jump: far ahead and back before a server may believe it, or back for good.
     fn jump(&mut self) {
         let clock = &self.machine.clock;
         let far_ms = self.random.between(2, 40) as i64 * DAY_MS;
@@ -283,21 +288,22 @@ impl World {
             self.set_right();
         } else {
             clock.set_error_ms(self.base_error_ms + far_ms);
-            self.right_again_ms = clock.mono_ms() + self.random.between(10, 50_000) as u64;
+            self.right_again = clock.millis() + Millis::new(self.random.between(10, 50_000) as u64);
         }
     }
 
-    /// A jump ahead is over.
+    /// Ends a jump ahead.
     pub(super) fn set_right(&mut self) {
-        self.right_again_ms = 0;
+        self.right_again = Millis::ZERO;
         self.machine.clock.set_error_ms(self.base_error_ms);
     }
 
-    /// A server runs for a while on a machine whose clock is far ahead. It serves nothing of before, and loses nothing of it.
+    /// Runs a server for a while on a machine whose clock is far ahead. The server must not serve older
+    /// messages, and must not lose them.
     fn start_ahead(&mut self) -> Result<(), String> {
         self.stop()?;
         self.machine.clock.set_error_ms(self.base_error_ms + 30 * DAY_MS);
-        // A full disk needs the room of what looks expired.
+        // On a full disk, the server would remove messages that look expired.
         self.machine.disk.limit(u64::MAX);
         self.start_as_it_is()?;
         for client in &mut self.clients {

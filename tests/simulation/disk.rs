@@ -1,4 +1,4 @@
-//! The log on the simulated disk of its own tests.
+//! The simulated disk of the log's own tests.
 
 use super::random;
 pub use millstream::store::log::disk::{Directory, FileName, Step};

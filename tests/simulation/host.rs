@@ -1,4 +1,4 @@
-//! A shard's surroundings in the simulation: clocks, pipes, and the inboxes of the other shards.
+//! A shard's environment in the simulation: clocks, pipes, and the inboxes of the other shards.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -40,7 +40,7 @@ impl Inbox {
     }
 }
 
-/// See the module's page.
+/// The environment of one shard.
 #[derive(Debug)]
 pub struct Surroundings {
     number: u16,
@@ -51,7 +51,7 @@ pub struct Surroundings {
     /// When the server started.
     epoch: Duration,
     wall: WallClock,
-    /// Connections that were given to the shard and are not gone.
+    /// Open connections that the shard has received.
     connections: Rc<Cell<usize>>,
 }
 
@@ -65,16 +65,16 @@ impl Surroundings {
         connections: Rc<Cell<usize>>,
     ) -> Self {
         let (epoch, wall, ready) = (clock.mono(), WallClock::new(step_max), Ready::default());
-        wall.look(Duration::ZERO, clock.unix_ms());
+        wall.look(Duration::ZERO, clock.unix());
         Self { number, inboxes, ready, kernel, clock, epoch, wall, connections }
     }
 
-    /// The time since the server's start, without a look that takes time.
+    /// Returns the time since the server's start, without a reading that takes time.
     pub fn since_start(&self) -> Duration {
         self.clock.mono() - self.epoch
     }
 
-    /// Whether something waits in the inbox, or a socket is ready.
+    /// Returns whether the inbox has a batch or a socket is ready.
     pub fn has_news(&self) -> bool {
         !self.inboxes[usize::from(self.number)].is_empty() || self.has_ready()
     }
@@ -90,7 +90,7 @@ impl Host for Surroundings {
 
     fn now(&self) -> Now {
         let elapsed = self.elapsed();
-        self.wall.look(elapsed, self.clock.unix_ms())
+        self.wall.look(elapsed, self.clock.unix())
     }
 
     fn take_step(&mut self) -> Option<Step> {

@@ -1,22 +1,25 @@
-//! A whole deployment without I/O, by seed: clients, network, shards, stores and disk under one random schedule, with failures
-//! injected, and an independent model that judges what the clients saw.
+//! Simulates a whole deployment without I/O. A seed determines the history: clients, network, shards, stores
+//! and disk run on one random schedule with injected failures. An independent model judges what the clients
+//! saw.
 //!
-//! | file | one concept |
+//! | file | contents |
 //! | --- | --- |
-//! | `world` | the storm, step by step, and the calm behind it |
-//! | `disasters` | power loss, kills, restarts, restored disks, bad blocks, clocks that jump |
-//! | `verdict`, `model` | what clients may have seen, without a line of the server's code |
-//! | `settings` | what a seed draws |
+//! | `world` | the storm, step by step, and the calm after it |
+//! | `disasters` | power loss, kills, restarts, restored disks, bad blocks, clock jumps |
+//! | `verdict`, `model` | what clients may have seen, independent of the server's code |
+//! | `settings` | the random choices of a seed |
 //! | `server` | shards that sleep and wake as on glommio, and how a server starts and stops |
-//! | `host`, `pipe`, `clock`, `disk` | what a shard's turn finds around it |
+//! | `host`, `pipe`, `clock`, `disk` | the environment of a shard |
 //! | `store` | a memory store that is slow, full or failing |
 //! | `client` | the real clients |
 //! | `doomed` | a second queue, which is deleted now and then |
 //!
-//! Everything but the kernel, the disk and the driver's system calls is the real code: `client`, `ws`, `front`, `operation`,
-//! `shard::core`, `shard::turn`, `base::clock`, and as store mostly `store::log`, else `store::Memory`.
+//! Everything except the kernel, the disk and the driver's system calls is the real code: `client`, `ws`,
+//! `front`, `operation`, `shard::core`, `shard::turn`, `base::clock`, and as the store usually `store::log`,
+//! otherwise `store::Memory`.
 //!
-//! A seed has one history. A failure names the seed, and `TESTS_SEEDS=FROM..TO` runs others than CI's, or that one again:
+//! A seed always has the same history. A failure names the seed. `TESTS_SEEDS=FROM..TO` runs other seeds than
+//! CI, or a failed one again:
 //!
 //! ```text
 //! TESTS_SEEDS=43..44 cargo test --test simulation
@@ -47,10 +50,10 @@ use std::thread::{self, available_parallelism};
 
 use world::World;
 
-/// The seeds of CI.
+/// The seeds that CI runs.
 const SEEDS: std::ops::Range<u64> = 0..800;
 
-/// Of these so many are run twice.
+/// The number of seeds that run twice.
 const SEEDS_RUN_TWICE: usize = 20;
 
 fn seeds() -> std::ops::Range<u64> {
@@ -59,13 +62,13 @@ fn seeds() -> std::ops::Range<u64> {
     from.parse().unwrap()..to.parse().unwrap()
 }
 
-/// What tells the history of a seed from others, or what is wrong with it.
+/// Runs a seed. Returns a digest of its history, or the failure.
 fn run(seed: u64) -> Result<u64, String> {
     catch_unwind(|| World::new(seed)?.run()).unwrap_or_else(|_| Err("panicked, see above".into()))
 }
 
 #[test]
-fn every_history_is_one_that_the_protocol_allows() {
+fn the_protocol_allows_every_history() {
     let seeds = seeds();
     let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(BTreeMap::new()));
     let work = || {
@@ -86,7 +89,7 @@ fn every_history_is_one_that_the_protocol_allows() {
 }
 
 #[test]
-fn a_seed_has_one_history() {
+fn a_seed_always_has_the_same_history() {
     for seed in seeds().take(SEEDS_RUN_TWICE) {
         assert_eq!(run(seed), run(seed), "seed {seed}");
     }

@@ -1,10 +1,12 @@
-//! What the clients may have seen, said without a line of the server's code.
+//! The rules for what clients may have seen, independent of the server's code.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-/// One message as a consumer saw it.
+use millstream::base::millis::{Millis, UnixMillis};
+
+/// A message as a consumer saw it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub id: String,
@@ -13,38 +15,39 @@ pub struct Seen {
     pub age: u32,
     pub ttl: u32,
     pub timestamp_ms: i64,
-    /// The true Unix time when it came.
-    pub came_ms: u64,
+    /// The true Unix time of its arrival.
+    pub came: UnixMillis,
 }
 
-/// When each of a producer's messages was handed to its client, in true Unix time, milliseconds.
-pub type Handed = Rc<RefCell<Vec<u64>>>;
+/// When each of a producer's messages was passed to its client, as true Unix time in milliseconds.
+pub type Handed = Rc<RefCell<Vec<UnixMillis>>>;
 
-/// A producer, and what it sends.
+/// A producer and its messages.
 pub struct Producer {
     pub client: u128,
-    /// Of its messages, seconds.
+    /// The TTL of its messages, in seconds.
     pub ttl: u32,
     pub payloads: Vec<Vec<u8>>,
     pub handed: Handed,
 }
 
 impl Producer {
-    /// Whether the TTL of a message's first copy may have ended by then. Clocks that jump make no message end earlier.
-    fn may_have_ended(&self, sequence: usize, now_ms: u64) -> bool {
-        let handed_ms = self.handed.borrow().get(sequence).copied().unwrap_or(u64::MAX);
-        now_ms >= handed_ms.saturating_add(u64::from(self.ttl) * 1000)
+    /// Returns whether a message's first copy may have expired at this time. Clock jumps never make a message
+    /// expire earlier.
+    fn may_have_ended(&self, sequence: usize, now: UnixMillis) -> bool {
+        let handed = self.handed.borrow().get(sequence).copied().unwrap_or(UnixMillis::MAX);
+        now >= handed + Millis::from_secs(self.ttl)
     }
 }
 
-/// What a consumer asked for, and what befell it.
+/// A consumer's request, and events that change what it may see.
 pub struct Asked {
     pub client: u128,
     pub echo: bool,
     pub count: Option<u64>,
-    /// Each time that the store went back, how much it had seen. From there on messages may come again.
+    /// How many messages the consumer had seen at each rollback of the store. Later messages may be repeats.
     pub rewinds: Vec<usize>,
-    /// A wrong clock may have hidden messages from it.
+    /// Whether a wrong clock may have hidden messages from the consumer.
     pub may_skip: bool,
 }
 
@@ -54,37 +57,37 @@ impl Asked {
     }
 }
 
-/// What the clients know of the producers' messages when somebody is judged.
+/// The producers' state when a consumer is judged.
 pub struct Known<'a> {
-    /// How many of each producer's messages have their fate, in order. They were stored or refused.
+    /// How many of each producer's messages are settled, that is, stored or refused, in order.
     pub settled: &'a [usize],
     /// How many messages each producer's client has sent again.
     pub resent: &'a [u64],
-    /// The true Unix time, milliseconds.
-    pub now_ms: u64,
-    /// The consumer had the time to see everything.
+    /// The true Unix time, in milliseconds.
+    pub now: UnixMillis,
+    /// Whether the consumer had the time to see everything.
     pub is_complete: bool,
 }
 
-/// What may be missing for good, by producer: numbers of messages.
+/// The sequence numbers of messages that may be lost, by producer.
 pub type Lost = Vec<BTreeSet<usize>>;
 
-/// See the module's page.
+/// Judges what the clients saw.
 pub struct Model {
     pub producers: Vec<Producer>,
     pub max_payload_bytes: usize,
-    /// Servers know the true time: timestamps and ages say it.
+    /// Whether servers know the true time, so that timestamps and ages are right.
     pub knows_the_time: bool,
     pub lost: Lost,
-    /// Which payload an id stands for, whoever saw it, for ever.
+    /// The payload of each id that any consumer has seen.
     ids: BTreeMap<String, Vec<u8>>,
 }
 
 impl Model {
     pub const QUEUE: &str = "simulated";
-    /// Of most messages, seconds: longer than any storm.
+    /// The TTL of most messages, in seconds: longer than any storm.
     pub const TTL: u32 = 600;
-    /// The shortest that the server takes.
+    /// The shortest TTL that the server accepts, in seconds.
     pub const SHORT_TTL: u32 = 60;
 
     pub fn new(max_payload_bytes: usize, knows_the_time: bool) -> Self {
@@ -97,7 +100,7 @@ impl Model {
         self.lost.push(BTreeSet::new());
     }
 
-    /// A payload that names its producer and its place: `producer:sequence:padding`.
+    /// Returns a payload with its producer and sequence number: `producer:sequence:padding`.
     pub fn payload(producer: usize, sequence: usize, padding: usize) -> Vec<u8> {
         format!("{producer}:{sequence}:{}", ".".repeat(padding)).into_bytes()
     }
@@ -108,7 +111,8 @@ impl Model {
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 
-    /// The key of a message: those of every second producer have one of three, or none.
+    /// Returns the key of a message. Every second producer uses three keys and sometimes no key; the others use
+    /// none.
     pub fn key(payload: &[u8]) -> &'static [u8] {
         const KEYS: [&[u8]; 4] = [b"a", b"", b"another", b"c"];
         match Self::origin(payload) {
@@ -117,13 +121,13 @@ impl Model {
         }
     }
 
-    /// How many of a producer's messages are not too large.
+    /// Returns how many of a producer's messages are small enough to be stored.
     pub fn storable(&self, producer: usize) -> usize {
         let payloads = self.producers[producer].payloads.iter();
         payloads.filter(|payload| payload.len() <= self.max_payload_bytes).count()
     }
 
-    /// The store goes back to what it held when so many messages were settled, and `lost` were lost.
+    /// Records a rollback of the store to a state with `then` settled messages and these lost messages.
     pub fn handle_rollback(&mut self, then: &[usize], lost: &Lost, now: &[usize]) {
         self.lost.clone_from(lost);
         for (lost, (then, now)) in self.lost.iter_mut().zip(then.iter().zip(now)) {
@@ -131,16 +135,16 @@ impl Model {
         }
     }
 
-    /// Everything that was handed to the clients so far may be gone.
+    /// Marks everything that was passed to the clients so far as possibly lost.
     pub fn lose_all(&mut self) {
         for (producer, lost) in self.producers.iter().zip(&mut self.lost) {
             lost.extend(0..producer.handed.borrow().len());
         }
     }
 
-    /// A stretch of a file cannot be read any more. The messages whose payloads stand there may be gone.
+    /// Marks the messages with payloads in these bytes of a file as possibly lost.
     pub fn lose_stretch(&mut self, bytes: &[u8]) {
-        // Digits, a colon, digits, a colon: a payload's beginning, or what looks like one.
+        // A payload begins with digits, a colon, digits, and a colon. Other bytes may look the same.
         let colons = bytes.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| at);
         for colon in colons {
             let digits_before = bytes[..colon].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
@@ -158,16 +162,16 @@ impl Model {
         }
     }
 
-    /// Whether a message must reach a consumer that had the time.
+    /// Returns whether a message must have reached a consumer that had the time.
     fn is_due(&self, producer: usize, sequence: usize, known: &Known<'_>) -> bool {
         let of = &self.producers[producer];
         sequence < known.settled[producer]
             && of.payloads[sequence].len() <= self.max_payload_bytes
-            && !of.may_have_ended(sequence, known.now_ms)
+            && !of.may_have_ended(sequence, known.now)
             && !self.lost[producer].contains(&sequence)
     }
 
-    /// Judges what one consumer saw.
+    /// Judges what a consumer saw.
     pub fn judge(&mut self, asked: &Asked, seen: &[Seen], known: &Known<'_>) -> Result<(), String> {
         let mut all: HashSet<&[u8]> = HashSet::new();
         let mut from = 0;
@@ -181,7 +185,7 @@ impl Model {
         Ok(())
     }
 
-    /// Judges what came without a rewind between; `before`: what came before that.
+    /// Judges the messages between two rewinds. `before` holds the payloads from earlier stretches.
     fn judge_stretch<'a>(
         &mut self,
         asked: &Asked,
@@ -199,18 +203,18 @@ impl Model {
                 return Err(format!("{what} came twice"));
             }
             let (partition, offset) =
-                parse_id(&message.id).ok_or_else(|| format!("{what} has no id of the protocol"))?;
+                parse_id(&message.id).ok_or_else(|| format!("{what} has an invalid id"))?;
             let next = next_offset.entry(partition).or_insert(0);
             if offset < *next {
-                return Err(format!("{what} came behind a later one of its partition"));
+                return Err(format!("{what} came after a later message of its partition"));
             }
             *next = offset + 1;
             let (producer, sequence) = self.judge_message(asked, message, &what)?;
             let count = copies.entry(&message.payload).or_insert(0);
             *count += 1;
-            // Of what was lost, or has ended, a later copy may be left.
+            // If the first copy was lost or has expired, this may be a later copy.
             let may_be_later = self.lost[producer].contains(&sequence)
-                || self.producers[producer].may_have_ended(sequence, message.came_ms);
+                || self.producers[producer].may_have_ended(sequence, message.came);
             if *count == 1 && before.insert(&message.payload) && !may_be_later {
                 order.entry((producer, Self::key(&message.payload))).or_default().push(sequence);
             }
@@ -220,7 +224,7 @@ impl Model {
                 order.iter().zip(&order[1..]).find(|(before, after)| before > after)
             {
                 let key = String::from_utf8_lossy(key);
-                return Err(format!("producer {producer}, key {key:?}: {after} came behind {before}"));
+                return Err(format!("producer {producer}, key {key:?}: {after} came after {before}"));
             }
         }
         for (producer, resent) in known.resent.iter().enumerate() {
@@ -228,42 +232,44 @@ impl Model {
                 copies.iter().filter(|(payload, _)| Self::origin(payload).map(|of| of.0) == Some(producer));
             let again: u64 = its.map(|(_, count)| count - 1).sum();
             if again > *resent {
-                return Err(format!("producer {producer}: {again} repeats, {resent} sent again"));
+                return Err(format!(
+                    "producer {producer}: {again} repeats, but only {resent} were sent again"
+                ));
             }
         }
         Ok(())
     }
 
-    /// Judges one message: its producer and its place among that one's.
+    /// Judges one message. Returns its producer and its sequence number.
     fn judge_message(&mut self, asked: &Asked, message: &Seen, what: &str) -> Result<(usize, usize), String> {
         let known = self.ids.entry(message.id.clone()).or_insert_with(|| message.payload.clone());
         if *known != message.payload {
             return Err(format!(
-                "{what} was another message elsewhere: {:?}",
+                "{what} has the id of another message: {:?}",
                 String::from_utf8_lossy(known)
             ));
         }
         let (producer, sequence) =
-            Self::origin(&message.payload).ok_or_else(|| format!("{what} was sent by nobody"))?;
-        let of = self.producers.get(producer).ok_or_else(|| format!("{what} was sent by nobody"))?;
+            Self::origin(&message.payload).ok_or_else(|| format!("{what} was not sent by a producer"))?;
+        let of = self.producers.get(producer).ok_or_else(|| format!("{what} was not sent by a producer"))?;
         if of.payloads.get(sequence) != Some(&message.payload) {
-            return Err(format!("{what} was never sent so"));
+            return Err(format!("{what} differs from the message sent"));
         }
         if message.key != Self::key(&message.payload) {
-            return Err(format!("{what} has the key {:?}", message.key));
+            return Err(format!("{what} has the wrong key {:?}", message.key));
         }
         if message.payload.len() > self.max_payload_bytes {
-            return Err(format!("{what} is larger than what may be stored"));
+            return Err(format!("{what} is larger than allowed"));
         }
         if !asked.echo && of.client == asked.client {
-            return Err(format!("{what} is an echo that was not asked for"));
+            return Err(format!("{what} is an echo that was not requested"));
         }
         if message.ttl != of.ttl || message.age >= message.ttl {
             return Err(format!("{what} has ttl {} and age {}", message.ttl, message.age));
         }
-        let age_ms = message.came_ms as i64 - message.timestamp_ms;
+        let age_ms = message.came.get() as i64 - message.timestamp_ms;
         if self.knows_the_time && i64::from(message.age) * 1000 > age_ms {
-            return Err(format!("{what} is {} s old after {age_ms} ms", message.age));
+            return Err(format!("{what} has age {} s only {age_ms} ms after it was stored", message.age));
         }
         Ok((producer, sequence))
     }
@@ -277,7 +283,7 @@ impl Model {
     ) -> Result<(), String> {
         if let Some(count) = asked.count {
             let is_all = seen.len() as u64 == count;
-            return if is_all { Ok(()) } else { Err(format!("{} messages of {count} came", seen.len())) };
+            return if is_all { Ok(()) } else { Err(format!("{} of {count} messages came", seen.len())) };
         }
         for (number, producer) in self.producers.iter().enumerate() {
             if asked.may_skip || !asked.echo && producer.client == asked.client {

@@ -1,7 +1,8 @@
-//! A connection: a pipe of bounded room in each direction, with the readiness of a real socket.
+//! A connection: a bounded pipe in each direction, with the readiness of a real socket.
 //!
-//! Readiness is edge-triggered. A read that finds nothing arms it, and new bytes or the peer's end mark the connection. A write
-//! that finds no room for all arms it, and room marks the connection.
+//! Readiness is edge-triggered. A read that finds nothing arms it, and new bytes or the peer's end then mark
+//! the connection as ready. A write that does not fit arms it, and new room then marks the connection as
+//! ready.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,21 +13,21 @@ use millstream::shard::transport::Transport;
 
 use super::random::Random;
 
-/// Bytes that a read or write of the kernel moves at most while it is unkind.
+/// The most bytes that a partial read or write moves.
 const PIECE_BYTES: usize = 5_000;
 
-/// What the kernel decides by lot.
+/// Random behaviour of the kernel.
 #[derive(Debug)]
 pub struct Kernel {
     pub random: RefCell<Random>,
-    /// One read, write or accept in so many fails; 0: none.
+    /// The odds of failure: one read, write or accept in this many fails. 0 disables failures.
     pub failing: Cell<usize>,
-    /// Reads and writes move only a part.
+    /// Whether reads and writes move only a part.
     pub piecemeal: Cell<bool>,
 }
 
 impl Kernel {
-    /// Whether something fails now.
+    /// Draws whether an operation fails.
     pub fn fails(&self) -> bool {
         self.failing.get() > 0 && self.random.borrow_mut().one_in(self.failing.get())
     }
@@ -36,7 +37,7 @@ impl Kernel {
     }
 }
 
-/// Slots that are ready.
+/// The slots of ready connections.
 pub type Ready = Rc<RefCell<Vec<u32>>>;
 
 #[derive(Debug)]
@@ -54,22 +55,22 @@ impl Mark {
     }
 }
 
-/// What the server has done with its end.
+/// The state of the server's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerEnd {
     Open,
-    /// It sends no more.
+    /// The server has ended its half.
     Shut,
-    /// It is closed.
+    /// The server has closed the connection.
     Gone,
 }
 
-/// See the module's page.
+/// A simulated connection.
 #[derive(Debug)]
 pub struct Pipe {
     pub up: VecDeque<u8>,
     pub down: VecDeque<u8>,
-    /// Bytes that each direction holds.
+    /// The capacity of each direction, in bytes.
     room: usize,
     is_read_armed: bool,
     is_write_armed: bool,
@@ -104,7 +105,7 @@ impl Pipe {
         }
     }
 
-    /// The client sends as much as there is room for, and no more than `most`. How much that was.
+    /// Sends from the client up to `most` bytes, as far as there is room. Returns how many.
     pub fn send(&mut self, bytes: &mut VecDeque<u8>, most: usize) -> usize {
         let count = bytes.len().min(most).min(self.room.saturating_sub(self.up.len()));
         if count > 0 {
@@ -114,7 +115,7 @@ impl Pipe {
         count
     }
 
-    /// The client takes so many bytes at most.
+    /// Receives up to `most` bytes at the client.
     pub fn receive(&mut self, most: usize) -> Vec<u8> {
         let count = most.min(self.down.len());
         let bytes = self.down.drain(..count).collect();
@@ -124,20 +125,20 @@ impl Pipe {
         bytes
     }
 
-    /// The client closes its end.
+    /// Closes the client's end.
     pub fn close(&mut self) {
         self.is_client_gone = true;
         self.wake(true);
         self.wake(false);
     }
 
-    /// What is under way is lost.
+    /// Drops the bytes in flight.
     pub fn lose(&mut self) {
         self.up.clear();
         self.down.clear();
     }
 
-    /// Marks the connection ready without a reason, as a kernel may.
+    /// Marks the connection as ready without a reason, as a kernel may.
     pub fn mark_idly(&self) {
         if let Some(mark) = &self.mark {
             mark.mark();
@@ -145,7 +146,7 @@ impl Pipe {
     }
 }
 
-/// The server's end.
+/// The server's end of a connection.
 #[derive(Debug)]
 pub struct Socket {
     pipe: Shared,

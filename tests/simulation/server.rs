@@ -1,4 +1,4 @@
-//! A server on the machine: its shards, each of which sleeps as on glommio, and how it starts and stops.
+//! A server on the simulated machine: its shards, which sleep like on glommio, and its start and stop.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use millstream::access::Tenants;
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::names::{FullName, queue_hash};
 use millstream::base::queue::home;
 use millstream::shard::core::{Core, Deleted, Settings};
@@ -27,37 +28,37 @@ use super::store::{Contents, Weather, WeatheredStore};
 /// How long a shard's store may take to prepare for the next start.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
-/// What servers run on, one after the other.
+/// The machine on which servers run, one after another.
 #[derive(Clone)]
 pub struct Machine {
     pub disk: Simulated,
     pub clock: Clock,
     pub kernel: Rc<Kernel>,
     pub weather: Rc<RefCell<Weather>>,
-    /// The boot of the machine.
+    /// The id of the machine's boot.
     pub boot: u128,
 }
 
 impl Machine {
     fn moment(&self) -> Moment {
-        Moment { unix_ns: self.clock.unix_ms() * 1_000_000, boot: self.boot }
+        Moment { unix_ns: self.clock.unix().get() * 1_000_000, boot: self.boot }
     }
 }
 
-/// A shard, whatever its store is.
+/// A shard with any store.
 trait Running {
     fn turn(&mut self) -> Turn;
     fn stop(&mut self) -> bool;
-    /// Whether something has come that wakes the driver.
+    /// Returns whether an event wakes the driver.
     fn has_news(&self) -> bool;
     fn since_start(&self) -> Duration;
-    /// When it wants to be woken at the latest.
+    /// Returns the latest time at which the shard must run.
     fn deadline(&self) -> Option<Duration>;
     fn drain_until(&self) -> Option<Duration>;
     fn is_drained(&self) -> bool;
-    /// Bytes of the budget in use, fetches that wait, connections.
+    /// Returns the used bytes of the budget, the waiting fetches, and the connections.
     fn left(&self) -> (usize, usize, usize);
-    /// Connections whose handling panicked. The shard survives that.
+    /// Returns how many connections panicked. A shard survives such a panic.
     fn panics(&self) -> u64;
     fn contents(&self, now: Now) -> Option<Vec<Vec<u8>>>;
 }
@@ -80,7 +81,7 @@ impl<S: Contents> Running for Shard<S, Surroundings> {
     }
 
     fn deadline(&self) -> Option<Duration> {
-        let deadline = self.core().next_deadline_ms().map(Duration::from_millis);
+        let deadline = self.core().next_deadline().map(Millis::as_duration);
         [deadline, Shard::drain_until(self)].into_iter().flatten().min()
     }
 
@@ -108,28 +109,28 @@ impl<S: Contents> Running for Shard<S, Surroundings> {
 
 struct Driver {
     shard: Box<dyn Running>,
-    /// The same disk, as this shard uses it.
+    /// The shard's view of the machine's disk.
     disk: Simulated,
-    /// The last turn left something to do, or something else has woken the driver.
+    /// Whether the last turn left work, or something else has woken the driver.
     is_awake: bool,
-    /// Connections that were given to it and are not gone.
+    /// Open connections that the shard has received.
     connections: Rc<Cell<usize>>,
     is_counted: bool,
 }
 
-/// See the module's page.
+/// A server with its shards.
 pub struct Server {
     machine: Machine,
     drivers: Vec<Driver>,
     inboxes: Rc<[Inbox]>,
     dir: Option<Arc<DataDir>>,
-    /// Shards that are still to be told to drain.
+    /// The shards that have not received the order to drain.
     undrained: Vec<usize>,
     drained: usize,
 }
 
 impl Server {
-    /// Starts so many shards. What the log found comes with it.
+    /// Starts a server with `shards` shards. Also returns the log's report.
     pub fn start(machine: &Machine, plan: &Plan, shards: u16) -> Result<(Self, Report), String> {
         let inboxes: Rc<[Inbox]> = (0..shards).map(|_| Inbox::new(plan.settings.inbox_batches)).collect();
         let tenants = Arc::new(Tenants::new(plan.limits));
@@ -139,7 +140,8 @@ impl Server {
             None => (0..shards).map(|number| place.driver(number, memory(machine))).collect(),
             Some(config) => {
                 let opened = open(&machine.disk, shards, config.segment_bytes, &machine.moment());
-                let (opened, report) = opened.map_err(|error| format!("the log does not open: {error}"))?;
+                let (opened, report) =
+                    opened.map_err(|error| format!("the log cannot be opened: {error}"))?;
                 found = report;
                 let opened = &*dir.insert(Arc::new(opened));
                 (0..shards).map(|number| place.driver(number, place.log(opened, number, config))).collect()
@@ -153,7 +155,7 @@ impl Server {
         self.drivers.len()
     }
 
-    /// The acceptor gives a connection to a shard; false where its inbox is full.
+    /// Passes a connection to a shard, like the acceptor. Returns false if the shard's inbox is full.
     pub fn accept(&self, shard: usize, pipe: Shared) -> bool {
         let is_given = self.inboxes[shard].send(Delivery::Socket(pipe, None)).is_ok();
         let connections = &self.drivers[shard].connections;
@@ -167,12 +169,12 @@ impl Server {
         self.inboxes[usize::from(home)].send(Delivery::Delete(name, reply)).is_ok()
     }
 
-    /// Wakes every shard, as a doorbell may without a reason.
+    /// Wakes every shard, as a doorbell may do without a reason.
     pub fn wake(&mut self) {
         self.drivers.iter_mut().for_each(|driver| driver.is_awake = true);
     }
 
-    /// One turn of a shard that has a reason for it; false where it sleeps.
+    /// Runs a turn of a shard that has a reason to run. Returns false if the shard sleeps.
     pub fn turn(&mut self, shard: usize, rings_idly: bool) -> bool {
         self.tell_drain();
         let driver = &mut self.drivers[shard];
@@ -189,19 +191,19 @@ impl Server {
         true
     }
 
-    /// Draining begins.
+    /// Begins to drain.
     pub fn drain(&mut self) {
         self.undrained = (0..self.shards()).collect();
         self.tell_drain();
     }
 
-    /// A full inbox is tried again.
+    /// Sends the order to drain. Retries full inboxes.
     fn tell_drain(&mut self) {
         let inboxes = &self.inboxes;
         self.undrained.retain(|shard| inboxes[*shard].send(Delivery::Drain).is_err());
     }
 
-    /// Whether every shard has drained, or its time is up.
+    /// Returns whether every shard has drained or reached its deadline.
     pub fn is_over(&self) -> bool {
         let is_late = |driver: &Driver| {
             driver.shard.drain_until().is_some_and(|until| driver.shard.since_start() >= until)
@@ -209,7 +211,7 @@ impl Server {
         self.drained == self.shards() || self.drivers.iter().all(is_late)
     }
 
-    /// Every shard's store prepares for the next start. Whether all of them have.
+    /// Lets every shard's store prepare for the next start. Returns whether all are ready.
     pub fn stop(&mut self) -> bool {
         let until = self.machine.clock.mono() + STOP_MAX;
         let mut left: Vec<usize> = (0..self.shards()).collect();
@@ -221,13 +223,13 @@ impl Server {
                 return marked.is_none_or(|marked| marked.is_ok());
             }
             if !self.machine.disk.advance() {
-                self.machine.clock.pass(100);
+                self.machine.clock.pass(Millis::new(100));
             }
         }
         false
     }
 
-    /// What is not given back although there is no connection.
+    /// Returns the resources that are still in use without a connection.
     pub fn leak(&self) -> Option<String> {
         self.drivers.iter().enumerate().find_map(|(number, driver)| {
             let (bytes, waiting, connections) = driver.shard.left();
@@ -241,21 +243,21 @@ impl Server {
         })
     }
 
-    /// Whether the handling of a connection has panicked.
+    /// Returns whether the handling of a connection has panicked.
     pub fn has_panicked(&self) -> bool {
         self.drivers.iter().any(|driver| driver.shard.panics() > 0)
     }
 
-    /// Every payload in the stores, where those can tell.
+    /// Returns every payload in the stores, if they can list them.
     pub fn contents(&self) -> Option<Vec<Vec<u8>>> {
-        let now = Now::new(self.machine.clock.mono(), self.machine.clock.unix_ms());
+        let now = Now::new(self.machine.clock.mono(), self.machine.clock.unix());
         let of_shards: Option<Vec<_>> =
             self.drivers.iter().map(|driver| driver.shard.contents(now)).collect();
         of_shards.map(|of_shards| of_shards.concat())
     }
 }
 
-/// Where a shard is put.
+/// What a server's shards share, to create them.
 struct Place<'a> {
     machine: &'a Machine,
     settings: &'a Arc<Settings>,

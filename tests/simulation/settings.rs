@@ -1,4 +1,4 @@
-//! What a seed draws: the server's settings, and what may go wrong.
+//! The random choices of a seed: the server's settings, and possible failures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,36 +9,36 @@ use millstream::store::log::{self, Durability};
 
 use super::random::Random;
 
-/// The largest payload that is stored, bytes. Producers send larger ones now and then.
+/// The largest payload that may be stored, in bytes. Producers sometimes send larger ones.
 pub const PAYLOAD_BYTES_MAX: usize = 600;
 
-/// An append batch of the log is closed at so many bytes: what one block that cannot be read may cost.
+/// The size of an append batch in the log, in bytes. An unreadable block may lose this much.
 pub const APPEND_BATCH_BYTES: usize = 4 << 10;
 
-/// See the module's page.
+/// The plan of a seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub settings: Arc<Settings>,
     pub limits: ProjectLimits,
-    /// The log's settings; without them messages are kept in memory.
+    /// The log's settings. Without them, the store is in memory.
     pub log: Option<log::Settings>,
-    /// Messages in a pb at most.
+    /// The most messages in a pb.
     pub batch: usize,
-    /// Disasters in the storm at most.
+    /// The number of disasters during the storm.
     pub disasters: usize,
-    /// Older states of the disk come back.
+    /// Whether older states of the disk come back.
     pub rolls_back: bool,
-    /// Blocks cannot be read, or hold something else than was written.
+    /// Whether blocks become unreadable or change their contents.
     pub spoils: bool,
-    /// Writes fail, and the disk is full at times.
+    /// Whether writes fail and the disk is sometimes full.
     pub fails: bool,
-    /// The wall clock jumps ahead, and soon back again.
+    /// Whether the wall clock jumps ahead, and soon back again.
     pub jumps: bool,
-    /// It jumps back for good, or a server starts while it is far ahead.
+    /// Whether the wall clock jumps back for good, or a server starts while it is far ahead.
     pub jumps_for_good: bool,
-    /// Some producers' messages have the shortest TTL, and time flies.
+    /// Whether some messages have the shortest TTL, and time passes quickly.
     pub is_short_lived: bool,
-    /// The project's rates are limited.
+    /// Whether the project's rates are limited.
     pub is_limited: bool,
     /// A second queue is deleted now and then.
     pub deletes: bool,
@@ -48,7 +48,7 @@ impl Plan {
     pub fn draw(seed: u64, random: &mut Random) -> Self {
         let mut settings = Settings { partitions: random.between(1, 5) as u16, ..Settings::default() };
         settings.operation.max_payload_bytes = PAYLOAD_BYTES_MAX;
-        // Some shards have hardly more memory than one pb takes.
+        // Some shards have barely more memory than one pb needs.
         let batch = if random.one_in(3) { 6 } else { 30 };
         settings.operation.max_pb_bytes = batch * 720;
         settings.operation.produce_window = random.between(100, 400) as u32;
@@ -64,7 +64,7 @@ impl Plan {
         settings.drain_timeout = Duration::from_secs(8);
         settings.clock_step_max = Duration::from_secs(if random.one_in(2) { 60 } else { 3_600 });
         if seed % 3 == 1 {
-            // A turn ends before all is sent.
+            // A turn ends before everything is sent.
             settings.operation.send_buffer_bytes = 500 + seed as usize * 131 % 4_000;
         }
         let is_limited = seed % 4 == 3;
@@ -86,7 +86,7 @@ impl Plan {
         });
         let mut lot = |odds| is_log && random.one_in(odds);
         let (rolls_back, spoils) = (lot(3), lot(4));
-        // A failed read of what lies beside a block that cannot be read would lose that, too.
+        // A failed read next to an unreadable block would lose more messages than the model expects.
         let fails = lot(3) && !spoils;
         Self {
             settings: Arc::new(settings),
@@ -105,23 +105,23 @@ impl Plan {
         }
     }
 
-    /// Whether what is acknowledged survives a loss of power.
+    /// Returns whether acknowledged messages survive a power loss.
     pub fn is_synced(&self) -> bool {
         self.log.as_ref().is_some_and(|log| log.durability == Durability::Fsync)
     }
 
-    /// Whether the same messages can be wanted in the end as were stored: none are lost or end.
+    /// Returns whether all stored messages must be readable at the end: none is lost or expires.
     pub fn keeps_all(&self) -> bool {
         let may_lose = self.rolls_back || self.spoils || self.log.is_some() && !self.is_synced();
         !may_lose && !self.is_short_lived && !self.jumps_for_good
     }
 
-    /// Whether messages end, so that their files are used again.
+    /// Returns whether messages expire, so that their files are reused.
     pub fn reuses_files(&self) -> bool {
         self.is_short_lived || self.jumps_for_good
     }
 
-    /// Whether the time that servers know is the true one.
+    /// Returns whether the servers' time is the true time.
     pub fn knows_the_time(&self) -> bool {
         !self.jumps_for_good
     }

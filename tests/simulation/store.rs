@@ -1,4 +1,4 @@
-//! A memory store that takes its time, is full at times and fails at times.
+//! A memory store that is sometimes slow, full or failing.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::queue::PartitionKey;
+use millstream::base::units::{Offset, Partition};
 use millstream::operation::OperationId;
 use millstream::shard::core::{Asking, ConnectionId, Connections, PartitionToken};
 use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters};
@@ -14,23 +16,23 @@ use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters
 use super::disk::{Log, Simulated};
 use super::random::Random;
 
-/// What the world does to a store.
+/// The conditions that the simulation imposes on a store.
 pub struct Weather {
     pub random: Random,
-    /// Requests are kept back until they are let in.
+    /// Whether requests are held back and released later.
     pub slow: bool,
-    /// One append in so many fails; 0: none.
+    /// The odds of failure: one append in this many fails. 0 disables failures.
     pub failing: usize,
-    /// One request in so many finds no room; 0: none.
+    /// The odds of a full store: one request in this many is rejected. 0 disables this.
     pub full: usize,
 }
 
 pub struct WeatheredStore {
     memory: RefCell<Memory<Connections>>,
     weather: Rc<RefCell<Weather>>,
-    /// Requests that wait, and answers that are ready, in order.
+    /// Orders waiting requests and ready completions.
     fence: Fence,
-    /// Partitions that were appended to.
+    /// The partitions with appends.
     partitions: BTreeSet<PartitionKey>,
     held: VecDeque<Request<Connections>>,
     ready: VecDeque<Completion<Connections>>,
@@ -51,14 +53,14 @@ impl WeatheredStore {
     fn payloads(&self, now: Now) -> Vec<Vec<u8>> {
         let mut payloads = Vec::new();
         let by = Asking { shard: 0, connection: ConnectionId::default(), operation: OperationId::default() };
-        let token = PartitionToken { by, partition: 0 };
+        let token = PartitionToken { by, partition: Partition(0) };
         let mut memory = self.memory.borrow_mut();
         for partition in self.partitions.iter().copied() {
-            let (from, bytes_max) = (0, usize::MAX);
+            let (from, bytes_max) = (Offset::ZERO, usize::MAX);
             let fetch = Request::Fetch { token, partition, from, bytes_max, exclude: None, wait: false };
             assert!(memory.submit(now, fetch).is_ok());
             let Some(Completion::Fetched { result: Ok(fetched), .. }) = memory.poll_completion(now) else {
-                panic!("a fetch that does not wait is answered")
+                panic!("a fetch that does not wait must complete at once")
             };
             payloads.extend(
                 fetched.batches.iter().flat_map(|stored| stored.batch.payloads().map(<[u8]>::to_vec)),
@@ -75,7 +77,7 @@ impl WeatheredStore {
         {
             self.fence.close(now, *stream);
             let result = Err(StoreFault::Unavailable("the weather"));
-            // A partition's appends complete in order.
+            // The appends of a partition complete in order.
             self.ready.extend(std::iter::from_fn(|| self.memory.borrow_mut().poll_completion(now)));
             self.ready.push_back(Completion::Appended { token: *token, result });
             return;
@@ -83,13 +85,16 @@ impl WeatheredStore {
         if let Request::Append { partition, .. } = &request {
             self.partitions.insert(*partition);
         }
-        assert!(self.memory.borrow_mut().submit(now, request).is_ok(), "memory takes everything");
+        assert!(
+            self.memory.borrow_mut().submit(now, request).is_ok(),
+            "the memory store must accept every request"
+        );
     }
 }
 
-/// What the simulation asks of a store beside its requests.
+/// What the simulation needs from a store besides its requests.
 pub trait Contents: Store<Connections> {
-    /// Every payload that is stored; nothing where only consumers can tell.
+    /// Returns every stored payload, or `None` if only consumers can tell.
     fn contents(&self, _now: Now) -> Option<Vec<Vec<u8>>> {
         None
     }
@@ -133,11 +138,11 @@ impl Store<Connections> for WeatheredStore {
         self.ready.pop_front().or_else(|| self.memory.borrow_mut().poll_completion(now))
     }
 
-    fn set_clock_step_max(&mut self, ms: u64) {
-        self.memory.borrow_mut().set_clock_step_max(ms);
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.memory.borrow_mut().set_clock_step_max(by);
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.memory.borrow_mut().handle_tick(now)
     }
 

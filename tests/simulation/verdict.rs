@@ -1,4 +1,4 @@
-//! What the model says of the world.
+//! Judges the world with the model.
 
 use millstream::client::Resume;
 
@@ -8,7 +8,7 @@ use super::server::Server;
 use super::world::World;
 
 impl World {
-    /// How many messages of each producer have their fate.
+    /// Returns how many messages of each producer are settled.
     pub(super) fn settled(&self) -> Vec<usize> {
         let settled = |client: &Client| match &client.role {
             Role::Producer(produce) => Some((produce.stats.acknowledged + produce.stats.refused) as usize),
@@ -17,7 +17,7 @@ impl World {
         self.clients.iter().filter_map(settled).collect()
     }
 
-    /// Every producer's messages have their fate, and every consumer has seen what it was to see.
+    /// Checks that every producer's messages are settled, and that every consumer has seen all its messages.
     pub(super) fn judge(&mut self) -> Result<(), String> {
         for (number, client) in self.clients.iter().enumerate() {
             let Role::Producer(produce) = &client.role else { continue };
@@ -34,7 +34,7 @@ impl World {
         self.judge_consumers(true)
     }
 
-    /// Consumers have seen nothing that they were not to see.
+    /// Checks that no consumer has seen anything that it must not see.
     pub(super) fn judge_some(&mut self) -> Result<(), String> {
         self.judge_consumers(false)
     }
@@ -48,8 +48,8 @@ impl World {
             _ => None,
         };
         let resent: Vec<u64> = self.clients.iter().filter_map(resent).collect();
-        let (settled, now_ms) = (self.settled(), self.machine.clock.true_unix_ms());
-        let known = Known { settled: &settled, resent: &resent, now_ms, is_complete };
+        let (settled, now) = (self.settled(), self.machine.clock.true_unix());
+        let known = Known { settled: &settled, resent: &resent, now, is_complete };
         for (number, client) in self.clients.iter().enumerate() {
             let Role::Consumer(consume, asked) = &client.role else { continue };
             self.model

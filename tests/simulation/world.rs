@@ -1,9 +1,10 @@
 //! Clients, network, servers and disk, one step at a time.
 //!
-//! First the storm: every step is drawn by lot, connections break, stores are slow, full or failing, servers die and start again.
-//! Then the calm: nothing fails any more and everything that is due is done, but no shard has a turn without a reason that wakes the
-//! real driver, too: a socket, the inbox, the store's doorbell, a deadline, work left. And no time passes but that of an owed
-//! marker, so that no timer hides a lost wake-up.
+//! First comes the storm: each step is random, connections break, stores are slow, full or failing, and
+//! servers end and start again. Then comes the calm: nothing fails any more, and all pending work is done. A
+//! shard gets a turn only for a reason that also wakes the real driver: a socket, the inbox, the store's
+//! doorbell, a deadline, or remaining work. No time passes except that of an owed marker, so that no timer
+//! hides a lost wake-up.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,19 +21,21 @@ use super::random::Random;
 use super::server::{Machine, Server};
 use super::settings::{PAYLOAD_BYTES_MAX, Plan};
 use super::store::Weather;
+use millstream::base::millis::Millis;
 
-/// Most steps of a storm: a short one leaves the work to the calm, where nothing comes to a sleeper's help. And passes of
-/// the calm after which something hangs.
+/// The most steps of a storm. A short storm leaves the work to the calm, where nothing else helps a sleeping
+/// shard.
 const STORM_STEPS_MAX: usize = 3_000;
+/// The number of passes after which a calm counts as hung.
 const CALM_PASSES: usize = 20_000;
-/// Time that the calm may take, milliseconds: owed markers of a few operations.
-const CALM_MS: u64 = 700;
-/// The same where a project must wait for its rates.
-const LIMITED_CALM_MS: u64 = 20_000;
-/// Time in which a store finds out that its disk works again, milliseconds: a few of its ticks.
-const RECOVERY_MS: u64 = 4_000;
-/// Time that draining may take, milliseconds: what consumers get of it, and the time in which a peer is to close.
-const DRAIN_MS: u64 = 8_000;
+/// The time that the calm may take, in milliseconds: that of the owed markers of a few operations.
+const CALM: Millis = Millis::new(700);
+/// The time that the calm may take if a project must wait for its rates, in milliseconds.
+const LIMITED_CALM: Millis = Millis::new(20_000);
+/// The time in which a store notices that its disk works again, in milliseconds: a few of its ticks.
+const RECOVERY: Millis = Millis::new(4_000);
+/// The time that draining may take, in milliseconds: the consumers' part, and the time for peers to close.
+const DRAIN: Millis = Millis::new(8_000);
 
 pub struct World {
     pub(super) random: Random,
@@ -42,17 +45,18 @@ pub struct World {
     pub(super) clients: Vec<Client>,
     pub(super) model: Model,
     pub(super) doomed: Option<Doomed>,
-    /// Bytes that a connection holds in each direction.
+    /// The capacity of each direction of a connection, in bytes.
     pipe_bytes: usize,
-    /// Consumers come when the producers have ended, so that nobody else wakes their shards.
+    /// Whether consumers connect only after the producers have ended, so that no other client wakes their
+    /// shards.
     late: bool,
     pub(super) is_storm: bool,
     pub(super) snapshots: Vec<Snapshot>,
-    /// Something on the disk is not what was written.
+    /// Whether the disk's contents differ from what was written.
     pub(super) is_spoiled: bool,
-    /// When the wall clock is right again; 0 where it is.
-    pub(super) right_again_ms: u64,
-    /// By how much it is wrong then, as it has jumped back for good.
+    /// When a jump of the wall clock ends, or 0 without such a jump.
+    pub(super) right_again: Millis,
+    /// The lasting error of the wall clock, from jumps back for good.
     pub(super) base_error_ms: i64,
 }
 
@@ -90,7 +94,7 @@ impl World {
             is_storm: true,
             snapshots: Vec::new(),
             is_spoiled: false,
-            right_again_ms: 0,
+            right_again: Millis::ZERO,
             base_error_ms: 0,
             random,
             plan,
@@ -117,7 +121,7 @@ impl World {
         }
         let stored: usize = (0..producers).map(|producer| model.storable(producer)).sum();
         for consumer in 0..random.between(1, 4) {
-            // Some share their Client-ID with a producer: the echo is told by it.
+            // Some consumers share their Client-ID with a producer, to test the echo.
             let client = random.between(1, producers) as u128 + if random.one_in(2) { 0 } else { 100 };
             let echo = random.one_in(2);
             let is_counted = echo && consumer > 0 && plan.keeps_all() && random.one_in(2);
@@ -129,7 +133,7 @@ impl World {
         }
     }
 
-    /// Runs to the end. What is returned tells one history from others.
+    /// Runs the seed to its end. Returns a digest of the history.
     pub fn run(mut self) -> Result<u64, String> {
         let steps = self.random.between(0, STORM_STEPS_MAX);
         let disasters: Vec<usize> = (0..self.plan.disasters).map(|_| self.random.below(steps + 1)).collect();
@@ -153,7 +157,7 @@ impl World {
         self.audit_doomed()?;
         self.leave()?;
         if self.plan.log.is_some() {
-            // What they have seen is there for one that comes after the next end of the server, too.
+            // What consumers have seen must still exist for a new consumer after the server's next end.
             self.end_and_start()?;
             let (asked, clock) = (Asked::new(5_000, true, None), &self.machine.clock);
             let auditor = Client::consumer(asked, Model::QUEUE, clock, &mut self.random);
@@ -181,12 +185,12 @@ impl World {
         self.machine.clock.mono().hash(&mut hasher);
         for client in &self.clients {
             let Role::Consumer(consume, _) = &client.role else { continue };
-            consume.sink.seen.iter().for_each(|seen| (&seen.id, seen.came_ms).hash(&mut hasher));
+            consume.sink.seen.iter().for_each(|seen| (&seen.id, seen.came).hash(&mut hasher));
         }
         hasher.finish()
     }
 
-    /// The storm is over: nothing fails any more.
+    /// Ends the storm: nothing fails any more.
     fn clear_up(&mut self) {
         self.is_storm = false;
         self.set_right();
@@ -198,28 +202,28 @@ impl World {
         let mut weather = weather.borrow_mut();
         (weather.slow, weather.failing, weather.full) = (false, 0, 0);
         drop(weather);
-        // The last time that the stores ring without a reason.
+        // The stores ring without a reason for the last time.
         self.server.iter_mut().for_each(Server::wake);
     }
 
-    /// A store whose disk failed or was full tries it again with its next ticks.
+    /// Lets time pass so that stores whose disk failed or was full try again.
     fn recover(&mut self) -> Result<(), String> {
         if !self.plan.fails {
             return Ok(());
         }
-        let until = self.machine.clock.mono_ms() + RECOVERY_MS;
+        let until = self.machine.clock.millis() + RECOVERY;
         for _ in 0..CALM_PASSES {
-            if self.machine.clock.mono_ms() > until {
+            if self.machine.clock.millis() > until {
                 return Ok(());
             }
             if !self.pass() {
                 self.pass_time(500);
             }
         }
-        Err("it never recovers".into())
+        Err("a store never recovers".into())
     }
 
-    /// Consumers stop, and everything is given back.
+    /// Stops the consumers and checks that the server releases everything.
     fn leave(&mut self) -> Result<(), String> {
         for client in &self.clients {
             if let Role::Consumer(consume, _) = &client.role {
@@ -241,23 +245,24 @@ impl World {
         self.server.as_ref().and_then(Server::leak).map_or(Ok(()), Err)
     }
 
-    /// The server is told to stop, in the middle of everything. All operations end, and what was acknowledged is stored.
+    /// Drains the server in the middle of everything. All operations must end, and acknowledged messages must
+    /// be stored.
     pub(super) fn drain(&mut self) -> Result<(), String> {
         let was_storm = std::mem::replace(&mut self.is_storm, false);
         self.server.iter_mut().for_each(Server::drain);
-        let until = self.machine.clock.mono_ms() + DRAIN_MS;
+        let until = self.machine.clock.millis() + DRAIN;
         let mut passes = 0..CALM_PASSES;
         while !self.server.as_ref().is_none_or(Server::is_over) {
-            if self.machine.clock.mono_ms() > until || passes.next().is_none() {
-                return Err("draining does not end".into());
+            if self.machine.clock.millis() > until || passes.next().is_none() {
+                return Err("draining did not end".into());
             }
             if !self.pass() {
                 self.pass_time(50);
             }
         }
-        // Operations whose connections broke may be under way in the store.
+        // Operations of broken connections may still run in the store.
         while self.pass() {
-            passes.next().ok_or("there is always something to do")?;
+            passes.next().ok_or("the shards never run out of work")?;
         }
         self.is_storm = was_storm;
         self.is_given_back()?;
@@ -270,13 +275,15 @@ impl World {
             let acknowledged = produce.stats.acknowledged;
             let may_end = self.model.producers[number].ttl == Model::SHORT_TTL;
             if there < acknowledged && !may_end {
-                return Err(format!("producer {number}: {there} of {acknowledged} acknowledged are there"));
+                return Err(format!(
+                    "producer {number}: {there} of {acknowledged} acknowledged messages are stored"
+                ));
             }
         }
         Ok(())
     }
 
-    /// One thing, drawn by lot.
+    /// Runs a random step.
     fn step(&mut self) -> Result<(), String> {
         let client = self.random.below(self.clients.len());
         let shards = self.server.as_ref().map_or(1, Server::shards);
@@ -313,32 +320,32 @@ impl World {
         }
     }
 
-    /// Everything that is due, until nothing is.
+    /// Does all pending work until none is left.
     fn calm(&mut self) -> Result<(), String> {
         let is_limited = self.plan.is_limited;
-        let until = self.machine.clock.mono_ms() + if is_limited { LIMITED_CALM_MS } else { CALM_MS };
+        let until = self.machine.clock.millis() + if is_limited { LIMITED_CALM } else { CALM };
         for _ in 0..CALM_PASSES {
             let mut progress = false;
             for client in 0..self.clients.len() {
                 if self.clients[client].link.is_none() && !self.clients[client].is_complete() {
                     self.connect(client);
-                    // Clients wait a little before they come again.
+                    // Clients wait a little before they reconnect.
                     self.pass_time(if is_limited { 10 } else { 0 });
                     progress = true;
                 }
             }
             progress |= self.pass();
             if !progress {
-                if self.machine.clock.mono_ms() >= until {
+                if self.machine.clock.millis() >= until {
                     return Ok(());
                 }
                 self.pass_time(50);
             }
         }
-        Err("it never comes to rest".into())
+        Err("the world never comes to rest".into())
     }
 
-    /// Everything once. False where there was nothing to do.
+    /// Does everything once. Returns false if there was nothing to do.
     pub(super) fn pass(&mut self) -> bool {
         let mut progress = false;
         for client in 0..self.clients.len() {
@@ -356,8 +363,8 @@ impl World {
     }
 
     pub(super) fn pass_time(&mut self, ms: u64) {
-        self.machine.clock.pass(ms);
-        if self.machine.clock.mono_ms() >= self.right_again_ms && self.right_again_ms > 0 {
+        self.machine.clock.pass(Millis::new(ms));
+        if self.machine.clock.millis() >= self.right_again && self.right_again > Millis::ZERO {
             self.set_right();
         }
     }
@@ -378,7 +385,7 @@ impl World {
         }
     }
 
-    /// A connection breaks. What is under way may be lost.
+    /// Breaks a connection. Bytes in flight may be lost.
     fn cut(&mut self, client: usize) {
         if let Some(link) = &self.clients[client].link
             && self.random.one_in(2)
@@ -406,7 +413,7 @@ impl World {
     }
 
     fn turn(&mut self, shard: usize) -> bool {
-        // A store that keeps something back rings its doorbell when that is done.
+        // A store that holds requests back rings its doorbell when it releases them.
         let rings_idly = self.is_storm && self.plan.log.is_none() && self.random.one_in(2);
         self.server.as_mut().is_some_and(|server| server.turn(shard, rings_idly))
     }

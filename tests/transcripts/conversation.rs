@@ -1,7 +1,7 @@
-//! A conversation as a file: what is done, and below each step, indented, what came of it.
+//! A conversation in a file: the steps, and below each step, indented, its events.
 //!
 //! ```text
-//! # What it shows.
+//! # A description.
 //! set partitions 1
 //! on a server too
 //! open a
@@ -9,69 +9,70 @@
 //!   out a "HTTP/1.1 101 Switching Protocols\r\n"
 //! wait 1000
 //! ```
-//! Bytes stand as Rust writes a byte string. Clients' frames have a mask of zeros, so that they can be read.
+//! Bytes are written like a Rust byte string. Clients' frames have a mask of zeros, so that they are
+//! readable.
 
 use std::fmt::{self, Write};
 
-/// What a store answers.
+/// How a store responds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trouble {
-    /// The truth.
+    /// It works.
     #[default]
     None,
     /// The queue was deleted.
     Deleted,
-    /// It cannot be reached.
+    /// The store cannot be reached.
     Unavailable,
 }
 
-/// What is done.
+/// An action on the core or by a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A connection comes.
+    /// A peer connects.
     Open(String),
-    /// Its peer sends bytes.
+    /// The peer sends bytes.
     In(String, Vec<u8>),
-    /// Its peer is gone.
+    /// The peer closes the connection.
     Gone(String),
-    /// Milliseconds pass.
+    /// Time passes, in milliseconds.
     Wait(u64),
-    /// The server is stopped.
+    /// The server begins to drain.
     Drain,
-    /// The store changes its mind.
+    /// The store starts or stops to respond in this way.
     Trouble(Trouble),
-    /// Another run of the server, without connections and with an empty store.
+    /// The server restarts without connections and with an empty store.
     Restart { incarnation: u64, timeline: u64 },
 }
 
-/// What came of it.
+/// A visible effect of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// No place for the connection.
+    /// The server has no room for the connection.
     Refused(String),
     /// The server sent bytes.
     Out(String, Vec<u8>),
-    /// It sends no more.
+    /// The server ends its half.
     Shut(String),
-    /// It closed the connection.
+    /// The server closes the connection.
     Over(String),
 }
 
-/// See the module's page.
+/// A recorded conversation.
 #[derive(Clone, Debug, Default)]
 pub struct Conversation {
-    /// What it shows.
+    /// What the conversation shows.
     pub about: String,
     /// Settings that differ from their defaults.
     pub settings: Vec<(String, String)>,
-    /// A real server says the same bytes.
+    /// Whether a real server sends the same bytes.
     pub on_a_server: bool,
-    /// Steps, and what came of each.
+    /// The steps, each with its events.
     pub steps: Vec<(Step, Vec<Event>)>,
 }
 
 impl Conversation {
-    /// Reads a file; `None` where it is not well formed.
+    /// Parses a file. Returns `None` if it is malformed.
     pub fn parse(text: &str) -> Option<Self> {
         let mut conversation = Self::default();
         for line in text.lines() {
@@ -170,7 +171,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// Bytes in quotation marks.
+/// Returns bytes in quotation marks, escaped like a Rust byte string.
 pub fn escape(bytes: &[u8]) -> String {
     let mut text = String::from("\"");
     write!(text, "{}\"", bytes.escape_ascii()).unwrap();

@@ -1,4 +1,4 @@
-//! A conversation with a real server.
+//! Replays a conversation with a real server.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use super::common::Server;
 use super::conversation::{Conversation, Event, Step, escape};
 
-/// Plays it again; the error says where the server says something else.
+/// Replays a conversation. The error shows the first difference.
 pub fn replay(conversation: &Conversation) -> Result<(), String> {
     let mut arguments: Vec<String> = vec!["--cores".into(), "0".into()];
     for (key, text) in &conversation.settings {
@@ -21,7 +21,7 @@ pub fn replay(conversation: &Conversation) -> Result<(), String> {
             Step::Open(name) => drop(streams.insert(name, server.dial())),
             Step::In(name, bytes) => streams[&name[..]].try_clone().unwrap().write_all(bytes).unwrap(),
             Step::Gone(name) => drop(streams.remove(&name[..])),
-            other => panic!("{other}: not with a real server"),
+            other => panic!("{other}: a real server has no such step"),
         }
         for event in events {
             match event {
@@ -50,7 +50,7 @@ pub fn replay(conversation: &Conversation) -> Result<(), String> {
                         return Err(format!("after: {step}\nexpected: {event}\n   found: {found}"));
                     }
                 }
-                Event::Refused(name) => panic!("{name}: the text of a refusal is not the core's"),
+                Event::Refused(name) => panic!("{name}: the core does not write the text of a refusal"),
             }
         }
     }

@@ -1,7 +1,8 @@
-//! What the server says to the byte, in conversations that are kept in `tests/golden/transcripts`.
+//! Compares each byte that the server sends with the conversations in `tests/golden/transcripts`.
 //!
-//! Each is played again to a core in virtual time, and those without time and markers to a real server. A change of what the
-//! server says is intended or a fault: `TESTS_RECORD=1` has the scripts write the files anew, and git shows the difference.
+//! Each conversation is replayed with a core in virtual time. Conversations without time and markers are also
+//! replayed with a real server. If a difference is intended, `TESTS_RECORD=1` makes the scripts write the
+//! files again, and git shows the changes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../common/mod.rs"]
@@ -24,7 +25,7 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transcripts")
 }
 
-/// Has the scripts write the files anew, where that is asked for.
+/// Lets the scripts write the files again, if `TESTS_RECORD` is set.
 fn record() {
     if std::env::var_os("TESTS_RECORD").is_none() {
         return;
@@ -38,7 +39,7 @@ fn record() {
     }
 }
 
-/// The recorded conversations by name, in order. Where it is asked for they are recorded first.
+/// Returns the recorded conversations by name, in order. Records them first, if requested.
 fn recorded() -> Vec<(String, String)> {
     static RECORDED: Once = Once::new();
     RECORDED.call_once(record);
@@ -53,12 +54,12 @@ fn recorded() -> Vec<(String, String)> {
     found.sort();
     assert!(
         found.iter().map(|(name, _)| &name[..]).eq(names),
-        "every script has its file, and no other is there"
+        "each script must have a file, and each file a script"
     );
     found
 }
 
-/// Where two texts differ first, with the line before.
+/// Returns where two texts first differ, with the line before.
 fn difference(expected: &str, found: &str) -> String {
     let (mut expected, mut found) = (expected.lines(), found.lines());
     let mut before = "";
@@ -75,9 +76,9 @@ fn difference(expected: &str, found: &str) -> String {
 }
 
 #[test]
-fn a_core_says_what_is_recorded() {
+fn a_core_sends_the_recorded_bytes() {
     for (name, text) in recorded() {
-        let conversation = Conversation::parse(&text).unwrap_or_else(|| panic!("{name} is not well formed"));
+        let conversation = Conversation::parse(&text).unwrap_or_else(|| panic!("{name} is malformed"));
         let mut player = Player::new(&conversation.settings);
         let mut replayed = conversation.clone();
         for (step, events) in &mut replayed.steps {
@@ -89,7 +90,7 @@ fn a_core_says_what_is_recorded() {
 }
 
 #[test]
-fn a_server_says_what_is_recorded() {
+fn a_server_sends_the_recorded_bytes() {
     for (name, text) in recorded() {
         let conversation = Conversation::parse(&text).unwrap();
         if conversation.on_a_server

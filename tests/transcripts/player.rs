@@ -1,4 +1,4 @@
-//! Plays a conversation: a core and its sockets, in a time that passes only when the conversation says so.
+//! Plays a conversation with a core and its sockets. Time passes only when a step says so.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use millstream::access::Tenants;
 use millstream::base::batch::Fetched;
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
+use millstream::base::millis::Millis;
 use millstream::base::queue::Signing;
 use millstream::config::ServerConfig;
 use millstream::config::table::Entry;
@@ -17,13 +18,13 @@ use millstream::store::{Completion, Life, Memory, Request, Store, StoreCounters}
 
 use super::conversation::{Event, Step, Trouble};
 
-/// The key of the markers' check.
+/// The key that markers are signed with.
 const MARKER_KEY: u128 = 5;
 
-/// Rounds after which a conversation that does not come to rest is given up.
+/// The number of rounds after which a conversation that does not settle fails.
 const ROUNDS_MAX: usize = 10_000;
 
-/// A memory store whose markers are the same in every run, and that fails when it is told to.
+/// A memory store whose markers are the same in every run, and that fails on request.
 struct ScriptedStore {
     memory: Memory<Connections>,
     timeline: u64,
@@ -52,7 +53,7 @@ impl Store<Connections> for ScriptedStore {
             (Completion::Appended { token, .. }, Some(fault)) => {
                 Completion::Appended { token, result: Err(fault) }
             }
-            // A fetch that was cancelled finds nothing and is no failure.
+            // A cancelled fetch finds nothing. It does not fail.
             (Completion::Fetched { token, result: Ok(Fetched { batches, .. }) }, Some(fault))
                 if !batches.is_empty() =>
             {
@@ -62,7 +63,7 @@ impl Store<Connections> for ScriptedStore {
         })
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.memory.handle_tick(now)
     }
 
@@ -81,17 +82,17 @@ impl Store<Connections> for ScriptedStore {
 
 struct Socket {
     id: ConnectionId,
-    /// Bytes of the peer that the connection does not want to read yet.
+    /// Bytes from the peer that the connection does not read yet.
     unread: Vec<u8>,
-    /// What was sent since the last step.
+    /// Bytes sent since the last step.
     sent: Vec<u8>,
     is_shut: bool,
-    /// The conversation says so already.
+    /// Whether an event has reported the end of the server's half.
     is_shut_told: bool,
     is_over: bool,
 }
 
-/// See the module's page.
+/// Plays the steps of a conversation.
 pub struct Player {
     config: ServerConfig,
     core: Core<ScriptedStore>,
@@ -101,7 +102,7 @@ pub struct Player {
 }
 
 impl Player {
-    /// A shard with the default settings but for these.
+    /// Creates a shard with default settings, except for these.
     pub fn new(settings: &[(String, String)]) -> Self {
         let mut config = ServerConfig::default();
         for (key, text) in settings {
@@ -116,7 +117,7 @@ impl Player {
         Self { config, core, now, trouble, sockets: BTreeMap::new() }
     }
 
-    /// Does one step, and says what came of it, connection by connection.
+    /// Plays a step. Returns its events, ordered by connection.
     pub fn play(&mut self, step: &Step) -> Vec<Event> {
         let mut events = Vec::new();
         match step {
@@ -125,7 +126,7 @@ impl Player {
                     let (unread, sent) = (Vec::new(), Vec::new());
                     let socket =
                         Socket { id, unread, sent, is_shut: false, is_shut_told: false, is_over: false };
-                    assert!(self.sockets.insert(name.clone(), socket).is_none(), "{name} is open");
+                    assert!(self.sockets.insert(name.clone(), socket).is_none(), "{name} is already open");
                 }
                 None => events.push(Event::Refused(name.clone())),
             },
@@ -159,27 +160,26 @@ impl Player {
         events
     }
 
-    /// Time passes, from one deadline to the next.
+    /// Lets time pass, from one deadline to the next.
     fn wait(&mut self, ms: u64) {
-        let until = self.now.mono_ms + ms;
+        let until = self.now.mono + Millis::new(ms);
         for _ in 0..ROUNDS_MAX {
-            let due = self.core.next_deadline_ms().filter(|due| *due < until).unwrap_or(until);
-            let passed = due.saturating_sub(self.now.mono_ms);
-            self.now = Now::at_ms(self.now.mono_ms + passed, self.now.unix_ms + passed);
+            let due = self.core.next_deadline().filter(|due| *due < until).unwrap_or(until);
+            self.now = self.now.later(due.since(self.now.mono));
             self.settle();
             if due == until {
                 return;
             }
         }
-        panic!("a deadline does not pass");
+        panic!("a deadline must pass");
     }
 
-    /// Everything that is due, as the driver does it, until nothing is.
+    /// Does all pending work in the order of the driver.
     fn settle(&mut self) {
         for _ in 0..ROUNDS_MAX {
             let has_read = self.read();
             self.core.handle_completions(self.now);
-            if self.core.next_deadline_ms().is_some_and(|due| due <= self.now.mono_ms) {
+            if self.core.next_deadline().is_some_and(|due| due <= self.now.mono) {
                 self.core.handle_timeouts(self.now);
             }
             if !self.core.has_work() && !has_read {
@@ -187,10 +187,10 @@ impl Player {
             }
             self.transmit();
         }
-        panic!("it never comes to rest");
+        panic!("the conversation must settle");
     }
 
-    /// Reads what the connections want. False where that is nothing.
+    /// Reads what the connections want. Returns false if they want nothing.
     fn read(&mut self) -> bool {
         let mut any = false;
         for socket in self.sockets.values_mut().filter(|socket| !socket.unread.is_empty() && !socket.is_over)

@@ -1,4 +1,4 @@
-//! How a conversation is written: steps are played at once, so that a script can use what the server has said.
+//! Writes a conversation. Steps are played at once, so that a script can use the server's output.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use prost::Message;
 use super::conversation::{Conversation, Event, Step};
 use super::player::Player;
 
-/// Opcodes of frames.
+/// The opcodes of frames.
 pub const CONTINUATION: u8 = 0;
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
@@ -22,7 +22,7 @@ pub const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// Two clients.
+/// The ids of two clients.
 pub const ONE: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 pub const TWO: &str = "7d444840-9dc0-11d1-b245-5ffdce74fad2";
 
@@ -30,7 +30,7 @@ pub const TWO: &str = "7d444840-9dc0-11d1-b245-5ffdce74fad2";
 pub struct Script {
     pub conversation: Conversation,
     player: Option<Player>,
-    /// What each connection has read.
+    /// The bytes that each connection has received.
     read: BTreeMap<String, Vec<u8>>,
 }
 
@@ -70,7 +70,7 @@ impl Script {
         self.step(Step::Wait(ms));
     }
 
-    /// Opens a connection of a client and makes its handshake.
+    /// Opens a client's connection and completes its handshake.
     pub fn connect(&mut self, name: &str, client: &str) {
         self.open(name);
         self.send(name, &handshake("/", &format!("Client-ID: {client}\r\n")));
@@ -81,7 +81,7 @@ impl Script {
         self.send(name, &frame(BINARY, false, &setup.encode_length_delimited_to_vec()));
     }
 
-    /// Goes on with it.
+    /// Sends a pb within the operation.
     pub fn pb(&mut self, name: &str, pb: &impl Message) {
         self.raw(name, &pb.encode_length_delimited_to_vec());
     }
@@ -99,7 +99,7 @@ impl Script {
         self.send(name, &frame(CLOSE, true, &1000u16.to_be_bytes()));
     }
 
-    /// The last marker that a connection has read.
+    /// Returns the last marker that a connection has received.
     pub fn marker(&self, name: &str) -> String {
         let read = &self.read[name];
         let response_end = read.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
@@ -117,11 +117,11 @@ impl Script {
                 marker = response.messages.iter().rev().find_map(|message| message.marker.clone()).or(marker);
             }
         }
-        marker.expect("no marker was read")
+        marker.expect("a marker must have come")
     }
 }
 
-/// A request for an upgrade, with further header lines.
+/// Returns a WebSocket handshake with additional header lines.
 pub fn handshake(path: &str, more: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: h:9000\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -130,7 +130,7 @@ pub fn handshake(path: &str, more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A client's frame.
+/// Returns a client's frame.
 pub fn frame(opcode: u8, fin: bool, payload: &[u8]) -> Vec<u8> {
     masked_frame(opcode, fin, payload, [0; 4])
 }

@@ -1,4 +1,4 @@
-//! The conversations.
+//! The scripts of all conversations.
 
 mod consume;
 mod handshake;
@@ -11,7 +11,7 @@ use super::script::Script;
 /// Writes a conversation.
 pub type Write = fn(&mut Script);
 
-/// Each with its name.
+/// Returns all scripts by name.
 pub fn all() -> Vec<(&'static str, Write)> {
     vec![
         ("consume-broken", consume::broken),

@@ -4,23 +4,23 @@
 ///
 /// ```text
 /// settings! {
-///     /// What the struct is.
+///     /// The doc comment of the struct.
 ///     #[derive(Clone, Debug)]
 ///     pub struct Settings {
 ///         in Flow:
-///         /// What the setting is for: its help, without a full stop
+///         /// The help of the setting, without a full stop
 ///         window: u32 = 65_536, "produce_window", Count(1..=u32::MAX as u64);
 ///     } with {
-///         /// A field that is no setting itself, such as the settings of a room below.
+///         /// A field that is not a setting itself, such as the settings of a room below.
 ///         other: other::Settings,
 ///     }
 /// }
 /// ```
 ///
-/// A setting is a field, its type, its default, its key and its [`Kind`](super::Kind), each written here and nowhere else. `in` names
-/// the [`Section`](super::Section) of the settings below it. The type must implement [`Value`](super::Value). A further expression
-/// behind the kind is a function that refuses values: `fn(&Type) -> Result<(), String>`. The fields behind `with` begin as their
-/// `Default`.
+/// Each setting lists its field, type, default, key and [`Kind`](super::Kind), and nothing else repeats them.
+/// `in` names the [`Section`](super::Section) of the settings below it. The type must implement
+/// [`Value`](super::Value). An optional expression after the kind is a function that validates the value:
+/// `fn(&Type) -> Result<(), String>`. The fields after `with` start with their `Default`.
 macro_rules! settings {
     (
         $(#[$attribute:meta])*
@@ -38,7 +38,7 @@ macro_rules! settings {
         })?
     ) => {
         $(#[$attribute])*
-        // Help is text for a terminal, not Markdown.
+        // Help is plain text for a terminal, not Markdown.
         #[allow(rustdoc::bare_urls, rustdoc::invalid_html_tags)]
         pub struct $name {
             $($($(#[doc = $help])+ pub $field: $type,)+)+
@@ -79,7 +79,7 @@ macro_rules! settings {
     };
 }
 
-/// Declares an enum of which a setting names one, with the names.
+/// Declares an enum for a setting with a fixed set of values, and their names.
 macro_rules! choice {
     (
         $(#[$attribute:meta])*
@@ -94,10 +94,10 @@ macro_rules! choice {
         }
 
         impl $name {
-            /// The names, as the configuration has them.
+            /// The names of all values, as in the configuration.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
 
-            /// As the configuration names it.
+            /// Returns the name of the value in the configuration.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -142,7 +142,7 @@ mod tests {
     }
 
     settings! {
-        /// All that there is.
+        /// The settings of this test.
         #[derive(Debug)]
         pub struct Settings {
             in Flow:
@@ -155,7 +155,7 @@ mod tests {
             /// The name
             name: String = "x".into(), "name", Text, is_lower_case;
         } with {
-            /// No setting.
+            /// Not a setting.
             rest: Vec<u8>,
         }
     }

@@ -1,36 +1,37 @@
-//! What a setting's text means, and the numbers among them.
+//! The meaning of a setting's text, and the parsing of numbers.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// 1 GiB, bytes.
+/// 1 GiB in bytes.
 pub const GIB: u64 = 1 << 30;
-/// The shortest timeout, milliseconds: less, and a shard would do nothing but look at the time.
+/// The shortest timeout, in milliseconds. With a shorter one, a shard would only check the time.
 pub const SHORTEST_MS: u64 = 10;
-/// The longest duration, milliseconds: a year.
+/// The longest duration, in milliseconds: a year.
 pub const LONGEST_MS: u64 = 366 * 86_400_000;
 
-/// What a setting's text means.
+/// The meaning of a setting's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Bytes: `4096`, `256KiB`, `8 MiB`.
     Bytes(RangeInclusive<u64>),
-    /// How many.
+    /// A number without a unit.
     Count(RangeInclusive<u64>),
-    /// How many microseconds.
+    /// A number of microseconds.
     Micros(RangeInclusive<u64>),
-    /// A duration: `500ms`, `30s`, `5min`; a bare number is seconds. The range is milliseconds.
+    /// A duration: `500ms`, `30s`, `5min`. A number without a unit means seconds. The range is in
+    /// milliseconds.
     Duration(RangeInclusive<u64>),
     /// `true` or `false`.
     Flag,
-    /// One of these.
+    /// One of these texts.
     Choice(&'static [&'static str]),
-    /// Text, as its help says.
+    /// Text. The setting's help says which.
     Text,
 }
 
 impl Kind {
-    /// What a text may be, for messages and help.
+    /// Describes the accepted texts, for messages and help.
     pub fn wanted(&self) -> String {
         match self {
             Self::Flag => "true or false".into(),
@@ -47,12 +48,12 @@ impl Kind {
         }
     }
 
-    /// What is wrong with a text that is none of these.
+    /// Returns the error for a text that does not match.
     pub fn refusal(&self, text: &str) -> String {
         format!("{text:?} is not {}", self.wanted())
     }
 
-    /// A number within the range; of a duration, its milliseconds.
+    /// Parses a number and checks its range. A duration is returned in milliseconds.
     pub fn parse_number(&self, text: &str) -> Result<u64, String> {
         let bad = |what: &str| format!("{text:?} is not {what}");
         let value = match self {
@@ -80,12 +81,12 @@ impl Kind {
         }
     }
 
-    /// What is wrong with a number that is too small or too large.
+    /// Returns the error for a number out of range.
     pub(super) fn out_of_range(&self, text: &str) -> String {
         format!("{text} is not within {}", self.wanted())
     }
 
-    /// A number as text that [`Self::parse_number`] takes.
+    /// Formats a number as text that [`Self::parse_number`] accepts.
     pub fn show_number(&self, value: u64) -> String {
         let unit = |scale: u64, name: &str| format!("{}{name}", value / scale);
         match self {
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_by_kind_and_range() {
+    fn numbers_are_parsed_by_kind_and_checked_against_the_range() {
         let bytes = Kind::Bytes(1..=GIB);
         assert_eq!(bytes.parse_number("3MiB"), Ok(3 << 20));
         assert_eq!(bytes.parse_number("2GiB").unwrap_err(), "2GiB is not within 1 to 1GiB");

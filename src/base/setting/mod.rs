@@ -1,14 +1,15 @@
-//! Settings: how a room declares its own, and how one of them is read and shown.
+//! Settings: how a room declares them, and how a setting is read and shown.
 //!
-//! A room writes each of its settings once, in a `settings!` block (`declare`): field, type, default, key, kind, range and
-//! help. The struct, its `Default` and its table ([`Declared::SETTINGS`]) come from there. `config` joins the tables.
+//! A room writes each of its settings once, in a `settings!` block (`declare`): field, type, default, key,
+//! kind with range, and help. The block generates the struct, its `Default` and its table
+//! ([`Declared::SETTINGS`]). `config` combines the tables of all rooms.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | here | a setting of one room, and what is said of it |
-//! | `section` | the headings that settings are shown under |
-//! | `kind` | what a text means: bytes, a count, a duration, a choice |
-//! | `value` | the types that a field may have |
+//! | here | a setting of one room, and its description |
+//! | `section` | the headings for settings |
+//! | `kind` | the meaning of a text: bytes, a count, a duration, a choice |
+//! | `value` | the types of a setting's field |
 //! | `declare` | the macros |
 
 mod declare;
@@ -23,10 +24,10 @@ pub use value::{Value, parse};
 
 use std::fmt;
 
-/// What the environment's variables begin with.
+/// The prefix of environment variables.
 pub const PREFIX: &str = "MILLSTREAM_";
 
-/// Settings that cannot work; the text names the key and the limit.
+/// An error in the settings. The text names the key and the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unworkable(pub String);
 
@@ -38,39 +39,40 @@ impl fmt::Display for Unworkable {
 
 impl std::error::Error for Unworkable {}
 
-/// What is said of a setting, whatever its value.
+/// The description of a setting, independent of its value.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// The heading that it is shown under.
+    /// The heading under which the setting is shown.
     pub section: Section,
-    /// As in the file; with hyphens the flag, in capitals behind `MILLSTREAM_` the variable.
+    /// The key in the file. With hyphens it is the flag; in capitals, after `MILLSTREAM_`, the environment
+    /// variable.
     pub key: &'static str,
-    /// What its text means, and its range.
+    /// The meaning of the text, and its range.
     pub kind: Kind,
-    /// What it is for.
+    /// The help text.
     pub help: &'static str,
 }
 
 impl About {
-    /// The flag.
+    /// Returns the name of the flag, without leading hyphens.
     pub fn flag(&self) -> String {
         self.key.replace('_', "-")
     }
 
-    /// The environment's variable.
+    /// Returns the name of the environment variable.
     pub fn variable(&self) -> String {
         format!("{}{}", PREFIX, self.key.to_ascii_uppercase())
     }
 
-    /// A value's text as TOML.
+    /// Formats the text of a value as TOML.
     pub fn toml(&self, text: String) -> String {
         if self.kind == Kind::Flag || text.parse::<u64>().is_ok() { text } else { format!("{text:?}") }
     }
 }
 
-/// One setting of a room whose settings are an `S`.
+/// A setting of a room with settings of the type `S`.
 pub struct Setting<S> {
-    /// What is said of it.
+    /// The description of the setting.
     pub about: About,
     #[doc(hidden)]
     pub show: fn(&S, &Kind) -> String,
@@ -85,12 +87,12 @@ impl<S> fmt::Debug for Setting<S> {
 }
 
 impl<S> Setting<S> {
-    /// Sets it from text; the error says what is wrong, without the key.
+    /// Sets the setting from text. The error does not name the key.
     pub fn set(&self, settings: &mut S, text: &str) -> Result<(), String> {
         (self.read)(settings, text.trim(), &self.about.kind)
     }
 
-    /// Its value as text that [`Self::set`] takes.
+    /// Returns the value as text that [`Self::set`] accepts.
     pub fn get(&self, settings: &S) -> String {
         (self.show)(settings, &self.about.kind)
     }
@@ -98,6 +100,6 @@ impl<S> Setting<S> {
 
 /// Settings that a `settings!` block declares.
 pub trait Declared: Sized + 'static {
-    /// All of them, in the order in which they are shown.
+    /// All settings, in the order in which they are shown.
     const SETTINGS: &'static [Setting<Self>];
 }

@@ -1,9 +1,9 @@
-//! The headings of `--help`, the file of defaults and the README's table.
+//! The headings of `--help`, the file of defaults and the table of `docs/configuration.md`.
 
 /// A heading. Its settings may come from several rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Section {
-    /// Ports, cores, and the clients that may come.
+    /// Ports, cores, and which clients may connect.
     Listen,
     /// The kind of store, and its queues.
     Store,
@@ -11,7 +11,7 @@ pub enum Section {
     Log,
     /// The Kafka store.
     Kafka,
-    /// Sizes and lifetimes.
+    /// Sizes and lifetimes of messages.
     Messages,
     /// Timeouts.
     Times,
@@ -19,29 +19,29 @@ pub enum Section {
     Flow,
     /// Numbers of clients, and the limits of a project.
     Clients,
-    /// Buffers and the pace of a shard.
+    /// Buffers and the pacing of a shard.
     Memory,
     /// The latency histograms.
     Latency,
     /// Log lines.
     Logs,
-    /// What only tests switch on.
+    /// Settings for tests only.
     Tests,
 }
 
 impl Section {
-    /// As people read it.
+    /// Returns the heading as text.
     pub fn title(self) -> &'static str {
         match self {
-            Self::Listen => "Where it listens",
-            Self::Store => "Where messages are kept",
-            Self::Log => "The embedded log, where it is the store",
-            Self::Kafka => "Kafka, where it is the store",
-            Self::Messages => "What clients may send",
-            Self::Times => "Times",
-            Self::Flow => "Flow",
-            Self::Clients => "How many clients, and what a project may do in the whole server (0: no limit)",
-            Self::Memory => "Memory and pace of a shard: change with a measurement",
+            Self::Listen => "Network and cores",
+            Self::Store => "Storage",
+            Self::Log => "Embedded log (store = log)",
+            Self::Kafka => "Kafka (store = kafka)",
+            Self::Messages => "Limits on what clients send",
+            Self::Times => "Timeouts and intervals",
+            Self::Flow => "Flow control",
+            Self::Clients => "Clients of a shard, and limits of a project in the whole server (0: no limit)",
+            Self::Memory => "Memory and pacing of a shard (measure before changing)",
             Self::Latency => "Latency histograms",
             Self::Logs => "Logs",
             Self::Tests => "For tests",

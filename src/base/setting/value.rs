@@ -1,4 +1,4 @@
-//! The types that a setting's field may have. Types of one room implement [`Value`] in that room.
+//! The types of a setting's field. A type that only one room uses implements [`Value`] in that room.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,14 +9,14 @@ use super::Kind;
 
 /// A value that is read from text and shown as text.
 pub trait Value: Sized {
-    /// Reads a text, which has no space around it. The error says what is wrong, without the key.
+    /// Reads a text without surrounding space. The error does not name the key.
     fn read(text: &str, kind: &Kind) -> Result<Self, String>;
 
-    /// Shows it as text that [`Self::read`] takes.
+    /// Returns the value as text that [`Self::read`] accepts.
     fn show(&self, kind: &Kind) -> String;
 }
 
-/// Parses a text; `wanted` completes the error's "is not".
+/// Parses a text. `wanted` completes the error `TEXT is not …`.
 pub fn parse<T: FromStr>(text: &str, wanted: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{text:?} is not {wanted}"))
 }
@@ -76,10 +76,10 @@ impl Value for String {
     }
 }
 
-/// A directory.
+/// A directory. Must not be empty.
 impl Value for PathBuf {
     fn read(text: &str, _: &Kind) -> Result<Self, String> {
-        if text.is_empty() { Err("names no directory".into()) } else { Ok(text.into()) }
+        if text.is_empty() { Err("empty; name a directory".into()) } else { Ok(text.into()) }
     }
 
     fn show(&self, _: &Kind) -> String {
@@ -87,7 +87,7 @@ impl Value for PathBuf {
     }
 }
 
-/// A file; empty: none.
+/// An optional file. Empty text means none.
 impl Value for Option<PathBuf> {
     fn read(text: &str, _: &Kind) -> Result<Self, String> {
         Ok((!text.is_empty()).then(|| text.into()))
@@ -98,13 +98,13 @@ impl Value for Option<PathBuf> {
     }
 }
 
-/// `key=value` with `;` between.
+/// A map, written as `key=value` pairs with `;` between them.
 impl Value for BTreeMap<String, String> {
     fn read(text: &str, _: &Kind) -> Result<Self, String> {
         let pairs = text.split(';').map(str::trim).filter(|pair| !pair.is_empty());
         pairs
             .map(|pair| {
-                let (key, value) = pair.split_once('=').ok_or("one of them is not key=value")?;
+                let (key, value) = pair.split_once('=').ok_or("every entry must be key=value")?;
                 Ok((key.trim().to_owned(), value.trim().to_owned()))
             })
             .collect()

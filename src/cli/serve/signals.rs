@@ -1,7 +1,8 @@
-//! What signals do to a server: SIGTERM and SIGINT end it, SIGHUP has its latency log reopened.
+//! Signal handling of the server. SIGTERM and SIGINT drain it, SIGHUP reopens its latency log.
 //!
-//! Runs on a thread of its own, from before the server starts: to read a large log takes minutes, and a server that is told to end then
-//! ends at once. Nothing was promised to a client yet, and what recovery writes may be cut off anywhere, as by a crash.
+//! Signals are handled on their own thread, which starts before the server does. Reading a large log can take
+//! minutes, and a signal during that time exits at once. That is safe: the server has promised nothing to a
+//! client yet, and recovery survives an exit at any point, as it survives a crash.
 
 use std::io;
 use std::process::exit;
@@ -15,7 +16,8 @@ use crate::process::{children, logging};
 use crate::shard::Board;
 use crate::shard::server::DrainHandle;
 
-/// How much longer than `drain_timeout` a server may take to end: then a shard is stuck, and it exits all the same.
+/// How much longer than `drain_timeout` a drain may take. After that, a shard is stuck and the process exits
+/// anyway.
 const END_GRACE: Duration = Duration::from_secs(10);
 
 /// A server that has started.
@@ -26,12 +28,12 @@ struct Serving {
     drain_timeout: Duration,
 }
 
-/// Whom signals are for: nobody, until the server has started.
+/// The target of signals: none until the server has started.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handling(Arc<Mutex<Option<Serving>>>);
 
 impl Handling {
-    /// Takes signals from now on.
+    /// Starts the thread that receives signals.
     pub(super) fn start() -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let handling = Self::default();
@@ -45,7 +47,7 @@ impl Handling {
         Ok(handling)
     }
 
-    /// The server has started.
+    /// Sets the server that signals apply to from this point on.
     pub(super) fn serve(&self, drain: DrainHandle, board: Board, drain_timeout: Duration) {
         let serving = Serving { drain, board, drain_timeout };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
@@ -54,14 +56,14 @@ impl Handling {
     fn handle(&self, signal: i32, is_asked: &mut bool) {
         let serving = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (signal, &*serving) {
-            // Without a latency log there is nothing to reopen.
+            // Does nothing without a latency log.
             (SIGHUP, Some(serving)) => {
                 serving.board.reopen_log();
             }
-            // Files that are about to be opened are the new ones.
+            // The log is not open yet, so it will open the new file anyway.
             (SIGHUP, None) => {}
             (_, None) => {
-                tracing::info!(signal, "told to end before it served: exiting at once");
+                tracing::info!(signal, "stopped before serving: exiting at once");
                 end(0);
             }
             (_, Some(_)) if *is_asked => {
@@ -75,18 +77,18 @@ impl Handling {
                 let patience = serving.drain_timeout.saturating_add(END_GRACE);
                 let waiting = std::thread::Builder::new().name("drain-end".into()).spawn(move || {
                     std::thread::sleep(patience);
-                    tracing::error!("the server has not ended although its time is up: exiting at once");
+                    tracing::error!("the drain did not finish in time: exiting at once");
                     end(1);
                 });
                 if let Err(error) = waiting {
-                    tracing::warn!(%error, "a shard that is stuck will keep the server from ending");
+                    tracing::warn!(%error, "cannot start the drain timer: a stuck shard will keep the server from exiting");
                 }
             }
         }
     }
 }
 
-/// Exits without dropping anything.
+/// Exits the process without running destructors.
 fn end(code: i32) -> ! {
     children::end_all();
     logging::finish();

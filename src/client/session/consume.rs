@@ -1,49 +1,49 @@
-//! A consume operation, client side (protocol section 6).
+//! The client side of a consume operation (protocol section 6).
 
 use super::{Half, Outcome, ServerFault};
+use crate::base::units::MsgNum;
 use crate::front::PbWriter;
-use crate::operation::MsgNum;
 use crate::pb::{
     ConsumeRequest, ConsumeResponseReader, ConsumeSetupRequest, ReceivedMessage, SetupRequest, Status,
 };
 use crate::ws::Sender;
 use prost::Message;
 
-/// What a consumer asks for.
+/// The parameters of a consumer.
 #[derive(Clone, Debug)]
 pub struct ConsumeOptions {
-    /// The queue, or `queue/<n>`.
+    /// The queue, or `queue/<n>` for one partition.
     pub queue: String,
-    /// `starting_marker`.
+    /// The `starting_marker`. Empty means the oldest message.
     pub from: String,
-    /// Whether its own client's messages come too.
+    /// Whether to also receive messages that the same client sent.
     pub echo: bool,
-    /// How many messages may be under way.
+    /// How many messages the server may send ahead of what was received.
     pub window: u64,
-    /// No more than so many in all (but the server may always send 100).
+    /// The most messages to receive in total, if limited. The server may always send 100.
     pub count: Option<u64>,
 }
 
-/// See the module's page.
+/// One consume operation.
 #[derive(Debug)]
 pub struct Consumer {
     half: Half,
     window: u64,
     count: Option<u64>,
     received: MsgNum,
-    /// The highest number that the server was told.
+    /// The highest message number that the server may send, as granted so far.
     granted: MsgNum,
     accepted: bool,
-    /// How the server ended the operation.
+    /// How the server ended the operation, if it failed.
     failure: Option<Outcome>,
     ended: bool,
     marker_wanted: bool,
-    /// The server has said that the queue has gone back; the next message is the first to come after that.
+    /// The server has reported a rewind, and no message has arrived since.
     is_rewound: bool,
 }
 
 impl Consumer {
-    /// Begins the operation: appends its setup and its first credit, and asks for a marker.
+    /// Starts the operation: appends its setup, the first credit and a request for a marker.
     pub fn start(options: &ConsumeOptions, sender: &mut Sender, out: &mut Vec<u8>) -> Self {
         let get = Some(ConsumeSetupRequest {
             queue_name: Some(options.queue.clone()),
@@ -51,7 +51,7 @@ impl Consumer {
             include_claimed: None,
             starting_marker: Some(options.from.clone()),
             group: None,
-            // A field from 100 up: the server may tell of a rewind at once.
+            // This field has a number from 100 up. That tells the server that it may report a rewind at once.
             without_headers: Some(false),
         });
         PbWriter { sender, out }.pb(&SetupRequest { get, append: None }, false);
@@ -71,23 +71,23 @@ impl Consumer {
         consumer
     }
 
-    /// Asks for a marker with the next credit.
+    /// Requests a marker with the next credit.
     pub fn want_marker(&mut self) {
         self.marker_wanted = true;
     }
 
-    /// So many of the messages that came were known already: as many more are wanted.
+    /// Raises the total by `count`, because that many received messages were already known.
     pub fn want_more(&mut self, count: u64) {
         self.count = self.count.map(|wanted| wanted.saturating_add(count));
     }
 
-    /// Gives credit when half of it is used, and asks for a marker that is wanted.
+    /// Appends new credit once half of the window is used, and a request for a marker if one is wanted.
     pub fn poll_transmit(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
         let mut goal = self.received.plus(self.window);
         if let Some(count) = self.count {
             goal = goal.min(MsgNum::ZERO.plus(count));
         }
-        // The last of what is wanted may be less than half a window.
+        // The rest of the total may be less than half a window.
         let last = self.count.is_some_and(|count| goal == MsgNum::ZERO.plus(count));
         let low = goal.since(self.granted) > self.window / 2 || self.granted == MsgNum::ZERO || last;
         if (low && goal > self.granted) || self.marker_wanted {
@@ -101,28 +101,28 @@ impl Consumer {
         }
     }
 
-    /// Ends our half: the server pays an owed marker, then ends its own.
+    /// Ends the client's half. The server sends a marker that it owes, then ends its half.
     pub fn finish(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
         PbWriter { sender, out }.fin();
     }
 
-    /// How the server ended the operation, if it failed.
+    /// Returns how the server ended the operation, if it failed.
     pub fn failure(&self) -> Option<&Outcome> {
         self.failure.as_ref()
     }
 
-    /// Whether the server has said 100.
+    /// Returns whether the server accepted the operation (status 100) and it has not failed.
     pub fn is_accepted(&self) -> bool {
         self.accepted && self.failure.is_none()
     }
 
-    /// Whether the server's half has ended.
+    /// Returns whether the server's half has ended.
     pub fn is_ended(&self) -> bool {
         self.ended
     }
 
-    /// A piece of the server's half; `each` gets every message, and those without a payload that only bring a
-    /// marker.
+    /// Handles a piece of the server's half. Calls `each` with every message. A message without a payload
+    /// only carries a marker.
     pub fn handle_data(
         &mut self,
         piece: &[u8],
@@ -174,7 +174,7 @@ mod tests {
             };
             let mut consumer = Consumer::start(&options, &mut sender, &mut out);
             while consumer.granted < MsgNum::ZERO.plus(count) {
-                assert!(consumer.granted > consumer.received, "{count}: all that was granted is used");
+                assert!(consumer.granted > consumer.received, "{count}: stuck, all credit is used");
                 consumer.received = consumer.granted;
                 consumer.poll_transmit(&mut sender, &mut out);
             }

@@ -1,6 +1,6 @@
-//! The client's side of an operation, without I/O: one produce or one consume.
+//! The client side of one operation, produce or consume, without I/O.
 //!
-//! Both write frames into a buffer that the caller owns, and read the server's half as it comes.
+//! Both write frames into a buffer of the caller, and read the server's half piece by piece.
 
 mod consume;
 mod produce;
@@ -18,24 +18,24 @@ use crate::process::terminal::escaped;
 
 use crate::pb::{Delimiter, PbLimits, Step};
 
-/// The longest pb that a client takes from a server, bytes.
+/// The longest pb that a client accepts, in bytes.
 const PB_BYTES_MAX: usize = 64 << 20;
 
-/// A client trusts its server's lengths.
+/// A client trusts the lengths that the server sends, so it needs no smaller limits.
 const PB_LIMITS: PbLimits =
     PbLimits { max_bytes: PB_BYTES_MAX, foothold_bytes: PB_BYTES_MAX, large_bytes: PB_BYTES_MAX };
 
-/// A status as a client reads it.
+/// A status from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The code.
+    /// The status code.
     pub code: StatusCode,
-    /// The server's words.
+    /// The reason that the server gives.
     pub reason: String,
 }
 
 impl Outcome {
-    /// Whether another try may help.
+    /// Returns whether a retry can help.
     pub fn is_transient(&self) -> bool {
         self.code.is_transient()
     }
@@ -53,13 +53,13 @@ impl From<&Status> for Outcome {
     }
 }
 
-/// The server broke the protocol; the text says how.
+/// A protocol violation by the server. The text describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFault(pub String);
 
 impl fmt::Display for ServerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server broke the protocol: {}", self.0)
+        write!(f, "the server violated the protocol: {}", self.0)
     }
 }
 
@@ -77,7 +77,7 @@ impl From<prost::DecodeError> for ServerFault {
     }
 }
 
-/// Splits the server's half into pbs.
+/// Splits the server's half of an operation into pbs.
 #[derive(Debug)]
 struct Half {
     delimiter: Delimiter,
@@ -109,7 +109,7 @@ impl Half {
                 }
                 Ok((_, Step::More)) => return Ok(()),
                 Ok((_, Step::Wait(wanted))) => {
-                    return Err(ServerFault(format!("a pb of {} bytes", wanted.bytes)));
+                    return Err(ServerFault(format!("a pb of {} bytes is too large", wanted.bytes)));
                 }
                 Err(fault) => return Err(ServerFault(fault.to_string())),
             }

@@ -1,34 +1,35 @@
-//! A produce operation, client side (protocol section 5).
+//! The client side of a produce operation (protocol section 5).
 
 use super::{Half, Outcome, ServerFault};
 use crate::base::batch::Record;
+use crate::base::units::MsgNum;
 use crate::front::PbWriter;
-use crate::operation::{MsgNum, SendWindow};
+use crate::operation::SendWindow;
 use crate::pb::{
     ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest, encode_produce_request,
 };
 use crate::ws::{MessageKind, Sender};
 use prost::Message;
 
-/// What the server said.
+/// An event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProduceEvent {
     /// The setup was accepted.
     Accepted,
-    /// The fate of the next `count` messages that had none.
+    /// The outcome of the next `count` messages that had none.
     Spoken {
-        /// How many.
+        /// The number of messages.
         count: u64,
-        /// Stored or not.
+        /// Stored or refused.
         outcome: Outcome,
     },
-    /// The operation failed: what is not spoken for is not known to be stored.
+    /// The operation failed. Messages without an outcome may or may not be stored.
     Failed(Outcome),
     /// The server's half has ended.
     Ended,
 }
 
-/// See the module's page.
+/// One produce operation.
 #[derive(Debug)]
 pub struct Producer {
     half: Half,
@@ -39,7 +40,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Begins the operation: appends its setup.
+    /// Starts the operation: appends its setup.
     pub fn start(queue: &str, sender: &mut Sender, out: &mut Vec<u8>) -> Self {
         let append = Some(ProduceSetupRequest { queue_name: Some(queue.to_owned()) });
         PbWriter { sender, out }.pb(&SetupRequest { get: None, append }, false);
@@ -52,18 +53,18 @@ impl Producer {
         }
     }
 
-    /// How many messages may be sent now.
+    /// Returns how many messages may be sent now.
     pub fn credit(&self) -> u64 {
         if self.failed { 0 } else { self.window.available() }
     }
 
-    /// How many messages have no fate yet.
+    /// Returns how many messages have no outcome yet.
     pub fn outstanding(&self) -> u64 {
         self.window.sent().since(self.spoken_for)
     }
 
-    /// Appends one ProduceRequest of `count` messages (within the credit) to `pbs`, not yet framed: several may
-    /// share a frame.
+    /// Appends one ProduceRequest with `count` messages to `pbs`. `count` must not exceed the credit. `ttl`
+    /// is in seconds. [`Self::frame`] then sends `pbs`, so several requests can share a frame.
     pub fn send<'a>(
         &mut self,
         ttl: u32,
@@ -75,17 +76,17 @@ impl Producer {
         encode_produce_request(ttl, records, pbs);
     }
 
-    /// Appends a frame of pbs.
+    /// Appends one frame that contains `pbs`.
     pub fn frame(&self, pbs: &[u8], sender: &mut Sender, out: &mut Vec<u8>) {
         sender.data(out, MessageKind::Binary, false, pbs.len(), |out| out.extend_from_slice(pbs));
     }
 
-    /// Ends our half: the server answers for all, then ends its own.
+    /// Ends the client's half. The server answers for all messages, then ends its half.
     pub fn finish(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
         PbWriter { sender, out }.fin();
     }
 
-    /// A piece of the server's half.
+    /// Handles a piece of the server's half.
     pub fn handle_data(
         &mut self,
         piece: &[u8],
@@ -98,19 +99,19 @@ impl Producer {
                 *accepted = true;
                 let setup = ProduceSetupResponse::decode(pb)?;
                 let status = setup.status.unwrap_or_default();
-                window.raise(setup.max_msgnum_to_send);
+                window.raise(MsgNum::from_wire(setup.max_msgnum_to_send));
                 let outcome = Outcome::from(&status);
                 *failed = !outcome.code.is_success();
                 each(if *failed { ProduceEvent::Failed(outcome) } else { ProduceEvent::Accepted });
                 return Ok(());
             }
             let response = ProduceResponse::decode(pb)?;
-            window.raise(response.max_msgnum_to_send);
+            window.raise(MsgNum::from_wire(response.max_msgnum_to_send));
             let Some(status) = &response.status else { return Ok(()) };
             let through = MsgNum::from_wire(response.msgnum_status_is_thru);
             let outcome = Outcome::from(status);
             if through > window.sent() || through < *spoken_for {
-                return Err(ServerFault("msgnum_status_is_thru out of order".into()));
+                return Err(ServerFault("msgnum_status_is_thru is out of order".into()));
             }
             let count = through.since(*spoken_for);
             if count == 0 {

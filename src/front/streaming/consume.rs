@@ -1,4 +1,4 @@
-//! A consume operation in the streaming protocol: its requests, its responses.
+//! The requests and responses of a consume operation.
 
 use bytes::Bytes;
 use prost::Message;
@@ -7,6 +7,7 @@ use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::queue::message_id;
+use crate::base::units::{MsgNum, Offset, Partition};
 use crate::front::{Cx, Origin, PbWriter, status_of};
 use crate::operation::{Consume, Form, Gathered, Marked};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
@@ -14,50 +15,51 @@ use crate::pb::{
     ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
 };
 
-/// See the module's page.
+/// A consume operation, and what its client understands.
 #[derive(Debug)]
 pub(super) struct Consuming {
     pub(super) consume: Consume,
-    /// The client uses the protocol's extensions, so that it hears of a rewind at once.
+    /// Whether the client uses the protocol's extensions. If so, it gets the news of a rewind at once.
     pub(super) has_extensions: bool,
 }
 
 impl Form for MessageTemplate {
     #[inline]
-    fn of(partition: u16, stored: &StoredBatch, now: Now) -> Self {
-        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix_ms), stored.timestamp_ms)
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
+        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix), stored.timestamp)
     }
 
     #[inline]
-    fn encoded_length(&self, offset: u64, record: Record<'_>) -> usize {
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         MessageTemplate::encoded_length(self, offset, record)
     }
 }
 
-/// The setup is accepted.
+/// Writes the response that accepts the setup.
 pub(super) fn accept(reply: &mut PbWriter<'_>) {
     reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), reason_phrase: None }, false);
 }
 
 impl Consuming {
-    /// One ConsumeRequest.
+    /// Handles a ConsumeRequest.
     pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
         let request = ConsumeRequest::decode(pb)
             .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
         if request.commit_marker.is_some() {
-            return Err(PeerFault::PbInvalid("commit_marker: groups are not served yet".into()).into());
+            return Err(PeerFault::PbInvalid("commit_marker: groups are not supported yet".into()).into());
         }
         self.has_extensions |= uses_extensions(pb);
-        self.consume.handle_request(request.max_msgnum_to_send, request.send_marker(), &cx.resources);
+        let credit = MsgNum::from_wire(request.max_msgnum_to_send);
+        self.consume.handle_request(credit, request.send_marker(), &cx.resources);
         Ok(())
     }
 
-    /// What a fetch brought.
-    pub(super) fn handle_fetched(&mut self, partition: u16, fetched: Fetched, cx: &Cx<'_>) {
+    /// Handles the result of a fetch.
+    pub(super) fn handle_fetched(&mut self, partition: Partition, fetched: Fetched, cx: &Cx<'_>) {
         self.consume.handle_fetched(partition, fetched, cx.has_room(), &cx.resources);
     }
 
-    /// Frames what is ready and may be sent, and asks for more.
+    /// Frames the messages that are ready and may be sent, and fetches more.
     pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         if self.has_extensions && self.consume.take_rewound() {
             cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
@@ -77,7 +79,7 @@ impl Consuming {
         }
     }
 
-    /// One ConsumeResponse of what is ready. False where nothing is.
+    /// Writes a ConsumeResponse with messages that are ready. Returns false if none are.
     fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
         let mut marked = None;
         let mut length = 0;
@@ -89,7 +91,7 @@ impl Consuming {
             length = 1 + varint_length(body as u64) + body;
             marked = Some((message, origin));
         }
-        // Under pressure no more than that may come to lie in the send buffer.
+        // Under pressure, the send limit bounds what one response adds to the send buffer.
         let bytes_max = cx.resources.settings.consume_batch_bytes.min(cx.send_limit());
         let has = u64::from(marked.is_some());
         let Gathered { runs, count, length } =
@@ -98,7 +100,7 @@ impl Consuming {
             return false;
         }
         self.consume.send(count, length, &mut cx.resources);
-        // Before the messages, so that a client that reads field by field knows when they come.
+        // In front of the messages, so that a client that reads field by field sees it first.
         let rewound: &[u8] = if self.consume.take_rewound() { &REWOUND } else { &[] };
         cx.reply.raw(rewound.len() + length, false, |out| {
             out.extend_from_slice(rewound);
@@ -107,7 +109,7 @@ impl Consuming {
             }
             for run in &runs {
                 let mut record = run.record;
-                for offset in run.offset..run.offset + run.count {
+                for offset in run.offset.following(run.count) {
                     if let Some((next, message)) = run.stored.batch.record_at(record) {
                         run.form.encode(offset, message, out);
                         record = next;
@@ -124,7 +126,7 @@ impl Consuming {
         true
     }
 
-    /// Pays an owed marker without a message.
+    /// Writes an owed marker without a message.
     fn pay_marker(&mut self, cx: &mut Cx<'_>) {
         if let Some((marker, last_sent)) = self.consume.take_marker() {
             let id = last_sent.map_or(String::new(), |(partition, offset)| message_id(partition, offset));
@@ -135,7 +137,7 @@ impl Consuming {
         }
     }
 
-    /// Ends the half: the owed marker, then the failure if there is one, then FIN.
+    /// Ends the half: writes the owed marker, then the failure if any, then FIN.
     pub(super) fn finish(&mut self, failure: Option<&Fault>, cx: &mut Cx<'_>) {
         self.consume.cancel(&mut cx.resources);
         self.pay_marker(cx);
@@ -157,14 +159,14 @@ fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
         marker: Some(marker),
         id: Some(message_id(partition, offset)),
         ttl: Some(stored.batch.ttl_secs()),
-        age: Some(stored.age_secs(now.unix_ms)),
+        age: Some(stored.age_secs(now.unix)),
         claim: None,
         payload: Some(Bytes::copy_from_slice(payload)),
         key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
-        timestamp_ms: i64::try_from(stored.timestamp_ms).ok(),
+        timestamp_ms: i64::try_from(stored.timestamp.get()).ok(),
     }
 }
 
 fn origin(stored: &StoredBatch, is_live: bool) -> Origin {
-    Origin::Stored { stored_ns: stored.stored_ns, timestamp_ms: stored.timestamp_ms, is_live }
+    Origin::Stored { stored_ns: stored.stored_ns, timestamp: stored.timestamp, is_live }
 }

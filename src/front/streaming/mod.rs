@@ -1,22 +1,22 @@
-//! The server's side of a connection's operations, one after the other (protocol sections 2 to 6).
+//! The server's side of a connection's operations, in sequence (protocol sections 2 to 6).
 //!
 //! ```text
 //!                 SetupRequest{append}            opened
-//! AwaitingSetup ────────────────────▶ Opening ───────────▶ Producing ─┐ client FIN and all spoken for,
-//!       ▲        SetupRequest{get}       │      positions             │ or a failure and all spoken for
+//! AwaitingSetup ────────────────────▶ Opening ───────────▶ Producing ─┐ client FIN or a failure, and
+//!       ▲        SetupRequest{get}       │      positions             │ all acknowledged or refused
 //!       │                                ├─▶ Positioning ▶ Consuming ─┤ client FIN, or a failure
 //!       │                     refused    ▼                            ▼
 //!       └──────────── client FIN ──────────────────────────────── Discarding
 //! ```
-//! A half that ends with the client's FIN already there passes `Discarding` over.
+//! If the client's FIN has already arrived when our half ends, `Discarding` is skipped.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | here | the client's half, pb by pb |
-//! | `operations` | which operation is open, and which halves have ended |
-//! | `setup` | what a SetupRequest asks for |
-//! | `produce` | requests and responses of a produce operation |
-//! | `consume` | requests and responses of a consume operation |
+//! | `operations` | the current operation, and which halves have ended |
+//! | `setup` | parses and checks a SetupRequest |
+//! | `produce` | the requests and responses of a produce operation |
+//! | `consume` | the requests and responses of a consume operation |
 
 mod consume;
 mod operations;
@@ -25,14 +25,15 @@ mod setup;
 
 use self::operations::{Operations, State};
 use super::{Cx, DrainStep, FrontStatus};
-use crate::base::clock::millis;
 use crate::base::error::{Fault, PeerFault};
+use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, OperationId};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
 
-/// See the module's page.
+/// The server's side of a streaming connection: the input of the current half, and the operations.
 #[derive(Debug)]
 pub struct ServerSession {
     delimiter: Delimiter,
@@ -40,13 +41,13 @@ pub struct ServerSession {
 }
 
 impl ServerSession {
-    /// A session of `caller`.
+    /// Creates a session for `caller`.
     pub fn new(caller: Caller) -> Self {
         Self { delimiter: Delimiter::default(), operations: Operations::new(caller) }
     }
 
-    /// A piece of the client's half, and whether it ends it. Returns how much was taken; where that is not all,
-    /// the rest must be brought again once [`Self::is_blocked`] is false.
+    /// Handles a piece of the client's half. `fin` says whether it ends the half. Returns how many bytes were
+    /// taken; pass the rest again once [`Self::is_blocked`] returns false.
     pub fn handle_data(&mut self, piece: &[u8], fin: bool, cx: &mut Cx<'_>) -> usize {
         let Self { delimiter, operations } = self;
         let mut rest = piece;
@@ -89,34 +90,34 @@ impl ServerSession {
             self.forget_pb(cx);
             self.operations.wanted = None;
         } else if operations.waits_for_the_store() {
-            // The pb's time begins when there is room for it.
-            operations.pb_due_ms = None;
-        } else if whole || operations.pb_due_ms.is_none() {
-            operations.pb_due_ms = Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
+            // The timeout of the pb starts when there is room for it.
+            operations.pb_due = None;
+        } else if whole || operations.pb_due.is_none() {
+            operations.pb_due = Some(cx.resources.now.mono + Millis::from(cx.resources.settings.pb_timeout));
         }
         taken
     }
 
-    /// The budget may have room for the pb that waits.
+    /// Retries the reservation for the waiting pb, because the budget may have room.
     pub fn retry(&mut self, cx: &mut Cx<'_>) {
         if self.operations.wanted.is_none() {
             return;
         }
         self.operations.wanted = self.delimiter.reserve(&mut cx.resources.budget);
         if self.operations.wanted.is_none() {
-            self.operations.pb_due_ms =
-                Some(cx.resources.now.mono_ms + millis(cx.resources.settings.pb_timeout));
+            self.operations.pb_due =
+                Some(cx.resources.now.mono + Millis::from(cx.resources.settings.pb_timeout));
         }
     }
 
-    /// All bytes of a turn were handed in: what they brought goes to the shard.
+    /// Submits the messages of this turn, after all input of the turn was passed in.
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
         if let State::Producing(produce) = &mut self.operations.state {
             produce.close_batches(&mut cx.resources);
         }
     }
 
-    /// An answer to a command of `operation`; one to an earlier operation is ignored.
+    /// Handles the answer to a command of `operation`. Ignores answers for earlier operations.
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
         let operations = &mut self.operations;
         if operation != operations.operation {
@@ -141,18 +142,18 @@ impl ServerSession {
         }
     }
 
-    /// Time has passed.
+    /// Handles the deadlines that have passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
         if let State::Producing(produce) = &mut self.operations.state {
             produce.handle_timeout(cx.resources.now);
         }
-        if self.operations.pb_due_ms.is_some_and(|due| due <= cx.resources.now.mono_ms) {
+        if self.operations.pb_due.is_some_and(|due| due <= cx.resources.now.mono) {
             self.forget_pb(cx);
             self.operations.fail(PeerFault::PbTimeout.into(), cx);
         }
     }
 
-    /// Draining takes a step.
+    /// Takes a step of draining.
     pub fn drain(&mut self, step: DrainStep, cx: &mut Cx<'_>) {
         match (step, &mut self.operations.state) {
             (DrainStep::Producers, state) => {
@@ -163,25 +164,25 @@ impl ServerSession {
                     self.forget_pb(cx);
                 }
             }
-            (DrainStep::Consumers { until_ms }, State::Consuming(consuming)) => {
-                consuming.consume.drain(until_ms, &mut cx.resources);
+            (DrainStep::Consumers { until }, State::Consuming(consuming)) => {
+                consuming.consume.drain(until, &mut cx.resources);
             }
             (DrainStep::Consumers { .. }, _) => {}
         }
     }
 
-    /// Writes everything that is due now.
+    /// Writes everything that is due.
     pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         self.operations.poll_transmit(cx);
     }
 
-    /// What was begun of a pb is given up, and with it its time.
+    /// Drops a pb that has started, and its timeout.
     fn forget_pb(&mut self, cx: &mut Cx<'_>) {
         self.delimiter.reset(&mut cx.resources.budget);
-        self.operations.pb_due_ms = None;
+        self.operations.pb_due = None;
     }
 
-    /// The connection is gone.
+    /// Releases everything, because the connection is closed.
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
         self.forget_pb(cx);
         match &mut self.operations.state {
@@ -192,39 +193,39 @@ impl ServerSession {
         self.operations.end_half();
     }
 
-    /// Our own code has failed in the middle of something: says so, where an operation is open, without looking at anything
-    /// that may be half done. Nothing may follow.
+    /// Ends the current operation with an internal error after a panic, without touching state that may be
+    /// inconsistent. No other call may follow.
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
-        let fault = Fault::Internal("this connection's handling has failed; the log says where");
+        let fault = Fault::Internal("the server failed while handling this connection; see its log");
         cx.resources.counters.failed.add(fault.status(), 1);
         self.operations.end_with(&fault, cx);
     }
 
-    /// Whether no more of the client's bytes can be taken now.
+    /// Returns whether no more input can be taken for now.
     pub fn is_blocked(&self, cx: &Cx<'_>) -> bool {
         self.operations.is_blocked(cx)
     }
 
-    /// A reason to close the connection.
+    /// Returns the code to close the connection with, if any.
     #[inline]
     pub(super) fn close_code(&self) -> Option<CloseCode> {
         self.operations.close
     }
 
-    /// What its connection must know.
+    /// Returns what the connection must know.
     #[inline]
     pub fn status(&self) -> FrontStatus {
-        let Operations { state, wanted, close, pb_due_ms, .. } = &self.operations;
+        let Operations { state, wanted, close, pb_due, .. } = &self.operations;
         let (wanted, close) = (*wanted, *close);
         let open = FrontStatus {
             wanted,
             close,
             is_busy: true,
             waits_for_us: wanted.is_some(),
-            next_deadline_ms: *pb_due_ms,
+            next_deadline: *pb_due,
             ..FrontStatus::default()
         };
-        let earliest = |due_ms: Option<u64>| [*pb_due_ms, due_ms].into_iter().flatten().min();
+        let earliest = |due: Option<Millis>| [*pb_due, due].into_iter().flatten().min();
         match state {
             State::AwaitingSetup | State::Discarding => FrontStatus { is_busy: false, ..open },
             State::Opening { .. } | State::Positioning(_) => {
@@ -236,25 +237,25 @@ impl ServerSession {
                 waits_for_us: wanted.is_some() || produce.waits_for_store(),
                 goes_on: produce.has_more_to_say(),
                 credit: Some(produce.credit()),
-                next_deadline_ms: earliest(produce.next_deadline_ms()),
+                next_deadline: earliest(produce.next_deadline()),
                 ..open
             },
             State::Consuming(consuming) => FrontStatus {
                 is_consuming: true,
                 goes_on: true,
-                next_deadline_ms: earliest(consuming.consume.next_deadline_ms()),
+                next_deadline: earliest(consuming.consume.next_deadline()),
                 ..open
             },
         }
     }
 
-    /// The project of all its operations, and the queue of the present one.
+    /// Returns the project, and the queue of the current operation if there is one.
     pub fn names(&self) -> (&Project, Option<&QueueName>) {
         (self.operations.project(), self.operations.queue_name())
     }
 
-    /// Of a consume operation, its queue, each partition that it reads and the offset that comes next.
-    pub fn positions(&self) -> Option<(FullName, Vec<(u16, u64)>)> {
+    /// Returns the queue of a consume operation, and each partition that it reads with the next offset.
+    pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match &self.operations.state {
             State::Consuming(consuming) => {
                 let consume = &consuming.consume;

@@ -1,4 +1,4 @@
-//! The operations of a connection, one after the other: which is open, and which halves have ended.
+//! The operations of a connection, in sequence: the current one, and which halves have ended.
 
 use super::consume::{self, Consuming};
 use super::produce;
@@ -6,9 +6,11 @@ use super::setup::{Asked, ConsumeSetup, Setup};
 use crate::access::Permit;
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, status_of};
 use crate::operation::{Caller, Command, Consume, OperationId, Positioning, Produce, Routing, Subject};
 use crate::ws::CloseCode;
@@ -16,7 +18,7 @@ use crate::ws::CloseCode;
 #[derive(Debug)]
 pub(super) enum State {
     AwaitingSetup,
-    /// Waits for the catalogue. `setup` is absent where it is malformed.
+    /// Waits for the catalogue. `setup` is `None` if the request is malformed.
     Opening {
         produces: bool,
         setup: Option<Setup>,
@@ -32,31 +34,31 @@ pub(super) enum State {
 /// A consume operation that waits for its positions.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    only: Option<u16>,
+    only: Option<Partition>,
     echo: bool,
     has_extensions: bool,
     positioning: Positioning,
 }
 
-/// All of a session but its delimiter, so that a pb can be handled where it lies.
+/// All of a session except its delimiter, so that a pb can be handled while it borrows the delimiter.
 #[derive(Debug)]
 pub(super) struct Operations {
     caller: Caller,
     pub(super) operation: OperationId,
     pub(super) state: State,
-    /// The client's half of the present operation has ended.
+    /// Whether the client's half of the current operation has ended.
     pub(super) client_ended: bool,
-    /// The project's permit for the present operation.
+    /// The project's permit for the current operation.
     permit: Option<Permit>,
-    /// The operation ends with this once all that was accepted is spoken for.
+    /// The fault that ends the operation once all accepted messages are acknowledged or refused.
     failing: Option<Fault>,
-    /// Bytes of the present half that were discarded.
+    /// The number of discarded bytes of the current half.
     discarded: u64,
     pub(super) draining: bool,
-    /// Bytes that the delimiter waits for.
+    /// The reservation that the delimiter waits for.
     pub(super) wanted: Option<Wanted>,
-    /// When the pb that was begun must be whole.
-    pub(super) pb_due_ms: Option<u64>,
+    /// When the pb that has started must be complete.
+    pub(super) pb_due: Option<Millis>,
     pub(super) close: Option<CloseCode>,
 }
 
@@ -72,17 +74,17 @@ impl Operations {
             discarded: 0,
             draining: false,
             wanted: None,
-            pb_due_ms: None,
+            pb_due: None,
             close: None,
         }
     }
 
-    /// The project of all operations.
+    /// Returns the project of all operations.
     pub(super) fn project(&self) -> &Project {
         &self.caller.project
     }
 
-    /// The queue of the present operation.
+    /// Returns the queue of the current operation.
     pub(super) fn queue_name(&self) -> Option<&QueueName> {
         match &self.state {
             State::Opening { setup, .. } => setup.as_ref().map(|setup| &setup.address.queue),
@@ -93,13 +95,13 @@ impl Operations {
         }
     }
 
-    /// Whether what is waited for is memory that the store will give back. Memory that other peers must give back is waited
-    /// for in the pb's own time.
+    /// Returns whether the pb waits for memory that the store will release. Waiting for memory of other peers
+    /// counts towards the pb's timeout.
     pub(super) fn waits_for_the_store(&self) -> bool {
         self.wanted.is_some_and(|wanted| wanted.share == Share::Whole)
     }
 
-    /// Whether the client's bytes mean nothing any more.
+    /// Returns whether the client's bytes are ignored.
     pub(super) fn discards(&self) -> bool {
         !self.client_ended && (self.failing.is_some() || matches!(self.state, State::Discarding))
     }
@@ -137,7 +139,7 @@ impl Operations {
             }
             State::Opening { .. } | State::Positioning(_) | State::Discarding => {
                 cx.resources.budget.release(pb.len());
-                Err(Fault::Internal("a pb in a state that takes none"))
+                Err(Fault::Internal("pb received in a state that accepts none"))
             }
         }
     }
@@ -145,7 +147,7 @@ impl Operations {
     fn handle_setup(&mut self, pb: &[u8], cx: &mut Cx<'_>) -> Result<(), Fault> {
         let asked = Asked::decode(pb)?;
         let produces = asked.produces();
-        // A refusal has the form of its operation from here on.
+        // From here on, a refusal has the form of the operation's response.
         self.state = State::Opening { produces, setup: None };
         let setup = asked.check()?;
         let queue = setup.address.queue.clone();
@@ -166,7 +168,7 @@ impl Operations {
     pub(super) fn handle_opened(
         &mut self,
         opened: Result<QueueInfo, Fault>,
-        local_partition: u16,
+        local_partition: Partition,
         cx: &mut Cx<'_>,
     ) {
         let State::Opening { setup, .. } = &mut self.state else { return };
@@ -179,7 +181,7 @@ impl Operations {
             Err(fault) => return self.fail(fault, cx),
         };
         let only = setup.as_ref().and_then(|setup| setup.address.partition);
-        if only.is_some_and(|partition| partition >= queue.partitions) {
+        if only.is_some_and(|partition| partition.0 >= queue.partitions) {
             return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
         }
         let Some(Setup { address, consume }) = setup.take() else { return };
@@ -205,8 +207,8 @@ impl Operations {
 
     pub(super) fn handle_position(
         &mut self,
-        partition: u16,
-        position: Result<u64, StoreFault>,
+        partition: Partition,
+        position: Result<Offset, StoreFault>,
         cx: &mut Cx<'_>,
     ) {
         let State::Positioning(waiting) = &mut self.state else { return };
@@ -217,7 +219,7 @@ impl Operations {
         self.start_consuming(cx);
     }
 
-    /// Once the positions are known, says 100.
+    /// Accepts the consume operation (status 100) once its positions are known.
     fn start_consuming(&mut self, cx: &mut Cx<'_>) {
         let State::Positioning(waiting) = &mut self.state else { return };
         let Some(beginning) = waiting.positioning.found().filter(|_| self.failing.is_none()) else { return };
@@ -231,7 +233,7 @@ impl Operations {
         self.state = State::Consuming(Box::new(consuming));
     }
 
-    /// The client's half ends.
+    /// Handles the end of the client's half.
     pub(super) fn handle_fin(&mut self, cx: &mut Cx<'_>) {
         if matches!(self.state, State::Discarding) {
             return self.end_operation();
@@ -242,7 +244,8 @@ impl Operations {
         self.client_ended = true;
     }
 
-    /// The operation ends with `fault`, once all that was accepted is spoken for. The first fault counts.
+    /// Ends the operation with `fault` once all accepted messages are acknowledged or refused. Later faults
+    /// are ignored.
     pub(super) fn fail(&mut self, fault: Fault, cx: &mut Cx<'_>) {
         if matches!(self.state, State::Discarding) {
             return;
@@ -306,7 +309,7 @@ impl Operations {
         }
     }
 
-    /// Our half has ended.
+    /// Records the end of our half.
     pub(super) fn end_half(&mut self) {
         self.state = State::Discarding;
         self.failing = None;
@@ -317,7 +320,7 @@ impl Operations {
         }
     }
 
-    /// Both halves have ended.
+    /// Prepares for the next operation after both halves have ended.
     fn end_operation(&mut self) {
         self.state = State::AwaitingSetup;
         self.client_ended = false;

@@ -1,4 +1,4 @@
-//! A produce operation in the streaming protocol: its requests, its responses.
+//! The requests and responses of a produce operation.
 
 use crate::base::batch::Record;
 use crate::base::error::{Fault, PeerFault, StatusCode};
@@ -12,7 +12,7 @@ use crate::pb::{
     first_ttl,
 };
 
-/// The setup is accepted.
+/// Writes the response that accepts the setup.
 pub(super) fn accept(produce: &Produce, reply: &mut PbWriter<'_>) {
     reply.pb(
         &ProduceSetupResponse {
@@ -23,12 +23,12 @@ pub(super) fn accept(produce: &Produce, reply: &mut PbWriter<'_>) {
     );
 }
 
-/// The setup is refused.
+/// Writes the response that refuses the setup.
 pub(super) fn refuse(fault: &Fault, reply: &mut PbWriter<'_>) {
     reply.pb(&ProduceSetupResponse { status: Some(status_of(fault)), max_msgnum_to_send: Some(0) }, true);
 }
 
-/// One ProduceRequest, whose length is reserved; `expected` more bytes have come already.
+/// Handles a ProduceRequest, whose length is reserved. `expected` further bytes have already arrived.
 #[inline]
 pub(super) fn handle_pb(
     produce: &mut Produce,
@@ -60,8 +60,8 @@ pub(super) fn handle_pb(
     Err(PeerFault::PbInvalid(why.into()).into())
 }
 
-/// Copies the payloads of a ProduceRequest as they are read. A function of its own: inlined, its loop does not keep what it needs in
-/// registers (8 instructions a message).
+/// Decodes a ProduceRequest and copies its payloads. A separate function: if inlined, its loop does not keep
+/// its variables in registers (8 instructions per message).
 #[inline(never)]
 fn copy(pb: &[u8], mut copying: Copying<'_>) -> (Result<ProduceRequestHead, Malformed>, Copied) {
     let decoded = decode_produce_request(pb, |field| match field {
@@ -71,7 +71,7 @@ fn copy(pb: &[u8], mut copying: Copying<'_>) -> (Result<ProduceRequestHead, Malf
     (decoded, copying.end())
 }
 
-/// The messages of a ProduceRequest that was decoded before, so that it decodes.
+/// Decodes the messages of a ProduceRequest that has been decoded before and so is valid.
 fn records(pb: &[u8]) -> Vec<Record<'_>> {
     let (mut payloads, mut keys) = (Vec::new(), Vec::new());
     let _ = decode_produce_request(pb, |field| match field {
@@ -82,7 +82,7 @@ fn records(pb: &[u8]) -> Vec<Record<'_>> {
     payloads.into_iter().zip(keys).map(|(payload, key)| Record { key, payload }).collect()
 }
 
-/// Speaks for every message whose fate is known, and gives credit.
+/// Acknowledges or refuses every message whose fate is known, and grants credit.
 pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
     while cx.has_space() {
         let framed = &mut *cx.framed;
@@ -98,13 +98,13 @@ pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
     }
 }
 
-/// All is said, and the client says no more.
+/// Ends the half of an operation that is complete.
 pub(super) fn finish(produce: &mut Produce, cx: &mut Cx<'_>) {
     produce.finish();
     cx.reply.fin();
 }
 
-/// The pb that ends a failed operation.
+/// Writes the pb that ends a failed operation.
 pub(super) fn finish_failed(produce: &mut Produce, fault: &Fault, cx: &mut Cx<'_>) {
     let word = produce.finish_failed(fault);
     respond(&word, true, &mut cx.reply);
@@ -116,15 +116,15 @@ fn respond(word: &Word, fin: bool, reply: &mut PbWriter<'_>) {
         Err(fault) => status_of(fault),
     });
     let place = word.place.as_ref();
-    let id = |offset| place.map(|place| message_id(place.partition, offset));
-    let (first, last) = place.map_or((0, 0), |place| (place.offsets.start, place.offsets.end - 1));
+    let first_id = place.map(|place| message_id(place.partition, place.offsets.start));
+    let last_id = place.map(|place| message_id(place.partition, place.offsets.end.previous()));
     reply.pb(
         &ProduceResponse {
             status,
-            msgnum_status_is_thru: Some(word.through),
+            msgnum_status_is_thru: Some(word.through.to_wire()),
             max_msgnum_to_send: Some(word.granted.to_wire()),
-            first_id: id(first),
-            last_id: id(last),
+            first_id,
+            last_id,
         },
         fin,
     );

@@ -1,4 +1,4 @@
-//! What a SetupRequest asks for.
+//! Parses and checks a SetupRequest.
 
 use prost::Message;
 
@@ -7,28 +7,28 @@ use crate::base::names::QueueAddress;
 use crate::operation::Start;
 use crate::pb::{ConsumeSetupRequest, ProduceSetupRequest, SetupRequest};
 
-/// A SetupRequest that says which operation it begins; the rest is not checked.
+/// A decoded SetupRequest. Its operation is known, the rest is not checked.
 #[derive(Debug)]
 pub(super) enum Asked {
     Produce(ProduceSetupRequest),
     Consume(ConsumeSetupRequest),
 }
 
-/// A SetupRequest that is well-formed.
+/// A valid SetupRequest.
 #[derive(Debug)]
 pub(super) struct Setup {
     pub(super) address: QueueAddress,
-    /// What a consumer asks for; `None` of a producer.
+    /// The request of a consumer; `None` for a producer.
     pub(super) consume: Option<ConsumeSetup>,
 }
 
-/// What a consumer asks for.
+/// The request of a consumer.
 #[derive(Debug)]
 pub(super) struct ConsumeSetup {
     pub(super) start: Start,
-    /// Whether messages of the same client come too.
+    /// Whether the client also wants its own messages.
     pub(super) echo: bool,
-    /// The client uses the protocol's extensions.
+    /// Whether the client uses the protocol's extensions.
     pub(super) has_extensions: bool,
 }
 
@@ -54,7 +54,7 @@ impl Asked {
             }
             Self::Consume(get) => {
                 if get.group.is_some() {
-                    return Err(PeerFault::PbInvalid("group: not served yet".into()).into());
+                    return Err(PeerFault::PbInvalid("group: not supported yet".into()).into());
                 }
                 let address = QueueAddress::parse(get.queue_name())?;
                 let start = Start::parse(get.starting_marker())?;

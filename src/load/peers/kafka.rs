@@ -1,4 +1,4 @@
-//! Apache Kafka: a topic for each queue, a producer and a consumer handle of librdkafka for each connection.
+//! Apache Kafka: one topic per queue, with one librdkafka producer or consumer per connection.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -18,17 +18,19 @@ use super::super::pacer::{Pace, Pacer};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
 use super::{Consumed, Failed, Job, LOOK_EVERY};
+use crate::base::units::Offset;
 use crate::store::kafka::TopicReader;
 
 /// How long the cluster may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a message may take.
+/// How long the delivery of a message may take (`delivery.timeout.ms`).
 const DELIVERY_TIMEOUT_MS: &str = "30000";
-/// How long a batch waits for company (`linger.ms`), that of Millstream on Kafka.
+/// How long a batch waits for more messages (`linger.ms`). The same as Millstream uses on Kafka.
 const LINGER_MS: &str = "2";
-/// The least that librdkafka's poll waits, which ends at once when something is delivered; a shorter wait is slept through.
+/// The shortest wait that librdkafka's poll is used for. It ends early when a message is delivered. Shorter
+/// waits are slept.
 const POLL: Duration = Duration::from_millis(1);
-/// Messages that a producer may have under way where none are said.
+/// How many messages a producer may have in flight by default.
 const IN_FLIGHT: u64 = 100_000;
 
 fn config(plan: &Plan) -> ClientConfig {
@@ -41,7 +43,7 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
     let admin: AdminClient<DefaultClientContext> = config(plan).create()?;
     let options = AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT));
     let partitions = i32::try_from(plan.partitions)?;
-    // As the broker's `default.replication.factor` says.
+    // `-1` selects the broker's `default.replication.factor`.
     let topics: Vec<NewTopic<'_>> =
         queues.iter().map(|queue| NewTopic::new(queue, partitions, TopicReplication::Fixed(-1))).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -70,7 +72,7 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
     let least = value("min.insync.replicas").unwrap_or_else(|| "?".into());
     let sync = match value("flush.messages").as_deref() {
         Some("1") => "synced to the disk before it is acknowledged (flush.messages=1)",
-        _ => "synced to the disk when the system likes (flush.messages not 1)",
+        _ => "synced to the disk at some later time (flush.messages is not 1)",
     };
     Ok(About {
         version: format!(
@@ -82,10 +84,11 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
     })
 }
 
-/// A delivered message: when it should have been sent, when librdkafka said so, and what failed.
+/// A delivery: the intended send time in nanoseconds of the run's clock, when librdkafka reported it, and the
+/// error if it failed.
 type Delivery = (usize, Instant, Option<String>);
 
-/// What was delivered since it was looked at.
+/// The deliveries since the last look.
 #[derive(Debug, Default)]
 struct Deliveries(Mutex<Vec<Delivery>>);
 
@@ -116,7 +119,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
     let (mut produced, mut answered) = (Produced::default(), 0);
     let mut payload = vec![b'.'; plan.size];
     let keys = plan.keys();
-    // Keyless messages of a producer go to one partition, so that they keep their order.
+    // A producer's messages without keys go to one partition, so that they keep their order.
     let partition = i32::try_from(job.number)? % partitions(producer.client(), &job.queue)?;
     loop {
         let now = Instant::now();
@@ -158,7 +161,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
     Ok(produced)
 }
 
-/// How many a topic has: it may have been there before.
+/// Returns the number of partitions of a topic, which may have existed before.
 fn partitions<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<i32, Failed> {
     let metadata = client.fetch_metadata(Some(topic), ANSWER_TIMEOUT)?;
     let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
@@ -193,7 +196,7 @@ fn send(
     }
 }
 
-/// Counts what was delivered; waits for some of it no longer than `wait`.
+/// Counts delivered messages. Waits for some of them, but not longer than `wait`.
 fn settle(
     job: &mut Job,
     producer: &BaseProducer<Deliveries>,
@@ -201,12 +204,13 @@ fn settle(
     wait: Option<Duration>,
 ) -> u64 {
     match wait.unwrap_or_default() {
-        // In slices, so many producers would leave the broker no time on a small machine.
+        // Sleep instead of polling in slices. With many producers, slices would leave the broker no CPU time
+        // on a small machine.
         short if short < POLL => {
             std::thread::sleep(short);
             producer.poll(Duration::ZERO);
         }
-        // Whole milliseconds, which end early rather than late.
+        // Round down to whole milliseconds: too early is better than too late.
         long => producer.poll(Duration::from_millis(long.min(LOOK_EVERY).as_millis() as u64)),
     }
     let deliveries =
@@ -224,7 +228,7 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
     let mut offsets = Vec::new();
     for partition in 0..partitions(asker.client(), &job.queue)? {
         let (oldest, end) = asker.fetch_watermarks(&job.queue, partition, ANSWER_TIMEOUT)?;
-        offsets.push(u64::try_from(if plan.mode == Mode::Both { end } else { oldest })?);
+        offsets.push(Offset(u64::try_from(if plan.mode == Mode::Both { end } else { oldest })?));
     }
     drop(asker);
     let config = config(&plan);

@@ -1,7 +1,8 @@
-//! The same load against other servers, for people who compare on their own machines: `bench --against`, of the feature `peers`.
+//! Puts the same load on other servers, to compare them on one machine: `bench --against`, feature `peers`.
 //!
-//! What is the same: who sends when (`pacer`), what a message carries and how it is verified (`stamp`), what is a sample (`meter`). What is
-//! not: the client, which is the best known one of each server, with its own batching. A connection is a thread of its own.
+//! The send times (`pacer`), the payloads and their verification (`stamp`) and the samples (`meter`) are the
+//! same. The client differs: each server gets its best known client, with that client's own batching. Each
+//! connection has its own thread.
 //!
 //! | file | one concept |
 //! | --- | --- |
@@ -31,17 +32,17 @@ use super::window::Window;
 use crate::client::ClientError;
 use crate::latency::histogram;
 
-/// How often a consumer looks whether it is over.
+/// How often a consumer checks whether it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Whatever a peer's client says is wrong.
+/// An error of a peer's client.
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 fn broken(error: &dyn std::fmt::Display) -> ClientError {
     ClientError::Broken(error.to_string())
 }
 
-/// Makes the queues, and asks what the peer is.
+/// Creates the queues and asks the peer for its version and durability.
 pub fn prepare(peer: Peer, plan: &Plan) -> Result<About, ClientError> {
     let queues: Vec<String> = (0..plan.queues).map(|number| plan.queue_of(number)).collect();
     match peer {
@@ -51,7 +52,7 @@ pub fn prepare(peer: Peer, plan: &Plan) -> Result<About, ClientError> {
     .map_err(|error| broken(&error))
 }
 
-/// What one connection has.
+/// The state of one connection.
 struct Job {
     plan: Arc<Plan>,
     number: u32,
@@ -66,7 +67,7 @@ enum Done {
     Consumed(Consumed),
 }
 
-/// Runs the plan against the peer and says what was measured.
+/// Runs the plan against the peer and returns what was measured.
 pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let plan = Arc::new(plan);
     let progress = Arc::new(Progress::new(plan.producers(), plan.consumers(), plan.interrupt.clone()));
@@ -151,13 +152,13 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
 }
 
 impl Job {
-    /// A message that should have been sent at `intended_ns` of the run's clock was answered at `now`.
+    /// Records the answer to a message that should have been sent at `intended_ns` of the run's clock.
     fn answered(&mut self, produced: &mut Produced, intended_ns: u64, now: Instant, failure: Option<String>) {
         let intended = self.plan.epoch + Duration::from_nanos(intended_ns);
         produced.answered(self.window, &mut self.meter, (intended, now), 1, failure.as_deref());
     }
 
-    /// What its messages are read with.
+    /// Creates the state that verifies and counts this connection's messages.
     fn reading(&self) -> Reading {
         Reading::new(self.plan.clone(), self.number, self.window, self.progress.clone())
     }

@@ -1,4 +1,5 @@
-//! NATS JetStream: a stream for each queue, over the server's WebSocket port; a publish with its acknowledgement for each message.
+//! NATS JetStream: one stream per queue, over the server's WebSocket port. Each message is published and
+//! acknowledged on its own.
 
 use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
@@ -21,19 +22,21 @@ use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
 use super::{Consumed, Failed, Job, LOOK_EVERY};
 
-/// Messages that a producer may have under way where none are said: what the client's context allows.
+/// How many messages a producer may have in flight by default, and at most. The client's context allows as
+/// many.
 const IN_FLIGHT: u64 = 4_000;
 
-/// A wait that is shorter is slept through in slices, with a look for answers between: the runtime's timers tick in milliseconds. What
-/// comes is seen so much later at most.
+/// Shorter waits are slept in slices, because the runtime's timers tick in milliseconds. Answers are polled
+/// after each slice.
 const SHORT: Duration = Duration::from_millis(2);
-/// One of these slices.
+/// The length of a slice.
 const SLICE: Duration = Duration::from_micros(100);
 
-/// How much a stream keeps, bytes: the oldest go first.
+/// How many bytes a stream keeps. The oldest messages are dropped.
 const STREAM_BYTES: i64 = 4 << 30;
 
-/// The client's socket has a thread beside the connection's own, which sleeps between two looks.
+/// Creates a runtime with one worker thread, for the client's socket. The thread of the connection sleeps
+/// between two looks.
 fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
@@ -64,7 +67,7 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
                 ..Config::default()
             };
             let stream = context.get_or_create_stream(config).await?;
-            // It may have been there before.
+            // The stream may have existed before, with other settings.
             let Config { storage, num_replicas, .. } = &stream.cached_info().config;
             let place = if *storage == StorageType::File { "a file" } else { "memory" };
             kept = format!("in {place} of {num_replicas} replicas");
@@ -73,7 +76,7 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
         Ok(About {
             version: info.version,
             durability: format!(
-                "{kept} before it is acknowledged, synced every sync_interval of the server (2 minutes unless it says otherwise)"
+                "{kept} before it is acknowledged, synced at every sync_interval of the server (2 minutes by default)"
             ),
         })
     })
@@ -90,7 +93,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
         let mut produced = Produced::default();
         let mut waiting: VecDeque<(u64, Ack)> = VecDeque::new();
         let mut payload = vec![b'.'; plan.size];
-        // A subject for each producer and key keeps their order, as the stream keeps all.
+        // Each producer and key has its own subject. The stream keeps the order of all of them.
         let subjects: Vec<String> =
             (0..plan.keys.max(1)).map(|key| format!("{}.{}.{key}", job.queue, job.number)).collect();
         loop {
@@ -128,7 +131,8 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
     })
 }
 
-/// Counts the acknowledgements that are there, in their order; waits for some no longer than `wait`.
+/// Counts the acknowledgements that have arrived, in order. Waits for some of them, but not longer than
+/// `wait`.
 async fn settle(job: &mut Job, waiting: &mut VecDeque<(u64, Ack)>, produced: &mut Produced, wait: Duration) {
     let some = std::future::poll_fn(|cx: &mut Context<'_>| {
         let mut any = false;
@@ -145,10 +149,10 @@ async fn settle(job: &mut Job, waiting: &mut VecDeque<(u64, Ack)>, produced: &mu
         // This thread has nothing else to do.
         std::thread::sleep(wait.min(SLICE));
         tokio::task::yield_now().await;
-        // Nothing there is no event.
+        // No acknowledgement may have arrived, which is fine.
         let _ = futures_lite::future::poll_once(some).await;
     } else {
-        // Its end is an event like any other, and early rather than late.
+        // A timeout is fine, and too early is better than too late.
         let _ = tokio::time::timeout(wait.min(LOOK_EVERY) - Duration::from_millis(1), some).await;
     }
 }
@@ -185,5 +189,5 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
     })
 }
 
-/// Messages that a consumer takes before it looks at the time.
+/// How many messages a consumer takes before it checks the time.
 const TAKEN_AT_ONCE: usize = 500;

@@ -1,4 +1,4 @@
-//! Which queues there are: made by their home shard alone, remembered by the others.
+//! The queues that a shard knows. Only their home shard creates them, the others remember them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,42 +7,43 @@ use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
 
-/// See the module's page.
+/// The catalogue of queues of one shard.
 #[derive(Debug)]
 pub struct Catalogue {
     shard: u16,
     queues: HashMap<FullName, QueueInfo>,
-    /// Numbers the next queue that this shard makes.
+    /// The number of the last queue that this shard created or adopted.
     next: u64,
-    /// Queues whose home this shard is, places that are kept for queues about to be created, and how many there may be of both.
+    /// The number of queues whose home is this shard, of places reserved for queues that are being created,
+    /// and the limit of both together.
     made: usize,
     reserved: usize,
     max: usize,
 }
 
 impl Catalogue {
-    /// An empty one, in which no queue is created once the shard is home of `max`.
+    /// Creates an empty catalogue. The shard creates no more queues once it is the home of `max`.
     pub fn new(shard: u16, max: usize) -> Self {
         Self { shard, queues: HashMap::new(), next: 0, made: 0, reserved: 0, max }
     }
 
-    /// What is known of a queue.
+    /// Returns a queue, if it is known.
     pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
         self.queues.get(name).copied()
     }
 
-    /// Every queue that is known.
+    /// Returns all known queues.
     pub fn iter(&self) -> impl Iterator<Item = (&FullName, &QueueInfo)> {
         self.queues.iter()
     }
 
-    /// The number of the next queue whose home this shard is.
+    /// Returns the number for the next queue whose home is this shard.
     pub fn next_id(&mut self) -> QueueId {
         self.next += 1;
         QueueId(u64::from(self.shard) << 48 | self.next)
     }
 
-    /// Keeps a place for a queue that is about to be created, until [`Self::unreserve`].
+    /// Reserves a place for a queue that is about to be created, until [`Self::unreserve`].
     pub fn reserve(&mut self) -> Result<(), StoreFault> {
         if self.made + self.reserved >= self.max {
             return Err(StoreFault::TooManyQueues);
@@ -51,12 +52,12 @@ impl Catalogue {
         Ok(())
     }
 
-    /// The queue is about to be recorded, or was not created.
+    /// Releases a reserved place, because the queue is about to be recorded or was not created.
     pub fn unreserve(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// Forgets a queue; false where it was not known. Looks at all of them.
+    /// Forgets a queue. Returns false if it was not known. Searches all queues.
     pub fn forget(&mut self, queue: QueueId) -> bool {
         let before = self.queues.len();
         self.queues.retain(|_, info| info.id != queue);
@@ -65,7 +66,7 @@ impl Catalogue {
         is_forgotten
     }
 
-    /// Records a queue; where two asked for it at once, the first stays.
+    /// Records a queue. If the name is already known, keeps and returns the known queue.
     pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
         match self.queues.entry(name) {
             Entry::Occupied(known) => *known.get(),
@@ -94,19 +95,19 @@ mod tests {
     }
 
     #[test]
-    fn places_are_kept_for_queues_that_are_about_to_be_created() {
+    fn reserved_places_count_towards_the_limit() {
         let mut catalogue = Catalogue::new(3, 2);
         assert_eq!(catalogue.reserve(), Ok(()));
         assert_eq!(catalogue.reserve(), Ok(()));
         assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
-        // One was created, the other was not.
+        // The first queue is created, the second is not.
         catalogue.unreserve();
         let one = record(&mut catalogue, "one");
         catalogue.unreserve();
         assert_eq!(catalogue.reserve(), Ok(()));
         assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
         catalogue.unreserve();
-        // What is there is recorded whatever the limit, and counts.
+        // Existing queues are recorded even beyond the limit, and count.
         let two = record(&mut catalogue, "two");
         let three = record(&mut catalogue, "three");
         for queue in [one, two] {

@@ -1,65 +1,69 @@
-//! One connection: handshake, frames, and the front behind them. Bytes in, bytes out.
+//! One connection: its handshake, its frames, and the front that handles their content. Bytes in, bytes out.
 //!
 //! ```text
-//! Handshaking ──accepted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
-//!      │                                                                   ▲
-//!      └──────────────────refused, too slow, too long──────────────────────┘
+//! Handshaking ──whole──▶ Admitting ──admitted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
+//!      │                     │                                                                  ▲
+//!      └──too long, invalid──┴──────────────────refused, too slow───────────────────────────────┘
 //! ```
-//! Bytes that cannot be taken now stay in `inbound`; then the socket is not read. They count in the budget.
+//! Bytes that cannot be processed yet stay in `inbound`. Meanwhile the socket is not read. Those bytes count
+//! in the budget once the connection is open. Before that, `handshake_max_bytes` bounds them.
 
 use core::net::SocketAddr;
-use std::sync::Arc;
 
 use super::deadlines::Armed;
+use super::entry;
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::{CoreCounters, Settings};
-use crate::access::{Permit, Tenant, Tenants, Use};
+use crate::access::Permit;
 use crate::base::budget::{Account, Budget, Purse, Share};
-use crate::base::clock::{Now, millis};
-use crate::base::error::PeerFault;
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
 use crate::operation::{Caller, Command, Resources};
-use crate::process::logging::BOUNDED;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
-use crate::ws::origin::{Novelty, RefusedOrigins};
 use crate::ws::{CloseCode, Input, Receiver, Role};
 
-/// How long a connection that is closed by us waits for the peer to close, so that the peer can read why.
-const CLOSE_LINGER_MS: u64 = 2_000;
+/// How long a connection that the server closes waits for the peer to close, so that the peer can read the
+/// reason.
+const CLOSE_LINGER: Millis = Millis::new(2_000);
 
-/// How much it reads meanwhile where the handshake was refused, bytes: to close a socket that holds unread bytes resets the
-/// connection, and the peer may lose the answer. After a Close it is `discard_limit_bytes`, if that is more.
+/// How much of a refused connection is read during that time, in bytes. Closing a socket with unread bytes
+/// resets the connection, and the peer may lose the answer. After a Close frame the limit is
+/// `discard_limit_bytes`, if that is more.
 const REFUSED_READ_BYTES: u64 = 64 << 10;
 
-/// What a connection borrows from its shard for one call.
+/// The parts of a shard that a connection borrows for one call.
 #[derive(Debug)]
 pub struct Env<'a> {
-    /// The time.
+    /// The present time.
     pub now: Now,
-    /// What it obeys.
+    /// The settings of the shard.
     pub settings: &'a Settings,
-    /// The shard's bytes.
+    /// The budget of the shard.
     pub budget: &'a mut Budget,
-    /// Where the commands of operations go.
+    /// Collects the commands of operations.
     pub commands: &'a mut Vec<Command>,
-    /// Counters.
+    /// The counters of the shard.
     pub counters: &'a mut CoreCounters,
-    /// Projects whose use is limited.
-    pub tenants: &'a Tenants,
 }
 
 #[derive(Debug)]
 enum Phase {
+    /// The request is incomplete.
     Handshaking,
+    /// The request is acceptable, and the connection waits for the verdict on its client. The socket is not
+    /// read.
+    Admitting(Box<Handshake>),
     Open(Front),
-    /// The output holds the last that is sent.
+    /// The output holds the last bytes to send.
     Closing,
 }
 
-/// All but the phase that the front is in, lent to it for a call: a method would borrow that, too.
+/// Lends the front everything except the phase, which holds the front itself. A method would borrow the phase
+/// too.
 macro_rules! cx {
     ($connection:expr, $env:expr) => {{
         let resources = Resources {
@@ -76,39 +80,39 @@ macro_rules! cx {
     }};
 }
 
-/// See the module's page.
+/// The state of one connection.
 #[derive(Debug)]
 pub struct Connection {
     phase: Phase,
     receiver: Receiver,
-    /// The project's permit for this connection, where its use is limited.
+    /// The project's permit for this connection, if the project is limited.
     permit: Option<Permit>,
-    /// Where it comes from.
+    /// The address of the peer.
     peer: Option<SocketAddr>,
-    /// Bytes that were read and not taken; of the handshake, or behind what a blocked front takes.
+    /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
     inbound: Vec<u8>,
     output: Output,
-    /// When the socket was last read, [`Now::mono_ns`]: `inbound` is from then.
+    /// When the socket was last read, [`Now::mono_ns`]. `inbound` is from then.
     read_ns: u64,
-    /// What it has of the budget.
+    /// Its part of the budget.
     account: Account,
-    /// When the phase began, or the peer was last heard.
-    heard_ms: u64,
-    /// While closing, how much more is read.
+    /// When the phase started, or the peer was last heard.
+    heard: Millis,
+    /// While closing, the number of bytes that may still be read.
     linger_bytes: u64,
-    /// It was pinged since.
+    /// A ping was sent since the peer was last heard.
     pinged: bool,
     pub(super) armed: Armed,
-    /// It is in the shard's list of those with something to do.
+    /// It is in the shard's list of connections with something to do.
     pub(super) is_dirty: bool,
-    /// In which of the shard's lists of those that wait for bytes of the budget it is.
+    /// The waiting list for bytes of the budget that it is in, if any.
     pub(super) waits_in: Option<Share>,
-    /// It is in the shard's list of those that wait for credit.
+    /// It is in the shard's list of connections that wait for credit.
     pub(super) is_starved: bool,
 }
 
 impl Connection {
-    /// A connection that was just accepted.
+    /// Creates the state of a connection that was just accepted.
     pub fn new(now: Now, peer: Option<SocketAddr>) -> Self {
         Self {
             phase: Phase::Handshaking,
@@ -119,7 +123,7 @@ impl Connection {
             output: Output::new(now),
             read_ns: now.mono_ns,
             account: Account::default(),
-            heard_ms: now.mono_ms,
+            heard: now.mono,
             linger_bytes: 0,
             pinged: false,
             armed: Armed::default(),
@@ -129,7 +133,7 @@ impl Connection {
         }
     }
 
-    /// The project, and the queue of its present operation, for the log; empty where there is none.
+    /// Returns the project and the queue of the present operation, for the log; empty if there is none.
     pub fn names(&self) -> (&str, &str) {
         match self.front().and_then(Front::names) {
             Some((project, queue)) => (project.as_str(), queue.map_or("", QueueName::as_str)),
@@ -137,27 +141,36 @@ impl Connection {
         }
     }
 
-    /// Whether the handshake is not done.
+    /// Returns whether the handshake is not answered yet.
     pub fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Handshaking)
+        matches!(self.phase, Phase::Handshaking | Phase::Admitting(_))
     }
 
-    /// Where it comes from.
+    /// Returns the project of a client that waits for [`Self::handle_verdict`].
+    pub fn applicant(&self) -> Option<&Project> {
+        match &self.phase {
+            Phase::Admitting(handshake) => Some(&handshake.identity.project),
+            Phase::Handshaking | Phase::Open(_) | Phase::Closing => None,
+        }
+    }
+
+    /// Returns the address of the peer.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// Bytes from the socket: no more than [`Self::wanted_read`] says.
-    pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) {
+    /// Handles bytes from the socket, at most as many as [`Self::wanted_read`] allows. Returns true if the
+    /// client now waits for [`Self::handle_verdict`].
+    pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) -> bool {
         match self.phase {
             Phase::Handshaking => return self.handle_handshake(input, env),
             Phase::Closing => {
                 self.linger_bytes = self.linger_bytes.saturating_sub(input.len() as u64);
-                return;
+                return false;
             }
-            Phase::Open(_) => {}
+            Phase::Admitting(_) | Phase::Open(_) => {}
         }
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         self.pinged = false;
         self.read_ns = env.now.mono_ns;
         let taken = self.process(input, env);
@@ -166,17 +179,18 @@ impl Connection {
             self.inbound = rest.to_vec();
             self.purse(env).hold(rest.len());
         }
+        false
     }
 
-    /// The budget may have room for what the front waits for.
+    /// Retries what the front waits for, because the budget may have room.
     pub fn retry(&mut self, env: &mut Env<'_>) {
         self.with_front(env, Front::retry);
         self.resume(env);
     }
 
-    /// What made the front wait may be over: takes what was left. False where nothing was.
+    /// Processes the waiting bytes, if the front is no longer blocked. Returns whether there were any.
     fn resume(&mut self, env: &mut Env<'_>) -> bool {
-        if self.inbound.is_empty() || matches!(self.phase, Phase::Handshaking) || self.is_blocked(env) {
+        if self.inbound.is_empty() || self.is_handshaking() || self.is_blocked(env) {
             return false;
         }
         let mut input = std::mem::take(&mut self.inbound);
@@ -194,93 +208,69 @@ impl Connection {
         true
     }
 
-    fn handle_handshake(&mut self, input: &[u8], env: &mut Env<'_>) {
+    /// Parses the request. Returns true if it is acceptable.
+    fn handle_handshake(&mut self, input: &[u8], env: &mut Env<'_>) -> bool {
         let had = self.inbound.len();
         self.inbound.extend_from_slice(input);
-        let text = &self.inbound;
-        // Only a whole request is parsed, so that one that comes byte by byte costs no more than another.
-        let seen = had.saturating_sub(3);
-        let end = text[seen..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| seen + at + 4);
-        let starts = text.iter().zip(b"GET ").all(|(byte, expected)| byte == expected);
-        let max = env.settings.handshake_max_bytes;
-        let handshake = if end.unwrap_or(text.len()) > max {
-            Err(Refusal::new(431, format!("handshake: longer than handshake_max_bytes = {max}")))
-        } else if end.is_some() || !starts {
-            Handshake::read(text, &env.settings.policy)
-        } else {
-            return;
-        };
-        match handshake {
-            Ok(Some(handshake)) => match self.admit(&handshake.identity.project, env) {
-                Ok(tenant) => self.open(handshake, tenant, env),
-                Err(fault) => self.refuse(&Refusal::new(429, fault.to_string()), env),
-            },
+        match entry::read(&self.inbound, had, env.settings) {
+            Ok(Some(handshake)) => {
+                self.phase = Phase::Admitting(Box::new(handshake));
+                return true;
+            }
             Ok(None) => {}
             Err(refusal) => self.refuse(&refusal, env),
         }
+        false
     }
 
-    /// Whether the project may have one more connection.
-    fn admit(&mut self, project: &Project, env: &Env<'_>) -> Result<Option<Arc<Tenant>>, PeerFault> {
-        let Some(tenant) = env.tenants.get(project, env.now.mono_ms) else { return Ok(None) };
-        let key = "project_max_connections";
-        let taken = tenant.take(Use::Connection);
-        self.permit = Some(taken.map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })?);
-        Ok(Some(tenant))
+    /// Answers the handshake with the verdict on the client. A verdict that nothing waits for any more is
+    /// dropped together with its permit.
+    pub fn handle_verdict(&mut self, verdict: Result<Option<Permit>, Refusal>, env: &mut Env<'_>) {
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Handshaking) {
+            Phase::Admitting(handshake) => match verdict {
+                Ok(permit) => return self.open(*handshake, permit, env),
+                Err(refusal) => return self.refuse(&refusal, env),
+            },
+            other => other,
+        };
     }
 
-    /// Accepts a handshake whose project may have one more connection.
-    fn open(&mut self, handshake: Handshake, tenant: Option<Arc<Tenant>>, env: &mut Env<'_>) {
+    /// Accepts a handshake.
+    fn open(&mut self, handshake: Handshake, permit: Option<Permit>, env: &mut Env<'_>) {
         if let Err(refusal) = handshake.accept(self.output.bytes()) {
             return self.refuse(&refusal, env);
         }
         let used = handshake.used();
         let Handshake { endpoint, identity: Identity { project, author }, .. } = handshake;
+        let tenant = permit.as_ref().map(Permit::tenant).cloned();
+        self.permit = permit;
         self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
-        self.heard_ms = env.now.mono_ms;
-        // What came behind it is taken in a call of its own: should that fail, this answer stands.
+        self.heard = env.now.mono;
+        // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
+        // already sent.
         self.inbound.drain(..used);
         self.inbound.shrink_to_fit();
         let left = self.inbound.len();
         self.purse(env).hold(left);
     }
 
-    /// Answers a request that is refused, and closes.
+    /// Answers a refused request, and closes.
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
-        if let Some(origin) = &refusal.origin {
-            let (origin, novelty) = env.settings.policy.refused_origins.remember(origin, env.now.mono_ms);
-            if novelty != Novelty::Known {
-                tracing::warn!(
-                    target: BOUNDED,
-                    origin,
-                    peer = ?self.peer,
-                    "a page of this origin is refused with 403; if it is yours, add the origin to allowed_origins (null is never \
-                     admitted)"
-                );
-            }
-            if novelty == Novelty::Last {
-                tracing::warn!(
-                    target: BOUNDED,
-                    origins = RefusedOrigins::MAX,
-                    minutes = RefusedOrigins::KEPT_MS / 60_000,
-                    "the log has named as many refused origins as it remembers: it names others once the oldest of them is that old"
-                );
-            }
-        }
+        entry::log_refused_origin(refusal, self.peer, env.settings, env.now);
         self.output.refuse(refusal);
         self.begin_closing(REFUSED_READ_BYTES, env);
     }
 
-    /// What was to be said is in `out`.
+    /// Starts to close, after the last bytes were written to the output.
     fn begin_closing(&mut self, linger_bytes: u64, env: &Env<'_>) {
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
-        self.heard_ms = env.now.mono_ms;
+        self.heard = env.now.mono;
         self.linger_bytes = linger_bytes;
     }
 
-    /// Takes frames; returns how many bytes were taken. Less than all where the front is blocked.
+    /// Processes frames, and returns how many bytes were processed: not all if the front is blocked.
     fn process(&mut self, input: &mut [u8], env: &mut Env<'_>) -> usize {
         let mut taken = 0;
         loop {
@@ -327,12 +317,12 @@ impl Connection {
         }
     }
 
-    /// Whether no frame can be taken now.
+    /// Returns whether no frame can be processed now.
     fn is_blocked(&mut self, env: &mut Env<'_>) -> bool {
         self.is_unread(env) || self.is_front_blocked(env)
     }
 
-    /// Whether the peer does not read its answers: then it is not asked for more questions.
+    /// Returns whether the peer does not read its answers. Then no more of its requests are read.
     fn is_unread(&self, env: &Env<'_>) -> bool {
         let open = matches!(self.phase, Phase::Open(_));
         let most = if env.budget.is_pressed() {
@@ -346,15 +336,16 @@ impl Connection {
     fn is_front_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
             Phase::Open(front) => front.is_blocked(&cx!(self, env)),
-            Phase::Handshaking | Phase::Closing => false,
+            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => false,
         }
     }
 
-    /// How much of the socket is to be read at most, bytes; 0 where it is not to be read.
+    /// Returns how many bytes of the socket may be read at most; 0 if it must not be read.
     pub fn wanted_read(&mut self, env: &mut Env<'_>) -> usize {
         match self.phase {
-            // One byte beyond the limit tells that a handshake is too long.
+            // One byte over the limit shows that a handshake is too long.
             Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
+            Phase::Admitting(_) => 0,
             Phase::Closing => usize::try_from(self.linger_bytes).unwrap_or(usize::MAX),
             Phase::Open(_) => {
                 if self.inbound.is_empty() && !self.is_blocked(env) {
@@ -366,45 +357,45 @@ impl Connection {
         }
     }
 
-    /// Runs `handle` on the front, if there is one.
+    /// Runs `handle` on the front, if the connection is open.
     pub fn with_front(&mut self, env: &mut Env<'_>, handle: impl FnOnce(&mut Front, &mut Cx<'_>)) {
         if let Phase::Open(front) = &mut self.phase {
             handle(front, &mut cx!(self, env));
         }
     }
 
-    /// The front, if there is one.
+    /// Returns the front, if the connection is open.
     pub fn front(&self) -> Option<&Front> {
         match &self.phase {
             Phase::Open(front) => Some(front),
-            Phase::Handshaking | Phase::Closing => None,
+            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => None,
         }
     }
 
-    /// How its front is.
+    /// Returns the status of the front.
     #[inline]
     pub fn status(&self) -> FrontStatus {
         self.front().map(Front::status).unwrap_or_default()
     }
 
-    /// Writes what is due; takes what was left, where that is possible again. True where that was so, and there
-    /// may be more to write.
+    /// Writes due output, and processes waiting bytes if that is possible again. Returns true if it processed
+    /// any: then there may be more to write.
     pub fn poll_transmit(&mut self, env: &mut Env<'_>) -> bool {
         self.with_front(env, Front::poll_transmit);
         self.resume(env)
     }
 
-    /// Whether there may be more to write, or to take in, once what waits to be sent is sent.
+    /// Returns whether there may be more to write or to process after the present output is sent.
     pub fn goes_on(&self) -> bool {
         !self.inbound.is_empty() || self.status().goes_on
     }
 
-    /// What is to be sent.
+    /// Returns the bytes to send.
     pub fn unsent(&self) -> &[u8] {
         self.output.unsent()
     }
 
-    /// The socket took `bytes`. Where that was all, gives the buffer for reuse by others.
+    /// Handles that the socket accepted `bytes`. If that was all, returns the buffer for reuse.
     pub fn handle_sent(
         &mut self,
         now: Now,
@@ -415,32 +406,32 @@ impl Connection {
         self.output.handle_sent(now, bytes, budget.purse(&mut self.account), latency)
     }
 
-    /// A buffer to encode into, where there is none, and room for notes.
+    /// Lends a buffer to encode into, if the connection has none, and space for notes.
     pub fn lend_buffer(&mut self, spare: &mut Vec<Vec<u8>>, notes: &mut Framed) {
         self.output.borrow_buffer(spare, notes);
     }
 
-    /// Gives the room for notes back.
+    /// Gives back the space for notes.
     pub fn return_notes(&mut self, notes: &mut Framed) {
         self.output.return_notes(notes);
     }
 
-    /// Whether everything was sent.
+    /// Returns whether everything was sent.
     pub fn is_flushed(&self) -> bool {
         self.output.is_flushed()
     }
 
-    /// Whether the socket took all that it was given.
+    /// Returns whether the socket accepted everything that it was given.
     pub fn is_writable(&self) -> bool {
         self.output.is_writable()
     }
 
-    /// The socket took no more; or takes more again.
+    /// Sets whether the socket accepts more bytes.
     pub fn set_writable(&mut self, writable: bool) {
         self.output.set_writable(writable);
     }
 
-    /// Violation, silence, drained: says so and ends.
+    /// Closes the connection with a code, after a violation, silence or draining.
     pub fn close(&mut self, code: CloseCode, env: &mut Env<'_>) {
         self.finish(Some(code), env);
     }
@@ -450,33 +441,33 @@ impl Connection {
             return;
         }
         self.with_front(env, |front, cx| {
-            // What is known to be stored is still said.
+            // Acknowledgements of messages that are already stored are still sent.
             front.poll_transmit(cx);
             front.abandon(cx);
         });
-        if matches!(self.phase, Phase::Handshaking) {
+        if self.is_handshaking() {
             self.output.refuse(&Refusal::new(503, "the server is draining"));
             self.begin_closing(REFUSED_READ_BYTES, env);
         } else {
             self.output.close(code);
-            // What stays in `inbound` counts in the budget until it is let go.
+            // The bytes in `inbound` count in the budget until they are released.
             self.phase = Phase::Closing;
-            self.heard_ms = env.now.mono_ms;
+            self.heard = env.now.mono;
             self.linger_bytes = closed_read_bytes(env.settings);
         }
     }
 
-    /// The socket is gone: gives everything back.
+    /// Releases everything, because the socket is closed.
     pub fn abandon(&mut self, env: &mut Env<'_>) {
         self.with_front(env, Front::abandon);
-        if !matches!(self.phase, Phase::Handshaking) {
+        if !self.is_handshaking() {
             let left = self.inbound.len();
             self.purse(env).drop_held(left);
         }
         self.output.drop_all(env.budget.purse(&mut self.account));
         debug_assert!(
             self.account.is_empty(),
-            "a connection that is gone has bytes of the budget: {:?}",
+            "a closed connection still holds bytes of the budget: {:?}",
             self.account
         );
         self.inbound = Vec::new();
@@ -485,23 +476,24 @@ impl Connection {
         self.permit = None;
     }
 
-    /// Since when its socket has taken nothing of what waits to be sent.
-    pub fn stuck_since_ms(&self) -> Option<u64> {
-        self.output.stuck_since_ms()
+    /// Returns since when its socket has accepted none of the waiting bytes.
+    pub fn stuck_since(&self) -> Option<Millis> {
+        self.output.stuck_since()
     }
 
-    /// What [`Self::break_off`] goes back to.
+    /// Returns the state that [`Self::break_off`] restores.
     #[inline]
     pub fn mark(&self) -> Mark {
         self.output.mark()
     }
 
-    /// Our own code has failed in the middle of a call that began at `mark`: takes back what that call wrote, gives back all that
-    /// the connection has of the budget, and ends the connection with 500 and 1011.
+    /// Ends the connection after a panic in a call that began at `mark`: with 500 in place of the handshake's
+    /// answer, otherwise with 500 and 1011. Removes the output of that call, and releases all that the
+    /// connection has of the budget.
     pub fn break_off(&mut self, mark: Mark, env: &mut Env<'_>) {
         self.output.cut_back(mark);
-        let linger_bytes = if matches!(self.phase, Phase::Handshaking) {
-            self.output.refuse(&Refusal::new(500, "internal: the handling of this handshake has failed"));
+        let linger_bytes = if self.is_handshaking() {
+            self.output.refuse(&Refusal::new(500, "internal: the server failed to handle this handshake"));
             REFUSED_READ_BYTES
         } else {
             self.with_front(env, Front::break_off);
@@ -512,7 +504,7 @@ impl Connection {
         self.begin_closing(linger_bytes, env);
     }
 
-    /// Gives back all that the connection has of the budget.
+    /// Releases all that the connection has of the budget.
     pub fn close_account(&mut self, budget: &mut Budget) {
         budget.close(&mut self.account);
     }
@@ -521,58 +513,65 @@ impl Connection {
         env.budget.purse(&mut self.account)
     }
 
-    /// Whether the last bytes are on their way, so that our direction can be shut down.
+    /// Returns whether the last bytes are written, so that the sending direction can be shut down.
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing)
     }
 
-    /// Whether the peer was given its time to close, or has sent more than is read meanwhile.
+    /// Returns whether the peer's time to close is over, or it has sent more than may be read.
     pub fn is_over(&self, now: Now) -> bool {
-        self.is_closing() && (self.linger_bytes == 0 || now.mono_ms >= self.heard_ms + CLOSE_LINGER_MS)
+        self.is_closing() && (self.linger_bytes == 0 || now.mono >= self.heard + CLOSE_LINGER)
     }
 
-    /// Time has passed.
+    /// Handles the passing of time.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
-        // Who is not read cannot be heard: because of us, or because it does not read; then what it takes is a sign of life.
+        // A peer cannot be heard while its socket is not read. If that is because of us, it counts as alive.
+        // If that is because it does not read its answers, it counts as alive while its socket accepts bytes.
         let takes = self.output.take_sign_of_life() && self.is_unread(env);
         if self.status().waits_for_us || takes {
-            self.heard_ms = env.now.mono_ms;
+            self.heard = env.now.mono;
         }
-        let silence = env.now.mono_ms.saturating_sub(self.heard_ms);
+        let silence = env.now.mono.since(self.heard);
         match &self.phase {
-            Phase::Handshaking if silence >= millis(env.settings.handshake_timeout) => {
+            Phase::Handshaking if silence >= Millis::from(env.settings.handshake_timeout) => {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
+            Phase::Admitting(_) if silence >= Millis::from(env.settings.handshake_timeout) => {
+                let refusal = Refusal::new(503, "handshake: not decided within handshake_timeout");
+                self.refuse(&refusal, env);
+            }
             Phase::Open(_) => {
-                if silence >= millis(env.settings.idle_timeout) {
+                if silence >= Millis::from(env.settings.idle_timeout) {
                     return self.close(CloseCode::AWAY, env);
                 }
-                if silence >= millis(env.settings.ping_interval) && !self.pinged {
+                if silence >= Millis::from(env.settings.ping_interval) && !self.pinged {
                     self.pinged = true;
                     self.output.control(Opcode::Ping, b"");
                 }
                 self.with_front(env, Front::handle_timeout);
             }
-            Phase::Handshaking | Phase::Closing => {}
+            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => {}
         }
     }
 
-    /// When something is due without any event; `status` is [`Self::status`].
-    pub fn next_deadline_ms(&self, status: &FrontStatus, settings: &Settings) -> Option<u64> {
+    /// Returns when the connection must be served without an event. `status` is [`Self::status`].
+    pub fn next_deadline(&self, status: &FrontStatus, settings: &Settings) -> Option<Millis> {
         match &self.phase {
-            Phase::Handshaking => Some(self.heard_ms + millis(settings.handshake_timeout)),
-            Phase::Closing => Some(self.heard_ms + CLOSE_LINGER_MS),
+            Phase::Handshaking | Phase::Admitting(_) => {
+                Some(self.heard + Millis::from(settings.handshake_timeout))
+            }
+            Phase::Closing => Some(self.heard + CLOSE_LINGER),
             Phase::Open(_) => {
                 let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
-                let silence = self.heard_ms + millis(silence);
-                Some(status.next_deadline_ms.map_or(silence, |due| due.min(silence)))
+                let silence = self.heard + Millis::from(silence);
+                Some(status.next_deadline.map_or(silence, |due| due.min(silence)))
             }
         }
     }
 }
 
-/// How much is read of a connection after the server's Close, bytes.
+/// Returns how much of a connection is read after the server's Close frame, in bytes.
 fn closed_read_bytes(settings: &Settings) -> u64 {
     settings.operation.discard_limit_bytes.max(REFUSED_READ_BYTES)
 }

@@ -1,28 +1,29 @@
-//! When connections want to be looked at although nothing happened.
+//! Deadlines of connections: when to serve each without an event.
 //!
-//! A heap with at most one useful entry for each connection. Most deadlines only move later (silence); such an
-//! entry is left where it is, and on its turn the connection says when it really wants to be called.
+//! A heap with at most one valid entry for each connection. Most deadlines only move later (silence). Such an
+//! entry stays where it is, and when it is due the connection names its real deadline.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::slab::ConnectionId;
+use crate::base::millis::Millis;
 
-/// See the module's page.
+/// The deadlines of the connections of one shard.
 #[derive(Debug, Default)]
 pub struct Deadlines {
-    heap: BinaryHeap<Reverse<(u64, ConnectionId)>>,
+    heap: BinaryHeap<Reverse<(Millis, ConnectionId)>>,
 }
 
-/// A connection's entry: when it is in the heap for.
+/// The time of the valid entry of a connection, if it has one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Armed(Option<u64>);
+pub struct Armed(Option<Millis>);
 
 impl Deadlines {
-    /// The connection wants to be called at `due_ms`, or earlier if that was said before.
+    /// Arms a deadline at `due`, unless an earlier one is armed.
     #[inline]
-    pub fn arm(&mut self, id: ConnectionId, armed: &mut Armed, due_ms: Option<u64>) {
-        if let Some(due) = due_ms
+    pub fn arm(&mut self, id: ConnectionId, armed: &mut Armed, due: Option<Millis>) {
+        if let Some(due) = due
             && armed.0.is_none_or(|at| due < at)
         {
             armed.0 = Some(due);
@@ -30,15 +31,15 @@ impl Deadlines {
         }
     }
 
-    /// When the first entry is due.
-    pub fn next_ms(&self) -> Option<u64> {
+    /// Returns when the first entry is due.
+    pub fn next_due(&self) -> Option<Millis> {
         self.heap.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Takes an entry that is due. Not every one is its connection's present one: [`Armed::fire`].
-    pub fn poll(&mut self, now_ms: u64) -> Option<(ConnectionId, u64)> {
+    /// Removes and returns an entry that is due. It may be outdated, which [`Armed::fire`] detects.
+    pub fn poll(&mut self, now: Millis) -> Option<(ConnectionId, Millis)> {
         let Reverse((due, _)) = self.heap.peek()?;
-        if *due > now_ms {
+        if *due > now {
             return None;
         }
         self.heap.pop().map(|Reverse((due, id))| (id, due))
@@ -46,9 +47,9 @@ impl Deadlines {
 }
 
 impl Armed {
-    /// Whether the entry taken is the connection's present one; forgets it then.
-    pub fn fire(&mut self, due_ms: u64) -> bool {
-        let current = self.0 == Some(due_ms);
+    /// Returns whether the removed entry is the connection's valid one. If so, disarms it.
+    pub fn fire(&mut self, due: Millis) -> bool {
+        let current = self.0 == Some(due);
         if current {
             self.0 = None;
         }

@@ -16,12 +16,13 @@ use std::collections::VecDeque;
 use super::{Asking, Connections, Core, DeletionId, Message};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
 use crate::store::{Request, Store};
 
-/// The longest that a deletion waits for the other shards to forget the queue, milliseconds.
-pub const FORGET_MS: u64 = 1_000;
+/// The longest that a deletion waits for the other shards to forget the queue.
+pub const FORGET: Millis = Millis::new(1_000);
 
 /// The state of a deletion when it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,8 @@ struct Forgetting {
     queue: QueueId,
     /// The shards that have not confirmed it; at least one.
     missing: Vec<u16>,
-    /// When the deletion is answered without their confirmation, `mono_ms`.
-    due_ms: u64,
+    /// When the deletion is answered without their confirmation.
+    due: Millis,
 }
 
 /// The deletions that a home has under way. They are few, as the control port bounds them.
@@ -75,9 +76,9 @@ impl Deletions {
         self.deleting.iter_mut().find(|deleting| deleting.name == *name).map(|deleting| &mut deleting.waiters)
     }
 
-    /// When the next deletion is due without all confirmations, `mono_ms`.
-    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
-        self.forgetting.iter().map(|forgetting| forgetting.due_ms).min()
+    /// Returns when the next deletion is due without all confirmations.
+    pub(super) fn next_due(&self) -> Option<Millis> {
+        self.forgetting.iter().map(|forgetting| forgetting.due).min()
     }
 
     fn answer(&mut self, id: DeletionId, result: Result<Deleted, StoreFault>) {
@@ -102,7 +103,7 @@ impl Deletions {
     pub(super) fn handle_timeouts(&mut self, now: Now) {
         let Self { forgetting, answers, .. } = self;
         forgetting.retain(|forgetting| {
-            let waits = forgetting.due_ms > now.mono_ms;
+            let waits = forgetting.due > now.mono;
             if !waits && let Some(shard) = forgetting.missing.first() {
                 answers.push_back((forgetting.id, Ok(Deleted::NotBy(*shard))));
             }
@@ -159,8 +160,8 @@ impl<S: Store<Connections>> Core<S> {
         if missing.is_empty() {
             return self.deletions.answer(id, Ok(Deleted::Everywhere));
         }
-        let due_ms = now.mono_ms + FORGET_MS;
-        self.deletions.forgetting.push(Forgetting { id, queue, missing, due_ms });
+        let due = now.mono + FORGET;
+        self.deletions.forgetting.push(Forgetting { id, queue, missing, due });
     }
 
     /// A life of a queue has ended. Forgets it, and tells the other shards to.

@@ -1,27 +1,28 @@
-//! How a shard drains (protocol section 3): producers get their answers, then those of all shards have them, then consumers get
-//! what is stored, then whoever is left is closed.
+//! Draining of a shard (protocol section 3): first its producers get their remaining answers. When that is
+//! done on all shards, consumers get the stored messages. Then the remaining connections are closed.
 
 use super::{Connection, Connections, Core, Env, Message};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::front::DrainStep;
 use crate::store::Store;
 use crate::ws::CloseCode;
 
-/// How far draining is.
+/// The stage of draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drain {
-    /// Not begun.
+    /// Draining has not started.
     No,
-    /// Producers get their answers.
+    /// Producers get their remaining answers.
     Producers,
-    /// Those of this shard have them.
+    /// The producers of this shard have all their answers.
     ProducersDone,
-    /// Those of every shard have them: consumers get what is stored.
+    /// The producers of all shards have all their answers: consumers get the stored messages.
     Consumers,
 }
 
 impl<S: Store<Connections>> Core<S> {
-    /// Draining begins (protocol section 3).
+    /// Starts to drain (protocol section 3).
     pub fn handle_drain(&mut self, now: Now) {
         if self.drain != Drain::No {
             return;
@@ -35,14 +36,14 @@ impl<S: Store<Connections>> Core<S> {
         });
     }
 
-    /// Whether draining has left nothing to do.
+    /// Returns whether draining is complete.
     pub fn is_drained(&self) -> bool {
         self.drain == Drain::Consumers
             && self.connections.is_empty()
             && self.outboxes.iter().all(Vec::is_empty)
     }
 
-    /// Draining goes on: producers, those of all shards, consumers, then whoever is left.
+    /// Advances to the next stage of draining, if the present one is complete.
     pub(super) fn advance_drain(&mut self, now: Now) {
         let is_producing = |core: &Self, id| {
             core.connections.get(id).is_some_and(|connection| connection.status().is_producing)
@@ -56,9 +57,9 @@ impl<S: Store<Connections>> Core<S> {
         }
         if self.drain == Drain::ProducersDone && self.shards_done == self.shards {
             self.drain = Drain::Consumers;
-            let until_ms = now.mono_ms + millis(self.settings.drain_consume_timeout);
+            let until = now.mono + Millis::from(self.settings.drain_consume_timeout);
             self.for_each_connection(now, |connection, env| {
-                connection.with_front(env, |front, cx| front.drain(DrainStep::Consumers { until_ms }, cx));
+                connection.with_front(env, |front, cx| front.drain(DrainStep::Consumers { until }, cx));
             });
         }
         if self.drain == Drain::Consumers {

@@ -4,6 +4,7 @@ use super::slab::ConnectionId;
 use crate::base::error::Fault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
+use crate::base::units::{Partition, Sequence};
 use crate::operation::OperationId;
 use crate::store::{Asker, Completion, Request, Stream};
 
@@ -45,7 +46,7 @@ pub struct AppendToken {
     /// Who asks.
     pub by: Asking,
     /// Which of the operation's batches.
-    pub sequence: u64,
+    pub sequence: Sequence,
     /// Bytes of the asker's budget that the answer gives back.
     pub reserved: usize,
     /// Its messages.
@@ -60,7 +61,7 @@ pub struct PartitionToken {
     /// Who asks.
     pub by: Asking,
     /// Of which partition of its queue.
-    pub partition: u16,
+    pub partition: Partition,
 }
 
 /// Of a deletion, as the queue's home numbers it.

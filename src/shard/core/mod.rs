@@ -1,29 +1,33 @@
-//! What a shard decides, without I/O: connections, budget, catalogue, ownership, fetches, draining.
+//! The logic of a shard, without I/O: connections, budget, catalogue, ownership, fetches, draining.
 //!
-//! Sockets' bytes, other shards' messages and the time go in; bytes for sockets and messages for other shards
-//! come out. Never touches glommio, sockets or clocks: `turn` does, for the driver and for the simulation in the tests.
+//! Input: bytes from sockets, messages from other shards, and the time. Output: bytes for sockets and
+//! messages for other shards. Never uses glommio, sockets or clocks. `turn` does, for the driver and for the
+//! simulation in the tests.
 //!
-//! | file | one concept |
+//! | file | content |
 //! | --- | --- |
-//! | here | what a turn calls |
-//! | `connection` | one connection: handshake, frames, and the front behind them |
-//! | `output` | what a connection sends: framed bytes, and how many its transport took |
-//! | `serving` | one call of a connection's handling, and what that brings |
-//! | `routing` | commands on their way to the stores, answers on their way back |
-//! | `queues` | queues opened, created and forgotten; `catalogue` knows them |
-//! | `deletions` | queues deleted |
-//! | `message` | what shards send each other |
-//! | `shortage` | what happens when memory is short |
-//! | `deadlines`, `slab` | when connections are due; connections by number |
-//! | `drain` | how a shard ends |
-//! | `snapshot` | how a shard is, for those who ask |
-//! | `settings` | bounds of a shard and of its connections |
+//! | this file | the calls of a turn |
+//! | `connection` | one connection: handshake, frames, and the front that handles their content |
+//! | `entry` | the request that opens a connection; `admission`: the verdict on its client |
+//! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
+//! | `serving` | one call to a connection, and its effects |
+//! | `routing` | routes commands to the stores, and answers back |
+//! | `queues` | opens, creates and forgets queues; `catalogue` remembers them |
+//! | `deletions` | deletes queues |
+//! | `message` | the messages between shards |
+//! | `shortage` | the reaction to a shortage of memory |
+//! | `deadlines`, `slab` | deadlines of connections; connections by id |
+//! | `drain` | the draining of a shard |
+//! | `snapshot` | the state of a shard, for the control port |
+//! | `settings` | the limits of a shard and of its connections |
 
+mod admission;
 mod catalogue;
 mod connection;
 mod deadlines;
 mod deletions;
 mod drain;
+mod entry;
 mod message;
 mod output;
 mod queues;
@@ -35,7 +39,7 @@ mod slab;
 mod snapshot;
 
 pub use connection::{Connection, Env};
-pub use deletions::{Deleted, FORGET_MS};
+pub use deletions::{Deleted, FORGET};
 pub use message::{AppendToken, Asking, Connections, DeletionId, Message, OpenToken, PartitionToken};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
@@ -52,33 +56,34 @@ use self::drain::Drain;
 use self::queues::Openings;
 use crate::access::Tenants;
 use crate::base::budget::Budget;
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::front::{Framed, Front};
 use crate::latency::{Recorder, Stage};
 use crate::operation::{Command, OperationCounters};
 use crate::store::{Completion, Event, Request, Store};
 
-/// How often the store is ticked while it wants nothing.
-const TICK_MS: u64 = 1_000;
+/// The time between two ticks of a store that asks for none.
+const TICK: Millis = Millis::new(1_000);
 
-/// What a shard did: for `/metrics`, the live page, its last words, and the tests.
+/// The counters of a shard: for `/metrics`, the live page, the last log lines, and the tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CoreCounters {
     /// Connections accepted.
     pub connections: u64,
-    /// Handshakes refused, by status; few are possible.
+    /// Refused handshakes, by status. Few statuses are possible.
     pub handshakes_refused: BTreeMap<u16, u64>,
-    /// Connections that were closed because they took nothing while memory was short.
+    /// Connections closed because they read nothing while memory was short.
     pub evicted: u64,
-    /// Connections whose handling panicked.
+    /// Connections whose handler panicked.
     pub panics: u64,
-    /// Messages whose batch went to another shard's partition.
+    /// Messages whose batch was sent to a partition of another shard.
     pub messages_hopped: u64,
-    /// What sessions did.
+    /// The counters of operations.
     pub sessions: OperationCounters,
 }
 
-/// See the module's page.
+/// The logic of one shard.
 #[derive(Debug)]
 pub struct Core<S> {
     shard: u16,
@@ -89,39 +94,39 @@ pub struct Core<S> {
     budget: Budget,
     catalogue: Catalogue,
     store: S,
-    /// Queues that this shard, their home, is opening in its store, and those that it is deleting.
+    /// The queues that this shard, their home, is opening in its store, and those that it is deleting.
     openings: Openings,
     deletions: Deletions,
-    /// For each shard.
+    /// The messages for each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
     refused: VecDeque<Request<Connections>>,
-    /// The store was asked something since its answers were last taken.
+    /// The store got a request since its completions were last polled.
     is_asked: bool,
-    /// Of the connection that is being served.
+    /// The commands of the connection that is being served.
     commands: Vec<Command>,
     /// Connections with something to do.
     dirty: VecDeque<ConnectionId>,
-    /// Connections that wait for bytes of the budget, by share, in the order of their coming.
+    /// Connections that wait for bytes of the budget, by share, in order of arrival.
     waiting: [VecDeque<ConnectionId>; 3],
     /// Connections that wait for credit.
     starved: Vec<ConnectionId>,
     deadlines: Deadlines,
-    /// More is held than may be; when that is looked at next.
-    evict_due_ms: Option<u64>,
-    tick_due_ms: u64,
+    /// When to check again for connections to evict. Set while too much is held.
+    evict_due: Option<Millis>,
+    tick_due: Millis,
     spare: Vec<Vec<u8>>,
-    /// Of the connection that is being sent to.
+    /// The notes of the connection that is being sent to.
     notes: Framed,
     drain: Drain,
-    /// Shards whose producers have their answers.
+    /// The number of shards whose producers have all their answers.
     shards_done: u16,
     counters: CoreCounters,
     latency: Recorder,
 }
 
 impl<S: Store<Connections>> Core<S> {
-    /// Shard number `shard` of `shards`.
+    /// Creates shard number `shard` of `shards`.
     pub fn new(
         shard: u16,
         shards: u16,
@@ -130,7 +135,7 @@ impl<S: Store<Connections>> Core<S> {
         mut store: S,
     ) -> Self {
         store.count_for(&tenants);
-        store.set_clock_step_max(millis(settings.clock_step_max));
+        store.set_clock_step_max(Millis::from(settings.clock_step_max));
         let mut core = Self {
             shard,
             shards,
@@ -150,8 +155,8 @@ impl<S: Store<Connections>> Core<S> {
             waiting: Default::default(),
             starved: Vec::new(),
             deadlines: Deadlines::default(),
-            evict_due_ms: None,
-            tick_due_ms: 0,
+            evict_due: None,
+            tick_due: Millis::ZERO,
             spare: Vec::new(),
             notes: Framed::default(),
             drain: Drain::No,
@@ -163,7 +168,7 @@ impl<S: Store<Connections>> Core<S> {
         core
     }
 
-    /// A socket of `peer` was given to this shard; `None` where it has no place for one more.
+    /// Accepts a connection of `peer`. Returns `None` if the shard drains or has `max_connections`.
     pub fn handle_accepted(&mut self, now: Now, peer: Option<SocketAddr>) -> Option<ConnectionId> {
         if self.drain != Drain::No || self.connections.len() >= self.settings.max_connections {
             *self.counters.handshakes_refused.entry(503).or_default() += 1;
@@ -175,13 +180,14 @@ impl<S: Store<Connections>> Core<S> {
         Some(id)
     }
 
-    /// How many bytes of a connection's socket to read now; 0 where none are wanted.
+    /// Returns how many bytes of a connection's socket to read now; 0 if none.
     pub fn wanted_read(&mut self, now: Now, id: ConnectionId, buffer: usize) -> usize {
         let wanted = self.serve(now, id, Connection::wanted_read).unwrap_or(0).min(buffer);
         if self.budget.is_pressed() { wanted.min(self.settings.receive_bytes_pressed) } else { wanted }
     }
 
-    /// Bytes from a connection's socket, read at `now`; what they bring is on its way when `later` is asked.
+    /// Handles bytes from a connection's socket, read at `now`. `later` returns the time after they are
+    /// processed.
     pub fn handle_received(
         &mut self,
         now: Now,
@@ -189,25 +195,28 @@ impl<S: Store<Connections>> Core<S> {
         input: &mut [u8],
         later: impl FnOnce() -> Now,
     ) -> Now {
-        self.serve(now, id, |connection, env| connection.handle_received(input, env));
+        let applies = self.serve(now, id, |connection, env| connection.handle_received(input, env));
         let now = later();
+        if applies == Some(true) {
+            self.admit(now, id);
+        }
         self.after(now, id);
         self.mark_dirty(id);
         now
     }
 
-    /// All that a turn brought of a connection was handed in: its batch goes to the store.
+    /// Flushes a connection after all its bytes of a turn are handled: its batch goes to the store.
     pub fn flush(&mut self, now: Now, id: ConnectionId) {
         self.with(now, id, |connection, env| connection.with_front(env, Front::flush));
     }
 
-    /// The peer has gone, or the socket has failed.
+    /// Removes a connection, because the peer has disconnected or the socket has failed.
     pub fn handle_gone(&mut self, now: Now, id: ConnectionId) {
         self.with(now, id, Connection::abandon);
         self.connections.remove(id);
     }
 
-    /// What the store has done is told to whom it concerns; what waits for memory is tried again.
+    /// Delivers store completions to their connections, and retries what waits for memory.
     pub fn handle_completions(&mut self, now: Now) {
         self.is_asked = false;
         while let Some(request) = self.refused.pop_front() {
@@ -231,7 +240,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Something from another shard.
+    /// Handles a message from another shard.
     pub fn handle_message(&mut self, now: Now, message: Message) {
         match message {
             Message::Open { by, name } => self.open(now, by, name),
@@ -258,7 +267,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// The next connection with something to do: to be transmitted.
+    /// Removes and returns the next connection with something to do. The caller must transmit its output.
     pub fn poll_dirty(&mut self) -> Option<ConnectionId> {
         let id = self.dirty.pop_front()?;
         if let Some(connection) = self.connections.get_mut(id) {
@@ -267,17 +276,17 @@ impl<S: Store<Connections>> Core<S> {
         Some(id)
     }
 
-    /// How many connections have something to do.
+    /// Returns how many connections have something to do.
     pub fn dirty(&self) -> usize {
         self.dirty.len()
     }
 
-    /// Whether there is something to do at once: a connection to transmit, or a store's answer that may be there.
+    /// Returns whether there is work now: a connection to transmit, or a possible completion of the store.
     pub fn has_work(&self) -> bool {
         self.is_asked || !self.dirty.is_empty() || self.store.has_completions()
     }
 
-    /// What a connection has to send now.
+    /// Returns the bytes that a connection has to send now.
     pub fn poll_transmit(&mut self, now: Now, id: ConnectionId) -> &[u8] {
         let Some(connection) = self.connections.get_mut(id) else { return &[] };
         connection.lend_buffer(&mut self.spare, &mut self.notes);
@@ -287,13 +296,13 @@ impl<S: Store<Connections>> Core<S> {
         if let Some(connection) = self.connections.get(id)
             && connection.unsent().is_empty()
         {
-            // What was lent goes back.
+            // Gives back the lent buffer.
             self.handle_sent(now, id, 0, connection.is_writable());
         }
         self.connections.get(id).map_or(&[], Connection::unsent)
     }
 
-    /// The socket took so many of those bytes; and whether it would take more.
+    /// Handles that the socket accepted `bytes`. `writable` tells whether it would accept more.
     pub fn handle_sent(&mut self, now: Now, id: ConnectionId, bytes: usize, writable: bool) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.set_writable(writable);
@@ -310,7 +319,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// The socket takes bytes again, as far as is known.
+    /// Handles that the socket may accept bytes again.
     pub fn handle_writable(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(id)
             && !connection.is_writable()
@@ -320,7 +329,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Says that a connection has something to do.
+    /// Adds a connection to those with something to do.
     pub fn mark_dirty(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(id)
             && !connection.is_dirty
@@ -330,85 +339,87 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Whether a connection's last bytes are sent, so that our direction of its socket is to be shut down; and
-    /// whether the socket is to be closed although the peer has not.
+    /// Returns two answers: whether a connection's last bytes are sent, so that the sending direction of its
+    /// socket must be shut down; and whether the socket must be closed although the peer has not closed it.
     pub fn closing(&self, now: Now, id: ConnectionId) -> (bool, bool) {
         self.connections.get(id).map_or((true, true), |connection| {
             (connection.is_closing() && connection.is_flushed(), connection.is_over(now))
         })
     }
 
-    /// What goes to another shard in this turn.
+    /// Removes and returns the messages for another shard.
     pub fn poll_outbox(&mut self, shard: u16) -> Option<Vec<Message>> {
         let outbox = &mut self.outboxes[usize::from(shard)];
         if outbox.is_empty() { None } else { Some(std::mem::take(outbox)) }
     }
 
-    /// The other shard's inbox was full: the same comes again.
+    /// Takes messages back, because the other shard's inbox was full. They are returned again by
+    /// [`Self::poll_outbox`].
     pub fn handle_outbox_refused(&mut self, shard: u16, mut messages: Vec<Message>) {
         let outbox = &mut self.outboxes[usize::from(shard)];
         messages.append(outbox);
         *outbox = messages;
     }
 
-    /// Time has passed.
+    /// Handles the passing of time.
     pub fn handle_timeouts(&mut self, now: Now) {
-        // Taken first: what is still due afterwards (a marker that the next transmit pays) must not come again here.
-        let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono_ms)).collect();
-        for (id, due_ms) in due {
+        // All due entries are taken first: a deadline that is still due afterwards (a marker that the next
+        // transmit sends) must not be handled again here.
+        let due: Vec<_> = std::iter::from_fn(|| self.deadlines.poll(now.mono)).collect();
+        for (id, due) in due {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if !connection.armed.fire(due_ms) {
+            if !connection.armed.fire(due) {
                 continue;
             }
             self.with_dirty(now, id, Connection::handle_timeout);
         }
         self.deletions.handle_timeouts(now);
         self.evict(now);
-        if self.tick_due_ms <= now.mono_ms {
-            self.tick_due_ms = self.store.handle_tick(now).unwrap_or(now.mono_ms + TICK_MS);
+        if self.tick_due <= now.mono {
+            self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
         }
     }
 
-    /// When [`Self::handle_timeouts`] is to be called, in `mono_ms`; `None` where nothing is due ever.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        let tick = self.store.needs_ticks().then_some(self.tick_due_ms);
-        [self.deadlines.next_ms(), self.deletions.next_deadline_ms(), self.evict_due_ms, tick]
+    /// Returns when to call [`Self::handle_timeouts`], by the monotonic clock. `None` if nothing will be due.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let tick = self.store.needs_ticks().then_some(self.tick_due);
+        [self.deadlines.next_due(), self.deletions.next_due(), self.evict_due, tick]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// What the shard did.
+    /// Returns the counters of the shard.
     pub fn counters(&self) -> &CoreCounters {
         &self.counters
     }
 
-    /// How long what takes.
+    /// Returns the latency histograms.
     pub fn latency(&mut self) -> &mut Recorder {
         &mut self.latency
     }
 
-    /// What its connections obey.
+    /// Returns the settings of the shard.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &S {
         &self.store
     }
 
-    /// Has the store prepare for the next start; true once it has. For the shard's last turns.
+    /// Prepares the store for the next start. Returns true when it is done. For the last turns of a shard.
     pub fn handle_stop(&mut self, now: Now) -> bool {
         self.store.handle_stop(now)
     }
 
-    /// The budget.
+    /// Returns the budget.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// Connections open now.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
@@ -427,7 +438,6 @@ impl<S: Store<Connections>> Core<S> {
             budget: &mut self.budget,
             commands: &mut self.commands,
             counters: &mut self.counters,
-            tenants: &self.tenants,
         };
         Some((connection, env))
     }

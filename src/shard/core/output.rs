@@ -1,44 +1,45 @@
-//! What a connection sends: bytes that are framed, and how many of them its transport has taken.
+//! The output of a connection: framed bytes, and how many of them its transport has accepted.
 //!
-//! Bytes that the transport has not taken count in the budget, by what their buffer occupies. Once all are taken, the buffer goes
-//! back to the shard for reuse.
+//! Bytes that the transport has not accepted count in the budget, by the size of their buffer. Once all are
+//! accepted, the buffer returns to the shard for reuse.
 
 use crate::base::budget::Purse;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::front::{Framed, PbWriter};
 use crate::latency::Recorder;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
 use crate::ws::{CloseCode, Role, Sender};
 
-/// What a buffer of unsent bytes may occupy beyond twice those.
+/// How much larger than twice its unsent bytes a buffer may be.
 pub(super) const UNSENT_SLACK_BYTES: usize = 4 << 10;
 
-/// Where the output ended before a call.
+/// The end of the output before a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
     length: usize,
     is_open: bool,
 }
 
-/// See the module's page. Invariant: `sent` is at most the length of `bytes`.
+/// The output of one connection. Invariant: `sent` is at most the length of `bytes`.
 #[derive(Debug)]
 pub(super) struct Output {
     sender: Sender,
-    /// Framed.
+    /// Framed bytes.
     bytes: Vec<u8>,
-    /// How many of them the transport has taken.
+    /// The number of bytes that the transport has accepted.
     sent: usize,
-    /// When the messages in them began.
+    /// The start times of the messages in `bytes`.
     framed: Framed,
-    /// What they count in the budget.
+    /// The number of bytes that count in the budget.
     counted: usize,
-    /// The transport took all that it was given.
+    /// The transport accepted everything that it was given.
     is_writable: bool,
-    /// The transport took something since that was asked last.
+    /// The transport accepted bytes since the last call of [`Self::take_sign_of_life`].
     takes: bool,
-    /// When it took something last.
-    took_ms: u64,
+    /// When the transport last accepted bytes.
+    took: Millis,
 }
 
 impl Output {
@@ -51,22 +52,22 @@ impl Output {
             counted: 0,
             is_writable: true,
             takes: false,
-            took_ms: now.mono_ms,
+            took: now.mono,
         }
     }
 
-    /// What a front writes with, and notes when its messages began.
+    /// Returns the writer for a front, and the notes for the start times of its messages.
     #[inline]
     pub(super) fn lend(&mut self) -> (PbWriter<'_>, &mut Framed) {
         (PbWriter { sender: &mut self.sender, out: &mut self.bytes }, &mut self.framed)
     }
 
-    /// Where a handshake's answer goes.
+    /// Returns the buffer for the answer to a handshake.
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Writes a refusal in place of an answer to the handshake.
+    /// Writes a refusal as the answer to a handshake.
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
         refusal.write(&mut self.bytes);
     }
@@ -81,39 +82,39 @@ impl Output {
         self.sender.close(&mut self.bytes, code);
     }
 
-    /// What is to be sent.
+    /// Returns the bytes to send.
     #[inline]
     pub(super) fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
-    /// Whether everything was sent.
+    /// Returns whether everything was sent.
     pub(super) fn is_flushed(&self) -> bool {
         self.sent == self.bytes.len()
     }
 
-    /// Whether the transport took all that it was given.
+    /// Returns whether the transport accepted everything that it was given.
     #[inline]
     pub(super) fn is_writable(&self) -> bool {
         self.is_writable
     }
 
-    /// The transport took no more; or takes more again.
+    /// Sets whether the transport accepts more bytes.
     pub(super) fn set_writable(&mut self, is_writable: bool) {
         self.is_writable = is_writable;
     }
 
-    /// Whether the transport took something since this was asked last.
+    /// Returns whether the transport accepted bytes since the last call.
     pub(super) fn take_sign_of_life(&mut self) -> bool {
         std::mem::take(&mut self.takes)
     }
 
-    /// Since when the transport has taken nothing of what waits.
-    pub(super) fn stuck_since_ms(&self) -> Option<u64> {
-        (!self.is_writable && !self.is_flushed()).then_some(self.took_ms)
+    /// Returns since when the transport has accepted none of the waiting bytes.
+    pub(super) fn stuck_since(&self) -> Option<Millis> {
+        (!self.is_writable && !self.is_flushed()).then_some(self.took)
     }
 
-    /// The transport took `bytes`. If that was all, gives the buffer for reuse by others.
+    /// Handles that the transport accepted `bytes`. If that was all, returns the buffer for reuse.
     pub(super) fn handle_sent(
         &mut self,
         now: Now,
@@ -126,10 +127,10 @@ impl Output {
         self.framed.record(self.sent, now, latency);
         if bytes > 0 {
             self.takes = true;
-            self.took_ms = now.mono_ms;
+            self.took = now.mono;
         }
         let left = self.bytes.len() - self.sent;
-        // What is counted is what it occupies, so it must not occupy much more than is left.
+        // The size of the buffer counts, so it must not be much larger than the rest.
         if left > 0 && self.bytes.capacity() > 2 * left + UNSENT_SLACK_BYTES {
             self.bytes = self.unsent().to_vec();
             self.framed.rebase(self.sent);
@@ -152,7 +153,7 @@ impl Output {
         Some(buffer)
     }
 
-    /// Takes a buffer to encode into, if there is none, and room for notes.
+    /// Takes a buffer to encode into, if there is none, and space for notes.
     pub(super) fn borrow_buffer(&mut self, spare: &mut Vec<Vec<u8>>, notes: &mut Framed) {
         self.framed.lend(notes);
         if self.bytes.capacity() == 0
@@ -162,18 +163,19 @@ impl Output {
         }
     }
 
-    /// Gives the room for notes back.
+    /// Gives back the space for notes.
     pub(super) fn return_notes(&mut self, notes: &mut Framed) {
         self.framed.give_back(notes);
     }
 
-    /// What [`Self::cut_back`] goes back to.
+    /// Returns the state that [`Self::cut_back`] restores.
     #[inline]
     pub(super) fn mark(&self) -> Mark {
         Mark { length: self.bytes.len(), is_open: self.sender.is_open() }
     }
 
-    /// Takes back what was written since `mark`, and counts nothing in the budget any more: the caller closes the account.
+    /// Removes everything written since `mark`. Resets the count of bytes in the budget: the caller must
+    /// close the account.
     pub(super) fn cut_back(&mut self, mark: Mark) {
         self.bytes.truncate(mark.length);
         self.framed.truncate(mark.length);
@@ -181,7 +183,7 @@ impl Output {
         self.counted = 0;
     }
 
-    /// Drops everything, as nobody takes it any more.
+    /// Drops everything, because the connection is closed.
     pub(super) fn drop_all(&mut self, mut purse: Purse<'_>) {
         purse.drop_unsent(std::mem::take(&mut self.counted));
         self.bytes = Vec::new();

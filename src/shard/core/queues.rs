@@ -7,9 +7,11 @@ use super::{Asking, Connections, Core, Message, OpenToken};
 use crate::access::{Permit, Use};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
+use crate::base::units::Partition;
 use crate::operation::Answer;
 use crate::store::{Completion, Life, Request, Store};
 
@@ -73,7 +75,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             let id = self.catalogue.next_id();
             if let Some(life) = self.store.adopt(id, &name) {
-                self.record(0, id, name, life, None);
+                self.record(Millis::ZERO, id, name, life, None);
             }
         }
     }
@@ -117,7 +119,7 @@ impl<S: Store<Connections>> Core<S> {
         if !self.settings.auto_create {
             return Creation::Off;
         }
-        let permit = self.tenants.get(project, now.mono_ms).map(|tenant| tenant.take(Use::Queue)).transpose();
+        let permit = self.tenants.get(project, now.mono).map(|tenant| tenant.take(Use::Queue)).transpose();
         match permit {
             Ok(permit) => match self.catalogue.reserve() {
                 Ok(()) => Creation::Allowed(permit),
@@ -133,13 +135,13 @@ impl<S: Store<Connections>> Core<S> {
     /// A queue of this home is there.
     fn record(
         &mut self,
-        now_ms: u64,
+        now: Millis,
         id: QueueId,
         name: FullName,
         life: Life,
         permit: Option<Permit>,
     ) -> QueueInfo {
-        let held = || self.tenants.get(&name.0, now_ms).map(|tenant| tenant.hold(Use::Queue));
+        let held = || self.tenants.get(&name.0, now).map(|tenant| tenant.hold(Use::Queue));
         if let Some(permit) = permit.or_else(held) {
             self.tenants.hold_queue(id, permit);
         }
@@ -171,7 +173,7 @@ impl<S: Store<Connections>> Core<S> {
             Creation::Off => (None, None),
         };
         let result = match result {
-            Ok(life) => Ok(self.record(now.mono_ms, id, name.clone(), life, permit)),
+            Ok(life) => Ok(self.record(now.mono, id, name.clone(), life, permit)),
             Err(StoreFault::NoQueue) => Err(refusal.unwrap_or(Fault::Store(StoreFault::NoQueue))),
             Err(fault) => Err(fault.into()),
         };
@@ -211,12 +213,12 @@ impl<S: Store<Connections>> Core<S> {
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
         self.with_dirty(now, id, |connection, env| {
-            let mut local_partition = 0;
+            let mut local_partition = Partition::default();
             if let Ok(info) = &opened {
                 // The partition that costs a keyless producer no hop; spread over those of this shard.
-                let owned: Vec<u16> =
-                    (0..info.partitions).filter(|p| info.owner(*p, shards) == shard).collect();
-                local_partition = owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or(0);
+                let owned: Vec<Partition> = info.all().filter(|p| info.owner(*p, shards) == shard).collect();
+                local_partition =
+                    owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or_default();
             }
             let answer = Answer::Opened { result: opened, local_partition };
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));

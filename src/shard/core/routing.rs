@@ -1,4 +1,4 @@
-//! The way of commands to the stores that own their partitions, and of the stores' answers back.
+//! Routes commands to the stores that own their partitions, and the stores' completions back.
 
 use super::{AppendToken, Asking, ConnectionId, Connections, Core, Message, PartitionToken};
 use crate::base::clock::Now;
@@ -70,15 +70,16 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// An operation fails: in the log, where it is our fault; a peer's only for whoever looks for those.
+    /// Logs the failure of an operation: as a warning if the server is at fault, otherwise only at debug
+    /// level.
     fn report(&self, id: ConnectionId, project: &Project, queue: Option<&QueueName>, fault: &Fault) {
         let Some(connection) = self.connections.get(id) else { return };
         let (project, queue) = (project.as_str(), queue.map_or("", QueueName::as_str));
         let (connection, peer, status) = (id.as_u64(), connection.peer(), fault.status().0);
         if status < 500 || *fault == Fault::Draining {
-            tracing::debug!(connection, ?peer, project, queue, status, %fault, "an operation fails");
+            tracing::debug!(connection, ?peer, project, queue, status, %fault, "operation failed");
         } else {
-            tracing::warn!(connection, ?peer, project, queue, status, %fault, "an operation fails");
+            tracing::warn!(connection, ?peer, project, queue, status, %fault, "operation failed");
         }
     }
 
@@ -95,12 +96,12 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// An append, or its answer, has come from another shard.
+    /// Records the time of an append's hop, or of its completion's hop, from another shard.
     pub(super) fn record_hop(&mut self, stage: Stage, now: Now, token: &AppendToken) {
         self.latency.record(stage, now.since_ns(token.stage_ns), token.messages);
     }
 
-    /// The store of this shard is done with a request, of whichever shard.
+    /// Routes a completion of this shard's store to the shard that asked.
     pub(super) fn handle_done(&mut self, now: Now, mut completion: Completion<Connections>) {
         let shard = match &mut completion {
             // This shard is the queue's home, and finishes these for all shards.
@@ -123,11 +124,11 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// The answer to a request of this shard.
+    /// Delivers the answer to a request of this shard.
     pub(super) fn handle_completion(&mut self, now: Now, completion: Completion<Connections>) {
         let (by, answer) = match completion {
             Completion::Appended { token, result } => {
-                // Given back on completion, whether or not the connection is still there.
+                // Released on completion, even if the connection is closed.
                 self.budget.release(token.reserved);
                 (token.by, Answer::Appended { sequence: token.sequence, result })
             }

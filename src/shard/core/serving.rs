@@ -1,4 +1,4 @@
-//! Serving a connection: one call of its handling, and what that brings.
+//! Serves a connection: one call to it, and the effects of that call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,8 +10,8 @@ use crate::operation::Command;
 use crate::store::Store;
 
 impl<S: Store<Connections>> Core<S> {
-    /// Lets a connection do something, and does what that brings: its commands go on their way, and it gets its places in the
-    /// lists of those that wait. A panic of its handling ends this connection and no other.
+    /// Calls `handle` on a connection and applies the effects: routes its commands, and updates its places in
+    /// the lists of waiting connections. A panic in `handle` ends only this connection.
     #[inline]
     pub(super) fn with<R>(
         &mut self,
@@ -24,7 +24,7 @@ impl<S: Store<Connections>> Core<S> {
         handled
     }
 
-    /// The same for what leaves the connection with something to send or to take in.
+    /// Like [`Self::with`], for calls after which the connection has something to send or to process.
     pub(super) fn with_dirty(
         &mut self,
         now: Now,
@@ -35,7 +35,7 @@ impl<S: Store<Connections>> Core<S> {
         self.mark_dirty(id);
     }
 
-    /// The first half of [`Self::with`], for callers that look at the clock before the second.
+    /// The first half of [`Self::with`], for callers that read the clock before the second half.
     #[inline]
     pub(super) fn serve<R>(
         &mut self,
@@ -52,7 +52,7 @@ impl<S: Store<Connections>> Core<S> {
         handled.ok()
     }
 
-    /// The handling of a connection has panicked; what it was about to ask is not asked.
+    /// Ends a connection after a panic of its handler. Drops the commands that it was about to send.
     #[cold]
     fn handle_panic(&mut self, now: Now, id: ConnectionId, mark: Mark) {
         self.counters.panics += 1;
@@ -70,22 +70,22 @@ impl<S: Store<Connections>> Core<S> {
             ?peer,
             project,
             queue,
-            "the handling of a connection has panicked: it ends"
+            "connection handler panicked: closing the connection"
         );
         let Some((connection, mut env)) = self.connection(now, id) else { return };
         if catch_unwind(AssertUnwindSafe(|| connection.break_off(mark, &mut env))).is_err() {
-            // Not even that: it ends without a word.
-            tracing::error!(connection = number, ?peer, project, queue, "and has panicked again");
+            // That panicked as well, so the connection is removed without an answer.
+            tracing::error!(connection = number, ?peer, project, queue, "connection handler panicked again");
             if let Some(mut connection) = self.connections.remove(id) {
                 connection.close_account(&mut self.budget);
             }
-            // So that its socket is looked at, and closed.
+            // Makes the next transmit close its socket.
             self.dirty.push_back(id);
         }
         self.mark_dirty(id);
     }
 
-    /// A connection was served: its wishes are routed, its places in the lists kept.
+    /// The second half of [`Self::with`]: routes commands, and updates the lists.
     pub(super) fn after(&mut self, now: Now, id: ConnectionId) {
         self.route_commands(now, id);
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -104,7 +104,7 @@ impl<S: Store<Connections>> Core<S> {
             connection.is_starved = true;
             self.starved.push(id);
         }
-        let due = connection.next_deadline_ms(&status, &self.settings);
+        let due = connection.next_deadline(&status, &self.settings);
         self.deadlines.arm(id, &mut connection.armed, due);
     }
 }

@@ -1,23 +1,25 @@
-//! What a shard does when memory is short: who waits gets it in the order of coming, who takes nothing is closed.
+//! The reaction to a shortage of memory: waiting connections get memory in order of arrival, and connections
+//! that read nothing are closed.
 
 use super::{Connection, Connections, Core};
 use crate::base::budget::Share;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::store::Store;
 
-/// How long a connection must have taken nothing before it may be closed because memory is short; the same once consumers wait
-/// for it; and how often that is looked at.
-const EVICT_AFTER_MS: u64 = 1_000;
-const EVICT_OVERHELD_AFTER_MS: u64 = 250;
-const EVICT_EVERY_MS: u64 = 50;
+/// How long a connection must have read nothing before it may be evicted; the same while consumers are held
+/// up by the shortage; and the time between two checks.
+const EVICT_AFTER: Millis = Millis::new(1_000);
+const EVICT_OVERHELD_AFTER: Millis = Millis::new(250);
+const EVICT_EVERY: Millis = Millis::new(50);
 
 impl<S: Store<Connections>> Core<S> {
-    /// Whoever waits for memory gets it, in the order of coming.
+    /// Gives memory to waiting connections, in order of arrival.
     pub(super) fn wake_waiting(&mut self, now: Now) {
         for share in Share::ALL {
             self.wake_waiting_in(now, share);
         }
-        // Producers starve while the budget is tight, consumers while too much waits to be sent.
+        // Producers wait for credit while the budget is tight, consumers while too much waits to be sent.
         let (tight, overheld) = (self.budget.is_tight(), self.budget.is_overheld());
         if !tight || !overheld {
             for id in std::mem::take(&mut self.starved) {
@@ -37,7 +39,7 @@ impl<S: Store<Connections>> Core<S> {
         let queue = share as usize;
         for _ in 0..self.waiting[queue].len() {
             let Some(id) = self.waiting[queue].front().copied() else { break };
-            // One that waits in another list by now has only left its place here.
+            // A connection that has moved to another list left only an outdated entry here.
             let waits = self.connections.get(id).filter(|connection| connection.waits_in == Some(share));
             let wanted = waits
                 .and_then(|connection| connection.status().wanted)
@@ -49,7 +51,7 @@ impl<S: Store<Connections>> Core<S> {
             if let Some(connection) = self.connections.get_mut(id).filter(|one| one.waits_in == Some(share)) {
                 connection.waits_in = None;
             }
-            // The first in the queue may reserve; whoever comes behind it may not.
+            // The first in the queue may reserve memory, later ones may not.
             self.budget.set_waiting(share, 0);
             if wanted.is_some() {
                 self.with_dirty(now, id, Connection::retry);
@@ -58,27 +60,27 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Closes the connections that have taken nothing for the longest, where what waits to be sent comes near the budget: else
-    /// memory that nobody takes would keep all consumers from theirs. Their clients go on from a marker.
+    /// Closes the connections that have read nothing for the longest time, if the bytes to send come near the
+    /// budget. Otherwise memory for clients that do not read would hold up all consumers. The evicted clients
+    /// can resume from a marker.
     pub(super) fn evict(&mut self, now: Now) {
         let ceiling = self.budget.ceiling();
         if self.budget.unsent() < ceiling / 4 * 3 {
-            self.evict_due_ms = None;
+            self.evict_due = None;
             return;
         }
-        if *self.evict_due_ms.get_or_insert(now.mono_ms) > now.mono_ms {
+        if *self.evict_due.get_or_insert(now.mono) > now.mono {
             return;
         }
-        self.evict_due_ms = Some(now.mono_ms + EVICT_EVERY_MS);
-        let stuck =
-            |id| self.connections.get(id).and_then(Connection::stuck_since_ms).map(|since| (since, id));
+        self.evict_due = Some(now.mono + EVICT_EVERY);
+        let stuck = |id| self.connections.get(id).and_then(Connection::stuck_since).map(|since| (since, id));
         let mut stuck: Vec<_> = self.connections.ids().filter_map(stuck).collect();
         stuck.sort_unstable();
-        // While others are kept from theirs there is less patience.
-        let after_ms = if self.budget.is_overheld() { EVICT_OVERHELD_AFTER_MS } else { EVICT_AFTER_MS };
-        for (since_ms, id) in stuck {
-            let stuck_ms = now.mono_ms - since_ms;
-            if stuck_ms < after_ms || self.budget.unsent() <= ceiling / 2 {
+        // Evict sooner while other consumers are held up.
+        let after = if self.budget.is_overheld() { EVICT_OVERHELD_AFTER } else { EVICT_AFTER };
+        for (since, id) in stuck {
+            let stuck = now.mono.since(since);
+            if stuck < after || self.budget.unsent() <= ceiling / 2 {
                 return;
             }
             self.counters.evicted += 1;
@@ -90,8 +92,8 @@ impl<S: Store<Connections>> Core<S> {
                     ?peer,
                     project,
                     queue,
-                    stuck_ms,
-                    "memory is short: a client that takes nothing is closed"
+                    stuck_ms = stuck.get(),
+                    "memory is short: closing a client that reads nothing"
                 );
             }
             self.with_dirty(now, id, Connection::abandon);

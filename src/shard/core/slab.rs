@@ -1,15 +1,15 @@
-//! Connections by slot, with a generation: a late answer cannot reach a later tenant of the slot.
+//! Connections by slot. A generation keeps late answers from the next connection in the same slot.
 
-/// A connection of a shard.
+/// The id of a connection of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
-    /// Its place.
+    /// The index of its slot.
     pub slot: u32,
     generation: u32,
 }
 
 impl ConnectionId {
-    /// As a number; no two connections of a shard share it for 2^32 tenants of a slot.
+    /// Returns the id as a number. It repeats only after 2^32 connections in the same slot.
     pub fn as_u64(self) -> u64 {
         u64::from(self.slot) << 32 | u64::from(self.generation)
     }
@@ -21,7 +21,7 @@ struct Entry<T> {
     value: Option<T>,
 }
 
-/// See the module's page.
+/// Values in slots, by id.
 #[derive(Debug)]
 pub struct Slab<T> {
     entries: Vec<Entry<T>>,
@@ -35,7 +35,7 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// Puts a value into a free slot.
+    /// Inserts a value into a free slot, and returns its id.
     pub fn insert(&mut self, value: T) -> ConnectionId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry { generation: 0, value: None });
@@ -46,7 +46,7 @@ impl<T> Slab<T> {
         ConnectionId { slot, generation: entry.generation }
     }
 
-    /// Takes a value out; its id means nothing from now on.
+    /// Removes a value. Its id becomes invalid.
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
         let entry =
             self.entries.get_mut(id.slot as usize).filter(|entry| entry.generation == id.generation)?;
@@ -56,7 +56,7 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// The value of an id that still means something.
+    /// Returns the value of a valid id, mutably.
     #[inline]
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
         self.entries
@@ -65,7 +65,7 @@ impl<T> Slab<T> {
             .and_then(|entry| entry.value.as_mut())
     }
 
-    /// The same, shared.
+    /// Returns the value of a valid id.
     pub fn get(&self, id: ConnectionId) -> Option<&T> {
         self.entries
             .get(id.slot as usize)
@@ -73,17 +73,17 @@ impl<T> Slab<T> {
             .and_then(|entry| entry.value.as_ref())
     }
 
-    /// How many there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The ids of all.
+    /// Returns the ids of all values.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         self.entries
             .iter()
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_id_does_not_reach_the_slots_next_tenant() {
+    fn an_old_id_does_not_reach_the_next_value_in_its_slot() {
         let mut slab = Slab::default();
         let first = slab.insert('a');
         assert_eq!(slab.remove(first), Some('a'));

@@ -1,76 +1,79 @@
-//! What a shard says of itself when it is asked.
+//! The state of a shard, for the control port.
 
 use std::collections::VecDeque;
 
 use super::{Connection, Connections, Core, CoreCounters};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
+use crate::base::units::{Offset, Partition};
 use crate::store::{Store, StoreCounters, Tail};
 
-/// What a shard says of itself at any time, at no cost.
+/// The part of a shard's state that is always at hand.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ShardPulse {
-    /// Which.
+    /// The number of the shard.
     pub shard: u16,
-    /// Connections open now.
+    /// The number of open connections.
     pub connections: usize,
-    /// Its memory.
+    /// The use of its budget.
     pub budget: BudgetSnapshot,
-    /// What it did.
+    /// Its counters.
     pub counters: CoreCounters,
-    /// What became of the messages that its store was given.
+    /// The counters of its store.
     pub store: StoreCounters,
 }
 
-/// What a shard says of itself when it is asked.
+/// The full state of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardSnapshot {
-    /// What it could say at any time.
+    /// The part that is always at hand.
     pub pulse: ShardPulse,
-    /// Produce and consume operations open now.
+    /// The number of open produce operations.
     pub producing: usize,
-    /// See `producing`.
+    /// The number of open consume operations.
     pub consuming: usize,
-    /// Messages that producers may send and have not sent.
+    /// The number of messages that producers may still send within their credit.
     pub credit: u64,
-    /// Fetches that wait.
+    /// The number of waiting fetches.
     pub waiting_fetches: usize,
 }
 
-/// How many queues a shard tells of at once, and is asked for: it looks at all of their partitions.
+/// The most queues that a shard reports at once, and that one request may ask about: a shard checks all of
+/// their partitions.
 pub const TRAFFIC_QUEUES: usize = 1_000;
 
-/// How many consume operations it tells of.
+/// The most consume operations that a shard reports.
 pub const TRAFFIC_CONSUMERS: usize = 1_000;
 
-/// Where a shard's partitions end, and where its consumers are.
+/// The ends of a shard's partitions, and the positions of its consumers.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    /// Queues that it knows.
+    /// The number of queues that the shard knows.
     pub queues: usize,
-    /// [`TRAFFIC_QUEUES`] of them.
+    /// At most [`TRAFFIC_QUEUES`] of them.
     pub names: Vec<(FullName, QueueInfo)>,
-    /// Of the queues that it was asked for: the queue, its own partition, and where it ends.
-    pub tails: Vec<(FullName, u16, Tail)>,
-    /// Of [`TRAFFIC_CONSUMERS`] consume operations: its queue, and the offset of the next message of each of its partitions.
-    pub consumers: Vec<(FullName, Vec<(u16, u64)>)>,
+    /// For the requested queues: the queue, each partition that the shard owns, and its end.
+    pub tails: Vec<(FullName, Partition, Tail)>,
+    /// For at most [`TRAFFIC_CONSUMERS`] consume operations: the queue, and the next offset in each
+    /// partition.
+    pub consumers: Vec<(FullName, Vec<(Partition, Offset)>)>,
 }
 
-/// A budget at one moment, bytes.
+/// The use of a budget at one moment, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct BudgetSnapshot {
-    /// `shard_budget_bytes`.
+    /// The limit, `shard_budget_bytes`.
     pub ceiling: usize,
-    /// Reserved.
+    /// The reserved bytes.
     pub reserved: usize,
-    /// Held.
+    /// The held bytes.
     pub held: usize,
-    /// Connections that wait for some.
+    /// The number of connections that wait for bytes.
     pub waiting: usize,
 }
 
 impl<S: Store<Connections>> Core<S> {
-    /// How the shard is. Looks at every connection, so it is for whoever asks now and then.
+    /// Returns the full state of the shard. Checks every connection, so call it only occasionally.
     pub fn snapshot(&self) -> ShardSnapshot {
         let fronts =
             || self.connections.ids().filter_map(|id| self.connections.get(id)).map(Connection::status);
@@ -83,7 +86,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// How the shard is, as far as it knows that anyway.
+    /// Returns the part of the shard's state that is always at hand.
     pub fn pulse(&self) -> ShardPulse {
         ShardPulse {
             shard: self.shard,
@@ -99,12 +102,11 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Where this shard's partitions of these queues end, and where its consumers are. For whoever asks now and then, like
-    /// [`Self::snapshot`].
+    /// Returns the ends of this shard's partitions of these queues, and the positions of its consumers. As
+    /// expensive as [`Self::snapshot`].
     pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
         let tails = |(name, info): &(FullName, QueueInfo)| {
-            let owned =
-                (0..info.partitions).filter(|partition| info.owner(*partition, self.shards) == self.shard);
+            let owned = info.all().filter(|partition| info.owner(*partition, self.shards) == self.shard);
             let tails = owned
                 .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
             tails.collect::<Vec<_>>()

@@ -1,7 +1,7 @@
-//! TCP: one socket of a shard, and the waker that notes its slot.
+//! TCP: a socket of a shard, and the waker that notes its slot.
 //!
-//! glommio's stream receives and sends with plain system calls that never block, and arms a poll on the ring when
-//! there was less than asked for. No buffer belongs to a socket.
+//! glommio's stream receives and sends with plain system calls that never block. If a call transfers less
+//! than asked for, the stream arms a poll on the ring. Sockets have no buffers of their own.
 
 use std::io;
 use std::net::Shutdown;
@@ -16,19 +16,19 @@ use glommio::net::TcpStream;
 use super::Transport;
 use crate::shard::parker::ReadyMark;
 
-/// See the module's page.
+/// A TCP connection.
 #[derive(Debug)]
 pub struct Plain {
     stream: TcpStream,
     mark: Arc<ReadyMark>,
     waker: Waker,
-    /// The last read did not find it empty, or it was woken since.
+    /// The last read did not find the socket empty, or the socket was woken since.
     readable: bool,
     is_shut: bool,
 }
 
 impl Plain {
-    /// Takes over an accepted or connected socket, for the tenant of `slot`. Small sends leave at once.
+    /// Takes over an accepted or connected socket, for the connection in `slot`. Disables Nagle's algorithm.
     pub fn new(socket: socket2::Socket, slot: u32) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
@@ -39,7 +39,8 @@ impl Plain {
 
 impl Transport for Plain {
     fn clear_mark(&mut self) {
-        // The mark may say that the socket can be read, and a connection that is not read now must not forget that.
+        // The mark may mean that the socket is readable. A connection that is not read now must remember
+        // that.
         self.mark.clear();
         self.readable = true;
     }
@@ -83,13 +84,13 @@ impl Transport for Plain {
     fn shut_down(&mut self) {
         if !self.is_shut {
             self.is_shut = true;
-            // The peer may have gone already; then there is nobody left to tell.
+            // Fails if the peer has already disconnected, which does not matter.
             let _ = socket2::SockRef::from(&RawSocket(self.stream.as_raw_fd())).shutdown(Shutdown::Write);
         }
     }
 }
 
-/// Lends the descriptor of a stream that lives on.
+/// Borrows the descriptor of a stream that stays open.
 struct RawSocket(std::os::fd::RawFd);
 
 impl AsRawFd for RawSocket {

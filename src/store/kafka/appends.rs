@@ -1,4 +1,5 @@
-//! A shard's appends: refused behind a failure of their stream, given to the producer, and completed by its outcomes.
+//! A shard's appends: refused after a failure in their stream, passed to the producer, and completed with its
+//! outcomes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,14 +11,15 @@ use super::producer::{Append, Producer};
 use super::queues::Queues;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::QueueId;
 use crate::store::{Asker, Completion, Fence, StoreCounters};
 
-/// See the module's page.
+/// The appends of a shard.
 #[derive(Debug)]
 pub(super) struct Appends<T: Asker> {
     producer: Producer<T::Append>,
-    /// The producer's handle could not be made: the next tick tries again.
+    /// Whether the producer's handle could not be created, so that the next tick must retry.
     wants_handle: bool,
     fence: Fence,
     completions: VecDeque<Completion<T>>,
@@ -37,7 +39,7 @@ impl<T: Asker> Appends<T> {
         }
     }
 
-    /// Takes an append.
+    /// Accepts an append, or refuses it.
     pub(super) fn append(&mut self, now: Now, append: Append<T::Append>, queues: &mut Queues<T>) {
         if self.fence.is_closed(append.stream) {
             self.refused += u64::from(append.batch.count());
@@ -47,12 +49,12 @@ impl<T: Asker> Appends<T> {
         self.take_outcomes(now, queues);
     }
 
-    /// Completes an append with a fault, without any effect on its stream.
+    /// Completes an append with a fault, without an effect on its stream.
     pub(super) fn fail(&mut self, token: T::Append, fault: StoreFault) {
         self.completions.push_back(Completion::Appended { token, result: Err(fault) });
     }
 
-    /// Gives the producer's waiting records to librdkafka, and completes appends.
+    /// Passes the producer's waiting records to librdkafka, and completes appends.
     pub(super) fn work(&mut self, now: Now, queues: &mut Queues<T>) {
         self.producer.submit_waiting();
         self.take_outcomes(now, queues);
@@ -67,7 +69,7 @@ impl<T: Asker> Appends<T> {
                 }
                 Err(trouble) => {
                     self.refused += u64::from(outcome.count);
-                    // Later appends of the stream fail as well: one log line for all of them.
+                    // Later appends of the stream fail as well. One log line is enough for all of them.
                     let is_first = !self.fence.is_closed(outcome.stream);
                     let fault = if is_first { trouble.report("store messages") } else { trouble.fault() };
                     self.fence.close(now, outcome.stream);
@@ -80,12 +82,12 @@ impl<T: Asker> Appends<T> {
         }
     }
 
-    /// The producer's client, if it works.
+    /// Returns the producer's client, if it works.
     pub(super) fn client(&self) -> Option<&Client> {
         self.producer.client()
     }
 
-    /// The producer's events, also those of a broken client.
+    /// Returns the producer's events, including those of a broken client.
     pub(super) fn events(&self) -> Option<&Queue> {
         self.producer.events()
     }
@@ -95,49 +97,49 @@ impl<T: Asker> Appends<T> {
         self.producer.handle_reports(reports);
     }
 
-    /// The producer's handle is made.
+    /// Gives the producer its handle.
     pub(super) fn handle_made(&mut self, handle: Handle, news: &Arc<News>) {
         self.producer.connect(handle, news);
     }
 
-    /// The producer's handle could not be made.
+    /// Records that the producer's handle could not be created.
     pub(super) fn handle_not_made(&mut self) {
         self.wants_handle = true;
     }
 
-    /// The producer's client does nothing more.
+    /// Handles a fatal error of the producer's client.
     pub(super) fn handle_fatal(&mut self) {
         self.producer.handle_fatal();
     }
 
-    /// Takes a broken client of which everything is reported. Another one must be made.
+    /// Takes a broken client once everything is reported. Another client must be created.
     pub(super) fn take_broken(&mut self) -> Option<Client> {
         self.producer.take_broken()
     }
 
-    /// A tick has passed: fails what has waited since before `before_ms`. True if a handle must be made.
-    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64, queues: &mut Queues<T>) -> bool {
-        self.producer.fail_unsent(before_ms);
+    /// Fails appends that have waited since a time before `before`. Returns whether a handle must be created.
+    pub(super) fn handle_tick(&mut self, now: Now, before: Millis, queues: &mut Queues<T>) -> bool {
+        self.producer.fail_unsent(before);
         self.take_outcomes(now, queues);
         std::mem::take(&mut self.wants_handle)
     }
 
-    /// The next completion.
+    /// Returns the next completion.
     pub(super) fn poll(&mut self) -> Option<Completion<T>> {
         self.completions.pop_front()
     }
 
-    /// The server no longer serves the queue under this number.
+    /// Forgets a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.producer.forget(queue);
     }
 
-    /// Whether time changes nothing here.
+    /// Returns whether ticks have nothing to do here.
     pub(super) fn is_idle(&self) -> bool {
         !self.producer.is_waiting() && !self.wants_handle
     }
 
-    /// What became of the appends.
+    /// Returns the counts of stored and refused messages.
     pub(super) fn counters(&self) -> StoreCounters {
         StoreCounters { stored: self.stored, refused: self.refused, ..StoreCounters::default() }
     }

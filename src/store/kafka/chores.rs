@@ -1,4 +1,4 @@
-//! A shard's chores: what would block it, done by the janitor.
+//! A shard's chores: blocking work that the janitor does.
 
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use super::news::News;
 use super::properties::Properties;
 use super::tokens::Tokens;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Partition;
 
-/// Which client of a shard.
+/// A client of a shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Role {
     Producer,
@@ -19,18 +20,18 @@ pub(super) enum Role {
     Reader(usize),
 }
 
-/// Something that may block.
+/// Work that may block.
 #[derive(Debug)]
 pub(super) enum Chore {
-    /// Make a client's handle.
+    /// Create a client's handle.
     Make(Role),
     /// Stop reading the end of a partition.
     StopTail(PartitionKey, Arc<Topic>),
     /// Stop the reader with this index at a partition.
-    StopReader(usize, Arc<Topic>, u16),
+    StopReader(usize, Arc<Topic>, Partition),
 }
 
-/// What a chore brings back.
+/// The result of a chore.
 #[derive(Debug)]
 pub(super) enum Return {
     Made(Role, Result<Handle, String>),
@@ -39,7 +40,7 @@ pub(super) enum Return {
     ReaderStopped(usize),
 }
 
-/// Gives chores to the janitor, and takes what they bring back.
+/// Passes chores to the janitor, and receives their results.
 #[derive(Debug)]
 pub(super) struct Chores {
     janitor: Janitor,
@@ -58,16 +59,16 @@ impl Chores {
         Self { janitor, tokens, properties: Arc::new(properties), returns: Returns::new(news) }
     }
 
-    /// Has a chore done.
+    /// Lets the janitor do a chore.
     pub(super) fn run(&self, chore: Chore) {
         match chore {
             Chore::Make(role) => self.make(role),
             Chore::StopTail(key, topic) => self.returns.ask(&self.janitor, move || {
-                topic.stop(i32::from(key.partition));
+                topic.stop(key.partition);
                 Return::TailStopped(key, topic.number())
             }),
             Chore::StopReader(index, topic, partition) => self.returns.ask(&self.janitor, move || {
-                topic.stop(i32::from(partition));
+                topic.stop(partition);
                 Return::ReaderStopped(index)
             }),
         }
@@ -88,12 +89,12 @@ impl Chores {
         });
     }
 
-    /// Drops a client, which blocks.
+    /// Lets the janitor drop a client, which blocks.
     pub(super) fn discard(&self, client: Client) {
         self.janitor.run(move || drop(client));
     }
 
-    /// The next thing that a chore has brought back.
+    /// Returns the next result of a chore.
     pub(super) fn poll(&self) -> Option<Return> {
         self.returns.poll()
     }

@@ -24,7 +24,7 @@ impl Client {
     }
 }
 
-/// A client that reads, and the queue of its messages.
+/// A consuming client, and the queue of its messages.
 #[derive(Debug)]
 pub(super) struct Consumer {
     pub messages: Queue,
@@ -42,7 +42,7 @@ impl Consumer {
 pub(super) struct HandleTopics(HashMap<QueueId, Arc<Topic>>);
 
 impl HandleTopics {
-    /// The topic of a queue.
+    /// Returns the topic of a queue.
     pub(super) fn get(
         &mut self,
         handle: &Handle,
@@ -55,7 +55,7 @@ impl HandleTopics {
         }
     }
 
-    /// The server no longer serves the queue under this number.
+    /// Forgets a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.0.remove(&queue);
     }

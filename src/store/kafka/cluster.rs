@@ -1,4 +1,4 @@
-//! What every shard of a server shares of its Kafka cluster.
+//! The parts of the Kafka store that all shards of a server share.
 
 use std::ffi::CString;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::topics::{TopicInfo, Topics};
 use crate::base::queue::{QueueId, Signing};
 use crate::store::Life;
 
-/// See the module's page.
+/// The parts of the Kafka store that all shards share.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     pub(super) topics: Arc<Topics>,
@@ -35,7 +35,8 @@ impl Cluster {
         })
     }
 
-    /// Knows a queue's topic without asking. For tests and benchmarks on librdkafka's mock cluster, which has no controller to ask.
+    /// Adds a queue's topic without asking Kafka: for tests and benchmarks on librdkafka's mock cluster,
+    /// which has no controller to ask.
     pub fn assume(&self, queue: QueueId, topic: CString, partitions: u16) {
         let topic = TopicInfo {
             name: Arc::new(topic),

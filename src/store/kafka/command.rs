@@ -1,5 +1,5 @@
-//! The operator's command that prints a token: in a process group of its own, within a time, with bounded output, and never left
-//! behind (`children`).
+//! Runs the operator's command that prints a token: in its own process group, with a timeout, with bounded
+//! output, and without leaving processes behind (`children`).
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::BorrowedFd;
@@ -12,24 +12,25 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::process::children::Group;
 
-/// The most that the command may print, bytes. A token has a few KiB.
+/// The most that the command may print, in bytes. A token has a few KiB.
 const PRINTED_BYTES_MAX: usize = 60 << 10;
 
 fn start(command: &str) -> io::Result<Group> {
     Group::start(Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()))
 }
 
-/// Runs a command with `sh` and returns its output up to the end of the shell, or `None` once `stop` is readable or its other end is
-/// closed.
+/// Runs a command with `sh`. Returns its output up to the end of the shell, or `None` if `stop` becomes
+/// readable or its other end is closed.
 ///
-/// Background processes are killed, not waited for. Only a process that leaves the group (`setsid`) survives.
+/// Processes that are left in the background are killed, not awaited. Only a process that leaves the group
+/// (`setsid`) survives.
 pub(super) fn run(command: &str, limit: Duration, stop: BorrowedFd<'_>) -> Result<Option<String>, String> {
     let deadline = Instant::now() + limit;
-    let mut group = start(command).map_err(|error| format!("sh cannot be run: {error}"))?;
-    let unwatched = |error: Errno| format!("it cannot be watched: {error}");
+    let mut group = start(command).map_err(|error| format!("cannot run sh: {error}"))?;
+    let unwatched = |error: Errno| format!("cannot watch the command: {error}");
     let leader = Pid::from_child(&group.child);
     let end = pidfd_open(leader, PidfdFlags::empty()).map_err(unwatched)?;
-    let mut output = group.child.stdout.take().ok_or("its output cannot be read")?;
+    let mut output = group.child.stdout.take().ok_or("cannot read the command's output")?;
     let mut printed = Vec::new();
     let mut is_closed = false;
     loop {
@@ -40,12 +41,12 @@ pub(super) fn run(command: &str, limit: Duration, stop: BorrowedFd<'_>) -> Resul
             PollFd::new(&end, PollFlags::IN),
             PollFd::new(&output, PollFlags::IN),
         ];
-        // A pipe that is closed would wake it again and again.
+        // A closed pipe would end every poll immediately.
         let count = if is_closed { 2 } else { 3 };
         match poll(&mut watched[..count], Some(&left)) {
             Err(Errno::INTR) => continue,
             Err(error) => return Err(unwatched(error)),
-            Ok(0) => return Err(format!("it still ran after {} s", limit.as_secs())),
+            Ok(0) => return Err(format!("the command still ran after {} s", limit.as_secs())),
             Ok(_) => {}
         }
         let [is_stopped, has_ended, has_output] =
@@ -61,18 +62,18 @@ pub(super) fn run(command: &str, limit: Duration, stop: BorrowedFd<'_>) -> Resul
                     printed.extend_from_slice(&some[..count]);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(format!("its output cannot be read: {error}")),
+                Err(error) => return Err(format!("cannot read the command's output: {error}")),
             }
             if printed.len() > PRINTED_BYTES_MAX {
-                return Err(format!("it prints more than {PRINTED_BYTES_MAX} bytes"));
+                return Err(format!("the command prints more than {PRINTED_BYTES_MAX} bytes"));
             }
         } else if has_ended {
             break;
         }
     }
-    let status = group.end().map_err(|error| format!("it cannot be waited for: {error}"))?;
+    let status = group.end().map_err(|error| format!("cannot wait for the command: {error}"))?;
     if !status.success() {
-        return Err(format!("it ended with {status}"));
+        return Err(format!("the command ended with {status}"));
     }
     Ok(Some(String::from_utf8_lossy(&printed).into_owned()))
 }
@@ -95,7 +96,8 @@ mod tests {
         run(command, limit, stopped.as_fd())
     }
 
-    /// A named pipe that a command and its descendants hold open, and a thread that reads it until they are gone.
+    /// A named pipe that a command and its descendants hold open, and a thread that reads it until all of
+    /// them have ended.
     struct Witness {
         path: PathBuf,
         own: File,
@@ -123,7 +125,7 @@ mod tests {
             Self { path, own, began, reader }
         }
 
-        /// Has a command, and all that it starts, hold the pipe.
+        /// Makes a command, and everything that it starts, hold the pipe.
         fn held_by(&self, command: &str) -> String {
             format!("exec 9> {}; echo >&9; {command}", self.path.display())
         }
@@ -137,25 +139,28 @@ mod tests {
     }
 
     #[test]
-    fn what_it_prints_is_its_output_and_a_failure_is_told() {
+    fn output_is_returned_and_a_failure_is_reported() {
         assert_eq!(run_for("echo one; echo two", LONG), Ok(Some("one\ntwo\n".into())));
         assert_eq!(run_for("echo token | cat", LONG), Ok(Some("token\n".into())));
-        assert!(run_for("echo secret; exit 3", LONG).is_err_and(|why| why == "it ended with exit status: 3"));
-        // Closed output is not the end.
+        assert!(
+            run_for("echo secret; exit 3", LONG)
+                .is_err_and(|why| why == "the command ended with exit status: 3")
+        );
+        // Closing the output does not end the command.
         assert!(run_for("exec >&-; exit 4", LONG).is_err_and(|why| why.contains("exit status: 4")));
     }
 
     #[test]
-    fn a_process_in_the_background_holds_nothing_up_and_is_not_left_behind() {
+    fn a_background_process_delays_nothing_and_is_killed() {
         let witness = Witness::new();
-        // It inherits the output, and never closes it.
+        // The background process inherits the output, and never closes it.
         let printed = run_for(&witness.held_by("sleep 10000 & echo token"), LONG);
         assert_eq!(printed, Ok(Some("token\n".into())));
         witness.await_nobody();
     }
 
     #[test]
-    fn a_command_that_does_not_end_is_killed_with_all_that_it_started() {
+    fn a_command_that_does_not_end_is_killed_with_all_its_processes() {
         for command in ["sleep 10000 & sleep 10000; true", "exec >&-; sleep 10000; true"] {
             let witness = Witness::new();
             let why = run_for(&witness.held_by(command), Duration::from_secs(1)).unwrap_err();
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn output_without_an_end_is_not_kept() {
+    fn endless_output_is_not_kept() {
         let witness = Witness::new();
         let why = run_for(&witness.held_by("yes secret"), LONG).unwrap_err();
         assert!(why.contains("prints more than") && !why.contains("secret"), "{why}");
@@ -173,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_with_the_server() {
+    fn the_command_ends_with_the_server() {
         let witness = Witness::new();
         let (stopped, stop) = std::io::pipe().unwrap();
         let command = witness.held_by("sleep 10000; true");

@@ -1,4 +1,5 @@
-//! A shard's fetches and questions for offsets: each fetch goes to the tail of its partition, to a reader, or to `ahead`.
+//! A shard's fetches, and its questions for offsets: each fetch goes to the tail of its partition, to a
+//! reader, or to `ahead`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,32 +19,34 @@ use super::topics::forgotten;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, Position, QueueId};
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion};
 
-/// What a shard keeps of what it reads, and with how many clients.
+/// How much memory and how many clients a shard uses for reading.
 #[derive(Debug)]
 pub(super) struct Extent {
-    /// The bytes of all tails together.
+    /// The size of all tails together, in bytes.
     pub tail_bytes: usize,
     /// The number of readers.
     pub readers: usize,
 }
 
-/// See the module's page.
+/// The fetches of a shard.
 #[derive(Debug)]
 pub(super) struct Fetches<T: Asker> {
     pub tails: Tails<T::Fetch>,
     readers: Readers<T::Fetch>,
     ahead: Ahead<T::Fetch>,
     offsets: Offsets<T::Resolve>,
-    /// Records that were too large to serve.
+    /// The number of records that were too large to serve.
     passed_over: Arc<AtomicU64>,
     completions: VecDeque<Completion<T>>,
-    /// What may block, not yet taken.
+    /// Blocking work that was not yet taken.
     chores: Vec<Chore>,
-    /// There is work that no event announces.
+    /// Whether there is work that no event announces.
     has_more: bool,
 }
 
@@ -61,7 +64,7 @@ impl<T: Asker> Fetches<T> {
         }
     }
 
-    /// Takes a fetch.
+    /// Accepts a fetch.
     pub(super) fn fetch(
         &mut self,
         now: Now,
@@ -72,8 +75,8 @@ impl<T: Asker> Fetches<T> {
         self.place(now, key, fetch, false, queues);
     }
 
-    /// Gives a fetch to the tail, a reader or `ahead`. `is_reached`: since it arrived, Kafka has said that the partition reaches its
-    /// offset.
+    /// Passes a fetch to the tail, a reader or `ahead`. `is_reached` says that since the fetch arrived, Kafka
+    /// has confirmed that the partition reaches its offset.
     fn place(
         &mut self,
         now: Now,
@@ -105,7 +108,7 @@ impl<T: Asker> Fetches<T> {
         self.offsets.resolve(token, key, position);
     }
 
-    /// Answers a waiting fetch now, without messages.
+    /// Answers a waiting fetch without messages.
     pub(super) fn cancel(&mut self, token: T::Fetch, key: PartitionKey) {
         let fetch = self.tails.cancel(key, token).or_else(|| self.readers.cancel(token));
         if let Some(fetch) = fetch.or_else(|| self.ahead.cancel(token)) {
@@ -117,7 +120,7 @@ impl<T: Asker> Fetches<T> {
         self.completions.push_back(Completion::Fetched { token, result });
     }
 
-    /// Takes what librdkafka has read, answers fetches, and moves readers.
+    /// Handles what librdkafka has read, answers fetches, and moves readers.
     pub(super) fn work(&mut self, now: Now, queues: &mut Queues<T>) {
         let completions = &mut self.completions;
         let mut answer = |fetch: Fetch<T::Fetch>, fetched| {
@@ -141,8 +144,9 @@ impl<T: Asker> Fetches<T> {
         });
     }
 
-    /// Handles a partition whose records restart at a smaller offset, because librdkafka's position was beyond the end. Its tail and
-    /// readers start again. Their fetches are answered as rewound once the topic proves to be the same.
+    /// Handles a partition whose records restart at a smaller offset, because librdkafka's position was
+    /// beyond the end. Its tail and its readers start again. Their fetches are answered as rewound once the
+    /// topic is proven to be the same.
     fn go_back(&mut self, now: Now, key: PartitionKey, queues: &mut Queues<T>) {
         queues.suspect(key.queue);
         let (mut fetches, stops) = self.tails.go_back(key);
@@ -156,10 +160,10 @@ impl<T: Asker> Fetches<T> {
         }
     }
 
-    /// Asks `client` for the offsets that are wanted.
+    /// Asks `client` for the wanted offsets.
     pub(super) fn ask(&mut self, now: Now, client: Option<&Client>, queues: &mut Queues<T>) {
         self.offsets.ask(client, |queue| queues.topic(queue).cloned());
-        // Some cannot be asked for.
+        // Some cannot be asked for, and are answered immediately.
         self.handle_answers(now, queues);
     }
 
@@ -182,7 +186,7 @@ impl<T: Asker> Fetches<T> {
                     self.completions.push_back(Completion::Resolved { token, result });
                 }
                 (Why::Tail(key), Ok(end)) => self.start_tail(now, key, end, queues),
-                // The tick answers fetches that wait too long for it.
+                // The tick fails fetches that wait too long for it.
                 (Why::Tail(key), Err(_))
                     if self.tails.is_wanted(key) && queues.topic(key.queue).is_some() =>
                 {
@@ -199,23 +203,23 @@ impl<T: Asker> Fetches<T> {
         }
     }
 
-    fn start_tail(&mut self, now: Now, key: PartitionKey, end: u64, queues: &mut Queues<T>) {
+    fn start_tail(&mut self, now: Now, key: PartitionKey, end: Offset, queues: &mut Queues<T>) {
         let Some(info) = queues.topic(key.queue) else { return };
         match self.tails.start(now, key, end, info.clone()) {
             Ok(Some(fetches)) => fetches.into_iter().for_each(|fetch| self.fetch(now, key, fetch, queues)),
             Ok(None) => self.offsets.ask_end_later(key),
             Err(trouble) => {
-                tracing::warn!(?key, %trouble, "a partition cannot be read");
+                tracing::warn!(?key, %trouble, "read of a partition failed");
                 self.offsets.ask_end_later(key);
             }
         }
     }
 
-    /// Handles Kafka's answer about a partition's end for the fetches that lie beyond the tail.
-    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: u64, queues: &mut Queues<T>) {
+    /// Handles Kafka's answer about a partition's end, for the fetches beyond the tail.
+    fn settle(&mut self, now: Now, key: PartitionKey, asked: usize, end: Offset, queues: &mut Queues<T>) {
         let settled = self.ahead.settle(now, key, asked, end);
         if settled.is_new {
-            // Another topic with that name is no rewind.
+            // If the topic is a new one with the same name, this is not a rewind.
             queues.suspect(key.queue);
         }
         if settled.asks_again {
@@ -233,34 +237,34 @@ impl<T: Asker> Fetches<T> {
         }
     }
 
-    /// Answers a fetch whose position lies beyond the end: its partition has gone back. The consumer goes on at the oldest message
-    /// that is left. Nothing proves which of the messages it has seen: the log may have grown again since, and markers hold no
-    /// leader epoch.
+    /// Answers a fetch whose position is beyond the end: its partition has gone back. The consumer continues
+    /// at the oldest message that is left. Nothing proves which messages it has seen: the log may have grown
+    /// again since, and markers hold no leader epoch.
     fn answer_rewound(
         &mut self,
         key: PartitionKey,
         fetch: &Fetch<T::Fetch>,
-        end: u64,
+        end: Offset,
         queues: &mut Queues<T>,
     ) {
         let topic = queues.topic(key.queue).map(|info| info.name.to_string_lossy().into_owned());
         tracing::warn!(
             topic,
-            partition = key.partition,
-            position = fetch.from,
-            end,
-            "a partition has gone back behind a consumer's position (an unclean leader election, or a restored backup): the \
-             consumer begins again at the oldest message"
+            partition = key.partition.0,
+            position = fetch.from.0,
+            end = end.0,
+            "a partition has gone back to before a consumer's position (an unclean leader election, or a restored backup); the \
+             consumer restarts at the oldest message"
         );
         self.answer(fetch.token, Ok(Fetched::rewound()));
     }
 
-    /// The next event of the tails' client or a reader's.
+    /// Returns the next event of the tails' client or of a reader.
     pub(super) fn poll_event(&self) -> Option<Event> {
         self.tails.poll_event().or_else(|| self.readers.poll_event())
     }
 
-    /// The handle of the tails' client was made, or could not be.
+    /// Handles the handle of the tails' client, or the failure to create it.
     pub(super) fn handle_tails_made(&mut self, now: Now, handle: Option<Handle>, news: &Arc<News>) {
         match handle {
             Some(handle) => {
@@ -272,7 +276,7 @@ impl<T: Asker> Fetches<T> {
         self.assign(now);
     }
 
-    /// The handle of a reader was made, or could not be.
+    /// Handles the handle of a reader, or the failure to create it.
     pub(super) fn handle_reader_made(
         &mut self,
         now: Now,
@@ -287,7 +291,7 @@ impl<T: Asker> Fetches<T> {
         self.assign(now);
     }
 
-    /// The partition of a tail was stopped; `number` is its topic's.
+    /// Handles that a tail stopped reading its partition. `number` is the number of its topic.
     pub(super) fn handle_tail_stopped(&mut self, now: Now, key: PartitionKey, number: usize) {
         if self.tails.handle_stopped(key, number) {
             self.offsets.ask_end(key);
@@ -295,25 +299,26 @@ impl<T: Asker> Fetches<T> {
         self.assign(now);
     }
 
-    /// The partition of a reader was stopped.
+    /// Handles that a reader stopped reading its partition.
     pub(super) fn handle_reader_stopped(&mut self, now: Now, index: usize) {
         self.readers.handle_stopped(index);
         self.assign(now);
     }
 
-    /// The client that was asked for offsets is gone, and its answers with it.
+    /// Handles the loss of the client that was asked for offsets, and so of its answers.
     pub(super) fn handle_client_lost(&mut self) {
         self.offsets.handle_client_lost();
     }
 
-    /// A tick has passed. Fails fetches that wait for Kafka since before `before_ms`.
-    pub(super) fn handle_tick(&mut self, now: Now, before_ms: u64) {
+    /// Fails fetches that have waited for Kafka since a time before `before`, stops unused tails, and
+    /// retries.
+    pub(super) fn handle_tick(&mut self, now: Now, before: Millis) {
         self.chores.extend(self.tails.stop_unused(now));
-        let mut unanswered = self.tails.take_unanswered(before_ms);
-        unanswered.extend(self.readers.take_unanswered(before_ms));
-        unanswered.extend(self.ahead.take_unanswered(before_ms));
+        let mut unanswered = self.tails.take_unanswered(before);
+        unanswered.extend(self.readers.take_unanswered(before));
+        unanswered.extend(self.ahead.take_unanswered(before));
         for fetch in unanswered {
-            let why = "Kafka does not answer: no broker, or no leader of the partition, is within reach";
+            let why = "Kafka does not answer: no broker, or no leader of the partition, is reachable";
             self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
         }
         self.tails.trim();
@@ -321,12 +326,12 @@ impl<T: Asker> Fetches<T> {
         self.offsets.retry();
     }
 
-    /// The server no longer serves the queue under this number: fails its fetches.
+    /// Fails the fetches of a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) {
         let (fetches, stops) = self.tails.forget(queue);
         self.chores.extend(stops);
         for fetch in fetches.into_iter().chain(self.readers.forget(queue)).chain(self.ahead.forget(queue)) {
-            let why = "the queue's topic was deleted, made again, or has other partitions now";
+            let why = "the queue's topic was deleted, recreated, or has other partitions now";
             self.answer(fetch.token, Err(StoreFault::Unavailable(why)));
         }
     }
@@ -336,17 +341,17 @@ impl<T: Asker> Fetches<T> {
         std::mem::take(&mut self.chores)
     }
 
-    /// Whether there is work that no event announces; then false until there is more of it.
+    /// Returns whether there is work that no event announces, and resets the flag.
     pub(super) fn take_more(&mut self) -> bool {
         std::mem::take(&mut self.has_more)
     }
 
-    /// The next completion.
+    /// Returns the next completion.
     pub(super) fn poll(&mut self) -> Option<Completion<T>> {
         self.completions.pop_front()
     }
 
-    /// Whether time changes nothing here.
+    /// Returns whether ticks have nothing to do here.
     pub(super) fn is_idle(&self) -> bool {
         self.tails.is_idle()
             && self.offsets.is_idle()
@@ -354,12 +359,12 @@ impl<T: Asker> Fetches<T> {
             && self.ahead.waiting() == 0
     }
 
-    /// The number of waiting fetches.
+    /// Returns the number of waiting fetches.
     pub(super) fn waiting(&self) -> usize {
         self.tails.waiting() + self.readers.waiting() + self.ahead.waiting()
     }
 
-    /// The number of records that were too large to serve, each time that one was read.
+    /// Returns how often a record was too large to serve. A record counts each time that it is read.
     pub(super) fn passed_over(&self) -> u64 {
         self.passed_over.load(Ordering::Relaxed)
     }

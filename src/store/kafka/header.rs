@@ -1,15 +1,15 @@
-//! The one header of this server's Kafka records: what value, key and timestamp do not say.
+//! The only header of this server's Kafka records. It holds what value, key and timestamp do not.
 //!
 //! | byte | |
 //! | --- | --- |
 //! | 0 | version: 1 |
 //! | 1 | flags: 1 a TTL follows, 2 a client follows, 4 the record is packed, 8 its messages have keys |
-//! | then | the TTL in seconds (u32, big-endian), where flag 1 is set |
-//! | then | the client's id (16 bytes, as in a UUID), where flag 2 is set |
-//! | then | how many messages the record holds (u32, big-endian), where flag 4 is set |
+//! | next | the TTL in seconds (u32, big-endian), if flag 1 is set |
+//! | next | the client's id (16 bytes, as in a UUID), if flag 2 is set |
+//! | next | the number of messages in the record (u32, big-endian), if flag 4 is set |
 //!
-//! Bytes behind these belong to a later version and are ignored. A record without the header, or with an unreadable one, has the
-//! topic's default TTL and names no client: it goes to every consumer.
+//! Further bytes belong to a later version and are ignored. A record without the header, or with an
+//! unreadable one, has the topic's default TTL and names no client: it goes to every consumer.
 
 use std::ffi::CStr;
 
@@ -26,20 +26,20 @@ const HAS_CLIENT: u8 = 2;
 const IS_PACKED: u8 = 4;
 const HAS_KEYS: u8 = 8;
 
-/// The longest header: version and flags, TTL, client, number of messages.
+/// The size of the longest header, in bytes: version and flags, TTL, client, number of messages.
 const BYTES_MAX: usize = 2 + size_of::<u32>() + size_of::<u128>() + size_of::<u32>();
 
 /// The content of a packed record's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// Messages.
+    /// The number of messages.
     pub count: u32,
     /// Whether they have keys.
     pub has_keys: bool,
 }
 
 impl Packed {
-    /// The messages of a record's value; `None` if they are not as the header says.
+    /// Returns the messages of a record's value, or `None` if they differ from this description.
     pub fn batch(self, client: ClientId, ttl_secs: u32, value: &[u8]) -> Option<Batch> {
         let Self { count, has_keys } = self;
         if count > MESSAGES_MAX {
@@ -52,11 +52,11 @@ impl Packed {
 /// The content of a header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Time to live, seconds, unless it is the topic's default.
+    /// The time to live in seconds, unless it is the topic's default.
     pub ttl_secs: Option<u32>,
     /// The client that stored the record, unless it is anonymous.
     pub client: Option<ClientId>,
-    /// Set if the value holds messages in stored form.
+    /// The content of the value, if it holds messages in stored form.
     pub packed: Option<Packed>,
 }
 
@@ -68,14 +68,14 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// The header's value.
+    /// Returns the header's value.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 }
 
 impl Header {
-    /// The encoded header; `None` if it would say nothing.
+    /// Encodes the header. Returns `None` if it would be empty.
     pub fn encode(&self) -> Option<Encoded> {
         if *self == Self::default() {
             return None;
@@ -100,7 +100,7 @@ impl Header {
         Some(encoded)
     }
 
-    /// Reads a header. An unreadable one says nothing.
+    /// Parses a header. An unreadable one counts as empty.
     pub fn decode(value: &[u8]) -> Self {
         Self::read(value).unwrap_or_default()
     }
@@ -132,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_header_that_says_nothing_is_left_out_and_one_that_does_not_read_says_nothing() {
+    fn an_empty_header_is_left_out_and_an_unreadable_one_counts_as_empty() {
         assert!(Header::default().encode().is_none());
         for bad in [&b""[..], b"\x01", b"\x02\x01\0\0\0\x3c", b"\x01\x01\0\0\0", b"\x01\x02short"] {
             assert_eq!(Header::decode(bad), Header::default(), "{bad:?}");
@@ -145,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(ttl_secs: Option<u32>, client: Option<u128>, packed: Option<(u32, bool)>) {
+        fn a_header_is_read_back_as_written(ttl_secs: Option<u32>, client: Option<u128>, packed: Option<(u32, bool)>) {
             let packed = packed.map(|(count, has_keys)| Packed { count, has_keys });
             let header = Header { ttl_secs, client: client.map(ClientId::from), packed };
             let encoded = header.encode();
@@ -153,7 +153,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read(bytes: Vec<u8>) {
+        fn any_bytes_can_be_parsed(bytes: Vec<u8>) {
             Header::decode(&bytes);
         }
     }

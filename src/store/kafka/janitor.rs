@@ -1,5 +1,5 @@
-//! One thread of the server for calls that block, and for making handles: librdkafka's threads inherit the cores of the thread that
-//! makes a handle, and must not inherit a shard's.
+//! The server's thread for calls that block and for creating handles: librdkafka's threads inherit the cores
+//! of the thread that creates a handle, and must not inherit a shard's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::news::News;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Takes work for its thread, which ends with the last clone.
+/// Accepts work for its thread, which ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct Janitor(Sender<Work>);
 
@@ -38,7 +38,7 @@ impl fmt::Debug for Janitor {
     }
 }
 
-/// What the janitor's work brings back for one store.
+/// The results of the janitor's work for one store.
 #[derive(Debug)]
 pub(super) struct Returns<R> {
     sender: Sender<R>,
@@ -52,17 +52,17 @@ impl<R: Send + 'static> Returns<R> {
         Self { sender, receiver, news: news.clone() }
     }
 
-    /// Has `janitor` run `work` and bring its result back.
+    /// Lets `janitor` run `work` and return the result.
     pub(super) fn ask(&self, janitor: &Janitor, work: impl FnOnce() -> R + Send + 'static) {
         let (sender, news) = (self.sender.clone(), self.news.clone());
         janitor.run(move || {
-            // Fails if the store is gone, and then nobody needs the result.
+            // This fails if the store was dropped; then nobody needs the result.
             let _ = sender.send(work());
             news.ring();
         });
     }
 
-    /// The next result.
+    /// Returns the next result.
     pub(super) fn poll(&self) -> Option<R> {
         self.receiver.try_recv().ok()
     }

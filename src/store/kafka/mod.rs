@@ -1,38 +1,39 @@
-//! The Kafka store: a queue is a topic, a partition a partition, a payload a record's value. Of the server only this room knows rdkafka.
+//! The Kafka store: a queue is a topic, a partition is a partition, a payload is a record's value. Only this
+//! room of the server uses rdkafka.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | here | one shard's store: requests in, events and completions out |
+//! | here | one shard's store: takes requests and events, returns completions |
 //! | `cluster` | what the shards of a server share |
 //! | `settings`, `secret` | the operator's settings; which of them are secrets |
-//! | `properties` | librdkafka's settings: ours, and those that an operator may add |
-//! | `topic_name`, `header`, `layout` | how names and messages look in Kafka, plain or packed |
+//! | `properties` | librdkafka's settings: the server's own, and those that an operator may add |
+//! | `topic_name`, `header`, `layout` | names and messages in Kafka, plain or packed |
 //! | **queues** | |
 //! | `queues` | a shard's queues as topics |
-//! | `openings`, `topic_rules` | topics found or made; what they must be like |
+//! | `openings`, `topic_rules` | topics that are found or created; the rules for them |
 //! | `topics` | what is known about topics, for all shards and for one |
 //! | `watch` | whether topics are still the same |
 //! | **appends** | |
-//! | `appends` | a shard's appends, and the fence behind a failure |
+//! | `appends` | a shard's appends, and the fence after a failure |
 //! | `producer` | appends on their way into Kafka |
 //! | **fetches** | |
 //! | `fetches` | where each fetch goes |
 //! | `tails` | the ends of partitions |
-//! | `readers`, `stay` | what is older: the readers; one reader at one position |
+//! | `readers`, `stay` | older messages: the readers; one reader at one position |
 //! | `ahead` | positions beyond the end: whether a partition has gone back |
 //! | `offsets` | questions for the offset of an end or a time |
 //! | `batches` | records as stored batches |
 //! | **clients** | |
 //! | `client` | a handle with its queues and topics |
-//! | `chores`, `janitor` | what blocks, and the thread that does it |
+//! | `chores`, `janitor` | blocking work, and the thread that does it |
 //! | `news` | how librdkafka wakes a shard |
-//! | `tokens`, `command` | OAUTHBEARER's tokens, and the operator's command that prints them |
+//! | `tokens`, `command` | tokens for OAUTHBEARER, and the operator's command that prints them |
 //! | `native` | librdkafka's types and calls |
-//! | `reader` | whole topics, for the load on Kafka itself |
+//! | `reader` | reads whole topics, for load tests of Kafka itself |
 //!
-//! A shard has one producing client, one consuming client for all tails, and up to `kafka_catch_up_readers` for what is older.
-//! The janitor's thread makes each when it is first needed. All other calls return at once: their answers come as events, and
-//! [`News`] wakes the shard for them.
+//! A shard has one producing client, one consuming client for all tails, and up to its share of
+//! `kafka_catch_up_readers` for older messages. The janitor's thread creates each when it is first needed.
+//! All other calls return immediately: their answers come as events, for which [`News`] wakes the shard.
 //!
 //! A waiting fetch is in one `Waiting` at a time: a tail's, a reader's, the readers' queue, or `ahead`.
 
@@ -97,20 +98,21 @@ use self::topic_rules::TopicRules;
 use self::topics::forgotten;
 use super::window::Fetch;
 use super::{Asker, Completion, Event as StoreEvent, Placement, Request, Store, StoreCounters};
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
 
-/// How often the store wants a tick, milliseconds.
-const TICK_MS: u64 = 250;
+/// The store's tick.
+const TICK: Millis = Millis::new(250);
 
-/// Part of librdkafka's message for an answer longer than `receive.message.max.bytes`.
+/// A part of librdkafka's error message for an answer longer than `receive.message.max.bytes`.
 const TOO_LARGE: &str = "increase receive.message.max.bytes";
 
-/// Syslog's level of a warning.
+/// The level of a warning in syslog.
 const SYSLOG_WARNING: i32 = 4;
 
-/// See the module's page.
+/// The Kafka store of one shard.
 #[derive(Debug)]
 pub struct Kafka<T: Asker> {
     chores: Chores,
@@ -118,14 +120,14 @@ pub struct Kafka<T: Asker> {
     appends: Appends<T>,
     fetches: Fetches<T>,
     news: Arc<News>,
-    /// There is work that `News` does not announce.
+    /// Whether there is work that `News` does not announce.
     has_more: bool,
-    /// How long appends and fetches may wait for Kafka, milliseconds.
-    patience_ms: u64,
+    /// How long appends and fetches may wait for Kafka.
+    patience: Millis,
 }
 
 impl<T: Asker> Kafka<T> {
-    /// The store of one of `shards` shards; `news` wakes it.
+    /// Creates the store of one of `shards` shards. `news` wakes the shard.
     pub fn new(cluster: Cluster, config: &Settings, bounds: &Bounds, shards: usize, news: Arc<News>) -> Self {
         let shards = shards.max(1);
         let extent = Extent {
@@ -133,10 +135,10 @@ impl<T: Asker> Kafka<T> {
             readers: config.catch_up_readers.div_ceil(shards),
         };
         let reads = Reads {
-            // Records that name no client get this one, which is no client's.
+            // Records that name no client get this id, which belongs to no client.
             nobody: ClientId::random(),
             passed_over: Arc::new(AtomicU64::new(0)),
-            clock_step_max_ms: millis(bounds.clock_step_max),
+            clock_step_max: Millis::from(bounds.clock_step_max),
         };
         let properties = Properties::new(config, bounds);
         let store = Self {
@@ -146,13 +148,13 @@ impl<T: Asker> Kafka<T> {
             fetches: Fetches::new(&extent, reads),
             news,
             has_more: false,
-            patience_ms: millis(config.delivery_timeout),
+            patience: Millis::from(config.delivery_timeout),
         };
         store.chores.run(Chore::Make(Role::Producer));
         store
     }
 
-    /// Takes everything that has arrived, and asks what must be asked.
+    /// Handles everything that has arrived, and sends the questions that are due.
     fn work(&mut self, now: Now) {
         while let Some(back) = self.chores.poll() {
             self.handle_return(now, back);
@@ -184,8 +186,7 @@ impl<T: Asker> Kafka<T> {
 
     fn handle_return(&mut self, now: Now, back: Return) {
         let logged = |made: Result<Handle, String>| {
-            made.inspect_err(|why| tracing::error!(why, "a Kafka client cannot be made; it is tried again"))
-                .ok()
+            made.inspect_err(|why| tracing::error!(why, "creation of a Kafka client failed; retrying")).ok()
         };
         match back {
             Return::Made(Role::Producer, made) => match logged(made) {
@@ -217,7 +218,7 @@ impl<T: Asker> Kafka<T> {
                 self.fetches.handle_offsets(now, asked, result, &mut self.queues);
             }
             Event::Error { trouble, is_fatal: true } => {
-                tracing::error!(%trouble, "a Kafka producer has failed for good: another takes its place");
+                tracing::error!(%trouble, "a Kafka producer failed fatally; replacing it");
                 self.appends.handle_fatal();
             }
             Event::Error { trouble, is_fatal: false } => log_error(&trouble),
@@ -236,7 +237,7 @@ fn log_error(trouble: &Trouble) {
     if trouble.text.contains(TOO_LARGE) {
         tracing::error!(
             %trouble,
-            "a broker's answer is larger than kafka_receive_bytes: partitions that it leads wait until that is raised to \
+            "an answer of a broker exceeds kafka_receive_bytes; the partitions that it leads wait until this is raised to \
              the max.message.bytes of its topics"
         );
     } else {
@@ -256,15 +257,15 @@ impl<T: Asker> Store<T> for Kafka<T> {
             Request::Append { token, stream, partition, batch } => {
                 match self.queues.topic(partition.queue).cloned() {
                     Some(topic) => {
-                        let since_ms = now.mono_ms;
-                        let append = Append { token, stream, partition, topic, batch, since_ms };
+                        let since = now.mono;
+                        let append = Append { token, stream, partition, topic, batch, since };
                         self.appends.append(now, append, &mut self.queues);
                     }
                     None => self.appends.fail(token, forgotten()),
                 }
             }
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
                 self.fetches.fetch(now, partition, fetch, &mut self.queues);
                 self.run_chores();
                 self.has_more = true;
@@ -292,16 +293,16 @@ impl<T: Asker> Store<T> for Kafka<T> {
         self.has_more
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
-        let before_ms = now.mono_ms.saturating_sub(self.patience_ms);
-        self.fetches.handle_tick(now, before_ms);
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
+        let before = now.mono.saturating_sub(self.patience);
+        self.fetches.handle_tick(now, before);
         self.run_chores();
-        if self.appends.handle_tick(now, before_ms, &mut self.queues) {
+        if self.appends.handle_tick(now, before, &mut self.queues) {
             self.chores.run(Chore::Make(Role::Producer));
         }
         self.queues.handle_tick(now, self.appends.client());
         self.has_more = true;
-        Some(now.mono_ms + TICK_MS)
+        Some(now.mono + TICK)
     }
 
     fn needs_ticks(&self) -> bool {

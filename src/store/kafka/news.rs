@@ -1,4 +1,5 @@
-//! Whether librdkafka has something for a shard's store: its threads say so, and the shard takes it.
+//! A flag that tells a shard's store that librdkafka has something for it: librdkafka's threads set it, and
+//! the shard clears it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +11,21 @@ pub struct News {
 }
 
 impl News {
-    /// Calls `wake` once for all that arrives until the shard takes it; on any thread. `wake` must not block.
+    /// Creates a flag. `wake` is called, on any thread, once for everything that arrives until the shard
+    /// clears the flag. It must not block.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        // Something may have arrived before the first look.
+        // Something may have arrived before the store looks for the first time.
         Self { is_there: AtomicBool::new(true), wake: Box::new(wake) }
     }
 
-    /// Something has arrived.
+    /// Sets the flag, and wakes the shard if it was not set.
     pub(super) fn ring(&self) {
         if !self.is_there.swap(true, Ordering::SeqCst) {
             (self.wake)();
         }
     }
 
-    /// Whether something has arrived. Later arrivals ring again.
+    /// Clears the flag. Returns whether something has arrived. Later arrivals wake the shard again.
     #[inline]
     pub(super) fn take(&self) -> bool {
         self.is_there.load(Ordering::Relaxed) && self.is_there.swap(false, Ordering::SeqCst)
@@ -43,7 +45,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     #[test]
-    fn it_wakes_once_until_it_is_taken() {
+    fn it_wakes_once_until_it_is_cleared() {
         let woken = Arc::new(AtomicUsize::new(0));
         let counter = woken.clone();
         let news = News::new(move || {

@@ -1,5 +1,5 @@
-//! Questions for offsets: where a partition ends, or which record is the first at or after a time. Those of one turn are asked
-//! together.
+//! Questions to Kafka for offsets: where a partition ends, or which record is the first at or after a time.
+//! The questions of one turn are sent together.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -12,21 +12,22 @@ use super::native::{OffsetOf, PartitionOffset, Trouble};
 use super::topics::{TopicInfo, forgotten};
 use crate::base::error::StoreFault;
 use crate::base::queue::{PartitionKey, Position, QueueId};
+use crate::base::units::{Offset, Partition};
 
-/// How often a question is repeated, a tick apart, while Kafka cannot answer it.
+/// How often a question is repeated, at intervals of a tick, while Kafka cannot answer it.
 const TRIES_MAX: u32 = 40;
 
-/// Partitions in one question.
+/// The most partitions in one question.
 const PARTITIONS_PER_QUESTION: usize = 1000;
 
-/// Why an offset is asked for.
+/// The reason for asking for an offset.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Why<T> {
-    /// For a request of the shard.
+    /// A request of the shard.
     Resolve(T),
-    /// For the tail of that partition, which begins there.
+    /// The tail of this partition, which begins at its end.
     Tail(PartitionKey),
-    /// For a consumer whose position lies beyond the end that the tail of that partition knows.
+    /// A consumer whose position is beyond the end that the tail of this partition knows.
     Ahead(PartitionKey),
 }
 
@@ -36,7 +37,7 @@ pub(super) struct Answer<T> {
     pub why: Why<T>,
     /// The number of the question.
     pub asked: usize,
-    pub result: Result<u64, StoreFault>,
+    pub result: Result<Offset, StoreFault>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +45,9 @@ struct Ask<T> {
     why: Why<T>,
     key: PartitionKey,
     of: OffsetOf,
-    /// That of its topic, once it is asked.
+    /// The layout of its topic, once it was asked.
     layout: Layout,
-    /// How often it was asked without an answer.
+    /// How often it was asked without success.
     tries: u32,
 }
 
@@ -56,16 +57,17 @@ impl<T> Ask<T> {
     }
 }
 
-/// One question to Kafka, by topic and partition. Invariant: the asks of one partition are at least one, and equal in `of`.
-type Question<T> = HashMap<(Arc<CString>, i32), Vec<Ask<T>>>;
+/// One question to Kafka, by topic and partition. Invariant: each partition has at least one ask, and all its
+/// asks have the same `of`.
+type Question<T> = HashMap<(Arc<CString>, Partition), Vec<Ask<T>>>;
 
-/// See the module's page.
+/// The questions of a shard for offsets.
 #[derive(Debug)]
 pub(super) struct Offsets<T> {
     asks: VecDeque<Ask<T>>,
-    /// For the next tick.
+    /// The asks for the next tick.
     later: Vec<Ask<T>>,
-    /// Questions without an answer, by number.
+    /// The questions without an answer, by number.
     open: HashMap<usize, Question<T>>,
     /// The number of the last question.
     last: usize,
@@ -87,7 +89,7 @@ impl<T: Copy> Offsets<T> {
     pub(super) fn resolve(&mut self, token: T, key: PartitionKey, position: Position) {
         let of = match position {
             Position::Latest => OffsetOf::End,
-            Position::Time(unix_ms) => OffsetOf::Time(unix_ms),
+            Position::Time(unix) => OffsetOf::Time(unix),
             // The store has one timeline. A fetch finds out whether the topic has gone back.
             Position::After { offset, .. } => {
                 let answer = Answer { why: Why::Resolve(token), asked: 0, result: Ok(offset) };
@@ -97,44 +99,44 @@ impl<T: Copy> Offsets<T> {
         self.asks.push_back(Ask { why: Why::Resolve(token), key, of, layout: Layout::Plain, tries: 0 });
     }
 
-    /// Asks for the end at which a tail begins.
+    /// Asks for the end of a partition, at which its tail begins.
     pub(super) fn ask_end(&mut self, key: PartitionKey) {
         self.asks.push_back(Ask::end(Why::Tail(key), key));
     }
 
-    /// The same, at the next tick.
+    /// Asks for the end of a partition at the next tick.
     pub(super) fn ask_end_later(&mut self, key: PartitionKey) {
         self.later.push(Ask::end(Why::Tail(key), key));
     }
 
-    /// Asks for the end beyond which a fetch wants to read.
+    /// Asks for the end of a partition for a fetch from beyond its known end.
     pub(super) fn ask_ahead(&mut self, key: PartitionKey) {
         self.asks.push_back(Ask::end(Why::Ahead(key), key));
     }
 
-    /// The same, at the next tick.
+    /// Asks the same at the next tick.
     pub(super) fn ask_ahead_later(&mut self, key: PartitionKey) {
         self.later.push(Ask::end(Why::Ahead(key), key));
     }
 
-    /// The number of the last question; later questions have greater numbers.
+    /// Returns the number of the last question. Later questions have greater numbers.
     pub(super) fn asked(&self) -> usize {
         self.last
     }
 
-    /// A tick has passed.
+    /// Asks what waits for a tick.
     pub(super) fn retry(&mut self) {
         self.asks.extend(self.later.drain(..));
     }
 
-    /// The client that was asked is gone, and its answers with it.
+    /// Repeats the open questions after the loss of the client that was asked.
     pub(super) fn handle_client_lost(&mut self) {
         for (_, question) in self.open.drain() {
             self.asks.extend(question.into_values().flatten());
         }
     }
 
-    /// Asks everything, if there is a client to ask.
+    /// Sends all questions, if a client exists.
     pub(super) fn ask(
         &mut self,
         client: Option<&Client>,
@@ -143,7 +145,8 @@ impl<T: Copy> Offsets<T> {
         let Some(Client { handle, events, .. }) = client else { return };
         while !self.asks.is_empty() {
             let mut question: Question<T> = HashMap::new();
-            // A question names a partition once: an ask for another offset of it goes into the next question.
+            // A question has a partition only once. An ask for another offset of it goes into the next
+            // question.
             for _ in 0..self.asks.len() {
                 let Some(ask) = self.asks.pop_front() else { break };
                 let Some(topic) = topic(ask.key.queue) else {
@@ -152,7 +155,7 @@ impl<T: Copy> Offsets<T> {
                     continue;
                 };
                 let room = question.len() < PARTITIONS_PER_QUESTION;
-                match question.entry((topic.name.clone(), i32::from(ask.key.partition))) {
+                match question.entry((topic.name.clone(), ask.key.partition)) {
                     Entry::Occupied(mut same) if same.get()[0].of == ask.of => {
                         same.get_mut().push(Ask { layout: topic.layout, ..ask });
                     }
@@ -185,7 +188,7 @@ impl<T: Copy> Offsets<T> {
                 for PartitionOffset { topic, partition, offset } in offsets {
                     for ask in question.remove(&(Arc::new(topic.clone()), partition)).into_iter().flatten() {
                         let result = match &offset {
-                            // No record is that young.
+                            // No record is that new.
                             Ok(..0) if ask.of != OffsetOf::End => {
                                 self.asks.push_back(Ask { of: OffsetOf::End, ..ask });
                                 continue;
@@ -196,18 +199,18 @@ impl<T: Copy> Offsets<T> {
                                 self.later.push(Ask { tries: ask.tries + 1, ..ask });
                                 continue;
                             }
-                            Err(trouble) => Err(trouble.report("tell an offset")),
+                            Err(trouble) => Err(trouble.report("return an offset")),
                         };
                         self.answers.push_back(Answer { why: ask.why, asked, result });
                     }
                 }
                 for ask in question.into_values().flatten() {
-                    let fault = StoreFault::Unavailable("Kafka has not told an offset");
+                    let fault = StoreFault::Unavailable("Kafka returned no offset");
                     self.answers.push_back(Answer { why: ask.why, asked, result: Err(fault) });
                 }
             }
             Err(trouble) => {
-                let result = Err(trouble.report("tell offsets"));
+                let result = Err(trouble.report("return offsets"));
                 self.answers.extend(question.into_values().flatten().map(|ask| Answer {
                     why: ask.why,
                     asked,
@@ -217,12 +220,12 @@ impl<T: Copy> Offsets<T> {
         }
     }
 
-    /// The next answer.
+    /// Returns the next answer.
     pub(super) fn poll(&mut self) -> Option<Answer<T>> {
         self.answers.pop_front()
     }
 
-    /// Whether nothing is asked.
+    /// Returns whether nothing is being asked.
     pub(super) fn is_idle(&self) -> bool {
         self.asks.is_empty() && self.later.is_empty() && self.open.is_empty()
     }

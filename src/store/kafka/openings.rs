@@ -1,4 +1,4 @@
-//! Queues that a shard opens: their topics are found or made, and checked against what Millstream promises.
+//! Opens queues for a shard: finds or creates their topics, and checks them against what Millstream promises.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -21,31 +21,31 @@ use crate::store::Life;
 /// The incarnation of a topic without an id.
 const WITHOUT_ID: u64 = 0;
 
-/// More partitions than a queue can have.
+/// One more partition than a queue can have.
 const PARTITIONS_MORE: u16 = PARTITIONS_MAX + 1;
 
-/// How often a new topic is looked for on brokers that do not know of it yet, before a tick passes in between.
+/// How often a new topic is looked for immediately, while brokers do not know it yet.
 const LOOKS_AT_ONCE: u32 = 5;
 
-/// How often it is looked for in all, from then on a tick apart. Then it is not there.
+/// How often it is looked for in total, the rest at intervals of a tick. Then it counts as missing.
 const LOOKS_MAX: u32 = 20;
 
 const _: () = assert!(LOOKS_AT_ONCE < LOOKS_MAX);
 
-/// What a client is told if a topic has more than [`PARTITIONS_MAX`].
+/// The reason that clients get if a topic has more than [`PARTITIONS_MAX`].
 const TOO_WIDE: &str = "the queue's topic in Kafka has more partitions than a queue may have";
 
-/// What a client is told if a topic is weaker than allowed.
+/// The reason that clients get if a topic is weaker than allowed.
 const TOO_WEAK: &str = "the queue's topic in Kafka promises less than kafka_strict_topics asks for";
 
-/// What Kafka is asked.
+/// The question that Kafka is asked.
 #[derive(Debug)]
 enum Step {
-    /// Whether the topic is there.
+    /// Whether the topic exists.
     Looking,
-    /// To make the topic.
+    /// To create the topic.
     Making,
-    /// How the topic is configured.
+    /// For the topic's configuration.
     Checking { life: Life },
 }
 
@@ -54,22 +54,22 @@ struct Opening<T> {
     token: T,
     queue: QueueId,
     name: Arc<CString>,
-    /// The partitions of the topic if it is made; `None`: it must not be made.
+    /// The partitions of the topic if it must be created, or `None` if it must not.
     create: Option<u16>,
     step: Step,
     looks: u32,
-    /// Its question waits for the next tick, or for a client.
+    /// Whether its question waits for the next tick, or for a client.
     is_waiting: bool,
 }
 
-/// See the module's page. Kafka has at most one question of each.
+/// The queues that a shard is opening. Each has at most one question to Kafka.
 #[derive(Debug)]
 pub(super) struct Openings<T> {
     topics: Arc<Topics>,
     rules: TopicRules,
-    /// By the number of their questions.
+    /// The openings, by the number of their questions.
     open: HashMap<usize, Opening<T>>,
-    /// The last number that was given.
+    /// The last number that was used.
     last: usize,
     done: Vec<(T, Result<Life, StoreFault>)>,
 }
@@ -79,7 +79,7 @@ impl<T: Copy> Openings<T> {
         Self { topics, rules, open: HashMap::new(), last: WATCHING, done: Vec::new() }
     }
 
-    /// Opens a queue. Makes its topic if there is none and `create` states the number of partitions.
+    /// Opens a queue. If its topic is missing and `create` has the number of partitions, creates it.
     pub(super) fn open(
         &mut self,
         token: T,
@@ -124,7 +124,7 @@ impl<T: Copy> Openings<T> {
                     configs: &self.rules.configs,
                 };
                 if let Err(trouble) = handle.create_topic(events, asked, &topic) {
-                    let fault = trouble.report(&format!("make topic {}", opening.name.to_string_lossy()));
+                    let fault = trouble.report(&format!("create topic {}", opening.name.to_string_lossy()));
                     self.finish(asked, Err(fault));
                 }
             }
@@ -138,7 +138,7 @@ impl<T: Copy> Openings<T> {
         }
     }
 
-    /// Handles the answer to whether a topic is there.
+    /// Handles the answer to whether a topic exists.
     pub(super) fn handle_described(
         &mut self,
         asked: usize,
@@ -154,7 +154,7 @@ impl<T: Copy> Openings<T> {
         match result {
             Ok(Life { partitions: partitions @ PARTITIONS_MORE.., .. }) => {
                 let topic = opening.name.to_string_lossy();
-                tracing::warn!(%topic, partitions, max = PARTITIONS_MAX, told = TOO_WIDE, "a topic is no queue");
+                tracing::warn!(%topic, partitions, max = PARTITIONS_MAX, told = TOO_WIDE, "topic has too many partitions for a queue");
                 self.finish(asked, Err(StoreFault::Unavailable(TOO_WIDE)));
             }
             Ok(life) => {
@@ -174,7 +174,7 @@ impl<T: Copy> Openings<T> {
                     let fault = trouble.report(&format!("find topic {}", opening.name.to_string_lossy()));
                     self.finish(asked, Err(fault));
                 }
-                // It was made; this broker does not know of it yet.
+                // The topic was created, but this broker does not know it yet.
                 (Some(_), ..=LOOKS_AT_ONCE) => self.ask(asked, client),
                 (Some(_), _) => opening.is_waiting = true,
             },
@@ -185,7 +185,7 @@ impl<T: Copy> Openings<T> {
         }
     }
 
-    /// Handles the answer to whether a topic was made.
+    /// Handles the answer to a topic's creation.
     pub(super) fn handle_created(
         &mut self,
         asked: usize,
@@ -195,11 +195,11 @@ impl<T: Copy> Openings<T> {
         let Some(opening) = self.open.get_mut(&asked) else { return };
         match result {
             Ok(()) => {
-                tracing::info!(topic = %opening.name.to_string_lossy(), "a topic was made");
+                tracing::info!(topic = %opening.name.to_string_lossy(), "created a topic");
                 opening.step = Step::Looking;
                 self.ask(asked, client);
             }
-            // Another server was faster.
+            // Another server has created it first.
             Err(trouble) if trouble.code == RDKafkaErrorCode::TopicAlreadyExists => {
                 opening.step = Step::Looking;
                 self.ask(asked, client);
@@ -208,13 +208,13 @@ impl<T: Copy> Openings<T> {
                 let topic = opening.name.to_string_lossy();
                 let replication = self.rules.replication;
                 let fault =
-                    trouble.report(&format!("make topic {topic} with kafka_replication = {replication}"));
+                    trouble.report(&format!("create topic {topic} with kafka_replication = {replication}"));
                 self.finish(asked, Err(fault));
             }
         }
     }
 
-    /// Handles a topic's configuration. Returns the queue that this opens, and its topic.
+    /// Handles a topic's configuration. Returns the queue that is open now, and its topic.
     pub(super) fn handle_configs(
         &mut self,
         asked: usize,
@@ -228,7 +228,7 @@ impl<T: Copy> Openings<T> {
                 let weak = self.rules.weaknesses(&configs);
                 (configs, weak)
             }
-            Err(trouble) => (HashMap::new(), vec![format!("its configuration is not told: {trouble}")]),
+            Err(trouble) => (HashMap::new(), vec![format!("its configuration is unknown: {trouble}")]),
         };
         let topic = opening.name.to_string_lossy();
         if !weak.is_empty() {
@@ -254,7 +254,7 @@ impl<T: Copy> Openings<T> {
         Some((queue, info))
     }
 
-    /// Asks again what waits: a tick has passed, or there is a new client.
+    /// Asks the waiting questions again, after a tick or with a new client.
     pub(super) fn retry(&mut self, client: Option<&Client>) {
         let waiting: Vec<usize> =
             self.open.iter().filter(|(_, opening)| opening.is_waiting).map(|(asked, _)| *asked).collect();
@@ -263,17 +263,17 @@ impl<T: Copy> Openings<T> {
         }
     }
 
-    /// The client that was asked is gone, and its answers with it.
+    /// Handles the loss of the client that was asked, and so of its answers.
     pub(super) fn handle_client_lost(&mut self) {
         self.open.values_mut().for_each(|opening| opening.is_waiting = true);
     }
 
-    /// The next opening that is done.
+    /// Returns the next finished opening.
     pub(super) fn poll(&mut self) -> Option<(T, Result<Life, StoreFault>)> {
         self.done.pop()
     }
 
-    /// Whether nothing is being opened.
+    /// Returns whether nothing is being opened.
     pub(super) fn is_idle(&self) -> bool {
         self.open.is_empty()
     }
@@ -282,6 +282,7 @@ impl<T: Copy> Openings<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::units::Partition;
     use crate::store::kafka::settings::{Bounds, Settings};
 
     fn openings(strict: bool) -> Openings<u64> {
@@ -294,7 +295,7 @@ mod tests {
         Life { incarnation, partitions: 3, signing: Default::default() }
     }
 
-    /// Opens a queue whose topic is there with this id, and is configured so.
+    /// Opens a queue whose topic exists with this id and configuration.
     fn open(openings: &mut Openings<u64>, id: u64, configs: &[(&str, &str)]) -> Result<Life, StoreFault> {
         let name = (Project::parse("default").unwrap(), QueueName::parse("q").unwrap());
         openings.open(1, QueueId(1), &name, None, None);
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn brokers_without_topic_ids_are_told_of_once() {
+    fn brokers_without_topic_ids_are_warned_about_once() {
         let mut openings = openings(false);
         let said = |openings: &Openings<u64>| openings.topics.has_warned_without_ids();
         assert_eq!(open(&mut openings, 7, &[]), Ok(life(7)));
@@ -333,13 +334,13 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_passed_over_is_told_once_for_each_partition() {
+    fn a_record_passed_over_is_logged_once_for_each_partition() {
         let mut openings = openings(false);
         open(&mut openings, 7, &[]).unwrap();
         let info = openings.topics.get(QueueId(1)).unwrap();
         // `max_pb_bytes`.
         assert_eq!(info.served_bytes, 8 << 20);
-        for partition in [0, 63] {
+        for partition in [Partition(0), Partition(63)] {
             assert!(info.is_first_passed_over(partition));
             assert!(!info.is_first_passed_over(partition));
         }

@@ -1,7 +1,8 @@
-//! Appends on their way into Kafka: one producing client, what it has not reported yet, and what waits for room in it.
+//! Appends on their way into Kafka: one producing client, the records that it has not reported yet, and those
+//! that wait for room in it.
 //!
-//! The delivery reports of all its records complete an append. librdkafka reads the payloads inside the append's batch, which is
-//! kept until the last report.
+//! An append is complete when all its records have delivery reports. librdkafka reads the payloads inside the
+//! append's batch, which is kept until the last report.
 
 #![allow(unsafe_code)]
 
@@ -16,10 +17,12 @@ use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
 use super::topics::TopicInfo;
 use crate::base::batch::Batch;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::Offset;
 use crate::store::Stream;
 
-/// Records in one call of librdkafka.
+/// The most records in one call of librdkafka.
 const RECORDS_AT_ONCE: usize = 512;
 
 /// An append and its destination.
@@ -30,8 +33,8 @@ pub(super) struct Append<T> {
     pub partition: PartitionKey,
     pub topic: Arc<TopicInfo>,
     pub batch: Batch,
-    /// When it arrived, `mono_ms`.
-    pub since_ms: u64,
+    /// When it arrived, by the monotonic clock.
+    pub since: Millis,
 }
 
 /// The result of an append.
@@ -42,47 +45,49 @@ pub(super) struct Outcome<T> {
     pub queue: QueueId,
     pub count: u32,
     /// The offsets, if they are known and consecutive.
-    pub result: Result<Option<Range<u64>>, Trouble>,
+    pub result: Result<Option<Range<Offset>>, Trouble>,
 }
 
 /// An append that is not completed.
 #[derive(Debug)]
 struct InFlight<T> {
     append: Append<T>,
-    /// The position of the first record that librdkafka has not taken; `None` once it has all, or gets no more.
+    /// The position of the first record that librdkafka has not taken. `None` once it has taken all, or gets
+    /// no more.
     rest: Option<usize>,
-    /// Its slot is in `Producer::waiting`.
+    /// Whether its slot is in `Producer::waiting`.
     is_waiting: bool,
-    /// The records that librdkafka has taken.
+    /// The number of records that librdkafka has taken.
     records: u32,
-    /// Those of them without a report. Invariant: at most `records`.
+    /// The number of these without a report. Invariant: at most `records`.
     open: u32,
-    /// The smallest and the greatest offset that was reported.
+    /// The smallest and the largest offset that was reported.
     least: i64,
     most: i64,
-    /// The offset of a stored record is unknown.
+    /// Whether the offset of a stored record is unknown.
     is_unknown: bool,
     failed: Option<Trouble>,
 }
 
-/// See the module's page.
+/// The producing client of a shard, and its appends.
 #[derive(Debug)]
 pub(super) struct Producer<T> {
     client: Option<Client>,
-    /// The client had a fatal error, and gets nothing more.
+    /// Whether the client had a fatal error, and gets nothing more.
     is_broken: bool,
-    /// An append's slot is its number for librdkafka. There are as many as were ever used at once, which the shard's budget bounds.
+    /// The appends. A slot's index is the append's number for librdkafka. Their number is the most that were
+    /// ever used at once, which the shard's budget limits.
     slots: Vec<Option<InFlight<T>>>,
     /// The empty slots.
     free: Vec<usize>,
-    /// The slots of appends that librdkafka does not have as a whole, in order.
+    /// The slots of appends that librdkafka has not fully taken, in order.
     waiting: VecDeque<usize>,
     scratch: Scratch,
     done: VecDeque<Outcome<T>>,
 }
 
 impl<T: Copy> Producer<T> {
-    /// A producer without a client.
+    /// Creates a producer without a client.
     pub(super) fn new() -> Self {
         Self {
             client: None,
@@ -95,24 +100,24 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// Its handle is made.
+    /// Creates the client from its handle.
     pub(super) fn connect(&mut self, handle: Handle, news: &Arc<News>) {
         self.client = Client::new(handle, news);
         self.is_broken = false;
         self.submit_waiting();
     }
 
-    /// The client, if it works.
+    /// Returns the client, if it works.
     pub(super) fn client(&self) -> Option<&Client> {
         self.client.as_ref().filter(|_| !self.is_broken)
     }
 
-    /// The client's events, also those of a broken one.
+    /// Returns the client's events, including those of a broken client.
     pub(super) fn events(&self) -> Option<&Queue> {
         self.client.as_ref().map(|client| &client.events)
     }
 
-    /// Takes an append.
+    /// Accepts an append.
     pub(super) fn append(&mut self, append: Append<T>) {
         let in_flight = InFlight {
             append,
@@ -142,7 +147,7 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// Gives waiting records to librdkafka, as far as it has room.
+    /// Passes waiting records to librdkafka while it has room.
     pub(super) fn submit_waiting(&mut self) {
         while let Some(slot) = self.waiting.front().copied() {
             if !self.submit(slot) {
@@ -156,7 +161,7 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// False if there is no room for all of it.
+    /// Passes the records of an append to librdkafka. Returns false if it has no room for all of them.
     fn submit(&mut self, slot: usize) -> bool {
         let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return true };
         if one.rest.is_none() {
@@ -180,7 +185,7 @@ impl<T: Copy> Producer<T> {
             client: (!batch.is_anonymous()).then_some(batch.client()),
             packed: None,
         };
-        let partition = i32::from(one.append.partition.partition);
+        let partition = one.append.partition.partition;
         let mut records: Vec<(&[u8], &[u8])> = Vec::with_capacity(RECORDS_AT_ONCE);
         while let Some(from) = one.rest {
             records.clear();
@@ -210,14 +215,14 @@ impl<T: Copy> Producer<T> {
                 break;
             }
             let header = header.as_ref().map(|header| (HEADER, header.as_bytes()));
-            // SAFETY: `one` keeps the batch until its last report, and `drop` hands what has no report by then to the handle; the bytes
-            // of a batch never move.
+            // SAFETY: `one` keeps the batch until its last report, and `drop` passes batches without one to
+            // the handle. The bytes of a batch never move.
             let (taken, result) =
                 unsafe { topic.produce(partition, slot, header, &records, &mut self.scratch) };
             one.open += taken as u32;
             one.records += taken as u32;
             match result {
-                // The client does nothing more, as an event will say: the next client gets this.
+                // The client does nothing more, as an event will report. The next client gets these records.
                 Err(_) if taken == 0 && client.handle.has_failed() => {
                     self.is_broken = true;
                     client.handle.purge();
@@ -229,7 +234,7 @@ impl<T: Copy> Producer<T> {
                 }
                 Ok(()) if taken == records.len() => one.rest = Some(position),
                 Ok(()) => {
-                    // A packed record is alone in its call: it was not taken.
+                    // A packed record has its own call, so here it was not taken.
                     one.rest =
                         Some((0..taken).fold(from, |at, _| batch.record_at(at).map_or(at, |(next, _)| next)));
                     return false;
@@ -239,25 +244,23 @@ impl<T: Copy> Producer<T> {
         true
     }
 
-    /// Handles delivery reports. librdkafka has room for others once `reports` drops.
+    /// Handles delivery reports. librdkafka has room for other records once `reports` is dropped.
     pub(super) fn handle_reports(&mut self, reports: &Reports) {
         reports.each(|report| self.handle_report(report));
     }
 
-    /// An append of a stream has failed: fails those that wait behind it.
+    /// Fails the waiting appends of a stream in which an append failed.
     pub(super) fn fence(&mut self, stream: Stream) {
         self.give_up("messages before these were not stored", |one| one.append.stream == stream);
     }
 
-    /// Fails appends that have waited for a client or for room since before `before_ms`.
-    pub(super) fn fail_unsent(&mut self, before_ms: u64) {
-        self.give_up("Kafka takes no messages: no broker is within reach", |one| {
-            one.append.since_ms < before_ms
-        });
+    /// Fails appends that have waited for a client or for room since a time before `before`.
+    pub(super) fn fail_unsent(&mut self, before: Millis) {
+        self.give_up("Kafka takes no messages: no broker is reachable", |one| one.append.since < before);
         self.submit_waiting();
     }
 
-    /// Fails waiting appends of which librdkafka has no record.
+    /// Fails waiting appends of which librdkafka has no records.
     fn give_up(&mut self, why: &'static str, is_meant: impl Fn(&InFlight<T>) -> bool) {
         for slot in &self.waiting {
             if let Some(one) = self.slots.get_mut(*slot).and_then(Option::as_mut)
@@ -271,7 +274,7 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// Whether appends wait for a client or for room.
+    /// Returns whether appends wait for a client or for room.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -314,19 +317,20 @@ impl<T: Copy> Producer<T> {
         self.done.push_back(Outcome { token, stream, queue: partition.queue, count, result });
     }
 
-    /// The next append that is done.
+    /// Returns the next completed append.
     pub(super) fn poll(&mut self) -> Option<Outcome<T>> {
         self.done.pop_front()
     }
 
-    /// The server no longer serves the queue under this number.
+    /// Forgets a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) {
         if let Some(client) = &mut self.client {
             client.topics.forget(queue);
         }
     }
 
-    /// The client does nothing more: everything on its way fails. Once that is reported, the client can go.
+    /// Handles a fatal error: the client does nothing more, and everything on its way fails. Once that is
+    /// reported, the client can be dropped.
     pub(super) fn handle_fatal(&mut self) {
         self.is_broken = true;
         if let Some(client) = &self.client {
@@ -334,15 +338,16 @@ impl<T: Copy> Producer<T> {
         }
     }
 
-    /// Takes a broken client of which everything is reported. Dropping it blocks.
+    /// Takes a broken client once everything is reported. Dropping it blocks.
     pub(super) fn take_broken(&mut self) -> Option<Client> {
         let is_reported = self.slots.iter().flatten().all(|one| one.open == 0);
         if self.is_broken && is_reported { self.client.take() } else { None }
     }
 }
 
-/// When the drain's time is over, messages may still be on their way. Their payloads must live as long as the client, which may
-/// outlive the producer: another thread may hold its handle, for example while it sets a token.
+/// At the end of the drain's timeout, messages may still be on their way. Their payloads must live as long as
+/// the client, which may outlive the producer: another thread may hold its handle, for example while it sets
+/// a token.
 impl<T> Drop for Producer<T> {
     fn drop(&mut self) {
         let Some(client) = &self.client else { return };

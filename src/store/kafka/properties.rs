@@ -1,5 +1,5 @@
-//! librdkafka's settings: those on which Millstream's promises rest, those that follow from its own settings, and those that an
-//! operator adds.
+//! librdkafka's settings: those that Millstream's promises depend on, those that follow from its own
+//! settings, and those that an operator adds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,59 +7,59 @@ use std::fmt;
 use super::native::Handle;
 use super::secret::without_secrets;
 use super::settings::{Bounds, Settings};
-use crate::base::clock::millis;
 use crate::base::limits::KAFKA_RECORD_BYTES;
+use crate::base::millis::Millis;
 use crate::base::setting::Unworkable;
 
-/// Properties that an operator may not set, and why.
+/// Properties that an operator may not set, each with the reason.
 const REFUSED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "brokers says that"),
-    ("metadata.broker.list", "brokers says that"),
+    ("bootstrap.servers", "brokers sets it"),
+    ("metadata.broker.list", "brokers sets it"),
     ("acks", "a message is acknowledged once every in-sync replica has it"),
     ("request.required.acks", "a message is acknowledged once every in-sync replica has it"),
     ("enable.idempotence", "without it a retry stores a message twice or out of order"),
     ("max.in.flight", "idempotence decides it"),
     ("max.in.flight.requests.per.connection", "idempotence decides it"),
-    ("retries", "delivery_timeout bounds retries"),
-    ("message.send.max.retries", "delivery_timeout bounds retries"),
+    ("retries", "kafka_delivery_timeout bounds retries"),
+    ("message.send.max.retries", "kafka_delivery_timeout bounds retries"),
     ("transactional.id", "messages are not stored in transactions"),
-    ("enable.gapless.guarantee", "one partition's trouble would fail all others"),
-    ("linger.ms", "kafka_linger says that"),
-    ("queue.buffering.max.ms", "kafka_linger says that"),
-    ("batch.size", "kafka_batch_bytes says that"),
-    ("compression.codec", "kafka_compression says that"),
-    ("compression.type", "kafka_compression says that"),
-    ("delivery.timeout.ms", "kafka_delivery_timeout says that"),
-    ("message.timeout.ms", "kafka_delivery_timeout says that"),
+    ("enable.gapless.guarantee", "an error in one partition would fail all others"),
+    ("linger.ms", "kafka_linger sets it"),
+    ("queue.buffering.max.ms", "kafka_linger sets it"),
+    ("batch.size", "kafka_batch_bytes sets it"),
+    ("compression.codec", "kafka_compression sets it"),
+    ("compression.type", "kafka_compression sets it"),
+    ("delivery.timeout.ms", "kafka_delivery_timeout sets it"),
+    ("message.timeout.ms", "kafka_delivery_timeout sets it"),
     ("message.max.bytes", "max_payload_bytes and kafka_batch_bytes decide it"),
     ("message.copy.max.bytes", "payloads are not copied"),
     ("queue.buffering.max.messages", "shard_budget_bytes decides it"),
     ("queue.buffering.max.kbytes", "shard_budget_bytes decides it"),
     ("delivery.report.only.error", "messages are acknowledged by their reports"),
-    ("group.id", "positions are the clients' own"),
-    ("enable.auto.commit", "positions are the clients' own"),
-    ("enable.auto.offset.store", "positions are the clients' own"),
-    ("auto.offset.reset", "a position that is gone goes on at the oldest"),
+    ("group.id", "clients keep their own positions"),
+    ("enable.auto.commit", "clients keep their own positions"),
+    ("enable.auto.offset.store", "clients keep their own positions"),
+    ("auto.offset.reset", "a consumer with an expired position continues at the oldest message"),
     ("enable.partition.eof", "readers need it"),
-    ("allow.auto.create.topics", "topics are made with what they need, or not at all"),
+    ("allow.auto.create.topics", "topics are created only with the configuration that they need"),
     ("queued.min.messages", "the memory of the readers is bounded"),
     ("queued.max.messages.kbytes", "the memory of the readers is bounded"),
     ("fetch.message.max.bytes", "the memory of the readers is bounded"),
     ("max.partition.fetch.bytes", "the memory of the readers is bounded"),
     ("fetch.max.bytes", "the memory of the readers is bounded"),
-    ("receive.message.max.bytes", "kafka_receive_bytes says that"),
-    ("enable.sasl.oauthbearer.unsecure.jwt", "kafka_token_command brings the tokens"),
-    ("sasl.oauthbearer.method", "kafka_token_command brings the tokens"),
+    ("receive.message.max.bytes", "kafka_receive_bytes sets it"),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "kafka_token_command provides the tokens"),
+    ("sasl.oauthbearer.method", "kafka_token_command provides the tokens"),
     ("log.queue", "log lines come with the events"),
     ("plugin.library.paths", "the server loads no code that a setting names"),
     ("ssl.engine.location", "the server loads no code that a setting names"),
 ];
 
-/// What librdkafka may read ahead, KiB: of each partition with a tail, and for each reader.
+/// How much librdkafka may read ahead, in KiB: for each partition with a tail, and for each reader.
 pub const READ_AHEAD_KIB: usize = 4096;
 
-/// Bytes that a consumer asks for at once: of one partition, and of all partitions of a broker. Brokers send more if the first
-/// batch is larger.
+/// How many bytes a consumer asks for at once: of one partition, and of all partitions of a broker. Brokers
+/// send more if the first batch is larger.
 const FETCH_BYTES: usize = 1 << 20;
 const FETCH_BYTES_OF_BROKER: usize = READ_AHEAD_KIB * 1024;
 
@@ -97,13 +97,13 @@ impl Properties {
             ("acks", "all".into()),
             ("linger.ms", (config.linger.as_secs_f64() * 1000.0).to_string()),
             ("batch.size", config.batch_bytes.to_string()),
-            // Bytes bound a batch, not messages.
+            // Bytes limit a batch, not messages.
             ("batch.num.messages", "1000000".into()),
             ("compression.type", config.compression.clone()),
-            ("delivery.timeout.ms", millis(config.delivery_timeout).to_string()),
+            ("delivery.timeout.ms", Millis::from(config.delivery_timeout).to_string()),
             ("message.max.bytes", config.record_bytes(bounds).to_string()),
             ("queue.buffering.max.messages", messages_max(bounds).to_string()),
-            // Payloads count in the shard's budget, which is smaller.
+            // The shard's budget, which is smaller, already limits payloads.
             ("queue.buffering.max.kbytes", i32::MAX.to_string()),
         ]);
         let reading = |own: Vec<(&'static str, String)>| {
@@ -116,7 +116,7 @@ impl Properties {
                 ("fetch.message.max.bytes", FETCH_BYTES.to_string()),
                 ("fetch.max.bytes", FETCH_BYTES_OF_BROKER.to_string()),
                 ("receive.message.max.bytes", config.answer_bytes(bounds).to_string()),
-                // librdkafka waits for so long after its queue was full: a second by default.
+                // After its queue was full, librdkafka waits for this time; by default, a second.
                 ("fetch.queue.backoff.ms", "10".into()),
             ];
             all.extend(own);
@@ -130,13 +130,14 @@ impl Properties {
     }
 }
 
-/// The most messages that one shard's producer takes: each costs librdkafka memory beside its payload.
+/// Returns the most messages that one shard's producer takes. Each costs librdkafka memory in addition to its
+/// payload.
 fn messages_max(bounds: &Bounds) -> usize {
     (bounds.shard_budget_bytes / (2 * KAFKA_RECORD_BYTES)).clamp(1_000, 10_000_000)
 }
 
-/// Refuses properties that librdkafka does not know, or that would break a promise. Makes a client of each kind to find out,
-/// without waiting for a connection.
+/// Refuses properties that librdkafka does not know, or that would break a promise. To find out, creates a
+/// client of each kind, without waiting for a connection.
 pub fn check(config: &Settings, bounds: &Bounds) -> Result<(), Unworkable> {
     if config.brokers.trim().is_empty() {
         return Err(Unworkable(
@@ -154,7 +155,7 @@ pub fn check(config: &Settings, bounds: &Bounds) -> Result<(), Unworkable> {
         .any(|(key, value)| key.starts_with("sasl.mechanism") && value.eq_ignore_ascii_case("OAUTHBEARER"));
     if is_oauth == config.token_command.is_empty() {
         return Err(Unworkable(
-            "kafka_token_command, which prints tokens, and sasl.mechanism=OAUTHBEARER of kafka_properties want each other".into(),
+            "kafka_token_command, which prints tokens, and sasl.mechanism=OAUTHBEARER of kafka_properties need each other".into(),
         ));
     }
     let properties = Properties::new(config, bounds);
@@ -164,24 +165,24 @@ pub fn check(config: &Settings, bounds: &Bounds) -> Result<(), Unworkable> {
     Ok(())
 }
 
-/// Warnings for the operator about protections that a configuration turns off.
+/// Returns warnings about protections that the configuration turns off.
 pub fn warnings(config: &Settings) -> Vec<String> {
     let lower = |key: &str| config.properties.get(key).map(|value| value.trim().to_ascii_lowercase());
     let mut warnings = Vec::new();
-    // As librdkafka reads it.
+    // The values that librdkafka accepts for false.
     if lower("enable.ssl.certificate.verification")
         .is_some_and(|value| ["false", "f", "0"].contains(&&value[..]))
     {
         warnings.push(
-            "kafka_properties: enable.ssl.certificate.verification=false: whoever is between this server and the brokers can \
-             read and change everything, passwords and tokens too; set ssl.ca.location instead"
+            "kafka_properties: enable.ssl.certificate.verification=false: anyone between this server and the brokers can \
+             read and change everything, including passwords and tokens; set ssl.ca.location instead"
                 .into(),
         );
     }
     if lower("ssl.endpoint.identification.algorithm").is_some_and(|value| value == "none") {
         warnings.push(
-            "kafka_properties: ssl.endpoint.identification.algorithm=none: anybody with a certificate of the same authority \
-             can pass for a broker; give the brokers certificates with their names instead"
+            "kafka_properties: ssl.endpoint.identification.algorithm=none: anyone with a certificate of the same authority \
+             can impersonate a broker; give the brokers certificates with their names instead"
                 .into(),
         );
     }
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_are_taken_and_what_would_break_a_promise_is_refused() {
+    fn own_properties_are_accepted_and_those_that_break_a_promise_are_refused() {
         let (mut config, bounds) = config();
         assert_eq!(check(&config, &bounds), Ok(()));
         let mut why = |key: &str, value: &str| {
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_not_loaded_and_memory_stays_bounded() {
+    fn no_property_loads_code_or_removes_a_memory_limit() {
         let (mut config, bounds) = config();
         for (key, value, says) in [
             ("plugin.library.paths", "/tmp/evil", "loads no code"),
@@ -247,7 +248,7 @@ mod tests {
             let why = check(&config, &bounds).unwrap_err().0;
             assert!(why.contains(says) && !why.contains(value), "{key}: {why}");
         }
-        // A batch that this server writes always fits.
+        // A batch that this server writes always fits into an answer.
         let bounds = Bounds { max_payload_bytes: 64 << 20, ..bounds };
         let config = Settings { properties: BTreeMap::new(), ..config };
         assert!(config.answer_bytes(&bounds) > config.record_bytes(&bounds));
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_is_made_with_is_not_shown() {
+    fn debug_output_of_properties_hides_secrets() {
         let (mut config, bounds) = config();
         config.properties.insert("sasl.password".into(), "open sesame".into());
         let shown = format!("{:?}", Properties::new(&config, &bounds));
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_what_librdkafka_knows() {
+    fn every_refused_property_is_known_to_librdkafka() {
         for (key, _) in REFUSED {
             let properties = [((*key).to_owned(), "no such value".to_owned())].into();
             if let Err(why) = Handle::consumer(&properties) {

@@ -1,4 +1,4 @@
-//! A shard's queues as topics: opened, known, and watched.
+//! A shard's queues as topics: opens, remembers and watches them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::base::names::{Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::store::{Asker, Completion, Event};
 
-/// See the module's page.
+/// The queues of a shard.
 #[derive(Debug)]
 pub(super) struct Queues<T: Asker> {
     openings: Openings<T::Open>,
@@ -35,7 +35,7 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// Opens a queue. Makes its topic if there is none and `create` states the number of partitions.
+    /// Opens a queue. If its topic is missing and `create` has the number of partitions, creates it.
     pub(super) fn open(
         &mut self,
         token: T::Open,
@@ -47,12 +47,12 @@ impl<T: Asker> Queues<T> {
         self.openings.open(token, queue, name, create, client);
     }
 
-    /// The topic of a queue; none once it is forgotten.
+    /// Returns the topic of a queue, or `None` once it is forgotten.
     pub(super) fn topic(&mut self, queue: QueueId) -> Option<&Arc<TopicInfo>> {
         self.known.get(queue)
     }
 
-    /// Something went wrong with a queue: looks soon at whether its topic is still the same.
+    /// Checks soon whether a queue's topic is still the same, because something went wrong with it.
     pub(super) fn suspect(&mut self, queue: QueueId) {
         if let Some(info) = self.known.get(queue) {
             self.watch.suspect(queue, info);
@@ -73,7 +73,7 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// Handles the answer to whether a topic was made.
+    /// Handles the answer to a topic's creation.
     pub(super) fn handle_created(
         &mut self,
         asked: usize,
@@ -90,17 +90,17 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// There is a new client: asks what waits for it.
+    /// Asks what waits for a client.
     pub(super) fn handle_client(&mut self, client: Option<&Client>) {
         self.openings.retry(client);
     }
 
-    /// The client that was asked is gone, and its answers with it.
+    /// Handles the loss of the client that was asked, and so of its answers.
     pub(super) fn handle_client_lost(&mut self) {
         self.openings.handle_client_lost();
     }
 
-    /// A tick has passed: asks again what waits for one, and looks at topics if it is time.
+    /// Asks again what waits for a tick, and checks topics if it is time.
     pub(super) fn handle_tick(&mut self, now: Now, client: Option<&Client>) {
         self.openings.retry(client);
         self.watch.look(now, client);
@@ -111,25 +111,25 @@ impl<T: Asker> Queues<T> {
         self.refused.push_back(token);
     }
 
-    /// The next queue that was opened, or could not be opened or deleted.
+    /// Returns the next queue that was opened, or could not be opened or deleted.
     pub(super) fn poll(&mut self) -> Option<Completion<T>> {
         let refused = |token| Completion::Deleted { token, result: Err(StoreFault::NoCatalogue) };
         let opened = self.openings.poll().map(|(token, result)| Completion::Opened { token, result });
         opened.or_else(|| self.refused.pop_front().map(refused))
     }
 
-    /// The next queue whose topic has changed.
+    /// Returns the next queue whose topic has changed.
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.watch.poll_event()
     }
 
-    /// The server no longer serves the queue under this number.
+    /// Forgets a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.known.forget(queue);
         self.watch.forget(queue);
     }
 
-    /// Whether time changes nothing here.
+    /// Returns whether ticks have nothing to do here.
     pub(super) fn is_idle(&self) -> bool {
         self.openings.is_idle() && self.watch.is_idle()
     }

@@ -1,8 +1,9 @@
-//! Reading what is older than the tails: few readers, each at one position, moved from one to the next.
+//! Reads messages older than the tails with a few readers, which each have one position and move from one to
+//! the next.
 //!
-//! A reader keeps the last part of what it has read, so that consumers near each other share it, and librdkafka reads ahead of
-//! it. It serves every fetch near its position. While others wait for a reader, it moves once it has brought `STAY_BYTES` or had
-//! no fetch for `IDLE_MS` (`stay`).
+//! A reader keeps the last part of what it has read, so that consumers near each other share it, and
+//! librdkafka reads ahead. It serves every fetch near its position. While others wait for a reader, it moves
+//! once it has brought `STAY_BYTES` or had no fetch for `IDLE` (`stay`).
 
 use std::sync::Arc;
 
@@ -16,20 +17,22 @@ use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::Offset;
 use crate::store::waiting::Waiting;
 use crate::store::window::Fetch;
 
-/// What a reader keeps of what it has read, bytes.
+/// How much a reader keeps of what it has read, in bytes.
 pub const WINDOW_BYTES: usize = 8 << 20;
 
 const _: () = assert!(STAY_BYTES <= WINDOW_BYTES, "a stay fits into its window");
 
 #[derive(Debug)]
 enum ReaderState {
-    /// Its handle is being made.
+    /// Its handle is being created.
     Making,
-    /// Its handle could not be made.
+    /// Its handle could not be created.
     Unmade,
     Idle,
     Reading(Box<Stay>),
@@ -40,60 +43,60 @@ enum ReaderState {
 #[derive(Debug)]
 struct Reader<T> {
     state: ReaderState,
-    /// Fetches that its stay serves. Invariant: there are none in any other state.
+    /// The fetches that its stay serves. Invariant: empty in any other state.
     waiting: Waiting<T>,
     consumer: Option<Consumer>,
 }
 
-/// What is known about a fetch that waits for a reader.
+/// The partition of a fetch that waits for a reader.
 #[derive(Debug)]
 struct Behind {
     key: PartitionKey,
     info: Arc<TopicInfo>,
 }
 
-/// See the module's page.
+/// The readers of a shard.
 #[derive(Debug)]
 pub(super) struct Readers<T> {
-    /// Invariant: at most `max`.
+    /// The readers. Invariant: at most `max`.
     readers: Vec<Reader<T>>,
     max: usize,
-    /// Fetches without a reader near them.
+    /// The fetches without a reader near them.
     behind: Waiting<T, Behind>,
-    /// When a reader last brought something, `mono_ms`.
-    progress_ms: u64,
+    /// When a reader last brought messages, by the monotonic clock.
+    progress: Millis,
     reads: Reads,
-    /// Partitions whose records restarted at a smaller offset, not yet taken.
+    /// Partitions whose records restarted at a smaller offset, not taken yet.
     gone_back: Vec<PartitionKey>,
 }
 
 impl<T: Copy + Eq> Readers<T> {
-    /// At most `max` readers.
+    /// Creates at most `max` readers, when they are needed.
     pub(super) fn new(max: usize, reads: Reads) -> Self {
         Self {
             readers: Vec::new(),
             max,
             behind: Waiting::default(),
-            progress_ms: 0,
+            progress: Millis::ZERO,
             reads,
             gone_back: Vec::new(),
         }
     }
 
-    /// Takes a fetch of what is older than the tail.
+    /// Accepts a fetch of messages older than the tail.
     pub(super) fn fetch(&mut self, now: Now, key: PartitionKey, info: Arc<TopicInfo>, fetch: Fetch<T>) {
         for reader in &mut self.readers {
             if let ReaderState::Reading(stay) = &mut reader.state
                 && stay.serves(key, fetch.from)
             {
-                stay.used_ms = now.mono_ms;
+                stay.used = now.mono;
                 return reader.waiting.push(fetch);
             }
         }
         self.behind.push_with(Behind { key, info }, fetch);
     }
 
-    /// Reads on where fetches wait, and answers them.
+    /// Continues reading where fetches wait, and answers them.
     pub(super) fn poll(&mut self, now: Now, mut answer: impl FnMut(Fetch<T>, Fetched)) {
         for reader in &mut self.readers {
             let Some(Consumer { messages, .. }) = &reader.consumer else { continue };
@@ -104,18 +107,18 @@ impl<T: Copy + Eq> Readers<T> {
             while !stay.is_stale {
                 reader.waiting.serve(|(), fetch| {
                     let fetched = stay.window.read(now, &fetch);
-                    // At the end of what was read, but not of the partition.
+                    // This is the end of what was read, but not of the partition.
                     if fetched.batches.is_empty() && fetched.at_end && fetched.next <= fetch.from {
                         return Some(fetch);
                     }
-                    stay.used_ms = now.mono_ms;
-                    self.progress_ms = now.mono_ms;
+                    stay.used = now.mono;
+                    self.progress = now.mono;
                     stay.brought +=
                         fetched.batches.iter().map(|stored| stored.batch.stored_bytes()).sum::<usize>();
                     answer(fetch, Fetched { at_end: false, ..fetched });
                     None
                 });
-                // Waiting fetches have had what there is: this drops nothing unread.
+                // Waiting fetches have got everything so far, so this drops nothing unread.
                 stay.window.keep(WINDOW_BYTES);
                 if reader.waiting.is_empty() || !stay.advance(now, messages) {
                     break;
@@ -127,7 +130,7 @@ impl<T: Copy + Eq> Readers<T> {
         }
     }
 
-    /// Gives readers to the fetches that wait for one.
+    /// Assigns readers to the fetches that wait for one.
     pub(super) fn assign(
         &mut self,
         now: Now,
@@ -146,14 +149,14 @@ impl<T: Copy + Eq> Readers<T> {
             match reader.start(now, *key, info, fetch.from, reads.clone()) {
                 Err(fault) => fail(fetch, fault),
                 // From here on the fetch waits for Kafka.
-                Ok(()) => reader.waiting.push(Fetch { since_ms: now.mono_ms, ..fetch }),
+                Ok(()) => reader.waiting.push(Fetch { since: now.mono, ..fetch }),
             }
             None
         });
         self.free(now, chores);
     }
 
-    /// Makes readers, or has readers leave their stay, for the fetches that still wait for one.
+    /// Creates readers, or makes readers end their stay, for the fetches that still wait for one.
     fn free(&mut self, now: Now, chores: &mut Vec<Chore>) {
         if self.behind.is_empty() {
             return;
@@ -184,7 +187,7 @@ impl<T: Copy + Eq> Readers<T> {
         }
     }
 
-    /// A reader's handle is made.
+    /// Gives a reader its handle.
     pub(super) fn handle_made(&mut self, index: usize, handle: Handle, news: &Arc<News>) {
         if let Some(reader) = self.readers.get_mut(index) {
             reader.consumer = Consumer::new(handle, news);
@@ -192,14 +195,14 @@ impl<T: Copy + Eq> Readers<T> {
         }
     }
 
-    /// A reader's handle could not be made.
+    /// Records that a reader's handle could not be created.
     pub(super) fn handle_not_made(&mut self, index: usize) {
         if let Some(reader) = self.readers.get_mut(index) {
             reader.state = ReaderState::Unmade;
         }
     }
 
-    /// A tick has passed: tries again to make handles.
+    /// Tries again to create handles.
     pub(super) fn retry(&mut self, chores: &mut Vec<Chore>) {
         for (index, reader) in self.readers.iter_mut().enumerate() {
             if matches!(reader.state, ReaderState::Unmade) {
@@ -209,12 +212,12 @@ impl<T: Copy + Eq> Readers<T> {
         }
     }
 
-    /// The next event of a reader's client.
+    /// Returns the next event of a reader's client.
     pub(super) fn poll_event(&self) -> Option<Event> {
         self.readers.iter().find_map(|reader| reader.consumer.as_ref()?.client.events.poll())
     }
 
-    /// A reader's partition was stopped.
+    /// Handles that a reader stopped reading its partition.
     pub(super) fn handle_stopped(&mut self, index: usize) {
         if let Some(reader) = self.readers.get_mut(index) {
             reader.state = ReaderState::Idle;
@@ -227,20 +230,20 @@ impl<T: Copy + Eq> Readers<T> {
         behind.or_else(|| self.readers.iter_mut().find_map(|reader| reader.waiting.cancel(token)))
     }
 
-    /// Removes the fetches whose reader has brought nothing since before `before_ms`; and those that wait for a reader, if none has
-    /// brought anything.
-    pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
+    /// Removes the fetches whose reader has brought nothing since a time before `before`. Also removes those
+    /// that have waited for a reader as long, if no reader has brought anything.
+    pub(super) fn take_unanswered(&mut self, before: Millis) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for reader in &mut self.readers {
-            old.extend(reader.waiting.take_older(before_ms));
+            old.extend(reader.waiting.take_older(before));
         }
-        if self.progress_ms < before_ms {
-            old.extend(self.behind.take_older(before_ms));
+        if self.progress < before {
+            old.extend(self.behind.take_older(before));
         }
         old
     }
 
-    /// The server no longer serves the queue under this number: removes its fetches.
+    /// Removes the fetches of a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) -> Vec<Fetch<T>> {
         let mut removed = Vec::new();
         for reader in &mut self.readers {
@@ -255,7 +258,7 @@ impl<T: Copy + Eq> Readers<T> {
         removed
     }
 
-    /// The next partition whose records restart at a smaller offset.
+    /// Returns the next partition whose records restarted at a smaller offset.
     pub(super) fn poll_gone_back(&mut self) -> Option<PartitionKey> {
         self.gone_back.pop()
     }
@@ -271,7 +274,7 @@ impl<T: Copy + Eq> Readers<T> {
         fetches
     }
 
-    /// Ends the stays at a partition. Other readers serve their waiting fetches, from Kafka.
+    /// Ends the stays at a partition. Other readers serve their waiting fetches, reading from Kafka again.
     pub(super) fn read_again(&mut self, key: PartitionKey) {
         for reader in &mut self.readers {
             if reader.retire(key)
@@ -284,14 +287,14 @@ impl<T: Copy + Eq> Readers<T> {
         }
     }
 
-    /// The number of waiting fetches.
+    /// Returns the number of waiting fetches.
     pub(super) fn waiting(&self) -> usize {
         self.behind.len() + self.readers.iter().map(|reader| reader.waiting.len()).sum::<usize>()
     }
 }
 
 impl<T> Reader<T> {
-    /// Marks its stay as stale if that is at this partition. True if so.
+    /// Marks its stay as stale if it is at this partition. Returns whether it is.
     fn retire(&mut self, key: PartitionKey) -> bool {
         match &mut self.state {
             ReaderState::Reading(stay) if stay.key == key => {
@@ -302,13 +305,13 @@ impl<T> Reader<T> {
         }
     }
 
-    /// Begins a stay.
+    /// Begins a stay at `from`.
     fn start(
         &mut self,
         now: Now,
         key: PartitionKey,
         info: &Arc<TopicInfo>,
-        from: u64,
+        from: Offset,
         reads: Reads,
     ) -> Result<(), StoreFault> {
         let Some(Consumer { messages, client }) = &mut self.consumer else {
@@ -316,7 +319,7 @@ impl<T> Reader<T> {
         };
         let report = |trouble: Trouble| trouble.report("read older messages");
         let topic = client.topics.get(&client.handle, key.queue, info).map_err(report)?.clone();
-        topic.start(i32::from(key.partition), info.layout.of_kafka(from), messages).map_err(report)?;
+        topic.start(key.partition, info.layout.of_kafka(from), messages).map_err(report)?;
         self.state = ReaderState::Reading(Box::new(Stay::new(now, key, topic, info.clone(), from, reads)));
         Ok(())
     }

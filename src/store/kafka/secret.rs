@@ -1,7 +1,8 @@
-//! Settings that hold secrets, and how they are shown: `--check-config`, `Debug`, and whatever shows a setting goes through here.
+//! Settings that hold secrets, and how they are shown. `--check-config`, `Debug` and everything else that
+//! shows a setting uses this.
 //!
-//! A property of librdkafka is secret where its name says so. Of TLS and SASL, only names that are known to be harmless are
-//! shown: a new property, or a misspelt one, shows nothing.
+//! The name of a librdkafka property tells whether it is secret. Of TLS and SASL, only properties that are
+//! known to be harmless are shown. So the value of a new or misspelt property stays hidden.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,14 +12,15 @@ use super::Settings;
 /// The text that replaces a secret.
 pub const HIDDEN: &str = "***";
 
-/// Words in the name of a property whose value is a secret, or may hold one (a command with a password, a URL with one).
+/// Words in the name of a property whose value is a secret, or may contain one (a command or a URL with a
+/// password).
 const SECRET_WORDS: [&str; 8] =
     ["pass", "secret", "token", "credential", "key.pem", "oauthbearer.config", ".cmd", "jaas"];
 
-/// Prefixes of the names of TLS's and SASL's properties.
+/// The prefixes of TLS's and SASL's properties.
 const GUARDED: [&str; 3] = ["ssl", "sasl", "https"];
 
-/// TLS's and SASL's properties that are shown.
+/// The properties of TLS and SASL that are shown.
 const HARMLESS: [&str; 25] = [
     "https.ca.location",
     "https.ca.pem",
@@ -47,17 +49,17 @@ const HARMLESS: [&str; 25] = [
     "ssl.sigalgs.list",
 ];
 
-/// A shorter secret is not looked for in texts: it would be found everywhere.
+/// The length of the shortest secret that is looked for in texts. A shorter one would be found everywhere.
 const QUOTED_CHARS_MIN: usize = 4;
 
-/// Whether the value of a librdkafka property is hidden.
+/// Returns whether the value of a librdkafka property is hidden.
 pub fn is_secret(property: &str) -> bool {
     let name = property.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| name.contains(word))
         || (GUARDED.iter().any(|guarded| name.starts_with(guarded)) && !HARMLESS.contains(&&name[..]))
 }
 
-/// Properties of librdkafka as they may be shown.
+/// Returns properties of librdkafka with their secrets hidden.
 pub fn without_secrets(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let shown = |(key, value): (&String, &String)| {
         let value = if is_secret(key) { HIDDEN } else { &value[..] };
@@ -67,7 +69,7 @@ pub fn without_secrets(properties: &BTreeMap<String, String>) -> BTreeMap<String
 }
 
 impl Settings {
-    /// The same as it may be shown.
+    /// Returns the settings with their secrets hidden.
     pub fn without_secrets(&self) -> Self {
         let token_command = if self.token_command.is_empty() { "" } else { HIDDEN };
         Self {
@@ -77,7 +79,7 @@ impl Settings {
         }
     }
 
-    /// A text of somebody else's, such as librdkafka's reason for refusing a property, without any secret that it quotes.
+    /// Hides the secrets that a foreign text quotes, such as librdkafka's reason for refusing a property.
     pub fn without_quotes(&self, text: String) -> String {
         let is_looked_for = |key: &str, value: &str| is_secret(key) && value.len() >= QUOTED_CHARS_MIN;
         let secrets = self.properties.iter().filter(|(key, value)| is_looked_for(key, value));
@@ -85,11 +87,12 @@ impl Settings {
     }
 }
 
-/// Every field but those with secrets, and these without them.
+/// Shows every field, with secrets hidden.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.without_secrets();
-        // Named one by one: a new field does not compile before somebody has thought of whether it is a secret.
+        // The fields are named one by one: a new field does not compile until its author has decided whether
+        // it is a secret.
         let Self {
             brokers,
             topic_prefix,
@@ -130,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_told_by_their_names() {
+    fn secrets_are_recognized_by_their_names() {
         // Properties that librdkafka marks as sensitive, without paths and names, and their aliases.
         for secret in [
             "sasl.password",
@@ -156,7 +159,7 @@ mod tests {
         for open in ["sasl.mechanism", "sasl.username", "security.protocol", "ssl.ca.location", "client.id"] {
             assert!(!is_secret(open), "{open}");
         }
-        assert!(HARMLESS.iter().all(|name| !is_secret(name)), "each of them is shown");
+        assert!(HARMLESS.iter().all(|name| !is_secret(name)), "each harmless property is shown");
     }
 
     #[test]

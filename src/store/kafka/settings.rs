@@ -11,41 +11,42 @@ settings! {
     #[derive(Clone, PartialEq, Eq)]
     pub struct Settings {
         in Kafka:
-        // `bootstrap.servers`.
-        /// Brokers to ask for the others: kafka1:9092,kafka2:9092
+        // librdkafka's `bootstrap.servers`.
+        /// Brokers to contact first, like kafka1:9092,kafka2:9092; they name the others
         brokers: String = String::new(), "brokers", Text;
-        /// Put before the names of topics, <project>.<queue>: letters, digits, - and .
+        /// Prefix of the names of topics, <project>.<queue>: letters, digits, - and .
         topic_prefix: String = String::new(), "kafka_topic_prefix", Text, check_prefix;
-        /// Keep many messages in one record: faster, and nobody but Millstream reads them; their topics are others,
+        /// Keep many messages in one record: faster, but only Millstream can read them; such topics are named
         /// <project>.<queue>.packed
         packed: bool = false, "kafka_packed", Flag;
-        /// Copies of a topic that is made; from 3 on, two of them must have a message before it is acknowledged
+        /// Replicas of a topic that the server creates; from 3 on, two of them must have a message before it
+        /// is acknowledged
         replication: u16 = 3, "kafka_replication", Count(1..=i16::MAX as u64);
-        /// Refuse topics that promise less than Millstream does; else they are warned about once
+        /// Refuse topics that promise less than Millstream does; otherwise log a warning
         strict_topics: bool = false, "kafka_strict_topics", Flag;
         /// How long messages wait for others to share their batch (linger.ms)
         linger: Duration = Duration::from_millis(2), "kafka_linger", Duration(0..=900_000);
         /// Largest batch (batch.size)
         batch_bytes: usize = 1 << 20, "kafka_batch_bytes", Bytes(1024..=64 << 20);
-        // `compression.type`.
-        /// How batches are compressed
+        // librdkafka's `compression.type`.
+        /// Compression of batches
         compression: String = "lz4".into(), "kafka_compression", Choice(&["none", "lz4", "zstd", "snappy", "gzip"]);
-        // `delivery.timeout.ms`.
-        /// How long Kafka may take to store a message, or to say where a partition stands; beyond: 503
+        // librdkafka's `delivery.timeout.ms`.
+        /// How long Kafka may take to store a message, or to answer where a partition ends; then 503
         delivery_timeout: Duration = Duration::from_secs(30), "kafka_delivery_timeout", Duration(1_000..=3_600_000);
-        /// What is kept of the ends of partitions for their consumers, over all shards
+        /// Memory for the ends of partitions that consumers read, over all shards
         tail_bytes: usize = 256 << 20, "kafka_tail_bytes", Bytes(1 << 20..=1024 * GIB);
-        /// Readers of what is older, over all shards, of which each has at least one
+        /// Readers of older messages, over all shards; each shard has at least one
         catch_up_readers: usize = 4, "kafka_catch_up_readers", Count(1..=1024);
-        // `receive.message.max.bytes`.
-        /// Largest answer of a broker that a consumer reads, and so the largest batch of records; twice as much memory for
-        /// each shard and each reader
+        // librdkafka's `receive.message.max.bytes`.
+        /// Largest answer of a broker that a consumer reads, and so the largest batch of records; each shard
+        /// and each reader may need twice as much memory
         receive_bytes: usize = 32 << 20, "kafka_receive_bytes", Bytes(8 << 20..=GIB);
-        /// Shell command that prints a token for sasl.mechanism=OAUTHBEARER: a JSON Web Token, or a token endpoint's answer
-        /// (RFC 6749)
+        /// Shell command that prints a token for sasl.mechanism=OAUTHBEARER: a JSON Web Token, or a token
+        /// endpoint's answer (RFC 6749)
         token_command: String = String::new(), "kafka_token_command", Text;
-        /// Further properties of librdkafka, key=value with ; between, in the file also as a table [kafka.properties];
-        /// those that would break a promise are refused
+        /// Further properties of librdkafka, as key=value separated by ;, or in the file as a table
+        /// [kafka.properties]; those that would break a promise are refused
         properties: BTreeMap<String, String> = BTreeMap::new(), "kafka_properties", Text;
     }
 }
@@ -58,24 +59,24 @@ fn check_prefix(text: &str) -> Result<(), String> {
     }
 }
 
-/// What the Kafka store must know of the settings of other rooms.
+/// The settings of other rooms that the Kafka store depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The largest payload, bytes.
+    /// The largest payload, in bytes.
     pub max_payload_bytes: usize,
-    /// The largest pb, bytes.
+    /// The largest pb, in bytes.
     pub max_pb_bytes: usize,
-    /// The longest time to live of a message, seconds.
+    /// The longest time to live of a message, in seconds.
     pub ttl_max_secs: u32,
-    /// What the connections of one shard may reserve, bytes.
+    /// How much the connections of one shard may reserve, in bytes.
     pub shard_budget_bytes: usize,
-    /// How long the clock must stay ahead before messages expire by it.
+    /// How far the clock may be behind timestamps before they follow it.
     pub clock_step_max: Duration,
 }
 
 #[cfg(test)]
 impl Bounds {
-    /// Those of a server's defaults.
+    /// Returns the bounds that follow from a server's defaults.
     pub(super) fn of_tests() -> Self {
         Self {
             max_payload_bytes: 1 << 20,
@@ -88,20 +89,23 @@ impl Bounds {
 }
 
 impl Settings {
-    /// The largest record, and the largest batch of them: what `message.max.bytes` and a topic's `max.message.bytes` must take.
+    /// Returns the size of the largest record, and of the largest batch of them: `message.max.bytes` and a
+    /// topic's `max.message.bytes` must allow it.
     pub fn record_bytes(&self, bounds: &Bounds) -> usize {
         let packed = if self.packed { 2 * KAFKA_PACKED_RECORD_BYTES } else { 0 };
         bounds.max_payload_bytes.max(self.batch_bytes).max(packed) + KAFKA_RECORD_OVERHEAD_BYTES
     }
 
-    /// The largest record that is served, key and value together: every record that this server writes, and others' up to
-    /// `max_pb_bytes`. A topic may accept larger records from other producers; they are passed over.
+    /// Returns the size of the largest record that is served, key and value together: every record that this
+    /// server writes, and others' up to `max_pb_bytes`. A topic may accept larger records from other
+    /// producers; they are passed over.
     pub fn served_record_bytes(&self, bounds: &Bounds) -> usize {
         let packed = if self.packed { 2 * KAFKA_PACKED_RECORD_BYTES } else { 0 };
         bounds.max_pb_bytes.max(packed + KAFKA_RECORD_OVERHEAD_BYTES)
     }
 
-    /// The largest answer of a broker that a consumer reads: `receive_bytes`, but at least a batch that this server writes.
+    /// Returns the size of the largest answer of a broker that a consumer reads: `receive_bytes`, but at
+    /// least a batch that this server writes.
     pub fn answer_bytes(&self, bounds: &Bounds) -> usize {
         self.receive_bytes.max(self.record_bytes(bounds) + KAFKA_RECORD_OVERHEAD_BYTES)
     }

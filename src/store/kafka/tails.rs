@@ -1,10 +1,11 @@
-//! The ends of partitions: each is read once, whatever the number of consumers, and kept in memory as far as there is room.
+//! The ends of partitions. Each is read once, whatever the number of consumers, and kept in memory within a
+//! limit.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::TICK_MS;
+use super::TICK;
 use super::batches::{Batches, Reads};
 use super::chores::{Chore, Role};
 use super::client::Consumer;
@@ -13,34 +14,37 @@ use super::news::News;
 use super::topics::TopicInfo;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
+use crate::base::units::{Offset, Partition};
 use crate::store::waiting::Waiting;
 use crate::store::window::{Fetch, Window};
 
-/// How long a tail runs without a fetch, milliseconds.
-const UNUSED_MS: u64 = 10_000;
+/// How long a tail runs without a fetch.
+const UNUSED: Millis = Millis::new(10_000);
 
-const _: () = assert!(TICK_MS < UNUSED_MS);
+const _: () = assert!(TICK.get() < UNUSED.get());
 
-/// Messages taken from librdkafka before fetches are answered.
+/// The most messages that are taken from librdkafka before fetches are answered.
 const MESSAGES_PER_LOOK: usize = 4096;
 
-/// What the tail of a partition did with a fetch.
+/// What happened to a fetch at the tail of its partition.
 #[derive(Debug)]
 pub(super) enum AtTail<T> {
-    /// Answered it.
+    /// It was answered.
     Answered(Fetch<T>, Fetched),
-    /// Has it wait; the partition's end must be asked for if `ask_end`.
+    /// It waits. If `ask_end`, Kafka must be asked for the partition's end.
     Waits { ask_end: bool },
-    /// Gave it back: it wants older messages.
+    /// It is given back, because it wants older messages.
     Behind(Fetch<T>),
-    /// Gave it back: its offset lies beyond the tail's end, and Kafka must be asked whether the partition reaches it.
+    /// It is given back, because its offset is beyond the tail's end. Kafka must be asked whether the
+    /// partition reaches it.
     Ahead(Fetch<T>),
 }
 
 #[derive(Debug)]
 enum TailState {
-    /// Kafka is being asked where it begins.
+    /// Kafka is being asked for its start.
     Asking,
     Running(Box<Running>),
     /// Its partition is being stopped.
@@ -51,7 +55,7 @@ enum TailState {
 #[derive(Debug)]
 enum TailsClient {
     Absent,
-    /// Its handle is being made.
+    /// Its handle is being created.
     Making,
     Made(Consumer),
 }
@@ -67,29 +71,30 @@ struct Running {
 struct Tail<T> {
     state: TailState,
     waiting: Waiting<T>,
-    /// When it last had a fetch, or began; `mono_ms`.
-    used_ms: u64,
+    /// When it last had a fetch or began, by the monotonic clock.
+    used: Millis,
 }
 
-/// See the module's page.
+/// The tails of a shard.
 #[derive(Debug)]
 pub(super) struct Tails<T> {
     tails: HashMap<PartitionKey, Tail<T>>,
     /// The running tails, by topic number and partition.
-    by_number: HashMap<(usize, i32), PartitionKey>,
+    by_number: HashMap<(usize, Partition), PartitionKey>,
     client: TailsClient,
-    /// The partitions that are being stopped: they cannot start again before that is done. None of them is in `by_number`.
-    stopping: HashSet<(usize, i32)>,
+    /// The partitions that are being stopped, which cannot start again before that is done. None of them is
+    /// in `by_number`.
+    stopping: HashSet<(usize, Partition)>,
     bytes_max: usize,
     reads: Reads,
-    /// Queues whose topics Kafka no longer knows, not yet taken.
+    /// Queues whose topics Kafka no longer knows, not taken yet.
     suspects: Vec<QueueId>,
-    /// Partitions whose records restarted at a smaller offset, not yet taken.
+    /// Partitions whose records restarted at a smaller offset, not taken yet.
     gone_back: Vec<PartitionKey>,
 }
 
 impl<T: Copy + Eq> Tails<T> {
-    /// Tails that keep at most `bytes_max` together.
+    /// Creates tails that keep at most `bytes_max` together.
     pub(super) fn new(bytes_max: usize, reads: Reads) -> Self {
         Self {
             tails: HashMap::new(),
@@ -103,7 +108,7 @@ impl<T: Copy + Eq> Tails<T> {
         }
     }
 
-    /// The chore that makes the client, if there is none and none is being made.
+    /// Returns the chore that creates the client, unless it exists or is being created.
     pub(super) fn make(&mut self) -> Option<Chore> {
         if !matches!(self.client, TailsClient::Absent) {
             return None;
@@ -112,20 +117,20 @@ impl<T: Copy + Eq> Tails<T> {
         Some(Chore::Make(Role::Tails))
     }
 
-    /// The client's handle is made.
+    /// Creates the client from its handle.
     pub(super) fn handle_made(&mut self, handle: Handle, news: &Arc<News>) {
         if let Some(consumer) = Consumer::new(handle, news) {
             self.client = TailsClient::Made(consumer);
         }
     }
 
-    /// The client's handle could not be made: the next fetch has it made.
+    /// Handles that the client's handle could not be created. The next fetch requests it again.
     pub(super) fn handle_not_made(&mut self) {
         self.client = TailsClient::Absent;
     }
 
-    /// Answers a fetch, has it wait, or gives it back. `is_reached`: since it arrived, Kafka has said that the partition reaches its
-    /// offset.
+    /// Answers a fetch, lets it wait, or gives it back. `is_reached` says that since the fetch arrived, Kafka
+    /// has confirmed that the partition reaches its offset.
     pub(super) fn place(
         &mut self,
         now: Now,
@@ -137,10 +142,10 @@ impl<T: Copy + Eq> Tails<T> {
             Entry::Occupied(known) => (known.into_mut(), false),
             Entry::Vacant(vacant) => {
                 let waiting = Waiting::default();
-                (vacant.insert(Tail { state: TailState::Asking, waiting, used_ms: 0 }), true)
+                (vacant.insert(Tail { state: TailState::Asking, waiting, used: Millis::ZERO }), true)
             }
         };
-        tail.used_ms = now.mono_ms;
+        tail.used = now.mono;
         if let TailState::Running(running) = &tail.state {
             let window = &running.window;
             if fetch.from < window.start() {
@@ -150,7 +155,7 @@ impl<T: Copy + Eq> Tails<T> {
                 return AtTail::Ahead(fetch);
             }
             let mut fetched = window.read(now, &fetch);
-            // A reader was faster than the tail: the consumer does not get that part again.
+            // A reader was faster than the tail: the consumer must not get that part again.
             fetched.next = fetched.next.max(fetch.from);
             if !fetch.wait || !fetched.batches.is_empty() || !fetched.at_end {
                 return AtTail::Answered(fetch, fetched);
@@ -160,13 +165,13 @@ impl<T: Copy + Eq> Tails<T> {
         AtTail::Waits { ask_end: is_new }
     }
 
-    /// Starts a tail at the end of its partition. Returns the fetches to be placed again; `None` if it cannot start now, and the end
-    /// must be asked for again.
+    /// Starts a tail at the end of its partition. Returns the fetches that must be placed again. Returns
+    /// `None` if the tail cannot start now; then the end must be asked for again.
     pub(super) fn start(
         &mut self,
         now: Now,
         key: PartitionKey,
-        end: u64,
+        end: Offset,
         info: Arc<TopicInfo>,
     ) -> Result<Option<Vec<Fetch<T>>>, Trouble> {
         let Some(tail) = self.tails.get_mut(&key).filter(|tail| matches!(tail.state, TailState::Asking))
@@ -177,7 +182,7 @@ impl<T: Copy + Eq> Tails<T> {
             return Ok(None);
         };
         let topic = client.topics.get(&client.handle, key.queue, &info)?.clone();
-        let partition = i32::from(key.partition);
+        let partition = key.partition;
         if self.stopping.contains(&(topic.number(), partition)) {
             return Ok(None);
         }
@@ -186,11 +191,11 @@ impl<T: Copy + Eq> Tails<T> {
         debug_assert!(self.stopping.iter().all(|number| !self.by_number.contains_key(number)));
         let batches = Batches::new(info, key.partition, self.reads.clone());
         tail.state = TailState::Running(Box::new(Running { topic, window: Window::new(end), batches }));
-        tail.used_ms = now.mono_ms;
+        tail.used = now.mono;
         Ok(Some(tail.waiting.take().collect()))
     }
 
-    /// Takes what librdkafka has read, and answers waiting fetches. True if there may be more.
+    /// Handles what librdkafka has read, and answers waiting fetches. Returns true if there may be more.
     pub(super) fn poll(&mut self, now: Now, mut answer: impl FnMut(Fetch<T>, Fetched)) -> bool {
         let TailsClient::Made(Consumer { messages: queue, .. }) = &self.client else { return false };
         let mut touched: Vec<PartitionKey> = Vec::new();
@@ -212,7 +217,8 @@ impl<T: Copy + Eq> Tails<T> {
                     }
                     return;
                 }
-                // librdkafka goes back to the oldest record where its position is out of range (`auto.offset.reset`).
+                // librdkafka goes back to the oldest record if its position is out of range
+                // (`auto.offset.reset`).
                 if !batches.push(now, &message, window) && !self.gone_back.contains(&key) {
                     self.gone_back.push(key);
                 }
@@ -245,7 +251,8 @@ impl<T: Copy + Eq> Tails<T> {
         self.bytes_max / self.tails.len().max(1)
     }
 
-    /// A tick has passed: removes tails that have not begun and for which no fetch waits, and reduces the others to their share.
+    /// Removes tails that have not begun and for which no fetch waits, and reduces the others to their share
+    /// of the memory.
     pub(super) fn trim(&mut self) {
         self.tails.retain(|_, tail| !(matches!(tail.state, TailState::Asking) && tail.waiting.is_empty()));
         let share = self.share();
@@ -256,14 +263,14 @@ impl<T: Copy + Eq> Tails<T> {
         }
     }
 
-    /// Whether a fetch waits for the end of a partition to be known.
+    /// Returns whether a fetch waits until the end of a partition is known.
     pub(super) fn is_wanted(&self, key: PartitionKey) -> bool {
         self.tails
             .get(&key)
             .is_some_and(|tail| matches!(tail.state, TailState::Asking) && !tail.waiting.is_empty())
     }
 
-    /// The next event of the client.
+    /// Returns the next event of the client.
     pub(super) fn poll_event(&self) -> Option<Event> {
         match &self.client {
             TailsClient::Made(consumer) => consumer.client.events.poll(),
@@ -276,9 +283,9 @@ impl<T: Copy + Eq> Tails<T> {
         self.tails.get_mut(&key)?.waiting.cancel(token)
     }
 
-    /// Ends the tails without fetches.
+    /// Stops the tails that had no fetch for a while. Returns the chores for that.
     pub(super) fn stop_unused(&mut self, now: Now) -> Vec<Chore> {
-        self.stop(|_, tail| tail.waiting.is_empty() && tail.used_ms + UNUSED_MS <= now.mono_ms)
+        self.stop(|_, tail| tail.waiting.is_empty() && tail.used + UNUSED <= now.mono)
     }
 
     fn stop(&mut self, is_over: impl Fn(&PartitionKey, &Tail<T>) -> bool) -> Vec<Chore> {
@@ -288,7 +295,7 @@ impl<T: Copy + Eq> Tails<T> {
                 && matches!(tail.state, TailState::Running(_))
                 && let TailState::Running(running) = std::mem::replace(&mut tail.state, TailState::Stopping)
             {
-                let number = (running.topic.number(), i32::from(key.partition));
+                let number = (running.topic.number(), key.partition);
                 if self.by_number.get(&number) == Some(key) {
                     self.by_number.remove(&number);
                 }
@@ -299,9 +306,10 @@ impl<T: Copy + Eq> Tails<T> {
         stopped
     }
 
-    /// A tail's partition was stopped. True if a fetch waits for it, so that the end must be asked for.
+    /// Handles that a tail stopped reading its partition. Returns true if a fetch waits for it, so that the
+    /// end must be asked for.
     pub(super) fn handle_stopped(&mut self, key: PartitionKey, number: usize) -> bool {
-        self.stopping.remove(&(number, i32::from(key.partition)));
+        self.stopping.remove(&(number, key.partition));
         let Some(tail) = self.tails.get_mut(&key) else { return false };
         tail.state = TailState::Asking;
         if tail.waiting.is_empty() {
@@ -311,36 +319,36 @@ impl<T: Copy + Eq> Tails<T> {
         true
     }
 
-    /// Removes the fetches that wait for the end of a partition to be known since before `before_ms`.
-    pub(super) fn take_unanswered(&mut self, before_ms: u64) -> Vec<Fetch<T>> {
+    /// Removes the fetches that have waited for the end of a partition since a time before `before`.
+    pub(super) fn take_unanswered(&mut self, before: Millis) -> Vec<Fetch<T>> {
         let mut old = Vec::new();
         for tail in self.tails.values_mut().filter(|tail| matches!(tail.state, TailState::Asking)) {
-            old.extend(tail.waiting.take_older(before_ms));
+            old.extend(tail.waiting.take_older(before));
         }
         old
     }
 
-    /// The next partition whose records restart at a smaller offset.
+    /// Returns the next partition whose records restarted at a smaller offset.
     pub(super) fn poll_gone_back(&mut self) -> Option<PartitionKey> {
         self.gone_back.pop()
     }
 
-    /// Ends the tail of a partition that has gone back, and removes its waiting fetches.
+    /// Stops the tail of a partition that has gone back, and removes its waiting fetches.
     pub(super) fn go_back(&mut self, key: PartitionKey) -> (Vec<Fetch<T>>, Vec<Chore>) {
         let fetches = match self.tails.get_mut(&key) {
             Some(tail) if matches!(tail.state, TailState::Running(_)) => tail.waiting.take().collect(),
-            // Fetches that wait for the end are placed when it is known.
+            // Fetches that wait for the end are placed once it is known.
             _ => Vec::new(),
         };
         (fetches, self.stop(|of, _| *of == key))
     }
 
-    /// The next queue whose topic may have changed.
+    /// Returns the next queue whose topic may have changed.
     pub(super) fn poll_suspect(&mut self) -> Option<QueueId> {
         self.suspects.pop()
     }
 
-    /// The server no longer serves the queue under this number: removes its fetches, and ends its tails.
+    /// Removes the fetches of a queue that the server no longer serves, and stops its tails.
     pub(super) fn forget(&mut self, queue: QueueId) -> (Vec<Fetch<T>>, Vec<Chore>) {
         if let TailsClient::Made(consumer) = &mut self.client {
             consumer.client.topics.forget(queue);
@@ -351,12 +359,12 @@ impl<T: Copy + Eq> Tails<T> {
         (fetches, self.stop(|key, _| key.queue == queue))
     }
 
-    /// The number of waiting fetches.
+    /// Returns the number of waiting fetches.
     pub(super) fn waiting(&self) -> usize {
         self.tails.values().map(|tail| tail.waiting.len()).sum()
     }
 
-    /// Whether there is no tail.
+    /// Returns whether no tail exists.
     pub(super) fn is_idle(&self) -> bool {
         self.tails.is_empty()
     }

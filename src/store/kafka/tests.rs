@@ -19,8 +19,10 @@ use super::{Cluster, Kafka, News, WINDOW_BYTES};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
+use crate::base::units::{Offset, Partition};
 use crate::store::conformance::{self, Lab, batch};
 use crate::store::window::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
@@ -31,13 +33,13 @@ fn broker() -> Option<&'static Brokers> {
     BROKER.get_or_init(|| is_possible().then(|| Brokers::start(1))).as_ref()
 }
 
-/// How long a store may say nothing before it is taken to have said all.
+/// How long a store may be silent before it counts as finished.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// How often it is ticked meanwhile.
+/// How often it gets a tick while the test waits.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A store that nobody shares, and what it is tried with.
+/// A store for one test, and its settings.
 struct Lone {
     config: Settings,
     bounds: Bounds,
@@ -53,7 +55,7 @@ impl Lone {
         Self { config: Settings { brokers: broker.addresses.clone(), ..lone.config.clone() }, ..lone }
     }
 
-    /// Where nobody listens.
+    /// Uses an address at which no broker listens.
     fn on_nothing() -> Self {
         let (ring, rung) = mpsc::channel();
         let config = Settings { brokers: "127.0.0.1:1".into(), replication: 1, ..Settings::default() };
@@ -62,8 +64,8 @@ impl Lone {
     }
 
     fn now(&self) -> Now {
-        let unix_ms = self.unix_ms().unwrap();
-        Now::at_ms(unix_ms, unix_ms)
+        let unix = self.unix().unwrap();
+        Now::at_ms(unix.get(), unix.get())
     }
 
     fn store_on(&self, cluster: Cluster) -> Kafka<u64> {
@@ -74,7 +76,7 @@ impl Lone {
         Kafka::new(cluster, &self.config, &self.bounds, 1, Arc::new(news))
     }
 
-    /// What comes next.
+    /// Waits for the next completion.
     fn next(&self, store: &mut Kafka<u64>) -> Completion<u64> {
         loop {
             if let Some(completion) = store.poll_completion(self.now()) {
@@ -92,7 +94,7 @@ impl Lone {
         assert!(store.submit(self.now(), Request::Open { token: 0, queue, name, create: Some(1) }).is_ok());
         let opened = self.next(store);
         assert!(matches!(opened, Completion::Opened { result: Ok(_), .. }), "{opened:?}");
-        PartitionKey { queue, partition: 0 }
+        PartitionKey { queue, partition: Partition(0) }
     }
 
     fn append(&self, store: &mut Kafka<u64>, partition: PartitionKey, token: u64, payloads: &[&[u8]]) {
@@ -100,8 +102,8 @@ impl Lone {
         assert!(store.submit(self.now(), Request::Append { token, stream, partition, batch }).is_ok());
     }
 
-    /// The result of a waiting fetch from an offset.
-    fn fetched(&self, store: &mut Kafka<u64>, partition: PartitionKey, from: u64) -> Fetched {
+    /// Returns the result of a waiting fetch from an offset.
+    fn fetched(&self, store: &mut Kafka<u64>, partition: PartitionKey, from: Offset) -> Fetched {
         let fetch =
             Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
         assert!(store.submit(self.now(), fetch).is_ok());
@@ -111,12 +113,12 @@ impl Lone {
         }
     }
 
-    /// So many payloads from an offset on.
+    /// Reads at least `count` payloads from an offset on.
     fn read(
         &self,
         store: &mut Kafka<u64>,
         partition: PartitionKey,
-        mut from: u64,
+        mut from: Offset,
         count: usize,
     ) -> Vec<Vec<u8>> {
         let mut read = Vec::new();
@@ -145,8 +147,8 @@ impl Lab for Lone {
         self.store_on(Cluster::start(&self.config).unwrap())
     }
 
-    fn unix_ms(&self) -> Option<u64> {
-        Some(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64)
+    fn unix(&self) -> Option<UnixMillis> {
+        Some(UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap()))
     }
 
     fn wait(&self) -> bool {
@@ -163,13 +165,13 @@ impl Lab for Lone {
 }
 
 #[test]
-fn it_conforms() {
+fn the_kafka_store_conforms() {
     let Some(broker) = broker() else { return };
     conformance::run(&Lone::on(broker));
 }
 
 #[test]
-fn packed_it_conforms() {
+fn the_packed_kafka_store_conforms() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
     let config = Settings { packed: true, ..lone.config.clone() };
@@ -177,7 +179,7 @@ fn packed_it_conforms() {
 }
 
 #[test]
-fn a_producer_that_fails_for_good_is_replaced() {
+fn a_producer_that_fails_fatally_is_replaced() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
     let mut store = lone.store();
@@ -185,7 +187,7 @@ fn a_producer_that_fails_for_good_is_replaced() {
     lone.append(&mut store, partition, 1, &[b"before"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
     store.appends.client().expect("it is connected").handle.fail_for_good();
-    // What it has not got waits for the next one.
+    // Records that the failed producer has not taken wait for the next one.
     lone.append(&mut store, partition, 2, &[b"meanwhile"]);
     assert_eq!(lone.appended(&mut store), (2, Ok(())));
     lone.append(&mut store, partition, 3, &[b"after"]);
@@ -205,9 +207,9 @@ fn messages_larger_than_what_a_reader_keeps_are_read() {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    let mut from = 0;
+    let mut from = Offset::ZERO;
     let mut read = Vec::new();
-    while from < 3 {
+    while from < Offset(3) {
         let fetch =
             Request::Fetch { token: 9, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
         assert!(store.submit(lone.now(), fetch).is_ok());
@@ -223,7 +225,7 @@ fn messages_larger_than_what_a_reader_keeps_are_read() {
 }
 
 #[test]
-fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then() {
+fn without_a_broker_appends_fail_in_time_and_the_store_needs_no_more_ticks() {
     let lone = Lone::on_nothing();
     let mut store = lone.store();
     let name = (Project::parse("lone").unwrap(), QueueName::parse("nowhere").unwrap());
@@ -234,15 +236,15 @@ fn without_a_broker_appends_and_fetches_fail_in_time_and_the_store_is_quiet_then
         matches!(opened, Completion::Opened { result: Err(StoreFault::Unavailable(_)), .. }),
         "{opened:?}"
     );
-    let partition = PartitionKey { queue: QueueId(1), partition: 0 };
+    let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };
     lone.append(&mut store, partition, 1, &[b"lost"]);
     assert!(matches!(lone.appended(&mut store), (1, Err(StoreFault::Unavailable(_)))));
     store.handle_tick(lone.now());
     assert!(!store.needs_ticks());
 }
 
-/// librdkafka's mock cluster with a topic of one partition, and a store on it. The mock has no controller to open a queue with, so
-/// the store knows the queue from the start.
+/// Creates librdkafka's mock cluster with a topic of one partition, and a store on it. The mock has no
+/// controller that could open a queue, so the store knows the queue from the start.
 fn mocked(
     config: Settings,
     bounds: Bounds,
@@ -255,11 +257,11 @@ fn mocked(
     let (queue, _) = lone.queue();
     cluster.assume(queue, c"lone.mocked".to_owned(), 1);
     let store = lone.store_on(cluster);
-    (mock, lone, store, PartitionKey { queue, partition: 0 })
+    (mock, lone, store, PartitionKey { queue, partition: Partition(0) })
 }
 
 #[test]
-fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
+fn temporary_errors_of_brokers_do_not_reach_clients_and_order_is_kept() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (mock, lone, mut store, partition) = mocked(config, bounds);
     mock.broker_round_trip_time(1, Duration::from_millis(30)).unwrap();
@@ -277,7 +279,7 @@ fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
     for token in 1..=500 {
         assert_eq!(lone.appended(&mut store), (token, Ok(())), "a partition's appends complete in order");
     }
-    let (mut from, mut read) = (0, Vec::new());
+    let (mut from, mut read) = (Offset::ZERO, Vec::new());
     while read.len() < numbers.len() {
         let fetch =
             Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
@@ -289,7 +291,7 @@ fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
         from = fetched.next;
     }
     assert_eq!(read, numbers, "each once, in order");
-    // One that does not pass is the client's, at once.
+    // A permanent error reaches the client immediately.
     mock.request_errors(RDKafkaApiKey::Produce, &[Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
     lone.append(&mut store, partition, 999, &[b"refused"]);
     let (token, result) = lone.appended(&mut store);
@@ -299,11 +301,11 @@ fn errors_of_brokers_that_pass_are_not_the_clients_and_order_stays() {
     );
 }
 
-/// Messages that the producer of the next two tests takes at most.
+/// The most messages that the producer of the next two tests takes.
 const FEW: usize = 1_000;
 
 #[test]
-fn more_than_librdkafka_takes_waits_and_is_stored_in_order() {
+fn messages_beyond_librdkafkas_limit_wait_and_are_stored_in_order() {
     let Some(broker) = broker() else { return };
     let lone = Lone::on(broker);
     let bounds = Bounds { shard_budget_bytes: 4096, ..lone.bounds };
@@ -316,13 +318,13 @@ fn more_than_librdkafka_takes_waits_and_is_stored_in_order() {
         let Completion::Appended { token: of, result: Ok(Some(offsets)) } = lone.next(&mut store) else {
             panic!("it is stored")
         };
-        let first = (token - 1) * messages.len() as u64;
+        let first = Offset((token - 1) * messages.len() as u64);
         assert_eq!((of, offsets), (token, first..first + messages.len() as u64));
     }
 }
 
 #[test]
-fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
+fn messages_waiting_for_room_fail_with_the_rest_and_room_comes_back() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let config = Settings { delivery_timeout: Duration::from_secs(1), ..config };
     let (mock, lone, mut store, partition) = mocked(config, Bounds { shard_budget_bytes: 4096, ..bounds });
@@ -337,7 +339,7 @@ fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
     }
     assert!(store.appends.is_idle());
     (1..=3).for_each(|broker| mock.broker_up(broker).unwrap());
-    // Until it is connected again, some may fail yet.
+    // Until it is connected again, some may still fail.
     let mut token = 10;
     loop {
         lone.append(&mut store, partition, token, &messages);
@@ -350,24 +352,30 @@ fn what_waits_for_room_fails_with_the_rest_and_room_comes_back() {
 }
 
 #[test]
-fn a_position_beyond_the_end_goes_on_at_the_oldest() {
+fn a_position_beyond_the_end_continues_at_the_oldest() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (_mock, lone, mut store, partition) = mocked(config, bounds);
     for (token, payload) in (1..).zip([b"one", b"two"]) {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    // Whether the tail begins there, or runs already.
-    for beyond in [1_000, 3] {
+    // The first fetch starts the tail; at the second, the tail is running.
+    for beyond in [Offset(1_000), Offset(3)] {
         let fetched = lone.fetched(&mut store, partition, beyond);
         assert!(fetched.batches.is_empty() && !fetched.at_end, "{fetched:?}");
         assert_eq!(fetched.next, Fetched::rewound().next);
     }
-    assert_eq!(lone.read(&mut store, partition, 0, 2), [b"one", b"two"]);
+    assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [b"one", b"two"]);
     assert_eq!(store.waiting(), 0);
     // A fetch at the end waits, and gets the next message.
-    let fetch =
-        Request::Fetch { token: 9, partition, from: 2, bytes_max: 1 << 20, exclude: None, wait: true };
+    let fetch = Request::Fetch {
+        token: 9,
+        partition,
+        from: Offset(2),
+        bytes_max: 1 << 20,
+        exclude: None,
+        wait: true,
+    };
     assert!(store.submit(lone.now(), fetch).is_ok());
     lone.append(&mut store, partition, 3, &[b"three"]);
     let mut next = || match lone.next(&mut store) {
@@ -375,11 +383,11 @@ fn a_position_beyond_the_end_goes_on_at_the_oldest() {
         _ => None,
     };
     let both = [next(), next()];
-    assert!(both.contains(&Some(2)), "{both:?}");
+    assert!(both.contains(&Some(Offset(2))), "{both:?}");
 }
 
 #[test]
-fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
+fn a_consumer_ahead_of_the_tail_gets_no_rewind() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (_mock, lone, mut store, partition) = mocked(config, bounds);
     for (token, payload) in (1..).zip([b"one", b"two"]) {
@@ -387,39 +395,40 @@ fn a_consumer_that_is_ahead_of_the_tail_is_not_told_of_a_rewind() {
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
     // The tail runs from here on.
-    assert_eq!(lone.read(&mut store, partition, 0, 2), [b"one", b"two"]);
-    // A reader has brought the consumer further, and Kafka has confirmed that the partition reaches so far.
+    assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [b"one", b"two"]);
+    // A reader has brought the consumer further, and Kafka has confirmed that the partition reaches that far.
     let fetch = Fetch {
         token: 9,
-        from: 5,
+        from: Offset(5),
         bytes_max: 1 << 20,
         exclude: None,
         wait: false,
-        since_ms: lone.now().mono_ms,
+        since: lone.now().mono,
     };
     let AtTail::Answered(_, fetched) = store.fetches.tails.place(lone.now(), partition, fetch, true) else {
         panic!("it does not wait")
     };
-    assert!(fetched.batches.is_empty() && fetched.next == 5, "{fetched:?}");
+    assert!(fetched.batches.is_empty() && fetched.next == Offset(5), "{fetched:?}");
     assert!(!fetched.is_rewound, "{fetched:?}");
 }
 
 #[test]
-fn a_fetch_beyond_the_end_can_be_taken_back() {
+fn a_fetch_beyond_the_end_can_be_cancelled() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (_mock, lone, mut store, partition) = mocked(config, bounds);
     lone.append(&mut store, partition, 1, &[b"one"]);
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
-    // The tail runs.
-    lone.read(&mut store, partition, 0, 1);
-    let fetch = Request::Fetch { token: 9, partition, from: 1_000, bytes_max: 1, exclude: None, wait: true };
+    // This starts the tail.
+    lone.read(&mut store, partition, Offset(0), 1);
+    let fetch =
+        Request::Fetch { token: 9, partition, from: Offset(1_000), bytes_max: 1, exclude: None, wait: true };
     assert!(store.submit(lone.now(), fetch).is_ok());
     assert_eq!(store.waiting(), 1);
     assert!(store.submit(lone.now(), Request::Cancel { token: 9, partition }).is_ok());
     let Completion::Fetched { token: 9, result: Ok(fetched) } = lone.next(&mut store) else {
         panic!("it is cancelled")
     };
-    assert!(fetched.batches.is_empty() && fetched.next == 1_000);
+    assert!(fetched.batches.is_empty() && fetched.next == Offset(1_000));
     assert_eq!(store.waiting(), 0);
 }
 
@@ -444,15 +453,15 @@ fn a_record_that_is_too_large_is_passed_over_and_counted() {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    // By a reader.
-    assert_eq!(lone.read(&mut store, partition, 0, 2), [&b"8 bytes."[..], b"last"]);
+    // A reader passes them over.
+    assert_eq!(lone.read(&mut store, partition, Offset(0), 2), [&b"8 bytes."[..], b"last"]);
     assert_eq!(store.counters().passed_over, 2);
-    // By the tail.
+    // The tail passes them over.
     for (token, payload) in (5..).zip([&b"again 9 bytes"[..], b"end"]) {
         lone.append(&mut store, partition, token, &[payload]);
         assert_eq!(lone.appended(&mut store), (token, Ok(())));
     }
-    assert_eq!(lone.read(&mut store, partition, 4, 1), [b"end"]);
+    assert_eq!(lone.read(&mut store, partition, Offset(4), 1), [b"end"]);
     assert!(store.counters().passed_over > 2);
 }
 
@@ -466,7 +475,7 @@ fn payloads_live_as_long_as_the_handle_that_may_send_them() {
     let batch = batch(1, 1000, &[b"on its way"]);
     let append = Request::Append { token: 2, stream: Stream(2), partition, batch: batch.clone() };
     assert!(store.submit(lone.now(), append).is_ok());
-    // As the thread does that gives it a token.
+    // Hold the handle, as the thread does that sets a token on it.
     let held = store.appends.client().expect("it is connected").handle.clone();
     drop(store);
     // Only an unshared batch can be changed.

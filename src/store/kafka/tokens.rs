@@ -1,7 +1,8 @@
-//! SASL's OAUTHBEARER (RFC 7628): tokens that the operator's command prints, set on every handle before the last one expires.
+//! SASL's OAUTHBEARER (RFC 7628): sets tokens that the operator's command prints on every handle, before the
+//! last token expires.
 //!
-//! librdkafka can fetch tokens itself only if it is built with curl, and then from one kind of provider; a command serves any. One
-//! thread runs it, once for all handles.
+//! librdkafka can fetch tokens itself only if it is built with curl, and only from one kind of provider; a
+//! command works with any. One thread runs it, once for all handles.
 
 use std::fmt;
 use std::io::PipeWriter;
@@ -18,25 +19,25 @@ use serde::Deserialize;
 use super::command;
 use super::native::{Handle, WeakHandle};
 
-/// How long the command may run, its output included.
+/// How long the command may run, including its output.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long after a failure the command runs again.
+/// How long after a failure the command is run again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The shortest time between two tokens.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
-/// The part of a new token's remaining time after which the next one is fetched.
+/// The part of a new token's remaining lifetime after which the next one is fetched.
 const REFRESH_AT: f64 = 0.8;
 
-/// Sets tokens on handles. Its thread, and a running command, end with the last clone.
+/// Sets tokens on handles. Its thread, and a running command, end when the last clone is dropped.
 #[derive(Clone)]
 pub(super) struct Tokens(Arc<Supply>);
 
 struct Supply {
     handles: Option<Sender<WeakHandle>>,
-    /// Closing it ends a running command.
+    /// The other end of the pipe that a running command is stopped by: dropping it ends the command.
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
@@ -52,7 +53,7 @@ impl Tokens {
         Ok(Self(Arc::new(Supply { handles: Some(sender), stop: Some(stop), thread: Some(thread) })))
     }
 
-    /// Sets tokens on the handle as long as it lives.
+    /// Sets tokens on the handle while its client exists.
     pub(super) fn supply(&self, handle: &Handle) {
         if let Some(handles) = &self.0.handles {
             // Never fails: the thread ends after its senders.
@@ -88,7 +89,7 @@ fn supply(command: &str, new: &Receiver<WeakHandle>, stop: BorrowedFd<'_>) {
                 if let Some(token) = &token {
                     give(token, &handle);
                 }
-                // While the command fails, `give` removes none of the dead ones.
+                // While the command fails, `give` does not run, so it removes no dead handles.
                 handles.retain(WeakHandle::is_alive);
                 handles.push(handle);
             }
@@ -100,7 +101,7 @@ fn supply(command: &str, new: &Receiver<WeakHandle>, stop: BorrowedFd<'_>) {
                     token = Some(fetched);
                 }
                 Err(why) => {
-                    tracing::error!(why, "kafka_token_command brings no token; it is run again in 5 s");
+                    tracing::error!(why, "kafka_token_command failed; running it again in 5 s");
                     fetch_at = Instant::now() + RETRY;
                 }
             },
@@ -109,14 +110,14 @@ fn supply(command: &str, new: &Receiver<WeakHandle>, stop: BorrowedFd<'_>) {
     }
 }
 
-/// Sets a token. False if the handle's client is gone.
+/// Sets a token. Returns false if the handle's client no longer exists.
 ///
-/// During the call the client survives its owner's drop. So batches into which its messages point must live as long as the client
-/// ([`Handle::keep`]).
+/// During the call, the client survives its owner's drop. So batches that its messages point into must live
+/// as long as the client ([`Handle::keep`]).
 fn give(token: &Token, handle: &WeakHandle) -> bool {
     let Some(handle) = handle.upgrade() else { return false };
     if let Err(why) = handle.set_token(&token.value, &token.principal, token.expires_ms) {
-        tracing::error!(why, "a token of kafka_token_command's is not taken");
+        tracing::error!(why, "librdkafka refused a token of kafka_token_command");
     }
     true
 }
@@ -125,13 +126,13 @@ fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Runs the command and returns its token; `None` if it was stopped.
+/// Runs the command and returns its token, or `None` if it was stopped.
 fn fetch(command: &str, stop: BorrowedFd<'_>) -> Result<Option<Token>, String> {
     let Some(printed) = command::run(command, COMMAND_LIMIT, stop)? else { return Ok(None) };
     Token::parse(&printed, unix_now()).map(Some)
 }
 
-/// What a broker takes as proof of identity.
+/// A proof of identity for brokers.
 #[derive(Clone, PartialEq, Eq)]
 struct Token {
     value: String,
@@ -160,36 +161,36 @@ impl Token {
     fn parse(printed: &str, now: Duration) -> Result<Self, String> {
         let answer = match printed.trim() {
             json if json.starts_with('{') => serde_json::from_str(json)
-                .map_err(|error| format!("what it prints is no answer of a token endpoint: {error}"))?,
+                .map_err(|error| format!("the output is not a token endpoint's answer: {error}"))?,
             bare => TokenResponse { access_token: bare.to_owned(), expires_in: None },
         };
         let value = answer.access_token;
         // RFC 6750, section 2.1: what may follow "Bearer".
         let is_b64 = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
         if value.is_empty() || !value.bytes().all(is_b64) {
-            return Err("it prints no token".into());
+            return Err("the output is not a token".into());
         }
         let claims = claims(&value).unwrap_or_default();
         let expires = match (answer.expires_in, claims.exp) {
             (Some(seconds), _) => now + Duration::from_secs(u64::from(seconds)),
             (None, Some(at)) => Duration::try_from_secs_f64(at).map_err(|error| format!("exp: {error}"))?,
-            (None, None) => return Err("the token says nowhere when it expires: expires_in, or exp".into()),
+            (None, None) => return Err("the token has no expiry: add expires_in or exp".into()),
         };
         if expires <= now {
-            return Err("its token has expired".into());
+            return Err("the token has expired".into());
         }
         let expires_ms = i64::try_from(expires.as_millis()).map_err(|error| format!("exp: {error}"))?;
         let principal = claims.sub.filter(|sub| !sub.contains('\0')).unwrap_or_else(|| "millstream".into());
         Ok(Self { value, principal, expires_ms })
     }
 
-    /// How long it is still valid.
+    /// Returns how long it is still valid.
     fn left(&self, now: Duration) -> Duration {
         Duration::from_millis(self.expires_ms.unsigned_abs()).saturating_sub(now)
     }
 }
 
-/// The claims of a JSON Web Token, if it is one.
+/// Returns the claims of a JSON Web Token, or `None` if it is not one.
 fn claims(token: &str) -> Option<Claims> {
     let payload = token.split('.').nth(1)?;
     let json = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_a_jwt_or_a_token_endpoints_answer() {
+    fn a_token_is_a_jwt_or_the_answer_of_a_token_endpoint() {
         assert_eq!(parse(&(jwt(r#"{"sub":"me","exp":1060}"#) + "\n")), Ok(("me".into(), 1_060_000)));
         let answer = r#"{"access_token":"abc-._~+/=","token_type":"Bearer","expires_in":60}"#;
         assert_eq!(parse(answer), Ok(("millstream".into(), 1_060_000)));
@@ -222,12 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused_without_being_shown() {
+    fn invalid_output_is_refused_without_being_shown() {
         for (printed, why) in [
-            ("", "no token"),
-            ("<html>secret</html>", "no token"),
-            ("{\"error\":\"secret\"}", "no answer"),
-            ("opaque-secret", "when it expires"),
+            ("", "not a token"),
+            ("<html>secret</html>", "not a token"),
+            ("{\"error\":\"secret\"}", "not a token endpoint"),
+            ("opaque-secret", "no expiry"),
             (&jwt(r#"{"exp":999}"#), "has expired"),
             (&jwt(r#"{"exp":-1}"#), "exp"),
             (&jwt(r#"{"exp":1e300}"#), "exp"),
@@ -238,17 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_fails_says_so() {
+    fn a_failing_command_is_reported() {
         let (stopped, _stop) = std::io::pipe().unwrap();
         let fetch = |command: &str| fetch(command, stopped.as_fd());
         assert!(fetch("exit 3").is_err_and(|why| why.contains("exit status: 3")));
-        assert!(fetch("cat /dev/null").is_err_and(|why| why.contains("no token")));
+        assert!(fetch("cat /dev/null").is_err_and(|why| why.contains("not a token")));
         let printed = "echo '{\"access_token\":\"abc\",\"expires_in\":60}'";
         assert!(fetch(printed).is_ok_and(|token| token.is_some_and(|token| token.value == "abc")));
     }
 
     #[test]
-    fn its_thread_ends_with_it_though_the_command_would_not() {
+    fn dropping_it_ends_its_thread_and_the_command() {
         // Returns only because the command is killed.
         drop(Tokens::start("sleep 10000; true".into()).unwrap());
     }

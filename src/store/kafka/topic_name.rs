@@ -1,8 +1,8 @@
-//! The Kafka topic of a queue: `<prefix><project>.<queue>`, escaped; with `.packed` behind it where that is its layout.
+//! The Kafka topic of a queue: `<prefix><project>.<queue>`, escaped, with `.packed` appended for that layout.
 //!
-//! Kafka takes `.` and `_` in topic names for the same in its metrics, and refuses a topic whose name differs from another's in
-//! these alone. So no name has a `_`, a `.` stands only between project and queue and before `packed`, and `-` escapes: `-` is `--`, `.` is `-d`,
-//! `_` is `-u`.
+//! Kafka's metrics do not distinguish `.` and `_` in topic names, so Kafka refuses a topic whose name differs
+//! from another one only in these. So no name has a `_`, and a `.` occurs only between project and queue and
+//! before `packed`. `-` escapes: `-` becomes `--`, `.` becomes `-d`, and `_` becomes `-u`.
 
 use std::ffi::CString;
 
@@ -21,7 +21,7 @@ fn escape(name: &str, into: &mut String) {
     }
 }
 
-/// The topic; `None` where its name would be longer than Kafka takes.
+/// Returns the name of a queue's topic, or `None` if it would be too long for Kafka.
 pub(super) fn topic_name(
     prefix: &str,
     project: &Project,
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn names_read_well_and_long_ones_are_none() {
+    fn names_are_readable_and_too_long_ones_are_none() {
         let name = |project: &str, queue: &str| {
             let (project, queue) = (Project::parse(project).unwrap(), QueueName::parse(queue).unwrap());
             topic_name("", &project, &queue, Layout::Plain).map(|name| name.into_string().unwrap())
@@ -77,14 +77,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn distinct_queues_have_topics_that_kafka_tells_apart(
+        fn kafka_distinguishes_the_topics_of_distinct_queues(
             project in "[A-Za-z0-9_.-]{1,40}", queue in "[A-Za-z0-9_.-]{1,40}",
         ) {
             prop_assume!(![&project, &queue].iter().any(|name| matches!(name.as_str(), "." | "..")));
             let (Ok(of), Ok(named)) = (Project::parse(&project), QueueName::parse(&queue)) else { return Ok(()) };
             let topic = topic_name("", &of, &named, Layout::Plain).unwrap().into_string().unwrap();
             prop_assert!(topic.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-'));
-            // What it came from can be read from it, so no other queue has it; and without a `_`, none collides.
+            // The queue can be read from the name, so no other queue has it; and without a `_`, no two names
+            // collide.
             let (left, right) = topic.split_once('.').unwrap();
             prop_assert_eq!((unescape(left), unescape(right)), (project, queue));
             let packed = topic_name("", &of, &named, Layout::Packed).unwrap().into_string().unwrap();

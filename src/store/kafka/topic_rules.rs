@@ -1,4 +1,4 @@
-//! What a topic must be like: how one is made, and which weaknesses one that is there has.
+//! The rules for topics: how they are created, and which weaknesses an existing one has.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -6,24 +6,25 @@ use std::ffi::CString;
 use super::layout::Layout;
 use super::settings::{Bounds, Settings};
 use super::topic_name::topic_name;
+use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 
-/// See the module's page.
+/// The rules for topics.
 #[derive(Debug)]
 pub(super) struct TopicRules {
     prefix: String,
     pub layout: Layout,
     pub replication: i32,
     ttl_max_secs: u32,
-    /// The largest batch that this server writes.
+    /// The largest batch that this server writes, in bytes.
     record_bytes: u64,
-    /// The largest record that is served, key and value.
+    /// The largest record that is served, key and value, in bytes.
     pub served_bytes: usize,
-    /// The largest answer of a broker that consumers read. Invariant: larger than `record_bytes`.
+    /// The largest answer of a broker that consumers read, in bytes. Invariant: larger than `record_bytes`.
     answer_bytes: u64,
     /// Whether a topic with a weakness is refused.
     pub is_strict: bool,
-    /// The configuration of topics that are made.
+    /// The configuration of new topics.
     pub configs: Vec<(CString, CString)>,
 }
 
@@ -34,7 +35,7 @@ impl TopicRules {
         let mut configs = vec![
             ("message.timestamp.type", "LogAppendTime".to_owned()),
             ("unclean.leader.election.enable", "false".to_owned()),
-            ("retention.ms", (u64::from(ttl_max_secs) * 1000).to_string()),
+            ("retention.ms", Millis::from_secs(ttl_max_secs).to_string()),
             ("max.message.bytes", record_bytes.to_string()),
         ];
         if config.replication >= 3 {
@@ -56,12 +57,13 @@ impl TopicRules {
         }
     }
 
-    /// The name of a queue's topic; none if it is too long for Kafka.
+    /// Returns the name of a queue's topic, or `None` if it is too long for Kafka.
     pub(super) fn topic_name(&self, project: &Project, name: &QueueName) -> Option<CString> {
         topic_name(&self.prefix, project, name, self.layout)
     }
 
-    /// The settings of a topic that promise less than Millstream does: key, value, and what the value should be.
+    /// Returns the settings of a topic that promise less than Millstream does: each with its value, and what
+    /// it should be.
     pub(super) fn weaknesses(&self, configs: &HashMap<String, String>) -> Vec<String> {
         let number = |key: &str| configs.get(key).and_then(|value| value.parse::<i64>().ok());
         let mut weak = Vec::new();
@@ -71,7 +73,7 @@ impl TopicRules {
                 weak.push(format!("{key} = {value} should be {wanted}"));
             }
         };
-        let retention = i64::from(self.ttl_max_secs) * 1000;
+        let retention = Millis::from_secs(self.ttl_max_secs).get() as i64;
         check(
             "retention.ms",
             number("retention.ms").is_some_and(|ms| (0..retention).contains(&ms)),
@@ -102,11 +104,12 @@ impl TopicRules {
         weak
     }
 
-    /// The time to live of records that do not state one: as long as the topic keeps them, at most `ttl_max`.
+    /// Returns the TTL of records that do not state one: as long as the topic keeps them, but at most
+    /// `ttl_max`.
     pub(super) fn default_ttl_secs(&self, configs: &HashMap<String, String>) -> u32 {
         let retention = configs.get("retention.ms").and_then(|value| value.parse::<i64>().ok());
         match retention {
-            Some(ms) if ms >= 0 => u32::try_from(ms / 1000).unwrap_or(u32::MAX).min(self.ttl_max_secs),
+            Some(ms) if ms >= 0 => Millis::new(ms as u64).as_secs().min(self.ttl_max_secs),
             _ => self.ttl_max_secs,
         }
     }

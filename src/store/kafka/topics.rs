@@ -10,20 +10,21 @@ use super::layout::Layout;
 use crate::base::error::StoreFault;
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::queue::QueueId;
+use crate::base::units::Partition;
 use crate::store::Life;
 
-/// What every shard may know about the topic of a queue.
+/// What every shard can know about the topic of a queue.
 #[derive(Debug)]
 pub(super) struct TopicInfo {
     pub name: Arc<CString>,
-    /// Time to live of records that do not state one, seconds.
+    /// The TTL of records that do not state one, in seconds.
     pub default_ttl_secs: u32,
-    /// Other programs know that default, too: a record with this time to live need not state it.
+    /// Whether other programs know that default, too, so that a record with this TTL need not state it.
     pub is_default_known: bool,
     pub layout: Layout,
-    /// The largest record that is served, key and value.
+    /// The largest record that is served, key and value, in bytes.
     pub served_bytes: usize,
-    /// The partitions in which a larger record was passed over: a bit for each.
+    /// The partitions in which a larger record was passed over, one bit for each.
     pub passed_over: AtomicU64,
     pub life: Life,
 }
@@ -31,10 +32,10 @@ pub(super) struct TopicInfo {
 const _: () = assert!(PARTITIONS_MAX as u32 <= u64::BITS, "`passed_over` has a bit for each partition");
 
 impl TopicInfo {
-    /// Marks a partition as one with a record passed over; true the first time.
-    pub(super) fn is_first_passed_over(&self, partition: u16) -> bool {
-        debug_assert!(partition < PARTITIONS_MAX, "partition {partition}");
-        let bit = 1 << (u32::from(partition) % u64::BITS);
+    /// Marks a partition as having a record passed over. Returns true the first time.
+    pub(super) fn is_first_passed_over(&self, partition: Partition) -> bool {
+        debug_assert!(partition.0 < PARTITIONS_MAX, "partition {partition}");
+        let bit = 1 << (u32::from(partition.0) % u64::BITS);
         self.passed_over.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 }
@@ -43,7 +44,7 @@ impl TopicInfo {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     infos: Mutex<HashMap<QueueId, Arc<TopicInfo>>>,
-    /// The warning about brokers without topic ids was logged.
+    /// Whether the warning about brokers without topic ids was logged.
     warned_without_ids: AtomicBool,
 }
 
@@ -54,8 +55,8 @@ impl Topics {
             tracing::warn!(
                 topic = %topic.to_string_lossy(),
                 "the brokers give topics no ids (before Kafka 2.8, or with an older inter.broker.protocol.version): a topic that is \
-                 deleted and made again cannot be told from the old one, so ids of messages may be given twice and consumers go on \
-                 at their old positions; upgrade the brokers, or never make a topic again under an old name"
+                 deleted and recreated cannot be told from the old one, so message ids may be given out twice and consumers continue \
+                 at their old positions; upgrade the brokers, or never recreate a topic under an old name"
             );
         }
     }
@@ -80,7 +81,7 @@ impl Topics {
     }
 }
 
-/// What one shard has looked up in [`Topics`]: later look-ups take no lock.
+/// The topics that one shard has looked up in [`Topics`]. Looking them up again takes no lock.
 #[derive(Debug)]
 pub(super) struct KnownTopics {
     topics: Arc<Topics>,
@@ -92,7 +93,7 @@ impl KnownTopics {
         Self { topics, infos: HashMap::new() }
     }
 
-    /// The topic of a queue; none once it is forgotten.
+    /// Returns the topic of a queue, or `None` once it is forgotten.
     pub(super) fn get(&mut self, queue: QueueId) -> Option<&Arc<TopicInfo>> {
         match self.infos.entry(queue) {
             Entry::Occupied(known) => Some(known.into_mut()),
@@ -100,14 +101,14 @@ impl KnownTopics {
         }
     }
 
-    /// The server no longer serves the queue under this number.
+    /// Forgets a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.infos.remove(&queue);
         self.topics.remove(queue);
     }
 }
 
-/// The fault for requests about a queue that this server has forgotten.
+/// Returns the fault for requests to a queue that this server has forgotten.
 pub(super) fn forgotten() -> StoreFault {
     StoreFault::Unavailable("the queue's topic is not known")
 }

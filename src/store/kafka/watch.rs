@@ -1,4 +1,4 @@
-//! A look from time to time at whether the topics of the open queues are still the same.
+//! Checks from time to time whether the topics of the open queues are still the same.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -8,33 +8,34 @@ use super::client::Client;
 use super::native::{Described, Trouble};
 use super::topics::TopicInfo;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::QueueId;
 use crate::store::{Event, Life};
 
-/// How often all topics are looked at, milliseconds.
-const WATCH_MS: u64 = 30_000;
+/// The interval at which all topics are checked.
+const WATCH: Millis = Millis::new(30_000);
 
-/// How soon suspected topics are looked at, milliseconds.
-pub(super) const SUSPICION_MS: u64 = 1_000;
+/// The shortest time between two checks, and so until suspected topics are checked.
+pub(super) const SUSPICION: Millis = Millis::new(1_000);
 
-const _: () = assert!(SUSPICION_MS < WATCH_MS);
+const _: () = assert!(SUSPICION.get() < WATCH.get());
 
-/// Topics in one question.
+/// The most topics in one question.
 const TOPICS_PER_QUESTION: usize = 500;
 
-/// The number of all questions of the watch. Those of openings have greater numbers.
+/// The number of all questions of the watch. Questions of openings have greater numbers.
 pub(super) const WATCHING: usize = 0;
 
-/// See the module's page.
+/// The topics that a shard watches.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// The topics, with the life that each had when its queue was opened.
+    /// The topics, each with the life that it had when its queue was opened.
     watched: HashMap<Arc<CString>, (QueueId, Life)>,
-    /// When topics were last looked at, `mono_ms`.
-    looked_ms: u64,
-    /// Topics to look at soon.
+    /// When topics were last checked, by the monotonic clock.
+    looked: Millis,
+    /// Topics to check soon.
     suspects: HashSet<Arc<CString>>,
-    /// Queues whose topics one broker did not know. A second such answer means that the topic is gone.
+    /// Queues whose topics one broker did not know. A second such answer means that the topic was deleted.
     doubted: HashSet<QueueId>,
     /// Queues whose topics have changed, not yet reported.
     gone: Vec<Event>,
@@ -44,7 +45,7 @@ impl Watch {
     pub(super) fn new() -> Self {
         Self {
             watched: HashMap::new(),
-            looked_ms: 0,
+            looked: Millis::ZERO,
             suspects: HashSet::new(),
             doubted: HashSet::new(),
             gone: Vec::new(),
@@ -56,25 +57,26 @@ impl Watch {
         self.watched.insert(info.name.clone(), (queue, info.life));
     }
 
-    /// Something went wrong with a queue: looks at its topic soon, whichever shard has opened it.
+    /// Checks the topic of a queue soon, because something went wrong with it. Another shard may have opened
+    /// the queue.
     pub(super) fn suspect(&mut self, queue: QueueId, info: &TopicInfo) {
         self.watched.entry(info.name.clone()).or_insert((queue, info.life));
         self.suspects.insert(info.name.clone());
     }
 
-    /// Asks about topics if it is time.
+    /// Asks Kafka about topics if it is time.
     pub(super) fn look(&mut self, now: Now, client: Option<&Client>) {
         let Some(Client { handle, events, .. }) = client else { return };
-        let since = now.mono_ms.saturating_sub(self.looked_ms);
-        let topics: Vec<Arc<CString>> = if since >= WATCH_MS {
+        let since = now.mono.since(self.looked);
+        let topics: Vec<Arc<CString>> = if since >= WATCH {
             self.watched.keys().cloned().collect()
-        } else if since >= SUSPICION_MS {
+        } else if since >= SUSPICION {
             std::mem::take(&mut self.suspects).into_iter().collect()
         } else {
             return;
         };
         if !topics.is_empty() {
-            self.looked_ms = now.mono_ms;
+            self.looked = now.mono;
         }
         for some in topics.chunks(TOPICS_PER_QUESTION) {
             handle.describe_topics(events, WATCHING, some);
@@ -83,13 +85,13 @@ impl Watch {
 
     /// Compares Kafka's answer with what the topics were.
     pub(super) fn handle_described(&mut self, result: Result<Vec<Described>, Trouble>) {
-        // A cluster out of reach says nothing about its topics.
+        // If the cluster is unreachable, nothing is known about its topics.
         for Described { topic, result } in result.into_iter().flatten() {
             let Some((name, (queue, life))) = self.watched.get_key_value(&topic) else { continue };
             let (name, queue, incarnation) = (name.clone(), *queue, life.incarnation);
             let is_same = match result {
                 Ok(found) => *life == found,
-                // One broker may not know of it yet: Kafka is asked once more.
+                // One broker may not know the topic yet: ask once more.
                 Err(trouble) if trouble.is_unknown() && self.doubted.insert(queue) => {
                     self.suspects.insert(name);
                     continue;
@@ -99,19 +101,19 @@ impl Watch {
             self.doubted.remove(&queue);
             if !is_same {
                 let topic = topic.to_string_lossy();
-                tracing::warn!(%topic, "a topic was deleted, made again, or has other partitions");
+                tracing::warn!(%topic, "a topic was deleted, recreated, or has other partitions");
                 self.watched.remove(&name);
                 self.gone.push(Event::Gone { queue, incarnation });
             }
         }
     }
 
-    /// The next queue whose topic has changed.
+    /// Returns the next queue whose topic has changed.
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.gone.pop()
     }
 
-    /// The server no longer serves the queue under this number.
+    /// Stops watching a queue that the server no longer serves.
     pub(super) fn forget(&mut self, queue: QueueId) {
         let Self { watched, suspects, doubted, .. } = self;
         doubted.remove(&queue);
@@ -124,7 +126,7 @@ impl Watch {
         });
     }
 
-    /// Whether it watches nothing.
+    /// Returns whether it watches nothing.
     pub(super) fn is_idle(&self) -> bool {
         self.watched.is_empty()
     }
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_is_gone_once_it_is_another_or_unknown_twice() {
+    fn a_topic_has_changed_if_it_is_another_one_or_unknown_twice() {
         let mut watch = Watch::new();
         watch.add(QUEUE, &info());
         watch.handle_described(described(Ok(life(7))));

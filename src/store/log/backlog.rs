@@ -1,7 +1,9 @@
-//! Reading what is older than the tail in memory: from disk, a chunk at a time, for all consumers of a partition near each other.
+//! Reads older messages than those in memory from the disk, a chunk at a time, for all consumers of a
+//! partition that are near each other.
 //!
-//! A partition that is read has windows: stretches of it in memory, each followed by its readers, and at most one load under
-//! way. Who comes into the chunk that was loaded last has the next one loaded. Windows of all partitions share a bound.
+//! A partition that is read has windows: stretches of it in memory, each followed by its readers, and at most
+//! one load at a time. When a reader enters the chunk that was loaded last, the next chunk is loaded. The
+//! windows of all partitions share a limit.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,33 +17,36 @@ use super::segment::Segment;
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::window::{Fetch, Window};
 use crate::store::{Asker, Completion};
 
-/// Chunks of a window.
+/// The number of chunks in a window.
 const CHUNKS: usize = 3;
 
-const _: () = assert!(CHUNKS >= 2, "what is loaded ahead leaves the chunk before it in memory");
+const _: () = assert!(CHUNKS >= 2, "loading ahead keeps the chunk before it in memory");
 
-/// Somebody who waits for a part of a partition.
+/// A request that waits for older messages of a partition.
 #[derive(Clone, Debug)]
 pub(super) enum Waiter<T: Asker> {
     /// A fetch.
     Fetch(Fetch<T::Fetch>),
-    /// The first message since a time, Unix milliseconds, which is not before `from`.
-    Resolve { token: T::Resolve, unix_ms: u64, from: u64 },
+    /// A search for the first message since a time. That message has offset `from` or a
+    /// later one.
+    Resolve { token: T::Resolve, unix: UnixMillis, from: Offset },
 }
 
 impl<T: Asker> Waiter<T> {
-    /// The first offset wanted.
-    pub(super) fn from(&self) -> u64 {
+    /// Returns the first wanted offset.
+    pub(super) fn from(&self) -> Offset {
         match self {
             Self::Fetch(fetch) => fetch.from,
             Self::Resolve { from, .. } => *from,
         }
     }
 
-    /// It cannot be done.
+    /// Returns the completion that fails the request with `fault`.
     pub(super) fn fail(self, fault: StoreFault) -> Completion<T> {
         match self {
             Self::Fetch(fetch) => Completion::Fetched { token: fetch.token, result: Err(fault) },
@@ -54,27 +59,27 @@ impl<T: Asker> Waiter<T> {
 #[derive(Debug)]
 struct ReadWindow {
     window: Window,
-    /// Where the chunk begins that was loaded last.
-    chunk: u64,
+    /// The offset of the chunk that was loaded last.
+    chunk: Offset,
 }
 
 impl ReadWindow {
-    fn holds(&self, offset: u64) -> bool {
+    fn holds(&self, offset: Offset) -> bool {
         (self.window.start()..self.window.end()).contains(&offset)
     }
 }
 
-/// What is read of one partition.
+/// The windows and waiters of one partition.
 #[derive(Debug)]
 struct PartitionReads<T: Asker> {
     windows: Vec<ReadWindow>,
     waiters: Vec<Waiter<T>>,
     is_loading: bool,
-    /// Who has come so far that what follows there is loaded.
-    ahead: Option<u64>,
-    /// The runs of the sealed segment that is read.
+    /// The offset to load from next, because a reader has entered the last chunk before it.
+    ahead: Option<Offset>,
+    /// The runs of the sealed segment that is being read, with its number.
     runs: Option<(u64, Arc<[Run]>)>,
-    /// It is in `Backlog::stalled`.
+    /// Whether it is in `Backlog::stalled`.
     is_stalled: bool,
 }
 
@@ -91,37 +96,37 @@ impl<T: Asker> Default for PartitionReads<T> {
     }
 }
 
-/// See the module's page.
+/// The windows of older messages of a shard.
 #[derive(Debug)]
 pub(super) struct Backlog<T: Asker> {
     shard: u16,
     of: HashMap<PartitionId, PartitionReads<T>>,
-    /// The partitions of `of`, each once, those first that are let go of first.
+    /// The partitions of `of`, each once. Windows of the first ones are released first.
     order: VecDeque<PartitionId>,
-    /// What all windows hold.
+    /// The size of all windows, in bytes.
     bytes: usize,
     bytes_max: usize,
-    /// Loads under way, at most [`LOADS_MAX`].
+    /// The number of loads in progress, at most [`LOADS_MAX`].
     loads: usize,
-    /// Partitions that want a load and have to wait for another to end.
+    /// Partitions that need a load and must wait for another one to end.
     stalled: VecDeque<PartitionId>,
 }
 
 impl<T: Asker> Backlog<T> {
-    /// One of at most so many bytes, beside the window that was loaded last.
+    /// Creates a backlog of at most `bytes_max`, in addition to the window that was loaded last.
     pub(super) fn new(shard: u16, bytes_max: usize) -> Self {
         let (of, order, stalled) = (HashMap::new(), VecDeque::new(), VecDeque::new());
         Self { shard, of, order, bytes: 0, bytes_max, loads: 0, stalled }
     }
 
-    /// Whether the counts are those of what is there.
+    /// Returns whether the counts match the content.
     fn is_sound(&self) -> bool {
         let windows = self.of.values().flat_map(|reads| &reads.windows);
         let bytes: usize = windows.map(|read| read.window.bytes()).sum();
         self.bytes == bytes && self.order.len() == self.of.len() && self.loads <= LOADS_MAX
     }
 
-    /// Somebody waits.
+    /// Adds a waiter.
     pub(super) fn add(&mut self, id: PartitionId, waiter: Waiter<T>) {
         let order = &mut self.order;
         let reads = self.of.entry(id).or_insert_with(|| {
@@ -131,7 +136,7 @@ impl<T: Asker> Backlog<T> {
         reads.waiters.push(waiter);
     }
 
-    /// Takes a fetch back.
+    /// Removes and returns a waiting fetch.
     pub(super) fn cancel(&mut self, id: PartitionId, token: T::Fetch) -> Option<Fetch<T::Fetch>> {
         let waiters = &mut self.of.get_mut(&id)?.waiters;
         let index = waiters
@@ -143,7 +148,7 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// Whoever waits for a partition that is no more.
+    /// Removes a deleted partition. Returns its waiters.
     pub(super) fn remove(&mut self, id: PartitionId) -> Vec<Waiter<T>> {
         let Some(reads) = self.of.remove(&id) else { return Vec::new() };
         self.order.retain(|other| *other != id);
@@ -152,7 +157,7 @@ impl<T: Asker> Backlog<T> {
         reads.waiters
     }
 
-    /// Serves whoever can be served of what is in memory.
+    /// Serves the waiters whose messages are in memory.
     pub(super) fn serve(&mut self, now: Now, id: PartitionId, completions: &mut VecDeque<Completion<T>>) {
         let Some(reads) = self.of.get_mut(&id) else { return };
         for waiter in std::mem::take(&mut reads.waiters) {
@@ -168,27 +173,28 @@ impl<T: Asker> Backlog<T> {
                     }
                     completions.push_back(Completion::Fetched { token: fetch.token, result: Ok(fetched) });
                 }
-                Waiter::Resolve { token, unix_ms, .. } => match read.window.first_since(unix_ms) {
+                Waiter::Resolve { token, unix, .. } => match read.window.first_since(unix) {
                     Some(offset) => {
                         completions.push_back(Completion::Resolved { token, result: Ok(offset) });
                     }
                     None => {
                         let from = read.window.end();
-                        reads.waiters.push(Waiter::Resolve { token, unix_ms, from });
+                        reads.waiters.push(Waiter::Resolve { token, unix, from });
                     }
                 },
             }
         }
     }
 
-    /// Where the next load of a partition begins, if one is wanted and none under way.
-    pub(super) fn wants(&mut self, id: PartitionId) -> Option<u64> {
+    /// Returns the offset at which the next load of a partition begins, if one is wanted and none is in
+    /// progress.
+    pub(super) fn wants(&mut self, id: PartitionId) -> Option<Offset> {
         let reads = self.of.get_mut(&id)?;
         if reads.is_loading {
             return None;
         }
         if self.loads == LOADS_MAX {
-            // Nobody waits for what is read ahead.
+            // No waiter needs what would be loaded ahead.
             reads.ahead = None;
             if !reads.waiters.is_empty() && !std::mem::replace(&mut reads.is_stalled, true) {
                 self.stalled.push_back(id);
@@ -198,7 +204,7 @@ impl<T: Asker> Backlog<T> {
         let ahead = reads.ahead.take();
         match reads.waiters.first() {
             Some(waiter) => Some(waiter.from()),
-            // What follows a window that is still there, and is not there yet.
+            // Load what follows a window, if that window still exists and no other one holds it.
             None => ahead.filter(|from| {
                 reads.windows.iter().any(|read| read.window.end() == *from)
                     && !reads.windows.iter().any(|read| read.holds(*from))
@@ -206,26 +212,26 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// Takes the waiters that begin at an offset or later: what they want is elsewhere.
-    pub(super) fn take_from(&mut self, id: PartitionId, offset: u64) -> Vec<Waiter<T>> {
+    /// Takes the waiters that begin at `offset` or later, because their messages are elsewhere.
+    pub(super) fn take_from(&mut self, id: PartitionId, offset: Offset) -> Vec<Waiter<T>> {
         let Some(reads) = self.of.get_mut(&id) else { return Vec::new() };
         reads.waiters.extract_if(.., |waiter| waiter.from() >= offset).collect()
     }
 
-    /// The runs that were read last of a partition, if they are those of that segment.
+    /// Returns the runs that were last read of a partition, if they are those of this segment.
     pub(super) fn runs(&self, id: PartitionId, segment: &Segment) -> Option<Arc<[Run]>> {
         let (number, runs) = self.of.get(&id)?.runs.as_ref()?;
         (*number == segment.number).then(|| runs.clone())
     }
 
-    /// The runs of a segment were read.
+    /// Keeps the runs that were read of a segment.
     pub(super) fn handle_runs(&mut self, id: PartitionId, segment: &Segment, runs: Arc<[Run]>) {
         if let Some(reads) = self.of.get_mut(&id) {
             reads.runs = Some((segment.number, runs));
         }
     }
 
-    /// A load begins.
+    /// Counts a load that begins.
     pub(super) fn handle_begun(&mut self, id: PartitionId) {
         self.loads += 1;
         debug_assert!(self.loads <= LOADS_MAX, "{} loads are under way", self.loads);
@@ -234,7 +240,7 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// A load has ended.
+    /// Counts a load that has ended.
     pub(super) fn handle_ended(&mut self, id: PartitionId) {
         debug_assert!(self.loads > 0, "a load ends that has not begun");
         self.loads -= 1;
@@ -243,7 +249,7 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// The next partition that had to wait for a load to end, and may begin one now.
+    /// Returns the next partition that had to wait for another load, if a load may begin now.
     pub(super) fn poll_stalled(&mut self) -> Option<PartitionId> {
         if self.loads == LOADS_MAX {
             return None;
@@ -255,26 +261,27 @@ impl<T: Asker> Backlog<T> {
         Some(id)
     }
 
-    /// A partition cannot be read: everybody who waits for it is told.
+    /// Fails all waiters of a partition that cannot be read.
     pub(super) fn handle_failed(
         &mut self,
         id: PartitionId,
         why: &str,
         completions: &mut VecDeque<Completion<T>>,
     ) {
-        tracing::error!(shard = self.shard, why, told = CANNOT_READ, "older messages cannot be read");
+        tracing::error!(shard = self.shard, why, told = CANNOT_READ, "read of older messages failed");
         let waiters = self.of.get_mut(&id).map(|reads| std::mem::take(&mut reads.waiters));
         for waiter in waiters.into_iter().flatten() {
             completions.push_back(waiter.fail(StoreFault::Unavailable(CANNOT_READ)));
         }
     }
 
-    /// What a load brought, as it stands in the file, all stored at `cap_ms` at the latest. `damaged` is told of what is not what was written.
+    /// Handles the bytes that a load brought. All of them were stored at `cap` or earlier. Calls `damaged`
+    /// with the position and length of what is damaged.
     pub(super) fn handle_loaded(
         &mut self,
         id: PartitionId,
         load: &Load,
-        cap_ms: u64,
+        cap: UnixMillis,
         read: &[Vec<u8>],
         mut damaged: impl FnMut(u64, u64),
     ) {
@@ -294,10 +301,10 @@ impl<T: Asker> Backlog<T> {
             }
             let is_its = |header: &BatchHeader| (header.incarnation, header.partition) == id;
             let damage = walk(load.segment.stamp, run.at, bytes, is_its, |_, header, records| {
-                // Before the window's end lies what was read before of a run that has grown since.
+                // Batches before the window's end were read before: their run has grown since.
                 let is_new = header.base_offset >= window.end();
                 if let Some(mut stored) = header.batch(records).filter(|_| is_new) {
-                    stored.timestamp_ms = stored.timestamp_ms.min(cap_ms);
+                    stored.timestamp = stored.timestamp.min(cap);
                     window.push(stored);
                 }
             });
@@ -306,19 +313,19 @@ impl<T: Asker> Backlog<T> {
         window.advance(load.end);
         let added = window.bytes() - before;
         self.bytes += added;
-        // Whoever follows has read what is older.
+        // The readers that follow have read what is older.
         let kept = (CHUNKS - 1) * LOAD_BYTES as usize + added;
         let before = window.bytes();
         window.keep(kept);
         self.bytes -= before - window.bytes();
-        // What was loaded last goes last.
+        // The window that was loaded last is released last.
         let loaded = reads.windows.remove(index);
         reads.windows.push(loaded);
         self.let_go(id);
         debug_assert!(self.is_sound());
     }
 
-    /// Lets all windows go: what they hold is read again.
+    /// Releases all windows. What they held is read again when needed.
     pub(super) fn forget_windows(&mut self) {
         for reads in self.of.values_mut() {
             self.bytes -= reads.windows.drain(..).map(|read| read.window.bytes()).sum::<usize>();
@@ -327,7 +334,7 @@ impl<T: Asker> Backlog<T> {
         debug_assert_eq!(self.bytes, 0, "no window is left");
     }
 
-    /// Lets windows go until the rest is within the bound, but for the last one of `id`.
+    /// Releases windows until the rest is within the limit, except the last window of `id`.
     fn let_go(&mut self, id: PartitionId) {
         for _ in 0..self.order.len() {
             if self.bytes <= self.bytes_max {
@@ -343,12 +350,12 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// Time has passed: forgets the partitions that nobody reads any more.
+    /// Releases the windows of partitions without readers, one at each tick.
     pub(super) fn trim(&mut self) {
         let (of, bytes) = (&mut self.of, &mut self.bytes);
         self.order.retain(|id| {
             let Some(reads) = of.get_mut(id) else { return false };
-            // Somebody slow may come back to it, and has it loaded again.
+            // A slow reader may return, and then loads them again.
             let is_idle = reads.waiters.is_empty() && !reads.is_loading && reads.ahead.is_none();
             if is_idle && reads.windows.is_empty() {
                 of.remove(id);
@@ -362,7 +369,7 @@ impl<T: Asker> Backlog<T> {
         debug_assert!(self.is_sound());
     }
 
-    /// Fetches that wait.
+    /// Returns the number of waiting requests.
     pub(super) fn waiting(&self) -> usize {
         self.of.values().map(|reads| reads.waiters.len()).sum()
     }

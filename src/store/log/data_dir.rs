@@ -11,8 +11,10 @@ use super::disk::{Directory, FileName, NewPlace, Step, run_all};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
+use crate::base::millis::UnixMillis;
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, Signing, owner};
+use crate::base::units::Offset;
 use crate::store::Life;
 
 /// See the module's page.
@@ -42,7 +44,7 @@ pub(super) struct SharedState {
     /// The starts before this one.
     pub history: History,
     /// The latest timestamp that was there at the start.
-    pub newest_ms: u64,
+    pub newest: UnixMillis,
     /// What the last clean stop before this start sealed.
     pub stopped: Option<Vec<Sealed>>,
     /// Segments that the shards have sealed as they stopped.
@@ -116,17 +118,17 @@ impl DataDir {
     }
 
     /// The latest timestamp that was there at the start, in any shard's files.
-    pub(super) fn newest_ms(&self) -> u64 {
-        self.lock().newest_ms
+    pub(super) fn newest(&self) -> UnixMillis {
+        self.lock().newest
     }
 
     /// How many offsets are left out before the next message of a partition that ends there.
-    pub(super) fn jump(&self, id: PartitionId, end: u64) -> u64 {
+    pub(super) fn jump(&self, id: PartitionId, end: Offset) -> u64 {
         self.lock().history.jump(id, end)
     }
 
     /// Where a consumer goes on that stood at `position` in that timeline.
-    pub(super) fn resume(&self, timeline: u64, id: PartitionId, position: u64) -> u64 {
+    pub(super) fn resume(&self, timeline: u64, id: PartitionId, position: Offset) -> Offset {
         self.lock().history.resume(timeline, id, position)
     }
 

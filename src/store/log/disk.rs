@@ -1,4 +1,5 @@
-//! What the log asks of a disk: steps on files of one directory. The server's disk is glommio's, the tests' a simulated one.
+//! The interface between the log and a disk: steps on the files of one directory. The server's disk is
+//! glommio's, the tests' a simulated one.
 
 use std::fmt;
 use std::io;
@@ -6,36 +7,36 @@ use std::sync::Arc;
 
 use super::format::BLOCK;
 
-/// Where a new segment goes.
+/// The place of a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewPlace {
-    /// Its file's number.
+    /// The number of its file.
     pub place: u32,
-    /// The segment's.
+    /// The number of the segment.
     pub number: u64,
-    /// Whether there is no such file yet.
+    /// Whether the file does not exist yet.
     pub is_new: bool,
 }
 
-/// A file of the data directory. A segment's file is numbered by the place that it takes, not by what it holds: it lives
-/// several times.
+/// A file of the data directory. A segment's file is numbered by its place, not by its segment, because it is
+/// reused for other segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FileName {
-    /// Rounds.
+    /// A segment: its header and its rounds.
     Segment(u32),
     /// A segment's index.
     Index(u32),
-    /// The same while it is written.
+    /// A segment's index while it is written.
     NewIndex(u32),
-    /// The queues that a shard has made or deleted.
+    /// The queues that a shard has created or deleted.
     Catalogue(u16),
-    /// The same while it is written anew.
+    /// A catalogue while it is rewritten.
     NewCatalogue(u16),
-    /// One as it was found damaged: kept for whoever looks into it, and not read.
+    /// A catalogue that was found damaged. It is kept for inspection, and not read.
     DamagedCatalogue(u16),
-    /// The starts of the directory's servers.
+    /// The starts of the servers that used the directory.
     History,
-    /// The same while it is written anew.
+    /// The history while it is rewritten.
     NewHistory,
 }
 
@@ -55,7 +56,7 @@ impl fmt::Display for FileName {
 }
 
 impl FileName {
-    /// The file of that name; `None` where it is none of ours.
+    /// Returns the file with this name, or `None` if it is not a file of the log.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "history" => return Some(Self::History),
@@ -78,100 +79,103 @@ impl FileName {
     }
 }
 
-/// What is left free on the disk, for the sake of what must always be possible.
+/// Whether a step may use the free space that is reserved for what must always be possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserve {
-    /// It is left.
+    /// The step leaves the reserve free.
     Keep,
-    /// It is used: more comes back.
+    /// The step may use the reserve, because it leads to more free space.
     Use,
 }
 
-/// Bytes of a segment that are made at once: whatever else may block waits as long.
+/// The most zeros that one step writes, in bytes. Other blocking work waits while a step runs.
 const ZEROS_AT_ONCE: u64 = 8 << 20;
 
 const _: () = assert!(ZEROS_AT_ONCE.is_multiple_of(BLOCK as u64), "zeros are written in whole blocks");
 
-/// One thing that a disk does.
+/// One operation of a disk.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Make an empty file; one of that name is emptied.
+    /// Creates an empty file, or empties an existing one.
     Create(FileName),
-    /// Write zeros, which are really written, at a position.
+    /// Writes zeros, and allocates their blocks.
     Zero {
-        /// Which file.
+        /// The file.
         file: FileName,
-        /// From there on.
+        /// The position of the first byte.
         at: u64,
-        /// How many.
+        /// The number of bytes.
         bytes: u64,
-        /// Whether the disk may fill up by it.
+        /// Whether the reserve may be used.
         reserve: Reserve,
     },
-    /// Write at a position. For segments both are multiples of a block.
+    /// Writes at a position. For segments, position and length are multiples of a block.
     Write(FileName, u64, Arc<Vec<u8>>),
-    /// Everything that was written to the file stays, whatever happens to the machine.
+    /// Makes everything that was written to the file durable.
     Sync(FileName),
-    /// Give a file the name of another, which is no more.
+    /// Gives a file the name of another, which it replaces.
     Rename(FileName, FileName),
-    /// Remove a file; no error where there is none.
+    /// Removes a file. A missing file is no error.
     Remove(FileName),
-    /// Files made, renamed and removed stay so, whatever happens to the machine.
+    /// Makes the creation, renaming and removal of files durable.
     SyncDirectory,
-    /// Read ranges: position and length. What lies behind a file's end is left out.
+    /// Reads ranges, given by position and length. Leaves out what lies after the end of the file.
     Read(FileName, Vec<(u64, usize)>),
-    /// Read ranges of which a part cannot be read: see [`salvage`]. The zeros in its place fail their checksums.
+    /// Reads ranges that are unreadable in part: see [`salvage`]. The zeros in the gaps fail their checksums.
     Salvage(FileName, Vec<(u64, usize)>),
 }
 
-/// What steps brought: what was read, in order.
+/// The result of steps: what was read, in order.
 pub type Read = io::Result<Vec<Vec<u8>>>;
 
-/// Does steps while the shard goes on.
+/// Runs steps while the shard continues its work.
 pub trait Disk<Tag> {
-    /// Begins steps, to be done one after the other until one fails. Those of different calls know no order.
+    /// Starts steps, which run in order until one fails. Steps of different calls run in any order.
     fn submit(&mut self, tag: Tag, steps: Vec<Step>);
 
-    /// The next that are done.
+    /// Returns the tag and the result of the next steps that are done.
     fn poll(&mut self) -> Option<(Tag, Read)>;
 }
 
-/// What a file keeps while it is written, synced and renamed, and no copy of it has.
+/// What identifies a file: it stays the same while the file is written, synced and renamed, and differs for a
+/// copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Its inode's number. Numbers are used again.
+    /// The number of its inode. Numbers are reused.
     pub inode: u64,
-    /// When the inode was made, nanoseconds; 0 where the file system does not keep it, and then nothing is proven.
+    /// When the inode was made, nanoseconds. It is 0 if the file system does not keep the time; then nothing
+    /// is proven.
     pub made_ns: u64,
-    /// The mount that it is reached by: to roll a file system back, it is taken off and mounted again.
+    /// The mount that it is reached through. Rolling back a file system takes an unmount and a new mount.
     pub mount: u64,
-    /// The inode has changed long after its content: another tool has written it, owns it or may read it.
+    /// Whether the content or the inode changed long after the file was made and written: another tool has
+    /// written the file, or changed its owner or mode.
     pub is_touched: bool,
 }
 
-/// The same directory for whoever may wait: at the start, and for tools.
+/// The same directory with blocking calls: for the start, and for tools.
 pub trait Directory: fmt::Debug + Send + Sync {
-    /// The files that are ours, and their lengths.
+    /// Returns the files of the log, and their lengths.
     fn list(&self) -> io::Result<Vec<(FileName, u64)>>;
 
-    /// Does one step.
+    /// Runs one step.
     fn run(&self, step: &Step) -> Read;
 
-    /// What tells a file from its copies.
+    /// Returns what distinguishes a file from its copies.
     fn identity(&self, file: FileName) -> io::Result<Identity>;
 
-    /// A number that nobody can guess, and that is not given twice.
+    /// Returns a number that nobody can guess, and that never repeats.
     fn random(&self) -> u128 {
         uuid::Uuid::new_v4().as_u128()
     }
 }
 
-/// Does steps one after the other until one fails.
+/// Runs steps in order until one fails.
 pub fn run_all(directory: &dyn Directory, steps: &[Step]) -> io::Result<()> {
     steps.iter().try_for_each(|step| directory.run(step).map(drop))
 }
 
-/// Reads a file of that length.
+/// Reads a file of this length.
 pub fn read_all(directory: &dyn Directory, file: FileName, length: u64) -> io::Result<Vec<u8>> {
     read(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))
 }
@@ -181,33 +185,35 @@ pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -
     Ok(directory.run(&Step::Read(file, vec![(at, length)]))?.pop().unwrap_or_default())
 }
 
-/// Bytes that [`salvage`] tries to read at once before it goes block by block.
+/// Bytes that [`salvage`] tries to read at once before it reads block by block.
 const SALVAGE_AT_ONCE: usize = 1 << 20;
 
 const _: () = assert!(SALVAGE_AT_ONCE.is_multiple_of(BLOCK), "a stretch that fails is read block by block");
 
-/// What could be read of a range.
+/// The readable part of a range.
 #[derive(Clone, Debug, Default)]
 pub struct Salvaged {
-    /// The range, up to the file's end, with zeros for what cannot be read.
+    /// The range, up to the end of the file, with zeros for what cannot be read.
     pub bytes: Vec<u8>,
-    /// What cannot be read: position in the file and length.
+    /// What cannot be read: positions in the file and lengths.
     pub unreadable: Vec<(u64, u64)>,
 }
 
-/// Whether the error says that the medium has lost what was asked for, so that another try brings nothing.
+/// Returns whether the error says that the medium has lost the data, so that a retry is useless.
 ///
-/// `EIO` is what file systems report, `ENODATA` a medium error below direct I/O, the others failed checksums of file systems
-/// (`EBADMSG`, `EUCLEAN`) and of devices (`EILSEQ`).
+/// File systems report `EIO`. `ENODATA` is a medium error below direct I/O. The others are failed checksums
+/// of file systems (`EBADMSG`, `EUCLEAN`) and of devices (`EILSEQ`).
 pub fn is_unreadable(error: &io::Error) -> bool {
     let lost = [libc::EIO, libc::ENODATA, libc::EBADMSG, libc::EUCLEAN, libc::EILSEQ];
     error.raw_os_error().is_some_and(|errno| lost.contains(&errno))
 }
 
-/// Reads a range of a file of which a part cannot be read: the rest is returned, with zeros in the gaps.
+/// Reads a range of a file of which a part cannot be read. Returns the rest, with zeros in the gaps.
 ///
-/// A device that is gone fails everywhere. Nothing is given up on its word: where the file's first blocks cannot be read either,
-/// the error is returned. So are errors that say nothing of the medium.
+/// Only what the medium has lost becomes zeros. If the device is lost, the first blocks of the file cannot be
+/// read either: then this returns the error. If the failures were a burst, a block that failed is readable
+/// when it is tried again: then this returns an error that is not [`is_unreadable`], and the caller may
+/// retry. Errors that say nothing about the medium are returned as they are.
 pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize) -> io::Result<Salvaged> {
     let mut found = Salvaged::default();
     let mut is_device_there = false;
@@ -225,7 +231,7 @@ pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize
                 }
             }
             Err(error) if !is_unreadable(&error) => return Err(error),
-            // The blocks of this stretch one by one.
+            // Read the blocks of this stretch one by one.
             Err(_) if step > BLOCK => {
                 step = BLOCK - (position % BLOCK as u64) as usize;
                 continue;
@@ -247,10 +253,16 @@ pub fn salvage(directory: &dyn Directory, file: FileName, at: u64, length: usize
         }
         step = if position.is_multiple_of(SALVAGE_AT_ONCE as u64) { SALVAGE_AT_ONCE } else { BLOCK };
     }
-    Ok(found)
+    match found.unreadable.iter().find(|(at, _)| read(directory, file, *at, 1).is_ok()) {
+        Some((at, _)) => Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            format!("byte {at} was unreadable and then readable: the disk fails intermittently"),
+        )),
+        None => Ok(found),
+    }
 }
 
-/// Reads a file up to that length as [`salvage`] does.
+/// Reads a file up to this length, as [`salvage`] does.
 pub fn salvage_all(directory: &dyn Directory, file: FileName, length: u64) -> io::Result<Salvaged> {
     salvage(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))
 }
@@ -260,7 +272,8 @@ pub fn salvage_ranges(directory: &dyn Directory, file: FileName, ranges: &[(u64,
     ranges.iter().map(|(at, length)| Ok(salvage(directory, file, *at, *length)?.bytes)).collect()
 }
 
-/// A new segment file, or one that lives again: its zeros are its own, or its past's.
+/// Returns the steps that make a segment file. A new file is filled with zeros. A reused file keeps its old
+/// bytes, which have another stamp.
 pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reserve) -> Vec<Step> {
     let NewPlace { place, is_new, .. } = place;
     let file = FileName::Segment(place);
@@ -271,17 +284,20 @@ pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reser
             let bytes = ZEROS_AT_ONCE.min(bytes - at);
             Step::Zero { file, at, bytes, reserve }
         }));
-        // Once a header is there, the file has all of its length, whatever happens: a shorter one is damaged.
+        // Before it has a header, the file has its full length, whatever happens to the machine: a shorter
+        // file with a header is damaged.
         steps.push(Step::Sync(file));
     }
-    // The past's index goes last: until the new header is durable it may be what says that the past ended before a round that failed.
+    // The old index is removed last: until the new header is durable, the old index may be what says that the
+    // old segment ended before a round that failed.
     steps.extend([Step::Write(file, 0, Arc::new(header)), Step::Sync(file)]);
     steps.extend([Step::Remove(FileName::Index(place)), Step::SyncDirectory]);
     steps
 }
 
-/// A segment that is no more. A header of another life makes it empty first, as without its index a round that failed could come back;
-/// then the index goes, for good, as one without its segment says that messages are lost.
+/// Returns the steps that remove a segment. First a header with another stamp makes it empty, because without
+/// its index a round that failed could come back. Then the index is removed durably, because an index without
+/// a segment means that messages are lost.
 pub fn remove_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
     let file = FileName::Segment(place);
     vec![
@@ -293,14 +309,15 @@ pub fn remove_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
     ]
 }
 
-/// A segment's index, in one piece or not at all; never of what is not synced.
+/// Returns the steps that save a segment's index atomically. They sync the segment first, so that no index
+/// describes unsynced data.
 pub fn save_index(place: u32, index: Vec<u8>) -> Vec<Step> {
     let mut steps = vec![Step::Sync(FileName::Segment(place))];
     steps.extend(save(FileName::NewIndex(place), FileName::Index(place), index));
     steps
 }
 
-/// A small file, in one piece or not at all.
+/// Returns the steps that save a small file atomically.
 pub fn save(new: FileName, file: FileName, bytes: Vec<u8>) -> Vec<Step> {
     vec![
         Step::Create(new),
@@ -313,7 +330,67 @@ pub fn save(new: FileName, file: FileName, bytes: Vec<u8>) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+
+    /// A file of zeros. Reads that touch `bad` fail with EIO, and so do the first `burst` reads.
+    #[derive(Debug)]
+    struct Failing {
+        length: u64,
+        bad: Range<u64>,
+        burst: AtomicU64,
+    }
+
+    impl Directory for Failing {
+        fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+            Ok(vec![(FileName::Segment(0), self.length)])
+        }
+
+        fn run(&self, step: &Step) -> Read {
+            let Step::Read(_, ranges) = step else { panic!("only reads: {step:?}") };
+            let (at, length) = ranges[0];
+            let end = (at + length as u64).min(self.length);
+            let fails = |left: u64| left.checked_sub(1);
+            if self.burst.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails).is_ok()
+                || (at < self.bad.end && end > self.bad.start)
+            {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            Ok(vec![vec![0; end.saturating_sub(at) as usize]])
+        }
+
+        fn identity(&self, _: FileName) -> io::Result<Identity> {
+            Ok(Identity::default())
+        }
+    }
+
+    fn salvaged(bad: Range<u64>, burst: u64) -> io::Result<Salvaged> {
+        let disk = Failing { length: 8 * BLOCK as u64, bad, burst: AtomicU64::new(burst) };
+        salvage_all(&disk, FileName::Segment(0), disk.length)
+    }
+
+    #[test]
+    fn bytes_around_bad_blocks_are_salvaged() {
+        let block = BLOCK as u64;
+        let found = salvaged(3 * block..5 * block, 0).unwrap();
+        assert_eq!(found.unreadable, [(3 * block, 2 * block)]);
+        assert_eq!(found.bytes.len(), 8 * BLOCK);
+        assert!(salvaged(0..8 * block, 0).is_err_and(|error| is_unreadable(&error)), "the device is lost");
+    }
+
+    #[test]
+    fn a_burst_of_failures_gives_up_no_block() {
+        // However many reads fail in a row: either everything is read, or the caller may retry.
+        for burst in 0..12 {
+            match salvaged(0..0, burst) {
+                Ok(found) => assert_eq!(found.unreadable, [], "{burst}"),
+                Err(error) => assert!(burst > 1, "{burst}: {error}"),
+            }
+        }
+        assert!(salvaged(0..0, 2).is_err_and(|error| !is_unreadable(&error)));
+    }
 
     #[test]
     fn names_are_read_as_they_are_written() {

@@ -1,7 +1,8 @@
-//! What stands in the log's files, byte by byte. Version 1; all numbers are little-endian; checksums are CRC-32C (RFC 3720).
+//! The content of the log's files, byte by byte. Version 1. All numbers are little-endian; checksums are
+//! CRC-32C (RFC 3720).
 //!
-//! A **segment** has a fixed size. Its header stands in its first block, once more in the second; rounds follow, one behind the
-//! other, each at a multiple of 8:
+//! A **segment** has a fixed size. Its header is in its first block, with a copy in the second. Rounds
+//! follow, one after the other, each at a multiple of 8:
 //!
 //! ```text
 //! header   magic "MSTRMLOG", version u32, checksum u32 of the version and what follows, stamp u64, number u64, bytes u64
@@ -11,42 +12,46 @@
 //!          partition u16, flags u16, zeros u32; then its records in stored form, then zeros up to a multiple of 8
 //! ```
 //!
-//! A round is what one write and one sync made durable. It ends where its last batch does; what follows it is zeros, the next
-//! round, or what an earlier life of the file left: that has another stamp. A stamp is random and told to nobody, so that no payload is
-//! ever taken for a batch, wherever damage has reading begin anew. Of every version, the first 16 bytes of a file mean
-//! the same, so that an unknown one is told from a damaged one.
+//! A round is what one write and one sync made durable. It ends where its last batch ends. After it come
+//! zeros, the next round, or remains of an earlier use of the file, which have another stamp. A stamp is
+//! random and secret. So no payload is ever mistaken for a batch, even where reading resumes after damage.
+//! The first 16 bytes of a file mean the same in every version, so that an unknown version can be told from
+//! damage.
 
 use std::fmt;
 
 use crate::base::batch::{Batch, StoredBatch};
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
+use crate::base::units::{Offset, Partition};
 
-/// The one version that is written and read.
+/// The only version that is written and read.
 pub const VERSION: u32 = 1;
 
-/// What is written at once begins and ends at multiples of this: what disks do not tear in a way that harms the bytes around.
+/// Writes begin and end at multiples of this many bytes, because a disk that tears a write does not harm the
+/// bytes around such blocks.
 pub const BLOCK: usize = 4096;
 
-/// Where the rounds of a segment begin.
+/// The position of a segment's first round.
 pub const ROUNDS_AT: u64 = 2 * BLOCK as u64;
 
-/// What rounds and batches are aligned to.
+/// The alignment of rounds and batches, in bytes.
 pub const ALIGN: usize = 8;
 
-/// Bytes of a round's header.
+/// The size of a round's header, in bytes.
 pub const ROUND_HEADER: usize = 32;
 
-/// Bytes of a batch's header.
+/// The size of a batch's header, in bytes.
 pub const BATCH_HEADER: usize = 72;
 
-/// Bytes of the header of a segment, and of any other file's beginning.
+/// The size of the header of a segment, in bytes.
 pub const FILE_HEADER: usize = 40;
 
 /// No message has this offset or a later one, so adding to an offset never overflows.
-pub const OFFSET_MAX: u64 = 1 << 63;
+pub const OFFSET_MAX: Offset = Offset(1 << 63);
 
-/// Nothing was stored at this time, Unix milliseconds, or later.
-pub const TIME_MAX_MS: u64 = 1 << 62;
+/// No message is stored at this time or later.
+pub const TIME_MAX: UnixMillis = UnixMillis::new(1 << 62);
 
 const SEGMENT_MAGIC: [u8; 8] = *b"MSTRMLOG";
 const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"rnd\xd1");
@@ -61,17 +66,17 @@ const _: () = assert!(
 const HAS_KEYS: u16 = 1;
 const IS_ANONYMOUS: u16 = 1 << 1;
 
-/// CRC-32C of parts, one behind the other.
+/// Returns the CRC-32C of `parts`, one after the other.
 pub fn checksum(parts: &[&[u8]]) -> u32 {
     parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
 }
 
-/// Reads numbers one behind the other.
+/// Reads numbers one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// So many bytes.
+    /// Reads `count` bytes.
     pub fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -84,22 +89,22 @@ impl<'a> Reader<'a> {
         Some(*bytes)
     }
 
-    /// Two bytes.
+    /// Reads a number of two bytes.
     pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    /// Four.
+    /// Reads a number of four bytes.
     pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    /// Eight.
+    /// Reads a number of eight bytes.
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// Sixteen.
+    /// Reads a number of sixteen bytes.
     pub fn u128(&mut self) -> Option<u128> {
         self.array().map(u128::from_le_bytes)
     }
@@ -108,9 +113,9 @@ impl<'a> Reader<'a> {
 /// Why a file cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It is of another version: to be refused, not guessed.
+    /// Its version is another one. The file is refused instead of guessed at.
     Version(u32),
-    /// Its beginning is not what was written.
+    /// Its first bytes are not those that were written.
     Damaged,
 }
 
@@ -118,14 +123,14 @@ impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version(version) => {
-                write!(f, "format version {version}: this is made for version {VERSION}")
+                write!(f, "format version {version} is not supported: this server reads version {VERSION}")
             }
-            Self::Damaged => f.write_str("its beginning is damaged"),
+            Self::Damaged => f.write_str("its first bytes are damaged"),
         }
     }
 }
 
-/// A file's beginning: magic, version, and the checksum of the version and of what follows, which `bytes` holds.
+/// Returns the beginning of a file: magic, version, the checksum of the version and of `bytes`, then `bytes`.
 pub fn with_prefix(magic: [u8; 8], bytes: &[u8]) -> Vec<u8> {
     let mut file = magic.to_vec();
     file.extend(VERSION.to_le_bytes());
@@ -134,7 +139,7 @@ pub fn with_prefix(magic: [u8; 8], bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// What stands behind a file's first 16 bytes, `length` bytes of it, if they are as they were written.
+/// Returns the `length` bytes after a file's first 16, if their checksum matches.
 pub fn behind_prefix(magic: [u8; 8], file: &[u8], length: usize) -> Result<&[u8], Unreadable> {
     let mut reader = Reader(file);
     let found = reader.bytes(magic.len()).ok_or(Unreadable::Damaged)?;
@@ -150,19 +155,20 @@ pub fn behind_prefix(magic: [u8; 8], file: &[u8], length: usize) -> Result<&[u8]
     Ok(bytes)
 }
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// Random: tells this life of the file from others, and our rounds from what a client sent.
+    /// A random number that distinguishes this use of the file from others, and its rounds from what a client
+    /// sent.
     pub stamp: u64,
-    /// Which segment it is: later ones have higher numbers.
+    /// The number of the segment. Later segments have higher numbers.
     pub number: u64,
-    /// Its size.
+    /// The size of the file, in bytes.
     pub bytes: u64,
 }
 
 impl SegmentHeader {
-    /// The blocks before the rounds.
+    /// Returns the blocks before the rounds.
     pub fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::new();
         [self.stamp, self.number, self.bytes].iter().for_each(|field| fields.extend(field.to_le_bytes()));
@@ -171,7 +177,7 @@ impl SegmentHeader {
         block.repeat(2)
     }
 
-    /// Reads the blocks before the rounds, of which one may be damaged.
+    /// Reads the blocks before the rounds. One of them may be damaged.
     pub fn parse(blocks: &[u8]) -> Result<Self, Unreadable> {
         let parse = |block: &[u8]| -> Result<Self, Unreadable> {
             let mut fields = Reader(behind_prefix(SEGMENT_MAGIC, block, FILE_HEADER - 16)?);
@@ -185,42 +191,43 @@ impl SegmentHeader {
     }
 }
 
-/// A partition in one life of its queue: the incarnation, and which.
-pub type PartitionId = (u64, u16);
+/// A partition of one incarnation of a queue: the incarnation, and the partition's number.
+pub type PartitionId = (u64, Partition);
 
-/// What a batch's header says.
+/// The header of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
-    /// The life of its queue.
+    /// The incarnation of its queue.
     pub incarnation: u64,
     /// Its partition.
-    pub partition: u16,
+    pub partition: Partition,
     /// The offset of its first message.
-    pub base_offset: u64,
-    /// When it was stored, Unix milliseconds.
-    pub timestamp_ms: u64,
+    pub base_offset: Offset,
+    /// When it was stored.
+    pub timestamp: UnixMillis,
     client: ClientId,
     ttl_secs: u32,
-    /// Messages in it. None is a mark: it says where its partition ends, as all that it held has expired, and its offsets go on.
+    /// The number of its messages. A batch without messages is a mark: it keeps the end of a partition whose
+    /// messages have all expired, so that its offsets continue there.
     pub count: u32,
-    /// Bytes of its records.
+    /// The size of its records, in bytes.
     pub records: u32,
     flags: u16,
     records_checksum: u32,
 }
 
 impl BatchHeader {
-    /// The offset behind its last message.
-    pub fn end_offset(&self) -> u64 {
+    /// Returns the offset after its last message.
+    pub fn end_offset(&self) -> Offset {
         self.base_offset.saturating_add(u64::from(self.count))
     }
 
-    /// When its messages end, Unix milliseconds.
-    pub fn expiry_ms(&self) -> u64 {
-        self.timestamp_ms.saturating_add(u64::from(self.ttl_secs) * 1000)
+    /// Returns when its messages expire.
+    pub fn expiry(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.ttl_secs)
     }
 
-    /// Bytes that it takes with its records.
+    /// Returns its size with its records, in bytes.
     pub fn bytes(&self) -> usize {
         BATCH_HEADER + (self.records as usize).next_multiple_of(ALIGN)
     }
@@ -235,12 +242,12 @@ impl BatchHeader {
         put(&self.records_checksum.to_le_bytes());
         put(&self.records.to_le_bytes());
         put(&self.incarnation.to_le_bytes());
-        put(&self.base_offset.to_le_bytes());
-        put(&self.timestamp_ms.to_le_bytes());
+        put(&self.base_offset.0.to_le_bytes());
+        put(&self.timestamp.get().to_le_bytes());
         put(&self.client.as_u128().to_le_bytes());
         put(&self.ttl_secs.to_le_bytes());
         put(&self.count.to_le_bytes());
-        put(&self.partition.to_le_bytes());
+        put(&self.partition.0.to_le_bytes());
         put(&self.flags.to_le_bytes());
         bytes[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
         let sum = checksum(&[&stamp.to_le_bytes(), &bytes[8..]]);
@@ -248,7 +255,8 @@ impl BatchHeader {
         bytes
     }
 
-    /// Reads one of a segment of that stamp; `None` where there is none, or a damaged one.
+    /// Reads the header of a batch in a segment with this stamp. Returns `None` if there is none or it is
+    /// damaged.
     pub fn parse(stamp: u64, bytes: &[u8]) -> Option<Self> {
         let mut fields = Reader(bytes.get(..BATCH_HEADER)?);
         let magic = fields.u32()?;
@@ -260,44 +268,39 @@ impl BatchHeader {
             records_checksum: fields.u32()?,
             records: fields.u32()?,
             incarnation: fields.u64()?,
-            base_offset: fields.u64()?,
-            timestamp_ms: fields.u64()?,
+            base_offset: Offset(fields.u64()?),
+            timestamp: UnixMillis::new(fields.u64()?),
             client: ClientId::from(fields.u128()?),
             ttl_secs: fields.u32()?,
             count: fields.u32()?,
-            partition: fields.u16()?,
+            partition: Partition(fields.u16()?),
             flags: fields.u16()?,
         };
-        let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp_ms <= TIME_MAX_MS;
+        let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp <= TIME_MAX;
         is_sound.then_some(header)
     }
 
-    /// Its records, if they are whole: `bytes` begins with the header.
+    /// Returns its records if their checksum matches. `bytes` begins with the header.
     pub fn records<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let records = bytes.get(BATCH_HEADER..)?.get(..self.records as usize)?;
         (checksum(&[records]) == self.records_checksum).then_some(records)
     }
 
-    /// The batch of these records, as it was stored; `None` for a mark.
+    /// Returns the batch with these records, as it was stored, or `None` for a mark.
     pub fn batch(&self, records: &[u8]) -> Option<StoredBatch> {
         let has_keys = self.flags & HAS_KEYS != 0;
         let batch = Batch::from_stored(self.client, self.ttl_secs, has_keys, self.count, records)?;
         let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0);
-        Some(StoredBatch {
-            base_offset: self.base_offset,
-            timestamp_ms: self.timestamp_ms,
-            stored_ns: 0,
-            batch,
-        })
+        Some(StoredBatch { base_offset: self.base_offset, timestamp: self.timestamp, stored_ns: 0, batch })
     }
 }
 
-/// Bytes that a batch takes in a round.
+/// Returns the size of a batch in a round, in bytes.
 pub fn batch_bytes(batch: &Batch) -> usize {
     BATCH_HEADER + batch.stored_bytes().next_multiple_of(ALIGN)
 }
 
-/// Writes a round behind what `buffer` holds.
+/// Writes a round to the end of a buffer.
 #[derive(Debug)]
 pub struct RoundWriter {
     stamp: u64,
@@ -306,14 +309,14 @@ pub struct RoundWriter {
 }
 
 impl RoundWriter {
-    /// Begins one of a segment of that stamp.
+    /// Begins a round of the segment with this stamp.
     pub fn begin(buffer: &mut Vec<u8>, stamp: u64) -> Self {
         let begins = buffer.len();
         buffer.extend([0; ROUND_HEADER]);
         Self { stamp, begins, batches: 0 }
     }
 
-    /// Adds a batch of that partition: its header, and where it begins in `buffer`.
+    /// Adds a batch of the partition. Returns its header and its position in `buffer`.
     pub fn push(
         &mut self,
         buffer: &mut Vec<u8>,
@@ -327,7 +330,7 @@ impl RoundWriter {
             incarnation: id.0,
             partition: id.1,
             base_offset: stored.base_offset,
-            timestamp_ms: stored.timestamp_ms,
+            timestamp: stored.timestamp,
             client: batch.client(),
             ttl_secs: batch.ttl_secs(),
             count: batch.count(),
@@ -339,19 +342,19 @@ impl RoundWriter {
         (header, at)
     }
 
-    /// Adds a mark: that partition ends at that offset.
+    /// Adds a mark that the partition ends at offset `end`.
     pub fn push_mark(
         &mut self,
         buffer: &mut Vec<u8>,
         id: PartitionId,
-        end: u64,
-        timestamp_ms: u64,
+        end: Offset,
+        timestamp: UnixMillis,
     ) -> (BatchHeader, usize) {
         let header = BatchHeader {
             incarnation: id.0,
             partition: id.1,
             base_offset: end,
-            timestamp_ms,
+            timestamp,
             client: ClientId::from(0),
             ttl_secs: 0,
             count: 0,
@@ -372,7 +375,7 @@ impl RoundWriter {
         begins
     }
 
-    /// Ends it, at that position of the segment.
+    /// Ends the round, which is written at `position` of the segment.
     pub fn end(self, buffer: &mut [u8], position: u64) {
         let body = (buffer.len() - self.begins - ROUND_HEADER) as u32;
         let header = &mut buffer[self.begins..self.begins + ROUND_HEADER];
@@ -386,7 +389,8 @@ impl RoundWriter {
     }
 }
 
-/// Bytes of the body of the round that begins there; `None` where no round of that stamp does. It may end behind the file's end.
+/// Returns the size of the body of the round that begins with `bytes`, or `None` if no round with this stamp
+/// and position does. The body may end after the end of the file.
 pub fn round_at(bytes: &[u8], stamp: u64, position: u64) -> Option<usize> {
     let mut fields = Reader(bytes.get(..ROUND_HEADER)?);
     if fields.u32()? != ROUND_MAGIC {
@@ -398,12 +402,12 @@ pub fn round_at(bytes: &[u8], stamp: u64, position: u64) -> Option<usize> {
     (is_whole && is_ours).then_some(fields.u32()? as usize)
 }
 
-/// Whether a batch's header may begin there: the cheap question before [`BatchHeader::parse`].
+/// Returns whether a batch's header may begin here: a cheap check before [`BatchHeader::parse`].
 pub fn may_be_batch(bytes: &[u8]) -> bool {
     bytes.starts_with(&BATCH_MAGIC.to_le_bytes())
 }
 
-/// Whether a round's header may begin there: the cheap question before [`round_at`].
+/// Returns whether a round's header may begin here: a cheap check before [`round_at`].
 pub fn may_be_round(bytes: &[u8]) -> bool {
     bytes.starts_with(&ROUND_MAGIC.to_le_bytes())
 }

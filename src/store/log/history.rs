@@ -1,14 +1,18 @@
-//! The starts of the servers that used a directory: what proves that one goes on where the one before it ended.
+//! The starts of the servers that used a directory: the proof that a start continues where the last one
+//! ended.
 //!
-//! A backup that is restored, a file system that is rolled back and a tail that the machine lost put a partition's end before offsets
-//! that were given out, and before positions that consumers hold. The directory itself looks the same. So each start begins a
-//! **timeline** with a random id, and notes where each partition stands. A marker names its timeline: it goes on where it stands, or where that
-//! timeline ended, if it lies beyond. Of a timeline that the directory does not know, it goes on at the oldest message.
+//! After a backup is restored, a file system is rolled back, or the machine loses the last writes, a
+//! partition ends before offsets that were given out, and before positions that consumers hold. The directory
+//! itself looks the same. So each start begins a **timeline** with a random id, and records where each
+//! partition ends. A marker names its timeline. A consumer continues at its position, or where that timeline
+//! ended if the position is beyond. If the directory does not know the timeline, the consumer continues at
+//! the oldest message.
 //!
-//! No id is given twice either. A start is proven to go on where the last one ended if it runs in the same boot of the machine, on the
-//! very file that the last one wrote, reached by the same mount: a copy has another inode, made at another time. Every other start
-//! leaves out a random number of offsets before the next message of each partition. (What rolls a file system back under a running
-//! machine without a mount, nothing here sees.)
+//! No message id is given out twice. A start is proven to continue where the last one ended if it runs in the
+//! same boot of the machine, on the very file that the last one wrote, reached through the same mount: a copy
+//! has another inode, made at another time. Every other start skips a random number of offsets before the
+//! next message of each partition. (A rollback of the file system under a running machine, without a mount,
+//! is not noticed.)
 //!
 //! ```text
 //! file     magic "MSTRMHIS", version u32, checksum u32 of the version and what follows:
@@ -25,117 +29,129 @@ use std::sync::Arc;
 
 use super::disk::{Directory, FileName, Identity, Step, run_all};
 use super::format::{OFFSET_MAX, PartitionId, Reader, Unreadable, behind_prefix, with_prefix};
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
 
 const MAGIC: [u8; 8] = *b"MSTRMHIS";
 
-/// Bytes of a file before what its checksum covers.
+/// The bytes of a file before those that its checksum covers.
 const PREFIX: usize = 16;
 
-/// Earlier timelines that are kept.
+/// The most earlier timelines that are kept with their ends.
 pub const TIMELINES_MAX: usize = 64;
 
-/// Ends that are kept of all of them together, 18 bytes each in the file and some 40 in memory. The newest timeline keeps its ends in
-/// any case.
+/// The most ends that all of them keep together, 18 bytes each in the file and about 40 in memory. The newest
+/// timeline keeps all its ends.
 pub const ENDS_MAX: usize = 1 << 20;
 
-/// What a history takes in memory at worst, bytes: the ends that it keeps, those before the jump, and the file while it is written.
-/// A directory of more partitions than [`ENDS_MAX`] keeps the ends of its last start alone.
+/// The most memory that a history takes, in bytes: the ends that it keeps, those before the jump, and the
+/// file while it is written. A directory with more partitions than [`ENDS_MAX`] keeps only the ends of its
+/// last start.
 pub const HISTORY_BYTES_MAX: usize = 2 * ENDS_MAX * 40 + 2 * ENDS_MAX * 18;
 
-/// Timelines before those of which the ids are kept, 8 bytes each. A marker of a still older one begins at the oldest message.
+/// The most older timelines of which only the ids are kept, 8 bytes each. A marker of a still older one
+/// begins at the oldest message.
 pub const FORGOTTEN_MAX: usize = 4_096;
 
-/// The least number of offsets that a new timeline leaves out: more than any partition stores after a backup was made.
+/// The fewest offsets that a new timeline skips: more than any partition stores after a backup was made.
 pub(super) const JUMP_MIN: u64 = 1 << 40;
 
-/// What the random part of a jump is a multiple of, and how many multiples there are. Two timelines that begin at the same message
-/// give out the same ids only where they jump equally far, to within the number of messages that they store.
+/// The random part of a jump is a multiple of this; [`JUMP_STEPS`] is the number of multiples. Two timelines
+/// that begin at the same message give out the same ids only if they draw the same multiple.
 const JUMP_STEP: u64 = 1 << 32;
 const JUMP_STEPS: u64 = 1 << 16;
 
-/// No partition jumps beyond this.
-const JUMP_END: u64 = OFFSET_MAX / 2;
+/// No partition jumps beyond this offset.
+const JUMP_END: Offset = Offset(OFFSET_MAX.0 / 2);
 
-const _: () = assert!(JUMP_MIN + JUMP_STEPS * JUMP_STEP <= JUMP_END, "every jump is one that can be read");
+const _: () = assert!(JUMP_MIN + JUMP_STEPS * JUMP_STEP <= JUMP_END.0, "every jump can be read back");
 
-/// The timeline of directories that were written before there were timelines, and of markers from that time.
+/// The timeline of directories that were written before timelines existed, and of markers from that time.
 pub const LEGACY: u64 = 0;
 
-/// Where and when a server starts.
+/// The time and the boot in which a server starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
     /// Unix time, nanoseconds.
     pub unix_ns: u64,
-    /// The boot of the machine, from `/proc/sys/kernel/random/boot_id`; 0 where the system does not say.
+    /// The boot of the machine, from `/proc/sys/kernel/random/boot_id`; 0 if the system does not report it.
     pub boot: u128,
 }
 
-/// A segment that a clean stop has sealed.
+impl Moment {
+    /// Returns the same Unix time in milliseconds.
+    pub fn unix(&self) -> UnixMillis {
+        UnixMillis::new(self.unix_ns / 1_000_000)
+    }
+}
+
+/// A segment that a clean stop sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sealed {
-    /// Its file.
+    /// The number of its file.
     pub place: u32,
-    /// Which life of the file.
+    /// The stamp of its rounds.
     pub stamp: u64,
-    /// Where its last round ends.
+    /// The position at which its last round ends.
     pub end: u64,
 }
 
-/// A timeline that has ended.
+/// An earlier timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Timeline {
     id: u64,
-    /// Where each partition stood, if it held anything.
-    ends: HashMap<PartitionId, u64>,
+    /// The end of each partition that held anything, when the next timeline began.
+    ends: HashMap<PartitionId, Offset>,
 }
 
-/// See the module's page.
+/// The timelines of a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     /// Signs the markers of this directory.
     pub key: u128,
-    /// The key is not that of earlier markers: it was lost.
+    /// Whether the key differs from that of earlier markers, because that one was lost.
     pub is_key_new: bool,
     /// The present timeline.
     pub timeline: u64,
     boot: u128,
     identity: Identity,
     jump: u64,
-    /// Queues that were made later jump no more.
+    /// The last incarnation before the jump. Newer queues do not jump.
     incarnation: u64,
     earlier: VecDeque<Timeline>,
-    /// Still earlier ones, whose ends are not kept.
+    /// The ids of still earlier timelines, whose ends are not kept.
     forgotten: VecDeque<u64>,
-    /// Where each partition stood before the jump.
-    floor: HashMap<PartitionId, u64>,
-    /// What the last clean stop sealed; nothing where the server did not end cleanly.
+    /// The end of each partition before the jump.
+    floor: HashMap<PartitionId, Offset>,
+    /// The segments that the last clean stop sealed, or `None` if the server did not stop cleanly.
     pub stopped: Option<Vec<Sealed>>,
 }
 
 impl History {
-    /// That of a directory without one. It is new, or of a version that kept none, or somebody has removed it.
+    /// Creates the history of a directory without one: the directory is new, or from a version that kept
+    /// none, or the file was removed.
     pub fn begin(is_used: bool, random: u128) -> Self {
         let timeline = if is_used { LEGACY } else { new_id(random) };
         Self { key: random, is_key_new: is_used, timeline, ..Self::default() }
     }
 
-    /// That of a directory whose history is damaged: nothing is known of earlier timelines.
+    /// Creates the history of a directory whose history is damaged: nothing is known of earlier timelines.
     pub fn lost(random: u128) -> Self {
         Self { is_key_new: true, ..Self::begin(false, random) }
     }
 
-    /// Whether a server that starts now is proven to go on where the last one ended.
+    /// Returns whether a server that starts now is proven to continue where the last one ended.
     pub fn is_continued(&self, now: &Moment, identity: Identity) -> bool {
         let is_proof = now.boot != 0 && identity.made_ns != 0 && !identity.is_touched;
         is_proof && self.boot == now.boot && self.identity == identity
     }
 
-    /// A server starts: `ends` says where each partition stands, `incarnation` which queue was made last. Where nothing proves that it
-    /// goes on, offsets are left out.
+    /// Records a start with the end of each partition and the incarnation of the newest queue. If it is not
+    /// proven to continue, partitions skip offsets.
     pub fn start(
         &mut self,
         is_continued: bool,
-        ends: HashMap<PartitionId, u64>,
+        ends: HashMap<PartitionId, Offset>,
         incarnation: u64,
         random: u128,
     ) {
@@ -157,27 +173,28 @@ impl History {
         self.forgotten.drain(..surplus);
     }
 
-    /// How many offsets are left out before the next message of a partition that ends there: none where it has got one since.
-    pub fn jump(&self, id: PartitionId, end: u64) -> u64 {
-        let is_old = id.0 <= self.incarnation && end <= self.floor.get(&id).copied().unwrap_or(0);
-        if is_old { self.jump.min(JUMP_END.saturating_sub(end)) } else { 0 }
+    /// Returns how many offsets are skipped before the next message of a partition that ends at `end`: 0 if
+    /// it got a message since the jump.
+    pub fn jump(&self, id: PartitionId, end: Offset) -> u64 {
+        let is_old = id.0 <= self.incarnation && end <= self.floor.get(&id).copied().unwrap_or_default();
+        if is_old { self.jump.min(JUMP_END.saturating_since(end)) } else { 0 }
     }
 
-    /// Where a consumer goes on that stood at `position` of a partition in that timeline: at the oldest message that it may not have
-    /// seen.
-    pub fn resume(&self, timeline: u64, id: PartitionId, position: u64) -> u64 {
+    /// Returns where a consumer continues that had `position` in a partition in this timeline: at the oldest
+    /// message that it may not have seen.
+    pub fn resume(&self, timeline: u64, id: PartitionId, position: Offset) -> Offset {
         if timeline == self.timeline {
             return position;
         }
         let known = match self.forgotten.contains(&timeline) {
-            // It ended before the oldest whose ends are kept.
+            // It ended before the oldest timeline whose ends are kept.
             true => self.earlier.front(),
             false => self.earlier.iter().find(|earlier| earlier.id == timeline),
         };
-        known.map_or(0, |known| known.ends.get(&id).copied().unwrap_or(0).min(position))
+        known.map_or(Offset::ZERO, |known| known.ends.get(&id).copied().unwrap_or_default().min(position))
     }
 
-    /// Writes it, as that of a server that runs since `now`.
+    /// Writes the history of a server that started at `now`.
     pub fn save(&mut self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
         directory.run(&Step::Create(FileName::NewHistory))?;
         self.identity = directory.identity(FileName::NewHistory)?;
@@ -220,7 +237,7 @@ impl History {
         with_prefix(MAGIC, &fields)
     }
 
-    /// Reads a file's content.
+    /// Parses the content of a file.
     pub fn parse(file: &[u8]) -> Result<Self, Unreadable> {
         let fields = behind_prefix(MAGIC, file, file.len().saturating_sub(PREFIX))?;
         Self::parse_fields(&mut Reader(fields)).ok_or(Unreadable::Damaged)
@@ -245,7 +262,7 @@ impl History {
         };
         let sealed = (0..count).map(|_| sealed(fields)).collect::<Option<Vec<_>>>()?;
         let stopped = is_stopped.then_some(sealed);
-        let is_sound = jump <= JUMP_END;
+        let is_sound = jump <= JUMP_END.0;
         is_sound.then_some(Self {
             key,
             is_key_new,
@@ -262,17 +279,18 @@ impl History {
     }
 }
 
-fn put_ends(ends: &HashMap<PartitionId, u64>, fields: &mut Vec<u8>) {
+fn put_ends(ends: &HashMap<PartitionId, Offset>, fields: &mut Vec<u8>) {
     fields.extend((ends.len() as u32).to_le_bytes());
     for ((incarnation, partition), end) in ends {
         fields.extend(incarnation.to_le_bytes());
-        fields.extend(partition.to_le_bytes());
-        fields.extend(end.to_le_bytes());
+        fields.extend(partition.0.to_le_bytes());
+        fields.extend(end.0.to_le_bytes());
     }
 }
 
-fn read_ends(fields: &mut Reader<'_>) -> Option<HashMap<PartitionId, u64>> {
-    let end = |fields: &mut Reader<'_>| Some(((fields.u64()?, fields.u16()?), fields.u64()?));
+fn read_ends(fields: &mut Reader<'_>) -> Option<HashMap<PartitionId, Offset>> {
+    let end =
+        |fields: &mut Reader<'_>| Some(((fields.u64()?, Partition(fields.u16()?)), Offset(fields.u64()?)));
     let ends = (0..fields.u32()?).map(|_| end(fields)).collect::<Option<HashMap<_, _>>>()?;
     ends.values().all(|end| *end <= OFFSET_MAX).then_some(ends)
 }
@@ -286,66 +304,85 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ID: PartitionId = (5, 0);
+    const ID: PartitionId = (5, Partition(0));
 
-    fn ends(end: u64) -> HashMap<PartitionId, u64> {
+    fn ends(end: Offset) -> HashMap<PartitionId, Offset> {
         [(ID, end)].into()
     }
 
     #[test]
-    fn a_marker_goes_on_where_both_timelines_still_agree() {
+    fn a_marker_continues_where_both_timelines_still_agree() {
         let mut ours = History::begin(false, 1);
         let first = ours.timeline;
-        ours.start(true, ends(10), 5, 2);
+        ours.start(true, ends(Offset(10)), 5, 2);
         let second = ours.timeline;
-        ours.start(true, ends(30), 5, 3);
+        ours.start(true, ends(Offset(30)), 5, 3);
         let mut theirs = History::begin(false, 1);
-        theirs.start(true, ends(10), 5, 77);
-        assert_eq!(ours.resume(ours.timeline, ID, 99), 99, "the present timeline is believed");
-        assert_eq!((ours.resume(first, ID, 4), ours.resume(first, ID, 12)), (4, 10));
-        assert_eq!(ours.resume(second, ID, 29), 29);
-        assert_eq!(ours.resume(second, (5, 1), 29), 0, "nothing was there when it ended");
-        assert_eq!(ours.resume(theirs.timeline, ID, 12), 0, "nobody knows where another branch began");
+        theirs.start(true, ends(Offset(10)), 5, 77);
+        assert_eq!(
+            ours.resume(ours.timeline, ID, Offset(99)),
+            Offset(99),
+            "positions of the present timeline are kept"
+        );
+        assert_eq!(
+            (ours.resume(first, ID, Offset(4)), ours.resume(first, ID, Offset(12))),
+            (Offset(4), Offset(10))
+        );
+        assert_eq!(ours.resume(second, ID, Offset(29)), Offset(29));
+        assert_eq!(
+            ours.resume(second, (5, Partition(1)), Offset(29)),
+            Offset(0),
+            "the partition was empty when it ended"
+        );
+        assert_eq!(
+            ours.resume(theirs.timeline, ID, Offset(12)),
+            Offset(0),
+            "it is unknown where another branch began"
+        );
     }
 
     #[test]
-    fn timelines_that_are_forgotten_are_known_to_be_older() {
+    fn forgotten_timelines_are_known_to_be_older() {
         let mut history = History::begin(false, 1);
         let first = history.timeline;
         for round in 0..2 * TIMELINES_MAX as u64 {
-            history.start(true, ends(100 + round), 5, u128::from(round + 1_000));
+            history.start(true, ends(Offset(100 + round)), 5, u128::from(round + 1_000));
         }
         assert_eq!(history.earlier.len(), TIMELINES_MAX);
-        assert_eq!(history.resume(first, ID, 50), 50);
-        assert_eq!(history.resume(987_654, ID, 50), 0, "one of another branch is not");
+        assert_eq!(history.resume(first, ID, Offset(50)), Offset(50));
+        assert_eq!(
+            history.resume(987_654, ID, Offset(50)),
+            Offset(0),
+            "a timeline of another branch is not known"
+        );
         let again = History::parse(&history.encode()).unwrap();
-        assert_eq!(again.resume(first, ID, 50), 50);
+        assert_eq!(again.resume(first, ID, Offset(50)), Offset(50));
     }
 
     #[test]
-    fn offsets_are_left_out_once_and_not_for_younger_queues() {
+    fn offsets_are_skipped_once_and_not_for_newer_queues() {
         let mut history = History::begin(true, 1);
-        history.start(true, ends(7), 5, 123 << 32);
-        assert_eq!(history.jump(ID, 7), 0, "it is proven to go on");
-        history.start(false, ends(7), 5, 123 << 32);
-        assert_eq!(history.jump(ID, 7), JUMP_MIN + 123 * JUMP_STEP);
-        history.start(true, ends(7), 6, 1 << 32);
-        assert_eq!(history.jump(ID, 7), JUMP_MIN + 123 * JUMP_STEP);
-        assert_eq!(history.jump(ID, 8 + history.jump(ID, 7)), 0, "it has got a message since");
-        assert_eq!(history.jump((6, 0), 0), 0, "its queue is younger");
+        history.start(true, ends(Offset(7)), 5, 123 << 32);
+        assert_eq!(history.jump(ID, Offset(7)), 0, "it is proven to continue");
+        history.start(false, ends(Offset(7)), 5, 123 << 32);
+        assert_eq!(history.jump(ID, Offset(7)), JUMP_MIN + 123 * JUMP_STEP);
+        history.start(true, ends(Offset(7)), 6, 1 << 32);
+        assert_eq!(history.jump(ID, Offset(7)), JUMP_MIN + 123 * JUMP_STEP);
+        assert_eq!(history.jump(ID, Offset(8) + history.jump(ID, Offset(7))), 0, "it got a message since");
+        assert_eq!(history.jump((6, Partition(0)), Offset(0)), 0, "its queue is newer");
         assert_eq!(
-            history.jump((5, 1), 0),
+            history.jump((5, Partition(1)), Offset(0)),
             history.jump,
             "its queue is older, and another branch may have used it"
         );
-        history.start(false, ends(JUMP_END - 1), 5, 1 << 32);
-        assert_eq!(history.jump(ID, JUMP_END - 1), 1, "offsets do not overflow");
+        history.start(false, ends(JUMP_END.previous()), 5, 1 << 32);
+        assert_eq!(history.jump(ID, JUMP_END.previous()), 1, "offsets do not overflow");
     }
 
     proptest! {
         #[test]
-        fn it_comes_back_as_it_was_written_or_is_damaged(
-            all in proptest::collection::vec((any::<u64>(), any::<u16>(), 0..=OFFSET_MAX), 0..20),
+        fn a_history_is_read_back_as_written_or_is_damaged(
+            all in proptest::collection::vec((any::<u64>(), any::<u16>().prop_map(Partition), (0..=OFFSET_MAX.0).prop_map(Offset)), 0..20),
             stopped in proptest::option::of(proptest::collection::vec((any::<u32>(), any::<u64>(), any::<u64>()), 0..4)),
             cut in any::<usize>(),
         ) {

@@ -1,104 +1,106 @@
-//! A segment's index: which partitions it holds, and where.
+//! The index of a segment: which partitions it holds, and where.
 //!
-//! A **run** is a stretch of a segment in which a partition has batches, with whatever lies between them: an entry for each
-//! batch would outgrow the data where messages are small. A **span** is what one segment holds of one partition. The index file
-//! of a sealed segment is believed only with its checksums, and says where the segment ends; without it the segment is scanned.
+//! A **run** is a stretch of a segment in which a partition has batches, including what lies between them. An
+//! entry for each batch would take more room than the data if messages are small. A **span** is what one
+//! segment holds of one partition. The index file of a sealed segment says where the segment ends. It is used
+//! only if its checksums match; without it, the segment is scanned.
 //!
 //! ```text
 //! header   magic "MSTRMIDX", version u32, checksum u32 of the version and the 24 bytes that follow,
-//!          stamp u64, end u64 (position behind the last round), spans u32, checksum u32 of the spans
+//!          stamp u64, end u64 (position after the last round), spans u32, checksum u32 of the spans
 //! span     incarnation u64, partition u64, first u64, end u64 (offsets), first and last timestamp u64, expiry u64 (the latest),
 //!          bytes u64 (of batches), messages u64, runs u32, checksum u32 of its runs
 //! run      first u64, end u64 (offsets), timestamp u64, position u64, bytes u64
 //! ```
 //!
-//! The runs of all spans follow the spans in their order.
+//! The runs of all spans follow the spans, in the same order.
 
 use std::collections::BTreeMap;
 
 use super::format::{
-    BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX_MS, Unreadable, behind_prefix, checksum,
-    with_prefix,
+    BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX, Unreadable, behind_prefix, checksum, with_prefix,
 };
+use crate::base::millis::UnixMillis;
+use crate::base::units::{Offset, Partition};
 
 const MAGIC: [u8; 8] = *b"MSTRMIDX";
 
-/// Bytes before the spans.
+/// The size of the header, in bytes.
 pub const INDEX_HEADER: usize = 40;
 
-/// Bytes of a span and of a run.
+/// The size of a span, in bytes.
 pub const SPAN_BYTES: usize = 80;
-/// See [`SPAN_BYTES`].
+/// The size of a run, in bytes.
 pub const RUN_BYTES: usize = 40;
 
-/// Batches so near to one another belong to one run: to read what lies between costs less than to read twice.
+/// The largest gap between two batches of a run, in bytes: reading such a gap costs less than another read.
 const RUN_GAP: u64 = 4096;
 
-/// A run is not continued beyond so much: it is read as a whole.
+/// The size up to which a run grows, in bytes. A run is read as a whole.
 pub const RUN_BYTES_MAX: u64 = 256 << 10;
 
 const _: () = assert!(RUN_GAP < RUN_BYTES_MAX, "a run spans more than one gap");
 
-/// See the module's page.
+/// A stretch of a segment in which a partition has batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The offset of its first message.
-    pub first: u64,
-    /// The offset behind its last.
-    pub end: u64,
-    /// When its first batch was stored, Unix milliseconds.
-    pub timestamp_ms: u64,
-    /// Where it begins in the segment.
+    pub first: Offset,
+    /// The offset after its last message.
+    pub end: Offset,
+    /// When its first batch was stored.
+    pub timestamp: UnixMillis,
+    /// Its position in the segment.
     pub at: u64,
-    /// Its length.
+    /// Its length, in bytes.
     pub bytes: u64,
 }
 
-/// What a span is, without where its runs are.
+/// A span without its runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanHead {
     /// The offset of its first message.
-    pub first: u64,
-    /// The offset behind its last.
-    pub end: u64,
-    /// When its first batch was stored, Unix milliseconds.
-    pub first_ms: u64,
-    /// When its last was.
-    pub last_ms: u64,
-    /// When the last of its messages to end ends.
-    pub expiry_ms: u64,
-    /// Bytes of its batches.
+    pub first: Offset,
+    /// The offset after its last message.
+    pub end: Offset,
+    /// When its first batch was stored.
+    pub oldest: UnixMillis,
+    /// When its last batch was stored.
+    pub newest: UnixMillis,
+    /// When the last of its messages expires.
+    pub expiry: UnixMillis,
+    /// The size of its batches, in bytes.
     pub bytes: u64,
-    /// Messages in it.
+    /// The number of its messages.
     pub messages: u64,
 }
 
 impl SpanHead {
-    /// Whether its numbers can be those of a span.
+    /// Returns whether its numbers can be those of a span.
     fn is_sound(&self) -> bool {
-        self.first <= self.end && self.end <= OFFSET_MAX && self.first_ms.max(self.last_ms) <= TIME_MAX_MS
+        self.first <= self.end && self.end <= OFFSET_MAX && self.oldest.max(self.newest) <= TIME_MAX
     }
 }
 
-/// A span under construction: in a segment that is written, or scanned.
+/// A span under construction, in a segment that is being written or scanned.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// What it is.
+    /// Its offsets, times and sizes.
     pub head: SpanHead,
-    /// Where it is.
+    /// Where its batches are.
     pub runs: Vec<Run>,
 }
 
 impl Span {
-    /// One of a single batch, which stands at that position.
+    /// Creates a span of a single batch at position `at`.
     pub fn new(header: &BatchHeader, at: u64) -> Self {
         let mut span = Self {
             head: SpanHead {
                 first: header.base_offset,
                 end: header.base_offset,
-                first_ms: header.timestamp_ms,
-                last_ms: 0,
-                expiry_ms: 0,
+                oldest: header.timestamp,
+                newest: UnixMillis::ZERO,
+                expiry: UnixMillis::ZERO,
                 bytes: 0,
                 messages: 0,
             },
@@ -108,13 +110,13 @@ impl Span {
         span
     }
 
-    /// The next batch.
+    /// Adds the next batch, at position `at`.
     pub fn push(&mut self, header: &BatchHeader, at: u64) {
         let bytes = header.bytes() as u64;
         let head = &mut self.head;
         head.end = header.end_offset();
-        head.last_ms = header.timestamp_ms;
-        head.expiry_ms = head.expiry_ms.max(header.expiry_ms());
+        head.newest = header.timestamp;
+        head.expiry = head.expiry.max(header.expiry());
         head.bytes += bytes;
         head.messages += u64::from(header.count);
         match self.runs.last_mut() {
@@ -125,7 +127,7 @@ impl Span {
             _ => self.runs.push(Run {
                 first: header.base_offset,
                 end: head.end,
-                timestamp_ms: header.timestamp_ms,
+                timestamp: header.timestamp,
                 at,
                 bytes,
             }),
@@ -133,10 +135,10 @@ impl Span {
     }
 }
 
-/// What a segment holds of each partition.
+/// The spans of a segment, by partition.
 pub type Spans = BTreeMap<PartitionId, Span>;
 
-/// The next batch of a segment, which stands at that position.
+/// Adds the next batch of a segment, at position `at`.
 pub fn add_to(spans: &mut Spans, header: &BatchHeader, at: u64) {
     spans
         .entry((header.incarnation, header.partition))
@@ -144,23 +146,23 @@ pub fn add_to(spans: &mut Spans, header: &BatchHeader, at: u64) {
         .or_insert_with(|| Span::new(header, at));
 }
 
-/// Where the runs of a sealed span are in its index.
+/// The place of a sealed span's runs in its index file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunsAt {
-    /// Where they begin in the index file.
+    /// Their position in the index file.
     pub at: u64,
-    /// How many there are.
+    /// Their number.
     pub count: u32,
     checksum: u32,
 }
 
 impl RunsAt {
-    /// Bytes of them.
+    /// Returns their size, in bytes.
     pub fn bytes(&self) -> usize {
         self.count as usize * RUN_BYTES
     }
 
-    /// Reads them; `None` where they are not what was written.
+    /// Reads them. Returns `None` if they are damaged.
     pub fn parse(&self, bytes: &[u8]) -> Option<Vec<Run>> {
         if bytes.len() != self.bytes() || checksum(&[bytes]) != self.checksum {
             return None;
@@ -170,9 +172,9 @@ impl RunsAt {
             .map(|run| {
                 let mut fields = Reader(run);
                 let run = Run {
-                    first: fields.u64()?,
-                    end: fields.u64()?,
-                    timestamp_ms: fields.u64()?,
+                    first: Offset(fields.u64()?),
+                    end: Offset(fields.u64()?),
+                    timestamp: UnixMillis::new(fields.u64()?),
                     at: fields.u64()?,
                     bytes: fields.u64()?,
                 };
@@ -182,32 +184,42 @@ impl RunsAt {
     }
 }
 
-/// What the index of a sealed segment says.
+/// The index of a sealed segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     /// Where the segment's rounds end.
     pub end: u64,
-    /// What it holds.
+    /// The spans of the segment, by partition, and where their runs are.
     pub spans: Vec<(PartitionId, SpanHead, RunsAt)>,
 }
 
 impl Index {
-    /// The index of a segment of that stamp, and the bytes of its file.
+    /// Returns the index of the segment with this stamp, and the content of its file.
     pub fn encode(stamp: u64, end: u64, spans: &Spans) -> (Self, Vec<u8>) {
         let mut runs_at = INDEX_HEADER + spans.len() * SPAN_BYTES;
         let (mut heads, mut all_runs, mut index) = (Vec::new(), Vec::new(), Vec::new());
         for (id, span) in spans {
             let begins = all_runs.len();
             for run in &span.runs {
-                [run.first, run.end, run.timestamp_ms, run.at, run.bytes]
+                [run.first.0, run.end.0, run.timestamp.get(), run.at, run.bytes]
                     .iter()
                     .for_each(|field| all_runs.extend(field.to_le_bytes()));
             }
             let (count, checksum) = (span.runs.len() as u32, checksum(&[&all_runs[begins..]]));
-            let SpanHead { first, end, first_ms, last_ms, expiry_ms, bytes, messages } = span.head;
-            [id.0, u64::from(id.1), first, end, first_ms, last_ms, expiry_ms, bytes, messages]
-                .iter()
-                .for_each(|field| heads.extend(field.to_le_bytes()));
+            let SpanHead { first, end, oldest, newest, expiry, bytes, messages } = span.head;
+            [
+                id.0,
+                u64::from(id.1.0),
+                first.0,
+                end.0,
+                oldest.get(),
+                newest.get(),
+                expiry.get(),
+                bytes,
+                messages,
+            ]
+            .iter()
+            .for_each(|field| heads.extend(field.to_le_bytes()));
             heads.extend(count.to_le_bytes());
             heads.extend(checksum.to_le_bytes());
             index.push((*id, span.head, RunsAt { at: runs_at as u64, count, checksum }));
@@ -224,8 +236,8 @@ impl Index {
         (Self { end, spans: index }, file)
     }
 
-    /// Reads the index of the segment of that stamp, from its file's beginning: [`INDEX_HEADER`] bytes, then what
-    /// [`Self::heads_bytes`] says.
+    /// Reads the index of the segment with this stamp from the beginning of its file: [`INDEX_HEADER`] bytes,
+    /// then [`Self::heads_bytes`] more.
     pub fn parse(stamp: u64, file: &[u8]) -> Result<Self, Unreadable> {
         let (of, end, count, sum) = Self::header(file)?;
         let heads = file.get(INDEX_HEADER..).and_then(|rest| rest.get(..count.checked_mul(SPAN_BYTES)?));
@@ -237,13 +249,13 @@ impl Index {
         let spans = heads.chunks_exact(SPAN_BYTES).map(|head| {
             let mut fields = Reader(head);
             let mut field = || fields.u64();
-            let id = (field()?, u16::try_from(field()?).ok()?);
+            let id = (field()?, Partition(u16::try_from(field()?).ok()?));
             let head = SpanHead {
-                first: field()?,
-                end: field()?,
-                first_ms: field()?,
-                last_ms: field()?,
-                expiry_ms: field()?,
+                first: Offset(field()?),
+                end: Offset(field()?),
+                oldest: UnixMillis::new(field()?),
+                newest: UnixMillis::new(field()?),
+                expiry: UnixMillis::new(field()?),
                 bytes: field()?,
                 messages: field()?,
             };
@@ -255,12 +267,12 @@ impl Index {
         Ok(Self { end, spans })
     }
 
-    /// Of which segment it is.
+    /// Returns the stamp of the index's segment.
     pub fn stamp(file: &[u8]) -> Result<u64, Unreadable> {
         Ok(Self::header(file)?.0)
     }
 
-    /// Bytes of the spans that follow the header.
+    /// Returns the size of the spans that follow the header, in bytes.
     pub fn heads_bytes(header: &[u8]) -> Result<usize, Unreadable> {
         Self::header(header)?.2.checked_mul(SPAN_BYTES).ok_or(Unreadable::Damaged)
     }

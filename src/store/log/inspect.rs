@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::catalogue;
 use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
-use super::format::{BatchHeader, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::format::{BatchHeader, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run};
 use super::os::moment;
@@ -17,7 +18,9 @@ use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use super::summary;
 use crate::base::batch::StoredBatch;
+use crate::base::millis::UnixMillis;
 use crate::base::names::FullName;
+use crate::base::units::Partition;
 use crate::store::{Life, QueueSummary};
 
 /// A directory to which nothing is written.
@@ -47,7 +50,7 @@ impl Directory for ReadOnly<'_> {
 #[derive(Debug)]
 pub struct Contents {
     queues: BTreeMap<FullName, Life>,
-    pasts: BTreeMap<(u64, u16), Past>,
+    pasts: BTreeMap<PartitionId, Past>,
     /// What was found wrong on the way.
     pub report: Report,
 }
@@ -61,11 +64,11 @@ impl Contents {
     }
 
     /// The queues, by name.
-    pub fn queues(&self, unix_ms: u64) -> Vec<(&FullName, QueueSummary)> {
+    pub fn queues(&self, unix: UnixMillis) -> Vec<(&FullName, QueueSummary)> {
         let summary = |life: &Life| {
             let mut held = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
-            for (_, past) in self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX)) {
-                summary::add(&mut held, past.spans.iter().map(|span| &span.head), unix_ms);
+            for (_, past) in self.pasts.range(partitions_of(life)) {
+                summary::add(&mut held, past.spans.iter().map(|span| &span.head), unix);
             }
             held
         };
@@ -78,14 +81,12 @@ impl Contents {
         &self,
         directory: &dyn Directory,
         name: &FullName,
-        mut take: impl FnMut(u16, StoredBatch) -> io::Result<()>,
+        mut take: impl FnMut(Partition, StoredBatch) -> io::Result<()>,
         mut damaged: impl FnMut(FileName, Damage),
     ) -> Option<io::Result<()>> {
         let life = self.queues.get(name)?;
         let mut dump = || {
-            for ((incarnation, partition), past) in
-                self.pasts.range((life.incarnation, 0)..=(life.incarnation, u16::MAX))
-            {
+            for ((incarnation, partition), past) in self.pasts.range(partitions_of(life)) {
                 for span in &past.spans {
                     let file = FileName::Segment(span.segment.place);
                     for run in &*runs(directory, span)? {
@@ -107,6 +108,11 @@ impl Contents {
         };
         Some(dump())
     }
+}
+
+/// From the first partition that a life of a queue may have to the last.
+fn partitions_of(life: &Life) -> RangeInclusive<PartitionId> {
+    (life.incarnation, Partition(0))..=(life.incarnation, Partition(u16::MAX))
 }
 
 fn runs(directory: &dyn Directory, span: &SealedSpan) -> io::Result<Arc<[Run]>> {
@@ -147,7 +153,7 @@ pub fn verify(
 ) -> Result<(), OpenError> {
     let files = directory.list()?;
     let (deleted, stopped) = deleted_and_stopped(directory, &files);
-    let facts = Facts { stopped: &stopped, deleted: &deleted, unix_ms: now.unix_ns / 1_000_000 };
+    let facts = Facts { stopped: &stopped, deleted: &deleted, unix: now.unix() };
     let is_known =
         |place: u32| files.iter().any(|(file, _)| *file == FileName::Index(place)) || facts.names(place);
     for (file, length) in &files {

@@ -1,4 +1,4 @@
-//! The segment that a shard writes: rounds, one at a time, while the next one fills.
+//! The segment that a shard writes, one round at a time, while the next round fills.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,19 +10,22 @@ use super::format::{
 };
 use super::index::{Spans, add_to};
 use crate::base::batch::{Batch, StoredBatch};
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::{Asker, Stream};
 
-/// Bytes of a round, but for its last batch: enough to hide what a sync costs, and not so much that whoever comes next waits.
+/// The size up to which a round grows, in bytes; its last batch may exceed it. Large enough to hide the cost
+/// of a sync, and small enough that the next batches do not wait for long.
 pub const ROUND_BYTES: usize = 1 << 20;
 
 const _: () = assert!(ROUNDS_AT.is_multiple_of(BLOCK as u64), "rounds are written in whole blocks");
 
-/// What is to be written.
+/// An entry of a round.
 #[derive(Clone, Debug)]
 pub(super) enum JournalEntry<T: Asker> {
-    /// Messages.
+    /// A batch of messages.
     Append { token: T::Append, stream: Stream, id: PartitionId, batch: Batch },
-    /// Where a partition ends.
+    /// A mark of where a partition ends.
     Mark { id: PartitionId },
 }
 
@@ -41,27 +44,27 @@ impl<T: Asker> JournalEntry<T> {
     }
 }
 
-/// What a round makes of it.
+/// An entry as part of a round.
 #[derive(Clone, Debug)]
 pub(super) struct Written<T: Asker> {
     pub entry: JournalEntry<T>,
-    /// Its header, and where it stands in the segment.
+    /// Its header, and its position in the segment.
     pub header: BatchHeader,
     pub at: u64,
-    /// What it stores; nothing for a mark.
+    /// The batch as it is stored, or `None` for a mark.
     pub stored: Option<StoredBatch>,
 }
 
-/// The segment that is written.
+/// The segment that is being written.
 #[derive(Debug)]
 pub(super) struct Active {
     pub place: u32,
     pub header: SegmentHeader,
-    /// Where the next round begins, at most `header.bytes`.
+    /// The position of the next round, at most `header.bytes`.
     pub end: u64,
-    /// What stands between the last multiple of a block and `end`: it is written again with what follows.
+    /// The bytes from the last multiple of a block to `end`. They are written again with the next round.
     last_block: Vec<u8>,
-    /// What it holds.
+    /// What it holds of each partition.
     pub spans: Spans,
 }
 
@@ -71,7 +74,7 @@ impl Active {
         Self { place: place.place, header, end, last_block, spans }
     }
 
-    /// Whether more than half of it is written.
+    /// Returns whether more than half of it is written.
     pub(super) fn is_half_full(&self) -> bool {
         self.end > self.header.bytes / 2
     }
@@ -81,29 +84,30 @@ impl Active {
     }
 }
 
-/// The largest batch that a segment of so many bytes takes, in stored form.
+/// Returns the size of the largest batch that a segment of `segment_bytes` can hold, in stored form.
 pub fn stored_bytes_max(segment_bytes: u64) -> u64 {
     segment_bytes.saturating_sub(ROUNDS_AT + (ROUND_HEADER + BATCH_HEADER) as u64) / BLOCK as u64
         * BLOCK as u64
 }
 
-/// A round under way.
+/// The round that is being written.
 #[derive(Debug)]
 struct Round<T: Asker> {
     written: Vec<Written<T>>,
-    /// Where it ends, within the segment.
+    /// The position of its end in the segment.
     end: u64,
     last_block: Vec<u8>,
 }
 
-/// See the module's page.
+/// The segment that a shard writes, and the entries of this round and the next ones.
 #[derive(Debug)]
 pub(super) struct Journal<T: Asker> {
-    /// The segment that is written.
+    /// The segment that is being written.
     active: Option<Active>,
-    /// What the next rounds hold, in order.
+    /// The entries of the next rounds, in order.
     pending: VecDeque<JournalEntry<T>>,
-    /// The round under way. It belongs to `active`, which is not sealed before it has ended.
+    /// The round that is being written. It belongs to `active`, which is not sealed before the round has
+    /// ended.
     round: Option<Round<T>>,
 }
 
@@ -112,41 +116,41 @@ impl<T: Asker> Journal<T> {
         Self { active: None, pending: VecDeque::new(), round: None }
     }
 
-    /// The segment that is written.
+    /// Returns the segment that is being written.
     #[inline]
     pub(super) fn active(&self) -> Option<&Active> {
         self.active.as_ref()
     }
 
-    /// Goes on in a new segment.
+    /// Continues in a new segment.
     pub(super) fn begin(&mut self, segment: Active) {
         debug_assert!(self.active.is_none() && self.round.is_none(), "one segment is written at a time");
         self.active = Some(segment);
     }
 
-    /// Ends the segment that is written.
+    /// Takes the segment that is being written, to seal it.
     pub(super) fn take_active(&mut self) -> Option<Active> {
         debug_assert!(self.round.is_none(), "a round is under way");
         self.active.take()
     }
 
-    /// The next thing to write.
+    /// Adds the next entry.
     #[inline]
     pub(super) fn push(&mut self, entry: JournalEntry<T>) {
         self.pending.push_back(entry);
     }
 
-    /// Whether a round is under way.
+    /// Returns whether a round is being written.
     pub(super) fn is_writing(&self) -> bool {
         self.round.is_some()
     }
 
-    /// Whether something waits to be written.
+    /// Returns whether entries wait to be written.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Takes out all that is being written and all that waits for it.
+    /// Takes the entries of the round that is being written, and those that wait.
     pub(super) fn take_all(&mut self) -> Vec<JournalEntry<T>> {
         let round = self.round.take().map(|round| round.written).unwrap_or_default();
         round.into_iter().map(|written| written.entry).chain(std::mem::take(&mut self.pending)).collect()
@@ -160,7 +164,8 @@ impl<T: Asker> Journal<T> {
         taken
     }
 
-    /// How many of what waits make the next round; none where the segment has no room for the first.
+    /// Returns how many of the waiting entries make up the next round: 0 if the segment has no room for the
+    /// first.
     fn next_count(&self, active: &Active) -> usize {
         let (mut bytes, room) = (0, active.room());
         self.pending
@@ -173,12 +178,12 @@ impl<T: Asker> Journal<T> {
             .count()
     }
 
-    /// Makes a round of what waits, a partition's batches next to each other. `place` says what each becomes: a batch
-    /// where it is stored, or for a mark nothing, with the partition's end and a time.
-    /// `None` where the segment has no room.
+    /// Makes a round of waiting entries, the batches of a partition next to each other. `place` returns, for
+    /// each entry, the batch as it is stored (`None` for a mark), the partition's end and a timestamp.
+    /// Returns `None` if the segment has no room.
     pub(super) fn next_round(
         &mut self,
-        mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, u64, u64),
+        mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, Offset, UnixMillis),
     ) -> Option<(FileName, u64, Vec<u8>)> {
         debug_assert!(self.round.is_none(), "one round is written at a time");
         let count = self.next_count(self.active.as_ref()?);
@@ -196,10 +201,10 @@ impl<T: Asker> Journal<T> {
         let mut writer = RoundWriter::begin(&mut buffer, active.header.stamp);
         let mut written = Vec::with_capacity(entries.len());
         for entry in entries {
-            let (stored, end, timestamp_ms) = place(&entry);
+            let (stored, end, timestamp) = place(&entry);
             let (header, at) = match &stored {
                 Some(stored) => writer.push(&mut buffer, entry.id(), stored),
-                None => writer.push_mark(&mut buffer, entry.id(), end, timestamp_ms),
+                None => writer.push_mark(&mut buffer, entry.id(), end, timestamp),
             };
             written.push(Written { entry, header, at: begins + at as u64, stored });
         }
@@ -213,7 +218,7 @@ impl<T: Asker> Journal<T> {
         Some((FileName::Segment(active.place), begins, buffer))
     }
 
-    /// The round is as durable as it is meant to be: what it held.
+    /// Ends the round, which is now as durable as the settings ask for. Returns its entries.
     pub(super) fn handle_stored(&mut self) -> Vec<Written<T>> {
         let (Some(round), Some(active)) = (self.round.take(), &mut self.active) else { return Vec::new() };
         active.end = round.end;
@@ -225,12 +230,12 @@ impl<T: Asker> Journal<T> {
     }
 }
 
-/// The stamp of another life of a file. It is random, so that nothing that a client sends looks like a round of ours.
+/// Returns the stamp for a new segment. It is random, so that nothing that a client sends looks like a round.
 pub(super) fn new_stamp() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
-/// The steps of a round.
+/// Returns the steps that write a round.
 pub(super) fn round_steps(file: FileName, at: u64, bytes: Vec<u8>, is_synced: bool) -> Vec<Step> {
     let mut steps = vec![Step::Write(file, at, Arc::new(bytes))];
     if is_synced {

@@ -1,41 +1,43 @@
-//! What one load reads of a segment, and what loads cost.
+//! What one load reads of a segment, and the cost of loads.
 
 use std::sync::Arc;
 
 use super::index::{RUN_BYTES_MAX, Run};
 use super::segment::Segment;
+use crate::base::units::Offset;
 
-/// Bytes that one load reads, but for its last run.
+/// The size up to which a load grows, in bytes; its last run may exceed it.
 pub(super) const LOAD_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
 
-/// Runs that one load reads.
+/// The most runs that one load reads.
 const LOAD_RUNS: usize = 64;
 
-/// Loads of a shard under way at once: what keeps a disk busy. Few in tests, so that some have to wait there, too.
+/// The most concurrent loads of a shard: enough to keep a disk busy. Few in tests, so that some have to wait.
 pub const LOADS_MAX: usize = if cfg!(test) { 2 } else { 16 };
 
-/// What a load takes at worst, bytes: twice as it came from the disk, and as batches.
+/// The largest memory cost of a load, in bytes: two copies as read from the disk, and one as batches.
 pub const LOAD_COST_MAX: usize = 3 * (LOAD_BYTES as usize + RUN_BYTES_MAX as usize);
 
 const _: () = assert!(LOAD_RUNS > 0 && LOADS_MAX > 0, "a load reads something");
 const _: () = assert!(cfg!(test) || LOAD_BYTES >= RUN_BYTES_MAX, "a load reads more than its last run");
 
-/// What is read of a segment.
+/// A read of some runs of a segment.
 #[derive(Clone, Debug)]
 pub struct Load {
     pub(super) segment: Arc<Segment>,
-    /// Where the window goes on.
-    pub(super) from: u64,
+    /// The offset from which on it is read.
+    pub(super) from: Offset,
     pub(super) runs: Vec<Run>,
-    /// Where the window ends once the runs are read, whatever of them is whole.
-    pub(super) end: u64,
-    /// A part of the runs could not be read: the rest is read around it.
+    /// The offset at which the window ends once the runs are read, even if they are damaged.
+    pub(super) end: Offset,
+    /// Whether a part of the runs is unreadable, so that only the rest is read.
     pub(super) is_salvage: bool,
 }
 
 impl Load {
-    /// The first of `runs` that hold something from `from` on. Behind the last of them nothing comes before `end`.
-    pub(super) fn plan(segment: Arc<Segment>, from: u64, runs: &[Run], end: u64) -> Self {
+    /// Plans a load of the first of `runs` that hold messages from `from` on. After the last of all runs,
+    /// there are no messages before `end`.
+    pub(super) fn plan(segment: Arc<Segment>, from: Offset, runs: &[Run], end: Offset) -> Self {
         let first = runs.partition_point(|run| run.end <= from);
         let mut bytes = 0;
         let chosen = runs[first..].iter().take(LOAD_RUNS).take_while(|run| {
@@ -50,14 +52,14 @@ impl Load {
         Self { segment, from, runs: chosen, end, is_salvage: false }
     }
 
-    /// Its first run alone, so that the others do not fail with it.
+    /// Returns a load of its first run only, so that the others do not fail with it.
     pub(super) fn first_run(&self) -> Self {
         let runs = self.runs[..self.runs.len().min(1)].to_vec();
         let end = runs.last().map_or(self.end, |run| run.end);
         Self { runs, end, ..self.clone() }
     }
 
-    /// Where they are in the file.
+    /// Returns the ranges of the runs in the file.
     pub(super) fn ranges(&self) -> Vec<(u64, usize)> {
         self.runs.iter().map(|run| (run.at, run.bytes as usize)).collect()
     }

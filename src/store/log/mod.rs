@@ -1,41 +1,42 @@
-//! The embedded durable log: what is acknowledged survives `kill -9` and, with `durability = "fsync"`, power loss.
+//! The embedded durable log: acknowledged messages survive `kill -9` and, with `durability = "fsync"`, power
+//! loss.
 //!
-//! A shard's store is a [`Log`]: owners that know nothing of each other but what a call hands them, the disk, and what the shards share.
+//! A shard's store is a [`Log`]: the owners below, the disk, and the [`DataDir`] that all shards share.
+//! Owners do not know each other; calls pass them what they need.
 //!
 //! | owner | file | what it owns |
 //! | --- | --- | --- |
 //! | `Queues` | `queues` | names of queues and partitions, the shard's catalogue file |
-//! | `Partitions` | `partitions`, `partition` | ends and offsets, the newest messages in memory, fetches that wait for more, what counts as storage (`usage`) |
+//! | `Partitions` | `partitions`, `partition` | ends and offsets, the newest messages in memory, fetches that wait for more, the bytes that count as storage (`usage`) |
 //! | `Segments` | `segments`, `segment` | segment files: made ahead, sealed, indexed, retired, removed |
-//! | `Writer` | `writer`, `journal` | the segment that is written, round by round; what is refused while nothing can be written |
-//! | `Timestamps` | `timestamps` | what time messages get, and jumps of the clock |
+//! | `Writer` | `writer`, `journal` | the segment that is written, round by round; refusals while nothing can be written |
+//! | `Timestamps` | `timestamps` | the timestamps of messages, and jumps of the clock |
 //! | `Backlog` | `backlog`, `load` | windows of older messages, and the loads that fill them |
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | here | what a shard asks of the store |
-//! | `turn` | what the disk has done goes to its owner, and what there is to do goes to the disk |
+//! | here | the requests of a shard |
+//! | `turn` | delivers the disk's results to their owners, and submits new work to the disk |
 //! | `reading` | fetches and positions, from memory or by loads |
-//! | `tag` | what steps on the disk are for |
+//! | `tag` | the purpose of steps on the disk |
 //! | `format`, `scan` | bytes in segments, and reading them without an index |
-//! | `index`, `summary` | which partitions a segment holds, and where; what that is together |
+//! | `index`, `summary` | which partitions a segment holds, and where; their totals for a queue |
 //! | `catalogue` | the file of queues |
-//! | `reason` | what clients are told where the disk fails |
-//! | `recovery`, `data_dir` | what is found at the start, and what the shards share of it |
-//! | `history` | the starts before, and what proves that this one goes on where they ended |
-//! | `inspect` | looking into a directory that no server uses |
-//! | `disk`, `os` | what is asked of a disk, and the operating system's |
+//! | `reason` | the reasons that clients get when the disk fails |
+//! | `recovery`, `data_dir` | what is found at the start, and the part of it that the shards share |
+//! | `history` | the earlier starts, and the proof that this one continues where they ended |
+//! | `inspect` | reading a directory that no server uses |
+//! | `disk`, `os` | the operations of a disk, and the operating system's implementation of them |
 //!
-//! No file here imports a file that imports it, but for `turn`, which is the other half of this one.
+//! No file here imports a file that imports it, except `turn`, which is the other half of this one.
 //!
-//! A shard writes one segment at a time, in rounds: what came while the last round was written makes the next one, one write and
-//! one sync, without a timer. All partitions of the shard share it, so one file is synced whatever the number of partitions. A
-//! full segment is sealed: its index is written behind it, and a file whose messages have all expired becomes another segment.
+//! A shard writes one segment at a time, in rounds. Batches that arrive during a round make up the next one.
+//! A round is one write and one sync; there is no timer. All partitions of the shard share the segment, so
+//! only one file is synced, whatever the number of partitions. A full segment is sealed: its index is written
+//! to a file of its own. A segment file whose messages have all expired is reused for another segment.
 //!
-//! The other way, a journal and a file for each partition written behind it, was tried with 1,000 partitions (`perf/README.md`): 3.9
-//! million messages of 100 B a second instead of 15.7, twice the bytes, six times the CPU time, and checkpoints of 0.3 s. It reads
-//! one of 1,000 partitions back at 10.5 million a second instead of 4.5, and at 6.2 instead of 0.07 where each batch is one message.
-//! A third, in which full segments are grouped by partition behind the writing, has most of both; it can be built on this one.
+//! `docs/decisions/the-journal-is-the-log.md` compares this with a file for each partition: that reads one of
+//! many partitions back faster, but writes four times as slowly and takes twice the disk.
 
 mod backlog;
 pub mod catalogue;
@@ -44,7 +45,7 @@ pub mod disk;
 pub mod format;
 pub mod history;
 pub mod index;
-pub mod inspect;
+pub(crate) mod inspect;
 mod journal;
 mod load;
 mod os;
@@ -90,52 +91,54 @@ use std::sync::Arc;
 use self::backlog::Backlog;
 use self::data_dir::ShardStart;
 use self::disk::{Disk, Reserve};
-use self::partition::Partition;
+use self::partition::LogPartition;
 use self::partitions::Partitions;
 use self::queues::Queues;
 use self::reading::forget;
 use self::segments::{SegmentLimits, Segments};
 use self::timestamps::Timestamps;
-use self::turn::TICK_MS;
+use self::turn::TICK;
 use self::writer::Writer;
 use super::window::Fetch;
 use super::{Completion, QueueSummary, Request, Store, StoreCounters, Tail};
 use crate::access::Tenants;
-use crate::base::clock::{Now, millis};
+use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
+use crate::base::units::Partition;
 use crate::store::Asker;
 
-/// See the module's page.
+/// The embedded log, as one shard's store.
 #[derive(Debug)]
 pub struct Log<T: Asker, D> {
     disk: D,
-    /// What the shards share.
+    /// The part of the data directory that the shards share.
     dir: Arc<DataDir>,
     queues: Queues<T>,
     partitions: Partitions<T>,
     segments: Segments,
     writer: Writer<T>,
     timestamps: Timestamps,
-    /// Reading what is older than what is in memory.
+    /// Reads messages that are older than those in memory.
     backlog: Backlog<T>,
     completions: VecDeque<Completion<T>>,
 }
 
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
-    /// The store of shard `shard` of `shards`.
+    /// Creates the store of shard `shard` of `shards`.
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
         let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
         let found = pasts.into_iter().map(|(id, past)| {
             let jump = dir.jump(id, past.end);
-            (id, Partition::new(past, jump))
+            (id, LogPartition::new(past, jump))
         });
         let share = |bytes: usize| bytes / usize::from(shards.max(1));
         let limits = SegmentLimits {
             segment_bytes: config.segment_bytes,
             max_bytes: config.max_bytes,
-            max_age_ms: millis(config.max_age),
+            max_age: Millis::from(config.max_age),
         };
         let is_synced = config.durability == Durability::Fsync;
         let mut log = Self {
@@ -143,7 +146,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             partitions: Partitions::new(found, share(config.tail_bytes)),
             segments: Segments::new(shard, shards, limits, segments),
             writer: Writer::new(shard, config.segment_bytes, is_synced),
-            timestamps: Timestamps::new(dir.newest_ms()),
+            timestamps: Timestamps::new(dir.newest()),
             backlog: Backlog::new(shard, share(config.read_bytes)),
             completions: VecDeque::new(),
             disk,
@@ -173,7 +176,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             },
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => match self.id(partition) {
                 Some(id) => {
-                    let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                    let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
                     self.fetcher(now).fetch(id, fetch);
                 }
                 None => self
@@ -207,17 +210,18 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.completions.pop_front()
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.follow_clock(now);
         self.let_go(now);
         self.retry(now);
         self.queues.erase_failed(&mut self.disk);
         self.work(now);
-        Some(now.mono_ms + TICK_MS)
+        Some(now.mono + TICK)
     }
 
     fn needs_ticks(&self) -> bool {
-        // Another shard may keep the segments that this shard's partitions have messages in, and waits for it to let go of them.
+        // An idle shard, too, must release expired messages: another shard may own the segments that they are
+        // in, and waits for that.
         !self.segments.kept().is_empty()
             || !self.partitions.is_empty()
             || self.partitions.counters().stored > 0
@@ -233,13 +237,13 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         }
     }
 
-    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
+    fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
         Some(self.partitions.tail((queue.incarnation, partition)))
     }
 
-    fn describe(&self, unix_ms: u64) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
+    fn describe(&self, unix: UnixMillis) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
         let names = self.dir.names();
-        let held = self.partitions.summaries(self.writer.active(), unix_ms);
+        let held = self.partitions.summaries(self.writer.active(), unix);
         let summary = |(incarnation, (name, partitions)): (u64, (FullName, u16))| {
             let held = held.get(&incarnation).copied().unwrap_or_default();
             (name, QueueSummary { partitions, ..held })
@@ -260,8 +264,8 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.dir.open(queue, name)
     }
 
-    fn set_clock_step_max(&mut self, ms: u64) {
-        self.timestamps.set_step_max(ms);
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.timestamps.set_step_max(by);
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {

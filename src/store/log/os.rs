@@ -1,5 +1,5 @@
-//! The data directory as the operating system gives it: blocking, for the start, for tools, and for what the shards leave to a
-//! thread that may wait.
+//! The data directory with the blocking calls of the operating system: for the start, for tools, and for the
+//! work that shards leave to a thread that may block.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -11,53 +11,55 @@ use super::disk::{Directory, FileName, Identity, Read, Reserve, Step, salvage_ra
 use super::format::BLOCK;
 use super::history::Moment;
 
-/// Who may read what: the owner alone. Messages are their tenants'.
+/// Only the owner of the process may read the files: messages belong to their tenants.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// How long after it was made a file's content, and after that its inode, may change by our own hand.
+/// The longest time that the server itself leaves between making a file and writing its content, and between
+/// that and changing its inode, in nanoseconds. A longer time points to another tool.
 const TOUCHED_NS: u64 = 60_000_000_000;
 
-/// Bytes of zeros that are written at once.
+/// Zeros written at once, in bytes.
 const ZEROS: usize = 1 << 20;
 
-/// See the module's page.
+/// A data directory in the file system.
 #[derive(Clone, Debug)]
 pub struct OsDirectory {
     path: PathBuf,
-    /// What [`Step::Zero`] leaves free on the disk, bytes.
+    /// The bytes that [`Step::Zero`] leaves free on the disk.
     min_free_bytes: u64,
 }
 
 impl OsDirectory {
-    /// The directory of that path, which is there.
+    /// Uses the existing directory at this path.
     pub fn new(path: &Path, min_free_bytes: u64) -> Self {
         Self { path: path.to_owned(), min_free_bytes }
     }
 
-    /// Makes the directory if it is not there, and locks it for as long as what is returned lives.
+    /// Creates the directory if it is missing, and locks it until the returned lock is dropped.
     ///
-    /// The lock is on the directory itself: a file in it could be removed, and then made and locked by another. File systems that
-    /// lock no directories (NFS) have the file `lock` alone, which earlier versions lock, too.
+    /// The lock is on the directory itself: a lock file could be removed, and then created and locked by
+    /// another process. The file `lock` is locked as well, for file systems that cannot lock directories
+    /// (NFS), and because earlier versions lock it.
     pub fn lock(path: &Path) -> io::Result<DirectoryLock> {
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
         fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
         for made in missing {
-            // What stands directly in the working directory has no name before it.
+            // A path directly in the working directory has an empty parent.
             let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
             File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         }
         let directory = File::open(path)?;
         match lock(&directory) {
-            // EBADF: NFS wants a file that is open for writing, and no directory ever is.
+            // EBADF: NFS locks only files that are open for writing, which a directory never is.
             Err(error)
                 if error.raw_os_error() == Some(libc::EBADF) || error.kind() == ErrorKind::Unsupported =>
             {
                 tracing::warn!(
                     data_dir = %path.display(),
                     %error,
-                    "the file system locks no directories: do not remove the file lock in it while a server runs"
+                    "the file system cannot lock directories: do not remove the file named lock while a server runs"
                 );
             }
             locked => locked?,
@@ -72,13 +74,13 @@ impl OsDirectory {
         if directory.metadata()?.permissions().mode() & 0o077 != 0 {
             tracing::warn!(
                 data_dir = %path.display(),
-                "other users can look into the data directory: chmod 700 it, and chmod 600 its files"
+                "data directory accessible to other users: run chmod 700 on it and chmod 600 on its files"
             );
         }
         Ok(DirectoryLock { _directory: directory, _file: file })
     }
 
-    /// Where a file of it is.
+    /// Returns the path of a file in the directory.
     pub fn path_of(&self, file: FileName) -> PathBuf {
         self.path.join(file.to_string())
     }
@@ -93,10 +95,11 @@ impl OsDirectory {
         if reserve == Reserve::Keep && free < bytes.saturating_add(self.min_free_bytes) {
             return Err(io::Error::new(
                 ErrorKind::StorageFull,
-                format!("{free} bytes are free, and log_min_free_bytes = {} are left", self.min_free_bytes),
+                format!("{free} bytes are free; log_min_free_bytes = {} must stay free", self.min_free_bytes),
             ));
         }
-        // Past the system's cache, where it can be: nobody reads them, and to copy them costs a fifth of a shard's time at full load.
+        // Without the page cache, if possible: nobody reads the zeros, and copying them costs a fifth of a
+        // shard's time at full load.
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(self.path_of(file));
         let file = direct.or_else(|_| self.writable(file))?;
         let zeros = vec![0; ZEROS + BLOCK];
@@ -125,7 +128,7 @@ impl OsDirectory {
     }
 }
 
-/// Keeps others out of a data directory for as long as it lives.
+/// Keeps other processes out of a data directory until it is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
     _directory: File,
@@ -136,13 +139,13 @@ fn lock(file: &File) -> io::Result<()> {
     match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
             ErrorKind::ResourceBusy,
-            "another server, or a tool, uses it: each directory is one server's",
+            "in use by another server or a tool: give each server its own directory",
         )),
         locked => Ok(locked?),
     }
 }
 
-/// Now, in this boot of the machine.
+/// Returns the current time, with the id of this boot of the machine.
 pub fn moment() -> Moment {
     let unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -165,7 +168,7 @@ impl Directory for OsDirectory {
 
     fn identity(&self, file: FileName) -> io::Result<Identity> {
         use rustix::fs::{AtFlags, CWD, StatxFlags, StatxTimestamp, statx};
-        // Kernels of before 6.8 give the mount's number, which is used again.
+        // Kernels before 6.8 return the mount's reusable number instead.
         let unique_mount = StatxFlags::from_bits_retain(0x4000);
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID | unique_mount;
         let found = statx(CWD, self.path_of(file), AtFlags::empty(), wanted)?;
@@ -173,7 +176,7 @@ impl Directory for OsDirectory {
             time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.tv_nsec))
         };
         let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
-        // We write it once, when it is made.
+        // The server writes the file once, when it makes it.
         let written_ns = nanos(found.stx_mtime).saturating_sub(nanos(found.stx_btime));
         let changed_ns = nanos(found.stx_ctime).saturating_sub(nanos(found.stx_mtime)).max(written_ns);
         Ok(Identity {
@@ -205,7 +208,7 @@ impl Directory for OsDirectory {
             Step::SyncDirectory => File::open(&self.path)?.sync_all()?,
             Step::Read(file, ranges) => return self.read(*file, ranges),
             Step::Salvage(file, ranges) => {
-                // What the system's cache still has of it says nothing of the medium.
+                // Bytes from the page cache would say nothing about the medium.
                 if let Ok(open) = File::open(self.path_of(*file)) {
                     let _ = rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed);
                 }

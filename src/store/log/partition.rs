@@ -1,4 +1,5 @@
-//! A partition as its shard knows it: what is sealed, what is in memory, and who waits for more.
+//! A partition, as its shard knows it: its sealed spans, its newest messages in memory, and the fetches that
+//! wait for more.
 
 use std::ops::Range;
 
@@ -8,52 +9,56 @@ use super::index::{Run, SpanHead};
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
 use super::usage::Account;
+use crate::base::millis::UnixMillis;
+use crate::base::units::Offset;
 use crate::store::Tail;
 use crate::store::waiting::Waiting;
 use crate::store::window::Window;
 
-/// The fewest offsets whose absence is remembered: a start leaves out that many at least.
+/// The smallest gap between offsets that is remembered. A start that skips offsets skips more than this.
 const GAP_MIN: u64 = 1 << 20;
 
-/// Gaps that are remembered of a partition, the newest of them: 16 bytes each, and nearly every partition has none.
+/// The most gaps that are remembered for a partition: the newest ones, 16 bytes each. Most partitions have
+/// none.
 const GAPS_MAX: usize = 64;
 
-const _: () = assert!(GAP_MIN <= JUMP_MIN, "what a start leaves out is remembered");
+const _: () = assert!(GAP_MIN <= JUMP_MIN, "the offsets that a start skips are remembered");
 
-/// See the module's page.
+/// A partition of the shard.
 #[derive(Debug)]
-pub(super) struct Partition<T> {
+pub(super) struct LogPartition<T> {
     pub past: Past,
-    /// The newest messages. It ends where what is durable ends, never beyond `next`.
+    /// The newest messages in memory. It ends where the durable messages end, never beyond `next`.
     pub window: Window,
     /// The offset of the next message that is written, never below `floor`.
-    pub next: u64,
-    /// No message gets an offset below this: those may have been given out in another timeline.
-    pub floor: u64,
-    /// Offsets that this start and earlier ones have left out, and those of messages that were gone by then, as far as they are many.
-    pub gaps: Vec<Range<u64>>,
+    pub next: Offset,
+    /// No new message gets an offset below this, because another timeline may have given those out.
+    pub floor: Offset,
+    /// Large ranges of offsets without messages: skipped by this start or earlier ones, or of messages that
+    /// had been deleted by this start.
+    pub gaps: Vec<Range<Offset>>,
     pub waiting: Waiting<T>,
-    /// It is in `Partitions::woken`.
+    /// Whether it is in `Partitions::woken`.
     pub is_woken: bool,
-    /// A mark of its end is on its way.
+    /// Whether a mark of its end waits to be written.
     pub is_marking: bool,
-    /// What it counts, where its project's storage is limited.
+    /// Its share of its project's storage, if that is limited.
     pub account: Option<Account>,
 }
 
-/// Where a partition's messages are from an offset on.
+/// The source of a partition's messages from an offset on.
 #[derive(Debug)]
 pub(super) enum Origin<'a> {
-    /// In a sealed segment.
+    /// A sealed segment.
     Sealed(&'a SealedSpan),
-    /// In the segment that is written.
+    /// The segment that is being written.
     Active(&'a [Run]),
-    /// In memory alone, or there is nothing.
+    /// Memory, or there are no messages.
     Tail,
 }
 
-impl<T> Partition<T> {
-    /// One that leaves out `jump` offsets before its next message.
+impl<T> LogPartition<T> {
+    /// Creates a partition that skips `jump` offsets before its next message.
     pub(super) fn new(past: Past, jump: u64) -> Self {
         let end = past.end;
         let floor = end + jump;
@@ -71,30 +76,30 @@ impl<T> Partition<T> {
         }
     }
 
-    /// Where it ends, with what the round that is being made holds. The offsets that a start leaves out lie behind it until a message
-    /// is stored: a reader that went on behind them would stand beyond the end.
-    pub(super) fn end(&self) -> u64 {
+    /// Returns its end, including the round that is being made. Offsets that a start skips come after this
+    /// end until a message is stored: otherwise a reader would wait at an offset beyond the end.
+    pub(super) fn end(&self) -> Offset {
         if self.next == self.floor { self.window.end() } else { self.next }
     }
 
-    /// Gives the offsets of `count` messages to what is written next. Returns the first.
-    pub(super) fn give_offsets(&mut self, count: u32) -> u64 {
+    /// Assigns offsets to `count` messages that are written next. Returns the first.
+    pub(super) fn give_offsets(&mut self, count: u32) -> Offset {
         let first = self.next;
         self.next += u64::from(count);
         first
     }
 
-    /// Takes back the offsets of messages that are not stored: the next ones get them.
+    /// Takes back the offsets of messages that were not stored. The next messages get them.
     pub(super) fn take_offsets_back(&mut self) {
         self.next = self.window.end().max(self.floor);
     }
 
-    /// Whether its ends are in order.
+    /// Returns whether its ends are in order.
     pub(super) fn is_sound(&self) -> bool {
         self.window.end() <= self.next && self.floor <= self.next
     }
 
-    /// What it holds: in sealed segments, and in the one that is written.
+    /// Returns what it holds in sealed segments and in the one that is being written.
     pub(super) fn heads<'a>(
         &'a self,
         id: PartitionId,
@@ -104,14 +109,19 @@ impl<T> Partition<T> {
         sealed.chain(active.and_then(|active| active.spans.get(&id)).map(|span| &span.head))
     }
 
-    /// Where it ends, and how many messages are before that.
+    /// Returns its end, and the number of messages before it.
     pub(super) fn tail(&self) -> Tail {
         let end = self.window.end();
-        Tail { end, stored: end.saturating_sub(self.floor), gaps: self.gaps.clone() }
+        Tail { end, stored: end.saturating_since(self.floor), gaps: self.gaps.clone() }
     }
 
-    /// Where what begins there or later is first.
-    pub(super) fn origin<'a>(&'a self, id: PartitionId, active: Option<&'a Active>, from: u64) -> Origin<'a> {
+    /// Returns the source of the first message at offset `from` or later.
+    pub(super) fn origin<'a>(
+        &'a self,
+        id: PartitionId,
+        active: Option<&'a Active>,
+        from: Offset,
+    ) -> Origin<'a> {
         if self.window.covers(from) {
             return Origin::Tail;
         }
@@ -125,28 +135,28 @@ impl<T> Partition<T> {
         }
     }
 
-    /// An offset from which on every message was stored at that time or later, and before which none was, as far as is known
-    /// without reading; or one from where on it is to be looked for.
-    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix_ms: u64) -> Since {
-        if self.window.oldest_ms().is_some_and(|oldest| oldest < unix_ms) {
-            return Since::At(self.window.since(unix_ms));
+    /// Returns the offset of the first message that was stored at `unix` or later, if it is known without
+    /// reading. Otherwise returns an offset from which to search for it.
+    pub(super) fn since(&self, id: PartitionId, active: Option<&Active>, unix: UnixMillis) -> Since {
+        if self.window.oldest().is_some_and(|oldest| oldest < unix) {
+            return Since::At(self.window.since(unix));
         }
-        match self.heads(id, active).find(|head| head.messages > 0 && head.last_ms >= unix_ms) {
-            Some(head) if head.first_ms >= unix_ms => Since::At(head.first),
+        match self.heads(id, active).find(|head| head.messages > 0 && head.newest >= unix) {
+            Some(head) if head.oldest >= unix => Since::At(head.first),
             Some(head) => Since::From(head.first),
-            None => Since::At(self.window.since(unix_ms)),
+            None => Since::At(self.window.since(unix)),
         }
     }
 }
 
-/// The offsets before `floor` under which nothing is stored, as far as they are many.
-fn gaps(past: &Past, floor: u64) -> Vec<Range<u64>> {
+/// Returns the large ranges of offsets below `floor` at which nothing is stored.
+fn gaps(past: &Past, floor: Offset) -> Vec<Range<Offset>> {
     let mut gaps = Vec::new();
-    let mut end = 0;
+    let mut end = Offset::ZERO;
     for (first, next) in
         past.spans.iter().map(|span| (span.head.first, span.head.end)).chain([(floor, floor)])
     {
-        if first.saturating_sub(end) >= GAP_MIN {
+        if first.saturating_since(end) >= GAP_MIN {
             gaps.push(end..first);
         }
         end = end.max(next);
@@ -155,11 +165,11 @@ fn gaps(past: &Past, floor: u64) -> Vec<Range<u64>> {
     gaps
 }
 
-/// See [`Partition::since`].
+/// The result of [`LogPartition::since`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
-    /// There.
-    At(u64),
-    /// There or later: to be read.
-    From(u64),
+    /// The message has this offset.
+    At(Offset),
+    /// The message has this offset or a later one; finding it takes a read.
+    From(Offset),
 }

@@ -1,4 +1,4 @@
-//! The partitions of a shard: their ends and offsets, the newest messages in memory, and what is counted of them.
+//! The partitions of a shard: their ends and offsets, their newest messages in memory, and their counters.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::format::PartitionId;
 use super::index::{RunsAt, SpanHead, Spans};
 use super::journal::{Active, JournalEntry, Written};
-use super::partition::Partition;
+use super::partition::LogPartition;
 use super::segment::{Runs, SealedSpan, Segment};
 use super::summary;
 use super::usage::{Account, Accounts};
@@ -14,37 +14,41 @@ use crate::access::Tenants;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
-/// Partitions of which one tick writes where they end: others have their turn.
+/// The most marks that one tick writes, so that other work gets its turn.
 const MARKS_AT_ONCE: usize = 4096;
 
-/// See the module's page.
+/// The partitions of a shard.
 #[derive(Debug)]
 pub(super) struct Partitions<T: Asker> {
-    of: HashMap<PartitionId, Partition<T::Fetch>>,
-    /// Where a project's storage is limited.
+    of: HashMap<PartitionId, LogPartition<T::Fetch>>,
+    /// The accounts of projects, if storage is limited.
     accounts: Option<Accounts>,
-    /// The batches in memory and their cost, in the order of their arrival. Some may be of partitions that are gone.
+    /// The batches in memory and their cost, in the order of arrival. Some may belong to partitions that were
+    /// deleted.
     arrivals: VecDeque<(PartitionId, usize)>,
-    /// The cost of all `arrivals`, at most `tail_bytes_max` between two batches.
+    /// The total cost of `arrivals`, at most `tail_bytes_max` between two batches.
     tail_bytes: usize,
     tail_bytes_max: usize,
-    /// Partitions that got something and have fetches waiting, each once.
+    /// Partitions that got messages and have fetches waiting, each once.
     woken: Vec<PartitionId>,
-    /// Retirements of segments that were seen.
+    /// The number of retirements of segments that were handled.
     retirements: usize,
-    /// What became of messages; `refused` is the writer's.
+    /// Counts of messages. `refused` is counted by the writer.
     counters: StoreCounters,
 }
 
 impl<T: Asker> Partitions<T> {
-    /// Those that the start has found, of whose messages `tail_bytes_max` stay in memory.
+    /// Creates the partitions that were found at the start. `tail_bytes_max` bounds their newest messages in
+    /// memory.
     pub(super) fn new(
-        found: impl Iterator<Item = (PartitionId, Partition<T::Fetch>)>,
+        found: impl Iterator<Item = (PartitionId, LogPartition<T::Fetch>)>,
         tail_bytes_max: usize,
     ) -> Self {
         Self {
@@ -60,12 +64,12 @@ impl<T: Asker> Partitions<T> {
     }
 
     #[inline]
-    pub(super) fn get(&self, id: PartitionId) -> Option<&Partition<T::Fetch>> {
+    pub(super) fn get(&self, id: PartitionId) -> Option<&LogPartition<T::Fetch>> {
         self.of.get(&id)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition<T::Fetch>> {
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut LogPartition<T::Fetch>> {
         self.of.get_mut(&id)
     }
 
@@ -73,41 +77,46 @@ impl<T: Asker> Partitions<T> {
         self.of.is_empty()
     }
 
-    /// One that is asked for first: it may be empty.
+    /// Adds a partition on first use, unless it exists.
     pub(super) fn add(&mut self, key: PartitionKey, id: PartitionId) {
         let accounts = &self.accounts;
         self.of.entry(id).or_insert_with(|| {
             let account = accounts.as_ref().and_then(|accounts| accounts.of(key));
-            Partition { account, ..Partition::new(Default::default(), 0) }
+            LogPartition { account, ..LogPartition::new(Default::default(), 0) }
         });
     }
 
-    /// Takes out the partitions of a queue that was deleted.
+    /// Removes a partition of a deleted queue.
     pub(super) fn remove(&mut self, id: PartitionId) {
         self.of.remove(&id);
     }
 
-    /// The partitions of a queue.
+    /// Returns the partitions of a queue.
     pub(super) fn of_queue(&self, incarnation: u64) -> Vec<PartitionId> {
         self.of.keys().filter(|id| id.0 == incarnation).copied().collect()
     }
 
-    /// What a round makes of an entry: the batch as it is stored, or for a mark nothing, with the partition's end and a time.
+    /// Returns what an entry becomes in a round: the batch as it is stored (`None` for a mark), the
+    /// partition's end and a timestamp.
     #[inline]
-    pub(super) fn assign(&mut self, now: Now, entry: &JournalEntry<T>) -> (Option<StoredBatch>, u64, u64) {
+    pub(super) fn assign(
+        &mut self,
+        now: Now,
+        entry: &JournalEntry<T>,
+    ) -> (Option<StoredBatch>, Offset, UnixMillis) {
         let Some(partition) = self.of.get_mut(&entry.id()) else {
             debug_assert!(false, "{:?} is gone, and its entries are not", entry.id());
-            return (None, 0, now.unix_ms);
+            return (None, Offset::ZERO, now.unix);
         };
-        partition.past.last_ms = partition.past.last_ms.max(now.unix_ms);
-        let timestamp_ms = partition.past.last_ms;
-        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp_ms) };
+        partition.past.newest = partition.past.newest.max(now.unix);
+        let timestamp = partition.past.newest;
+        let JournalEntry::Append { batch, .. } = entry else { return (None, partition.end(), timestamp) };
         let base_offset = partition.give_offsets(batch.count());
-        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns: 0, batch: batch.clone() };
-        (Some(stored), partition.next, timestamp_ms)
+        let stored = StoredBatch { base_offset, timestamp, stored_ns: 0, batch: batch.clone() };
+        (Some(stored), partition.next, timestamp)
     }
 
-    /// What a round held is as durable as it is meant to be.
+    /// Handles an entry of a round that is as durable as the settings ask for.
     #[inline]
     pub(super) fn store(&mut self, now: Now, written: Written<T>, completions: &mut VecDeque<Completion<T>>) {
         let id = written.entry.id();
@@ -126,7 +135,7 @@ impl<T: Asker> Partitions<T> {
             account.add(&written.header);
         }
         let range = stored.base_offset..stored.end_offset();
-        self.counters.stored += range.end - range.start;
+        self.counters.stored += range.end.since(range.start);
         let before = partition.window.bytes();
         partition.window.push(stored);
         debug_assert!(partition.is_sound(), "{id:?}: {} is stored before {}", range.end, partition.next);
@@ -141,7 +150,7 @@ impl<T: Asker> Partitions<T> {
         completions.push_back(Completion::Appended { token, result: Ok(Some(range)) });
     }
 
-    /// Lets the oldest batches in memory go until the rest is within the bound.
+    /// Releases the oldest batches in memory until the rest is within the limit.
     #[inline]
     fn let_oldest_go(&mut self) {
         while self.tail_bytes > self.tail_bytes_max
@@ -154,12 +163,12 @@ impl<T: Asker> Partitions<T> {
         }
         debug_assert!(
             !self.arrivals.is_empty() || self.tail_bytes == 0,
-            "{} bytes of nothing",
+            "no batch is left, but {} bytes are",
             self.tail_bytes
         );
     }
 
-    /// An entry is not written.
+    /// Handles an entry that could not be written.
     pub(super) fn handle_refused(&mut self, entry: &JournalEntry<T>) {
         let Some(partition) = self.of.get_mut(&entry.id()) else { return };
         partition.take_offsets_back();
@@ -169,7 +178,7 @@ impl<T: Asker> Partitions<T> {
         debug_assert!(partition.is_sound(), "{:?}", entry.id());
     }
 
-    /// The segment that was written is sealed, and holds that.
+    /// Adds the spans of the segment that was sealed.
     pub(super) fn seal(&mut self, segment: &Arc<Segment>, spans: Spans) {
         for (id, span) in spans {
             if let Some(partition) = self.of.get_mut(&id) {
@@ -179,7 +188,7 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// The index of a sealed segment is on the disk: it needs no memory any more.
+    /// Refers to the index of a sealed segment on the disk, which frees its runs in memory.
     pub(super) fn handle_indexed(&mut self, number: u64, spans: Vec<(PartitionId, SpanHead, RunsAt)>) {
         for (id, _, at) in spans {
             let Some(partition) = self.of.get_mut(&id) else { continue };
@@ -190,33 +199,33 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// Everything that is stored was stored at that time at the latest, Unix milliseconds. Calls `mark` for each partition whose
-    /// timestamps said otherwise.
-    pub(super) fn cap(&mut self, unix_ms: u64, mut mark: impl FnMut(PartitionId)) {
+    /// Records that everything that is stored was stored at `unix` or earlier. Calls `mark` for each
+    /// partition with later timestamps.
+    pub(super) fn cap(&mut self, unix: UnixMillis, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
-            partition.window.cap(unix_ms);
-            if partition.past.cap(unix_ms) && !partition.is_marking {
+            partition.window.cap(unix);
+            if partition.past.cap(unix) && !partition.is_marking {
                 partition.is_marking = true;
                 mark(*id);
             }
         }
     }
 
-    /// Calls `mark` for each partition that ends behind what is known of it, because something behind that was lost.
+    /// Calls `mark` for each partition that ends after its last span, because later messages were lost.
     pub(super) fn mark_ends(&mut self, mut mark: impl FnMut(PartitionId)) {
         for (id, partition) in &mut self.of {
-            if partition.past.spans.back().map_or(0, |span| span.head.end) < partition.past.end {
+            if partition.past.spans.back().map_or(Offset::ZERO, |span| span.head.end) < partition.past.end {
                 partition.is_marking = true;
                 mark(*id);
             }
         }
     }
 
-    /// Lets go of what has expired at `unix_ms` and of what was retired. Calls `mark` for partitions whose last span has expired, as
-    /// that span alone says where they end.
+    /// Releases the spans that have expired at `unix`, and those in retired segments. Calls `mark` for
+    /// partitions whose last span has expired: only that span says where they end.
     pub(super) fn expire(
         &mut self,
-        unix_ms: u64,
+        unix: UnixMillis,
         retirements: usize,
         active: Option<&Active>,
         may_mark: bool,
@@ -225,18 +234,18 @@ impl<T: Asker> Partitions<T> {
         let is_any_retired = std::mem::replace(&mut self.retirements, retirements) != retirements;
         let mut marks = 0;
         for (id, partition) in &mut self.of {
-            if partition.past.due_ms > unix_ms && !is_any_retired {
+            if partition.past.due > unix && !is_any_retired {
                 continue;
             }
-            // Something must say where the partition ends once its last span is gone.
+            // After its last span is released, something else must say where the partition ends.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
-            let (expired, dropped) = partition.past.expire(unix_ms, is_told);
+            let (expired, dropped) = partition.past.expire(unix, is_told);
             self.counters.expired += expired;
             self.counters.dropped += dropped;
             if let Some(account) = &mut partition.account {
                 account.set_due();
             }
-            let wants_mark = partition.past.due_ms <= unix_ms && !partition.is_marking;
+            let wants_mark = partition.past.due <= unix && !partition.is_marking;
             if wants_mark && may_mark && marks < MARKS_AT_ONCE {
                 marks += 1;
                 partition.is_marking = true;
@@ -245,41 +254,41 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
-    /// Counts from now on what is stored, beginning with what was found at the start: until the first tick also what has expired
-    /// of it. `names` are the queues by incarnation.
+    /// Counts what is stored from now on. Begins with what was found at the start, including expired messages
+    /// until the first tick. `names` are the queues by incarnation.
     pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
         for (id, partition) in &mut self.of {
-            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, 0));
+            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, Millis::ZERO));
             let Some(mut account) = tenant.as_ref().and_then(Account::new) else { continue };
-            account.count(partition.heads(*id, None), 0);
+            account.count(partition.heads(*id, None), UnixMillis::ZERO);
             account.set_due();
             partition.account = Some(account);
         }
         self.accounts = Some(Accounts::new(tenants));
     }
 
-    /// Counts the partitions anew of which something has expired or was let go of.
+    /// Recounts the partitions in which messages expired or were released.
     pub(super) fn count_due(&mut self, now: Now, active: Option<&Active>) {
         let Some(accounts) = &mut self.accounts else { return };
-        let is_set_back = accounts.look(now.unix_ms);
+        let is_set_back = accounts.look(now.unix);
         for (id, partition) in &mut self.of {
             let Some(mut account) =
-                partition.account.take_if(|account| is_set_back || account.is_due(now.unix_ms))
+                partition.account.take_if(|account| is_set_back || account.is_due(now.unix))
             else {
                 continue;
             };
-            account.count(partition.heads(*id, active), now.unix_ms);
+            account.count(partition.heads(*id, active), now.unix);
             partition.account = Some(account);
         }
     }
 
-    /// The fetches that waited for a partition that has got something.
+    /// Returns the fetches that waited for a partition that got messages.
     #[inline]
     pub(super) fn poll_woken(
         &mut self,
     ) -> Option<(PartitionId, impl Iterator<Item = Fetch<T::Fetch>> + use<T>)> {
         while let Some(id) = self.woken.pop() {
-            // Its queue may have been deleted meanwhile.
+            // Its queue may have been deleted since.
             if let Some(partition) = self.of.get_mut(&id) {
                 partition.is_woken = false;
                 return Some((id, partition.waiting.take()));
@@ -288,26 +297,26 @@ impl<T: Asker> Partitions<T> {
         None
     }
 
-    /// Where a partition ends; nothing is stored in one that is not known.
+    /// Returns the end of a partition. An unknown partition is empty.
     pub(super) fn tail(&self, id: PartitionId) -> Tail {
-        self.of.get(&id).map(Partition::tail).unwrap_or_default()
+        self.of.get(&id).map(LogPartition::tail).unwrap_or_default()
     }
 
-    /// What each queue holds, by incarnation.
-    pub(super) fn summaries(&self, active: Option<&Active>, unix_ms: u64) -> HashMap<u64, QueueSummary> {
+    /// Returns what each queue holds, by incarnation.
+    pub(super) fn summaries(&self, active: Option<&Active>, unix: UnixMillis) -> HashMap<u64, QueueSummary> {
         let mut of: HashMap<u64, QueueSummary> = HashMap::new();
         for (id, partition) in &self.of {
-            summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix_ms);
+            summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix);
         }
         of
     }
 
-    /// What became of messages, but for those that were refused.
+    /// Returns the counts of messages, without those that were refused.
     pub(super) fn counters(&self) -> StoreCounters {
         self.counters
     }
 
-    /// Fetches that wait for what comes.
+    /// Returns the number of fetches that wait for new messages.
     pub(super) fn waiting(&self) -> usize {
         self.of.values().map(|partition| partition.waiting.len()).sum()
     }

@@ -1,4 +1,4 @@
-//! Fetching: what is in memory at once, what is older by loads.
+//! Fetches: the newest messages from memory, older ones by loads.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,25 +19,27 @@ use super::tag::{ReadPurpose, Tag};
 use crate::base::batch::Fetched;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::UnixMillis;
 use crate::base::queue::Position;
+use crate::base::units::Offset;
 use crate::store::window::Fetch;
 use crate::store::{Asker, Completion};
 
-/// What reading takes of a shard's store.
+/// The parts of a shard's store that reading needs.
 #[derive(Debug)]
 pub(super) struct Fetcher<'a, T: Asker, D> {
     pub now: Now,
     pub dir: &'a DataDir,
     pub disk: &'a mut D,
     pub partitions: &'a mut Partitions<T>,
-    /// The segment that is written.
+    /// The segment that is being written.
     pub active: Option<&'a Active>,
     pub backlog: &'a mut Backlog<T>,
     pub completions: &'a mut VecDeque<Completion<T>>,
 }
 
 impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
-    /// Answers a fetch, or has it wait for a load or for what comes.
+    /// Answers a fetch, or lets it wait for a load or for new messages.
     pub(super) fn fetch(&mut self, id: PartitionId, fetch: Fetch<T::Fetch>) {
         let Some(partition) = self.partitions.get(id) else {
             return self.completions.push_back(Waiter::Fetch(fetch).fail(StoreFault::Deleted));
@@ -49,7 +51,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         self.read_on(id);
     }
 
-    /// Finds the offset of a position, or has it wait for loads.
+    /// Finds the offset of a position, or lets the request wait for loads.
     pub(super) fn resolve(&mut self, token: T::Resolve, id: PartitionId, position: Position) {
         let Some(partition) = self.partitions.get(id) else {
             return self
@@ -58,12 +60,12 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         };
         let since = match position {
             Position::Latest => Since::At(partition.window.end()),
-            Position::Time(unix_ms) => partition.since(id, self.active, unix_ms),
+            Position::Time(unix) => partition.since(id, self.active, unix),
             Position::After { timeline, offset } => Since::At(self.dir.resume(timeline, id, offset)),
         };
         match (since, position) {
-            (Since::From(from), Position::Time(unix_ms)) => {
-                self.backlog.add(id, Waiter::Resolve { token, unix_ms, from });
+            (Since::From(from), Position::Time(unix)) => {
+                self.backlog.add(id, Waiter::Resolve { token, unix, from });
                 self.read_on(id);
             }
             (Since::At(offset) | Since::From(offset), _) => {
@@ -72,12 +74,12 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         }
     }
 
-    /// Serves those who wait for older messages from what is in memory.
+    /// Serves the waiters for older messages from what is in memory.
     fn serve(&mut self, id: PartitionId) {
         self.backlog.serve(self.now, id, self.completions);
     }
 
-    /// The same, and has more loaded.
+    /// Serves the same waiters, and loads more for them.
     fn read_on(&mut self, id: PartitionId) {
         self.serve(id);
         while let Some(from) = self.backlog.wants(id) {
@@ -85,7 +87,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
                 return forget(id, self.partitions, self.backlog, self.completions);
             };
             let load = match partition.origin(id, self.active, from) {
-                // Others may wait for what lies before.
+                // Other waiters may want earlier messages.
                 Origin::Tail => {
                     for waiter in self.backlog.take_from(id, from) {
                         self.read_tail(id, waiter);
@@ -125,7 +127,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         self.disk.submit(Tag::Read(id, purpose), vec![step]);
     }
 
-    /// What is wanted is in memory, or there is nothing.
+    /// Serves a waiter from the newest messages in memory, or lets it wait for new ones.
     fn read_tail(&mut self, id: PartitionId, waiter: Waiter<T>) {
         let Some(partition) = self.partitions.get_mut(id) else {
             return self.completions.push_back(waiter.fail(StoreFault::Deleted));
@@ -146,14 +148,14 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
                     self.completions.push_back(Completion::Fetched { token: fetch.token, result });
                 }
             }
-            Waiter::Resolve { token, unix_ms, .. } => {
-                let result = Ok(window.since(unix_ms));
+            Waiter::Resolve { token, unix, .. } => {
+                let result = Ok(window.since(unix));
                 self.completions.push_back(Completion::Resolved { token, result });
             }
         }
     }
 
-    /// The disk has read something.
+    /// Handles the result of a read.
     pub(super) fn handle_read(&mut self, id: PartitionId, purpose: ReadPurpose, read: disk::Read) {
         self.backlog.handle_ended(id);
         match purpose {
@@ -161,7 +163,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
             ReadPurpose::Segment(segment) => self.handle_rescanned(id, &segment, read),
             ReadPurpose::Messages(load) => self.handle_loaded(id, &load, read),
         }
-        // Those first that had to wait.
+        // Partitions that had to wait for a load come first.
         while let Some(stalled) = self.backlog.poll_stalled() {
             self.read_on(stalled);
         }
@@ -171,7 +173,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
     fn handle_runs(
         &mut self,
         id: PartitionId,
-        from: u64,
+        from: Offset,
         segment: Arc<Segment>,
         at: RunsAt,
         read: disk::Read,
@@ -189,10 +191,10 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         }
     }
 
-    /// Reads a whole segment, as its index does not say where the messages are.
+    /// Reads a whole segment, because its index does not say where the messages are.
     fn rescan(&mut self, id: PartitionId, segment: Arc<Segment>) {
         let (index, file) = (FileName::Index(segment.place), FileName::Segment(segment.place));
-        tracing::error!(%index, %file, "the index is damaged: its segment is read instead");
+        tracing::error!(%index, %file, "index is damaged; reading the whole segment instead");
         let all = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
         self.begin(id, ReadPurpose::Segment(segment), Step::Salvage(file, vec![(0, all)]));
     }
@@ -210,11 +212,11 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let span = partition.past.spans.iter_mut().find(|span| span.segment.number == number);
         if let Some(span) = span {
-            // Behind the end may stand what a round held that failed.
+            // After the span's end, a round that failed may have left its batches.
             runs.retain(|run| run.first < span.head.end);
             let found = runs.last().map_or(span.head.first, |run| run.end);
             if found < span.head.end {
-                tracing::error!(file = %name, from = found, to = span.head.end, "damaged: messages at these offsets are lost");
+                tracing::error!(file = %name, from = found.0, to = span.head.end.0, "segment is damaged; the messages at these offsets are lost");
             }
             span.runs = Runs::Memory(runs.into());
         }
@@ -222,25 +224,26 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
 
     fn handle_loaded(&mut self, id: PartitionId, load: &Load, read: disk::Read) {
         let file = FileName::Segment(load.segment.place);
-        // As it is now: the clock may have been set right since the load began.
+        // Use the present limit: the clock may have been set right since the load began.
         let spans = self.partitions.get(id).map(|partition| &partition.past.spans);
         let span = spans
             .and_then(|spans| spans.iter().rev().find(|span| span.segment.number == load.segment.number));
-        let cap_ms = span.map_or(u64::MAX, |span| span.cap_ms);
+        let cap = span.map_or(UnixMillis::MAX, |span| span.cap);
         match read {
             Ok(read) => {
-                self.backlog.handle_loaded(id, load, cap_ms, &read, |at, bytes| {
-                    tracing::error!(%file, at, bytes, "damaged: messages that stood there are lost");
+                self.backlog.handle_loaded(id, load, cap, &read, |at, bytes| {
+                    tracing::error!(%file, at, bytes, "segment is damaged; the messages in this range are lost");
                 });
-                // Waiters that are served leave their place to those that had to wait.
+                // Waiters that are served here need no other load, which leaves it to partitions that had to
+                // wait.
                 self.serve(id);
             }
-            // What can be read is read: run by run, and then around what cannot.
+            // Read what can be read: first run by run, then around the unreadable blocks.
             Err(_) if load.runs.len() > 1 => self.load(id, load.first_run()),
             Err(_) if !load.is_salvage => self.load(id, Load { is_salvage: true, ..load.clone() }),
             Err(error) if is_gone(&error) => {
-                tracing::error!(%file, %error, "the file is gone: its messages are lost");
-                self.backlog.handle_loaded(id, load, cap_ms, &[], |_, _| {});
+                tracing::error!(%file, %error, "segment is missing; its messages are lost");
+                self.backlog.handle_loaded(id, load, cap, &[], |_, _| {});
                 self.serve(id);
             }
             Err(error) => self.cannot_read(id, &format!("{file}: {error}")),
@@ -251,7 +254,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         self.backlog.handle_failed(id, why, self.completions);
     }
 
-    /// Completes a fetch that waits, empty.
+    /// Completes a waiting fetch without messages.
     pub(super) fn cancel(&mut self, id: PartitionId, token: T::Fetch) {
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let fetch = partition.waiting.cancel(token);
@@ -262,7 +265,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
     }
 }
 
-/// Tells everybody who waits for a partition that it is no more.
+/// Fails the requests that wait for a deleted partition.
 pub(super) fn forget<T: Asker>(
     id: PartitionId,
     partitions: &mut Partitions<T>,
@@ -276,12 +279,12 @@ pub(super) fn forget<T: Asker>(
     }
 }
 
-/// A file that somebody has removed does not come back: at the next start it is not there, either.
+/// Returns whether the file is missing. A retry does not help: it is missing at the next start, too.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-/// Whether nothing that is tried again brings back what was asked for.
+/// Returns whether the data is lost, so that a retry does not help.
 fn is_lost(error: &io::Error) -> bool {
     is_unreadable(error) || is_gone(error)
 }

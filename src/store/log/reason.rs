@@ -1,5 +1,5 @@
-//! What a client is told where the disk fails: plain words, whatever the system says. The log has what the system says, beside
-//! the same words.
+//! The reasons that clients get when the disk fails, in plain words. The server's log has the system's error
+//! next to the same words.
 
 use std::io::{Error, ErrorKind};
 
@@ -9,10 +9,10 @@ pub(super) const DISK_IS_FULL: &str = "the disk is full";
 /// Stored messages cannot be read.
 pub(super) const CANNOT_READ: &str = "the store cannot read these messages";
 
-/// More in one append than a file of the log takes. `config` sees to it that no batch is.
+/// An append takes more than a file of the log. `config` makes sure that no batch does.
 pub(super) const TOO_LARGE: &str = "more bytes at once than log_segment_bytes allows";
 
-/// Nothing can be written.
+/// Returns the reason that nothing can be written.
 pub(super) fn cannot_write(error: &Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DISK_IS_FULL,
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_system_becomes_plain_words() {
+    fn system_errors_become_plain_words() {
         for (errno, words) in [
             (libc::ENOSPC, "the disk is full"),
             (libc::EDQUOT, "the disk is full"),

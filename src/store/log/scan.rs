@@ -1,8 +1,9 @@
-//! Reading a segment without its index: what is whole in it, where it ends, and what is damaged.
+//! Reads a segment without its index: finds its whole batches, its end, and what is damaged.
 //!
-//! A round is written only when the one before it is as durable as the store promises. So what is not whole behind the last whole
-//! round is the torn end of a write that nobody was told of, and is cut; what is not whole before one was damaged later, and is
-//! reported, while what stands before and after it is served.
+//! A round is written only when the round before it is as durable as the store promises. So an incomplete
+//! round after the last whole one is the torn end of a write that was never acknowledged, and is cut off.
+//! Bytes before a whole round that are not what was written were damaged later: they are reported, and what
+//! precedes and follows them is served.
 
 use super::format::{
     ALIGN, BatchHeader, ROUND_HEADER, ROUNDS_AT, SegmentHeader, may_be_batch, may_be_round, round_at,
@@ -12,27 +13,27 @@ use super::index::{Spans, add_to};
 /// Bytes of a segment that are not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Where they begin in the file.
+    /// Their position in the file.
     pub at: u64,
-    /// How many.
+    /// Their number.
     pub bytes: u64,
 }
 
-/// What was found.
+/// The result of a scan.
 #[derive(Clone, Debug, Default)]
 pub struct Scan {
-    /// Whole batches, and where each begins.
+    /// Whole batches, each with its position.
     pub batches: Vec<(u64, BatchHeader)>,
-    /// Where the last whole round ends.
+    /// Where the last whole round ends, or the last whole batch of a torn round.
     pub end: u64,
-    /// Bytes of a round behind that which was begun and is not whole.
+    /// Bytes of an incomplete round after `end`.
     pub torn: u64,
-    /// What is damaged before the end.
+    /// What is damaged before `end`.
     pub damage: Vec<Damage>,
 }
 
 impl Scan {
-    /// What was found of each partition.
+    /// Returns what was found of each partition.
     pub fn spans(&self) -> Spans {
         let mut spans = Spans::new();
         self.batches.iter().for_each(|(at, header)| add_to(&mut spans, header, *at));
@@ -40,7 +41,7 @@ impl Scan {
     }
 }
 
-/// Scans a segment: `file` is all of it.
+/// Scans a segment. `file` is its whole content.
 pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
     let mut found = Scan { end: ROUNDS_AT, ..Scan::default() };
     let mut at = ROUNDS_AT as usize;
@@ -57,7 +58,7 @@ pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
             found.end = at as u64;
             continue;
         }
-        // It is not whole. Whether it was, what follows says.
+        // The round is not whole. What follows it tells whether it is torn or was damaged later.
         let Some(next) = next_round(header, file, ends.unwrap_or(at + ALIGN)) else {
             let torn = damage.first().map_or(at as u64, |damage| damage.at);
             found.batches.extend(batches.into_iter().take_while(|(at, _)| *at < torn));
@@ -77,7 +78,7 @@ pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
     found
 }
 
-/// What is damaged of a segment whose rounds are known to end at `end`.
+/// Returns what is damaged in a segment whose rounds are known to end at `end`.
 pub fn scan_sealed(header: &SegmentHeader, file: &[u8], end: u64) -> Vec<Damage> {
     let sealed = file.get(..usize::try_from(end).unwrap_or(usize::MAX)).unwrap_or(file);
     let found = scan(header, sealed);
@@ -88,33 +89,34 @@ pub fn scan_sealed(header: &SegmentHeader, file: &[u8], end: u64) -> Vec<Damage>
     damage
 }
 
-/// Where the last batch of the segment ends that begins there or later, whole or not.
+/// Returns where the last batch that begins at `from` or later ends, according to its header.
 fn last_trace(header: &SegmentHeader, file: &[u8], from: usize) -> u64 {
     let ends = |at: usize| Some((at + BatchHeader::parse(header.stamp, &file[at..])?.bytes()) as u64);
     aligned(file, from, may_be_batch).filter_map(ends).fold(from as u64, |_, end| end)
 }
 
-/// The batches of a stretch of rounds that are whole, and what is not.
+/// Returns the whole batches of a stretch of rounds, and what is damaged.
 fn batches(stamp: u64, bytes: &[u8], position: u64) -> (Vec<(u64, BatchHeader)>, Vec<Damage>) {
     let mut whole = Vec::new();
     let damage = walk(stamp, position, bytes, |_| true, |at, header, _| whole.push((at, header.clone())));
     (whole, damage)
 }
 
-/// Where the next round of the segment begins, from there on.
+/// Returns the position of the segment's next round at `from` or later.
 fn next_round(header: &SegmentHeader, file: &[u8], from: usize) -> Option<usize> {
     aligned(file, from, may_be_round).find(|at| round_at(&file[*at..], header.stamp, *at as u64).is_some())
 }
 
-/// The aligned positions from there on at which something may begin.
+/// Returns the aligned positions at `from` or later at which something may begin.
 fn aligned(file: &[u8], from: usize, may_begin: fn(&[u8]) -> bool) -> impl Iterator<Item = usize> {
     let from = from.next_multiple_of(ALIGN).min(file.len());
     let words = file[from..].chunks_exact(ALIGN).enumerate();
     words.filter(move |(_, word)| may_begin(word)).map(move |(index, _)| from + index * ALIGN)
 }
 
-/// Reads batches that stand one behind the other, with rounds that begin between: calls `take` for each that is wanted and whole, with
-/// where it stands in the segment, its header and its records, and returns what is damaged. Records that are not wanted are not looked at.
+/// Reads batches that follow one another, with round headers between them. Calls `take` for each whole batch
+/// that is wanted, with its position in the segment, its header and its records. Returns what is damaged. The
+/// records of other batches are not checked.
 pub fn walk(
     stamp: u64,
     position: u64,
@@ -124,7 +126,7 @@ pub fn walk(
 ) -> Vec<Damage> {
     let (mut at, mut damage) = (0, Vec::new());
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-        // The checksum covers the length; what it says may yet lie behind the end.
+        // The header's checksum covers the length, but the batch may still reach beyond `bytes`.
         let header = BatchHeader::parse(stamp, rest).filter(|header| header.bytes() <= rest.len());
         if let Some(header) = header {
             match is_wanted(&header).then(|| header.records(rest)) {

@@ -1,4 +1,4 @@
-//! The segment files that a shard looks after: made ahead, sealed, given an index, retired and removed.
+//! The segment files of a shard: made ahead, sealed, indexed, retired and removed.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,39 +13,40 @@ use super::journal::{Active, new_stamp};
 use super::segment::Segment;
 use super::tag::Tag;
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 
-/// How large segments are, and how many of them stay.
+/// The size of segments, and the limits for keeping them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SegmentLimits {
-    /// Bytes of one.
+    /// The size of a segment, in bytes.
     pub segment_bytes: u64,
-    /// Bytes of all segments of the server; 0: no limit.
+    /// The size of all segments of the server, in bytes; 0: no limit.
     pub max_bytes: u64,
-    /// How old a segment's newest message gets, milliseconds; 0: no limit.
-    pub max_age_ms: u64,
+    /// The age of its newest message at which a segment is retired; 0: no limit.
+    pub max_age: Millis,
 }
 
-/// See the module's page.
+/// The segments of a shard.
 #[derive(Debug)]
 pub(super) struct Segments {
     shard: u16,
     shards: u16,
     limits: SegmentLimits,
-    /// A segment that is ready. There is none while one is being made.
+    /// A segment that is ready to be written. It is `None` while one is being made.
     spare: Option<Active>,
     making: Option<(NewPlace, SegmentHeader)>,
-    /// When one may be made ahead again, `mono_ms`: the last could not.
-    make_again_ms: u64,
+    /// When a segment may be made ahead again, by the monotonic clock, after a failure.
+    make_again: Millis,
     /// Sealed segments whose indexes are being written, by number.
     indexing: HashMap<u64, Index>,
-    /// The number of the segment that was sealed as the shard stopped, until its index is written.
+    /// The segment that was sealed as the shard stopped, by number, until its index is written.
     stopping: Option<(u64, Sealed)>,
     /// Sealed segments, oldest first.
     kept: Vec<Arc<Segment>>,
 }
 
 impl Segments {
-    /// Those that shard `shard` of `shards` has found at the start.
+    /// Starts with the segments that were found for shard `shard` of `shards`.
     pub(super) fn new(shard: u16, shards: u16, limits: SegmentLimits, kept: Vec<Arc<Segment>>) -> Self {
         debug_assert!(kept.is_sorted_by_key(|segment| segment.number), "oldest first");
         Self {
@@ -54,7 +55,7 @@ impl Segments {
             limits,
             spare: None,
             making: None,
-            make_again_ms: 0,
+            make_again: Millis::ZERO,
             indexing: HashMap::new(),
             stopping: None,
             kept,
@@ -65,7 +66,7 @@ impl Segments {
         self.shard
     }
 
-    /// Sealed segments, oldest first.
+    /// Returns the sealed segments, oldest first.
     pub(super) fn kept(&self) -> &[Arc<Segment>] {
         &self.kept
     }
@@ -74,12 +75,12 @@ impl Segments {
         self.spare.is_some()
     }
 
-    /// The segment that is ready, to be written.
+    /// Takes the segment that is ready to be written.
     pub(super) fn take_spare(&mut self) -> Option<Active> {
         self.spare.take()
     }
 
-    /// Makes a segment, unless one is ready or on its way.
+    /// Makes a segment, unless one is ready or being made.
     pub(super) fn make(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>, reserve: Reserve) {
         if self.spare.is_some() || self.making.is_some() {
             return;
@@ -91,29 +92,30 @@ impl Segments {
         disk.submit(Tag::Make, make_segment(place, header.bytes, header.encode(), reserve));
     }
 
-    /// Makes the next segment ahead of need. One that could not be made is not tried again at once.
+    /// Makes the next segment ahead of need. After a failure, it waits before it tries again.
     pub(super) fn make_ahead(&mut self, now: Now, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        if self.make_again_ms <= now.mono_ms {
+        if self.make_again <= now.mono {
             self.make(dir, disk, Reserve::Keep);
         }
     }
 
-    /// A segment is made, or is not and `again_ms` later may be tried again: then what there is of it is removed.
+    /// Handles the result of making a segment. After a failure, it removes what exists of the segment, and
+    /// allows another attempt `again` later.
     pub(super) fn handle_made(
         &mut self,
         now: Now,
-        again_ms: u64,
+        again: Millis,
         result: &io::Result<()>,
         disk: &mut impl Disk<Tag>,
     ) {
         let Some((place, header)) = self.making.take() else { return };
         debug_assert!(self.spare.is_none(), "one is made while none is ready");
-        self.make_again_ms = if result.is_err() { now.mono_ms + again_ms } else { 0 };
+        self.make_again = if result.is_err() { now.mono + again } else { Millis::ZERO };
         if result.is_ok() {
             self.spare = Some(Active::new(place, header));
             return;
         }
-        // A full disk needs the room.
+        // If the disk is full, the room is needed.
         let steps = match place.is_new {
             true => vec![Step::Remove(FileName::Segment(place.place))],
             false => remove_segment(place.place, header.encode()),
@@ -121,7 +123,7 @@ impl Segments {
         disk.submit(Tag::Remove, steps);
     }
 
-    /// Seals the segment that was written. Returns it with its index's file.
+    /// Seals the segment that was written. Returns it with the content of its index file.
     pub(super) fn seal(&mut self, active: &Active) -> (Arc<Segment>, Vec<u8>) {
         let Active { place, header, end, spans, .. } = active;
         let segment = Arc::new(Segment::new(*place, header, spans.values().map(|span| &span.head)));
@@ -132,7 +134,8 @@ impl Segments {
         (segment, bytes)
     }
 
-    /// The shard stops, and has sealed that segment, whose rounds end there: the next start is told once its index is written.
+    /// Records the segment that was sealed as the shard stopped, and whose rounds end at `end`. Once its
+    /// index is written, it is recorded for the next start.
     pub(super) fn stop_behind(&mut self, segment: &Segment, end: u64) {
         let sealed = Sealed { place: segment.place, stamp: segment.stamp, end };
         self.stopping = Some((segment.number, sealed));
@@ -143,7 +146,7 @@ impl Segments {
         !self.indexing.is_empty()
     }
 
-    /// The index of a sealed segment is written.
+    /// Handles the written index of a sealed segment.
     pub(super) fn handle_indexed(&mut self, dir: &DataDir, number: u64) -> Option<Index> {
         let index = self.indexing.remove(&number)?;
         if let Some((_, sealed)) = self.stopping.take_if(|(of, _)| *of == number) {
@@ -152,34 +155,35 @@ impl Segments {
         Some(index)
     }
 
-    /// The index of a sealed segment cannot be written: it is kept in memory.
+    /// Handles the failure to write the index of a sealed segment: the index stays in memory.
     pub(super) fn handle_not_indexed(&mut self, number: u64, error: &io::Error) {
-        tracing::warn!(shard = self.shard, %error, "an index cannot be written; the start after this will scan its segment");
+        tracing::warn!(shard = self.shard, %error, "index write failed; the next start will scan the segment");
         self.indexing.remove(&number);
         self.stopping.take_if(|(of, _)| *of == number);
     }
 
-    /// Everything in sealed segments was stored at that time at the latest, Unix milliseconds.
-    pub(super) fn cap(&self, unix_ms: u64) {
-        self.kept.iter().for_each(|segment| segment.cap(unix_ms));
+    /// Records that everything in sealed segments was stored at `unix` or earlier.
+    pub(super) fn cap(&self, unix: UnixMillis) {
+        self.kept.iter().for_each(|segment| segment.cap(unix));
     }
 
-    /// Whether a new segment that takes the marks of where partitions end makes more room than it takes: then the files come back of
-    /// which every message has expired.
-    pub(super) fn frees_room(&self, unix_ms: u64) -> bool {
-        self.kept.iter().filter(|segment| segment.expiry_ms() <= unix_ms).count() > 1
+    /// Returns whether a new segment would free more room than it takes: once it holds the marks of
+    /// partitions' ends, the files whose messages have all expired are released.
+    pub(super) fn frees_room(&self, unix: UnixMillis) -> bool {
+        self.kept.iter().filter(|segment| segment.expiry() <= unix).count() > 1
     }
 
-    /// Retires the oldest segments where there are too many, and unless the clock is held those that are too old.
+    /// Retires the oldest segments while the log is too large, and those that are too old unless the clock is
+    /// held.
     pub(super) fn retire(&self, now: Now, is_held: bool, dir: &DataDir) {
-        let SegmentLimits { segment_bytes, max_bytes, max_age_ms } = self.limits;
+        let SegmentLimits { segment_bytes, max_bytes, max_age } = self.limits;
         let share = max_bytes / u64::from(self.shards);
         let is_left = |segment: &&Arc<Segment>| !segment.is_retired();
         let mut bytes: u64 = self.kept.iter().filter(is_left).map(|segment| segment.bytes).sum();
         for segment in self.kept.iter().filter(is_left) {
             let is_too_much = max_bytes > 0 && bytes + segment_bytes > share;
-            let age_end_ms = segment.newest_ms().saturating_add(max_age_ms);
-            let is_too_old = max_age_ms > 0 && age_end_ms <= now.unix_ms && !is_held;
+            let age_end = segment.newest() + max_age;
+            let is_too_old = max_age > Millis::ZERO && age_end <= now.unix && !is_held;
             if is_too_much || is_too_old {
                 bytes -= segment.bytes;
                 dir.retire(segment);
@@ -187,9 +191,10 @@ impl Segments {
         }
     }
 
-    /// Gives back the files of segments in which no partition has anything.
+    /// Releases the files of segments in which no partition has messages.
     pub(super) fn remove_gone(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        // A reader of a segment holds it, too; and no index is written of a file that lives again.
+        // A reader of a segment holds it, too. A file must not be reused while an index is being written for
+        // it.
         let indexing = &self.indexing;
         let is_gone = |segment: &mut Arc<Segment>| {
             Arc::strong_count(segment) == 1 && !indexing.contains_key(&segment.number)
@@ -205,7 +210,7 @@ impl Segments {
     }
 }
 
-/// Begins to write the index of a sealed segment.
+/// Starts to write the index of a sealed segment.
 pub(super) fn submit_index(disk: &mut impl Disk<Tag>, segment: &Segment, index: Vec<u8>) {
     disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
 }

@@ -8,10 +8,11 @@ use crate::base::setting::{GIB, LONGEST_MS, choice, settings};
 choice! {
     /// What an acknowledged message survives in the log.
     pub enum Durability {
-        /// The end of the process and of the machine: it is synced before it is acknowledged.
+        /// The end of the process and of the machine: a message is synced before it is acknowledged.
         #[default]
         Fsync = "fsync",
-        /// The end of the process: it is written before it is acknowledged, and the system syncs it when it likes.
+        /// The end of the process: a message is written before it is acknowledged, and the system syncs it
+        /// later.
         Os = "os",
     }
 }
@@ -21,22 +22,24 @@ settings! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Settings {
         in Log:
-        /// Directory of the log's files; one server's alone
+        /// Directory of the log's files; only one server may use it
         data_dir: PathBuf = PathBuf::from("millstream-data"), "data_dir", Text;
-        /// What an acknowledged message survives. fsync: power loss; os: the end of the server, but not of the machine
+        /// What an acknowledged message survives. fsync: power loss; os: the end of the server, but not of
+        /// the machine
         durability: Durability = Durability::default(), "durability", Choice(Durability::NAMES);
-        /// Size of the log's files; each shard has one or two beside those with messages
+        /// Size of a log file; each shard has one or two in addition to those that hold messages
         segment_bytes: u64 = 64 << 20, "log_segment_bytes", Bytes(1 << 20..=16 * GIB);
-        /// What is kept of the newest messages in memory, over all shards
+        /// Memory for the newest messages, over all shards
         tail_bytes: usize = 256 << 20, "log_tail_bytes", Bytes(0..=1024 * GIB);
-        /// What is kept in memory of older messages while they are read, over all shards
+        /// Memory for older messages while they are read, over all shards
         read_bytes: usize = 64 << 20, "log_read_bytes", Bytes(0..=1024 * GIB);
-        /// Size of all files beyond which the oldest are dropped, whether their messages have expired or not, over all
-        /// shards (0: no limit)
+        /// Size of all files, over all shards, beyond which the oldest are dropped, even if their messages
+        /// have not expired (0: no limit)
         max_bytes: u64 = 0, "log_max_bytes", Bytes(0..=1024 * 1024 * GIB);
-        /// How long after its newest message a file is dropped, whether its messages have expired or not (0: no limit)
+        /// Age of its newest message at which a file is dropped, even if its messages have not expired (0: no
+        /// limit)
         max_age: Duration = Duration::ZERO, "log_max_age", Duration(0..=LONGEST_MS);
-        /// What is left free on the disk; at that, messages are refused with 503 until there is room
+        /// Free space that the log leaves on the disk; without more, messages are refused with 503
         min_free_bytes: u64 = 256 << 20, "log_min_free_bytes", Bytes(0..=1024 * GIB);
     }
 }

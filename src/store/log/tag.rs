@@ -1,4 +1,4 @@
-//! What steps on the disk are for: the disk hands the tag back with what the steps brought.
+//! The purpose of steps on the disk. The disk returns the tag with the result of the steps.
 
 use std::sync::Arc;
 
@@ -6,29 +6,30 @@ use super::format::PartitionId;
 use super::index::RunsAt;
 use super::load::Load;
 use super::segment::Segment;
+use crate::base::units::Offset;
 
-/// What steps are for.
+/// The purpose of steps.
 #[derive(Clone, Debug)]
 pub enum Tag {
-    /// Write a round.
+    /// They write a round.
     Round,
-    /// Make a segment.
+    /// They make a segment.
     Make,
-    /// Write the index of the sealed segment of that number.
+    /// They write the index of the sealed segment with this number.
     Index(u64),
-    /// Remove the files of a segment that nobody needs any more.
+    /// They remove the files of a segment that is no longer needed.
     Remove,
-    /// Write queues that are made or deleted into the catalogue.
+    /// They write new and deleted queues into the catalogue.
     Catalogue,
-    /// Read something of a partition.
+    /// They read something of a partition.
     Read(PartitionId, ReadPurpose),
 }
 
-/// What is read of a partition.
+/// The data of a partition that is read.
 #[derive(Clone, Debug)]
 pub enum ReadPurpose {
-    /// The runs of a span, for a reader that wants what begins at an offset.
-    Runs(u64, Arc<Segment>, RunsAt),
+    /// The runs of a span, for a reader that wants the messages from an offset on.
+    Runs(Offset, Arc<Segment>, RunsAt),
     /// A whole segment, because its index does not say where the messages are.
     Segment(Arc<Segment>),
     /// Messages.

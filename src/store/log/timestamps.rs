@@ -1,48 +1,49 @@
-//! The timestamps that a shard gives to messages, and what it does where the clock jumps.
+//! The timestamps that a shard gives to messages, and its response to jumps of the clock.
 
 use crate::base::clock::Now;
-use crate::base::limits::CLOCK_STEP_MAX_MS;
+use crate::base::limits::CLOCK_STEP_MAX;
+use crate::base::millis::{Millis, UnixMillis};
 
-/// A jump of the clock that is too far to be passed over.
+/// A jump of the clock, larger than the steps that are tolerated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClockJump {
-    /// Ahead of the time that has passed.
+    /// The clock has advanced by more than the time that has passed.
     Ahead,
-    /// Back behind what was stored.
+    /// The clock is behind the latest timestamp.
     Back,
 }
 
-/// See the module's page.
+/// The latest timestamp of a shard, and what the clock is compared with.
 #[derive(Debug)]
 pub(super) struct Timestamps {
-    /// The latest timestamp that was given, Unix milliseconds.
-    newest_ms: u64,
-    /// When it was given, `mono_ms`; 0 before the first.
-    newest_mono_ms: u64,
-    /// How far the clock may be off before that is a jump.
-    step_max_ms: u64,
-    /// Until then the clock lets nothing go, `mono_ms`. Unknown before the first tick.
-    held_until_ms: Option<u64>,
+    /// The latest timestamp that was given.
+    newest: UnixMillis,
+    /// When it was given, by the monotonic clock; 0 until the first is given.
+    newest_mono: Millis,
+    /// The largest deviation of the clock that is not a jump.
+    step_max: Millis,
+    /// The time of the monotonic clock until which nothing expires. `None` until the first tick.
+    held_until: Option<Millis>,
 }
 
 impl Timestamps {
-    /// Those of a shard that starts in a directory whose latest timestamp is `newest_ms`.
-    pub(super) fn new(newest_ms: u64) -> Self {
-        Self { newest_ms, newest_mono_ms: 0, step_max_ms: CLOCK_STEP_MAX_MS, held_until_ms: None }
+    /// Starts in a directory whose latest timestamp is `newest`.
+    pub(super) fn new(newest: UnixMillis) -> Self {
+        Self { newest, newest_mono: Millis::ZERO, step_max: CLOCK_STEP_MAX, held_until: None }
     }
 
-    /// Takes a clock that is off by more than this for one that has jumped.
-    pub(super) fn set_step_max(&mut self, ms: u64) {
-        self.step_max_ms = ms;
+    /// Sets the largest deviation of the clock that is not a jump.
+    pub(super) fn set_step_max(&mut self, by: Millis) {
+        self.step_max = by;
     }
 
-    /// Whether the clock has jumped since the latest timestamp was given.
+    /// Returns whether the clock has jumped since the latest timestamp was given.
     #[inline]
     pub(super) fn jump(&self, now: Now) -> Option<ClockJump> {
-        let is_behind = now.unix_ms.saturating_add(self.step_max_ms) < self.newest_ms;
-        let passed_ms = now.mono_ms.saturating_sub(self.newest_mono_ms);
-        let expected_ms = self.newest_ms.saturating_add(passed_ms);
-        let is_ahead = self.newest_mono_ms > 0 && now.unix_ms > expected_ms.saturating_add(self.step_max_ms);
+        let is_behind = now.unix + self.step_max < self.newest;
+        let passed = now.mono.since(self.newest_mono);
+        let expected = self.newest + passed;
+        let is_ahead = self.newest_mono > Millis::ZERO && now.unix > expected + self.step_max;
         debug_assert!(!is_behind || !is_ahead, "{self:?} at {now:?}");
         if !is_behind && !is_ahead {
             return None;
@@ -50,34 +51,34 @@ impl Timestamps {
         Some(if is_ahead { ClockJump::Ahead } else { ClockJump::Back })
     }
 
-    /// Goes on from where the clock is after a jump.
+    /// Continues from the clock's time after a jump.
     pub(super) fn follow(&mut self, now: Now, jump: ClockJump) {
-        self.newest_ms = now.unix_ms;
+        self.newest = now.unix;
         if jump == ClockJump::Ahead {
-            self.newest_mono_ms = now.mono_ms;
+            self.newest_mono = now.mono;
         }
     }
 
-    /// Messages get their timestamps. A clock that is back by less than a jump changes nothing.
+    /// Gives messages the clock's time as their timestamp. A clock that is slightly behind changes nothing.
     #[inline]
     pub(super) fn give(&mut self, now: Now) {
-        if now.unix_ms >= self.newest_ms {
-            (self.newest_ms, self.newest_mono_ms) = (now.unix_ms, now.mono_ms);
+        if now.unix >= self.newest {
+            (self.newest, self.newest_mono) = (now.unix, now.mono);
         }
     }
 
-    /// Whether the clock lets nothing go yet that has expired by it.
+    /// Returns whether files are kept although their messages have expired by the clock.
     ///
-    /// A server that was down for long and a machine that has begun with a wrong clock look alike: both find the clock far ahead of what
-    /// was stored last. What has expired is not served. Its files go once the clock has stood as long as after any other jump
-    /// ahead, or where the disk has no room without that.
+    /// A server that was down for a long time looks like one on a machine that booted with a wrong clock:
+    /// both find the clock far ahead of the last timestamp. Expired messages are not served. Their files are
+    /// kept until the server has run for `step_max`, or until the disk is full.
     pub(super) fn is_held(&mut self, now: Now, is_disk_full: bool) -> bool {
-        let Self { newest_ms, step_max_ms, .. } = *self;
-        let held_until_ms = *self.held_until_ms.get_or_insert_with(|| {
-            let is_far_ahead = newest_ms > 0 && now.unix_ms > newest_ms.saturating_add(step_max_ms);
-            if is_far_ahead { now.mono_ms.saturating_add(step_max_ms) } else { 0 }
+        let Self { newest, step_max, .. } = *self;
+        let held_until = *self.held_until.get_or_insert_with(|| {
+            let is_far_ahead = newest > UnixMillis::ZERO && now.unix > newest + step_max;
+            if is_far_ahead { now.mono + step_max } else { Millis::ZERO }
         });
-        now.mono_ms < held_until_ms && !is_disk_full
+        now.mono < held_until && !is_disk_full
     }
 }
 
@@ -87,9 +88,9 @@ mod tests {
 
     #[test]
     fn only_a_step_beyond_the_limit_is_a_jump() {
-        let mut timestamps = Timestamps::new(1_000_000);
-        timestamps.set_step_max(5_000);
-        assert_eq!(timestamps.jump(Now::at_ms(1, 9_000_000)), None, "nothing was given since the start");
+        let mut timestamps = Timestamps::new(UnixMillis::new(1_000_000));
+        timestamps.set_step_max(Millis::new(5_000));
+        assert_eq!(timestamps.jump(Now::at_ms(1, 9_000_000)), None, "no timestamp was given since the start");
         assert_eq!(timestamps.jump(Now::at_ms(1, 994_000)), Some(ClockJump::Back));
         timestamps.give(Now::at_ms(10, 1_000_000));
         assert_eq!(timestamps.jump(Now::at_ms(2_010, 1_007_000)), None);

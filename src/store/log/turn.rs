@@ -1,4 +1,4 @@
-//! A shard's turn: what the disk has done goes to its owner, and what there is to do goes to the disk.
+//! A shard's turn: delivers the disk's results to their owners, and submits new work to the disk.
 
 use std::io;
 use std::sync::Arc;
@@ -13,21 +13,22 @@ use super::segments::submit_index;
 use super::tag::Tag;
 use super::timestamps::ClockJump;
 use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::queue::PartitionKey;
 use crate::store::Asker;
 
-/// How often expired segments are looked for, and what failed is tried again, milliseconds.
-pub(super) const TICK_MS: u64 = 1_000;
+/// The interval at which expired segments are looked for and failures are retried.
+pub(super) const TICK: Millis = Millis::new(1_000);
 
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
-    /// What the log calls a partition; `None` where its queue is not open.
+    /// Returns the log's id of a partition, or `None` if its queue is not open.
     #[inline]
     pub(super) fn id(&mut self, key: PartitionKey) -> Option<PartitionId> {
         let Self { queues, partitions, dir, .. } = self;
         queues.id(dir, key, |id| partitions.add(key, id))
     }
 
-    /// What reading takes.
+    /// Returns what reading needs.
     #[inline]
     pub(super) fn fetcher(&mut self, now: Now) -> Fetcher<'_, T, D> {
         Fetcher {
@@ -41,7 +42,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    /// Takes what the disk has done, and gives it more to do.
+    /// Handles the disk's results, and submits new work.
     pub(super) fn work(&mut self, now: Now) {
         while let Some((tag, read)) = self.disk.poll() {
             match tag {
@@ -50,7 +51,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 Tag::Index(number) => self.handle_indexed(now, number, read.map(drop)),
                 Tag::Remove => {
                     if let Err(error) = read {
-                        tracing::warn!(%error, "a file that is not needed any more cannot be removed");
+                        tracing::warn!(%error, "removal of an unneeded file failed");
                     }
                 }
                 Tag::Catalogue => {
@@ -63,7 +64,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.queues.write(&self.dir, &mut self.disk);
     }
 
-    /// Begins the next round, if there is something to write and nothing under way.
+    /// Begins the next round, if entries wait and no round is being written.
     fn write(&mut self, now: Now) {
         while self.writer.wants_round() {
             if self.writer.drop_forgotten(&mut self.completions) {
@@ -86,7 +87,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                         self.segments.make_ahead(now, &self.dir, &mut self.disk);
                     }
                 }
-                // The segment has no room for it.
+                // The segment has no room for the next entry.
                 None => self.seal_and_index(),
             }
         }
@@ -100,9 +101,10 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 }
             }
             Err(error) => {
-                // Nobody knows what of the round is on the disk. The segment ends before it, and that is made durable before anything
-                // else is stored: else its messages might be there twice after a restart, or others under their offsets.
-                self.fail(now, "a round cannot be written", &error);
+                // It is unknown how much of the round is on the disk. The segment ends before the round, and
+                // nothing else is stored until that end is durable. Otherwise its messages could appear twice
+                // after a restart, or in place of others with the same offsets.
+                self.fail(now, "write of a round failed", &error);
                 if let Some((segment, index)) = self.seal() {
                     submit_index(&mut self.disk, &segment, index.clone());
                     self.writer.cut(segment, index);
@@ -111,31 +113,31 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         }
     }
 
-    /// Nothing can be stored until it is tried again.
+    /// Refuses messages until a retry succeeds.
     fn fail(&mut self, now: Now, what: &str, error: &io::Error) {
         self.writer.fail(now, what, error, &mut self.partitions, &mut self.completions);
     }
 
-    /// Has a segment made, unless one is ready or on its way.
+    /// Makes a segment, unless one is ready or being made.
     pub(super) fn make_segment(&mut self, reserve: Reserve) {
         self.segments.make(&self.dir, &mut self.disk, reserve);
     }
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
-        self.segments.handle_made(now, TICK_MS, &result, &mut self.disk);
+        self.segments.handle_made(now, TICK, &result, &mut self.disk);
         match result {
             Ok(()) if self.writer.is_cut() => {}
             Ok(()) => self.writer.recover(),
             Err(error) if self.writer.active().is_none() => {
-                self.fail(now, "no file for messages can be made", &error);
+                self.fail(now, "creation of a segment failed", &error);
             }
             Err(error) => {
-                tracing::warn!(shard = self.segments.shard(), %error, "no file for more messages can be made")
+                tracing::warn!(shard = self.segments.shard(), %error, "creation of the next segment failed")
             }
         }
     }
 
-    /// Ends the segment that is written. Returns it with its index's file.
+    /// Seals the segment that is being written. Returns it with the content of its index file.
     fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
         let active = self.writer.journal().take_active()?;
         let (segment, index) = self.segments.seal(&active);
@@ -143,7 +145,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         Some((segment, index))
     }
 
-    /// Ends the segment that is written, and writes its index.
+    /// Seals the segment that is being written, and writes its index.
     fn seal_and_index(&mut self) {
         if let Some((segment, index)) = self.seal() {
             submit_index(&mut self.disk, &segment, index);
@@ -164,14 +166,14 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                     self.make_segment(Reserve::Keep);
                 }
             }
-            Err(error) if is_cut => self.fail(now, "an index cannot be written", &error),
+            Err(error) if is_cut => self.fail(now, "write of an index failed", &error),
             Err(error) => self.segments.handle_not_indexed(number, &error),
         }
     }
 
-    /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest, and
-    /// a mark in each partition says so after a restart, too. A segment ends where the clock jumps, in either direction: its timestamps
-    /// and TTLs then say how long its messages live, wherever the clock was.
+    /// Handles a jump of the clock, in either direction, by ending the segment: within a segment, timestamps
+    /// and TTLs then say how long messages live, however wrong the clock was. After a jump back, everything
+    /// that is stored counts as stored now or earlier. A mark in each partition keeps that over a restart.
     pub(super) fn follow_clock(&mut self, now: Now) {
         if self.writer.is_busy() {
             return;
@@ -180,21 +182,21 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.timestamps.follow(now, jump);
         self.seal_and_index();
         if jump == ClockJump::Back {
-            self.segments.cap(now.unix_ms);
+            self.segments.cap(now.unix);
             self.backlog.forget_windows();
             let Self { partitions, writer, .. } = self;
-            partitions.cap(now.unix_ms, |id| writer.mark(id));
+            partitions.cap(now.unix, |id| writer.mark(id));
         }
     }
 
-    /// Lets go of what has expired, and of what is too much or too old.
+    /// Releases what has expired, and the segments beyond the limits of size and age.
     pub(super) fn let_go(&mut self, now: Now) {
         let is_held = self.timestamps.is_held(now, self.writer.is_disk_full());
         self.segments.retire(now, is_held, &self.dir);
-        let unix_ms = if is_held { 0 } else { now.unix_ms };
+        let unix = if is_held { UnixMillis::ZERO } else { now.unix };
         let mut marks = Vec::new();
         self.partitions.expire(
-            unix_ms,
+            unix,
             self.dir.retirements(),
             self.writer.active(),
             !self.writer.is_in_trouble(),
@@ -206,7 +208,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.backlog.trim();
     }
 
-    /// Tries again what failed, so that messages can be stored.
+    /// Retries what failed, so that messages can be stored again.
     pub(super) fn retry(&mut self, now: Now) {
         if !self.writer.is_in_trouble() {
             return;
@@ -214,12 +216,13 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         if let Some((segment, index)) = self.writer.next_save() {
             submit_index(&mut self.disk, &segment, index);
         } else if !self.writer.is_cut() {
-            let pays = self.segments.frees_room(now.unix_ms);
+            let pays = self.segments.frees_room(now.unix);
             self.make_segment(if pays { Reserve::Use } else { Reserve::Keep });
         }
     }
 
-    /// Seals the segment that is written, so that the next start knows where it ends. True once nothing is under way.
+    /// Seals the segment that is being written, so that the next start knows where it ends. Returns true once
+    /// nothing is in progress.
     pub(super) fn stop(&mut self) -> bool {
         if self.writer.is_in_trouble() {
             return true;

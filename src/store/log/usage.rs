@@ -1,8 +1,9 @@
-//! What each partition counts as its project's storage: what [`Store::queues`](crate::store::Store::queues) says of it.
+//! Counts each partition's share of its project's storage, as [`Store::queues`](crate::store::Store::queues)
+//! reports it.
 //!
-//! Batches count once they are stored. What has expired is given back at the next tick, a partition's part of a segment at a time;
-//! a partition that is let go of gives back all that it counted. A part that goes on after all of it had expired counts without
-//! that until it is counted anew.
+//! Batches count once they are stored. Expired messages stop counting at the next tick, a span at a time. A
+//! partition that is released gives back all that it counted. If a span goes on after everything in it had
+//! expired, its expired messages stay out of the count until the next recount.
 
 use std::sync::Arc;
 
@@ -10,70 +11,73 @@ use super::format::BatchHeader;
 use super::index::SpanHead;
 use super::summary;
 use crate::access::{Share, Tenant, Tenants};
+use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
 use crate::store::QueueSummary;
 
-/// The projects whose storage is limited.
+/// The accounts of the projects whose storage is limited.
 #[derive(Debug)]
 pub(super) struct Accounts {
     tenants: Arc<Tenants>,
-    /// When expired messages were looked for last, Unix milliseconds.
-    counted_ms: u64,
+    /// When expired messages were last counted.
+    counted: UnixMillis,
 }
 
 impl Accounts {
-    /// Those of a server whose projects are limited.
+    /// Creates the accounts of a server that limits storage.
     pub(super) fn new(tenants: &Arc<Tenants>) -> Self {
-        Self { tenants: tenants.clone(), counted_ms: 0 }
+        Self { tenants: tenants.clone(), counted: UnixMillis::ZERO }
     }
 
-    /// Whether the clock is behind where it was when expired messages were looked for last: what had expired then has not.
-    pub(super) fn look(&mut self, unix_ms: u64) -> bool {
-        unix_ms < std::mem::replace(&mut self.counted_ms, unix_ms)
+    /// Records the time of a count. Returns whether the clock is behind the last count, so that messages that
+    /// had expired then have not expired now.
+    pub(super) fn look(&mut self, unix: UnixMillis) -> bool {
+        unix < std::mem::replace(&mut self.counted, unix)
     }
 
-    /// The account of a partition of a queue that is open.
+    /// Returns the account of a partition of an open queue.
     pub(super) fn of(&self, key: PartitionKey) -> Option<Account> {
         self.tenants.of_queue(key.queue).as_ref().and_then(Account::new)
     }
 }
 
-/// What a partition counts.
+/// A partition's share of its project's storage.
 #[derive(Debug)]
 pub(super) struct Account {
     share: Share,
-    /// When it is to be counted anew, Unix milliseconds: some of it has expired then.
-    due_ms: u64,
+    /// When it must be recounted, because something has expired by then.
+    due: UnixMillis,
 }
 
 impl Account {
-    /// The account of a partition of that project; `None` where its storage is not limited.
+    /// Creates the account of a partition of this project. Returns `None` if the project's storage is not
+    /// limited.
     pub(super) fn new(tenant: &Arc<Tenant>) -> Option<Self> {
-        tenant.share().map(|share| Self { share, due_ms: 0 })
+        tenant.share().map(|share| Self { share, due: UnixMillis::ZERO })
     }
 
-    /// A batch was stored.
+    /// Counts a batch that was stored.
     pub(super) fn add(&mut self, header: &BatchHeader) {
         self.share.add(header.bytes() as u64);
-        self.due_ms = self.due_ms.min(header.expiry_ms());
+        self.due = self.due.min(header.expiry());
     }
 
-    /// Spans were let go of.
+    /// Requests a recount, because spans were released.
     pub(super) fn set_due(&mut self) {
-        self.due_ms = 0;
+        self.due = UnixMillis::ZERO;
     }
 
-    /// Whether it is to be counted anew.
-    pub(super) fn is_due(&self, unix_ms: u64) -> bool {
-        self.due_ms <= unix_ms
+    /// Returns whether it must be recounted.
+    pub(super) fn is_due(&self, unix: UnixMillis) -> bool {
+        self.due <= unix
     }
 
-    /// Counts the spans of the partition that have not expired.
-    pub(super) fn count<'a>(&mut self, heads: impl Iterator<Item = &'a SpanHead> + Clone, unix_ms: u64) {
+    /// Recounts the spans of the partition that have not expired.
+    pub(super) fn count<'a>(&mut self, heads: impl Iterator<Item = &'a SpanHead> + Clone, unix: UnixMillis) {
         let mut held = QueueSummary::default();
-        summary::add(&mut held, heads.clone(), unix_ms);
+        summary::add(&mut held, heads.clone(), unix);
         self.share.set(held.bytes);
-        let unexpired = heads.map(|head| head.expiry_ms).filter(|expiry_ms| *expiry_ms > unix_ms);
-        self.due_ms = unexpired.min().unwrap_or(u64::MAX);
+        let unexpired = heads.map(|head| head.expiry).filter(|expiry| *expiry > unix);
+        self.due = unexpired.min().unwrap_or(UnixMillis::MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! What is written, and what is refused while nothing can be.
+//! Writes batches, and refuses them while nothing can be written.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,38 +14,39 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::store::{Asker, Completion, Fence, Stream};
 
-/// The segment of a round that failed.
+/// A segment that ends early because a round failed.
 #[derive(Debug)]
 struct Cut {
     segment: Arc<Segment>,
     index: Vec<u8>,
-    /// Its index is being written.
+    /// Whether its index is being written.
     is_saving: bool,
 }
 
-/// See the module's page.
+/// The writer of a shard's messages.
 #[derive(Debug)]
 pub(super) struct Writer<T: Asker> {
     shard: u16,
     /// Whether a round is durable before it is acknowledged.
     is_synced: bool,
-    /// The largest batch that fits into a segment.
+    /// The size of the largest batch that fits into a segment, in bytes.
     batch_bytes_max: u64,
     journal: Journal<T>,
-    /// Streams of which an append was refused.
+    /// The streams in which an append was refused.
     fence: Fence,
-    /// Why nothing can be stored now.
+    /// The reason that nothing can be stored, if so.
     trouble: Option<&'static str>,
-    /// The segment of a round that failed. Until its index says where it ends, nothing is stored, and `trouble` says why.
+    /// The segment of a round that failed. Nothing is stored until its index says where it ends; `trouble`
+    /// has the reason.
     cut: Option<Cut>,
-    /// Messages that were refused.
+    /// The number of messages that were refused.
     refused: u64,
     /// Ended lives of queues. The next round begins without their entries.
     forgotten: Vec<u64>,
 }
 
 impl<T: Asker> Writer<T> {
-    /// The writer of a shard whose segments have so many bytes.
+    /// Creates the writer of a shard whose segments have `segment_bytes` each.
     pub(super) fn new(shard: u16, segment_bytes: u64, is_synced: bool) -> Self {
         Self {
             shard,
@@ -60,13 +61,13 @@ impl<T: Asker> Writer<T> {
         }
     }
 
-    /// The segment that is written.
+    /// Returns the segment that is being written.
     #[inline]
     pub(super) fn active(&self) -> Option<&Active> {
         self.journal.active()
     }
 
-    /// The rounds, and what waits for them.
+    /// Returns the rounds and the entries that wait for them.
     pub(super) fn journal(&mut self) -> &mut Journal<T> {
         &mut self.journal
     }
@@ -79,7 +80,7 @@ impl<T: Asker> Writer<T> {
         self.refused
     }
 
-    /// Takes a batch to be written, or refuses it at once.
+    /// Accepts a batch for writing, or refuses it immediately.
     #[inline]
     pub(super) fn append(
         &mut self,
@@ -115,7 +116,7 @@ impl<T: Asker> Writer<T> {
         Completion::Appended { token, result: Err(fault) }
     }
 
-    /// Takes a mark to be written of where a partition ends.
+    /// Accepts a mark of where a partition ends.
     pub(super) fn mark(&mut self, id: PartitionId) {
         self.journal.push(JournalEntry::Mark { id });
     }
@@ -144,7 +145,7 @@ impl<T: Asker> Writer<T> {
         is_any
     }
 
-    /// Nothing can be stored until it is tried again: refuses all that is to be written.
+    /// Refuses everything that waits to be written, because nothing can be stored until a retry succeeds.
     pub(super) fn fail(
         &mut self,
         now: Now,
@@ -155,7 +156,7 @@ impl<T: Asker> Writer<T> {
     ) {
         let why = cannot_write(error);
         if self.trouble.is_none() {
-            tracing::error!(shard = self.shard, told = why, what, %error, "nothing can be stored for now");
+            tracing::error!(shard = self.shard, told = why, what, %error, "messages are refused until a retry succeeds");
         }
         for entry in self.journal.take_all() {
             partitions.handle_refused(&entry);
@@ -166,15 +167,15 @@ impl<T: Asker> Writer<T> {
         self.trouble = Some(why);
     }
 
-    /// Messages can be stored again.
+    /// Accepts messages again.
     pub(super) fn recover(&mut self) {
-        debug_assert!(self.cut.is_none(), "nobody knows yet where the segment ends");
+        debug_assert!(self.cut.is_none(), "the end of the failed segment is not durable yet");
         if self.trouble.take().is_some() {
             tracing::info!(shard = self.shard, "messages are stored again");
         }
     }
 
-    /// Whether nothing can be stored now.
+    /// Returns whether nothing can be stored now.
     pub(super) fn is_in_trouble(&self) -> bool {
         self.trouble.is_some()
     }
@@ -183,48 +184,50 @@ impl<T: Asker> Writer<T> {
         self.trouble == Some(DISK_IS_FULL)
     }
 
-    /// Whether the segment cannot be sealed or written on now: a round is under way, or the last one failed.
+    /// Returns whether the segment cannot be sealed or continued now: a round is being written, or the last
+    /// one failed.
     pub(super) fn is_busy(&self) -> bool {
         self.journal.is_writing() || self.trouble.is_some() || self.cut.is_some()
     }
 
-    /// Whether a round can begin.
+    /// Returns whether a round can begin.
     #[inline]
     pub(super) fn wants_round(&self) -> bool {
         self.journal.has_pending() && !self.journal.is_writing() && self.cut.is_none()
     }
 
-    /// The round is as durable as it is meant to be: what it held.
+    /// Ends the round, which is now as durable as the settings ask for. Returns its entries.
     #[inline]
     pub(super) fn handle_stored(&mut self) -> Vec<Written<T>> {
         self.journal.handle_stored()
     }
 
-    /// A round failed, and its segment ends before it: its index is being written.
+    /// Records that a round failed, so that `segment` ends before it. Its index is being written.
     pub(super) fn cut(&mut self, segment: Arc<Segment>, index: Vec<u8>) {
         debug_assert!(self.trouble.is_some() && self.cut.is_none(), "a round fails once");
         self.cut = Some(Cut { segment, index, is_saving: true });
     }
 
-    /// Whether there is a segment of a round that failed.
+    /// Returns whether the end of a segment with a failed round is not durable yet.
     pub(super) fn is_cut(&self) -> bool {
         self.cut.is_some()
     }
 
-    /// That segment and its index, if the index is to be written again.
+    /// Returns the segment with the failed round and its index, if the index must be written again.
     pub(super) fn next_save(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
         let cut = self.cut.as_mut().filter(|cut| !cut.is_saving)?;
         cut.is_saving = true;
         Some((cut.segment.clone(), cut.index.clone()))
     }
 
-    /// The index of that segment is written, or is not. True where the segment is that of a round that failed.
+    /// Handles that an index was written, or could not be. Returns whether its segment is the one with the
+    /// failed round.
     pub(super) fn handle_saved(&mut self, number: u64) -> bool {
         let cut = self.cut.as_mut().filter(|cut| cut.segment.number == number);
         cut.map(|cut| cut.is_saving = false).is_some()
     }
 
-    /// It is durable where the segment of the round that failed ends.
+    /// Records that the end of the segment with the failed round is durable.
     pub(super) fn end_cut(&mut self) {
         self.cut = None;
     }

@@ -1,62 +1,70 @@
-//! The batches of the whole memory store in the order of arrival, and a look at all of them, a part at a time.
+//! All batches of the memory store in the order of arrival, and a look at all of them in parts.
 //!
-//! Batches mostly expire in the order in which they came. A look is due where one expires before an older one. It goes over all batches and
-//! moves up what stays: `kept` places at the front are right, those from there to `at` mean nothing any more, those behind are
-//! still to be looked at.
+//! Batches mostly expire in the order of arrival. When one expires before an older one, a look is due. It
+//! visits all batches and closes the gaps: the `kept` places at the front are done, those from there to `at`
+//! are free, and those from `at` on are not visited yet.
 
 use std::collections::VecDeque;
 
+use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 
 /// A batch: its partition and base offset.
-type Arrival = (PartitionKey, u64);
+type Arrival = (PartitionKey, Offset);
 
-/// A look at all batches for those that expire before older ones do.
+/// The progress of a look at all batches, for those that expire before older ones.
 #[derive(Debug)]
 struct Sweep {
     at: usize,
-    /// At most `at`.
+    /// Never greater than `at`.
     kept: usize,
-    /// The latest expiry of what was kept, and the earliest of what expires before something older.
-    latest_ms: u64,
-    due_ms: u64,
+    /// The latest expiry of the batches kept, and the earliest expiry of those that expire before an older
+    /// one.
+    latest: UnixMillis,
+    due: UnixMillis,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { at: 0, kept: 0, latest_ms: 0, due_ms: u64::MAX }
+        Self { at: 0, kept: 0, latest: UnixMillis::ZERO, due: UnixMillis::MAX }
     }
 }
 
-/// See the module's page.
+/// The batches of the store in the order of arrival.
 #[derive(Debug)]
 pub(super) struct Arrivals {
-    /// Each batch in the order of arrival; some of those may be gone.
+    /// The batches in the order of arrival. Some may have been removed from their partitions.
     order: VecDeque<Arrival>,
     sweep: Sweep,
-    /// The latest expiry of any batch, Unix milliseconds.
-    latest_expiry_ms: u64,
-    /// The earliest expiry of those that expire before an older one.
-    due_ms: u64,
+    /// The latest expiry of any batch.
+    latest_expiry: UnixMillis,
+    /// The earliest expiry of the batches that expire before an older one.
+    due: UnixMillis,
 }
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { order: VecDeque::new(), sweep: Sweep::default(), latest_expiry_ms: 0, due_ms: u64::MAX }
+        Self {
+            order: VecDeque::new(),
+            sweep: Sweep::default(),
+            latest_expiry: UnixMillis::ZERO,
+            due: UnixMillis::MAX,
+        }
     }
 }
 
 impl Arrivals {
-    /// A batch has come that expires then.
-    pub(super) fn push(&mut self, key: PartitionKey, base_offset: u64, expiry_ms: u64) {
+    /// Adds a batch that expires at `expiry`.
+    pub(super) fn push(&mut self, key: PartitionKey, base_offset: Offset, expiry: UnixMillis) {
         self.order.push_back((key, base_offset));
-        if expiry_ms < self.latest_expiry_ms {
-            self.due_ms = self.due_ms.min(expiry_ms);
+        if expiry < self.latest_expiry {
+            self.due = self.due.min(expiry);
         }
-        self.latest_expiry_ms = self.latest_expiry_ms.max(expiry_ms);
+        self.latest_expiry = self.latest_expiry.max(expiry);
     }
 
-    /// The oldest batch, though it may be gone.
+    /// Returns the oldest batch, which may have been removed from its partition.
     pub(super) fn oldest(&mut self) -> Option<Arrival> {
         if self.sweep.kept == 0 {
             self.order.drain(..self.sweep.at);
@@ -65,7 +73,7 @@ impl Arrivals {
         self.order.front().copied()
     }
 
-    /// Takes the oldest batch out.
+    /// Removes and returns the oldest batch.
     pub(super) fn pop_oldest(&mut self) -> Option<Arrival> {
         let oldest = self.oldest()?;
         self.order.pop_front();
@@ -75,39 +83,40 @@ impl Arrivals {
         Some(oldest)
     }
 
-    /// Whether all batches are to be looked at.
-    pub(super) fn is_look_due(&self, unix_ms: u64) -> bool {
-        self.sweep.at > 0 || self.due_ms <= unix_ms
+    /// Returns whether all batches must be looked at.
+    pub(super) fn is_look_due(&self, unix: UnixMillis) -> bool {
+        self.sweep.at > 0 || self.due <= unix
     }
 
-    /// The next batch to look at; `None` ends the look. What is not kept is gone.
+    /// Returns the next batch to look at, or `None` at the end of the look. Batches that are not kept are
+    /// removed.
     pub(super) fn look(&mut self) -> Option<Arrival> {
         let next = self.order.get(self.sweep.at).copied();
         if next.is_some() {
             self.sweep.at += 1;
         } else {
             self.order.truncate(self.sweep.kept);
-            self.due_ms = std::mem::take(&mut self.sweep).due_ms;
+            self.due = std::mem::take(&mut self.sweep).due;
         }
         next
     }
 
-    /// The batch that was looked at last stays, and expires then.
-    pub(super) fn keep(&mut self, arrival: Arrival, expiry_ms: u64) {
+    /// Keeps the batch that was returned last, which expires at `expiry`.
+    pub(super) fn keep(&mut self, arrival: Arrival, expiry: UnixMillis) {
         debug_assert!(self.sweep.kept < self.sweep.at, "{:?}", self.sweep);
-        if expiry_ms < self.sweep.latest_ms {
-            self.sweep.due_ms = self.sweep.due_ms.min(expiry_ms);
+        if expiry < self.sweep.latest {
+            self.sweep.due = self.sweep.due.min(expiry);
         }
-        self.sweep.latest_ms = self.sweep.latest_ms.max(expiry_ms);
+        self.sweep.latest = self.sweep.latest.max(expiry);
         self.order[self.sweep.kept] = arrival;
         self.sweep.kept += 1;
     }
 
-    /// Batches expire in another order than before: all are looked at again.
-    pub(super) fn begin_anew(&mut self, unix_ms: u64, latest_expiry_ms: u64) {
+    /// Requests a new look at all batches, because their order of expiry has changed.
+    pub(super) fn begin_anew(&mut self, unix: UnixMillis, latest_expiry: UnixMillis) {
         self.order.drain(self.sweep.kept..self.sweep.at);
         self.sweep = Sweep::default();
-        self.due_ms = unix_ms;
-        self.latest_expiry_ms = latest_expiry_ms;
+        self.due = unix;
+        self.latest_expiry = latest_expiry;
     }
 }

@@ -1,7 +1,9 @@
-//! The memory store: a ring of batches for each partition. The reference for tests; loses all at exit.
+//! The memory store: a queue of batches for each partition. It is the reference for tests, and loses
+//! everything at exit.
 //!
-//! Bounded: each batch costs its stored bytes and `BATCH_OVERHEAD_BYTES`. When full it drops the oldest batches
-//! of the whole shard, counts them and says so once, or refuses, as the operator chose.
+//! It is bounded: each batch costs its stored bytes and `BATCH_OVERHEAD_BYTES`. Depending on the settings, a
+//! full store drops the oldest batches of the whole shard, counts them and warns once, or it refuses new
+//! ones.
 
 mod arrivals;
 #[cfg(test)]
@@ -24,40 +26,45 @@ use crate::access::{Share, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
-use crate::base::limits::CLOCK_STEP_MAX_MS;
+use crate::base::limits::CLOCK_STEP_MAX;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
+use crate::base::units::{Offset, Partition};
 
-/// How often expired batches are looked for, milliseconds; and while there are more of them than one look takes.
-const TICK_MS: u64 = 1_000;
-const BUSY_TICK_MS: u64 = 10;
+/// The interval at which expired batches are looked for, and the shorter one while a look
+/// has not finished.
+const TICK: Millis = Millis::new(1_000);
+const BUSY_TICK: Millis = Millis::new(10);
 
-/// Batches that one look takes: about 0.2 ms of the shard's time. Few in tests, so that looks are cut short there, too.
+/// The most batches that one look visits: about 0.2 ms of the shard's time. Few in tests, so that looks are
+/// interrupted.
 const LOOK_BATCHES: usize = if cfg!(test) { 3 } else { 2048 };
 
-/// Places in a ring that are moved up in the time of looking at one batch.
+/// The number of batches that can be moved in memory in the time that a visit takes.
 const MOVES_PER_BATCH: usize = 64;
 
-const _: () = assert!(BUSY_TICK_MS < TICK_MS, "the rest of a look comes before the next one");
+const _: () = assert!(BUSY_TICK.get() < TICK.get(), "a look is continued before the next one is due");
 
+/// The batches of one partition.
 #[derive(Debug)]
-struct Partition<F> {
-    /// Their offsets grow and lie below `end`; their timestamps do not fall and lie at `last_timestamp_ms` or below it.
+struct Ring<F> {
+    /// Offsets increase and are below `end`. Timestamps never decrease and are at most `last_timestamp`.
     batches: VecDeque<StoredBatch>,
-    end: u64,
-    last_timestamp_ms: u64,
+    end: Offset,
+    last_timestamp: UnixMillis,
     waiting: Waiting<F>,
-    /// It is in `Memory::woken`.
+    /// Whether it is in `Memory::woken`.
     is_woken: bool,
-    /// What its batches cost, where its project's storage is limited.
+    /// The cost of its batches as a share of its project's storage, if that is limited.
     share: Option<Share>,
 }
 
-impl<F> Default for Partition<F> {
+impl<F> Default for Ring<F> {
     fn default() -> Self {
         Self {
             batches: VecDeque::new(),
-            end: 0,
-            last_timestamp_ms: 0,
+            end: Offset::ZERO,
+            last_timestamp: UnixMillis::ZERO,
             waiting: Waiting::default(),
             is_woken: false,
             share: None,
@@ -65,8 +72,8 @@ impl<F> Default for Partition<F> {
     }
 }
 
-impl<F> Partition<F> {
-    /// Gives back what a batch cost that was taken out.
+impl<F> Ring<F> {
+    /// Subtracts a batch that was removed from the share. Returns its cost.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
         let cost = cost(&stored.batch);
         if let Some(share) = &mut self.share {
@@ -76,39 +83,39 @@ impl<F> Partition<F> {
     }
 }
 
-/// See the module's page.
+/// The memory store of one shard.
 #[derive(Debug)]
 pub struct Memory<T: Asker> {
-    partitions: HashMap<PartitionKey, Partition<T::Fetch>>,
+    partitions: HashMap<PartitionKey, Ring<T::Fetch>>,
     arrivals: Arrivals,
-    /// The latest timestamp that was given, and how far the clock may fall behind it.
-    newest_ms: u64,
-    clock_step_max_ms: u64,
-    /// How many batches all partitions have.
+    /// The latest timestamp that was given, and how far the clock may be behind it.
+    newest: UnixMillis,
+    clock_step_max: Millis,
+    /// The number of batches in all partitions.
     batches: usize,
-    /// What they cost, at most `bytes_max`.
+    /// Their cost, at most `bytes_max`.
     bytes: usize,
     bytes_max: usize,
     when_full: WhenFull,
     incarnation: u64,
     signing: Signing,
-    /// Where a project's storage is limited.
+    /// The projects, if their storage is limited.
     tenants: Option<Arc<Tenants>>,
     fence: Fence,
     completions: VecDeque<Completion<T>>,
-    /// Partitions that got something and have fetches waiting.
+    /// Partitions that got messages and have fetches waiting.
     woken: Vec<PartitionKey>,
     counters: StoreCounters,
 }
 
 impl<T: Asker> Memory<T> {
-    /// A store of at most `bytes_max` bytes, whose queues live in `incarnation`.
+    /// Creates a store of at most `bytes_max` bytes, whose queues have the incarnation `incarnation`.
     pub fn new(bytes_max: usize, when_full: WhenFull, incarnation: u64) -> Self {
         Self {
             partitions: HashMap::new(),
             arrivals: Arrivals::default(),
-            newest_ms: 0,
-            clock_step_max_ms: CLOCK_STEP_MAX_MS,
+            newest: UnixMillis::ZERO,
+            clock_step_max: CLOCK_STEP_MAX,
             batches: 0,
             bytes: 0,
             bytes_max,
@@ -123,7 +130,7 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    /// Bytes held.
+    /// Returns the cost of all batches, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -153,10 +160,10 @@ impl<T: Asker> Memory<T> {
         }
         let base_offset = partition.end;
         partition.end += count;
-        partition.last_timestamp_ms = partition.last_timestamp_ms.max(now.unix_ms);
-        let (timestamp_ms, stored_ns) = (partition.last_timestamp_ms, now.mono_ns);
-        let stored = StoredBatch { base_offset, timestamp_ms, stored_ns, batch };
-        let expiry_ms = stored.expiry_ms();
+        partition.last_timestamp = partition.last_timestamp.max(now.unix);
+        let (timestamp, stored_ns) = (partition.last_timestamp, now.mono_ns);
+        let stored = StoredBatch { base_offset, timestamp, stored_ns, batch };
+        let expiry = stored.expiry();
         partition.batches.push_back(stored);
         if !partition.waiting.is_empty() && !partition.is_woken {
             partition.is_woken = true;
@@ -164,28 +171,29 @@ impl<T: Asker> Memory<T> {
         }
         self.completions
             .push_back(Completion::Appended { token, result: Ok(Some(base_offset..partition.end)) });
-        self.arrivals.push(key, base_offset, expiry_ms);
+        self.arrivals.push(key, base_offset, expiry);
         self.batches += 1;
         self.bytes += cost;
         self.counters.stored += count;
         debug_assert!(self.bytes <= self.bytes_max, "{} of {} bytes", self.bytes, self.bytes_max);
     }
 
-    /// Where the clock has stepped back further than timestamps are repeated, everything stored counts as stored now at the latest.
+    /// Follows the clock. After it steps back by more than the tolerance, everything that is stored counts as
+    /// stored now or earlier.
     fn follow_clock(&mut self, now: Now) {
-        let is_behind = now.unix_ms.saturating_add(self.clock_step_max_ms) < self.newest_ms;
-        self.newest_ms = if is_behind { now.unix_ms } else { self.newest_ms.max(now.unix_ms) };
+        let is_behind = now.unix + self.clock_step_max < self.newest;
+        self.newest = if is_behind { now.unix } else { self.newest.max(now.unix) };
         if !is_behind {
             return;
         }
         for partition in self.partitions.values_mut() {
-            cap(&mut partition.batches, now.unix_ms);
-            partition.last_timestamp_ms = partition.last_timestamp_ms.min(now.unix_ms);
+            cap(&mut partition.batches, now.unix);
+            partition.last_timestamp = partition.last_timestamp.min(now.unix);
         }
-        // Batches that were in the order of their expiry need not be any more: all are looked at again.
+        // The batches may no longer be in the order of their expiry, so all must be looked at again.
         let batches = self.partitions.values().flat_map(|partition| &partition.batches);
-        let latest_expiry_ms = batches.map(StoredBatch::expiry_ms).max().unwrap_or(0);
-        self.arrivals.begin_anew(now.unix_ms, latest_expiry_ms);
+        let latest_expiry = batches.map(StoredBatch::expiry).max().unwrap_or_default();
+        self.arrivals.begin_anew(now.unix, latest_expiry);
     }
 
     fn refuse(&mut self, token: T::Append, count: u64, fault: StoreFault) {
@@ -196,22 +204,19 @@ impl<T: Asker> Memory<T> {
     fn drop_oldest(&mut self) {
         let Some(stored) = self.pop_oldest() else { return };
         if self.counters.dropped == 0 {
-            tracing::warn!(
-                memory_bytes = self.bytes_max,
-                "the memory store is full: the oldest messages are dropped"
-            );
+            tracing::warn!(memory_bytes = self.bytes_max, "memory store full; dropping the oldest messages");
         }
         self.counters.dropped += u64::from(stored.batch.count());
     }
 
-    /// A batch of that cost is no more.
+    /// Counts a batch of this cost as removed.
     fn count_removed(&mut self, cost: usize) {
         self.bytes -= cost;
         self.batches -= 1;
-        debug_assert!(self.batches > 0 || self.bytes == 0, "{} bytes of nothing", self.bytes);
+        debug_assert!(self.batches > 0 || self.bytes == 0, "no batch is left, but {} bytes are", self.bytes);
     }
 
-    /// Takes the oldest batch out; `None` where what stood there is gone already.
+    /// Removes the oldest batch. Returns `None` if the batch at that place was already removed.
     fn pop_oldest(&mut self) -> Option<StoredBatch> {
         let (key, base_offset) = self.arrivals.pop_oldest()?;
         let partition = self.partitions.get_mut(&key)?;
@@ -221,12 +226,12 @@ impl<T: Asker> Memory<T> {
         Some(stored)
     }
 
-    /// Removes the oldest batches as long as they have expired. False where it did not come to the end of them.
+    /// Removes the oldest batches that have expired. Returns false if it did not reach the end of them.
     fn expire_oldest(&mut self, now: Now) -> bool {
         for _ in 0..LOOK_BATCHES {
             let Some((key, base_offset)) = self.arrivals.oldest() else { return true };
             let front = self.partitions.get(&key).and_then(|partition| partition.batches.front());
-            if front.is_some_and(|front| front.base_offset == base_offset && !front.is_expired(now.unix_ms)) {
+            if front.is_some_and(|front| front.base_offset == base_offset && !front.is_expired(now.unix)) {
                 return true;
             }
             if let Some(expired) = self.pop_oldest() {
@@ -236,7 +241,7 @@ impl<T: Asker> Memory<T> {
         false
     }
 
-    /// Looks at the next batches for those that have expired though older ones have not. False where there are more.
+    /// Looks for batches that have expired before older ones. Returns false if it has not visited all.
     fn sweep(&mut self, now: Now) -> bool {
         let mut effort = 0;
         while effort < LOOK_BATCHES {
@@ -245,8 +250,8 @@ impl<T: Asker> Memory<T> {
             let Some(partition) = self.partitions.get_mut(&key) else { continue };
             let index = partition.batches.binary_search_by_key(&base_offset, |stored| stored.base_offset);
             let Ok(index) = index else { continue };
-            let expiry_ms = partition.batches[index].expiry_ms();
-            if expiry_ms <= now.unix_ms {
+            let expiry = partition.batches[index].expiry();
+            if expiry <= now.unix {
                 effort += index.min(partition.batches.len() - index) / MOVES_PER_BATCH;
                 if let Some(stored) = partition.batches.remove(index) {
                     let cost = partition.give_back(&stored);
@@ -255,7 +260,7 @@ impl<T: Asker> Memory<T> {
                 }
                 continue;
             }
-            self.arrivals.keep((key, base_offset), expiry_ms);
+            self.arrivals.keep((key, base_offset), expiry);
         }
         false
     }
@@ -264,7 +269,7 @@ impl<T: Asker> Memory<T> {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
-            None if fetch.from > 0 => Fetched::rewound(),
+            None if fetch.from > Offset::ZERO => Fetched::rewound(),
             None => Fetched { at_end: true, ..Fetched::default() },
         };
         if fetch.wait && fetched.batches.is_empty() && fetched.at_end {
@@ -275,7 +280,7 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    /// Looks again at the fetches that wait for a partition.
+    /// Retries the fetches that wait for a partition.
     fn wake(&mut self, now: Now, key: PartitionKey) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         partition.is_woken = false;
@@ -284,14 +289,14 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    fn resolve(&self, key: PartitionKey, position: Position) -> u64 {
-        let Some(partition) = self.partitions.get(&key) else { return 0 };
+    fn resolve(&self, key: PartitionKey, position: Position) -> Offset {
+        let Some(partition) = self.partitions.get(&key) else { return Offset::ZERO };
         match position {
             // The store has one timeline in each incarnation.
             Position::After { offset, .. } => offset.min(partition.end),
             Position::Latest => partition.end,
             Position::Time(time) => {
-                let index = partition.batches.partition_point(|stored| stored.timestamp_ms < time);
+                let index = partition.batches.partition_point(|stored| stored.timestamp < time);
                 partition.batches.get(index).map_or(partition.end, |stored| stored.base_offset)
             }
         }
@@ -315,7 +320,7 @@ impl<T: Asker> Store<T> for Memory<T> {
                 self.append(now, token, stream, partition, batch);
             }
             Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                let fetch = Fetch { token, from, bytes_max, exclude, wait, since_ms: now.mono_ms };
+                let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
                 self.fetch(now, partition, fetch);
             }
             Request::Resolve { token, partition, position } => {
@@ -327,8 +332,8 @@ impl<T: Asker> Store<T> for Memory<T> {
                 if let Some(fetch) = of.waiting.cancel(token) {
                     let fetched = Fetched { next: fetch.from, ..Fetched::default() };
                     self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
-                    // A partition that nothing was ever stored in is known by nobody else.
-                    if of.waiting.is_empty() && of.end == 0 {
+                    // Nothing was ever stored in the partition, so only the fetch knew it.
+                    if of.waiting.is_empty() && of.end == Offset::ZERO {
                         self.partitions.remove(&partition);
                     }
                 }
@@ -345,21 +350,23 @@ impl<T: Asker> Store<T> for Memory<T> {
         self.completions.pop_front()
     }
 
-    fn handle_tick(&mut self, now: Now) -> Option<u64> {
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.follow_clock(now);
         let mut done = self.expire_oldest(now);
-        if self.arrivals.is_look_due(now.unix_ms) {
+        if self.arrivals.is_look_due(now.unix) {
             done &= self.sweep(now);
         }
-        (self.batches > 0).then_some(now.mono_ms + if done { TICK_MS } else { BUSY_TICK_MS })
+        (self.batches > 0).then_some(now.mono + if done { TICK } else { BUSY_TICK })
     }
 
-    fn tail(&self, queue: &QueueInfo, partition: u16) -> Option<Tail> {
-        Some(Tail::new(self.partitions.get(&queue.key(partition)).map_or(0, |partition| partition.end)))
+    fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
+        Some(Tail::new(
+            self.partitions.get(&queue.key(partition)).map_or(Offset::ZERO, |partition| partition.end),
+        ))
     }
 
-    fn set_clock_step_max(&mut self, ms: u64) {
-        self.clock_step_max_ms = ms;
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.clock_step_max = by;
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {

@@ -1,6 +1,7 @@
-//! The memory store alone: what it drops, expires and counts.
+//! The memory store on its own: what it drops, expires and counts.
 
 use super::*;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::store::conformance::{self, batch, key};
 use proptest::prelude::*;
 
@@ -17,7 +18,7 @@ impl conformance::Lab for Here {
         memory()
     }
 
-    fn unix_ms(&self) -> Option<u64> {
+    fn unix(&self) -> Option<UnixMillis> {
         None
     }
 
@@ -33,38 +34,38 @@ impl conformance::Lab for Here {
 }
 
 #[test]
-fn it_conforms() {
+fn the_memory_store_conforms() {
     conformance::run(&Here(std::cell::Cell::new(0)));
 }
 
 #[test]
-fn one_answer_brings_what_one_turn_stored_and_a_clock_that_is_set_back_changes_no_order() {
+fn one_answer_has_all_batches_of_a_turn_and_a_clock_set_back_keeps_their_order() {
     let mut store = memory();
-    let at = |unix_ms| Now::at_ms(0, unix_ms);
+    let at = |unix| Now::at_ms(0, unix);
     let fetch = |token| Request::Fetch {
         token,
-        partition: key(0),
-        from: 0,
+        partition: key(Partition(0)),
+        from: Offset(0),
         bytes_max: 1 << 20,
         exclude: None,
         wait: true,
     };
     assert!(store.submit(at(0), fetch(9)).is_ok() && store.poll_completion(at(0)).is_none());
-    for (token, unix_ms) in [(0, 20_000), (1, 10_000)] {
+    for (token, unix) in [(0, 20_000), (1, 10_000)] {
         let (stream, batch) = (Stream(0), batch(1, 60, &[b"x"]));
-        let append = Request::Append { token, stream, partition: key(0), batch };
-        assert!(store.submit(at(unix_ms), append).is_ok());
+        let append = Request::Append { token, stream, partition: key(Partition(0)), batch };
+        assert!(store.submit(at(unix), append).is_ok());
     }
     let answers: Vec<_> = std::iter::from_fn(|| store.poll_completion(at(20_000))).collect();
     let Some(Completion::Fetched { token: 9, result: Ok(fetched) }) = answers.last() else {
         panic!("{answers:?}")
     };
-    let times: Vec<u64> = fetched.batches.iter().map(|stored| stored.timestamp_ms).collect();
+    let times: Vec<u64> = fetched.batches.iter().map(|stored| stored.timestamp.get()).collect();
     assert_eq!((answers.len(), times), (3, vec![20_000, 20_000]));
 }
 
 #[test]
-fn when_full_it_drops_the_oldest_of_the_shard_and_counts_them() {
+fn a_full_store_drops_and_counts_the_oldest_of_the_shard() {
     let one = cost(&batch(1, 60, &[&[0; 100]]));
     let mut store: Memory<u64> = Memory::new(3 * one, WhenFull::DropOldest, 7);
     let now = Now::default();
@@ -72,28 +73,33 @@ fn when_full_it_drops_the_oldest_of_the_shard_and_counts_them() {
         let append = Request::Append {
             token,
             stream: Stream(0),
-            partition: key(partition),
+            partition: key(Partition(partition)),
             batch: batch(1, 60, &[&[0; 100]]),
         };
         assert!(store.submit(now, append).is_ok());
     }
     assert_eq!((store.counters().dropped, store.bytes()), (1, 3 * one));
-    assert_eq!(store.partitions[&key(1)].batches[0].base_offset, 1, "the oldest was partition 1's first");
-    assert_eq!(store.partitions[&key(0)].batches.len(), 2);
+    assert_eq!(
+        store.partitions[&key(Partition(1))].batches[0].base_offset,
+        Offset(1),
+        "the oldest was partition 1's first"
+    );
+    assert_eq!(store.partitions[&key(Partition(0))].batches.len(), 2);
 }
 
 #[test]
-fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
+fn stored_batches_count_for_their_project_until_they_expire_or_are_dropped() {
     use crate::access::ProjectLimits;
     use crate::access::Use;
 
     let tenants =
         Arc::new(Tenants::new(ProjectLimits { storage_bytes: 1 << 20, ..ProjectLimits::default() }));
-    let of = |name: &str| tenants.get(&crate::base::names::Project::parse(name).unwrap(), 0).unwrap();
+    let of =
+        |name: &str| tenants.get(&crate::base::names::Project::parse(name).unwrap(), Millis::ZERO).unwrap();
     let queue_of = |number: u64, name: &str| {
         let queue = crate::base::queue::QueueId(number);
         tenants.hold_queue(queue, of(name).hold(Use::Queue));
-        PartitionKey { queue, partition: 0 }
+        PartitionKey { queue, partition: Partition(0) }
     };
     let (of_a, of_b) = (queue_of(1, "a"), queue_of(2, "b"));
     let one = cost(&batch(1, 60, &[b"x"]));
@@ -111,22 +117,22 @@ fn what_it_holds_counts_for_its_project_until_it_expires_or_is_dropped() {
     assert_eq!(append(&mut store, of_b, 100), (bytes, bytes));
     assert_eq!(append(&mut store, of_a, 60), (2 * bytes, bytes));
     assert_eq!(append(&mut store, of_b, 60), (bytes, 2 * bytes), "the oldest was dropped");
-    // What expires ahead of something older, and the oldest.
-    while store.handle_tick(later(60)) == Some(60_000 + BUSY_TICK_MS) {}
+    // The first expires before an older one; then the oldest expires.
+    while store.handle_tick(later(60)) == Some(Millis::new(60_000) + BUSY_TICK) {}
     assert_eq!((of("a").storage(), of("b").storage()), (0, bytes));
     assert_eq!(store.handle_tick(later(100)), None);
     assert_eq!((of("a").storage(), of("b").storage()), (0, 0));
 }
 
 #[test]
-fn told_to_refuse_it_refuses() {
+fn a_full_store_refuses_if_so_configured() {
     let one = cost(&batch(1, 60, &[&[0; 100]]));
     let mut store: Memory<u64> = Memory::new(one, WhenFull::Refuse, 7);
     for token in 0..2 {
         let append = Request::Append {
             token,
             stream: Stream(0),
-            partition: key(0),
+            partition: key(Partition(0)),
             batch: batch(1, 60, &[&[0; 100]]),
         };
         assert!(store.submit(Now::default(), append).is_ok());
@@ -139,12 +145,12 @@ fn told_to_refuse_it_refuses() {
 }
 
 #[test]
-fn nothing_of_a_stream_is_stored_behind_what_was_refused() {
+fn nothing_of_a_stream_is_stored_after_a_refusal() {
     let one = cost(&batch(1, 60, &[&[0; 100]]));
     let mut store: Memory<u64> = Memory::new(one, WhenFull::Refuse, 7);
     for (token, (stream, bytes)) in (0..).zip([(1, 101), (1, 100), (2, 100)]) {
         let batch = batch(1, 60, &[&vec![0; bytes]]);
-        let append = Request::Append { token, stream: Stream(stream), partition: key(0), batch };
+        let append = Request::Append { token, stream: Stream(stream), partition: key(Partition(0)), batch };
         assert!(store.submit(Now::default(), append).is_ok());
     }
     let results: Vec<_> = std::iter::from_fn(|| store.poll_completion(Now::default()))
@@ -153,27 +159,26 @@ fn nothing_of_a_stream_is_stored_behind_what_was_refused() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(Some(0..1))]);
+    assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(Some(Offset(0)..Offset(1)))]);
 }
 
 proptest! {
     #[test]
-    fn what_has_expired_is_freed_and_nothing_else_is(
-        steps in proptest::collection::vec((0u16..3, 60u32..90, 0u64..4, any::<bool>()), 1..120),
+    fn exactly_the_expired_batches_are_freed(
+        steps in proptest::collection::vec(((0u16..3).prop_map(Partition), 60u32..90, 0u32..4, any::<bool>()), 1..120),
         room in 3usize..60,
     ) {
         let one = cost(&batch(1, 60, &[b"x"]));
         let mut store: Memory<u64> = Memory::new(room * one, WhenFull::DropOldest, 7);
         let mut now = Now::at_ms(1, 1_000_000);
-        // What is there: partition, offset, expiry. The oldest first.
-        let mut there: Vec<(u16, u64, u64)> = Vec::new();
-        let mut ends = [0u64; 3];
+        // The expected batches, oldest first: partition, offset, expiry.
+        let mut there: Vec<(Partition, Offset, UnixMillis)> = Vec::new();
+        let mut ends = [Offset::ZERO; 3];
         for (token, (partition, ttl, seconds, tick)) in (0..).zip(steps) {
-            now.unix_ms += seconds * 1000;
-            now.mono_ms += seconds * 1000;
+            now = now.later(Millis::from_secs(seconds));
             if tick {
-                while store.handle_tick(now) == Some(now.mono_ms + BUSY_TICK_MS) {}
-                there.retain(|(_, _, expiry)| *expiry > now.unix_ms);
+                while store.handle_tick(now) == Some(now.mono + BUSY_TICK) {}
+                there.retain(|(_, _, expiry)| *expiry > now.unix);
             }
             prop_assert_eq!(store.batches, there.len());
             let (stream, key) = (Stream(0), key(partition));
@@ -182,28 +187,34 @@ proptest! {
             if there.len() == room {
                 there.remove(0);
             }
-            there.push((partition, ends[usize::from(partition)], now.unix_ms + u64::from(ttl) * 1000));
-            ends[usize::from(partition)] += 1;
+            there.push((partition, ends[partition.index()], now.unix + Millis::from_secs(ttl)));
+            ends[partition.index()] += 1;
             prop_assert_eq!((store.batches, store.bytes), (there.len(), there.len() * one));
         }
-        for (partition, end) in (0..).zip(ends) {
+        for (partition, end) in Partition::all(3).zip(ends) {
             let held = store.partitions.get(&key(partition)).map(|partition| &partition.batches);
-            let held: Vec<u64> = held.into_iter().flatten().map(|stored| stored.base_offset).collect();
+            let held: Vec<Offset> = held.into_iter().flatten().map(|stored| stored.base_offset).collect();
             let expected = there.iter().filter(|(of, _, _)| *of == partition).map(|(_, offset, _)| *offset);
             prop_assert_eq!(held, expected.collect::<Vec<_>>());
             prop_assert_eq!(store.resolve(key(partition), Position::Latest), end);
         }
-        prop_assert_eq!(store.counters().stored, ends.iter().sum::<u64>());
+        prop_assert_eq!(store.counters().stored, ends.iter().map(|end| end.0).sum::<u64>());
     }
 }
 
 #[test]
-fn a_partition_that_was_only_waited_for_costs_nothing_afterwards() {
+fn a_partition_with_only_cancelled_fetches_is_removed() {
     let mut store = memory();
     for round in 0..100 {
-        let partition = PartitionKey { queue: crate::base::queue::QueueId(round), partition: 0 };
-        let fetch =
-            Request::Fetch { token: round, partition, from: 0, bytes_max: 1, exclude: None, wait: true };
+        let partition = PartitionKey { queue: crate::base::queue::QueueId(round), partition: Partition(0) };
+        let fetch = Request::Fetch {
+            token: round,
+            partition,
+            from: Offset(0),
+            bytes_max: 1,
+            exclude: None,
+            wait: true,
+        };
         assert!(store.submit(Now::default(), fetch).is_ok());
         assert!(store.submit(Now::default(), Request::Cancel { token: round, partition }).is_ok());
     }
@@ -211,20 +222,24 @@ fn a_partition_that_was_only_waited_for_costs_nothing_afterwards() {
 }
 
 #[test]
-fn expired_batches_give_their_bytes_back_wherever_they_stand() {
+fn expired_batches_free_their_bytes_at_any_place() {
     let mut store = memory();
     let now = Now::default();
     for (token, ttl) in [(0, 100), (1, 60), (2, 60)] {
-        let append =
-            Request::Append { token, stream: Stream(0), partition: key(0), batch: batch(1, ttl, &[b"x"]) };
+        let append = Request::Append {
+            token,
+            stream: Stream(0),
+            partition: key(Partition(0)),
+            batch: batch(1, ttl, &[b"x"]),
+        };
         assert!(store.submit(now, append).is_ok());
     }
     let later = |seconds: u64| Now::at_ms(seconds * 1000, seconds * 1000);
     let mut tick = store.handle_tick(later(60));
-    while tick == Some(60_000 + BUSY_TICK_MS) {
+    while tick == Some(Millis::new(60_000) + BUSY_TICK) {
         tick = store.handle_tick(later(60));
     }
-    assert_eq!((store.counters().expired, store.batches, tick), (2, 1, Some(61_000)));
+    assert_eq!((store.counters().expired, store.batches, tick), (2, 1, Some(Millis::new(61_000))));
     assert_eq!(store.handle_tick(later(100)), None);
     assert_eq!((store.counters().expired, store.bytes()), (3, 0));
 }

@@ -6,22 +6,22 @@ use tungstenite::http::{HeaderValue, header};
 
 use super::refusal::Refusal;
 
-/// A client's side of the handshake.
+/// A handshake that waits for the server's response.
 #[derive(Clone, Debug)]
 pub struct ClientHandshake {
     key: String,
 }
 
-/// What a client asks for.
+/// The contents of a client's request.
 #[derive(Clone, Debug)]
 pub struct ClientRequest<'a> {
-    /// The `Host` header.
+    /// The value of the `Host` header.
     pub host: &'a str,
-    /// Path and query.
+    /// The path and the query.
     pub path: &'a str,
-    /// The subprotocol that it offers.
+    /// The subprotocol to offer.
     pub subprotocol: &'a str,
-    /// Further headers.
+    /// Additional headers, as name and value.
     pub headers: &'a [(&'static str, String)],
 }
 
@@ -42,10 +42,11 @@ impl ClientHandshake {
         Self { key }
     }
 
-    /// Reads the response from the start of `bytes`: how many bytes it has, `None` where more are needed.
+    /// Parses the response at the start of `bytes` and returns its length, or `None` if more bytes are
+    /// needed.
     pub fn handle(&self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         let parsed = tungstenite::handshake::client::Response::try_parse(bytes)
-            .map_err(|error| Refusal::new(400, format!("no WebSocket server: {error}")))?;
+            .map_err(|error| Refusal::new(400, format!("not a WebSocket server: {error}")))?;
         let Some((used, response)) = parsed else { return Ok(None) };
         let status = response.status().as_u16();
         if status != 101 {
@@ -54,7 +55,7 @@ impl ClientHandshake {
         }
         let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
         if accepted != Some(derive_accept_key(self.key.as_bytes()).as_bytes()) {
-            return Err(Refusal::new(400, "no WebSocket server: wrong Sec-WebSocket-Accept"));
+            return Err(Refusal::new(400, "not a WebSocket server: wrong Sec-WebSocket-Accept"));
         }
         Ok(Some(used))
     }

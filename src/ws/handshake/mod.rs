@@ -1,12 +1,13 @@
-//! The opening handshake (RFC 6455 section 4) on bytes in memory, by tungstenite's parser.
+//! The opening handshake (RFC 6455 section 4) on bytes in memory. Uses tungstenite's parser.
 //!
 //! | file | one concept |
 //! | --- | --- |
-//! | `request` | the server's side: a request, what RFC 6455 asks of it, and the response that accepts it |
+//! | `request` | the server's side: parses and checks a request, and writes the response that accepts it |
 //! | `refusal` | the response that refuses it |
 //! | `client` | the client's side |
 //!
-//! The caller gathers the request's bytes and bounds them, and decides whom it lets in between request and response.
+//! The caller buffers the request's bytes and limits them. Between request and response it decides whether to
+//! admit the client.
 
 mod client;
 mod refusal;

@@ -2,34 +2,34 @@
 
 use std::fmt::Write as _;
 
-/// When a client that is refused for lack of room, or because the server stops, may come again, seconds.
+/// Seconds until a client may retry after 429 (too many requests) or 503 (overloaded or shutting down).
 const RETRY_AFTER_SECS: u32 = 5;
 
-/// A request that is refused: an HTTP response, after which the connection ends.
+/// An HTTP response that refuses a handshake. The connection ends after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP status code.
+    /// The HTTP status code.
     pub status: u16,
-    /// Said in the body.
+    /// The text of the body.
     pub reason: String,
-    /// The origin that is refused, where that is why.
+    /// The origin, if it is the reason for the refusal.
     pub origin: Option<String>,
 }
 
 impl Refusal {
-    /// A refusal with its reason.
+    /// Creates a refusal without an origin.
     pub fn new(status: u16, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into(), origin: None }
     }
 
-    /// Appends the whole response.
+    /// Appends the whole response to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let name = tungstenite::http::StatusCode::from_u16(self.status)
             .ok()
             .and_then(|status| status.canonical_reason())
             .unwrap_or("Refused");
         let more = match self.status {
-            // RFC 9110, section 15.5.2, asks for it.
+            // Required by RFC 9110 section 15.5.2.
             401 => "WWW-Authenticate: Bearer\r\n".to_owned(),
             426 => "Sec-WebSocket-Version: 13\r\n".to_owned(),
             429 | 503 => format!("Retry-After: {RETRY_AFTER_SECS}\r\n"),
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_its_status_asks_for() {
+    fn a_refusal_has_the_headers_of_its_status() {
         for (status, header) in [
             (401, Some("WWW-Authenticate: Bearer\r\n")),
             (426, Some("Sec-WebSocket-Version: 13\r\n")),

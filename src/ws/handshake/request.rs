@@ -1,4 +1,4 @@
-//! A client's request to upgrade, and the response that accepts it.
+//! A client's upgrade request, and the response that accepts it.
 
 use base64::Engine;
 use base64::alphabet;
@@ -13,60 +13,62 @@ use tungstenite::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, hea
 use super::refusal::Refusal;
 use crate::ws::origin::AllowedOrigins;
 
-/// The reason that a client reads where our own code has failed.
+/// The reason that the client sees if our own code fails.
 const INTERNAL: &str = "internal: the response to this handshake cannot be written";
 
-/// Standard base64 whose last letter may have bits that no byte needs: RFC 6455's own example of a key has some.
+/// Standard base64 that accepts non-zero trailing bits in the last letter: the example key in RFC 6455 has
+/// some.
 static LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// A whole request, of which nothing is checked yet.
+/// A complete request, not yet checked.
 #[derive(Debug)]
 pub struct UpgradeRequest {
     used: usize,
     request: Request,
 }
 
-/// The response that accepts a request: 101.
+/// The response that accepts a request (status 101).
 #[derive(Debug)]
 pub struct UpgradeResponse(Response);
 
 impl UpgradeRequest {
-    /// Reads a request from the start of `bytes`; `None` where more bytes are needed.
+    /// Parses a request at the start of `bytes`, or returns `None` if more bytes are needed.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
         let parsed = Request::try_parse(bytes).map_err(|error| match error {
             tungstenite::Error::Capacity(CapacityError::TooManyHeaders) => {
                 Refusal::new(431, format!("handshake: more than {MAX_HEADERS} header lines"))
             }
-            error => Refusal::new(400, format!("no handshake: {error}")),
+            error => Refusal::new(400, format!("invalid handshake: {error}")),
         })?;
         Ok(parsed.map(|(used, request)| Self { used, request }))
     }
 
-    /// Bytes of the request; frames follow.
+    /// Returns the length of the request in bytes. Frames follow.
     pub fn used(&self) -> usize {
         self.used
     }
 
-    /// The path.
+    /// Returns the path.
     pub fn path(&self) -> &str {
         self.request.uri().path()
     }
 
-    /// The query string; empty where there is none.
+    /// Returns the query string; empty if the request has none.
     pub fn query(&self) -> &str {
         self.request.uri().query().unwrap_or("")
     }
 
-    /// The one value of a header; absent is fine, twice or empty or not ASCII is not.
+    /// Returns the value of a header, or `None` if it is absent. A header that is repeated, empty or not
+    /// ASCII is an error.
     pub fn header(&self, name: &str) -> Result<Option<&str>, Refusal> {
         single(self.request.headers(), name)
     }
 
-    /// Checks the request: what RFC 6455 asks of it, where it comes from, and which subprotocols it offers, where one is
-    /// spoken.
+    /// Checks the request and creates the response: the rules of RFC 6455, then the origin, then the offered
+    /// subprotocols if `subprotocol` is set.
     pub fn accept(
         &self,
         origins: &AllowedOrigins,
@@ -79,11 +81,11 @@ impl UpgradeRequest {
             Some(other) => {
                 return Err(Refusal::new(426, format!("Sec-WebSocket-Version: {other} is not 13")));
             }
-            None => return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Version is absent")),
+            None => return Err(Refusal::new(400, "invalid handshake: Sec-WebSocket-Version is absent")),
         }
         let key = single(headers, header::SEC_WEBSOCKET_KEY.as_str())?.unwrap_or("");
         if !LENIENT.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
-            return Err(Refusal::new(400, "no handshake: Sec-WebSocket-Key is not 16 bytes in base64"));
+            return Err(Refusal::new(400, "invalid handshake: Sec-WebSocket-Key is not 16 bytes in base64"));
         }
         check_origin(headers, origins)?;
         let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
@@ -104,20 +106,21 @@ impl UpgradeRequest {
 }
 
 impl UpgradeResponse {
-    /// Adds a header. A value that cannot stand in one is left out.
+    /// Adds a header. A value that is not valid in a header is left out.
     pub fn set_header(&mut self, name: &'static str, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.0.headers_mut().insert(name, value);
         }
     }
 
-    /// Appends the whole response.
+    /// Appends the whole response to `out`.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), Refusal> {
         write_response(out, &self.0).map_err(|_| Refusal::new(500, INTERNAL))
     }
 }
 
-/// RFC 6455 section 4.2.1, 1 to 4: a GET of HTTP/1.1 with one Host, that asks for an upgrade to WebSocket.
+/// Checks RFC 6455 section 4.2.1, items 1 to 4: an HTTP/1.1 GET with one Host that requests an upgrade to
+/// WebSocket.
 fn check_upgrade(request: &Request) -> Result<(), Refusal> {
     let headers = request.headers();
     let why = if request.method() != Method::GET {
@@ -133,16 +136,18 @@ fn check_upgrade(request: &Request) -> Result<(), Refusal> {
     } else {
         return Ok(());
     };
-    Err(Refusal::new(400, format!("no handshake: {why}")))
+    Err(Refusal::new(400, format!("invalid handshake: {why}")))
 }
 
-/// Whether a list of tokens, in one header or in several (RFC 9110 section 5.6.1), holds `token`.
+/// Returns whether a list of tokens, in one header line or several (RFC 9110 section 5.6.1), contains
+/// `token`.
 fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
 }
 
-/// The one value of a header; absent is fine, twice or empty or not ASCII is not.
+/// Returns the value of a header, or `None` if it is absent. A header that is repeated, empty or not ASCII is
+/// an error.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -155,7 +160,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ref
     }
 }
 
-/// A browser's origin must be the host that was asked, or one that the operator allows.
+/// Checks that a browser's origin is the requested host or an allowed origin.
 fn check_origin(headers: &HeaderMap, allowed: &AllowedOrigins) -> Result<(), Refusal> {
     let Some(origin) = single(headers, "origin")? else { return Ok(()) };
     let host = single(headers, "host")?.unwrap_or("");
@@ -166,11 +171,12 @@ fn check_origin(headers: &HeaderMap, allowed: &AllowedOrigins) -> Result<(), Ref
     Err(Refusal { origin: Some(origin.to_owned()), ..Refusal::new(403, reason) })
 }
 
-/// Whether the client offers the subprotocol. One that offers none, or an empty list, gets it unsaid.
+/// Returns whether the client offers the subprotocol. A client that offers none, or an empty list, is
+/// accepted; the response then names no subprotocol.
 fn offers(headers: &HeaderMap, subprotocol: &str) -> Result<bool, Refusal> {
     let mut any = false;
     for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-        // Bytes that are no text name no subprotocol of ours.
+        // No subprotocol of ours contains bytes that are not text.
         for offered in value.to_str().unwrap_or("?").split(',').map(str::trim) {
             if offered == subprotocol {
                 return Ok(true);
@@ -179,7 +185,7 @@ fn offers(headers: &HeaderMap, subprotocol: &str) -> Result<bool, Refusal> {
         }
     }
     if any {
-        Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {subprotocol} is spoken")))
+        Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {subprotocol} is supported")))
     } else {
         Ok(false)
     }

@@ -1,11 +1,11 @@
-//! Consume operations.
+//! Conversations about consume operations.
 
 use super::super::conversation::{Step, Trouble};
 use super::super::script::{BINARY, ONE, Script, TWO, append, credit, frame, get, keyed, request};
 use millstream::pb::SetupRequest;
 use prost::Message;
 
-/// Stores messages of a client, on a connection that ends with it.
+/// Stores a client's messages, on a connection that ends afterwards.
 fn store(script: &mut Script, name: &str, client: &str, queue: &str, payloads: &[&[u8]]) {
     script.connect(name, client);
     script.begin(name, &append(queue));
@@ -14,7 +14,7 @@ fn store(script: &mut Script, name: &str, client: &str, queue: &str, payloads: &
     script.step(Step::Gone(name.into()));
 }
 
-/// With the field that says that a client knows the extensions.
+/// Returns a setup with the field that opts in to the extensions.
 fn extended(queue: &str, marker: &str) -> SetupRequest {
     let mut setup = get(queue, marker, true);
     setup.get.as_mut().unwrap().without_headers = Some(false);
@@ -22,8 +22,7 @@ fn extended(queue: &str, marker: &str) -> SetupRequest {
 }
 
 pub fn echo(script: &mut Script) {
-    script
-        .about("A consumer with its own client's messages, and one without; what is stored while they wait.");
+    script.about("Two consumers, with and without echo, and messages that are stored while they wait.");
     script.set("partitions", "1");
     store(script, "p1", ONE, "q", &[b"of one", b"of one, too"]);
     store(script, "p2", TWO, "q", &[b"of two"]);
@@ -43,7 +42,7 @@ pub fn echo(script: &mut Script) {
 }
 
 pub fn markers(script: &mut Script) {
-    script.about("Markers: owed, paid with messages or alone, resumed from; latest, time, and those that are refused with 400.");
+    script.about("Markers: requested, sent with messages or alone, used to resume. Starts at latest and at a time. Markers refused with 400.");
     script.set("partitions", "2");
     store(script, "p1", ONE, "q/0", &[b"a", b"b"]);
     script.wait(5_000);
@@ -77,7 +76,7 @@ pub fn markers(script: &mut Script) {
 }
 
 pub fn rewound(script: &mut Script) {
-    script.about("A queue that has gone back: the store is empty, of another timeline, and of another life.");
+    script.about("A queue that has gone back: the store is empty, has another timeline, or the queue has another life.");
     script.set("partitions", "1");
     store(script, "p1", ONE, "q", &[b"a", b"b", b"c"]);
     script.connect("c", TWO);
@@ -98,7 +97,7 @@ pub fn rewound(script: &mut Script) {
 }
 
 pub fn credit_and_linger(script: &mut Script) {
-    script.about("Credit is never passed and never lowered; responses hold as many messages as they may.");
+    script.about("Credit is never exceeded and never lowered. Responses hold as many messages as allowed.");
     script.set("partitions", "1");
     script.set("consume_batch_messages", "30");
     script.set("consume_batch_bytes", "1000");
@@ -118,7 +117,9 @@ pub fn credit_and_linger(script: &mut Script) {
 }
 
 pub fn partitions(script: &mut Script) {
-    script.about("Partitions: by key, by client, by name; a queue as a whole and one of its partitions.");
+    script.about(
+        "Partitions selected by key, by client and by name. Reading a whole queue and a single partition.",
+    );
     script.set("partitions", "4");
     script.connect("p", ONE);
     script.begin("p", &append("q"));
@@ -134,7 +135,7 @@ pub fn partitions(script: &mut Script) {
 }
 
 pub fn expired(script: &mut Script) {
-    script.about("Ages, and messages that are never sent once their age has reached their TTL.");
+    script.about("The age of messages. A message whose age has reached its TTL is not sent.");
     script.set("partitions", "1");
     script.set("ttl_min", "1");
     script.connect("p", ONE);
@@ -151,7 +152,7 @@ pub fn expired(script: &mut Script) {
 }
 
 pub fn broken(script: &mut Script) {
-    script.about("Consumers that break their operation, or whose store does: 400, 408, 413, 410 and 503, after the owed marker.");
+    script.about("Consume operations that fail because of the client or the store: 400, 408, 413, 410 and 503, after the owed marker.");
     script.set("partitions", "1");
     script.set("max_pb_bytes", "2000");
     script.set("max_payload_bytes", "50");

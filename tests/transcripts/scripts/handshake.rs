@@ -1,8 +1,8 @@
-//! Handshakes.
+//! Conversations about handshakes.
 
 use super::super::script::{ONE, Script, append, frame, handshake};
 
-/// Each of these on a connection of its own.
+/// Sends each request on its own connection.
 fn each(script: &mut Script, requests: &[Vec<u8>]) {
     for (number, request) in requests.iter().enumerate() {
         let name = format!("c{number}");
@@ -12,7 +12,7 @@ fn each(script: &mut Script, requests: &[Vec<u8>]) {
 }
 
 pub fn accepted(script: &mut Script) {
-    script.about("Handshakes that are accepted.");
+    script.about("Accepted handshakes.");
     script.set("allowed_origins", "https://console.example");
     script.on_a_server();
     let client = format!("Client-ID: {ONE}\r\n");
@@ -32,7 +32,7 @@ pub fn accepted(script: &mut Script) {
 }
 
 pub fn refused(script: &mut Script) {
-    script.about("Handshakes that are refused.");
+    script.about("Refused handshakes.");
     script.set("handshake_max_bytes", "1024");
     script.on_a_server();
     let without = |line: &str| {
@@ -70,7 +70,7 @@ pub fn refused(script: &mut Script) {
 }
 
 pub fn late(script: &mut Script) {
-    script.about("A handshake that is not completed in time; what comes behind a refusal is not heard.");
+    script.about("A handshake that is not completed in time. Input after a refusal is ignored.");
     script.open("a");
     script.send("a", b"GET / HTTP/1.1\r\nHost: h\r\n");
     script.wait(9_999);
@@ -85,7 +85,7 @@ pub fn late(script: &mut Script) {
 
 pub fn cut(script: &mut Script) {
     script.about(
-        "A handshake in three pieces, with the first bytes of an operation behind it; another byte by byte.",
+        "A handshake in three pieces, followed at once by the first bytes of an operation. Another handshake byte by byte.",
     );
     script.on_a_server();
     let mut whole = handshake("/", &format!("Client-ID: {ONE}\r\n"));

@@ -1,10 +1,10 @@
-//! Limits of a project and of the server, and a server that stops.
+//! Conversations about the limits of projects and servers, and about draining.
 
 use super::super::conversation::Step;
 use super::super::script::{ONE, Script, TWO, append, credit, get, handshake, request};
 
 pub fn project(script: &mut Script) {
-    script.about("What a project may have at once: connections and operations, queues, stored bytes: 429.");
+    script.about("A project's limits on connections, operations, queues and stored bytes: 429.");
     script.on_a_server();
     script.set("partitions", "1");
     script.set("project_max_connections", "2");
@@ -32,9 +32,7 @@ pub fn project(script: &mut Script) {
 }
 
 pub fn rate(script: &mut Script) {
-    script.about(
-        "What a project may do in a second: credit is withheld, a setup beyond it is refused with 429.",
-    );
+    script.about("A project's rate: credit is withheld, and a setup beyond the rate is refused with 429.");
     script.set("partitions", "1");
     script.set("project_messages_per_sec", "100");
     script.set("project_bytes_per_sec", "100000");
@@ -55,7 +53,7 @@ pub fn rate(script: &mut Script) {
 }
 
 pub fn server(script: &mut Script) {
-    script.about("A server that has no room for more connections, and that makes no queues.");
+    script.about("A server without room for more connections, and with auto_create off.");
     script.set("max_connections", "2");
     script.set("auto_create", "false");
     script.connect("a", ONE);
@@ -71,9 +69,7 @@ pub fn server(script: &mut Script) {
 }
 
 pub fn drain(script: &mut Script) {
-    script.about(
-        "A server that stops: producers and consumers hear 503, all connections 1001, handshakes 503.",
-    );
+    script.about("Draining: producers, consumers and handshakes get 503, and all connections 1001.");
     script.set("partitions", "1");
     script.connect("producer", ONE);
     script.begin("producer", &append("q"));

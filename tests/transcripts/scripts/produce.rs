@@ -1,4 +1,4 @@
-//! Produce operations.
+//! Conversations about produce operations.
 
 use super::super::conversation::{Step, Trouble};
 use super::super::script::{
@@ -9,7 +9,7 @@ use prost::Message;
 
 pub fn credit_and_half_close(script: &mut Script) {
     script
-        .about("Credit, several responses to one operation, the end of both halves, and a second operation.");
+        .about("Credit, several responses in one operation, the end of both halves, and a second operation.");
     script.set("produce_window", "100");
     script.set("partitions", "2");
     script.connect("a", ONE);
@@ -17,7 +17,7 @@ pub fn credit_and_half_close(script: &mut Script) {
     script.pb("a", &request(60, &[b"one"]));
     script.pb("a", &request(60, &[b"two", b"three"]));
     script.pb("a", &keyed(Some(61), &[b"k1", b"", b"k3"], &[b"x", b"y", b""]));
-    // Requests of one frame share a batch as far as their TTL does.
+    // Requests in one frame share a batch if they have the same TTL.
     let mut many = Vec::new();
     for ttl in [60, 60, 70] {
         request(ttl, &[&b"of many"[..]; 20]).encode_length_delimited(&mut many).unwrap();
@@ -33,7 +33,7 @@ pub fn credit_and_half_close(script: &mut Script) {
 }
 
 pub fn cut(script: &mut Script) {
-    script.about("An operation cut anywhere: pbs over frames, frames over reads, pings between, real masks.");
+    script.about("An operation split at odd places: pbs across frames, frames across reads, pings in between, and real masks.");
     script.on_a_server();
     script.set("partitions", "1");
     script.connect("a", ONE);
@@ -54,7 +54,7 @@ pub fn cut(script: &mut Script) {
 }
 
 pub fn refused(script: &mut Script) {
-    script.about("Messages that are refused by number while the operation goes on: 400 and 413.");
+    script.about("Messages refused by number, while the operation continues: 400 and 413.");
     script.on_a_server();
     script.set("max_payload_bytes", "50");
     script.set("max_key_bytes", "4");
@@ -73,7 +73,7 @@ pub fn refused(script: &mut Script) {
 }
 
 pub fn broken(script: &mut Script) {
-    script.about("Operations that the client breaks: 400, 408, 413 and 429. What follows is discarded; the next one is served.");
+    script.about("Operations that fail because of the client: 400, 408, 413 and 429. The rest is discarded, and the next operation works.");
     script.set("max_payload_bytes", "50");
     script.set("max_pb_bytes", "2000");
     script.set("produce_window", "100");
@@ -115,7 +115,7 @@ pub fn broken(script: &mut Script) {
 }
 
 pub fn setup(script: &mut Script) {
-    script.about("Setups that are refused: 400, 404 and 503.");
+    script.about("Refused setups: 400, 404 and 503.");
     script.on_a_server();
     script.set("partitions", "2");
     script.set("max_queues", "1");
@@ -143,7 +143,7 @@ pub fn setup(script: &mut Script) {
         script.begin("a", &setup);
         script.finish("a");
     }
-    // Of each, what is no pb, an empty half, and a half that ends with its setup.
+    // For each kind of setup: bytes that are not a pb, an empty half, and a half that ends with its setup.
     script.send("a", &frame(BINARY, true, &[3, 0xff, 0xff, 0xff]));
     script.send("a", &frame(BINARY, true, &[0xd1, 0x0f]));
     script.send("a", &frame(BINARY, true, &[0]));
@@ -152,7 +152,7 @@ pub fn setup(script: &mut Script) {
 }
 
 pub fn store(script: &mut Script) {
-    script.about("A store that is full, out of reach, and whose queue is deleted: 503 and 410.");
+    script.about("A store that is full or unavailable, and a deleted queue: 503 and 410.");
     script.set("memory_bytes", "700");
     script.set("memory_full", "refuse");
     script.set("partitions", "1");
@@ -171,7 +171,7 @@ pub fn store(script: &mut Script) {
         script.finish("a");
         script.step(Step::Trouble(Trouble::None));
     }
-    // After an expiry there is room.
+    // The store has room again when messages have expired.
     script.wait(90_000);
     script.connect("b", ONE);
     script.begin("b", &append("q"));

@@ -1,4 +1,4 @@
-//! RFC 6455 beside operations.
+//! Conversations about the parts of RFC 6455 outside of operations.
 
 use super::super::script::{
     BINARY, CLOSE, CONTINUATION, ONE, PING, PONG, Script, TEXT, append, frame, handshake, masked_frame,
@@ -7,7 +7,7 @@ use super::super::script::{
 
 pub fn close(script: &mut Script) {
     script.about(
-        "Pings and pongs; Closes with and without a code, with a reason, and in the middle of an operation.",
+        "Pings and pongs. Closes with and without a code, with a reason, and in the middle of an operation.",
     );
     script.on_a_server();
     script.set("partitions", "1");
@@ -28,7 +28,7 @@ pub fn close(script: &mut Script) {
 }
 
 pub fn violations(script: &mut Script) {
-    script.about("What RFC 6455 forbids a client, each on a connection of its own; in the middle of an operation, too.");
+    script.about("Violations of RFC 6455, each on its own connection, also in the middle of an operation.");
     script.on_a_server();
     script.set("partitions", "1");
     let forbidden: [(&str, Vec<u8>); 16] = [
@@ -63,7 +63,7 @@ pub fn violations(script: &mut Script) {
 }
 
 pub fn idle(script: &mut Script) {
-    script.about("Silence: pings after 30 seconds, the end after 90; a pong is a sign of life.");
+    script.about("A silent client: pings after 30 seconds, the end after 90. A pong resets the timeout.");
     script.connect("silent", ONE);
     script.connect("alive", ONE);
     script.wait(29_999);
@@ -77,7 +77,7 @@ pub fn idle(script: &mut Script) {
 }
 
 pub fn echo(script: &mut Script) {
-    script.about("The echo endpoint of conformance tests: messages of text and bytes, in pieces.");
+    script.about("The echo endpoint of the conformance tests: text and binary messages, in pieces.");
     script.set("test_echo", "true");
     script.open("a");
     script.send("a", &handshake("/echo", ""));

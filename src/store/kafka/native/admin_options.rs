@@ -7,10 +7,10 @@ use rdkafka::bindings as rd;
 
 use super::handle::Handle;
 
-/// How long Kafka may take to answer a question, milliseconds.
+/// How long Kafka may take to answer a question, in milliseconds.
 const TIMEOUT_MS: c_int = 10_000;
 
-/// The options of one question. They carry its number, `asked`, which comes back with the answer.
+/// The options of one question. They carry its number, `asked`, which is returned with the answer.
 pub(super) struct Options {
     raw: *mut rd::rd_kafka_AdminOptions_t,
 }
@@ -33,7 +33,7 @@ impl Options {
 
 impl Drop for Options {
     fn drop(&mut self) {
-        // SAFETY: `new` made it; it is destroyed once.
+        // SAFETY: `new` created it, and it is destroyed once.
         unsafe { rd::rd_kafka_AdminOptions_destroy(self.raw) };
     }
 }

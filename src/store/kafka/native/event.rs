@@ -20,17 +20,17 @@ const EVENT_LIST_OFFSETS: c_int = 0x40_0000;
 /// An event of a handle. `asked` is the number that the question carried.
 #[derive(Debug)]
 pub enum Event {
-    /// Messages were delivered, or failed.
+    /// Messages were delivered, or could not be.
     Reports(Reports),
     /// The topics that were asked for.
     Described { asked: usize, result: Result<Vec<Described>, Trouble> },
-    /// A topic was made.
+    /// The result of creating a topic.
     Created { asked: usize, result: Result<(), Trouble> },
     /// A topic's configuration.
     Configs { asked: usize, result: Result<Vec<(String, String)>, Trouble> },
-    /// Offsets of partitions; negative where there is no such offset.
+    /// Offsets of partitions. An offset is negative if no record has it.
     Offsets { asked: usize, result: Result<Vec<PartitionOffset>, Trouble> },
-    /// Something went wrong. After a fatal error the handle does nothing more.
+    /// An error. After a fatal one, the handle does nothing more.
     Error { trouble: Trouble, is_fatal: bool },
     /// A log line of librdkafka; the level is syslog's.
     Log { level: i32, text: String },
@@ -39,7 +39,7 @@ pub enum Event {
 }
 
 impl Queue {
-    /// The next event.
+    /// Returns the next event.
     pub fn poll(&self) -> Option<Event> {
         // SAFETY: the queue lives; the returned event is ours.
         let raw = NonNull::new(unsafe { rd::rd_kafka_queue_poll(self.raw(), 0) })?;
@@ -63,8 +63,8 @@ impl Drop for RawEvent {
 impl RawEvent {
     fn read(self) -> Event {
         let raw = self.0.as_ptr();
-        // SAFETY: the event lives until `self` is dropped; each call is for the event's own type, and what it borrows is copied before
-        // the drop.
+        // SAFETY: the event lives until `self` is dropped. Each call is for the event's own type, and what it
+        // borrows is copied before the drop.
         unsafe {
             let asked = || rd::rd_kafka_event_opaque(raw) as usize;
             let failed = || {
@@ -111,7 +111,7 @@ pub struct Reports(RawEvent);
 pub struct Report {
     /// The number that it was produced with.
     pub opaque: usize,
-    /// Its offset; negative where it is stored and its offset is unknown.
+    /// Its offset. It is negative if the message is stored but its offset is unknown.
     pub result: Result<i64, Trouble>,
 }
 
@@ -120,7 +120,8 @@ impl Reports {
     pub fn each(&self, mut handle: impl FnMut(Report)) {
         let mut messages = [ptr::null(); AT_ONCE];
         loop {
-            // SAFETY: the event lives and the array has the stated size; each call continues where the last one ended.
+            // SAFETY: the event lives and the array has the stated size; each call continues where the last
+            // one ended.
             let count = unsafe {
                 rd::rd_kafka_event_message_array(self.0.0.as_ptr(), messages.as_mut_ptr(), AT_ONCE)
             };

@@ -15,8 +15,8 @@ use rdkafka::types::RDKafkaType;
 use super::trouble::{NO_ERROR, check, text_of};
 use crate::base::batch::Batch;
 
-/// A client of the cluster: its threads, connections and queues. Creating and dropping one blocks. Its threads inherit the cores of
-/// the thread that creates it.
+/// A client of the cluster: its threads, connections and queues. Creating and dropping one blocks. Its
+/// threads inherit the cores of the thread that creates it.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
 
@@ -31,24 +31,24 @@ struct Shared {
 }
 
 impl WeakHandle {
-    /// Whether its client still lives.
+    /// Returns whether its client still exists.
     pub fn is_alive(&self) -> bool {
         self.0.strong_count() > 0
     }
 
-    /// The handle, if its client still lives.
+    /// Returns the handle, if its client still exists.
     pub fn upgrade(&self) -> Option<Handle> {
         self.0.upgrade().map(Handle)
     }
 }
 
 impl Handle {
-    /// A producer.
+    /// Creates a producer. Blocks.
     pub fn producer(properties: &BTreeMap<String, String>) -> Result<Self, String> {
         Self::new(properties, RDKafkaType::RD_KAFKA_PRODUCER)
     }
 
-    /// A consumer without a group.
+    /// Creates a consumer without a group. Blocks.
     pub fn consumer(properties: &BTreeMap<String, String>) -> Result<Self, String> {
         Self::new(properties, RDKafkaType::RD_KAFKA_CONSUMER)
     }
@@ -59,7 +59,7 @@ impl Handle {
             config.set(key, value);
         }
         let native = config.create_native_config().map_err(|error| match error {
-            // Without the value, which may be a secret.
+            // The message leaves out the value, which may be a secret.
             KafkaError::ClientConfig(_, why, key, _) => format!("{key}: {why}"),
             other => other.to_string(),
         })?;
@@ -75,23 +75,24 @@ impl Handle {
         self.0.client.native_ptr()
     }
 
-    /// Keeps a batch alive until the client is destroyed, whichever clone drops last: for messages without a report.
+    /// Keeps a batch alive until the client is destroyed, whichever clone is dropped last: for messages
+    /// without a report.
     pub fn keep(&self, batch: Batch) {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
     }
 
-    /// A reference that does not keep the client alive.
+    /// Returns a reference that does not keep the client alive.
     pub fn downgrade(&self) -> WeakHandle {
         WeakHandle(Arc::downgrade(&self.0))
     }
 
-    /// Sets the token (OAUTHBEARER) for the brokers; `expires_ms` is Unix time.
+    /// Sets the token (OAUTHBEARER) for the brokers. `expires_ms` is Unix time, in milliseconds.
     pub fn set_token(&self, token: &str, principal: &str, expires_ms: i64) -> Result<(), String> {
         let c_string = |text: &str| CString::new(text).map_err(|error| error.to_string());
         let (token, principal) = (c_string(token)?, c_string(principal)?);
         let mut why = [0 as c_char; 256];
-        // SAFETY: the handle and the texts live during the call, which copies what it keeps; the buffer has the stated size, and holds
-        // a C string after an error.
+        // SAFETY: the handle and the texts live during the call, which copies what it keeps; the buffer has
+        // the stated size, and holds a C string after an error.
         unsafe {
             let code = rd::rd_kafka_oauthbearer_set_token(
                 self.raw(),
@@ -107,7 +108,7 @@ impl Handle {
         }
     }
 
-    /// Whether a fatal error has ended this client's work.
+    /// Returns whether a fatal error has stopped this client.
     pub fn has_failed(&self) -> bool {
         // SAFETY: the handle lives; the call writes no text.
         let code = unsafe { rd::rd_kafka_fatal_error(self.raw(), ptr::null_mut(), 0) };
@@ -124,11 +125,12 @@ impl Handle {
         }
     }
 
-    /// Fails all messages without an answer; their reports say so.
+    /// Fails all messages without an answer, which is reported for each.
     pub fn purge(&self) {
         let flags =
             rd::RD_KAFKA_PURGE_F_QUEUE | rd::RD_KAFKA_PURGE_F_INFLIGHT | rd::RD_KAFKA_PURGE_F_NON_BLOCKING;
-        // SAFETY: the handle lives; the call takes any flags. It fails only for consumers, which have nothing to purge.
+        // SAFETY: the handle lives; the call takes any flags. It fails only for consumers, which have nothing
+        // to purge.
         unsafe { rd::rd_kafka_purge(self.raw(), flags) };
     }
 }

@@ -7,8 +7,11 @@ use std::ptr;
 use rdkafka::bindings as rd;
 
 use super::AT_ONCE;
+use super::partition::from_c;
 use super::queue::Queue;
 use super::trouble::{NO_ERROR, Trouble, check, text_of};
+use crate::base::millis::UnixMillis;
+use crate::base::units::Partition;
 
 /// A message of a partition, or an error of that partition.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ pub struct Message<'a> {
 }
 
 impl Queue {
-    /// Calls `handle` with up to [`AT_ONCE`] messages; returns their number.
+    /// Calls `handle` with up to [`AT_ONCE`] messages. Returns their number.
     pub fn consume(&self, mut handle: impl FnMut(Message<'_>)) -> usize {
         let mut messages = [ptr::null_mut(); AT_ONCE];
         // SAFETY: the array has the stated size; the returned messages are ours to destroy.
@@ -40,12 +43,12 @@ impl Message<'_> {
         unsafe { &*self.raw }
     }
 
-    /// The topic's number (`Topic::number`) and the partition.
-    pub fn from(&self) -> (usize, i32) {
-        (self.get().rkt as usize, self.get().partition)
+    /// Returns the topic's number (`Topic::number`) and the partition.
+    pub fn from(&self) -> (usize, Partition) {
+        (self.get().rkt as usize, from_c(self.get().partition))
     }
 
-    /// The error, where it is no message. The end of a partition is one of the errors.
+    /// Returns the error, if this is not a message. The end of a partition is one of the errors.
     pub fn trouble(&self) -> Option<Trouble> {
         let code = check(self.get().err).err()?.code;
         // SAFETY: the message lives, and so does the text of its error.
@@ -53,32 +56,32 @@ impl Message<'_> {
         Some(Trouble::new(code, text))
     }
 
-    /// Its offset; of the end of a partition, that end.
+    /// Returns the message's offset, or, at the end of a partition, that end.
     pub fn offset(&self) -> i64 {
         self.get().offset
     }
 
-    /// Its timestamp, Unix milliseconds; 0 if it has none.
-    pub fn timestamp_ms(&self) -> u64 {
+    /// Returns its timestamp, or 0 if it has none.
+    pub fn timestamp(&self) -> UnixMillis {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message lives; the call writes `kind` before it returns.
         let time = unsafe { rd::rd_kafka_message_timestamp(self.raw, &mut kind) };
-        u64::try_from(time).unwrap_or(0)
+        UnixMillis::new(u64::try_from(time).unwrap_or(0))
     }
 
-    /// The key; empty if there is none.
+    /// Returns the key, which is empty if there is none.
     pub fn key(&self) -> &[u8] {
         // SAFETY: pointer and length are librdkafka's, and the message lives.
         unsafe { bytes_of(self.get().key, self.get().key_len) }
     }
 
-    /// The payload; empty if there is none.
+    /// Returns the payload, which is empty if there is none.
     pub fn payload(&self) -> &[u8] {
         // SAFETY: as for the key.
         unsafe { bytes_of(self.get().payload, self.get().len) }
     }
 
-    /// The last header of that name.
+    /// Returns the last header with this name.
     pub fn header(&self, name: &CStr) -> Option<&[u8]> {
         let (mut headers, mut value, mut length) = (ptr::null_mut(), ptr::null(), 0);
         // SAFETY: the message lives, and its headers and values with it.

@@ -1,21 +1,24 @@
-//! librdkafka as this room uses it: every unsafe call but those of the producer's promise, behind types that keep its rules.
+//! librdkafka as this room uses it: all unsafe calls, behind types that keep librdkafka's rules. Only the
+//! promise of [`Topic::produce`] is left to the producer.
 //!
-//! The crate's own producer and consumer cost two to three times as much for each message (a look-up of the topic by name, a copy,
-//! an allocation for each event). So topics, batches and events come from the crate's bindings. All calls may be made from any
-//! thread, and return at once unless their documentation says that they block.
+//! The producer and consumer of the `rdkafka` crate cost two to three times as much for each message: they
+//! look up the topic by name, copy, and allocate for each event. So topics, batches and events use the
+//! crate's bindings. Any thread may make any of these calls. They return immediately unless their
+//! documentation says that they block.
 //!
 //! | file | C type |
 //! | --- | --- |
-//! | `trouble` | `rd_kafka_resp_err_t`: what went wrong, for the log and for clients |
+//! | `trouble` | `rd_kafka_resp_err_t`: errors, for the log and for clients |
 //! | `handle` | `rd_kafka_t`: a client of the cluster |
 //! | `queue` | `rd_kafka_queue_t`: where a handle's events and messages arrive |
 //! | `event` | `rd_kafka_event_t`: answers, delivery reports, errors, log lines |
 //! | `message` | `rd_kafka_message_t`: a message that was read |
 //! | `topic`, `produce` | `rd_kafka_topic_t`: reading its partitions, producing into them |
-//! | `admin_options` | `rd_kafka_AdminOptions_t`: what every question to the cluster carries |
+//! | `admin_options` | `rd_kafka_AdminOptions_t`: the options of every question to the cluster |
 //! | `topic_description` | `rd_kafka_TopicDescription_t`: ids and partitions of topics |
-//! | `new_topic` | `rd_kafka_NewTopic_t`: making a topic |
+//! | `new_topic` | `rd_kafka_NewTopic_t`: creating a topic |
 //! | `topic_config` | `rd_kafka_ConfigResource_t`: a topic's configuration |
+//! | `partition` | `int32_t`: a partition's number |
 //! | `partition_list` | `rd_kafka_topic_partition_list_t`: offsets of partitions |
 
 #![allow(unsafe_code)]
@@ -25,6 +28,7 @@ mod event;
 mod handle;
 mod message;
 mod new_topic;
+mod partition;
 mod partition_list;
 mod produce;
 mod queue;
@@ -44,5 +48,5 @@ pub(super) use topic::Topic;
 pub(super) use topic_description::Described;
 pub(super) use trouble::Trouble;
 
-/// Messages taken from a queue, and reports taken from an event, in one call.
+/// The most messages taken from a queue, or reports taken from an event, in one call.
 const AT_ONCE: usize = 256;

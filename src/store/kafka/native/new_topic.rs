@@ -1,4 +1,4 @@
-//! `rd_kafka_NewTopic_t`: a topic to be made.
+//! `rd_kafka_NewTopic_t`: a topic to create.
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -9,7 +9,7 @@ use super::handle::Handle;
 use super::queue::Queue;
 use super::trouble::{Trouble, check, text_of};
 
-/// A topic to be made.
+/// A topic to create.
 #[derive(Debug)]
 pub struct NewTopic<'a> {
     pub name: &'a CStr,
@@ -19,11 +19,12 @@ pub struct NewTopic<'a> {
 }
 
 impl Handle {
-    /// Makes a topic. The answer comes to `queue` as `Event::Created`.
+    /// Creates a topic. The answer comes to `queue` as `Event::Created`.
     pub fn create_topic(&self, queue: &Queue, asked: usize, topic: &NewTopic<'_>) -> Result<(), Trouble> {
         let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, asked);
         let mut why = [0 as c_char; 256];
-        // SAFETY: all that is passed lives during the calls, which copy what they keep; the buffer has the stated size.
+        // SAFETY: all arguments live during the calls, which copy what they keep; the buffer has the stated
+        // size.
         unsafe {
             let made = rd::rd_kafka_NewTopic_new(
                 topic.name.as_ptr(),

@@ -7,40 +7,43 @@ use rdkafka::bindings as rd;
 
 use super::admin_options::Options;
 use super::handle::Handle;
+use super::partition::{from_c, to_c};
 use super::queue::Queue;
 use super::trouble::{Trouble, check};
+use crate::base::millis::UnixMillis;
+use crate::base::units::Partition;
 
-/// Which offset of a partition is asked for.
+/// The offset of a partition that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OffsetOf {
-    /// Where the partition ends.
+    /// The end of the partition.
     End,
-    /// That of the first record at or after this time, Unix milliseconds.
-    Time(u64),
+    /// The offset of the first record at or after this time.
+    Time(UnixMillis),
 }
 
 /// An offset of a partition.
 #[derive(Clone, Debug)]
 pub struct PartitionOffset {
     pub topic: CString,
-    pub partition: i32,
+    pub partition: Partition,
     pub offset: Result<i64, Trouble>,
 }
 
 impl Handle {
-    /// Asks for offsets: of each partition either the end, or the first record at or after a time (Unix milliseconds). `of` names
-    /// each partition once. The answer comes to `queue` as `Event::Offsets`, in no particular order.
-    pub fn list_offsets(&self, queue: &Queue, asked: usize, of: &[(Arc<CString>, i32, OffsetOf)]) {
+    /// Asks for offsets: for each partition either the end, or the first record at or after a time. `of` has
+    /// each partition only once. The answer comes to `queue` as `Event::Offsets`, in no particular order.
+    pub fn list_offsets(&self, queue: &Queue, asked: usize, of: &[(Arc<CString>, Partition, OffsetOf)]) {
         let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, asked);
-        // SAFETY: all arguments live during the calls, which copy what they keep; an element of the list is written before the list
-        // grows again.
+        // SAFETY: all arguments live during the calls, which copy what they keep; an element of the list is
+        // written before the list grows again.
         unsafe {
             let list = rd::rd_kafka_topic_partition_list_new(of.len() as c_int);
             for (topic, partition, which) in of {
-                let one = rd::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), *partition);
+                let one = rd::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), to_c(*partition));
                 (*one).offset = match which {
                     OffsetOf::End => rd::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64,
-                    OffsetOf::Time(unix_ms) => i64::try_from(*unix_ms).unwrap_or(i64::MAX),
+                    OffsetOf::Time(unix) => i64::try_from(unix.get()).unwrap_or(i64::MAX),
                 };
             }
             rd::rd_kafka_ListOffsets(self.raw(), list, options.raw(), queue.raw());
@@ -63,7 +66,7 @@ pub(super) unsafe fn offsets(raw: *mut rd::rd_kafka_event_t) -> Vec<PartitionOff
             let topic = CStr::from_ptr(one.topic).to_owned();
             all.push(PartitionOffset {
                 topic,
-                partition: one.partition,
+                partition: from_c(one.partition),
                 offset: check(one.err).map(|()| one.offset),
             });
         }

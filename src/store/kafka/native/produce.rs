@@ -5,29 +5,33 @@ use std::ptr;
 
 use rdkafka::bindings as rd;
 
+use super::partition::to_c;
 use super::topic::Topic;
 use super::trouble::{NO_ERROR, Trouble};
+use crate::base::units::Partition;
 
-/// Memory for the messages of one call, kept for the next.
+/// Memory for the messages of one call, reused by the next.
 #[derive(Debug, Default)]
 pub struct Scratch(Vec<rd::rd_kafka_message_t>);
 
 impl Topic {
-    /// Produces messages (key, payload) into a partition. Payloads are not copied; keys are.
+    /// Produces messages (key, payload) into a partition. Copies the keys, but not the payloads.
     ///
-    /// Returns how many messages librdkafka has taken, and the error that ended it. Fewer without an error: its queue is full.
+    /// Returns how many messages librdkafka has taken, and the error that stopped it. If it took fewer
+    /// without an error, its queue is full.
     ///
     /// # Safety
-    /// The payloads must stay where they are until their reports have come or the client is gone. Clones of the handle keep the
-    /// client alive: see `Handle::keep`.
+    /// The payloads must stay where they are until their reports have come or the client is destroyed. Clones
+    /// of the handle keep the client alive: see `Handle::keep`.
     pub unsafe fn produce(
         &self,
-        partition: i32,
+        partition: Partition,
         opaque: usize,
         header: Option<(&CStr, &[u8])>,
         records: &[(&[u8], &[u8])],
         scratch: &mut Scratch,
     ) -> (usize, Result<(), Trouble>) {
+        let partition = to_c(partition);
         match header {
             // SAFETY: the caller's promise.
             None => unsafe { self.produce_plain(partition, opaque, records, scratch) },
@@ -68,7 +72,8 @@ impl Topic {
             )
         };
         let taken = usize::try_from(taken).unwrap_or(0);
-        // librdkafka takes a prefix up to the first message that does not fit. Any other error concerns its message alone.
+        // librdkafka takes a prefix up to the first message that does not fit. Any other error concerns only
+        // its own message.
         let first = scratch.0.iter().position(|message| message.err != NO_ERROR);
         match first.map(|index| (index, scratch.0[index].err)) {
             None => (taken, Ok(())),
@@ -110,8 +115,8 @@ impl Topic {
             fields[4].u = bytes(payload);
             fields[5].u = bytes(key);
             let count = if key.is_empty() { 5 } else { 6 };
-            // SAFETY: the array holds at least `count` fields, whose values live during the call, and the payloads as long as the caller
-            // promises; a returned error is ours to destroy.
+            // SAFETY: the array holds at least `count` fields, whose values live during the call, and the
+            // payloads live as the caller promises; a returned error is ours to destroy.
             let code = unsafe {
                 let error = rd::rd_kafka_produceva(self.handle().raw(), fields.as_ptr(), count);
                 if error.is_null() {

@@ -1,4 +1,4 @@
-//! `rd_kafka_queue_t`: where the events and messages of a handle arrive.
+//! `rd_kafka_queue_t`: the queue at which the events and messages of a handle arrive.
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
@@ -11,7 +11,8 @@ use crate::store::kafka::news::News;
 
 /// A queue of a handle. It rings `News` when something arrives and it was empty.
 ///
-/// What it returns has its own file: `Queue::poll` is in `event`, `Queue::consume` in `message`.
+/// Its two ways to take something are next to what they return: `Queue::poll` in `event`, `Queue::consume` in
+/// `message`.
 #[derive(Debug)]
 pub struct Queue {
     raw: NonNull<rd::rd_kafka_queue_t>,
@@ -25,27 +26,28 @@ pub struct Queue {
 unsafe impl Send for Queue {}
 
 impl Queue {
-    /// The handle's main queue: reports, errors, log lines.
+    /// Returns the handle's main queue: reports, errors, log lines.
     pub fn main(handle: &Handle, news: &Arc<News>) -> Option<Self> {
         // SAFETY: the handle lives; the returned reference is ours.
         let raw = unsafe { rd::rd_kafka_queue_get_main(handle.raw()) };
         Self::of(raw, handle, news)
     }
 
-    /// A further queue, for messages.
+    /// Creates a further queue, for messages.
     pub fn new(handle: &Handle, news: &Arc<News>) -> Option<Self> {
-        // SAFETY: likewise.
+        // SAFETY: the handle lives; the returned reference is ours.
         let raw = unsafe { rd::rd_kafka_queue_new(handle.raw()) };
         Self::of(raw, handle, news)
     }
 
     fn of(raw: *mut rd::rd_kafka_queue_t, handle: &Handle, news: &Arc<News>) -> Option<Self> {
         extern "C" fn ring(_: *mut rd::rd_kafka_t, news: *mut c_void) {
-            // SAFETY: the pointer is that of an `Arc<News>`, which the queue holds as long as the callback is enabled.
+            // SAFETY: the pointer is that of an `Arc<News>`, which the queue holds while the callback is
+            // enabled.
             unsafe { &*news.cast::<News>() }.ring();
         }
         let queue = Self { raw: NonNull::new(raw)?, _handle: handle.clone(), news: news.clone() };
-        // SAFETY: `drop` disables the callback before `news` can go.
+        // SAFETY: `drop` disables the callback before `news` is dropped.
         unsafe {
             let opaque = Arc::as_ptr(&queue.news).cast_mut().cast();
             rd::rd_kafka_queue_cb_event_enable(queue.raw.as_ptr(), Some(ring), opaque);
@@ -60,7 +62,8 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: librdkafka makes no callback after the first call; the second destroys our own reference, once.
+        // SAFETY: librdkafka makes no callback after the first call; the second destroys our own reference,
+        // once.
         unsafe {
             rd::rd_kafka_queue_cb_event_enable(self.raw.as_ptr(), None, ptr::null_mut());
             rd::rd_kafka_queue_destroy(self.raw.as_ptr());

@@ -1,4 +1,4 @@
-//! `rd_kafka_topic_t`: a topic of a handle, and its partitions that are read.
+//! `rd_kafka_topic_t`: a topic of a handle, and reading its partitions.
 
 use std::ffi::CStr;
 use std::ptr::{self, NonNull};
@@ -6,8 +6,10 @@ use std::ptr::{self, NonNull};
 use rdkafka::bindings as rd;
 
 use super::handle::Handle;
+use super::partition::to_c;
 use super::queue::Queue;
 use super::trouble::{Trouble, last_trouble};
+use crate::base::units::Partition;
 
 /// A topic of a handle.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ unsafe impl Send for Topic {}
 unsafe impl Sync for Topic {}
 
 impl Topic {
-    /// The topic of that name.
+    /// Creates the topic with this name.
     pub fn new(handle: &Handle, name: &CStr) -> Result<Self, Trouble> {
         // SAFETY: the handle and the name live; the returned reference is ours.
         let raw = unsafe { rd::rd_kafka_topic_new(handle.raw(), name.as_ptr(), ptr::null_mut()) };
@@ -40,14 +42,14 @@ impl Topic {
         &self.handle
     }
 
-    /// The number by which `Message::from` names it.
+    /// Returns the number that `Message::from` names it by.
     pub fn number(&self) -> usize {
         self.raw.as_ptr() as usize
     }
 
     /// Starts reading a partition from `offset` on, into `queue`.
-    pub fn start(&self, partition: i32, offset: u64, queue: &Queue) -> Result<(), Trouble> {
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+    pub fn start(&self, partition: Partition, offset: i64, queue: &Queue) -> Result<(), Trouble> {
+        let partition = to_c(partition);
         // SAFETY: topic and queue live, and belong to one handle.
         let failed =
             unsafe { rd::rd_kafka_consume_start_queue(self.raw.as_ptr(), partition, offset, queue.raw()) };
@@ -55,9 +57,9 @@ impl Topic {
     }
 
     /// Stops reading a partition, and drops its messages from the queue. Blocks.
-    pub fn stop(&self, partition: i32) {
+    pub fn stop(&self, partition: Partition) {
         // SAFETY: the topic lives. The call fails for a partition that was not started, which is fine.
-        unsafe { rd::rd_kafka_consume_stop(self.raw.as_ptr(), partition) };
+        unsafe { rd::rd_kafka_consume_stop(self.raw.as_ptr(), to_c(partition)) };
     }
 }
 

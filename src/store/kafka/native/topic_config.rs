@@ -13,7 +13,8 @@ impl Handle {
     /// Asks for a topic's configuration. The answer comes to `queue` as `Event::Configs`.
     pub fn describe_config(&self, queue: &Queue, asked: usize, topic: &CStr) {
         let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, asked);
-        // SAFETY: the name, the options, the queue and the handle live during the calls, which copy what they keep.
+        // SAFETY: the name, the options, the queue and the handle live during the calls, which copy what they
+        // keep.
         unsafe {
             let resource = rd::rd_kafka_ConfigResource_new(
                 rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
@@ -30,7 +31,8 @@ impl Handle {
 /// `raw` is a live event of DescribeConfigs.
 pub(super) unsafe fn configs(raw: *mut rd::rd_kafka_event_t) -> Result<Vec<(String, String)>, Trouble> {
     let mut all = Vec::new();
-    // SAFETY: the caller's promise; the results live as long as the event, and the counts are those of the arrays.
+    // SAFETY: the caller's promise; the results live as long as the event, and the counts are those of the
+    // arrays.
     unsafe {
         let result = rd::rd_kafka_event_DescribeConfigs_result(raw);
         let mut count = 0;

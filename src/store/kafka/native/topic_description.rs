@@ -1,4 +1,4 @@
-//! `rd_kafka_TopicDescription_t`: which topics there are, with their ids and partitions.
+//! `rd_kafka_TopicDescription_t`: the existing topics, with their ids and partitions.
 
 use std::ffi::{CStr, CString, c_char};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::trouble::{Trouble, check, text_of};
 use crate::base::queue::Signing;
 use crate::store::Life;
 
-/// A topic, and the life of the queue that it is.
+/// A topic, and the life of its queue.
 #[derive(Clone, Debug)]
 pub struct Described {
     pub topic: CString,
@@ -20,11 +20,13 @@ pub struct Described {
 }
 
 impl Handle {
-    /// Asks for topics: their ids and partitions. The answer comes to `queue` as `Event::Described`.
+    /// Asks whether topics exist, and for their ids and partitions. The answer comes to `queue` as
+    /// `Event::Described`.
     pub fn describe_topics(&self, queue: &Queue, asked: usize, topics: &[Arc<CString>]) {
         let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, asked);
         let mut names: Vec<*const c_char> = topics.iter().map(|topic| topic.as_ptr()).collect();
-        // SAFETY: the names, the options, the queue and the handle live during the call, which copies what it keeps.
+        // SAFETY: the names, the options, the queue and the handle live during the call, which copies what it
+        // keeps.
         unsafe {
             let topics = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
             rd::rd_kafka_DescribeTopics(self.raw(), topics, options.raw(), queue.raw());
@@ -62,7 +64,7 @@ unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<L
             check(code).map_err(|_| Trouble::new(code.into(), text_of(rd::rd_kafka_error_string(error))))?;
         }
         let id = rd::rd_kafka_TopicDescription_topic_id(topic);
-        // Random in most of its 128 bits, and known to Kafka's own clients alone.
+        // The id is random in most of its 128 bits, and known only to Kafka's own clients.
         let (high, low) = if id.is_null() {
             (0, 0)
         } else {

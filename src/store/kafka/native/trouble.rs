@@ -1,4 +1,4 @@
-//! `rd_kafka_resp_err_t`: what Kafka or librdkafka says is wrong.
+//! `rd_kafka_resp_err_t`: errors of Kafka or librdkafka.
 
 use std::ffi::{CStr, c_char};
 use std::fmt;
@@ -17,7 +17,7 @@ pub struct Trouble {
     pub code: RDKafkaErrorCode,
     /// For the log only: it may name brokers, addresses and topics.
     pub text: String,
-    /// What a client is told, if the code alone does not say it.
+    /// The reason that clients get, if the code does not imply it.
     words: Option<&'static str>,
 }
 
@@ -30,24 +30,24 @@ impl Trouble {
         Self::new(code.into(), String::new())
     }
 
-    /// An error of this server's own.
+    /// Creates an error of this server's own.
     pub fn ours(words: &'static str) -> Self {
         let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__FAIL.into();
         Self { words: Some(words), ..Self::new(code, words.to_owned()) }
     }
 
-    /// The error for an answer without content.
+    /// Returns the error for an answer without content.
     pub fn nothing() -> Self {
         Self::of(rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__BAD_MSG)
     }
 
-    /// Whether Kafka, or one broker of it, does not know the topic or partition.
+    /// Returns whether Kafka, or one broker of it, does not know the topic or partition.
     pub fn is_unknown(&self) -> bool {
         use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
         matches!(self.code, UnknownTopicOrPartition | UnknownTopic | UnknownPartition)
     }
 
-    /// What a client is told.
+    /// Returns the reason that clients get.
     pub fn fault(&self) -> StoreFault {
         use RDKafkaErrorCode::{
             AllBrokersDown, BrokerTransportFailure, MessageSizeTooLarge, MessageTimedOut, OperationTimedOut,
@@ -64,14 +64,14 @@ impl Trouble {
                 "Kafka does not have the queue's topic"
             }
             MessageSizeTooLarge => "Kafka does not take messages of this size",
-            _ => "Kafka has refused it",
+            _ => "Kafka refused the request",
         }))
     }
 
-    /// What a client is told; logs the request and Kafka's answer.
+    /// Logs the request and Kafka's answer. Returns the reason that clients get.
     pub fn report(&self, asked: &str) -> StoreFault {
         let fault = self.fault();
-        tracing::warn!(asked, trouble = %self, code = ?self.code, told = %fault, "Kafka does not do what it is asked");
+        tracing::warn!(asked, trouble = %self, code = ?self.code, told = %fault, "Kafka request failed");
         fault
     }
 }
@@ -82,7 +82,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// An error, unless the code says success.
+/// Returns an error unless the code means success.
 pub(super) fn check(code: rd::rd_kafka_resp_err_t) -> Result<(), Trouble> {
     if code == NO_ERROR { Ok(()) } else { Err(Trouble::of(code)) }
 }
@@ -97,7 +97,7 @@ pub(super) unsafe fn text_of(text: *const c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-/// The error of this thread's last call.
+/// Returns the error of this thread's last call.
 pub(super) fn last_trouble() -> Trouble {
     // SAFETY: the call only reads a thread-local number.
     Trouble::of(unsafe { rd::rd_kafka_last_error() })
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_told_nothing_of_brokers_addresses_and_topics() {
+    fn reasons_for_clients_name_no_brokers_addresses_or_topics() {
         use rd::rd_kafka_resp_err_t as Code;
         let told = |code: Code| Trouble::new(code.into(), "b1.internal:9092/1: topic p.q".into()).fault();
         for (code, words) in [
@@ -116,7 +116,7 @@ mod tests {
             (Code::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, "Kafka does not answer in time"),
             (Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, "Kafka does not have the queue's topic"),
             (Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "Kafka does not take messages of this size"),
-            (Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "Kafka has refused it"),
+            (Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "Kafka refused the request"),
         ] {
             assert_eq!(told(code), StoreFault::Unavailable(words));
         }

@@ -1,4 +1,4 @@
-//! The shards' catalogues: read, and written again as they are believed.
+//! Reads the shards' catalogues, and rewrites them without what is damaged.
 //!
 //! One file may say that a queue was made, and another that it was deleted. The home of a queue changes with the number of shards, and
 //! earlier servers wrote all deletions into the file with the number `u16::MAX`.
@@ -13,14 +13,14 @@ use crate::store::log::catalogue;
 use crate::store::log::disk::{Directory, FileName, Step, run_all, salvage_all, save};
 use crate::store::log::scan::Damage;
 
-/// What the catalogues say, and where each ends.
+/// The content of the catalogues, and the length of each.
 pub(super) struct Catalogues {
     pub queues: HashMap<FullName, Life>,
     pub deleted: HashSet<u64>,
     pub ends: Vec<u64>,
 }
 
-/// Reads the catalogues, and makes those that shards lack.
+/// Reads the catalogues, and creates those that shards lack.
 pub(super) fn open_catalogues(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
@@ -38,11 +38,12 @@ pub(super) fn open_catalogues(
         report.torn += torn;
         for &(at, bytes) in &found.damage {
             let means =
-                "a queue may be lost with its messages; they are kept, and the catalogue as it was found";
+                "a queue may be lost with its messages; the messages and the damaged catalogue are kept";
             report.damaged.push(Damaged { file: *file, damage: Damage { at, bytes }, means });
         }
-        // As with segments: what is believed from now on is written again. What is not, is kept beside it: whether a last
-        // record that is not whole was never spoken of or is damaged, nobody knows.
+        // As with segments, the valid part is rewritten. The file as it was found is kept next to it if its
+        // last record is incomplete: such a record was never acknowledged or is damaged, which cannot be told
+        // apart.
         let mut whole = catalogue::beginning();
         found.records.iter().for_each(|record| whole.extend(record.encode()));
         let end = whole.len() as u64;
@@ -54,7 +55,7 @@ pub(super) fn open_catalogues(
         steps.extend(save(FileName::NewCatalogue(*shard), *file, whole));
         let saved = if shards > 0 { run_all(directory, &steps) } else { Ok(()) };
         if let Err(error) = &saved {
-            tracing::warn!(%file, %error, "it cannot be written again; it is used as it is");
+            tracing::warn!(%file, %error, "catalogue rewrite failed; using it as it is");
         }
         let end = if saved.is_ok() { end } else { found.end };
         if let Some(place) = ends.get_mut(usize::from(*shard)) {

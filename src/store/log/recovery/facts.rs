@@ -1,48 +1,48 @@
-//! What is known of segments before they are looked at: the same at a start and for the tools.
+//! What is known of segments before they are read, for a start and for the tools.
 
 use std::collections::HashSet;
 use std::io;
 
+use crate::base::millis::UnixMillis;
 use crate::store::log::disk::{Directory, FileName, read};
 use crate::store::log::format::PartitionId;
 use crate::store::log::history::Sealed;
 use crate::store::log::index::{INDEX_HEADER, Index, SpanHead};
 
-/// What is known before the segments are looked at.
+/// What is known before the segments are read.
 pub(in crate::store::log) struct Facts<'a> {
-    /// What a clean stop has sealed.
+    /// The segments that a clean stop sealed.
     pub stopped: &'a [Sealed],
     /// The incarnations of queues that were deleted.
     pub deleted: &'a HashSet<u64>,
-    /// Now, Unix milliseconds.
-    pub unix_ms: u64,
+    /// The current time.
+    pub unix: UnixMillis,
 }
 
 impl Facts<'_> {
-    /// Where the rounds of a segment end, if a clean stop has sealed it.
+    /// Returns where the rounds of a segment end, if a clean stop sealed it.
     pub(in crate::store::log) fn end(&self, place: u32, stamp: u64) -> Option<u64> {
         let its = self.stopped.iter().find(|sealed| (sealed.place, sealed.stamp) == (place, stamp));
         its.map(|sealed| sealed.end)
     }
 
-    /// Whether a clean stop has sealed a segment in that place.
+    /// Returns whether a clean stop sealed a segment in this file.
     pub(in crate::store::log) fn names(&self, place: u32) -> bool {
         self.stopped.iter().any(|sealed| sealed.place == place)
     }
 
-    /// Whether the index of that place names messages that live. Without its segment it says that they are lost, as an index is removed
-    /// first.
+    /// Returns whether the index of this place has unexpired messages of existing queues. If its segment is
+    /// missing, they are lost: when a segment is removed, its index is removed first.
     pub(in crate::store::log) fn has_live(&self, directory: &dyn Directory, place: u32) -> bool {
         let index = read_index(directory, place).ok();
         let index = index.and_then(|bytes| Index::parse(Index::stamp(&bytes).ok()?, &bytes).ok());
-        let lives = |id: &PartitionId, head: &SpanHead| {
-            head.expiry_ms > self.unix_ms && !self.deleted.contains(&id.0)
-        };
+        let lives =
+            |id: &PartitionId, head: &SpanHead| head.expiry > self.unix && !self.deleted.contains(&id.0);
         index.is_some_and(|index| index.spans.iter().any(|(id, head, _)| lives(id, head)))
     }
 }
 
-/// The beginning of an index: all of it that [`Index::parse`] wants.
+/// Reads the beginning of an index: as much as [`Index::parse`] needs.
 pub(in crate::store::log) fn read_index(directory: &dyn Directory, place: u32) -> io::Result<Vec<u8>> {
     let file = FileName::Index(place);
     let header = read(directory, file, 0, INDEX_HEADER)?;

@@ -1,4 +1,4 @@
-//! From the files of a data directory to what they hold: at the start, and for the tools that look into it.
+//! Reads the files of a data directory: for a start, and for the tools that inspect it.
 
 mod catalogues;
 mod facts;
@@ -20,14 +20,16 @@ use super::format::{OFFSET_MAX, PartitionId};
 use super::history::{History, Moment};
 use super::segment::Past;
 use crate::base::names::queue_hash;
+use crate::base::units::{Offset, Partition};
 
-/// Offsets that are left out behind damage: nobody knows how many messages stood there, and no id is given twice. More than any number
-/// of files holds.
+/// The number of offsets that are skipped after damage. It is unknown how many messages were damaged, and no
+/// id may be given out twice. More than any number of files holds.
 const OFFSETS_LEFT_OUT: u64 = 1 << 40;
 
-const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX, "there are offsets behind damage");
+const _: () = assert!(OFFSETS_LEFT_OUT < OFFSET_MAX.0, "offsets remain after damage");
 
-/// Opens a data directory for so many shards, whose segments have so many bytes: what is there, and what is wrong with it.
+/// Opens a data directory for `shards` shards, whose segments have `segment_bytes` each. Returns its content,
+/// and a report of what is wrong with it.
 pub fn open(
     directory: &dyn Directory,
     shards: u16,
@@ -44,11 +46,8 @@ pub fn open(
     let found_history = open_history(directory, &files, &mut report)?;
     let Catalogues { queues, deleted, ends } = open_catalogues(directory, &files, shards, &mut report)?;
     let stopped = found_history.as_ref().and_then(|history| history.stopped.clone());
-    let facts = Facts {
-        stopped: stopped.as_deref().unwrap_or_default(),
-        deleted: &deleted,
-        unix_ms: now.unix_ns / 1_000_000,
-    };
+    let facts =
+        Facts { stopped: stopped.as_deref().unwrap_or_default(), deleted: &deleted, unix: now.unix() };
     let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
@@ -81,7 +80,7 @@ pub fn open(
     }
     for ((project, queue), life) in &queues {
         let hash = queue_hash(project, queue);
-        for partition in 0..life.partitions {
+        for partition in Partition::all(life.partitions) {
             let id = (life.incarnation, partition);
             let mut past = pasts.remove(&id).unwrap_or_default();
             past.sort();
@@ -95,21 +94,21 @@ pub fn open(
     if orphans > 0 {
         tracing::error!(
             messages = orphans,
-            "messages of queues that no catalogue knows are not served; their files are kept"
+            "not serving messages of queues that no catalogue contains; their files are kept"
         );
     }
     report.queues = queues.len();
     let is_used = !queues.is_empty() || !state.segments.is_empty();
     let mut history = found_history.unwrap_or_else(|| History::begin(is_used, directory.random()));
     if shards > 0 {
-        let ends = state.pasts.iter().filter(|(.., past)| past.end > 0);
+        let ends = state.pasts.iter().filter(|(.., past)| past.end > Offset::ZERO);
         let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
         let is_continued = start(&mut history, directory, now, ends, last_incarnation);
         report.is_branch = is_used && !is_continued;
     }
-    let newest = state.pasts.iter().map(|(.., past)| past.last_ms);
-    state.newest_ms =
-        newest.chain(state.segments.iter().map(|segment| segment.newest_ms())).max().unwrap_or(0);
+    let newest = state.pasts.iter().map(|(.., past)| past.newest);
+    state.newest =
+        newest.chain(state.segments.iter().map(|segment| segment.newest())).max().unwrap_or_default();
     state.history = history;
     state.queues = queues;
     state.next_incarnation = last_incarnation.max(now.unix_ns);
@@ -119,7 +118,7 @@ pub fn open(
             FileName::Segment(place) | FileName::Index(place) => Some(*place),
             _ => None,
         })
-        // The place of a file that is missing is kept, so that it can be put back.
+        // The number of a missing file is not reused, so that the file can be put back.
         .chain(stopped.iter().flatten().map(|sealed| sealed.place))
         .map(|place| place.saturating_add(1))
         .max()

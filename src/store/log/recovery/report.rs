@@ -1,4 +1,4 @@
-//! What was found at a start, and why a directory is not opened.
+//! What a start found, and why it cannot open a directory.
 
 use std::fmt;
 use std::io;
@@ -8,12 +8,12 @@ use crate::store::log::disk::FileName;
 use crate::store::log::format::Unreadable;
 use crate::store::log::scan::Damage;
 
-/// Why a data directory is not opened.
+/// The reason that a data directory cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The system says no.
+    /// The operating system reports an error.
     Io(io::Error),
-    /// A file is of another version.
+    /// A file has another version.
     Version(FileName, Unreadable),
 }
 
@@ -34,47 +34,48 @@ impl From<io::Error> for OpenError {
     }
 }
 
-/// What is wrong with a file.
+/// A damaged part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
-    /// Which.
+    /// The file.
     pub file: FileName,
-    /// Where, and how much of it.
+    /// The position and the length of the damage.
     pub damage: Damage,
-    /// What that means.
+    /// The consequence of the damage.
     pub means: &'static str,
 }
 
-/// What was found at the start.
+/// What was found at a start.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Queues.
+    /// The number of queues.
     pub queues: usize,
-    /// Segments with something in them.
+    /// The number of segments with messages.
     pub segments: usize,
-    /// Of these without an index: the server did not end cleanly, or not long ago.
+    /// The number of these without an index: the server did not stop cleanly, or had not written them yet.
     pub scanned: usize,
-    /// Messages, expired ones with them.
+    /// The number of messages, including expired ones.
     pub messages: u64,
-    /// Bytes of their batches.
+    /// The size of their batches, in bytes.
     pub bytes: u64,
-    /// Bytes of rounds that were begun, and of which nobody was told.
+    /// Bytes of rounds and records that were begun and never acknowledged.
     pub torn: u64,
-    /// What is lost.
+    /// What is damaged.
     pub damaged: Vec<Damaged>,
-    /// Nothing proves that this start goes on where the last one ended: the machine was started anew, or the directory is a copy.
+    /// Whether nothing proves that this start continues where the last one ended: the machine was rebooted,
+    /// or the directory is a copy.
     pub is_branch: bool,
 }
 
 impl Report {
-    /// Says it in the log.
+    /// Logs the report.
     pub fn say(&self, data_dir: &Path) {
         let Self { queues, segments, scanned, messages, bytes, torn, .. } = *self;
         let data_dir = data_dir.display();
-        tracing::info!(%data_dir, queues, messages, bytes, segments, scanned, torn, "the log is open");
+        tracing::info!(%data_dir, queues, messages, bytes, segments, scanned, torn, "log opened");
         if self.is_branch {
             tracing::info!(
-                "nothing proves that this start goes on where the last one ended (the machine was started anew, or the directory is a copy, or of an earlier version): message ids go on with a gap"
+                "message ids continue after a gap, because this start may not continue where the last one ended (the machine was rebooted, or the directory is a copy or from an earlier version)"
             );
         }
         for Damaged { file, damage, means } in &self.damaged {

@@ -1,6 +1,7 @@
-//! The segments: known by their indexes, or scanned and given one.
+//! Finds what the segments hold: from their indexes, or by scanning them and writing an index.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 
 use super::facts::{Facts, read_index};
@@ -22,7 +23,7 @@ pub(super) struct FoundSegment {
     pub is_damaged: bool,
 }
 
-/// Reads all segments. The flag says that one is lost with all that it held.
+/// Reads all segments. The flag says whether a segment is lost with everything that it held.
 pub(super) fn open_segments(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
@@ -38,8 +39,10 @@ pub(super) fn open_segments(
         let FileName::Segment(place) = *file else { continue };
         let blocks = match salvage_all(directory, *file, ROUNDS_AT) {
             Ok(salvaged) => salvaged.bytes,
+            // The disk fails intermittently: another start may be able to read it.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error.into()),
             Err(error) => {
-                tracing::error!(%file, %error, "cannot be read");
+                tracing::error!(%file, %error, "segment read failed");
                 lose(*file, *length, report, &mut is_one_lost);
                 continue;
             }
@@ -48,7 +51,7 @@ pub(super) fn open_segments(
             Ok(header) => header,
             Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
             Err(Unreadable::Damaged) => {
-                // Where the server ended before a new file had its header, it holds nothing but zeros.
+                // If the server ended before a new file had its header, the file holds only zeros.
                 let is_known = indexed.contains(&place) || facts.names(place);
                 match read_all(directory, *file, *length) {
                     Ok(all) if !is_known && all.iter().all(|byte| *byte == 0) => {
@@ -61,10 +64,10 @@ pub(super) fn open_segments(
         };
         let index =
             if indexed.contains(&place) { open_index(directory, place, header.stamp, report)? } else { None };
-        // A file is as long as it was made before its header is there.
+        // A file has its full length before it has its header.
         if *length < header.bytes {
             let damage = Damage { at: *length, bytes: header.bytes - length };
-            let means = "the file is shorter than it was made; messages that stood there are lost";
+            let means = "the file was cut short; the messages in the missing part are lost";
             report.damaged.push(Damaged { file: *file, damage, means });
         }
         let is_short = *length < header.bytes;
@@ -85,7 +88,7 @@ pub(super) fn open_segments(
             None => match scan_segment(directory, place, &header, is_short, facts, report) {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::error!(%file, %error, "cannot be read");
+                    tracing::error!(%file, %error, "segment read failed");
                     lose(*file, *length, report, &mut is_one_lost);
                     continue;
                 }
@@ -107,13 +110,13 @@ pub(super) fn open_segments(
     Ok((all, is_one_lost))
 }
 
-/// A segment that should be there and is not.
+/// Returns the report of a missing segment.
 fn missing(place: u32) -> Damaged {
-    let means = "the file is missing; its messages are lost, unless it is put back while no server runs";
+    let means = "the file is missing; its messages are lost unless it is put back while no server runs";
     Damaged { file: FileName::Segment(place), damage: Damage { at: 0, bytes: 0 }, means }
 }
 
-/// An index without its segment: whether messages are lost with that.
+/// Handles an index without its segment. Returns whether messages are lost.
 fn is_missed(
     directory: &dyn Directory,
     place: u32,
@@ -129,7 +132,8 @@ fn is_missed(
     Ok(is_lost)
 }
 
-/// A segment that a clean stop has sealed is whole up to there: nothing of it can be torn. What is not is reported.
+/// Checks a segment that a clean stop sealed. It was whole up to `end`, so nothing of it can be torn. Reports
+/// what is damaged.
 fn check_stopped(
     directory: &dyn Directory,
     file: FileName,
@@ -139,19 +143,19 @@ fn check_stopped(
 ) -> Result<(), OpenError> {
     let bytes = salvage_all(directory, file, end)?.bytes;
     for damage in scan_sealed(header, &bytes, end) {
-        report.damaged.push(Damaged { file, damage, means: "messages that stood there are lost" });
+        report.damaged.push(Damaged { file, damage, means: "the messages in this range are lost" });
     }
     Ok(())
 }
 
-/// A segment cannot be read: it is left alone.
+/// Reports a segment that cannot be read. The file stays as it is.
 fn lose(file: FileName, bytes: u64, report: &mut Report, is_one_lost: &mut bool) {
-    let means = "what it held is not served; the file is left alone";
+    let means = "its messages are not served; the file is left unchanged";
     report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes }, means });
     *is_one_lost = true;
 }
 
-/// The index of a segment, if there is one that can be believed.
+/// Reads the index of a segment. Returns `None` if it is damaged or of another segment.
 fn open_index(
     directory: &dyn Directory,
     place: u32,
@@ -167,17 +171,17 @@ fn open_index(
     match Index::parse(stamp, &bytes) {
         Ok(index) => Ok(Some(index)),
         Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
-        // One of an earlier life of its segment is none.
+        // An index from an earlier use of the file does not count.
         Err(Unreadable::Damaged) if Index::stamp(&bytes).is_ok_and(|of| of != stamp) => Ok(None),
         Err(Unreadable::Damaged) => {
             let damage = Damage { at: 0, bytes: INDEX_HEADER as u64 };
-            report.damaged.push(Damaged { file, damage, means: "its segment is read instead" });
+            report.damaged.push(Damaged { file, damage, means: "its segment is scanned instead" });
             Ok(None)
         }
     }
 }
 
-/// Reads a segment without an index, and gives it one.
+/// Reads a segment without an index, and writes its index.
 fn scan_segment(
     directory: &dyn Directory,
     place: u32,
@@ -191,7 +195,7 @@ fn scan_segment(
     let file_bytes = salvaged.bytes;
     let mut found = scan(header, &file_bytes);
     if let Some(end) = facts.end(place, header.stamp) {
-        // What a clean stop has sealed is not torn.
+        // A segment that a clean stop sealed is not torn.
         found.damage = scan_sealed(header, &file_bytes, end);
         found.torn = 0;
     }
@@ -200,11 +204,11 @@ fn scan_segment(
     let is_unreadable = !salvaged.unreadable.is_empty();
     let is_damaged = !found.damage.is_empty() || is_short || is_unreadable;
     for (at, bytes) in &salvaged.unreadable {
-        tracing::error!(%file, at, bytes, "cannot be read; what stands around it is served");
+        tracing::error!(%file, at, bytes, "part of a segment is unreadable; serving the rest");
     }
     if is_unreadable && found.damage.is_empty() {
-        // It may have held the last messages of the file, or none.
-        let means = "it cannot be read; messages that stood there are lost";
+        // The unreadable part may have held the last messages of the file, or none.
+        let means = "this range is unreadable; its messages are lost";
         let unreadable = salvaged.unreadable.iter().filter(|(at, _)| *at >= ROUNDS_AT);
         report.damaged.extend(unreadable.map(|&(at, bytes)| Damaged {
             file,
@@ -216,27 +220,27 @@ fn scan_segment(
     report.damaged.extend(found.damage.into_iter().map(|damage| Damaged {
         file,
         damage,
-        means: "messages that stood there are lost",
+        means: "the messages in this range are lost",
     }));
     let segment = Arc::new(Segment::new(place, header, spans.values().map(|span| &span.head)));
     let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
-    // The server may have ended because a sync failed: what the system shows of the file then need not be on the disk, and another sync
-    // would not bring it there. What is served from now on is written again.
+    // The server may have ended because a sync failed. Then what the system returns of the file need not be
+    // on the disk, and another sync would not write it. So what is served from now on is written again.
     let end = (found.end as usize).next_multiple_of(BLOCK).min(file_bytes.len());
     let rounds = file_bytes.get(ROUNDS_AT as usize..end).unwrap_or_default().to_vec();
     let mut steps = vec![Step::Write(file, ROUNDS_AT, Arc::new(rounds))];
     if is_unreadable {
-        // Another tool may yet read what this start could not.
+        // Another tool may still be able to read what this start could not.
         steps.clear();
     } else if is_damaged {
-        // An index would hide from the next start that something is lost.
+        // An index would hide the loss from the next start.
         steps.push(Step::Sync(file));
     } else {
         steps.extend(save_index(place, index_bytes));
     }
     let saved = run_all(directory, &steps);
     if let Err(error) = &saved {
-        tracing::warn!(%file, %error, "its index cannot be written; it is kept in memory");
+        tracing::warn!(%file, %error, "index write failed; keeping the index in memory");
     }
     let spans = index.spans.into_iter().zip(spans.into_values()).map(|((id, head, at), span)| {
         let runs =

@@ -1,14 +1,15 @@
-//! The starts before this one: what the directory says of them, and how this one is noted.
+//! Reads the record of earlier starts, and adds this start.
 
 use std::collections::HashMap;
 
 use super::report::{Damaged, OpenError, Report};
+use crate::base::units::Offset;
 use crate::store::log::disk::{Directory, FileName, salvage_all};
 use crate::store::log::format::{PartitionId, Unreadable};
 use crate::store::log::history::{History, Moment};
 use crate::store::log::scan::Damage;
 
-/// What is known of the starts before this one; nothing where no server has kept that yet.
+/// Reads the history of earlier starts. Returns `None` if the directory has no history.
 pub(super) fn open_history(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
@@ -23,19 +24,20 @@ pub(super) fn open_history(
         Ok(history) => Ok(Some(history)),
         Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
         Err(Unreadable::Damaged) => {
-            let means = "consumers that come back begin at the oldest message";
+            let means = "consumers that return begin at the oldest message";
             report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes: *length }, means });
             Ok(Some(History::lost(directory.random())))
         }
     }
 }
 
-/// Notes a start of a server whose partitions end there. Returns whether it is proven to go on where the last one ended.
+/// Records a start whose partitions end at `ends`. Returns whether it is proven to continue where the last
+/// one ended.
 pub(super) fn start(
     history: &mut History,
     directory: &dyn Directory,
     now: &Moment,
-    ends: HashMap<PartitionId, u64>,
+    ends: HashMap<PartitionId, Offset>,
     last_incarnation: u64,
 ) -> bool {
     let file = directory.identity(FileName::History);
@@ -45,12 +47,13 @@ pub(super) fn start(
     history.stopped = None;
     if let Err(error) = history.save(directory, now) {
         if let Some(before) = before {
-            // The timeline that the file names goes on: what is given out now is known to the next start.
+            // Continue the timeline that the file names: the next start then knows of the offsets that are
+            // given out now.
             *history = before;
             history.stopped = None;
-            tracing::warn!(file = %FileName::History, %error, "it cannot be written; this start is not noted");
+            tracing::warn!(file = %FileName::History, %error, "history write failed; this start is not recorded");
         } else {
-            tracing::warn!(file = %FileName::History, %error, "it cannot be written: the next start does not know this one, and consumers will begin at the oldest message");
+            tracing::warn!(file = %FileName::History, %error, "history write failed; after the next start, consumers of this one begin at the oldest message");
         }
     }
     is_continued

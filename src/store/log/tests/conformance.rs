@@ -1,8 +1,9 @@
-//! The log is a store as any other.
+//! The log passes the tests of all stores.
 
 use std::cell::{Cell, RefCell};
 
 use super::*;
+use crate::base::millis::UnixMillis;
 use crate::store::conformance::{self, Lab};
 
 struct Lone {
@@ -21,7 +22,7 @@ impl Lab for Lone {
         Log::new(Arc::new(dir), disk, 0, 1, &self.config)
     }
 
-    fn unix_ms(&self) -> Option<u64> {
+    fn unix(&self) -> Option<UnixMillis> {
         None
     }
 
@@ -40,14 +41,14 @@ impl Lab for Lone {
 }
 
 #[test]
-fn it_conforms() {
+fn the_log_conforms() {
     let lone = |tail_bytes| Lone {
         disk: RefCell::new(Simulated::new(0)),
         queues: Cell::new(0),
         config: Settings { tail_bytes, segment_bytes: 1 << 20, ..config() },
     };
     conformance::run(&lone(8 << 10));
-    // Everything is read from disk.
+    // Nothing stays in memory: everything is read from disk.
     conformance::run(&lone(0));
     let in_memory = lone(1 << 20);
     conformance::run(&Lone {

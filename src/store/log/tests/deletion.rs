@@ -77,8 +77,8 @@ fn a_deletion_that_failed_takes_nothing_with_it_later() {
         world.disk.fail_after(1 + seed % 2, EIO, 1);
         assert!(matches!(world.delete(1), Err(StoreFault::Unavailable(_))), "seed {seed}");
         world.disk.heal();
-        world.pass(1_000);
-        world.append_one(PartitionKey { queue: QueueId(1), partition: 0 }, 100_000);
+        world.pass(Millis::new(1_000));
+        world.append_one(PartitionKey { queue: QueueId(1), partition: Partition(0) }, 100_000);
         world.crash();
         world.check();
         assert_eq!(world.delete(1), Ok(()), "seed {seed}");

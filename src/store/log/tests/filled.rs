@@ -1,8 +1,8 @@
-//! Worlds with files in them, and what is in these.
+//! Worlds with full files, and helpers to read them.
 
 use super::*;
 
-/// The sealed and the written segments, with their lengths.
+/// Returns the files of the sealed segments and of those that are being written, with their lengths.
 pub(super) fn segment_files(world: &World) -> Vec<(FileName, u64)> {
     let files = world.disk.list().unwrap();
     files.into_iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).collect()
@@ -17,11 +17,11 @@ pub(super) fn index_of(file: FileName) -> Option<FileName> {
 
 pub(super) fn all_keys() -> impl Iterator<Item = PartitionKey> {
     (0..QUEUES).flat_map(|queue| {
-        (0..PARTITIONS).map(move |partition| PartitionKey { queue: QueueId(queue), partition })
+        Partition::all(PARTITIONS).map(move |partition| PartitionKey { queue: QueueId(queue), partition })
     })
 }
 
-/// A world with several full segments, of which nothing expires.
+/// Creates a world with several full segments, in which nothing expires.
 pub(super) fn filled(seed: u64, config: Settings) -> World {
     let mut world = World::new(seed, config);
     assert!((0..QUEUES).all(|queue| world.open(queue)));
@@ -38,15 +38,15 @@ pub(super) fn filled(seed: u64, config: Settings) -> World {
     world
 }
 
-/// Reads every partition: the numbers of the messages that are there.
+/// Reads every partition. Returns the numbers of the messages that exist.
 pub(super) fn read_all_numbers(world: &mut World) -> BTreeSet<u64> {
     let mut all = BTreeSet::new();
     for key in all_keys() {
         assert!(world.open(key.queue.0));
         all.extend(
             world
-                .read(key, 0)
-                .expect("a part that cannot be read fails no fetch")
+                .read(key, Offset(0))
+                .expect("an unreadable part fails no fetch")
                 .into_iter()
                 .map(|(_, number)| number),
         );

@@ -1,20 +1,21 @@
-//! Directories that earlier versions have left, as they are: every later version reads them.
+//! Directories that earlier versions left, unchanged: every later version reads them.
 //!
-//! `tests/golden/version-1` is of version 0.1.0: two shards, three partitions a queue, files of 1 MiB of which the zeros at the end are
-//! left out. One queue was deleted, another deleted and made again; the server was stopped once and then killed. Its messages were
-//! stored on 2026-11-28 and live for 14 days. `version-1-with-history` holds the same, written by a version that keeps a history, and stopped
-//! cleanly at the end.
+//! `tests/golden/version-1` is from version 0.1.0: two shards, three partitions a queue, files of 1 MiB
+//! without the zeros at their end. One queue was deleted, another one deleted and created again. The server
+//! was stopped once and then killed. Its messages were stored on 2026-11-28 with a TTL of 14 days.
+//! `version-1-with-history` holds the same, written by a version that keeps a history, and stopped cleanly at
+//! the end.
 
 use std::path::PathBuf;
 
 use super::*;
 
-/// A moment at which the messages live.
+/// A time at which the messages have not expired.
 const NOW: Moment = Moment { unix_ns: 1_795_900_000_000_000_000, boot: 1 };
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 
-/// A copy of the directory on a simulated disk.
+/// Copies the directory to a simulated disk.
 fn directory(version: &str) -> Simulated {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version);
     let disk = Simulated::new(1);
@@ -34,7 +35,7 @@ fn directory(version: &str) -> Simulated {
     disk
 }
 
-/// The payloads of a queue, sorted.
+/// Returns the payloads of a queue, sorted.
 fn payloads(disk: &Simulated, project: &str, queue: &str) -> Option<Vec<String>> {
     let contents = inspect::Contents::read(disk, &NOW).unwrap();
     assert!(contents.report.damaged.is_empty(), "{:?}", contents.report);
@@ -88,29 +89,30 @@ fn a_directory_of_version_1_is_read() {
 }
 
 #[test]
-fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
+fn a_directory_of_version_1_is_served_and_its_markers_stay_valid() {
     let disk = directory("version-1");
     let (dir, report) = open(&disk, 1, SEGMENT_BYTES, &NOW).unwrap();
-    assert!(report.damaged.is_empty() && report.is_branch, "nothing proves that it is no backup: {report:?}");
+    assert!(report.damaged.is_empty() && report.is_branch, "it may be a backup: {report:?}");
     let config = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
     let dir = Arc::new(dir);
     let mut log: Log<u64, Simulated> = Log::new(dir.clone(), disk.clone(), 0, 1, &config);
-    let now = Now::at_ms(1, NOW.unix_ns / 1_000_000);
+    let now = Now::at_ms(1, NOW.unix().get());
     let name = (Project::parse("default").unwrap(), QueueName::parse("plain").unwrap());
     let queue = QueueId(1);
     assert!(log.submit(now, Request::Open { token: 1, queue, name, create: None }).is_ok());
     let Some(Completion::Opened { result: Ok(life), .. }) = log.poll_completion(now) else { panic!() };
     assert_eq!(life.partitions, 3);
-    assert!(life.signing.timeline != 0, "timeline 0 is that of markers of version 1");
+    assert!(life.signing.timeline != 0, "timeline 0 belongs to the markers of version 1");
     let mut ends = Vec::new();
-    for partition in 0..3 {
+    for partition in Partition::all(3) {
         let partition = PartitionKey { queue, partition };
         let position = crate::base::queue::Position::Latest;
         assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
         let Some(Completion::Resolved { result: Ok(end), .. }) = log.poll_completion(now) else { panic!() };
         ends.push(end);
-        // Version 1's markers at the end or before stand; one beyond has seen what is not here.
-        for (offset, goes_on) in [(end, end), (end / 2, end / 2), (end + 5, end)] {
+        // A marker of version 1 keeps its position up to the end. A position beyond the end continues at the
+        // end.
+        for (offset, goes_on) in [(end, end), (Offset(end.0 / 2), Offset(end.0 / 2)), (end + 5, end)] {
             let position = crate::base::queue::Position::After { timeline: 0, offset };
             assert!(log.submit(now, Request::Resolve { token: 2, partition, position }).is_ok());
             let Some(Completion::Resolved { result, .. }) = log.poll_completion(now) else { panic!() };
@@ -126,9 +128,9 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
             }
             assert!(disk.advance());
         };
-        assert!(stored.start > end + (1 << 40), "ids go on with a gap");
+        assert!(stored.start > end + (1 << 40), "ids continue after a gap");
     }
-    assert_eq!(ends.iter().sum::<u64>(), 100);
+    assert_eq!(ends.iter().map(|end: &Offset| end.0).sum::<u64>(), 100);
     while !log.handle_stop(now) {
         assert!(disk.advance());
     }
@@ -138,14 +140,14 @@ fn a_directory_of_version_1_is_served_and_its_markers_go_on() {
 }
 
 #[test]
-fn a_directory_with_a_history_is_read_and_its_stop_is_known() {
+fn a_directory_with_a_history_is_read_and_its_clean_stop_is_known() {
     let disk = directory("version-1-with-history");
     check(&disk);
     let history = super::super::history::History::parse(&bytes(&disk, FileName::History)).unwrap();
     let stopped = history.stopped.expect("it was stopped cleanly");
-    assert!(!stopped.is_empty(), "what was written last is sealed");
+    assert!(!stopped.is_empty(), "the segment that was written last is sealed");
     inspect::verify(&disk, &NOW, |verified| assert!(verified.damage.is_empty(), "{verified:?}")).unwrap();
-    // What the stop has sealed is not torn, with its index or without.
+    // What the stop sealed cannot be torn, with or without its index.
     let sealed = FileName::Segment(stopped[0].place);
     disk.flip(sealed, stopped[0].end as usize - 9, 1);
     for index in [true, false] {

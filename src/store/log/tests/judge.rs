@@ -1,19 +1,21 @@
-//! What clients read, judged by what they know.
+//! Checks what clients read against what they know.
 
 use super::*;
+use crate::base::millis::UnixMillis;
 
 fn read_number(payload: &[u8]) -> u64 {
     u64::from_le_bytes(payload[..8].try_into().unwrap())
 }
 
 impl World {
-    /// Every acknowledged message is there, where it was said to be; nothing is there twice, or that nobody sent.
+    /// Checks that every acknowledged message exists at its offset, and that nothing exists twice or was
+    /// never sent.
     pub(super) fn check(&mut self) {
         for queue in 0..QUEUES {
             if !self.open(queue) {
                 continue;
             }
-            for partition in 0..PARTITIONS {
+            for partition in Partition::all(PARTITIONS) {
                 let key = PartitionKey { queue: QueueId(queue), partition };
                 self.check_partition(key);
             }
@@ -21,25 +23,25 @@ impl World {
     }
 
     pub(super) fn check_partition(&mut self, key: PartitionKey) {
-        let (seed, unix_ms) = (self.seed, self.now.unix_ms);
-        let read = self.read(key, 0).unwrap();
+        let (seed, unix) = (self.seed, self.now.unix);
+        let read = self.read(key, Offset(0)).unwrap();
         assert!(read.is_sorted_by(|a, b| a.0 < b.0), "seed {seed}: offsets grow: {read:?}");
         let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
         let mut seen = BTreeMap::new();
         for (offset, number) in read {
-            let message = sent.get_mut(&number).expect("somebody sent it");
-            assert_eq!(seen.insert(number, offset), None, "seed {seed}: {number} is there twice");
+            let message = sent.get_mut(&number).expect("a message that was sent");
+            assert_eq!(seen.insert(number, offset), None, "seed {seed}: {number} exists twice");
             match message.fate {
                 Fate::Acknowledged(at) => assert_eq!(at, offset, "seed {seed}: of {number}"),
                 _ => message.fate = Fate::Acknowledged(offset),
             }
         }
         for (number, message) in sent.iter() {
-            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry_ms <= unix_ms) {
+            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry <= unix) {
                 assert!(seen.contains_key(number), "seed {seed}: {number} at {offset} of {key:?} is lost");
             }
         }
-        let by_offset: BTreeMap<u64, u64> = sent
+        let by_offset: BTreeMap<Offset, u64> = sent
             .iter()
             .filter_map(|(number, message)| match message.fate {
                 Fate::Acknowledged(offset) => Some((offset, *number)),
@@ -51,12 +53,16 @@ impl World {
         assert_eq!(by_offset.len(), acknowledged, "seed {seed}: an offset was given twice");
         assert!(
             by_offset.values().is_sorted(),
-            "seed {seed}: messages stand in the order in which they were sent"
+            "seed {seed}: messages are not in the order in which they were sent"
         );
     }
 
-    /// Reads a partition from an offset to its end: offsets and numbers.
-    pub(super) fn read(&mut self, key: PartitionKey, mut from: u64) -> Result<Vec<(u64, u64)>, StoreFault> {
+    /// Reads a partition from an offset to its end. Returns offsets and numbers.
+    pub(super) fn read(
+        &mut self,
+        key: PartitionKey,
+        mut from: Offset,
+    ) -> Result<Vec<(Offset, u64)>, StoreFault> {
         let mut all = Vec::new();
         loop {
             self.next += 1;
@@ -75,14 +81,17 @@ impl World {
                 for (index, payload) in stored.batch.payloads().enumerate() {
                     let offset = stored.base_offset + index as u64;
                     let number = read_number(payload);
-                    assert!(payload[8..].iter().all(|byte| *byte == number as u8), "a payload is another's");
+                    assert!(
+                        payload[8..].iter().all(|byte| *byte == number as u8),
+                        "a payload belongs to another message"
+                    );
                     if offset >= from {
                         all.push((offset, number));
                     }
                 }
             }
             if fetched.is_rewound {
-                // Beyond the end.
+                // The offset is beyond the end.
                 return Ok(all);
             }
             assert!(fetched.next >= from);
@@ -93,8 +102,8 @@ impl World {
         }
     }
 
-    /// What a position is.
-    pub(super) fn resolve(&mut self, key: PartitionKey, position: Position) -> u64 {
+    /// Resolves a position to an offset.
+    pub(super) fn resolve(&mut self, key: PartitionKey, position: Position) -> Offset {
         self.next += 1;
         let (token, now) = (self.next, self.now);
         assert!(self.log_of(key).submit(now, Request::Resolve { token, partition: key, position }).is_ok());
@@ -110,8 +119,8 @@ impl World {
         }
     }
 
-    pub(super) fn timestamps(&mut self, key: PartitionKey) -> Vec<u64> {
-        let (mut all, mut from) = (Vec::new(), 0);
+    pub(super) fn timestamps(&mut self, key: PartitionKey) -> Vec<UnixMillis> {
+        let (mut all, mut from) = (Vec::new(), Offset::ZERO);
         loop {
             self.next += 1;
             let (token, now) = (self.next, self.now);
@@ -125,7 +134,7 @@ impl World {
                     None => assert!(self.disk.advance(), "a fetch is answered"),
                 }
             };
-            all.extend(fetched.batches.iter().map(|stored| stored.timestamp_ms));
+            all.extend(fetched.batches.iter().map(|stored| stored.timestamp));
             from = fetched.next;
             if fetched.at_end {
                 return all;

@@ -1,4 +1,4 @@
-//! Files that are cut or gone, and what a clean stop says of them.
+//! Files that are cut or missing, and what a clean stop proves about them.
 
 use super::*;
 
@@ -14,15 +14,15 @@ fn after_a_clean_stop_nothing_is_torn_and_damage_to_the_newest_message_is_report
             .map(|active| FileName::Segment(active.place))
             .collect();
         world.stop();
-        let ends: BTreeMap<PartitionKey, u64> =
+        let ends: BTreeMap<PartitionKey, Offset> =
             world.sent.iter().map(|(key, sent)| (*key, end_of(sent))).collect();
         let mut newest = segment_files(&world);
         newest.retain(|(file, _)| world.disk.backup().used(*file) > BLOCK * 2);
         let (file, _) = newest[world.random.below(newest.len())];
-        // The last byte that is not zero is of the newest batch, or of its padding's neighbour.
+        // The last byte that is not zero belongs to the newest batch, or to the bytes before its padding.
         let at = world.disk.backup().used(file) - 1;
         let is_cut = seed % 3 == 0;
-        // A clean stop is known without the index, too.
+        // A clean stop is known even without the index.
         let has_index = seed % 2 == 0 || !written.contains(&file);
         if let (Some(index), false) = (index_of(file), has_index) {
             world.disk.run(&Step::Remove(index)).unwrap();
@@ -48,7 +48,7 @@ fn after_a_clean_stop_nothing_is_torn_and_damage_to_the_newest_message_is_report
         let there = read_all_numbers(&mut world);
         assert!(there.is_subset(&before), "seed {seed}");
         assert!(is_cut || there.len() + 3 >= before.len(), "seed {seed}: one batch is damaged");
-        // No offset is given again.
+        // No offset is given out again.
         for key in all_keys() {
             world.append(key, 100_000);
             world.settle();
@@ -60,16 +60,16 @@ fn after_a_clean_stop_nothing_is_torn_and_damage_to_the_newest_message_is_report
     }
 }
 
-fn end_of(sent: &BTreeMap<u64, Message>) -> u64 {
+fn end_of(sent: &BTreeMap<u64, Message>) -> Offset {
     let offsets = sent.values().filter_map(|message| match message.fate {
         Fate::Acknowledged(offset) => Some(offset + 1),
         _ => None,
     });
-    offsets.max().unwrap_or(0)
+    offsets.max().unwrap_or_default()
 }
 
 #[test]
-fn a_segment_that_is_gone_is_reported_and_the_rest_is_served() {
+fn a_missing_segment_is_reported_and_the_rest_is_served() {
     for seed in 0..seeds() / 4 {
         let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let before = read_all_numbers(&mut world);
@@ -85,10 +85,10 @@ fn a_segment_that_is_gone_is_reported_and_the_rest_is_served() {
 }
 
 #[test]
-fn a_segment_that_is_removed_in_the_middle_is_no_damage() {
+fn an_interrupted_removal_of_a_segment_is_not_damage() {
     for seed in 0..seeds() / 4 {
         let mut world = filled(seed, Settings { max_bytes: 4 * (64 << 10), ..config() });
-        // Files go because there are too many; the server ends at any step of it.
+        // Files are removed because the log is too large. The server ends at any step of that.
         world.tick();
         for _ in 0..world.random.below(12) {
             world.disk.advance();
@@ -110,7 +110,7 @@ fn a_segment_that_is_removed_in_the_middle_is_no_damage() {
 }
 
 #[test]
-fn the_place_of_a_missing_file_stays_free_so_that_it_can_be_put_back() {
+fn the_name_of_a_missing_file_is_not_reused_so_that_it_can_be_put_back() {
     for seed in 0..seeds() / 4 {
         let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let before = read_all_numbers(&mut world);
@@ -120,7 +120,7 @@ fn the_place_of_a_missing_file_stays_free_so_that_it_can_be_put_back() {
         if backup.used(file) <= BLOCK * 2 {
             continue;
         }
-        // The last one, so that nothing behind it keeps its number from being used again.
+        // Remove the last file: no later file keeps its number from being reused.
         world.disk.run(&Step::Remove(file)).unwrap();
         world.start();
         for _ in 0..20 {
@@ -130,14 +130,14 @@ fn the_place_of_a_missing_file_stays_free_so_that_it_can_be_put_back() {
             }
             world.settle();
         }
-        assert!(
-            !segment_files(&world).iter().any(|(of, _)| *of == file),
-            "seed {seed}: {file} is another one now"
-        );
+        assert!(!segment_files(&world).iter().any(|(of, _)| *of == file), "seed {seed}: {file} was reused");
         world.stop();
         world.disk.put_back(&backup, file);
         let report = world.start();
         assert!(report.damaged.is_empty(), "seed {seed}: {report:?}");
-        assert!(before.is_subset(&read_all_numbers(&mut world)), "seed {seed}: all is there again");
+        assert!(
+            before.is_subset(&read_all_numbers(&mut world)),
+            "seed {seed}: some messages are still missing"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The log on a simulated disk. A world of shards and clients goes on step by step; what its clients know judges it.
+//! The log on a simulated disk. A world of shards and clients advances step by step, and is checked against
+//! what its clients know.
 
 mod clock;
 mod conformance;
@@ -27,6 +28,7 @@ use super::*;
 use crate::base::batch::{BatchBuilder, Fetched};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position};
+use crate::base::units::Offset;
 use crate::store::Stream;
 
 fn config() -> Settings {
@@ -39,7 +41,7 @@ const PARTITIONS: u16 = 2;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// How many seeds are tried: more where somebody asks for it.
+/// Returns the number of seeds to try, which `TESTS_SEEDS` sets.
 fn seeds() -> u64 {
     std::env::var("TESTS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200)
 }

@@ -1,38 +1,39 @@
-//! Directories that are restored or rolled back, and starts that leave out offsets.
+//! Directories that are restored or rolled back, and starts that skip offsets.
 
 use super::*;
+use crate::base::millis::Millis;
 
-/// A consumer's marker: where it stands in every partition, and in which timeline.
+/// A consumer's marker: its position in every partition, and its timeline.
 #[derive(Clone, Debug)]
 struct Stand {
     timeline: u64,
-    positions: BTreeMap<PartitionKey, u64>,
+    positions: BTreeMap<PartitionKey, Offset>,
     /// The messages that it has seen.
     seen: BTreeSet<u64>,
 }
 
 impl Stand {
-    /// Of a consumer that has read everything.
+    /// Returns the marker of a consumer that has read everything.
     fn take(world: &mut World) -> Self {
         let mut stand =
             Self { timeline: world.timeline(), positions: BTreeMap::new(), seen: BTreeSet::new() };
         for key in all_keys() {
             assert!(world.open(key.queue.0));
-            let read = world.read(key, 0).unwrap();
-            stand.positions.insert(key, read.last().map_or(0, |(offset, _)| offset + 1));
+            let read = world.read(key, Offset(0)).unwrap();
+            stand.positions.insert(key, read.last().map_or(Offset::ZERO, |(offset, _)| *offset + 1));
             stand.seen.extend(read.iter().map(|(_, number)| *number));
         }
         stand
     }
 
-    /// What it reads from where the server has it go on.
+    /// Returns the numbers that it reads from where the server lets it continue.
     fn go_on(&self, world: &mut World) -> Vec<u64> {
         let mut all = Vec::new();
         for key in all_keys() {
             assert!(world.open(key.queue.0));
             let position = Position::After { timeline: self.timeline, offset: self.positions[&key] };
             let from = world.resolve(key, position);
-            assert!(from <= self.positions[&key], "nothing is skipped by a mere start");
+            assert!(from <= self.positions[&key], "a start skips nothing");
             all.extend(world.read(key, from).unwrap().into_iter().map(|(_, number)| number));
         }
         all
@@ -44,14 +45,14 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
     for seed in 0..seeds() {
         let mut world = World::new(seed, config());
         let mut stands = Vec::new();
-        let mut given: BTreeMap<PartitionKey, BTreeSet<u64>> = BTreeMap::new();
+        let mut given: BTreeMap<PartitionKey, BTreeSet<Offset>> = BTreeMap::new();
         let mut backups = Vec::new();
         let mut was_restored = false;
         for _ in 0..6 {
             for _ in 0..world.random.below(60) {
                 let key = PartitionKey {
                     queue: QueueId(world.random.below(QUEUES as usize) as u64),
-                    partition: world.random.below(PARTITIONS.into()) as u16,
+                    partition: Partition(world.random.below(PARTITIONS.into()) as u16),
                 };
                 assert!(world.open(key.queue.0));
                 world.append(key, 100_000);
@@ -78,7 +79,7 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
                     world.stop();
                     backups.push((world.disk.backup(), world.sent.clone()));
                     if world.random.one_in(2) {
-                        // An older one comes back, on this machine or another.
+                        // An older backup is restored, on this machine or on another.
                         was_restored = true;
                         let (backup, sent) = backups[world.random.below(backups.len())].clone();
                         world.disk.restore(&backup, false);
@@ -88,7 +89,7 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
                     world.start();
                 }
             }
-            // What is stored now reaches every consumer of before, under an id that nothing had.
+            // What is stored now reaches every earlier consumer, under an id that no message had.
             let (mut fresh, before) = (BTreeSet::new(), world.next);
             for key in all_keys() {
                 assert!(world.open(key.queue.0));
@@ -110,7 +111,7 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
                 let got: BTreeSet<u64> = read.iter().copied().collect();
                 assert!(fresh.is_subset(&got), "seed {seed}: {:?} are skipped", fresh.difference(&got));
                 if !was_restored {
-                    assert!(got.is_disjoint(&stand.seen), "seed {seed}: nothing is repeated without need");
+                    assert!(got.is_disjoint(&stand.seen), "seed {seed}: messages are repeated without need");
                 }
             }
         }
@@ -118,7 +119,7 @@ fn after_a_restore_nothing_stored_is_skipped_and_no_offset_is_given_twice() {
 }
 
 #[test]
-fn a_rollback_that_nothing_shows_skips_nothing_all_the_same() {
+fn a_rollback_that_is_not_noticed_skips_nothing() {
     for seed in 0..seeds() / 4 {
         let mut world = filled(seed, config());
         world.stop();
@@ -137,7 +138,8 @@ fn a_rollback_that_nothing_shows_skips_nothing_all_the_same() {
         world.sent = sent;
         world.start();
         let before = world.next;
-        // What is stored before the consumer comes is not skipped either, though the log has outgrown its marker.
+        // Messages that are stored before the consumer returns are not skipped either, although the log has
+        // grown beyond its marker.
         for key in all_keys() {
             assert!(world.open(key.queue.0));
             for _ in 0..4 {
@@ -153,7 +155,7 @@ fn a_rollback_that_nothing_shows_skips_nothing_all_the_same() {
 }
 
 #[test]
-fn consumers_are_not_locked_out_by_a_history_that_is_lost_however_often_the_server_starts() {
+fn a_lost_history_never_locks_consumers_out_however_often_the_server_starts() {
     for is_removed in [false, true] {
         let mut world = filled(3, config());
         let marks = world.dir.as_ref().unwrap().signing();
@@ -169,47 +171,52 @@ fn consumers_are_not_locked_out_by_a_history_that_is_lost_however_often_the_serv
             let signing = world.dir.as_ref().unwrap().signing();
             assert!(
                 signing.is_key_new && signing.key != marks.key,
-                "markers of the lost key are believed to be the queue's"
+                "markers with the lost key are accepted as the queue's"
             );
-            let key = PartitionKey { queue: QueueId(0), partition: 0 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
             assert!(world.open(0));
-            let position = Position::After { timeline: marks.timeline, offset: 3 };
-            assert_eq!(world.resolve(key, position), 0, "and begin at the oldest message");
+            let position = Position::After { timeline: marks.timeline, offset: Offset(3) };
+            assert_eq!(
+                world.resolve(key, position),
+                Offset(0),
+                "such a consumer begins at the oldest message"
+            );
             world.stop();
         }
     }
 }
 
 #[test]
-fn offsets_that_a_start_leaves_out_do_not_count_as_messages() {
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
-    // Stored since the start; all, and those from the third on; and where the partition ends.
+fn offsets_that_a_start_skips_do_not_count_as_messages() {
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
+    // Returns the messages stored since the start, all messages, those from the third on, and the end of the
+    // partition.
     let counted = |world: &mut World| {
         assert!(world.open(0));
         let (incarnation, _) = world.log_of(key).id(key).unwrap();
         let signing = Default::default();
         let info = QueueInfo { id: key.queue, incarnation, partitions: PARTITIONS, hash: 0, signing };
         let tail = world.log_of(key).tail(&info, key.partition).unwrap();
-        (tail.stored, tail.messages_from(0), tail.messages_from(2), tail.end)
+        (tail.stored, tail.messages_from(Offset(0)), tail.messages_from(Offset(2)), tail.end)
     };
     let store = |world: &mut World, count: usize| {
         world.append_sized(key, 100_000, &vec![1; count]);
         world.settle();
     };
     let mut world = World::new(7, config());
-    assert_eq!(counted(&mut world), (0, 0, 0, 0));
+    assert_eq!(counted(&mut world), (0, 0, 0, Offset(0)));
     store(&mut world, 3);
-    assert_eq!(counted(&mut world), (3, 3, 1, 3));
+    assert_eq!(counted(&mut world), (3, 3, 1, Offset(3)));
     world.stop();
-    // Another boot: offsets are left out before the next message.
+    // In another boot, offsets are skipped before the next message.
     world.boot += 1;
     world.start();
-    assert_eq!(counted(&mut world), (0, 3, 1, 3));
+    assert_eq!(counted(&mut world), (0, 3, 1, Offset(3)));
     store(&mut world, 2);
     let (stored, all, from, end) = counted(&mut world);
     assert_eq!((stored, all, from), (2, 5, 3));
-    assert!(end > 1 << 40, "it has left out offsets: {end}");
-    // The same boot: those that the start before has left out are still known.
+    assert!(end > Offset(1 << 40), "offsets were skipped: {end}");
+    // In the same boot, the offsets that the previous start skipped are still known.
     world.restart();
     assert_eq!(counted(&mut world), (0, 5, 3, end));
     store(&mut world, 1);
@@ -217,18 +224,18 @@ fn offsets_that_a_start_leaves_out_do_not_count_as_messages() {
 }
 
 #[test]
-fn a_mark_behind_offsets_that_are_left_out_sends_no_reader_back() {
+fn a_mark_after_skipped_offsets_sends_no_reader_back() {
     let mut world = World::new(1, config());
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     assert!(world.open(0));
     world.append(key, 20);
     world.settle();
-    // The machine starts anew, and says where the partition ends once all has expired.
+    // The machine reboots. Once everything has expired, a mark keeps the end of the partition.
     world.disk.lose_power();
     world.boot += 1;
     assert!(world.start().is_branch && world.open(0));
-    world.pass(30_000);
-    let mut from = 0;
+    world.pass(Millis::new(30_000));
+    let mut from = Offset::ZERO;
     for _ in 0..4 {
         world.next += 1;
         let (token, now) = (world.next, world.now);
@@ -237,7 +244,7 @@ fn a_mark_behind_offsets_that_are_left_out_sends_no_reader_back() {
         assert!(world.log_of(key).submit(now, request).is_ok());
         world.settle();
         let fetched = world.reads.remove(&token).unwrap().unwrap();
-        assert!(!fetched.is_rewound, "nothing has gone back: {from}");
+        assert!(!fetched.is_rewound, "a reader at {from} was sent back");
         from = fetched.next;
     }
 }

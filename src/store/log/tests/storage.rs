@@ -1,11 +1,12 @@
-//! What is stored counts as its project's storage.
+//! Stored messages count towards their project's storage.
 
 use super::*;
 use crate::access::ProjectLimits;
 use crate::access::{Tenants, Use};
+use crate::base::millis::{Millis, UnixMillis};
 use crate::store::conformance::batch;
 
-const START_MS: u64 = 1_000_000_000_000;
+const START: Now = Now { mono: Millis::new(1), mono_ns: 1_000_000, unix: UnixMillis::new(1_000_000_000_000) };
 
 struct Shard {
     disk: Simulated,
@@ -48,14 +49,14 @@ impl Shard {
 
     fn open(&mut self, number: u64, project: &str) {
         let (queue, name) = (QueueId(number), name(project));
-        let tenant = self.tenants.get(&name.0, 0).unwrap();
+        let tenant = self.tenants.get(&name.0, Millis::ZERO).unwrap();
         self.tenants.hold_queue(queue, tenant.hold(Use::Queue));
         let open = Request::Open { token: 0, queue, name, create: Some(2) };
         assert!(self.log.submit(self.now, open).is_ok());
         self.settle();
     }
 
-    fn append(&mut self, number: u64, partition: u16, ttl: u32, count: usize) {
+    fn append(&mut self, number: u64, partition: Partition, ttl: u32, count: usize) {
         for _ in 0..count {
             let partition = PartitionKey { queue: QueueId(number), partition };
             let batch = batch(1, ttl, &[&[7; 10_000]]);
@@ -65,17 +66,19 @@ impl Shard {
         }
     }
 
-    fn tick(&mut self, unix_ms: u64) {
-        self.now = Now::at_ms(self.now.mono_ms + 1_000, unix_ms);
+    /// Lets a second pass, and sets the clock to `length` after [`START`].
+    fn tick(&mut self, length: Millis) {
+        self.now = Now { unix: START.unix + length, ..self.now.later(Millis::new(1_000)) };
         self.log.handle_tick(self.now);
         self.settle();
     }
 
-    /// What the projects a and b have stored, and that it is what is said of their queues.
+    /// Returns what the projects a and b have stored, after checking it against the summaries of their
+    /// queues.
     fn storage(&self) -> [u64; 2] {
-        let queues = self.log.describe(self.now.unix_ms).unwrap();
+        let queues = self.log.describe(self.now.unix).unwrap();
         ["a", "b"].map(|project| {
-            let storage = self.tenants.get(&name(project).0, 0).unwrap().storage();
+            let storage = self.tenants.get(&name(project).0, Millis::ZERO).unwrap().storage();
             let of = queues.iter().filter(|(of, _)| *of == name(project));
             assert_eq!(storage, of.map(|(_, summary)| summary.bytes).sum::<u64>(), "{project}");
             storage
@@ -84,35 +87,35 @@ impl Shard {
 }
 
 #[test]
-fn what_is_stored_counts_from_one_run_to_the_next_until_it_expires_or_is_deleted() {
-    let mut shard = Shard::start(Simulated::new(1), Now::at_ms(1, START_MS));
+fn stored_messages_count_across_restarts_until_they_expire_or_are_deleted() {
+    let mut shard = Shard::start(Simulated::new(1), START);
     shard.open(1, "a");
     shard.open(2, "b");
     assert_eq!(shard.storage(), [0, 0]);
-    // Several segments of both, and one that is written.
-    shard.append(1, 0, 60, 10);
-    shard.append(2, 0, 100, 4);
-    shard.append(1, 1, 1_000, 10);
-    shard.append(2, 1, 1_000, 1);
+    // Several segments with messages of both, and one that is being written.
+    shard.append(1, Partition(0), 60, 10);
+    shard.append(2, Partition(0), 100, 4);
+    shard.append(1, Partition(1), 1_000, 10);
+    shard.append(2, Partition(1), 1_000, 1);
     let before = shard.storage();
     assert!(before[0] > 200_000 && before[1] > 50_000, "{before:?}");
     let mut shard = Shard::start(shard.disk.clone(), shard.now);
-    assert_eq!(shard.storage(), before, "nobody has opened a queue yet");
-    shard.tick(START_MS + 1_000);
+    assert_eq!(shard.storage(), before, "no queue has been opened yet");
+    shard.tick(Millis::new(1_000));
     assert_eq!(shard.storage(), before);
-    // One partition of each expires: both of what is sealed and of what was written last.
+    // One partition of each expires: in sealed segments, and in the one that is being written.
     shard.open(1, "a");
-    shard.append(1, 0, 60, 1);
-    shard.tick(START_MS + 62_000);
+    shard.append(1, Partition(0), 60, 1);
+    shard.tick(Millis::new(62_000));
     let [of_a, of_b] = shard.storage();
     assert!(of_a < before[0] - 90_000 && of_b == before[1], "{of_a} {of_b} of {before:?}");
-    shard.tick(START_MS + 102_000);
+    shard.tick(Millis::new(102_000));
     let [of_a, of_b] = shard.storage();
     assert!(of_a > 90_000 && (1..before[1] - 30_000).contains(&of_b), "{of_a} {of_b} of {before:?}");
-    // A clock that was set back and forth.
-    shard.tick(START_MS + 2_000_000);
+    // Set the clock forth and back.
+    shard.tick(Millis::new(2_000_000));
     shard.storage();
-    shard.tick(START_MS + 103_000);
+    shard.tick(Millis::new(103_000));
     shard.storage();
     // One of the queues is open, the other is not.
     for project in ["a", "b"] {

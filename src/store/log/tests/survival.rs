@@ -1,9 +1,10 @@
-//! Power that is lost, processes that are killed, steps that fail: nothing acknowledged is lost, and service resumes.
+//! Power loss, killed processes and failing steps: nothing acknowledged is lost, and service resumes.
 
 use super::*;
+use crate::base::millis::Millis;
 
 #[test]
-fn what_was_acknowledged_survives_power_loss_and_kill() {
+fn acknowledged_messages_survive_power_loss_and_kill() {
     for seed in 0..seeds() {
         let durability = if seed % 4 == 0 { Durability::Os } else { Durability::Fsync };
         let mut world = World::new(seed, Settings { durability, ..config() });
@@ -26,17 +27,17 @@ fn what_was_acknowledged_survives_power_loss_and_kill() {
 }
 
 #[test]
-fn what_a_round_held_that_failed_does_not_come_back() {
-    let key = PartitionKey { queue: QueueId(0), partition: 0 };
+fn messages_of_a_failed_round_do_not_come_back() {
+    let key = PartitionKey { queue: QueueId(0), partition: Partition(0) };
     for seed in 0..seeds() {
         let mut world = World::new(seed, config());
         assert!(world.open(0));
-        // More than half of a segment: the next one is ready.
+        // Write more than half of a segment, so that the next one is ready.
         for _ in 0..4 {
             world.append_sized(key, 100_000, &[9_000]);
             world.settle();
         }
-        // It is written, and its sync fails.
+        // The round is written, and its sync fails.
         world.disk.fail_after(2, EIO, 1);
         world.append_sized(key, 100_000, &[20]);
         world.settle();
@@ -55,7 +56,7 @@ fn what_a_round_held_that_failed_does_not_come_back() {
 }
 
 #[test]
-fn what_an_index_names_is_durable() {
+fn messages_in_an_index_are_durable() {
     for seed in 0..seeds() {
         let mut world = World::new(seed, Settings { durability: Durability::Os, ..config() });
         for _ in 0..300 {
@@ -82,15 +83,15 @@ fn whichever_step_fails_nothing_acknowledged_is_lost_and_service_resumes() {
             for _ in 0..100 {
                 world.act();
             }
-            // It fails for a while at most; then whatever was refused is served again.
+            // The failures last for a while at most. Then what was refused is served again.
             world.disk.heal();
             world.settle();
             for second in 1..5 {
-                world.now.mono_ms += second * 1000;
+                world.now.mono = world.now.mono + Millis::from_secs(second);
                 world.tick();
                 world.settle();
             }
-            let key = PartitionKey { queue: QueueId(0), partition: 1 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(1) };
             assert!(world.open(0), "step {step}");
             world.append(key, 100_000);
             world.settle();

@@ -1,4 +1,4 @@
-//! Bytes that are flipped and sectors that cannot be read.
+//! Flipped bytes, and sectors that cannot be read.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn a_flipped_byte_costs_one_batch_at_most_and_is_reported() {
         })
         .unwrap();
         let report = world.crash();
-        // What the first start makes of it, the second knows, too.
+        // What the first start finds, a second one knows, too.
         if seed.is_multiple_of(2) {
             world.settle();
             world.crash();
@@ -37,23 +37,27 @@ fn a_flipped_byte_costs_one_batch_at_most_and_is_reported() {
         let mut keys: BTreeSet<PartitionKey> = before.iter().map(|(key, _)| *key).collect();
         keys.retain(|key| world.open.contains(&key.queue.0));
         for key in keys {
-            let there: BTreeMap<u64, u64> =
-                world.read(key, 0).unwrap().into_iter().map(|(offset, number)| (number, offset)).collect();
-            let unix_ms = world.now.unix_ms;
+            let there: BTreeMap<u64, Offset> = world
+                .read(key, Offset(0))
+                .unwrap()
+                .into_iter()
+                .map(|(offset, number)| (number, offset))
+                .collect();
+            let unix = world.now.unix;
             world.sent.get_mut(&key).unwrap().retain(|number, message| {
                 match (there.get(number), message.fate) {
                     (Some(offset), Fate::Acknowledged(at)) => assert_eq!(*offset, at),
-                    (None, _) => lost += u64::from(message.expiry_ms > unix_ms),
+                    (None, _) => lost += u64::from(message.expiry > unix),
                     (Some(_), fate) => panic!("{number}: {fate:?}"),
                 }
                 there.contains_key(number)
             });
         }
-        // The last round of a segment may be one that was never spoken of: it is cut where it is not whole.
+        // The last round of a segment may never have been acknowledged: it is cut off if it is incomplete.
         let may_lose = report.torn > 0 || matches!(name, FileName::Catalogue(_));
         assert!(lost <= 3 || may_lose, "seed {seed}: {lost} of {name} at {at}");
-        assert!(is_seen || lost == 0, "seed {seed}: {lost} of {name} at {at} are lost, and nobody says so");
-        // What comes now has ids that nothing had before.
+        assert!(is_seen || lost == 0, "seed {seed}: {lost} of {name} at {at} are lost without a report");
+        // New messages get ids that no message had before.
         for _ in 0..100 {
             world.act();
         }
@@ -73,7 +77,7 @@ fn a_block_that_cannot_be_read_costs_the_batches_in_it_and_no_others() {
         let (file, length) = files[world.random.below(files.len())];
         let block = world.random.between(2, length as usize / BLOCK - 1) as u64;
         world.disk.spoil(file, block);
-        // The server that runs reads around it, and so does the next one, which has to read whole files.
+        // The running server reads around the block. So does the next one, which must read whole files.
         for is_new in [false, true] {
             if is_new {
                 let report = world.crash();
@@ -82,7 +86,7 @@ fn a_block_that_cannot_be_read_costs_the_batches_in_it_and_no_others() {
                 let indexed = world.disk.list().unwrap().iter().any(|(of, _)| Some(*of) == index_of(file));
                 assert!(
                     is_told || indexed || lost == 0,
-                    "seed {seed}: {lost} messages are lost, and nobody says so"
+                    "seed {seed}: {lost} messages are lost without a report"
                 );
             }
             let there = read_all_numbers(&mut world);
@@ -101,7 +105,7 @@ fn a_block_that_cannot_be_read_costs_the_batches_in_it_and_no_others() {
 }
 
 #[test]
-fn an_index_that_cannot_be_read_costs_nothing() {
+fn an_unreadable_index_costs_nothing() {
     for seed in 0..seeds() / 4 {
         let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let before = read_all_numbers(&mut world);
@@ -118,7 +122,7 @@ fn an_index_that_cannot_be_read_costs_nothing() {
 }
 
 #[test]
-fn a_device_that_is_gone_fails_fetches_and_loses_nothing() {
+fn a_lost_device_fails_fetches_and_loses_no_messages() {
     let mut world = filled(3, Settings { tail_bytes: 0, ..config() });
     let before = read_all_numbers(&mut world);
     let files = segment_files(&world);
@@ -127,8 +131,8 @@ fn a_device_that_is_gone_fails_fetches_and_loses_nothing() {
     world.logs.iter_mut().for_each(|log| log.backlog.trim());
     world.logs.iter_mut().for_each(|log| log.backlog.trim());
     world.logs.iter_mut().for_each(|log| log.backlog.trim());
-    let failed = all_keys().filter(|key| world.read(*key, 0).is_err()).count();
-    assert!(failed > 0, "no file can be read");
+    let failed = all_keys().filter(|key| world.read(*key, Offset(0)).is_err()).count();
+    assert!(failed > 0, "fetches fail if no file can be read");
     world.disk.cure();
     assert_eq!(read_all_numbers(&mut world), before);
 }

@@ -1,9 +1,10 @@
-//! Readers that wait: served, cancelled, or told that their queue is gone.
+//! Readers that wait: served, cancelled, or failed because their queue is deleted.
 
 use super::*;
+use crate::base::millis::UnixMillis;
 
 #[test]
-fn whoever_waits_for_older_messages_is_served_or_cancelled() {
+fn waiters_for_older_messages_are_served_or_cancelled() {
     for seed in 0..seeds() {
         let mut world = World::new(seed, Settings { tail_bytes: 0, read_bytes: 20_000, ..config() });
         for _ in 0..200 {
@@ -22,7 +23,7 @@ fn whoever_waits_for_older_messages_is_served_or_cancelled() {
                 assert!(world.log_of(partition).submit(now, Request::Cancel { token, partition }).is_ok());
             } else {
                 waiting.insert(token, key);
-                let from = world.random.below(world.sent[&key].len()) as u64;
+                let from = Offset(world.random.below(world.sent[&key].len()) as u64);
                 let (bytes_max, exclude, wait) = (500, None, false);
                 let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
                 assert!(world.log_of(key).submit(now, request).is_ok());
@@ -35,7 +36,7 @@ fn whoever_waits_for_older_messages_is_served_or_cancelled() {
         }
         world.settle();
         waiting.retain(|token, _| !world.reads.contains_key(token));
-        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
+        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait forever");
         assert!(world.logs.iter().all(|log| log.waiting() == 0));
     }
 }
@@ -57,13 +58,13 @@ fn hear(world: &mut World, waiting: &mut BTreeSet<u64>) {
 }
 
 #[test]
-fn whoever_reads_a_queue_that_is_deleted_is_told() {
+fn readers_of_a_deleted_queue_get_an_answer() {
     for seed in 0..seeds() {
         let mut world = filled(seed, Settings { tail_bytes: 0, ..config() });
         let mut waiting = BTreeSet::new();
         let is_deleted_at = world.random.below(30);
         for number in 0..40 {
-            let key = PartitionKey { queue: QueueId(0), partition: world.random.below(2) as u16 };
+            let key = PartitionKey { queue: QueueId(0), partition: Partition(world.random.below(2) as u16) };
             let now = world.now;
             if number == is_deleted_at {
                 let token = world.submit_delete(0);
@@ -72,9 +73,13 @@ fn whoever_reads_a_queue_that_is_deleted_is_told() {
             world.next += 1;
             let token = world.next;
             waiting.insert(token);
-            let (from, bytes_max, exclude) = (world.random.below(30) as u64, 500, None);
+            let (from, bytes_max, exclude) = (Offset(world.random.below(30) as u64), 500, None);
             let request = match world.random.below(3) {
-                0 => Request::Resolve { token, partition: key, position: Position::Time(1 + number as u64) },
+                0 => Request::Resolve {
+                    token,
+                    partition: key,
+                    position: Position::Time(UnixMillis::new(1 + number as u64)),
+                },
                 1 => Request::Resolve { token, partition: key, position: Position::Latest },
                 _ => {
                     Request::Fetch { token, partition: key, from, bytes_max, exclude, wait: number % 2 == 0 }
@@ -93,6 +98,6 @@ fn whoever_reads_a_queue_that_is_deleted_is_told() {
             }
         }
         hear(&mut world, &mut waiting);
-        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait for ever");
+        assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait forever");
     }
 }

@@ -1,28 +1,29 @@
-//! A server's shards without the rest, and what their clients know.
+//! The shards of a server without the rest, and what their clients know.
 
 use super::*;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::queue_hash;
 use crate::base::queue::{home, owner};
 use crate::store::Life;
 
-/// What became of a message, as far as its producer knows.
+/// The fate of a message, as far as its producer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     UnderWay,
-    /// It has that offset.
-    Acknowledged(u64),
-    /// It is stored, or it is not.
+    /// It was stored at this offset.
+    Acknowledged(Offset),
+    /// It may be stored or not.
     Unknown,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) fate: Fate,
-    /// When it may be gone, at the earliest: Unix milliseconds.
-    pub(super) expiry_ms: u64,
+    /// When it may expire, at the earliest.
+    pub(super) expiry: UnixMillis,
 }
 
-/// A server's shards without the rest, and what their clients know.
+/// The shards of a server without the rest, and what their clients know.
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) random: Random,
@@ -30,16 +31,16 @@ pub(super) struct World {
     pub(super) config: Settings,
     pub(super) logs: Vec<Log<u64, Simulated>>,
     pub(super) now: Now,
-    /// Names each message in its payload.
+    /// The number of the next message, which its payload contains, or of the next request.
     pub(super) next: u64,
-    /// Of each partition, what was sent to it.
+    /// The messages that were sent to each partition, by number.
     pub(super) sent: BTreeMap<PartitionKey, BTreeMap<u64, Message>>,
     pub(super) appends: HashMap<u64, (PartitionKey, Vec<u64>)>,
     pub(super) open: BTreeSet<u64>,
     pub(super) reads: HashMap<u64, Result<Fetched, StoreFault>>,
-    /// Whether every message ends soon: else whole segments never do.
+    /// Whether every message expires soon. Otherwise whole segments never expire.
     pub(super) all_end: bool,
-    /// Whether the machine may lose power: else only the process may end.
+    /// Whether the machine may lose power. Otherwise only the process may end.
     pub(super) power_fails: bool,
     /// The boot of the machine.
     pub(super) boot: u128,
@@ -77,7 +78,7 @@ impl World {
         self.logs.len() as u16
     }
 
-    /// With as many shards as it likes. Where the disk fails, it is healed.
+    /// Starts with a random number of shards. If the disk fails, heals it.
     pub(super) fn start(&mut self) -> Report {
         let shards = self.random.between(1, 3) as u16;
         let now = self.moment();
@@ -102,7 +103,7 @@ impl World {
         &mut self.logs[usize::from(shard)]
     }
 
-    /// Opens a queue; false where it cannot be opened now.
+    /// Opens a queue. Returns false if it cannot be opened now.
     pub(super) fn open(&mut self, queue: u64) -> bool {
         if self.open.contains(&queue) {
             return true;
@@ -126,7 +127,7 @@ impl World {
         }
     }
 
-    /// Sends a batch of a few messages.
+    /// Sends a batch of one to three messages.
     pub(super) fn append(&mut self, key: PartitionKey, ttl: u32) {
         let sizes: Vec<usize> = (0..self.random.between(1, 3))
             .map(|_| {
@@ -137,7 +138,7 @@ impl World {
         self.append_sized(key, ttl, &sizes);
     }
 
-    /// Sends a batch of messages with so many bytes beside their numbers.
+    /// Sends a batch of messages. `sizes` are their bytes in addition to their numbers.
     pub(super) fn append_sized(&mut self, key: PartitionKey, ttl: u32, sizes: &[usize]) {
         let mut builder = BatchBuilder::new(ClientId::from(7), ttl, 0);
         let mut numbers = Vec::new();
@@ -145,21 +146,21 @@ impl World {
             let mut payload = self.next.to_le_bytes().to_vec();
             payload.resize(8 + size, self.next as u8);
             builder.push(&payload);
-            let expiry_ms = self.now.unix_ms + u64::from(ttl) * 1000;
-            let message = Message { fate: Fate::UnderWay, expiry_ms };
+            let expiry = self.now.unix + Millis::from_secs(ttl);
+            let message = Message { fate: Fate::UnderWay, expiry };
             self.sent.entry(key).or_default().insert(self.next, message);
             numbers.push(self.next);
             self.next += 1;
         }
         let (now, token) = (self.now, self.next);
         self.appends.insert(token, (key, numbers));
-        // A producer gives up once it is told of a failure; the next one is another.
+        // A producer gives up after a failure, so each append has its own stream.
         let request =
             Request::Append { token, stream: Stream(token.into()), partition: key, batch: builder.close() };
         assert!(self.log_of(key).submit(now, request).is_ok());
     }
 
-    /// What the shards say; what it means for messages is noted.
+    /// Returns the shards' completions, after recording the fates of messages.
     pub(super) fn poll(&mut self) -> Vec<Completion<u64>> {
         let mut all = Vec::new();
         for log in &mut self.logs {
@@ -198,7 +199,7 @@ impl World {
         }
     }
 
-    /// The server is gone, and starts again.
+    /// Ends the server without a clean stop, and starts it again.
     pub(super) fn crash(&mut self) -> Report {
         if self.power_fails && self.random.one_in(2) {
             self.disk.lose_power();
@@ -216,15 +217,15 @@ impl World {
     }
 
     pub(super) fn moment(&self) -> Moment {
-        Moment { unix_ns: self.now.unix_ms * 1_000_000, boot: self.boot }
+        Moment { unix_ns: self.now.unix.get() * 1_000_000, boot: self.boot }
     }
 
-    /// The present stretch of the directory's life.
+    /// Returns the present timeline of the directory.
     pub(super) fn timeline(&self) -> u64 {
         self.dir.as_ref().unwrap().signing().timeline
     }
 
-    /// The server stops as it should, and starts again.
+    /// Stops the server cleanly, and starts it again.
     pub(super) fn restart(&mut self) -> Report {
         self.stop();
         self.start()
@@ -245,23 +246,23 @@ impl World {
         panic!("seed {}: the stores do not stop", self.seed);
     }
 
-    /// What the producers know is final: what is not there now does not come.
+    /// Forgets the messages with an unknown fate: those that are not stored now never appear.
     pub(super) fn forget_unknown(&mut self) {
         for sent in self.sent.values_mut() {
             sent.retain(|_, message| message.fate != Fate::Unknown);
         }
     }
 
-    /// So much later. What says where a partition ends is written at one tick, and lets go of its files at the next.
-    pub(super) fn pass(&mut self, ms: u64) {
-        self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
+    /// Lets time pass. One tick writes the marks of partitions' ends; the next one releases their files.
+    pub(super) fn pass(&mut self, length: Millis) {
+        self.now = self.now.later(length);
         for _ in 0..3 {
             self.tick();
             self.settle();
         }
     }
 
-    /// How many files of messages there are.
+    /// Returns the number of segment files.
     pub(super) fn segments(&self) -> usize {
         let files = self.disk.list().unwrap();
         files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_))).count()
@@ -276,7 +277,7 @@ impl World {
     pub(super) fn act(&mut self) {
         let key = PartitionKey {
             queue: QueueId(self.random.below(QUEUES as usize) as u64),
-            partition: self.random.below(PARTITIONS.into()) as u16,
+            partition: Partition(self.random.below(PARTITIONS.into()) as u16),
         };
         match self.random.below(16) {
             0..=6 if self.open(key.queue.0) => {
@@ -291,22 +292,22 @@ impl World {
             }
             13 => {
                 let ms = self.random.below(3_000) as u64;
-                self.now = Now::at_ms(self.now.mono_ms + ms, self.now.unix_ms + ms);
+                self.now = self.now.later(Millis::new(ms));
                 self.tick();
             }
             14 if self.open.contains(&key.queue.0) => {
                 let sent = self.sent.get(&key).map_or(0, BTreeMap::len);
                 let from = self.random.below(sent + 1) as u64;
-                // Where the disk fails, so may this.
-                let _ = self.read(key, from);
+                // While the disk fails, this may fail, too.
+                let _ = self.read(key, Offset(from));
             }
             _ => {}
         }
     }
 
-    /// The clock reads something else, a second later.
-    pub(super) fn set_clock(&mut self, unix_ms: u64) {
-        self.now = Now::at_ms(self.now.mono_ms + 1_000, unix_ms);
+    /// Sets the clock to `unix`, a second later.
+    pub(super) fn set_clock(&mut self, unix: UnixMillis) {
+        self.now = Now { unix, ..self.now.later(Millis::new(1_000)) };
     }
 
     pub(super) fn append_one(&mut self, key: PartitionKey, ttl: u32) -> u64 {

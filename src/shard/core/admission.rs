@@ -1,0 +1,140 @@
+//! Admission: decides whether a client may connect.
+//!
+//! A connection with an acceptable request waits for a verdict, and is not read meanwhile. After
+//! `handshake_timeout` it is refused with 503. The answer to the handshake is written when the verdict
+//! arrives. A verdict names its connection by [`ConnectionId`], whose generation keeps a late verdict from
+//! the next connection in the same slot.
+
+use super::{Connection, ConnectionId, Connections, Core};
+use crate::access::Permit;
+use crate::base::clock::Now;
+use crate::store::Store;
+use crate::ws::handshake::Refusal;
+
+/// The result of admission. `Ok` holds the permit, if the project is limited. `Err` holds the answer to a
+/// client that may not connect.
+pub type Verdict = Result<Option<Permit>, Refusal>;
+
+impl<S: Store<Connections>> Core<S> {
+    /// Decides whether the project of a waiting connection may have one more connection.
+    pub(super) fn admit(&mut self, now: Now, id: ConnectionId) {
+        let Some(project) = self.connections.get(id).and_then(Connection::applicant) else { return };
+        let permit = self.tenants.admit(project, now.mono);
+        self.handle_verdict(now, id, permit.map_err(|fault| Refusal::new(429, fault.to_string())));
+    }
+
+    /// Answers the handshake of a connection.
+    pub(super) fn handle_verdict(&mut self, now: Now, id: ConnectionId, verdict: Verdict) {
+        self.with_dirty(now, id, |connection, env| connection.handle_verdict(verdict, env));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::{Core, Settings};
+    use super::*;
+    use crate::access::{ProjectLimits, Tenants};
+    use crate::base::millis::{Millis, UnixMillis};
+    use crate::base::names::Project;
+    use crate::store::Memory;
+    use crate::store::memory::WhenFull;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    const START: Now =
+        Now { mono: Millis::new(1), mono_ns: 1_000_000, unix: UnixMillis::new(1_700_000_000_000) };
+
+    fn shard() -> Core<Memory<Connections>> {
+        let settings = Settings { handshake_timeout: Duration::from_secs(5), ..Settings::default() };
+        let tenants = Tenants::new(ProjectLimits { connections: 1, ..ProjectLimits::default() });
+        Core::new(0, 1, Arc::new(settings), Arc::new(tenants), Memory::new(1 << 20, WhenFull::Refuse, 7))
+    }
+
+    /// Returns a connection that waits for its verdict.
+    fn applicant(core: &mut Core<Memory<Connections>>) -> ConnectionId {
+        let id = core.handle_accepted(START, None).unwrap();
+        let mut request = REQUEST.to_vec();
+        let applies = core.serve(START, id, |connection, env| connection.handle_received(&mut request, env));
+        core.after(START, id);
+        assert_eq!(applies, Some(true));
+        id
+    }
+
+    /// Returns the output of the connection, and marks all of it as sent.
+    fn answer(core: &mut Core<Memory<Connections>>, id: ConnectionId) -> String {
+        let said = String::from_utf8_lossy(core.poll_transmit(START, id)).into_owned();
+        core.handle_sent(START, id, said.len(), true);
+        said
+    }
+
+    fn permit(core: &Core<Memory<Connections>>) -> Option<Permit> {
+        core.tenants.admit(&Project::default(), START.mono).unwrap()
+    }
+
+    fn is_full(core: &Core<Memory<Connections>>) -> bool {
+        core.tenants.admit(&Project::default(), START.mono).is_err()
+    }
+
+    #[test]
+    fn an_applicant_is_neither_read_nor_answered_before_the_verdict() {
+        let mut core = shard();
+        let id = applicant(&mut core);
+        assert_eq!(core.wanted_read(START, id, 4_096), 0);
+        assert_eq!(answer(&mut core, id), "");
+        let permit = permit(&core);
+        core.handle_verdict(START, id, Ok(permit));
+        assert!(answer(&mut core, id).starts_with("HTTP/1.1 101 "));
+        assert!(core.wanted_read(START, id, 4_096) > 0);
+        assert!(is_full(&core), "the connection holds the permit");
+        core.handle_gone(START, id);
+        assert!(!is_full(&core), "a closed connection returns it");
+    }
+
+    #[test]
+    fn a_refused_applicant_gets_the_reason_and_holds_no_permit() {
+        let mut core = shard();
+        let id = applicant(&mut core);
+        core.handle_verdict(START, id, Err(Refusal::new(401, "token: expired")));
+        let answer = answer(&mut core, id);
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("token: expired"), "{answer}");
+        assert!(core.closing(START, id).0);
+        assert!(!is_full(&core));
+    }
+
+    #[test]
+    fn an_applicant_without_a_verdict_is_refused_in_time() {
+        let mut core = shard();
+        let id = applicant(&mut core);
+        let late = Now::at_ms(5_001, 1_700_000_005_000);
+        core.handle_timeouts(late);
+        assert!(answer(&mut core, id).starts_with("HTTP/1.1 503 "));
+        let permit = permit(&core);
+        core.handle_verdict(late, id, Ok(permit));
+        assert!(core.closing(late, id).0, "a late verdict has no effect");
+        assert!(!is_full(&core), "and its permit is returned");
+    }
+
+    #[test]
+    fn a_late_verdict_never_reaches_the_next_connection_in_the_slot() {
+        let mut core = shard();
+        let first = applicant(&mut core);
+        core.handle_gone(START, first);
+        let second = applicant(&mut core);
+        assert_eq!(first.slot, second.slot);
+        let permit = permit(&core);
+        core.handle_verdict(START, first, Ok(permit));
+        assert_eq!(answer(&mut core, second), "");
+        assert!(!is_full(&core));
+    }
+
+    #[test]
+    fn an_applicant_gets_503_when_the_server_drains() {
+        let mut core = shard();
+        let id = applicant(&mut core);
+        core.handle_drain(START);
+        assert!(answer(&mut core, id).starts_with("HTTP/1.1 503 "));
+    }
+}

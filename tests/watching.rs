@@ -1,0 +1,148 @@
+//! Checks that the alerting rules and the documentation of the metrics use only metrics, labels and stages
+//! that a server exports.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream::latency::Stage;
+
+use crate::common::Server;
+
+const RULES: &str = include_str!("../deploy/prometheus/millstream.rules.yml");
+const RULES_TESTS: &str = include_str!("../deploy/prometheus/millstream.rules.test.yml");
+const OPERATIONS: &str = include_str!("../docs/operations.md");
+
+/// The labels that Prometheus adds.
+const TARGET_LABELS: [&str; 2] = ["instance", "job"];
+
+/// The labels of each series, and the values of each label.
+type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Parses `name="value"` pairs, separated by commas.
+fn labels(text: &str) -> Vec<(&str, &str)> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| pair.split_once('=').map(|(key, value)| (key, value.trim_matches('"'))).unwrap())
+        .collect()
+}
+
+/// Returns what a server exports before anything has happened.
+fn exported() -> Exported {
+    let server = Server::start(&["--cores", "0"]);
+    let (_, page) = server.control("/metrics");
+    assert_eq!(server.stop(), 0);
+    let mut exported = Exported::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, rest) = series.split_once('{').unwrap_or((series, ""));
+        let values = exported.entry(name.to_owned()).or_default();
+        for (key, value) in labels(rest.trim_end_matches('}')) {
+            values.entry(key.to_owned()).or_default().insert(value.to_owned());
+        }
+    }
+    exported
+}
+
+/// Returns the expressions of the rules, each on one line.
+fn expressions() -> Vec<String> {
+    let mut expressions = Vec::new();
+    let mut lines = RULES.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(first) = line.trim_start().strip_prefix("expr:") else { continue };
+        let indent = line.len() - line.trim_start().len();
+        let mut expression = first.trim().trim_start_matches(">-").to_owned();
+        let is_part = |line: &&str| line.len() - line.trim_start().len() > indent;
+        while let Some(part) = lines.next_if(is_part) {
+            expression = format!("{expression} {}", part.trim());
+        }
+        expressions.push(expression);
+    }
+    expressions
+}
+
+/// Returns the metrics in an expression, each with its matchers.
+fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
+    let starts = expression.match_indices("millstream_");
+    starts
+        .map(|(at, _)| {
+            let rest = &expression[at..];
+            let (name, rest) = rest.split_at(rest.find(|c| !is_name(c)).unwrap_or(rest.len()));
+            let matchers = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+            (name, matchers.map_or(Vec::new(), |(matchers, _)| labels(matchers)))
+        })
+        .collect()
+}
+
+/// Returns the labels that an expression groups or joins by.
+fn grouped_by(expression: &str) -> Vec<&str> {
+    let lists = ["by (", "on (", "without ("].into_iter().flat_map(|word| expression.split(word).skip(1));
+    lists.flat_map(|list| list.split(')').next().unwrap().split(',').map(str::trim)).collect()
+}
+
+#[test]
+fn alerting_rules_use_metrics_and_labels_that_a_server_exports() {
+    let exported = exported();
+    let expressions = expressions();
+    assert!(expressions.len() > 10, "{expressions:?}");
+    for expression in &expressions {
+        let selectors = selectors(expression);
+        assert!(!selectors.is_empty() || expression.contains("up{job="), "{expression}");
+        let mut known: BTreeSet<&str> = TARGET_LABELS.into();
+        for (name, matchers) in selectors {
+            let labels =
+                exported.get(name).unwrap_or_else(|| panic!("no metric is called {name}: {expression}"));
+            known.extend(labels.keys().map(String::as_str));
+            for (label, value) in matchers {
+                let values = labels.get(label).unwrap_or_else(|| panic!("{name} has no label {label}"));
+                assert!(values.contains(value), "no series {name}{{{label}={value:?}}}, only {values:?}");
+            }
+        }
+        for label in grouped_by(expression) {
+            assert!(
+                known.contains(label),
+                "no metric of this expression has the label {label}: {expression}"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_alert_fires_in_a_unit_test() {
+    let alerts = RULES.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for alert in alerts {
+        let fires = format!("alertname: {alert}\n");
+        assert!(RULES_TESTS.contains(&fires), "no promtool test has {alert} fire");
+    }
+}
+
+#[test]
+fn the_operations_page_explains_each_metric_and_stage() {
+    let family = |name: &str| {
+        let histogram =
+            ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+        histogram.unwrap_or(name).to_owned()
+    };
+    let exported: BTreeSet<String> = exported().keys().map(|name| family(name)).collect();
+    let row = |name: &str| format!("| `{name}`");
+    for name in &exported {
+        assert!(OPERATIONS.contains(&row(name)), "docs/operations.md has no row for {name}");
+    }
+    for rest in OPERATIONS.split("`millstream_").skip(1) {
+        let name: String = rest.chars().take_while(|c| is_name(*c)).collect();
+        let name = family(&format!("millstream_{name}"));
+        assert!(exported.contains(&name), "docs/operations.md explains {name}, which no server exports");
+    }
+    for stage in Stage::ALL {
+        assert!(
+            OPERATIONS.contains(&row(stage.name())),
+            "docs/operations.md has no row for {}",
+            stage.name()
+        );
+    }
+}
