@@ -1,4 +1,4 @@
-//! Counts each partition's share of its project's storage, as [`Store::queues`](crate::store::Store::queues)
+//! Counts each partition's share of its project's storage, as [`Store::queues`](crate::store::Store::describe)
 //! reports it.
 //!
 //! Batches count once they are stored. Expired messages stop counting at the next tick, a span at a time. A
