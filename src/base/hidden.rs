@@ -4,35 +4,25 @@ use std::ops::Range;
 
 use crate::base::units::Offset;
 
-/// Hidden offsets: ascending ranges that do not overlap. A fetch brings batches whole, and says here which of their messages to skip.
-///
-/// The first range needs no allocation: most fetches hide nothing, and a fetch from within a batch hides only the messages before.
+/// Hidden offsets: ascending ranges that do not overlap. A fetch brings whole batches, and says here which of
+/// their messages to skip. Most fetches hide nothing, which costs no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hidden {
-    /// Empty where nothing is hidden.
-    first: Range<Offset>,
-    rest: Vec<Range<Offset>>,
-}
+pub struct Hidden(Vec<Range<Offset>>);
 
 impl Hidden {
-    /// Hides a range that lies behind all hidden ones.
+    /// Hides a range after all hidden ones. An empty range changes nothing.
     pub fn push(&mut self, range: Range<Offset>) {
-        let last = self.rest.last().unwrap_or(&self.first);
-        debug_assert!(last.end <= range.start, "{range:?} is not behind {last:?}");
-        if range.is_empty() {
-            return;
-        }
-        if self.first.is_empty() {
-            self.first = range;
-        } else {
-            self.rest.push(range);
+        let end = self.0.last().map_or(Offset(0), |last| last.end);
+        debug_assert!(end <= range.start, "{range:?} must come after {end:?}");
+        if !range.is_empty() {
+            self.0.push(range);
         }
     }
 
     /// Returns the first run of visible offsets between `from` and `end`: an empty one at `end` if all of them are hidden.
     #[inline]
     pub fn visible(&self, mut from: Offset, end: Offset) -> Range<Offset> {
-        for hidden in std::iter::once(&self.first).chain(&self.rest) {
+        for hidden in &self.0 {
             if hidden.start > from {
                 return from.min(end)..hidden.start.min(end);
             }
