@@ -1,21 +1,23 @@
-//! Messages of fetched batches that are not for the asker.
+//! The messages of fetched batches that the reader must skip.
 
 use std::ops::Range;
 
 use crate::base::units::Offset;
 
-/// Hidden offsets: ascending ranges that do not overlap. A fetch brings batches whole, and says here which of their messages to skip.
+/// Hidden offsets: ascending ranges that do not overlap. A fetch returns whole batches, and states here which of
+/// their messages to skip.
 ///
-/// The first range needs no allocation: most fetches hide nothing, and a fetch from within a batch hides only the messages before.
+/// The first range needs no allocation. Most fetches hide nothing. A fetch that starts within a batch hides only
+/// the messages before its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
-    /// Empty where nothing is hidden.
+    /// Empty if nothing is hidden.
     first: Range<Offset>,
     rest: Vec<Range<Offset>>,
 }
 
 impl Hidden {
-    /// Hides a range that lies behind all hidden ones.
+    /// Hides a range of offsets. It must lie behind all ranges hidden so far.
     pub fn push(&mut self, range: Range<Offset>) {
         let last = self.rest.last().unwrap_or(&self.first);
         debug_assert!(last.end <= range.start, "{range:?} is not behind {last:?}");
@@ -29,7 +31,8 @@ impl Hidden {
         }
     }
 
-    /// Returns the first run of visible offsets between `from` and `end`: an empty one at `end` if all of them are hidden.
+    /// Returns the first run of visible offsets between `from` and `end`, or an empty run at `end` if all are
+    /// hidden.
     #[inline]
     pub fn visible(&self, mut from: Offset, end: Offset) -> Range<Offset> {
         for hidden in std::iter::once(&self.first).chain(&self.rest) {
@@ -47,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_visible_lies_between_what_is_hidden() {
+    fn visible_runs_lie_between_hidden_ranges() {
         let offsets = |range: Range<u64>| Offset(range.start)..Offset(range.end);
         let mut hidden = Hidden::default();
         assert_eq!(hidden.visible(Offset(3), Offset(9)), offsets(3..9));
