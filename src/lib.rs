@@ -28,7 +28,8 @@
 //!
 //! 1. `shard::turn` reads a ready connection's transport into the shard's one receive buffer.
 //! 2. `shard::core::Connection` hands the bytes to `ws::Receiver`, which unmasks in place.
-//! 3. `front::streaming` splits pbs; `operation::produce` checks credit and limits, and copies payloads once, into an append batch.
+//! 3. `front::streaming` splits pbs; `operation::produce` checks credit and limits, and copies payloads once,
+//!    into an append batch.
 //! 4. `shard::core` sends the batch to the partition's owner: its own store, or another shard's inbox.
 //! 5. The store's completion returns by the same way and becomes a `ProduceResponse`.
 //!

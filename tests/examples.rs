@@ -1,7 +1,7 @@
 //! Runs the shell examples of README.md and of `docs/` as they are written.
 //!
-//! The fences of a document that say `sh` run in order, in one shell with `set -e -o pipefail`. All other fences are left
-//! out. Each document has:
+//! The fences of a document that say `sh` run in order, in one shell with `set -e -o pipefail`. All other
+//! fences are left out. Each document has:
 //!
 //! - an empty directory, with links to the files of the tree;
 //! - a network where every port of 127.0.0.1 is free, and which leads nowhere else;
@@ -54,8 +54,8 @@ fn tree() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The script of a document's examples: a line of it for each line of the document, so that the shell counts as a reader does.
-/// `None` if the document has no examples.
+/// The script of a document's examples: a line of it for each line of the document, so that the shell counts
+/// as a reader does. `None` if the document has no examples.
 fn script(name: &str, text: &str) -> Result<Option<String>, String> {
     let (mut script, mut fence, mut count) = (String::new(), None, 0);
     for (at, line) in text.lines().enumerate() {
@@ -107,7 +107,8 @@ fn run(name: &str, text: &str, limit: Duration) -> Result<(), String> {
     let work = working_directory(&place);
     let [file, before, at, output] = ["script", "before", "line", "output"].map(|name| place.0.join(name));
     fs::write(&file, script).unwrap();
-    // Only for this shell, not for scripts that the examples call. The last trap is on line 1, where no example can be.
+    // Only for this shell, not for scripts that the examples call. The last trap is on line 1, where no
+    // example can be.
     let traps = format!(
         "unset BASH_ENV\n\
          trap '[ $LINENO = 1 ] || echo $LINENO >\"{}\"' DEBUG\n\

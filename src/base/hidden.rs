@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use crate::base::units::Offset;
 
-/// Hidden offsets: ascending ranges that do not overlap. A fetch returns whole batches, and states here which of
-/// their messages to skip.
+/// Hidden offsets: ascending ranges that do not overlap. A fetch returns whole batches, and states here which
+/// of their messages to skip.
 ///
-/// The first range needs no allocation. Most fetches hide nothing. A fetch that starts within a batch hides only
-/// the messages before its start.
+/// The first range needs no allocation. Most fetches hide nothing. A fetch that starts within a batch hides
+/// only the messages before its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
     /// Empty if nothing is hidden.

@@ -1,5 +1,5 @@
-//! Time in whole milliseconds. A length and a moment of Unix time have different types, so that a deadline cannot
-//! be compared with a timestamp.
+//! Time in whole milliseconds. A length and a moment of Unix time have different types, so that a deadline
+//! cannot be compared with a timestamp.
 
 use std::fmt;
 use std::ops::Add;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A length of time in whole milliseconds. A moment of the monotonic clock is one too: the time since its start.
+/// A length of time in whole milliseconds. A moment of the monotonic clock is one too: the time since its
+/// start.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Millis(u64);
@@ -127,7 +128,8 @@ impl Add for Millis {
     }
 }
 
-/// Saturates: a moment too late for the type is [`UnixMillis::MAX`]. Peers, files and clocks choose both sides.
+/// Saturates: a moment too late for the type is [`UnixMillis::MAX`]. Peers, files and clocks choose both
+/// sides.
 impl Add<Millis> for UnixMillis {
     type Output = Self;
 

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::ops::{Add, AddAssign};
 
-/// A message's position in its partition, from 0. The end of a partition or a batch is an offset, too: the one
-/// after its last message.
+/// A message's position in its partition, from 0. The end of a partition or a batch is an offset, too: the
+/// one after its last message.
 ///
 /// A position in a file is a number of bytes, not an `Offset`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,13 +19,14 @@ pub struct Offset(pub u64);
 #[repr(transparent)]
 pub struct Partition(pub u16);
 
-/// The number of a batch in its produce operation, from 0. Batches that are closed together share a number, and
-/// each refusal takes one.
+/// The number of a batch in its produce operation, from 0. Batches that are closed together share a number,
+/// and each refusal takes one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Sequence(pub u64);
 
-/// A message's number in its operation: from 1, in the order sent (protocol section 4). 0 is before the first. Never negative.
+/// A message's number in its operation: from 1, in the order sent (protocol section 4). 0 is before the
+/// first. Never negative.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct MsgNum(i64);

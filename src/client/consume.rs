@@ -17,7 +17,7 @@ use crate::ws::Sender;
 
 /// A receiver of messages.
 pub trait Sink {
-    /// Handles one message.
+    /// Handles a message, in the order in which the messages arrived.
     fn handle(&mut self, message: &ReceivedMessage<'_>);
 
     /// Returns ready once the consumer must stop. A pending sink wakes `cx` then.

@@ -43,8 +43,8 @@ impl Taken {
     }
 
     fn take(&mut self, offset: Offset) {
-        // A message inside a gap shows that the queue was rewound. Whatever was taken past it no longer
-        // exists.
+        // A message inside a gap shows that the queue was rewound. The messages taken after it no longer
+        // exist.
         self.gaps.retain(|gap| gap.start < offset);
         match self.gaps.back_mut() {
             Some(last) if last.end > offset => last.end = offset,

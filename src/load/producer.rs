@@ -35,8 +35,8 @@ pub(super) struct Produced {
 }
 
 impl Produced {
-    /// Records the answer to `count` messages that should have been sent at `intended`. `failure` is the reason
-    /// if they were not stored.
+    /// Records the answer to `count` messages that should have been sent at `intended`. `failure` is the
+    /// reason if they were not stored.
     pub(super) fn answered(
         &mut self,
         window: Window,

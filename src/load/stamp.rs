@@ -50,7 +50,7 @@ impl Stamp {
 pub struct Verdict {
     /// The number of messages received.
     pub received: u64,
-    /// Their payload bytes.
+    /// The size of the received payloads, in bytes.
     #[serde(default)]
     pub received_bytes: u64,
     /// Messages that were never received, although a later one of the same stream was. They were lost or

@@ -97,7 +97,7 @@ pub struct Consume {
     /// The index of the cursor to serve next. The cursor before it was served last.
     turn: usize,
     /// The index of the cursor to serve before any other: its messages were dropped because another cursor
-    /// used up the credit or the send buffer. Otherwise a partition that always answers first would starve
+    /// exhausted the credit or the send buffer. Otherwise a partition that always answers first would starve
     /// the others.
     first: Option<usize>,
     /// The partition and the offset of the last message sent.

@@ -50,7 +50,8 @@ impl Probe {
         self.send(shard, Delivery::Snapshot(Reply::new(reply)))
     }
 
-    /// Asks a shard for the latencies since it was last asked, and gives it empty histograms to continue with.
+    /// Asks a shard for the latencies since it was last asked, and gives it empty histograms to continue
+    /// with.
     pub fn latency(
         &self,
         shard: usize,

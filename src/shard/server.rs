@@ -68,7 +68,8 @@ impl DrainHandle {
         if full.is_empty() {
             return;
         }
-        // A shard may be stuck, but the caller must not be: it must still handle a second signal.
+        // A shard may have stalled, but the caller must not wait for it: it must still handle a second
+        // signal.
         let telling = std::thread::Builder::new().name("drain".into()).spawn(move || {
             while !full.is_empty() {
                 std::thread::sleep(FULL_WAIT);

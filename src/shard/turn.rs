@@ -120,7 +120,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         }
     }
 
-    /// Returns the core.
+    /// Returns the shard's core.
     pub fn core(&self) -> &Core<S> {
         &self.core
     }
@@ -130,7 +130,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         &mut self.core
     }
 
-    /// Returns the environment.
+    /// Returns the environment that the shard runs in.
     pub fn host(&self) -> &H {
         &self.host
     }

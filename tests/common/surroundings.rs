@@ -1,4 +1,5 @@
-//! Commands in a special environment: on a terminal, in a network of their own, or with forbidden system calls.
+//! Commands in a special environment: on a terminal, in a network of their own, or with forbidden system
+//! calls.
 #![allow(dead_code, unsafe_code)]
 
 use std::ffi::{CStr, OsStr};
@@ -45,7 +46,8 @@ pub fn forbid(command: &mut Command, calls: RangeInclusive<u32>, errno: i32) {
     unsafe { command.pre_exec(install) };
 }
 
-/// Gives a command a network of its own, where every port of 127.0.0.1 is free. A kernel that forbids it leaves the command in ours.
+/// Gives a command a network of its own, where every port of 127.0.0.1 is free. A kernel that forbids it
+/// leaves the command in ours.
 pub fn give_network(command: &mut Command) {
     let enter = || {
         // SAFETY: system calls on values of this function.

@@ -6,7 +6,8 @@
 //! | `protocol` | `docs/protocol.md`: statuses, close codes, settings, field numbers, hashes, the example's bytes |
 //! | `references` | "protocol section N" in comments: the section exists |
 //!
-//! A check of another page gets a module of its own. `.ci/links` checks links, and `tests/examples.rs` runs shell examples.
+//! A check of another page gets a module of its own. `.ci/links` checks links, and `tests/examples.rs` runs
+//! shell examples.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod page;

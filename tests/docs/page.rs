@@ -32,7 +32,8 @@ impl Page {
         Self(lines.take_while(|line| !is_end(line)).collect::<Vec<_>>().join("\n"))
     }
 
-    /// The rows of the table whose first column has this title, without the rows that only have a bold heading.
+    /// The rows of the table whose first column has this title, without the rows that only have a bold
+    /// heading.
     pub fn table(&self, title: &str) -> Vec<Vec<&str>> {
         let mut lines = self.0.lines().skip_while(|line| first_cell(line) != Some(title));
         assert!(lines.next().is_some() && lines.next().is_some(), "no table {title:?}");

@@ -150,7 +150,8 @@ fn the_examples_of_hashes_are_right() {
 /// What went one way on a connection, in one piece.
 type Piece = (char, Vec<u8>);
 
-/// The pieces of a code block: `C | 02 88 | what it means`, where lines without a letter go on with the piece before.
+/// The pieces of a code block: `C | 02 88 | what it means`, where lines without a letter go on with the piece
+/// before.
 fn pieces(block: &[&str]) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for line in block {

@@ -13,8 +13,9 @@ const PLACES: [&str; 7] = ["src", "tests", "benches", "proto", "clients", "docs"
 /// What begins a comment, or goes on with one.
 const COMMENT_MARKS: [&str; 4] = ["//", "///", "//!", "#"];
 
-/// The sections of the protocol that a source names: "protocol section 3", "the protocol's sections 2 to 6", "protocol 3",
-/// "section 6 of the protocol", "sections 1 and 8 of the protocol". A reference may go over the end of a line.
+/// The sections of the protocol that a source names: "protocol section 3", "the protocol's sections 2 to 6",
+/// "protocol 3", "section 6 of the protocol", "sections 1 and 8 of the protocol". A reference may go over the
+/// end of a line.
 fn references(source: &str) -> Vec<u32> {
     let words: Vec<&str> = source.split_whitespace().filter(|word| !COMMENT_MARKS.contains(word)).collect();
     let mut found = Vec::new();
@@ -45,7 +46,8 @@ fn is_section_word(word: &str) -> bool {
     matches!(word.trim_start_matches('('), "section" | "sections" | "Section" | "Sections")
 }
 
-/// A list of numbers like "2 to 6", "1, 3 and 8", and how many words it has. A number ends it where it ends a sentence.
+/// A list of numbers like "2 to 6", "1, 3 and 8", and how many words it has. A number ends it where it ends a
+/// sentence.
 fn numbers(words: &[&str]) -> (Vec<u32>, usize) {
     let (mut found, mut length) = (Vec::new(), 0);
     for word in words {

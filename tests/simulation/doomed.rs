@@ -1,8 +1,9 @@
-//! A queue that is deleted occasionally, as the control port would do it, and a judge of what its clients see.
+//! A queue that is deleted occasionally, as the control port would do it, and a judge of what its clients
+//! see.
 //!
-//! Each client has one connection, and never connects again. So a message that was acknowledged before a deletion
-//! began is never sent again, and no consumer that connects after the deletion was answered may see it. A message
-//! of a producer that connected after the answer exists until the next deletion begins.
+//! Each client has one connection, and never connects again. So a message that was acknowledged before a
+//! deletion began is never sent again, and no consumer that connects after the deletion was answered may see
+//! it. A message of a producer that connected after the answer exists until the next deletion begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, channel};

@@ -191,7 +191,7 @@ impl Server {
         true
     }
 
-    /// Begins to drain.
+    /// Lets the server begin to drain.
     pub fn drain(&mut self) {
         self.undrained = (0..self.shards()).collect();
         self.tell_drain();

@@ -104,7 +104,7 @@ pub enum Message {
     Forget {
         /// The shard that sends this.
         by: u16,
-        /// The queue's id.
+        /// The id of the queue.
         queue: QueueId,
         /// The life that has ended.
         incarnation: u64,
@@ -113,7 +113,7 @@ pub enum Message {
     Forgotten {
         /// The shard that sends this.
         shard: u16,
-        /// The queue's id.
+        /// The id of the queue.
         queue: QueueId,
     },
     /// The server drains, and the sender has answered all its producers.

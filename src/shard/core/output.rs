@@ -26,7 +26,7 @@ pub struct Mark {
 #[derive(Debug)]
 pub(super) struct Output {
     sender: Sender,
-    /// Framed bytes.
+    /// Framed bytes. The transport has accepted the first `sent` of them.
     bytes: Vec<u8>,
     /// The number of bytes that the transport has accepted.
     sent: usize,
@@ -163,7 +163,7 @@ impl Output {
         }
     }
 
-    /// Gives back the space for notes.
+    /// Returns the space for notes.
     pub(super) fn return_notes(&mut self, notes: &mut Framed) {
         self.framed.give_back(notes);
     }

@@ -17,7 +17,7 @@ pub struct ShardPulse {
     pub connections: usize,
     /// The use of its budget.
     pub budget: BudgetSnapshot,
-    /// Its counters.
+    /// The counters of its core.
     pub counters: CoreCounters,
     /// The counters of its store.
     pub store: StoreCounters,
@@ -64,9 +64,9 @@ pub struct Traffic {
 pub struct BudgetSnapshot {
     /// The limit, `shard_budget_bytes`.
     pub ceiling: usize,
-    /// The reserved bytes.
+    /// Bytes that are reserved: pbs and append batches.
     pub reserved: usize,
-    /// The held bytes.
+    /// Bytes that are held: input that waits for a reservation, and unsent output.
     pub held: usize,
     /// The number of connections that wait for bytes.
     pub waiting: usize,

@@ -31,7 +31,8 @@ pub(super) struct SharedState {
     pub queues: HashMap<FullName, Life>,
     /// The incarnations of the open queues, by the server's ids.
     pub opened: HashMap<QueueId, u64>,
-    /// The partitions that recovery found, each with the hash of its queue's name, until their owners take them.
+    /// The partitions that recovery found, each with the hash of its queue's name, until their owners take
+    /// them.
     pub pasts: Vec<(PartitionId, u64, Past)>,
     /// The segments that recovery found, until the shards take them.
     pub segments: Vec<Arc<Segment>>,
@@ -42,7 +43,7 @@ pub(super) struct SharedState {
     pub next_incarnation: u64,
     /// The lengths of the shards' catalogues, in bytes.
     pub catalogue_ends: Vec<u64>,
-    /// The history of starts, with the key that signs markers.
+    /// The directory's timelines, and the key that signs markers.
     pub history: History,
     /// The latest timestamp that recovery found.
     pub newest: UnixMillis,
@@ -106,8 +107,8 @@ impl DataDir {
         state.history.save(directory, now)
     }
 
-    /// Records the last stop again for the next start, after a tool has opened the directory and stored nothing.
-    /// Waits for the disk.
+    /// Records the last stop again for the next start, after a tool has opened the directory and stored
+    /// nothing. Waits for the disk.
     pub(super) fn mark_as_found(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
         let mut state = self.lock();
         state.history.stopped = state.stopped.take();
@@ -185,8 +186,8 @@ impl DataDir {
         self.lock().queues.get(name).map(|life| life.incarnation)
     }
 
-    /// Removes a queue whose deletion is written. From then on, no shard finds a partition of it that it has not
-    /// used before.
+    /// Removes a queue whose deletion is written. From then on, no shard finds a partition of it that it has
+    /// not used before.
     pub(super) fn delete(&self, name: &FullName, incarnation: u64) {
         let mut state = self.lock();
         state.queues.remove(name);
@@ -223,7 +224,8 @@ impl DataDir {
         NewPlace { place: state.next_place - 1, number, is_new: true }
     }
 
-    /// Returns whether the file of a deleted segment is kept for another segment. At most `max` files are kept.
+    /// Returns whether the file of a deleted segment is kept for another segment. At most `max` files are
+    /// kept.
     pub(super) fn give_place(&self, place: u32, max: usize) -> bool {
         let mut state = self.lock();
         let is_kept = state.free.len() < max;

@@ -76,8 +76,8 @@ impl Contents {
         self.queues.iter().map(|(name, life)| (name, summary(life))).collect()
     }
 
-    /// Passes the batches of a queue to `take`, partition by partition, in order. Returns `None` if there is no
-    /// such queue. Leaves out damaged batches, and passes the damage to `damaged`.
+    /// Passes the batches of a queue to `take`, partition by partition, in order. Returns `None` if there is
+    /// no such queue. Leaves out damaged batches, and passes the damage to `damaged`.
     pub fn dump(
         &self,
         directory: &dyn Directory,
@@ -195,7 +195,8 @@ pub fn verify(
                         }
                     }
                     Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
-                    // A file that was never used is empty. A used file has an index, or a clean stop has named it.
+                    // A file that was never used is empty. A used file has an index, or a clean stop has
+                    // named it.
                     Err(Unreadable::Damaged) if !is_known(place) && bytes.iter().all(|byte| *byte == 0) => {}
                     Err(Unreadable::Damaged) => found.damage = whole_file(),
                 }
@@ -258,8 +259,8 @@ pub fn verify(
     Ok(())
 }
 
-/// Returns the incarnations of deleted queues, and the segments that the last clean stop sealed, as far as the
-/// files can be read.
+/// Returns the incarnations of deleted queues, and the segments that the last clean stop sealed, as far as
+/// the files can be read.
 fn deleted_and_stopped(directory: &dyn Directory, files: &[(FileName, u64)]) -> (HashSet<u64>, Vec<Sealed>) {
     let (mut records, mut stopped) = (Vec::new(), Vec::new());
     for (file, length) in files {

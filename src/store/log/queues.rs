@@ -157,9 +157,9 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// Erases the bytes that a failed write has left behind the end of the catalogue. Otherwise a restart would
-    /// read the record of a deletion that failed, and drop a queue that has accepted messages since. Called at
-    /// a tick, because the disk may fail again.
+    /// Erases the bytes that a failed write has left behind the end of the catalogue. Otherwise a restart
+    /// would read the record of a deletion that failed, and drop a queue that has accepted messages since.
+    /// Called at a tick, because the disk may fail again.
     pub(super) fn erase_failed(&mut self, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && self.dirty_end > self.end {
             self.submit(Vec::new(), disk);

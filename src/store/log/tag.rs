@@ -32,6 +32,6 @@ pub enum ReadPurpose {
     Runs(Offset, Arc<Segment>, RunsAt),
     /// A whole segment, because its index does not say where the messages are.
     Segment(Arc<Segment>),
-    /// Messages.
+    /// Batches that waiting fetches want.
     Messages(Load),
 }

@@ -128,8 +128,8 @@ impl<T: Asker> Writer<T> {
         }
     }
 
-    /// Drops the waiting entries of ended lives; false if no life has ended. No round may be under way, because a partition's appends
-    /// complete in order.
+    /// Drops the waiting entries of ended lives; false if no life has ended. No round may be under way,
+    /// because a partition's appends complete in order.
     #[inline]
     pub(super) fn drop_forgotten(&mut self, completions: &mut VecDeque<Completion<T>>) -> bool {
         debug_assert!(!self.journal.is_writing(), "the round's appends are answered first");
@@ -167,7 +167,7 @@ impl<T: Asker> Writer<T> {
         self.trouble = Some(why);
     }
 
-    /// Accepts messages again.
+    /// Accepts messages again after a failure.
     pub(super) fn recover(&mut self) {
         debug_assert!(self.cut.is_none(), "the end of the failed segment is not durable yet");
         if self.trouble.take().is_some() {

@@ -1,4 +1,4 @@
-//! Queues that are deleted: for good, and alone.
+//! Tests deletions: a deleted queue stays deleted, and no other queue is affected.
 
 use super::*;
 use crate::base::names::queue_hash;
@@ -20,7 +20,7 @@ impl World {
         self.open.remove(&queue);
     }
 
-    /// Deletes a queue.
+    /// Deletes a queue, and waits for the answer.
     fn delete(&mut self, queue: u64) -> Result<(), StoreFault> {
         let asked = self.submit_delete(queue);
         let result = loop {
@@ -34,7 +34,7 @@ impl World {
             }
         };
         self.forget_queue(queue, result?);
-        // Appends that were under way are told.
+        // Appends in progress get their answers.
         self.settle();
         self.sent.retain(|key, _| key.queue != QueueId(queue));
         Ok(())
