@@ -125,7 +125,7 @@ impl Stores {
 }
 
 impl Stores {
-    /// Every shard has stopped. Waits for the disk.
+    /// Records a clean stop, after every shard has stopped. Waits for the disk.
     fn mark_stopped(&self) {
         if let Self::Log { dir, directory, .. } = self
             && let Err(error) = dir.mark_stopped(&**directory, &log::moment())

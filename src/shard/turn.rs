@@ -94,7 +94,7 @@ pub struct Shard<S, H: Host> {
     /// The slots that became ready in this turn. Empty between turns, kept for its capacity.
     woken: Vec<u32>,
     buffer: Vec<u8>,
-    /// The replies to deletions that are under way.
+    /// The replies to deletions in progress.
     deletions: HashMap<DeletionId, Reply<Result<Deleted, StoreFault>>>,
     settings: Arc<Settings>,
     /// When draining ends at the latest. `None` while the shard does not drain.

@@ -336,7 +336,7 @@ fn a_fetch_returns_the_messages_from_its_offset_on<L: Lab>(lab: &L) {
     let last = trial.store(Partition(0), 1, &[b"c"]);
     let (batches, next) = trial.read(Partition(0), Offset(1), None, 2);
     let wanted: Vec<Vec<u8>> = [b"a", b"b", b"c"].map(|payload| payload.to_vec()).to_vec();
-    // The first batch may begin before what was asked for: then what lies before is hidden.
+    // The first batch may begin before the requested offset. The messages before it are then hidden.
     assert_eq!(payloads(&batches), wanted[batches[0].base_offset.0 as usize..]);
     assert!(batches[0].base_offset <= Offset(1) && next >= last.end);
     let fetched = loop {

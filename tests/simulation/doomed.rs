@@ -297,7 +297,7 @@ impl Doomed {
         if self.consumers.len() == before { Err("a shard's inbox is full at rest".into()) } else { Ok(()) }
     }
 
-    /// Judges what that consumer has seen.
+    /// Judges what the consumer of the audit has seen.
     pub fn end_audit(&mut self) -> Result<(), String> {
         self.judge_rest()?;
         let Some(auditor) = self.consumers.last() else {

@@ -171,7 +171,7 @@ impl World {
         Ok(self.digest())
     }
 
-    /// The second queue holds what it is to hold.
+    /// Checks that the second queue holds exactly the messages that it must.
     fn audit_doomed(&mut self) -> Result<(), String> {
         let (Some(doomed), Some(server)) = (&mut self.doomed, &self.server) else { return Ok(()) };
         doomed.judge_rest()?;

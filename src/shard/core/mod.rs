@@ -94,14 +94,15 @@ pub struct Core<S> {
     budget: Budget,
     catalogue: Catalogue,
     store: S,
-    /// The queues that this shard, their home, is opening in its store, and those that it is deleting.
+    /// The queues that this shard is opening in its store as their home.
     openings: Openings,
+    /// The queues that this shard is deleting as their home.
     deletions: Deletions,
     /// The messages for each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
     refused: VecDeque<Request<Connections>>,
-    /// The store got a request since its completions were last polled.
+    /// Whether the store got a request since its completions were last polled.
     is_asked: bool,
     /// The commands of the connection that is being served.
     commands: Vec<Command>,

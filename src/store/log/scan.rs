@@ -10,7 +10,7 @@ use super::format::{
 };
 use super::index::{Spans, add_to};
 
-/// Bytes of a segment that are not what was written.
+/// A damaged range: bytes of a file that are not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// The position in the file, in bytes.

@@ -19,7 +19,7 @@ pub enum Tag {
     Index(u64),
     /// They remove the files of a segment that is no longer needed.
     Remove,
-    /// They write new and deleted queues into the catalogue.
+    /// They write records of created and deleted queues to the catalogue.
     Catalogue,
     /// They read something of a partition.
     Read(PartitionId, ReadPurpose),

@@ -56,7 +56,7 @@ fn what_is_deleted_stays_deleted_and_nothing_else_goes() {
                 Err(fault) => assert_eq!(fault, StoreFault::NoQueue, "seed {seed}"),
             }
             assert_eq!(world.delete(queue), Err(StoreFault::NoQueue), "seed {seed}");
-            // Some make the queue again.
+            // In some runs, this recreates the queue.
             for _ in 0..world.random.below(100) {
                 world.act();
             }
@@ -70,10 +70,10 @@ fn what_is_deleted_stays_deleted_and_nothing_else_goes() {
 }
 
 #[test]
-fn a_deletion_that_failed_takes_nothing_with_it_later() {
+fn a_failed_deletion_has_no_later_effect() {
     for seed in 0..seeds() {
         let mut world = filled(seed, config());
-        // Its record cannot be written, or is and cannot be synced.
+        // The write of the record fails, or its sync does.
         world.disk.fail_after(1 + seed % 2, EIO, 1);
         assert!(matches!(world.delete(1), Err(StoreFault::Unavailable(_))), "seed {seed}");
         world.disk.heal();
