@@ -234,7 +234,7 @@ impl Tenant {
 }
 
 impl Permit {
-    /// The project that it counts for.
+    /// Returns the project that it counts for.
     pub fn tenant(&self) -> &Arc<Tenant> {
         &self.tenant
     }

@@ -29,7 +29,7 @@ impl Now {
         Self::new(Duration::from_millis(mono_ms), UnixMillis::new(unix_ms))
     }
 
-    /// Both clocks `length` later.
+    /// Returns the reading of both clocks `length` later.
     pub fn later(self, length: Millis) -> Self {
         Self::new(Duration::from_nanos(self.mono_ns) + length.as_duration(), self.unix + length)
     }

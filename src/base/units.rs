@@ -35,33 +35,33 @@ impl Offset {
     /// The first offset of a partition.
     pub const ZERO: Self = Self(0);
 
-    /// The number of offsets from `earlier` up to this one. This one must not be before `earlier`.
+    /// Returns the number of offsets from `earlier` up to this one. This one must not be before `earlier`.
     #[inline]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0 - earlier.0
     }
 
-    /// The number of offsets from `earlier` up to this one; 0 if this one is before it.
+    /// Returns the number of offsets from `earlier` up to this one; 0 if this one is before it.
     #[inline]
     pub const fn saturating_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The offset `count` later, at most `u64::MAX`.
+    /// Returns the offset `count` later, at most `u64::MAX`.
     #[inline]
     #[must_use]
     pub const fn saturating_add(self, count: u64) -> Self {
         Self(self.0.saturating_add(count))
     }
 
-    /// The offset before this one. This one must not be the first.
+    /// Returns the offset before this one. This one must not be the first.
     #[inline]
     #[must_use]
     pub const fn previous(self) -> Self {
         Self(self.0 - 1)
     }
 
-    /// The next `count` offsets, this one included.
+    /// Returns the next `count` offsets, this one included.
     #[inline]
     pub fn following(self, count: u64) -> impl Iterator<Item = Self> {
         (self.0..self.0 + count).map(Self)
@@ -85,13 +85,13 @@ impl AddAssign<u64> for Offset {
 }
 
 impl Partition {
-    /// All partitions of a queue that has `count`.
+    /// Returns all partitions of a queue that has `count`.
     #[inline]
     pub fn all(count: u16) -> impl Iterator<Item = Self> {
         (0..count).map(Self)
     }
 
-    /// The index in a list with one entry for each partition of the queue.
+    /// Returns the index in a list with one entry for each partition of the queue.
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -99,14 +99,14 @@ impl Partition {
 }
 
 impl Sequence {
-    /// The sequence number `count` later.
+    /// Returns the sequence number `count` later.
     #[inline]
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
         Self(self.0 + count)
     }
 
-    /// The distance from `first` up to this one; `None` if this one is before it.
+    /// Returns the distance from `first` up to this one; `None` if this one is before it.
     #[inline]
     pub const fn checked_since(self, first: Self) -> Option<u64> {
         self.0.checked_sub(first.0)
@@ -123,7 +123,7 @@ impl MsgNum {
         Self(if number > i64::MAX as u64 { i64::MAX } else { number as i64 })
     }
 
-    /// The number as sent on the wire.
+    /// Returns the number as sent on the wire.
     #[inline]
     pub const fn to_wire(self) -> i64 {
         self.0
@@ -135,13 +135,13 @@ impl MsgNum {
         Self(number.unwrap_or(0).max(0))
     }
 
-    /// The number of messages after `earlier`, up to this one; 0 if this one is before it.
+    /// Returns the number of messages after `earlier`, up to this one; 0 if this one is before it.
     #[inline]
     pub fn since(self, earlier: Self) -> u64 {
         u64::try_from(self.0 - earlier.0).unwrap_or(0)
     }
 
-    /// The number `count` later, at most `i64::MAX`.
+    /// Returns the number `count` later, at most `i64::MAX`.
     #[inline]
     #[must_use]
     pub fn plus(self, count: u64) -> Self {

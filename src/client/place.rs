@@ -64,7 +64,7 @@ pub(super) struct Place {
     marker: Option<String>,
     /// The messages taken from each partition.
     taken: BTreeMap<Partition, Taken>,
-    /// The queue may have been rewound since the marker arrived.
+    /// Whether the queue may have been rewound since the marker arrived.
     is_doubted: bool,
 }
 

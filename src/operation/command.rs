@@ -71,7 +71,7 @@ pub enum Command {
         from: Offset,
         /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
-        /// Answer only when messages are available.
+        /// Whether to answer only when messages are available.
         wait: bool,
     },
     /// Report to the operator that the operation fails.

@@ -122,7 +122,7 @@ pub struct Driver<S> {
     shard: Shard<S, Reactor>,
     spin: Duration,
     reactor_pass: Duration,
-    /// This shard is counted in `drained`.
+    /// Whether this shard is counted in `drained`.
     is_counted: bool,
 }
 

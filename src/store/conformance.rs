@@ -28,7 +28,7 @@ pub(super) trait Lab {
     /// Returns a queue that no other test uses.
     fn queue(&self) -> (QueueId, QueueName);
 
-    /// Whether the store keeps a catalogue of its queues.
+    /// Returns whether the store keeps a catalogue of its queues.
     fn has_catalogue(&self) -> bool {
         false
     }

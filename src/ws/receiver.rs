@@ -75,7 +75,7 @@ struct Current {
     mask: Option<[u8; 4]>,
     phase: u8,
     remaining: u64,
-    /// The whole payload and its end have been passed on.
+    /// Whether the whole payload and its end have been passed on.
     told: bool,
 }
 

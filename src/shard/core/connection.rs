@@ -100,14 +100,14 @@ pub struct Connection {
     heard: Millis,
     /// While closing, the number of bytes that may still be read.
     linger_bytes: u64,
-    /// A ping was sent since the peer was last heard.
+    /// Whether a ping was sent since the peer was last heard.
     pinged: bool,
     pub(super) armed: Armed,
-    /// It is in the shard's list of connections with something to do.
+    /// Whether it is in the shard's list of connections with something to do.
     pub(super) is_dirty: bool,
     /// The waiting list for bytes of the budget that it is in, if any.
     pub(super) waits_in: Option<Share>,
-    /// It is in the shard's list of connections that wait for credit.
+    /// Whether it is in the shard's list of connections that wait for credit.
     pub(super) is_starved: bool,
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Deletions {
 }
 
 impl Deletions {
-    /// The requests that wait for the deletion of a queue; `None` if the store is not deleting it.
+    /// Returns the requests that wait for the deletion of a queue; `None` if the store is not deleting it.
     pub(super) fn waiters(&mut self, name: &FullName) -> Option<&mut VecDeque<Waiter>> {
         self.deleting.iter_mut().find(|deleting| deleting.name == *name).map(|deleting| &mut deleting.waiters)
     }

@@ -34,9 +34,9 @@ pub(super) struct Output {
     framed: Framed,
     /// The number of bytes that count in the budget.
     counted: usize,
-    /// The transport accepted everything that it was given.
+    /// Whether the transport accepted everything that it was given.
     is_writable: bool,
-    /// The transport accepted bytes since the last call of [`Self::take_sign_of_life`].
+    /// Whether the transport accepted bytes since the last call of [`Self::take_sign_of_life`].
     takes: bool,
     /// When the transport last accepted bytes.
     took: Millis,

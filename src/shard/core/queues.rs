@@ -60,7 +60,7 @@ impl Openings {
         Some(opening)
     }
 
-    /// The requests that wait for the opening of a queue; `None` if it is not being opened.
+    /// Returns the requests that wait for the opening of a queue; `None` if it is not being opened.
     pub(super) fn waiters(&mut self, name: &FullName) -> Option<&mut VecDeque<Waiter>> {
         self.get_mut(name).map(|opening| &mut opening.waiters)
     }

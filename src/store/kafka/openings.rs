@@ -43,7 +43,7 @@ const TOO_WEAK: &str = "the queue's topic in Kafka promises less than kafka_stri
 enum Step {
     /// Whether the topic exists.
     Looking,
-    /// To create the topic.
+    /// Kafka was asked to create the topic.
     Making,
     /// For the topic's configuration.
     Checking { life: Life },

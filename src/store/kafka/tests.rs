@@ -27,7 +27,7 @@ use crate::store::conformance::{self, Lab, batch};
 use crate::store::window::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
 
-/// One broker for all tests of this process.
+/// Returns the one broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
     static BROKER: OnceLock<Option<Brokers>> = OnceLock::new();
     BROKER.get_or_init(|| is_possible().then(|| Brokers::start(1))).as_ref()

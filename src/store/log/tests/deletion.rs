@@ -14,7 +14,7 @@ impl World {
         token
     }
 
-    /// Every shard forgets a life of a queue.
+    /// Lets every shard forget a queue's life.
     pub(super) fn forget_queue(&mut self, queue: u64, incarnation: u64) {
         self.logs.iter_mut().for_each(|log| log.forget(QueueId(queue), incarnation));
         self.open.remove(&queue);
