@@ -86,9 +86,9 @@ pub struct Verifier {
     expected: Vec<u64>,
     streams: HashMap<(u32, u32), usize>,
     at: Option<((u32, u32), usize)>,
-    /// Accepts any first message of a stream. Only gaps after it count as losses.
+    /// Whether a stream may start with any message. Then only gaps after it count as losses.
     from_anywhere: bool,
-    /// Counts only messages of this run.
+    /// The only run whose messages count, or `None` to count all.
     run: Option<u32>,
     verdict: Verdict,
 }

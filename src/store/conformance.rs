@@ -252,7 +252,7 @@ fn payloads(batches: &[StoredBatch]) -> Vec<Vec<u8>> {
 pub(super) fn run<L: Lab>(lab: &L) {
     a_queue_is_not_created_without_permission(lab);
     if lab.has_catalogue() {
-        a_deleted_queue_is_gone_and_another_takes_its_name(lab);
+        a_deleted_queue_does_not_exist_and_another_takes_its_name(lab);
     } else {
         a_store_without_a_catalogue_deletes_nothing(lab);
     }
@@ -276,7 +276,7 @@ fn a_queue_is_not_created_without_permission<L: Lab>(lab: &L) {
     assert_eq!(trial.open_queue(other, None), Err(StoreFault::NoQueue));
 }
 
-fn a_deleted_queue_is_gone_and_another_takes_its_name<L: Lab>(lab: &L) {
+fn a_deleted_queue_does_not_exist_and_another_takes_its_name<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let name = trial.name.clone();
     let life = trial.open_queue(name.clone(), None).unwrap();
@@ -293,7 +293,7 @@ fn a_deleted_queue_is_gone_and_another_takes_its_name<L: Lab>(lab: &L) {
         Completion::Opened { .. } | Completion::Deleted { .. } => false,
     };
     let told = trial.completion_of(parked);
-    assert!(is_deleted(told), "a fetch that waits is told");
+    assert!(is_deleted(told), "a waiting fetch gets the fault");
     let append = trial.append(Partition(0), batch(1, 60, &[b"b"]));
     assert!(is_deleted(trial.completion_of(append)));
     let fetch = trial.fetch(Partition(0), Offset::ZERO, None, true);

@@ -81,7 +81,7 @@ impl Handling {
                     end(1);
                 });
                 if let Err(error) = waiting {
-                    tracing::warn!(%error, "cannot start the drain timer: a stuck shard will keep the server from exiting");
+                    tracing::warn!(%error, "cannot start the drain timer: a stalled shard will keep the server from exiting");
                 }
             }
         }

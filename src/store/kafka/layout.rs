@@ -39,8 +39,7 @@ impl Layout {
     }
 
     /// Returns the offset of a record's first message. If `of_kafka` is Kafka's end, returns the end. A
-    /// negative number, such as Kafka's mark for an unknown offset, becomes the first offset. unknown offset,
-    /// becomes the first offset.
+    /// negative number, such as Kafka's mark for an unknown offset, becomes the first offset.
     pub(super) fn offset(self, of_kafka: i64) -> Offset {
         Offset(u64::try_from(of_kafka).unwrap_or(0) << self.bits())
     }

@@ -42,7 +42,7 @@ impl World {
 }
 
 #[test]
-fn what_is_deleted_stays_deleted_and_nothing_else_goes() {
+fn a_deleted_queue_stays_deleted_and_no_other_queue_is_affected() {
     let mut deleted = 0;
     for seed in 0..seeds() {
         let mut world = World::new(seed, config());
@@ -88,7 +88,7 @@ fn a_failed_deletion_has_no_later_effect() {
 }
 
 #[test]
-fn a_queue_that_a_tool_has_deleted_is_gone_whatever_the_number_of_shards() {
+fn a_queue_that_a_tool_has_deleted_stays_deleted_with_any_number_of_shards() {
     for seed in 0..20 {
         let mut world = filled(seed, config());
         world.stop();
