@@ -144,7 +144,7 @@ impl Framed {
         }
     }
 
-    /// Gives its memory to `spare` if it is empty.
+    /// Gives the memory of these notes to `spare` if there are no notes.
     pub fn give_back(&mut self, spare: &mut Self) {
         if self.0.is_empty() {
             *spare = std::mem::take(self);

@@ -130,7 +130,7 @@ impl Stores {
         if let Self::Log { dir, directory, .. } = self
             && let Err(error) = dir.mark_stopped(&**directory, &log::moment())
         {
-            tracing::warn!(%error, "a clean stop cannot be noted: the next start will take damage to the newest messages for a torn write");
+            tracing::warn!(%error, "record of the clean stop failed: the next start will take damage to the newest messages for a torn write");
         }
     }
 }

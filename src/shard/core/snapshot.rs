@@ -8,7 +8,7 @@ use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition};
 use crate::store::{Store, StoreCounters, Tail};
 
-/// The part of a shard's state that is always at hand.
+/// The part of a shard's state that takes no work to collect.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ShardPulse {
     /// The number of the shard.
@@ -26,7 +26,7 @@ pub struct ShardPulse {
 /// The full state of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardSnapshot {
-    /// The part that is always at hand.
+    /// The part that takes no work to collect.
     pub pulse: ShardPulse,
     /// The number of open produce operations.
     pub producing: usize,
@@ -86,7 +86,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Returns the part of the shard's state that is always at hand.
+    /// Returns the part of the shard's state that takes no work to collect.
     pub fn pulse(&self) -> ShardPulse {
         ShardPulse {
             shard: self.shard,

@@ -206,7 +206,7 @@ impl<T: Asker> Queues<T> {
         let end = self.end_written.take();
         if let Err(error) = result {
             let told = cannot_write(error);
-            tracing::error!(shard = self.shard, told, %error, "queues cannot be written into the catalogue");
+            tracing::error!(shard = self.shard, told, %error, "catalogue write failed");
         } else if let Some(end) = end {
             (self.end, self.dirty_end) = (end, end);
         }
