@@ -1,5 +1,5 @@
-//! Compiles `proto/` with protox, which needs no protoc. Tells the linker to route glommio's creation of rings
-//! through `src/shard/uring.rs`. Passes the git revision to the program.
+//! Compiles `proto/` with protox, which needs no protoc. Tells the linker to route glommio's creation of
+//! rings through `src/shard/uring.rs`. Passes the git revision to the program.
 
 /// Returns the git revision for reports, or `unknown` outside of a checkout.
 fn revision() -> String {

@@ -32,10 +32,10 @@ struct Args {
     size: usize,
     #[arg(long, default_value = "lz4")]
     compression: String,
-    /// linger.ms
+    /// The producer's `linger.ms`
     #[arg(long, default_value = "2")]
     linger: String,
-    /// batch.size
+    /// The producer's `batch.size`, in bytes
     #[arg(long, default_value = "1048576")]
     batch: String,
     /// Messages in flight

@@ -28,9 +28,10 @@
 //!
 //! 1. `shard::turn` reads a ready connection's transport into the shard's one receive buffer.
 //! 2. `shard::core::Connection` hands the bytes to `ws::Receiver`, which unmasks in place.
-//! 3. `front::streaming` splits pbs; `operation::produce` checks credit and limits, and copies payloads once, into an append batch.
+//! 3. `front::streaming` splits pbs; `operation::produce` checks credit and limits, and copies payloads once,
+//!    into an append batch.
 //! 4. `shard::core` sends the batch to the partition's owner: its own store, or another shard's inbox.
-//! 5. The store's completion returns by the same way and becomes a `ProduceResponse`.
+//! 5. The store's completion returns the same way and becomes a `ProduceResponse`.
 //!
 //! Delivery works in the opposite direction: a fetch for each partition waits at the partition's owner;
 //! batches are shared, not copied; they are framed within the consumer's credit, many frames per system call.

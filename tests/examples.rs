@@ -1,13 +1,13 @@
 //! Runs the shell examples of README.md and of `docs/` as they are written.
 //!
-//! The fences of a document that say `sh` run in order, in one shell with `set -e -o pipefail`. All other fences are left
-//! out. Each document has:
+//! The `sh` fences of a document run in order, in one shell with `set -e -o pipefail`. All other fences are
+//! ignored. Each document has:
 //!
 //! - an empty directory, with links to the files of the tree;
-//! - a network where every port of 127.0.0.1 is free, and which leads nowhere else;
+//! - a network with only the loopback interface, where every port of 127.0.0.1 is free;
 //! - `millstream` on its `PATH`, and a `cargo` that runs it in place of `cargo run`.
 //!
-//! Commands in the background are ended after the last fence.
+//! After the last fence, the test kills the commands that still run in the background.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "common/place.rs"]
@@ -29,16 +29,16 @@ use surroundings::give_network;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_millstream");
 
-/// How long the examples of one document may take.
+/// The time limit for the examples of one document.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Lines of output in a report.
+/// The most lines of output in a report; the last ones are shown.
 const SHOWN: usize = 40;
 
-/// Info strings that look as if the fence ran.
+/// Info strings that a writer may take for `sh`. The test refuses them, because such a fence would not run.
 const MISTAKEN: [&str; 5] = ["bash", "shell", "zsh", "console", "shell-session"];
 
-/// The builds are done: `BINARY` is what they would make.
+/// The `cargo` of the examples. It builds nothing, because `BINARY` is already built.
 const CARGO: &str = r#"#!/bin/sh
 case "$1" in
   build|test) ;;
@@ -54,8 +54,8 @@ fn tree() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The script of a document's examples: a line of it for each line of the document, so that the shell counts as a reader does.
-/// `None` if the document has no examples.
+/// Returns the script of a document's examples, or `None` if it has none. The script has one line for each
+/// line of the document, so that the shell reports the document's line numbers.
 fn script(name: &str, text: &str) -> Result<Option<String>, String> {
     let (mut script, mut fence, mut count) = (String::new(), None, 0);
     for (at, line) in text.lines().enumerate() {
@@ -81,7 +81,7 @@ fn script(name: &str, text: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// Makes the directory in which a document's examples run, and returns it.
+/// Creates the directory in which a document's examples run, and returns it.
 fn working_directory(place: &Place) -> PathBuf {
     let (work, bin) = (place.0.join("work"), place.0.join("bin"));
     for directory in [&bin, &work.join("target/release"), &work.join("target/debug")] {
@@ -100,14 +100,15 @@ fn working_directory(place: &Place) -> PathBuf {
     work
 }
 
-/// Runs the examples of a document; an error names the document, the line and the command.
+/// Runs the examples of a document. An error names the document, the line and the command.
 fn run(name: &str, text: &str, limit: Duration) -> Result<(), String> {
     let Some(script) = script(name, text)? else { return Ok(()) };
     let place = Place::new(&format!("examples-{}", name.replace('/', "-")));
     let work = working_directory(&place);
     let [file, before, at, output] = ["script", "before", "line", "output"].map(|name| place.0.join(name));
     fs::write(&file, script).unwrap();
-    // Only for this shell, not for scripts that the examples call. The last trap is on line 1, where no example can be.
+    // The traps are only for this shell, not for scripts that the examples call. In the EXIT trap, the line
+    // is 1, where no example can be.
     let traps = format!(
         "unset BASH_ENV\n\
          trap '[ $LINENO = 1 ] || echo $LINENO >\"{}\"' DEBUG\n\
@@ -139,7 +140,8 @@ fn run(name: &str, text: &str, limit: Duration) -> Result<(), String> {
     Err(format!("{name}:{line}: {what}\n{why}\n{said}"))
 }
 
-/// Waits for the end of a command, and ends what it has left behind. `None` if it takes longer than `limit`.
+/// Waits for a command to end, and kills the processes that it has left behind. Returns `None` if the command
+/// takes longer than `limit`.
 fn end(mut command: Command, limit: Duration) -> Option<ExitStatus> {
     let begin = Instant::now();
     let mut child = command.spawn().unwrap();
@@ -151,13 +153,13 @@ fn end(mut command: Command, limit: Duration) -> Option<ExitStatus> {
             None => std::thread::sleep(Duration::from_millis(20)),
         }
     };
-    // An error says that nothing is left.
+    // Fails if no process is left.
     let _ = kill_process_group(group, Signal::KILL);
     child.wait().unwrap();
     status
 }
 
-/// The documents, README.md first.
+/// Returns the paths of the documents, README.md first.
 fn documents() -> Vec<PathBuf> {
     fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
         let Ok(entries) = fs::read_dir(directory) else { return };
@@ -195,7 +197,7 @@ fn the_readme_has_examples() {
     assert!(script("README.md", &readme).unwrap().is_some());
 }
 
-/// The examples of a document made of these lines.
+/// Runs the examples of a document that consists of these lines.
 fn try_out(name: &str, lines: &[&str], limit: Duration) -> Result<(), String> {
     run(&format!("planted-{name}"), &lines.join("\n"), limit)
 }
@@ -230,7 +232,7 @@ fn a_fence_that_looks_like_sh_is_refused() {
     assert_eq!(why, "planted-endless: a fence has no end");
 }
 
-/// Two documents at once use the same ports, and one the server of an earlier fence.
+/// Runs two documents at once that use the same port. A later fence uses the server of an earlier one.
 #[test]
 fn each_document_has_ports_and_a_shell_of_its_own() {
     let lines = [

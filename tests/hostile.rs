@@ -345,7 +345,7 @@ fn a_thousand_ping_and_never_read() {
         // A small receive window, so that the server holds the unread bytes.
         socket2::SockRef::from(&*stream).set_recv_buffer_size(4096).unwrap();
     }
-    // So many bytes that the kernel has no more memory for TCP (tcp_mem), and the server holds the rest. The
+    // Enough bytes to exhaust the kernel's memory for TCP (tcp_mem), so that the server holds the rest. The
     // neighbour may then wait for TCP retransmissions, because both ends of all sockets are on this host.
     for _ in 0..5 {
         for stream in &mut streams {

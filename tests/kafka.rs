@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use broker::{Brokers, is_possible};
 use common::{BINARY, Server};
 
-/// The broker for all tests that do not harm it.
+/// Returns the broker for all tests that do not harm it.
 fn broker() -> Option<&'static Brokers> {
     static BROKER: OnceLock<Option<Brokers>> = OnceLock::new();
     BROKER.get_or_init(|| is_possible().then(|| Brokers::start(1))).as_ref()

@@ -91,8 +91,8 @@ fn send(client: &mut Client, payload: &[u8]) -> (u32, String) {
     }
 }
 
-/// After a 5xx, the server has ended its half. Ends the client's half and begins another operation on the
-/// connection.
+/// Call this after a 5xx, when the server has ended its half. Ends the client's half and begins another
+/// operation on the connection.
 fn begin_again(client: &mut Client, queue: &str) {
     // Skip the failure's response, up to the end.
     while client.receive().is_some() {}

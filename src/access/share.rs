@@ -46,7 +46,7 @@ impl Share {
         self.set(self.bytes.saturating_add(bytes));
     }
 
-    /// Releases bytes.
+    /// Subtracts released bytes. Stops at 0.
     pub fn subtract(&mut self, bytes: u64) {
         self.set(self.bytes.saturating_sub(bytes));
     }

@@ -51,14 +51,14 @@ pub struct Tenant {
     bytes: Option<Bucket>,
 }
 
-/// A counted resource.
+/// A resource whose number is limited for each project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// An open connection.
     Connection,
     /// An open operation.
     Operation,
-    /// An existing queue.
+    /// A queue that exists, open or not.
     Queue,
 }
 
@@ -189,7 +189,7 @@ impl Tenant {
         self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now))
     }
 
-    /// Returns whether the project has used up one of its rates.
+    /// Returns whether the project has exhausted one of its rates.
     pub fn is_over(&self, now: Millis) -> bool {
         [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now) == 0)
     }
@@ -234,7 +234,7 @@ impl Tenant {
 }
 
 impl Permit {
-    /// The project that it counts for.
+    /// Returns the project that it counts for.
     pub fn tenant(&self) -> &Arc<Tenant> {
         &self.tenant
     }

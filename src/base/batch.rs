@@ -165,7 +165,7 @@ pub struct StoredBatch {
     /// When it was stored, by this server's monotonic clock
     /// ([`Now::mono_ns`](crate::base::clock::Now::mono_ns)), for measurements; 0 if unknown.
     pub stored_ns: u64,
-    /// The messages.
+    /// The messages, in stored form.
     pub batch: Batch,
 }
 
@@ -196,8 +196,8 @@ impl StoredBatch {
 pub struct Fetched {
     /// The batches, ordered by offset.
     pub batches: Vec<StoredBatch>,
-    /// The messages of these batches that are not for the asker. A store leaves a batch out if it has expired
-    /// or is the asker's own.
+    /// The messages of these batches that the reader must skip. A store leaves a batch out if it has expired
+    /// or if the reader has sent it.
     pub hidden: Hidden,
     /// The offset to continue at, after the last batch and after everything that was left out.
     pub next: Offset,

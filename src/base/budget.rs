@@ -42,7 +42,7 @@ pub struct Wanted {
     /// The number of bytes needed in the end. If the share is full, one connection after the other gets all
     /// of it at once, so that each can finish.
     pub rest: usize,
-    /// The purpose.
+    /// The share that the bytes count in.
     pub share: Share,
 }
 
@@ -98,7 +98,7 @@ impl Purse<'_> {
         }
     }
 
-    /// Releases reserved bytes.
+    /// Releases `bytes` reserved bytes.
     pub fn release(&mut self, bytes: usize) {
         let bytes = taken(bytes, &mut self.account.reserved, "released than reserved");
         self.budget.reserved -= bytes;

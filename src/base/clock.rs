@@ -29,7 +29,7 @@ impl Now {
         Self::new(Duration::from_millis(mono_ms), UnixMillis::new(unix_ms))
     }
 
-    /// Both clocks `length` later.
+    /// Returns the reading of both clocks `length` later.
     pub fn later(self, length: Millis) -> Self {
         Self::new(Duration::from_nanos(self.mono_ns) + length.as_duration(), self.unix + length)
     }
@@ -47,8 +47,8 @@ impl Now {
 ///    ▲                                         │ back again, or ahead for step_max
 ///    └─────────────────────────────────────────┘
 /// ```
-/// A clock that is wrongly ahead for a moment would otherwise expire messages for good. A step back is followed
-/// at once.
+/// A clock that is wrongly ahead for a moment would otherwise expire messages for good. A step back is
+/// followed at once.
 #[derive(Debug)]
 pub struct WallClock {
     step_max: Millis,
@@ -123,8 +123,8 @@ impl WallClock {
     }
 }
 
-/// Formats a Unix time (RFC 3339, whole seconds). Returns `None` if the time has no such form, which a damaged
-/// file may cause.
+/// Formats a Unix time (RFC 3339, whole seconds). Returns `None` if the time has no such form, which a
+/// damaged file may cause.
 pub fn rfc3339(unix: UnixMillis) -> Option<String> {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix.get()))?;
     let mut text = String::new();

@@ -85,7 +85,7 @@ pub enum PeerFault {
     PbTooLarge {
         /// The announced length in bytes.
         bytes: u64,
-        /// `max_pb_bytes`.
+        /// The limit, `max_pb_bytes`.
         max: usize,
     },
     /// A pb was started and not completed in time.
@@ -105,14 +105,14 @@ pub enum PeerFault {
     PayloadTooLarge {
         /// The length in bytes.
         bytes: usize,
-        /// `max_payload_bytes`.
+        /// The limit, `max_payload_bytes`.
         max: usize,
     },
     /// A key is larger than allowed.
     KeyTooLarge {
         /// The length in bytes.
         bytes: usize,
-        /// `max_key_bytes`.
+        /// The limit, `max_key_bytes`.
         max: usize,
     },
     /// The request has keys, but not one for each payload.
@@ -135,7 +135,7 @@ pub enum PeerFault {
     StorageFull {
         /// The number of the last message sent.
         sent: MsgNum,
-        /// `project_storage_bytes`.
+        /// The limit, `project_storage_bytes`.
         limit: u64,
     },
     /// The project produces faster than allowed.

@@ -1,11 +1,11 @@
-//! Messages of fetched batches that are not for the asker.
+//! The messages of fetched batches that the reader must skip.
 
 use std::ops::Range;
 
 use crate::base::units::Offset;
 
-/// Hidden offsets: ascending ranges that do not overlap. A fetch brings whole batches, and says here which of
-/// their messages to skip. Most fetches hide nothing, which costs no allocation.
+/// Hidden offsets: ascending ranges that do not overlap. A fetch returns whole batches, and states here which
+/// of their messages to skip. Most fetches hide nothing, which costs no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hidden(Vec<Range<Offset>>);
 
@@ -19,7 +19,8 @@ impl Hidden {
         }
     }
 
-    /// Returns the first run of visible offsets between `from` and `end`: an empty one at `end` if all of them are hidden.
+    /// Returns the first run of visible offsets between `from` and `end`, or an empty run at `end` if all are
+    /// hidden.
     #[inline]
     pub fn visible(&self, mut from: Offset, end: Offset) -> Range<Offset> {
         for hidden in &self.0 {
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_visible_lies_between_what_is_hidden() {
+    fn visible_runs_lie_between_hidden_ranges() {
         let offsets = |range: Range<u64>| Offset(range.start)..Offset(range.end);
         let mut hidden = Hidden::default();
         assert_eq!(hidden.visible(Offset(3), Offset(9)), offsets(3..9));

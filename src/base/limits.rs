@@ -81,6 +81,6 @@ pub const PROCESS_BYTES: usize = 64 << 20;
 // Live streams must not use up all connections.
 const _: () = assert!(LIVE_STREAMS_MAX + 1 < CONTROL_CONNECTIONS_MAX);
 
-// A marker contains version, queue, incarnation, timeline, the number of partitions, a varint of up to ten bytes
-// for each partition, and the check, in base64.
+// A marker contains version, queue, incarnation, timeline, the number of partitions, a varint of up to ten
+// bytes for each partition, and the check, in base64.
 const _: () = assert!((1 + 3 * 8 + 1 + PARTITIONS_MAX as usize * 10 + 8).div_ceil(3) * 4 <= MARKER_CHARS_MAX);

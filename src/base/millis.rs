@@ -1,4 +1,5 @@
-//! Time in whole milliseconds. A length and a moment of Unix time have different types, so that no deadline compares with a timestamp.
+//! Time in whole milliseconds. A length and a moment of Unix time have different types, so that a deadline
+//! cannot be compared with a timestamp.
 
 use std::fmt;
 use std::ops::Add;
@@ -6,7 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A length of time in whole milliseconds. A moment of the monotonic clock is one too: the time since its start.
+/// A length of time in whole milliseconds. A moment of the monotonic clock is one too: the time since its
+/// start.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Millis(u64);
@@ -20,7 +22,7 @@ impl Millis {
     /// No time; the start of the monotonic clock.
     pub const ZERO: Self = Self(0);
 
-    /// The longest time. A deadline at it never comes.
+    /// The longest time. As a deadline, it never comes.
     pub const MAX: Self = Self(u64::MAX);
 
     /// Returns `ms` milliseconds.
@@ -29,7 +31,7 @@ impl Millis {
         Self(ms)
     }
 
-    /// Returns `secs` seconds. TTLs are in seconds on the wire and in files: this is where they become milliseconds.
+    /// Returns `secs` seconds. TTLs are seconds on the wire and in files. This converts them to milliseconds.
     #[inline]
     pub const fn from_secs(secs: u32) -> Self {
         Self(secs as u64 * 1000)
@@ -41,7 +43,7 @@ impl Millis {
         self.0
     }
 
-    /// Returns the whole seconds of it, as messages state their age.
+    /// Returns the number of whole seconds: the unit in which messages state their age.
     #[inline]
     pub fn as_secs(self) -> u32 {
         u32::try_from(self.0 / 1000).unwrap_or(u32::MAX)
@@ -76,7 +78,7 @@ impl UnixMillis {
     /// The beginning of 1970.
     pub const ZERO: Self = Self(0);
 
-    /// The last moment. An expiry at it never comes.
+    /// The last moment. As an expiry, it never comes.
     pub const MAX: Self = Self(u64::MAX);
 
     /// Returns the moment `ms` milliseconds after the beginning of 1970.
@@ -85,7 +87,7 @@ impl UnixMillis {
         Self(ms)
     }
 
-    /// Returns the moment `since_epoch` after the beginning of 1970. Drops what is less than a millisecond.
+    /// Returns the moment `since_epoch` after the beginning of 1970. Drops fractions of a millisecond.
     #[inline]
     pub fn from_epoch(since_epoch: Duration) -> Self {
         Self(Millis::from(since_epoch).0)
@@ -126,7 +128,8 @@ impl Add for Millis {
     }
 }
 
-/// Saturates: a moment too late for the type is [`UnixMillis::MAX`]. Peers, files and clocks choose both sides.
+/// Saturates: a moment too late for the type is [`UnixMillis::MAX`]. Peers, files and clocks choose both
+/// sides.
 impl Add<Millis> for UnixMillis {
     type Output = Self;
 
@@ -136,7 +139,7 @@ impl Add<Millis> for UnixMillis {
     }
 }
 
-/// Drops what is less than a millisecond. Saturates.
+/// Drops fractions of a millisecond. Saturates.
 impl From<Duration> for Millis {
     #[inline]
     fn from(duration: Duration) -> Self {
@@ -144,7 +147,7 @@ impl From<Duration> for Millis {
     }
 }
 
-/// The bare number, as in [`Display`](fmt::Display).
+/// Prints only the number, as [`Display`](fmt::Display) does.
 impl fmt::Debug for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
@@ -157,7 +160,7 @@ impl fmt::Display for Millis {
     }
 }
 
-/// The bare number, as in [`Display`](fmt::Display).
+/// Prints only the number, as [`Display`](fmt::Display) does.
 impl fmt::Debug for UnixMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn text_and_json_are_the_bare_number() {
+    fn text_and_json_are_only_the_number() {
         let (length, moment) = (Millis::new(1_500), UnixMillis::new(7));
         assert_eq!(format!("{length} {length:?} {moment} {moment:?}"), "1500 1500 7 7");
         assert_eq!(serde_json::to_string(&(length, moment)).unwrap(), "[1500,7]");

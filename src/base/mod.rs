@@ -6,7 +6,7 @@
 //! | `queue` | the id of a queue in this process, its partitions, and the shards that own them |
 //! | `partitioner` | the partition of a key or of a client |
 //! | `batch` | the messages of an append in one block of memory |
-//! | `hidden` | messages of fetched batches that are not for the asker |
+//! | `hidden` | messages of fetched batches that the reader must skip |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
 //! | `clock` | a point in time, and a wall clock that resists jumps |
 //! | `millis` | milliseconds: a length, and a moment of Unix time |

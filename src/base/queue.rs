@@ -38,7 +38,7 @@ pub struct Signing {
 /// One partition of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartitionKey {
-    /// The queue.
+    /// The queue that contains the partition.
     pub queue: QueueId,
     /// The number of the partition, from 0.
     pub partition: Partition,
@@ -86,7 +86,7 @@ pub enum Position {
     /// The oldest message that may be unseen by a consumer whose position was `offset` in another timeline
     /// ([`Signing::timeline`]).
     After {
-        /// The other timeline.
+        /// The timeline in which the consumer read.
         timeline: u64,
         /// The consumer's position in that timeline.
         offset: Offset,

@@ -1,14 +1,15 @@
 //! Numbers that must not be mixed up, each with a type of its own.
 //!
-//! Each costs as much as the number inside, and prints it without a name. Arithmetic is that of the number: only debug builds check `+` and
-//! `since` for overflow. Use the saturating methods for values that a peer or a file chooses.
+//! Each has the size of the number inside, and prints as that number. Only debug builds check `+` and `since`
+//! for overflow. Use the saturating methods for values that a peer or a file chooses.
 
 use std::fmt;
 use std::ops::{Add, AddAssign};
 
-/// A message's place in its partition, from 0. The end of a partition or a batch is an offset, too: the one behind the last message.
+/// A message's position in its partition, from 0. The end of a partition or a batch is an offset, too: the
+/// one after its last message.
 ///
-/// A place in a file is a number of bytes, not an `Offset`.
+/// A position in a file is a number of bytes, not an `Offset`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Offset(pub u64);
@@ -18,12 +19,14 @@ pub struct Offset(pub u64);
 #[repr(transparent)]
 pub struct Partition(pub u16);
 
-/// The number of a batch in its produce operation, from 0. Batches that are closed together share a number, and each refusal takes one.
+/// The number of a batch in its produce operation, from 0. Batches that are closed together share a number,
+/// and each refusal takes one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Sequence(pub u64);
 
-/// A message's number in its operation: from 1, in the order sent (protocol section 4). 0 is before the first. Never negative.
+/// A message's number in its operation: from 1, in the order sent (protocol section 4). 0 is before the
+/// first. Never negative.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct MsgNum(i64);
@@ -32,33 +35,33 @@ impl Offset {
     /// The first offset of a partition.
     pub const ZERO: Self = Self(0);
 
-    /// The number of offsets from `earlier` up to this one. This one must not be before `earlier`.
+    /// Returns the number of offsets from `earlier` up to this one. This one must not be before `earlier`.
     #[inline]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0 - earlier.0
     }
 
-    /// The number of offsets from `earlier` up to this one; 0 if this one is before it.
+    /// Returns the number of offsets from `earlier` up to this one; 0 if this one is before it.
     #[inline]
     pub const fn saturating_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The offset `count` later, at most the last of all.
+    /// Returns the offset `count` later, at most `u64::MAX`.
     #[inline]
     #[must_use]
     pub const fn saturating_add(self, count: u64) -> Self {
         Self(self.0.saturating_add(count))
     }
 
-    /// The offset before this one. This one must not be the first.
+    /// Returns the offset before this one. This one must not be the first.
     #[inline]
     #[must_use]
     pub const fn previous(self) -> Self {
         Self(self.0 - 1)
     }
 
-    /// `count` offsets, from this one on.
+    /// Returns the next `count` offsets, this one included.
     #[inline]
     pub fn following(self, count: u64) -> impl Iterator<Item = Self> {
         (self.0..self.0 + count).map(Self)
@@ -82,13 +85,13 @@ impl AddAssign<u64> for Offset {
 }
 
 impl Partition {
-    /// The first `count` partitions: all of a queue that has as many.
+    /// Returns all partitions of a queue that has `count`.
     #[inline]
     pub fn all(count: u16) -> impl Iterator<Item = Self> {
         (0..count).map(Self)
     }
 
-    /// Its index in a list with one entry for each partition of the queue.
+    /// Returns the index in a list with one entry for each partition of the queue.
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -96,14 +99,14 @@ impl Partition {
 }
 
 impl Sequence {
-    /// The one `count` later.
+    /// Returns the sequence number `count` later.
     #[inline]
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
         Self(self.0 + count)
     }
 
-    /// The distance from `first` up to this one; `None` if this one is before it.
+    /// Returns the distance from `first` up to this one; `None` if this one is before it.
     #[inline]
     pub const fn checked_since(self, first: Self) -> Option<u64> {
         self.0.checked_sub(first.0)
@@ -111,34 +114,34 @@ impl Sequence {
 }
 
 impl MsgNum {
-    /// Before the first.
+    /// The number before the first message's.
     pub const ZERO: Self = Self(0);
 
-    /// The number, at most the last that the wire holds.
+    /// Returns the number, at most `i64::MAX`: the wire holds no larger one.
     #[inline]
     pub const fn new(number: u64) -> Self {
         Self(if number > i64::MAX as u64 { i64::MAX } else { number as i64 })
     }
 
-    /// As on the wire.
+    /// Returns the number as sent on the wire.
     #[inline]
     pub const fn to_wire(self) -> i64 {
         self.0
     }
 
-    /// From the wire: absent and negative ones count as 0.
+    /// Reads a number from the wire. An absent or negative number counts as 0.
     #[inline]
     pub fn from_wire(number: Option<i64>) -> Self {
         Self(number.unwrap_or(0).max(0))
     }
 
-    /// The number of messages after `earlier`, up to this one; 0 if this one is before it.
+    /// Returns the number of messages after `earlier`, up to this one; 0 if this one is before it.
     #[inline]
     pub fn since(self, earlier: Self) -> u64 {
         u64::try_from(self.0 - earlier.0).unwrap_or(0)
     }
 
-    /// The number `count` later, at most the last that the wire holds.
+    /// Returns the number `count` later, at most `i64::MAX`.
     #[inline]
     #[must_use]
     pub fn plus(self, count: u64) -> Self {
@@ -146,7 +149,7 @@ impl MsgNum {
     }
 }
 
-/// Prints the number alone, so that texts do not depend on the names of types.
+/// Prints only the number, so that texts do not depend on the names of types.
 macro_rules! print_bare {
     ($($unit:ty),*) => {$(
         impl fmt::Display for $unit {
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_prints_its_number_alone() {
+    fn a_unit_prints_only_its_number() {
         assert_eq!(format!("{} {:?} {:?}", Offset(7), Offset(7), Offset(2)..Offset(5)), "7 7 2..5");
         assert_eq!(
             format!("{} {:?} {:>3}", Partition(63), Some(Partition(0)), Partition(5)),
@@ -189,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn partitions_index_what_there_is_for_each() {
+    fn a_partition_is_an_index_from_zero() {
         assert!(Partition::all(3).map(Partition::index).eq(0..3));
         assert_eq!(Partition::all(0).next(), None);
     }
 
     #[test]
-    fn nonsense_on_the_wire_is_no_message() {
+    fn an_invalid_number_on_the_wire_counts_as_zero() {
         assert_eq!(MsgNum::from_wire(Some(i64::MIN)), MsgNum::ZERO);
         assert_eq!(MsgNum::from_wire(None), MsgNum::ZERO);
         let last = MsgNum::new(u64::MAX);

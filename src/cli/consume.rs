@@ -94,7 +94,7 @@ struct Line<'a> {
 struct Printer {
     out: BufWriter<Stdout>,
     json: bool,
-    /// Standard output is a terminal, so control characters are escaped.
+    /// Whether control characters are escaped, because standard output is a terminal.
     escape: bool,
     broken: Option<std::io::Error>,
     /// Closes when a signal asks the command to stop.

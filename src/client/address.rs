@@ -7,7 +7,7 @@ use super::error::ClientError;
 /// The protocol of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// WebSocket.
+    /// WebSocket, without TLS.
     Ws,
     /// HTTP, for a control port.
     Http,

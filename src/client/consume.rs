@@ -17,7 +17,7 @@ use crate::ws::Sender;
 
 /// A receiver of messages.
 pub trait Sink {
-    /// Handles one message.
+    /// Handles a message, in the order in which the messages arrived.
     fn handle(&mut self, message: &ReceivedMessage<'_>);
 
     /// Returns ready once the consumer must stop. A pending sink wakes `cx` then.
@@ -34,8 +34,8 @@ pub struct Consume<S> {
     pub received: u64,
     /// The position after the last message that the sink got.
     place: Place,
-    /// The server sent more than was asked for, as it may. Its markers point past the surplus, so they are
-    /// ignored.
+    /// Whether the server sent more than was asked for, as it may. Its markers point past the surplus, so
+    /// they are ignored.
     surplus: bool,
     consumer: Option<Consumer>,
     /// How many operations the server accepted before the current one.
@@ -43,9 +43,9 @@ pub struct Consume<S> {
     finishing: bool,
     /// The end of the queue, for a consumer that stops there.
     end: Option<End>,
-    /// The current operation only determines the end of the queue.
+    /// Whether the current operation only determines the end of the queue.
     probing: bool,
-    /// The current operation ends, and another one replaces it.
+    /// Whether the current operation ends, and another one replaces it.
     beginning_again: bool,
 }
 
@@ -150,7 +150,7 @@ impl<S: Sink> Consume<S> {
 }
 
 impl<S: Sink> Resume for Consume<S> {
-    /// Everything wanted has arrived, or the sink stopped the consumer.
+    /// Returns whether everything wanted has arrived, or the sink stopped the consumer.
     fn is_complete(&self) -> bool {
         self.finishing || self.has_all()
     }

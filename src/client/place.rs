@@ -43,8 +43,8 @@ impl Taken {
     }
 
     fn take(&mut self, offset: Offset) {
-        // A message inside a gap shows that the queue was rewound. Whatever was taken past it no longer
-        // exists.
+        // A message inside a gap shows that the queue was rewound. The messages taken after it no longer
+        // exist.
         self.gaps.retain(|gap| gap.start < offset);
         match self.gaps.back_mut() {
             Some(last) if last.end > offset => last.end = offset,
@@ -64,7 +64,7 @@ pub(super) struct Place {
     marker: Option<String>,
     /// The messages taken from each partition.
     taken: BTreeMap<Partition, Taken>,
-    /// The queue may have been rewound since the marker arrived.
+    /// Whether the queue may have been rewound since the marker arrived.
     is_doubted: bool,
 }
 

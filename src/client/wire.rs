@@ -41,7 +41,7 @@ pub struct Wire {
     receiver: Receiver,
     /// Writes this client's frames.
     pub sender: Sender,
-    /// Bytes to send.
+    /// The bytes that are ready to be sent to the server.
     pub out: Vec<u8>,
     /// Whether the server has pinged since [`Self::take_pinged`].
     pinged: bool,

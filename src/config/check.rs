@@ -19,7 +19,7 @@ fn first_broken(rules: impl IntoIterator<Item = (bool, String)>) -> Result<(), U
     }
 }
 
-/// A rule that is broken if a value exceeds a limit.
+/// Returns a rule that is broken if a value exceeds a limit.
 fn exceeds(key: &str, value: usize, limit_key: &str, limit: usize) -> (bool, String) {
     (value > limit, format!("{key}: {value} is above {limit_key} = {limit}"))
 }

@@ -25,7 +25,6 @@ const REQUEST_LIFETIME: Duration = Duration::from_secs(60);
 /// The longest time for which the client of a live stream may read nothing.
 const STUCK_MAX: Duration = Duration::from_secs(30);
 
-/// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     state: Mutex<State>,

@@ -92,7 +92,7 @@ struct QueueTraffic {
 /// The queues on the page.
 #[derive(Clone, Debug, Default, Serialize)]
 struct Queues {
-    /// The number of queues that the shards were asked for.
+    /// The number of queues that the shards were asked about.
     named: usize,
     /// The number of queues that a shard knows, for the shard that knows the most.
     known: usize,

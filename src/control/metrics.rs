@@ -13,7 +13,7 @@ use crate::shard::core::ShardSnapshot;
 /// Other statuses get a series with their first refusal.
 const HANDSHAKE_REFUSALS: [u16; 9] = [400, 403, 404, 408, 426, 429, 431, 500, 503];
 
-/// The labels shard and status of connections that the acceptor refuses before it passes them to a shard.
+/// The labels `shard` and `status` of refusals by the acceptor, before any shard gets the connection.
 const BY_ACCEPTOR: [&str; 2] = ["acceptor", "503"];
 
 /// The metric families of one scrape.

@@ -85,7 +85,7 @@ struct Control {
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
-    /// [`DELETIONS_MAX`] permits.
+    /// A deletion holds one of the [`DELETIONS_MAX`] permits.
     deletions: Arc<Semaphore>,
 }
 
@@ -171,7 +171,8 @@ async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bo
     Ok(given)
 }
 
-/// Sends a question to a shard, and returns the receiver of the answer; `None` if the shard's inbox stays full until then.
+/// Sends a question to a shard, and returns the receiver of the answer; `None` if the shard's inbox stays
+/// full until then.
 async fn ask_one<T>(
     until: Instant,
     ask: impl Fn(oneshot::Sender<T>) -> bool,

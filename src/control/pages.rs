@@ -51,7 +51,7 @@ impl IntoResponse for Unmade {
     }
 }
 
-/// All pages.
+/// The pages, each rendered at most once in its interval.
 #[derive(Debug)]
 pub(super) struct Pages {
     pub(super) health: Paced<Result<(), Unmade>>,

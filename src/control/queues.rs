@@ -1,4 +1,4 @@
-//! The queues of the embedded log: what there is of each, and deleting one.
+//! The queues of the embedded log: lists what each holds, and deletes a queue.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,26 +23,27 @@ use crate::store::QueueSummary;
 /// A queue, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct QueueLine {
-    /// Its project.
+    /// The project that owns the queue.
     pub project: String,
-    /// Its name.
+    /// The queue's name in its project.
     pub queue: String,
-    /// Partitions.
+    /// The number of partitions.
     pub partitions: u16,
-    /// Messages; expired ones as long as their file holds others.
+    /// The number of messages. An expired message counts until all messages of its partition in the same
+    /// file have expired.
     pub messages: u64,
-    /// Bytes on the disk.
+    /// The size of the messages on disk, in bytes.
     pub bytes: u64,
-    /// When the oldest was stored, Unix milliseconds.
+    /// When the oldest message was stored; null if there is none. Unix milliseconds.
     #[serde(rename = "oldest_ms")]
     pub oldest: Option<UnixMillis>,
-    /// When the newest was.
+    /// When the newest message was stored; null if there is none. Unix milliseconds.
     #[serde(rename = "newest_ms")]
     pub newest: Option<UnixMillis>,
 }
 
 impl QueueLine {
-    /// The line of a queue.
+    /// Creates the entry of a queue from its totals over all shards.
     pub fn new((project, queue): &FullName, summary: &QueueSummary) -> Self {
         let QueueSummary { partitions, messages, bytes, oldest, newest } = *summary;
         let (project, queue) = (project.to_string(), queue.to_string());
@@ -50,7 +51,7 @@ impl QueueLine {
     }
 }
 
-/// The longest that a queue's home may take to delete it: it waits for the disk, and then for the other shards.
+/// How long a queue's home may take at most to delete it. It waits for the disk, then for the other shards.
 pub const DELETION_TIMEOUT: Duration = Duration::from_secs(20);
 
 const _: () =
@@ -81,13 +82,14 @@ pub(super) async fn delete(
         Ok(name) => name,
         Err(fault) => return (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
     };
-    // A client that leaves before its turn has asked for nothing. Nobody closes the semaphore.
-    let Ok(permit) = deletions.acquire_owned().await else { return failed("no deletion is begun any more") };
+    // If the client disconnects while it waits for the permit, nothing is deleted. The semaphore is never
+    // closed.
+    let Ok(permit) = deletions.acquire_owned().await else { return failed("deletions are closed") };
     let shown = format!("{project}/{queue}");
     match to_its_end(permit, async move { ask_home(&probe, &name).await }).await {
         Ok(outcome) => {
             if matches!(outcome, Outcome::Answered(Ok(_))) {
-                tracing::info!(project, queue, "a queue is deleted");
+                tracing::info!(project, queue, "deleted a queue");
             }
             outcome.response(&shown)
         }
@@ -95,7 +97,8 @@ pub(super) async fn delete(
     }
 }
 
-/// Does the work in its own task. A client that leaves drops the future of its request, and would free its permit too early.
+/// Runs `work` in its own task, which holds the permit. If it ran in the request's future, a client that
+/// disconnects would drop that future and release the permit too early.
 async fn to_its_end<T: Send + 'static>(
     permit: OwnedSemaphorePermit,
     work: impl Future<Output = T> + Send + 'static,
@@ -116,9 +119,9 @@ fn failed(why: &str) -> Response {
 enum Outcome {
     /// The home has answered.
     Answered(Result<Deleted, StoreFault>),
-    /// The home does not answer, and was asked for nothing.
+    /// The home does not answer, and was not asked to delete the queue.
     Silent(usize),
-    /// The home was asked and does not answer.
+    /// The home was asked to delete the queue, and does not answer.
     Lost(usize),
 }
 
@@ -155,10 +158,11 @@ impl Outcome {
 async fn ask_home(probe: &Probe, name: &FullName) -> Outcome {
     let home = probe.home(name);
     let until = Instant::now() + ANSWER_TIMEOUT;
-    // A shard that is stuck would delete the queue much later. The ping comes first, so that a stuck shard is asked for nothing.
+    // A stalled shard would delete the queue much later. So a ping comes first: a shard that does not answer
+    // it is not asked to delete anything.
     let ping = |reply: oneshot::Sender<()>| {
         probe.ping(home, move |there| {
-            // Fails if the client has left.
+            // Fails if nothing waits for the answer any more.
             let _ = reply.send(there);
         })
     };
@@ -208,7 +212,7 @@ mod tests {
             };
             let mut request = Box::pin(to_its_end(permit, work));
             assert!(request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            // As the server does where the connection has ended.
+            // The server does this when a client disconnects.
             drop(request);
             tokio::task::yield_now().await;
             assert_eq!(places.available_permits(), 0, "it is still under way");

@@ -10,9 +10,9 @@ pub enum ControlListen {
     /// The port after the one of `listen`, on 127.0.0.1. Any free port if that one is 0.
     #[default]
     Next,
-    /// This address.
+    /// The control port listens on this address.
     At(SocketAddr),
-    /// No control port.
+    /// The server has no control port.
     Off,
 }
 

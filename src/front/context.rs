@@ -9,7 +9,7 @@ use crate::pb::Status;
 /// Everything that a front borrows from its connection for one call.
 #[derive(Debug)]
 pub struct Cx<'a> {
-    /// What its operations borrow.
+    /// The parts of the shard that the front's operations borrow.
     pub resources: Resources<'a>,
     /// The writer for its frames.
     pub reply: PbWriter<'a>,

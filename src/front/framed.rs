@@ -121,7 +121,7 @@ impl Framed {
         self.0.iter_mut().for_each(|note| note.end -= sent);
     }
 
-    /// Merges notes, because the socket accepts no more for now.
+    /// Merges notes if there are too many, because the socket accepts no more for now.
     pub fn compact(&mut self) {
         if self.0.len() > NOTES_KEPT {
             let together = self.0.len().div_ceil(NOTES_KEPT);
@@ -144,7 +144,7 @@ impl Framed {
         }
     }
 
-    /// Gives its memory to `spare` if it is empty.
+    /// Gives the memory of these notes to `spare` if there are no notes.
     pub fn give_back(&mut self, spare: &mut Self) {
         if self.0.is_empty() {
             *spare = std::mem::take(self);

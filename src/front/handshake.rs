@@ -21,7 +21,7 @@ pub enum Endpoint {
 /// A valid handshake that has not been accepted yet.
 #[derive(Debug)]
 pub struct Handshake {
-    /// The requested front.
+    /// The front that the request's path names.
     pub endpoint: Endpoint,
     /// The identity of the client.
     pub identity: Identity,

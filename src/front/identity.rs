@@ -19,16 +19,16 @@ pub struct Credentials {
     pub project: Option<String>,
     /// The id of the client.
     pub client: Option<String>,
-    /// The token.
+    /// The bearer token.
     pub token: Option<String>,
 }
 
 /// The identity of a client. Nobody has checked yet whether the client may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The project.
+    /// The project that the client works in.
     pub project: Project,
-    /// The client.
+    /// The client's id, as the author of messages.
     pub author: Author,
 }
 

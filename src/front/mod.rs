@@ -44,7 +44,7 @@ use crate::ws::{CloseCode, MessageKind};
 pub enum Front {
     /// The streaming protocol.
     Streaming(Box<ServerSession>),
-    /// The echo.
+    /// The echo, for tests and measurements.
     Echo(Echo),
 }
 

@@ -11,7 +11,7 @@ use crate::ws::{MessageKind, Sender};
 pub struct PbWriter<'a> {
     /// The sender of the connection's frames.
     pub sender: &'a mut Sender,
-    /// The output.
+    /// The buffer that pbs are appended to.
     pub out: &'a mut Vec<u8>,
 }
 

@@ -31,7 +31,7 @@ impl Unit {
     }
 }
 
-/// A measured stage.
+/// A stage whose values are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Parsing, unmasking, checking and copying: from reading the socket until the batch is routed.

@@ -27,7 +27,7 @@ pub(super) struct LoadConsumer {
     consumer: Option<Consumer>,
     reading: Reading,
     meter: Rc<RefCell<Meter>>,
-    /// The server has answered the setup, and this consumer counts as ready.
+    /// Whether the server has answered the setup, so that this consumer counts as ready.
     is_ready: bool,
     finished: bool,
 }

@@ -24,7 +24,7 @@ pub(super) enum Pace {
     At(Instant),
     /// Wait for answers.
     Wait,
-    /// End: nothing more is to be sent.
+    /// End: all requests have been sent.
     Over,
 }
 

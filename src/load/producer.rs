@@ -19,7 +19,7 @@ use crate::latency::Outstanding;
 /// How many bytes of pbs to collect before the socket gets them.
 const GATHER_BYTES: usize = 64 << 10;
 
-/// What one connection did.
+/// The results of one producing connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Produced {
     pub acknowledged: u64,
@@ -35,8 +35,8 @@ pub(super) struct Produced {
 }
 
 impl Produced {
-    /// Records the answer to `count` messages that should have been sent at `intended`. `failure` is the reason
-    /// if they were not stored.
+    /// Records the answer to `count` messages that should have been sent at `intended`. `failure` is the
+    /// reason if they were not stored.
     pub(super) fn answered(
         &mut self,
         window: Window,

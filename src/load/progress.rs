@@ -23,7 +23,7 @@ pub(super) struct Progress {
     pub consumers_ready: AtomicUsize,
     /// How many idle connections and stalled readers are open.
     pub held_ready: AtomicUsize,
-    /// A connection failed, so every connection stops.
+    /// Whether a connection failed. Then every connection stops.
     pub failed: AtomicBool,
     interrupt: Interrupt,
 }

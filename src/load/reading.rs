@@ -13,7 +13,7 @@ use super::progress::{Progress, sum};
 use super::stamp::{Verdict, Verifier};
 use super::window::{GRACE, Window};
 
-/// What one connection did.
+/// The results of one consuming connection.
 #[derive(Clone, Debug)]
 pub(super) struct Consumed {
     pub verdict: Verdict,

@@ -54,7 +54,7 @@ pub struct Knee {
     pub failed: Option<f64>,
 }
 
-/// One run.
+/// The result of one run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RunResult {
     /// The run in numbers.

@@ -50,7 +50,7 @@ impl Stamp {
 pub struct Verdict {
     /// The number of messages received.
     pub received: u64,
-    /// Their payload bytes.
+    /// The size of the received payloads, in bytes.
     #[serde(default)]
     pub received_bytes: u64,
     /// Messages that were never received, although a later one of the same stream was. They were lost or
@@ -86,9 +86,9 @@ pub struct Verifier {
     expected: Vec<u64>,
     streams: HashMap<(u32, u32), usize>,
     at: Option<((u32, u32), usize)>,
-    /// Accepts any first message of a stream. Only gaps after it count as losses.
+    /// Whether a stream may start with any message. Then only gaps after it count as losses.
     from_anywhere: bool,
-    /// Counts only messages of this run.
+    /// The only run whose messages count, or `None` to count all.
     run: Option<u32>,
     verdict: Verdict,
 }

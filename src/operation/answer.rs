@@ -28,7 +28,7 @@ pub enum Answer {
     Fetched {
         /// The partition that was read.
         partition: Partition,
-        /// The messages found.
+        /// The fetched messages.
         result: Result<Fetched, StoreFault>,
     },
     /// The answer to `Resolve`.

@@ -14,7 +14,7 @@ pub struct OperationId(pub u32);
 /// One partition of a queue, with the hash that determines its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The partition.
+    /// The queue and the number of the partition.
     pub partition: PartitionKey,
     /// The stable hash of the queue.
     pub hash: u64,
@@ -32,20 +32,20 @@ impl Target {
 pub enum Command {
     /// Find the queue, or create it. Answered by [`Answer::Opened`](super::Answer::Opened).
     Open {
-        /// The asking operation.
+        /// The operation that gets the answer.
         operation: OperationId,
         /// The project and the name of the queue.
         name: FullName,
     },
     /// Store a batch. Answered by [`Answer::Appended`](super::Answer::Appended).
     Append {
-        /// The asking operation.
+        /// The operation that gets the answer.
         operation: OperationId,
         /// The sequence number of the batch in the operation, from 0.
         sequence: Sequence,
         /// The partition to append to.
         target: Target,
-        /// The messages.
+        /// The messages to append.
         batch: Batch,
         /// Bytes of the budget that the shard releases before it answers.
         reserved: usize,
@@ -54,7 +54,7 @@ pub enum Command {
     },
     /// Find the offset of a position. Answered by [`Answer::Resolved`](super::Answer::Resolved).
     Resolve {
-        /// The asking operation.
+        /// The operation that gets the answer.
         operation: OperationId,
         /// The partition to search.
         target: Target,
@@ -63,7 +63,7 @@ pub enum Command {
     },
     /// Read messages. Answered by [`Answer::Fetched`](super::Answer::Fetched).
     Fetch {
-        /// The asking operation.
+        /// The operation that gets the answer.
         operation: OperationId,
         /// The partition to read.
         target: Target,
@@ -71,7 +71,7 @@ pub enum Command {
         from: Offset,
         /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
-        /// Answer only when messages are available.
+        /// Whether to answer only when messages are available.
         wait: bool,
     },
     /// Report to the operator that the operation fails.
@@ -85,7 +85,7 @@ pub enum Command {
     },
     /// Answer the outstanding fetch of the partition at once.
     Cancel {
-        /// The asking operation.
+        /// The operation that gets the answer.
         operation: OperationId,
         /// The partition of the fetch.
         target: Target,

@@ -80,7 +80,7 @@ pub struct Beginning {
     pub subject: Subject,
     /// The first offset to read, for each partition.
     pub positions: Vec<Offset>,
-    /// At least one of them is before the position in the client's marker.
+    /// Whether at least one of them is before the position in the client's marker.
     pub is_rewound: bool,
 }
 
@@ -97,7 +97,7 @@ pub struct Consume {
     /// The index of the cursor to serve next. The cursor before it was served last.
     turn: usize,
     /// The index of the cursor to serve before any other: its messages were dropped because another cursor
-    /// used up the credit or the send buffer. Otherwise a partition that always answers first would starve
+    /// exhausted the credit or the send buffer. Otherwise a partition that always answers first would starve
     /// the others.
     first: Option<usize>,
     /// The partition and the offset of the last message sent.
@@ -108,7 +108,7 @@ pub struct Consume {
     linger_until: Option<Millis>,
     /// Set while the operation drains: it sends only stored messages, and only until then.
     drain_until: Option<Millis>,
-    /// The queue was rewound, and the client does not know it yet.
+    /// Whether the queue was rewound, and the client does not know it yet.
     is_rewound: bool,
 }
 

@@ -64,7 +64,7 @@ pub(super) struct Cursor {
     pub(super) fetch: Fetch,
     /// When the last fetch was sent, [`Now::mono_ns`].
     pub(super) asked_ns: u64,
-    /// All messages that were stored by the time of the last answer have been sent.
+    /// Whether all messages that were stored by the time of the last answer have been sent.
     pub(super) is_caught_up: bool,
     pub(super) ready: VecDeque<Ready>,
     /// The hidden messages of the last fetch.
@@ -72,7 +72,7 @@ pub(super) struct Cursor {
     /// The position once `ready` is empty.
     pub(super) next: Offset,
     left: Option<Left>,
-    /// A fetch that does not wait found nothing.
+    /// Whether the last fetch, which did not wait, found nothing.
     pub(super) at_end: bool,
 }
 

@@ -35,7 +35,7 @@ pub struct Produce {
     /// The highest number that the client was told it may send.
     told: MsgNum,
     open: OpenBatches,
-    /// The last request had keys, so the next is likely to have keys too.
+    /// Whether the last request had keys: the next is then likely to have keys too.
     expects_keys: bool,
     fates: Fates,
     /// Bytes reserved by `open` and `fates`.
@@ -43,7 +43,7 @@ pub struct Produce {
     quota: Quota,
     /// Counts `outstanding_bytes` against the project's storage limit, if there is one.
     share: Option<Share>,
-    /// Credit was withheld because the budget is short.
+    /// Whether credit was withheld because the budget is short.
     is_withheld: bool,
 }
 

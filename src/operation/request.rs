@@ -71,7 +71,7 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Ends the copy.
+    /// Ends the copy. Returns what was copied.
     #[inline]
     pub fn end(self) -> Copied {
         self.copied

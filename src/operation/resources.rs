@@ -17,7 +17,7 @@ pub struct OperationCounters {
     pub received: u64,
     /// Bytes of the requests that held these messages.
     pub received_bytes: u64,
-    /// Operations started.
+    /// Operations that were started.
     pub operations: u64,
     /// Operations that failed, by status.
     pub failed: FailureCounts,
@@ -28,7 +28,7 @@ pub struct OperationCounters {
 /// The parts of a shard that an operation borrows for one call.
 #[derive(Debug)]
 pub struct Resources<'a> {
-    /// The present time.
+    /// The time of this call.
     pub now: Now,
     /// When the bytes of this call were read, [`Now::mono_ns`].
     pub read_ns: u64,

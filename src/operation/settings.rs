@@ -37,7 +37,8 @@ settings! {
         produce_window_bytes: usize = 16 << 20, "produce_window_bytes", Bytes(1..=GIB);
         /// Batches and refusals that a produce operation may have outstanding; beyond, its socket is not read
         produce_batches: usize = 1024, "produce_batches", Count(1..=1 << 20);
-        /// As produce_batches, while the budget is exhausted; each connection may hold this many beyond the budget
+        /// As produce_batches, while the budget is exhausted; each connection may hold this many beyond the
+        /// budget
         produce_batches_pressed: usize = 64, "produce_batches_pressed", Count(1..=1 << 20);
         /// Size at which an append batch is closed
         append_batch_bytes: usize = 256 << 10, "append_batch_bytes", Bytes(1..=GIB);

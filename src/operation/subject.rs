@@ -22,7 +22,7 @@ pub struct Author {
 /// A client, and the project that is charged for it.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The project.
+    /// The project that the client works in.
     pub project: Project,
     /// The client's identity.
     pub author: Author,
@@ -49,11 +49,11 @@ impl Caller {
 pub struct Subject {
     /// The number of the operation.
     pub operation: OperationId,
-    /// The client.
+    /// The client and its project.
     pub caller: Caller,
     /// The name of the queue in its project.
     pub name: QueueName,
-    /// The opened queue.
+    /// The queue, as its home has described it.
     pub queue: QueueInfo,
 }
 

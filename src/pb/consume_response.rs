@@ -35,7 +35,7 @@ pub struct MessageTemplate {
     /// The partition in hexadecimal and a point.
     partition: [u8; 5],
     partition_length: u8,
-    /// TTL and age.
+    /// The encoded TTL and age.
     meta: [u8; 12],
     meta_length: u8,
     /// The time when the batch was stored.

@@ -37,7 +37,7 @@ pub struct Delimiter {
     /// The length so far, and the number of its bytes that have arrived.
     length: u64,
     length_bytes: u8,
-    /// The length is complete and checked.
+    /// Whether the length is complete and checked.
     known: bool,
     /// The bytes reserved, and how many of them count in which share of cut pbs.
     reserved: usize,
@@ -45,7 +45,7 @@ pub struct Delimiter {
     /// The reservation that the last [`Step::Wait`] asked for.
     wanted: Option<Wanted>,
     body: Vec<u8>,
-    /// The last call returned the body; the next call frees it.
+    /// Whether the last call returned the body; the next call frees it.
     handed: bool,
 }
 

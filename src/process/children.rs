@@ -40,7 +40,7 @@ pub fn end_all() {
 /// A command and its descendants. Dropping it kills them.
 #[derive(Debug)]
 pub struct Group {
-    /// The command.
+    /// The running command.
     pub child: Child,
     /// The leader of the process group; `None` after the group was killed.
     leader: Option<Pid>,

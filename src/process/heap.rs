@@ -1,7 +1,8 @@
 //! Settings of glibc's allocator: keep freed memory.
 //!
 //! Applied once, at start. Batches are hundreds of kilobytes and live as long as their messages. By default,
-//! glibc maps and unmaps each of them, and a shard spent 40 % of its time in page faults (`docs/performance.md`).
+//! glibc maps and unmaps each of them, and a shard spent 40 % of its time in page faults
+//! (`docs/performance.md`).
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;

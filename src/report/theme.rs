@@ -4,7 +4,7 @@
 /// The colour scheme of a drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Theme {
-    /// That of the page: CSS variables that follow light, dark and print.
+    /// The page's colours: CSS variables that follow light, dark and print.
     Page,
     /// Fixed colours for a light background, for a separate picture.
     Light,

@@ -66,7 +66,7 @@ enum Next {
     Nothing,
 }
 
-/// The collected data.
+/// The latencies collected so far.
 #[derive(Debug)]
 struct Known {
     /// The histograms of all shards since the server started.

@@ -32,7 +32,7 @@ impl Doorbell {
         fence(Ordering::SeqCst);
     }
 
-    /// Called by the shard when it is awake again, for whatever reason.
+    /// Called by the shard when it is awake again, for any reason.
     pub fn disarm(&self) {
         self.armed.store(false, Ordering::Relaxed);
     }

@@ -29,7 +29,7 @@ pub struct Shared {
     pub drained: AtomicUsize,
     /// The number of connections that the acceptor has refused with 503.
     pub refused_by_acceptor: Arc<AtomicU64>,
-    /// Answers refused connections.
+    /// The thread that answers refused connections.
     pub refuser: Refuser,
     /// The zero of the shards' monotonic time.
     pub epoch: Instant,
@@ -42,7 +42,7 @@ pub struct ShardReport {
     pub shard: u16,
     /// The counters of its store.
     pub store: StoreCounters,
-    /// All other counters.
+    /// The counters of its core.
     pub counters: CoreCounters,
     /// The latencies recorded since the last collection.
     pub latency: Recorder,
@@ -122,7 +122,7 @@ pub struct Driver<S> {
     shard: Shard<S, Reactor>,
     spin: Duration,
     reactor_pass: Duration,
-    /// This shard is counted in `drained`.
+    /// Whether this shard is counted in `drained`.
     is_counted: bool,
 }
 

@@ -4,9 +4,9 @@
 //! with the settings of `executor`. No event ends such a sleep, so another thread must check.
 //!
 //! A wake-up holds a reference to the driver's task until the shard handles it, and glommio aborts the
-//! process at 32,767 of them. A stuck shard handles none. So the monitor wakes a shard when it first finds it
-//! stalled. Because that wake-up may be lost too, it wakes the shard again, after twice as long each time: 16
-//! wake-ups in the first 200 seconds, and at most 32 until the shard continues.
+//! process at 32,767 of them. A stalled shard handles none. So the monitor wakes a shard when it first finds
+//! it stalled. Because that wake-up may be lost too, it wakes the shard again, after twice as long each time:
+//! 16 wake-ups in the first 200 seconds, and at most 32 until the shard continues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +31,7 @@ fn still(looks: u32) -> Millis {
 /// One shard as the monitor sees it.
 #[derive(Debug)]
 pub struct Watched {
-    /// Shows its progress.
+    /// The count of its turns, which shows its progress.
     pub heartbeat: Arc<Heartbeat>,
     /// The sender to its inbox.
     pub sender: Sender<Delivery>,
@@ -186,7 +186,7 @@ mod tests {
         seen.still = u32::MAX - 1;
         assert_eq!(looks(&mut seen, 100), 0);
         assert!(!seen.look(8, false), "it continues");
-        assert!(seen.look(8, false), "it is stuck again");
+        assert!(seen.look(8, false), "it has stalled again");
         assert!(!seen.look(8, true), "it waits for work and is not woken");
     }
 }

@@ -89,7 +89,7 @@ pub struct Heartbeat {
     parked: CachePadded<AtomicBool>,
     /// When the park ends by itself, in milliseconds since `began`; `u64::MAX` means never.
     until_ms: AtomicU64,
-    /// The monitor considers the shard stalled: it has work, but made no turn for a while.
+    /// Whether the monitor considers the shard stalled: it has work, but made no turn for a while.
     stands_still: AtomicBool,
     began: Instant,
 }

@@ -1,6 +1,8 @@
-//! Asking shards how they are: a message there, and an answer between two turns.
+//! Sends questions to the shards from other threads.
 //!
-//! Runs on whatever thread asks; the answer is made on the shard's. Never waits.
+//! A question is a message to the shard's inbox. The shard calls the `reply` on its own thread, between two
+//! turns. A method that sends a question does not wait for the answer. It returns false if the inbox is full,
+//! and drops the `reply`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +16,7 @@ use crate::base::queue::{QueueInfo, home};
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
 
-/// To ask the shards of a server with; any thread's.
+/// A handle on the shards of a server. Any thread may use it.
 #[derive(Clone, Debug)]
 pub struct Probe {
     shards: Vec<Sender<Delivery>>,
@@ -33,23 +35,23 @@ impl Probe {
         Self { shards, stalls, refused_by_acceptor, draining }
     }
 
-    /// How many there are.
+    /// Returns the number of shards.
     pub fn shards(&self) -> usize {
         self.shards.len()
     }
 
-    /// Whether the server drains.
+    /// Returns whether the server is draining.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Asks one how it is: for now and then, it looks at every connection. False where its inbox is full.
+    /// Asks a shard for a snapshot of its state. The shard looks at every connection for it, so ask rarely.
     pub fn ask(&self, shard: usize, reply: impl FnOnce(ShardSnapshot) + Send + 'static) -> bool {
         self.send(shard, Delivery::Snapshot(Reply::new(reply)))
     }
 
-    /// Asks one how long what took since it was asked last, and gives it empty histograms to go on with. False where its inbox is
-    /// full: then they are gone.
+    /// Asks a shard for the latencies since it was last asked, and gives it empty histograms to continue
+    /// with.
     pub fn latency(
         &self,
         shard: usize,
@@ -59,12 +61,12 @@ impl Probe {
         self.send(shard, Delivery::Latency(empty, Reply::new(reply)))
     }
 
-    /// The shard that creates and deletes a queue.
+    /// Returns the number of the shard that creates and deletes the queue.
     pub fn home(&self, name: &FullName) -> usize {
         usize::from(home(queue_hash(&name.0, &name.1), self.shards.len() as u16))
     }
 
-    /// Asks a queue's home to delete it. False if the home's inbox is full.
+    /// Asks a queue's home to delete it.
     pub fn delete(
         &self,
         name: FullName,
@@ -73,7 +75,7 @@ impl Probe {
         self.send(self.home(&name), Delivery::Delete(name, Reply::new(reply)))
     }
 
-    /// Asks one what its store holds of each queue. False where its inbox is full.
+    /// Asks a shard for what its store holds of each queue.
     pub fn queues(
         &self,
         shard: usize,
@@ -82,7 +84,7 @@ impl Probe {
         self.send(shard, Delivery::Queues(Reply::new(reply)))
     }
 
-    /// Asks one where its partitions of these queues end and where its consumers are. False where its inbox is full.
+    /// Asks a shard where its partitions of these queues end, and where its consumers are.
     pub fn traffic(
         &self,
         shard: usize,
@@ -92,15 +94,15 @@ impl Probe {
         self.send(shard, Delivery::Traffic(of, Reply::new(reply)))
     }
 
-    /// Has every shard look at its store.
+    /// Makes every shard poll its store.
     pub fn wake(&self) {
         for shard in 0..self.shards() {
-            // One whose inbox is full is awake.
+            // A shard whose inbox is full is awake.
             self.send(shard, Delivery::StoreNews);
         }
     }
 
-    /// Asks one whether it is there. False where its inbox is full.
+    /// Asks a shard to answer between its next two turns. A shard that has stalled does not.
     pub fn ping(&self, shard: usize, reply: impl FnOnce(()) + Send + 'static) -> bool {
         self.send(shard, Delivery::Ping(Reply::new(reply)))
     }
@@ -109,12 +111,12 @@ impl Probe {
         self.shards.get(shard).is_some_and(|sender| sender.send(delivery).is_ok())
     }
 
-    /// Connections that the acceptor has refused with 503, for want of descriptors.
+    /// Returns the number of connections that the acceptor refused with 503 for lack of file descriptors.
     pub fn refused_by_acceptor(&self) -> u64 {
         self.refused_by_acceptor.load(Ordering::Relaxed)
     }
 
-    /// Times that the monitor saw one stand still.
+    /// Returns how often the monitor found that the shard had stalled.
     pub fn stalls(&self, shard: usize) -> u64 {
         self.stalls.get(shard).map_or(0, |stalls| stalls.load(Ordering::Relaxed))
     }

@@ -68,7 +68,8 @@ impl DrainHandle {
         if full.is_empty() {
             return;
         }
-        // A shard may be stuck, but the caller must not be: it must still handle a second signal.
+        // A shard may have stalled, but the caller must not wait for it: it must still handle a second
+        // signal.
         let telling = std::thread::Builder::new().name("drain".into()).spawn(move || {
             while !full.is_empty() {
                 std::thread::sleep(FULL_WAIT);
@@ -124,12 +125,12 @@ impl Stores {
 }
 
 impl Stores {
-    /// Every shard has stopped. Waits for the disk.
+    /// Records a clean stop, after every shard has stopped. Waits for the disk.
     fn mark_stopped(&self) {
         if let Self::Log { dir, directory, .. } = self
             && let Err(error) = dir.mark_stopped(&**directory, &log::moment())
         {
-            tracing::warn!(%error, "a clean stop cannot be noted: the next start will take damage to the newest messages for a torn write");
+            tracing::warn!(%error, "record of the clean stop failed: the next start will take damage to the newest messages for a torn write");
         }
     }
 }

@@ -94,7 +94,7 @@ pub struct Shard<S, H: Host> {
     /// The slots that became ready in this turn. Empty between turns, kept for its capacity.
     woken: Vec<u32>,
     buffer: Vec<u8>,
-    /// The replies to deletions that are under way.
+    /// The replies to deletions in progress.
     deletions: HashMap<DeletionId, Reply<Result<Deleted, StoreFault>>>,
     settings: Arc<Settings>,
     /// When draining ends at the latest. `None` while the shard does not drain.
@@ -120,7 +120,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         }
     }
 
-    /// Returns the core.
+    /// Returns the shard's core.
     pub fn core(&self) -> &Core<S> {
         &self.core
     }
@@ -130,7 +130,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         &mut self.core
     }
 
-    /// Returns the environment.
+    /// Returns the environment that the shard runs in.
     pub fn host(&self) -> &H {
         &self.host
     }

@@ -4,8 +4,8 @@
 //!
 //! glommio 0.9 creates its rings without flags, so the kernel interrupts a running shard for every completion
 //! of a poll. With the flag the completion waits for the shard's next system call: 128 connections made
-//! 165,000 small round trips a second on one core instead of 82,000 (`docs/decisions/coop-taskrun.md`). glommio has no
-//! setting for it, so the linker redirects its calls to this file (`build.rs`,
+//! 165,000 small round trips a second on one core instead of 82,000 (`docs/decisions/coop-taskrun.md`).
+//! glommio has no setting for it, so the linker redirects its calls to this file (`build.rs`,
 //! `--wrap=io_uring_queue_init_params`). A kernel before 5.19 rejects the flag. The ring is then created
 //! without it.
 #![allow(unsafe_code)]

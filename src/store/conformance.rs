@@ -28,7 +28,7 @@ pub(super) trait Lab {
     /// Returns a queue that no other test uses.
     fn queue(&self) -> (QueueId, QueueName);
 
-    /// Whether the store keeps a catalogue of its queues.
+    /// Returns whether the store keeps a catalogue of its queues.
     fn has_catalogue(&self) -> bool {
         false
     }
@@ -252,7 +252,7 @@ fn payloads(batches: &[StoredBatch]) -> Vec<Vec<u8>> {
 pub(super) fn run<L: Lab>(lab: &L) {
     a_queue_is_not_created_without_permission(lab);
     if lab.has_catalogue() {
-        a_deleted_queue_is_gone_and_another_takes_its_name(lab);
+        a_deleted_queue_does_not_exist_and_another_takes_its_name(lab);
     } else {
         a_store_without_a_catalogue_deletes_nothing(lab);
     }
@@ -276,7 +276,7 @@ fn a_queue_is_not_created_without_permission<L: Lab>(lab: &L) {
     assert_eq!(trial.open_queue(other, None), Err(StoreFault::NoQueue));
 }
 
-fn a_deleted_queue_is_gone_and_another_takes_its_name<L: Lab>(lab: &L) {
+fn a_deleted_queue_does_not_exist_and_another_takes_its_name<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
     let name = trial.name.clone();
     let life = trial.open_queue(name.clone(), None).unwrap();
@@ -293,7 +293,7 @@ fn a_deleted_queue_is_gone_and_another_takes_its_name<L: Lab>(lab: &L) {
         Completion::Opened { .. } | Completion::Deleted { .. } => false,
     };
     let told = trial.completion_of(parked);
-    assert!(is_deleted(told), "a fetch that waits is told");
+    assert!(is_deleted(told), "a waiting fetch gets the fault");
     let append = trial.append(Partition(0), batch(1, 60, &[b"b"]));
     assert!(is_deleted(trial.completion_of(append)));
     let fetch = trial.fetch(Partition(0), Offset::ZERO, None, true);
@@ -336,7 +336,7 @@ fn a_fetch_returns_the_messages_from_its_offset_on<L: Lab>(lab: &L) {
     let last = trial.store(Partition(0), 1, &[b"c"]);
     let (batches, next) = trial.read(Partition(0), Offset(1), None, 2);
     let wanted: Vec<Vec<u8>> = [b"a", b"b", b"c"].map(|payload| payload.to_vec()).to_vec();
-    // The first batch may begin before what was asked for: then what lies before is hidden.
+    // The first batch may begin before the requested offset. The messages before it are then hidden.
     assert_eq!(payloads(&batches), wanted[batches[0].base_offset.0 as usize..]);
     assert!(batches[0].base_offset <= Offset(1) && next >= last.end);
     let fetched = loop {

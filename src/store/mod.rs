@@ -1,8 +1,8 @@
 //! The stores, which keep the messages, and their common trait.
 //!
 //! A store belongs to one shard and holds the partitions that the shard owns. Some stores accept appends to
-//! any partition ([`Placement`]). Requests are submitted, and completions are polled. News without a request is
-//! an [`Event`]. No call blocks. Stores know nothing of the protocol, connections or credit.
+//! any partition ([`Placement`]). Requests are submitted, and completions are polled. News without a request
+//! is an [`Event`]. No call blocks. Stores know nothing of the protocol, connections or credit.
 //!
 //! | file | content |
 //! | --- | --- |
@@ -67,7 +67,7 @@ pub trait Asker {
     type Fetch: Copy + Debug + Eq;
     /// The token of [`Request::Resolve`].
     type Resolve: Copy + Debug;
-    /// Of [`Request::Delete`].
+    /// The token of [`Request::Delete`].
     type Delete: Copy + Debug;
 }
 
@@ -103,7 +103,7 @@ pub enum Request<T: Asker> {
         stream: Stream,
         /// The partition to append to.
         partition: PartitionKey,
-        /// The messages.
+        /// The messages to append.
         batch: Batch,
     },
     /// Read a partition from an offset on. If that offset no longer exists, read from the oldest remaining
@@ -155,7 +155,7 @@ pub enum Completion<T: Asker> {
     Opened {
         /// The token of the request.
         token: T::Open,
-        /// The opened queue.
+        /// The life of the opened queue.
         result: Result<Life, StoreFault>,
     },
     /// The completion of `Append`. On success the batch is as durable as the store promises.
@@ -170,7 +170,7 @@ pub enum Completion<T: Asker> {
     Fetched {
         /// The token of the request.
         token: T::Fetch,
-        /// The messages found.
+        /// The fetched messages.
         result: Result<Fetched, StoreFault>,
     },
     /// The completion of `Resolve`.
@@ -180,10 +180,11 @@ pub enum Completion<T: Asker> {
         /// The offset of the position.
         result: Result<Offset, StoreFault>,
     },
-    /// To `Delete`. The deletion is as durable as the store promises, and every shard's store has to [forget](Store::forget) the queue.
-    /// After a failure, a restart may still find the queue deleted, until the store has erased the record of the deletion.
+    /// The completion of `Delete`. The deletion is as durable as the store promises, and every shard's store
+    /// must then [forget](Store::forget) the queue. After a failed deletion, a restart may still find the
+    /// queue deleted, until the store has erased the record of the deletion.
     Deleted {
-        /// The asker's.
+        /// The token of the request.
         token: T::Delete,
         /// The incarnation that has ended; [`StoreFault::NoQueue`] if there is no queue of that name.
         result: Result<u64, StoreFault>,
@@ -193,7 +194,8 @@ pub enum Completion<T: Asker> {
 /// What a store reports without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The life of a queue has ended without [`Request::Delete`], or the queue has other partitions. Every shard has to forget it.
+    /// The life of a queue has ended without [`Request::Delete`], or the queue has other partitions. Every
+    /// shard must forget it.
     Gone {
         /// The queue, as this server numbers it.
         queue: QueueId,
@@ -205,9 +207,9 @@ pub enum Event {
 /// Which shard's store takes a partition's appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// That of the partition's owner.
+    /// Only the store of the partition's owner.
     Owner,
-    /// Any shard's.
+    /// The store of any shard.
     Anywhere,
 }
 
@@ -238,7 +240,7 @@ pub struct Life {
 /// Counters of the messages that a store was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StoreCounters {
-    /// Messages stored.
+    /// Messages that were stored.
     pub stored: u64,
     /// Stored messages that were dropped before they expired, because the store was full.
     pub dropped: u64,
@@ -279,8 +281,8 @@ impl QueueSummary {
 
 /// A store of messages, used by one shard.
 ///
-/// A new kind of work is a variant of [`Request`], with its token in [`Asker`] and its answer in [`Completion`]. A new kind of news is a
-/// variant of [`Event`].
+/// A new kind of work is a variant of [`Request`], with its token in [`Asker`] and its answer in
+/// [`Completion`]. A new kind of news is a variant of [`Event`].
 pub trait Store<T: Asker> {
     /// Which shard's store takes a partition's appends.
     const APPENDS: Placement = Placement::Owner;

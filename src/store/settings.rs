@@ -21,8 +21,8 @@ settings! {
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Store:
-        /// Where messages are kept; log: in data_dir, durable; memory: bounded, and lost when the server ends; kafka:
-        /// in a Kafka cluster
+        /// Where messages are kept; log: in data_dir, durable; memory: bounded, and lost when the server
+        /// ends; kafka: in a Kafka cluster
         kind: StoreKind = StoreKind::default(), "store", Choice(StoreKind::NAMES);
     } with {
         /// The embedded log.

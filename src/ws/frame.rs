@@ -17,7 +17,7 @@ pub enum Opcode {
     Text = 1,
     /// Starts a binary message.
     Binary = 2,
-    /// Ends the connection.
+    /// Begins or confirms the end of the connection.
     Close = 8,
     /// Asks for a pong.
     Ping = 9,

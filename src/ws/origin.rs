@@ -181,7 +181,7 @@ pub struct RefusedOrigins(Arc<Mutex<Remembered>>);
 
 #[derive(Debug, Default)]
 struct Remembered {
-    /// In lower case.
+    /// The origins, in lower case.
     origins: HashSet<Arc<str>>,
     /// The same origins with the time when they were first refused, oldest first.
     order: VecDeque<(Arc<str>, Millis)>,

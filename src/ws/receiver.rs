@@ -12,9 +12,9 @@ use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 /// The kind of a WebSocket message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
-    /// Opcode 1.
+    /// A text message (opcode 1).
     Text,
-    /// Opcode 2.
+    /// A binary message (opcode 2).
     Binary,
 }
 
@@ -26,7 +26,7 @@ pub struct ControlPayload {
 }
 
 impl ControlPayload {
-    /// Returns the payload.
+    /// Returns the payload's bytes.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
@@ -35,7 +35,7 @@ impl ControlPayload {
 /// The next item in the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
-    /// The input is used up; more bytes are needed.
+    /// All input is consumed; more bytes are needed.
     More,
     /// A piece of a data frame.
     Data {
@@ -75,7 +75,7 @@ struct Current {
     mask: Option<[u8; 4]>,
     phase: u8,
     remaining: u64,
-    /// The whole payload and its end have been passed on.
+    /// Whether the whole payload and its end have been passed on.
     told: bool,
 }
 

@@ -11,7 +11,7 @@ use super::{CloseCode, MessageKind, Role};
 pub struct Sender {
     /// The masking keys of a client.
     keys: Option<Keys>,
-    /// A message has started and not ended.
+    /// Whether a message has started and not ended.
     open: bool,
 }
 

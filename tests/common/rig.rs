@@ -33,7 +33,7 @@ pub struct Rig {
     framed: Framed,
     /// The frames for the client.
     pub out: Vec<u8>,
-    /// The session's commands.
+    /// The commands that the session has given to the shard.
     pub commands: Vec<Command>,
 }
 

@@ -1,4 +1,5 @@
-//! Commands in a special environment: on a terminal, in a network of their own, or with forbidden system calls.
+//! Commands in a special environment: on a terminal, in a network of their own, or with forbidden system
+//! calls.
 #![allow(dead_code, unsafe_code)]
 
 use std::ffi::{CStr, OsStr};
@@ -45,12 +46,13 @@ pub fn forbid(command: &mut Command, calls: RangeInclusive<u32>, errno: i32) {
     unsafe { command.pre_exec(install) };
 }
 
-/// Gives a command a network of its own, where every port of 127.0.0.1 is free. A kernel that forbids it leaves the command in ours.
+/// Gives a command a network of its own, where every port of 127.0.0.1 is free. If the kernel forbids that,
+/// the command shares ours.
 pub fn give_network(command: &mut Command) {
     let enter = || {
         // SAFETY: system calls on values of this function.
         unsafe {
-            // With a user namespace nobody needs to be root.
+            // With a user namespace, the command need not be root.
             if libc::unshare(libc::CLONE_NEWNET) != 0
                 && libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) != 0
             {
@@ -65,7 +67,7 @@ pub fn give_network(command: &mut Command) {
             if is_up { Ok(()) } else { Err(io::Error::last_os_error()) }
         }
     };
-    // SAFETY: between fork and exec it makes system calls, and allocates nothing.
+    // SAFETY: between fork and exec, the closure makes system calls and allocates nothing.
     unsafe { command.pre_exec(enter) };
 }
 

@@ -55,7 +55,7 @@ pub fn shown(bytes: &[u8]) -> String {
     format!("{}... {} bytes, hash {:016x}", hex(&bytes[..BEGINNING_BYTES]), bytes.len(), hash(bytes))
 }
 
-/// FNV-1a, which does not depend on the version of Rust.
+/// Returns the FNV-1a hash, which does not depend on the version of Rust.
 pub fn hash(bytes: &[u8]) -> u64 {
     bytes
         .iter()

@@ -1,4 +1,4 @@
-//! Queues that are deleted: by their home, and forgotten by every shard before that is said.
+//! Tests deletions of queues: the home deletes the queue, and answers when every shard has forgotten it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use millstream::store::{Completion, Event, Life, Request, Store, StoreCounters};
 
 const SHARDS: u16 = 3;
 
-/// What a store was asked, and what it is to say.
+/// The requests to a store, and the answers that it will give.
 #[derive(Default)]
 struct Script {
     asked: VecDeque<Request<Connections>>,
@@ -60,7 +60,7 @@ impl Store<Connections> for ScriptedStore {
     }
 }
 
-/// A queue whose home is shard 0.
+/// Returns the name of a queue whose home is shard 0.
 fn name() -> FullName {
     let project = Project::parse("p").unwrap();
     let names = (0..).map(|number| QueueName::parse(&format!("q{number}")).unwrap());
@@ -68,7 +68,7 @@ fn name() -> FullName {
     (project, queue)
 }
 
-/// The queue's home, or another shard.
+/// A shard's core on a scripted store.
 struct Shard {
     core: Core<ScriptedStore>,
     script: Rc<RefCell<Script>>,
@@ -84,7 +84,7 @@ impl Shard {
         Self { core, script, now: Now::at_ms(1, 1_700_000_000_000) }
     }
 
-    /// A connection of shard 1 wants to open the queue.
+    /// Opens the queue for a connection of shard 1.
     fn open(&mut self, operation: u32) {
         let (connection, operation) = (ConnectionId::default(), OperationId(operation));
         let by = Asking { shard: 1, connection, operation };
@@ -96,20 +96,20 @@ impl Shard {
         self.core.handle_completions(self.now);
     }
 
-    /// The store is asked to open the queue, and does so. Returns what the server calls it.
+    /// Expects a request to open the queue, and lets the store open it. Returns the server's id of the queue.
     fn opens(&mut self, incarnation: u64) -> QueueId {
         let Some(Request::Open { token, queue, .. }) = self.script.borrow_mut().asked.pop_front() else {
-            panic!("it is asked to open a queue")
+            panic!("the store was not asked to open a queue")
         };
         let life = Life { incarnation, partitions: 3, signing: Signing::default() };
         self.says(Completion::Opened { token, result: Ok(life) });
         queue
     }
 
-    /// The store is asked to delete the queue, and answers.
+    /// Expects a request to delete the queue, and lets the store answer with `result`.
     fn deletes(&mut self, result: Result<u64, StoreFault>) {
         let Some(Request::Delete { token, name: asked }) = self.script.borrow_mut().asked.pop_front() else {
-            panic!("it is asked to delete a queue")
+            panic!("the store was not asked to delete a queue")
         };
         assert_eq!(asked, name());
         self.says(Completion::Deleted { token, result });
@@ -119,7 +119,7 @@ impl Shard {
         !self.script.borrow().asked.is_empty()
     }
 
-    /// The operations of shard 1 that were answered, each with the incarnation of its queue.
+    /// Returns the answered operations of shard 1, each with the incarnation of its queue.
     fn opened(&mut self) -> Vec<(u32, Result<u64, Fault>)> {
         let messages = self.core.poll_outbox(1).unwrap_or_default().into_iter();
         let opened = messages.filter_map(|message| match message {
@@ -131,7 +131,7 @@ impl Shard {
         opened.collect()
     }
 
-    /// What another shard is told to forget.
+    /// Returns what the shard asks another shard to forget.
     fn forgets(&mut self, shard: u16) -> Vec<(u16, QueueId, u64)> {
         let messages = self.core.poll_outbox(shard).unwrap_or_default().into_iter();
         let forgets = messages.filter_map(|message| match message {
@@ -167,7 +167,7 @@ fn a_deletion_is_answered_once_every_shard_has_forgotten() {
 }
 
 #[test]
-fn one_shard_alone_has_nobody_to_wait_for() {
+fn a_single_shard_answers_as_soon_as_its_store_does() {
     let mut home = Shard::new(0, 1);
     home.core.delete(home.now, name());
     home.deletes(Err(StoreFault::NoQueue));
@@ -206,7 +206,7 @@ fn a_shard_that_does_not_answer_is_named() {
 }
 
 #[test]
-fn openings_and_deletions_of_a_queue_are_done_in_their_order() {
+fn openings_and_deletions_of_a_queue_run_in_order() {
     let mut home = Shard::new(0, SHARDS);
     home.open(1);
     home.open(2);
@@ -220,7 +220,7 @@ fn openings_and_deletions_of_a_queue_are_done_in_their_order() {
     opened.sort_by_key(|(operation, _)| *operation);
     assert_eq!(opened, [(1, Ok(5)), (2, Ok(5))]);
     home.deletes(Ok(5));
-    assert_eq!(home.opened(), [], "who has asked since waits for another queue");
+    assert_eq!(home.opened(), [], "operation 3 came after the deletion: it waits for a new queue");
     let new = home.opens(6);
     assert!(new != old);
     assert_eq!(home.opened(), [(3, Ok(6))]);
@@ -236,7 +236,7 @@ fn openings_and_deletions_of_a_queue_are_done_in_their_order() {
 }
 
 #[test]
-fn a_queue_that_cannot_be_deleted_is_there_as_before() {
+fn a_queue_that_cannot_be_deleted_still_serves() {
     let mut home = Shard::new(0, SHARDS);
     home.open(1);
     home.opens(5);
@@ -256,7 +256,7 @@ fn another_shard_forgets_before_it_says_so() {
     let mut other = Shard::new(2, SHARDS);
     let queue = QueueId(9);
     other.core.handle_message(other.now, Message::Forget { by: 0, queue, incarnation: 5 });
-    assert_eq!(other.script.borrow().forgotten, [(queue, 5)], "also what was never opened here");
+    assert_eq!(other.script.borrow().forgotten, [(queue, 5)], "even if it was never opened here");
     let said = other.core.poll_outbox(0).unwrap();
     assert!(matches!(said[..], [Message::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
     assert!(other.core.poll_outbox(1).is_none());
@@ -272,5 +272,5 @@ fn every_shard_forgets_a_queue_that_a_store_reports_as_gone() {
     assert_eq!((shard.forgets(0), shard.forgets(2)), (vec![(1, queue, 5)], vec![(1, queue, 5)]));
     shard.has_forgotten(0, queue);
     shard.has_forgotten(2, queue);
-    assert_eq!(shard.core.poll_deleted(), None, "nobody has asked");
+    assert_eq!(shard.core.poll_deleted(), None, "no deletion was requested");
 }

@@ -1,12 +1,13 @@
-//! The pages of `docs/` against the code: what a page promises is what the server does.
+//! Checks that the pages of `docs/` agree with the code.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `page` | reading a Markdown page: sections, tables, code |
 //! | `protocol` | `docs/protocol.md`: statuses, close codes, settings, field numbers, hashes, the example's bytes |
-//! | `references` | "protocol section N" in comments: the section exists |
+//! | `references` | comments that name a section of the protocol: that section must exist |
 //!
-//! A check of another page gets a module of its own. `.ci/links` checks links, and `tests/examples.rs` runs shell examples.
+//! To check another page, add a module. `.ci/links` checks links, and `tests/examples.rs` runs shell
+//! examples.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod page;
@@ -15,7 +16,7 @@ mod references;
 
 use std::path::{Path, PathBuf};
 
-/// A path below the repository's root.
+/// Returns the full path of a file, from its path in the repository.
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

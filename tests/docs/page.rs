@@ -1,10 +1,10 @@
-//! Reads a Markdown page as its readers see it: sections, tables, code.
+//! Finds sections, tables and code in a Markdown page.
 
 use std::fs;
 
 use super::root;
 
-/// A page, or one section of it.
+/// The text of a page, or of one section of it.
 #[derive(Clone, Debug)]
 pub struct Page(String);
 
@@ -14,13 +14,13 @@ impl Page {
         Self(fs::read_to_string(root(path)).unwrap_or_else(|error| panic!("{path}: {error}")))
     }
 
-    /// The numbers of its numbered sections (`## 3. Statuses`), in order.
+    /// Returns the numbers of the numbered sections (`## 3. Statuses`), in order.
     pub fn section_numbers(&self) -> Vec<u32> {
         let headings = self.0.lines().filter_map(|line| line.strip_prefix("## "));
         headings.filter_map(|heading| heading.split_once(". ")?.0.parse().ok()).collect()
     }
 
-    /// The text below a heading, up to the next heading of the same or a higher level.
+    /// Returns the text below a heading, up to the next heading of the same or a higher level.
     pub fn section(&self, heading: &str) -> Self {
         let level = heading.bytes().take_while(|byte| *byte == b'#').count();
         let mut lines = self.0.lines().skip_while(|line| *line != heading);
@@ -32,7 +32,8 @@ impl Page {
         Self(lines.take_while(|line| !is_end(line)).collect::<Vec<_>>().join("\n"))
     }
 
-    /// The rows of the table whose first column has this title, without the rows that only have a bold heading.
+    /// Returns the rows of the table whose first column has this title. Leaves out rows with only a bold
+    /// heading.
     pub fn table(&self, title: &str) -> Vec<Vec<&str>> {
         let mut lines = self.0.lines().skip_while(|line| first_cell(line) != Some(title));
         assert!(lines.next().is_some() && lines.next().is_some(), "no table {title:?}");
@@ -41,7 +42,7 @@ impl Page {
         rows.filter(|row| !row[0].starts_with("**")).collect()
     }
 
-    /// The texts between single backticks, outside of code blocks.
+    /// Returns the texts between single backticks, outside of code blocks.
     pub fn code(&self) -> Vec<&str> {
         let mut in_block = false;
         let mut code = Vec::new();
@@ -55,7 +56,7 @@ impl Page {
         code
     }
 
-    /// The lines of the code block that begins with three backticks and `info`.
+    /// Returns the lines of the code block that begins with three backticks and `info`.
     pub fn block(&self, info: &str) -> Vec<&str> {
         let fence = format!("```{info}");
         let mut lines = self.0.lines().skip_while(|line| *line != fence);
@@ -68,7 +69,7 @@ fn first_cell(line: &str) -> Option<&str> {
     Some(line.strip_prefix('|')?.split('|').next()?.trim())
 }
 
-/// The text of a cell that is code.
+/// Returns the text of a cell that is code.
 pub fn in_backticks(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.strip_suffix('`')
 }

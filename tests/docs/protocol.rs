@@ -1,4 +1,4 @@
-//! `docs/protocol.md` against the code.
+//! Checks that `docs/protocol.md` agrees with the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -69,7 +69,7 @@ fn settings_have_the_defaults_and_ranges_of_the_code() {
 /// A protobuf field: name, number, type.
 type Field = (String, u32, String);
 
-/// The protobuf messages of `proto/streaming.proto`, each with its fields.
+/// Returns the protobuf messages of `proto/streaming.proto`, each with its fields.
 fn fields() -> Vec<(String, Vec<Field>)> {
     let proto = read("proto/streaming.proto");
     let mut messages: Vec<(String, Vec<_>)> = Vec::new();
@@ -147,10 +147,11 @@ fn the_examples_of_hashes_are_right() {
     }
 }
 
-/// What went one way on a connection, in one piece.
+/// Bytes that went in one direction of a connection, without any in the other between them.
 type Piece = (char, Vec<u8>);
 
-/// The pieces of a code block: `C | 02 88 | what it means`, where lines without a letter go on with the piece before.
+/// Returns the pieces of a code block. A line is `C | 02 88 | what it means`. A line without the letter
+/// continues the piece before.
 fn pieces(block: &[&str]) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for line in block {
@@ -165,7 +166,7 @@ fn pieces(block: &[&str]) -> Vec<Piece> {
     pieces
 }
 
-/// What a connection of a transcript sent and received after its handshake.
+/// Returns the bytes that a connection of a transcript sent and received after its handshake.
 fn recorded(transcript: &str, connection: &str) -> Vec<Piece> {
     let piece = |line: &str| {
         let (way, rest) = line.trim().split_once(' ')?;
@@ -180,7 +181,7 @@ fn recorded(transcript: &str, connection: &str) -> Vec<Piece> {
     transcript.lines().filter_map(piece).skip(2).collect()
 }
 
-/// Reads what `escape_ascii` wrote.
+/// Reverses `escape_ascii`.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut characters = text.chars();

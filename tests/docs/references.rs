@@ -1,4 +1,4 @@
-//! References to sections of `docs/protocol.md` in sources: each names a section that exists.
+//! Checks that sources refer only to sections of `docs/protocol.md` that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,14 +7,15 @@ use std::path::Path;
 use super::page::Page;
 use super::root;
 
-/// Where references are looked for, as far as it exists.
+/// The directories to search for references. Some may be missing.
 const PLACES: [&str; 7] = ["src", "tests", "benches", "proto", "clients", "docs", "perf"];
 
-/// What begins a comment, or goes on with one.
+/// The words that begin or continue a comment.
 const COMMENT_MARKS: [&str; 4] = ["//", "///", "//!", "#"];
 
-/// The sections of the protocol that a source names: "protocol section 3", "the protocol's sections 2 to 6", "protocol 3",
-/// "section 6 of the protocol", "sections 1 and 8 of the protocol". A reference may go over the end of a line.
+/// Returns the sections of the protocol that a source names: "protocol section 3", "the protocol's sections 2
+/// to 6", "protocol 3", "section 6 of the protocol", "sections 1 and 8 of the protocol". A reference may
+/// continue on the next line.
 fn references(source: &str) -> Vec<u32> {
     let words: Vec<&str> = source.split_whitespace().filter(|word| !COMMENT_MARKS.contains(word)).collect();
     let mut found = Vec::new();
@@ -45,7 +46,8 @@ fn is_section_word(word: &str) -> bool {
     matches!(word.trim_start_matches('('), "section" | "sections" | "Section" | "Sections")
 }
 
-/// A list of numbers like "2 to 6", "1, 3 and 8", and how many words it has. A number ends it where it ends a sentence.
+/// Returns the numbers of a list like "2 to 6" or "1, 3 and 8", and how many words it has. The end of a
+/// sentence ends the list.
 fn numbers(words: &[&str]) -> (Vec<u32>, usize) {
     let (mut found, mut length) = (Vec::new(), 0);
     for word in words {
@@ -84,7 +86,7 @@ fn sections_of_the_protocol_that_sources_name_exist() {
             continue;
         }
         visit(&place, &mut |path, text| {
-            // Inputs and recordings are not prose, and the examples below are not references.
+            // Test inputs and recordings are not prose. The examples below are not references.
             if ["fuzz/corpus", "golden", "tests/docs"]
                 .iter()
                 .any(|part| path.to_string_lossy().contains(part))

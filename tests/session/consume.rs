@@ -51,7 +51,7 @@ struct Fetch {
 
 struct Run<'a> {
     plan: &'a Plan,
-    /// How long the stretches of messages are that the store hides; 0: it hides none.
+    /// The length of each run of messages that the store hides; 0 hides none.
     hides: u64,
     harness: Harness,
     schedule: Random,

@@ -84,7 +84,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             CutInPb, CutInLength, LengthTooLong, PbTooLarge, NoPayloads, WrongWireType, TooMany,
         ]),
     ];
-    // At most the first 100 message numbers, so that a budget that withholds credit has no effect.
+    // Few enough messages for the first credit, so that a budget that withholds credit has no effect.
     (proptest::collection::vec(request(), 0..12), end).prop_map(|(requests, end)| Operation { requests, end })
 }
 

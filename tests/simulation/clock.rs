@@ -39,7 +39,7 @@ impl Clock {
         Duration::from_nanos(self.0.mono_ns.get())
     }
 
-    /// The monotonic clock in whole milliseconds.
+    /// Returns the time of the monotonic clock in whole milliseconds.
     pub fn millis(&self) -> Millis {
         Millis::from(self.mono())
     }

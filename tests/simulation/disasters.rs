@@ -180,7 +180,7 @@ impl World {
         self.start()
     }
 
-    /// From here on, consumers may receive messages again.
+    /// Notes that consumers may receive messages again from here on.
     fn rewind(&mut self) {
         for client in &mut self.clients {
             client.cut();

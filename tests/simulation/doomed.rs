@@ -1,8 +1,9 @@
-//! A queue that is deleted now and then, as the control port does it, and a judge of what its clients see.
+//! A queue that is deleted occasionally, as the control port would do it, and a judge of what its clients
+//! see.
 //!
-//! Each client has one connection, and never connects again. So a message that was acknowledged before a deletion began has no copy under
-//! way, and no consumer that connects after the deletion was answered may see it. A message of a producer that connected after the answer
-//! is there until the next deletion begins.
+//! Each client has one connection, and never connects again. So a message that was acknowledged before a
+//! deletion began is never sent again, and no consumer that connects after the deletion was answered may see
+//! it. A message of a producer that connected after the answer exists until the next deletion begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, channel};
@@ -21,53 +22,53 @@ use super::server::Server;
 
 const QUEUE: &str = "doomed";
 
-/// Bytes that a connection holds in each direction.
+/// The capacity of a connection in each direction, in bytes.
 const PIPE_BYTES: usize = 20_000;
 
-/// Clients of either kind at once.
+/// The most producers at once, and the most consumers.
 const CLIENTS_MAX: usize = 2;
 
-/// What is known of a message that was acknowledged.
+/// What the judge knows of an acknowledged message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It is there.
+    /// A new consumer must see it.
     Stored,
-    /// It is there, or it is not.
+    /// A new consumer may see it.
     Unknown,
-    /// It was deleted.
+    /// It was deleted: a new consumer must not see it.
     Gone,
 }
 
 struct Producer {
     client: Client,
-    /// In the model.
+    /// The producer's number in the model.
     number: usize,
-    /// How many of its acknowledgments are noted.
+    /// The number of acknowledgments that are noted in `fates`.
     noted: usize,
-    /// Messages that are acknowledged from now on may be in a deleted queue.
+    /// Whether a deletion may still remove messages that are acknowledged from now on.
     is_late: bool,
 }
 
 struct Consumer {
     client: Client,
-    /// What was deleted before it came.
+    /// The messages that were deleted before it connected.
     gone: BTreeSet<Vec<u8>>,
-    /// How many of its messages were judged.
+    /// The number of its messages that were judged.
     judged: usize,
 }
 
-/// See the module's page.
+/// The deleted queue's clients, and the judge of what they see.
 pub struct Doomed {
     random: Random,
     clock: Clock,
-    /// The producers, and what each sends.
+    /// The messages that each producer sends.
     model: Model,
     producers: Vec<Producer>,
     consumers: Vec<Consumer>,
     fates: BTreeMap<Vec<u8>, Fate>,
-    /// A deletion that was asked for.
+    /// Receives the answer of the deletion in progress.
     deletion: Option<Receiver<Result<Deleted, StoreFault>>>,
-    /// Messages that are stored may be hidden, as clocks are wrong.
+    /// Whether stored messages may be hidden, because clocks are wrong.
     may_hide: bool,
 }
 
@@ -101,7 +102,7 @@ impl Doomed {
         producers.chain(self.consumers.iter_mut().map(|consumer| &mut consumer.client))
     }
 
-    /// One thing, drawn by lot.
+    /// Does one randomly chosen thing.
     pub fn step(&mut self, server: &Server) -> Result<(), String> {
         match self.random.below(16) {
             0 if self.producers.len() < CLIENTS_MAX => self.produce(server),
@@ -116,7 +117,7 @@ impl Doomed {
         self.look()
     }
 
-    /// Everything once. False where there was nothing to do.
+    /// Lets every client send and receive once. Returns false if there was nothing to do.
     pub fn pass(&mut self) -> bool {
         self.send_and_receive()
     }
@@ -164,7 +165,7 @@ impl Doomed {
 
     fn delete(&mut self, server: &Server) {
         let (told, answer) = channel();
-        // Fails where nobody waits any more.
+        // Fails if nothing waits for the answer any more.
         let reply = Reply::new(move |deleted| drop(told.send(deleted)));
         if server.delete(name(), reply) {
             self.note();
@@ -173,7 +174,7 @@ impl Doomed {
         }
     }
 
-    /// One of the clients goes.
+    /// Disconnects a random client.
     fn leave(&mut self) {
         self.note();
         if self.random.one_in(2) && !self.producers.is_empty() {
@@ -185,7 +186,7 @@ impl Doomed {
         }
     }
 
-    /// Every client goes.
+    /// Disconnects every client.
     pub fn leave_all(&mut self) {
         self.note();
         self.clients().for_each(Client::cut);
@@ -193,7 +194,7 @@ impl Doomed {
         self.consumers.clear();
     }
 
-    /// The server is gone, and a deletion that was under way is never answered.
+    /// Handles the end of the server. A deletion in progress is never answered.
     pub fn handle_end(&mut self) {
         self.leave_all();
         if self.deletion.take().is_some() {
@@ -201,14 +202,14 @@ impl Doomed {
         }
     }
 
-    /// What is stored may be gone.
+    /// Notes that each stored message may be lost.
     pub fn forget(&mut self) {
         self.note();
         self.producers.iter_mut().for_each(|producer| producer.is_late = true);
         self.set_all(Fate::Stored, Fate::Unknown);
     }
 
-    /// The disk is in an earlier state. Deleted messages may be there again.
+    /// Handles a rollback of the disk to an earlier state. Deleted messages may exist again.
     pub fn handle_rollback(&mut self) {
         self.forget();
         self.set_all(Fate::Gone, Fate::Unknown);
@@ -218,7 +219,7 @@ impl Doomed {
         self.fates.values_mut().filter(|fate| **fate == from).for_each(|fate| *fate = to);
     }
 
-    /// Notes what was acknowledged.
+    /// Notes the messages that were acknowledged since the last call.
     fn note(&mut self) {
         for Producer { client, number, noted, is_late } in &mut self.producers {
             let Role::Producer(produce) = &client.role else { continue };
@@ -231,7 +232,7 @@ impl Doomed {
         }
     }
 
-    /// Judges what the clients have seen so far, and what has become of the deletion.
+    /// Judges what the clients have seen so far, and the result of the deletion.
     pub fn look(&mut self) -> Result<(), String> {
         self.note();
         if let Some(result) = self.deletion.as_ref().and_then(|deletion| deletion.try_recv().ok()) {
@@ -243,15 +244,15 @@ impl Doomed {
             for Seen { id, payload, .. } in &seen[*judged..] {
                 let shown = String::from_utf8_lossy(payload);
                 if gone.contains(payload) {
-                    return Err(format!("{id} {shown:?} was deleted before its consumer came"));
+                    return Err(format!("{id} {shown:?} was deleted before its consumer connected"));
                 }
                 if !self.model.producers.iter().any(|producer| producer.payloads.contains(payload)) {
-                    return Err(format!("{id} {shown:?} was sent by nobody"));
+                    return Err(format!("{id} {shown:?} was never sent"));
                 }
             }
             *judged = seen.len();
         }
-        // One connection each.
+        // A client never connects again.
         self.producers.retain(|producer| producer.client.link.is_some());
         self.consumers.retain(|consumer| consumer.client.link.is_some());
         Ok(())
@@ -260,54 +261,54 @@ impl Doomed {
     fn handle_deleted(&mut self, result: Result<Deleted, StoreFault>) -> Result<(), String> {
         match result {
             Ok(Deleted::Everywhere) => self.set_all(Fate::Stored, Fate::Gone),
-            // That shard may still serve it; or the disk may still have to take back what it wrote.
+            // The shard may still serve the queue, or the disk may not have erased the failed write yet.
             Ok(Deleted::NotBy(_)) | Err(StoreFault::Unavailable(_)) => self.forget(),
             Err(StoreFault::NoQueue) => {
                 if let Some((payload, _)) = self.fates.iter().find(|(_, fate)| **fate == Fate::Stored) {
                     let shown = String::from_utf8_lossy(payload);
-                    return Err(format!("{shown:?} is stored, and its queue is not there to be deleted"));
+                    return Err(format!("{shown:?} is stored, but its queue does not exist"));
                 }
             }
-            Err(fault) => return Err(format!("a deletion ends with {fault:?}")),
+            Err(fault) => return Err(format!("a deletion failed with {fault:?}")),
         }
         Ok(())
     }
 
-    /// Judges a world that has come to rest.
+    /// Judges the queue in a world without work.
     pub fn judge_rest(&mut self) -> Result<(), String> {
         self.look()?;
         if self.deletion.is_some() {
-            return Err("a deletion is not answered".into());
+            return Err("a deletion was never answered".into());
         }
         for Consumer { client, .. } in &self.consumers {
             let is_gone = |seen: &&Seen| self.fates.get(&seen.payload) == Some(&Fate::Gone);
             if let Some(Seen { payload, .. }) = seen(client).iter().find(is_gone) {
                 let shown = String::from_utf8_lossy(payload);
-                return Err(format!("a consumer of {shown:?} is not told that the queue was deleted"));
+                return Err(format!("a consumer of {shown:?} did not learn that the queue was deleted"));
             }
         }
         Ok(())
     }
 
-    /// Connects a consumer that has to see all messages.
+    /// Connects a consumer that must see all stored messages.
     pub fn begin_audit(&mut self, server: &Server) -> Result<(), String> {
         let before = self.consumers.len();
         self.consume(server);
         if self.consumers.len() == before { Err("a shard's inbox is full at rest".into()) } else { Ok(()) }
     }
 
-    /// Judges what that consumer has seen.
+    /// Judges what the consumer of the audit has seen.
     pub fn end_audit(&mut self) -> Result<(), String> {
         self.judge_rest()?;
         let Some(auditor) = self.consumers.last() else {
-            return Err("the queue's last consumer has gone".into());
+            return Err("the auditing consumer was disconnected".into());
         };
         let seen: BTreeSet<&[u8]> = seen(&auditor.client).iter().map(|seen| &seen.payload[..]).collect();
         let missing =
             self.fates.iter().find(|(payload, fate)| **fate == Fate::Stored && !seen.contains(&payload[..]));
         match missing {
             Some((payload, _)) if !self.may_hide => {
-                Err(format!("{:?} is not deleted, and is missing", String::from_utf8_lossy(payload)))
+                Err(format!("{:?} is missing, although it was not deleted", String::from_utf8_lossy(payload)))
             }
             _ => Ok(()),
         }

@@ -12,7 +12,7 @@
 //! | `host`, `pipe`, `clock`, `disk` | the environment of a shard |
 //! | `store` | a memory store that is slow, full or failing |
 //! | `client` | the real clients |
-//! | `doomed` | a second queue, which is deleted now and then |
+//! | `doomed` | a second queue, which is occasionally deleted |
 //!
 //! Everything except the kernel, the disk and the driver's system calls is the real code: `client`, `ws`,
 //! `front`, `operation`, `shard::core`, `shard::turn`, `base::clock`, and as the store usually `store::log`,

@@ -111,8 +111,8 @@ impl Model {
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 
-    /// Returns the key of a message. Every second producer uses three keys and sometimes no key; the others use
-    /// none.
+    /// Returns the key of a message. Every second producer uses three keys and sometimes no key; the others
+    /// use none.
     pub fn key(payload: &[u8]) -> &'static [u8] {
         const KEYS: [&[u8]; 4] = [b"a", b"", b"another", b"c"];
         match Self::origin(payload) {

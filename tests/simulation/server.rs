@@ -163,7 +163,7 @@ impl Server {
         is_given
     }
 
-    /// Asks a queue's home to delete it, as the control port does; false where its inbox is full.
+    /// Asks a queue's home to delete it, as the control port does. Returns false if the home's inbox is full.
     pub fn delete(&self, name: FullName, reply: Reply<Result<Deleted, StoreFault>>) -> bool {
         let home = home(queue_hash(&name.0, &name.1), self.shards() as u16);
         self.inboxes[usize::from(home)].send(Delivery::Delete(name, reply)).is_ok()
@@ -191,7 +191,7 @@ impl Server {
         true
     }
 
-    /// Begins to drain.
+    /// Lets the server begin to drain.
     pub fn drain(&mut self) {
         self.undrained = (0..self.shards()).collect();
         self.tell_drain();

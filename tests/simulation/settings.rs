@@ -40,7 +40,7 @@ pub struct Plan {
     pub is_short_lived: bool,
     /// Whether the project's rates are limited.
     pub is_limited: bool,
-    /// A second queue is deleted now and then.
+    /// Whether a second queue exists that is occasionally deleted.
     pub deletes: bool,
 }
 

@@ -26,7 +26,7 @@ use millstream::base::millis::Millis;
 /// The most steps of a storm. A short storm leaves the work to the calm, where nothing else helps a sleeping
 /// shard.
 const STORM_STEPS_MAX: usize = 3_000;
-/// The number of passes after which a calm counts as hung.
+/// The number of passes after which a calm counts as stalled.
 const CALM_PASSES: usize = 20_000;
 /// The time that the calm may take, in milliseconds: that of the owed markers of a few operations.
 const CALM: Millis = Millis::new(700);
@@ -171,7 +171,7 @@ impl World {
         Ok(self.digest())
     }
 
-    /// The second queue holds what it is to hold.
+    /// Checks that the second queue holds exactly the messages that it must.
     fn audit_doomed(&mut self) -> Result<(), String> {
         let (Some(doomed), Some(server)) = (&mut self.doomed, &self.server) else { return Ok(()) };
         doomed.judge_rest()?;

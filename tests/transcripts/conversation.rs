@@ -17,7 +17,7 @@ use std::fmt::{self, Write};
 /// How a store responds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trouble {
-    /// It works.
+    /// The store works.
     #[default]
     None,
     /// The queue was deleted.

@@ -7,15 +7,15 @@ pub enum Section {
     Listen,
     /// The kind of store, and its queues.
     Store,
-    /// The embedded log.
+    /// The settings of the embedded log.
     Log,
-    /// The Kafka store.
+    /// The settings of the Kafka store.
     Kafka,
     /// Sizes and lifetimes of messages.
     Messages,
-    /// Timeouts.
+    /// Timeouts and intervals.
     Times,
-    /// Windows and batches.
+    /// Flow-control windows and batch sizes.
     Flow,
     /// Numbers of clients, and the limits of a project.
     Clients,
@@ -23,7 +23,7 @@ pub enum Section {
     Memory,
     /// The latency histograms.
     Latency,
-    /// Log lines.
+    /// The format and the filter of log lines.
     Logs,
     /// Settings for tests only.
     Tests,

@@ -16,8 +16,8 @@ use crate::process::{children, logging};
 use crate::shard::Board;
 use crate::shard::server::DrainHandle;
 
-/// How much longer than `drain_timeout` a drain may take. After that, a shard is stuck and the process exits
-/// anyway.
+/// How much longer than `drain_timeout` a drain may take. After that, a shard has stalled and the process
+/// exits anyway.
 const END_GRACE: Duration = Duration::from_secs(10);
 
 /// A server that has started.
@@ -81,7 +81,7 @@ impl Handling {
                     end(1);
                 });
                 if let Err(error) = waiting {
-                    tracing::warn!(%error, "cannot start the drain timer: a stuck shard will keep the server from exiting");
+                    tracing::warn!(%error, "cannot start the drain timer: a stalled shard will keep the server from exiting");
                 }
             }
         }

@@ -38,7 +38,7 @@ pub struct Consumer {
     failure: Option<Outcome>,
     ended: bool,
     marker_wanted: bool,
-    /// The server has reported a rewind, and no message has arrived since.
+    /// Whether the server has reported a rewind, and no message has arrived since.
     is_rewound: bool,
 }
 

@@ -28,7 +28,7 @@ const PB_LIMITS: PbLimits =
 /// A status from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The status code.
+    /// The status code (protocol section 5).
     pub code: StatusCode,
     /// The reason that the server gives.
     pub reason: String,

@@ -20,7 +20,7 @@ pub enum ProduceEvent {
     Spoken {
         /// The number of messages.
         count: u64,
-        /// Stored or refused.
+        /// The server's status for these messages: stored, or refused.
         outcome: Outcome,
     },
     /// The operation failed. Messages without an outcome may or may not be stored.

@@ -212,7 +212,7 @@ impl ServerSession {
         self.operations.close
     }
 
-    /// Returns what the connection must know.
+    /// Returns the state that the connection acts on.
     #[inline]
     pub fn status(&self) -> FrontStatus {
         let Operations { state, wanted, close, pb_due, .. } = &self.operations;

@@ -1,6 +1,6 @@
 //! Admission: decides whether a client may connect.
 //!
-//! A connection with an acceptable request waits for a verdict, and is not read meanwhile. After
+//! A connection with an acceptable request waits for a verdict, and is not read until then. After
 //! `handshake_timeout` it is refused with 503. The answer to the handshake is written when the verdict
 //! arrives. A verdict names its connection by [`ConnectionId`], whose generation keeps a late verdict from
 //! the next connection in the same slot.

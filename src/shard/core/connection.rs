@@ -5,8 +5,8 @@
 //!      │                     │                                                                  ▲
 //!      └──too long, invalid──┴──────────────────refused, too slow───────────────────────────────┘
 //! ```
-//! Bytes that cannot be processed yet stay in `inbound`. Meanwhile the socket is not read. Those bytes count
-//! in the budget once the connection is open. Before that, `handshake_max_bytes` bounds them.
+//! Bytes that cannot be processed yet stay in `inbound`, and the socket is not read until they are. They
+//! count in the budget once the connection is open. Before that, `handshake_max_bytes` bounds them.
 
 use core::net::SocketAddr;
 
@@ -38,7 +38,7 @@ const REFUSED_READ_BYTES: u64 = 64 << 10;
 /// The parts of a shard that a connection borrows for one call.
 #[derive(Debug)]
 pub struct Env<'a> {
-    /// The present time.
+    /// The time of this call.
     pub now: Now,
     /// The settings of the shard.
     pub settings: &'a Settings,
@@ -100,14 +100,14 @@ pub struct Connection {
     heard: Millis,
     /// While closing, the number of bytes that may still be read.
     linger_bytes: u64,
-    /// A ping was sent since the peer was last heard.
+    /// Whether a ping was sent since the peer was last heard.
     pinged: bool,
     pub(super) armed: Armed,
-    /// It is in the shard's list of connections with something to do.
+    /// Whether it is in the shard's list of connections with something to do.
     pub(super) is_dirty: bool,
     /// The waiting list for bytes of the budget that it is in, if any.
     pub(super) waits_in: Option<Share>,
-    /// It is in the shard's list of connections that wait for credit.
+    /// Whether it is in the shard's list of connections that wait for credit.
     pub(super) is_starved: bool,
 }
 
@@ -235,7 +235,7 @@ impl Connection {
         };
     }
 
-    /// Accepts a handshake.
+    /// Accepts a handshake, and writes the answer.
     fn open(&mut self, handshake: Handshake, permit: Option<Permit>, env: &mut Env<'_>) {
         if let Err(refusal) = handshake.accept(self.output.bytes()) {
             return self.refuse(&refusal, env);
@@ -411,7 +411,7 @@ impl Connection {
         self.output.borrow_buffer(spare, notes);
     }
 
-    /// Gives back the space for notes.
+    /// Returns the space for notes.
     pub fn return_notes(&mut self, notes: &mut Framed) {
         self.output.return_notes(notes);
     }

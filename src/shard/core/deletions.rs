@@ -1,15 +1,15 @@
-//! Deletions of queues. The queue's home deletes it in its store, then every shard forgets it.
+//! Deletes queues. The queue's home deletes it in its store, then every shard forgets it.
 //!
 //! ```text
-//! asked ──▶ waits while the queue is opened, or deleted by another
+//! asked ──▶ waits for an opening or another deletion of the queue
 //!   │                            │
 //!   ▼                            ▼
 //! in the store ──▶ forgotten here, and by each other shard ──▶ answered
 //!   └── the store fails ────────────────────────────────────────▲
 //! ```
 //!
-//! Messages from one shard to another arrive in order, and shards learn of queues from the home alone. So a shard that has forgotten a
-//! queue does not learn of it again, and one round of messages is enough.
+//! Messages from one shard to another arrive in order, and shards learn of queues only from the home. So a
+//! shard that has forgotten a queue does not learn of it again, and one round of messages is enough.
 
 use std::collections::VecDeque;
 
@@ -21,15 +21,15 @@ use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
 use crate::store::{Request, Store};
 
-/// The longest that a deletion waits for the other shards to forget the queue.
+/// How long a deletion waits at most for the other shards to forget the queue.
 pub const FORGET: Millis = Millis::new(1_000);
 
-/// The state of a deletion when it is answered.
+/// The result of a successful deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// No shard serves the queue any more.
     Everywhere,
-    /// The queue is deleted, but this shard did not confirm in time that it has forgotten it.
+    /// The queue is deleted, but the shard of this number did not confirm in time that it has forgotten it.
     NotBy(u16),
 }
 
@@ -42,7 +42,7 @@ pub(super) enum Waiter {
     Delete(DeletionId),
 }
 
-/// A deletion that the store works on.
+/// A deletion that the store executes.
 #[derive(Debug)]
 struct Deleting {
     id: DeletionId,
@@ -55,13 +55,14 @@ struct Deleting {
 struct Forgetting {
     id: DeletionId,
     queue: QueueId,
-    /// The shards that have not confirmed it; at least one.
+    /// The shards that have not confirmed yet; at least one.
     missing: Vec<u16>,
-    /// When the deletion is answered without their confirmation.
+    /// When the deletion is answered without their confirmations.
     due: Millis,
 }
 
-/// The deletions that a home has under way. They are few, as the control port bounds them.
+/// The deletions in progress of queues whose home is this shard. They are few, because the control port
+/// limits them.
 #[derive(Debug, Default)]
 pub(super) struct Deletions {
     next: u64,
@@ -71,7 +72,7 @@ pub(super) struct Deletions {
 }
 
 impl Deletions {
-    /// The requests that wait for the deletion of a queue; `None` if the store does not work on one.
+    /// Returns the requests that wait for the deletion of a queue; `None` if the store is not deleting it.
     pub(super) fn waiters(&mut self, name: &FullName) -> Option<&mut VecDeque<Waiter>> {
         self.deleting.iter_mut().find(|deleting| deleting.name == *name).map(|deleting| &mut deleting.waiters)
     }
@@ -85,9 +86,9 @@ impl Deletions {
         self.answers.push_back((id, result));
     }
 
-    /// Another shard has forgotten a queue.
+    /// Notes that another shard has forgotten a queue.
     pub(super) fn handle_forgotten(&mut self, shard: u16, queue: QueueId) {
-        // There is none if the confirmation is late, or if the store itself reported that the queue is gone.
+        // No deletion waits if the confirmation is late, or if the store itself reported the queue's end.
         let Some(index) = self.forgetting.iter().position(|forgetting| forgetting.queue == queue) else {
             return;
         };
@@ -135,7 +136,7 @@ impl<S: Store<Connections>> Core<S> {
         self.submit(now, Request::Delete { token: id, name });
     }
 
-    /// The store has deleted a queue, or has failed to.
+    /// Handles the store's answer to a deletion.
     pub(super) fn handle_deleted(&mut self, now: Now, id: DeletionId, result: Result<u64, StoreFault>) {
         let Some(index) = self.deletions.deleting.iter().position(|deleting| deleting.id == id) else {
             return;
@@ -164,7 +165,7 @@ impl<S: Store<Connections>> Core<S> {
         self.deletions.forgetting.push(Forgetting { id, queue, missing, due });
     }
 
-    /// A life of a queue has ended. Forgets it, and tells the other shards to.
+    /// Forgets a queue whose life has ended, and tells the other shards to forget it.
     pub(super) fn tell_gone(&mut self, queue: QueueId, incarnation: u64) {
         self.forget(queue, incarnation);
         let by = self.shard;
@@ -173,7 +174,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// An opening or a deletion of a queue has ended. Continues with the requests that waited for it, in order.
+    /// Continues with the requests that waited for an opening or a deletion to end, in order.
     pub(super) fn resume(&mut self, now: Now, name: &FullName, waiters: VecDeque<Waiter>) {
         for waiter in waiters {
             match waiter {

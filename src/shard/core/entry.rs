@@ -36,8 +36,8 @@ pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, se
             target: BOUNDED,
             origin,
             ?peer,
-            "refusing pages of this origin with 403; if the origin is yours, add it to allowed_origins (null is never \
-             accepted)"
+            "refusing pages of this origin with 403; if the origin is yours, add it to allowed_origins \
+             (null is never accepted)"
         );
     }
     if novelty == Novelty::Last {
@@ -45,7 +45,8 @@ pub(super) fn log_refused_origin(refusal: &Refusal, peer: Option<SocketAddr>, se
             target: BOUNDED,
             origins = RefusedOrigins::MAX,
             minutes = RefusedOrigins::KEPT.get() / 60_000,
-            "memory for refused origins is full: new origins are logged again when the oldest is forgotten after these minutes"
+            "memory for refused origins is full: new origins are logged again when the oldest is forgotten \
+             after these minutes"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What shards tell each other. Whatever one has for another in a turn travels as one batch of these.
+//! Messages between shards. In each turn, a shard sends another shard all its messages in one batch.
 
 use super::slab::ConnectionId;
 use crate::base::error::Fault;
@@ -8,7 +8,8 @@ use crate::base::units::{Partition, Sequence};
 use crate::operation::OperationId;
 use crate::store::{Asker, Completion, Request, Stream};
 
-/// The connections of all shards, as they ask a store. Tokens come back with the answers, so that nobody keeps a table of questions.
+/// The connections of all shards, as a store's clients. The store returns each request's token with the
+/// answer, so that no table of requests is needed.
 #[derive(Clone, Copy, Debug)]
 pub struct Connections;
 
@@ -20,101 +21,101 @@ impl Asker for Connections {
     type Delete = DeletionId;
 }
 
-/// The operation that asks.
+/// The address of an operation: where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asking {
-    /// The shard of its connection.
+    /// The shard that serves the connection.
     pub shard: u16,
-    /// Its connection.
+    /// The connection, in the slab of that shard.
     pub connection: ConnectionId,
-    /// The operation.
+    /// The operation, in that connection.
     pub operation: OperationId,
 }
 
-/// Of a queue that is opened.
+/// The token of a request that opens a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenToken {
-    /// The first that asked for it.
+    /// The first operation that asked for the queue.
     pub by: Asking,
-    /// What its home calls it.
+    /// The id that the queue's home has given it.
     pub queue: QueueId,
 }
 
-/// Of an append.
+/// The token of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendToken {
-    /// Who asks.
+    /// The operation that appends.
     pub by: Asking,
-    /// Which of the operation's batches.
+    /// The number of the batch in its operation.
     pub sequence: Sequence,
-    /// Bytes of the asker's budget that the answer gives back.
+    /// Bytes reserved in the budget of the connection's shard. The answer releases them.
     pub reserved: usize,
-    /// Its messages.
+    /// The number of messages in the batch.
     pub messages: u32,
-    /// When its last stage ended, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
+    /// When the batch's last stage ended, as [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
     pub stage_ns: u64,
 }
 
-/// Of a fetch, or of a question for a position.
+/// The token of a fetch, or of a request that resolves a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionToken {
-    /// Who asks.
+    /// The operation that asks.
     pub by: Asking,
-    /// Of which partition of its queue.
+    /// The partition, in the operation's queue.
     pub partition: Partition,
 }
 
-/// Of a deletion, as the queue's home numbers it.
+/// The token of a deletion: a number that the queue's home has chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeletionId(pub(super) u64);
 
 impl Asking {
-    /// The appends of the operation.
+    /// Returns the stream of the operation's appends.
     pub fn stream(&self) -> Stream {
         let of_shard = u128::from(self.connection.as_u64()) << 32 | u128::from(self.operation.0);
         Stream(u128::from(self.shard) << 96 | of_shard)
     }
 }
 
-/// One message from shard to shard.
+/// A message from one shard to another.
 #[derive(Debug)]
 pub enum Message {
-    /// To a queue's home: find or make it.
+    /// Asks a queue's home to open the queue, or to create it.
     Open {
-        /// Who asks.
+        /// The operation that gets the answer.
         by: Asking,
-        /// Which.
+        /// The queue's project and name.
         name: FullName,
     },
-    /// The home's answer.
+    /// The home's answer to `Open`.
     Opened {
-        /// Who asked.
+        /// The operation that gets the answer.
         by: Asking,
-        /// Which.
+        /// The queue's project and name.
         name: FullName,
-        /// What it is.
+        /// The queue, or why it cannot be used.
         result: Result<QueueInfo, Fault>,
     },
-    /// To a partition's owner.
+    /// A request to the store of the shard that owns the partition.
     Request(Request<Connections>),
-    /// The owner's answer.
+    /// The store's answer to `Request`, for the connection's shard.
     Completion(Completion<Connections>),
-    /// To every other shard: a life of a queue has ended.
+    /// Asks every other shard to forget a queue whose life has ended.
     Forget {
-        /// The sender.
+        /// The shard that sends this.
         by: u16,
-        /// The queue.
+        /// The id of the queue.
         queue: QueueId,
-        /// The life.
+        /// The life that has ended.
         incarnation: u64,
     },
     /// The answer to `Forget`: the sender has forgotten the queue.
     Forgotten {
-        /// The sender.
+        /// The shard that sends this.
         shard: u16,
-        /// The queue.
+        /// The id of the queue.
         queue: QueueId,
     },
-    /// Draining: the sender's producers are all answered.
+    /// The server drains, and the sender has answered all its producers.
     ProducersDrained,
 }

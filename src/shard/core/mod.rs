@@ -69,7 +69,7 @@ const TICK: Millis = Millis::new(1_000);
 /// The counters of a shard: for `/metrics`, the live page, the last log lines, and the tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CoreCounters {
-    /// Connections accepted.
+    /// Connections that were accepted.
     pub connections: u64,
     /// Refused handshakes, by status. Few statuses are possible.
     pub handshakes_refused: BTreeMap<u16, u64>,
@@ -94,14 +94,15 @@ pub struct Core<S> {
     budget: Budget,
     catalogue: Catalogue,
     store: S,
-    /// The queues that this shard, their home, is opening in its store, and those that it is deleting.
+    /// The queues that this shard is opening in its store as their home.
     openings: Openings,
+    /// The queues that this shard is deleting as their home.
     deletions: Deletions,
     /// The messages for each shard.
     outboxes: Vec<Vec<Message>>,
     /// Requests that the store had no room for.
     refused: VecDeque<Request<Connections>>,
-    /// The store got a request since its completions were last polled.
+    /// Whether the store got a request since its completions were last polled.
     is_asked: bool,
     /// The commands of the connection that is being served.
     commands: Vec<Command>,
@@ -296,7 +297,7 @@ impl<S: Store<Connections>> Core<S> {
         if let Some(connection) = self.connections.get(id)
             && connection.unsent().is_empty()
         {
-            // Gives back the lent buffer.
+            // Returns the lent buffer.
             self.handle_sent(now, id, 0, connection.is_writable());
         }
         self.connections.get(id).map_or(&[], Connection::unsent)
@@ -404,7 +405,7 @@ impl<S: Store<Connections>> Core<S> {
         &self.settings
     }
 
-    /// Returns the store.
+    /// Returns the shard's store.
     pub fn store(&self) -> &S {
         &self.store
     }
@@ -414,7 +415,7 @@ impl<S: Store<Connections>> Core<S> {
         self.store.handle_stop(now)
     }
 
-    /// Returns the budget.
+    /// Returns the shard's memory budget.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -424,7 +425,7 @@ impl<S: Store<Connections>> Core<S> {
         self.connections.len()
     }
 
-    /// The other shards.
+    /// Returns the numbers of the other shards.
     fn others(&self) -> impl Iterator<Item = u16> + use<S> {
         let shard = self.shard;
         (0..self.shards).filter(move |other| *other != shard)

@@ -26,7 +26,7 @@ pub struct Mark {
 #[derive(Debug)]
 pub(super) struct Output {
     sender: Sender,
-    /// Framed bytes.
+    /// Framed bytes. The transport has accepted the first `sent` of them.
     bytes: Vec<u8>,
     /// The number of bytes that the transport has accepted.
     sent: usize,
@@ -34,9 +34,9 @@ pub(super) struct Output {
     framed: Framed,
     /// The number of bytes that count in the budget.
     counted: usize,
-    /// The transport accepted everything that it was given.
+    /// Whether the transport accepted everything that it was given.
     is_writable: bool,
-    /// The transport accepted bytes since the last call of [`Self::take_sign_of_life`].
+    /// Whether the transport accepted bytes since the last call of [`Self::take_sign_of_life`].
     takes: bool,
     /// When the transport last accepted bytes.
     took: Millis,
@@ -163,7 +163,7 @@ impl Output {
         }
     }
 
-    /// Gives back the space for notes.
+    /// Returns the space for notes.
     pub(super) fn return_notes(&mut self, notes: &mut Framed) {
         self.framed.give_back(notes);
     }

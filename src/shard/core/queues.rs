@@ -1,4 +1,4 @@
-//! Queues: found in the catalogue, opened or created by their home shard, forgotten by all.
+//! Queues: finds them in the catalogue, opens or creates them at their home shard, and forgets them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,18 +15,18 @@ use crate::base::units::Partition;
 use crate::operation::Answer;
 use crate::store::{Completion, Life, Request, Store};
 
-/// What becomes of a queue that is opened and not there.
+/// Whether a queue is created if it does not exist.
 #[derive(Debug)]
 enum Creation {
-    /// It is created: a place in the catalogue is kept for it, and one of its project's, where that is limited.
+    /// Creates it. An entry in the catalogue is reserved. If the project is limited, its permit is here.
     Allowed(Option<Permit>),
-    /// It is not, as there are too many.
+    /// Does not create it, because a limit on the number of queues is reached.
     Refused(Fault),
-    /// It is not, as `auto_create` is off.
+    /// Does not create it, because `auto_create` is off.
     Off,
 }
 
-/// A queue that its home is opening.
+/// A queue that this shard, its home, is opening.
 #[derive(Debug)]
 struct Opening {
     name: FullName,
@@ -37,7 +37,7 @@ struct Opening {
     waiters: VecDeque<Waiter>,
 }
 
-/// The queues that a home is opening.
+/// The queues that this shard is opening as their home.
 #[derive(Debug, Default)]
 pub(super) struct Openings {
     of: HashMap<QueueId, Opening>,
@@ -60,14 +60,14 @@ impl Openings {
         Some(opening)
     }
 
-    /// The requests that wait for the opening of a queue; `None` if it is not being opened.
+    /// Returns the requests that wait for the opening of a queue; `None` if it is not being opened.
     pub(super) fn waiters(&mut self, name: &FullName) -> Option<&mut VecDeque<Waiter>> {
         self.get_mut(name).map(|opening| &mut opening.waiters)
     }
 }
 
 impl<S: Store<Connections>> Core<S> {
-    /// Queues of an earlier run whose home this shard is are known, and count, from the start.
+    /// Records the queues of an earlier run whose home is this shard. They count towards the limits.
     pub(super) fn adopt_queues(&mut self) {
         for name in self.store.names() {
             if home(queue_hash(&name.0, &name.1), self.shards) != self.shard {
@@ -80,7 +80,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Finds a queue for a connection of any shard; makes it, where this is its home.
+    /// Finds a queue for a connection of any shard. The queue's home creates it if it does not exist.
     pub(super) fn open(&mut self, now: Now, by: Asking, name: FullName) {
         if let Some(waiters) = self.deletions.waiters(&name) {
             return waiters.push_back(Waiter::Open(by));
@@ -104,7 +104,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             return;
         }
-        // The store may have the queue although it is not in the catalogue: then it is opened whatever the limits.
+        // The store may hold a queue that is not in the catalogue. Such a queue is opened despite the limits.
         let creation = self.creation(now, &name.0);
         let create = matches!(creation, Creation::Allowed(_)).then_some(self.settings.partitions);
         let queue = self.catalogue.next_id();
@@ -114,7 +114,7 @@ impl<S: Store<Connections>> Core<S> {
         self.submit(now, Request::Open { token, queue, name, create });
     }
 
-    /// Whether a project may have one more queue here; keeps the places for it.
+    /// Returns whether a project may create one more queue, and reserves what that takes.
     fn creation(&mut self, now: Now, project: &Project) -> Creation {
         if !self.settings.auto_create {
             return Creation::Off;
@@ -132,7 +132,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// A queue of this home is there.
+    /// Records a queue whose home is this shard.
     fn record(
         &mut self,
         now: Millis,
@@ -150,17 +150,17 @@ impl<S: Store<Connections>> Core<S> {
         self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing })
     }
 
-    /// The store has begun or ended a queue's life, or has failed to.
+    /// Handles the store's answer to an opening or a deletion.
     pub(super) fn handle_changed(&mut self, now: Now, completion: Completion<Connections>) {
         match completion {
             Completion::Opened { token, result } => self.handle_made(now, token, result),
             Completion::Deleted { token, result } => self.handle_deleted(now, token, result),
-            // No change of a queue.
+            // These do not change a queue.
             Completion::Appended { .. } | Completion::Fetched { .. } | Completion::Resolved { .. } => {}
         }
     }
 
-    /// The store has begun a queue's life: this shard is its home.
+    /// Handles the store's answer to an opening. This shard is the queue's home.
     fn handle_made(&mut self, now: Now, token: OpenToken, result: Result<Life, StoreFault>) {
         let OpenToken { by, queue: id } = token;
         let Some(Opening { name, creation, others, waiters }) = self.openings.remove(id) else { return };
@@ -184,9 +184,9 @@ impl<S: Store<Connections>> Core<S> {
         self.resume(now, &name, waiters);
     }
 
-    /// A life of a queue has ended. The next operation that opens the queue asks its home again.
+    /// Forgets a queue whose life has ended. The next operation that opens the queue asks its home again.
     pub(super) fn forget(&mut self, queue: QueueId, incarnation: u64) {
-        // A partition's owner may know the queue in its store alone.
+        // On a partition's owner, the queue may be known only to the store.
         self.catalogue.forget(queue);
         self.tenants.release_queue(queue);
         self.store.forget(queue, incarnation);
@@ -201,7 +201,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// A queue that a connection of this shard asked for.
+    /// Delivers the result of an opening to the connection of this shard that asked for it.
     pub(super) fn handle_opened(
         &mut self,
         now: Now,
@@ -215,7 +215,8 @@ impl<S: Store<Connections>> Core<S> {
         self.with_dirty(now, id, |connection, env| {
             let mut local_partition = Partition::default();
             if let Ok(info) = &opened {
-                // The partition that costs a keyless producer no hop; spread over those of this shard.
+                // A keyless producer that uses a partition of this shard needs no hop to another shard.
+                // Connections are spread over the shard's partitions.
                 let owned: Vec<Partition> = info.all().filter(|p| info.owner(*p, shards) == shard).collect();
                 local_partition =
                     owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or_default();

@@ -35,7 +35,7 @@ impl<S: Store<Connections>> Core<S> {
         self.mark_dirty(id);
     }
 
-    /// The first half of [`Self::with`], for callers that read the clock before the second half.
+    /// Does the first half of [`Self::with`], for callers that read the clock before the second half.
     #[inline]
     pub(super) fn serve<R>(
         &mut self,
@@ -85,7 +85,7 @@ impl<S: Store<Connections>> Core<S> {
         self.mark_dirty(id);
     }
 
-    /// The second half of [`Self::with`]: routes commands, and updates the lists.
+    /// Does the second half of [`Self::with`]: routes commands, and updates the lists.
     pub(super) fn after(&mut self, now: Now, id: ConnectionId) {
         self.route_commands(now, id);
         let Some(connection) = self.connections.get_mut(id) else { return };

@@ -16,8 +16,8 @@ settings! {
         partitions: u16 = 8, "partitions", Count(1..=PARTITIONS_MAX as u64);
         /// Create queues on first use; otherwise 404
         auto_create: bool = true, "auto_create", Flag;
-        /// Most queues of which one shard is the home; beyond, creating one gets 503; with Kafka, counts the queues
-        /// opened since the start
+        /// Most queues of which one shard is the home; beyond, creating one gets 503; with Kafka, counts the
+        /// queues opened since the start
         max_queues: usize = 100_000, "max_queues", Count(1..=100_000_000);
 
         in Messages:

@@ -8,7 +8,7 @@ use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition};
 use crate::store::{Store, StoreCounters, Tail};
 
-/// The part of a shard's state that is always at hand.
+/// The part of a shard's state that takes no work to collect.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ShardPulse {
     /// The number of the shard.
@@ -17,7 +17,7 @@ pub struct ShardPulse {
     pub connections: usize,
     /// The use of its budget.
     pub budget: BudgetSnapshot,
-    /// Its counters.
+    /// The counters of its core.
     pub counters: CoreCounters,
     /// The counters of its store.
     pub store: StoreCounters,
@@ -26,7 +26,7 @@ pub struct ShardPulse {
 /// The full state of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardSnapshot {
-    /// The part that is always at hand.
+    /// The part that takes no work to collect.
     pub pulse: ShardPulse,
     /// The number of open produce operations.
     pub producing: usize,
@@ -64,9 +64,9 @@ pub struct Traffic {
 pub struct BudgetSnapshot {
     /// The limit, `shard_budget_bytes`.
     pub ceiling: usize,
-    /// The reserved bytes.
+    /// Bytes that are reserved: pbs and append batches.
     pub reserved: usize,
-    /// The held bytes.
+    /// Bytes that are held: input that waits for a reservation, and unsent output.
     pub held: usize,
     /// The number of connections that wait for bytes.
     pub waiting: usize,
@@ -86,7 +86,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Returns the part of the shard's state that is always at hand.
+    /// Returns the part of the shard's state that takes no work to collect.
     pub fn pulse(&self) -> ShardPulse {
         ShardPulse {
             shard: self.shard,

@@ -22,7 +22,7 @@ pub struct Plain {
     stream: TcpStream,
     mark: Arc<ReadyMark>,
     waker: Waker,
-    /// The last read did not find the socket empty, or the socket was woken since.
+    /// Whether the socket may have bytes: the last read did not find it empty, or it was woken since.
     readable: bool,
     is_shut: bool,
 }

@@ -19,7 +19,7 @@ use crate::store::window::Fetch;
 /// How long answers must say that a partition ends before a consumer's position.
 const PROOF: Millis = Millis::new(3_000);
 
-// A suspected topic is looked at within that time.
+// The watch looks at a suspected topic before `PROOF` is over.
 const _: () = assert!(SUSPICION.get() + TICK.get() < PROOF.get());
 
 /// The state of a waiting fetch from beyond the end.

@@ -17,7 +17,7 @@ use super::layout::MESSAGES_MAX;
 use crate::base::batch::Batch;
 use crate::base::names::ClientId;
 
-/// The header's name.
+/// The name of the header that records of this server have.
 pub const HEADER: &CStr = c"ms";
 
 const VERSION: u8 = 1;

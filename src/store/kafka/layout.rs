@@ -39,8 +39,7 @@ impl Layout {
     }
 
     /// Returns the offset of a record's first message. If `of_kafka` is Kafka's end, returns the end. A
-    /// negative number, such as Kafka's mark for an unknown offset, becomes the first offset. unknown offset,
-    /// becomes the first offset.
+    /// negative number, such as Kafka's mark for an unknown offset, becomes the first offset.
     pub(super) fn offset(self, of_kafka: i64) -> Offset {
         Offset(u64::try_from(of_kafka).unwrap_or(0) << self.bits())
     }
@@ -112,7 +111,8 @@ mod tests {
             (Layout::Plain.appended(2, 2, 7, 8), Layout::Plain.appended(2, 2, 7, 9)),
             (Some(Offset(7)..Offset(9)), None)
         );
-        // Kafka's marks (-1001: invalid, -1: end) are no offsets, and an offset beyond its range is its last.
+        // Kafka's marks (-1001: invalid, -1: end) count as 0. An offset beyond Kafka's range becomes its
+        // last.
         assert_eq!((packed.offset(-1001), Layout::Plain.offset(-1)), (Offset::ZERO, Offset::ZERO));
         assert_eq!(Layout::Plain.of_kafka(Offset(u64::MAX)), i64::MAX);
     }

@@ -103,7 +103,7 @@ use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
 
-/// The store's tick.
+/// The time between two ticks of the store.
 const TICK: Millis = Millis::new(250);
 
 /// A part of librdkafka's error message for an answer longer than `receive.message.max.bytes`.

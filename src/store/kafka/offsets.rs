@@ -31,7 +31,7 @@ pub(super) enum Why<T> {
     Ahead(PartitionKey),
 }
 
-/// An answer.
+/// The answer to a question for an offset.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub why: Why<T>,

@@ -38,14 +38,14 @@ const TOO_WIDE: &str = "the queue's topic in Kafka has more partitions than a qu
 /// The reason that clients get if a topic is weaker than allowed.
 const TOO_WEAK: &str = "the queue's topic in Kafka promises less than kafka_strict_topics asks for";
 
-/// The question that Kafka is asked.
+/// The request that Kafka has yet to answer.
 #[derive(Debug)]
 enum Step {
-    /// Whether the topic exists.
+    /// Find out whether the topic exists.
     Looking,
-    /// To create the topic.
+    /// Create the topic.
     Making,
-    /// For the topic's configuration.
+    /// Read the topic's configuration.
     Checking { life: Life },
 }
 

@@ -78,7 +78,7 @@ pub(super) struct Producer<T> {
     /// The appends. A slot's index is the append's number for librdkafka. Their number is the most that were
     /// ever used at once, which the shard's budget limits.
     slots: Vec<Option<InFlight<T>>>,
-    /// The empty slots.
+    /// The indexes of empty slots.
     free: Vec<usize>,
     /// The slots of appends that librdkafka has not fully taken, in order.
     waiting: VecDeque<usize>,

@@ -97,7 +97,7 @@ impl Properties {
             ("acks", "all".into()),
             ("linger.ms", (config.linger.as_secs_f64() * 1000.0).to_string()),
             ("batch.size", config.batch_bytes.to_string()),
-            // Bytes limit a batch, not messages.
+            // The limit of a batch is its bytes, not its number of messages.
             ("batch.num.messages", "1000000".into()),
             ("compression.type", config.compression.clone()),
             ("delivery.timeout.ms", Millis::from(config.delivery_timeout).to_string()),

@@ -31,13 +31,13 @@ const MESSAGES_PER_LOOK: usize = 4096;
 /// What happened to a fetch at the tail of its partition.
 #[derive(Debug)]
 pub(super) enum AtTail<T> {
-    /// It was answered.
+    /// It is answered with these messages.
     Answered(Fetch<T>, Fetched),
     /// It waits. If `ask_end`, Kafka must be asked for the partition's end.
     Waits { ask_end: bool },
-    /// It is given back, because it wants older messages.
+    /// It is returned, because it wants older messages.
     Behind(Fetch<T>),
-    /// It is given back, because its offset is beyond the tail's end. Kafka must be asked whether the
+    /// It is returned, because its offset is beyond the tail's end. Kafka must be asked whether the
     /// partition reaches it.
     Ahead(Fetch<T>),
 }
@@ -129,8 +129,8 @@ impl<T: Copy + Eq> Tails<T> {
         self.client = TailsClient::Absent;
     }
 
-    /// Answers a fetch, lets it wait, or gives it back. `is_reached` says that since the fetch arrived, Kafka
-    /// has confirmed that the partition reaches its offset.
+    /// Answers a fetch, lets it wait, or returns it. `is_reached` states whether, since the fetch arrived,
+    /// Kafka has confirmed that the partition reaches its offset.
     pub(super) fn place(
         &mut self,
         now: Now,

@@ -1,6 +1,7 @@
 //! The store on a real broker, and on librdkafka's mock cluster.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
@@ -27,7 +28,7 @@ use crate::store::conformance::{self, Lab, batch};
 use crate::store::window::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
 
-/// One broker for all tests of this process.
+/// Returns the one broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
     static BROKER: OnceLock<Option<Brokers>> = OnceLock::new();
     BROKER.get_or_init(|| is_possible().then(|| Brokers::start(1))).as_ref()

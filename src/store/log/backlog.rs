@@ -30,7 +30,7 @@ const _: () = assert!(CHUNKS >= 2, "loading ahead keeps the chunk before it in m
 /// A request that waits for older messages of a partition.
 #[derive(Clone, Debug)]
 pub(super) enum Waiter<T: Asker> {
-    /// A fetch.
+    /// A fetch of messages that are no longer in memory.
     Fetch(Fetch<T::Fetch>),
     /// A search for the first message since a time. That message has offset `from` or a
     /// later one.
@@ -126,7 +126,7 @@ impl<T: Asker> Backlog<T> {
         self.bytes == bytes && self.order.len() == self.of.len() && self.loads <= LOADS_MAX
     }
 
-    /// Adds a waiter.
+    /// Adds a request that waits for older messages of a partition.
     pub(super) fn add(&mut self, id: PartitionId, waiter: Waiter<T>) {
         let order = &mut self.order;
         let reads = self.of.entry(id).or_insert_with(|| {

@@ -1,12 +1,15 @@
-//! Which queues there are: one file for each shard, to which it adds what it makes and deletes.
+//! The catalogue of queues: one file for each shard. A shard appends a record for each queue that it creates
+//! or deletes.
 //!
 //! ```text
 //! file     magic "MSTRMCAT", version u32, checksum u32 of the version; records follow
-//! record   magic u32, checksum u32 of what follows, kind u16 (1: made, 2: deleted), partitions u16, incarnation u64,
-//!          length u16 of the project's name, length u16 of the queue's; the names (made only)
+//! record   magic u32, checksum u32 of the rest, kind u16 (1: created, 2: deleted), partitions u16,
+//!          incarnation u64, length u16 of the project's name, length u16 of the queue's name;
+//!          both names (in a record of a creation)
 //! ```
 //!
-//! A queue is gone where any file says that its incarnation was deleted: no two queues share an incarnation.
+//! A queue is deleted if any file has a record that deletes its incarnation. No two queues share an
+//! incarnation.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,20 +23,20 @@ const RECORD_MAGIC: [u8; 4] = *b"que\xd1";
 const MADE: u16 = 1;
 const DELETED: u16 = 2;
 
-/// Bytes of a record without names.
+/// The length of a record without names, in bytes.
 const RECORD_BYTES: usize = 24;
 
-/// What a record says.
+/// A record of a catalogue file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A queue was made.
+    /// A queue was created.
     Made(FullName, Life),
     /// The queue of that incarnation was deleted.
     Deleted(u64),
 }
 
 impl Record {
-    /// Its bytes.
+    /// Returns the record as it is in the file.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, incarnation, partitions, names) = match self {
             Self::Made((project, queue), life) => {
@@ -53,7 +56,7 @@ impl Record {
         record
     }
 
-    /// Reads the record that `bytes` begins with, and its length.
+    /// Reads the record at the start of `bytes`. Returns it with its length.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let mut lengths = Reader(bytes.get(RECORD_BYTES - 4..RECORD_BYTES)?);
         let (project, queue) = (usize::from(lengths.u16()?), usize::from(lengths.u16()?));
@@ -80,30 +83,31 @@ impl Record {
     }
 }
 
-/// The file's beginning.
+/// Returns the first bytes of a catalogue file, before its records.
 pub fn beginning() -> Vec<u8> {
     with_prefix(MAGIC, &[])
 }
 
-/// What a catalogue file holds.
+/// The content of a catalogue file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
-    /// Its whole records.
+    /// The complete records, in the order of the file.
     pub records: Vec<Record>,
-    /// Where the last one ends.
+    /// The end of the last complete record, in bytes from the start of the file.
     pub end: u64,
-    /// Stretches before that which are not what was written: position and length.
+    /// Damaged ranges before `end`: position and length in bytes.
     pub damage: Vec<(u64, u64)>,
 }
 
-/// Reads a catalogue file of a version that is known. What is not whole at its end was never spoken of.
+/// Parses a catalogue file of a known version. An incomplete record at its end is ignored: no client was ever
+/// told of it.
 pub fn parse(file: &[u8]) -> Result<Records, Unreadable> {
     let mut at = beginning().len();
     let mut found = Records { end: at as u64, ..Records::default() };
     match behind_prefix(MAGIC, file, 0) {
         Ok(_) => {}
         Err(why @ Unreadable::Version(_)) => return Err(why),
-        // Its records bear checksums of their own.
+        // The records have their own checksums.
         Err(Unreadable::Damaged) => found.damage.push((0, found.end)),
     }
     while at < file.len() {
@@ -124,7 +128,7 @@ pub fn parse(file: &[u8]) -> Result<Records, Unreadable> {
     Ok(found)
 }
 
-/// The queues of all files' records, and the incarnations that were deleted.
+/// Returns the queues that the records of all files describe, and the deleted incarnations.
 pub fn merge(records: impl Iterator<Item = Record>) -> (HashMap<FullName, Life>, HashSet<u64>) {
     let (mut made, mut deleted) = (Vec::new(), HashSet::new());
     for record in records {
@@ -136,7 +140,7 @@ pub fn merge(records: impl Iterator<Item = Record>) -> (HashMap<FullName, Life>,
         }
     }
     made.retain(|(_, life)| !deleted.contains(&life.incarnation));
-    // Where a write that failed left a record behind, the queue may be there twice: what was made last is what was spoken of.
+    // If a failed write has left a record behind, a queue may occur twice. Clients know the one created last.
     made.sort_by_key(|(_, life)| life.incarnation);
     (made.into_iter().collect(), deleted)
 }
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn projects_that_earlier_versions_took_are_still_read() {
+    fn projects_that_earlier_versions_accepted_are_still_read() {
         for project in [".", ".."] {
             let name = (Project::parse_stored(project).unwrap(), QueueName::parse("q").unwrap());
             let record =
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_whole_is_read_whatever_is_torn_or_damaged() {
+    fn complete_records_are_read_despite_torn_or_damaged_ones() {
         let records = [made("a", 1), made("bc", 2), Record::Deleted(1), made("a", 3)];
         let mut file = beginning();
         let ends: Vec<usize> = records

@@ -1,5 +1,6 @@
-//! What the shards of a server share of a data directory: which queues there are, what was there when the server started, and
-//! which files are free. Asked when a queue or a partition is touched first, and when a segment begins or ends.
+//! The state of a data directory that all shards share: its queues, what recovery found at the start, and
+//! the free files. A shard uses it when it first touches a queue or a partition, and when a segment begins or
+//! ends.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -17,51 +18,52 @@ use crate::base::queue::{PartitionKey, QueueId, Signing, owner};
 use crate::base::units::Offset;
 use crate::store::Life;
 
-/// See the module's page.
+/// The state of a data directory that all shards share, behind a lock.
 #[derive(Debug, Default)]
 pub struct DataDir {
     state: Mutex<SharedState>,
-    /// How many segments were retired since the start.
+    /// The number of segments retired since the start.
     retirements: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct SharedState {
     pub queues: HashMap<FullName, Life>,
-    /// The incarnations of queues that are opened, by what the server calls them.
+    /// The incarnations of the open queues, by the server's ids.
     pub opened: HashMap<QueueId, u64>,
-    /// What was there at the start, until the shards take it: partitions with the hashes of their queues' names, and segments.
+    /// The partitions that recovery found, each with the hash of its queue's name, until their owners take
+    /// them.
     pub pasts: Vec<(PartitionId, u64, Past)>,
-    /// See `pasts`.
+    /// The segments that recovery found, until the shards take them.
     pub segments: Vec<Arc<Segment>>,
-    /// Files whose segments are no more, those first that are used first.
+    /// Files that held deleted segments. The first is reused first.
     pub free: VecDeque<u32>,
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
-    /// Where the shards' catalogues end.
+    /// The lengths of the shards' catalogues, in bytes.
     pub catalogue_ends: Vec<u64>,
-    /// The starts before this one.
+    /// The directory's timelines, and the key that signs markers.
     pub history: History,
-    /// The latest timestamp that was there at the start.
+    /// The latest timestamp that recovery found.
     pub newest: UnixMillis,
-    /// What the last clean stop before this start sealed.
+    /// The segments that the last stop sealed, if it was clean.
     pub stopped: Option<Vec<Sealed>>,
-    /// Segments that the shards have sealed as they stopped.
+    /// The segments that the shards have sealed at this stop.
     pub sealed: Vec<Sealed>,
-    /// Segments with messages of queues that no catalogue knows: kept, until somebody has looked.
+    /// Segments with messages of queues that no catalogue names. They are kept until an operator has looked.
     pub orphaned: Vec<Arc<Segment>>,
 }
 
 impl SharedState {
-    /// How markers are signed.
+    /// Returns the key and the timeline that sign markers.
     pub(super) fn signing(&self) -> Signing {
         let History { key, timeline, is_key_new, .. } = self.history;
         Signing { key, timeline, is_key_new }
     }
 }
 
-/// What a shard finds at the start.
+/// A shard's part of what recovery found.
 #[derive(Debug)]
 pub(super) struct ShardStart {
     pub pasts: Vec<(PartitionId, Past)>,
@@ -70,19 +72,20 @@ pub(super) struct ShardStart {
 }
 
 impl DataDir {
-    /// What recovery found.
+    /// Shares the state that recovery found.
     pub(super) fn new(state: SharedState) -> Self {
         Self { state: Mutex::new(state), retirements: AtomicUsize::new(0) }
     }
 
-    /// What recovery found, for tools.
+    /// Returns the queues and partitions that recovery found, for tools.
     pub(super) fn into_contents(self) -> (BTreeMap<FullName, Life>, BTreeMap<PartitionId, Past>) {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let pasts = state.pasts.into_iter().map(|(id, _, past)| (id, past));
         (state.queues.into_iter().collect(), pasts.collect())
     }
 
-    /// Deletes a queue of a directory that no server uses; false if there is no queue of that name. Waits for the disk.
+    /// Deletes a queue of a directory that no server uses. Returns false if there is no queue of that name.
+    /// Waits for the disk.
     pub(super) fn delete_offline(&self, directory: &dyn Directory, name: &FullName) -> io::Result<bool> {
         let Some(incarnation) = self.incarnation(name) else { return Ok(false) };
         let end = self.lock().catalogue_ends.first().copied().unwrap_or_default();
@@ -92,69 +95,70 @@ impl DataDir {
         Ok(true)
     }
 
-    /// A shard has stopped, and sealed what it wrote last.
+    /// Notes that a shard has stopped, and has sealed its last segment.
     pub(super) fn seal(&self, sealed: Sealed) {
         self.lock().sealed.push(sealed);
     }
 
-    /// Every shard has stopped: what they have written is whole, and the next start may know. Waits for the disk.
+    /// Records a clean stop for the next start. Every shard must have stopped. Waits for the disk.
     pub fn mark_stopped(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
         let mut state = self.lock();
         state.history.stopped = Some(std::mem::take(&mut state.sealed));
         state.history.save(directory, now)
     }
 
-    /// A tool has opened the directory and stored nothing: the next start knows what this one knew of the last stop. Waits for the disk.
+    /// Records the last stop again for the next start, after a tool has opened the directory and stored
+    /// nothing. Waits for the disk.
     pub(super) fn mark_as_found(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
         let mut state = self.lock();
         state.history.stopped = state.stopped.take();
         state.history.save(directory, now)
     }
 
-    /// How markers are signed.
+    /// Returns the key and the timeline that sign markers.
     #[cfg(test)]
     pub(super) fn signing(&self) -> Signing {
         self.lock().signing()
     }
 
-    /// The latest timestamp that was there at the start, in any shard's files.
+    /// Returns the latest timestamp that recovery found, in any shard's files.
     pub(super) fn newest(&self) -> UnixMillis {
         self.lock().newest
     }
 
-    /// How many offsets are left out before the next message of a partition that ends there.
+    /// Returns how many offsets to skip before the next message of a partition that ends at `end`.
     pub(super) fn jump(&self, id: PartitionId, end: Offset) -> u64 {
         self.lock().history.jump(id, end)
     }
 
-    /// Where a consumer goes on that stood at `position` in that timeline.
+    /// Returns where a consumer continues that was at `position` in another timeline.
     pub(super) fn resume(&self, timeline: u64, id: PartitionId, position: Offset) -> Offset {
         self.lock().history.resume(timeline, id, position)
     }
 
-    /// How many segments were retired since the start.
+    /// Returns the number of segments retired since the start.
     pub(super) fn retirements(&self) -> usize {
         self.retirements.load(Ordering::Acquire)
     }
 
-    /// A segment is to be let go of, by all shards.
+    /// Retires a segment. All shards release it.
     pub(super) fn retire(&self, segment: &Segment) {
         segment.retire();
         self.retirements.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The queues, by incarnation.
+    /// Returns each queue's name and number of partitions, by incarnation.
     pub(super) fn names(&self) -> HashMap<u64, (FullName, u16)> {
         let state = self.lock();
         state.queues.iter().map(|(name, life)| (life.incarnation, (name.clone(), life.partitions))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, SharedState> {
-        // Nothing is left half done where a shard panicked, and the process ends then.
+        // A panic in a shard leaves no half-made change here, and ends the process.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A queue that is there, which the server calls `id` from now on.
+    /// Opens a queue that exists, under the server's `id`. Returns `None` if it does not exist.
     pub(super) fn open(&self, id: QueueId, name: &FullName) -> Option<Life> {
         let mut state = self.lock();
         let life = *state.queues.get(name)?;
@@ -162,14 +166,14 @@ impl DataDir {
         Some(Life { signing: state.signing(), ..life })
     }
 
-    /// The life of a queue that is about to be made.
+    /// Returns the life of a queue that is about to be created, with a new incarnation.
     pub(super) fn conceive(&self, partitions: u16) -> Life {
         let mut state = self.lock();
         state.next_incarnation += 1;
         Life { incarnation: state.next_incarnation, partitions, signing: Signing::default() }
     }
 
-    /// A queue was made.
+    /// Records a queue that was created.
     pub(super) fn record(&self, id: QueueId, name: FullName, life: Life) -> Life {
         let mut state = self.lock();
         state.opened.insert(id, life.incarnation);
@@ -177,24 +181,25 @@ impl DataDir {
         Life { signing: state.signing(), ..life }
     }
 
-    /// The incarnation of a queue; `None` if there is no queue of that name.
+    /// Returns the incarnation of a queue, or `None` if there is no queue of that name.
     pub(super) fn incarnation(&self, name: &FullName) -> Option<u64> {
         self.lock().queues.get(name).map(|life| life.incarnation)
     }
 
-    /// Removes a queue whose deletion is written. A shard that has not used one of its partitions cannot find it any more.
+    /// Removes a queue whose deletion is written. From then on, no shard finds a partition of it that it has
+    /// not used before.
     pub(super) fn delete(&self, name: &FullName, incarnation: u64) {
         let mut state = self.lock();
         state.queues.remove(name);
         state.opened.retain(|_, of| *of != incarnation);
     }
 
-    /// What the log calls a partition; `None` where its queue is not open.
+    /// Returns the log's id of a partition, or `None` if its queue is not open.
     pub(super) fn partition(&self, key: PartitionKey) -> Option<PartitionId> {
         Some((*self.lock().opened.get(&key.queue)?, key.partition))
     }
 
-    /// What a shard finds: its partitions, the segments that it looks after, and where its catalogue ends.
+    /// Takes a shard's part of what recovery found: its partitions, its segments, and its catalogue's length.
     pub(super) fn take_shard(&self, shard: u16, shards: u16) -> ShardStart {
         debug_assert!(shard < shards, "{shard} of {shards}");
         let mut state = self.lock();
@@ -207,7 +212,7 @@ impl DataDir {
         }
     }
 
-    /// A file for a new segment.
+    /// Takes a file for a new segment: a free one, or a new one if none is free.
     pub(super) fn take_place(&self) -> NewPlace {
         let mut state = self.lock();
         state.next_number += 1;
@@ -219,7 +224,8 @@ impl DataDir {
         NewPlace { place: state.next_place - 1, number, is_new: true }
     }
 
-    /// That segment is no more: whether its file is kept for another, as long as there are not `max` of them.
+    /// Returns whether the file of a deleted segment is kept for another segment. At most `max` files are
+    /// kept.
     pub(super) fn give_place(&self, place: u32, max: usize) -> bool {
         let mut state = self.lock();
         let is_kept = state.free.len() < max;

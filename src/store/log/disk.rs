@@ -100,7 +100,7 @@ pub enum Step {
     Create(FileName),
     /// Writes zeros, and allocates their blocks.
     Zero {
-        /// The file.
+        /// The file to write to.
         file: FileName,
         /// The position of the first byte.
         at: u64,
@@ -158,7 +158,7 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// Returns the files of the log, and their lengths.
     fn list(&self) -> io::Result<Vec<(FileName, u64)>>;
 
-    /// Runs one step.
+    /// Runs one step. Returns what it has read.
     fn run(&self, step: &Step) -> Read;
 
     /// Returns what distinguishes a file from its copies.
@@ -180,7 +180,7 @@ pub fn read_all(directory: &dyn Directory, file: FileName, length: u64) -> io::R
     read(directory, file, 0, usize::try_from(length).unwrap_or(usize::MAX))
 }
 
-/// Reads a range.
+/// Reads `length` bytes of a file, from position `at` on.
 pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(directory.run(&Step::Read(file, vec![(at, length)]))?.pop().unwrap_or_default())
 }

@@ -5,17 +5,20 @@
 //! follow, one after the other, each at a multiple of 8:
 //!
 //! ```text
-//! header   magic "MSTRMLOG", version u32, checksum u32 of the version and what follows, stamp u64, number u64, bytes u64
-//! round    magic u32, checksum u32 of what follows in its header, stamp u64, position u64, body u32 (bytes), batches u32
-//!   batch  magic u32, checksum u32 of the stamp and what follows in its header, checksum u32 of its records, records u32 (bytes),
-//!          incarnation u64, base offset u64, timestamp u64 (Unix ms), client (16), TTL u32 (s), messages u32,
-//!          partition u16, flags u16, zeros u32; then its records in stored form, then zeros up to a multiple of 8
+//! header   magic "MSTRMLOG", version u32, checksum u32 of the version and the rest of the header,
+//!          stamp u64, number u64, bytes u64
+//! round    magic u32, checksum u32 of the rest of its header, stamp u64, position u64, body u32 (bytes),
+//!          batches u32
+//!   batch  magic u32, checksum u32 of the stamp and the rest of its header, checksum u32 of its records,
+//!          records u32 (bytes), incarnation u64, base offset u64, timestamp u64 (Unix ms), client (16),
+//!          TTL u32 (s), messages u32, partition u16, flags u16, zeros u32; then its records in stored form,
+//!          then zeros up to a multiple of 8
 //! ```
 //!
 //! A round is what one write and one sync made durable. It ends where its last batch ends. After it come
 //! zeros, the next round, or remains of an earlier use of the file, which have another stamp. A stamp is
 //! random and secret. So no payload is ever mistaken for a batch, even where reading resumes after damage.
-//! The first 16 bytes of a file mean the same in every version, so that an unknown version can be told from
+//! The first 16 bytes of a file mean the same in every version, so that an unknown version is not taken for
 //! damage.
 
 use std::fmt;
@@ -76,7 +79,7 @@ pub fn checksum(parts: &[&[u8]]) -> u32 {
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads `count` bytes.
+    /// Reads `count` bytes. Returns `None` if fewer are left.
     pub fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -199,7 +202,7 @@ pub type PartitionId = (u64, Partition);
 pub struct BatchHeader {
     /// The incarnation of its queue.
     pub incarnation: u64,
-    /// Its partition.
+    /// The partition in its queue.
     pub partition: Partition,
     /// The offset of its first message.
     pub base_offset: Offset,

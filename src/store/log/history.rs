@@ -15,12 +15,15 @@
 //! is not noticed.)
 //!
 //! ```text
-//! file     magic "MSTRMHIS", version u32, checksum u32 of the version and what follows:
-//!          key u128, is key new u8, boot u128, inode u64, made u64 (ns), mount u64, jump u64, incarnation u64 (the last one before the
-//!          jump), count u32 of ends before the jump, then timeline u64,
+//! file     magic "MSTRMHIS", version u32, checksum u32 of the version and the rest:
+//!          key u128, is key new u8, boot u128, inode u64, made u64 (ns), mount u64, jump u64,
+//!          incarnation u64 (the last one before the jump), count u32 of ends before the jump,
+//!          then timeline u64,
 //!          count u32 of timelines whose ends are forgotten, for each: id u64;
-//!          count u32 of earlier timelines, for each: id u64, count u32 of ends, for each: incarnation u64, partition u16, end u64;
-//!          stopped u8 (1: cleanly), count u32 of segments that this sealed, for each: place u32, stamp u64, end u64
+//!          count u32 of earlier timelines, for each: id u64, count u32 of ends, for each:
+//!          incarnation u64, partition u16, end u64;
+//!          stopped u8 (1: cleanly), count u32 of segments that this sealed, for each: place u32,
+//!          stamp u64, end u64
 //! ```
 
 use std::collections::{HashMap, VecDeque};
@@ -72,7 +75,7 @@ pub const LEGACY: u64 = 0;
 /// The time and the boot in which a server starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// Unix time, nanoseconds.
+    /// The Unix time, in nanoseconds.
     pub unix_ns: u64,
     /// The boot of the machine, from `/proc/sys/kernel/random/boot_id`; 0 if the system does not report it.
     pub boot: u128,
@@ -96,7 +99,7 @@ pub struct Sealed {
     pub end: u64,
 }
 
-/// An earlier timeline.
+/// An earlier timeline, and where its partitions ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Timeline {
     id: u64,

@@ -8,8 +8,8 @@
 //! ```text
 //! header   magic "MSTRMIDX", version u32, checksum u32 of the version and the 24 bytes that follow,
 //!          stamp u64, end u64 (position after the last round), spans u32, checksum u32 of the spans
-//! span     incarnation u64, partition u64, first u64, end u64 (offsets), first and last timestamp u64, expiry u64 (the latest),
-//!          bytes u64 (of batches), messages u64, runs u32, checksum u32 of its runs
+//! span     incarnation u64, partition u64, first u64, end u64 (offsets), first and last timestamp u64,
+//!          expiry u64 (the latest), bytes u64 (of batches), messages u64, runs u32, checksum u32 of its runs
 //! run      first u64, end u64 (offsets), timestamp u64, position u64, bytes u64
 //! ```
 //!
@@ -151,7 +151,7 @@ pub fn add_to(spans: &mut Spans, header: &BatchHeader, at: u64) {
 pub struct RunsAt {
     /// Their position in the index file.
     pub at: u64,
-    /// Their number.
+    /// The number of runs.
     pub count: u32,
     checksum: u32,
 }

@@ -1,5 +1,6 @@
-//! Looking into a data directory that no server uses: what is there, whether it is whole, and its messages. Writes nothing; only a
-//! queue that is to be deleted has the directory opened as a server does.
+//! Inspects a data directory that no server uses: lists its queues, verifies its files, and dumps messages.
+//!
+//! Only [`delete_queue`] writes. It opens the directory as a server does.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -23,7 +24,7 @@ use crate::base::names::FullName;
 use crate::base::units::Partition;
 use crate::store::{Life, QueueSummary};
 
-/// A directory to which nothing is written.
+/// A directory that refuses writes.
 #[derive(Debug)]
 struct ReadOnly<'a>(&'a dyn Directory);
 
@@ -39,19 +40,19 @@ impl Directory for ReadOnly<'_> {
     fn run(&self, step: &Step) -> Read {
         match step {
             Step::Read(..) | Step::Salvage(..) => self.0.run(step),
-            // What is to be removed is passed over the next time, too.
+            // Recovery removes only what it ignores anyway. It ignores the file again the next time.
             Step::Remove(_) => Ok(Vec::new()),
             _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
         }
     }
 }
 
-/// What a directory holds.
+/// The content of a data directory.
 #[derive(Debug)]
 pub struct Contents {
     queues: BTreeMap<FullName, Life>,
     pasts: BTreeMap<PartitionId, Past>,
-    /// What was found wrong on the way.
+    /// The damage that recovery found.
     pub report: Report,
 }
 
@@ -63,7 +64,7 @@ impl Contents {
         Ok(Self { queues, pasts, report })
     }
 
-    /// The queues, by name.
+    /// Returns the queues with their totals, by name. Messages that have expired at `unix` may not count.
     pub fn queues(&self, unix: UnixMillis) -> Vec<(&FullName, QueueSummary)> {
         let summary = |life: &Life| {
             let mut held = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
@@ -75,8 +76,8 @@ impl Contents {
         self.queues.iter().map(|(name, life)| (name, summary(life))).collect()
     }
 
-    /// The batches of a queue, partition by partition, in order; `None` where there is no such queue. What is damaged is left out, and
-    /// `damaged` is told.
+    /// Passes the batches of a queue to `take`, partition by partition, in order. Returns `None` if there is
+    /// no such queue. Leaves out damaged batches, and passes the damage to `damaged`.
     pub fn dump(
         &self,
         directory: &dyn Directory,
@@ -110,7 +111,7 @@ impl Contents {
     }
 }
 
-/// From the first partition that a life of a queue may have to the last.
+/// Returns the range of ids that a queue's partitions may have.
 fn partitions_of(life: &Life) -> RangeInclusive<PartitionId> {
     (life.incarnation, Partition(0))..=(life.incarnation, Partition(u16::MAX))
 }
@@ -128,24 +129,24 @@ fn runs(directory: &dyn Directory, span: &SealedSpan) -> io::Result<Arc<[Run]>> 
     }
 }
 
-/// What a file was found to hold.
+/// The result of verifying one file.
 #[derive(Clone, Debug)]
 pub struct Verified {
-    /// Which.
+    /// The file that was verified.
     pub file: FileName,
-    /// Its length.
+    /// The file's length, in bytes.
     pub length: u64,
-    /// Batches or records that are whole.
+    /// The number of intact batches or records.
     pub whole: usize,
-    /// Messages in them.
+    /// The number of messages in the intact batches.
     pub messages: u64,
-    /// Bytes at its end that were begun and of which nobody was told.
+    /// The bytes of an incomplete write at the end. No client was ever told of them.
     pub torn: u64,
-    /// What is not what was written.
+    /// The ranges whose bytes are not what was written.
     pub damage: Vec<Damage>,
 }
 
-/// Checks every checksum of a directory, file by file.
+/// Verifies every checksum of a directory. Passes the result for each file to `take`.
 pub fn verify(
     directory: &dyn Directory,
     now: &Moment,
@@ -172,7 +173,7 @@ pub fn verify(
                 match SegmentHeader::parse(&bytes) {
                     Ok(header) => {
                         let index = FileName::Index(place);
-                        // One that cannot be read is named as a file of its own.
+                        // An index that cannot be read is reported on its own.
                         let is_there = files.iter().any(|(file, _)| *file == index);
                         let index = is_there.then(|| read_index(directory, place).ok()).flatten();
                         let index = index.and_then(|bytes| Index::parse(header.stamp, &bytes).ok());
@@ -186,7 +187,7 @@ pub fn verify(
                         found.messages =
                             scanned.batches.iter().map(|(_, batch)| u64::from(batch.count)).sum();
                         found.damage.extend(scanned.damage);
-                        // An index says where the rounds end that were spoken of.
+                        // An index states where the acknowledged rounds end.
                         if scanned.end < end && end < bytes.len() as u64 {
                             found.damage.push(Damage { at: scanned.end, bytes: end - scanned.end });
                         } else {
@@ -194,7 +195,8 @@ pub fn verify(
                         }
                     }
                     Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
-                    // A file that was never begun. One that was has an index, or a clean stop has named it.
+                    // A file that was never used is empty. A used file has an index, or a clean stop has
+                    // named it.
                     Err(Unreadable::Damaged) if !is_known(place) && bytes.iter().all(|byte| *byte == 0) => {}
                     Err(Unreadable::Damaged) => found.damage = whole_file(),
                 }
@@ -227,7 +229,7 @@ pub fn verify(
                 Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
                 Err(Unreadable::Damaged) => found.damage = whole_file(),
             },
-            // Written anew at the next start.
+            // The next start writes these files anew.
             FileName::NewIndex(_)
             | FileName::NewCatalogue(_)
             | FileName::DamagedCatalogue(_)
@@ -239,7 +241,7 @@ pub fn verify(
             },
         }
         for (at, bytes) in unreadable {
-            // What its place held fails its checksum, too; what has none is named here.
+            // Unreadable bytes that a checksum covers are already reported. This reports the others.
             let is_in = |damage: &Damage| damage.at < at + bytes && at < damage.at + damage.bytes;
             if !found.damage.iter().any(is_in) {
                 found.damage.push(Damage { at, bytes });
@@ -257,7 +259,8 @@ pub fn verify(
     Ok(())
 }
 
-/// The incarnations of queues that were deleted, and what the last clean stop sealed, as far as the files say.
+/// Returns the incarnations of deleted queues, and the segments that the last clean stop sealed, as far as
+/// the files can be read.
 fn deleted_and_stopped(directory: &dyn Directory, files: &[(FileName, u64)]) -> (HashSet<u64>, Vec<Sealed>) {
     let (mut records, mut stopped) = (Vec::new(), Vec::new());
     for (file, length) in files {
@@ -276,7 +279,8 @@ fn deleted_and_stopped(directory: &dyn Directory, files: &[(FileName, u64)]) -> 
     (catalogue::merge(records.into_iter()).1, stopped)
 }
 
-/// How many runs an index names that are whole; none for one of an earlier life of its segment.
+/// Returns the number of intact runs in an index. Returns 0 if the index belongs to an earlier life of its
+/// segment.
 fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
     let of = Index::stamp(file)?;
     if stamp.is_some_and(|stamp| stamp != of) {
@@ -291,7 +295,7 @@ fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
     Ok(runs)
 }
 
-/// Deletes a queue of a directory that no server uses; false where there is none of that name.
+/// Deletes a queue of a directory that no server uses. Returns false if there is no queue of that name.
 pub fn delete_queue(directory: &dyn Directory, name: &FullName) -> Result<bool, OpenError> {
     let now = moment();
     let (dir, _) = recovery::open(directory, 1, 0, &now)?;

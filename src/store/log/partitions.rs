@@ -105,7 +105,7 @@ impl<T: Asker> Partitions<T> {
         entry: &JournalEntry<T>,
     ) -> (Option<StoredBatch>, Offset, UnixMillis) {
         let Some(partition) = self.of.get_mut(&entry.id()) else {
-            debug_assert!(false, "{:?} is gone, and its entries are not", entry.id());
+            debug_assert!(false, "{:?} was removed, but its entries were not", entry.id());
             return (None, Offset::ZERO, now.unix);
         };
         partition.past.newest = partition.past.newest.max(now.unix);

@@ -1,4 +1,4 @@
-//! The queues that a shard's clients use: found, made, deleted and forgotten.
+//! The queues that a shard's clients use: finds, creates, deletes and forgets them.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -15,7 +15,7 @@ use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::store::{Asker, Completion, Life};
 
-/// A queue that is to be made.
+/// A request to create a queue.
 #[derive(Debug)]
 struct NewQueue<T: Asker> {
     token: T::Open,
@@ -24,7 +24,7 @@ struct NewQueue<T: Asker> {
     partitions: u16,
 }
 
-/// A queue that is to be deleted.
+/// A request to delete a queue.
 #[derive(Debug)]
 struct OldQueue<T: Asker> {
     token: T::Delete,
@@ -32,7 +32,7 @@ struct OldQueue<T: Asker> {
     incarnation: u64,
 }
 
-/// A change that waits to be written into the catalogue.
+/// A change that waits to be written to the catalogue.
 #[derive(Debug)]
 enum Change<T: Asker> {
     Make(NewQueue<T>),
@@ -46,26 +46,26 @@ enum Writing<T: Asker> {
     Deleted(OldQueue<T>),
 }
 
-/// See the module's page. Owns the shard's catalogue file.
+/// The queues that a shard's clients use, and the writes to the shard's catalogue file.
 #[derive(Debug)]
 pub(super) struct Queues<T: Asker> {
     shard: u16,
-    /// What the log calls the partitions that were asked for.
+    /// The log's ids of the partitions that this shard has used.
     known: HashMap<PartitionKey, PartitionId>,
-    /// Changes that wait to be written, in order. Of a name there is at most one, here or in `writing`.
+    /// Changes that wait to be written, in order. A name occurs at most once, here or in `writing`.
     waiting: VecDeque<Change<T>>,
     /// Changes that are being written.
     writing: Vec<Writing<T>>,
-    /// Where the catalogue ends.
+    /// The length of the catalogue, in bytes.
     end: u64,
-    /// The end of the catalogue after the write that is under way.
+    /// The length of the catalogue after the write in progress.
     end_written: Option<u64>,
-    /// The end of what a failed write may have left behind; never before `end`.
+    /// The end of the bytes that a failed write may have left behind; at least `end`.
     dirty_end: u64,
 }
 
 impl<T: Asker> Queues<T> {
-    /// Those of a shard whose catalogue ends there.
+    /// Creates the queues of a shard whose catalogue is `end` bytes long.
     pub(super) fn new(shard: u16, end: u64) -> Self {
         Self {
             shard,
@@ -78,7 +78,8 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// What the log calls a partition; `None` where its queue is not open. `handle_new` is called for one that is asked for first.
+    /// Returns the log's id of a partition, or `None` if its queue is not open. Calls `handle_new` when the
+    /// shard asks for this partition for the first time.
     #[inline]
     pub(super) fn id(
         &mut self,
@@ -95,7 +96,7 @@ impl<T: Asker> Queues<T> {
         Some(id)
     }
 
-    /// Finds a queue, or has it made: then the answer comes with [`Self::handle_written`].
+    /// Opens a queue. If it must be created first, [`Self::handle_written`] answers.
     pub(super) fn open(
         &mut self,
         dir: &DataDir,
@@ -117,7 +118,7 @@ impl<T: Asker> Queues<T> {
         completions.push_back(Completion::Opened { token, result });
     }
 
-    /// Deletes a queue. [`Self::handle_written`] answers, or this itself if there is no such queue.
+    /// Deletes a queue. [`Self::handle_written`] answers. If no such queue exists, this method answers.
     pub(super) fn delete(
         &mut self,
         dir: &DataDir,
@@ -134,7 +135,7 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// Whether a change of a queue of that name is under way.
+    /// Returns whether a queue of that name is being created or deleted.
     fn is_changing(&self, name: &FullName) -> bool {
         let waiting = self.waiting.iter().map(|change| match change {
             Change::Make(new) => &new.name,
@@ -147,7 +148,7 @@ impl<T: Asker> Queues<T> {
         waiting.chain(writing).any(|of| of == name)
     }
 
-    /// Writes the waiting changes into the catalogue, one write at a time.
+    /// Writes the waiting changes to the catalogue, one write at a time.
     #[inline]
     pub(super) fn write(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && !self.waiting.is_empty() {
@@ -156,8 +157,9 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// Erases what a failed write has left behind the end of the catalogue. Otherwise a restart would read the record of a deletion that
-    /// failed, and drop a queue that has taken messages since. A tick calls this, because the disk may fail again.
+    /// Erases the bytes that a failed write has left behind the end of the catalogue. Otherwise a restart
+    /// would read the record of a deletion that failed, and drop a queue that has accepted messages since.
+    /// Called at a tick, because the disk may fail again.
     pub(super) fn erase_failed(&mut self, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && self.dirty_end > self.end {
             self.submit(Vec::new(), disk);
@@ -186,7 +188,7 @@ impl<T: Asker> Queues<T> {
 
     fn submit(&mut self, mut records: Vec<u8>, disk: &mut impl Disk<Tag>) {
         let end = self.end + records.len() as u64;
-        // Zeros overwrite what a failed write may have left behind.
+        // Zeros overwrite the bytes that a failed write may have left behind.
         records.resize(records.len() + self.dirty_end.saturating_sub(end) as usize, 0);
         self.dirty_end = self.dirty_end.max(end);
         self.end_written = Some(end);
@@ -194,7 +196,7 @@ impl<T: Asker> Queues<T> {
         disk.submit(Tag::Catalogue, vec![Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
     }
 
-    /// The catalogue is written: the queues are made or deleted, or are not.
+    /// Handles the end of a catalogue write. Creates or deletes the queues if it succeeded, and answers.
     pub(super) fn handle_written(
         &mut self,
         dir: &DataDir,
@@ -204,7 +206,7 @@ impl<T: Asker> Queues<T> {
         let end = self.end_written.take();
         if let Err(error) = result {
             let told = cannot_write(error);
-            tracing::error!(shard = self.shard, told, %error, "queues cannot be written into the catalogue");
+            tracing::error!(shard = self.shard, told, %error, "catalogue write failed");
         } else if let Some(end) = end {
             (self.end, self.dirty_end) = (end, end);
         }
@@ -225,7 +227,7 @@ impl<T: Asker> Queues<T> {
         debug_assert!(self.end <= self.dirty_end, "{} is behind {}", self.end, self.dirty_end);
     }
 
-    /// The life that the server calls `queue` has ended.
+    /// Forgets the partitions of a queue whose life has ended.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.known.retain(|key, _| key.queue != queue);
     }

@@ -10,12 +10,12 @@ use super::format::{
 };
 use super::index::{Spans, add_to};
 
-/// Bytes of a segment that are not what was written.
+/// A damaged range: bytes of a file that are not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Their position in the file.
+    /// The position in the file, in bytes.
     pub at: u64,
-    /// Their number.
+    /// The number of damaged bytes.
     pub bytes: u64,
 }
 
@@ -28,7 +28,7 @@ pub struct Scan {
     pub end: u64,
     /// Bytes of an incomplete round after `end`.
     pub torn: u64,
-    /// What is damaged before `end`.
+    /// The damaged ranges before `end`.
     pub damage: Vec<Damage>,
 }
 

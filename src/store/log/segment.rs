@@ -80,7 +80,7 @@ pub enum Runs {
 /// The messages of one partition in a sealed segment.
 #[derive(Clone, Debug)]
 pub struct SealedSpan {
-    /// The segment.
+    /// The segment that holds the messages.
     pub segment: Arc<Segment>,
     /// Its offsets, times and sizes.
     pub head: SpanHead,

@@ -141,7 +141,7 @@ impl Segments {
         self.stopping = Some((segment.number, sealed));
     }
 
-    /// Whether indexes are being written.
+    /// Returns whether indexes are being written.
     pub(super) fn is_indexing(&self) -> bool {
         !self.indexing.is_empty()
     }

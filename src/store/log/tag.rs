@@ -19,7 +19,7 @@ pub enum Tag {
     Index(u64),
     /// They remove the files of a segment that is no longer needed.
     Remove,
-    /// They write new and deleted queues into the catalogue.
+    /// They write records of created and deleted queues to the catalogue.
     Catalogue,
     /// They read something of a partition.
     Read(PartitionId, ReadPurpose),
@@ -32,6 +32,6 @@ pub enum ReadPurpose {
     Runs(Offset, Arc<Segment>, RunsAt),
     /// A whole segment, because its index does not say where the messages are.
     Segment(Arc<Segment>),
-    /// Messages.
+    /// Batches that waiting fetches want.
     Messages(Load),
 }

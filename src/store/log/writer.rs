@@ -41,7 +41,7 @@ pub(super) struct Writer<T: Asker> {
     cut: Option<Cut>,
     /// The number of messages that were refused.
     refused: u64,
-    /// Ended lives of queues. The next round begins without their entries.
+    /// The incarnations whose waiting entries are dropped before the next round begins.
     forgotten: Vec<u64>,
 }
 
@@ -121,15 +121,15 @@ impl<T: Asker> Writer<T> {
         self.journal.push(JournalEntry::Mark { id });
     }
 
-    /// A life of a queue has ended. Its waiting entries are not written.
+    /// Drops the waiting entries of a queue whose life has ended before the next round begins.
     pub(super) fn forget(&mut self, incarnation: u64) {
         if self.journal.has_pending() {
             self.forgotten.push(incarnation);
         }
     }
 
-    /// Drops the waiting entries of ended lives; false if no life has ended. No round may be under way, because a partition's appends
-    /// complete in order.
+    /// Drops the waiting entries of ended lives. Returns false if no life has ended. Must not be called
+    /// during a round, because a partition's appends complete in order.
     #[inline]
     pub(super) fn drop_forgotten(&mut self, completions: &mut VecDeque<Completion<T>>) -> bool {
         debug_assert!(!self.journal.is_writing(), "the round's appends are answered first");
@@ -167,7 +167,7 @@ impl<T: Asker> Writer<T> {
         self.trouble = Some(why);
     }
 
-    /// Accepts messages again.
+    /// Accepts messages again after a failure.
     pub(super) fn recover(&mut self) {
         debug_assert!(self.cut.is_none(), "the end of the failed segment is not durable yet");
         if self.trouble.take().is_some() {

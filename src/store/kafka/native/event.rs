@@ -26,7 +26,7 @@ pub enum Event {
     Described { asked: usize, result: Result<Vec<Described>, Trouble> },
     /// The result of creating a topic.
     Created { asked: usize, result: Result<(), Trouble> },
-    /// A topic's configuration.
+    /// The names and values of a topic's configuration.
     Configs { asked: usize, result: Result<Vec<(String, String)>, Trouble> },
     /// Offsets of partitions. An offset is negative if no record has it.
     Offsets { asked: usize, result: Result<Vec<PartitionOffset>, Trouble> },

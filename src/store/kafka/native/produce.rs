@@ -41,7 +41,7 @@ impl Topic {
     }
 
     /// # Safety
-    /// That of [`Self::produce`].
+    /// As for [`Self::produce`].
     unsafe fn produce_plain(
         &self,
         partition: i32,
@@ -83,7 +83,7 @@ impl Topic {
     }
 
     /// # Safety
-    /// That of [`Self::produce`].
+    /// As for [`Self::produce`].
     unsafe fn produce_with_header(
         &self,
         partition: i32,

@@ -42,7 +42,7 @@ impl Topic {
         &self.handle
     }
 
-    /// Returns the number that `Message::from` names it by.
+    /// Returns the topic's number in this process. `Message::from` returns the same.
     pub fn number(&self) -> usize {
         self.raw.as_ptr() as usize
     }

@@ -1,7 +1,7 @@
 //! Reads the shards' catalogues, and rewrites them without what is damaged.
 //!
-//! One file may say that a queue was made, and another that it was deleted. The home of a queue changes with the number of shards, and
-//! earlier servers wrote all deletions into the file with the number `u16::MAX`.
+//! One file may say that a queue was made, and another that it was deleted. The home of a queue changes with
+//! the number of shards, and earlier servers wrote all deletions into the file with the number `u16::MAX`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -37,7 +37,7 @@ impl From<io::Error> for OpenError {
 /// A damaged part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
-    /// The file.
+    /// The damaged file.
     pub file: FileName,
     /// The position and the length of the damage.
     pub damage: Damage,
@@ -60,7 +60,7 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes of rounds and records that were begun and never acknowledged.
     pub torn: u64,
-    /// What is damaged.
+    /// The damaged parts of files.
     pub damaged: Vec<Damaged>,
     /// Whether nothing proves that this start continues where the last one ended: the machine was rebooted,
     /// or the directory is a copy.
@@ -68,7 +68,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Logs the report.
+    /// Logs the totals, and an error for each damaged part.
     pub fn say(&self, data_dir: &Path) {
         let Self { queues, segments, scanned, messages, bytes, torn, .. } = *self;
         let data_dir = data_dir.display();

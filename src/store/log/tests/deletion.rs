@@ -1,4 +1,4 @@
-//! Queues that are deleted: for good, and alone.
+//! Tests deletions: a deleted queue stays deleted, and no other queue is affected.
 
 use super::*;
 use crate::base::names::queue_hash;
@@ -14,13 +14,13 @@ impl World {
         token
     }
 
-    /// Every shard forgets a life of a queue.
+    /// Lets every shard forget a queue's life.
     pub(super) fn forget_queue(&mut self, queue: u64, incarnation: u64) {
         self.logs.iter_mut().for_each(|log| log.forget(QueueId(queue), incarnation));
         self.open.remove(&queue);
     }
 
-    /// Deletes a queue.
+    /// Deletes a queue, and waits for the answer.
     fn delete(&mut self, queue: u64) -> Result<(), StoreFault> {
         let asked = self.submit_delete(queue);
         let result = loop {
@@ -34,7 +34,7 @@ impl World {
             }
         };
         self.forget_queue(queue, result?);
-        // Appends that were under way are told.
+        // Appends in progress get their answers.
         self.settle();
         self.sent.retain(|key, _| key.queue != QueueId(queue));
         Ok(())
@@ -42,7 +42,7 @@ impl World {
 }
 
 #[test]
-fn what_is_deleted_stays_deleted_and_nothing_else_goes() {
+fn a_deleted_queue_stays_deleted_and_no_other_queue_is_affected() {
     let mut deleted = 0;
     for seed in 0..seeds() {
         let mut world = World::new(seed, config());
@@ -56,7 +56,7 @@ fn what_is_deleted_stays_deleted_and_nothing_else_goes() {
                 Err(fault) => assert_eq!(fault, StoreFault::NoQueue, "seed {seed}"),
             }
             assert_eq!(world.delete(queue), Err(StoreFault::NoQueue), "seed {seed}");
-            // Some make the queue again.
+            // In some runs, this recreates the queue.
             for _ in 0..world.random.below(100) {
                 world.act();
             }
@@ -70,10 +70,10 @@ fn what_is_deleted_stays_deleted_and_nothing_else_goes() {
 }
 
 #[test]
-fn a_deletion_that_failed_takes_nothing_with_it_later() {
+fn a_failed_deletion_has_no_later_effect() {
     for seed in 0..seeds() {
         let mut world = filled(seed, config());
-        // Its record cannot be written, or is and cannot be synced.
+        // The write of the record fails, or its sync does.
         world.disk.fail_after(1 + seed % 2, EIO, 1);
         assert!(matches!(world.delete(1), Err(StoreFault::Unavailable(_))), "seed {seed}");
         world.disk.heal();
@@ -88,7 +88,7 @@ fn a_deletion_that_failed_takes_nothing_with_it_later() {
 }
 
 #[test]
-fn a_queue_that_a_tool_has_deleted_is_gone_whatever_the_number_of_shards() {
+fn a_queue_that_a_tool_has_deleted_stays_deleted_with_any_number_of_shards() {
     for seed in 0..20 {
         let mut world = filled(seed, config());
         world.stop();

@@ -36,7 +36,7 @@ impl Shard {
                 match completion {
                     Completion::Opened { result, .. } => assert!(result.is_ok()),
                     Completion::Appended { result, .. } => assert!(result.is_ok()),
-                    // What the server calls it is of no use: one of the queues is not open.
+                    // The queue's id does not matter here: one of the queues is not open.
                     Completion::Deleted { result, .. } => self.log.forget(QueueId(0), result.unwrap()),
                     other => panic!("{other:?}"),
                 }

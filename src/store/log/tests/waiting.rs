@@ -41,7 +41,7 @@ fn waiters_for_older_messages_are_served_or_cancelled() {
     }
 }
 
-/// Takes what the shards say. They forget the queue that is deleted.
+/// Handles the completions of all shards. When the queue is deleted, all shards forget it.
 fn hear(world: &mut World, waiting: &mut BTreeSet<u64>) {
     loop {
         let completions = world.poll();
