@@ -107,7 +107,8 @@ fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
         let said: Vec<String> =
             damage.iter().map(|damage| format!("{} bytes at {}", damage.bytes, damage.at)).collect();
         let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
-        let line = format!("{file:<28} {length:>12} {whole:>10} {messages:>12} {torn:>10}  {said}\n");
+        let line =
+            format!("{:<28} {length:>12} {whole:>10} {messages:>12} {torn:>10}  {said}\n", file.to_string());
         if written.is_ok() {
             // Flush each line: files are large, and someone may be watching.
             written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
