@@ -50,6 +50,5 @@ pub use interrupt::Interrupt;
 pub use plan::{About, Mode, Peer, Plan};
 pub use result::{FORMAT, Figures, IntervalResult, Knee, ResultFile, RunResult};
 pub use run::run;
-pub use server_side::ControlPort;
 pub use stamp::{STAMP_BYTES, Stamp, Verdict, Verifier};
 pub use sweep::find_knee;
