@@ -70,6 +70,7 @@ fn name() -> FullName {
 
 /// The queue's home, or another shard.
 struct Shard {
+    number: u16,
     core: Core<ScriptedStore>,
     script: Rc<RefCell<Script>>,
     now: Now,
@@ -81,13 +82,18 @@ impl Shard {
         let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let (settings, store) = (Arc::new(Settings::default()), ScriptedStore(script.clone()));
         let core = Core::new(number, shards, settings, tenants, store);
-        Self { core, script, now: Now::at_ms(1, 1_700_000_000_000) }
+        Self { number, core, script, now: Now::at_ms(1, 1_700_000_000_000) }
     }
 
     /// A connection of shard 1 wants to open the queue.
     fn open(&mut self, operation: u32) {
+        self.open_from(1, operation);
+    }
+
+    /// A connection of `shard` wants to open the queue.
+    fn open_from(&mut self, shard: u16, operation: u32) {
         let (connection, operation) = (ConnectionId::default(), OperationId(operation));
-        let by = Asking { shard: 1, connection, operation };
+        let by = Asking { shard, connection, operation };
         self.core.handle_message(self.now, Message::Open { by, name: name() });
     }
 
@@ -139,6 +145,19 @@ impl Shard {
             _ => None,
         });
         forgets.collect()
+    }
+
+    /// The store finds that the life of a queue has ended.
+    fn finds_gone(&mut self, queue: QueueId, incarnation: u64) {
+        self.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation });
+        self.core.handle_completions(self.now);
+    }
+
+    /// Delivers everything that this shard has for another one, in order.
+    fn deliver(&mut self, to: &mut Self) {
+        for message in self.core.poll_outbox(to.number).unwrap() {
+            to.core.handle_message(to.now, message);
+        }
     }
 
     fn has_forgotten(&mut self, shard: u16, queue: QueueId) {
@@ -264,13 +283,34 @@ fn another_shard_forgets_before_it_says_so() {
 
 #[test]
 fn every_shard_forgets_a_queue_that_a_store_reports_as_gone() {
-    let mut shard = Shard::new(1, SHARDS);
-    let queue = QueueId(9);
-    shard.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation: 5 });
-    shard.core.handle_completions(shard.now);
-    assert_eq!(shard.script.borrow().forgotten, [(queue, 5)]);
-    assert_eq!((shard.forgets(0), shard.forgets(2)), (vec![(1, queue, 5)], vec![(1, queue, 5)]));
-    shard.has_forgotten(0, queue);
-    shard.has_forgotten(2, queue);
-    assert_eq!(shard.core.poll_deleted(), None, "nobody has asked");
+    let mut home = Shard::new(0, SHARDS);
+    let queue = QueueId::new(0, 9);
+    home.finds_gone(queue, 5);
+    assert_eq!(home.script.borrow().forgotten, [(queue, 5)]);
+    assert_eq!((home.forgets(1), home.forgets(2)), (vec![(0, queue, 5)], vec![(0, queue, 5)]));
+    home.has_forgotten(1, queue);
+    home.has_forgotten(2, queue);
+    assert_eq!(home.core.poll_deleted(), None, "no deletion was requested");
+}
+
+#[test]
+fn a_forget_never_overtakes_an_answer_to_an_open() {
+    let [mut home, mut finder, mut opener] = [0, 1, 2].map(|number| Shard::new(number, SHARDS));
+    opener.open_from(2, 1);
+    opener.deliver(&mut home);
+    let queue = home.opens(5);
+    // The answer to shard 2 is in flight. Shard 1 finds the queue gone, and its message could arrive first.
+    finder.finds_gone(queue, 5);
+    assert!(finder.core.poll_outbox(2).is_none(), "only the home tells other shards to forget");
+    finder.deliver(&mut home);
+    home.deliver(&mut finder);
+    home.deliver(&mut opener);
+    for shard in [&home, &finder, &opener] {
+        assert_eq!(shard.script.borrow().forgotten, [(queue, 5)]);
+    }
+    // Shard 2 does not know the dead queue: it asks the home again, and the home asks its store.
+    opener.core.poll_outbox(0).unwrap();
+    opener.open_from(2, 2);
+    opener.deliver(&mut home);
+    assert!(home.opens(6) != queue);
 }

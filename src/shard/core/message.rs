@@ -99,7 +99,14 @@ pub enum Message {
     Request(Request<Connections>),
     /// The owner's answer.
     Completion(Completion<Connections>),
-    /// To every other shard: a life of a queue has ended.
+    /// To a queue's home: the sender's store has found that a life of the queue has ended.
+    Gone {
+        /// The queue.
+        queue: QueueId,
+        /// The life.
+        incarnation: u64,
+    },
+    /// From a queue's home to every other shard: a life of the queue has ended.
     Forget {
         /// The sender.
         by: u16,

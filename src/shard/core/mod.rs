@@ -230,7 +230,7 @@ impl<S: Store<Connections>> Core<S> {
         }
         while let Some(event) = self.store.poll_event() {
             match event {
-                Event::Gone { queue, incarnation } => self.tell_gone(queue, incarnation),
+                Event::Gone { queue, incarnation } => self.report_gone(queue, incarnation),
             }
         }
         self.evict(now);
@@ -257,6 +257,7 @@ impl<S: Store<Connections>> Core<S> {
                 }
                 self.handle_completion(now, completion);
             }
+            Message::Gone { queue, incarnation } => self.tell_gone(queue, incarnation),
             Message::Forget { by, queue, incarnation } => {
                 self.forget(queue, incarnation);
                 let shard = self.shard;

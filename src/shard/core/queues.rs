@@ -184,6 +184,16 @@ impl<S: Store<Connections>> Core<S> {
         self.resume(now, &name, waiters);
     }
 
+    /// Handles that this shard's store has found the end of a queue's life. Only the queue's home tells the
+    /// shards to forget it. A `Forget` from another shard could overtake an `Opened` from the home, and the
+    /// receiver would keep the dead queue.
+    pub(super) fn report_gone(&mut self, queue: QueueId, incarnation: u64) {
+        match queue.home() {
+            home if home == self.shard => self.tell_gone(queue, incarnation),
+            home => self.outboxes[usize::from(home)].push(Message::Gone { queue, incarnation }),
+        }
+    }
+
     /// A life of a queue has ended. The next operation that opens the queue asks its home again.
     pub(super) fn forget(&mut self, queue: QueueId, incarnation: u64) {
         // A partition's owner may know the queue in its store alone.
