@@ -1,4 +1,4 @@
-//! Asking shards how they are: a message there, and an answer between two turns.
+//! Asking shards how they are: a delivery there, and an answer between two turns.
 //!
 //! Runs on whatever thread asks; the answer is made on the shard's. Never waits.
 

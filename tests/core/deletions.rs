@@ -12,7 +12,7 @@ use millstream::base::millis::Millis;
 use millstream::base::names::{FullName, Project, QueueName, queue_hash};
 use millstream::base::queue::{QueueId, QueueInfo, Signing, home};
 use millstream::operation::OperationId;
-use millstream::shard::core::{Asking, ConnectionId, Connections, Core, Deleted, FORGET, Message, Settings};
+use millstream::shard::core::{Asking, ConnectionId, Connections, Core, Deleted, FORGET, Letter, Settings};
 use millstream::store::{Completion, Event, Life, Request, Store, StoreCounters};
 
 const SHARDS: u16 = 3;
@@ -94,7 +94,7 @@ impl Shard {
     fn open_from(&mut self, shard: u16, operation: u32) {
         let (connection, operation) = (ConnectionId::default(), OperationId(operation));
         let by = Asking { shard, connection, operation };
-        self.core.handle_message(self.now, Message::Open { by, name: name() });
+        self.core.handle_letter(self.now, Letter::Open { by, name: name() });
     }
 
     fn says(&mut self, completion: Completion<Connections>) {
@@ -127,9 +127,9 @@ impl Shard {
 
     /// The operations of shard 1 that were answered, each with the incarnation of its queue.
     fn opened(&mut self) -> Vec<(u32, Result<u64, Fault>)> {
-        let messages = self.core.poll_outbox(1).unwrap_or_default().into_iter();
-        let opened = messages.filter_map(|message| match message {
-            Message::Opened { by, result, .. } => {
+        let letters = self.core.poll_outbox(1).unwrap_or_default().into_iter();
+        let opened = letters.filter_map(|letter| match letter {
+            Letter::Opened { by, result, .. } => {
                 Some((by.operation.0, result.map(|info: QueueInfo| info.incarnation)))
             }
             _ => None,
@@ -139,9 +139,9 @@ impl Shard {
 
     /// What another shard is told to forget.
     fn forgets(&mut self, shard: u16) -> Vec<(u16, QueueId, u64)> {
-        let messages = self.core.poll_outbox(shard).unwrap_or_default().into_iter();
-        let forgets = messages.filter_map(|message| match message {
-            Message::Forget { by, queue, incarnation } => Some((by, queue, incarnation)),
+        let letters = self.core.poll_outbox(shard).unwrap_or_default().into_iter();
+        let forgets = letters.filter_map(|letter| match letter {
+            Letter::Forget { by, queue, incarnation } => Some((by, queue, incarnation)),
             _ => None,
         });
         forgets.collect()
@@ -155,13 +155,13 @@ impl Shard {
 
     /// Delivers everything that this shard has for another one, in order.
     fn deliver(&mut self, to: &mut Self) {
-        for message in self.core.poll_outbox(to.number).unwrap() {
-            to.core.handle_message(to.now, message);
+        for letter in self.core.poll_outbox(to.number).unwrap() {
+            to.core.handle_letter(to.now, letter);
         }
     }
 
     fn has_forgotten(&mut self, shard: u16, queue: QueueId) {
-        self.core.handle_message(self.now, Message::Forgotten { shard, queue });
+        self.core.handle_letter(self.now, Letter::Forgotten { shard, queue });
     }
 }
 
@@ -191,9 +191,9 @@ fn one_shard_alone_has_nobody_to_wait_for() {
     home.core.delete(home.now, name());
     home.deletes(Err(StoreFault::NoQueue));
     assert!(matches!(home.core.poll_deleted(), Some((_, Err(StoreFault::NoQueue)))));
-    home.core.handle_message(
+    home.core.handle_letter(
         home.now,
-        Message::Open {
+        Letter::Open {
             by: Asking { shard: 0, connection: ConnectionId::default(), operation: OperationId(1) },
             name: name(),
         },
@@ -274,10 +274,10 @@ fn a_queue_that_cannot_be_deleted_is_there_as_before() {
 fn another_shard_forgets_before_it_says_so() {
     let mut other = Shard::new(2, SHARDS);
     let queue = QueueId(9);
-    other.core.handle_message(other.now, Message::Forget { by: 0, queue, incarnation: 5 });
+    other.core.handle_letter(other.now, Letter::Forget { by: 0, queue, incarnation: 5 });
     assert_eq!(other.script.borrow().forgotten, [(queue, 5)], "also what was never opened here");
     let said = other.core.poll_outbox(0).unwrap();
-    assert!(matches!(said[..], [Message::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
+    assert!(matches!(said[..], [Letter::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
     assert!(other.core.poll_outbox(1).is_none());
 }
 
@@ -299,7 +299,7 @@ fn a_forget_never_overtakes_an_answer_to_an_open() {
     opener.open_from(2, 1);
     opener.deliver(&mut home);
     let queue = home.opens(5);
-    // The answer to shard 2 is in flight. Shard 1 finds the queue gone, and its message could arrive first.
+    // The answer to shard 2 is in flight. Shard 1 finds the queue gone, and its letter could arrive first.
     finder.finds_gone(queue, 5);
     assert!(finder.core.poll_outbox(2).is_none(), "only the home tells other shards to forget");
     finder.deliver(&mut home);

@@ -1,4 +1,4 @@
-//! What shards tell each other. Whatever one has for another in a turn travels as one batch of these.
+//! The letters between shards. All letters of a turn from one shard to another travel as one delivery.
 
 use super::slab::ConnectionId;
 use crate::base::error::Fault;
@@ -76,9 +76,9 @@ impl Asking {
     }
 }
 
-/// One message from shard to shard.
+/// One letter from shard to shard.
 #[derive(Debug)]
-pub enum Message {
+pub enum Letter {
     /// To a queue's home: find or make it.
     Open {
         /// Who asks.
