@@ -9,6 +9,7 @@
 //! | this file | the calls of a turn |
 //! | `connection` | one connection: handshake, frames, and the front that handles their content |
 //! | `entry` | the request that opens a connection; `admission`: the verdict on its client |
+//! | `liveness` | the silence of a peer: timeouts, pings, and the wait for it to close |
 //! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
 //! | `serving` | one call to a connection, and its effects |
 //! | `routing` | routes commands to the stores, and answers back |
@@ -29,6 +30,7 @@ mod deletions;
 mod drain;
 mod entry;
 mod letter;
+mod liveness;
 mod output;
 mod queues;
 mod routing;
