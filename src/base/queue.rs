@@ -7,6 +7,22 @@ use crate::base::units::{Offset, Partition};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
 
+/// The number of bits of a [`QueueId`] below its home.
+const NUMBER_BITS: u32 = 48;
+
+impl QueueId {
+    /// Creates the id of queue `number` of its home shard.
+    pub fn new(home: u16, number: u64) -> Self {
+        debug_assert!(number >> NUMBER_BITS == 0, "{number}");
+        Self(u64::from(home) << NUMBER_BITS | number)
+    }
+
+    /// Returns the shard that created the queue.
+    pub fn home(self) -> u16 {
+        (self.0 >> NUMBER_BITS) as u16
+    }
+}
+
 /// A queue as its home shard created it. The other shards cache this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueInfo {

@@ -12,14 +12,17 @@ use super::result_file::OutFile;
 use super::{Failure, cores, on_signal};
 use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
-use crate::client::{Address, ClientError, Scheme, without_secret};
+use crate::client::{Address, ClientError, ControlClient, Scheme, without_secret};
 use crate::control::InfoPage;
 use crate::load::{
-    About, ControlPort, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile,
-    RunResult, STAMP_BYTES, find_knee, run as run_load,
+    About, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile, RunResult,
+    STAMP_BYTES, find_knee, run as run_load,
 };
-use crate::process::terminal::{escaped, has_progress, line_start, say};
+use crate::process::terminal::{has_progress, line_start, say};
 use crate::shard::preflight;
+
+/// How long the server's control port may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeArg {
@@ -222,7 +225,7 @@ fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
 
 /// Returns the server's control port and what the server says about itself, if the port answers. Without it,
 /// the result has no stages.
-fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlPort, InfoPage)>, Failure> {
+fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, InfoPage)>, Failure> {
     let url = match args.control.as_deref() {
         Some("off") => return Ok(None),
         Some(url) => Address::parse(url, Scheme::Http)?.base(),
@@ -231,12 +234,12 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlPort, In
             format!("http://{}:{port}", server.host())
         }
     };
-    let control = ControlPort::new(&url);
-    Ok(match control.info() {
+    let control = ControlClient::new(&url, ANSWER_TIMEOUT);
+    Ok(match control.get("/info") {
         Ok(info) => Some((control, info)),
         Err(error) => {
             let what = "no histograms of the server; set --control to its control port, or to off";
-            say(format_args!("millstream: {what}: {}", escaped(&error)));
+            say(format_args!("millstream: {what}: {error}"));
             None
         }
     })

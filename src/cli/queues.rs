@@ -10,7 +10,7 @@ use super::{Directory, Failure, say_damage};
 use crate::base::clock::rfc3339;
 use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
-use crate::client::{Address, Scheme};
+use crate::client::{Address, ControlClient, ControlError, Scheme};
 use crate::control::{DELETION_TIMEOUT, QueueLine};
 use crate::process::terminal::{escaped, say};
 use crate::store::log::inspect::{Contents, delete_queue};
@@ -102,29 +102,13 @@ fn when(unix: Option<UnixMillis>) -> String {
     unix.and_then(rfc3339).unwrap_or_else(|| "-".into())
 }
 
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        // A control port is usually on this machine or network, so ignore `http_proxy`.
-        .proxy(None)
-        .timeout_global(Some(ANSWER_TIMEOUT))
-        .http_status_as_error(false)
-        .build()
-        .into()
+fn client(control: &str) -> Result<ControlClient, Failure> {
+    Ok(ControlClient::new(&Address::parse(control, Scheme::Http)?.base(), ANSWER_TIMEOUT))
 }
 
 fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
     if let Some(control) = &place.control {
-        let control = Address::parse(control, Scheme::Http)?.base();
-        let failed = |error: ureq::Error| Failure(format!("{control}: {error}"));
-        let mut answer = agent().get(format!("{control}/queues")).call().map_err(failed)?;
-        let text = answer.body_mut().read_to_string().map_err(failed)?;
-        if !answer.status().is_success() {
-            let why = escaped(text.trim_end());
-            return Err(Failure(format!("{control}: {}: {why}", answer.status())));
-        }
-        return serde_json::from_str(&text).map_err(|error| {
-            Failure(format!("{control}: the answer is not a list of queues: {}", escaped(&error.to_string())))
-        });
+        return Ok(client(control)?.get("/queues")?);
     }
     let directory = Directory::open(&place.data_dir)?;
     let contents = Contents::read(&directory.files, &moment())?;
@@ -175,14 +159,13 @@ pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
 }
 
 fn delete_running(control: &str, project: &str, queue: &str) -> Result<bool, Failure> {
-    let control = Address::parse(control, Scheme::Http)?.base();
-    let failed = |error: ureq::Error| Failure(format!("{control}: {error}"));
-    let url = format!("{control}/queues/{project}/{queue}");
-    let mut answer = agent().delete(&url).call().map_err(failed)?;
-    let text = answer.body_mut().read_to_string().map_err(failed)?;
-    match answer.status().as_u16() {
-        204 => Ok(true),
-        404 if text.contains("no such queue") => Ok(false),
-        _ => Err(Failure(format!("{control}: {}: {}", answer.status(), escaped(text.trim_end())))),
+    match client(control)?.delete(&format!("/queues/{project}/{queue}")) {
+        Ok(()) => Ok(true),
+        Err(ControlError::Refused { status, text, .. })
+            if status.as_u16() == 404 && text.contains("no such queue") =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
     }
 }

@@ -13,10 +13,12 @@
 //! | `consume` | reads the messages of a queue, each once, across reconnects |
 //! | `place` | the position of a consumer: a marker, and the messages taken beyond it |
 //! | `end` | the end of a queue, for a consumer that stops there |
+//! | `control` | requests to a control port over HTTP |
 //! | `resume` | runs `produce` or `consume` over as many connections as it takes |
 
 mod address;
 mod consume;
+mod control;
 mod driver;
 mod end;
 mod error;
@@ -30,6 +32,7 @@ mod wire;
 
 pub use address::{Address, Scheme, without_secret};
 pub use consume::{Consume, Sink};
+pub use control::{ControlClient, ControlError};
 pub use driver::{Application, Next, connect, run, run_with_buffer};
 pub use error::ClientError;
 pub use produce::{Block, Produce, ProduceStats, Source};

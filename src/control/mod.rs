@@ -1,6 +1,6 @@
 //! The control port: health, metrics and queues over HTTP, on its own thread.
 //!
-//! It asks the shards by messages, which they answer between two turns, and touches nothing that they own. So
+//! It asks the shards by deliveries, which they answer between two turns, and touches nothing that they own. So
 //! it is never on the data path.
 //!
 //! | path | response |

@@ -104,58 +104,66 @@ impl Front {
 
     /// Retries the reservation that the front waits for, because the budget may have room.
     pub fn retry(&mut self, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.retry(cx);
+        match self {
+            Self::Streaming(session) => session.retry(cx),
+            Self::Echo(_) => {}
         }
     }
 
     /// Submits the messages of this turn, after all input of the turn was passed in.
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.flush(cx);
+        match self {
+            Self::Streaming(session) => session.flush(cx),
+            Self::Echo(_) => {}
         }
     }
 
     /// Handles the answer to a command of `operation`.
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.answer(operation, answer, cx);
+        match self {
+            Self::Streaming(session) => session.answer(operation, answer, cx),
+            Self::Echo(_) => {}
         }
     }
 
     /// Handles the deadlines that have passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.handle_timeout(cx);
+        match self {
+            Self::Streaming(session) => session.handle_timeout(cx),
+            Self::Echo(_) => {}
         }
     }
 
     /// Takes a step of draining.
     pub fn drain(&mut self, step: DrainStep, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.drain(step, cx);
+        match self {
+            Self::Streaming(session) => session.drain(step, cx),
+            Self::Echo(_) => {}
         }
     }
 
     /// Writes everything that is due.
     pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.poll_transmit(cx);
+        match self {
+            Self::Streaming(session) => session.poll_transmit(cx),
+            Self::Echo(_) => {}
         }
     }
 
     /// Releases everything, because the connection is closed.
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.abandon(cx);
+        match self {
+            Self::Streaming(session) => session.abandon(cx),
+            Self::Echo(_) => {}
         }
     }
 
     /// Reports an internal error to the client after a panic, without touching state that may be
     /// inconsistent.
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
-        if let Self::Streaming(session) = self {
-            session.break_off(cx);
+        match self {
+            Self::Streaming(session) => session.break_off(cx),
+            Self::Echo(_) => {}
         }
     }
 

@@ -2,16 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::meter::Meter;
-use super::plan::Plan;
-use super::progress::Progress;
+use super::part::Part;
 use super::reading::{Consumed, Reading};
-use super::window::Window;
 use crate::client::session::{ConsumeOptions, Consumer};
 use crate::client::{Application, ClientError, Next, Wire};
 
@@ -20,10 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A consumer that verifies and measures every message of its queue.
 pub(super) struct LoadConsumer {
-    plan: Arc<Plan>,
+    part: Part,
     queue: String,
-    window: Window,
-    progress: Arc<Progress>,
     consumer: Option<Consumer>,
     reading: Reading,
     meter: Rc<RefCell<Meter>>,
@@ -33,19 +28,12 @@ pub(super) struct LoadConsumer {
 }
 
 impl LoadConsumer {
-    pub(super) fn new(
-        plan: Arc<Plan>,
-        number: u32,
-        window: Window,
-        progress: Arc<Progress>,
-        meter: Rc<RefCell<Meter>>,
-    ) -> Self {
+    pub(super) fn new(part: Part, meter: Rc<RefCell<Meter>>) -> Self {
+        let queue = part.queue();
         Self {
-            queue: plan.queue_of(number),
-            reading: Reading::new(plan.clone(), number, window, progress.clone()),
-            plan,
-            window,
-            progress,
+            reading: Reading::new(part.clone()),
+            part,
+            queue,
             consumer: None,
             meter,
             is_ready: false,
@@ -64,7 +52,7 @@ impl Application for LoadConsumer {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
         if !self.is_ready {
             self.is_ready = true;
-            self.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+            self.part.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
         }
         let Self { meter, reading, .. } = self;
         let mut meter = meter.borrow_mut();
@@ -83,8 +71,8 @@ impl Application for LoadConsumer {
     fn poll(&mut self, _cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let Wire { sender, out, .. } = wire;
         let now = Instant::now();
-        if self.plan.repeat
-            && now < self.window.until
+        if self.part.plan.repeat
+            && now < self.part.window.until
             && self.consumer.take_if(|consumer| consumer.is_ended() && consumer.failure().is_none()).is_some()
         {
             self.reading.begin_again();
@@ -94,9 +82,9 @@ impl Application for LoadConsumer {
         let consumer = self.consumer.get_or_insert_with(|| {
             let options = ConsumeOptions {
                 queue: self.queue.clone(),
-                from: self.plan.from.clone(),
+                from: self.part.plan.from.clone(),
                 echo: true,
-                window: self.plan.consume_window,
+                window: self.part.plan.consume_window,
                 count: None,
             };
             Consumer::start(&options, sender, out)

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `plan` | the parameters of a run |
 //! | `window` | the measured part of a run, and its send schedule |
+//! | `part` | the part of one connection in a run |
 //! | `stamp` | the content of a payload, and detection of loss, repeats and disorder |
 //! | `pacer` | when a producer sends |
 //! | `producer`, `consumer`, `held` | one connection: under load, or only held open |
@@ -30,6 +31,7 @@ mod held;
 mod interrupt;
 mod meter;
 mod pacer;
+mod part;
 #[cfg(feature = "peers")]
 pub(crate) mod peers;
 mod plan;
@@ -50,6 +52,5 @@ pub use interrupt::Interrupt;
 pub use plan::{About, Mode, Peer, Plan};
 pub use result::{FORMAT, Figures, IntervalResult, Knee, ResultFile, RunResult};
 pub use run::run;
-pub use server_side::ControlPort;
 pub use stamp::{STAMP_BYTES, Stamp, Verdict, Verifier};
 pub use sweep::find_knee;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::meter::Meter;
+use super::part::Part;
 use super::plan::Plan;
 use super::progress::{Progress, sum};
 use super::window::{GRACE, Schedule, Window};
@@ -50,9 +51,10 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    pub(super) fn new(plan: Arc<Plan>, number: u32, window: Window, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(part: Part) -> Self {
+        let queue = part.queue();
+        let Part { plan, number, window, progress } = part;
         let connections = u64::from(plan.producers);
-        let queue = plan.queue_of(number);
         let count = plan.count.map_or(u64::MAX, |count| {
             count / connections + u64::from(u64::from(number) < count % connections)
         });

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
-use super::server_side::ControlPort;
 use super::stamp::Stamp;
 use crate::base::names::{ClientId, Project};
-use crate::client::{ClientError, Target};
+use crate::client::{ClientError, ControlClient, Target};
 
 /// Which kinds of connections a run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -115,7 +114,7 @@ pub struct Plan {
     /// The server's process id, to measure its CPU time and memory.
     pub server_pid: Option<u32>,
     /// The server's control port, to read its own histograms.
-    pub control: Option<ControlPort>,
+    pub control: Option<ControlClient>,
     /// Ends the run early.
     pub interrupt: Interrupt,
     /// A number that identifies the messages of this run.

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::meter::Meter;
 use super::pacer::{Pace, Pacer};
+use super::part::Part;
 use super::plan::Plan;
-use super::progress::Progress;
 use super::window::{GRACE, Window};
 use crate::base::batch::Record;
 use crate::client::session::{Outcome, ProduceEvent, Producer};
@@ -85,18 +85,14 @@ pub(super) struct LoadProducer {
 }
 
 impl LoadProducer {
-    pub(super) fn new(
-        plan: Arc<Plan>,
-        number: u32,
-        window: Window,
-        progress: Arc<Progress>,
-        meter: Rc<RefCell<Meter>>,
-    ) -> Self {
+    pub(super) fn new(part: Part, meter: Rc<RefCell<Meter>>) -> Self {
+        let (queue, pacer) = (part.queue(), Pacer::new(part.clone()));
+        let Part { plan, number, window, .. } = part;
         Self {
-            pacer: Pacer::new(plan.clone(), number, window, progress),
+            pacer,
             payloads: vec![b'.'; plan.batch * plan.size],
             keys: plan.keys(),
-            queue: plan.queue_of(number),
+            queue,
             number,
             window,
             meter,

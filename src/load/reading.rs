@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::interrupt::STOP_GRACE;
 use super::meter::Meter;
+use super::part::Part;
 use super::plan::{Mode, Plan};
 use super::progress::{Progress, sum};
 use super::stamp::{Verdict, Verifier};
@@ -63,10 +64,12 @@ fn verifier(plan: &Plan) -> Verifier {
 }
 
 impl Reading {
-    pub(super) fn new(plan: Arc<Plan>, number: u32, window: Window, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(part: Part) -> Self {
+        let queue = part.queue();
+        let Part { plan, number, window, progress } = part;
         Self {
             number,
-            producers: plan.users_of(&plan.queue_of(number), plan.producers()),
+            producers: plan.users_of(&queue, plan.producers()),
             measured_ns: plan.clock_ns(window.from)..plan.clock_ns(window.until),
             verifier: verifier(&plan),
             earlier: Verdict::default(),

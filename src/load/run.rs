@@ -16,6 +16,7 @@ use super::gather::gather;
 use super::held::{Held, hold};
 use super::interrupt::Interrupt;
 use super::meter::{Meter, Piece};
+use super::part::Part;
 use super::plan::{Mode, Plan};
 use super::producer::{LoadProducer, Produced};
 use super::progress::Progress;
@@ -108,17 +109,14 @@ async fn load(
     let meter = Rc::new(RefCell::new(Meter::new(window, to)));
     let cores = plan.cores.len();
     let mine = |count: u32| (0..count).filter(move |number| *number as usize % cores == index);
-    let common = || (plan.clone(), progress.clone(), meter.clone());
+    let part = |number| Part { plan: plan.clone(), number, window, progress: progress.clone() };
     // Start consumers first, so that none of them misses messages.
-    let consumers = mine(plan.consumers()).map(|number| {
-        let (plan, progress, meter) = common();
-        glommio::spawn_local(consume(plan, number, window, progress, meter))
-    });
+    let consumers =
+        mine(plan.consumers()).map(|number| glommio::spawn_local(consume(part(number), meter.clone())));
     let mut tasks: Vec<_> = consumers.collect();
-    tasks.extend(mine(plan.producers()).map(|number| {
-        let (plan, progress, meter) = common();
-        glommio::spawn_local(produce(plan, number, window, progress, meter))
-    }));
+    let producers =
+        mine(plan.producers()).map(|number| glommio::spawn_local(produce(part(number), meter.clone())));
+    tasks.extend(producers);
     let mut done = Vec::new();
     for task in tasks {
         done.push(task.await);
@@ -195,14 +193,9 @@ async fn or_interrupted<T>(
     }
 }
 
-async fn produce(
-    plan: Arc<Plan>,
-    number: u32,
-    window: Window,
-    progress: Arc<Progress>,
-    meter: Rc<RefCell<Meter>>,
-) -> Result<Done, ClientError> {
-    let mut producer = LoadProducer::new(plan.clone(), number, window, progress.clone(), meter);
+async fn produce(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientError> {
+    let Part { plan, number, progress, .. } = part.clone();
+    let mut producer = LoadProducer::new(part, meter);
     let load = async {
         while !progress.may_produce(&plan) {
             glommio::timer::sleep(LOOK_EVERY).await;
@@ -225,14 +218,9 @@ async fn produce(
     ended.map(Done::Produced)
 }
 
-async fn consume(
-    plan: Arc<Plan>,
-    number: u32,
-    window: Window,
-    progress: Arc<Progress>,
-    meter: Rc<RefCell<Meter>>,
-) -> Result<Done, ClientError> {
-    let mut consumer = LoadConsumer::new(plan.clone(), number, window, progress.clone(), meter);
+async fn consume(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientError> {
+    let Part { plan, progress, .. } = part.clone();
+    let mut consumer = LoadConsumer::new(part, meter);
     let load = async {
         let target = plan.target()?;
         let mut stream = connect(&target).await?;

@@ -1,66 +1,18 @@
-//! Reads the server's own figures during a run: its histograms and settings, its CPU time and memory.
-
-use std::time::Duration;
+//! Reads the server's own figures during a run: its histograms, its CPU time and memory.
 
 use hdrhistogram::Histogram;
-use serde::de::DeserializeOwned;
 
-use crate::control::{InfoPage, LatencyPage, StagePage};
+use crate::client::{ControlClient, ControlError};
+use crate::control::{LatencyPage, StagePage};
 use crate::latency::{Summary, encode};
 
 /// Clock ticks per second in `/proc` (`USER_HZ`). It is 100 on every Linux that has io_uring.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// How long the control port may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The control port of the server under load.
-#[derive(Clone, Debug)]
-pub struct ControlPort(String);
-
-impl ControlPort {
-    /// Creates a client for the control port at this URL, such as `http://127.0.0.1:9001`.
-    pub fn new(url: &str) -> Self {
-        Self(url.trim_end_matches('/').to_owned())
-    }
-
-    /// Returns the server's description of itself.
-    pub fn info(&self) -> Result<InfoPage, String> {
-        self.get("/info")
-    }
-
-    /// Returns the histograms that the server's shards have recorded so far.
-    pub(super) fn latency(&self) -> Result<LatencyPage, String> {
-        self.get("/latency?histograms=true")
-    }
-
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
-        let url = format!("{}{path}", self.0);
-        let failed = |error: &dyn std::fmt::Display| format!("{url}: {error}");
-        // The body of an error status says what to do, so read it instead of failing at once.
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            // A control port is usually on this machine or network, so ignore `http_proxy`.
-            .proxy(None)
-            .timeout_global(Some(ANSWER_TIMEOUT))
-            .http_status_as_error(false)
-            .build()
-            .into();
-        let mut answer = agent.get(&url).call().map_err(|error| failed(&error))?;
-        let text = answer
-            .body_mut()
-            .with_config()
-            .limit(PAGE_BYTES_MAX)
-            .read_to_string()
-            .map_err(|error| failed(&error))?;
-        if !answer.status().is_success() {
-            return Err(format!("{url}: {}: {}", answer.status(), text.trim_end()));
-        }
-        serde_json::from_str(&text).map_err(|error| failed(&error))
-    }
+/// Returns the histograms that the server's shards have recorded so far.
+pub(super) fn latency(control: &ControlClient) -> Result<LatencyPage, ControlError> {
+    control.get("/latency?histograms=true")
 }
-
-/// The longest accepted page, in bytes. A histogram that uses every bucket takes about 400 KiB.
-const PAGE_BYTES_MAX: u64 = 16 << 20;
 
 /// Returns what each stage recorded between two pages.
 pub(super) fn stages_between(before: &LatencyPage, after: &LatencyPage) -> Vec<StagePage> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::figures::ServerUse;
 use super::plan::Plan;
-use super::server_side::{cpu_seconds, resident_bytes, stages_between};
+use super::server_side::{cpu_seconds, latency, resident_bytes, stages_between};
 use super::window::Window;
 use crate::control::LatencyPage;
 
@@ -30,7 +30,7 @@ impl ServerWatch {
                 }
             };
             wait_until(window.from);
-            let (before, page) = (cpu(), watched.control.as_ref().and_then(|control| control.latency().ok()));
+            let (before, page) = (cpu(), watched.control.as_ref().and_then(|control| latency(control).ok()));
             wait_until(window.until);
             (cpu().zip(before).map(|(after, before)| after - before), page)
         });
@@ -43,7 +43,7 @@ impl ServerWatch {
         self.watcher.thread().unpark();
         // A panic of the watcher loses only these figures.
         let (cpu_seconds, before) = self.watcher.join().unwrap_or_default();
-        let after = before.as_ref().and_then(|_| self.plan.control.as_ref()?.latency().ok());
+        let after = before.as_ref().and_then(|_| latency(self.plan.control.as_ref()?).ok());
         let stages = before.zip(after).map(|(before, after)| stages_between(&before, &after));
         ServerUse {
             cpu_seconds,

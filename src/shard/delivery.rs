@@ -1,23 +1,23 @@
-//! The messages that other threads send to a shard's inbox.
+//! The deliveries that other threads send to a shard's inbox.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::core::{Deleted, Message, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{Deleted, Letter, ShardPulse, ShardSnapshot, Traffic};
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
 
-/// A message in a shard's inbox. `A` is the type of an accepted connection.
+/// A delivery to a shard's inbox. `A` is the type of an accepted connection.
 #[derive(Debug)]
 pub enum Delivery<A = socket2::Socket> {
     /// A connection from the acceptor, and the address of its peer.
     Socket(A, Option<SocketAddr>),
     /// Everything that another shard had for this one in a turn.
-    Messages(Vec<Message>),
+    Letters(Vec<Letter>),
     /// The store has completions for the shard.
     StoreNews,
     /// Report what the shard's store holds of each queue.

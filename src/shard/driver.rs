@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::core::{Connections, Core, CoreCounters, Message};
+use super::core::{Connections, Core, CoreCounters, Letter};
 use super::delivery::Delivery;
 use super::inbox::{Inbox, Sender};
 use super::parker::Parker;
@@ -86,9 +86,9 @@ impl Host for Reactor {
         self.inbox.poll()
     }
 
-    fn send(&mut self, shard: u16, messages: Vec<Message>) -> Result<(), Vec<Message>> {
-        match self.peers[usize::from(shard)].send(Delivery::Messages(messages)) {
-            Err(Delivery::Messages(messages)) => Err(messages),
+    fn send(&mut self, shard: u16, letters: Vec<Letter>) -> Result<(), Vec<Letter>> {
+        match self.peers[usize::from(shard)].send(Delivery::Letters(letters)) {
+            Err(Delivery::Letters(letters)) => Err(letters),
             _ => Ok(()),
         }
     }

@@ -8,7 +8,7 @@
 //! | `driver` | the loop of a shard: turns, passes of the reactor, parking | the shard |
 //! | `parker` | ready sockets, parking, passes of the reactor | the shard |
 //! | `files` | the embedded log's disk | the shard |
-//! | `inbox`, `doorbell`, `delivery` | messages from other threads | the shard and its senders |
+//! | `inbox`, `doorbell`, `delivery` | deliveries from other threads | the shard and its senders |
 //! | `preflight`, `descriptors`, `unfit` | checks of the machine; the limit of connections | the starting thread |
 //! | `settings`, `cores` | settings of a server; lists of cores | |
 //! | `executor`, `uring` | the setup of glommio | the starting thread |

@@ -1,6 +1,6 @@
 //! A turn of a shard: one round of work, the same on glommio and in the simulation.
 //!
-//! A turn handles the inbox, the ready sockets, the store's completions, bytes to send, and messages to other
+//! A turn handles the inbox, the ready sockets, the store's completions, bytes to send, and letters to other
 //! shards, in this order. The core makes all decisions. A turn accesses its environment only through
 //! [`Host`].
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Settings;
-use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Message};
+use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Letter};
 use super::delivery::{Delivery, Reply};
 use super::transport::Transport;
 use crate::base::clock::{Now, Step};
@@ -50,8 +50,8 @@ pub trait Host {
     /// Removes and returns the oldest delivery.
     fn poll_inbox(&mut self) -> Option<Delivery<Self::Accepted>>;
 
-    /// Sends messages to another shard. Returns them if its inbox is full.
-    fn send(&mut self, shard: u16, messages: Vec<Message>) -> Result<(), Vec<Message>>;
+    /// Sends letters to another shard. Returns them if its inbox is full.
+    fn send(&mut self, shard: u16, letters: Vec<Letter>) -> Result<(), Vec<Letter>>;
 
     /// Appends the slots of the connections that were marked ready.
     fn take_ready(&mut self, slots: &mut Vec<u32>);
@@ -226,10 +226,10 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             match self.host.poll_inbox() {
                 None => return taken > 0,
                 Some(Delivery::Socket(socket, peer)) => self.handle_accepted(socket, peer),
-                Some(Delivery::Messages(messages)) => {
+                Some(Delivery::Letters(letters)) => {
                     let now = self.host.now();
-                    for message in messages {
-                        self.core.handle_message(now, message);
+                    for letter in letters {
+                        self.core.handle_letter(now, letter);
                     }
                 }
                 // Its purpose is to wake the shard, which polls its store in every turn.
@@ -380,15 +380,15 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         self.core.handle_gone(now, id);
     }
 
-    /// Sends this turn's messages to the other shards. Returns whether an inbox was full. Its messages are
+    /// Sends this turn's letters to the other shards. Returns whether an inbox was full. Its letters are
     /// sent again in the next turn.
     fn flush_outboxes(&mut self) -> bool {
         let mut refused = false;
         for shard in 0..self.shards {
-            if let Some(messages) = self.core.poll_outbox(shard)
-                && let Err(messages) = self.host.send(shard, messages)
+            if let Some(letters) = self.core.poll_outbox(shard)
+                && let Err(letters) = self.host.send(shard, letters)
             {
-                self.core.handle_outbox_refused(shard, messages);
+                self.core.handle_outbox_refused(shard, letters);
                 refused = true;
             }
         }

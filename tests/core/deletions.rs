@@ -12,7 +12,7 @@ use millstream::base::millis::Millis;
 use millstream::base::names::{FullName, Project, QueueName, queue_hash};
 use millstream::base::queue::{QueueId, QueueInfo, Signing, home};
 use millstream::operation::OperationId;
-use millstream::shard::core::{Asking, ConnectionId, Connections, Core, Deleted, FORGET, Message, Settings};
+use millstream::shard::core::{Asking, ConnectionId, Connections, Core, Deleted, FORGET, Letter, Settings};
 use millstream::store::{Completion, Event, Life, Request, Store, StoreCounters};
 
 const SHARDS: u16 = 3;
@@ -70,6 +70,7 @@ fn name() -> FullName {
 
 /// A shard's core on a scripted store.
 struct Shard {
+    number: u16,
     core: Core<ScriptedStore>,
     script: Rc<RefCell<Script>>,
     now: Now,
@@ -81,14 +82,19 @@ impl Shard {
         let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let (settings, store) = (Arc::new(Settings::default()), ScriptedStore(script.clone()));
         let core = Core::new(number, shards, settings, tenants, store);
-        Self { core, script, now: Now::at_ms(1, 1_700_000_000_000) }
+        Self { number, core, script, now: Now::at_ms(1, 1_700_000_000_000) }
     }
 
     /// Opens the queue for a connection of shard 1.
     fn open(&mut self, operation: u32) {
+        self.open_from(1, operation);
+    }
+
+    /// A connection of `shard` wants to open the queue.
+    fn open_from(&mut self, shard: u16, operation: u32) {
         let (connection, operation) = (ConnectionId::default(), OperationId(operation));
-        let by = Asking { shard: 1, connection, operation };
-        self.core.handle_message(self.now, Message::Open { by, name: name() });
+        let by = Asking { shard, connection, operation };
+        self.core.handle_letter(self.now, Letter::Open { by, name: name() });
     }
 
     fn says(&mut self, completion: Completion<Connections>) {
@@ -121,9 +127,9 @@ impl Shard {
 
     /// Returns the answered operations of shard 1, each with the incarnation of its queue.
     fn opened(&mut self) -> Vec<(u32, Result<u64, Fault>)> {
-        let messages = self.core.poll_outbox(1).unwrap_or_default().into_iter();
-        let opened = messages.filter_map(|message| match message {
-            Message::Opened { by, result, .. } => {
+        let letters = self.core.poll_outbox(1).unwrap_or_default().into_iter();
+        let opened = letters.filter_map(|letter| match letter {
+            Letter::Opened { by, result, .. } => {
                 Some((by.operation.0, result.map(|info: QueueInfo| info.incarnation)))
             }
             _ => None,
@@ -133,16 +139,29 @@ impl Shard {
 
     /// Returns what the shard asks another shard to forget.
     fn forgets(&mut self, shard: u16) -> Vec<(u16, QueueId, u64)> {
-        let messages = self.core.poll_outbox(shard).unwrap_or_default().into_iter();
-        let forgets = messages.filter_map(|message| match message {
-            Message::Forget { by, queue, incarnation } => Some((by, queue, incarnation)),
+        let letters = self.core.poll_outbox(shard).unwrap_or_default().into_iter();
+        let forgets = letters.filter_map(|letter| match letter {
+            Letter::Forget { by, queue, incarnation } => Some((by, queue, incarnation)),
             _ => None,
         });
         forgets.collect()
     }
 
+    /// The store finds that the life of a queue has ended.
+    fn finds_gone(&mut self, queue: QueueId, incarnation: u64) {
+        self.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation });
+        self.core.handle_completions(self.now);
+    }
+
+    /// Delivers everything that this shard has for another one, in order.
+    fn deliver(&mut self, to: &mut Self) {
+        for letter in self.core.poll_outbox(to.number).unwrap() {
+            to.core.handle_letter(to.now, letter);
+        }
+    }
+
     fn has_forgotten(&mut self, shard: u16, queue: QueueId) {
-        self.core.handle_message(self.now, Message::Forgotten { shard, queue });
+        self.core.handle_letter(self.now, Letter::Forgotten { shard, queue });
     }
 }
 
@@ -172,9 +191,9 @@ fn a_single_shard_answers_as_soon_as_its_store_does() {
     home.core.delete(home.now, name());
     home.deletes(Err(StoreFault::NoQueue));
     assert!(matches!(home.core.poll_deleted(), Some((_, Err(StoreFault::NoQueue)))));
-    home.core.handle_message(
+    home.core.handle_letter(
         home.now,
-        Message::Open {
+        Letter::Open {
             by: Asking { shard: 0, connection: ConnectionId::default(), operation: OperationId(1) },
             name: name(),
         },
@@ -255,22 +274,43 @@ fn a_queue_that_cannot_be_deleted_still_serves() {
 fn another_shard_forgets_before_it_says_so() {
     let mut other = Shard::new(2, SHARDS);
     let queue = QueueId(9);
-    other.core.handle_message(other.now, Message::Forget { by: 0, queue, incarnation: 5 });
+    other.core.handle_letter(other.now, Letter::Forget { by: 0, queue, incarnation: 5 });
     assert_eq!(other.script.borrow().forgotten, [(queue, 5)], "even if it was never opened here");
     let said = other.core.poll_outbox(0).unwrap();
-    assert!(matches!(said[..], [Message::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
+    assert!(matches!(said[..], [Letter::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
     assert!(other.core.poll_outbox(1).is_none());
 }
 
 #[test]
 fn every_shard_forgets_a_queue_that_a_store_reports_as_gone() {
-    let mut shard = Shard::new(1, SHARDS);
-    let queue = QueueId(9);
-    shard.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation: 5 });
-    shard.core.handle_completions(shard.now);
-    assert_eq!(shard.script.borrow().forgotten, [(queue, 5)]);
-    assert_eq!((shard.forgets(0), shard.forgets(2)), (vec![(1, queue, 5)], vec![(1, queue, 5)]));
-    shard.has_forgotten(0, queue);
-    shard.has_forgotten(2, queue);
-    assert_eq!(shard.core.poll_deleted(), None, "no deletion was requested");
+    let mut home = Shard::new(0, SHARDS);
+    let queue = QueueId::new(0, 9);
+    home.finds_gone(queue, 5);
+    assert_eq!(home.script.borrow().forgotten, [(queue, 5)]);
+    assert_eq!((home.forgets(1), home.forgets(2)), (vec![(0, queue, 5)], vec![(0, queue, 5)]));
+    home.has_forgotten(1, queue);
+    home.has_forgotten(2, queue);
+    assert_eq!(home.core.poll_deleted(), None, "no deletion was requested");
+}
+
+#[test]
+fn a_forget_never_overtakes_an_answer_to_an_open() {
+    let [mut home, mut finder, mut opener] = [0, 1, 2].map(|number| Shard::new(number, SHARDS));
+    opener.open_from(2, 1);
+    opener.deliver(&mut home);
+    let queue = home.opens(5);
+    // The answer to shard 2 is in flight. Shard 1 finds the queue gone, and its letter could arrive first.
+    finder.finds_gone(queue, 5);
+    assert!(finder.core.poll_outbox(2).is_none(), "only the home tells other shards to forget");
+    finder.deliver(&mut home);
+    home.deliver(&mut finder);
+    home.deliver(&mut opener);
+    for shard in [&home, &finder, &opener] {
+        assert_eq!(shard.script.borrow().forgotten, [(queue, 5)]);
+    }
+    // Shard 2 does not know the dead queue: it asks the home again, and the home asks its store.
+    opener.core.poll_outbox(0).unwrap();
+    opener.open_from(2, 2);
+    opener.deliver(&mut home);
+    assert!(home.opens(6) != queue);
 }

@@ -1,7 +1,7 @@
 //! Checks every path in the crate against the rules.
 
 use crate::resolve::Target;
-use crate::rules::{NEVER, ONLY, ROOMS};
+use crate::rules::{NEVER, Never, ONLY, ROOMS};
 use crate::source::{House, Mention};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -86,6 +86,45 @@ pub fn problems(house: &House) -> Vec<String> {
     lines.into_iter().map(|(.., problem)| problem).collect()
 }
 
+/// Returns the entries of the tables that no path in the crate needs. Such an entry allows what nobody decided
+/// to allow.
+pub fn unused(house: &House) -> Vec<String> {
+    let references = references(house);
+    let mut unused = Vec::new();
+    for room in ROOMS {
+        for may in room.may {
+            let needs = |arrow: &Target| starts_with(&arrow.segments(), may);
+            if !references.iter().any(|found| found.room() == room.name && found.arrows().any(needs)) {
+                unused.push(format!("`{}` does not import `{may}`", room.name));
+            }
+        }
+    }
+    for rule in NEVER {
+        let within = || references.iter().filter(|found| starts_with(found.from, rule.within));
+        for save in rule.save {
+            let names = |target: &Target| starts_with(&from_crate(target), save);
+            if !within().any(|found| !is_exempt(rule, found) && found.chain.iter().any(names)) {
+                unused.push(format!("`{}` does not use `{save}`", rule.within));
+            }
+        }
+        for exempt in rule.except {
+            let breaks = |target: &Target| forbidden(rule, target, false).is_some();
+            if !within().any(|found| starts_with(found.from, exempt) && found.chain.iter().any(breaks)) {
+                unused.push(format!("`{exempt}` needs no exemption within `{}`", rule.within));
+            }
+        }
+    }
+    for rule in ONLY {
+        for by in rule.by {
+            let names = |target: &Target| starts_with(&target.segments(), rule.path);
+            if !references.iter().any(|found| starts_with(found.from, by) && found.chain.iter().any(names)) {
+                unused.push(format!("`{by}` does not use `{}`", rule.path));
+            }
+        }
+    }
+    unused
+}
+
 fn between_rooms(reference: &Reference<'_>, target: &Target) -> Option<String> {
     let from = reference.room();
     let path = target.segments();
@@ -107,19 +146,32 @@ fn between_rooms(reference: &Reference<'_>, target: &Target) -> Option<String> {
 
 fn never(reference: &Reference<'_>, target: &Target) -> Vec<String> {
     let glob = reference.mention.written.glob;
-    let path = from_crate(target);
     let rules = NEVER.iter().filter(|rule| starts_with(reference.from, rule.within));
     rules
-        .filter(|rule| !rule.save.iter().any(|save| starts_with(&path, save)))
-        .flat_map(|rule| {
-            let named = rule.paths.iter().find(|never| {
-                // `std::time::*` imports `Instant`.
-                let brings = glob && starts_with(&split(never), &path.join("::"));
-                starts_with(&path, never) || brings && matches!(target, Target::Outside(_))
-            });
-            named.map(|never| format!("`{}` must not use `{never}`", rule.within))
+        .filter(|rule| !is_exempt(rule, reference))
+        .filter_map(|rule| {
+            let never = forbidden(rule, target, glob)?;
+            Some(format!("`{}` must not use `{never}`", rule.within))
         })
         .collect()
+}
+
+fn is_exempt(rule: &Never, reference: &Reference<'_>) -> bool {
+    rule.except.iter().any(|module| starts_with(reference.from, module))
+}
+
+/// Returns the path of the rule that forbids the target. `glob` tells whether everything in it is imported.
+fn forbidden(rule: &Never, target: &Target, glob: bool) -> Option<&'static str> {
+    let path = from_crate(target);
+    if rule.save.iter().any(|save| starts_with(&path, save)) {
+        return None;
+    }
+    let named = rule.paths.iter().find(|never| {
+        // `std::time::*` imports `Instant`.
+        let brings = glob && starts_with(&split(never), &path.join("::"));
+        starts_with(&path, never) || brings && matches!(target, Target::Outside(_))
+    });
+    named.copied()
 }
 
 fn only(reference: &Reference<'_>, target: &Target) -> Option<String> {

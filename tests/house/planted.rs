@@ -224,6 +224,26 @@ fn crates_for_one_room_and_paths_forbidden_to_one_room() {
 }
 
 #[test]
+fn entries_that_nothing_needs() {
+    let files = [
+        ("src/client.rs", "use crate::shard::Executor; pub struct Client;"),
+        ("src/base.rs", "pub struct Word; fn f() { std::thread::sleep(x) }"),
+        ("src/store.rs", "pub mod kafka { use rdkafka::Message; }"),
+    ];
+    let (empty, full) = (judge::unused(&house(&[])), judge::unused(&house(&files)));
+    for entry in [
+        "`client` does not import `shard::executor`",
+        "`base` does not use `std::thread::sleep`",
+        "`store::kafka` does not use `rdkafka`",
+    ] {
+        let is_in = |unused: &[String]| unused.iter().any(|unused| unused == entry);
+        assert!(is_in(&empty) && !is_in(&full), "{entry}");
+    }
+    let exempt = "`store::log::os` needs no exemption within `store::log`";
+    assert!(empty.iter().any(|unused| unused == exempt), "{empty:?}");
+}
+
+#[test]
 fn undeclared_files_and_rooms_missing_in_the_table() {
     let found = judge::problems(&house(&[("src/ws/lost.rs", "use crate::shard;")]));
     assert_eq!(found, ["src/ws/lost.rs: no `mod` reaches the file"]);

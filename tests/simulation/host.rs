@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use millstream::base::clock::{Now, Step, WallClock};
-use millstream::shard::core::Message;
+use millstream::shard::core::Letter;
 use millstream::shard::delivery::Delivery;
 use millstream::shard::turn::Host;
 
@@ -105,9 +105,9 @@ impl Host for Surroundings {
         self.inboxes[usize::from(self.number)].queue.borrow_mut().pop_front()
     }
 
-    fn send(&mut self, shard: u16, messages: Vec<Message>) -> Result<(), Vec<Message>> {
-        match self.inboxes[usize::from(shard)].send(Delivery::Messages(messages)) {
-            Err(Delivery::Messages(messages)) => Err(messages),
+    fn send(&mut self, shard: u16, letters: Vec<Letter>) -> Result<(), Vec<Letter>> {
+        match self.inboxes[usize::from(shard)].send(Delivery::Letters(letters)) {
+            Err(Delivery::Letters(letters)) => Err(letters),
             _ => Ok(()),
         }
     }

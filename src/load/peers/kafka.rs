@@ -104,7 +104,7 @@ impl ProducerContext for Deliveries {
 }
 
 pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
-    let plan = job.plan.clone();
+    let plan = job.part.plan.clone();
     let in_flight = plan.in_flight.unwrap_or(IN_FLIGHT);
     let producer: BaseProducer<Deliveries> = config(&plan)
         .set("acks", "all")
@@ -115,12 +115,12 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
         .set("queue.buffering.max.kbytes", "1048576")
         .set("delivery.timeout.ms", DELIVERY_TIMEOUT_MS)
         .create_with_context(Deliveries::default())?;
-    let mut pacer = Pacer::new(plan.clone(), job.number, job.window, job.progress.clone());
+    let mut pacer = Pacer::new(job.part.clone());
     let (mut produced, mut answered) = (Produced::default(), 0);
     let mut payload = vec![b'.'; plan.size];
     let keys = plan.keys();
     // A producer's messages without keys go to one partition, so that they keep their order.
-    let partition = i32::try_from(job.number)? % partitions(producer.client(), &job.queue)?;
+    let partition = i32::try_from(job.part.number)? % partitions(producer.client(), &job.queue)?;
     loop {
         let now = Instant::now();
         pacer.look(now);
@@ -130,7 +130,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
                 Pace::Send { intended, count } => {
                     let intended_ns = plan.clock_ns(intended);
                     for number in pacer.sequence()..pacer.sequence() + count {
-                        let (stamp, key) = plan.stamp(job.number, number, intended_ns);
+                        let (stamp, key) = plan.stamp(job.part.number, number, intended_ns);
                         stamp.write(&mut payload);
                         send(
                             &producer,
@@ -223,7 +223,7 @@ fn settle(
 }
 
 pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
-    let plan = job.plan.clone();
+    let plan = job.part.plan.clone();
     let asker: BaseConsumer = config(&plan).create()?;
     let mut offsets = Vec::new();
     for partition in 0..partitions(asker.client(), &job.queue)? {
@@ -234,7 +234,7 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
     let config = config(&plan);
     let properties = config.config_map().into_iter().map(|(key, value)| (key.into(), value.into()));
     let reader = TopicReader::start(&properties.collect(), &job.queue, &offsets)?;
-    job.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+    job.part.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
     let mut reading = job.reading();
     while !reading.is_over(Instant::now()) {
         reading.begin(Instant::now(), &mut job.meter);

@@ -14,14 +14,15 @@ mod nats;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::figures::{Measured, result};
 use super::gather::gather;
-use super::meter::{Meter, Piece};
+use super::meter::Meter;
+use super::part::Part;
 use super::plan::{About, Peer, Plan};
 use super::producer::Produced;
 use super::progress::Progress;
@@ -54,11 +55,8 @@ pub fn prepare(peer: Peer, plan: &Plan) -> Result<About, ClientError> {
 
 /// The state of one connection.
 struct Job {
-    plan: Arc<Plan>,
-    number: u32,
+    part: Part,
     queue: String,
-    window: Window,
-    progress: Arc<Progress>,
     meter: Meter,
 }
 
@@ -81,7 +79,8 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let kinds = [(false, plan.consumers()), (true, plan.producers())];
     for (produces, count) in kinds {
         for number in 0..count {
-            let job = job(&plan, number, window, &progress, &to);
+            let part = Part { plan: plan.clone(), number, window, progress: progress.clone() };
+            let job = Job { queue: part.queue(), part, meter: Meter::new(window, to.clone()) };
             threads.push(std::thread::spawn(move || run_job(peer, job, produces)));
         }
     }
@@ -104,25 +103,14 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     Ok(result(&plan, Measured { window, elapsed, produced, consumed, setup, gathered, server }))
 }
 
-fn job(plan: &Arc<Plan>, number: u32, window: Window, progress: &Arc<Progress>, to: &Sender<Piece>) -> Job {
-    Job {
-        queue: plan.queue_of(number),
-        plan: plan.clone(),
-        number,
-        window,
-        progress: progress.clone(),
-        meter: Meter::new(window, to.clone()),
-    }
-}
-
 fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
     let mut cores = CpuSet::new();
-    job.plan.cores.iter().for_each(|core| cores.set(*core));
+    job.part.plan.cores.iter().for_each(|core| cores.set(*core));
     sched_setaffinity(None, &cores)?;
-    let progress = job.progress.clone();
-    let number = job.number as usize;
+    let progress = job.part.progress.clone();
+    let number = job.part.number as usize;
     let done = if produces {
-        while !progress.may_produce(&job.plan) {
+        while !progress.may_produce(&job.part.plan) {
             std::thread::sleep(LOOK_EVERY);
         }
         let produced = match peer {
@@ -154,12 +142,12 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
 impl Job {
     /// Records the answer to a message that should have been sent at `intended_ns` of the run's clock.
     fn answered(&mut self, produced: &mut Produced, intended_ns: u64, now: Instant, failure: Option<String>) {
-        let intended = self.plan.epoch + Duration::from_nanos(intended_ns);
-        produced.answered(self.window, &mut self.meter, (intended, now), 1, failure.as_deref());
+        let intended = self.part.plan.epoch + Duration::from_nanos(intended_ns);
+        produced.answered(self.part.window, &mut self.meter, (intended, now), 1, failure.as_deref());
     }
 
     /// Creates the state that verifies and counts this connection's messages.
     fn reading(&self) -> Reading {
-        Reading::new(self.plan.clone(), self.number, self.window, self.progress.clone())
+        Reading::new(self.part.clone())
     }
 }

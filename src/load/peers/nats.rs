@@ -85,17 +85,17 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
 type Ack = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
 
 pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
-    let plan = job.plan.clone();
+    let plan = job.part.plan.clone();
     runtime()?.block_on(async {
         let (_client, context) = connect(&plan).await?;
         let in_flight = plan.in_flight.unwrap_or(IN_FLIGHT);
-        let mut pacer = Pacer::new(plan.clone(), job.number, job.window, job.progress.clone());
+        let mut pacer = Pacer::new(job.part.clone());
         let mut produced = Produced::default();
         let mut waiting: VecDeque<(u64, Ack)> = VecDeque::new();
         let mut payload = vec![b'.'; plan.size];
         // Each producer and key has its own subject. The stream keeps the order of all of them.
         let subjects: Vec<String> =
-            (0..plan.keys.max(1)).map(|key| format!("{}.{}.{key}", job.queue, job.number)).collect();
+            (0..plan.keys.max(1)).map(|key| format!("{}.{}.{key}", job.queue, job.part.number)).collect();
         loop {
             let now = Instant::now();
             pacer.look(now);
@@ -105,7 +105,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
                     Pace::Send { intended, count } => {
                         let intended_ns = plan.clock_ns(intended);
                         for number in pacer.sequence()..pacer.sequence() + count {
-                            let (stamp, key) = plan.stamp(job.number, number, intended_ns);
+                            let (stamp, key) = plan.stamp(job.part.number, number, intended_ns);
                             stamp.write(&mut payload);
                             let bytes = Bytes::copy_from_slice(&payload);
                             let ack = context.publish(subjects[key].clone(), bytes).await?;
@@ -158,7 +158,7 @@ async fn settle(job: &mut Job, waiting: &mut VecDeque<(u64, Ack)>, produced: &mu
 }
 
 pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
-    let plan = job.plan.clone();
+    let plan = job.part.plan.clone();
     runtime()?.block_on(async {
         let (_client, context) = connect(&plan).await?;
         let stream = context.get_stream(&job.queue).await?;
@@ -167,7 +167,7 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
             .create_consumer(OrderedConfig { deliver_policy: policy, ..OrderedConfig::default() })
             .await?;
         let mut messages = consumer.messages().await?;
-        job.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+        job.part.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
         let mut reading = job.reading();
         while !reading.is_over(Instant::now()) {
             let first = match tokio::time::timeout(LOOK_EVERY, messages.next()).await {

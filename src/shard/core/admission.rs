@@ -1,7 +1,7 @@
 //! Admission: decides whether a client may connect.
 //!
-//! A connection with an acceptable request waits for a verdict, and is not read until then. After
-//! `handshake_timeout` it is refused with 503. The answer to the handshake is written when the verdict
+//! A connection with an acceptable request waits for a verdict, and is not read until then. If the verdict takes
+//! longer than `handshake_timeout`, the connection is refused with 503. The answer to the handshake is written when the verdict
 //! arrives. A verdict names its connection by [`ConnectionId`], whose generation keeps a late verdict from
 //! the next connection in the same slot.
 
@@ -55,10 +55,15 @@ mod tests {
 
     /// Returns a connection that waits for its verdict.
     fn applicant(core: &mut Core<Memory<Connections>>) -> ConnectionId {
+        slow_applicant(core, START)
+    }
+
+    /// Returns a connection whose request arrives at `now`, and that waits for its verdict.
+    fn slow_applicant(core: &mut Core<Memory<Connections>>, now: Now) -> ConnectionId {
         let id = core.handle_accepted(START, None).unwrap();
         let mut request = REQUEST.to_vec();
-        let applies = core.serve(START, id, |connection, env| connection.handle_received(&mut request, env));
-        core.after(START, id);
+        let applies = core.serve(now, id, |connection, env| connection.handle_received(&mut request, env));
+        core.after(now, id);
         assert_eq!(applies, Some(true));
         id
     }
@@ -118,6 +123,25 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_client_does_not_use_up_the_time_of_the_verdict() {
+        let mut core = shard();
+        let id = slow_applicant(&mut core, Now::at_ms(4_001, 1_700_000_004_000));
+        core.handle_timeouts(Now::at_ms(9_000, 1_700_000_008_999));
+        assert_eq!(answer(&mut core, id), "");
+        core.handle_timeouts(Now::at_ms(9_001, 1_700_000_009_000));
+        assert!(answer(&mut core, id).starts_with("HTTP/1.1 503 "));
+    }
+
+    #[test]
+    fn an_applicant_gets_500_after_a_panic() {
+        let mut core = shard();
+        let id = applicant(&mut core);
+        core.with_dirty(START, id, |_, _| panic!("a handler panics"));
+        assert!(answer(&mut core, id).starts_with("HTTP/1.1 500 "));
+        assert_eq!(core.counters().handshakes_refused[&500], 1);
+    }
+
+    #[test]
     fn a_late_verdict_never_reaches_the_next_connection_in_the_slot() {
         let mut core = shard();
         let first = applicant(&mut core);
@@ -136,5 +160,6 @@ mod tests {
         let id = applicant(&mut core);
         core.handle_drain(START);
         assert!(answer(&mut core, id).starts_with("HTTP/1.1 503 "));
+        assert_eq!(core.counters().handshakes_refused[&503], 1);
     }
 }

@@ -40,7 +40,7 @@ impl Catalogue {
     /// Returns the number for the next queue whose home is this shard.
     pub fn next_id(&mut self) -> QueueId {
         self.next += 1;
-        QueueId(u64::from(self.shard) << 48 | self.next)
+        QueueId::new(self.shard, self.next)
     }
 
     /// Reserves a place for a queue that is about to be created, until [`Self::unreserve`].
@@ -62,7 +62,7 @@ impl Catalogue {
         let before = self.queues.len();
         self.queues.retain(|_, info| info.id != queue);
         let is_forgotten = self.queues.len() < before;
-        self.made -= usize::from(is_forgotten && queue.0 >> 48 == u64::from(self.shard));
+        self.made -= usize::from(is_forgotten && queue.home() == self.shard);
         is_forgotten
     }
 
@@ -71,7 +71,7 @@ impl Catalogue {
         match self.queues.entry(name) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(vacant) => {
-                self.made += usize::from(info.id.0 >> 48 == u64::from(self.shard));
+                self.made += usize::from(info.id.home() == self.shard);
                 *vacant.insert(info)
             }
         }

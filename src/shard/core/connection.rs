@@ -12,6 +12,7 @@ use core::net::SocketAddr;
 
 use super::deadlines::Armed;
 use super::entry;
+use super::liveness::{Liveness, Look, REFUSED_READ_BYTES, closed_read_bytes};
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::{CoreCounters, Settings};
 use crate::access::Permit;
@@ -25,15 +26,6 @@ use crate::operation::{Caller, Command, Resources};
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
 use crate::ws::{CloseCode, Input, Receiver, Role};
-
-/// How long a connection that the server closes waits for the peer to close, so that the peer can read the
-/// reason.
-const CLOSE_LINGER: Millis = Millis::new(2_000);
-
-/// How much of a refused connection is read during that time, in bytes. Closing a socket with unread bytes
-/// resets the connection, and the peer may lose the answer. After a Close frame the limit is
-/// `discard_limit_bytes`, if that is more.
-const REFUSED_READ_BYTES: u64 = 64 << 10;
 
 /// The parts of a shard that a connection borrows for one call.
 #[derive(Debug)]
@@ -96,12 +88,7 @@ pub struct Connection {
     read_ns: u64,
     /// Its part of the budget.
     account: Account,
-    /// When the phase started, or the peer was last heard.
-    heard: Millis,
-    /// While closing, the number of bytes that may still be read.
-    linger_bytes: u64,
-    /// Whether a ping was sent since the peer was last heard.
-    pinged: bool,
+    liveness: Liveness,
     pub(super) armed: Armed,
     /// Whether it is in the shard's list of connections with something to do.
     pub(super) is_dirty: bool,
@@ -123,9 +110,7 @@ impl Connection {
             output: Output::new(now),
             read_ns: now.mono_ns,
             account: Account::default(),
-            heard: now.mono,
-            linger_bytes: 0,
-            pinged: false,
+            liveness: Liveness::new(now.mono),
             armed: Armed::default(),
             is_dirty: false,
             waits_in: None,
@@ -165,13 +150,12 @@ impl Connection {
         match self.phase {
             Phase::Handshaking => return self.handle_handshake(input, env),
             Phase::Closing => {
-                self.linger_bytes = self.linger_bytes.saturating_sub(input.len() as u64);
+                self.liveness.handle_lingering(input.len());
                 return false;
             }
             Phase::Admitting(_) | Phase::Open(_) => {}
         }
-        self.heard = env.now.mono;
-        self.pinged = false;
+        self.liveness.hear(env.now.mono);
         self.read_ns = env.now.mono_ns;
         let taken = self.process(input, env);
         let rest = &input[taken..];
@@ -215,6 +199,8 @@ impl Connection {
         match entry::read(&self.inbound, had, env.settings) {
             Ok(Some(handshake)) => {
                 self.phase = Phase::Admitting(Box::new(handshake));
+                // A slow client does not use up the time of the verdict.
+                self.liveness.hear(env.now.mono);
                 return true;
             }
             Ok(None) => {}
@@ -245,7 +231,7 @@ impl Connection {
         let tenant = permit.as_ref().map(Permit::tenant).cloned();
         self.permit = permit;
         self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
-        self.heard = env.now.mono;
+        self.liveness.hear(env.now.mono);
         // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
         // already sent.
         self.inbound.drain(..used);
@@ -256,7 +242,7 @@ impl Connection {
 
     /// Answers a refused request, and closes.
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
-        env.counters.handshakes_refused.entry(refusal.status).and_modify(|count| *count += 1).or_insert(1);
+        *env.counters.handshakes_refused.entry(refusal.status).or_default() += 1;
         entry::log_refused_origin(refusal, self.peer, env.settings, env.now);
         self.output.refuse(refusal);
         self.begin_closing(REFUSED_READ_BYTES, env);
@@ -266,8 +252,7 @@ impl Connection {
     fn begin_closing(&mut self, linger_bytes: u64, env: &Env<'_>) {
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
-        self.heard = env.now.mono;
-        self.linger_bytes = linger_bytes;
+        self.liveness.linger(env.now.mono, linger_bytes);
     }
 
     /// Processes frames, and returns how many bytes were processed: not all if the front is blocked.
@@ -346,7 +331,7 @@ impl Connection {
             // One byte over the limit shows that a handshake is too long.
             Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
             Phase::Admitting(_) => 0,
-            Phase::Closing => usize::try_from(self.linger_bytes).unwrap_or(usize::MAX),
+            Phase::Closing => self.liveness.linger_bytes(),
             Phase::Open(_) => {
                 if self.inbound.is_empty() && !self.is_blocked(env) {
                     usize::MAX
@@ -446,14 +431,12 @@ impl Connection {
             front.abandon(cx);
         });
         if self.is_handshaking() {
-            self.output.refuse(&Refusal::new(503, "the server is draining"));
-            self.begin_closing(REFUSED_READ_BYTES, env);
+            self.refuse(&Refusal::new(503, "the server is draining"), env);
         } else {
             self.output.close(code);
             // The bytes in `inbound` count in the budget until they are released.
             self.phase = Phase::Closing;
-            self.heard = env.now.mono;
-            self.linger_bytes = closed_read_bytes(env.settings);
+            self.liveness.linger(env.now.mono, closed_read_bytes(env.settings));
         }
     }
 
@@ -472,7 +455,7 @@ impl Connection {
         );
         self.inbound = Vec::new();
         self.phase = Phase::Closing;
-        self.linger_bytes = closed_read_bytes(env.settings);
+        self.liveness.linger(env.now.mono, closed_read_bytes(env.settings));
         self.permit = None;
     }
 
@@ -492,16 +475,14 @@ impl Connection {
     /// connection has of the budget.
     pub fn break_off(&mut self, mark: Mark, env: &mut Env<'_>) {
         self.output.cut_back(mark);
-        let linger_bytes = if self.is_handshaking() {
-            self.output.refuse(&Refusal::new(500, "internal: the server failed to handle this handshake"));
-            REFUSED_READ_BYTES
+        if self.is_handshaking() {
+            self.refuse(&Refusal::new(500, "internal: the server failed to handle this handshake"), env);
         } else {
             self.with_front(env, Front::break_off);
             self.output.close(Some(CloseCode::INTERNAL));
-            closed_read_bytes(env.settings)
-        };
+            self.begin_closing(closed_read_bytes(env.settings), env);
+        }
         self.close_account(env.budget);
-        self.begin_closing(linger_bytes, env);
     }
 
     /// Releases all that the connection has of the budget.
@@ -520,7 +501,7 @@ impl Connection {
 
     /// Returns whether the peer's time to close is over, or it has sent more than may be read.
     pub fn is_over(&self, now: Now) -> bool {
-        self.is_closing() && (self.linger_bytes == 0 || now.mono >= self.heard + CLOSE_LINGER)
+        self.is_closing() && self.liveness.is_linger_over(now.mono)
     }
 
     /// Handles the passing of time.
@@ -529,25 +510,23 @@ impl Connection {
         // If that is because it does not read its answers, it counts as alive while its socket accepts bytes.
         let takes = self.output.take_sign_of_life() && self.is_unread(env);
         if self.status().waits_for_us || takes {
-            self.heard = env.now.mono;
+            self.liveness.excuse(env.now.mono);
         }
-        let silence = env.now.mono.since(self.heard);
+        let is_late = self.liveness.is_handshake_late(env.now.mono, env.settings);
         match &self.phase {
-            Phase::Handshaking if silence >= Millis::from(env.settings.handshake_timeout) => {
+            Phase::Handshaking if is_late => {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
-            Phase::Admitting(_) if silence >= Millis::from(env.settings.handshake_timeout) => {
+            Phase::Admitting(_) if is_late => {
                 let refusal = Refusal::new(503, "handshake: not decided within handshake_timeout");
                 self.refuse(&refusal, env);
             }
             Phase::Open(_) => {
-                if silence >= Millis::from(env.settings.idle_timeout) {
-                    return self.close(CloseCode::AWAY, env);
-                }
-                if silence >= Millis::from(env.settings.ping_interval) && !self.pinged {
-                    self.pinged = true;
-                    self.output.control(Opcode::Ping, b"");
+                match self.liveness.look(env.now.mono, env.settings) {
+                    Look::Over => return self.close(CloseCode::AWAY, env),
+                    Look::Ping => self.output.control(Opcode::Ping, b""),
+                    Look::Wait => {}
                 }
                 self.with_front(env, Front::handle_timeout);
             }
@@ -558,20 +537,12 @@ impl Connection {
     /// Returns when the connection must be served without an event. `status` is [`Self::status`].
     pub fn next_deadline(&self, status: &FrontStatus, settings: &Settings) -> Option<Millis> {
         match &self.phase {
-            Phase::Handshaking | Phase::Admitting(_) => {
-                Some(self.heard + Millis::from(settings.handshake_timeout))
-            }
-            Phase::Closing => Some(self.heard + CLOSE_LINGER),
+            Phase::Handshaking | Phase::Admitting(_) => Some(self.liveness.handshake_due(settings)),
+            Phase::Closing => Some(self.liveness.linger_due()),
             Phase::Open(_) => {
-                let silence = if self.pinged { settings.idle_timeout } else { settings.ping_interval };
-                let silence = self.heard + Millis::from(silence);
+                let silence = self.liveness.look_due(settings);
                 Some(status.next_deadline.map_or(silence, |due| due.min(silence)))
             }
         }
     }
-}
-
-/// Returns how much of a connection is read after the server's Close frame, in bytes.
-fn closed_read_bytes(settings: &Settings) -> u64 {
-    settings.operation.discard_limit_bytes.max(REFUSED_READ_BYTES)
 }

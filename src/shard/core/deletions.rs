@@ -8,12 +8,12 @@
 //!   └── the store fails ────────────────────────────────────────▲
 //! ```
 //!
-//! Messages from one shard to another arrive in order, and shards learn of queues only from the home. So a
-//! shard that has forgotten a queue does not learn of it again, and one round of messages is enough.
+//! Letters from one shard to another arrive in order, and shards learn of queues only from the home. So a
+//! shard that has forgotten a queue does not learn of it again, and one round of letters is enough.
 
 use std::collections::VecDeque;
 
-use super::{Asking, Connections, Core, DeletionId, Message};
+use super::{Asking, Connections, Core, DeletionId, Letter};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
@@ -170,7 +170,7 @@ impl<S: Store<Connections>> Core<S> {
         self.forget(queue, incarnation);
         let by = self.shard;
         for shard in self.others() {
-            self.outboxes[usize::from(shard)].push(Message::Forget { by, queue, incarnation });
+            self.outboxes[usize::from(shard)].push(Letter::Forget { by, queue, incarnation });
         }
     }
 

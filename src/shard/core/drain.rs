@@ -1,7 +1,7 @@
 //! Draining of a shard (protocol section 3): first its producers get their remaining answers. When that is
 //! done on all shards, consumers get the stored messages. Then the remaining connections are closed.
 
-use super::{Connection, Connections, Core, Env, Message};
+use super::{Connection, Connections, Core, Env, Letter};
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::front::DrainStep;
@@ -52,7 +52,7 @@ impl<S: Store<Connections>> Core<S> {
             self.drain = Drain::ProducersDone;
             self.shards_done += 1;
             for shard in self.others() {
-                self.outboxes[usize::from(shard)].push(Message::ProducersDrained);
+                self.outboxes[usize::from(shard)].push(Letter::ProducersDrained);
             }
         }
         if self.drain == Drain::ProducersDone && self.shards_done == self.shards {

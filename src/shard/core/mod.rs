@@ -1,7 +1,7 @@
 //! The logic of a shard, without I/O: connections, budget, catalogue, ownership, fetches, draining.
 //!
-//! Input: bytes from sockets, messages from other shards, and the time. Output: bytes for sockets and
-//! messages for other shards. Never uses glommio, sockets or clocks. `turn` does, for the driver and for the
+//! Input: bytes from sockets, letters from other shards, and the time. Output: bytes for sockets and
+//! letters for other shards. Never uses glommio, sockets or clocks. `turn` does, for the driver and for the
 //! simulation in the tests.
 //!
 //! | file | content |
@@ -9,12 +9,13 @@
 //! | this file | the calls of a turn |
 //! | `connection` | one connection: handshake, frames, and the front that handles their content |
 //! | `entry` | the request that opens a connection; `admission`: the verdict on its client |
+//! | `liveness` | the silence of a peer: timeouts, pings, and the wait for it to close |
 //! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
 //! | `serving` | one call to a connection, and its effects |
 //! | `routing` | routes commands to the stores, and answers back |
 //! | `queues` | opens, creates and forgets queues; `catalogue` remembers them |
 //! | `deletions` | deletes queues |
-//! | `message` | the messages between shards |
+//! | `letter` | the letters between shards |
 //! | `shortage` | the reaction to a shortage of memory |
 //! | `deadlines`, `slab` | deadlines of connections; connections by id |
 //! | `drain` | the draining of a shard |
@@ -28,7 +29,8 @@ mod deadlines;
 mod deletions;
 mod drain;
 mod entry;
-mod message;
+mod letter;
+mod liveness;
 mod output;
 mod queues;
 mod routing;
@@ -40,7 +42,7 @@ mod snapshot;
 
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
-pub use message::{AppendToken, Asking, Connections, DeletionId, Message, OpenToken, PartitionToken};
+pub use letter::{AppendToken, Asking, Connections, DeletionId, Letter, OpenToken, PartitionToken};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
@@ -98,8 +100,8 @@ pub struct Core<S> {
     openings: Openings,
     /// The queues that this shard is deleting as their home.
     deletions: Deletions,
-    /// The messages for each shard.
-    outboxes: Vec<Vec<Message>>,
+    /// The letters for each shard.
+    outboxes: Vec<Vec<Letter>>,
     /// Requests that the store had no room for.
     refused: VecDeque<Request<Connections>>,
     /// Whether the store got a request since its completions were last polled.
@@ -231,7 +233,7 @@ impl<S: Store<Connections>> Core<S> {
         }
         while let Some(event) = self.store.poll_event() {
             match event {
-                Event::Gone { queue, incarnation } => self.tell_gone(queue, incarnation),
+                Event::Gone { queue, incarnation } => self.report_gone(queue, incarnation),
             }
         }
         self.evict(now);
@@ -241,30 +243,31 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Handles a message from another shard.
-    pub fn handle_message(&mut self, now: Now, message: Message) {
-        match message {
-            Message::Open { by, name } => self.open(now, by, name),
-            Message::Opened { by, name, result } => self.handle_opened(now, by, name, result),
-            Message::Request(request) => {
+    /// Handles a letter from another shard.
+    pub fn handle_letter(&mut self, now: Now, letter: Letter) {
+        match letter {
+            Letter::Open { by, name } => self.open(now, by, name),
+            Letter::Opened { by, name, result } => self.handle_opened(now, by, name, result),
+            Letter::Request(request) => {
                 if let Request::Append { token, .. } = &request {
                     self.record_hop(Stage::Hop, now, token);
                 }
                 self.submit(now, request);
             }
-            Message::Completion(completion) => {
+            Letter::Completion(completion) => {
                 if let Completion::Appended { token, .. } = &completion {
                     self.record_hop(Stage::HopBack, now, token);
                 }
                 self.handle_completion(now, completion);
             }
-            Message::Forget { by, queue, incarnation } => {
+            Letter::Gone { queue, incarnation } => self.tell_gone(queue, incarnation),
+            Letter::Forget { by, queue, incarnation } => {
                 self.forget(queue, incarnation);
                 let shard = self.shard;
-                self.outboxes[usize::from(by)].push(Message::Forgotten { shard, queue });
+                self.outboxes[usize::from(by)].push(Letter::Forgotten { shard, queue });
             }
-            Message::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
-            Message::ProducersDrained => self.shards_done += 1,
+            Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
+            Letter::ProducersDrained => self.shards_done += 1,
         }
     }
 
@@ -348,18 +351,18 @@ impl<S: Store<Connections>> Core<S> {
         })
     }
 
-    /// Removes and returns the messages for another shard.
-    pub fn poll_outbox(&mut self, shard: u16) -> Option<Vec<Message>> {
+    /// Removes and returns the letters for another shard.
+    pub fn poll_outbox(&mut self, shard: u16) -> Option<Vec<Letter>> {
         let outbox = &mut self.outboxes[usize::from(shard)];
         if outbox.is_empty() { None } else { Some(std::mem::take(outbox)) }
     }
 
-    /// Takes messages back, because the other shard's inbox was full. They are returned again by
+    /// Takes letters back, because the other shard's inbox was full. They are returned again by
     /// [`Self::poll_outbox`].
-    pub fn handle_outbox_refused(&mut self, shard: u16, mut messages: Vec<Message>) {
+    pub fn handle_outbox_refused(&mut self, shard: u16, mut letters: Vec<Letter>) {
         let outbox = &mut self.outboxes[usize::from(shard)];
-        messages.append(outbox);
-        *outbox = messages;
+        letters.append(outbox);
+        *outbox = letters;
     }
 
     /// Handles the passing of time.

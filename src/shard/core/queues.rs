@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::deletions::Waiter;
-use super::{Asking, Connections, Core, Message, OpenToken};
+use super::{Asking, Connections, Core, Letter, OpenToken};
 use crate::access::{Permit, Use};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
@@ -91,7 +91,7 @@ impl<S: Store<Connections>> Core<S> {
         let hash = queue_hash(&name.0, &name.1);
         let home = home(hash, self.shards);
         if home != self.shard {
-            return self.outboxes[usize::from(home)].push(Message::Open { by, name });
+            return self.outboxes[usize::from(home)].push(Letter::Open { by, name });
         }
         if self.settings.operation.test_faults {
             planted::in_shard(name.1.as_str());
@@ -184,6 +184,16 @@ impl<S: Store<Connections>> Core<S> {
         self.resume(now, &name, waiters);
     }
 
+    /// Handles that this shard's store has found the end of a queue's life. Only the queue's home tells the
+    /// shards to forget it. A `Forget` from another shard could overtake an `Opened` from the home, and the
+    /// receiver would keep the dead queue.
+    pub(super) fn report_gone(&mut self, queue: QueueId, incarnation: u64) {
+        match queue.home() {
+            home if home == self.shard => self.tell_gone(queue, incarnation),
+            home => self.outboxes[usize::from(home)].push(Letter::Gone { queue, incarnation }),
+        }
+    }
+
     /// Forgets a queue whose life has ended. The next operation that opens the queue asks its home again.
     pub(super) fn forget(&mut self, queue: QueueId, incarnation: u64) {
         // On a partition's owner, the queue may be known only to the store.
@@ -197,7 +207,7 @@ impl<S: Store<Connections>> Core<S> {
         if by.shard == self.shard {
             self.handle_opened(now, by, name, result);
         } else {
-            self.outboxes[usize::from(by.shard)].push(Message::Opened { by, name, result });
+            self.outboxes[usize::from(by.shard)].push(Letter::Opened { by, name, result });
         }
     }
 

@@ -1,6 +1,6 @@
 //! Routes commands to the stores that own their partitions, and the stores' completions back.
 
-use super::{AppendToken, Asking, ConnectionId, Connections, Core, Message, PartitionToken};
+use super::{AppendToken, Asking, ConnectionId, Connections, Core, Letter, PartitionToken};
 use crate::base::clock::Now;
 use crate::base::error::Fault;
 use crate::base::names::{Project, QueueName};
@@ -66,7 +66,7 @@ impl<S: Store<Connections>> Core<S> {
         };
         match target.owner(self.shards) {
             owner if owner == shard => self.submit(now, request),
-            owner => self.outboxes[usize::from(owner)].push(Message::Request(request)),
+            owner => self.outboxes[usize::from(owner)].push(Letter::Request(request)),
         }
     }
 
@@ -120,7 +120,7 @@ impl<S: Store<Connections>> Core<S> {
         if shard == self.shard {
             self.handle_completion(now, completion);
         } else {
-            self.outboxes[usize::from(shard)].push(Message::Completion(completion));
+            self.outboxes[usize::from(shard)].push(Letter::Completion(completion));
         }
     }
 

@@ -15,6 +15,7 @@
 //! | `message` | `rd_kafka_message_t`: a message that was read |
 //! | `topic`, `produce` | `rd_kafka_topic_t`: reading its partitions, producing into them |
 //! | `admin_options` | `rd_kafka_AdminOptions_t`: the options of every question to the cluster |
+//! | `array` | `T **`: the arrays in the answers |
 //! | `topic_description` | `rd_kafka_TopicDescription_t`: ids and partitions of topics |
 //! | `new_topic` | `rd_kafka_NewTopic_t`: creating a topic |
 //! | `topic_config` | `rd_kafka_ConfigResource_t`: a topic's configuration |
@@ -24,6 +25,7 @@
 #![allow(unsafe_code)]
 
 mod admin_options;
+mod array;
 mod event;
 mod handle;
 mod message;

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString, c_char};
 use rdkafka::bindings as rd;
 
 use super::admin_options::Options;
+use super::array::array;
 use super::handle::Handle;
 use super::queue::Queue;
 use super::trouble::{Trouble, check, text_of};
@@ -54,13 +55,10 @@ pub(super) unsafe fn created(raw: *mut rd::rd_kafka_event_t) -> Result<(), Troub
     // SAFETY: the caller's promise; the results live as long as the event.
     unsafe {
         let result = rd::rd_kafka_event_CreateTopics_result(raw);
-        let mut count = 0;
-        let topics = rd::rd_kafka_CreateTopics_result_topics(result, &mut count);
-        if topics.is_null() || count == 0 {
-            return Ok(());
-        }
-        let code = rd::rd_kafka_topic_result_error(*topics);
+        let topics = array(|count| rd::rd_kafka_CreateTopics_result_topics(result, count));
+        let Some(topic) = topics.first() else { return Ok(()) };
+        let code = rd::rd_kafka_topic_result_error(*topic);
         check(code)
-            .map_err(|_| Trouble::new(code.into(), text_of(rd::rd_kafka_topic_result_error_string(*topics))))
+            .map_err(|_| Trouble::new(code.into(), text_of(rd::rd_kafka_topic_result_error_string(*topic))))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rdkafka::bindings as rd;
 
 use super::admin_options::Options;
+use super::array::array;
 use super::handle::Handle;
 use super::partition::{from_c, to_c};
 use super::queue::Queue;
@@ -55,21 +56,18 @@ impl Handle {
 /// # Safety
 /// `raw` is a live event of ListOffsets.
 pub(super) unsafe fn offsets(raw: *mut rd::rd_kafka_event_t) -> Vec<PartitionOffset> {
-    let mut all = Vec::new();
-    // SAFETY: the caller's promise; the results live as long as the event, and the count is the array's.
+    // SAFETY: the caller's promise; the results live as long as the event.
     unsafe {
         let result = rd::rd_kafka_event_ListOffsets_result(raw);
-        let mut count = 0;
-        let infos = rd::rd_kafka_ListOffsets_result_infos(result, &mut count);
-        for index in 0..count {
-            let one = &*rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(index));
-            let topic = CStr::from_ptr(one.topic).to_owned();
-            all.push(PartitionOffset {
-                topic,
+        let infos = array(|count| rd::rd_kafka_ListOffsets_result_infos(result, count));
+        let offset = |info: &*const rd::rd_kafka_ListOffsetsResultInfo_t| {
+            let one = &*rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*info);
+            PartitionOffset {
+                topic: CStr::from_ptr(one.topic).to_owned(),
                 partition: from_c(one.partition),
                 offset: check(one.err).map(|()| one.offset),
-            });
-        }
+            }
+        };
+        infos.iter().map(offset).collect()
     }
-    all
 }

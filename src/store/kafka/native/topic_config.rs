@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use rdkafka::bindings as rd;
 
 use super::admin_options::Options;
+use super::array::array;
 use super::handle::Handle;
 use super::queue::Queue;
 use super::trouble::{Trouble, check, text_of};
@@ -31,25 +32,19 @@ impl Handle {
 /// `raw` is a live event of DescribeConfigs.
 pub(super) unsafe fn configs(raw: *mut rd::rd_kafka_event_t) -> Result<Vec<(String, String)>, Trouble> {
     let mut all = Vec::new();
-    // SAFETY: the caller's promise; the results live as long as the event, and the counts are those of the
-    // arrays.
+    // SAFETY: the caller's promise; the results live as long as the event.
     unsafe {
         let result = rd::rd_kafka_event_DescribeConfigs_result(raw);
-        let mut count = 0;
-        let resources = rd::rd_kafka_DescribeConfigs_result_resources(result, &mut count);
-        for index in 0..count {
-            let resource = *resources.add(index);
+        for resource in array(|count| rd::rd_kafka_DescribeConfigs_result_resources(result, count)) {
+            let resource = *resource;
             let code = rd::rd_kafka_ConfigResource_error(resource);
             check(code).map_err(|_| {
                 Trouble::new(code.into(), text_of(rd::rd_kafka_ConfigResource_error_string(resource)))
             })?;
-            let mut entries = 0;
-            let configs = rd::rd_kafka_ConfigResource_configs(resource, &mut entries);
-            for entry in 0..entries {
-                let entry = *configs.add(entry);
+            for entry in array(|count| rd::rd_kafka_ConfigResource_configs(resource, count)) {
                 all.push((
-                    text_of(rd::rd_kafka_ConfigEntry_name(entry)),
-                    text_of(rd::rd_kafka_ConfigEntry_value(entry)),
+                    text_of(rd::rd_kafka_ConfigEntry_name(*entry)),
+                    text_of(rd::rd_kafka_ConfigEntry_value(*entry)),
                 ));
             }
         }

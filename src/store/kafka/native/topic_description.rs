@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rdkafka::bindings as rd;
 
 use super::admin_options::Options;
+use super::array::array;
 use super::handle::Handle;
 use super::queue::Queue;
 use super::trouble::{Trouble, check, text_of};
@@ -38,19 +39,16 @@ impl Handle {
 /// # Safety
 /// `raw` is a live event of DescribeTopics.
 pub(super) unsafe fn described(raw: *mut rd::rd_kafka_event_t) -> Vec<Described> {
-    let mut all = Vec::new();
-    // SAFETY: the caller's promise; the results live as long as the event, and the count is the array's.
+    // SAFETY: the caller's promise; the results live as long as the event.
     unsafe {
         let result = rd::rd_kafka_event_DescribeTopics_result(raw);
-        let mut count = 0;
-        let topics = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
-        for index in 0..count {
-            let topic = *topics.add(index);
-            let name = CStr::from_ptr(rd::rd_kafka_TopicDescription_name(topic)).to_owned();
-            all.push(Described { topic: name, result: description(topic) });
-        }
+        let topics = array(|count| rd::rd_kafka_DescribeTopics_result_topics(result, count));
+        let described = |topic: &*const rd::rd_kafka_TopicDescription_t| {
+            let name = CStr::from_ptr(rd::rd_kafka_TopicDescription_name(*topic)).to_owned();
+            Described { topic: name, result: description(*topic) }
+        };
+        topics.iter().map(described).collect()
     }
-    all
 }
 
 /// # Safety

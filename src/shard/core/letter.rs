@@ -1,4 +1,4 @@
-//! Messages between shards. In each turn, a shard sends another shard all its messages in one batch.
+//! The letters between shards. All letters of a turn from one shard to another travel as one delivery.
 
 use super::slab::ConnectionId;
 use crate::base::error::Fault;
@@ -77,9 +77,9 @@ impl Asking {
     }
 }
 
-/// A message from one shard to another.
+/// A letter from one shard to another.
 #[derive(Debug)]
-pub enum Message {
+pub enum Letter {
     /// Asks a queue's home to open the queue, or to create it.
     Open {
         /// The operation that gets the answer.
@@ -100,7 +100,14 @@ pub enum Message {
     Request(Request<Connections>),
     /// The store's answer to `Request`, for the connection's shard.
     Completion(Completion<Connections>),
-    /// Asks every other shard to forget a queue whose life has ended.
+    /// To a queue's home: the sender's store has found that a life of the queue has ended.
+    Gone {
+        /// The queue.
+        queue: QueueId,
+        /// The life.
+        incarnation: u64,
+    },
+    /// From a queue's home to every other shard: a life of the queue has ended.
     Forget {
         /// The shard that sends this.
         by: u16,

@@ -1,0 +1,185 @@
+//! A client for a server's control port: JSON pages and deletions over HTTP. Its calls block the thread.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, Body};
+
+use crate::process::terminal::escaped;
+
+/// The longest accepted answer, in bytes. A latency histogram that uses every bucket takes about 400 KiB, and
+/// a page has one for each stage.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// A client for the control port of one server.
+#[derive(Clone, Debug)]
+pub struct ControlClient {
+    base: String,
+    agent: Agent,
+}
+
+/// The reason why a request to a control port failed.
+#[derive(Debug)]
+pub enum ControlError {
+    /// The server did not answer, or its answer is malformed.
+    Failed {
+        /// The requested URL.
+        url: String,
+        /// The reason.
+        why: String,
+    },
+    /// The server answered with a status other than the expected one.
+    Refused {
+        /// The requested URL.
+        url: String,
+        /// The status.
+        status: StatusCode,
+        /// The text of the answer, which explains the status.
+        text: String,
+    },
+}
+
+impl ControlClient {
+    /// Creates a client for the control port at the URL `base`, such as `http://127.0.0.1:9001`. A request
+    /// fails if its whole answer does not arrive within `timeout`.
+    pub fn new(base: &str, timeout: Duration) -> Self {
+        let agent = Agent::config_builder()
+            // A control port is usually on this machine or network, so ignore `http_proxy`.
+            .proxy(None)
+            .timeout_global(Some(timeout))
+            // The body of an error status says what to do, so read it instead of failing at once.
+            .http_status_as_error(false)
+            // The server closes idle connections, so a pooled one may be closed already.
+            .max_idle_connections(0)
+            .build()
+            .into();
+        Self { base: base.trim_end_matches('/').to_owned(), agent }
+    }
+
+    /// Returns the JSON page at `path`.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
+        let url = self.url(path);
+        let answer = self.agent.get(&url).call();
+        let text = read(&url, answer, StatusCode::is_success)?;
+        serde_json::from_str(&text).map_err(|error| {
+            let why = format!("the answer is not the expected JSON: {error}");
+            ControlError::Failed { url, why }
+        })
+    }
+
+    /// Deletes the resource at `path`. Any status except 204 is an error, because it means that the deletion
+    /// is not complete.
+    pub fn delete(&self, path: &str) -> Result<(), ControlError> {
+        let url = self.url(path);
+        let answer = self.agent.delete(&url).call();
+        read(&url, answer, |status| *status == StatusCode::NO_CONTENT).map(drop)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+}
+
+/// Returns the text of an answer with an expected status.
+fn read(
+    url: &str,
+    answer: Result<Response<Body>, ureq::Error>,
+    is_expected: impl FnOnce(&StatusCode) -> bool,
+) -> Result<String, ControlError> {
+    let failed = |error: ureq::Error| ControlError::Failed { url: url.to_owned(), why: error.to_string() };
+    let mut answer = answer.map_err(failed)?;
+    let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().map_err(failed)?;
+    let status = answer.status();
+    if is_expected(&status) {
+        Ok(text)
+    } else {
+        Err(ControlError::Refused { url: url.to_owned(), status, text })
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed { url, why } => write!(f, "{}: {}", escaped(url), escaped(why)),
+            Self::Refused { url, status, text } => {
+                write!(f, "{}: {status}: {}", escaped(url), escaped(text.trim_end()))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    /// Starts a server that gives one answer, and returns a client for it. The thread returns the request.
+    fn server(answer: Vec<u8>) -> (ControlClient, JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = ControlClient::new(
+            &format!("http://{}/", listener.local_addr().unwrap()),
+            Duration::from_secs(10),
+        );
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = vec![0; 4_096];
+            let length = stream.read(&mut request).unwrap();
+            // The client closes the connection when the answer is too long.
+            let _ = stream.write_all(&answer);
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        (client, thread)
+    }
+
+    fn http(status: &str, body: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    }
+
+    #[test]
+    fn a_page_is_read() {
+        let (client, server) = server(http("200 OK", "[1, 2]"));
+        assert_eq!(client.get::<Vec<u32>>("/pages?all=true").unwrap(), [1, 2]);
+        assert!(server.join().unwrap().starts_with("GET /pages?all=true HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn an_error_names_the_url_and_the_reason() {
+        let (client, server) = server(http("503 Service Unavailable", "shard 1 is silent\x1b[2J\n"));
+        let error = client.get::<Vec<u32>>("/queues").unwrap_err().to_string();
+        assert!(error.starts_with("http://127.0.0.1:"), "{error}");
+        assert!(error.ends_with("/queues: 503 Service Unavailable: shard 1 is silent\\u{1b}[2J"), "{error}");
+        server.join().unwrap();
+        let (client, server) = self::server(http("200 OK", "<html>"));
+        let error = client.get::<Vec<u32>>("/queues").unwrap_err().to_string();
+        assert!(error.contains("/queues: the answer is not the expected JSON: "), "{error}");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_longer_answer_than_allowed_is_refused() {
+        let body = " ".repeat(ANSWER_BYTES_MAX as usize + 1);
+        let (client, server) = server(http("200 OK", &body));
+        let error = client.get::<Vec<u32>>("/queues").unwrap_err();
+        assert!(matches!(error, ControlError::Failed { .. }), "{error}");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn only_204_is_a_deletion() {
+        let (client, server) = server(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec());
+        client.delete("/queues/p/q").unwrap();
+        assert!(server.join().unwrap().starts_with("DELETE /queues/p/q HTTP/1.1\r\n"));
+        for status in ["202 Accepted", "404 Not Found"] {
+            let (client, server) = self::server(http(status, "why"));
+            let error = client.delete("/queues/p/q").unwrap_err();
+            assert!(error.to_string().ends_with(&format!(": {status}: why")), "{error}");
+            server.join().unwrap();
+        }
+    }
+}
