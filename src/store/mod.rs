@@ -180,10 +180,12 @@ pub enum Completion<T: Asker> {
         /// The offset of the position.
         result: Result<Offset, StoreFault>,
     },
-    /// To `Delete`. The deletion is as durable as the store promises, and every shard's store has to [forget](Store::forget) the queue.
-    /// After a failure, a restart may still find the queue deleted, until the store has erased the record of the deletion.
+    /// The completion of `Delete`. On success the deletion is as durable as the store promises, and every shard's store has to
+    /// [forget](Store::forget) the queue. A failure means that the queue exists as before, also after a restart. Once a deletion may have
+    /// reached the disk, it does not fail: the store repeats it until it is durable, without a limit of time. Until then the queue takes
+    /// messages, which are deleted with it.
     Deleted {
-        /// The asker's.
+        /// The token of the request.
         token: T::Delete,
         /// The incarnation that has ended; [`StoreFault::NoQueue`] if there is no queue of that name.
         result: Result<u64, StoreFault>,

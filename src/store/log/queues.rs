@@ -52,10 +52,12 @@ pub(super) struct Queues<T: Asker> {
     shard: u16,
     /// What the log calls the partitions that were asked for.
     known: HashMap<PartitionKey, PartitionId>,
-    /// Changes that wait to be written, in order. Of a name there is at most one, here or in `writing`.
+    /// Changes that wait to be written, in order. Of a name there is at most one, here, in `writing` or in `failed`.
     waiting: VecDeque<Change<T>>,
     /// Changes that are being written.
     writing: Vec<Writing<T>>,
+    /// Deletions whose write failed. The next write repeats them, because their records may be on the disk.
+    failed: Vec<OldQueue<T>>,
     /// Where the catalogue ends.
     end: u64,
     /// The end of the catalogue after the write that is under way.
@@ -72,6 +74,7 @@ impl<T: Asker> Queues<T> {
             known: HashMap::new(),
             waiting: VecDeque::new(),
             writing: Vec::new(),
+            failed: Vec::new(),
             end,
             end_written: None,
             dirty_end: end,
@@ -117,7 +120,7 @@ impl<T: Asker> Queues<T> {
         completions.push_back(Completion::Opened { token, result });
     }
 
-    /// Deletes a queue. [`Self::handle_written`] answers, or this itself if there is no such queue.
+    /// Deletes a queue. [`Self::handle_written`] answers once the deletion is durable. Answers itself if there is no such queue.
     pub(super) fn delete(
         &mut self,
         dir: &DataDir,
@@ -144,29 +147,48 @@ impl<T: Asker> Queues<T> {
             Writing::Made(new, _) => &new.name,
             Writing::Deleted(old) => &old.name,
         });
-        waiting.chain(writing).any(|of| of == name)
+        let failed = self.failed.iter().map(|old| &old.name);
+        waiting.chain(writing).chain(failed).any(|of| of == name)
     }
 
     /// Writes the waiting changes into the catalogue, one write at a time.
     #[inline]
     pub(super) fn write(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && !self.waiting.is_empty() {
-            let records = self.begin(dir);
-            self.submit(records, disk);
+            self.begin(dir, disk);
         }
     }
 
-    /// Erases what a failed write has left behind the end of the catalogue. Otherwise a restart would read the record of a deletion that
-    /// failed, and drop a queue that has taken messages since. A tick calls this, because the disk may fail again.
-    pub(super) fn erase_failed(&mut self, disk: &mut impl Disk<Tag>) {
-        if self.end_written.is_none() && self.dirty_end > self.end {
-            self.submit(Vec::new(), disk);
+    /// Writes again after a failed write: repeats its deletions, and erases the rest of it. A tick calls this, because the disk may fail
+    /// again.
+    ///
+    /// A failed write may have reached the disk. A deletion is therefore not answered with a failure: the queue would go on, and a restart
+    /// could drop it with everything acknowledged since. A creation is: a restart finds an empty queue at worst.
+    pub(super) fn retry(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
+        if self.end_written.is_none() && self.needs_retry() {
+            self.begin(dir, disk);
         }
     }
 
-    fn begin(&mut self, dir: &DataDir) -> Vec<u8> {
+    /// Returns whether a write failed, or is under way.
+    pub(super) fn needs_retry(&self) -> bool {
+        self.dirty_end > self.end
+    }
+
+    /// Returns whether a change is still to be written for the first time, or is being written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.end_written.is_some() || !self.waiting.is_empty()
+    }
+
+    fn begin(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
+        let records = self.take_changes(dir);
+        self.submit(records, disk);
+    }
+
+    /// Takes the changes to write. Returns their records.
+    fn take_changes(&mut self, dir: &DataDir) -> Vec<u8> {
         let mut records = Vec::new();
-        for change in self.waiting.drain(..) {
+        for change in self.failed.drain(..).map(Change::Delete).chain(self.waiting.drain(..)) {
             let (writing, record) = match change {
                 Change::Make(new) => {
                     let life = dir.conceive(new.partitions);
@@ -194,7 +216,7 @@ impl<T: Asker> Queues<T> {
         disk.submit(Tag::Catalogue, vec![Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
     }
 
-    /// The catalogue is written: the queues are made or deleted, or are not.
+    /// Handles the end of a write. If it failed, creations fail, and deletions wait for the next write.
     pub(super) fn handle_written(
         &mut self,
         dir: &DataDir,
@@ -204,23 +226,25 @@ impl<T: Asker> Queues<T> {
         let end = self.end_written.take();
         if let Err(error) = result {
             let told = cannot_write(error);
-            tracing::error!(shard = self.shard, told, %error, "queues cannot be written into the catalogue");
+            tracing::error!(shard = self.shard, told, %error, "catalogue write failed");
         } else if let Some(end) = end {
             (self.end, self.dirty_end) = (end, end);
         }
-        let failed = |error| StoreFault::Unavailable(cannot_write(error));
         for writing in self.writing.drain(..) {
-            let completion = match writing {
+            match writing {
                 Writing::Made(NewQueue { token, queue, name, .. }, life) => {
                     let made = result.as_ref().map(|()| dir.record(queue, name, life));
-                    Completion::Opened { token, result: made.map_err(failed) }
+                    let result = made.map_err(|error| StoreFault::Unavailable(cannot_write(error)));
+                    completions.push_back(Completion::Opened { token, result });
+                }
+                Writing::Deleted(old) if result.is_err() => {
+                    self.failed.push(old);
                 }
                 Writing::Deleted(OldQueue { token, name, incarnation }) => {
-                    let deleted = result.as_ref().map(|()| dir.delete(&name, incarnation));
-                    Completion::Deleted { token, result: deleted.map(|()| incarnation).map_err(failed) }
+                    dir.delete(&name, incarnation);
+                    completions.push_back(Completion::Deleted { token, result: Ok(incarnation) });
                 }
-            };
-            completions.push_back(completion);
+            }
         }
         debug_assert!(self.end <= self.dirty_end, "{} is behind {}", self.end, self.dirty_end);
     }
