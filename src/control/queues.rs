@@ -118,7 +118,7 @@ enum Outcome {
     Answered(Result<Deleted, StoreFault>),
     /// The home does not answer, and was asked for nothing.
     Silent(usize),
-    /// The home was asked and does not answer.
+    /// The home was asked and has not answered: it is stuck, its disk fails, or the server has ended.
     Lost(usize),
 }
 
@@ -143,7 +143,7 @@ impl Outcome {
             Self::Silent(home) => Unmade::Silent(home).into_response(),
             Self::Lost(home) => {
                 let text = format!(
-                    "shard {home} does not answer: queue {queue} may be deleted, or be deleted later\n"
+                    "shard {home} has not confirmed the deletion: queue {queue} may be deleted, or be deleted later\n"
                 );
                 (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
             }

@@ -28,14 +28,22 @@ const PIPE_BYTES: usize = 20_000;
 const CLIENTS_MAX: usize = 2;
 
 /// What is known of a message that was acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
     /// It is there.
     Stored,
+    /// It is there if all others of that number are: the server ended before it answered the deletion of their queue.
+    WithAll(u32),
     /// It is there, or it is not.
     Unknown,
     /// It was deleted.
     Gone,
+}
+
+impl Fate {
+    fn may_be_stored(self) -> bool {
+        matches!(self, Self::Stored | Self::WithAll(_))
+    }
 }
 
 struct Producer {
@@ -65,8 +73,12 @@ pub struct Doomed {
     producers: Vec<Producer>,
     consumers: Vec<Consumer>,
     fates: BTreeMap<Vec<u8>, Fate>,
+    /// The number of deletions that were never answered.
+    unanswered: u32,
     /// A deletion that was asked for.
     deletion: Option<Receiver<Result<Deleted, StoreFault>>>,
+    /// The deletion was asked for after the order to drain.
+    must_be_refused: bool,
     /// Messages that are stored may be hidden, as clocks are wrong.
     may_hide: bool,
 }
@@ -91,7 +103,9 @@ impl Doomed {
             producers: Vec::new(),
             consumers: Vec::new(),
             fates: BTreeMap::new(),
+            unanswered: 0,
             deletion: None,
+            must_be_refused: false,
             may_hide,
         }
     }
@@ -173,6 +187,14 @@ impl Doomed {
         }
     }
 
+    /// Asks a server for a deletion that it must refuse, because all its shards were told to drain.
+    pub fn delete_late(&mut self, server: &Server) {
+        if self.deletion.is_none() && server.is_told_to_drain() {
+            self.delete(server);
+            self.must_be_refused = self.deletion.is_some();
+        }
+    }
+
     /// One of the clients goes.
     fn leave(&mut self) {
         self.note();
@@ -193,11 +215,14 @@ impl Doomed {
         self.consumers.clear();
     }
 
-    /// The server is gone, and a deletion that was under way is never answered.
+    /// The server has ended, and a deletion that was under way is never answered. It has taken all messages that were stored before it
+    /// began, or none.
     pub fn handle_end(&mut self) {
         self.leave_all();
+        self.must_be_refused = false;
         if self.deletion.take().is_some() {
-            self.forget();
+            self.unanswered += 1;
+            self.set_all(|fate| fate == Fate::Stored, Fate::WithAll(self.unanswered));
         }
     }
 
@@ -205,17 +230,17 @@ impl Doomed {
     pub fn forget(&mut self) {
         self.note();
         self.producers.iter_mut().for_each(|producer| producer.is_late = true);
-        self.set_all(Fate::Stored, Fate::Unknown);
+        self.set_all(Fate::may_be_stored, Fate::Unknown);
     }
 
     /// The disk is in an earlier state. Deleted messages may be there again.
     pub fn handle_rollback(&mut self) {
         self.forget();
-        self.set_all(Fate::Gone, Fate::Unknown);
+        self.set_all(|fate| fate == Fate::Gone, Fate::Unknown);
     }
 
-    fn set_all(&mut self, from: Fate, to: Fate) {
-        self.fates.values_mut().filter(|fate| **fate == from).for_each(|fate| *fate = to);
+    fn set_all(&mut self, is_meant: impl Fn(Fate) -> bool, to: Fate) {
+        self.fates.values_mut().filter(|fate| is_meant(**fate)).for_each(|fate| *fate = to);
     }
 
     /// Notes what was acknowledged.
@@ -258,15 +283,24 @@ impl Doomed {
     }
 
     fn handle_deleted(&mut self, result: Result<Deleted, StoreFault>) -> Result<(), String> {
+        let is_refused = matches!(result, Err(StoreFault::Unavailable(_)));
+        if std::mem::take(&mut self.must_be_refused) && !is_refused {
+            return Err(format!("a deletion began during the drain, and ended with {result:?}"));
+        }
         match result {
-            Ok(Deleted::Everywhere) => self.set_all(Fate::Stored, Fate::Gone),
-            // That shard may still serve it; or the disk may still have to take back what it wrote.
-            Ok(Deleted::NotBy(_)) | Err(StoreFault::Unavailable(_)) => self.forget(),
+            Ok(Deleted::Everywhere) => self.set_all(Fate::may_be_stored, Fate::Gone),
+            // That shard may still serve it.
+            Ok(Deleted::NotBy(_)) => self.forget(),
+            // Nothing is deleted, now or later.
+            Err(StoreFault::Unavailable(_)) => {
+                self.producers.iter_mut().for_each(|producer| producer.is_late = false);
+            }
             Err(StoreFault::NoQueue) => {
                 if let Some((payload, _)) = self.fates.iter().find(|(_, fate)| **fate == Fate::Stored) {
                     let shown = String::from_utf8_lossy(payload);
                     return Err(format!("{shown:?} is stored, and its queue is not there to be deleted"));
                 }
+                self.set_all(Fate::may_be_stored, Fate::Gone);
             }
             Err(fault) => return Err(format!("a deletion ends with {fault:?}")),
         }
@@ -303,13 +337,21 @@ impl Doomed {
             return Err("the queue's last consumer has gone".into());
         };
         let seen: BTreeSet<&[u8]> = seen(&auditor.client).iter().map(|seen| &seen.payload[..]).collect();
-        let missing =
-            self.fates.iter().find(|(payload, fate)| **fate == Fate::Stored && !seen.contains(&payload[..]));
-        match missing {
-            Some((payload, _)) if !self.may_hide => {
-                Err(format!("{:?} is not deleted, and is missing", String::from_utf8_lossy(payload)))
+        if self.may_hide {
+            return Ok(());
+        }
+        let is_seen = |(payload, _): &(&Vec<u8>, &Fate)| seen.contains(&payload[..]);
+        let fates_seen: BTreeSet<Fate> = self.fates.iter().filter(is_seen).map(|(_, fate)| *fate).collect();
+        let must_be_seen = |fate: &Fate| match fate {
+            Fate::Stored => true,
+            Fate::WithAll(_) => fates_seen.contains(fate),
+            Fate::Unknown | Fate::Gone => false,
+        };
+        match self.fates.iter().find(|entry| must_be_seen(entry.1) && !is_seen(entry)) {
+            Some((payload, fate)) => {
+                Err(format!("{:?} is missing, and was {fate:?}", String::from_utf8_lossy(payload)))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

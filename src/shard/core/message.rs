@@ -101,12 +101,12 @@ pub enum Message {
     Completion(Completion<Connections>),
     /// To every other shard: a life of a queue has ended.
     Forget {
-        /// The sender.
-        by: u16,
         /// The queue.
         queue: QueueId,
         /// The life.
         incarnation: u64,
+        /// The shard that waits for `Forgotten`. `None` if no deletion waits.
+        confirm_to: Option<u16>,
     },
     /// The answer to `Forget`: the sender has forgotten the queue.
     Forgotten {

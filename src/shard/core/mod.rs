@@ -230,7 +230,7 @@ impl<S: Store<Connections>> Core<S> {
         }
         while let Some(event) = self.store.poll_event() {
             match event {
-                Event::Gone { queue, incarnation } => self.tell_gone(queue, incarnation),
+                Event::Gone { queue, incarnation } => self.tell_gone(queue, incarnation, None),
             }
         }
         self.evict(now);
@@ -257,10 +257,12 @@ impl<S: Store<Connections>> Core<S> {
                 }
                 self.handle_completion(now, completion);
             }
-            Message::Forget { by, queue, incarnation } => {
+            Message::Forget { queue, incarnation, confirm_to } => {
                 self.forget(queue, incarnation);
-                let shard = self.shard;
-                self.outboxes[usize::from(by)].push(Message::Forgotten { shard, queue });
+                if let Some(home) = confirm_to {
+                    let shard = self.shard;
+                    self.outboxes[usize::from(home)].push(Message::Forgotten { shard, queue });
+                }
             }
             Message::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
             Message::ProducersDrained => self.shards_done += 1,
@@ -373,7 +375,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             self.with_dirty(now, id, Connection::handle_timeout);
         }
-        self.deletions.handle_timeouts(now);
+        self.handle_late_deletions(now);
         self.evict(now);
         if self.tick_due <= now.mono {
             self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);

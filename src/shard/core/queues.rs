@@ -193,7 +193,13 @@ impl<S: Store<Connections>> Core<S> {
         self.is_asked = true;
     }
 
-    fn answer_opened(&mut self, now: Now, by: Asking, name: FullName, result: Result<QueueInfo, Fault>) {
+    pub(super) fn answer_opened(
+        &mut self,
+        now: Now,
+        by: Asking,
+        name: FullName,
+        result: Result<QueueInfo, Fault>,
+    ) {
         if by.shard == self.shard {
             self.handle_opened(now, by, name, result);
         } else {
