@@ -143,7 +143,8 @@ impl Outcome {
             Self::Silent(home) => Unmade::Silent(home).into_response(),
             Self::Lost(home) => {
                 let text = format!(
-                    "shard {home} has not confirmed the deletion: queue {queue} may be deleted, or be deleted later\n"
+                    "shard {home} has not confirmed the deletion: queue {queue} may be deleted, or be deleted \
+                     later\n"
                 );
                 (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
             }
