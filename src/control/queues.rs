@@ -121,7 +121,8 @@ enum Outcome {
     Answered(Result<Deleted, StoreFault>),
     /// The home does not answer, and was not asked to delete the queue.
     Silent(usize),
-    /// The home was asked to delete the queue, and does not answer.
+    /// The home was asked to delete the queue and has not answered: it has stalled, its disk fails, or the server has
+    /// ended.
     Lost(usize),
 }
 
@@ -146,7 +147,8 @@ impl Outcome {
             Self::Silent(home) => Unmade::Silent(home).into_response(),
             Self::Lost(home) => {
                 let text = format!(
-                    "shard {home} does not answer: queue {queue} may be deleted, or be deleted later\n"
+                    "shard {home} has not confirmed the deletion: queue {queue} may be deleted, or be deleted \
+                     later\n"
                 );
                 (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
             }

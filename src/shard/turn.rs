@@ -235,6 +235,10 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 // Its purpose is to wake the shard, which polls its store in every turn.
                 Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
+                // A deletion that begins so late may have no time to end.
+                Some(Delivery::Delete(_, reply)) if self.drain_until.is_some() => {
+                    reply.give(Err(StoreFault::Unavailable("the server is draining")));
+                }
                 Some(Delivery::Delete(name, reply)) => {
                     let id = self.core.delete(self.host.now(), name);
                     self.deletions.insert(id, reply);

@@ -180,9 +180,10 @@ pub enum Completion<T: Asker> {
         /// The offset of the position.
         result: Result<Offset, StoreFault>,
     },
-    /// The completion of `Delete`. The deletion is as durable as the store promises, and every shard's store
-    /// must then [forget](Store::forget) the queue. After a failed deletion, a restart may still find the
-    /// queue deleted, until the store has erased the record of the deletion.
+    /// The completion of `Delete`. On success the deletion is as durable as the store promises, and every
+    /// shard's store must [forget](Store::forget) the queue. A failure means that the queue exists as before, even
+    /// after a restart. Once a deletion may have reached the disk, it does not fail: the store repeats it until it
+    /// is durable, without a time limit. Until then the queue accepts messages, which are deleted with it.
     Deleted {
         /// The token of the request.
         token: T::Delete,

@@ -138,10 +138,10 @@ impl Shard {
     }
 
     /// Returns what the shard asks another shard to forget.
-    fn forgets(&mut self, shard: u16) -> Vec<(u16, QueueId, u64)> {
+    fn forgets(&mut self, shard: u16) -> Vec<(Option<u16>, QueueId, u64)> {
         let letters = self.core.poll_outbox(shard).unwrap_or_default().into_iter();
         let forgets = letters.filter_map(|letter| match letter {
-            Letter::Forget { by, queue, incarnation } => Some((by, queue, incarnation)),
+            Letter::Forget { queue, incarnation, confirm_to } => Some((confirm_to, queue, incarnation)),
             _ => None,
         });
         forgets.collect()
@@ -160,6 +160,11 @@ impl Shard {
         }
     }
 
+    fn passes_to(&mut self, mono: u64) {
+        self.now = Now::at_ms(mono, self.now.unix.get());
+        self.core.handle_timeouts(self.now);
+    }
+
     fn has_forgotten(&mut self, shard: u16, queue: QueueId) {
         self.core.handle_letter(self.now, Letter::Forgotten { shard, queue });
     }
@@ -175,7 +180,7 @@ fn a_deletion_is_answered_once_every_shard_has_forgotten() {
     assert_eq!(home.core.poll_deleted(), None, "not before the store has deleted it");
     home.deletes(Ok(5));
     assert_eq!(home.script.borrow().forgotten, [(queue, 5)]);
-    assert_eq!((home.forgets(1), home.forgets(2)), (vec![(0, queue, 5)], vec![(0, queue, 5)]));
+    assert_eq!((home.forgets(1), home.forgets(2)), (vec![(Some(0), queue, 5)], vec![(Some(0), queue, 5)]));
     assert_eq!(home.core.poll_deleted(), None);
     home.has_forgotten(2, queue);
     home.has_forgotten(2, queue);
@@ -271,10 +276,86 @@ fn a_queue_that_cannot_be_deleted_still_serves() {
 }
 
 #[test]
+fn operations_that_wait_for_a_late_deletion_are_refused() {
+    let mut home = Shard::new(0, SHARDS);
+    home.open(1);
+    let queue = home.opens(5);
+    home.opened();
+    let id = home.core.delete(home.now, name());
+    for operation in 2..4 {
+        home.open(operation);
+        let due = home.core.next_deadline().unwrap();
+        home.passes_to(due.get() - 1);
+        assert_eq!(home.opened(), []);
+        home.passes_to(due.get());
+        let fault = Fault::Store(StoreFault::Unavailable("the queue is being deleted"));
+        assert_eq!(home.opened(), [(operation, Err(fault))]);
+    }
+    assert_eq!(home.core.poll_deleted(), None);
+    home.open(4);
+    home.deletes(Ok(5));
+    home.has_forgotten(1, queue);
+    home.has_forgotten(2, queue);
+    assert_eq!(home.core.poll_deleted(), Some((id, Ok(Deleted::Everywhere))));
+    assert!(home.is_asked(), "operation 4 opens another queue");
+}
+
+#[test]
+fn a_deletion_is_answered_although_the_store_reports_the_queue_as_gone_first() {
+    let mut home = Shard::new(0, SHARDS);
+    home.open(1);
+    let queue = home.opens(5);
+    let id = home.core.delete(home.now, name());
+    home.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation: 5 });
+    home.core.handle_completions(home.now);
+    assert_eq!(home.forgets(1), [(None, queue, 5)]);
+    home.deletes(Ok(5));
+    assert_eq!(home.forgets(1), [(Some(0), queue, 5)]);
+    home.has_forgotten(1, queue);
+    home.has_forgotten(2, queue);
+    assert_eq!(home.core.poll_deleted(), Some((id, Ok(Deleted::Everywhere))));
+}
+
+#[test]
+fn a_drain_waits_for_deletions_unless_the_store_is_late() {
+    for is_late in [false, true] {
+        let mut home = Shard::new(0, SHARDS);
+        home.open(1);
+        let queue = home.opens(5);
+        home.core.delete(home.now, name());
+        home.core.handle_drain(home.now);
+        for _ in 1..SHARDS {
+            home.core.handle_letter(home.now, Letter::ProducersDrained);
+        }
+        // The last stage begins after the shard has told the others that its own producers are done.
+        for _ in 0..2 {
+            home.core.handle_completions(home.now);
+        }
+        for shard in 1..SHARDS {
+            home.core.poll_outbox(shard);
+        }
+        assert!(!home.core.is_drained());
+        if is_late {
+            home.passes_to(home.core.next_deadline().unwrap().get());
+            assert!(home.core.is_drained());
+            continue;
+        }
+        home.deletes(Ok(5));
+        for shard in 1..SHARDS {
+            home.core.poll_outbox(shard);
+        }
+        assert!(!home.core.is_drained());
+        home.has_forgotten(1, queue);
+        home.has_forgotten(2, queue);
+        assert!(home.core.is_drained());
+    }
+}
+
+#[test]
 fn another_shard_forgets_before_it_says_so() {
     let mut other = Shard::new(2, SHARDS);
     let queue = QueueId(9);
-    other.core.handle_letter(other.now, Letter::Forget { by: 0, queue, incarnation: 5 });
+    other.core.handle_letter(other.now, Letter::Forget { queue, incarnation: 5, confirm_to: Some(0) });
     assert_eq!(other.script.borrow().forgotten, [(queue, 5)], "even if it was never opened here");
     let said = other.core.poll_outbox(0).unwrap();
     assert!(matches!(said[..], [Letter::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
@@ -287,9 +368,11 @@ fn every_shard_forgets_a_queue_that_a_store_reports_as_gone() {
     let queue = QueueId::new(0, 9);
     home.finds_gone(queue, 5);
     assert_eq!(home.script.borrow().forgotten, [(queue, 5)]);
-    assert_eq!((home.forgets(1), home.forgets(2)), (vec![(0, queue, 5)], vec![(0, queue, 5)]));
-    home.has_forgotten(1, queue);
-    home.has_forgotten(2, queue);
+    assert_eq!((home.forgets(1), home.forgets(2)), (vec![(None, queue, 5)], vec![(None, queue, 5)]));
+    let mut other = Shard::new(1, SHARDS);
+    other.core.handle_letter(other.now, Letter::Forget { queue, incarnation: 5, confirm_to: None });
+    assert_eq!(other.script.borrow().forgotten, [(queue, 5)]);
+    assert!(other.core.poll_outbox(0).is_none(), "no deletion waits");
     assert_eq!(home.core.poll_deleted(), None, "no deletion was requested");
 }
 
@@ -309,7 +392,6 @@ fn a_forget_never_overtakes_an_answer_to_an_open() {
         assert_eq!(shard.script.borrow().forgotten, [(queue, 5)]);
     }
     // Shard 2 does not know the dead queue: it asks the home again, and the home asks its store.
-    opener.core.poll_outbox(0).unwrap();
     opener.open_from(2, 2);
     opener.deliver(&mut home);
     assert!(home.opens(6) != queue);

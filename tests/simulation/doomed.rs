@@ -29,14 +29,23 @@ const PIPE_BYTES: usize = 20_000;
 const CLIENTS_MAX: usize = 2;
 
 /// What the judge knows of an acknowledged message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
     /// A new consumer must see it.
     Stored,
+    /// It exists if all others with this number exist: the server ended before it answered the deletion of their
+    /// queue.
+    WithAll(u32),
     /// A new consumer may see it.
     Unknown,
     /// It was deleted: a new consumer must not see it.
     Gone,
+}
+
+impl Fate {
+    fn may_be_stored(self) -> bool {
+        matches!(self, Self::Stored | Self::WithAll(_))
+    }
 }
 
 struct Producer {
@@ -66,8 +75,12 @@ pub struct Doomed {
     producers: Vec<Producer>,
     consumers: Vec<Consumer>,
     fates: BTreeMap<Vec<u8>, Fate>,
+    /// The number of deletions that were never answered.
+    unanswered: u32,
     /// Receives the answer of the deletion in progress.
     deletion: Option<Receiver<Result<Deleted, StoreFault>>>,
+    /// Whether the deletion was requested after the order to drain.
+    must_be_refused: bool,
     /// Whether stored messages may be hidden, because clocks are wrong.
     may_hide: bool,
 }
@@ -92,7 +105,9 @@ impl Doomed {
             producers: Vec::new(),
             consumers: Vec::new(),
             fates: BTreeMap::new(),
+            unanswered: 0,
             deletion: None,
+            must_be_refused: false,
             may_hide,
         }
     }
@@ -174,6 +189,14 @@ impl Doomed {
         }
     }
 
+    /// Requests a deletion from a server that must refuse it, because all its shards were told to drain.
+    pub fn delete_late(&mut self, server: &Server) {
+        if self.deletion.is_none() && server.is_told_to_drain() {
+            self.delete(server);
+            self.must_be_refused = self.deletion.is_some();
+        }
+    }
+
     /// Disconnects a random client.
     fn leave(&mut self) {
         self.note();
@@ -194,11 +217,14 @@ impl Doomed {
         self.consumers.clear();
     }
 
-    /// Handles the end of the server. A deletion in progress is never answered.
+    /// Handles the end of the server. A deletion in progress is never answered. It has deleted all messages that were
+    /// stored before it started, or none.
     pub fn handle_end(&mut self) {
         self.leave_all();
+        self.must_be_refused = false;
         if self.deletion.take().is_some() {
-            self.forget();
+            self.unanswered += 1;
+            self.set_all(|fate| fate == Fate::Stored, Fate::WithAll(self.unanswered));
         }
     }
 
@@ -206,17 +232,17 @@ impl Doomed {
     pub fn forget(&mut self) {
         self.note();
         self.producers.iter_mut().for_each(|producer| producer.is_late = true);
-        self.set_all(Fate::Stored, Fate::Unknown);
+        self.set_all(Fate::may_be_stored, Fate::Unknown);
     }
 
     /// Handles a rollback of the disk to an earlier state. Deleted messages may exist again.
     pub fn handle_rollback(&mut self) {
         self.forget();
-        self.set_all(Fate::Gone, Fate::Unknown);
+        self.set_all(|fate| fate == Fate::Gone, Fate::Unknown);
     }
 
-    fn set_all(&mut self, from: Fate, to: Fate) {
-        self.fates.values_mut().filter(|fate| **fate == from).for_each(|fate| *fate = to);
+    fn set_all(&mut self, is_meant: impl Fn(Fate) -> bool, to: Fate) {
+        self.fates.values_mut().filter(|fate| is_meant(**fate)).for_each(|fate| *fate = to);
     }
 
     /// Notes the messages that were acknowledged since the last call.
@@ -259,15 +285,24 @@ impl Doomed {
     }
 
     fn handle_deleted(&mut self, result: Result<Deleted, StoreFault>) -> Result<(), String> {
+        let is_refused = matches!(result, Err(StoreFault::Unavailable(_)));
+        if std::mem::take(&mut self.must_be_refused) && !is_refused {
+            return Err(format!("a deletion began during the drain, and ended with {result:?}"));
+        }
         match result {
-            Ok(Deleted::Everywhere) => self.set_all(Fate::Stored, Fate::Gone),
-            // The shard may still serve the queue, or the disk may not have erased the failed write yet.
-            Ok(Deleted::NotBy(_)) | Err(StoreFault::Unavailable(_)) => self.forget(),
+            Ok(Deleted::Everywhere) => self.set_all(Fate::may_be_stored, Fate::Gone),
+            // That shard may still serve it.
+            Ok(Deleted::NotBy(_)) => self.forget(),
+            // Nothing is deleted, now or later.
+            Err(StoreFault::Unavailable(_)) => {
+                self.producers.iter_mut().for_each(|producer| producer.is_late = false);
+            }
             Err(StoreFault::NoQueue) => {
                 if let Some((payload, _)) = self.fates.iter().find(|(_, fate)| **fate == Fate::Stored) {
                     let shown = String::from_utf8_lossy(payload);
                     return Err(format!("{shown:?} is stored, but its queue does not exist"));
                 }
+                self.set_all(Fate::may_be_stored, Fate::Gone);
             }
             Err(fault) => return Err(format!("a deletion failed with {fault:?}")),
         }
@@ -304,13 +339,21 @@ impl Doomed {
             return Err("the auditing consumer was disconnected".into());
         };
         let seen: BTreeSet<&[u8]> = seen(&auditor.client).iter().map(|seen| &seen.payload[..]).collect();
-        let missing =
-            self.fates.iter().find(|(payload, fate)| **fate == Fate::Stored && !seen.contains(&payload[..]));
-        match missing {
-            Some((payload, _)) if !self.may_hide => {
-                Err(format!("{:?} is missing, although it was not deleted", String::from_utf8_lossy(payload)))
+        if self.may_hide {
+            return Ok(());
+        }
+        let is_seen = |(payload, _): &(&Vec<u8>, &Fate)| seen.contains(&payload[..]);
+        let fates_seen: BTreeSet<Fate> = self.fates.iter().filter(is_seen).map(|(_, fate)| *fate).collect();
+        let must_be_seen = |fate: &Fate| match fate {
+            Fate::Stored => true,
+            Fate::WithAll(_) => fates_seen.contains(fate),
+            Fate::Unknown | Fate::Gone => false,
+        };
+        match self.fates.iter().find(|entry| must_be_seen(entry.1) && !is_seen(entry)) {
+            Some((payload, fate)) => {
+                Err(format!("{:?} is missing, and was {fate:?}", String::from_utf8_lossy(payload)))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

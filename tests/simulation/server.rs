@@ -197,6 +197,11 @@ impl Server {
         self.tell_drain();
     }
 
+    /// Returns whether every shard has the order to drain in its inbox.
+    pub fn is_told_to_drain(&self) -> bool {
+        self.undrained.is_empty()
+    }
+
     /// Sends the order to drain. Retries full inboxes.
     fn tell_drain(&mut self) {
         let inboxes = &self.inboxes;

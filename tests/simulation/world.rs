@@ -250,6 +250,9 @@ impl World {
     pub(super) fn drain(&mut self) -> Result<(), String> {
         let was_storm = std::mem::replace(&mut self.is_storm, false);
         self.server.iter_mut().for_each(Server::drain);
+        if let (Some(doomed), Some(server)) = (&mut self.doomed, &self.server) {
+            doomed.delete_late(server);
+        }
         let until = self.machine.clock.millis() + DRAIN;
         let mut passes = 0..CALM_PASSES;
         while !self.server.as_ref().is_none_or(Server::is_over) {
@@ -267,6 +270,7 @@ impl World {
         self.is_storm = was_storm;
         self.is_given_back()?;
         self.judge_some()?;
+        self.doomed.as_mut().map_or(Ok(()), Doomed::look)?;
         let Some(stored) = self.server.as_ref().and_then(Server::contents) else { return Ok(()) };
         for (number, client) in self.clients.iter().enumerate() {
             let Role::Producer(produce) = &client.role else { continue };

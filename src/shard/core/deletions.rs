@@ -5,7 +5,7 @@
 //!   │                            │
 //!   ▼                            ▼
 //! in the store ──▶ forgotten here, and by each other shard ──▶ answered
-//!   └── the store fails ────────────────────────────────────────▲
+//!   └── no such queue ──────────────────────────────────────────▲
 //! ```
 //!
 //! Letters from one shard to another arrive in order, and shards learn of queues only from the home. So a
@@ -18,8 +18,12 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::names::FullName;
-use crate::base::queue::{QueueId, QueueInfo};
+use crate::base::queue::QueueId;
 use crate::store::{Request, Store};
+
+/// The time after which a deletion in the store is late, because the disk is slow or fails. Operations that
+/// wait to open the queue are refused at this interval, and draining does not wait for the deletion.
+const LATE: Millis = Millis::new(1_000);
 
 /// How long a deletion waits at most for the other shards to forget the queue.
 pub const FORGET: Millis = Millis::new(1_000);
@@ -47,7 +51,11 @@ pub(super) enum Waiter {
 struct Deleting {
     id: DeletionId,
     name: FullName,
+    queue: QueueId,
     waiters: VecDeque<Waiter>,
+    /// When the next waiters are refused.
+    due: Millis,
+    is_late: bool,
 }
 
 /// A deletion that the other shards have to confirm.
@@ -77,9 +85,15 @@ impl Deletions {
         self.deleting.iter_mut().find(|deleting| deleting.name == *name).map(|deleting| &mut deleting.waiters)
     }
 
-    /// Returns when the next deletion is due without all confirmations.
+    /// Returns when the next deletion is late in the store, or due without all confirmations.
     pub(super) fn next_due(&self) -> Option<Millis> {
-        self.forgetting.iter().map(|forgetting| forgetting.due).min()
+        let deleting = self.deleting.iter().map(|deleting| deleting.due);
+        deleting.chain(self.forgetting.iter().map(|forgetting| forgetting.due)).min()
+    }
+
+    /// Returns whether no deletion is under way, except late ones.
+    pub(super) fn is_settled(&self) -> bool {
+        self.forgetting.is_empty() && self.deleting.iter().all(|deleting| deleting.is_late)
     }
 
     fn answer(&mut self, id: DeletionId, result: Result<Deleted, StoreFault>) {
@@ -100,9 +114,23 @@ impl Deletions {
         }
     }
 
-    /// Answers the deletions that are due.
-    pub(super) fn handle_timeouts(&mut self, now: Now) {
-        let Self { forgetting, answers, .. } = self;
+    /// Answers the deletions that are due. Returns the operations to refuse, because they wait to open a queue whose deletion is late.
+    fn handle_timeouts(&mut self, now: Now) -> Vec<(Asking, FullName)> {
+        let Self { deleting, forgetting, answers, .. } = self;
+        let mut refused = Vec::new();
+        for Deleting { name, waiters, due, is_late, .. } in deleting {
+            if *due > now.mono {
+                continue;
+            }
+            (*due, *is_late) = (now.mono + LATE, true);
+            waiters.retain(|waiter| match waiter {
+                Waiter::Open(by) => {
+                    refused.push((*by, name.clone()));
+                    false
+                }
+                Waiter::Delete(_) => true,
+            });
+        }
         forgetting.retain(|forgetting| {
             let waits = forgetting.due > now.mono;
             if !waits && let Some(shard) = forgetting.missing.first() {
@@ -110,6 +138,7 @@ impl Deletions {
             }
             waits
         });
+        refused
     }
 }
 
@@ -127,12 +156,30 @@ impl<S: Store<Connections>> Core<S> {
         self.deletions.answers.pop_front()
     }
 
+    /// Handles the passing of time.
+    pub(super) fn handle_late_deletions(&mut self, now: Now) {
+        for (by, name) in self.deletions.handle_timeouts(now) {
+            let fault = StoreFault::Unavailable("the queue is being deleted");
+            self.answer_opened(now, by, name, Err(fault.into()));
+        }
+    }
+
     fn begin_deletion(&mut self, now: Now, id: DeletionId, name: FullName) {
         let waiters = self.openings.waiters(&name).or_else(|| self.deletions.waiters(&name));
         if let Some(waiters) = waiters {
             return waiters.push_back(Waiter::Delete(id));
         }
-        self.deletions.deleting.push(Deleting { id, name: name.clone(), waiters: VecDeque::new() });
+        // The home knows every queue. If the store has another one after all, no shard serves it, and any id will do.
+        let queue = self.catalogue.get(&name).map_or_else(|| self.catalogue.next_id(), |info| info.id);
+        let (waiters, due) = (VecDeque::new(), now.mono + LATE);
+        self.deletions.deleting.push(Deleting {
+            id,
+            name: name.clone(),
+            queue,
+            waiters,
+            due,
+            is_late: false,
+        });
         self.submit(now, Request::Delete { token: id, name });
     }
 
@@ -141,22 +188,16 @@ impl<S: Store<Connections>> Core<S> {
         let Some(index) = self.deletions.deleting.iter().position(|deleting| deleting.id == id) else {
             return;
         };
-        let Deleting { name, waiters, .. } = self.deletions.deleting.swap_remove(index);
+        let Deleting { name, queue, waiters, .. } = self.deletions.deleting.swap_remove(index);
         match result {
-            Ok(incarnation) => self.forget_everywhere(now, id, &name, incarnation),
+            Ok(incarnation) => self.forget_everywhere(now, id, queue, incarnation),
             Err(fault) => self.deletions.answer(id, Err(fault)),
         }
         self.resume(now, &name, waiters);
     }
 
-    fn forget_everywhere(&mut self, now: Now, id: DeletionId, name: &FullName, incarnation: u64) {
-        let known = self.catalogue.get(name);
-        debug_assert!(known.is_some_and(|info| info.incarnation == incarnation), "{name:?}: {known:?}");
-        // The home knows every queue.
-        let Some(QueueInfo { id: queue, .. }) = known else {
-            return self.deletions.answer(id, Err(StoreFault::NoQueue));
-        };
-        self.tell_gone(queue, incarnation);
+    fn forget_everywhere(&mut self, now: Now, id: DeletionId, queue: QueueId, incarnation: u64) {
+        self.tell_gone(queue, incarnation, Some(self.shard));
         let missing: Vec<u16> = self.others().collect();
         if missing.is_empty() {
             return self.deletions.answer(id, Ok(Deleted::Everywhere));
@@ -165,12 +206,12 @@ impl<S: Store<Connections>> Core<S> {
         self.deletions.forgetting.push(Forgetting { id, queue, missing, due });
     }
 
-    /// Forgets a queue whose life has ended, and tells the other shards to forget it.
-    pub(super) fn tell_gone(&mut self, queue: QueueId, incarnation: u64) {
+    /// Forgets a queue whose life has ended, and tells the other shards to forget it. They confirm it to the
+    /// shard `confirm_to`.
+    pub(super) fn tell_gone(&mut self, queue: QueueId, incarnation: u64, confirm_to: Option<u16>) {
         self.forget(queue, incarnation);
-        let by = self.shard;
         for shard in self.others() {
-            self.outboxes[usize::from(shard)].push(Letter::Forget { by, queue, incarnation });
+            self.outboxes[usize::from(shard)].push(Letter::Forget { queue, incarnation, confirm_to });
         }
     }
 

@@ -36,10 +36,11 @@ impl<S: Store<Connections>> Core<S> {
         });
     }
 
-    /// Returns whether draining is complete.
+    /// Returns whether draining is complete. Waits for deletions, so that their answers are not lost.
     pub fn is_drained(&self) -> bool {
         self.drain == Drain::Consumers
             && self.connections.is_empty()
+            && self.deletions.is_settled()
             && self.outboxes.iter().all(Vec::is_empty)
     }
 

@@ -109,12 +109,12 @@ pub enum Letter {
     },
     /// From a queue's home to every other shard: a life of the queue has ended.
     Forget {
-        /// The shard that sends this.
-        by: u16,
         /// The id of the queue.
         queue: QueueId,
         /// The life that has ended.
         incarnation: u64,
+        /// The shard that waits for `Forgotten`. `None` if no deletion waits.
+        confirm_to: Option<u16>,
     },
     /// The answer to `Forget`: the sender has forgotten the queue.
     Forgotten {

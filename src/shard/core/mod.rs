@@ -260,11 +260,13 @@ impl<S: Store<Connections>> Core<S> {
                 }
                 self.handle_completion(now, completion);
             }
-            Letter::Gone { queue, incarnation } => self.tell_gone(queue, incarnation),
-            Letter::Forget { by, queue, incarnation } => {
+            Letter::Gone { queue, incarnation } => self.tell_gone(queue, incarnation, None),
+            Letter::Forget { queue, incarnation, confirm_to } => {
                 self.forget(queue, incarnation);
-                let shard = self.shard;
-                self.outboxes[usize::from(by)].push(Letter::Forgotten { shard, queue });
+                if let Some(home) = confirm_to {
+                    let shard = self.shard;
+                    self.outboxes[usize::from(home)].push(Letter::Forgotten { shard, queue });
+                }
             }
             Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
             Letter::ProducersDrained => self.shards_done += 1,
@@ -377,7 +379,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             self.with_dirty(now, id, Connection::handle_timeout);
         }
-        self.deletions.handle_timeouts(now);
+        self.handle_late_deletions(now);
         self.evict(now);
         if self.tick_due <= now.mono {
             self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);

@@ -189,7 +189,7 @@ impl<S: Store<Connections>> Core<S> {
     /// receiver would keep the dead queue.
     pub(super) fn report_gone(&mut self, queue: QueueId, incarnation: u64) {
         match queue.home() {
-            home if home == self.shard => self.tell_gone(queue, incarnation),
+            home if home == self.shard => self.tell_gone(queue, incarnation, None),
             home => self.outboxes[usize::from(home)].push(Letter::Gone { queue, incarnation }),
         }
     }
@@ -203,7 +203,13 @@ impl<S: Store<Connections>> Core<S> {
         self.is_asked = true;
     }
 
-    fn answer_opened(&mut self, now: Now, by: Asking, name: FullName, result: Result<QueueInfo, Fault>) {
+    pub(super) fn answer_opened(
+        &mut self,
+        now: Now,
+        by: Asking,
+        name: FullName,
+        result: Result<QueueInfo, Fault>,
+    ) {
         if by.shard == self.shard {
             self.handle_opened(now, by, name, result);
         } else {

@@ -214,7 +214,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.follow_clock(now);
         self.let_go(now);
         self.retry(now);
-        self.queues.erase_failed(&mut self.disk);
+        self.queues.retry(&self.dir, &mut self.disk);
         self.work(now);
         Some(now.mono + TICK)
     }
@@ -226,6 +226,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             || !self.partitions.is_empty()
             || self.partitions.counters().stored > 0
             || self.writer.is_in_trouble()
+            || self.queues.needs_retry()
     }
 
     fn forget(&mut self, queue: QueueId, incarnation: u64) {

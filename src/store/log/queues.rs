@@ -52,10 +52,12 @@ pub(super) struct Queues<T: Asker> {
     shard: u16,
     /// The log's ids of the partitions that this shard has used.
     known: HashMap<PartitionKey, PartitionId>,
-    /// Changes that wait to be written, in order. A name occurs at most once, here or in `writing`.
+    /// Changes that wait to be written, in order. A name occurs at most once: here, in `writing`, or in `failed`.
     waiting: VecDeque<Change<T>>,
     /// Changes that are being written.
     writing: Vec<Writing<T>>,
+    /// Deletions whose write failed. The next write repeats them, because their records may be on the disk.
+    failed: Vec<OldQueue<T>>,
     /// The length of the catalogue, in bytes.
     end: u64,
     /// The length of the catalogue after the write in progress.
@@ -72,6 +74,7 @@ impl<T: Asker> Queues<T> {
             known: HashMap::new(),
             waiting: VecDeque::new(),
             writing: Vec::new(),
+            failed: Vec::new(),
             end,
             end_written: None,
             dirty_end: end,
@@ -118,7 +121,8 @@ impl<T: Asker> Queues<T> {
         completions.push_back(Completion::Opened { token, result });
     }
 
-    /// Deletes a queue. [`Self::handle_written`] answers. If no such queue exists, this method answers.
+    /// Deletes a queue. [`Self::handle_written`] answers once the deletion is durable. If no such queue exists,
+    /// this method answers.
     pub(super) fn delete(
         &mut self,
         dir: &DataDir,
@@ -145,30 +149,48 @@ impl<T: Asker> Queues<T> {
             Writing::Made(new, _) => &new.name,
             Writing::Deleted(old) => &old.name,
         });
-        waiting.chain(writing).any(|of| of == name)
+        let failed = self.failed.iter().map(|old| &old.name);
+        waiting.chain(writing).chain(failed).any(|of| of == name)
     }
 
     /// Writes the waiting changes to the catalogue, one write at a time.
     #[inline]
     pub(super) fn write(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && !self.waiting.is_empty() {
-            let records = self.begin(dir);
-            self.submit(records, disk);
+            self.begin(dir, disk);
         }
     }
 
-    /// Erases the bytes that a failed write has left behind the end of the catalogue. Otherwise a restart
-    /// would read the record of a deletion that failed, and drop a queue that has accepted messages since.
-    /// Called at a tick, because the disk may fail again.
-    pub(super) fn erase_failed(&mut self, disk: &mut impl Disk<Tag>) {
-        if self.end_written.is_none() && self.dirty_end > self.end {
-            self.submit(Vec::new(), disk);
+    /// Writes again after a failed write: repeats its deletions, and erases the rest of it. Called at a tick,
+    /// because the disk may fail again.
+    ///
+    /// A failed write may have reached the disk. A deletion is therefore not answered with a failure: the queue would go on, and a restart
+    /// could drop it with everything acknowledged since. A creation is: a restart finds an empty queue at worst.
+    pub(super) fn retry(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
+        if self.end_written.is_none() && self.needs_retry() {
+            self.begin(dir, disk);
         }
     }
 
-    fn begin(&mut self, dir: &DataDir) -> Vec<u8> {
+    /// Returns whether a write failed, or is under way.
+    pub(super) fn needs_retry(&self) -> bool {
+        self.dirty_end > self.end
+    }
+
+    /// Returns whether a change is still to be written for the first time, or is being written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.end_written.is_some() || !self.waiting.is_empty()
+    }
+
+    fn begin(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
+        let records = self.take_changes(dir);
+        self.submit(records, disk);
+    }
+
+    /// Takes the changes to write. Returns their records.
+    fn take_changes(&mut self, dir: &DataDir) -> Vec<u8> {
         let mut records = Vec::new();
-        for change in self.waiting.drain(..) {
+        for change in self.failed.drain(..).map(Change::Delete).chain(self.waiting.drain(..)) {
             let (writing, record) = match change {
                 Change::Make(new) => {
                     let life = dir.conceive(new.partitions);
@@ -196,7 +218,7 @@ impl<T: Asker> Queues<T> {
         disk.submit(Tag::Catalogue, vec![Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
     }
 
-    /// Handles the end of a catalogue write. Creates or deletes the queues if it succeeded, and answers.
+    /// Handles the end of a catalogue write. If it failed, creations fail, and deletions wait for the next write.
     pub(super) fn handle_written(
         &mut self,
         dir: &DataDir,
@@ -210,19 +232,21 @@ impl<T: Asker> Queues<T> {
         } else if let Some(end) = end {
             (self.end, self.dirty_end) = (end, end);
         }
-        let failed = |error| StoreFault::Unavailable(cannot_write(error));
         for writing in self.writing.drain(..) {
-            let completion = match writing {
+            match writing {
                 Writing::Made(NewQueue { token, queue, name, .. }, life) => {
                     let made = result.as_ref().map(|()| dir.record(queue, name, life));
-                    Completion::Opened { token, result: made.map_err(failed) }
+                    let result = made.map_err(|error| StoreFault::Unavailable(cannot_write(error)));
+                    completions.push_back(Completion::Opened { token, result });
+                }
+                Writing::Deleted(old) if result.is_err() => {
+                    self.failed.push(old);
                 }
                 Writing::Deleted(OldQueue { token, name, incarnation }) => {
-                    let deleted = result.as_ref().map(|()| dir.delete(&name, incarnation));
-                    Completion::Deleted { token, result: deleted.map(|()| incarnation).map_err(failed) }
+                    dir.delete(&name, incarnation);
+                    completions.push_back(Completion::Deleted { token, result: Ok(incarnation) });
                 }
-            };
-            completions.push_back(completion);
+            }
         }
         debug_assert!(self.end <= self.dirty_end, "{} is behind {}", self.end, self.dirty_end);
     }

@@ -222,8 +222,11 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     }
 
     /// Seals the segment that is being written, so that the next start knows where it ends. Returns true once
-    /// nothing is in progress.
+    /// nothing is in progress. Does not wait for the retry of a failed write.
     pub(super) fn stop(&mut self) -> bool {
+        if self.queues.is_writing() {
+            return false;
+        }
         if self.writer.is_in_trouble() {
             return true;
         }
