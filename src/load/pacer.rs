@@ -96,11 +96,17 @@ impl Pacer {
     }
 
     /// Returns what to do next, if `room` more messages may be in flight.
-    pub(super) fn next(&self, now: Instant, room: u64) -> Pace {
+    ///
+    /// `is_alone` says that nothing is under way. Then a request without a schedule shrinks to the room, because more
+    /// credit may never come.
+    pub(super) fn next(&self, now: Instant, room: u64, is_alone: bool) -> Pace {
         if self.is_over(now) {
             return Pace::Over;
         }
-        let count = (self.plan.batch as u64).min(self.count - self.sequence);
+        let mut count = (self.plan.batch as u64).min(self.count - self.sequence);
+        if is_alone && self.schedule.is_none() {
+            count = count.min(room.max(1));
+        }
         // Wake up at the end of the window, too.
         let end = match self.window.until {
             _ if !self.plan.is_timed() => Pace::Wait,

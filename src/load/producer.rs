@@ -200,7 +200,8 @@ impl Application for LoadProducer {
         let mut next = Next::Wait;
         while let Some(producer) = &self.producer {
             let in_flight = self.plan.in_flight.unwrap_or(u64::MAX).saturating_sub(producer.outstanding());
-            match self.pacer.next(now, producer.credit().min(in_flight)) {
+            let is_alone = producer.outstanding() == 0;
+            match self.pacer.next(now, producer.credit().min(in_flight), is_alone) {
                 Pace::Send { intended, count } => self.send(intended, count),
                 Pace::At(at) => {
                     next = Next::At(at);

@@ -64,7 +64,12 @@ impl ReceiveWindow {
 
     /// Returns how much more credit the window allows.
     pub fn grantable(&self) -> u64 {
-        self.spoken_for.plus(u64::from(self.window)).since(self.granted)
+        self.grantable_within(u64::MAX)
+    }
+
+    /// Returns how much more credit a smaller window would allow.
+    pub fn grantable_within(&self, window: u64) -> u64 {
+        self.spoken_for.plus(window.min(u64::from(self.window))).since(self.granted)
     }
 
     /// Grants `count` more, at most [`Self::grantable`]. Returns the highest number that the sender may use.

@@ -13,6 +13,7 @@
 //! | `building` | the open batches, which collect payloads |
 //! | `fates` | the outcome of each message: pending, stored or refused |
 //! | `credit` | credit windows |
+//! | `regulator` | the credit of all producers, by the delay that it causes |
 //! | `quota` | a produce operation's share of its project's rates |
 //! | `position` | the starting positions of a consume operation |
 //! | `consume` | a consume operation: fairness between partitions, credit, markers |
@@ -31,6 +32,7 @@ mod marker;
 mod position;
 mod produce;
 mod quota;
+mod regulator;
 mod request;
 mod resources;
 mod routing;
@@ -46,6 +48,7 @@ pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, Place, Start};
 pub use position::Positioning;
 pub use produce::Produce;
+pub use regulator::Regulator;
 pub use request::{Copied, Copying, Request};
 pub use resources::{OperationCounters, Resources};
 pub use routing::Routing;

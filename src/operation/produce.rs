@@ -14,6 +14,7 @@ use super::command::Command;
 use super::credit::ReceiveWindow;
 use super::fates::{Answered, Fate, Fates, Pending, StoredAt};
 use super::quota::Quota;
+use super::regulator::Regulated;
 use super::request::{Copied, Copying, Request};
 use super::resources::Resources;
 use super::routing::Routing;
@@ -40,6 +41,9 @@ pub struct Produce {
     fates: Fates,
     /// Bytes reserved by `open` and `fates`.
     outstanding_bytes: usize,
+    /// The largest `outstanding_bytes` since credit was last granted.
+    peak_bytes: usize,
+    regulated: Regulated,
     quota: Quota,
     /// Counts `outstanding_bytes` against the project's storage limit, if there is one.
     share: Option<Share>,
@@ -49,13 +53,15 @@ pub struct Produce {
 
 impl Produce {
     /// Starts an operation whose setup was accepted.
-    pub fn start(subject: Subject, routing: Routing, resources: &Resources<'_>) -> Self {
+    pub fn start(subject: Subject, routing: Routing, resources: &mut Resources<'_>) -> Self {
         let mut window = ReceiveWindow::new(resources.settings.produce_window);
         let mut quota = Quota::new(subject.caller.tenant.as_ref(), resources.now);
         let share = subject.caller.tenant.as_ref().and_then(|tenant| tenant.share());
         let is_withheld = resources.budget.is_tight();
+        let mut regulated = resources.regulator.open();
         if !is_withheld {
-            window.grant(quota.pay_for(window.grantable(), resources.now));
+            let allowed = resources.regulator.allowance(&mut regulated, 0);
+            window.grant(quota.pay_for(window.grantable_within(allowed), resources.now));
         }
         Self {
             subject,
@@ -66,6 +72,8 @@ impl Produce {
             expects_keys: false,
             fates: Fates::default(),
             outstanding_bytes: 0,
+            peak_bytes: 0,
+            regulated,
             quota,
             share,
             is_withheld,
@@ -147,6 +155,11 @@ impl Produce {
             }
         };
         self.expects_keys = request.keys > 0;
+        resources.regulator.handle_received(
+            &mut self.regulated,
+            request.payloads.into(),
+            request.bytes as u64,
+        );
         let ttl = match request.checked_ttl(resources) {
             Ok(ttl) => ttl,
             Err(fault) => {
@@ -199,6 +212,7 @@ impl Produce {
 
     /// Updates the project's storage use after a change of `outstanding_bytes`.
     fn count_outstanding(&mut self) {
+        self.peak_bytes = self.peak_bytes.max(self.outstanding_bytes);
         if let Some(share) = &mut self.share {
             share.set(self.outstanding_bytes as u64);
         }
@@ -379,20 +393,21 @@ impl Produce {
 
     /// Grants credit without a fate, if no pending fate could carry it. Returns `None` if the credit has not
     /// grown.
-    pub fn speak_of_credit(&mut self, resources: &Resources<'_>) -> Option<Word> {
+    pub fn speak_of_credit(&mut self, resources: &mut Resources<'_>) -> Option<Word> {
         self.grant(resources);
         let is_news = self.is_settled() && self.window.granted() > self.told;
         is_news.then(|| self.word(None, self.window.spoken_for(), None))
     }
 
     /// Ends the operation. Refunds the part of the quota that it did not use.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, resources: &mut Resources<'_>) {
         self.quota.refund();
+        resources.regulator.close(&self.regulated);
     }
 
     /// Ends a failed operation. Returns the last answer to the client.
-    pub fn finish_failed(&mut self, fault: &Fault) -> Word {
-        self.finish();
+    pub fn finish_failed(&mut self, fault: &Fault, resources: &mut Resources<'_>) -> Word {
+        self.finish(resources);
         let through = match fault {
             Fault::Peer(
                 PeerFault::CreditExceeded { sent, .. }
@@ -409,11 +424,13 @@ impl Produce {
         Word { fate, through, granted: self.told, place }
     }
 
-    /// Raises the credit as far as the project's rates allow, unless memory is short.
-    fn grant(&mut self, resources: &Resources<'_>) {
+    /// Raises the credit as far as the regulator and the project's rates allow, unless memory is short.
+    fn grant(&mut self, resources: &mut Resources<'_>) {
         self.is_withheld = resources.budget.is_tight();
         if !self.is_withheld && !self.is_full(resources) {
-            self.window.grant(self.quota.pay_for(self.window.grantable(), resources.now));
+            let used = std::mem::replace(&mut self.peak_bytes, self.outstanding_bytes);
+            let allowed = resources.regulator.allowance(&mut self.regulated, used as u64);
+            self.window.grant(self.quota.pay_for(self.window.grantable_within(allowed), resources.now));
         }
     }
 
@@ -450,7 +467,7 @@ impl Produce {
         }
         self.fates.clear(&mut resources.budget);
         self.share = None;
-        self.quota.refund();
+        self.finish(resources);
     }
 }
 

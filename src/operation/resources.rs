@@ -1,6 +1,7 @@
 //! What an operation borrows from its shard for one call.
 
 use super::command::Command;
+use super::regulator::Regulator;
 use super::settings::Settings;
 use crate::base::budget::Purse;
 use crate::base::clock::Now;
@@ -40,4 +41,6 @@ pub struct Resources<'a> {
     pub commands: &'a mut Vec<Command>,
     /// The counters of the shard.
     pub counters: &'a mut OperationCounters,
+    /// Bounds what the shard's producers have under way.
+    pub regulator: &'a mut Regulator,
 }

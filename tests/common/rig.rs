@@ -11,7 +11,9 @@ use millstream::base::names::{ClientId, Project};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::base::units::{Offset, Partition};
 use millstream::front::{Cx, Framed, PbWriter, ServerSession};
-use millstream::operation::{Answer, Author, Caller, Command, OperationCounters, Resources, Settings};
+use millstream::operation::{
+    Answer, Author, Caller, Command, OperationCounters, Regulator, Resources, Settings,
+};
 use millstream::pb::SetupRequest;
 use millstream::shard::core;
 use millstream::ws::{Role, Sender};
@@ -30,6 +32,7 @@ pub struct Rig {
     pub writable: bool,
     sender: Sender,
     counters: OperationCounters,
+    regulator: Regulator,
     framed: Framed,
     /// The frames for the client.
     pub out: Vec<u8>,
@@ -57,6 +60,7 @@ impl Rig {
             writable: true,
             sender: Sender::new(Role::Server),
             counters: OperationCounters::default(),
+            regulator: Regulator::new(Duration::from_millis(10)),
             framed: Framed::default(),
             out: Vec::new(),
             commands: Vec::new(),
@@ -91,6 +95,7 @@ impl Rig {
             budget: self.budget.purse(&mut self.account),
             commands: &mut self.commands,
             counters: &mut self.counters,
+            regulator: &mut self.regulator,
         };
         let reply = PbWriter { sender: &mut self.sender, out: &mut self.out };
         let mut cx = Cx { resources, reply, framed: &mut self.framed, writable: self.writable };

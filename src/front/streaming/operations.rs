@@ -190,7 +190,7 @@ impl Operations {
         let Some(ConsumeSetup { start, echo, has_extensions }) = consume else {
             let author = self.caller.author;
             let routing = Routing::of(author, only, queue.partitions, local_partition);
-            let produce = Produce::start(subject, routing, &cx.resources);
+            let produce = Produce::start(subject, routing, &mut cx.resources);
             produce::accept(&produce, &mut cx.reply);
             self.state = State::Producing(Box::new(produce));
             return;

@@ -93,20 +93,20 @@ pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
         respond(&word, false, &mut cx.reply);
         cx.framed.close(cx.reply.out.len());
     }
-    if let Some(word) = produce.speak_of_credit(&cx.resources) {
+    if let Some(word) = produce.speak_of_credit(&mut cx.resources) {
         respond(&word, false, &mut cx.reply);
     }
 }
 
 /// Ends the half of an operation that is complete.
 pub(super) fn finish(produce: &mut Produce, cx: &mut Cx<'_>) {
-    produce.finish();
+    produce.finish(&mut cx.resources);
     cx.reply.fin();
 }
 
 /// Writes the pb that ends a failed operation.
 pub(super) fn finish_failed(produce: &mut Produce, fault: &Fault, cx: &mut Cx<'_>) {
-    let word = produce.finish_failed(fault);
+    let word = produce.finish_failed(fault, &mut cx.resources);
     respond(&word, true, &mut cx.reply);
 }
 

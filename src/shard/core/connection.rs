@@ -22,7 +22,7 @@ use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
-use crate::operation::{Caller, Command, Resources};
+use crate::operation::{Caller, Command, Regulator, Resources};
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
 use crate::ws::{CloseCode, Input, Receiver, Role};
@@ -40,6 +40,8 @@ pub struct Env<'a> {
     pub commands: &'a mut Vec<Command>,
     /// The counters of the shard.
     pub counters: &'a mut CoreCounters,
+    /// Bounds what the shard's producers have under way.
+    pub regulator: &'a mut Regulator,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ macro_rules! cx {
             budget: $env.budget.purse(&mut $connection.account),
             commands: $env.commands,
             counters: &mut $env.counters.sessions,
+            regulator: $env.regulator,
         };
         let writable = $connection.output.is_writable();
         let (reply, framed) = $connection.output.lend();

@@ -62,7 +62,7 @@ use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::front::{Framed, Front};
 use crate::latency::{Recorder, Stage};
-use crate::operation::{Command, OperationCounters};
+use crate::operation::{Command, OperationCounters, Regulator};
 use crate::store::{Completion, Event, Request, Store};
 
 /// The time between two ticks of a store that asks for none.
@@ -125,6 +125,7 @@ pub struct Core<S> {
     /// The number of shards whose producers have all their answers.
     shards_done: u16,
     counters: CoreCounters,
+    regulator: Regulator,
     latency: Recorder,
 }
 
@@ -139,6 +140,7 @@ impl<S: Store<Connections>> Core<S> {
     ) -> Self {
         store.count_for(&tenants);
         store.set_clock_step_max(Millis::from(settings.clock_step_max));
+        let regulator = Regulator::new(settings.operation.produce_target_delay);
         let mut core = Self {
             shard,
             shards,
@@ -165,6 +167,7 @@ impl<S: Store<Connections>> Core<S> {
             drain: Drain::No,
             shards_done: 0,
             counters: CoreCounters::default(),
+            regulator,
             latency: Recorder::default(),
         };
         core.adopt_queues();
@@ -444,6 +447,7 @@ impl<S: Store<Connections>> Core<S> {
             budget: &mut self.budget,
             commands: &mut self.commands,
             counters: &mut self.counters,
+            regulator: &mut self.regulator,
         };
         Some((connection, env))
     }

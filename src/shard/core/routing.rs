@@ -34,6 +34,7 @@ impl<S: Store<Connections>> Core<S> {
                 let (by, messages, stage_ns) = (by(operation), batch.count(), now.mono_ns);
                 let token = AppendToken { by, sequence, reserved, messages, stage_ns };
                 let stream = by.stream();
+                self.regulator.handle_submitted(now);
                 let append = Request::Append { token, stream, partition: target.partition, batch };
                 if S::APPENDS == Placement::Anywhere {
                     return self.submit(now, append);
@@ -110,7 +111,9 @@ impl<S: Store<Connections>> Core<S> {
             }
             Completion::Appended { token, result } => {
                 if result.is_ok() {
-                    self.latency.record(Stage::Commit, now.since_ns(token.stage_ns), token.messages);
+                    let commit_ns = now.since_ns(token.stage_ns);
+                    self.latency.record(Stage::Commit, commit_ns, token.messages);
+                    self.regulator.handle_commit(commit_ns);
                 }
                 token.stage_ns = now.mono_ns;
                 token.by.shard
@@ -130,6 +133,7 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Appended { token, result } => {
                 // Released on completion, even if the connection is closed.
                 self.budget.release(token.reserved);
+                self.regulator.handle_answered(now, if result.is_ok() { token.reserved as u64 } else { 0 });
                 (token.by, Answer::Appended { sequence: token.sequence, result })
             }
             Completion::Fetched { token, result } => {

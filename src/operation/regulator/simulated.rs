@@ -1,0 +1,277 @@
+//! Producers, a network and a store in virtual time, to see what the control law makes of them.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::{Regulated, Regulator};
+use crate::base::clock::Now;
+use crate::base::limits::INITIAL_CREDIT;
+use crate::base::millis::UnixMillis;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+
+/// How producers behave that are alike.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    count: usize,
+    /// Messages in a request, and bytes in a message.
+    batch: u64,
+    bytes: u64,
+    /// The most messages that one has under way of its own accord.
+    in_flight: u64,
+    /// From the client to the server and back.
+    round_trip_ns: u64,
+    /// When the first request is sent.
+    starts_ns: u64,
+}
+
+impl Kind {
+    fn closed_loop(count: usize) -> Self {
+        Self { count, batch: 100, bytes: 100, in_flight: u64::MAX, round_trip_ns: 50_000, starts_ns: 0 }
+    }
+}
+
+/// How a store commits: one round after the other, each of all that it was given before.
+#[derive(Clone, Copy, Debug)]
+struct Disk {
+    sync_ns: u64,
+    bytes_per_sec: u64,
+    /// Nothing is committed from the first of these moments to the second.
+    stalls_ns: (u64, u64),
+    /// From this moment on it writes at another regulator.
+    becomes: (u64, u64),
+}
+
+impl Disk {
+    const FAST: Self =
+        Self { sync_ns: 200_000, bytes_per_sec: 600_000_000, stalls_ns: (0, 0), becomes: (u64::MAX, 0) };
+}
+
+#[derive(Debug)]
+struct Producer {
+    kind: Kind,
+    regulated: Regulated,
+    sent: u64,
+    received: u64,
+    granted: u64,
+    spoken_for: u64,
+    acknowledged: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A client may send up to that number.
+    Granted(usize, u64, u64),
+    /// A request of so many messages has come; when it was sent.
+    Came(usize, u64, u64),
+    /// A round is committed.
+    Committed,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+struct Seen {
+    /// From sent to committed, with messages and the moment.
+    delays: Vec<(u64, u64, u64)>,
+    /// Messages acknowledged, for each producer.
+    messages: Vec<u64>,
+}
+
+impl Seen {
+    /// A quantile of the delay in a stretch of time, milliseconds.
+    fn delay_ms(&self, quantile: f64, between: (u64, u64)) -> f64 {
+        let mut delays: Vec<_> = self
+            .delays
+            .iter()
+            .filter(|(at, ..)| (between.0..between.1).contains(at))
+            .map(|(_, ns, n)| (*ns, *n))
+            .collect();
+        delays.sort_unstable();
+        let wanted = delays.iter().map(|(_, n)| *n as f64).sum::<f64>() * quantile;
+        let mut passed = 0.0;
+        for (ns, n) in delays {
+            passed += n as f64;
+            if passed >= wanted {
+                return ns as f64 / MS as f64;
+            }
+        }
+        0.0
+    }
+
+    /// Messages a second in a stretch of time.
+    fn rate(&self, between: (u64, u64)) -> f64 {
+        let messages: u64 =
+            self.delays.iter().filter(|(at, ..)| (between.0..between.1).contains(at)).map(|(.., n)| n).sum();
+        messages as f64 / ((between.1 - between.0) as f64 / SECOND as f64)
+    }
+}
+
+fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
+    let mut regulator = Regulator::new(Duration::from_nanos(target_ns));
+    let mut seen = Seen::default();
+    let mut producers: Vec<Producer> = Vec::new();
+    let mut events: BinaryHeap<Reverse<(u64, Event)>> = BinaryHeap::new();
+    for kind in kinds {
+        for _ in 0..kind.count {
+            let regulated = regulator.open();
+            let (id, granted) = (producers.len(), INITIAL_CREDIT as u64);
+            events.push(Reverse((kind.starts_ns, Event::Granted(id, granted, 0))));
+            producers.push(Producer {
+                kind: *kind,
+                regulated,
+                sent: 0,
+                received: 0,
+                granted,
+                spoken_for: 0,
+                acknowledged: 0,
+            });
+        }
+    }
+    // Given to the store and not begun; and the round under way.
+    let (mut waiting, mut round): (Vec<(usize, u64, u64, u64)>, Vec<(usize, u64, u64, u64)>) =
+        Default::default();
+    while let Some(Reverse((now_ns, event))) = events.pop() {
+        if now_ns > until_ns {
+            break;
+        }
+        let now = Now::new(Duration::from_nanos(now_ns), UnixMillis::new(0));
+        match event {
+            Event::Granted(id, granted, acknowledged) => {
+                let producer = &mut producers[id];
+                producer.granted = producer.granted.max(granted);
+                producer.acknowledged = producer.acknowledged.max(acknowledged);
+                let Kind { batch, in_flight, round_trip_ns, .. } = producer.kind;
+                let until = producer.granted.min(producer.acknowledged.saturating_add(in_flight));
+                while producer.sent + batch <= until {
+                    producer.sent += batch;
+                    events.push(Reverse((now_ns + round_trip_ns / 2, Event::Came(id, batch, now_ns))));
+                }
+            }
+            Event::Came(id, messages, sent_ns) => {
+                let producer = &mut producers[id];
+                producer.received += messages;
+                regulator.handle_received(&mut producer.regulated, messages, messages * producer.kind.bytes);
+                regulator.handle_submitted(now);
+                waiting.push((id, messages, sent_ns, now_ns));
+            }
+            Event::Committed => {
+                let mut ended: Vec<usize> = Vec::new();
+                for (id, messages, sent_ns, came_ns) in round.drain(..) {
+                    let bytes = messages * producers[id].kind.bytes;
+                    regulator.handle_commit(now_ns - came_ns);
+                    regulator.handle_answered(now, bytes);
+                    seen.delays.push((now_ns, now_ns - sent_ns, messages));
+                    producers[id].spoken_for += messages;
+                    if ended.last() != Some(&id) {
+                        ended.push(id);
+                    }
+                    let producer = &mut producers[id];
+                    // Each answer is spoken at once.
+                    let used = (producer.received - (producer.spoken_for - messages)) * producer.kind.bytes;
+                    let allowed = regulator.allowance(&mut producer.regulated, used).min(65_536);
+                    let granted = producer.granted.max(producer.spoken_for + allowed);
+                    let at_ns = now_ns + producer.kind.round_trip_ns / 2;
+                    events.push(Reverse((at_ns, Event::Granted(id, granted, producer.spoken_for))));
+                }
+            }
+        }
+        if round.is_empty() && !waiting.is_empty() {
+            std::mem::swap(&mut round, &mut waiting);
+            let bytes: u64 =
+                round.iter().map(|(id, messages, ..)| messages * producers[*id].kind.bytes).sum();
+            let pace = if now_ns >= disk.becomes.0 { disk.becomes.1 } else { disk.bytes_per_sec };
+            let mut ends_ns =
+                now_ns + disk.sync_ns + (u128::from(bytes) * u128::from(SECOND) / u128::from(pace)) as u64;
+            let (stall, goes_on) = disk.stalls_ns;
+            if now_ns < goes_on && ends_ns >= stall {
+                ends_ns += goes_on - stall.max(now_ns);
+            }
+            events.push(Reverse((ends_ns, Event::Committed)));
+        }
+    }
+    seen.messages = producers.iter().map(|producer| producer.spoken_for).collect();
+    seen
+}
+
+const TARGET: u64 = 10 * MS;
+/// When everything has settled.
+const LATER: (u64, u64) = (SECOND, 3 * SECOND);
+
+fn settled(target_ns: u64, disk: Disk, kinds: &[Kind]) -> Seen {
+    run(target_ns, disk, kinds, LATER.1)
+}
+
+#[test]
+fn busy_producers_wait_for_the_target_at_the_full_rate() {
+    for count in [1, 16, 200] {
+        let kinds = [Kind::closed_loop(count)];
+        let seen = settled(TARGET, Disk::FAST, &kinds);
+        let (rate, most) = (seen.rate(LATER), Disk::FAST.bytes_per_sec as f64 / 100.0);
+        assert!(rate > 0.9 * most, "{count}: {rate} of {most} messages a second");
+        assert!(seen.delay_ms(0.99, LATER) < 15.0, "{count}: {} ms", seen.delay_ms(0.99, LATER));
+    }
+}
+
+#[test]
+fn a_crowd_stretches_the_delay_and_shares_fairly() {
+    let seen = settled(TARGET, Disk::FAST, &[Kind::closed_loop(1_000)]);
+    assert!(seen.rate(LATER) > 5.4e6, "{} messages a second", seen.rate(LATER));
+    // 256 messages of each, at 6 million a second.
+    assert!(seen.delay_ms(0.99, LATER) < 50.0, "{} ms", seen.delay_ms(0.99, LATER));
+    let (most, least) = (seen.messages.iter().max().unwrap(), seen.messages.iter().min().unwrap());
+    assert!(*most as f64 / *least as f64 <= 1.1, "{most} and {least} messages");
+    // Without the law each uses all of its window.
+    let without = settled(0, Disk::FAST, &[Kind::closed_loop(200)]);
+    assert!(without.delay_ms(0.5, LATER) > 1_000.0, "{} ms", without.delay_ms(0.5, LATER));
+}
+
+#[test]
+fn a_crowd_that_starts_together_is_held_from_the_start() {
+    let seen = settled(TARGET, Disk::FAST, &[Kind::closed_loop(1_000)]);
+    let start = (0, SECOND);
+    assert!(seen.delay_ms(0.99, start) < 60.0, "{} ms", seen.delay_ms(0.99, start));
+}
+
+#[test]
+fn quiet_producers_do_not_hold_back_a_busy_one() {
+    let quiet = Kind { batch: 1, in_flight: 1, ..Kind::closed_loop(1_000) };
+    let seen = settled(TARGET, Disk::FAST, &[quiet, Kind::closed_loop(1)]);
+    let busy = seen.messages[1_000] as f64 / 3.0;
+    assert!(busy > 4.5e6, "{busy} messages a second");
+}
+
+#[test]
+fn a_far_producer_fills_its_network() {
+    let far = Kind { round_trip_ns: 50 * MS, ..Kind::closed_loop(1) };
+    let (with, without) = (settled(TARGET, Disk::FAST, &[far]), settled(0, Disk::FAST, &[far]));
+    let (with, without) = (with.rate(LATER), without.rate(LATER));
+    assert!(with > 0.9 * without, "{with} messages a second, {without} without the law");
+}
+
+#[test]
+fn a_disk_that_syncs_slowly_stays_busy() {
+    let slow = Disk { sync_ns: 20 * MS, bytes_per_sec: 150_000_000, ..Disk::FAST };
+    for count in [1, 16] {
+        let seen = settled(TARGET, slow, &[Kind::closed_loop(count)]);
+        assert!(seen.rate(LATER) > 0.3 * 1.5e6, "{count}: {} messages a second", seen.rate(LATER));
+    }
+}
+
+#[test]
+fn after_a_stall_the_delay_is_back_at_once() {
+    let stall = Disk { stalls_ns: (SECOND, 2 * SECOND), ..Disk::FAST };
+    let seen = run(TARGET, stall, &[Kind::closed_loop(200)], 3 * SECOND);
+    let after = (2_100 * MS, 3_000 * MS);
+    assert!(seen.delay_ms(0.99, after) < 15.0, "{} ms", seen.delay_ms(0.99, after));
+    assert!(seen.rate(after) > 5.4e6, "{} messages a second", seen.rate(after));
+}
+
+#[test]
+fn a_disk_that_becomes_slower_is_followed_within_a_second() {
+    let slower = Disk { becomes: (SECOND, 60_000_000), ..Disk::FAST };
+    let seen = run(TARGET, slower, &[Kind::closed_loop(16)], 3 * SECOND);
+    let after = (2 * SECOND, 3 * SECOND);
+    assert!(seen.delay_ms(0.99, after) < 25.0, "{} ms", seen.delay_ms(0.99, after));
+}
