@@ -60,6 +60,15 @@ struct Producer {
     acknowledged: u64,
 }
 
+/// A request that the store was given.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    id: usize,
+    messages: u64,
+    sent_ns: u64,
+    came_ns: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A client may send up to that number.
@@ -129,9 +138,7 @@ fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
             });
         }
     }
-    // Given to the store and not begun; and the round under way.
-    let (mut waiting, mut round): (Vec<(usize, u64, u64, u64)>, Vec<(usize, u64, u64, u64)>) =
-        Default::default();
+    let (mut waiting, mut round): (Vec<Given>, Vec<Given>) = Default::default();
     while let Some(Reverse((now_ns, event))) = events.pop() {
         if now_ns > until_ns {
             break;
@@ -154,19 +161,15 @@ fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
                 producer.received += messages;
                 regulator.handle_received(&mut producer.regulated, messages, messages * producer.kind.bytes);
                 regulator.handle_submitted(now);
-                waiting.push((id, messages, sent_ns, now_ns));
+                waiting.push(Given { id, messages, sent_ns, came_ns: now_ns });
             }
             Event::Committed => {
-                let mut ended: Vec<usize> = Vec::new();
-                for (id, messages, sent_ns, came_ns) in round.drain(..) {
+                for Given { id, messages, sent_ns, came_ns } in round.drain(..) {
                     let bytes = messages * producers[id].kind.bytes;
                     regulator.handle_commit(now_ns - came_ns);
                     regulator.handle_answered(now, bytes);
                     seen.delays.push((now_ns, now_ns - sent_ns, messages));
                     producers[id].spoken_for += messages;
-                    if ended.last() != Some(&id) {
-                        ended.push(id);
-                    }
                     let producer = &mut producers[id];
                     // Each answer is spoken at once.
                     let used = (producer.received - (producer.spoken_for - messages)) * producer.kind.bytes;
@@ -179,8 +182,7 @@ fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
         }
         if round.is_empty() && !waiting.is_empty() {
             std::mem::swap(&mut round, &mut waiting);
-            let bytes: u64 =
-                round.iter().map(|(id, messages, ..)| messages * producers[*id].kind.bytes).sum();
+            let bytes: u64 = round.iter().map(|given| given.messages * producers[given.id].kind.bytes).sum();
             let pace = if now_ns >= disk.becomes.0 { disk.becomes.1 } else { disk.bytes_per_sec };
             let mut ends_ns =
                 now_ns + disk.sync_ns + (u128::from(bytes) * u128::from(SECOND) / u128::from(pace)) as u64;
