@@ -72,6 +72,17 @@ impl World {
         }
     }
 
+    /// Sometimes begins a deletion, which the end of the server interrupts.
+    fn begin_deletion(&mut self) {
+        let (Some(doomed), Some(server)) = (&mut self.doomed, &mut self.server) else { return };
+        for _ in 0..doomed.delete_at_end(server) {
+            for shard in 0..server.shards() {
+                server.turn(shard, false);
+            }
+            self.machine.disk.advance();
+        }
+    }
+
     /// Stops the server cleanly and starts it again.
     pub(super) fn restart(&mut self) -> Result<(), String> {
         self.stop()?;
@@ -79,6 +90,7 @@ impl World {
     }
 
     fn crash(&mut self, end: End) -> Result<(), String> {
+        self.begin_deletion();
         self.end(end);
         let ms = self.random.below(2_000) as u64;
         self.pass_time(ms);

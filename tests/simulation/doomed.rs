@@ -189,6 +189,16 @@ impl Doomed {
         }
     }
 
+    /// Sometimes requests a deletion just before the server ends. Returns how far the deletion gets, in steps of the
+    /// disk.
+    pub fn delete_at_end(&mut self, server: &Server) -> usize {
+        if self.deletion.is_some() || self.random.one_in(2) {
+            return 0;
+        }
+        self.delete(server);
+        self.random.below(4)
+    }
+
     /// Requests a deletion from a server that must refuse it, because all its shards were told to drain.
     pub fn delete_late(&mut self, server: &Server) {
         if self.deletion.is_none() && server.is_told_to_drain() {
