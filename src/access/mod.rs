@@ -11,5 +11,5 @@ mod share;
 mod tenants;
 
 pub use limits::ProjectLimits;
-pub use share::Share;
+pub use share::StorageShare;
 pub use tenants::{Permit, Tenant, Tenants, Use};

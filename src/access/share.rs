@@ -8,15 +8,15 @@ use super::Tenant;
 /// The bytes that one holder counts against its project's `project_storage_bytes`. A partition counts what it
 /// stores, an operation what it has sent to the store. Dropping a share releases its bytes.
 #[derive(Debug)]
-pub struct Share {
+pub struct StorageShare {
     tenant: Arc<Tenant>,
     bytes: u64,
 }
 
 impl Tenant {
     /// Creates an empty share of the project's storage. Returns `None` if storage is not limited.
-    pub fn share(self: &Arc<Self>) -> Option<Share> {
-        (self.storage_max > 0).then(|| Share { tenant: self.clone(), bytes: 0 })
+    pub fn share(self: &Arc<Self>) -> Option<StorageShare> {
+        (self.storage_max > 0).then(|| StorageShare { tenant: self.clone(), bytes: 0 })
     }
 
     /// Returns the bytes of all shares.
@@ -25,7 +25,7 @@ impl Tenant {
     }
 }
 
-impl Share {
+impl StorageShare {
     /// Adds bytes if the project's limit allows them. Returns the limit otherwise.
     pub fn try_add(&mut self, bytes: u64) -> Result<(), u64> {
         let limit = self.tenant.storage_max;
@@ -64,7 +64,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for StorageShare {
     fn drop(&mut self) {
         self.set(0);
     }

@@ -44,7 +44,7 @@ struct Known {
 pub struct Tenant {
     used: [AtomicU64; 3],
     limits: [u64; 3],
-    /// The bytes of all [`Share`](super::Share)s and their limit; 0 means no limit and no shares.
+    /// The bytes of all [`StorageShare`](super::StorageShare)s and their limit; 0 means no limit and no shares.
     pub(super) storage: AtomicU64,
     pub(super) storage_max: u64,
     messages: Option<Bucket>,

@@ -19,11 +19,11 @@ use crate::store::log::moment;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: LogCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum LogCommand {
     /// Check every checksum of the embedded log, file by file; changes nothing
     #[command(after_help = "\
 Prints one line per file: its length, the batches or records that are whole
@@ -81,8 +81,8 @@ Exit codes:
 /// Runs `millstream log`.
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
-        Command::Verify { dir } => run_verify(&Directory::open(&dir)?),
-        Command::Dump { dir, queue, project, json, raw } => {
+        LogCommand::Verify { dir } => run_verify(&Directory::open(&dir)?),
+        LogCommand::Dump { dir, queue, project, json, raw } => {
             let name = (
                 Project::parse_stored(&project).map_err(failure)?,
                 QueueName::parse(&queue).map_err(failure)?,

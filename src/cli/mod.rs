@@ -36,7 +36,7 @@ use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
 #[command(name = "millstream", version, about, long_about = LONG_ABOUT)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 const LONG_ABOUT: &str = "\
@@ -54,7 +54,7 @@ Each command explains its defaults, examples and exit codes: millstream
 COMMAND --help";
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run a server
     Serve(serve::Args),
     /// Append messages to a queue, one per line of input
@@ -84,14 +84,14 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match cli.command {
-        Command::Serve(args) => return serve::run(args),
-        Command::Produce(args) => produce::run(args),
-        Command::Consume(args) => consume::run(args),
-        Command::Queues(args) => queues::list(&args),
-        Command::Queue(args) => queues::run(&args),
-        Command::Log(args) => log::run(args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Report(args) => report::run(&args),
+        CliCommand::Serve(args) => return serve::run(args),
+        CliCommand::Produce(args) => produce::run(args),
+        CliCommand::Consume(args) => consume::run(args),
+        CliCommand::Queues(args) => queues::list(&args),
+        CliCommand::Queue(args) => queues::run(&args),
+        CliCommand::Log(args) => log::run(args),
+        CliCommand::Bench(args) => bench::run(&args),
+        CliCommand::Report(args) => report::run(&args),
     };
     match result {
         Ok(code) => code,

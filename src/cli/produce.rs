@@ -131,7 +131,7 @@ impl Source for Input {
 
 /// The outcome of reading the input.
 #[derive(Default)]
-struct Reading {
+struct LineInput {
     too_long: u64,
     left: u64,
     failure: Option<String>,
@@ -149,8 +149,8 @@ fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> Record<'a> {
 
 /// Reads lines and sends them to `to` in blocks. Runs on a thread of its own, because reading a terminal or a
 /// pipe blocks.
-fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>) -> Reading {
-    let mut reading = Reading::default();
+fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>) -> LineInput {
+    let mut reading = LineInput::default();
     let mut buffer = vec![0; BLOCK_BYTES];
     let mut line = Vec::new();
     let mut line_bytes = 0;

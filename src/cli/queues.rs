@@ -26,7 +26,7 @@ const _: () = assert!(
 
 /// Where the queues are stored.
 #[derive(Debug, clap::Args)]
-struct Place {
+struct Location {
     /// Data directory of the embedded log. No server may use it at the same time; for a running server give
     /// --control
     #[arg(long, default_value = "millstream-data", conflicts_with = "control")]
@@ -53,7 +53,7 @@ Exit codes:
   141  standard output was closed")]
 pub(super) struct ListArgs {
     #[command(flatten)]
-    place: Place,
+    place: Location,
     /// Print one JSON object per queue
     #[arg(long)]
     json: bool,
@@ -62,11 +62,11 @@ pub(super) struct ListArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct QueueArgs {
     #[command(subcommand)]
-    command: Command,
+    command: QueueCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum QueueCommand {
     /// Delete a queue and all of its messages
     #[command(after_help = "\
 The disk space becomes free when the files that hold the messages expire: a
@@ -89,7 +89,7 @@ Exit codes:
         #[arg(long, default_value = "default")]
         project: String,
         #[command(flatten)]
-        place: Place,
+        place: Location,
     },
 }
 
@@ -106,7 +106,7 @@ fn client(control: &str) -> Result<ControlClient, Failure> {
     Ok(ControlClient::new(&Address::parse(control, Scheme::Http)?.base(), ANSWER_TIMEOUT))
 }
 
-fn lines(place: &Place) -> Result<Vec<QueueLine>, Failure> {
+fn lines(place: &Location) -> Result<Vec<QueueLine>, Failure> {
     if let Some(control) = &place.control {
         return Ok(client(control)?.get("/queues")?);
     }
@@ -141,7 +141,7 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
 
 /// Runs `millstream queue`.
 pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
-    let Command::Delete { queue, project, place } = &args.command;
+    let QueueCommand::Delete { queue, project, place } = &args.command;
     let parsed = Project::parse_stored(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));
     let name = parsed.map_err(|fault| Failure(fault.to_string()))?;
     let is_deleted = match &place.control {

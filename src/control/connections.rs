@@ -27,12 +27,12 @@ const STUCK_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    state: Mutex<State>,
+    state: Mutex<Activity>,
     end: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct Activity {
     /// When its last request or its live stream started, or when it was accepted.
     since: Instant,
     /// Set for a live stream. A notification displaces it.
@@ -43,11 +43,11 @@ struct State {
 
 impl Connection {
     fn new() -> Self {
-        let state = State { since: Instant::now(), live: None, stuck_since: None };
+        let state = Activity { since: Instant::now(), live: None, stuck_since: None };
         Self { state: Mutex::new(state), end: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Activity> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

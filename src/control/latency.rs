@@ -61,7 +61,7 @@ impl StagePage {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct LatencyQuery {
     /// Whether to include the whole histograms.
     #[serde(default)]
     histograms: bool,
@@ -94,7 +94,7 @@ async fn make(board: &Board, histograms: bool) -> Page {
     pages::json(&LatencyPage { version, stages: stages.collect() })
 }
 
-pub(super) async fn page(State(control): State<Control>, Query(wanted): Query<Wanted>) -> Response {
+pub(super) async fn page(State(control): State<Control>, Query(wanted): Query<LatencyQuery>) -> Response {
     let paced = if wanted.histograms { &control.pages.histograms } else { &control.pages.latency };
     pages::response(paced.get(make(&control.board, wanted.histograms)).await, JSON)
 }

@@ -57,7 +57,7 @@ pub struct Marker {
 
 /// What a marker means for a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum MarkerPlace {
     /// The marker is valid: a position for each partition.
     Here(Vec<Offset>),
     /// A position for each partition, in another timeline of the store, or with a check that cannot be
@@ -169,12 +169,12 @@ impl Marker {
 
     /// Returns what the marker means for `queue`. Partitions that the marker does not have begin at 0, the
     /// oldest remaining message.
-    pub fn place(&self, queue: &QueueInfo) -> Result<Place, PeerFault> {
+    pub fn place(&self, queue: &QueueInfo) -> Result<MarkerPlace, PeerFault> {
         if self.queue != queue.hash {
             return Err(PeerFault::Marker("of another queue"));
         }
         if self.incarnation != queue.incarnation {
-            return Ok(Place::OtherLife);
+            return Ok(MarkerPlace::OtherLife);
         }
         let signing = &queue.signing;
         let is_signed = self.signed.as_ref().is_none_or(|(bytes, sum)| check(signing, bytes) == *sum);
@@ -184,8 +184,8 @@ impl Marker {
         let mut positions = vec![Offset::ZERO; usize::from(queue.partitions)];
         positions.iter_mut().zip(&self.positions).for_each(|(to, from)| *to = *from);
         Ok(match is_signed && self.timeline == signing.timeline {
-            true => Place::Here(positions),
-            false => Place::OtherTimeline(self.timeline, positions),
+            true => MarkerPlace::Here(positions),
+            false => MarkerPlace::OtherTimeline(self.timeline, positions),
         })
     }
 }
@@ -225,11 +225,11 @@ mod tests {
             prop_assert!(text.len() <= MARKER_CHARS_MAX);
             prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)));
             let marker = read(&text);
-            prop_assert_eq!(marker.place(&queue), Ok(Place::Here(positions.clone())));
+            prop_assert_eq!(marker.place(&queue), Ok(MarkerPlace::Here(positions.clone())));
             prop_assert_eq!(marker.place(&info(hash ^ 1, incarnation, 8)), Err(PeerFault::Marker("of another queue")));
-            prop_assert_eq!(marker.place(&info(hash, incarnation ^ 1, 2)), Ok(Place::OtherLife));
+            prop_assert_eq!(marker.place(&info(hash, incarnation ^ 1, 2)), Ok(MarkerPlace::OtherLife));
             let later = QueueInfo { signing: Signing { timeline: 4, ..queue.signing }, ..queue };
-            prop_assert_eq!(marker.place(&later), Ok(Place::OtherTimeline(3, positions)));
+            prop_assert_eq!(marker.place(&later), Ok(MarkerPlace::OtherTimeline(3, positions)));
         }
 
         #[test]
@@ -244,7 +244,7 @@ mod tests {
             bytes[at] ^= 1 << bit;
             let changed = Marker::decode(&URL_SAFE_NO_PAD.encode(&bytes));
             // Markers of another incarnation have no effect, so that there is nothing to forge.
-            let is_believed = changed.is_ok_and(|marker| !matches!(marker.place(&queue), Err(_) | Ok(Place::OtherLife)));
+            let is_believed = changed.is_ok_and(|marker| !matches!(marker.place(&queue), Err(_) | Ok(MarkerPlace::OtherLife)));
             prop_assert!(!is_believed, "byte {at}");
         }
 
@@ -261,10 +261,10 @@ mod tests {
             URL_SAFE_NO_PAD.encode([1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 2, 3, 0xac, 0x02]);
         assert_eq!(
             read(&text).place(&info(7, 9, 2)),
-            Ok(Place::OtherTimeline(0, vec![Offset(3), Offset(300)]))
+            Ok(MarkerPlace::OtherTimeline(0, vec![Offset(3), Offset(300)]))
         );
         let first = QueueInfo { signing: Signing { key: 1, ..Signing::default() }, ..info(7, 9, 2) };
-        assert_eq!(read(&text).place(&first), Ok(Place::Here(vec![Offset(3), Offset(300)])));
+        assert_eq!(read(&text).place(&first), Ok(MarkerPlace::Here(vec![Offset(3), Offset(300)])));
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         let text = Marker::encode(&info(7, 9, 1), &[Offset(5)]);
         let signing = Signing { key: 2, timeline: 3, is_key_new: true };
         let queue = QueueInfo { signing, ..info(7, 9, 1) };
-        assert_eq!(read(&text).place(&queue), Ok(Place::OtherTimeline(3, vec![Offset(5)])));
+        assert_eq!(read(&text).place(&queue), Ok(MarkerPlace::OtherTimeline(3, vec![Offset(5)])));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub use command::{Command, OperationId, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};
-pub use marker::{Marker, Place, Start};
+pub use marker::{Marker, MarkerPlace, Start};
 pub use position::Positioning;
 pub use produce::Produce;
 pub use regulator::Regulator;

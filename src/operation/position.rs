@@ -3,7 +3,7 @@
 
 use super::command::Command;
 use super::consume::Beginning;
-use super::marker::{Place, Start};
+use super::marker::{MarkerPlace, Start};
 use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::error::PeerFault;
@@ -31,15 +31,15 @@ impl Positioning {
             Start::Latest => all.map(|partition| (partition, Position::Latest)).collect(),
             Start::Time(time) => all.map(|partition| (partition, Position::Time(*time))).collect(),
             Start::Marker(marker) => match marker.place(&beginning.subject.queue)? {
-                Place::OtherLife => {
+                MarkerPlace::OtherLife => {
                     beginning.is_rewound = true;
                     Vec::new()
                 }
-                Place::Here(positions) => {
+                MarkerPlace::Here(positions) => {
                     beginning.positions = positions;
                     Vec::new()
                 }
-                Place::OtherTimeline(timeline, positions) => {
+                MarkerPlace::OtherTimeline(timeline, positions) => {
                     beginning.positions = positions;
                     let asked = all.zip(&beginning.positions).filter(|(_, offset)| **offset > Offset::ZERO);
                     asked

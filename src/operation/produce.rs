@@ -20,7 +20,7 @@ use super::resources::Resources;
 use super::routing::Routing;
 use super::subject::Subject;
 use super::word::{Acknowledged, Word};
-use crate::access::Share;
+use crate::access::StorageShare;
 use crate::base::batch::Record;
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
@@ -46,7 +46,7 @@ pub struct Produce {
     regulated: Regulated,
     quota: Quota,
     /// Counts `outstanding_bytes` against the project's storage limit, if there is one.
-    share: Option<Share>,
+    share: Option<StorageShare>,
     /// Whether credit was withheld because the budget is short.
     is_withheld: bool,
 }

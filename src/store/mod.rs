@@ -2,7 +2,7 @@
 //!
 //! A store belongs to one shard and holds the partitions that the shard owns. Some stores accept appends to
 //! any partition ([`Placement`]). Requests are submitted, and completions are polled. News without a request
-//! is an [`Event`]. No call blocks. Stores know nothing of the protocol, connections or credit.
+//! is an [`StoreEvent`]. No call blocks. Stores know nothing of the protocol, connections or credit.
 //!
 //! | file | content |
 //! | --- | --- |
@@ -194,7 +194,7 @@ pub enum Completion<T: Asker> {
 
 /// What a store reports without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum StoreEvent {
     /// The life of a queue has ended without [`Request::Delete`], or the queue has other partitions. Every
     /// shard must forget it.
     Gone {
@@ -283,7 +283,7 @@ impl QueueSummary {
 /// A store of messages, used by one shard.
 ///
 /// A new kind of work is a variant of [`Request`], with its token in [`Asker`] and its answer in
-/// [`Completion`]. A new kind of news is a variant of [`Event`].
+/// [`Completion`]. A new kind of news is a variant of [`StoreEvent`].
 pub trait Store<T: Asker> {
     /// Which shard's store takes a partition's appends.
     const APPENDS: Placement = Placement::Owner;
@@ -309,7 +309,7 @@ pub trait Store<T: Asker> {
     }
 
     /// Returns the next event.
-    fn poll_event(&mut self) -> Option<Event> {
+    fn poll_event(&mut self) -> Option<StoreEvent> {
         None
     }
 

@@ -13,7 +13,7 @@ use millstream::base::names::{FullName, Project, QueueName, queue_hash};
 use millstream::base::queue::{QueueId, QueueInfo, Signing, home};
 use millstream::operation::OperationId;
 use millstream::shard::core::{Asking, ConnectionId, Connections, Core, Deleted, FORGET, Letter, Settings};
-use millstream::store::{Completion, Event, Life, Request, Store, StoreCounters};
+use millstream::store::{Completion, Life, Request, Store, StoreCounters, StoreEvent};
 
 const SHARDS: u16 = 3;
 
@@ -22,7 +22,7 @@ const SHARDS: u16 = 3;
 struct Script {
     asked: VecDeque<Request<Connections>>,
     answers: VecDeque<Completion<Connections>>,
-    events: VecDeque<Event>,
+    events: VecDeque<StoreEvent>,
     forgotten: Vec<(QueueId, u64)>,
 }
 
@@ -39,7 +39,7 @@ impl Store<Connections> for ScriptedStore {
         self.0.borrow_mut().answers.pop_front()
     }
 
-    fn poll_event(&mut self) -> Option<Event> {
+    fn poll_event(&mut self) -> Option<StoreEvent> {
         self.0.borrow_mut().events.pop_front()
     }
 
@@ -149,7 +149,7 @@ impl Shard {
 
     /// The store finds that the life of a queue has ended.
     fn finds_gone(&mut self, queue: QueueId, incarnation: u64) {
-        self.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation });
+        self.script.borrow_mut().events.push_back(StoreEvent::Gone { queue, incarnation });
         self.core.handle_completions(self.now);
     }
 
@@ -306,7 +306,7 @@ fn a_deletion_is_answered_although_the_store_reports_the_queue_as_gone_first() {
     home.open(1);
     let queue = home.opens(5);
     let id = home.core.delete(home.now, name());
-    home.script.borrow_mut().events.push_back(Event::Gone { queue, incarnation: 5 });
+    home.script.borrow_mut().events.push_back(StoreEvent::Gone { queue, incarnation: 5 });
     home.core.handle_completions(home.now);
     assert_eq!(home.forgets(1), [(None, queue, 5)]);
     home.deletes(Ok(5));

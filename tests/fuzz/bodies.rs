@@ -20,7 +20,7 @@ use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::base::units::{Offset, Partition};
 use millstream::front::{DrainStep, Handshake, Policy};
-use millstream::operation::{Answer, Command, Place, Start};
+use millstream::operation::{Answer, Command, MarkerPlace, Start};
 use millstream::pb::wire::Malformed;
 use millstream::pb::{
     ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField, ProduceRequest, SetupRequest,
@@ -256,7 +256,9 @@ pub fn marker(data: &[u8]) {
     for partitions in [1, 8, 64] {
         let queue =
             QueueInfo { id: QueueId(1), incarnation: 9, partitions, hash: 7, signing: Default::default() };
-        if let Ok(Place::Here(positions) | Place::OtherTimeline(_, positions)) = marker.place(&queue) {
+        if let Ok(MarkerPlace::Here(positions) | MarkerPlace::OtherTimeline(_, positions)) =
+            marker.place(&queue)
+        {
             assert_eq!(positions.len(), usize::from(partitions));
         }
     }

@@ -8,7 +8,7 @@ use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::units::{Offset, Partition};
 use millstream::front::{Cx, ServerSession};
-use millstream::operation::{Answer, Command, OperationId, Place, Start};
+use millstream::operation::{Answer, Command, MarkerPlace, OperationId, Start};
 use millstream::pb::{ConsumeRequest, ConsumeResponse, ConsumeSetupRequest, SetupRequest, Status};
 use proptest::prelude::*;
 use prost::Message;
@@ -330,7 +330,7 @@ impl<'a> Run<'a> {
         seen: &BTreeSet<(Partition, Offset)>,
     ) {
         let Ok(Start::Marker(marker)) = Start::parse(marker) else { panic!("no marker: {marker}") };
-        let Ok(Place::Here(positions)) = marker.place(&Rig::queue(self.store.len() as u16)) else {
+        let Ok(MarkerPlace::Here(positions)) = marker.place(&Rig::queue(self.store.len() as u16)) else {
             panic!("{marker:?}")
         };
         for (partition, offset) in wanted {

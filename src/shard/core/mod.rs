@@ -63,7 +63,7 @@ use crate::base::millis::Millis;
 use crate::front::{Framed, Front};
 use crate::latency::{Recorder, Stage};
 use crate::operation::{Command, OperationCounters, Regulator};
-use crate::store::{Completion, Event, Request, Store};
+use crate::store::{Completion, Request, Store, StoreEvent};
 
 /// The time between two ticks of a store that asks for none.
 const TICK: Millis = Millis::new(1_000);
@@ -236,7 +236,7 @@ impl<S: Store<Connections>> Core<S> {
         }
         while let Some(event) = self.store.poll_event() {
             match event {
-                Event::Gone { queue, incarnation } => self.report_gone(queue, incarnation),
+                StoreEvent::Gone { queue, incarnation } => self.report_gone(queue, incarnation),
             }
         }
         self.evict(now);

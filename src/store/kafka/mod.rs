@@ -97,7 +97,7 @@ use self::queues::Queues;
 use self::topic_rules::TopicRules;
 use self::topics::forgotten;
 use super::window::Fetch;
-use super::{Asker, Completion, Event as StoreEvent, Placement, Request, Store, StoreCounters};
+use super::{Asker, Completion, Placement, Request, Store, StoreCounters, StoreEvent};
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::names::ClientId;

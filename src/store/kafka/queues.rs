@@ -13,7 +13,7 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::QueueId;
-use crate::store::{Asker, Completion, Event};
+use crate::store::{Asker, Completion, StoreEvent};
 
 /// The queues of a shard.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl<T: Asker> Queues<T> {
     }
 
     /// Returns the next queue whose topic has changed.
-    pub(super) fn poll_event(&mut self) -> Option<Event> {
+    pub(super) fn poll_event(&mut self) -> Option<StoreEvent> {
         self.watch.poll_event()
     }
 

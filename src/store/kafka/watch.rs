@@ -10,7 +10,7 @@ use super::topics::TopicInfo;
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::queue::QueueId;
-use crate::store::{Event, Life};
+use crate::store::{Life, StoreEvent};
 
 /// The interval at which all topics are checked.
 const WATCH: Millis = Millis::new(30_000);
@@ -38,7 +38,7 @@ pub(super) struct Watch {
     /// Queues whose topics one broker did not know. A second such answer means that the topic was deleted.
     doubted: HashSet<QueueId>,
     /// Queues whose topics have changed, not yet reported.
-    gone: Vec<Event>,
+    gone: Vec<StoreEvent>,
 }
 
 impl Watch {
@@ -103,13 +103,13 @@ impl Watch {
                 let topic = topic.to_string_lossy();
                 tracing::warn!(%topic, "a topic was deleted, recreated, or has other partitions");
                 self.watched.remove(&name);
-                self.gone.push(Event::Gone { queue, incarnation });
+                self.gone.push(StoreEvent::Gone { queue, incarnation });
             }
         }
     }
 
     /// Returns the next queue whose topic has changed.
-    pub(super) fn poll_event(&mut self) -> Option<Event> {
+    pub(super) fn poll_event(&mut self) -> Option<StoreEvent> {
         self.gone.pop()
     }
 
@@ -174,7 +174,7 @@ mod tests {
         watch.handle_described(described(Err(unknown())));
         assert_eq!(watch.poll_event(), None);
         watch.handle_described(described(Err(unknown())));
-        let gone = Some(Event::Gone { queue: QUEUE, incarnation: 7 });
+        let gone = Some(StoreEvent::Gone { queue: QUEUE, incarnation: 7 });
         assert_eq!((watch.poll_event(), watch.poll_event()), (gone, None));
         watch.add(QUEUE, &info());
         watch.handle_described(described(Ok(life(8))));

@@ -8,7 +8,7 @@ use super::history::JUMP_MIN;
 use super::index::{Run, SpanHead};
 use super::journal::Active;
 use super::segment::{Past, SealedSpan};
-use super::usage::Account;
+use super::usage::StorageAccount;
 use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
 use crate::store::Tail;
@@ -43,7 +43,7 @@ pub(super) struct LogPartition<T> {
     /// Whether a mark of its end waits to be written.
     pub is_marking: bool,
     /// Its share of its project's storage, if that is limited.
-    pub account: Option<Account>,
+    pub account: Option<StorageAccount>,
 }
 
 /// The source of a partition's messages from an offset on.

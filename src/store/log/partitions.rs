@@ -9,7 +9,7 @@ use super::journal::{Active, JournalEntry, Written};
 use super::partition::LogPartition;
 use super::segment::{Runs, SealedSpan, Segment};
 use super::summary;
-use super::usage::{Account, Accounts};
+use super::usage::{Accounts, StorageAccount};
 use crate::access::Tenants;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::Now;
@@ -259,7 +259,7 @@ impl<T: Asker> Partitions<T> {
     pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
         for (id, partition) in &mut self.of {
             let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, Millis::ZERO));
-            let Some(mut account) = tenant.as_ref().and_then(Account::new) else { continue };
+            let Some(mut account) = tenant.as_ref().and_then(StorageAccount::new) else { continue };
             account.count(partition.heads(*id, None), UnixMillis::ZERO);
             account.set_due();
             partition.account = Some(account);

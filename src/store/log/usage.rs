@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::format::BatchHeader;
 use super::index::SpanHead;
 use super::summary;
-use crate::access::{Share, Tenant, Tenants};
+use crate::access::{StorageShare, Tenant, Tenants};
 use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
 use crate::store::QueueSummary;
@@ -36,20 +36,20 @@ impl Accounts {
     }
 
     /// Returns the account of a partition of an open queue.
-    pub(super) fn of(&self, key: PartitionKey) -> Option<Account> {
-        self.tenants.of_queue(key.queue).as_ref().and_then(Account::new)
+    pub(super) fn of(&self, key: PartitionKey) -> Option<StorageAccount> {
+        self.tenants.of_queue(key.queue).as_ref().and_then(StorageAccount::new)
     }
 }
 
 /// A partition's share of its project's storage.
 #[derive(Debug)]
-pub(super) struct Account {
-    share: Share,
+pub(super) struct StorageAccount {
+    share: StorageShare,
     /// When it must be recounted, because something has expired by then.
     due: UnixMillis,
 }
 
-impl Account {
+impl StorageAccount {
     /// Creates the account of a partition of this project. Returns `None` if the project's storage is not
     /// limited.
     pub(super) fn new(tenant: &Arc<Tenant>) -> Option<Self> {

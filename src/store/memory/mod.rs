@@ -22,7 +22,7 @@ use super::read::read;
 use super::waiting::Waiting;
 use super::window::{Fetch, cap};
 use super::{Asker, Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
-use crate::access::{Share, Tenants};
+use crate::access::{StorageShare, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -56,7 +56,7 @@ struct Ring<F> {
     /// Whether it is in `Memory::woken`.
     is_woken: bool,
     /// The cost of its batches as a share of its project's storage, if that is limited.
-    share: Option<Share>,
+    share: Option<StorageShare>,
 }
 
 impl<F> Default for Ring<F> {
