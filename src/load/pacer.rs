@@ -97,15 +97,15 @@ impl Pacer {
 
     /// Returns what to do next, if `room` more messages may be in flight.
     ///
-    /// `is_alone` says that nothing is under way. Then a request without a schedule shrinks to the room, because more
-    /// credit may never come.
-    pub(super) fn next(&self, now: Instant, room: u64, is_alone: bool) -> Pace {
+    /// `last` is the whole credit if nothing is in flight. Then a request without a schedule shrinks to it, because
+    /// more credit may never come.
+    pub(super) fn next(&self, now: Instant, room: u64, last: Option<u64>) -> Pace {
         if self.is_over(now) {
             return Pace::Over;
         }
         let mut count = (self.plan.batch as u64).min(self.count - self.sequence);
-        if is_alone && self.schedule.is_none() {
-            count = count.min(room.max(1));
+        if let (Some(last), None) = (last, &self.schedule) {
+            count = count.min(last.max(1));
         }
         // Wake up at the end of the window, too.
         let end = match self.window.until {

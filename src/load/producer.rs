@@ -200,8 +200,8 @@ impl Application for LoadProducer {
         let mut next = Next::Wait;
         while let Some(producer) = &self.producer {
             let in_flight = self.plan.in_flight.unwrap_or(u64::MAX).saturating_sub(producer.outstanding());
-            let is_alone = producer.outstanding() == 0;
-            match self.pacer.next(now, producer.credit().min(in_flight), is_alone) {
+            let last = (producer.outstanding() == 0).then_some(producer.credit());
+            match self.pacer.next(now, producer.credit().min(in_flight), last) {
                 Pace::Send { intended, count } => self.send(intended, count),
                 Pace::At(at) => {
                     next = Next::At(at);

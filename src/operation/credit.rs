@@ -79,10 +79,10 @@ impl ReceiveWindow {
         self.granted
     }
 
-    /// Returns whether the sender has less than half of the window left, so that more credit is worth a
-    /// message of its own.
-    pub fn is_low(&self) -> bool {
-        self.granted.since(self.received) < u64::from(self.window) / 2
+    /// Returns whether the sender has less than half of the window left, or of `allowed` if that is less, so
+    /// that more credit is worth a message of its own.
+    pub fn is_low(&self, allowed: u64) -> bool {
+        self.granted.since(self.received) < allowed.min(u64::from(self.window)).div_ceil(2)
     }
 
     fn check(&self) {

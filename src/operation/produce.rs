@@ -41,6 +41,8 @@ pub struct Produce {
     fates: Fates,
     /// Bytes reserved by `open` and `fates`.
     outstanding_bytes: usize,
+    /// The messages that the regulator allowed when credit was last granted.
+    allowed: u64,
     /// The largest `outstanding_bytes` since credit was last granted.
     peak_bytes: usize,
     regulated: Regulated,
@@ -59,8 +61,8 @@ impl Produce {
         let share = subject.caller.tenant.as_ref().and_then(|tenant| tenant.share());
         let is_withheld = resources.budget.is_tight();
         let mut regulated = resources.regulator.open();
+        let allowed = resources.regulator.allowance(&mut regulated, 0);
         if !is_withheld {
-            let allowed = resources.regulator.allowance(&mut regulated, 0);
             window.grant(quota.pay_for(window.grantable_within(allowed), resources.now));
         }
         Self {
@@ -72,6 +74,7 @@ impl Produce {
             expects_keys: false,
             fates: Fates::default(),
             outstanding_bytes: 0,
+            allowed,
             peak_bytes: 0,
             regulated,
             quota,
@@ -394,6 +397,10 @@ impl Produce {
     /// Grants credit without a fate, if no pending fate could carry it. Returns `None` if the credit has not
     /// grown.
     pub fn speak_of_credit(&mut self, resources: &mut Resources<'_>) -> Option<Word> {
+        // An allowance that has grown by a few messages is not worth an answer.
+        if self.allowed < u64::MAX && !self.window.is_low(self.allowed) {
+            return None;
+        }
         self.grant(resources);
         let is_news = self.is_settled() && self.window.granted() > self.told;
         is_news.then(|| self.word(None, self.window.spoken_for(), None))
@@ -402,7 +409,7 @@ impl Produce {
     /// Ends the operation. Refunds the part of the quota that it did not use.
     pub fn finish(&mut self, resources: &mut Resources<'_>) {
         self.quota.refund();
-        resources.regulator.close(&self.regulated);
+        resources.regulator.close(&mut self.regulated);
     }
 
     /// Ends a failed operation. Returns the last answer to the client.
@@ -429,20 +436,20 @@ impl Produce {
         self.is_withheld = resources.budget.is_tight();
         if !self.is_withheld && !self.is_full(resources) {
             let used = std::mem::replace(&mut self.peak_bytes, self.outstanding_bytes);
-            let allowed = resources.regulator.allowance(&mut self.regulated, used as u64);
-            self.window.grant(self.quota.pay_for(self.window.grantable_within(allowed), resources.now));
+            self.allowed = resources.regulator.allowance(&mut self.regulated, used as u64);
+            self.window.grant(self.quota.pay_for(self.window.grantable_within(self.allowed), resources.now));
         }
     }
 
     /// Returns whether the operation waits for credit that the budget did not allow. For credit that the
     /// project's rates did not allow, see [`Self::next_deadline`].
     pub fn is_starved(&self) -> bool {
-        self.is_withheld && self.is_settled() && self.window.is_low()
+        self.is_withheld && self.is_settled() && self.window.is_low(self.allowed)
     }
 
     /// Returns when the project's rates may allow more credit.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.quota.due().filter(|_| self.is_settled() && self.window.is_low())
+        self.quota.due().filter(|_| self.is_settled() && self.window.is_low(self.allowed))
     }
 
     /// Returns the number of messages that the client may still send.

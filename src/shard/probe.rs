@@ -1,6 +1,6 @@
 //! Sends questions to the shards from other threads.
 //!
-//! A question is a message to the shard's inbox. The shard calls the `reply` on its own thread, between two
+//! A question is a delivery to the shard's inbox. The shard calls the `reply` on its own thread, between two
 //! turns. A method that sends a question does not wait for the answer. It returns false if the inbox is full,
 //! and drops the `reply`.
 

@@ -2,7 +2,7 @@
 //!
 //! A store belongs to one shard and holds the partitions that the shard owns. Some stores accept appends to
 //! any partition ([`Placement`]). Requests are submitted, and completions are polled. News without a request
-//! is an [`StoreEvent`]. No call blocks. Stores know nothing of the protocol, connections or credit.
+//! is a [`StoreEvent`]. No call blocks. Stores know nothing of the protocol, connections or credit.
 //!
 //! | file | content |
 //! | --- | --- |

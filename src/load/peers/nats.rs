@@ -101,7 +101,7 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
             pacer.look(now);
             let wait = loop {
                 let room = in_flight.saturating_sub(waiting.len() as u64);
-                match pacer.next(now, room, false) {
+                match pacer.next(now, room, None) {
                     Pace::Send { intended, count } => {
                         let intended_ns = plan.clock_ns(intended);
                         for number in pacer.sequence()..pacer.sequence() + count {

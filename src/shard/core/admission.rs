@@ -1,9 +1,9 @@
 //! Admission: decides whether a client may connect.
 //!
-//! A connection with an acceptable request waits for a verdict, and is not read until then. If the verdict takes
-//! longer than `handshake_timeout`, the connection is refused with 503. The answer to the handshake is written when the verdict
-//! arrives. A verdict names its connection by [`ConnectionId`], whose generation keeps a late verdict from
-//! the next connection in the same slot.
+//! A connection with an acceptable request waits for a verdict, and is not read until then. If the verdict
+//! takes longer than `handshake_timeout`, the connection is refused with 503. The answer to the handshake is
+//! written when the verdict arrives. A verdict names its connection by [`ConnectionId`], whose generation
+//! keeps a late verdict from the next connection in the same slot.
 
 use super::{Connection, ConnectionId, Connections, Core};
 use crate::access::Permit;

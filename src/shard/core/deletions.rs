@@ -114,7 +114,8 @@ impl Deletions {
         }
     }
 
-    /// Answers the deletions that are due. Returns the operations to refuse, because they wait to open a queue whose deletion is late.
+    /// Answers the deletions that are due. Returns the operations to refuse, because they wait to open a
+    /// queue whose deletion is late.
     fn handle_timeouts(&mut self, now: Now) -> Vec<(Asking, FullName)> {
         let Self { deleting, forgetting, answers, .. } = self;
         let mut refused = Vec::new();
@@ -169,7 +170,8 @@ impl<S: Store<Connections>> Core<S> {
         if let Some(waiters) = waiters {
             return waiters.push_back(Waiter::Delete(id));
         }
-        // The home knows every queue. If the store has another one after all, no shard serves it, and any id will do.
+        // The home knows every queue. If the store has another one after all, no shard serves it, and any id
+        // will do.
         let queue = self.catalogue.get(&name).map_or_else(|| self.catalogue.next_id(), |info| info.id);
         let (waiters, due) = (VecDeque::new(), now.mono + LATE);
         self.deletions.deleting.push(Deleting {

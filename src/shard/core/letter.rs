@@ -50,6 +50,8 @@ pub struct AppendToken {
     pub sequence: Sequence,
     /// Bytes reserved in the budget of the connection's shard. The answer releases them.
     pub reserved: usize,
+    /// When the batch left the connection, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
+    pub sent_ns: u64,
     /// The number of messages in the batch.
     pub messages: u32,
     /// When the batch's last stage ended, as [`Now::mono_ns`](crate::base::clock::Now::mono_ns).

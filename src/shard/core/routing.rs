@@ -32,7 +32,7 @@ impl<S: Store<Connections>> Core<S> {
             Command::Append { operation, sequence, target, batch, reserved, read_ns } => {
                 self.latency.record(Stage::Parse, now.since_ns(read_ns), batch.count());
                 let (by, messages, stage_ns) = (by(operation), batch.count(), now.mono_ns);
-                let token = AppendToken { by, sequence, reserved, messages, stage_ns };
+                let token = AppendToken { by, sequence, reserved, messages, stage_ns, sent_ns: stage_ns };
                 let stream = by.stream();
                 self.regulator.handle_submitted(now);
                 let append = Request::Append { token, stream, partition: target.partition, batch };
@@ -111,9 +111,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             Completion::Appended { token, result } => {
                 if result.is_ok() {
-                    let commit_ns = now.since_ns(token.stage_ns);
-                    self.latency.record(Stage::Commit, commit_ns, token.messages);
-                    self.regulator.handle_commit(commit_ns);
+                    self.latency.record(Stage::Commit, now.since_ns(token.stage_ns), token.messages);
                 }
                 token.stage_ns = now.mono_ns;
                 token.by.shard
@@ -133,6 +131,9 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Appended { token, result } => {
                 // Released on completion, even if the connection is closed.
                 self.budget.release(token.reserved);
+                if result.is_ok() {
+                    self.regulator.handle_commit(now.since_ns(token.sent_ns));
+                }
                 self.regulator.handle_answered(now, if result.is_ok() { token.reserved as u64 } else { 0 });
                 (token.by, Answer::Appended { sequence: token.sequence, result })
             }

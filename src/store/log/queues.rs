@@ -52,7 +52,8 @@ pub(super) struct Queues<T: Asker> {
     shard: u16,
     /// The log's ids of the partitions that this shard has used.
     known: HashMap<PartitionKey, PartitionId>,
-    /// Changes that wait to be written, in order. A name occurs at most once: here, in `writing`, or in `failed`.
+    /// Changes that wait to be written, in order. A name occurs at most once: here, in `writing`, or in
+    /// `failed`.
     waiting: VecDeque<Change<T>>,
     /// Changes that are being written.
     writing: Vec<Writing<T>>,
@@ -121,8 +122,8 @@ impl<T: Asker> Queues<T> {
         completions.push_back(Completion::Opened { token, result });
     }
 
-    /// Deletes a queue. [`Self::handle_written`] answers once the deletion is durable. If no such queue exists,
-    /// this method answers.
+    /// Deletes a queue. [`Self::handle_written`] answers once the deletion is durable. If no such queue
+    /// exists, this method answers.
     pub(super) fn delete(
         &mut self,
         dir: &DataDir,
@@ -164,8 +165,9 @@ impl<T: Asker> Queues<T> {
     /// Writes again after a failed write: repeats its deletions, and erases the rest of it. Called at a tick,
     /// because the disk may fail again.
     ///
-    /// A failed write may have reached the disk. A deletion is therefore not answered with a failure: the queue would go on, and a restart
-    /// could drop it with everything acknowledged since. A creation is: a restart finds an empty queue at worst.
+    /// A failed write may have reached the disk. A deletion is therefore not answered with a failure: the
+    /// queue would go on, and a restart could drop it with everything acknowledged since. A creation is: a
+    /// restart finds an empty queue at worst.
     pub(super) fn retry(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && self.needs_retry() {
             self.begin(dir, disk);
@@ -218,7 +220,8 @@ impl<T: Asker> Queues<T> {
         disk.submit(Tag::Catalogue, vec![Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
     }
 
-    /// Handles the end of a catalogue write. If it failed, creations fail, and deletions wait for the next write.
+    /// Handles the end of a catalogue write. If it failed, creations fail, and deletions wait for the next
+    /// write.
     pub(super) fn handle_written(
         &mut self,
         dir: &DataDir,
