@@ -94,8 +94,9 @@ pub enum Request<T: Asker> {
         /// The number of partitions of a new queue. `None` forbids creating it.
         create: Option<u16>,
     },
-    /// Append a batch to a partition. The appends to a partition complete in order. After an append of a
-    /// stream has failed, all later ones of that stream fail too ([`Fence`]).
+    /// Append a batch to a partition. The appends to a partition are stored, and complete, in order; one that
+    /// fails may complete before earlier ones. After an append of a stream has failed, all later ones of that
+    /// stream fail too ([`Fence`]).
     Append {
         /// Returned with the completion.
         token: T::Append,
