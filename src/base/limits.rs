@@ -45,7 +45,7 @@ pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 pub const FATE_BYTES: usize = 256;
 
 /// The most memory of a connection in addition to what is counted elsewhere, in bytes: its state and its
-/// socket's. An idle connection takes 1.4 KiB, one that consumes 8 partitions 3.3 KiB (measured,
+/// socket's. An idle connection takes 1.4 KiB, a consumer of 8 partitions 3.3 KiB (measured,
 /// `docs/performance.md`).
 pub const CONNECTION_BYTES: usize = 4 << 10;
 
@@ -63,7 +63,7 @@ pub const PARTITION_BYTES: usize = 600;
 /// stack of its thread.
 pub const SHARD_BYTES: usize = 24 << 20;
 
-/// The most connections of the control port, including one that is being accepted. At the limit, the
+/// The most connections of the control port, including a connection that is being accepted. At the limit, the
 /// connection with the oldest request is closed. Each takes a file descriptor and at most some 600 KiB, in
 /// addition to the page that concurrent requests share.
 pub const CONTROL_CONNECTIONS_MAX: usize = 32;

@@ -76,8 +76,8 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
         Item {
             what: "latency histograms",
             keys: "",
-            // Each shard has the one that it fills, an empty one, and one for the interval. The server has
-            // one for the interval, one for the total, and a copy for a reader.
+            // Each shard has a recorder that it fills, an empty recorder, and a recorder for the interval. The
+            // server has a recorder for the interval, another for the total, and a copy for a reader.
             bytes: (3 * shards + 3) * Recorder::BYTES as u64,
         },
         Item { what: "rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },

@@ -1,10 +1,10 @@
 //! The connections of the control port: how long each may take, and which one is closed when there are too
 //! many.
 //!
-//! At the limit, the connection with the oldest request is closed: one that sends half a request, one whose
-//! client does not read the answer, or one that is idle. So a new client is always answered, however many
-//! others stay connected. Live streams never end by themselves. They have their own limit, at which a new
-//! stream displaces an existing one.
+//! At the limit, the connection with the oldest request is closed. Its request is incomplete, its client does
+//! not read the answer, or it is idle. So a new client is always answered, however many others stay
+//! connected. Live streams never end by themselves. They have their own limit, at which a new stream
+//! displaces an existing one.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

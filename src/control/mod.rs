@@ -69,8 +69,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before asking a shard again whose inbox is full.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// The size of the socket's send buffer, in bytes (the kernel doubles it). With a larger one, a client that
-/// reads nothing would look like one that reads.
+/// The size of the socket's send buffer, in bytes (the kernel doubles it). With a larger buffer, a
+/// client that reads nothing would seem to read.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 
 /// The most queues that are deleted at the same time. Each one is an entry in the tables of its home.

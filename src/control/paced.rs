@@ -51,7 +51,7 @@ impl<T: Clone> Paced<T> {
         Self { pace, waiting: AtomicUsize::new(0), last: Mutex::new(last) }
     }
 
-    /// Returns the answer of `make`, or one that another request started to make after this call.
+    /// Returns the answer of `make`, or an answer that another request started to make after this call.
     pub(super) async fn get(&self, make: impl Future<Output = T>) -> T {
         let came = Instant::now();
         let waiting = Waiting::new(&self.waiting);

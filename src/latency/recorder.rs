@@ -27,7 +27,7 @@ struct Note {
 }
 
 /// A histogram for each stage (4.6 MiB). Recording neither locks nor allocates. The collector swaps a shard's
-/// recorder for an empty one that it brings along.
+/// recorder for an empty recorder.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     histograms: Box<[Histogram<u64>]>,

@@ -30,8 +30,8 @@ const SHARD: u64 = 4;
 /// Files of one shard's log that are open for reading: one for each load of older messages, or the most that
 /// stay open while unused, whichever is more.
 const SHARD_LOG_READS: usize = if LOADS_MAX > OPEN_MAX { LOADS_MAX } else { OPEN_MAX };
-/// All files of one shard's log: the above, the written file opened in both modes, the next file, one that is
-/// just being opened, and two of the helper thread.
+/// All files of one shard's log: the above, the written file opened in both modes, the next file, a file that
+/// the shard is opening, and two of the helper thread.
 const SHARD_LOG: u64 = SHARD_LOG_READS as u64 + 6;
 /// The assumed number of brokers of a Kafka cluster, unless `kafka_brokers` names more.
 const KAFKA_BROKERS: u64 = 6;

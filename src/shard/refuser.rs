@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const LINGERING_MAX: usize = 8;
 /// The most refused connections that wait for the thread.
 const WAITING_MAX: usize = 4;
-/// The descriptors of all of them, and of one that replaces another.
+/// The descriptors of all these connections, and of a new connection that replaces an old one.
 pub(super) const OPEN_MAX: usize = LINGERING_MAX + WAITING_MAX + 1;
 
 /// Refuses connections, from any thread, without blocking. Clones share one thread, which ends with the last

@@ -1,4 +1,5 @@
-//! Producers, a network and a store in virtual time, to see what the control law makes of them.
+//! Simulates producers, a network and a store in virtual time, and checks the delays and rates that the
+//! regulator causes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,16 +13,16 @@ use crate::base::millis::UnixMillis;
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
 
-/// How producers behave that are alike.
+/// A group of equal producers.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     count: usize,
     /// Messages in a request, and bytes in a message.
     batch: u64,
     bytes: u64,
-    /// The most messages that one has under way of its own accord.
+    /// The most messages that one producer keeps in flight, even with more credit.
     in_flight: u64,
-    /// From the client to the server and back.
+    /// The time from the client to the server and back.
     round_trip_ns: u64,
     /// When the first request is sent.
     starts_ns: u64,
@@ -33,14 +34,14 @@ impl Kind {
     }
 }
 
-/// How a store commits: one round after the other, each of all that it was given before.
+/// A store that commits one round after another. A round holds everything received before it started.
 #[derive(Clone, Copy, Debug)]
 struct Disk {
     sync_ns: u64,
     bytes_per_sec: u64,
-    /// Nothing is committed from the first of these moments to the second.
+    /// The start and the end of a time in which the store commits nothing.
     stalls_ns: (u64, u64),
-    /// From this moment on it writes at another regulator.
+    /// The time at which the rate changes, and the new rate.
     becomes: (u64, u64),
 }
 
@@ -60,7 +61,7 @@ struct Producer {
     acknowledged: u64,
 }
 
-/// A request that the store was given.
+/// A request in the store.
 #[derive(Clone, Copy, Debug)]
 struct Given {
     id: usize,
@@ -71,32 +72,33 @@ struct Given {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    /// A client may send up to that number.
+    /// A client receives its credit, and the number of its acknowledged messages.
     Granted(usize, u64, u64),
-    /// A request of so many messages has come; when it was sent.
+    /// The server receives a request: the number of messages, and when they were sent.
     Came(usize, u64, u64),
-    /// A round is committed.
+    /// The store commits a round.
     Committed,
 }
 
-/// What came out.
+/// The result of a simulation.
 #[derive(Debug, Default)]
 struct Seen {
-    /// From sent to committed, with messages and the moment.
+    /// For each commit: when it happened, the time since the messages were sent, and their number.
     delays: Vec<(u64, u64, u64)>,
-    /// Messages acknowledged, for each producer.
+    /// The acknowledged messages of each producer.
     messages: Vec<u64>,
 }
 
 impl Seen {
-    /// A quantile of the delay in a stretch of time, milliseconds.
+    /// Returns the delays and the messages of the commits in a range of time.
+    fn within(&self, between: (u64, u64)) -> impl Iterator<Item = (u64, u64)> {
+        let is_within = move |at: u64| (between.0..between.1).contains(&at);
+        self.delays.iter().filter(move |(at, ..)| is_within(*at)).map(|(_, ns, n)| (*ns, *n))
+    }
+
+    /// Returns a quantile of the delay in a range of time, in milliseconds.
     fn delay_ms(&self, quantile: f64, between: (u64, u64)) -> f64 {
-        let mut delays: Vec<_> = self
-            .delays
-            .iter()
-            .filter(|(at, ..)| (between.0..between.1).contains(at))
-            .map(|(_, ns, n)| (*ns, *n))
-            .collect();
+        let mut delays: Vec<_> = self.within(between).collect();
         delays.sort_unstable();
         let wanted = delays.iter().map(|(_, n)| *n as f64).sum::<f64>() * quantile;
         let mut passed = 0.0;
@@ -111,8 +113,7 @@ impl Seen {
 
     /// Messages a second in a stretch of time.
     fn rate(&self, between: (u64, u64)) -> f64 {
-        let messages: u64 =
-            self.delays.iter().filter(|(at, ..)| (between.0..between.1).contains(at)).map(|(.., n)| n).sum();
+        let messages: u64 = self.within(between).map(|(_, n)| n).sum();
         messages as f64 / ((between.1 - between.0) as f64 / SECOND as f64)
     }
 }

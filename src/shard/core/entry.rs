@@ -12,7 +12,7 @@ use crate::ws::origin::{Novelty, RefusedOrigins};
 /// Parses a request from the start of `text`. The first `seen` bytes are known not to hold its end. Returns
 /// `None` if the request is incomplete.
 ///
-/// Only a complete request is parsed, so that one that arrives byte by byte costs no more than another.
+/// Only a complete request is parsed, so that a request that arrives byte by byte costs no more.
 pub(super) fn read(text: &[u8], seen: usize, settings: &Settings) -> Result<Option<Handshake>, Refusal> {
     let from = seen.saturating_sub(3);
     let end = text[from..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4);
