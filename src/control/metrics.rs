@@ -3,7 +3,7 @@
 //! The number of label values is bounded: a shard's number, a status code, a few words, but never a project,
 //! a queue or a client.
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::latency;
 use crate::latency::Recorder;
@@ -28,6 +28,12 @@ impl Families {
         Ok(family)
     }
 
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        let family = GaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
     fn counter(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         let family = IntCounterVec::new(Opts::new(name, help), labels)?;
         self.registry.register(Box::new(family.clone()))?;
@@ -35,8 +41,8 @@ impl Families {
     }
 }
 
-fn signed(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+fn signed(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 /// Creates the page. `stalls_of` returns how often the monitor saw a shard stall. `refused_by_acceptor` is
@@ -103,6 +109,21 @@ pub(super) fn encode(
     let waiting = f.gauge("millstream_store_waiting_fetches", "Fetches that wait for messages", shard)?;
     let credit =
         f.gauge("millstream_producer_credit_messages", "Messages that producers may still send", shard)?;
+    let allowed = f.gauge(
+        "millstream_producer_allowed_bytes",
+        "Bytes that producers may have under way within produce_target_delay, 0 without a bound",
+        shard,
+    )?;
+    let pace = f.gauge(
+        "millstream_store_committed_bytes_per_second",
+        "Rate at which the store commits when it is busy, as far as it has been measured",
+        shard,
+    )?;
+    let shortest = f.seconds(
+        "millstream_store_shortest_commit_seconds",
+        "Shortest recent commit, 0 before the first",
+        shard,
+    )?;
     let ceiling = f.gauge("millstream_budget_ceiling_bytes", "shard_budget_bytes", shard)?;
     let reserved =
         f.gauge("millstream_budget_reserved_bytes", "Bytes reserved for input not accepted yet", shard)?;
@@ -146,7 +167,10 @@ pub(super) fn encode(
         unstored.with_label_values(shard).inc_by(pulse.store.refused);
         passed_over.with_label_values(shard).inc_by(pulse.store.passed_over);
         waiting.with_label_values(shard).set(signed(snapshot.waiting_fetches));
-        credit.with_label_values(shard).set(i64::try_from(snapshot.credit).unwrap_or(i64::MAX));
+        credit.with_label_values(shard).set(signed(snapshot.credit));
+        allowed.with_label_values(shard).set(signed(pulse.regulator.under_way_max));
+        pace.with_label_values(shard).set(signed(pulse.regulator.rate));
+        shortest.with_label_values(shard).set(pulse.regulator.shortest_commit_ns as f64 / 1e9);
         ceiling.with_label_values(shard).set(signed(pulse.budget.ceiling));
         reserved.with_label_values(shard).set(signed(pulse.budget.reserved));
         held.with_label_values(shard).set(signed(pulse.budget.held));

@@ -48,7 +48,7 @@ pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, MarkerPlace, Start};
 pub use position::Positioning;
 pub use produce::Produce;
-pub use regulator::Regulator;
+pub use regulator::{Regulator, RegulatorSnapshot};
 pub use request::{Copied, Copying, Request};
 pub use resources::{OperationCounters, Resources};
 pub use routing::Routing;

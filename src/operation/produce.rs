@@ -112,7 +112,14 @@ impl Produce {
 
     /// Returns whether the fate of the next messages is known but not yet reported.
     pub fn has_more_to_say(&self) -> bool {
-        self.fates.is_first_known()
+        self.fates.is_first_known() && !self.collects_fates()
+    }
+
+    /// Returns whether known fates wait for those that the store still owes. If very many producers share the
+    /// store, each has only a few messages under way, and one answer for all of them costs much less than one
+    /// for each batch.
+    fn collects_fates(&self) -> bool {
+        self.regulated.has_least() && self.fates.waits_for_store()
     }
 
     /// Begins to copy a request of `bytes`, whose TTL is probably `ttl`. `expected` more bytes have already
@@ -376,6 +383,9 @@ impl Produce {
         resources: &mut Resources<'_>,
         mut each: impl FnMut(Acknowledged),
     ) -> Option<Word> {
+        if self.collects_fates() {
+            return None;
+        }
         let before = self.window.spoken_for();
         let first = self.fates.pop(|_| true, &mut resources.budget)?;
         first.acknowledge(before, &mut each);

@@ -58,6 +58,8 @@ trait Running {
     fn is_drained(&self) -> bool;
     /// Returns the used bytes of the budget, the waiting fetches, and the connections.
     fn left(&self) -> (usize, usize, usize);
+    /// Returns the producers that the regulator counts, and the batches that it counts in the store.
+    fn regulated(&self) -> (u64, usize);
     /// Returns how many connections panicked. A shard survives such a panic.
     fn panics(&self) -> u64;
     fn contents(&self, now: Now) -> Option<Vec<Vec<u8>>>;
@@ -96,6 +98,11 @@ impl<S: Contents> Running for Shard<S, Surroundings> {
     fn left(&self) -> (usize, usize, usize) {
         let budget = self.core().budget();
         (budget.reserved() + budget.held(), self.core().store().waiting(), self.core().connections())
+    }
+
+    fn regulated(&self) -> (u64, usize) {
+        let regulator = self.core().pulse().regulator;
+        (regulator.open, regulator.in_store)
     }
 
     fn panics(&self) -> u64 {
@@ -238,11 +245,13 @@ impl Server {
     pub fn leak(&self) -> Option<String> {
         self.drivers.iter().enumerate().find_map(|(number, driver)| {
             let (bytes, waiting, connections) = driver.shard.left();
+            let (producers, batches) = driver.shard.regulated();
             let given = driver.connections.get();
-            ((bytes, waiting, connections, given) != (0, 0, 0, 0)).then(|| {
+            let is_clean = (bytes, waiting, connections, given) == (0, 0, 0, 0) && (producers, batches) == (0, 0);
+            (!is_clean).then(|| {
                 format!(
                     "shard {number} is left with {bytes} bytes, {waiting} fetches, {connections} connections, \
-                     {given} by the acceptor's count"
+                     {given} by the acceptor's count, {producers} regulated producers with {batches} batches"
                 )
             })
         })

@@ -191,8 +191,9 @@ impl Operations {
             let author = self.caller.author;
             let routing = Routing::of(author, only, queue.partitions, local_partition);
             let produce = Produce::start(subject, routing, &mut cx.resources);
-            produce::accept(&produce, &mut cx.reply);
+            let granted = produce.granted();
             self.state = State::Producing(Box::new(produce));
+            produce::accept(granted, &mut cx.reply);
             return;
         };
         match Positioning::start(subject, &start, &mut cx.resources) {

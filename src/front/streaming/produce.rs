@@ -4,6 +4,7 @@ use crate::base::batch::Record;
 use crate::base::error::{Fault, PeerFault, StatusCode};
 use crate::base::planted;
 use crate::base::queue::message_id;
+use crate::base::units::MsgNum;
 use crate::front::{Cx, Origin, PbWriter, status_of};
 use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Word};
 use crate::pb::wire::Malformed;
@@ -13,11 +14,11 @@ use crate::pb::{
 };
 
 /// Writes the response that accepts the setup.
-pub(super) fn accept(produce: &Produce, reply: &mut PbWriter<'_>) {
+pub(super) fn accept(granted: MsgNum, reply: &mut PbWriter<'_>) {
     reply.pb(
         &ProduceSetupResponse {
             status: Some(status(StatusCode::CONTINUE)),
-            max_msgnum_to_send: Some(produce.granted().to_wire()),
+            max_msgnum_to_send: Some(granted.to_wire()),
         },
         false,
     );

@@ -10,18 +10,20 @@
 //! one quiet producer       twice what it sent lately, or an equal part of the whole if that is more
 //! ```
 //!
-//! Each producer may always have [`GRANT_MESSAGES_MIN`] messages or [`GRANT_BYTES_MIN`] bytes under way. If
+//! Each producer may always have [`LEAST_BYTES`] bytes or [`LEAST_MESSAGES`] messages under way, whichever is less. If
 //! there are more producers than the target has room for, the delay grows. `produce_target_delay` sets the
-//! target; 0, the default, switches all of this off.
+//! target; 0 switches all of this off.
 //!
 //! - The *rate* is the largest of the last [`RATES`] windows in which the store was busy (15/16 of the time). Other windows
 //!   show what producers sent, or what a network let through. They can raise the rate, but never lower it. If the
-//!   store is idle for half of a window, the shard allows twice as much: a distant producer needs it to fill its
-//!   network.
+//!   store is idle for half of a window although a producer uses its allowance, the shard allows twice as much: a
+//!   distant producer needs it to fill its network.
 //! - The *shortest commit* keeps slow disks busy: while the disk syncs one round, it receives the next one. Under
 //!   load a commit also waits for others, so a busy window cannot raise this value.
 //! - *Busy producers* are counted by what they have under way: a producer that uses half of its allowance counts
 //!   as half. The count covers the last two epochs, so that a producer that falls silent stops counting.
+//! - A producer with the minimum gets one answer for all that it has under way, not one for each batch
+//!   ([`Regulated::has_least`]). In a crowd, answers cost more than the messages.
 //! - The bound for *quiet producers* keeps a crowd from waking up with far more credit than the store can take. Credit
 //!   that was granted before stays granted.
 
@@ -29,12 +31,11 @@ use std::time::Duration;
 
 use crate::base::clock::Now;
 
-/// The messages that a producer may always have under way, if they have no more than [`GRANT_BYTES_MIN`]
-/// bytes.
-pub const GRANT_MESSAGES_MIN: u64 = 256;
-/// The bytes that a producer may always have under way, if they are no more than [`GRANT_MESSAGES_MIN`]
-/// messages. One message is always allowed.
-pub const GRANT_BYTES_MIN: u64 = 32 << 10;
+/// The bytes that a producer may always have under way, if they are no more than [`LEAST_MESSAGES`] messages.
+/// One message is always allowed.
+pub const LEAST_BYTES: u64 = 32 << 10;
+/// The messages that a producer may always have under way, if they have no more than [`LEAST_BYTES`] bytes.
+pub const LEAST_MESSAGES: u64 = 512;
 
 /// The size of messages, in bytes, that is assumed before the first one arrives.
 const MEAN_AT_FIRST: u64 = 100;
@@ -49,6 +50,8 @@ const RATES: usize = 4;
 const DOUBLINGS_MAX: u32 = 6;
 /// The bytes under way that doublings may reach.
 const UNDER_WAY_MAX: u64 = 64 << 20;
+/// The largest number of bytes under way: 1 TiB, so that products with them fit in 64 bits.
+const UNDER_WAY_LIMIT: u64 = 1 << 40;
 /// The number of shortest commits that the delay may always last.
 const COMMITS: u64 = 4;
 /// The largest value of the shortest commit, in nanoseconds. Longer ones are stalls.
@@ -81,8 +84,12 @@ pub struct Regulator {
     weights: [u64; 2],
     /// The number of open produce operations.
     open: u64,
+    /// The sizes of recent messages of all producers.
+    sizes: Sizes,
     /// The doublings in force because the store was idle.
     doublings: u32,
+    /// The bytes that all producers may have under way.
+    under_way_max: u64,
     /// The number of successive windows with very little under way.
     starved: u32,
 }
@@ -95,6 +102,8 @@ struct Window {
     shortest_ns: Option<u64>,
     /// The time without batches in the store, in nanoseconds.
     idle_ns: u64,
+    /// Whether a producer had at least half of its allowance under way.
+    is_limited: bool,
 }
 
 /// The state of one producer.
@@ -106,10 +115,29 @@ pub struct Regulated {
     weight: u64,
     /// The bytes received in the previous epoch, and in this one.
     came: [u64; 2],
-    /// Its recent messages and their bytes, in sixteenths: each request lets earlier ones fade by a
-    /// sixteenth.
+    /// Whether its last allowance was the minimum.
+    has_least: bool,
+    sizes: Sizes,
+}
+
+/// The sizes of recent messages. Each request lets earlier ones fade by a sixteenth.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes {
     messages_x16: u64,
     bytes_x16: u64,
+}
+
+impl Sizes {
+    #[inline]
+    fn add(&mut self, messages: u64, bytes: u64) {
+        self.messages_x16 = self.messages_x16 - self.messages_x16 / 16 + 16 * messages;
+        self.bytes_x16 = self.bytes_x16 - self.bytes_x16 / 16 + 16 * bytes;
+    }
+
+    /// Returns sixteen times the mean, or `None` before the first message.
+    fn mean_x16(self) -> Option<u64> {
+        (16 * self.bytes_x16).checked_div(self.messages_x16).map(|mean_x16| mean_x16.max(1))
+    }
 }
 
 impl Regulator {
@@ -117,7 +145,7 @@ impl Regulator {
     /// bounds a producer.
     pub fn new(target: Duration) -> Self {
         let target_ns = u64::try_from(target.as_nanos()).unwrap_or(u64::MAX);
-        Self {
+        let mut regulator = Self {
             target_ns,
             rates: [bytes_per_sec(UNDER_WAY_AT_FIRST, target_ns); RATES],
             window: Window::default(),
@@ -129,16 +157,24 @@ impl Regulator {
             epoch_ns: 0,
             weights: [0; 2],
             open: 0,
+            sizes: Sizes::default(),
             doublings: 0,
+            under_way_max: 0,
             starved: 0,
-        }
+        };
+        regulator.under_way_max = regulator.under_way_now();
+        regulator
     }
 
-    /// Returns the bytes that all producers together may have under way.
-    pub fn under_way_max(&self) -> u64 {
-        let delay_ns = self.target_ns.max(COMMITS * self.commit_ns);
-        let bytes = (u128::from(self.rate()) * u128::from(delay_ns) / 1_000_000_000) as u64;
-        bytes.max((bytes << self.doublings).min(UNDER_WAY_MAX))
+    /// Returns what it measured, and what it allows.
+    pub fn snapshot(&self) -> RegulatorSnapshot {
+        RegulatorSnapshot {
+            rate: self.rate(),
+            shortest_commit_ns: self.commit_ns,
+            under_way_max: if self.is_off() { 0 } else { self.under_way_max },
+            open: self.open,
+            in_store: self.in_store,
+        }
     }
 
     /// Adds a producer. It counts as busy at first, because many may start together.
@@ -163,14 +199,14 @@ impl Regulator {
 
     /// Counts messages that a producer sent.
     #[inline]
-    pub fn handle_received(&self, regulated: &mut Regulated, messages: u64, bytes: u64) {
+    pub fn handle_received(&mut self, regulated: &mut Regulated, messages: u64, bytes: u64) {
         if self.is_off() {
             return;
         }
         regulated.advance(self.epoch);
         regulated.came[1] += bytes;
-        regulated.messages_x16 = regulated.messages_x16 - regulated.messages_x16 / 16 + 16 * messages;
-        regulated.bytes_x16 = regulated.bytes_x16 - regulated.bytes_x16 / 16 + 16 * bytes;
+        regulated.sizes.add(messages, bytes);
+        self.sizes.add(messages, bytes);
     }
 
     /// Counts a batch that is on its way to the store.
@@ -236,7 +272,8 @@ impl Regulator {
             self.idle_since_ns = now.mono_ns;
         }
         let next = Window { began_ns: now.mono_ns, ..Window::default() };
-        let Window { began_ns, bytes, shortest_ns, idle_ns } = std::mem::replace(&mut self.window, next);
+        let Window { began_ns, bytes, shortest_ns, idle_ns, is_limited } =
+            std::mem::replace(&mut self.window, next);
         let was_idle = idle_ns > now.since_ns(began_ns) / 16;
         let was_mostly_idle = idle_ns > now.since_ns(began_ns) / 2;
         let rate = bytes_per_sec(bytes, now.since_ns(began_ns));
@@ -244,29 +281,44 @@ impl Regulator {
             self.rates.rotate_left(1);
             self.rates[RATES - 1] = rate;
         }
-        self.doublings = match (was_idle, was_mostly_idle) {
-            (_, true) => (self.doublings + 1).min(DOUBLINGS_MAX),
-            (true, false) => self.doublings,
-            (false, false) => self.doublings.saturating_sub(2),
+        self.doublings = match (was_idle, is_limited) {
+            (true, true) if was_mostly_idle => (self.doublings + 1).min(DOUBLINGS_MAX),
+            (true, true) => self.doublings,
+            (true, false) => self.doublings.saturating_sub(1),
+            (false, _) => self.doublings.saturating_sub(2),
         };
         let shortest_ns = shortest_ns.unwrap_or(self.commit_ns);
         self.starved = if self.is_starved() { self.starved + 1 } else { 0 };
         if self.starved > STARVED_MAX {
             self.commit_ns = shortest_ns;
-        } else if was_idle || shortest_ns < self.commit_ns {
+        } else if was_idle || self.commit_ns == 0 || shortest_ns < self.commit_ns {
             self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
         }
+        self.under_way_max = self.under_way_now();
     }
 
-    /// Returns whether a few producers have no more than the minimum. Then the store may have become slower.
+    /// Returns the bytes that all producers may have under way, from what is known now.
+    fn under_way_now(&self) -> u64 {
+        let delay_ns = self.target_ns.max(COMMITS * self.commit_ns);
+        let bytes = u128::from(self.rate()) * u128::from(delay_ns) / 1_000_000_000;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).min(UNDER_WAY_LIMIT);
+        bytes.max((bytes << self.doublings).min(UNDER_WAY_MAX))
+    }
+
+    /// Returns whether a few producers have no more than the minimum. Then commits may take longer than before.
+    /// Many producers with the minimum keep even a slow store busy.
     fn is_starved(&self) -> bool {
-        self.share() <= GRANT_BYTES_MIN && self.under_way_max() < UNDER_WAY_AT_FIRST / 4
+        self.share() <= LEAST_BYTES && self.weight() * LEAST_BYTES < WHOLE * UNDER_WAY_AT_FIRST / 4
     }
 
     /// Returns the bytes that one busy producer may have under way.
     fn share(&self) -> u64 {
-        let weight = self.weights[0].max(self.weights[1]).max(WHOLE);
-        (u128::from(self.under_way_max()) * u128::from(WHOLE) / u128::from(weight)) as u64
+        self.under_way_max * WHOLE / self.weight()
+    }
+
+    /// Returns the number of busy producers, in units of [`WHOLE`], at least one.
+    fn weight(&self) -> u64 {
+        self.weights[0].max(self.weights[1]).max(WHOLE)
     }
 
     /// Returns the number of messages that a producer may have under way. `used` is the largest number of
@@ -276,21 +328,38 @@ impl Regulator {
             return u64::MAX;
         }
         regulated.advance(self.epoch);
-        let mean_x16 = match regulated.messages_x16 {
-            0 => 16 * MEAN_AT_FIRST,
-            messages_x16 => (16 * regulated.bytes_x16 / messages_x16).max(1),
-        };
-        let fewest = GRANT_MESSAGES_MIN.min(16 * GRANT_BYTES_MIN / mean_x16).max(1);
+        // Before its first message, a producer is taken for one like the others.
+        let mean_x16 = regulated.sizes.mean_x16().or(self.sizes.mean_x16()).unwrap_or(16 * MEAN_AT_FIRST);
+        let fewest = LEAST_MESSAGES.min(16 * LEAST_BYTES / mean_x16).max(1);
         let share = self.share().max(fewest * mean_x16 / 16).max(1);
-        let weight = (WHOLE * used.min(share) / share).max(1);
+        let used = used.min(share);
+        let weight = (WHOLE * used / share).max(1);
         if weight > regulated.weight {
             self.weights[1] += weight - regulated.weight;
             regulated.weight = weight;
         }
         let lately = regulated.came[0] + regulated.came[1];
-        let bytes = share.min((2 * lately).max(self.under_way_max() / self.open.max(1)));
-        (16 * bytes / mean_x16).max(fewest)
+        let bytes = share.min((2 * lately).max(self.under_way_max / self.open.max(1)));
+        self.window.is_limited |= 2 * used >= bytes;
+        let messages = 16 * bytes / mean_x16;
+        regulated.has_least = messages <= fewest;
+        messages.max(fewest)
     }
+}
+
+/// What a [`Regulator`] measured, and what it allows.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct RegulatorSnapshot {
+    /// The rate at which the store commits, in bytes per second.
+    pub rate: u64,
+    /// The shortest commit, in nanoseconds; 0 before the first window ends.
+    pub shortest_commit_ns: u64,
+    /// The bytes that all producers together may have under way; 0 if there is no bound.
+    pub under_way_max: u64,
+    /// The number of open produce operations.
+    pub open: u64,
+    /// The number of batches that the store has not answered.
+    pub in_store: usize,
 }
 
 /// Returns a rate in bytes per second, at least 1.
@@ -299,6 +368,11 @@ fn bytes_per_sec(bytes: u64, ns: u64) -> u64 {
 }
 
 impl Regulated {
+    /// Returns whether the last allowance was the minimum, because very many producers share the store.
+    pub fn has_least(&self) -> bool {
+        self.has_least
+    }
+
     /// Enters the present epoch.
     #[inline]
     fn advance(&mut self, epoch: u32) {

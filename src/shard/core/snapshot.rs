@@ -6,6 +6,7 @@ use super::{Connection, Connections, Core, CoreCounters};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition};
+use crate::operation::RegulatorSnapshot;
 use crate::store::{Store, StoreCounters, Tail};
 
 /// The part of a shard's state that takes no work to collect.
@@ -21,6 +22,8 @@ pub struct ShardPulse {
     pub counters: CoreCounters,
     /// The counters of its store.
     pub store: StoreCounters,
+    /// What its producers are allowed, and why.
+    pub regulator: RegulatorSnapshot,
 }
 
 /// The full state of a shard.
@@ -99,6 +102,7 @@ impl<S: Store<Connections>> Core<S> {
             },
             counters: self.counters.clone(),
             store: self.store.counters(),
+            regulator: self.regulator.snapshot(),
         }
     }
 

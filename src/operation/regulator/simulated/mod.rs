@@ -1,11 +1,20 @@
 //! Simulates producers, a network and a store in virtual time, and checks the delays and rates that the
 //! regulator causes.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `laws` | the regulator, and the laws that it is compared with |
+//! | `plot` | a picture of all of them |
+
+mod laws;
+mod plot;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use super::{Regulated, Regulator};
+use self::laws::Law;
+use super::{Regulator, UNDER_WAY_AT_FIRST};
 use crate::base::clock::Now;
 use crate::base::limits::INITIAL_CREDIT;
 use crate::base::millis::UnixMillis;
@@ -51,12 +60,14 @@ impl Disk {
 }
 
 #[derive(Debug)]
-struct Producer {
+struct Producer<R> {
     kind: Kind,
-    regulated: Regulated,
+    regulated: R,
     sent: u64,
     received: u64,
     granted: u64,
+    /// Messages committed, and messages answered.
+    committed: u64,
     spoken_for: u64,
     acknowledged: u64,
 }
@@ -119,13 +130,16 @@ impl Seen {
 }
 
 fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
-    let mut regulator = Regulator::new(Duration::from_nanos(target_ns));
+    run_with(&mut Regulator::new(Duration::from_nanos(target_ns)), disk, kinds, until_ns)
+}
+
+fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
     let mut seen = Seen::default();
-    let mut producers: Vec<Producer> = Vec::new();
+    let mut producers: Vec<Producer<L::Regulated>> = Vec::new();
     let mut events: BinaryHeap<Reverse<(u64, Event)>> = BinaryHeap::new();
     for kind in kinds {
         for _ in 0..kind.count {
-            let regulated = regulator.open();
+            let regulated = law.open();
             let (id, granted) = (producers.len(), INITIAL_CREDIT as u64);
             events.push(Reverse((kind.starts_ns, Event::Granted(id, granted, 0))));
             producers.push(Producer {
@@ -134,6 +148,7 @@ fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
                 sent: 0,
                 received: 0,
                 granted,
+                committed: 0,
                 spoken_for: 0,
                 acknowledged: 0,
             });
@@ -160,21 +175,23 @@ fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
             Event::Came(id, messages, sent_ns) => {
                 let producer = &mut producers[id];
                 producer.received += messages;
-                regulator.handle_received(&mut producer.regulated, messages, messages * producer.kind.bytes);
-                regulator.handle_submitted(now);
+                law.handle_received(&mut producer.regulated, messages, messages * producer.kind.bytes);
+                law.handle_submitted(now);
                 waiting.push(Given { id, messages, sent_ns, came_ns: now_ns });
             }
             Event::Committed => {
                 for Given { id, messages, sent_ns, came_ns } in round.drain(..) {
                     let bytes = messages * producers[id].kind.bytes;
-                    regulator.handle_commit(now_ns - came_ns);
-                    regulator.handle_answered(now, bytes);
+                    law.handle_committed(now, now_ns - came_ns, bytes);
                     seen.delays.push((now_ns, now_ns - sent_ns, messages));
-                    producers[id].spoken_for += messages;
                     let producer = &mut producers[id];
-                    // Each answer is spoken at once.
-                    let used = (producer.received - (producer.spoken_for - messages)) * producer.kind.bytes;
-                    let allowed = regulator.allowance(&mut producer.regulated, used).min(65_536);
+                    producer.committed += messages;
+                    if law.collects(&producer.regulated) && producer.committed < producer.received {
+                        continue;
+                    }
+                    let used = (producer.received - producer.spoken_for) * producer.kind.bytes;
+                    producer.spoken_for = producer.committed;
+                    let allowed = law.allowance(&mut producer.regulated, used).min(65_536);
                     let granted = producer.granted.max(producer.spoken_for + allowed);
                     let at_ns = now_ns + producer.kind.round_trip_ns / 2;
                     events.push(Reverse((at_ns, Event::Granted(id, granted, producer.spoken_for))));
@@ -194,7 +211,7 @@ fn run(target_ns: u64, disk: Disk, kinds: &[Kind], until_ns: u64) -> Seen {
             events.push(Reverse((ends_ns, Event::Committed)));
         }
     }
-    seen.messages = producers.iter().map(|producer| producer.spoken_for).collect();
+    seen.messages = producers.iter().map(|producer| producer.committed).collect();
     seen
 }
 
@@ -221,8 +238,8 @@ fn busy_producers_wait_for_the_target_at_the_full_rate() {
 fn a_crowd_stretches_the_delay_and_shares_fairly() {
     let seen = settled(TARGET, Disk::FAST, &[Kind::closed_loop(1_000)]);
     assert!(seen.rate(LATER) > 5.4e6, "{} messages a second", seen.rate(LATER));
-    // 256 messages of each, at 6 million a second.
-    assert!(seen.delay_ms(0.99, LATER) < 50.0, "{} ms", seen.delay_ms(0.99, LATER));
+    // 327 messages of each, at 6 million a second.
+    assert!(seen.delay_ms(0.99, LATER) < 65.0, "{} ms", seen.delay_ms(0.99, LATER));
     let (most, least) = (seen.messages.iter().max().unwrap(), seen.messages.iter().min().unwrap());
     assert!(*most as f64 / *least as f64 <= 1.1, "{most} and {least} messages");
     // Without the law each uses all of its window.
@@ -234,7 +251,7 @@ fn a_crowd_stretches_the_delay_and_shares_fairly() {
 fn a_crowd_that_starts_together_is_held_from_the_start() {
     let seen = settled(TARGET, Disk::FAST, &[Kind::closed_loop(1_000)]);
     let start = (0, SECOND);
-    assert!(seen.delay_ms(0.99, start) < 60.0, "{} ms", seen.delay_ms(0.99, start));
+    assert!(seen.delay_ms(0.99, start) < 75.0, "{} ms", seen.delay_ms(0.99, start));
 }
 
 #[test]
@@ -251,6 +268,23 @@ fn a_far_producer_fills_its_network() {
     let (with, without) = (settled(TARGET, Disk::FAST, &[far]), settled(0, Disk::FAST, &[far]));
     let (with, without) = (with.rate(LATER), without.rate(LATER));
     assert!(with > 0.9 * without, "{with} messages a second, {without} without the law");
+}
+
+#[test]
+fn an_idle_store_allows_no_more_if_nobody_needs_it() {
+    let quiet = Kind { batch: 1, in_flight: 10, round_trip_ns: 10 * MS, ..Kind::closed_loop(10) };
+    let mut regulator = Regulator::new(Duration::from_nanos(TARGET));
+    run_with(&mut regulator, Disk::FAST, &[quiet], LATER.1);
+    assert!(regulator.under_way_max <= UNDER_WAY_AT_FIRST, "{} bytes", regulator.under_way_max);
+}
+
+#[test]
+fn a_newcomer_is_taken_for_a_producer_like_the_others() {
+    let mut regulator = Regulator::new(Duration::from_nanos(TARGET));
+    let (mut first, mut second) = (regulator.open(), regulator.open());
+    regulator.handle_received(&mut first, 1, 100_000);
+    let messages = regulator.allowance(&mut second, 0);
+    assert!(messages <= UNDER_WAY_AT_FIRST / 2 / 100_000 + 1, "{messages} messages of 100 kB");
 }
 
 #[test]
@@ -277,4 +311,13 @@ fn a_disk_that_becomes_slower_is_followed_within_a_second() {
     let seen = run(TARGET, slower, &[Kind::closed_loop(16)], 3 * SECOND);
     let after = (2 * SECOND, 3 * SECOND);
     assert!(seen.delay_ms(0.99, after) < 25.0, "{} ms", seen.delay_ms(0.99, after));
+}
+
+#[test]
+fn a_crowd_on_a_slower_disk_waits_for_no_more_than_the_minimum() {
+    let slower = Disk { becomes: (SECOND, 100_000_000), ..Disk::FAST };
+    let seen = run(TARGET, slower, &[Kind::closed_loop(216)], 3 * SECOND);
+    // 32 KiB of each, at 100 MB/s.
+    let after = (2 * SECOND, 3 * SECOND);
+    assert!(seen.delay_ms(0.99, after) < 80.0, "{} ms", seen.delay_ms(0.99, after));
 }
