@@ -94,6 +94,8 @@ pub struct Plan {
     pub count: Option<u64>,
     /// Whether consumers start over after `count` messages, until the time is over.
     pub repeat: bool,
+    /// How long to wait for a further connection to be set up.
+    pub setup_timeout: Duration,
     /// The time before the measured part.
     pub warmup: Duration,
     /// The length of the measured part.
@@ -197,5 +199,46 @@ impl Plan {
     pub(super) fn target(&self) -> Result<Target, ClientError> {
         let client = (!self.anonymous).then(ClientId::random);
         Target::parse(&self.url, self.project.clone(), client)
+    }
+}
+
+/// Returns a plan for a test.
+#[cfg(test)]
+pub(super) fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
+    Plan {
+        mode,
+        url: "ws://127.0.0.1:9000/".into(),
+        project: None,
+        queue: "q".into(),
+        queues: 1,
+        producers: 1,
+        consumers: 1,
+        from: String::new(),
+        size: 100,
+        batch: 10,
+        pbs_per_frame: 1,
+        in_flight: None,
+        consume_window: 1_000,
+        lag: 1_000,
+        rate: None,
+        keys: 0,
+        idle: 0,
+        stalled: 0,
+        count,
+        repeat: false,
+        setup_timeout: Duration::ZERO,
+        warmup: Duration::ZERO,
+        measure,
+        ttl: 60,
+        partition_offset: None,
+        anonymous: false,
+        partitions: 1,
+        cores: vec![0],
+        progress: false,
+        server_pid: None,
+        control: None,
+        interrupt: Interrupt::default(),
+        run: 1,
+        epoch: Instant::now(),
     }
 }
