@@ -9,7 +9,7 @@ use super::meter::Meter;
 use super::part::Part;
 use super::plan::Mode;
 use super::reading::{Consumed, Reading};
-use super::start::Arrival;
+use super::setup::Arrival;
 use super::window::Window;
 use crate::client::session::{ConsumeOptions, Consumer};
 use crate::client::{Application, ClientError, Next, Wire};

@@ -7,7 +7,7 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | `plan` | the parameters of a run |
-//! | `start` | the common start: all connections are set up before any begins |
+//! | `start`, `setup` | the common start: all connections are set up before any begins |
 //! | `window` | the measured part of a run, and its send schedule |
 //! | `part` | the part of one connection in a run |
 //! | `stamp` | the content of a payload, and detection of loss, repeats and disorder |
@@ -43,6 +43,7 @@ mod result;
 mod run;
 mod server_side;
 mod server_watch;
+mod setup;
 mod stamp;
 mod start;
 mod sweep;

@@ -80,29 +80,40 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    pub(super) fn new(part: Part, window: Window) -> Self {
-        let queue = part.queue();
+    /// Creates a pace that sends nothing until [`Self::begin`].
+    pub(super) fn new(part: Part) -> Self {
         let Part { plan, number, progress } = part;
         let connections = u64::from(plan.producers);
         let count = plan.count.map_or(u64::MAX, |count| {
             count / connections + u64::from(u64::from(number) < count % connections)
         });
-        let Plan { batch, producers, .. } = *plan;
-        let schedule = plan.rate.map(|rate| Schedule::new(window.begins, rate, batch, number, producers));
-        let due = schedule.filter(|_| plan.is_timed());
+        // Only a closed loop with consumers has to know them.
+        let uses = |count: u32| if plan.rate.is_none() { plan.users_with(number, count) } else { Vec::new() };
+        let consumers = uses(plan.consumers());
+        let producers = if consumers.is_empty() { Vec::new() } else { uses(plan.producers()) };
         Self {
-            users: (plan.users_of(&queue, plan.producers()), plan.users_of(&queue, plan.consumers())),
+            users: (producers, consumers),
             number,
-            window,
+            window: Window::unset(Instant::now()),
             progress,
-            schedule,
-            due: due.map_or(u64::MAX, |schedule| schedule.requests_before(window.until)),
+            schedule: None,
+            due: u64::MAX,
             requests: 0,
             part_sent: 0,
             sequence: 0,
             count,
             lead: u64::MAX,
             plan,
+        }
+    }
+
+    /// Sets the window of the run, in which a schedule begins with the connections.
+    pub(super) fn begin(&mut self, window: Window) {
+        let Plan { batch, producers, rate, .. } = *self.plan;
+        self.window = window;
+        self.schedule = rate.map(|rate| Schedule::new(window.begins, rate, batch, self.number, producers));
+        if let Some(schedule) = self.schedule.filter(|_| self.plan.is_timed()) {
+            self.due = schedule.requests_before(window.until);
         }
     }
 
@@ -220,7 +231,9 @@ mod tests {
     fn pacer(plan: Plan) -> (Pacer, Window) {
         let window = Window::of(Instant::now(), &plan);
         let progress = Arc::new(Progress::new(1, 0, plan.interrupt.clone()));
-        (Pacer::new(Part { plan: Arc::new(plan), number: 0, progress }, window), window)
+        let mut pacer = Pacer::new(Part { plan: Arc::new(plan), number: 0, progress });
+        pacer.begin(window);
+        (pacer, window)
     }
 
     /// 1,000 messages in a second, in requests of 100.

@@ -149,9 +149,14 @@ impl Plan {
         if matches!(self.mode, Mode::Consume | Mode::Both) { self.consumers } else { 0 }
     }
 
-    /// Returns the numbers of those of `count` connections that use `queue`.
-    pub(super) fn users_of(&self, queue: &str, count: u32) -> Vec<u32> {
-        (0..count).filter(|number| self.queue_of(*number) == queue).collect()
+    /// Returns the numbers of those of `count` connections that use the same queue as connection `number`.
+    pub(super) fn users_with(&self, number: u32, count: u32) -> Vec<u32> {
+        // Compares numbers, not names: every connection asks, and there may be thousands.
+        let place = |number: u32| {
+            let partition = self.partition_offset.map(|offset| (number + offset) % self.partitions);
+            (number % self.queues, partition)
+        };
+        (0..count).filter(|other| place(*other) == place(number)).collect()
     }
 
     /// Returns whether the run ends by the clock and is measured in its window. Otherwise it is measured from
@@ -240,5 +245,22 @@ pub(super) fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
         interrupt: Interrupt::default(),
         run: 1,
         epoch: Instant::now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_with_the_same_queue_use_it_together() {
+        for (queues, partition_offset) in [(1, None), (3, None), (1, Some(1)), (3, Some(2))] {
+            let plan =
+                Plan { queues, partition_offset, partitions: 2, ..plan(Mode::Both, None, Duration::ZERO) };
+            for number in 0..8 {
+                let named = (0..12).filter(|other| plan.queue_of(*other) == plan.queue_of(number));
+                assert_eq!(plan.users_with(number, 12), named.collect::<Vec<u32>>());
+            }
+        }
     }
 }

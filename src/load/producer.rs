@@ -10,7 +10,7 @@ use super::meter::Meter;
 use super::pacer::{Pace, Pacer, Room};
 use super::part::Part;
 use super::plan::Plan;
-use super::start::Arrival;
+use super::setup::Arrival;
 use super::window::Window;
 use crate::base::batch::Record;
 use crate::client::session::{Outcome, ProduceEvent, Producer};
@@ -69,8 +69,9 @@ pub(super) struct LoadProducer {
     part: Part,
     queue: String,
     window: Window,
-    /// `None` until the run starts.
-    pacer: Option<Pacer>,
+    pacer: Pacer,
+    /// Whether the run has started, so that the window is known.
+    has_begun: bool,
     arrival: Arrival,
     meter: Rc<RefCell<Meter>>,
     producer: Option<Producer>,
@@ -93,7 +94,8 @@ impl LoadProducer {
             keys: plan.keys(),
             queue: part.queue(),
             window: Window::unset(Instant::now()),
-            pacer: None,
+            pacer: Pacer::new(part.clone()),
+            has_begun: false,
             arrival: Arrival::new(part.progress.clone()),
             part,
             meter,
@@ -110,18 +112,20 @@ impl LoadProducer {
 
     /// Begins to send if the run has started. The task of this connection also waits for the start, which
     /// polls this again.
-    fn begin(&mut self) -> Option<Pacer> {
-        self.window = self.part.progress.start.window()?;
-        self.meter.borrow_mut().begin(self.window);
-        Some(Pacer::new(self.part.clone(), self.window))
+    fn begin(&mut self) {
+        if let Some(window) = self.part.progress.start.window() {
+            (self.window, self.has_begun) = (window, true);
+            self.meter.borrow_mut().begin(window);
+            self.pacer.begin(window);
+        }
     }
 
     /// Appends a request whose messages should be sent at `intended`.
-    fn send(&mut self, pacer: &mut Pacer, intended: Instant, count: u64) {
+    fn send(&mut self, intended: Instant, count: u64) {
         let Some(producer) = &mut self.producer else { return };
         let size = self.plan.size;
         let intended_ns = self.plan.clock_ns(intended);
-        let (keys, first) = (&self.keys, pacer.sequence());
+        let (keys, first) = (&self.keys, self.pacer.sequence());
         for (payload, number) in self.payloads.chunks_exact_mut(size).take(count as usize).zip(first..) {
             self.plan.stamp(self.part.number, number, intended_ns).0.write(payload);
         }
@@ -133,7 +137,7 @@ impl LoadProducer {
         producer.send(self.plan.ttl, records, count, &mut self.pbs);
         self.pbs_in_frame += 1;
         self.outstanding.push(intended, count);
-        pacer.sent(count);
+        self.pacer.sent(count);
     }
 
     /// Puts the collected requests into a frame.
@@ -184,16 +188,21 @@ impl Application for LoadProducer {
         if self.finished {
             return Ok(Next::Wait);
         }
-        let Some(mut pacer) = self.pacer.take().or_else(|| self.begin()) else { return Ok(Next::Wait) };
-        pacer.look();
+        if !self.has_begun {
+            self.begin();
+        }
+        if !self.has_begun {
+            return Ok(Next::Wait);
+        }
+        self.pacer.look();
         let mut gathered = 0;
         let mut next = Next::Wait;
         while let Some(producer) = &self.producer {
             let (credit, outstanding) = (producer.credit(), producer.outstanding());
             let whole = self.plan.in_flight.unwrap_or(u64::MAX).min(credit + outstanding);
             let room = Room { now: whole.saturating_sub(outstanding), whole };
-            match pacer.next(now, room) {
-                Pace::Send { intended, count } => self.send(&mut pacer, intended, count),
+            match self.pacer.next(now, room) {
+                Pace::Send { intended, count } => self.send(intended, count),
                 Pace::At(at) => {
                     next = Next::At(at);
                     break;
@@ -216,14 +225,13 @@ impl Application for LoadProducer {
         if !self.pbs.is_empty() {
             self.frame(wire);
         }
-        pacer.publish();
+        self.pacer.publish();
         if self.finished {
-            self.produced.unsent = pacer.give_up(now, &mut self.meter.borrow_mut());
+            self.produced.unsent = self.pacer.give_up(now, &mut self.meter.borrow_mut());
             if let Some(producer) = &mut self.producer {
                 producer.finish(&mut wire.sender, &mut wire.out);
             }
         }
-        self.pacer = Some(pacer);
         Ok(next)
     }
 }

@@ -65,12 +65,11 @@ fn verifier(plan: &Plan) -> Verifier {
 
 impl Reading {
     pub(super) fn new(part: Part) -> Self {
-        let queue = part.queue();
         let Part { plan, number, progress } = part;
         let window = Window::unset(Instant::now());
         Self {
             number,
-            producers: plan.users_of(&queue, plan.producers()),
+            producers: plan.users_with(number, plan.producers()),
             measured_ns: 0..0,
             verifier: verifier(&plan),
             earlier: Verdict::default(),

@@ -24,7 +24,7 @@ use super::reading::Consumed;
 use super::result::RunResult;
 use super::server_side::resident_bytes;
 use super::server_watch::ServerWatch;
-use super::start::{start_all, wait_for};
+use super::setup::{start_all, wait_for};
 use super::window::Window;
 use crate::client::{ClientError, Wire, connect, run as run_connection};
 use crate::latency::histogram;

@@ -30,7 +30,7 @@ use super::progress::Progress;
 use super::reading::{Consumed, Reading};
 use super::result::RunResult;
 use super::server_watch::ServerWatch;
-use super::start::{Arrival, start_all};
+use super::setup::{Arrival, start_all};
 use super::window::Window;
 use crate::client::ClientError;
 use crate::latency::histogram;
@@ -165,7 +165,9 @@ impl Job {
 
     /// Creates the pace of this connection, once the run has started.
     fn pacer(&self) -> Pacer {
-        Pacer::new(self.part.clone(), self.window)
+        let mut pacer = Pacer::new(self.part.clone());
+        pacer.begin(self.window);
+        pacer
     }
 
     /// Records the answer to a message that should have been sent at `intended_ns` of the run's clock.
