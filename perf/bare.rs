@@ -80,11 +80,13 @@ fn spin(core: usize, seconds: Duration) -> Value {
         }
         last = now;
     }
+    // The last gap may end after the time.
+    let spent = (last - began).as_secs_f64();
     json!({
         "core": core,
-        "gaps_per_second": count as f64 / seconds.as_secs_f64(),
+        "gaps_per_second": count as f64 / spent,
         "longest_ms": longest.as_secs_f64() * 1e3,
-        "lost_share": lost.as_secs_f64() / seconds.as_secs_f64(),
+        "lost_share": lost.as_secs_f64() / spent,
     })
 }
 
