@@ -9,7 +9,9 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = ROOT / "target/release/millstream"
+# What `build` builds.
+RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+BINARY = RELEASE / "millstream"
 
 
 def build(*arguments):
@@ -17,11 +19,11 @@ def build(*arguments):
 
 
 class Server:
-    """A `millstream serve` with `arguments` on a free port. `files` limits its open files."""
+    """A `millstream serve` of `binary` with `arguments` on a free port. `files` limits its open files."""
 
-    def __init__(self, *arguments, files=None):
+    def __init__(self, *arguments, files=None, binary=BINARY):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
-        command = [BINARY, "serve", "--listen", "127.0.0.1:0", *arguments]
+        command = [binary, "serve", "--listen", "127.0.0.1:0", *arguments]
         # The store is in memory, unless the arguments name another.
         environment = {**os.environ, "MILLSTREAM_STORE": "memory"}
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None

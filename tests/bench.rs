@@ -75,8 +75,8 @@ fn a_stalled_server_cannot_hide_its_latency() {
     assert!(began.elapsed() < Duration::from_secs(30));
     // A tenth of the messages were due during the stall, and waited a quarter of a second on average.
     for latency in [figures.produce_latency.unwrap(), figures.end_to_end_latency.unwrap()] {
-        // Messages that were due before the connections were open are missing.
-        assert!((5 * RATE - RATE / 2..=5 * RATE).contains(&latency.count), "{latency:?}");
+        // All connections are open before the first message is due.
+        assert_eq!(latency.count, 5 * RATE, "{latency:?}");
         assert!(latency.p99 >= 400_000_000, "{latency:?}");
         assert!(latency.max >= 450_000_000, "{latency:?}");
         assert!(latency.p50 < 400_000_000, "{latency:?}");
@@ -273,4 +273,137 @@ fn received_bytes_are_counted_by_actual_size() {
     assert_eq!(figures.verified.received_bytes, figures.verified.received * 1_000);
     let each = figures.received_bytes() / figures.received_per_second;
     assert!((each - 1_000.0).abs() < 1e-6, "{each} bytes per message");
+}
+
+#[test]
+fn all_connections_begin_together_and_are_compared() {
+    let server = Server::start(&["--cores", "0"]);
+    let load = ["produce", "--connections", "500", "--batch", "1", "--in-flight", "1", "--warmup", "0"];
+    let load = bench(&server, "together", &[&load[..], &["--seconds", "1", "--cores", "0-1"]].concat());
+    let figures = &load.run().figures;
+    let fairness = figures.producer_fairness.unwrap();
+    assert!(fairness.slowest > 0, "every connection must send within the window: {fairness:?}");
+    assert!(fairness.slowest <= fairness.fastest);
+    assert_eq!(fairness.ratio, Some(fairness.fastest as f64 / fairness.slowest as f64));
+    assert!(figures.consumer_fairness.is_none());
+    assert!(String::from_utf8_lossy(&load.output.stdout).contains("slowest"));
+}
+
+#[test]
+fn a_connection_that_is_not_set_up_ends_the_run_with_a_count() {
+    let server = Server::start(&["--cores", "0", "--max-connections", "1000"]);
+    // A stopped server accepts connections in its backlog, and answers nothing.
+    server.signal("STOP");
+    for arguments in [&["both", "--connections", "7"][..], &["idle", "--idle", "8"]] {
+        let mut command = server.run(&["bench"]);
+        command.args(arguments).args(["--control", "off", "--setup-timeout", "300ms"]);
+        let began = Instant::now();
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("only 0 of 8 connections are set up"), "{said}");
+        assert!(said.contains("--setup-timeout"), "{said}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+    server.signal("CONT");
+}
+
+#[test]
+fn an_interrupt_while_connections_are_set_up_ends_the_run() {
+    let server = Server::start(&["--cores", "0"]);
+    let mut command = server.run(&["bench", "produce", "--connections", "3", "--seconds", "600"]);
+    command.args(["--control", "off", "--setup-timeout", "1h"]);
+    server.signal("STOP");
+    let child = common::spawn(command);
+    let pid = child.id().to_string();
+    // Its signals are handled before it connects, so it can be interrupted once it has sockets.
+    eventually("the load connects", || {
+        let sockets = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let names = sockets.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        (names.filter(|name| name.to_string_lossy().starts_with("socket:")).count() >= 3).then_some(())
+    });
+    let interrupted = std::process::Command::new("kill").args(["-s", "INT", &pid]).status().unwrap();
+    assert!(interrupted.success());
+    let output = child.wait_with_output().unwrap();
+    server.signal("CONT");
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+}
+
+#[test]
+fn a_sweep_runs_each_number_of_connections_and_stops_at_a_failure() {
+    let server = Server::start(&["--cores", "0"]);
+    let timed = ["--seconds", "0.3", "--warmup", "0.1", "--batch", "10"];
+    let sweep = [&["produce", "--sweep", "connections=1,3,40"], &timed[..]].concat();
+    let load = bench(&server, "sweep", &sweep);
+    let result = load.sound();
+    assert_eq!(result.sweep.as_ref().unwrap().connections, [1, 3, 40]);
+    let producers: Vec<u32> = result.runs.iter().map(|run| run.figures.producers).collect();
+    assert_eq!(producers, [1, 3, 40]);
+    let fair: Vec<bool> = result.runs.iter().map(|run| run.figures.producer_fairness.is_some()).collect();
+    assert_eq!(fair, [false, true, true], "one connection has no other");
+    let fastest = result.chosen().unwrap().figures.throughput();
+    assert!(result.runs.iter().all(|run| run.figures.throughput() <= fastest));
+    let table = String::from_utf8_lossy(&load.output.stdout).into_owned();
+    assert!(table.contains("connections") && table.contains("p99.9"), "{table}");
+
+    let mut command =
+        server.run(&["bench", "produce", "--sweep", "connections=2", "--json", "--control", "off"]);
+    let printed = command.args(timed).output().unwrap();
+    let printed: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!(printed["sweep"][0]["producers"], 2);
+
+    // The server has no room for the second step. The first one is kept.
+    let small = Server::start(&["--cores", "0", "--max-connections", "20"]);
+    let sweep = [&["produce", "--sweep", "connections=2,200,3"], &timed[..]].concat();
+    let load = bench(&small, "sweep-fails", &sweep);
+    assert_eq!(load.output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&load.output.stderr).contains("the sweep ended early"));
+    assert_eq!(load.result.as_ref().unwrap().runs.len(), 1);
+}
+
+#[test]
+fn a_sweep_that_cannot_work_is_refused_before_it_begins() {
+    for (arguments, word) in [
+        (&["produce", "--sweep", "rate"][..], "only the connections can be swept"),
+        (&["produce", "--sweep", "connections=0"], "from 1 to"),
+        (&["consume", "--sweep", "connections"], "--sweep: works only with"),
+        (
+            &["both", "--sweep", "connections"],
+            "--lag 200000: must be at least --batch x --connections = 1000000",
+        ),
+        (&["produce", "--sweep", "connections", "--runs", "2"], "cannot be used with"),
+    ] {
+        let output =
+            std::process::Command::new(common::BINARY).arg("bench").args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(word), "{arguments:?}: {said}");
+    }
+    let few = "ulimit -n 5000; exec \"$0\" bench produce --sweep connections";
+    let output = std::process::Command::new("sh").args(["-c", few, common::BINARY]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("only 5000 files") && said.contains("RLIMIT_NOFILE"), "{said}");
+}
+
+#[test]
+fn batches_larger_than_the_credit_are_sent_in_parts() {
+    // The server grants each producer at least 256 messages, and at first little more.
+    let server = Server::start(&["--cores", "0", "--produce-window", "300"]);
+    for (name, pace) in
+        [("open", &["--rate", "20000", "--connections", "2"][..]), ("closed", &["--connections", "2"])]
+    {
+        let load = ["both", "--batch", "1000", "--warmup", "0.2", "--seconds", "1"];
+        let load = bench(&server, &format!("parts-{name}"), &[&load[..], pace].concat());
+        let figures = &load.run().figures;
+        assert!(figures.acknowledged > 10_000, "{name}: {figures:?}");
+        if let Some(rate) = figures.rate {
+            assert_eq!(figures.unsent, 0, "{figures:?}");
+            assert_eq!(
+                figures.produce_latency.unwrap().count,
+                rate as u64,
+                "each message that was due counts"
+            );
+        }
+    }
 }

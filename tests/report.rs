@@ -149,3 +149,45 @@ fn invalid_results_are_refused_by_name() {
     let output = report(&[&results.path("missing")]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_sweep_has_its_table_and_its_charts() {
+    let server = Server::start(&["--cores", "0"]);
+    let results = Results::new("sweep");
+    let timed = ["--seconds", "0.5", "--warmup", "0.1", "--batch", "10"];
+    results.measure(
+        &server,
+        "1.json",
+        &[&["produce", "--sweep", "connections=1,5,20", "--name", HOSTILE], &timed[..]].concat(),
+    );
+    let (html, json, markdown) = (results.path("r.html"), results.path("r.json"), results.path("r.md"));
+    let output = Command::new(common::BINARY)
+        .arg("report")
+        .arg(results.path("1.json"))
+        .args([Path::new("--html"), &html, Path::new("--json"), &json, Path::new("--markdown"), &markdown])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let page = fs::read_to_string(&html).unwrap();
+    for heading in [
+        "Throughput by number of connections",
+        "p99 by number of connections",
+        "Fairness by number of connections",
+    ] {
+        assert!(page.contains(&format!("<h2>{heading}</h2>")), "{heading}");
+    }
+    assert!(page.contains("<h2>By number of connections: &lt;script&gt;"));
+    for nowhere in ["<script", "NaN", "\"inf", ",inf", "\"-inf"] {
+        assert!(!page.contains(nowhere), "{nowhere}");
+    }
+    let lines: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let steps = lines[0]["sweep"].as_array().unwrap();
+    let producers: Vec<u64> = steps.iter().map(|step| step["producers"].as_u64().unwrap()).collect();
+    assert_eq!(producers, [1, 5, 20]);
+    assert!(steps[0]["producer_fairness"].is_null() && steps[2]["producer_fairness"]["slowest"].is_u64());
+    let markdown = fs::read_to_string(&markdown).unwrap();
+    assert!(
+        markdown.contains("| connections | throughput |") && markdown.contains("\n| 20 | "),
+        "{markdown}"
+    );
+}

@@ -16,7 +16,7 @@ use crate::client::{Address, ClientError, ControlClient, Scheme, without_secret}
 use crate::control::InfoPage;
 use crate::load::{
     About, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile, RunResult,
-    STAMP_BYTES, find_knee, run as run_load,
+    STAMP_BYTES, Sweep, find_knee, run as run_load, sweep_connections,
 };
 use crate::process::terminal::{has_progress, line_start, say};
 use crate::shard::preflight;
@@ -80,6 +80,7 @@ Examples:
   millstream bench both                                  highest throughput
   millstream bench both --rate 100000 --out result.json  latency at 100,000/s
   millstream bench both --find-knee --p99-max 5ms        highest rate with p99 < 5 ms
+  millstream bench produce --sweep connections           1 to 10,000 connections
   millstream bench both --against kafka --rate 100000    the same load on Kafka
 
 Exit codes:
@@ -153,6 +154,10 @@ pub(super) struct Args {
     /// raises the rate from --rate (or from a tenth of the first run's throughput), then narrows it down
     #[arg(long, conflicts_with_all = ["count", "runs"])]
     find_knee: bool,
+    /// One run for each of several numbers of producing connections, one after another: connections for 1, 10,
+    /// 100, 1000 and 10000, or connections=1,16,1000
+    #[arg(long, value_name = "connections[=N,N,...]", conflicts_with_all = ["connections", "count", "runs", "find_knee"])]
+    sweep: Option<Sweep>,
     /// Latency bound of --find-knee
     #[arg(long, default_value = "10ms", value_parser = humantime::parse_duration)]
     p99_max: Duration,
@@ -165,6 +170,9 @@ pub(super) struct Args {
     /// With consume and --count: start over after --count messages, until --seconds have passed
     #[arg(long, requires = "count")]
     repeat: bool,
+    /// How long to wait for a further connection to be set up. All of them are, before any begins
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    setup_timeout: Duration,
     /// Seconds to run before measuring
     #[arg(long, default_value_t = 2.0)]
     warmup: f64,
@@ -201,7 +209,8 @@ pub(super) struct Args {
     /// Write all measurements to this file, for `millstream report`
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print JSON instead of a table: the numbers of the median run, or of the run at the knee
+    /// Print JSON instead of a table: the numbers of the median run, of the run at the knee, or of the fastest run
+    /// of a sweep, and then those of all its runs
     #[arg(long)]
     json: bool,
 }
@@ -267,7 +276,8 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         }
     }
     // The producers of a queue share the lag equally, and each share must have room for one request.
-    let lag_least = args.batch as u64 * u64::from(args.connections);
+    let connections = args.sweep.as_ref().map_or(args.connections, Sweep::most);
+    let lag_least = args.batch as u64 * u64::from(connections);
     if mode == Mode::Both && args.lag < lag_least {
         return Err(Failure(format!(
             "--lag {}: must be at least --batch x --connections = {lag_least}",
@@ -280,7 +290,10 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     if args.find_knee && !matches!(mode, Mode::Produce | Mode::Both) {
         return Err(Failure("--find-knee: works only with produce, both and fan-out".into()));
     }
-    if u64::from(args.keys) * u64::from(args.connections) > u64::from(u32::MAX) {
+    if args.sweep.is_some() && !matches!(mode, Mode::Produce | Mode::Both) {
+        return Err(Failure("--sweep: works only with produce, both and fan-out".into()));
+    }
+    if u64::from(args.keys) * u64::from(connections) > u64::from(u32::MAX) {
         return Err(Failure(format!("--keys {}: times --connections must be below 4294967296", args.keys)));
     }
     if args.in_flight.is_some_and(|messages| messages < args.batch as u64) {
@@ -305,7 +318,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         project: args.project.as_deref().map(Project::parse).transpose()?,
         queue: args.queue.clone(),
         queues: args.queues,
-        producers: args.connections,
+        producers: connections,
         consumers: args.consumers.unwrap_or(if is_fan_out { 10 } else { 1 }),
         idle: args.idle.unwrap_or(if mode == Mode::Idle { 1_000 } else { 0 }),
         stalled: args.stalled,
@@ -320,6 +333,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         rate: args.rate,
         count: args.count,
         repeat: args.repeat,
+        setup_timeout: args.setup_timeout,
         warmup: if args.count.is_some() && !args.repeat {
             Duration::ZERO
         } else {
@@ -346,12 +360,22 @@ struct Printed<'a> {
     #[serde(flatten)]
     figures: &'a Figures,
     knee: Option<Knee>,
+    /// The numbers of all runs of a sweep.
+    sweep: Option<Vec<&'a Figures>>,
+}
+
+/// What the runs have measured.
+struct Outcome {
+    runs: Vec<RunResult>,
+    knee: Option<Knee>,
+    /// Why a sweep ended early.
+    failure: Option<ClientError>,
 }
 
 /// Runs every run that the arguments ask for. With progress, prints the outcome of each.
-fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), ClientError> {
+fn measure(args: &Args, plan: &Plan) -> Result<Outcome, ClientError> {
     let tell = |run: &RunResult| {
-        if plan.progress && (args.find_knee || args.runs > 1) {
+        if plan.progress && (args.find_knee || args.sweep.is_some() || args.runs > 1) {
             let figures = &run.figures;
             let latency = figures.latency().map_or(String::new(), ToString::to_string);
             say(format_args!("{}{:.0} /s: {latency}", line_start(), figures.throughput()));
@@ -366,14 +390,20 @@ fn measure(args: &Args, plan: &Plan) -> Result<(Vec<RunResult>, Option<Knee>), C
         let (runs, knee) = find_knee(plan, bound, run, tell)?;
         // A search that was interrupted before any rate passed has no knee.
         let knee = Some(knee).filter(|knee| knee.rate.is_some() || !plan.interrupt.is_raised());
-        return Ok((runs, knee));
+        return Ok(Outcome { runs, knee, failure: None });
+    }
+    if let Some(sweep) = &args.sweep {
+        return match sweep_connections(plan, sweep, run, tell) {
+            (runs, Some(error)) if runs.is_empty() => Err(error),
+            (runs, failure) => Ok(Outcome { runs, knee: None, failure }),
+        };
     }
     let runs = (0..args.runs).take_while(|number| *number == 0 || !plan.interrupt.is_raised()).map(|_| {
         let result = run(plan.again())?;
         tell(&result);
         Ok(result)
     });
-    Ok((runs.collect::<Result<_, ClientError>>()?, None))
+    Ok(Outcome { runs: runs.collect::<Result<_, ClientError>>()?, knee: None, failure: None })
 }
 
 #[cfg(feature = "peers")]
@@ -444,7 +474,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (about, server) = about(args, &mut plan)?;
     interrupt_on_signal(&plan.interrupt)?;
     let began = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-    let (runs, knee) = match measure(args, &plan) {
+    let Outcome { runs, knee, failure } = match measure(args, &plan) {
         Ok(measured) => measured,
         Err(error @ ClientError::Address(_)) => return Err(error.into()),
         Err(error) => {
@@ -465,13 +495,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         server,
         runs,
         knee,
+        sweep: args.sweep.clone(),
     };
+    if let Some(error) = &failure {
+        say(format_args!("{}millstream: the sweep ended early: {error}", line_start()));
+    }
     if let Some(out) = out {
         out.write(&serde_json::to_string(&result)?)?;
     }
     let mut to = Output::new();
     if args.json {
-        let printed = result.chosen().map(|run| Printed { figures: &run.figures, knee: result.knee });
+        let sweep = result.steps().map(|runs| runs.iter().map(|run| &run.figures).collect());
+        let printed = result.chosen().map(|run| Printed { figures: &run.figures, knee: result.knee, sweep });
         writeln!(to, "{}", serde_json::to_string_pretty(&printed)?)?;
     } else {
         write!(to, "{result}")?;
@@ -480,6 +515,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if plan.interrupt.is_raised() {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let is_sound = result.runs.iter().all(|run| run.figures.is_sound());
+    let is_sound = failure.is_none() && result.runs.iter().all(|run| run.figures.is_sound());
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

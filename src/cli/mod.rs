@@ -68,7 +68,7 @@ enum CliCommand {
     /// Check or print the files of the embedded log
     Log(log::Args),
     /// Load a server, verify every message, and measure throughput and latency
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Draw and compare the results of bench: web page, charts, tables
     Report(report::Args),
 }

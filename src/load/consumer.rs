@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::meter::Meter;
 use super::part::Part;
+use super::plan::Mode;
 use super::reading::{Consumed, Reading};
+use super::setup::Arrival;
+use super::window::Window;
 use crate::client::session::{ConsumeOptions, Consumer};
 use crate::client::{Application, ClientError, Next, Wire};
 
@@ -22,8 +24,9 @@ pub(super) struct LoadConsumer {
     consumer: Option<Consumer>,
     reading: Reading,
     meter: Rc<RefCell<Meter>>,
-    /// Whether the server has answered the setup, so that this consumer counts as ready.
-    is_ready: bool,
+    arrival: Arrival,
+    /// The window of the run, once it has started.
+    window: Option<Window>,
     finished: bool,
 }
 
@@ -32,11 +35,12 @@ impl LoadConsumer {
         let queue = part.queue();
         Self {
             reading: Reading::new(part.clone()),
+            arrival: Arrival::new(part.progress.clone()),
             part,
             queue,
             consumer: None,
             meter,
-            is_ready: false,
+            window: None,
             finished: false,
         }
     }
@@ -50,10 +54,8 @@ impl LoadConsumer {
 impl Application for LoadConsumer {
     fn handle_data(&mut self, piece: &[u8], fin: bool) -> Result<(), ClientError> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
-        if !self.is_ready {
-            self.is_ready = true;
-            self.part.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
-        }
+        // Any answer means that the setup was answered.
+        self.arrival.arrive();
         let Self { meter, reading, .. } = self;
         let mut meter = meter.borrow_mut();
         reading.begin(Instant::now(), &mut meter);
@@ -71,8 +73,24 @@ impl Application for LoadConsumer {
     fn poll(&mut self, _cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let Wire { sender, out, .. } = wire;
         let now = Instant::now();
+        if self.window.is_none() {
+            self.window = self.part.progress.start.window();
+            if let Some(window) = self.window {
+                self.meter.borrow_mut().begin(window);
+                self.reading.measure(window);
+            }
+        }
+        if self.part.plan.mode == Mode::Consume {
+            // The setup asks for messages, so it waits for the start.
+            self.arrival.arrive();
+            match self.window {
+                None => return Ok(Next::Wait),
+                Some(Window { begins, .. }) if now < begins => return Ok(Next::At(begins)),
+                Some(_) => {}
+            }
+        }
         if self.part.plan.repeat
-            && now < self.part.window.until
+            && self.window.is_some_and(|window| now < window.until)
             && self.consumer.take_if(|consumer| consumer.is_ended() && consumer.failure().is_none()).is_some()
         {
             self.reading.begin_again();

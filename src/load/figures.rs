@@ -9,7 +9,7 @@ use super::meter::INTERVAL;
 use super::plan::{Mode, Plan};
 use super::producer::Produced;
 use super::reading::Consumed;
-use super::result::{Figures, IntervalResult, RunResult};
+use super::result::{Fairness, Figures, IntervalResult, RunResult};
 use super::stamp::Verdict;
 use super::window::Window;
 use crate::control::StagePage;
@@ -124,6 +124,9 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         .filter(|_| plan.mode == Mode::Both && interrupted.is_none())
         .map(|one| one.expected.saturating_sub(one.verdict.received))
         .sum();
+    let is_timed = plan.is_timed();
+    let producer_fairness = Fairness::of(produced.iter().map(|one| one.acknowledged_measured));
+    let consumer_fairness = Fairness::of(consumed.iter().map(|one| one.received_measured));
     let moved = if plan.is_timed() { acknowledged_measured.max(received_measured) } else { 0 };
     let figures = Figures {
         mode: plan.mode,
@@ -158,6 +161,8 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
             .map(|seconds| seconds * 1e6 / moved as f64),
         server_resident_bytes: server.resident_bytes,
         server_held_bytes: server.held_bytes,
+        producer_fairness: producer_fairness.filter(|_| is_timed),
+        consumer_fairness: consumer_fairness.filter(|_| is_timed),
         failures,
         interrupted: interrupted.is_some(),
     };
@@ -179,50 +184,12 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
 mod tests {
     use super::*;
     use crate::latency::histogram;
-    use crate::load::Interrupt;
-
-    fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
-        Plan {
-            mode,
-            url: "ws://127.0.0.1:9000/".into(),
-            project: None,
-            queue: "q".into(),
-            queues: 1,
-            producers: 1,
-            consumers: 1,
-            from: String::new(),
-            size: 100,
-            batch: 10,
-            pbs_per_frame: 1,
-            in_flight: None,
-            consume_window: 1_000,
-            lag: 1_000,
-            rate: None,
-            keys: 0,
-            idle: 0,
-            stalled: 0,
-            count,
-            repeat: false,
-            warmup: Duration::ZERO,
-            measure,
-            ttl: 60,
-            partition_offset: None,
-            anonymous: false,
-            partitions: 1,
-            cores: vec![0],
-            progress: false,
-            server_pid: None,
-            control: None,
-            interrupt: Interrupt::default(),
-            run: 1,
-            epoch: Instant::now(),
-        }
-    }
+    use crate::load::plan::plan;
 
     fn figures(plan: &Plan, from: Instant, produced: Produced, consumed: Consumed) -> Figures {
         let gathered = Gathered { produce: histogram(), end_to_end: histogram(), intervals: Vec::new() };
         let measured = Measured {
-            window: Window::of(from, plan),
+            window: Window { begins: from, from, ..Window::of(from, plan) },
             elapsed: Duration::from_secs(10),
             produced: vec![produced],
             consumed: vec![consumed],
@@ -300,5 +267,14 @@ mod tests {
         fill(&mut intervals, Duration::from_secs(5));
         let seen: Vec<f64> = intervals.iter().map(|interval| interval.from).collect();
         assert_eq!(seen, [0.0, 1.0, 2.0, 3.0, 4.0, 7.0]);
+    }
+
+    #[test]
+    fn fairness_compares_the_measured_messages_of_connections() {
+        assert_eq!(Fairness::of([5].into_iter()), None, "one connection has no other");
+        let even = Fairness { slowest: 100, fastest: 150, ratio: Some(1.5) };
+        assert_eq!(Fairness::of([120, 100, 150].into_iter()), Some(even));
+        let starved = Fairness { slowest: 0, fastest: 7, ratio: None };
+        assert_eq!(Fairness::of([7, 0].into_iter()), Some(starved));
     }
 }

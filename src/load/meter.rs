@@ -48,8 +48,17 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(window: Window, to: Sender<Piece>) -> Self {
-        Self { window, present: Piece::new(0), ends: window.from + INTERVAL, to }
+    /// Creates a meter that measures nothing until [`Self::begin`].
+    pub(super) fn new(to: Sender<Piece>) -> Self {
+        let window = Window::unset(Instant::now());
+        Self { window, present: Piece::new(0), ends: window.from, to }
+    }
+
+    /// Sets the window of the run. Each connection of the thread calls this, with the same window.
+    pub(super) fn begin(&mut self, window: Window) {
+        if self.window.begins != window.begins {
+            (self.window, self.ends) = (window, window.from + INTERVAL);
+        }
     }
 
     /// Records that `count` messages were acknowledged at `now`. They should have been sent at `intended`.
@@ -119,7 +128,9 @@ mod tests {
         let from = Instant::now();
         let at = |ms| from + Duration::from_millis(ms);
         let (to, pieces) = channel();
-        let mut meter = Meter::new(Window { from, until: at(2_000) }, to);
+        let mut meter = Meter::new(to);
+        meter.acknowledged(at(100), at(90), 7);
+        meter.begin(Window { begins: from, from, until: at(2_000) });
         meter.acknowledged(at(100), at(90), 5);
         // A message due before the window counts for throughput but is no sample. A message due within it and
         // answered after it is a sample.

@@ -7,6 +7,7 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | `plan` | the parameters of a run |
+//! | `start`, `setup` | the common start: all connections are set up before any begins |
 //! | `window` | the measured part of a run, and its send schedule |
 //! | `part` | the part of one connection in a run |
 //! | `stamp` | the content of a payload, and detection of loss, repeats and disorder |
@@ -19,7 +20,7 @@
 //! | `server_side`, `server_watch` | the server's own figures, read during a run |
 //! | `run` | runs all connections on their cores, from start to end |
 //! | `peers` | the same load against other servers |
-//! | `sweep` | runs at increasing rates, to find the knee |
+//! | `sweep` | runs at increasing rates, to find the knee, or with more and more connections |
 //! | `figures`, `result`, `environment` | the measurements and the machine: the result file |
 //! | `table` | the result as a table for people |
 
@@ -42,7 +43,9 @@ mod result;
 mod run;
 mod server_side;
 mod server_watch;
+mod setup;
 mod stamp;
+mod start;
 mod sweep;
 mod table;
 mod window;
@@ -50,7 +53,7 @@ mod window;
 pub use environment::Environment;
 pub use interrupt::Interrupt;
 pub use plan::{About, Mode, Peer, Plan};
-pub use result::{FORMAT, Figures, IntervalResult, Knee, ResultFile, RunResult};
+pub use result::{FORMAT, Fairness, Figures, IntervalResult, Knee, ResultFile, RunResult, Sweep};
 pub use run::run;
 pub use stamp::{STAMP_BYTES, Stamp, Verdict, Verifier};
-pub use sweep::find_knee;
+pub use sweep::{find_knee, sweep_connections};

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::plan::Plan;
 use super::progress::Progress;
-use super::window::Window;
 
 /// The part of one producer or consumer in a run.
 #[derive(Clone, Debug)]
@@ -12,7 +11,6 @@ pub(super) struct Part {
     pub plan: Arc<Plan>,
     /// The number of the connection, from 0. Producers and consumers are counted separately.
     pub number: u32,
-    pub window: Window,
     pub progress: Arc<Progress>,
 }
 

@@ -94,6 +94,8 @@ pub struct Plan {
     pub count: Option<u64>,
     /// Whether consumers start over after `count` messages, until the time is over.
     pub repeat: bool,
+    /// How long to wait for a further connection to be set up.
+    pub setup_timeout: Duration,
     /// The time before the measured part.
     pub warmup: Duration,
     /// The length of the measured part.
@@ -147,9 +149,14 @@ impl Plan {
         if matches!(self.mode, Mode::Consume | Mode::Both) { self.consumers } else { 0 }
     }
 
-    /// Returns the numbers of those of `count` connections that use `queue`.
-    pub(super) fn users_of(&self, queue: &str, count: u32) -> Vec<u32> {
-        (0..count).filter(|number| self.queue_of(*number) == queue).collect()
+    /// Returns the numbers of those of `count` connections that use the same queue as connection `number`.
+    pub(super) fn users_with(&self, number: u32, count: u32) -> Vec<u32> {
+        // Compares numbers, not names: every connection asks, and there may be thousands.
+        let place = |number: u32| {
+            let partition = self.partition_offset.map(|offset| (number + offset) % self.partitions);
+            (number % self.queues, partition)
+        };
+        (0..count).filter(|other| place(*other) == place(number)).collect()
     }
 
     /// Returns whether the run ends by the clock and is measured in its window. Otherwise it is measured from
@@ -197,5 +204,63 @@ impl Plan {
     pub(super) fn target(&self) -> Result<Target, ClientError> {
         let client = (!self.anonymous).then(ClientId::random);
         Target::parse(&self.url, self.project.clone(), client)
+    }
+}
+
+/// Returns a plan for a test.
+#[cfg(test)]
+pub(super) fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
+    Plan {
+        mode,
+        url: "ws://127.0.0.1:9000/".into(),
+        project: None,
+        queue: "q".into(),
+        queues: 1,
+        producers: 1,
+        consumers: 1,
+        from: String::new(),
+        size: 100,
+        batch: 10,
+        pbs_per_frame: 1,
+        in_flight: None,
+        consume_window: 1_000,
+        lag: 1_000,
+        rate: None,
+        keys: 0,
+        idle: 0,
+        stalled: 0,
+        count,
+        repeat: false,
+        setup_timeout: Duration::ZERO,
+        warmup: Duration::ZERO,
+        measure,
+        ttl: 60,
+        partition_offset: None,
+        anonymous: false,
+        partitions: 1,
+        cores: vec![0],
+        progress: false,
+        server_pid: None,
+        control: None,
+        interrupt: Interrupt::default(),
+        run: 1,
+        epoch: Instant::now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_with_the_same_queue_use_it_together() {
+        for (queues, partition_offset) in [(1, None), (3, None), (1, Some(1)), (3, Some(2))] {
+            let plan =
+                Plan { queues, partition_offset, partitions: 2, ..plan(Mode::Both, None, Duration::ZERO) };
+            for number in 0..8 {
+                let named = (0..12).filter(|other| plan.queue_of(*other) == plan.queue_of(number));
+                assert_eq!(plan.users_with(number, 12), named.collect::<Vec<u32>>());
+            }
+        }
     }
 }

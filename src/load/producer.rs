@@ -7,10 +7,11 @@ use std::task::Context;
 use std::time::Instant;
 
 use super::meter::Meter;
-use super::pacer::{Pace, Pacer};
+use super::pacer::{Pace, Pacer, Room};
 use super::part::Part;
 use super::plan::Plan;
-use super::window::{GRACE, Window};
+use super::setup::Arrival;
+use super::window::Window;
 use crate::base::batch::Record;
 use crate::client::session::{Outcome, ProduceEvent, Producer};
 use crate::client::{Application, ClientError, Next, Wire};
@@ -65,10 +66,13 @@ impl Produced {
 /// A producer that stamps its messages and measures their acknowledgement.
 pub(super) struct LoadProducer {
     plan: Arc<Plan>,
+    part: Part,
     queue: String,
-    number: u32,
     window: Window,
     pacer: Pacer,
+    /// Whether the run has started, so that the window is known.
+    has_begun: bool,
+    arrival: Arrival,
     meter: Rc<RefCell<Meter>>,
     producer: Option<Producer>,
     payloads: Vec<u8>,
@@ -77,8 +81,6 @@ pub(super) struct LoadProducer {
     pbs_in_frame: usize,
     /// The intended send times of unacknowledged messages.
     outstanding: Outstanding,
-    /// Since when the connection has had some credit, but less than a request needs, and nothing in flight.
-    stuck: Option<Instant>,
     finished: bool,
     ended: bool,
     pub produced: Produced,
@@ -86,25 +88,35 @@ pub(super) struct LoadProducer {
 
 impl LoadProducer {
     pub(super) fn new(part: Part, meter: Rc<RefCell<Meter>>) -> Self {
-        let (queue, pacer) = (part.queue(), Pacer::new(part.clone()));
-        let Part { plan, number, window, .. } = part;
+        let plan = part.plan.clone();
         Self {
-            pacer,
             payloads: vec![b'.'; plan.batch * plan.size],
             keys: plan.keys(),
-            queue,
-            number,
-            window,
+            queue: part.queue(),
+            window: Window::unset(Instant::now()),
+            pacer: Pacer::new(part.clone()),
+            has_begun: false,
+            arrival: Arrival::new(part.progress.clone()),
+            part,
             meter,
             producer: None,
             pbs: Vec::new(),
             pbs_in_frame: 0,
             outstanding: Outstanding::default(),
-            stuck: None,
             finished: false,
             ended: false,
             produced: Produced::default(),
             plan,
+        }
+    }
+
+    /// Begins to send if the run has started. The task of this connection also waits for the start, which
+    /// polls this again.
+    fn begin(&mut self) {
+        if let Some(window) = self.part.progress.start.window() {
+            (self.window, self.has_begun) = (window, true);
+            self.meter.borrow_mut().begin(window);
+            self.pacer.begin(window);
         }
     }
 
@@ -115,7 +127,7 @@ impl LoadProducer {
         let intended_ns = self.plan.clock_ns(intended);
         let (keys, first) = (&self.keys, self.pacer.sequence());
         for (payload, number) in self.payloads.chunks_exact_mut(size).take(count as usize).zip(first..) {
-            self.plan.stamp(self.number, number, intended_ns).0.write(payload);
+            self.plan.stamp(self.part.number, number, intended_ns).0.write(payload);
         }
         let payloads = self.payloads.chunks_exact(size).take(count as usize).zip(first..);
         let records = payloads.map(|(payload, number)| {
@@ -135,29 +147,6 @@ impl LoadProducer {
         }
         self.pbs.clear();
         self.pbs_in_frame = 0;
-    }
-
-    /// Fails if the server's credit stays below the size of a request, because waiting for more would never
-    /// end.
-    fn look_for_credit(&mut self, now: Instant, next: Next) -> Result<Next, ClientError> {
-        let Some(producer) = &self.producer else { return Ok(next) };
-        let (credit, batch) = (producer.credit(), self.plan.batch as u64);
-        if producer.outstanding() > 0 || credit == 0 || credit >= batch || self.pacer.is_at_end() {
-            self.stuck = None;
-            return Ok(next);
-        }
-        let until = *self.stuck.get_or_insert(now) + GRACE;
-        if now >= until {
-            let why = format!(
-                "the server grants credit for only {credit} messages, and a request has {batch}; lower --batch"
-            );
-            return Err(ClientError::Broken(why));
-        }
-        Ok(match next {
-            Next::At(at) => Next::At(at.min(until)),
-            Next::Wait => Next::At(until),
-            other => other,
-        })
     }
 
     fn settle(&mut self, count: u64, outcome: &Outcome) {
@@ -186,8 +175,12 @@ impl Application for LoadProducer {
 
     fn poll(&mut self, _cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError> {
         let now = Instant::now();
-        if self.producer.is_none() {
+        let Some(producer) = &self.producer else {
             self.producer = Some(Producer::start(&self.queue, &mut wire.sender, &mut wire.out));
+            return Ok(Next::Wait);
+        };
+        if producer.is_answered() {
+            self.arrival.arrive();
         }
         if self.ended {
             return Ok(Next::Done);
@@ -195,13 +188,20 @@ impl Application for LoadProducer {
         if self.finished {
             return Ok(Next::Wait);
         }
-        self.pacer.look(now);
+        if !self.has_begun {
+            self.begin();
+        }
+        if !self.has_begun {
+            return Ok(Next::Wait);
+        }
+        self.pacer.look();
         let mut gathered = 0;
         let mut next = Next::Wait;
         while let Some(producer) = &self.producer {
-            let in_flight = self.plan.in_flight.unwrap_or(u64::MAX).saturating_sub(producer.outstanding());
-            let last = (producer.outstanding() == 0).then_some(producer.credit());
-            match self.pacer.next(now, producer.credit().min(in_flight), last) {
+            let (credit, outstanding) = (producer.credit(), producer.outstanding());
+            let whole = self.plan.in_flight.unwrap_or(u64::MAX).min(credit + outstanding);
+            let room = Room { now: whole.saturating_sub(outstanding), whole };
+            match self.pacer.next(now, room) {
                 Pace::Send { intended, count } => self.send(intended, count),
                 Pace::At(at) => {
                     next = Next::At(at);
@@ -225,7 +225,6 @@ impl Application for LoadProducer {
         if !self.pbs.is_empty() {
             self.frame(wire);
         }
-        next = self.look_for_credit(now, next)?;
         self.pacer.publish();
         if self.finished {
             self.produced.unsent = self.pacer.give_up(now, &mut self.meter.borrow_mut());

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::interrupt::Interrupt;
-use super::plan::{Mode, Plan};
+use super::start::Start;
 
 /// The shared state of a run.
 #[derive(Debug)]
@@ -17,10 +17,10 @@ pub(super) struct Progress {
     pub received: Vec<AtomicU64>,
     /// How many producers and consumers have not ended.
     pub running: AtomicUsize,
+    /// The common start of producers and consumers.
+    pub start: Start,
     /// How many producers have not ended.
     pub producers: AtomicUsize,
-    /// How many consumers got an answer to their setup.
-    pub consumers_ready: AtomicUsize,
     /// How many idle connections and stalled readers are open.
     pub held_ready: AtomicUsize,
     /// Whether a connection failed. Then every connection stops.
@@ -36,19 +36,12 @@ impl Progress {
             acknowledged: counters(producers),
             received: counters(consumers),
             running: AtomicUsize::new((producers + consumers) as usize),
+            start: Start::new(),
             producers: AtomicUsize::new(producers as usize),
-            consumers_ready: AtomicUsize::new(0),
             held_ready: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             interrupt,
         }
-    }
-
-    /// Returns whether producers may begin. Consumers of the same run must be ready first, so that none of
-    /// them misses messages.
-    pub(super) fn may_produce(&self, plan: &Plan) -> bool {
-        let awaited = if plan.mode == Mode::Both { plan.consumers as usize } else { 0 };
-        self.consumers_ready.load(Ordering::Acquire) >= awaited || self.is_stopping()
     }
 
     pub(super) fn has_failed(&self) -> bool {

@@ -65,12 +65,12 @@ fn verifier(plan: &Plan) -> Verifier {
 
 impl Reading {
     pub(super) fn new(part: Part) -> Self {
-        let queue = part.queue();
-        let Part { plan, number, window, progress } = part;
+        let Part { plan, number, progress } = part;
+        let window = Window::unset(Instant::now());
         Self {
             number,
-            producers: plan.users_of(&queue, plan.producers()),
-            measured_ns: plan.clock_ns(window.from)..plan.clock_ns(window.until),
+            producers: plan.users_with(number, plan.producers()),
+            measured_ns: 0..0,
             verifier: verifier(&plan),
             earlier: Verdict::default(),
             now: plan.epoch,
@@ -86,6 +86,12 @@ impl Reading {
             window,
             progress,
         }
+    }
+
+    /// Sets the window of the run. Until then, nothing counts as measured.
+    pub(super) fn measure(&mut self, window: Window) {
+        self.measured_ns = self.plan.clock_ns(window.from)..self.plan.clock_ns(window.until);
+        self.window = window;
     }
 
     /// Records when the consumer asks for messages. Its rate counts from then.

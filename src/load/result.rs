@@ -41,6 +41,16 @@ pub struct ResultFile {
     pub runs: Vec<RunResult>,
     /// The outcome of a search for the highest rate.
     pub knee: Option<Knee>,
+    /// What differs between the runs of a sweep, one run for each step. `None` in older files.
+    #[serde(default)]
+    pub sweep: Option<Sweep>,
+}
+
+/// A series of runs with different numbers of connections.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Sweep {
+    /// The number of producing connections of each run. If the sweep ended early, there are fewer runs.
+    pub connections: Vec<u32>,
 }
 
 /// The highest rate at which the p99 latency stays within a bound.
@@ -167,11 +177,41 @@ pub struct Figures {
     pub server_resident_bytes: Option<u64>,
     /// The memory that idle and stalled connections added to the server before the load, in bytes.
     pub server_held_bytes: Option<u64>,
+    /// How evenly the measured messages were divided among the producers. `None` for one producer, for a run
+    /// that ends by a count, and in older files.
+    #[serde(default)]
+    pub producer_fairness: Option<Fairness>,
+    /// The same for the consumers.
+    #[serde(default)]
+    pub consumer_fairness: Option<Fairness>,
     /// The errors that occurred.
     pub failures: Vec<String>,
     /// Whether the run was ended early. The figures then cover the time until then.
     #[serde(default)]
     pub interrupted: bool,
+}
+
+/// The messages of the slowest and of the fastest connection in the measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Fairness {
+    /// The fewest messages of a connection.
+    pub slowest: u64,
+    /// The most messages of a connection.
+    pub fastest: u64,
+    /// The most relative to the fewest. `None` if a connection had no message.
+    pub ratio: Option<f64>,
+}
+
+impl Fairness {
+    /// Compares the measured messages of each connection. Returns `None` if there are fewer than two.
+    pub(super) fn of(messages: impl ExactSizeIterator<Item = u64> + Clone) -> Option<Self> {
+        if messages.len() < 2 {
+            return None;
+        }
+        let (slowest, fastest) = (messages.clone().min()?, messages.max()?);
+        let ratio = (slowest > 0).then(|| fastest as f64 / slowest as f64);
+        Some(Self { slowest, fastest, ratio })
+    }
 }
 
 impl Figures {
@@ -218,11 +258,21 @@ impl Figures {
 const SUSTAINED: f64 = 0.97;
 
 impl ResultFile {
-    /// Returns the run that represents the result: the run at the knee, or the median run by throughput.
+    /// Returns the run that represents the result: the run at the knee, the fastest run of a sweep, or the median
+    /// run by throughput.
     pub fn chosen(&self) -> Option<&RunResult> {
+        if self.sweep.is_some() {
+            let throughput = |run: &RunResult| run.figures.throughput();
+            return self.runs.iter().max_by(|one, other| throughput(one).total_cmp(&throughput(other)));
+        }
         let rate = self.knee.and_then(|knee| knee.rate);
         let at_knee = rate.and_then(|rate| self.runs.iter().find(|run| run.figures.rate == Some(rate)));
         at_knee.or_else(|| self.middle())
+    }
+
+    /// Returns the runs of a sweep, or `None` if the result is no sweep.
+    pub fn steps(&self) -> Option<&[RunResult]> {
+        self.sweep.as_ref().map(|_| &self.runs[..])
     }
 
     /// Returns the median run by throughput.

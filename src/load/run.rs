@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use glommio::ExecutorJoinHandle;
 use hdrhistogram::Histogram;
@@ -24,13 +24,11 @@ use super::reading::Consumed;
 use super::result::RunResult;
 use super::server_side::resident_bytes;
 use super::server_watch::ServerWatch;
+use super::setup::{start_all, wait_for};
 use super::window::Window;
 use crate::client::{ClientError, Wire, connect, run as run_connection};
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
-
-/// How often to check a condition that other connections fulfil.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 enum Done {
     Produced(Produced),
@@ -52,20 +50,24 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
         .filter(|_| plan.idle + plan.stalled > 0)
         .map(|(now, before)| now.saturating_sub(before));
     let began = Instant::now();
-    let window = Window::of(began + plan.warmup, &plan);
-    let server = ServerWatch::start(&plan, window);
     let (to, pieces) = channel();
-    let (gathering, tell) = (progress.clone(), plan.progress);
-    let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
     let mut threads = Vec::new();
     for (index, core) in plan.cores.iter().enumerate() {
         let settings = ExecutorSettings { name: format!("load-{core}"), core: Some(*core) };
         let (plan, progress, to) = (plan.clone(), progress.clone(), to.clone());
-        let thread = spawn(settings, move || load(plan, index, window, progress, to));
+        let thread = spawn(settings, move || load(plan, index, progress, to));
         threads.push(thread.map_err(|error| broken(*core, &error))?);
     }
     drop(to);
-    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), None);
+    let started = start_all(&plan, &progress);
+    let window = match started {
+        Ok(Some(window)) => window,
+        _ => Window::of(Instant::now(), &plan),
+    };
+    let server = ServerWatch::start(&plan, window);
+    let (gathering, tell) = (progress.clone(), plan.progress);
+    let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
+    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), started.err());
     for thread in threads {
         for one in join(thread)? {
             match one {
@@ -102,14 +104,13 @@ fn join<T: Send + 'static>(thread: ExecutorJoinHandle<T>) -> Result<T, ClientErr
 async fn load(
     plan: Arc<Plan>,
     index: usize,
-    window: Window,
     progress: Arc<Progress>,
     to: Sender<Piece>,
 ) -> Vec<Result<Done, ClientError>> {
-    let meter = Rc::new(RefCell::new(Meter::new(window, to)));
+    let meter = Rc::new(RefCell::new(Meter::new(to)));
     let cores = plan.cores.len();
     let mine = |count: u32| (0..count).filter(move |number| *number as usize % cores == index);
-    let part = |number| Part { plan: plan.clone(), number, window, progress: progress.clone() };
+    let part = |number| Part { plan: plan.clone(), number, progress: progress.clone() };
     // Start consumers first, so that none of them misses messages.
     let consumers =
         mine(plan.consumers()).map(|number| glommio::spawn_local(consume(part(number), meter.clone())));
@@ -170,9 +171,7 @@ fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread
         });
         threads.push(thread.map_err(|error| broken(*core, &error))?);
     }
-    while progress.held_ready.load(Ordering::Acquire) < count && !progress.is_stopping() {
-        std::thread::sleep(LOOK_EVERY);
-    }
+    wait_for(plan, progress, &progress.held_ready, count)?;
     Ok(threads)
 }
 
@@ -193,18 +192,31 @@ async fn or_interrupted<T>(
     }
 }
 
+/// Returns what `load` returns, or ends it if the run is called off before its start. The start wakes the task,
+/// so that the connection looks whether it may begin.
+async fn or_called_off(
+    progress: &Progress,
+    load: impl Future<Output = Result<(), ClientError>>,
+) -> Result<(), ClientError> {
+    let called_off = async {
+        match progress.start.wait().await {
+            None => Ok(()),
+            Some(_) => std::future::pending().await,
+        }
+    };
+    futures_lite::future::or(load, called_off).await
+}
+
 async fn produce(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientError> {
-    let Part { plan, number, progress, .. } = part.clone();
+    let Part { plan, number, progress } = part.clone();
     let mut producer = LoadProducer::new(part, meter);
     let load = async {
-        while !progress.may_produce(&plan) {
-            glommio::timer::sleep(LOOK_EVERY).await;
-        }
         let target = plan.target()?;
         let mut stream = connect(&target).await?;
         let mut wire = Wire::start(&target);
         run_connection(&mut stream, &mut wire, &mut producer).await
     };
+    let load = or_called_off(&progress, load);
     let ended = or_interrupted(&plan.interrupt, load, || ()).await;
     let ended = ended.map(|()| producer.produced);
     match &ended {
@@ -227,6 +239,7 @@ async fn consume(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientEr
         let mut wire = Wire::start(&target);
         run_connection(&mut stream, &mut wire, &mut consumer).await
     };
+    let load = or_called_off(&progress, load);
     let ended = or_interrupted(&plan.interrupt, load, || ()).await;
     let ended = ended.map(|()| consumer.consumed());
     if ended.is_err() {

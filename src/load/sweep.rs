@@ -1,7 +1,11 @@
-//! Searches for the knee: the highest rate at which the p99 latency stays within a bound.
+//! Series of runs that differ in one parameter: the rate, to find the knee, or the number of connections.
+//!
+//! The knee is the highest rate at which the p99 latency stays within a bound.
+
+use std::str::FromStr;
 
 use super::plan::Plan;
-use super::result::{Knee, RunResult};
+use super::result::{Knee, RunResult, Sweep};
 use crate::client::ClientError;
 use crate::process::terminal::say;
 
@@ -90,4 +94,92 @@ pub fn find_knee(
         }
     }
     Ok((runs, knee))
+}
+
+/// The numbers of connections of a sweep that names none.
+const CONNECTIONS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
+/// The most connections of a run in a sweep.
+const CONNECTIONS_MAX: u32 = 1_000_000;
+/// The most runs of a sweep.
+const SWEEP_MAX: usize = 100;
+
+impl FromStr for Sweep {
+    type Err = String;
+
+    /// Parses `connections`, or `connections=` and a list of numbers.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (over, list) = text.split_once('=').map_or((text, None), |(over, list)| (over, Some(list)));
+        if over != "connections" {
+            return Err("only the connections can be swept: connections, or connections=1,16,1000".into());
+        }
+        let number = |text: &str| match text.trim().parse() {
+            Ok(number @ 1..=CONNECTIONS_MAX) => Ok(number),
+            _ => Err(format!("{text:?} is not a number of connections from 1 to {CONNECTIONS_MAX}")),
+        };
+        let connections: Vec<u32> = match list {
+            None => CONNECTIONS.to_vec(),
+            Some(list) => list.split(',').map(number).collect::<Result<_, String>>()?,
+        };
+        if connections.len() > SWEEP_MAX {
+            return Err(format!("{} runs: must be at most {SWEEP_MAX}", connections.len()));
+        }
+        Ok(Self { connections })
+    }
+}
+
+impl Sweep {
+    /// Returns the largest number of connections.
+    pub fn most(&self) -> u32 {
+        self.connections.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// Runs the plan with each number of producing connections. Calls `each` after every run. A run that fails ends
+/// the sweep; its error is returned next to the runs before it.
+pub fn sweep_connections(
+    plan: &Plan,
+    sweep: &Sweep,
+    run: impl Fn(Plan) -> Result<RunResult, ClientError>,
+    mut each: impl FnMut(&RunResult),
+) -> (Vec<RunResult>, Option<ClientError>) {
+    let mut runs = Vec::new();
+    for producers in &sweep.connections {
+        if plan.interrupt.is_raised() && !runs.is_empty() {
+            break;
+        }
+        match run(Plan { producers: *producers, ..plan.again() }) {
+            Ok(result) => {
+                each(&result);
+                runs.push(result);
+            }
+            Err(error) => return (runs, Some(error)),
+        }
+    }
+    (runs, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_is_a_list_of_connections() {
+        let parsed = |text: &str| text.parse::<Sweep>().map(|sweep| sweep.connections);
+        assert_eq!(parsed("connections").unwrap(), [1, 10, 100, 1_000, 10_000]);
+        assert_eq!(parsed("connections=1,16, 1000").unwrap(), [1, 16, 1_000]);
+        assert_eq!("connections=16,1".parse::<Sweep>().unwrap().most(), 16);
+        for (text, word) in [
+            ("rate", "only the connections"),
+            ("connections=", "is not a number"),
+            ("connections=0", "from 1 to"),
+            ("connections=1,,2", "is not a number"),
+            ("connections=1000001", "1000000"),
+            ("connections=1x", "1x"),
+        ] {
+            assert!(parsed(text).unwrap_err().contains(word), "{text}");
+        }
+        assert!(
+            parsed(&format!("connections={}", ["1"; 101].join(","))).unwrap_err().contains("at most 100")
+        );
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::result::{Figures, Knee, ResultFile};
+use super::result::{Fairness, Figures, Knee, ResultFile, RunResult};
 use super::stamp::Verdict;
 use crate::control::StagePage;
-use crate::latency::{Stage, Unit, time};
+use crate::latency::{Stage, Summary, Unit, time};
 use crate::process::terminal::escaped;
 
 impl fmt::Display for Figures {
@@ -39,6 +39,12 @@ impl fmt::Display for Figures {
         }
         if let Some(latency) = &self.end_to_end_latency {
             writeln!(f, "  end to end    {latency}")?;
+        }
+        for (name, fairness) in [("producers", self.producer_fairness), ("consumers", self.consumer_fairness)]
+        {
+            if let Some(fairness) = fairness {
+                writeln!(f, "  {name}     {fairness}")?;
+            }
         }
         if let Some(latency) = &self.setup_latency {
             writeln!(f, "  set up        {latency}")?;
@@ -77,6 +83,14 @@ impl fmt::Display for Figures {
     }
 }
 
+impl fmt::Display for Fairness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { slowest, fastest, ratio } = self;
+        write!(f, "slowest {slowest} messages, fastest {fastest}")?;
+        ratio.map_or(Ok(()), |ratio| write!(f, " ({ratio:.2} ×)"))
+    }
+}
+
 fn write_stage(f: &mut fmt::Formatter<'_>, page: &StagePage) -> fmt::Result {
     let unit = Stage::find(&page.stage).map_or(Unit::Nanoseconds, Stage::unit);
     let show = |value: u64| if unit == Unit::Nanoseconds { time(value) } else { value.to_string() };
@@ -87,6 +101,37 @@ fn write_stage(f: &mut fmt::Formatter<'_>, page: &StagePage) -> fmt::Result {
         escaped(&page.stage),
         escaped(&page.what)
     )
+}
+
+/// Writes the runs of a sweep, one in a line.
+fn write_steps(f: &mut fmt::Formatter<'_>, steps: &[RunResult]) -> fmt::Result {
+    let head = ["connections", "messages/s", "p50", "p99", "p99.9", "slowest", "fastest", "ratio"];
+    let line = |f: &mut fmt::Formatter<'_>, cells: [String; 8]| {
+        let cells = cells.map(|cell| format!("{cell:>11}"));
+        writeln!(f, "{}", cells.join(" "))
+    };
+    line(f, head.map(str::to_owned))?;
+    for RunResult { figures, .. } in steps {
+        let missing = || "–".to_owned();
+        let latency = |value: &dyn Fn(&Summary) -> u64| {
+            figures.latency().map_or_else(missing, |latency| time(value(latency)))
+        };
+        let fairness = figures.producer_fairness;
+        let cells = [
+            figures.producers.to_string(),
+            format!("{:.0}", figures.throughput()),
+            latency(&|latency| latency.p50),
+            latency(&|latency| latency.p99),
+            latency(&|latency| latency.p999),
+            fairness.map_or_else(missing, |fairness| fairness.slowest.to_string()),
+            fairness.map_or_else(missing, |fairness| fairness.fastest.to_string()),
+            fairness
+                .and_then(|fairness| fairness.ratio)
+                .map_or_else(missing, |ratio| format!("{ratio:.2} ×")),
+        ];
+        line(f, cells)?;
+    }
+    Ok(())
 }
 
 /// Returns the lowest, the median and the highest of some numbers.
@@ -106,7 +151,9 @@ impl fmt::Display for ResultFile {
         let of = |value: &dyn Fn(&Figures) -> f64| {
             spread(self.runs.iter().map(|run| value(&run.figures)).collect())
         };
-        if self.knee.is_none() && self.runs.len() > 1 {
+        if let Some(steps) = self.steps() {
+            write_steps(f, steps)?;
+        } else if self.knee.is_none() && self.runs.len() > 1 {
             let (least, middle, most) = of(&Figures::throughput);
             writeln!(
                 f,

@@ -11,6 +11,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// The measured part of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
+    /// When the connections begin, all at the same time.
+    pub begins: Instant,
     /// Messages due before this time are warm-up.
     pub from: Instant,
     /// Messages due after this time are not sent. Far in the future for a run that ends by a count.
@@ -21,9 +23,15 @@ pub(super) struct Window {
 const ENDLESS: Duration = Duration::from_secs(366 * 86_400);
 
 impl Window {
-    /// Creates the window of a plan that starts at `from`.
-    pub(super) fn of(from: Instant, plan: &Plan) -> Self {
-        Self { from, until: from + if plan.is_timed() { plan.measure } else { ENDLESS } }
+    /// Creates the window of a plan whose connections begin at `begins`.
+    pub(super) fn of(begins: Instant, plan: &Plan) -> Self {
+        let from = begins + plan.warmup;
+        Self { begins, from, until: from + if plan.is_timed() { plan.measure } else { ENDLESS } }
+    }
+
+    /// Creates the window of a run that has not started. It is so far away that nothing is within it.
+    pub(super) fn unset(now: Instant) -> Self {
+        Self { begins: now + ENDLESS, from: now + ENDLESS, until: now + ENDLESS }
     }
 
     pub(super) fn holds(&self, at: Instant) -> bool {
@@ -42,10 +50,10 @@ impl Schedule {
     /// Creates the schedule of connection `number` out of `connections`, which together send `rate` messages
     /// per second in requests of `batch`. The schedules are shifted, so that the connections do not send at
     /// the same moment.
-    pub(super) fn new(now: Instant, rate: f64, batch: usize, number: u32, connections: u32) -> Self {
+    pub(super) fn new(begins: Instant, rate: f64, batch: usize, number: u32, connections: u32) -> Self {
         let interval = Duration::from_secs_f64(batch as f64 * f64::from(connections) / rate);
         let phase = f64::from(number) / f64::from(connections);
-        Self { first: now + interval.mul_f64(phase), interval }
+        Self { first: begins + interval.mul_f64(phase), interval }
     }
 
     /// Returns when request number `request` is due, counted from 0.

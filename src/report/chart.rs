@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use super::compared::{Compared, what_latency};
 use super::percentiles::Line;
 use super::theme::Theme;
-use super::{heat, knee, percentiles, ratios, timeline, waterfall};
+use super::{heat, knee, percentiles, ratios, sweep, timeline, waterfall};
 use crate::latency::{Stage, decode};
 
 /// A drawn chart.
@@ -60,6 +60,10 @@ pub fn charts(theme: Theme, all: &[Compared]) -> Vec<Chart> {
         let caption = "Each dot is a run at that rate. At small dots the rate was not sustained.";
         chart("knee", "The knee", caption, svg)
     }));
+    for kind in sweep::Kind::ALL {
+        let drawn = sweep::sweep(theme, all, kind);
+        charts.extend(drawn.map(|svg| chart(kind.name(), kind.title(), kind.caption(), svg)));
+    }
     if all.iter().any(|one| one.run().intervals.len() > 1) {
         let caption = "Messages received in each second, or acknowledged if there were no consumers. For the median run, or the run at the knee.";
         charts.push(chart("throughput", "Throughput over time", caption, timeline::throughput(theme, all)));

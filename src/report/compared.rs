@@ -13,7 +13,7 @@ pub struct Compared {
     /// The result as it was read.
     pub file: ResultFile,
     /// The time from when a message should have been sent to its acknowledgement, over all runs. For a search
-    /// for the knee, only over the run at the knee.
+    /// for the knee and for a sweep, only over the run that represents it.
     pub produce: Histogram<u64>,
     /// The time from when a message should have been sent to its receipt, over the same runs.
     pub end_to_end: Histogram<u64>,
@@ -36,10 +36,8 @@ impl Compared {
 
     fn new(file: ResultFile) -> Result<Self, String> {
         let run = file.chosen().ok_or("the result has no runs")?.clone();
-        let used: Vec<&RunResult> = match file.knee {
-            Some(_) => vec![&run],
-            None => file.runs.iter().collect(),
-        };
+        let are_alike = file.knee.is_none() && file.sweep.is_none();
+        let used: Vec<&RunResult> = if are_alike { file.runs.iter().collect() } else { vec![&run] };
         let sum = |text: fn(&RunResult) -> Option<&str>| {
             let mut sum = histogram();
             for run in &used {
@@ -54,7 +52,8 @@ impl Compared {
         Ok(Self { name: file.name.clone(), produce, end_to_end, run, file })
     }
 
-    /// Returns the run that represents the result: the median run, or the run at the knee.
+    /// Returns the run that represents the result: the median run, the run at the knee, or the fastest run of a
+    /// sweep.
     pub fn run(&self) -> &RunResult {
         &self.run
     }
@@ -84,9 +83,9 @@ impl Compared {
     }
 
     /// Returns the lowest and the highest value over all runs, or `None` if there is one run or they had
-    /// different rates.
+    /// different rates or numbers of connections.
     pub fn spread(&self, value: impl Fn(&Figures) -> f64) -> Option<(f64, f64)> {
-        if self.file.knee.is_some() || self.file.runs.len() < 2 {
+        if self.file.knee.is_some() || self.file.sweep.is_some() || self.file.runs.len() < 2 {
             return None;
         }
         let values = self.file.runs.iter().map(|run| value(&run.figures));

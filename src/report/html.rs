@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::canvas::escape;
 use super::chart::charts;
 use super::compared::Compared;
-use super::tables::{Table, environments, loads, results, settings, stages, systems};
+use super::tables::{SWEEP, Table, environments, loads, results, settings, stages, sweep, systems};
 use super::theme::{Theme, variables};
 
 const STYLE: &str = include_str!("page.css");
@@ -17,6 +17,11 @@ pub fn page(title: &str, all: &[Compared]) -> String {
     // Writing to a `String` never fails.
     let _ = writeln!(body, "<header><h1>{title}</h1></header>\n<main>");
     section(&mut body, "Results", &table(&results(all)), "");
+    for one in all {
+        if let Some(sweep) = sweep(one) {
+            section(&mut body, &format!("By number of connections: {}", one.name), &table(&sweep), SWEEP);
+        }
+    }
     for chart in charts(Theme::Page, all) {
         let drawing = format!("<div class=\"chart\">{}</div>", chart.svg);
         section(&mut body, &chart.title, &drawing, &chart.caption);

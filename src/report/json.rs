@@ -18,6 +18,7 @@ struct Line<'a> {
     latency: Summary,
     p99_of_first: Option<f64>,
     knee: Option<Knee>,
+    sweep: Option<Vec<&'a Figures>>,
     figures: &'a Figures,
     environment: &'a Environment,
 }
@@ -38,6 +39,7 @@ pub fn summary(all: &[Compared]) -> serde_json::Result<String> {
             latency: Summary::of(one.latency()),
             p99_of_first: first.and_then(|first| one.p99_of(first)),
             knee: one.file.knee,
+            sweep: one.file.steps().map(|runs| runs.iter().map(|run| &run.figures).collect()),
             figures: one.figures(),
             environment: &one.file.environment,
         })

@@ -2,12 +2,18 @@
 
 use super::chart::charts;
 use super::compared::Compared;
-use super::tables::{Table, environments, loads, results, stages, systems};
+use super::tables::{SWEEP, Table, environments, loads, results, stages, sweep, systems};
 use super::theme::Theme;
 
 /// Returns the tables of these results. With `pictures`, also links to the charts in that directory.
 pub fn text(title: &str, all: &[Compared], pictures: Option<&str>) -> String {
     let mut text = format!("# {}\n\n{}", line(title), table(&results(all)));
+    for one in all {
+        if let Some(sweep) = sweep(one) {
+            let name = line(&one.name);
+            text += &format!("## By number of connections: {name}\n\n{SWEEP}\n\n{}", table(&sweep));
+        }
+    }
     if let Some(directory) = pictures {
         for chart in charts(Theme::Light, all) {
             let title = line(&chart.title);

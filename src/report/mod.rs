@@ -6,7 +6,7 @@
 //! | `canvas` | an SVG drawing: shapes, text, axes, legends |
 //! | `axis` | maps values to coordinates: linear, logarithmic, and HdrHistogram's percentile scale |
 //! | `theme` | the colours of a page, light and dark, and of a separate picture |
-//! | `percentiles`, `timeline`, `heat`, `waterfall`, `ratios`, `knee` | one chart each |
+//! | `percentiles`, `timeline`, `heat`, `waterfall`, `ratios`, `knee`, `sweep` | the charts of one kind |
 //! | `chart` | the list of charts |
 //! | `tables` | the results in numbers |
 //! | `html`, `markdown`, `json`, `picture` | output formats |
@@ -23,6 +23,7 @@ mod markdown;
 mod percentiles;
 mod picture;
 mod ratios;
+mod sweep;
 mod tables;
 mod theme;
 mod timeline;

@@ -4,7 +4,7 @@ use super::axis::count;
 use super::compared::Compared;
 use crate::base::clock::rfc3339;
 use crate::latency::{Stage, Unit, time};
-use crate::load::{Figures, Knee, Verdict};
+use crate::load::{Fairness, Figures, Knee, Verdict};
 
 /// A table: its head, and rows with as many cells.
 #[derive(Clone, Debug)]
@@ -81,6 +81,46 @@ pub(super) fn results(all: &[Compared]) -> Table {
     Table::new(&head, rows.collect())
 }
 
+/// The caption of [`sweep`].
+pub(super) const SWEEP: &str = "Slowest and fastest producer: their messages that were acknowledged in the measured time. \
+                                Elsewhere, the fastest run represents the sweep.";
+
+/// Returns the table of a sweep's runs, if the result is a sweep.
+pub(super) fn sweep(one: &Compared) -> Option<Table> {
+    let rows = one.file.steps()?.iter().map(|run| {
+        let figures = &run.figures;
+        let dash = || "–".to_owned();
+        let mut row = vec![figures.producers.to_string(), format!("{} /s", count(figures.throughput()))];
+        let latency = figures.latency().map(|latency| [latency.p50, latency.p99, latency.p999, latency.max]);
+        row.extend(latency.map_or_else(|| [(); 4].map(|()| dash()), |values| values.map(time)));
+        let fairness = figures.producer_fairness;
+        row.extend(fairness.map_or_else(
+            || [dash(), dash()],
+            |Fairness { slowest, fastest, .. }| [slowest, fastest].map(|messages| messages.to_string()),
+        ));
+        row.push(ratio(fairness.and_then(|fairness| fairness.ratio)));
+        row.push(
+            figures.server_cpu_seconds_per_million.map_or_else(dash, |seconds| format!("{seconds:.3} s")),
+        );
+        row.push(if figures.is_sound() { "sound".into() } else { "NOT SOUND".into() });
+        row
+    });
+    let head = [
+        "connections",
+        "throughput",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "slowest producer",
+        "fastest producer",
+        "fastest / slowest",
+        "server CPU per million",
+        "verified",
+    ];
+    Some(Table::new(&head, rows.collect()))
+}
+
 /// Returns the table of loads, with the outcome of verification.
 pub(super) fn loads(all: &[Compared]) -> Table {
     let rows = all.iter().map(|one| {
@@ -99,6 +139,12 @@ pub(super) fn loads(all: &[Compared]) -> Table {
         }
         let pace = figures.rate.map_or("as fast as possible (closed loop)".into(), |rate| format!("{} /s on schedule (open loop)", count(rate)));
         let pace = pace + &knee(one).unwrap_or_default();
+        let fairness = [("producers", figures.producer_fairness), ("consumers", figures.consumer_fairness)];
+        for (of, fairness) in fairness {
+            if let Some(ratio) = fairness.and_then(|fairness| fairness.ratio) {
+                load += &format!("; the fastest of the {of} had {ratio:.2} × the messages of the slowest");
+            }
+        }
         let Verdict { received, lost, repeated_or_out_of_order, foreign, .. } = figures.verified;
         let sound = if figures.is_sound() { "sound" } else { "NOT SOUND" };
         let sustained = match figures {

@@ -53,6 +53,11 @@ impl Producer {
         }
     }
 
+    /// Returns whether the server has answered the setup.
+    pub fn is_answered(&self) -> bool {
+        self.accepted
+    }
+
     /// Returns how many messages may be sent now.
     pub fn credit(&self) -> u64 {
         if self.failed { 0 } else { self.window.available() }

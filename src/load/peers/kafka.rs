@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -14,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
-use super::super::pacer::{Pace, Pacer};
+use super::super::pacer::{Pace, Room};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
 use super::{Consumed, Failed, Job, LOOK_EVERY};
@@ -115,18 +114,20 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
         .set("queue.buffering.max.kbytes", "1048576")
         .set("delivery.timeout.ms", DELIVERY_TIMEOUT_MS)
         .create_with_context(Deliveries::default())?;
-    let mut pacer = Pacer::new(job.part.clone());
     let (mut produced, mut answered) = (Produced::default(), 0);
     let mut payload = vec![b'.'; plan.size];
     let keys = plan.keys();
     // A producer's messages without keys go to one partition, so that they keep their order.
     let partition = i32::try_from(job.part.number)? % partitions(producer.client(), &job.queue)?;
+    if !job.begin() {
+        return Ok(produced);
+    }
+    let mut pacer = job.pacer();
     loop {
         let now = Instant::now();
-        pacer.look(now);
+        pacer.look();
         let wait = loop {
-            let room = in_flight.saturating_sub(pacer.sequence() - answered);
-            match pacer.next(now, room, None) {
+            match pacer.next(now, Room::of(in_flight, pacer.sequence() - answered)) {
                 Pace::Send { intended, count } => {
                     let intended_ns = plan.clock_ns(intended);
                     for number in pacer.sequence()..pacer.sequence() + count {
@@ -233,9 +234,15 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
     drop(asker);
     let config = config(&plan);
     let properties = config.config_map().into_iter().map(|(key, value)| (key.into(), value.into()));
+    // With producers, the consumer must be ready before they begin. Without, it asks for messages after the start.
+    let begins_first = plan.mode == Mode::Consume;
+    let mut begun = begins_first && job.begin();
     let reader = TopicReader::start(&properties.collect(), &job.queue, &offsets)?;
-    job.part.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+    begun |= !begins_first && job.begin();
     let mut reading = job.reading();
+    if !begun {
+        return Ok(reading.consumed(None));
+    }
     while !reading.is_over(Instant::now()) {
         reading.begin(Instant::now(), &mut job.meter);
         reader.read(|payload| reading.handle(payload, &mut job.meter))?;

@@ -22,6 +22,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use super::figures::{Measured, result};
 use super::gather::gather;
 use super::meter::Meter;
+use super::pacer::Pacer;
 use super::part::Part;
 use super::plan::{About, Peer, Plan};
 use super::producer::Produced;
@@ -29,6 +30,7 @@ use super::progress::Progress;
 use super::reading::{Consumed, Reading};
 use super::result::RunResult;
 use super::server_watch::ServerWatch;
+use super::setup::{Arrival, start_all};
 use super::window::Window;
 use crate::client::ClientError;
 use crate::latency::histogram;
@@ -58,6 +60,9 @@ struct Job {
     part: Part,
     queue: String,
     meter: Meter,
+    arrival: Arrival,
+    /// The window of the run, once it has started.
+    window: Window,
 }
 
 enum Done {
@@ -70,22 +75,32 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let plan = Arc::new(plan);
     let progress = Arc::new(Progress::new(plan.producers(), plan.consumers(), plan.interrupt.clone()));
     let began = Instant::now();
-    let window = Window::of(began + plan.warmup, &plan);
     let (to, pieces) = channel();
-    let (gathering, tell) = (progress.clone(), plan.progress);
-    let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
-    let server = ServerWatch::start(&plan, window);
     let mut threads = Vec::new();
     let kinds = [(false, plan.consumers()), (true, plan.producers())];
     for (produces, count) in kinds {
         for number in 0..count {
-            let part = Part { plan: plan.clone(), number, window, progress: progress.clone() };
-            let job = Job { queue: part.queue(), part, meter: Meter::new(window, to.clone()) };
+            let part = Part { plan: plan.clone(), number, progress: progress.clone() };
+            let job = Job {
+                queue: part.queue(),
+                part,
+                meter: Meter::new(to.clone()),
+                arrival: Arrival::new(progress.clone()),
+                window: Window::unset(began),
+            };
             threads.push(std::thread::spawn(move || run_job(peer, job, produces)));
         }
     }
     drop(to);
-    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), None);
+    let started = start_all(&plan, &progress);
+    let window = match started {
+        Ok(Some(window)) => window,
+        _ => Window::of(Instant::now(), &plan),
+    };
+    let server = ServerWatch::start(&plan, window);
+    let (gathering, tell) = (progress.clone(), plan.progress);
+    let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
+    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), started.err());
     for thread in threads {
         match thread.join().map_err(|_| broken(&"a client's thread has panicked"))? {
             Ok(Done::Produced(one)) => produced.push(one),
@@ -110,9 +125,6 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
     let progress = job.part.progress.clone();
     let number = job.part.number as usize;
     let done = if produces {
-        while !progress.may_produce(&job.part.plan) {
-            std::thread::sleep(LOOK_EVERY);
-        }
         let produced = match peer {
             Peer::Kafka => kafka::produce(&mut job),
             Peer::Nats => nats::produce(&mut job),
@@ -140,14 +152,34 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
 }
 
 impl Job {
+    /// Waits until all connections are set up, and for the start of the run. Returns false if the run is called
+    /// off.
+    fn begin(&mut self) -> bool {
+        self.arrival.arrive();
+        let Some(window) = self.part.progress.start.wait_blocking() else { return false };
+        self.window = window;
+        self.meter.begin(window);
+        std::thread::sleep(window.begins.saturating_duration_since(Instant::now()));
+        true
+    }
+
+    /// Creates the pace of this connection, once the run has started.
+    fn pacer(&self) -> Pacer {
+        let mut pacer = Pacer::new(self.part.clone());
+        pacer.begin(self.window);
+        pacer
+    }
+
     /// Records the answer to a message that should have been sent at `intended_ns` of the run's clock.
     fn answered(&mut self, produced: &mut Produced, intended_ns: u64, now: Instant, failure: Option<String>) {
         let intended = self.part.plan.epoch + Duration::from_nanos(intended_ns);
-        produced.answered(self.part.window, &mut self.meter, (intended, now), 1, failure.as_deref());
+        produced.answered(self.window, &mut self.meter, (intended, now), 1, failure.as_deref());
     }
 
     /// Creates the state that verifies and counts this connection's messages.
     fn reading(&self) -> Reading {
-        Reading::new(self.part.clone())
+        let mut reading = Reading::new(self.part.clone());
+        reading.measure(self.window);
+        reading
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use async_nats::jetstream::{self, Context as JetStream};
 use bytes::Bytes;
 use futures_lite::StreamExt;
 
-use super::super::pacer::{Pace, Pacer};
+use super::super::pacer::{Pace, Room};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
 use super::{Consumed, Failed, Job, LOOK_EVERY};
@@ -89,8 +88,11 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
     runtime()?.block_on(async {
         let (_client, context) = connect(&plan).await?;
         let in_flight = plan.in_flight.unwrap_or(IN_FLIGHT);
-        let mut pacer = Pacer::new(job.part.clone());
         let mut produced = Produced::default();
+        if !job.begin() {
+            return Ok(produced);
+        }
+        let mut pacer = job.pacer();
         let mut waiting: VecDeque<(u64, Ack)> = VecDeque::new();
         let mut payload = vec![b'.'; plan.size];
         // Each producer and key has its own subject. The stream keeps the order of all of them.
@@ -98,10 +100,9 @@ pub(super) fn produce(job: &mut Job) -> Result<Produced, Failed> {
             (0..plan.keys.max(1)).map(|key| format!("{}.{}.{key}", job.queue, job.part.number)).collect();
         loop {
             let now = Instant::now();
-            pacer.look(now);
+            pacer.look();
             let wait = loop {
-                let room = in_flight.saturating_sub(waiting.len() as u64);
-                match pacer.next(now, room, None) {
+                match pacer.next(now, Room::of(in_flight, waiting.len() as u64)) {
                     Pace::Send { intended, count } => {
                         let intended_ns = plan.clock_ns(intended);
                         for number in pacer.sequence()..pacer.sequence() + count {
@@ -166,9 +167,16 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
         let consumer = stream
             .create_consumer(OrderedConfig { deliver_policy: policy, ..OrderedConfig::default() })
             .await?;
+        // With producers, the consumer must be ready before they begin. Without, it asks for messages after the
+        // start.
+        let begins_first = plan.mode == Mode::Consume;
+        let mut begun = begins_first && job.begin();
         let mut messages = consumer.messages().await?;
-        job.part.progress.consumers_ready.fetch_add(1, Ordering::AcqRel);
+        begun |= !begins_first && job.begin();
         let mut reading = job.reading();
+        if !begun {
+            return Ok(reading.consumed(None));
+        }
         while !reading.is_over(Instant::now()) {
             let first = match tokio::time::timeout(LOOK_EVERY, messages.next()).await {
                 Ok(Some(first)) => first,
