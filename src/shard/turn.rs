@@ -25,8 +25,8 @@ use crate::store::Store;
 /// moves megabytes.
 const SERVE_MAX: Duration = Duration::from_micros(500);
 
-/// The time in a turn after which no further connection that is behind is served. One such connection is served
-/// in each turn, however long the others take.
+/// The time in a turn after which no further connection that is behind is served. At least one is served in each
+/// turn, however long the others take. A lone one is served like any other connection.
 const BEHIND_MAX: Duration = Duration::from_micros(500);
 
 /// The most rounds of sending in a turn before the sockets are read again.
@@ -355,11 +355,12 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
     }
 
     /// Sends the output of the connections that are behind, each once, until [`BEHIND_MAX`] of this turn is used
-    /// up; `until` is when that is. Serves at least one in a turn. Returns whether time is left.
+    /// up; `until` is when that is. Serves at least one in a turn. Returns whether all were served.
     fn transmit_behind(&mut self, until: &mut Option<Duration>) -> bool {
-        for _ in 0..self.core.behind() {
+        let behind = self.core.behind();
+        for _ in 0..behind {
             let now = self.host.elapsed();
-            if *until.get_or_insert(now + BEHIND_MAX) <= now {
+            if *until.get_or_insert(now + BEHIND_MAX) <= now && behind > 1 {
                 return false;
             }
             let Some(id) = self.core.poll_dirty() else { break };
