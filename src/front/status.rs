@@ -17,6 +17,8 @@ pub struct FrontStatus {
     pub is_producing: bool,
     /// Whether a consume operation is open.
     pub is_consuming: bool,
+    /// Whether a consume operation is behind: it still reads messages that were stored before it could take them.
+    pub is_behind: bool,
     /// Whether a producer waits for credit that the budget withheld.
     pub is_starved: bool,
     /// Whether the client waits for the server: for memory, the catalogue or the store.

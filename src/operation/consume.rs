@@ -110,6 +110,9 @@ pub struct Consume {
     drain_until: Option<Millis>,
     /// Whether the queue was rewound, and the client does not know it yet.
     is_rewound: bool,
+    /// Whether a cursor is not caught up, as far as the last answer and the last call of [`Self::pump`] or
+    /// [`Self::let_go`] show.
+    is_behind: bool,
 }
 
 impl Consume {
@@ -135,6 +138,7 @@ impl Consume {
             linger_until: None,
             drain_until: None,
             is_rewound,
+            is_behind: false,
         }
     }
 
@@ -174,6 +178,7 @@ impl Consume {
         }
         self.is_rewound |= fetched.is_rewound;
         self.cursors[index].handle_fetched(fetched, sendable);
+        self.is_behind |= !self.cursors[index].is_caught_up;
         if !is_empty && sendable && !resources.settings.consume_linger.is_zero() {
             let until = resources.now.mono + Millis::from(resources.settings.consume_linger);
             self.linger_until.get_or_insert(until);
@@ -183,6 +188,13 @@ impl Consume {
     /// Returns the number of messages that the credit still allows.
     pub fn credit(&self) -> u64 {
         self.window.available()
+    }
+
+    /// Returns whether the operation is behind: in at least one partition, it has messages to read that were
+    /// stored before it could take them.
+    #[inline]
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Returns whether the queue was rewound since the last call. The caller must tell the client.
@@ -327,17 +339,23 @@ impl Consume {
         let cursors = self.cursors.len();
         let mut in_turn = (0..cursors.saturating_sub(1)).map(|after| (self.turn + after) % cursors);
         self.first = self.first.or_else(|| in_turn.find(|index| !self.cursors[*index].ready.is_empty()));
-        self.cursors.iter_mut().for_each(Cursor::let_go);
+        self.is_behind = false;
+        for cursor in &mut self.cursors {
+            cursor.let_go();
+            self.is_behind |= !cursor.is_caught_up;
+        }
     }
 
     /// Starts a fetch for each cursor that has neither ready messages nor an outstanding fetch.
     pub fn pump(&mut self, resources: &mut Resources<'_>) {
         let drains = self.drain_until.is_some();
+        self.is_behind = false;
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             // The cursor that is served first holds up all others, so its fetch does not wait, even if its
             // messages have expired. Neither does the fetch of a cursor that may not be at the end: the
             // answer moves it past messages that are left out (echo, TTL), so that markers reflect that.
             let wait = !drains && self.first != Some(index) && cursor.is_caught_up;
+            self.is_behind |= !cursor.is_caught_up;
             if cursor.fetch == Fetch::None && cursor.ready.is_empty() && (!drains || !cursor.at_end) {
                 cursor.fetch = Fetch::Outstanding { wait };
                 cursor.asked_ns = resources.now.mono_ns;

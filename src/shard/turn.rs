@@ -25,6 +25,10 @@ use crate::store::Store;
 /// moves megabytes.
 const SERVE_MAX: Duration = Duration::from_micros(500);
 
+/// The time in a turn after which no further connection that is behind is served. At least one is served in each
+/// turn, however long the others take. A lone one is served like any other connection.
+const BEHIND_MAX: Duration = Duration::from_micros(500);
+
 /// The most rounds of sending in a turn before the sockets are read again.
 const TRANSMIT_ROUNDS: usize = 4;
 
@@ -153,6 +157,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         }
         let mut worked = self.poll_inbox();
         worked |= self.serve();
+        let mut behind_until = None;
         for _ in 0..TRANSMIT_ROUNDS {
             let now = self.host.now();
             self.core.handle_completions(now);
@@ -164,6 +169,9 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             }
             worked = true;
             self.transmit();
+            if !self.transmit_behind(&mut behind_until) {
+                break;
+            }
         }
         if let Some(step) = self.host.take_step() {
             self.say_step(step);
@@ -338,40 +346,57 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         self.core.flush(now, id);
     }
 
-    /// Sends the output of the connections with something to do.
+    /// Sends the output of the connections with something to do, except those that are behind.
     fn transmit(&mut self) {
         for _ in 0..self.core.dirty() {
             let Some(id) = self.core.poll_dirty() else { return };
-            let now = self.host.now();
-            let Some((of, socket)) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut) else {
-                continue;
-            };
-            if *of != id {
-                continue;
+            self.transmit_to(id);
+        }
+    }
+
+    /// Sends the output of the connections that are behind, each once, until [`BEHIND_MAX`] of this turn is used
+    /// up; `until` is when that is. Serves at least one in a turn. Returns whether all were served.
+    fn transmit_behind(&mut self, until: &mut Option<Duration>) -> bool {
+        let behind = self.core.behind();
+        for _ in 0..behind {
+            let now = self.host.elapsed();
+            if *until.get_or_insert(now + BEHIND_MAX) <= now && behind > 1 {
+                return false;
             }
-            let bytes = self.core.poll_transmit(now, id);
-            if !bytes.is_empty() {
-                let length = bytes.len();
-                match socket.write(bytes) {
-                    Ok(sent) => {
-                        let now = Now::new(self.host.elapsed(), now.unix);
-                        self.core.handle_sent(now, id, sent, sent == length);
-                    }
-                    Err(_) => {
-                        self.remove(id);
-                        continue;
-                    }
+            let Some(id) = self.core.poll_dirty() else { break };
+            self.transmit_to(id);
+        }
+        true
+    }
+
+    /// Sends the output of a connection.
+    fn transmit_to(&mut self, id: ConnectionId) {
+        let now = self.host.now();
+        let Some((of, socket)) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if *of != id {
+            return;
+        }
+        let bytes = self.core.poll_transmit(now, id);
+        if !bytes.is_empty() {
+            let length = bytes.len();
+            match socket.write(bytes) {
+                Ok(sent) => {
+                    let now = Now::new(self.host.elapsed(), now.unix);
+                    self.core.handle_sent(now, id, sent, sent == length);
                 }
+                Err(_) => return self.remove(id),
             }
-            let (sent_all, over) = self.core.closing(now, id);
-            if over {
-                self.remove(id);
-            } else if sent_all {
-                socket.shut_down();
-            } else if socket.is_readable() && self.core.wanted_read(now, id, 1) > 0 {
-                // The connection may be read again, and nothing else would serve its socket.
-                socket.mark();
-            }
+        }
+        let (sent_all, over) = self.core.closing(now, id);
+        if over {
+            self.remove(id);
+        } else if sent_all {
+            socket.shut_down();
+        } else if socket.is_readable() && self.core.wanted_read(now, id, 1) > 0 {
+            // The connection may be read again, and nothing else would serve its socket.
+            socket.mark();
         }
     }
 

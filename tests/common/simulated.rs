@@ -156,6 +156,11 @@ impl Simulated {
         self.lock().done.iter().any(|(user, ..)| *user == self.user)
     }
 
+    /// Returns how many reads of partitions are pending.
+    pub fn reads(&self) -> usize {
+        self.lock().under_way.iter().filter(|under| matches!(under.tag, Tag::Read(..))).count()
+    }
+
     /// Runs one step of a random pending request. Returns false if none is pending.
     pub fn advance(&self) -> bool {
         let mut state = self.lock();

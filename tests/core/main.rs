@@ -10,6 +10,7 @@ mod deletions;
 mod random;
 #[path = "../common/transcript.rs"]
 mod transcript;
+mod turns;
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;

@@ -211,7 +211,7 @@ impl Player {
     }
 
     fn transmit(&mut self) {
-        for _ in 0..self.core.dirty() {
+        for _ in 0..self.core.dirty() + self.core.behind() {
             let Some(id) = self.core.poll_dirty() else { return };
             let Some(socket) = self.sockets.values_mut().find(|socket| socket.id == id && !socket.is_over)
             else {

@@ -242,6 +242,7 @@ impl ServerSession {
             },
             State::Consuming(consuming) => FrontStatus {
                 is_consuming: true,
+                is_behind: consuming.consume.is_behind(),
                 goes_on: true,
                 next_deadline: earliest(consuming.consume.next_deadline()),
                 ..open

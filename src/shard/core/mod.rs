@@ -108,8 +108,10 @@ pub struct Core<S> {
     is_asked: bool,
     /// The commands of the connection that is being served.
     commands: Vec<Command>,
-    /// Connections with something to do.
+    /// Connections with something to do, without those in `behind`.
     dirty: VecDeque<ConnectionId>,
+    /// Connections with something to do whose consume operation is behind. They are served after the others.
+    behind: VecDeque<ConnectionId>,
     /// Connections that wait for bytes of the budget, by share, in order of arrival.
     waiting: [VecDeque<ConnectionId>; 3],
     /// Connections that wait for credit.
@@ -157,6 +159,7 @@ impl<S: Store<Connections>> Core<S> {
             is_asked: false,
             commands: Vec::new(),
             dirty: VecDeque::new(),
+            behind: VecDeque::new(),
             waiting: Default::default(),
             starved: Vec::new(),
             deadlines: Deadlines::default(),
@@ -276,23 +279,29 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Removes and returns the next connection with something to do. The caller must transmit its output.
+    /// Removes and returns the next connection with something to do: those that are behind come last. The
+    /// caller must transmit its output.
     pub fn poll_dirty(&mut self) -> Option<ConnectionId> {
-        let id = self.dirty.pop_front()?;
+        let id = self.dirty.pop_front().or_else(|| self.behind.pop_front())?;
         if let Some(connection) = self.connections.get_mut(id) {
             connection.is_dirty = false;
         }
         Some(id)
     }
 
-    /// Returns how many connections have something to do.
+    /// Returns how many connections have something to do, without those that are behind.
     pub fn dirty(&self) -> usize {
         self.dirty.len()
     }
 
+    /// Returns how many connections have something to do and consume messages that they are behind with.
+    pub fn behind(&self) -> usize {
+        self.behind.len()
+    }
+
     /// Returns whether there is work now: a connection to transmit, or a possible completion of the store.
     pub fn has_work(&self) -> bool {
-        self.is_asked || !self.dirty.is_empty() || self.store.has_completions()
+        self.is_asked || !self.dirty.is_empty() || !self.behind.is_empty() || self.store.has_completions()
     }
 
     /// Returns the bytes that a connection has to send now.
@@ -344,7 +353,8 @@ impl<S: Store<Connections>> Core<S> {
             && !connection.is_dirty
         {
             connection.is_dirty = true;
-            self.dirty.push_back(id);
+            let list = if connection.status().is_behind { &mut self.behind } else { &mut self.dirty };
+            list.push_back(id);
         }
     }
 

@@ -186,14 +186,14 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// Returns the offset at which the next load of a partition begins, if one is wanted and none is in
-    /// progress.
-    pub(super) fn wants(&mut self, id: PartitionId) -> Option<Offset> {
+    /// Returns the offset at which the next load of a partition begins, if one is wanted, none is in progress
+    /// there, and fewer than `loads_max` are in all.
+    pub(super) fn wants(&mut self, id: PartitionId, loads_max: usize) -> Option<Offset> {
         let reads = self.of.get_mut(&id)?;
         if reads.is_loading {
             return None;
         }
-        if self.loads == LOADS_MAX {
+        if self.loads >= loads_max {
             // No waiter needs what would be loaded ahead.
             reads.ahead = None;
             if !reads.waiters.is_empty() && !std::mem::replace(&mut reads.is_stalled, true) {
@@ -249,9 +249,9 @@ impl<T: Asker> Backlog<T> {
         }
     }
 
-    /// Returns the next partition that had to wait for another load, if a load may begin now.
-    pub(super) fn poll_stalled(&mut self) -> Option<PartitionId> {
-        if self.loads == LOADS_MAX {
+    /// Returns the next partition that had to wait for another load, if fewer than `loads_max` are in progress.
+    pub(super) fn poll_stalled(&mut self, loads_max: usize) -> Option<PartitionId> {
+        if self.loads >= loads_max {
             return None;
         }
         let id = self.stalled.pop_front()?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::index::{RUN_BYTES_MAX, Run};
 use super::segment::Segment;
+use crate::base::millis::Millis;
 use crate::base::units::Offset;
 
 /// The size up to which a load grows, in bytes; its last run may exceed it.
@@ -15,10 +16,18 @@ const LOAD_RUNS: usize = 64;
 /// The most concurrent loads of a shard: enough to keep a disk busy. Few in tests, so that some have to wait.
 pub const LOADS_MAX: usize = if cfg!(test) { 2 } else { 16 };
 
+/// The most concurrent loads of a shard that writes rounds, or wrote the last one less than [`QUIET_AFTER`] ago.
+/// A disk makes a write wait for the reads before it, so each further load delays every acknowledgement.
+pub(super) const LOADS_BESIDE_ROUNDS: usize = 1;
+
+/// How long after its last round a shard may have [`LOADS_MAX`] loads again.
+pub(super) const QUIET_AFTER: Millis = Millis::new(1_000);
+
 /// The largest memory cost of a load, in bytes: two copies as read from the disk, and one as batches.
 pub const LOAD_COST_MAX: usize = 3 * (LOAD_BYTES as usize + RUN_BYTES_MAX as usize);
 
-const _: () = assert!(LOAD_RUNS > 0 && LOADS_MAX > 0, "a load reads something");
+const _: () = assert!(LOAD_RUNS > 0 && LOADS_BESIDE_ROUNDS > 0, "a load reads something");
+const _: () = assert!(LOADS_BESIDE_ROUNDS < LOADS_MAX, "rounds have priority");
 const _: () = assert!(cfg!(test) || LOAD_BYTES >= RUN_BYTES_MAX, "a load reads more than its last run");
 
 /// A read of some runs of a segment.

@@ -34,6 +34,8 @@ pub(super) struct Fetcher<'a, T: Asker, D> {
     pub partitions: &'a mut Partitions<T>,
     /// The segment that is being written.
     pub active: Option<&'a Active>,
+    /// The most concurrent loads at present, at least 1.
+    pub loads_max: usize,
     pub backlog: &'a mut Backlog<T>,
     pub completions: &'a mut VecDeque<Completion<T>>,
 }
@@ -82,7 +84,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
     /// Serves the same waiters, and loads more for them.
     fn read_on(&mut self, id: PartitionId) {
         self.serve(id);
-        while let Some(from) = self.backlog.wants(id) {
+        while let Some(from) = self.backlog.wants(id, self.loads_max) {
             let Some(partition) = self.partitions.get(id) else {
                 return forget(id, self.partitions, self.backlog, self.completions);
             };
@@ -164,7 +166,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
             ReadPurpose::Messages(load) => self.handle_loaded(id, &load, read),
         }
         // Partitions that had to wait for a load come first.
-        while let Some(stalled) = self.backlog.poll_stalled() {
+        while let Some(stalled) = self.backlog.poll_stalled(self.loads_max) {
             self.read_on(stalled);
         }
         self.read_on(id);

@@ -7,6 +7,7 @@ use super::Log;
 use super::disk::{Disk, Reserve};
 use super::format::PartitionId;
 use super::journal::{Active, round_steps};
+use super::load::{LOADS_BESIDE_ROUNDS, LOADS_MAX};
 use super::reading::Fetcher;
 use super::segment::Segment;
 use super::segments::submit_index;
@@ -37,6 +38,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             disk: &mut self.disk,
             partitions: &mut self.partitions,
             active: self.writer.active(),
+            loads_max: if self.writer.is_quiet(now) { LOADS_MAX } else { LOADS_BESIDE_ROUNDS },
             backlog: &mut self.backlog,
             completions: &mut self.completions,
         }
@@ -81,6 +83,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             let Self { writer, partitions, .. } = self;
             match writer.journal().next_round(|entry| partitions.assign(now, entry)) {
                 Some((file, at, bytes)) => {
+                    self.writer.handle_begun(now);
                     let is_synced = self.writer.is_synced();
                     self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
                     if self.writer.active().is_some_and(Active::is_half_full) {

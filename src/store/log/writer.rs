@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::format::PartitionId;
 use super::journal::{Active, Journal, JournalEntry, Written, stored_bytes_max};
+use super::load::QUIET_AFTER;
 use super::partitions::Partitions;
 use super::reason::{DISK_IS_FULL, TOO_LARGE, cannot_write};
 use super::segment::Segment;
 use crate::base::batch::Batch;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::millis::Millis;
 use crate::store::{Asker, Completion, Fence, Stream};
 
 /// A segment that ends early because a round failed.
@@ -43,6 +45,8 @@ pub(super) struct Writer<T: Asker> {
     refused: u64,
     /// The incarnations whose waiting entries are dropped before the next round begins.
     forgotten: Vec<u64>,
+    /// When the last round began.
+    begun: Option<Millis>,
 }
 
 impl<T: Asker> Writer<T> {
@@ -58,6 +62,7 @@ impl<T: Asker> Writer<T> {
             cut: None,
             refused: 0,
             forgotten: Vec::new(),
+            begun: None,
         }
     }
 
@@ -194,6 +199,18 @@ impl<T: Asker> Writer<T> {
     #[inline]
     pub(super) fn wants_round(&self) -> bool {
         self.journal.has_pending() && !self.journal.is_writing() && self.cut.is_none()
+    }
+
+    /// Records that a round begins.
+    #[inline]
+    pub(super) fn handle_begun(&mut self, now: Now) {
+        self.begun = Some(now.mono);
+    }
+
+    /// Returns whether no round is being written, and none began in the last [`QUIET_AFTER`].
+    #[inline]
+    pub(super) fn is_quiet(&self, now: Now) -> bool {
+        !self.journal.is_writing() && self.begun.is_none_or(|begun| begun + QUIET_AFTER <= now.mono)
     }
 
     /// Ends the round, which is now as durable as the settings ask for. Returns its entries.

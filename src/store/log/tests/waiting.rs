@@ -1,5 +1,6 @@
 //! Readers that wait: served, cancelled, or failed because their queue is deleted.
 
+use super::load::{LOADS_BESIDE_ROUNDS, QUIET_AFTER};
 use super::*;
 use crate::base::millis::UnixMillis;
 
@@ -100,4 +101,53 @@ fn readers_of_a_deleted_queue_get_an_answer() {
         hear(&mut world, &mut waiting);
         assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait forever");
     }
+}
+
+/// Fetches the oldest message of each partition from the disk. Returns the most reads that were pending at once,
+/// and then lets everything complete.
+fn read_all(world: &mut World, keys: &[PartitionKey]) -> usize {
+    world.logs[0].backlog.forget_windows();
+    let mut tokens = Vec::new();
+    for key in keys {
+        world.next += 1;
+        let (token, now) = (world.next, world.now);
+        tokens.push(token);
+        let (from, bytes_max, exclude, wait) = (Offset::ZERO, 500, None, false);
+        let request = Request::Fetch { token, partition: *key, from, bytes_max, exclude, wait };
+        assert!(world.logs[0].submit(now, request).is_ok());
+    }
+    let mut most = 0;
+    loop {
+        world.poll();
+        most = most.max(world.disk.reads());
+        if !world.disk.advance() {
+            break;
+        }
+    }
+    assert!(tokens.iter().all(|token| world.reads.contains_key(token)), "every reader gets an answer");
+    most
+}
+
+#[test]
+fn readers_of_older_messages_leave_the_disk_to_rounds() {
+    let settings = || Settings { tail_bytes: 0, ..config() };
+    let mut world = (0..).map(|seed| World::new(seed, settings())).find(|world| world.shards() == 1).unwrap();
+    assert!((0..QUEUES).all(|queue| world.open(queue)));
+    let of = |queue| (0..PARTITIONS).map(move |partition| (QueueId(queue), Partition(partition)));
+    let keys = (0..QUEUES).flat_map(of).map(|(queue, partition)| PartitionKey { queue, partition });
+    let keys: Vec<PartitionKey> = keys.collect();
+    for _ in 0..10 {
+        keys.iter().for_each(|key| world.append_sized(*key, 100_000, &[100]));
+        world.settle();
+    }
+    world.pass(QUIET_AFTER);
+    assert_eq!(read_all(&mut world, &keys), LOADS_MAX, "nothing is written");
+    // The round is pending while the partitions are read, and then was written a short time ago.
+    world.append_sized(keys[0], 100_000, &[100]);
+    world.poll();
+    assert_eq!(read_all(&mut world, &keys), LOADS_BESIDE_ROUNDS, "a round is being written");
+    world.now = world.now.later(Millis::new(QUIET_AFTER.get() - 1));
+    assert_eq!(read_all(&mut world, &keys), LOADS_BESIDE_ROUNDS, "the next round may follow soon");
+    world.now = world.now.later(Millis::new(1));
+    assert_eq!(read_all(&mut world, &keys), LOADS_MAX, "nothing was written for a while");
 }
