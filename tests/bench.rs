@@ -388,7 +388,7 @@ fn a_sweep_that_cannot_work_is_refused_before_it_begins() {
 
 #[test]
 fn batches_larger_than_the_credit_are_sent_in_parts() {
-    // The server grants each producer at least 256 messages, and at first little more.
+    // The server grants each producer 300 messages.
     let server = Server::start(&["--cores", "0", "--produce-window", "300"]);
     for (name, pace) in
         [("open", &["--rate", "20000", "--connections", "2"][..]), ("closed", &["--connections", "2"])]

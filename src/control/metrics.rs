@@ -109,6 +109,11 @@ pub(super) fn encode(
     let waiting = f.gauge("millstream_store_waiting_fetches", "Fetches that wait for messages", shard)?;
     let credit =
         f.gauge("millstream_producer_credit_messages", "Messages that producers may still send", shard)?;
+    let behind = f.gauge(
+        "millstream_consumers_behind",
+        "Consume operations that read older messages, and are served after the others",
+        shard,
+    )?;
     let allowed = f.gauge(
         "millstream_producer_allowed_bytes",
         "Bytes that producers may have under way within produce_target_delay, 0 without a bound",
@@ -116,7 +121,7 @@ pub(super) fn encode(
     )?;
     let pace = f.gauge(
         "millstream_store_committed_bytes_per_second",
-        "Rate at which the store commits when it is busy, as far as it has been measured",
+        "Rate at which the store commits when it is saturated, 0 before that",
         shard,
     )?;
     let shortest = f.seconds(
@@ -168,6 +173,7 @@ pub(super) fn encode(
         passed_over.with_label_values(shard).inc_by(pulse.store.passed_over);
         waiting.with_label_values(shard).set(signed(snapshot.waiting_fetches));
         credit.with_label_values(shard).set(signed(snapshot.credit));
+        behind.with_label_values(shard).set(signed(snapshot.behind));
         allowed.with_label_values(shard).set(signed(pulse.regulator.under_way_max));
         pace.with_label_values(shard).set(signed(pulse.regulator.rate));
         shortest.with_label_values(shard).set(pulse.regulator.shortest_commit_ns as f64 / 1e9);

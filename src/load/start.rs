@@ -9,9 +9,10 @@ use async_channel::{Receiver, Sender};
 use super::plan::Plan;
 use super::window::Window;
 
-/// The time from the decision to start until the connections begin. Thousands of connections on all cores
-/// need it to hear of the start.
+/// The time from the decision to start until the connections begin, and what is added for each connection.
+/// Thousands of connections on all cores need it to hear of the start.
 const LEAD: Duration = Duration::from_millis(50);
+const LEAD_EACH: Duration = Duration::from_micros(20);
 
 /// Whether and when the connections of a run begin.
 #[derive(Debug)]
@@ -49,7 +50,9 @@ impl Start {
 
     /// Starts the run.
     pub(super) fn begin(&self, plan: &Plan) -> Window {
-        let window = *self.window.get_or_init(|| Window::of(Instant::now() + LEAD, plan));
+        let connections = u32::try_from(plan.producers + plan.consumers).unwrap_or(u32::MAX);
+        let lead = LEAD + LEAD_EACH * connections;
+        let window = *self.window.get_or_init(|| Window::of(Instant::now() + lead, plan));
         self.channel.0.close();
         window
     }

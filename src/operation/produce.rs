@@ -51,6 +51,19 @@ pub struct Produce {
     share: Option<StorageShare>,
     /// Whether credit was withheld because the budget is short.
     is_withheld: bool,
+    /// Set while a known fate waits for others.
+    collecting: Option<Collecting>,
+    /// Whether no further messages are accepted.
+    is_ending: bool,
+}
+
+/// The wait of a known fate for others, so that one answer reports all.
+#[derive(Clone, Copy, Debug)]
+struct Collecting {
+    /// The wait ends when every fate before this one is known,
+    before: Sequence,
+    /// and at this time at the latest.
+    until: Millis,
 }
 
 impl Produce {
@@ -80,6 +93,8 @@ impl Produce {
             quota,
             share,
             is_withheld,
+            collecting: None,
+            is_ending: false,
         }
     }
 
@@ -110,16 +125,33 @@ impl Produce {
         self.fates.waits_for_store()
     }
 
-    /// Returns whether the fate of the next messages is known but not yet reported.
+    /// Returns whether the fate of the next messages is known, not yet reported, and does not wait for others.
     pub fn has_more_to_say(&self) -> bool {
-        self.fates.is_first_known() && !self.collects_fates()
+        self.fates.is_first_known() && self.collecting.is_none()
     }
 
-    /// Returns whether known fates wait for those that the store still owes. If very many producers share the
-    /// store, each has only a few messages under way, and one answer for all of them costs much less than one
-    /// for each batch.
-    fn collects_fates(&self) -> bool {
-        self.regulated.has_least() && self.fates.waits_for_store()
+    /// Returns whether a known fate waits for those of the batches that were under way when it became known. In
+    /// a crowd of producers, one answer for all of them costs much less than one for each.
+    fn collects_fates(&mut self, resources: &Resources<'_>) -> bool {
+        let longest = resources.regulator.collects_for().filter(|_| !self.is_ending);
+        let Some(longest) = longest.filter(|_| self.fates.is_first_known()) else {
+            self.collecting = None;
+            return false;
+        };
+        let now = resources.now.mono;
+        let through = self.fates.next_sequence();
+        let Collecting { before, until } =
+            *self.collecting.get_or_insert(Collecting { before: through, until: now + longest });
+        let goes_on = now < until && !self.fates.are_known_before(before);
+        if !goes_on {
+            self.collecting = None;
+        }
+        goes_on
+    }
+
+    /// Reports fates as soon as they are known, because the operation ends.
+    pub fn handle_ending(&mut self) {
+        (self.is_ending, self.collecting) = (true, None);
     }
 
     /// Begins to copy a request of `bytes`, whose TTL is probably `ttl`. `expected` more bytes have already
@@ -383,7 +415,7 @@ impl Produce {
         resources: &mut Resources<'_>,
         mut each: impl FnMut(Acknowledged),
     ) -> Option<Word> {
-        if self.collects_fates() {
+        if self.collects_fates(resources) {
             return None;
         }
         let before = self.window.spoken_for();
@@ -457,9 +489,10 @@ impl Produce {
         self.is_withheld && self.is_settled() && self.window.is_low(self.allowed)
     }
 
-    /// Returns when the project's rates may allow more credit.
+    /// Returns when the project's rates may allow more credit, or a known fate has waited long enough.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.quota.due().filter(|_| self.is_settled() && self.window.is_low(self.allowed))
+        let credit = self.quota.due().filter(|_| self.is_settled() && self.window.is_low(self.allowed));
+        [credit, self.collecting.map(|collecting| collecting.until)].into_iter().flatten().min()
     }
 
     /// Returns the number of messages that the client may still send.

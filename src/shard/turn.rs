@@ -26,7 +26,7 @@ use crate::store::Store;
 const SERVE_MAX: Duration = Duration::from_micros(500);
 
 /// The time in a turn after which no further connection that is behind is served. At least one is served in each
-/// turn, however long the others take. A lone one is served like any other connection.
+/// round of sending, however long the others take.
 const BEHIND_MAX: Duration = Duration::from_micros(500);
 
 /// The most rounds of sending in a turn before the sockets are read again.
@@ -355,15 +355,15 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
     }
 
     /// Sends the output of the connections that are behind, each once, until [`BEHIND_MAX`] of this turn is used
-    /// up; `until` is when that is. Serves at least one in a turn. Returns whether all were served.
+    /// up; `until` is when that is. Serves at least one. Returns whether all were served.
     fn transmit_behind(&mut self, until: &mut Option<Duration>) -> bool {
         let behind = self.core.behind();
-        for _ in 0..behind {
+        for served in 0..behind {
             let now = self.host.elapsed();
-            if *until.get_or_insert(now + BEHIND_MAX) <= now && behind > 1 {
+            if *until.get_or_insert(now + BEHIND_MAX) <= now && served > 0 {
                 return false;
             }
-            let Some(id) = self.core.poll_dirty() else { break };
+            let Some(id) = self.core.poll_behind() else { break };
             self.transmit_to(id);
         }
         true

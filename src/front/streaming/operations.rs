@@ -243,6 +243,9 @@ impl Operations {
             self.fail(PeerFault::PbInvalid("SetupRequest: absent".into()).into(), cx);
         }
         self.client_ended = true;
+        if let State::Producing(produce) = &mut self.state {
+            produce.handle_ending();
+        }
     }
 
     /// Ends the operation with `fault` once all accepted messages are acknowledged or refused. Later faults
@@ -253,6 +256,7 @@ impl Operations {
         }
         if let State::Producing(produce) = &mut self.state {
             produce.close_batches(&mut cx.resources);
+            produce.handle_ending();
         }
         self.wanted = None;
         if self.failing.is_none() {

@@ -10,26 +10,36 @@
 //! one quiet producer       twice what it sent lately, or an equal part of the whole if that is more
 //! ```
 //!
-//! Each producer may always have [`LEAST_BYTES`] bytes or [`LEAST_MESSAGES`] messages under way, whichever is less. If
-//! there are more producers than the target has room for, the delay grows. `produce_target_delay` sets the
-//! target; 0 switches all of this off.
+//! Each producer may always have [`LEAST_BYTES`] bytes or [`LEAST_MESSAGES`] messages under way, whichever is
+//! less. If there are more producers than the target has room for, the delay grows. `produce_target_delay` sets
+//! the target; 0 switches all of this off.
 //!
-//! - The *rate* is the largest of the last [`RATES`] windows in which the store was busy (15/16 of the time). Other windows
-//!   show what producers sent, or what a network let through. They can raise the rate, but never lower it. If the
-//!   store is idle for half of a window although a producer uses its allowance, the shard allows twice as much: a
-//!   distant producer needs it to fill its network.
-//! - The *shortest commit* keeps slow disks busy: while the disk syncs one round, it receives the next one. Under
-//!   load a commit also waits for others, so a busy window cannot raise this value.
+//! - The *rate* is the largest of the last windows in which the store was *saturated*: it was never idle for
+//!   long, and commits took at least twice the shortest. Other windows show what producers sent, or what a
+//!   network let through. They can raise the rate, but never lower it. If a producer uses its allowance although
+//!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network.
+//! - The *shortest commit* keeps slow disks busy: while the disk syncs one round, it receives the next one. In
+//!   a saturated store a commit also waits for others, so such a window cannot raise this value.
 //! - *Busy producers* are counted by what they have under way: a producer that uses half of its allowance counts
 //!   as half. The count covers the last two epochs, so that a producer that falls silent stops counting.
-//! - A producer with the minimum gets one answer for all that it has under way, not one for each batch
-//!   ([`Regulated::has_least`]). In a crowd, answers cost more than the messages.
-//! - The bound for *quiet producers* keeps a crowd from waking up with far more credit than the store can take. Credit
-//!   that was granted before stays granted.
+//! - The bound for *quiet producers* keeps a crowd from waking up with far more credit than the store can take.
+//!   Credit that was granted before stays granted.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | this file | the shares of the producers |
+//! | `pace` | the pace of the store, and what all producers together may have under way |
+//! | `sizes` | the mean size of messages |
+
+mod pace;
+mod sizes;
 
 use std::time::Duration;
 
+use self::pace::Pace;
+use self::sizes::Sizes;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 
 /// The bytes that a producer may always have under way, if they are no more than [`LEAST_MESSAGES`] messages.
 /// One message is always allowed.
@@ -39,26 +49,8 @@ pub const LEAST_MESSAGES: u64 = 512;
 
 /// The size of messages, in bytes, that is assumed before the first one arrives.
 const MEAN_AT_FIRST: u64 = 100;
-
-/// The bytes that all producers may have under way before the store is measured.
-const UNDER_WAY_AT_FIRST: u64 = 8 << 20;
-/// The length of a window, in nanoseconds.
-const WINDOW_NS: u64 = 50_000_000;
-/// The number of busy windows that the rate is the largest of.
-const RATES: usize = 4;
-/// The largest number of doublings while the store is idle.
-const DOUBLINGS_MAX: u32 = 6;
-/// The bytes under way that doublings may reach.
-const UNDER_WAY_MAX: u64 = 64 << 20;
-/// The largest number of bytes under way: 1 TiB, so that products with them fit in 64 bits.
-const UNDER_WAY_LIMIT: u64 = 1 << 40;
-/// The number of shortest commits that the delay may always last.
-const COMMITS: u64 = 4;
-/// The largest value of the shortest commit, in nanoseconds. Longer ones are stalls.
-const COMMIT_NS_MAX: u64 = 100_000_000;
-/// The number of successive windows with very little under way after which the store counts as slower than
-/// before.
-const STARVED_MAX: u32 = 4;
+/// The number of busy producers that count as few.
+const FEW: u64 = 64;
 /// The length of an epoch, in nanoseconds. A silent producer counts for one to two epochs.
 const EPOCH_NS: u64 = 100_000_000;
 /// The weight of a producer that uses its whole allowance.
@@ -67,43 +59,18 @@ const WHOLE: u64 = 1 << 10;
 /// Measures the store of a shard, and divides what it can take among the producers.
 #[derive(Debug)]
 pub struct Regulator {
-    target_ns: u64,
-    /// Bytes per second, the newest last. Never 0.
-    rates: [u64; RATES],
-    window: Window,
-    /// The shortest commit, in nanoseconds; 0 before the first window ends.
-    commit_ns: u64,
-    /// The batches that the store has not answered, and when their number last became 0 and last ceased to be
-    /// 0.
-    in_store: usize,
-    idle_since_ns: u64,
-    busy_since_ns: u64,
+    target: Duration,
+    pace: Pace,
+    /// The sizes of recent messages of all producers.
+    sizes: Sizes,
     epoch: u32,
     epoch_ns: u64,
+    /// When the store last ceased to be idle.
+    busy_since_ns: u64,
     /// The sum of the producers' weights in the previous epoch, and in this one.
     weights: [u64; 2],
     /// The number of open produce operations.
     open: u64,
-    /// The sizes of recent messages of all producers.
-    sizes: Sizes,
-    /// The doublings in force because the store was idle.
-    doublings: u32,
-    /// The bytes that all producers may have under way.
-    under_way_max: u64,
-    /// The number of successive windows with very little under way.
-    starved: u32,
-}
-
-/// A measurement in progress.
-#[derive(Debug, Default)]
-struct Window {
-    began_ns: u64,
-    bytes: u64,
-    shortest_ns: Option<u64>,
-    /// The time without batches in the store, in nanoseconds.
-    idle_ns: u64,
-    /// Whether a producer had at least half of its allowance under way.
-    is_limited: bool,
 }
 
 /// The state of one producer.
@@ -115,65 +82,50 @@ pub struct Regulated {
     weight: u64,
     /// The bytes received in the previous epoch, and in this one.
     came: [u64; 2],
-    /// Whether its last allowance was the minimum.
-    has_least: bool,
+    /// The bytes of its last allowance.
+    allowed: u64,
     sizes: Sizes,
 }
 
-/// The sizes of recent messages. Each request lets earlier ones fade by a sixteenth.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sizes {
-    messages_x16: u64,
-    bytes_x16: u64,
-}
-
-impl Sizes {
-    #[inline]
-    fn add(&mut self, messages: u64, bytes: u64) {
-        self.messages_x16 = self.messages_x16 - self.messages_x16 / 16 + 16 * messages;
-        self.bytes_x16 = self.bytes_x16 - self.bytes_x16 / 16 + 16 * bytes;
-    }
-
-    /// Returns sixteen times the mean, or `None` before the first message.
-    fn mean_x16(self) -> Option<u64> {
-        (16 * self.bytes_x16).checked_div(self.messages_x16).map(|mean_x16| mean_x16.max(1))
-    }
+/// What a [`Regulator`] measured, and what it allows.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct RegulatorSnapshot {
+    /// The rate at which the store commits, in bytes per second; 0 before it was saturated.
+    pub rate: u64,
+    /// The shortest commit, in nanoseconds; 0 before the first window ends.
+    pub shortest_commit_ns: u64,
+    /// The bytes that all producers together may have under way; 0 if there is no bound.
+    pub under_way_max: u64,
+    /// The number of open produce operations.
+    pub open: u64,
+    /// The number of batches that the store has not answered.
+    pub in_store: usize,
 }
 
 impl Regulator {
     /// Creates the regulator of a store that has not been measured. With a target of 0, only `produce_window`
     /// bounds a producer.
     pub fn new(target: Duration) -> Self {
-        let target_ns = u64::try_from(target.as_nanos()).unwrap_or(u64::MAX);
-        let mut regulator = Self {
-            target_ns,
-            rates: [bytes_per_sec(UNDER_WAY_AT_FIRST, target_ns); RATES],
-            window: Window::default(),
-            commit_ns: 0,
-            in_store: 0,
-            idle_since_ns: 0,
-            busy_since_ns: 0,
+        Self {
+            target,
+            pace: Pace::new(u64::try_from(target.as_nanos()).unwrap_or(u64::MAX)),
+            sizes: Sizes::default(),
             epoch: 1,
             epoch_ns: 0,
+            busy_since_ns: 0,
             weights: [0; 2],
             open: 0,
-            sizes: Sizes::default(),
-            doublings: 0,
-            under_way_max: 0,
-            starved: 0,
-        };
-        regulator.under_way_max = regulator.under_way_now();
-        regulator
+        }
     }
 
     /// Returns what it measured, and what it allows.
     pub fn snapshot(&self) -> RegulatorSnapshot {
         RegulatorSnapshot {
-            rate: self.rate(),
-            shortest_commit_ns: self.commit_ns,
-            under_way_max: if self.is_off() { 0 } else { self.under_way_max },
+            rate: self.pace.rate(),
+            shortest_commit_ns: self.pace.shortest_commit_ns(),
+            under_way_max: if self.is_off() { 0 } else { self.pace.under_way_max() },
             open: self.open,
-            in_store: self.in_store,
+            in_store: self.pace.in_store(),
         }
     }
 
@@ -214,39 +166,26 @@ impl Regulator {
         if self.is_off() {
             return;
         }
-        if self.in_store == 0 {
-            self.window.idle_ns += now.since_ns(self.idle_since_ns);
+        if self.pace.in_store() == 0 {
             self.busy_since_ns = now.mono_ns;
         }
-        self.in_store += 1;
+        self.pace.handle_submitted(now);
     }
 
-    /// Records how long the commit of a batch took, from here to the store and back.
-    pub fn handle_commit(&mut self, commit_ns: u64) {
-        let shortest_ns = self.window.shortest_ns.map_or(commit_ns, |shortest| shortest.min(commit_ns));
-        self.window.shortest_ns = Some(shortest_ns);
-    }
-
-    /// Counts the answer of the store for a batch. `bytes` is 0 if the store refused it.
-    pub fn handle_answered(&mut self, now: Now, bytes: u64) {
+    /// Counts the answer of the store for a batch: the bytes that it committed, and how many nanoseconds that
+    /// took, from here to the store and back; `None` if it refused the batch.
+    pub fn handle_answered(&mut self, now: Now, committed: Option<(u64, u64)>) {
         if self.is_off() {
             return;
         }
-        debug_assert!(self.in_store > 0, "the store answers once for each batch");
-        self.in_store = self.in_store.saturating_sub(1);
-        if self.in_store == 0 {
-            self.idle_since_ns = now.mono_ns;
-        }
-        self.window.bytes += bytes;
-        if now.since_ns(self.window.began_ns) >= WINDOW_NS {
-            self.end_window(now);
-        }
+        let is_starved = self.is_starved();
+        self.pace.handle_answered(now, committed, is_starved);
         self.advance(now);
     }
 
     /// Returns whether only `produce_window` bounds producers.
     fn is_off(&self) -> bool {
-        self.target_ns == 0
+        self.target.is_zero()
     }
 
     /// Enters the epoch of this time. After silence, the previous epoch is empty.
@@ -262,58 +201,26 @@ impl Regulator {
         self.weights = if is_next { [self.weights[1], 0] } else { [0, 0] };
     }
 
-    fn rate(&self) -> u64 {
-        self.rates.iter().copied().max().unwrap_or(1)
-    }
-
-    fn end_window(&mut self, now: Now) {
-        if self.in_store == 0 {
-            self.window.idle_ns += now.since_ns(self.idle_since_ns);
-            self.idle_since_ns = now.mono_ns;
-        }
-        let next = Window { began_ns: now.mono_ns, ..Window::default() };
-        let Window { began_ns, bytes, shortest_ns, idle_ns, is_limited } =
-            std::mem::replace(&mut self.window, next);
-        let was_idle = idle_ns > now.since_ns(began_ns) / 16;
-        let was_mostly_idle = idle_ns > now.since_ns(began_ns) / 2;
-        let rate = bytes_per_sec(bytes, now.since_ns(began_ns));
-        if !was_idle || rate > self.rate() {
-            self.rates.rotate_left(1);
-            self.rates[RATES - 1] = rate;
-        }
-        self.doublings = match (was_idle, is_limited) {
-            (true, true) if was_mostly_idle => (self.doublings + 1).min(DOUBLINGS_MAX),
-            (true, true) => self.doublings,
-            (true, false) => self.doublings.saturating_sub(1),
-            (false, _) => self.doublings.saturating_sub(2),
-        };
-        let shortest_ns = shortest_ns.unwrap_or(self.commit_ns);
-        self.starved = if self.is_starved() { self.starved + 1 } else { 0 };
-        if self.starved > STARVED_MAX {
-            self.commit_ns = shortest_ns;
-        } else if was_idle || self.commit_ns == 0 || shortest_ns < self.commit_ns {
-            self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
-        }
-        self.under_way_max = self.under_way_now();
-    }
-
-    /// Returns the bytes that all producers may have under way, from what is known now.
-    fn under_way_now(&self) -> u64 {
-        let delay_ns = self.target_ns.max(COMMITS * self.commit_ns);
-        let bytes = u128::from(self.rate()) * u128::from(delay_ns) / 1_000_000_000;
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).min(UNDER_WAY_LIMIT);
-        bytes.max((bytes << self.doublings).min(UNDER_WAY_MAX))
-    }
-
     /// Returns whether a few producers have no more than the minimum. Then commits may take longer than before.
     /// Many producers with the minimum keep even a slow store busy.
     fn is_starved(&self) -> bool {
-        self.share() <= LEAST_BYTES && self.weight() * LEAST_BYTES < WHOLE * UNDER_WAY_AT_FIRST / 4
+        self.share() <= LEAST_BYTES && self.weight() < FEW * WHOLE
+    }
+
+    /// Returns whether many busy producers have no more than the minimum, so that the delay exceeds the target.
+    fn is_crowded(&self) -> bool {
+        self.share() <= LEAST_BYTES && self.weight() >= FEW * WHOLE
+    }
+
+    /// Returns how long the answers for stored messages of a producer may wait for each other: in a crowd,
+    /// answers cost more than the messages.
+    pub fn collects_for(&self) -> Option<Millis> {
+        (!self.is_off() && self.is_crowded()).then(|| Millis::from(self.target))
     }
 
     /// Returns the bytes that one busy producer may have under way.
     fn share(&self) -> u64 {
-        self.under_way_max * WHOLE / self.weight()
+        self.pace.under_way_max() * WHOLE / self.weight()
     }
 
     /// Returns the number of busy producers, in units of [`WHOLE`], at least one.
@@ -328,51 +235,27 @@ impl Regulator {
             return u64::MAX;
         }
         regulated.advance(self.epoch);
+        if 2 * used > regulated.allowed {
+            self.pace.handle_limited();
+        }
         // Before its first message, a producer is taken for one like the others.
         let mean_x16 = regulated.sizes.mean_x16().or(self.sizes.mean_x16()).unwrap_or(16 * MEAN_AT_FIRST);
         let fewest = LEAST_MESSAGES.min(16 * LEAST_BYTES / mean_x16).max(1);
-        let share = self.share().max(fewest * mean_x16 / 16).max(1);
-        let used = used.min(share);
-        let weight = (WHOLE * used / share).max(1);
+        let least = fewest * mean_x16 / 16;
+        let share = self.share().max(least).max(1);
+        let weight = (WHOLE * used.min(share) / share).max(1);
         if weight > regulated.weight {
             self.weights[1] += weight - regulated.weight;
             regulated.weight = weight;
         }
         let lately = regulated.came[0] + regulated.came[1];
-        let bytes = share.min((2 * lately).max(self.under_way_max / self.open.max(1)));
-        self.window.is_limited |= 2 * used >= bytes;
-        let messages = 16 * bytes / mean_x16;
-        regulated.has_least = messages <= fewest;
-        messages.max(fewest)
+        let bytes = share.min((2 * lately).max(self.pace.under_way_max() / self.open.max(1)));
+        regulated.allowed = bytes.max(least);
+        (16 * bytes / mean_x16).max(fewest)
     }
-}
-
-/// What a [`Regulator`] measured, and what it allows.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub struct RegulatorSnapshot {
-    /// The rate at which the store commits, in bytes per second.
-    pub rate: u64,
-    /// The shortest commit, in nanoseconds; 0 before the first window ends.
-    pub shortest_commit_ns: u64,
-    /// The bytes that all producers together may have under way; 0 if there is no bound.
-    pub under_way_max: u64,
-    /// The number of open produce operations.
-    pub open: u64,
-    /// The number of batches that the store has not answered.
-    pub in_store: usize,
-}
-
-/// Returns a rate in bytes per second, at least 1.
-fn bytes_per_sec(bytes: u64, ns: u64) -> u64 {
-    (u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1))).clamp(1, u128::from(u64::MAX)) as u64
 }
 
 impl Regulated {
-    /// Returns whether the last allowance was the minimum, because very many producers share the store.
-    pub fn has_least(&self) -> bool {
-        self.has_least
-    }
-
     /// Enters the present epoch.
     #[inline]
     fn advance(&mut self, epoch: u32) {

@@ -60,7 +60,7 @@ use crate::access::Tenants;
 use crate::base::budget::Budget;
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
-use crate::front::{Framed, Front};
+use crate::front::{Framed, Front, FrontStatus};
 use crate::latency::{Recorder, Stage};
 use crate::operation::{Command, OperationCounters, Regulator};
 use crate::store::{Completion, Request, Store, StoreEvent};
@@ -283,10 +283,20 @@ impl<S: Store<Connections>> Core<S> {
     /// caller must transmit its output.
     pub fn poll_dirty(&mut self) -> Option<ConnectionId> {
         let id = self.dirty.pop_front().or_else(|| self.behind.pop_front())?;
+        Some(self.clear_dirty(id))
+    }
+
+    /// Removes and returns the next connection that is behind. The caller must transmit its output.
+    pub fn poll_behind(&mut self) -> Option<ConnectionId> {
+        let id = self.behind.pop_front()?;
+        Some(self.clear_dirty(id))
+    }
+
+    fn clear_dirty(&mut self, id: ConnectionId) -> ConnectionId {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.is_dirty = false;
         }
-        Some(id)
+        id
     }
 
     /// Returns how many connections have something to do, without those that are behind.
@@ -353,7 +363,8 @@ impl<S: Store<Connections>> Core<S> {
             && !connection.is_dirty
         {
             connection.is_dirty = true;
-            let list = if connection.status().is_behind { &mut self.behind } else { &mut self.dirty };
+            let FrontStatus { is_behind, close, .. } = connection.status();
+            let list = if is_behind && close.is_none() { &mut self.behind } else { &mut self.dirty };
             list.push_back(id);
         }
     }

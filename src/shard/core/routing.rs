@@ -131,10 +131,8 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Appended { token, result } => {
                 // Released on completion, even if the connection is closed.
                 self.budget.release(token.reserved);
-                if result.is_ok() {
-                    self.regulator.handle_commit(now.since_ns(token.sent_ns));
-                }
-                self.regulator.handle_answered(now, if result.is_ok() { token.reserved as u64 } else { 0 });
+                let committed = result.is_ok().then(|| (token.reserved as u64, now.since_ns(token.sent_ns)));
+                self.regulator.handle_answered(now, committed);
                 (token.by, Answer::Appended { sequence: token.sequence, result })
             }
             Completion::Fetched { token, result } => {

@@ -83,7 +83,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             let Self { writer, partitions, .. } = self;
             match writer.journal().next_round(|entry| partitions.assign(now, entry)) {
                 Some((file, at, bytes)) => {
-                    self.writer.handle_begun(now);
+                    self.writer.note_round(now);
                     let is_synced = self.writer.is_synced();
                     self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
                     if self.writer.active().is_some_and(Active::is_half_full) {
@@ -97,6 +97,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_round(&mut self, now: Now, result: io::Result<()>) {
+        self.writer.note_round(now);
         match result {
             Ok(()) => {
                 for written in self.writer.handle_stored() {

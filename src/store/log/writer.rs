@@ -45,8 +45,8 @@ pub(super) struct Writer<T: Asker> {
     refused: u64,
     /// The incarnations whose waiting entries are dropped before the next round begins.
     forgotten: Vec<u64>,
-    /// When the last round began.
-    begun: Option<Millis>,
+    /// When the last round began or ended.
+    last_round: Option<Millis>,
 }
 
 impl<T: Asker> Writer<T> {
@@ -62,7 +62,7 @@ impl<T: Asker> Writer<T> {
             cut: None,
             refused: 0,
             forgotten: Vec::new(),
-            begun: None,
+            last_round: None,
         }
     }
 
@@ -201,16 +201,19 @@ impl<T: Asker> Writer<T> {
         self.journal.has_pending() && !self.journal.is_writing() && self.cut.is_none()
     }
 
-    /// Records that a round begins.
+    /// Records that a round begins or ends.
     #[inline]
-    pub(super) fn handle_begun(&mut self, now: Now) {
-        self.begun = Some(now.mono);
+    pub(super) fn note_round(&mut self, now: Now) {
+        self.last_round = Some(now.mono);
     }
 
-    /// Returns whether no round is being written, and none began in the last [`QUIET_AFTER`].
+    /// Returns whether no round is being written or about to be, and none began or ended in the last
+    /// [`QUIET_AFTER`].
     #[inline]
     pub(super) fn is_quiet(&self, now: Now) -> bool {
-        !self.journal.is_writing() && self.begun.is_none_or(|begun| begun + QUIET_AFTER <= now.mono)
+        !self.journal.is_writing()
+            && !self.journal.has_pending()
+            && self.last_round.is_none_or(|last| last + QUIET_AFTER <= now.mono)
     }
 
     /// Ends the round, which is now as durable as the settings ask for. Returns its entries.

@@ -22,7 +22,7 @@ pub(super) trait Law {
     fn handle_committed(&mut self, now: Now, commit_ns: u64, bytes: u64);
     fn allowance(&mut self, of: &mut Self::Regulated, used: u64) -> u64;
     /// Returns whether a producer gets one answer for all that it has under way.
-    fn collects(&self, of: &Self::Regulated) -> bool;
+    fn collects(&self) -> bool;
 }
 
 impl Law for Regulator {
@@ -41,16 +41,15 @@ impl Law for Regulator {
     }
 
     fn handle_committed(&mut self, now: Now, commit_ns: u64, bytes: u64) {
-        self.handle_commit(commit_ns);
-        self.handle_answered(now, bytes);
+        self.handle_answered(now, Some((bytes, commit_ns)));
     }
 
     fn allowance(&mut self, of: &mut Regulated, used: u64) -> u64 {
         Self::allowance(self, of, used)
     }
 
-    fn collects(&self, of: &Regulated) -> bool {
-        of.has_least()
+    fn collects(&self) -> bool {
+        self.is_crowded()
     }
 }
 
@@ -156,7 +155,7 @@ impl Law for Simple {
         (self.under_way as u64 / self.producers.max(1)).max(LEAST_BYTES) / MESSAGE_BYTES
     }
 
-    fn collects(&self, (): &()) -> bool {
+    fn collects(&self) -> bool {
         self.under_way as u64 / self.producers.max(1) <= LEAST_BYTES
     }
 }

@@ -10,11 +10,12 @@ mod laws;
 mod plot;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use self::laws::Law;
-use super::{Regulator, UNDER_WAY_AT_FIRST};
+use super::Regulator;
+use super::pace::UNDER_WAY_AT_FIRST;
 use crate::base::clock::Now;
 use crate::base::limits::INITIAL_CREDIT;
 use crate::base::millis::UnixMillis;
@@ -35,11 +36,21 @@ struct Kind {
     round_trip_ns: u64,
     /// When the first request is sent.
     starts_ns: u64,
+    /// The time from one request to the next; 0 if a request is sent whenever there is credit.
+    every_ns: u64,
 }
 
 impl Kind {
     fn closed_loop(count: usize) -> Self {
-        Self { count, batch: 100, bytes: 100, in_flight: u64::MAX, round_trip_ns: 50_000, starts_ns: 0 }
+        Self {
+            count,
+            batch: 100,
+            bytes: 100,
+            in_flight: u64::MAX,
+            round_trip_ns: 50_000,
+            starts_ns: 0,
+            every_ns: 0,
+        }
     }
 }
 
@@ -70,6 +81,30 @@ struct Producer<R> {
     committed: u64,
     spoken_for: u64,
     acknowledged: u64,
+    /// The requests that are not answered: the number of their last message, their messages, and when they were
+    /// sent.
+    unanswered: VecDeque<(u64, u64, u64)>,
+    /// Set while committed messages wait for others: up to which number, and until when.
+    collecting: Option<(u64, u64)>,
+}
+
+impl<R> Producer<R> {
+    fn may_send(&self) -> bool {
+        let until = self.granted.min(self.acknowledged.saturating_add(self.kind.in_flight));
+        self.sent + self.kind.batch <= until
+    }
+
+    fn send(&mut self, id: usize, now_ns: u64) -> (u64, Event) {
+        let Kind { batch, round_trip_ns, .. } = self.kind;
+        self.sent += batch;
+        (now_ns + round_trip_ns / 2, Event::Came(id, batch, now_ns))
+    }
+
+    /// Returns whether committed messages wait for those that were under way with them.
+    fn collects(&mut self, now_ns: u64) -> bool {
+        let (through, until_ns) = *self.collecting.get_or_insert((self.received, now_ns + TARGET));
+        now_ns < until_ns && self.committed < through
+    }
 }
 
 /// A request in the store.
@@ -77,7 +112,6 @@ struct Producer<R> {
 struct Given {
     id: usize,
     messages: u64,
-    sent_ns: u64,
     came_ns: u64,
 }
 
@@ -85,6 +119,8 @@ struct Given {
 enum Event {
     /// A client receives its credit, and the number of its acknowledged messages.
     Granted(usize, u64, u64),
+    /// The next request of a client that sends at times of its own.
+    Due(usize),
     /// The server receives a request: the number of messages, and when they were sent.
     Came(usize, u64, u64),
     /// The store commits a round.
@@ -94,7 +130,7 @@ enum Event {
 /// The result of a simulation.
 #[derive(Debug, Default)]
 struct Seen {
-    /// For each commit: when it happened, the time since the messages were sent, and their number.
+    /// For each request: when it was answered, the time since it was sent, and its messages.
     delays: Vec<(u64, u64, u64)>,
     /// The acknowledged messages of each producer.
     messages: Vec<u64>,
@@ -142,6 +178,9 @@ fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> S
             let regulated = law.open();
             let (id, granted) = (producers.len(), INITIAL_CREDIT as u64);
             events.push(Reverse((kind.starts_ns, Event::Granted(id, granted, 0))));
+            if kind.every_ns > 0 {
+                events.push(Reverse((kind.starts_ns, Event::Due(id))));
+            }
             producers.push(Producer {
                 kind: *kind,
                 regulated,
@@ -151,6 +190,8 @@ fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> S
                 committed: 0,
                 spoken_for: 0,
                 acknowledged: 0,
+                unanswered: VecDeque::new(),
+                collecting: None,
             });
         }
     }
@@ -165,32 +206,41 @@ fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> S
                 let producer = &mut producers[id];
                 producer.granted = producer.granted.max(granted);
                 producer.acknowledged = producer.acknowledged.max(acknowledged);
-                let Kind { batch, in_flight, round_trip_ns, .. } = producer.kind;
-                let until = producer.granted.min(producer.acknowledged.saturating_add(in_flight));
-                while producer.sent + batch <= until {
-                    producer.sent += batch;
-                    events.push(Reverse((now_ns + round_trip_ns / 2, Event::Came(id, batch, now_ns))));
+                while producer.kind.every_ns == 0 && producer.may_send() {
+                    events.push(Reverse(producer.send(id, now_ns)));
                 }
+            }
+            Event::Due(id) => {
+                let producer = &mut producers[id];
+                if producer.may_send() {
+                    events.push(Reverse(producer.send(id, now_ns)));
+                }
+                events.push(Reverse((now_ns + producer.kind.every_ns, Event::Due(id))));
             }
             Event::Came(id, messages, sent_ns) => {
                 let producer = &mut producers[id];
                 producer.received += messages;
+                producer.unanswered.push_back((producer.received, messages, sent_ns));
                 law.handle_received(&mut producer.regulated, messages, messages * producer.kind.bytes);
                 law.handle_submitted(now);
-                waiting.push(Given { id, messages, sent_ns, came_ns: now_ns });
+                waiting.push(Given { id, messages, came_ns: now_ns });
             }
             Event::Committed => {
-                for Given { id, messages, sent_ns, came_ns } in round.drain(..) {
+                for Given { id, messages, came_ns } in round.drain(..) {
                     let bytes = messages * producers[id].kind.bytes;
                     law.handle_committed(now, now_ns - came_ns, bytes);
-                    seen.delays.push((now_ns, now_ns - sent_ns, messages));
                     let producer = &mut producers[id];
                     producer.committed += messages;
-                    if law.collects(&producer.regulated) && producer.committed < producer.received {
+                    if law.collects() && producer.collects(now_ns) {
                         continue;
                     }
+                    producer.collecting = None;
                     let used = (producer.received - producer.spoken_for) * producer.kind.bytes;
                     producer.spoken_for = producer.committed;
+                    let answered = |request: &mut (u64, u64, u64)| request.0 <= producer.committed;
+                    while let Some((_, messages, sent_ns)) = producer.unanswered.pop_front_if(answered) {
+                        seen.delays.push((now_ns, now_ns - sent_ns, messages));
+                    }
                     let allowed = law.allowance(&mut producer.regulated, used).min(65_536);
                     let granted = producer.granted.max(producer.spoken_for + allowed);
                     let at_ns = now_ns + producer.kind.round_trip_ns / 2;
@@ -275,7 +325,7 @@ fn an_idle_store_allows_no_more_if_nobody_needs_it() {
     let quiet = Kind { batch: 1, in_flight: 10, round_trip_ns: 10 * MS, ..Kind::closed_loop(10) };
     let mut regulator = Regulator::new(Duration::from_nanos(TARGET));
     run_with(&mut regulator, Disk::FAST, &[quiet], LATER.1);
-    assert!(regulator.under_way_max <= UNDER_WAY_AT_FIRST, "{} bytes", regulator.under_way_max);
+    assert!(regulator.pace.under_way_max() <= UNDER_WAY_AT_FIRST, "{} bytes", regulator.pace.under_way_max());
 }
 
 #[test]
@@ -320,4 +370,41 @@ fn a_crowd_on_a_slower_disk_waits_for_no_more_than_the_minimum() {
     // 32 KiB of each, at 100 MB/s.
     let after = (2 * SECOND, 3 * SECOND);
     assert!(seen.delay_ms(0.99, after) < 80.0, "{} ms", seen.delay_ms(0.99, after));
+}
+
+/// Commits take 5 ms, however little there is to commit.
+const DISTANT: Disk = Disk { sync_ns: 5 * MS, ..Disk::FAST };
+
+fn paced(count: usize, every_ns: u64) -> Kind {
+    Kind { batch: 1, every_ns, ..Kind::closed_loop(count) }
+}
+
+#[test]
+fn quiet_producers_are_answered_at_once() {
+    for (count, every_ns) in [(1, MS), (16, MS), (200, 20 * MS)] {
+        let seen = settled(TARGET, DISTANT, &[paced(count, every_ns)]);
+        assert!(seen.delay_ms(1.0, LATER) < 16.0, "{count}: {} ms", seen.delay_ms(1.0, LATER));
+        let due = count as f64 * SECOND as f64 / every_ns as f64;
+        assert!(seen.rate(LATER) > 0.99 * due, "{count}: {} of {due} messages a second", seen.rate(LATER));
+    }
+}
+
+#[test]
+fn a_quiet_producer_does_not_hold_back_a_far_one() {
+    let far = Kind { round_trip_ns: 50 * MS, ..Kind::closed_loop(1) };
+    for disk in [Disk::FAST, DISTANT] {
+        let alone = settled(TARGET, disk, &[far]).rate(LATER);
+        let beside = settled(TARGET, disk, &[far, paced(1, MS)]).rate(LATER);
+        // Each burst of the far producer looks like saturation while it is committed.
+        assert!(beside > 0.7 * alone, "{beside} messages a second beside, {alone} alone");
+    }
+}
+
+#[test]
+fn one_sender_among_many_open_producers_doubles_nothing() {
+    let mut regulator = Regulator::new(Duration::from_nanos(TARGET));
+    let silent: Vec<_> = (0..10_000).map(|_| regulator.open()).collect();
+    run_with(&mut regulator, Disk::FAST, &[paced(1, 5 * MS)], LATER.1);
+    assert!(regulator.pace.under_way_max() <= UNDER_WAY_AT_FIRST, "{} bytes", regulator.pace.under_way_max());
+    drop(silent);
 }

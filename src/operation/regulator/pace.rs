@@ -1,0 +1,185 @@
+//! The pace of a store, and what all of its producers together may have under way.
+
+use crate::base::clock::Now;
+
+/// The bytes that all producers may have under way before the store is measured.
+pub(super) const UNDER_WAY_AT_FIRST: u64 = 8 << 20;
+/// The length of a window, in nanoseconds.
+const WINDOW_NS: u64 = 50_000_000;
+/// The number of windows that the rate is the largest of.
+const RATES: usize = 4;
+/// The largest number of doublings while the store has room.
+const DOUBLINGS_MAX: u32 = 6;
+/// The bytes under way that doublings may reach.
+const UNDER_WAY_MAX: u64 = 64 << 20;
+/// The largest number of bytes under way: 1 TiB, so that products with them fit in 64 bits.
+const UNDER_WAY_LIMIT: u64 = 1 << 40;
+/// The number of shortest commits that the delay may always last.
+const COMMITS: u64 = 4;
+/// The store is saturated if its mean commit takes this many times the shortest.
+const SATURATED: u64 = 2;
+/// The largest value of the shortest commit, in nanoseconds. Longer ones are stalls.
+const COMMIT_NS_MAX: u64 = 100_000_000;
+/// The number of successive windows with very little under way after which the store counts as slower than
+/// before.
+const STARVED_MAX: u32 = 4;
+
+/// The measured pace of a store.
+#[derive(Debug)]
+pub(super) struct Pace {
+    target_ns: u64,
+    /// Bytes per second, the newest last; 0 where nothing is measured.
+    rates: [u64; RATES],
+    window: Window,
+    /// The shortest commit, in nanoseconds; 0 before the first window ends.
+    commit_ns: u64,
+    /// The batches that the store has not answered, and when their number last became 0.
+    in_store: usize,
+    idle_since_ns: u64,
+    /// The doublings in force because the store had room.
+    doublings: u32,
+    /// The number of successive windows with very little under way.
+    starved: u32,
+    under_way_max: u64,
+}
+
+/// A measurement in progress.
+#[derive(Debug, Default)]
+struct Window {
+    began_ns: u64,
+    bytes: u64,
+    commits: u64,
+    commits_ns: u64,
+    shortest_ns: Option<u64>,
+    /// The time without batches in the store, in nanoseconds.
+    idle_ns: u64,
+    /// Whether a producer had more than half of its allowance under way.
+    is_limited: bool,
+}
+
+impl Pace {
+    pub(super) fn new(target_ns: u64) -> Self {
+        Self {
+            target_ns,
+            rates: [0; RATES],
+            window: Window::default(),
+            commit_ns: 0,
+            in_store: 0,
+            idle_since_ns: 0,
+            doublings: 0,
+            starved: 0,
+            under_way_max: UNDER_WAY_AT_FIRST,
+        }
+    }
+
+    /// Returns the bytes that all producers together may have under way.
+    pub(super) fn under_way_max(&self) -> u64 {
+        self.under_way_max
+    }
+
+    /// Returns the rate in bytes per second, 0 before it is measured.
+    pub(super) fn rate(&self) -> u64 {
+        self.rates.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Returns the shortest commit, in nanoseconds.
+    pub(super) fn shortest_commit_ns(&self) -> u64 {
+        self.commit_ns
+    }
+
+    /// Returns the number of batches that the store has not answered.
+    pub(super) fn in_store(&self) -> usize {
+        self.in_store
+    }
+
+    /// Counts a batch that is on its way to the store.
+    pub(super) fn handle_submitted(&mut self, now: Now) {
+        if self.in_store == 0 {
+            self.window.idle_ns += now.since_ns(self.idle_since_ns);
+        }
+        self.in_store += 1;
+    }
+
+    /// Records that a producer needs more than it is allowed, or may soon.
+    pub(super) fn handle_limited(&mut self) {
+        self.window.is_limited = true;
+    }
+
+    /// Counts the answer of the store for a batch: the bytes that it committed, and how long that took.
+    /// `is_starved` tells whether a few producers have no more than the
+    /// minimum.
+    pub(super) fn handle_answered(&mut self, now: Now, committed: Option<(u64, u64)>, is_starved: bool) {
+        debug_assert!(self.in_store > 0, "the store answers once for each batch");
+        self.in_store = self.in_store.saturating_sub(1);
+        if self.in_store == 0 {
+            self.idle_since_ns = now.mono_ns;
+        }
+        let window = &mut self.window;
+        if let Some((bytes, commit_ns)) = committed {
+            window.bytes += bytes;
+            window.commits += 1;
+            window.commits_ns += commit_ns;
+            window.shortest_ns = Some(window.shortest_ns.map_or(commit_ns, |least| least.min(commit_ns)));
+        }
+        if now.since_ns(window.began_ns) >= WINDOW_NS {
+            self.end_window(now, is_starved);
+        }
+    }
+
+    fn end_window(&mut self, now: Now, is_starved: bool) {
+        if self.in_store == 0 {
+            self.window.idle_ns += now.since_ns(self.idle_since_ns);
+            self.idle_since_ns = now.mono_ns;
+        }
+        let next = Window { began_ns: now.mono_ns, ..Window::default() };
+        let window = std::mem::replace(&mut self.window, next);
+        let length_ns = now.since_ns(window.began_ns);
+        let Some(shortest_ns) = window.shortest_ns else { return };
+        let mean_ns = window.commits_ns / window.commits.max(1);
+        let was_idle = window.idle_ns > length_ns / 16;
+        let known_ns = if self.commit_ns == 0 { shortest_ns } else { self.commit_ns.min(shortest_ns) };
+        let was_saturated = !was_idle && mean_ns >= SATURATED * known_ns;
+        let had_room = window.idle_ns > length_ns / 2 || mean_ns < self.delay_ns() / 2;
+        self.starved = if is_starved { self.starved + 1 } else { 0 };
+        if self.starved > STARVED_MAX || !was_saturated || shortest_ns < self.commit_ns || self.commit_ns == 0
+        {
+            self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
+        }
+        let rate = bytes_per_sec(window.bytes, length_ns);
+        if was_saturated || self.within_delay(rate) > self.measured() {
+            self.rates.rotate_left(1);
+            self.rates[RATES - 1] = rate;
+        }
+        self.doublings = match (was_saturated, window.is_limited) {
+            (true, _) => self.doublings.saturating_sub(2),
+            (false, false) => self.doublings.saturating_sub(1),
+            (false, true) if had_room => (self.doublings + 1).min(DOUBLINGS_MAX),
+            (false, true) => self.doublings,
+        };
+        let measured = self.measured();
+        self.under_way_max = measured.max((measured << self.doublings).min(UNDER_WAY_MAX));
+    }
+
+    /// Returns the delay that the bytes under way may have, in nanoseconds.
+    fn delay_ns(&self) -> u64 {
+        self.target_ns.max(COMMITS * self.commit_ns)
+    }
+
+    /// Returns the bytes that the store commits within the delay, as far as it is measured.
+    fn measured(&self) -> u64 {
+        match self.rate() {
+            0 => UNDER_WAY_AT_FIRST,
+            rate => self.within_delay(rate),
+        }
+    }
+
+    fn within_delay(&self, rate: u64) -> u64 {
+        let bytes = u128::from(rate) * u128::from(self.delay_ns()) / 1_000_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX).min(UNDER_WAY_LIMIT)
+    }
+}
+
+/// Returns a rate in bytes per second, at least 1.
+fn bytes_per_sec(bytes: u64, ns: u64) -> u64 {
+    (u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1))).clamp(1, u128::from(u64::MAX)) as u64
+}
