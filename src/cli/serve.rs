@@ -278,6 +278,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     let listeners = Listener::bind_all(&shard.listen, shard.listen_backlog, shard.listen_unix_mode)
         .map_err(|error| Failure(format!("cannot serve on {error}")))?;
     let acceptor = Acceptor::new(listeners).with_connections_max(connections_max);
+    handling.listen(acceptor.clone());
     let port = control_address.map(|address| {
         ControlPort::bind(address).map_err(|error| {
             let cannot = format!("cannot serve the control port on {address}: {error}");
