@@ -63,6 +63,7 @@ MILLSTREAM_CONFIG names the file. Bytes take units (64MiB), times too (30s).
 Examples:
   millstream serve                                       use ./millstream-data
   millstream serve --store memory                        keep messages in memory
+  millstream serve --listen unix:/run/millstream.sock    listen on a Unix socket
   millstream serve --print-default-config > server.toml  write a file to edit
   millstream serve --config server.toml --check-config   check it, do not serve
 

@@ -63,10 +63,8 @@ impl Listener {
             Address::Unix(path) => bind_unix(path, mode),
         };
         let listening = bound.and_then(|listener| {
-            let socket = listener.socket();
-            socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-            socket.set_nonblocking(true)?;
-            drop(socket);
+            listener.socket().listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+            listener.socket().set_nonblocking(true)?;
             Ok(listener)
         });
         listening.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
