@@ -81,6 +81,11 @@ fn handshake() {
 }
 
 #[test]
+fn proxy() {
+    run_mutated("proxy", bodies::proxy);
+}
+
+#[test]
 fn delimiter() {
     run("delimiter", bodies::delimiter);
 }
