@@ -78,7 +78,7 @@ settings! {
     /// The control port.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Listen:
+        in Listen, AtStart:
         /// Address and port of the control port (health and metrics); next: 127.0.0.1 and the port after that
         /// of listen; off: none
         listen: ControlListen = ControlListen::default(), "control_listen", Text;

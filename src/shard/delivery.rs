@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::core::{Deleted, Letter, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{Deleted, Letter, Settings, ShardPulse, ShardSnapshot, Traffic};
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
@@ -32,6 +32,8 @@ pub enum Delivery<A = socket2::Socket> {
     Ping(Reply<()>),
     /// Delete a queue. The shard is its home.
     Delete(FullName, Reply<Result<Deleted, StoreFault>>),
+    /// Continue with these settings.
+    Reload(Arc<Settings>, Reply<()>),
     /// Drain (protocol section 3).
     Drain,
 }

@@ -14,6 +14,8 @@
 //! | `executor`, `uring` | the setup of glommio | the starting thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; refused connections; stalls and lost wake-ups | their own threads |
 //! | `collector`, `interval` | collects the histograms of all shards for display | its own thread |
+//! | `reload` | gives the shards changed settings | the asking thread |
+//! | `progress` | whether all shards make progress | the asking thread |
 //! | `probe` | requests for the state of shards | the asking thread |
 //! | `server` | starts and stops all of it | the starting thread |
 
@@ -33,7 +35,9 @@ pub(crate) mod monitor;
 pub mod parker;
 pub(crate) mod preflight;
 pub(crate) mod probe;
+mod progress;
 pub(crate) mod refuser;
+mod reload;
 pub mod server;
 mod settings;
 pub mod transport;
@@ -43,6 +47,8 @@ pub(crate) mod uring;
 
 pub use collector::{Board, Collector, HISTORY, LatencySettings};
 pub use interval::Interval;
+pub use progress::Progress;
+pub use reload::{ANSWER_TIMEOUT, Reload};
 pub use settings::Settings;
 
 /// The atomics of the doorbell. Its model check replaces them with loom's.

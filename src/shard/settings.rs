@@ -15,7 +15,7 @@ settings! {
     /// The settings of [`Server::start`](super::server::Server::start).
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Listen:
+        in Listen, AtStart:
         /// Address and port for clients; port 0 selects a free one
         listen: SocketAddr = ([127, 0, 0, 1], 9000).into(), "listen", Text;
         /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn
@@ -23,7 +23,7 @@ settings! {
         /// Cores to run on, one shard on each, as in 0-3 or 0,2; all: every core that the process may use
         cores: Cores = Cores::default(), "cores", Text;
 
-        in Memory:
+        in Memory, AtStart:
         /// Microseconds that an idle shard polls before it sleeps; 50 to 100 on dedicated cores
         spin_before_park: Duration = Duration::ZERO, "spin_us", Micros(0..=60_000_000);
     } with {

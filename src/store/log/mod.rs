@@ -270,7 +270,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
-        if tenants.limits_storage() {
+        if tenants.counts_storage() {
             self.partitions.count_for(tenants, &self.dir.names());
         }
     }
