@@ -318,6 +318,7 @@ fn metrics_count_messages_operations_and_refusals() {
         ("millstream_budget_reserved_bytes", 0),
         ("millstream_connection_panics_total", 0),
         ("millstream_draining", 0),
+        ("millstream_reloads_total", 0),
     ] {
         assert_eq!(server.metric(name), value, "{name}");
     }

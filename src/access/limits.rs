@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::tenants::Use;
 use crate::base::limits::INITIAL_CREDIT;
 use crate::base::setting::{GIB, settings};
 
@@ -43,8 +42,10 @@ pub(super) struct Rate {
 /// other.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
-    /// By [`Use`].
-    uses: [AtomicU64; 3],
+    /// The numbers of connections, operations and queues; 0 means no limit.
+    pub(super) connections: AtomicU64,
+    pub(super) operations: AtomicU64,
+    pub(super) queues: AtomicU64,
     storage_bytes: AtomicU64,
     messages_per_sec: AtomicU64,
     bytes_per_sec: AtomicU64,
@@ -60,19 +61,12 @@ impl Limits {
     pub(super) fn set(&self, limits: &ProjectLimits) {
         let ProjectLimits { connections, operations, queues, storage_bytes, messages_per_sec, bytes_per_sec } =
             *limits;
-        for (of, limit) in
-            [(Use::Connection, connections), (Use::Operation, operations), (Use::Queue, queues)]
-        {
-            self.uses[of as usize].store(limit, Ordering::Relaxed);
-        }
+        self.connections.store(connections, Ordering::Relaxed);
+        self.operations.store(operations, Ordering::Relaxed);
+        self.queues.store(queues, Ordering::Relaxed);
         self.storage_bytes.store(storage_bytes, Ordering::Relaxed);
         self.messages_per_sec.store(messages_per_sec, Ordering::Relaxed);
         self.bytes_per_sec.store(bytes_per_sec, Ordering::Relaxed);
-    }
-
-    /// Returns the limit of a use; 0 means no limit.
-    pub(super) fn of(&self, what: Use) -> u64 {
-        self.uses[what as usize].load(Ordering::Relaxed)
     }
 
     /// Returns the limit of storage in bytes; `u64::MAX` if there is none.

@@ -152,7 +152,12 @@ impl Tenant {
 
     /// Takes one use. Returns the limit if it is reached.
     pub fn take(self: &Arc<Self>, what: Use) -> Result<Permit, u64> {
-        let (used, limit) = (&self.used[what as usize], self.limits.of(what));
+        let limit = match what {
+            Use::Connection => &self.limits.connections,
+            Use::Operation => &self.limits.operations,
+            Use::Queue => &self.limits.queues,
+        };
+        let (used, limit) = (&self.used[what as usize], limit.load(Ordering::Relaxed));
         let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             (limit == 0 || used < limit).then_some(used + 1)
         });

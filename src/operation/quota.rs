@@ -190,13 +190,15 @@ mod tests {
     fn credit_paid_for_before_a_rate_is_removed_does_not_count_when_it_returns() {
         let tenants = Tenants::new(rate(1_000, 0));
         let (tenant, mut quota) = quota(&tenants);
-        assert!(quota.pay_for(50_000, now()) < 1_000);
-        assert!(quota.due().is_some());
+        assert_eq!(quota.charge(INITIAL_CREDIT as u64 / 2, 100, now()), Ok(()));
+        tenant.pay(now().mono, 5_000, 0);
+        assert_eq!(quota.pay_for(50_000, now()), 0);
+        assert!(quota.due().is_some(), "it is held back, and half of the initial credit is paid for");
         tenants.set_limits(&rate(0, 0));
         assert_eq!((quota.pay_for(50_000, now()), quota.due()), (50_000, None), "nothing holds it back");
         assert_eq!(quota.charge(50_000, 50_000, now()), Ok(()));
         tenants.set_limits(&rate(1_000, 0));
-        assert_eq!(quota.charge(INITIAL_CREDIT as u64, 100, now()), Ok(()), "the rest of the free credit");
+        assert_eq!(quota.charge(INITIAL_CREDIT as u64 / 2, 100, now()), Ok(()), "the rest of the credit");
         quota.refund();
         assert!(tenant.available(now().mono, 1) <= 1_000);
         let later = Now::at_ms(20_000, 1_700_000_010_000);

@@ -8,16 +8,17 @@
 //! for a connection (`descriptors`), the connection gets 503 and is closed.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::delivery::Delivery;
 use super::driver::Shared;
 use super::inbox::Sender;
+use super::lasting::Lasting;
 use super::parker::Heartbeat;
 
 /// How long to wait before trying again when descriptors or memory are exhausted.
@@ -33,6 +34,8 @@ const NO_FILES: &str = "the server has no room for more connections: its limit o
 pub struct Listener {
     socket: Arc<Socket>,
     is_closed: Arc<AtomicBool>,
+    /// The same socket, if it outlives the server.
+    lasting: Option<Arc<Lasting>>,
     connections_max: usize,
 }
 
@@ -52,7 +55,17 @@ impl Listener {
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(Self { socket: Arc::new(socket), is_closed: Arc::default(), connections_max: usize::MAX })
+        Ok(Self::of(socket, None))
+    }
+
+    /// Takes over a socket that listens already, and that stays open after the server.
+    pub fn lasting(socket: TcpListener) -> io::Result<Self> {
+        let lasting = Lasting::new(socket.try_clone()?)?;
+        Ok(Self::of(socket.into(), Some(Arc::new(lasting))))
+    }
+
+    fn of(socket: Socket, lasting: Option<Arc<Lasting>>) -> Self {
+        Self { socket: Arc::new(socket), is_closed: Arc::default(), lasting, connections_max: usize::MAX }
     }
 
     /// Limits the open connections of all shards together. Without it only `max_connections` applies.
@@ -66,9 +79,20 @@ impl Listener {
         self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Closes the socket. Ends [`Self::run`] on any thread.
+    fn accept(&self) -> io::Result<(Socket, SockAddr)> {
+        match &self.lasting {
+            Some(lasting) => lasting.accept(),
+            None => self.socket.accept(),
+        }
+    }
+
+    /// Accepts no more connections, and closes a socket that does not outlive the server. Ends [`Self::run`]
+    /// on any thread.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
+        if let Some(lasting) = &self.lasting {
+            return lasting.end();
+        }
         // Fails only if it is already closed.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
@@ -77,7 +101,7 @@ impl Listener {
     pub fn run(&self, shards: &[Target], shared: &Shared) {
         let (mut out_of_resources, mut is_full) = (false, false);
         loop {
-            match self.socket.accept() {
+            match self.accept() {
                 Ok((socket, peer)) => {
                     out_of_resources = false;
                     let open: usize =
@@ -270,6 +294,23 @@ mod tests {
         rig.await_depth(0, 3);
         rig.listener.close();
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_lasting_socket_keeps_its_backlog_when_it_is_closed() {
+        let mut rig = Rig::new(8, usize::MAX);
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        rig.address = held.local_addr().unwrap();
+        rig.listener = Listener::lasting(held.try_clone().unwrap()).unwrap();
+        let thread = rig.run();
+        let _first = rig.dial();
+        rig.await_depth(0, 1);
+        rig.listener.close();
+        thread.join().unwrap();
+        let second = rig.dial();
+        assert_eq!(rig.inboxes[0].depth(), 1, "it waits in the backlog");
+        held.set_nonblocking(false).unwrap();
+        assert_eq!(held.accept().unwrap().1, second.local_addr().unwrap(), "the next server gets it");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `settings`, `cores` | settings of a server; lists of cores | |
 //! | `executor`, `uring` | the setup of glommio | the starting thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; refused connections; stalls and lost wake-ups | their own threads |
+//! | `lasting` | a listening socket that outlives the server | the acceptor |
 //! | `collector`, `interval` | collects the histograms of all shards for display | its own thread |
 //! | `reload` | gives the shards changed settings | the asking thread |
 //! | `progress` | whether all shards make progress | the asking thread |
@@ -31,6 +32,7 @@ pub mod executor;
 pub(crate) mod files;
 pub mod inbox;
 mod interval;
+mod lasting;
 pub(crate) mod monitor;
 pub mod parker;
 pub(crate) mod preflight;

@@ -122,5 +122,7 @@ mod tests {
         assert_eq!(catalogue.reserve(), Ok(()));
         assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
         assert!(catalogue.forget(three));
+        catalogue.set_max(0);
+        assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
     }
 }
