@@ -319,6 +319,7 @@ fn metrics_count_messages_operations_and_refusals() {
         ("millstream_connection_panics_total", 0),
         ("millstream_proxy_headers_refused_total", 0),
         ("millstream_draining", 0),
+        ("millstream_reloads_total", 0),
     ] {
         assert_eq!(server.metric(name), value, "{name}");
     }

@@ -14,9 +14,9 @@ pub struct StorageShare {
 }
 
 impl Tenant {
-    /// Creates an empty share of the project's storage. Returns `None` if storage is not limited.
+    /// Creates an empty share of the project's storage. Returns `None` if storage is not counted.
     pub fn share(self: &Arc<Self>) -> Option<StorageShare> {
-        (self.storage_max > 0).then(|| StorageShare { tenant: self.clone(), bytes: 0 })
+        self.counts_storage.then(|| StorageShare { tenant: self.clone(), bytes: 0 })
     }
 
     /// Returns the bytes of all shares.
@@ -28,7 +28,7 @@ impl Tenant {
 impl StorageShare {
     /// Adds bytes if the project's limit allows them. Returns the limit otherwise.
     pub fn try_add(&mut self, bytes: u64) -> Result<(), u64> {
-        let limit = self.tenant.storage_max;
+        let limit = self.tenant.limits.storage_bytes();
         let added = self.tenant.storage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= limit)
         });
@@ -81,7 +81,7 @@ mod tests {
     fn shares_of_a_project_are_limited_together_and_released() {
         let limits = ProjectLimits { storage_bytes: 100, ..ProjectLimits::default() };
         let tenants = Tenants::new(limits);
-        let get = |name| tenants.get(&Project::parse(name).unwrap(), Millis::ZERO).unwrap();
+        let get = |name| tenants.get(&Project::parse(name).unwrap(), Millis::ZERO);
         let (tenant, other) = (get("a"), get("b"));
         let mut stored = tenant.share().unwrap();
         let mut sent = get("a").share().unwrap();
@@ -103,9 +103,25 @@ mod tests {
     }
 
     #[test]
-    fn no_share_exists_if_storage_is_not_limited() {
+    fn a_limit_that_a_reload_changes_applies_to_existing_shares() {
+        let limits = |storage_bytes| ProjectLimits { storage_bytes, ..ProjectLimits::default() };
+        let tenants = Tenants::new(limits(100));
+        let tenant = tenants.get(&Project::parse("a").unwrap(), Millis::ZERO);
+        let mut share = tenant.share().unwrap();
+        assert_eq!(share.try_add(100), Ok(()));
+        tenants.set_limits(&limits(50));
+        assert_eq!(share.try_add(1), Err(50), "what is stored stays, and nothing is added");
+        tenants.set_limits(&limits(0));
+        assert_eq!(share.try_add(1 << 40), Ok(()));
+        share.set(20);
+        tenants.set_limits(&limits(30));
+        assert_eq!((share.try_add(11), share.try_add(10)), (Err(30), Ok(())), "it was counted meanwhile");
+    }
+
+    #[test]
+    fn no_share_exists_if_storage_is_not_counted() {
         let limits = ProjectLimits { connections: 1, ..ProjectLimits::default() };
-        let tenant = Tenants::new(limits).get(&Project::parse("a").unwrap(), Millis::ZERO).unwrap();
+        let tenant = Tenants::new(limits).get(&Project::parse("a").unwrap(), Millis::ZERO);
         assert!(tenant.share().is_none());
     }
 }

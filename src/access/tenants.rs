@@ -1,8 +1,9 @@
 //! Projects as tenants: what each has open and stored, and how fast it produces, in the whole server.
 //!
 //! All shards share the tenants, because a project's connections are spread over the shards. A map is locked
-//! during handshakes and when a queue is created or deleted; everything else is atomic counters. If no limit
-//! is set, no tenants exist and none of this is touched.
+//! during handshakes and when a queue is created or deleted; everything else is atomic counters. Connections,
+//! operations and queues are counted even without a limit, so that a limit that a reload adds knows them.
+//! Messages and bytes are counted only while their rate is limited.
 //!
 //! Rates use the generic cell rate algorithm (ITU-T I.371, virtual scheduling). It keeps one number for each
 //! rate: the time at which everything taken so far is paid for.
@@ -11,9 +12,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::limits::ProjectLimits;
+use super::limits::{Limits, ProjectLimits, Rate};
 use crate::base::error::PeerFault;
-use crate::base::limits::INITIAL_CREDIT;
 use crate::base::millis::Millis;
 use crate::base::names::Project;
 use crate::base::queue::QueueId;
@@ -27,7 +27,9 @@ const TENANTS_BEFORE_SWEEP: usize = 1_024;
 /// The tenants of a server.
 #[derive(Debug)]
 pub struct Tenants {
-    limits: ProjectLimits,
+    limits: Arc<Limits>,
+    /// Whether stored bytes are counted: `project_storage_bytes` was set at the start.
+    counts_storage: bool,
     known: Mutex<Known>,
     /// The counted queues, by their ids in this process.
     queues: Mutex<HashMap<QueueId, Permit>>,
@@ -43,12 +45,13 @@ struct Known {
 #[derive(Debug)]
 pub struct Tenant {
     used: [AtomicU64; 3],
-    limits: [u64; 3],
-    /// The bytes of all [`StorageShare`](super::StorageShare)s and their limit; 0 means no limit and no shares.
+    /// The limits of every project.
+    pub(super) limits: Arc<Limits>,
+    pub(super) counts_storage: bool,
+    /// The bytes of all [`StorageShare`](super::StorageShare)s.
     pub(super) storage: AtomicU64,
-    pub(super) storage_max: u64,
-    messages: Option<Bucket>,
-    bytes: Option<Bucket>,
+    messages: Bucket,
+    bytes: Bucket,
 }
 
 /// A resource whose number is limited for each project.
@@ -73,38 +76,46 @@ impl Tenants {
     /// Creates an empty set of tenants, each with the limits `limits`.
     pub fn new(limits: ProjectLimits) -> Self {
         let known = Known { by_name: HashMap::new(), sweep_at: TENANTS_BEFORE_SWEEP };
-        Self { limits, known: Mutex::new(known), queues: Mutex::default() }
+        Self {
+            limits: Arc::new(Limits::new(&limits)),
+            counts_storage: limits.storage_bytes > 0,
+            known: Mutex::new(known),
+            queues: Mutex::default(),
+        }
     }
 
-    /// Returns the tenant of a project, which is created if missing. Returns `None` if no limit is set.
-    pub fn get(&self, project: &Project, now: Millis) -> Option<Arc<Tenant>> {
-        if self.limits == ProjectLimits::default() {
-            return None;
-        }
+    /// Changes the limits of every project. What exceeds a lower limit stays, and nothing is added until the
+    /// use is below the limit. Storage is limited only if it was limited at the start, because it is not
+    /// counted otherwise.
+    pub fn set_limits(&self, limits: &ProjectLimits) {
+        self.limits.set(limits);
+    }
+
+    /// Returns the tenant of a project, which is created if missing.
+    pub fn get(&self, project: &Project, now: Millis) -> Arc<Tenant> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tenant) = known.by_name.get(project) {
-            return Some(tenant.clone());
+            return tenant.clone();
         }
         if known.by_name.len() >= known.sweep_at {
             known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.is_unused(now));
             known.sweep_at = TENANTS_BEFORE_SWEEP.max(2 * known.by_name.len());
         }
-        let tenant = Arc::new(Tenant::new(self.limits));
+        let tenant = Arc::new(Tenant::new(self.limits.clone(), self.counts_storage));
         known.by_name.insert(project.clone(), tenant.clone());
-        Some(tenant)
+        tenant
     }
 
-    /// Counts one more connection of a project; `None` if nothing is limited.
-    pub fn admit(&self, project: &Project, now: Millis) -> Result<Option<Permit>, PeerFault> {
-        let Some(tenant) = self.get(project, now) else { return Ok(None) };
+    /// Counts one more connection of a project.
+    pub fn admit(&self, project: &Project, now: Millis) -> Result<Permit, PeerFault> {
         let key = "project_max_connections";
-        let permit = tenant.take(Use::Connection);
-        permit.map(Some).map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })
+        let permit = self.get(project, now).take(Use::Connection);
+        permit.map_err(|limit| PeerFault::TooMany { what: "connections", key, limit })
     }
 
-    /// Returns whether the storage of projects is limited.
-    pub fn limits_storage(&self) -> bool {
-        self.limits.storage_bytes > 0
+    /// Returns whether the storage of projects is counted.
+    pub fn counts_storage(&self) -> bool {
+        self.counts_storage
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<QueueId, Permit>> {
@@ -128,26 +139,25 @@ impl Tenants {
 }
 
 impl Tenant {
-    fn new(limits: ProjectLimits) -> Self {
-        // A burst must hold the initial credit, which every producer may send without asking.
-        let messages = (limits.messages_per_sec > 0).then(|| {
-            Bucket::new(limits.messages_per_sec, limits.messages_per_sec.max(INITIAL_CREDIT as u64))
-        });
-        let bytes =
-            (limits.bytes_per_sec > 0).then(|| Bucket::new(limits.bytes_per_sec, limits.bytes_per_sec));
+    fn new(limits: Arc<Limits>, counts_storage: bool) -> Self {
         Self {
             used: Default::default(),
-            limits: [limits.connections, limits.operations, limits.queues],
+            limits,
+            counts_storage,
             storage: AtomicU64::new(0),
-            storage_max: limits.storage_bytes,
-            messages,
-            bytes,
+            messages: Bucket::default(),
+            bytes: Bucket::default(),
         }
     }
 
     /// Takes one use. Returns the limit if it is reached.
     pub fn take(self: &Arc<Self>, what: Use) -> Result<Permit, u64> {
-        let (used, limit) = (&self.used[what as usize], self.limits[what as usize]);
+        let limit = match what {
+            Use::Connection => &self.limits.connections,
+            Use::Operation => &self.limits.operations,
+            Use::Queue => &self.limits.queues,
+        };
+        let (used, limit) = (&self.used[what as usize], limit.load(Ordering::Relaxed));
         let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             (limit == 0 || used < limit).then_some(used + 1)
         });
@@ -165,20 +175,20 @@ impl Tenant {
 
     /// Returns whether a rate of the project is limited.
     pub fn has_rates(&self) -> bool {
-        self.messages.is_some() || self.bytes.is_some()
+        self.limits.has_rates()
     }
 
     /// Returns how many messages may be sent now, ignoring their size.
     fn messages_left(&self, now: Millis) -> u64 {
-        self.messages.as_ref().map_or(u64::MAX, |bucket| bucket.balance(now))
+        self.limits.messages().map_or(u64::MAX, |rate| self.messages.balance(rate, now))
     }
 
     /// Returns how many messages of about `bytes` each may be promised now.
     pub fn available(&self, now: Millis, bytes: u64) -> u64 {
-        let of_bytes = self.bytes.as_ref().map_or(u64::MAX, |bucket| {
+        let of_bytes = self.limits.bytes().map_or(u64::MAX, |rate| {
             // A message larger than the burst is allowed when the whole burst is available.
-            let is_full = bucket.is_full(now);
-            (bucket.balance(now) / bytes.max(1)).max(u64::from(is_full))
+            let is_full = self.bytes.is_full(now);
+            (self.bytes.balance(rate, now) / bytes.max(1)).max(u64::from(is_full))
         });
         self.messages_left(now).min(of_bytes)
     }
@@ -186,31 +196,33 @@ impl Tenant {
     /// Returns whether the project owes more than a whole burst of bytes. A smaller debt is normal, because
     /// messages may be larger than the ones before.
     pub fn owes_bytes(&self, now: Millis) -> bool {
-        self.bytes.as_ref().is_some_and(|bucket| bucket.owes_burst(now))
+        self.limits.bytes().is_some_and(|rate| self.bytes.owes_burst(rate, now))
     }
 
     /// Returns whether the project has exhausted one of its rates.
     pub fn is_over(&self, now: Millis) -> bool {
-        [&self.messages, &self.bytes].into_iter().flatten().any(|bucket| bucket.balance(now) == 0)
+        let is_empty =
+            |bucket: &Bucket, rate: Option<Rate>| rate.is_some_and(|rate| bucket.balance(rate, now) == 0);
+        is_empty(&self.messages, self.limits.messages()) || is_empty(&self.bytes, self.limits.bytes())
     }
 
     /// Pays for messages and bytes, even if the balance becomes negative.
     pub fn pay(&self, now: Millis, messages: u64, bytes: u64) {
-        if let Some(bucket) = &self.messages {
-            bucket.pay(now, messages);
+        if let Some(rate) = self.limits.messages() {
+            self.messages.pay(rate, now, messages);
         }
-        if let Some(bucket) = &self.bytes {
-            bucket.pay(now, bytes);
+        if let Some(rate) = self.limits.bytes() {
+            self.bytes.pay(rate, now, bytes);
         }
     }
 
     /// Refunds messages and bytes that were paid for and not used.
     pub fn refund(&self, messages: u64, bytes: u64) {
-        if let Some(bucket) = &self.messages {
-            bucket.refund(messages);
+        if let Some(rate) = self.limits.messages() {
+            self.messages.refund(rate, messages);
         }
-        if let Some(bucket) = &self.bytes {
-            bucket.refund(bytes);
+        if let Some(rate) = self.limits.bytes() {
+            self.bytes.refund(rate, bytes);
         }
     }
 
@@ -221,15 +233,14 @@ impl Tenant {
 
     /// Returns the rates in messages and bytes per second; 0 means no limit.
     pub fn rates(&self) -> (u64, u64) {
-        let rate = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |bucket| bucket.per_sec);
-        (rate(&self.messages), rate(&self.bytes))
+        let rate = |rate: Option<Rate>| rate.map_or(0, |rate| rate.per_sec);
+        (rate(self.limits.messages()), rate(self.limits.bytes()))
     }
 
     fn is_unused(&self, now: Millis) -> bool {
-        let full = |bucket: &Bucket| bucket.is_full(now);
         self.used.iter().all(|used| used.load(Ordering::Relaxed) == 0)
             && self.storage() == 0
-            && [&self.messages, &self.bytes].into_iter().flatten().all(full)
+            && [&self.messages, &self.bytes].into_iter().all(|bucket| bucket.is_full(now))
     }
 }
 
@@ -246,34 +257,20 @@ impl Drop for Permit {
     }
 }
 
-/// One rate. `paid_until_ns` is the algorithm's theoretical arrival time.
-#[derive(Debug)]
+/// What a project has used of one rate. `paid_until_ns` is the algorithm's theoretical arrival time. It is a
+/// time, not a number of units, so a reload that changes the rate leaves a debt as long as it was.
+#[derive(Debug, Default)]
 struct Bucket {
-    per_sec: u64,
-    burst: u64,
     paid_until_ns: AtomicU64,
 }
 
 impl Bucket {
-    fn new(per_sec: u64, burst: u64) -> Self {
-        Self { per_sec, burst, paid_until_ns: AtomicU64::new(0) }
-    }
-
-    fn ns(&self, units: u64) -> u64 {
-        u64::try_from(u128::from(units) * 1_000_000_000 / u128::from(self.per_sec)).unwrap_or(u64::MAX / 4)
-    }
-
-    /// Returns the burst as time at this rate.
-    fn burst_ns(&self) -> u64 {
-        self.ns(self.burst).max(BURST.as_nanos())
-    }
-
     /// Returns the units that may be used now.
-    fn balance(&self, now: Millis) -> u64 {
+    fn balance(&self, rate: Rate, now: Millis) -> u64 {
         let now = now.as_nanos();
         let paid = self.paid_until_ns.load(Ordering::Relaxed).max(now);
-        let left_ns = (now + self.burst_ns()).saturating_sub(paid);
-        u64::try_from(u128::from(left_ns) * u128::from(self.per_sec) / 1_000_000_000).unwrap_or(u64::MAX)
+        let left_ns = (now + burst_ns(rate)).saturating_sub(paid);
+        u64::try_from(u128::from(left_ns) * u128::from(rate.per_sec) / 1_000_000_000).unwrap_or(u64::MAX)
     }
 
     /// Returns whether the whole burst is available.
@@ -282,25 +279,35 @@ impl Bucket {
     }
 
     /// Returns whether the debt is larger than a burst.
-    fn owes_burst(&self, now: Millis) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) > now.as_nanos() + 2 * self.burst_ns()
+    fn owes_burst(&self, rate: Rate, now: Millis) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) > now.as_nanos() + 2 * burst_ns(rate)
     }
 
-    fn pay(&self, now: Millis, units: u64) {
-        let (now, ns) = (now.as_nanos(), self.ns(units));
+    fn pay(&self, rate: Rate, now: Millis, units: u64) {
+        let (now, ns) = (now.as_nanos(), ns(rate, units));
         // Cannot fail: the closure always returns a value.
         let _ = self.paid_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| {
             Some(paid.max(now).saturating_add(ns))
         });
     }
 
-    fn refund(&self, units: u64) {
-        let ns = self.ns(units);
+    fn refund(&self, rate: Rate, units: u64) {
+        let ns = ns(rate, units);
         // Cannot fail: the closure always returns a value.
         let _ = self
             .paid_until_ns
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| Some(paid.saturating_sub(ns)));
     }
+}
+
+/// Returns units as time at this rate.
+fn ns(rate: Rate, units: u64) -> u64 {
+    u64::try_from(u128::from(units) * 1_000_000_000 / u128::from(rate.per_sec)).unwrap_or(u64::MAX / 4)
+}
+
+/// Returns the burst as time at this rate.
+fn burst_ns(rate: Rate) -> u64 {
+    ns(rate, rate.burst).max(BURST.as_nanos())
 }
 
 #[cfg(test)]
@@ -315,21 +322,20 @@ mod tests {
     fn uses_are_counted_for_each_project_and_released() {
         let limits = ProjectLimits { connections: 2, ..ProjectLimits::default() };
         let tenants = Tenants::new(limits);
-        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO);
         let first = tenant.take(Use::Connection).unwrap();
-        let _second = tenants.get(&project("a"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
+        let _second = tenants.get(&project("a"), Millis::ZERO).take(Use::Connection).unwrap();
         assert_eq!(tenant.take(Use::Connection).map(drop), Err(2));
-        assert!(tenants.get(&project("b"), Millis::ZERO).unwrap().take(Use::Connection).is_ok());
+        assert!(tenants.get(&project("b"), Millis::ZERO).take(Use::Connection).is_ok());
         drop(first);
         assert!(tenant.take(Use::Connection).is_ok());
         assert!(tenant.take(Use::Queue).is_ok(), "an unlimited use is only counted");
-        assert!(Tenants::new(ProjectLimits::default()).get(&project("a"), Millis::ZERO).is_none());
     }
 
     #[test]
     fn existing_queues_count_even_beyond_the_limit() {
         let tenants = Tenants::new(ProjectLimits { queues: 2, ..ProjectLimits::default() });
-        let tenant = tenants.get(&project("a"), Millis::ZERO).unwrap();
+        let tenant = tenants.get(&project("a"), Millis::ZERO);
         for id in 0..3 {
             tenants.hold_queue(QueueId(id), tenant.hold(Use::Queue));
         }
@@ -346,7 +352,7 @@ mod tests {
     #[test]
     fn a_rate_allows_its_burst_then_its_pace_and_refunds_count() {
         let limits = ProjectLimits { messages_per_sec: 1_000, bytes_per_sec: 50_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO);
         let at = |ms: u64| Millis::new(5_000 + ms);
         let start = at(0);
         assert_eq!(tenant.available(start, 10), 1_000);
@@ -370,7 +376,7 @@ mod tests {
     #[test]
     fn a_message_larger_than_the_burst_is_allowed_alone() {
         let limits = ProjectLimits { bytes_per_sec: 1_000, ..Default::default() };
-        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO).unwrap();
+        let tenant = Tenants::new(limits).get(&project("a"), Millis::ZERO);
         assert_eq!(tenant.available(Millis::new(5_000), 3_000), 1);
         tenant.pay(Millis::new(5_000), 1, 3_000);
         assert_eq!(tenant.available(Millis::new(7_000), 3_000), 0);
@@ -381,11 +387,11 @@ mod tests {
     fn projects_without_use_are_removed() {
         let limits = ProjectLimits { connections: 1, messages_per_sec: 7, ..Default::default() };
         let tenants = Tenants::new(limits);
-        let held = tenants.get(&project("held"), Millis::ZERO).unwrap().take(Use::Connection).unwrap();
-        let queue = tenants.get(&project("queue"), Millis::ZERO).unwrap().take(Use::Queue).unwrap();
-        tenants.get(&project("busy"), Millis::ZERO).unwrap().pay(Millis::ZERO, 1_000, 0);
+        let held = tenants.get(&project("held"), Millis::ZERO).take(Use::Connection).unwrap();
+        let queue = tenants.get(&project("queue"), Millis::ZERO).take(Use::Queue).unwrap();
+        tenants.get(&project("busy"), Millis::ZERO).pay(Millis::ZERO, 1_000, 0);
         for number in 0..10 * TENANTS_BEFORE_SWEEP {
-            tenants.get(&project(&format!("p{number}")), Millis::new(10)).unwrap();
+            tenants.get(&project(&format!("p{number}")), Millis::new(10));
         }
         let known = tenants.known.lock().unwrap();
         assert!(known.by_name.len() <= 2 * TENANTS_BEFORE_SWEEP);

@@ -9,6 +9,7 @@ mod log;
 mod output;
 mod produce;
 mod queues;
+mod reload;
 mod report;
 mod result_file;
 mod serve;
@@ -65,6 +66,8 @@ enum CliCommand {
     Queues(queues::ListArgs),
     /// Manage a queue: delete it
     Queue(queues::QueueArgs),
+    /// Have a running server read its settings again
+    Reload(reload::Args),
     /// Check or print the files of the embedded log
     Log(log::Args),
     /// Load a server, verify every message, and measure throughput and latency
@@ -89,6 +92,7 @@ pub fn run() -> ExitCode {
         CliCommand::Consume(args) => consume::run(args),
         CliCommand::Queues(args) => queues::list(&args),
         CliCommand::Queue(args) => queues::run(&args),
+        CliCommand::Reload(args) => reload::run(&args),
         CliCommand::Log(args) => log::run(args),
         CliCommand::Bench(args) => bench::run(&args),
         CliCommand::Report(args) => report::run(&args),

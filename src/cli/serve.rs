@@ -1,27 +1,34 @@
 //! `millstream serve`: reads the settings, runs the server and logs its totals at the end.
 
+mod reload;
+mod service;
 mod signals;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
+use self::reload::Reloader;
+use self::service::Starting;
 use self::signals::Handling;
 use super::Failure;
 use super::output::Output;
-use crate::base::setting::Kind;
+use crate::base::setting::{Applies, Kind};
 use crate::config::load::{Loaded, load};
 use crate::config::table::{SETTINGS, default_file};
 use crate::config::{ServerConfig, memory};
-use crate::control::{ControlPort, InfoPage};
+use crate::control::{ControlPort, Info, InfoPage, Reloads};
 use crate::latency::{Stage, Summary};
+use crate::process::inherited::Inherited;
 use crate::process::logging::LogFormat;
+use crate::process::manager::{self, Word};
 use crate::process::terminal::say;
 use crate::process::{children, heap, logging};
 use crate::shard::acceptor::Acceptor;
@@ -70,8 +77,14 @@ Examples:
 Signals:
   SIGTERM, SIGINT  drain, then exit: producers get their answers, consumers get
                    what is stored as far as their credit allows; a second signal
-                   exits at once, and so does the first if the server is not ready
-  SIGHUP           reopen latency_log, for log rotation
+                   exits at once, and so does the first if the server is not ready.
+                   With drain_announce, the first signal only makes the server not
+                   ready for that long, and the second one drains
+  SIGHUP           reload the settings marked with [reload], as millstream reload
+                   does; reopen latency_log, for log rotation
+
+Under systemd, the server takes over sockets named listen and control, and says
+when it is ready, reloads, stops and is alive. deploy/systemd has units.
 
 Exit codes:
   0    drained, or stopped before it was ready
@@ -107,11 +120,12 @@ impl clap::Args for Args {
         for entry in SETTINGS.iter() {
             let (setting, default) = (entry.about, entry.get(&defaults));
             let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+            let reload = if setting.applies == Applies::OnReload { " [reload]" } else { "" };
             let mut arg = Arg::new(setting.key)
                 .long(setting.flag())
                 .overrides_with(setting.key)
                 .help_heading(setting.section.title())
-                .help(format!("{}{default}", setting.help));
+                .help(format!("{}{default}{reload}", setting.help));
             arg = match &setting.kind {
                 Kind::Flag => arg.num_args(0..=1).default_missing_value("true").value_name("true|false"),
                 Kind::Bytes(_) => arg.value_name("BYTES"),
@@ -171,7 +185,9 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
         out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let loaded = load(args.config.as_deref(), environment(), args.settings)?;
+    // Before anything opens a file.
+    let inherited = if args.check_config { Inherited::default() } else { Inherited::take()? };
+    let loaded = load(args.config.as_deref(), environment(), args.settings.clone())?;
     *is_json = loaded.config.logging.format == LogFormat::Json;
     if args.check_config {
         let shard = &loaded.config.shard;
@@ -187,7 +203,7 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let handling = Handling::start()?;
-    let ended = serve(&loaded, &handling);
+    let ended = serve(args, loaded, inherited, &handling);
     // Threads that own child processes may still run.
     children::end_all();
     match ended {
@@ -251,6 +267,13 @@ impl Args {
     }
 }
 
+fn bind_control(address: SocketAddr) -> Result<ControlPort, Failure> {
+    ControlPort::bind(address).map_err(|error| {
+        let cannot = format!("cannot serve the control port on {address}: {error}");
+        Failure(format!("{cannot}; set control_listen to a free address, or to off"))
+    })
+}
+
 /// Returns the environment variables that are valid UTF-8. All of the server's own variables are.
 fn environment() -> HashMap<String, String> {
     let text =
@@ -258,12 +281,27 @@ fn environment() -> HashMap<String, String> {
     std::env::vars_os().filter_map(text).collect()
 }
 
-fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode, Failure> {
+fn serve(
+    args: Args,
+    loaded: Loaded,
+    mut inherited: Inherited,
+    handling: &Handling,
+) -> Result<ExitCode, Failure> {
+    let config = &loaded.config;
     let ServerConfig { shard, control, logging } = config;
     let store = &shard.store;
     let mut teller = logging::start(logging);
-    let control_address = control.listen.address(shard.listen.first_tcp());
-    let connections_max = preflight::check(shard, control_address.is_some())?;
+    let starting = Starting::report()?;
+    let (listening, controlling) = (inherited.tcp("listen")?, inherited.tcp("control")?);
+    inherited.check_all_used("listen and control")?;
+    let listening = listening.map(Listener::inherited).transpose()?;
+    let listen = match &listening {
+        Some(listener) => [listener.address()?].into_iter().collect(),
+        None => shard.listen.clone(),
+    };
+    let control_address = control.listen.address(listen.first_tcp());
+    let has_control = controlling.is_some() || control_address.is_some();
+    let connections_max = preflight::check(shard, has_control)?;
     if store.kind == StoreKind::Kafka {
         kafka::check(&store.kafka, &shard.kafka_bounds())?;
     }
@@ -276,21 +314,23 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     if !heap::keep() {
         tracing::warn!("the C library's allocator cannot be tuned: large batches will use more CPU time");
     }
-    let listeners = Listener::bind_all(&shard.listen, shard.listen_backlog, shard.listen_unix_mode)
-        .map_err(|error| Failure(format!("cannot serve on {error}")))?;
-    let acceptor = Acceptor::new(listeners).with_connections_max(connections_max);
+    let listeners = match listening {
+        Some(listener) => vec![listener],
+        None => Listener::bind_all(&shard.listen, shard.listen_backlog, shard.listen_unix_mode)
+            .map_err(|error| Failure(format!("cannot serve on {error}")))?,
+    };
+    let acceptor = Acceptor::new(listeners)?.with_connections_max(connections_max);
     handling.listen(acceptor.clone());
-    let port = control_address.map(|address| {
-        ControlPort::bind(address).map_err(|error| {
-            let cannot = format!("cannot serve the control port on {address}: {error}");
-            Failure(format!("{cannot}; set control_listen to a free address, or to off"))
-        })
-    });
-    let port = port.transpose()?;
-    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", shard.listen));
+    let port = match controlling {
+        Some(socket) => Some(ControlPort::of(socket)?),
+        None => control_address.map(bind_control).transpose()?,
+    };
+    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {listen}: {error}"));
     let server = Server::start(shard, acceptor).map_err(cannot)?;
+    drop(starting);
+    let (reloads, requests) = Reloads::new();
     // Before the server reports that it serves, so that a signal from then on drains it.
-    handling.serve(server.drain_handle(), server.board(), shard.core.drain_timeout);
+    handling.serve(server.drain_handle(), server.board(), reloads.clone(), (&shard.core).into());
     tracing::info!(
         listen = %server.addresses(),
         control = port.as_ref().map(|port| tracing::field::display(port.address())),
@@ -308,10 +348,15 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     if shard.core.operation.test_faults {
         tracing::warn!("test_faults is on: any client can crash this server");
     }
+    let info = Info::new(InfoPage::new(shard, config.open_settings()));
     if let Some(port) = port {
-        let info = InfoPage::new(shard, config.open_settings());
-        port.serve(server.probe(), server.board(), info, control.hosts.0.clone())?;
+        let hosts = control.hosts.0.clone();
+        port.serve(server.probe(), server.board(), info.clone(), reloads.clone(), hosts)?;
     }
+    let (shards, handling) = (server.reload(), handling.clone());
+    Reloader { args, running: loaded, has_control, shards, handling, info, reloads }.start(requests)?;
+    manager::tell(&[Word::Ready, Word::Status("serving")]);
+    service::watch(server.progress())?;
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(TELL_FLOODS_EVERY);

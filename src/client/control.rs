@@ -1,4 +1,4 @@
-//! A client for a server's control port: JSON pages and deletions over HTTP. Its calls block the thread.
+//! A client for a server's control port: JSON pages, deletions and reloads over HTTP. Its calls block the thread.
 
 use std::fmt;
 use std::time::Duration;
@@ -63,10 +63,7 @@ impl ControlClient {
         let url = self.url(path);
         let answer = self.agent.get(&url).call();
         let text = read(&url, answer, StatusCode::is_success)?;
-        serde_json::from_str(&text).map_err(|error| {
-            let why = format!("the answer is not the expected JSON: {error}");
-            ControlError::Failed { url, why }
-        })
+        parse(url, &text)
     }
 
     /// Deletes the resource at `path`. Any status except 204 is an error, because it means that the deletion
@@ -77,9 +74,24 @@ impl ControlClient {
         read(&url, answer, |status| *status == StatusCode::NO_CONTENT).map(drop)
     }
 
+    /// Posts an empty request to `path`, and returns the JSON page of the answer.
+    pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
+        let url = self.url(path);
+        let answer = self.agent.post(&url).send_empty();
+        let text = read(&url, answer, StatusCode::is_success)?;
+        parse(url, &text)
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
+}
+
+fn parse<T: DeserializeOwned>(url: String, text: &str) -> Result<T, ControlError> {
+    serde_json::from_str(text).map_err(|error| {
+        let why = format!("the answer is not the expected JSON: {error}");
+        ControlError::Failed { url, why }
+    })
 }
 
 /// Returns the text of an answer with an expected status.

@@ -11,11 +11,13 @@
 //! | `service_link` | recognizes variables that Kubernetes and Docker set and that are not settings |
 //! | `check` | refuses values and combinations that cannot work |
 //! | `warn` | warns about combinations that can surprise |
+//! | `reload` | compares the running settings with newly loaded ones |
 //! | `memory` | the most memory that a configuration can use |
 
 mod check;
 pub(crate) mod load;
 pub(crate) mod memory;
+pub(crate) mod reload;
 mod service_link;
 pub mod table;
 mod warn;

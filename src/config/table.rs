@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 use std::sync::LazyLock;
 
 use super::ServerConfig;
-use crate::base::setting::{About, Declared, Kind, Setting};
+use crate::base::setting::{About, Applies, Declared, Kind, Setting};
 
 /// Settings with this prefix are hidden from clients of a running server, because their values may hold
 /// passwords.
@@ -137,14 +137,15 @@ pub fn default_file() -> String {
     );
     let mut section = None;
     for entry in SETTINGS.iter() {
-        let About { key, help, kind, .. } = entry.about;
+        let About { key, help, kind, applies, .. } = entry.about;
         if section.replace(entry.about.section) != Some(entry.about.section) {
             // Writing to a String cannot fail, so the result is ignored.
             let _ = write!(text, "\n## {}\n", entry.about.section.title());
         }
         let wanted = kind.wanted();
         let wanted = if wanted == "text" { String::new() } else { format!(" ({wanted})") };
-        let _ = write!(text, "\n# {help}{wanted}.\n#{key} = {}\n", entry.get_toml(&defaults));
+        let reload = if *applies == Applies::OnReload { " A reload applies it." } else { "" };
+        let _ = write!(text, "\n# {help}{wanted}.{reload}\n#{key} = {}\n", entry.get_toml(&defaults));
     }
     text
 }
@@ -152,19 +153,22 @@ pub fn default_file() -> String {
 /// Returns the table of `docs/configuration.md`.
 pub fn markdown() -> String {
     let defaults = ServerConfig::default();
-    let mut text = String::from("| key | default | range | what it is for |\n| --- | --- | --- | --- |\n");
+    let mut text = String::from(
+        "| key | default | range | reload | what it is for |\n| --- | --- | --- | --- | --- |\n",
+    );
     let mut section = None;
     for entry in SETTINGS.iter() {
-        let About { key, help, kind, .. } = entry.about;
+        let About { key, help, kind, applies, .. } = entry.about;
         if section.replace(entry.about.section) != Some(entry.about.section) {
-            let _ = writeln!(text, "| **{}** | | | |", entry.about.section.title());
+            let _ = writeln!(text, "| **{}** | | | | |", entry.about.section.title());
         }
         let default = entry.get(&defaults);
         let default = if default.is_empty() { "none".into() } else { format!("`{default}`") };
         let range = if *kind == Kind::Text { String::new() } else { format!("{} ", kind.wanted()) };
         // Markdown takes `<project>` for a tag.
         let help = help.replace('<', "&lt;");
-        let _ = writeln!(text, "| `{key}` | {default} | {range}| {help} |");
+        let reload = if *applies == Applies::OnReload { "yes " } else { "" };
+        let _ = writeln!(text, "| `{key}` | {default} | {range}| {reload}| {help} |");
     }
     text
 }

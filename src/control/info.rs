@@ -1,7 +1,7 @@
 //! The page `/info`: the server's version, store and settings, which put its numbers into context.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Json;
 use axum::extract::State;
@@ -54,6 +54,27 @@ impl InfoPage {
     }
 }
 
+/// The page as it is now. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Info(Arc<RwLock<Arc<InfoPage>>>);
+
+impl Info {
+    /// Shows `page`.
+    pub fn new(page: InfoPage) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(page))))
+    }
+
+    /// Shows these settings from now on.
+    pub fn set_settings(&self, settings: BTreeMap<String, String>) {
+        let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut page).settings = settings;
+    }
+
+    fn page(&self) -> Arc<InfoPage> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 pub(super) async fn page(State(control): State<Control>) -> Json<Arc<InfoPage>> {
-    Json(control.info)
+    Json(control.info.page())
 }

@@ -46,12 +46,14 @@ fn signed(value: impl TryInto<i64>) -> i64 {
 }
 
 /// Creates the page. `stalls_of` returns how often the monitor saw a shard stall. `refused_by_acceptor` is
-/// the number of connections that the acceptor refused.
+/// the number of connections that the acceptor refused. Then come the counts of reloads: applied, failed, and
+/// when the settings were last read, in seconds since 1970.
 pub(super) fn encode(
     shards: &[ShardSnapshot],
     stalls_of: impl Fn(usize) -> u64,
     refused_by_acceptor: u64,
     is_draining: bool,
+    (reloaded, reload_failed, last_reloaded): (u64, u64, u64),
     latency: &Recorder,
 ) -> prometheus::Result<String> {
     let families = Families { registry: Registry::new() };
@@ -61,6 +63,15 @@ pub(super) fn encode(
     let draining = IntGauge::new("millstream_draining", "1 while the server drains, else 0")?;
     f.registry.register(Box::new(draining.clone()))?;
     draining.set(i64::from(is_draining));
+    let reloads = f.counter("millstream_reloads_total", "Reloads of the settings, by result", &["result"])?;
+    reloads.with_label_values(&["applied"]).inc_by(reloaded);
+    reloads.with_label_values(&["failed"]).inc_by(reload_failed);
+    let last_reload = IntGauge::new(
+        "millstream_settings_read_timestamp_seconds",
+        "When the settings were last read successfully, at the start or by a reload, in seconds since 1970",
+    )?;
+    f.registry.register(Box::new(last_reload.clone()))?;
+    last_reload.set(i64::try_from(last_reloaded).unwrap_or(i64::MAX));
     let connections = f.gauge("millstream_connections", "Connections open now", shard)?;
     let accepted = f.counter("millstream_connections_accepted_total", "Connections accepted", shard)?;
     let evicted = f.counter(

@@ -7,9 +7,10 @@
 //! | --- | --- |
 //! | `/` | the live page for a browser; `/live` is its event stream |
 //! | `/healthz` | 200 while every shard answers within a second, otherwise 503 |
-//! | `/readyz` | the same, and 503 once the server drains and must get no new clients |
+//! | `/readyz` | the same, and 503 once the server drains or is about to, and must get no new clients |
 //! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
 //! | `DELETE /queues/PROJECT/QUEUE` | deletes a queue: 204, 202 while a shard may still serve it, or 404 if it does not exist |
+//! | `POST /reload` | reads the settings again: 200 with what changed, 422 if they are wrong, or 503 |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
 //! | `/info` | version, store and settings, as JSON |
 //! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` also the whole histograms |
@@ -33,12 +34,14 @@ mod metrics;
 mod paced;
 mod pages;
 mod queues;
+mod reload;
 mod serving;
 mod settings;
 
-pub use info::InfoPage;
+pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
 pub use queues::{DELETION_TIMEOUT, QueueLine};
+pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 pub use settings::{ControlListen, Hosts, Settings};
 
 use std::io;
@@ -50,7 +53,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use socket2::SockRef;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -81,7 +84,8 @@ const DELETIONS_MAX: usize = 2;
 struct Control {
     probe: Probe,
     board: Board,
-    info: Arc<InfoPage>,
+    info: Info,
+    reloads: Reloads,
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
@@ -99,7 +103,11 @@ pub struct ControlPort {
 impl ControlPort {
     /// Binds the port. Called before anything else starts, so that an occupied port fails the start early.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+        Self::of(TcpListener::bind(address)?)
+    }
+
+    /// Takes over a socket that listens already.
+    pub fn of(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Accepted connections inherit it.
         SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER_BYTES)?;
@@ -114,13 +122,21 @@ impl ControlPort {
 
     /// Serves until the process ends. `hosts` are the names, in lower case, that it accepts in addition to IP
     /// addresses and `localhost`.
-    pub fn serve(self, probe: Probe, board: Board, info: InfoPage, hosts: Vec<String>) -> io::Result<()> {
+    pub fn serve(
+        self,
+        probe: Probe,
+        board: Board,
+        info: Info,
+        reloads: Reloads,
+        hosts: Vec<String>,
+    ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let connections = Connections::default();
         let control = Control {
             probe,
             board,
-            info: Arc::new(info),
+            info,
+            reloads,
             pages: Arc::new(Pages::new()),
             looked: Arc::default(),
             connections: connections.clone(),
@@ -134,6 +150,7 @@ impl ControlPort {
             .route("/metrics", get(metrics))
             .route("/latency", get(latency::page))
             .route("/info", get(info::page))
+            .route("/reload", post(reload::reload))
             .route("/queues", get(queues::list))
             .route("/queues/{project}/{queue}", delete(queues::delete))
             .with_state(control);
@@ -211,6 +228,9 @@ async fn readyz(State(control): State<Control>) -> Response {
     if control.probe.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
+    if control.probe.is_announced() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "drains soon\n").into_response();
+    }
     healthz(State(control)).await
 }
 
@@ -222,7 +242,8 @@ async fn make_metrics(control: &Control) -> Page {
     let total = control.board.total();
     let stalls_of = |shard| probe.stalls(shard);
     let refused = probe.refused_by_acceptor();
-    let text = metrics::encode(&snapshots, stalls_of, refused, probe.is_draining(), &total);
+    let reloads = control.reloads.counts();
+    let text = metrics::encode(&snapshots, stalls_of, refused, probe.is_draining(), reloads, &total);
     text.map(Into::into).map_err(|error| Unmade::Failed(error.to_string()))
 }
 

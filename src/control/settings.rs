@@ -87,7 +87,7 @@ settings! {
     /// The control port.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Listen:
+        in Listen, AtStart:
         /// Address and port of the control port (health and metrics); next: 127.0.0.1 and the port after the
         /// first of listen (9001 if listen has only Unix sockets); off: none
         listen: ControlListen = ControlListen::default(), "control_listen", Text;

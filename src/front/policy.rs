@@ -8,14 +8,14 @@ settings! {
     /// The rules for connecting clients.
     #[derive(Clone, Debug)]
     pub struct Policy {
-        in Listen:
+        in Listen, OnReload:
         /// Project of clients that name none
         default_project: Project = Project::default(), "default_project", Text;
         /// Comma-separated browser origins that are accepted in addition to the server's own, like
         /// https://console.example; *: all except null
         allowed_origins: AllowedOrigins = AllowedOrigins::default(), "allowed_origins", Text;
 
-        in Tests:
+        in Tests, AtStart:
         /// Add the path /echo, which echoes every message, for WebSocket conformance suites
         test_echo: bool = false, "test_echo", Flag;
     } with {

@@ -10,7 +10,7 @@ settings! {
     /// The limits that apply to every operation.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Messages:
+        in Messages, AtStart:
         /// Largest payload; larger ones get 413, the other messages of the request are stored
         max_payload_bytes: usize = 1 << 20, "max_payload_bytes", Bytes(1..=GIB);
         // A payload of `max_payload_bytes` and a key of this size fit a Kafka record of 64 KiB more.
@@ -25,12 +25,12 @@ settings! {
         /// Longest time to live, seconds; longer: 400
         ttl_max_secs: u32 = 1_209_600, "ttl_max", Count(0..=u32::MAX as u64);
 
-        in Times:
+        in Times, OnReload:
         /// How long a protobuf message may take to arrive, once it has begun; beyond: the operation ends with
         /// 408
         pb_timeout: Duration = Duration::from_secs(30), "pb_timeout", Duration(SHORTEST_MS..=LONGEST_MS);
 
-        in Flow:
+        in Flow, AtStart:
         /// Messages that a produce operation may have outstanding; messages sent beyond its credit: 429
         produce_window: u32 = 65_536, "produce_window", Count(INITIAL_CREDIT as u64..=u32::MAX as u64);
         /// Bytes that a produce operation may have outstanding; beyond, its socket is not read
@@ -56,7 +56,7 @@ settings! {
         /// Bytes that one fetch reads from a partition, rounded up to whole batches
         fetch_bytes: usize = 512 << 10, "fetch_bytes", Bytes(1..=GIB);
 
-        in Memory:
+        in Memory, AtStart:
         // A client only claims the length of a message, and thousands of connections can claim at once.
         /// Bytes of an incomplete protobuf message to keep before memory is reserved for it; each connection
         /// may hold this much beyond the budget
@@ -70,7 +70,7 @@ settings! {
         /// budget
         send_buffer_bytes_pressed: usize = 4 << 10, "send_buffer_bytes_pressed", Bytes(1..=GIB);
 
-        in Tests:
+        in Tests, AtStart:
         /// Let clients cause faults for tests: panics of connections and shards, and stalls
         test_faults: bool = false, "test_faults", Flag;
     }

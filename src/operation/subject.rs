@@ -26,13 +26,13 @@ pub struct Caller {
     pub project: Project,
     /// The client's identity.
     pub author: Author,
-    /// The usage record of the project, if the project is limited.
+    /// The usage record of the project. `None` if nothing is counted, in tests.
     pub tenant: Option<Arc<Tenant>>,
 }
 
 impl Caller {
     /// Admits one more operation, if the project's limits allow it. `produces` also checks its rates. Returns
-    /// no permit for an unlimited project.
+    /// no permit if nothing is counted.
     pub fn admit(&self, produces: bool, now: Now) -> Result<Option<Permit>, PeerFault> {
         let Some(tenant) = &self.tenant else { return Ok(None) };
         if produces && tenant.is_over(now.mono) {

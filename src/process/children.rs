@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::manager;
+
 #[derive(Debug)]
 struct Groups {
     /// Group leaders that are not reaped yet. Until they are, no other group can get the same number.
@@ -47,12 +49,15 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts a command in its own process group.
+    /// Starts a command in its own process group, without the variables of the service manager.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         // Held while the command starts, so that `end_all` cannot miss it.
         let mut groups = groups();
         if groups.is_over {
             return Err(io::Error::other("the server is shutting down"));
+        }
+        for variable in manager::VARIABLES {
+            command.env_remove(variable);
         }
         let child = command.process_group(0).spawn()?;
         let leader = Pid::from_child(&child);
@@ -75,5 +80,30 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         let _ = self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn a_command_does_not_inherit_the_variables_of_the_service_manager() {
+        let mut command = Command::new("env");
+        command.stdout(Stdio::piped()).env("OTHER", "1");
+        for variable in manager::VARIABLES {
+            command.env(variable, "1");
+        }
+        let mut group = Group::start(&mut command).unwrap();
+        let mut said = String::new();
+        group.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(said.lines().any(|line| line == "OTHER=1"), "{said}");
+        assert!(
+            !said.contains("LISTEN_") && !said.contains("NOTIFY_SOCKET") && !said.contains("WATCHDOG_"),
+            "{said}"
+        );
     }
 }

@@ -25,7 +25,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::{EnvFilter, fmt as lines};
+use tracing_subscriber::{EnvFilter, Registry, fmt as lines, reload};
 
 use super::{children, terminal};
 use crate::base::setting::{choice, settings};
@@ -48,9 +48,11 @@ settings! {
     /// Settings of log lines.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Logs:
+        in Logs, OnReload:
         /// Which lines are logged: a level, or directives like millstream=debug,warn
         filter: String = "millstream=info,warn".into(), "log", Text, check_filter;
+
+        in Logs, AtStart:
         /// Format of log lines: text for people, json for machines
         format: LogFormat = LogFormat::default(), "log_format", Choice(LogFormat::NAMES);
     }
@@ -81,6 +83,9 @@ const FULL_WAIT: Duration = Duration::from_millis(10);
 static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 /// Whether the writing thread is inside a system call, which blocks until someone reads.
 static IS_WRITING: AtomicBool = AtomicBool::new(false);
+
+/// Changes which lines are logged. `None` before [`start`].
+static DIRECTIVES: Mutex<Option<reload::Handle<EnvFilter, Registry>>> = Mutex::new(None);
 
 /// Standard error without the standard library's lock. A write that waits for a reader would hold that lock
 /// and block all other threads.
@@ -256,6 +261,16 @@ pub fn finish() -> bool {
     has_ended && !IS_WRITING.load(Ordering::SeqCst)
 }
 
+/// Changes which lines are logged from now on. The directives were checked when the setting was read.
+pub fn set_filter(filter: &str) {
+    let directives = DIRECTIVES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*directives
+        && let Err(error) = handle.reload(EnvFilter::new(filter))
+    {
+        tracing::error!(%error, "the log filter cannot be changed");
+    }
+}
+
 /// Starts logging. Panics are logged, too.
 pub fn start(settings: &Settings) -> Teller {
     let floods = Floods::default();
@@ -266,7 +281,7 @@ pub fn start(settings: &Settings) -> Teller {
         .finish(StandardError);
     let dropped = writer.error_counter();
     // The directives were checked when the setting was read.
-    let directives = EnvFilter::new(&settings.filter);
+    let (directives, handle) = reload::Layer::new(EnvFilter::new(&settings.filter));
     let layer = match settings.format {
         LogFormat::Text => lines::layer().with_writer(writer).with_ansi(terminal::has_colours()).boxed(),
         LogFormat::Json => lines::layer().with_writer(writer).json().boxed(),
@@ -276,6 +291,7 @@ pub fn start(settings: &Settings) -> Teller {
     // Fails only if a subscriber is already set, for example by a test. That one is used.
     if subscriber.try_init().is_ok() {
         *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+        *DIRECTIVES.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
     }
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();

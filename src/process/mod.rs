@@ -1,17 +1,21 @@
-//! The process as a whole: allocator, log, terminal, child processes.
+//! The process as a whole: allocator, log, terminal, child processes, service manager.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `heap` | the allocator's settings |
 //! | `logging` | log lines, at a bounded rate |
 //! | `terminal` | text for people: escaped, coloured, on standard error |
+//! | `inherited` | listening sockets that the service manager passed |
+//! | `manager` | what the process tells its service manager |
 //! | `children` | commands that the server runs and kills |
 //! | `abort` | aborts the process if a thread panics |
 
 mod abort;
 pub(crate) mod children;
 pub(crate) mod heap;
+pub(crate) mod inherited;
 pub(crate) mod logging;
+pub(crate) mod manager;
 pub(crate) mod terminal;
 
 pub use abort::AbortOnPanic;

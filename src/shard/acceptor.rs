@@ -8,11 +8,12 @@
 //! for a connection (`descriptors`), the connection gets 503 and is closed.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::address::Addresses;
 use super::core::Peer;
@@ -37,6 +38,8 @@ const NO_FILES: &str = "the server has no room for more connections: its limit o
 pub struct Acceptor {
     listeners: Arc<Vec<Listener>>,
     is_closed: Arc<AtomicBool>,
+    /// Wakes the acceptor when it is closed.
+    end: Arc<OwnedFd>,
     connections_max: usize,
 }
 
@@ -51,8 +54,14 @@ pub struct Target {
 
 impl Acceptor {
     /// Accepts from these sockets.
-    pub fn new(listeners: Vec<Listener>) -> Self {
-        Self { listeners: Arc::new(listeners), is_closed: Arc::default(), connections_max: usize::MAX }
+    pub fn new(listeners: Vec<Listener>) -> io::Result<Self> {
+        let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self {
+            listeners: Arc::new(listeners),
+            is_closed: Arc::default(),
+            end: Arc::new(end),
+            connections_max: usize::MAX,
+        })
     }
 
     /// Limits the open connections of all shards together. Without it only `max_connections` applies.
@@ -66,24 +75,28 @@ impl Acceptor {
         self.listeners.iter().map(Listener::address).collect()
     }
 
-    /// Closes the sockets. Ends [`Self::run`] on any thread.
+    /// Accepts no more connections, and closes the sockets that do not outlive the server. Ends [`Self::run`]
+    /// on any thread.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
+        // Fails only after 2^64 - 1 calls.
+        let _ = rustix::io::write(&self.end, &1_u64.to_ne_bytes());
         self.listeners.iter().for_each(Listener::close);
     }
 
     /// Accepts connections until the sockets are closed.
     pub fn run(&self, shards: &[Target], shared: &Shared) {
         let mut trouble = Trouble::default();
-        let mut polled: Vec<_> =
-            self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
+        let end = PollFd::new(&*self.end, PollFlags::IN);
+        let sockets = self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN));
+        let mut polled: Vec<_> = std::iter::once(end).chain(sockets).collect();
         while !self.is_closed.load(Ordering::Relaxed) {
-            // Closing a socket ends it. It fails only if the kernel has no memory, or for a signal.
+            // Fails only if the kernel has no memory, or for a signal.
             if poll(&mut polled, None).is_err() {
                 std::thread::sleep(ALL_FULL_WAIT);
                 continue;
             }
-            for (listener, polled) in self.listeners.iter().zip(&mut polled) {
+            for (listener, polled) in self.listeners.iter().zip(&mut polled[1..]) {
                 if !polled.revents().is_empty() {
                     self.accept_from(listener, shards, shared, &mut trouble);
                 }
@@ -94,6 +107,10 @@ impl Acceptor {
     /// Accepts the connections that wait at one socket, at most [`ACCEPTS_PER_LOOK`].
     fn accept_from(&self, from: &Listener, shards: &[Target], shared: &Shared, trouble: &mut Trouble) {
         for _ in 0..ACCEPTS_PER_LOOK {
+            // Connections that wait at a socket that outlives the server are for the next one.
+            if self.is_closed.load(Ordering::Relaxed) {
+                return;
+            }
             match from.accept() {
                 Ok((accepted, peer)) => {
                     trouble.is_out_of_resources = false;
@@ -180,7 +197,7 @@ mod tests {
     use crate::shard::refuser::Refuser;
     use socket2::{Domain, Socket, Type};
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::atomic::AtomicUsize;
     use std::time::Instant;
 
@@ -198,7 +215,7 @@ mod tests {
         fn new(room: usize, connections_max: usize) -> Self {
             let any: Addresses = SocketAddr::from(([127, 0, 0, 1], 0)).into();
             let listeners = Listener::bind_all(&any, 64, FileMode(0o600)).unwrap();
-            let acceptor = Acceptor::new(listeners).with_connections_max(connections_max);
+            let acceptor = Acceptor::new(listeners).unwrap().with_connections_max(connections_max);
             let address = acceptor.addresses().unwrap().first_tcp().unwrap();
             let (senders, inboxes): (Vec<_>, Vec<_>) = [inbox(room), inbox(8)].into_iter().unzip();
             let target = |sender| Target { sender, heartbeat: Arc::default() };
@@ -300,6 +317,23 @@ mod tests {
         rig.await_depth(0, 3);
         rig.acceptor.close();
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_lasting_socket_keeps_its_backlog_when_it_is_closed() {
+        let mut rig = Rig::new(8, usize::MAX);
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        rig.address = held.local_addr().unwrap();
+        rig.acceptor = Acceptor::new(vec![Listener::inherited(held.try_clone().unwrap()).unwrap()]).unwrap();
+        let thread = rig.run();
+        let _first = rig.dial();
+        rig.await_depth(0, 1);
+        rig.acceptor.close();
+        thread.join().unwrap();
+        let second = rig.dial();
+        assert_eq!(rig.inboxes[0].depth(), 1, "it waits in the backlog");
+        held.set_nonblocking(false).unwrap();
+        assert_eq!(held.accept().unwrap().1, second.local_addr().unwrap(), "the next server gets it");
     }
 
     #[test]

@@ -36,7 +36,7 @@ settings! {
     /// Settings of the latency histograms.
     #[derive(Clone, Debug)]
     pub struct LatencySettings {
-        in Latency:
+        in Latency, AtStart:
         /// An HdrHistogram interval log (.hlog) to append each stage's histogram to; about 4 KiB per interval
         /// under load; empty: none
         log: Option<PathBuf> = None, "latency_log", Text;

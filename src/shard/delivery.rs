@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::core::{Deleted, Letter, Peer, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{Deleted, Letter, Peer, Settings, ShardPulse, ShardSnapshot, Traffic};
 use super::listener::Accepted;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
@@ -32,6 +32,8 @@ pub enum Delivery<A = Accepted> {
     Ping(Reply<()>),
     /// Delete a queue. The shard is its home.
     Delete(FullName, Reply<Result<Deleted, StoreFault>>),
+    /// Continue with these settings.
+    Reload(Arc<Settings>, Reply<()>),
     /// Drain (protocol section 3).
     Drain,
 }

@@ -12,10 +12,10 @@ use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 use crate::store::StoreKind;
 use crate::store::log::LOADS_MAX;
 
-/// Standard input, output and error; the socket pair that delivers signals.
-const PROCESS: u64 = 5;
-/// A connection that is about to be refused.
-const ACCEPTOR: u64 = 1;
+/// Standard input, output and error; the socket pair that delivers signals; a message to the service manager.
+const PROCESS: u64 = 6;
+/// The event that ends the acceptor, and a connection that is about to be refused.
+const ACCEPTOR: u64 = 2;
 /// Refused connections that stay open so that their clients can read why.
 const REFUSED: u64 = refuser::OPEN_MAX as u64;
 /// The control port's listening socket, its runtime's epoll (twice) and eventfd, and a connection that is

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -48,9 +48,17 @@ pub struct Listener {
     kind: SocketKind,
     /// The file of a Unix socket that this server has created.
     file: Option<SocketFile>,
+    /// Whether the service manager holds the socket, too, for the next server.
+    is_lasting: bool,
 }
 
 impl Listener {
+    /// Takes over a TCP socket that listens already, and that the service manager keeps for the next server.
+    pub fn inherited(socket: TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: socket.into(), kind: SocketKind::Tcp, file: None, is_lasting: true })
+    }
+
     /// Binds to all addresses and listens. Up to `backlog` connections may wait at each to be accepted. The
     /// files of Unix sockets get the permissions `mode`. The error names the address.
     pub fn bind_all(addresses: &Addresses, backlog: u32, mode: FileMode) -> io::Result<Vec<Self>> {
@@ -90,20 +98,24 @@ impl Listener {
         Ok((Accepted { socket, kind: self.kind }, peer))
     }
 
-    /// Ends listening, and removes the file of a Unix socket if it is still the one that this server has
+    /// Ends listening, unless the socket lasts, and removes the file of a Unix socket if it is still the one that this server has
     /// created.
     pub fn close(&self) {
         // While the socket listens, no other server replaces the file.
         if let Some(file) = &self.file {
             file.remove();
         }
-        // Fails only if it is already closed.
-        let _ = self.socket().shutdown(Shutdown::Both);
+        // To shut down a lasting socket would end it for the next server, too, and reset the connections that wait
+        // in its backlog.
+        if !self.is_lasting {
+            // Fails only if it is already closed.
+            let _ = self.socket().shutdown(Shutdown::Both);
+        }
     }
 
     fn new(socket: Socket, kind: SocketKind, file: Option<SocketFile>) -> Self {
         // The conversion does not look at the kind.
-        Self { socket: std::net::TcpListener::from(socket).into(), kind, file }
+        Self { socket: TcpListener::from(socket).into(), kind, file, is_lasting: false }
     }
 
     fn socket(&self) -> SockRef<'_> {
@@ -232,7 +244,7 @@ fn id(path: &Path) -> io::Result<(u64, u64)> {
 mod tests {
     use super::*;
     use crate::base::setting::{Kind, Value};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     fn bind(path: PathBuf, mode: u32) -> io::Result<Listener> {

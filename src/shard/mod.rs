@@ -15,6 +15,8 @@
 //! | `address`, `listener` | the addresses to listen on; a listening socket, and the file of a Unix socket | the starting thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; refused connections; stalls and lost wake-ups | their own threads |
 //! | `collector`, `interval` | collects the histograms of all shards for display | its own thread |
+//! | `reload` | gives the shards changed settings | the asking thread |
+//! | `progress` | whether all shards make progress | the asking thread |
 //! | `probe` | requests for the state of shards | the asking thread |
 //! | `server` | starts and stops all of it | the starting thread |
 
@@ -36,7 +38,9 @@ pub(crate) mod monitor;
 pub mod parker;
 pub(crate) mod preflight;
 pub(crate) mod probe;
+mod progress;
 pub(crate) mod refuser;
+mod reload;
 pub mod server;
 mod settings;
 pub mod transport;
@@ -46,6 +50,8 @@ pub(crate) mod uring;
 
 pub use collector::{Board, Collector, HISTORY, LatencySettings};
 pub use interval::Interval;
+pub use progress::Progress;
+pub use reload::{ANSWER_TIMEOUT, Reload};
 pub use settings::Settings;
 
 /// The atomics of the doorbell. Its model check replaces them with loom's.

@@ -44,12 +44,17 @@ const ALLOW_URING: &str = "allow io_uring_setup, io_uring_enter and io_uring_reg
 /// Returns how many connections the limit of open files allows on all shards together.
 pub fn check(settings: &Settings, has_control: bool) -> Result<usize, Unfit> {
     check_executors(settings.shard_cores().len())?;
-    let limit = raise(Resource::Nofile);
-    let (connections, warning) = descriptors::connections(limit, settings, has_control)?;
+    let (connections, warning) = connections(settings, has_control)?;
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
     Ok(connections)
+}
+
+/// Returns how many connections the limit of open files allows on all shards together, and a warning if the
+/// settings allow more.
+pub fn connections(settings: &Settings, has_control: bool) -> Result<(usize, Option<String>), Unfit> {
+    descriptors::connections(raise(Resource::Nofile), settings, has_control)
 }
 
 /// Checks that this process may start this many executors. Used by every command that starts executors,

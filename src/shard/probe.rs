@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::core::{Deleted, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{self, Deleted, ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
 use crate::base::error::StoreFault;
@@ -22,7 +22,16 @@ pub struct Probe {
     shards: Vec<Sender<Delivery>>,
     stalls: Vec<Arc<AtomicU64>>,
     refused_by_acceptor: Arc<AtomicU64>,
-    draining: Arc<AtomicBool>,
+    leaving: Arc<Leaving>,
+}
+
+/// How far the end of the server has come.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// It will drain soon, and must get no new clients.
+    pub(super) is_announced: AtomicBool,
+    /// It drains.
+    pub(super) is_draining: AtomicBool,
 }
 
 impl Probe {
@@ -30,9 +39,9 @@ impl Probe {
         shards: Vec<Sender<Delivery>>,
         stalls: Vec<Arc<AtomicU64>>,
         refused_by_acceptor: Arc<AtomicU64>,
-        draining: Arc<AtomicBool>,
+        leaving: Arc<Leaving>,
     ) -> Self {
-        Self { shards, stalls, refused_by_acceptor, draining }
+        Self { shards, stalls, refused_by_acceptor, leaving }
     }
 
     /// Returns the number of shards.
@@ -42,7 +51,12 @@ impl Probe {
 
     /// Returns whether the server is draining.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.leaving.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the server has announced that it will drain (`drain_announce`).
+    pub fn is_announced(&self) -> bool {
+        self.leaving.is_announced.load(Ordering::Relaxed)
     }
 
     /// Asks a shard for a snapshot of its state. The shard looks at every connection for it, so ask rarely.
@@ -105,6 +119,16 @@ impl Probe {
     /// Asks a shard to answer between its next two turns. A shard that has stalled does not.
     pub fn ping(&self, shard: usize, reply: impl FnOnce(()) + Send + 'static) -> bool {
         self.send(shard, Delivery::Ping(Reply::new(reply)))
+    }
+
+    /// Gives a shard the settings of a reload.
+    pub fn reload(
+        &self,
+        shard: usize,
+        settings: Arc<core::Settings>,
+        reply: impl FnOnce(()) + Send + 'static,
+    ) -> bool {
+        self.send(shard, Delivery::Reload(settings, Reply::new(reply)))
     }
 
     fn send(&self, shard: usize, delivery: Delivery) -> bool {

@@ -21,8 +21,10 @@ use super::inbox::{Inbox, Sender, inbox};
 use super::monitor::{self, Watched};
 use super::parker::{Heartbeat, Parker};
 use super::preflight;
-use super::probe::Probe;
+use super::probe::{Leaving, Probe};
+use super::progress::Progress;
 use super::refuser::Refuser;
+use super::reload::Reload;
 use super::settings::Settings;
 use crate::access::Tenants;
 use crate::latency::Recorder;
@@ -42,6 +44,8 @@ pub struct Server {
     handle: DrainHandle,
     stores: Stores,
     probe: Probe,
+    tenants: Arc<Tenants>,
+    heartbeats: Vec<Arc<Heartbeat>>,
     collector: Collector,
     shards: Vec<ExecutorJoinHandle<ShardReport>>,
     acceptor: JoinHandle<()>,
@@ -54,14 +58,19 @@ pub struct Server {
 pub struct DrainHandle {
     acceptor: Acceptor,
     shards: Vec<Sender<Delivery>>,
-    draining: Arc<AtomicBool>,
+    leaving: Arc<Leaving>,
 }
 
 impl DrainHandle {
+    /// Announces the drain: the server is no longer ready for new clients, but serves as before.
+    pub fn announce(&self) {
+        self.leaving.is_announced.store(true, Ordering::Relaxed);
+    }
+
     /// Starts to drain: no new connections, no new operations. Open operations end as section 3 of the
     /// protocol describes.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.leaving.is_draining.store(true, Ordering::Relaxed);
         self.acceptor.close();
         let is_full = |shard: &&Sender<Delivery>| shard.send(Delivery::Drain).is_err();
         let mut full: Vec<_> = self.shards.iter().filter(is_full).cloned().collect();
@@ -171,7 +180,7 @@ impl Server {
             epoch: Instant::now(),
         });
         let core_settings = Arc::new(settings.core.clone());
-        let tenants = Arc::new(Tenants::new(settings.projects));
+        let all_tenants = Arc::new(Tenants::new(settings.projects));
         let stores = Stores::of(settings, count)?;
         let inbox_batches = core_settings.inbox_batches;
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(inbox_batches)).unzip();
@@ -181,7 +190,7 @@ impl Server {
         let (mut watched, mut targets) = (Vec::new(), Vec::new());
         for ((shard, core), inbox) in cores.into_iter().enumerate().zip(inboxes) {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
-            let (core_settings, tenants) = (core_settings.clone(), tenants.clone());
+            let (core_settings, tenants) = (core_settings.clone(), all_tenants.clone());
             let (shared, peers) = (shared.clone(), senders.clone());
             let spin = settings.spin_before_park;
             let stores = stores.clone();
@@ -235,6 +244,7 @@ impl Server {
         await_shards(&mut shards, &started)?;
         let stop_monitor = Arc::new(AtomicBool::new(false));
         let stop = stop_monitor.clone();
+        let heartbeats = watched.iter().map(|shard| Arc::clone(&shard.heartbeat)).collect();
         let monitor = std::thread::Builder::new().name("monitor".into()).spawn(move || {
             let _guard = AbortOnPanic;
             monitor::watch(&watched, &stop);
@@ -245,14 +255,16 @@ impl Server {
             let _guard = AbortOnPanic;
             accepting.run(&targets, &shared);
         })?;
-        let draining = Arc::new(AtomicBool::new(false));
-        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone());
+        let leaving: Arc<Leaving> = Arc::default();
+        let probe = Probe::new(senders.clone(), stalls, refused, leaving.clone());
         Ok(Self {
             addresses,
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
             stores,
-            handle: DrainHandle { acceptor, shards: senders, draining },
+            handle: DrainHandle { acceptor, shards: senders, leaving },
+            tenants: all_tenants,
+            heartbeats,
             shards,
             acceptor: accepts,
             monitor,
@@ -273,6 +285,16 @@ impl Server {
     /// Returns a handle to ask for the state of the shards.
     pub fn probe(&self) -> Probe {
         self.probe.clone()
+    }
+
+    /// Returns a handle to change the settings of the shards.
+    pub fn reload(&self) -> Reload {
+        Reload::new(self.probe.clone(), self.tenants.clone())
+    }
+
+    /// Returns a view of the shards' progress.
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.heartbeats.clone())
     }
 
     /// Returns access to the latencies.
@@ -344,8 +366,8 @@ mod tests {
     fn a_full_inbox_does_not_block_the_drain_of_other_shards() {
         let ((stuck, stuck_inbox), (other, other_inbox)) = (inbox(1), inbox(1));
         stuck.send(Delivery::StoreNews).unwrap();
-        let acceptor = Acceptor::new(Vec::new());
-        let handle = DrainHandle { acceptor, shards: vec![stuck, other], draining: Arc::default() };
+        let acceptor = Acceptor::new(Vec::new()).unwrap();
+        let handle = DrainHandle { acceptor, shards: vec![stuck, other], leaving: Arc::default() };
         handle.drain();
         assert!(matches!(other_inbox.poll(), Some(Delivery::Drain)));
         assert!(matches!(stuck_inbox.poll(), Some(Delivery::StoreNews)));

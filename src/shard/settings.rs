@@ -16,7 +16,7 @@ settings! {
     /// The settings of [`Server::start`](super::server::Server::start).
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Listen:
+        in Listen, AtStart:
         /// Comma-separated addresses for clients: an IP address and a port (0: a free one), or unix: and the
         /// path of a Unix socket; the address ::, written in brackets, also accepts IPv4
         listen: Addresses = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000)).into(), "listen", Text;
@@ -27,7 +27,7 @@ settings! {
         /// Cores to run on, one shard on each, as in 0-3 or 0,2; all: every core that the process may use
         cores: Cores = Cores::default(), "cores", Text;
 
-        in Memory:
+        in Memory, AtStart:
         /// Microseconds that an idle shard polls before it sleeps; 50 to 100 on dedicated cores
         spin_before_park: Duration = Duration::ZERO, "spin_us", Micros(0..=60_000_000);
     } with {

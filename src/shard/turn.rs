@@ -259,6 +259,11 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 }
                 Some(Delivery::Traffic(of, reply)) => reply.give(self.core.traffic(&of)),
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot()),
+                Some(Delivery::Reload(settings, reply)) => {
+                    self.settings = Arc::clone(&settings);
+                    self.core.handle_reload(self.host.now(), settings);
+                    reply.give(());
+                }
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(self.host.elapsed() + self.settings.drain_timeout);
                     self.core.handle_drain(self.host.now());

@@ -20,7 +20,7 @@ settings! {
     /// The settings of all stores. Only those of the store in `kind` apply.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Store:
+        in Store, AtStart:
         /// Where messages are kept; log: in data_dir, durable; memory: bounded, and lost when the server
         /// ends; kafka: in a Kafka cluster
         kind: StoreKind = StoreKind::default(), "store", Choice(StoreKind::NAMES);

@@ -81,7 +81,8 @@ impl Server {
         (server, reader)
     }
 
-    fn start_by(mut command: Command, arguments: &[&str]) -> Self {
+    /// Starts a server with a command that runs the binary with the arguments that it gets.
+    pub fn start_by(mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -125,9 +126,15 @@ impl Server {
 
     /// Returns status and body of a path of the control port.
     pub fn control(&self, path: &str) -> (u16, String) {
+        self.ask_control(&format!("GET {path}"), "")
+    }
+
+    /// Sends a request with these header lines to the control port. Returns status and body of the answer.
+    pub fn ask_control(&self, request: &str, headers: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.control)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n")
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

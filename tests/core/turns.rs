@@ -119,7 +119,10 @@ impl Host for World {
     }
 
     fn poll_inbox(&mut self) -> Option<Delivery<Self::Accepted>> {
-        self.inbox.borrow_mut().pop_front().map(|peer| Delivery::Socket(peer, None))
+        self.inbox
+            .borrow_mut()
+            .pop_front()
+            .map(|peer| Delivery::Socket(peer, millstream::shard::core::Peer::Unix))
     }
 
     fn send(&mut self, _: u16, letters: Vec<Letter>) -> Result<(), Vec<Letter>> {

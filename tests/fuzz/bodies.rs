@@ -351,7 +351,7 @@ pub fn session(data: &[u8]) {
         ..ProjectLimits::default()
     });
     let mut rig = Rig::with_budget(settings, budget_bytes);
-    rig.limit(tenants.get(&Project::parse("p").unwrap(), Millis::new(1)));
+    rig.limit(Some(tenants.get(&Project::parse("p").unwrap(), Millis::new(1))));
     let mut asked: VecDeque<Command> = VecDeque::new();
     let mut appends = 0;
     let mut ended = false;

@@ -491,7 +491,7 @@ fn a_draining_server_begins_no_operation() {
 #[test]
 fn messages_beyond_a_projects_storage_are_refused_by_number_and_end_the_operation() {
     let tenants = Tenants::new(ProjectLimits { storage_bytes: 400, ..ProjectLimits::default() });
-    let tenant = tenants.get(&Project::parse("p").unwrap(), Millis::new(1)).unwrap();
+    let tenant = tenants.get(&Project::parse("p").unwrap(), Millis::new(1));
     let mut harness = Harness::new(1 << 20);
     harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::access::Tenants;
+use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
 use millstream::base::millis::Millis;
@@ -135,6 +135,7 @@ pub struct Server {
     is_proxied: bool,
     drivers: Vec<Driver>,
     inboxes: Rc<[Inbox]>,
+    tenants: Arc<Tenants>,
     dir: Option<Arc<DataDir>>,
     /// The shards that have not received the order to drain.
     undrained: Vec<usize>,
@@ -146,7 +147,13 @@ impl Server {
     pub fn start(machine: &Machine, plan: &Plan, shards: u16) -> Result<(Self, Report), String> {
         let inboxes: Rc<[Inbox]> = (0..shards).map(|_| Inbox::new(plan.settings.inbox_batches)).collect();
         let tenants = Arc::new(Tenants::new(plan.limits));
-        let place = Place { machine, settings: &plan.settings, tenants, inboxes: inboxes.clone(), shards };
+        let place = Place {
+            machine,
+            settings: &plan.settings,
+            tenants: tenants.clone(),
+            inboxes: inboxes.clone(),
+            shards,
+        };
         let (mut dir, mut found) = (None, Report::default());
         let drivers = match &plan.log {
             None => (0..shards).map(|number| place.driver(number, memory(machine))).collect(),
@@ -166,6 +173,7 @@ impl Server {
                 is_proxied: plan.settings.proxy_from.contains(&Peer::Unix),
                 drivers,
                 inboxes,
+                tenants,
                 dir,
                 undrained: Vec::new(),
                 drained: 0,
@@ -193,6 +201,15 @@ impl Server {
     pub fn delete(&self, name: FullName, reply: Reply<Result<Deleted, StoreFault>>) -> bool {
         let home = home(queue_hash(&name.0, &name.1), self.shards() as u16);
         self.inboxes[usize::from(home)].send(Delivery::Delete(name, reply)).is_ok()
+    }
+
+    /// Gives every project and shard the settings of a reload. A shard whose inbox is full keeps its own.
+    pub fn reload(&self, settings: &Arc<Settings>, limits: &ProjectLimits) {
+        self.tenants.set_limits(limits);
+        for inbox in self.inboxes.iter() {
+            // Fails if the inbox is full.
+            let _ = inbox.send(Delivery::Reload(settings.clone(), Reply::new(|()| ())));
+        }
     }
 
     /// Wakes every shard, as a doorbell may do without a reason.

@@ -40,6 +40,8 @@ pub struct Plan {
     pub is_short_lived: bool,
     /// Whether the project's rates are limited.
     pub is_limited: bool,
+    /// Whether the server's settings are reloaded.
+    pub reloads: bool,
     /// Whether a second queue exists that is occasionally deleted.
     pub deletes: bool,
 }
@@ -104,8 +106,23 @@ impl Plan {
             jumps_for_good: random.one_in(5),
             is_short_lived: random.one_in(3),
             is_limited,
+            reloads: seed % 5 == 2,
             deletes: is_log && !is_limited && seed % 3 == 2,
         }
+    }
+
+    /// Draws the settings of a reload. They add, change or remove the rates of a limited project.
+    pub fn reloaded(&self, random: &mut Random) -> (Arc<Settings>, ProjectLimits) {
+        let ping_secs = random.between(5, 40) as u64;
+        let settings = Settings {
+            ping_interval: Duration::from_secs(ping_secs),
+            idle_timeout: Duration::from_secs(3 * ping_secs),
+            ..(*self.settings).clone()
+        };
+        let mut limits = self.limits;
+        limits.messages_per_sec *= random.below(3) as u64;
+        limits.bytes_per_sec *= random.below(3) as u64;
+        (Arc::new(settings), limits)
     }
 
     /// Returns whether acknowledged messages survive a power loss.

@@ -39,6 +39,8 @@ const DRAIN: Millis = Millis::new(8_000);
 
 pub struct World {
     pub(super) random: Random,
+    /// Decides about reloads, so that they leave the other decisions of a seed as they are.
+    reloads: Random,
     pub(super) plan: Plan,
     pub(super) machine: Machine,
     pub(super) server: Option<Server>,
@@ -97,6 +99,7 @@ impl World {
             right_again: Millis::ZERO,
             base_error_ms: 0,
             random,
+            reloads: Random(seed ^ 0x0e10_ad00),
             plan,
             machine,
         };
@@ -292,6 +295,13 @@ impl World {
         let client = self.random.below(self.clients.len());
         let shards = self.server.as_ref().map_or(1, Server::shards);
         let shard = self.random.below(shards);
+        if self.plan.reloads
+            && self.reloads.one_in(60)
+            && let Some(server) = &self.server
+        {
+            let (settings, limits) = self.plan.reloaded(&mut self.reloads);
+            server.reload(&settings, &limits);
+        }
         match self.random.below(22) {
             0..=4 => drop(self.send(client)),
             5..=9 => drop(self.receive(client)),

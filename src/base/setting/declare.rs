@@ -7,7 +7,7 @@
 ///     /// The doc comment of the struct.
 ///     #[derive(Clone, Debug)]
 ///     pub struct Settings {
-///         in Flow:
+///         in Flow, AtStart:
 ///         /// The help of the setting, without a full stop
 ///         window: u32 = 65_536, "produce_window", Count(1..=u32::MAX as u64);
 ///     } with {
@@ -18,7 +18,9 @@
 /// ```
 ///
 /// Each setting lists its field, type, default, key and [`Kind`](super::Kind), and nothing else repeats them.
-/// `in` names the [`Section`](super::Section) of the settings below it. The type must implement
+/// `in` names the [`Section`](super::Section) of the settings below it, and when a changed value
+/// [applies](super::Applies): `AtStart` or `OnReload`. The code that uses a setting with `OnReload` must read it
+/// again each time. The type must implement
 /// [`Value`](super::Value). An optional expression after the kind is a function that validates the value:
 /// `fn(&Type) -> Result<(), String>`. The fields after `with` start with their `Default`.
 macro_rules! settings {
@@ -26,7 +28,7 @@ macro_rules! settings {
         $(#[$attribute:meta])*
         pub struct $name:ident {
             $(
-                in $section:ident:
+                in $section:ident, $applies:ident:
                 $(
                     $(#[doc = $help:literal])+
                     $field:ident: $type:ty = $default:expr, $key:literal, $kind:expr $(, $check:expr)?;
@@ -59,6 +61,7 @@ macro_rules! settings {
                 $($($crate::base::setting::Setting {
                     about: $crate::base::setting::About {
                         section: $crate::base::setting::Section::$section,
+                        applies: $crate::base::setting::Applies::$applies,
                         key: $key,
                         kind: {
                             use $crate::base::setting::Kind::*;
@@ -124,7 +127,7 @@ pub(crate) use {choice, settings};
 
 #[cfg(test)]
 mod tests {
-    use crate::base::setting::{Declared, Section};
+    use crate::base::setting::{Applies, Declared, Section};
 
     choice! {
         /// Colours.
@@ -145,13 +148,13 @@ mod tests {
         /// The settings of this test.
         #[derive(Debug)]
         pub struct Settings {
-            in Flow:
+            in Flow, AtStart:
             /// How many; see
             /// <others>
             count: u16 = 7, "how_many", Count(1..=9);
             /// The colour
             colour: Colour = Colour::default(), "colour", Choice(Colour::NAMES);
-            in Tests:
+            in Tests, OnReload:
             /// The name
             name: String = "x".into(), "name", Text, is_lower_case;
         } with {
@@ -166,6 +169,7 @@ mod tests {
         assert_eq!((settings.count, &settings.name[..], settings.rest.len()), (7, "x", 0));
         let [count, colour, name] = Settings::SETTINGS else { panic!("{:?}", Settings::SETTINGS) };
         assert_eq!((count.about.key, count.about.section), ("how_many", Section::Flow));
+        assert_eq!((count.about.applies, name.about.applies), (Applies::AtStart, Applies::OnReload));
         assert_eq!(count.about.help, "How many; see <others>");
         assert_eq!(count.get(&settings), "7");
         assert_eq!(count.set(&mut settings, " 8 "), Ok(()));

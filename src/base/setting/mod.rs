@@ -39,11 +39,22 @@ impl fmt::Display for Unworkable {
 
 impl std::error::Error for Unworkable {}
 
+/// When a changed value of a setting takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// When the server starts.
+    AtStart,
+    /// Also when a running server reloads its settings.
+    OnReload,
+}
+
 /// The description of a setting, independent of its value.
 #[derive(Clone, Debug)]
 pub struct About {
     /// The heading under which the setting is shown.
     pub section: Section,
+    /// When a changed value takes effect.
+    pub applies: Applies,
     /// The key in the file. With hyphens it is the flag; in capitals, after `MILLSTREAM_`, the environment
     /// variable.
     pub key: &'static str,

@@ -1,20 +1,29 @@
-//! Signal handling of the server. SIGTERM and SIGINT drain it, SIGHUP reopens its latency log.
+//! Signal handling of the server. SIGTERM and SIGINT drain it, SIGHUP reloads its settings and reopens its
+//! latency log.
 //!
 //! Signals are handled on their own thread, which starts before the server does. Reading a large log can take
 //! minutes, and a signal during that time exits at once. That is safe: the server has promised nothing to a
 //! client yet, and recovery survives an exit at any point, as it survives a crash.
+//!
+//! ```text
+//! Starting ──serve──▶ Serving ──SIGTERM──▶ Announced ──drain_announce, SIGTERM──▶ Draining ──SIGTERM──▶ exit
+//!                        └────────────────drain_announce = 0────────────────────────▲
+//! ```
 
 use std::io;
 use std::process::exit;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::control::Reloads;
+use crate::process::manager::{self, Word};
 use crate::process::{children, logging};
 use crate::shard::Board;
 use crate::shard::acceptor::Acceptor;
+use crate::shard::core;
 use crate::shard::server::DrainHandle;
 
 /// How much longer than `drain_timeout` a drain may take. After that, a shard has stalled and the process
@@ -26,17 +35,47 @@ const END_GRACE: Duration = Duration::from_secs(10);
 struct Serving {
     drain: DrainHandle,
     board: Board,
-    drain_timeout: Duration,
+    reloads: Reloads,
+    times: Times,
+    stage: Stage,
+}
+
+/// How long the end of a server takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    announce: Duration,
+    drain: Duration,
+}
+
+impl From<&core::Settings> for Times {
+    fn from(settings: &core::Settings) -> Self {
+        Self { announce: settings.drain_announce, drain: settings.drain_timeout }
+    }
+}
+
+/// How far the end of the server has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// The server serves, but is not ready for new clients.
+    Announced,
+    Draining,
 }
 
 /// The target of signals.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Handling {
-    /// None until the server has started.
-    serving: Arc<Mutex<Option<Serving>>>,
+#[derive(Debug, Default)]
+struct State {
+    /// `None` until the server has started.
+    serving: Option<Serving>,
     /// The listening sockets, as soon as they are open.
-    acceptor: Arc<OnceLock<Acceptor>>,
+    acceptor: Option<Acceptor>,
+    /// SIGHUP arrived before the server had started, but maybe after it had read its settings.
+    wants_reload: bool,
 }
+
+/// Handles signals. Clones share the state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handling(Arc<Mutex<State>>);
 
 impl Handling {
     /// Starts the thread that receives signals.
@@ -45,9 +84,8 @@ impl Handling {
         let handling = Self::default();
         let handled = handling.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
-            let mut is_asked = false;
             for signal in signals.forever() {
-                handled.handle(signal, &mut is_asked);
+                handled.handle(signal);
             }
         })?;
         Ok(handling)
@@ -55,50 +93,95 @@ impl Handling {
 
     /// Sets the listening sockets, which a signal before [`Self::serve`] closes.
     pub(super) fn listen(&self, acceptor: Acceptor) {
-        // There is only one server.
-        let _ = self.acceptor.set(acceptor);
+        self.state().acceptor = Some(acceptor);
     }
 
     /// Sets the server that signals apply to from this point on.
-    pub(super) fn serve(&self, drain: DrainHandle, board: Board, drain_timeout: Duration) {
-        let serving = Serving { drain, board, drain_timeout };
-        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
+    pub(super) fn serve(&self, drain: DrainHandle, board: Board, reloads: Reloads, times: Times) {
+        let mut state = self.state();
+        if state.wants_reload {
+            reloads.request();
+        }
+        state.serving = Some(Serving { drain, board, reloads, times, stage: Stage::Serving });
     }
 
-    fn handle(&self, signal: i32, is_asked: &mut bool) {
-        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        match (signal, &*serving) {
-            // Does nothing without a latency log.
-            (SIGHUP, Some(serving)) => {
+    /// Changes how long the end of the server takes.
+    pub(super) fn set_times(&self, times: Times) {
+        if let Some(serving) = &mut self.state().serving {
+            serving.times = times;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, signal: i32) {
+        let mut state = self.state();
+        let Some(serving) = &mut state.serving else {
+            if signal == SIGHUP {
+                state.wants_reload = true;
+                return;
+            }
+            tracing::info!(signal, "stopped before serving: exiting at once");
+            if let Some(acceptor) = &state.acceptor {
+                acceptor.close();
+            }
+            end(0);
+        };
+        match (signal, serving.stage) {
+            (SIGHUP, _) => {
+                // Does nothing without a latency log.
                 serving.board.reopen_log();
+                serving.reloads.request();
             }
-            // The log is not open yet, so it will open the new file anyway.
-            (SIGHUP, None) => {}
-            (_, None) => {
-                tracing::info!(signal, "stopped before serving: exiting at once");
-                if let Some(acceptor) = self.acceptor.get() {
-                    acceptor.close();
+            (_, Stage::Serving) if !serving.times.announce.is_zero() => {
+                serving.stage = Stage::Announced;
+                let announce = serving.times.announce;
+                tracing::info!(signal, for_ = ?announce, "announcing the drain: not ready for new clients; a second signal drains at once");
+                serving.drain.announce();
+                let until = announce.saturating_add(serving.times.drain).saturating_add(END_GRACE);
+                manager::tell(&[Word::Stopping, Word::Status("about to drain"), Word::Extend(until)]);
+                let handling = self.clone();
+                let waiting = std::thread::Builder::new().name("announce".into()).spawn(move || {
+                    std::thread::sleep(announce);
+                    if let Some(serving) = &mut handling.state().serving
+                        && serving.stage == Stage::Announced
+                    {
+                        serving.drain_now();
+                    }
+                });
+                if let Err(error) = waiting {
+                    tracing::warn!(%error, "cannot start the timer of drain_announce: draining at once");
+                    serving.drain_now();
                 }
-                end(0);
             }
-            (_, Some(_)) if *is_asked => {
+            (_, Stage::Serving | Stage::Announced) => {
+                tracing::info!(signal, "draining; a second signal exits at once");
+                serving.drain_now();
+            }
+            (_, Stage::Draining) => {
                 tracing::warn!(signal, "a second signal: exiting at once");
                 end(1);
             }
-            (_, Some(serving)) => {
-                *is_asked = true;
-                tracing::info!(signal, "draining; a second signal exits at once");
-                serving.drain.drain();
-                let patience = serving.drain_timeout.saturating_add(END_GRACE);
-                let waiting = std::thread::Builder::new().name("drain-end".into()).spawn(move || {
-                    std::thread::sleep(patience);
-                    tracing::error!("the drain did not finish in time: exiting at once");
-                    end(1);
-                });
-                if let Err(error) = waiting {
-                    tracing::warn!(%error, "cannot start the drain timer: a stalled shard will keep the server from exiting");
-                }
-            }
+        }
+    }
+}
+
+impl Serving {
+    /// Starts to drain.
+    fn drain_now(&mut self) {
+        self.stage = Stage::Draining;
+        let patience = self.times.drain.saturating_add(END_GRACE);
+        manager::tell(&[Word::Stopping, Word::Status("draining"), Word::Extend(patience)]);
+        self.drain.drain();
+        let waiting = std::thread::Builder::new().name("drain-end".into()).spawn(move || {
+            std::thread::sleep(patience);
+            tracing::error!("the drain did not finish in time: exiting at once");
+            end(1);
+        });
+        if let Err(error) = waiting {
+            tracing::warn!(%error, "cannot start the drain timer: a stalled shard will keep the server from exiting");
         }
     }
 }

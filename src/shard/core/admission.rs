@@ -11,9 +11,9 @@ use crate::base::clock::Now;
 use crate::store::Store;
 use crate::ws::handshake::Refusal;
 
-/// The result of admission. `Ok` holds the permit, if the project is limited. `Err` holds the answer to a
-/// client that may not connect.
-pub type Verdict = Result<Option<Permit>, Refusal>;
+/// The result of admission. `Ok` holds the permit of the project. `Err` holds the answer to a client that may
+/// not connect.
+pub type Verdict = Result<Permit, Refusal>;
 
 impl<S: Store<Connections>> Core<S> {
     /// Decides whether the project of a waiting connection may have one more connection.
@@ -75,7 +75,7 @@ mod tests {
         said
     }
 
-    fn permit(core: &Core<Memory<Connections>>) -> Option<Permit> {
+    fn permit(core: &Core<Memory<Connections>>) -> Permit {
         core.tenants.admit(&Project::default(), START.mono).unwrap()
     }
 

@@ -27,6 +27,11 @@ impl Catalogue {
         Self { shard, queues: HashMap::new(), next: 0, made: 0, reserved: 0, max }
     }
 
+    /// Changes how many queues the shard may be the home of. Existing ones stay.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     /// Returns a queue, if it is known.
     pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
         self.queues.get(name).copied()
@@ -117,5 +122,7 @@ mod tests {
         assert_eq!(catalogue.reserve(), Ok(()));
         assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
         assert!(catalogue.forget(three));
+        catalogue.set_max(0);
+        assert_eq!(catalogue.reserve(), Err(StoreFault::TooManyQueues));
     }
 }

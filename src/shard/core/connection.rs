@@ -86,7 +86,7 @@ macro_rules! cx {
 pub struct Connection {
     phase: Phase,
     receiver: Receiver,
-    /// The project's permit for this connection, if the project is limited.
+    /// The project's permit for this connection, once it is admitted.
     permit: Option<Permit>,
     peer: Peer,
     /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
@@ -254,7 +254,7 @@ impl Connection {
 
     /// Answers the handshake with the verdict on the client. A verdict that nothing waits for any more is
     /// dropped together with its permit.
-    pub fn handle_verdict(&mut self, verdict: Result<Option<Permit>, Refusal>, env: &mut Env<'_>) {
+    pub fn handle_verdict(&mut self, verdict: Result<Permit, Refusal>, env: &mut Env<'_>) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Handshaking) {
             Phase::Admitting(handshake) => match verdict {
                 Ok(permit) => return self.open(*handshake, permit, env),
@@ -265,14 +265,14 @@ impl Connection {
     }
 
     /// Accepts a handshake, and writes the answer.
-    fn open(&mut self, handshake: Handshake, permit: Option<Permit>, env: &mut Env<'_>) {
+    fn open(&mut self, handshake: Handshake, permit: Permit, env: &mut Env<'_>) {
         if let Err(refusal) = handshake.accept(self.output.bytes()) {
             return self.refuse(&refusal, env);
         }
         let used = handshake.used();
         let Handshake { endpoint, identity: Identity { project, author }, .. } = handshake;
-        let tenant = permit.as_ref().map(Permit::tenant).cloned();
-        self.permit = permit;
+        let tenant = Some(permit.tenant().clone());
+        self.permit = Some(permit);
         self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
         self.liveness.hear(env.now.mono);
         // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
@@ -580,6 +580,13 @@ impl Connection {
                 self.with_front(env, Front::handle_timeout);
             }
             Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => {}
+        }
+    }
+
+    /// Starts the time of the peer's silence anew, unless the connection is closing.
+    pub fn excuse(&mut self, now: Now) {
+        if !self.is_closing() {
+            self.liveness.excuse(now.mono);
         }
     }
 

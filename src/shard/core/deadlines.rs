@@ -31,6 +31,11 @@ impl Deadlines {
         }
     }
 
+    /// Removes all entries, so that they can be armed again with other times.
+    pub fn clear(&mut self) {
+        self.heap.clear();
+    }
+
     /// Returns when the first entry is due.
     pub fn next_due(&self) -> Option<Millis> {
         self.heap.peek().map(|Reverse((due, _))| *due)

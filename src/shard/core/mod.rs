@@ -20,6 +20,7 @@
 //! | `shortage` | the reaction to a shortage of memory |
 //! | `deadlines`, `slab` | deadlines of connections; connections by id |
 //! | `drain` | the draining of a shard |
+//! | `reload` | takes over changed settings |
 //! | `snapshot` | the state of a shard, for the control port |
 //! | `settings` | the limits of a shard and of its connections |
 
@@ -36,6 +37,7 @@ mod output;
 mod peer;
 mod proxy;
 mod queues;
+mod reload;
 mod routing;
 mod serving;
 mod settings;

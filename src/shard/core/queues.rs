@@ -18,8 +18,8 @@ use crate::store::{Completion, Life, Request, Store};
 /// Whether a queue is created if it does not exist.
 #[derive(Debug)]
 enum Creation {
-    /// Creates it. An entry in the catalogue is reserved. If the project is limited, its permit is here.
-    Allowed(Option<Permit>),
+    /// Creates it. An entry in the catalogue is reserved, and the project has this permit.
+    Allowed(Permit),
     /// Does not create it, because a limit on the number of queues is reached.
     Refused(Fault),
     /// Does not create it, because `auto_create` is off.
@@ -119,7 +119,7 @@ impl<S: Store<Connections>> Core<S> {
         if !self.settings.auto_create {
             return Creation::Off;
         }
-        let permit = self.tenants.get(project, now.mono).map(|tenant| tenant.take(Use::Queue)).transpose();
+        let permit = self.tenants.get(project, now.mono).take(Use::Queue);
         match permit {
             Ok(permit) => match self.catalogue.reserve() {
                 Ok(()) => Creation::Allowed(permit),
@@ -141,10 +141,8 @@ impl<S: Store<Connections>> Core<S> {
         life: Life,
         permit: Option<Permit>,
     ) -> QueueInfo {
-        let held = || self.tenants.get(&name.0, now).map(|tenant| tenant.hold(Use::Queue));
-        if let Some(permit) = permit.or_else(held) {
-            self.tenants.hold_queue(id, permit);
-        }
+        let permit = permit.unwrap_or_else(|| self.tenants.get(&name.0, now).hold(Use::Queue));
+        self.tenants.hold_queue(id, permit);
         let Life { incarnation, partitions, signing } = life;
         let hash = queue_hash(&name.0, &name.1);
         self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing })
@@ -167,7 +165,7 @@ impl<S: Store<Connections>> Core<S> {
         let (permit, refusal) = match creation {
             Creation::Allowed(permit) => {
                 self.catalogue.unreserve();
-                (permit, None)
+                (Some(permit), None)
             }
             Creation::Refused(fault) => (None, Some(fault)),
             Creation::Off => (None, None),

@@ -12,44 +12,51 @@ settings! {
     /// The settings of a shard and its connections.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        in Listen:
+        in Listen, OnReload:
         /// Comma-separated networks of the proxies that must send a PROXY header (version 1 or 2), such as
         /// 10.0.0.0/8; unix: all Unix sockets; empty: none. Every host in them can name any client address
         proxy_from: ProxyFrom = ProxyFrom::default(), "proxy_from", Text;
 
-        in Store:
+        in Store, AtStart:
         /// Partitions of a new queue
         partitions: u16 = 8, "partitions", Count(1..=PARTITIONS_MAX as u64);
+
+        in Store, OnReload:
         /// Create queues on first use; otherwise 404
         auto_create: bool = true, "auto_create", Flag;
         /// Most queues of which one shard is the home; beyond, creating one gets 503; with Kafka, counts the
         /// queues opened since the start
         max_queues: usize = 100_000, "max_queues", Count(1..=100_000_000);
 
-        in Messages:
+        in Messages, AtStart:
         /// Largest handshake; beyond: 431
         handshake_max_bytes: usize = 16 << 10, "handshake_max_bytes", Bytes(256..=1 << 20);
 
-        in Times:
+        in Times, OnReload:
         /// How long a handshake may take to complete; beyond: 408
         handshake_timeout: Duration = Duration::from_secs(10), "handshake_timeout", Duration(SHORTEST_MS..=LONGEST_MS);
         /// Silence after which a client is pinged
         ping_interval: Duration = Duration::from_secs(30), "ping_interval", Duration(SHORTEST_MS..=LONGEST_MS);
         /// Silence after which a client is closed with 1001
         idle_timeout: Duration = Duration::from_secs(90), "idle_timeout", Duration(SHORTEST_MS..=LONGEST_MS);
-        /// How long draining may take after SIGTERM
+        /// How long a server goes on serving after SIGTERM before it drains: /readyz fails and new connections
+        /// are accepted meanwhile, so that load balancers notice; a second SIGTERM ends it
+        drain_announce: Duration = Duration::ZERO, "drain_announce", Duration(0..=LONGEST_MS);
+        /// How long draining may take
         drain_timeout: Duration = Duration::from_secs(30), "drain_timeout", Duration(0..=LONGEST_MS);
         /// How much of drain_timeout consumers get to receive stored messages
         drain_consume_timeout: Duration = Duration::from_secs(5), "drain_consume_timeout", Duration(0..=LONGEST_MS);
+
+        in Times, AtStart:
         /// How far the system's clock may step back before message timestamps follow it; and how long it must
         /// stay ahead after a jump before messages expire by it
         clock_step_max: Duration = CLOCK_STEP_MAX.as_duration(), "clock_step_max", Duration(1_000..=LONGEST_MS);
 
-        in Clients:
+        in Clients, OnReload:
         /// Connections of one shard; beyond: 503
         max_connections: usize = 65_536, "max_connections", Count(1..=4_000_000);
 
-        in Memory:
+        in Memory, AtStart:
         /// Bytes that the connections of one shard may reserve, and again as many that they may hold; beyond:
         /// less credit, then sockets are not read, then slow consumers are closed
         shard_budget_bytes: usize = 256 << 20, "shard_budget_bytes", Bytes(4096..=1024 * GIB);

@@ -10,7 +10,7 @@ settings! {
     /// How the Kafka store reaches and uses its cluster. Its `Debug` shows no secret (`secret`).
     #[derive(Clone, PartialEq, Eq)]
     pub struct Settings {
-        in Kafka:
+        in Kafka, AtStart:
         // librdkafka's `bootstrap.servers`.
         /// Brokers to contact first, like kafka1:9092,kafka2:9092; they name the others
         brokers: String = String::new(), "brokers", Text;

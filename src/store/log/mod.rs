@@ -80,7 +80,7 @@ pub use format::BLOCK;
 pub use history::{HISTORY_BYTES_MAX, Moment};
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use load::{LOAD_COST_MAX, LOADS_MAX};
-pub use os::{DirectoryLock, OsDirectory, moment};
+pub use os::{DirectoryLock, OsDirectory, bytes_read, moment};
 pub use recovery::{Damaged, OpenError, Report, open};
 pub use settings::{Durability, Settings};
 pub use tag::{ReadPurpose, Tag};
@@ -270,7 +270,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
-        if tenants.limits_storage() {
+        if tenants.counts_storage() {
             self.partitions.count_for(tenants, &self.dir.names());
         }
     }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disk::{Directory, FileName, Identity, Read, Reserve, Step, salvage_ranges};
@@ -18,6 +19,14 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// The longest time that the server itself leaves between making a file and writing its content, and between
 /// that and changing its inode, in nanoseconds. A longer time points to another tool.
 const TOUCHED_NS: u64 = 60_000_000_000;
+
+/// The bytes that this process has read with the blocking calls of this file.
+static BYTES_READ: AtomicU64 = AtomicU64::new(0);
+
+/// Returns the bytes that this process has read with blocking calls: at the start, the progress of recovery.
+pub fn bytes_read() -> u64 {
+    BYTES_READ.load(Ordering::Relaxed)
+}
 
 /// Zeros written at once, in bytes.
 const ZEROS: usize = 1 << 20;
@@ -122,6 +131,7 @@ impl OsDirectory {
                 let there = length.saturating_sub(*at).min(*wanted as u64);
                 let mut bytes = vec![0; there as usize];
                 file.read_exact_at(&mut bytes, *at)?;
+                BYTES_READ.fetch_add(there, Ordering::Relaxed);
                 Ok(bytes)
             })
             .collect()

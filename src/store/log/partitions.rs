@@ -258,7 +258,7 @@ impl<T: Asker> Partitions<T> {
     /// until the first tick. `names` are the queues by incarnation.
     pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
         for (id, partition) in &mut self.of {
-            let tenant = names.get(&id.0).and_then(|((project, _), _)| tenants.get(project, Millis::ZERO));
+            let tenant = names.get(&id.0).map(|((project, _), _)| tenants.get(project, Millis::ZERO));
             let Some(mut account) = tenant.as_ref().and_then(StorageAccount::new) else { continue };
             account.count(partition.heads(*id, None), UnixMillis::ZERO);
             account.set_due();

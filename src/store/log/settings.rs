@@ -21,7 +21,7 @@ settings! {
     /// The embedded log.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Settings {
-        in Log:
+        in Log, AtStart:
         /// Directory of the log's files; only one server may use it
         data_dir: PathBuf = PathBuf::from("millstream-data"), "data_dir", Text;
         /// What an acknowledged message survives. fsync: power loss; os: the end of the server, but not of

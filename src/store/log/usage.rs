@@ -15,7 +15,7 @@ use crate::base::millis::UnixMillis;
 use crate::base::queue::PartitionKey;
 use crate::store::QueueSummary;
 
-/// The accounts of the projects whose storage is limited.
+/// The accounts of the projects whose storage is counted.
 #[derive(Debug)]
 pub(super) struct Accounts {
     tenants: Arc<Tenants>,
@@ -24,7 +24,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Creates the accounts of a server that limits storage.
+    /// Creates the accounts of a server that counts storage.
     pub(super) fn new(tenants: &Arc<Tenants>) -> Self {
         Self { tenants: tenants.clone(), counted: UnixMillis::ZERO }
     }
@@ -51,7 +51,7 @@ pub(super) struct StorageAccount {
 
 impl StorageAccount {
     /// Creates the account of a partition of this project. Returns `None` if the project's storage is not
-    /// limited.
+    /// counted.
     pub(super) fn new(tenant: &Arc<Tenant>) -> Option<Self> {
         tenant.share().map(|share| Self { share, due: UnixMillis::ZERO })
     }

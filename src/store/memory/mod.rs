@@ -370,7 +370,7 @@ impl<T: Asker> Store<T> for Memory<T> {
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
-        self.tenants = tenants.limits_storage().then(|| tenants.clone());
+        self.tenants = tenants.counts_storage().then(|| tenants.clone());
     }
 
     fn counters(&self) -> StoreCounters {

@@ -17,7 +17,7 @@ settings! {
     /// The memory store.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Settings {
-        in Store:
+        in Store, AtStart:
         /// Memory for messages in the memory store, over all shards; each shard has an equal part
         bytes: usize = 1 << 30, "memory_bytes", Bytes(1..=1024 * GIB);
         /// What a full memory store does: drop the oldest messages, or refuse new ones with 503

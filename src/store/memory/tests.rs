@@ -94,8 +94,7 @@ fn stored_batches_count_for_their_project_until_they_expire_or_are_dropped() {
 
     let tenants =
         Arc::new(Tenants::new(ProjectLimits { storage_bytes: 1 << 20, ..ProjectLimits::default() }));
-    let of =
-        |name: &str| tenants.get(&crate::base::names::Project::parse(name).unwrap(), Millis::ZERO).unwrap();
+    let of = |name: &str| tenants.get(&crate::base::names::Project::parse(name).unwrap(), Millis::ZERO);
     let queue_of = |number: u64, name: &str| {
         let queue = crate::base::queue::QueueId(number);
         tenants.hold_queue(queue, of(name).hold(Use::Queue));

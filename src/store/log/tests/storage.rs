@@ -49,7 +49,7 @@ impl Shard {
 
     fn open(&mut self, number: u64, project: &str) {
         let (queue, name) = (QueueId(number), name(project));
-        let tenant = self.tenants.get(&name.0, Millis::ZERO).unwrap();
+        let tenant = self.tenants.get(&name.0, Millis::ZERO);
         self.tenants.hold_queue(queue, tenant.hold(Use::Queue));
         let open = Request::Open { token: 0, queue, name, create: Some(2) };
         assert!(self.log.submit(self.now, open).is_ok());
@@ -78,7 +78,7 @@ impl Shard {
     fn storage(&self) -> [u64; 2] {
         let queues = self.log.describe(self.now.unix).unwrap();
         ["a", "b"].map(|project| {
-            let storage = self.tenants.get(&name(project).0, Millis::ZERO).unwrap().storage();
+            let storage = self.tenants.get(&name(project).0, Millis::ZERO).storage();
             let of = queues.iter().filter(|(of, _)| *of == name(project));
             assert_eq!(storage, of.map(|(_, summary)| summary.bytes).sum::<u64>(), "{project}");
             storage

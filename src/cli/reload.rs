@@ -1,0 +1,77 @@
+//! `millstream reload`: has a running server read its settings again.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Failure;
+use super::output::{Output, write_json};
+use crate::client::{Address, ControlClient, ControlError, Scheme};
+use crate::control::ReloadPage;
+use crate::process::terminal::{escaped, say};
+
+/// How long the server may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The server reads its configuration file again, with the environment and the
+flags of its start. It applies the changes of all settings that serve --help
+marks with [reload], and names those that need a restart. Open connections
+stay. If a setting is wrong, the server changes nothing and says why.
+
+SIGHUP does the same. The result is then in the server's log.
+
+Examples:
+  millstream reload
+  millstream reload --control http://127.0.0.1:9001 --json
+
+Exit codes:
+  0    reloaded, even if changed settings need a restart
+  1    the server has refused, or cannot reload now: nothing is changed
+  2    the server cannot be asked
+  141  standard output was closed")]
+pub(super) struct Args {
+    /// Address of the server's control port
+    #[arg(long, default_value = "http://127.0.0.1:9001")]
+    control: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let address = Address::parse(&args.control, Scheme::Http)?;
+    let page: ReloadPage = match ControlClient::new(&address.base(), ANSWER_TIMEOUT).post("/reload") {
+        Ok(page) => page,
+        Err(ControlError::Refused { status, text, .. }) if [422, 503].contains(&status.as_u16()) => {
+            say(format_args!("millstream: {}", escaped(text.trim_end())));
+            return Ok(ExitCode::from(1));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut out = Output::new();
+    if args.json {
+        write_json(&mut out, &page)?;
+        out.finish()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if page.applied.is_empty() {
+        writeln!(out, "no change to apply")?;
+    }
+    for change in &page.applied {
+        let [key, from, to] = [&change.key, &change.from, &change.to].map(|text| escaped(text));
+        writeln!(out, "{key}: {from:?} is now {to:?}")?;
+    }
+    for key in &page.needs_restart {
+        writeln!(out, "{}: changed, but needs a restart", escaped(key))?;
+    }
+    for warning in &page.warnings {
+        writeln!(out, "warning: {}", escaped(warning))?;
+    }
+    for shard in &page.unconfirmed_shards {
+        writeln!(out, "shard {shard} has not confirmed the changes: it gets them when it runs again")?;
+    }
+    out.finish()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,170 @@
+//! The thread that reloads the settings: reads the file, the variables and the flags again, as at the start.
+//!
+//! A reload has two steps. Everything that can fail comes first and changes nothing: reading, checking, and
+//! asking whether every shard runs. Then the changes are applied, which cannot fail. What a later setting needs,
+//! such as a certificate, belongs into the same two steps: read it in [`Reloader::prepare`], put it into effect
+//! in [`Reloader::apply`].
+
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use super::signals::Handling;
+use super::{Args, environment};
+use crate::base::setting::Unworkable;
+use crate::config::load::{Loaded, load};
+use crate::config::reload::{Change, Plan};
+use crate::control::{AppliedChange, Info, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
+use crate::process::manager::{self, Word};
+use crate::process::{AbortOnPanic, logging};
+use crate::shard::{ANSWER_TIMEOUT, Reload, preflight};
+
+/// The pause before giving a shard again the settings that its inbox had no room for.
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
+
+/// The settings of a running server, and everything that a reload changes.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    /// Where the settings come from.
+    pub(super) args: Args,
+    /// The settings that the server runs with.
+    pub(super) running: Loaded,
+    /// Whether there is a control port.
+    pub(super) has_control: bool,
+    pub(super) shards: Reload,
+    pub(super) handling: Handling,
+    pub(super) info: Info,
+    pub(super) reloads: Reloads,
+}
+
+impl Reloader {
+    /// Starts the thread, which serves requests until the process ends.
+    pub(super) fn start(mut self, requests: Receiver<ReloadRequest>) -> io::Result<()> {
+        let run = move || {
+            let _guard = AbortOnPanic;
+            let mut is_owing = false;
+            loop {
+                let request = if is_owing {
+                    requests.recv_timeout(SETTLE_EVERY)
+                } else {
+                    requests.recv().map_err(RecvTimeoutError::from)
+                };
+                match request {
+                    Ok(request) => request.answer(self.reload()),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                is_owing = self.shards.settle();
+            }
+        };
+        std::thread::Builder::new().name("reload".into()).spawn(run).map(drop)
+    }
+
+    fn reload(&mut self) -> Reloaded {
+        let reloaded = if self.shards.is_leaving() {
+            Err(NotReloaded::Unavailable("the server is draining".into()))
+        } else {
+            manager::tell(&[Word::Reloading, Word::Status("reloading the settings")]);
+            self.prepare().map(|(loaded, plan)| self.apply(loaded, plan))
+        };
+        let status = match &reloaded {
+            Ok(_) => "serving".into(),
+            Err(NotReloaded::Refused(why) | NotReloaded::Unavailable(why)) => {
+                tracing::error!(why = why.trim_end(), "reload failed: nothing is changed");
+                // `systemctl reload` only sends a signal. `systemctl status` shows this.
+                format!("serving; the last reload failed: {}", why.trim_end())
+            }
+        };
+        if !self.shards.is_leaving() {
+            manager::tell(&[Word::Ready, Word::Status(&status)]);
+        }
+        self.reloads.count(&reloaded);
+        reloaded
+    }
+
+    /// Does everything that can fail.
+    fn prepare(&self) -> Result<(Loaded, Plan), NotReloaded> {
+        let refused = |Unworkable(why): Unworkable| NotReloaded::Refused(why);
+        let environment = environment();
+        let file = self.args.config.clone().or_else(|| environment.get("MILLSTREAM_CONFIG").map(Into::into));
+        if let Some(file) = &file {
+            check_file(file)?;
+        }
+        let loaded =
+            load(self.args.config.as_deref(), environment, self.args.settings.clone()).map_err(refused)?;
+        if let Some(file) = &file {
+            check_not_emptied(file, &self.running, &loaded)?;
+        }
+        let plan = Plan::new(&self.running.config, &loaded.config).map_err(refused)?;
+        let silent = |shard| {
+            NotReloaded::Unavailable(format!("shard {shard} did not answer within {ANSWER_TIMEOUT:?}"))
+        };
+        if !plan.applied.is_empty() {
+            self.shards.check().map_err(silent)?;
+        }
+        Ok((loaded, plan))
+    }
+
+    /// Puts a plan into effect.
+    fn apply(&mut self, loaded: Loaded, plan: Plan) -> ReloadPage {
+        let Plan { config, applied, needs_restart } = plan;
+        let unconfirmed_shards =
+            if applied.is_empty() { Vec::new() } else { self.shards.apply(&config.shard) };
+        logging::set_filter(&config.logging.filter);
+        self.handling.set_times((&config.shard.core).into());
+        self.info.set_settings(config.open_settings());
+        for change in &applied {
+            tracing::info!(key = change.key, from = change.from, to = change.to, "setting changed");
+        }
+        if !needs_restart.is_empty() {
+            tracing::warn!(keys = needs_restart.join(", "), "these changed settings need a restart");
+        }
+        for shard in &unconfirmed_shards {
+            tracing::warn!(
+                shard,
+                "the shard has not confirmed the changed settings: it gets them when it runs again"
+            );
+        }
+        let before = self.running.config.warnings();
+        let mut warnings = config.warnings();
+        warnings.retain(|warning| !before.contains(warning));
+        if applied.iter().any(|change| change.key == "max_connections")
+            && let Ok((_, warning)) = preflight::connections(&config.shard, self.has_control)
+        {
+            warnings.extend(warning);
+        }
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        tracing::info!(applied = applied.len(), need_restart = needs_restart.len(), "settings reloaded");
+        self.running = Loaded { config, origins: loaded.origins };
+        let change = |Change { key, from, to }: Change| AppliedChange { key: key.into(), from, to };
+        ReloadPage {
+            applied: applied.into_iter().map(change).collect(),
+            needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
+            unconfirmed_shards,
+            warnings,
+        }
+    }
+}
+
+/// Refuses a file that could keep the thread waiting for ever, such as a pipe.
+fn check_file(file: &Path) -> Result<(), NotReloaded> {
+    let refused = |why: String| NotReloaded::Refused(format!("{}: {why}", file.display()));
+    let metadata = std::fs::metadata(file).map_err(|error| refused(error.to_string()))?;
+    if metadata.is_file() {
+        Ok(())
+    } else {
+        Err(refused("not a regular file, so it cannot be read again".into()))
+    }
+}
+
+/// Refuses a file that sets nothing any more: an editor may be about to write it.
+fn check_not_emptied(file: &Path, running: &Loaded, loaded: &Loaded) -> Result<(), NotReloaded> {
+    let name = file.display().to_string();
+    let sets = |loaded: &Loaded| loaded.origins.values().any(|origin| *origin == name);
+    if sets(running) && !sets(loaded) {
+        let why = format!("{name}: sets nothing, but did so before: it may be half written");
+        return Err(NotReloaded::Refused(why));
+    }
+    Ok(())
+}
