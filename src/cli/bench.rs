@@ -12,7 +12,7 @@ use super::result_file::OutFile;
 use super::{Failure, cores, on_signal};
 use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
-use crate::client::{Address, ClientError, ControlClient, Scheme, without_secret};
+use crate::client::{Address, ClientError, ControlClient, Endpoint, Scheme, without_secret};
 use crate::control::InfoPage;
 use crate::load::{
     About, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile, RunResult,
@@ -230,8 +230,9 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, 
         Some("off") => return Ok(None),
         Some(url) => Address::parse(url, Scheme::Http)?.base(),
         None => {
-            let Some(port) = server.port().checked_add(1) else { return Ok(None) };
-            format!("http://{}:{port}", server.host())
+            let Endpoint::Tcp { host, port } = server.endpoint() else { return Ok(None) };
+            let Some(port) = port.checked_add(1) else { return Ok(None) };
+            format!("http://{host}:{port}")
         }
     };
     let control = ControlClient::new(&url, ANSWER_TIMEOUT);

@@ -24,7 +24,8 @@ use crate::latency::{Stage, Summary};
 use crate::process::logging::LogFormat;
 use crate::process::terminal::say;
 use crate::process::{children, heap, logging};
-use crate::shard::acceptor::Listener;
+use crate::shard::acceptor::Acceptor;
+use crate::shard::listener::Listener;
 use crate::shard::server::Server;
 use crate::shard::{preflight, uring};
 use crate::store::log::Durability;
@@ -260,7 +261,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     let ServerConfig { shard, control, logging } = config;
     let store = &shard.store;
     let mut teller = logging::start(logging);
-    let control_address = control.listen.address(shard.listen);
+    let control_address = control.listen.address(shard.listen.first_tcp());
     let connections_max = preflight::check(shard, control_address.is_some())?;
     if store.kind == StoreKind::Kafka {
         kafka::check(&store.kafka, &shard.kafka_bounds())?;
@@ -274,9 +275,9 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     if !heap::keep() {
         tracing::warn!("the C library's allocator cannot be tuned: large batches will use more CPU time");
     }
-    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", shard.listen));
-    let listener = Listener::bind(shard.listen, shard.listen_backlog).map_err(cannot)?;
-    let listener = listener.with_connections_max(connections_max);
+    let listeners = Listener::bind_all(&shard.listen, shard.listen_backlog, shard.listen_unix_mode)
+        .map_err(|error| Failure(format!("cannot serve on {error}")))?;
+    let acceptor = Acceptor::new(listeners).with_connections_max(connections_max);
     let port = control_address.map(|address| {
         ControlPort::bind(address).map_err(|error| {
             let cannot = format!("cannot serve the control port on {address}: {error}");
@@ -284,11 +285,12 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
         })
     });
     let port = port.transpose()?;
-    let server = Server::start(shard, listener).map_err(cannot)?;
+    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", shard.listen));
+    let server = Server::start(shard, acceptor).map_err(cannot)?;
     // Before the server reports that it serves, so that a signal from then on drains it.
     handling.serve(server.drain_handle(), server.board(), shard.core.drain_timeout);
     tracing::info!(
-        listen = %server.address(),
+        listen = %server.addresses(),
         control = port.as_ref().map(|port| tracing::field::display(port.address())),
         cores = ?shard.shard_cores(),
         store = StoreKind::name(store.kind),

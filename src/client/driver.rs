@@ -5,6 +5,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
+use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::address::Endpoint;
 use super::error::ClientError;
 use super::resolve::resolve;
 use super::silence::{Look, Patience, Silence};
@@ -52,10 +55,34 @@ pub trait Application {
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError>;
 }
 
-/// Opens a TCP connection: resolves the name, then tries its addresses in turn. The error gives the result of
-/// each address.
+/// How long to wait before trying again when the backlog of a Unix socket is full.
+const BACKLOG_WAIT: Duration = Duration::from_millis(20);
+
+/// Opens a connection. For TCP, resolves the name, then tries its addresses in turn. The error gives the result
+/// of each address.
 pub async fn connect(target: &Target) -> Result<TcpStream, ClientError> {
-    Ok(connect_first(&resolve(&target.address, target.lookup).await?).await?)
+    Ok(match target.address.endpoint() {
+        Endpoint::Tcp { host, port } => connect_first(&resolve(host, *port, target.lookup).await?).await?,
+        Endpoint::Unix(path) => connect_unix(path).await?,
+    })
+}
+
+/// Connects to a Unix socket. glommio's stream of TCP makes no call that such a socket lacks.
+async fn connect_unix(path: &Path) -> io::Result<TcpStream> {
+    let failed = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let address = SockAddr::unix(path).map_err(failed)?;
+    let until = Instant::now() + CONNECT_TIMEOUT;
+    loop {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address) {
+            Ok(()) => return Ok(TcpStream::from(socket)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                Timer::new(BACKLOG_WAIT).await;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
 }
 
 /// Connects to the first address that accepts a connection.

@@ -30,7 +30,7 @@ pub mod session;
 mod silence;
 mod wire;
 
-pub use address::{Address, Scheme, without_secret};
+pub use address::{Address, Endpoint, Scheme, without_secret};
 pub use consume::{Consume, Sink};
 pub use control::{ControlClient, ControlError};
 pub use driver::{Application, Next, connect, run, run_with_buffer};

@@ -100,7 +100,8 @@ impl ServerConfig {
         // one.
         let largest = shard.core.operation.largest_batch();
         let least = shards * largest;
-        if shard.listen.port() == u16::MAX && self.control.listen == ControlListen::Next {
+        let is_last_port = shard.listen.first_tcp().is_some_and(|listen| listen.port() == u16::MAX);
+        if is_last_port && self.control.listen == ControlListen::Next {
             return Err(Unworkable(
                 "control_listen: listen uses port 65535, the last one; set an address, or off".into(),
             ));

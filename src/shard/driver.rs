@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::core::{Connections, Core, CoreCounters, Letter};
 use super::delivery::Delivery;
 use super::inbox::{Inbox, Sender};
+use super::listener::Accepted;
 use super::parker::Parker;
 use super::refuser::Refuser;
 use super::transport::Plain;
@@ -62,7 +63,7 @@ pub struct Reactor {
 }
 
 impl Host for Reactor {
-    type Accepted = socket2::Socket;
+    type Accepted = Accepted;
     type Transport = Plain;
 
     fn elapsed(&self) -> Duration {
@@ -101,12 +102,12 @@ impl Host for Reactor {
         self.parker.has_ready()
     }
 
-    fn accept(&mut self, accepted: socket2::Socket, slot: u32) -> io::Result<Plain> {
+    fn accept(&mut self, accepted: Accepted, slot: u32) -> io::Result<Plain> {
         Plain::new(accepted, slot)
     }
 
-    fn refuse(&mut self, accepted: socket2::Socket, why: &str) {
-        self.shared.refuser.refuse(accepted, why);
+    fn refuse(&mut self, accepted: Accepted, why: &str) {
+        self.shared.refuser.refuse(accepted.socket, why);
     }
 
     fn count_gone(&mut self) {

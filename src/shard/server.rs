@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -10,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use glommio::ExecutorJoinHandle;
 
-use super::acceptor::{Listener, Target};
+use super::acceptor::{Acceptor, Target};
+use super::address::Addresses;
 use super::collector::{Board, Collector};
 use super::core::{self, Connections, Core};
 use super::delivery::Delivery;
@@ -38,7 +38,7 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    addresses: Addresses,
     handle: DrainHandle,
     stores: Stores,
     probe: Probe,
@@ -52,7 +52,7 @@ pub struct Server {
 /// A handle that asks a server to drain, from any thread.
 #[derive(Clone, Debug)]
 pub struct DrainHandle {
-    listener: Listener,
+    acceptor: Acceptor,
     shards: Vec<Sender<Delivery>>,
     draining: Arc<AtomicBool>,
 }
@@ -62,7 +62,7 @@ impl DrainHandle {
     /// protocol describes.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        self.listener.close();
+        self.acceptor.close();
         let is_full = |shard: &&Sender<Delivery>| shard.send(Delivery::Drain).is_err();
         let mut full: Vec<_> = self.shards.iter().filter(is_full).cloned().collect();
         if full.is_empty() {
@@ -157,9 +157,9 @@ impl ShardPart {
 }
 
 impl Server {
-    /// Starts a shard on each core, and serves the connections of `listener`.
-    pub fn start(settings: &Settings, listener: Listener) -> io::Result<Self> {
-        let address = listener.local_address()?;
+    /// Starts a shard on each core, and serves the connections of `acceptor`.
+    pub fn start(settings: &Settings, acceptor: Acceptor) -> io::Result<Self> {
+        let addresses = acceptor.addresses()?;
         let latency_log = Collector::open_log(&settings.latency)?;
         let cores = settings.shard_cores();
         let count = cores.len();
@@ -239,30 +239,30 @@ impl Server {
             let _guard = AbortOnPanic;
             monitor::watch(&watched, &stop);
         })?;
-        let accepting = listener.clone();
+        let accepting = acceptor.clone();
         let refused = shared.refused_by_acceptor.clone();
-        let acceptor = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
+        let accepts = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
             let _guard = AbortOnPanic;
             accepting.run(&targets, &shared);
         })?;
         let draining = Arc::new(AtomicBool::new(false));
         let probe = Probe::new(senders.clone(), stalls, refused, draining.clone());
         Ok(Self {
-            address,
+            addresses,
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
             stores,
-            handle: DrainHandle { listener, shards: senders, draining },
+            handle: DrainHandle { acceptor, shards: senders, draining },
             shards,
-            acceptor,
+            acceptor: accepts,
             monitor,
             stop_monitor,
         })
     }
 
-    /// Returns the address that it listens on, with the port that the system selected for port 0.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Returns the addresses that it listens on, with the port that the system selected for port 0.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Returns a handle to drain the server.
@@ -344,8 +344,8 @@ mod tests {
     fn a_full_inbox_does_not_block_the_drain_of_other_shards() {
         let ((stuck, stuck_inbox), (other, other_inbox)) = (inbox(1), inbox(1));
         stuck.send(Delivery::StoreNews).unwrap();
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 1).unwrap();
-        let handle = DrainHandle { listener, shards: vec![stuck, other], draining: Arc::default() };
+        let acceptor = Acceptor::new(Vec::new());
+        let handle = DrainHandle { acceptor, shards: vec![stuck, other], draining: Arc::default() };
         handle.drain();
         assert!(matches!(other_inbox.poll(), Some(Delivery::Drain)));
         assert!(matches!(stuck_inbox.poll(), Some(Delivery::StoreNews)));

@@ -6,12 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Settings;
-use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Letter};
+use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Letter, Peer};
 use super::delivery::{Delivery, Reply};
 use super::transport::Transport;
 use crate::base::clock::{Now, Step};
@@ -261,7 +260,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         true
     }
 
-    fn handle_accepted(&mut self, accepted: H::Accepted, peer: Option<SocketAddr>) {
+    fn handle_accepted(&mut self, accepted: H::Accepted, peer: Peer) {
         let Some(id) = self.core.handle_accepted(self.host.now(), peer) else {
             if self.drain_until.is_some() {
                 self.host.refuse(accepted, "the server is draining");
@@ -319,7 +318,13 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         loop {
             let wanted = self.core.wanted_read(now, id, self.buffer.len());
             if wanted == 0 {
-                break;
+                if self.core.wanted_header(id) == 0 {
+                    break;
+                }
+                if self.read_header(now, id) {
+                    self.read(slot);
+                }
+                return;
             }
             if left == 0 {
                 socket.mark();
@@ -336,6 +341,29 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             }
         }
         self.core.flush(now, id);
+    }
+
+    /// Reads the PROXY header of a connection, as far as it has arrived. Returns whether it is complete and the
+    /// connection open.
+    #[cold]
+    fn read_header(&mut self, now: Now, id: ConnectionId) -> bool {
+        let Some((_, socket)) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut) else {
+            return false;
+        };
+        loop {
+            let wanted = self.core.wanted_header(id).min(self.buffer.len());
+            if wanted == 0 {
+                return true;
+            }
+            match socket.read_raw(&mut self.buffer[..wanted]) {
+                Ok(None) => return false,
+                Ok(Some(0)) | Err(_) => {
+                    self.remove(id);
+                    return false;
+                }
+                Ok(Some(bytes)) => self.core.handle_header(now, id, &self.buffer[..bytes]),
+            }
+        }
     }
 
     /// Sends the output of the connections with something to do.

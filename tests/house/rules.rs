@@ -119,7 +119,12 @@ pub const NEVER: &[Never] = &[
         except: &["store::log::os", "store::log::tests"],
     },
     Never { within: "store::memory", paths: IO, save: &[], except: &[] },
-    Never { within: "shard::core", paths: IO, save: &["std::net::SocketAddr"], except: &[] },
+    Never {
+        within: "shard::core",
+        paths: IO,
+        save: &["std::net::IpAddr", "std::net::SocketAddr"],
+        except: &[],
+    },
     Never { within: "shard::core", paths: &["crate::shard"], save: &["crate::shard::core"], except: &[] },
 ];
 

@@ -6,7 +6,7 @@
 //!
 //! | file | content |
 //! | --- | --- |
-//! | `plain` | TCP |
+//! | `plain` | TCP and Unix sockets |
 
 mod plain;
 
@@ -19,6 +19,12 @@ pub trait Transport {
     /// Reads bytes that have arrived. Returns `None` if there are none, 0 at the end. After `None` the
     /// transport marks itself ready when more bytes arrive.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Reads like [`Self::read`], but below any encoding of the transport. For the PROXY header, which precedes
+    /// the encoding.
+    fn read_raw(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.read(buffer)
+    }
 
     /// Accepts as many of `bytes` as it has room for. If it accepts fewer than all, it marks itself ready
     /// when it has room again.
