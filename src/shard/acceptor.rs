@@ -61,9 +61,14 @@ impl Acceptor {
         Self { connections_max, ..self }
     }
 
-    /// Returns the addresses that it listens on.
+    /// Returns the addresses that it listens on without TLS.
     pub fn addresses(&self) -> io::Result<Addresses> {
-        self.listeners.iter().map(Listener::address).collect()
+        self.listeners.iter().filter(|one| !one.is_secure()).map(Listener::address).collect()
+    }
+
+    /// Returns the addresses that it listens on with TLS.
+    pub fn secure_addresses(&self) -> io::Result<Addresses> {
+        self.listeners.iter().filter(|one| one.is_secure()).map(Listener::address).collect()
     }
 
     /// Closes the sockets. Ends [`Self::run`] on any thread.
@@ -112,7 +117,7 @@ impl Acceptor {
                         );
                     }
                     shared.refused_by_acceptor.fetch_add(1, Ordering::Relaxed);
-                    shared.refuser.refuse(accepted.socket, NO_FILES);
+                    shared.refuser.refuse_accepted(accepted, NO_FILES);
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
@@ -273,7 +278,7 @@ mod tests {
         rig.acceptor.close();
         let hand_over = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-            let accepted = Accepted { socket, kind: SocketKind::Unix };
+            let accepted = Accepted { socket, kind: SocketKind::Unix, is_secure: false };
             rig.acceptor.hand_over(accepted, Peer::Unix, &rig.targets, &rig.shared);
             rig.inboxes[0].depth()
         };

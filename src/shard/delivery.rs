@@ -10,6 +10,7 @@ use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
+use crate::tls::Config;
 
 /// A delivery to a shard's inbox. `A` is the type of an accepted connection.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub enum Delivery<A = Accepted> {
     Ping(Reply<()>),
     /// Delete a queue. The shard is its home.
     Delete(FullName, Reply<Result<Deleted, StoreFault>>),
+    /// Use another TLS configuration, and close the connections whose certificate it revokes.
+    Tls(Arc<Config>),
     /// Drain (protocol section 3).
     Drain,
 }

@@ -39,6 +39,8 @@ pub struct Accepted {
     pub socket: Socket,
     /// Its kind.
     pub kind: SocketKind,
+    /// Whether it speaks TLS.
+    pub is_secure: bool,
 }
 
 /// A listening socket. Never blocks.
@@ -48,6 +50,8 @@ pub struct Listener {
     kind: SocketKind,
     /// The file of a Unix socket that this server has created.
     file: Option<SocketFile>,
+    /// Whether its connections speak TLS.
+    is_secure: bool,
 }
 
 impl Listener {
@@ -72,6 +76,17 @@ impl Listener {
         listening.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
     }
 
+    /// Lets the connections speak TLS.
+    #[must_use]
+    pub fn secure(self) -> Self {
+        Self { is_secure: true, ..self }
+    }
+
+    /// Returns whether its connections speak TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
     /// Returns the address that it listens on, with the port that the system selected for port 0.
     pub fn address(&self) -> io::Result<Address> {
         let address = self.socket().local_addr()?;
@@ -89,7 +104,7 @@ impl Listener {
             Some(address) => Peer::ip(address),
             None => Peer::Unix,
         };
-        Ok((Accepted { socket, kind: self.kind }, peer))
+        Ok((Accepted { socket, kind: self.kind, is_secure: self.is_secure }, peer))
     }
 
     /// Ends listening, and removes the file of a Unix socket if it is still the one that this server has
@@ -105,7 +120,7 @@ impl Listener {
 
     fn new(socket: Socket, kind: SocketKind, file: Option<SocketFile>) -> Self {
         // The conversion does not look at the kind.
-        Self { socket: std::net::TcpListener::from(socket).into(), kind, file }
+        Self { socket: std::net::TcpListener::from(socket).into(), kind, file, is_secure: false }
     }
 
     fn socket(&self) -> SockRef<'_> {

@@ -11,6 +11,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::{Acceptor, Target};
 use super::address::Addresses;
+use super::certificates::Certificates;
 use super::collector::{Board, Collector};
 use super::core::{self, Connections, Core};
 use super::delivery::Delivery;
@@ -31,6 +32,7 @@ use crate::store::kafka::{self, Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::memory::{self, Memory};
 use crate::store::{Store, StoreKind};
+use crate::tls::Config;
 
 /// How long to wait before a full inbox gets the request to drain again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
@@ -39,6 +41,7 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Server {
     addresses: Addresses,
+    secure_addresses: Addresses,
     handle: DrainHandle,
     stores: Stores,
     probe: Probe,
@@ -146,20 +149,22 @@ struct ShardPart {
     peers: Vec<Sender<Delivery>>,
     shared: Arc<Shared>,
     spin: Duration,
+    tls: Option<Arc<Config>>,
 }
 
 impl ShardPart {
     async fn run<S: Store<Connections>>(self, store: S) -> ShardReport {
-        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin } = self;
+        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin, tls } = self;
         let core = Core::new(number, shards, settings, tenants, store);
-        Driver::new(number, core, parker, inbox, peers, shared, spin).run().await
+        Driver::new(number, core, parker, inbox, peers, shared, spin, tls).run().await
     }
 }
 
 impl Server {
-    /// Starts a shard on each core, and serves the connections of `acceptor`.
-    pub fn start(settings: &Settings, acceptor: Acceptor) -> io::Result<Self> {
-        let addresses = acceptor.addresses()?;
+    /// Starts a shard on each core, and serves the connections of `acceptor`. `tls` is for those of its sockets
+    /// that speak TLS.
+    pub fn start(settings: &Settings, acceptor: Acceptor, tls: Option<Arc<Config>>) -> io::Result<Self> {
+        let (addresses, secure_addresses) = (acceptor.addresses()?, acceptor.secure_addresses()?);
         let latency_log = Collector::open_log(&settings.latency)?;
         let cores = settings.shard_cores();
         let count = cores.len();
@@ -183,7 +188,7 @@ impl Server {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
             let (core_settings, tenants) = (core_settings.clone(), tenants.clone());
             let (shared, peers) = (shared.clone(), senders.clone());
-            let spin = settings.spin_before_park;
+            let (spin, tls) = (settings.spin_before_park, tls.clone());
             let stores = stores.clone();
             let bell = senders[shard].clone();
             let heartbeat: Arc<Heartbeat> = Arc::default();
@@ -209,6 +214,7 @@ impl Server {
                     peers,
                     shared,
                     spin,
+                    tls,
                 };
                 // If the inbox is full, the shard is awake and polls its store in every turn.
                 let wake = move || drop(bell.send(Delivery::StoreNews));
@@ -246,9 +252,12 @@ impl Server {
             accepting.run(&targets, &shared);
         })?;
         let draining = Arc::new(AtomicBool::new(false));
-        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone());
+        let certificates = tls.map(|config| Certificates::start(&settings.tls, &config, senders.clone()));
+        let certificates = certificates.transpose()?;
+        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone(), certificates);
         Ok(Self {
             addresses,
+            secure_addresses,
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
             stores,
@@ -263,6 +272,11 @@ impl Server {
     /// Returns the addresses that it listens on, with the port that the system selected for port 0.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Returns the addresses that it listens on with TLS.
+    pub fn secure_addresses(&self) -> &Addresses {
+        &self.secure_addresses
     }
 
     /// Returns a handle to drain the server.
@@ -290,6 +304,9 @@ impl Server {
             self.stores.mark_stopped();
         }
         self.stop_monitor.store(true, Ordering::Relaxed);
+        if let Some(certificates) = self.probe.certificates() {
+            certificates.stop();
+        }
         let ended = self.acceptor.join().and_then(|()| self.monitor.join());
         ended.map_err(|_| io::Error::other("a helper thread panicked"))?;
         let left = reports.iter_mut().map(|report| std::mem::take(&mut report.latency)).collect();

@@ -16,7 +16,7 @@ pub struct CertificateId {
 
 /// The client that a verified certificate names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct ClientCertificate {
     /// The common name of the subject.
     pub common_name: Option<String>,
     /// The DNS names and URIs of the subject's alternative names.
@@ -25,7 +25,7 @@ pub struct Identity {
     pub chain: Vec<CertificateId>,
 }
 
-impl Identity {
+impl ClientCertificate {
     /// Reads the certificates of a client. Returns `None` if one is malformed, which verification excludes.
     pub(super) fn read(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let parsed: Vec<X509Certificate<'_>> =

@@ -15,7 +15,7 @@ use x509_parser::parse_x509_crl;
 
 use super::certificate::Facts;
 use super::resolver::Resolver;
-use super::{CertificateId, ClientAuth, Identity, MinVersion, Settings};
+use super::{CertificateId, ClientAuth, ClientCertificate, MinVersion, Settings};
 
 /// The protocol that the server speaks over TLS.
 const ALPN: &[u8] = b"http/1.1";
@@ -132,7 +132,7 @@ impl Config {
     }
 
     /// Returns whether a certificate of the client's chain is revoked.
-    pub fn revokes(&self, client: &Identity) -> bool {
+    pub fn revokes(&self, client: &ClientCertificate) -> bool {
         !self.revoked.is_empty() && client.chain.iter().any(|id| self.revoked.contains(id))
     }
 

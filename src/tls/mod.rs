@@ -25,8 +25,10 @@ pub mod files;
 mod resolver;
 mod session;
 mod settings;
+#[cfg(test)]
+mod tests;
 
-pub use certificate::{CertificateId, Identity};
+pub use certificate::{CertificateId, ClientCertificate};
 pub use config::{Config, Material, Pair, Unusable, Validity};
 pub use counters::{Counters, SUITES, Suite};
 pub use failure::Failure;

@@ -12,7 +12,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError};
 
 use super::counters::position;
-use super::{Config, Failure, HANDSHAKE_BYTES_MAX, Identity, RECORD_BYTES_MAX};
+use super::{ClientCertificate, Config, Failure, HANDSHAKE_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// The most plaintext of a record (RFC 8446, section 5.1).
 const PLAINTEXT_BYTES_MAX: usize = 16 << 10;
@@ -171,12 +171,12 @@ impl Session {
 
     /// Returns the client that a verified certificate names. `None` before the handshake ends, and for a
     /// client without a certificate.
-    pub fn identity(&self) -> Option<Identity> {
+    pub fn certificate(&self) -> Option<ClientCertificate> {
         if self.state == State::Handshaking {
             return None;
         }
         let chain: &[CertificateDer<'_>] = self.connection.peer_certificates()?;
-        Identity::read(chain)
+        ClientCertificate::read(chain)
     }
 
     /// Processes all whole records of `wire`. Returns how many bytes they take, also with a failure.
@@ -225,12 +225,11 @@ impl Session {
 
     /// Appends the alert that rustls has ready after a failure.
     fn alert(&mut self, wire: &mut [u8], reply: &mut Vec<u8>) {
-        while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-            self.connection.process_tls_records(wire).state
+        // Only once: rustls would process the invalid bytes again.
+        if let Ok(ConnectionState::EncodeTlsData(mut data)) = self.connection.process_tls_records(wire).state
         {
-            if append(reply, |room| data.encode(room)).is_err() {
-                return;
-            }
+            // Fails only if rustls gives the same bytes twice.
+            let _ = append(reply, |room| data.encode(room));
         }
     }
 }

@@ -25,14 +25,17 @@ pub const ROOMS: &[Room] = &[
         name: "shard",
         may: &["base", "process", "ws", "tls", "latency", "access", "operation", "front", "store"],
     },
-    Room { name: "control", may: &["base", "process", "latency", "store", "shard"] },
+    Room { name: "control", may: &["base", "process", "tls", "latency", "store", "shard"] },
     Room {
         name: "client",
         may: &["base", "process", "ws", "pb", "latency", "operation", "front", "shard::executor"],
     },
     Room { name: "load", may: &["base", "process", "latency", "store", "shard", "control", "client"] },
     Room { name: "report", may: &["base", "latency", "load"] },
-    Room { name: "config", may: &["base", "process", "latency", "operation", "store", "shard", "control"] },
+    Room {
+        name: "config",
+        may: &["base", "process", "tls", "latency", "operation", "store", "shard", "control"],
+    },
     Room {
         name: "cli",
         may: &[
@@ -43,6 +46,7 @@ pub const ROOMS: &[Room] = &[
             "operation",
             "store",
             "shard",
+            "tls",
             "control",
             "client",
             "load",
