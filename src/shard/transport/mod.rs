@@ -13,6 +13,8 @@
 mod plain;
 mod secure;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use plain::Plain;
 pub use secure::{AHEAD_BYTES, AHEAD_BYTES_PRESSED, KEPT_BYTES_MAX, News, Secure, Tls, wire_bytes};
