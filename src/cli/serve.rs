@@ -301,7 +301,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     tracing::info!(
         listen = %server.addresses(),
         control = port.as_ref().map(|port| tracing::field::display(port.address())),
-        tls_listen = shard.tls_listen.is_some().then(|| server.secure_addresses().to_string()),
+        tls_listen = shard.tls_listen.is_some().then(|| tracing::field::display(server.secure_addresses())),
         cores = ?shard.shard_cores(),
         store = StoreKind::name(store.kind),
         data_dir = (store.kind == StoreKind::Log).then(|| store.log.data_dir.display().to_string()),
