@@ -470,6 +470,19 @@ fn a_revoked_client_is_closed_and_no_other() {
     kept.produce(1);
 }
 
+#[test]
+fn a_proxy_header_precedes_tls() {
+    let files = Files::new();
+    let server = files.start(&["--proxy-from", "127.0.0.1/32"]);
+    let mut stream = files.connect(&server);
+    stream.sock.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n").unwrap();
+    Producer::begin(stream, "proxied").produce(1);
+    let mut missing = files.connect(&server);
+    let _ = missing.write_all(b"x");
+    assert!(end(&mut missing).is_some(), "a proxy without a header is closed");
+    assert_eq!(server.metric("millstream_proxy_headers_refused_total"), 1);
+}
+
 /// Runs the server with files that do not work, and returns what it says.
 fn refused(arguments: &[&str]) -> String {
     let output = Command::new(BINARY)
