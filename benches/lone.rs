@@ -95,7 +95,8 @@ fn echo(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
     let (accepted, _) = listener.accept().unwrap();
     let settings = ExecutorSettings { name: "echo".into(), core: Some(SERVER_CORE) };
     let server = spawn(settings, move || async move {
-        let accepted = Accepted { socket: socket2::Socket::from(accepted), kind: SocketKind::Tcp };
+        let accepted =
+            Accepted { socket: socket2::Socket::from(accepted), kind: SocketKind::Tcp, is_secure: false };
         let mut socket = Plain::new(accepted, 0).unwrap();
         let mut parker = Parker::new(Arc::default());
         let (_sender, inbox) = inbox::<()>(1);
@@ -138,7 +139,7 @@ fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> 
     settings.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     let listeners =
         Listener::bind_all(&settings.listen, settings.listen_backlog, settings.listen_unix_mode).unwrap();
-    let server = Server::start(&settings, Acceptor::new(listeners)).unwrap();
+    let server = Server::start(&settings, Acceptor::new(listeners), None).unwrap();
     let mut client = dial(server.addresses().first_tcp().unwrap());
     client.write_all(HANDSHAKE.as_bytes()).unwrap();
     let mut head = Vec::new();

@@ -81,6 +81,11 @@ fn handshake() {
 }
 
 #[test]
+fn tls() {
+    run_mutated("tls", bodies::tls);
+}
+
+#[test]
 fn proxy() {
     run_mutated("proxy", bodies::proxy);
 }

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -34,9 +35,10 @@ use crate::process::{children, heap, logging};
 use crate::shard::acceptor::Acceptor;
 use crate::shard::listener::Listener;
 use crate::shard::server::Server;
-use crate::shard::{preflight, uring};
+use crate::shard::{self, preflight, uring};
 use crate::store::log::Durability;
 use crate::store::{StoreKind, kafka};
+use crate::tls::{self, files};
 
 /// How often the log reports lines that its flood limit held back.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
@@ -197,6 +199,11 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
                 say(format_args!("millstream: {warning}"));
             }
         }
+        if shard.tls_listen.is_some() {
+            for warning in files::load(&shard.tls)?.warnings {
+                say(format_args!("millstream: {warning}"));
+            }
+        }
         let mut out = Output::new();
         write!(out, "{}\n{}", loaded.describe(), memory::describe(&loaded.config))?;
         out.finish()?;
@@ -293,8 +300,10 @@ fn serve(
     let mut teller = logging::start(logging);
     let starting = Starting::report()?;
     let (listening, controlling) = (inherited.tcp("listen")?, inherited.tcp("control")?);
-    inherited.check_all_used("listen and control")?;
+    let listening_secure = inherited.tcp("tls_listen")?;
+    inherited.check_all_used("listen, tls_listen and control")?;
     let listening = listening.map(Listener::inherited).transpose()?;
+    let listening_secure = listening_secure.map(Listener::inherited).transpose()?;
     let listen = match &listening {
         Some(listener) => [listener.address()?].into_iter().collect(),
         None => shard.listen.clone(),
@@ -319,6 +328,8 @@ fn serve(
         None => Listener::bind_all(&shard.listen, shard.listen_backlog, shard.listen_unix_mode)
             .map_err(|error| Failure(format!("cannot serve on {error}")))?,
     };
+    let (secure, tls) = secure_listeners(shard, listening_secure)?;
+    let listeners = listeners.into_iter().chain(secure).collect();
     let acceptor = Acceptor::new(listeners)?.with_connections_max(connections_max);
     handling.listen(acceptor.clone());
     let port = match controlling {
@@ -326,7 +337,7 @@ fn serve(
         None => control_address.map(bind_control).transpose()?,
     };
     let cannot = |error: std::io::Error| Failure(format!("cannot serve on {listen}: {error}"));
-    let server = Server::start(shard, acceptor).map_err(cannot)?;
+    let server = Server::start(shard, acceptor, tls).map_err(cannot)?;
     drop(starting);
     let (reloads, requests) = Reloads::new();
     // Before the server reports that it serves, so that a signal from then on drains it.
@@ -334,6 +345,7 @@ fn serve(
     tracing::info!(
         listen = %server.addresses(),
         control = port.as_ref().map(|port| tracing::field::display(port.address())),
+        tls_listen = shard.tls_listen.is_some().then(|| tracing::field::display(server.secure_addresses())),
         cores = ?shard.shard_cores(),
         store = StoreKind::name(store.kind),
         data_dir = (store.kind == StoreKind::Log).then(|| store.log.data_dir.display().to_string()),
@@ -354,7 +366,9 @@ fn serve(
         port.serve(server.probe(), server.board(), info.clone(), reloads.clone(), hosts)?;
     }
     let (shards, handling) = (server.reload(), handling.clone());
-    Reloader { args, running: loaded, has_control, shards, handling, info, reloads }.start(requests)?;
+    let certificates = server.probe().certificates().cloned();
+    Reloader { args, running: loaded, has_control, shards, certificates, handling, info, reloads }
+        .start(requests)?;
     manager::tell(&[Word::Ready, Word::Status("serving")]);
     service::watch(server.progress())?;
     std::thread::spawn(move || {
@@ -390,6 +404,27 @@ fn serve(
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the certificates, and binds the sockets for clients that speak TLS, if there are any.
+fn secure_listeners(
+    shard: &shard::Settings,
+    inherited: Option<Listener>,
+) -> Result<(Vec<Listener>, Option<Arc<tls::Config>>), Failure> {
+    let Some(addresses) = &shard.tls_listen else {
+        return match inherited {
+            None => Ok((Vec::new(), None)),
+            Some(_) => Err(Failure("a socket named tls_listen was passed: set tls_listen, too".into())),
+        };
+    };
+    let files::Loaded { config, warnings } = files::load(&shard.tls)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let listeners = match inherited {
+        Some(listener) => vec![listener],
+        None => Listener::bind_all(addresses, shard.listen_backlog, shard.listen_unix_mode)
+            .map_err(|error| Failure(format!("cannot serve TLS on {error}")))?,
+    };
+    Ok((listeners.into_iter().map(Listener::secure).collect(), Some(config)))
 }
 
 #[cfg(test)]

@@ -243,7 +243,9 @@ async fn make_metrics(control: &Control) -> Page {
     let stalls_of = |shard| probe.stalls(shard);
     let refused = probe.refused_by_acceptor();
     let reloads = control.reloads.counts();
-    let text = metrics::encode(&snapshots, stalls_of, refused, probe.is_draining(), reloads, &total);
+    let certificates = probe.certificates().map(|certificates| certificates.status());
+    let draining = probe.is_draining();
+    let text = metrics::encode(&snapshots, stalls_of, refused, draining, reloads, certificates, &total);
     text.map(Into::into).map_err(|error| Unmade::Failed(error.to_string()))
 }
 

@@ -70,9 +70,14 @@ impl Acceptor {
         Self { connections_max, ..self }
     }
 
-    /// Returns the addresses that it listens on.
+    /// Returns the addresses that it listens on without TLS.
     pub fn addresses(&self) -> io::Result<Addresses> {
-        self.listeners.iter().map(Listener::address).collect()
+        self.listeners.iter().filter(|one| !one.is_secure()).map(Listener::address).collect()
+    }
+
+    /// Returns the addresses that it listens on with TLS.
+    pub fn secure_addresses(&self) -> io::Result<Addresses> {
+        self.listeners.iter().filter(|one| one.is_secure()).map(Listener::address).collect()
     }
 
     /// Accepts no more connections, and closes the sockets that do not outlive the server. Ends [`Self::run`]
@@ -129,7 +134,7 @@ impl Acceptor {
                         );
                     }
                     shared.refused_by_acceptor.fetch_add(1, Ordering::Relaxed);
-                    shared.refuser.refuse(accepted.socket, NO_FILES);
+                    shared.refuser.refuse_accepted(accepted, NO_FILES);
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
@@ -223,6 +228,7 @@ mod tests {
                 connections: vec![AtomicUsize::new(0), AtomicUsize::new(5)],
                 drained: AtomicUsize::new(0),
                 refused_by_acceptor: Arc::default(),
+                tls: None,
                 refuser: Refuser::start().unwrap(),
                 epoch: Instant::now(),
             });
@@ -290,7 +296,7 @@ mod tests {
         rig.acceptor.close();
         let hand_over = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-            let accepted = Accepted { socket, kind: SocketKind::Unix };
+            let accepted = Accepted { socket, kind: SocketKind::Unix, is_secure: false };
             rig.acceptor.hand_over(accepted, Peer::Unix, &rig.targets, &rig.shared);
             rig.inboxes[0].depth()
         };

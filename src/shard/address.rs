@@ -110,6 +110,17 @@ impl Value for Addresses {
     }
 }
 
+/// Optional addresses. Empty text means none.
+impl Value for Option<Addresses> {
+    fn read(text: &str, kind: &Kind) -> Result<Self, String> {
+        if text.is_empty() { Ok(None) } else { Addresses::read(text, kind).map(Some) }
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        self.as_ref().map_or(String::new(), Addresses::to_string)
+    }
+}
+
 fn address(text: &str) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix(UNIX) {
         return unix_path(path).map(Address::Unix);

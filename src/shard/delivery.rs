@@ -10,6 +10,7 @@ use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
+use crate::tls::Config;
 
 /// A delivery to a shard's inbox. `A` is the type of an accepted connection.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub enum Delivery<A = Accepted> {
     Delete(FullName, Reply<Result<Deleted, StoreFault>>),
     /// Continue with these settings.
     Reload(Arc<Settings>, Reply<()>),
+    /// Use another TLS configuration, and close the connections whose certificate it revokes.
+    Tls(Arc<Config>),
     /// Drain (protocol section 3).
     Drain,
 }

@@ -39,6 +39,8 @@ pub struct Accepted {
     pub socket: Socket,
     /// Its kind.
     pub kind: SocketKind,
+    /// Whether it speaks TLS.
+    pub is_secure: bool,
 }
 
 /// A listening socket. Never blocks.
@@ -50,13 +52,21 @@ pub struct Listener {
     file: Option<SocketFile>,
     /// Whether the service manager holds the socket, too, for the next server.
     is_lasting: bool,
+    /// Whether its connections speak TLS.
+    is_secure: bool,
 }
 
 impl Listener {
     /// Takes over a TCP socket that listens already, and that the service manager keeps for the next server.
     pub fn inherited(socket: TcpListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: socket.into(), kind: SocketKind::Tcp, file: None, is_lasting: true })
+        Ok(Self {
+            socket: socket.into(),
+            kind: SocketKind::Tcp,
+            file: None,
+            is_lasting: true,
+            is_secure: false,
+        })
     }
 
     /// Binds to all addresses and listens. Up to `backlog` connections may wait at each to be accepted. The
@@ -78,6 +88,17 @@ impl Listener {
         listening.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
     }
 
+    /// Lets the connections speak TLS.
+    #[must_use]
+    pub fn secure(self) -> Self {
+        Self { is_secure: true, ..self }
+    }
+
+    /// Returns whether its connections speak TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
     /// Returns the address that it listens on, with the port that the system selected for port 0.
     pub fn address(&self) -> io::Result<Address> {
         let address = self.socket().local_addr()?;
@@ -95,7 +116,7 @@ impl Listener {
             Some(address) => Peer::ip(address),
             None => Peer::Unix,
         };
-        Ok((Accepted { socket, kind: self.kind }, peer))
+        Ok((Accepted { socket, kind: self.kind, is_secure: self.is_secure }, peer))
     }
 
     /// Ends listening, unless the socket lasts, and removes the file of a Unix socket if it is still the one that this server has
@@ -115,7 +136,7 @@ impl Listener {
 
     fn new(socket: Socket, kind: SocketKind, file: Option<SocketFile>) -> Self {
         // The conversion does not look at the kind.
-        Self { socket: TcpListener::from(socket).into(), kind, file, is_lasting: false }
+        Self { socket: TcpListener::from(socket).into(), kind, file, is_lasting: false, is_secure: false }
     }
 
     fn socket(&self) -> SockRef<'_> {

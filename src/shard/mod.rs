@@ -13,6 +13,7 @@
 //! | `settings`, `cores` | settings of a server; lists of cores | |
 //! | `executor`, `uring` | the setup of glommio | the starting thread |
 //! | `address`, `listener` | the addresses to listen on; a listening socket, and the file of a Unix socket | the starting thread |
+//! | `certificates` | reloads the files of TLS when they change | its own thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; refused connections; stalls and lost wake-ups | their own threads |
 //! | `collector`, `interval` | collects the histograms of all shards for display | its own thread |
 //! | `reload` | gives the shards changed settings | the asking thread |
@@ -22,6 +23,7 @@
 
 pub mod acceptor;
 pub mod address;
+pub(crate) mod certificates;
 mod collector;
 pub mod core;
 pub mod cores;

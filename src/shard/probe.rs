@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::certificates::Certificates;
 use super::core::{self, Deleted, ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
@@ -23,6 +24,7 @@ pub struct Probe {
     stalls: Vec<Arc<AtomicU64>>,
     refused_by_acceptor: Arc<AtomicU64>,
     leaving: Arc<Leaving>,
+    certificates: Option<Certificates>,
 }
 
 /// How far the end of the server has come.
@@ -40,8 +42,9 @@ impl Probe {
         stalls: Vec<Arc<AtomicU64>>,
         refused_by_acceptor: Arc<AtomicU64>,
         leaving: Arc<Leaving>,
+        certificates: Option<Certificates>,
     ) -> Self {
-        Self { shards, stalls, refused_by_acceptor, leaving }
+        Self { shards, stalls, refused_by_acceptor, leaving, certificates }
     }
 
     /// Returns the number of shards.
@@ -57,6 +60,11 @@ impl Probe {
     /// Returns whether the server has announced that it will drain (`drain_announce`).
     pub fn is_announced(&self) -> bool {
         self.leaving.is_announced.load(Ordering::Relaxed)
+    }
+
+    /// Returns the handle on the certificates. `None` if the server has no port for TLS.
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
     }
 
     /// Asks a shard for a snapshot of its state. The shard looks at every connection for it, so ask rarely.

@@ -11,6 +11,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::{Acceptor, Target};
 use super::address::Addresses;
+use super::certificates::Certificates;
 use super::collector::{Board, Collector};
 use super::core::{self, Connections, Core};
 use super::delivery::Delivery;
@@ -33,6 +34,7 @@ use crate::store::kafka::{self, Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::memory::{self, Memory};
 use crate::store::{Store, StoreKind};
+use crate::tls::Config;
 
 /// How long to wait before a full inbox gets the request to drain again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
@@ -41,6 +43,7 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Server {
     addresses: Addresses,
+    secure_addresses: Addresses,
     handle: DrainHandle,
     stores: Stores,
     probe: Probe,
@@ -166,9 +169,10 @@ impl ShardPart {
 }
 
 impl Server {
-    /// Starts a shard on each core, and serves the connections of `acceptor`.
-    pub fn start(settings: &Settings, acceptor: Acceptor) -> io::Result<Self> {
-        let addresses = acceptor.addresses()?;
+    /// Starts a shard on each core, and serves the connections of `acceptor`. `tls` is for those of its sockets
+    /// that speak TLS.
+    pub fn start(settings: &Settings, acceptor: Acceptor, tls: Option<Arc<Config>>) -> io::Result<Self> {
+        let (addresses, secure_addresses) = (acceptor.addresses()?, acceptor.secure_addresses()?);
         let latency_log = Collector::open_log(&settings.latency)?;
         let cores = settings.shard_cores();
         let count = cores.len();
@@ -176,6 +180,7 @@ impl Server {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
             refused_by_acceptor: Arc::default(),
+            tls: tls.clone(),
             refuser: Refuser::start()?,
             epoch: Instant::now(),
         });
@@ -255,10 +260,13 @@ impl Server {
             let _guard = AbortOnPanic;
             accepting.run(&targets, &shared);
         })?;
+        let certificates = tls.map(|config| Certificates::start(&settings.tls, &config, senders.clone()));
+        let certificates = certificates.transpose()?;
         let leaving: Arc<Leaving> = Arc::default();
-        let probe = Probe::new(senders.clone(), stalls, refused, leaving.clone());
+        let probe = Probe::new(senders.clone(), stalls, refused, leaving.clone(), certificates);
         Ok(Self {
             addresses,
+            secure_addresses,
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
             stores,
@@ -275,6 +283,11 @@ impl Server {
     /// Returns the addresses that it listens on, with the port that the system selected for port 0.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Returns the addresses that it listens on with TLS.
+    pub fn secure_addresses(&self) -> &Addresses {
+        &self.secure_addresses
     }
 
     /// Returns a handle to drain the server.
@@ -312,6 +325,9 @@ impl Server {
             self.stores.mark_stopped();
         }
         self.stop_monitor.store(true, Ordering::Relaxed);
+        if let Some(certificates) = self.probe.certificates() {
+            certificates.stop();
+        }
         let ended = self.acceptor.join().and_then(|()| self.monitor.join());
         ended.map_err(|_| io::Error::other("a helper thread panicked"))?;
         let left = reports.iter_mut().map(|report| std::mem::take(&mut report.latency)).collect();

@@ -11,6 +11,7 @@ use crate::access::ProjectLimits;
 use crate::base::setting::settings;
 use crate::store;
 use crate::store::kafka::Bounds;
+use crate::tls;
 
 settings! {
     /// The settings of [`Server::start`](super::server::Server::start).
@@ -22,6 +23,8 @@ settings! {
         listen: Addresses = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000)).into(), "listen", Text;
         /// Permissions of the Unix sockets of listen, in octal: who may connect
         listen_unix_mode: FileMode = FileMode(0o660), "listen_unix_mode", Text;
+        /// Comma-separated addresses for clients that speak TLS, like those of listen; needs tls_certificates
+        tls_listen: Option<Addresses> = None, "tls_listen", Text;
         /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn
         listen_backlog: u32 = 4096, "listen_backlog", Count(1..=1 << 20);
         /// Cores to run on, one shard on each, as in 0-3 or 0,2; all: every core that the process may use
@@ -35,6 +38,8 @@ settings! {
         core: core::Settings,
         /// The settings of the store.
         store: store::Settings,
+        /// The certificates, and the versions of TLS.
+        tls: tls::Settings,
         /// The limits of each project.
         projects: ProjectLimits,
         /// The settings of the latency histograms.

@@ -101,7 +101,7 @@ impl<S: Contents> Running for Shard<S, Surroundings> {
     }
 
     fn regulated(&self) -> (u64, usize) {
-        let regulator = self.core().pulse().regulator;
+        let regulator = self.core().pulse(millstream::tls::Counters::default()).regulator;
         (regulator.open, regulator.in_store)
     }
 

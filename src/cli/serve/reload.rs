@@ -1,9 +1,8 @@
 //! The thread that reloads the settings: reads the file, the variables and the flags again, as at the start.
 //!
 //! A reload has two steps. Everything that can fail comes first and changes nothing: reading, checking, and
-//! asking whether every shard runs. Then the changes are applied, which cannot fail. What a later setting needs,
-//! such as a certificate, belongs into the same two steps: read it in [`Reloader::prepare`], put it into effect
-//! in [`Reloader::apply`].
+//! asking whether every shard runs. Then the changes are applied, which cannot fail. The
+//! certificates of TLS are read again in the same two steps.
 
 use std::io;
 use std::path::Path;
@@ -18,6 +17,7 @@ use crate::config::reload::{Change, Plan};
 use crate::control::{AppliedChange, Info, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 use crate::process::manager::{self, Word};
 use crate::process::{AbortOnPanic, logging};
+use crate::shard::certificates::{Certificates, Read};
 use crate::shard::{ANSWER_TIMEOUT, Reload, preflight};
 
 /// The pause before giving a shard again the settings that its inbox had no room for.
@@ -33,9 +33,19 @@ pub(super) struct Reloader {
     /// Whether there is a control port.
     pub(super) has_control: bool,
     pub(super) shards: Reload,
+    /// The certificates, if the server speaks TLS.
+    pub(super) certificates: Option<Certificates>,
     pub(super) handling: Handling,
     pub(super) info: Info,
     pub(super) reloads: Reloads,
+}
+
+/// A reload that cannot fail any more.
+#[derive(Debug)]
+struct Prepared {
+    loaded: Loaded,
+    plan: Plan,
+    certificates: Option<Read>,
 }
 
 impl Reloader {
@@ -66,7 +76,7 @@ impl Reloader {
             Err(NotReloaded::Unavailable("the server is draining".into()))
         } else {
             manager::tell(&[Word::Reloading, Word::Status("reloading the settings")]);
-            self.prepare().map(|(loaded, plan)| self.apply(loaded, plan))
+            self.prepare().map(|prepared| self.apply(prepared))
         };
         let status = match &reloaded {
             Ok(_) => "serving".into(),
@@ -84,7 +94,7 @@ impl Reloader {
     }
 
     /// Does everything that can fail.
-    fn prepare(&self) -> Result<(Loaded, Plan), NotReloaded> {
+    fn prepare(&self) -> Result<Prepared, NotReloaded> {
         let refused = |Unworkable(why): Unworkable| NotReloaded::Refused(why);
         let environment = environment();
         let file = self.args.config.clone().or_else(|| environment.get("MILLSTREAM_CONFIG").map(Into::into));
@@ -103,12 +113,17 @@ impl Reloader {
         if !plan.applied.is_empty() {
             self.shards.check().map_err(silent)?;
         }
-        Ok((loaded, plan))
+        let read = self.certificates.as_ref().map(|of| of.read(&plan.config.shard.tls));
+        let certificates = read.transpose().map_err(refused)?;
+        Ok(Prepared { loaded, plan, certificates })
     }
 
-    /// Puts a plan into effect.
-    fn apply(&mut self, loaded: Loaded, plan: Plan) -> ReloadPage {
-        let Plan { config, applied, needs_restart } = plan;
+    /// Puts a reload into effect.
+    fn apply(&mut self, prepared: Prepared) -> ReloadPage {
+        let Prepared { loaded, plan: Plan { config, applied, needs_restart }, certificates } = prepared;
+        if let (Some(of), Some(read)) = (&self.certificates, certificates) {
+            of.apply(read);
+        }
         let unconfirmed_shards =
             if applied.is_empty() { Vec::new() } else { self.shards.apply(&config.shard) };
         logging::set_filter(&config.logging.filter);

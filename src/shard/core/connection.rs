@@ -10,6 +10,8 @@
 //! Bytes that cannot be processed yet stay in `inbound`, and the socket is not read until they are. They
 //! count in the budget once the connection is open. Before that, `handshake_max_bytes` bounds them.
 
+use std::sync::Arc;
+
 use super::deadlines::Armed;
 use super::entry::{self, RefusedHeaders};
 use super::liveness::{Liveness, Look, REFUSED_READ_BYTES, closed_read_bytes};
@@ -25,6 +27,7 @@ use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
 use crate::operation::{Caller, Command, Regulator, Resources};
+use crate::tls::ClientCertificate;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
 use crate::ws::{CloseCode, Input, Receiver, Role};
@@ -92,6 +95,10 @@ pub struct Connection {
     /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
     inbound: Vec<u8>,
     output: Output,
+    /// The certificate of the client, if it has one and speaks TLS.
+    certificate: Option<Arc<ClientCertificate>>,
+    /// Since when the peer owes the rest of a TLS record.
+    cut_since: Option<Millis>,
     /// When the socket was last read, [`Now::mono_ns`]. `inbound` is from then.
     read_ns: u64,
     /// Its part of the budget.
@@ -118,6 +125,8 @@ impl Connection {
             peer,
             inbound: Vec::new(),
             output: Output::new(now),
+            certificate: None,
+            cut_since: None,
             read_ns: now.mono_ns,
             account: Account::default(),
             liveness: Liveness::new(now.mono),
@@ -183,6 +192,30 @@ impl Connection {
         env.counters.proxy_headers_refused += 1;
         env.refused_headers.log(&self.peer, why, env.now.mono);
         self.begin_closing(0, env);
+    }
+
+    /// Sets the verified certificate of the client.
+    pub fn set_certificate(&mut self, certificate: Arc<ClientCertificate>) {
+        self.certificate = Some(certificate);
+    }
+
+    /// Returns the verified certificate of the client.
+    pub fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_deref()
+    }
+
+    /// Sets since when the peer owes the rest of a TLS record.
+    pub fn set_cut_since(&mut self, cut_since: Option<Millis>) {
+        self.cut_since = cut_since;
+    }
+
+    /// Closes the connection, because the certificate of its client was revoked.
+    pub fn revoke(&mut self, env: &mut Env<'_>) {
+        if self.is_handshaking() {
+            self.refuse(&Refusal::new(403, "the certificate of the client is revoked"), env);
+        } else {
+            self.close(CloseCode::POLICY, env);
+        }
     }
 
     /// Handles bytes from the socket, at most as many as [`Self::wanted_read`] allows. Returns true if the
@@ -572,6 +605,9 @@ impl Connection {
                 self.refuse(&refusal, env);
             }
             Phase::Open(_) => {
+                if self.cut_due(env.settings).is_some_and(|due| due <= env.now.mono) {
+                    return self.close(CloseCode::POLICY, env);
+                }
                 match self.liveness.look(env.now.mono, env.settings) {
                     Look::Over => return self.close(CloseCode::AWAY, env),
                     Look::Ping => self.output.control(Opcode::Ping, b""),
@@ -599,8 +635,15 @@ impl Connection {
             Phase::Closing => Some(self.liveness.linger_due()),
             Phase::Open(_) => {
                 let silence = self.liveness.look_due(settings);
-                Some(status.next_deadline.map_or(silence, |due| due.min(silence)))
+                let due = status.next_deadline.map_or(silence, |due| due.min(silence));
+                Some(self.cut_due(settings).map_or(due, |cut| cut.min(due)))
             }
         }
+    }
+
+    /// Returns when the rest of a cut TLS record is late.
+    #[inline]
+    fn cut_due(&self, settings: &Settings) -> Option<Millis> {
+        self.cut_since.map(|since| since + Millis::from(settings.operation.pb_timeout))
     }
 }

@@ -71,6 +71,7 @@ use crate::front::{Framed, Front, FrontStatus};
 use crate::latency::{Recorder, Stage};
 use crate::operation::{Command, OperationCounters, Regulator};
 use crate::store::{Completion, Request, Store, StoreEvent};
+use crate::tls::ClientCertificate;
 
 /// The time between two ticks of a store that asks for none.
 const TICK: Millis = Millis::new(1_000);
@@ -240,6 +241,31 @@ impl<S: Store<Connections>> Core<S> {
     /// Flushes a connection after all its bytes of a turn are handled: its batch goes to the store.
     pub fn flush(&mut self, now: Now, id: ConnectionId) {
         self.with(now, id, |connection, env| connection.with_front(env, Front::flush));
+    }
+
+    /// Sets the verified certificate of the client of a TLS connection.
+    pub fn handle_certificate(&mut self, id: ConnectionId, certificate: Arc<ClientCertificate>) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.set_certificate(certificate);
+        }
+    }
+
+    /// Sets since when the peer of a TLS connection owes the rest of a record.
+    pub fn handle_cut(&mut self, now: Now, id: ConnectionId, cut_since: Option<Millis>) {
+        self.with(now, id, |connection, _| connection.set_cut_since(cut_since));
+    }
+
+    /// Closes the connections of clients that `is_revoked` names. Returns how many.
+    pub fn revoke(&mut self, now: Now, is_revoked: impl Fn(&ClientCertificate) -> bool) -> u64 {
+        let is_revoked = |connection: &Connection| {
+            !connection.is_closing() && connection.certificate().is_some_and(&is_revoked)
+        };
+        let revoked: Vec<ConnectionId> =
+            self.connections.ids().filter(|id| self.connections.get(*id).is_some_and(is_revoked)).collect();
+        for id in &revoked {
+            self.with_dirty(now, *id, Connection::revoke);
+        }
+        revoked.len() as u64
     }
 
     /// Removes a connection, because the peer has disconnected or the socket has failed.

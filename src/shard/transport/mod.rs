@@ -7,12 +7,22 @@
 //! | file | content |
 //! | --- | --- |
 //! | `plain` | TCP and Unix sockets |
+//! | `secure` | TLS over another transport |
+//! | `socket` | either of them |
 
 mod plain;
+mod secure;
+mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use plain::Plain;
+pub use secure::{AHEAD_BYTES, AHEAD_BYTES_PRESSED, KEPT_BYTES_MAX, News, Secure, Tls, wire_bytes};
+pub use socket::Socket;
 
 use std::io;
+
+use crate::base::clock::Now;
 
 /// The socket of one connection. Nothing here blocks.
 pub trait Transport {
@@ -41,4 +51,25 @@ pub trait Transport {
 
     /// Clears the mark, because a turn serves the connection now.
     fn clear_mark(&mut self);
+
+    /// Returns whether the transport has its own encoding on the wire. The methods below are only for such
+    /// transports.
+    fn is_encoded(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the encoding is still being negotiated. Then a read makes one step of that.
+    fn is_handshaking(&self) -> bool {
+        false
+    }
+
+    /// Sends encoded bytes that the socket had no room for, as many as it accepts now.
+    fn resume(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Removes and returns what the core must know. Called after the reads of a turn.
+    fn take_news(&mut self, _now: Now) -> News {
+        News::default()
+    }
 }

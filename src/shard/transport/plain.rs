@@ -31,7 +31,7 @@ pub struct Plain {
 impl Plain {
     /// Takes over an accepted or connected socket, for the connection in `slot`. Disables Nagle's algorithm of
     /// TCP.
-    pub fn new(Accepted { socket, kind }: Accepted, slot: u32) -> io::Result<Self> {
+    pub fn new(Accepted { socket, kind, .. }: Accepted, slot: u32) -> io::Result<Self> {
         if kind == SocketKind::Tcp {
             socket.set_nodelay(true)?;
         }
