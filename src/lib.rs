@@ -10,6 +10,7 @@
 //! | [`base`] | the vocabulary of all rooms: names, queues, batches, clock, faults, limits, budget, settings | I/O |
 //! | [`process`] | the allocator's settings, log lines, the terminal, child processes, aborting after a panic | |
 //! | [`ws`] | RFC 6455, server and client side | I/O, projects, queues |
+//! | [`tls`] | TLS: records in, plaintext out | I/O |
 //! | [`pb`] | protobuf messages, their delimiter, and hand-written coders for the two frequent ones | I/O, frames, operations |
 //! | [`latency`] | the stages' histograms: recording, merging, exporting | shards, sockets |
 //! | [`access`] | projects, what they use, and their limits | I/O |
@@ -77,4 +78,5 @@ pub(crate) mod process;
 pub(crate) mod report;
 pub mod shard;
 pub mod store;
+pub mod tls;
 pub mod ws;

@@ -14,6 +14,7 @@ pub const ROOMS: &[Room] = &[
     Room { name: "base", may: &[] },
     Room { name: "process", may: &["base"] },
     Room { name: "ws", may: &["base"] },
+    Room { name: "tls", may: &["base"] },
     Room { name: "pb", may: &["base"] },
     Room { name: "latency", may: &[] },
     Room { name: "access", may: &["base"] },
@@ -27,9 +28,9 @@ pub const ROOMS: &[Room] = &[
     Room { name: "control", may: &["base", "process", "latency", "store", "shard"] },
     Room {
         name: "client",
-        may: &["base", "process", "ws", "pb", "latency", "operation", "front", "shard::executor"],
+        may: &["base", "process", "ws", "tls", "pb", "latency", "operation", "front", "shard::executor"],
     },
-    Room { name: "load", may: &["base", "process", "latency", "store", "shard", "control", "client"] },
+    Room { name: "load", may: &["base", "process", "tls", "latency", "store", "shard", "control", "client"] },
     Room { name: "report", may: &["base", "latency", "load"] },
     Room { name: "config", may: &["base", "process", "latency", "operation", "store", "shard", "control"] },
     Room {
@@ -92,6 +93,7 @@ pub const NEVER: &[Never] = &[
     Never { within: "base", paths: IO, save: &["std::thread::sleep"], except: &[] },
     // An IP address is a plain value.
     Never { within: "ws", paths: IO, save: &["std::net::Ipv6Addr"], except: &[] },
+    Never { within: "tls", paths: IO, save: &[], except: &[] },
     Never { within: "pb", paths: IO, save: &[], except: &[] },
     Never { within: "access", paths: IO, save: &[], except: &[] },
     // An instant is a plain value. The interval log is a file.
