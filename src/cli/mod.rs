@@ -12,6 +12,7 @@ mod queues;
 mod report;
 mod result_file;
 mod serve;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::tls::TlsArgs;
 use crate::base::names::{ClientId, Project};
 use crate::client::Target;
 use crate::process::terminal::{line_start, say};
@@ -185,7 +187,8 @@ fn on_signal() -> std::io::Result<Receiver<()>> {
 /// Where a client connects, and under which names.
 #[derive(Clone, Debug, clap::Args)]
 struct ClientArgs {
-    /// Address of the server. The query string may also name the project: ws://HOST:PORT/?project_id=NAME
+    /// Address of the server; wss:// for TLS. The query string may also name the project:
+    /// ws://HOST:PORT/?project_id=NAME
     #[arg(long, default_value = "ws://127.0.0.1:9000/")]
     url: String,
     /// Project (tenant) that owns the queue [default: the server's default project]
@@ -198,6 +201,8 @@ struct ClientArgs {
     /// Retries in a row without progress before giving up
     #[arg(long, default_value_t = 10)]
     retries: u32,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl ClientArgs {
@@ -207,7 +212,9 @@ impl ClientArgs {
             Some(id) => ClientId::parse(id)?,
             None => ClientId::random(),
         };
-        Ok(Target::parse(&self.url, project, Some(client))?)
+        let target = Target::parse(&self.url, project, Some(client))?;
+        let trust = self.tls.trust(&target.address)?;
+        Ok(target.trusting(trust))
     }
 }
 

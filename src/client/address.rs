@@ -7,9 +7,9 @@ use super::error::ClientError;
 /// The protocol of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// WebSocket, without TLS.
+    /// WebSocket, over TCP (`ws`) or TLS (`wss`).
     Ws,
-    /// HTTP, for a control port.
+    /// HTTP, for a control port. Without TLS.
     Http,
 }
 
@@ -28,12 +28,21 @@ impl Scheme {
             Self::Http => "https",
         }
     }
+
+    /// Describes the addresses of this protocol.
+    fn description(self) -> &'static str {
+        match self {
+            Self::Ws => "a ws:// or wss:// address",
+            Self::Http => "an http:// address",
+        }
+    }
 }
 
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     scheme: Scheme,
+    is_secure: bool,
     host: Host<String>,
     port: u16,
     authority: String,
@@ -48,14 +57,16 @@ impl Address {
         let url = Url::parse(text).map_err(|error| {
             bad(&format!("{error}; write {name}://HOST:PORT/, an IPv6 address in brackets"))
         })?;
-        if url.scheme() == secure {
-            let instead = format!("TLS is not supported yet: use {name}://, or a proxy that terminates TLS");
-            return Err(bad(&instead));
+        let is_secure = url.scheme() == secure;
+        if is_secure && scheme == Scheme::Http {
+            return Err(bad(
+                "a control port does not speak TLS: use http://, or a proxy that terminates TLS",
+            ));
         }
         // The URL parser treats `ws:host` and `ws:///host` like `ws://host`, so check the text.
-        let rest = text.trim().get(name.len()..).and_then(|rest| rest.strip_prefix("://"));
-        let (true, Some(rest)) = (url.scheme() == name, rest) else {
-            return Err(bad(&format!("not a {name}:// address")));
+        let rest = text.trim().get(url.scheme().len()..).and_then(|rest| rest.strip_prefix("://"));
+        let (true, Some(rest)) = (is_secure || url.scheme() == name, rest) else {
+            return Err(bad(&format!("not {}", scheme.description())));
         };
         let Some(host) = url.host().filter(|_| !rest.starts_with(['/', '\\'])) else {
             return Err(bad("the host is missing"));
@@ -78,7 +89,12 @@ impl Address {
             None => host.to_string(),
         };
         let path = url[Position::BeforePath..Position::AfterQuery].to_owned();
-        Ok(Self { scheme, host: host.to_owned(), port, authority, path })
+        Ok(Self { scheme, is_secure, host: host.to_owned(), port, authority, path })
+    }
+
+    /// Returns whether connections use TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     /// Returns the host.
@@ -103,7 +119,8 @@ impl Address {
 
     /// Returns the URL without trailing slashes, so that a path can be appended.
     pub fn base(&self) -> String {
-        format!("{}://{}{}", self.scheme.name(), self.authority, self.path.trim_end_matches('/'))
+        let name = if self.is_secure { self.scheme.secure_name() } else { self.scheme.name() };
+        format!("{name}://{}{}", self.authority, self.path.trim_end_matches('/'))
     }
 }
 
@@ -179,10 +196,21 @@ mod tests {
     }
 
     #[test]
+    fn addresses_over_tls_have_their_own_default_port() {
+        assert_eq!(read("wss://Queue.Example"), of("queue.example", 443, "queue.example", "/"));
+        assert_eq!(read("WSS://queue.example:443/q"), of("queue.example", 443, "queue.example", "/q"));
+        assert_eq!(read("wss://[::1]:9443"), of("[::1]", 9443, "[::1]:9443", "/"));
+        let is_secure = |text| Address::parse(text, Scheme::Ws).unwrap().is_secure();
+        assert!(is_secure("wss://h") && is_secure(" WSS://h") && !is_secure("ws://h"));
+    }
+
+    #[test]
     fn unsupported_addresses_are_refused_with_a_reason_and_without_secrets() {
         let cases = [
-            ("wss://h/", "TLS is not supported"),
-            ("WSS://h:9000", "TLS is not supported"),
+            ("https://h/", "wss://"),
+            ("wss:h:9000", "wss://"),
+            ("wss:///h", "host is missing"),
+            ("wss://h:0", "port 0"),
             ("http://h:9000/", "ws://"),
             ("127.0.0.1:9000", "ws://"),
             ("localhost:9000", "ws://"),
@@ -196,8 +224,8 @@ mod tests {
             ("ws://me:hidden@h/", "@"),
             ("ws:me:hidden@h", "…@h"),
             ("me:hidden@h:9000", "…@h:9000"),
-            ("wss://h/?token=hidden&x=1", "token=…&x=1"),
-            ("wss://h/?%74oken=hidden&x=1", "token=…&x=1"),
+            ("https://h/?token=hidden&x=1", "token=…&x=1"),
+            ("https://h/?%74oken=hidden&x=1", "token=…&x=1"),
             ("h:9000?token=hidden", "token=…"),
         ];
         for (text, words) in cases {
@@ -213,7 +241,7 @@ mod tests {
         assert_eq!(base("http://127.0.0.1:9001/").unwrap(), "http://127.0.0.1:9001");
         assert_eq!(base("HTTP://[::1]:9001/behind/").unwrap(), "http://[::1]:9001/behind");
         for (text, words) in [
-            ("https://h/", "TLS is not supported"),
+            ("https://h/", "does not speak TLS"),
             ("127.0.0.1:9001", "http://"),
             ("http://h/?x", "query"),
             ("ws://h/", "http://"),
