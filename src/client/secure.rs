@@ -116,18 +116,21 @@ impl SecureLink {
         }
         let free = &mut input[before..before + READ_BYTES];
         let read = match ready!(Pin::new(&mut self.stream).poll_read(cx, free)) {
-            Ok(0) if self.session.is_ended() => return Poll::Ready(Err(ClientError::Closed(None))),
             Ok(0) => return Poll::Ready(Err(Fault::cut(self.session.is_open()).into())),
             Ok(read) => read,
             Err(error) => return Poll::Ready(Err(error.into())),
         };
         input[..before].copy_from_slice(self.session.kept());
         let handled = self.session.handle(&mut input[..before + read], plain, &mut self.records);
-        Poll::Ready(handled.map_err(|error| {
-            // The alert tells the server why. Nothing else is left to send, so one attempt is enough.
-            let _ = Pin::new(&mut self.stream).poll_write(cx, self.records.waiting());
-            self.fault(&error)
-        }))
+        Poll::Ready(match handled {
+            Ok(()) if self.session.is_ended() => Err(ClientError::Closed(None)),
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // The alert tells the server why. Nothing else is left to send, so one attempt is enough.
+                let _ = Pin::new(&mut self.stream).poll_write(cx, self.records.waiting());
+                Err(self.fault(&error))
+            }
+        })
     }
 
     /// Returns why a write failed: the server may have said so in an alert before it closed the connection.
