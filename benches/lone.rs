@@ -18,10 +18,11 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use millstream::pb::{ProduceRequest, ProduceSetupRequest, SetupRequest};
 use millstream::shard::Settings;
-use millstream::shard::acceptor::Listener;
+use millstream::shard::acceptor::Acceptor;
 use millstream::shard::cores::Cores;
 use millstream::shard::executor::{ExecutorSettings, spawn};
 use millstream::shard::inbox::inbox;
+use millstream::shard::listener::{Accepted, Listener, SocketKind};
 use millstream::shard::parker::Parker;
 use millstream::shard::server::Server;
 use millstream::shard::transport::{Plain, Transport};
@@ -94,7 +95,8 @@ fn echo(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
     let (accepted, _) = listener.accept().unwrap();
     let settings = ExecutorSettings { name: "echo".into(), core: Some(SERVER_CORE) };
     let server = spawn(settings, move || async move {
-        let mut socket = Plain::new(socket2::Socket::from(accepted), 0).unwrap();
+        let accepted = Accepted { socket: socket2::Socket::from(accepted), kind: SocketKind::Tcp };
+        let mut socket = Plain::new(accepted, 0).unwrap();
         let mut parker = Parker::new(Arc::default());
         let (_sender, inbox) = inbox::<()>(1);
         let (mut buffer, mut ready, mut worked) = (vec![0; 256 << 10], Vec::new(), Instant::now());
@@ -133,9 +135,11 @@ fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> 
     let mut settings =
         Settings { cores: Cores(vec![SERVER_CORE]), spin_before_park: spin, ..Settings::default() };
     settings.store.kind = StoreKind::Memory;
-    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), settings.listen_backlog).unwrap();
-    let server = Server::start(&settings, listener).unwrap();
-    let mut client = dial(server.address());
+    settings.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let listeners =
+        Listener::bind_all(&settings.listen, settings.listen_backlog, settings.listen_unix_mode).unwrap();
+    let server = Server::start(&settings, Acceptor::new(listeners), None).unwrap();
+    let mut client = dial(server.addresses().first_tcp().unwrap());
     client.write_all(HANDSHAKE.as_bytes()).unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

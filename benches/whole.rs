@@ -20,7 +20,7 @@ use millstream::base::millis::UnixMillis;
 use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
-use millstream::shard::core::{ConnectionId, Connections, Core, Settings};
+use millstream::shard::core::{ConnectionId, Connections, Core, Peer, Settings};
 use millstream::store::memory::{Memory, WhenFull};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
@@ -60,7 +60,7 @@ impl Shard {
 
     /// Opens a connection and sends these bytes.
     fn connect(&mut self, said: &[Vec<u8>]) -> ConnectionId {
-        let id = self.core.handle_accepted(self.now(), None).unwrap();
+        let id = self.core.handle_accepted(self.now(), Peer::Unix).unwrap();
         self.receive(id, HANDSHAKE.as_bytes().to_vec());
         for bytes in said {
             self.receive(id, bytes.clone());

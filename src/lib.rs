@@ -10,7 +10,7 @@
 //! | [`base`] | the vocabulary of all rooms: names, queues, batches, clock, faults, limits, budget, settings | I/O |
 //! | [`process`] | the allocator's settings, log lines, the terminal, child processes, aborting after a panic | |
 //! | [`ws`] | RFC 6455, server and client side | I/O, projects, queues |
-//! | [`tls`] | TLS: records in, plaintext out | I/O |
+//! | [`tls`] | TLS: handshake, opening and sealing records, the server's certificates, the client's trust | I/O, frames |
 //! | [`pb`] | protobuf messages, their delimiter, and hand-written coders for the two frequent ones | I/O, frames, operations |
 //! | [`latency`] | the stages' histograms: recording, merging, exporting | shards, sockets |
 //! | [`access`] | projects, what they use, and their limits | I/O |
@@ -44,11 +44,12 @@
 //! | how much a producer may send | `operation::credit` for the window, `operation::produce` for when it grows, `operation::quota` for the rates of its project |
 //! | when a message is synced | `store::log::turn` hands a round to the disk, which writes and syncs it, and acknowledges it afterwards; `shard::files` does both in one write |
 //! | the meaning of an error, and its status | `base::error` |
+//! | TLS | `tls`; `shard::transport::secure` connects it to sockets, and `shard::certificates` reloads its files |
 //! | a setting | a `settings!` block of the room that uses it, usually in its `settings.rs`; checks of combinations in `config::check` and `config::warn` |
 //! | a metric | `control::metrics`; values are counted where they arise, and gathered in `shard::core::snapshot` |
 //! | the wire format | `front::streaming`, `pb`, `ws` |
 //!
-//! Places for planned features: TLS is a transport in `shard::transport`. Authentication gives its verdict to
+//! Places for planned features: authentication gives its verdict to
 //! `shard::core::admission`, based on what `front::identity` has read, with rules in
 //! `access`. Another protocol over WebSocket is a front next to `front::streaming`, on the same operations.
 //! Claims are records of a partition's state in `store`, and a kind of operation in `operation`.

@@ -81,6 +81,11 @@ fn handshake() {
 }
 
 #[test]
+fn tls() {
+    run_mutated("tls", bodies::tls);
+}
+
+#[test]
 fn delimiter() {
     run("delimiter", bodies::delimiter);
 }

@@ -3,12 +3,16 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/place.rs"]
+mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use millstream::latency::Stage;
 
 use crate::common::Server;
+use crate::place::Place;
 
 const RULES: &str = include_str!("../deploy/prometheus/millstream.rules.yml");
 const RULES_TESTS: &str = include_str!("../deploy/prometheus/millstream.rules.test.yml");
@@ -34,7 +38,15 @@ fn labels(text: &str) -> Vec<(&str, &str)> {
 
 /// Returns what a server exports before anything has happened.
 fn exported() -> Exported {
-    let server = Server::start(&["--cores", "0"]);
+    // Some metrics exist only with a port for TLS. Tests run in parallel.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let place = Place::new(&format!("watching-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (place.0.join("server.pem"), place.0.join("server.key"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let pair = format!("{}:{}", certificate.display(), key.display());
+    let server = Server::start(&["--cores", "0", "--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair]);
     let (_, page) = server.control("/metrics");
     assert_eq!(server.stop(), 0);
     let mut exported = Exported::new();

@@ -13,7 +13,7 @@ use super::tls::TlsArgs;
 use super::{Failure, cores, on_signal};
 use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
-use crate::client::{Address, ClientError, ControlClient, Scheme, Trust, without_secret};
+use crate::client::{Address, ClientError, ControlClient, Endpoint, Scheme, Trust, without_secret};
 use crate::control::InfoPage;
 use crate::load::{
     About, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile, RunResult,
@@ -240,8 +240,9 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, 
             return Ok(None);
         }
         None => {
-            let Some(port) = server.port().checked_add(1) else { return Ok(None) };
-            format!("http://{}:{port}", server.host())
+            let Endpoint::Tcp { host, port } = server.endpoint() else { return Ok(None) };
+            let Some(port) = port.checked_add(1) else { return Ok(None) };
+            format!("http://{host}:{port}")
         }
     };
     let control = ControlClient::new(&url, ANSWER_TIMEOUT);

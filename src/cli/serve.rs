@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -24,11 +25,13 @@ use crate::latency::{Stage, Summary};
 use crate::process::logging::LogFormat;
 use crate::process::terminal::say;
 use crate::process::{children, heap, logging};
-use crate::shard::acceptor::Listener;
+use crate::shard::acceptor::Acceptor;
+use crate::shard::listener::Listener;
 use crate::shard::server::Server;
-use crate::shard::{preflight, uring};
+use crate::shard::{self, preflight, uring};
 use crate::store::log::Durability;
 use crate::store::{StoreKind, kafka};
+use crate::tls::{self, files};
 
 /// How often the log reports lines that its flood limit held back.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
@@ -179,6 +182,11 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
                 say(format_args!("millstream: {warning}"));
             }
         }
+        if shard.tls_listen.is_some() {
+            for warning in files::load(&shard.tls)?.warnings {
+                say(format_args!("millstream: {warning}"));
+            }
+        }
         let mut out = Output::new();
         write!(out, "{}\n{}", loaded.describe(), memory::describe(&loaded.config))?;
         out.finish()?;
@@ -260,7 +268,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     let ServerConfig { shard, control, logging } = config;
     let store = &shard.store;
     let mut teller = logging::start(logging);
-    let control_address = control.listen.address(shard.listen);
+    let control_address = control.listen.address(shard.listen.first_tcp());
     let connections_max = preflight::check(shard, control_address.is_some())?;
     if store.kind == StoreKind::Kafka {
         kafka::check(&store.kafka, &shard.kafka_bounds())?;
@@ -274,9 +282,11 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     if !heap::keep() {
         tracing::warn!("the C library's allocator cannot be tuned: large batches will use more CPU time");
     }
-    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", shard.listen));
-    let listener = Listener::bind(shard.listen, shard.listen_backlog).map_err(cannot)?;
-    let listener = listener.with_connections_max(connections_max);
+    let listeners = Listener::bind_all(&shard.listen, shard.listen_backlog, shard.listen_unix_mode)
+        .map_err(|error| Failure(format!("cannot serve on {error}")))?;
+    let (secure, tls) = secure_listeners(shard)?;
+    let listeners = listeners.into_iter().chain(secure).collect();
+    let acceptor = Acceptor::new(listeners).with_connections_max(connections_max);
     let port = control_address.map(|address| {
         ControlPort::bind(address).map_err(|error| {
             let cannot = format!("cannot serve the control port on {address}: {error}");
@@ -284,12 +294,14 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
         })
     });
     let port = port.transpose()?;
-    let server = Server::start(shard, listener).map_err(cannot)?;
+    let cannot = |error: std::io::Error| Failure(format!("cannot serve on {}: {error}", shard.listen));
+    let server = Server::start(shard, acceptor, tls).map_err(cannot)?;
     // Before the server reports that it serves, so that a signal from then on drains it.
     handling.serve(server.drain_handle(), server.board(), shard.core.drain_timeout);
     tracing::info!(
-        listen = %server.address(),
+        listen = %server.addresses(),
         control = port.as_ref().map(|port| tracing::field::display(port.address())),
+        tls_listen = shard.tls_listen.is_some().then(|| server.secure_addresses().to_string()),
         cores = ?shard.shard_cores(),
         store = StoreKind::name(store.kind),
         data_dir = (store.kind == StoreKind::Log).then(|| store.log.data_dir.display().to_string()),
@@ -341,6 +353,16 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the certificates, and binds the sockets for clients that speak TLS, if there are any.
+fn secure_listeners(shard: &shard::Settings) -> Result<(Vec<Listener>, Option<Arc<tls::Config>>), Failure> {
+    let Some(addresses) = &shard.tls_listen else { return Ok((Vec::new(), None)) };
+    let files::Loaded { config, warnings } = files::load(&shard.tls)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let listeners = Listener::bind_all(addresses, shard.listen_backlog, shard.listen_unix_mode)
+        .map_err(|error| Failure(format!("cannot serve TLS on {error}")))?;
+    Ok((listeners.into_iter().map(Listener::secure).collect(), Some(config)))
 }
 
 #[cfg(test)]

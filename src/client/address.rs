@@ -1,4 +1,9 @@
 //! The address of a server: a parsed URL. Its host name is resolved at each connection.
+//!
+//! A Unix socket has no standard URL. `ws+unix:` and its path, then `:` and the path of the request if there is
+//! one, is the form of the JavaScript library `ws`.
+
+use std::path::{Path, PathBuf};
 
 use url::{Host, Position, Url};
 
@@ -38,13 +43,32 @@ impl Scheme {
     }
 }
 
+/// The scheme of a WebSocket server at a Unix socket.
+const UNIX_SCHEME: &str = "ws+unix:";
+
+/// The host in requests over a Unix socket.
+const UNIX_AUTHORITY: &str = "localhost";
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// At a TCP port of a host.
+    Tcp {
+        /// The host.
+        host: Host<String>,
+        /// The port.
+        port: u16,
+    },
+    /// At a Unix socket with this path.
+    Unix(PathBuf),
+}
+
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     scheme: Scheme,
     is_secure: bool,
-    host: Host<String>,
-    port: u16,
+    endpoint: Endpoint,
     authority: String,
     path: String,
 }
@@ -53,6 +77,13 @@ impl Address {
     /// Parses a URL. The error says which part is invalid, and shows no secret.
     pub fn parse(text: &str, scheme: Scheme) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::Address(format!("{}: {why}", without_secret(text)));
+        let trimmed = text.trim();
+        if trimmed.get(..UNIX_SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(UNIX_SCHEME)) {
+            if scheme != Scheme::Ws {
+                return Err(bad(&format!("not a {}:// address", scheme.name())));
+            }
+            return Self::parse_unix(&trimmed[UNIX_SCHEME.len()..]).map_err(bad);
+        }
         let (name, secure) = (scheme.name(), scheme.secure_name());
         let url = Url::parse(text).map_err(|error| {
             bad(&format!("{error}; write {name}://HOST:PORT/, an IPv6 address in brackets"))
@@ -89,7 +120,38 @@ impl Address {
             None => host.to_string(),
         };
         let path = url[Position::BeforePath..Position::AfterQuery].to_owned();
-        Ok(Self { scheme, is_secure, host: host.to_owned(), port, authority, path })
+        let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
+        Ok(Self { scheme, is_secure, endpoint, authority, path })
+    }
+
+    /// Parses what follows `ws+unix:`.
+    fn parse_unix(text: &str) -> Result<Self, &'static str> {
+        // Some write `ws+unix:///run/a.sock`, with an empty host.
+        let text = text.strip_prefix("//").unwrap_or(text);
+        if !text.starts_with('/') {
+            return Err(
+                "write ws+unix:/PATH with the absolute path of the socket, and :/PATH behind it for a path of the request",
+            );
+        }
+        let (socket, request) = text.split_once(':').unwrap_or((text, "/"));
+        if socket.contains(['?', '#']) {
+            return Err("write :/ between the path of the socket and a query");
+        }
+        // A URL parser checks and encodes the path of the request.
+        let url = Url::parse(&format!("ws://{UNIX_AUTHORITY}{request}"));
+        let Some(url) = url.ok().filter(|_| request.starts_with('/')) else {
+            return Err("the path of the request behind the path of the socket must begin with /");
+        };
+        if url.fragment().is_some() {
+            return Err("a fragment (#) is not sent to servers: remove it, or write %23");
+        }
+        Ok(Self {
+            scheme: Scheme::Ws,
+            is_secure: false,
+            endpoint: Endpoint::Unix(Path::new(socket).to_owned()),
+            authority: UNIX_AUTHORITY.into(),
+            path: url[Position::BeforePath..Position::AfterQuery].to_owned(),
+        })
     }
 
     /// Returns whether connections use TLS.
@@ -97,14 +159,9 @@ impl Address {
         self.is_secure
     }
 
-    /// Returns the host.
-    pub fn host(&self) -> &Host<String> {
-        &self.host
-    }
-
-    /// Returns the port.
-    pub fn port(&self) -> u16 {
-        self.port
+    /// Returns where the server listens.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Returns host and port for the `Host` header: without the port if it is the scheme's default.
@@ -117,7 +174,7 @@ impl Address {
         &self.path
     }
 
-    /// Returns the URL without trailing slashes, so that a path can be appended.
+    /// Returns the URL of a control port without trailing slashes, so that a path can be appended.
     pub fn base(&self) -> String {
         let name = if self.is_secure { self.scheme.secure_name() } else { self.scheme.name() };
         format!("{name}://{}{}", self.authority, self.path.trim_end_matches('/'))
@@ -174,7 +231,8 @@ mod tests {
 
     fn read(text: &str) -> (String, u16, String, String) {
         let address = Address::parse(text, Scheme::Ws).unwrap_or_else(|error| panic!("{error}"));
-        (address.host.to_string(), address.port, address.authority, address.path)
+        let Endpoint::Tcp { host, port } = address.endpoint else { panic!("{text}") };
+        (host.to_string(), port, address.authority, address.path)
     }
 
     fn of(host: &str, port: u16, authority: &str, path: &str) -> (String, u16, String, String) {
@@ -232,6 +290,32 @@ mod tests {
             let why = Address::parse(text, Scheme::Ws).unwrap_err().to_string();
             assert!(why.contains(words), "{text}: {why}");
             assert!(!why.contains("hidden"), "{why}");
+        }
+    }
+
+    #[test]
+    fn unix_sockets_have_a_path_and_the_request_another() {
+        for (text, socket, path) in [
+            ("ws+unix:/run/millstream.sock", "/run/millstream.sock", "/"),
+            ("WS+UNIX:/run/a b.sock:/", "/run/a b.sock", "/"),
+            ("ws+unix:///run/a.sock", "/run/a.sock", "/"),
+            ("ws+unix:/run/a.sock:/b/c?project_id=acme", "/run/a.sock", "/b/c?project_id=acme"),
+        ] {
+            let address = Address::parse(text, Scheme::Ws).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(address.endpoint, Endpoint::Unix(socket.into()), "{text}");
+            assert_eq!((address.authority(), address.path()), ("localhost", path), "{text}");
+        }
+        for (text, scheme, words) in [
+            ("ws+unix:", Scheme::Ws, "absolute path"),
+            ("ws+unix:run/a.sock", Scheme::Ws, "absolute path"),
+            ("ws+unix:/run/a.sock?project_id=acme", Scheme::Ws, "write :/ between"),
+            ("ws+unix:/run/a.sock?token=hidden", Scheme::Ws, "token=…"),
+            ("ws+unix:/run/a.sock:b", Scheme::Ws, "begin with /"),
+            ("ws+unix:/run/a.sock:/b#c", Scheme::Ws, "fragment"),
+            ("ws+unix:/run/a.sock", Scheme::Http, "not a http:// address"),
+        ] {
+            let why = Address::parse(text, scheme).unwrap_err().to_string();
+            assert!(why.contains(words) && !why.contains("hidden"), "{text}: {why}");
         }
     }
 

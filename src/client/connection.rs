@@ -3,11 +3,14 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
+use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::address::Endpoint;
 use super::error::ClientError;
 use super::link::Link;
 use super::resolve::resolve;
@@ -17,6 +20,9 @@ use crate::tls::client::Security;
 
 /// How long to wait for one address to accept the connection, before the next address of the name is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait before trying again when the backlog of a Unix socket is full.
+const BACKLOG_WAIT: Duration = Duration::from_millis(20);
 
 /// How long a closing connection waits for the socket to take the end of TLS.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -79,10 +85,13 @@ impl Connection {
     }
 }
 
-/// Opens a connection: resolves the name, then tries its addresses in turn. The error gives the result of
-/// each address. A handshake of TLS takes place when the connection is run.
+/// Opens a connection. For TCP, resolves the name, then tries its addresses in turn. The error gives the
+/// result of each address. A handshake of TLS takes place when the connection is run.
 pub async fn connect(target: &Target) -> Result<Connection, ClientError> {
-    let stream = connect_first(&resolve(&target.address, target.lookup).await?).await?;
+    let stream = match target.address.endpoint() {
+        Endpoint::Tcp { host, port } => connect_first(&resolve(host, *port, target.lookup).await?).await?,
+        Endpoint::Unix(path) => connect_unix(path).await?,
+    };
     Ok(Connection(if target.address.is_secure() {
         let without = || ClientError::Address("a wss:// address needs trusted authorities".into());
         let trust = target.trust.as_ref().ok_or_else(without)?;
@@ -90,6 +99,24 @@ pub async fn connect(target: &Target) -> Result<Connection, ClientError> {
     } else {
         Kind::Plain(stream)
     }))
+}
+
+/// Connects to a Unix socket. glommio's stream of TCP makes no call that such a socket lacks.
+async fn connect_unix(path: &Path) -> io::Result<TcpStream> {
+    let failed = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let address = SockAddr::unix(path).map_err(failed)?;
+    let until = Instant::now() + CONNECT_TIMEOUT;
+    loop {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address) {
+            Ok(()) => return Ok(TcpStream::from(socket)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                Timer::new(BACKLOG_WAIT).await;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
 }
 
 /// Connects to the first address that accepts a connection.

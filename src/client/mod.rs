@@ -38,7 +38,7 @@ mod silence;
 mod trust;
 mod wire;
 
-pub use address::{Address, Scheme, without_secret};
+pub use address::{Address, Endpoint, Scheme, without_secret};
 pub use connection::{Connection, connect};
 pub use consume::{Consume, Sink};
 pub use control::{ControlClient, ControlError};

@@ -14,8 +14,6 @@ use async_channel::Sender;
 use glommio::timer::Timer;
 use url::Host;
 
-use super::address::Address;
-
 /// How long a connection waits for a lookup. The lookup itself continues, and the next attempt uses its
 /// result.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -42,9 +40,8 @@ fn under_way() -> MutexGuard<'static, BTreeMap<Key, Vec<Sender<Answer>>>> {
 }
 
 /// Returns every IPv4 and IPv6 address of a host, in the order that the system prefers.
-pub(super) async fn resolve(address: &Address, lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
-    let port = address.port();
-    match address.host() {
+pub(super) async fn resolve(host: &Host<String>, port: u16, lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
+    match host {
         Host::Ipv4(ip) => Ok(vec![(*ip, port).into()]),
         Host::Ipv6(ip) => Ok(vec![(*ip, port).into()]),
         Host::Domain(name) => look_up(name, port, lookup).await,

@@ -10,7 +10,7 @@ use glommio::net::TcpStream;
 use rustls::pki_types::ServerName;
 use url::Host;
 
-use super::address::Address;
+use super::address::{Address, Endpoint};
 use super::error::ClientError;
 use super::link::Link;
 use super::trust::Trust;
@@ -48,7 +48,10 @@ thread_local! {
 
 /// Returns the name that the certificate of the server must have.
 fn name(address: &Address) -> Result<ServerName<'static>, ClientError> {
-    Ok(match address.host() {
+    let Endpoint::Tcp { host, .. } = address.endpoint() else {
+        return Err(ClientError::Address("TLS needs the name of a host".into()));
+    };
+    Ok(match host {
         Host::Ipv4(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
         Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
         Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|error| {

@@ -5,8 +5,8 @@ use crate::base::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
 use crate::base::setting::Unworkable;
 use crate::control::ControlListen;
 use crate::operation;
-use crate::shard::core;
 use crate::shard::cores::check_cores;
+use crate::shard::{self, core};
 use crate::store::StoreKind;
 use crate::store::log::{BLOCK, stored_bytes_max};
 use crate::store::memory::WhenFull;
@@ -89,18 +89,37 @@ fn check_core(settings: &core::Settings) -> Result<(), Unworkable> {
     ])
 }
 
+fn check_tls(settings: &shard::Settings) -> Result<(), Unworkable> {
+    settings.tls.check()?;
+    let (listens, has_certificates) =
+        (settings.tls_listen.is_some(), !settings.tls.certificates.0.is_empty());
+    first_broken([
+        (
+            listens && !has_certificates,
+            "tls_certificates: empty; tls_listen needs at least one CERTIFICATE:KEY".into(),
+        ),
+        (
+            !listens && has_certificates,
+            "tls_listen: not set, so tls_certificates would not be used; set an address like 0.0.0.0:9443"
+                .into(),
+        ),
+    ])
+}
+
 impl ServerConfig {
     /// Checks every combination of settings. The error names the setting to change.
     pub fn check(&self) -> Result<(), Unworkable> {
         let (shard, store) = (&self.shard, &self.shard.store);
         check_core(&shard.core)?;
         check_cores(&shard.cores.0)?;
+        check_tls(shard)?;
         let shards = shard.shard_cores().len();
         // A store that drops its oldest messages never refuses a batch, so it must have room for the largest
         // one.
         let largest = shard.core.operation.largest_batch();
         let least = shards * largest;
-        if shard.listen.port() == u16::MAX && self.control.listen == ControlListen::Next {
+        let is_last_port = shard.listen.first_tcp().is_some_and(|listen| listen.port() == u16::MAX);
+        if is_last_port && self.control.listen == ControlListen::Next {
             return Err(Unworkable(
                 "control_listen: listen uses port 65535, the last one; set an address, or off".into(),
             ));

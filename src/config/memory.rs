@@ -7,12 +7,15 @@
 use super::ServerConfig;
 use crate::base::limits::{
     CONNECTION_BYTES, CURSOR_BYTES, FATE_BYTES, PARTITION_BYTES, PROCESS_BYTES, QUEUE_BYTES, SHARD_BYTES,
+    TLS_BYTES,
 };
 use crate::latency::Recorder;
 use crate::shard;
+use crate::shard::transport::{AHEAD_BYTES_PRESSED, KEPT_BYTES_MAX, wire_bytes};
 use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
 use crate::store::log::{HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
 use crate::store::{Fence, StoreKind};
+use crate::tls::{HANDSHAKE_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// One purpose of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +85,23 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
         },
         Item { what: "rest of the process", keys: "", bytes: PROCESS_BYTES as u64 },
     ]);
+    items.extend(of_tls(&config.shard, shards));
     items
+}
+
+/// Returns the memory of TLS connections in addition to that of plain ones, if there is a port for them.
+fn of_tls(settings: &shard::Settings, shards: u64) -> Option<Item> {
+    settings.tls_listen.as_ref()?;
+    let core = &settings.core;
+    // A connection that keeps more than this is one of a shard that keeps at most KEPT_BYTES_MAX, because it
+    // then seals less ahead.
+    let of_connection = TLS_BYTES + HANDSHAKE_BYTES_MAX + RECORD_BYTES_MAX + AHEAD_BYTES_PRESSED;
+    let of_shard = KEPT_BYTES_MAX + wire_bytes(core.receive_window_bytes);
+    Some(Item {
+        what: "TLS connections",
+        keys: "tls_listen, max_connections, receive_window_bytes",
+        bytes: shards * (core.max_connections * of_connection + of_shard) as u64,
+    })
 }
 
 /// Returns the memory of the log, without its table of segments.
@@ -177,6 +196,14 @@ mod tests {
         less_in(StoreKind::Kafka, |c| c.shard.store.kafka.catch_up_readers /= 2);
         less(|c| c.shard.core.shard_budget_bytes /= 2);
         less(|c| c.shard.core.max_connections /= 2);
+        let secure = |connections| {
+            let mut config = config();
+            config.shard.tls_listen = Some(config.shard.listen.clone());
+            config.shard.core.max_connections = connections;
+            worst_case(&config)
+        };
+        let plain = worst_case(&config());
+        assert!(secure(65_536) > secure(1_000) && secure(65_536) > plain);
         less(|c| c.shard.core.max_queues /= 2);
         assert!(describe(&config()).contains("at worst"));
     }

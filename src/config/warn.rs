@@ -7,7 +7,15 @@ use crate::store::memory::WhenFull;
 impl ServerConfig {
     /// Returns the warnings to log when the server starts.
     pub fn warnings(&self) -> Vec<String> {
-        self.drops_of_others().into_iter().collect()
+        [self.drops_of_others(), self.trusts_everyone()].into_iter().flatten().collect()
+    }
+
+    /// Warns that every client may send a PROXY header.
+    fn trusts_everyone(&self) -> Option<String> {
+        let everyone = self.shard.core.proxy_from.everyone()?;
+        Some(format!(
+            "proxy_from contains {everyone}: every client must send a PROXY header, and can name any address as its own"
+        ))
     }
 
     /// Warns that a full store drops its oldest messages, whichever project they belong to.
@@ -43,6 +51,8 @@ impl ServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::setting::{Kind, Value};
+    use crate::shard::core::ProxyFrom;
     use crate::shard::cores::Cores;
 
     fn config(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
@@ -77,6 +87,16 @@ mod tests {
             &["log_max_bytes", "3 projects", "project_storage_bytes = 200"],
         );
         says(|c| c.shard.store.kind = StoreKind::Memory, &["memory_bytes = 1073741824"]);
+    }
+
+    #[test]
+    fn a_proxy_network_of_all_addresses_gets_a_warning() {
+        let warnings = |text: &str| {
+            let proxy_from = ProxyFrom::read(text, &Kind::Text).unwrap();
+            config(|c| c.shard.core.proxy_from = proxy_from).warnings()
+        };
+        assert!(warnings("10.0.0.0/8,unix").is_empty());
+        assert!(warnings("10.0.0.0/8,0.0.0.0/0")[0].contains("proxy_from contains 0.0.0.0/0"));
     }
 
     #[test]

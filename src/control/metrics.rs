@@ -7,7 +7,9 @@ use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncod
 
 use super::latency;
 use crate::latency::Recorder;
+use crate::shard::certificates::CertificatesStatus;
 use crate::shard::core::ShardSnapshot;
+use crate::tls::{Failure, SUITES};
 
 /// The statuses of refused handshakes that have a series from the start, because a rate needs a first value.
 /// Other statuses get a series with their first refusal.
@@ -46,6 +48,7 @@ pub(super) fn encode(
     stalls_of: impl Fn(usize) -> u64,
     refused_by_acceptor: u64,
     is_draining: bool,
+    certificates: Option<CertificatesStatus>,
     latency: &Recorder,
 ) -> prometheus::Result<String> {
     let families = Families { registry: Registry::new() };
@@ -153,7 +156,73 @@ pub(super) fn encode(
         starved.with_label_values(shard).set(signed(pulse.budget.waiting));
         stalls.with_label_values(shard).inc_by(stalls_of(usize::from(pulse.shard)));
     }
+    add_tls(f, shards, certificates)?;
     let mut all = families.registry.gather();
     all.extend(latency::families(latency));
     TextEncoder::new().encode_to_string(&all)
+}
+
+/// Adds the metrics of TLS. Those of certificates exist only if the server has a port for TLS.
+fn add_tls(
+    f: &Families,
+    shards: &[ShardSnapshot],
+    certificates: Option<CertificatesStatus>,
+) -> prometheus::Result<()> {
+    let shard = &["shard"];
+    let handshakes = f.counter(
+        "millstream_tls_handshakes_total",
+        "TLS handshakes completed, by version and cipher suite",
+        &["shard", "version", "suite"],
+    )?;
+    let failed = f.counter(
+        "millstream_tls_handshakes_failed_total",
+        "TLS handshakes that failed, by reason",
+        &["shard", "reason"],
+    )?;
+    let broken = f.counter(
+        "millstream_tls_connections_broken_total",
+        "TLS connections that ended after the handshake with an invalid record or alert, or without close_notify",
+        &["shard", "reason"],
+    )?;
+    let revoked = f.counter(
+        "millstream_tls_connections_revoked_total",
+        "TLS connections closed because a reload revoked the certificate of their client",
+        shard,
+    )?;
+    let received =
+        f.counter("millstream_tls_received_bytes_total", "Bytes received on TLS connections", shard)?;
+    let sent = f.counter("millstream_tls_sent_bytes_total", "Bytes sent on TLS connections", shard)?;
+    for snapshot in shards {
+        let tls = &snapshot.pulse.tls;
+        let number = snapshot.pulse.shard.to_string();
+        let shard = &[&number[..]];
+        for (suite, count) in SUITES.iter().zip(tls.handshakes) {
+            handshakes.with_label_values(&[&number[..], suite.version, suite.name]).inc_by(count);
+        }
+        for (failure, count) in Failure::ALL.iter().zip(tls.failed) {
+            failed.with_label_values(&[&number[..], failure.name()]).inc_by(count);
+        }
+        broken.with_label_values(&[&number[..], "invalid"]).inc_by(tls.broken);
+        broken.with_label_values(&[&number[..], "truncated"]).inc_by(tls.truncated);
+        revoked.with_label_values(shard).inc_by(tls.revoked);
+        received.with_label_values(shard).inc_by(tls.received_bytes);
+        sent.with_label_values(shard).inc_by(tls.sent_bytes);
+    }
+    let Some(CertificatesStatus { expires, reloads, failures }) = certificates else { return Ok(()) };
+    let expiry = f.gauge(
+        "millstream_tls_certificate_expiry_timestamp_seconds",
+        "When the first certificate expires, in seconds since 1970",
+        &[],
+    )?;
+    expiry.with_label_values::<&str>(&[]).set(expires);
+    let reloaded =
+        f.counter("millstream_tls_reloads_total", "Reloads of the certificates that succeeded", &[])?;
+    reloaded.with_label_values::<&str>(&[]).inc_by(reloads);
+    let reload_failures = f.counter(
+        "millstream_tls_reload_failures_total",
+        "Reloads of the certificates that failed, so that the server kept those that it had",
+        &[],
+    )?;
+    reload_failures.with_label_values::<&str>(&[]).inc_by(failures);
+    Ok(())
 }

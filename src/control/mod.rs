@@ -222,7 +222,8 @@ async fn make_metrics(control: &Control) -> Page {
     let total = control.board.total();
     let stalls_of = |shard| probe.stalls(shard);
     let refused = probe.refused_by_acceptor();
-    let text = metrics::encode(&snapshots, stalls_of, refused, probe.is_draining(), &total);
+    let certificates = probe.certificates().map(|certificates| certificates.status());
+    let text = metrics::encode(&snapshots, stalls_of, refused, probe.is_draining(), certificates, &total);
     text.map(Into::into).map_err(|error| Unmade::Failed(error.to_string()))
 }
 

@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 
 use crate::base::setting::{Kind, Value, parse, settings};
 
+/// The port of a control port `next` if `listen` has only Unix sockets.
+const PORT_BESIDE_UNIX: u16 = 9001;
+
 /// The address of the control port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ControlListen {
-    /// The port after the one of `listen`, on 127.0.0.1. Any free port if that one is 0.
+    /// The port after the first one of `listen`, on 127.0.0.1. Any free port if that one is 0. Port 9001 if
+    /// `listen` has only Unix sockets.
     #[default]
     Next,
     /// The control port listens on this address.
@@ -17,11 +21,16 @@ pub enum ControlListen {
 }
 
 impl ControlListen {
-    /// Returns the address for a server that listens at `listen`, or `None` if there is no control port.
-    pub fn address(self, listen: SocketAddr) -> Option<SocketAddr> {
+    /// Returns the address for a server whose first TCP address is `listen`, or `None` if there is no control
+    /// port.
+    pub fn address(self, listen: Option<SocketAddr>) -> Option<SocketAddr> {
         match self {
             Self::Next => {
-                let port = if listen.port() == 0 { Some(0) } else { listen.port().checked_add(1) };
+                let port = match listen.map(|listen| listen.port()) {
+                    None => Some(PORT_BESIDE_UNIX),
+                    Some(0) => Some(0),
+                    Some(port) => port.checked_add(1),
+                };
                 port.map(|port| ([127, 0, 0, 1], port).into())
             }
             Self::At(address) => Some(address),
@@ -79,8 +88,8 @@ settings! {
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Listen:
-        /// Address and port of the control port (health and metrics); next: 127.0.0.1 and the port after that
-        /// of listen; off: none
+        /// Address and port of the control port (health and metrics); next: 127.0.0.1 and the port after the
+        /// first of listen (9001 if listen has only Unix sockets); off: none
         listen: ControlListen = ControlListen::default(), "control_listen", Text;
         /// Comma-separated host names that the control port accepts in addition to localhost and IP
         /// addresses, without ports; requests for other names get 421
@@ -103,9 +112,10 @@ mod tests {
 
     #[test]
     fn the_next_port_is_on_the_loopback_interface() {
-        let next = |port: u16| ControlListen::Next.address(([10, 0, 0, 1], port).into());
+        let next = |port: u16| ControlListen::Next.address(Some(([10, 0, 0, 1], port).into()));
         assert_eq!(next(9000), Some(([127, 0, 0, 1], 9001).into()));
         assert_eq!(next(0), Some(([127, 0, 0, 1], 0).into()));
         assert_eq!(next(u16::MAX), None);
+        assert_eq!(ControlListen::Next.address(None), Some(([127, 0, 0, 1], 9001).into()));
     }
 }

@@ -54,6 +54,9 @@ pub enum Stage {
     /// A turn of the driver including its reactor pass. The shard serves nobody else during that time. Idle
     /// turns do not count.
     Turn,
+    /// The processor time of a TLS handshake on the shard, recorded when it ends. The shard serves others between
+    /// its steps.
+    Tls,
     /// Messages in an append batch, recorded when the batch is stored.
     BatchMessages,
     /// Deliveries in a shard's inbox at the start of a turn. Empty inboxes do not count.
@@ -65,7 +68,7 @@ impl Stage {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All stages, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Parse,
         Self::Hop,
         Self::Commit,
@@ -75,6 +78,7 @@ impl Stage {
         Self::DeliverLive,
         Self::DeliverBacklog,
         Self::Turn,
+        Self::Tls,
         Self::BatchMessages,
         Self::InboxDepth,
     ];
@@ -94,6 +98,7 @@ impl Stage {
             Self::DeliverLive => "deliver_live",
             Self::DeliverBacklog => "deliver_backlog",
             Self::Turn => "turn",
+            Self::Tls => "tls",
             Self::BatchMessages => "batch_messages",
             Self::InboxDepth => "inbox_depth",
         }
@@ -111,6 +116,7 @@ impl Stage {
             Self::DeliverLive => "from storing to the consumer's socket, for consumers that keep up",
             Self::DeliverBacklog => "from storing to the consumer's socket, for consumers that are behind",
             Self::Turn => "one turn of a shard's driver, during which it serves nobody else",
+            Self::Tls => "processor time of a TLS handshake, between whose steps the shard serves others",
             Self::BatchMessages => "messages in a stored batch",
             Self::InboxDepth => "deliveries in a shard's inbox at the start of a turn",
         }

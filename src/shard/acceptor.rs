@@ -1,23 +1,25 @@
 //! The acceptor: a thread that accepts connections, and gives each to the shard with the fewest connections.
 //!
-//! There is one listening socket without SO_REUSEPORT, for two reasons: a second server on the same port
-//! fails to start, and the kernel's hashing distributes few connections unevenly.
+//! Each address has one listening socket without SO_REUSEPORT, for two reasons: a second server on the same
+//! port fails to start, and the kernel's hashing distributes few connections unevenly.
 //!
 //! A shard that has stalled, or whose inbox is full, is skipped, so that the others continue to serve. A
 //! stalled shard gets connections only if all shards have stalled. If the limit of open files leaves no room
 //! for a connection (`descriptors`), the connection gets 503 and is closed.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::event::{PollFd, PollFlags, poll};
 
+use super::address::Addresses;
+use super::core::Peer;
 use super::delivery::Delivery;
 use super::driver::Shared;
 use super::inbox::Sender;
+use super::listener::{Accepted, Listener};
 use super::parker::Heartbeat;
 
 /// How long to wait before trying again when descriptors or memory are exhausted.
@@ -25,13 +27,15 @@ const OUT_OF_RESOURCES_WAIT: Duration = Duration::from_millis(50);
 /// How long to wait before trying again when no shard takes the connection, because it has stalled or its
 /// inbox is full.
 const ALL_FULL_WAIT: Duration = Duration::from_millis(1);
+/// The most connections to accept from one listening socket before the others have their turn.
+const ACCEPTS_PER_LOOK: usize = 64;
 /// The reason in the 503 of the acceptor.
 const NO_FILES: &str = "the server has no room for more connections: its limit of open files is reached";
 
-/// A listening socket. Clones share it.
+/// The listening sockets of a server. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Listener {
-    socket: Arc<Socket>,
+pub struct Acceptor {
+    listeners: Arc<Vec<Listener>>,
     is_closed: Arc<AtomicBool>,
     connections_max: usize,
 }
@@ -45,14 +49,10 @@ pub struct Target {
     pub heartbeat: Arc<Heartbeat>,
 }
 
-impl Listener {
-    /// Binds to `address` and listens. Up to `backlog` connections may wait to be accepted.
-    pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(Self { socket: Arc::new(socket), is_closed: Arc::default(), connections_max: usize::MAX })
+impl Acceptor {
+    /// Accepts from these sockets.
+    pub fn new(listeners: Vec<Listener>) -> Self {
+        Self { listeners: Arc::new(listeners), is_closed: Arc::default(), connections_max: usize::MAX }
     }
 
     /// Limits the open connections of all shards together. Without it only `max_connections` applies.
@@ -61,52 +61,75 @@ impl Listener {
         Self { connections_max, ..self }
     }
 
-    /// Returns the address that it listens on.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    /// Returns the addresses that it listens on without TLS.
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        self.listeners.iter().filter(|one| !one.is_secure()).map(Listener::address).collect()
     }
 
-    /// Closes the socket. Ends [`Self::run`] on any thread.
+    /// Returns the addresses that it listens on with TLS.
+    pub fn secure_addresses(&self) -> io::Result<Addresses> {
+        self.listeners.iter().filter(|one| one.is_secure()).map(Listener::address).collect()
+    }
+
+    /// Closes the sockets. Ends [`Self::run`] on any thread.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
-        // Fails only if it is already closed.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        self.listeners.iter().for_each(Listener::close);
     }
 
-    /// Accepts connections until the socket is closed.
+    /// Accepts connections until the sockets are closed.
     pub fn run(&self, shards: &[Target], shared: &Shared) {
-        let (mut out_of_resources, mut is_full) = (false, false);
-        loop {
-            match self.socket.accept() {
-                Ok((socket, peer)) => {
-                    out_of_resources = false;
+        let mut trouble = Trouble::default();
+        let mut polled: Vec<_> =
+            self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
+        while !self.is_closed.load(Ordering::Relaxed) {
+            // Closing a socket ends it. It fails only if the kernel has no memory, or for a signal.
+            if poll(&mut polled, None).is_err() {
+                std::thread::sleep(ALL_FULL_WAIT);
+                continue;
+            }
+            for (listener, polled) in self.listeners.iter().zip(&mut polled) {
+                if !polled.revents().is_empty() {
+                    self.accept_from(listener, shards, shared, &mut trouble);
+                }
+            }
+        }
+    }
+
+    /// Accepts the connections that wait at one socket, at most [`ACCEPTS_PER_LOOK`].
+    fn accept_from(&self, from: &Listener, shards: &[Target], shared: &Shared, trouble: &mut Trouble) {
+        for _ in 0..ACCEPTS_PER_LOOK {
+            match from.accept() {
+                Ok((accepted, peer)) => {
+                    trouble.is_out_of_resources = false;
                     let open: usize =
                         shared.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum();
                     if open < self.connections_max {
-                        is_full = false;
-                        self.hand_over(socket, peer.as_socket(), shards, shared);
+                        trouble.is_full = false;
+                        self.hand_over(accepted, peer, shards, shared);
                         continue;
                     }
-                    if !is_full {
-                        is_full = true;
+                    if !trouble.is_full {
+                        trouble.is_full = true;
                         tracing::error!(
                             connections = open,
                             "refusing connections with 503: the limit of open files leaves no room for more; raise it"
                         );
                     }
                     shared.refused_by_acceptor.fetch_add(1, Ordering::Relaxed);
-                    shared.refuser.refuse(socket, NO_FILES);
+                    shared.refuser.refuse_accepted(accepted, NO_FILES);
                 }
                 Err(error) => match error.raw_os_error() {
-                    // The listener is closed.
-                    Some(libc::EINVAL | libc::EBADF) => return,
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if !out_of_resources {
-                            out_of_resources = true;
+                        if !trouble.is_out_of_resources {
+                            trouble.is_out_of_resources = true;
                             tracing::error!(%error, "accepting connections failed; raise the limit of open files");
                         }
                         std::thread::sleep(OUT_OF_RESOURCES_WAIT);
+                        return;
                     }
+                    // No connection waits, or the socket is closed.
+                    Some(libc::EAGAIN | libc::EINVAL | libc::EBADF) => return,
                     // The peer disconnected while it waited in the backlog (accept(2)).
                     _ => {}
                 },
@@ -116,8 +139,8 @@ impl Listener {
 
     /// Gives a connection to the shard with the fewest connections, of those that run and have room. Waits
     /// while none has room. Drops the connection if the listener is closed during the wait.
-    fn hand_over(&self, socket: Socket, peer: Option<SocketAddr>, shards: &[Target], shared: &Shared) {
-        let mut delivery = Delivery::Socket(socket, peer);
+    fn hand_over(&self, accepted: Accepted, peer: Peer, shards: &[Target], shared: &Shared) {
+        let mut delivery = Delivery::Socket(accepted, peer);
         loop {
             let stands_still = |shard: &Target| shard.heartbeat.stands_still();
             let none_moves = shards.iter().all(stands_still);
@@ -146,20 +169,30 @@ impl Listener {
     }
 }
 
+/// What was logged, and must not be logged again until it is over.
+#[derive(Debug, Default)]
+struct Trouble {
+    is_out_of_resources: bool,
+    is_full: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::address::FileMode;
     use crate::shard::inbox::{Inbox, inbox};
+    use crate::shard::listener::SocketKind;
     use crate::shard::refuser::Refuser;
+    use socket2::{Domain, Socket, Type};
     use std::io::{Read, Write};
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpStream};
     use std::sync::atomic::AtomicUsize;
     use std::time::Instant;
 
     /// An acceptor for two shards whose inboxes nobody polls. The inbox of the first has room for `room`
     /// deliveries.
     struct Rig {
-        listener: Listener,
+        acceptor: Acceptor,
         address: SocketAddr,
         targets: Vec<Target>,
         inboxes: Vec<Inbox<Delivery>>,
@@ -168,9 +201,10 @@ mod tests {
 
     impl Rig {
         fn new(room: usize, connections_max: usize) -> Self {
-            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 64).unwrap();
-            let listener = listener.with_connections_max(connections_max);
-            let address = listener.local_address().unwrap();
+            let any: Addresses = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+            let listeners = Listener::bind_all(&any, 64, FileMode(0o600)).unwrap();
+            let acceptor = Acceptor::new(listeners).with_connections_max(connections_max);
+            let address = acceptor.addresses().unwrap().first_tcp().unwrap();
             let (senders, inboxes): (Vec<_>, Vec<_>) = [inbox(room), inbox(8)].into_iter().unzip();
             let target = |sender| Target { sender, heartbeat: Arc::default() };
             let shared = Arc::new(Shared {
@@ -180,13 +214,13 @@ mod tests {
                 refuser: Refuser::start().unwrap(),
                 epoch: Instant::now(),
             });
-            Self { listener, address, targets: senders.into_iter().map(target).collect(), inboxes, shared }
+            Self { acceptor, address, targets: senders.into_iter().map(target).collect(), inboxes, shared }
         }
 
         fn run(&self) -> std::thread::JoinHandle<()> {
-            let (listener, targets, shared) =
-                (self.listener.clone(), self.targets.clone(), self.shared.clone());
-            std::thread::spawn(move || listener.run(&targets, &shared))
+            let (acceptor, targets, shared) =
+                (self.acceptor.clone(), self.targets.clone(), self.shared.clone());
+            std::thread::spawn(move || acceptor.run(&targets, &shared))
         }
 
         fn dial(&self) -> TcpStream {
@@ -216,7 +250,7 @@ mod tests {
         let counts: Vec<usize> =
             rig.shared.connections.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         assert_eq!(counts, [1, 8]);
-        rig.listener.close();
+        rig.acceptor.close();
         thread.join().unwrap();
     }
 
@@ -231,7 +265,7 @@ mod tests {
         rig.targets[0].heartbeat.set_stands_still(false);
         held.push(rig.dial());
         rig.await_depth(0, 1);
-        rig.listener.close();
+        rig.acceptor.close();
         thread.join().unwrap();
     }
 
@@ -241,10 +275,11 @@ mod tests {
         rig.targets[0].heartbeat.set_stands_still(true);
         while rig.targets[1].sender.send(Delivery::StoreNews).is_ok() {}
         // After the close it tries once.
-        rig.listener.close();
+        rig.acceptor.close();
         let hand_over = || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            rig.listener.hand_over(socket, None, &rig.targets, &rig.shared);
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            let accepted = Accepted { socket, kind: SocketKind::Unix, is_secure: false };
+            rig.acceptor.hand_over(accepted, Peer::Unix, &rig.targets, &rig.shared);
             rig.inboxes[0].depth()
         };
         assert_eq!(hand_over(), 0, "the other shard is full, but runs");
@@ -268,7 +303,7 @@ mod tests {
         rig.shared.connections[1].fetch_sub(1, Ordering::Relaxed);
         let _next = rig.dial();
         rig.await_depth(0, 3);
-        rig.listener.close();
+        rig.acceptor.close();
         thread.join().unwrap();
     }
 
@@ -279,7 +314,7 @@ mod tests {
         let thread = rig.run();
         let _held: Vec<TcpStream> = (0..3).map(|_| rig.dial()).collect();
         rig.await_depth(0, 1);
-        rig.listener.close();
+        rig.acceptor.close();
         thread.join().unwrap();
     }
 }

@@ -1,21 +1,22 @@
 //! The deliveries that other threads send to a shard's inbox.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::core::{Deleted, Letter, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{Deleted, Letter, Peer, ShardPulse, ShardSnapshot, Traffic};
+use super::listener::Accepted;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::latency::Recorder;
 use crate::store::QueueSummary;
+use crate::tls::Config;
 
 /// A delivery to a shard's inbox. `A` is the type of an accepted connection.
 #[derive(Debug)]
-pub enum Delivery<A = socket2::Socket> {
-    /// A connection from the acceptor, and the address of its peer.
-    Socket(A, Option<SocketAddr>),
+pub enum Delivery<A = Accepted> {
+    /// A connection from the acceptor, and its peer.
+    Socket(A, Peer),
     /// Everything that another shard had for this one in a turn.
     Letters(Vec<Letter>),
     /// The store has completions for the shard.
@@ -32,6 +33,8 @@ pub enum Delivery<A = socket2::Socket> {
     Ping(Reply<()>),
     /// Delete a queue. The shard is its home.
     Delete(FullName, Reply<Result<Deleted, StoreFault>>),
+    /// Use another TLS configuration, and close the connections whose certificate it revokes.
+    Tls(Arc<Config>),
     /// Drain (protocol section 3).
     Drain,
 }

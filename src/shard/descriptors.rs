@@ -14,8 +14,8 @@ use crate::store::log::LOADS_MAX;
 
 /// Standard input, output and error; the socket pair that delivers signals.
 const PROCESS: u64 = 5;
-/// The listening socket, and a connection that is about to be refused.
-const ACCEPTOR: u64 = 2;
+/// A connection that is about to be refused.
+const ACCEPTOR: u64 = 1;
 /// Refused connections that stay open so that their clients can read why.
 const REFUSED: u64 = refuser::OPEN_MAX as u64;
 /// The control port's listening socket, its runtime's epoll (twice) and eventfd, and a connection that is
@@ -54,6 +54,7 @@ pub(super) const RAISE: &str = "ulimit -n, LimitNOFILE= in systemd, docker run -
 /// Returns the most files that the server itself has open.
 fn needed(settings: &Settings, has_control: bool) -> u64 {
     let shards = settings.shard_cores().len() as u64;
+    let listeners = settings.listen.count() as u64;
     let store = match settings.store.kind {
         StoreKind::Memory => 0,
         StoreKind::Log => DATA_DIR + shards * SHARD_LOG,
@@ -67,7 +68,7 @@ fn needed(settings: &Settings, has_control: bool) -> u64 {
     };
     let control = if has_control { CONTROL + CONTROL_CONNECTIONS_MAX as u64 } else { 0 };
     let latency_log = if settings.latency.log.is_some() { LATENCY_LOG } else { 0 };
-    PROCESS + ACCEPTOR + REFUSED + control + latency_log + shards * SHARD + store + PASSING
+    PROCESS + listeners + ACCEPTOR + REFUSED + control + latency_log + shards * SHARD + store + PASSING
 }
 
 /// Returns how many connections all shards together may have if `limit` files may be open, and a warning if

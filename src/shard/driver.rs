@@ -1,6 +1,7 @@
 //! The driver of a shard on glommio: runs turns, passes of the reactor and parks, until the shard is drained.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,14 +9,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::core::{Connections, Core, CoreCounters, Letter};
 use super::delivery::Delivery;
 use super::inbox::{Inbox, Sender};
+use super::listener::Accepted;
 use super::parker::Parker;
 use super::refuser::Refuser;
-use super::transport::Plain;
+use super::transport::{Plain, Secure, Socket, Tls};
 use super::turn::{Host, Shard, Turn};
 use crate::base::clock::{Now, Step, WallClock};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::latency::{Recorder, Stage};
 use crate::store::{Store, StoreCounters};
+use crate::tls::{Config, Counters};
 
 /// How long a shard's store may take to prepare for the next start, after everything has drained.
 const STOP_MAX: Duration = Duration::from_secs(2);
@@ -59,11 +62,13 @@ pub struct Reactor {
     peers: Vec<Sender<Delivery>>,
     shared: Arc<Shared>,
     clock: WallClock,
+    /// What TLS connections share, if the server has a port for them.
+    tls: Option<Rc<Tls>>,
 }
 
 impl Host for Reactor {
-    type Accepted = socket2::Socket;
-    type Transport = Plain;
+    type Accepted = Accepted;
+    type Transport = Socket;
 
     fn elapsed(&self) -> Duration {
         self.shared.epoch.elapsed()
@@ -101,12 +106,34 @@ impl Host for Reactor {
         self.parker.has_ready()
     }
 
-    fn accept(&mut self, accepted: socket2::Socket, slot: u32) -> io::Result<Plain> {
-        Plain::new(accepted, slot)
+    fn accept(&mut self, accepted: Accepted, slot: u32) -> io::Result<Socket> {
+        let is_secure = accepted.is_secure;
+        let plain = Plain::new(accepted, slot)?;
+        match &self.tls {
+            Some(tls) if is_secure => Ok(Socket::Secure(Box::new(Secure::new(plain, tls)?))),
+            None if is_secure => Err(io::ErrorKind::Unsupported.into()),
+            _ => Ok(Socket::Plain(plain)),
+        }
     }
 
-    fn refuse(&mut self, accepted: socket2::Socket, why: &str) {
-        self.shared.refuser.refuse(accepted, why);
+    fn refuse(&mut self, accepted: Accepted, why: &str) {
+        self.shared.refuser.refuse_accepted(accepted, why);
+    }
+
+    fn set_tls(&mut self, config: Arc<Config>) {
+        if let Some(tls) = &self.tls {
+            tls.set_config(config);
+        }
+    }
+
+    fn tls(&self) -> Counters {
+        self.tls.as_ref().map(|tls| tls.counters()).unwrap_or_default()
+    }
+
+    fn count_revoked(&mut self, connections: u64) {
+        if let Some(tls) = &self.tls {
+            tls.count_revoked(connections);
+        }
     }
 
     fn count_gone(&mut self) {
@@ -139,10 +166,13 @@ impl<S: Store<Connections>> Driver<S> {
         peers: Vec<Sender<Delivery>>,
         shared: Arc<Shared>,
         spin: Duration,
+        tls: Option<Arc<Config>>,
     ) -> Self {
+        let window = core.settings().receive_window_bytes;
+        let tls = tls.map(|config| Rc::new(Tls::new(config, window)));
         let clock = WallClock::new(core.settings().clock_step_max);
         let (shards, reactor_pass) = (peers.len() as u16, core.settings().reactor_pass);
-        let reactor = Reactor { shard, parker, inbox, peers, shared, clock };
+        let reactor = Reactor { shard, parker, inbox, peers, shared, clock, tls };
         Self { shard: Shard::new(shard, shards, core, reactor), spin, reactor_pass, is_counted: false }
     }
 

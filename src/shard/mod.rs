@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `core/` | the logic of a shard, without I/O | the shard |
 //! | `turn` | one round of work, on glommio and in the simulation | the shard |
-//! | `transport/` | the socket of a connection: TCP | the shard |
+//! | `transport/` | the socket of a connection: TCP or a Unix socket | the shard |
 //! | `driver` | the loop of a shard: turns, passes of the reactor, parking | the shard |
 //! | `parker` | ready sockets, parking, passes of the reactor | the shard |
 //! | `files` | the embedded log's disk | the shard |
@@ -12,12 +12,16 @@
 //! | `preflight`, `descriptors`, `unfit` | checks of the machine; the limit of connections | the starting thread |
 //! | `settings`, `cores` | settings of a server; lists of cores | |
 //! | `executor`, `uring` | the setup of glommio | the starting thread |
+//! | `address`, `listener` | the addresses to listen on; a listening socket, and the file of a Unix socket | the starting thread |
+//! | `certificates` | reloads the files of TLS when they change | its own thread |
 //! | `acceptor`, `refuser`, `monitor` | new connections; refused connections; stalls and lost wake-ups | their own threads |
 //! | `collector`, `interval` | collects the histograms of all shards for display | its own thread |
 //! | `probe` | requests for the state of shards | the asking thread |
 //! | `server` | starts and stops all of it | the starting thread |
 
 pub mod acceptor;
+pub mod address;
+pub(crate) mod certificates;
 mod collector;
 pub mod core;
 pub mod cores;
@@ -29,6 +33,7 @@ pub mod executor;
 pub(crate) mod files;
 pub mod inbox;
 mod interval;
+pub mod listener;
 pub(crate) mod monitor;
 pub mod parker;
 pub(crate) mod preflight;

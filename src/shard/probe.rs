@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::certificates::Certificates;
 use super::core::{Deleted, ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
@@ -23,6 +24,7 @@ pub struct Probe {
     stalls: Vec<Arc<AtomicU64>>,
     refused_by_acceptor: Arc<AtomicU64>,
     draining: Arc<AtomicBool>,
+    certificates: Option<Certificates>,
 }
 
 impl Probe {
@@ -31,8 +33,9 @@ impl Probe {
         stalls: Vec<Arc<AtomicU64>>,
         refused_by_acceptor: Arc<AtomicU64>,
         draining: Arc<AtomicBool>,
+        certificates: Option<Certificates>,
     ) -> Self {
-        Self { shards, stalls, refused_by_acceptor, draining }
+        Self { shards, stalls, refused_by_acceptor, draining, certificates }
     }
 
     /// Returns the number of shards.
@@ -43,6 +46,11 @@ impl Probe {
     /// Returns whether the server is draining.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Returns the handle on the certificates. `None` if the server has no port for TLS.
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
     }
 
     /// Asks a shard for a snapshot of its state. The shard looks at every connection for it, so ask rarely.

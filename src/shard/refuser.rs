@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::listener::Accepted;
 use crate::ws::handshake::Refusal;
 
 /// How long a refused connection waits for its peer to close it.
@@ -21,6 +22,9 @@ const LINGER: Duration = Duration::from_secs(2);
 const READ_BYTES_MAX: usize = 64 << 10;
 /// The time between two reads of the open connections.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The alert `internal_error` (RFC 8446, section 6.2), in a record without encryption.
+const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// The most refused connections that the thread keeps open.
 const LINGERING_MAX: usize = 8;
@@ -47,9 +51,22 @@ impl Refuser {
     pub fn refuse(&self, socket: Socket, reason: &str) {
         let mut response = Vec::new();
         Refusal::new(503, reason).write(&mut response);
+        self.answer(socket, &response);
+    }
+
+    /// Like [`Self::refuse`], but answers a client that begins a TLS handshake with an alert.
+    pub fn refuse_accepted(&self, accepted: Accepted, reason: &str) {
+        if accepted.is_secure {
+            self.answer(accepted.socket, &TLS_ALERT);
+        } else {
+            self.refuse(accepted.socket, reason);
+        }
+    }
+
+    fn answer(&self, socket: Socket, response: &[u8]) {
         let answered = socket
             .set_nonblocking(true)
-            .and_then(|()| socket.send(&response))
+            .and_then(|()| socket.send(response))
             .and_then(|_| socket.shutdown(Shutdown::Write));
         if answered.is_err() {
             return;

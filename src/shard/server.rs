@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -10,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use glommio::ExecutorJoinHandle;
 
-use super::acceptor::{Listener, Target};
+use super::acceptor::{Acceptor, Target};
+use super::address::Addresses;
+use super::certificates::Certificates;
 use super::collector::{Board, Collector};
 use super::core::{self, Connections, Core};
 use super::delivery::Delivery;
@@ -31,6 +32,7 @@ use crate::store::kafka::{self, Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::memory::{self, Memory};
 use crate::store::{Store, StoreKind};
+use crate::tls::Config;
 
 /// How long to wait before a full inbox gets the request to drain again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
@@ -38,7 +40,8 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    addresses: Addresses,
+    secure_addresses: Addresses,
     handle: DrainHandle,
     stores: Stores,
     probe: Probe,
@@ -52,7 +55,7 @@ pub struct Server {
 /// A handle that asks a server to drain, from any thread.
 #[derive(Clone, Debug)]
 pub struct DrainHandle {
-    listener: Listener,
+    acceptor: Acceptor,
     shards: Vec<Sender<Delivery>>,
     draining: Arc<AtomicBool>,
 }
@@ -62,7 +65,7 @@ impl DrainHandle {
     /// protocol describes.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        self.listener.close();
+        self.acceptor.close();
         let is_full = |shard: &&Sender<Delivery>| shard.send(Delivery::Drain).is_err();
         let mut full: Vec<_> = self.shards.iter().filter(is_full).cloned().collect();
         if full.is_empty() {
@@ -146,20 +149,22 @@ struct ShardPart {
     peers: Vec<Sender<Delivery>>,
     shared: Arc<Shared>,
     spin: Duration,
+    tls: Option<Arc<Config>>,
 }
 
 impl ShardPart {
     async fn run<S: Store<Connections>>(self, store: S) -> ShardReport {
-        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin } = self;
+        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin, tls } = self;
         let core = Core::new(number, shards, settings, tenants, store);
-        Driver::new(number, core, parker, inbox, peers, shared, spin).run().await
+        Driver::new(number, core, parker, inbox, peers, shared, spin, tls).run().await
     }
 }
 
 impl Server {
-    /// Starts a shard on each core, and serves the connections of `listener`.
-    pub fn start(settings: &Settings, listener: Listener) -> io::Result<Self> {
-        let address = listener.local_address()?;
+    /// Starts a shard on each core, and serves the connections of `acceptor`. `tls` is for those of its sockets
+    /// that speak TLS.
+    pub fn start(settings: &Settings, acceptor: Acceptor, tls: Option<Arc<Config>>) -> io::Result<Self> {
+        let (addresses, secure_addresses) = (acceptor.addresses()?, acceptor.secure_addresses()?);
         let latency_log = Collector::open_log(&settings.latency)?;
         let cores = settings.shard_cores();
         let count = cores.len();
@@ -183,7 +188,7 @@ impl Server {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
             let (core_settings, tenants) = (core_settings.clone(), tenants.clone());
             let (shared, peers) = (shared.clone(), senders.clone());
-            let spin = settings.spin_before_park;
+            let (spin, tls) = (settings.spin_before_park, tls.clone());
             let stores = stores.clone();
             let bell = senders[shard].clone();
             let heartbeat: Arc<Heartbeat> = Arc::default();
@@ -209,6 +214,7 @@ impl Server {
                     peers,
                     shared,
                     spin,
+                    tls,
                 };
                 // If the inbox is full, the shard is awake and polls its store in every turn.
                 let wake = move || drop(bell.send(Delivery::StoreNews));
@@ -239,30 +245,38 @@ impl Server {
             let _guard = AbortOnPanic;
             monitor::watch(&watched, &stop);
         })?;
-        let accepting = listener.clone();
+        let accepting = acceptor.clone();
         let refused = shared.refused_by_acceptor.clone();
-        let acceptor = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
+        let accepts = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
             let _guard = AbortOnPanic;
             accepting.run(&targets, &shared);
         })?;
         let draining = Arc::new(AtomicBool::new(false));
-        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone());
+        let certificates = tls.map(|config| Certificates::start(&settings.tls, &config, senders.clone()));
+        let certificates = certificates.transpose()?;
+        let probe = Probe::new(senders.clone(), stalls, refused, draining.clone(), certificates);
         Ok(Self {
-            address,
+            addresses,
+            secure_addresses,
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
             stores,
-            handle: DrainHandle { listener, shards: senders, draining },
+            handle: DrainHandle { acceptor, shards: senders, draining },
             shards,
-            acceptor,
+            acceptor: accepts,
             monitor,
             stop_monitor,
         })
     }
 
-    /// Returns the address that it listens on, with the port that the system selected for port 0.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Returns the addresses that it listens on, with the port that the system selected for port 0.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Returns the addresses that it listens on with TLS.
+    pub fn secure_addresses(&self) -> &Addresses {
+        &self.secure_addresses
     }
 
     /// Returns a handle to drain the server.
@@ -290,6 +304,9 @@ impl Server {
             self.stores.mark_stopped();
         }
         self.stop_monitor.store(true, Ordering::Relaxed);
+        if let Some(certificates) = self.probe.certificates() {
+            certificates.stop();
+        }
         let ended = self.acceptor.join().and_then(|()| self.monitor.join());
         ended.map_err(|_| io::Error::other("a helper thread panicked"))?;
         let left = reports.iter_mut().map(|report| std::mem::take(&mut report.latency)).collect();
@@ -344,8 +361,8 @@ mod tests {
     fn a_full_inbox_does_not_block_the_drain_of_other_shards() {
         let ((stuck, stuck_inbox), (other, other_inbox)) = (inbox(1), inbox(1));
         stuck.send(Delivery::StoreNews).unwrap();
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 1).unwrap();
-        let handle = DrainHandle { listener, shards: vec![stuck, other], draining: Arc::default() };
+        let acceptor = Acceptor::new(Vec::new());
+        let handle = DrainHandle { acceptor, shards: vec![stuck, other], draining: Arc::default() };
         handle.drain();
         assert!(matches!(other_inbox.poll(), Some(Delivery::Drain)));
         assert!(matches!(stuck_inbox.poll(), Some(Delivery::StoreNews)));

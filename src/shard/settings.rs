@@ -1,23 +1,30 @@
-//! The settings of a server, without those of its control port: address, cores, shards and stores.
+//! The settings of a server, without those of its control port: addresses, cores, shards and stores.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::address::{Addresses, FileMode};
 use super::collector::LatencySettings;
 use super::core;
 use super::cores::Cores;
 use crate::access::ProjectLimits;
-use crate::base::setting::{Kind, Value, parse, settings};
+use crate::base::setting::settings;
 use crate::store;
 use crate::store::kafka::Bounds;
+use crate::tls;
 
 settings! {
     /// The settings of [`Server::start`](super::server::Server::start).
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Listen:
-        /// Address and port for clients; port 0 selects a free one
-        listen: SocketAddr = ([127, 0, 0, 1], 9000).into(), "listen", Text;
+        /// Comma-separated addresses for clients: an IP address and a port (0: a free one), or unix: and the
+        /// path of a Unix socket; [::]:9000 also accepts IPv4
+        listen: Addresses = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000)).into(), "listen", Text;
+        /// Permissions of the Unix sockets of listen, in octal: who may connect
+        listen_unix_mode: FileMode = FileMode(0o660), "listen_unix_mode", Text;
+        /// Comma-separated addresses for clients that speak TLS, like those of listen; needs tls_certificates
+        tls_listen: Option<Addresses> = None, "tls_listen", Text;
         /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn
         listen_backlog: u32 = 4096, "listen_backlog", Count(1..=1 << 20);
         /// Cores to run on, one shard on each, as in 0-3 or 0,2; all: every core that the process may use
@@ -31,20 +38,12 @@ settings! {
         core: core::Settings,
         /// The settings of the store.
         store: store::Settings,
+        /// The certificates, and the versions of TLS.
+        tls: tls::Settings,
         /// The limits of each project.
         projects: ProjectLimits,
         /// The settings of the latency histograms.
         latency: LatencySettings,
-    }
-}
-
-impl Value for SocketAddr {
-    fn read(text: &str, _: &Kind) -> Result<Self, String> {
-        parse(text, "an address and a port like 127.0.0.1:9000")
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        self.to_string()
     }
 }
 

@@ -21,7 +21,7 @@ use millstream::pb::{
     ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest,
     ProduceSetupResponse, SetupRequest, Status,
 };
-use millstream::shard::core::{ConnectionId, Core, Settings};
+use millstream::shard::core::{ConnectionId, Core, Peer, Settings};
 use millstream::store::memory::{Memory, WhenFull};
 use proptest::prelude::*;
 use prost::Message;
@@ -76,7 +76,7 @@ impl Shard {
         let now = Now::at_ms(1, 1_700_000_000_000);
         let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let mut core = Core::new(0, 1, settings, tenants, Memory::new(64 << 20, WhenFull::Refuse, 7));
-        let id = core.handle_accepted(now, None).unwrap();
+        let id = core.handle_accepted(now, Peer::Unix).unwrap();
         Self { core, id, now, random: Random(seed), read: Vec::new() }
     }
 

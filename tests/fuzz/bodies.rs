@@ -9,6 +9,7 @@
 mod rig;
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use millstream::access::{ProjectLimits, Tenants};
@@ -27,6 +28,10 @@ use millstream::pb::{
     decode_produce_request,
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
+use millstream::tls::{
+    Config, Failure, HANDSHAKE_BYTES_MAX, Material, Pair, RECORD_BYTES_MAX, Session, Settings as TlsSettings,
+    State,
+};
 use millstream::ws::frame::FrameHeader;
 use millstream::ws::handshake::{ClientHandshake, ClientRequest};
 use millstream::ws::origin::AllowedOrigins;
@@ -463,4 +468,47 @@ fn check_frames(mut out: &[u8]) {
         assert!(header.mask.is_none() && !header.opcode.is_control());
         out = &out[used + header.length as usize..];
     }
+}
+
+/// A configuration with an Ed25519 key, whose signatures all have the same length.
+fn tls_config() -> &'static Config {
+    static CONFIG: OnceLock<Config> = OnceLock::new();
+    CONFIG.get_or_init(|| {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let params = rcgen::CertificateParams::new(vec!["server.example".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let pair =
+            Pair { chain: vec![certificate.der().clone()], key: key.serialize_der().try_into().unwrap() };
+        Config::new(Material { pairs: vec![pair], ..Material::default() }, &TlsSettings::default()).unwrap()
+    })
+}
+
+/// Passes bytes to a session, at most `most` at once. Returns the result and how many bytes the session sent.
+fn tls_handshake(mut input: &[u8], most: usize) -> (Result<State, Failure>, usize) {
+    let mut session = Session::new(tls_config()).unwrap();
+    let mut wire = vec![0; RECORD_BYTES_MAX.max(HANDSHAKE_BYTES_MAX + 1)];
+    let mut reply = Vec::new();
+    while !input.is_empty() {
+        let cut = session.put_back(&mut wire);
+        let count = most.min(input.len()).min(session.wanted(0)).min(wire.len() - cut);
+        wire[cut..cut + count].copy_from_slice(&input[..count]);
+        input = &input[count..];
+        let take = |_: &[u8]| panic!("plaintext without a handshake");
+        if let Err(failure) = session.open(&mut wire[..cut + count], &mut reply, take) {
+            assert_eq!(session.certificate(), None);
+            return (Err(failure), reply.len());
+        }
+        assert!(session.cut().is_none_or(|(_, bytes)| bytes <= HANDSHAKE_BYTES_MAX));
+        assert!(session.seal(b"early", &mut Vec::new()).is_err());
+    }
+    (Ok(session.state()), reply.len())
+}
+
+/// The cuts of a client's bytes do not change what a TLS session makes of them.
+pub fn tls(data: &[u8]) {
+    let Some((most, input)) = data.split_first() else { return };
+    let whole = tls_handshake(input, usize::MAX);
+    let cut = tls_handshake(input, usize::from(*most).max(1));
+    assert_eq!(whole, cut);
+    assert_eq!(whole.0.ok(), whole.0.ok().filter(|state| *state == State::Handshaking));
 }

@@ -23,16 +23,19 @@ pub const ROOMS: &[Room] = &[
     Room { name: "store", may: &["base", "process::children", "access"] },
     Room {
         name: "shard",
-        may: &["base", "process", "ws", "latency", "access", "operation", "front", "store"],
+        may: &["base", "process", "ws", "tls", "latency", "access", "operation", "front", "store"],
     },
-    Room { name: "control", may: &["base", "process", "latency", "store", "shard"] },
+    Room { name: "control", may: &["base", "process", "tls", "latency", "store", "shard"] },
     Room {
         name: "client",
         may: &["base", "process", "ws", "tls", "pb", "latency", "operation", "front", "shard::executor"],
     },
     Room { name: "load", may: &["base", "process", "tls", "latency", "store", "shard", "control", "client"] },
     Room { name: "report", may: &["base", "latency", "load"] },
-    Room { name: "config", may: &["base", "process", "latency", "operation", "store", "shard", "control"] },
+    Room {
+        name: "config",
+        may: &["base", "process", "tls", "latency", "operation", "store", "shard", "control"],
+    },
     Room {
         name: "cli",
         may: &[
@@ -43,6 +46,7 @@ pub const ROOMS: &[Room] = &[
             "operation",
             "store",
             "shard",
+            "tls",
             "control",
             "client",
             "load",
@@ -93,7 +97,8 @@ pub const NEVER: &[Never] = &[
     Never { within: "base", paths: IO, save: &["std::thread::sleep"], except: &[] },
     // An IP address is a plain value.
     Never { within: "ws", paths: IO, save: &["std::net::Ipv6Addr"], except: &[] },
-    Never { within: "tls", paths: IO, save: &[], except: &[] },
+    // Only `files` reads certificates.
+    Never { within: "tls", paths: IO, save: &[], except: &["tls::files"] },
     Never { within: "pb", paths: IO, save: &[], except: &[] },
     Never { within: "access", paths: IO, save: &[], except: &[] },
     // An instant is a plain value. The interval log is a file.
@@ -118,7 +123,12 @@ pub const NEVER: &[Never] = &[
         except: &["store::log::os", "store::log::tests"],
     },
     Never { within: "store::memory", paths: IO, save: &[], except: &[] },
-    Never { within: "shard::core", paths: IO, save: &["std::net::SocketAddr"], except: &[] },
+    Never {
+        within: "shard::core",
+        paths: IO,
+        save: &["std::net::IpAddr", "std::net::SocketAddr"],
+        except: &[],
+    },
     Never { within: "shard::core", paths: &["crate::shard"], save: &["crate::shard::core"], except: &[] },
 ];
 

@@ -11,7 +11,7 @@ use millstream::base::error::StoreFault;
 use millstream::base::millis::Millis;
 use millstream::base::names::{FullName, queue_hash};
 use millstream::base::queue::home;
-use millstream::shard::core::{Core, Deleted, Settings};
+use millstream::shard::core::{Core, Deleted, Peer, Settings};
 use millstream::shard::delivery::{Delivery, Reply};
 use millstream::shard::turn::{Shard, Turn};
 use millstream::store::Asker;
@@ -157,7 +157,7 @@ impl Server {
 
     /// Passes a connection to a shard, like the acceptor. Returns false if the shard's inbox is full.
     pub fn accept(&self, shard: usize, pipe: Shared) -> bool {
-        let is_given = self.inboxes[shard].send(Delivery::Socket(pipe, None)).is_ok();
+        let is_given = self.inboxes[shard].send(Delivery::Socket(pipe, Peer::Unix)).is_ok();
         let connections = &self.drivers[shard].connections;
         connections.set(connections.get() + usize::from(is_given));
         is_given

@@ -13,7 +13,7 @@ use millstream::base::millis::Millis;
 use millstream::base::queue::Signing;
 use millstream::config::ServerConfig;
 use millstream::config::table::Entry;
-use millstream::shard::core::{ConnectionId, Connections, Core};
+use millstream::shard::core::{ConnectionId, Connections, Core, Peer};
 use millstream::store::{Completion, Life, Memory, Request, Store, StoreCounters};
 
 use super::conversation::{Event, Step, Trouble};
@@ -121,7 +121,7 @@ impl Player {
     pub fn play(&mut self, step: &Step) -> Vec<Event> {
         let mut events = Vec::new();
         match step {
-            Step::Open(name) => match self.core.handle_accepted(self.now, None) {
+            Step::Open(name) => match self.core.handle_accepted(self.now, Peer::Unix) {
                 Some(id) => {
                     let (unread, sent) = (Vec::new(), Vec::new());
                     let socket =

@@ -5,6 +5,8 @@
 pub enum Section {
     /// Ports, cores, and which clients may connect.
     Listen,
+    /// Certificates, and the versions of TLS.
+    Tls,
     /// The kind of store, and its queues.
     Store,
     /// The settings of the embedded log.
@@ -34,6 +36,7 @@ impl Section {
     pub fn title(self) -> &'static str {
         match self {
             Self::Listen => "Network and cores",
+            Self::Tls => "TLS",
             Self::Store => "Storage",
             Self::Log => "Embedded log (store = log)",
             Self::Kafka => "Kafka (store = kafka)",

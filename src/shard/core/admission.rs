@@ -34,7 +34,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::{Core, Settings};
+    use super::super::{Core, Peer, Settings};
     use super::*;
     use crate::access::{ProjectLimits, Tenants};
     use crate::base::millis::{Millis, UnixMillis};
@@ -60,7 +60,7 @@ mod tests {
 
     /// Returns a connection whose request arrives at `now`, and that waits for its verdict.
     fn slow_applicant(core: &mut Core<Memory<Connections>>, now: Now) -> ConnectionId {
-        let id = core.handle_accepted(START, None).unwrap();
+        let id = core.handle_accepted(START, Peer::Unix).unwrap();
         let mut request = REQUEST.to_vec();
         let applies = core.serve(now, id, |connection, env| connection.handle_received(&mut request, env));
         core.after(now, id);

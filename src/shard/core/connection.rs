@@ -1,6 +1,8 @@
 //! One connection: its handshake, its frames, and the front that handles their content. Bytes in, bytes out.
 //!
 //! ```text
+//! Introducing ──header──▶ Handshaking      (only if the peer must send a PROXY header)
+//!
 //! Handshaking ──whole──▶ Admitting ──admitted──▶ Open ──Close, violation, silence, drained──▶ Closing ──sent──▶ gone
 //!      │                     │                                                                  ▲
 //!      └──too long, invalid──┴──────────────────refused, too slow───────────────────────────────┘
@@ -8,12 +10,14 @@
 //! Bytes that cannot be processed yet stay in `inbound`, and the socket is not read until they are. They
 //! count in the budget once the connection is open. Before that, `handshake_max_bytes` bounds them.
 
-use core::net::SocketAddr;
+use std::sync::Arc;
 
 use super::deadlines::Armed;
-use super::entry;
+use super::entry::{self, RefusedHeaders};
 use super::liveness::{Liveness, Look, REFUSED_READ_BYTES, closed_read_bytes};
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
+use super::peer::Peer;
+use super::proxy::{Announced, ProxyHeader};
 use super::{CoreCounters, Settings};
 use crate::access::Permit;
 use crate::base::budget::{Account, Budget, Purse, Share};
@@ -23,6 +27,7 @@ use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
 use crate::operation::{Caller, Command, Regulator, Resources};
+use crate::tls::ClientCertificate;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
 use crate::ws::{CloseCode, Input, Receiver, Role};
@@ -42,10 +47,14 @@ pub struct Env<'a> {
     pub counters: &'a mut CoreCounters,
     /// Bounds what the shard's producers have under way.
     pub regulator: &'a mut Regulator,
+    /// Logs refused PROXY headers.
+    pub refused_headers: &'a mut RefusedHeaders,
 }
 
 #[derive(Debug)]
 enum Phase {
+    /// The PROXY header is incomplete. Nothing is known about the protocol behind it, so nothing is answered.
+    Introducing(ProxyHeader),
     /// The request is incomplete.
     Handshaking,
     /// The request is acceptable, and the connection waits for the verdict on its client. The socket is not
@@ -82,11 +91,14 @@ pub struct Connection {
     receiver: Receiver,
     /// The project's permit for this connection, if the project is limited.
     permit: Option<Permit>,
-    /// The address of the peer.
-    peer: Option<SocketAddr>,
+    peer: Peer,
     /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
     inbound: Vec<u8>,
     output: Output,
+    /// The certificate of the client, if it has one and speaks TLS.
+    certificate: Option<Arc<ClientCertificate>>,
+    /// Since when the peer owes the rest of a TLS record.
+    cut_since: Option<Millis>,
     /// When the socket was last read, [`Now::mono_ns`]. `inbound` is from then.
     read_ns: u64,
     /// Its part of the budget.
@@ -102,15 +114,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Creates the state of a connection that was just accepted.
-    pub fn new(now: Now, peer: Option<SocketAddr>) -> Self {
+    /// Creates the state of a connection that was just accepted. `is_proxied` tells whether it begins with a
+    /// PROXY header.
+    pub fn new(now: Now, peer: Peer, is_proxied: bool) -> Self {
+        let phase = if is_proxied { Phase::Introducing(ProxyHeader::default()) } else { Phase::Handshaking };
         Self {
-            phase: Phase::Handshaking,
+            phase,
             receiver: Receiver::new(Role::Server),
             permit: None,
             peer,
             inbound: Vec::new(),
             output: Output::new(now),
+            certificate: None,
+            cut_since: None,
             read_ns: now.mono_ns,
             account: Account::default(),
             liveness: Liveness::new(now.mono),
@@ -131,20 +147,75 @@ impl Connection {
 
     /// Returns whether the handshake is not answered yet.
     pub fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Handshaking | Phase::Admitting(_))
+        matches!(self.phase, Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_))
     }
 
     /// Returns the project of a client that waits for [`Self::handle_verdict`].
     pub fn applicant(&self) -> Option<&Project> {
         match &self.phase {
             Phase::Admitting(handshake) => Some(&handshake.identity.project),
-            Phase::Handshaking | Phase::Open(_) | Phase::Closing => None,
+            Phase::Introducing(_) | Phase::Handshaking | Phase::Open(_) | Phase::Closing => None,
         }
     }
 
-    /// Returns the address of the peer.
-    pub fn peer(&self) -> Option<SocketAddr> {
+    /// Returns the peer: the client that the PROXY header names, otherwise the other end of the socket.
+    pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// Returns how many bytes certainly belong to the rest of the PROXY header; 0 if none is expected.
+    pub fn wanted_header(&self) -> usize {
+        match &self.phase {
+            Phase::Introducing(header) => header.wanted(),
+            _ => 0,
+        }
+    }
+
+    /// Handles bytes of the PROXY header, at most [`Self::wanted_header`].
+    pub fn handle_header(&mut self, input: &[u8], env: &mut Env<'_>) {
+        let Phase::Introducing(header) = &mut self.phase else { return };
+        match header.handle(input) {
+            Ok(None) => {}
+            // The request must arrive within the time that began with the connection.
+            Ok(Some(announced)) => {
+                self.phase = Phase::Handshaking;
+                if let Announced::Client(address) = announced {
+                    self.peer = Peer::ip(address);
+                }
+            }
+            Err(why) => self.refuse_header(why, env),
+        }
+    }
+
+    /// Closes the connection at once, because its PROXY header is refused.
+    fn refuse_header(&mut self, why: &str, env: &mut Env<'_>) {
+        env.counters.proxy_headers_refused += 1;
+        env.refused_headers.log(&self.peer, why, env.now.mono);
+        self.begin_closing(0, env);
+    }
+
+    /// Sets the verified certificate of the client.
+    pub fn set_certificate(&mut self, certificate: Arc<ClientCertificate>) {
+        self.certificate = Some(certificate);
+    }
+
+    /// Returns the verified certificate of the client.
+    pub fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_deref()
+    }
+
+    /// Sets since when the peer owes the rest of a TLS record.
+    pub fn set_cut_since(&mut self, cut_since: Option<Millis>) {
+        self.cut_since = cut_since;
+    }
+
+    /// Closes the connection, because the certificate of its client was revoked.
+    pub fn revoke(&mut self, env: &mut Env<'_>) {
+        if self.is_handshaking() {
+            self.refuse(&Refusal::new(403, "the certificate of the client is revoked"), env);
+        } else {
+            self.close(CloseCode::POLICY, env);
+        }
     }
 
     /// Handles bytes from the socket, at most as many as [`Self::wanted_read`] allows. Returns true if the
@@ -152,6 +223,8 @@ impl Connection {
     pub fn handle_received(&mut self, input: &mut [u8], env: &mut Env<'_>) -> bool {
         match self.phase {
             Phase::Handshaking => return self.handle_handshake(input, env),
+            // The turn passes the header to `handle_header`.
+            Phase::Introducing(_) => return false,
             Phase::Closing => {
                 self.liveness.handle_lingering(input.len());
                 return false;
@@ -246,7 +319,10 @@ impl Connection {
     /// Answers a refused request, and closes.
     fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
         *env.counters.handshakes_refused.entry(refusal.status).or_default() += 1;
-        entry::log_refused_origin(refusal, self.peer, env.settings, env.now);
+        if let Phase::Introducing(_) = self.phase {
+            return self.begin_closing(0, env);
+        }
+        entry::log_refused_origin(refusal, &self.peer, env.settings, env.now);
         self.output.refuse(refusal);
         self.begin_closing(REFUSED_READ_BYTES, env);
     }
@@ -324,7 +400,7 @@ impl Connection {
     fn is_front_blocked(&mut self, env: &mut Env<'_>) -> bool {
         match &self.phase {
             Phase::Open(front) => front.is_blocked(&cx!(self, env)),
-            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => false,
+            Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => false,
         }
     }
 
@@ -333,7 +409,7 @@ impl Connection {
         match self.phase {
             // One byte over the limit shows that a handshake is too long.
             Phase::Handshaking => (env.settings.handshake_max_bytes + 1).saturating_sub(self.inbound.len()),
-            Phase::Admitting(_) => 0,
+            Phase::Introducing(_) | Phase::Admitting(_) => 0,
             Phase::Closing => self.liveness.linger_bytes(),
             Phase::Open(_) => {
                 if self.inbound.is_empty() && !self.is_blocked(env) {
@@ -356,7 +432,7 @@ impl Connection {
     pub fn front(&self) -> Option<&Front> {
         match &self.phase {
             Phase::Open(front) => Some(front),
-            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => None,
+            Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => None,
         }
     }
 
@@ -517,6 +593,9 @@ impl Connection {
         }
         let is_late = self.liveness.is_handshake_late(env.now.mono, env.settings);
         match &self.phase {
+            Phase::Introducing(_) if is_late => {
+                self.refuse_header("it sent no complete PROXY header within handshake_timeout", env);
+            }
             Phase::Handshaking if is_late => {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
@@ -526,6 +605,9 @@ impl Connection {
                 self.refuse(&refusal, env);
             }
             Phase::Open(_) => {
+                if self.cut_due(env.settings).is_some_and(|due| due <= env.now.mono) {
+                    return self.close(CloseCode::POLICY, env);
+                }
                 match self.liveness.look(env.now.mono, env.settings) {
                     Look::Over => return self.close(CloseCode::AWAY, env),
                     Look::Ping => self.output.control(Opcode::Ping, b""),
@@ -533,19 +615,28 @@ impl Connection {
                 }
                 self.with_front(env, Front::handle_timeout);
             }
-            Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => {}
+            Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => {}
         }
     }
 
     /// Returns when the connection must be served without an event. `status` is [`Self::status`].
     pub fn next_deadline(&self, status: &FrontStatus, settings: &Settings) -> Option<Millis> {
         match &self.phase {
-            Phase::Handshaking | Phase::Admitting(_) => Some(self.liveness.handshake_due(settings)),
+            Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) => {
+                Some(self.liveness.handshake_due(settings))
+            }
             Phase::Closing => Some(self.liveness.linger_due()),
             Phase::Open(_) => {
                 let silence = self.liveness.look_due(settings);
-                Some(status.next_deadline.map_or(silence, |due| due.min(silence)))
+                let due = status.next_deadline.map_or(silence, |due| due.min(silence));
+                Some(self.cut_due(settings).map_or(due, |cut| cut.min(due)))
             }
         }
+    }
+
+    /// Returns when the rest of a cut TLS record is late.
+    #[inline]
+    fn cut_due(&self, settings: &Settings) -> Option<Millis> {
+        self.cut_since.map(|since| since + Millis::from(settings.operation.pb_timeout))
     }
 }

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | this file | the calls of a turn |
 //! | `connection` | one connection: handshake, frames, and the front that handles their content |
+//! | `peer`, `proxy` | the peer of a connection; the PROXY header that names the client behind a proxy |
 //! | `entry` | the request that opens a connection; `admission`: the verdict on its client |
 //! | `liveness` | the silence of a peer: timeouts, pings, and the wait for it to close |
 //! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
@@ -32,6 +33,8 @@ mod entry;
 mod letter;
 mod liveness;
 mod output;
+mod peer;
+mod proxy;
 mod queues;
 mod routing;
 mod serving;
@@ -43,11 +46,12 @@ mod snapshot;
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
 pub use letter::{AppendToken, Asking, Connections, DeletionId, Letter, OpenToken, PartitionToken};
+pub use peer::{Peer, ProxyFrom};
+pub use proxy::{Announced, ProxyHeader};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
 
-use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -55,6 +59,7 @@ use self::catalogue::Catalogue;
 use self::deadlines::Deadlines;
 use self::deletions::Deletions;
 use self::drain::Drain;
+use self::entry::RefusedHeaders;
 use self::queues::Openings;
 use crate::access::Tenants;
 use crate::base::budget::Budget;
@@ -64,6 +69,7 @@ use crate::front::{Framed, Front};
 use crate::latency::{Recorder, Stage};
 use crate::operation::{Command, OperationCounters, Regulator};
 use crate::store::{Completion, Request, Store, StoreEvent};
+use crate::tls::ClientCertificate;
 
 /// The time between two ticks of a store that asks for none.
 const TICK: Millis = Millis::new(1_000);
@@ -77,6 +83,8 @@ pub struct CoreCounters {
     pub handshakes_refused: BTreeMap<u16, u64>,
     /// Connections closed because they read nothing while memory was short.
     pub evicted: u64,
+    /// Connections closed because their PROXY header was missing, invalid or late.
+    pub proxy_headers_refused: u64,
     /// Connections whose handler panicked.
     pub panics: u64,
     /// Messages whose batch was sent to a partition of another shard.
@@ -126,6 +134,7 @@ pub struct Core<S> {
     shards_done: u16,
     counters: CoreCounters,
     regulator: Regulator,
+    refused_headers: RefusedHeaders,
     latency: Recorder,
 }
 
@@ -168,6 +177,7 @@ impl<S: Store<Connections>> Core<S> {
             shards_done: 0,
             counters: CoreCounters::default(),
             regulator,
+            refused_headers: RefusedHeaders::default(),
             latency: Recorder::default(),
         };
         core.adopt_queues();
@@ -175,15 +185,27 @@ impl<S: Store<Connections>> Core<S> {
     }
 
     /// Accepts a connection of `peer`. Returns `None` if the shard drains or has `max_connections`.
-    pub fn handle_accepted(&mut self, now: Now, peer: Option<SocketAddr>) -> Option<ConnectionId> {
+    pub fn handle_accepted(&mut self, now: Now, peer: Peer) -> Option<ConnectionId> {
         if self.drain != Drain::No || self.connections.len() >= self.settings.max_connections {
             *self.counters.handshakes_refused.entry(503).or_default() += 1;
             return None;
         }
         self.counters.connections += 1;
-        let id = self.connections.insert(Connection::new(now, peer));
+        let is_proxied = self.settings.proxy_from.contains(&peer);
+        let id = self.connections.insert(Connection::new(now, peer, is_proxied));
         self.after(now, id);
         Some(id)
+    }
+
+    /// Returns how many bytes at the front of a connection's socket certainly belong to its PROXY header; 0 if
+    /// the header is complete or none is expected.
+    pub fn wanted_header(&self, id: ConnectionId) -> usize {
+        self.connections.get(id).map_or(0, Connection::wanted_header)
+    }
+
+    /// Handles bytes of a connection's PROXY header, at most [`Self::wanted_header`].
+    pub fn handle_header(&mut self, now: Now, id: ConnectionId, input: &[u8]) {
+        self.with_dirty(now, id, |connection, env| connection.handle_header(input, env));
     }
 
     /// Returns how many bytes of a connection's socket to read now; 0 if none.
@@ -214,6 +236,31 @@ impl<S: Store<Connections>> Core<S> {
     /// Flushes a connection after all its bytes of a turn are handled: its batch goes to the store.
     pub fn flush(&mut self, now: Now, id: ConnectionId) {
         self.with(now, id, |connection, env| connection.with_front(env, Front::flush));
+    }
+
+    /// Sets the verified certificate of the client of a TLS connection.
+    pub fn handle_certificate(&mut self, id: ConnectionId, certificate: Arc<ClientCertificate>) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.set_certificate(certificate);
+        }
+    }
+
+    /// Sets since when the peer of a TLS connection owes the rest of a record.
+    pub fn handle_cut(&mut self, now: Now, id: ConnectionId, cut_since: Option<Millis>) {
+        self.with(now, id, |connection, _| connection.set_cut_since(cut_since));
+    }
+
+    /// Closes the connections of clients that `is_revoked` names. Returns how many.
+    pub fn revoke(&mut self, now: Now, is_revoked: impl Fn(&ClientCertificate) -> bool) -> u64 {
+        let is_revoked = |connection: &Connection| {
+            !connection.is_closing() && connection.certificate().is_some_and(&is_revoked)
+        };
+        let revoked: Vec<ConnectionId> =
+            self.connections.ids().filter(|id| self.connections.get(*id).is_some_and(is_revoked)).collect();
+        for id in &revoked {
+            self.with_dirty(now, *id, Connection::revoke);
+        }
+        revoked.len() as u64
     }
 
     /// Removes a connection, because the peer has disconnected or the socket has failed.
@@ -448,6 +495,7 @@ impl<S: Store<Connections>> Core<S> {
             commands: &mut self.commands,
             counters: &mut self.counters,
             regulator: &mut self.regulator,
+            refused_headers: &mut self.refused_headers,
         };
         Some((connection, env))
     }

@@ -78,9 +78,9 @@ impl<S: Store<Connections>> Core<S> {
         let (project, queue) = (project.as_str(), queue.map_or("", QueueName::as_str));
         let (connection, peer, status) = (id.as_u64(), connection.peer(), fault.status().0);
         if status < 500 || *fault == Fault::Draining {
-            tracing::debug!(connection, ?peer, project, queue, status, %fault, "operation failed");
+            tracing::debug!(connection, %peer, project, queue, status, %fault, "operation failed");
         } else {
-            tracing::warn!(connection, ?peer, project, queue, status, %fault, "operation failed");
+            tracing::warn!(connection, %peer, project, queue, status, %fault, "operation failed");
         }
     }
 

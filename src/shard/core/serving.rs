@@ -67,7 +67,7 @@ impl<S: Store<Connections>> Core<S> {
         let (number, peer) = (id.as_u64(), connection.peer());
         tracing::error!(
             connection = number,
-            ?peer,
+            %peer,
             project,
             queue,
             "connection handler panicked: closing the connection"
@@ -75,7 +75,7 @@ impl<S: Store<Connections>> Core<S> {
         let Some((connection, mut env)) = self.connection(now, id) else { return };
         if catch_unwind(AssertUnwindSafe(|| connection.break_off(mark, &mut env))).is_err() {
             // That panicked as well, so the connection is removed without an answer.
-            tracing::error!(connection = number, ?peer, project, queue, "connection handler panicked again");
+            tracing::error!(connection = number, %peer, project, queue, "connection handler panicked again");
             if let Some(mut connection) = self.connections.remove(id) {
                 connection.close_account(&mut self.budget);
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::peer::ProxyFrom;
 use crate::base::limits::{CLOCK_STEP_MAX, PARTITIONS_MAX};
 use crate::base::setting::{GIB, LONGEST_MS, SHORTEST_MS, settings};
 use crate::front::Policy;
@@ -11,6 +12,11 @@ settings! {
     /// The settings of a shard and its connections.
     #[derive(Clone, Debug)]
     pub struct Settings {
+        in Listen:
+        /// Comma-separated networks of the proxies that must send a PROXY header (version 1 or 2), such as
+        /// 10.0.0.0/8; unix: all Unix sockets; empty: none. Every host in them can name any client address
+        proxy_from: ProxyFrom = ProxyFrom::default(), "proxy_from", Text;
+
         in Store:
         /// Partitions of a new queue
         partitions: u16 = 8, "partitions", Count(1..=PARTITIONS_MAX as u64);

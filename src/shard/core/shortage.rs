@@ -89,7 +89,7 @@ impl<S: Store<Connections>> Core<S> {
                 let (connection, peer) = (id.as_u64(), connection.peer());
                 tracing::warn!(
                     connection,
-                    ?peer,
+                    %peer,
                     project,
                     queue,
                     stuck_ms = stuck.get(),

@@ -7,6 +7,7 @@ use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition};
 use crate::store::{Store, StoreCounters, Tail};
+use crate::tls::Counters;
 
 /// The part of a shard's state that takes no work to collect.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -21,6 +22,8 @@ pub struct ShardPulse {
     pub counters: CoreCounters,
     /// The counters of its store.
     pub store: StoreCounters,
+    /// The counters of its TLS connections.
+    pub tls: Counters,
 }
 
 /// The full state of a shard.
@@ -74,11 +77,11 @@ pub struct BudgetSnapshot {
 
 impl<S: Store<Connections>> Core<S> {
     /// Returns the full state of the shard. Checks every connection, so call it only occasionally.
-    pub fn snapshot(&self) -> ShardSnapshot {
+    pub fn snapshot(&self, tls: Counters) -> ShardSnapshot {
         let fronts =
             || self.connections.ids().filter_map(|id| self.connections.get(id)).map(Connection::status);
         ShardSnapshot {
-            pulse: self.pulse(),
+            pulse: self.pulse(tls),
             producing: fronts().filter(|status| status.credit.is_some()).count(),
             consuming: fronts().filter(|status| status.is_consuming).count(),
             credit: fronts().filter_map(|status| status.credit).sum(),
@@ -87,7 +90,7 @@ impl<S: Store<Connections>> Core<S> {
     }
 
     /// Returns the part of the shard's state that takes no work to collect.
-    pub fn pulse(&self) -> ShardPulse {
+    pub fn pulse(&self, tls: Counters) -> ShardPulse {
         ShardPulse {
             shard: self.shard,
             connections: self.connections.len(),
@@ -99,6 +102,7 @@ impl<S: Store<Connections>> Core<S> {
             },
             counters: self.counters.clone(),
             store: self.store.counters(),
+            tls,
         }
     }
 

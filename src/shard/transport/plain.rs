@@ -1,4 +1,4 @@
-//! TCP: a socket of a shard, and the waker that notes its slot.
+//! TCP, or a Unix socket: a socket of a shard, and the waker that notes its slot.
 //!
 //! glommio's stream receives and sends with plain system calls that never block. If a call transfers less
 //! than asked for, the stream arms a poll on the ring. Sockets have no buffers of their own.
@@ -14,9 +14,10 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::Transport;
+use crate::shard::listener::{Accepted, SocketKind};
 use crate::shard::parker::ReadyMark;
 
-/// A TCP connection.
+/// A connection without an encoding of its own.
 #[derive(Debug)]
 pub struct Plain {
     stream: TcpStream,
@@ -28,9 +29,13 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// Takes over an accepted or connected socket, for the connection in `slot`. Disables Nagle's algorithm.
-    pub fn new(socket: socket2::Socket, slot: u32) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
+    /// Takes over an accepted or connected socket, for the connection in `slot`. Disables Nagle's algorithm of
+    /// TCP.
+    pub fn new(Accepted { socket, kind, .. }: Accepted, slot: u32) -> io::Result<Self> {
+        if kind == SocketKind::Tcp {
+            socket.set_nodelay(true)?;
+        }
+        // glommio's stream of TCP makes no call that a Unix socket lacks.
         socket.set_nonblocking(true)?;
         let (mark, waker) = ReadyMark::new(slot);
         Ok(Self { stream: TcpStream::from(socket), mark, waker, readable: true, is_shut: false })

@@ -1,0 +1,87 @@
+//! What the server reads from certificates: names, expiry, and the identity of a client.
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+/// Identifies a certificate among all that exist (RFC 5280, section 4.1.2.2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateId {
+    /// The name of the issuer, as in the certificate (DER).
+    pub issuer: Box<[u8]>,
+    /// The serial number, as in the certificate.
+    pub serial: Box<[u8]>,
+}
+
+/// The client that a verified certificate names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The common name of the subject.
+    pub common_name: Option<String>,
+    /// The DNS names and URIs of the subject's alternative names.
+    pub names: Vec<String>,
+    /// The client's certificate, followed by the intermediate ones that it sent.
+    pub chain: Vec<CertificateId>,
+}
+
+impl ClientCertificate {
+    /// Reads the certificates of a client. Returns `None` if one is malformed, which verification excludes.
+    pub(super) fn read(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let parsed: Vec<X509Certificate<'_>> =
+            chain.iter().map(|one| parse(one)).collect::<Option<Vec<_>>>()?;
+        let client = parsed.first()?;
+        let common_name = client.subject().iter_common_name().next();
+        Some(Self {
+            common_name: common_name.and_then(|name| name.as_str().ok()).map(str::to_owned),
+            names: alternative_names(client, |name| match name {
+                GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
+                _ => None,
+            }),
+            chain: parsed.iter().map(id).collect(),
+        })
+    }
+}
+
+/// The parts of a server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The DNS names, in lower case.
+    pub(super) dns_names: Vec<String>,
+    /// When it becomes valid, in seconds since 1970.
+    pub(super) not_before: i64,
+    /// When it expires, in seconds since 1970.
+    pub(super) not_after: i64,
+}
+
+impl Facts {
+    /// Reads a certificate. Returns `None` if it is malformed.
+    pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let parsed = parse(certificate)?;
+        let validity = parsed.validity();
+        Some(Self {
+            dns_names: alternative_names(&parsed, |name| match name {
+                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                _ => None,
+            }),
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    parse_x509_certificate(certificate).ok().map(|(_, parsed)| parsed)
+}
+
+fn id(certificate: &X509Certificate<'_>) -> CertificateId {
+    CertificateId { issuer: certificate.issuer().as_raw().into(), serial: certificate.raw_serial().into() }
+}
+
+fn alternative_names(
+    certificate: &X509Certificate<'_>,
+    select: impl Fn(&GeneralName<'_>) -> Option<String>,
+) -> Vec<String> {
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    extension.value.general_names.iter().filter_map(select).collect()
+}
