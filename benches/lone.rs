@@ -95,7 +95,8 @@ fn echo(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> {
     let (accepted, _) = listener.accept().unwrap();
     let settings = ExecutorSettings { name: "echo".into(), core: Some(SERVER_CORE) };
     let server = spawn(settings, move || async move {
-        let accepted = Accepted { socket: socket2::Socket::from(accepted), kind: SocketKind::Tcp };
+        let accepted =
+            Accepted { socket: socket2::Socket::from(accepted), kind: SocketKind::Tcp, is_secure: false };
         let mut socket = Plain::new(accepted, 0).unwrap();
         let mut parker = Parker::new(Arc::default());
         let (_sender, inbox) = inbox::<()>(1);

@@ -317,6 +317,7 @@ fn metrics_count_messages_operations_and_refusals() {
         ("millstream_budget_ceiling_bytes", 512 << 20),
         ("millstream_budget_reserved_bytes", 0),
         ("millstream_connection_panics_total", 0),
+        ("millstream_proxy_headers_refused_total", 0),
         ("millstream_draining", 0),
     ] {
         assert_eq!(server.metric(name), value, "{name}");

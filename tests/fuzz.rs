@@ -86,6 +86,11 @@ fn tls() {
 }
 
 #[test]
+fn proxy() {
+    run_mutated("proxy", bodies::proxy);
+}
+
+#[test]
 fn delimiter() {
     run("delimiter", bodies::delimiter);
 }

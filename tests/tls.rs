@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use millstream::pb::{ProduceResponse, ProduceSetupResponse};
 use place::Place;
 use prost::Message;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -48,6 +48,8 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
@@ -150,7 +152,7 @@ impl Files {
 
 /// Returns the port for TLS.
 fn secure_port(server: &Server) -> u16 {
-    let line = server.wait_for_log("tls_listen=127.0.0.1:");
+    let line = server.wait_for_log("tls_listen=").replace('"', "");
     let rest = line.split_once("tls_listen=127.0.0.1:").unwrap().1;
     rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
@@ -401,7 +403,7 @@ fn a_new_certificate_is_served_without_losing_a_connection_and_a_bad_one_is_not(
         stop.store(true, Ordering::Relaxed);
         load.join().unwrap();
     });
-    assert_eq!(server.metric("millstream_tls_connections_broken_total"), 0);
+    assert_eq!(server.metric("millstream_tls_connections_broken_total{reason=\"invalid\""), 0);
 }
 
 #[test]
@@ -517,8 +519,9 @@ fn a_readable_key_and_an_expired_certificate_get_warnings() {
     assert_eq!(server.metric("millstream_tls_certificate_expiry_timestamp_seconds"), 1_577_836_800);
 }
 
-/// Returns openssl, or `None` if the machine has none. With TESTS_REQUIRE_OPENSSL it must have it.
-fn openssl(server: &Server, ca: &Path, arguments: &[&str], input: &[u8]) -> Option<(bool, String)> {
+/// Starts `openssl s_client`, or returns `None` if the machine has no openssl. With TESTS_REQUIRE_OPENSSL it must
+/// have it.
+fn openssl(server: &Server, ca: &Path, arguments: &[&str]) -> Option<Child> {
     let address = format!("127.0.0.1:{}", secure_port(server));
     let spawned = Command::new("openssl")
         .args(["s_client", "-connect", &address, "-servername", "server.example", "-CAfile"])
@@ -528,47 +531,77 @@ fn openssl(server: &Server, ca: &Path, arguments: &[&str], input: &[u8]) -> Opti
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
+    match spawned {
+        Ok(child) => Some(child),
         Err(error) => {
             assert!(std::env::var_os("TESTS_REQUIRE_OPENSSL").is_none(), "openssl: {error}");
             eprintln!("openssl cannot be run ({error}): its checks are skipped");
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// Sends a request, and returns whether openssl succeeded and what it said.
+fn ask(mut child: Child) -> (bool, String) {
     // Fails if openssl has already ended, as it must after a refused handshake.
-    let _ = child.stdin.take().unwrap().write_all(input);
+    let _ = child.stdin.take().unwrap().write_all(REQUEST);
     let output = child.wait_with_output().unwrap();
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    Some((output.status.success(), text.concat()))
+    (output.status.success(), text.concat())
 }
+
+/// Gives openssl's interactive mode a command, and waits until it says `words`.
+fn command(child: &mut Child, letter: &[u8], words: &str) {
+    child.stdin.as_mut().unwrap().write_all(letter).unwrap();
+    let (mut said, mut byte) = (String::new(), [0]);
+    while !said.contains(words) {
+        let read = child.stderr.as_mut().unwrap().read(&mut byte).unwrap();
+        assert_eq!(read, 1, "openssl ended after {said}");
+        said.push(char::from(byte[0]));
+    }
+}
+
+/// A request that the server refuses, after which it closes.
+const REQUEST: &[u8] = b"GET /nowhere HTTP/1.1\r\nHost: here\r\n\r\n";
 
 #[test]
 fn openssl_agrees() {
     let files = Files::new();
-    let server = files.start(&["--handshake-timeout", "5s"]);
+    let server = files.start(&[]);
     let ca = files.path("ca.pem");
-    // The server answers the request and closes. In its interactive mode, openssl would take K for a command.
-    let get = b"GET /nowhere HTTP/1.1\r\nHost: here\r\n\r\n";
-    let run = |arguments: &[&str]| openssl(&server, &ca, arguments, get);
+    let start = |arguments: &[&str]| openssl(&server, &ca, arguments);
     for version in ["-tls1_2", "-tls1_3"] {
-        let Some((_, said)) = run(&[version, "-ign_eof", "-alpn", "h2,http/1.1"]) else { return };
+        let Some(child) = start(&[version, "-ign_eof", "-alpn", "h2,http/1.1"]) else { return };
+        let (_, said) = ask(child);
         assert!(said.contains("Verify return code: 0 (ok)"), "{said}");
         assert!(said.contains("ALPN protocol: http/1.1"), "{said}");
         assert!(said.contains("HTTP/1.1 4"), "{said}");
         assert!(!said.contains("unexpected eof"), "{said}");
     }
-    let Some((success, said)) = run(&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]) else { return };
-    assert!(!success && said.contains("alert protocol version"), "{said}");
-    let Some((success, said)) = run(&["-tls1_3", "-alpn", "h2"]) else { return };
+    let Some(child) = start(&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]) else { return };
+    let (success, said) = ask(child);
+    assert!(!success && said.contains("alert") && said.contains("Cipher is (NONE)"), "{said}");
+    assert_eq!(server.metric("millstream_tls_handshakes_failed_total{reason=\"version\""), 1);
+    let Some(child) = start(&["-tls1_3", "-alpn", "h2"]) else { return };
+    let (success, said) = ask(child);
     assert!(!success && said.contains("no application protocol"), "{said}");
-    // K updates the keys, and asks for an update of the server's; R renegotiates, which the server refuses.
-    let update = openssl(&server, &ca, &["-tls1_3"], b"K\nK\nGET / HTTP/1.1\r\n\r\nQ\n");
-    let Some((_, said)) = update else { return };
-    assert!(said.contains("KEYUPDATE") && !said.contains("alert"), "{said}");
-    let Some((_, said)) = openssl(&server, &ca, &["-tls1_2"], b"R\nGET / HTTP/1.1\r\n\r\nQ\n") else {
-        return;
-    };
-    assert!(said.contains("RENEGOTIATING"), "{said}");
+    assert_eq!(server.metric("millstream_tls_handshakes_failed_total{reason=\"nothing_in_common\""), 1);
+    // K updates the keys of both sides in mid-stream. The request gets its answer with the new ones.
+    let Some(mut child) = start(&["-tls1_3"]) else { return };
+    for _ in 0..3 {
+        command(&mut child, b"K\n", "KEYUPDATE");
+    }
+    child.stdin.as_mut().unwrap().write_all(REQUEST).unwrap();
+    let mut answer = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("HTTP/1.1 4"), "{answer}");
+    child.wait().unwrap();
+    // R renegotiates, which the server refuses.
+    let Some(mut child) = start(&["-tls1_2"]) else { return };
+    command(&mut child, b"R\n", "RENEGOTIATING");
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("no renegotiation"), "{said}");
+    child.wait().unwrap();
     common::others_are_served(&server);
 }

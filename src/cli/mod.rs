@@ -188,7 +188,8 @@ fn on_signal() -> std::io::Result<Receiver<()>> {
 #[derive(Clone, Debug, clap::Args)]
 struct ClientArgs {
     /// Address of the server; wss:// for TLS. The query string may also name the project:
-    /// ws://HOST:PORT/?project_id=NAME
+    /// ws://HOST:PORT/?project_id=NAME. A server at a Unix socket: ws+unix:/PATH, and :/?project_id=NAME behind
+    /// it
     #[arg(long, default_value = "ws://127.0.0.1:9000/")]
     url: String,
     /// Project (tenant) that owns the queue [default: the server's default project]

@@ -65,6 +65,7 @@ MILLSTREAM_CONFIG names the file. Bytes take units (64MiB), times too (30s).
 Examples:
   millstream serve                                       use ./millstream-data
   millstream serve --store memory                        keep messages in memory
+  millstream serve --listen unix:/run/millstream.sock    listen on a Unix socket
   millstream serve --print-default-config > server.toml  write a file to edit
   millstream serve --config server.toml --check-config   check it, do not serve
 
@@ -287,6 +288,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     let (secure, tls) = secure_listeners(shard)?;
     let listeners = listeners.into_iter().chain(secure).collect();
     let acceptor = Acceptor::new(listeners).with_connections_max(connections_max);
+    handling.listen(acceptor.clone());
     let port = control_address.map(|address| {
         ControlPort::bind(address).map_err(|error| {
             let cannot = format!("cannot serve the control port on {address}: {error}");
@@ -301,7 +303,7 @@ fn serve(Loaded { config, .. }: &Loaded, handling: &Handling) -> Result<ExitCode
     tracing::info!(
         listen = %server.addresses(),
         control = port.as_ref().map(|port| tracing::field::display(port.address())),
-        tls_listen = shard.tls_listen.is_some().then(|| server.secure_addresses().to_string()),
+        tls_listen = shard.tls_listen.is_some().then(|| tracing::field::display(server.secure_addresses())),
         cores = ?shard.shard_cores(),
         store = StoreKind::name(store.kind),
         data_dir = (store.kind == StoreKind::Log).then(|| store.log.data_dir.display().to_string()),

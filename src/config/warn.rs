@@ -51,8 +51,6 @@ impl ServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::setting::{Kind, Value};
-    use crate::shard::core::ProxyFrom;
     use crate::shard::cores::Cores;
 
     fn config(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
@@ -92,7 +90,7 @@ mod tests {
     #[test]
     fn a_proxy_network_of_all_addresses_gets_a_warning() {
         let warnings = |text: &str| {
-            let proxy_from = ProxyFrom::read(text, &Kind::Text).unwrap();
+            let proxy_from = text.parse().unwrap();
             config(|c| c.shard.core.proxy_from = proxy_from).warnings()
         };
         assert!(warnings("10.0.0.0/8,unix").is_empty());

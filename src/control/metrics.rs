@@ -70,6 +70,11 @@ pub(super) fn encode(
     let handshakes =
         f.counter("millstream_handshakes_refused_total", "Handshakes refused, by HTTP status", by_status)?;
     handshakes.with_label_values(&BY_ACCEPTOR).inc_by(refused_by_acceptor);
+    let proxy_headers = f.counter(
+        "millstream_proxy_headers_refused_total",
+        "Connections closed because their PROXY header was missing, invalid or late",
+        shard,
+    )?;
     let operations = f.gauge("millstream_operations", "Operations open now, by kind", &["shard", "kind"])?;
     let begun = f.counter("millstream_operations_begun_total", "Operations begun", shard)?;
     let failed =
@@ -129,6 +134,7 @@ pub(super) fn encode(
         for (status, count) in &counters.handshakes_refused {
             handshakes.with_label_values(&[&number, &status.to_string()]).inc_by(*count);
         }
+        proxy_headers.with_label_values(shard).inc_by(counters.proxy_headers_refused);
         operations.with_label_values(&[&number[..], "produce"]).set(signed(snapshot.producing));
         operations.with_label_values(&[&number[..], "consume"]).set(signed(snapshot.consuming));
         begun.with_label_values(shard).inc_by(counters.sessions.operations);

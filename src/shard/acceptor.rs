@@ -211,6 +211,7 @@ mod tests {
                 connections: vec![AtomicUsize::new(0), AtomicUsize::new(5)],
                 drained: AtomicUsize::new(0),
                 refused_by_acceptor: Arc::default(),
+                tls: None,
                 refuser: Refuser::start().unwrap(),
                 epoch: Instant::now(),
             });

@@ -153,7 +153,9 @@ pub struct FileMode(pub u32);
 
 impl Value for FileMode {
     fn read(text: &str, _: &Kind) -> Result<Self, String> {
-        let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|mode| *mode <= 0o777);
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        let is_octal = digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
         mode.map(Self).ok_or_else(|| format!("{text:?} is not a mode in octal like 660"))
     }
 

@@ -55,6 +55,8 @@ pub(super) const RAISE: &str = "ulimit -n, LimitNOFILE= in systemd, docker run -
 fn needed(settings: &Settings, has_control: bool) -> u64 {
     let shards = settings.shard_cores().len() as u64;
     let listeners = settings.listen.count() as u64;
+    // The sockets, and inotify for the certificates.
+    let tls = settings.tls_listen.as_ref().map_or(0, |listen| listen.count() as u64 + 1);
     let store = match settings.store.kind {
         StoreKind::Memory => 0,
         StoreKind::Log => DATA_DIR + shards * SHARD_LOG,
@@ -68,7 +70,7 @@ fn needed(settings: &Settings, has_control: bool) -> u64 {
     };
     let control = if has_control { CONTROL + CONTROL_CONNECTIONS_MAX as u64 } else { 0 };
     let latency_log = if settings.latency.log.is_some() { LATENCY_LOG } else { 0 };
-    PROCESS + listeners + ACCEPTOR + REFUSED + control + latency_log + shards * SHARD + store + PASSING
+    PROCESS + listeners + ACCEPTOR + REFUSED + control + tls + latency_log + shards * SHARD + store + PASSING
 }
 
 /// Returns how many connections all shards together may have if `limit` files may be open, and a warning if

@@ -32,6 +32,8 @@ pub struct Shared {
     pub drained: AtomicUsize,
     /// The number of connections that the acceptor has refused with 503.
     pub refused_by_acceptor: Arc<AtomicU64>,
+    /// The TLS configuration at the start, if the server has a port for TLS.
+    pub tls: Option<Arc<Config>>,
     /// The thread that answers refused connections.
     pub refuser: Refuser,
     /// The zero of the shards' monotonic time.
@@ -166,10 +168,9 @@ impl<S: Store<Connections>> Driver<S> {
         peers: Vec<Sender<Delivery>>,
         shared: Arc<Shared>,
         spin: Duration,
-        tls: Option<Arc<Config>>,
     ) -> Self {
         let window = core.settings().receive_window_bytes;
-        let tls = tls.map(|config| Rc::new(Tls::new(config, window)));
+        let tls = shared.tls.clone().map(|config| Rc::new(Tls::new(config, window)));
         let clock = WallClock::new(core.settings().clock_step_max);
         let (shards, reactor_pass) = (peers.len() as u16, core.settings().reactor_pass);
         let reactor = Reactor { shard, parker, inbox, peers, shared, clock, tls };

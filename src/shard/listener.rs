@@ -67,10 +67,8 @@ impl Listener {
             Address::Unix(path) => bind_unix(path, mode),
         };
         let listening = bound.and_then(|listener| {
-            let socket = listener.socket();
-            socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-            socket.set_nonblocking(true)?;
-            drop(socket);
+            listener.socket().listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+            listener.socket().set_nonblocking(true)?;
             Ok(listener)
         });
         listening.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
@@ -248,11 +246,24 @@ fn id(path: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::setting::{Kind, Value};
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     fn bind(path: PathBuf, mode: u32) -> io::Result<Listener> {
         let addresses = [Address::Unix(path)].into_iter().collect();
         Ok(Listener::bind_all(&addresses, 8, FileMode(mode))?.pop().unwrap())
+    }
+
+    fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
     }
 
     struct Place(PathBuf);
@@ -357,6 +368,28 @@ mod tests {
             assert_eq!(bound.len(), 1);
             UnixStream::connect(place.socket()).unwrap();
         }
+    }
+
+    #[test]
+    fn an_ipv6_socket_accepts_ipv4_unless_another_socket_does() {
+        let bind = |text: String| {
+            let addresses = Addresses::read(&text, &Kind::Text).unwrap();
+            Listener::bind_all(&addresses, 8, FileMode(0o600))
+        };
+        let both = bind("[::]:0".into()).unwrap();
+        let port = both[0].address().unwrap().tcp().unwrap().port();
+        assert!(!both[0].socket().only_v6().unwrap());
+        let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (accepted, peer) = eventually(|| both[0].accept().ok());
+        assert_eq!(accepted.kind, SocketKind::Tcp);
+        assert!(matches!(peer, Peer::Ip(address) if address.is_ipv4()), "{peer}");
+        drop(both);
+        // The port may be taken again in the meantime.
+        let each = eventually(|| {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            bind(format!("0.0.0.0:{port},[::]:{port}")).ok()
+        });
+        assert!(each[1].socket().only_v6().unwrap());
     }
 
     #[test]

@@ -149,14 +149,13 @@ struct ShardPart {
     peers: Vec<Sender<Delivery>>,
     shared: Arc<Shared>,
     spin: Duration,
-    tls: Option<Arc<Config>>,
 }
 
 impl ShardPart {
     async fn run<S: Store<Connections>>(self, store: S) -> ShardReport {
-        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin, tls } = self;
+        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin } = self;
         let core = Core::new(number, shards, settings, tenants, store);
-        Driver::new(number, core, parker, inbox, peers, shared, spin, tls).run().await
+        Driver::new(number, core, parker, inbox, peers, shared, spin).run().await
     }
 }
 
@@ -172,6 +171,7 @@ impl Server {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
             refused_by_acceptor: Arc::default(),
+            tls: tls.clone(),
             refuser: Refuser::start()?,
             epoch: Instant::now(),
         });
@@ -188,7 +188,7 @@ impl Server {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
             let (core_settings, tenants) = (core_settings.clone(), tenants.clone());
             let (shared, peers) = (shared.clone(), senders.clone());
-            let (spin, tls) = (settings.spin_before_park, tls.clone());
+            let spin = settings.spin_before_park;
             let stores = stores.clone();
             let bell = senders[shard].clone();
             let heartbeat: Arc<Heartbeat> = Arc::default();
@@ -214,7 +214,6 @@ impl Server {
                     peers,
                     shared,
                     spin,
-                    tls,
                 };
                 // If the inbox is full, the shard is awake and polls its store in every turn.
                 let wake = move || drop(bell.send(Delivery::StoreNews));

@@ -19,7 +19,7 @@ settings! {
     pub struct Settings {
         in Listen:
         /// Comma-separated addresses for clients: an IP address and a port (0: a free one), or unix: and the
-        /// path of a Unix socket; [::]:9000 also accepts IPv4
+        /// path of a Unix socket; the address ::, written in brackets, also accepts IPv4
         listen: Addresses = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000)).into(), "listen", Text;
         /// Permissions of the Unix sockets of listen, in octal: who may connect
         listen_unix_mode: FileMode = FileMode(0o660), "listen_unix_mode", Text;

@@ -223,13 +223,18 @@ impl Session {
         }
     }
 
-    /// Appends the alert that rustls has ready after a failure.
+    /// Appends what rustls has ready after a failure: the alert, and what precedes it.
     fn alert(&mut self, wire: &mut [u8], reply: &mut Vec<u8>) {
-        // Only once: rustls would process the invalid bytes again.
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = self.connection.process_tls_records(wire).state
-        {
-            // Fails only if rustls gives the same bytes twice.
-            let _ = append(reply, |room| data.encode(room));
+        // Without that condition, rustls would process the invalid bytes again in the end.
+        while self.connection.wants_write() {
+            let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                self.connection.process_tls_records(wire).state
+            else {
+                return;
+            };
+            if append(reply, |room| data.encode(room)).is_err() {
+                return;
+            }
         }
     }
 }

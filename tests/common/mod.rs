@@ -36,9 +36,9 @@ pub struct Server {
     log: Arc<Mutex<Vec<String>>>,
 }
 
-/// Returns the port after `key=127.0.0.1:`, in a line of text or JSON.
+/// Returns the port after `key=127.0.0.1:` or `key=[::]:`, in a line of text or JSON.
 fn port(line: &str, key: &str) -> Option<u16> {
-    let rest = [format!("{key}=127.0.0.1:"), format!("\"{key}\":\"127.0.0.1:")]
+    let rest = [format!("{key}=127.0.0.1:"), format!("{key}=[::]:"), format!("\"{key}\":\"127.0.0.1:")]
         .iter()
         .find_map(|key| line.split_once(&key[..]))?
         .1;

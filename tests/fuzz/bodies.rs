@@ -1,6 +1,6 @@
 //! The bodies of the fuzz targets. `cargo fuzz` runs them for hours, `cargo test` on the committed corpus.
 //!
-//! They cover everything that an untrusted client can send: frames, the handshake, lengths, pbs, markers, and
+//! They cover everything that an untrusted client can send: PROXY headers, frames, the handshake, lengths, pbs, markers, and
 //! a whole session, with the shard and the store also driven by the input. Each body compares the code with
 //! an oracle or checks an invariant; it does not only look for panics.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
@@ -9,6 +9,7 @@
 mod rig;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use millstream::pb::{
     decode_produce_request,
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
+use millstream::shard::core::{Announced, ProxyHeader};
 use millstream::tls::{
     Config, Failure, HANDSHAKE_BYTES_MAX, Material, Pair, RECORD_BYTES_MAX, Session, Settings as TlsSettings,
     State,
@@ -113,6 +115,68 @@ fn hear(role: Role, bytes: &[u8], mut piece: impl FnMut() -> usize) -> Vec<Heard
         }
     }
     heard
+}
+
+/// Reads a PROXY header from a stream. Returns its meaning, or `None` if it is refused, and its length. `None` if
+/// the stream ends before that.
+fn announced(stream: &[u8], mut piece: impl FnMut() -> usize) -> Option<(Option<Announced>, usize)> {
+    let (mut header, mut at) = (ProxyHeader::default(), 0);
+    while at < stream.len() {
+        let count = header.wanted().min(piece().max(1)).min(stream.len() - at);
+        let result = header.handle(&stream[at..at + count]);
+        at += count;
+        match result {
+            Ok(None) => {}
+            Ok(Some(announced)) => return Some((Some(announced), at)),
+            Err(_) => return Some((None, at)),
+        }
+    }
+    None
+}
+
+/// PROXY headers: every split gives the same result, a header has exactly the length that it states, and the
+/// client's address is the one in it.
+pub fn proxy(data: &[u8]) {
+    let mut bag = Bag(data);
+    let flags = bag.byte();
+    let cuts = bag.take(usize::from(flags >> 4)).to_vec();
+    let stream = bag.0;
+    let mut sizes = cuts.iter().map(|size| usize::from(*size)).chain(std::iter::repeat(1));
+    let whole = announced(stream, || usize::MAX);
+    let cut = announced(stream, || sizes.next().unwrap_or(1));
+    match (whole, cut) {
+        (Some((Some(_), _)), _) => assert_eq!(whole, cut),
+        (Some((None, _)), Some((None, _))) | (None, None) => {}
+        _ => panic!("{whole:?} in one piece, {cut:?} in several"),
+    }
+    let Some((result, length)) = whole else { return };
+    assert!(length <= 536, "{length}");
+    let Some(result) = result else { return };
+    let header = &stream[..length];
+    let client = if header.starts_with(b"PROXY ") {
+        assert!(header.ends_with(b"\r\n") && length <= 107);
+        let words: Vec<_> = header[..length - 2].split(|byte| *byte == b' ').collect();
+        let text = |at: usize| std::str::from_utf8(words[at]).unwrap();
+        matches!(words[1], b"TCP4" | b"TCP6").then(|| format!("{} {}", text(2), text(4)))
+    } else {
+        assert_eq!(length, 16 + usize::from(u16::from_be_bytes([header[14], header[15]])));
+        match (header[12], header[13]) {
+            (0x21, 0x11) => {
+                let ip: [u8; 4] = header[16..20].try_into().unwrap();
+                Some(format!("{} {}", IpAddr::from(ip), u16::from_be_bytes([header[24], header[25]])))
+            }
+            (0x21, 0x21) => {
+                let ip: [u8; 16] = header[16..32].try_into().unwrap();
+                Some(format!("{} {}", IpAddr::from(ip), u16::from_be_bytes([header[48], header[49]])))
+            }
+            _ => None,
+        }
+    };
+    let expected = client.map_or(Announced::Nothing, |client| {
+        let (ip, port) = client.split_once(' ').unwrap();
+        Announced::Client((ip.parse::<IpAddr>().unwrap(), port.parse().unwrap()).into())
+    });
+    assert_eq!(result, expected);
 }
 
 /// Frames: every split gives the same output, and headers parse as in tungstenite.

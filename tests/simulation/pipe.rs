@@ -96,6 +96,13 @@ impl Pipe {
         }))
     }
 
+    /// Puts bytes before those of the client, like a proxy.
+    pub fn announce(&mut self, header: &[u8]) {
+        for byte in header.iter().rev() {
+            self.up.push_front(*byte);
+        }
+    }
+
     fn wake(&mut self, is_read: bool) {
         let armed = if is_read { &mut self.is_read_armed } else { &mut self.is_write_armed };
         if std::mem::take(armed)

@@ -118,9 +118,14 @@ struct Driver {
     is_counted: bool,
 }
 
+/// The header of a proxy for a client at 203.0.113.9.
+const PROXY_HEADER: &[u8] = b"PROXY TCP4 203.0.113.9 10.0.0.1 4660 9000\r\n";
+
 /// A server with its shards.
 pub struct Server {
     machine: Machine,
+    /// Whether a proxy begins each connection with a header.
+    is_proxied: bool,
     drivers: Vec<Driver>,
     inboxes: Rc<[Inbox]>,
     dir: Option<Arc<DataDir>>,
@@ -148,7 +153,18 @@ impl Server {
             }
         };
         let machine = machine.clone();
-        Ok((Self { machine, drivers, inboxes, dir, undrained: Vec::new(), drained: 0 }, found))
+        Ok((
+            Self {
+                machine,
+                is_proxied: plan.settings.proxy_from.contains(&Peer::Unix),
+                drivers,
+                inboxes,
+                dir,
+                undrained: Vec::new(),
+                drained: 0,
+            },
+            found,
+        ))
     }
 
     pub fn shards(&self) -> usize {
@@ -157,6 +173,9 @@ impl Server {
 
     /// Passes a connection to a shard, like the acceptor. Returns false if the shard's inbox is full.
     pub fn accept(&self, shard: usize, pipe: Shared) -> bool {
+        if self.is_proxied {
+            pipe.borrow_mut().announce(PROXY_HEADER);
+        }
         let is_given = self.inboxes[shard].send(Delivery::Socket(pipe, Peer::Unix)).is_ok();
         let connections = &self.drivers[shard].connections;
         connections.set(connections.get() + usize::from(is_given));

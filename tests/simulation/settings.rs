@@ -63,6 +63,9 @@ impl Plan {
         settings.inbox_batches = if random.one_in(3) { random.between(1, 4) } else { 1024 };
         settings.drain_timeout = Duration::from_secs(8);
         settings.clock_step_max = Duration::from_secs(if random.one_in(2) { 60 } else { 3_600 });
+        if seed % 2 == 1 {
+            settings.proxy_from = "unix".parse().unwrap();
+        }
         if seed % 3 == 1 {
             // A turn ends before everything is sent.
             settings.operation.send_buffer_bytes = 500 + seed as usize * 131 % 4_000;

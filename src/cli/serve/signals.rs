@@ -6,7 +6,7 @@
 
 use std::io;
 use std::process::exit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use crate::process::{children, logging};
 use crate::shard::Board;
+use crate::shard::acceptor::Acceptor;
 use crate::shard::server::DrainHandle;
 
 /// How much longer than `drain_timeout` a drain may take. After that, a shard has stalled and the process
@@ -28,9 +29,14 @@ struct Serving {
     drain_timeout: Duration,
 }
 
-/// The target of signals: none until the server has started.
+/// The target of signals.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Handling(Arc<Mutex<Option<Serving>>>);
+pub(super) struct Handling {
+    /// None until the server has started.
+    serving: Arc<Mutex<Option<Serving>>>,
+    /// The listening sockets, as soon as they are open.
+    acceptor: Arc<OnceLock<Acceptor>>,
+}
 
 impl Handling {
     /// Starts the thread that receives signals.
@@ -47,14 +53,20 @@ impl Handling {
         Ok(handling)
     }
 
+    /// Sets the listening sockets, which a signal before [`Self::serve`] closes.
+    pub(super) fn listen(&self, acceptor: Acceptor) {
+        // There is only one server.
+        let _ = self.acceptor.set(acceptor);
+    }
+
     /// Sets the server that signals apply to from this point on.
     pub(super) fn serve(&self, drain: DrainHandle, board: Board, drain_timeout: Duration) {
         let serving = Serving { drain, board, drain_timeout };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
     }
 
     fn handle(&self, signal: i32, is_asked: &mut bool) {
-        let serving = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         match (signal, &*serving) {
             // Does nothing without a latency log.
             (SIGHUP, Some(serving)) => {
@@ -64,6 +76,9 @@ impl Handling {
             (SIGHUP, None) => {}
             (_, None) => {
                 tracing::info!(signal, "stopped before serving: exiting at once");
+                if let Some(acceptor) = self.acceptor.get() {
+                    acceptor.close();
+                }
                 end(0);
             }
             (_, Some(_)) if *is_asked => {

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
+use core::str::FromStr;
 
 use ipnet::IpNet;
 
@@ -63,8 +64,10 @@ impl ProxyFrom {
     }
 }
 
-impl Value for ProxyFrom {
-    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+impl FromStr for ProxyFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let mut all = Self::default();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             if item == UNIX {
@@ -74,6 +77,12 @@ impl Value for ProxyFrom {
             }
         }
         Ok(all)
+    }
+}
+
+impl Value for ProxyFrom {
+    fn read(text: &str, _: &Kind) -> Result<Self, String> {
+        text.parse()
     }
 
     fn show(&self, _: &Kind) -> String {
@@ -115,7 +124,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<ProxyFrom, String> {
-        ProxyFrom::read(text, &Kind::Text)
+        text.parse()
     }
 
     #[test]

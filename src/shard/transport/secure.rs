@@ -79,6 +79,11 @@ impl Tls {
         self.counters.borrow().clone()
     }
 
+    /// Returns how many bytes all connections keep.
+    pub fn kept(&self) -> usize {
+        self.kept.get()
+    }
+
     /// Counts connections that a reload has closed.
     pub fn count_revoked(&self, connections: u64) {
         self.counters.borrow_mut().revoked += connections;
@@ -249,7 +254,7 @@ impl<T: Transport> Secure<T> {
     fn count_kept(&mut self) {
         let cut = self.session.cut().map_or(0, |(_, bytes)| bytes);
         let kept = cut + self.opened.capacity() + self.sealed.capacity();
-        self.shared.kept.set(self.shared.kept.get() + kept - self.kept);
+        self.shared.kept.set(self.shared.kept() + kept - self.kept);
         self.kept = kept;
     }
 
@@ -296,7 +301,7 @@ impl<T: Transport> Transport for Secure<T> {
         let Buffers { sealed, .. } = &mut *shared.buffers.borrow_mut();
         let mut taken = 0;
         while taken < bytes.len() && self.sealed.is_empty() {
-            let is_pressed = shared.kept.get() > KEPT_BYTES_MAX;
+            let is_pressed = shared.kept() > KEPT_BYTES_MAX;
             let most = if is_pressed { AHEAD_BYTES_PRESSED } else { AHEAD_BYTES };
             let piece = &bytes[taken..bytes.len().min(taken + most)];
             sealed.clear();
@@ -376,7 +381,7 @@ impl<T: Transport> Transport for Secure<T> {
 
 impl<T> Drop for Secure<T> {
     fn drop(&mut self) {
-        self.shared.kept.set(self.shared.kept.get() - self.kept);
+        self.shared.kept.set(self.shared.kept() - self.kept);
         if self.session.state() == State::Handshaking && !self.is_over {
             self.shared.counters.borrow_mut().count_failure(Failure::Unfinished);
         }
