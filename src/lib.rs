@@ -10,7 +10,7 @@
 //! | [`base`] | the vocabulary of all rooms: names, queues, batches, clock, faults, limits, budget, settings | I/O |
 //! | [`process`] | the allocator's settings, log lines, the terminal, child processes, aborting after a panic | |
 //! | [`ws`] | RFC 6455, server and client side | I/O, projects, queues |
-//! | [`tls`] | TLS for the server: handshake, opening and sealing records, certificates | I/O, frames |
+//! | [`tls`] | TLS: handshake, opening and sealing records, the server's certificates, the client's trust | I/O, frames |
 //! | [`pb`] | protobuf messages, their delimiter, and hand-written coders for the two frequent ones | I/O, frames, operations |
 //! | [`latency`] | the stages' histograms: recording, merging, exporting | shards, sockets |
 //! | [`access`] | projects, what they use, and their limits | I/O |

@@ -11,7 +11,8 @@ use millstream::load::ResultFile;
 /// A server that one of `perf/`'s scripts runs. It ends when its standard input is closed.
 struct Peer {
     script: Child,
-    url: String,
+    /// Its URL, and the flags that a client needs.
+    address: Vec<String>,
 }
 
 impl Peer {
@@ -24,10 +25,10 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut url = String::new();
-        BufReader::new(script.stdout.take().unwrap()).read_line(&mut url).unwrap();
-        assert!(!url.is_empty(), "perf/{name} must start the server");
-        Self { script, url: url.trim().to_owned() }
+        let mut address = String::new();
+        BufReader::new(script.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        assert!(!address.is_empty(), "perf/{name} must start the server");
+        Self { script, address: address.split_whitespace().map(str::to_owned).collect() }
     }
 }
 
@@ -55,7 +56,8 @@ fn is_measured(peer: &Peer, name: &str) {
         let output = Command::new(env!("CARGO_BIN_EXE_millstream"))
             .arg("bench")
             .args(load)
-            .args(["--against", name, "--url", &peer.url, "--out", out.to_str().unwrap()])
+            .args(["--against", name, "--out", out.to_str().unwrap(), "--url"])
+            .args(&peer.address)
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
@@ -63,6 +65,7 @@ fn is_measured(peer: &Peer, name: &str) {
         let result = ResultFile::parse(&std::fs::read_to_string(&out).unwrap()).unwrap();
         let figures = &result.runs[0].figures;
         assert_eq!(result.system, name);
+        assert_eq!(figures.tls.is_some(), peer.address[0].starts_with("wss://"), "{:?}", figures.tls);
         assert!(result.durability.contains("acknowledged") || result.durability.contains("acks=all"));
         if received > 0 {
             assert!(figures.verified.received >= received, "{load:?}: {said}");
@@ -85,4 +88,6 @@ fn bench_measures_kafka() {
 #[test]
 fn bench_measures_nats() {
     is_measured(&Peer::start("nats", &["up", "--port", "18180"]), "nats");
+    // Over TLS. Only one server of the script can run at a time.
+    is_measured(&Peer::start("nats", &["up", "--port", "18190", "--tls"]), "nats");
 }

@@ -3,14 +3,26 @@
 
 mod common;
 
+#[path = "common/certificates.rs"]
+mod certificates;
+#[path = "common/place.rs"]
+mod place;
+#[path = "common/terminator.rs"]
+mod terminator;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use certificates::Authority;
 use common::{BINARY, Server, consume, feed};
+use place::Place;
+use rustls::version::{TLS12, TLS13};
+use terminator::{Terminator, server_config};
 
 /// A proxy that breaks its first connections after a number of bytes in either direction.
 struct Proxy {
@@ -54,6 +66,14 @@ impl Proxy {
         command
     }
 
+    /// Like [`Self::run`], over TLS. `ca` is the file of the server's authority.
+    fn run_secure(&self, ca: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).arg("--ca").arg(ca);
+        command.args(["--url", &format!("wss://127.0.0.1:{}/", self.port)]);
+        command
+    }
+
     fn broken(&self) -> usize {
         self.broken.load(Ordering::SeqCst)
     }
@@ -92,8 +112,13 @@ fn unacknowledged_messages_are_sent_again_and_none_is_lost() {
     let client = ["--client-id", "11111111-2222-3333-4444-555555555555"];
     produce(proxy.run(&[&["produce", "again", "--batch", "7"], &client[..]].concat()), &sent);
     assert!(proxy.broken() >= 5, "{} connections broke", proxy.broken());
+    none_is_lost(&server, &sent);
+}
+
+/// Fails if the queue `again` does not have all lines, their first copies in the order sent.
+fn none_is_lost(server: &Server, sent: &[String]) {
     // At least once: a message without an acknowledgement may be stored twice.
-    let stored = stored(&server, "again");
+    let stored = stored(server, "again");
     let mut seen: HashMap<&str, usize> = HashMap::new();
     stored.iter().for_each(|line| *seen.entry(line).or_default() += 1);
     let missing = sent.iter().filter(|line| !seen.contains_key(line.as_str())).count();
@@ -101,7 +126,7 @@ fn unacknowledged_messages_are_sent_again_and_none_is_lost() {
     // A client with an id keeps to one partition, so the first copies of the lines are in the order sent.
     let mut copies: HashMap<&str, ()> = HashMap::new();
     let first: Vec<&String> = stored.iter().filter(|line| copies.insert(line, ()).is_none()).collect();
-    assert!(first.into_iter().eq(&sent), "the first copies must be in the order sent");
+    assert!(first.into_iter().eq(sent), "the first copies must be in the order sent");
 }
 
 /// Returns everything in a queue. Produces a last line to find the end.
@@ -129,9 +154,13 @@ fn a_consumer_resumes_where_its_connection_broke_without_loss_or_repeat() {
     produce(server.run(&["produce", "follow", "--connections", "6"]), &sent);
     let breaks = vec![(9_999, 100), (9_999, 260), (9_999, 5_000), (9_999, 300_001), (9_999, 70_000)];
     let proxy = Proxy::start(server.port, breaks);
-    let (mut received, _) = consume(proxy.run(&["consume", "follow", "--count", "30000"]));
+    let (received, _) = consume(proxy.run(&["consume", "follow", "--count", "30000"]));
     assert!(proxy.broken() >= 5, "{} connections broke", proxy.broken());
-    let mut expected = sent;
+    each_once(received, sent);
+}
+
+/// Fails if the lines are not the expected ones, each once, in any order.
+fn each_once(mut received: Vec<String>, mut expected: Vec<String>) {
     received.sort();
     expected.sort();
     assert!(received == expected, "received {} lines of {}", received.len(), expected.len());
@@ -160,4 +189,50 @@ fn the_marker_follows_the_last_printed_line_even_if_more_was_received() {
     received.sort();
     expected.sort();
     assert_eq!(received, expected);
+}
+
+/// Returns a server that ends TLS in front of `server`, and the file of its authority.
+fn secure(server: &Server, place: &Place) -> (Terminator, std::path::PathBuf) {
+    let authority = Authority::new("an authority");
+    let ca = authority.write(&place.0, "ca");
+    let config = server_config(&authority.server(&["127.0.0.1"]), &[&TLS12, &TLS13], None);
+    (Terminator::start(server.port, config, true), ca)
+}
+
+#[test]
+fn over_tls_too_nothing_is_lost_when_connections_break() {
+    let (server, place) = (Server::start(&["--cores", "0-1"]), Place::new("reconnect-produce"));
+    let (terminator, ca) = secure(&server, &place);
+    // Breaks in the client's and in the server's part of the handshake of TLS, in that of WebSocket, in the
+    // setup, in the middle of records, and where only answers are lost.
+    let breaks = vec![
+        (50, 9_999),
+        (9_999, 60),
+        (9_999, 500),
+        (400, 9_999_999),
+        (2_000, 9_999_999),
+        (30_000, 9_999_999),
+        (9_999_999, 1_000),
+        (9_999_999, 1_250),
+    ];
+    let proxy = Proxy::start(terminator.port, breaks);
+    let sent = lines(20_000);
+    let client = ["--client-id", "11111111-2222-3333-4444-555555555555"];
+    let arguments = [&["produce", "again", "--batch", "7"], &client[..]].concat();
+    produce(proxy.run_secure(&ca, &arguments), &sent);
+    assert!(proxy.broken() >= 7, "{} connections broke", proxy.broken());
+    none_is_lost(&server, &sent);
+}
+
+#[test]
+fn over_tls_too_a_consumer_resumes_without_loss_or_repeat() {
+    let (server, place) = (Server::start(&["--cores", "0-1"]), Place::new("reconnect-consume"));
+    let (terminator, ca) = secure(&server, &place);
+    let sent = lines(30_000);
+    produce(server.run(&["produce", "follow", "--connections", "6"]), &sent);
+    let breaks = vec![(9_999, 100), (9_999, 1_500), (9_999, 5_000), (9_999, 300_001), (9_999, 70_000)];
+    let proxy = Proxy::start(terminator.port, breaks);
+    let (received, _) = consume(proxy.run_secure(&ca, &["consume", "follow", "--count", "30000"]));
+    assert!(proxy.broken() >= 5, "{} connections broke", proxy.broken());
+    each_once(received, sent);
 }

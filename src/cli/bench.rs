@@ -9,10 +9,11 @@ use clap::ValueEnum;
 
 use super::output::Output;
 use super::result_file::OutFile;
+use super::tls::TlsArgs;
 use super::{Failure, cores, on_signal};
 use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
-use crate::client::{Address, ClientError, ControlClient, Endpoint, Scheme, without_secret};
+use crate::client::{Address, ClientError, ControlClient, Endpoint, Scheme, Trust, without_secret};
 use crate::control::InfoPage;
 use crate::load::{
     About, Environment, FORMAT, Figures, Interrupt, Knee, Mode, Peer, Plan, ResultFile, RunResult,
@@ -82,6 +83,7 @@ Examples:
   millstream bench both --find-knee --p99-max 5ms        highest rate with p99 < 5 ms
   millstream bench produce --sweep connections           1 to 10,000 connections
   millstream bench both --against kafka --rate 100000    the same load on Kafka
+  millstream bench both --url wss://localhost:9443/ --ca ca.pem    over TLS
 
 Exit codes:
   0    every message arrived as it should
@@ -93,8 +95,8 @@ Exit codes:
 pub(super) struct Args {
     /// What to measure
     mode: ModeArg,
-    /// Address of the server [default: ws://127.0.0.1:9000/; with --against kafka: 127.0.0.1:9092 (its
-    /// brokers); with --against nats: ws://127.0.0.1:8080]
+    /// Address of the server; wss:// for TLS [default: ws://127.0.0.1:9000/; with --against kafka:
+    /// 127.0.0.1:9092 (its brokers); with --against nats: ws://127.0.0.1:8080]
     #[arg(long)]
     url: Option<String>,
     /// Load another server, which you run, instead of Millstream: same schedule, messages, acknowledgement
@@ -200,7 +202,7 @@ pub(super) struct Args {
     #[arg(long)]
     server_pid: Option<u32>,
     /// Address of the server's control port, which gives its own histograms and settings; off for none
-    /// [default: the port after that of --url]
+    /// [default: the port after that of --url; off with wss://]
     #[arg(long)]
     control: Option<String>,
     /// Name of the result in reports [default: the name of the system]
@@ -213,6 +215,8 @@ pub(super) struct Args {
     /// of a sweep, and then those of all its runs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// The allowed rates, in messages per second.
@@ -238,6 +242,12 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, 
     let url = match args.control.as_deref() {
         Some("off") => return Ok(None),
         Some(url) => Address::parse(url, Scheme::Http)?.base(),
+        None if server.is_secure() => {
+            say(format_args!(
+                "millstream: no histograms of the server; set --control to its control port, or to off"
+            ));
+            return Ok(None);
+        }
         None => {
             let Endpoint::Tcp { host, port } = server.endpoint() else { return Ok(None) };
             let Some(port) = port.checked_add(1) else { return Ok(None) };
@@ -316,6 +326,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     Ok(Plan {
         mode,
         url: args.url(),
+        trust: None,
         project: args.project.as_deref().map(Project::parse).transpose()?,
         queue: args.queue.clone(),
         queues: args.queues,
@@ -432,13 +443,26 @@ mod peer {
     }
 }
 
+/// Returns which servers to trust, for a peer whose address uses TLS.
+fn peer_trust(args: &Args, peer: Peer, url: &str) -> Result<Option<Trust>, Failure> {
+    match peer {
+        Peer::Nats => args.tls.trust(&Address::parse(url, Scheme::Ws)?),
+        Peer::Kafka => match args.tls.any() {
+            Some(flag) => Err(Failure(format!("{flag}: does not work with --against kafka"))),
+            None => Ok(None),
+        },
+    }
+}
+
 /// Describes the server under load, in its own words.
 fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Failure> {
     if let Some(peer) = args.peer() {
+        plan.trust = peer_trust(args, peer, &plan.url)?;
         return Ok((peer::prepare(peer, plan)?, None));
     }
     // Report an invalid address before anything connects.
     let address = Address::parse(&plan.url, Scheme::Ws)?;
+    plan.trust = args.tls.trust(&address)?;
     let held = u64::from(plan.idle) + u64::from(plan.stalled);
     let executors = plan.cores.len() as u64 * if held > 0 { 2 } else { 1 };
     let connections = u64::from(plan.producers) + u64::from(plan.consumers) + held;

@@ -41,6 +41,7 @@ Examples:
   millstream consume greetings --from latest        follow new messages only
   millstream consume greetings --exit-at-end        print what is stored, then stop
   millstream consume greetings --from time:1795603784154 --count 10 --json
+  millstream consume greetings --url wss://localhost:9443/ --ca ca.pem
 
 Exit codes:
   0    done

@@ -13,6 +13,7 @@ mod reload;
 mod report;
 mod result_file;
 mod serve;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -26,6 +27,7 @@ use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::tls::TlsArgs;
 use crate::base::names::{ClientId, Project};
 use crate::client::Target;
 use crate::process::terminal::{line_start, say};
@@ -189,8 +191,9 @@ fn on_signal() -> std::io::Result<Receiver<()>> {
 /// Where a client connects, and under which names.
 #[derive(Clone, Debug, clap::Args)]
 struct ClientArgs {
-    /// Address of the server. The query string may also name the project: ws://HOST:PORT/?project_id=NAME. A
-    /// server at a Unix socket: ws+unix:/PATH, and :/?project_id=NAME behind it
+    /// Address of the server; wss:// for TLS. The query string may also name the project:
+    /// ws://HOST:PORT/?project_id=NAME. A server at a Unix socket: ws+unix:/PATH, and :/?project_id=NAME behind
+    /// it
     #[arg(long, default_value = "ws://127.0.0.1:9000/")]
     url: String,
     /// Project (tenant) that owns the queue [default: the server's default project]
@@ -203,6 +206,8 @@ struct ClientArgs {
     /// Retries in a row without progress before giving up
     #[arg(long, default_value_t = 10)]
     retries: u32,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl ClientArgs {
@@ -212,7 +217,9 @@ impl ClientArgs {
             Some(id) => ClientId::parse(id)?,
             None => ClientId::random(),
         };
-        Ok(Target::parse(&self.url, project, Some(client))?)
+        let target = Target::parse(&self.url, project, Some(client))?;
+        let trust = self.tls.trust(&target.address)?;
+        Ok(target.trusting(trust))
     }
 }
 

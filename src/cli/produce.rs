@@ -18,6 +18,7 @@ use glommio::timer::Timer;
 use super::{ClientArgs, Failure, notice, on_signal};
 use crate::base::batch::Record;
 use crate::base::error::StatusCode;
+use crate::base::names::ClientId;
 use crate::client::{Block, Produce, ProduceStats, Source, Target, run_resumed};
 use crate::latency::Summary;
 use crate::process::terminal::{has_progress, line_start, say};
@@ -47,6 +48,7 @@ Examples:
   echo hello | millstream produce greetings
   millstream produce events --file events.txt --key-separator :
   millstream produce load --count 1000000 --size 100 --connections 4
+  echo hello | millstream produce greetings --url wss://queues.example/
 
 Exit codes:
   0    every message was acknowledged
@@ -237,7 +239,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         let input = Input { payloads, acknowledged: acknowledged.clone() };
         let produce = Produce::new(args.queue.clone(), args.ttl, args.batch as usize, input);
         // Each connection gets its own client id, unless `--client-id` sets one.
-        let target = if args.client.client_id.is_some() { target.clone() } else { args.client.target()? };
+        let mut target = target.clone();
+        if args.client.client_id.is_none() {
+            target.client = Some(ClientId::random());
+        }
         producers.push((target, produce));
     }
     let retries = args.client.retries;

@@ -12,9 +12,9 @@ use super::error::ClientError;
 /// The protocol of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// WebSocket, without TLS.
+    /// WebSocket, over TCP (`ws`) or TLS (`wss`).
     Ws,
-    /// HTTP, for a control port.
+    /// HTTP, for a control port. Without TLS.
     Http,
 }
 
@@ -31,6 +31,14 @@ impl Scheme {
         match self {
             Self::Ws => "wss",
             Self::Http => "https",
+        }
+    }
+
+    /// Describes the addresses of this protocol.
+    fn description(self) -> &'static str {
+        match self {
+            Self::Ws => "a ws:// or wss:// address",
+            Self::Http => "an http:// address",
         }
     }
 }
@@ -59,6 +67,7 @@ pub enum Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     scheme: Scheme,
+    is_secure: bool,
     endpoint: Endpoint,
     authority: String,
     path: String,
@@ -79,14 +88,16 @@ impl Address {
         let url = Url::parse(text).map_err(|error| {
             bad(&format!("{error}; write {name}://HOST:PORT/, an IPv6 address in brackets"))
         })?;
-        if url.scheme() == secure {
-            let instead = format!("TLS is not supported yet: use {name}://, or a proxy that terminates TLS");
-            return Err(bad(&instead));
+        let is_secure = url.scheme() == secure;
+        if is_secure && scheme == Scheme::Http {
+            return Err(bad(
+                "a control port does not speak TLS: use http://, or a proxy that terminates TLS",
+            ));
         }
         // The URL parser treats `ws:host` and `ws:///host` like `ws://host`, so check the text.
-        let rest = text.trim().get(name.len()..).and_then(|rest| rest.strip_prefix("://"));
-        let (true, Some(rest)) = (url.scheme() == name, rest) else {
-            return Err(bad(&format!("not a {name}:// address")));
+        let rest = text.trim().get(url.scheme().len()..).and_then(|rest| rest.strip_prefix("://"));
+        let (true, Some(rest)) = (is_secure || url.scheme() == name, rest) else {
+            return Err(bad(&format!("not {}", scheme.description())));
         };
         let Some(host) = url.host().filter(|_| !rest.starts_with(['/', '\\'])) else {
             return Err(bad("the host is missing"));
@@ -110,7 +121,7 @@ impl Address {
         };
         let path = url[Position::BeforePath..Position::AfterQuery].to_owned();
         let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
-        Ok(Self { scheme, endpoint, authority, path })
+        Ok(Self { scheme, is_secure, endpoint, authority, path })
     }
 
     /// Parses what follows `ws+unix:`.
@@ -136,10 +147,16 @@ impl Address {
         }
         Ok(Self {
             scheme: Scheme::Ws,
+            is_secure: false,
             endpoint: Endpoint::Unix(Path::new(socket).to_owned()),
             authority: UNIX_AUTHORITY.into(),
             path: url[Position::BeforePath..Position::AfterQuery].to_owned(),
         })
+    }
+
+    /// Returns whether connections use TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     /// Returns where the server listens.
@@ -159,7 +176,8 @@ impl Address {
 
     /// Returns the URL of a control port without trailing slashes, so that a path can be appended.
     pub fn base(&self) -> String {
-        format!("{}://{}{}", self.scheme.name(), self.authority, self.path.trim_end_matches('/'))
+        let name = if self.is_secure { self.scheme.secure_name() } else { self.scheme.name() };
+        format!("{name}://{}{}", self.authority, self.path.trim_end_matches('/'))
     }
 }
 
@@ -236,10 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn addresses_over_tls_have_their_own_default_port() {
+        assert_eq!(read("wss://Queue.Example"), of("queue.example", 443, "queue.example", "/"));
+        assert_eq!(read("WSS://queue.example:443/q"), of("queue.example", 443, "queue.example", "/q"));
+        assert_eq!(read("wss://[::1]:9443"), of("[::1]", 9443, "[::1]:9443", "/"));
+        let is_secure = |text| Address::parse(text, Scheme::Ws).unwrap().is_secure();
+        assert!(is_secure("wss://h") && is_secure(" WSS://h") && !is_secure("ws://h"));
+    }
+
+    #[test]
     fn unsupported_addresses_are_refused_with_a_reason_and_without_secrets() {
         let cases = [
-            ("wss://h/", "TLS is not supported"),
-            ("WSS://h:9000", "TLS is not supported"),
+            ("https://h/", "wss://"),
+            ("wss:h:9000", "wss://"),
+            ("wss:///h", "host is missing"),
+            ("wss://h:0", "port 0"),
             ("http://h:9000/", "ws://"),
             ("127.0.0.1:9000", "ws://"),
             ("localhost:9000", "ws://"),
@@ -253,8 +282,8 @@ mod tests {
             ("ws://me:hidden@h/", "@"),
             ("ws:me:hidden@h", "…@h"),
             ("me:hidden@h:9000", "…@h:9000"),
-            ("wss://h/?token=hidden&x=1", "token=…&x=1"),
-            ("wss://h/?%74oken=hidden&x=1", "token=…&x=1"),
+            ("https://h/?token=hidden&x=1", "token=…&x=1"),
+            ("https://h/?%74oken=hidden&x=1", "token=…&x=1"),
             ("h:9000?token=hidden", "token=…"),
         ];
         for (text, words) in cases {
@@ -296,7 +325,7 @@ mod tests {
         assert_eq!(base("http://127.0.0.1:9001/").unwrap(), "http://127.0.0.1:9001");
         assert_eq!(base("HTTP://[::1]:9001/behind/").unwrap(), "http://[::1]:9001/behind");
         for (text, words) in [
-            ("https://h/", "TLS is not supported"),
+            ("https://h/", "does not speak TLS"),
             ("127.0.0.1:9001", "http://"),
             ("http://h/?x", "query"),
             ("ws://h/", "http://"),

@@ -6,6 +6,7 @@ use std::io;
 use crate::base::error::StatusCode;
 use crate::client::session::ServerFault;
 use crate::process::terminal::escaped;
+use crate::tls::client::Fault;
 use crate::ws::CloseCode;
 use crate::ws::handshake::Refusal;
 
@@ -20,6 +21,8 @@ pub enum ClientError {
     Refused(Refusal),
     /// The server closed the connection, with a close code if it sent one.
     Closed(Option<CloseCode>),
+    /// TLS failed.
+    Tls(Fault),
     /// The server violated the protocol. The text says how.
     Broken(String),
 }
@@ -32,6 +35,7 @@ impl ClientError {
             // A 429 is transient: the project has reached its limit of connections, and a lost connection may
             // still count.
             Self::Refused(refusal) => StatusCode(refusal.status.into()).is_transient(),
+            Self::Tls(fault) => fault.is_transient(),
             Self::Address(_) | Self::Broken(_) => false,
         }
     }
@@ -45,6 +49,7 @@ impl fmt::Display for ClientError {
             Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, escaped(&refusal.reason)),
             Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),
             Self::Closed(None) => f.write_str("the server closed the connection"),
+            Self::Tls(fault) => write!(f, "TLS: {}", escaped(&fault.to_string())),
             Self::Broken(how) => write!(f, "the server violated the protocol: {}", escaped(how)),
         }
     }
@@ -55,6 +60,12 @@ impl std::error::Error for ClientError {}
 impl From<io::Error> for ClientError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+impl From<Fault> for ClientError {
+    fn from(fault: Fault) -> Self {
+        Self::Tls(fault)
     }
 }
 

@@ -7,6 +7,10 @@
 //! | `session/` | one produce or consume operation, without I/O |
 //! | `wire` | handshake and frames of one connection, without I/O |
 //! | `error` | why a connection ended, and whether a retry can help |
+//! | `trust` | which servers to trust, and the certificate of the client: reads the files |
+//! | `connection` | opens and closes a connection |
+//! | `link` | how the bytes of a connection travel |
+//! | `secure` | TLS on a socket |
 //! | `silence` | pings to a silent server, and when to give it up |
 //! | `driver` | one connection on a socket: reads, polls the application, writes |
 //! | `produce` | sends messages from a source, and resends them until acknowledged |
@@ -17,26 +21,32 @@
 //! | `resume` | runs `produce` or `consume` over as many connections as it takes |
 
 mod address;
+mod connection;
 mod consume;
 mod control;
 mod driver;
 mod end;
 mod error;
+mod link;
 mod place;
 mod produce;
 mod resolve;
 mod resume;
+mod secure;
 pub mod session;
 mod silence;
+mod trust;
 mod wire;
 
 pub use address::{Address, Endpoint, Scheme, without_secret};
+pub use connection::{Connection, connect};
 pub use consume::{Consume, Sink};
 pub use control::{ControlClient, ControlError};
-pub use driver::{Application, Next, connect, run, run_with_buffer};
+pub use driver::{Application, Next, run, run_with_buffer};
 pub use error::ClientError;
 pub use produce::{Block, Produce, ProduceStats, Source};
 pub use resume::{Resume, run_resumed};
+pub use trust::{Trust, TrustSettings};
 pub use wire::{Target, Wire};
 
 use std::time::Duration;

@@ -3,7 +3,8 @@
 
 use glommio::timer::Timer;
 
-use super::driver::{Application, connect, run};
+use super::connection::connect;
+use super::driver::{Application, run};
 use super::wire::{Target, Wire};
 use super::{ClientError, backoff};
 use crate::client::session::Outcome;
@@ -60,11 +61,10 @@ pub async fn run_resumed(
 }
 
 async fn run_once(target: &Target, application: &mut impl Application) -> Result<(), ClientError> {
-    let mut stream = connect(target).await?;
+    let mut connection = connect(target).await?;
     let mut wire = Wire::start(target);
-    let result = run(&mut stream, &mut wire, application).await;
-    // Fails if the connection has already failed, which does not matter.
-    let _ = stream.shutdown(std::net::Shutdown::Both).await;
+    let result = run(&mut connection, &mut wire, application).await;
+    connection.close().await;
     result
 }
 

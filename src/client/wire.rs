@@ -3,6 +3,7 @@
 use super::address::{Address, Scheme};
 use super::error::ClientError;
 use super::resolve::{self, Lookup};
+use super::trust::Trust;
 use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::base::names::{ClientId, Project};
 use crate::front::SUBPROTOCOL;
@@ -13,6 +14,9 @@ use crate::ws::{Input, Receiver, Role, Sender};
 /// The longest accepted response to a handshake, in bytes.
 const RESPONSE_BYTES_MAX: usize = 16 << 10;
 
+/// How an alert of TLS begins: its type, and the first byte of the version.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
+
 /// Where to connect, and with which project and client id.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -22,6 +26,8 @@ pub struct Target {
     pub project: Option<Project>,
     /// The id of this client. `None` lets the server assign one for each connection.
     pub client: Option<ClientId>,
+    /// Which servers to trust. Needed for addresses with TLS.
+    pub trust: Option<Trust>,
     /// The function that resolves the server's name at each connection.
     pub(super) lookup: Lookup,
 }
@@ -30,7 +36,13 @@ impl Target {
     /// Parses a URL like `ws://host:port/path`. Does not resolve the name.
     pub fn parse(url: &str, project: Option<Project>, client: Option<ClientId>) -> Result<Self, ClientError> {
         let address = Address::parse(url, Scheme::Ws)?;
-        Ok(Self { address, project, client, lookup: resolve::system })
+        Ok(Self { address, project, client, trust: None, lookup: resolve::system })
+    }
+
+    /// Sets which servers to trust.
+    #[must_use]
+    pub fn trusting(self, trust: Option<Trust>) -> Self {
+        Self { trust, ..self }
     }
 }
 
@@ -91,6 +103,10 @@ impl Wire {
             return self.handle_frames(input, &mut each);
         };
         response.extend_from_slice(input);
+        if response.starts_with(&TLS_ALERT) {
+            let how = "the server answered with TLS: is this its TLS port? Then write wss://";
+            return Err(ClientError::Broken(how.into()));
+        }
         match handshake.handle(&response).map_err(ClientError::Refused)? {
             Some(used) => {
                 let mut rest = response.split_off(used);

@@ -28,6 +28,7 @@ pub(super) struct ServerUse {
 pub(super) struct Measured {
     pub window: Window,
     pub elapsed: Duration,
+    pub tls: Option<String>,
     pub produced: Vec<Produced>,
     pub consumed: Vec<Consumed>,
     pub setup: Histogram<u64>,
@@ -95,7 +96,7 @@ impl Pace {
 pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
     let interrupted = plan.interrupt.at().filter(|at| *at < measured.window.until);
     let pace = Pace::new(plan, &measured, interrupted);
-    let Measured { window: _, elapsed, produced, consumed, setup, gathered, server } = measured;
+    let Measured { window: _, elapsed, tls, produced, consumed, setup, gathered, server } = measured;
     let (mut acknowledged, mut acknowledged_measured, mut refused, mut unsent) = (0, 0, 0, 0);
     let mut failures = Vec::new();
     for one in &produced {
@@ -141,6 +142,7 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         keys: plan.keys,
         rate: plan.rate,
         in_flight: plan.in_flight,
+        tls,
         measured_seconds: pace.seconds(),
         elapsed_seconds: elapsed.as_secs_f64(),
         acknowledged,
@@ -191,6 +193,7 @@ mod tests {
         let measured = Measured {
             window: Window { begins: from, from, ..Window::of(from, plan) },
             elapsed: Duration::from_secs(10),
+            tls: None,
             produced: vec![produced],
             consumed: vec![consumed],
             setup: histogram(),

@@ -51,7 +51,7 @@ pub(super) async fn hold(
 ) -> Result<Duration, ClientError> {
     let began = Instant::now();
     let target = plan.target()?;
-    let mut stream = connect(&target).await?;
+    let mut connection = connect(&target).await?;
     let mut wire = Wire::start(&target);
     // An idle connection uses its own queue, so that messages which the server may send without credit do not
     // come from the load.
@@ -67,18 +67,20 @@ pub(super) async fn hold(
     };
     let mut buffer = [0; READ_BYTES];
     // Ends once the setup is answered.
-    run_with_buffer(&mut stream, &mut wire, &mut held, &mut buffer).await?;
+    run_with_buffer(&mut connection, &mut wire, &mut held, &mut buffer).await?;
+    progress.learn(connection.security());
     held.stays = true;
     let took = began.elapsed();
     progress.held_ready.fetch_add(1, Ordering::AcqRel);
     match kind {
-        Held::Idle => run_with_buffer(&mut stream, &mut wire, &mut held, &mut buffer).await?,
+        Held::Idle => run_with_buffer(&mut connection, &mut wire, &mut held, &mut buffer).await?,
         Held::Stalled => {
             while !held.is_over(Instant::now()) {
                 glommio::timer::sleep(LOOK_EVERY).await;
             }
         }
     }
+    connection.close().await;
     Ok(took)
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::interrupt::Interrupt;
 use super::stamp::Stamp;
 use crate::base::names::{ClientId, Project};
-use crate::client::{ClientError, ControlClient, Target};
+use crate::client::{ClientError, ControlClient, Target, Trust};
 
 /// Which kinds of connections a run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -56,6 +56,8 @@ pub struct Plan {
     pub mode: Mode,
     /// The address of the server.
     pub url: String,
+    /// Which servers to trust. Needed if the address uses TLS.
+    pub trust: Option<Trust>,
     /// The project (tenant). `None` means the server's default.
     pub project: Option<Project>,
     /// The name of the queue. Several queues get `-0`, `-1` and so on appended.
@@ -203,7 +205,7 @@ impl Plan {
 
     pub(super) fn target(&self) -> Result<Target, ClientError> {
         let client = (!self.anonymous).then(ClientId::random);
-        Target::parse(&self.url, self.project.clone(), client)
+        Ok(Target::parse(&self.url, self.project.clone(), client)?.trusting(self.trust.clone()))
     }
 }
 
@@ -213,6 +215,7 @@ pub(super) fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
     Plan {
         mode,
         url: "ws://127.0.0.1:9000/".into(),
+        trust: None,
         project: None,
         queue: "q".into(),
         queues: 1,

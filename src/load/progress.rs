@@ -1,10 +1,12 @@
 //! Counters that the connections of a run share. They change once per read, never once per message.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::interrupt::Interrupt;
 use super::start::Start;
+use crate::tls::client::Security;
 
 /// The shared state of a run.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Progress {
     pub held_ready: AtomicUsize,
     /// Whether a connection failed. Then every connection stops.
     pub failed: AtomicBool,
+    /// The version and the cipher suite of TLS, once a connection knows them.
+    tls: OnceLock<Security>,
     interrupt: Interrupt,
 }
 
@@ -40,8 +44,22 @@ impl Progress {
             producers: AtomicUsize::new(producers as usize),
             held_ready: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
+            tls: OnceLock::new(),
             interrupt,
         }
+    }
+
+    /// Records the version and the cipher suite of a connection. Those of the first one count.
+    pub(super) fn learn(&self, security: Option<Security>) {
+        if let Some(security) = security {
+            // Fails if another connection was first.
+            let _ = self.tls.set(security);
+        }
+    }
+
+    /// Returns the version and the cipher suite of TLS, or `None` if the connections do not use it.
+    pub(super) fn tls(&self) -> Option<String> {
+        self.tls.get().map(ToString::to_string)
     }
 
     pub(super) fn has_failed(&self) -> bool {

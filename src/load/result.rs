@@ -143,6 +143,9 @@ pub struct Figures {
     /// The most messages that a producer might have in flight. `None` for as many as the server, or the
     /// peer's client, allows.
     pub in_flight: Option<u64>,
+    /// The version and the cipher suite of TLS. `None` if the connections did not use it, or in older files.
+    #[serde(default)]
+    pub tls: Option<String>,
     /// The length of the measured time.
     pub measured_seconds: f64,
     /// The time from the first connection to the end.

@@ -26,7 +26,7 @@ use super::server_side::resident_bytes;
 use super::server_watch::ServerWatch;
 use super::setup::{start_all, wait_for};
 use super::window::Window;
-use crate::client::{ClientError, Wire, connect, run as run_connection};
+use crate::client::{Application, ClientError, Wire, connect, run as run_connection};
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
 
@@ -89,7 +89,8 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     }
     let gathered = gatherer.join().map_err(|_| ClientError::Broken("gathering has panicked".into()))?;
     let server = ServerUse { held_bytes: server_held_bytes, ..server.finish() };
-    Ok(result(&plan, Measured { window, elapsed, produced, consumed, setup, gathered, server }))
+    let tls = progress.tls();
+    Ok(result(&plan, Measured { window, elapsed, tls, produced, consumed, setup, gathered, server }))
 }
 
 fn broken(core: usize, error: &dyn std::fmt::Display) -> ClientError {
@@ -207,16 +208,25 @@ async fn or_called_off(
     futures_lite::future::or(load, called_off).await
 }
 
+/// Runs one connection from beginning to end.
+async fn connect_and_run(
+    plan: &Plan,
+    progress: &Progress,
+    application: &mut impl Application,
+) -> Result<(), ClientError> {
+    let target = plan.target()?;
+    let mut connection = connect(&target).await?;
+    let mut wire = Wire::start(&target);
+    let ended = run_connection(&mut connection, &mut wire, application).await;
+    progress.learn(connection.security());
+    connection.close().await;
+    ended
+}
+
 async fn produce(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientError> {
     let Part { plan, number, progress } = part.clone();
     let mut producer = LoadProducer::new(part, meter);
-    let load = async {
-        let target = plan.target()?;
-        let mut stream = connect(&target).await?;
-        let mut wire = Wire::start(&target);
-        run_connection(&mut stream, &mut wire, &mut producer).await
-    };
-    let load = or_called_off(&progress, load);
+    let load = or_called_off(&progress, connect_and_run(&plan, &progress, &mut producer));
     let ended = or_interrupted(&plan.interrupt, load, || ()).await;
     let ended = ended.map(|()| producer.produced);
     match &ended {
@@ -233,13 +243,7 @@ async fn produce(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientEr
 async fn consume(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientError> {
     let Part { plan, progress, .. } = part.clone();
     let mut consumer = LoadConsumer::new(part, meter);
-    let load = async {
-        let target = plan.target()?;
-        let mut stream = connect(&target).await?;
-        let mut wire = Wire::start(&target);
-        run_connection(&mut stream, &mut wire, &mut consumer).await
-    };
-    let load = or_called_off(&progress, load);
+    let load = or_called_off(&progress, connect_and_run(&plan, &progress, &mut consumer));
     let ended = or_interrupted(&plan.interrupt, load, || ()).await;
     let ended = ended.map(|()| consumer.consumed());
     if ended.is_err() {

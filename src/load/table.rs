@@ -22,6 +22,9 @@ impl fmt::Display for Figures {
                 write!(f, ", {count} {what}")?;
             }
         }
+        if let Some(tls) = &self.tls {
+            write!(f, ", {}", escaped(tls))?;
+        }
         match self.rate {
             Some(rate) => writeln!(f, ", {rate:.0} /s on schedule, {:.1} s", self.measured_seconds)?,
             None => writeln!(f, ", {:.1} s", self.measured_seconds)?,

@@ -137,6 +137,9 @@ pub(super) fn loads(all: &[Compared]) -> Table {
                 load += &format!(", {number} {what}");
             }
         }
+        if let Some(tls) = &figures.tls {
+            load += &format!(", over {tls}");
+        }
         let pace = figures.rate.map_or("as fast as possible (closed loop)".into(), |rate| format!("{} /s on schedule (open loop)", count(rate)));
         let pace = pace + &knee(one).unwrap_or_default();
         let fairness = [("producers", figures.producer_fairness), ("consumers", figures.consumer_fairness)];

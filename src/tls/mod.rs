@@ -1,6 +1,7 @@
-//! TLS for the server without I/O: bytes of the wire in, plaintext out, and the way back.
+//! TLS without I/O: bytes of the wire in, plaintext out, and the way back. The server's side; `client` has the
+//! client's.
 //!
-//! Built on rustls and aws-lc-rs. Only this room knows rustls: the rest of the server sees a [`Session`] for
+//! Built on rustls and aws-lc-rs. In the server, only this room knows rustls: the rest sees a [`Session`] for
 //! each connection, and a [`Config`] that all connections share and a reload replaces.
 //!
 //! TLS 1.2 and 1.3, ALPN `http/1.1`. There is no resumption: with ECDSA it saves nothing, and it would skip
@@ -15,9 +16,11 @@
 //! | `failure` | why a session ended |
 //! | `counters` | handshakes, failures and bytes of a shard |
 //! | `settings` | the settings of certificates, client certificates and versions |
+//! | `client/` | the client's side of a connection |
 //! | `files` | reads the files of the settings: the only part with I/O |
 
 mod certificate;
+pub mod client;
 mod config;
 mod counters;
 mod failure;

@@ -28,9 +28,9 @@ pub const ROOMS: &[Room] = &[
     Room { name: "control", may: &["base", "process", "tls", "latency", "store", "shard"] },
     Room {
         name: "client",
-        may: &["base", "process", "ws", "pb", "latency", "operation", "front", "shard::executor"],
+        may: &["base", "process", "ws", "tls", "pb", "latency", "operation", "front", "shard::executor"],
     },
-    Room { name: "load", may: &["base", "process", "latency", "store", "shard", "control", "client"] },
+    Room { name: "load", may: &["base", "process", "tls", "latency", "store", "shard", "control", "client"] },
     Room { name: "report", may: &["base", "latency", "load"] },
     Room {
         name: "config",

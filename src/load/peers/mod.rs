@@ -32,8 +32,10 @@ use super::result::RunResult;
 use super::server_watch::ServerWatch;
 use super::setup::{Arrival, start_all};
 use super::window::Window;
-use crate::client::ClientError;
+use crate::client::{ClientError, connect};
 use crate::latency::histogram;
+use crate::shard::executor::{ExecutorSettings, spawn};
+use crate::tls::client::Security;
 
 /// How often a consumer checks whether it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -74,6 +76,7 @@ enum Done {
 pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let plan = Arc::new(plan);
     let progress = Arc::new(Progress::new(plan.producers(), plan.consumers(), plan.interrupt.clone()));
+    progress.learn(security(&plan)?);
     let began = Instant::now();
     let (to, pieces) = channel();
     let mut threads = Vec::new();
@@ -115,7 +118,24 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let gathered = gatherer.join().map_err(|_| broken(&"gathering has panicked"))?;
     let server = server.finish();
     let setup = histogram();
-    Ok(result(&plan, Measured { window, elapsed, produced, consumed, setup, gathered, server }))
+    let tls = progress.tls();
+    Ok(result(&plan, Measured { window, elapsed, tls, produced, consumed, setup, gathered, server }))
+}
+
+/// Returns what a peer's address agrees to with a client, if it uses TLS. The peer's own client does not say.
+fn security(plan: &Plan) -> Result<Option<Security>, ClientError> {
+    if plan.trust.is_none() {
+        return Ok(None);
+    }
+    let target = plan.target()?;
+    let settings = ExecutorSettings { name: "tls".into(), core: None };
+    let negotiated = spawn(settings, move || async move {
+        let mut connection = connect(&target).await?;
+        let security = connection.negotiate().await;
+        connection.close().await;
+        security
+    });
+    negotiated.map_err(|error| broken(&error))?.join().map_err(|error| broken(&error))?
 }
 
 fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use async_nats::ConnectOptions;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::context::PublishError;
@@ -41,7 +42,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
 }
 
 async fn connect(plan: &Plan) -> Result<(async_nats::Client, JetStream), Failed> {
-    let client = async_nats::connect(&plan.url).await?;
+    let mut options = ConnectOptions::new();
+    if let Some(trust) = &plan.trust {
+        options = options.tls_client_config(trust.config().as_ref().clone());
+    }
+    let client = options.connect(&plan.url).await?;
     let context =
         jetstream::ContextBuilder::new().max_ack_inflight(IN_FLIGHT as usize + 1).build(client.clone());
     Ok((client, context))
