@@ -154,7 +154,7 @@ impl Drop for Brokers {
 
 /// Returns the first of `count` consecutive free ports.
 fn free_ports(count: usize) -> u16 {
-    for _ in 0..100 {
+    for _ in 0..10_000 {
         let first = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = first.local_addr().expect("it is bound").port();
         let rest: Vec<_> = (1..count as u16)

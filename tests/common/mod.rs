@@ -1,10 +1,14 @@
 //! A real server on a free port, and a client that speaks the protocol byte by byte through tungstenite.
 #![allow(dead_code)]
 
+mod originator;
+
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,6 +38,22 @@ pub struct Server {
     pub control: u16,
     arguments: Vec<String>,
     log: Arc<Mutex<Vec<String>>>,
+    /// The directory of the certificate, if clients reach the server over TLS.
+    certificate: Option<PathBuf>,
+}
+
+/// Returns whether clients reach the servers of this run over TLS. `TESTS_TLS=1` sets it.
+fn speaks_tls() -> bool {
+    std::env::var("TESTS_TLS").is_ok_and(|set| set == "1")
+}
+
+/// Creates a directory for the certificate of one server.
+fn certificate_directory() -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = format!("tls-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&path).unwrap();
+    path
 }
 
 /// Returns the port after `key=127.0.0.1:` or `key=[::]:`, in a line of text or JSON.
@@ -76,13 +96,18 @@ impl Server {
             .spawn()
             .unwrap();
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let server = Self { child, port, control: 0, arguments, log: Arc::default() };
+        let server = Self { child, port, control: 0, arguments, log: Arc::default(), certificate: None };
         eventually("the server", || server.is_listening().then_some(()));
         (server, reader)
     }
 
     /// Starts a server with a command that runs the binary with the arguments that it gets.
     pub fn start_by(mut command: Command, arguments: &[&str]) -> Self {
+        let certificate = (speaks_tls() && !arguments.contains(&"--tls-listen")).then(certificate_directory);
+        let tls = certificate.as_deref().map(originator::certificate);
+        if let Some((files, _)) = &tls {
+            command.env("MILLSTREAM_TLS_LISTEN", "127.0.0.1:0").env("MILLSTREAM_TLS_CERTIFICATES", files);
+        }
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -92,16 +117,20 @@ impl Server {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
-        let (port, control) = loop {
+        let (listen, secure, control) = loop {
             let line = lines
                 .next()
                 .unwrap_or_else(|| panic!("the server ended before it listened: {said:?}"))
                 .unwrap();
-            let ports = (port(&line, "listen"), port(&line, "control"));
+            let ports = (port(&line, "listen"), port(&line, "tls_listen"), port(&line, "control"));
             said.push(line);
-            if let (Some(listen), control) = ports {
-                break (listen, control.unwrap_or(0));
+            if let (Some(listen), secure, control) = ports {
+                break (listen, secure, control.unwrap_or(0));
             }
+        };
+        let port = match (tls, secure) {
+            (Some((_, config)), Some(secure)) => originator::originate(secure, config),
+            _ => listen,
         };
         let log = Arc::new(Mutex::new(said));
         let to = log.clone();
@@ -109,7 +138,7 @@ impl Server {
             lines.map_while(Result::ok).for_each(|line| to.lock().unwrap().push(line))
         });
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { child, port, control, arguments, log }
+        Self { child, port, control, arguments, log, certificate }
     }
 
     /// Returns the lines logged so far.
@@ -251,6 +280,9 @@ impl Drop for Server {
         // Fails if the server has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(directory) = &self.certificate {
+            let _ = fs::remove_dir_all(directory);
+        }
     }
 }
 
