@@ -16,8 +16,10 @@ from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 from prometheus_client.parser import text_string_to_metric_families
 
+# The labels, all of which have few values.
+LABELS = ("shard", "status", "kind", "stage", "le", "result", "reason", "version", "suite")
 COUNTER_SUFFIXES = ("_total",)
-UNITS = ("_bytes", "_seconds")
+UNITS = ("_bytes", "_seconds", "_bytes_per_second")
 MESSAGES = 20_000
 
 
@@ -94,7 +96,7 @@ def metrics(control):
             is_counter = family.type == "counter"
             assert sample.name.endswith(COUNTER_SUFFIXES) == is_counter, sample.name
             for name in sample.labels:
-                assert name in ("shard", "status", "kind", "stage", "le"), f"an unbounded label: {name}"
+                assert name in LABELS, f"an unbounded label: {name}"
         for word in ("kib", "kilobytes", "ms", "milliseconds", "us"):
             assert word not in family.name.split("_"), f"{family.name}: not a base unit"
         if "bytes" in family.name:
