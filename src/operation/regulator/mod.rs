@@ -19,7 +19,7 @@
 //!   network let through. They can raise the rate, but never lower it. If a producer uses its allowance although
 //!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network.
 //! - The *shortest commit* keeps slow disks busy: while the disk syncs one round, it receives the next one. In
-//!   a saturated store a commit also waits for others, so such a window cannot raise this value.
+//!   a busy store a commit also waits for others, so only windows in which it was idle can raise this value.
 //! - *Busy producers* are counted by what they have under way: a producer that uses half of its allowance counts
 //!   as half. The count covers the last two epochs, so that a producer that falls silent stops counting.
 //! - The bound for *quiet producers* keeps a crowd from waking up with far more credit than the store can take.
