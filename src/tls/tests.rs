@@ -284,6 +284,22 @@ fn nothing_is_sealed_before_the_handshake_ends() {
 }
 
 #[test]
+fn a_failed_session_stays_failed_also_within_a_handshake_message() {
+    let mut rig = Rig::new(rustls::ALL_VERSIONS);
+    // The header of a handshake message, and a record of no known kind.
+    rig.up = [&[22, 3, 1, 0, 4, 1, 0, 0, 99][..], &[99, 3, 3, 0, 1, 0]].concat();
+    let sent = rig.up.len();
+    let Rig { session, up, down, .. } = &mut rig;
+    assert_eq!(session.open(&mut up[..sent], down, |_| ()), Err(Failure::Protocol));
+    assert!(!down.is_empty(), "an alert");
+    let mut wire = Vec::new();
+    assert!(session.open(&mut [22, 3], &mut wire, |_| ()).is_err());
+    assert!(session.seal(b"late", &mut wire).is_err());
+    session.close(&mut wire);
+    assert!(wire.is_empty());
+}
+
+#[test]
 fn client_certificates_are_required_named_and_revoked() {
     let ca = Ca::new();
     let config = |auth, revoked: &[u64]| {

@@ -177,11 +177,14 @@ impl<T: Transport> Secure<T> {
         if result == Err(Failure::PlainHttp) {
             Refusal::new(400, "plaintext HTTP on the port for TLS: use https:// or wss://").write(sealed);
         }
-        self.send(sealed)?;
+        let sent = self.send(sealed);
         match result {
+            // The connection ends in any case, also if the peer is gone and gets no alert.
             Err(failure) => return Err(self.fail(failure, wire)),
-            Ok(State::Open | State::PeerClosed) if handshake.is_some() => self.admit(wire)?,
-            Ok(_) => {}
+            Ok(_) => sent?,
+        }
+        if handshake.is_some() && !self.is_handshaking() {
+            self.admit(wire)?;
         }
         if filled == 0 {
             // The next step, or the end, is for a later call, so that others have their turn.

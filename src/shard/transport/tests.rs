@@ -6,8 +6,12 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, ProtocolVersion, RootCertStore,
+    SupportedCipherSuite,
+};
 
 use super::{AHEAD_BYTES, Secure, Tls, Transport};
 use crate::base::clock::Now;
@@ -25,6 +29,8 @@ struct Wire {
     room: usize,
     is_ended: bool,
     is_shut: bool,
+    /// The peer has reset the connection.
+    is_reset: bool,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +54,9 @@ impl Transport for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let wire = &mut *self.wire.borrow_mut();
         assert!(!wire.is_shut, "written after the end");
+        if wire.is_reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let accepted = bytes.len().min(wire.room.saturating_sub(wire.down.len()));
         wire.down.extend(&bytes[..accepted]);
         Ok(accepted)
@@ -84,11 +93,12 @@ impl Rig {
         let material = Material { pairs: vec![pair], ..Material::default() };
         let config = Config::new(material, &Settings::default()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let client = ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        client.enable_secret_extraction = true;
         let client = ClientConnection::new(Arc::new(client), ServerName::try_from("server.example").unwrap());
         let shared = Rc::new(Tls::new(Arc::new(config), WINDOW));
         let wire: Rc<RefCell<Wire>> = Rc::default();
@@ -235,4 +245,42 @@ fn a_handshake_that_does_not_end_is_counted() {
     assert!(secure.write(b"HTTP/1.1 408 ").is_err(), "nothing is sent before the handshake ends");
     drop(secure);
     assert_eq!(rig.shared.counters().failed.iter().sum::<u64>(), 1);
+}
+
+/// Returns a record of the client that contains the start of a handshake message.
+fn half_a_message(client: ClientConnection) -> Vec<u8> {
+    let Some(SupportedCipherSuite::Tls13(suite)) = client.negotiated_cipher_suite() else {
+        panic!("TLS 1.3")
+    };
+    let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
+    let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+    | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+    | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
+    else {
+        panic!("an unknown cipher")
+    };
+    let header_of_key_update = [24, 0, 0, 1];
+    let message = OutboundPlainMessage {
+        typ: ContentType::Handshake,
+        version: ProtocolVersion::TLSv1_2,
+        payload: OutboundChunks::Single(&header_of_key_update),
+    };
+    suite.aead_alg.encrypter(key, iv).encrypt(message, sequence).unwrap().encode()
+}
+
+#[test]
+fn a_peer_that_breaks_a_record_within_a_message_and_is_gone_ends_only_its_connection() {
+    let Rig { mut secure, shared, wire, client } = Rig::new();
+    let corrupted = [&[23, 3, 3, 0, 20][..], &[7; 20]].concat();
+    wire.borrow_mut().up.extend(half_a_message(client));
+    assert_eq!(secure.read(&mut [0; 10]).unwrap(), None);
+    wire.borrow_mut().up.extend(corrupted);
+    wire.borrow_mut().is_reset = true;
+    let why = secure.read(&mut [0; 10]).unwrap_err();
+    assert_eq!(why.to_string(), "the bytes are not valid TLS");
+    assert!(secure.read(&mut [0; 10]).is_err());
+    assert!(secure.write(b"more").is_err());
+    secure.shut_down();
+    drop(secure);
+    assert_eq!((shared.counters().broken, shared.kept()), (1, 0));
 }
