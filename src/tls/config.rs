@@ -15,6 +15,7 @@ use x509_parser::parse_x509_crl;
 
 use super::certificate::Facts;
 use super::resolver::Resolver;
+use super::verifier::Bounded;
 use super::{CertificateId, ClientAuth, ClientCertificate, MinVersion, Settings};
 
 /// The protocol that the server speaks over TLS.
@@ -192,5 +193,6 @@ fn verifier(
         .with_crls(crls)
         .enforce_revocation_expiration();
     let builder = if auth == ClientAuth::Optional { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|error| Unusable::Crls(error.to_string()))
+    let verifier = builder.build().map_err(|error| Unusable::Crls(error.to_string()))?;
+    Ok(Arc::new(Bounded(verifier)))
 }

@@ -164,13 +164,15 @@ impl Session {
     }
 
     /// Returns the client that a verified certificate names. `None` before the handshake ends, and for a
-    /// client without a certificate.
-    pub fn certificate(&self) -> Option<ClientCertificate> {
+    /// client without a certificate. Fails if a certificate cannot be read, so that it cannot be compared with
+    /// revoked ones.
+    pub fn certificate(&self) -> Result<Option<ClientCertificate>, Failure> {
         if self.state == State::Handshaking {
-            return None;
+            return Ok(None);
         }
-        let chain: &[CertificateDer<'_>] = self.connection.peer_certificates()?;
-        ClientCertificate::read(chain)
+        let chain: Option<&[CertificateDer<'_>]> = self.connection.peer_certificates();
+        let Some((client, intermediates)) = chain.and_then(<[_]>::split_first) else { return Ok(None) };
+        ClientCertificate::read(client, intermediates).map(Some).ok_or(Failure::Certificate)
     }
 
     fn open_records(

@@ -316,14 +316,17 @@ fn client_certificates_are_required_named_and_revoked() {
     let (required, server) = config(ClientAuth::Required, &[6]);
     let with = |certificate| Rig::of(&required, client_of(&server, rustls::ALL_VERSIONS, certificate));
     let rig = with(Some(ca.client("app.example", 5))).shake().unwrap();
-    let client = rig.session.certificate().unwrap();
+    let client = rig.session.certificate().unwrap().unwrap();
     assert_eq!(client.names, ["app.example"]);
     assert_eq!(&*client.chain[0].serial, &[5]);
     assert!(!required.revokes(&client));
     let (later, _) = config(ClientAuth::Required, &[5, 6]);
     assert!(later.revokes(&client), "a later list revokes it");
-    // A client without a certificate, one that is revoked, and one of another CA.
-    for certificate in [None, Some(ca.client("gone.example", 6)), Some(Ca::new().client("app.example", 5))] {
+    // Without a certificate, with a revoked one, with one of another CA, and with a malformed one that follows.
+    let mut followed = ca.client("app.example", 5);
+    followed.chain.push(CertificateDer::from(b"garbage".to_vec()));
+    let revoked = ca.client("gone.example", 6);
+    for certificate in [None, Some(revoked), Some(Ca::new().client("app.example", 5)), Some(followed)] {
         let mut rig = with(certificate);
         let mut failure = None;
         for _ in 0..4 {
@@ -334,12 +337,12 @@ fn client_certificates_are_required_named_and_revoked() {
             rig.down(usize::MAX, &mut Vec::new()).unwrap();
         }
         assert_eq!(failure, Some(Failure::Certificate));
-        assert_eq!(rig.session.certificate(), None);
+        assert_eq!(rig.session.certificate(), Ok(None));
         assert!(rig.down(usize::MAX, &mut Vec::new()).is_err(), "the client got an alert");
     }
     let (optional, server) = config(ClientAuth::Optional, &[]);
     let rig = Rig::of(&optional, client_of(&server, rustls::ALL_VERSIONS, None)).shake().unwrap();
-    assert_eq!(rig.session.certificate(), None);
+    assert_eq!(rig.session.certificate(), Ok(None));
 }
 
 #[test]

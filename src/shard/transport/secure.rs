@@ -196,7 +196,10 @@ impl<T: Transport> Secure<T> {
 
     /// Handles the end of the handshake.
     fn admit(&mut self, wire: &mut [u8]) -> io::Result<()> {
-        let certificate = self.session.certificate();
+        let certificate = match self.session.certificate() {
+            Ok(certificate) => certificate,
+            Err(failure) => return Err(self.fail(failure, wire)),
+        };
         // The handshake may have begun before a reload that revoked the certificate.
         if certificate.as_ref().is_some_and(|of| self.shared.config.borrow().revokes(of)) {
             return Err(self.fail(Failure::Certificate, wire));
