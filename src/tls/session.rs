@@ -17,6 +17,9 @@ use super::{ClientCertificate, Config, Failure, HANDSHAKE_BYTES_MAX, RECORD_BYTE
 /// The most plaintext of a record (RFC 8446, section 5.1).
 const PLAINTEXT_BYTES_MAX: usize = 16 << 10;
 
+/// The size of a record's header.
+const HEADER_BYTES: usize = 5;
+
 /// More than any cipher adds to a record.
 const OVERHEAD_BYTES: usize = 64;
 
@@ -37,7 +40,7 @@ pub struct Session {
     /// Bytes that are not processed: the start of a record, or of a handshake message.
     cut: Vec<u8>,
     state: State,
-    /// The number of bytes received before the handshake ended.
+    /// The number of bytes received before the handshake ended, and along with its end.
     received: usize,
     /// The number of calls of [`Self::open`] that completed a record. Distinguishes cut records.
     opened: u64,
@@ -187,14 +190,16 @@ impl Session {
                 return Err(Failure::PlainHttp);
             }
             self.received += arrived;
-            if self.received > HANDSHAKE_BYTES_MAX {
-                return Err(Failure::TooLong);
-            }
         }
         match self.process(wire, reply, take) {
             Ok(used) => {
                 let rest = &wire[used..];
-                if self.state != State::Handshaking && rest.len() >= RECORD_BYTES_MAX {
+                let is_too_long = match self.state {
+                    State::Handshaking => self.received > HANDSHAKE_BYTES_MAX,
+                    State::Open | State::PeerClosed => rest.len() >= RECORD_BYTES_MAX,
+                };
+                if is_too_long {
+                    self.refuse(rest.len(), reply);
                     return Err(Failure::TooLong);
                 }
                 self.opened += u64::from(used > 0);
@@ -249,6 +254,16 @@ impl Session {
                 // Early data is off, and there are no other states.
                 _ => return Err((Failure::Protocol, used)),
             }
+        }
+    }
+
+    /// Appends the alert for a peer that has sent too much, with `rest` bytes that are not processed.
+    fn refuse(&mut self, rest: usize, reply: &mut Vec<u8>) {
+        // rustls writes alerts only for what it has found itself. It may skip all of the rest, and then finds no
+        // header of a record.
+        let mut no_record = vec![u8::MAX; rest + HEADER_BYTES];
+        if self.connection.process_tls_records(&mut no_record).state.is_err() {
+            self.alert(&mut no_record, reply);
         }
     }
 

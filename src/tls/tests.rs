@@ -267,7 +267,22 @@ fn a_handshake_may_take_a_bounded_number_of_bytes() {
         }
     };
     assert_eq!(result, Err(Failure::TooLong));
+    assert_eq!(rig.down[..3], [21, 3, 3], "an alert");
     assert!(sent < HANDSHAKE_BYTES_MAX + 2_000, "{sent}");
+}
+
+#[test]
+fn what_follows_the_handshake_at_once_does_not_count_as_handshake() {
+    let mut rig = Rig::new(&[&rustls::version::TLS13]);
+    rig.up(usize::MAX).unwrap();
+    rig.down(usize::MAX, &mut Vec::new()).unwrap();
+    let sent = vec![7; 2 * HANDSHAKE_BYTES_MAX];
+    rig.client.writer().write_all(&sent).unwrap();
+    assert_eq!(rig.up(usize::MAX), Ok(State::Open));
+    while !rig.up.is_empty() {
+        rig.up(usize::MAX).unwrap();
+    }
+    assert!(rig.received == sent);
 }
 
 #[test]
