@@ -9,6 +9,7 @@
 //! A handshake makes one step for each call of `read`, and the turn makes them one by one (`turn`).
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,10 +52,17 @@ pub struct Tls {
     kept: Cell<usize>,
 }
 
-#[derive(Debug)]
 struct Buffers {
     wire: Vec<u8>,
     sealed: Vec<u8>,
+}
+
+impl fmt::Debug for Buffers {
+    /// Shows lengths only: what was received is opened in place.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wire, sealed } = self;
+        f.debug_struct("Buffers").field("wire", &wire.len()).field("sealed", &sealed.len()).finish()
+    }
 }
 
 impl Tls {
@@ -102,7 +110,6 @@ pub struct News {
 }
 
 /// A TLS connection over the transport `T`.
-#[derive(Debug)]
 pub struct Secure<T> {
     socket: T,
     session: Session,
@@ -125,6 +132,22 @@ pub struct Secure<T> {
     is_over: bool,
     /// The sending direction has ended.
     is_shut: bool,
+}
+
+impl<T: fmt::Debug> fmt::Debug for Secure<T> {
+    /// Shows lengths only: some of the bytes are plaintext.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { socket, session, opened, sealed, kept, is_over, is_shut, .. } = self;
+        f.debug_struct("Secure")
+            .field("socket", socket)
+            .field("session", session)
+            .field("opened", &opened.len())
+            .field("sealed", &sealed.len())
+            .field("kept", kept)
+            .field("is_over", is_over)
+            .field("is_shut", is_shut)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<T: Transport> Secure<T> {
@@ -234,14 +257,23 @@ impl<T: Transport> Secure<T> {
         io::Error::other(failure)
     }
 
+    /// Reads after this side has ended. Nothing is opened any more: the session has sent its last record, so it
+    /// cannot answer an invalid one. The caller only counts the bytes, and gets zeros.
+    #[cold]
+    fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let read = self.socket.read(buffer)?;
+        let bytes = read.unwrap_or(0);
+        buffer[..bytes].fill(0);
+        self.shared.counters.borrow_mut().received_bytes += bytes as u64;
+        Ok(read)
+    }
+
     /// Handles the end of the socket without `close_notify`.
     fn end(&mut self) -> io::Result<Option<usize>> {
         if self.session.state() == State::Handshaking {
             return Ok(Some(0));
         }
-        if !self.is_shut {
-            self.shared.counters.borrow_mut().truncated += 1;
-        }
+        self.shared.counters.borrow_mut().truncated += 1;
         Err(io::ErrorKind::UnexpectedEof.into())
     }
 
@@ -287,6 +319,9 @@ impl<T: Transport> Transport for Secure<T> {
         }
         if self.session.state() == State::PeerClosed {
             return Ok(Some(0));
+        }
+        if self.is_shut {
+            return self.discard(buffer);
         }
         let shared = Rc::clone(&self.shared);
         let received = self.receive(buffer, &mut shared.buffers.borrow_mut());
@@ -375,7 +410,7 @@ impl<T: Transport> Transport for Secure<T> {
 
     fn take_news(&mut self, now: Now) -> News {
         // A record that we do not read is not the peer's debt.
-        let is_waiting = !self.is_handshaking() && !self.is_readable();
+        let is_waiting = !self.is_handshaking() && !self.is_readable() && !self.is_shut;
         self.cut = match (self.session.cut().filter(|_| is_waiting), self.cut) {
             (Some((number, _)), Some((same, since))) if same == number => Some((same, since)),
             (Some((number, _)), _) => Some((number, now.mono)),

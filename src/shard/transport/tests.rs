@@ -183,9 +183,33 @@ fn the_end_follows_what_was_accepted_and_close_notify() {
     // The client's answer ends the connection cleanly.
     rig.client.send_close_notify();
     rig.send(b"");
-    assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), None);
+    assert!(rig.secure.read(&mut [0; 100]).unwrap().is_some_and(|bytes| bytes > 0));
+    rig.wire.borrow_mut().is_ended = true;
     assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), Some(0));
     assert_eq!(rig.shared.counters().truncated, 0);
+}
+
+#[test]
+fn after_the_end_invalid_bytes_are_counted_and_discarded() {
+    let mut rig = Rig::new();
+    rig.secure.shut_down();
+    rig.wire.borrow_mut().up.extend([7; 100]);
+    let mut buffer = [1; 60];
+    assert_eq!(rig.secure.read(&mut buffer).unwrap(), Some(60));
+    assert_eq!(buffer, [0; 60]);
+    assert_eq!(rig.secure.read(&mut buffer).unwrap(), Some(40));
+    assert_eq!(rig.secure.read(&mut buffer).unwrap(), None);
+    assert_eq!(rig.secure.take_news(now(1)).cut_since, None);
+    assert_eq!(rig.shared.counters().broken, 0);
+}
+
+#[test]
+fn debug_output_contains_no_plaintext() {
+    let mut rig = Rig::new();
+    rig.send(&[7; 1_000]);
+    assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), Some(10));
+    let shown = format!("{:?}", (&rig.secure, &rig.shared));
+    assert!(shown.contains("opened: 990") && !shown.contains("7, 7, 7"), "{shown}");
 }
 
 #[test]
