@@ -114,6 +114,8 @@ pub struct Secure<T> {
     socket: T,
     session: Session,
     shared: Rc<Tls>,
+    /// What the handshake began with, until it ends.
+    config: Option<Arc<Config>>,
     /// Plaintext that the reader had no room for, from `opened_at` on. At most one record, or what came with the
     /// handshake.
     opened: Vec<u8>,
@@ -153,11 +155,13 @@ impl<T: fmt::Debug> fmt::Debug for Secure<T> {
 impl<T: Transport> Secure<T> {
     /// Starts a session on a socket that was just accepted.
     pub fn new(socket: T, shared: &Rc<Tls>) -> io::Result<Self> {
-        let session = Session::new(&shared.config.borrow()).map_err(io::Error::other)?;
+        let config = Arc::clone(&shared.config.borrow());
+        let session = Session::new(&config).map_err(io::Error::other)?;
         Ok(Self {
             socket,
             session,
             shared: Rc::clone(shared),
+            config: Some(config),
             opened: Vec::new(),
             opened_at: 0,
             sealed: Vec::new(),
@@ -223,8 +227,10 @@ impl<T: Transport> Secure<T> {
             Ok(certificate) => certificate,
             Err(failure) => return Err(self.fail(failure, wire)),
         };
-        // The handshake may have begun before a reload that revoked the certificate.
-        if certificate.as_ref().is_some_and(|of| self.shared.config.borrow().revokes(of)) {
+        // The handshake may have begun before a reload that accepts other clients, or that revokes this one.
+        let current = Arc::clone(&self.shared.config.borrow());
+        let is_accepted = self.config.take().is_some_and(|began| current.accepts_the_clients_of(&began));
+        if !is_accepted || certificate.as_ref().is_some_and(|of| current.revokes(of)) {
             return Err(self.fail(Failure::Certificate, wire));
         }
         self.shared.counters.borrow_mut().count_handshake(self.session.suite());

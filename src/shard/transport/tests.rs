@@ -16,7 +16,7 @@ use rustls::{
 use super::{AHEAD_BYTES, Secure, Tls, Transport};
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
-use crate::tls::{Config, Material, Pair, Settings};
+use crate::tls::{ClientAuth, Config, Failure, Material, Pair, Settings};
 
 /// The room of a reader.
 const WINDOW: usize = 64 << 10;
@@ -75,6 +75,13 @@ impl Transport for Socket {
     fn clear_mark(&mut self) {}
 }
 
+/// Returns a certificate for the server.
+fn material() -> Material {
+    let made = rcgen::generate_simple_self_signed(vec!["server.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    Material { pairs: vec![Pair { chain: vec![made.cert.der().clone()], key }], ..Material::default() }
+}
+
 struct Rig {
     secure: Secure<Socket>,
     shared: Rc<Tls>,
@@ -85,12 +92,17 @@ struct Rig {
 impl Rig {
     /// Connects a client, and completes the handshake.
     fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["server.example".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut rig = Self::begin();
+        rig.shake().unwrap();
+        assert!(rig.secure.take_news(now(0)).handshake_ns.unwrap() > 0);
+        rig
+    }
+
+    /// Connects a client.
+    fn begin() -> Self {
+        let material = material();
         let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
-        let pair = Pair { chain: vec![made.cert.der().clone()], key };
-        let material = Material { pairs: vec![pair], ..Material::default() };
+        roots.add(material.pairs[0].chain[0].clone()).unwrap();
         let config = Config::new(material, &Settings::default()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut client = ClientConfig::builder_with_provider(provider)
@@ -105,14 +117,17 @@ impl Rig {
         wire.borrow_mut().room = usize::MAX;
         let socket = Socket { wire: wire.clone(), is_empty: false };
         let secure = Secure::new(socket, &shared).unwrap();
-        let mut rig = Self { secure, shared, wire, client: client.unwrap() };
-        while rig.client.is_handshaking() || Transport::is_handshaking(&rig.secure) {
-            rig.send(b"");
-            assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), None, "a step of the handshake gives nothing");
-            rig.receive();
+        Self { secure, shared, wire, client: client.unwrap() }
+    }
+
+    /// Completes the handshake.
+    fn shake(&mut self) -> io::Result<()> {
+        while self.client.is_handshaking() || Transport::is_handshaking(&self.secure) {
+            self.send(b"");
+            assert_eq!(self.secure.read(&mut [0; 10])?, None, "a step of the handshake gives nothing");
+            self.receive();
         }
-        assert!(rig.secure.take_news(now(0)).handshake_ns.unwrap() > 0);
-        rig
+        Ok(())
     }
 
     /// Lets the client send.
@@ -307,4 +322,25 @@ fn a_peer_that_breaks_a_record_within_a_message_and_is_gone_ends_only_its_connec
     secure.shut_down();
     drop(secure);
     assert_eq!((shared.counters().broken, shared.kept()), (1, 0));
+}
+
+#[test]
+fn a_handshake_that_outlives_a_reload_follows_the_new_rules_for_clients() {
+    let reloaded = |client_auth| {
+        let mut rig = Rig::begin();
+        rig.send(b"");
+        assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), None);
+        rig.receive();
+        let mut material = material();
+        if client_auth != ClientAuth::None {
+            material.client_cas = material.pairs[0].chain.clone();
+        }
+        let settings = Settings { client_auth, ..Settings::default() };
+        rig.shared.set_config(Arc::new(Config::new(material, &settings).unwrap()));
+        let shaken = rig.shake();
+        (shaken.is_ok(), rig.shared.counters().failed[Failure::Certificate.index()])
+    };
+    assert_eq!(reloaded(ClientAuth::None), (true, 0));
+    assert_eq!(reloaded(ClientAuth::Optional), (false, 1));
+    assert_eq!(reloaded(ClientAuth::Required), (false, 1));
 }
