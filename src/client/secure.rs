@@ -33,6 +33,8 @@ pub(super) struct SecureLink {
     asked: Arc<Asked>,
     /// What waits to be sent.
     records: Records,
+    /// Plaintext that arrived along with the end of the handshake.
+    early: Vec<u8>,
 }
 
 /// The buffers of a thread, for all of its TLS connections: records from the socket, and their content.
@@ -70,7 +72,7 @@ impl SecureLink {
         session
             .handle(&mut [], &mut Vec::new(), &mut records)
             .map_err(|error| Fault::explain(&error, &asked, false))?;
-        Ok(Self { stream, session, asked, records })
+        Ok(Self { stream, session, asked, records, early: Vec::new() })
     }
 
     /// Returns the version and the cipher suite, once both sides have agreed.
@@ -96,7 +98,17 @@ impl SecureLink {
             if self.session.is_open() {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_receive(cx, &mut [], |_| Ok(())))?;
+            let mut early = std::mem::take(&mut self.early);
+            let received = self.poll_receive(cx, &mut [], |plain| {
+                early.extend_from_slice(plain);
+                Ok(())
+            });
+            self.early = early;
+            let received = ready!(received);
+            // If the server has ended its side already, the next receives give what it sent, and then the end.
+            if !(self.session.is_open() && self.session.is_ended()) {
+                received?;
+            }
         }
     }
 
@@ -110,6 +122,9 @@ impl SecureLink {
         cx: &mut Context<'_>,
         Scratch { input, plain }: &mut Scratch,
     ) -> Poll<Result<(), ClientError>> {
+        if self.session.is_ended() {
+            return Poll::Ready(Err(ClientError::Closed(None)));
+        }
         let before = self.session.kept().len();
         if before > KEPT_BYTES_MAX {
             return Poll::Ready(Err(ClientError::Broken("a TLS handshake message is too long".into())));
@@ -156,6 +171,9 @@ impl Link for SecureLink {
         _buffer: &mut [u8],
         mut each: impl FnMut(&mut [u8]) -> Result<(), ClientError>,
     ) -> Poll<Result<(), ClientError>> {
+        if !self.early.is_empty() {
+            return Poll::Ready(each(&mut std::mem::take(&mut self.early)));
+        }
         let mut scratch = SCRATCH.take();
         let read = self.poll_records(cx, &mut scratch);
         // What arrived before an error counts.
@@ -193,5 +211,80 @@ impl Link for SecureLink {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::super::connection::{Kind, connect};
+    use super::super::trust::TrustSettings;
+    use super::super::wire::Target;
+    use super::*;
+    use crate::shard::executor::{ExecutorSettings, spawn};
+
+    fn server() -> ServerConnection {
+        let made = rcgen::generate_simple_self_signed(vec!["server.example".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        config.send_half_rtt_data = true;
+        ServerConnection::new(Arc::new(config)).unwrap()
+    }
+
+    #[test]
+    fn what_arrives_with_the_end_of_the_handshake_is_received_later() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut server = server();
+            while !server.wants_write() {
+                server.read_tls(&mut stream).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            server.writer().write_all(b"early").unwrap();
+            server.send_close_notify();
+            let mut flight = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut flight).unwrap();
+            }
+            stream.write_all(&flight).unwrap();
+            // The client may reset the connection at its end.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let settings = ExecutorSettings { name: "test".into(), core: None };
+        let client = spawn(settings, move || async move {
+            let trust = Trust::load(&TrustSettings { insecure: true, ..TrustSettings::default() })?;
+            let target = Target::parse(&format!("wss://{there}/"), None, None)?.trusting(Some(trust));
+            let mut connection = connect(&target).await?;
+            connection.negotiate().await?;
+            let Kind::Secure(link) = connection.kind() else { panic!("TLS") };
+            let mut received = Vec::new();
+            loop {
+                let mut each = |plain: &mut [u8]| {
+                    received.extend_from_slice(plain);
+                    Ok(())
+                };
+                let one = poll_fn(|cx| link.poll_receive(cx, &mut [], &mut each)).await;
+                if let Err(error) = one {
+                    return Ok::<_, ClientError>((received, error.to_string()));
+                }
+            }
+        });
+        let (received, end) = client.unwrap().join().unwrap().unwrap();
+        assert_eq!((&received[..], &end[..]), (&b"early"[..], "the server closed the connection"));
+        serving.join().unwrap();
     }
 }

@@ -26,11 +26,11 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// Reads the certificates of a client. Returns `None` if one is malformed, which verification excludes.
-    pub(super) fn read(chain: &[CertificateDer<'_>]) -> Option<Self> {
-        let parsed: Vec<X509Certificate<'_>> =
-            chain.iter().map(|one| parse(one)).collect::<Option<Vec<_>>>()?;
-        let client = parsed.first()?;
+    /// Reads the certificate of a client, and the intermediate ones. Returns `None` if one is malformed.
+    pub(super) fn read(client: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<Self> {
+        let client = &parse(client)?;
+        let intermediates = intermediates.iter().map(|one| parse(one).as_ref().map(id));
+        let chain = std::iter::once(Some(id(client))).chain(intermediates).collect::<Option<_>>()?;
         let common_name = client.subject().iter_common_name().next();
         Some(Self {
             common_name: common_name.and_then(|name| name.as_str().ok()).map(str::to_owned),
@@ -38,7 +38,7 @@ impl ClientCertificate {
                 GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
                 _ => None,
             }),
-            chain: parsed.iter().map(id).collect(),
+            chain,
         })
     }
 }
@@ -71,7 +71,7 @@ impl Facts {
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
-    parse_x509_certificate(certificate).ok().map(|(_, parsed)| parsed)
+    parse_x509_certificate(certificate).ok().filter(|(rest, _)| rest.is_empty()).map(|(_, parsed)| parsed)
 }
 
 fn id(certificate: &X509Certificate<'_>) -> CertificateId {

@@ -15,6 +15,7 @@ use x509_parser::parse_x509_crl;
 
 use super::certificate::Facts;
 use super::resolver::Resolver;
+use super::verifier::Bounded;
 use super::{CertificateId, ClientAuth, ClientCertificate, MinVersion, Settings};
 
 /// The protocol that the server speaks over TLS.
@@ -70,6 +71,8 @@ pub struct Config {
     validities: Vec<Validity>,
     crls_due: Option<i64>,
     revoked: HashSet<CertificateId>,
+    client_auth: ClientAuth,
+    client_cas: Vec<CertificateDer<'static>>,
 }
 
 impl Config {
@@ -104,7 +107,7 @@ impl Config {
             .map_err(other)?;
         let builder = match settings.client_auth {
             ClientAuth::None => builder.with_no_client_auth(),
-            auth => builder.with_client_cert_verifier(verifier(auth, client_cas, crls, provider)?),
+            auth => builder.with_client_cert_verifier(verifier(auth, client_cas.clone(), crls, provider)?),
         };
         let mut server = builder.with_cert_resolver(Arc::clone(&resolver) as _);
         server.alpn_protocols = vec![ALPN.to_vec()];
@@ -112,7 +115,8 @@ impl Config {
         server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
         server.send_half_rtt_data = false;
-        Ok(Self { server: Arc::new(server), resolver, validities, crls_due, revoked })
+        let (server, client_auth) = (Arc::new(server), settings.client_auth);
+        Ok(Self { server, resolver, validities, crls_due, revoked, client_auth, client_cas })
     }
 
     /// Returns the times of the certificates, in the order of the settings.
@@ -129,6 +133,11 @@ impl Config {
     /// refused.
     pub fn crls_due(&self) -> Option<i64> {
         self.crls_due
+    }
+
+    /// Returns whether `other` accepts the same clients, apart from revoked ones.
+    pub fn accepts_the_clients_of(&self, other: &Self) -> bool {
+        self.client_auth == other.client_auth && self.client_cas == other.client_cas
     }
 
     /// Returns whether a certificate of the client's chain is revoked.
@@ -192,5 +201,6 @@ fn verifier(
         .with_crls(crls)
         .enforce_revocation_expiration();
     let builder = if auth == ClientAuth::Optional { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|error| Unusable::Crls(error.to_string()))
+    let verifier = builder.build().map_err(|error| Unusable::Crls(error.to_string()))?;
+    Ok(Arc::new(Bounded(verifier)))
 }

@@ -12,6 +12,7 @@
 //! | `session` | one connection: handshake, opening and sealing records |
 //! | `config` | what all connections share: certificates, client CAs, revoked certificates |
 //! | `resolver` | which certificate a client gets |
+//! | `verifier` | which certificates of clients are verified at all |
 //! | `certificate` | what the server reads from certificates: names, expiry, identity |
 //! | `failure` | why a session ended |
 //! | `counters` | handshakes, failures and bytes of a shard |
@@ -30,6 +31,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 pub use certificate::{CertificateId, ClientCertificate};
 pub use config::{Config, Material, Pair, Unusable, Validity};
@@ -37,6 +39,7 @@ pub use counters::{Counters, SUITES, Suite};
 pub use failure::Failure;
 pub use session::{Session, State};
 pub use settings::{CertificateFiles, ClientAuth, MinVersion, Settings};
+pub use verifier::CLIENT_INTERMEDIATES_MAX;
 
 /// The largest record on the wire that a peer may send, in bytes: header, plaintext, and what TLS 1.2 allows
 /// a cipher to add (RFC 5246, section 6.2.3). At most this much of a cut record is kept for a connection.

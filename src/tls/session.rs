@@ -17,6 +17,9 @@ use super::{ClientCertificate, Config, Failure, HANDSHAKE_BYTES_MAX, RECORD_BYTE
 /// The most plaintext of a record (RFC 8446, section 5.1).
 const PLAINTEXT_BYTES_MAX: usize = 16 << 10;
 
+/// The size of a record's header.
+const HEADER_BYTES: usize = 5;
+
 /// More than any cipher adds to a record.
 const OVERHEAD_BYTES: usize = 64;
 
@@ -37,10 +40,13 @@ pub struct Session {
     /// Bytes that are not processed: the start of a record, or of a handshake message.
     cut: Vec<u8>,
     state: State,
-    /// The number of bytes received before the handshake ended.
+    /// The number of bytes received before the handshake ended, and along with its end.
     received: usize,
     /// The number of calls of [`Self::open`] that completed a record. Distinguishes cut records.
     opened: u64,
+    /// The session is over. rustls must not be called again: it may hold places in bytes that are gone, and
+    /// panics without them.
+    has_failed: bool,
 }
 
 impl fmt::Debug for Session {
@@ -55,7 +61,8 @@ impl Session {
     pub fn new(config: &Config) -> Result<Self, Failure> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&config.server))
             .map_err(|error| Failure::of(&error))?;
-        Ok(Self { connection, cut: Vec::new(), state: State::Handshaking, received: 0, opened: 0 })
+        let (cut, state) = (Vec::new(), State::Handshaking);
+        Ok(Self { connection, cut, state, received: 0, opened: 0, has_failed: false })
     }
 
     /// Returns the state.
@@ -88,43 +95,29 @@ impl Session {
 
     /// Handles `wire`: the cut record, as from [`Self::put_back`], and the bytes that arrived after it.
     /// Passes the plaintext of each whole record to `take`, and appends to `reply` what the peer must get.
-    /// After a failure `reply` holds the alert, and the session is over.
+    /// After a failure `reply` holds the alert, and the session is over: nothing more is opened or sealed.
     pub fn open(
         &mut self,
         wire: &mut [u8],
         reply: &mut Vec<u8>,
         take: impl FnMut(&[u8]),
     ) -> Result<State, Failure> {
-        let arrived = wire.len() - self.cut.len();
-        if self.state == State::Handshaking {
-            if self.received == 0 && wire.first().is_some_and(u8::is_ascii_uppercase) {
-                return Err(Failure::PlainHttp);
-            }
-            self.received += arrived;
-            if self.received > HANDSHAKE_BYTES_MAX {
-                return Err(Failure::TooLong);
-            }
+        if self.has_failed {
+            return Err(Failure::Protocol);
         }
-        match self.process(wire, reply, take) {
-            Ok(used) => {
-                let rest = &wire[used..];
-                if self.state != State::Handshaking && rest.len() >= RECORD_BYTES_MAX {
-                    return Err(Failure::TooLong);
-                }
-                self.opened += u64::from(used > 0);
-                self.cut = rest.to_vec();
-                Ok(self.state)
-            }
-            Err((failure, used)) => {
-                self.alert(&mut wire[used..], reply);
-                self.cut = Vec::new();
-                Err(failure)
-            }
+        let opened = self.open_records(wire, reply, take);
+        if opened.is_err() {
+            self.has_failed = true;
+            self.cut = Vec::new();
         }
+        opened
     }
 
     /// Seals plaintext in records of at most 16 KiB, and appends them to `wire`. Only after the handshake.
     pub fn seal(&mut self, plain: &[u8], wire: &mut Vec<u8>) -> Result<(), Failure> {
+        if self.has_failed {
+            return Err(Failure::Protocol);
+        }
         loop {
             // rustls may hold places in the cut bytes, so it must see them.
             let state = self.connection.process_tls_records(&mut self.cut).state;
@@ -142,8 +135,12 @@ impl Session {
         }
     }
 
-    /// Appends `close_notify`, if the handshake has ended. Nothing may be sealed afterwards.
+    /// Appends `close_notify`, if the handshake has ended and nothing has failed. Nothing may be sealed
+    /// afterwards.
     pub fn close(&mut self, wire: &mut Vec<u8>) {
+        if self.has_failed {
+            return;
+        }
         while let Ok(state) = self.connection.process_tls_records(&mut self.cut).state {
             let done = match state {
                 ConnectionState::EncodeTlsData(mut data) => append(wire, |room| data.encode(room)).is_err(),
@@ -170,13 +167,50 @@ impl Session {
     }
 
     /// Returns the client that a verified certificate names. `None` before the handshake ends, and for a
-    /// client without a certificate.
-    pub fn certificate(&self) -> Option<ClientCertificate> {
+    /// client without a certificate. Fails if a certificate cannot be read, so that it cannot be compared with
+    /// revoked ones.
+    pub fn certificate(&self) -> Result<Option<ClientCertificate>, Failure> {
         if self.state == State::Handshaking {
-            return None;
+            return Ok(None);
         }
-        let chain: &[CertificateDer<'_>] = self.connection.peer_certificates()?;
-        ClientCertificate::read(chain)
+        let chain: Option<&[CertificateDer<'_>]> = self.connection.peer_certificates();
+        let Some((client, intermediates)) = chain.and_then(<[_]>::split_first) else { return Ok(None) };
+        ClientCertificate::read(client, intermediates).map(Some).ok_or(Failure::Certificate)
+    }
+
+    fn open_records(
+        &mut self,
+        wire: &mut [u8],
+        reply: &mut Vec<u8>,
+        take: impl FnMut(&[u8]),
+    ) -> Result<State, Failure> {
+        let arrived = wire.len() - self.cut.len();
+        if self.state == State::Handshaking {
+            if self.received == 0 && wire.first().is_some_and(u8::is_ascii_uppercase) {
+                return Err(Failure::PlainHttp);
+            }
+            self.received += arrived;
+        }
+        match self.process(wire, reply, take) {
+            Ok(used) => {
+                let rest = &wire[used..];
+                let is_too_long = match self.state {
+                    State::Handshaking => self.received > HANDSHAKE_BYTES_MAX,
+                    State::Open | State::PeerClosed => rest.len() >= RECORD_BYTES_MAX,
+                };
+                if is_too_long {
+                    self.refuse(rest.len(), reply);
+                    return Err(Failure::TooLong);
+                }
+                self.opened += u64::from(used > 0);
+                self.cut = rest.to_vec();
+                Ok(self.state)
+            }
+            Err((failure, used)) => {
+                self.alert(&mut wire[used..], reply);
+                Err(failure)
+            }
+        }
     }
 
     /// Processes all whole records of `wire`. Returns how many bytes they take, also with a failure.
@@ -220,6 +254,16 @@ impl Session {
                 // Early data is off, and there are no other states.
                 _ => return Err((Failure::Protocol, used)),
             }
+        }
+    }
+
+    /// Appends the alert for a peer that has sent too much, with `rest` bytes that are not processed.
+    fn refuse(&mut self, rest: usize, reply: &mut Vec<u8>) {
+        // rustls writes alerts only for what it has found itself. It may skip all of the rest, and then finds no
+        // header of a record.
+        let mut no_record = vec![u8::MAX; rest + HEADER_BYTES];
+        if self.connection.process_tls_records(&mut no_record).state.is_err() {
+            self.alert(&mut no_record, reply);
         }
     }
 

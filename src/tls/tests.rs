@@ -267,7 +267,22 @@ fn a_handshake_may_take_a_bounded_number_of_bytes() {
         }
     };
     assert_eq!(result, Err(Failure::TooLong));
+    assert_eq!(rig.down[..3], [21, 3, 3], "an alert");
     assert!(sent < HANDSHAKE_BYTES_MAX + 2_000, "{sent}");
+}
+
+#[test]
+fn what_follows_the_handshake_at_once_does_not_count_as_handshake() {
+    let mut rig = Rig::new(&[&rustls::version::TLS13]);
+    rig.up(usize::MAX).unwrap();
+    rig.down(usize::MAX, &mut Vec::new()).unwrap();
+    let sent = vec![7; 2 * HANDSHAKE_BYTES_MAX];
+    rig.client.writer().write_all(&sent).unwrap();
+    assert_eq!(rig.up(usize::MAX), Ok(State::Open));
+    while !rig.up.is_empty() {
+        rig.up(usize::MAX).unwrap();
+    }
+    assert!(rig.received == sent);
 }
 
 #[test]
@@ -280,6 +295,22 @@ fn nothing_is_sealed_before_the_handshake_ends() {
     rig.up(usize::MAX).unwrap();
     // The server's flight is sent, but the client's Finished is missing.
     assert!(rig.session.seal(b"early", &mut wire).is_err());
+    assert!(wire.is_empty());
+}
+
+#[test]
+fn a_failed_session_stays_failed_also_within_a_handshake_message() {
+    let mut rig = Rig::new(rustls::ALL_VERSIONS);
+    // The header of a handshake message, and a record of no known kind.
+    rig.up = [&[22, 3, 1, 0, 4, 1, 0, 0, 99][..], &[99, 3, 3, 0, 1, 0]].concat();
+    let sent = rig.up.len();
+    let Rig { session, up, down, .. } = &mut rig;
+    assert_eq!(session.open(&mut up[..sent], down, |_| ()), Err(Failure::Protocol));
+    assert!(!down.is_empty(), "an alert");
+    let mut wire = Vec::new();
+    assert!(session.open(&mut [22, 3], &mut wire, |_| ()).is_err());
+    assert!(session.seal(b"late", &mut wire).is_err());
+    session.close(&mut wire);
     assert!(wire.is_empty());
 }
 
@@ -300,14 +331,17 @@ fn client_certificates_are_required_named_and_revoked() {
     let (required, server) = config(ClientAuth::Required, &[6]);
     let with = |certificate| Rig::of(&required, client_of(&server, rustls::ALL_VERSIONS, certificate));
     let rig = with(Some(ca.client("app.example", 5))).shake().unwrap();
-    let client = rig.session.certificate().unwrap();
+    let client = rig.session.certificate().unwrap().unwrap();
     assert_eq!(client.names, ["app.example"]);
     assert_eq!(&*client.chain[0].serial, &[5]);
     assert!(!required.revokes(&client));
     let (later, _) = config(ClientAuth::Required, &[5, 6]);
     assert!(later.revokes(&client), "a later list revokes it");
-    // A client without a certificate, one that is revoked, and one of another CA.
-    for certificate in [None, Some(ca.client("gone.example", 6)), Some(Ca::new().client("app.example", 5))] {
+    // Without a certificate, with a revoked one, with one of another CA, and with a malformed one that follows.
+    let mut followed = ca.client("app.example", 5);
+    followed.chain.push(CertificateDer::from(b"garbage".to_vec()));
+    let revoked = ca.client("gone.example", 6);
+    for certificate in [None, Some(revoked), Some(Ca::new().client("app.example", 5)), Some(followed)] {
         let mut rig = with(certificate);
         let mut failure = None;
         for _ in 0..4 {
@@ -318,12 +352,12 @@ fn client_certificates_are_required_named_and_revoked() {
             rig.down(usize::MAX, &mut Vec::new()).unwrap();
         }
         assert_eq!(failure, Some(Failure::Certificate));
-        assert_eq!(rig.session.certificate(), None);
+        assert_eq!(rig.session.certificate(), Ok(None));
         assert!(rig.down(usize::MAX, &mut Vec::new()).is_err(), "the client got an alert");
     }
     let (optional, server) = config(ClientAuth::Optional, &[]);
     let rig = Rig::of(&optional, client_of(&server, rustls::ALL_VERSIONS, None)).shake().unwrap();
-    assert_eq!(rig.session.certificate(), None);
+    assert_eq!(rig.session.certificate(), Ok(None));
 }
 
 #[test]

@@ -43,7 +43,8 @@ pub trait Transport {
     /// Returns whether a read may find bytes.
     fn is_readable(&self) -> bool;
 
-    /// Ends the sending direction, once.
+    /// Ends the sending direction, once. What is read afterwards may only be counted: an encoding does not
+    /// decode it.
     fn shut_down(&mut self);
 
     /// Marks the connection ready, so that a later turn serves it.

@@ -9,6 +9,7 @@
 //! A handshake makes one step for each call of `read`, and the turn makes them one by one (`turn`).
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,10 +52,17 @@ pub struct Tls {
     kept: Cell<usize>,
 }
 
-#[derive(Debug)]
 struct Buffers {
     wire: Vec<u8>,
     sealed: Vec<u8>,
+}
+
+impl fmt::Debug for Buffers {
+    /// Shows lengths only: what was received is opened in place.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wire, sealed } = self;
+        f.debug_struct("Buffers").field("wire", &wire.len()).field("sealed", &sealed.len()).finish()
+    }
 }
 
 impl Tls {
@@ -102,11 +110,12 @@ pub struct News {
 }
 
 /// A TLS connection over the transport `T`.
-#[derive(Debug)]
 pub struct Secure<T> {
     socket: T,
     session: Session,
     shared: Rc<Tls>,
+    /// What the handshake began with, until it ends.
+    config: Option<Arc<Config>>,
     /// Plaintext that the reader had no room for, from `opened_at` on. At most one record, or what came with the
     /// handshake.
     opened: Vec<u8>,
@@ -127,14 +136,32 @@ pub struct Secure<T> {
     is_shut: bool,
 }
 
+impl<T: fmt::Debug> fmt::Debug for Secure<T> {
+    /// Shows lengths only: some of the bytes are plaintext.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { socket, session, opened, sealed, kept, is_over, is_shut, .. } = self;
+        f.debug_struct("Secure")
+            .field("socket", socket)
+            .field("session", session)
+            .field("opened", &opened.len())
+            .field("sealed", &sealed.len())
+            .field("kept", kept)
+            .field("is_over", is_over)
+            .field("is_shut", is_shut)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<T: Transport> Secure<T> {
     /// Starts a session on a socket that was just accepted.
     pub fn new(socket: T, shared: &Rc<Tls>) -> io::Result<Self> {
-        let session = Session::new(&shared.config.borrow()).map_err(io::Error::other)?;
+        let config = Arc::clone(&shared.config.borrow());
+        let session = Session::new(&config).map_err(io::Error::other)?;
         Ok(Self {
             socket,
             session,
             shared: Rc::clone(shared),
+            config: Some(config),
             opened: Vec::new(),
             opened_at: 0,
             sealed: Vec::new(),
@@ -177,11 +204,14 @@ impl<T: Transport> Secure<T> {
         if result == Err(Failure::PlainHttp) {
             Refusal::new(400, "plaintext HTTP on the port for TLS: use https:// or wss://").write(sealed);
         }
-        self.send(sealed)?;
+        let sent = self.send(sealed);
         match result {
+            // The connection ends in any case, also if the peer is gone and gets no alert.
             Err(failure) => return Err(self.fail(failure, wire)),
-            Ok(State::Open | State::PeerClosed) if handshake.is_some() => self.admit(wire)?,
-            Ok(_) => {}
+            Ok(_) => sent?,
+        }
+        if handshake.is_some() && !self.is_handshaking() {
+            self.admit(wire)?;
         }
         if filled == 0 {
             // The next step, or the end, is for a later call, so that others have their turn.
@@ -193,9 +223,14 @@ impl<T: Transport> Secure<T> {
 
     /// Handles the end of the handshake.
     fn admit(&mut self, wire: &mut [u8]) -> io::Result<()> {
-        let certificate = self.session.certificate();
-        // The handshake may have begun before a reload that revoked the certificate.
-        if certificate.as_ref().is_some_and(|of| self.shared.config.borrow().revokes(of)) {
+        let certificate = match self.session.certificate() {
+            Ok(certificate) => certificate,
+            Err(failure) => return Err(self.fail(failure, wire)),
+        };
+        // The handshake may have begun before a reload that accepts other clients, or that revokes this one.
+        let current = Arc::clone(&self.shared.config.borrow());
+        let is_accepted = self.config.take().is_some_and(|began| current.accepts_the_clients_of(&began));
+        if !is_accepted || certificate.as_ref().is_some_and(|of| current.revokes(of)) {
             return Err(self.fail(Failure::Certificate, wire));
         }
         self.shared.counters.borrow_mut().count_handshake(self.session.suite());
@@ -228,14 +263,23 @@ impl<T: Transport> Secure<T> {
         io::Error::other(failure)
     }
 
+    /// Reads after this side has ended. Nothing is opened any more: the session has sent its last record, so it
+    /// cannot answer an invalid one. The caller only counts the bytes, and gets zeros.
+    #[cold]
+    fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let read = self.socket.read(buffer)?;
+        let bytes = read.unwrap_or(0);
+        buffer[..bytes].fill(0);
+        self.shared.counters.borrow_mut().received_bytes += bytes as u64;
+        Ok(read)
+    }
+
     /// Handles the end of the socket without `close_notify`.
     fn end(&mut self) -> io::Result<Option<usize>> {
         if self.session.state() == State::Handshaking {
             return Ok(Some(0));
         }
-        if !self.is_shut {
-            self.shared.counters.borrow_mut().truncated += 1;
-        }
+        self.shared.counters.borrow_mut().truncated += 1;
         Err(io::ErrorKind::UnexpectedEof.into())
     }
 
@@ -281,6 +325,9 @@ impl<T: Transport> Transport for Secure<T> {
         }
         if self.session.state() == State::PeerClosed {
             return Ok(Some(0));
+        }
+        if self.is_shut {
+            return self.discard(buffer);
         }
         let shared = Rc::clone(&self.shared);
         let received = self.receive(buffer, &mut shared.buffers.borrow_mut());
@@ -369,7 +416,7 @@ impl<T: Transport> Transport for Secure<T> {
 
     fn take_news(&mut self, now: Now) -> News {
         // A record that we do not read is not the peer's debt.
-        let is_waiting = !self.is_handshaking() && !self.is_readable();
+        let is_waiting = !self.is_handshaking() && !self.is_readable() && !self.is_shut;
         self.cut = match (self.session.cut().filter(|_| is_waiting), self.cut) {
             (Some((number, _)), Some((same, since))) if same == number => Some((same, since)),
             (Some((number, _)), _) => Some((number, now.mono)),

@@ -6,13 +6,17 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, ProtocolVersion, RootCertStore,
+    SupportedCipherSuite,
+};
 
 use super::{AHEAD_BYTES, Secure, Tls, Transport};
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
-use crate::tls::{Config, Material, Pair, Settings};
+use crate::tls::{ClientAuth, Config, Failure, Material, Pair, Settings};
 
 /// The room of a reader.
 const WINDOW: usize = 64 << 10;
@@ -25,6 +29,8 @@ struct Wire {
     room: usize,
     is_ended: bool,
     is_shut: bool,
+    /// The peer has reset the connection.
+    is_reset: bool,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +54,9 @@ impl Transport for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let wire = &mut *self.wire.borrow_mut();
         assert!(!wire.is_shut, "written after the end");
+        if wire.is_reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let accepted = bytes.len().min(wire.room.saturating_sub(wire.down.len()));
         wire.down.extend(&bytes[..accepted]);
         Ok(accepted)
@@ -66,6 +75,13 @@ impl Transport for Socket {
     fn clear_mark(&mut self) {}
 }
 
+/// Returns a certificate for the server.
+fn material() -> Material {
+    let made = rcgen::generate_simple_self_signed(vec!["server.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    Material { pairs: vec![Pair { chain: vec![made.cert.der().clone()], key }], ..Material::default() }
+}
+
 struct Rig {
     secure: Secure<Socket>,
     shared: Rc<Tls>,
@@ -76,33 +92,42 @@ struct Rig {
 impl Rig {
     /// Connects a client, and completes the handshake.
     fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["server.example".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut rig = Self::begin();
+        rig.shake().unwrap();
+        assert!(rig.secure.take_news(now(0)).handshake_ns.unwrap() > 0);
+        rig
+    }
+
+    /// Connects a client.
+    fn begin() -> Self {
+        let material = material();
         let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
-        let pair = Pair { chain: vec![made.cert.der().clone()], key };
-        let material = Material { pairs: vec![pair], ..Material::default() };
+        roots.add(material.pairs[0].chain[0].clone()).unwrap();
         let config = Config::new(material, &Settings::default()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let client = ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        client.enable_secret_extraction = true;
         let client = ClientConnection::new(Arc::new(client), ServerName::try_from("server.example").unwrap());
         let shared = Rc::new(Tls::new(Arc::new(config), WINDOW));
         let wire: Rc<RefCell<Wire>> = Rc::default();
         wire.borrow_mut().room = usize::MAX;
         let socket = Socket { wire: wire.clone(), is_empty: false };
         let secure = Secure::new(socket, &shared).unwrap();
-        let mut rig = Self { secure, shared, wire, client: client.unwrap() };
-        while rig.client.is_handshaking() || Transport::is_handshaking(&rig.secure) {
-            rig.send(b"");
-            assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), None, "a step of the handshake gives nothing");
-            rig.receive();
+        Self { secure, shared, wire, client: client.unwrap() }
+    }
+
+    /// Completes the handshake.
+    fn shake(&mut self) -> io::Result<()> {
+        while self.client.is_handshaking() || Transport::is_handshaking(&self.secure) {
+            self.send(b"");
+            assert_eq!(self.secure.read(&mut [0; 10])?, None, "a step of the handshake gives nothing");
+            self.receive();
         }
-        assert!(rig.secure.take_news(now(0)).handshake_ns.unwrap() > 0);
-        rig
+        Ok(())
     }
 
     /// Lets the client send.
@@ -173,9 +198,33 @@ fn the_end_follows_what_was_accepted_and_close_notify() {
     // The client's answer ends the connection cleanly.
     rig.client.send_close_notify();
     rig.send(b"");
-    assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), None);
+    assert!(rig.secure.read(&mut [0; 100]).unwrap().is_some_and(|bytes| bytes > 0));
+    rig.wire.borrow_mut().is_ended = true;
     assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), Some(0));
     assert_eq!(rig.shared.counters().truncated, 0);
+}
+
+#[test]
+fn after_the_end_invalid_bytes_are_counted_and_discarded() {
+    let mut rig = Rig::new();
+    rig.secure.shut_down();
+    rig.wire.borrow_mut().up.extend([7; 100]);
+    let mut buffer = [1; 60];
+    assert_eq!(rig.secure.read(&mut buffer).unwrap(), Some(60));
+    assert_eq!(buffer, [0; 60]);
+    assert_eq!(rig.secure.read(&mut buffer).unwrap(), Some(40));
+    assert_eq!(rig.secure.read(&mut buffer).unwrap(), None);
+    assert_eq!(rig.secure.take_news(now(1)).cut_since, None);
+    assert_eq!(rig.shared.counters().broken, 0);
+}
+
+#[test]
+fn debug_output_contains_no_plaintext() {
+    let mut rig = Rig::new();
+    rig.send(&[7; 1_000]);
+    assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), Some(10));
+    let shown = format!("{:?}", (&rig.secure, &rig.shared));
+    assert!(shown.contains("opened: 990") && !shown.contains("7, 7, 7"), "{shown}");
 }
 
 #[test]
@@ -235,4 +284,63 @@ fn a_handshake_that_does_not_end_is_counted() {
     assert!(secure.write(b"HTTP/1.1 408 ").is_err(), "nothing is sent before the handshake ends");
     drop(secure);
     assert_eq!(rig.shared.counters().failed.iter().sum::<u64>(), 1);
+}
+
+/// Returns a record of the client that contains the start of a handshake message.
+fn half_a_message(client: ClientConnection) -> Vec<u8> {
+    let Some(SupportedCipherSuite::Tls13(suite)) = client.negotiated_cipher_suite() else {
+        panic!("TLS 1.3")
+    };
+    let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
+    let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+    | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+    | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
+    else {
+        panic!("an unknown cipher")
+    };
+    let header_of_key_update = [24, 0, 0, 1];
+    let message = OutboundPlainMessage {
+        typ: ContentType::Handshake,
+        version: ProtocolVersion::TLSv1_2,
+        payload: OutboundChunks::Single(&header_of_key_update),
+    };
+    suite.aead_alg.encrypter(key, iv).encrypt(message, sequence).unwrap().encode()
+}
+
+#[test]
+fn a_peer_that_breaks_a_record_within_a_message_and_is_gone_ends_only_its_connection() {
+    let Rig { mut secure, shared, wire, client } = Rig::new();
+    let corrupted = [&[23, 3, 3, 0, 20][..], &[7; 20]].concat();
+    wire.borrow_mut().up.extend(half_a_message(client));
+    assert_eq!(secure.read(&mut [0; 10]).unwrap(), None);
+    wire.borrow_mut().up.extend(corrupted);
+    wire.borrow_mut().is_reset = true;
+    let why = secure.read(&mut [0; 10]).unwrap_err();
+    assert_eq!(why.to_string(), "the bytes are not valid TLS");
+    assert!(secure.read(&mut [0; 10]).is_err());
+    assert!(secure.write(b"more").is_err());
+    secure.shut_down();
+    drop(secure);
+    assert_eq!((shared.counters().broken, shared.kept()), (1, 0));
+}
+
+#[test]
+fn a_handshake_that_outlives_a_reload_follows_the_new_rules_for_clients() {
+    let reloaded = |client_auth| {
+        let mut rig = Rig::begin();
+        rig.send(b"");
+        assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), None);
+        rig.receive();
+        let mut material = material();
+        if client_auth != ClientAuth::None {
+            material.client_cas = material.pairs[0].chain.clone();
+        }
+        let settings = Settings { client_auth, ..Settings::default() };
+        rig.shared.set_config(Arc::new(Config::new(material, &settings).unwrap()));
+        let shaken = rig.shake();
+        (shaken.is_ok(), rig.shared.counters().failed[Failure::Certificate.index()])
+    };
+    assert_eq!(reloaded(ClientAuth::None), (true, 0));
+    assert_eq!(reloaded(ClientAuth::Optional), (false, 1));
+    assert_eq!(reloaded(ClientAuth::Required), (false, 1));
 }
