@@ -407,6 +407,33 @@ fn a_new_certificate_is_served_without_losing_a_connection_and_a_bad_one_is_not(
 }
 
 #[test]
+fn a_reload_reads_certificates_again_and_bad_ones_stop_no_other_setting() {
+    let files = Files::new();
+    files.write("millstream.toml", "max_connections = 500\n");
+    let config = files.path("millstream.toml").display().to_string();
+    let server = files.start(&["--config", &config]);
+    let reload = || {
+        let control = format!("http://127.0.0.1:{}", server.control);
+        let output = Command::new(BINARY).args(["reload", "--control", &control]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(reload(), (Some(0), "TLS certificates: read again\n".into()));
+    files.write("server.key", "no key");
+    files.write("millstream.toml", "max_connections = 400\n");
+    let (code, text) = reload();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.starts_with("max_connections: \"500\" is now \"400\"\nwarning: tls_certificates: "),
+        "{text}"
+    );
+    assert!(text.contains("the server keeps the certificates that it has"), "{text}");
+    assert_eq!(serial(&mut files.connect(&server)), 1);
+    // A setting of TLS is not applied without its files.
+    files.write("millstream.toml", "max_connections = 300\ntls_min_version = \"1.3\"\n");
+    assert_eq!(reload().0, Some(1));
+}
+
+#[test]
 fn a_symbolic_link_that_is_swapped_is_noticed() {
     // Kubernetes mounts a secret like this.
     let files = Files::new();
