@@ -36,8 +36,13 @@ struct Ca {
 
 impl Ca {
     fn new() -> Self {
+        Self::named("the CA")
+    }
+
+    fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).unwrap();
@@ -557,6 +562,19 @@ fn a_readable_key_and_an_expired_certificate_get_warnings() {
     server.wait_for_log("server.key: every user of this machine can read the key");
     server.wait_for_log("old.pem: the certificate has expired");
     assert_eq!(server.metric("millstream_tls_certificate_expiry_timestamp_seconds"), 1_577_836_800);
+}
+
+#[test]
+fn revocation_lists_that_do_not_fit_the_cas_get_warnings() {
+    let files = Files::new();
+    let other = Ca::named("the other CA");
+    files.write("crl.pem", &other.crl(&[]));
+    let [ca, crl] = ["ca.pem", "crl.pem"].map(|name| files.path(name).display().to_string());
+    let server =
+        files.start(&["--tls-client-auth", "required", "--tls-client-ca", &ca, "--tls-client-crl", &crl]);
+    server.wait_for_log("contains no list of the CA");
+    server.wait_for_log("the other CA");
+    assert!(server.metric("millstream_tls_crl_expiry_timestamp_seconds") > 4_000_000_000);
 }
 
 /// Starts `openssl s_client`, or returns `None` if the machine has no openssl. With TESTS_REQUIRE_OPENSSL it must

@@ -36,6 +36,9 @@ const COMPARE_EVERY: Duration = Duration::from_secs(20);
 /// The time between two looks at what is left to do.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// In place of the time when the first revocation list expires.
+const NO_LIST: i64 = i64::MAX;
+
 /// In place of the fingerprint of files that cannot be read.
 const UNREADABLE: u64 = 0;
 
@@ -51,6 +54,8 @@ const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
 pub struct CertificatesStatus {
     /// When the first certificate expires, in seconds since 1970.
     pub expires: i64,
+    /// When the first revocation list expires, in seconds since 1970, if there is one.
+    pub crls_due: Option<i64>,
     /// Reloads that succeeded.
     pub reloads: u64,
     /// Reloads that failed, so that the server kept what it had.
@@ -67,6 +72,8 @@ struct Inner {
     /// Not held while files are read, because that may block.
     state: Mutex<State>,
     expires: AtomicI64,
+    /// [`NO_LIST`] if there is no revocation list.
+    crls_due: AtomicI64,
     reloads: AtomicU64,
     failures: AtomicU64,
     is_stopped: AtomicBool,
@@ -124,6 +131,7 @@ impl Certificates {
             shards,
             state: Mutex::new(state),
             expires: AtomicI64::new(loaded.config.expires()),
+            crls_due: AtomicI64::new(loaded.config.crls_due().unwrap_or(NO_LIST)),
             reloads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
@@ -156,6 +164,7 @@ impl Certificates {
     pub fn status(&self) -> CertificatesStatus {
         CertificatesStatus {
             expires: self.0.expires.load(Ordering::Relaxed),
+            crls_due: Some(self.0.crls_due.load(Ordering::Relaxed)).filter(|due| *due != NO_LIST),
             reloads: self.0.reloads.load(Ordering::Relaxed),
             failures: self.0.failures.load(Ordering::Relaxed),
         }
@@ -179,6 +188,7 @@ impl Certificates {
         let Read { number, settings, loaded: Loaded { config, fingerprint, warnings } } = read;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         self.0.expires.store(config.expires(), Ordering::Relaxed);
+        self.0.crls_due.store(config.crls_due().unwrap_or(NO_LIST), Ordering::Relaxed);
         self.0.reloads.fetch_add(1, Ordering::Relaxed);
         (state.applied, state.settings, state.seen) = (number, settings, Some(fingerprint));
         state.undelivered.fill(Some(config));

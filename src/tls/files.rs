@@ -11,6 +11,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::{parse_x509_certificate, parse_x509_crl};
 
 use super::config::Unusable;
 use super::{ClientAuth, Config, Material, Pair, Settings};
@@ -91,6 +94,7 @@ impl Contents {
             }
             if let Some(file) = &settings.client_crl {
                 crls = self.revocation_lists(file)?;
+                warn_of_issuers(&client_cas, &crls, file, &mut warnings);
             }
         }
         let config = Config::new(Material { pairs, client_cas, crls }, settings)
@@ -228,6 +232,40 @@ fn warn_of_times(config: &Config, settings: &Settings, warnings: &mut Vec<String
             "tls_client_crl: {}: a revocation list has expired: clients with a certificate are refused",
             file.display()
         ));
+    }
+}
+
+/// Warns of CAs without a revocation list, whose clients are refused, and of lists of others.
+fn warn_of_issuers(
+    cas: &[CertificateDer<'_>],
+    crls: &[CertificateRevocationListDer<'_>],
+    file: &Path,
+    warnings: &mut Vec<String>,
+) {
+    // Whether they are malformed is checked elsewhere.
+    let cas: Vec<_> = cas.iter().filter_map(|ca| parse_x509_certificate(ca).ok()).collect();
+    let crls: Vec<_> = crls.iter().filter_map(|crl| parse_x509_crl(crl).ok()).collect();
+    let is_of = |ca: &X509Certificate<'_>, crl: &CertificateRevocationList<'_>| {
+        ca.subject().as_raw() == crl.issuer().as_raw()
+    };
+    for (_, ca) in &cas {
+        if !crls.iter().any(|(_, crl)| is_of(ca, crl)) {
+            warnings.push(format!(
+                "tls_client_crl: {}: contains no list of the CA {:?} of tls_client_ca: its clients are refused",
+                file.display(),
+                ca.subject().to_string()
+            ));
+        }
+    }
+    for (_, crl) in &crls {
+        if !cas.iter().any(|(_, ca)| is_of(ca, crl)) {
+            warnings.push(format!(
+                "tls_client_crl: {}: the list of {:?} is of no CA of tls_client_ca: it is used only if that is an \
+                 intermediate CA",
+                file.display(),
+                crl.issuer().to_string()
+            ));
+        }
     }
 }
 

@@ -381,7 +381,7 @@ fn a_turn_reads_no_more_of_tiny_records_than_of_large_ones() {
     producer.produce(per_turn / 1_000, 1_000);
     let mut turns = 0;
     let mut before = 0;
-    while producer.peer.borrow().up.len() > 0 {
+    while !producer.peer.borrow().up.is_empty() {
         bench.turn();
         let taken = producer.peer.borrow().encoding.as_ref().unwrap().taken_by_all;
         assert!(taken - before <= per_turn + RECORD_BYTES_MAX, "{} bytes in a turn", taken - before);
