@@ -389,8 +389,11 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 Ok(None) => break,
                 Ok(Some(0)) | Err(_) => return self.remove(id),
                 Ok(Some(bytes)) => {
-                    let taken = if is_encoded { bytes.max(socket.wire_bytes_read()) } else { bytes };
-                    left = left.saturating_sub(taken);
+                    left -= bytes;
+                    if is_encoded {
+                        // Tiny records take many times their plaintext to open.
+                        left = left.saturating_sub(socket.wire_bytes_read().saturating_sub(bytes));
+                    }
                     let host = &self.host;
                     now = self.core.handle_received(now, id, &mut self.buffer[..bytes], || host.now());
                 }
