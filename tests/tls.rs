@@ -36,8 +36,13 @@ struct Ca {
 
 impl Ca {
     fn new() -> Self {
+        Self::named("the CA")
+    }
+
+    fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).unwrap();
@@ -407,6 +412,33 @@ fn a_new_certificate_is_served_without_losing_a_connection_and_a_bad_one_is_not(
 }
 
 #[test]
+fn a_reload_reads_certificates_again_and_bad_ones_stop_no_other_setting() {
+    let files = Files::new();
+    files.write("millstream.toml", "max_connections = 500\n");
+    let config = files.path("millstream.toml").display().to_string();
+    let server = files.start(&["--config", &config]);
+    let reload = || {
+        let control = format!("http://127.0.0.1:{}", server.control);
+        let output = Command::new(BINARY).args(["reload", "--control", &control]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(reload(), (Some(0), "TLS certificates: read again\n".into()));
+    files.write("server.key", "no key");
+    files.write("millstream.toml", "max_connections = 400\n");
+    let (code, text) = reload();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.starts_with("max_connections: \"500\" is now \"400\"\nwarning: tls_certificates: "),
+        "{text}"
+    );
+    assert!(text.contains("the server keeps the certificates that it has"), "{text}");
+    assert_eq!(serial(&mut files.connect(&server)), 1);
+    // A setting of TLS is not applied without its files.
+    files.write("millstream.toml", "max_connections = 300\ntls_min_version = \"1.3\"\n");
+    assert_eq!(reload().0, Some(1));
+}
+
+#[test]
 fn a_symbolic_link_that_is_swapped_is_noticed() {
     // Kubernetes mounts a secret like this.
     let files = Files::new();
@@ -530,6 +562,19 @@ fn a_readable_key_and_an_expired_certificate_get_warnings() {
     server.wait_for_log("server.key: every user of this machine can read the key");
     server.wait_for_log("old.pem: the certificate has expired");
     assert_eq!(server.metric("millstream_tls_certificate_expiry_timestamp_seconds"), 1_577_836_800);
+}
+
+#[test]
+fn revocation_lists_that_do_not_fit_the_cas_get_warnings() {
+    let files = Files::new();
+    let other = Ca::named("the other CA");
+    files.write("crl.pem", &other.crl(&[]));
+    let [ca, crl] = ["ca.pem", "crl.pem"].map(|name| files.path(name).display().to_string());
+    let server =
+        files.start(&["--tls-client-auth", "required", "--tls-client-ca", &ca, "--tls-client-crl", &crl]);
+    server.wait_for_log("contains no list of the CA");
+    server.wait_for_log("the other CA");
+    assert!(server.metric("millstream_tls_crl_expiry_timestamp_seconds") > 4_000_000_000);
 }
 
 /// Starts `openssl s_client`, or returns `None` if the machine has no openssl. With TESTS_REQUIRE_OPENSSL it must

@@ -10,6 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use millstream::latency::Stage;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, SerialNumber, date_time_ymd,
+};
 
 use crate::common::Server;
 use crate::place::Place;
@@ -36,6 +40,25 @@ fn labels(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
+/// Returns a CA, and its list of revoked certificates.
+fn revocation_list() -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca = params.self_signed(&key).unwrap();
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(2124, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&Issuer::new(params, key)).unwrap();
+    (ca.pem(), list.pem().unwrap())
+}
+
 /// Returns what a server exports before anything has happened.
 fn exported() -> Exported {
     // Some metrics exist only with a port for TLS. Tests run in parallel.
@@ -46,7 +69,14 @@ fn exported() -> Exported {
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let pair = format!("{}:{}", certificate.display(), key.display());
-    let server = Server::start(&["--cores", "0", "--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair]);
+    let (ca, list) = revocation_list();
+    let (ca_file, list_file) = (place.0.join("ca.pem"), place.0.join("crl.pem"));
+    std::fs::write(&ca_file, ca).unwrap();
+    std::fs::write(&list_file, list).unwrap();
+    let (ca, list) = (ca_file.display().to_string(), list_file.display().to_string());
+    let secure = ["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair];
+    let clients = ["--tls-client-auth", "optional", "--tls-client-ca", &ca, "--tls-client-crl", &list];
+    let server = Server::start(&[&["--cores", "0"][..], &secure, &clients].concat());
     let (_, page) = server.control("/metrics");
     assert_eq!(server.stop(), 0);
     let mut exported = Exported::new();

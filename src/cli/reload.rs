@@ -18,7 +18,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 The server reads its configuration file again, with the environment and the
 flags of its start. It applies the changes of all settings that serve --help
 marks with [reload], and names those that need a restart. Open connections
-stay. If a setting is wrong, the server changes nothing and says why.
+stay. It reads the TLS certificates again, too. If a setting is wrong, the server changes nothing and says why.
 
 SIGHUP does the same. The result is then in the server's log.
 
@@ -56,7 +56,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
-    if page.applied.is_empty() {
+    if page.certificates_reloaded {
+        writeln!(out, "TLS certificates: read again")?;
+    } else if page.applied.is_empty() {
         writeln!(out, "no change to apply")?;
     }
     for change in &page.applied {

@@ -11,7 +11,6 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -38,7 +37,7 @@ use crate::shard::server::Server;
 use crate::shard::{self, preflight, uring};
 use crate::store::log::Durability;
 use crate::store::{StoreKind, kafka};
-use crate::tls::{self, files};
+use crate::tls::files;
 
 /// How often the log reports lines that its flood limit held back.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
@@ -410,21 +409,21 @@ fn serve(
 fn secure_listeners(
     shard: &shard::Settings,
     inherited: Option<Listener>,
-) -> Result<(Vec<Listener>, Option<Arc<tls::Config>>), Failure> {
+) -> Result<(Vec<Listener>, Option<files::Loaded>), Failure> {
     let Some(addresses) = &shard.tls_listen else {
         return match inherited {
             None => Ok((Vec::new(), None)),
             Some(_) => Err(Failure("a socket named tls_listen was passed: set tls_listen, too".into())),
         };
     };
-    let files::Loaded { config, warnings } = files::load(&shard.tls)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let loaded = files::load(&shard.tls)?;
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let listeners = match inherited {
         Some(listener) => vec![listener],
         None => Listener::bind_all(addresses, shard.listen_backlog, shard.listen_unix_mode)
             .map_err(|error| Failure(format!("cannot serve TLS on {error}")))?,
     };
-    Ok((listeners.into_iter().map(Listener::secure).collect(), Some(config)))
+    Ok((listeners.into_iter().map(Listener::secure).collect(), Some(loaded)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use crate::base::setting::{Applies, Unworkable};
 /// A setting whose storage is counted only if it is not 0 when the server starts.
 const COUNTED_FROM_START: &str = "project_storage_bytes";
 
+/// The start of the keys of TLS, which a server starts with or without.
+const TLS: &str = "tls_";
+
 /// A setting that a reload changes. Never a secret: Kafka's settings need a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -41,7 +44,7 @@ impl Plan {
             if from == to {
                 continue;
             }
-            if needs_restart(entry, running) {
+            if needs_restart(entry, running, loaded) {
                 plan.needs_restart.push(key);
                 continue;
             }
@@ -58,7 +61,12 @@ impl Plan {
     }
 }
 
-fn needs_restart(entry: &Entry, running: &ServerConfig) -> bool {
+fn needs_restart(entry: &Entry, running: &ServerConfig, loaded: &ServerConfig) -> bool {
+    // Without `tls_listen` the others are refused, and with it they are needed.
+    let adds_or_removes_tls = running.shard.tls_listen.is_some() != loaded.shard.tls_listen.is_some();
+    if adds_or_removes_tls && entry.about.key.starts_with(TLS) {
+        return true;
+    }
     let is_uncounted = entry.about.key == COUNTED_FROM_START && running.shard.projects.storage_bytes == 0;
     entry.about.applies == Applies::AtStart || is_uncounted
 }
@@ -73,6 +81,10 @@ mod tests {
         running(&mut old);
         loaded(&mut new);
         Plan::new(&old, &new)
+    }
+
+    fn set(config: &mut ServerConfig, key: &str, value: &str) {
+        SETTINGS.iter().find(|entry| entry.about.key == key).unwrap().set(config, value).unwrap();
     }
 
     #[test]
@@ -133,6 +145,34 @@ mod tests {
         assert_eq!((raised.applied.len(), raised.needs_restart.len()), (1, 0));
         let removed = plan(|old| old.shard.projects.storage_bytes = 1 << 20, |_| ()).unwrap();
         assert_eq!(removed.applied[0].to, "0");
+    }
+
+    #[test]
+    fn tls_that_is_added_or_removed_waits_for_a_restart_and_blocks_nothing_else() {
+        let secure = |config: &mut ServerConfig| {
+            set(config, "tls_listen", "127.0.0.1:9443");
+            set(config, "tls_certificates", "cert.pem:key.pem");
+            set(config, "tls_min_version", "1.3");
+        };
+        let waiting = ["tls_listen", "tls_certificates", "tls_min_version"];
+        for adds in [true, false] {
+            let (mut with, mut without) = (ServerConfig::default(), ServerConfig::default());
+            secure(&mut with);
+            let (running, loaded) = if adds { (without, &mut with) } else { (with, &mut without) };
+            loaded.shard.projects.operations = 7;
+            let plan = Plan::new(&running, loaded).unwrap();
+            let applied: Vec<_> = plan.applied.iter().map(|one| one.key).collect();
+            assert_eq!(applied, ["project_max_operations"]);
+            assert_eq!(plan.needs_restart, waiting);
+            assert_eq!(plan.config.shard.tls, running.shard.tls);
+        }
+        // A server that keeps TLS gets other certificates.
+        let (mut running, mut loaded) = (ServerConfig::default(), ServerConfig::default());
+        secure(&mut running);
+        secure(&mut loaded);
+        set(&mut loaded, "tls_certificates", "other.pem:key.pem");
+        let plan = Plan::new(&running, &loaded).unwrap();
+        assert_eq!((plan.applied[0].key, plan.needs_restart.len()), ("tls_certificates", 0));
     }
 
     #[test]

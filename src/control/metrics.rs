@@ -255,13 +255,23 @@ fn add_tls(
         received.with_label_values(shard).inc_by(tls.received_bytes);
         sent.with_label_values(shard).inc_by(tls.sent_bytes);
     }
-    let Some(CertificatesStatus { expires, reloads, failures }) = certificates else { return Ok(()) };
+    let Some(CertificatesStatus { expires, crls_due, reloads, failures }) = certificates else {
+        return Ok(());
+    };
     let expiry = f.gauge(
         "millstream_tls_certificate_expiry_timestamp_seconds",
         "When the first certificate expires, in seconds since 1970",
         &[],
     )?;
     expiry.with_label_values::<&str>(&[]).set(expires);
+    if let Some(due) = crls_due {
+        let expiry = f.gauge(
+            "millstream_tls_crl_expiry_timestamp_seconds",
+            "When the first revocation list expires, in seconds since 1970",
+            &[],
+        )?;
+        expiry.with_label_values::<&str>(&[]).set(due);
+    }
     let reloaded =
         f.counter("millstream_tls_reloads_total", "Reloads of the certificates that succeeded", &[])?;
     reloaded.with_label_values::<&str>(&[]).inc_by(reloads);

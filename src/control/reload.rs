@@ -39,7 +39,10 @@ pub struct ReloadPage {
     pub applied: Vec<AppliedChange>,
     /// The keys of changed settings that need a restart.
     pub needs_restart: Vec<String>,
-    /// The shards that have not confirmed the changes. They keep the old settings until they run again.
+    /// Whether the files of TLS were read again and given to the shards.
+    pub certificates_reloaded: bool,
+    /// The shards that have not confirmed the changes. They keep the old settings and certificates until they run
+    /// again.
     pub unconfirmed_shards: Vec<usize>,
     /// What may surprise about the changes.
     pub warnings: Vec<String>,

@@ -34,7 +34,7 @@ use crate::store::kafka::{self, Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::memory::{self, Memory};
 use crate::store::{Store, StoreKind};
-use crate::tls::Config;
+use crate::tls::files::Loaded;
 
 /// How long to wait before a full inbox gets the request to drain again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
@@ -171,7 +171,7 @@ impl ShardPart {
 impl Server {
     /// Starts a shard on each core, and serves the connections of `acceptor`. `tls` is for those of its sockets
     /// that speak TLS.
-    pub fn start(settings: &Settings, acceptor: Acceptor, tls: Option<Arc<Config>>) -> io::Result<Self> {
+    pub fn start(settings: &Settings, acceptor: Acceptor, tls: Option<Loaded>) -> io::Result<Self> {
         let (addresses, secure_addresses) = (acceptor.addresses()?, acceptor.secure_addresses()?);
         let latency_log = Collector::open_log(&settings.latency)?;
         let cores = settings.shard_cores();
@@ -180,7 +180,7 @@ impl Server {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
             refused_by_acceptor: Arc::default(),
-            tls: tls.clone(),
+            tls: tls.as_ref().map(|loaded| Arc::clone(&loaded.config)),
             refuser: Refuser::start()?,
             epoch: Instant::now(),
         });
@@ -260,7 +260,7 @@ impl Server {
             let _guard = AbortOnPanic;
             accepting.run(&targets, &shared);
         })?;
-        let certificates = tls.map(|config| Certificates::start(&settings.tls, &config, senders.clone()));
+        let certificates = tls.map(|loaded| Certificates::start(&settings.tls, &loaded, senders.clone()));
         let certificates = certificates.transpose()?;
         let leaving: Arc<Leaving> = Arc::default();
         let probe = Probe::new(senders.clone(), stalls, refused, leaving.clone(), certificates);

@@ -1,14 +1,19 @@
 //! Reads the files of the settings. Each error names the setting and the file.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::{parse_x509_certificate, parse_x509_crl};
 
 use super::config::Unusable;
 use super::{ClientAuth, Config, Material, Pair, Settings};
@@ -28,93 +33,153 @@ const SIGNATURES: usize = 8;
 pub struct Loaded {
     /// The configuration.
     pub config: Arc<Config>,
+    /// [`Contents::fingerprint`] of the files.
+    pub fingerprint: u64,
     /// Warnings for the log.
     pub warnings: Vec<String>,
+}
+
+/// The contents of every file that the settings name.
+#[derive(Debug)]
+pub struct Contents(BTreeMap<PathBuf, Content>);
+
+#[derive(Debug)]
+struct Content {
+    bytes: Vec<u8>,
+    mode: u32,
 }
 
 /// Reads the files, and checks that they fit together.
 pub fn load(settings: &Settings) -> Result<Loaded, Unworkable> {
     settings.check()?;
-    let mut warnings = Vec::new();
-    let mut pairs = Vec::new();
-    for (certificate, key) in &settings.certificates.0 {
-        let chain = certificates("tls_certificates", certificate)?;
-        pairs.push(Pair { chain, key: private_key(key, &mut warnings)? });
-    }
-    let (mut client_cas, mut crls) = (Vec::new(), Vec::new());
-    if settings.client_auth != ClientAuth::None {
-        if let Some(file) = &settings.client_ca {
-            client_cas = certificates("tls_client_ca", file)?;
-        }
-        if let Some(file) = &settings.client_crl {
-            crls = revocation_lists(file)?;
-        }
-    }
-    let config = Config::new(Material { pairs, client_cas, crls }, settings)
-        .map_err(|unusable| named(unusable, settings))?;
-    warn_of_times(&config, settings, &mut warnings);
-    warn_of_slow_keys(&config, settings, &mut warnings);
-    Ok(Loaded { config: Arc::new(config), warnings })
+    Contents::read(settings)?.load(settings)
 }
 
 /// Returns every file that [`load`] reads.
 pub fn paths(settings: &Settings) -> impl Iterator<Item = &Path> {
+    keys_and_paths(settings).map(|(_, path)| path)
+}
+
+impl Contents {
+    /// Reads the files. May block for as long as the file system does.
+    pub fn read(settings: &Settings) -> Result<Self, Unworkable> {
+        let mut contents = BTreeMap::new();
+        for (key, path) in keys_and_paths(settings) {
+            if !contents.contains_key(path) {
+                contents.insert(path.to_owned(), read(key, path)?);
+            }
+        }
+        Ok(Self(contents))
+    }
+
+    /// Returns a number that changes when the contents of a file do.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.values().for_each(|content| content.bytes.hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// Makes a configuration of the contents. The settings must be those that they were read for.
+    pub fn load(&self, settings: &Settings) -> Result<Loaded, Unworkable> {
+        let mut warnings = Vec::new();
+        let mut pairs = Vec::new();
+        for (certificate, key) in &settings.certificates.0 {
+            let chain = self.certificates("tls_certificates", certificate)?;
+            pairs.push(Pair { chain, key: self.private_key(key, &mut warnings)? });
+        }
+        let (mut client_cas, mut crls) = (Vec::new(), Vec::new());
+        if settings.client_auth != ClientAuth::None {
+            if let Some(file) = &settings.client_ca {
+                client_cas = self.certificates("tls_client_ca", file)?;
+            }
+            if let Some(file) = &settings.client_crl {
+                crls = self.revocation_lists(file)?;
+                warn_of_issuers(&client_cas, &crls, file, &mut warnings);
+            }
+        }
+        let config = Config::new(Material { pairs, client_cas, crls }, settings)
+            .map_err(|unusable| named(unusable, settings))?;
+        warn_of_times(&config, settings, &mut warnings);
+        warn_of_slow_keys(&config, settings, &mut warnings);
+        Ok(Loaded { config: Arc::new(config), fingerprint: self.fingerprint(), warnings })
+    }
+
+    fn bytes(&self, file: &Path) -> &[u8] {
+        self.0.get(file).map_or(&[], |content| &content.bytes)
+    }
+
+    fn certificates(&self, key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Unworkable> {
+        let found = CertificateDer::pem_slice_iter(self.bytes(file)).collect::<Result<Vec<_>, _>>();
+        let found = found.map_err(|error| failed(key, file, of_pem(&error)))?;
+        if found.is_empty() {
+            return Err(failed(key, file, "contains no certificate in PEM (-----BEGIN CERTIFICATE-----)"));
+        }
+        Ok(found)
+    }
+
+    fn private_key(
+        &self,
+        file: &Path,
+        warnings: &mut Vec<String>,
+    ) -> Result<PrivateKeyDer<'static>, Unworkable> {
+        let bytes = self.bytes(file);
+        if self.0.get(file).is_some_and(|content| content.mode & 0o004 != 0) {
+            warnings.push(format!(
+                "tls_certificates: {}: every user of this machine can read the key; run chmod o= on it",
+                file.display()
+            ));
+        }
+        PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
+            pem::Error::NoItemsFound if contains(bytes, b"BEGIN ENCRYPTED PRIVATE KEY") => failed(
+                "tls_certificates",
+                file,
+                "the key is encrypted, and nobody could type a password; decrypt it with openssl pkey",
+            ),
+            error => failed("tls_certificates", file, of_pem(&error)),
+        })
+    }
+
+    fn revocation_lists(
+        &self,
+        file: &Path,
+    ) -> Result<Vec<CertificateRevocationListDer<'static>>, Unworkable> {
+        let key = "tls_client_crl";
+        let found =
+            CertificateRevocationListDer::pem_slice_iter(self.bytes(file)).collect::<Result<Vec<_>, _>>();
+        let found = found.map_err(|error| failed(key, file, of_pem(&error)))?;
+        if found.is_empty() {
+            return Err(failed(key, file, "contains no revocation list in PEM (-----BEGIN X509 CRL-----)"));
+        }
+        Ok(found)
+    }
+}
+
+fn keys_and_paths(settings: &Settings) -> impl Iterator<Item = (&'static str, &Path)> {
     let pairs = settings.certificates.0.iter().flat_map(|(certificate, key)| [certificate, key]);
-    pairs.chain(&settings.client_ca).chain(&settings.client_crl).map(PathBuf::as_path)
+    let pairs = pairs.map(|path| ("tls_certificates", path));
+    let ca = settings.client_ca.iter().map(|path| ("tls_client_ca", path));
+    let crl = settings.client_crl.iter().map(|path| ("tls_client_crl", path));
+    pairs.chain(ca).chain(crl).map(|(key, path)| (key, path.as_path()))
 }
 
 fn failed(key: &str, file: &Path, why: impl std::fmt::Display) -> Unworkable {
     Unworkable(format!("{key}: {}: {why}", file.display()))
 }
 
-fn read(key: &str, file: &Path) -> Result<Vec<u8>, Unworkable> {
+/// Reads a regular file. Refuses others: a pipe may keep its reader waiting for ever.
+fn read(key: &str, path: &Path) -> Result<Content, Unworkable> {
+    let failed_to = |error: io::Error| failed(key, path, error);
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed_to)?;
+    let metadata = file.metadata().map_err(failed_to)?;
+    if !metadata.is_file() {
+        return Err(failed(key, path, "not a regular file"));
+    }
     let mut bytes = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| failed(key, file, error))?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed_to)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(failed(key, file, format_args!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
+        return Err(failed(key, path, format_args!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
     }
-    Ok(bytes)
-}
-
-fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Unworkable> {
-    let bytes = read(key, file)?;
-    let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| failed(key, file, of_pem(&error)))?;
-    if found.is_empty() {
-        return Err(failed(key, file, "contains no certificate in PEM (-----BEGIN CERTIFICATE-----)"));
-    }
-    Ok(found)
-}
-
-fn private_key(file: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'static>, Unworkable> {
-    let bytes = read("tls_certificates", file)?;
-    let mode = fs::metadata(file).map_or(0, |of| of.permissions().mode());
-    if mode & 0o004 != 0 {
-        warnings.push(format!(
-            "tls_certificates: {}: every user of this machine can read the key; run chmod o= on it",
-            file.display()
-        ));
-    }
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-        pem::Error::NoItemsFound if contains(&bytes, b"BEGIN ENCRYPTED PRIVATE KEY") => failed(
-            "tls_certificates",
-            file,
-            "the key is encrypted, and nobody could type a password; decrypt it with openssl pkey",
-        ),
-        error => failed("tls_certificates", file, of_pem(&error)),
-    })
-}
-
-fn revocation_lists(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Unworkable> {
-    let key = "tls_client_crl";
-    let bytes = read(key, file)?;
-    let found = CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| failed(key, file, of_pem(&error)))?;
-    if found.is_empty() {
-        return Err(failed(key, file, "contains no revocation list in PEM (-----BEGIN X509 CRL-----)"));
-    }
-    Ok(found)
+    Ok(Content { bytes, mode: metadata.permissions().mode() })
 }
 
 fn contains(bytes: &[u8], word: &[u8]) -> bool {
@@ -170,6 +235,40 @@ fn warn_of_times(config: &Config, settings: &Settings, warnings: &mut Vec<String
     }
 }
 
+/// Warns of CAs without a revocation list, whose clients are refused, and of lists of others.
+fn warn_of_issuers(
+    cas: &[CertificateDer<'_>],
+    crls: &[CertificateRevocationListDer<'_>],
+    file: &Path,
+    warnings: &mut Vec<String>,
+) {
+    // Whether they are malformed is checked elsewhere.
+    let cas: Vec<_> = cas.iter().filter_map(|ca| parse_x509_certificate(ca).ok()).collect();
+    let crls: Vec<_> = crls.iter().filter_map(|crl| parse_x509_crl(crl).ok()).collect();
+    let is_of = |ca: &X509Certificate<'_>, crl: &CertificateRevocationList<'_>| {
+        ca.subject().as_raw() == crl.issuer().as_raw()
+    };
+    for (_, ca) in &cas {
+        if !crls.iter().any(|(_, crl)| is_of(ca, crl)) {
+            warnings.push(format!(
+                "tls_client_crl: {}: contains no list of the CA {:?} of tls_client_ca: its clients are refused",
+                file.display(),
+                ca.subject().to_string()
+            ));
+        }
+    }
+    for (_, crl) in &crls {
+        if !cas.iter().any(|(_, ca)| is_of(ca, crl)) {
+            warnings.push(format!(
+                "tls_client_crl: {}: the list of {:?} is of no CA of tls_client_ca: it is used only if that is an \
+                 intermediate CA",
+                file.display(),
+                crl.issuer().to_string()
+            ));
+        }
+    }
+}
+
 fn warn_of_slow_keys(config: &Config, settings: &Settings, warnings: &mut Vec<String>) {
     for (position, (_, key)) in settings.certificates.0.iter().enumerate() {
         let signatures = (0..SIGNATURES).map(|_| {
@@ -189,22 +288,53 @@ fn warn_of_slow_keys(config: &Config, settings: &Settings, warnings: &mut Vec<St
     }
 }
 
-/// Returns a number that changes when a file does: from its contents, or the kind of the error. Cheap enough
-/// to compare files every few seconds.
-pub fn fingerprint(settings: &Settings) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    for path in paths(settings) {
-        match contents(path) {
-            Ok(bytes) => bytes.hash(&mut hasher),
-            Err(error) => error.kind().hash(&mut hasher),
-        }
-    }
-    hasher.finish()
-}
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::tls::CertificateFiles;
 
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    /// Makes a folder with a certificate and its key.
+    pub(crate) fn place(name: &str) -> (PathBuf, Settings) {
+        let place = std::env::temp_dir().join(format!("millstream-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&place).unwrap();
+        let files = (place.join("a.pem"), place.join("a.key"));
+        let settings = Settings { certificates: CertificateFiles(vec![files]), ..Settings::default() };
+        renew(&settings);
+        (place, settings)
+    }
+
+    /// Replaces the certificate and its key.
+    pub(crate) fn renew(settings: &Settings) {
+        let made = rcgen::generate_simple_self_signed(vec!["server.example".to_owned()]).unwrap();
+        let (certificate, key) = &settings.certificates.0[0];
+        std::fs::write(certificate, made.cert.pem()).unwrap();
+        std::fs::write(key, made.signing_key.serialize_pem()).unwrap();
+    }
+
+    #[test]
+    fn the_fingerprint_is_of_the_bytes_that_were_loaded() {
+        let (place, settings) = place("fingerprint");
+        let loaded = load(&settings).unwrap();
+        assert_eq!(Contents::read(&settings).unwrap().fingerprint(), loaded.fingerprint);
+        let contents = Contents::read(&settings).unwrap();
+        renew(&settings);
+        assert_eq!(contents.load(&settings).unwrap().fingerprint, loaded.fingerprint);
+        assert_ne!(load(&settings).unwrap().fingerprint, loaded.fingerprint);
+        std::fs::remove_dir_all(place).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_or_a_directory_is_refused_at_once() {
+        let (place, settings) = place("pipe");
+        let key = &settings.certificates.0[0].1;
+        std::fs::remove_file(key).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, key, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let why = load(&settings).unwrap_err().0;
+        assert!(why.contains("a.key: not a regular file"), "{why}");
+        std::fs::remove_file(key).unwrap();
+        std::fs::create_dir(key).unwrap();
+        let why = load(&settings).unwrap_err().0;
+        assert!(why.contains("a.key: not a regular file"), "{why}");
+        std::fs::remove_dir_all(place).unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! Tests the order and the length of a shard's turns in virtual time: consumers that read a backlog beside one
-//! that is caught up.
+//! that is caught up, and clients with an encoding as expensive as TLS.
 //!
-//! Only writing to a socket takes time, by its bytes.
+//! Only writing to a socket takes time, by its bytes, and each step of a TLS handshake.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -37,6 +37,12 @@ const BYTE_NS: u64 = 4;
 /// The longest time for which a turn goes on to serve consumers that are behind.
 const BEHIND_MAX: Duration = Duration::from_micros(500);
 
+/// The longest time for which a turn goes on with steps of handshakes.
+const HANDSHAKE_MAX: Duration = Duration::from_micros(50);
+
+/// The most bytes of a TLS record.
+const RECORD_BYTES_MAX: usize = (16 << 10) + 2_048 + 5;
+
 /// The number of consumers that read the backlog.
 const READERS: usize = 10;
 
@@ -48,6 +54,21 @@ struct Peer {
     down: usize,
     sent: Duration,
     slot: Option<u32>,
+    encoding: Option<Encoding>,
+}
+
+/// The encoding of a connection, which stands for TLS.
+#[derive(Clone, Debug)]
+struct Encoding {
+    /// The bytes on the wire of each byte.
+    wire_per_byte: usize,
+    /// How long a step of the handshake takes. The handshake never ends. `None` if it has ended.
+    step: Option<Duration>,
+    /// The steps of the handshake so far.
+    steps: usize,
+    /// The bytes on the wire of the last read, and of all.
+    taken: usize,
+    taken_by_all: usize,
 }
 
 /// What all connections share: the time, and the slots that are ready.
@@ -67,8 +88,18 @@ struct Wire {
 
 impl Transport for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let mut peer = self.peer.borrow_mut();
-        let count = buffer.len().min(peer.up.len());
+        let peer = &mut *self.peer.borrow_mut();
+        let mut count = buffer.len().min(peer.up.len());
+        if let Some(encoding) = &mut peer.encoding {
+            if let Some(step) = encoding.step {
+                self.world.time.set(self.world.time.get() + step);
+                encoding.steps += 1;
+                return Ok(None);
+            }
+            count = count.min(buffer.len().max(RECORD_BYTES_MAX) / encoding.wire_per_byte);
+            encoding.taken = count * encoding.wire_per_byte;
+            encoding.taken_by_all += encoding.taken;
+        }
         for (to, from) in buffer.iter_mut().zip(peer.up.drain(..count)) {
             *to = from;
         }
@@ -91,10 +122,31 @@ impl Transport for Wire {
     fn shut_down(&mut self) {}
 
     fn mark(&self) {
-        self.world.ready.borrow_mut().push(self.slot);
+        self.world.mark(self.slot);
     }
 
     fn clear_mark(&mut self) {}
+
+    fn is_encoded(&self) -> bool {
+        self.peer.borrow().encoding.is_some()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.peer.borrow().encoding.as_ref().is_some_and(|encoding| encoding.step.is_some())
+    }
+
+    fn wire_bytes_read(&self) -> usize {
+        self.peer.borrow().encoding.as_ref().map_or(0, |encoding| encoding.taken)
+    }
+}
+
+impl World {
+    fn mark(&self, slot: u32) {
+        let mut ready = self.ready.borrow_mut();
+        if !ready.contains(&slot) {
+            ready.push(slot);
+        }
+    }
 }
 
 impl Host for World {
@@ -164,7 +216,7 @@ impl Client {
         let mut peer = self.peer.borrow_mut();
         peer.up.extend(bytes);
         if let Some(slot) = peer.slot {
-            self.world.ready.borrow_mut().push(slot);
+            self.world.mark(slot);
         }
     }
 
@@ -316,4 +368,45 @@ fn consumers_that_are_behind_go_on_while_others_fill_every_turn() {
     let least = readers.iter().map(Client::down).min().unwrap();
     assert!(most - least <= 2 * VISIT_BYTES, "{least} to {most} bytes");
     assert!(most < 3_000_000, "the readers were behind: {most}");
+}
+
+#[test]
+fn a_turn_reads_no_more_of_tiny_records_than_of_large_ones() {
+    let mut bench = Bench::new();
+    let producer = bench.producer("queue");
+    bench.settle();
+    let encoding = Encoding { wire_per_byte: 23, step: None, steps: 0, taken: 0, taken_by_all: 0 };
+    producer.peer.borrow_mut().encoding = Some(encoding);
+    let per_turn = Settings::default().receive_bytes_per_turn;
+    producer.produce(per_turn / 1_000, 1_000);
+    let mut turns = 0;
+    let mut before = 0;
+    while !producer.peer.borrow().up.is_empty() {
+        bench.turn();
+        let taken = producer.peer.borrow().encoding.as_ref().unwrap().taken_by_all;
+        assert!(taken - before <= per_turn + RECORD_BYTES_MAX, "{} bytes in a turn", taken - before);
+        assert!(taken > before, "the connection is served in every turn");
+        (turns, before) = (turns + 1, taken);
+    }
+    assert!(turns >= 20, "{turns} turns");
+}
+
+/// Runs a turn while `count` clients are in the middle of a handshake, each of whose steps takes `step`. Returns
+/// how many steps were made.
+fn steps(count: usize, step: Duration) -> usize {
+    let mut bench = Bench::new();
+    let clients: Vec<Client> = (0..count).map(|_| bench.connect()).collect();
+    let encoding = Encoding { wire_per_byte: 1, step: Some(step), steps: 0, taken: 0, taken_by_all: 0 };
+    for client in &clients {
+        client.peer.borrow_mut().encoding = Some(encoding.clone());
+    }
+    bench.turn();
+    clients.iter().map(|client| client.peer.borrow().encoding.as_ref().unwrap().steps).sum()
+}
+
+#[test]
+fn strangers_that_drip_bytes_delay_no_handshake_by_turns() {
+    assert_eq!(steps(20, HANDSHAKE_MAX / 25), 20);
+    assert_eq!(steps(100, HANDSHAKE_MAX / 25), 25, "until the time is used up");
+    assert_eq!(steps(20, HANDSHAKE_MAX * 6), 1, "expensive steps are made one by one");
 }

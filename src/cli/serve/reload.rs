@@ -2,8 +2,10 @@
 //!
 //! A reload has two steps. Everything that can fail comes first and changes nothing: reading, checking, and
 //! asking whether every shard runs. Then the changes are applied, which cannot fail. The
-//! certificates of TLS are read again in the same two steps.
+//! certificates of TLS are read again in the same two steps. If no setting of TLS has changed, certificates that
+//! do not work are only a warning: the server keeps those that it has.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -46,6 +48,8 @@ struct Prepared {
     loaded: Loaded,
     plan: Plan,
     certificates: Option<Read>,
+    /// Why the certificates stay as they are.
+    warning: Option<String>,
 }
 
 impl Reloader {
@@ -114,18 +118,31 @@ impl Reloader {
             self.shards.check().map_err(silent)?;
         }
         let read = self.certificates.as_ref().map(|of| of.read(&plan.config.shard.tls));
-        let certificates = read.transpose().map_err(refused)?;
-        Ok(Prepared { loaded, plan, certificates })
+        let (certificates, warning) = match read {
+            None => (None, None),
+            Some(Ok(read)) => (Some(read), None),
+            Some(Err(why)) if plan.applied.iter().any(|change| change.key.starts_with("tls_")) => {
+                return Err(refused(why));
+            }
+            Some(Err(Unworkable(why))) => {
+                (None, Some(format!("{why}; the server keeps the certificates that it has")))
+            }
+        };
+        Ok(Prepared { loaded, plan, certificates, warning })
     }
 
     /// Puts a reload into effect.
     fn apply(&mut self, prepared: Prepared) -> ReloadPage {
-        let Prepared { loaded, plan: Plan { config, applied, needs_restart }, certificates } = prepared;
-        if let (Some(of), Some(read)) = (&self.certificates, certificates) {
-            of.apply(read);
+        let Prepared { loaded, plan, certificates, warning } = prepared;
+        let Plan { config, applied, needs_restart } = plan;
+        let certificates_reloaded = certificates.is_some();
+        let mut unconfirmed: BTreeSet<usize> = match (&self.certificates, certificates) {
+            (Some(of), Some(read)) => of.apply(read).into_iter().collect(),
+            _ => BTreeSet::new(),
+        };
+        if !applied.is_empty() {
+            unconfirmed.extend(self.shards.apply(&config.shard));
         }
-        let unconfirmed_shards =
-            if applied.is_empty() { Vec::new() } else { self.shards.apply(&config.shard) };
         logging::set_filter(&config.logging.filter);
         self.handling.set_times((&config.shard.core).into());
         self.info.set_settings(config.open_settings());
@@ -135,10 +152,10 @@ impl Reloader {
         if !needs_restart.is_empty() {
             tracing::warn!(keys = needs_restart.join(", "), "these changed settings need a restart");
         }
-        for shard in &unconfirmed_shards {
+        for shard in &unconfirmed {
             tracing::warn!(
                 shard,
-                "the shard has not confirmed the changed settings: it gets them when it runs again"
+                "the shard has not confirmed the changed settings or certificates: it gets them when it runs again"
             );
         }
         let before = self.running.config.warnings();
@@ -150,13 +167,16 @@ impl Reloader {
             warnings.extend(warning);
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        // Logged when they were read.
+        warnings.extend(warning);
         tracing::info!(applied = applied.len(), need_restart = needs_restart.len(), "settings reloaded");
         self.running = Loaded { config, origins: loaded.origins };
         let change = |Change { key, from, to }: Change| AppliedChange { key: key.into(), from, to };
         ReloadPage {
             applied: applied.into_iter().map(change).collect(),
             needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
-            unconfirmed_shards,
+            certificates_reloaded,
+            unconfirmed_shards: unconfirmed.into_iter().collect(),
             warnings,
         }
     }

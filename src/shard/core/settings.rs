@@ -64,7 +64,7 @@ settings! {
         // fit the second-level cache.
         /// Size of the shard's receive buffer
         receive_window_bytes: usize = 256 << 10, "receive_window_bytes", Bytes(4096..=GIB);
-        /// Bytes that one connection may read before the others have their turn
+        /// Bytes that one connection may read before the others have their turn; with TLS, as on the wire
         receive_bytes_per_turn: usize = 512 << 10, "receive_bytes_per_turn", Bytes(4096..=GIB);
         /// Bytes to read at once while the budget is exhausted; each connection may hold this much beyond the
         /// budget

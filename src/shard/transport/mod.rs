@@ -64,6 +64,11 @@ pub trait Transport {
         false
     }
 
+    /// Returns how many encoded bytes the last read took from the socket.
+    fn wire_bytes_read(&self) -> usize {
+        0
+    }
+
     /// Sends encoded bytes that the socket had no room for, as many as it accepts now.
     fn resume(&mut self) -> io::Result<()> {
         Ok(())

@@ -123,6 +123,8 @@ pub struct Secure<T> {
     /// Sealed bytes that the socket has not accepted, from `sent` on.
     sealed: Vec<u8>,
     sent: usize,
+    /// The bytes that the last read took from the socket.
+    taken: usize,
     /// The part of the shard's `kept` that is this connection's.
     kept: usize,
     /// The time of the handshake's steps, in nanoseconds.
@@ -166,6 +168,7 @@ impl<T: Transport> Secure<T> {
             opened_at: 0,
             sealed: Vec::new(),
             sent: 0,
+            taken: 0,
             kept: 0,
             handshake_ns: 0,
             news: News::default(),
@@ -184,6 +187,7 @@ impl<T: Transport> Secure<T> {
         if bytes == 0 {
             return self.end();
         }
+        self.taken = bytes;
         self.shared.counters.borrow_mut().received_bytes += bytes as u64;
         sealed.clear();
         let mut filled = 0;
@@ -309,6 +313,7 @@ impl<T: Transport> Secure<T> {
 
 impl<T: Transport> Transport for Secure<T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.taken = 0;
         let waiting = &self.opened[self.opened_at..];
         if !waiting.is_empty() {
             let bytes = waiting.len().min(buffer.len());
@@ -397,6 +402,10 @@ impl<T: Transport> Transport for Secure<T> {
 
     fn is_handshaking(&self) -> bool {
         self.is_handshaking()
+    }
+
+    fn wire_bytes_read(&self) -> usize {
+        self.taken
     }
 
     fn resume(&mut self) -> io::Result<()> {

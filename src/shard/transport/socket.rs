@@ -62,6 +62,10 @@ impl Transport for Socket {
         inner!(self, transport => transport.is_handshaking())
     }
 
+    fn wire_bytes_read(&self) -> usize {
+        inner!(self, transport => transport.wire_bytes_read())
+    }
+
     fn resume(&mut self) -> io::Result<()> {
         inner!(self, transport => transport.resume())
     }

@@ -243,6 +243,20 @@ fn a_reader_with_little_room_gets_everything_in_order() {
 }
 
 #[test]
+fn a_read_tells_how_much_it_took_from_the_socket() {
+    let mut rig = Rig::new();
+    for _ in 0..100 {
+        rig.send(b"x");
+    }
+    let sent = rig.wire.borrow().up.len();
+    assert!(sent > 2_000, "each byte is a record: {sent}");
+    assert_eq!(rig.secure.read(&mut [0; 10]).unwrap(), Some(10));
+    assert_eq!(rig.secure.wire_bytes_read(), sent);
+    assert_eq!(rig.secure.read(&mut [0; 90]).unwrap(), Some(90));
+    assert_eq!(rig.secure.wire_bytes_read(), 0, "counted by the read before");
+}
+
+#[test]
 fn a_stream_without_close_notify_is_truncated() {
     let mut rig = Rig::new();
     rig.wire.borrow_mut().is_ended = true;
