@@ -405,6 +405,11 @@ mod tests {
         let handle =
             DrainHandle { acceptor: acceptor.clone(), shards: vec![shard.clone()], leaving: Arc::default() };
         handle.drain();
+        let until = Instant::now() + ACCEPTOR_WAIT / 5;
+        while Instant::now() < until {
+            assert!(inbox.poll().is_none());
+            std::thread::yield_now();
+        }
         // The acceptor has not ended, so this stands for a connection that it hands over.
         shard.send(Delivery::StoreNews).unwrap();
         assert!(matches!(next(&inbox), Delivery::StoreNews));
