@@ -139,7 +139,7 @@ fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> 
     settings.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     let listeners =
         Listener::bind_all(&settings.listen, settings.listen_backlog, settings.listen_unix_mode).unwrap();
-    let server = Server::start(&settings, Acceptor::new(listeners), None).unwrap();
+    let server = Server::start(&settings, Acceptor::new(listeners).unwrap(), None).unwrap();
     let mut client = dial(server.addresses().first_tcp().unwrap());
     client.write_all(HANDSHAKE.as_bytes()).unwrap();
     let mut head = Vec::new();

@@ -7,8 +7,8 @@ mod common;
 mod place;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv6Addr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -55,12 +55,24 @@ fn peer_of(server: &Server, mut stream: impl Read + Write, before: &[u8], origin
     peer.split(' ').next().unwrap().to_owned()
 }
 
+/// Returns whether the server has read everything that a connection has sent it, as the kernel shows it.
+fn is_read(stream: &TcpStream, server: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let ours = stream.local_addr().unwrap().port();
+    let (from, to) = (format!(":{server:04X}"), format!(":{ours:04X}"));
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Number, local and remote address, state, tx_queue:rx_queue. State 01 is an established connection.
+    let line = lines.find(|line| line[1].ends_with(&from) && line[2].ends_with(&to));
+    // A connection that is gone has been read.
+    line.is_none_or(|line| line[3] != "01" || line[4].ends_with(":00000000"))
+}
+
 /// Returns whether a header and a handshake, sent in two parts that are cut at `cut`, are accepted.
 fn is_accepted(server: &Server, header: &[u8], cut: usize) -> bool {
     let bytes = [header, handshake("/", "").as_bytes()].concat();
     let mut stream = server.dial();
     stream.write_all(&bytes[..cut]).unwrap();
-    std::thread::yield_now();
+    eventually("the server has read the first part", || is_read(&stream, server.port).then_some(()));
     // Fails if the server has already refused the first part.
     let _ = stream.write_all(&bytes[cut..]);
     let mut head = [0; 12];
@@ -73,7 +85,9 @@ fn assert_closed(server: &Server, bytes: &[u8]) {
     stream.write_all(bytes).unwrap();
     let mut answer = Vec::new();
     // Unread bytes reset the connection.
-    let _ = stream.read_to_end(&mut answer);
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
     assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
 }
 
@@ -173,6 +187,23 @@ fn only_the_socket_of_a_dead_server_is_replaced() {
     assert!(said.contains("/none cannot be opened: No such file"), "{said}");
     let said = refusal(&format!("unix:/{}", "x".repeat(200)));
     assert!(said.contains("at most 107"), "{said}");
+}
+
+#[test]
+fn a_failed_start_leaves_no_socket() {
+    let place = place("unix-failed");
+    let path = place.0.join("m.sock");
+    let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = Command::new(BINARY)
+        .args(["serve", "--store", "memory", "--cores", "0", "--listen"])
+        .arg(format!("unix:{}", path.display()))
+        .args(["--control-listen", &occupied.local_addr().unwrap().to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot serve the control port"), "{said}");
+    assert!(!path.exists(), "{said}");
 }
 
 #[test]

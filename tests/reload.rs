@@ -136,6 +136,25 @@ fn a_shorter_idle_timeout_pings_silent_clients_before_it_gives_them_up() {
 }
 
 #[test]
+fn the_proxies_change() {
+    let file = ConfigFile::new("proxies", "proxy_from = \"\"\n");
+    let server = start(&file, &[]);
+    let header = "PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n";
+    let with_header = || {
+        let mut stream = server.dial();
+        stream.write_all(format!("{header}{}", handshake("/", "")).as_bytes()).unwrap();
+        status(&response(&mut stream))
+    };
+    assert_eq!(with_header(), 400);
+    file.write("proxy_from = \"127.0.0.0/8\"\n");
+    assert_eq!(keys(&reloaded(&server)["applied"]), ["proxy_from"]);
+    assert_eq!(with_header(), 101);
+    file.write("proxy_from = \"10.0.0.0/8\"\n");
+    assert_eq!(keys(&reloaded(&server)["applied"]), ["proxy_from"]);
+    assert_eq!(with_header(), 400);
+}
+
+#[test]
 fn sighup_reloads_too_and_changes_the_log() {
     let file = ConfigFile::new("sighup", "log = \"millstream=info\"\n");
     let server = start(&file, &[]);

@@ -6,7 +6,7 @@ mod common;
 mod place;
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -467,6 +467,34 @@ fn sighup_reopens_the_latency_log_and_disturbs_no_client() {
     server.signal("HUP");
     assert_eq!(store(&mut client, b"still here"), 201);
     assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn sighup_during_a_long_start_reopens_the_latency_log() {
+    let data = Place::new("hangup-start");
+    let (latency, pipe) = (data.0.join("latency.hlog"), data.0.join("00000000.segment"));
+    // A read of this file of the log waits until another process writes.
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut child = Command::new(common::BINARY)
+        .args(["serve", "--listen", "127.0.0.1:0", "--control-listen", "off", "--cores", "0"])
+        .args(["--store", "log", "--data-dir", data.text(), "--latency-log", latency.to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut writing = OpenOptions::new();
+    writing.write(true).custom_flags(libc::O_NONBLOCK);
+    let first = eventually("recovery", || writing.open(&pipe).ok());
+    std::fs::rename(&latency, data.0.join("latency.hlog.1")).unwrap();
+    let id = child.id().to_string();
+    let signal = |name: &str| Command::new("kill").args([name, &id]).status().unwrap();
+    assert!(signal("-HUP").success());
+    drop(first);
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("millstream serves")));
+    eventually("the new file", || latency.exists().then_some(()));
+    assert!(signal("-TERM").success());
+    said.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -6,11 +6,11 @@ mod common;
 mod place;
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -99,6 +99,39 @@ fn newcomers_wait_while_a_server_restarts_and_nothing_is_lost() {
     assert_eq!(server.control("/readyz").0, 200);
     others_are_served(&server);
     assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_passed_socket_replaces_only_addresses_of_tcp() {
+    let place = Place::new("beside");
+    let path = place.0.join("m.sock");
+    let (listen, elsewhere) = (listener(), listener().local_addr().unwrap());
+    let command = with_sockets(listen.try_clone().unwrap(), listener(), "listen:control");
+    let both = format!("{elsewhere},unix:{}", path.display());
+    let server = Server::start_by(command, &["--cores", "0", "--listen", &both]);
+    let passed = listen.local_addr().unwrap();
+    assert_eq!(server.port, passed.port());
+    let warning = server.wait_for_log("the service manager passed a socket");
+    assert!(warning.contains(&elsewhere.to_string()) && warning.contains(&passed.to_string()), "{warning}");
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(handshake("/", "").as_bytes()).unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    others_are_served(&server);
+    assert_eq!(server.stop(), 0);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_control_socket_contradicts_control_listen_off() {
+    let mut command = with_sockets(listener(), listener(), "listen:control");
+    command.args(["serve", "--cores", "0", "--store", "memory", "--control-listen", "off"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("control was passed, but control_listen = off"), "{said}");
 }
 
 #[test]
@@ -288,6 +321,29 @@ fn a_stalled_shard_silences_the_watchdog_until_it_runs_again() {
     };
     assert!(silence < Duration::from_secs(30), "{silence:?}");
     manager.await_line("WATCHDOG=1");
+    server.wait_for_log("shard stands still");
+}
+
+#[test]
+fn a_stall_shorter_than_the_watchdogs_time_is_survived() {
+    let mut manager = Manager::at_path("survived");
+    // The shard stands still for three seconds of the four.
+    let server = manager.start(&[("WATCHDOG_USEC", "4000000")], &["--test-faults", "true"]);
+    manager.await_line("READY=1");
+    let mut client = Client::connect(&server);
+    manager.await_line("WATCHDOG=1");
+    client.begin(&append("stall-shard"));
+    let mut last = Instant::now();
+    let silence = loop {
+        manager.await_line("WATCHDOG=1");
+        let silence = last.elapsed();
+        assert!(silence < Duration::from_secs(4), "{silence:?}");
+        last = Instant::now();
+        if silence > Duration::from_secs(1) {
+            break silence;
+        }
+    };
+    assert!(silence > Duration::from_secs(1));
     server.wait_for_log("shard stands still");
 }
 

@@ -7,7 +7,8 @@ mod place;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -509,10 +510,33 @@ fn a_proxy_header_precedes_tls() {
     let mut stream = files.connect(&server);
     stream.sock.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n").unwrap();
     Producer::begin(stream, "proxied").produce(1);
+    // The server logs the peer of a page that it refuses.
+    let mut page = files.connect(&server);
+    page.sock.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n").unwrap();
+    page.write_all(handshake("/", "Origin: https://page.example\r\n").as_bytes()).unwrap();
+    let line = server.wait_for_log("https://page.example");
+    assert!(line.contains("peer=192.0.2.1:1000"), "{line}");
     let mut missing = files.connect(&server);
     let _ = missing.write_all(b"x");
     assert!(end(&mut missing).is_some(), "a proxy without a header is closed");
     assert_eq!(server.metric("millstream_proxy_headers_refused_total"), 1);
+}
+
+#[test]
+fn a_passed_socket_speaks_tls() {
+    let files = Files::new();
+    let [listen, secure] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = secure.local_addr().unwrap().port();
+    let script = "export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$0\" \"$@\" 3<&0 4<&1 </dev/null >/dev/null";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, BINARY]).env("LISTEN_FDNAMES", "listen:tls_listen");
+    command.stdin(OwnedFd::from(listen)).stdout(OwnedFd::from(secure));
+    let pair = files.pair("server");
+    let set = ["--cores", "0", "--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair];
+    let server = Server::start_by(command, &set);
+    assert_eq!(secure_port(&server), port);
+    Producer::begin(files.connect(&server), "passed").produce(1);
+    assert_eq!(server.stop(), 0);
 }
 
 /// Runs the server with files that do not work, and returns what it says.

@@ -7,7 +7,7 @@ mod signals;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +32,7 @@ use crate::process::manager::{self, Word};
 use crate::process::terminal::say;
 use crate::process::{children, heap, logging};
 use crate::shard::acceptor::Acceptor;
+use crate::shard::address::{Address, Addresses};
 use crate::shard::listener::Listener;
 use crate::shard::server::Server;
 use crate::shard::{self, preflight, uring};
@@ -84,8 +85,8 @@ Signals:
   SIGHUP           reload the settings marked with [reload], as millstream reload
                    does; reopen latency_log, for log rotation
 
-Under systemd, the server takes over sockets named listen and control, and says
-when it is ready, reloads, stops and is alive. deploy/systemd has units.
+Under systemd, the server takes over sockets named listen, tls_listen and control,
+and says when it is ready, reloads, stops and is alive. deploy/systemd has units.
 
 Exit codes:
   0    drained, or stopped before it was ready
@@ -210,6 +211,10 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     }
     let handling = Handling::start()?;
     let ended = serve(args, loaded, inherited, &handling);
+    if ended.is_err() {
+        // Another thread may still hold the sockets.
+        handling.close();
+    }
     // Threads that own child processes may still run.
     children::end_all();
     match ended {
@@ -304,11 +309,16 @@ fn serve(
     let listening = listening.map(Listener::inherited).transpose()?;
     let listening_secure = listening_secure.map(Listener::inherited).transpose()?;
     let listen = match &listening {
-        Some(listener) => [listener.address()?].into_iter().collect(),
+        Some(passed) => beside(&shard.listen, passed.address()?),
         None => shard.listen.clone(),
     };
     let control_address = control.listen.address(listen.first_tcp());
-    let has_control = controlling.is_some() || control_address.is_some();
+    let has_control = control_address.is_some();
+    if controlling.is_some() && !has_control {
+        let why = "a socket named control was passed, but control_listen = off: stop and disable its socket \
+                   unit (millstream-control.socket), or set control_listen = next";
+        return Err(Failure(why.into()));
+    }
     let connections_max = preflight::check(shard, has_control)?;
     if store.kind == StoreKind::Kafka {
         kafka::check(&store.kafka, &shard.kafka_bounds())?;
@@ -322,13 +332,15 @@ fn serve(
     if !heap::keep() {
         tracing::warn!("the C library's allocator cannot be tuned: large batches will use more CPU time");
     }
-    let listeners = match listening {
-        Some(listener) => vec![listener],
-        None => Listener::bind_all(&shard.listen, shard.listen_backlog, shard.listen_unix_mode)
-            .map_err(|error| Failure(format!("cannot serve on {error}")))?,
-    };
-    let (secure, tls) = secure_listeners(shard, listening_secure)?;
-    let listeners = listeners.into_iter().chain(secure).collect();
+    let tls = load_tls(shard, listening_secure.is_some())?;
+    let is_set = loaded.origins.contains_key("listen");
+    let mut listeners = listeners("listen", &shard.listen, is_set, listening, shard)
+        .map_err(|error| Failure(format!("cannot serve on {error}")))?;
+    if let Some(addresses) = &shard.tls_listen {
+        let secure = self::listeners("tls_listen", addresses, true, listening_secure, shard)
+            .map_err(|error| Failure(format!("cannot serve TLS on {error}")))?;
+        listeners.extend(secure.into_iter().map(Listener::secure));
+    }
     let acceptor = Acceptor::new(listeners)?.with_connections_max(connections_max);
     handling.listen(acceptor.clone());
     let port = match controlling {
@@ -405,25 +417,44 @@ fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the certificates, and binds the sockets for clients that speak TLS, if there are any.
-fn secure_listeners(
+/// Returns the addresses of a setting when a socket was passed for it: the socket replaces those of TCP.
+fn beside(addresses: &Addresses, passed: Address) -> Addresses {
+    let unix = addresses.iter().filter(|one| one.tcp().is_none()).cloned();
+    std::iter::once(passed).chain(unix).collect()
+}
+
+/// Returns the sockets of a setting: the passed one, and those that it does not replace.
+fn listeners(
+    key: &str,
+    addresses: &Addresses,
+    is_set: bool,
+    passed: Option<Listener>,
     shard: &shard::Settings,
-    inherited: Option<Listener>,
-) -> Result<(Vec<Listener>, Option<files::Loaded>), Failure> {
-    let Some(addresses) = &shard.tls_listen else {
-        return match inherited {
-            None => Ok((Vec::new(), None)),
-            Some(_) => Err(Failure("a socket named tls_listen was passed: set tls_listen, too".into())),
+) -> io::Result<Vec<Listener>> {
+    let bind =
+        |addresses: &Addresses| Listener::bind_all(addresses, shard.listen_backlog, shard.listen_unix_mode);
+    let Some(passed) = passed else { return bind(addresses) };
+    let address = passed.address()?;
+    for other in addresses.iter().filter(|one| is_set && one.tcp().is_some() && **one != address) {
+        tracing::warn!(
+            "{key} = {other}, but the service manager passed a socket at {address}: the server does not listen on {other}"
+        );
+    }
+    let unix: Addresses = addresses.iter().filter(|one| one.tcp().is_none()).cloned().collect();
+    Ok(std::iter::once(passed).chain(bind(&unix)?).collect())
+}
+
+/// Reads the certificates, if clients may speak TLS.
+fn load_tls(shard: &shard::Settings, is_passed: bool) -> Result<Option<files::Loaded>, Failure> {
+    if shard.tls_listen.is_none() {
+        return match is_passed {
+            false => Ok(None),
+            true => Err(Failure("a socket named tls_listen was passed: set tls_listen, too".into())),
         };
-    };
+    }
     let loaded = files::load(&shard.tls)?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let listeners = match inherited {
-        Some(listener) => vec![listener],
-        None => Listener::bind_all(addresses, shard.listen_backlog, shard.listen_unix_mode)
-            .map_err(|error| Failure(format!("cannot serve TLS on {error}")))?,
-    };
-    Ok((listeners.into_iter().map(Listener::secure).collect(), Some(loaded)))
+    Ok(Some(loaded))
 }
 
 #[cfg(test)]

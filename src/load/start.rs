@@ -50,8 +50,7 @@ impl Start {
 
     /// Starts the run.
     pub(super) fn begin(&self, plan: &Plan) -> Window {
-        let connections = u32::try_from(plan.producers + plan.consumers).unwrap_or(u32::MAX);
-        let lead = LEAD + LEAD_EACH * connections;
+        let lead = LEAD + LEAD_EACH * (plan.producers + plan.consumers);
         let window = *self.window.get_or_init(|| Window::of(Instant::now() + lead, plan));
         self.channel.0.close();
         window

@@ -18,6 +18,17 @@ use rustix::time::{ClockId, clock_gettime};
 pub const VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
+/// How long to wait for a manager that is slow to read. A word that is lost is not repeated, except
+/// [`Word::Alive`], which does not wait.
+const SEND_WAIT: Duration = Duration::from_secs(1);
+
+/// The most bytes of a status. systemd ignores a message of more than 4,096 bytes.
+const STATUS_BYTES_MAX: usize = 512;
+
+/// How often to say [`Word::Alive`] in the time after which the manager gives the process up. A shard may
+/// stand still for most of that time, if it then runs again.
+const CHECKS_PER_TIMEOUT: u32 = 8;
+
 /// What the process tells its manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word<'a> {
@@ -47,8 +58,14 @@ impl fmt::Display for Word<'_> {
             Self::Stopping => f.write_str("STOPPING=1"),
             Self::Alive => f.write_str("WATCHDOG=1"),
             Self::Extend(by) => write!(f, "EXTEND_TIMEOUT_USEC={}", by.as_micros()),
-            // A line break would begin another message.
-            Self::Status(text) => write!(f, "STATUS={}", text.replace('\n', " ")),
+            Self::Status(text) => {
+                let mut end = text.len().min(STATUS_BYTES_MAX);
+                while !text.is_char_boundary(end) {
+                    end -= 1;
+                }
+                // A line break would begin another message.
+                write!(f, "STATUS={}", text[..end].replace('\n', " "))
+            }
         }
     }
 }
@@ -57,30 +74,35 @@ impl fmt::Display for Word<'_> {
 pub fn tell(words: &[Word<'_>]) {
     let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else { return };
     let lines: Vec<String> = words.iter().map(Word::to_string).collect();
-    if let Err(error) = send(&socket, lines.join("\n").as_bytes()) {
+    let wait = (words != [Word::Alive]).then_some(SEND_WAIT);
+    if let Err(error) = send(&socket, lines.join("\n").as_bytes(), wait) {
         tracing::warn!(%error, ?socket, "the service manager cannot be told (NOTIFY_SOCKET)");
     }
 }
 
-fn send(socket: &OsString, message: &[u8]) -> io::Result<()> {
+/// Sends a message. Waits at most this long for room, or not at all.
+fn send(socket: &OsString, message: &[u8], wait: Option<Duration>) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(socket)?,
     };
     let sender = UnixDatagram::unbound()?;
     // A manager that reads nothing must not hold up the process.
-    sender.set_nonblocking(true)?;
+    match wait {
+        Some(_) => sender.set_write_timeout(wait)?,
+        None => sender.set_nonblocking(true)?,
+    }
     sender.send_to_addr(message, &address).map(drop)
 }
 
-/// Returns how often to say [`Word::Alive`]: twice in the time after which the manager gives the process up.
+/// Returns how long to wait between two [`Word::Alive`].
 /// Returns `None` if the manager does not watch this process.
 pub fn watchdog_interval() -> Option<Duration> {
     let number = |variable| env::var(variable).ok()?.parse::<u64>().ok();
     let is_ours = env::var_os("WATCHDOG_PID").is_none()
         || number("WATCHDOG_PID").is_some_and(|pid| pid == u64::from(std::process::id()));
     let usec = number("WATCHDOG_USEC").filter(|usec| is_ours && *usec > 0)?;
-    Some(Duration::from_micros(usec) / 2)
+    Some(Duration::from_micros(usec) / CHECKS_PER_TIMEOUT)
 }
 
 #[cfg(test)]
@@ -107,12 +129,40 @@ mod tests {
         for (socket, receiver) in
             [(path.clone().into_os_string(), by_path), (format!("@{name}").into(), by_name)]
         {
-            send(&socket, b"READY=1").unwrap();
+            send(&socket, b"READY=1", Some(SEND_WAIT)).unwrap();
             let mut said = [0; 16];
             let length = receiver.recv(&mut said).unwrap();
             assert_eq!(&said[..length], b"READY=1");
         }
         std::fs::remove_file(&path).unwrap();
-        assert!(send(&path.into_os_string(), b"READY=1").is_err());
+        assert!(send(&path.into_os_string(), b"READY=1", Some(SEND_WAIT)).is_err());
+    }
+
+    #[test]
+    fn a_long_status_is_cut_between_characters() {
+        let text = Word::Status(&format!("a{}", "é".repeat(5_000))).to_string();
+        assert_eq!(text, format!("STATUS=a{}", "é".repeat(255)));
+    }
+
+    #[test]
+    fn a_word_waits_for_a_busy_manager_but_not_for_ever() {
+        let name = format!("millstream-busy-manager-{}", std::process::id());
+        let receiver =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name.as_bytes()).unwrap()).unwrap();
+        let socket: OsString = format!("@{name}").into();
+        let full = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        while send(&socket, b"WATCHDOG=1", None).map_err(full).is_ok() {}
+        let began = std::time::Instant::now();
+        send(&socket, b"READY=1", Some(SEND_WAIT)).map_err(full).unwrap_err();
+        assert!(began.elapsed() >= SEND_WAIT);
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| send(&socket, b"READY=1", Some(Duration::from_secs(60))));
+            let mut said = [0; 16];
+            while {
+                let length = receiver.recv(&mut said).unwrap();
+                &said[..length] != b"READY=1"
+            } {}
+            sending.join().unwrap().unwrap();
+        });
     }
 }

@@ -38,6 +38,8 @@ const NO_FILES: &str = "the server has no room for more connections: its limit o
 pub struct Acceptor {
     listeners: Arc<Vec<Listener>>,
     is_closed: Arc<AtomicBool>,
+    /// [`Self::run`] has returned.
+    has_ended: Arc<AtomicBool>,
     /// Wakes the acceptor when it is closed.
     end: Arc<OwnedFd>,
     connections_max: usize,
@@ -59,6 +61,7 @@ impl Acceptor {
         Ok(Self {
             listeners: Arc::new(listeners),
             is_closed: Arc::default(),
+            has_ended: Arc::default(),
             end: Arc::new(end),
             connections_max: usize::MAX,
         })
@@ -89,6 +92,11 @@ impl Acceptor {
         self.listeners.iter().for_each(Listener::close);
     }
 
+    /// Returns whether it hands over no more connections.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
     /// Accepts connections until the sockets are closed.
     pub fn run(&self, shards: &[Target], shared: &Shared) {
         let mut trouble = Trouble::default();
@@ -107,6 +115,7 @@ impl Acceptor {
                 }
             }
         }
+        self.has_ended.store(true, Ordering::Release);
     }
 
     /// Accepts the connections that wait at one socket, at most [`ACCEPTS_PER_LOOK`].

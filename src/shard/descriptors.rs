@@ -121,6 +121,7 @@ pub(super) fn check_client(limit: u64, executors: u64, connections: u64) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::address::{Address, Addresses};
     use crate::shard::cores::Cores;
 
     fn settings(store: StoreKind, shards: usize) -> Settings {
@@ -168,6 +169,15 @@ mod tests {
     #[test]
     fn every_part_of_the_server_is_counted() {
         let base = needed(&settings(StoreKind::Memory, 1), true);
+        let mut listening = settings(StoreKind::Memory, 1);
+        let addresses = |ports: std::ops::Range<u16>| {
+            let address = |port| Address::Tcp(([127, 0, 0, 1], port).into());
+            ports.map(address).collect::<Addresses>()
+        };
+        listening.listen = addresses(9_000..9_004);
+        assert_eq!(needed(&listening, true), base + 3);
+        listening.tls_listen = Some(addresses(9_443..9_445));
+        assert_eq!(needed(&listening, true), base + 3 + 2 + 1, "two sockets, and inotify");
         assert_eq!(needed(&settings(StoreKind::Memory, 3), true), base + 2 * SHARD);
         assert_eq!(needed(&settings(StoreKind::Log, 3), true), base + 2 * SHARD + DATA_DIR + 3 * SHARD_LOG);
         let mut kafka = settings(StoreKind::Kafka, 2);

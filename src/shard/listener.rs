@@ -165,7 +165,7 @@ fn bind_unix(path: &Path, mode: FileMode) -> io::Result<Listener> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Of two servers that start at the same time, one would remove the file that the other has just created.
-    let _lock = lock_directory(path.parent().unwrap_or(Path::new("/")))?;
+    let _lock = lock_directory(path.parent().unwrap_or(Path::new("/")), DIRECTORY_LOCK_MAX)?;
     if is_stale(path, &address)? {
         fs::remove_file(path)
             .map_err(|error| about("the file of a server that no longer runs cannot be removed", &error))?;
@@ -177,20 +177,29 @@ fn bind_unix(path: &Path, mode: FileMode) -> io::Result<Listener> {
     Ok(Listener::new(socket, SocketKind::Unix, Some(file)))
 }
 
-/// Locks the directory of a Unix socket against other servers that start.
-fn lock_directory(path: &Path) -> io::Result<File> {
-    let directory =
-        File::open(path).map_err(|error| about(&format!("{} cannot be opened", path.display()), &error))?;
-    let until = Instant::now() + DIRECTORY_LOCK_MAX;
+/// Locks the directory of a Unix socket against other servers that start. Returns `None` if that is impossible:
+/// anyone who can read the directory can lock it, and must not keep the server from starting.
+fn lock_directory(path: &Path, patience: Duration) -> io::Result<Option<File>> {
+    let unlocked = |why: &str| {
+        tracing::warn!(directory = %path.display(), "{why}: do not start two servers with the same Unix socket at the same time");
+        Ok(None)
+    };
+    let directory = match File::open(path) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return unlocked("the directory of a Unix socket cannot be read, so it is not locked");
+        }
+        Err(error) => return Err(about(&format!("{} cannot be opened", path.display()), &error)),
+    };
+    let until = Instant::now() + patience;
     loop {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(DIRECTORY_LOCK_EVERY),
             Err(Errno::WOULDBLOCK) => {
-                let why = format!("another process keeps {} locked", path.display());
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
+                return unlocked("another process keeps the directory of a Unix socket locked");
             }
             // Some network file systems have no locks. Then two servers must not start at the same time.
-            Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS) | Ok(()) => return Ok(directory),
+            Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS) | Ok(()) => return Ok(Some(directory)),
             Err(error) => return Err(about(&format!("{} cannot be locked", path.display()), &error.into())),
         }
     }
@@ -386,6 +395,18 @@ mod tests {
             assert_eq!(bound.len(), 1);
             UnixStream::connect(place.socket()).unwrap();
         }
+    }
+
+    #[test]
+    fn a_stranger_that_locks_the_directory_does_not_prevent_the_start() {
+        let place = Place::new("locked");
+        assert!(lock_directory(&place.0, DIRECTORY_LOCK_MAX).unwrap().is_some());
+        let stranger = File::open(&place.0).unwrap();
+        rustix::fs::flock(&stranger, FlockOperation::LockExclusive).unwrap();
+        assert!(lock_directory(&place.0, Duration::ZERO).unwrap().is_none());
+        let live = place.bind(0o600).unwrap();
+        assert!(place.refused().contains("another process listens there"));
+        drop(live);
     }
 
     #[test]

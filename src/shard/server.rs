@@ -38,6 +38,9 @@ use crate::tls::files::Loaded;
 
 /// How long to wait before a full inbox gets the request to drain again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long a drain waits at most for the acceptor to end.
+const ACCEPTOR_WAIT: Duration = Duration::from_secs(1);
+const ACCEPTOR_LOOK: Duration = Duration::from_micros(200);
 
 /// A running server.
 #[derive(Debug)]
@@ -75,21 +78,26 @@ impl DrainHandle {
     pub fn drain(&self) {
         self.leaving.is_draining.store(true, Ordering::Relaxed);
         self.acceptor.close();
-        let is_full = |shard: &&Sender<Delivery>| shard.send(Delivery::Drain).is_err();
-        let mut full: Vec<_> = self.shards.iter().filter(is_full).cloned().collect();
-        if full.is_empty() {
-            return;
-        }
-        // A shard may have stalled, but the caller must not wait for it: it must still handle a second
-        // signal.
+        // The acceptor may just hand over a connection, and a shard may have stalled. The caller must not wait for
+        // either: it must still handle a second signal.
+        let (acceptor, mut untold) = (self.acceptor.clone(), self.shards.clone());
         let telling = std::thread::Builder::new().name("drain".into()).spawn(move || {
-            while !full.is_empty() {
+            let until = Instant::now() + ACCEPTOR_WAIT;
+            // A connection that arrived after the request to drain could meet a shard that has ended.
+            while !acceptor.has_ended() && Instant::now() < until {
+                std::thread::sleep(ACCEPTOR_LOOK);
+            }
+            loop {
+                untold.retain(|shard| shard.send(Delivery::Drain).is_err());
+                if untold.is_empty() {
+                    return;
+                }
                 std::thread::sleep(FULL_WAIT);
-                full.retain(|shard| shard.send(Delivery::Drain).is_err());
             }
         });
         if let Err(error) = telling {
             tracing::error!(%error, "starting the drain thread failed: shards with a full inbox do not drain");
+            self.shards.iter().for_each(|shard| drop(shard.send(Delivery::Drain)));
         }
     }
 }
@@ -378,6 +386,46 @@ fn await_shards(
 mod tests {
     use super::*;
 
+    /// Waits for the next delivery.
+    fn next(inbox: &Inbox<Delivery>) -> Delivery {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(delivery) = inbox.poll() {
+                return delivery;
+            }
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_request_to_drain_follows_the_last_connection() {
+        let (shard, inbox) = inbox(8);
+        let acceptor = Acceptor::new(Vec::new()).unwrap();
+        let handle =
+            DrainHandle { acceptor: acceptor.clone(), shards: vec![shard.clone()], leaving: Arc::default() };
+        handle.drain();
+        let until = Instant::now() + ACCEPTOR_WAIT / 5;
+        while Instant::now() < until {
+            assert!(inbox.poll().is_none());
+            std::thread::yield_now();
+        }
+        // The acceptor has not ended, so this stands for a connection that it hands over.
+        shard.send(Delivery::StoreNews).unwrap();
+        assert!(matches!(next(&inbox), Delivery::StoreNews));
+        let shared = Shared {
+            connections: vec![AtomicUsize::new(0)],
+            drained: AtomicUsize::new(0),
+            refused_by_acceptor: Arc::default(),
+            tls: None,
+            refuser: Refuser::start().unwrap(),
+            epoch: Instant::now(),
+        };
+        acceptor.run(&[], &shared);
+        assert!(acceptor.has_ended());
+        assert!(matches!(next(&inbox), Delivery::Drain));
+    }
+
     #[test]
     fn a_full_inbox_does_not_block_the_drain_of_other_shards() {
         let ((stuck, stuck_inbox), (other, other_inbox)) = (inbox(1), inbox(1));
@@ -385,17 +433,9 @@ mod tests {
         let acceptor = Acceptor::new(Vec::new()).unwrap();
         let handle = DrainHandle { acceptor, shards: vec![stuck, other], leaving: Arc::default() };
         handle.drain();
-        assert!(matches!(other_inbox.poll(), Some(Delivery::Drain)));
-        assert!(matches!(stuck_inbox.poll(), Some(Delivery::StoreNews)));
+        assert!(matches!(next(&other_inbox), Delivery::Drain));
+        assert!(matches!(next(&stuck_inbox), Delivery::StoreNews));
         // Sent as soon as there is room.
-        let until = Instant::now() + Duration::from_secs(20);
-        let told = loop {
-            match stuck_inbox.poll() {
-                Some(delivery) => break delivery,
-                None => assert!(Instant::now() < until),
-            }
-            std::thread::yield_now();
-        };
-        assert!(matches!(told, Delivery::Drain));
+        assert!(matches!(next(&stuck_inbox), Delivery::Drain));
     }
 }

@@ -14,6 +14,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How much time the manager must leave after each report with progress.
 const EXTEND_BY: Duration = Duration::from_secs(60);
 
+/// How many times more often to look at a shard that stands still, so that the manager hears of its first turn.
+const LOOKS_PER_CHECK: u32 = 10;
+
 /// Reports the progress of the start until it is dropped.
 #[derive(Debug)]
 pub(super) struct Starting {
@@ -47,15 +50,24 @@ impl Starting {
 pub(super) fn watch(mut progress: Progress) -> io::Result<()> {
     let Some(every) = watchdog_interval() else { return Ok(()) };
     std::thread::Builder::new().name("watchdog".into()).spawn(move || {
+        let mut stuck = None;
         loop {
             match progress.check() {
-                Ok(()) => manager::tell(&[Word::Alive]),
-                Err(shard) => tracing::error!(
-                    shard,
-                    "shard stands still: the service manager is not told that the server is alive"
-                ),
+                Ok(()) => {
+                    manager::tell(&[Word::Alive]);
+                    stuck = None;
+                    std::thread::sleep(every);
+                }
+                Err(shard) => {
+                    if stuck.replace(shard) != Some(shard) {
+                        tracing::error!(
+                            shard,
+                            "shard stands still: the service manager is not told that the server is alive"
+                        );
+                    }
+                    std::thread::sleep(every / LOOKS_PER_CHECK);
+                }
             }
-            std::thread::sleep(every);
         }
     })?;
     Ok(())

@@ -96,10 +96,18 @@ impl Handling {
         self.state().acceptor = Some(acceptor);
     }
 
+    /// Closes the listening sockets of a server that fails.
+    pub(super) fn close(&self) {
+        if let Some(acceptor) = &self.state().acceptor {
+            acceptor.close();
+        }
+    }
+
     /// Sets the server that signals apply to from this point on.
     pub(super) fn serve(&self, drain: DrainHandle, board: Board, reloads: Reloads, times: Times) {
         let mut state = self.state();
         if state.wants_reload {
+            board.reopen_log();
             reloads.request();
         }
         state.serving = Some(Serving { drain, board, reloads, times, stage: Stage::Serving });

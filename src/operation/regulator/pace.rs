@@ -141,8 +141,7 @@ impl Pace {
         let was_saturated = !was_idle && mean_ns >= SATURATED * known_ns;
         let had_room = window.idle_ns > length_ns / 2 || mean_ns < self.delay_ns() / 2;
         self.starved = if is_starved { self.starved + 1 } else { 0 };
-        if self.starved > STARVED_MAX || was_idle || shortest_ns < self.commit_ns || self.commit_ns == 0
-        {
+        if self.starved > STARVED_MAX || was_idle || shortest_ns < self.commit_ns || self.commit_ns == 0 {
             self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
         }
         let rate = bytes_per_sec(window.bytes, length_ns);

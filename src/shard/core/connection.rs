@@ -619,9 +619,10 @@ impl Connection {
         }
     }
 
-    /// Starts the time of the peer's silence anew, unless the connection is closing.
+    /// Starts the time of the peer's silence anew. An unfinished handshake keeps its time, and so does a
+    /// connection that is closing.
     pub fn excuse(&mut self, now: Now) {
-        if !self.is_closing() {
+        if matches!(self.phase, Phase::Open(_)) {
             self.liveness.excuse(now.mono);
         }
     }

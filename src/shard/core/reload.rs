@@ -13,7 +13,7 @@ impl<S: Store<Connections>> Core<S> {
     ///
     /// Open connections stay, also beyond a lower limit. Their times of silence begin anew: a peer that was
     /// silent for longer than a new, shorter `idle_timeout` was never pinged, and must not be given up. An
-    /// incomplete pb keeps the deadline that it began with.
+    /// incomplete pb keeps the deadline that it began with, and so does a handshake.
     pub fn handle_reload(&mut self, now: Now, settings: Arc<Settings>) {
         self.catalogue.set_max(settings.max_queues);
         self.settings = settings;
@@ -92,6 +92,17 @@ mod tests {
         core.handle_reload(at(10), settings(30, 90));
         assert_eq!(sent(&mut core, 99, id), b"");
         assert_eq!(sent(&mut core, 100, id)[0], CLOSE);
+    }
+
+    #[test]
+    fn an_unfinished_handshake_gets_no_more_time() {
+        let (mut core, _) = shard(settings(30, 90));
+        let id = core.handle_accepted(at(1), Peer::Unix).unwrap();
+        core.handle_received(at(1), id, &mut REQUEST[..20].to_vec(), || at(1));
+        let timeout = Settings::default().handshake_timeout.as_secs();
+        core.handle_reload(at(timeout), settings(30, 90));
+        assert_eq!(sent(&mut core, timeout, id), b"");
+        assert!(sent(&mut core, timeout + 1, id).starts_with(b"HTTP/1.1 408 "));
     }
 
     #[test]
