@@ -150,16 +150,9 @@ async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::on_executor;
     use crate::client::resolve::Lookup;
-    use crate::shard::executor::{ExecutorSettings, spawn};
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
-
-    fn on_executor<T: Send + 'static, F: Future<Output = T> + 'static>(
-        make: impl FnOnce() -> F + Send + 'static,
-    ) -> T {
-        let settings = ExecutorSettings { name: "test".into(), core: None };
-        spawn(settings, make).unwrap().join().unwrap()
-    }
 
     #[test]
     fn addresses_are_tried_in_turn() {

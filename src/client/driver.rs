@@ -180,17 +180,10 @@ async fn run_on(
 mod tests {
     use super::*;
     use crate::client::connection::connect;
+    use crate::client::on_executor;
     use crate::client::wire::Target;
-    use crate::shard::executor::{ExecutorSettings, spawn};
     use std::io::{Read, Write};
     use std::net::TcpListener;
-
-    fn on_executor<T: Send + 'static, F: Future<Output = T> + 'static>(
-        make: impl FnOnce() -> F + Send + 'static,
-    ) -> T {
-        let settings = ExecutorSettings { name: "test".into(), core: None };
-        spawn(settings, make).unwrap().join().unwrap()
-    }
 
     /// Sends nothing over its connection.
     struct Mute;

@@ -58,3 +58,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 fn backoff(attempt: u32) -> Duration {
     BACKOFF.0.saturating_mul(1 << attempt.min(16)).min(BACKOFF.1)
 }
+
+/// Runs a task on an executor of its own, for the tests of this room.
+#[cfg(test)]
+fn on_executor<T: Send + 'static, F: Future<Output = T> + 'static>(
+    make: impl FnOnce() -> F + Send + 'static,
+) -> T {
+    let settings = crate::shard::executor::ExecutorSettings { name: "test".into(), core: None };
+    crate::shard::executor::spawn(settings, make).unwrap().join().unwrap()
+}

@@ -178,8 +178,10 @@ impl Regulator {
         if self.is_off() {
             return;
         }
-        let is_starved = self.is_starved();
-        self.pace.handle_answered(now, committed, is_starved);
+        if self.pace.handle_answered(now, committed) {
+            let is_starved = self.is_starved();
+            self.pace.end_window(now, is_starved);
+        }
         self.advance(now);
     }
 

@@ -105,10 +105,10 @@ impl Pace {
         self.window.is_limited = true;
     }
 
-    /// Counts the answer of the store for a batch: the bytes that it committed, and how long that took.
-    /// `is_starved` tells whether a few producers have no more than the
-    /// minimum.
-    pub(super) fn handle_answered(&mut self, now: Now, committed: Option<(u64, u64)>, is_starved: bool) {
+    /// Counts the answer of the store for a batch: the bytes that it committed, and how long that took. Returns
+    /// whether the window is over, so that [`Self::end_window`] is due.
+    #[must_use]
+    pub(super) fn handle_answered(&mut self, now: Now, committed: Option<(u64, u64)>) -> bool {
         debug_assert!(self.in_store > 0, "the store answers once for each batch");
         self.in_store = self.in_store.saturating_sub(1);
         if self.in_store == 0 {
@@ -121,12 +121,12 @@ impl Pace {
             window.commits_ns += commit_ns;
             window.shortest_ns = Some(window.shortest_ns.map_or(commit_ns, |least| least.min(commit_ns)));
         }
-        if now.since_ns(window.began_ns) >= WINDOW_NS {
-            self.end_window(now, is_starved);
-        }
+        now.since_ns(window.began_ns) >= WINDOW_NS
     }
 
-    fn end_window(&mut self, now: Now, is_starved: bool) {
+    /// Draws the conclusions from a window, and begins the next one. `is_starved` tells whether a few producers
+    /// have no more than the minimum.
+    pub(super) fn end_window(&mut self, now: Now, is_starved: bool) {
         if self.in_store == 0 {
             self.window.idle_ns += now.since_ns(self.idle_since_ns);
             self.idle_since_ns = now.mono_ns;
