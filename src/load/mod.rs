@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `plan` | the parameters of a run |
 //! | `start`, `setup` | the common start: all connections are set up before any begins |
+//! | `observed` | a run from its start to its end, for all kinds of clients |
 //! | `window` | the measured part of a run, and its send schedule |
 //! | `part` | the part of one connection in a run |
 //! | `stamp` | the content of a payload, and detection of loss, repeats and disorder |
@@ -31,6 +32,7 @@ mod gather;
 mod held;
 mod interrupt;
 mod meter;
+mod observed;
 mod pacer;
 mod part;
 #[cfg(feature = "peers")]

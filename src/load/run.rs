@@ -12,10 +12,10 @@ use hdrhistogram::Histogram;
 
 use super::consumer::LoadConsumer;
 use super::figures::{Measured, ServerUse, result};
-use super::gather::gather;
 use super::held::{Held, hold};
 use super::interrupt::Interrupt;
 use super::meter::{Meter, Piece};
+use super::observed::Observed;
 use super::part::Part;
 use super::plan::{Mode, Plan};
 use super::producer::{LoadProducer, Produced};
@@ -23,9 +23,7 @@ use super::progress::Progress;
 use super::reading::Consumed;
 use super::result::RunResult;
 use super::server_side::resident_bytes;
-use super::server_watch::ServerWatch;
-use super::setup::{start_all, wait_for};
-use super::window::Window;
+use super::setup::wait_for;
 use crate::client::{Application, ClientError, Wire, connect, run as run_connection};
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
@@ -59,15 +57,9 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
         threads.push(thread.map_err(|error| broken(*core, &error))?);
     }
     drop(to);
-    let started = start_all(&plan, &progress);
-    let window = match started {
-        Ok(Some(window)) => window,
-        _ => Window::of(Instant::now(), &plan),
-    };
-    let server = ServerWatch::start(&plan, window);
-    let (gathering, tell) = (progress.clone(), plan.progress);
-    let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
-    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), started.err());
+    let mut observed = Observed::start(&plan, &progress, pieces);
+    let window = observed.window;
+    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), observed.failure.take());
     for thread in threads {
         for one in join(thread)? {
             match one {
@@ -87,8 +79,8 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     if let Some(error) = failure {
         return Err(error);
     }
-    let gathered = gatherer.join().map_err(|_| ClientError::Broken("gathering has panicked".into()))?;
-    let server = ServerUse { held_bytes: server_held_bytes, ..server.finish() };
+    let (gathered, server) = observed.finish()?;
+    let server = ServerUse { held_bytes: server_held_bytes, ..server };
     let tls = progress.tls();
     Ok(result(&plan, Measured { window, elapsed, tls, produced, consumed, setup, gathered, server }))
 }

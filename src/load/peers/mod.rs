@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::figures::{Measured, result};
-use super::gather::gather;
 use super::meter::Meter;
+use super::observed::Observed;
 use super::pacer::Pacer;
 use super::part::Part;
 use super::plan::{About, Peer, Plan};
@@ -29,8 +29,7 @@ use super::producer::Produced;
 use super::progress::Progress;
 use super::reading::{Consumed, Reading};
 use super::result::RunResult;
-use super::server_watch::ServerWatch;
-use super::setup::{Arrival, start_all};
+use super::setup::Arrival;
 use super::window::Window;
 use crate::client::{ClientError, connect};
 use crate::latency::histogram;
@@ -95,15 +94,9 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
         }
     }
     drop(to);
-    let started = start_all(&plan, &progress);
-    let window = match started {
-        Ok(Some(window)) => window,
-        _ => Window::of(Instant::now(), &plan),
-    };
-    let server = ServerWatch::start(&plan, window);
-    let (gathering, tell) = (progress.clone(), plan.progress);
-    let gatherer = std::thread::spawn(move || gather(&pieces, &gathering, tell));
-    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), started.err());
+    let mut observed = Observed::start(&plan, &progress, pieces);
+    let window = observed.window;
+    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), observed.failure.take());
     for thread in threads {
         match thread.join().map_err(|_| broken(&"a client's thread has panicked"))? {
             Ok(Done::Produced(one)) => produced.push(one),
@@ -115,8 +108,7 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     if let Some(error) = failure {
         return Err(error);
     }
-    let gathered = gatherer.join().map_err(|_| broken(&"gathering has panicked"))?;
-    let server = server.finish();
+    let (gathered, server) = observed.finish()?;
     let setup = histogram();
     let tls = progress.tls();
     Ok(result(&plan, Measured { window, elapsed, tls, produced, consumed, setup, gathered, server }))
