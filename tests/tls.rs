@@ -486,6 +486,9 @@ fn a_revoked_client_is_closed_and_no_other() {
     before.write_all(&frame(0x88, &1000_u16.to_be_bytes())).unwrap();
     assert_eq!(end(&mut before), None);
     drop(before);
+    eventually("the first connection's slot to be free", || {
+        (server.metric("millstream_connections{") == 0).then_some(())
+    });
     let mut kept = Producer::begin(with(&other), "kept");
     let mut revoked = Producer::begin(with(&one), "revoked");
     revoked.produce(1);
