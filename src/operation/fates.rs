@@ -91,13 +91,6 @@ impl Fates {
         self.pending.front().is_some_and(|pending| pending.waiting == 0)
     }
 
-    /// Returns whether every fate before a sequence number is known.
-    pub(super) fn are_known_before(&self, sequence: Sequence) -> bool {
-        let count = sequence.checked_since(self.first_sequence).unwrap_or(0);
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.pending.iter().take(count).all(|pending| pending.waiting == 0)
-    }
-
     /// Returns the bytes of the budget that are held for fates.
     #[inline]
     pub(super) fn held(&self) -> usize {

@@ -51,19 +51,10 @@ pub struct Produce {
     share: Option<StorageShare>,
     /// Whether credit was withheld because the budget is short.
     is_withheld: bool,
-    /// Set while a known fate waits for others.
-    collecting: Option<Collecting>,
+    /// Until when a known fate waits for others.
+    collecting: Option<Millis>,
     /// Whether no further messages are accepted.
     is_ending: bool,
-}
-
-/// The wait of a known fate for others, so that one answer reports all.
-#[derive(Clone, Copy, Debug)]
-struct Collecting {
-    /// The wait ends when every fate before this one is known,
-    before: Sequence,
-    /// and at this time at the latest.
-    until: Millis,
 }
 
 impl Produce {
@@ -130,8 +121,8 @@ impl Produce {
         self.fates.is_first_known() && self.collecting.is_none()
     }
 
-    /// Returns whether a known fate waits for those of the batches that were under way when it became known. In
-    /// a crowd of producers, one answer for all of them costs much less than one for each.
+    /// Returns whether a known fate waits for those of the batches under way, at most for the target delay. In a
+    /// crowd of producers, one answer for all of them costs much less than one for each.
     fn collects_fates(&mut self, resources: &Resources<'_>) -> bool {
         let longest = resources.regulator.collects_for().filter(|_| !self.is_ending);
         let Some(longest) = longest.filter(|_| self.fates.is_first_known()) else {
@@ -139,10 +130,8 @@ impl Produce {
             return false;
         };
         let now = resources.now.mono;
-        let through = self.fates.next_sequence();
-        let Collecting { before, until } =
-            *self.collecting.get_or_insert(Collecting { before: through, until: now + longest });
-        let goes_on = now < until && !self.fates.are_known_before(before);
+        let until = *self.collecting.get_or_insert(now + longest);
+        let goes_on = now < until && self.fates.waits_for_store();
         if !goes_on {
             self.collecting = None;
         }
@@ -492,7 +481,7 @@ impl Produce {
     /// Returns when the project's rates may allow more credit, or a known fate has waited long enough.
     pub fn next_deadline(&self) -> Option<Millis> {
         let credit = self.quota.due().filter(|_| self.is_settled() && self.window.is_low(self.allowed));
-        [credit, self.collecting.map(|collecting| collecting.until)].into_iter().flatten().min()
+        [credit, self.collecting].into_iter().flatten().min()
     }
 
     /// Returns the number of messages that the client may still send.

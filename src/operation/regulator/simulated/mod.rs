@@ -84,8 +84,8 @@ struct Producer<R> {
     /// The requests that are not answered: the number of their last message, their messages, and when they were
     /// sent.
     unanswered: VecDeque<(u64, u64, u64)>,
-    /// Set while committed messages wait for others: up to which number, and until when.
-    collecting: Option<(u64, u64)>,
+    /// Until when committed messages wait for others.
+    collecting: Option<u64>,
 }
 
 impl<R> Producer<R> {
@@ -100,10 +100,10 @@ impl<R> Producer<R> {
         (now_ns + round_trip_ns / 2, Event::Came(id, batch, now_ns))
     }
 
-    /// Returns whether committed messages wait for those that were under way with them.
+    /// Returns whether committed messages wait for those that are under way.
     fn collects(&mut self, now_ns: u64) -> bool {
-        let (through, until_ns) = *self.collecting.get_or_insert((self.received, now_ns + TARGET));
-        now_ns < until_ns && self.committed < through
+        let until_ns = *self.collecting.get_or_insert(now_ns + TARGET);
+        now_ns < until_ns && self.committed < self.received
     }
 }
 
