@@ -52,7 +52,10 @@ fn frame(opcode: Opcode, pb: &impl Message) -> Vec<u8> {
 /// Returns a request with one message of 100 bytes.
 fn request() -> Vec<u8> {
     let payloads = vec![Bytes::from(vec![b'x'; 100])];
-    frame(Opcode::Continuation, &ProduceRequest { ttl: Some(60), payloads, keys: vec![] })
+    frame(
+        Opcode::Continuation,
+        &ProduceRequest { ttl: Some(60), payloads, keys: vec![], ..Default::default() },
+    )
 }
 
 fn dial(address: SocketAddr) -> TcpStream {

@@ -49,8 +49,12 @@ const FRAMES: usize = 16;
 const VALUES: usize = 512;
 
 fn requests() -> Vec<u8> {
-    let request =
-        ProduceRequest { ttl: Some(60), payloads: vec![Bytes::from(vec![b'x'; SIZE]); BATCH], keys: vec![] };
+    let request = ProduceRequest {
+        ttl: Some(60),
+        payloads: vec![Bytes::from(vec![b'x'; SIZE]); BATCH],
+        keys: vec![],
+        ..Default::default()
+    };
     request.encode_length_delimited_to_vec().repeat(PBS)
 }
 
@@ -100,7 +104,12 @@ fn unmask(criterion: &mut Criterion) {
 
 fn delimiter(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("delimiter");
-    let small = ProduceRequest { ttl: Some(60), payloads: vec![Bytes::from(vec![b'x'; SIZE])], keys: vec![] };
+    let small = ProduceRequest {
+        ttl: Some(60),
+        payloads: vec![Bytes::from(vec![b'x'; SIZE])],
+        keys: vec![],
+        ..Default::default()
+    };
     let bytes = small.encode_length_delimited_to_vec().repeat(1_000);
     let (mut budget, mut account) = (Budget::new(1 << 20), Account::default());
     let limits = PbLimits { max_bytes: 1 << 20, foothold_bytes: 1 << 10, large_bytes: 64 << 10 };

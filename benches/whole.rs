@@ -114,7 +114,7 @@ fn whole(criterion: &mut Criterion) {
     let credit = ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() };
     let credit = credit.encode_length_delimited_to_vec();
     let payloads = vec![Bytes::from(vec![b'x'; SIZE]); BATCH];
-    let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+    let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![], ..Default::default() };
     let requests = frame(Opcode::Continuation, &request.encode_length_delimited_to_vec().repeat(PBS));
     let messages = PBS * BATCH;
     group.throughput(Throughput::Elements(messages as u64));

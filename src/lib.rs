@@ -14,6 +14,7 @@
 //! | [`pb`] | protobuf messages, their delimiter, and hand-written coders for the two frequent ones | I/O, frames, operations |
 //! | [`latency`] | the stages' histograms: recording, merging, exporting | shards, sockets |
 //! | [`access`] | projects, what they use, and their limits | I/O |
+//! | [`auth`] | who a client is, and what it may do: providers, on threads beside the shards | shards |
 //! | [`operation`] | the server's side of produce and consume: fates, windows, cursors, positions, credit | I/O, protocols |
 //! | [`front`] | the protocols that clients speak: the streaming protocol, the echo | I/O, stores |
 //! | [`store`] | the `Store` trait; the embedded `log`, the memory store, and `kafka`, the server's only room that uses rdkafka | protocols |
@@ -65,6 +66,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod access;
+pub mod auth;
 pub mod base;
 pub mod cli;
 pub mod client;

@@ -51,7 +51,7 @@ fn allocations_do_not_grow_with_messages() {
         let mut rig = Rig::new(Rig::defaults());
         rig.begin(&setup);
         let payloads = vec![Bytes::from(vec![b'x'; 100]); messages];
-        let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+        let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![], ..Default::default() };
         let bytes = request.encode_length_delimited_to_vec().repeat(25);
         let mut asked = 0;
         // The session's own buffers grow in the first turns.

@@ -297,7 +297,7 @@ mod tests {
         }
 
         fn accept(&mut self) {
-            let status = Status { status_code: Some(100), reason_phrase: None };
+            let status = Status { status_code: Some(100), ..Status::default() };
             self.consume.handle_data(&status.encode_length_delimited_to_vec(), false).unwrap();
         }
 

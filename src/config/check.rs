@@ -113,6 +113,7 @@ impl ServerConfig {
         check_core(&shard.core)?;
         check_cores(&shard.cores.0)?;
         check_tls(shard)?;
+        shard.auth.check()?;
         let shards = shard.shard_cores().len();
         // A store that drops its oldest messages never refuses a batch, so it must have room for the largest
         // one.

@@ -61,6 +61,7 @@ pub static SETTINGS: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     let mut all: Vec<Entry> = [
         of!(shard),
         of!(shard.tls),
+        of!(shard.auth),
         of!(control),
         of!(shard.core.policy),
         of!(shard.store),

@@ -43,5 +43,9 @@ impl Cx<'_> {
 
 /// Returns the status of a fault, with the reason for the peer.
 pub fn status_of(fault: &Fault) -> Status {
-    Status { status_code: Some(fault.status().0), reason_phrase: Some(fault.to_string()) }
+    Status {
+        status_code: Some(fault.status().0),
+        reason_phrase: Some(fault.to_string()),
+        ..Status::default()
+    }
 }

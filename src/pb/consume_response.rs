@@ -294,8 +294,8 @@ mod tests {
             if let Some(first) = messages.first_mut() {
                 first.marker = marker;
             }
-            let status = code.map(|code| Status { status_code: Some(code), reason_phrase: None });
-            let pb = ConsumeResponse { status, messages, rewound: None };
+            let status = code.map(|code| Status { status_code: Some(code), ..Status::default() });
+            let pb = ConsumeResponse { status, messages, ..ConsumeResponse::default() };
             let bytes = pb.encode_to_vec();
             let mut reader = ConsumeResponseReader::new(&bytes);
             for expected in &pb.messages {

@@ -8,6 +8,7 @@ use super::collector::LatencySettings;
 use super::core;
 use super::cores::Cores;
 use crate::access::ProjectLimits;
+use crate::auth;
 use crate::base::setting::settings;
 use crate::store;
 use crate::store::kafka::Bounds;
@@ -40,6 +41,8 @@ settings! {
         store: store::Settings,
         /// The certificates, and the versions of TLS.
         tls: tls::Settings,
+        /// Who may connect, and what they may do.
+        auth: auth::Settings,
         /// The limits of each project.
         projects: ProjectLimits,
         /// The settings of the latency histograms.

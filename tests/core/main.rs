@@ -157,7 +157,7 @@ proptest! {
         let mut left = payloads.iter();
         for sizes in &requests {
             let payloads = left.by_ref().take(sizes.len()).cloned().map(Bytes::from).collect();
-            half.extend(ProduceRequest { ttl: Some(60), payloads, keys: vec![] }.encode_length_delimited_to_vec());
+            half.extend(ProduceRequest { ttl: Some(60), payloads, keys: vec![], ..Default::default() }.encode_length_delimited_to_vec());
         }
         let (mut input, mut pings) = (HANDSHAKE.as_bytes().to_vec(), 0);
         wsmessage(&half, &mut shard.random, &mut pings, &mut input);
@@ -346,8 +346,9 @@ fn unread_answers_are_bounded() {
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     let mut half = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
     let payloads = vec![Bytes::new()];
-    let good = ProduceRequest { ttl: Some(60), payloads: payloads.clone(), keys: vec![] };
-    let bad = ProduceRequest { ttl: None, payloads, keys: vec![] };
+    let good =
+        ProduceRequest { ttl: Some(60), payloads: payloads.clone(), keys: vec![], ..Default::default() };
+    let bad = ProduceRequest { ttl: None, payloads, keys: vec![], ..Default::default() };
     let both = [good.encode_length_delimited_to_vec(), bad.encode_length_delimited_to_vec()].concat();
     half.extend(both.repeat(30_000));
     let mut input = Vec::new();

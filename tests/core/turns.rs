@@ -231,7 +231,7 @@ impl Client {
 
     fn produce(&self, messages: usize, size: usize) {
         let payloads = vec![Bytes::from(vec![b'x'; size]); messages];
-        self.pb(&ProduceRequest { ttl: Some(3_600), payloads, keys: vec![] });
+        self.pb(&ProduceRequest { ttl: Some(3_600), payloads, keys: vec![], ..Default::default() });
     }
 
     fn down(&self) -> usize {

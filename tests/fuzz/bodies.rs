@@ -458,7 +458,7 @@ fn canned_request(variant: u8) -> Vec<u8> {
         let request = ConsumeRequest {
             send_marker: Some(variant & 2 != 0),
             max_msgnum_to_send: Some(credit),
-            commit_marker: None,
+            ..ConsumeRequest::default()
         };
         return request.encode_length_delimited_to_vec();
     }
@@ -467,7 +467,7 @@ fn canned_request(variant: u8) -> Vec<u8> {
     let keys = payloads.iter().map(|payload| Bytes::from(vec![b'k'; payload.len() % 3])).collect();
     let ttl = if variant & 2 == 0 { 60 } else { 61 };
     let keys = if variant & 4 == 0 { vec![] } else { keys };
-    ProduceRequest { ttl: Some(ttl), payloads, keys }.encode_length_delimited_to_vec()
+    ProduceRequest { ttl: Some(ttl), payloads, keys, token: None }.encode_length_delimited_to_vec()
 }
 
 fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {

@@ -18,14 +18,15 @@ pub const ROOMS: &[Room] = &[
     Room { name: "pb", may: &["base"] },
     Room { name: "latency", may: &[] },
     Room { name: "access", may: &["base"] },
+    Room { name: "auth", may: &["base", "process", "tls", "access"] },
     Room { name: "operation", may: &["base", "pb::wire", "pb::delimiter", "access"] },
     Room { name: "front", may: &["base", "ws", "pb", "latency", "access", "operation"] },
     Room { name: "store", may: &["base", "process::children", "access"] },
     Room {
         name: "shard",
-        may: &["base", "process", "ws", "tls", "latency", "access", "operation", "front", "store"],
+        may: &["base", "process", "ws", "tls", "auth", "latency", "access", "operation", "front", "store"],
     },
-    Room { name: "control", may: &["base", "process", "tls", "latency", "store", "shard"] },
+    Room { name: "control", may: &["base", "process", "tls", "auth", "latency", "store", "shard"] },
     Room {
         name: "client",
         may: &["base", "process", "ws", "tls", "pb", "latency", "operation", "front", "shard::executor"],
@@ -34,7 +35,7 @@ pub const ROOMS: &[Room] = &[
     Room { name: "report", may: &["base", "latency", "load"] },
     Room {
         name: "config",
-        may: &["base", "process", "tls", "latency", "operation", "store", "shard", "control"],
+        may: &["base", "process", "tls", "auth", "latency", "operation", "store", "shard", "control"],
     },
     Room {
         name: "cli",
@@ -47,6 +48,7 @@ pub const ROOMS: &[Room] = &[
             "store",
             "shard",
             "tls",
+            "auth",
             "control",
             "client",
             "load",

@@ -148,7 +148,7 @@ impl Expected {
             End::WrongWireType => (vec![2, 0x10, 1], Some((400, through))),
             End::TooMany => {
                 let payloads = vec![bytes::Bytes::new(); too_many as usize];
-                let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+                let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![], ..Default::default() };
                 (request.encode_length_delimited_to_vec(), Some((429, through + too_many)))
             }
         };
@@ -516,7 +516,7 @@ fn messages_beyond_a_projects_storage_are_refused_by_number_and_end_the_operatio
     // Sends four messages, together 170 bytes.
     let send = |harness: &mut Harness| {
         let payloads = vec![vec![7u8; 40].into(); 4];
-        let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![] };
+        let request = ProduceRequest { ttl: Some(60), payloads, keys: vec![], ..Default::default() };
         let bytes = request.encode_length_delimited_to_vec();
         note_input(&bytes, false);
         harness.call(|session, cx| {

@@ -7,6 +7,8 @@ pub enum Section {
     Listen,
     /// Certificates, and the versions of TLS.
     Tls,
+    /// Who may connect, and what they may do.
+    Auth,
     /// The kind of store, and its queues.
     Store,
     /// The settings of the embedded log.
@@ -37,6 +39,7 @@ impl Section {
         match self {
             Self::Listen => "Network and cores",
             Self::Tls => "TLS",
+            Self::Auth => "Authentication",
             Self::Store => "Storage",
             Self::Log => "Embedded log (store = log)",
             Self::Kafka => "Kafka (store = kafka)",

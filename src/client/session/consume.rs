@@ -93,6 +93,7 @@ impl Consumer {
         if (low && goal > self.granted) || self.marker_wanted {
             self.granted = self.granted.max(goal);
             let request = ConsumeRequest {
+                token: None,
                 send_marker: Some(std::mem::take(&mut self.marker_wanted)),
                 max_msgnum_to_send: Some(self.granted.to_wire()),
                 commit_marker: None,

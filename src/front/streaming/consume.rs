@@ -37,7 +37,7 @@ impl Form for MessageTemplate {
 
 /// Writes the response that accepts the setup.
 pub(super) fn accept(reply: &mut PbWriter<'_>) {
-    reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), reason_phrase: None }, false);
+    reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), ..Status::default() }, false);
 }
 
 impl Consuming {

@@ -126,11 +126,12 @@ fn respond(word: &Word, fin: bool, reply: &mut PbWriter<'_>) {
             max_msgnum_to_send: Some(word.granted.to_wire()),
             first_id,
             last_id,
+            renewal: None,
         },
         fin,
     );
 }
 
 fn status(code: StatusCode) -> Status {
-    Status { status_code: Some(code.0), reason_phrase: None }
+    Status { status_code: Some(code.0), ..Status::default() }
 }

@@ -1,0 +1,78 @@
+//! What a client shows, and the key under which its verdict is remembered.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rand;
+
+use super::secret::Secret;
+use crate::tls::ClientCertificate;
+
+/// What a client shows to prove who it is.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A bearer token.
+    Token(Secret),
+    /// A certificate that TLS has verified. It counts only where there is no token.
+    Certificate(Arc<ClientCertificate>),
+}
+
+/// The key of a credential, by which a verdict is remembered. It reveals nothing about a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key([u8; 32]);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+/// Computes keys: SHA-256 of a random text of this process and the credential.
+#[derive(Clone)]
+pub struct Keyer([u8; 32]);
+
+impl fmt::Debug for Keyer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keyer")
+    }
+}
+
+impl Keyer {
+    /// Creates a keyer with another random text. Fails if the system has no random numbers.
+    pub fn random() -> Result<Self, Unspecified> {
+        let mut salt = [0; 32];
+        rand::fill(&mut salt)?;
+        Ok(Self(salt))
+    }
+
+    /// Creates a keyer for tests.
+    pub fn fixed() -> Self {
+        Self([7; 32])
+    }
+
+    /// Returns the key of a credential.
+    pub fn key(&self, credential: &Credential) -> Key {
+        let mut hash = Context::new(&SHA256);
+        hash.update(&self.0);
+        match credential {
+            Credential::Token(token) => {
+                hash.update(b"t");
+                hash.update(token.expose().as_bytes());
+            }
+            Credential::Certificate(certificate) => {
+                hash.update(b"c");
+                for id in &certificate.chain {
+                    for part in [&id.issuer, &id.serial] {
+                        hash.update(&(part.len() as u64).to_le_bytes());
+                        hash.update(part);
+                    }
+                }
+            }
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(hash.finish().as_ref());
+        Key(key)
+    }
+}
