@@ -18,6 +18,7 @@ fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
         ttl: Some(60),
         payloads: messages.iter().map(|(_, payload)| bytes(payload)).collect(),
         keys: messages.iter().map(|(key, _)| bytes(key)).collect(),
+        token: None,
     }
 }
 

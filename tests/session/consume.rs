@@ -105,6 +105,7 @@ impl<'a> Run<'a> {
                 max_msgnum_to_send: Some(credit),
                 send_marker: Some(*marker),
                 commit_marker: None,
+                token: None,
             };
             bytes.extend(request.encode_length_delimited_to_vec());
         }

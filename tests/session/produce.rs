@@ -180,7 +180,7 @@ impl Expected {
         let mut parts = [ProduceRequest { ttl: request.ttl, ..Default::default() }.encode_to_vec(), {
             let payloads = payloads.iter().map(|payload| payload.clone().into()).collect();
             let keys = keys.iter().map(|key| key.clone().into()).collect();
-            ProduceRequest { ttl: None, payloads, keys }.encode_to_vec()
+            ProduceRequest { ttl: None, payloads, keys, token: None }.encode_to_vec()
         }];
         if request.ttl_last {
             parts.reverse();
