@@ -9,7 +9,6 @@
 //! | --- | --- |
 //! | `credential` | what a client shows, and the key under which shards remember the verdict |
 //! | `question` | what shards ask, and what they hear |
-//! | `secret` | text that is never shown |
 //! | `settings` | the providers and their settings |
 //! | `token` | tokens of the server's own, and files that list their digests |
 //! | `judge` | the thread that answers |
@@ -17,12 +16,11 @@
 mod credential;
 mod judge;
 mod question;
-mod secret;
 mod settings;
 pub mod token;
 
-pub use credential::{Credential, Key, Keyer};
+pub use crate::base::secret::Secret;
+pub use credential::{Credential, Key, Keyer, own_client};
 pub use judge::Judge;
 pub use question::{Answer, Audience, Denial, Question, Verdict};
-pub use secret::Secret;
 pub use settings::{ProviderKind, Providers, Roles, Settings};

@@ -7,7 +7,7 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 use base64::prelude::*;
 
-use super::secret::Secret;
+use crate::base::secret::Secret;
 
 /// How every token of the server's own begins, so that people and scanners recognize one.
 pub const PREFIX: &str = "ms_";

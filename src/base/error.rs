@@ -9,7 +9,7 @@ use crate::base::limits::TOPIC_NAME_CHARS_MAX;
 use crate::base::units::MsgNum;
 
 /// Every status that a fault can have, in ascending order.
-pub const FAILURES: [u32; 9] = [400, 403, 404, 408, 410, 413, 429, 500, 503];
+pub const FAILURES: [u32; 10] = [400, 401, 403, 404, 408, 410, 413, 429, 500, 503];
 
 /// A count for each of [`FAILURES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,6 +152,12 @@ pub enum PeerFault {
         /// The highest number granted.
         granted: MsgNum,
     },
+    /// The client's grant has ended, or its credential is refused. The text says why.
+    Unauthenticated(&'static str),
+    /// Too many attempts. The text says of what.
+    TooOften(&'static str),
+    /// No rule of the client allows what it asks for. The text names it.
+    Forbidden(&'static str),
     /// The queue has no such partition.
     NoPartition {
         /// The number of partitions of the queue.
@@ -191,6 +197,8 @@ pub enum Fault {
     Store(StoreFault),
     /// The server is shutting down.
     Draining,
+    /// No provider can say whether the client's credential is valid.
+    Unverified,
     /// A fault of the server. The client reads this text; the log has the details.
     Internal(&'static str),
 }
@@ -209,6 +217,8 @@ impl Fault {
                 | PeerFault::PbInvalid(_)
                 | PeerFault::Ttl { .. }
                 | PeerFault::KeyCount { .. } => 400,
+                PeerFault::Unauthenticated(_) => 401,
+                PeerFault::Forbidden(_) => 403,
                 PeerFault::NoPartition { .. } => 404,
                 PeerFault::PbTimeout => 408,
                 PeerFault::PbTooLarge { .. }
@@ -217,6 +227,7 @@ impl Fault {
                 PeerFault::CreditExceeded { .. }
                 | PeerFault::OverRate { .. }
                 | PeerFault::StorageFull { .. }
+                | PeerFault::TooOften(_)
                 | PeerFault::TooMany { .. } => 429,
             },
             Self::Store(StoreFault::NoQueue | StoreFault::NoCatalogue) => 404,
@@ -228,7 +239,7 @@ impl Fault {
                 | StoreFault::TooManyQueues
                 | StoreFault::Unavailable(_),
             ) => 503,
-            Self::Draining => 503,
+            Self::Draining | Self::Unverified => 503,
             Self::Internal(_) => 500,
         })
     }
@@ -293,6 +304,8 @@ impl fmt::Display for PeerFault {
             Self::CreditExceeded { sent, granted } => {
                 write!(f, "credit: message {sent} was sent, {granted} was granted")
             }
+            Self::Unauthenticated(why) | Self::TooOften(why) => f.write_str(why),
+            Self::Forbidden(what) => write!(f, "not allowed: {what}"),
             Self::NoPartition { partitions } => {
                 write!(f, "queue_name: no such partition; the queue has {partitions}")
             }
@@ -328,6 +341,7 @@ impl fmt::Display for Fault {
             Self::Peer(fault) => fault.fmt(f),
             Self::Store(fault) => fault.fmt(f),
             Self::Draining => f.write_str("the server is draining"),
+            Self::Unverified => f.write_str("credentials: cannot be checked now; try again later"),
             Self::Internal(why) => write!(f, "internal: {why}"),
         }
     }
@@ -343,7 +357,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_of_the_protocol() {
-        let table: [(Fault, u32); 23] = [
+        let table: [(Fault, u32); 27] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -352,6 +366,8 @@ mod tests {
             (PeerFault::Ttl { ttl: None, range: (1, 2) }.into(), 400),
             (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
             (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
+            (PeerFault::Unauthenticated("token expired").into(), 401),
+            (PeerFault::Forbidden("consume").into(), 403),
             (StoreFault::NoQueue.into(), 404),
             (StoreFault::Deleted.into(), 410),
             (PeerFault::NoPartition { partitions: 8 }.into(), 404),
@@ -367,6 +383,8 @@ mod tests {
             (StoreFault::Full.into(), 503),
             (StoreFault::Fenced.into(), 503),
             (Fault::Draining, 503),
+            (Fault::Unverified, 503),
+            (PeerFault::TooOften("x").into(), 429),
         ];
         for (fault, status) in table {
             assert_eq!(fault.status(), StatusCode(status), "{fault}");

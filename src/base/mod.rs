@@ -13,6 +13,7 @@
 //! | `error` | faults, who caused them, and their status |
 //! | `limits` | bounds that are not settings |
 //! | `planted` | faults that tests can inject |
+//! | `secret` | text that is never shown |
 //! | `units` | offsets, partitions, sequences and message numbers: numbers with types of their own |
 //! | `setting` | how rooms declare settings, and how a setting is read and shown |
 
@@ -27,5 +28,6 @@ pub mod names;
 pub mod partitioner;
 pub(crate) mod planted;
 pub mod queue;
+pub mod secret;
 pub(crate) mod setting;
 pub mod units;

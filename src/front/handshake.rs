@@ -35,7 +35,7 @@ impl Handshake {
         let Some(request) = UpgradeRequest::parse(bytes)? else { return Ok(None) };
         let endpoint = Endpoint::of(request.path(), policy.test_echo)?;
         let mut response = request.accept(&policy.allowed_origins, endpoint.subprotocol())?;
-        let identity = Credentials::read(&request)?.identify(&policy.default_project)?;
+        let identity = Credentials::read(&request, policy)?.identify()?;
         if !identity.author.is_known && endpoint == Endpoint::Streaming {
             response.set_header("Client-ID", &identity.author.client.to_string());
         }
@@ -100,6 +100,10 @@ mod tests {
         }
     }
 
+    fn project(handshake: &Handshake) -> Option<&str> {
+        handshake.identity.project.as_ref().map(Project::as_str)
+    }
+
     fn request(path: &str, extra: &str) -> String {
         format!(
             "GET {path} HTTP/1.1\r\nHost: h:9000\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
@@ -137,12 +141,12 @@ mod tests {
     fn identity_comes_from_headers_or_the_query() {
         let (accepted, response) =
             answer(&request("/", &format!("X-Project-Id: acme\r\nClient-ID: {UUID}\r\n"))).unwrap();
-        assert_eq!((accepted.identity.project.as_str(), accepted.identity.author.is_known), ("acme", true));
+        assert_eq!((project(&accepted), accepted.identity.author.is_known), (Some("acme"), true));
         assert!(!response.to_lowercase().contains("client-id"));
         let (accepted, _) = answer(&request(&format!("/?project_id=b&client_id={UUID}"), "")).unwrap();
-        assert_eq!((accepted.identity.project.as_str(), accepted.identity.author.is_known), ("b", true));
+        assert_eq!((project(&accepted), accepted.identity.author.is_known), (Some("b"), true));
         let (accepted, _) = answer(&request("/?project_id=b", "X-Project-Id: header\r\n")).unwrap();
-        assert_eq!(accepted.identity.project.as_str(), "header");
+        assert_eq!(project(&accepted), Some("header"));
         for extra in [
             "X-Project-Id: \r\n",
             "X-Project-Id: a\r\nX-Project-Id: a\r\n",
@@ -155,6 +159,54 @@ mod tests {
         }
         assert_eq!(answer(&request("/?project_id=", "")).err(), Some(400));
         assert_eq!(answer(&request("/?project_id=a&project_id=b", "")).err(), Some(400));
+    }
+
+    #[test]
+    fn a_token_comes_from_a_header_an_offer_or_the_query() {
+        let policy = Policy { reads_tokens: true, ..policy() };
+        let ask = |policy: &Policy, path: &str, extra: &str| {
+            let read = Handshake::read(request(path, extra).as_bytes(), policy);
+            read.map(|handshake| handshake.unwrap().identity.token.map(|token| token.expose().to_owned()))
+                .map_err(|refusal| refusal.status)
+        };
+        let token = |extra: &str| ask(&policy, "/", extra);
+        let found = Ok(Some("secret".to_owned()));
+        // base64url of "secret" is c2VjcmV0.
+        let offer = |names: &str| token(&format!("Sec-WebSocket-Protocol: {names}\r\n"));
+        assert_eq!(token(""), Ok(None));
+        assert_eq!(token("X-Auth-Token: secret\r\n"), found);
+        assert_eq!(token("Authorization: bearer  secret\r\n"), found);
+        assert_eq!(token("Authorization: Basic c2VjcmV0\r\n"), Ok(None));
+        assert_eq!(token("Authorization: Bearer secret\r\nX-Auth-Token: secret\r\n"), found);
+        assert_eq!(token("Authorization: Bearer secret\r\nX-Auth-Token: other\r\n"), Err(400));
+        assert_eq!(offer("queuing-streaming.bearer.c2VjcmV0, queuing-streaming.v1"), found);
+        for bad in [
+            "queuing-streaming.bearer.c2VjcmV0",
+            "queuing-streaming.v1, queuing-streaming.bearer.c2VjcmV0, queuing-streaming.bearer.c2VjcmV0",
+            "queuing-streaming.v1, queuing-streaming.bearer.c2VjcmV0=",
+            "queuing-streaming.v1, queuing-streaming.bearer.",
+            "queuing-streaming.v1, queuing-streaming.bearer._w",
+        ] {
+            assert_eq!(offer(bad), Err(400), "{bad}");
+        }
+        assert_eq!(ask(&policy, "/?token=secret", ""), Ok(None), "only with auth_query_token");
+        let with_query = Policy { auth_query_token: true, ..policy.clone() };
+        assert_eq!(ask(&with_query, "/?token=secret", ""), found);
+        assert_eq!(ask(&with_query, "/?token=other", "X-Auth-Token: secret\r\n"), Err(400));
+        let off = Policy { reads_tokens: false, ..with_query };
+        assert_eq!(ask(&off, "/?token=other", "X-Auth-Token: secret\r\n"), Ok(None), "ignored without auth");
+    }
+
+    #[test]
+    fn the_offer_with_the_token_is_not_echoed() {
+        let policy = Policy { reads_tokens: true, ..policy() };
+        let offer = "Sec-WebSocket-Protocol: queuing-streaming.bearer.c2VjcmV0, queuing-streaming.v1\r\n";
+        let handshake = Handshake::read(request("/", offer).as_bytes(), &policy).unwrap().unwrap();
+        let mut out = Vec::new();
+        handshake.accept(&mut out).unwrap();
+        let said = String::from_utf8(out).unwrap();
+        assert!(said.contains(SUBPROTOCOL) && !said.contains("bearer"), "{said}");
+        assert!(!format!("{handshake:?}").contains("secret"));
     }
 
     #[test]
@@ -256,7 +308,7 @@ mod tests {
         let accepted = Handshake::read(&asked, &policy()).unwrap().unwrap();
         accepted.accept(&mut said).unwrap();
         let author = Author { client, is_known: true };
-        assert_eq!(accepted.identity, Identity { project, author });
+        assert_eq!(accepted.identity, Identity { project: Some(project), author, token: None });
         assert_eq!(handshake.handle(&said[..said.len() - 1]), Ok(None));
         assert_eq!(handshake.handle(&said), Ok(Some(said.len())));
         let mut refused = Vec::new();

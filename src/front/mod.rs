@@ -32,7 +32,11 @@ pub use policy::Policy;
 pub use status::FrontStatus;
 pub use streaming::ServerSession;
 
+use std::sync::Arc;
+
 use self::echo::Echo;
+use crate::access::{Grant, Right};
+use crate::base::error::Fault;
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::units::{Offset, Partition};
@@ -126,6 +130,30 @@ impl Front {
         }
     }
 
+    /// Continues with another grant of the same client. Ends operations that the grant does not allow.
+    pub fn handle_grant(&mut self, grant: Arc<Grant>, cx: &mut Cx<'_>) {
+        match self {
+            Self::Streaming(session) => session.handle_grant(grant, cx),
+            Self::Echo(_) => {}
+        }
+    }
+
+    /// Ends all operations, because the client's grant has ended. No further one may begin.
+    pub fn handle_expired(&mut self, fault: Fault, cx: &mut Cx<'_>) {
+        match self {
+            Self::Streaming(session) => session.handle_expired(fault, cx),
+            Self::Echo(_) => {}
+        }
+    }
+
+    /// Tells the client that its grant ends soon.
+    pub fn announce_expiry(&mut self, cx: &Cx<'_>) {
+        match self {
+            Self::Streaming(session) => session.announce_expiry(cx),
+            Self::Echo(_) => {}
+        }
+    }
+
     /// Handles the deadlines that have passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
         match self {
@@ -180,6 +208,14 @@ impl Front {
     pub fn names(&self) -> Option<(&Project, Option<&QueueName>)> {
         match self {
             Self::Streaming(session) => Some(session.names()),
+            Self::Echo(_) => None,
+        }
+    }
+
+    /// Returns the right that the present operation needs.
+    pub fn right(&self) -> Option<Right> {
+        match self {
+            Self::Streaming(session) => session.right(),
             Self::Echo(_) => None,
         }
     }

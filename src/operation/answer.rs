@@ -31,6 +31,8 @@ pub enum Answer {
         /// The fetched messages.
         result: Result<Fetched, StoreFault>,
     },
+    /// The answer to `Renew`. The front has the new grant already.
+    Renewed(Result<(), Fault>),
     /// The answer to `Resolve`.
     Resolved {
         /// The partition of the position.

@@ -4,6 +4,7 @@ use crate::base::batch::Batch;
 use crate::base::error::Fault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, owner};
+use crate::base::secret::Secret;
 use crate::base::units::{Offset, Sequence};
 
 /// The number of an operation on its connection. Answers to earlier operations are recognised by it and
@@ -36,6 +37,8 @@ pub enum Command {
         operation: OperationId,
         /// The project and the name of the queue.
         name: FullName,
+        /// Whether the client may create the queue.
+        may_create: bool,
     },
     /// Store a batch. Answered by [`Answer::Appended`](super::Answer::Appended).
     Append {
@@ -73,6 +76,13 @@ pub enum Command {
         exclude: Option<ClientId>,
         /// Whether to answer only when messages are available.
         wait: bool,
+    },
+    /// Renew the grant of the client. Answered by [`Answer::Renewed`](super::Answer::Renewed).
+    Renew {
+        /// The operation that gets the answer.
+        operation: OperationId,
+        /// The client's new token.
+        token: Secret,
     },
     /// Report to the operator that the operation fails.
     Report {

@@ -484,6 +484,13 @@ impl Produce {
         [credit, self.collecting].into_iter().flatten().min()
     }
 
+    /// Returns the last number that is spoken for, and the highest that the client may send, for an answer about
+    /// something else.
+    pub fn numbers(&mut self) -> (MsgNum, MsgNum) {
+        self.told = self.window.granted();
+        (self.window.spoken_for(), self.told)
+    }
+
     /// Returns the number of messages that the client may still send.
     pub fn credit(&self) -> u64 {
         self.window.granted().since(self.window.received())

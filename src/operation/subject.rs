@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::command::{OperationId, Target};
-use crate::access::{Permit, Tenant, Use};
+use crate::access::{Grant, Permit, Right, Tenant, Use};
 use crate::base::clock::Now;
 use crate::base::error::PeerFault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
@@ -28,9 +28,24 @@ pub struct Caller {
     pub author: Author,
     /// The usage record of the project. `None` if nothing is counted, in tests.
     pub tenant: Option<Arc<Tenant>>,
+    /// What the client may do. `None` if clients need not authenticate.
+    pub grant: Option<Arc<Grant>>,
 }
 
 impl Caller {
+    /// Returns whether the client may use a queue of its project in this way.
+    pub fn may(&self, right: Right, queue: &QueueName) -> bool {
+        let allows = |grant: &Arc<Grant>| grant.reaches(&self.project) && grant.allows(right, queue.as_str());
+        self.grant.as_ref().is_none_or(allows)
+    }
+
+    /// Returns how long the client's grant lasts, in whole seconds; `None` if it has no end.
+    pub fn seconds_left(&self, now: Now) -> Option<u32> {
+        let expires = self.grant.as_ref()?.expires?;
+        let seconds = expires.get().saturating_sub(now.unix.get()) / 1_000;
+        Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
     /// Admits one more operation, if the project's limits allow it. `produces` also checks its rates. Returns
     /// no permit if nothing is counted.
     pub fn admit(&self, produces: bool, now: Now) -> Result<Option<Permit>, PeerFault> {

@@ -19,6 +19,7 @@ pub use consume_response::{ConsumeResponseReader, MessageTemplate, ReceivedMessa
 pub use delimiter::{Delimiter, PbLimits, Step};
 pub use produce_request::{
     ProduceField, ProduceRequestHead, decode_produce_request, encode_produce_request, first_ttl,
+    produce_token,
 };
 
 #[allow(missing_docs, clippy::all)]

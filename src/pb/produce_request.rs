@@ -5,6 +5,9 @@ use super::wire::{
 };
 use crate::base::batch::Record;
 
+/// The number of the field `token`.
+const TOKEN: u32 = 102;
+
 /// A ProduceRequest without its payloads and keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProduceRequestHead {
@@ -14,6 +17,8 @@ pub struct ProduceRequestHead {
     pub payloads: u32,
     /// The number of keys.
     pub keys: u32,
+    /// Whether there are other fields.
+    pub has_others: bool,
 }
 
 /// A repeated field of a ProduceRequest.
@@ -49,10 +54,34 @@ pub fn decode_produce_request<'a>(
                 each(ProduceField::Key(reader.bytes()?));
                 head.keys += 1;
             }
-            _ => reader.skip(wire_type)?,
+            _ => {
+                head.has_others = true;
+                other_field(&mut reader, field, wire_type)?;
+            }
         }
     }
     Ok(head)
+}
+
+/// Reads a field that the decoder above does not need. Returns the token, if it is that.
+#[cold]
+fn other_field<'a>(reader: &mut Reader<'a>, field: u32, wire_type: u8) -> Result<Option<&'a str>, Malformed> {
+    if field != TOKEN {
+        return reader.skip(wire_type).map(|()| None);
+    }
+    expect(wire_type, BYTES)?;
+    std::str::from_utf8(reader.bytes()?).map(Some).map_err(|_| Malformed("token: not UTF-8"))
+}
+
+/// Returns the token of a valid ProduceRequest with other fields than payloads, keys and a TTL.
+#[cold]
+pub fn produce_token(bytes: &[u8]) -> Result<Option<&str>, Malformed> {
+    let mut reader = Reader(bytes);
+    let mut token = None;
+    while let Some((field, wire_type)) = reader.tag()? {
+        token = other_field(&mut reader, field, wire_type)?.or(token);
+    }
+    Ok(token)
 }
 
 /// Returns the TTL if it is the first field, as encoders write it. This is only a guess: a later TTL field

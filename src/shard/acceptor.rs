@@ -238,6 +238,7 @@ mod tests {
                 drained: AtomicUsize::new(0),
                 refused_by_acceptor: Arc::default(),
                 tls: None,
+                judge: None,
                 refuser: Refuser::start().unwrap(),
                 epoch: Instant::now(),
             });

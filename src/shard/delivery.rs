@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::core::{Deleted, Letter, Peer, Settings, ShardPulse, ShardSnapshot, Traffic};
 use super::listener::Accepted;
+use crate::auth::Answer;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
@@ -37,6 +38,8 @@ pub enum Delivery<A = Accepted> {
     Reload(Arc<Settings>, Reply<()>),
     /// Use another TLS configuration, and close the connections whose certificate it revokes.
     Tls(Arc<Config>),
+    /// The judge's answer about clients.
+    Auth(Answer),
     /// Drain (protocol section 3).
     Drain,
 }

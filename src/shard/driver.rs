@@ -14,6 +14,7 @@ use super::parker::Parker;
 use super::refuser::Refuser;
 use super::transport::{Plain, Secure, Socket, Tls};
 use super::turn::{Host, Shard, Turn};
+use crate::auth::{Judge, Question};
 use crate::base::clock::{Now, Step, WallClock};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::latency::{Recorder, Stage};
@@ -36,6 +37,8 @@ pub struct Shared {
     pub tls: Option<Arc<Config>>,
     /// The thread that answers refused connections.
     pub refuser: Refuser,
+    /// Decides who clients are, if they must authenticate.
+    pub judge: Option<Judge>,
     /// The zero of the shards' monotonic time.
     pub epoch: Instant,
 }
@@ -135,6 +138,13 @@ impl Host for Reactor {
     fn count_revoked(&mut self, connections: u64) {
         if let Some(tls) = &self.tls {
             tls.count_revoked(connections);
+        }
+    }
+
+    fn ask(&mut self, question: Question) -> Result<(), Question> {
+        match &self.shared.judge {
+            Some(judge) => judge.ask(question),
+            None => Err(question),
         }
     }
 

@@ -53,7 +53,7 @@ impl Reload {
     /// confirmed that within [`ANSWER_TIMEOUT`].
     pub fn apply(&mut self, settings: &Settings) -> Vec<usize> {
         self.tenants.set_limits(&settings.projects);
-        let core = Arc::new(settings.core.clone());
+        let core = Arc::new(settings.of_shards());
         let (silent, full) = self.ask(|shard, answer| {
             self.probe.reload(shard, core.clone(), move |()| {
                 let _ = answer.send(shard);

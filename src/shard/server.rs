@@ -28,6 +28,7 @@ use super::refuser::Refuser;
 use super::reload::Reload;
 use super::settings::Settings;
 use crate::access::Tenants;
+use crate::auth::{Answer, Audience, Judge, Keyer};
 use crate::latency::Recorder;
 use crate::process::AbortOnPanic;
 use crate::store::kafka::{self, Cluster, Kafka, News};
@@ -50,6 +51,7 @@ pub struct Server {
     handle: DrainHandle,
     stores: Stores,
     probe: Probe,
+    judge: Option<Judge>,
     tenants: Arc<Tenants>,
     heartbeats: Vec<Arc<Heartbeat>>,
     collector: Collector,
@@ -166,13 +168,36 @@ struct ShardPart {
     peers: Vec<Sender<Delivery>>,
     shared: Arc<Shared>,
     spin: Duration,
+    /// Set if clients must authenticate.
+    keyer: Option<Keyer>,
 }
 
 impl ShardPart {
     async fn run<S: Store<Connections>>(self, store: S) -> ShardReport {
-        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin } = self;
-        let core = Core::new(number, shards, settings, tenants, store);
+        let Self { number, shards, settings, tenants, parker, inbox, peers, shared, spin, keyer } = self;
+        let mut core = Core::new(number, shards, settings, tenants, store);
+        if let Some(keyer) = keyer {
+            core.authenticate(keyer);
+        }
         Driver::new(number, core, parker, inbox, peers, shared, spin).run().await
+    }
+}
+
+/// The inboxes of the shards.
+#[derive(Debug)]
+struct Inboxes(Vec<Sender<Delivery>>);
+
+impl Audience for Inboxes {
+    fn shards(&self) -> u16 {
+        self.0.len() as u16
+    }
+
+    fn tell(&self, shard: u16, answer: Answer) -> Result<(), Answer> {
+        let Some(sender) = self.0.get(usize::from(shard)) else { return Ok(()) };
+        match sender.send(Delivery::Auth(answer)) {
+            Err(Delivery::Auth(answer)) => Err(answer),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -184,19 +209,25 @@ impl Server {
         let latency_log = Collector::open_log(&settings.latency)?;
         let cores = settings.shard_cores();
         let count = cores.len();
+        let inbox_batches = settings.core.inbox_batches;
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(inbox_batches)).unzip();
+        let judge =
+            settings.auth.is_on().then(|| Judge::start(&settings.auth, Arc::new(Inboxes(senders.clone()))));
+        let judge = judge.transpose()?;
+        let keyer = judge.is_some().then(Keyer::random).transpose();
+        let keyer = keyer.map_err(|_| io::Error::other("the system has no random numbers"))?;
         let shared = Arc::new(Shared {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
             refused_by_acceptor: Arc::default(),
             tls: tls.as_ref().map(|loaded| Arc::clone(&loaded.config)),
             refuser: Refuser::start()?,
+            judge: judge.clone(),
             epoch: Instant::now(),
         });
-        let core_settings = Arc::new(settings.core.clone());
+        let core_settings = Arc::new(settings.of_shards());
         let all_tenants = Arc::new(Tenants::new(settings.projects));
         let stores = Stores::of(settings, count)?;
-        let inbox_batches = core_settings.inbox_batches;
-        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(inbox_batches)).unzip();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::new();
         let stalls: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();
@@ -204,7 +235,7 @@ impl Server {
         for ((shard, core), inbox) in cores.into_iter().enumerate().zip(inboxes) {
             let executor = ExecutorSettings { name: format!("shard-{shard}"), core: Some(core) };
             let (core_settings, tenants) = (core_settings.clone(), all_tenants.clone());
-            let (shared, peers) = (shared.clone(), senders.clone());
+            let (shared, peers, keyer) = (shared.clone(), senders.clone(), keyer.clone());
             let spin = settings.spin_before_park;
             let stores = stores.clone();
             let bell = senders[shard].clone();
@@ -231,6 +262,7 @@ impl Server {
                     peers,
                     shared,
                     spin,
+                    keyer,
                 };
                 // If the inbox is full, the shard is awake and polls its store in every turn.
                 let wake = move || drop(bell.send(Delivery::StoreNews));
@@ -277,6 +309,7 @@ impl Server {
             secure_addresses,
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
+            judge,
             stores,
             handle: DrainHandle { acceptor, shards: senders, leaving },
             tenants: all_tenants,
@@ -311,6 +344,11 @@ impl Server {
     /// Returns a handle to change the settings of the shards.
     pub fn reload(&self) -> Reload {
         Reload::new(self.probe.clone(), self.tenants.clone())
+    }
+
+    /// Returns the judge of clients, if they must authenticate.
+    pub fn judge(&self) -> Option<Judge> {
+        self.judge.clone()
     }
 
     /// Returns a view of the shards' progress.
@@ -418,6 +456,7 @@ mod tests {
             drained: AtomicUsize::new(0),
             refused_by_acceptor: Arc::default(),
             tls: None,
+            judge: None,
             refuser: Refuser::start().unwrap(),
             epoch: Instant::now(),
         };

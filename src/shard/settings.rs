@@ -56,6 +56,13 @@ impl Settings {
         self.cores.or_allowed()
     }
 
+    /// Returns the settings of each shard.
+    pub fn of_shards(&self) -> core::Settings {
+        let mut settings = self.core.clone();
+        settings.policy.reads_tokens = self.auth.is_on();
+        settings
+    }
+
     /// Returns the limits that the Kafka store needs in addition to its own settings.
     pub fn kafka_bounds(&self) -> Bounds {
         let core::Settings { operation, shard_budget_bytes, clock_step_max, .. } = &self.core;

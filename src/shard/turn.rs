@@ -13,6 +13,7 @@ use super::core::Settings;
 use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Letter, Peer};
 use super::delivery::{Delivery, Reply};
 use super::transport::{News, Transport};
+use crate::auth::Question;
 use crate::base::clock::{Now, Step};
 use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
@@ -82,6 +83,11 @@ pub trait Host {
     /// Returns the counters of TLS connections.
     fn tls(&self) -> Counters {
         Counters::default()
+    }
+
+    /// Asks who a client is. Returns the question if nobody can answer now.
+    fn ask(&mut self, question: Question) -> Result<(), Question> {
+        Err(question)
     }
 
     /// Counts connections that a reload of the TLS configuration has closed.
@@ -175,6 +181,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
         }
         let mut worked = self.poll_inbox();
         worked |= self.serve();
+        self.ask();
         let mut behind_until = None;
         for _ in 0..TRANSMIT_ROUNDS {
             let now = self.host.now();
@@ -288,6 +295,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                     let revoked = self.core.revoke(self.host.now(), |client| config.revokes(client));
                     self.host.count_revoked(revoked);
                 }
+                Some(Delivery::Auth(answer)) => self.core.handle_answer(self.host.now(), answer),
                 Some(Delivery::Drain) => {
                     self.drain_until.get_or_insert(self.host.elapsed() + self.settings.drain_timeout);
                     self.core.handle_drain(self.host.now());
@@ -295,6 +303,15 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             }
         }
         true
+    }
+
+    /// Passes on the questions about clients.
+    fn ask(&mut self) {
+        while let Some(question) = self.core.poll_question() {
+            if let Err(question) = self.host.ask(question) {
+                self.core.handle_unasked(self.host.now(), &question);
+            }
+        }
     }
 
     fn handle_accepted(&mut self, accepted: H::Accepted, peer: Peer) {

@@ -5,6 +5,7 @@
 use super::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use super::mask::{self, Keys};
 use super::{CloseCode, MessageKind, Role};
+use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 /// The sending half of one connection.
 #[derive(Debug)]
@@ -58,10 +59,13 @@ impl Sender {
         self.frame(out, opcode, true, payload.len(), |out| out.extend_from_slice(payload));
     }
 
-    /// Appends a close frame.
-    pub fn close(&mut self, out: &mut Vec<u8>, code: Option<CloseCode>) {
+    /// Appends a close frame. Without a code there is no reason either.
+    pub fn close(&mut self, out: &mut Vec<u8>, code: Option<CloseCode>, reason: &'static str) {
+        debug_assert!(reason.len() <= CONTROL_PAYLOAD_BYTES_MAX - 2, "a control frame holds the reason");
         match code {
-            Some(CloseCode(code)) => self.control(out, Opcode::Close, &code.to_be_bytes()),
+            Some(CloseCode(code)) => {
+                self.control(out, Opcode::Close, &[&code.to_be_bytes(), reason.as_bytes()].concat());
+            }
             None => self.control(out, Opcode::Close, &[]),
         }
     }

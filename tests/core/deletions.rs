@@ -94,7 +94,7 @@ impl Shard {
     fn open_from(&mut self, shard: u16, operation: u32) {
         let (connection, operation) = (ConnectionId::default(), OperationId(operation));
         let by = Asking { shard, connection, operation };
-        self.core.handle_letter(self.now, Letter::Open { by, name: name() });
+        self.core.handle_letter(self.now, Letter::Open { by, name: name(), may_create: true });
     }
 
     fn says(&mut self, completion: Completion<Connections>) {
@@ -201,6 +201,7 @@ fn a_single_shard_answers_as_soon_as_its_store_does() {
         Letter::Open {
             by: Asking { shard: 0, connection: ConnectionId::default(), operation: OperationId(1) },
             name: name(),
+            may_create: true,
         },
     );
     home.opens(5);

@@ -5,6 +5,7 @@
 //! tungstenite reads the server's output.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod authentication;
 mod deletions;
 #[path = "../common/random.rs"]
 mod random;

@@ -473,6 +473,10 @@ fn canned_request(variant: u8) -> Vec<u8> {
 fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
     let fails = step & 0xf8 == 0x08;
     match command {
+        Command::Renew { operation, .. } => {
+            let renewed = if fails { Err(Fault::Unverified) } else { Ok(()) };
+            rig.call(|session, cx| session.answer(operation, Answer::Renewed(renewed), cx));
+        }
         Command::Open { operation, .. } => {
             let opened = if fails {
                 Err(Fault::Internal("planned"))

@@ -128,7 +128,7 @@ pub const NEVER: &[Never] = &[
     Never {
         within: "shard::core",
         paths: IO,
-        save: &["std::net::IpAddr", "std::net::SocketAddr"],
+        save: &["std::net::IpAddr", "std::net::Ipv6Addr", "std::net::SocketAddr"],
         except: &[],
     },
     Never { within: "shard::core", paths: &["crate::shard"], save: &["crate::shard::core"], except: &[] },

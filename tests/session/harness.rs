@@ -66,7 +66,7 @@ pub fn note_input(bytes: &[u8], fin: bool) {
 /// Returns a command's text without fields that only the shard's bookkeeping needs.
 fn summary(command: &Command) -> String {
     match command {
-        Command::Open { operation, name: (_, queue) } => format!("open {} {queue}", operation.0),
+        Command::Open { operation, name: (_, queue), .. } => format!("open {} {queue}", operation.0),
         Command::Append { operation, sequence, target, batch, .. } => {
             let partition = target.partition.partition;
             let mut records = Vec::new();
@@ -87,6 +87,7 @@ fn summary(command: &Command) -> String {
             let exclude = exclude.map(|client| client.to_string());
             format!("fetch {} {partition} {from} {exclude:?} {wait}", operation.0)
         }
+        Command::Renew { operation, .. } => format!("renew {}", operation.0),
         Command::Report { fault, .. } => format!("report {fault}"),
         Command::Cancel { operation, target } => {
             format!("cancel {} {}", operation.0, target.partition.partition)

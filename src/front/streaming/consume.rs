@@ -36,13 +36,19 @@ impl Form for MessageTemplate {
 }
 
 /// Writes the response that accepts the setup.
-pub(super) fn accept(reply: &mut PbWriter<'_>) {
-    reply.pb(&Status { status_code: Some(StatusCode::CONTINUE.0), ..Status::default() }, false);
+pub(super) fn accept(token_expires_s: Option<u32>, reply: &mut PbWriter<'_>) {
+    let status_code = Some(StatusCode::CONTINUE.0);
+    reply.pb(&Status { status_code, token_expires_s, ..Status::default() }, false);
+}
+
+/// Writes the result of a renewal.
+pub(super) fn tell_renewal(renewal: Option<Status>, cx: &mut Cx<'_>) {
+    cx.reply.pb(&ConsumeResponse { renewal, ..ConsumeResponse::default() }, false);
 }
 
 impl Consuming {
-    /// Handles a ConsumeRequest.
-    pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
+    /// Handles a ConsumeRequest. Returns the token that it carries.
+    pub(super) fn handle_pb(&mut self, pb: &[u8], cx: &Cx<'_>) -> Result<Option<String>, Fault> {
         let request = ConsumeRequest::decode(pb)
             .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
         if request.commit_marker.is_some() {
@@ -51,7 +57,7 @@ impl Consuming {
         self.has_extensions |= uses_extensions(pb);
         let credit = MsgNum::from_wire(request.max_msgnum_to_send);
         self.consume.handle_request(credit, request.send_marker(), &cx.resources);
-        Ok(())
+        Ok(request.token)
     }
 
     /// Handles the result of a fetch.

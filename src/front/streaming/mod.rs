@@ -23,8 +23,11 @@ mod operations;
 mod produce;
 mod setup;
 
+use std::sync::Arc;
+
 use self::operations::{Operations, State};
 use super::{Cx, DrainStep, FrontStatus};
+use crate::access::{Grant, Right};
 use crate::base::error::{Fault, PeerFault};
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
@@ -127,6 +130,7 @@ impl ServerSession {
             (Answer::Opened { result, local_partition }, _) => {
                 operations.handle_opened(result, local_partition, cx);
             }
+            (Answer::Renewed(result), _) => operations.tell_renewal(result, cx),
             (Answer::Resolved { partition, result }, _) => operations.handle_position(partition, result, cx),
             (Answer::Appended { sequence, result }, State::Producing(produce)) => {
                 if let Some(fault) = produce.handle_appended(sequence, result, cx.resources.now) {
@@ -140,6 +144,25 @@ impl ServerSession {
             },
             (Answer::Appended { .. } | Answer::Fetched { .. }, _) => {}
         }
+    }
+
+    /// Continues with another grant of the same client. Ends the operation if the grant does not allow it.
+    pub fn handle_grant(&mut self, grant: Arc<Grant>, cx: &mut Cx<'_>) {
+        self.operations.handle_grant(grant, cx);
+        if self.operations.discards() {
+            self.forget_pb(cx);
+        }
+    }
+
+    /// Ends the operation, because the client's grant has ended. No further one may begin.
+    pub fn handle_expired(&mut self, fault: Fault, cx: &mut Cx<'_>) {
+        self.operations.handle_expired(fault, cx);
+        self.forget_pb(cx);
+    }
+
+    /// Tells the client that its grant ends soon.
+    pub fn announce_expiry(&mut self, cx: &Cx<'_>) {
+        self.operations.tell_renewal(Ok(()), cx);
     }
 
     /// Handles the deadlines that have passed.
@@ -253,6 +276,11 @@ impl ServerSession {
     /// Returns the project, and the queue of the current operation if there is one.
     pub fn names(&self) -> (&Project, Option<&QueueName>) {
         (self.operations.project(), self.operations.queue_name())
+    }
+
+    /// Returns the right that the present operation needs.
+    pub fn right(&self) -> Option<Right> {
+        self.operations.right()
     }
 
     /// Returns the queue of a consume operation, and each partition that it reads with the next offset.

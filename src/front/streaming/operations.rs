@@ -3,16 +3,20 @@
 use super::consume::{self, Consuming};
 use super::produce;
 use super::setup::{Asked, ConsumeSetup, Setup};
-use crate::access::Permit;
+use std::sync::Arc;
+
+use crate::access::{Grant, Permit, Right};
 use crate::base::budget::{Share, Wanted};
-use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
 use crate::base::queue::QueueInfo;
+use crate::base::secret::Secret;
 use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, status_of};
 use crate::operation::{Caller, Command, Consume, OperationId, Positioning, Produce, Routing, Subject};
+use crate::pb::Status;
 use crate::ws::CloseCode;
 
 #[derive(Debug)]
@@ -55,6 +59,10 @@ pub(super) struct Operations {
     /// The number of discarded bytes of the current half.
     discarded: u64,
     pub(super) draining: bool,
+    /// Why no operation may begin: the client's grant has ended.
+    expired: Option<Fault>,
+    /// The answer to a token, or the news that the grant ends soon. To be sent.
+    renewal: Option<Status>,
     /// The reservation that the delimiter waits for.
     pub(super) wanted: Option<Wanted>,
     /// When the pb that has started must be complete.
@@ -73,6 +81,8 @@ impl Operations {
             failing: None,
             discarded: 0,
             draining: false,
+            expired: None,
+            renewal: None,
             wanted: None,
             pb_due: None,
             close: None,
@@ -128,10 +138,19 @@ impl Operations {
     #[inline]
     pub(super) fn handle_pb(&mut self, pb: &[u8], expected: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
         match &mut self.state {
-            State::Producing(produce) => produce::handle_pb(produce, pb, expected, cx),
+            State::Producing(produce) => match produce::handle_pb(produce, pb, expected, cx)? {
+                None => Ok(()),
+                Some(token) => {
+                    self.renew(token, cx);
+                    Ok(())
+                }
+            },
             State::Consuming(consuming) => {
                 cx.resources.budget.release(pb.len());
-                consuming.handle_pb(pb, cx)
+                if let Some(token) = consuming.handle_pb(pb, cx)? {
+                    self.renew(&token, cx);
+                }
+                Ok(())
             }
             State::AwaitingSetup => {
                 cx.resources.budget.release(pb.len());
@@ -152,6 +171,14 @@ impl Operations {
         let setup = asked.check()?;
         let queue = setup.address.queue.clone();
         self.state = State::Opening { produces, setup: Some(setup) };
+        if let Some(expired) = &self.expired {
+            return Err(expired.clone());
+        }
+        let right = if produces { Right::Produce } else { Right::Consume };
+        // Before anything that depends on the queue: what is forbidden looks alike whether it exists or not.
+        if !self.caller.may(right, &queue) {
+            return Err(PeerFault::Forbidden(right.name()).into());
+        }
         if self.draining {
             return Err(Fault::Draining);
         }
@@ -160,8 +187,10 @@ impl Operations {
         }
         self.permit = self.caller.admit(produces, cx.resources.now)?;
         cx.resources.counters.operations += 1;
+        let may_create =
+            produces || self.caller.may(Right::Manage, &queue) || self.caller.may(Right::Produce, &queue);
         let name = (self.caller.project.clone(), queue);
-        cx.resources.commands.push(Command::Open { operation: self.operation, name });
+        cx.resources.commands.push(Command::Open { operation: self.operation, name, may_create });
         Ok(())
     }
 
@@ -193,7 +222,7 @@ impl Operations {
             let produce = Produce::start(subject, routing, &mut cx.resources);
             let granted = produce.granted();
             self.state = State::Producing(Box::new(produce));
-            produce::accept(granted, &mut cx.reply);
+            produce::accept(granted, self.caller.seconds_left(cx.resources.now), &mut cx.reply);
             return;
         };
         match Positioning::start(subject, &start, &mut cx.resources) {
@@ -230,8 +259,50 @@ impl Operations {
         let exclude = (!waiting.echo).then_some(self.caller.author.client);
         let consume = Consume::start(beginning, exclude, waiting.only);
         let consuming = Consuming { consume, has_extensions: waiting.has_extensions };
-        consume::accept(&mut cx.reply);
+        consume::accept(self.caller.seconds_left(cx.resources.now), &mut cx.reply);
         self.state = State::Consuming(Box::new(consuming));
+    }
+
+    /// Returns the right that the operation needs.
+    pub(super) fn right(&self) -> Option<Right> {
+        match &self.state {
+            State::Opening { produces: true, .. } | State::Producing(_) => Some(Right::Produce),
+            State::Opening { .. } | State::Positioning(_) | State::Consuming(_) => Some(Right::Consume),
+            State::AwaitingSetup | State::Discarding => None,
+        }
+    }
+
+    /// Continues with another grant of the same client. Ends the operation if the grant does not allow it.
+    pub(super) fn handle_grant(&mut self, grant: Arc<Grant>, cx: &mut Cx<'_>) {
+        self.caller.grant = Some(grant);
+        let Some(right) = self.right() else { return };
+        if self.queue_name().is_some_and(|queue| !self.caller.may(right, queue)) {
+            self.fail(PeerFault::Forbidden(right.name()).into(), cx);
+        }
+    }
+
+    /// Ends the operation, because the client's grant has ended. No further one may begin.
+    pub(super) fn handle_expired(&mut self, fault: Fault, cx: &mut Cx<'_>) {
+        if !matches!(self.state, State::AwaitingSetup | State::Discarding) {
+            self.fail(fault.clone(), cx);
+        }
+        self.expired = Some(fault);
+    }
+
+    /// Asks the shard to renew the client's grant.
+    pub(super) fn renew(&self, token: &str, cx: &mut Cx<'_>) {
+        let token = Secret::new(token);
+        cx.resources.commands.push(Command::Renew { operation: self.operation, token });
+    }
+
+    /// Tells the client the result of a renewal, or, without one, that its grant ends soon.
+    pub(super) fn tell_renewal(&mut self, result: Result<(), Fault>, cx: &Cx<'_>) {
+        let status = match &result {
+            Ok(()) => Status { status_code: Some(StatusCode::CONTINUE.0), ..Status::default() },
+            Err(fault) => status_of(fault),
+        };
+        let token_expires_s = self.caller.seconds_left(cx.resources.now);
+        self.renewal = Some(Status { token_expires_s, ..status });
     }
 
     /// Handles the end of the client's half.
@@ -270,6 +341,9 @@ impl Operations {
     pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         match &mut self.state {
             State::Producing(produce) => {
+                if self.renewal.is_some() && cx.has_space() {
+                    produce::tell_renewal(produce, self.renewal.take(), cx);
+                }
                 produce::speak(produce, cx);
                 if produce.is_settled() {
                     match &self.failing {
@@ -281,6 +355,9 @@ impl Operations {
                 }
             }
             State::Consuming(consuming) => {
+                if self.renewal.is_some() && cx.has_space() {
+                    consume::tell_renewal(self.renewal.take(), cx);
+                }
                 if self.failing.is_none() && !self.client_ended {
                     consuming.poll_transmit(cx);
                     if consuming.consume.is_drained(cx.resources.now) {
@@ -318,6 +395,7 @@ impl Operations {
     pub(super) fn end_half(&mut self) {
         self.state = State::Discarding;
         self.failing = None;
+        self.renewal = None;
         self.permit = None;
         self.operation.0 = self.operation.0.wrapping_add(1);
         if self.client_ended {

@@ -6,18 +6,18 @@ use crate::base::planted;
 use crate::base::queue::message_id;
 use crate::base::units::MsgNum;
 use crate::front::{Cx, Origin, PbWriter, status_of};
-use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Word};
+use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Resources, Word};
 use crate::pb::wire::Malformed;
 use crate::pb::{
     ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
-    first_ttl,
+    first_ttl, produce_token,
 };
 
 /// Writes the response that accepts the setup.
-pub(super) fn accept(granted: MsgNum, reply: &mut PbWriter<'_>) {
+pub(super) fn accept(granted: MsgNum, token_expires_s: Option<u32>, reply: &mut PbWriter<'_>) {
     reply.pb(
         &ProduceSetupResponse {
-            status: Some(status(StatusCode::CONTINUE)),
+            status: Some(Status { token_expires_s, ..status(StatusCode::CONTINUE) }),
             max_msgnum_to_send: Some(granted.to_wire()),
         },
         false,
@@ -29,14 +29,15 @@ pub(super) fn refuse(fault: &Fault, reply: &mut PbWriter<'_>) {
     reply.pb(&ProduceSetupResponse { status: Some(status_of(fault)), max_msgnum_to_send: Some(0) }, true);
 }
 
-/// Handles a ProduceRequest, whose length is reserved. `expected` further bytes have already arrived.
+/// Handles a ProduceRequest, whose length is reserved. `expected` further bytes have already arrived. Returns the
+/// token that it carries in place of messages.
 #[inline]
-pub(super) fn handle_pb(
+pub(super) fn handle_pb<'pb>(
     produce: &mut Produce,
-    pb: &[u8],
+    pb: &'pb [u8],
     expected: usize,
     cx: &mut Cx<'_>,
-) -> Result<(), Fault> {
+) -> Result<Option<&'pb str>, Fault> {
     let resources = &mut cx.resources;
     if resources.settings.test_faults {
         planted::in_connection(pb);
@@ -49,12 +50,40 @@ pub(super) fn handle_pb(
         }
     };
     let why = match decoded {
-        Ok(head) if head.payloads > 0 => {
+        Ok(head) if head.payloads > 0 && !head.has_others => {
             let request =
                 Request { ttl: head.ttl, payloads: head.payloads, keys: head.keys, bytes: pb.len() };
-            return produce.receive(request, copied, || records(pb), resources);
+            return produce.receive(request, copied, || records(pb), resources).map(|()| None);
         }
+        Ok(head) if head.has_others => return handle_others(produce, pb, head, copied, resources),
         Ok(_) => "payloads: at least one",
+        Err(malformed) => malformed.0,
+    };
+    produce.give_up(copied, pb.len(), resources);
+    Err(PeerFault::PbInvalid(why.into()).into())
+}
+
+/// Handles a ProduceRequest with other fields than payloads, keys and a TTL.
+#[cold]
+fn handle_others<'pb>(
+    produce: &mut Produce,
+    pb: &'pb [u8],
+    head: ProduceRequestHead,
+    copied: Option<Copied>,
+    resources: &mut Resources<'_>,
+) -> Result<Option<&'pb str>, Fault> {
+    let ProduceRequestHead { ttl, payloads, keys, .. } = head;
+    let why = match produce_token(pb) {
+        Ok(Some(_)) if payloads > 0 || keys > 0 => "token: a request with a token carries no messages",
+        Ok(Some(token)) => {
+            produce.give_up(copied, pb.len(), resources);
+            return Ok(Some(token));
+        }
+        Ok(None) if payloads > 0 => {
+            let request = Request { ttl, payloads, keys, bytes: pb.len() };
+            return produce.receive(request, copied, || records(pb), resources).map(|()| None);
+        }
+        Ok(None) => "payloads: at least one",
         Err(malformed) => malformed.0,
     };
     produce.give_up(copied, pb.len(), resources);
@@ -97,6 +126,20 @@ pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
     if let Some(word) = produce.speak_of_credit(&mut cx.resources) {
         respond(&word, false, &mut cx.reply);
     }
+}
+
+/// Writes the result of a renewal.
+pub(super) fn tell_renewal(produce: &mut Produce, renewal: Option<Status>, cx: &mut Cx<'_>) {
+    let (through, granted) = produce.numbers();
+    cx.reply.pb(
+        &ProduceResponse {
+            msgnum_status_is_thru: Some(through.to_wire()),
+            max_msgnum_to_send: Some(granted.to_wire()),
+            renewal,
+            ..ProduceResponse::default()
+        },
+        false,
+    );
 }
 
 /// Ends the half of an operation that is complete.

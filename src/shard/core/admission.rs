@@ -1,26 +1,33 @@
 //! Admission: decides whether a client may connect.
 //!
-//! A connection with an acceptable request waits for a verdict, and is not read until then. If the verdict
-//! takes longer than `handshake_timeout`, the connection is refused with 503. The answer to the handshake is
-//! written when the verdict arrives. A verdict names its connection by [`ConnectionId`], whose generation
-//! keeps a late verdict from the next connection in the same slot.
+//! A connection with an acceptable request waits for a verdict, and is not read until then. Without authentication
+//! only the limits of its project decide. If the verdict takes longer than `handshake_timeout`, the connection is
+//! refused with 503. The answer to the handshake is written when the verdict arrives. A verdict names its
+//! connection by [`ConnectionId`], whose generation keeps a late verdict from the next connection in the same slot.
 
+use super::applicant::{Admitted, Applicant};
 use super::{Connection, ConnectionId, Connections, Core};
-use crate::access::Permit;
 use crate::base::clock::Now;
 use crate::store::Store;
 use crate::ws::handshake::Refusal;
 
-/// The result of admission. `Ok` holds the permit of the project. `Err` holds the answer to a client that may
-/// not connect.
-pub type Verdict = Result<Permit, Refusal>;
+/// The result of admission. `Err` holds the answer to a client that may not connect.
+pub(super) type Verdict = Result<Admitted, Refusal>;
 
 impl<S: Store<Connections>> Core<S> {
-    /// Decides whether the project of a waiting connection may have one more connection.
+    /// Decides whether a waiting client may connect, or asks for the verdict on it.
     pub(super) fn admit(&mut self, now: Now, id: ConnectionId) {
-        let Some(project) = self.connections.get(id).and_then(Connection::applicant) else { return };
-        let permit = self.tenants.admit(project, now.mono);
-        self.handle_verdict(now, id, permit.map_err(|fault| Refusal::new(429, fault.to_string())));
+        let Some(applicant) = self.connections.get(id).and_then(Connection::applicant) else { return };
+        if self.authentication.is_some() {
+            return self.identify(now, id, applicant);
+        }
+        let Applicant { project, author, .. } = applicant;
+        let project = project.unwrap_or_else(|| self.settings.policy.default_project.clone());
+        let verdict = match self.tenants.admit(&project, now.mono) {
+            Ok(permit) => Ok(Admitted { permit, project, author, pass: None }),
+            Err(fault) => Err(Refusal::new(429, fault.to_string())),
+        };
+        self.handle_verdict(now, id, verdict);
     }
 
     /// Answers the handshake of a connection.
@@ -38,7 +45,8 @@ mod tests {
     use super::*;
     use crate::access::{ProjectLimits, Tenants};
     use crate::base::millis::{Millis, UnixMillis};
-    use crate::base::names::Project;
+    use crate::base::names::{ClientId, Project};
+    use crate::operation::Author;
     use crate::store::Memory;
     use crate::store::memory::WhenFull;
 
@@ -75,8 +83,11 @@ mod tests {
         said
     }
 
-    fn permit(core: &Core<Memory<Connections>>) -> Permit {
-        core.tenants.admit(&Project::default(), START.mono).unwrap()
+    fn admitted(core: &Core<Memory<Connections>>) -> Admitted {
+        let project = Project::default();
+        let permit = core.tenants.admit(&project, START.mono).unwrap();
+        let author = Author { client: ClientId::random(), is_known: false };
+        Admitted { permit, project, author, pass: None }
     }
 
     fn is_full(core: &Core<Memory<Connections>>) -> bool {
@@ -89,8 +100,8 @@ mod tests {
         let id = applicant(&mut core);
         assert_eq!(core.wanted_read(START, id, 4_096), 0);
         assert_eq!(answer(&mut core, id), "");
-        let permit = permit(&core);
-        core.handle_verdict(START, id, Ok(permit));
+        let admitted = admitted(&core);
+        core.handle_verdict(START, id, Ok(admitted));
         assert!(answer(&mut core, id).starts_with("HTTP/1.1 101 "));
         assert!(core.wanted_read(START, id, 4_096) > 0);
         assert!(is_full(&core), "the connection holds the permit");
@@ -116,8 +127,8 @@ mod tests {
         let late = Now::at_ms(5_001, 1_700_000_005_000);
         core.handle_timeouts(late);
         assert!(answer(&mut core, id).starts_with("HTTP/1.1 503 "));
-        let permit = permit(&core);
-        core.handle_verdict(late, id, Ok(permit));
+        let admitted = admitted(&core);
+        core.handle_verdict(late, id, Ok(admitted));
         assert!(core.closing(late, id).0, "a late verdict has no effect");
         assert!(!is_full(&core), "and its permit is returned");
     }
@@ -148,8 +159,8 @@ mod tests {
         core.handle_gone(START, first);
         let second = applicant(&mut core);
         assert_eq!(first.slot, second.slot);
-        let permit = permit(&core);
-        core.handle_verdict(START, first, Ok(permit));
+        let admitted = admitted(&core);
+        core.handle_verdict(START, first, Ok(admitted));
         assert_eq!(answer(&mut core, second), "");
         assert!(!is_full(&core));
     }

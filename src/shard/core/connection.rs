@@ -12,21 +12,25 @@
 
 use std::sync::Arc;
 
+use super::applicant::{Admitted, Applicant, EXPIRED};
 use super::deadlines::Armed;
 use super::entry::{self, RefusedHeaders};
 use super::liveness::{Liveness, Look, REFUSED_READ_BYTES, closed_read_bytes};
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
+use super::pass::{Due, Pass};
 use super::peer::Peer;
 use super::proxy::{Announced, ProxyHeader};
 use super::{CoreCounters, Settings};
-use crate::access::Permit;
+use crate::access::{Permit, Right};
+use crate::auth::{Credential, Key};
 use crate::base::budget::{Account, Budget, Purse, Share};
 use crate::base::clock::Now;
+use crate::base::error::{Fault, PeerFault};
 use crate::base::millis::Millis;
-use crate::base::names::{Project, QueueName};
-use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
+use crate::base::names::QueueName;
+use crate::front::{Cx, Framed, Front, FrontStatus, Handshake};
 use crate::latency::Recorder;
-use crate::operation::{Caller, Command, Regulator, Resources};
+use crate::operation::{Answer, Caller, Command, Regulator, Resources};
 use crate::tls::ClientCertificate;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
@@ -50,6 +54,9 @@ pub struct Env<'a> {
     /// Logs refused PROXY headers.
     pub refused_headers: &'a mut RefusedHeaders,
 }
+
+/// How long operations may take to end after the grant of their client has ended.
+const ENDING_MAX: Millis = Millis::new(10_000);
 
 #[derive(Debug)]
 enum Phase {
@@ -95,6 +102,12 @@ pub struct Connection {
     /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
     inbound: Vec<u8>,
     output: Output,
+    /// The grant of the client, if clients must authenticate.
+    pass: Option<Box<Pass>>,
+    /// The credential whose verdict decides about the handshake.
+    awaited: Option<Key>,
+    /// Set when the grant has ended: why, and until when operations may take to end.
+    ending: Option<(&'static str, Millis)>,
     /// The certificate of the client, if it has one and speaks TLS.
     certificate: Option<Arc<ClientCertificate>>,
     /// Since when the peer owes the rest of a TLS record.
@@ -125,6 +138,9 @@ impl Connection {
             peer,
             inbound: Vec::new(),
             output: Output::new(now),
+            pass: None,
+            awaited: None,
+            ending: None,
             certificate: None,
             cut_since: None,
             read_ns: now.mono_ns,
@@ -150,12 +166,53 @@ impl Connection {
         matches!(self.phase, Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_))
     }
 
-    /// Returns the project of a client that waits for [`Self::handle_verdict`].
-    pub fn applicant(&self) -> Option<&Project> {
-        match &self.phase {
-            Phase::Admitting(handshake) => Some(&handshake.identity.project),
-            Phase::Introducing(_) | Phase::Handshaking | Phase::Open(_) | Phase::Closing => None,
+    /// Returns a client that waits for [`Self::handle_verdict`].
+    pub(super) fn applicant(&self) -> Option<Applicant> {
+        let Phase::Admitting(handshake) = &self.phase else { return None };
+        let identity = &handshake.identity;
+        let certificate = || self.certificate.clone().map(Credential::Certificate);
+        let credential = identity.token.clone().map(Credential::Token).or_else(certificate);
+        Some(Applicant { project: identity.project.clone(), author: identity.author, credential })
+    }
+
+    /// Waits for the verdict on a credential.
+    pub(super) fn await_verdict(&mut self, key: Key) {
+        self.awaited = Some(key);
+    }
+
+    /// Returns whether the handshake waits for the verdict on this credential. It then waits no more.
+    pub(super) fn take_awaited(&mut self, key: &Key) -> bool {
+        matches!(self.phase, Phase::Admitting(_)) && self.awaited.take_if(|awaited| awaited == key).is_some()
+    }
+
+    /// Returns the grant of the client.
+    pub(super) fn pass(&self) -> Option<&Pass> {
+        self.pass.as_deref()
+    }
+
+    /// Returns the grant of the client, mutably. `None` also if it has ended.
+    pub(super) fn pass_mut(&mut self) -> Option<&mut Pass> {
+        self.pass.as_deref_mut().filter(|_| self.ending.is_none())
+    }
+
+    /// Returns the name of the client, if clients must authenticate.
+    pub fn principal(&self) -> Option<&str> {
+        self.pass().map(|pass| &*pass.grant.principal)
+    }
+
+    /// Returns the right that the present operation needs.
+    pub(super) fn right(&self) -> Option<Right> {
+        self.front().and_then(Front::right)
+    }
+
+    /// Ends all operations, because the client's grant has ended. Then closes the connection.
+    pub(super) fn end_grant(&mut self, why: &'static str, env: &mut Env<'_>) {
+        if self.ending.is_some() || !matches!(self.phase, Phase::Open(_)) {
+            return;
         }
+        self.ending = Some((why, env.now.mono + ENDING_MAX));
+        let fault = Fault::from(PeerFault::Unauthenticated(why));
+        self.with_front(env, |front, cx| front.handle_expired(fault, cx));
     }
 
     /// Returns the peer: the client that the PROXY header names, otherwise the other end of the socket.
@@ -287,10 +344,10 @@ impl Connection {
 
     /// Answers the handshake with the verdict on the client. A verdict that nothing waits for any more is
     /// dropped together with its permit.
-    pub fn handle_verdict(&mut self, verdict: Result<Permit, Refusal>, env: &mut Env<'_>) {
+    pub(super) fn handle_verdict(&mut self, verdict: Result<Admitted, Refusal>, env: &mut Env<'_>) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Handshaking) {
             Phase::Admitting(handshake) => match verdict {
-                Ok(permit) => return self.open(*handshake, permit, env),
+                Ok(admitted) => return self.open(*handshake, admitted, env),
                 Err(refusal) => return self.refuse(&refusal, env),
             },
             other => other,
@@ -298,15 +355,16 @@ impl Connection {
     }
 
     /// Accepts a handshake, and writes the answer.
-    fn open(&mut self, handshake: Handshake, permit: Permit, env: &mut Env<'_>) {
+    fn open(&mut self, handshake: Handshake, admitted: Admitted, env: &mut Env<'_>) {
         if let Err(refusal) = handshake.accept(self.output.bytes()) {
             return self.refuse(&refusal, env);
         }
         let used = handshake.used();
-        let Handshake { endpoint, identity: Identity { project, author }, .. } = handshake;
+        let Admitted { permit, project, author, pass } = admitted;
         let tenant = Some(permit.tenant().clone());
-        self.permit = Some(permit);
-        self.phase = Phase::Open(Front::new(endpoint, Caller { project, author, tenant }));
+        let grant = pass.as_ref().map(|pass| Arc::clone(&pass.grant));
+        (self.permit, self.pass) = (Some(permit), pass);
+        self.phase = Phase::Open(Front::new(handshake.endpoint, Caller { project, author, tenant, grant }));
         self.liveness.hear(env.now.mono);
         // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
         // already sent.
@@ -370,7 +428,7 @@ impl Connection {
                 }
                 Ok(Input::Pong { used }) => taken += used,
                 Ok(Input::Close { code }) => {
-                    self.finish(code, env);
+                    self.finish(code, "", env);
                     return input.len();
                 }
                 Err(code) => {
@@ -446,6 +504,11 @@ impl Connection {
     /// any: then there may be more to write.
     pub fn poll_transmit(&mut self, env: &mut Env<'_>) -> bool {
         self.with_front(env, Front::poll_transmit);
+        if let Some((why, _)) = self.ending
+            && !self.status().is_busy
+        {
+            self.finish(Some(CloseCode::POLICY), why, env);
+        }
         self.resume(env)
     }
 
@@ -497,10 +560,10 @@ impl Connection {
 
     /// Closes the connection with a code, after a violation, silence or draining.
     pub fn close(&mut self, code: CloseCode, env: &mut Env<'_>) {
-        self.finish(Some(code), env);
+        self.finish(Some(code), "", env);
     }
 
-    fn finish(&mut self, code: Option<CloseCode>, env: &mut Env<'_>) {
+    fn finish(&mut self, code: Option<CloseCode>, reason: &'static str, env: &mut Env<'_>) {
         if matches!(self.phase, Phase::Closing) {
             return;
         }
@@ -512,7 +575,7 @@ impl Connection {
         if self.is_handshaking() {
             self.refuse(&Refusal::new(503, "the server is draining"), env);
         } else {
-            self.output.close(code);
+            self.output.close(code, reason);
             // The bytes in `inbound` count in the budget until they are released.
             self.phase = Phase::Closing;
             self.liveness.linger(env.now.mono, closed_read_bytes(env.settings));
@@ -558,7 +621,7 @@ impl Connection {
             self.refuse(&Refusal::new(500, "internal: the server failed to handle this handshake"), env);
         } else {
             self.with_front(env, Front::break_off);
-            self.output.close(Some(CloseCode::INTERNAL));
+            self.output.close(Some(CloseCode::INTERNAL), "");
             self.begin_closing(closed_read_bytes(env.settings), env);
         }
         self.close_account(env.budget);
@@ -600,7 +663,7 @@ impl Connection {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
-            Phase::Admitting(_) if is_late => {
+            Phase::Admitting(_) if is_late || self.is_verdict_late(env.now.mono) => {
                 let refusal = Refusal::new(503, "handshake: not decided within handshake_timeout");
                 self.refuse(&refusal, env);
             }
@@ -614,9 +677,36 @@ impl Connection {
                     Look::Wait => {}
                 }
                 self.with_front(env, Front::handle_timeout);
+                self.look_at_pass(env);
             }
             Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => {}
         }
+    }
+
+    /// Does what is due about the grant of the client.
+    fn look_at_pass(&mut self, env: &mut Env<'_>) {
+        if let Some((why, until)) = self.ending {
+            if until <= env.now.mono {
+                self.finish(Some(CloseCode::POLICY), why, env);
+            }
+            return;
+        }
+        match self.pass.as_deref_mut().map_or(Due::Nothing, |pass| pass.take_due(env.now.mono)) {
+            Due::Nothing => {}
+            Due::Notice => self.with_front(env, |front, cx| front.announce_expiry(cx)),
+            Due::Renewal(operation) => self.with_front(env, |front, cx| {
+                front.answer(operation, Answer::Renewed(Err(Fault::Unverified)), cx);
+            }),
+            Due::Over => {
+                env.counters.auth.expired += 1;
+                self.end_grant(EXPIRED, env);
+            }
+        }
+    }
+
+    /// Returns whether the verdict on the client's credential takes too long.
+    fn is_verdict_late(&self, now: Millis) -> bool {
+        self.awaited.is_some() && self.liveness.verdict_due() <= now
     }
 
     /// Starts the time of the peer's silence anew. An unfinished handshake keeps its time, and so does a
@@ -631,15 +721,25 @@ impl Connection {
     pub fn next_deadline(&self, status: &FrontStatus, settings: &Settings) -> Option<Millis> {
         match &self.phase {
             Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) => {
-                Some(self.liveness.handshake_due(settings))
+                let due = self.liveness.handshake_due(settings);
+                Some(self.awaited.map_or(due, |_| due.min(self.liveness.verdict_due())))
             }
             Phase::Closing => Some(self.liveness.linger_due()),
             Phase::Open(_) => {
                 let silence = self.liveness.look_due(settings);
                 let due = status.next_deadline.map_or(silence, |due| due.min(silence));
+                let due = self
+                    .pass
+                    .as_deref()
+                    .map_or(due, |pass| self.pass_due(pass).map_or(due, |at| at.min(due)));
                 Some(self.cut_due(settings).map_or(due, |cut| cut.min(due)))
             }
         }
+    }
+
+    /// Returns when something is due about the grant of the client.
+    fn pass_due(&self, pass: &Pass) -> Option<Millis> {
+        self.ending.map_or_else(|| pass.next_due(), |(_, until)| Some(until))
     }
 
     /// Returns when the rest of a cut TLS record is late.

@@ -41,7 +41,7 @@ pub enum Deleted {
 #[derive(Debug)]
 pub(super) enum Waiter {
     /// An operation that opens the queue.
-    Open(Asking),
+    Open(Asking, bool),
     /// Another deletion.
     Delete(DeletionId),
 }
@@ -125,7 +125,7 @@ impl Deletions {
             }
             (*due, *is_late) = (now.mono + LATE, true);
             waiters.retain(|waiter| match waiter {
-                Waiter::Open(by) => {
+                Waiter::Open(by, _) => {
                     refused.push((*by, name.clone()));
                     false
                 }
@@ -221,7 +221,7 @@ impl<S: Store<Connections>> Core<S> {
     pub(super) fn resume(&mut self, now: Now, name: &FullName, waiters: VecDeque<Waiter>) {
         for waiter in waiters {
             match waiter {
-                Waiter::Open(by) => self.open(now, by, name.clone()),
+                Waiter::Open(by, may_create) => self.open(now, by, name.clone(), may_create),
                 Waiter::Delete(id) => self.begin_deletion(now, id, name.clone()),
             }
         }

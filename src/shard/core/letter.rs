@@ -88,6 +88,8 @@ pub enum Letter {
         by: Asking,
         /// The queue's project and name.
         name: FullName,
+        /// Whether the client may create the queue.
+        may_create: bool,
     },
     /// The home's answer to `Open`.
     Opened {

@@ -3,6 +3,9 @@
 use super::Settings;
 use crate::base::millis::Millis;
 
+/// How long a client waits for the verdict on its credential.
+const VERDICT_MAX: Millis = Millis::new(3_000);
+
 /// How long a connection that the server closes waits for the peer to close, so that the peer can read the
 /// reason.
 const CLOSE_LINGER: Millis = Millis::new(2_000);
@@ -62,6 +65,11 @@ impl Liveness {
     /// Returns when the handshake is late.
     pub(super) fn handshake_due(&self, settings: &Settings) -> Millis {
         self.heard + Millis::from(settings.handshake_timeout)
+    }
+
+    /// Returns when the verdict on a client's credential is late.
+    pub(super) fn verdict_due(&self) -> Millis {
+        self.heard + VERDICT_MAX
     }
 
     /// Returns what to do about the silence of an open connection's peer. The caller must do it.

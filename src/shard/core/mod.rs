@@ -9,7 +9,9 @@
 //! | this file | the calls of a turn |
 //! | `connection` | one connection: handshake, frames, and the front that handles their content |
 //! | `peer`, `proxy` | the peer of a connection; the PROXY header that names the client behind a proxy |
-//! | `entry` | the request that opens a connection; `admission`: the verdict on its client |
+//! | `entry` | the request that opens a connection; `applicant`, `admission`: its client, and the verdict on it |
+//! | `authentication` | asks who clients are, and applies the verdicts; `remembered` keeps them; `audit` logs them |
+//! | `pass` | the grant of a connection, when it ends, and its renewal |
 //! | `liveness` | the silence of a peer: timeouts, pings, and the wait for it to close |
 //! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
 //! | `serving` | one call to a connection, and its effects |
@@ -25,6 +27,9 @@
 //! | `settings` | the limits of a shard and of its connections |
 
 mod admission;
+mod applicant;
+mod audit;
+mod authentication;
 mod catalogue;
 mod connection;
 mod deadlines;
@@ -34,10 +39,12 @@ mod entry;
 mod letter;
 mod liveness;
 mod output;
+mod pass;
 mod peer;
 mod proxy;
 mod queues;
 mod reload;
+mod remembered;
 mod routing;
 mod serving;
 mod settings;
@@ -45,6 +52,7 @@ mod shortage;
 mod slab;
 mod snapshot;
 
+pub use authentication::AuthCounters;
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
 pub use letter::{AppendToken, Asking, Connections, DeletionId, Letter, OpenToken, PartitionToken};
@@ -57,6 +65,7 @@ pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS,
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use self::authentication::Authentication;
 use self::catalogue::Catalogue;
 use self::deadlines::Deadlines;
 use self::deletions::Deletions;
@@ -91,6 +100,8 @@ pub struct CoreCounters {
     pub panics: u64,
     /// Messages whose batch was sent to a partition of another shard.
     pub messages_hopped: u64,
+    /// The counters of authentication.
+    pub auth: AuthCounters,
     /// The counters of operations.
     pub sessions: OperationCounters,
 }
@@ -139,6 +150,8 @@ pub struct Core<S> {
     counters: CoreCounters,
     regulator: Regulator,
     refused_headers: RefusedHeaders,
+    /// `None` if clients need not authenticate.
+    authentication: Option<Box<Authentication>>,
     latency: Recorder,
 }
 
@@ -183,6 +196,7 @@ impl<S: Store<Connections>> Core<S> {
             counters: CoreCounters::default(),
             regulator,
             refused_headers: RefusedHeaders::default(),
+            authentication: None,
             latency: Recorder::default(),
         };
         core.adopt_queues();
@@ -301,7 +315,7 @@ impl<S: Store<Connections>> Core<S> {
     /// Handles a letter from another shard.
     pub fn handle_letter(&mut self, now: Now, letter: Letter) {
         match letter {
-            Letter::Open { by, name } => self.open(now, by, name),
+            Letter::Open { by, name, may_create } => self.open(now, by, name, may_create),
             Letter::Opened { by, name, result } => self.handle_opened(now, by, name, result),
             Letter::Request(request) => {
                 if let Request::Append { token, .. } = &request {

@@ -77,9 +77,9 @@ impl Output {
         self.sender.control(&mut self.bytes, opcode, payload);
     }
 
-    /// Frames a Close.
-    pub(super) fn close(&mut self, code: Option<CloseCode>) {
-        self.sender.close(&mut self.bytes, code);
+    /// Frames a Close with a reason, which may be empty.
+    pub(super) fn close(&mut self, code: Option<CloseCode>, reason: &'static str) {
+        self.sender.close(&mut self.bytes, code, reason);
     }
 
     /// Returns the bytes to send.

@@ -24,6 +24,8 @@ enum Creation {
     Refused(Fault),
     /// Does not create it, because `auto_create` is off.
     Off,
+    /// Does not create it, because the client may not. Others that wait for the queue may.
+    Forbidden,
 }
 
 /// A queue that this shard, its home, is opening.
@@ -31,8 +33,9 @@ enum Creation {
 struct Opening {
     name: FullName,
     creation: Creation,
-    /// Other operations that open the queue. They get the same answer.
-    others: Vec<Asking>,
+    /// Other operations that open the queue, and whether their clients may create it. They get the same answer,
+    /// unless it depends on that.
+    others: Vec<(Asking, bool)>,
     /// A deletion of the queue, and all requests behind it.
     waiters: VecDeque<Waiter>,
 }
@@ -81,9 +84,9 @@ impl<S: Store<Connections>> Core<S> {
     }
 
     /// Finds a queue for a connection of any shard. The queue's home creates it if it does not exist.
-    pub(super) fn open(&mut self, now: Now, by: Asking, name: FullName) {
+    pub(super) fn open(&mut self, now: Now, by: Asking, name: FullName, may_create: bool) {
         if let Some(waiters) = self.deletions.waiters(&name) {
-            return waiters.push_back(Waiter::Open(by));
+            return waiters.push_back(Waiter::Open(by, may_create));
         }
         if let Some(info) = self.catalogue.get(&name) {
             return self.answer_opened(now, by, name, Ok(info));
@@ -91,21 +94,21 @@ impl<S: Store<Connections>> Core<S> {
         let hash = queue_hash(&name.0, &name.1);
         let home = home(hash, self.shards);
         if home != self.shard {
-            return self.outboxes[usize::from(home)].push(Letter::Open { by, name });
+            return self.outboxes[usize::from(home)].push(Letter::Open { by, name, may_create });
         }
         if self.settings.operation.test_faults {
             planted::in_shard(name.1.as_str());
         }
         if let Some(opening) = self.openings.get_mut(&name) {
             if opening.waiters.is_empty() {
-                opening.others.push(by);
+                opening.others.push((by, may_create));
             } else {
-                opening.waiters.push_back(Waiter::Open(by));
+                opening.waiters.push_back(Waiter::Open(by, may_create));
             }
             return;
         }
         // The store may hold a queue that is not in the catalogue. Such a queue is opened despite the limits.
-        let creation = self.creation(now, &name.0);
+        let creation = if may_create { self.creation(now, &name.0) } else { Creation::Forbidden };
         let create = matches!(creation, Creation::Allowed(_)).then_some(self.settings.partitions);
         let queue = self.catalogue.next_id();
         let (others, waiters) = (Vec::new(), VecDeque::new());
@@ -162,23 +165,30 @@ impl<S: Store<Connections>> Core<S> {
     fn handle_made(&mut self, now: Now, token: OpenToken, result: Result<Life, StoreFault>) {
         let OpenToken { by, queue: id } = token;
         let Some(Opening { name, creation, others, waiters }) = self.openings.remove(id) else { return };
+        let may_others = matches!(creation, Creation::Forbidden);
         let (permit, refusal) = match creation {
             Creation::Allowed(permit) => {
                 self.catalogue.unreserve();
                 (Some(permit), None)
             }
             Creation::Refused(fault) => (None, Some(fault)),
-            Creation::Off => (None, None),
+            Creation::Off | Creation::Forbidden => (None, None),
         };
         let result = match result {
             Ok(life) => Ok(self.record(now.mono, id, name.clone(), life, permit)),
             Err(StoreFault::NoQueue) => Err(refusal.unwrap_or(Fault::Store(StoreFault::NoQueue))),
             Err(fault) => Err(fault.into()),
         };
-        for other in others {
+        let is_missing = may_others && matches!(result, Err(Fault::Store(StoreFault::NoQueue)));
+        let (again, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|(_, may_create)| is_missing && *may_create);
+        for (other, _) in others {
             self.answer_opened(now, other, name.clone(), result.clone());
         }
         self.answer_opened(now, by, name.clone(), result);
+        for (other, may_create) in again {
+            self.open(now, other, name.clone(), may_create);
+        }
         self.resume(now, &name, waiters);
     }
 

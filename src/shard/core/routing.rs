@@ -25,8 +25,13 @@ impl<S: Store<Connections>> Core<S> {
             partition: target.partition.partition,
         };
         let (target, request) = match command {
-            Command::Open { operation, name } => return self.open(now, by(operation), name),
+            Command::Open { operation, name, may_create } => {
+                self.log_operation(now, connection, &name);
+                return self.open(now, by(operation), name, may_create);
+            }
+            Command::Renew { operation, token } => return self.renew(now, connection, operation, token),
             Command::Report { project, queue, fault } => {
+                self.log_forbidden(now, connection, &project, queue.as_ref(), &fault);
                 return self.report(connection, &project, queue.as_ref(), &fault);
             }
             Command::Append { operation, sequence, target, batch, reserved, read_ns } => {

@@ -9,6 +9,11 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
+    /// Returns the id of a number from [`Self::as_u64`].
+    pub fn from_u64(number: u64) -> Self {
+        Self { slot: (number >> 32) as u32, generation: number as u32 }
+    }
+
     /// Returns the id as a number. It repeats only after 2^32 connections in the same slot.
     pub fn as_u64(self) -> u64 {
         u64::from(self.slot) << 32 | u64::from(self.generation)

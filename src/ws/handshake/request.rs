@@ -67,6 +67,11 @@ impl UpgradeRequest {
         single(self.request.headers(), name)
     }
 
+    /// Returns the names of the offered subprotocols. A header that is not text offers nothing of ours.
+    pub fn offered(&self) -> impl Iterator<Item = &str> {
+        offered(self.request.headers())
+    }
+
     /// Checks the request and creates the response: the rules of RFC 6455, then the origin, then the offered
     /// subprotocols if `subprotocol` is set.
     pub fn accept(
@@ -175,18 +180,23 @@ fn check_origin(headers: &HeaderMap, allowed: &AllowedOrigins) -> Result<(), Ref
 /// accepted; the response then names no subprotocol.
 fn offers(headers: &HeaderMap, subprotocol: &str) -> Result<bool, Refusal> {
     let mut any = false;
-    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-        // No subprotocol of ours contains bytes that are not text.
-        for offered in value.to_str().unwrap_or("?").split(',').map(str::trim) {
-            if offered == subprotocol {
-                return Ok(true);
-            }
-            any |= !offered.is_empty();
+    for name in offered(headers) {
+        if name == subprotocol {
+            return Ok(true);
         }
+        any = true;
     }
     if any {
         Err(Refusal::new(400, format!("Sec-WebSocket-Protocol: only {subprotocol} is supported")))
     } else {
         Ok(false)
     }
+}
+
+/// Returns the names of the offered subprotocols, without empty ones.
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    // No subprotocol of ours contains bytes that are not text.
+    let values =
+        headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().map(|value| value.to_str().unwrap_or("?"));
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
 }

@@ -1,0 +1,31 @@
+//! A client that asks to be admitted: what it claims, and what admission makes of it.
+
+use super::pass::Pass;
+use crate::access::Permit;
+use crate::auth::Credential;
+use crate::base::names::Project;
+use crate::operation::Author;
+
+/// The reason with which operations and connections end whose grant has expired.
+pub(super) const EXPIRED: &str = "token expired";
+
+/// What a client that waits for its verdict claims.
+#[derive(Debug)]
+pub(super) struct Applicant {
+    pub(super) project: Option<Project>,
+    pub(super) author: Author,
+    pub(super) credential: Option<Credential>,
+}
+
+/// An admitted client.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The permit of its project.
+    pub(super) permit: Permit,
+    /// The project that it works in.
+    pub(super) project: Project,
+    /// Its id, as the author of messages.
+    pub(super) author: Author,
+    /// What it may do. `None` if clients need not authenticate.
+    pub(super) pass: Option<Box<Pass>>,
+}
