@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::model::{Asked, Handed, Model, Seen};
 use super::pipe::{Pipe, ServerEnd, Shared};
 use super::random::Random;
+use super::tunnel::Tunnel;
 
 /// A producer's blocks, all available from the start.
 pub struct Blocks {
@@ -74,6 +75,8 @@ pub struct Link {
     pub pipe: Shared,
     wire: Wire,
     out: VecDeque<u8>,
+    /// TLS between the wire and the pipe.
+    tunnel: Option<Tunnel>,
 }
 
 pub struct Client {
@@ -139,9 +142,10 @@ impl Client {
         matches!(self.role, Role::Producer(_)) && !self.is_complete()
     }
 
-    /// Connects through a pipe that the server has accepted.
-    pub fn connect(&mut self, pipe: Shared) {
-        self.link = Some(Link { pipe, wire: Wire::start(&self.target), out: VecDeque::new() });
+    /// Connects through a pipe that the server has accepted, with TLS if `is_secure`.
+    pub fn connect(&mut self, pipe: Shared, is_secure: bool) {
+        let tunnel = is_secure.then(Tunnel::new);
+        self.link = Some(Link { pipe, wire: Wire::start(&self.target), out: VecDeque::new(), tunnel });
     }
 
     /// Closes the connection, if it is open.
@@ -174,6 +178,15 @@ impl Client {
             }
             return self.link.is_none();
         }
+        if let Some(Link { tunnel: Some(tunnel), .. }) = &mut self.link {
+            match tunnel.receive(&bytes) {
+                Ok(plain) => bytes = plain,
+                Err(_) => {
+                    self.cut();
+                    return true;
+                }
+            }
+        }
         match self.handle_received(&mut bytes) {
             Ok(Next::Done) | Err(_) => self.cut(),
             Ok(_) => self.poll(),
@@ -199,8 +212,11 @@ impl Client {
             && link.out.is_empty()
         {
             let count = random.below(200);
-            link.out.extend((0..count).map(|_| random.next() as u8));
+            link.wire.out.extend((0..count).map(|_| random.next() as u8));
+        } else {
+            return;
         }
+        self.poll();
     }
 
     fn handle_received(&mut self, bytes: &mut [u8]) -> Result<Next, ClientError> {
@@ -224,7 +240,11 @@ impl Client {
                 Role::Vandal => Next::Wait,
             };
         }
-        link.out.extend(link.wire.out.drain(..));
+        match &mut link.tunnel {
+            None => link.out.extend(link.wire.out.drain(..)),
+            // A session that has failed ends the connection when its next bytes come.
+            Some(tunnel) => drop(tunnel.send(&mut link.wire.out, &mut link.out)),
+        }
         Ok(next)
     }
 }

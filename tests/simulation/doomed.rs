@@ -151,7 +151,7 @@ impl Doomed {
         let pipe = Pipe::new(PIPE_BYTES);
         let is_accepted = server.accept(self.random.below(server.shards()), pipe.clone());
         if is_accepted {
-            client.connect(pipe);
+            client.connect(pipe, false);
             client.poll();
         }
         is_accepted

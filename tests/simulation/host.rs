@@ -9,7 +9,9 @@ use std::time::Duration;
 use millstream::base::clock::{Now, Step, WallClock};
 use millstream::shard::core::Letter;
 use millstream::shard::delivery::Delivery;
+use millstream::shard::transport::{self, Secure, Tls};
 use millstream::shard::turn::Host;
+use millstream::tls::Counters;
 
 use super::clock::Clock;
 use super::pipe::{Kernel, Ready, ServerEnd, Shared, Socket};
@@ -53,6 +55,8 @@ pub struct Surroundings {
     wall: WallClock,
     /// Open connections that the shard has received.
     connections: Rc<Cell<usize>>,
+    /// What TLS connections share, if all connections speak it.
+    tls: Option<Rc<Tls>>,
 }
 
 impl Surroundings {
@@ -63,10 +67,11 @@ impl Surroundings {
         clock: Clock,
         step_max: Duration,
         connections: Rc<Cell<usize>>,
+        tls: Option<Rc<Tls>>,
     ) -> Self {
         let (epoch, wall, ready) = (clock.mono(), WallClock::new(step_max), Ready::default());
         wall.look(Duration::ZERO, clock.unix());
-        Self { number, inboxes, ready, kernel, clock, epoch, wall, connections }
+        Self { number, inboxes, ready, kernel, clock, epoch, wall, connections, tls }
     }
 
     /// Returns the time since the server's start, without a reading that takes time.
@@ -82,7 +87,7 @@ impl Surroundings {
 
 impl Host for Surroundings {
     type Accepted = Shared;
-    type Transport = Socket;
+    type Transport = transport::Socket<Socket>;
 
     fn elapsed(&self) -> Duration {
         self.clock.look() - self.epoch
@@ -120,12 +125,20 @@ impl Host for Surroundings {
         !self.ready.borrow().is_empty()
     }
 
-    fn accept(&mut self, accepted: Shared, slot: u32) -> io::Result<Socket> {
+    fn accept(&mut self, accepted: Shared, slot: u32) -> io::Result<Self::Transport> {
         if self.kernel.fails() {
             accepted.borrow_mut().server = ServerEnd::Gone;
             return Err(io::ErrorKind::NotConnected.into());
         }
-        Ok(Socket::new(accepted, slot, self.ready.clone(), self.kernel.clone()))
+        let plain = Socket::new(accepted, slot, self.ready.clone(), self.kernel.clone());
+        Ok(match &self.tls {
+            Some(tls) => transport::Socket::Secure(Box::new(Secure::new(plain, tls)?)),
+            None => transport::Socket::Plain(plain),
+        })
+    }
+
+    fn tls(&self) -> Counters {
+        self.tls.as_ref().map(|tls| tls.counters()).unwrap_or_default()
     }
 
     fn refuse(&mut self, accepted: Shared, _why: &str) {

@@ -12,6 +12,7 @@
 //! | `host`, `pipe`, `clock`, `disk` | the environment of a shard |
 //! | `store` | a memory store that is slow, full or failing |
 //! | `client` | the real clients |
+//! | `tunnel` | TLS between some clients and their server |
 //! | `doomed` | a second queue, which is occasionally deleted |
 //!
 //! Everything except the kernel, the disk and the driver's system calls is the real code: `client`, `ws`,
@@ -39,6 +40,7 @@ mod random;
 mod server;
 mod settings;
 mod store;
+mod tunnel;
 mod verdict;
 mod world;
 

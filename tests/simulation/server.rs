@@ -24,6 +24,7 @@ use super::host::{Inbox, Surroundings};
 use super::pipe::{Kernel, Shared};
 use super::settings::Plan;
 use super::store::{Contents, Weather, WeatheredStore};
+use super::tunnel;
 
 /// How long a shard's store may take to prepare for the next start.
 const STOP_MAX: Duration = Duration::from_secs(2);
@@ -153,6 +154,7 @@ impl Server {
             tenants: tenants.clone(),
             inboxes: inboxes.clone(),
             shards,
+            is_secure: plan.is_secure,
         };
         let (mut dir, mut found) = (None, Report::default());
         let drivers = match &plan.log {
@@ -314,11 +316,12 @@ struct Place<'a> {
     tenants: Arc<Tenants>,
     inboxes: Rc<[Inbox]>,
     shards: u16,
+    is_secure: bool,
 }
 
 impl Place<'_> {
     fn driver<S: Contents + 'static>(&self, number: u16, store: S) -> Driver {
-        let Self { machine, settings, tenants, inboxes, shards } = self;
+        let Self { machine, settings, tenants, inboxes, shards, is_secure } = self;
         let connections = Rc::new(Cell::new(0));
         let host = Surroundings::new(
             number,
@@ -327,6 +330,7 @@ impl Place<'_> {
             machine.clock.clone(),
             settings.clock_step_max,
             connections.clone(),
+            is_secure.then(|| tunnel::of_shard(settings.receive_window_bytes)),
         );
         let core = Core::new(number, *shards, Arc::clone(settings), tenants.clone(), store);
         let shard = Box::new(Shard::new(number, *shards, core, host));

@@ -40,6 +40,8 @@ pub struct Plan {
     pub is_short_lived: bool,
     /// Whether the project's rates are limited.
     pub is_limited: bool,
+    /// Whether all connections speak TLS.
+    pub is_secure: bool,
     /// Whether the server's settings are reloaded.
     pub reloads: bool,
     /// Whether a second queue exists that is occasionally deleted.
@@ -106,6 +108,7 @@ impl Plan {
             jumps_for_good: random.one_in(5),
             is_short_lived: random.one_in(3),
             is_limited,
+            is_secure: seed % 6 == 4,
             reloads: seed % 5 == 2,
             deletes: is_log && !is_limited && seed % 3 == 2,
         }

@@ -394,7 +394,7 @@ impl World {
         }
         let pipe = Pipe::new(self.pipe_bytes);
         if server.accept(self.random.below(server.shards()), pipe.clone()) {
-            self.clients[client].connect(pipe);
+            self.clients[client].connect(pipe, self.plan.is_secure);
             self.poll(client);
         }
     }

@@ -5,13 +5,13 @@ use std::io;
 use super::{News, Plain, Secure, Transport};
 use crate::base::clock::Now;
 
-/// A socket of the server.
+/// A socket of the server, on a plain transport: TCP or a Unix socket; in the simulation another one.
 #[derive(Debug)]
-pub enum Socket {
-    /// TCP, or a Unix socket.
-    Plain(Plain),
-    /// TLS over TCP.
-    Secure(Box<Secure<Plain>>),
+pub enum Socket<T = Plain> {
+    /// The plain transport itself.
+    Plain(T),
+    /// TLS over it.
+    Secure(Box<Secure<T>>),
 }
 
 /// Calls a method of the transport inside.
@@ -24,7 +24,7 @@ macro_rules! inner {
     };
 }
 
-impl Transport for Socket {
+impl<T: Transport> Transport for Socket<T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         inner!(self, transport => transport.read(buffer))
     }
