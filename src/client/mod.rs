@@ -18,7 +18,8 @@
 //! | `place` | the position of a consumer: a marker, and the messages taken beyond it |
 //! | `end` | the end of a queue, for a consumer that stops there |
 //! | `control` | requests to a control port over HTTP |
-//! | `tokens` | where a client obtains its tokens: a file, a command, or the environment |
+//! | `token_source` | where a client obtains its tokens: a file, a command, or the environment |
+//! | `tokens` | the tokens of a client's connections, read off their threads |
 //! | `renewer` | renews the grant of a connection with another token |
 //! | `resume` | runs `produce` or `consume` over as many connections as it takes |
 
@@ -38,6 +39,7 @@ mod resume;
 mod secure;
 pub mod session;
 mod silence;
+mod token_source;
 mod tokens;
 mod trust;
 mod wire;
@@ -50,7 +52,8 @@ pub use driver::{Application, Next, run, run_with_buffer};
 pub use error::ClientError;
 pub use produce::{Block, Produce, ProduceStats, Source};
 pub use resume::{Resume, run_resumed};
-pub use tokens::{TokenSource, Tokens};
+pub use token_source::TokenSource;
+pub use tokens::Tokens;
 pub use trust::{Trust, TrustSettings};
 pub use wire::{Target, Wire};
 
