@@ -339,7 +339,9 @@ fn a_token_is_renewed_without_an_announcement_before_it_expires() {
 #[test]
 fn a_refused_renewal_ends_nothing_and_is_said_once() {
     let (server, file) = (Scripted::new(), TokenFile::new("tokens-refused", "1"));
-    let mut client = file.start(&server, &["produce", "q"]);
+    let runs = file.0.0.join("runs");
+    let program = format!("echo run >> {}; cat {}", runs.display(), file.path());
+    let mut client = start(&["produce", "q", "--url", &server.url(), "--token-command", &program]);
     let mut peer = server.accept().welcome_producer(3_600);
     file.write("2");
     peer.send(&grant(0, status(100, Some(60))));
@@ -349,6 +351,11 @@ fn a_refused_renewal_ends_nothing_and_is_said_once() {
     peer.store(1, "one");
     // The same token is not sent again, however often the server announces the end.
     peer.send(&grant(1, status(100, Some(59))));
+    // The first two readings gave the tokens 1 and 2. The third one is handled before the fourth.
+    common::eventually("a fourth reading", || {
+        let count = std::fs::read_to_string(&runs).unwrap_or_default().lines().count();
+        (count >= 4).then_some(())
+    });
     file.write("3");
     assert_eq!(peer.renewed(), "3");
     peer.send(&grant(1, status(401, Some(58))));
