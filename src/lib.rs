@@ -45,6 +45,7 @@
 //! | how much a producer may send | `operation::credit` for the window, `operation::produce` for when it grows, `operation::quota` for the rates of its project |
 //! | when a message is synced | `store::log::turn` hands a round to the disk, which writes and syncs it, and acknowledges it afterwards; `shard::files` does both in one write |
 //! | the meaning of an error, and its status | `base::error` |
+//! | the tokens of clients | `client::tokens` obtains them, `client::session` decides when to renew, `client::renewer` does |
 //! | TLS | `tls`; `shard::transport::secure` connects it to sockets, and `shard::certificates` reloads its files |
 //! | a setting | a `settings!` block of the room that uses it, usually in its `settings.rs`; checks of combinations in `config::check` and `config::warn` |
 //! | a metric | `control::metrics`; values are counted where they arise, and gathered in `shard::core::snapshot` |

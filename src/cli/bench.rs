@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use super::output::Output;
 use super::result_file::OutFile;
 use super::tls::TlsArgs;
+use super::token::{COMMAND_FLAG, TokenArgs};
 use super::{Failure, cores, on_signal};
 use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
@@ -217,6 +218,8 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     tls: TlsArgs,
+    #[command(flatten)]
+    token: TokenArgs,
 }
 
 /// The allowed rates, in messages per second.
@@ -319,6 +322,11 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     }
     let only_ours = args.stalled > 0 || args.idle.is_some() || mode == Mode::Idle || args.repeat;
     let ours = only_ours || args.project.is_some() || args.partition_offset.is_some() || args.anonymous;
+    if args.against.is_some()
+        && let Some(flag) = args.token.any()
+    {
+        return Err(Failure(format!("{flag}: does not work with --against")));
+    }
     if args.against.is_some() && ours {
         let flags = "--project, --partition-offset, --anonymous, --idle, --stalled and --repeat";
         return Err(Failure(format!("--against: does not work with idle, {flags}")));
@@ -327,6 +335,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         mode,
         url: args.url(),
         trust: None,
+        tokens: None,
         project: args.project.as_deref().map(Project::parse).transpose()?,
         queue: args.queue.clone(),
         queues: args.queues,
@@ -463,6 +472,7 @@ fn about(args: &Args, plan: &mut Plan) -> Result<(About, Option<InfoPage>), Fail
     // Report an invalid address before anything connects.
     let address = Address::parse(&plan.url, Scheme::Ws)?;
     plan.trust = args.tls.trust(&address)?;
+    plan.tokens = args.token.tokens(&address, true)?;
     let held = u64::from(plan.idle) + u64::from(plan.stalled);
     let executors = plan.cores.len() as u64 * if held > 0 { 2 } else { 1 };
     let connections = u64::from(plan.producers) + u64::from(plan.consumers) + held;
@@ -492,6 +502,21 @@ fn interrupt_on_signal(interrupt: &Interrupt) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Returns the arguments of this command without secrets. A command that prints a token may contain one.
+fn shown_command(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut is_secret = false;
+    let shown = arguments.map(|argument| {
+        if std::mem::replace(&mut is_secret, argument == COMMAND_FLAG) {
+            return "…".to_owned();
+        }
+        match argument.split_once('=') {
+            Some((COMMAND_FLAG, _)) => format!("{COMMAND_FLAG}=…"),
+            _ => without_secret(&argument),
+        }
+    });
+    shown.collect()
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut plan = plan(args)?;
     // Fail before measuring anything if the result could not be written.
@@ -515,7 +540,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         system_version: about.version,
         durability: about.durability,
         began,
-        command: std::env::args().skip(1).map(|argument| without_secret(&argument)).collect(),
+        command: shown_command(std::env::args().skip(1)),
         environment: Environment::here(&plan.cores),
         server,
         runs,

@@ -141,7 +141,7 @@ impl Sink for Printer {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
-    let target = args.client.target()?;
+    let target = args.client.target(1)?;
     preflight::check_client(1, 1)?;
     let stopped = on_signal()?;
     let options = ConsumeOptions {

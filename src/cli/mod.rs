@@ -14,6 +14,7 @@ mod report;
 mod result_file;
 mod serve;
 mod tls;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -28,8 +29,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::tls::TlsArgs;
+use self::token::TokenArgs;
 use crate::base::names::{ClientId, Project};
 use crate::client::Target;
+use crate::process::children;
 use crate::process::terminal::{line_start, say};
 use crate::shard::cores::{allowed_cores, check_cores, parse_cores};
 use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
@@ -99,6 +102,8 @@ pub fn run() -> ExitCode {
         CliCommand::Bench(args) => bench::run(&args),
         CliCommand::Report(args) => report::run(&args),
     };
+    // A client may end while a command of its own still runs.
+    children::end_all();
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -181,6 +186,7 @@ fn on_signal() -> std::io::Result<Receiver<()>> {
         for _ in signals.forever() {
             // `close` returns false if the channel was already closed: this is the second signal.
             if !sender.close() {
+                children::end_all();
                 std::process::exit(130);
             }
         }
@@ -208,10 +214,13 @@ struct ClientArgs {
     retries: u32,
     #[command(flatten)]
     tls: TlsArgs,
+    #[command(flatten)]
+    token: TokenArgs,
 }
 
 impl ClientArgs {
-    fn target(&self) -> Result<Target, Failure> {
+    /// Returns the target of `connections` connections.
+    fn target(&self, connections: u16) -> Result<Target, Failure> {
         let project = self.project.as_deref().map(Project::parse).transpose()?;
         let client = match &self.client_id {
             Some(id) => ClientId::parse(id)?,
@@ -219,7 +228,8 @@ impl ClientArgs {
         };
         let target = Target::parse(&self.url, project, Some(client))?;
         let trust = self.tls.trust(&target.address)?;
-        Ok(target.trusting(trust))
+        let tokens = self.token.tokens(&target.address, connections > 1)?;
+        Ok(target.trusting(trust).authenticating(tokens))
     }
 }
 

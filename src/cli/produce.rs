@@ -202,7 +202,7 @@ fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>)
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let connections = usize::from(args.connections);
     // Report a bad address or an unsuitable machine before reading any input.
-    let target = args.client.target()?;
+    let target = args.client.target(args.connections)?;
     preflight::check_client(1, u64::from(args.connections))?;
     let mut inputs = Vec::new();
     let mut reader = None;

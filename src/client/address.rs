@@ -159,6 +159,17 @@ impl Address {
         self.is_secure
     }
 
+    /// Returns whether connections stay on this machine.
+    pub fn is_local(&self) -> bool {
+        match &self.endpoint {
+            Endpoint::Unix(_) => true,
+            Endpoint::Tcp { host: Host::Ipv4(ip), .. } => ip.is_loopback(),
+            Endpoint::Tcp { host: Host::Ipv6(ip), .. } => ip.is_loopback(),
+            // RFC 6761 reserves this name, and no other that people use.
+            Endpoint::Tcp { host: Host::Domain(name), .. } => name == "localhost",
+        }
+    }
+
     /// Returns where the server listens.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
@@ -290,6 +301,21 @@ mod tests {
             let why = Address::parse(text, Scheme::Ws).unwrap_err().to_string();
             assert!(why.contains(words), "{text}: {why}");
             assert!(!why.contains("hidden"), "{why}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_addresses_and_unix_sockets_are_local() {
+        let is_local = |text| Address::parse(text, Scheme::Ws).unwrap().is_local();
+        for text in
+            ["ws://127.0.0.1", "ws://127.8.8.8:1", "ws://[::1]/", "ws://LOCALHOST/", "ws+unix:/run/a.sock"]
+        {
+            assert!(is_local(text), "{text}");
+        }
+        for text in
+            ["ws://10.0.0.1", "ws://0.0.0.0", "ws://[::]", "ws://localhost.example", "ws://127.0.0.1.nip.io"]
+        {
+            assert!(!is_local(text), "{text}");
         }
     }
 

@@ -15,7 +15,7 @@ use super::error::ClientError;
 use super::link::Link;
 use super::resolve::resolve;
 use super::secure::SecureLink;
-use super::wire::Target;
+use super::wire::{Target, Wire};
 use crate::tls::client::Security;
 
 /// How long to wait for one address to accept the connection, before the next address of the name is tried.
@@ -83,6 +83,15 @@ impl Connection {
             Kind::Secure(link) => link.stream(),
         }
     }
+}
+
+/// Opens a connection with a token, if the target has any, and starts its handshake.
+pub async fn open(target: &Target) -> Result<(Connection, Wire), ClientError> {
+    let token = match &target.tokens {
+        Some(tokens) => Some(tokens.clone().obtain(None).await?),
+        None => None,
+    };
+    Ok((connect(target).await?, Wire::with_token(target, token)))
 }
 
 /// Opens a connection. For TCP, resolves the name, then tries its addresses in turn. The error gives the

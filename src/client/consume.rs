@@ -11,7 +11,7 @@ use super::error::ClientError;
 use super::place::{Place, parse_id};
 use super::resume::Resume;
 use super::wire::Wire;
-use crate::client::session::{ConsumeOptions, Consumer, Outcome};
+use crate::client::session::{ConsumeOptions, Consumer, Outcome, Renewable};
 use crate::pb::ReceivedMessage;
 use crate::ws::Sender;
 
@@ -242,6 +242,10 @@ impl<S: Sink> Application for Consume<S> {
             Some(Look::At(at) | Look::Ask(at)) => Next::At(at),
             _ => Next::Wait,
         })
+    }
+
+    fn operation(&mut self) -> Option<&mut dyn Renewable> {
+        self.consumer.as_mut().map(|consumer| consumer as &mut dyn Renewable)
     }
 }
 

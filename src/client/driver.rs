@@ -13,6 +13,7 @@ use glommio::timer::Timer;
 use super::connection::{Connection, Kind};
 use super::error::ClientError;
 use super::link::Link;
+use super::session::Renewable;
 use super::silence::{Look, Patience, Silence};
 use super::wire::Wire;
 
@@ -45,6 +46,20 @@ pub trait Application {
 
     /// Appends frames to `wire.out`. Called once the handshake is complete, while the send buffer has room.
     fn poll(&mut self, cx: &mut Context<'_>, wire: &mut Wire) -> Result<Next, ClientError>;
+
+    /// Returns the current operation, so that the grant of the connection can be renewed.
+    fn operation(&mut self) -> Option<&mut dyn Renewable>;
+}
+
+impl Next {
+    /// Returns when to poll again: at this time at the latest, unless it is sooner anyway.
+    fn or_at(self, at: Option<Instant>) -> Self {
+        match (self, at) {
+            (Self::Wait, Some(at)) => Self::At(at),
+            (Self::At(one), Some(other)) => Self::At(one.min(other)),
+            (next, _) => next,
+        }
+    }
 }
 
 fn silent(timeout: Duration) -> io::Error {
@@ -127,7 +142,10 @@ async fn run_on(
             }
             if wire.is_open() && wire.out.len() - sent < SEND_BYTES {
                 match application.poll(cx, wire) {
-                    Ok(wanted) => next = wanted,
+                    Ok(wanted) => {
+                        let renewal = application.operation().map(|operation| wire.renew(cx, operation));
+                        next = wanted.or_at(renewal.flatten());
+                    }
                     Err(error) => return Poll::Ready(Err(error)),
                 }
             }
@@ -195,6 +213,10 @@ mod tests {
 
         fn poll(&mut self, _: &mut Context<'_>, _: &mut Wire) -> Result<Next, ClientError> {
             Ok(Next::Wait)
+        }
+
+        fn operation(&mut self) -> Option<&mut dyn Renewable> {
+            None
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::base::error::StatusCode;
-use crate::client::session::ServerFault;
+use crate::client::session::{ServerFault, UNAUTHORIZED};
 use crate::process::terminal::escaped;
 use crate::tls::client::Fault;
 use crate::ws::CloseCode;
@@ -21,6 +22,8 @@ pub enum ClientError {
     Refused(Refusal),
     /// The server closed the connection, with a close code if it sent one.
     Closed(Option<CloseCode>),
+    /// No token could be obtained. The text names the source and says why.
+    Token(String),
     /// TLS failed.
     Tls(Fault),
     /// The server violated the protocol. The text says how.
@@ -31,12 +34,26 @@ impl ClientError {
     /// Returns whether a retry can help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Io(_) | Self::Closed(_) => true,
+            // A file may be absent for a moment while it is replaced.
+            Self::Io(_) | Self::Closed(_) | Self::Token(_) => true,
             // A 429 is transient: the project has reached its limit of connections, and a lost connection may
             // still count.
             Self::Refused(refusal) => StatusCode(refusal.status.into()).is_transient(),
             Self::Tls(fault) => fault.is_transient(),
             Self::Address(_) | Self::Broken(_) => false,
+        }
+    }
+
+    /// Returns whether the server refused the handshake because it does not know the client.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if StatusCode(refusal.status.into()) == UNAUTHORIZED)
+    }
+
+    /// Returns how long the server asks to wait before a retry.
+    pub(super) fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused(refusal) => Duration::from_secs(refusal.retry_after.unwrap_or(0).into()),
+            _ => Duration::ZERO,
         }
     }
 }
@@ -49,6 +66,7 @@ impl fmt::Display for ClientError {
             Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, escaped(&refusal.reason)),
             Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),
             Self::Closed(None) => f.write_str("the server closed the connection"),
+            Self::Token(why) => f.write_str(&escaped(why)),
             Self::Tls(fault) => write!(f, "TLS: {}", escaped(&fault.to_string())),
             Self::Broken(how) => write!(f, "the server violated the protocol: {}", escaped(how)),
         }

@@ -18,6 +18,9 @@
 //! | `place` | the position of a consumer: a marker, and the messages taken beyond it |
 //! | `end` | the end of a queue, for a consumer that stops there |
 //! | `control` | requests to a control port over HTTP |
+//! | `token_source` | where a client obtains its tokens: a file, a command, or the environment |
+//! | `tokens` | the tokens of a client's connections, read off their threads |
+//! | `renewer` | renews the grant of a connection with another token |
 //! | `resume` | runs `produce` or `consume` over as many connections as it takes |
 
 mod address;
@@ -30,22 +33,27 @@ mod error;
 mod link;
 mod place;
 mod produce;
+mod renewer;
 mod resolve;
 mod resume;
 mod secure;
 pub mod session;
 mod silence;
+mod token_source;
+mod tokens;
 mod trust;
 mod wire;
 
 pub use address::{Address, Endpoint, Scheme, without_secret};
-pub use connection::{Connection, connect};
+pub use connection::{Connection, connect, open};
 pub use consume::{Consume, Sink};
 pub use control::{ControlClient, ControlError};
 pub use driver::{Application, Next, run, run_with_buffer};
 pub use error::ClientError;
 pub use produce::{Block, Produce, ProduceStats, Source};
 pub use resume::{Resume, run_resumed};
+pub use token_source::TokenSource;
+pub use tokens::Tokens;
 pub use trust::{Trust, TrustSettings};
 pub use wire::{Target, Wire};
 

@@ -11,7 +11,7 @@ use super::error::ClientError;
 use super::resume::Resume;
 use super::wire::Wire;
 use crate::base::batch::Record;
-use crate::client::session::{Outcome, ProduceEvent, Producer};
+use crate::client::session::{Outcome, ProduceEvent, Producer, Renewable};
 use crate::latency::{self, Outstanding};
 
 /// The size at which a frame ends, in bytes of pbs; well below the `max_pb_bytes` of any server.
@@ -204,9 +204,11 @@ impl<S: Source> Application for Produce<S> {
         let Some(mut producer) = self.producer.take() else { return Ok(()) };
         let handled = producer.handle_data(piece, fin, |event| match event {
             ProduceEvent::Accepted => {}
-            // After a 5xx the messages may or may not be stored, after a 429 they are not. The next operation
-            // sends them again.
-            ProduceEvent::Spoken { count: _, outcome } if outcome.is_transient() => {
+            // After a 5xx the messages may or may not be stored, after a 429 or a 401 they are not. The next
+            // operation sends them again.
+            ProduceEvent::Spoken { count: _, outcome }
+                if outcome.is_transient() || outcome.is_unauthorized() =>
+            {
                 self.failed = Some(outcome)
             }
             ProduceEvent::Spoken { count, outcome } => {
@@ -274,5 +276,9 @@ impl<S: Source> Application for Produce<S> {
             producer.finish(sender, out);
         }
         Ok(if again { Next::Again } else { Next::Wait })
+    }
+
+    fn operation(&mut self) -> Option<&mut dyn Renewable> {
+        self.producer.as_mut().map(|producer| producer as &mut dyn Renewable)
     }
 }

@@ -1,13 +1,25 @@
 //! Runs one application over as many connections as it takes, with a pause between them and a limit of
 //! retries.
 
+use std::time::Duration;
+
 use glommio::timer::Timer;
 
-use super::connection::connect;
+use super::connection::open;
 use super::driver::{Application, run};
-use super::wire::{Target, Wire};
-use super::{ClientError, backoff};
-use crate::client::session::Outcome;
+use super::error::ClientError;
+use super::session::Outcome;
+use super::wire::Target;
+use super::{backoff, tokens::Tokens};
+
+/// The longest pause that a server can ask for with `Retry-After`.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// How long to wait for another token after a refused one. A file may just be replaced.
+const TOKEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many handshakes in a row may be refused for their tokens.
+const UNAUTHORIZED_MAX: u32 = 2;
 
 /// An application that can continue on another connection.
 pub trait Resume: Application {
@@ -34,7 +46,8 @@ pub async fn run_resumed(
     retries: u32,
     mut notice: impl FnMut(&str),
 ) -> Result<(), String> {
-    let (mut attempt, mut pauses) = (0, 0);
+    let (mut attempt, mut pauses, mut unauthorized) = (0, 0, 0);
+    let tokens = target.tokens.as_deref();
     loop {
         let before = application.progress();
         let ended = run_once(target, application).await;
@@ -42,8 +55,17 @@ pub async fn run_resumed(
         if application.is_complete() {
             return Ok(());
         }
+        let is_refused = matches!(&ended, Err(error) if error.is_unauthorized());
+        unauthorized = if is_refused { unauthorized + 1 } else { 0 };
         let (why, transient) = match (&ended, application.failure()) {
+            (_, Some(outcome)) if outcome.is_unauthorized() => {
+                let why = format!("the operation failed: {outcome}");
+                another_token(tokens, why, true)
+            }
             (_, Some(outcome)) => (format!("the operation failed: {outcome}"), outcome.is_transient()),
+            (Err(error), None) if is_refused => {
+                another_token(tokens, error.to_string(), unauthorized < UNAUTHORIZED_MAX)
+            }
             (Err(error), None) => (error.to_string(), error.is_transient()),
             (Ok(()), None) => ("the server ended the operation early".to_owned(), true),
         };
@@ -55,14 +77,36 @@ pub async fn run_resumed(
             return Err(why);
         }
         notice(&why);
-        Timer::new(backoff(pauses)).await;
+        let asked = match &ended {
+            Err(error) => error.retry_after().min(RETRY_AFTER_MAX),
+            Ok(()) => Duration::ZERO,
+        };
+        let least = if is_refused { TOKEN_PAUSE } else { asked };
+        Timer::new(backoff(pauses).max(least)).await;
         application.reset();
     }
 }
 
+/// Decides whether another token can help after a 401, and completes the reason for the user. If so, the source is
+/// read again.
+fn another_token(tokens: Option<&Tokens>, why: String, may_retry: bool) -> (String, bool) {
+    match tokens {
+        None => (format!("{why} (give a token with --token-file or --token-command)"), false),
+        Some(tokens) if !tokens.can_change() => {
+            let name = tokens.name();
+            (format!("{why} ({name} cannot be read again: use --token-file or --token-command)"), false)
+        }
+        Some(tokens) => {
+            tokens.distrust();
+            let why =
+                if may_retry { why } else { format!("{why} (also after {} was read again)", tokens.name()) };
+            (why, may_retry)
+        }
+    }
+}
+
 async fn run_once(target: &Target, application: &mut impl Application) -> Result<(), ClientError> {
-    let mut connection = connect(target).await?;
-    let mut wire = Wire::start(target);
+    let (mut connection, mut wire) = open(target).await?;
     let result = run(&mut connection, &mut wire, application).await;
     connection.close().await;
     result
@@ -77,6 +121,8 @@ mod tests {
     use std::task::Context;
 
     use super::super::driver::Next;
+    use super::super::session::Renewable;
+    use super::super::wire::Wire;
     use super::*;
     use crate::shard::executor::{ExecutorSettings, spawn};
 
@@ -90,6 +136,10 @@ mod tests {
 
         fn poll(&mut self, _: &mut Context<'_>, _: &mut Wire) -> Result<Next, ClientError> {
             Ok(Next::Wait)
+        }
+
+        fn operation(&mut self) -> Option<&mut dyn Renewable> {
+            None
         }
     }
 

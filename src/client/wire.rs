@@ -1,14 +1,23 @@
 //! The handshake and the frames of one connection, without I/O.
 
+use std::fmt;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Instant;
+
 use super::address::{Address, Scheme};
 use super::error::ClientError;
+use super::renewer::Renewer;
 use super::resolve::{self, Lookup};
+use super::session::Renewable;
+use super::tokens::Tokens;
 use super::trust::Trust;
+use crate::auth::Secret;
 use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::base::names::{ClientId, Project};
 use crate::front::SUBPROTOCOL;
 use crate::ws::frame::Opcode;
-use crate::ws::handshake::{ClientHandshake, ClientRequest};
+use crate::ws::handshake::{ClientHandshake, ClientRequest, Refusal};
 use crate::ws::{Input, Receiver, Role, Sender};
 
 /// The longest accepted response to a handshake, in bytes.
@@ -28,6 +37,8 @@ pub struct Target {
     pub client: Option<ClientId>,
     /// Which servers to trust. Needed for addresses with TLS.
     pub trust: Option<Trust>,
+    /// Where the client obtains its tokens. `None` sends no token.
+    pub tokens: Option<Arc<Tokens>>,
     /// The function that resolves the server's name at each connection.
     pub(super) lookup: Lookup,
 }
@@ -36,7 +47,7 @@ impl Target {
     /// Parses a URL like `ws://host:port/path`. Does not resolve the name.
     pub fn parse(url: &str, project: Option<Project>, client: Option<ClientId>) -> Result<Self, ClientError> {
         let address = Address::parse(url, Scheme::Ws)?;
-        Ok(Self { address, project, client, trust: None, lookup: resolve::system })
+        Ok(Self { address, project, client, trust: None, tokens: None, lookup: resolve::system })
     }
 
     /// Sets which servers to trust.
@@ -44,10 +55,15 @@ impl Target {
     pub fn trusting(self, trust: Option<Trust>) -> Self {
         Self { trust, ..self }
     }
+
+    /// Sets where the client obtains its tokens.
+    #[must_use]
+    pub fn authenticating(self, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { tokens, ..self }
+    }
 }
 
 /// The protocol state of one connection: its handshake, then its frames.
-#[derive(Debug)]
 pub struct Wire {
     handshake: Option<(ClientHandshake, Vec<u8>)>,
     receiver: Receiver,
@@ -57,15 +73,33 @@ pub struct Wire {
     pub out: Vec<u8>,
     /// Whether the server has pinged since [`Self::take_pinged`].
     pinged: bool,
+    /// The token of the handshake, until it is complete.
+    shown: Option<Secret>,
+    /// Renews the grant, if there may be other tokens.
+    renewer: Option<Renewer>,
+}
+
+/// Leaves out the bytes to send: they may contain a token.
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Wire");
+        shown.field("is_open", &self.is_open()).field("renewer", &self.renewer).finish_non_exhaustive()
+    }
 }
 
 impl Wire {
-    /// Starts a connection and appends its handshake to `out`.
+    /// Starts a connection without a token, and appends its handshake to `out`.
     pub fn start(target: &Target) -> Self {
+        Self::with_token(target, None)
+    }
+
+    /// Starts a connection, and appends its handshake to `out`.
+    pub fn with_token(target: &Target, token: Option<Secret>) -> Self {
         let mut out = Vec::new();
         let project = target.project.as_ref().map(|project| ("X-Project-Id", project.to_string()));
         let client = target.client.map(|client| ("Client-ID", client.to_string()));
-        let headers: Vec<_> = project.into_iter().chain(client).collect();
+        let bearer = token.as_ref().map(|token| ("Authorization", format!("Bearer {}", token.expose())));
+        let headers: Vec<_> = project.into_iter().chain(client).chain(bearer).collect();
         let request = ClientRequest {
             host: target.address.authority(),
             path: target.address.path(),
@@ -74,7 +108,17 @@ impl Wire {
         };
         let handshake = ClientHandshake::start(&request, &mut out);
         let (receiver, sender) = (Receiver::new(Role::Client), Sender::new(Role::Client));
-        Self { handshake: Some((handshake, Vec::new())), receiver, sender, out, pinged: false }
+        let tokens = target.tokens.as_ref().filter(|tokens| tokens.can_change());
+        let renewer = tokens.zip(token.clone()).map(|(tokens, token)| Renewer::new(tokens.clone(), token));
+        Self {
+            handshake: Some((handshake, Vec::new())),
+            receiver,
+            sender,
+            out,
+            pinged: false,
+            shown: token,
+            renewer,
+        }
     }
 
     /// Returns whether the handshake is complete.
@@ -85,6 +129,13 @@ impl Wire {
     /// Returns whether the server has pinged since the last call.
     pub fn take_pinged(&mut self) -> bool {
         std::mem::take(&mut self.pinged)
+    }
+
+    /// Renews the grant of the connection if that is due. Returns when to call again, unless the waker of `cx` says
+    /// so earlier.
+    pub(super) fn renew(&mut self, cx: &mut Context<'_>, operation: &mut dyn Renewable) -> Option<Instant> {
+        let Self { renewer, sender, out, .. } = self;
+        renewer.as_mut()?.poll(cx, Instant::now(), operation, sender, out)
     }
 
     /// Appends a ping, which the server has to answer.
@@ -107,8 +158,9 @@ impl Wire {
             let how = "the server answered with TLS: is this its TLS port? Then write wss://";
             return Err(ClientError::Broken(how.into()));
         }
-        match handshake.handle(&response).map_err(ClientError::Refused)? {
+        match handshake.handle(&response).map_err(|refusal| self.refused(refusal))? {
             Some(used) => {
+                self.shown = None;
                 let mut rest = response.split_off(used);
                 self.handle_frames(&mut rest, &mut each)
             }
@@ -120,6 +172,14 @@ impl Wire {
                 Ok(())
             }
         }
+    }
+
+    /// Makes an error of a refusal. A proxy may send back what it has received, so the token is left out.
+    fn refused(&self, mut refusal: Refusal) -> ClientError {
+        if let Some(shown) = &self.shown {
+            refusal.reason = refusal.reason.replace(shown.expose(), "…");
+        }
+        ClientError::Refused(refusal)
     }
 
     fn handle_frames(

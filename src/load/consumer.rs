@@ -11,7 +11,7 @@ use super::plan::Mode;
 use super::reading::{Consumed, Reading};
 use super::setup::Arrival;
 use super::window::Window;
-use crate::client::session::{ConsumeOptions, Consumer};
+use crate::client::session::{ConsumeOptions, Consumer, Renewable};
 use crate::client::{Application, ClientError, Next, Wire};
 
 /// How often a consumer checks whether the producers have ended.
@@ -122,5 +122,9 @@ impl Application for LoadConsumer {
             return Ok(Next::Wait);
         }
         Ok(Next::At(now + LOOK_EVERY))
+    }
+
+    fn operation(&mut self) -> Option<&mut dyn Renewable> {
+        self.consumer.as_mut().map(|consumer| consumer as &mut dyn Renewable)
     }
 }

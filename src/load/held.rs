@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::plan::Plan;
 use super::progress::Progress;
-use crate::client::session::{ConsumeOptions, Consumer};
-use crate::client::{Application, ClientError, Next, Wire, connect, run_with_buffer};
+use crate::client::session::{ConsumeOptions, Consumer, Renewable};
+use crate::client::{Application, ClientError, Next, Wire, open, run_with_buffer};
 
 /// The size of a read buffer, in bytes. Small, because there are many such connections and little data.
 const READ_BYTES: usize = 512;
@@ -50,9 +50,7 @@ pub(super) async fn hold(
     until: Option<Instant>,
 ) -> Result<Duration, ClientError> {
     let began = Instant::now();
-    let target = plan.target()?;
-    let mut connection = connect(&target).await?;
-    let mut wire = Wire::start(&target);
+    let (mut connection, mut wire) = open(&plan.target()?).await?;
     // An idle connection uses its own queue, so that messages which the server may send without credit do not
     // come from the load.
     let queue = if kind == Held::Idle { format!("{}-idle", plan.queue) } else { plan.queue_of(number) };
@@ -122,5 +120,9 @@ impl Application for HeldConnection {
             true if self.is_over(now) => Next::Done,
             true => Next::At(now + LOOK_EVERY),
         })
+    }
+
+    fn operation(&mut self) -> Option<&mut dyn Renewable> {
+        self.consumer.as_mut().map(|consumer| consumer as &mut dyn Renewable)
     }
 }

@@ -1,11 +1,12 @@
 //! The parameters of a run: its connections, its messages, and how it is measured.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
 use super::stamp::Stamp;
 use crate::base::names::{ClientId, Project};
-use crate::client::{ClientError, ControlClient, Target, Trust};
+use crate::client::{ClientError, ControlClient, Target, Tokens, Trust};
 
 /// Which kinds of connections a run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -58,6 +59,8 @@ pub struct Plan {
     pub url: String,
     /// Which servers to trust. Needed if the address uses TLS.
     pub trust: Option<Trust>,
+    /// Where the clients obtain their tokens. `None` sends none.
+    pub tokens: Option<Arc<Tokens>>,
     /// The project (tenant). `None` means the server's default.
     pub project: Option<Project>,
     /// The name of the queue. Several queues get `-0`, `-1` and so on appended.
@@ -205,7 +208,8 @@ impl Plan {
 
     pub(super) fn target(&self) -> Result<Target, ClientError> {
         let client = (!self.anonymous).then(ClientId::random);
-        Ok(Target::parse(&self.url, self.project.clone(), client)?.trusting(self.trust.clone()))
+        let target = Target::parse(&self.url, self.project.clone(), client)?;
+        Ok(target.trusting(self.trust.clone()).authenticating(self.tokens.clone()))
     }
 }
 
@@ -216,6 +220,7 @@ pub(super) fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
         mode,
         url: "ws://127.0.0.1:9000/".into(),
         trust: None,
+        tokens: None,
         project: None,
         queue: "q".into(),
         queues: 1,

@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::setup::Arrival;
 use super::window::Window;
 use crate::base::batch::Record;
-use crate::client::session::{Outcome, ProduceEvent, Producer};
+use crate::client::session::{Outcome, ProduceEvent, Producer, Renewable};
 use crate::client::{Application, ClientError, Next, Wire};
 use crate::latency::Outstanding;
 
@@ -233,5 +233,9 @@ impl Application for LoadProducer {
             }
         }
         Ok(next)
+    }
+
+    fn operation(&mut self) -> Option<&mut dyn Renewable> {
+        self.producer.as_mut().map(|producer| producer as &mut dyn Renewable)
     }
 }

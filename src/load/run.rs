@@ -24,7 +24,7 @@ use super::reading::Consumed;
 use super::result::RunResult;
 use super::server_side::resident_bytes;
 use super::setup::wait_for;
-use crate::client::{Application, ClientError, Wire, connect, run as run_connection};
+use crate::client::{Application, ClientError, open, run as run_connection};
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
 
@@ -206,9 +206,7 @@ async fn connect_and_run(
     progress: &Progress,
     application: &mut impl Application,
 ) -> Result<(), ClientError> {
-    let target = plan.target()?;
-    let mut connection = connect(&target).await?;
-    let mut wire = Wire::start(&target);
+    let (mut connection, mut wire) = open(&plan.target()?).await?;
     let ended = run_connection(&mut connection, &mut wire, application).await;
     progress.learn(connection.security());
     connection.close().await;

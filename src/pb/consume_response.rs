@@ -159,6 +159,7 @@ pub struct ReceivedMessage<'a> {
 pub struct ConsumeResponseReader<'a> {
     reader: Reader<'a>,
     status: Option<Status>,
+    renewal: Option<Status>,
     is_rewound: bool,
 }
 
@@ -166,10 +167,14 @@ fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is not UTF-8"))
 }
 
+fn status(bytes: &[u8]) -> Result<Status, Malformed> {
+    Status::decode(bytes).map_err(|_| Malformed("a bad Status"))
+}
+
 impl<'a> ConsumeResponseReader<'a> {
     /// Creates a reader for one whole pb.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { reader: Reader(bytes), status: None, is_rewound: false }
+        Self { reader: Reader(bytes), status: None, renewal: None, is_rewound: false }
     }
 
     /// Returns the next message, or `None` at the end. Only then is [`Self::status`] reliable.
@@ -179,9 +184,7 @@ impl<'a> ConsumeResponseReader<'a> {
             match field {
                 1 => {
                     expect(wire_type, BYTES)?;
-                    let status =
-                        Status::decode(self.reader.bytes()?).map_err(|_| Malformed("a bad Status"))?;
-                    self.status = Some(status);
+                    self.status = Some(status(self.reader.bytes()?)?);
                 }
                 2 => {
                     expect(wire_type, BYTES)?;
@@ -190,6 +193,10 @@ impl<'a> ConsumeResponseReader<'a> {
                 104 => {
                     expect(wire_type, VARINT)?;
                     self.is_rewound = self.reader.varint()? != 0;
+                }
+                106 => {
+                    expect(wire_type, BYTES)?;
+                    self.renewal = Some(status(self.reader.bytes()?)?);
                 }
                 _ => self.reader.skip(wire_type)?,
             }
@@ -200,6 +207,11 @@ impl<'a> ConsumeResponseReader<'a> {
     /// Returns the status, if one was read.
     pub fn status(&self) -> Option<&Status> {
         self.status.as_ref()
+    }
+
+    /// Returns the answer to a token, or the news about the grant in force, if either was read.
+    pub fn renewal(&self) -> Option<&Status> {
+        self.renewal.as_ref()
     }
 
     /// Returns whether `rewound` has been read. Our servers write it in front of the messages.
@@ -290,12 +302,13 @@ mod tests {
         }
 
         #[test]
-        fn decoding_matches_prost(mut messages in messages(), marker in proptest::option::of("[a-z]{0,9}"), code in proptest::option::of(any::<u32>())) {
+        fn decoding_matches_prost(mut messages in messages(), marker in proptest::option::of("[a-z]{0,9}"), code in proptest::option::of(any::<u32>()), left in proptest::option::of(any::<u32>())) {
             if let Some(first) = messages.first_mut() {
                 first.marker = marker;
             }
             let status = code.map(|code| Status { status_code: Some(code), ..Status::default() });
-            let pb = ConsumeResponse { status, messages, ..ConsumeResponse::default() };
+            let renewal = left.map(|left| Status { token_expires_s: Some(left), ..Status::default() });
+            let pb = ConsumeResponse { status, messages, renewal, ..ConsumeResponse::default() };
             let bytes = pb.encode_to_vec();
             let mut reader = ConsumeResponseReader::new(&bytes);
             for expected in &pb.messages {
@@ -309,6 +322,7 @@ mod tests {
             }
             prop_assert_eq!(reader.next_message(), Ok(None));
             prop_assert_eq!(reader.status(), pb.status.as_ref());
+            prop_assert_eq!(reader.renewal(), pb.renewal.as_ref());
         }
 
         #[test]

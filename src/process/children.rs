@@ -1,9 +1,9 @@
-//! Commands that the server runs. None of them outlives the server.
+//! Commands that the process runs. None of them outlives it.
 //!
 //! Each command gets its own process group, which is killed when its [`Group`] is dropped. Nothing is dropped
-//! when the process exits or aborts, so call [`end_all`] before that. Only a SIGKILL to the server leaves a
+//! when the process exits or aborts, so call [`end_all`] before that. Only a SIGKILL to the process leaves a
 //! command behind. Linux's parent-death signal is no remedy: it reaches only the shell, and it needs a fork
-//! of the server with all its memory.
+//! of a server with all its memory.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -54,7 +54,7 @@ impl Group {
         // Held while the command starts, so that `end_all` cannot miss it.
         let mut groups = groups();
         if groups.is_over {
-            return Err(io::Error::other("the server is shutting down"));
+            return Err(io::Error::other("the process is ending"));
         }
         for variable in manager::VARIABLES {
             command.env_remove(variable);

@@ -7,11 +7,13 @@
 //! | `terminal` | text for people: escaped, coloured, on standard error |
 //! | `inherited` | listening sockets that the service manager passed |
 //! | `manager` | what the process tells its service manager |
-//! | `children` | commands that the server runs and kills |
+//! | `children` | commands that are run and killed |
+//! | `command` | runs a command that prints a token |
 //! | `abort` | aborts the process if a thread panics |
 
 mod abort;
 pub(crate) mod children;
+pub(crate) mod command;
 pub(crate) mod heap;
 pub(crate) mod inherited;
 pub(crate) mod logging;

@@ -21,7 +21,7 @@ pub const ROOMS: &[Room] = &[
     Room { name: "auth", may: &["base", "process", "tls", "access"] },
     Room { name: "operation", may: &["base", "pb::wire", "pb::delimiter", "access"] },
     Room { name: "front", may: &["base", "ws", "pb", "latency", "access", "operation"] },
-    Room { name: "store", may: &["base", "process::children", "access"] },
+    Room { name: "store", may: &["base", "process::command", "access"] },
     Room {
         name: "shard",
         may: &["base", "process", "ws", "tls", "auth", "latency", "access", "operation", "front", "store"],
@@ -29,7 +29,18 @@ pub const ROOMS: &[Room] = &[
     Room { name: "control", may: &["base", "process", "tls", "auth", "latency", "store", "shard"] },
     Room {
         name: "client",
-        may: &["base", "process", "ws", "tls", "pb", "latency", "operation", "front", "shard::executor"],
+        may: &[
+            "base",
+            "process",
+            "ws",
+            "tls",
+            "pb",
+            "auth",
+            "latency",
+            "operation",
+            "front",
+            "shard::executor",
+        ],
     },
     Room { name: "load", may: &["base", "process", "tls", "latency", "store", "shard", "control", "client"] },
     Room { name: "report", may: &["base", "latency", "load"] },

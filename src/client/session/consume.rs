@@ -1,6 +1,7 @@
 //! The client side of a consume operation (protocol section 6).
 
-use super::{Half, Outcome, ServerFault};
+use super::{Half, Outcome, Renewable, Renewal, ServerFault};
+use crate::auth::Secret;
 use crate::base::units::MsgNum;
 use crate::front::PbWriter;
 use crate::pb::{
@@ -40,6 +41,7 @@ pub struct Consumer {
     marker_wanted: bool,
     /// Whether the server has reported a rewind, and no message has arrived since.
     is_rewound: bool,
+    renewal: Renewal,
 }
 
 impl Consumer {
@@ -66,6 +68,7 @@ impl Consumer {
             ended: false,
             marker_wanted: true,
             is_rewound: false,
+            renewal: Renewal::new(),
         };
         consumer.poll_transmit(sender, out);
         consumer
@@ -104,6 +107,7 @@ impl Consumer {
 
     /// Ends the client's half. The server sends a marker that it owes, then ends its half.
     pub fn finish(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
+        self.renewal.close();
         PbWriter { sender, out }.fin();
     }
 
@@ -130,12 +134,17 @@ impl Consumer {
         fin: bool,
         mut each: impl FnMut(&ReceivedMessage<'_>),
     ) -> Result<(), ServerFault> {
-        let Self { half, received, accepted, failure, is_rewound, .. } = self;
+        let Self { half, received, accepted, failure, is_rewound, renewal, .. } = self;
         half.each_pb(piece, |pb| {
             if !*accepted {
                 *accepted = true;
-                let outcome = Outcome::from(&Status::decode(pb)?);
-                *failure = (!outcome.code.is_success()).then_some(outcome);
+                let status = Status::decode(pb)?;
+                let outcome = Outcome::from(&status);
+                if outcome.code.is_success() {
+                    renewal.handle_setup(&status);
+                } else {
+                    *failure = Some(outcome);
+                }
                 return Ok(());
             }
             let mut reader = ConsumeResponseReader::new(pb);
@@ -147,13 +156,28 @@ impl Consumer {
             }
             *is_rewound |= reader.is_rewound() && count == 0;
             *received = received.plus(count);
+            if let Some(status) = reader.renewal() {
+                renewal.handle_renewal(status);
+            }
             if let Some(status) = reader.status() {
+                renewal.close();
                 *failure = Some(Outcome::from(status));
             }
             Ok(())
         })?;
         self.ended |= fin;
         Ok(())
+    }
+}
+
+impl Renewable for Consumer {
+    fn renewal(&mut self) -> &mut Renewal {
+        &mut self.renewal
+    }
+
+    fn send_token(&mut self, token: &Secret, sender: &mut Sender, out: &mut Vec<u8>) {
+        let request = ConsumeRequest { token: Some(token.expose().to_owned()), ..ConsumeRequest::default() };
+        PbWriter { sender, out }.pb(&request, false);
     }
 }
 

@@ -1,12 +1,15 @@
 //! The client side of one operation, produce or consume, without I/O.
 //!
-//! Both write frames into a buffer of the caller, and read the server's half piece by piece.
+//! Both write frames into a buffer of the caller, and read the server's half piece by piece. `renewal` decides
+//! when the grant of their connection is renewed.
 
 mod consume;
 mod produce;
+mod renewal;
 
 pub use consume::{ConsumeOptions, Consumer};
 pub use produce::{ProduceEvent, Producer};
+pub use renewal::{Renewable, Renewal, Want};
 
 use std::fmt;
 
@@ -25,6 +28,9 @@ const PB_BYTES_MAX: usize = 64 << 20;
 const PB_LIMITS: PbLimits =
     PbLimits { max_bytes: PB_BYTES_MAX, foothold_bytes: PB_BYTES_MAX, large_bytes: PB_BYTES_MAX };
 
+/// The status of a client without a valid token.
+pub(super) const UNAUTHORIZED: StatusCode = StatusCode(401);
+
 /// A status from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -38,6 +44,11 @@ impl Outcome {
     /// Returns whether a retry can help.
     pub fn is_transient(&self) -> bool {
         self.code.is_transient()
+    }
+
+    /// Returns whether the server no longer knows who the client is: a retry with another token can help.
+    pub fn is_unauthorized(&self) -> bool {
+        self.code == UNAUTHORIZED
     }
 }
 

@@ -1,12 +1,14 @@
 //! The client side of a produce operation (protocol section 5).
 
-use super::{Half, Outcome, ServerFault};
+use super::{Half, Outcome, Renewable, Renewal, ServerFault};
+use crate::auth::Secret;
 use crate::base::batch::Record;
 use crate::base::units::MsgNum;
 use crate::front::PbWriter;
 use crate::operation::SendWindow;
 use crate::pb::{
-    ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest, encode_produce_request,
+    ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest,
+    encode_produce_request,
 };
 use crate::ws::{MessageKind, Sender};
 use prost::Message;
@@ -37,6 +39,7 @@ pub struct Producer {
     spoken_for: MsgNum,
     accepted: bool,
     failed: bool,
+    renewal: Renewal,
 }
 
 impl Producer {
@@ -50,6 +53,7 @@ impl Producer {
             spoken_for: MsgNum::ZERO,
             accepted: false,
             failed: false,
+            renewal: Renewal::new(),
         }
     }
 
@@ -88,6 +92,7 @@ impl Producer {
 
     /// Ends the client's half. The server answers for all messages, then ends its half.
     pub fn finish(&mut self, sender: &mut Sender, out: &mut Vec<u8>) {
+        self.renewal.close();
         PbWriter { sender, out }.fin();
     }
 
@@ -98,7 +103,7 @@ impl Producer {
         fin: bool,
         mut each: impl FnMut(ProduceEvent),
     ) -> Result<(), ServerFault> {
-        let Self { half, window, spoken_for, accepted, failed } = self;
+        let Self { half, window, spoken_for, accepted, failed, renewal } = self;
         half.each_pb(piece, |pb| {
             if !*accepted {
                 *accepted = true;
@@ -107,11 +112,17 @@ impl Producer {
                 window.raise(MsgNum::from_wire(setup.max_msgnum_to_send));
                 let outcome = Outcome::from(&status);
                 *failed = !outcome.code.is_success();
+                if !*failed {
+                    renewal.handle_setup(&status);
+                }
                 each(if *failed { ProduceEvent::Failed(outcome) } else { ProduceEvent::Accepted });
                 return Ok(());
             }
             let response = ProduceResponse::decode(pb)?;
             window.raise(MsgNum::from_wire(response.max_msgnum_to_send));
+            if let Some(status) = &response.renewal {
+                renewal.handle_renewal(status);
+            }
             let Some(status) = &response.status else { return Ok(()) };
             let through = MsgNum::from_wire(response.msgnum_status_is_thru);
             let outcome = Outcome::from(status);
@@ -121,6 +132,7 @@ impl Producer {
             let count = through.since(*spoken_for);
             if count == 0 {
                 *failed = true;
+                renewal.close();
                 each(ProduceEvent::Failed(outcome));
             } else {
                 *spoken_for = through;
@@ -132,5 +144,16 @@ impl Producer {
             each(ProduceEvent::Ended);
         }
         Ok(())
+    }
+}
+
+impl Renewable for Producer {
+    fn renewal(&mut self) -> &mut Renewal {
+        &mut self.renewal
+    }
+
+    fn send_token(&mut self, token: &Secret, sender: &mut Sender, out: &mut Vec<u8>) {
+        let request = ProduceRequest { token: Some(token.expose().to_owned()), ..ProduceRequest::default() };
+        PbWriter { sender, out }.pb(&request, false);
     }
 }

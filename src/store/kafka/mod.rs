@@ -27,7 +27,7 @@
 //! | `client` | a handle with its queues and topics |
 //! | `chores`, `janitor` | blocking work, and the thread that does it |
 //! | `news` | how librdkafka wakes a shard |
-//! | `tokens`, `command` | tokens for OAUTHBEARER, and the operator's command that prints them |
+//! | `tokens` | tokens for OAUTHBEARER, which the operator's command prints |
 //! | `native` | librdkafka's types and calls |
 //! | `reader` | reads whole topics, for load tests of Kafka itself |
 //!
@@ -43,7 +43,6 @@ mod batches;
 mod chores;
 mod client;
 mod cluster;
-mod command;
 mod fetches;
 pub mod header;
 mod janitor;

@@ -16,8 +16,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
-use super::command;
 use super::native::{Handle, WeakHandle};
+use crate::process::command;
 
 /// How long the command may run, including its output.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);

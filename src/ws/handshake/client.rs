@@ -51,7 +51,10 @@ impl ClientHandshake {
         let status = response.status().as_u16();
         if status != 101 {
             let body = String::from_utf8_lossy(&bytes[used..]);
-            return Err(Refusal::new(status, body.trim()));
+            let retry_after = response.headers().get(header::RETRY_AFTER);
+            // The other form, a date, would need the clocks of both sides to agree.
+            let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            return Err(Refusal { retry_after, ..Refusal::new(status, body.trim()) });
         }
         let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
         if accepted != Some(derive_accept_key(self.key.as_bytes()).as_bytes()) {

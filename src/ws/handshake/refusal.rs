@@ -14,12 +14,14 @@ pub struct Refusal {
     pub reason: String,
     /// The origin, if it is the reason for the refusal.
     pub origin: Option<String>,
+    /// Seconds until a retry makes sense, as a server's response says it. Not written: [`Self::write`] has its own.
+    pub retry_after: Option<u32>,
 }
 
 impl Refusal {
     /// Creates a refusal without an origin.
     pub fn new(status: u16, reason: impl Into<String>) -> Self {
-        Self { status, reason: reason.into(), origin: None }
+        Self { status, reason: reason.into(), origin: None, retry_after: None }
     }
 
     /// Appends the whole response to `out`.

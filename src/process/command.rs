@@ -1,5 +1,5 @@
-//! Runs the operator's command that prints a token: in its own process group, with a timeout, with bounded
-//! output, and without leaving processes behind (`children`).
+//! Runs a command that prints a token: in its own process group, with a timeout, with bounded output, and
+//! without leaving processes behind (`children`).
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::BorrowedFd;
@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::process::children::Group;
+use super::children::Group;
 
 /// The most that the command may print, in bytes. A token has a few KiB.
 const PRINTED_BYTES_MAX: usize = 60 << 10;
@@ -24,7 +24,7 @@ fn start(command: &str) -> io::Result<Group> {
 ///
 /// Processes that are left in the background are killed, not awaited. Only a process that leaves the group
 /// (`setsid`) survives.
-pub(super) fn run(command: &str, limit: Duration, stop: BorrowedFd<'_>) -> Result<Option<String>, String> {
+pub fn run(command: &str, limit: Duration, stop: BorrowedFd<'_>) -> Result<Option<String>, String> {
     let deadline = Instant::now() + limit;
     let mut group = start(command).map_err(|error| format!("cannot run sh: {error}"))?;
     let unwatched = |error: Errno| format!("cannot watch the command: {error}");
