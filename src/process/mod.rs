@@ -8,6 +8,7 @@
 //! | `inherited` | listening sockets that the service manager passed |
 //! | `manager` | what the process tells its service manager |
 //! | `children` | commands that the server runs and kills |
+//! | `watcher` | notices changes of files |
 //! | `abort` | aborts the process if a thread panics |
 
 mod abort;
@@ -17,5 +18,7 @@ pub(crate) mod inherited;
 pub(crate) mod logging;
 pub(crate) mod manager;
 pub(crate) mod terminal;
+mod watcher;
 
 pub use abort::AbortOnPanic;
+pub use watcher::Watcher;
