@@ -12,17 +12,36 @@
 //! | `secret` | text that is never shown |
 //! | `settings` | the providers and their settings |
 //! | `token` | tokens of the server's own, and files that list their digests |
-//! | `judge` | the thread that answers |
+//! | `judge` | the threads: the one that answers, and the one that watches the files |
+//! | `state` | what the judge knows, and how it decides |
+//! | `registry` | the grants that shards use, and what each rests on |
+//! | `outbox` | answers on their way to the shards |
+//! | `throttle`, `breaker` | limits of guessing, and of asking a provider that fails |
+//! | `provider/` | what each provider makes of a credential |
+//! | `read` | reads the files |
+//! | `job`, `http` | requests over the network, and the threads that make them |
+//! | `snapshot` | what was done so far, for metrics |
 
+mod breaker;
 mod credential;
+mod http;
+mod job;
 mod judge;
+mod outbox;
+mod provider;
 mod question;
+mod read;
+mod registry;
 mod secret;
 mod settings;
+mod snapshot;
+mod state;
+mod throttle;
 pub mod token;
 
 pub use credential::{Credential, Key, Keyer};
-pub use judge::Judge;
+pub use judge::{Judge, Read};
 pub use question::{Answer, Audience, Denial, Question, Verdict};
 pub use secret::Secret;
 pub use settings::{ProviderKind, Providers, Roles, Settings};
+pub use snapshot::{Requests, Snapshot};
