@@ -21,6 +21,9 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// The longest accepted head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
+/// How long a connection is kept for the next request. Servers close theirs after 5 s or more.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault(String);
@@ -63,6 +66,9 @@ impl Http {
             .unversioned_rustls_crypto_provider(Arc::new(provider()));
         let config = Agent::config_builder()
             .tls_config(tls.build())
+            // A proxy would see tokens on their way to this machine.
+            .proxy(None)
+            .max_idle_age(IDLE_MAX)
             // Another host must not see a token.
             .max_redirects(0)
             .max_redirects_will_error(false)

@@ -51,6 +51,17 @@ enum Command {
     Stop,
 }
 
+impl Command {
+    /// Returns false if the thread must end.
+    fn obey(self, state: &mut State, clock: &Clock) -> bool {
+        match self {
+            Self::Apply(material) => state.apply(clock.now(), *material),
+            Self::Stop => return false,
+        }
+        true
+    }
+}
+
 /// What the files were like when they were read last.
 #[derive(Debug)]
 struct Files {
@@ -177,7 +188,8 @@ impl Judge {
     fn watch(&self) {
         let mut watcher = Watcher::default();
         let mut compared = Instant::now();
-        let mut is_due = false;
+        // The files may have changed since they were read, before they are watched.
+        let mut is_due = true;
         while !self.0.is_stopped.load(Ordering::Relaxed) {
             let paths: Vec<PathBuf> = paths(&self.files().settings);
             watcher.look_at(paths.iter().map(PathBuf::as_path));
@@ -258,6 +270,12 @@ fn run(
         select! {
             recv(questions) -> question => {
                 let Ok(question) = question else { return };
+                // What was reloaded before a question counts for it.
+                for command in commands.try_iter() {
+                    if !command.obey(&mut state, clock) {
+                        return;
+                    }
+                }
                 state.handle_question(clock.now(), question);
                 for question in questions.try_iter().take(QUESTIONS_IN_TURN) {
                     state.handle_question(clock.now(), question);
@@ -268,12 +286,17 @@ fn run(
                     state.handle_done(clock.now(), done);
                 }
             }
-            recv(commands) -> command => match command {
-                Ok(Command::Apply(material)) => state.apply(clock.now(), *material),
-                Ok(Command::Stop) | Err(_) => return,
-            },
+            recv(commands) -> command => {
+                let Ok(command) = command else { return };
+                if !command.obey(&mut state, clock) {
+                    return;
+                }
+            }
             default(state.pause()) => {}
         }
         state.tick(clock.now());
     }
 }
+
+#[cfg(test)]
+mod tests;

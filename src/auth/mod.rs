@@ -24,6 +24,8 @@
 
 mod breaker;
 mod credential;
+#[cfg(test)]
+mod fake;
 mod http;
 mod job;
 mod judge;
@@ -41,6 +43,7 @@ pub mod token;
 
 pub use credential::{Credential, Key, Keyer};
 pub use judge::{Judge, Read};
+pub use provider::jwt::verify as verify_jwt;
 pub use question::{Answer, Audience, Denial, Question, Verdict};
 pub use secret::Secret;
 pub use settings::{ProviderKind, Providers, Roles, Settings};

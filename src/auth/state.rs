@@ -123,12 +123,13 @@ impl State {
 
     /// Returns how soon [`Self::tick`] must be called again.
     pub(super) fn pause(&self) -> Duration {
-        let ms = match () {
-            () if !self.outbox.is_empty() => 2,
-            () if !self.flights.is_empty() || self.fetch_until.is_some() => 50,
-            () => 250,
-        };
-        Duration::from_millis(ms)
+        Duration::from_millis(if !self.outbox.is_empty() {
+            2
+        } else if !self.flights.is_empty() || self.fetch_until.is_some() {
+            50
+        } else {
+            250
+        })
     }
 
     /// Answers a question, or has it wait for the network.

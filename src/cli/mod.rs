@@ -14,6 +14,7 @@ mod report;
 mod result_file;
 mod serve;
 mod tls;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -70,6 +71,8 @@ enum CliCommand {
     Queue(queues::QueueArgs),
     /// Have a running server read its settings again
     Reload(reload::Args),
+    /// Make tokens for clients
+    Token(token::Args),
     /// Check or print the files of the embedded log
     Log(log::Args),
     /// Load a server, verify every message, and measure throughput and latency
@@ -95,6 +98,7 @@ pub fn run() -> ExitCode {
         CliCommand::Queues(args) => queues::list(&args),
         CliCommand::Queue(args) => queues::run(&args),
         CliCommand::Reload(args) => reload::run(&args),
+        CliCommand::Token(args) => token::run(&args),
         CliCommand::Log(args) => log::run(args),
         CliCommand::Bench(args) => bench::run(&args),
         CliCommand::Report(args) => report::run(&args),

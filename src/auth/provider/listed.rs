@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::entry::{Entitled, read_lines};
 use super::{Evidence, Opinion};
@@ -54,16 +53,14 @@ impl Listed {
     }
 }
 
-/// Reads the same file again and again in tests.
-#[cfg(test)]
-pub(in crate::auth) fn of(text: &str) -> Arc<Listed> {
-    Arc::new(Listed::read("auth_static_file", Path::new("tokens"), text.as_bytes()).unwrap())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::access::Right;
+
+    fn of(text: &str) -> Listed {
+        Listed::read("auth_static_file", Path::new("tokens"), text.as_bytes()).unwrap()
+    }
 
     #[test]
     fn a_listed_token_gets_what_its_line_says_and_others_nothing() {

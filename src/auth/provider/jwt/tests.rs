@@ -2,8 +2,7 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256,
-    RsaEncoding, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaEncoding, RsaKeyPair,
 };
 use base64::prelude::*;
 use proptest::prelude::*;
@@ -15,7 +14,7 @@ use crate::base::setting::{Kind, Value as _};
 
 /// The time of the tests.
 pub(in crate::auth) const NOW: Now =
-    Now { mono: Millis::new(5_000_000), mono_ns: 0, unix: UnixMillis::new(1_000_000_000) };
+    Now { mono: Millis::new(5_000_000), mono_ns: 5_000_000_000_000, unix: UnixMillis::new(1_000_000_000) };
 
 /// An issuer with one key.
 pub(in crate::auth) struct Issuer {
