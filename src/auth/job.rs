@@ -34,7 +34,7 @@ pub(super) enum Job {
     /// What does Keystone know of a token?
     LookUp { flight: u64, key: Key, token: Secret, client: Arc<Client> },
     /// Which keys has an issuer?
-    Fetch { number: u64, http: Http, url: Url },
+    Fetch { number: u64, from: Arc<(Http, Url)> },
 }
 
 /// How a request ended.
@@ -71,8 +71,8 @@ impl Job {
                 let result = client.look_up(&token, until);
                 Done::LookedUp { flight, key, result, took: began.elapsed() }
             }
-            Self::Fetch { number, http, url } => {
-                let result = fetch(&http, &url, until.saturating_duration_since(began));
+            Self::Fetch { number, from } => {
+                let result = fetch(&from.0, &from.1, until.saturating_duration_since(began));
                 Done::Fetched { number, result, took: began.elapsed() }
             }
         }

@@ -12,6 +12,7 @@
 //! | `secret` | text that is never shown |
 //! | `settings` | the providers and their settings |
 //! | `token` | tokens of the server's own, and files that list their digests |
+//! | `line` | a line of such a file |
 //! | `judge` | the threads: the one that answers, and the one that watches the files |
 //! | `state` | what the judge knows, and how it decides |
 //! | `registry` | the grants that shards use, and what each rests on |
@@ -29,6 +30,7 @@ mod fake;
 mod http;
 mod job;
 mod judge;
+mod line;
 mod outbox;
 mod provider;
 mod question;
@@ -43,6 +45,7 @@ pub mod token;
 
 pub use credential::{Credential, Key, Keyer};
 pub use judge::{Judge, Read};
+pub use line::Line;
 pub use provider::jwt::verify as verify_jwt;
 pub use question::{Answer, Audience, Denial, Question, Verdict};
 pub use secret::Secret;

@@ -37,7 +37,7 @@ pub(super) enum Keys {
     /// A file, which was read.
     File(KeySet),
     /// An address.
-    Address(Remote<(Http, Url)>),
+    Address(Remote<Arc<(Http, Url)>>),
 }
 
 /// How to reach a provider.
@@ -87,7 +87,7 @@ impl Material {
                 let url = address("auth_jwt_keys", &settings.jwt_keys)?;
                 let mut way = way.clone();
                 url.as_str().hash(&mut way);
-                Keys::Address(Remote { by: (http.clone(), url), fingerprint: way.finish() })
+                Keys::Address(Remote { by: Arc::new((http.clone(), url)), fingerprint: way.finish() })
             }
             _ => {
                 let path = Path::new(&settings.jwt_keys);

@@ -351,9 +351,9 @@ impl State {
 
     fn fetch(&mut self, now: Now, number: u64) {
         if let Keys::Address(remote) = &self.material.keys {
-            let (http, url) = remote.by.clone();
+            let from = remote.by.clone();
             self.fetch_until = Some((now.mono + Millis::from(PROVIDER_TIMEOUT), number));
-            self.jobs.push(Job::Fetch { number, http, url });
+            self.jobs.push(Job::Fetch { number, from });
         }
     }
 

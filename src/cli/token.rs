@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use super::Failure;
 use super::output::Output;
-use crate::auth::token::{self, Digest, Line};
+use crate::auth::Line;
+use crate::auth::token::{self, Digest};
 use crate::process::terminal::say;
 
 #[derive(Debug, clap::Args)]

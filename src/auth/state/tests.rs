@@ -70,7 +70,7 @@ fn material(providers: &[ProviderKind], listed: &str) -> Material {
 /// With keys of an address.
 fn fetching(providers: &[ProviderKind]) -> Material {
     let http = Http::new(Trusted::system());
-    let by = (http, address("auth_jwt_keys", "http://127.0.0.1:1").unwrap());
+    let by = Arc::new((http, address("auth_jwt_keys", "http://127.0.0.1:1").unwrap()));
     Material { keys: Keys::Address(Remote { by, fingerprint: 1 }), ..material(providers, "") }
 }
 
