@@ -6,6 +6,10 @@ use super::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use super::mask::{self, Keys};
 use super::{CloseCode, MessageKind, Role};
 
+/// The longest reason of a close frame, in bytes: a control frame has at most 125, and the code takes two (RFC 6455,
+/// section 5.5).
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
 /// The sending half of one connection.
 #[derive(Debug)]
 pub struct Sender {
@@ -64,6 +68,13 @@ impl Sender {
             Some(CloseCode(code)) => self.control(out, Opcode::Close, &code.to_be_bytes()),
             None => self.control(out, Opcode::Close, &[]),
         }
+    }
+
+    /// Appends a close frame with a reason for people, of which at most 123 bytes fit.
+    pub fn close_with(&mut self, out: &mut Vec<u8>, code: CloseCode, reason: &str) {
+        let mut payload = code.0.to_be_bytes().to_vec();
+        payload.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX)]);
+        self.control(out, Opcode::Close, &payload);
     }
 
     #[inline]

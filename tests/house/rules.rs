@@ -143,7 +143,7 @@ pub struct Only {
 
 pub const ONLY: &[Only] = &[
     // HTTP requests go only to control ports.
-    Only { path: "ureq", by: &["client::control"] },
+    Only { path: "ureq", by: &["client::control", "client::dial"] },
     // Only one room uses rdkafka, plus the load generator that talks to Kafka directly.
     Only { path: "rdkafka", by: &["store::kafka", "load::peers::kafka"] },
 ];

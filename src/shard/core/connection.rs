@@ -22,7 +22,7 @@ use super::{CoreCounters, Settings};
 use crate::access::Permit;
 use crate::base::budget::{Account, Budget, Purse, Share};
 use crate::base::clock::Now;
-use crate::base::millis::Millis;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{Project, QueueName};
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Identity};
 use crate::latency::Recorder;
@@ -84,6 +84,9 @@ macro_rules! cx {
     }};
 }
 
+/// The reason that a client reads when an operator closes its connection.
+const DISMISSED: &str = "closed by the operator";
+
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -92,6 +95,8 @@ pub struct Connection {
     /// The project's permit for this connection, once it is admitted.
     permit: Option<Permit>,
     peer: Peer,
+    /// When it was accepted.
+    since: UnixMillis,
     /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
     inbound: Vec<u8>,
     output: Output,
@@ -123,6 +128,7 @@ impl Connection {
             receiver: Receiver::new(Role::Server),
             permit: None,
             peer,
+            since: now.unix,
             inbound: Vec::new(),
             output: Output::new(now),
             certificate: None,
@@ -156,6 +162,16 @@ impl Connection {
             Phase::Admitting(handshake) => Some(&handshake.identity.project),
             Phase::Introducing(_) | Phase::Handshaking | Phase::Open(_) | Phase::Closing => None,
         }
+    }
+
+    /// Returns when it was accepted.
+    pub fn since(&self) -> UnixMillis {
+        self.since
+    }
+
+    /// Returns the name of the client that has shown a credential. Nothing reads credentials yet.
+    pub fn principal(&self) -> Option<&str> {
+        None
     }
 
     /// Returns the peer: the client that the PROXY header names, otherwise the other end of the socket.
@@ -500,15 +516,23 @@ impl Connection {
         self.finish(Some(code), env);
     }
 
+    /// Closes the connection because an operator wants that.
+    pub fn dismiss(&mut self, env: &mut Env<'_>) {
+        if self.is_handshaking() {
+            self.refuse(&Refusal::new(503, DISMISSED), env);
+        } else if !self.is_closing() {
+            self.end_front(env);
+            self.output.close_with(CloseCode::AWAY, DISMISSED);
+            self.phase = Phase::Closing;
+            self.liveness.linger(env.now.mono, closed_read_bytes(env.settings));
+        }
+    }
+
     fn finish(&mut self, code: Option<CloseCode>, env: &mut Env<'_>) {
         if matches!(self.phase, Phase::Closing) {
             return;
         }
-        self.with_front(env, |front, cx| {
-            // Acknowledgements of messages that are already stored are still sent.
-            front.poll_transmit(cx);
-            front.abandon(cx);
-        });
+        self.end_front(env);
         if self.is_handshaking() {
             self.refuse(&Refusal::new(503, "the server is draining"), env);
         } else {
@@ -517,6 +541,14 @@ impl Connection {
             self.phase = Phase::Closing;
             self.liveness.linger(env.now.mono, closed_read_bytes(env.settings));
         }
+    }
+
+    fn end_front(&mut self, env: &mut Env<'_>) {
+        self.with_front(env, |front, cx| {
+            // Acknowledgements of messages that are already stored are still sent.
+            front.poll_transmit(cx);
+            front.abandon(cx);
+        });
     }
 
     /// Releases everything, because the socket is closed.

@@ -82,6 +82,11 @@ impl Output {
         self.sender.close(&mut self.bytes, code);
     }
 
+    /// Frames a Close with a reason for people.
+    pub(super) fn close_with(&mut self, code: CloseCode, reason: &str) {
+        self.sender.close_with(&mut self.bytes, code, reason);
+    }
+
     /// Returns the bytes to send.
     #[inline]
     pub(super) fn unsent(&self) -> &[u8] {
