@@ -331,8 +331,12 @@ pub(super) async fn close(State(control): State<Control>, Path(id): Path<String>
         return gone();
     }
     let until = Instant::now() + ANSWER_TIMEOUT;
-    let ask =
-        |reply: oneshot::Sender<_>| probe.dismiss(shard, id, move |was_open| drop(reply.send(was_open)));
+    let ask = |reply: oneshot::Sender<_>| {
+        probe.dismiss(shard, id, move |was_open| {
+            // Fails if nothing waits for the answer any more.
+            let _ = reply.send(was_open);
+        })
+    };
     let Some(answer) = ask_one(until, ask).await else { return Unmade::Silent(shard).into_response() };
     match timeout_at(until, answer).await {
         Ok(Ok(true)) => StatusCode::NO_CONTENT.into_response(),

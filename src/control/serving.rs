@@ -14,7 +14,6 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -23,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connections::{Connections, Entered, Watched};
 use super::guard::Guard;
 use super::rights::Way;
-use super::sockets::{Registered, Sockets, Stream, accept};
+use super::sockets::{Acceptor, Sockets, Stream};
 use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 use crate::shard::certificates::Certificates;
 
@@ -53,18 +52,18 @@ pub(super) async fn serve(sockets: Sockets, shared: Shared) -> io::Result<()> {
     // Fewer than the limit, because each socket accepts a connection before another is evicted for it.
     let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX.saturating_sub(sockets.count()).max(1)));
     let mut accepting = tokio::task::JoinSet::new();
-    for socket in sockets.register()? {
+    for socket in sockets.acceptors()? {
         accepting.spawn(serve_one(socket, shared.clone(), places.clone()));
     }
     accepting.join_all().await;
     Ok(())
 }
 
-async fn serve_one(socket: AsyncFd<Registered>, shared: Shared, places: Arc<Semaphore>) {
+async fn serve_one(socket: Acceptor, shared: Shared, places: Arc<Semaphore>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     loop {
-        let (stream, way) = match accept(&socket).await {
+        let (stream, way) = match socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 if !is_clients_own(&error) {

@@ -1,18 +1,17 @@
 //! The sockets of the control port: TCP and Unix sockets, bound before anything else starts.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::net::{self, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use socket2::Socket;
-use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpStream, UnixStream};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::rights::Way;
 use crate::shard::address::{Address, Addresses, FileMode};
-use crate::shard::listener::{Accepted, Listener, SocketKind};
+use crate::shard::listener::Listener;
 
 /// Connections that may wait at a socket to be accepted.
 const BACKLOG: u32 = 128;
@@ -25,7 +24,7 @@ const SEND_BUFFER_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Sockets(Arc<[Listening]>);
 
-/// A listening socket, for tokio.
+/// A listening socket.
 #[derive(Debug)]
 pub(super) struct Listening {
     listener: Listener,
@@ -46,7 +45,7 @@ impl Listening {
     }
 
     /// Takes over a socket that listens already.
-    pub(super) fn inherited(socket: TcpListener) -> io::Result<Self> {
+    pub(super) fn inherited(socket: net::TcpListener) -> io::Result<Self> {
         Self::new(Listener::inherited(socket)?)
     }
 
@@ -64,9 +63,16 @@ impl Listening {
         &self.address
     }
 
-    /// Returns whether only this machine reaches it. `localhost` is not always 127.0.0.1.
-    fn is_local(&self) -> bool {
-        self.address.tcp().is_none_or(|address| address.ip().to_canonical().is_loopback())
+    /// Returns a handle on the same socket for the runtime that this is called on.
+    fn acceptor(&self) -> io::Result<Acceptor> {
+        let socket = self.listener.as_fd().try_clone_to_owned()?;
+        Ok(match &self.address {
+            Address::Tcp(address) => {
+                let is_local = address.ip().to_canonical().is_loopback();
+                Acceptor::Tcp(TcpListener::from_std(socket.into())?, is_local)
+            }
+            Address::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
+        })
     }
 }
 
@@ -84,64 +90,36 @@ impl Sockets {
         self.0.iter().for_each(|one| one.listener.remove_file());
     }
 
-    /// Registers them with the runtime that this is called on.
-    pub(super) fn register(&self) -> io::Result<Vec<AsyncFd<Registered>>> {
-        let one = |index| Ok(AsyncFd::register(Registered { of: self.clone(), index })?);
-        (0..self.0.len()).map(one).collect()
+    /// Returns the sockets for the runtime that this is called on.
+    pub(super) fn acceptors(&self) -> io::Result<Vec<Acceptor>> {
+        self.0.iter().map(Listening::acceptor).collect()
     }
 }
 
-/// One of the sockets.
+/// A listening socket, for tokio.
 #[derive(Debug)]
-pub(super) struct Registered {
-    of: Sockets,
-    index: usize,
+pub(super) enum Acceptor {
+    /// Also tells whether only this machine reaches it.
+    Tcp(TcpListener, bool),
+    Unix(UnixListener),
 }
 
-impl Registered {
-    fn listening(&self) -> &Listening {
-        &self.of.0[self.index]
-    }
-}
-
-impl AsRawFd for Registered {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
-}
-
-impl AsFd for Registered {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listening().listener.as_fd()
-    }
-}
-
-/// Waits for a connection.
-pub(super) async fn accept(socket: &AsyncFd<Registered>) -> io::Result<(Stream, Way)> {
-    loop {
-        let mut ready = socket.readable().await?;
-        let accepted = ready.try_io(|socket| socket.get_ref().listening().listener.accept());
-        let Ok(accepted) = accepted else { continue };
-        let (Accepted { socket: accepted, kind, .. }, _) = accepted?;
-        return take_over(accepted, kind, socket.get_ref().listening().is_local());
-    }
-}
-
-fn take_over(accepted: Socket, kind: SocketKind, is_local: bool) -> io::Result<(Stream, Way)> {
-    accepted.set_nonblocking(true)?;
-    accepted.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    match kind {
-        SocketKind::Tcp => {
-            let stream = TcpStream::from_std(accepted.into())?;
-            let peer: SocketAddr = stream.peer_addr()?;
-            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            Ok((Stream::Tcp(stream), Way::Tcp { peer, is_local }))
-        }
-        SocketKind::Unix => {
-            let stream = UnixStream::from_std(accepted.into())?;
-            let peer = stream.peer_cred()?;
-            let way = Way::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
-            Ok((Stream::Unix(stream), way))
+impl Acceptor {
+    /// Waits for a connection.
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Way)> {
+        match self {
+            Self::Tcp(listener, is_local) => {
+                let (stream, peer) = listener.accept().await?;
+                SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES)?;
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                Ok((Stream::Tcp(stream), Way::Tcp { peer, is_local: *is_local }))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES)?;
+                let peer = stream.peer_cred()?;
+                Ok((Stream::Unix(stream), Way::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() }))
+            }
         }
     }
 }
