@@ -5,8 +5,8 @@
 
 use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use super::gate::REFUSALS;
 use super::latency;
-use super::rights::REFUSALS;
 use crate::latency::Recorder;
 use crate::shard::certificates::CertificatesStatus;
 use crate::shard::core::ShardSnapshot;

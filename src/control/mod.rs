@@ -23,7 +23,7 @@
 //! | `serving` | accepts connections and serves HTTP on them |
 //! | `connections` | limits how long each may take, and evicts one when there are too many |
 //! | `guard` | refuses requests that a web page from another site may have caused |
-//! | `rights`, `tokens` | who may read and who may change; the tokens of requests over TCP |
+//! | `right`, `gate`, `tokens` | who may read and who may change; the tokens of requests over TCP |
 //! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
 //! | `settings` | the addresses, and the host names that it accepts |
 //! | `routes` | the list of all pages, and the right that each needs |
@@ -32,6 +32,7 @@
 
 mod clients;
 mod connections;
+mod gate;
 mod guard;
 mod info;
 mod latency;
@@ -41,7 +42,7 @@ mod paced;
 mod pages;
 mod queues;
 mod reload;
-mod rights;
+mod right;
 mod routes;
 mod serving;
 mod settings;
@@ -53,7 +54,7 @@ pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
 pub use queues::{DELETION_TIMEOUT, QueueLine};
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
-pub use rights::Right;
+pub use right::Right;
 pub use routes::routes;
 pub use settings::{ControlListen, Hosts, Settings};
 pub use tokens::{ReadTokens, Tokens};
@@ -71,10 +72,10 @@ use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use self::connections::Connections;
+use self::gate::Gate;
 use self::guard::Guard;
 use self::live::Looked;
 use self::pages::{Page, Pages, Unmade};
-use self::rights::Gate;
 use self::serving::Shared;
 use self::sockets::{Listening, Sockets};
 use crate::process::AbortOnPanic;

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, delete, get, post};
 
-use super::rights::Right;
+use super::right::Right;
 use super::{Control, clients, healthz, info, latency, live, metrics, queues, readyz, reload};
 
 /// A page, or something to change.

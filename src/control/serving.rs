@@ -20,8 +20,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::connections::{Connections, Entered, Watched};
+use super::gate::Way;
 use super::guard::Guard;
-use super::rights::Way;
 use super::sockets::{Acceptor, Sockets, Stream};
 use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 use crate::shard::certificates::Certificates;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::rights::Right;
+use super::right::Right;
 use crate::auth::token::{Digest, lines};
 use crate::base::setting::Unworkable;
 

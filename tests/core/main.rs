@@ -8,6 +8,7 @@
 mod deletions;
 #[path = "../common/random.rs"]
 mod random;
+mod roster;
 #[path = "../common/transcript.rs"]
 mod transcript;
 mod turns;

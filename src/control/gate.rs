@@ -19,21 +19,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::right::Right;
 use super::tokens::{Token, Tokens};
 
 /// The target of the lines that say who changed what.
 const AUDIT: &str = "millstream::audit";
-
-/// What a request needs, and what a token gives. The greater includes the smaller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Right {
-    /// Nothing: probes.
-    Open,
-    /// To read what the server does.
-    Read,
-    /// To change something.
-    Change,
-}
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
