@@ -23,7 +23,7 @@ use crate::base::millis::UnixMillis;
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::base::units::Partition;
-use crate::shard::core::{ConnectionId, ConnectionState, Peer, Roster};
+use crate::shard::core::{ConnectionId, ConnectionState, Peer, Position, Roster};
 use crate::shard::probe::Probe;
 use crate::store::Tail;
 
@@ -200,9 +200,9 @@ impl Ends {
     /// Asks the shards for the ends of the queues of these connections.
     async fn learn(&mut self, probe: &Probe, of: &[ConnectionState]) -> Result<(), Unmade> {
         let mut unknown: BTreeMap<&FullName, QueueInfo> = BTreeMap::new();
-        for (name, info, _) in of.iter().filter_map(|state| state.position.as_ref()) {
+        for Position { name, queue, .. } in of.iter().filter_map(|state| state.position.as_ref()) {
             if !self.0.contains_key(name) {
-                unknown.insert(name, *info);
+                unknown.insert(name, *queue);
             }
         }
         let mut batch = Vec::new();
@@ -235,9 +235,9 @@ impl Ends {
     /// Returns how many messages a consumer is behind. `None` if it is no consumer, or if the store does not tell
     /// the end of one of its partitions.
     fn lag(&self, state: &ConnectionState) -> Option<u64> {
-        let (name, _, positions) = state.position.as_ref()?;
+        let Position { name, next, .. } = state.position.as_ref()?;
         let ends = self.0.get(name)?;
-        positions.iter().try_fold(0_u64, |sum, (partition, next)| {
+        next.iter().try_fold(0_u64, |sum, (partition, next)| {
             Some(sum.saturating_add(ends.get(partition)?.messages_from(*next)))
         })
     }

@@ -52,7 +52,7 @@ pub use deletions::{Deleted, FORGET};
 pub use letter::{AppendToken, Asking, Connections, DeletionId, Letter, OpenToken, PartitionToken};
 pub use peer::{Peer, ProxyFrom};
 pub use proxy::{Announced, ProxyHeader};
-pub use roster::{ConnectionState, ROSTER_SLOTS, Roster};
+pub use roster::{ConnectionState, Position, ROSTER_SLOTS, Roster};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};

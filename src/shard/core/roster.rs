@@ -45,10 +45,21 @@ pub struct ConnectionState {
     pub kind: &'static str,
     /// The queue of the present operation.
     pub queue: Option<QueueName>,
-    /// For a consume operation whose queue the shard knows: the queue, and the next offset in each partition.
-    pub position: Option<(FullName, QueueInfo, Vec<(Partition, Offset)>)>,
+    /// Where a consume operation is, if the shard knows its queue.
+    pub position: Option<Position>,
     /// The bytes that its socket has not accepted yet.
     pub unsent: usize,
+}
+
+/// Where a consume operation is.
+#[derive(Clone, Debug)]
+pub struct Position {
+    /// The name of the queue, with its project.
+    pub name: FullName,
+    /// The queue.
+    pub queue: QueueInfo,
+    /// The next offset in each partition.
+    pub next: Vec<(Partition, Offset)>,
 }
 
 impl<S: Store<Connections>> Core<S> {
@@ -62,7 +73,7 @@ impl<S: Store<Connections>> Core<S> {
         for id in self.connections.ids_within(from..end) {
             let Some(connection) = self.connections.get(id) else { continue };
             let state = self.describe(id, connection, is_secure(id));
-            positions += state.position.as_ref().map_or(0, |(_, _, of)| of.len());
+            positions += state.position.as_ref().map_or(0, |position| position.next.len());
             roster.connections.push(state);
             if positions >= POSITIONS_MAX && id.slot + 1 < slots {
                 roster.next = Some(id.slot + 1);
@@ -83,9 +94,10 @@ impl<S: Store<Connections>> Core<S> {
 
     fn describe(&self, id: ConnectionId, connection: &Connection, is_secure: bool) -> ConnectionState {
         let names = connection.front().and_then(Front::names);
-        let position = connection.front().and_then(Front::positions);
-        let position =
-            position.and_then(|(name, of)| self.catalogue.get(&name).map(|queue| (name, queue, of)));
+        let position = connection.front().and_then(Front::positions).and_then(|(name, next)| {
+            let queue = self.catalogue.get(&name)?;
+            Some(Position { name, queue, next })
+        });
         ConnectionState {
             id,
             peer: connection.peer(),
