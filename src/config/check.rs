@@ -185,6 +185,30 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    fn tokens_and_tls_of_a_control_port_need_a_tcp_address() {
+        let why = |listen: &str, change: fn(&mut control::Settings)| {
+            let listen = ControlListen::read(listen, &Kind::Text).unwrap();
+            let mut settings = control::Settings { listen, ..control::Settings::default() };
+            change(&mut settings);
+            check_control(&settings).map_err(|Unworkable(why)| why).err()
+        };
+        let tokens: fn(&mut control::Settings) = |s| s.tokens = Some("tokens".into());
+        for listen in ["off", "unix:/run/control.sock"] {
+            assert!(why(listen, tokens).unwrap().starts_with("control_tokens: not used"), "{listen}");
+            assert!(why(listen, |s| s.tls = true).unwrap().starts_with("control_tls: not used"), "{listen}");
+        }
+        assert_eq!(
+            (why("next", tokens), why("unix:/c,[::1]:1", tokens), why("off", |_| ())),
+            (None, None, None)
+        );
+        let config = ServerConfig {
+            control: control::Settings { tls: true, ..Default::default() },
+            ..Default::default()
+        };
+        assert!(check_tls(&config).unwrap_err().0.contains("control_tls needs at least one"));
+    }
+
+    #[test]
     fn the_defaults_work_and_errors_name_the_setting_and_its_limit() {
         assert_eq!(check_core(&core::Settings::default()), Ok(()));
         let broken = |change: fn(&mut core::Settings), says: &str| {
