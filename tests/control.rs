@@ -320,6 +320,8 @@ fn metrics_count_messages_operations_and_refusals() {
         ("millstream_proxy_headers_refused_total", 0),
         ("millstream_draining", 0),
         ("millstream_reloads_total", 0),
+        ("millstream_control_requests_refused_total", 0),
+        ("millstream_control_token_reloads_total", 0),
     ] {
         assert_eq!(server.metric(name), value, "{name}");
     }

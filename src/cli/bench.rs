@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
+use super::control::{AccessArgs, control_address};
 use super::output::Output;
 use super::result_file::OutFile;
 use super::tls::TlsArgs;
@@ -206,6 +207,8 @@ pub(super) struct Args {
     /// [default: the port after that of --url; off with wss://]
     #[arg(long)]
     control: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Name of the result in reports [default: the name of the system]
     #[arg(long)]
     name: Option<String>,
@@ -242,9 +245,9 @@ fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
 /// Returns the server's control port and what the server says about itself, if the port answers. Without it,
 /// the result has no stages.
 fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, InfoPage)>, Failure> {
-    let url = match args.control.as_deref() {
+    let address = match args.control.as_deref() {
         Some("off") => return Ok(None),
-        Some(url) => Address::parse(url, Scheme::Http)?.base(),
+        Some(url) => control_address(url)?,
         None if server.is_secure() => {
             say(format_args!(
                 "millstream: no histograms of the server; set --control to its control port, or to off"
@@ -254,10 +257,10 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, 
         None => {
             let Endpoint::Tcp { host, port } = server.endpoint() else { return Ok(None) };
             let Some(port) = port.checked_add(1) else { return Ok(None) };
-            format!("http://{host}:{port}")
+            control_address(&format!("http://{host}:{port}"))?
         }
     };
-    let control = ControlClient::new(&url, ANSWER_TIMEOUT);
+    let control = args.access.client(&address, ANSWER_TIMEOUT)?;
     Ok(match control.get("/info") {
         Ok(info) => Some((control, info)),
         Err(error) => {

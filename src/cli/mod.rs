@@ -4,7 +4,9 @@
 //! its own.
 
 mod bench;
+mod connections;
 mod consume;
+mod control;
 mod log;
 mod output;
 mod produce;
@@ -72,6 +74,8 @@ enum CliCommand {
     Queues(queues::ListArgs),
     /// Manage a queue: delete it
     Queue(queues::QueueArgs),
+    /// List or close the connections of a running server
+    Connections(connections::Args),
     /// Have a running server read its settings again
     Reload(reload::Args),
     /// Make tokens for clients
@@ -100,6 +104,7 @@ pub fn run() -> ExitCode {
         CliCommand::Consume(args) => consume::run(args),
         CliCommand::Queues(args) => queues::list(&args),
         CliCommand::Queue(args) => queues::run(&args),
+        CliCommand::Connections(args) => connections::run(&args),
         CliCommand::Reload(args) => reload::run(&args),
         CliCommand::Token(args) => token::run(&args),
         CliCommand::Log(args) => log::run(args),

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::control::{AccessArgs, control_address};
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
 use crate::base::clock::rfc3339;
 use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
-use crate::client::{Address, ControlClient, ControlError, Scheme};
+use crate::client::{ControlClient, ControlError};
 use crate::control::{DELETION_TIMEOUT, QueueLine};
 use crate::process::terminal::{escaped, say};
 use crate::store::log::inspect::{Contents, delete_queue};
@@ -31,9 +32,11 @@ struct Location {
     /// --control
     #[arg(long, default_value = "millstream-data", conflicts_with = "control")]
     data_dir: PathBuf,
-    /// Address of a running server's control port, such as http://127.0.0.1:9001
+    /// Address of a running server's control port, such as http://127.0.0.1:9001, or unix:/PATH
     #[arg(long)]
     control: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -102,13 +105,9 @@ fn when(unix: Option<UnixMillis>) -> String {
     unix.and_then(rfc3339).unwrap_or_else(|| "-".into())
 }
 
-fn client(control: &str) -> Result<ControlClient, Failure> {
-    Ok(ControlClient::new(&Address::parse(control, Scheme::Http)?.base(), ANSWER_TIMEOUT))
-}
-
 fn lines(place: &Location) -> Result<Vec<QueueLine>, Failure> {
     if let Some(control) = &place.control {
-        return Ok(client(control)?.get("/queues")?);
+        return Ok(place.access.client(&control_address(control)?, ANSWER_TIMEOUT)?.get("/queues")?);
     }
     let directory = Directory::open(&place.data_dir)?;
     let contents = Contents::read(&directory.files, &moment())?;
@@ -145,7 +144,10 @@ pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
     let parsed = Project::parse_stored(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));
     let name = parsed.map_err(|fault| Failure(fault.to_string()))?;
     let is_deleted = match &place.control {
-        Some(control) => delete_running(control, project, queue)?,
+        Some(control) => {
+            let client = place.access.client(&control_address(control)?, ANSWER_TIMEOUT)?;
+            delete_running(&client, project, queue)?
+        }
         None => delete_queue(&Directory::open(&place.data_dir)?.files, &name)?,
     };
     if is_deleted {
@@ -158,8 +160,8 @@ pub(super) fn run(args: &QueueArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(1))
 }
 
-fn delete_running(control: &str, project: &str, queue: &str) -> Result<bool, Failure> {
-    match client(control)?.delete(&format!("/queues/{project}/{queue}")) {
+fn delete_running(client: &ControlClient, project: &str, queue: &str) -> Result<bool, Failure> {
+    match client.delete(&format!("/queues/{project}/{queue}")) {
         Ok(()) => Ok(true),
         Err(ControlError::Refused { status, text, .. })
             if status.as_u16() == 404 && text.contains("no such queue") =>

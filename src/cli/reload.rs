@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::Failure;
+use super::control::ControlArgs;
 use super::output::{Output, write_json};
-use crate::client::{Address, ControlClient, ControlError, Scheme};
+use crate::client::ControlError;
 use crate::control::ReloadPage;
 use crate::process::terminal::{escaped, say};
 
@@ -24,7 +25,8 @@ SIGHUP does the same. The result is then in the server's log.
 
 Examples:
   millstream reload
-  millstream reload --control http://127.0.0.1:9001 --json
+  millstream reload --data-dir /var/lib/millstream
+  millstream reload --control unix:/run/millstream/control.sock --json
 
 Exit codes:
   0    reloaded, even if changed settings need a restart
@@ -32,17 +34,15 @@ Exit codes:
   2    the server cannot be asked
   141  standard output was closed")]
 pub(super) struct Args {
-    /// Address of the server's control port
-    #[arg(long, default_value = "http://127.0.0.1:9001")]
-    control: String,
+    #[command(flatten)]
+    control: ControlArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let address = Address::parse(&args.control, Scheme::Http)?;
-    let page: ReloadPage = match ControlClient::new(&address.base(), ANSWER_TIMEOUT).post("/reload") {
+    let page: ReloadPage = match args.control.client(ANSWER_TIMEOUT)?.post("/reload") {
         Ok(page) => page,
         Err(ControlError::Refused { status, text, .. }) if [422, 503].contains(&status.as_u16()) => {
             say(format_args!("millstream: {}", escaped(text.trim_end())));

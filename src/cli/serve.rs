@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +25,8 @@ use crate::base::setting::{Applies, Kind};
 use crate::config::load::{Loaded, load};
 use crate::config::table::{SETTINGS, default_file};
 use crate::config::{ServerConfig, memory};
-use crate::control::{ControlPort, Info, InfoPage, Reloads};
+use crate::control;
+use crate::control::{ControlPort, Info, InfoPage, Reloads, Subject, Tokens};
 use crate::latency::{Stage, Summary};
 use crate::process::inherited::Inherited;
 use crate::process::logging::LogFormat;
@@ -40,6 +41,9 @@ use crate::shard::{self, preflight, uring};
 use crate::store::log::Durability;
 use crate::store::{StoreKind, kafka};
 use crate::tls::files;
+
+/// The file of the control port's Unix socket in a data directory.
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
 
 /// How often the log reports lines that its flood limit held back.
 const TELL_FLOODS_EVERY: Duration = Duration::from_secs(1);
@@ -200,7 +204,8 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
                 say(format_args!("millstream: {warning}"));
             }
         }
-        if shard.tls_listen.is_some() {
+        Tokens::load(loaded.config.control.tokens.as_deref())?;
+        if loaded.config.speaks_tls() {
             for warning in files::load(&shard.tls)?.warnings {
                 say(format_args!("millstream: {warning}"));
             }
@@ -282,11 +287,43 @@ impl Args {
     }
 }
 
-fn bind_control(address: SocketAddr) -> Result<ControlPort, Failure> {
-    ControlPort::bind(address).map_err(|error| {
-        let cannot = format!("cannot serve the control port on {address}: {error}");
+/// Binds the control port, if the server has one. `passed` is a socket of the service manager.
+fn bind_control(
+    settings: &control::Settings,
+    addresses: Option<&Addresses>,
+    passed: Option<TcpListener>,
+) -> Result<Option<ControlPort>, Failure> {
+    let Some(addresses) = addresses else {
+        return match passed {
+            None => Ok(None),
+            Some(_) => Err(Failure(
+                "a socket named control was passed, but control_listen = off: stop and disable its socket unit \
+                 (millstream-control.socket), or set control_listen = next"
+                    .into(),
+            )),
+        };
+    };
+    let bound = ControlPort::bind(addresses, settings.unix_mode, passed).map_err(|error| {
+        let cannot = format!("cannot serve the control port on {error}");
         Failure(format!("{cannot}; set control_listen to a free address, or to off"))
-    })
+    })?;
+    Ok(Some(bound))
+}
+
+/// Lets the control port listen in the data directory, too, if it has no Unix socket. The server has locked the
+/// directory. Goes on without it if that is impossible: the file system may have no sockets, or the path is too long.
+fn add_control_socket(port: &mut ControlPort, data_dir: &Path, settings: &control::Settings) {
+    let path = data_dir.join(CONTROL_SOCKET);
+    if port.has_unix() {
+        return;
+    }
+    if let Err(error) = port.add_unix(&path, settings.unix_mode) {
+        tracing::warn!(
+            path = %path.display(),
+            %error,
+            "the control port has no socket in the data directory: set control_listen to name another one (unix:/PATH)"
+        );
+    }
 }
 
 /// Returns the environment variables that are valid UTF-8. All of the server's own variables are.
@@ -316,13 +353,8 @@ fn serve(
         Some(passed) => beside(&shard.listen, passed.address()?),
         None => shard.listen.clone(),
     };
-    let control_address = control.listen.address(listen.first_tcp());
-    let has_control = control_address.is_some();
-    if controlling.is_some() && !has_control {
-        let why = "a socket named control was passed, but control_listen = off: stop and disable its socket \
-                   unit (millstream-control.socket), or set control_listen = next";
-        return Err(Failure(why.into()));
-    }
+    let control_addresses = control.listen.addresses(listen.first_tcp());
+    let has_control = control_addresses.is_some();
     let connections_max = preflight::check(shard, has_control)?;
     if store.kind == StoreKind::Kafka {
         kafka::check(&store.kafka, &shard.kafka_bounds())?;
@@ -336,7 +368,8 @@ fn serve(
     if !heap::keep() {
         tracing::warn!("the C library's allocator cannot be tuned: large batches will use more CPU time");
     }
-    let tls = load_tls(shard, listening_secure.is_some())?;
+    let tls = load_tls(config, listening_secure.is_some())?;
+    let tokens = Tokens::load(control.tokens.as_deref())?;
     let is_set = loaded.origins.contains_key("listen");
     let mut listeners = listeners("listen", &shard.listen, is_set, listening, shard)
         .map_err(|error| Failure(format!("cannot serve on {error}")))?;
@@ -347,19 +380,21 @@ fn serve(
     }
     let acceptor = Acceptor::new(listeners)?.with_connections_max(connections_max);
     handling.listen(acceptor.clone());
-    let port = match controlling {
-        Some(socket) => Some(ControlPort::of(socket)?),
-        None => control_address.map(bind_control).transpose()?,
-    };
+    let mut port = bind_control(control, control_addresses.as_ref(), controlling)?;
     let cannot = |error: std::io::Error| Failure(format!("cannot serve on {listen}: {error}"));
     let server = Server::start(shard, acceptor, tls).map_err(cannot)?;
+    if let Some(port) = &mut port
+        && store.kind == StoreKind::Log
+    {
+        add_control_socket(port, &store.log.data_dir, control);
+    }
     drop(starting);
     let (reloads, requests) = Reloads::new();
     // Before the server reports that it serves, so that a signal from then on drains it.
     handling.serve(server.drain_handle(), server.board(), reloads.clone(), (&shard.core).into());
     tracing::info!(
         listen = %server.addresses(),
-        control = port.as_ref().map(|port| tracing::field::display(port.address())),
+        control = port.as_ref().map(|port| tracing::field::display(port.addresses())),
         tls_listen = shard.tls_listen.is_some().then(|| tracing::field::display(server.secure_addresses())),
         cores = ?shard.shard_cores(),
         store = StoreKind::name(store.kind),
@@ -376,13 +411,20 @@ fn serve(
         tracing::warn!("test_faults is on: any client can crash this server");
     }
     let info = Info::new(InfoPage::new(shard, config.open_settings()));
-    if let Some(port) = port {
-        let hosts = control.hosts.0.clone();
-        port.serve(server.probe(), server.board(), info.clone(), reloads.clone(), hosts)?;
-    }
+    let subject = || Subject {
+        probe: server.probe(),
+        board: server.board(),
+        info: info.clone(),
+        reloads: reloads.clone(),
+        tokens: tokens.clone(),
+        judge: server.judge(),
+    };
+    // The port answers until the process ends. Then nothing uses the files of its sockets.
+    let _files = port.map(|port| port.serve(subject(), control)).transpose()?;
     let (shards, handling) = (server.reload(), handling.clone());
-    let certificates = server.probe().certificates().cloned();
-    Reloader { args, running: loaded, has_control, shards, certificates, handling, info, reloads }
+    let (certificates, judge) = (server.probe().certificates().cloned(), server.judge());
+    let running = loaded;
+    Reloader { args, running, has_control, shards, certificates, judge, tokens, handling, info, reloads }
         .start(requests)?;
     manager::tell(&[Word::Ready, Word::Status("serving")]);
     service::watch(server.progress())?;
@@ -449,14 +491,14 @@ fn listeners(
 }
 
 /// Reads the certificates, if clients may speak TLS.
-fn load_tls(shard: &shard::Settings, is_passed: bool) -> Result<Option<files::Loaded>, Failure> {
-    if shard.tls_listen.is_none() {
-        return match is_passed {
-            false => Ok(None),
-            true => Err(Failure("a socket named tls_listen was passed: set tls_listen, too".into())),
-        };
+fn load_tls(config: &ServerConfig, is_passed: bool) -> Result<Option<files::Loaded>, Failure> {
+    if is_passed && config.shard.tls_listen.is_none() {
+        return Err(Failure("a socket named tls_listen was passed: set tls_listen, too".into()));
     }
-    let loaded = files::load(&shard.tls)?;
+    if !config.speaks_tls() {
+        return Ok(None);
+    }
+    let loaded = files::load(&config.shard.tls)?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(Some(loaded))
 }

@@ -1,7 +1,8 @@
 //! The address of a server: a parsed URL. Its host name is resolved at each connection.
 //!
 //! A Unix socket has no standard URL. `ws+unix:` and its path, then `:` and the path of the request if there is
-//! one, is the form of the JavaScript library `ws`.
+//! one, is the form of the JavaScript library `ws`. A control port at a Unix socket is `unix:` and its path, as in the
+//! setting `control_listen`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use super::error::ClientError;
 pub enum Scheme {
     /// WebSocket, over TCP (`ws`) or TLS (`wss`).
     Ws,
-    /// HTTP, for a control port. Without TLS.
+    /// HTTP, for a control port, over TCP (`http`) or TLS (`https`).
     Http,
 }
 
@@ -38,13 +39,16 @@ impl Scheme {
     fn description(self) -> &'static str {
         match self {
             Self::Ws => "a ws:// or wss:// address",
-            Self::Http => "an http:// address",
+            Self::Http => "an http:// or https:// address, nor unix:/PATH",
         }
     }
 }
 
 /// The scheme of a WebSocket server at a Unix socket.
 const UNIX_SCHEME: &str = "ws+unix:";
+
+/// The scheme of a control port at a Unix socket.
+const UNIX_CONTROL: &str = "unix:";
 
 /// The host in requests over a Unix socket.
 const UNIX_AUTHORITY: &str = "localhost";
@@ -84,16 +88,16 @@ impl Address {
             }
             return Self::parse_unix(&trimmed[UNIX_SCHEME.len()..]).map_err(bad);
         }
+        if scheme == Scheme::Http
+            && let Some(path) = trimmed.strip_prefix(UNIX_CONTROL)
+        {
+            return Self::parse_unix_control(path).map_err(bad);
+        }
         let (name, secure) = (scheme.name(), scheme.secure_name());
         let url = Url::parse(text).map_err(|error| {
             bad(&format!("{error}; write {name}://HOST:PORT/, an IPv6 address in brackets"))
         })?;
         let is_secure = url.scheme() == secure;
-        if is_secure && scheme == Scheme::Http {
-            return Err(bad(
-                "a control port does not speak TLS: use http://, or a proxy that terminates TLS",
-            ));
-        }
         // The URL parser treats `ws:host` and `ws:///host` like `ws://host`, so check the text.
         let rest = text.trim().get(url.scheme().len()..).and_then(|rest| rest.strip_prefix("://"));
         let (true, Some(rest)) = (is_secure || url.scheme() == name, rest) else {
@@ -154,6 +158,25 @@ impl Address {
         })
     }
 
+    /// Parses what follows `unix:`.
+    fn parse_unix_control(path: &str) -> Result<Self, &'static str> {
+        if !path.starts_with('/') {
+            return Err("write unix:/PATH with the absolute path of the socket");
+        }
+        Ok(Self::at_control_socket(Path::new(path)))
+    }
+
+    /// Returns the address of a control port at a Unix socket.
+    pub fn at_control_socket(path: &Path) -> Self {
+        Self {
+            scheme: Scheme::Http,
+            is_secure: false,
+            endpoint: Endpoint::Unix(path.to_owned()),
+            authority: UNIX_AUTHORITY.into(),
+            path: "/".into(),
+        }
+    }
+
     /// Returns whether connections use TLS.
     pub fn is_secure(&self) -> bool {
         self.is_secure
@@ -185,7 +208,8 @@ impl Address {
         &self.path
     }
 
-    /// Returns the URL of a control port without trailing slashes, so that a path can be appended.
+    /// Returns the URL of a control port without trailing slashes, so that a path can be appended. That of a Unix
+    /// socket names a host in its place.
     pub fn base(&self) -> String {
         let name = if self.is_secure { self.scheme.secure_name() } else { self.scheme.name() };
         format!("{name}://{}{}", self.authority, self.path.trim_end_matches('/'))
@@ -350,9 +374,12 @@ mod tests {
         let base = |text| Address::parse(text, Scheme::Http).map(|address| address.base());
         assert_eq!(base("http://127.0.0.1:9001/").unwrap(), "http://127.0.0.1:9001");
         assert_eq!(base("HTTP://[::1]:9001/behind/").unwrap(), "http://[::1]:9001/behind");
+        assert_eq!(base("https://h/").unwrap(), "https://h");
+        let unix = Address::parse("unix:/run/control.sock", Scheme::Http).unwrap();
+        assert_eq!(unix.endpoint, Endpoint::Unix("/run/control.sock".into()));
         for (text, words) in [
-            ("https://h/", "does not speak TLS"),
             ("127.0.0.1:9001", "http://"),
+            ("unix:control.sock", "absolute path"),
             ("http://h/?x", "query"),
             ("ws://h/", "http://"),
         ] {

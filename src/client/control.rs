@@ -1,12 +1,20 @@
-//! A client for a server's control port: JSON pages, deletions and reloads over HTTP. Its calls block the thread.
+//! A client for a server's control port: JSON pages, deletions and reloads over HTTP, to a TCP address with or without
+//! TLS, or to a Unix socket. Its calls block the thread.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::http::{Response, StatusCode};
-use ureq::{Agent, Body};
+use ureq::http::header::AUTHORIZATION;
+use ureq::http::{HeaderValue, Response, StatusCode};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, TcpConnector};
+use ureq::{Agent, Body, RequestBuilder};
 
+use super::address::{Address, Endpoint};
+use super::dial::{TlsConnector, UnixConnector};
+use super::error::ClientError;
+use super::trust::Trust;
 use crate::process::terminal::escaped;
 
 /// The longest accepted answer, in bytes. A latency histogram that uses every bucket takes about 400 KiB, and
@@ -17,7 +25,10 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct ControlClient {
     base: String,
+    /// The address, for errors.
+    shown: String,
     agent: Agent,
+    authorization: Option<HeaderValue>,
 }
 
 /// The reason why a request to a control port failed.
@@ -42,10 +53,18 @@ pub enum ControlError {
 }
 
 impl ControlClient {
-    /// Creates a client for the control port at the URL `base`, such as `http://127.0.0.1:9001`. A request
-    /// fails if its whole answer does not arrive within `timeout`.
-    pub fn new(base: &str, timeout: Duration) -> Self {
-        let agent = Agent::config_builder()
+    /// Creates a client for the control port at `address`, which must be one of [`Scheme::Http`](super::Scheme).
+    /// `trust` is for TLS. A request fails if its whole answer does not arrive within `timeout`.
+    pub fn new(address: &Address, trust: Option<Trust>, timeout: Duration) -> Self {
+        let (unix, base, shown) = match address.endpoint() {
+            // The host is not resolved: nothing connects to it.
+            Endpoint::Unix(path) => {
+                let shown = format!("unix:{}", path.display());
+                (Some(path.clone()), "http://127.0.0.1".into(), shown)
+            }
+            Endpoint::Tcp { .. } => (None, address.base(), address.base()),
+        };
+        let config = Agent::config_builder()
             // A control port is usually on this machine or network, so ignore `http_proxy`.
             .proxy(None)
             .timeout_global(Some(timeout))
@@ -53,15 +72,25 @@ impl ControlClient {
             .http_status_as_error(false)
             // The server closes idle connections, so a pooled one may be closed already.
             .max_idle_connections(0)
-            .build()
-            .into();
-        Self { base: base.trim_end_matches('/').to_owned(), agent }
+            .build();
+        let connector = UnixConnector(unix).chain(TcpConnector::default()).chain(TlsConnector(trust));
+        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        Self { base, shown, agent, authorization: None }
+    }
+
+    /// Sends this token with each request. Fails if it cannot be a part of a header.
+    pub fn with_token(self, token: &str) -> Result<Self, ClientError> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
+            ClientError::Address("the token for the control port has characters that no token has".into())
+        })?;
+        authorization.set_sensitive(true);
+        Ok(Self { authorization: Some(authorization), ..self })
     }
 
     /// Returns the JSON page at `path`.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
-        let url = self.url(path);
-        let answer = self.agent.get(&url).call();
+        let url = self.shown(path);
+        let answer = self.with_rights(self.agent.get(self.url(path))).call();
         let text = read(&url, answer, StatusCode::is_success)?;
         parse(url, &text)
     }
@@ -69,21 +98,32 @@ impl ControlClient {
     /// Deletes the resource at `path`. Any status except 204 is an error, because it means that the deletion
     /// is not complete.
     pub fn delete(&self, path: &str) -> Result<(), ControlError> {
-        let url = self.url(path);
-        let answer = self.agent.delete(&url).call();
+        let url = self.shown(path);
+        let answer = self.with_rights(self.agent.delete(self.url(path))).call();
         read(&url, answer, |status| *status == StatusCode::NO_CONTENT).map(drop)
     }
 
     /// Posts an empty request to `path`, and returns the JSON page of the answer.
     pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
-        let url = self.url(path);
-        let answer = self.agent.post(&url).send_empty();
+        let url = self.shown(path);
+        let answer = self.with_rights(self.agent.post(self.url(path))).send_empty();
         let text = read(&url, answer, StatusCode::is_success)?;
         parse(url, &text)
     }
 
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+
+    fn shown(&self, path: &str) -> String {
+        format!("{}{path}", self.shown)
+    }
+
+    fn with_rights<Any>(&self, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
     }
 }
 
@@ -100,7 +140,13 @@ fn read(
     answer: Result<Response<Body>, ureq::Error>,
     is_expected: impl FnOnce(&StatusCode) -> bool,
 ) -> Result<String, ControlError> {
-    let failed = |error: ureq::Error| ControlError::Failed { url: url.to_owned(), why: error.to_string() };
+    let failed = |error: ureq::Error| {
+        let why = match error {
+            ureq::Error::Other(why) => why.to_string(),
+            error => error.to_string(),
+        };
+        ControlError::Failed { url: url.to_owned(), why }
+    };
     let mut answer = answer.map_err(failed)?;
     let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().map_err(failed)?;
     let status = answer.status();
@@ -127,6 +173,7 @@ impl std::error::Error for ControlError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Scheme;
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread::JoinHandle;
@@ -134,10 +181,9 @@ mod tests {
     /// Starts a server that gives one answer, and returns a client for it. The thread returns the request.
     fn server(answer: Vec<u8>) -> (ControlClient, JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = ControlClient::new(
-            &format!("http://{}/", listener.local_addr().unwrap()),
-            Duration::from_secs(10),
-        );
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let address = Address::parse(&url, Scheme::Http).unwrap();
+        let client = ControlClient::new(&address, None, Duration::from_secs(10));
         let thread = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = vec![0; 4_096];

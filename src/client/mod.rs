@@ -27,6 +27,7 @@ mod address;
 mod connection;
 mod consume;
 mod control;
+mod dial;
 mod driver;
 mod end;
 mod error;

@@ -2,11 +2,11 @@
 
 use super::ServerConfig;
 use crate::base::limits::{INITIAL_CREDIT, PARTITIONS_MAX};
-use crate::base::setting::Unworkable;
-use crate::control::ControlListen;
+use crate::base::setting::{Kind, Unworkable, Value};
+use crate::control::{self, ControlListen};
 use crate::operation;
+use crate::shard::core;
 use crate::shard::cores::check_cores;
-use crate::shard::{self, core};
 use crate::store::StoreKind;
 use crate::store::log::{BLOCK, stored_bytes_max};
 use crate::store::memory::WhenFull;
@@ -89,19 +89,39 @@ fn check_core(settings: &core::Settings) -> Result<(), Unworkable> {
     ])
 }
 
-fn check_tls(settings: &shard::Settings) -> Result<(), Unworkable> {
-    settings.tls.check()?;
-    let (listens, has_certificates) =
-        (settings.tls_listen.is_some(), !settings.tls.certificates.0.is_empty());
+fn check_tls(config: &ServerConfig) -> Result<(), Unworkable> {
+    let shard = &config.shard;
+    shard.tls.check()?;
+    let (listens, has_certificates) = (config.speaks_tls(), !shard.tls.certificates.0.is_empty());
+    let needs = if shard.tls_listen.is_some() { "tls_listen" } else { "control_tls" };
     first_broken([
         (
             listens && !has_certificates,
-            "tls_certificates: empty; tls_listen needs at least one CERTIFICATE:KEY".into(),
+            format!("tls_certificates: empty; {needs} needs at least one CERTIFICATE:KEY"),
         ),
         (
             !listens && has_certificates,
             "tls_listen: not set, so tls_certificates would not be used; set an address like 0.0.0.0:9443"
                 .into(),
+        ),
+    ])
+}
+
+fn check_control(settings: &control::Settings) -> Result<(), Unworkable> {
+    let has_tcp = match &settings.listen {
+        ControlListen::Next => true,
+        ControlListen::At(addresses) => addresses.first_tcp().is_some(),
+        ControlListen::Off => false,
+    };
+    let shown = settings.listen.show(&Kind::Text);
+    first_broken([
+        (
+            !has_tcp && settings.tls,
+            format!("control_tls: not used, because control_listen = {shown} has no TCP address"),
+        ),
+        (
+            !has_tcp && settings.tokens.is_some(),
+            format!("control_tokens: not used, because control_listen = {shown} has no TCP address"),
         ),
     ])
 }
@@ -112,7 +132,8 @@ impl ServerConfig {
         let (shard, store) = (&self.shard, &self.shard.store);
         check_core(&shard.core)?;
         check_cores(&shard.cores.0)?;
-        check_tls(shard)?;
+        check_tls(self)?;
+        check_control(&self.control)?;
         shard.auth.check()?;
         let shards = shard.shard_cores().len();
         // A store that drops its oldest messages never refuses a batch, so it must have room for the largest
@@ -162,6 +183,30 @@ impl ServerConfig {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn tokens_and_tls_of_a_control_port_need_a_tcp_address() {
+        let why = |listen: &str, change: fn(&mut control::Settings)| {
+            let listen = ControlListen::read(listen, &Kind::Text).unwrap();
+            let mut settings = control::Settings { listen, ..control::Settings::default() };
+            change(&mut settings);
+            check_control(&settings).map_err(|Unworkable(why)| why).err()
+        };
+        let tokens: fn(&mut control::Settings) = |s| s.tokens = Some("tokens".into());
+        for listen in ["off", "unix:/run/control.sock"] {
+            assert!(why(listen, tokens).unwrap().starts_with("control_tokens: not used"), "{listen}");
+            assert!(why(listen, |s| s.tls = true).unwrap().starts_with("control_tls: not used"), "{listen}");
+        }
+        assert_eq!(
+            (why("next", tokens), why("unix:/c,[::1]:1", tokens), why("off", |_| ())),
+            (None, None, None)
+        );
+        let config = ServerConfig {
+            control: control::Settings { tls: true, ..Default::default() },
+            ..Default::default()
+        };
+        assert!(check_tls(&config).unwrap_err().0.contains("control_tls needs at least one"));
+    }
 
     #[test]
     fn the_defaults_work_and_errors_name_the_setting_and_its_limit() {

@@ -16,6 +16,9 @@ use crate::base::setting::{PREFIX, Unworkable};
 /// `MILLSTREAM_CONFIG` without its prefix. It names the file and is not a setting.
 const FILE: &str = "config";
 
+/// `MILLSTREAM_CONTROL_TOKEN` without its prefix. It is for clients of the control port, and not a setting.
+const CONTROL_TOKEN: &str = "control_token";
+
 /// A configuration, and where each of its values came from.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -55,7 +58,7 @@ pub fn load(
     let variables = of_environment.collect().map_err(|error| Unworkable(error.to_string()))?;
     let is_ours = |key: &str, value: &Value| {
         let is_link = || is_service_link(key, &value.clone().into_string().unwrap_or_default());
-        key != FILE && (Entry::find(key).is_some() || !is_link())
+        key != FILE && key != CONTROL_TOKEN && (Entry::find(key).is_some() || !is_link())
     };
     let variables = variables.into_iter().filter(|(key, value)| is_ours(key, value));
     let named = |(key, value): (String, Value)| {
@@ -223,6 +226,7 @@ mod tests {
             ("MILLSTREAM_PARTITIONS", "3"),
             ("MILLSTREAM_PRODUCE_WINDOW", "300"),
             ("MILLSTREAM_PORT_9000_TCP", "tcp://10.0.0.1:9000"),
+            ("MILLSTREAM_CONTROL_TOKEN", "of the operator's shell"),
             ("OTHER", "x"),
         ]);
         let flags = strings(&[("partitions", "4")]);

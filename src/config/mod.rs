@@ -36,6 +36,11 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// Returns whether the server uses `tls_certificates`.
+    pub fn speaks_tls(&self) -> bool {
+        self.shard.tls_listen.is_some() || self.control.tls
+    }
+
     /// Returns a copy in which secrets are masked, fit to be shown.
     pub fn without_secrets(&self) -> Self {
         let mut shown = self.clone();

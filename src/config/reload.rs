@@ -63,7 +63,7 @@ impl Plan {
 
 fn needs_restart(entry: &Entry, running: &ServerConfig, loaded: &ServerConfig) -> bool {
     // Without `tls_listen` the others are refused, and with it they are needed.
-    let adds_or_removes_tls = running.shard.tls_listen.is_some() != loaded.shard.tls_listen.is_some();
+    let adds_or_removes_tls = running.speaks_tls() != loaded.speaks_tls();
     if adds_or_removes_tls && entry.about.key.starts_with(TLS) {
         return true;
     }

@@ -1,13 +1,48 @@
 //! Warnings about combinations of settings that work, but can surprise. The server logs them at start.
 
+use std::net::SocketAddr;
+
 use super::ServerConfig;
+use crate::control::ControlListen;
+use crate::shard::address::Address;
 use crate::store::StoreKind;
 use crate::store::memory::WhenFull;
 
 impl ServerConfig {
     /// Returns the warnings to log when the server starts.
     pub fn warnings(&self) -> Vec<String> {
-        [self.drops_of_others(), self.trusts_everyone()].into_iter().flatten().collect()
+        [self.drops_of_others(), self.trusts_everyone(), self.shows_tokens(), self.is_read_by_everyone()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Returns an address of the control port that is not on this machine alone.
+    fn open_control_address(&self) -> Option<SocketAddr> {
+        let ControlListen::At(addresses) = &self.control.listen else { return None };
+        addresses.iter().filter_map(Address::tcp).find(|address| !address.ip().to_canonical().is_loopback())
+    }
+
+    /// Warns that tokens of the control port cross the network in the clear.
+    fn shows_tokens(&self) -> Option<String> {
+        let address = self.open_control_address()?;
+        (self.control.tokens.is_some() && !self.control.tls).then(|| {
+            format!(
+                "control_listen = {address} without control_tls: whoever reads the network can take the tokens of \
+                 control_tokens"
+            )
+        })
+    }
+
+    /// Warns that everyone who reaches the control port can read what it shows, although clients authenticate.
+    fn is_read_by_everyone(&self) -> Option<String> {
+        let address = self.open_control_address()?;
+        (self.control.tokens.is_none() && self.shard.auth.is_on()).then(|| {
+            format!(
+                "control_listen = {address} without control_tokens: whoever reaches it can read the names of queues \
+                 and who is connected, although auth is on"
+            )
+        })
     }
 
     /// Warns that every client may send a PROXY header.
@@ -95,6 +130,28 @@ mod tests {
         };
         assert!(warnings("10.0.0.0/8,unix").is_empty());
         assert!(warnings("10.0.0.0/8,0.0.0.0/0")[0].contains("proxy_from contains 0.0.0.0/0"));
+    }
+
+    #[test]
+    fn a_control_port_that_others_reach_gets_a_warning() {
+        use crate::auth::ProviderKind;
+        use crate::base::setting::{Kind, Value};
+        let warnings = |address: &str, tokens: bool, tls: bool, auth: bool| {
+            let listen = ControlListen::read(address, &Kind::Text).unwrap();
+            let config = |c: &mut ServerConfig| {
+                (c.control.listen, c.control.tls) = (listen, tls);
+                c.control.tokens = tokens.then(|| "tokens".into());
+                if auth {
+                    c.shard.auth.providers.0.push(ProviderKind::Static);
+                }
+            };
+            self::config(config).warnings()
+        };
+        assert!(warnings("0.0.0.0:9001", true, false, true)[0].contains("can take the tokens"));
+        assert!(warnings("0.0.0.0:9001", false, true, true)[0].contains("who is connected"));
+        assert!(warnings("0.0.0.0:9001", true, true, true).is_empty());
+        assert!(warnings("0.0.0.0:9001", false, false, false).is_empty());
+        assert!(warnings("127.0.0.1:9001,[::1]:9001,unix:/c", true, false, true).is_empty());
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -169,13 +168,13 @@ impl Drop for Watching {
 
 /// The socket of a connection. Records since when it has accepted no bytes.
 #[derive(Debug)]
-pub(super) struct Watched {
-    socket: TcpStream,
+pub(super) struct Watched<S> {
+    socket: S,
     connection: Arc<Connection>,
 }
 
-impl Watched {
-    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
+impl<S> Watched<S> {
+    pub(super) fn new(socket: S, connection: Arc<Connection>) -> Self {
         Self { socket, connection }
     }
 
@@ -192,7 +191,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -202,7 +201,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -3,9 +3,13 @@
 //! The number of label values is bounded: a shard's number, a status code, a few words, but never a project,
 //! a queue or a client.
 
+mod auth;
+
 use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use super::gate::REFUSALS;
 use super::latency;
+use crate::auth::Snapshot;
 use crate::latency::Recorder;
 use crate::shard::certificates::CertificatesStatus;
 use crate::shard::core::ShardSnapshot;
@@ -13,10 +17,23 @@ use crate::tls::{Failure, SUITES};
 
 /// The statuses of refused handshakes that have a series from the start, because a rate needs a first value.
 /// Other statuses get a series with their first refusal.
-const HANDSHAKE_REFUSALS: [u16; 9] = [400, 403, 404, 408, 426, 429, 431, 500, 503];
+const HANDSHAKE_REFUSALS: [u16; 10] = [400, 401, 403, 404, 408, 426, 429, 431, 500, 503];
 
 /// The labels `shard` and `status` of refusals by the acceptor, before any shard gets the connection.
 const BY_ACCEPTOR: [&str; 2] = ["acceptor", "503"];
+
+/// What the control port has counted itself.
+pub(super) struct Own {
+    /// Reloads of the settings that were applied and that failed, and when the settings were last read, in seconds
+    /// since 1970.
+    pub(super) reloads: (u64, u64, u64),
+    /// Reloads of the tokens that were applied and that failed.
+    pub(super) tokens: (u64, u64),
+    /// Refused requests, by the statuses of [`REFUSALS`].
+    pub(super) refused: [u64; 2],
+    /// What the judge of clients has done, if they must authenticate.
+    pub(super) judge: Option<Snapshot>,
+}
 
 /// The metric families of one scrape.
 struct Families {
@@ -48,14 +65,13 @@ fn signed(value: impl TryInto<i64>) -> i64 {
 }
 
 /// Creates the page. `stalls_of` returns how often the monitor saw a shard stall. `refused_by_acceptor` is
-/// the number of connections that the acceptor refused. Then come the counts of reloads: applied, failed, and
-/// when the settings were last read, in seconds since 1970.
+/// the number of connections that the acceptor refused.
 pub(super) fn encode(
     shards: &[ShardSnapshot],
     stalls_of: impl Fn(usize) -> u64,
     refused_by_acceptor: u64,
     is_draining: bool,
-    (reloaded, reload_failed, last_reloaded): (u64, u64, u64),
+    own: &Own,
     certificates: Option<CertificatesStatus>,
     latency: &Recorder,
 ) -> prometheus::Result<String> {
@@ -66,6 +82,7 @@ pub(super) fn encode(
     let draining = IntGauge::new("millstream_draining", "1 while the server drains, else 0")?;
     f.registry.register(Box::new(draining.clone()))?;
     draining.set(i64::from(is_draining));
+    let (reloaded, reload_failed, last_reloaded) = own.reloads;
     let reloads = f.counter("millstream_reloads_total", "Reloads of the settings, by result", &["result"])?;
     reloads.with_label_values(&["applied"]).inc_by(reloaded);
     reloads.with_label_values(&["failed"]).inc_by(reload_failed);
@@ -75,6 +92,10 @@ pub(super) fn encode(
     )?;
     f.registry.register(Box::new(last_reload.clone()))?;
     last_reload.set(i64::try_from(last_reloaded).unwrap_or(i64::MAX));
+    add_own(f, own)?;
+    if let Some(judge) = &own.judge {
+        auth::add(f, shards, judge)?;
+    }
     let connections = f.gauge("millstream_connections", "Connections open now", shard)?;
     let accepted = f.counter("millstream_connections_accepted_total", "Connections accepted", shard)?;
     let evicted = f.counter(
@@ -207,6 +228,27 @@ pub(super) fn encode(
     let mut all = families.registry.gather();
     all.extend(latency::families(latency));
     TextEncoder::new().encode_to_string(&all)
+}
+
+/// Adds the metrics of the control port itself.
+fn add_own(f: &Families, own: &Own) -> prometheus::Result<()> {
+    let refused = f.counter(
+        "millstream_control_requests_refused_total",
+        "Requests to the control port that lacked a right, by HTTP status",
+        &["status"],
+    )?;
+    for (status, count) in REFUSALS.iter().zip(own.refused) {
+        refused.with_label_values(&[status.as_str()]).inc_by(count);
+    }
+    let tokens = f.counter(
+        "millstream_control_token_reloads_total",
+        "Times that the file control_tokens was read again, by result",
+        &["result"],
+    )?;
+    let (applied, failed) = own.tokens;
+    tokens.with_label_values(&["applied"]).inc_by(applied);
+    tokens.with_label_values(&["failed"]).inc_by(failed);
+    Ok(())
 }
 
 /// Adds the metrics of TLS. Those of certificates exist only if the server has a port for TLS.

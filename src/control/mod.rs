@@ -1,4 +1,4 @@
-//! The control port: health, metrics and queues over HTTP, on its own thread.
+//! The control port: health, metrics, queues and connections over HTTP, on its own thread.
 //!
 //! It asks the shards by deliveries, which they answer between two turns, and touches nothing that they own. So
 //! it is never on the data path.
@@ -10,6 +10,8 @@
 //! | `/readyz` | the same, and 503 once the server drains or is about to, and must get no new clients |
 //! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
 //! | `DELETE /queues/PROJECT/QUEUE` | deletes a queue: 204, 202 while a shard may still serve it, or 404 if it does not exist |
+//! | `/connections` | who is connected, as JSON, in pages |
+//! | `DELETE /connections/ID` | closes a connection: 204, or 404 if it has ended |
 //! | `POST /reload` | reads the settings again: 200 with what changed, 422 if they are wrong, or 503 |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
 //! | `/info` | version, store and settings, as JSON |
@@ -17,15 +19,20 @@
 //!
 //! | file | one concept |
 //! | --- | --- |
+//! | `sockets` | the TCP and Unix sockets that it listens on |
 //! | `serving` | accepts connections and serves HTTP on them |
 //! | `connections` | limits how long each may take, and evicts one when there are too many |
 //! | `guard` | refuses requests that a web page from another site may have caused |
+//! | `right`, `gate`, `tokens` | who may read and who may change; the tokens of requests over TCP |
 //! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
-//! | `settings` | the address, and the host names that it accepts |
-//! | here | health and readiness, and the list of all pages |
+//! | `settings` | the addresses, and the host names that it accepts |
+//! | `routes` | the list of all pages, and the right that each needs |
+//! | here | health and readiness |
 //! | the others | one page each |
 
+mod clients;
 mod connections;
+mod gate;
 mod guard;
 mod info;
 mod latency;
@@ -35,35 +42,46 @@ mod paced;
 mod pages;
 mod queues;
 mod reload;
+mod right;
+mod routes;
 mod serving;
 mod settings;
+mod sockets;
+mod tokens;
 
+pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
 pub use queues::{DELETION_TIMEOUT, QueueLine};
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
+pub use right::Right;
+pub use routes::routes;
 pub use settings::{ControlListen, Hosts, Settings};
+pub use tokens::{ReadTokens, Tokens};
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use socket2::SockRef;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use self::connections::Connections;
+use self::gate::Gate;
 use self::guard::Guard;
 use self::live::Looked;
 use self::pages::{Page, Pages, Unmade};
+use self::serving::Shared;
+use self::sockets::{Listening, Sockets};
+use crate::auth::Judge;
 use crate::process::AbortOnPanic;
 use crate::shard::Board;
+use crate::shard::address::{Address, Addresses, FileMode};
 use crate::shard::probe::Probe;
 
 /// The time that a shard has to answer.
@@ -72,12 +90,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before asking a shard again whose inbox is full.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// The size of the socket's send buffer, in bytes (the kernel doubles it). With a larger buffer, a
-/// client that reads nothing would seem to read.
-const SEND_BUFFER_BYTES: usize = 256 << 10;
-
 /// The most queues that are deleted at the same time. Each one is an entry in the tables of its home.
 const DELETIONS_MAX: usize = 2;
+
+/// The most requests that list connections at the same time. Each asks every shard several times.
+const LISTINGS_MAX: usize = 2;
 
 /// The state that the request handlers share.
 #[derive(Clone, Debug)]
@@ -86,87 +103,109 @@ struct Control {
     board: Board,
     info: Info,
     reloads: Reloads,
+    gate: Gate,
+    judge: Option<Judge>,
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
     /// A deletion holds one of the [`DELETIONS_MAX`] permits.
     deletions: Arc<Semaphore>,
+    /// A listing of connections holds one of the [`LISTINGS_MAX`] permits.
+    listings: Arc<Semaphore>,
 }
 
 /// A control port that is bound but does not serve yet.
 #[derive(Debug)]
-pub struct ControlPort {
-    listener: TcpListener,
-    address: SocketAddr,
+pub struct ControlPort(Vec<Listening>);
+
+/// What a control port shows and changes.
+#[derive(Debug)]
+pub struct Subject {
+    /// The shards.
+    pub probe: Probe,
+    /// Their histograms.
+    pub board: Board,
+    /// The server and its settings.
+    pub info: Info,
+    /// Reads the settings again.
+    pub reloads: Reloads,
+    /// The tokens that requests over TCP need, if any.
+    pub tokens: Tokens,
+    /// Decides who clients are, if they must authenticate.
+    pub judge: Option<Judge>,
+}
+
+/// The files of a control port's Unix sockets. Dropping this removes them.
+#[derive(Debug)]
+pub struct SocketFiles(Sockets);
+
+impl Drop for SocketFiles {
+    fn drop(&mut self) {
+        self.0.remove_files();
+    }
 }
 
 impl ControlPort {
-    /// Binds the port. Called before anything else starts, so that an occupied port fails the start early.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        Self::of(TcpListener::bind(address)?)
+    /// Binds to all addresses. `passed` is a socket that listens already, in place of the TCP addresses. Called before
+    /// anything else starts, so that an occupied port fails the start early. The error names the address.
+    pub fn bind(addresses: &Addresses, mode: FileMode, passed: Option<TcpListener>) -> io::Result<Self> {
+        let Some(passed) = passed else { return Ok(Self(Listening::bind(addresses, mode)?)) };
+        let unix: Addresses = addresses.iter().filter(|one| one.tcp().is_none()).cloned().collect();
+        let mut all = vec![Listening::inherited(passed)?];
+        all.extend(Listening::bind(&unix, mode)?);
+        Ok(Self(all))
     }
 
-    /// Takes over a socket that listens already.
-    pub fn of(listener: TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        // Accepted connections inherit it.
-        SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER_BYTES)?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+    /// Binds to a Unix socket, too. Its directory must be locked by this process.
+    pub fn add_unix(&mut self, path: &Path, mode: FileMode) -> io::Result<()> {
+        self.0.push(Listening::bind_in_own_directory(path, mode)?);
+        Ok(())
     }
 
-    /// Returns the bound address, which tells the port if the system chose it.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Returns the bound addresses, which tell the ports that the system chose.
+    pub fn addresses(&self) -> Addresses {
+        self.0.iter().map(|one| one.address().clone()).collect()
     }
 
-    /// Serves until the process ends. `hosts` are the names, in lower case, that it accepts in addition to IP
-    /// addresses and `localhost`.
-    pub fn serve(
-        self,
-        probe: Probe,
-        board: Board,
-        info: Info,
-        reloads: Reloads,
-        hosts: Vec<String>,
-    ) -> io::Result<()> {
+    /// Returns whether it has a Unix socket.
+    pub fn has_unix(&self) -> bool {
+        self.0.iter().any(|one| matches!(one.address(), Address::Unix(_)))
+    }
+
+    /// Serves until the process ends. Returns the files to remove then.
+    pub fn serve(self, subject: Subject, settings: &Settings) -> io::Result<SocketFiles> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let Subject { probe, board, info, reloads, tokens, judge } = subject;
+        let certificates = settings.tls.then(|| probe.certificates().cloned()).flatten();
         let connections = Connections::default();
         let control = Control {
             probe,
             board,
             info,
             reloads,
+            gate: Gate::new(tokens.clone(), judge.is_some()),
+            judge,
             pages: Arc::new(Pages::new()),
             looked: Arc::default(),
             connections: connections.clone(),
             deletions: Arc::new(Semaphore::new(DELETIONS_MAX)),
+            listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
         };
-        let router = Router::new()
-            .route("/", get(live::page))
-            .route("/live", get(live::events))
-            .route("/healthz", get(healthz))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(metrics))
-            .route("/latency", get(latency::page))
-            .route("/info", get(info::page))
-            .route("/reload", post(reload::reload))
-            .route("/queues", get(queues::list))
-            .route("/queues/{project}/{queue}", delete(queues::delete))
-            .with_state(control);
-        let listener = self.listener;
+        let guard = Arc::new(Guard::new(settings.hosts.0.clone()));
+        let shared = Shared { router: routes::router(control), guard, connections, certificates };
+        let sockets = Sockets::new(self.0);
+        let files = SocketFiles(sockets.clone());
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let _guard = AbortOnPanic;
             let served = runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                serving::serve(listener, router, Guard::new(hosts), connections).await;
-                io::Result::Ok(())
+                tokio::spawn(tokens.watch());
+                serving::serve(sockets, shared).await
             });
             if let Err(error) = served {
                 tracing::error!(%error, "control port stopped serving");
             }
         })?;
-        Ok(())
+        Ok(files)
     }
 }
 
@@ -245,7 +284,13 @@ async fn make_metrics(control: &Control) -> Page {
     let reloads = control.reloads.counts();
     let certificates = probe.certificates().map(|certificates| certificates.status());
     let draining = probe.is_draining();
-    let text = metrics::encode(&snapshots, stalls_of, refused, draining, reloads, certificates, &total);
+    let own = metrics::Own {
+        reloads,
+        tokens: control.gate.tokens().counts(),
+        refused: control.gate.refused(),
+        judge: control.judge.as_ref().map(Judge::snapshot),
+    };
+    let text = metrics::encode(&snapshots, stalls_of, refused, draining, &own, certificates, &total);
     text.map(Into::into).map_err(|error| Unmade::Failed(error.to_string()))
 }
 

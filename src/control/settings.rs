@@ -1,29 +1,31 @@
-//! The address of the control port, and the host names that it accepts.
+//! The addresses of the control port, who may use it, and the host names that it accepts.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use crate::base::setting::{Kind, Value, parse, settings};
+use crate::base::setting::{Kind, Value, settings};
+use crate::shard::address::{Addresses, FileMode};
 
 /// The port of a control port `next` if `listen` has only Unix sockets.
 const PORT_BESIDE_UNIX: u16 = 9001;
 
-/// The address of the control port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The addresses of the control port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ControlListen {
     /// The port after the first one of `listen`, on 127.0.0.1. Any free port if that one is 0. Port 9001 if
     /// `listen` has only Unix sockets.
     #[default]
     Next,
-    /// The control port listens on this address.
-    At(SocketAddr),
+    /// The control port listens on these addresses.
+    At(Addresses),
     /// The server has no control port.
     Off,
 }
 
 impl ControlListen {
-    /// Returns the address for a server whose first TCP address is `listen`, or `None` if there is no control
+    /// Returns the addresses for a server whose first TCP address is `listen`, or `None` if there is no control
     /// port.
-    pub fn address(self, listen: Option<SocketAddr>) -> Option<SocketAddr> {
+    pub fn addresses(&self, listen: Option<SocketAddr>) -> Option<Addresses> {
         match self {
             Self::Next => {
                 let port = match listen.map(|listen| listen.port()) {
@@ -31,9 +33,9 @@ impl ControlListen {
                     Some(0) => Some(0),
                     Some(port) => port.checked_add(1),
                 };
-                port.map(|port| ([127, 0, 0, 1], port).into())
+                port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)).into())
             }
-            Self::At(address) => Some(address),
+            Self::At(addresses) => Some(addresses.clone()),
             Self::Off => None,
         }
     }
@@ -44,14 +46,16 @@ impl Value for ControlListen {
         match text {
             "next" => Ok(Self::Next),
             "off" => Ok(Self::Off),
-            _ => parse(text, "next, off, or an address and a port").map(Self::At),
+            _ => Addresses::read(text, &Kind::Text)
+                .map(Self::At)
+                .map_err(|why| format!("{why}; or write next or off")),
         }
     }
 
     fn show(&self, _: &Kind) -> String {
         match self {
             Self::Next => "next".into(),
-            Self::At(address) => address.to_string(),
+            Self::At(addresses) => addresses.to_string(),
             Self::Off => "off".into(),
         }
     }
@@ -88,12 +92,24 @@ settings! {
     #[derive(Clone, Debug)]
     pub struct Settings {
         in Listen, AtStart:
-        /// Address and port of the control port (health and metrics); next: 127.0.0.1 and the port after the
-        /// first of listen (9001 if listen has only Unix sockets); off: none
+        /// Comma-separated addresses of the control port (health, metrics, deletions), each an address and a port,
+        /// or unix: and the path of a Unix socket; next: 127.0.0.1 and the port after the first of listen (9001
+        /// if listen has only Unix sockets); off: none; without a Unix socket in the list, a server with the
+        /// embedded log adds control.sock in data_dir
         listen: ControlListen = ControlListen::default(), "control_listen", Text;
+        /// Permissions of the Unix sockets of the control port, in octal: who may read and change
+        unix_mode: FileMode = FileMode(0o660), "control_unix_mode", Text;
+        /// Whether the TCP addresses of the control port speak TLS, with tls_certificates; clients need no
+        /// certificate
+        tls: bool = false, "control_tls", Flag;
         /// Comma-separated host names that the control port accepts in addition to localhost and IP
         /// addresses, without ports; requests for other names get 421
         hosts: Hosts = Hosts::default(), "control_hosts", Text;
+
+        in Listen, OnReload:
+        /// File of the tokens that requests over TCP to the control port need, except /healthz and /readyz; each
+        /// line: NAME sha256:DIGEST and read or change; read again when it changes
+        tokens: Option<PathBuf> = None, "control_tokens", Text;
     }
 }
 
@@ -112,10 +128,19 @@ mod tests {
 
     #[test]
     fn the_next_port_is_on_the_loopback_interface() {
-        let next = |port: u16| ControlListen::Next.address(Some(([10, 0, 0, 1], port).into()));
-        assert_eq!(next(9000), Some(([127, 0, 0, 1], 9001).into()));
-        assert_eq!(next(0), Some(([127, 0, 0, 1], 0).into()));
+        let shown = |addresses: Option<Addresses>| addresses.map(|addresses| addresses.to_string());
+        let next = |port: u16| shown(ControlListen::Next.addresses(Some(([10, 0, 0, 1], port).into())));
+        assert_eq!(next(9000).as_deref(), Some("127.0.0.1:9001"));
+        assert_eq!(next(0).as_deref(), Some("127.0.0.1:0"));
         assert_eq!(next(u16::MAX), None);
-        assert_eq!(ControlListen::Next.address(None), Some(([127, 0, 0, 1], 9001).into()));
+        assert_eq!(shown(ControlListen::Next.addresses(None)).as_deref(), Some("127.0.0.1:9001"));
+    }
+
+    #[test]
+    fn several_addresses_may_be_listed() {
+        let read = |text| ControlListen::read(text, &Kind::Text);
+        let listed = "0.0.0.0:9001,unix:/run/control.sock";
+        assert_eq!(read(listed).unwrap().show(&Kind::Text), listed);
+        assert!(read("nowhere").unwrap_err().contains("or write next or off"));
     }
 }

@@ -70,6 +70,8 @@ pub struct Read {
 #[derive(Debug)]
 struct State {
     settings: Settings,
+    /// What the shards use, or will use.
+    current: Arc<Config>,
     /// The fingerprint of the files at the last reload, whether they worked or not. `None` if they must be read
     /// again.
     seen: Option<u64>,
@@ -101,6 +103,7 @@ impl Certificates {
     fn new(settings: &Settings, loaded: &Loaded, shards: Vec<Sender<Delivery>>) -> Self {
         let state = State {
             settings: settings.clone(),
+            current: Arc::clone(&loaded.config),
             seen: Some(loaded.fingerprint),
             reads: 0,
             applied: 0,
@@ -149,6 +152,11 @@ impl Certificates {
         }
     }
 
+    /// Returns the configuration that was read last.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.state().current)
+    }
+
     /// Ends the thread.
     pub(super) fn stop(&self) {
         self.0.is_stopped.store(true, Ordering::Relaxed);
@@ -170,6 +178,7 @@ impl Certificates {
         self.0.crls_due.store(config.crls_due().unwrap_or(NO_LIST), Ordering::Relaxed);
         self.0.reloads.fetch_add(1, Ordering::Relaxed);
         (state.applied, state.settings, state.seen) = (number, settings, Some(fingerprint));
+        state.current = Arc::clone(&config);
         state.undelivered.fill(Some(config));
         self.deliver(state);
         tracing::info!("TLS certificates reloaded");

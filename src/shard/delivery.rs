@@ -3,14 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::core::{Deleted, Letter, Peer, Settings, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{
+    ConnectionId, Deleted, Letter, Peer, Roster, Settings, ShardPulse, ShardSnapshot, Traffic,
+};
 use super::listener::Accepted;
 use crate::auth::Answer;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
+use crate::base::units::Partition;
 use crate::latency::Recorder;
-use crate::store::QueueSummary;
+use crate::store::{QueueSummary, Tail};
 use crate::tls::Config;
 
 /// A delivery to a shard's inbox. `A` is the type of an accepted connection.
@@ -28,6 +31,12 @@ pub enum Delivery<A = Accepted> {
     Latency(Recorder, Reply<(Recorder, ShardPulse)>),
     /// Report the ends of the partitions of these queues, and the positions of consumers.
     Traffic(Arc<Vec<(FullName, QueueInfo)>>, Reply<Traffic>),
+    /// Report the ends of the partitions of these queues.
+    Ends(Arc<Vec<(FullName, QueueInfo)>>, Reply<Vec<(FullName, Partition, Tail)>>),
+    /// Describe some of the shard's connections: those from this slot on.
+    Roster(u32, Reply<Roster>),
+    /// Close a connection, and report whether it was open.
+    Dismiss(ConnectionId, Reply<bool>),
     /// Report the state of the shard.
     Snapshot(Reply<ShardSnapshot>),
     /// Answer, to show that the shard runs.

@@ -18,9 +18,9 @@ const PROCESS: u64 = 6;
 const ACCEPTOR: u64 = 2;
 /// Refused connections that stay open so that their clients can read why.
 const REFUSED: u64 = refuser::OPEN_MAX as u64;
-/// The control port's listening socket, its runtime's epoll (twice) and eventfd, and a connection that is
-/// about to be refused.
-const CONTROL: u64 = 5;
+/// The control port's listening sockets (four are assumed), each twice, its runtime's epoll (twice) and eventfd, its
+/// file of tokens, and a connection that is about to be refused.
+const CONTROL: u64 = 13;
 /// The latency log, and its new file during a reopen.
 const LATENCY_LOG: u64 = 2;
 /// The data directory's lock, and the directory itself.

@@ -78,14 +78,26 @@ impl Listener {
     fn bind(address: &Address, of: &Addresses, backlog: u32, mode: FileMode) -> io::Result<Self> {
         let bound = match address {
             Address::Tcp(tcp) => bind_tcp(*tcp, of.leaves_ipv4(tcp)),
-            Address::Unix(path) => bind_unix(path, mode),
+            Address::Unix(path) => {
+                // Of two servers that start at the same time, one would remove the file that the other has
+                // just created.
+                let lock = lock_directory(path.parent().unwrap_or(Path::new("/")), DIRECTORY_LOCK_MAX);
+                lock.and_then(|_lock| bind_unix(path, mode))
+            }
         };
-        let listening = bound.and_then(|listener| {
-            listener.socket().listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-            listener.socket().set_nonblocking(true)?;
-            Ok(listener)
-        });
+        let listening = bound.and_then(|listener| listener.listen(backlog));
         listening.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
+    }
+
+    /// Binds to a Unix socket in a directory that this process has locked, and listens.
+    pub fn bind_in_own_directory(path: &Path, backlog: u32, mode: FileMode) -> io::Result<Self> {
+        bind_unix(path, mode).and_then(|listener| listener.listen(backlog))
+    }
+
+    fn listen(self, backlog: u32) -> io::Result<Self> {
+        self.socket().listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        self.socket().set_nonblocking(true)?;
+        Ok(self)
     }
 
     /// Lets the connections speak TLS.
@@ -123,14 +135,19 @@ impl Listener {
     /// created.
     pub fn close(&self) {
         // While the socket listens, no other server replaces the file.
-        if let Some(file) = &self.file {
-            file.remove();
-        }
+        self.remove_file();
         // To shut down a lasting socket would end it for the next server, too, and reset the connections that wait
         // in its backlog.
         if !self.is_lasting {
             // Fails only if it is already closed.
             let _ = self.socket().shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Removes the file of a Unix socket if it is still the one that this server has created.
+    pub fn remove_file(&self) {
+        if let Some(file) = &self.file {
+            file.remove();
         }
     }
 
@@ -164,8 +181,6 @@ fn bind_tcp(address: SocketAddr, leaves_ipv4: bool) -> io::Result<Listener> {
 fn bind_unix(path: &Path, mode: FileMode) -> io::Result<Listener> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Of two servers that start at the same time, one would remove the file that the other has just created.
-    let _lock = lock_directory(path.parent().unwrap_or(Path::new("/")), DIRECTORY_LOCK_MAX)?;
     if is_stale(path, &address)? {
         fs::remove_file(path)
             .map_err(|error| about("the file of a server that no longer runs cannot be removed", &error))?;

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::certificates::Certificates;
-use super::core::{self, Deleted, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{self, ConnectionId, Deleted, Roster, ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
 use crate::base::error::StoreFault;
 use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::{QueueInfo, home};
+use crate::base::units::Partition;
 use crate::latency::Recorder;
-use crate::store::QueueSummary;
+use crate::store::{QueueSummary, Tail};
 
 /// A handle on the shards of a server. Any thread may use it.
 #[derive(Clone, Debug)]
@@ -114,6 +115,26 @@ impl Probe {
         reply: impl FnOnce(Traffic) + Send + 'static,
     ) -> bool {
         self.send(shard, Delivery::Traffic(of, Reply::new(reply)))
+    }
+
+    /// Asks a shard where its partitions of these queues end.
+    pub fn ends(
+        &self,
+        shard: usize,
+        of: Arc<Vec<(FullName, QueueInfo)>>,
+        reply: impl FnOnce(Vec<(FullName, Partition, Tail)>) + Send + 'static,
+    ) -> bool {
+        self.send(shard, Delivery::Ends(of, Reply::new(reply)))
+    }
+
+    /// Asks a shard to describe some of its connections: those from this slot on.
+    pub fn roster(&self, shard: usize, from: u32, reply: impl FnOnce(Roster) + Send + 'static) -> bool {
+        self.send(shard, Delivery::Roster(from, Reply::new(reply)))
+    }
+
+    /// Asks a shard to close a connection. The answer says whether it was open.
+    pub fn dismiss(&self, shard: usize, id: ConnectionId, reply: impl FnOnce(bool) + Send + 'static) -> bool {
+        self.send(shard, Delivery::Dismiss(id, Reply::new(reply)))
     }
 
     /// Makes every shard poll its store.

@@ -371,6 +371,9 @@ impl Server {
             self.stores.mark_stopped();
         }
         self.stop_monitor.store(true, Ordering::Relaxed);
+        if let Some(judge) = &self.judge {
+            judge.stop();
+        }
         if let Some(certificates) = self.probe.certificates() {
             certificates.stop();
         }

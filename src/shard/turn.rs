@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Settings;
-use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Letter, Peer};
+use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Letter, Peer, Roster};
 use super::delivery::{Delivery, Reply};
 use super::transport::{News, Transport};
 use crate::auth::Question;
@@ -284,6 +284,9 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                     reply.give((full, self.core.pulse(self.host.tls())));
                 }
                 Some(Delivery::Traffic(of, reply)) => reply.give(self.core.traffic(&of)),
+                Some(Delivery::Ends(of, reply)) => reply.give(self.core.ends(&of)),
+                Some(Delivery::Roster(from, reply)) => reply.give(self.roster(from)),
+                Some(Delivery::Dismiss(id, reply)) => reply.give(self.core.dismiss(self.host.now(), id)),
                 Some(Delivery::Snapshot(reply)) => reply.give(self.core.snapshot(self.host.tls())),
                 Some(Delivery::Reload(settings, reply)) => {
                     self.settings = Arc::clone(&settings);
@@ -312,6 +315,13 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 self.core.handle_unasked(self.host.now(), &question);
             }
         }
+    }
+
+    /// Describes some of the connections: those from this slot on.
+    fn roster(&self, from: u32) -> Roster {
+        let sockets = &self.sockets;
+        let socket = |id: ConnectionId| sockets.get(id.slot as usize).and_then(Option::as_ref);
+        self.core.roster(from, |id| socket(id).is_some_and(|(_, socket)| socket.is_encoded()))
     }
 
     fn handle_accepted(&mut self, accepted: H::Accepted, peer: Peer) {

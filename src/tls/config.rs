@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use rustls::{SignatureScheme, SupportedProtocolVersion};
@@ -67,6 +67,8 @@ pub struct Validity {
 #[derive(Debug)]
 pub struct Config {
     pub(super) server: Arc<ServerConfig>,
+    /// The same, for sockets whose clients need no certificate.
+    open: Arc<ServerConfig>,
     resolver: Arc<Resolver>,
     validities: Vec<Validity>,
     crls_due: Option<i64>,
@@ -101,22 +103,27 @@ impl Config {
             }
         }
         let resolver = Arc::new(Resolver::new(certificates));
+        let resolving = || Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>;
         let other = |error: rustls::Error| Unusable::Other(format!("TLS: {error}"));
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions(settings.min_version))
             .map_err(other)?;
-        let builder = match settings.client_auth {
-            ClientAuth::None => builder.with_no_client_auth(),
-            auth => builder.with_client_cert_verifier(verifier(auth, client_cas.clone(), crls, provider)?),
+        let open = finished(builder.clone().with_no_client_auth().with_cert_resolver(resolving()));
+        let server = match settings.client_auth {
+            ClientAuth::None => Arc::clone(&open),
+            auth => {
+                let verifier = verifier(auth, client_cas.clone(), crls, provider)?;
+                finished(builder.with_client_cert_verifier(verifier).with_cert_resolver(resolving()))
+            }
         };
-        let mut server = builder.with_cert_resolver(Arc::clone(&resolver) as _);
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
-        server.max_early_data_size = 0;
-        server.send_half_rtt_data = false;
-        let (server, client_auth) = (Arc::new(server), settings.client_auth);
-        Ok(Self { server, resolver, validities, crls_due, revoked, client_auth, client_cas })
+        let client_auth = settings.client_auth;
+        Ok(Self { server, open, resolver, validities, crls_due, revoked, client_auth, client_cas })
+    }
+
+    /// Returns the configuration of sockets whose clients show no certificate, whatever `tls_client_auth` says:
+    /// those of the control port.
+    pub fn without_client_certificates(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.open)
     }
 
     /// Returns the times of the certificates, in the order of the settings.
@@ -172,6 +179,16 @@ fn certified(pair: Pair, provider: &CryptoProvider) -> Result<(CertifiedKey, Fac
         other => other.to_string(),
     })?;
     Ok((certified, facts))
+}
+
+/// Sets what does not depend on the settings.
+fn finished(mut server: ServerConfig) -> Arc<ServerConfig> {
+    server.alpn_protocols = vec![ALPN.to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    server.max_early_data_size = 0;
+    server.send_half_rtt_data = false;
+    Arc::new(server)
 }
 
 /// TLS 1.3 alone.

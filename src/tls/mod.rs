@@ -1,8 +1,9 @@
 //! TLS without I/O: bytes of the wire in, plaintext out, and the way back. The server's side; `client` has the
 //! client's.
 //!
-//! Built on rustls and aws-lc-rs. In the server, only this room knows rustls: the rest sees a [`Session`] for
-//! each connection, and a [`Config`] that all connections share and a reload replaces.
+//! Built on rustls and aws-lc-rs. In the server, only this room knows rustls: the shards see a [`Session`] for
+//! each connection, and a [`Config`] that all connections share and a reload replaces. The control port gives the
+//! part of it for clients without certificates to tokio-rustls.
 //!
 //! TLS 1.2 and 1.3, ALPN `http/1.1`. There is no resumption: with ECDSA it saves nothing, and it would skip
 //! the check of a client's certificate. There is no early data, and no data before a handshake ends.

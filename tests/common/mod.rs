@@ -141,6 +141,13 @@ impl Server {
         Self { child, port, control, arguments, log, certificate }
     }
 
+    /// Sends requests for the control port to this port.
+    pub fn with_control(self, control: u16) -> Self {
+        let mut server = self;
+        server.control = control;
+        server
+    }
+
     /// Returns the lines logged so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()

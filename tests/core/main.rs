@@ -9,6 +9,7 @@ mod authentication;
 mod deletions;
 #[path = "../common/random.rs"]
 mod random;
+mod roster;
 #[path = "../common/transcript.rs"]
 mod transcript;
 mod turns;

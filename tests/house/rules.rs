@@ -154,7 +154,7 @@ pub struct Only {
 
 pub const ONLY: &[Only] = &[
     // HTTP requests go only to control ports, and to the providers of authentication.
-    Only { path: "ureq", by: &["client::control", "auth"] },
+    Only { path: "ureq", by: &["client::control", "client::dial", "auth"] },
     // Only one room uses rdkafka, plus the load generator that talks to Kafka directly.
     Only { path: "rdkafka", by: &["store::kafka", "load::peers::kafka"] },
 ];

@@ -20,7 +20,7 @@ mod value;
 pub(crate) use declare::{choice, settings};
 pub use kind::{GIB, Kind, LONGEST_MS, SHORTEST_MS};
 pub use section::Section;
-pub use value::{Value, parse};
+pub use value::Value;
 
 use std::fmt;
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::Kind;
@@ -14,11 +13,6 @@ pub trait Value: Sized {
 
     /// Returns the value as text that [`Self::read`] accepts.
     fn show(&self, kind: &Kind) -> String;
-}
-
-/// Parses a text. `wanted` completes the error `TEXT is not …`.
-pub fn parse<T: FromStr>(text: &str, wanted: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text:?} is not {wanted}"))
 }
 
 macro_rules! whole_numbers {

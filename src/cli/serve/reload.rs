@@ -13,14 +13,20 @@ use std::time::Duration;
 
 use super::signals::Handling;
 use super::{Args, environment};
+use crate::auth::{self, Judge};
 use crate::base::setting::Unworkable;
 use crate::config::load::{Loaded, load};
 use crate::config::reload::{Change, Plan};
-use crate::control::{AppliedChange, Info, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
+use crate::control::{
+    AppliedChange, Info, NotReloaded, ReadTokens, ReloadPage, ReloadRequest, Reloaded, Reloads, Tokens,
+};
 use crate::process::manager::{self, Word};
 use crate::process::{AbortOnPanic, logging};
 use crate::shard::certificates::{Certificates, Read};
 use crate::shard::{ANSWER_TIMEOUT, Reload, preflight};
+
+/// The key of the setting that names the tokens of the control port.
+const TOKENS: &str = "control_tokens";
 
 /// The pause before giving a shard again the settings that its inbox had no room for.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
@@ -37,6 +43,10 @@ pub(super) struct Reloader {
     pub(super) shards: Reload,
     /// The certificates, if the server speaks TLS.
     pub(super) certificates: Option<Certificates>,
+    /// Decides who clients are, if they must authenticate.
+    pub(super) judge: Option<Judge>,
+    /// The tokens of the control port.
+    pub(super) tokens: Tokens,
     pub(super) handling: Handling,
     pub(super) info: Info,
     pub(super) reloads: Reloads,
@@ -48,8 +58,10 @@ struct Prepared {
     loaded: Loaded,
     plan: Plan,
     certificates: Option<Read>,
-    /// Why the certificates stay as they are.
-    warning: Option<String>,
+    auth: Option<auth::Read>,
+    tokens: Option<ReadTokens>,
+    /// Why certificates, files of providers or tokens stay as they are.
+    kept: Vec<String>,
 }
 
 impl Reloader {
@@ -118,22 +130,43 @@ impl Reloader {
             self.shards.check().map_err(silent)?;
         }
         let read = self.certificates.as_ref().map(|of| of.read(&plan.config.shard.tls));
-        let (certificates, warning) = match read {
-            None => (None, None),
-            Some(Ok(read)) => (Some(read), None),
-            Some(Err(why)) if plan.applied.iter().any(|change| change.key.starts_with("tls_")) => {
-                return Err(refused(why));
-            }
-            Some(Err(Unworkable(why))) => {
-                (None, Some(format!("{why}; the server keeps the certificates that it has")))
+        let mut kept = Vec::new();
+        let changes = |prefix: &str| plan.applied.iter().any(|change| change.key.starts_with(prefix));
+        let certificates = match read.transpose() {
+            Ok(read) => read,
+            Err(why) if changes("tls_") => return Err(refused(why)),
+            Err(Unworkable(why)) => {
+                kept.push(format!("{why}; the server keeps the certificates that it has"));
+                None
             }
         };
-        Ok(Prepared { loaded, plan, certificates, warning })
+        let read = self.judge.as_ref().map(|judge| judge.read(&plan.config.shard.auth));
+        let auth = match read.transpose() {
+            Ok(read) => read,
+            Err(why) if changes("auth_") => return Err(refused(why)),
+            Err(Unworkable(why)) => {
+                kept.push(format!("{why}; the server keeps the tokens, keys and rules that it has"));
+                None
+            }
+        };
+        let tokens = match self.tokens.read(plan.config.control.tokens.as_deref()) {
+            Ok(read) => Some(read),
+            Err(why) if changes(TOKENS) => return Err(refused(why)),
+            Err(Unworkable(why)) => {
+                tracing::error!(
+                    why,
+                    "the tokens of the control port cannot be read again: the old ones stay"
+                );
+                kept.push(format!("{why}; the control port keeps the tokens that it has"));
+                None
+            }
+        };
+        Ok(Prepared { loaded, plan, certificates, auth, tokens, kept })
     }
 
     /// Puts a reload into effect.
     fn apply(&mut self, prepared: Prepared) -> ReloadPage {
-        let Prepared { loaded, plan, certificates, warning } = prepared;
+        let Prepared { loaded, plan, certificates, auth, tokens, kept } = prepared;
         let Plan { config, applied, needs_restart } = plan;
         let certificates_reloaded = certificates.is_some();
         let mut unconfirmed: BTreeSet<usize> = match (&self.certificates, certificates) {
@@ -142,6 +175,12 @@ impl Reloader {
         };
         if !applied.is_empty() {
             unconfirmed.extend(self.shards.apply(&config.shard));
+        }
+        if let (Some(judge), Some(read)) = (&self.judge, auth) {
+            judge.apply(read);
+        }
+        if let Some(read) = tokens {
+            self.tokens.apply(read);
         }
         logging::set_filter(&config.logging.filter);
         self.handling.set_times((&config.shard.core).into());
@@ -168,7 +207,7 @@ impl Reloader {
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         // Logged when they were read.
-        warnings.extend(warning);
+        warnings.extend(kept);
         tracing::info!(applied = applied.len(), need_restart = needs_restart.len(), "settings reloaded");
         self.running = Loaded { config, origins: loaded.origins };
         let change = |Change { key, from, to }: Change| AppliedChange { key: key.into(), from, to };

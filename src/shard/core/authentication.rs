@@ -359,7 +359,10 @@ impl<S: Store<Connections>> Core<S> {
         for (key, verdict) in changes {
             match verdict {
                 Ok(grant) => authentication.grants.replace(key, Arc::clone(grant), pass::ends(grant, now)),
-                Err(_) => authentication.remember(now, *key, verdict),
+                Err(_) => {
+                    authentication.grants.remove(key);
+                    authentication.remember(now, *key, verdict);
+                }
             }
             by_key.insert(*key, verdict);
         }
@@ -387,7 +390,11 @@ impl<S: Store<Connections>> Core<S> {
             Some(Err(denial)) => {
                 self.counters.auth.revoked += 1;
                 self.log_verdict(now, id, "end", denial.name(), (&principal, "", ""));
-                let why = if *denial == Denial::Expired { EXPIRED } else { REVOKED };
+                let why = match denial {
+                    Denial::Expired => EXPIRED,
+                    Denial::Unavailable => UNVERIFIED,
+                    _ => REVOKED,
+                };
                 self.with_dirty(now, id, |connection, env| connection.end_grant(why, env));
             }
             _ => {}
@@ -448,6 +455,8 @@ impl<S: Store<Connections>> Core<S> {
 
 /// The reason with which operations and connections end whose credential was revoked.
 const REVOKED: &str = "token revoked";
+/// The reason with which they end if the provider could not be asked again for too long.
+const UNVERIFIED: &str = "token not verified";
 
 const OTHER_PRINCIPAL: PeerFault = PeerFault::Forbidden("the token belongs to another principal");
 

@@ -26,7 +26,7 @@ use crate::auth::{Credential, Key};
 use crate::base::budget::{Account, Budget, Purse, Share};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault};
-use crate::base::millis::Millis;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::QueueName;
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake};
 use crate::latency::Recorder;
@@ -91,6 +91,9 @@ macro_rules! cx {
     }};
 }
 
+/// The reason that a client reads when an operator closes its connection.
+const DISMISSED: &str = "closed by the operator";
+
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -99,6 +102,8 @@ pub struct Connection {
     /// The project's permit for this connection, once it is admitted.
     permit: Option<Permit>,
     peer: Peer,
+    /// When it was accepted.
+    since: UnixMillis,
     /// Bytes that were read but not processed: of the handshake, or because the front is blocked.
     inbound: Vec<u8>,
     output: Output,
@@ -136,6 +141,7 @@ impl Connection {
             receiver: Receiver::new(Role::Server),
             permit: None,
             peer,
+            since: now.unix,
             inbound: Vec::new(),
             output: Output::new(now),
             pass: None,
@@ -213,6 +219,11 @@ impl Connection {
         self.ending = Some((why, env.now.mono + ENDING_MAX));
         let fault = Fault::from(PeerFault::Unauthenticated(why));
         self.with_front(env, |front, cx| front.handle_expired(fault, cx));
+    }
+
+    /// Returns when it was accepted.
+    pub fn since(&self) -> UnixMillis {
+        self.since
     }
 
     /// Returns the peer: the client that the PROXY header names, otherwise the other end of the socket.
@@ -563,15 +574,20 @@ impl Connection {
         self.finish(Some(code), "", env);
     }
 
+    /// Closes the connection because an operator wants that.
+    pub fn dismiss(&mut self, env: &mut Env<'_>) {
+        if self.is_handshaking() {
+            self.refuse(&Refusal::new(503, DISMISSED), env);
+        } else {
+            self.finish(Some(CloseCode::AWAY), DISMISSED, env);
+        }
+    }
+
     fn finish(&mut self, code: Option<CloseCode>, reason: &'static str, env: &mut Env<'_>) {
         if matches!(self.phase, Phase::Closing) {
             return;
         }
-        self.with_front(env, |front, cx| {
-            // Acknowledgements of messages that are already stored are still sent.
-            front.poll_transmit(cx);
-            front.abandon(cx);
-        });
+        self.end_front(env);
         if self.is_handshaking() {
             self.refuse(&Refusal::new(503, "the server is draining"), env);
         } else {
@@ -580,6 +596,14 @@ impl Connection {
             self.phase = Phase::Closing;
             self.liveness.linger(env.now.mono, closed_read_bytes(env.settings));
         }
+    }
+
+    fn end_front(&mut self, env: &mut Env<'_>) {
+        self.with_front(env, |front, cx| {
+            // Acknowledgements of messages that are already stored are still sent.
+            front.poll_transmit(cx);
+            front.abandon(cx);
+        });
     }
 
     /// Releases everything, because the socket is closed.

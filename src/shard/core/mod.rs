@@ -23,6 +23,7 @@
 //! | `deadlines`, `slab` | deadlines of connections; connections by id |
 //! | `drain` | the draining of a shard |
 //! | `reload` | takes over changed settings |
+//! | `roster` | describes connections, and closes one, for the control port |
 //! | `snapshot` | the state of a shard, for the control port |
 //! | `settings` | the limits of a shard and of its connections |
 
@@ -45,6 +46,7 @@ mod proxy;
 mod queues;
 mod reload;
 mod remembered;
+mod roster;
 mod routing;
 mod serving;
 mod settings;
@@ -58,6 +60,7 @@ pub use deletions::{Deleted, FORGET};
 pub use letter::{AppendToken, Asking, Connections, DeletionId, Letter, OpenToken, PartitionToken};
 pub use peer::{Peer, ProxyFrom};
 pub use proxy::{Announced, ProxyHeader};
+pub use roster::{ConnectionState, Position, ROSTER_SLOTS, Roster};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};

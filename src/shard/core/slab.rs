@@ -1,5 +1,7 @@
 //! Connections by slot. A generation keeps late answers from the next connection in the same slot.
 
+use core::ops::Range;
+
 /// The id of a connection of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
@@ -12,6 +14,16 @@ impl ConnectionId {
     /// Returns the id of a number from [`Self::as_u64`].
     pub fn from_u64(number: u64) -> Self {
         Self { slot: (number >> 32) as u32, generation: number as u32 }
+    }
+
+    /// Creates the id of a slot's connection with this generation.
+    pub fn new(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
+    }
+
+    /// Returns how many connections the slot had before.
+    pub fn generation(self) -> u32 {
+        self.generation
     }
 
     /// Returns the id as a number. It repeats only after 2^32 connections in the same slot.
@@ -90,11 +102,22 @@ impl<T> Slab<T> {
 
     /// Returns the ids of all values.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
-        self.entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.value.is_some())
-            .map(|(slot, entry)| ConnectionId { slot: slot as u32, generation: entry.generation })
+        self.ids_within(0..self.slots())
+    }
+
+    /// Returns the number of slots, with those that are free.
+    pub fn slots(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// Returns the ids of all values in some of the slots. Visits no other.
+    pub fn ids_within(&self, slots: Range<u32>) -> impl Iterator<Item = ConnectionId> + '_ {
+        let end = slots.end.min(self.slots());
+        let start = slots.start.min(end);
+        let within = self.entries[start as usize..end as usize].iter().zip(start..);
+        within
+            .filter(|(entry, _)| entry.value.is_some())
+            .map(|(entry, slot)| ConnectionId { slot, generation: entry.generation })
     }
 }
 
@@ -113,5 +136,16 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
         assert_eq!((slab.len(), slab.ids().next()), (1, Some(second)));
+    }
+
+    #[test]
+    fn a_range_of_slots_has_the_ids_of_its_values_only() {
+        let mut slab = Slab::default();
+        let ids: Vec<_> = (0..5).map(|value| slab.insert(value)).collect();
+        slab.remove(ids[2]);
+        let within = |range| slab.ids_within(range).collect::<Vec<_>>();
+        assert_eq!(within(1..4), [ids[1], ids[3]]);
+        assert_eq!((within(4..9), within(5..9)), (vec![ids[4]], vec![]));
+        assert_eq!(ids[3], ConnectionId::new(3, ids[3].generation()));
     }
 }

@@ -113,15 +113,20 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    /// Returns the ends of this shard's partitions of these queues, and the positions of its consumers. As
-    /// expensive as [`Self::snapshot`].
-    pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
+    /// Returns the ends of this shard's partitions of these queues.
+    pub fn ends(&self, of: &[(FullName, QueueInfo)]) -> Vec<(FullName, Partition, Tail)> {
         let tails = |(name, info): &(FullName, QueueInfo)| {
             let owned = info.all().filter(|partition| info.owner(*partition, self.shards) == self.shard);
             let tails = owned
                 .filter_map(|partition| Some((name.clone(), partition, self.store.tail(info, partition)?)));
             tails.collect::<Vec<_>>()
         };
+        of.iter().flat_map(tails).collect()
+    }
+
+    /// Returns the ends of this shard's partitions of these queues, and the positions of its consumers. As
+    /// expensive as [`Self::snapshot`].
+    pub fn traffic(&self, of: &[(FullName, QueueInfo)]) -> Traffic {
         let consumer = |id| self.connections.get(id)?.front()?.positions();
         Traffic {
             queues: self.catalogue.iter().count(),
@@ -131,7 +136,7 @@ impl<S: Store<Connections>> Core<S> {
                 .take(TRAFFIC_QUEUES)
                 .map(|(name, info)| (name.clone(), *info))
                 .collect(),
-            tails: of.iter().flat_map(tails).collect(),
+            tails: self.ends(of),
             consumers: self.connections.ids().filter_map(consumer).take(TRAFFIC_CONSUMERS).collect(),
         }
     }

@@ -1,0 +1,245 @@
+//! Who may read and who may change.
+//!
+//! | the request came over | reading | changing |
+//! | --- | --- | --- |
+//! | a Unix socket | yes: its permissions are the guard | yes |
+//! | TCP, with `control_tokens` | with a token | with a token that may change |
+//! | TCP on a loopback address, without tokens and without `auth` | yes | yes |
+//! | other TCP, without tokens | yes | no |
+//!
+//! `/healthz` and `/readyz` need no right.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::right::Right;
+use super::tokens::{Token, Tokens};
+
+/// The target of the lines that say who changed what.
+const AUDIT: &str = "millstream::audit";
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// A process that may open the Unix socket. The system names it.
+    Unix { uid: u32, gid: u32, pid: Option<i32> },
+    /// A TCP connection. `is_local` tells whether the server's address is a loopback address.
+    Tcp { peer: SocketAddr, is_local: bool },
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { uid, gid, pid: Some(pid) } => write!(f, "uid {uid} gid {gid} pid {pid}"),
+            Self::Unix { uid, gid, pid: None } => write!(f, "uid {uid} gid {gid}"),
+            Self::Tcp { peer, .. } => peer.fmt(f),
+        }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// It has no token.
+    Absent,
+    /// Its token is malformed or unknown.
+    Unknown,
+    /// Its token may only read.
+    ReadOnly,
+    /// Nobody may change anything over TCP, because clients authenticate and the control port does not ask for
+    /// tokens.
+    AuthIsOn,
+    /// Nobody may change anything at this address, because others than this machine's users reach it.
+    NotLocal,
+}
+
+impl Refusal {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Absent | Self::Unknown => StatusCode::UNAUTHORIZED,
+            Self::ReadOnly | Self::AuthIsOn | Self::NotLocal => StatusCode::FORBIDDEN,
+        }
+    }
+}
+
+/// What to use in place of an address that may not change anything.
+macro_rules! instead {
+    () => {
+        "use a Unix socket of the control port (--control unix:/PATH, or --data-dir of the embedded log), or set \
+         control_tokens"
+    };
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => {
+                "no token: send Authorization: Bearer and a token of control_tokens, or use a Unix socket of the \
+                 control port"
+            }
+            Self::Unknown => "the token is not in control_tokens",
+            Self::ReadOnly => "the token may only read: use one with the right change",
+            Self::AuthIsOn => concat!("changes over TCP need a token while auth is on: ", instead!()),
+            Self::NotLocal => {
+                concat!("changes need a token at an address that is not a loopback address: ", instead!())
+            }
+        })
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let challenge = match self {
+            Self::Absent => Some("Bearer realm=\"millstream\""),
+            Self::Unknown => Some("Bearer realm=\"millstream\", error=\"invalid_token\""),
+            Self::ReadOnly => Some("Bearer realm=\"millstream\", error=\"insufficient_scope\""),
+            Self::AuthIsOn | Self::NotLocal => None,
+        };
+        let challenge = challenge.map(|challenge| [(header::WWW_AUTHENTICATE, challenge)]);
+        (self.status(), challenge, format!("{self}\n")).into_response()
+    }
+}
+
+/// Decides on requests. Clones share the counts.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    tokens: Tokens,
+    /// Whether clients of the server must authenticate.
+    has_auth: bool,
+    refused: Arc<[AtomicU64; 2]>,
+}
+
+/// The statuses of refusals.
+pub(super) const REFUSALS: [StatusCode; 2] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+
+impl Gate {
+    pub(super) fn new(tokens: Tokens, has_auth: bool) -> Self {
+        Self { tokens, has_auth, refused: Arc::default() }
+    }
+
+    /// Returns how many requests were refused, by the statuses of [`REFUSALS`].
+    pub(super) fn refused(&self) -> [u64; 2] {
+        [0, 1].map(|index: usize| self.refused[index].load(Ordering::Relaxed))
+    }
+
+    pub(super) fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Passes a request on if it has the right. Logs changes, with who asked for them.
+    pub(super) async fn pass(self, right: Right, request: Request, next: Next) -> Response {
+        let Some(way) = request.extensions().get::<Way>().copied() else {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        };
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let token = match self.check(right, way, request.headers()) {
+            Ok(token) => token.map(|token| token.name),
+            Err(refusal) => {
+                for (status, count) in REFUSALS.iter().zip(&*self.refused) {
+                    count.fetch_add(u64::from(*status == refusal.status()), Ordering::Relaxed);
+                }
+                let status = refusal.status().as_u16();
+                tracing::warn!(target: AUDIT, by = %way, %method, path, status, why = %refusal, "control port request refused");
+                return refusal.into_response();
+            }
+        };
+        let response = next.run(request).await;
+        if right == Right::Change {
+            let status = response.status().as_u16();
+            tracing::info!(target: AUDIT, by = %way, token = token.as_deref(), %method, path, status, "control port change");
+        }
+        response
+    }
+
+    /// Returns the token that gives the right, `None` if none is needed.
+    fn check(&self, right: Right, way: Way, headers: &HeaderMap) -> Result<Option<Token>, Refusal> {
+        let Way::Tcp { is_local, .. } = way else { return Ok(None) };
+        if right == Right::Open {
+            return Ok(None);
+        }
+        if self.tokens.are_required() {
+            let token = self.tokens.find(bearer(headers)?).ok_or(Refusal::Unknown)?;
+            return if token.right >= right { Ok(Some(token)) } else { Err(Refusal::ReadOnly) };
+        }
+        match right {
+            Right::Change if !is_local => Err(Refusal::NotLocal),
+            Right::Change if self.has_auth => Err(Refusal::AuthIsOn),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Returns the token of a request.
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let value = all.next().ok_or(Refusal::Absent)?;
+    if all.next().is_some() {
+        return Err(Refusal::Unknown);
+    }
+    let (scheme, token) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refusal::Unknown)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Refusal::Unknown) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: Way = Way::Tcp {
+        peer: SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1)),
+        is_local: true,
+    };
+    const REMOTE: Way = Way::Tcp {
+        peer: SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1)),
+        is_local: false,
+    };
+    const UNIX: Way = Way::Unix { uid: 1, gid: 1, pid: None };
+
+    fn check(has_auth: bool, right: Right, way: Way) -> Option<Refusal> {
+        Gate::new(Tokens::default(), has_auth).check(right, way, &HeaderMap::new()).err()
+    }
+
+    #[test]
+    fn without_tokens_only_this_machine_may_change_and_only_without_auth() {
+        for right in [Right::Open, Right::Read] {
+            for way in [LOCAL, REMOTE, UNIX] {
+                assert_eq!(
+                    (check(false, right, way), check(true, right, way)),
+                    (None, None),
+                    "{right:?} {way}"
+                );
+            }
+        }
+        let change = |has_auth, way| check(has_auth, Right::Change, way);
+        assert_eq!((change(false, LOCAL), change(true, LOCAL)), (None, Some(Refusal::AuthIsOn)));
+        assert_eq!(
+            (change(false, REMOTE), change(true, REMOTE)),
+            (Some(Refusal::NotLocal), Some(Refusal::NotLocal))
+        );
+        assert_eq!((change(false, UNIX), change(true, UNIX)), (None, None));
+    }
+
+    #[test]
+    fn a_token_is_read_from_one_header_of_the_scheme_bearer() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, axum::http::HeaderValue::from_static(value));
+            }
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(of(&["Bearer abc"]), Ok("abc".into()));
+        assert_eq!(of(&["bearer  abc "]), Ok("abc".into()));
+        assert_eq!(of(&[]), Err(Refusal::Absent));
+        for bad in [&["Basic abc"][..], &["Bearer"], &["abc"], &["Bearer abc", "Bearer abc"]] {
+            assert_eq!(of(bad), Err(Refusal::Unknown), "{bad:?}");
+        }
+    }
+}
