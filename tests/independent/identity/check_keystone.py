@@ -14,7 +14,7 @@ RECHECK_SECONDS = 3
 # How soon after its recheck a credential must have ended.
 GRACE_SECONDS = 5
 # How long Keystone does not answer, and how long a newcomer may wait then.
-HANG_SECONDS = float(os.environ.get("TESTS_HANG_SECONDS", "15"))
+HANG_SECONDS = float(os.environ.get("TESTS_HANG_SECONDS", "10"))
 NEWCOMER_SECONDS = 3
 # How long a message of a connected client may take at any time.
 STORED_SECONDS = 1

@@ -3,6 +3,7 @@
 import json
 import queue
 import re
+import signal
 import subprocess
 import threading
 import urllib.error
@@ -56,8 +57,7 @@ class Millstream:
         """Changes settings of the running server."""
         self.settings |= settings
         self.write()
-        command = [self.binary, "reload", "--control", f"http://127.0.0.1:{self.control}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        self.process.send_signal(signal.SIGHUP)
 
     def page(self, path):
         try:
