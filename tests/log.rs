@@ -26,12 +26,25 @@ fn kills() -> u64 {
 
 #[test]
 fn random_kills_lose_repeat_and_reorder_nothing_acknowledged() {
-    let data = Place::new("killed");
+    kill_at_random("killed", kills(), Service::start);
+}
+
+#[test]
+fn random_kills_lose_repeat_and_reorder_nothing_acknowledged_over_tls() {
+    let certificate = Place::new("killed-certificate");
+    kill_at_random("killed-tls", kills().div_ceil(3), |arguments| {
+        Service::start_secure(arguments, &certificate.0)
+    });
+}
+
+/// Kills a server at random while clients produce, and checks what it has stored.
+fn kill_at_random(place: &str, kills: u64, start: impl FnOnce(&[&str]) -> Service) {
+    let data = Place::new(place);
     let mut random = Random(std::process::id().into());
     let base = ["--store", "log", "--data-dir", data.text(), "--partitions", "1", "--log-tail-bytes", "1MiB"];
-    let mut service = Service::start(&[&base[..], &["--log-segment-bytes", "16MiB"]].concat());
+    let mut service = start(&[&base[..], &["--log-segment-bytes", "16MiB"]].concat());
     let feeds: Vec<Feed> = (0..3).map(|number| Feed::into(&service, &format!("load-{number}"))).collect();
-    for kill in 0..kills() {
+    for kill in 0..kills {
         let feed = &feeds[random.below(feeds.len())];
         feed.await_more(random.between(1, 60_000) as u64, &format!("progress before kill {kill}"));
         service.kill();

@@ -1,7 +1,7 @@
 //! A real server on a free port, and a client that speaks the protocol byte by byte through tungstenite.
 #![allow(dead_code)]
 
-mod originator;
+pub mod originator;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

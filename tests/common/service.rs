@@ -4,29 +4,46 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use millstream::pb::{ProduceResponse, ProduceSetupResponse};
 
-use crate::common::{Client, Server, append, code, eventually, request};
+use crate::common::{BINARY, Client, Server, append, code, eventually, originator, request};
 
 /// A server that can be restarted at the same port.
 pub struct Service {
     arguments: Vec<String>,
     server: Option<Server>,
+    /// How its clients connect, if they speak TLS.
+    secure: Option<[String; 4]>,
 }
 
 impl Service {
     pub fn start(arguments: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::start_with(arguments, None)
+    }
+
+    /// Starts a server whose clients speak TLS. The directory holds its certificate.
+    pub fn start_secure(arguments: &[&str], directory: &Path) -> Self {
+        let (pair, _) = originator::certificate(directory);
+        let port = free_port();
         let listen = format!("127.0.0.1:{port}");
+        let secure = ["--tls-listen", &listen, "--tls-certificates", &pair];
+        let certificate = directory.join("cert.pem");
+        let clients = ["--url", &format!("wss://localhost:{port}/"), "--ca", certificate.to_str().unwrap()];
+        Self::start_with(&[arguments, &secure].concat(), Some(clients.map(str::to_owned)))
+    }
+
+    fn start_with(arguments: &[&str], secure: Option<[String; 4]>) -> Self {
+        let listen = format!("127.0.0.1:{}", free_port());
         let base = ["--listen", &listen, "--control-listen", "127.0.0.1:0"];
         let arguments = [&base[..], arguments].concat();
         let arguments = arguments.into_iter().map(str::to_owned).collect();
-        let mut service = Self { arguments, server: None };
+        let mut service = Self { arguments, server: None, secure };
         service.restart();
         service
     }
@@ -34,6 +51,14 @@ impl Service {
     pub fn restart(&mut self) {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         self.server = Some(Server::start(&arguments));
+    }
+
+    /// Returns a client's command.
+    pub fn run(&self, arguments: &[&str]) -> Command {
+        let Some(clients) = &self.secure else { return self.server().run(arguments) };
+        let mut command = Command::new(BINARY);
+        command.args(arguments).args(clients);
+        command
     }
 
     pub fn server(&self) -> &Server {
@@ -45,6 +70,10 @@ impl Service {
         server.signal("KILL");
         server.wait();
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// `millstream produce`, fed with numbers as fast as it reads them.
@@ -61,7 +90,6 @@ const PROGRESS: u64 = 150_000;
 impl Feed {
     pub fn into(service: &Service, queue: &str) -> Self {
         let mut child = service
-            .server()
             .run(&["produce", queue, "--retries", "1000"])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
@@ -115,7 +143,7 @@ pub fn check(service: &Service, queue: &str, numbers: u64, sent_again: u64) {
     assert_eq!(code(&last.receive_as::<ProduceSetupResponse>().status), 100);
     last.send(&request(Some(3600), &[b"end"]));
     while last.receive_as::<ProduceResponse>().status.is_none() {}
-    let mut consumer = server.run(&["consume", queue]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut consumer = service.run(&["consume", queue]).stdout(Stdio::piped()).spawn().unwrap();
     let (mut next, mut twice) = (0, 0);
     for line in std::io::BufRead::lines(std::io::BufReader::new(consumer.stdout.take().unwrap())) {
         let line = line.unwrap();
