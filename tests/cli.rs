@@ -487,3 +487,45 @@ fn exit_at_end_ends_whatever_the_last_messages_are() {
     assert!(feed(server.run(&["produce", "short", "--ttl", "1"]), b"gone soon\n").status.success());
     eventually("the last message expires", || to_the_end(&server, &["short"]).is_empty().then_some(()));
 }
+
+#[test]
+fn a_token_is_printed_once_and_its_line_holds_no_token() {
+    let new =
+        |arguments: &[&str]| Command::new(BINARY).args(["token", "new"]).args(arguments).output().unwrap();
+    let output =
+        new(&["--name", "app1", "--projects", "a,b", "--rule", "produce:orders*", "--rule", "consume:log"]);
+    let said = said(&output);
+    let token = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(token.starts_with("ms_") && token.len() == 47 && token.ends_with('\n'));
+    assert!(
+        said.starts_with("app1 sha256:") && said.ends_with(" a,b produce:orders* consume:log\n"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1);
+    assert!(!said.contains(token.trim()));
+    assert_ne!(new(&[]).stdout, new(&[]).stdout);
+    // The server takes the line as it is.
+    let file = std::env::temp_dir().join(format!("millstream-tokens-{}", std::process::id()));
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let auth = ["--auth", "static", "--auth-static-file", file.to_str().unwrap()];
+        Command::new(BINARY).args(["serve", "--check-config"]).args(auth).output().unwrap()
+    };
+    assert_eq!(check(&said).status.code(), Some(0));
+    let bad = check(&format!("{said}app2 {token}"));
+    assert_eq!(bad.status.code(), Some(2));
+    let bad = self::said(&bad);
+    assert!(bad.contains("auth_static_file") && bad.contains("line 2: "), "{bad}");
+    assert!(!bad.contains(token.trim()), "a token in the wrong place is not shown");
+    std::fs::remove_file(&file).unwrap();
+    for (arguments, why) in [
+        (["--rule", "write:*"], "is not a rule"),
+        (["--name", "a b"], "is not a name"),
+        (["--projects", "a/b"], "project"),
+    ] {
+        let output = new(&arguments);
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true));
+        assert!(self::said(&output).contains(why), "{}", self::said(&output));
+    }
+}

@@ -91,6 +91,16 @@ fn proxy() {
 }
 
 #[test]
+fn jwt() {
+    run_mutated("jwt", bodies::jwt);
+}
+
+#[test]
+fn rules() {
+    run_mutated("rules", bodies::rules);
+}
+
+#[test]
 fn delimiter() {
     run("delimiter", bodies::delimiter);
 }

@@ -31,7 +31,7 @@ pub fn own_client(principal: &str, client: ClientId) -> ClientId {
 }
 
 /// The key of a credential, by which a verdict is remembered. It reveals nothing about a token.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key([u8; 32]);
 
 impl fmt::Debug for Key {

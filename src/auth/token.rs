@@ -56,6 +56,18 @@ pub fn new() -> Result<Secret, Unspecified> {
     Ok(Secret::new(&format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))))
 }
 
+/// The longest name of a token.
+const NAME_CHARS_MAX: usize = 64;
+
+/// Refuses what cannot be the name of a token's owner.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.@".contains(&byte);
+    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    Err(format!("{name:?} is not a name: 1 to {NAME_CHARS_MAX} of A-Z, a-z, 0-9, _, -, . and @"))
+}
+
 /// Returns the lines of a file of principals or tokens, with their numbers from 1, without empty ones and comments
 /// (`#`). Refuses a file that may be half written: one without any line, or whose last line has no line break.
 pub fn lines(text: &str) -> Result<Vec<(usize, &str)>, &'static str> {

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::output::Output;
 use super::result_file::OutFile;
 use super::tls::TlsArgs;
-use super::token::{COMMAND_FLAG, TokenArgs};
+use super::token_source::{COMMAND_FLAG, TokenArgs};
 use super::{Failure, cores, on_signal};
 use crate::base::millis::UnixMillis;
 use crate::base::names::Project;

@@ -15,6 +15,7 @@ mod result_file;
 mod serve;
 mod tls;
 mod token;
+mod token_source;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -29,7 +30,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::tls::TlsArgs;
-use self::token::TokenArgs;
+use self::token_source::TokenArgs;
 use crate::base::names::{ClientId, Project};
 use crate::client::Target;
 use crate::process::children;
@@ -73,6 +74,8 @@ enum CliCommand {
     Queue(queues::QueueArgs),
     /// Have a running server read its settings again
     Reload(reload::Args),
+    /// Make tokens for clients
+    Token(token::Args),
     /// Check or print the files of the embedded log
     Log(log::Args),
     /// Load a server, verify every message, and measure throughput and latency
@@ -98,6 +101,7 @@ pub fn run() -> ExitCode {
         CliCommand::Queues(args) => queues::list(&args),
         CliCommand::Queue(args) => queues::run(&args),
         CliCommand::Reload(args) => reload::run(&args),
+        CliCommand::Token(args) => token::run(&args),
         CliCommand::Log(args) => log::run(args),
         CliCommand::Bench(args) => bench::run(&args),
         CliCommand::Report(args) => report::run(&args),

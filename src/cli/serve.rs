@@ -20,6 +20,7 @@ use self::service::Starting;
 use self::signals::Handling;
 use super::Failure;
 use super::output::Output;
+use crate::auth::Judge;
 use crate::base::setting::{Applies, Kind};
 use crate::config::load::{Loaded, load};
 use crate::config::table::{SETTINGS, default_file};
@@ -203,6 +204,9 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
             for warning in files::load(&shard.tls)?.warnings {
                 say(format_args!("millstream: {warning}"));
             }
+        }
+        for warning in Judge::check(&shard.auth)? {
+            say(format_args!("millstream: {warning}"));
         }
         let mut out = Output::new();
         write!(out, "{}\n{}", loaded.describe(), memory::describe(&loaded.config))?;

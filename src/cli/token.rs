@@ -1,92 +1,64 @@
-//! The flags of tokens, which all clients share.
+//! `millstream token new`: makes a token of the server's own, and the line for the file that lists it.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::io::Write;
+use std::process::ExitCode;
 
 use super::Failure;
-use crate::auth::Secret;
-use crate::client::{Address, TokenSource, Tokens};
+use super::output::Output;
+use crate::auth::Line;
+use crate::auth::token::{self, Digest};
 use crate::process::terminal::say;
 
-/// The heading of the flags in the help.
-const HEADING: &str = "Token, for a server that requires one";
-
-/// The flag with a command. Results of loads leave its value out.
-pub(super) const COMMAND_FLAG: &str = "--token-command";
-
-/// The variable with a token.
-const VARIABLE: &str = "MILLSTREAM_TOKEN";
-
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct TokenArgs {
-    /// Send the token in this file. It is read again for each connection, and before the token expires. Without
-    /// --token-file and --token-command, the variable MILLSTREAM_TOKEN has the token. No flag takes the token
-    /// itself, because other users can see the arguments of a command
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
-    token_file: Option<PathBuf>,
-    /// Send the token that this command for sh prints within 10 s. It is run again for each connection, and
-    /// before the token expires
-    #[arg(long, value_name = "COMMAND", conflicts_with = "token_file", help_heading = HEADING)]
-    token_command: Option<String>,
-    /// Send the token also without TLS to another machine. Anyone between client and server can then read it
-    #[arg(long, help_heading = HEADING)]
-    token_over_plaintext: bool,
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: TokenCommand,
 }
 
-impl TokenArgs {
-    /// Returns the name of a flag that is set, if one is.
-    pub(super) fn any(&self) -> Option<&'static str> {
-        let set = [
-            (self.token_file.is_some(), "--token-file"),
-            (self.token_command.is_some(), COMMAND_FLAG),
-            (self.token_over_plaintext, "--token-over-plaintext"),
-        ];
-        set.into_iter().find_map(|(is_set, name)| is_set.then_some(name))
-    }
+#[derive(Debug, clap::Subcommand)]
+enum TokenCommand {
+    /// Make a token, and the line for the file of auth_static_file
+    #[command(after_help = "\
+Prints the token on standard output, once: it is stored nowhere. Prints the
+line for the file on standard error. The line holds a digest, from which
+nobody can find the token. The server reads the file again when it changes.
 
-    /// Reads the first token for connections to `address`. Returns `None` without a source. With `is_shared`, many
-    /// connections use one token for a while.
-    pub(super) fn tokens(&self, address: &Address, is_shared: bool) -> Result<Option<Arc<Tokens>>, Failure> {
-        let Some(source) = self.source()? else { return Ok(None) };
-        if !address.is_secure() && !address.is_local() {
-            let to = address.authority();
-            if !self.token_over_plaintext {
-                return Err(Failure(format!(
-                    "a token for {to} would be sent without TLS, so that others could read it: write wss:// in --url, \
-                     or accept that with --token-over-plaintext"
-                )));
-            }
-            say(format_args!(
-                "millstream: WARNING: --token-over-plaintext: the token is sent to {to} without TLS, so anyone between \
-                 this client and the server can read and use it"
-            ));
-        }
-        Ok(Some(Tokens::load(source, is_shared)?))
-    }
+Give the token to the client, in a file that others cannot read. Delete the
+line to revoke the token. For a new token of the same client, add a second
+line with its name, and delete the first when the client uses the new token.
 
-    fn source(&self) -> Result<Option<TokenSource>, Failure> {
-        let variable = match std::env::var(VARIABLE) {
-            Ok(token) if token.is_empty() => None,
-            Ok(token) => Some(Secret::new(&token)),
-            Err(std::env::VarError::NotPresent) => None,
-            Err(std::env::VarError::NotUnicode(_)) => {
-                return Err(Failure(format!("{VARIABLE}: not a token: not a text")));
-            }
-        };
-        let flag = match (&self.token_file, &self.token_command) {
-            (Some(file), _) => Some(TokenSource::File(file.clone())),
-            (None, Some(command)) => Some(TokenSource::Command(command.clone())),
-            (None, None) => None,
-        };
-        match (flag, variable) {
-            (Some(_), Some(_)) => {
-                let flag = self.any().unwrap_or_default();
-                Err(Failure(format!(
-                    "{VARIABLE} and {flag} both give a token: unset the variable, or omit the flag"
-                )))
-            }
-            (Some(source), None) => Ok(Some(source)),
-            (None, variable) => Ok(variable.map(|token| TokenSource::Variable(VARIABLE, token))),
-        }
-    }
+Examples:
+  millstream token new --name app1 --projects shop --rule produce:orders
+  (umask 077; millstream token new --name app1 > app1.token 2>> tokens)
+
+Exit codes:
+  0    done
+  2    bad usage, or the system has no random numbers
+  141  standard output was closed")]
+    New {
+        /// Name of the client; its principal is static:NAME
+        #[arg(long, default_value = "client")]
+        name: String,
+        /// Comma-separated projects that the client may work in; * is every project
+        #[arg(long, default_value = "default")]
+        projects: String,
+        /// What the client may do there: RIGHTS:QUEUE or RIGHTS:PREFIX*, where rights are produce, consume, claim,
+        /// manage and all; several times for several rules
+        #[arg(long = "rule", value_name = "RULE", default_value = "produce,consume,claim:*")]
+        rules: Vec<String>,
+    },
+}
+
+/// Runs `millstream token`.
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let TokenCommand::New { name, projects, rules } = &args.command;
+    let random = || Failure("the system has no random numbers".into());
+    let token = token::new().map_err(|_| random())?;
+    let line = Line::new(name, Digest::of(token.expose()), projects, rules).map_err(Failure)?;
+    let mut out = Output::new();
+    writeln!(out, "{}", token.expose())?;
+    out.finish()?;
+    // Only this: `2>>` appends it to the file.
+    say(format_args!("{line}"));
+    Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@
 //! | `manager` | what the process tells its service manager |
 //! | `children` | commands that are run and killed |
 //! | `command` | runs a command that prints a token |
+//! | `watcher` | notices changes of files |
 //! | `abort` | aborts the process if a thread panics |
 
 mod abort;
@@ -19,5 +20,7 @@ pub(crate) mod inherited;
 pub(crate) mod logging;
 pub(crate) mod manager;
 pub(crate) mod terminal;
+mod watcher;
 
 pub use abort::AbortOnPanic;
+pub use watcher::Watcher;

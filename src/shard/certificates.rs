@@ -4,31 +4,17 @@
 //! symbolic links. It also compares the files' contents from time to time, for changes behind a link and for
 //! file systems without inotify. A reload that fails changes nothing: the server keeps what it has.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
-
 use super::delivery::Delivery;
 use super::inbox::Sender;
 use crate::base::setting::Unworkable;
-use crate::process::AbortOnPanic;
+use crate::process::{AbortOnPanic, Watcher};
 use crate::tls::files::{self, Contents, Loaded};
 use crate::tls::{Config, Settings};
-
-/// How long the files must be unchanged before they are read: a certificate and its key change one after the
-/// other.
-const SETTLED_AFTER: Duration = Duration::from_millis(300);
-
-/// How long to wait for that at most.
-const SETTLED_MAX: Duration = Duration::from_secs(5);
 
 /// The time between two comparisons of the files' contents.
 const COMPARE_EVERY: Duration = Duration::from_secs(20);
@@ -41,13 +27,6 @@ const NO_LIST: i64 = i64::MAX;
 
 /// In place of the fingerprint of files that cannot be read.
 const UNREADABLE: u64 = 0;
-
-/// The changes in a directory that may change a file.
-const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
-    .union(WatchFlags::CREATE)
-    .union(WatchFlags::DELETE)
-    .union(WatchFlags::MOVED_TO)
-    .union(WatchFlags::ATTRIB);
 
 /// The state of the certificates, for `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,12 +192,8 @@ impl Certificates {
         let mut compared = Instant::now();
         let mut is_due = false;
         while !self.0.is_stopped.load(Ordering::Relaxed) {
-            watcher.look_at(&self.state().settings);
-            if watcher.await_change(LOOK_EVERY) {
-                let until = Instant::now() + SETTLED_MAX;
-                while watcher.await_change(SETTLED_AFTER) && Instant::now() < until {}
-                is_due = true;
-            }
+            watcher.look_at(files::paths(&self.state().settings));
+            is_due |= watcher.await_settled(LOOK_EVERY);
             self.deliver(&mut self.state());
             if is_due || compared.elapsed() >= COMPARE_EVERY || self.state().seen.is_none() {
                 compared = Instant::now();
@@ -269,64 +244,6 @@ impl State {
     fn begin_read(&mut self) -> u64 {
         self.reads += 1;
         self.reads
-    }
-}
-
-/// Waits for changes in the directories of the files.
-#[derive(Debug, Default)]
-struct Watcher {
-    /// `None` if the system has no inotify, or too many watches.
-    inotify: Option<OwnedFd>,
-    directories: BTreeSet<Box<Path>>,
-}
-
-impl Watcher {
-    /// Watches the directories of these files, from now on.
-    fn look_at(&mut self, settings: &Settings) {
-        let directories: BTreeSet<Box<Path>> = files::paths(settings).map(directory).collect();
-        if directories == self.directories {
-            return;
-        }
-        self.inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        if let Some(inotify) = &self.inotify {
-            for directory in &directories {
-                if let Err(error) = inotify::add_watch(inotify, &**directory, CHANGES) {
-                    tracing::warn!(
-                        directory = %directory.display(),
-                        %error,
-                        "watching the directory of a certificate failed: changes are noticed later"
-                    );
-                }
-            }
-        }
-        self.directories = directories;
-    }
-
-    /// Waits for a change, at most `time`. Returns whether there was one.
-    fn await_change(&self, time: Duration) -> bool {
-        let Some(inotify) = &self.inotify else {
-            std::thread::sleep(time);
-            return false;
-        };
-        let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
-        let mut polled = [PollFd::new(inotify, PollFlags::IN)];
-        if !matches!(poll(&mut polled, Some(&time)), Ok(1..)) {
-            return false;
-        }
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(inotify, &mut buffer);
-        let mut is_any = false;
-        while reader.next().is_ok() {
-            is_any = true;
-        }
-        is_any
-    }
-}
-
-fn directory(file: &Path) -> Box<Path> {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
-        _ => Path::new(".").into(),
     }
 }
 

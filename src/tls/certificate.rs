@@ -19,8 +19,12 @@ pub struct CertificateId {
 pub struct ClientCertificate {
     /// The common name of the subject.
     pub common_name: Option<String>,
-    /// The DNS names and URIs of the subject's alternative names.
-    pub names: Vec<String>,
+    /// The DNS names of the subject's alternative names, in lower case.
+    pub dns_names: Vec<String>,
+    /// The URIs of the subject's alternative names.
+    pub uris: Vec<String>,
+    /// When the client's certificate expires, in seconds since 1970.
+    pub not_after: i64,
     /// The client's certificate, followed by the intermediate ones that it sent.
     pub chain: Vec<CertificateId>,
 }
@@ -34,10 +38,12 @@ impl ClientCertificate {
         let common_name = client.subject().iter_common_name().next();
         Some(Self {
             common_name: common_name.and_then(|name| name.as_str().ok()).map(str::to_owned),
-            names: alternative_names(client, |name| match name {
-                GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
+            dns_names: dns_names(client),
+            uris: alternative_names(client, |name| match name {
+                GeneralName::URI(name) => Some((*name).to_owned()),
                 _ => None,
             }),
+            not_after: client.validity().not_after.timestamp(),
             chain,
         })
     }
@@ -60,10 +66,7 @@ impl Facts {
         let parsed = parse(certificate)?;
         let validity = parsed.validity();
         Some(Self {
-            dns_names: alternative_names(&parsed, |name| match name {
-                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-                _ => None,
-            }),
+            dns_names: dns_names(&parsed),
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
         })
@@ -76,6 +79,13 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>>
 
 fn id(certificate: &X509Certificate<'_>) -> CertificateId {
     CertificateId { issuer: certificate.issuer().as_raw().into(), serial: certificate.raw_serial().into() }
+}
+
+fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    alternative_names(certificate, |name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    })
 }
 
 fn alternative_names(

@@ -43,10 +43,13 @@ pub struct Loaded {
 #[derive(Debug)]
 pub struct Contents(BTreeMap<PathBuf, Content>);
 
+/// The content of a file.
 #[derive(Debug)]
-struct Content {
-    bytes: Vec<u8>,
-    mode: u32,
+pub struct Content {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Who may read it, as in `st_mode`.
+    pub mode: u32,
 }
 
 /// Reads the files, and checks that they fit together.
@@ -166,8 +169,8 @@ fn failed(key: &str, file: &Path, why: impl std::fmt::Display) -> Unworkable {
     Unworkable(format!("{key}: {}: {why}", file.display()))
 }
 
-/// Reads a regular file. Refuses others: a pipe may keep its reader waiting for ever.
-fn read(key: &str, path: &Path) -> Result<Content, Unworkable> {
+/// Reads the regular file that the setting `key` names. Refuses others: a pipe may keep its reader waiting for ever.
+pub fn read(key: &str, path: &Path) -> Result<Content, Unworkable> {
     let failed_to = |error: io::Error| failed(key, path, error);
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed_to)?;
     let metadata = file.metadata().map_err(failed_to)?;

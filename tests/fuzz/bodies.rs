@@ -1,6 +1,6 @@
 //! The bodies of the fuzz targets. `cargo fuzz` runs them for hours, `cargo test` on the committed corpus.
 //!
-//! They cover everything that an untrusted client can send: PROXY headers, frames, the handshake, lengths, pbs, markers, and
+//! They cover everything that an untrusted client can send: PROXY headers, tokens, frames, the handshake, lengths, pbs, markers, and
 //! a whole session, with the shard and the store also driven by the input. Each body compares the code with
 //! an oracle or checks an invariant; it does not only look for panics.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
@@ -12,12 +12,16 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::prelude::*;
 use bytes::Bytes;
-use millstream::access::{ProjectLimits, Tenants};
+use millstream::access::{ProjectLimits, Projects, Right, Rule, Tenants};
+use millstream::auth::token::Digest;
+use millstream::auth::{Line, Settings as AuthSettings, verify_jwt};
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
-use millstream::base::millis::Millis;
+use millstream::base::millis::{Millis, UnixMillis};
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::base::units::{Offset, Partition};
@@ -177,6 +181,75 @@ pub fn proxy(data: &[u8]) {
         Announced::Client((ip.parse::<IpAddr>().unwrap(), port.parse().unwrap()).into())
     });
     assert_eq!(result, expected);
+}
+
+/// JSON Web Tokens: the header, a zero byte, the claims. Whatever they say, only a token that the key signed, of this
+/// issuer, for this audience and not expired, is granted, and never one that names a key itself.
+pub fn jwt(data: &[u8]) {
+    const NOW: u64 = 1_000_000;
+    let (header, claims) = match data.iter().position(|byte| *byte == 0) {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (&br#"{"alg":"EdDSA","kid":"k"}"#[..], data),
+    };
+    let pair = |seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+    let x = BASE64_URL_SAFE_NO_PAD.encode(pair(1).public_key().as_ref());
+    let keys = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k","x":"{x}"}}]}}"#);
+    let settings = AuthSettings {
+        jwt_issuer: "https://issuer.example".into(),
+        jwt_audience: "millstream".into(),
+        ..AuthSettings::default()
+    };
+    let encoded = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let message = format!("{}.{}", encoded(header), encoded(claims));
+    let verdict = |signature: &[u8]| {
+        let token = format!("{message}.{}", encoded(signature));
+        verify_jwt(&settings, keys.as_bytes(), UnixMillis::new(NOW * 1_000), &token)
+    };
+    assert!(verdict(pair(2).sign(message.as_bytes()).as_ref()).is_err(), "another key signed it");
+    assert!(verdict(b"").is_err(), "nobody signed it");
+    let Ok(grant) = verdict(pair(1).sign(message.as_bytes()).as_ref()) else { return };
+    let header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(claims).unwrap();
+    assert_eq!(header["alg"], "EdDSA");
+    for name in ["jku", "jwk", "x5u", "x5c", "crit", "b64"] {
+        assert!(header.get(name).is_none(), "{name}");
+    }
+    assert_eq!(claims["iss"], "https://issuer.example");
+    assert!(
+        claims["aud"] == "millstream" || claims["aud"].as_array().unwrap().contains(&"millstream".into())
+    );
+    assert!(claims["exp"].as_f64().unwrap() > NOW as f64 - 30.0);
+    assert!(grant.principal.starts_with("jwt:https://issuer.example|"));
+    assert_eq!(grant.principal.matches('|').count(), 1);
+    assert!(grant.principal.chars().all(|char| !char.is_control()));
+    assert!(matches!(grant.projects, Projects::Listed(_)) && grant.rules.is_empty(), "no role has rules");
+}
+
+/// Rules: the first line is a rule, the second the name of a queue. A rule is shown as it is read, matches what its
+/// pattern says, and fits in a file of tokens.
+pub fn rules(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (rule, queue) = text.split_once('\n').unwrap_or((&text, "orders"));
+    let line = Line::new("app", Digest::of("x"), "*", &[rule.to_owned()]);
+    let Ok(parsed) = Rule::parse(rule) else {
+        assert!(line.is_err());
+        return;
+    };
+    assert!(line.is_ok());
+    assert_eq!(Rule::parse(&parsed.to_string()), Ok(parsed.clone()));
+    let (rights, pattern) = rule.split_once(':').unwrap();
+    for right in Right::ALL {
+        let is_named = rights.split(',').any(|name| name == "all" || name == right.name());
+        let matches = match pattern.strip_suffix('*') {
+            Some(prefix) => queue.starts_with(prefix),
+            None => queue == pattern,
+        };
+        assert_eq!(
+            parsed.allows(right, queue),
+            is_named && matches && !pattern.contains('@'),
+            "{rule} {queue}"
+        );
+    }
 }
 
 /// Frames: every split gives the same output, and headers parse as in tungstenite.

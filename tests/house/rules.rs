@@ -153,8 +153,8 @@ pub struct Only {
 }
 
 pub const ONLY: &[Only] = &[
-    // HTTP requests go only to control ports.
-    Only { path: "ureq", by: &["client::control"] },
+    // HTTP requests go only to control ports, and to the providers of authentication.
+    Only { path: "ureq", by: &["client::control", "auth"] },
     // Only one room uses rdkafka, plus the load generator that talks to Kafka directly.
     Only { path: "rdkafka", by: &["store::kafka", "load::peers::kafka"] },
 ];

@@ -32,7 +32,7 @@ pub struct Identity {
 
 /// Returns the ciphers of aws-lc. AES-128 comes before AES-256, because it takes about a tenth less time and
 /// nobody can break either.
-fn provider() -> CryptoProvider {
+pub fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_aes_256 =
         |suite: &SupportedCipherSuite| suite.suite().as_str().is_some_and(|name| name.contains("AES_256"));

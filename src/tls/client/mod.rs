@@ -14,7 +14,7 @@ mod records;
 mod session;
 mod why;
 
-pub use config::{Identity, Roots, config};
+pub use config::{Identity, Roots, config, provider};
 pub use records::Records;
 pub use session::{Security, Session};
 pub use why::{Asked, Fault, RootsFrom};

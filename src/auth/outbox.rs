@@ -1,0 +1,68 @@
+//! Answers on their way to the shards. A shard whose inbox is full delays nobody else.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::credential::Key;
+use super::question::{Answer, Audience, Verdict};
+
+/// Answers that shards have not got yet, in order. There are at most as many as questions, and one about changes
+/// between two of them.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    audience: Arc<dyn Audience>,
+    waiting: Vec<VecDeque<Answer>>,
+}
+
+impl Outbox {
+    pub(super) fn new(audience: Arc<dyn Audience>) -> Self {
+        let waiting = (0..audience.shards()).map(|_| VecDeque::new()).collect();
+        Self { audience, waiting }
+    }
+
+    /// Returns whether every shard has got everything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.iter().all(VecDeque::is_empty)
+    }
+
+    /// Gives an answer to a shard, now or later.
+    pub(super) fn tell(&mut self, shard: u16, answer: Answer) {
+        let Some(waiting) = self.waiting.get_mut(usize::from(shard)) else { return };
+        waiting.push_back(answer);
+        Self::flush_to(&*self.audience, shard, waiting);
+    }
+
+    /// Tells every shard of changes.
+    pub(super) fn tell_all(&mut self, changes: &Arc<[(Key, Verdict)]>) {
+        for (shard, waiting) in (0..).zip(&mut self.waiting) {
+            match waiting.back_mut() {
+                Some(Answer::Changed(before)) => *before = merged(before, changes),
+                _ => waiting.push_back(Answer::Changed(changes.clone())),
+            }
+            Self::flush_to(&*self.audience, shard, waiting);
+        }
+    }
+
+    /// Tries again to give what waits.
+    pub(super) fn flush(&mut self) {
+        for (shard, waiting) in (0..).zip(&mut self.waiting) {
+            Self::flush_to(&*self.audience, shard, waiting);
+        }
+    }
+
+    fn flush_to(audience: &dyn Audience, shard: u16, waiting: &mut VecDeque<Answer>) {
+        while let Some(answer) = waiting.pop_front() {
+            if let Err(answer) = audience.tell(shard, answer) {
+                waiting.push_front(answer);
+                return;
+            }
+        }
+    }
+}
+
+/// Returns all changes, without those that newer ones replace.
+fn merged(before: &[(Key, Verdict)], changes: &[(Key, Verdict)]) -> Arc<[(Key, Verdict)]> {
+    let newer: std::collections::HashSet<Key> = changes.iter().map(|(key, _)| *key).collect();
+    let kept = before.iter().filter(|(key, _)| !newer.contains(key));
+    kept.chain(changes).cloned().collect()
+}

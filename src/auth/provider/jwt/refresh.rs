@@ -1,0 +1,198 @@
+//! When the keys are fetched again, and how often at most.
+//!
+//! A schedule fetches them every [`EVERY`]. A token whose key is unknown has them fetched too, because issuers sign
+//! with new keys at once; strangers can invent ids of keys, so that happens at most every [`ON_DEMAND`]. Both have
+//! times of their own: nobody can keep the schedule from running.
+
+use std::collections::VecDeque;
+
+use super::keys::KeySet;
+use crate::auth::breaker::Breaker;
+use crate::auth::question::Denial;
+use crate::base::millis::Millis;
+
+/// The time between two fetches of the schedule.
+const EVERY: Millis = Millis::from_secs(600);
+
+/// The time after a fetch of the schedule that failed.
+const AFTER_FAILURE: Millis = Millis::from_secs(30);
+
+/// The time between two fetches because of unknown keys.
+const ON_DEMAND: Millis = Millis::from_secs(30);
+
+/// How long keys serve while they cannot be fetched again.
+const STALE_AFTER: Millis = Millis::from_secs(24 * 3_600);
+
+/// How many unknown ids are remembered. They cause no further fetch.
+const UNKNOWN_MAX: usize = 128;
+
+/// The keys of an issuer, and when to fetch them.
+#[derive(Debug)]
+pub(in crate::auth) struct Refresh {
+    keys: KeySet,
+    /// When the keys were fetched.
+    fetched: Millis,
+    /// When the fetch that is under way began, and its number.
+    flight: Option<u64>,
+    fetches: u64,
+    scheduled: Millis,
+    on_demand: Millis,
+    unknown: VecDeque<Box<str>>,
+    breaker: Breaker,
+}
+
+/// What becomes of a token whose key is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::auth) enum Want {
+    /// It waits for the fetch that is under way.
+    Wait,
+    /// It waits for a fetch, which must begin.
+    Fetch(u64),
+    /// It is refused.
+    Refused(Denial),
+}
+
+impl Refresh {
+    /// Begins without keys. The first fetch is due at once.
+    pub(in crate::auth) fn new(now: Millis) -> Self {
+        Self {
+            keys: KeySet::default(),
+            fetched: Millis::ZERO,
+            flight: None,
+            fetches: 0,
+            scheduled: now,
+            on_demand: now,
+            unknown: VecDeque::new(),
+            breaker: Breaker::default(),
+        }
+    }
+
+    /// Returns the keys, unless they are too old.
+    pub(in crate::auth) fn keys(&self, now: Millis) -> Option<&KeySet> {
+        (now.since(self.fetched) < STALE_AFTER).then_some(&self.keys)
+    }
+
+    /// Returns the keys, even if they are too old for newcomers.
+    pub(in crate::auth) fn last_keys(&self) -> &KeySet {
+        &self.keys
+    }
+
+    /// Has the keys fetched again soon, from another place.
+    pub(in crate::auth) fn move_to(&mut self, now: Millis) {
+        (self.scheduled, self.on_demand, self.flight) = (now, now, None);
+        self.unknown.clear();
+        self.breaker = Breaker::default();
+    }
+
+    /// Returns the number of the fetch that the schedule begins now, if it is due.
+    pub(in crate::auth) fn due(&mut self, now: Millis) -> Option<u64> {
+        if now < self.scheduled || self.flight.is_some() {
+            return None;
+        }
+        self.scheduled = now + EVERY;
+        Some(self.begin())
+    }
+
+    /// Decides what becomes of a token whose key is unknown.
+    pub(in crate::auth) fn want(&mut self, now: Millis, kid: Option<&str>) -> Want {
+        if let Some(kid) = kid
+            && self.unknown.iter().any(|known| **known == *kid)
+        {
+            return Want::Refused(Denial::Invalid);
+        }
+        if self.flight.is_some() {
+            return Want::Wait;
+        }
+        if now < self.on_demand || self.breaker.refuses(now) {
+            // The key may be new: who has a token of it may try again.
+            return Want::Refused(Denial::Unavailable);
+        }
+        self.on_demand = now + ON_DEMAND;
+        Want::Fetch(self.begin())
+    }
+
+    fn begin(&mut self) -> u64 {
+        self.fetches += 1;
+        self.flight = Some(self.fetches);
+        self.fetches
+    }
+
+    /// Handles the end of a fetch. Returns whether the keys have changed. `None` if it is not the one under way.
+    pub(in crate::auth) fn handle(&mut self, now: Millis, number: u64, keys: Option<KeySet>) -> Option<bool> {
+        if self.flight != Some(number) {
+            return None;
+        }
+        self.flight = None;
+        self.breaker.count(now, keys.is_some());
+        let Some(keys) = keys else {
+            self.scheduled = self.scheduled.min(now + AFTER_FAILURE);
+            return Some(false);
+        };
+        self.fetched = now;
+        self.unknown.retain(|kid| !keys.knows(kid));
+        let is_changed = keys != self.keys;
+        self.keys = keys;
+        Some(is_changed)
+    }
+
+    /// Remembers that a fetch did not find a key.
+    pub(in crate::auth) fn remember_unknown(&mut self, kid: Box<str>) {
+        if self.unknown.contains(&kid) {
+            return;
+        }
+        if self.unknown.len() == UNKNOWN_MAX {
+            self.unknown.pop_front();
+        }
+        self.unknown.push_back(kid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Issuer;
+    use super::*;
+
+    fn at(secs: u32) -> Millis {
+        Millis::from_secs(100_000 + secs)
+    }
+
+    #[test]
+    fn unknown_keys_cause_one_fetch_in_thirty_seconds_and_the_schedule_runs_beside() {
+        let mut refresh = Refresh::new(at(0));
+        let keys = Issuer::es256("a").keys();
+        let first = refresh.due(at(0)).unwrap();
+        assert_eq!(refresh.want(at(0), Some("b")), Want::Wait);
+        assert_eq!(refresh.handle(at(0), first, Some(keys.clone())), Some(true));
+        let Want::Fetch(second) = refresh.want(at(1), Some("b")) else { panic!() };
+        assert_eq!(refresh.handle(at(1), second, Some(keys.clone())), Some(false));
+        refresh.remember_unknown("b".into());
+        assert_eq!(refresh.want(at(2), Some("b")), Want::Refused(Denial::Invalid));
+        for second in 2..31 {
+            assert_eq!(refresh.want(at(second), Some("c")), Want::Refused(Denial::Unavailable));
+        }
+        assert!(matches!(refresh.want(at(31), Some("c")), Want::Fetch(3)));
+        assert_eq!(refresh.due(at(600)), None, "one is under way");
+        refresh.handle(at(600), 3, None);
+        assert_eq!(refresh.due(at(600)), Some(4));
+    }
+
+    #[test]
+    fn keys_serve_for_a_day_without_a_fetch() {
+        let mut refresh = Refresh::new(at(0));
+        let number = refresh.due(at(0)).unwrap();
+        refresh.handle(at(0), number, Some(Issuer::es256("a").keys()));
+        let number = refresh.due(at(600)).unwrap();
+        assert_eq!(refresh.handle(at(600), number, None), Some(false));
+        assert_eq!(refresh.due(at(629)), None);
+        assert!(refresh.due(at(630)).is_some(), "sooner after a failure");
+        assert!(!refresh.keys(at(24 * 3_600 - 1)).unwrap().is_empty());
+        assert!(refresh.keys(at(24 * 3_600)).is_none());
+    }
+
+    #[test]
+    fn at_most_so_many_unknown_keys_are_remembered() {
+        let mut refresh = Refresh::new(at(0));
+        (0..1_000).for_each(|kid| refresh.remember_unknown(kid.to_string().into()));
+        assert_eq!(refresh.unknown.len(), UNKNOWN_MAX);
+    }
+}
