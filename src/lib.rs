@@ -50,10 +50,9 @@
 //! | a setting | a `settings!` block of the room that uses it, usually in its `settings.rs`; checks of combinations in `config::check` and `config::warn` |
 //! | a metric | `control::metrics`; values are counted where they arise, and gathered in `shard::core::snapshot` |
 //! | the wire format | `front::streaming`, `pb`, `ws` |
+//! | who may do what | `auth` decides who a client is, `access` has grants and rules, `shard::core::authentication` applies them, `front::streaming::operations` checks them |
 //!
-//! Places for planned features: authentication gives its verdict to
-//! `shard::core::admission`, based on what `front::identity` has read, with rules in
-//! `access`. Another protocol over WebSocket is a front next to `front::streaming`, on the same operations.
+//! Places for planned features: another protocol over WebSocket is a front next to `front::streaming`, on the same operations.
 //! Claims are records of a partition's state in `store`, and a kind of operation in `operation`.
 //!
 //! # Glossary

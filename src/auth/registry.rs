@@ -60,11 +60,11 @@ impl Registry {
         (grant, is_changed)
     }
 
-    /// Ends a grant. Returns whether it was in use.
-    pub(super) fn end(&mut self, key: &Key) -> bool {
-        let Some(entry) = self.take(key) else { return false };
+    /// Ends a grant. Returns it if it was in use.
+    pub(super) fn end(&mut self, key: &Key) -> Option<Arc<Grant>> {
+        let entry = self.take(key)?;
         self.ended.remember(*key);
-        entry.grant.strong_count() > 0
+        entry.grant.upgrade()
     }
 
     fn take(&mut self, key: &Key) -> Option<Entry> {

@@ -451,10 +451,15 @@ impl State {
         if denial == Denial::Unavailable && self.registry.postpone(now.mono, key, pause, grace) {
             return;
         }
-        if self.registry.end(&key) {
-            let denial = if denial == Denial::Unknown { Denial::Revoked } else { denial };
-            self.publish(vec![(key, Err(denial))]);
-        }
+        let Some(grant) = self.registry.end(&key) else { return };
+        // Keystone no longer knows an expired token. The shards end it by themselves, after a renewal in progress.
+        let is_expired = grant.expires.is_some_and(|expires| expires <= now.unix);
+        let denial = match denial {
+            Denial::Unknown if is_expired => Denial::Expired,
+            Denial::Unknown => Denial::Revoked,
+            other => other,
+        };
+        self.publish(vec![(key, Err(denial))]);
     }
 
     /// Starts to check tokens again whose time has come.

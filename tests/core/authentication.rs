@@ -671,6 +671,26 @@ fn a_revoked_credential_acts_like_an_expired_one() {
 }
 
 #[test]
+fn an_answer_that_a_token_has_expired_does_not_overtake_its_renewal() {
+    let mut rig = Rig::new();
+    let mut client = rig.connect("X-Auth-Token: t\r\n");
+    let question = rig.question();
+    rig.answer(&question, until(100));
+    rig.run(&mut [&mut client]);
+    rig.produce(&mut client, "q");
+    rig.pass(99);
+    renew_producer(&mut rig, &mut client, "u");
+    let renewal = rig.question();
+    rig.pass(101);
+    rig.core.handle_answer(rig.now, Answer::Changed([(question.key, Err(Denial::Expired))].into()));
+    rig.answer(&renewal, until(300));
+    rig.message(&mut client);
+    client.take::<ProduceResponse>();
+    assert_eq!(code(&client.take::<ProduceResponse>().renewal), 100);
+    assert_eq!((code(&client.take::<ProduceResponse>().status), &client.close), (201, &None));
+}
+
+#[test]
 fn the_same_client_id_of_another_principal_is_another_client() {
     let mut rig = Rig::new();
     let mut writer = rig.admit("w", all());

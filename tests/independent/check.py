@@ -17,7 +17,7 @@ from hdrh.log import HistogramLogReader
 from prometheus_client.parser import text_string_to_metric_families
 
 # The labels, all of which have few values.
-LABELS = ("shard", "status", "kind", "stage", "le", "result", "reason", "version", "suite")
+LABELS = ("shard", "status", "kind", "stage", "le", "result", "reason", "version", "suite", "provider")
 COUNTER_SUFFIXES = ("_total",)
 UNITS = ("_bytes", "_seconds", "_bytes_per_second")
 MESSAGES = 20_000

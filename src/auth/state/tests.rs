@@ -329,6 +329,19 @@ fn a_token_in_use_is_checked_again_and_ends_when_it_is_revoked() {
 }
 
 #[test]
+fn a_recheck_just_after_the_end_says_expired_and_not_revoked() {
+    let mut rig = Rig::keystone();
+    rig.ask("t");
+    let lookup = rig.lookups()[0];
+    rig.looked_up(lookup, Ok(facts("member", NOW.unix.get() + 290_000)));
+    let _held = rig.verdict().unwrap();
+    rig.wait(300_000);
+    let lookup = rig.lookups()[0];
+    rig.looked_up(lookup, Err(LookupFault::Unknown));
+    assert_eq!(rig.changes(0), [(key("t"), Err(Denial::Expired))]);
+}
+
+#[test]
 fn a_recheck_without_an_answer_keeps_the_grant_for_the_grace_and_no_longer() {
     let mut rig = Rig::keystone();
     let _held = rig.granted("t");

@@ -387,6 +387,8 @@ impl<S: Store<Connections>> Core<S> {
                     connection.with_front(env, |front, cx| front.handle_grant(grant, cx));
                 });
             }
+            // The pass knows when its grant expires, and waits for a renewal in progress.
+            Some(Err(Denial::Expired)) if pass.has_end() => {}
             Some(Err(denial)) => {
                 self.counters.auth.revoked += 1;
                 self.log_verdict(now, id, "end", denial.name(), (&principal, "", ""));

@@ -67,6 +67,11 @@ impl Pass {
         Self { grant, key, ends, notice, renewal: None }
     }
 
+    /// Returns whether the grant has an end, or had one.
+    pub(super) fn has_end(&self) -> bool {
+        self.grant.expires.is_some()
+    }
+
     /// Begins a renewal. Returns false if there is one already.
     pub(super) fn begin_renewal(&mut self, operation: OperationId, key: Key, now: Millis) -> bool {
         if self.renewal.is_some() {
