@@ -61,7 +61,7 @@ fn revocation_list() -> (String, String) {
 
 /// Returns what a server exports before anything has happened.
 fn exported() -> Exported {
-    // Some metrics exist only with a port for TLS. Tests run in parallel.
+    // Some metrics exist only with a port for TLS, or with authentication. Tests run in parallel.
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let place = Place::new(&format!("watching-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
@@ -76,7 +76,11 @@ fn exported() -> Exported {
     let (ca, list) = (ca_file.display().to_string(), list_file.display().to_string());
     let secure = ["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair];
     let clients = ["--tls-client-auth", "optional", "--tls-client-ca", &ca, "--tls-client-crl", &list];
-    let server = Server::start(&[&["--cores", "0"][..], &secure, &clients].concat());
+    let tokens = place.0.join("tokens");
+    std::fs::write(&tokens, format!("one sha256:{} * all:*\n", "0".repeat(64))).unwrap();
+    let tokens = tokens.display().to_string();
+    let auth = ["--auth", "static", "--auth-static-file", &tokens];
+    let server = Server::start(&[&["--cores", "0"][..], &secure, &clients, &auth].concat());
     let (_, page) = server.control("/metrics");
     assert_eq!(server.stop(), 0);
     let mut exported = Exported::new();

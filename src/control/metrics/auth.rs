@@ -18,6 +18,10 @@ pub(super) fn add(f: &Families, shards: &[ShardSnapshot], judge: &Snapshot) -> p
         "Verdicts on credentials that shards did not remember, by provider and result",
         &["provider", "result"],
     )?;
+    // A rate needs a first value.
+    for kind in ProviderKind::ALL {
+        verdicts.with_label_values(&[kind.name(), GRANTED]);
+    }
     for ((provider, denial), count) in &judge.verdicts {
         let provider = provider.map_or(NO_PROVIDER, ProviderKind::name);
         let result = denial.map_or(GRANTED, Denial::name);
@@ -33,7 +37,8 @@ pub(super) fn add(f: &Families, shards: &[ShardSnapshot], judge: &Snapshot) -> p
         "How long requests to providers took together, by provider",
         &["provider"],
     )?;
-    for (kind, counts) in &judge.requests {
+    for kind in [ProviderKind::Jwt, ProviderKind::Keystone] {
+        let counts = judge.requests.get(&kind).copied().unwrap_or_default();
         requests.with_label_values(&[kind.name(), "answered"]).inc_by(counts.answered);
         requests.with_label_values(&[kind.name(), "failed"]).inc_by(counts.failed);
         took.with_label_values(&[kind.name()]).set(counts.took.as_secs_f64());
