@@ -310,6 +310,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
 
     /// Passes on the questions about clients.
     fn ask(&mut self) {
+        self.core.resume_waiting(self.host.now());
         while let Some(question) = self.core.poll_question() {
             if let Err(question) = self.host.ask(question) {
                 self.core.handle_unasked(self.host.now(), &question);

@@ -371,26 +371,39 @@ fn a_denial_is_remembered_briefly_but_trouble_of_a_provider_is_not() {
 }
 
 #[test]
-fn at_most_64_of_an_address_wait_and_others_are_not_held_up() {
+fn the_65th_of_an_address_waits_in_line_and_holds_up_no_other_address() {
     let mut rig = Rig::new();
+    // One IPv6 network of 64 bits counts as one address.
     let of = |last: u16| SocketAddr::from(([0x2001, 0xdb8, 0, 1, 0, 0, 0, last], 1));
     let mut questions = Vec::new();
     for number in 0..64 {
         rig.connect_from(of(number), &format!("X-Auth-Token: {number}\r\n"));
         questions.push(rig.question());
     }
-    let mut client = rig.connect_from(of(64), "X-Auth-Token: 64\r\n");
-    rig.run(&mut [&mut client]);
-    assert!(
-        client.head.starts_with("HTTP/1.1 429 "),
-        "one IPv6 network of 64 bits counts as one: {}",
-        client.head
-    );
+    let mut next = rig.connect_from(of(64), "X-Auth-Token: 64\r\n");
+    let gone = rig.connect_from(of(65), "X-Auth-Token: 65\r\n");
+    let mut known = rig.connect_from(of(66), "X-Auth-Token: 1\r\n");
+    let mut late = rig.connect_from(of(67), "X-Auth-Token: 67\r\n");
+    assert!(rig.core.poll_question().is_none());
     rig.connect("X-Auth-Token: other\r\n");
     rig.question();
-    rig.answer(&questions[0], Err(Denial::Unknown));
-    rig.connect_from(of(65), "X-Auth-Token: 65\r\n");
-    rig.question();
+    rig.core.handle_gone(rig.now, gone.id);
+    for question in questions.drain(..2) {
+        rig.answer(&question, all());
+    }
+    rig.core.resume_waiting(rig.now);
+    let of_next = rig.question();
+    rig.answer(&of_next, Err(Denial::Unknown));
+    let of_late = rig.question();
+    assert_eq!(of_late.tag, late.id.as_u64());
+    assert!(rig.core.poll_question().is_none());
+    rig.run(&mut [&mut next, &mut known, &mut late]);
+    assert!(next.head.starts_with("HTTP/1.1 401 "));
+    assert!(known.head.starts_with("HTTP/1.1 101 "), "its verdict is remembered by now: {}", known.head);
+    assert_eq!(late.head, "");
+    rig.pass(3);
+    rig.run(&mut [&mut late]);
+    assert!(late.head.starts_with("HTTP/1.1 503 "), "{}", late.head);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! request ─▶ key ─▶ remembered? ──yes──▶ verdict
 //!                      │ no                 ▲
-//!                      └─▶ question ─▶ judge ┘      (at most 1,024 of a shard and 64 of an address wait)
+//!                      └─▶ question ─▶ judge ┘      (at most 256 of a shard and 64 of an address at once)
 //! ```
 //! A grant is looked at when a connection or an operation begins, when it changes and when it ends, and never for
 //! a message.
@@ -35,9 +35,13 @@ const GRANT_LIFE: Millis = Millis::new(300_000);
 /// The most refused credentials that a shard remembers, and for how long. About 100 bytes each.
 const DENIALS_MAX: usize = 1_024;
 const DENIAL_LIFE: Millis = Millis::new(10_000);
-/// The most clients of a shard, and of one address, that wait for a verdict.
-const WAITING_MAX: usize = 1_024;
-const WAITING_OF_ADDRESS_MAX: u32 = 64;
+/// The most questions of a shard that wait for an answer. Further clients wait in the line of their address. They
+/// cost no more than while their handshake is incomplete, and get 503 after 3 seconds.
+const ASKED_MAX: usize = 256;
+/// The most of these about clients of one address, so that one address does not use up the questions of all.
+const ASKED_OF_ADDRESS_MAX: usize = 64;
+/// The most clients in line that a turn lets ask.
+const RESUMED_PER_TURN: usize = 64;
 /// The longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 
@@ -71,10 +75,25 @@ pub(super) struct Authentication {
     grants: Remembered<Arc<Grant>>,
     denials: Remembered<Denial>,
     /// The questions that are not answered, by tag, with the addresses that they count for.
-    asked: HashMap<u64, Option<IpAddr>>,
-    of_address: HashMap<IpAddr, u32>,
+    asked: HashMap<u64, IpAddr>,
+    of_address: HashMap<IpAddr, Line>,
+    /// The addresses with a line that may go on, in order.
+    ready: VecDeque<IpAddr>,
+    /// The addresses with a line that waits for the answer to any question.
+    stalled: VecDeque<IpAddr>,
     questions: VecDeque<Question>,
     audit: Audit,
+}
+
+/// The clients of one address that wait for a verdict.
+#[derive(Debug, Default)]
+struct Line {
+    /// The number of questions that wait for an answer.
+    asked: usize,
+    /// The connections that wait for their question, in order. Some may be gone.
+    waiting: VecDeque<ConnectionId>,
+    /// Whether the address is in one of the lists.
+    is_listed: bool,
 }
 
 impl Authentication {
@@ -85,6 +104,8 @@ impl Authentication {
             denials: Remembered::new(DENIALS_MAX),
             asked: HashMap::new(),
             of_address: HashMap::new(),
+            ready: VecDeque::new(),
+            stalled: VecDeque::new(),
             questions: VecDeque::new(),
             audit: Audit::default(),
         }
@@ -113,52 +134,94 @@ impl Authentication {
         }
     }
 
-    /// Asks the judge, unless too many wait.
-    fn ask(
-        &mut self,
-        shard: u16,
-        tag: u64,
-        key: Key,
-        credential: Credential,
-        peer: Peer,
-    ) -> Result<(), Denial> {
+    /// Asks the judge. Returns false if too many questions wait.
+    fn ask(&mut self, shard: u16, tag: u64, key: Key, credential: Credential, peer: Peer) -> bool {
+        let network = network(peer);
+        let of_address = self.of_address.get(&network).map_or(0, |line| line.asked);
+        let is_waiting = self.asked.contains_key(&tag);
+        if is_waiting || of_address >= most(network) || self.asked.len() >= ASKED_MAX {
+            return false;
+        }
+        self.asked.insert(tag, network);
+        self.of_address.entry(network).or_default().asked += 1;
         let address = match peer {
             Peer::Ip(address) => Some(address.ip()),
             Peer::Unix => None,
         };
-        let network = address.map(network);
-        let of_address = network.map_or(0, |one| self.of_address.get(&one).copied().unwrap_or(0));
-        if self.asked.contains_key(&tag) || of_address >= WAITING_OF_ADDRESS_MAX {
-            return Err(Denial::Throttled);
-        }
-        if self.asked.len() >= WAITING_MAX {
-            return Err(Denial::Unavailable);
-        }
-        self.asked.insert(tag, network);
-        if let Some(network) = network {
-            *self.of_address.entry(network).or_default() += 1;
-        }
         self.questions.push_back(Question { shard, tag, key, credential, address });
-        Ok(())
+        true
     }
 
-    /// Counts an answer.
+    /// Adds a connection to the line of its address.
+    fn wait(&mut self, id: ConnectionId, peer: Peer, is_open: impl Fn(&ConnectionId) -> bool, open: usize) {
+        let network = network(peer);
+        let line = self.of_address.entry(network).or_default();
+        line.waiting.push_back(id);
+        // A connection that is gone stays in line until its turn comes.
+        if line.waiting.len() > open {
+            line.waiting.retain(is_open);
+        }
+        if line.asked < most(network) && !std::mem::replace(&mut line.is_listed, true) {
+            self.stalled.push_back(network);
+        }
+    }
+
+    /// Counts an answer, so that another client may ask.
     fn handle_answered(&mut self, tag: u64) {
-        let Some(Some(network)) = self.asked.remove(&tag) else { return };
-        if let Some(count) = self.of_address.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
+        let Some(network) = self.asked.remove(&tag) else { return };
+        self.ready.extend(self.stalled.pop_front());
+        let Some(line) = self.of_address.get_mut(&network) else { return };
+        line.asked = line.asked.saturating_sub(1);
+        if line.waiting.is_empty() {
+            if line.asked == 0 && !line.is_listed {
+                self.of_address.remove(&network);
+            }
+        } else if !std::mem::replace(&mut line.is_listed, true) {
+            self.ready.push_back(network);
+        }
+    }
+
+    /// Removes and returns the next connection in line that may ask.
+    fn next_in_line(&mut self) -> Option<ConnectionId> {
+        while let Some(network) = self.ready.pop_front() {
+            let Some(line) = self.of_address.get_mut(&network) else { continue };
+            if line.asked < most(network)
+                && let Some(id) = line.waiting.pop_front()
+            {
+                if self.asked.len() < ASKED_MAX {
+                    // The addresses take turns.
+                    self.ready.push_back(network);
+                    return Some(id);
+                }
+                line.waiting.push_front(id);
+                self.stalled.push_back(network);
+                continue;
+            }
+            line.is_listed = false;
+            if line.asked == 0 && line.waiting.is_empty() {
                 self.of_address.remove(&network);
             }
         }
+        None
     }
 }
 
+/// Returns the most questions about clients of one address that wait for an answer.
+fn most(network: IpAddr) -> usize {
+    if network == UNIX { ASKED_MAX } else { ASKED_OF_ADDRESS_MAX }
+}
+
+/// Stands for all Unix sockets.
+const UNIX: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
 /// Returns the address that counts: all of an IPv6 network of 64 bits count as one.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+fn network(peer: Peer) -> IpAddr {
+    match peer {
+        Peer::Unix => UNIX,
+        Peer::Ip(address) => match address.ip() {
+            address @ IpAddr::V4(_) => address,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        },
     }
 }
 
@@ -202,13 +265,31 @@ impl<S: Store<Connections>> Core<S> {
             self.counters.auth.remembered += 1;
             return self.decide(now, id, verdict, Some(key));
         }
-        self.counters.auth.asked += 1;
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let asked = authentication.ask(self.shard, id.as_u64(), key, credential, connection.peer());
+        let peer = connection.peer();
         connection.await_verdict(key);
-        if let Err(denial) = asked {
-            self.decide(now, id, Err(denial), Some(key));
+        if authentication.ask(self.shard, id.as_u64(), key, credential, peer) {
+            self.counters.auth.asked += 1;
+        } else {
+            let is_open = |id: &ConnectionId| self.connections.get(*id).is_some();
+            authentication.wait(id, peer, is_open, self.connections.len());
         }
+        self.after(now, id);
+    }
+
+    /// Lets clients ask that waited for the answers to others of their address, some in each turn.
+    pub fn resume_waiting(&mut self, now: Now) {
+        for _ in 0..RESUMED_PER_TURN {
+            let Some(id) = self.authentication.as_mut().and_then(|one| one.next_in_line()) else { return };
+            if let Some(applicant) = self.connections.get(id).and_then(Connection::applicant) {
+                self.identify(now, id, applicant);
+            }
+        }
+    }
+
+    /// Returns whether clients in line may ask.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.authentication.as_ref().is_some_and(|one| !one.ready.is_empty())
     }
 
     fn handle_judged(&mut self, now: Now, tag: u64, key: Key, verdict: Verdict) {
@@ -290,7 +371,8 @@ impl<S: Store<Connections>> Core<S> {
         } else if begins {
             let verdict = authentication.remembered(&key, now.mono).or_else(|| {
                 let credential = Credential::Token(token);
-                authentication.ask(self.shard, id.as_u64(), key, credential, peer).err().map(Err)
+                let is_asked = authentication.ask(self.shard, id.as_u64(), key, credential, peer);
+                (!is_asked).then_some(Err(Denial::Unavailable))
             });
             if let Some(verdict) = verdict {
                 pass.take_renewal(&key);

@@ -377,7 +377,11 @@ impl<S: Store<Connections>> Core<S> {
 
     /// Returns whether there is work now: a connection to transmit, or a possible completion of the store.
     pub fn has_work(&self) -> bool {
-        self.is_asked || !self.dirty.is_empty() || !self.behind.is_empty() || self.store.has_completions()
+        self.is_asked
+            || !self.dirty.is_empty()
+            || !self.behind.is_empty()
+            || self.store.has_completions()
+            || self.has_waiting()
     }
 
     /// Returns the bytes that a connection has to send now.
