@@ -11,6 +11,9 @@ use crate::base::names::ClientId;
 use crate::base::secret::Secret;
 use crate::tls::ClientCertificate;
 
+/// The longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 16 << 10;
+
 /// What a client shows to prove who it is.
 #[derive(Clone, Debug)]
 pub enum Credential {

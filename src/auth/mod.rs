@@ -42,7 +42,7 @@ mod throttle;
 pub mod token;
 
 pub use crate::base::secret::Secret;
-pub use credential::{Credential, Key, Keyer, own_client};
+pub use credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX, own_client};
 pub use judge::{Judge, Read};
 pub use line::Line;
 pub use provider::jwt::verify as verify_jwt;

@@ -153,7 +153,6 @@ mod tests {
             "X-Project-Id: a/b\r\n",
             "Client-ID: 1\r\n",
             "Client-ID: \r\n",
-            "X-Auth-Token: \r\n",
         ] {
             assert_eq!(answer(&request("/", extra)).err(), Some(400), "{extra}");
         }
@@ -193,7 +192,9 @@ mod tests {
         let with_query = Policy { auth_query_token: true, ..policy.clone() };
         assert_eq!(ask(&with_query, "/?token=secret", ""), found);
         assert_eq!(ask(&with_query, "/?token=other", "X-Auth-Token: secret\r\n"), Err(400));
+        assert_eq!(token("X-Auth-Token: \r\n"), Err(400));
         let off = Policy { reads_tokens: false, ..with_query };
+        assert_eq!(ask(&off, "/?token=a&token=b", "X-Auth-Token: \r\n"), Ok(None));
         assert_eq!(ask(&off, "/?token=other", "X-Auth-Token: secret\r\n"), Ok(None), "ignored without auth");
     }
 

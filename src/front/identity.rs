@@ -55,7 +55,7 @@ impl Credentials {
             let field = match &*key {
                 "project_id" => &mut credentials.project,
                 "client_id" => &mut credentials.client,
-                "token" => &mut in_query,
+                "token" if policy.reads_tokens && policy.auth_query_token => &mut in_query,
                 _ => continue,
             };
             if value.is_empty() || field.is_some() {
@@ -70,12 +70,11 @@ impl Credentials {
                 *field = Some(value.to_owned());
             }
         }
-        let in_header = request.header(TOKEN_HEADER)?;
         if policy.reads_tokens {
-            let in_query = in_query.as_deref().filter(|_| policy.auth_query_token);
+            let in_header = request.header(TOKEN_HEADER)?;
             let bearer = request.header(BEARER_HEADER)?.and_then(bearer);
             let offered = offered(request)?;
-            let all = [in_header, bearer, offered.as_deref(), in_query];
+            let all = [in_header, bearer, offered.as_deref(), in_query.as_deref()];
             credentials.token = same(all.into_iter().flatten())?.map(Secret::new);
         }
         Ok(credentials)

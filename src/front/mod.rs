@@ -32,15 +32,13 @@ pub use policy::Policy;
 pub use status::FrontStatus;
 pub use streaming::ServerSession;
 
-use std::sync::Arc;
-
 use self::echo::Echo;
-use crate::access::{Grant, Right};
+use crate::access::Right;
 use crate::base::error::Fault;
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::units::{Offset, Partition};
-use crate::operation::{Answer, Caller, OperationId};
+use crate::operation::{Answer, Caller, Granted, OperationId};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The protocol of a connection, with its state.
@@ -131,9 +129,9 @@ impl Front {
     }
 
     /// Continues with another grant of the same client. Ends operations that the grant does not allow.
-    pub fn handle_grant(&mut self, grant: Arc<Grant>, cx: &mut Cx<'_>) {
+    pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
         match self {
-            Self::Streaming(session) => session.handle_grant(grant, cx),
+            Self::Streaming(session) => session.handle_grant(granted, cx),
             Self::Echo(_) => {}
         }
     }
@@ -147,9 +145,9 @@ impl Front {
     }
 
     /// Tells the client that its grant ends soon.
-    pub fn announce_expiry(&mut self, cx: &Cx<'_>) {
+    pub fn announce_expiry(&mut self) {
         match self {
-            Self::Streaming(session) => session.announce_expiry(cx),
+            Self::Streaming(session) => session.announce_expiry(),
             Self::Echo(_) => {}
         }
     }

@@ -53,5 +53,5 @@ pub use request::{Copied, Copying, Request};
 pub use resources::{OperationCounters, Resources};
 pub use routing::Routing;
 pub use settings::Settings;
-pub use subject::{Author, Caller, Subject};
+pub use subject::{Author, Caller, Granted, Subject};
 pub use word::{Acknowledged, Word};

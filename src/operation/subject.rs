@@ -6,6 +6,7 @@ use super::command::{OperationId, Target};
 use crate::access::{Grant, Permit, Right, Tenant, Use};
 use crate::base::clock::Now;
 use crate::base::error::PeerFault;
+use crate::base::millis::Millis;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::QueueInfo;
 use crate::base::units::{MsgNum, Partition};
@@ -29,21 +30,30 @@ pub struct Caller {
     /// The usage record of the project. `None` if nothing is counted, in tests.
     pub tenant: Option<Arc<Tenant>>,
     /// What the client may do. `None` if clients need not authenticate.
-    pub grant: Option<Arc<Grant>>,
+    pub granted: Option<Granted>,
+}
+
+/// The grant of a client, and when it ends.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    /// The grant.
+    pub grant: Arc<Grant>,
+    /// When it ends, by the monotonic clock. `None` if it has no end.
+    pub ends: Option<Millis>,
 }
 
 impl Caller {
     /// Returns whether the client may use a queue of its project in this way.
     pub fn may(&self, right: Right, queue: &QueueName) -> bool {
-        let allows = |grant: &Arc<Grant>| grant.reaches(&self.project) && grant.allows(right, queue.as_str());
-        self.grant.as_ref().is_none_or(allows)
+        self.granted.as_ref().is_none_or(|Granted { grant, .. }| {
+            grant.reaches(&self.project) && grant.allows(right, queue.as_str())
+        })
     }
 
     /// Returns how long the client's grant lasts, in whole seconds; `None` if it has no end.
     pub fn seconds_left(&self, now: Now) -> Option<u32> {
-        let expires = self.grant.as_ref()?.expires?;
-        let seconds = expires.get().saturating_sub(now.unix.get()) / 1_000;
-        Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+        let ends = self.granted.as_ref()?.ends?;
+        Some(u32::try_from(ends.since(now.mono).get() / 1_000).unwrap_or(u32::MAX))
     }
 
     /// Admits one more operation, if the project's limits allow it. `produces` also checks its rates. Returns

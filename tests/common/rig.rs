@@ -42,7 +42,7 @@ pub struct Rig {
 
 fn caller(tenant: Option<Arc<Tenant>>) -> Caller {
     let author = Author { client: ClientId::from(CLIENT), is_known: true };
-    Caller { project: Project::parse("p").unwrap(), author, tenant, grant: None }
+    Caller { project: Project::parse("p").unwrap(), author, tenant, granted: None }
 }
 
 impl Rig {

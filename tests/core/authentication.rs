@@ -305,6 +305,7 @@ fn a_silent_provider_costs_newcomers_three_seconds() {
     rig.pass(3);
     rig.run(&mut [&mut client]);
     assert!(client.head.starts_with("HTTP/1.1 503 "), "{}", client.head);
+    assert_eq!(rig.counters().refused["unavailable"], 1);
     rig.answer(&question, all());
     rig.run(&mut [&mut client]);
     assert!(rig.core.closing(rig.now, client.id).0, "a late verdict admits nobody");
@@ -560,11 +561,12 @@ fn a_renewal_without_a_verdict_ends_with_503_and_the_grant() {
     let mut client = rig.admit("t", until(100));
     rig.produce(&mut client, "q");
     rig.pass(99);
+    rig.run(&mut [&mut client]);
+    client.take::<ProduceResponse>();
     renew_producer(&mut rig, &mut client, "u");
     rig.pass(109);
     rig.pass(110);
     rig.run(&mut [&mut client]);
-    client.take::<ProduceResponse>();
     assert_eq!(code(&client.take::<ProduceResponse>().renewal), 503);
     assert_eq!(code(&client.take::<ProduceResponse>().status), 401);
     assert!(client.close.is_some());
@@ -701,6 +703,121 @@ fn an_answer_that_a_token_has_expired_does_not_overtake_its_renewal() {
     client.take::<ProduceResponse>();
     assert_eq!(code(&client.take::<ProduceResponse>().renewal), 100);
     assert_eq!((code(&client.take::<ProduceResponse>().status), &client.close), (201, &None));
+}
+
+#[test]
+fn bad_renewals_one_after_another_do_not_put_the_end_off() {
+    let mut rig = Rig::new();
+    let mut client = rig.admit("t", until(100));
+    rig.consume(&mut client, "q");
+    rig.pass(99);
+    rig.run(&mut [&mut client]);
+    client.take::<ConsumeResponse>();
+    rig.send(&mut client, &ConsumeRequest { token: Some("bad".into()), ..Default::default() });
+    let question = rig.question();
+    rig.now = at(101);
+    // In one turn: the verdict on one token, the next token, and then the time.
+    rig.answer(&question, Err(Denial::Unknown));
+    rig.send(&mut client, &ConsumeRequest { token: Some("worse".into()), ..Default::default() });
+    assert!(rig.core.poll_question().is_none());
+    rig.core.handle_timeouts(rig.now);
+    rig.run(&mut [&mut client]);
+    assert_eq!(code(&client.take::<ConsumeResponse>().renewal), 401);
+    assert_eq!(code(&client.take::<ConsumeResponse>().renewal), 401);
+    assert_eq!(code(&client.take::<ConsumeResponse>().status), 401);
+    assert!(client.close.is_some());
+}
+
+#[test]
+fn other_rules_do_not_lose_a_renewal_in_progress() {
+    let mut rig = Rig::new();
+    let mut client = rig.connect("X-Auth-Token: t\r\n");
+    let question = rig.question();
+    rig.answer(&question, until(100));
+    rig.run(&mut [&mut client]);
+    rig.produce(&mut client, "q");
+    renew_producer(&mut rig, &mut client, "u");
+    let renewal = rig.question();
+    let expires = Some(UnixMillis::new(UNIX + 100_000));
+    let smaller = Ok(Arc::new(Grant { expires, ..grant(&["produce:q"]) }));
+    rig.core.handle_answer(rig.now, Answer::Changed([(question.key, smaller)].into()));
+    rig.answer(&renewal, until(200));
+    rig.run(&mut [&mut client]);
+    let told = client.take::<ProduceResponse>().renewal.unwrap();
+    assert_eq!((told.status_code(), told.token_expires_s), (100, Some(200)));
+}
+
+#[test]
+fn a_token_that_expires_while_it_is_checked_renews_nothing() {
+    let mut rig = Rig::new();
+    let mut client = rig.admit("t", until(100));
+    rig.produce(&mut client, "q");
+    renew_producer(&mut rig, &mut client, "u");
+    let renewal = rig.question();
+    rig.pass(3);
+    rig.answer(&renewal, until(3));
+    rig.run(&mut [&mut client]);
+    let told = client.take::<ProduceResponse>().renewal.unwrap();
+    assert_eq!((told.status_code(), told.token_expires_s), (401, Some(97)));
+    assert_eq!(client.close, None);
+}
+
+#[test]
+fn a_credential_that_names_another_principal_now_ends_its_connections() {
+    let mut rig = Rig::new();
+    let mut client = rig.connect("X-Auth-Token: t\r\n");
+    let question = rig.question();
+    rig.answer(&question, all());
+    rig.run(&mut [&mut client]);
+    let renamed = Ok(Arc::new(Grant { principal: "static:other".into(), ..grant(&["all:*"]) }));
+    rig.core.handle_answer(rig.now, Answer::Changed([(question.key, renamed)].into()));
+    rig.run(&mut [&mut client]);
+    assert_eq!(client.close, Some((1008, "token revoked".into())));
+}
+
+#[test]
+fn the_news_of_the_end_is_not_kept_for_a_later_operation() {
+    let mut rig = Rig::new();
+    let mut client = rig.admit("t", until(100));
+    rig.pass(80);
+    rig.pass(90);
+    assert_eq!(rig.produce(&mut client, "q").token_expires_s, Some(10));
+    assert!(client.data.is_empty());
+}
+
+#[test]
+fn each_token_gets_its_answer_in_order() {
+    let mut rig = Rig::new();
+    let mut client = rig.admit("t", until(100));
+    rig.admit("known", until(200));
+    rig.produce(&mut client, "q");
+    let token = |token: &str| ProduceRequest { token: Some(token.into()), ..Default::default() };
+    let both =
+        [token("known").encode_length_delimited_to_vec(), token("new").encode_length_delimited_to_vec()];
+    let frame = Frame::message(both.concat(), OpCode::Data(Data::Continue), false);
+    let mut bytes = Vec::new();
+    crate::masked(frame, &mut rig.random, &mut bytes);
+    rig.receive(&client, bytes);
+    let question = rig.question();
+    rig.answer(&question, Err(Denial::Unknown));
+    rig.run(&mut [&mut client]);
+    let [first, second] = [(); 2].map(|()| client.take::<ProduceResponse>().renewal.unwrap());
+    assert_eq!((first.status_code(), second.status_code()), (100, 401));
+}
+
+#[test]
+fn verdicts_that_have_ended_are_let_go() {
+    let mut rig = Rig::new();
+    let grant = Arc::new(grant(&["all:*"]));
+    let client = rig.admit("t", Ok(grant.clone()));
+    rig.core.handle_gone(rig.now, client.id);
+    assert_eq!(Arc::strong_count(&grant), 2, "remembered");
+    rig.pass(299);
+    assert_eq!(Arc::strong_count(&grant), 2);
+    assert!(rig.core.next_deadline().is_some());
+    rig.pass(310);
+    assert_eq!(Arc::strong_count(&grant), 1);
+    assert_eq!(rig.core.next_deadline(), None);
 }
 
 #[test]

@@ -42,8 +42,8 @@ pub(super) fn accept(token_expires_s: Option<u32>, reply: &mut PbWriter<'_>) {
 }
 
 /// Writes the result of a renewal.
-pub(super) fn tell_renewal(renewal: Option<Status>, cx: &mut Cx<'_>) {
-    cx.reply.pb(&ConsumeResponse { renewal, ..ConsumeResponse::default() }, false);
+pub(super) fn tell_renewal(renewal: Status, cx: &mut Cx<'_>) {
+    cx.reply.pb(&ConsumeResponse { renewal: Some(renewal), ..ConsumeResponse::default() }, false);
 }
 
 impl Consuming {
@@ -53,6 +53,11 @@ impl Consuming {
             .map_err(|error| PeerFault::PbInvalid(format!("ConsumeRequest: {error}")))?;
         if request.commit_marker.is_some() {
             return Err(PeerFault::PbInvalid("commit_marker: groups are not supported yet".into()).into());
+        }
+        if request.token.is_some() && (request.max_msgnum_to_send.is_some() || request.send_marker.is_some())
+        {
+            let why = "token: a request with a token carries nothing else";
+            return Err(PeerFault::PbInvalid(why.into()).into());
         }
         self.has_extensions |= uses_extensions(pb);
         let credit = MsgNum::from_wire(request.max_msgnum_to_send);

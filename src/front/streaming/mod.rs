@@ -23,16 +23,14 @@ mod operations;
 mod produce;
 mod setup;
 
-use std::sync::Arc;
-
 use self::operations::{Operations, State};
 use super::{Cx, DrainStep, FrontStatus};
-use crate::access::{Grant, Right};
+use crate::access::Right;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::units::{Offset, Partition};
-use crate::operation::{Answer, Caller, OperationId};
+use crate::operation::{Answer, Caller, Granted, OperationId};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
 
@@ -130,7 +128,7 @@ impl ServerSession {
             (Answer::Opened { result, local_partition }, _) => {
                 operations.handle_opened(result, local_partition, cx);
             }
-            (Answer::Renewed(result), _) => operations.tell_renewal(result, cx),
+            (Answer::Renewed(result), _) => operations.tell_renewal(result),
             (Answer::Resolved { partition, result }, _) => operations.handle_position(partition, result, cx),
             (Answer::Appended { sequence, result }, State::Producing(produce)) => {
                 if let Some(fault) = produce.handle_appended(sequence, result, cx.resources.now) {
@@ -147,8 +145,8 @@ impl ServerSession {
     }
 
     /// Continues with another grant of the same client. Ends the operation if the grant does not allow it.
-    pub fn handle_grant(&mut self, grant: Arc<Grant>, cx: &mut Cx<'_>) {
-        self.operations.handle_grant(grant, cx);
+    pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
+        self.operations.handle_grant(granted, cx);
         if self.operations.discards() {
             self.forget_pb(cx);
         }
@@ -160,9 +158,9 @@ impl ServerSession {
         self.forget_pb(cx);
     }
 
-    /// Tells the client that its grant ends soon.
-    pub fn announce_expiry(&mut self, cx: &Cx<'_>) {
-        self.operations.tell_renewal(Ok(()), cx);
+    /// Tells the client that its grant ends soon, if an operation is open.
+    pub fn announce_expiry(&mut self) {
+        self.operations.tell_renewal(Ok(()));
     }
 
     /// Handles the deadlines that have passed.
@@ -258,7 +256,7 @@ impl ServerSession {
                 is_producing: true,
                 is_starved: produce.is_starved(),
                 waits_for_us: wanted.is_some() || produce.waits_for_store(),
-                goes_on: produce.has_more_to_say(),
+                goes_on: produce.has_more_to_say() || self.operations.has_renewals(),
                 credit: Some(produce.credit()),
                 next_deadline: earliest(produce.next_deadline()),
                 ..open

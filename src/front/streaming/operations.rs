@@ -1,11 +1,11 @@
 //! The operations of a connection, in sequence: the current one, and which halves have ended.
 
+use std::collections::VecDeque;
+
 use super::consume::{self, Consuming};
 use super::produce;
 use super::setup::{Asked, ConsumeSetup, Setup};
-use std::sync::Arc;
-
-use crate::access::{Grant, Permit, Right};
+use crate::access::{Permit, Right};
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::base::millis::Millis;
@@ -15,9 +15,14 @@ use crate::base::queue::QueueInfo;
 use crate::base::secret::Secret;
 use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, status_of};
-use crate::operation::{Caller, Command, Consume, OperationId, Positioning, Produce, Routing, Subject};
+use crate::operation::{
+    Caller, Command, Consume, Granted, OperationId, Positioning, Produce, Routing, Subject,
+};
 use crate::pb::Status;
 use crate::ws::CloseCode;
+
+/// The most results of renewals that wait to be sent. With more, no requests are read.
+const RENEWALS_MAX: usize = 16;
 
 #[derive(Debug)]
 pub(super) enum State {
@@ -61,8 +66,8 @@ pub(super) struct Operations {
     pub(super) draining: bool,
     /// Why no operation may begin: the client's grant has ended.
     expired: Option<Fault>,
-    /// The answer to a token, or the news that the grant ends soon. To be sent.
-    renewal: Option<Status>,
+    /// The results of renewals, and the news that the grant ends soon. To be sent, in order.
+    renewals: VecDeque<Result<(), Fault>>,
     /// The reservation that the delimiter waits for.
     pub(super) wanted: Option<Wanted>,
     /// When the pb that has started must be complete.
@@ -82,7 +87,7 @@ impl Operations {
             discarded: 0,
             draining: false,
             expired: None,
-            renewal: None,
+            renewals: VecDeque::new(),
             wanted: None,
             pb_due: None,
             close: None,
@@ -125,7 +130,7 @@ impl Operations {
 
     #[inline]
     pub(super) fn is_blocked(&self, cx: &Cx<'_>) -> bool {
-        if self.client_ended || self.wanted.is_some() {
+        if self.client_ended || self.wanted.is_some() || self.renewals.len() >= RENEWALS_MAX {
             return true;
         }
         match &self.state {
@@ -214,7 +219,8 @@ impl Operations {
             return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
         }
         let Some(Setup { address, consume }) = setup.take() else { return };
-        let (operation, caller) = (self.operation, self.caller.clone());
+        // The operation's own copy needs no grant. It would stay in use after a change.
+        let (operation, caller) = (self.operation, Caller { granted: None, ..self.caller.clone() });
         let subject = Subject { operation, caller, name: address.queue, queue };
         let Some(ConsumeSetup { start, echo, has_extensions }) = consume else {
             let author = self.caller.author;
@@ -273,8 +279,8 @@ impl Operations {
     }
 
     /// Continues with another grant of the same client. Ends the operation if the grant does not allow it.
-    pub(super) fn handle_grant(&mut self, grant: Arc<Grant>, cx: &mut Cx<'_>) {
-        self.caller.grant = Some(grant);
+    pub(super) fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
+        self.caller.granted = Some(granted);
         let Some(right) = self.right() else { return };
         if self.queue_name().is_some_and(|queue| !self.caller.may(right, queue)) {
             self.fail(PeerFault::Forbidden(right.name()).into(), cx);
@@ -295,14 +301,18 @@ impl Operations {
         cx.resources.commands.push(Command::Renew { operation: self.operation, token });
     }
 
-    /// Tells the client the result of a renewal, or, without one, that its grant ends soon.
-    pub(super) fn tell_renewal(&mut self, result: Result<(), Fault>, cx: &Cx<'_>) {
-        let status = match &result {
-            Ok(()) => Status { status_code: Some(StatusCode::CONTINUE.0), ..Status::default() },
-            Err(fault) => status_of(fault),
-        };
-        let token_expires_s = self.caller.seconds_left(cx.resources.now);
-        self.renewal = Some(Status { token_expires_s, ..status });
+    /// Tells the client the result of a renewal, or that its grant ends soon. Only an operation that is open can
+    /// carry that.
+    pub(super) fn tell_renewal(&mut self, result: Result<(), Fault>) {
+        if matches!(self.state, State::Producing(_) | State::Consuming(_)) {
+            self.renewals.push_back(result);
+        }
+    }
+
+    /// Returns whether there are results of renewals to send.
+    #[inline]
+    pub(super) fn has_renewals(&self) -> bool {
+        !self.renewals.is_empty()
     }
 
     /// Handles the end of the client's half.
@@ -341,8 +351,8 @@ impl Operations {
     pub(super) fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         match &mut self.state {
             State::Producing(produce) => {
-                if self.renewal.is_some() && cx.has_space() {
-                    produce::tell_renewal(produce, self.renewal.take(), cx);
+                while let Some(result) = self.renewals.pop_front() {
+                    produce::tell_renewal(produce, renewal_status(&result, &self.caller, cx), cx);
                 }
                 produce::speak(produce, cx);
                 if produce.is_settled() {
@@ -355,8 +365,8 @@ impl Operations {
                 }
             }
             State::Consuming(consuming) => {
-                if self.renewal.is_some() && cx.has_space() {
-                    consume::tell_renewal(self.renewal.take(), cx);
+                while let Some(result) = self.renewals.pop_front() {
+                    consume::tell_renewal(renewal_status(&result, &self.caller, cx), cx);
                 }
                 if self.failing.is_none() && !self.client_ended {
                     consuming.poll_transmit(cx);
@@ -395,7 +405,7 @@ impl Operations {
     pub(super) fn end_half(&mut self) {
         self.state = State::Discarding;
         self.failing = None;
-        self.renewal = None;
+        self.renewals.clear();
         self.permit = None;
         self.operation.0 = self.operation.0.wrapping_add(1);
         if self.client_ended {
@@ -409,4 +419,13 @@ impl Operations {
         self.client_ended = false;
         self.discarded = 0;
     }
+}
+
+/// Returns the status that tells the result of a renewal. Its time is that of the grant in force.
+fn renewal_status(result: &Result<(), Fault>, caller: &Caller, cx: &Cx<'_>) -> Status {
+    let status = match result {
+        Ok(()) => Status { status_code: Some(StatusCode::CONTINUE.0), ..Status::default() },
+        Err(fault) => status_of(fault),
+    };
+    Status { token_expires_s: caller.seconds_left(cx.resources.now), ..status }
 }

@@ -74,7 +74,9 @@ fn handle_others<'pb>(
 ) -> Result<Option<&'pb str>, Fault> {
     let ProduceRequestHead { ttl, payloads, keys, .. } = head;
     let why = match produce_token(pb) {
-        Ok(Some(_)) if payloads > 0 || keys > 0 => "token: a request with a token carries no messages",
+        Ok(Some(_)) if payloads > 0 || keys > 0 || ttl.is_some() => {
+            "token: a request with a token carries nothing else"
+        }
         Ok(Some(token)) => {
             produce.give_up(copied, pb.len(), resources);
             return Ok(Some(token));
@@ -129,13 +131,13 @@ pub(super) fn speak(produce: &mut Produce, cx: &mut Cx<'_>) {
 }
 
 /// Writes the result of a renewal.
-pub(super) fn tell_renewal(produce: &mut Produce, renewal: Option<Status>, cx: &mut Cx<'_>) {
+pub(super) fn tell_renewal(produce: &mut Produce, renewal: Status, cx: &mut Cx<'_>) {
     let (through, granted) = produce.numbers();
     cx.reply.pb(
         &ProduceResponse {
             msgnum_status_is_thru: Some(through.to_wire()),
             max_msgnum_to_send: Some(granted.to_wire()),
-            renewal,
+            renewal: Some(renewal),
             ..ProduceResponse::default()
         },
         false,

@@ -6,9 +6,6 @@ use crate::auth::Credential;
 use crate::base::names::Project;
 use crate::operation::Author;
 
-/// The reason with which operations and connections end whose grant has expired.
-pub(super) const EXPIRED: &str = "token expired";
-
 /// What a client that waits for its verdict claims.
 #[derive(Debug)]
 pub(super) struct Applicant {

@@ -12,12 +12,12 @@
 
 use std::sync::Arc;
 
-use super::applicant::{Admitted, Applicant, EXPIRED};
+use super::applicant::{Admitted, Applicant};
 use super::deadlines::Armed;
 use super::entry::{self, RefusedHeaders};
 use super::liveness::{Liveness, Look, REFUSED_READ_BYTES, closed_read_bytes};
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
-use super::pass::{Due, Pass};
+use super::pass::{Due, Ended, Pass};
 use super::peer::Peer;
 use super::proxy::{Announced, ProxyHeader};
 use super::{CoreCounters, Settings};
@@ -30,7 +30,7 @@ use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::QueueName;
 use crate::front::{Cx, Framed, Front, FrontStatus, Handshake};
 use crate::latency::Recorder;
-use crate::operation::{Answer, Caller, Command, Regulator, Resources};
+use crate::operation::{Caller, Command, Regulator, Resources};
 use crate::tls::ClientCertificate;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::Refusal;
@@ -112,7 +112,7 @@ pub struct Connection {
     /// The credential whose verdict decides about the handshake.
     awaited: Option<Key>,
     /// Set when the grant has ended: why, and until when operations may take to end.
-    ending: Option<(&'static str, Millis)>,
+    ending: Option<(Ended, Millis)>,
     /// The certificate of the client, if it has one and speaks TLS.
     certificate: Option<Arc<ClientCertificate>>,
     /// Since when the peer owes the rest of a TLS record.
@@ -211,13 +211,21 @@ impl Connection {
         self.front().and_then(Front::right)
     }
 
-    /// Ends all operations, because the client's grant has ended. Then closes the connection.
-    pub(super) fn end_grant(&mut self, why: &'static str, env: &mut Env<'_>) {
+    /// Ends all operations, because the client's grant has ended. Then closes the connection. Closes the connection of a
+    /// client without a grant, whose certificate was revoked, at once.
+    pub(super) fn end_grant(&mut self, ended: Ended, env: &mut Env<'_>) {
+        if self.is_handshaking() {
+            let status = if self.awaited.is_some() { 401 } else { 403 };
+            return self.refuse(&Refusal::new(status, "the certificate of the client is revoked"), env);
+        }
+        if self.pass.is_none() {
+            return self.close(CloseCode::POLICY, env);
+        }
         if self.ending.is_some() || !matches!(self.phase, Phase::Open(_)) {
             return;
         }
-        self.ending = Some((why, env.now.mono + ENDING_MAX));
-        let fault = Fault::from(PeerFault::Unauthenticated(why));
+        self.ending = Some((ended, env.now.mono + ENDING_MAX));
+        let fault = Fault::from(PeerFault::Unauthenticated(ended.reason()));
         self.with_front(env, |front, cx| front.handle_expired(fault, cx));
     }
 
@@ -275,15 +283,6 @@ impl Connection {
     /// Sets since when the peer owes the rest of a TLS record.
     pub fn set_cut_since(&mut self, cut_since: Option<Millis>) {
         self.cut_since = cut_since;
-    }
-
-    /// Closes the connection, because the certificate of its client was revoked.
-    pub fn revoke(&mut self, env: &mut Env<'_>) {
-        if self.is_handshaking() {
-            self.refuse(&Refusal::new(403, "the certificate of the client is revoked"), env);
-        } else {
-            self.close(CloseCode::POLICY, env);
-        }
     }
 
     /// Handles bytes from the socket, at most as many as [`Self::wanted_read`] allows. Returns true if the
@@ -373,9 +372,9 @@ impl Connection {
         let used = handshake.used();
         let Admitted { permit, project, author, pass } = admitted;
         let tenant = Some(permit.tenant().clone());
-        let grant = pass.as_ref().map(|pass| Arc::clone(&pass.grant));
+        let granted = pass.as_ref().map(|pass| pass.granted());
         (self.permit, self.pass) = (Some(permit), pass);
-        self.phase = Phase::Open(Front::new(handshake.endpoint, Caller { project, author, tenant, grant }));
+        self.phase = Phase::Open(Front::new(handshake.endpoint, Caller { project, author, tenant, granted }));
         self.liveness.hear(env.now.mono);
         // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
         // already sent.
@@ -515,10 +514,10 @@ impl Connection {
     /// any: then there may be more to write.
     pub fn poll_transmit(&mut self, env: &mut Env<'_>) -> bool {
         self.with_front(env, Front::poll_transmit);
-        if let Some((why, _)) = self.ending
+        if let Some((ended, _)) = self.ending
             && !self.status().is_busy
         {
-            self.finish(Some(CloseCode::POLICY), why, env);
+            self.finish(Some(CloseCode::POLICY), ended.reason(), env);
         }
         self.resume(env)
     }
@@ -687,7 +686,7 @@ impl Connection {
                 let refusal = Refusal::new(408, "handshake: not completed within handshake_timeout");
                 self.refuse(&refusal, env);
             }
-            Phase::Admitting(_) if is_late || self.is_verdict_late(env.now.mono) => {
+            Phase::Admitting(_) if is_late => {
                 let refusal = Refusal::new(503, "handshake: not decided within handshake_timeout");
                 self.refuse(&refusal, env);
             }
@@ -709,28 +708,26 @@ impl Connection {
 
     /// Does what is due about the grant of the client.
     fn look_at_pass(&mut self, env: &mut Env<'_>) {
-        if let Some((why, until)) = self.ending {
+        if let Some((ended, until)) = self.ending {
             if until <= env.now.mono {
-                self.finish(Some(CloseCode::POLICY), why, env);
+                self.finish(Some(CloseCode::POLICY), ended.reason(), env);
             }
             return;
         }
         match self.pass.as_deref_mut().map_or(Due::Nothing, |pass| pass.take_due(env.now.mono)) {
             Due::Nothing => {}
-            Due::Notice => self.with_front(env, |front, cx| front.announce_expiry(cx)),
-            Due::Renewal(operation) => self.with_front(env, |front, cx| {
-                front.answer(operation, Answer::Renewed(Err(Fault::Unverified)), cx);
-            }),
+            Due::Notice => self.with_front(env, |front, _| front.announce_expiry()),
             Due::Over => {
                 env.counters.auth.expired += 1;
-                self.end_grant(EXPIRED, env);
+                self.end_grant(Ended::Expired, env);
             }
         }
     }
 
-    /// Returns whether the verdict on the client's credential takes too long.
-    fn is_verdict_late(&self, now: Millis) -> bool {
-        self.awaited.is_some() && self.liveness.verdict_due() <= now
+    /// Ends the wait for a verdict that takes too long. Returns the key of the credential.
+    pub(super) fn take_late_verdict(&mut self, now: Millis) -> Option<Key> {
+        let is_late = matches!(self.phase, Phase::Admitting(_)) && self.liveness.verdict_due() <= now;
+        self.awaited.take_if(|_| is_late)
     }
 
     /// Starts the time of the peer's silence anew. An unfinished handshake keeps its time, and so does a

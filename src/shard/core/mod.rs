@@ -10,7 +10,8 @@
 //! | `connection` | one connection: handshake, frames, and the front that handles their content |
 //! | `peer`, `proxy` | the peer of a connection; the PROXY header that names the client behind a proxy |
 //! | `entry` | the request that opens a connection; `applicant`, `admission`: its client, and the verdict on it |
-//! | `authentication` | asks who clients are, and applies the verdicts; `remembered` keeps them; `audit` logs them |
+//! | `authentication` | asks who clients are, and admits them; `questions` to the judge; `verdicts` that are `remembered` |
+//! | `grants` | renews and changes the grants of open connections; `audit` logs what happens to clients |
 //! | `pass` | the grant of a connection, when it ends, and its renewal |
 //! | `liveness` | the silence of a peer: timeouts, pings, and the wait for it to close |
 //! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
@@ -37,12 +38,14 @@ mod deadlines;
 mod deletions;
 mod drain;
 mod entry;
+mod grants;
 mod letter;
 mod liveness;
 mod output;
 mod pass;
 mod peer;
 mod proxy;
+mod questions;
 mod queues;
 mod reload;
 mod remembered;
@@ -53,6 +56,7 @@ mod settings;
 mod shortage;
 mod slab;
 mod snapshot;
+mod verdicts;
 
 pub use authentication::AuthCounters;
 pub use connection::{Connection, Env};
@@ -74,6 +78,7 @@ use self::deadlines::Deadlines;
 use self::deletions::Deletions;
 use self::drain::Drain;
 use self::entry::RefusedHeaders;
+use self::pass::Ended;
 use self::queues::Openings;
 use crate::access::Tenants;
 use crate::base::budget::Budget;
@@ -280,7 +285,7 @@ impl<S: Store<Connections>> Core<S> {
         let revoked: Vec<ConnectionId> =
             self.connections.ids().filter(|id| self.connections.get(*id).is_some_and(is_revoked)).collect();
         for id in &revoked {
-            self.with_dirty(now, *id, Connection::revoke);
+            self.end(now, *id, Ended::Revoked);
         }
         revoked.len() as u64
     }
@@ -471,9 +476,15 @@ impl<S: Store<Connections>> Core<S> {
             if !connection.armed.fire(due) {
                 continue;
             }
+            self.end_late_verdict(now, id);
+            let expired = self.counters.auth.expired;
             self.with_dirty(now, id, Connection::handle_timeout);
+            if self.counters.auth.expired > expired {
+                self.log_end(now, id, Ended::Expired);
+            }
         }
         self.handle_late_deletions(now);
+        self.purge_verdicts(now);
         self.evict(now);
         if self.tick_due <= now.mono {
             self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
@@ -483,7 +494,7 @@ impl<S: Store<Connections>> Core<S> {
     /// Returns when to call [`Self::handle_timeouts`], by the monotonic clock. `None` if nothing will be due.
     pub fn next_deadline(&self) -> Option<Millis> {
         let tick = self.store.needs_ticks().then_some(self.tick_due);
-        [self.deadlines.next_due(), self.deletions.next_due(), self.evict_due, tick]
+        [self.deadlines.next_due(), self.deletions.next_due(), self.evict_due, self.purge_due(), tick]
             .into_iter()
             .flatten()
             .min()

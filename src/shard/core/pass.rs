@@ -8,8 +8,9 @@ use std::sync::Arc;
 use crate::access::Grant;
 use crate::auth::Key;
 use crate::base::clock::Now;
+use crate::base::error::PeerFault;
 use crate::base::millis::Millis;
-use crate::operation::OperationId;
+use crate::operation::{Granted, OperationId};
 
 /// How long before its end a client is told, at most. A grant of a shorter life: a fifth of that.
 const NOTICE_MAX: Millis = Millis::new(60_000);
@@ -17,6 +18,28 @@ const NOTICE_MAX: Millis = Millis::new(60_000);
 const NOTICE_PART: u64 = 5;
 /// How long a renewal may take, also beyond the end of the grant.
 const RENEWAL_MAX: Millis = Millis::new(10_000);
+
+/// Why a grant has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Its time is over.
+    Expired,
+    /// The credential was revoked or removed.
+    Revoked,
+    /// The provider could not be asked again for too long.
+    Unverified,
+}
+
+impl Ended {
+    /// Returns the reason with which operations and the connection end.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "token expired",
+            Self::Revoked => "token revoked",
+            Self::Unverified => "token not verified",
+        }
+    }
+}
 
 /// The pass of a connection.
 #[derive(Debug)]
@@ -30,6 +53,8 @@ pub(super) struct Pass {
     notice: Option<Millis>,
     /// The renewal in progress.
     renewal: Option<Renewal>,
+    /// Whether the end was told.
+    is_over: bool,
 }
 
 /// A renewal that waits for its verdict.
@@ -46,8 +71,6 @@ pub(super) enum Due {
     Nothing,
     /// Tell the client that its grant ends soon.
     Notice,
-    /// The renewal has no verdict in time.
-    Renewal(OperationId),
     /// The grant has ended.
     Over,
 }
@@ -64,7 +87,7 @@ impl Pass {
             let left = ends.since(now.mono);
             now.mono + left.since(NOTICE_MAX.min(Millis::new(left.get() / NOTICE_PART)))
         });
-        Self { grant, key, ends, notice, renewal: None }
+        Self { grant, key, ends, notice, renewal: None, is_over: false }
     }
 
     /// Returns whether the grant has an end, or had one.
@@ -72,13 +95,42 @@ impl Pass {
         self.grant.expires.is_some()
     }
 
-    /// Begins a renewal. Returns false if there is one already.
-    pub(super) fn begin_renewal(&mut self, operation: OperationId, key: Key, now: Millis) -> bool {
+    /// Returns the grant, and when it ends, for the front.
+    pub(super) fn granted(&self) -> Granted {
+        Granted { grant: Arc::clone(&self.grant), ends: self.ends }
+    }
+
+    /// Continues with another grant of the same credential. A renewal in progress goes on.
+    pub(super) fn change(&mut self, grant: Arc<Grant>, now: Now) {
+        if grant.expires == self.grant.expires {
+            self.grant = grant;
+        } else {
+            *self = Self { renewal: self.renewal, ..Self::new(grant, self.key, now) };
+        }
+    }
+
+    /// Begins a renewal. Only one is in progress at a time, and none begins after the end of the grant: otherwise
+    /// one after another would put the end off.
+    pub(super) fn begin_renewal(
+        &mut self,
+        operation: OperationId,
+        key: Key,
+        now: Millis,
+    ) -> Result<(), PeerFault> {
+        if self.ends.is_some_and(|ends| ends <= now) {
+            return Err(PeerFault::Unauthenticated(Ended::Expired.reason()));
+        }
         if self.renewal.is_some() {
-            return false;
+            return Err(PeerFault::TooOften("token: a renewal is in progress"));
         }
         self.renewal = Some(Renewal { operation, key, until: now + RENEWAL_MAX });
-        true
+        Ok(())
+    }
+
+    /// Ends a renewal that has no verdict in time. Returns the operation that asked for it, and its key.
+    pub(super) fn take_late(&mut self, now: Millis) -> Option<(OperationId, Key)> {
+        let late = self.renewal.take_if(|renewal| renewal.until <= now)?;
+        Some((late.operation, late.key))
     }
 
     /// Ends the renewal that waits for the verdict on a key. Returns the operation that asked for it.
@@ -88,11 +140,12 @@ impl Pass {
 
     /// Returns what is due, once.
     pub(super) fn take_due(&mut self, now: Millis) -> Due {
-        if let Some(renewal) = self.renewal.take_if(|renewal| renewal.until <= now) {
-            return Due::Renewal(renewal.operation);
+        // A renewal that was read before the end of the grant is waited for, and its answer is the news.
+        if self.renewal.is_some() || self.is_over {
+            return Due::Nothing;
         }
-        if self.renewal.is_none() && self.ends.is_some_and(|ends| ends <= now) {
-            self.ends = None;
+        if self.ends.is_some_and(|ends| ends <= now) {
+            self.is_over = true;
             return Due::Over;
         }
         if self.notice.take_if(|notice| *notice <= now).is_some() {
@@ -103,9 +156,13 @@ impl Pass {
 
     /// Returns when [`Self::take_due`] has something to return.
     pub(super) fn next_due(&self) -> Option<Millis> {
-        // A renewal that was read before the end of the grant is waited for.
-        let end = self.renewal.map(|renewal| renewal.until).or(self.ends);
-        [self.notice, end].into_iter().flatten().min()
+        if self.is_over {
+            return None;
+        }
+        match self.renewal {
+            Some(renewal) => Some(renewal.until),
+            None => [self.notice, self.ends].into_iter().flatten().min(),
+        }
     }
 }
 
@@ -155,8 +212,8 @@ mod tests {
     fn a_renewal_is_waited_for_beyond_the_end() {
         let mut pass = pass(Some(100));
         pass.take_due(at(80));
-        assert!(pass.begin_renewal(OperationId(3), key("b"), at(99)));
-        assert!(!pass.begin_renewal(OperationId(3), key("c"), at(99)), "one at a time");
+        assert!(pass.begin_renewal(OperationId(3), key("b"), at(99)).is_ok());
+        assert!(pass.begin_renewal(OperationId(3), key("c"), at(99)).is_err(), "one at a time");
         assert_eq!((pass.take_due(at(101)), pass.next_due()), (Due::Nothing, Some(at(109))));
         assert_eq!(pass.take_renewal(&key("c")), None, "another verdict");
         assert_eq!(pass.take_renewal(&key("b")), Some(OperationId(3)));
@@ -167,9 +224,31 @@ mod tests {
     fn a_renewal_without_a_verdict_ends() {
         let mut pass = pass(Some(100));
         pass.take_due(at(80));
-        pass.begin_renewal(OperationId(3), key("b"), at(99));
-        assert_eq!(pass.take_due(at(109)), Due::Renewal(OperationId(3)));
+        pass.begin_renewal(OperationId(3), key("b"), at(99)).unwrap();
+        assert_eq!(pass.take_late(at(108)), None);
+        assert_eq!(pass.take_late(at(109)), Some((OperationId(3), key("b"))));
         assert_eq!(pass.take_due(at(109)), Due::Over);
+    }
+
+    #[test]
+    fn no_renewal_begins_after_the_end() {
+        let mut pass = pass(Some(100));
+        assert!(pass.begin_renewal(OperationId(3), key("b"), at(99)).is_ok());
+        assert_eq!(pass.take_renewal(&key("b")), Some(OperationId(3)));
+        assert!(pass.begin_renewal(OperationId(3), key("c"), at(100)).is_err());
+        assert_eq!(pass.take_due(at(100)), Due::Over);
+    }
+
+    #[test]
+    fn other_rules_leave_a_renewal_and_the_end_as_they_are() {
+        let mut pass = pass(Some(100));
+        pass.begin_renewal(OperationId(3), key("b"), at(50)).unwrap();
+        pass.change(
+            Arc::new(Grant { rules: [].into(), ..(*pass.grant).clone() }),
+            Now::at_ms(60_000, 1_700_000_059_000),
+        );
+        assert_eq!(pass.take_renewal(&key("b")), Some(OperationId(3)));
+        assert_eq!(pass.next_due(), Some(at(80)));
     }
 
     #[test]

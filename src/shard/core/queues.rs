@@ -165,7 +165,8 @@ impl<S: Store<Connections>> Core<S> {
     fn handle_made(&mut self, now: Now, token: OpenToken, result: Result<Life, StoreFault>) {
         let OpenToken { by, queue: id } = token;
         let Some(Opening { name, creation, others, waiters }) = self.openings.remove(id) else { return };
-        let may_others = matches!(creation, Creation::Forbidden);
+        let is_forbidden = matches!(creation, Creation::Forbidden);
+        let is_missing = matches!(result, Err(StoreFault::NoQueue));
         let (permit, refusal) = match creation {
             Creation::Allowed(permit) => {
                 self.catalogue.unreserve();
@@ -179,11 +180,13 @@ impl<S: Store<Connections>> Core<S> {
             Err(StoreFault::NoQueue) => Err(refusal.unwrap_or(Fault::Store(StoreFault::NoQueue))),
             Err(fault) => Err(fault.into()),
         };
-        let is_missing = may_others && matches!(result, Err(Fault::Store(StoreFault::NoQueue)));
         let (again, others): (Vec<_>, Vec<_>) =
-            others.into_iter().partition(|(_, may_create)| is_missing && *may_create);
-        for (other, _) in others {
-            self.answer_opened(now, other, name.clone(), result.clone());
+            others.into_iter().partition(|(_, may_create)| is_missing && is_forbidden && *may_create);
+        for (other, may_create) in others {
+            // Why another one cannot create the queue does not concern a client that may not.
+            let absent = is_missing && !may_create;
+            let result = if absent { Err(StoreFault::NoQueue.into()) } else { result.clone() };
+            self.answer_opened(now, other, name.clone(), result);
         }
         self.answer_opened(now, by, name.clone(), result);
         for (other, may_create) in again {

@@ -49,6 +49,18 @@ impl<V> Remembered<V> {
         }
     }
 
+    /// Lets go of the values whose time is over.
+    pub(super) fn purge(&mut self, now: Millis) {
+        self.values.retain(|_, value| now < value.until);
+        let values = &self.values;
+        self.order.retain(|(key, number)| values.get(key).is_some_and(|value| value.number == *number));
+    }
+
+    /// Returns whether nothing is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     /// Forgets a key.
     pub(super) fn remove(&mut self, key: &Key) {
         self.values.remove(key);
@@ -86,6 +98,18 @@ mod tests {
             assert_eq!(remembered.get(&key(1), at(now)), Some(&'a'));
         }
         assert_eq!(remembered.get(&key(1), at(10)), None);
+    }
+
+    #[test]
+    fn a_value_whose_time_is_over_is_let_go() {
+        let mut remembered = Remembered::new(4);
+        remembered.insert(key(1), 'a', at(10));
+        remembered.insert(key(2), 'b', at(20));
+        remembered.insert(key(1), 'c', at(12));
+        remembered.purge(at(15));
+        assert_eq!((remembered.values.len(), remembered.order.len()), (1, 1));
+        remembered.purge(at(20));
+        assert!(remembered.is_empty() && remembered.order.is_empty());
     }
 
     #[test]
