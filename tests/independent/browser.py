@@ -137,6 +137,7 @@ async def live(browser, server):
         await browser.look(width, 1700, scheme)
         await browser.open(f"http://127.0.0.1:{server.control}/")
         await browser.until("document.getElementById('state').textContent === 'live'")
+        await browser.until("document.querySelectorAll('#connections td').length > 0")
         await browser.until("/ k$/.test([...document.querySelectorAll('.tile')][0]?.querySelector('b').textContent)")
         await browser.until("intervals.length > 12")
         for table, rows in (("shards", 2), ("stages", 6), ("queues", 2)):
