@@ -18,8 +18,8 @@ pub mod wire;
 pub use consume_response::{ConsumeResponseReader, MessageTemplate, ReceivedMessage, encode_marked};
 pub use delimiter::{Delimiter, PbLimits, Step};
 pub use produce_request::{
-    ProduceField, ProduceRequestHead, decode_produce_request, encode_produce_request, first_ttl,
-    produce_token,
+    ProduceField, ProduceRequestHead, WITH_TOKEN, decode_produce_request, encode_produce_request, first_ttl,
+    lone_token,
 };
 
 #[allow(missing_docs, clippy::all)]

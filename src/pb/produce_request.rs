@@ -8,6 +8,9 @@ use crate::base::batch::Record;
 /// The number of the field `token`.
 const TOKEN: u32 = 102;
 
+/// The result for a request that carries a token: if there is nothing else in it, [`lone_token`] returns the token.
+pub const WITH_TOKEN: Malformed = Malformed("token: a request with a token carries nothing else");
+
 /// A ProduceRequest without its payloads and keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProduceRequestHead {
@@ -17,8 +20,6 @@ pub struct ProduceRequestHead {
     pub payloads: u32,
     /// The number of keys.
     pub keys: u32,
-    /// Whether there are other fields.
-    pub has_others: bool,
 }
 
 /// A repeated field of a ProduceRequest.
@@ -30,7 +31,8 @@ pub enum ProduceField<'a> {
     Key(&'a [u8]),
 }
 
-/// Decodes a ProduceRequest. Calls `each` with every payload and key, in order.
+/// Decodes a ProduceRequest without a token. Calls `each` with every payload and key, in order. With a token, returns
+/// [`WITH_TOKEN`]: a check for it in the loop would cost every message.
 #[inline]
 pub fn decode_produce_request<'a>(
     bytes: &'a [u8],
@@ -54,34 +56,35 @@ pub fn decode_produce_request<'a>(
                 each(ProduceField::Key(reader.bytes()?));
                 head.keys += 1;
             }
-            _ => {
-                head.has_others = true;
-                other_field(&mut reader, field, wire_type)?;
-            }
+            _ => other_field(&mut reader, field, wire_type)?,
         }
     }
     Ok(head)
 }
 
-/// Reads a field that the decoder above does not need. Returns the token, if it is that.
+/// Reads a field that the decoder above does not know.
 #[cold]
-fn other_field<'a>(reader: &mut Reader<'a>, field: u32, wire_type: u8) -> Result<Option<&'a str>, Malformed> {
+fn other_field(reader: &mut Reader<'_>, field: u32, wire_type: u8) -> Result<(), Malformed> {
     if field != TOKEN {
-        return reader.skip(wire_type).map(|()| None);
+        return reader.skip(wire_type);
     }
     expect(wire_type, BYTES)?;
-    std::str::from_utf8(reader.bytes()?).map(Some).map_err(|_| Malformed("token: not UTF-8"))
+    Err(WITH_TOKEN)
 }
 
-/// Returns the token of a valid ProduceRequest with other fields than payloads, keys and a TTL.
+/// Returns the token of a ProduceRequest that carries nothing else that a ProduceRequest may carry.
 #[cold]
-pub fn produce_token(bytes: &[u8]) -> Result<Option<&str>, Malformed> {
+pub fn lone_token(bytes: &[u8]) -> Option<&str> {
     let mut reader = Reader(bytes);
     let mut token = None;
-    while let Some((field, wire_type)) = reader.tag()? {
-        token = other_field(&mut reader, field, wire_type)?.or(token);
+    while let Some((field, wire_type)) = reader.tag().ok()? {
+        match field {
+            1 | 2 | 100 => return None,
+            TOKEN => token = Some(std::str::from_utf8(reader.bytes().ok()?).ok()?),
+            _ => reader.skip(wire_type).ok()?,
+        }
     }
-    Ok(token)
+    token
 }
 
 /// Returns the TTL if it is the first field, as encoders write it. This is only a guess: a later TTL field
@@ -166,6 +169,7 @@ mod tests {
                 // The garbage of a field may contain a group, which prost skips and our decoder refuses.
                 Err(_) => prop_assert!(ours.is_err()),
                 Ok(_) if ours == Err(Malformed("a group or an unknown wire type")) => {}
+                Ok(oracle) if oracle.token.is_some() => prop_assert_eq!(ours, Err(WITH_TOKEN)),
                 Ok(oracle) => {
                     let ours = ours.unwrap();
                     prop_assert_eq!(ours.ttl, oracle.ttl);

@@ -6,11 +6,11 @@ use crate::base::planted;
 use crate::base::queue::message_id;
 use crate::base::units::MsgNum;
 use crate::front::{Cx, Origin, PbWriter, status_of};
-use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Resources, Word};
+use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Word};
 use crate::pb::wire::Malformed;
 use crate::pb::{
-    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, decode_produce_request,
-    first_ttl, produce_token,
+    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, WITH_TOKEN,
+    decode_produce_request, first_ttl, lone_token,
 };
 
 /// Writes the response that accepts the setup.
@@ -50,42 +50,19 @@ pub(super) fn handle_pb<'pb>(
         }
     };
     let why = match decoded {
-        Ok(head) if head.payloads > 0 && !head.has_others => {
+        Ok(head) if head.payloads > 0 => {
             let request =
                 Request { ttl: head.ttl, payloads: head.payloads, keys: head.keys, bytes: pb.len() };
             return produce.receive(request, copied, || records(pb), resources).map(|()| None);
         }
-        Ok(head) if head.has_others => return handle_others(produce, pb, head, copied, resources),
         Ok(_) => "payloads: at least one",
-        Err(malformed) => malformed.0,
-    };
-    produce.give_up(copied, pb.len(), resources);
-    Err(PeerFault::PbInvalid(why.into()).into())
-}
-
-/// Handles a ProduceRequest with other fields than payloads, keys and a TTL.
-#[cold]
-fn handle_others<'pb>(
-    produce: &mut Produce,
-    pb: &'pb [u8],
-    head: ProduceRequestHead,
-    copied: Option<Copied>,
-    resources: &mut Resources<'_>,
-) -> Result<Option<&'pb str>, Fault> {
-    let ProduceRequestHead { ttl, payloads, keys, .. } = head;
-    let why = match produce_token(pb) {
-        Ok(Some(_)) if payloads > 0 || keys > 0 || ttl.is_some() => {
-            "token: a request with a token carries nothing else"
-        }
-        Ok(Some(token)) => {
+        Err(malformed)
+            if malformed == WITH_TOKEN
+                && let Some(token) = lone_token(pb) =>
+        {
             produce.give_up(copied, pb.len(), resources);
             return Ok(Some(token));
         }
-        Ok(None) if payloads > 0 => {
-            let request = Request { ttl, payloads, keys, bytes: pb.len() };
-            return produce.receive(request, copied, || records(pb), resources).map(|()| None);
-        }
-        Ok(None) => "payloads: at least one",
         Err(malformed) => malformed.0,
     };
     produce.give_up(copied, pb.len(), resources);
