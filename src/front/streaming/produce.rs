@@ -56,14 +56,14 @@ pub(super) fn handle_pb<'pb>(
             return produce.receive(request, copied, || records(pb), resources).map(|()| None);
         }
         Ok(_) => "payloads: at least one",
-        Err(malformed)
-            if malformed == WITH_TOKEN
-                && let Some(token) = lone_token(pb) =>
-        {
-            produce.give_up(copied, pb.len(), resources);
-            return Ok(Some(token));
+        Err(malformed) => {
+            let token = if malformed == WITH_TOKEN { lone_token(pb) } else { None };
+            if token.is_some() {
+                produce.give_up(copied, pb.len(), resources);
+                return Ok(token);
+            }
+            malformed.0
         }
-        Err(malformed) => malformed.0,
     };
     produce.give_up(copied, pb.len(), resources);
     Err(PeerFault::PbInvalid(why.into()).into())
