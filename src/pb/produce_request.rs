@@ -56,17 +56,18 @@ pub fn decode_produce_request<'a>(
                 each(ProduceField::Key(reader.bytes()?));
                 head.keys += 1;
             }
-            _ => other_field(&mut reader, field, wire_type)?,
+            // By value: a reader that is lent to a function is not kept in registers.
+            _ => reader = other_field(reader, field, wire_type)?,
         }
     }
     Ok(head)
 }
 
-/// Reads a field that the decoder above does not know.
+/// Skips a field that the decoder above does not know. Returns the reader behind it.
 #[cold]
-fn other_field(reader: &mut Reader<'_>, field: u32, wire_type: u8) -> Result<(), Malformed> {
+fn other_field(mut reader: Reader<'_>, field: u32, wire_type: u8) -> Result<Reader<'_>, Malformed> {
     if field != TOKEN {
-        return reader.skip(wire_type);
+        return reader.skip(wire_type).map(|()| reader);
     }
     expect(wire_type, BYTES)?;
     Err(WITH_TOKEN)
