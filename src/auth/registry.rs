@@ -139,9 +139,11 @@ impl Registry {
         true
     }
 
-    /// Has every scheduled token checked again now.
+    /// Has every token of Keystone checked again now, even if a check of it is under way.
     pub(super) fn recheck_all(&mut self, now: Millis) {
-        let keys: Vec<Key> = self.rechecks.iter().map(|(_, key)| *key).collect();
+        let is_rechecked = |entry: &Entry| matches!(entry.evidence, Evidence::Keystone(..));
+        let keys: Vec<Key> =
+            self.entries.iter().filter(|(_, entry)| is_rechecked(entry)).map(|(key, _)| *key).collect();
         keys.into_iter().for_each(|key| self.schedule(key, now));
     }
 

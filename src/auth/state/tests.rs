@@ -329,6 +329,23 @@ fn a_token_in_use_is_checked_again_and_ends_when_it_is_revoked() {
 }
 
 #[test]
+fn another_keystone_is_asked_about_tokens_whose_check_was_under_way() {
+    let mut rig = Rig::keystone();
+    let _held = rig.granted("t");
+    rig.wait(300_000);
+    let under_way = rig.lookups();
+    assert_eq!(under_way.len(), 1);
+    let mut other = material(&[ProviderKind::Keystone], "");
+    other.keystone = Some(Remote { by: client("http://127.0.0.1:2"), fingerprint: 2 });
+    rig.state.apply(rig.now, other);
+    rig.looked_up(under_way[0], Ok(facts("member", NOW.unix.get() + 86_400_000)));
+    let again = rig.lookups();
+    assert_eq!(again.len(), 1);
+    rig.looked_up(again[0], Err(LookupFault::Unknown));
+    assert_eq!(rig.changes(0), [(key("t"), Err(Denial::Revoked))]);
+}
+
+#[test]
 fn a_recheck_just_after_the_end_says_expired_and_not_revoked() {
     let mut rig = Rig::keystone();
     rig.ask("t");
