@@ -341,7 +341,7 @@ impl State {
             // A file has all keys.
             None => Want::Refused(Denial::Invalid),
             Some(refresh) if asked.has_fetched => {
-                kid.into_iter().for_each(|kid| refresh.remember_unknown(kid));
+                kid.into_iter().for_each(|kid| refresh.remember_unknown(now.mono, kid));
                 Want::Refused(Denial::Invalid)
             }
             Some(_) if is_full => Want::Refused(Denial::Unavailable),

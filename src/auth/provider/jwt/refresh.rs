@@ -23,8 +23,10 @@ const ON_DEMAND: Millis = Millis::from_secs(30);
 /// How long keys serve while they cannot be fetched again.
 const STALE_AFTER: Millis = Millis::from_secs(24 * 3_600);
 
-/// How many unknown ids are remembered. They cause no further fetch.
+/// How many unknown ids are remembered, and for how long. They cause no further fetch meanwhile. An issuer may publish
+/// a key after its first token.
 const UNKNOWN_MAX: usize = 128;
+const UNKNOWN_FOR: Millis = Millis::from_secs(30);
 
 /// The keys of an issuer, and when to fetch them.
 #[derive(Debug)]
@@ -37,7 +39,8 @@ pub(in crate::auth) struct Refresh {
     fetches: u64,
     scheduled: Millis,
     on_demand: Millis,
-    unknown: VecDeque<Box<str>>,
+    /// Each with the time until which it is remembered, in the order of these times.
+    unknown: VecDeque<(Millis, Box<str>)>,
     breaker: Breaker,
 }
 
@@ -96,7 +99,7 @@ impl Refresh {
     /// Decides what becomes of a token whose key is unknown.
     pub(in crate::auth) fn want(&mut self, now: Millis, kid: Option<&str>) -> Want {
         if let Some(kid) = kid
-            && self.unknown.iter().any(|known| **known == *kid)
+            && self.unknown.iter().any(|(until, known)| now < *until && **known == *kid)
         {
             return Want::Refused(Denial::Invalid);
         }
@@ -129,21 +132,19 @@ impl Refresh {
             return Some(false);
         };
         self.fetched = now;
-        self.unknown.retain(|kid| !keys.knows(kid));
+        self.unknown.retain(|(_, kid)| !keys.knows(kid));
         let is_changed = keys != self.keys;
         self.keys = keys;
         Some(is_changed)
     }
 
     /// Remembers that a fetch did not find a key.
-    pub(in crate::auth) fn remember_unknown(&mut self, kid: Box<str>) {
-        if self.unknown.contains(&kid) {
-            return;
-        }
+    pub(in crate::auth) fn remember_unknown(&mut self, now: Millis, kid: Box<str>) {
+        self.unknown.retain(|(_, known)| *known != kid);
         if self.unknown.len() == UNKNOWN_MAX {
             self.unknown.pop_front();
         }
-        self.unknown.push_back(kid);
+        self.unknown.push_back((now + UNKNOWN_FOR, kid));
     }
 }
 
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!(refresh.handle(at(0), first, Some(keys.clone())), Some(true));
         let Want::Fetch(second) = refresh.want(at(1), Some("b")) else { panic!() };
         assert_eq!(refresh.handle(at(1), second, Some(keys.clone())), Some(false));
-        refresh.remember_unknown("b".into());
+        refresh.remember_unknown(at(1), "b".into());
         assert_eq!(refresh.want(at(2), Some("b")), Want::Refused(Denial::Invalid));
         for second in 2..31 {
             assert_eq!(refresh.want(at(second), Some("c")), Want::Refused(Denial::Unavailable));
@@ -174,6 +175,18 @@ mod tests {
         assert_eq!(refresh.due(at(600)), None, "one is under way");
         refresh.handle(at(600), 3, None);
         assert_eq!(refresh.due(at(600)), Some(4));
+    }
+
+    #[test]
+    fn a_key_that_is_published_after_its_first_token_is_found_after_thirty_seconds() {
+        let mut refresh = Refresh::new(at(0));
+        let first = refresh.due(at(0)).unwrap();
+        refresh.handle(at(0), first, Some(Issuer::es256("a").keys()));
+        let Want::Fetch(second) = refresh.want(at(1), Some("b")) else { panic!() };
+        refresh.handle(at(2), second, Some(Issuer::es256("a").keys()));
+        refresh.remember_unknown(at(2), "b".into());
+        assert_eq!(refresh.want(at(31), Some("b")), Want::Refused(Denial::Invalid));
+        assert!(matches!(refresh.want(at(32), Some("b")), Want::Fetch(_)));
     }
 
     #[test]
@@ -192,7 +205,7 @@ mod tests {
     #[test]
     fn at_most_so_many_unknown_keys_are_remembered() {
         let mut refresh = Refresh::new(at(0));
-        (0..1_000).for_each(|kid| refresh.remember_unknown(kid.to_string().into()));
+        (0..1_000).for_each(|kid| refresh.remember_unknown(at(0), kid.to_string().into()));
         assert_eq!(refresh.unknown.len(), UNKNOWN_MAX);
     }
 }
