@@ -164,10 +164,15 @@ impl State {
     /// Puts other files and settings into effect. Every grant in use is judged again.
     pub(super) fn apply(&mut self, now: Now, mut material: Material) {
         match (&self.material.keys, &material.keys) {
-            (Keys::Address(before), Keys::Address(after)) if before.fingerprint == after.fingerprint => {}
+            (Keys::Address(before), Keys::Address(after))
+                if before.fingerprint == after.fingerprint && !is_of_others(&self.material, &material) => {}
             (_, Keys::Address(_)) => {
                 self.fetch_until = None;
-                self.refresh.get_or_insert_with(|| Refresh::new(now.mono)).move_to(now.mono);
+                let refresh = self.refresh.get_or_insert_with(|| Refresh::new(now.mono));
+                refresh.move_to(now.mono);
+                if is_of_others(&self.material, &material) {
+                    refresh.forget();
+                }
             }
             (_, Keys::File(_) | Keys::None) => (self.refresh, self.fetch_until) = (None, None),
         }
@@ -274,6 +279,8 @@ impl State {
             Evidence::Listed(digest) => self.material.listed.grant(digest),
             Evidence::Certificate(certificate) => self.material.certified.grant(now, certificate),
             Evidence::Keystone(_, facts) => facts.grant(settings, now),
+            // The provider is not used.
+            Evidence::Signed(_) if matches!(self.material.keys, Keys::None) => Err(Denial::Revoked),
             Evidence::Signed(signed) => signed.grant(settings, self.last_keys(), now),
         }
     }
@@ -301,11 +308,11 @@ impl State {
         }
     }
 
-    /// Returns the keys for grants in use.
+    /// Returns the keys for grants in use. `None` if they are not known yet.
     fn last_keys(&self) -> Option<&KeySet> {
         match (&self.material.keys, &self.refresh) {
             (Keys::File(keys), _) => Some(keys),
-            (_, Some(refresh)) => Some(refresh.last_keys()),
+            (_, Some(refresh)) => refresh.last_keys(),
             _ => None,
         }
     }
@@ -360,7 +367,7 @@ impl State {
     fn handle_keys(&mut self, now: Now, number: u64, result: Result<KeySet, Fault>, took: Duration) {
         let Some(refresh) = &mut self.refresh else { return };
         let keys = result.as_ref().ok().cloned();
-        let is_answer = keys.is_some();
+        let (is_answer, keys_left) = (keys.is_some(), keys.as_ref().map_or(0, KeySet::len));
         let Some(is_changed) = refresh.handle(now.mono, number, keys) else { return };
         self.fetch_until = None;
         self.counts().requests.entry(ProviderKind::Jwt).or_default().count(is_answer, took);
@@ -368,7 +375,12 @@ impl State {
             tracing::warn!(%why, "fetching auth_jwt_keys failed: the server keeps the keys that it has");
         }
         if is_changed {
-            tracing::info!("the keys of auth_jwt_keys have changed");
+            match keys_left {
+                0 => tracing::warn!(
+                    "auth_jwt_keys publishes no key that verifies signatures: no token of jwt is accepted"
+                ),
+                count => tracing::info!(count, "the keys of auth_jwt_keys have changed"),
+            }
             self.rejudge(now);
         }
         for mut asked in std::mem::take(&mut self.waiting_for_keys) {
@@ -532,6 +544,16 @@ impl State {
     fn counts(&self) -> MutexGuard<'_, Snapshot> {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns whether the keys of provider jwt come from another address than before, or serve another issuer. They are
+/// not trusted then, unlike the same ones over TLS of another authority.
+fn is_of_others(before: &Material, after: &Material) -> bool {
+    let address = |material: &Material| match &material.keys {
+        Keys::Address(remote) => Some(remote.by.1.clone()),
+        Keys::File(_) | Keys::None => None,
+    };
+    address(before) != address(after) || before.settings.jwt_issuer != after.settings.jwt_issuer
 }
 
 impl Asked {

@@ -69,9 +69,12 @@ fn material(providers: &[ProviderKind], listed: &str) -> Material {
 
 /// With keys of an address.
 fn fetching(providers: &[ProviderKind]) -> Material {
-    let http = Http::new(Trusted::system());
-    let by = Arc::new((http, address("auth_jwt_keys", "http://127.0.0.1:1").unwrap()));
-    Material { keys: Keys::Address(Remote { by, fingerprint: 1 }), ..material(providers, "") }
+    Material { keys: keys_at("http://127.0.0.1:1", 1), ..material(providers, "") }
+}
+
+fn keys_at(url: &str, fingerprint: u64) -> Keys {
+    let by = Arc::new((Http::new(Trusted::system()), address("auth_jwt_keys", url).unwrap()));
+    Keys::Address(Remote { by, fingerprint })
 }
 
 impl Rig {
@@ -556,6 +559,46 @@ fn a_new_key_is_fetched_for_the_first_token_of_it_and_an_old_one_ends_its_tokens
         panic!("{heard_after:?}")
     };
     assert_eq!(changes[0].1, Err(Denial::Revoked));
+}
+
+#[test]
+fn keys_of_another_address_or_issuer_are_forgotten_at_once_and_those_over_another_tls_are_not() {
+    let issuer = Issuer::es256("k");
+    for (url, name, is_kept) in [
+        ("http://127.0.0.1:1", "https://issuer.example", true),
+        ("http://127.0.0.1:2", "https://issuer.example", false),
+        ("http://127.0.0.1:1", "https://other.example", false),
+    ] {
+        let mut rig = Rig::new(fetching(&[ProviderKind::Jwt]));
+        let number = rig.fetches()[0];
+        rig.fetched(number, Ok(issuer.keys()));
+        let mut after = Material { keys: keys_at(url, 2), ..material(&[ProviderKind::Jwt], "") };
+        after.settings.jwt_issuer = name.into();
+        rig.state.apply(rig.now, after);
+        let fetches = rig.fetches();
+        assert_eq!(fetches.len(), 1, "{url} {name}");
+        let mut claims = claims();
+        claims["iss"] = name.into();
+        rig.ask(&issuer.token(&claims));
+        assert_eq!(!rig.heard(0).is_empty(), is_kept, "{url} {name}");
+    }
+}
+
+#[test]
+fn an_issuer_that_publishes_no_keys_has_none_and_keys_that_are_not_fetched_yet_revoke_nothing() {
+    let issuer = Issuer::es256("k");
+    let mut rig = Rig::new(fetching(&[ProviderKind::Jwt]));
+    let number = rig.fetches()[0];
+    rig.fetched(number, Ok(issuer.keys()));
+    let token = issuer.token(&claims());
+    rig.ask(&token);
+    let _held = rig.verdict().unwrap();
+    let moved = Material { keys: keys_at("http://127.0.0.1:2", 2), ..material(&[ProviderKind::Jwt], "") };
+    rig.state.apply(rig.now, moved);
+    assert!(rig.changes(0).is_empty(), "not known yet");
+    let number = rig.fetches()[0];
+    rig.fetched(number, Ok(KeySet::published(br#"{"keys":[]}"#).unwrap()));
+    assert_eq!(rig.changes(0), [(key(&token), Err(Denial::Revoked))]);
 }
 
 #[test]

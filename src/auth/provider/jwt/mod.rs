@@ -83,15 +83,14 @@ pub fn verify(settings: &Settings, key_set: &[u8], unix: UnixMillis, token: &str
 }
 
 impl Signed {
-    /// Judges the token again, with other settings or keys.
-    /// Keys that were not fetched yet revoke nothing.
+    /// Judges the token again, with other settings or keys. Keys that are not known yet (`None`) revoke nothing.
     pub(in crate::auth) fn grant(
         &self,
         settings: &Settings,
         keys: Option<&KeySet>,
         now: Now,
     ) -> Result<Grant, Denial> {
-        if !keys.is_some_and(|keys| keys.is_empty() || keys.contains(&self.key)) {
+        if keys.is_some_and(|keys| !keys.contains(&self.key)) {
             return Err(Denial::Revoked);
         }
         let claims = Claims::parse(&self.payload).ok_or(Denial::Revoked)?;

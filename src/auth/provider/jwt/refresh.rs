@@ -31,7 +31,8 @@ const UNKNOWN_FOR: Millis = Millis::from_secs(30);
 /// The keys of an issuer, and when to fetch them.
 #[derive(Debug)]
 pub(in crate::auth) struct Refresh {
-    keys: KeySet,
+    /// `None` until they were fetched. An issuer may publish none.
+    keys: Option<KeySet>,
     /// When the keys were fetched.
     fetched: Millis,
     /// When the fetch that is under way began, and its number.
@@ -59,7 +60,7 @@ impl Refresh {
     /// Begins without keys. The first fetch is due at once.
     pub(in crate::auth) fn new(now: Millis) -> Self {
         Self {
-            keys: KeySet::default(),
+            keys: None,
             fetched: Millis::ZERO,
             flight: None,
             fetches: 0,
@@ -72,19 +73,24 @@ impl Refresh {
 
     /// Returns the keys, unless they are too old.
     pub(in crate::auth) fn keys(&self, now: Millis) -> Option<&KeySet> {
-        (now.since(self.fetched) < STALE_AFTER).then_some(&self.keys)
+        self.keys.as_ref().filter(|_| now.since(self.fetched) < STALE_AFTER)
     }
 
-    /// Returns the keys, even if they are too old for newcomers.
-    pub(in crate::auth) fn last_keys(&self) -> &KeySet {
-        &self.keys
+    /// Returns the keys, even if they are too old for newcomers. `None` if they were not fetched yet.
+    pub(in crate::auth) fn last_keys(&self) -> Option<&KeySet> {
+        self.keys.as_ref()
     }
 
-    /// Has the keys fetched again soon, from another place.
+    /// Has the keys fetched again soon, in another way.
     pub(in crate::auth) fn move_to(&mut self, now: Millis) {
         (self.scheduled, self.on_demand, self.flight) = (now, now, None);
         self.unknown.clear();
         self.breaker = Breaker::default();
+    }
+
+    /// Forgets the keys, because they are another issuer's, or from another address.
+    pub(in crate::auth) fn forget(&mut self) {
+        (self.keys, self.fetched) = (None, Millis::ZERO);
     }
 
     /// Returns the number of the fetch that the schedule begins now, if it is due.
@@ -133,8 +139,8 @@ impl Refresh {
         };
         self.fetched = now;
         self.unknown.retain(|(_, kid)| !keys.knows(kid));
-        let is_changed = keys != self.keys;
-        self.keys = keys;
+        let is_changed = self.keys.as_ref() != Some(&keys);
+        self.keys = Some(keys);
         Some(is_changed)
     }
 
