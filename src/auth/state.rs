@@ -206,7 +206,7 @@ impl State {
         self.recheck(now);
         if now.mono.since(self.swept) >= SWEEP_EVERY {
             self.swept = now.mono;
-            let (grants, expiring) = self.registry.sweep(now.unix + SOON);
+            let (grants, expiring) = self.registry.sweep(now.unix, now.unix + SOON);
             let throttled = self.throttle.throttled(now.mono);
             let mut counts = self.counts();
             (counts.grants, counts.expiring, counts.throttled) = (grants, expiring, throttled);
@@ -463,15 +463,19 @@ impl State {
         if denial == Denial::Unavailable && self.registry.postpone(now.mono, key, pause, grace) {
             return;
         }
-        let Some(grant) = self.registry.end(&key) else { return };
         // Keystone no longer knows an expired token. The shards end it by themselves, after a renewal in progress.
-        let is_expired = grant.expires.is_some_and(|expires| expires <= now.unix);
         let denial = match denial {
-            Denial::Unknown if is_expired => Denial::Expired,
+            Denial::Unknown if self.registry.ends_by(now.unix, &key) => Denial::Expired,
             Denial::Unknown => Denial::Revoked,
             other => other,
         };
-        self.publish(vec![(key, Err(denial))]);
+        let is_news = match denial {
+            Denial::Expired => self.registry.expire(&key),
+            _ => self.registry.end(&key),
+        };
+        if is_news {
+            self.publish(vec![(key, Err(denial))]);
+        }
     }
 
     /// Starts to check tokens again whose time has come.

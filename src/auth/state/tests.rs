@@ -633,3 +633,72 @@ fn what_waits_for_the_network_is_bounded() {
     rig.ask("more");
     assert_eq!(rig.verdict(), Err(Denial::Unavailable));
 }
+
+#[test]
+fn a_token_that_becomes_another_clients_ends_for_the_one_before() {
+    let mut rig = Rig::new(material(&[ProviderKind::Static], &line("ms_a", "* all:*")));
+    rig.ask("ms_a");
+    let _held = rig.verdict().unwrap();
+    let renamed = line("ms_a", "* all:*").replace("app ", "other ");
+    rig.state.apply(rig.now, material(&[ProviderKind::Static], &renamed));
+    assert_eq!(rig.changes(0), [(key("ms_a"), Err(Denial::Revoked))]);
+    rig.ask("ms_a");
+    assert_eq!(&*rig.verdict().unwrap().principal, "static:other");
+}
+
+#[test]
+fn an_expired_grant_in_use_is_told_once_and_hears_of_its_revocation() {
+    let issuer = Issuer::es256("k");
+    let with = |keys| Material { keys: Keys::File(keys), ..material(&[ProviderKind::Jwt], "") };
+    let mut rig = Rig::new(with(issuer.keys()));
+    let token = issuer.token(&claims());
+    rig.ask(&token);
+    let _held = rig.verdict().unwrap();
+    rig.wait(3_600_000);
+    for expected in [&[(key(&token), Err(Denial::Expired))][..], &[]] {
+        rig.state.apply(rig.now, with(issuer.keys()));
+        assert_eq!(rig.changes(0), expected);
+    }
+    rig.wait(5_000);
+    let counts = rig.state.snapshot().lock().unwrap().clone();
+    assert_eq!((counts.grants, counts.expiring), (1, 0), "in use, and about to end no more");
+    rig.state.apply(rig.now, with(Issuer::es256("other").keys()));
+    assert_eq!(rig.changes(0), [(key(&token), Err(Denial::Revoked))]);
+}
+
+#[test]
+fn rules_that_change_back_and_forth_while_an_inbox_is_full_leave_the_grant_that_the_shard_holds() {
+    let with = |rest: &str| material(&[ProviderKind::Static], &line("ms_a", rest));
+    let mut rig = Rig::new(with("* all:*"));
+    rig.ask("ms_a");
+    let held = rig.verdict().unwrap();
+    rig.shards.is_full.lock().unwrap()[0] = true;
+    rig.state.apply(rig.now, with("* consume:*"));
+    rig.state.apply(rig.now, with("* all:*"));
+    rig.shards.is_full.lock().unwrap()[0] = false;
+    rig.wait(5_000);
+    drop(rig.heard(1));
+    // The shard finds its grant unchanged, and drops the one of the change.
+    assert!(matches!(&rig.changes(0)[..], [(_, Ok(grant))] if *grant == held));
+    rig.wait(5_000);
+    rig.state.apply(rig.now, with("* produce:*"));
+    assert_eq!(rig.changes(0).len(), 1, "the grant is not lost");
+}
+
+#[test]
+fn an_end_that_waits_for_a_full_inbox_is_not_replaced_by_a_later_grant() {
+    let with = |name: &str, rest: &str| {
+        material(&[ProviderKind::Static], &line("ms_a", rest).replace("app ", &format!("{name} ")))
+    };
+    let mut rig = Rig::new(with("app", "* all:*"));
+    rig.ask("ms_a");
+    let _held = rig.verdict().unwrap();
+    rig.shards.is_full.lock().unwrap()[0] = true;
+    rig.state.apply(rig.now, with("other", "* all:*"));
+    rig.ask_from(1, token_credential("ms_a"), "");
+    let _others = rig.heard(1);
+    rig.state.apply(rig.now, with("other", "* consume:*"));
+    rig.shards.is_full.lock().unwrap()[0] = false;
+    rig.wait(1);
+    assert_eq!(rig.changes(0), [(key("ms_a"), Err(Denial::Revoked))]);
+}
