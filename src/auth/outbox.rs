@@ -7,7 +7,7 @@ use super::credential::Key;
 use super::question::{Answer, Audience, Denial, Verdict};
 
 /// Answers that shards have not got yet, in order. There are at most as many as questions, and one about changes
-/// between two of them.
+/// and one about a reload between two of them.
 #[derive(Debug)]
 pub(super) struct Outbox {
     audience: Arc<dyn Audience>,
@@ -35,9 +35,21 @@ impl Outbox {
     /// Tells every shard of changes.
     pub(super) fn tell_all(&mut self, changes: &Arc<[(Key, Verdict)]>) {
         for (shard, waiting) in (0..).zip(&mut self.waiting) {
+            let reloaded = waiting.pop_back_if(|answer| matches!(answer, Answer::Reloaded));
             match waiting.back_mut() {
                 Some(Answer::Changed(before)) => *before = merged(before, changes),
                 _ => waiting.push_back(Answer::Changed(changes.clone())),
+            }
+            waiting.extend(reloaded);
+            Self::flush_to(&*self.audience, shard, waiting);
+        }
+    }
+
+    /// Tells every shard that refusals of before may no longer hold.
+    pub(super) fn tell_reloaded(&mut self) {
+        for (shard, waiting) in (0..).zip(&mut self.waiting) {
+            if !matches!(waiting.back(), Some(Answer::Reloaded)) {
+                waiting.push_back(Answer::Reloaded);
             }
             Self::flush_to(&*self.audience, shard, waiting);
         }

@@ -139,8 +139,10 @@ impl State {
             return self.answer(&question, Ok(grant));
         }
         let asked = Asked { question, at: 0, fallback: Denial::Unknown, has_fetched: false };
-        let is_token = matches!(asked.question.credential, Credential::Token(_));
-        if is_token && asked.question.address.is_some_and(|address| self.throttle.refuses(now.mono, address))
+        let may_be_refused =
+            matches!(asked.question.credential, Credential::Token(_)) && !asked.question.is_renewal;
+        if may_be_refused
+            && asked.question.address.is_some_and(|address| self.throttle.refuses(now.mono, address))
         {
             return self.refuse(now, &asked, None, Denial::Throttled);
         }
@@ -285,11 +287,13 @@ impl State {
         }
     }
 
+    /// Judges every grant in use again, and has the shards forget whom they refused.
     fn rejudge(&mut self, now: Now) {
         let mut registry = std::mem::take(&mut self.registry);
         let changes = registry.rejudge(|evidence| self.again(now, evidence));
         self.registry = registry;
         self.publish(changes);
+        self.outbox.tell_reloaded();
     }
 
     fn publish(&mut self, changes: Vec<(Key, Verdict)>) {

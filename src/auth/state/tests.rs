@@ -44,6 +44,7 @@ struct Rig {
     shards: Arc<Shards>,
     now: Now,
     tags: u64,
+    is_renewal: bool,
 }
 
 fn material(providers: &[ProviderKind], listed: &str) -> Material {
@@ -80,7 +81,13 @@ fn keys_at(url: &str, fingerprint: u64) -> Keys {
 impl Rig {
     fn new(material: Material) -> Self {
         let shards = Arc::new(Shards::default());
-        Self { state: State::new(NOW, material, shards.clone()), shards, now: NOW, tags: 0 }
+        Self {
+            state: State::new(NOW, material, shards.clone()),
+            shards,
+            now: NOW,
+            tags: 0,
+            is_renewal: false,
+        }
     }
 
     fn keystone() -> Self {
@@ -96,7 +103,10 @@ impl Rig {
         self.tags += 1;
         let key = Keyer::fixed().key(&credential);
         let address = address.parse::<IpAddr>().ok();
-        self.state.handle_question(self.now, Question { shard, tag: self.tags, key, credential, address });
+        self.state.handle_question(
+            self.now,
+            Question { shard, tag: self.tags, key, credential, address, is_renewal: self.is_renewal },
+        );
         self.tags
     }
 
@@ -104,8 +114,14 @@ impl Rig {
         self.ask_from(0, token_credential(token), "")
     }
 
-    /// Returns what a shard has heard since.
+    /// Returns what a shard has heard since, without reloads.
     fn heard(&self, shard: usize) -> Vec<Answer> {
+        let mut heard = self.heard_all(shard);
+        heard.retain(|answer| !matches!(answer, Answer::Reloaded));
+        heard
+    }
+
+    fn heard_all(&self, shard: usize) -> Vec<Answer> {
         std::mem::take(&mut self.shards.heard.lock().unwrap()[shard])
     }
 
@@ -463,6 +479,7 @@ fn ten_failures_of_an_address_are_free_and_known_credentials_are_never_throttled
         dns_names: Vec::new(),
         uris: Vec::new(),
         not_after: 0,
+        fingerprint: [0; 32],
         chain: Vec::new(),
     };
     for _ in 0..20 {
@@ -701,4 +718,44 @@ fn an_end_that_waits_for_a_full_inbox_is_not_replaced_by_a_later_grant() {
     rig.shards.is_full.lock().unwrap()[0] = false;
     rig.wait(1);
     assert_eq!(rig.changes(0), [(key("ms_a"), Err(Denial::Revoked))]);
+}
+
+#[test]
+fn shards_hear_of_every_reload_and_of_other_keys_behind_the_changes() {
+    let issuer = Issuer::es256("k");
+    let mut rig = Rig::new(fetching(&[ProviderKind::Jwt]));
+    assert!(rig.heard_all(0).is_empty());
+    let number = rig.fetches()[0];
+    rig.fetched(number, Ok(issuer.keys()));
+    for shard in 0..2 {
+        assert!(matches!(rig.heard_all(shard)[..], [Answer::Reloaded]), "keys");
+    }
+    rig.ask(&issuer.token(&claims()));
+    let _held = rig.verdict().unwrap();
+    rig.shards.is_full.lock().unwrap()[0] = true;
+    for issuer in ["https://other.example", "https://issuer.example", "https://third.example"] {
+        let mut after = fetching(&[ProviderKind::Jwt]);
+        after.settings.jwt_issuer = issuer.into();
+        rig.state.apply(rig.now, after);
+    }
+    rig.shards.is_full.lock().unwrap()[0] = false;
+    rig.wait(1);
+    let heard = rig.heard_all(0);
+    assert!(matches!(heard[..], [Answer::Changed(_), Answer::Reloaded]), "{heard:?}");
+}
+
+#[test]
+fn a_renewal_is_never_throttled_but_its_failures_count() {
+    let mut rig = Rig::new(material(&[ProviderKind::Static], &line("ms_a", "* all:*")));
+    rig.is_renewal = true;
+    for guess in 0..20 {
+        rig.ask_from(0, token_credential(&format!("ms_{guess}")), GUESSER);
+        assert_eq!(rig.verdict(), Err(Denial::Unknown));
+    }
+    rig.is_renewal = false;
+    rig.ask_from(0, token_credential("ms_a"), GUESSER);
+    assert_eq!(rig.verdict(), Err(Denial::Throttled));
+    rig.is_renewal = true;
+    rig.ask_from(0, token_credential("ms_a"), GUESSER);
+    assert!(rig.verdict().is_ok());
 }

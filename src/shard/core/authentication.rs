@@ -148,7 +148,7 @@ impl Authentication {
             Peer::Ip(address) => Some(address.ip()),
             Peer::Unix => None,
         };
-        self.questions.push_back(Question { shard, tag, key, credential, address });
+        self.questions.push_back(Question { shard, tag, key, credential, address, is_renewal: false });
         true
     }
 
@@ -251,6 +251,7 @@ impl<S: Store<Connections>> Core<S> {
                 self.handle_judged(now, tag, key, verdict);
             }
             Answer::Changed(changes) => self.handle_changes(now, &changes),
+            Answer::Reloaded => {}
         }
     }
 
