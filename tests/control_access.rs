@@ -139,6 +139,13 @@ fn every_page_needs_its_right_and_the_table_has_every_page() {
         assert_eq!(status, expected);
         assert!(head.to_ascii_lowercase().contains("www-authenticate: bearer"), "{head}");
     }
+    // The loop has sent ten unknown tokens.
+    let (status, head) = ask_tcp(&server, "GET /info", Some("wrong"));
+    assert!(status == 429 && head.to_ascii_lowercase().contains("retry-after: 1"), "{head}");
+    assert_eq!(ask_tcp(&server, "GET /info", Some(&*read)).0, 200, "a token that is known");
+    let throttled = "millstream_control_requests_refused_total{status=\"429\"}";
+    assert_eq!(ask_unix_metric(&place, throttled), 1);
+    assert_eq!(ask_unix_metric(&place, "millstream_control_audit_lines_dropped_total"), 0);
     assert!(server.wait_for_log("control port request refused").contains("millstream::audit"));
     let line = server.wait_for_log("control port change");
     assert!(line.contains("changeer") && line.contains("127.0.0.1:"), "{line}");
@@ -236,7 +243,8 @@ fn changed_tokens_are_used_and_a_broken_file_keeps_the_old_ones() {
     assert_eq!(status(&old), 200);
     write_tokens(&file, &[("new", "read"), (&change, "change")]);
     eventually("the new token works", || (status("new") == 200).then_some(()));
-    assert_eq!(status(&old), 401);
+    // The new token was refused several times.
+    assert!([401, 429].contains(&status(&old)));
     fs::write(&file, format!("half {CANARY}")).unwrap();
     let why = server.wait_for_log("reading the tokens of the control port again failed");
     assert!(why.contains("no line break") && !why.contains(CANARY), "{why}");
@@ -245,6 +253,30 @@ fn changed_tokens_are_used_and_a_broken_file_keeps_the_old_ones() {
     assert!(status == 200 && page.contains("keeps the tokens"), "{page}");
     let failed = "millstream_control_token_reloads_total{result=\"failed\"}";
     assert!(ask_unix_metric(&place, failed) >= 2);
+}
+
+#[test]
+fn a_live_stream_ends_when_its_token_is_removed() {
+    let place = Place::new("live");
+    let file = token_file(&place);
+    let server = start(&place, &["--control-tokens", file.to_str().unwrap()]);
+    let [read, change] = tokens();
+    let open = |token: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.control)).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        let head = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+        write!(stream, "GET /live HTTP/1.1\r\n{head}").unwrap();
+        assert_eq!(common::status(&common::response(&mut stream)), 200);
+        stream
+    };
+    let (mut removed, mut kept) = (open(&read), open(&change));
+    write_tokens(&file, &[(&change, "change")]);
+    removed.read_to_end(&mut Vec::new()).unwrap();
+    // The other stream goes on: another event begins after the end of the first stream.
+    let mut buffer = vec![0; 1 << 16];
+    assert!(kept.read(&mut buffer).unwrap() > 0);
+    drop(kept);
+    assert_eq!(server.stop(), 0);
 }
 
 #[test]

@@ -77,16 +77,35 @@ impl Keyer {
             }
             Credential::Certificate(certificate) => {
                 hash.update(b"c");
-                for id in &certificate.chain {
-                    for part in [&id.issuer, &id.serial] {
-                        hash.update(&(part.len() as u64).to_le_bytes());
-                        hash.update(part);
-                    }
-                }
+                hash.update(&certificate.fingerprint);
             }
         }
         let mut key = [0; 32];
         key.copy_from_slice(hash.finish().as_ref());
         Key(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::CertificateId;
+
+    #[test]
+    fn only_the_clients_own_certificate_makes_its_key() {
+        let id = |serial| CertificateId { issuer: Box::new([1]), serial: Box::new([serial]) };
+        let certificate = ClientCertificate {
+            common_name: None,
+            dns_names: Vec::new(),
+            uris: Vec::new(),
+            not_after: 0,
+            fingerprint: [1; 32],
+            chain: vec![id(1)],
+        };
+        let key = |certificate| Keyer::fixed().key(&Credential::Certificate(Arc::new(certificate)));
+        let other = ClientCertificate { fingerprint: [2; 32], ..certificate.clone() };
+        assert_ne!(key(certificate.clone()), key(other), "of the same issuer and with the same number");
+        let longer = ClientCertificate { chain: vec![id(1), id(2)], ..certificate.clone() };
+        assert_eq!(key(certificate), key(longer), "with an intermediate one");
     }
 }

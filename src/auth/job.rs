@@ -83,7 +83,7 @@ fn fetch(http: &Http, url: &Url, timeout: Duration) -> Result<KeySet, Fault> {
     let request = Request::get(url.as_str()).header("Accept", "application/json").body(SendBody::none());
     let reply = http.call(request.map_err(|_| Fault::new("not an address"))?, timeout)?;
     match reply.status() {
-        200 => KeySet::read(&reply.body).map_err(Fault::new),
+        200 => KeySet::published(&reply.body).map_err(Fault::new),
         status @ 300..400 => Err(Fault::new(format_args!("status {status}: redirects are not followed"))),
         status => Err(Fault::new(format_args!("status {status}"))),
     }

@@ -1,13 +1,13 @@
 //! Answers on their way to the shards. A shard whose inbox is full delays nobody else.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::credential::Key;
-use super::question::{Answer, Audience, Verdict};
+use super::question::{Answer, Audience, Denial, Verdict};
 
 /// Answers that shards have not got yet, in order. There are at most as many as questions, and one about changes
-/// between two of them.
+/// and one about a reload between two of them.
 #[derive(Debug)]
 pub(super) struct Outbox {
     audience: Arc<dyn Audience>,
@@ -35,9 +35,21 @@ impl Outbox {
     /// Tells every shard of changes.
     pub(super) fn tell_all(&mut self, changes: &Arc<[(Key, Verdict)]>) {
         for (shard, waiting) in (0..).zip(&mut self.waiting) {
+            let reloaded = waiting.pop_back_if(|answer| matches!(answer, Answer::Reloaded));
             match waiting.back_mut() {
                 Some(Answer::Changed(before)) => *before = merged(before, changes),
                 _ => waiting.push_back(Answer::Changed(changes.clone())),
+            }
+            waiting.extend(reloaded);
+            Self::flush_to(&*self.audience, shard, waiting);
+        }
+    }
+
+    /// Tells every shard that refusals of before may no longer hold.
+    pub(super) fn tell_reloaded(&mut self) {
+        for (shard, waiting) in (0..).zip(&mut self.waiting) {
+            if !matches!(waiting.back(), Some(Answer::Reloaded)) {
+                waiting.push_back(Answer::Reloaded);
             }
             Self::flush_to(&*self.audience, shard, waiting);
         }
@@ -60,9 +72,13 @@ impl Outbox {
     }
 }
 
-/// Returns all changes, without those that newer ones replace.
+/// Returns all changes, without those that newer ones replace. What has ended stays so: the grant after it may be
+/// another client's, and the shard has not heard of it.
 fn merged(before: &[(Key, Verdict)], changes: &[(Key, Verdict)]) -> Arc<[(Key, Verdict)]> {
-    let newer: std::collections::HashSet<Key> = changes.iter().map(|(key, _)| *key).collect();
-    let kept = before.iter().filter(|(key, _)| !newer.contains(key));
-    kept.chain(changes).cloned().collect()
+    let has_ended = |verdict: &Verdict| !matches!(verdict, Ok(_) | Err(Denial::Expired));
+    let ended: HashSet<Key> =
+        before.iter().filter(|(_, verdict)| has_ended(verdict)).map(|(key, _)| *key).collect();
+    let newer: HashSet<Key> = changes.iter().map(|(key, _)| *key).collect();
+    let kept = before.iter().filter(|(key, _)| ended.contains(key) || !newer.contains(key));
+    kept.chain(changes.iter().filter(|(key, _)| !ended.contains(key))).cloned().collect()
 }

@@ -20,6 +20,9 @@ pub struct Question {
     pub credential: Credential,
     /// The address of the client, for the throttle. `None` on a Unix socket.
     pub address: Option<IpAddr>,
+    /// Whether a client that was admitted renews its credential. The throttle refuses no such question, but counts its
+    /// failures.
+    pub is_renewal: bool,
 }
 
 /// What the judge tells a shard.
@@ -37,6 +40,8 @@ pub enum Answer {
     /// New verdicts on credentials that were granted before. A shard gets them in the order in which they were
     /// made, and never an older one behind.
     Changed(Arc<[(Key, Verdict)]>),
+    /// Files, settings or keys have changed. Refusals of before may no longer hold.
+    Reloaded,
 }
 
 /// The verdict on a credential.

@@ -1,6 +1,6 @@
 //! The grants that shards use, and what each rests on.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque, hash_map};
 use std::sync::{Arc, Weak};
 
 use super::credential::Key;
@@ -26,11 +26,32 @@ pub(super) struct Registry {
 #[derive(Debug)]
 struct Entry {
     grant: Weak<Grant>,
+    /// Grants before it that a shard may still use.
+    earlier: Vec<Weak<Grant>>,
     kind: ProviderKind,
     evidence: Evidence,
     recheck: Option<Millis>,
     /// Since when there is no answer about it.
     unanswered: Option<Millis>,
+    /// Whether the shards were told that it has expired. They end it by their own clocks, so it stays in mind.
+    has_expired: bool,
+}
+
+impl Entry {
+    /// Replaces the grant. An equal one that a shard still uses is taken again: the shard keeps that, and not one which
+    /// equals it.
+    fn replace(&mut self, grant: Grant) -> Arc<Grant> {
+        self.earlier.push(std::mem::take(&mut self.grant));
+        self.earlier.retain(|one| one.strong_count() > 0);
+        let equal = self.earlier.iter().filter_map(Weak::upgrade).find(|one| **one == grant);
+        let grant = equal.unwrap_or_else(|| Arc::new(grant));
+        self.grant = Arc::downgrade(&grant);
+        grant
+    }
+
+    fn is_used(&self) -> bool {
+        self.grant.strong_count() > 0 || self.earlier.iter().any(|one| one.strong_count() > 0)
+    }
 }
 
 impl Registry {
@@ -50,21 +71,35 @@ impl Registry {
         evidence: Evidence,
         recheck: Option<Millis>,
     ) -> (Arc<Grant>, bool) {
-        let before = self.take(&key).and_then(|entry| entry.grant.upgrade());
-        let is_changed = before.as_ref().is_some_and(|before| **before != grant);
-        let grant = before.filter(|_| !is_changed).unwrap_or_else(|| Arc::new(grant));
-        let entry = Entry { grant: Arc::downgrade(&grant), kind, evidence, recheck, unanswered: None };
+        let (before, earlier) = self.take(&key).map(|entry| (entry.grant, entry.earlier)).unwrap_or_default();
+        let is_changed = before.upgrade().is_some_and(|before| *before != grant);
+        let mut entry =
+            Entry { grant: before, earlier, kind, evidence, recheck, unanswered: None, has_expired: false };
+        let grant = entry.replace(grant);
         self.rechecks.extend(recheck.map(|at| (at, key)));
         self.entries.insert(key, entry);
         self.ended.forget(&key);
         (grant, is_changed)
     }
 
-    /// Ends a grant. Returns it if it was in use.
-    pub(super) fn end(&mut self, key: &Key) -> Option<Arc<Grant>> {
-        let entry = self.take(key)?;
+    /// Ends a grant. Returns whether it was in use.
+    pub(super) fn end(&mut self, key: &Key) -> bool {
+        let Some(entry) = self.take(key) else { return false };
         self.ended.remember(*key);
-        entry.grant.upgrade()
+        entry.is_used()
+    }
+
+    /// Notes that a grant has expired, and keeps it in mind. Returns whether it is in use and the shards do not know.
+    pub(super) fn expire(&mut self, key: &Key) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        self.ended.remember(*key);
+        entry.is_used() && !std::mem::replace(&mut entry.has_expired, true)
+    }
+
+    /// Returns whether a grant ends at this time or before.
+    pub(super) fn ends_by(&self, now: UnixMillis, key: &Key) -> bool {
+        let grant = self.entries.get(key).and_then(|entry| entry.grant.upgrade());
+        grant.is_some_and(|grant| grant.expires.is_some_and(|expires| expires <= now))
     }
 
     fn take(&mut self, key: &Key) -> Option<Entry> {
@@ -85,11 +120,20 @@ impl Registry {
         for (key, entry) in &mut self.entries {
             let Some(before) = entry.grant.upgrade() else { continue };
             match judge(&entry.evidence) {
-                Ok(grant) if grant == *before => {}
+                Ok(grant) if grant == *before => entry.has_expired = false,
+                // The credential is another client's now. The operations of the one before are not its.
+                Ok(grant) if grant.principal != before.principal => {
+                    ended.push(*key);
+                    changes.push((*key, Err(Denial::Revoked)));
+                }
                 Ok(grant) => {
-                    let grant = Arc::new(grant);
-                    entry.grant = Arc::downgrade(&grant);
-                    changes.push((*key, Ok(grant)));
+                    entry.has_expired = false;
+                    changes.push((*key, Ok(entry.replace(grant))));
+                }
+                Err(Denial::Expired) => {
+                    if !std::mem::replace(&mut entry.has_expired, true) {
+                        changes.push((*key, Err(Denial::Expired)));
+                    }
                 }
                 Err(denial) => {
                     ended.push(*key);
@@ -119,7 +163,7 @@ impl Registry {
             self.rechecks.pop_first();
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.recheck = None;
-            if entry.grant.strong_count() > 0 {
+            if entry.is_used() {
                 return Some((key, entry.evidence.clone()));
             }
             self.end(&key);
@@ -139,9 +183,11 @@ impl Registry {
         true
     }
 
-    /// Has every scheduled token checked again now.
+    /// Has every token of Keystone checked again now, even if a check of it is under way.
     pub(super) fn recheck_all(&mut self, now: Millis) {
-        let keys: Vec<Key> = self.rechecks.iter().map(|(_, key)| *key).collect();
+        let is_rechecked = |entry: &Entry| matches!(entry.evidence, Evidence::Keystone(..));
+        let keys: Vec<Key> =
+            self.entries.iter().filter(|(_, entry)| is_rechecked(entry)).map(|(key, _)| *key).collect();
         keys.into_iter().for_each(|key| self.schedule(key, now));
     }
 
@@ -153,19 +199,16 @@ impl Registry {
         self.rechecks.insert((at, key));
     }
 
-    /// Forgets grants that nobody uses. Returns how many there are, and how many end before `soon`.
-    pub(super) fn sweep(&mut self, soon: UnixMillis) -> (usize, usize) {
-        let dropped: Vec<Key> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.grant.strong_count() == 0)
-            .map(|(key, _)| *key)
-            .collect();
+    /// Forgets grants that nobody uses. Returns how many there are, and how many end from now on until `soon`.
+    pub(super) fn sweep(&mut self, now: UnixMillis, soon: UnixMillis) -> (usize, usize) {
+        let dropped: Vec<Key> =
+            self.entries.iter().filter(|(_, entry)| !entry.is_used()).map(|(key, _)| *key).collect();
         for key in &dropped {
             self.end(key);
         }
         let ends_soon = |entry: &&Entry| {
-            entry.grant.upgrade().is_some_and(|grant| grant.expires.is_some_and(|expires| expires < soon))
+            let expires = entry.grant.upgrade().and_then(|grant| grant.expires);
+            expires.is_some_and(|expires| now <= expires && expires < soon)
         };
         (self.entries.len(), self.entries.values().filter(ends_soon).count())
     }
@@ -186,7 +229,8 @@ struct Ended {
 
 impl Ended {
     fn remember(&mut self, key: Key) {
-        if self.refused.insert(key, false).is_none() {
+        if let hash_map::Entry::Vacant(vacant) = self.refused.entry(key) {
+            vacant.insert(false);
             self.order.push_back(key);
         }
         while self.order.len() > ENDED_MAX

@@ -139,8 +139,10 @@ impl State {
             return self.answer(&question, Ok(grant));
         }
         let asked = Asked { question, at: 0, fallback: Denial::Unknown, has_fetched: false };
-        let is_token = matches!(asked.question.credential, Credential::Token(_));
-        if is_token && asked.question.address.is_some_and(|address| self.throttle.refuses(now.mono, address))
+        let may_be_refused =
+            matches!(asked.question.credential, Credential::Token(_)) && !asked.question.is_renewal;
+        if may_be_refused
+            && asked.question.address.is_some_and(|address| self.throttle.refuses(now.mono, address))
         {
             return self.refuse(now, &asked, None, Denial::Throttled);
         }
@@ -164,10 +166,15 @@ impl State {
     /// Puts other files and settings into effect. Every grant in use is judged again.
     pub(super) fn apply(&mut self, now: Now, mut material: Material) {
         match (&self.material.keys, &material.keys) {
-            (Keys::Address(before), Keys::Address(after)) if before.fingerprint == after.fingerprint => {}
+            (Keys::Address(before), Keys::Address(after))
+                if before.fingerprint == after.fingerprint && !is_of_others(&self.material, &material) => {}
             (_, Keys::Address(_)) => {
                 self.fetch_until = None;
-                self.refresh.get_or_insert_with(|| Refresh::new(now.mono)).move_to(now.mono);
+                let refresh = self.refresh.get_or_insert_with(|| Refresh::new(now.mono));
+                refresh.move_to(now.mono);
+                if is_of_others(&self.material, &material) {
+                    refresh.forget();
+                }
             }
             (_, Keys::File(_) | Keys::None) => (self.refresh, self.fetch_until) = (None, None),
         }
@@ -201,7 +208,7 @@ impl State {
         self.recheck(now);
         if now.mono.since(self.swept) >= SWEEP_EVERY {
             self.swept = now.mono;
-            let (grants, expiring) = self.registry.sweep(now.unix + SOON);
+            let (grants, expiring) = self.registry.sweep(now.unix, now.unix + SOON);
             let throttled = self.throttle.throttled(now.mono);
             let mut counts = self.counts();
             (counts.grants, counts.expiring, counts.throttled) = (grants, expiring, throttled);
@@ -274,15 +281,19 @@ impl State {
             Evidence::Listed(digest) => self.material.listed.grant(digest),
             Evidence::Certificate(certificate) => self.material.certified.grant(now, certificate),
             Evidence::Keystone(_, facts) => facts.grant(settings, now),
+            // The provider is not used.
+            Evidence::Signed(_) if matches!(self.material.keys, Keys::None) => Err(Denial::Revoked),
             Evidence::Signed(signed) => signed.grant(settings, self.last_keys(), now),
         }
     }
 
+    /// Judges every grant in use again, and has the shards forget whom they refused.
     fn rejudge(&mut self, now: Now) {
         let mut registry = std::mem::take(&mut self.registry);
         let changes = registry.rejudge(|evidence| self.again(now, evidence));
         self.registry = registry;
         self.publish(changes);
+        self.outbox.tell_reloaded();
     }
 
     fn publish(&mut self, changes: Vec<(Key, Verdict)>) {
@@ -301,11 +312,11 @@ impl State {
         }
     }
 
-    /// Returns the keys for grants in use.
+    /// Returns the keys for grants in use. `None` if they are not known yet.
     fn last_keys(&self) -> Option<&KeySet> {
         match (&self.material.keys, &self.refresh) {
             (Keys::File(keys), _) => Some(keys),
-            (_, Some(refresh)) => Some(refresh.last_keys()),
+            (_, Some(refresh)) => refresh.last_keys(),
             _ => None,
         }
     }
@@ -341,7 +352,7 @@ impl State {
             // A file has all keys.
             None => Want::Refused(Denial::Invalid),
             Some(refresh) if asked.has_fetched => {
-                kid.into_iter().for_each(|kid| refresh.remember_unknown(kid));
+                kid.into_iter().for_each(|kid| refresh.remember_unknown(now.mono, kid));
                 Want::Refused(Denial::Invalid)
             }
             Some(_) if is_full => Want::Refused(Denial::Unavailable),
@@ -360,7 +371,7 @@ impl State {
     fn handle_keys(&mut self, now: Now, number: u64, result: Result<KeySet, Fault>, took: Duration) {
         let Some(refresh) = &mut self.refresh else { return };
         let keys = result.as_ref().ok().cloned();
-        let is_answer = keys.is_some();
+        let (is_answer, keys_left) = (keys.is_some(), keys.as_ref().map_or(0, KeySet::len));
         let Some(is_changed) = refresh.handle(now.mono, number, keys) else { return };
         self.fetch_until = None;
         self.counts().requests.entry(ProviderKind::Jwt).or_default().count(is_answer, took);
@@ -368,7 +379,12 @@ impl State {
             tracing::warn!(%why, "fetching auth_jwt_keys failed: the server keeps the keys that it has");
         }
         if is_changed {
-            tracing::info!("the keys of auth_jwt_keys have changed");
+            match keys_left {
+                0 => tracing::warn!(
+                    "auth_jwt_keys publishes no key that verifies signatures: no token of jwt is accepted"
+                ),
+                count => tracing::info!(count, "the keys of auth_jwt_keys have changed"),
+            }
             self.rejudge(now);
         }
         for mut asked in std::mem::take(&mut self.waiting_for_keys) {
@@ -451,15 +467,19 @@ impl State {
         if denial == Denial::Unavailable && self.registry.postpone(now.mono, key, pause, grace) {
             return;
         }
-        let Some(grant) = self.registry.end(&key) else { return };
         // Keystone no longer knows an expired token. The shards end it by themselves, after a renewal in progress.
-        let is_expired = grant.expires.is_some_and(|expires| expires <= now.unix);
         let denial = match denial {
-            Denial::Unknown if is_expired => Denial::Expired,
+            Denial::Unknown if self.registry.ends_by(now.unix, &key) => Denial::Expired,
             Denial::Unknown => Denial::Revoked,
             other => other,
         };
-        self.publish(vec![(key, Err(denial))]);
+        let is_news = match denial {
+            Denial::Expired => self.registry.expire(&key),
+            _ => self.registry.end(&key),
+        };
+        if is_news {
+            self.publish(vec![(key, Err(denial))]);
+        }
     }
 
     /// Starts to check tokens again whose time has come.
@@ -532,6 +552,16 @@ impl State {
     fn counts(&self) -> MutexGuard<'_, Snapshot> {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns whether the keys of provider jwt come from another address than before, or serve another issuer. They are
+/// not trusted then, unlike the same ones over TLS of another authority.
+fn is_of_others(before: &Material, after: &Material) -> bool {
+    let address = |material: &Material| match &material.keys {
+        Keys::Address(remote) => Some(remote.by.1.clone()),
+        Keys::File(_) | Keys::None => None,
+    };
+    address(before) != address(after) || before.settings.jwt_issuer != after.settings.jwt_issuer
 }
 
 impl Asked {

@@ -19,7 +19,7 @@ const ADDRESSES_MAX: usize = 16_384;
 
 /// The addresses whose attempts have failed.
 #[derive(Debug, Default)]
-pub(super) struct Throttle {
+pub struct Throttle {
     /// For each address, when its failures are paid for.
     paid: HashMap<IpAddr, Millis>,
     by_time: BTreeSet<(Millis, IpAddr)>,
@@ -27,13 +27,13 @@ pub(super) struct Throttle {
 
 impl Throttle {
     /// Returns whether an address must wait.
-    pub(super) fn refuses(&self, now: Millis, address: IpAddr) -> bool {
+    pub fn refuses(&self, now: Millis, address: IpAddr) -> bool {
         let paid = self.paid.get(&counted(address)).copied().unwrap_or_default();
         paid.since(now) > Millis::new((BURST - 1) * PACE.get())
     }
 
     /// Counts a failed attempt.
-    pub(super) fn count(&mut self, now: Millis, address: IpAddr) {
+    pub fn count(&mut self, now: Millis, address: IpAddr) {
         let address = counted(address);
         let before = self.paid.get(&address).copied();
         let paid = before.unwrap_or_default().max(now) + PACE;
@@ -51,7 +51,7 @@ impl Throttle {
     }
 
     /// Returns how many addresses must wait.
-    pub(super) fn throttled(&self, now: Millis) -> usize {
+    pub fn throttled(&self, now: Millis) -> usize {
         let from = now + Millis::new((BURST - 1) * PACE.get() + 1);
         self.by_time.range((from, IpAddr::from([0, 0, 0, 0]))..).count()
     }

@@ -9,6 +9,7 @@ use super::Failure;
 use super::serve::CONTROL_SOCKET;
 use crate::client::{Address, ControlClient, Endpoint, Scheme, Trust, TrustSettings};
 use crate::process::terminal::say;
+use crate::tls::files;
 
 /// The heading of the flags in the help.
 const HEADING: &str = "Access to the control port";
@@ -93,8 +94,9 @@ impl AccessArgs {
             return Ok(std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()));
         };
         let failed =
-            |why: &dyn std::fmt::Display| Failure(format!("--control-token-file {}: {why}", file.display()));
-        let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+            |why: &dyn std::fmt::Display| Failure(format!("--control-token-file: {}: {why}", file.display()));
+        let content = files::read("--control-token-file", file)?;
+        let text = String::from_utf8(content.bytes).map_err(|_| failed(&"not UTF-8 text"))?;
         match text.lines().next().map(str::trim).filter(|token| !token.is_empty()) {
             Some(token) => Ok(Some(token.to_owned())),
             None => Err(failed(&"its first line is empty")),

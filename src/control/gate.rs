@@ -7,23 +7,25 @@
 //! | TCP on a loopback address, without tokens and without `auth` | yes | yes |
 //! | other TCP, without tokens | yes | no |
 //!
-//! `/healthz` and `/readyz` need no right.
+//! `/healthz` and `/readyz` need no right. An address whose tokens were refused ten times gets 429, except for one
+//! attempt a second. A token that gives the right is never refused for that.
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::audit::{Asked, Audit};
 use super::right::Right;
 use super::tokens::{Token, Tokens};
-
-/// The target of the lines that say who changed what.
-const AUDIT: &str = "millstream::audit";
+use crate::auth::Throttle;
+use crate::base::millis::Millis;
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,8 @@ enum Refusal {
     Absent,
     /// Its token is malformed or unknown.
     Unknown,
+    /// Too many tokens from its address were refused, and its own is not known either.
+    TooOften,
     /// Its token may only read.
     ReadOnly,
     /// Nobody may change anything over TCP, because clients authenticate and the control port does not ask for
@@ -64,6 +68,7 @@ impl Refusal {
     fn status(self) -> StatusCode {
         match self {
             Self::Absent | Self::Unknown => StatusCode::UNAUTHORIZED,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::ReadOnly | Self::AuthIsOn | Self::NotLocal => StatusCode::FORBIDDEN,
         }
     }
@@ -85,6 +90,7 @@ impl fmt::Display for Refusal {
                  control port"
             }
             Self::Unknown => "the token is not in control_tokens",
+            Self::TooOften => "too many unknown tokens from this address: try again in a second",
             Self::ReadOnly => "the token may only read: use one with the right change",
             Self::AuthIsOn => concat!("changes over TCP need a token while auth is on: ", instead!()),
             Self::NotLocal => {
@@ -100,10 +106,11 @@ impl IntoResponse for Refusal {
             Self::Absent => Some("Bearer realm=\"millstream\""),
             Self::Unknown => Some("Bearer realm=\"millstream\", error=\"invalid_token\""),
             Self::ReadOnly => Some("Bearer realm=\"millstream\", error=\"insufficient_scope\""),
-            Self::AuthIsOn | Self::NotLocal => None,
+            Self::TooOften | Self::AuthIsOn | Self::NotLocal => None,
         };
         let challenge = challenge.map(|challenge| [(header::WWW_AUTHENTICATE, challenge)]);
-        (self.status(), challenge, format!("{self}\n")).into_response()
+        let later = (self == Self::TooOften).then_some([(header::RETRY_AFTER, "1")]);
+        (self.status(), challenge, later, format!("{self}\n")).into_response()
     }
 }
 
@@ -113,24 +120,46 @@ pub(super) struct Gate {
     tokens: Tokens,
     /// Whether clients of the server must authenticate.
     has_auth: bool,
-    refused: Arc<[AtomicU64; 2]>,
+    refused: Arc<[AtomicU64; 3]>,
+    throttle: Arc<Mutex<Throttle>>,
+    began: Instant,
+    audit: Audit,
 }
 
 /// The statuses of refusals.
-pub(super) const REFUSALS: [StatusCode; 2] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+pub(super) const REFUSALS: [StatusCode; 3] =
+    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
 
 impl Gate {
     pub(super) fn new(tokens: Tokens, has_auth: bool) -> Self {
-        Self { tokens, has_auth, refused: Arc::default() }
+        let began = Instant::now();
+        Self {
+            tokens,
+            has_auth,
+            refused: Arc::default(),
+            throttle: Arc::default(),
+            began,
+            audit: Audit::default(),
+        }
     }
 
     /// Returns how many requests were refused, by the statuses of [`REFUSALS`].
-    pub(super) fn refused(&self) -> [u64; 2] {
-        [0, 1].map(|index: usize| self.refused[index].load(Ordering::Relaxed))
+    pub(super) fn refused(&self) -> [u64; 3] {
+        [0, 1, 2].map(|index: usize| self.refused[index].load(Ordering::Relaxed))
+    }
+
+    /// Returns how many audit lines were dropped.
+    pub(super) fn dropped_lines(&self) -> u64 {
+        self.audit.dropped()
     }
 
     pub(super) fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// Returns whether a request that was passed on would be again.
+    pub(super) fn still_passes(&self, right: Right, way: Way, headers: &HeaderMap) -> bool {
+        self.check(right, way, headers).is_ok()
     }
 
     /// Passes a request on if it has the right. Logs changes, with who asked for them.
@@ -138,22 +167,21 @@ impl Gate {
         let Some(way) = request.extensions().get::<Way>().copied() else {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         };
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let token = match self.check(right, way, request.headers()) {
+        let asked = Asked::new(way, request.method(), request.uri().path());
+        let checked = self.check(right, way, request.headers());
+        let token = match checked.map_err(|refusal| self.throttled(way, refusal)) {
             Ok(token) => token.map(|token| token.name),
             Err(refusal) => {
                 for (status, count) in REFUSALS.iter().zip(&*self.refused) {
                     count.fetch_add(u64::from(*status == refusal.status()), Ordering::Relaxed);
                 }
-                let status = refusal.status().as_u16();
-                tracing::warn!(target: AUDIT, by = %way, %method, path, status, why = %refusal, "control port request refused");
+                self.audit.refused(&asked, refusal.status(), &refusal.to_string());
                 return refusal.into_response();
             }
         };
         let response = next.run(request).await;
         if right == Right::Change {
-            let status = response.status().as_u16();
-            tracing::info!(target: AUDIT, by = %way, token = token.as_deref(), %method, path, status, "control port change");
+            self.audit.changed(&asked, token.as_deref(), response.status());
         }
         response
     }
@@ -173,6 +201,18 @@ impl Gate {
             Right::Change if self.has_auth => Err(Refusal::AuthIsOn),
             _ => Ok(None),
         }
+    }
+
+    /// Counts an unknown token for its address, or refuses it because there were too many.
+    fn throttled(&self, way: Way, refusal: Refusal) -> Refusal {
+        let (Way::Tcp { peer, .. }, Refusal::Unknown) = (way, refusal) else { return refusal };
+        let now = Millis::from(self.began.elapsed());
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        if throttle.refuses(now, peer.ip()) {
+            return Refusal::TooOften;
+        }
+        throttle.count(now, peer.ip());
+        refusal
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_lite::{future, stream};
@@ -15,6 +15,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::connections::{Connection, Watching};
+use super::gate::Way;
+use super::right::Right;
 use super::{Control, ask_all};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
@@ -119,15 +121,22 @@ struct Sent {
     has_more: bool,
     has_ended: bool,
     watching: Watching,
+    way: Way,
+    /// The headers of the request that the gate looks at.
+    headers: HeaderMap,
 }
 
 pub(super) async fn events(
     State(control): State<Control>,
     Extension(connection): Extension<Arc<Connection>>,
+    Extension(way): Extension<Way>,
+    mut headers: HeaderMap,
 ) -> Response {
     let watching = control.connections.watch(&connection);
     let newest = control.board.newest();
-    let sent = Sent { control, newest, number: 0, has_more: true, has_ended: false, watching };
+    let tokens = headers.drain().filter(|(name, _)| name.as_ref() == Some(&header::AUTHORIZATION));
+    let headers = tokens.filter_map(|(name, value)| Some((name?, value))).collect();
+    let sent = Sent { control, newest, number: 0, has_more: true, has_ended: false, watching, way, headers };
     let events = stream::unfold(sent, |mut sent| async move {
         let event = sent.next().await?;
         Some((Ok::<_, Infallible>(event), sent))
@@ -165,6 +174,10 @@ impl Sent {
             self.has_ended = true;
             // Browsers ignore an event without data.
             return Some(Event::default().event(DISPLACED).data("displaced by a newer page"));
+        }
+        // The token may have been removed meanwhile. The end tells the page: its next request is refused.
+        if !self.control.gate.still_passes(Right::Read, self.way, &self.headers) {
+            return None;
         }
         let newest = *self.newest.borrow_and_update();
         let mut intervals = self.control.board.history(self.number);

@@ -30,7 +30,9 @@ pub(super) struct Own {
     /// Reloads of the tokens that were applied and that failed.
     pub(super) tokens: (u64, u64),
     /// Refused requests, by the statuses of [`REFUSALS`].
-    pub(super) refused: [u64; 2],
+    pub(super) refused: [u64; 3],
+    /// Audit lines that were dropped.
+    pub(super) dropped_lines: u64,
     /// What the judge of clients has done, if they must authenticate.
     pub(super) judge: Option<Snapshot>,
 }
@@ -240,6 +242,12 @@ fn add_own(f: &Families, own: &Own) -> prometheus::Result<()> {
     for (status, count) in REFUSALS.iter().zip(own.refused) {
         refused.with_label_values(&[status.as_str()]).inc_by(count);
     }
+    let dropped = f.counter(
+        "millstream_control_audit_lines_dropped_total",
+        "Audit lines of the control port that were dropped, because there were too many in a second",
+        &[],
+    )?;
+    dropped.with_label_values::<&str>(&[]).inc_by(own.dropped_lines);
     let tokens = f.counter(
         "millstream_control_token_reloads_total",
         "Times that the file control_tokens was read again, by result",

@@ -24,12 +24,14 @@
 //! | `connections` | limits how long each may take, and evicts one when there are too many |
 //! | `guard` | refuses requests that a web page from another site may have caused |
 //! | `right`, `gate`, `tokens` | who may read and who may change; the tokens of requests over TCP |
+//! | `audit` | the lines that say who changed what, and who was refused |
 //! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
 //! | `settings` | the addresses, and the host names that it accepts |
 //! | `routes` | the list of all pages, and the right that each needs |
 //! | here | health and readiness |
 //! | the others | one page each |
 
+mod audit;
 mod clients;
 mod connections;
 mod gate;
@@ -288,6 +290,7 @@ async fn make_metrics(control: &Control) -> Page {
         reloads,
         tokens: control.gate.tokens().counts(),
         refused: control.gate.refused(),
+        dropped_lines: control.gate.dropped_lines(),
         judge: control.judge.as_ref().map(Judge::snapshot),
     };
     let text = metrics::encode(&snapshots, stalls_of, refused, draining, &own, certificates, &total);

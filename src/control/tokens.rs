@@ -8,8 +8,7 @@
 //! The file is read again when it changes, and by a reload. A file that does not work changes nothing.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
-use std::io::Read as _;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,12 +18,13 @@ use std::time::Duration;
 use super::right::Right;
 use crate::auth::token::{Digest, lines};
 use crate::base::setting::Unworkable;
+use crate::tls::files;
 
 /// The time between two looks at whether the file has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The largest file of tokens, in bytes. A line takes about 100.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// The longest name of a token, in bytes.
 const NAME_BYTES_MAX: usize = 64;
@@ -172,16 +172,11 @@ fn read(path: Option<&Path>) -> Result<ReadTokens, Unworkable> {
     let Some(path) = path else { return Ok(ReadTokens(State::default())) };
     let failed = |why: String| Unworkable(format!("control_tokens: {}: {why}", path.display()));
     let metadata = fs::metadata(path).map_err(|error| failed(error.to_string()))?;
-    // A pipe could keep the server waiting for ever.
-    if !metadata.is_file() {
-        return Err(failed("not a regular file".into()));
-    }
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
-    if text.len() as u64 > FILE_BYTES_MAX {
+    let bytes = files::read("control_tokens", path)?.bytes;
+    if bytes.len() > FILE_BYTES_MAX {
         return Err(failed(format!("longer than {FILE_BYTES_MAX} bytes")));
     }
+    let text = String::from_utf8(bytes).map_err(|_| failed("not UTF-8 text".into()))?;
     let tokens = Arc::new(parse(&text).map_err(failed)?);
     Ok(ReadTokens(State {
         list: Some(List { path: path.to_owned(), tokens }),
@@ -307,7 +302,7 @@ mod tests {
     fn only_regular_files_of_a_reasonable_length_are_read() {
         let place = Place::new("odd");
         assert!(Tokens::load(Some(&place.0)).unwrap_err().0.contains("not a regular file"));
-        let path = place.write(&" ".repeat(FILE_BYTES_MAX as usize + 1));
+        let path = place.write(&" ".repeat(FILE_BYTES_MAX + 1));
         assert!(Tokens::load(Some(&path)).unwrap_err().0.contains("longer than"));
         let why = Tokens::load(Some(Path::new("/nowhere/tokens"))).unwrap_err().0;
         assert!(why.starts_with("control_tokens: /nowhere/tokens: "), "{why}");

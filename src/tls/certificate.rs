@@ -1,5 +1,6 @@
 //! What the server reads from certificates: names, expiry, and the identity of a client.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -25,6 +26,8 @@ pub struct ClientCertificate {
     pub uris: Vec<String>,
     /// When the client's certificate expires, in seconds since 1970.
     pub not_after: i64,
+    /// SHA-256 of the client's certificate (DER).
+    pub fingerprint: [u8; 32],
     /// The client's certificate, followed by the intermediate ones that it sent.
     pub chain: Vec<CertificateId>,
 }
@@ -32,6 +35,8 @@ pub struct ClientCertificate {
 impl ClientCertificate {
     /// Reads the certificate of a client, and the intermediate ones. Returns `None` if one is malformed.
     pub(super) fn read(client: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<Self> {
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest(&SHA256, client).as_ref());
         let client = &parse(client)?;
         let intermediates = intermediates.iter().map(|one| parse(one).as_ref().map(id));
         let chain = std::iter::once(Some(id(client))).chain(intermediates).collect::<Option<_>>()?;
@@ -44,6 +49,7 @@ impl ClientCertificate {
                 _ => None,
             }),
             not_after: client.validity().not_after.timestamp(),
+            fingerprint,
             chain,
         })
     }
@@ -94,4 +100,24 @@ fn alternative_names(
 ) -> Vec<String> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
     extension.value.general_names.iter().filter_map(select).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_of_one_issuer_and_number_have_different_fingerprints() {
+        let certificate = || {
+            let mut params = rcgen::CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
+            params.serial_number = Some(7_u64.into());
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone()
+        };
+        let (one, other) = (certificate(), certificate());
+        let with_other = std::slice::from_ref(&other);
+        let read = |client, intermediates| ClientCertificate::read(client, intermediates).unwrap();
+        assert_eq!(read(&one, &[]).chain, read(&other, &[]).chain);
+        assert_ne!(read(&one, &[]).fingerprint, read(&other, &[]).fingerprint);
+        assert_eq!(read(&one, &[]).fingerprint, read(&one, with_other).fingerprint);
+    }
 }

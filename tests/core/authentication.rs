@@ -821,6 +821,19 @@ fn verdicts_that_have_ended_are_let_go() {
 }
 
 #[test]
+fn a_reload_makes_the_shard_forget_what_it_refused() {
+    let mut rig = Rig::new();
+    rig.connect("X-Auth-Token: t\r\n");
+    let question = rig.question();
+    rig.answer(&question, Err(Denial::Unknown));
+    rig.connect("X-Auth-Token: t\r\n");
+    assert!(rig.core.poll_question().is_none());
+    rig.core.handle_answer(rig.now, Answer::Reloaded);
+    rig.connect("X-Auth-Token: t\r\n");
+    assert!(!rig.question().is_renewal);
+}
+
+#[test]
 fn the_same_client_id_of_another_principal_is_another_client() {
     let mut rig = Rig::new();
     let mut writer = rig.admit("w", all());

@@ -67,11 +67,19 @@ impl Rig {
     fn ask(&self, tag: u64, token: &str) {
         let credential = Credential::Token(Secret::new(token));
         let key = Keyer::fixed().key(&credential);
-        self.judge().ask(Question { shard: 0, tag, key, credential, address: None }).unwrap();
+        self.judge()
+            .ask(Question { shard: 0, tag, key, credential, address: None, is_renewal: false })
+            .unwrap();
     }
 
+    /// Returns the next answer that is not about a reload.
     fn answer(&self) -> Answer {
-        self.inbox.1.recv_timeout(PATIENCE).unwrap()
+        loop {
+            match self.inbox.1.recv_timeout(PATIENCE).unwrap() {
+                Answer::Reloaded => {}
+                answer => return answer,
+            }
+        }
     }
 
     fn verdict(&self, expected: u64) -> Verdict {
@@ -258,7 +266,7 @@ fn a_judge_that_was_stopped_answers_nothing() {
     loop {
         let credential = Credential::Token(Secret::new("ms_a"));
         let key = Keyer::fixed().key(&credential);
-        let question = Question { shard: 0, tag: 1, key, credential, address: None };
+        let question = Question { shard: 0, tag: 1, key, credential, address: None, is_renewal: false };
         if rig.judge().ask(question).is_err() {
             break;
         }

@@ -106,6 +106,7 @@ mod tests {
             dns_names: vec![dns.into()],
             uris: vec![uri.into()],
             not_after: 2_000,
+            fingerprint: [0; 32],
             chain: Vec::new(),
         })
     }

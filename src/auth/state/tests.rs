@@ -44,6 +44,7 @@ struct Rig {
     shards: Arc<Shards>,
     now: Now,
     tags: u64,
+    is_renewal: bool,
 }
 
 fn material(providers: &[ProviderKind], listed: &str) -> Material {
@@ -69,15 +70,24 @@ fn material(providers: &[ProviderKind], listed: &str) -> Material {
 
 /// With keys of an address.
 fn fetching(providers: &[ProviderKind]) -> Material {
-    let http = Http::new(Trusted::system());
-    let by = Arc::new((http, address("auth_jwt_keys", "http://127.0.0.1:1").unwrap()));
-    Material { keys: Keys::Address(Remote { by, fingerprint: 1 }), ..material(providers, "") }
+    Material { keys: keys_at("http://127.0.0.1:1", 1), ..material(providers, "") }
+}
+
+fn keys_at(url: &str, fingerprint: u64) -> Keys {
+    let by = Arc::new((Http::new(Trusted::system()), address("auth_jwt_keys", url).unwrap()));
+    Keys::Address(Remote { by, fingerprint })
 }
 
 impl Rig {
     fn new(material: Material) -> Self {
         let shards = Arc::new(Shards::default());
-        Self { state: State::new(NOW, material, shards.clone()), shards, now: NOW, tags: 0 }
+        Self {
+            state: State::new(NOW, material, shards.clone()),
+            shards,
+            now: NOW,
+            tags: 0,
+            is_renewal: false,
+        }
     }
 
     fn keystone() -> Self {
@@ -93,7 +103,10 @@ impl Rig {
         self.tags += 1;
         let key = Keyer::fixed().key(&credential);
         let address = address.parse::<IpAddr>().ok();
-        self.state.handle_question(self.now, Question { shard, tag: self.tags, key, credential, address });
+        self.state.handle_question(
+            self.now,
+            Question { shard, tag: self.tags, key, credential, address, is_renewal: self.is_renewal },
+        );
         self.tags
     }
 
@@ -101,8 +114,14 @@ impl Rig {
         self.ask_from(0, token_credential(token), "")
     }
 
-    /// Returns what a shard has heard since.
+    /// Returns what a shard has heard since, without reloads.
     fn heard(&self, shard: usize) -> Vec<Answer> {
+        let mut heard = self.heard_all(shard);
+        heard.retain(|answer| !matches!(answer, Answer::Reloaded));
+        heard
+    }
+
+    fn heard_all(&self, shard: usize) -> Vec<Answer> {
         std::mem::take(&mut self.shards.heard.lock().unwrap()[shard])
     }
 
@@ -329,6 +348,23 @@ fn a_token_in_use_is_checked_again_and_ends_when_it_is_revoked() {
 }
 
 #[test]
+fn another_keystone_is_asked_about_tokens_whose_check_was_under_way() {
+    let mut rig = Rig::keystone();
+    let _held = rig.granted("t");
+    rig.wait(300_000);
+    let under_way = rig.lookups();
+    assert_eq!(under_way.len(), 1);
+    let mut other = material(&[ProviderKind::Keystone], "");
+    other.keystone = Some(Remote { by: client("http://127.0.0.1:2"), fingerprint: 2 });
+    rig.state.apply(rig.now, other);
+    rig.looked_up(under_way[0], Ok(facts("member", NOW.unix.get() + 86_400_000)));
+    let again = rig.lookups();
+    assert_eq!(again.len(), 1);
+    rig.looked_up(again[0], Err(LookupFault::Unknown));
+    assert_eq!(rig.changes(0), [(key("t"), Err(Denial::Revoked))]);
+}
+
+#[test]
 fn a_recheck_just_after_the_end_says_expired_and_not_revoked() {
     let mut rig = Rig::keystone();
     rig.ask("t");
@@ -443,6 +479,7 @@ fn ten_failures_of_an_address_are_free_and_known_credentials_are_never_throttled
         dns_names: Vec::new(),
         uris: Vec::new(),
         not_after: 0,
+        fingerprint: [0; 32],
         chain: Vec::new(),
     };
     for _ in 0..20 {
@@ -542,6 +579,46 @@ fn a_new_key_is_fetched_for_the_first_token_of_it_and_an_old_one_ends_its_tokens
 }
 
 #[test]
+fn keys_of_another_address_or_issuer_are_forgotten_at_once_and_those_over_another_tls_are_not() {
+    let issuer = Issuer::es256("k");
+    for (url, name, is_kept) in [
+        ("http://127.0.0.1:1", "https://issuer.example", true),
+        ("http://127.0.0.1:2", "https://issuer.example", false),
+        ("http://127.0.0.1:1", "https://other.example", false),
+    ] {
+        let mut rig = Rig::new(fetching(&[ProviderKind::Jwt]));
+        let number = rig.fetches()[0];
+        rig.fetched(number, Ok(issuer.keys()));
+        let mut after = Material { keys: keys_at(url, 2), ..material(&[ProviderKind::Jwt], "") };
+        after.settings.jwt_issuer = name.into();
+        rig.state.apply(rig.now, after);
+        let fetches = rig.fetches();
+        assert_eq!(fetches.len(), 1, "{url} {name}");
+        let mut claims = claims();
+        claims["iss"] = name.into();
+        rig.ask(&issuer.token(&claims));
+        assert_eq!(!rig.heard(0).is_empty(), is_kept, "{url} {name}");
+    }
+}
+
+#[test]
+fn an_issuer_that_publishes_no_keys_has_none_and_keys_that_are_not_fetched_yet_revoke_nothing() {
+    let issuer = Issuer::es256("k");
+    let mut rig = Rig::new(fetching(&[ProviderKind::Jwt]));
+    let number = rig.fetches()[0];
+    rig.fetched(number, Ok(issuer.keys()));
+    let token = issuer.token(&claims());
+    rig.ask(&token);
+    let _held = rig.verdict().unwrap();
+    let moved = Material { keys: keys_at("http://127.0.0.1:2", 2), ..material(&[ProviderKind::Jwt], "") };
+    rig.state.apply(rig.now, moved);
+    assert!(rig.changes(0).is_empty(), "not known yet");
+    let number = rig.fetches()[0];
+    rig.fetched(number, Ok(KeySet::published(br#"{"keys":[]}"#).unwrap()));
+    assert_eq!(rig.changes(0), [(key(&token), Err(Denial::Revoked))]);
+}
+
+#[test]
 fn keys_that_cannot_be_fetched_make_unavailable_and_keys_in_memory_go_on() {
     let mut rig = Rig::new(fetching(&[ProviderKind::Jwt]));
     let known = Issuer::es256("known");
@@ -572,4 +649,113 @@ fn what_waits_for_the_network_is_bounded() {
     assert!(rig.heard(0).is_empty());
     rig.ask("more");
     assert_eq!(rig.verdict(), Err(Denial::Unavailable));
+}
+
+#[test]
+fn a_token_that_becomes_another_clients_ends_for_the_one_before() {
+    let mut rig = Rig::new(material(&[ProviderKind::Static], &line("ms_a", "* all:*")));
+    rig.ask("ms_a");
+    let _held = rig.verdict().unwrap();
+    let renamed = line("ms_a", "* all:*").replace("app ", "other ");
+    rig.state.apply(rig.now, material(&[ProviderKind::Static], &renamed));
+    assert_eq!(rig.changes(0), [(key("ms_a"), Err(Denial::Revoked))]);
+    rig.ask("ms_a");
+    assert_eq!(&*rig.verdict().unwrap().principal, "static:other");
+}
+
+#[test]
+fn an_expired_grant_in_use_is_told_once_and_hears_of_its_revocation() {
+    let issuer = Issuer::es256("k");
+    let with = |keys| Material { keys: Keys::File(keys), ..material(&[ProviderKind::Jwt], "") };
+    let mut rig = Rig::new(with(issuer.keys()));
+    let token = issuer.token(&claims());
+    rig.ask(&token);
+    let _held = rig.verdict().unwrap();
+    rig.wait(3_600_000);
+    for expected in [&[(key(&token), Err(Denial::Expired))][..], &[]] {
+        rig.state.apply(rig.now, with(issuer.keys()));
+        assert_eq!(rig.changes(0), expected);
+    }
+    rig.wait(5_000);
+    let counts = rig.state.snapshot().lock().unwrap().clone();
+    assert_eq!((counts.grants, counts.expiring), (1, 0), "in use, and about to end no more");
+    rig.state.apply(rig.now, with(Issuer::es256("other").keys()));
+    assert_eq!(rig.changes(0), [(key(&token), Err(Denial::Revoked))]);
+}
+
+#[test]
+fn rules_that_change_back_and_forth_while_an_inbox_is_full_leave_the_grant_that_the_shard_holds() {
+    let with = |rest: &str| material(&[ProviderKind::Static], &line("ms_a", rest));
+    let mut rig = Rig::new(with("* all:*"));
+    rig.ask("ms_a");
+    let held = rig.verdict().unwrap();
+    rig.shards.is_full.lock().unwrap()[0] = true;
+    rig.state.apply(rig.now, with("* consume:*"));
+    rig.state.apply(rig.now, with("* all:*"));
+    rig.shards.is_full.lock().unwrap()[0] = false;
+    rig.wait(5_000);
+    drop(rig.heard(1));
+    // The shard finds its grant unchanged, and drops the one of the change.
+    assert!(matches!(&rig.changes(0)[..], [(_, Ok(grant))] if *grant == held));
+    rig.wait(5_000);
+    rig.state.apply(rig.now, with("* produce:*"));
+    assert_eq!(rig.changes(0).len(), 1, "the grant is not lost");
+}
+
+#[test]
+fn an_end_that_waits_for_a_full_inbox_is_not_replaced_by_a_later_grant() {
+    let with = |name: &str, rest: &str| {
+        material(&[ProviderKind::Static], &line("ms_a", rest).replace("app ", &format!("{name} ")))
+    };
+    let mut rig = Rig::new(with("app", "* all:*"));
+    rig.ask("ms_a");
+    let _held = rig.verdict().unwrap();
+    rig.shards.is_full.lock().unwrap()[0] = true;
+    rig.state.apply(rig.now, with("other", "* all:*"));
+    rig.ask_from(1, token_credential("ms_a"), "");
+    let _others = rig.heard(1);
+    rig.state.apply(rig.now, with("other", "* consume:*"));
+    rig.shards.is_full.lock().unwrap()[0] = false;
+    rig.wait(1);
+    assert_eq!(rig.changes(0), [(key("ms_a"), Err(Denial::Revoked))]);
+}
+
+#[test]
+fn shards_hear_of_every_reload_and_of_other_keys_behind_the_changes() {
+    let issuer = Issuer::es256("k");
+    let mut rig = Rig::new(fetching(&[ProviderKind::Jwt]));
+    assert!(rig.heard_all(0).is_empty());
+    let number = rig.fetches()[0];
+    rig.fetched(number, Ok(issuer.keys()));
+    for shard in 0..2 {
+        assert!(matches!(rig.heard_all(shard)[..], [Answer::Reloaded]), "keys");
+    }
+    rig.ask(&issuer.token(&claims()));
+    let _held = rig.verdict().unwrap();
+    rig.shards.is_full.lock().unwrap()[0] = true;
+    for issuer in ["https://other.example", "https://issuer.example", "https://third.example"] {
+        let mut after = fetching(&[ProviderKind::Jwt]);
+        after.settings.jwt_issuer = issuer.into();
+        rig.state.apply(rig.now, after);
+    }
+    rig.shards.is_full.lock().unwrap()[0] = false;
+    rig.wait(1);
+    let heard = rig.heard_all(0);
+    assert!(matches!(heard[..], [Answer::Changed(_), Answer::Reloaded]), "{heard:?}");
+}
+
+#[test]
+fn a_renewal_is_never_throttled_but_its_failures_count() {
+    let mut rig = Rig::new(material(&[ProviderKind::Static], &line("ms_a", "* all:*")));
+    rig.is_renewal = true;
+    for guess in 0..20 {
+        rig.ask_from(0, token_credential(&format!("ms_{guess}")), GUESSER);
+        assert_eq!(rig.verdict(), Err(Denial::Unknown));
+    }
+    rig.is_renewal = false;
+    rig.ask_from(0, token_credential("ms_a"), GUESSER);
+    assert_eq!(rig.verdict(), Err(Denial::Throttled));
+    rig.is_renewal = true;
+    rig.ask_from(0, token_credential("ms_a"), GUESSER);
+    assert!(rig.verdict().is_ok());
 }

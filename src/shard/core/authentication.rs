@@ -90,6 +90,11 @@ impl<S: Store<Connections>> Core<S> {
                 self.handle_judged(now, tag, key, verdict);
             }
             Answer::Changed(changes) => self.handle_changes(now, &changes),
+            Answer::Reloaded => {
+                if let Some(authentication) = &mut self.authentication {
+                    authentication.verdicts.forget_denials();
+                }
+            }
         }
     }
 
@@ -110,14 +115,14 @@ impl<S: Store<Connections>> Core<S> {
             return self.decide(now, id, verdict, Some(key));
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let peer = connection.peer();
+        let (shard, tag, address) = (self.shard, id.as_u64(), connection.peer().address());
         connection.await_verdict(key);
         let Authentication { questions, .. } = &mut **authentication;
-        if questions.ask(self.shard, id.as_u64(), key, credential, peer) {
+        if questions.ask(Question { shard, tag, key, credential, address, is_renewal: false }) {
             self.counters.auth.asked += 1;
         } else {
             let is_open = |id: &ConnectionId| self.connections.get(*id).is_some();
-            questions.wait(id, peer, is_open, self.connections.len());
+            questions.wait(id, address, is_open, self.connections.len());
         }
         self.after(now, id);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::pass::{Ended, Pass};
 use super::{Connection, ConnectionId, Connections, Core};
-use crate::auth::{Credential, Denial, Key, TOKEN_BYTES_MAX, Verdict};
+use crate::auth::{Credential, Denial, Key, Question, TOKEN_BYTES_MAX, Verdict};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::secret::Secret;
@@ -20,7 +20,7 @@ impl<S: Store<Connections>> Core<S> {
             return self.answer_renewal(now, id, operation, Ok(()));
         };
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let peer = connection.peer();
+        let (shard, tag, address) = (self.shard, id.as_u64(), connection.peer().address());
         let Some(pass) = connection.pass_mut() else { return };
         if token.expose().len() > TOKEN_BYTES_MAX {
             let fault = PeerFault::Unauthenticated("credentials: the token is longer than 16,384 bytes");
@@ -32,7 +32,8 @@ impl<S: Store<Connections>> Core<S> {
             return self.answer_renewal(now, id, operation, Err(fault.into()));
         }
         let verdict = authentication.verdicts.get(&key, now.mono).or_else(|| {
-            let is_asked = authentication.questions.ask(self.shard, id.as_u64(), key, credential, peer);
+            let question = Question { shard, tag, key, credential, address, is_renewal: true };
+            let is_asked = authentication.questions.ask(question);
             (!is_asked).then_some(Err(Denial::Unavailable))
         });
         if let Some(verdict) = verdict {

@@ -33,6 +33,16 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Returns the address; `None` on a Unix socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -8,8 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::ConnectionId;
-use super::peer::Peer;
-use crate::auth::{Credential, Key, Question};
+use crate::auth::Question;
 
 /// The most questions of a shard that wait for an answer.
 const ASKED_MAX: usize = 256;
@@ -43,20 +42,16 @@ struct Line {
 
 impl Questions {
     /// Asks the judge. Returns false if too many questions wait.
-    pub(super) fn ask(&mut self, shard: u16, tag: u64, key: Key, credential: Credential, peer: Peer) -> bool {
-        let network = network(peer);
+    pub(super) fn ask(&mut self, question: Question) -> bool {
+        let network = network(question.address);
         let of_address = self.of_address.get(&network).map_or(0, |line| line.asked);
-        let is_waiting = self.asked.contains_key(&tag);
+        let is_waiting = self.asked.contains_key(&question.tag);
         if is_waiting || of_address >= most(network) || self.asked.len() >= ASKED_MAX {
             return false;
         }
-        self.asked.insert(tag, network);
+        self.asked.insert(question.tag, network);
         self.of_address.entry(network).or_default().asked += 1;
-        let address = match peer {
-            Peer::Ip(address) => Some(address.ip()),
-            Peer::Unix => None,
-        };
-        self.new.push_back(Question { shard, tag, key, credential, address });
+        self.new.push_back(question);
         true
     }
 
@@ -64,11 +59,11 @@ impl Questions {
     pub(super) fn wait(
         &mut self,
         id: ConnectionId,
-        peer: Peer,
+        address: Option<IpAddr>,
         is_open: impl Fn(&ConnectionId) -> bool,
         open: usize,
     ) {
-        let network = network(peer);
+        let network = network(address);
         let line = self.of_address.entry(network).or_default();
         line.waiting.push_back(id);
         // A connection that is gone stays in line until its turn comes.
@@ -139,12 +134,10 @@ fn most(network: IpAddr) -> usize {
 const UNIX: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// Returns the address that counts: all of an IPv6 network of 64 bits count as one.
-fn network(peer: Peer) -> IpAddr {
-    match peer {
-        Peer::Unix => UNIX,
-        Peer::Ip(address) => match address.ip() {
-            address @ IpAddr::V4(_) => address,
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        },
+fn network(address: Option<IpAddr>) -> IpAddr {
+    match address {
+        None => UNIX,
+        Some(address @ IpAddr::V4(_)) => address,
+        Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }

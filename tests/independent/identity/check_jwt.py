@@ -62,7 +62,7 @@ async def expiry(server, oidc):
     token = await in_thread(oidc.token, "reader", lifetime=3)
     async with server.connect(token) as peer:
         await is_over(peer, await Consume.open(peer, "orders"), 4, "token expired")
-    print("OpenID: the leeway for clocks prolongs no connection")
+    print("OpenID: a connection ends with its token")
 
 
 def base64url(data):

@@ -59,22 +59,33 @@ struct Document {
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set (RFC 7517). Leaves out keys that verify no signature: for encryption, of other kinds,
-    /// and symmetric ones, because whoever can verify with them can also sign.
+    /// Reads a JSON Web Key Set (RFC 7517), of which some key must verify signatures.
     pub(in crate::auth) fn read(json: &[u8]) -> Result<Self, String> {
-        let Document { keys } = serde_json::from_slice(json)
-            .map_err(|_| "not a JSON Web Key Set, like {\"keys\": [{\"kty\": \"EC\", …}]}")?;
-        let keys: Vec<Key> = keys.into_iter().filter_map(Key::read).take(KEYS_MAX).collect();
+        let keys = Self::published(json)?;
         if keys.is_empty() {
             return Err(
                 "the key set has no key of RSA, EC (P-256, P-384) or Ed25519 that verifies signatures".into(),
             );
         }
-        Ok(Self(keys))
+        Ok(keys)
+    }
+
+    /// Reads a JSON Web Key Set. Leaves out keys that verify no signature: for encryption, of other kinds, and
+    /// symmetric ones, because whoever can verify with them can also sign. An issuer that has withdrawn all of its
+    /// keys publishes a set without any.
+    pub(in crate::auth) fn published(json: &[u8]) -> Result<Self, String> {
+        let Document { keys } = serde_json::from_slice(json)
+            .map_err(|_| "not a JSON Web Key Set, like {\"keys\": [{\"kty\": \"EC\", …}]}")?;
+        Ok(Self(keys.into_iter().filter_map(Key::read).take(KEYS_MAX).collect()))
+    }
+
+    /// Returns the number of keys.
+    pub(in crate::auth) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Returns whether there are no keys.
-    pub(in crate::auth) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

@@ -28,8 +28,7 @@ use crate::auth::settings::Settings;
 use crate::base::clock::Now;
 use crate::base::millis::{Millis, UnixMillis};
 
-/// How far the clocks of an issuer and of the server may differ. It serves admission only: a grant ends when its
-/// token does.
+/// How far the clock of an issuer may be ahead of the server's when a token begins to be valid. The end has no leeway.
 const LEEWAY: Millis = Millis::from_secs(30);
 
 /// A token whose signature was verified.
@@ -63,7 +62,7 @@ pub(in crate::auth) fn judge(settings: &Settings, keys: &KeySet, now: Now, token
     if header.algorithm != algorithm || !key.verifies(algorithm, &compact) {
         return Opinion::Denied(Denial::Invalid);
     }
-    match grant(settings, &claims, now, LEEWAY) {
+    match grant(settings, &claims, now) {
         Ok(grant) => {
             let signed = Signed { payload: compact.payload.into(), key: key.thumbprint };
             Opinion::Granted(grant, Evidence::Signed(signed))
@@ -83,22 +82,21 @@ pub fn verify(settings: &Settings, key_set: &[u8], unix: UnixMillis, token: &str
 }
 
 impl Signed {
-    /// Judges the token again, with other settings or keys.
-    /// Keys that were not fetched yet revoke nothing.
+    /// Judges the token again, with other settings or keys. Keys that are not known yet (`None`) revoke nothing.
     pub(in crate::auth) fn grant(
         &self,
         settings: &Settings,
         keys: Option<&KeySet>,
         now: Now,
     ) -> Result<Grant, Denial> {
-        if !keys.is_some_and(|keys| keys.is_empty() || keys.contains(&self.key)) {
+        if keys.is_some_and(|keys| !keys.contains(&self.key)) {
             return Err(Denial::Revoked);
         }
         let claims = Claims::parse(&self.payload).ok_or(Denial::Revoked)?;
         if claims.issuer() != Some(&*settings.jwt_issuer) {
             return Err(Denial::Revoked);
         }
-        grant(settings, &claims, now, Millis::ZERO).map_err(|denial| match denial {
+        grant(settings, &claims, now).map_err(|denial| match denial {
             Denial::Expired => Denial::Expired,
             _ => Denial::Revoked,
         })
@@ -106,7 +104,7 @@ impl Signed {
 }
 
 /// Returns the grant of a token of the configured issuer. A token that is wrong only in its time is [`Denial::Expired`].
-fn grant(settings: &Settings, claims: &Claims, now: Now, leeway: Millis) -> Result<Grant, Denial> {
+fn grant(settings: &Settings, claims: &Claims, now: Now) -> Result<Grant, Denial> {
     let principal = claims.text(&settings.jwt_principal_claim).ok_or(Denial::Invalid)?;
     let ends = claims.time("exp").flatten().ok_or(Denial::Invalid)?;
     let begins = claims.time("nbf").ok_or(Denial::Invalid)?;
@@ -117,7 +115,7 @@ fn grant(settings: &Settings, claims: &Claims, now: Now, leeway: Millis) -> Resu
     {
         return Err(Denial::Invalid);
     }
-    if ends + leeway <= now.unix {
+    if ends <= now.unix {
         return Err(Denial::Expired);
     }
     Ok(Grant {

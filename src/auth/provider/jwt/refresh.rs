@@ -23,13 +23,16 @@ const ON_DEMAND: Millis = Millis::from_secs(30);
 /// How long keys serve while they cannot be fetched again.
 const STALE_AFTER: Millis = Millis::from_secs(24 * 3_600);
 
-/// How many unknown ids are remembered. They cause no further fetch.
+/// How many unknown ids are remembered, and for how long. They cause no further fetch meanwhile. An issuer may publish
+/// a key after its first token.
 const UNKNOWN_MAX: usize = 128;
+const UNKNOWN_FOR: Millis = Millis::from_secs(30);
 
 /// The keys of an issuer, and when to fetch them.
 #[derive(Debug)]
 pub(in crate::auth) struct Refresh {
-    keys: KeySet,
+    /// `None` until they were fetched. An issuer may publish none.
+    keys: Option<KeySet>,
     /// When the keys were fetched.
     fetched: Millis,
     /// When the fetch that is under way began, and its number.
@@ -37,7 +40,8 @@ pub(in crate::auth) struct Refresh {
     fetches: u64,
     scheduled: Millis,
     on_demand: Millis,
-    unknown: VecDeque<Box<str>>,
+    /// Each with the time until which it is remembered, in the order of these times.
+    unknown: VecDeque<(Millis, Box<str>)>,
     breaker: Breaker,
 }
 
@@ -56,7 +60,7 @@ impl Refresh {
     /// Begins without keys. The first fetch is due at once.
     pub(in crate::auth) fn new(now: Millis) -> Self {
         Self {
-            keys: KeySet::default(),
+            keys: None,
             fetched: Millis::ZERO,
             flight: None,
             fetches: 0,
@@ -69,19 +73,24 @@ impl Refresh {
 
     /// Returns the keys, unless they are too old.
     pub(in crate::auth) fn keys(&self, now: Millis) -> Option<&KeySet> {
-        (now.since(self.fetched) < STALE_AFTER).then_some(&self.keys)
+        self.keys.as_ref().filter(|_| now.since(self.fetched) < STALE_AFTER)
     }
 
-    /// Returns the keys, even if they are too old for newcomers.
-    pub(in crate::auth) fn last_keys(&self) -> &KeySet {
-        &self.keys
+    /// Returns the keys, even if they are too old for newcomers. `None` if they were not fetched yet.
+    pub(in crate::auth) fn last_keys(&self) -> Option<&KeySet> {
+        self.keys.as_ref()
     }
 
-    /// Has the keys fetched again soon, from another place.
+    /// Has the keys fetched again soon, in another way.
     pub(in crate::auth) fn move_to(&mut self, now: Millis) {
         (self.scheduled, self.on_demand, self.flight) = (now, now, None);
         self.unknown.clear();
         self.breaker = Breaker::default();
+    }
+
+    /// Forgets the keys, because they are another issuer's, or from another address.
+    pub(in crate::auth) fn forget(&mut self) {
+        (self.keys, self.fetched) = (None, Millis::ZERO);
     }
 
     /// Returns the number of the fetch that the schedule begins now, if it is due.
@@ -96,7 +105,7 @@ impl Refresh {
     /// Decides what becomes of a token whose key is unknown.
     pub(in crate::auth) fn want(&mut self, now: Millis, kid: Option<&str>) -> Want {
         if let Some(kid) = kid
-            && self.unknown.iter().any(|known| **known == *kid)
+            && self.unknown.iter().any(|(until, known)| now < *until && **known == *kid)
         {
             return Want::Refused(Denial::Invalid);
         }
@@ -129,21 +138,19 @@ impl Refresh {
             return Some(false);
         };
         self.fetched = now;
-        self.unknown.retain(|kid| !keys.knows(kid));
-        let is_changed = keys != self.keys;
-        self.keys = keys;
+        self.unknown.retain(|(_, kid)| !keys.knows(kid));
+        let is_changed = self.keys.as_ref() != Some(&keys);
+        self.keys = Some(keys);
         Some(is_changed)
     }
 
     /// Remembers that a fetch did not find a key.
-    pub(in crate::auth) fn remember_unknown(&mut self, kid: Box<str>) {
-        if self.unknown.contains(&kid) {
-            return;
-        }
+    pub(in crate::auth) fn remember_unknown(&mut self, now: Millis, kid: Box<str>) {
+        self.unknown.retain(|(_, known)| *known != kid);
         if self.unknown.len() == UNKNOWN_MAX {
             self.unknown.pop_front();
         }
-        self.unknown.push_back(kid);
+        self.unknown.push_back((now + UNKNOWN_FOR, kid));
     }
 }
 
@@ -165,7 +172,7 @@ mod tests {
         assert_eq!(refresh.handle(at(0), first, Some(keys.clone())), Some(true));
         let Want::Fetch(second) = refresh.want(at(1), Some("b")) else { panic!() };
         assert_eq!(refresh.handle(at(1), second, Some(keys.clone())), Some(false));
-        refresh.remember_unknown("b".into());
+        refresh.remember_unknown(at(1), "b".into());
         assert_eq!(refresh.want(at(2), Some("b")), Want::Refused(Denial::Invalid));
         for second in 2..31 {
             assert_eq!(refresh.want(at(second), Some("c")), Want::Refused(Denial::Unavailable));
@@ -174,6 +181,18 @@ mod tests {
         assert_eq!(refresh.due(at(600)), None, "one is under way");
         refresh.handle(at(600), 3, None);
         assert_eq!(refresh.due(at(600)), Some(4));
+    }
+
+    #[test]
+    fn a_key_that_is_published_after_its_first_token_is_found_after_thirty_seconds() {
+        let mut refresh = Refresh::new(at(0));
+        let first = refresh.due(at(0)).unwrap();
+        refresh.handle(at(0), first, Some(Issuer::es256("a").keys()));
+        let Want::Fetch(second) = refresh.want(at(1), Some("b")) else { panic!() };
+        refresh.handle(at(2), second, Some(Issuer::es256("a").keys()));
+        refresh.remember_unknown(at(2), "b".into());
+        assert_eq!(refresh.want(at(31), Some("b")), Want::Refused(Denial::Invalid));
+        assert!(matches!(refresh.want(at(32), Some("b")), Want::Fetch(_)));
     }
 
     #[test]
@@ -192,7 +211,7 @@ mod tests {
     #[test]
     fn at_most_so_many_unknown_keys_are_remembered() {
         let mut refresh = Refresh::new(at(0));
-        (0..1_000).for_each(|kid| refresh.remember_unknown(kid.to_string().into()));
+        (0..1_000).for_each(|kid| refresh.remember_unknown(at(0), kid.to_string().into()));
         assert_eq!(refresh.unknown.len(), UNKNOWN_MAX);
     }
 }

@@ -165,8 +165,8 @@ fn every_claim_that_must_be_there_is_checked() {
         (with("exp", Value::Null), Some(Denial::Invalid)),
         (with("exp", json!("1003600")), Some(Denial::Invalid)),
         (with("exp", json!(-5)), Some(Denial::Invalid)),
-        (with("exp", json!(1_000_000 - 29)), None),
-        (with("exp", json!(1_000_000 - 30)), Some(Denial::Expired)),
+        (with("exp", json!(1_000_001)), None),
+        (with("exp", json!(1_000_000)), Some(Denial::Expired)),
         (with("nbf", json!(1_000_030)), None),
         (with("nbf", json!(1_000_031)), Some(Denial::Invalid)),
         (with("nbf", json!("soon")), Some(Denial::Invalid)),
@@ -258,7 +258,7 @@ fn other_formats_are_left_to_other_providers() {
 }
 
 #[test]
-fn a_verified_token_is_judged_again_without_leeway_and_without_its_key() {
+fn a_verified_token_is_judged_again_with_other_settings_keys_and_times() {
     let issuer = Issuer::es256("k");
     let opinion = judge(&settings(), &issuer.keys(), NOW, &issuer.token(&claims()));
     let Opinion::Granted(before, Evidence::Signed(signed)) = opinion else { panic!() };

@@ -68,6 +68,9 @@ impl Client {
                 None => unavailable("the answer of GET /v3/auth/tokens is not the expected JSON"),
             },
             404 => Err(LookupFault::Unknown),
+            // Keystone, or what stands before it, finds fault with the request, and only the token in it is the
+            // client's. It must not count as a failure of Keystone, which would keep other clients out.
+            400 | 413 | 414 | 431 => Err(LookupFault::Unknown),
             401 => unavailable("status 401: Keystone does not accept the server's own token"),
             403 => unavailable("status 403: the server's own account may not look up tokens of others"),
             status => unavailable(&format!("GET /v3/auth/tokens: status {status}")),

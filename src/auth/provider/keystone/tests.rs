@@ -90,6 +90,10 @@ fn a_token_is_looked_up_with_a_token_of_the_servers_own_which_is_kept() {
 fn each_status_has_its_meaning_and_no_error_shows_a_token() {
     for (status, body, expected) in [
         (404, "no such canary-token".to_owned(), None),
+        (400, "canary-token".into(), None),
+        (413, "canary-token".into(), None),
+        (414, "canary-token".into(), None),
+        (431, "canary-token".into(), None),
         (403, "canary-token".into(), Some("status 403")),
         (500, "canary-token".into(), Some("status 500")),
         (302, String::new(), Some("status 302")),
@@ -189,7 +193,10 @@ fn what_cannot_be_a_header_is_not_sent() {
     for token in ["", "a b", "a\r\nX-Evil: 1", "ü", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
         assert!(matches!(judge(&Secret::new(token)), Opinion::NotMine(Denial::Unknown)), "{token:?}");
     }
-    assert!(matches!(judge(&Secret::new("gAAAAA-_=")), Opinion::Ask(Need::Keystone(_))));
+    let longest = "x".repeat(TOKEN_BYTES_MAX);
+    for token in ["gAAAAA-_=", &longest] {
+        assert!(matches!(judge(&Secret::new(token)), Opinion::Ask(Need::Keystone(_))));
+    }
 }
 
 #[test]
