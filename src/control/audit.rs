@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::{Method, StatusCode};
 
-use super::gate::Way;
+use super::way::Way;
 
 /// The target of the lines.
 const AUDIT: &str = "millstream::audit";

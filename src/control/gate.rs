@@ -11,7 +11,6 @@
 //! attempt a second. A token that gives the right is never refused for that.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -24,27 +23,9 @@ use axum::response::{IntoResponse, Response};
 use super::audit::{Asked, Audit};
 use super::right::Right;
 use super::tokens::{Token, Tokens};
+use super::way::Way;
 use crate::auth::Throttle;
 use crate::base::millis::Millis;
-
-/// The other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Way {
-    /// A process that may open the Unix socket. The system names it.
-    Unix { uid: u32, gid: u32, pid: Option<i32> },
-    /// A TCP connection. `is_local` tells whether the server's address is a loopback address.
-    Tcp { peer: SocketAddr, is_local: bool },
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix { uid, gid, pid: Some(pid) } => write!(f, "uid {uid} gid {gid} pid {pid}"),
-            Self::Unix { uid, gid, pid: None } => write!(f, "uid {uid} gid {gid}"),
-            Self::Tcp { peer, .. } => peer.fmt(f),
-        }
-    }
-}
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +211,8 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     const LOCAL: Way = Way::Tcp {

@@ -15,8 +15,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::connections::{Connection, Watching};
-use super::gate::Way;
 use super::right::Right;
+use super::way::Way;
 use super::{Control, ask_all};
 use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;

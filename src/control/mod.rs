@@ -24,6 +24,7 @@
 //! | `connections` | limits how long each may take, and evicts one when there are too many |
 //! | `guard` | refuses requests that a web page from another site may have caused |
 //! | `right`, `gate`, `tokens` | who may read and who may change; the tokens of requests over TCP |
+//! | `way` | who is at the other end of a connection |
 //! | `audit` | the lines that say who changed what, and who was refused |
 //! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
 //! | `settings` | the addresses, and the host names that it accepts |
@@ -50,6 +51,7 @@ mod serving;
 mod settings;
 mod sockets;
 mod tokens;
+mod way;
 
 pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
 pub use info::{Info, InfoPage};

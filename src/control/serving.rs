@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::connections::{Connections, Entered, Watched};
-use super::gate::Way;
 use super::guard::Guard;
 use super::sockets::{Acceptor, Sockets, Stream};
+use super::way::Way;
 use crate::base::limits::CONTROL_CONNECTIONS_MAX;
 use crate::shard::certificates::Certificates;
 

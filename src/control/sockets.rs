@@ -9,7 +9,7 @@ use std::sync::Arc;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::gate::Way;
+use super::way::Way;
 use crate::shard::address::{Address, Addresses, FileMode};
 use crate::shard::listener::Listener;
 
