@@ -112,6 +112,9 @@ impl Address {
         if url.fragment().is_some() {
             return Err(bad("a fragment (#) is not sent to servers: remove it, or write %23"));
         }
+        if has_token(&url) {
+            return Err(bad(TOKEN_SHOWN));
+        }
         if scheme == Scheme::Http && url.query().is_some() {
             return Err(bad("the address of a control port cannot have a query (?)"));
         }
@@ -148,6 +151,9 @@ impl Address {
         };
         if url.fragment().is_some() {
             return Err("a fragment (#) is not sent to servers: remove it, or write %23");
+        }
+        if has_token(&url) {
+            return Err(TOKEN_SHOWN);
         }
         Ok(Self {
             scheme: Scheme::Ws,
@@ -216,6 +222,10 @@ impl Address {
     }
 }
 
+/// Why an address must not contain a token.
+const TOKEN_SHOWN: &str =
+    "other users can see a token in an address: use --token-file, --token-command or MILLSTREAM_TOKEN";
+
 /// The query parameter that carries a token (protocol section 1).
 const TOKEN_PARAMETER: &str = "token";
 
@@ -249,6 +259,11 @@ fn shown_scheme(before: &str) -> &str {
         Some(at) if before.as_bytes()[..at].iter().all(|byte| is_of_name(*byte)) => &before[..at + 3],
         _ => "",
     }
+}
+
+/// Returns whether the query of a URL has a token.
+fn has_token(url: &Url) -> bool {
+    url.query().is_some_and(|query| query.split('&').any(is_token))
 }
 
 /// Returns whether a parameter is the token, in any spelling of its name.
@@ -317,6 +332,7 @@ mod tests {
             ("ws://me:hidden@h/", "@"),
             ("ws:me:hidden@h", "…@h"),
             ("me:hidden@h:9000", "…@h:9000"),
+            ("ws://h/?x=1&token=hidden", "--token-file"),
             ("https://h/?token=hidden&x=1", "token=…&x=1"),
             ("https://h/?%74oken=hidden&x=1", "token=…&x=1"),
             ("h:9000?token=hidden", "token=…"),
@@ -360,6 +376,7 @@ mod tests {
             ("ws+unix:run/a.sock", Scheme::Ws, "absolute path"),
             ("ws+unix:/run/a.sock?project_id=acme", Scheme::Ws, "write :/ between"),
             ("ws+unix:/run/a.sock?token=hidden", Scheme::Ws, "token=…"),
+            ("ws+unix:/run/a.sock:/?token=hidden", Scheme::Ws, "--token-file"),
             ("ws+unix:/run/a.sock:b", Scheme::Ws, "begin with /"),
             ("ws+unix:/run/a.sock:/b#c", Scheme::Ws, "fragment"),
             ("ws+unix:/run/a.sock", Scheme::Http, "not a http:// address"),
