@@ -304,7 +304,7 @@ fn a_silent_provider_costs_newcomers_three_seconds() {
     assert_eq!(client.head, "");
     rig.pass(3);
     rig.run(&mut [&mut client]);
-    assert!(client.head.starts_with("HTTP/1.1 503 "), "{}", client.head);
+    assert!(client.head.starts_with("HTTP/1.1 503 "), "the answer is {:?}", client.head);
     assert_eq!(rig.counters().refused["unavailable"], 1);
     rig.answer(&question, all());
     rig.run(&mut [&mut client]);
