@@ -49,4 +49,4 @@ pub use provider::jwt::verify as verify_jwt;
 pub use question::{Answer, Audience, Denial, Question, Verdict};
 pub use settings::{ProviderKind, Providers, Roles, Settings};
 pub use snapshot::{Requests, Snapshot};
-pub use throttle::Throttle;
+pub use throttle::{Throttle, counted};

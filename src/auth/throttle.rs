@@ -58,7 +58,7 @@ impl Throttle {
 }
 
 /// Returns what counts as one address: a /64 of IPv6, because a client has all of it.
-fn counted(address: IpAddr) -> IpAddr {
+pub fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use axum::http::{Method, StatusCode};
 
 use super::way::Way;
-
-/// The target of the lines.
-const AUDIT: &str = "millstream::audit";
+use crate::process::logging::AUDIT;
 
 /// The most lines about refusals in a second, and as many about changes. Further ones are counted.
 const LINES_PER_SECOND: u32 = 100;

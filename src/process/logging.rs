@@ -33,6 +33,10 @@ use crate::base::setting::{choice, settings};
 /// The target of lines that are already bounded in number where they are logged. They are never suppressed.
 pub const BOUNDED: &str = concat!(module_path!(), "::bounded");
 
+/// The target of the audit log: who was admitted or refused, and who did what. The places that write it bound its
+/// lines.
+pub const AUDIT: &str = "millstream::audit";
+
 choice! {
     /// The format of log lines.
     pub enum LogFormat {

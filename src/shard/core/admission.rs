@@ -1,8 +1,7 @@
 //! Admission: decides whether a client may connect.
 //!
 //! A connection with an acceptable request waits for a verdict, and is not read until then. Without authentication
-//! only the limits of its project decide. If the verdict takes longer than `handshake_timeout`, the connection is
-//! refused with 503. The answer to the handshake is written when the verdict arrives. A verdict names its
+//! only the limits of its project decide. A client whose verdict takes longer than 3 seconds is refused with 503. The answer to the handshake is written when the verdict arrives. A verdict names its
 //! connection by [`ConnectionId`], whose generation keeps a late verdict from the next connection in the same slot.
 
 use super::applicant::{Admitted, Applicant};

@@ -1,4 +1,4 @@
-//! The audit log: who was admitted or refused, and who did what. Lines of the target `millstream::audit`.
+//! The audit log: who was admitted or refused, and who did what. Lines of the target [`AUDIT`].
 
 use std::sync::Arc;
 
@@ -10,10 +10,8 @@ use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::process::logging::AUDIT;
 use crate::store::Store;
-
-/// The target of audit lines, for filters.
-pub const TARGET: &str = "millstream::audit";
 
 /// The most lines of a shard in a second about clients that are known. Further ones are counted.
 const LINES_PER_SECOND: u32 = 500;
@@ -56,7 +54,7 @@ impl Audit {
         }
         *lines += 1;
         let Event { what, verdict, reason, principal, project, queue, peer } = *event;
-        tracing::info!(target: TARGET, what, verdict, reason, principal, project, queue, %peer);
+        tracing::info!(target: AUDIT, what, verdict, reason, principal, project, queue, %peer);
     }
 
     /// Returns how many lines were dropped.

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::ConnectionId;
-use crate::auth::Question;
+use crate::auth::{Question, counted};
 
 /// The most questions of a shard that wait for an answer.
 const ASKED_MAX: usize = 256;
@@ -133,11 +133,7 @@ fn most(network: IpAddr) -> usize {
 /// Stands for all Unix sockets.
 const UNIX: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// Returns the address that counts: all of an IPv6 network of 64 bits count as one.
+/// Returns the address that a client counts for.
 fn network(address: Option<IpAddr>) -> IpAddr {
-    match address {
-        None => UNIX,
-        Some(address @ IpAddr::V4(_)) => address,
-        Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    }
+    address.map_or(UNIX, counted)
 }
